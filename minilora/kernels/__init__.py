@@ -1,0 +1,76 @@
+"""The table of kernels: what the ops call, and which twin answers.
+
+Each name is defined by `numpy_ref` and has a fast twin, of the same name and signature, in one of the Numba files.
+float32 runs on the Numba twin, every other dtype on the reference. `MINILORA_KERNELS=numpy` chooses the reference for
+all, and so does a Python without Numba. A Numba file is imported, and a kernel compiled, when it is first called.
+"""
+
+import functools
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable
+
+import numpy as np
+
+from . import numpy_ref
+
+HOMES = {  # kernel -> the file of its Numba twin
+    "matmul_nt": "matmul",
+    "matmul_nn": "matmul",
+    "matmul_tn": "matmul",
+    "rmsnorm_forward": "pointwise",
+    "rmsnorm_dx": "pointwise",
+    "rmsnorm_dg": "pointwise",
+    "rope": "pointwise",
+    "swiglu_forward": "pointwise",
+    "swiglu_backward": "pointwise",
+    "attention_forward": "attention",
+    "attention_backward": "attention",
+    "cross_entropy": "softmax",
+    "adamw": "adam",
+}
+
+
+@functools.cache
+def backend() -> str:
+    """"numba" or "numpy": MINILORA_KERNELS where it is set, else Numba where it is installed."""
+    asked = os.environ.get("MINILORA_KERNELS", "")
+    if asked not in ("", "numba", "numpy"):
+        raise ValueError(f"MINILORA_KERNELS: got {asked!r}, wanted 'numba' or 'numpy'")
+    installed = importlib.util.find_spec("numba") is not None
+    if asked == "numba" and not installed:
+        raise ValueError("MINILORA_KERNELS=numba, but Numba is not installed: pip install numba")
+    return asked or ("numba" if installed else "numpy")
+
+
+@functools.cache
+def fast(name: str) -> Callable:
+    """The Numba twin of a kernel; importing its file also sets up the one thread pool."""
+    return getattr(importlib.import_module(f".{HOMES[name]}", __name__), name)
+
+
+def _entry(name: str) -> Callable:
+    reference = getattr(numpy_ref, name)
+
+    @functools.wraps(reference)
+    def kernel(first, *rest, **named):
+        chosen = fast(name) if first.dtype == np.float32 and backend() == "numba" else reference
+        return chosen(first, *rest, **named)
+
+    return kernel
+
+
+matmul_nt = _entry("matmul_nt")
+matmul_nn = _entry("matmul_nn")
+matmul_tn = _entry("matmul_tn")
+rmsnorm_forward = _entry("rmsnorm_forward")
+rmsnorm_dx = _entry("rmsnorm_dx")
+rmsnorm_dg = _entry("rmsnorm_dg")
+rope = _entry("rope")
+swiglu_forward = _entry("swiglu_forward")
+swiglu_backward = _entry("swiglu_backward")
+attention_forward = _entry("attention_forward")
+attention_backward = _entry("attention_backward")
+cross_entropy = _entry("cross_entropy")
+adamw = _entry("adamw")

@@ -1,0 +1,159 @@
+"""The definition of correct: every kernel in plain NumPy, to be read beside its fast twin of the same name.
+
+All take and return ordinary arrays in row-major order and keep the dtype that they are given. A kernel allocates what it
+returns, except where an argument is documented as written to (`add_to`, `out`, and AdamW's p, m, v).
+"""
+
+import math
+
+import numpy as np
+
+IGNORED = -100  # a target that does not count
+
+
+def matmul_nt(x, w, add_to=None):
+    """y = x wᵀ.   x (M, K), w (N, K) -> y (M, N); with add_to (M, N): add_to += x wᵀ, returned."""
+    return _product(x, w.T, add_to)
+
+
+def matmul_nn(x, w, add_to=None):
+    """y = x w.   x (M, K), w (K, N) -> y (M, N); with add_to (M, N): add_to += x w, returned."""
+    return _product(x, w, add_to)
+
+
+def matmul_tn(x, y, add_to=None):
+    """g = xᵀ y.   x (M, K), y (M, N) -> g (K, N); with add_to (K, N): add_to += xᵀ y, returned."""
+    return _product(x.T, y, add_to)
+
+
+def _product(a, b, add_to):
+    if add_to is None:
+        return a @ b
+    add_to += a @ b
+    return add_to
+
+
+def rmsnorm_forward(x, g, eps):
+    """y = x · rstd · g, rstd = 1/√(mean(x²) + eps).   x (M, C), g (C,) -> y (M, C), rstd (M,)."""
+    rstd = 1 / np.sqrt((x * x).mean(axis=1) + x.dtype.type(eps))
+    return x * rstd[:, None] * g, rstd
+
+
+def rmsnorm_dx(dy, x, g, rstd):
+    """dx = rstd (dy·g) - x rstd³ mean(dy·g·x).   dy, x (M, C), g (C,), rstd (M,) -> dx (M, C)."""
+    dyg = dy * g
+    mean = (dyg * x).mean(axis=1)
+    return dyg * rstd[:, None] - x * (mean * rstd**3)[:, None]
+
+
+def rmsnorm_dg(dy, x, rstd):
+    """dg = Σ rows of dy · x · rstd.   dy, x (M, C), rstd (M,) -> dg (C,)."""
+    return (dy * x * rstd[:, None]).sum(axis=0)
+
+
+def rope(x, cos, sin):
+    """Turn the pair (x[j], x[j + D/2]) by its angle.   x (N, T, H, D), cos, sin (T, D/2) -> (N, T, H, D).
+
+    The half-split pairing of Hugging Face's Llama; rope(y, cos, -sin) turns back.
+    """
+    a, b = np.split(x, 2, axis=-1)
+    c, s = cos[:, None], sin[:, None]  # the same angle for all heads of a position
+    return np.concatenate([a * c - b * s, b * c + a * s], axis=-1)
+
+
+def swiglu_forward(gate, up):
+    """h = silu(gate) · up, silu(z) = z σ(z).   gate, up (M, F) -> h (M, F)."""
+    return gate * _sigmoid(gate) * up
+
+
+def swiglu_backward(dh, gate, up):
+    """dh, gate, up (M, F) -> dgate, dup (M, F); silu'(z) = σ(z) (1 + z (1 - σ(z)))."""
+    sigma = _sigmoid(gate)
+    return dh * up * sigma * (1 + gate * (1 - sigma)), dh * gate * sigma
+
+
+def _sigmoid(z):
+    return 0.5 * (1 + np.tanh(0.5 * z))  # no overflow at either end
+
+
+def attention_forward(q, k, v):
+    """o = softmax(q kᵀ / √D, keys up to the query's own place) v, grouped-query.
+
+    q (N, T, H, D); k, v (N, S, G, D), H a multiple of G, S >= T: query i stands at place S - T + i.
+    -> o (N, T, H, D), lse (N, H, T), the logarithm of each softmax's denominator.
+    """
+    scores = _scores(q, k)
+    top = scores.max(axis=-1, keepdims=True)
+    e = np.exp(scores - top)
+    total = e.sum(axis=-1, keepdims=True)
+    N, T, H, D = q.shape
+    o = (e / total) @ _per_query_head(v, H)
+    return np.ascontiguousarray(o.transpose(0, 2, 1, 3)), (top + np.log(total))[..., 0]
+
+
+def attention_backward(do, q, k, v, o, lse):
+    """do, q, o (N, T, H, D); k, v (N, S, G, D); lse (N, H, T) -> dq, dk, dv of their primals' shapes."""
+    N, T, H, D = q.shape
+    scale = 1 / math.sqrt(D)
+    p = np.exp(_scores(q, k) - lse[..., None])  # (N, H, T, S), recomputed
+    doh = do.transpose(0, 2, 1, 3)
+    dp = doh @ _per_query_head(v, H).swapaxes(-1, -2)  # o = p v
+    ds = p * (dp - (do * o).sum(axis=-1).transpose(0, 2, 1)[..., None]) * scale  # the softmax
+    dq = ds @ _per_query_head(k, H)  # s = q kᵀ / √D
+    dk = ds.swapaxes(-1, -2) @ q.transpose(0, 2, 1, 3)
+    dv = p.swapaxes(-1, -2) @ doh
+    return np.ascontiguousarray(dq.transpose(0, 2, 1, 3)), _per_group(dk, k), _per_group(dv, v)
+
+
+def _scores(q, k):
+    """q kᵀ / √D where a query may look, -inf elsewhere: (N, H, T, S)."""
+    N, T, H, D = q.shape
+    S = k.shape[1]
+    scores = q.transpose(0, 2, 1, 3) @ _per_query_head(k, H).swapaxes(-1, -2) * (1 / math.sqrt(D))
+    ahead = np.arange(S)[None, :] > np.arange(S - T, S)[:, None]
+    scores[..., ahead] = -math.inf
+    return scores
+
+
+def _per_query_head(k, H):
+    """(N, S, G, D) -> (N, H, S, D): query head h reads group h // (H / G)."""
+    return k.transpose(0, 2, 1, 3).repeat(H // k.shape[2], axis=1)
+
+
+def _per_group(dk, k):
+    """(N, H, S, D) -> (N, S, G, D): a group's gradient is the sum over its query heads."""
+    N, S, G, D = k.shape
+    return np.ascontiguousarray(dk.reshape(N, G, -1, S, D).sum(axis=2).transpose(0, 2, 1, 3))
+
+
+def cross_entropy(logits, targets, out):
+    """losses = logsumexp(logits) - logits[target]; out = softmax(logits) - onehot(target).
+
+    logits, out (M, V), which may be one array; targets (M,) ints, -100 where a row does not count (loss 0, gradient 0).
+    -> losses (M,).
+    """
+    rows = np.flatnonzero(targets != IGNORED)
+    top = logits.max(axis=1, keepdims=True)
+    picked = logits[rows, targets[rows]]
+    np.exp(logits - top, out=out)
+    total = out.sum(axis=1, keepdims=True)
+    losses = np.zeros(len(targets), logits.dtype)
+    losses[rows] = (top + np.log(total))[rows, 0] - picked
+    out /= total
+    out[rows, targets[rows]] -= 1
+    out[targets == IGNORED] = 0
+    return losses
+
+
+def adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step):
+    """One AdamW step in place on p, m, v (any shape, contiguous); step counts from 1; torch's formula.
+
+    p ← p (1 - lr·wd);  m ← β₁m + (1-β₁)g;  v ← β₂v + (1-β₂)g²;  p ← p - lr · m̂ / (√v̂ + eps), m̂, v̂ bias-corrected.
+    Source: Loshchilov & Hutter 2017, arXiv:1711.05101, algorithm 2.
+    """
+    m *= beta1
+    m += (1 - beta1) * g
+    v *= beta2
+    v += (1 - beta2) * g * g
+    p *= 1 - lr * weight_decay
+    p -= (lr / (1 - beta1**step)) * m / (np.sqrt(v * (1 / (1 - beta2**step))) + eps)
