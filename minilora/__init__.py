@@ -1,0 +1,45 @@
+"""minilora: LoRA, LoRA-FA, VeRA, Delta-LoRA and LoRA+ as mathematics to read, check and time.
+
+    import minilora as ml
+    model = ml.load_model("base")
+    tuned = ml.attach(model, "lora", rank=4)
+    history = ml.train(tuned, ml.batches(pairs, model.tokenizer, 32), steps=150, lr=1e-2)
+"""
+
+from .adapters import Tuned, attach, detach, merge, unmerge
+from .engine import Op, Tensor, backward, param
+from .formats.huggingface import load_model, save_model
+from .formats.peft import load_adapter, save_adapter
+from .gradcheck import gradcheck
+from .memory import measure
+from .methods import METHODS
+from .model import Llama, ModelConfig
+from .tasks import batches, exact_match, load_task
+from .train import train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "METHODS",
+    "Llama",
+    "ModelConfig",
+    "Op",
+    "Tensor",
+    "Tuned",
+    "attach",
+    "backward",
+    "batches",
+    "detach",
+    "exact_match",
+    "gradcheck",
+    "load_adapter",
+    "load_model",
+    "load_task",
+    "measure",
+    "merge",
+    "param",
+    "save_adapter",
+    "save_model",
+    "train",
+    "unmerge",
+]

@@ -1,0 +1,257 @@
+"""A technique on a model: attach, train through it, merge, detach. The base's arrays are never written to.
+
+`Tuned` is a base, a method and the arrays that the method added. What moves a weight of the base (full fine-tuning,
+Delta-LoRA) moves a copy that belongs to the Tuned.
+"""
+
+import dataclasses
+import inspect
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from . import generation, ops
+from .engine import Tensor, param, scope
+from .files import nearest
+from .methods import METHODS
+from .methods.base import Arrays, Method
+from .model import EMBED, HEAD, Llama
+
+DEFAULT_TARGETS = ("q_proj", "v_proj")
+
+
+@dataclasses.dataclass
+class Slot:
+    """One trainable array: its key on disk, the layer and argument that it is ("" and the key for whole weights)."""
+
+    key: str
+    layer: str
+    argument: str
+    array: np.ndarray
+
+
+class Tuned:
+    """A base model under one method. Made by `attach`; `layers` holds each adapted linear's arguments by name."""
+
+    def __init__(self, base: Llama, method: str, rank, alpha, targets, seed: int, options: dict[str, Any]):
+        self.base, self.method, self.seed, self.options = base, method, seed, options
+        self.rank, self.alpha, self.targets = rank, alpha, targets
+        self.shared: Arrays = {}
+        self.layers: dict[str, Arrays] = {}
+        self.weights: dict[str, np.ndarray] = {}  # whole-model methods: the copy of every weight
+        self._arguments = tuple(inspect.signature(self.record.op.forward).parameters)[1:]
+
+    @property
+    def record(self) -> Method:
+        """The method's record."""
+        return METHODS[self.method]
+
+    @property
+    def tokenizer(self):
+        return self.base.tokenizer
+
+    @property
+    def config(self):
+        return self.base.config
+
+    def slots(self) -> list[Slot]:
+        """The trainable arrays, live, in a fixed order."""
+        if self.record.whole_model:
+            return [Slot(name, "", name, array) for name, array in self.weights.items()]
+        return [
+            Slot(self.key(layer, name), layer, name, arrays[name])
+            for layer, arrays in self.layers.items()
+            for name in self.record.trains
+        ]
+
+    @property
+    def trainable(self) -> dict[str, np.ndarray]:
+        """Key on disk -> array, live: what the optimizer moves."""
+        return {slot.key: slot.array for slot in self.slots()}
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The trainable arrays and the frozen ones that the method added; a moved weight as `….base_layer.weight`."""
+        found = self.trainable
+        shared = self.record.peft.shared if self.record.peft else {}
+        found |= {shared.get(name, f"shared.{name}"): a for name, a in self.shared.items()}
+        for layer, arguments in self.layers.items():
+            for name, a in arguments.items():
+                if isinstance(a, np.ndarray) and name not in self.shared:
+                    found.setdefault(self.key(layer, name), a)
+        return found
+
+    def key(self, layer: str, argument: str) -> str:
+        """The name of a layer's array on disk: PEFT's where it has one."""
+        names = self.record.peft.names if self.record.peft else {}
+        suffix = "base_layer.weight" if argument == "W" else names.get(argument, argument)
+        return f"base_model.model.{layer}.{suffix}"
+
+    def leaves(self) -> dict[str, Tensor]:
+        """A fresh leaf of the tape for every trainable array, by key."""
+        return {slot.key: param(slot.array, slot.key) for slot in self.slots()}
+
+    def how(self, leaves: Mapping[str, Tensor] | None = None, key: tuple[int, ...] | None = None) -> dict[str, Any]:
+        """The `weights` and `linear` with which the base's forward pass runs under this method.
+
+        leaves: take gradients for these; key: (seed, step, micro-batch), switches dropout on.
+        """
+        leaves = leaves or {}
+        weights: dict[str, Any] = {**self.base.params, **self.weights, **leaves}
+        place = {name: i for i, name in enumerate(self.layers)}
+        p = self.options.get("dropout", 0.0) if key else 0.0
+
+        def linear(name: str, x: Tensor) -> Tensor:
+            W = weights[f"{name}.weight"]
+            with scope(name.rsplit(".", 1)[-1]):
+                if name not in self.layers:
+                    return ops.linear(x, W) if isinstance(W, Tensor) else ops.frozen_linear(x, W)
+                values = {"W": W, **self.layers[name], "p": p, "key": (*key, place[name]) if p and key else None}
+                values |= {a: leaves[k] for a in self.record.trains if (k := self.key(name, a)) in leaves}
+                return self.record.op(x, *(values[a] for a in self._arguments))
+
+        return {"weights": weights, "linear": linear}
+
+    def loss(self, ids, targets, count=None, leaves=None, key=None) -> Tensor:
+        """The base's loss under this method; leaves and key as for `how`."""
+        return self.base.loss(ids, targets, count, **self.how(leaves, key))
+
+    def logits(self, ids) -> np.ndarray:
+        """ids (N, T) ints -> logits (N, T, V), without dropout."""
+        return self.base.logits(ids, **self.how())
+
+    def generate(self, ids, max_new_tokens: int, **choices) -> np.ndarray:
+        """Continue each row: see `generation.generate`."""
+        return generation.generate(self.base, ids, max_new_tokens, **choices, **self.how())
+
+    def delta(self, layer: str) -> np.ndarray:
+        """All that was learned for one linear, in float64: its adapter's ΔW, and where W moved, that too.  (O, I)."""
+        W, arguments = self.base.params[f"{layer}.weight"], self.layers.get(layer, {})
+        wide = {k: a.astype(np.float64) if isinstance(a, np.ndarray) else a for k, a in arguments.items()}
+        change = self.record.delta(**wide) if arguments else np.zeros(W.shape)
+        moved = wide.get("W", self.weights.get(f"{layer}.weight"))
+        return change if moved is None else change + (moved - W.astype(np.float64))
+
+
+def attach(model, method: str, *, rank=None, alpha=None, targets=None, seed: int = 0, **options) -> Tuned:
+    """Put a method on a model: fresh arrays, the base untouched.
+
+    method: a name of METHODS. rank: the method's default where None (8; VeRA 256). alpha: 2·rank where None. targets: names of
+    linears ("q_proj", or a full name), or "all-linear"; ("q_proj", "v_proj") where None. options: the method's own.
+    Raises ValueError for what the method does not take, with the nearest right names.
+    """
+    record = find_method(method)
+    if not isinstance(model, Llama):
+        raise TypeError(f"attach: got a {type(model).__name__}, wanted a Llama; detach or merge first")
+    given = {"rank": rank, "alpha": alpha, "targets": targets}
+    for name, value in given.items():
+        if value is not None and name not in record.takes:
+            raise ValueError(f"{method}: takes no {name}, got {value!r}")
+    for name in options:
+        if name not in record.options:
+            raise nearest(f"option of {method}", name, record.options)
+    options = {**record.options, **options}
+    if record.check:
+        record.check(options)
+    if record.whole_model:
+        tuned = Tuned(model, method, None, None, None, seed, options)
+        tuned.weights = {name: a.copy() for name, a in model.params.items()}
+        return tuned
+
+    names = match_targets(model.config, targets)
+    rank = check_rank(record, rank, [model.config.linears()[n] for n in names])
+    if "alpha" in record.takes:
+        alpha = check_alpha(2 * rank if alpha is None else alpha)
+        options_for_init = {**options, "alpha": alpha}
+    else:
+        options_for_init = options
+    tuned = Tuned(model, method, rank, alpha, targets or DEFAULT_TARGETS, seed, options)
+    weights = {name: model.params[f"{name}.weight"] for name in names}
+    if record.prepare:
+        tuned.shared = record.prepare([W.shape for W in weights.values()], rank, options, model.dtype)
+    rng = np.random.default_rng(seed)
+    for name, W in weights.items():
+        own = {"W": W.copy()} if record.owns_weight else {}
+        tuned.layers[name] = own | record.init(W, rank, options_for_init, rng, tuned.shared)
+    return tuned
+
+
+def detach(tuned: Tuned) -> Llama:
+    """The base, bit for bit as it was."""
+    return tuned.base
+
+
+def merge(tuned: Tuned) -> Llama:
+    """A new model whose weights are W + ΔW, added in float64 and rounded once; tuned is left as it was."""
+    return _with_change(tuned.base, tuned, +1)
+
+
+def unmerge(merged: Llama, tuned: Tuned) -> Llama:
+    """A new model whose weights are those of `merged` less tuned's ΔW: the base, up to one rounding."""
+    return _with_change(merged, tuned, -1)
+
+
+def _with_change(model: Llama, tuned: Tuned, sign: int) -> Llama:
+    params = dict(model.params)
+    if tuned.record.whole_model:
+        for name, moved in tuned.weights.items():
+            change = moved.astype(np.float64) - tuned.base.params[name]
+            params[name] = (params[name] + sign * change).astype(model.dtype)
+    for layer in tuned.layers:
+        name = f"{layer}.weight"
+        params[name] = (params[name].astype(np.float64) + sign * tuned.delta(layer)).astype(model.dtype)
+    return Llama(model.config, params, model.tokenizer)
+
+
+def find_method(name: str) -> Method:
+    """METHODS[name], or a ValueError with the nearest right names."""
+    if name not in METHODS:
+        raise nearest("method", name, METHODS)
+    return METHODS[name]
+
+
+def match_targets(config, targets=None) -> list[str]:
+    """The full names of the linears that `targets` mean, in the order of the forward pass."""
+    linears = list(config.linears())
+    kinds = list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in linears))
+    if targets is None:
+        targets = DEFAULT_TARGETS
+    if targets == "all-linear":
+        return linears
+    targets = (targets,) if isinstance(targets, str) else tuple(targets)
+    if not targets:
+        raise ValueError(f"targets: got none, wanted some of {', '.join(kinds)} or 'all-linear'")
+    found = set()
+    for target in targets:
+        if target in ("lm_head", "embed_tokens", EMBED, HEAD):
+            raise ValueError(
+                f"targets: {target} cannot be adapted: it maps tokens, and where the two are tied one adapter would change both"
+            )
+        hits = [name for name in linears if name == target or name.endswith(f".{target}")]
+        if not hits:
+            raise nearest("target", target, [*kinds, "all-linear"])
+        found.update(hits)
+    return [name for name in linears if name in found]
+
+
+def check_rank(record: Method, rank, shapes) -> int:
+    """The rank as an int; raises below 1 or where it is not whole, warns once above what a product can use."""
+    rank = record.default_rank if rank is None else rank
+    if isinstance(rank, bool) or not isinstance(rank, int | np.integer) or rank < 1:
+        raise ValueError(f"{record.name}: rank is {rank!r}, wanted a whole number of at least 1")
+    useful = min(min(shape) for shape in shapes)
+    if rank > useful and not record.rank_above_width:
+        warnings.warn(
+            f"{record.name}: rank {rank} is above {useful}, the smaller side of a target: more parameters, no more rank",
+            stacklevel=3,
+        )
+    return int(rank)
+
+
+def check_alpha(alpha) -> float:
+    """alpha, a finite number other than 0."""
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float | np.number) or not np.isfinite(alpha) or alpha == 0:
+        raise ValueError(f"alpha is {alpha!r}, wanted a finite number other than 0")
+    return alpha

@@ -1,0 +1,155 @@
+"""Reverse-mode automatic differentiation in one file. It knows no mathematics: that stands in the ops.
+
+An op is a pair of plain functions, `forward(*arrays) -> (out, cache)` and `backward(dout, cache) -> gradients`. `Op` binds
+the pair to the tape. The tape is a graph of nodes, never of tensors: a node keeps its pair's cache and its parents, so the
+memory that training holds is exactly what the caches say.
+
+    w = param(np.ones(3))
+    loss = ops.sum(ops.mul(w, w))
+    backward(loss)
+    w.grad                                  # array([2., 2., 2.])
+"""
+
+import contextlib
+import inspect
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+_ticket = itertools.count()  # numbers nodes in the order of their making: every parent comes before its child
+_scopes: list[str] = []  # the names that new nodes carry
+
+
+class Node:
+    """One op's place on the tape: what backward needs, and who its gradients go to. A leaf has no op."""
+
+    __slots__ = ("cache", "grad", "name", "op", "order", "owned", "parents")
+
+    def __init__(self, op: "Op | None", cache: Any, parents: tuple["Node | None", ...], name: str):
+        self.op, self.cache, self.parents, self.name = op, cache, parents, name
+        self.order = next(_ticket)
+        self.grad: np.ndarray | None = None
+        self.owned = False  # did the tape make the array `grad`, so that it may be added into?
+
+    def receive(self, grad: np.ndarray) -> None:
+        """Add a gradient, never writing into an array that an op returned: it may stand elsewhere too."""
+        if self.grad is None:
+            self.grad = grad
+        elif self.owned:
+            self.grad += grad
+        else:
+            self.grad, self.owned = self.grad + grad, True
+
+    def __repr__(self):
+        return f"Node({self.op.name if self.op else 'leaf'}{', ' + self.name if self.name else ''})"
+
+
+class Tensor:
+    """An array, and its node where something upstream trains."""
+
+    __slots__ = ("data", "node")
+    __array_priority__ = 1000  # array + tensor asks the tensor
+
+    def __init__(self, data: np.ndarray, node: Node | None = None):
+        self.data, self.node = data, node
+
+    @property
+    def grad(self) -> np.ndarray | None:
+        """∂loss/∂self after backward: kept for leaves only."""
+        return None if self.node is None else self.node.grad
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.data.dtype
+
+    def __repr__(self):
+        return f"Tensor(shape={self.shape}, dtype={self.dtype}, node={self.node})"
+
+
+class Op:
+    """A pair bound to the tape: called on tensors and plain values, it returns a Tensor.
+
+    forward(*args) -> (out, cache); backward(dout, cache) -> one gradient or None per argument of forward. A backward
+    with a third parameter `need` is told, per argument, whether its gradient is wanted. `value(*args) -> out` serves in
+    forward's place where nothing upstream trains and forward would do work that only backward uses.
+    """
+
+    def __init__(self, name: str, forward: Callable, backward: Callable, value: Callable | None = None):
+        self.name, self.forward, self.backward, self.value = name, forward, backward, value
+        self.takes_need = "need" in inspect.signature(backward).parameters
+
+    def __call__(self, *args) -> Tensor:
+        values = [a.data if isinstance(a, Tensor) else a for a in args]
+        parents = tuple(a.node if isinstance(a, Tensor) else None for a in args)
+        if all(p is None for p in parents):
+            return Tensor(self.value(*values) if self.value else self.forward(*values)[0])
+        out, cache = self.forward(*values)
+        return Tensor(out, Node(self, cache, parents, _scopes[-1] if _scopes else ""))
+
+    def gradients(self, dout: np.ndarray, cache: Any, parents: tuple[Node | None, ...]) -> tuple:
+        if self.takes_need:
+            return self.backward(dout, cache, tuple(p is not None for p in parents))
+        return self.backward(dout, cache)
+
+    def __repr__(self):
+        return f"Op({self.name})"
+
+
+def param(data: np.ndarray, name: str = "") -> Tensor:
+    """A leaf whose gradient is wanted."""
+    return Tensor(data, Node(None, None, (), name))
+
+
+@contextlib.contextmanager
+def scope(name: str) -> Iterator[None]:
+    """Nodes made inside carry this name, joined to the outer scope's by a dot: the ledger's "where"."""
+    _scopes.append(f"{_scopes[-1]}.{name}" if _scopes else name)
+    try:
+        yield
+    finally:
+        _scopes.pop()
+
+
+def tape(*outputs: Tensor) -> list[Node]:
+    """All nodes that the outputs depend on, parents before children."""
+    seen: dict[int, Node] = {}
+    waiting = [t.node for t in outputs]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node.order not in seen:
+            seen[node.order] = node
+            waiting.extend(node.parents)
+    return [seen[order] for order in sorted(seen)]
+
+
+def backward(output: Tensor, dout: np.ndarray | None = None) -> None:
+    """Fill .grad of every leaf that output depends on, freeing each cache as it is passed.
+
+    dout: ∂loss/∂output, ones where None. The tape can be walked once. A leaf's grad adds up over calls; an inner
+    node's is dropped. Raises ValueError where nothing upstream trains or the tape was walked before.
+    """
+    if output.node is None:
+        raise ValueError("backward: nothing upstream of the output trains; wrap an array in param()")
+    nodes = tape(output)
+    output.node.receive(np.ones_like(output.data) if dout is None else dout)
+    while nodes:
+        node = nodes.pop()
+        if node.op is None:
+            continue
+        if node.cache is FREED:
+            raise ValueError(f"backward: {node} was walked before; run the forward pass again")
+        grad, node.grad = node.grad, None
+        if grad is not None:  # else no path from the output led here with a gradient
+            for parent, g in zip(node.parents, node.op.gradients(grad, node.cache, node.parents), strict=True):
+                if parent is not None and g is not None:
+                    parent.receive(g)
+        node.cache, node.parents = FREED, ()
+
+
+FREED = object()  # in a node's cache once backward has passed it

@@ -1,0 +1,1 @@
+"""Files of other libraries: Hugging Face's bases and PEFT's adapters."""

@@ -1,0 +1,56 @@
+"""Delta-LoRA: LoRA whose frozen weight follows the change of the product B A from step to step.
+
+The pair is LoRA's without dropout, so that ∂loss/∂W = ∂loss/∂(BA) up to s. W gets no gradient and no moments of its own.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from .. import kernels as K
+from . import lora
+
+
+def before_step(arrays):
+    """Copies of A and B: all that is needed of the product before the step ((I + O) r numbers, not I·O)."""
+    return arrays["A"].copy(), arrays["B"].copy()
+
+
+def after_step(arrays, kept, step, options):
+    """W ← W + λ s (B'A' - B A) once step > start_step, A', B' after the AdamW step, as one product of rank 2r in place.
+
+    W (O, I), A (r, I), B (O, r); step counts from 1. The factors from which W began to move stay in A_start, B_start:
+    the sum telescopes to W - W₀ = λ s (B'A' - B_start A_start).
+    Source: Zi et al. 2023, arXiv:2309.02411, algorithm 1 (its K is start_step - 1).
+    """
+    if step <= options["start_step"]:
+        return
+    A, B = kept
+    if "A_start" not in arrays:
+        arrays["A_start"], arrays["B_start"] = A, B
+    left = np.concatenate([arrays["B"], -B], axis=1) * (options["update_ratio"] * arrays["s"])  # (O, 2r)
+    right = np.concatenate([arrays["A"], A], axis=0)  # (2r, I)
+    K.matmul_nn(left, right, add_to=arrays["W"])
+
+
+def check(options):
+    """Raises ValueError unless the ratio is a finite number and the start step a whole one of at least 0."""
+    ratio, start = options["update_ratio"], options["start_step"]
+    if not (isinstance(ratio, int | float) and abs(ratio) < float("inf")):
+        raise ValueError(f"delta_lora: update_ratio is {ratio!r}, wanted a finite number")
+    if not (isinstance(start, int) and start >= 0):
+        raise ValueError(f"delta_lora: start_step is {start!r}, wanted a whole number of at least 0")
+
+
+METHOD = replace(
+    lora.METHOD,
+    name="delta_lora",
+    title="Delta-LoRA",
+    source="Zi et al. 2023, arXiv:2309.02411, algorithm 1",
+    formula="W + s B A, W moved by λ s Δ(B A) each step",
+    options={"rank_stabilized": False, "update_ratio": 2.0, "start_step": 0},
+    check=check,
+    before_step=before_step,
+    after_step=after_step,
+    owns_weight=True,
+)

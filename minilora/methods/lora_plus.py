@@ -1,0 +1,33 @@
+"""LoRA+: LoRA whose B learns faster than its A. The pair is LoRA's; the optimizer is told a ratio."""
+
+from dataclasses import replace
+
+from . import lora
+from .dropout import check_probability
+
+
+def lr_scale(options):
+    """η_B = ratio · η_A, η_A = the learning rate.  Decoupled decay is η · wd, so B's decay grows by the ratio too.
+
+    Source: Hayou et al. 2024, arXiv:2402.12354: feature learning in the limit of width n wants η_A = Θ(1/n), η_B = Θ(1).
+    """
+    return {"B": options["ratio"]}
+
+
+def check(options):
+    """Raises ValueError unless the ratio is a positive number."""
+    check_probability(options)
+    if not (isinstance(options["ratio"], int | float) and 0 < options["ratio"] < float("inf")):
+        raise ValueError(f"lora_plus: ratio is {options['ratio']!r}, wanted a positive number")
+
+
+METHOD = replace(
+    lora.METHOD,
+    name="lora_plus",
+    title="LoRA+",
+    source="Hayou et al. 2024, arXiv:2402.12354, section 4",
+    formula="W + s B A, B's learning rate times a ratio",
+    options={**lora.METHOD.options, "ratio": 16.0},
+    check=check,
+    lr_scale=lr_scale,
+)

@@ -1,0 +1,120 @@
+"""VeRA: one frozen random pair A, B for every layer; a layer trains two vectors."""
+
+import math
+
+import numpy as np
+
+from .. import kernels as K
+from ..engine import Op
+from .base import Method, PeftFormat
+from .dropout import check_probability, drop, mask
+
+
+def vera_forward(x, W, A, B, b, d, p=0.0, key=None):
+    """y = x Wᵀ + b · ((d · u) Bᵀ), u = xd Aᵀ, xd = x · mask(p, key).
+
+    x (M, I), W (O, I), A (r, I), B (O, r) frozen, b (O,), d (r,)  ->  y (M, O). The column form: Λ_b B Λ_d A x.
+    Source: Kopiczko et al. 2023, arXiv:2310.11454, eq. 2.
+    """
+    u = K.matmul_nt(drop(x, p, key), A)  # (M, r)
+    y = K.matmul_nt(x, W)
+    K.matmul_nt(u * d, B * b[:, None], add_to=y)  # scaling B's rows by b costs O·r, scaling the result M·O
+    return y, (u, W, A, B, b, d, p, key)  # u for db and dd; no x, and (d·u) Bᵀ is not needed
+
+
+def vera_backward(dy, cache, need=(True,) * 8):
+    """dy (M, O) -> dx (M, I), None, None, None, db (O,), dd (r,), None, None."""
+    u, W, A, B, b, d, p, key = cache
+    G = K.matmul_tn(dy, u)  # (O, r): Σ over rows of dy uᵀ, all that b and d want to know of dy
+    db = (G * B) @ d  # y has b · (B (d · u))
+    dd = b @ (G * B)  # y has b · (B (d · u))
+    if not need[0]:
+        return None, None, None, None, db, dd, None, None
+    du = K.matmul_nn(dy, B * b[:, None]) * d  # y has (u · d) (b · B)ᵀ
+    dx = K.matmul_nn(dy, W)  # y has x Wᵀ
+    if p:
+        dx += K.matmul_nn(du, A) * mask(p, key, dx)  # u = (x m) Aᵀ
+    else:
+        K.matmul_nn(du, A, add_to=dx)  # u = x Aᵀ
+    return dx, None, None, None, db, dd, None, None
+
+
+vera = Op("vera", vera_forward, vera_backward)
+
+
+def prepare(shapes, rank, options, dtype):
+    """The shared A (r, largest I) and B (largest O, r), which each layer slices; bit for bit PEFT's from its key.
+
+    Kaiming-uniform with gain √2: A in ±√(6/I), B in ±√(6/r), drawn in this order from one stream.
+    Source: section 3.3 of the paper; the slicing for layers of different shapes as in PEFT.
+    """
+    O, I = (max(sizes) for sizes in zip(*shapes, strict=True))
+    stream = np.random.MT19937()
+    stream._legacy_seeding(options["projection_prng_key"] % 2**32)  # torch's CPU generator: MT19937 by init_genrand
+    A = _torch_uniform(stream, (rank, I), fan_in=I)
+    B = _torch_uniform(stream, (O, rank), fan_in=rank)
+    return {"A": A.astype(dtype), "B": B.astype(dtype)}
+
+
+def _torch_uniform(stream, shape, fan_in):
+    """float32 draws as torch makes them: 24 bits of a word times 2⁻²⁴, scaled by one fused multiply-add."""
+    high = np.float32(math.sqrt(3) * (math.sqrt(2) / math.sqrt(fan_in)))
+    low, width = -high, high - -high
+    words = stream.random_raw(math.prod(shape)) & 0xFFFFFF
+    units = words * 2.0**-24
+    return (units * float(width) + float(low)).astype(np.float32).reshape(shape)  # fused: rounded once
+
+
+def init(W, rank, options, rng, shared):
+    """A, B: views of the shared pair; b = 0, d = d_initial (0.1 in the paper's table 8)."""
+    O, I = W.shape
+    return {
+        "A": shared["A"][:, :I],
+        "B": shared["B"][:O],
+        "b": np.zeros(O, W.dtype),
+        "d": np.full(rank, options["d_initial"], W.dtype),
+    }
+
+
+def delta(A, B, b, d, **_):
+    """ΔW = Λ_b B Λ_d A.   ->  (O, I)."""
+    return (b[:, None] * B * d) @ A
+
+
+def count(I, O, rank):
+    """O + r; the shared r (I + O) are frozen."""
+    return O + rank
+
+
+def check(options):
+    """Raises ValueError for a key that is no whole number or a d that is not finite."""
+    check_probability(options)
+    key, d = options["projection_prng_key"], options["d_initial"]
+    if not isinstance(key, int) or isinstance(key, bool):
+        raise ValueError(f"vera: projection_prng_key is {key!r}, wanted a whole number")
+    if not (isinstance(d, int | float) and abs(d) < float("inf")):
+        raise ValueError(f"vera: d_initial is {d!r}, wanted a finite number")
+
+
+METHOD = Method(
+    name="vera",
+    title="VeRA",
+    source="Kopiczko et al. 2023, arXiv:2310.11454, eq. 2",
+    formula="W + Λ_b B Λ_d A, A and B shared and frozen",
+    op=vera,
+    trains=("b", "d"),
+    init=init,
+    delta=delta,
+    count=count,
+    options={"d_initial": 0.1, "projection_prng_key": 0, "dropout": 0.0},
+    takes=("rank", "targets"),
+    default_rank=256,
+    rank_above_width=True,
+    check=check,
+    prepare=prepare,
+    peft=PeftFormat(
+        "VERA",
+        {"b": "vera_lambda_b", "d": "vera_lambda_d"},
+        shared={"A": "base_model.vera_A", "B": "base_model.vera_B"},
+    ),
+)

@@ -1,0 +1,52 @@
+"""The ops: pairs of plain functions, bound to the tape by name."""
+
+from .attention import attention
+from .basic import (
+    add,
+    concat,
+    exp,
+    index,
+    log,
+    matmul,
+    maximum,
+    mean,
+    mul,
+    power,
+    reshape,
+    sum,
+    tanh,
+    transpose,
+)
+from .embedding import embedding
+from .linear import frozen_linear, linear
+from .loss import cross_entropy, frozen_head_loss, head_loss
+from .rmsnorm import rmsnorm
+from .rope import rope
+from .swiglu import swiglu
+
+__all__ = [
+    "add",
+    "attention",
+    "concat",
+    "cross_entropy",
+    "embedding",
+    "exp",
+    "frozen_head_loss",
+    "frozen_linear",
+    "head_loss",
+    "index",
+    "linear",
+    "log",
+    "matmul",
+    "maximum",
+    "mean",
+    "mul",
+    "power",
+    "reshape",
+    "rmsnorm",
+    "rope",
+    "sum",
+    "swiglu",
+    "tanh",
+    "transpose",
+]

@@ -1,0 +1,223 @@
+"""Elementary ops with broadcasting: enough to write any technique a second time and let the engine differentiate it.
+
+Each is a pair; a cache holds what the derivative reads and no more. The operators + - * / @ ** and .T of Tensor are bound
+at the end of the file.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..engine import Op, Tensor
+
+
+def unbroadcast(grad, shape):
+    """Undo broadcasting: sum a gradient over the axes along which an operand of this shape was repeated."""
+    extra = grad.ndim - len(shape)
+    repeated = tuple(
+        i for i in range(grad.ndim) if i < extra or (shape[i - extra] == 1 and grad.shape[i] != 1)
+    )
+    return grad.sum(axis=repeated, keepdims=True).reshape(shape) if repeated else grad
+
+
+def add_forward(a, b):
+    """a + b, broadcast."""
+    return a + b, (np.shape(a), np.shape(b))
+
+
+def add_backward(dy, cache, need=(True, True)):
+    """da = dy, db = dy, each summed over its repeated axes."""
+    a_shape, b_shape = cache
+    return unbroadcast(dy, a_shape) if need[0] else None, unbroadcast(dy, b_shape) if need[1] else None
+
+
+def mul_forward(a, b):
+    """a · b, element by element, broadcast."""
+    return a * b, (a, b)
+
+
+def mul_backward(dy, cache, need=(True, True)):
+    """da = dy·b, db = dy·a."""
+    a, b = cache
+    return (
+        unbroadcast(dy * b, np.shape(a)) if need[0] else None,
+        unbroadcast(dy * a, np.shape(b)) if need[1] else None,
+    )
+
+
+def matmul_forward(a, b):
+    """a b: (…, M, K), (…, K, N) -> (…, M, N), leading axes broadcast."""
+    return a @ b, (a, b)
+
+
+def matmul_backward(dy, cache, need=(True, True)):
+    """da = dy bᵀ, db = aᵀ dy."""
+    a, b = cache
+    return (
+        unbroadcast(dy @ b.swapaxes(-1, -2), a.shape) if need[0] else None,
+        unbroadcast(a.swapaxes(-1, -2) @ dy, b.shape) if need[1] else None,
+    )
+
+
+def power_forward(a, exponent):
+    """aⁿ for a constant n."""
+    return a**exponent, (a, exponent)
+
+
+def power_backward(dy, cache):
+    """da = dy · n aⁿ⁻¹."""
+    a, exponent = cache
+    return dy * (exponent * a ** (exponent - 1)), None
+
+
+def exp_forward(a):
+    """eᵃ."""
+    y = np.exp(a)
+    return y, y
+
+
+def exp_backward(dy, y):
+    """da = dy · eᵃ."""
+    return (dy * y,)
+
+
+def log_forward(a):
+    """ln a."""
+    return np.log(a), a
+
+
+def log_backward(dy, a):
+    """da = dy / a."""
+    return (dy / a,)
+
+
+def tanh_forward(a):
+    """tanh a."""
+    y = np.tanh(a)
+    return y, y
+
+
+def tanh_backward(dy, y):
+    """da = dy (1 - tanh²a)."""
+    return (dy * (1 - y * y),)
+
+
+def sum_forward(a, axis=None, keepdims=False):
+    """Σ a over the axes (all where None)."""
+    return np.sum(a, axis=axis, keepdims=keepdims), (a.shape, axis, keepdims)
+
+
+def sum_backward(dy, cache):
+    """da = dy, repeated over the axes that were summed."""
+    shape, axis, keepdims = cache
+    if axis is not None and not keepdims:
+        dy = np.expand_dims(dy, axis)
+    return np.broadcast_to(dy, shape), None, None
+
+
+def mean(a, axis=None, keepdims=False) -> Tensor:
+    """The mean over the axes (all where None): a sum times a constant."""
+    total = sum(a, axis, keepdims)
+    return mul(total, math.prod(total.shape) / math.prod(a.shape))
+
+
+def reshape_forward(a, shape):
+    """The same numbers in another shape."""
+    return a.reshape(shape), a.shape
+
+
+def reshape_backward(dy, shape):
+    """da: the old shape again."""
+    return dy.reshape(shape), None
+
+
+def transpose_forward(a, axes=None):
+    """Axes in another order (reversed where None)."""
+    return a.transpose(axes), axes
+
+
+def transpose_backward(dy, axes):
+    """da: the order undone."""
+    return dy.transpose(None if axes is None else np.argsort(axes)), None
+
+
+def index_forward(a, key):
+    """a[key], for any key that NumPy takes."""
+    return a[key], (a.shape, key)
+
+
+def index_backward(dy, cache):
+    """da: dy put back where it was read; a place that was read twice gets both."""
+    shape, key = cache
+    da = np.zeros(shape, dy.dtype)
+    np.add.at(da, key, dy)
+    return da, None
+
+
+def concat_forward(a, b, axis):
+    """a and b joined along an axis."""
+    return np.concatenate([a, b], axis), (a.shape[axis], axis)
+
+
+def concat_backward(dy, cache):
+    """da, db: dy cut at the seam."""
+    seam, axis = cache
+    da, db = np.split(dy, [seam], axis)
+    return da, db, None
+
+
+def maximum_forward(a, b):
+    """The larger of a and b, element by element, broadcast."""
+    return np.maximum(a, b), (a >= b, np.shape(a), np.shape(b))
+
+
+def maximum_backward(dy, cache):
+    """dy goes to the larger; to a where they are equal."""
+    first, a_shape, b_shape = cache
+    return unbroadcast(dy * first, a_shape), unbroadcast(dy * ~first, b_shape)
+
+
+add = Op("add", add_forward, add_backward)
+mul = Op("mul", mul_forward, mul_backward)
+matmul = Op("matmul", matmul_forward, matmul_backward)
+power = Op("power", power_forward, power_backward)
+exp = Op("exp", exp_forward, exp_backward)
+log = Op("log", log_forward, log_backward)
+tanh = Op("tanh", tanh_forward, tanh_backward)
+sum = Op("sum", sum_forward, sum_backward)
+reshape = Op("reshape", reshape_forward, reshape_backward)
+transpose = Op("transpose", transpose_forward, transpose_backward)
+index = Op("index", index_forward, index_backward)
+concat = Op("concat", concat_forward, concat_backward)
+maximum = Op("maximum", maximum_forward, maximum_backward)
+
+
+def _bind_operators() -> None:
+    """Tensor's operators, as in NumPy: they live here since the engine knows no mathematics."""
+    operators: dict[str, Any] = {
+        "__add__": add,
+        "__radd__": lambda self, other: add(other, self),
+        "__sub__": lambda self, other: add(self, mul(other, -1)),
+        "__rsub__": lambda self, other: add(other, mul(self, -1)),
+        "__neg__": lambda self: mul(self, -1),
+        "__mul__": mul,
+        "__rmul__": lambda self, other: mul(other, self),
+        "__truediv__": lambda self, other: mul(self, other**-1.0),
+        "__rtruediv__": lambda self, other: mul(other, power(self, -1.0)),
+        "__pow__": power,
+        "__matmul__": matmul,
+        "__rmatmul__": lambda self, other: matmul(other, self),
+        "__getitem__": index,
+        "T": property(transpose),
+    }
+    for name, op in operators.items():
+        setattr(Tensor, name, _method(op) if isinstance(op, Op) else op)
+
+
+def _method(op):
+    """A function of the op: Python hands the tensor on the left to functions only."""
+    return lambda *args: op(*args)
+
+
+_bind_operators()
