@@ -1,0 +1,196 @@
+"""Products of matrices, on the register tile. The left factor is read where it is; the right one is packed.
+
+Packed means: 48 columns at a time are copied into a small panel with neighbouring rows, so that the tile finds the next
+row of B in the next cache lines. A panel belongs to one task and lives as long as its columns are worked on.
+Whatever the number of threads, each number of the result is summed by one task in one order.
+"""
+
+import numpy as np
+from numba import prange
+
+from .jit import compiled, count, flag, read, tasks, write
+from .tile import MR, NR, ragged16, tile16, tile32, tile48
+
+DEPTH = 384  # rows of a panel: 48 columns of them are 72 KB, in the L2 cache with a block of A
+SKINNY = 32  # up to as many columns, xᵀ y is done without packing
+FEW = 3  # up to as many rows or columns, x wᵀ is done by dot products
+GRAIN = 400_000  # multiplications below which a second thread costs more than it brings
+
+
+SIGNATURE = (read(2, "A"), read(2, "A"), write(2, "A"), flag, count)
+
+
+@compiled()
+def _pack(b, k, j, depth, cols, panel):
+    """panel[:, :cols] = b[k:k+depth, j:j+cols], with zeros up to the next 16 columns."""
+    if b.strides[0] < b.strides[1]:  # b is a transpose: read along its columns
+        for n in range(cols):
+            for d in range(depth):
+                panel[d, n] = b[k + d, j + n]
+    else:
+        for d in range(depth):
+            for n in range(cols):
+                panel[d, n] = b[k + d, j + n]
+    for d in range(depth):
+        for n in range(cols, -(-cols // 16) * 16):
+            panel[d, n] = 0
+
+
+@compiled()
+def _region(a, b, c, add, i0, i1, j0, j1):
+    """c[i0:i1, j0:j1] (+)= a[i0:i1] b[:, j0:j1], a panel of b after the other."""
+    K = a.shape[1]
+    panel = np.empty((min(K, DEPTH), NR), np.float32)
+    for k in range(0, K, DEPTH):
+        depth = min(DEPTH, K - k)
+        for j in range(j0, j1, NR):
+            cols = min(NR, j1 - j)
+            _pack(b, k, j, depth, cols, panel)
+            for i in range(i0, i1, MR):
+                rows = min(MR, i1 - i)
+                if cols > 32:
+                    tile48(a, i, k, panel, 0, 0, c, i, j, depth, rows, cols, add or k > 0)
+                elif cols > 16:
+                    tile32(a, i, k, panel, 0, 0, c, i, j, depth, rows, cols, add or k > 0)
+                else:
+                    tile16(a, i, k, panel, 0, 0, c, i, j, depth, rows, cols, add or k > 0)
+
+
+@compiled()
+def _grid(tiles, units, cut):
+    """(down, across), down · across = cut, with the smallest share for the busiest task; rather across, which packs less."""
+    best, down = tiles * units + 1, 1
+    for d in range(1, cut + 1):
+        if cut % d == 0:
+            share = -(-tiles // d) * -(-units // (cut // d))
+            if share < best:
+                best, down = share, d
+    return down, cut // down
+
+
+@compiled(SIGNATURE, parallel=True)
+def _product(a, b, c, add, cut):
+    """c (+)= a b, in `cut` tasks: a grid of row ranges by column ranges."""
+    M, N = c.shape
+    tiles, units = -(-M // MR), -(-N // 16)
+    down, across = _grid(tiles, units, cut)
+    high, wide = -(-tiles // down) * MR, -(-units // across) * 16
+    if cut == 1:
+        _region(a, b, c, add, 0, M, 0, N)
+    else:
+        for t in prange(down * across):
+            i, j = (t // across) * high, (t % across) * wide
+            _region(a, b, c, add, i, min(i + high, M), j, min(j + wide, N))
+
+
+@compiled()
+def _dots_of(x, w, c, add, i0, i1, j0, j1):
+    for i in range(i0, i1):
+        for j in range(j0, j1):
+            total = np.float32(0)
+            for k in range(x.shape[1]):
+                total += x[i, k] * w[j, k]
+            c[i, j] = c[i, j] + total if add else total
+
+
+@compiled(SIGNATURE, parallel=True)
+def _dots(x, w, c, add, cut):
+    """c (+)= x wᵀ by dot products, for vectors and nearly vectors; rows of x and of w have neighbouring numbers."""
+    M, N = c.shape
+    share = -(-max(M, N) // cut)
+    for t in prange(cut):
+        if M >= N:
+            _dots_of(x, w, c, add, t * share, min((t + 1) * share, M), 0, N)
+        else:
+            _dots_of(x, w, c, add, 0, M, t * share, min((t + 1) * share, N))
+
+
+@compiled()
+def _stream(a, b, c, add, j0, j1):
+    """c[:, j0:j1] (+)= a b[:, j0:j1], 128 rows of b at a time, which stay in the L1 cache for all rows of c."""
+    R, M = a.shape
+    for k in range(0, M, 128):
+        depth = min(128, M - k)
+        more = add or k > 0
+        for i in range(0, R, MR):
+            rows = min(MR, R - i)
+            j = j0
+            while j < j1:
+                cols = min(NR, j1 - j)
+                if cols == 48:
+                    tile48(a, i, k, b, k, j, c, i, j, depth, rows, cols, more)
+                elif cols >= 32:
+                    cols = 32
+                    tile32(a, i, k, b, k, j, c, i, j, depth, rows, cols, more)
+                elif cols >= 16:
+                    cols = 16
+                    tile16(a, i, k, b, k, j, c, i, j, depth, rows, cols, more)
+                else:
+                    ragged16(a, i, k, b, k, j, c, i, j, depth, rows, cols, more)
+                j += cols
+
+
+@compiled(SIGNATURE, parallel=True)
+def _skinny(a, b, c, add, cut):
+    """c (+)= a b where c has few rows: b streams by once, unpacked; its columns are shared out."""
+    N = c.shape[1]
+    share = -(-(-(-N // 16)) // cut) * 16
+    if cut == 1:
+        _stream(a, b, c, add, 0, N)
+    else:
+        for t in prange(cut):
+            _stream(a, b, c, add, t * share, min((t + 1) * share, N))
+
+
+@compiled(SIGNATURE)
+def _skinny_turned(a, b, c, add, cut):
+    """c (+)= a b where c has few columns: the same on bᵀ aᵀ, then turned."""
+    turned = np.empty((c.shape[1], c.shape[0]), np.float32)
+    _skinny(b.T, a.T, turned, False, cut)
+    for i in range(c.shape[0]):
+        for j in range(c.shape[1]):
+            c[i, j] = c[i, j] + turned[j, i] if add else turned[j, i]
+
+
+def matmul_nt(x, w, add_to=None):
+    """y = x wᵀ.   x (M, K), w (N, K) -> y (M, N); with add_to (M, N): add_to += x wᵀ, returned."""
+    M, K = x.shape
+    N = w.shape[0]
+    if min(M, N) <= FEW and x.strides[1] == w.strides[1] == 4:
+        return _into(_dots, x, w, (M, N), K, w.shape[1], add_to)
+    return _into(_product, x, w.T, (M, N), K, w.shape[1], add_to)
+
+
+def matmul_nn(x, w, add_to=None):
+    """y = x w.   x (M, K), w (K, N) -> y (M, N); with add_to (M, N): add_to += x w, returned."""
+    return _into(_product, x, w, (x.shape[0], w.shape[1]), x.shape[1], w.shape[0], add_to)
+
+
+def matmul_tn(x, y, add_to=None):
+    """g = xᵀ y.   x (M, K), y (M, N) -> g (K, N); with add_to (K, N): add_to += xᵀ y, returned."""
+    M, K = x.shape
+    N = y.shape[1]
+    kernel = _product
+    if K <= SKINNY and K <= N and y.strides[1] == 4:
+        kernel = _skinny
+    elif N <= SKINNY and x.strides[1] == 4:
+        kernel = _skinny_turned
+    return _into(kernel, x.T, y, (K, N), M, y.shape[0], add_to)
+
+
+def _into(kernel, a, b, shape, depth, depth_b, add_to):
+    """kernel(a, b) into a new array, or added to add_to, which must not overlap a or b."""
+    if depth != depth_b:
+        raise ValueError(f"matmul: factors meet in {depth} and {depth_b} numbers, wanted the same")
+    cut = tasks(shape[0] * shape[1] * depth, GRAIN)
+    if add_to is None:
+        out = np.empty(shape, np.float32)
+        kernel(a, b, out, False, cut)
+        return out
+    if add_to.shape != shape:
+        raise ValueError(f"matmul: add_to has shape {add_to.shape}, wanted {shape}")
+    if add_to.strides[1] == 4 or shape[1] == 1:
+        kernel(a, b, add_to, True, cut)
+    else:
+        add_to += _into(kernel, a, b, shape, depth, depth_b, None)
+    return add_to

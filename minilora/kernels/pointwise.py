@@ -1,0 +1,204 @@
+"""RMSNorm, rotary positions and SwiGLU: one pass over the numbers, where NumPy makes one an operation.
+
+A loop over rows (or columns) is a function of its own, called once by the only task, or by each task for its share.
+"""
+
+import numpy as np
+from numba import prange
+
+from .jit import ONE, compiled, count, dense, exp, number, read, tasks, write
+
+GRAIN = 30_000  # numbers below which a second thread costs more than it brings
+
+
+@compiled()
+def _rmsnorm_rows(x, g, eps, y, rstd, i0, i1):
+    C = x.shape[1]
+    for i in range(i0, i1):
+        total = np.float32(0)
+        for j in range(C):
+            total += x[i, j] * x[i, j]
+        r = ONE / np.sqrt(total / np.float32(C) + eps)
+        rstd[i] = r
+        for j in range(C):
+            y[i, j] = x[i, j] * r * g[j]
+
+
+@compiled((read(2), read(1), number, write(2), write(1), count), parallel=True)
+def _rmsnorm_forward(x, g, eps, y, rstd, cut):
+    M = len(x)
+    share = -(-M // cut)
+    if cut == 1:
+        _rmsnorm_rows(x, g, eps, y, rstd, 0, M)
+    else:
+        for t in prange(cut):
+            _rmsnorm_rows(x, g, eps, y, rstd, t * share, min((t + 1) * share, M))
+
+
+def rmsnorm_forward(x, g, eps):
+    """y = x · rstd · g, rstd = 1/√(mean(x²) + eps).   x (M, C), g (C,) -> y (M, C), rstd (M,)."""
+    M, C = x.shape
+    y, rstd = np.empty((M, C), np.float32), np.empty(M, np.float32)
+    _rmsnorm_forward(dense(x, x.shape), dense(g, (C,)), eps, y, rstd, tasks(x.size, GRAIN))
+    return y, rstd
+
+
+@compiled()
+def _rmsnorm_dx_rows(dy, x, g, rstd, dx, i0, i1):
+    C = x.shape[1]
+    for i in range(i0, i1):
+        total = np.float32(0)
+        for j in range(C):
+            total += dy[i, j] * g[j] * x[i, j]
+        r = rstd[i]
+        mean = total / np.float32(C) * r * r * r
+        for j in range(C):
+            dx[i, j] = dy[i, j] * g[j] * r - x[i, j] * mean
+
+
+@compiled((read(2), read(2), read(1), read(1), write(2), count), parallel=True)
+def _rmsnorm_dx(dy, x, g, rstd, dx, cut):
+    M = len(x)
+    share = -(-M // cut)
+    if cut == 1:
+        _rmsnorm_dx_rows(dy, x, g, rstd, dx, 0, M)
+    else:
+        for t in prange(cut):
+            _rmsnorm_dx_rows(dy, x, g, rstd, dx, t * share, min((t + 1) * share, M))
+
+
+def rmsnorm_dx(dy, x, g, rstd):
+    """dx = rstd (dy·g) - x rstd³ mean(dy·g·x).   dy, x (M, C), g (C,), rstd (M,) -> dx (M, C)."""
+    M, C = x.shape
+    dx = np.empty((M, C), np.float32)
+    _rmsnorm_dx(
+        dense(dy, x.shape),
+        dense(x, x.shape),
+        dense(g, (C,)),
+        dense(rstd, (M,)),
+        dx,
+        tasks(x.size, GRAIN),
+    )
+    return dx
+
+
+@compiled()
+def _rmsnorm_dg_columns(dy, x, rstd, dg, j0, j1):
+    """Columns, not rows, are shared out: then no two tasks add to the same number."""
+    totals = np.zeros(j1 - j0, np.float64)  # a sum over thousands of rows
+    for i in range(len(x)):
+        r = rstd[i]
+        for j in range(j0, j1):
+            totals[j - j0] += dy[i, j] * x[i, j] * r
+    for j in range(j0, j1):
+        dg[j] = totals[j - j0]
+
+
+@compiled((read(2), read(2), read(1), write(1), count), parallel=True)
+def _rmsnorm_dg(dy, x, rstd, dg, cut):
+    C = x.shape[1]
+    share = -(-C // cut)
+    if cut == 1:
+        _rmsnorm_dg_columns(dy, x, rstd, dg, 0, C)
+    else:
+        for t in prange(cut):
+            _rmsnorm_dg_columns(dy, x, rstd, dg, min(t * share, C), min((t + 1) * share, C))
+
+
+def rmsnorm_dg(dy, x, rstd):
+    """dg = Σ rows of dy · x · rstd.   dy, x (M, C), rstd (M,) -> dg (C,)."""
+    M, C = x.shape
+    dg = np.empty(C, np.float32)
+    _rmsnorm_dg(dense(dy, x.shape), dense(x, x.shape), dense(rstd, (M,)), dg, tasks(x.size, GRAIN))
+    return dg
+
+
+@compiled()
+def _rope_rows(x, cos, sin, y, i0, i1):
+    N, T, H, D = x.shape
+    half = D // 2
+    for i in range(i0, i1):
+        n, t = i // T, i % T
+        for h in range(H):
+            for j in range(half):
+                a, b, c, s = x[n, t, h, j], x[n, t, h, j + half], cos[t, j], sin[t, j]
+                y[n, t, h, j] = a * c - b * s
+                y[n, t, h, j + half] = b * c + a * s
+
+
+@compiled((read(4), read(2), read(2), write(4), count), parallel=True)
+def _rope(x, cos, sin, y, cut):
+    M = x.shape[0] * x.shape[1]
+    share = -(-M // cut)
+    if cut == 1:
+        _rope_rows(x, cos, sin, y, 0, M)
+    else:
+        for t in prange(cut):
+            _rope_rows(x, cos, sin, y, t * share, min((t + 1) * share, M))
+
+
+def rope(x, cos, sin):
+    """Turn the pair (x[j], x[j + D/2]) by its angle.   x (N, T, H, D), cos, sin (T, D/2) -> (N, T, H, D).
+
+    The half-split pairing of Hugging Face's Llama; rope(y, cos, -sin) turns back. Raises ValueError where D is odd.
+    """
+    _, T, _, D = x.shape
+    if D % 2:
+        raise ValueError(f"rope: got heads of {D} numbers, wanted pairs")
+    angles, y = (T, D // 2), np.empty(x.shape, np.float32)
+    _rope(dense(x, x.shape), dense(cos, angles), dense(sin, angles), y, tasks(x.size, GRAIN))
+    return y
+
+
+@compiled()
+def _swiglu_part(gate, up, h, i0, i1):
+    for i in range(i0, i1):
+        z = gate[i]
+        h[i] = z / (ONE + exp(-z)) * up[i]
+
+
+@compiled((read(1), read(1), write(1), count), parallel=True)
+def _swiglu_forward(gate, up, h, cut):
+    share = -(-gate.size // cut)
+    if cut == 1:
+        _swiglu_part(gate, up, h, 0, gate.size)
+    else:
+        for t in prange(cut):
+            _swiglu_part(gate, up, h, t * share, min((t + 1) * share, gate.size))
+
+
+def swiglu_forward(gate, up):
+    """h = silu(gate) · up, silu(z) = z σ(z).   gate, up (M, F) -> h (M, F)."""
+    h = np.empty(gate.shape, np.float32)
+    gate, up = dense(gate, h.shape), dense(up, h.shape)
+    _swiglu_forward(gate.reshape(-1), up.reshape(-1), h.reshape(-1), tasks(h.size, GRAIN))
+    return h
+
+
+@compiled()
+def _swiglu_backward_part(dh, gate, up, dgate, dup, i0, i1):
+    for i in range(i0, i1):
+        z = gate[i]
+        sigma = ONE / (ONE + exp(-z))
+        dup[i] = dh[i] * z * sigma
+        dgate[i] = dh[i] * up[i] * sigma * (ONE + z * (ONE - sigma))
+
+
+@compiled((read(1), read(1), read(1), write(1), write(1), count), parallel=True)
+def _swiglu_backward(dh, gate, up, dgate, dup, cut):
+    share = -(-gate.size // cut)
+    if cut == 1:
+        _swiglu_backward_part(dh, gate, up, dgate, dup, 0, gate.size)
+    else:
+        for t in prange(cut):
+            _swiglu_backward_part(
+                dh, gate, up, dgate, dup, t * share, min((t + 1) * share, gate.size)
+            )
+
+
+def swiglu_backward(dh, gate, up):
+    """dh, gate, up (M, F) -> dgate, dup (M, F); silu'(z) = σ(z) (1 + z (1 - σ(z)))."""
+    dgate, dup = np.empty(gate.shape, np.float32), np.empty(gate.shape, np.float32)
+    inputs = [dense(a, gate.shape).reshape(-1) for a in (dh, gate, up)]
+    _swiglu_backward(*inputs, dgate.reshape(-1), dup.reshape(-1), tasks(gate.size, GRAIN))
+    return dgate, dup
