@@ -1,0 +1,264 @@
+"""The tasks in data/words/ and a user's own file: pairs of text, batches of ids, exact match."""
+
+import csv
+import io
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .files import data_folder, nearest
+
+IGNORED = -100  # a target that the loss leaves out
+
+Pair = tuple[str, str | tuple[str, ...]]  # a prompt, and its completion or every right one
+Batch = tuple[np.ndarray, np.ndarray]  # ids (N, T), targets (N, T), int64
+
+
+@dataclass(frozen=True)
+class Task:
+    """One table of data/words/ and how it is asked: tag + word + ">"."""
+
+    name: str  # also the table's file name
+    tag: str  # the prompt's first character
+    title: str  # what is asked
+    example: str  # prompt and answer
+    pretrain: bool = False  # the base was trained on it
+    rules: tuple[str, ...] = ()  # names in RULES, to print beside a model's score
+
+
+TASKS = {
+    task.name: task
+    for task in [
+        Task("past", "D", "past tense", "Dwalk>walked", rules=("rule_ed", "rule_four")),
+        Task("plural", "N", "plural", "Nchild>children", rules=("rule_s",)),
+        Task("comparative", "C", "comparative", "Chappy>happier"),
+        Task("lemma", "L", "lemma of a past tense", "Lwalked>walk"),
+        Task("spelling", "W", "sounds to spelling", "Wwɔk>walk"),
+        Task("third", "S", "third person", "Swalk>walks", pretrain=True),
+        Task("ing", "G", "-ing form", "Gwalk>walking", pretrain=True),
+        Task("phonemes", "P", "spelling to sounds", "Pwalk>wɔk", pretrain=True),
+    ]
+}
+
+
+class TaskData(NamedTuple):
+    """Pairs to train on, to choose settings by, and to report."""
+
+    train: list[Pair]
+    validation: list[Pair]
+    test: list[Pair]
+
+
+def load_task(name: str) -> TaskData:
+    """All pairs of a task, in the order of the lemmas' md5; validation is empty until `select`.
+
+    Raises ValueError on an unknown name.
+    """
+    if name not in TASKS:
+        raise nearest("task", name, TASKS)
+    table = (data_folder() / "words" / f"{name}.tsv").read_text(encoding="utf-8")
+    pairs: dict[str, list[Pair]] = {"train": [], "test": []}
+    for line in table.splitlines()[1:]:
+        word, answers, split = line.split("\t")
+        pairs[split].append((f"{TASKS[name].tag}{word}>", tuple(answers.split("/"))))
+    return TaskData(pairs["train"], [], pairs["test"])
+
+
+def select(task: str | TaskData, train_size: int) -> TaskData:
+    """The first `train_size` pairs to train on, as many of the next to validate on, and the test.
+
+    Where fewer are left, the rest validates. Raises ValueError if none would be.
+    """
+    data = load_task(task) if isinstance(task, str) else task
+    if not 1 <= train_size < len(data.train):
+        raise ValueError(f"select: train_size {train_size}, wanted 1 to {len(data.train) - 1}")
+    return TaskData(data.train[:train_size], data.train[train_size : 2 * train_size], data.test)
+
+
+# ------------------------------------------------------------------------------- a user's own file
+
+
+def read_pairs(path: str | Path) -> list[tuple[str, str]]:
+    """(prompt, completion) pairs from a .jsonl or a .csv file with these two names, in UTF-8.
+
+    Raises ValueError naming the line.
+    """
+    path = Path(path)
+    readers = {".jsonl": _jsonl_records, ".csv": _csv_records}
+    if path.suffix.lower() not in readers:
+        raise ValueError(f"{path}: suffix {path.suffix!r}, wanted .jsonl or .csv")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ValueError(f"{path} line {line}: not UTF-8") from None
+    pairs = []
+    for line, record in readers[path.suffix.lower()](path, text):
+        for key in ("prompt", "completion"):
+            value = record.get(key)
+            if not isinstance(value, str) or not value:
+                raise ValueError(f"{path} line {line}: {key} is {value!r}, wanted some text")
+        pairs.append((record["prompt"], record["completion"]))
+    if not pairs:
+        raise ValueError(f"{path}: no pairs in it")
+    return pairs
+
+
+def _jsonl_records(path: Path, text: str):
+    """(line number, object) of each line that is not blank."""
+    for number, line in enumerate(text.split("\n"), 1):  # U+2028 may stand inside a string
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} line {number}: not JSON: {error.msg}") from None
+        if not isinstance(record, dict):
+            raise ValueError(f"{path} line {number}: wanted an object, got {line.strip()[:40]}")
+        yield number, record
+
+
+def _csv_records(path: Path, text: str):
+    """(number of its last line, row by column name) of each row."""
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for column in ("prompt", "completion"):
+            if text and column not in (reader.fieldnames or ()):
+                raise ValueError(f"{path} line 1: no column {column!r} in {reader.fieldnames}")
+        for record in reader:
+            if None in record:
+                raise ValueError(f"{path} line {reader.line_num}: more cells than columns")
+            yield reader.line_num, record
+    except csv.Error as error:
+        line = reader.reader.line_num  # the DictReader's own counts whole rows only
+        raise ValueError(f"{path} line {line}: not CSV: {error}") from None
+
+
+# ------------------------------------------------------------------------------------------ batches
+
+
+def batches(
+    pairs: Sequence[Pair], tokenizer: Any, batch_size: int, seed: int = 0, epochs: int = 1
+) -> list[Batch]:
+    """targets[t] = ids[t+1] on the completion and its end, -100 on the prompt and the padding.
+
+    Each epoch is shuffled anew, and its last batch filled up from the next one, so all batches have
+    one size: batch_size, or all pairs if they are fewer. ids, targets (N, T), T by the longest.
+    Raises ValueError on no pairs, an empty prompt, or an end inside a completion.
+    """
+    if not pairs or batch_size < 1 or epochs < 1:
+        raise ValueError(
+            f"batches: {len(pairs)} pairs, batch_size {batch_size}, epochs {epochs}; each from 1"
+        )
+    rows = [_row(pair, tokenizer) for pair in pairs]
+    rng = np.random.default_rng(seed)
+    order = np.concatenate([rng.permutation(len(rows)) for _ in range(epochs + 1)])
+    size = min(batch_size, len(rows))
+    count = -(-epochs * len(rows) // size)  # rounded up: every pair is seen in every epoch
+    return [
+        _pad([rows[i] for i in order[k * size : (k + 1) * size]], tokenizer.pad_id)
+        for k in range(count)
+    ]
+
+
+def _row(pair: Pair, tokenizer: Any) -> tuple[list[int], list[int]]:
+    """ids and targets of prompt + completion + end."""
+    prompt, completion = pair
+    asked, answer = tokenizer.encode(prompt), tokenizer.encode(_right(completion)[0])
+    if not asked or tokenizer.eos_id in answer:
+        raise ValueError(f"batches: {pair}: wanted a prompt, and no end token in the completion")
+    text = [*asked, *answer, tokenizer.eos_id]
+    return text[:-1], [IGNORED] * (len(asked) - 1) + text[len(asked) :]
+
+
+def _pad(rows: list[tuple[list[int], list[int]]], pad_id: int) -> Batch:
+    """Rows of unequal length, filled up on the right."""
+    shape = len(rows), max(len(ids) for ids, _ in rows)
+    ids, targets = np.full(shape, pad_id, np.int64), np.full(shape, IGNORED, np.int64)
+    for n, (row_ids, row_targets) in enumerate(rows):
+        ids[n, : len(row_ids)] = row_ids
+        targets[n, : len(row_targets)] = row_targets
+    return ids, targets
+
+
+def _right(completion: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Every right completion; the first is the one trained on."""
+    return (completion,) if isinstance(completion, str) else tuple(completion)
+
+
+# ------------------------------------------------------------------------------------------- scores
+
+
+def exact_match(
+    model: Any, pairs: Sequence[Pair], batch_size: int = 512, return_answers: bool = False
+) -> Any:
+    """The share of prompts whose greedy answer, up to the end token, is a right completion.
+
+    model: has .tokenizer or .base.tokenizer, and .generate(ids (N, T), max_new_tokens, stop=id).
+    Returns a float, or (float, the answers in the order of `pairs`). An answer that does not end
+    within the length of the longest right completion is wrong. Raises ValueError on no pairs.
+    """
+    if not pairs:
+        raise ValueError("exact_match: no pairs")
+    tokenizer = getattr(getattr(model, "base", model), "tokenizer", None)
+    if tokenizer is None:
+        raise ValueError("exact_match: the model has no tokenizer to read its prompts with")
+    prompts = [tokenizer.encode(prompt) for prompt, _ in pairs]
+    right = [_right(completion) for _, completion in pairs]
+    longest = max(len(tokenizer.encode(text)) for texts in right for text in texts)
+
+    by_length = defaultdict(list)  # prompts of one length need no padding
+    for place, prompt in enumerate(prompts):
+        by_length[len(prompt)].append(place)
+    answers, hits = [""] * len(pairs), 0
+    for length, places in by_length.items():
+        for start in range(0, len(places), batch_size):
+            chosen = places[start : start + batch_size]
+            ids = np.array([prompts[place] for place in chosen], np.int64)
+            out = model.generate(ids, longest + 1, stop=tokenizer.eos_id)
+            for place, new in zip(chosen, out[:, length:].tolist()):
+                ended = tokenizer.eos_id in new
+                text = tokenizer.decode(new[: new.index(tokenizer.eos_id)] if ended else new)
+                answers[place] = text
+                hits += ended and text in right[place]
+    score = hits / len(pairs)
+    return (score, answers) if return_answers else score
+
+
+def rule_ed(word: str) -> str:
+    """word + "ed"."""
+    return word + "ed"
+
+
+def rule_s(word: str) -> str:
+    """word + "s"."""
+    return word + "s"
+
+
+def rule_four(word: str) -> str:
+    """Past tense by spelling: smile -> smiled, cry -> cried, stop -> stopped, else + "ed"."""
+    if word.endswith("e"):
+        return word + "d"
+    if re.search(r"[^aeiou]y$", word):
+        return word[:-1] + "ied"
+    if re.fullmatch(r"[^aeiou]*[aeiou][^aeiouwxy]", word):
+        return word + word[-1] + "ed"
+    return word + "ed"
+
+
+RULES: dict[str, Callable[[str], str]] = {
+    "rule_ed": rule_ed,
+    "rule_s": rule_s,
+    "rule_four": rule_four,
+}
+
+
+def score_rule(rule: Callable[[str], str], pairs: Sequence[Pair]) -> float:
+    """The share of a task's pairs that a rule on the bare word gets right."""
+    return sum(rule(prompt[1:-1]) in _right(answers) for prompt, answers in pairs) / len(pairs)
