@@ -1,0 +1,62 @@
+"""Hypothesis profiles, fixtures and helpers of all tests.
+
+MINILORA_TESTS=thorough draws many more examples, anew in each run; the default draws the same few
+each time.
+"""
+
+import os
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+from minilora.model import Llama, ModelConfig, init_params
+
+settings.register_profile(
+    "quick",
+    deadline=None,  # the first example may compile a kernel
+    derandomize=True,
+    database=None,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("thorough", deadline=None, max_examples=500)
+settings.load_profile(os.environ.get("MINILORA_TESTS", "quick"))
+
+
+def rel(a, b) -> float:
+    """‖a - b‖ / ‖b‖ (‖a‖ where b is 0)."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    assert a.shape == b.shape, f"shapes {a.shape} and {b.shape}"
+    return float(np.linalg.norm(a - b) / (np.linalg.norm(b) or 1.0))
+
+
+def make_llama(seed=0, dtype=np.float64, tokenizer=None, **changes) -> Llama:
+    """A random Llama: 2 layers, 4 query heads on 2, a tied head, weights and gains far from 0 and 1."""
+    shape = dict(
+        vocab_size=29,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    config = ModelConfig(**{**shape, **changes})
+    rng = np.random.default_rng(seed + 1)
+    params = init_params(config, seed, std=0.3)
+    for a in params.values():
+        if a.ndim == 1:  # gains of 1 would hide a gain that is forgotten
+            a += 0.3 * rng.standard_normal(a.shape).astype(a.dtype)
+    return Llama(config, {name: a.astype(dtype) for name, a in params.items()}, tokenizer)
+
+
+@pytest.fixture
+def tiny() -> Llama:
+    """make_llama() in float64."""
+    return make_llama()
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
