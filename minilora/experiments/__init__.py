@@ -1,0 +1,1 @@
+"""Questions put to the techniques: each file turns settings into plain records."""

@@ -1,0 +1,225 @@
+"""The main job: every technique on the same words, the same batches, the same budget; who learned what, at what cost."""
+
+import dataclasses
+import json
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import tasks
+from ..adapters import Tuned, attach
+from ..files import data_folder
+from ..formats.peft import save_adapter
+from ..memory import measure
+from ..methods import METHODS
+from ..model import Llama, init_params
+from ..train import train
+
+SCRATCH = "scratch"  # full fine-tuning of an untrained model: a row of its own beside the methods
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a comparison depends on, beside the learning rates."""
+
+    base: str = "base"  # the pretrained model: "base" or a folder
+    task: str = "past"
+    methods: tuple[str, ...] = tuple(METHODS)
+    train_size: int = 300  # words: the first by md5 of the lemma; validation is the next as many
+    steps: int = 150  # optimizer steps
+    batch_size: int = 32  # words
+    rank: int = 4  # of a technique that has one
+    ranks: Mapping[str, int] = dataclasses.field(default_factory=dict)  # method -> a rank of its own
+    targets: tuple[str, ...] | str = ("q_proj", "v_proj")
+    seeds: int = 3  # initialisations and batch orders
+    schedule: str = "linear"
+    warmup: int = 15  # steps
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.01
+    clip: float = 1.0
+
+    def attach(self, model: Llama, method: str, seed: int) -> Tuned:
+        """The method on the model, with what of rank and targets it takes; alpha is 2·rank."""
+        takes = METHODS[method].takes
+        given = {"rank": self.ranks.get(method, self.rank), "targets": self.targets}
+        return attach(model, method, seed=seed, **{k: v for k, v in given.items() if k in takes})
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """A task's words as a comparison uses them: lists of (prompt, right answers)."""
+
+    train: list
+    validation: list
+    test: list
+
+
+def load_words(settings: Settings) -> Words:
+    """Train: the first words; validation: the next, trained on by nobody; test: all held-out words."""
+    return Words(*tasks.select(settings.task, settings.train_size))
+
+
+def new_base(model: Llama, seed: int) -> Llama:
+    """The same shape, untrained: for training from scratch."""
+    return Llama(model.config, init_params(model.config, seed), model.tokenizer)
+
+
+def run(model: Llama, words: Words, settings: Settings, name: str, lr: float, seed: int, every: int | None = None):
+    """One training run of a method (or from scratch)  ->  (tuned, history).
+
+    every: also the mean loss over the validation words each so many steps.
+    """
+    batches = make_batches(model, words.train, settings, seed)
+    if name == SCRATCH:
+        tuned = settings.attach(new_base(model, seed), "full", seed)
+    else:
+        tuned = settings.attach(model, name, seed)
+    held_out = tasks.batches(words.validation, model.tokenizer, len(words.validation)) if every else []
+    history = train(
+        tuned,
+        batches,
+        steps=settings.steps,
+        lr=lr,
+        schedule=settings.schedule,
+        warmup=settings.warmup,
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
+        clip=settings.clip,
+        evaluate=(lambda t: mean_loss(t, held_out)) if every else None,
+        evaluate_every=every,
+        progress=False,
+    )
+    return tuned, history
+
+
+def make_batches(model, pairs, settings, seed):
+    """Enough epochs for all steps: the same for every method of a seed."""
+    epochs = -(-settings.steps * settings.batch_size // len(pairs)) + 1
+    return tasks.batches(pairs, model.tokenizer, settings.batch_size, seed, epochs)
+
+
+def mean_loss(tuned: Tuned, batches) -> float:
+    """Mean cross-entropy over the targets that count, without dropout."""
+    counts = [int((targets >= 0).sum()) for _, targets in batches]
+    total = sum(float(tuned.loss(*batch).data) * n for batch, n in zip(batches, counts, strict=True))
+    return total / sum(counts)
+
+
+def compare(
+    settings: Settings,
+    rates: Mapping[str, float],
+    out: str | Path | None = None,
+    report: Callable[[str, dict], None] = lambda name, record: None,
+) -> dict[str, Any]:
+    """Run everything; returns the results of results.json. `report(name, record)` is called as each row is done.
+
+    rates: method -> learning rate, "scratch" too. out: a folder for the adapters of the first seed.
+    """
+    from ..formats.huggingface import load_model
+
+    model = load_model(settings.base)
+    words = load_words(settings)
+    results: dict[str, Any] = {
+        "base": {"name": settings.base, "parameters": sum(a.size for a in model.params.values())},
+        "task": settings.task,
+        "settings": {
+            **dataclasses.asdict(settings),
+            "train_size": len(words.train),
+            "validation_size": len(words.validation),
+            "test_size": len(words.test),
+        },
+        "references": references(model, words, settings),
+        "methods": {},
+    }
+    examples = words.test[:20]
+    results["examples"] = [{"prompt": p, "right": list(right), "answers": {}} for p, right in examples]
+    for name in (*settings.methods, SCRATCH):
+        folder = Path(out) / "adapters" / name if out and name != SCRATCH else None
+        record, answers = row(model, words, settings, name, rates[name], folder)
+        for example, answer in zip(results["examples"], answers, strict=True):
+            example["answers"][name] = answer
+        if name == SCRATCH:
+            results["references"][SCRATCH] = record["exact_match"]
+            results[SCRATCH] = record
+        else:
+            results["methods"][name] = record
+        report(name, record)
+    return results
+
+
+def references(model: Llama, words: Words, settings: Settings) -> dict[str, float]:
+    """Exact match of the untrained base and of the rules that the task has, over all held-out words."""
+    scores = {"base": tasks.exact_match(model, words.test)}
+    for name in tasks.TASKS[settings.task].rules:
+        scores[name] = tasks.score_rule(tasks.RULES[name], words.test)
+    return scores
+
+
+def row(model, words, settings, name, lr, folder=None) -> tuple[dict[str, Any], list[str]]:
+    """All seeds of one method: its record, and the first seed's answers to the first twenty held-out words."""
+    scores, losses, curves, seconds, answers, tuned = [], [], [], [], [], None
+    for seed in range(settings.seeds):
+        this, history = run(model, words, settings, name, lr, seed, every=max(1, settings.steps // 15))
+        score, given = tasks.exact_match(this, words.test, return_answers=True)
+        scores.append(score)
+        losses.append(mean_loss(this, tasks.batches(words.test, model.tokenizer, len(words.test))))
+        curves.append(curve(history))
+        seconds += history.seconds[len(history.seconds) // 5 :]  # the first steps may compile kernels
+        if seed == 0:
+            tuned, answers = this, given[:20]
+    longest = max(ids.shape[1] for ids, _ in make_batches(model, words.train, settings, 0))
+    record = {
+        "title": "From scratch" if name == SCRATCH else tuned.record.title,
+        "trainable": sum(a.size for a in tuned.trainable.values()),
+        "exact_match": statistics.fmean(scores),
+        "exact_match_sd": statistics.stdev(scores) if len(scores) > 1 else 0.0,
+        "seeds": scores,
+        "loss": statistics.fmean(losses),
+        "lr": lr,
+        "rank": tuned.rank,
+        "alpha": tuned.alpha,
+        "targets": tuned.targets,
+        "options": tuned.options,
+        "adapter_bytes": adapter_bytes(tuned, folder),
+        "bytes": measure(tuned, settings.batch_size, longest),
+        "bytes_at": [settings.batch_size, longest],
+        "ms_per_step": 1e3 * statistics.median(seconds),
+        "curve": [[n, *(statistics.fmean(v) for v in values)] for n, *values in _joined(curves)],
+    }
+    return record, answers
+
+
+def curve(history) -> list[tuple[int, float, float]]:
+    """(step, mean training loss since the point before, validation loss) at each evaluation."""
+    points, last = [], 0
+    for step, value in history.evaluations:
+        points.append((step, statistics.fmean(history.losses[last:step]), value))
+        last = step
+    return points
+
+
+def _joined(curves):
+    """[(step, [training losses of the seeds], [validation losses of the seeds])]."""
+    for points in zip(*curves, strict=True):
+        yield points[0][0], [p[1] for p in points], [p[2] for p in points]
+
+
+def adapter_bytes(tuned: Tuned, folder: Path | None) -> int:
+    """Bytes of the adapter's array file; without what a key regenerates. Kept where a folder is given."""
+    if folder:
+        return save_adapter(tuned, folder, save_projection=False)
+    with tempfile.TemporaryDirectory() as scrap:
+        return save_adapter(tuned, scrap, save_projection=False)
+
+
+def learning_rates(task: str, path: str | Path | None = None) -> dict[str, Any]:
+    """The committed choice for a task: {"rates": {method: lr}, "ranks": {method: rank}}, made on validation by `tune`."""
+    path = Path(path) if path else data_folder() / "results" / "tuning.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return record["chosen"].get(task, record["chosen"]["past"])
+
+
