@@ -93,9 +93,12 @@ class Op:
         return Tensor(out, Node(self, cache, parents, _scopes[-1] if _scopes else ""))
 
     def gradients(self, dout: np.ndarray, cache: Any, parents: tuple[Node | None, ...]) -> tuple:
-        if self.takes_need:
-            return self.backward(dout, cache, tuple(p is not None for p in parents))
-        return self.backward(dout, cache)
+        """backward's answer: one gradient per argument, then None for those that forward had by default."""
+        need = (tuple(p is not None for p in parents),) if self.takes_need else ()
+        grads = self.backward(dout, cache, *need)
+        if len(grads) < len(parents):
+            raise ValueError(f"{self.name}: backward gave {len(grads)} gradients, wanted {len(parents)}")
+        return grads
 
     def __repr__(self):
         return f"Op({self.name})"
@@ -137,16 +140,16 @@ def backward(output: Tensor, dout: np.ndarray | None = None) -> None:
     if output.node is None:
         raise ValueError("backward: nothing upstream of the output trains; wrap an array in param()")
     nodes = tape(output)
+    if walked := [node for node in nodes if node.cache is FREED]:
+        raise ValueError(f"backward: {walked[0]} was walked before; run the forward pass again")
     output.node.receive(np.ones_like(output.data) if dout is None else dout)
     while nodes:
         node = nodes.pop()
         if node.op is None:
             continue
-        if node.cache is FREED:
-            raise ValueError(f"backward: {node} was walked before; run the forward pass again")
         grad, node.grad = node.grad, None
         if grad is not None:  # else no path from the output led here with a gradient
-            for parent, g in zip(node.parents, node.op.gradients(grad, node.cache, node.parents), strict=True):
+            for parent, g in zip(node.parents, node.op.gradients(grad, node.cache, node.parents)):
                 if parent is not None and g is not None:
                     parent.receive(g)
         node.cache, node.parents = FREED, ()

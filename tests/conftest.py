@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from minilora.engine import backward, param
 from minilora.model import Llama, ModelConfig, init_params
 
 settings.register_profile(
@@ -31,8 +32,24 @@ def rel(a, b) -> float:
     return float(np.linalg.norm(a - b) / (np.linalg.norm(b) or 1.0))
 
 
+def as_pair(f):
+    """f(*tensors) -> tensor as a pair (forward, backward) on plain arrays: the engine differentiates."""
+
+    def forward(*args):
+        leaves = [param(a) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a for a in args]
+        out = f(*leaves)
+        return out.data, (out, leaves)
+
+    def backward_(dout, cache):
+        out, leaves = cache
+        backward(out, dout)
+        return tuple(getattr(leaf, "grad", None) for leaf in leaves)
+
+    return forward, backward_
+
+
 def make_llama(seed=0, dtype=np.float64, tokenizer=None, **changes) -> Llama:
-    """A random Llama: 2 layers, 4 query heads on 2, a tied head, weights and gains far from 0 and 1."""
+    """A random Llama: 2 layers, 4 query heads on 2, a tied head, weights far from 0, gains from 1."""
     shape = dict(
         vocab_size=29,
         hidden_size=16,
