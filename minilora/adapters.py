@@ -128,11 +128,11 @@ class Tuned:
 
     def delta(self, layer: str) -> np.ndarray:
         """All that was learned for one linear, in float64: its adapter's ΔW, and where W moved, that too.  (O, I)."""
-        W, arguments = self.base.params[f"{layer}.weight"], self.layers.get(layer, {})
+        W = self.base.params[f"{layer}.weight"]
+        arguments = {"W": self.weights.get(f"{layer}.weight", W), **self.layers.get(layer, {})}
         wide = {k: a.astype(np.float64) if isinstance(a, np.ndarray) else a for k, a in arguments.items()}
-        change = self.record.delta(**wide) if arguments else np.zeros(W.shape)
-        moved = wide.get("W", self.weights.get(f"{layer}.weight"))
-        return change if moved is None else change + (moved - W.astype(np.float64))
+        change = self.record.delta(**wide) if layer in self.layers else 0
+        return change + (wide["W"] - W)  # W - W is 0 where it stands still
 
 
 def attach(model, method: str, *, rank=None, alpha=None, targets=None, seed: int = 0, **options) -> Tuned:
@@ -152,7 +152,10 @@ def attach(model, method: str, *, rank=None, alpha=None, targets=None, seed: int
     for name in options:
         if name not in record.options:
             raise nearest(f"option of {method}", name, record.options)
-    options = {**record.options, **options}
+    options = {**record.options, **{k: _plain(v) for k, v in options.items()}}
+    for name, value in options.items():
+        if isinstance(record.options[name], bool) and not isinstance(value, bool):
+            raise ValueError(f"{method}: {name} is {value!r}, wanted True or False")
     if record.check:
         record.check(options)
     if record.whole_model:
@@ -161,7 +164,8 @@ def attach(model, method: str, *, rank=None, alpha=None, targets=None, seed: int
         return tuned
 
     names = match_targets(model.config, targets)
-    rank = check_rank(record, rank, [model.config.linears()[n] for n in names])
+    if "rank" in record.takes:
+        rank = check_rank(record, rank, [model.config.linears()[n] for n in names])
     if "alpha" in record.takes:
         alpha = check_alpha(2 * rank if alpha is None else alpha)
         options_for_init = {**options, "alpha": alpha}
@@ -254,4 +258,9 @@ def check_alpha(alpha) -> float:
     """alpha, a finite number other than 0."""
     if isinstance(alpha, bool) or not isinstance(alpha, int | float | np.number) or not np.isfinite(alpha) or alpha == 0:
         raise ValueError(f"alpha is {alpha!r}, wanted a finite number other than 0")
-    return alpha
+    return _plain(alpha)
+
+
+def _plain(value):
+    """NumPy's scalars as Python's: np.float64 would turn float32 arrays into float64, and is no JSON."""
+    return value.item() if isinstance(value, np.generic) else value

@@ -148,7 +148,9 @@ def _empty(model, folder, config, method, options):
     if kind in ("LORA", "VERA") and (record.peft is None or record.peft.type != kind):
         same = [m for m, r in METHODS.items() if r.peft and r.peft.type == kind]
         raise ValueError(f"{folder}: stored as {kind}, which {method} cannot train on; wanted one of {', '.join(same)}")
-    given: dict[str, Any] = {"rank": config.get("r"), "targets": _targets(config.get("target_modules"))}
+    given: dict[str, Any] = {"targets": _targets(config.get("target_modules"))}
+    if "rank" in record.takes:
+        given["rank"] = config.get("r")
     if "alpha" in record.takes:
         given["alpha"] = config.get("lora_alpha", own.get("alpha"))
     inherited = {

@@ -20,13 +20,13 @@ def after_step(arrays, kept, step, options):
     """W ← W + λ s (B'A' - B A) once step > start_step, A', B' after the AdamW step, as one product of rank 2r in place.
 
     W (O, I), A (r, I), B (O, r); step counts from 1. The factors from which W began to move stay in A_start, B_start:
-    the sum telescopes to W - W₀ = λ s (B'A' - B_start A_start).
+    the sum telescopes to W - W₀ = λ s (B'A' - B_start A_start), so a W that has begun never pauses.
     Source: Zi et al. 2023, arXiv:2309.02411, algorithm 1 (its K is start_step - 1).
     """
-    if step <= options["start_step"]:
-        return
     A, B = kept
     if "A_start" not in arrays:
+        if step <= options["start_step"]:
+            return
         arrays["A_start"], arrays["B_start"] = A, B
     left = np.concatenate([arrays["B"], -B], axis=1) * (options["update_ratio"] * arrays["s"])  # (O, 2r)
     right = np.concatenate([arrays["A"], A], axis=0)  # (2r, I)
@@ -38,7 +38,7 @@ def check(options):
     ratio, start = options["update_ratio"], options["start_step"]
     if not (isinstance(ratio, int | float) and abs(ratio) < float("inf")):
         raise ValueError(f"delta_lora: update_ratio is {ratio!r}, wanted a finite number")
-    if not (isinstance(start, int) and start >= 0):
+    if isinstance(start, bool) or not (isinstance(start, int) and start >= 0):
         raise ValueError(f"delta_lora: start_step is {start!r}, wanted a whole number of at least 0")
 
 
