@@ -79,7 +79,7 @@ def linears(draw, dtype=np.float64) -> Linear:
 
 @st.composite
 def batches(draw, vocab_size: int, ignored: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """ids and targets (N, T) of 1 … 7, targets one place ahead; `ignored`: some, not all, are -100."""
+    """ids and targets (N, T), targets one place ahead, some (not all) -100 where `ignored`."""
     N, T = draw(sizes), draw(sizes)
     rng = np.random.default_rng(draw(seeds))
     text = rng.integers(0, vocab_size, (N, T + 1))

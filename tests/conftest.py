@@ -33,10 +33,11 @@ def rel(a, b) -> float:
 
 
 def as_pair(f):
-    """f(*tensors) -> tensor as a pair (forward, backward) on plain arrays: the engine differentiates."""
+    """f(*tensors) -> tensor as a pair on plain arrays, which the engine differentiates."""
 
     def forward(*args):
-        leaves = [param(a) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a for a in args]
+        floats = [isinstance(a, np.ndarray) and a.dtype.kind == "f" for a in args]
+        leaves = [param(a) if is_float else a for a, is_float in zip(args, floats)]
         out = f(*leaves)
         return out.data, (out, leaves)
 
@@ -49,7 +50,7 @@ def as_pair(f):
 
 
 def make_llama(seed=0, dtype=np.float64, tokenizer=None, **changes) -> Llama:
-    """A random Llama: 2 layers, 4 query heads on 2, a tied head, weights far from 0, gains from 1."""
+    """A random Llama: 2 layers, 4 query heads on 2, tied; weights far from 0, gains from 1."""
     shape = dict(
         vocab_size=29,
         hidden_size=16,

@@ -1,0 +1,461 @@
+"""Every pair under two judges: finite differences, and the same op written in elementary ops.
+
+The second judge is the engine, which differentiates exactly: what it says holds to rounding.
+And the judge itself, gradcheck, must tell a wrong pair from a right one.
+"""
+
+import math
+import tracemalloc
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from conftest import as_pair
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from minilora import ops
+from minilora import strategies as some
+from minilora.engine import Op, Tensor, backward, param
+from minilora.gradcheck import GradientError, gradcheck
+from minilora.ops import loss as loss_file
+
+# ---- each op a second time, in elementary ops
+
+
+def linear(x, W):
+    return x @ W.T
+
+
+def embedding(E, ids):
+    return E[ids]
+
+
+def rmsnorm(x, g, eps):
+    return x * (ops.mean(x**2, -1, True) + eps) ** -0.5 * g
+
+
+def rope(x, cos, sin):
+    half = x.shape[-1] // 2
+    a, b = x[..., :half], x[..., half:]
+    cos, sin = cos[:, None], sin[:, None]
+    return ops.concat(a * cos - b * sin, b * cos + a * sin, -1)
+
+
+def softmax(z):
+    e = ops.exp(z)
+    return e / ops.sum(e, -1, True)
+
+
+def attention(q, k, v):
+    """Key head h // (H / G) of each query head, picked by index; an additive mask of -∞."""
+    T, H, D = q.shape[1:]
+    S, G = k.shape[1:3]
+    heads = np.arange(H) // (H // G)
+    q, k, v = (ops.transpose(t, (0, 2, 1, 3)) for t in (q, k[:, :, heads], v[:, :, heads]))
+    mask = np.triu(np.full((T, S), -math.inf), S - T + 1)
+    p = softmax(q @ ops.transpose(k, (0, 1, 3, 2)) * (1 / math.sqrt(D)) + mask)
+    return ops.transpose(p @ v, (0, 2, 1, 3))
+
+
+def swiglu(gate, up):
+    return gate / (1 + ops.exp(-gate)) * up
+
+
+def cross_entropy(z, targets, count=None):
+    rows = np.flatnonzero(targets != -100)
+    z = z[rows]
+    losses = ops.log(ops.sum(ops.exp(z), -1)) - z[np.arange(len(rows)), targets[rows]]
+    return ops.sum(losses) * (1 / (count or max(1, len(rows))))
+
+
+def head_loss(h, W, targets, count=None):
+    return cross_entropy(h @ W.T, targets, count)
+
+
+# ---- arguments, drawn
+
+
+@dataclass
+class Case:
+    """An op's elementary twin, a strategy of its arguments, and which of these have a gradient."""
+
+    twin: object
+    arguments: st.SearchStrategy
+    trains: tuple
+
+
+@st.composite
+def linear_arguments(draw):
+    case = draw(some.linears())
+    return case.x, case.W
+
+
+@st.composite
+def embedding_arguments(draw):
+    V, M, seed = draw(some.sizes), draw(some.sizes), draw(some.seeds)
+    return some.normal((V, 3), seed), np.random.default_rng(seed).integers(0, V, M)
+
+
+@st.composite
+def rmsnorm_arguments(draw):
+    M, C, seed = draw(some.sizes), draw(some.sizes), draw(some.seeds)
+    x = some.normal((M, C), seed)
+    x += np.copysign(0.3, x)  # a row near 0 bends faster than finite differences step
+    return x, some.normal((C,), seed + 1), draw(st.sampled_from([1e-6, 1e-5, 0.1]))
+
+
+@st.composite
+def rope_arguments(draw):
+    N, T, H, half = (draw(some.sizes) for _ in range(4))
+    angle = some.normal((T, half), draw(some.seeds))
+    return draw(some.arrays((N, T, H, 2 * half))), np.cos(angle), np.sin(angle)
+
+
+@st.composite
+def attention_arguments(draw):
+    N, T, D = draw(st.integers(1, 3)), draw(some.sizes), draw(some.sizes)
+    S = T + draw(st.sampled_from([0, 0, 1, 5]))  # keys of earlier tokens
+    G, group, seed = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(some.seeds)
+    shapes = (N, T, G * group, D), (N, S, G, D), (N, S, G, D)
+    return tuple(some.normal(shape, seed + i) for i, shape in enumerate(shapes))
+
+
+@st.composite
+def swiglu_arguments(draw):
+    M, F, seed = draw(some.sizes), draw(some.sizes), draw(some.seeds)
+    return 2 * some.normal((M, F), seed), some.normal((M, F), seed + 1)
+
+
+@st.composite
+def loss_arguments(draw, head):
+    M, V, C, seed = draw(some.sizes), draw(some.sizes), draw(some.sizes), draw(some.seeds)
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, V, M)
+    targets[rng.random(M) < draw(st.sampled_from([0.0, 0.4, 1.0]))] = -100
+    h, W, count = some.normal((M, C), seed), some.normal((V, C), seed + 1), draw(COUNTS)
+    return (h, W, targets, count) if head else (h @ W.T, targets, count)
+
+
+COUNTS = st.sampled_from([None, 9])
+
+
+CASES = {
+    "linear": Case(linear, linear_arguments(), (True, True)),
+    "frozen_linear": Case(linear, linear_arguments(), (True, False)),
+    "embedding": Case(embedding, embedding_arguments(), (True, False)),
+    "rmsnorm": Case(rmsnorm, rmsnorm_arguments(), (True, True, False)),
+    "rope": Case(rope, rope_arguments(), (True, False, False)),
+    "attention": Case(attention, attention_arguments(), (True, True, True)),
+    "swiglu": Case(swiglu, swiglu_arguments(), (True, True)),
+    "cross_entropy": Case(cross_entropy, loss_arguments(False), (True, False, False)),
+    "head_loss": Case(head_loss, loss_arguments(True), (True, True, False, False)),
+    "frozen_head_loss": Case(head_loss, loss_arguments(True), (True, False, False, False)),
+}
+each_op = pytest.mark.parametrize("name", CASES)
+
+
+@pytest.mark.smoke
+@each_op
+@given(data=st.data())
+def test_against_finite_differences(name, data):
+    op, case = getattr(ops, name), CASES[name]
+    args = data.draw(case.arguments)
+    gradcheck(op.forward, op.backward, *args)
+    out, cache = op.forward(*args)
+    given_ = tuple(g is not None for g in op.backward(np.ones_like(out), cache))
+    assert given_ == case.trains  # gradcheck takes a None as a frozen argument
+
+
+@pytest.mark.smoke
+@each_op
+@given(data=st.data())
+def test_against_elementary_ops(name, data):
+    op, case = getattr(ops, name), CASES[name]
+    args = data.draw(case.arguments)
+    out, cache = op.forward(*args)
+    twin_forward, twin_backward = as_pair(case.twin)
+    wanted, twin_cache = twin_forward(*args)
+    assert out.shape == wanted.shape and np.allclose(out, wanted, rtol=1e-12, atol=1e-13)
+    dout = np.asarray(some.normal(out.shape, 1))
+    grads, exact = op.backward(dout, cache), twin_backward(dout, twin_cache)
+    for got, want, trains in zip(grads, exact, case.trains, strict=True):
+        if trains:
+            size = 1e-12 * (1 + np.linalg.norm(want))
+            assert got.shape == want.shape and np.linalg.norm(got - want) <= size
+
+
+@each_op
+@given(data=st.data())
+def test_float32_in_float32_out(name, data):
+    op = getattr(ops, name)
+    args = [
+        a.astype(np.float32) if isinstance(a, np.ndarray) and a.dtype == np.float64 else a
+        for a in data.draw(CASES[name].arguments)
+    ]
+    before = [np.copy(a) if isinstance(a, np.ndarray) else a for a in args]
+    out, cache = op.forward(*args)
+    grads = op.backward(np.ones_like(out), cache)
+    assert out.dtype == np.float32
+    assert {g.dtype for g in grads if g is not None} == {np.dtype(np.float32)}
+    assert all(g is None or g.shape == np.shape(a) for g, a in zip(grads, args, strict=True))
+    for a, b in zip(args, before):  # the fast kernels are as pure as their twins
+        assert not isinstance(a, np.ndarray) or np.array_equal(a, b)
+
+
+@pytest.mark.smoke
+@each_op
+@given(data=st.data())
+def test_float32_agrees_with_float64(name, data):
+    op = getattr(ops, name)
+    args = data.draw(CASES[name].arguments)
+    wide, narrow = (
+        [a.astype(t) if isinstance(a, np.ndarray) and a.dtype == np.float64 else a for a in args]
+        for t in (np.float64, np.float32)
+    )
+    (out, cache), (out32, cache32) = op.forward(*wide), op.forward(*narrow)
+    assert np.linalg.norm(out32 - out) <= 1e-5 * (1 + np.linalg.norm(out))
+    dout = np.asarray(some.normal(out.shape, 1))
+    pairs = zip(op.backward(dout, cache), op.backward(np.asarray(dout, np.float32), cache32))
+    for g, g32 in pairs:
+        assert g is None or np.linalg.norm(g32 - g) <= 2e-5 * (1 + np.linalg.norm(g))
+
+
+@pytest.mark.parametrize("name", ["add", "mul", "matmul", "linear", "rmsnorm"])
+def test_need_gives_the_same_gradients_and_none_where_not_asked(name, rng):
+    args = (rng.standard_normal((3, 3)), rng.standard_normal((3, 3)))
+    if name == "rmsnorm":
+        args = (args[0], args[1][0], 1e-5)
+    op = getattr(ops, name)
+    assert op.takes_need
+    out, cache = op.forward(*args)
+    full = op.backward(out, cache)
+    for need in ((True, False), (False, True), (False, False), (True, True)):
+        grads = op.backward(out, cache, need + (False,) * (len(args) - 2))
+        for g, all_, n in zip(grads, full, need):
+            assert (g is not None) == n and (g is None or np.array_equal(g, all_))
+
+
+@each_op
+@given(data=st.data())
+def test_the_tape_gives_what_the_pair_gives(name, data):
+    """Each argument trained alone; those with a default left out where they are None."""
+    op, case = getattr(ops, name), CASES[name]
+    args = data.draw(case.arguments)
+    args = args[:-1] if args[-1] is None else args
+    out, cache = op.forward(*args)
+    dout = np.asarray(some.normal(out.shape, 1))
+    for i, want in enumerate(op.backward(dout, cache)):
+        if want is None:
+            continue
+        leaf = param(args[i])
+        backward(op(*args[:i], leaf, *args[i + 1 :]), dout)
+        assert np.array_equal(leaf.grad, want)
+
+
+# ---- the loss and the head in chunks
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 128])
+@pytest.mark.parametrize("ignored", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("count", [None, 40])
+def test_head_loss_is_linear_then_cross_entropy(chunk, ignored, count, rng, monkeypatch):
+    monkeypatch.setattr(loss_file, "CHUNK", chunk)
+    h, W = rng.standard_normal((10, 4)), rng.standard_normal((6, 4))
+    targets = rng.integers(0, 6, 10)
+    targets[rng.random(10) < ignored] = -100
+
+    def apart(h, W):
+        return ops.cross_entropy(ops.linear(h, W), targets, count)
+
+    leaves, twins = (param(h), param(W)), (param(h), param(W))
+    loss, wanted = ops.head_loss(*leaves, targets, count), apart(*twins)
+    backward(loss, np.asarray(3.0))
+    backward(wanted, np.asarray(3.0))
+    assert np.isclose(loss.data, wanted.data, rtol=1e-14)
+    for leaf, twin in zip(leaves, twins):
+        assert np.allclose(leaf.grad, twin.grad, rtol=1e-12, atol=1e-14)
+    frozen = param(h)
+    backward(ops.frozen_head_loss(frozen, W, targets, count), np.asarray(3.0))
+    assert np.array_equal(frozen.grad, leaves[0].grad)
+    for op in (ops.head_loss, ops.frozen_head_loss):  # the value alone
+        assert np.isclose(op(h, W, targets, count).data, wanted.data, rtol=1e-14)
+
+
+def test_head_loss_with_more_rows_than_a_chunk(rng):
+    M = 2 * loss_file.CHUNK + 17
+    h, W = rng.standard_normal((M, 3)), rng.standard_normal((5, 3))
+    targets = rng.integers(-1, 5, M)
+    targets[targets == -1] = -100
+    gradcheck(ops.head_loss.forward, ops.head_loss.backward, h, W, targets)
+    z = ops.linear(h, W).data
+    assert np.isclose(ops.head_loss(h, W, targets).data, cross_entropy(z, targets).data, rtol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["head_loss", "frozen_head_loss"])
+@pytest.mark.parametrize("trains", [True, False])
+def test_no_array_of_all_logits_is_ever_alive(name, trains, rng):
+    M, V, C = 2048, 1000, 4
+    h, W = rng.standard_normal((M, C)), rng.standard_normal((V, C))
+    targets = rng.integers(0, V, M)
+    tracemalloc.start()
+    loss = getattr(ops, name)(param(h) if trains else h, W, targets)
+    if trains:
+        backward(loss)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < M * V * 8 / 2  # chunks of 128 rows: about a sixteenth, a few at a time
+
+
+def test_rows_that_do_not_count_are_not_multiplied(rng, monkeypatch):
+    """A thousandth of the targets counts: so many rows of logits are made, and no more."""
+    rows = []
+    matmul = loss_file.K.matmul_nt
+    monkeypatch.setattr(loss_file.K, "matmul_nt", lambda x, w: rows.append(len(x)) or matmul(x, w))
+    targets = np.full(1000, -100)
+    targets[[3, 997]] = 1
+    h, W = rng.standard_normal((1000, 2)), rng.standard_normal((4, 2))
+    ops.frozen_head_loss(param(h), W, targets)
+    assert rows == [2]
+
+
+def test_cross_entropy_of_huge_logits():
+    z = np.array([[1e4, 0.0, -1e4], [-1e300, 1e300, 0.0]])
+    loss, (dz, _) = ops.cross_entropy.forward(z, np.array([0, 1]))
+    assert loss == 0 and np.array_equal(dz, np.zeros((2, 3)))
+
+
+def test_rope_turns_and_keeps_lengths(rng):
+    """Scores depend on the distance of two places, not on the places."""
+    q, k = rng.standard_normal((2, 1, 6, 1, 4))
+    q[:], k[:] = q[:, :1], k[:, :1]
+    angle = np.arange(6)[:, None] * np.array([1.0, 0.3])
+    q, k = (ops.rope(a, np.cos(angle), np.sin(angle)).data[0, :, 0] for a in (q, k))
+    scores = q @ k.T
+    assert np.allclose(np.diag(scores, 2), scores[0, 2])
+    assert not np.isclose(scores[0, 2], scores[0, 1])
+    assert np.allclose(np.linalg.norm(q, axis=1), np.linalg.norm(q[0]))
+
+
+def test_attention_looks_at_no_later_key(rng):
+    q, k, v = (rng.standard_normal((1, 5, 2, 4)) for _ in range(3))
+    o = ops.attention(q, k, v).data
+    k[:, 3:], v[:, 3:] = 99, 99
+    assert np.array_equal(ops.attention(q, k, v).data[:, :3], o[:, :3])
+
+
+def test_caches_hold_what_the_docstrings_say(rng):
+    """A frozen linear keeps its weight alone, an embedding its ids, rope its tables."""
+    x, W = rng.standard_normal((3, 4)), rng.standard_normal((2, 4))
+    assert ops.frozen_linear.forward(x, W)[1] is W
+    assert ops.linear.forward(x, W)[1][0] is x
+    ids, cos, sin = np.array([1, 0]), np.ones((3, 2)), np.zeros((3, 2))
+    kept, shape = ops.embedding.forward(x, ids)[1]
+    assert kept is ids and shape == x.shape
+    _, tables = ops.rope.forward(x.reshape(1, 3, 1, 4), cos, sin)
+    assert tables[0] is cos and tables[1] is sin
+
+
+# ---- gradcheck is a judge
+
+
+def pair(y, dx, dW):
+    """y and its gradients as functions of (x, W) and (dy, x, W)."""
+    return lambda x, W: (y(x, W), (x, W)), lambda dy, cache: (dx(dy, *cache), dW(dy, *cache))
+
+
+def right():
+    return [lambda x, W: x @ W.T, lambda dy, x, W: dy @ W, lambda dy, x, W: dy.T @ x]
+
+
+def spoil(x):
+    x += 1.0
+
+
+WRONG = {
+    "scale": (1, lambda dy, x, W: dy @ W * (1 + 1e-5), "dx is wrong"),
+    "sign": (1, lambda dy, x, W: -dy @ W, "dx is wrong: at .* ratio -1"),
+    "twice": (2, lambda dy, x, W: 2 * dy.T @ x, r"dW is wrong \(dx is right\): .* ratio 2"),
+    "transposed": (2, lambda dy, x, W: x.T @ dy, "dW is wrong"),
+    "missing term": (2, lambda dy, x, W: dy[:-1].T @ x[:-1], r"dW is wrong \(dx is right\): at"),
+    "one entry": (2, lambda dy, x, W: dy.T @ x + np.eye(len(W)), r"at \[(0, 0|1, 1|2, 2)\] got"),
+    "zero": (1, lambda dy, x, W: np.zeros_like(x), "got 0, finite differences give"),
+    "NaN": (1, lambda dy, x, W: np.full_like(x, np.nan), "got nan"),
+    "shape": (2, lambda dy, x, W: (dy.T @ x)[:, :2], r"dW has shape \(3, 2\), W has \(3, 3\)"),
+    "writes an argument": (1, lambda dy, x, W: (spoil(x), dy @ W)[1], "writes into its argument x"),
+    "writes dy": (1, lambda dy, x, W: (dy @ W, spoil(dy))[0], "writes into its argument dout"),
+}
+
+
+@pytest.mark.smoke
+def test_gradcheck_passes_the_right_pair(rng):
+    gradcheck(*pair(*right()), rng.standard_normal((4, 3)), rng.standard_normal((3, 3)))
+
+
+@pytest.mark.parametrize("slip", WRONG)
+def test_gradcheck_fails_on(slip, rng):
+    place, function, message = WRONG[slip]
+    functions = right()
+    functions[place] = function
+    with pytest.raises(GradientError, match=message) as caught:
+        gradcheck(*pair(*functions), rng.standard_normal((4, 3)), rng.standard_normal((3, 3)))
+    assert "\n" not in str(caught.value)
+
+
+def test_gradcheck_says_where(rng):
+    """The place, both numbers and their ratio."""
+
+    def wrong(dy, x):
+        dx = dy.copy()
+        dx[1, 2] *= 3
+        return (dx,)
+
+    with pytest.raises(GradientError, match=r"wrong: dx is wrong: at \[1, 2\] got .*, ratio 3"):
+        gradcheck(lambda x: (x + 0, x), wrong, rng.standard_normal((2, 4)))
+
+
+@pytest.mark.parametrize(
+    "answer, message",
+    [
+        (lambda dy: dy, "gave ndarray, wanted a tuple of 2"),
+        (lambda dy: (dy,), "gave 1, wanted a tuple of 2"),
+        (lambda dy: (dy, dy), "a gradient for n, which is no float array"),
+        (lambda dy: (dy, None, dy), "an argument that was not passed"),
+    ],
+)
+def test_gradcheck_wants_a_gradient_an_argument(answer, message):
+    with pytest.raises(GradientError, match=message):
+        gradcheck(lambda x, n: (x * 1, None), lambda dy, _: answer(dy), np.ones(2), 3)
+
+
+def test_gradcheck_finds_a_wrong_entry_among_many(rng):
+    def wrong(dy, _):
+        dx = dy.copy()
+        dx[77, 333] += 0.01
+        return (dx,)
+
+    with pytest.raises(GradientError, match="dx is wrong"):
+        gradcheck(lambda x: (x + 0, None), wrong, rng.standard_normal((100, 1000)))
+
+
+@given(case=some.linears(), s=some.scalings, seed=some.seeds)
+def test_gradcheck_is_blind_where_b_is_zero_and_sees_where_it_is_not(case, s, seed):
+    """Why the strategies never draw zeros: at LoRA's start a wrong dA looks right."""
+
+    def forward(x, A, B):
+        return s * (x @ A.T) @ B.T, (x, A, B)
+
+    def wrong(dy, cache):
+        x, A, B = cache
+        return s * dy @ B @ A, 2 * s * (dy @ B).T @ x, s * dy.T @ (x @ A.T)
+
+    gradcheck(forward, wrong, case.x, case.A, np.zeros_like(case.B))
+    assume(abs(case.B).max() > 0.1 and abs(case.x).max() > 0.1)
+    with pytest.raises(GradientError, match="dA is wrong"):
+        gradcheck(forward, wrong, case.x, case.A, case.B, seed=seed)
+
+
+def test_an_op_is_called_with_tensors_and_plain_values(rng):
+    x = rng.standard_normal((2, 3))
+    op = Op("double", lambda x: (2 * x, None), lambda dy, _: (2 * dy,))
+    assert isinstance(op(x), Tensor) and np.array_equal(op(Tensor(x)).data, op(x).data)
