@@ -1,7 +1,7 @@
-"""What the Numba files share: how kernels are compiled, the types of their arguments, exp and max.
+"""What the Numba files share: how kernels are compiled, how they are cut into tasks, exp and max.
 
-Numba notices a change of the file that a kernel stands in, not of what it calls: after an edit here or in tile.py,
-delete `__pycache__/*.nb*`.
+Compiled code is kept on disk. Numba notices a change of the file that a kernel stands in, not of
+what it calls: after an edit here or in tile.py, delete `__pycache__/*.nb*`.
 """
 
 import math
@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 
 from . import threads
 
-# Sums may be reordered and products fused. NaN and inf stay what they are: a trainer stops when a loss is not finite.
+# Sums may be reordered and products fused. NaN and inf are passed on: a trainer stops at them.
 FASTMATH = {"contract", "reassoc", "arcp", "nsz"}
 OPTIONS = dict(cache=True, error_model="numpy", nogil=True)
 
@@ -22,12 +22,12 @@ flag, count, number = boolean, int64, float32
 
 
 def compiled(*signature, parallel=False, fastmath=FASTMATH):
-    """njit, cached on disk. With a signature it is compiled at import, once, whatever the layout of an argument."""
+    """njit, cached on disk. With a signature: compiled at import, once, for arrays of all layouts."""
     return njit(*signature, parallel=parallel, fastmath=fastmath, **OPTIONS)
 
 
 def read(ndim, layout="C", dtype=float32):
-    """The type of an array that is only read: also one that numpy says is read-only. "A" takes any strides."""
+    """The type of an array that is only read, and may be read-only. "A": of any strides."""
     return types.Array(dtype, ndim, layout, readonly=True)
 
 
@@ -37,7 +37,7 @@ def write(ndim, layout="C"):
 
 
 def dense(array, shape):
-    """The array itself where it has that shape and is contiguous, else a copy, broadcast where NumPy would.
+    """The array itself where it has that shape and is contiguous, else a copy, broadcast to it.
 
     Raises ValueError where it cannot be broadcast.
     """
@@ -47,8 +47,21 @@ def dense(array, shape):
 
 
 def tasks(work, grain):
-    """Into how many tasks to cut: one where the work (operations) is below the grain, else one a thread."""
+    """Into how many tasks to cut some work: one where it is below the grain, else one a thread."""
     return 1 if work < grain else threads.THREADS
+
+
+WHOLE = (
+    256  # flat arrays are cut after whole vectors: then the same few numbers at the very end are
+)
+# done one by one, which rounds differently, whatever the number of tasks
+
+
+@compiled()
+def portion(size, t, cut, whole):
+    """Start and stop of task t's share of `size` things, one of `cut` shares, in units of `whole`."""
+    share = -(-size // (whole * cut)) * whole
+    return min(t * share, size), min((t + 1) * share, size)
 
 
 LOG2E = np.float32(1 / math.log(2))
@@ -65,9 +78,9 @@ C2, C3, C4, C5, C6 = (np.float32(1 / math.factorial(n)) for n in range(2, 7))
 
 @compiled(fastmath={"contract"})  # reordering would undo the rounding
 def exp(x):
-    """eˣ = 2ⁿ eʳ for a float32, n whole, |r| <= ln 2 / 2; relative error below 3e-7; 0 below -87, inf above 88.
+    """eˣ = 2ⁿ eʳ for a float32, n whole, |r| <= ln 2 / 2; 0 below -87, inf above 88.
 
-    Written out because math.exp is a call, which LLVM cannot turn into vector code. NaN stays NaN.
+    Written out because math.exp is a call, which LLVM cannot turn into vector code.
     """
     shifted = x * LOG2E + ROUNDER
     n = shifted - ROUNDER

@@ -1,14 +1,14 @@
-"""Products of matrices, on the register tile. The left factor is read where it is; the right one is packed.
+"""Products of matrices, on the register tile: the left factor is read in place, the right one packed.
 
-Packed means: 48 columns at a time are copied into a small panel with neighbouring rows, so that the tile finds the next
-row of B in the next cache lines. A panel belongs to one task and lives as long as its columns are worked on.
+Packed means: 48 columns at a time are copied into a small panel, so that the tile finds the next row
+in the next cache lines. A panel belongs to one task and lives as long as its columns are worked on.
 Whatever the number of threads, each number of the result is summed by one task in one order.
 """
 
 import numpy as np
 from numba import prange
 
-from .jit import compiled, count, flag, read, tasks, write
+from .jit import compiled, count, flag, portion, read, tasks, write
 from .tile import MR, NR, ragged16, tile16, tile32, tile48
 
 DEPTH = 384  # rows of a panel: 48 columns of them are 72 KB, in the L2 cache with a block of A
@@ -37,8 +37,10 @@ def _pack(b, k, j, depth, cols, panel):
 
 
 @compiled()
-def _region(a, b, c, add, i0, i1, j0, j1):
-    """c[i0:i1, j0:j1] (+)= a[i0:i1] b[:, j0:j1], a panel of b after the other."""
+def _region(a, b, c, add, t, down, across):
+    """Task t's rectangle of c (+)= a b, a panel of b after the other."""
+    i0, i1 = portion(c.shape[0], t // across, down, MR)
+    j0, j1 = portion(c.shape[1], t % across, across, 16)
     K = a.shape[1]
     panel = np.empty((min(K, DEPTH), NR), np.float32)
     for k in range(0, K, DEPTH):
@@ -58,7 +60,10 @@ def _region(a, b, c, add, i0, i1, j0, j1):
 
 @compiled()
 def _grid(tiles, units, cut):
-    """(down, across), down · across = cut, with the smallest share for the busiest task; rather across, which packs less."""
+    """(down, across), down · across = cut: the smallest share for the busiest task.
+
+    Of equals the one with the most across, which packs the least.
+    """
     best, down = tiles * units + 1, 1
     for d in range(1, cut + 1):
         if cut % d == 0:
@@ -71,20 +76,21 @@ def _grid(tiles, units, cut):
 @compiled(SIGNATURE, parallel=True)
 def _product(a, b, c, add, cut):
     """c (+)= a b, in `cut` tasks: a grid of row ranges by column ranges."""
-    M, N = c.shape
-    tiles, units = -(-M // MR), -(-N // 16)
+    tiles, units = -(-c.shape[0] // MR), -(-c.shape[1] // 16)
     down, across = _grid(tiles, units, cut)
-    high, wide = -(-tiles // down) * MR, -(-units // across) * 16
     if cut == 1:
-        _region(a, b, c, add, 0, M, 0, N)
+        for t in range(cut):
+            _region(a, b, c, add, t, down, across)
     else:
-        for t in prange(down * across):
-            i, j = (t // across) * high, (t % across) * wide
-            _region(a, b, c, add, i, min(i + high, M), j, min(j + wide, N))
+        for t in prange(cut):
+            _region(a, b, c, add, t, down, across)
 
 
 @compiled()
-def _dots_of(x, w, c, add, i0, i1, j0, j1):
+def _dots_of(x, w, c, add, t, cut):
+    M, N = c.shape
+    i0, i1 = portion(M, t, cut, 1) if M >= N else (0, M)
+    j0, j1 = portion(N, t, cut, 1) if M < N else (0, N)
     for i in range(i0, i1):
         for j in range(j0, j1):
             total = np.float32(0)
@@ -95,19 +101,19 @@ def _dots_of(x, w, c, add, i0, i1, j0, j1):
 
 @compiled(SIGNATURE, parallel=True)
 def _dots(x, w, c, add, cut):
-    """c (+)= x wᵀ by dot products, for vectors and nearly vectors; rows of x and of w have neighbouring numbers."""
-    M, N = c.shape
-    share = -(-max(M, N) // cut)
-    for t in prange(cut):
-        if M >= N:
-            _dots_of(x, w, c, add, t * share, min((t + 1) * share, M), 0, N)
-        else:
-            _dots_of(x, w, c, add, 0, M, t * share, min((t + 1) * share, N))
+    """c (+)= x wᵀ by dot products; the numbers of a row of x, and of w, are neighbours."""
+    if cut == 1:
+        for t in range(cut):
+            _dots_of(x, w, c, add, t, cut)
+    else:
+        for t in prange(cut):
+            _dots_of(x, w, c, add, t, cut)
 
 
 @compiled()
-def _stream(a, b, c, add, j0, j1):
-    """c[:, j0:j1] (+)= a b[:, j0:j1], 128 rows of b at a time, which stay in the L1 cache for all rows of c."""
+def _stream(a, b, c, add, t, cut):
+    """Task t's columns of c (+)= a b, 128 rows of b at a time, which stay in the L1 cache."""
+    j0, j1 = portion(c.shape[1], t, cut, 16)
     R, M = a.shape
     for k in range(0, M, 128):
         depth = min(128, M - k)
@@ -132,14 +138,13 @@ def _stream(a, b, c, add, j0, j1):
 
 @compiled(SIGNATURE, parallel=True)
 def _skinny(a, b, c, add, cut):
-    """c (+)= a b where c has few rows: b streams by once, unpacked; its columns are shared out."""
-    N = c.shape[1]
-    share = -(-(-(-N // 16)) // cut) * 16
+    """c (+)= a b where c has few rows: b streams by once, unpacked; its columns are shared."""
     if cut == 1:
-        _stream(a, b, c, add, 0, N)
+        for t in range(cut):
+            _stream(a, b, c, add, t, cut)
     else:
         for t in prange(cut):
-            _stream(a, b, c, add, t * share, min((t + 1) * share, N))
+            _stream(a, b, c, add, t, cut)
 
 
 @compiled(SIGNATURE)

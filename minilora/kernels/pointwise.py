@@ -1,20 +1,21 @@
 """RMSNorm, rotary positions and SwiGLU: one pass over the numbers, where NumPy makes one an operation.
 
-A loop over rows (or columns) is a function of its own, called once by the only task, or by each task for its share.
+Each comes in three parts: the loop of one task over its portion; the compiled kernel, which runs
+the tasks; and the kernel of the table, which makes room for the result.
 """
 
 import numpy as np
 from numba import prange
 
-from .jit import ONE, compiled, count, dense, exp, number, read, tasks, write
+from .jit import ONE, WHOLE, compiled, count, dense, exp, number, portion, read, tasks, write
 
 GRAIN = 30_000  # numbers below which a second thread costs more than it brings
 
 
 @compiled()
-def _rmsnorm_rows(x, g, eps, y, rstd, i0, i1):
+def _rmsnorm_rows(x, g, eps, y, rstd, t, cut):
     C = x.shape[1]
-    for i in range(i0, i1):
+    for i in range(*portion(len(x), t, cut, 1)):
         total = np.float32(0)
         for j in range(C):
             total += x[i, j] * x[i, j]
@@ -26,27 +27,26 @@ def _rmsnorm_rows(x, g, eps, y, rstd, i0, i1):
 
 @compiled((read(2), read(1), number, write(2), write(1), count), parallel=True)
 def _rmsnorm_forward(x, g, eps, y, rstd, cut):
-    M = len(x)
-    share = -(-M // cut)
     if cut == 1:
-        _rmsnorm_rows(x, g, eps, y, rstd, 0, M)
+        for t in range(cut):
+            _rmsnorm_rows(x, g, eps, y, rstd, t, cut)
     else:
         for t in prange(cut):
-            _rmsnorm_rows(x, g, eps, y, rstd, t * share, min((t + 1) * share, M))
+            _rmsnorm_rows(x, g, eps, y, rstd, t, cut)
 
 
 def rmsnorm_forward(x, g, eps):
     """y = x · rstd · g, rstd = 1/√(mean(x²) + eps).   x (M, C), g (C,) -> y (M, C), rstd (M,)."""
     M, C = x.shape
     y, rstd = np.empty((M, C), np.float32), np.empty(M, np.float32)
-    _rmsnorm_forward(dense(x, x.shape), dense(g, (C,)), eps, y, rstd, tasks(x.size, GRAIN))
+    _rmsnorm_forward(dense(x, (M, C)), dense(g, (C,)), eps, y, rstd, tasks(M * C, GRAIN))
     return y, rstd
 
 
 @compiled()
-def _rmsnorm_dx_rows(dy, x, g, rstd, dx, i0, i1):
+def _rmsnorm_dx_rows(dy, x, g, rstd, dx, t, cut):
     C = x.shape[1]
-    for i in range(i0, i1):
+    for i in range(*portion(len(x), t, cut, 1)):
         total = np.float32(0)
         for j in range(C):
             total += dy[i, j] * g[j] * x[i, j]
@@ -58,33 +58,30 @@ def _rmsnorm_dx_rows(dy, x, g, rstd, dx, i0, i1):
 
 @compiled((read(2), read(2), read(1), read(1), write(2), count), parallel=True)
 def _rmsnorm_dx(dy, x, g, rstd, dx, cut):
-    M = len(x)
-    share = -(-M // cut)
     if cut == 1:
-        _rmsnorm_dx_rows(dy, x, g, rstd, dx, 0, M)
+        for t in range(cut):
+            _rmsnorm_dx_rows(dy, x, g, rstd, dx, t, cut)
     else:
         for t in prange(cut):
-            _rmsnorm_dx_rows(dy, x, g, rstd, dx, t * share, min((t + 1) * share, M))
+            _rmsnorm_dx_rows(dy, x, g, rstd, dx, t, cut)
 
 
 def rmsnorm_dx(dy, x, g, rstd):
-    """dx = rstd (dy·g) - x rstd³ mean(dy·g·x).   dy, x (M, C), g (C,), rstd (M,) -> dx (M, C)."""
+    """dx = rstd (dy·g) - x rstd³ mean(dy·g·x).
+
+    dy, x (M, C), g (C,), rstd (M,) -> dx (M, C).
+    """
     M, C = x.shape
     dx = np.empty((M, C), np.float32)
-    _rmsnorm_dx(
-        dense(dy, x.shape),
-        dense(x, x.shape),
-        dense(g, (C,)),
-        dense(rstd, (M,)),
-        dx,
-        tasks(x.size, GRAIN),
-    )
+    inputs = dense(dy, (M, C)), dense(x, (M, C)), dense(g, (C,)), dense(rstd, (M,))
+    _rmsnorm_dx(*inputs, dx, tasks(M * C, GRAIN))
     return dx
 
 
 @compiled()
-def _rmsnorm_dg_columns(dy, x, rstd, dg, j0, j1):
+def _rmsnorm_dg_columns(dy, x, rstd, dg, t, cut):
     """Columns, not rows, are shared out: then no two tasks add to the same number."""
+    j0, j1 = portion(x.shape[1], t, cut, 16)
     totals = np.zeros(j1 - j0, np.float64)  # a sum over thousands of rows
     for i in range(len(x)):
         r = rstd[i]
@@ -96,88 +93,90 @@ def _rmsnorm_dg_columns(dy, x, rstd, dg, j0, j1):
 
 @compiled((read(2), read(2), read(1), write(1), count), parallel=True)
 def _rmsnorm_dg(dy, x, rstd, dg, cut):
-    C = x.shape[1]
-    share = -(-C // cut)
     if cut == 1:
-        _rmsnorm_dg_columns(dy, x, rstd, dg, 0, C)
+        for t in range(cut):
+            _rmsnorm_dg_columns(dy, x, rstd, dg, t, cut)
     else:
         for t in prange(cut):
-            _rmsnorm_dg_columns(dy, x, rstd, dg, min(t * share, C), min((t + 1) * share, C))
+            _rmsnorm_dg_columns(dy, x, rstd, dg, t, cut)
 
 
 def rmsnorm_dg(dy, x, rstd):
     """dg = Σ rows of dy · x · rstd.   dy, x (M, C), rstd (M,) -> dg (C,)."""
     M, C = x.shape
     dg = np.empty(C, np.float32)
-    _rmsnorm_dg(dense(dy, x.shape), dense(x, x.shape), dense(rstd, (M,)), dg, tasks(x.size, GRAIN))
+    inputs = dense(dy, (M, C)), dense(x, (M, C)), dense(rstd, (M,))
+    _rmsnorm_dg(*inputs, dg, tasks(M * C, GRAIN))
     return dg
 
 
 @compiled()
-def _rope_rows(x, cos, sin, y, i0, i1):
+def _rope_positions(x, cos, sin, y, t, cut):
     N, T, H, D = x.shape
     half = D // 2
-    for i in range(i0, i1):
-        n, t = i // T, i % T
+    for i in range(*portion(N * T, t, cut, 1)):
+        n, place = i // T, i % T
         for h in range(H):
             for j in range(half):
-                a, b, c, s = x[n, t, h, j], x[n, t, h, j + half], cos[t, j], sin[t, j]
-                y[n, t, h, j] = a * c - b * s
-                y[n, t, h, j + half] = b * c + a * s
+                a, b = x[n, place, h, j], x[n, place, h, j + half]
+                c, s = cos[place, j], sin[place, j]
+                y[n, place, h, j] = a * c - b * s
+                y[n, place, h, j + half] = b * c + a * s
 
 
 @compiled((read(4), read(2), read(2), write(4), count), parallel=True)
 def _rope(x, cos, sin, y, cut):
-    M = x.shape[0] * x.shape[1]
-    share = -(-M // cut)
     if cut == 1:
-        _rope_rows(x, cos, sin, y, 0, M)
+        for t in range(cut):
+            _rope_positions(x, cos, sin, y, t, cut)
     else:
         for t in prange(cut):
-            _rope_rows(x, cos, sin, y, t * share, min((t + 1) * share, M))
+            _rope_positions(x, cos, sin, y, t, cut)
 
 
 def rope(x, cos, sin):
-    """Turn the pair (x[j], x[j + D/2]) by its angle.   x (N, T, H, D), cos, sin (T, D/2) -> (N, T, H, D).
+    """Turn the pair (x[j], x[j + D/2]) by its angle.
 
-    The half-split pairing of Hugging Face's Llama; rope(y, cos, -sin) turns back. Raises ValueError where D is odd.
+    x (N, T, H, D), cos, sin (T, D/2) -> (N, T, H, D). The half-split pairing of Hugging Face's
+    Llama; rope(y, cos, -sin) turns back. Raises ValueError where D is odd.
     """
     _, T, _, D = x.shape
     if D % 2:
         raise ValueError(f"rope: got heads of {D} numbers, wanted pairs")
     angles, y = (T, D // 2), np.empty(x.shape, np.float32)
-    _rope(dense(x, x.shape), dense(cos, angles), dense(sin, angles), y, tasks(x.size, GRAIN))
+    inputs = dense(x, x.shape), dense(cos, angles), dense(sin, angles)
+    _rope(*inputs, y, tasks(x.size, GRAIN))
     return y
 
 
 @compiled()
-def _swiglu_part(gate, up, h, i0, i1):
-    for i in range(i0, i1):
+def _swiglu_part(gate, up, h, t, cut):
+    for i in range(*portion(h.size, t, cut, WHOLE)):
         z = gate[i]
         h[i] = z / (ONE + exp(-z)) * up[i]
 
 
 @compiled((read(1), read(1), write(1), count), parallel=True)
 def _swiglu_forward(gate, up, h, cut):
-    share = -(-gate.size // cut)
     if cut == 1:
-        _swiglu_part(gate, up, h, 0, gate.size)
+        for t in range(cut):
+            _swiglu_part(gate, up, h, t, cut)
     else:
         for t in prange(cut):
-            _swiglu_part(gate, up, h, t * share, min((t + 1) * share, gate.size))
+            _swiglu_part(gate, up, h, t, cut)
 
 
 def swiglu_forward(gate, up):
     """h = silu(gate) · up, silu(z) = z σ(z).   gate, up (M, F) -> h (M, F)."""
     h = np.empty(gate.shape, np.float32)
-    gate, up = dense(gate, h.shape), dense(up, h.shape)
-    _swiglu_forward(gate.reshape(-1), up.reshape(-1), h.reshape(-1), tasks(h.size, GRAIN))
+    inputs = (dense(a, gate.shape).reshape(-1) for a in (gate, up))
+    _swiglu_forward(*inputs, h.reshape(-1), tasks(h.size, GRAIN))
     return h
 
 
 @compiled()
-def _swiglu_backward_part(dh, gate, up, dgate, dup, i0, i1):
-    for i in range(i0, i1):
+def _swiglu_backward_part(dh, gate, up, dgate, dup, t, cut):
+    for i in range(*portion(dup.size, t, cut, WHOLE)):
         z = gate[i]
         sigma = ONE / (ONE + exp(-z))
         dup[i] = dh[i] * z * sigma
@@ -186,19 +185,17 @@ def _swiglu_backward_part(dh, gate, up, dgate, dup, i0, i1):
 
 @compiled((read(1), read(1), read(1), write(1), write(1), count), parallel=True)
 def _swiglu_backward(dh, gate, up, dgate, dup, cut):
-    share = -(-gate.size // cut)
     if cut == 1:
-        _swiglu_backward_part(dh, gate, up, dgate, dup, 0, gate.size)
+        for t in range(cut):
+            _swiglu_backward_part(dh, gate, up, dgate, dup, t, cut)
     else:
         for t in prange(cut):
-            _swiglu_backward_part(
-                dh, gate, up, dgate, dup, t * share, min((t + 1) * share, gate.size)
-            )
+            _swiglu_backward_part(dh, gate, up, dgate, dup, t, cut)
 
 
 def swiglu_backward(dh, gate, up):
     """dh, gate, up (M, F) -> dgate, dup (M, F); silu'(z) = σ(z) (1 + z (1 - σ(z)))."""
     dgate, dup = np.empty(gate.shape, np.float32), np.empty(gate.shape, np.float32)
-    inputs = [dense(a, gate.shape).reshape(-1) for a in (dh, gate, up)]
+    inputs = (dense(a, gate.shape).reshape(-1) for a in (dh, gate, up))
     _swiglu_backward(*inputs, dgate.reshape(-1), dup.reshape(-1), tasks(gate.size, GRAIN))
     return dgate, dup

@@ -5,46 +5,48 @@ import math
 import numpy as np
 from numba import int64, prange
 
-from .jit import compiled, count, dense, exp, maximum, read, tasks, write
+from .jit import ONE, compiled, count, exp, maximum, portion, read, tasks, write
 from .numpy_ref import IGNORED
 
 GRAIN = 8_000  # logits below which a second thread costs more than it brings
 
 
 @compiled()
-def _rows(logits, targets, out, losses, i0, i1):
-    V = logits.shape[1]
-    for i in range(i0, i1):
+def _rows(z, targets, losses, task, cut):
+    V = z.shape[1]
+    for i in range(*portion(len(z), task, cut, 1)):
         t = targets[i]
         if t == IGNORED:
             losses[i] = 0
-            out[i] = 0
+            z[i] = 0
             continue
-        top = logits[i, 0]
+        top = z[i, 0]
         for j in range(1, V):
-            top = maximum(top, logits[i, j])
-        depth = top - logits[i, t]  # read before out, which may be the same array, is written
+            top = maximum(top, z[i, j])
+        below = top - z[i, t]
         total = np.float32(0)
         for j in range(V):
-            e = exp(logits[i, j] - top)
-            out[i, j] = e
+            e = exp(z[i, j] - top)
+            z[i, j] = e
             total += e
-        losses[i] = math.log(total) + depth
-        share = np.float32(1) / total
+        losses[i] = math.log(total) + below
+        share = ONE / total
         for j in range(V):
-            out[i, j] *= share
-        out[i, t] -= np.float32(1)
+            z[i, j] *= share
+        z[i, t] -= ONE
 
 
-@compiled((read(2), read(1, dtype=int64), write(2), write(1), count), parallel=True)
-def _cross_entropy(logits, targets, out, losses, cut):
-    M = len(logits)
-    share = -(-M // cut)
+@compiled((write(2), read(1, dtype=int64), write(1), count), parallel=True)
+def _cross_entropy(z, targets, losses, cut):
+    """z holds the logits and becomes the gradient: of two arrays, LLVM could not know that they
+    are the same or apart, and would not make vector code.
+    """
     if cut == 1:
-        _rows(logits, targets, out, losses, 0, M)
+        for t in range(cut):
+            _rows(z, targets, losses, t, cut)
     else:
         for t in prange(cut):
-            _rows(logits, targets, out, losses, t * share, min((t + 1) * share, M))
+            _rows(z, targets, losses, t, cut)
 
 
 @compiled((read(1, dtype=int64), count))
@@ -59,8 +61,8 @@ def _stray(targets, V):
 def cross_entropy(logits, targets, out):
     """losses = logsumexp(logits) - logits[target]; out = softmax(logits) - onehot(target).
 
-    logits, out (M, V), which may be one array; targets (M,) ints, -100 where a row does not count (loss 0, gradient 0).
-    -> losses (M,).   Raises IndexError for a target outside of V.
+    logits, out (M, V), which may be one array; targets (M,) ints, -100 where a row does not count
+    (loss 0, gradient 0). -> losses (M,). Raises IndexError for a target outside of V.
     """
     M, V = logits.shape
     targets = np.ascontiguousarray(targets, np.int64)
@@ -70,12 +72,13 @@ def cross_entropy(logits, targets, out):
         )
     stray = _stray(targets, V)
     if stray >= 0:
-        raise IndexError(
-            f"cross_entropy: target {targets[stray]} in row {stray}, wanted 0 to {V - 1} or {IGNORED}"
-        )
+        got, wanted = targets[stray], f"0 to {V - 1} or {IGNORED}"
+        raise IndexError(f"cross_entropy: target {got} in row {stray}, wanted {wanted}")
     losses = np.empty(M, np.float32)
-    result = out if out.flags.c_contiguous else np.empty((M, V), np.float32)
-    _cross_entropy(dense(logits, (M, V)), targets, result, losses, tasks(M * V, GRAIN))
-    if result is not out:
-        out[...] = result
+    z = out if out.flags.c_contiguous else np.empty((M, V), np.float32)
+    if z is not logits:
+        z[...] = logits
+    _cross_entropy(z, targets, losses, tasks(M * V, GRAIN))
+    if z is not out:
+        out[...] = z
     return losses

@@ -1,0 +1,534 @@
+"""Every kernel against its NumPy twin in float64, and the twins against other ways to write them.
+
+The kernels are called through the table, so MINILORA_KERNELS=numpy tests the twins in float32.
+"""
+
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minilora import kernels
+from minilora.kernels import numpy_ref as ref
+
+# A float32 is right to 6e-8 of itself. A sum of 100 products, in vectors of partial sums, is then
+# right to a few times that of the sum of their absolute values: `scale`, where the terms cancel.
+TOLERANCE = 2e-6
+
+NUMBA = kernels.backend() == "numba"
+JIT = NUMBA and os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
+needs_jit = pytest.mark.skipif(not JIT, reason="about compiled kernels")
+
+SIZES = st.one_of(st.integers(1, 20), st.sampled_from([31, 33, 47, 48, 49, 64, 97, 130]))
+RANKS = st.integers(1, 17)
+LAYOUTS = st.sampled_from(["plain", "transposed", "strided", "reversed", "read-only"])
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def normal(rng, *shape):
+    return rng.standard_normal(shape, dtype=np.float32)
+
+
+def laid_out(array, layout):
+    """The same numbers in another order in memory."""
+    if layout == "transposed":
+        return np.ascontiguousarray(array.T).T
+    if layout == "strided":
+        wide = np.zeros([2 * n for n in array.shape], array.dtype)
+        wide[tuple(slice(None, None, 2) for _ in array.shape)] = array
+        return wide[tuple(slice(None, None, 2) for _ in array.shape)]
+    if layout == "reversed":
+        return np.ascontiguousarray(array[::-1])[::-1]
+    array = array.copy()
+    array.flags.writeable = layout != "read-only"
+    return array
+
+
+def double(arguments):
+    """The arguments in float64, copied: the twin's own."""
+    return [
+        a.astype(np.float64) if getattr(a, "dtype", None) == np.float32 else a for a in arguments
+    ]
+
+
+def close(got, wanted, scale=0.0):
+    """The largest error is within the tolerance of the largest number, or of scale, if larger."""
+    assert got.shape == wanted.shape and got.dtype == np.float32
+    largest = max(float(np.abs(wanted).max()), float(scale))
+    error = float(np.abs(got - wanted).max())
+    assert error <= TOLERANCE * largest, f"error {error / (largest or 1):.1e} of the largest number"
+
+
+def agrees(name, *arguments, scale=0.0):
+    """The kernel on float32 and its twin on float64 give the same; -> what the kernel returned."""
+    wanted = getattr(ref, name)(*double(arguments))
+    got = getattr(kernels, name)(*arguments)
+    for g, w in zip(*((x if isinstance(x, tuple) else (x,)) for x in (got, wanted))):
+        close(g, w, scale)
+    return got
+
+
+def arguments_of(name, rng, M=7, K=5, N=19):
+    """Some arguments of a kernel, in float32; attention and rope take M, K as their N, T."""
+    x, w, y = normal(rng, M, K), normal(rng, N, K), normal(rng, M, N)
+    q, k, v, do = (normal(rng, M, K, heads, 6) for heads in (4, 2, 2, 4))
+    o, lse = ref.attention_forward(q, k, v)
+    table = {
+        "matmul_nt": (x, w),
+        "matmul_nn": (x, normal(rng, K, N)),
+        "matmul_tn": (x, y),
+        "rmsnorm_forward": (y, normal(rng, N), 1e-5),
+        "rmsnorm_dx": (normal(rng, M, N), y, normal(rng, N), 1 + normal(rng, M) ** 2),
+        "rmsnorm_dg": (normal(rng, M, N), y, 1 + normal(rng, M) ** 2),
+        "rope": (q, normal(rng, K, 3), normal(rng, K, 3)),
+        "swiglu_forward": (3 * y, normal(rng, M, N)),
+        "swiglu_backward": (normal(rng, M, N), 3 * y, normal(rng, M, N)),
+        "attention_forward": (q, k, v),
+        "attention_backward": (do, q, k, v, o, lse),
+        "cross_entropy": (4 * y, rng.integers(0, N, M), np.empty_like(y)),
+        "adamw": (normal(rng, M, N), y, y / 9, y**2, 1e-2, 0.9, 0.999, 1e-8, 0.1, 3),
+    }
+    return list(table[name])
+
+
+WRITERS = ("cross_entropy", "adamw")  # into their arguments
+
+
+def run(kernel, arguments):
+    """All that a kernel gives, on copies: what it returns, and its array arguments afterwards."""
+    copies = [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
+    got = kernel(*copies)
+    returned = got if isinstance(got, tuple) else () if got is None else (got,)
+    return [*returned, *(a for a in copies if isinstance(a, np.ndarray))]
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("sizes", [(1, 1, 2), (7, 5, 19), (9, 34, 3)], ids=str)
+@pytest.mark.parametrize("name", kernels.HOMES)
+def test_a_kernel_agrees_with_its_twin(name, sizes, rng):
+    arguments = arguments_of(name, rng, *sizes)
+    wanted = run(getattr(ref, name), double(arguments))
+    for g, w in zip(run(getattr(kernels, name), arguments), wanted, strict=True):
+        if g.dtype == np.float32:
+            close(g, w, scale=1)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("name", kernels.HOMES)
+def test_float64_stays_float64(name, rng):
+    arguments = double(arguments_of(name, rng))
+    got, wanted = run(getattr(kernels, name), arguments), run(getattr(ref, name), arguments)
+    for g, w in zip(got, wanted, strict=True):
+        np.testing.assert_array_equal(g, w)
+        assert g.dtype == w.dtype != np.float32
+
+
+# products
+
+
+@given(SIZES, SIZES, SIZES, LAYOUTS, LAYOUTS, SEEDS)
+def test_products(M, K, N, layout_x, layout_w, seed):
+    rng = np.random.default_rng(seed)
+    x, w = laid_out(normal(rng, M, K), layout_x), laid_out(normal(rng, N, K), layout_w)
+    scale = (np.abs(x) @ np.abs(w).T).max()
+    agrees("matmul_nt", x, w, scale=scale)
+    agrees("matmul_nn", x, w.T, scale=scale)
+    agrees("matmul_tn", x.T, w.T, scale=scale)
+
+
+@given(SIZES, SIZES, RANKS, LAYOUTS, SEEDS)
+def test_products_of_low_rank(M, I, r, layout, seed):
+    rng = np.random.default_rng(seed)
+    x, A, z, dy = normal(rng, M, I), normal(rng, r, I), normal(rng, M, r), normal(rng, M, I)
+    x, A, z, dy = (laid_out(a, layout) for a in (x, A, z, dy))
+    agrees("matmul_nt", x, A, scale=(np.abs(x) @ np.abs(A).T).max())  # z = x Aᵀ
+    agrees("matmul_nn", z, A, scale=(np.abs(z) @ np.abs(A)).max())  # dx = dz A
+    agrees("matmul_tn", z, x, scale=(np.abs(z).T @ np.abs(x)).max())  # dA = dzᵀ x
+    agrees("matmul_tn", dy, z, scale=(np.abs(dy).T @ np.abs(z)).max())  # dB = dyᵀ z
+
+
+@given(SIZES, SIZES, SIZES, LAYOUTS, SEEDS)
+def test_products_add_to_what_they_are_given(M, K, N, layout, seed):
+    rng = np.random.default_rng(seed)
+    x, w = normal(rng, M, K), normal(rng, K, N)
+    scale = 1 + (np.abs(x) @ np.abs(w)).max()
+    layout = "plain" if layout == "read-only" else layout
+    for name, a, b in (("nt", x, w.T), ("nn", x, w), ("tn", x.T, w)):
+        y = laid_out(normal(rng, M, N), layout)
+        wanted = getattr(ref, f"matmul_{name}")(*double((a, b, y)))
+        assert getattr(kernels, f"matmul_{name}")(a, b, add_to=y) is y
+        close(y, wanted, scale)
+
+
+@pytest.mark.parametrize("sizes", [(37, 1100, 100), (1100, 20, 65), (300, 12, 900)], ids=str)
+def test_products_longer_than_a_panel(sizes, rng):
+    M, K, N = sizes
+    for name, a, b in (("nt", (M, K), (N, K)), ("nn", (M, K), (K, N)), ("tn", (K, M), (K, N))):
+        a, b = np.abs(normal(rng, *a)), np.abs(normal(rng, *b))
+        agrees(f"matmul_{name}", a, b)
+
+
+@pytest.mark.smoke
+def test_products_of_other_shapes_are_refused(rng):
+    x = normal(rng, 4, 5)
+    for name, w in (("nt", (3, 6)), ("nn", (6, 3)), ("tn", (5, 3))):
+        with pytest.raises(ValueError):
+            getattr(kernels, f"matmul_{name}")(x, normal(rng, *w))
+    with pytest.raises(ValueError):
+        kernels.matmul_nn(x, normal(rng, 5, 3), add_to=normal(rng, 4, 2))
+
+
+# norm, positions, gate
+
+
+@given(SIZES, st.one_of(SIZES, st.just(300)), LAYOUTS, SEEDS)
+def test_rmsnorm(M, C, layout, seed):
+    rng = np.random.default_rng(seed)
+    x, g, dy = (laid_out(a, layout) for a in (normal(rng, M, C), normal(rng, C), normal(rng, M, C)))
+    rstd = agrees("rmsnorm_forward", x, g, 1e-5)[1]
+    largest = (np.abs(dy * g) * rstd[:, None]).max()  # dx is a difference: of numbers of this size
+    agrees("rmsnorm_dx", dy, x, g, rstd, scale=3 * largest)
+    agrees("rmsnorm_dg", dy, x, rstd, scale=np.abs(dy * x * rstd[:, None]).sum(axis=0).max())
+
+
+@given(st.integers(1, 3), SIZES, st.integers(1, 4), st.integers(1, 17), LAYOUTS, SEEDS)
+def test_rope(N, T, H, half, layout, seed):
+    rng = np.random.default_rng(seed)
+    angles = rng.uniform(0, 2 * math.pi, (T, half))
+    cos, sin = (laid_out(a.astype(np.float32), layout) for a in (np.cos(angles), np.sin(angles)))
+    x = laid_out(normal(rng, N, T, H, 2 * half), layout)
+    y = agrees("rope", x, cos, sin)
+    close(kernels.rope(y, cos, -sin), x.astype(np.float64))  # and back
+    agrees("rope", x, cos[:1], sin[:1])  # one angle for all positions
+
+
+@given(SIZES, SIZES, LAYOUTS, SEEDS)
+def test_swiglu(M, F, layout, seed):
+    rng = np.random.default_rng(seed)
+    dh, gate, up = (laid_out(normal(rng, M, F), layout) for _ in range(3))
+    agrees("swiglu_forward", 4 * gate, up, scale=1)
+    agrees("swiglu_backward", dh, 4 * gate, up, scale=1)
+
+
+@pytest.mark.smoke
+def test_swiglu_far_from_zero():
+    z = np.array([[-1e4, -200, -88, -87, -20, 0, 20, 87, 88, 200, 1e4]], np.float32)
+    agrees("swiglu_forward", z, np.ones_like(z))
+    agrees("swiglu_backward", np.ones_like(z), z, np.ones_like(z))
+
+
+# attention
+
+
+@given(
+    st.integers(1, 3),
+    st.one_of(st.integers(1, 18), st.sampled_from([31, 33, 70])),
+    st.sampled_from([0, 0, 1, 5, 40]),
+    st.sampled_from([(1, 1), (2, 1), (4, 2), (3, 3), (6, 2), (12, 12)]),
+    st.sampled_from([1, 2, 6, 16, 18, 32, 64]),
+    LAYOUTS,
+    SEEDS,
+)
+def test_attention(N, T, past, heads, D, layout, seed):
+    H, G = heads
+    rng = np.random.default_rng(seed)
+    q, do = (laid_out(normal(rng, N, T, H, D), layout) for _ in range(2))
+    k, v = (laid_out(normal(rng, N, T + past, G, D), layout) for _ in range(2))
+    o, lse = agrees("attention_forward", q, k, v)
+    # dq is a sum of differences p (dp - mean): of numbers as large as do·v
+    scale = np.abs(np.einsum("nthd,nsgd->", np.abs(do[:1, :1]), np.abs(v[:1, :1])))
+    agrees("attention_backward", do, q, k, v, o, lse, scale=scale)
+
+
+@pytest.mark.smoke
+def test_attention_with_a_cache_is_the_end_of_attention_without(rng):
+    q, k, v = (normal(rng, 2, 9, heads, 8) for heads in (4, 2, 2))
+    o, lse = kernels.attention_forward(q, k, v)
+    late, late_lse = kernels.attention_forward(q[:, 6:], k, v)
+    close(late, o[:, 6:].astype(np.float64))
+    close(late_lse, lse[:, :, 6:].astype(np.float64))
+
+
+@pytest.mark.smoke
+def test_attention_with_large_scores(rng):
+    q, k, v, do = (normal(rng, 1, 12, 2, 4) for _ in range(4))
+    o, lse = agrees("attention_forward", 300 * q, 300 * k, v)  # scores of about ±1e5
+    assert all(
+        np.isfinite(d).all() for d in kernels.attention_backward(do, 300 * q, 300 * k, v, o, lse)
+    )
+
+
+# loss
+
+
+@given(
+    SIZES, st.one_of(SIZES, st.just(1000)), st.sampled_from([np.int32, np.int64]), LAYOUTS, SEEDS
+)
+def test_cross_entropy(M, V, kind, layout, seed):
+    rng = np.random.default_rng(seed)
+    logits, targets = laid_out(4 * normal(rng, M, V), layout), rng.integers(0, V, M).astype(kind)
+    targets[rng.random(M) < 0.3] = ref.IGNORED
+    exact, out = (
+        np.empty((M, V)),
+        laid_out(normal(rng, M, V), "plain" if layout == "read-only" else layout),
+    )
+    wanted = ref.cross_entropy(logits.astype(np.float64), targets, exact)
+    close(kernels.cross_entropy(logits, targets, out), wanted, scale=1)
+    close(out, exact, scale=1)
+    assert not out[targets == ref.IGNORED].any()
+    if layout != "read-only":
+        close(kernels.cross_entropy(logits, targets, logits), wanted, scale=1)  # in place
+        close(logits, exact, scale=1)
+
+
+@pytest.mark.smoke
+def test_cross_entropy_of_extreme_logits():
+    logits = np.array(
+        [[1e4, -1e4, 0], [-1e4, -1e4, -1e4], [-math.inf, 2, 1], [1e4, 1e4, -math.inf]], np.float32
+    )
+    targets = np.array([0, 1, 2, 1])
+    exact, out = np.empty((4, 3)), np.empty((4, 3), np.float32)
+    wanted = ref.cross_entropy(logits.astype(np.float64), targets, exact)
+    with np.errstate(invalid="ignore"):  # inf - inf, by the kernel as plain Python
+        losses = kernels.cross_entropy(logits, targets, out)
+    np.testing.assert_allclose(losses, wanted, atol=1e-6 if NUMBA else 1e-3)  # the twin adds 1e4
+    np.testing.assert_allclose(out, exact, atol=1e-6)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("target", [5, -101, 10**6])
+def test_cross_entropy_refuses_a_target_that_is_no_token(target, rng):
+    logits = normal(rng, 2, 5)
+    with pytest.raises(IndexError):
+        kernels.cross_entropy(logits, np.array([0, target]), np.empty_like(logits))
+
+
+# optimizer
+
+
+@given(SIZES, SIZES, LAYOUTS, SEEDS)
+def test_adamw(M, N, layout, seed):
+    rng = np.random.default_rng(seed)
+    p, m, v = normal(rng, M, N), np.zeros((M, N), np.float32), np.zeros((M, N), np.float32)
+    exact = double((p, m, v))
+    for step in (1, 2, 3):
+        g = laid_out(normal(rng, M, N), layout)
+        rest = (1e-2, 0.9, 0.999, 1e-8, 0.1, step)
+        ref.adamw(exact[0], g.astype(np.float64), *exact[1:], *rest)
+        assert kernels.adamw(p, g, m, v, *rest) is None
+        for got, wanted in zip((p, m, v), exact):
+            close(got, wanted)
+
+
+@pytest.mark.smoke
+@pytest.mark.skipif(not NUMBA, reason="the reference takes any strides")
+def test_adamw_refuses_what_it_could_not_write_to(rng):
+    p, m, v = (normal(rng, 4, 6) for _ in range(3))
+    with pytest.raises(ValueError, match="contiguous"):
+        kernels.adamw(p.T, p.T, m, v, 1e-2, 0.9, 0.999, 1e-8, 0.0, 1)
+    with pytest.raises(ValueError, match="shape"):
+        kernels.adamw(p, p, m[:3], v, 1e-2, 0.9, 0.999, 1e-8, 0.0, 1)
+
+
+# all kernels
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+@pytest.mark.parametrize("name", kernels.HOMES)
+def test_nan_and_inf_are_passed_on(name, poison, rng):
+    """A number of an input that is not finite spoils at least what it spoils in the twin."""
+    arguments = arguments_of(name, rng)
+    for place, array in enumerate(arguments):
+        unread = name == "cross_entropy" and place == 2
+        if not isinstance(array, np.ndarray) or array.dtype != np.float32 or unread:
+            continue
+        poisoned = [*arguments[:place], array.copy(), *arguments[place + 1 :]]
+        poisoned[place].flat[rng.integers(array.size)] = poison
+        with np.errstate(all="ignore"):
+            wanted = [np.isfinite(w) for w in run(getattr(ref, name), poisoned)]
+            got = [np.isfinite(g) for g in run(getattr(kernels, name), poisoned)]
+        new = (
+            len(got)
+            if name in WRITERS
+            else len(got) - sum(isinstance(a, np.ndarray) for a in arguments)
+        )
+        assert all(w.all() for w in wanted[:new]) or not all(g.all() for g in got[:new])
+        if not name.startswith("attention"):  # there the twin spoils masked places too: 0 · NaN
+            assert not any((g & ~w).any() for g, w in zip(got, wanted))
+
+
+@needs_jit
+@pytest.mark.parametrize("name", kernels.HOMES)
+def test_the_number_of_threads_does_not_change_a_bit(name, rng, monkeypatch):
+    arguments = arguments_of(name, rng, 90, 70, 200)
+    home = sys.modules[kernels.fast(name).__module__]
+    results = []
+    for cut in (1, 2, 2, 3, 5):
+        monkeypatch.setattr(home, "tasks", lambda work, grain, cut=cut: cut)
+        results.append(run(kernels.fast(name), arguments))
+    for other in results[1:]:
+        for a, b in zip(results[0], other):
+            np.testing.assert_array_equal(a, b)
+
+
+# the twins, against the same mathematics written in another way
+
+
+@pytest.mark.smoke
+def test_the_twin_of_attention_is_a_loop_over_queries(rng):
+    q, k, v = (
+        rng.standard_normal((2, steps, heads, 3)) for steps, heads in ((4, 4), (6, 2), (6, 2))
+    )
+    o, lse = ref.attention_forward(q, k, v)
+    for n in range(2):
+        for h in range(4):
+            for i in range(4):
+                scores = [
+                    sum(q[n, i, h] * k[n, j, h // 2]) / math.sqrt(3) for j in range(2 + i + 1)
+                ]
+                weights = [math.exp(s) for s in scores]
+                mean = sum(w * v[n, j, h // 2] for j, w in enumerate(weights)) / sum(weights)
+                np.testing.assert_allclose(o[n, i, h], mean, rtol=1e-12)
+                np.testing.assert_allclose(lse[n, h, i], math.log(sum(weights)), rtol=1e-12)
+
+
+def slope(f, x, dx, dy):
+    """d/dt Σ dy · f(x + t dx) at 0, by a central difference."""
+    t = 1e-6
+    return float((dy * (f(x + t * dx) - f(x - t * dx))).sum() / (2 * t))
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("which", [0, 1, 2], ids="qkv")
+def test_the_twin_of_attention_backward_is_its_slope(which, rng):
+    primals = [
+        rng.standard_normal((2, steps, heads, 3)) for steps, heads in ((4, 4), (6, 2), (6, 2))
+    ]
+    o, lse = ref.attention_forward(*primals)
+    do, dx = rng.standard_normal(o.shape), rng.standard_normal(primals[which].shape)
+
+    def f(x):
+        return ref.attention_forward(*primals[:which], x, *primals[which + 1 :])[0]
+
+    gradient = ref.attention_backward(do, *primals, o, lse)[which]
+    np.testing.assert_allclose((gradient * dx).sum(), slope(f, primals[which], dx, do), rtol=1e-6)
+
+
+@pytest.mark.smoke
+def test_the_twin_of_rmsnorm_by_rows_and_by_slopes(rng):
+    x, g, dy, dx, dg = (rng.standard_normal(shape) for shape in ((5, 7), 7, (5, 7), (5, 7), 7))
+    y, rstd = ref.rmsnorm_forward(x, g, 1e-3)
+    for i in range(5):
+        root = math.sqrt(sum(a * a for a in x[i]) / 7 + 1e-3)
+        np.testing.assert_allclose(y[i], [a / root * b for a, b in zip(x[i], g)], rtol=1e-12)
+        np.testing.assert_allclose(rstd[i] * root, 1, rtol=1e-12)
+    by_x = slope(lambda x: ref.rmsnorm_forward(x, g, 1e-3)[0], x, dx, dy)
+    by_g = slope(lambda g: ref.rmsnorm_forward(x, g, 1e-3)[0], g, dg, dy)
+    np.testing.assert_allclose((ref.rmsnorm_dx(dy, x, g, rstd) * dx).sum(), by_x, rtol=1e-6)
+    np.testing.assert_allclose((ref.rmsnorm_dg(dy, x, rstd) * dg).sum(), by_g, rtol=1e-6)
+
+
+@pytest.mark.smoke
+def test_the_twin_of_rope_turns_complex_numbers(rng):
+    x, angles = rng.standard_normal((2, 5, 3, 8)), rng.standard_normal((5, 4))
+    y = ref.rope(x, np.cos(angles), np.sin(angles))
+    turned = (x[..., :4] + 1j * x[..., 4:]) * np.exp(1j * angles)[:, None]
+    np.testing.assert_allclose(y, np.concatenate([turned.real, turned.imag], axis=-1), rtol=1e-12)
+
+
+@pytest.mark.smoke
+def test_the_twin_of_swiglu_by_its_formula_and_by_slopes(rng):
+    gate, up, dh, dx = (rng.standard_normal((4, 3)) for _ in range(4))
+    h = [z / (1 + math.exp(-z)) * u for z, u in zip(gate.flat, up.flat)]
+    np.testing.assert_allclose(ref.swiglu_forward(gate, up).ravel(), h, rtol=1e-12)
+    dgate, dup = ref.swiglu_backward(dh, gate, up)
+    np.testing.assert_allclose(
+        (dgate * dx).sum(), slope(lambda z: ref.swiglu_forward(z, up), gate, dx, dh), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        (dup * dx).sum(), slope(lambda u: ref.swiglu_forward(gate, u), up, dx, dh), rtol=1e-6
+    )
+
+
+@pytest.mark.smoke
+def test_the_twin_of_cross_entropy_by_rows_and_by_slopes(rng):
+    logits, targets, dx = (
+        rng.standard_normal((6, 5)),
+        np.array([0, 4, -100, 2, 2, 1]),
+        rng.standard_normal((6, 5)),
+    )
+    out = np.empty_like(logits)
+    losses = ref.cross_entropy(logits, targets, out)
+    for i, t in enumerate(targets):
+        exact = 0 if t == -100 else math.log(sum(math.exp(a) for a in logits[i])) - logits[i, t]
+        np.testing.assert_allclose(losses[i], exact, rtol=1e-12)
+    numeric = slope(lambda a: ref.cross_entropy(a, targets, np.empty_like(a)), logits, dx, 1)
+    np.testing.assert_allclose((out * dx).sum(), numeric, rtol=1e-6)
+
+
+@pytest.mark.smoke
+def test_the_twin_of_adamw_number_by_number(rng):
+    lr, beta1, beta2, eps, decay = 0.1, 0.8, 0.95, 1e-3, 0.3
+    p, m, v = rng.standard_normal(4), np.zeros(4), np.zeros(4)
+    exact = [(float(a), 0.0, 0.0) for a in p]
+    for step in (1, 2, 3):
+        g = rng.standard_normal(4)
+        ref.adamw(p, g, m, v, lr, beta1, beta2, eps, decay, step)
+        for i, (a, b, c) in enumerate(exact):
+            a -= lr * decay * a
+            b, c = beta1 * b + (1 - beta1) * g[i], beta2 * c + (1 - beta2) * g[i] ** 2
+            a -= lr * (b / (1 - beta1**step)) / (math.sqrt(c / (1 - beta2**step)) + eps)
+            exact[i] = a, b, c
+        np.testing.assert_allclose(np.stack([p, m, v], axis=1), exact, rtol=1e-12)
+
+
+# the table
+
+
+def python(code, **environment):
+    """What a fresh Python prints."""
+    env = {**os.environ, **environment}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.smoke
+def test_without_numba_the_twins_answer():
+    code = """
+import sys
+sys.modules["numba"] = None
+import numpy as np
+from minilora import kernels
+x = np.arange(6, dtype=np.float32).reshape(2, 3)
+print(kernels.backend(), kernels.matmul_nt(x, x).tolist(), kernels.matmul_nt(x, x).dtype)
+"""
+    environment = {"MINILORA_KERNELS": ""}
+    assert python(code, **environment) == "numpy [[5.0, 14.0], [14.0, 50.0]] float32"
+
+
+@pytest.mark.smoke
+def test_a_wrong_name_of_a_backend_is_refused(monkeypatch):
+    monkeypatch.setenv("MINILORA_KERNELS", "cuda")
+    with pytest.raises(ValueError, match="'cuda'"):
+        kernels.backend.__wrapped__()
+
+
+@needs_jit
+def test_a_second_process_compiles_nothing(rng):
+    for name in kernels.HOMES:
+        kernels.fast(name)
+    code = """
+from minilora import kernels
+homes = [kernels.fast(name).__globals__ for name in kernels.HOMES]
+stats = [f.stats for home in homes for f in home.values() if hasattr(f, "stats")]
+print(sum(sum(s.cache_misses.values()) for s in stats))
+print(sum(sum(s.cache_hits.values()) for s in stats) >= len(homes))
+"""
+    assert python(code).split() == ["0", "True"]
