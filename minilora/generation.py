@@ -41,12 +41,16 @@ def generate(
 
     temperature 0: the likeliest token; above: sampled, from the likeliest tokens that make up top_p of the mass.
     stop: a token that ends a row (it is repeated until all have ended). on_token is called with each new column (N,).
-    how: weights and linear, as for `Llama.hidden`.
+    how: weights and linear, as for `Llama.hidden`. Raises ValueError for ids or choices out of range.
     """
     ids = check_ids(ids, model.config.vocab_size)
     if not (temperature >= 0 and 0 < top_p <= 1):
         raise ValueError(
             f"generate: temperature {temperature} and top_p {top_p}, wanted at least 0 and in (0, 1]"
+        )
+    if not isinstance(max_new_tokens, int | np.integer) or max_new_tokens < 0:
+        raise ValueError(
+            f"generate: max_new_tokens is {max_new_tokens!r}, wanted a whole number of at least 0"
         )
     rng, W = np.random.default_rng(seed), array(model.head(how.get("weights")))
     N, T = ids.shape

@@ -38,7 +38,7 @@ def gradcheck(forward, backward, *args, tolerance=1e-7, seed=0):
         if isinstance(a, np.ndarray) and not np.array_equal(a, b, equal_nan=a.dtype.kind == "f"):
             raise GradientError(f"{forward.__name__}: the pair writes into its argument {name}")
 
-    right = []
+    right: list[str] = []
     for i, (name, a, grad) in enumerate(zip(names, args, grads, strict=False)):
         if grad is None:
             continue
@@ -60,9 +60,9 @@ def _as_float64(a):
 
 def _names(forward, args):
     try:
-        parameters = inspect.signature(forward).parameters
+        parameters = list(inspect.signature(forward).parameters)
     except (TypeError, ValueError):
-        parameters = {}
+        parameters = []
     spare = (f"argument {i}" for i in itertools.count(len(parameters)))
     return [name for name, _ in zip(itertools.chain(parameters, spare), args, strict=False)]
 
@@ -99,7 +99,7 @@ def _worst(forward, args, i, grad, dout):
     if len(places) > MOST_ENTRIES:
         chosen = np.random.default_rng(0).choice(len(places), MOST_ENTRIES, replace=False)
         places = [places[j] for j in chosen]
-    worst, gap = None, -1.0
+    worst, gap = (places[0], 0.0, 0.0), -1.0
     for place in places:
         unit = np.zeros(args[i].shape)
         unit[place] = 1

@@ -14,6 +14,7 @@ import numpy as np
 
 from . import generation, ops
 from .engine import Tensor, scope
+from .kernels.numpy_ref import IGNORED
 
 Linear = Callable[[str, Tensor], Tensor]
 
@@ -38,9 +39,14 @@ class ModelConfig:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type is int and field.name != "head_dim" and not (isinstance(value, int) and value > 0):
-                raise ValueError(f"config: {field.name} is {value!r}, wanted a whole number above 0")
+            value, least = getattr(self, field.name), 0 if field.name == "head_dim" else 1
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if field.type is int and not (whole and value >= least):
+                raise ValueError(
+                    f"config: {field.name} is {value!r}, wanted a whole number of at least {least}"
+                )
+            if field.type is float and not (isinstance(value, int | float) and 0 < value < math.inf):
+                raise ValueError(f"config: {field.name} is {value!r}, wanted a number above 0")
         if not self.head_dim:
             if self.hidden_size % self.num_attention_heads:
                 raise ValueError(
@@ -181,6 +187,8 @@ class Llama:
 
         count: divide by this instead (a part of a larger batch). Logits exist only for rows whose target counts.
         """
+        ids = generation.check_ids(ids, self.config.vocab_size)
+        targets = check_targets(targets, ids.shape, self.config.vocab_size)
         h, W = self.hidden(ids, **how), self.head(how.get("weights"))
         op = ops.head_loss if isinstance(W, Tensor) else ops.frozen_head_loss
         with scope("lm_head"):
@@ -210,6 +218,19 @@ def init_params(config: ModelConfig, seed: int = 0, std: float = 0.02, dtype=np.
             scale = residual if name.endswith(("o_proj.weight", "down_proj.weight")) else std
             params[name] = (rng.standard_normal(shape) * scale).astype(dtype)
     return params
+
+
+def check_targets(targets, shape: tuple[int, ...], vocab_size: int) -> np.ndarray:
+    """targets as an array of ids of this shape, -100 where none counts; raises ValueError."""
+    targets = np.asarray(targets)
+    if targets.shape != shape or targets.dtype.kind not in "iu":
+        raise ValueError(
+            f"targets: shape {targets.shape} of {targets.dtype}, wanted {shape} as the ids', whole numbers"
+        )
+    bad = (targets != IGNORED) & ((targets < 0) | (targets >= vocab_size))
+    if bad.any():
+        raise ValueError(f"targets: {targets[bad][0]}, wanted 0 … {vocab_size - 1} or {IGNORED}")
+    return targets
 
 
 def check_params(config: ModelConfig, params: Mapping[str, np.ndarray]) -> None:

@@ -1,0 +1,428 @@
+"""The Llama against one written here in loops, from the equations; its gradient; and generation."""
+
+import math
+
+import numpy as np
+import pytest
+from conftest import make_llama, rel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import minilora as ml
+from minilora import strategies as some
+from minilora.engine import backward, param
+from minilora.generation import KVCache, _choose
+from minilora.model import EMBED, HEAD, Llama, ModelConfig, init_params
+
+SHAPES = {
+    "gqa": {},
+    "mha": {"num_key_value_heads": 4},
+    "one key head": {"num_key_value_heads": 1},
+    "untied": {"tie_word_embeddings": False},
+    "wide heads": {"head_dim": 6, "tie_word_embeddings": False, "rope_theta": 100.0},
+    "odd width": {"hidden_size": 15, "head_dim": 8, "num_attention_heads": 2},
+}
+each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+
+
+# ---- the second implementation: one row, one head, one place at a time
+
+
+def plain_logits(config, params, ids):
+    return np.stack([_row(config, params, row) for row in ids])
+
+
+def _row(config, params, ids):
+    x = [params["model.embed_tokens.weight"][token] for token in ids]
+    for i in range(config.num_hidden_layers):
+        layer = {k.split(f"layers.{i}.")[1]: a for k, a in params.items() if f".layers.{i}." in k}
+        x = [xt + ot for xt, ot in zip(x, _attend(config, layer, x))]
+        for t in range(len(x)):
+            h = _norm(x[t], layer["post_attention_layernorm.weight"], config)
+            gate, up = layer["mlp.gate_proj.weight"] @ h, layer["mlp.up_proj.weight"] @ h
+            x[t] = x[t] + layer["mlp.down_proj.weight"] @ (gate / (1 + np.exp(-gate)) * up)
+    head = params.get("lm_head.weight", params["model.embed_tokens.weight"])
+    return np.stack([head @ _norm(xt, params["model.norm.weight"], config) for xt in x])
+
+
+def _norm(x, gain, config):
+    return x / math.sqrt(sum(x * x) / len(x) + config.rms_norm_eps) * gain
+
+
+def _rotate(z, place, theta):
+    """Each (z[j], z[j + D/2]) as a complex number, turned by place · θ^(-2j/D)."""
+    half = len(z) // 2
+    turn = np.exp(1j * place * np.array([theta ** (-2 * j / len(z)) for j in range(half)]))
+    turned = (z[:half] + 1j * z[half:]) * turn
+    return np.concatenate([turned.real, turned.imag])
+
+
+def _attend(config, layer, x):
+    D, H, G = config.head_dim, config.num_attention_heads, config.num_key_value_heads
+    h = [_norm(xt, layer["input_layernorm.weight"], config) for xt in x]
+
+    def project(name, head):
+        W = layer[f"self_attn.{name}.weight"][head * D : (head + 1) * D]
+        return [W @ ht for ht in h]
+
+    heads = []
+    for head in range(H):
+        group = head // (H // G)
+        q, k, v = project("q_proj", head), project("k_proj", group), project("v_proj", group)
+        q, k = ([_rotate(z, t, config.rope_theta) for t, z in enumerate(zs)] for zs in (q, k))
+        out = []
+        for t in range(len(x)):
+            p = np.exp([q[t] @ k[s] / math.sqrt(D) for s in range(t + 1)])
+            out.append(sum(p[s] * v[s] for s in range(t + 1)) / p.sum())
+        heads.append(out)
+    joined = [np.concatenate([heads[head][t] for head in range(H)]) for t in range(len(x))]
+    return [layer["self_attn.o_proj.weight"] @ o for o in joined]
+
+
+@pytest.mark.smoke
+@each_shape
+def test_logits_equal_the_plain_implementation(shape, rng):
+    model = make_llama(**shape)
+    ids = rng.integers(0, model.config.vocab_size, (2, 9))
+    assert rel(model.logits(ids), plain_logits(model.config, model.params, ids)) < 1e-12
+
+
+@settings(max_examples=10)
+@given(
+    data=st.data(),
+    heads=st.sampled_from([(1, 1), (2, 1), (4, 2), (6, 2), (3, 3)]),
+    half=st.integers(1, 3),
+    layers=st.integers(1, 3),
+    tied=st.booleans(),
+)
+def test_logits_of_any_shape(data, heads, half, layers, tied):
+    model = make_llama(
+        num_attention_heads=heads[0],
+        num_key_value_heads=heads[1],
+        head_dim=2 * half,
+        num_hidden_layers=layers,
+        tie_word_embeddings=tied,
+        hidden_size=data.draw(some.sizes),
+        intermediate_size=data.draw(some.sizes),
+    )
+    ids, _ = data.draw(some.batches(29))
+    assert rel(model.logits(ids), plain_logits(model.config, model.params, ids)) < 1e-11
+
+
+@given(batch=some.batches(29), count=st.sampled_from([None, 50]))
+def test_loss_is_the_mean_over_the_targets_that_count(batch, count):
+    model, (ids, targets) = make_llama(), batch
+    z = plain_logits(model.config, model.params, ids)
+    p = np.exp(z) / np.exp(z).sum(axis=-1, keepdims=True)
+    counted = [-math.log(p[place][targets[place]]) for place in zip(*np.nonzero(targets != -100))]
+    wanted = sum(counted) / (count or len(counted))
+    assert math.isclose(model.loss(ids, targets, count).data, wanted, rel_tol=1e-12)
+
+
+def full_gradient(model, ids, targets):
+    """Loss and gradients of all weights, through ml.attach's full fine-tuning."""
+    tuned = ml.attach(model, "full")
+    leaves = tuned.leaves()
+    loss = tuned.loss(ids, targets, leaves=leaves)
+    backward(loss)
+    return loss.data, {name: leaf.grad for name, leaf in leaves.items()}
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("shape", [{}, SHAPES["wide heads"]], ids=["tied", "untied"])
+def test_gradient_of_every_weight(shape, rng):
+    """One random direction an array, finite differences of the loss."""
+    model = make_llama(**shape)
+    ids, targets = rng.integers(0, 29, (2, 2, 6))
+    targets[0, :3] = -100
+    loss, grads = full_gradient(model, ids, targets)
+    assert grads.keys() == model.params.keys()
+    assert math.isclose(loss, model.loss(ids, targets).data, rel_tol=1e-14)
+    for name, weight in model.params.items():
+        direction = rng.standard_normal(weight.shape)
+
+        def moved(t, name=name, weight=weight, direction=direction):
+            params = {**model.params, name: weight + t * direction}
+            return float(Llama(model.config, params).loss(ids, targets).data)
+
+        step = 1e-4
+        slope = (8 * (moved(step) - moved(-step)) - moved(2 * step) + moved(-2 * step)) / (
+            12 * step
+        )
+        size = np.linalg.norm(grads[name] * direction)
+        assert abs((grads[name] * direction).sum() - slope) < 1e-7 * (size + 1e-3), name
+
+
+def test_a_tied_head_adds_to_the_embeddings_gradient(rng):
+    """The gradient of a tied matrix is the sum of the two that it has apart."""
+    tied = make_llama()
+    apart = Llama(
+        ModelConfig(**{**tied.config.__dict__, "tie_word_embeddings": False}),
+        {**tied.params, HEAD: tied.params[EMBED].copy()},
+    )
+    ids, targets = rng.integers(0, 29, (2, 2, 5))
+    (loss, grads), (loss2, grads2) = (full_gradient(m, ids, targets) for m in (tied, apart))
+    assert math.isclose(loss, loss2, rel_tol=1e-14)
+    assert rel(grads[EMBED], grads2[EMBED] + grads2[HEAD]) < 1e-13
+
+
+def test_logits_of_rows_without_a_target_do_not_matter(tiny, rng):
+    """Tokens after the last target that counts change neither the loss nor the gradient."""
+    ids, targets = rng.integers(0, 29, (2, 2, 6))
+    targets[:, 4:] = -100
+    loss, grads = full_gradient(tiny, ids, targets)
+    other = ids.copy()
+    other[:, 5:] = (other[:, 5:] + 1) % 29
+    loss2, grads2 = full_gradient(tiny, other, targets)
+    assert loss == loss2
+    assert all(np.array_equal(grads[n], grads2[n]) for n in grads if n != EMBED)
+
+
+def test_a_later_token_changes_no_earlier_logits(tiny, rng):
+    ids = rng.integers(0, 29, (1, 8))
+    other = ids.copy()
+    other[0, 5] = (other[0, 5] + 1) % 29
+    z, z2 = tiny.logits(ids), tiny.logits(other)
+    assert np.array_equal(z[:, :5], z2[:, :5]) and not np.allclose(z[:, 5:], z2[:, 5:])
+
+
+@pytest.mark.smoke
+@each_shape
+def test_float32_agrees_with_float64(shape, rng):
+    model = make_llama(**shape)
+    narrow = model.astype(np.float32)
+    ids, targets = rng.integers(0, 29, (2, 3, 20))
+    z = narrow.logits(ids)
+    assert z.dtype == np.float32 and rel(z, model.logits(ids)) < 1e-4
+    (loss, grads), (loss32, grads32) = (full_gradient(m, ids, targets) for m in (model, narrow))
+    assert abs(loss32 - loss) < 1e-4
+    for name, grad in grads.items():
+        assert grads32[name].dtype == np.float32 and rel(grads32[name], grad) < 1e-4, name
+
+
+def test_nothing_writes_into_the_params(rng):
+    model = make_llama()
+    before = {name: a.copy() for name, a in model.params.items()}
+    for a in model.params.values():
+        a.flags.writeable = False
+    ids, targets = rng.integers(0, 29, (2, 2, 5))
+    model.logits(ids)
+    full_gradient(model, ids, targets)
+    model.generate(ids, 3)
+    assert all(np.array_equal(model.params[name], a) for name, a in before.items())
+
+
+def test_a_part_of_the_weights_trained(tiny, rng):
+    """weights= takes leaves for some arrays and plain arrays for the rest."""
+    ids, targets = rng.integers(0, 29, (2, 2, 5))
+    gain = param(tiny.params["model.norm.weight"])
+    loss = tiny.loss(ids, targets, weights={**tiny.params, "model.norm.weight": gain})
+    backward(loss)
+    _, grads = full_gradient(tiny, ids, targets)
+    assert rel(gain.grad, grads["model.norm.weight"]) < 1e-13
+
+
+# ---- the config and the params
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"vocab_size": 0}, "vocab_size is 0"),
+        ({"hidden_size": 2.5}, "hidden_size is 2.5"),
+        ({"num_hidden_layers": "2"}, "num_hidden_layers is '2'"),
+        ({"num_attention_heads": 3}, "hidden_size 16 is no multiple of 3 heads"),
+        ({"num_key_value_heads": 3}, "4 query heads are no multiple of 3 key heads"),
+        ({"head_dim": 3}, "head_dim is 3, RoPE wants an even number"),
+        ({"head_dim": -2}, "head_dim is -2"),
+        ({"head_dim": "8"}, "head_dim is '8'"),
+    ],
+)
+def test_a_config_that_makes_no_sense(changes, message):
+    shape = dict(
+        vocab_size=9,
+        hidden_size=16,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    with pytest.raises(ValueError, match=f"^config: .*{message}") as caught:
+        ModelConfig(**{**shape, **changes})
+    assert "\n" not in str(caught.value)
+
+
+def test_params_that_do_not_fit(tiny):
+    name, p = "model.layers.1.mlp.up_proj.weight", tiny.params
+    lacking = {k: a for k, a in p.items() if k != name}
+    for params, message in (
+        (lacking, f"1 arrays are missing, the first is {name}"),
+        ({**p, "extra": p[name]}, "1 arrays do not belong here, the first is extra"),
+        ({**p, name: p[name].T}, rf"{name} has shape \(16, 24\), the config wants \(24, 16\)"),
+        ({**p, name: p[name].astype(np.float32)}, "arrays of float32, float64, wanted all"),
+        ({k: a.astype(np.float16) for k, a in p.items()}, "arrays of float16, wanted all"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Llama(tiny.config, params)
+
+
+def test_init_params():
+    config = make_llama(num_hidden_layers=8, hidden_size=64, tie_word_embeddings=False).config
+    params = init_params(config, seed=3)
+    assert {n: a.shape for n, a in params.items()} == config.shapes()
+    assert all(a.dtype == np.float32 for a in params.values())
+    assert params["model.layers.0.mlp.up_proj.weight"].std() == pytest.approx(0.02, rel=0.1)
+    assert params["model.layers.0.mlp.down_proj.weight"].std() == pytest.approx(0.005, rel=0.1)
+    assert np.all(params["model.norm.weight"] == 1)
+    again, other = init_params(config, seed=3), init_params(config, seed=4)
+    assert all(np.array_equal(params[n], again[n]) for n in params)
+    assert not np.array_equal(params[EMBED], other[EMBED])
+
+
+def test_linears_are_the_two_dimensional_arrays_of_the_layers(tiny):
+    names = [f"{n}.weight" for n in tiny.config.linears()]
+    assert names == [n for n, s in tiny.config.shapes().items() if len(s) == 2 and n != EMBED]
+
+
+# ---- generation
+
+
+def greedy_without_cache(model, ids, steps):
+    for _ in range(steps):
+        ids = np.concatenate([ids, model.logits(ids)[:, -1].argmax(-1)[:, None]], axis=1)
+    return ids
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("shape", [{}, SHAPES["wide heads"]], ids=["gqa", "wide heads"])
+def test_the_cache_changes_nothing(shape, dtype, rng):
+    model = make_llama(dtype=dtype, **shape)
+    ids = rng.integers(0, 29, (3, 4))
+    assert np.array_equal(model.generate(ids, 12), greedy_without_cache(model, ids, 12))
+
+
+def test_the_cache_takes_a_text_in_pieces(tiny, rng):
+    ids = rng.integers(0, 29, (2, 9))
+    whole = tiny.hidden(ids).data.reshape(2, 9, -1)
+    cache = KVCache(tiny.config, 2, 9, tiny.dtype)
+    pieces = [
+        tiny.hidden(ids[:, a:b], cache=cache).data.reshape(2, b - a, -1)
+        for a, b in ((0, 4), (4, 5), (5, 9))
+    ]
+    assert rel(np.concatenate(pieces, axis=1), whole) < 1e-13
+
+
+def test_rows_of_a_batch_do_not_know_each_other(tiny, rng):
+    ids = rng.integers(0, 29, (4, 5))
+    together = tiny.generate(ids, 8)
+    for row, out in zip(ids, together):
+        assert np.array_equal(tiny.generate(row[None], 8)[0], out)
+
+
+def test_more_tokens_than_the_first_rope_table(tiny, rng):
+    ids = rng.integers(0, 29, (1, 60))
+    assert np.array_equal(tiny.generate(ids, 10), greedy_without_cache(tiny, ids, 10))
+
+
+def test_stop_ends_a_row_and_all_rows_end_it_all(tiny, rng):
+    ids = rng.integers(0, 29, (6, 3))
+    free = tiny.generate(ids, 20)[:, 3:]
+    stop = int(free[0, 2])  # occurs in the first row by its third token
+    seen = []
+    out = tiny.generate(ids, 20, stop=stop, on_token=seen.append)[:, 3:]
+    assert np.array_equal(np.stack(seen, axis=1), out)
+    longest = 0
+    for row, wanted in zip(out, free):
+        ends = np.flatnonzero(wanted == stop)
+        end = ends[0] + 1 if len(ends) else 20
+        longest = max(longest, end)
+        assert np.array_equal(row[:end], wanted[: len(row)][:end]) and np.all(row[end:] == stop)
+    assert out.shape[1] == longest
+
+
+def test_no_new_tokens(tiny, rng):
+    ids = rng.integers(0, 29, (2, 3))
+    assert np.array_equal(tiny.generate(ids, 0), ids)
+
+
+def test_the_same_seed_gives_the_same_text(tiny, rng):
+    ids = rng.integers(0, 29, (2, 3))
+    how = dict(temperature=1.5, top_p=0.95)
+    texts = [tiny.generate(ids, 30, seed=seed, **how) for seed in (1, 1, 2)]
+    assert np.array_equal(texts[0], texts[1]) and not np.array_equal(texts[0], texts[2])
+
+
+def frequencies(p, temperature, top_p, draws=20_000):
+    z = np.tile(np.log(p), (draws, 1))
+    tokens = _choose(z, temperature, top_p, np.random.default_rng(0))
+    return np.bincount(tokens, minlength=len(p)) / draws
+
+
+def test_temperature():
+    p = np.array([0.1, 0.2, 0.3, 0.4])
+    for temperature in (0.5, 1.0, 2.0):
+        wanted = p ** (1 / temperature)
+        assert np.allclose(frequencies(p, temperature, 1.0), wanted / wanted.sum(), atol=0.015)
+    assert frequencies(p, 0.0, 1.0).tolist() == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "top_p, kept",
+    [(0.3, [3]), (0.5, [3, 2]), (0.65, [3, 2]), (0.75, [3, 2, 1]), (1.0, [3, 2, 1, 0])],
+)
+def test_top_p_keeps_the_smallest_set_that_has_the_mass(top_p, kept):
+    p = np.array([0.1, 0.2, 0.3, 0.4])
+    wanted = np.where(np.isin(np.arange(4), kept), p, 0)
+    got = frequencies(p, 1.0, top_p)
+    assert np.all((got > 0) == (wanted > 0))
+    assert np.allclose(got, wanted / wanted.sum(), atol=0.015)
+
+
+@given(z=some.arrays(some.shapes(2, 2)), top_p=st.floats(0.01, 1), temperature=st.floats(0.01, 10))
+def test_a_choice_is_always_in_the_kept_set(z, top_p, temperature):
+    tokens = _choose(z, temperature, top_p, np.random.default_rng(0))
+    for row, token in zip(z, tokens):
+        p = np.exp((row - row.max()) / temperature)
+        p /= p.sum()
+        assert p[p > p[token]].sum() < top_p + 1e-9
+
+
+@pytest.mark.parametrize(
+    "ids, how, message",
+    [
+        ([1, 2], {}, r"ids: got shape \(2,\) of int64"),
+        ([[]], {}, r"ids: got shape \(1, 0\)"),
+        ([[1.0]], {}, "of float64"),
+        ([[29]], {}, r"ids: 29 … 29, the vocabulary has 0 … 28"),
+        ([[-1, 3]], {}, "ids: -1 … 3"),
+        ([[1]], {"temperature": -1}, "temperature -1 and top_p 1.0"),
+        ([[1]], {"temperature": float("nan")}, "temperature nan"),
+        ([[1]], {"top_p": 0}, "top_p 0, wanted"),
+        ([[1]], {"top_p": 1.5}, "top_p 1.5"),
+        ([[1]], {"max_new_tokens": -1}, "max_new_tokens is -1"),
+        ([[1]], {"max_new_tokens": 2.5}, "max_new_tokens is 2.5"),
+    ],
+)
+def test_generate_refuses(tiny, ids, how, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        tiny.generate(ids, **{"max_new_tokens": 2, **how})
+    assert "\n" not in str(caught.value)
+    if not how:
+        with pytest.raises(ValueError, match=message):
+            tiny.logits(ids)
+
+
+@pytest.mark.parametrize(
+    "ids, targets, message",
+    [
+        ([[1, 2]], [[1]], r"targets: shape \(1, 1\) of int64, wanted \(1, 2\)"),
+        ([[1, 2]], [[1, 29]], "targets: 29"),
+        ([[1, 2]], [[1, -1]], "targets: -1"),
+        ([[1, 2]], [[1.0, 2.0]], "targets: .*float64"),
+    ],
+)
+def test_loss_refuses(tiny, ids, targets, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        tiny.loss(np.array(ids), np.array(targets))
+    assert "\n" not in str(caught.value)
