@@ -14,9 +14,10 @@ from tqdm import tqdm
 
 from . import optim
 from .adapters import Tuned
-from .engine import backward, tape
+from .engine import backward
 from .files import nearest
 from .formats.safetensors import read_arrays, write_arrays
+from .generation import check_ids
 from .kernels.numpy_ref import IGNORED
 
 Batch = tuple[np.ndarray, np.ndarray]
@@ -69,6 +70,7 @@ def train(
     on a terminal). Raises Diverged, naming the step and the first bad array; ValueError for settings out of range.
     """
     _check(steps, lr, weight_decay, betas, eps, schedule, warmup, clip, accumulate)
+    lr, weight_decay = float(lr), float(weight_decay)  # a np.float64 would make float64 of float32 arrays
     record, options = tuned.record, tuned.options
     slots, trainable = tuned.slots(), tuned.trainable
     ratios = record.lr_scale(options) if record.lr_scale else {}
@@ -92,7 +94,10 @@ def train(
         for step in range(adam.steps + 1, steps + 1):
             start = time.perf_counter()
             rate = optim.learning_rate(step, lr=lr, steps=steps, schedule=schedule, warmup=warmup)
-            loss, grads = gradients(tuned, list(itertools.islice(stream, accumulate)), step)
+            parts = list(itertools.islice(stream, accumulate))
+            if len(parts) < accumulate:
+                raise ValueError(f"train: step {step}: the batches ran out, got {len(parts)} of {accumulate}")
+            loss, grads = gradients(tuned, parts, step)
             _check_finite(tuned, loss, grads, step)
             if clip is not None:
                 grads = optim.clip(grads, clip)
@@ -107,9 +112,12 @@ def train(
             history.seconds.append(time.perf_counter() - start)
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             bar.update()
+            due = step == steps or bool(checkpoint_every and step % checkpoint_every == 0)
+            if due:
+                _check_arrays(tuned, step)
             if evaluate and (step == steps or (evaluate_every and step % evaluate_every == 0)):
                 history.evaluations.append((step, evaluate(tuned)))
-            if checkpoint and (step == steps or (checkpoint_every and step % checkpoint_every == 0)):
+            if checkpoint and due:
                 save_checkpoint(checkpoint, tuned, adam, history)
     return history
 
@@ -119,8 +127,7 @@ def gradients(tuned: Tuned, micro_batches: list[Batch], step: int = 1) -> tuple[
 
     step: numbers the dropout masks, key = (seed, step, micro-batch, adapter). The arrays returned belong to the caller.
     """
-    if not micro_batches:
-        raise ValueError("train: the batches ran out, wanted at least one more")
+    micro_batches = [_check_batch(batch, tuned.config.vocab_size) for batch in micro_batches]
     count = sum(int((targets != IGNORED).sum()) for _, targets in micro_batches)
     if count == 0:
         raise ValueError(f"train: step {step}: no target counts, all are {IGNORED}")
@@ -157,23 +164,49 @@ def _cycle(batches: Iterable[Batch]) -> Iterator[Batch]:
     return iter(batches)
 
 
+def _check_batch(batch, vocab_size: int) -> Batch:
+    """ids and targets as arrays; raises ValueError unless they are (N, T) each and within the vocabulary."""
+    if not (isinstance(batch, tuple | list) and len(batch) == 2):
+        raise ValueError(f"train: got a batch of {type(batch).__name__}, wanted a pair (ids, targets)")
+    ids, targets = check_ids(batch[0], vocab_size), np.asarray(batch[1])
+    if targets.shape != ids.shape or targets.dtype.kind not in "iu":
+        raise ValueError(
+            f"train: targets have shape {targets.shape} of {targets.dtype}, wanted {ids.shape} whole numbers as the ids"
+        )
+    bad = (targets != IGNORED) & ((targets < 0) | (targets >= vocab_size))
+    if bad.any():
+        raise ValueError(f"train: a target is {targets[bad][0]}, wanted 0 … {vocab_size - 1} or {IGNORED}")
+    return ids, targets
+
+
 def _check(steps, lr, weight_decay, betas, eps, schedule, warmup, clip, accumulate):
     """Raises ValueError for settings out of range."""
+
+    def whole(v, least):
+        return isinstance(v, int | np.integer) and not isinstance(v, bool) and v >= least
+
+    def number(v):
+        return isinstance(v, int | float | np.number) and not isinstance(v, bool) and math.isfinite(v)
+
     wanted = {
-        "steps": (steps, isinstance(steps, int) and steps >= 1, "a whole number of at least 1"),
-        "lr": (lr, lr >= 0 and math.isfinite(lr), "a finite number of at least 0"),
-        "weight_decay": (weight_decay, 0 <= weight_decay < math.inf, "a finite number of at least 0"),
-        "betas": (betas, len(betas) == 2 and all(0 <= b < 1 for b in betas), "two numbers in [0, 1)"),
-        "eps": (eps, 0 < eps < math.inf, "a number above 0"),
-        "warmup": (warmup, isinstance(warmup, int) and warmup >= 0, "a whole number of at least 0"),
-        "clip": (clip, clip is None or clip > 0, "None or a number above 0"),
-        "accumulate": (accumulate, isinstance(accumulate, int) and accumulate >= 1, "a whole number of at least 1"),
+        "steps": (steps, whole(steps, 1), "a whole number of at least 1"),
+        "lr": (lr, number(lr) and lr >= 0, "a finite number of at least 0"),
+        "weight_decay": (weight_decay, number(weight_decay) and weight_decay >= 0, "a finite number of at least 0"),
+        "betas": (
+            betas,
+            isinstance(betas, tuple | list) and len(betas) == 2 and all(number(b) and 0 <= b < 1 for b in betas),
+            "two numbers in [0, 1)",
+        ),
+        "eps": (eps, number(eps) and eps > 0, "a finite number above 0"),
+        "warmup": (warmup, whole(warmup, 0), "a whole number of at least 0"),
+        "clip": (clip, clip is None or (number(clip) and clip > 0), "None or a finite number above 0"),
+        "accumulate": (accumulate, whole(accumulate, 1), "a whole number of at least 1"),
     }
     for name, (got, good, want) in wanted.items():
         if not good:
             raise ValueError(f"train: {name} is {got!r}, wanted {want}")
     if schedule not in optim.SCHEDULES:
-        raise nearest("schedule", schedule, optim.SCHEDULES)
+        raise nearest("schedule", str(schedule), optim.SCHEDULES)
 
 
 def _check_finite(tuned, loss, grads, step):
@@ -186,6 +219,13 @@ def _check_finite(tuned, loss, grads, step):
     if first is None and bad and math.isfinite(loss):
         first = f"the gradient of {bad[-1]}"  # backward reaches the last layer first
     raise Diverged(f"train: step {step}: the loss is {loss}; the first that is not finite: {first or 'an activation'}")
+
+
+def _check_arrays(tuned, step):
+    """Raises Diverged where the step itself overflowed an array: before it is written to a checkpoint or handed back."""
+    for key, a in tuned.arrays.items():
+        if not np.isfinite(a).all():
+            raise Diverged(f"train: step {step}: the array {key} is not finite after it; the rate is too high")
 
 
 def save_checkpoint(path: str | Path, tuned: Tuned, adam: optim.AdamW, history: History) -> None:
@@ -217,6 +257,9 @@ def load_checkpoint(path: str | Path, tuned: Tuned, adam: optim.AdamW) -> Histor
     for slot in tuned.slots():
         if f"array.{slot.key}" not in arrays or arrays[f"array.{slot.key}"].shape != slot.array.shape:
             raise ValueError(f"{path}: no array {slot.key} of shape {slot.array.shape}")
+    foreign = {k.removeprefix("m.") for k in arrays if k.startswith("m.")} - adam.params.keys()
+    if foreign:
+        raise ValueError(f"{path}: its array {min(foreign)} has no place in this run")
     _restore(tuned, arrays)
     for name in adam.params:
         adam.m[name][:] = arrays[f"m.{name}"]
@@ -229,12 +272,15 @@ def load_checkpoint(path: str | Path, tuned: Tuned, adam: optim.AdamW) -> Histor
 
 
 def _restore(tuned, arrays):
-    """Write saved arrays into tuned's own; what a step rule has added (Delta-LoRA's start factors) comes back too."""
+    """Write saved arrays into tuned's own; what a step rule adds (Delta-LoRA's start factors) comes and goes with them."""
     live = tuned.arrays
     for key, array in live.items():
         if f"array.{key}" in arrays:
             array[:] = arrays[f"array.{key}"]
     for layer, arguments in tuned.layers.items():
         prefix = f"array.{tuned.key(layer, '')}"
+        later = [n for n in arguments if (k := tuned.key(layer, n)) in live and f"array.{k}" not in arrays]
+        for name in later:
+            del arguments[name]
         for key in [k for k in arrays if k.startswith(prefix) and k.removeprefix("array.") not in live]:
             arguments[key.removeprefix(prefix)] = arrays[key]
