@@ -378,23 +378,18 @@ def check_activations(name, monkeypatch):
     """What forward leaves alive is what measure says, within 1 %; after backward, gradients."""
     # Numba's own allocations are not traced
     monkeypatch.setattr(kernels, "backend", lambda: "numpy")
-    for dtype in ("float64", "float32"):
-        for dropout in (0.0, 0.1) if ml.METHODS[name].has_dropout else (0.0,):
-            tuned = shake(tune(name, base(dtype, width=64), dropout=dropout), size=0.01)
-            said = ml.measure(tuned, 16, 64)  # warms up: rope tables, caches of Python
-            ids, targets = np.random.default_rng(0).integers(0, 29, (2, 16, 64))
-            with traced() as alive:
-                leaves = tuned.leaves()
-                loss = tuned.loss(ids, targets, leaves=leaves, key=(0, 1, 0))
-                held = alive()
-                engine.backward(loss)
-                left = alive()
-            tokens = ids.nbytes + targets.nbytes  # made before, and kept by the tape
-            assert (
-                0.99 < held / said["activations"] < 1.01
-                or 0.99 < (held + tokens) / said["activations"] < 1.01
-            )
-            assert abs(left - said["gradients"]) < 0.01 * said["activations"]
+    for dtype, dropout in (("float64", 0.0), ("float32", 0.1)):
+        tuned = shake(tune(name, base(dtype, width=64), dropout=dropout), size=0.01)
+        said = ml.measure(tuned, 32, 64)  # warms up: rope tables, Python's own caches
+        ids, targets = np.random.default_rng(0).integers(0, 29, (2, 32, 64))
+        with traced() as alive:
+            leaves = tuned.leaves()
+            loss = tuned.loss(ids, targets, leaves=leaves, key=(0, 1, 0))
+            held = alive()
+            engine.backward(loss)
+            left = alive()
+        assert abs(held - said["activations"]) < 0.01 * said["activations"]
+        assert abs(left - said["gradients"]) < 0.01 * said["activations"]
 
 
 def check_caches_freed(name):

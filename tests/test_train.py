@@ -1,0 +1,394 @@
+"""The training loop, AdamW, schedules, clipping, divergence, checkpoints."""
+
+import importlib
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from battery import BATCHES, base, batch, copies, same_bits, shake, tune
+from conftest import rel
+from hypothesis import given
+from hypothesis import strategies as st
+
+import minilora as ml
+from minilora import optim
+from minilora.train import Diverged, gradients
+
+train = importlib.import_module("minilora.train")  # ml.train is the function
+
+# ---------------------------------------- AdamW
+
+
+def textbook(p, grads, lr, betas, eps, weight_decay):
+    """AdamW, entry by entry in Python's floats."""
+    p = list(map(float, p.ravel()))
+    m, v = [0.0] * len(p), [0.0] * len(p)
+    for n, g in enumerate(grads, start=1):
+        for i, gi in enumerate(map(float, g.ravel())):
+            p[i] -= lr * weight_decay * p[i]
+            m[i] = betas[0] * m[i] + (1 - betas[0]) * gi
+            v[i] = betas[1] * v[i] + (1 - betas[1]) * gi**2
+            m_hat, v_hat = m[i] / (1 - betas[0] ** n), v[i] / (1 - betas[1] ** n)
+            p[i] -= lr * m_hat / (math.sqrt(v_hat) + eps)
+    return np.array(p)
+
+
+@given(
+    st.integers(0, 1000),
+    st.sampled_from([(0.9, 0.999), (0.0, 0.0), (0.5, 0.9)]),
+    st.sampled_from([0.0, 0.1]),
+    st.sampled_from([1e-8, 1e-2]),
+    st.sampled_from([1.0, 16.0]),
+)
+def test_adamw_is_the_textbook_s(seed, betas, weight_decay, eps, scale):
+    rng = np.random.default_rng(seed)
+    p = rng.standard_normal((3, 4))
+    grads = [rng.standard_normal((3, 4)) * 10.0 ** rng.integers(-4, 3) for _ in range(6)]
+    wanted = textbook(p, grads, 0.01 * scale, betas, eps, weight_decay)
+    adam = optim.AdamW(
+        {"p": p}, betas=betas, eps=eps, weight_decay=weight_decay, scale={"p": scale}
+    )
+    for g in grads:
+        adam.step({"p": g}, 0.01)
+    assert rel(p.ravel(), wanted) < 1e-12
+    assert adam.nbytes == 2 * p.nbytes and adam.steps == 6
+
+
+@pytest.mark.smoke
+def test_adamw_is_torch_s():
+    """torch.optim.AdamW(lr=.1, betas=(.8, .95), eps=1e-3, weight_decay=.3)."""
+    torch = {
+        1: [0.385990099009901, -0.8701996007984032, 2.0399000999001],
+        5: [-0.03505451818889303, -0.4580618088011823, 1.8392904928270828],
+    }
+    p = np.array([0.5, -1.0, 2.0])
+    adam = optim.AdamW({"p": p}, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.3)
+    for n in range(1, 6):
+        adam.step({"p": np.array([n * 0.1, -0.5 / n, (-1.0) ** n])}, 0.1)
+        if n in torch:
+            assert rel(p, np.array(torch[n])) < 1e-14
+
+
+def test_adamw_in_float32_is_near():
+    rng = np.random.default_rng(0)
+    p = rng.standard_normal((40, 30))
+    q = p.astype(np.float32)
+    wide, narrow = (optim.AdamW({"p": a}, weight_decay=0.1) for a in (p, q))
+    for _ in range(10):
+        g = rng.standard_normal(p.shape)
+        wide.step({"p": g}, 0.01)
+        narrow.step({"p": g.astype(np.float32)}, 0.01)
+    assert q.dtype == np.float32 and rel(q, p) < 1e-6
+
+
+def test_decay_reaches_every_trained_array():
+    """With gradients of zero a step leaves p (1 - lr·wd) of everything: B, b, d, gains."""
+    for name in ml.METHODS:
+        tuned = shake(tune(name))
+        before = copies(tuned.trainable)
+        adam = optim.AdamW(tuned.trainable, weight_decay=0.5)
+        adam.step({k: np.zeros_like(a) for k, a in before.items()}, 0.1)
+        assert all(rel(a, before[k] * 0.95) < 1e-14 for k, a in tuned.trainable.items())
+
+
+# ---------------------------------------- schedules, clipping
+
+
+def test_schedules():
+    """lr·min(1, n/warmup), then constant, linear or along a cosine to 0 at `steps`."""
+
+    def rates(**settings):
+        return [optim.learning_rate(n, lr=2.0, steps=10, **settings) for n in range(1, 11)]
+
+    assert rates() == [2.0] * 10
+    assert rates(warmup=4) == [0.5, 1.0, 1.5] + [2.0] * 7
+    ramp = [0.5, 1.0, 1.5, 2.0]
+    left = np.arange(1, 7) / 6
+    assert np.allclose(rates(warmup=4, schedule="linear"), [*ramp, *(2 * (1 - left))], atol=1e-15)
+    curve = 1 + np.cos(np.pi * left)
+    assert np.allclose(rates(warmup=4, schedule="cosine"), [*ramp, *curve], atol=1e-15)
+    assert rates(schedule="linear")[0] == 1.8 and rates(schedule="linear")[-1] == 0
+    assert rates(schedule="cosine")[4] == pytest.approx(1.0) and rates(schedule="cosine")[-1] == 0
+    assert rates(warmup=10, schedule="linear") == pytest.approx(np.arange(1, 11) / 5)
+
+
+def test_train_uses_the_schedule():
+    history = ml.train(tune("lora"), BATCHES, steps=5, lr=0.1, schedule="linear", warmup=2)
+    assert history.rates == pytest.approx([0.05, 0.1, 0.2 / 3, 0.1 / 3, 0.0])
+    frozen = tune("lora")
+    before = copies(frozen.arrays)
+    ml.train(frozen, BATCHES, steps=3, lr=0.0, weight_decay=0.3)
+    assert same_bits(frozen.arrays, before)
+
+
+def test_clip():
+    """All gradients times min(1, limit / (‖g‖ + 1e-6)), the norm over all arrays together."""
+    grads = {"a": np.array([3.0, 0.0]), "b": np.array([[4.0]])}
+    assert optim.global_norm(grads) == 5
+    clipped = optim.clip(grads, 1.0)
+    assert rel(clipped["a"], grads["a"] / (5 + 1e-6)) < 1e-15
+    assert rel(clipped["b"], grads["b"] / (5 + 1e-6)) < 1e-15
+    assert same_bits(optim.clip(grads, 6.0), grads)
+    assert grads["a"][0] == 3
+
+
+def test_train_clips():
+    """With a huge eps AdamW's first step is -lr·g/eps: the gradient that it got shows."""
+    tuned = tune("vera")
+    _, grads = gradients(tuned, BATCHES[:1])
+    norm = optim.global_norm(grads)
+    start = copies(tuned.trainable)
+    ml.train(tuned, BATCHES[:1], steps=1, lr=1e9, eps=1e9, betas=(0.0, 0.0), clip=norm / 3)
+    for key, a in tuned.trainable.items():
+        assert np.abs(a - start[key] + grads[key] / 3).max() < 1e-5 * norm
+
+
+# ---------------------------------------- batches, accumulation, what is recorded
+
+
+def test_loss_is_the_mean_over_what_counts():
+    """The mean of -log p(target) over all micro-batches together, without the targets at -100."""
+    parts = [batch(1, ignored=0.1), batch(2, ignored=0.7)]
+    terms = []
+    for ids, targets in parts:
+        z = base().logits(ids)
+        log_p = z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
+        n, t = np.nonzero(targets != -100)
+        terms.extend(-log_p[n, t, targets[n, t]])
+    history = ml.train(tune("lora"), parts, steps=1, lr=0.01, accumulate=2)
+    assert history.losses[0] == pytest.approx(np.mean(terms), abs=1e-12)
+
+
+def test_lists_are_cycled_and_iterables_are_read_once():
+    a, b = tune("lora"), tune("lora")
+    one = ml.train(a, BATCHES[:2], steps=5, lr=0.01)
+    seen = []
+
+    def stream():
+        for i in (0, 1, 0, 1, 0, 1, 0):
+            seen.append(i)
+            yield BATCHES[i]
+
+    two = ml.train(b, stream(), steps=5, lr=0.01)
+    assert one.losses == two.losses and same_bits(a.arrays, b.arrays)
+    assert len(seen) == 5  # nothing is read ahead
+    assert ml.train(tune("lora"), tuple(BATCHES[:2]), steps=5, lr=0.01).losses == one.losses
+
+
+def test_accumulation_takes_the_batches_in_order():
+    a, b = tune("full"), tune("full")
+    joined = [tuple(np.concatenate(x) for x in zip(*BATCHES[i : i + 2])) for i in (0, 2)]
+    one = ml.train(a, BATCHES[:4], steps=2, lr=0.01, accumulate=2)
+    two = ml.train(b, joined, steps=2, lr=0.01)
+    assert one.losses == pytest.approx(two.losses, abs=1e-12)
+    assert all(rel(a.arrays[k], b.arrays[k]) < 1e-6 for k in a.arrays)
+
+
+def test_batches_run_out():
+    """The steps that there were batches for are done, then it is said what is missing."""
+    tuned, done = tune("lora"), tune("lora")
+    with pytest.raises(ValueError, match=r"step 3: the batches ran out, got 0 of 1"):
+        ml.train(tuned, iter(BATCHES[:2]), steps=3, lr=0.01)
+    ml.train(done, BATCHES, steps=2, lr=0.01)
+    assert same_bits(tuned.arrays, done.arrays)
+    with pytest.raises(ValueError, match="1 of 2"):
+        ml.train(tuned, iter(BATCHES[:3]), steps=2, lr=0.01, accumulate=2)
+
+
+def test_history_is_plain_data():
+    tuned = tune("lora_fa")
+    history = ml.train(
+        tuned, BATCHES, steps=5, lr=0.01, evaluate=lambda t: t.rank, evaluate_every=2
+    )
+    assert history.evaluations == [(2, 3), (4, 3), (5, 3)]
+    again = json.loads(json.dumps(history.to_dict()))
+    assert again["losses"] == history.losses and len(again["seconds"]) == len(again["rates"]) == 5
+    assert all(t > 0 for t in history.seconds)
+
+
+def test_evaluation_does_not_change_the_run():
+    a, b = tune("lora", dropout=0.2), tune("lora", dropout=0.2)
+    one = ml.train(a, BATCHES, steps=4, lr=0.01)
+    ids = BATCHES[0][0]
+    two = ml.train(
+        b,
+        BATCHES,
+        steps=4,
+        lr=0.01,
+        evaluate=lambda t: float(t.logits(ids).sum()),
+        evaluate_every=1,
+    )
+    assert one.losses == two.losses and same_bits(a.arrays, b.arrays)
+
+
+@pytest.mark.smoke
+def test_progress_bar(capfd):
+    """Silent where stderr is no terminal, unless it is asked for; never on stdout."""
+    ml.train(tune("lora"), BATCHES, steps=2, lr=0.01)
+    assert capfd.readouterr() == ("", "")
+    ml.train(tune("lora"), BATCHES, steps=2, lr=0.01, progress=True)
+    out, err = capfd.readouterr()
+    assert out == "" and "LoRA" in err
+
+
+# ---------------------------------------- divergence
+
+
+@pytest.mark.smoke
+def test_a_nan_in_the_base_is_named():
+    params = copies(base().params)
+    name = "model.layers.1.mlp.up_proj.weight"
+    params[name][3, 2] = np.nan
+    tuned = tune("lora", ml.Llama(base().config, params))
+    before = copies(tuned.arrays)
+    with pytest.raises(Diverged, match=rf"step 1: the loss is nan.*{name}"):
+        ml.train(tuned, BATCHES, steps=3, lr=0.01)
+    assert same_bits(tuned.arrays, before)
+
+
+@pytest.mark.parametrize("name", list(ml.METHODS))
+def test_a_nan_in_an_adapter_is_named(name):
+    tuned = tune(name)
+    key = sorted(tuned.trainable)[0]
+    tuned.trainable[key].flat[0] = np.nan
+    with pytest.raises(Diverged, match=f"step 1.*{key}"):
+        ml.train(tuned, BATCHES, steps=3, lr=0.01)
+
+
+def test_an_infinite_gradient_is_named(monkeypatch):
+    tuned = tune("lora")
+    honest = train.gradients
+    key = list(tuned.trainable)[3]
+
+    def spoilt(tuned, micro_batches, step):
+        loss, grads = honest(tuned, micro_batches, step)
+        if step == 3:
+            grads[key][0, 0] = np.inf
+        return loss, grads
+
+    monkeypatch.setattr(train, "gradients", spoilt)
+    with pytest.raises(Diverged, match=rf"step 3.*the gradient of {key}"):
+        ml.train(tuned, BATCHES, steps=5, lr=0.01, clip=1.0)
+    monkeypatch.undo()
+    done = tune("lora")
+    ml.train(done, BATCHES, steps=2, lr=0.01, clip=1.0)
+    assert same_bits(tuned.arrays, done.arrays)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("dtype, lr", [("float64", 1e300), ("float32", 1e33)])
+@pytest.mark.parametrize("name", list(ml.METHODS))
+def test_a_huge_rate_diverges_and_keeps_the_checkpoint(name, dtype, lr, tmp_path):
+    """Arrays and checkpoint are those of the last good step."""
+    path = tmp_path / "run.safetensors"
+    tuned = tune(name, base(dtype), **({"ratio": 1.0, "update_ratio": 1e-9}))
+    with pytest.raises(Diverged, match=r"step [2-9]: the loss is .* not finite: "):
+        ml.train(tuned, BATCHES, steps=9, lr=lr, checkpoint=path, checkpoint_every=1)
+    assert all(np.isfinite(a).all() for a in tuned.arrays.values())
+    adam, again = optim.AdamW(tuned.trainable), copies(tuned.arrays)
+    history = train.load_checkpoint(path, tuned, adam)
+    assert len(history.losses) == adam.steps >= 1 and same_bits(tuned.arrays, again)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_step_that_overflows_is_not_written(tmp_path):
+    """Beyond float32's range in one step: the old checkpoint stays, the array is named."""
+    path = tmp_path / "run.safetensors"
+    ml.train(tune("lora", base("float32")), BATCHES, steps=1, lr=0.01, checkpoint=path)
+    before = path.read_bytes()
+    for every in (1, None):
+        with pytest.raises(Diverged, match=r"step 1: the array .*lora_[AB]\.weight is not finite"):
+            tuned = tune("lora", base("float32"))
+            ml.train(tuned, BATCHES, steps=1, lr=1e300, checkpoint=path, checkpoint_every=every)
+    assert path.read_bytes() == before
+
+
+# ---------------------------------------- checkpoints
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    path = tmp_path / "run.safetensors"
+    ml.train(tune("lora"), BATCHES, steps=2, lr=0.01, checkpoint=path)
+    for other, said in {
+        "method": tune("lora_fa"),
+        "rank": tune("lora", rank=2, alpha=6),
+        "alpha": tune("lora", alpha=1.0),
+        "seed": tune("lora", seed=1),
+        "options": tune("lora", dropout=0.5),
+        "array": tune("lora", targets="q_proj"),
+        "shape": tune("lora", base(width=8)),
+    }.items():
+        before = copies(said.arrays)
+        with pytest.raises(ValueError, match=other):
+            ml.train(said, BATCHES, steps=4, lr=0.01, checkpoint=path, resume=True)
+        assert same_bits(said.arrays, before)
+    with pytest.raises(ValueError, match="not a checkpoint"):
+        ml.save_adapter(tune("lora"), tmp_path)
+        wrong = tmp_path / "adapter_model.safetensors"
+        ml.train(tune("lora"), BATCHES, steps=4, lr=0.01, checkpoint=wrong, resume=True)
+    with pytest.raises(ValueError, match="resume"):
+        ml.train(tune("lora"), BATCHES, steps=4, lr=0.01, resume=True)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        ml.train(tune("lora"), BATCHES, steps=1, lr=0.01, checkpoint="nowhere", resume=True)
+
+
+def test_resume_into_arrays_that_went_on(tmp_path):
+    """A checkpoint from before Delta-LoRA's W moved takes back the start factors too."""
+    path = tmp_path / "run.safetensors"
+    settings = dict(lr=0.01, checkpoint=path)
+    tuned = tune("delta_lora", start_step=3)
+    ml.train(tuned, BATCHES, steps=2, **settings)
+    wanted = copies(tuned.arrays)
+    ml.train(tuned, BATCHES, steps=5, lr=0.01)
+    train.load_checkpoint(path, tuned, optim.AdamW(tuned.trainable))
+    assert same_bits(tuned.arrays, wanted)
+
+
+def test_a_finished_run_resumes_to_itself(tmp_path):
+    path = tmp_path / "run.safetensors"
+    tuned = tune("vera")
+    history = ml.train(tuned, BATCHES, steps=3, lr=0.01, checkpoint=path)
+    again = tune("vera")
+    assert ml.train(again, BATCHES, steps=3, lr=0.01, checkpoint=path, resume=True) == history
+    assert same_bits(again.arrays, tuned.arrays)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_failing_write_keeps_the_old_checkpoint(error, tmp_path, monkeypatch):
+    path = tmp_path / "run.safetensors"
+    ml.train(tune("lora"), BATCHES, steps=2, lr=0.01, checkpoint=path)
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(type(error)):
+        ml.train(tune("lora"), BATCHES, steps=3, lr=0.01, checkpoint=path)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["run.safetensors"]
+
+
+def test_a_kill_while_checkpointing_keeps_the_old_one(tmp_path):
+    """The process ends, without any clean-up, in the middle of writing the second checkpoint."""
+    path = tmp_path / "run.safetensors"
+    script = f"""
+import os, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from battery import BATCHES, ml, tune
+written = []
+real = os.fsync
+os.fsync = lambda handle: os._exit(9) if len(written) > 2 else written.append(real(handle))
+ml.train(tune("lora"), BATCHES, steps=6, lr=0.01, checkpoint={str(path)!r}, checkpoint_every=2)
+"""
+    root = str(Path(__file__).parents[1])
+    ended = subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": root})
+    assert ended.returncode == 9
+    resumed, whole = tune("lora"), tune("lora")
+    history = ml.train(resumed, BATCHES, steps=6, lr=0.01, checkpoint=path, resume=True)
+    assert history.losses == ml.train(whole, BATCHES, steps=6, lr=0.01).losses
+    assert same_bits(resumed.arrays, whole.arrays)
