@@ -1,0 +1,307 @@
+"""Figures of a comparison: results in, a matplotlib Figure out. No computing, no window, no global state."""
+
+import io
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+INK, GRID = "#222222", "#dddddd"
+
+# Okabe and Ito's colours, which the colour-blind can tell apart; the marker tells the same once more.
+LOOKS = {
+    "full": ("#4d4d4d", "s"),
+    "lora": ("#0072B2", "o"),
+    "lora_fa": ("#56B4E9", "v"),
+    "vera": ("#009E73", "D"),
+    "delta_lora": ("#CC79A7", "^"),
+    "lora_plus": ("#D55E00", "P"),
+    "scratch": ("#a6a6a6", "X"),
+}
+FREE_LOOKS = [("#E69F00", "*"), ("#7A5195", "h"), ("#8C564B", "<"), ("#B5A800", ">")]
+
+REFERENCES = {  # name in results["references"] -> label
+    "base": "untrained base",
+    "scratch": "trained from scratch",
+    "rule_ed": 'rule: add "ed"',
+    "rule_s": 'rule: add "s"',
+    "rule_four": "rule: four cases of spelling",
+}
+
+PARTS = {  # part of a record's bytes -> colour of its bar, its marker
+    "activations": ("#5B8DB8", "o"),
+    "weights": ("#C9CED6", "s"),
+    "optimizer": ("#E3A857", "D"),
+    "gradients": ("#A23B3B", "^"),
+}
+
+CAPTIONS = {
+    "convergence": (
+        "Mean cross-entropy over the seeds, on a logarithmic scale: left on validation words, which nobody "
+        "trains on, right on the batches since the point before. Look for who comes down first and who "
+        "furthest, and where a line on the left has stopped while the one on the right goes on falling: "
+        "from there the training words are learned by heart."
+    ),
+    "accuracy": (
+        "Held-out words answered exactly, against the numbers that the optimizer moves. A point is the mean "
+        "over the seeds, its bar one standard deviation each way; points with equally many numbers stand side "
+        "by side. Dotted lines need no fine-tuning: look for whether a technique beats a hand-written rule, "
+        "and how little accuracy goes with how many numbers."
+    ),
+    "memory": (
+        "Bytes that one training step holds, by what they are. Left, stacked: look for the largest part, and for "
+        "how much of the whole bar a technique saves. Right, the same bytes each by itself on a logarithmic "
+        "scale: look for the parts that shrink by orders of magnitude. 1 MiB = 1,048,576 bytes. The parts "
+        "need not be held at one moment, so a bar's length is no peak."
+    ),
+}
+
+
+def human(n: float) -> str:
+    """n bytes in the binary unit that reads best, to three digits: 28672 -> "28.0 KiB"."""
+    if n < 1000:
+        return f"{n:.0f} B"
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        n /= 1024
+        if n < 999.5:
+            break
+    return f"{n:.{2 if n < 9.995 else 1 if n < 99.95 else 0}f} {unit}"
+
+
+def rows(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Name -> record of every row: the methods in their order, then from scratch where it was run."""
+    scratch = {"scratch": results["scratch"]} if "scratch" in results else {}
+    return {**results["methods"], **scratch}
+
+
+def looks(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Name -> (colour, marker): the fixed ones, and the next free one for each name that has none."""
+    names = list(names)
+    unknown = [name for name in names if name not in LOOKS]
+    free = {name: FREE_LOOKS[i % len(FREE_LOOKS)] for i, name in enumerate(unknown)}
+    return {name: {**LOOKS, **free}[name] for name in names}
+
+
+def style():
+    """The house style, as a context: large type, no frame, a light grid."""
+    import matplotlib
+
+    return matplotlib.rc_context(
+        {
+            "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same
+            "font.size": 13,
+            "axes.titlesize": 14,
+            "axes.titlelocation": "left",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.edgecolor": INK,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "grid.color": GRID,
+            "legend.frameon": False,
+            "lines.linewidth": 2.4,
+            "lines.markersize": 8,
+            "savefig.facecolor": "white",
+        }
+    )
+
+
+def canvas(width: float = 11, height: float = 6):
+    """An empty figure of so many inches, on an Agg canvas."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def png(figure) -> bytes:
+    """The figure as a PNG file; the same figure gives the same bytes."""
+    file = io.BytesIO()
+    with style():
+        figure.savefig(file, format="png", dpi=140, metadata={"Software": None})
+    return file.getvalue()
+
+
+# ------------------------------------------------------------------------------------- convergence
+
+
+def convergence(results: Mapping[str, Any]):
+    """Loss against optimizer steps, a colour a row: on validation words (large), in training (thin)."""
+    records = rows(results)
+    appearance = looks(records)
+    with style():
+        figure = canvas(13, 6)
+        validating, training = figure.subplots(1, 2, width_ratios=(1.5, 1))
+        by_loss = sorted(records, key=lambda name: records[name]["curve"][-1][2])
+        for place, name in enumerate(by_loss):  # the legend ranks them
+            steps, train, validation = zip(*records[name]["curve"])
+            colour, marker = appearance[name]
+            line = dict(color=colour, ls="--" if name == "scratch" else "-")
+            label = f"{validation[-1]:.3f}  {records[name]['title']}"
+            where = (place % 3, 3) if len(steps) > 6 else 1  # markers of close lines beside each other
+            validating.plot(steps, validation, **line, marker=marker, markevery=where, label=label)
+            training.plot(steps, train, **line, lw=1.3)
+        for axes, title in ((validating, "On validation words"), (training, "In training")):
+            axes.set_title(title)
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(_one_two_five())
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.yaxis.set_minor_formatter("")
+            axes.set_xlabel("optimizer steps")
+        validating.set_ylabel("cross-entropy (nats per token)")
+        title = "validation loss\nafter the last step"
+        figure.legend(loc="outside right upper", title=title, alignment="left")
+    return figure
+
+
+def _one_two_five():
+    """Ticks of a logarithmic axis at 1, 2 and 5 times each power of ten."""
+    from matplotlib.ticker import LogLocator
+
+    return LogLocator(subs=(1, 2, 5), numticks=20)
+
+
+# ---------------------------------------------------------------------------------------- accuracy
+
+
+def accuracy(results: Mapping[str, Any]):
+    """Trainable numbers (log) against held-out exact match, with the references as dotted lines.
+
+    Where nothing lies between the low and the high values, the axis leaves the gap out.
+    """
+    records, references = results["methods"], results["references"]
+    with style():
+        figure = canvas(11, 6.6)
+        panels = _panels(figure, [r["exact_match"] for r in records.values()], references.values())
+        for axes in panels:
+            _points(axes, records)
+            _lines(axes, references)
+        panels[0].set_title(f"Exact match on {results['settings']['test_size']:,} held-out words")
+        figure.supylabel("share answered exactly", fontsize=13)
+        panels[-1].set_xlabel("trainable numbers")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+def _panels(figure, scores, references):
+    """One axes over all values; or two, upper and lower, around a wide gap without any value."""
+    values = sorted([*scores, *references])
+    gap, low, high = max(((b - a, a, b) for a, b in zip(values, values[1:])), default=(0, 0, 0))
+    if gap < 0.25:
+        axes = figure.subplots()
+        axes.set_ylim(values[0] - 0.06, values[-1] + 0.06)
+        return [axes]
+    spans = (max(values[-1] - high, 0.04), max(low - values[0], 0.04))
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
+    upper.set_ylim(high - 0.15 * spans[0], values[-1] + 0.15 * spans[0])
+    lower.set_ylim(values[0] - 0.3 * spans[1], low + 0.3 * spans[1])
+    upper.spines["bottom"].set_visible(False)
+    upper.tick_params(axis="x", which="both", length=0)
+    cut = dict(marker=[(-1, -0.5), (1, 0.5)], ms=11, ls="none", color=INK, mew=1.2, clip_on=False)
+    upper.plot([0], [0], transform=upper.transAxes, **cut)  # the slanted strokes of a broken axis
+    lower.plot([0], [1], transform=lower.transAxes, **cut)
+    return [upper, lower]
+
+
+def _points(axes, records):
+    """A point with its spread for every method; those of one abscissa side by side."""
+    appearance, seen = looks(records), {}
+    counts = [r["trainable"] for r in records.values()]
+    for name, record in records.items():
+        place = seen[record["trainable"]] = seen.get(record["trainable"], -1) + 1
+        shift = place - (counts.count(record["trainable"]) - 1) / 2
+        axes.errorbar(
+            record["trainable"] * 1.09**shift,
+            record["exact_match"],
+            yerr=record["exact_match_sd"] or None,
+            color=appearance[name][0],
+            marker=appearance[name][1],
+            ms=11,
+            capsize=5,
+            ls="none",
+            label=f"{record['title']}  {record['exact_match']:.3f}",
+        )
+    axes.set_xscale("log")
+    axes.set_xlim(min(counts) / 2, max(counts) * 2)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.xaxis.set_minor_formatter("")
+
+
+def _lines(axes, references):
+    """A dotted line for every reference within the axes, its label in the right margin."""
+    low, high = axes.get_ylim()
+    inside = {n: v for n, v in references.items() if low <= v <= high}
+    height = axes.get_position().height * axes.figure.get_figheight() * 0.8  # inches, less the legend's
+    places = spread([(v - low) / (high - low) for v in inside.values()], 0.24 / height)
+    for (name, value), place in zip(inside.items(), places):
+        axes.axhline(value, color="#777777", ls=":", lw=1.6, zorder=1)
+        axes.annotate(
+            f"{REFERENCES.get(name, name.replace('_', ' '))}  {value:.3f}",
+            xy=(1, (value - low) / (high - low)),
+            xytext=(1.03, place),
+            xycoords="axes fraction",
+            va="center",
+            fontsize=12,
+            arrowprops=dict(arrowstyle="-", color="#777777", lw=0.8, shrinkA=0, shrinkB=0),
+        )
+
+
+def spread(places: Iterable[float], gap: float) -> list[float]:
+    """The places moved apart as little as one sweep can, so that any two are `gap` apart or more."""
+    places = list(places)
+    order = sorted(range(len(places)), key=places.__getitem__)
+    moved, last = list(places), float("-inf")
+    for i in order:
+        last = moved[i] = max(places[i], last + gap)
+    shift = sum(m - p for m, p in zip(moved, places)) / max(len(places), 1)
+    return [m - shift for m in moved]
+
+
+# ------------------------------------------------------------------------------------------ memory
+
+
+def memory(results: Mapping[str, Any]):
+    """Bytes of a step by part: left stacked, in MiB; right each part on a logarithmic scale."""
+    records = rows(results)
+    titles = [record["title"] for record in records.values()]
+    with style():
+        figure = canvas(13, 1.9 + 0.56 * len(records))
+        left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.25, 1))
+        _stacks(left, [record["bytes"] for record in records.values()])
+        for part, (colour, marker) in PARTS.items():
+            values = [record["bytes"][part] or float("nan") for record in records.values()]
+            right.plot(values, range(len(values)), ls="none", marker=marker, ms=10, color=colour, mec=INK, mew=0.6)
+        left.set_yticks(range(len(titles)), titles)
+        left.set_ylim(len(titles) - 0.4, -0.6)  # the first row on top
+        left.grid(axis="y", visible=False)
+        right.tick_params(axis="y", length=0)
+        right.set_xscale("log", base=2)
+        right.xaxis.set_major_locator(_powers_of_two([r["bytes"][p] for r in records.values() for p in PARTS]))
+        right.xaxis.set_major_formatter(lambda value, _: human(value).replace(".00 ", " ").replace(".0 ", " "))
+        left.set_xlabel("MiB (1,048,576 bytes)")
+        right.set_xlabel("bytes, logarithmic")
+        left.set_title("Memory of one training step")
+        right.set_title("The same, each part by itself")
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(PARTS))
+    return figure
+
+
+def _stacks(axes, sizes):
+    """A stacked bar for each row, its largest part labelled with its bytes."""
+    edges = [0.0] * len(sizes)
+    for part, (colour, _) in PARTS.items():
+        lengths = [size[part] / 2**20 for size in sizes]
+        axes.barh(range(len(sizes)), lengths, 0.66, left=edges, color=colour, label=part)
+        for y, (size, start, length) in enumerate(zip(sizes, edges, lengths)):
+            if part == max(PARTS, key=size.__getitem__):
+                axes.text(start + length / 2, y, human(size[part]), ha="center", va="center", fontsize=12)
+        edges = [start + length for start, length in zip(edges, lengths)]
+
+
+def _powers_of_two(sizes):
+    """A tick at every third or so power of two: round in KiB and MiB."""
+    from matplotlib.ticker import FixedLocator
+
+    low, high = min(s for s in sizes if s).bit_length() - 1, max(sizes).bit_length()
+    return FixedLocator([2**k for k in range(low, high + 1, max(1, -(-(high - low) // 5)))])
