@@ -186,7 +186,7 @@ def tune(a) -> None:
     """Run the sweep and write its record."""
     from .experiments import tune as experiment
 
-    settings = settings_of(a, {})
+    settings = settings_of(a, {n: r.default_rank for n, r in METHODS.items() if r.rank_above_width})
     cells = experiment.tune(settings, report=lambda c: print(json.dumps(c), flush=True))
     experiment.write(a.out, settings, cells)
     for name, choice in experiment.choose(cells).items():

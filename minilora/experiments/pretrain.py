@@ -34,7 +34,9 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.01
     clip: float = 1.0
-    seed: int = 0  # of the weights and of the order of the words
+    # of the weights and of the order of the words: the first of 0, 1, 2 whose base gets none of the *training* words of
+    # the tasks that it never saw (an unknown tag leaves it to chance which habit it falls into: 0 says -ing, 1 says -s)
+    seed: int = 2
 
 
 def new_model(recipe: Recipe) -> Llama:
