@@ -229,7 +229,7 @@ def match_targets(config, targets=None) -> list[str]:
         raise ValueError(f"targets: got none, wanted some of {', '.join(kinds)} or 'all-linear'")
     found = set()
     for target in targets:
-        if target in ("lm_head", "embed_tokens", EMBED, HEAD):
+        if target in ("lm_head", "embed_tokens", "model.embed_tokens", EMBED, HEAD):
             raise ValueError(
                 f"targets: {target} cannot be adapted: it maps tokens, and where the two are tied one adapter would change both"
             )

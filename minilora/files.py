@@ -61,7 +61,7 @@ def nearest(what: str, got: str, choices: Iterable[str]) -> ValueError:
     nearest("task", "pastt", TASKS)  ->  unknown task 'pastt'; did you mean 'past'? (past, plural)
     """
     choices = list(choices)
-    close = difflib.get_close_matches(got, choices, n=2)
+    close = difflib.get_close_matches(str(got), choices, n=2)
     listed = ", ".join(choices)
     if not close:
         return ValueError(f"unknown {what} {got!r}; wanted one of: {listed}")

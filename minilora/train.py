@@ -69,7 +69,10 @@ def train(
     `checkpoint_every` steps and after the last; resume=True goes on from it, to the same bits. progress: a bar (None: only
     on a terminal). Raises Diverged, naming the step and the first bad array; ValueError for settings out of range.
     """
+    if not isinstance(tuned, Tuned):
+        raise TypeError(f"train: got a {type(tuned).__name__}, wanted what attach returns")
     _check(steps, lr, weight_decay, betas, eps, schedule, warmup, clip, accumulate)
+    _check_every(evaluate_every=evaluate_every, checkpoint_every=checkpoint_every)
     lr, weight_decay = float(lr), float(weight_decay)  # a np.float64 would make float64 of float32 arrays
     record, options = tuned.record, tuned.options
     slots, trainable = tuned.slots(), tuned.trainable
@@ -161,6 +164,8 @@ def _cycle(batches: Iterable[Batch]) -> Iterator[Batch]:
         if not batches:
             raise ValueError("train: got no batches, wanted at least one")
         return itertools.cycle(batches)
+    if not isinstance(batches, Iterable):
+        raise ValueError(f"train: batches is a {type(batches).__name__}, wanted a list or an iterable of (ids, targets)")
     return iter(batches)
 
 
@@ -179,17 +184,24 @@ def _check_batch(batch, vocab_size: int) -> Batch:
     return ids, targets
 
 
+def _whole(v, least: int) -> bool:
+    return isinstance(v, int | np.integer) and not isinstance(v, bool) and v >= least
+
+
+def _check_every(**settings):
+    for name, every in settings.items():
+        if not (every is None or _whole(every, 1)):
+            raise ValueError(f"train: {name} is {every!r}, wanted None or a whole number of at least 1")
+
+
 def _check(steps, lr, weight_decay, betas, eps, schedule, warmup, clip, accumulate):
     """Raises ValueError for settings out of range."""
-
-    def whole(v, least):
-        return isinstance(v, int | np.integer) and not isinstance(v, bool) and v >= least
 
     def number(v):
         return isinstance(v, int | float | np.number) and not isinstance(v, bool) and math.isfinite(v)
 
     wanted = {
-        "steps": (steps, whole(steps, 1), "a whole number of at least 1"),
+        "steps": (steps, _whole(steps, 1), "a whole number of at least 1"),
         "lr": (lr, number(lr) and lr >= 0, "a finite number of at least 0"),
         "weight_decay": (weight_decay, number(weight_decay) and weight_decay >= 0, "a finite number of at least 0"),
         "betas": (
@@ -198,9 +210,9 @@ def _check(steps, lr, weight_decay, betas, eps, schedule, warmup, clip, accumula
             "two numbers in [0, 1)",
         ),
         "eps": (eps, number(eps) and eps > 0, "a finite number above 0"),
-        "warmup": (warmup, whole(warmup, 0), "a whole number of at least 0"),
+        "warmup": (warmup, _whole(warmup, 0), "a whole number of at least 0"),
         "clip": (clip, clip is None or (number(clip) and clip > 0), "None or a finite number above 0"),
-        "accumulate": (accumulate, whole(accumulate, 1), "a whole number of at least 1"),
+        "accumulate": (accumulate, _whole(accumulate, 1), "a whole number of at least 1"),
     }
     for name, (got, good, want) in wanted.items():
         if not good:

@@ -1,5 +1,6 @@
 """LoRA+: LoRA whose B learns faster than its A. The pair is LoRA's; the optimizer is told a ratio."""
 
+import math
 from dataclasses import replace
 
 from . import lora
@@ -17,8 +18,9 @@ def lr_scale(options):
 def check(options):
     """Raises ValueError unless the ratio is a positive number."""
     check_probability(options)
-    if not (isinstance(options["ratio"], int | float) and 0 < options["ratio"] < float("inf")):
-        raise ValueError(f"lora_plus: ratio is {options['ratio']!r}, wanted a positive number")
+    ratio = options["ratio"]
+    if isinstance(ratio, bool) or not (isinstance(ratio, int | float) and 0 < ratio < math.inf):
+        raise ValueError(f"lora_plus: ratio is {ratio!r}, wanted a positive number")
 
 
 METHOD = replace(
