@@ -246,27 +246,25 @@ def check_merge(name):
 
 def check_training(name):
     """The loss on a fixed batch falls; the same seed gives the same bits; the record is plain."""
-    runs = []
-    for _ in range(2):
-        tuned = tune(name, dropout=0.1)
-        history = ml.train(tuned, [BATCHES[0]], steps=25, lr=3e-3)
-        runs.append((history.losses, copies(tuned.arrays)))
-        assert min(history.losses[-3:]) < history.losses[0]
-        assert all(type(v) is float for v in history.losses + history.rates)
-    assert runs[0][0] == runs[1][0] and same_bits(runs[0][1], runs[1][1])
-    assert not _drawn(tune(name, seed=1)) or not same_bits(
-        tune(name, seed=1).arrays, tune(name, seed=0).arrays
-    )
+    for dtype in ("float64", "float32"):
+        runs = []
+        for _ in range(2):
+            tuned = tune(name, base(dtype), dropout=0.1)
+            history = ml.train(tuned, [BATCHES[0]], steps=25, lr=3e-3)
+            runs.append((history.losses, copies(tuned.arrays)))
+            assert min(history.losses[-3:]) < history.losses[0]
+            assert all(type(v) is float for v in history.losses + history.rates)
+        assert runs[0][0] == runs[1][0] and same_bits(runs[0][1], runs[1][1])
+    same = same_bits(tune(name, seed=1).arrays, tune(name, seed=0).arrays)
+    assert same != draws(tune(name))
 
 
-def _drawn(tuned):
-    """Does attach draw random numbers for this technique?"""
-    record, drawn = tuned.record, []
-    rng = np.random.default_rng(0)
-    options = {**tuned.options, "alpha": 1.0}
-    record.init(np.ones((2, 2)), 2, options, rng, tuned.shared)
-    drawn.append(rng.bit_generator.state != np.random.default_rng(0).bit_generator.state)
-    return drawn[0]
+def draws(tuned):
+    """Does the technique's init draw random numbers?"""
+    rng, unused = np.random.default_rng(0), np.random.default_rng(0)
+    shared = {k: np.ones((2, 2)) for k in tuned.shared}
+    tuned.record.init(np.ones((2, 2)), 2, {**tuned.options, "alpha": 1.0}, rng, shared)
+    return rng.bit_generator.state != unused.bit_generator.state
 
 
 def check_frozen_stays(name):
@@ -334,13 +332,14 @@ def check_resume(name, folder):
     settings = dict(
         steps=6, lr=1e-2, weight_decay=0.1, clip=1.0, accumulate=2, schedule="cosine", warmup=2
     )
-    for start_step in (2, 5):  # Delta-LoRA: W has begun to move at the interruption, or has not
+    # Delta-LoRA: at the interruption W has begun to move, or has not
+    for start_step, dtype in ((2, "float64"), (5, "float64"), (2, "float32")):
         options = {"dropout": 0.1, "start_step": start_step, "corrected": True}
-        whole = tune(name, **options)
+        whole = tune(name, base(dtype), **options)
         history = ml.train(whole, BATCHES, **settings)
 
-        path = folder / f"run{start_step}.safetensors"
-        cut = tune(name, **options)
+        path = folder / f"{dtype}{start_step}.safetensors"
+        cut = tune(name, base(dtype), **options)
 
         def until_the_ninth():
             yield from itertools.islice(itertools.cycle(BATCHES), 9)
@@ -348,7 +347,7 @@ def check_resume(name, folder):
 
         with pytest.raises(Stopped):  # within step 5; the last checkpoint is of step 4
             ml.train(cut, until_the_ninth(), **settings, checkpoint=path, checkpoint_every=2)
-        resumed = tune(name, **options)
+        resumed = tune(name, base(dtype), **options)
         continued = ml.train(resumed, BATCHES, **settings, checkpoint=path, resume=True)
         assert continued.losses == history.losses and continued.rates == history.rates
         assert same_bits(resumed.arrays, whole.arrays)

@@ -1,0 +1,253 @@
+"""Bad input: each is answered in one line that says what, what was got and what was wanted."""
+
+import re
+import warnings
+
+import numpy as np
+import pytest
+from battery import BATCHES, base, same_bits, tune
+
+import minilora as ml
+
+NAMES = list(ml.METHODS)
+RANKED = [n for n in NAMES if "rank" in ml.METHODS[n].takes]
+
+
+def refuses(call, *said, error=ValueError):
+    """call() raises one line, and every one of `said` stands in it."""
+    with pytest.raises(error) as caught:
+        call()
+    line = str(caught.value)
+    assert "\n" not in line.strip() and len(line) < 250
+    for part in said:
+        assert re.search(part, line), f"{part!r} is not in {line!r}"
+
+
+# ---------------------------------------- attach
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("rank", [0, -1, 2.5, True, "4", float("nan")])
+@pytest.mark.parametrize("name", RANKED)
+def test_ranks(name, rank):
+    refuses(lambda: ml.attach(base(), name, rank=rank), name, "rank", repr(rank), "at least 1")
+
+
+def test_numpy_s_numbers_are_numbers(tmp_path):
+    """Settings out of a sweep's arrays: float32 stays float32, and the adapter is saved."""
+    model = base("float32")
+    tuned = ml.attach(model, "lora", rank=np.int64(4), alpha=np.float64(6), dropout=np.float64(0.1))
+    assert tuned.rank == 4 and tuned.logits(BATCHES[0][0]).dtype == np.float32
+    plain = ml.attach(model, "lora", rank=4, alpha=6, dropout=0.1)
+    settings = dict(steps=np.int64(2), lr=np.float64(0.01), weight_decay=np.float64(0.1))
+    path = tmp_path / "run.safetensors"
+    one = ml.train(tuned, BATCHES, **settings, checkpoint=path)
+    two = ml.train(plain, BATCHES, steps=2, lr=0.01, weight_decay=0.1)
+    assert one.losses == two.losses and same_bits(tuned.arrays, plain.arrays)
+    ml.save_adapter(tuned, tmp_path)
+    delta = ml.attach(model, "delta_lora", start_step=np.int64(1), update_ratio=np.float64(1.5))
+    ml.train(delta, BATCHES, steps=2, lr=0.01)
+    assert {a.dtype for a in delta.arrays.values()} == {np.dtype("float32")}
+
+
+@pytest.mark.parametrize("name", RANKED)
+def test_a_rank_above_the_width(name):
+    """The LoRA family warns once, for all targets together; VeRA's rank has no such bound."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        tuned = ml.attach(base(), name, rank=20, targets="all-linear")
+    assert tuned.rank == 20
+    if name == "vera":
+        assert not caught
+    else:
+        (warning,) = caught
+        assert re.search(f"{name}: rank 20 is above 8", str(warning.message))
+        assert warning.filename == __file__  # it points at the caller
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ml.attach(base(), name, rank=8, targets="all-linear")
+
+
+@pytest.mark.parametrize("alpha", [0, float("nan"), float("inf"), "8", True])
+def test_alphas(alpha):
+    refuses(lambda: ml.attach(base(), "lora", alpha=alpha), "alpha", repr(alpha), "other than 0")
+
+
+def test_what_a_method_does_not_take():
+    for word, value in {"rank": 4, "alpha": 8, "targets": ("q_proj",)}.items():
+        refuses(
+            lambda w=word, v=value: ml.attach(base(), "full", **{w: v}), "full", word, "4|8|q_p"
+        )
+    refuses(lambda: ml.attach(base(), "vera", alpha=8), "vera: takes no alpha, got 8")
+
+
+@pytest.mark.parametrize("name", ["full", "delta_lora"])
+def test_dropout_is_refused(name):
+    refuses(lambda: ml.attach(base(), name, dropout=0.1), f"option of {name}", "dropout")
+
+
+@pytest.mark.parametrize("p", [-0.1, 1, 1.5, float("nan"), "0.1", None])
+@pytest.mark.parametrize("name", [n for n in NAMES if ml.METHODS[n].has_dropout])
+def test_dropout_is_a_probability(name, p):
+    refuses(lambda: ml.attach(base(), name, dropout=p), "dropout", repr(p), "below 1")
+
+
+@pytest.mark.smoke
+def test_unknown_names_come_with_the_nearest():
+    refuses(lambda: ml.attach(base(), "lorra"), "method 'lorra'", "did you mean 'lora'")
+    refuses(lambda: ml.attach(base(), "adalora"), "method 'adalora'", "lora")
+    refuses(lambda: ml.attach(base(), "zzz"), "method 'zzz'", "full, lora, lora_fa, vera")
+    refuses(lambda: ml.attach(base(), None), "method None", "full, lora")
+    refuses(lambda: ml.attach(base(), "lora_plus", ration=4), "option of lora_plus", "'ratio'")
+    refuses(lambda: ml.attach(base(), "lora", ratio=4), "option of lora", "'ratio'")
+    refuses(lambda: ml.attach(base(), "lora", targets="q_porj"), "target 'q_porj'", "'q_proj'")
+    refuses(lambda: ml.attach(base(), "lora", targets=("q_proj", "attn")), "'attn'", "all-linear")
+    refuses(lambda: ml.attach(base(), "lora", targets=(3,)), "target 3", "q_proj")
+    refuses(lambda: ml.attach(base(), "lora", targets="allinear"), "'all-linear'")
+
+
+@pytest.mark.parametrize(
+    "target", ["lm_head", "embed_tokens", "model.embed_tokens", "lm_head.weight"]
+)
+def test_head_and_embedding_are_refused_with_the_reason(target):
+    for targets in (target, ("q_proj", target)):
+        refuses(lambda t=targets: ml.attach(base(), "lora", targets=t), target, "tied", "tokens")
+
+
+def test_targets_that_match_nothing():
+    refuses(lambda: ml.attach(base(), "lora", targets=()), "targets: got none", "q_proj")
+    refuses(
+        lambda: ml.attach(base(), "lora", targets="model.layers.7.self_attn.q_proj"),
+        "layers.7",
+        "all-linear",
+    )
+    refuses(lambda: ml.attach(base(), "lora", targets="input_layernorm"), "input_layernorm")
+    one = ml.attach(base(), "lora", targets="model.layers.1.self_attn.q_proj")
+    assert list(one.layers) == ["model.layers.1.self_attn.q_proj"]
+
+
+@pytest.mark.parametrize(
+    "name, option, values",
+    [
+        ("lora_plus", "ratio", [0, -1, float("inf"), "16", None, True]),
+        ("delta_lora", "update_ratio", [float("nan"), float("inf"), "2", None]),
+        ("delta_lora", "start_step", [-1, 1.5, "3", None, True]),
+        ("vera", "projection_prng_key", [1.5, "3", None, True]),
+        ("vera", "d_initial", [float("nan"), "0.1", None]),
+        ("lora", "rank_stabilized", ["yes", 1, None]),
+        ("lora_fa", "corrected", ["yes", 1, None]),
+    ],
+)
+def test_options_out_of_range(name, option, values):
+    for value in values:
+        refuses(
+            lambda v=value: ml.attach(base(), name, **{option: v}), option, re.escape(repr(value))
+        )
+
+
+def test_attach_wants_a_model():
+    refuses(lambda: ml.attach(tune("lora"), "lora"), "Tuned", "Llama", error=TypeError)
+    refuses(lambda: ml.attach("base", "lora"), "str", "Llama", error=TypeError)
+
+
+# ---------------------------------------- ids and batches
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ids(name):
+    tuned = tune(name)
+    for ids, said in (
+        (np.zeros(3, int), r"shape \(3,\)"),
+        (np.zeros((1, 2, 3), int), r"shape \(1, 2, 3\)"),
+        (np.zeros((0, 3), int), r"shape \(0, 3\)"),
+        (np.zeros((2, 3)), "float64"),
+        (np.full((1, 2), 29), "29.*0 … 28"),
+        (np.full((1, 2), -1), "-1.*0 … 28"),
+    ):
+        refuses(lambda i=ids: tuned.logits(i), "ids", said)
+        refuses(lambda i=ids: tuned.generate(i, 2), "ids", said)
+        refuses(lambda i=ids: ml.train(tuned, [(i, i)], steps=1, lr=0.1), "ids", said)
+
+
+def test_batches():
+    tuned = tune("lora")
+    ids, targets = BATCHES[0]
+    before = tune("lora").arrays
+
+    def run(batches):
+        return lambda: ml.train(tuned, batches, steps=1, lr=0.1)
+
+    refuses(run([]), "no batches", "at least one")
+    refuses(run(iter([])), "step 1", "ran out", "0 of 1")
+    refuses(run([(ids, targets[:, :-1])]), "targets", r"\(3, 5\)", r"\(3, 6\)")
+    refuses(run([(ids, targets.astype(float))]), "targets", "float64", "whole numbers")
+    refuses(run([(ids, np.full_like(ids, -100))]), "step 1", "no target counts")
+    refuses(run([(ids, np.full_like(ids, 29))]), "target is 29", "0 … 28 or -100")
+    refuses(run([(ids, np.full_like(ids, -1))]), "target is -1", "0 … 28 or -100")
+    refuses(run([ids]), "batch of ndarray", "ids, targets")
+    refuses(run(None), "batches", "NoneType")
+    assert same_bits(tuned.arrays, before)
+    lists = [(ids.tolist(), targets.tolist())]
+    assert ml.train(tuned, lists, steps=1, lr=0.1).losses
+
+
+# ---------------------------------------- train
+
+
+@pytest.mark.parametrize(
+    "setting, values",
+    [
+        ("steps", [0, -1, 1.5, True, "3", None]),
+        ("lr", [-0.1, float("nan"), float("inf"), "fast", None]),
+        ("weight_decay", [-0.1, float("nan"), float("inf"), "a"]),
+        ("betas", [(0.9, 1.0), (-0.1, 0.9), (0.9,), 0.9, ("a", "b"), (float("nan"), 0.9)]),
+        ("eps", [0, -1e-8, float("nan"), "a"]),
+        ("warmup", [-1, 0.5, None, True]),
+        ("clip", [0, -1.0, float("nan"), "a"]),
+        ("accumulate", [0, -1, 1.5, True, None]),
+        ("checkpoint_every", [0, -1, 1.5, True]),
+        ("evaluate_every", [0, -1, 1.5, True]),
+    ],
+)
+def test_settings_of_train(setting, values):
+    tuned = tune("lora")
+    for value in values:
+        settings = {"steps": 1, "lr": 0.1, setting: value}
+        refuses(lambda s=settings: ml.train(tuned, BATCHES, **s), setting, re.escape(repr(value)))
+    assert same_bits(tuned.arrays, tune("lora").arrays)
+
+
+def test_schedules_by_name():
+    tuned = tune("lora")
+    for schedule, said in {
+        "cosin": "'cosine'",
+        "zzz": "constant, linear, cosine",
+        None: "None",
+    }.items():
+        refuses(
+            lambda s=schedule: ml.train(tuned, BATCHES, steps=1, lr=0.1, schedule=s),
+            "schedule",
+            said,
+        )
+
+
+def test_train_wants_a_tuned():
+    refuses(lambda: ml.train(base(), BATCHES, steps=1, lr=0.1), "Llama", "attach", error=TypeError)
+
+
+# ---------------------------------------- adapters on another base
+
+
+def test_an_adapter_of_another_base(tmp_path):
+    ml.save_adapter(tune("lora"), tmp_path)
+    refuses(lambda: ml.load_adapter(base(width=24), tmp_path), "shape", r"\(3, 24\)", r"\(3, 36\)")
+    refuses(lambda: ml.load_adapter(base(), tmp_path, method="vera"), "LORA", "vera", "lora_fa")
+    refuses(
+        lambda: ml.load_adapter(base(), tmp_path / "no"), "no such file", error=FileNotFoundError
+    )
+    refuses(lambda: ml.load_adapter(base(), tmp_path, ratio=3), "option of lora", "ratio")
+
+
+def test_unmerge_of_another_model(tmp_path):
+    """Shapes that do not fit are refused, not broadcast."""
+    refuses(lambda: ml.unmerge(base(width=24), tune("lora")), "config|shape")
