@@ -28,7 +28,8 @@ def save_adapter(tuned: Tuned, folder: str | Path, *, save_projection: bool = Tr
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config, arrays = export(tuned, save_projection)
-    write_arrays(folder / ARRAYS, arrays)
+    own = {"method": tuned.method, "rank": tuned.rank, "alpha": tuned.alpha, "options": tuned.options}
+    write_arrays(folder / ARRAYS, arrays, {"minilora": json.dumps(own)})  # PEFT reads no metadata
     write_atomically(folder / CONFIG, json.dumps(config, indent=1, sort_keys=True).encode() + b"\n")
     return (folder / ARRAYS).stat().st_size
 
@@ -44,7 +45,6 @@ def export(tuned: Tuned, save_projection: bool = True) -> tuple[dict[str, Any], 
         "inference_mode": True,
         "bias": "none",
         "fan_in_fan_out": False,
-        "minilora": {"method": tuned.method, "rank": tuned.rank, "alpha": tuned.alpha, "options": tuned.options},
     }
     if record.whole_model:
         return config | {"peft_type": "FULL"}, arrays
@@ -114,10 +114,14 @@ def load_adapter(model: Llama, folder: str | Path, method: str | None = None, **
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG}: not JSON ({error})") from None
-    arrays, _ = read_arrays(folder / ARRAYS)
-    tuned = _empty(model, folder, config, method, options)
+    if not isinstance(config, dict):
+        raise ValueError(f"{folder / CONFIG}: a {type(config).__name__}, wanted an object of settings")
+    arrays, about = read_arrays(folder / ARRAYS)
+    own = json.loads(about.get("minilora", "{}"))
+    tuned = _empty(model, folder, config, own, method, options)
     live = tuned.arrays
-    shared = set(tuned.record.peft.shared.values()) if tuned.record.peft else set()
+    drawn = tuned.record.peft and config.get("save_projection") is False  # the key draws them again
+    shared = set(tuned.record.peft.shared.values()) if drawn else set()
     derived = {k for k in live if k.endswith(".base_layer.weight")}
     if missing := sorted(live.keys() - derived - shared - arrays.keys()):
         raise ValueError(f"{folder}: {len(missing)} arrays are missing, the first is {missing[0]}")
@@ -131,17 +135,33 @@ def load_adapter(model: Llama, folder: str | Path, method: str | None = None, **
     return tuned
 
 
-def _empty(model, folder, config, method, options):
+CHANGES = (  # fields of PEFT's configs that, set, make another formula or other layers
+    "bias",
+    "use_dora",
+    "lora_bias",
+    "alora_invocation_tokens",
+    "modules_to_save",
+    "rank_pattern",
+    "alpha_pattern",
+    "layer_replication",
+    "target_parameters",
+    "trainable_token_indices",
+)
+
+
+def _empty(model, folder, config, own, method, options):
     """attach as the config says; the arrays come afterwards."""
     kind = config.get("peft_type")
-    own = config.get("minilora", {})
     if kind == "FULL":
-        return attach(model, method or "full", **options)
-    stored = {"LORA": "lora", "VERA": "vera"}.get(kind) or own.get("method")
+        method = method or "full"
+        if not find_method(method).whole_model:
+            raise ValueError(f"{folder}: stored as whole weights, which {method} cannot train on")
+        return attach(model, method, **options)
+    stored = {"LORA": "lora", "VERA": "vera"}.get(kind) or (own.get("method") if kind == "MINILORA" else None)
     if stored is None:
         raise ValueError(f"{folder}: peft_type is {kind!r}, supported are LORA and VERA")
-    for name in ("use_dora", "lora_bias", "alora_invocation_tokens", "modules_to_save", "rank_pattern", "alpha_pattern"):
-        if config.get(name):
+    for name in CHANGES:
+        if config.get(name) not in (None, False, "none", {}, []):
             raise ValueError(f"{folder}: {name} is {config[name]!r}: not supported, it changes the mathematics")
     method = method or stored
     record = find_method(method)

@@ -1,0 +1,646 @@
+"""Files: bases in Hugging Face's layout, adapters in PEFT's; damaged files, full disks."""
+
+import ast
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_llama, rel
+
+import minilora as ml
+from minilora.formats.huggingface import UNSUPPORTED, read_config
+from minilora.formats.peft import ARRAYS, CHANGES, CONFIG
+from minilora.formats.safetensors import read_arrays, write_arrays
+from minilora.model import EMBED, HEAD, Llama
+from minilora.tokenizer import CharTokenizer
+
+PEFT_SHAPE = dict(
+    vocab_size=128, hidden_size=64, intermediate_size=128
+)  # with 4 heads on 2, 2 layers
+IDS = np.random.default_rng(5).integers(0, 29, (2, 7))
+
+
+def narrow(**shape):
+    return make_llama(dtype=np.float32, **shape)
+
+
+def trained(method, model=None, steps=4, **how):
+    """An adapter in which no array is as it was drawn."""
+    model = narrow() if model is None else model
+    if "rank" in ml.METHODS[method].takes:
+        how = {"rank": 3, **how}
+    tuned = ml.attach(model, method, seed=1, **how)
+    rng = np.random.default_rng(2)
+    batches = [tuple(rng.integers(0, model.config.vocab_size, (2, 2, 6))) for _ in range(2)]
+    ml.train(tuned, batches, steps=steps, lr=3e-2)
+    return tuned
+
+
+def one_line(caught):
+    return "\n" not in str(caught.value)
+
+
+# ---- bases
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_comes_back_bit_for_bit(tmp_path, tied, dtype):
+    model = make_llama(dtype=dtype, tie_word_embeddings=tied, head_dim=6, rope_theta=123.5)
+    ml.save_model(model, tmp_path / "new" / "folder")
+    back = ml.load_model(tmp_path / "new" / "folder")
+    assert back.config == model.config and back.params.keys() == model.params.keys()
+    for name, a in model.params.items():
+        assert back.params[name].dtype == dtype and np.array_equal(back.params[name], a), name
+    assert np.array_equal(back.logits(IDS), model.logits(IDS))
+
+
+def test_the_tokenizer_travels_with_the_model(tmp_path):
+    tokenizer = CharTokenizer.from_characters("abc")
+    model = narrow(tokenizer=tokenizer)
+    ml.save_model(model, tmp_path)
+    assert ml.load_model(tmp_path).tokenizer.tokens == tokenizer.tokens
+    fields = json.loads((tmp_path / "config.json").read_text())
+    assert fields["eos_token_id"] == tokenizer.eos_id and fields["pad_token_id"] == 0
+    ml.save_model(narrow(vocab_size=3, tokenizer=None), tmp_path)
+    with pytest.raises(ValueError, match="the tokenizer has 5 tokens, the model 3"):
+        ml.load_model(tmp_path)
+
+
+def test_config_json_names_the_architecture(tmp_path):
+    ml.save_model(narrow(), tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    assert fields["architectures"] == ["LlamaForCausalLM"] and fields["model_type"] == "llama"
+    assert fields["torch_dtype"] == "float32"
+    assert fields["rope_theta"] == fields["rope_parameters"]["rope_theta"] == 10000.0
+
+
+def test_float16_weights_are_read_as_float32(tmp_path):
+    model = narrow()
+    ml.save_model(model, tmp_path)
+    halves = {name: a.astype(np.float16) for name, a in model.params.items()}
+    write_arrays(tmp_path / "model.safetensors", halves)
+    back = ml.load_model(tmp_path)
+    assert all(np.array_equal(back.params[n], a.astype(np.float32)) for n, a in halves.items())
+
+
+def test_a_tied_head_that_is_stored_too_is_dropped(tmp_path):
+    model = narrow()
+    ml.save_model(model, tmp_path)
+    write_arrays(tmp_path / "model.safetensors", {**model.params, HEAD: model.params[EMBED]})
+    assert HEAD not in ml.load_model(tmp_path).params
+
+
+def changed_config(folder, **changes):
+    path = folder / "config.json"
+    fields = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({k: v for k, v in fields.items() if v != "drop"}))
+    return path
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu', supported is 'silu'"),
+        ({"attention_bias": True}, "attention_bias is True"),
+        ({"mlp_bias": True}, "mlp_bias is True"),
+        ({"pretraining_tp": 2}, "pretraining_tp is 2"),
+        ({"rope_scaling": {"factor": 2}}, "rope_scaling is"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, "rope_type is 'llama3'"),
+        ({"model_type": "gpt2"}, "model_type is 'gpt2', wanted 'llama'"),
+        ({"model_type": "drop"}, "model_type is None"),
+        ({"vocab_size": "drop"}, "vocab_size"),
+        ({"hidden_size": "16"}, "hidden_size is '16'"),
+        ({"rms_norm_eps": "small"}, "rms_norm_eps is 'small'"),
+        ({"num_key_value_heads": 3}, "no multiple of 3 key heads"),
+        ({"hidden_size": 32}, "has shape"),
+        ({"num_hidden_layers": 3}, "9 arrays are missing"),
+        ({"num_hidden_layers": 1}, "9 arrays do not belong"),
+    ],
+)
+def test_a_config_that_this_llama_is_not(tmp_path, changes, message):
+    ml.save_model(narrow(), tmp_path)
+    changed_config(tmp_path, **changes)
+    with pytest.raises(ValueError, match=message) as caught:
+        ml.load_model(tmp_path)
+    assert one_line(caught)
+
+
+def test_every_unsupported_field_is_refused(tmp_path):
+    ml.save_model(narrow(), tmp_path)
+    good = (tmp_path / "config.json").read_text()
+    for name in UNSUPPORTED:
+        (tmp_path / "config.json").write_text(good)
+        with pytest.raises(ValueError, match=f"{name} is 'other'"):
+            read_config(changed_config(tmp_path, **{name: "other"}))
+
+
+def test_fields_that_older_and_newer_writers_leave_out_or_add(tmp_path):
+    model = narrow(num_key_value_heads=4, rope_theta=500.0)
+    ml.save_model(model, tmp_path)
+    path = changed_config(
+        tmp_path, rope_theta="drop", num_key_value_heads="drop", head_dim=None, unheard="of"
+    )
+    assert read_config(path) == model.config  # theta from rope_parameters, as transformers 5 has it
+    changed_config(tmp_path, rope_theta=500.0, rope_parameters="drop")
+    assert read_config(path) == model.config
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '"llama"', "\udcff"])
+def test_a_config_that_is_no_json_object(tmp_path, text):
+    ml.save_model(narrow(), tmp_path)
+    (tmp_path / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match=r"config\.json: ") as caught:
+        ml.load_model(tmp_path)
+    assert one_line(caught)
+
+
+@pytest.mark.parametrize("lacking", ["config.json", "model.safetensors"])
+def test_a_folder_that_lacks_a_file(tmp_path, lacking):
+    ml.save_model(narrow(), tmp_path)
+    (tmp_path / lacking).unlink()
+    with pytest.raises(FileNotFoundError, match=lacking):
+        ml.load_model(tmp_path)
+
+
+def test_no_folder():
+    with pytest.raises(
+        FileNotFoundError, match="load_model: nowhere is no folder; wanted 'base' or"
+    ):
+        ml.load_model("nowhere")
+
+
+# ---- damaged and foreign files
+
+
+def with_header(header, body=b""):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def entry(dtype="F32", shape=(2,), offsets=(0, 8)):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+DAMAGED = {
+    "empty": b"",
+    "seven bytes": b"1234567",
+    "text": b"These are not the weights that you are looking for.\n" * 5,
+    "pickle": pickle.dumps({"weight": np.arange(50.0)}),
+    "zip": b"PK\x03\x04" + b"\0" * 200,
+    "header longer than the file": struct.pack("<Q", 1 << 40) + b"{}",
+    "header of 2**64 - 1": struct.pack("<Q", 2**64 - 1) + b"{}",
+    "header that is no JSON": with_header(b"{'a': 1}"),
+    "header that is a list": with_header([1, 2]),
+    "header without offsets": with_header({"a": {"dtype": "F32", "shape": [2]}}, b"\0" * 8),
+    "deep header": with_header(b"[" * 100_000),
+    "data cut off": with_header({"a": entry()}, b"\0" * 7),
+    "data too long": with_header({"a": entry()}, b"\0" * 9),
+    "offsets beyond the end": with_header({"a": entry(offsets=(0, 1 << 40))}, b"\0" * 8),
+    "negative offsets": with_header({"a": entry(offsets=(-8, 0))}, b"\0" * 8),
+    "offsets backwards": with_header({"a": entry(offsets=(8, 0))}, b"\0" * 8),
+    "shape that is too large": with_header({"a": entry(shape=(2**40, 2**40))}, b"\0" * 8),
+    "shape that is not the data's": with_header({"a": entry(shape=(3,))}, b"\0" * 8),
+    "unknown type": with_header({"a": entry(dtype="F33")}, b"\0" * 8),
+    "two arrays in one place": with_header({"a": entry(), "b": entry()}, b"\0" * 8),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_file_that_is_no_safetensors(tmp_path, kind):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(DAMAGED[kind])
+    with pytest.raises(ValueError, match="not a whole safetensors file") as caught:
+        read_arrays(path)
+    assert one_line(caught) and str(path) in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.smoke
+def test_a_truncated_model_says_what_is_there_and_what_was_promised(tmp_path):
+    ml.save_model(narrow(), tmp_path)
+    path = tmp_path / "model.safetensors"
+    whole = path.read_bytes()
+    for size in (5, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=f"{size} bytes") as caught:
+            ml.load_model(tmp_path)
+        assert one_line(caught)
+    assert str(len(whole)) in str(caught.value)
+
+
+def test_bfloat16_is_read_as_float32(tmp_path):
+    """By hand: 1, -2, the smallest step above 1, an infinity; beside an array of another type."""
+    upper = np.array([0x3F80, 0xC000, 0x3F81, 0x7F80], "<u2")
+    header = {"a": entry("BF16", (2, 2), (8, 16)), "b": entry("F32", (2,), (0, 8))}
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(with_header(header, np.array([3, 4], "<f4").tobytes() + upper.tobytes()))
+    arrays, _ = read_arrays(path)
+    assert arrays["a"].dtype == np.float32 and arrays["b"].tolist() == [3, 4]
+    assert arrays["a"].tolist() == [[1, -2], [1 + 2**-7, np.inf]]
+
+
+# ---- a kill or a full disk while saving
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_full_disk_leaves_the_old_files(tmp_path, monkeypatch, step):
+    old, new = trained("lora"), trained("lora", steps=6)
+    ml.save_model(old.base, tmp_path)
+    ml.save_adapter(old, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, step, full)
+    for save in (
+        lambda: ml.save_model(make_llama(7), tmp_path),
+        lambda: ml.save_adapter(new, tmp_path),
+    ):
+        with pytest.raises(OSError, match="No space left"):
+            save()
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    monkeypatch.undo()
+    assert np.array_equal(ml.load_adapter(old.base, tmp_path).logits(IDS), old.logits(IDS))
+
+
+def test_a_kill_between_writing_and_renaming_leaves_the_old_file(tmp_path):
+    """In a process of its own, which dies in the middle without a chance to tidy up."""
+    path = tmp_path / "x.safetensors"
+    write_arrays(path, {"a": np.arange(3.0)})
+    code = (
+        "import os, sys, numpy as np; from minilora.formats.safetensors import write_arrays\n"
+        "os.replace = lambda *_: os._exit(9)\n"
+        "write_arrays(sys.argv[1], {'a': np.zeros(3)})"
+    )
+    root = Path(ml.__file__).parent.parent
+    died = subprocess.run([sys.executable, "-c", code, str(path)], cwd=root)
+    assert died.returncode == 9
+    assert read_arrays(path)[0]["a"].tolist() == [0, 1, 2]
+
+
+# ---- adapters
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("method", ml.METHODS)
+def test_an_adapter_comes_back(tmp_path, method, dtype):
+    model = make_llama(dtype=dtype)
+    tuned = trained(method, model)
+    nbytes = ml.save_adapter(tuned, tmp_path)
+    assert nbytes == (tmp_path / ARRAYS).stat().st_size
+    back = ml.load_adapter(model, tmp_path)
+    assert rel(model.logits(IDS), tuned.logits(IDS)) > 1e-3  # it does something
+    assert rel(back.logits(IDS), tuned.logits(IDS)) < (1e-6 if dtype == np.float32 else 1e-13)
+    assert rel(ml.merge(back).logits(IDS), tuned.logits(IDS)) < (
+        1e-5 if dtype == np.float32 else 1e-13
+    )
+
+
+@pytest.mark.parametrize("method", [m for m, r in ml.METHODS.items() if not r.whole_model])
+def test_targets_scaling_and_options_come_back(tmp_path, method):
+    record = ml.METHODS[method]
+    targets = ("down_proj", "model.layers.1.self_attn.k_proj")
+    options = {
+        "rank_stabilized": True,
+        "dropout": 0.1,
+        "projection_prng_key": 2**32 + 5,
+        "d_initial": 0.3,
+    }
+    options = {k: v for k, v in options.items() if k in record.options}
+    tuned = trained(method, targets=targets, **options)
+    ml.save_adapter(tuned, tmp_path)
+    back = ml.load_adapter(tuned.base, tmp_path, method=method)
+    assert back.layers.keys() == tuned.layers.keys() and back.method == method
+    assert rel(back.logits(IDS), tuned.logits(IDS)) < 1e-6
+    for layer, arguments in tuned.layers.items():
+        assert back.layers[layer].get("s") == pytest.approx(arguments.get("s"))
+    for name in options.keys() - {"rank_stabilized"}:  # it stands in alpha: s·r
+        assert back.options[name] == tuned.options[name]
+
+
+@pytest.mark.smoke
+def test_vera_without_its_projections(tmp_path):
+    """The key draws A and B again: the same logits to the bit, from a far smaller file."""
+    tuned = trained("vera", rank=64, projection_prng_key=7)
+    large = ml.save_adapter(tuned, tmp_path / "with")
+    small = ml.save_adapter(tuned, tmp_path / "without", save_projection=False)
+    arrays, _ = read_arrays(tmp_path / "without" / ARRAYS)
+    assert small < large / 3 and not any("vera_A" in k or "vera_B" in k for k in arrays)
+    for folder in ("with", "without"):
+        back = ml.load_adapter(tuned.base, tmp_path / folder)
+        assert np.array_equal(back.logits(IDS), tuned.logits(IDS))
+
+
+def test_veras_saved_projections_win_over_the_key(tmp_path):
+    tuned = trained("vera")
+    for a in tuned.shared.values():
+        a *= 1.5
+    ml.save_adapter(tuned, tmp_path)
+    assert np.array_equal(ml.load_adapter(tuned.base, tmp_path).logits(IDS), tuned.logits(IDS))
+
+
+def test_vera_whose_promised_projections_are_missing(tmp_path):
+    tuned = trained("vera")
+    ml.save_adapter(tuned, tmp_path, save_projection=False)
+    changed(tmp_path, save_projection=True)
+    with pytest.raises(ValueError, match=r"2 arrays are missing, the first is base_model\.vera_A"):
+        ml.load_adapter(tuned.base, tmp_path)
+
+
+@pytest.mark.parametrize("start_step", [0, 2])
+def test_delta_lora_is_stored_as_a_lora_of_twice_the_rank(tmp_path, start_step):
+    """On the untouched base it does what the moved weight did, also where B began as not 0."""
+    tuned = trained("delta_lora", make_llama(), steps=6, start_step=start_step, update_ratio=1.7)
+    assert any(
+        rel(a["W"], tuned.base.params[f"{n}.weight"]) > 1e-3 for n, a in tuned.layers.items()
+    )
+    ml.save_adapter(tuned, tmp_path)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    assert config["r"] == 6 and config["lora_alpha"] == 12 and config["peft_type"] == "LORA"
+    back = ml.load_adapter(tuned.base, tmp_path)
+    assert back.method == "lora" and back.rank == 6
+    assert rel(back.logits(IDS), tuned.logits(IDS)) < 1e-13
+
+
+def test_delta_lora_before_it_moves_is_stored_as_it_is(tmp_path):
+    tuned = trained("delta_lora", start_step=100)
+    ml.save_adapter(tuned, tmp_path)
+    assert json.loads((tmp_path / CONFIG).read_text())["r"] == 3
+    assert np.array_equal(ml.load_adapter(tuned.base, tmp_path).logits(IDS), tuned.logits(IDS))
+
+
+def test_method_says_who_trains_on(tmp_path):
+    tuned = trained("lora")
+    ml.save_adapter(tuned, tmp_path)
+    loras = [m for m, r in ml.METHODS.items() if r.peft and r.peft.type == "LORA"]
+    assert {"lora", "lora_fa", "lora_plus", "delta_lora"} <= set(loras)
+    for method in loras:
+        back = ml.load_adapter(tuned.base, tmp_path, method=method)
+        assert back.method == method and np.array_equal(back.logits(IDS), tuned.logits(IDS))
+        ml.train(back, [(IDS, IDS)], steps=1, lr=1e-3)
+        moved = {k for k, a in back.arrays.items() if not np.array_equal(a, tuned.arrays.get(k))}
+        assert set(back.trainable) <= moved  # and it trains what this method trains
+    assert ml.load_adapter(tuned.base, tmp_path, "lora_plus", ratio=4.0).options["ratio"] == 4.0
+    for method, message in (
+        ("vera", "stored as LORA, which vera cannot train on; wanted one of lora, lora_fa"),
+        ("full", "stored as LORA, which full cannot"),
+        ("lorra", "unknown method 'lorra'; did you mean"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ml.load_adapter(tuned.base, tmp_path, method=method)
+
+
+def test_whole_weights_are_no_adapter(tmp_path):
+    tuned = trained("full")
+    ml.save_adapter(tuned, tmp_path)
+    with pytest.raises(ValueError, match="stored as whole weights, which lora cannot train on"):
+        ml.load_adapter(tuned.base, tmp_path, method="lora")
+
+
+# PEFT 0.21.2's own listings for 2 layers, width 64, 4 heads on 2, targets q_proj and v_proj
+LORA_KEYS = {
+    "q_proj": {"lora_A": (4, 64), "lora_B": (64, 4)},
+    "v_proj": {"lora_A": (4, 64), "lora_B": (32, 4)},
+}
+VERA_KEYS = {
+    "q_proj": {"vera_lambda_b": (64,), "vera_lambda_d": (8,)},
+    "v_proj": {"vera_lambda_b": (32,), "vera_lambda_d": (8,)},
+}
+
+
+def listing(keys, suffix):
+    return {
+        f"base_model.model.model.layers.{i}.self_attn.{linear}.{name}{suffix}": shape
+        for i in range(2)
+        for linear, names in keys.items()
+        for name, shape in names.items()
+    }
+
+
+@pytest.mark.parametrize("method", ["lora", "lora_fa", "lora_plus", "delta_lora"])
+def test_lora_on_disk_is_peft_s(tmp_path, method):
+    tuned = ml.attach(narrow(**PEFT_SHAPE), method, rank=4, alpha=8)
+    ml.save_adapter(tuned, tmp_path)
+    arrays, about = read_arrays(tmp_path / ARRAYS)
+    assert {k: a.shape for k, a in arrays.items()} == listing(LORA_KEYS, ".weight")
+    assert about["format"] == "pt" and {a.dtype for a in arrays.values()} == {np.dtype(np.float32)}
+    assert json.loads((tmp_path / CONFIG).read_text()) == {
+        "base_model_name_or_path": None,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": 8,
+        "lora_dropout": 0.0,
+        "peft_type": "LORA",
+        "r": 4,
+        "target_modules": ["q_proj", "v_proj"],
+        "task_type": "CAUSAL_LM",
+        "use_rslora": False,
+    }
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_vera_on_disk_is_peft_s(tmp_path, saved):
+    tuned = ml.attach(narrow(**PEFT_SHAPE), "vera", rank=8, projection_prng_key=3)
+    ml.save_adapter(tuned, tmp_path, save_projection=saved)
+    arrays, _ = read_arrays(tmp_path / ARRAYS)
+    wanted = listing(VERA_KEYS, "")
+    if saved:
+        wanted |= {"base_model.vera_A": (8, 64), "base_model.vera_B": (64, 8)}
+    assert {k: a.shape for k, a in arrays.items()} == wanted
+    assert json.loads((tmp_path / CONFIG).read_text()) == {
+        "base_model_name_or_path": None,
+        "bias": "none",
+        "d_initial": 0.1,
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_weights": True,
+        "peft_type": "VERA",
+        "projection_prng_key": 3,
+        "r": 8,
+        "save_projection": saved,
+        "target_modules": ["q_proj", "v_proj"],
+        "task_type": "CAUSAL_LM",
+        "vera_dropout": 0.0,
+    }
+
+
+def changed(folder, **changes):
+    fields = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps({**fields, **changes}))
+
+
+def test_a_folder_written_by_peft(tmp_path):
+    """Its config has thirty more fields, null or neutral; rank-stabilised scaling is alpha / √r."""
+    rng = np.random.default_rng(0)
+    model = narrow(**PEFT_SHAPE)
+    arrays = {
+        k: rng.standard_normal(shape).astype(np.float32) * 0.3
+        for k, shape in listing(LORA_KEYS, ".weight").items()
+    }
+    write_arrays(tmp_path / ARRAYS, arrays)
+    neutral = dict.fromkeys(
+        ("eva_config", "layers_pattern", "modules_to_save", "revision", "use_qalora")
+    )
+    fields = {
+        **neutral,
+        "alpha_pattern": {},
+        "loftq_config": {},
+        "megatron_core": "megatron.core",
+        "peft_version": "0.21.2",
+        "rank_pattern": {},
+        "use_dora": False,
+        "peft_type": "LORA",
+        "r": 4,
+        "lora_alpha": 8,
+        "lora_dropout": 0.05,
+        "use_rslora": True,
+        "target_modules": ["v_proj", "q_proj"],
+    }
+    (tmp_path / CONFIG).write_text(json.dumps(fields))
+    tuned = ml.load_adapter(model, tmp_path)
+    assert tuned.options["dropout"] == 0.05 and tuned.options["rank_stabilized"]
+    layer = "model.layers.1.self_attn.v_proj"
+    A, B = (arrays[f"base_model.model.{layer}.lora_{x}.weight"].astype(np.float64) for x in "AB")
+    assert rel(tuned.delta(layer), 8 / 2 * B @ A) < 1e-6
+    params = {
+        k: a + tuned.delta(k.removesuffix(".weight")).astype(np.float32)
+        if "q_proj" in k or "v_proj" in k
+        else a
+        for k, a in model.params.items()
+    }
+    assert rel(tuned.logits(IDS), Llama(model.config, params).logits(IDS)) < 1e-5
+
+
+def test_arrays_that_do_not_fit_are_named(tmp_path):
+    tuned = trained("lora")
+    ml.save_adapter(tuned, tmp_path)
+    arrays, _ = read_arrays(tmp_path / ARRAYS)
+    first = min(arrays)
+    for other, message in (
+        (
+            {k: a for k, a in arrays.items() if k != first},
+            f"1 arrays are missing, the first is {first}",
+        ),
+        (
+            {**arrays, "more": arrays[first]},
+            "1 arrays have no place in this base, the first is more",
+        ),
+        (
+            {**arrays, first: arrays[first].T},
+            rf"{first} has shape \(16, 3\), this base wants \(3, 16\)",
+        ),
+    ):
+        write_arrays(tmp_path / ARRAYS, other)
+        with pytest.raises(ValueError, match=message) as caught:
+            ml.load_adapter(tuned.base, tmp_path)
+        assert one_line(caught)
+
+
+@pytest.mark.parametrize(
+    "shape, message",
+    [
+        ({"hidden_size": 32}, "has shape .*, this base wants"),
+        (
+            {"num_hidden_layers": 3},
+            "4 arrays are missing, the first is base_model.model.model.layers.2",
+        ),
+        ({"num_hidden_layers": 1}, "4 arrays have no place in this base"),
+    ],
+)
+def test_an_adapter_of_another_base(tmp_path, shape, message):
+    ml.save_adapter(trained("lora"), tmp_path)
+    with pytest.raises(ValueError, match=message) as caught:
+        ml.load_adapter(narrow(**shape), tmp_path)
+    assert one_line(caught)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        *(({name: ["something"]}, f"{name} is .*: not supported, it changes") for name in CHANGES),
+        ({"peft_type": "IA3"}, "peft_type is 'IA3', supported are LORA and VERA"),
+        ({"peft_type": None}, "peft_type is None"),
+        ({"r": 0}, "rank is 0, wanted"),
+        ({"r": "4"}, "rank is '4'"),
+        ({"lora_alpha": None, "r": 3.5}, "rank is 3.5"),
+        ({"lora_alpha": "8"}, "alpha is '8'"),
+        ({"target_modules": ["q_prj", "v_proj"]}, "q_prj"),
+        ({"target_modules": []}, "targets: got none"),
+        ({"target_modules": ["lm_head"]}, "lm_head cannot be adapted"),
+        ({"lora_dropout": 1.5}, "dropout: got 1.5"),
+    ],
+)
+def test_an_adapter_config_that_is_not_ours(tmp_path, changes, message):
+    tuned = trained("lora")
+    ml.save_adapter(tuned, tmp_path)
+    changed(tmp_path, **changes)
+    with pytest.raises(ValueError, match=message) as caught:
+        ml.load_adapter(tuned.base, tmp_path)
+    assert one_line(caught)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{"])
+def test_an_adapter_config_that_is_no_json_object(tmp_path, text):
+    tuned = trained("lora")
+    ml.save_adapter(tuned, tmp_path)
+    (tmp_path / CONFIG).write_text(text)
+    with pytest.raises(ValueError, match=r"adapter_config\.json: ") as caught:
+        ml.load_adapter(tuned.base, tmp_path)
+    assert one_line(caught)
+
+
+@pytest.mark.parametrize("lacking", [CONFIG, ARRAYS])
+def test_an_adapter_that_lacks_a_file(tmp_path, lacking):
+    tuned = trained("lora")
+    ml.save_adapter(tuned, tmp_path)
+    (tmp_path / lacking).unlink()
+    with pytest.raises(FileNotFoundError, match=lacking):
+        ml.load_adapter(tuned.base, tmp_path)
+
+
+def test_loading_leaves_the_base_as_it_was(tmp_path):
+    for method in ml.METHODS:
+        tuned = trained(method)
+        before = {k: a.copy() for k, a in tuned.base.params.items()}
+        ml.save_adapter(tuned, tmp_path / method)
+        ml.load_adapter(tuned.base, tmp_path / method)
+        assert all(np.array_equal(tuned.base.params[k], a) for k, a in before.items())
+
+
+def test_nothing_is_ever_unpickled():
+    """No import of pickle or what hides it, no allow_pickle, no np.load."""
+    hiding = {
+        "pickle",
+        "_pickle",
+        "cPickle",
+        "dill",
+        "cloudpickle",
+        "joblib",
+        "marshal",
+        "shelve",
+        "torch",
+    }
+    for path in Path(ml.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name.split(".")[0] for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module.split(".")[0]]
+            assert not hiding & set(names), f"{path}:{node.lineno}"
+            assert not (isinstance(node, ast.keyword) and node.arg == "allow_pickle"), path
+            assert not (
+                isinstance(node, ast.Attribute) and ast.unparse(node) in ("np.load", "eval")
+            ), path
