@@ -11,7 +11,9 @@ GRAIN = 50_000  # numbers below which a second thread costs more than it brings
 @compiled()
 def _part(p, g, m, v, constants, t, cut):
     keep, rate, beta1, gain1, beta2, gain2, correction, eps = constants
-    for i in range(*portion(p.size, t, cut, WHOLE)):
+    i0, i1 = portion(p.size, t, cut, WHOLE)
+    p, g, m, v = p[i0:i1], g[i0:i1], m[i0:i1], v[i0:i1]
+    for i in range(i1 - i0):
         m[i] = beta1 * m[i] + gain1 * g[i]
         v[i] = beta2 * v[i] + gain2 * g[i] * g[i]
         p[i] = keep * p[i] - rate * m[i] / (np.sqrt(correction * v[i]) + eps)

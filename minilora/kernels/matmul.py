@@ -9,7 +9,7 @@ import numpy as np
 from numba import prange
 
 from .jit import compiled, count, flag, portion, read, tasks, write
-from .tile import MR, NR, ragged16, tile16, tile32, tile48
+from .tile import MR, NR, copy16, ragged16, tile16, tile32, tile48, turn16
 
 DEPTH = 384  # rows of a panel: 48 columns of them are 72 KB, in the L2 cache with a block of A
 SKINNY = 32  # up to as many columns, xᵀ y is done without packing
@@ -23,17 +23,19 @@ SIGNATURE = (read(2, "A"), read(2, "A"), write(2, "A"), flag, count)
 @compiled()
 def _pack(b, k, j, depth, cols, panel):
     """panel[:, :cols] = b[k:k+depth, j:j+cols], with zeros up to the next 16 columns."""
-    if b.strides[0] < b.strides[1]:  # b is a transpose: read along its columns
-        for n in range(cols):
+    for n in range(0, cols, 16):
+        width = min(16, cols - n)
+        if b.strides[0] == 4:
+            for d in range(0, depth, 16):
+                turn16(b.T, j + n, k + d, width, min(16, depth - d), panel, d, n)
+        elif b.strides[1] == 4:
             for d in range(depth):
-                panel[d, n] = b[k + d, j + n]
-    else:
-        for d in range(depth):
-            for n in range(cols):
-                panel[d, n] = b[k + d, j + n]
-    for d in range(depth):
-        for n in range(cols, -(-cols // 16) * 16):
-            panel[d, n] = 0
+                copy16(b, k + d, j + n, width, panel, d, n)
+        else:
+            for d in range(depth):
+                panel[d, n : n + 16] = 0
+                for m in range(width):
+                    panel[d, n + m] = b[k + d, j + n + m]
 
 
 @compiled()
@@ -99,9 +101,9 @@ def _dots_of(x, w, c, add, t, cut):
             c[i, j] = c[i, j] + total if add else total
 
 
-@compiled(SIGNATURE, parallel=True)
+@compiled((read(2), read(2), write(2, "A"), flag, count), parallel=True)
 def _dots(x, w, c, add, cut):
-    """c (+)= x wᵀ by dot products; the numbers of a row of x, and of w, are neighbours."""
+    """c (+)= x wᵀ by dot products."""
     if cut == 1:
         for t in range(cut):
             _dots_of(x, w, c, add, t, cut)
@@ -161,7 +163,7 @@ def matmul_nt(x, w, add_to=None):
     """y = x wᵀ.   x (M, K), w (N, K) -> y (M, N); with add_to (M, N): add_to += x wᵀ, returned."""
     M, K = x.shape
     N = w.shape[0]
-    if min(M, N) <= FEW and x.strides[1] == w.strides[1] == 4:
+    if min(M, N) <= FEW and x.flags.c_contiguous and w.flags.c_contiguous:
         return _into(_dots, x, w, (M, N), K, w.shape[1], add_to)
     return _into(_product, x, w.T, (M, N), K, w.shape[1], add_to)
 

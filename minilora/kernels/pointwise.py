@@ -81,14 +81,18 @@ def rmsnorm_dx(dy, x, g, rstd):
 @compiled()
 def _rmsnorm_dg_columns(dy, x, rstd, dg, t, cut):
     """Columns, not rows, are shared out: then no two tasks add to the same number."""
-    j0, j1 = portion(x.shape[1], t, cut, 16)
-    totals = np.zeros(j1 - j0, np.float64)  # a sum over thousands of rows
-    for i in range(len(x)):
-        r = rstd[i]
-        for j in range(j0, j1):
-            totals[j - j0] += dy[i, j] * x[i, j] * r
-    for j in range(j0, j1):
-        dg[j] = totals[j - j0]
+    M, (j0, j1) = len(x), portion(x.shape[1], t, cut, 16)
+    totals, some = np.zeros(j1 - j0, np.float64), np.empty(j1 - j0, np.float32)
+    for i0 in range(0, M, 32):  # 32 rows in float32, then into the long sum
+        some[:] = 0
+        for i in range(i0, min(i0 + 32, M)):
+            row_dy, row_x, r = dy[i, j0:j1], x[i, j0:j1], rstd[i]
+            for j in range(j1 - j0):
+                some[j] += row_dy[j] * row_x[j] * r
+        for j in range(j1 - j0):
+            totals[j] += some[j]
+    for j in range(j1 - j0):
+        dg[j0 + j] = totals[j]
 
 
 @compiled((read(2), read(2), read(1), write(1), count), parallel=True)
@@ -151,7 +155,9 @@ def rope(x, cos, sin):
 
 @compiled()
 def _swiglu_part(gate, up, h, t, cut):
-    for i in range(*portion(h.size, t, cut, WHOLE)):
+    i0, i1 = portion(h.size, t, cut, WHOLE)
+    gate, up, h = gate[i0:i1], up[i0:i1], h[i0:i1]
+    for i in range(i1 - i0):
         z = gate[i]
         h[i] = z / (ONE + exp(-z)) * up[i]
 
@@ -176,7 +182,9 @@ def swiglu_forward(gate, up):
 
 @compiled()
 def _swiglu_backward_part(dh, gate, up, dgate, dup, t, cut):
-    for i in range(*portion(dup.size, t, cut, WHOLE)):
+    i0, i1 = portion(dup.size, t, cut, WHOLE)
+    dh, gate, up, dgate, dup = dh[i0:i1], gate[i0:i1], up[i0:i1], dgate[i0:i1], dup[i0:i1]
+    for i in range(i1 - i0):
         z = gate[i]
         sigma = ONE / (ONE + exp(-z))
         dup[i] = dh[i] * z * sigma

@@ -1,28 +1,32 @@
-"""The register tile: the one piece of the kernels that is shaped by the hardware.
+"""The register tile, and two ways to bring numbers into its reach: all that is shaped by hardware.
 
-A matrix product is fast when almost every instruction is a fused multiply-add on a full vector register. So the tile
-keeps a block of the result, MR rows by 16·nv columns, in registers while it walks along the depth k. At each k it
+A matrix product is fast when almost every instruction is a fused multiply-add on a full vector
+register. So the tile keeps a block of the result, MR rows by 16·nv columns, in registers while it
+walks along the depth k. At each k it
 
     loads     nv vectors of 16 neighbours from row k of B,
     spreads   MR numbers of column k of A over a vector each,
     multiplies and adds them: MR · nv fused operations, one for each register of the block,
 
-which for 8 x 48 is 24 multiply-adds for 11 loads, and nothing is stored until the walk ends. A loop over arrays cannot
-say this: LLVM does not keep an array in registers. So the tile is written in LLVM's own language, as an `@intrinsic`: a
-function that writes instructions, here with `b`, the builder, when the kernel that calls it is compiled. It speaks of
-vectors of 16 floats on every machine; LLVM cuts them into what there is (one AVX-512 register, two of AVX2, four of NEON).
+which for 8 x 48 is 24 multiply-adds for 11 loads, and nothing is stored until the walk ends. A loop
+over arrays cannot say this: LLVM does not keep an array in registers. So the tile is written in
+LLVM's own language, as an `@intrinsic`: a function that writes instructions, through the builder `b`,
+when the kernel that calls it is compiled. It speaks of vectors of 16 floats on every machine; LLVM
+cuts them into what there is: one register of AVX-512, two of AVX2, four of NEON.
 
-    C[p:p+rows, q:q+cols] (+)= A[i:i+rows, k:k+depth] B[l:l+depth, j:j+cols],   rows <= MR, cols <= 16·nv
+    C[p:p+rows, q:q+cols] (+)= A[i:i+rows, k:k+depth] B[l:l+depth, j:j+cols]
 
-A has any strides, so a transpose and a head of an attention are read where they are. B and C have neighbouring columns.
-Edges cost no other code: a missing row of A repeats the last one and is not stored, missing columns are masked when C is
-stored. B is loaded in full vectors, up to the next 16 columns (a packed panel has them), except by the `ragged` tile,
-which loads what it needs and no more.
+with rows <= MR, cols <= 16·nv. A has any strides, so a transpose, or a head of an attention, is read
+where it is. B and C have neighbouring columns. Edges need no other code: a missing row of A repeats
+the last one and is not stored; missing columns are masked when C is stored. B is loaded up to the
+next multiple of 16 columns, which `copy16` and `turn16` provide, filled up with zeros; `ragged16`
+loads no more than there is.
 
-How large the block may be follows from the registers: 32 of 16 floats hold 8 x 48 and leave 8 for B and A; 16 of 8
-floats (AVX2) and 32 of 4 (NEON) hold 6 x 16; 16 of 4 hold 2 x 16. A larger block would spill into memory at every step.
+How large the block may be follows from the registers: 32 of 16 floats hold 8 x 48 and leave 8 for B
+and A; 16 of 8 floats (AVX2), or 32 of 4 (NEON), hold 6 x 16; 16 of 4 hold 2 x 16. A larger block
+would be spilled into memory at every step.
 
-Where JIT is disabled, intrinsics do not work, and `plain` says the same in one line of NumPy.
+Where JIT is disabled, intrinsics do not work; the `plain_` functions say the same in NumPy.
 """
 
 import platform
@@ -34,7 +38,7 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 LANES = 16
-FLOAT, INT, BYTE = ir.FloatType(), ir.IntType(64), ir.IntType(8)
+FLOAT, INT, INT32, BYTE = ir.FloatType(), ir.IntType(64), ir.IntType(32), ir.IntType(8)
 VECTOR = ir.VectorType(FLOAT, LANES)
 MASK = ir.VectorType(ir.IntType(1), LANES)
 ZERO = ir.Constant(VECTOR, [0.0] * LANES)
@@ -55,38 +59,87 @@ def _block_size():
 MR, NR = _block_size()
 
 
-def plain(A, i, k, B, l, j, C, p, q, depth, rows, cols, add):
-    """The tile's definition, and the tile itself where JIT is disabled."""
+def plain_tile(A, i, k, B, l, j, C, p, q, depth, rows, cols, add):
     old = C[p : p + rows, q : q + cols]
     new = A[i : i + rows, k : k + depth] @ B[l : l + depth, j : j + cols]
     old[:] = old + new if add else new
 
 
+def plain_copy16(A, i, j, cols, P, p, q):
+    P[p, q : q + LANES] = 0
+    P[p, q : q + cols] = A[i, j : j + cols]
+
+
+def plain_turn16(A, i, k, rows, depth, P, p, q):
+    P[p : p + depth, q : q + LANES] = 0
+    P[p : p + depth, q : q + rows] = A[i : i + rows, k : k + depth].T
+
+
 def make_tile(nv: int, ragged: bool = False):
-    """A tile of MR rows and 16·nv columns, as a function for compiled code; add is a bool, the sizes are ints."""
+    """The tile of MR rows and 16·nv columns; of its arguments add is a bool, the sizes are ints."""
     if config.DISABLE_JIT:
-        return plain
+        return plain_tile
 
     @intrinsic
     def tile(typing, A, i, k, B, l, j, C, p, q, depth, rows, cols, add):
-        signature = types.void(A, i, k, B, l, j, C, p, q, depth, rows, cols, add)
-
         def codegen(context, b, signature, values):
-            a, bb, c = (_Matrix(context, b, signature.args[n], values[n]) for n in (0, 3, 6))
-            numbers = [context.cast(b, values[n], signature.args[n], types.int64)
-                       for n in (1, 2, 4, 5, 7, 8, 9, 10, 11)]  # fmt: skip
-            i, k, l, j, p, q, depth, rows, cols = numbers
+            a, i, k, bb, l, j, c, p, q, depth, rows, cols = _unpack(context, b, signature, values[:12])
             masks = _masks(b, cols, nv)
-            starts = [a.address(b.add(i, _least(b, r, rows)), k) for r in range(MR)]
-            products = _walk(
-                b, starts, a.steps[1], bb.address(l, j), bb.steps[0], depth, masks, ragged
-            )
-            _store(b, c, p, q, rows, products, masks, values[12])
+            starts = [a.at(b.add(i, _least(b, r, rows)), k) for r in range(MR)]
+            block = _walk(b, starts, a.steps[1], bb.at(l, j), bb.steps[0], depth, masks, ragged)
+            _store_block(b, c, p, q, rows, block, masks, values[12])
             return context.get_dummy_value()
 
-        return signature, codegen
+        return types.void(A, i, k, B, l, j, C, p, q, depth, rows, cols, add), codegen
 
     return tile
+
+
+def _make_copy16():
+    """P[p, q:q+16] = A[i, j:j+cols], then zeros; the columns of A are neighbours."""
+    if config.DISABLE_JIT:
+        return plain_copy16
+
+    @intrinsic
+    def copy16(typing, A, i, j, cols, P, p, q):
+        def codegen(context, b, signature, values):
+            a, i, j, cols, to, p, q = _unpack(context, b, signature, values)
+            (mask,) = _masks(b, cols, 1)
+            _store(b, to.at(p, q), _load(b, a.at(i, j), mask))
+            return context.get_dummy_value()
+
+        return types.void(A, i, j, cols, P, p, q), codegen
+
+    return copy16
+
+
+def _make_turn16():
+    """P[p:p+depth, q:q+16] = A[i:i+rows, k:k+depth]ᵀ, then zeros; rows, depth <= 16.
+
+    The columns of A are neighbours. Four rounds of exchanges between rows, at distance 1, 2, 4, 8:
+    in each, two rows swap every other group of so many numbers.
+    """
+    if config.DISABLE_JIT:
+        return plain_turn16
+
+    @intrinsic
+    def turn16(typing, A, i, k, rows, depth, P, p, q):
+        def codegen(context, b, signature, values):
+            a, i, k, rows, depth, to, p, q = _unpack(context, b, signature, values)
+            (within,) = _masks(b, depth, 1)
+            vectors = []
+            for n in range(LANES):
+                there = _spread(b, b.icmp_signed("<", INT(n), rows))
+                address = a.at(b.add(i, _least(b, n, rows)), k)
+                vectors.append(_load(b, address, b.and_(within, there)))
+            for d, vector in enumerate(_turned(b, vectors)):
+                with b.if_then(b.icmp_signed("<", INT(d), depth)):
+                    _store(b, to.at(b.add(p, INT(d)), q), vector)
+            return context.get_dummy_value()
+
+        return types.void(A, i, k, rows, depth, P, p, q), codegen
+
+    return turn16
 
 
 class _Matrix:
@@ -97,50 +150,64 @@ class _Matrix:
         self.b, self.base = b, b.bitcast(array.data, BYTE.as_pointer())
         self.steps = cgutils.unpack_tuple(b, array.strides, 2)
 
-    def address(self, row, column):
+    def at(self, row, column):
+        """The address of an element."""
         b = self.b
-        return b.gep(self.base, [b.add(b.mul(row, self.steps[0]), b.mul(column, self.steps[1]))])
+        offset = b.add(b.mul(row, self.steps[0]), b.mul(column, self.steps[1]))
+        return b.gep(self.base, [offset])
+
+
+def _unpack(context, b, signature, values):
+    """Arrays as _Matrix, whole numbers as INT."""
+    return [
+        _Matrix(context, b, kind, value)
+        if isinstance(kind, types.Array)
+        else context.cast(b, value, kind, types.int64)
+        for kind, value in zip(signature.args, values)
+    ]
 
 
 def _least(b, r, rows):
     """min(r, rows - 1): the row that stands in for row r."""
-    there = b.icmp_signed("<", INT(r), rows)
-    return b.select(there, INT(r), b.sub(rows, INT(1)))
+    return b.select(b.icmp_signed("<", INT(r), rows), INT(r), b.sub(rows, INT(1)))
 
 
 def _spread(b, scalar):
     """A vector of 16 times the same."""
-    one = b.insert_element(
-        ir.Constant(ir.VectorType(scalar.type, LANES), ir.Undefined), scalar, ir.IntType(32)(0)
-    )
-    return b.shuffle_vector(
-        one, one, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-    )
+    nothing = ir.Constant(ir.VectorType(scalar.type, LANES), ir.Undefined)
+    one = b.insert_element(nothing, scalar, INT32(0))
+    return b.shuffle_vector(one, one, ir.Constant(ir.VectorType(INT32, LANES), [0] * LANES))
 
 
 def _masks(b, cols, nv):
-    """For each vector of the block, which of its lanes are columns of C."""
+    """For each of nv vectors, which of its lanes are among the first cols."""
     limit = _spread(b, cols)
-    lanes = [
-        ir.Constant(ir.VectorType(INT, LANES), [LANES * v + n for n in range(LANES)])
-        for v in range(nv)
-    ]
-    return [b.icmp_signed("<", lane, limit) for lane in lanes]
+    lanes = [[LANES * v + n for n in range(LANES)] for v in range(nv)]
+    return [b.icmp_signed("<", ir.Constant(ir.VectorType(INT, LANES), n), limit) for n in lanes]
 
 
 def _declare(b, name, result, arguments):
-    """One of LLVM's own functions on vectors; those on memory have the address space, 0, in their name too."""
+    """One of LLVM's own functions on vectors; those on memory name its address space, 0, too."""
     suffix = ".p0" if "masked" in name else ""
     kind = ir.FunctionType(result, arguments)
     return cgutils.get_or_insert_function(b.module, kind, f"{name}.v{LANES}f32{suffix}")
 
 
 def _load(b, address, mask=None):
+    """16 floats, 0 where they are masked."""
     pointer = b.bitcast(address, VECTOR.as_pointer())
     if mask is None:
         return b.load(pointer, align=4)
-    load = _declare(b, "llvm.masked.load", VECTOR, [pointer.type, ir.IntType(32), MASK, VECTOR])
-    return b.call(load, [pointer, ir.IntType(32)(4), mask, ZERO])
+    load = _declare(b, "llvm.masked.load", VECTOR, [pointer.type, INT32, MASK, VECTOR])
+    return b.call(load, [pointer, INT32(4), mask, ZERO])
+
+
+def _store(b, address, vector, mask=None):
+    pointer = b.bitcast(address, VECTOR.as_pointer())
+    if mask is None:
+        return b.store(vector, pointer, align=4)
+    store = _declare(b, "llvm.masked.store", ir.VoidType(), [VECTOR, pointer.type, INT32, MASK])
+    return b.call(store, [vector, pointer, INT32(4), mask])
 
 
 def _walk(b, a_rows, a_step, b_row, b_step, depth, masks, ragged):
@@ -153,49 +220,57 @@ def _walk(b, a_rows, a_step, b_row, b_step, depth, masks, ragged):
     k = b.phi(INT)
     sums = [[b.phi(VECTOR) for _ in masks] for _ in a_rows]
     row = b.gep(b_row, [b.mul(k, b_step)])
-    loads = [
-        _load(b, b.gep(row, [INT(4 * LANES * v)]), m if ragged else None)
-        for v, m in enumerate(masks)
-    ]
+    places = [b.gep(row, [INT(4 * LANES * v)]) for v in range(len(masks))]
+    loads = [_load(b, place, m if ragged else None) for place, m in zip(places, masks)]
     news = []
     for start, olds in zip(a_rows, sums):
-        address = b.gep(start, [b.mul(k, a_step)])
-        number = _spread(b, b.load(b.bitcast(address, FLOAT.as_pointer()), align=4))
+        place = b.gep(start, [b.mul(k, a_step)])
+        number = _spread(b, b.load(b.bitcast(place, FLOAT.as_pointer()), align=4))
         news.append([b.call(multiply_add, [number, v, old]) for v, old in zip(loads, olds)])
     following = b.add(k, INT(1))
     b.cbranch(b.icmp_signed("<", following, depth), loop, done)
-
-    k.add_incoming(INT(0), entry)
-    k.add_incoming(following, loop)
-    results = []
+    _join(k, (INT(0), entry), (following, loop))
     for olds, new in zip(sums, news):
         for old, n in zip(olds, new):
-            old.add_incoming(ZERO, entry)
-            old.add_incoming(n, loop)
+            _join(old, (ZERO, entry), (n, loop))
+
     b.position_at_end(done)
-    for new in news:
-        results.append([b.phi(VECTOR) for _ in new])
-        for result, n in zip(results[-1], new):
-            result.add_incoming(ZERO, entry)
-            result.add_incoming(n, loop)
-    return results
+    return [[_join(b.phi(VECTOR), (ZERO, entry), (n, loop)) for n in new] for new in news]
 
 
-def _store(b, c, p, q, rows, products, masks, add):
+def _join(phi, *sources):
+    """A value that depends on where the control came from."""
+    for value, block in sources:
+        phi.add_incoming(value, block)
+    return phi
+
+
+def _store_block(b, c, p, q, rows, block, masks, add):
     """C (+)= the block; lanes that must not be added to are loaded as 0."""
-    store = _declare(
-        b, "llvm.masked.store", ir.VoidType(), [VECTOR, VECTOR.as_pointer(), ir.IntType(32), MASK]
-    )
     adding = _spread(b, b.icmp_unsigned("!=", add, add.type(0)))
-    for r, vectors in enumerate(products):
+    for r, vectors in enumerate(block):
         with b.if_then(b.icmp_signed("<", INT(r), rows)):
-            row = c.address(b.add(p, INT(r)), q)
+            row = c.at(b.add(p, INT(r)), q)
             for v, (vector, mask) in enumerate(zip(vectors, masks)):
                 place = b.gep(row, [INT(4 * LANES * v)])
                 old = _load(b, place, b.and_(mask, adding))
-                pointer = b.bitcast(place, VECTOR.as_pointer())
-                b.call(store, [b.fadd(old, vector), pointer, ir.IntType(32)(4), mask])
+                _store(b, place, b.fadd(old, vector), mask)
+
+
+def _turned(b, rows):
+    """The transpose of 16 vectors of 16."""
+    rows, indices = list(rows), ir.VectorType(INT32, LANES)
+    for s in (1, 2, 4, 8):
+        kept = [LANES + n - s if n & s else n for n in range(LANES)]
+        given = [LANES + n if n & s else n + s for n in range(LANES)]
+        for n in range(LANES):
+            if not n & s:
+                upper, lower = rows[n], rows[n + s]
+                rows[n] = b.shuffle_vector(upper, lower, ir.Constant(indices, kept))
+                rows[n + s] = b.shuffle_vector(upper, lower, ir.Constant(indices, given))
+    return rows
 
 
 tile48, tile32, tile16 = make_tile(3), make_tile(2), make_tile(1)
 ragged16 = make_tile(1, ragged=True)
+copy16, turn16 = _make_copy16(), _make_turn16()
