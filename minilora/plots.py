@@ -1,12 +1,14 @@
-"""Figures of a comparison: results in, a matplotlib Figure out. No computing, no window, no global state."""
+"""Figures of a comparison: results in, a matplotlib Figure out. No computing, no window."""
 
 import io
+import re
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import Any
 
 INK, GRID = "#222222", "#dddddd"
 
-# Okabe and Ito's colours, which the colour-blind can tell apart; the marker tells the same once more.
+# Okabe and Ito's colours, which the colour-blind can tell apart; the marker says it once more.
 LOOKS = {
     "full": ("#4d4d4d", "s"),
     "lora": ("#0072B2", "o"),
@@ -35,22 +37,22 @@ PARTS = {  # part of a record's bytes -> colour of its bar, its marker
 
 CAPTIONS = {
     "convergence": (
-        "Mean cross-entropy over the seeds, on a logarithmic scale: left on validation words, which nobody "
-        "trains on, right on the batches since the point before. Look for who comes down first and who "
-        "furthest, and where a line on the left has stopped while the one on the right goes on falling: "
-        "from there the training words are learned by heart."
+        "Mean cross-entropy over the seeds, on a logarithmic scale: left on validation words, "
+        "which nobody trains on, right on the batches since the point before. Look for who comes "
+        "down first and who furthest, and where a line on the left has stopped while the one on "
+        "the right goes on falling: from there the training words are learned by heart."
     ),
     "accuracy": (
-        "Held-out words answered exactly, against the numbers that the optimizer moves. A point is the mean "
-        "over the seeds, its bar one standard deviation each way; points with equally many numbers stand side "
-        "by side. Dotted lines need no fine-tuning: look for whether a technique beats a hand-written rule, "
-        "and how little accuracy goes with how many numbers."
+        "Held-out words answered exactly, against the numbers that the optimizer moves. A point "
+        "is the mean over the seeds, its bar one standard deviation each way; equally many numbers "
+        "stand side by side. Dotted lines do without the base or without training. Look for how "
+        "much accuracy more numbers buy, and whether any row beats a rule written by hand."
     ),
     "memory": (
-        "Bytes that one training step holds, by what they are. Left, stacked: look for the largest part, and for "
-        "how much of the whole bar a technique saves. Right, the same bytes each by itself on a logarithmic "
-        "scale: look for the parts that shrink by orders of magnitude. 1 MiB = 1,048,576 bytes. The parts "
-        "need not be held at one moment, so a bar's length is no peak."
+        "Bytes that one training step holds. Left, stacked: look for the largest part, and for how "
+        "much of the whole bar a technique saves. Right, each part by itself on a logarithmic "
+        "scale: look for what shrinks by orders of magnitude. 1 MiB = 1,048,576 bytes. The parts "
+        "need not be held at one moment, so the length of a bar is no peak."
     ),
 }
 
@@ -61,19 +63,24 @@ def human(n: float) -> str:
         return f"{n:.0f} B"
     for unit in ("KiB", "MiB", "GiB", "TiB"):
         n /= 1024
-        if n < 999.5:
+        if n < 999.5 or unit == "TiB":
             break
     return f"{n:.{2 if n < 9.995 else 1 if n < 99.95 else 0}f} {unit}"
 
 
 def rows(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Name -> record of every row: the methods in their order, then from scratch where it was run."""
+    """Name -> record of every row: the methods in their order, then from scratch if it was run."""
     scratch = {"scratch": results["scratch"]} if "scratch" in results else {}
     return {**results["methods"], **scratch}
 
 
+def reference_title(name: str) -> str:
+    """How a reference is called."""
+    return REFERENCES.get(name, name.replace("_", " "))
+
+
 def looks(names: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Name -> (colour, marker): the fixed ones, and the next free one for each name that has none."""
+    """Name -> (colour, marker): the fixed one, or the next free one for a name that has none."""
     names = list(names)
     unknown = [name for name in names if name not in LOOKS]
     free = {name: FREE_LOOKS[i % len(FREE_LOOKS)] for i, name in enumerate(unknown)}
@@ -126,7 +133,9 @@ def png(figure) -> bytes:
 
 
 def convergence(results: Mapping[str, Any]):
-    """Loss against optimizer steps, a colour a row: on validation words (large), in training (thin)."""
+    """Loss against optimizer steps, a colour a row: on validation words, and thin in training."""
+    from matplotlib.ticker import LogLocator
+
     records = rows(results)
     appearance = looks(records)
     with style():
@@ -138,13 +147,13 @@ def convergence(results: Mapping[str, Any]):
             colour, marker = appearance[name]
             line = dict(color=colour, ls="--" if name == "scratch" else "-")
             label = f"{validation[-1]:.3f}  {records[name]['title']}"
-            where = (place % 3, 3) if len(steps) > 6 else 1  # markers of close lines beside each other
+            where = (place % 3, 3) if len(steps) > 6 else 1  # close lines: their markers in turn
             validating.plot(steps, validation, **line, marker=marker, markevery=where, label=label)
             training.plot(steps, train, **line, lw=1.3)
         for axes, title in ((validating, "On validation words"), (training, "In training")):
             axes.set_title(title)
             axes.set_yscale("log")
-            axes.yaxis.set_major_locator(_one_two_five())
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axes.yaxis.set_minor_formatter("")
             axes.set_xlabel("optimizer steps")
@@ -152,13 +161,6 @@ def convergence(results: Mapping[str, Any]):
         title = "validation loss\nafter the last step"
         figure.legend(loc="outside right upper", title=title, alignment="left")
     return figure
-
-
-def _one_two_five():
-    """Ticks of a logarithmic axis at 1, 2 and 5 times each power of ten."""
-    from matplotlib.ticker import LogLocator
-
-    return LogLocator(subs=(1, 2, 5), numticks=20)
 
 
 # ---------------------------------------------------------------------------------------- accuracy
@@ -187,7 +189,7 @@ def accuracy(results: Mapping[str, Any]):
 def _panels(figure, scores, references):
     """One axes over all values; or two, upper and lower, around a wide gap without any value."""
     values = sorted([*scores, *references])
-    gap, low, high = max(((b - a, a, b) for a, b in zip(values, values[1:])), default=(0, 0, 0))
+    gap, low, high = max(((b - a, a, b) for a, b in pairwise(values)), default=(0, 0, 0))
     if gap < 0.25:
         axes = figure.subplots()
         axes.set_ylim(values[0] - 0.06, values[-1] + 0.06)
@@ -206,13 +208,12 @@ def _panels(figure, scores, references):
 
 def _points(axes, records):
     """A point with its spread for every method; those of one abscissa side by side."""
-    appearance, seen = looks(records), {}
+    appearance = looks(records)
     counts = [r["trainable"] for r in records.values()]
-    for name, record in records.items():
-        place = seen[record["trainable"]] = seen.get(record["trainable"], -1) + 1
-        shift = place - (counts.count(record["trainable"]) - 1) / 2
+    for i, (name, record) in enumerate(records.items()):
+        shift = counts[:i].count(counts[i]) - (counts.count(counts[i]) - 1) / 2
         axes.errorbar(
-            record["trainable"] * 1.09**shift,
+            counts[i] * 1.09**shift,
             record["exact_match"],
             yerr=record["exact_match_sd"] or None,
             color=appearance[name][0],
@@ -232,12 +233,12 @@ def _lines(axes, references):
     """A dotted line for every reference within the axes, its label in the right margin."""
     low, high = axes.get_ylim()
     inside = {n: v for n, v in references.items() if low <= v <= high}
-    height = axes.get_position().height * axes.figure.get_figheight() * 0.8  # inches, less the legend's
+    height = axes.get_position().height * axes.figure.get_figheight() * 0.8  # inches, about
     places = spread([(v - low) / (high - low) for v in inside.values()], 0.24 / height)
     for (name, value), place in zip(inside.items(), places):
         axes.axhline(value, color="#777777", ls=":", lw=1.6, zorder=1)
         axes.annotate(
-            f"{REFERENCES.get(name, name.replace('_', ' '))}  {value:.3f}",
+            f"{reference_title(name)}  {value:.3f}",
             xy=(1, (value - low) / (high - low)),
             xytext=(1.03, place),
             xycoords="axes fraction",
@@ -248,7 +249,7 @@ def _lines(axes, references):
 
 
 def spread(places: Iterable[float], gap: float) -> list[float]:
-    """The places moved apart as little as one sweep can, so that any two are `gap` apart or more."""
+    """The places, moved up and down until any two are `gap` apart or more; their mean stays."""
     places = list(places)
     order = sorted(range(len(places)), key=places.__getitem__)
     moved, last = list(places), float("-inf")
@@ -271,19 +272,21 @@ def memory(results: Mapping[str, Any]):
         _stacks(left, [record["bytes"] for record in records.values()])
         for part, (colour, marker) in PARTS.items():
             values = [record["bytes"][part] or float("nan") for record in records.values()]
-            right.plot(values, range(len(values)), ls="none", marker=marker, ms=10, color=colour, mec=INK, mew=0.6)
+            dots = dict(ls="none", marker=marker, ms=10, color=colour, mec=INK, mew=0.6)
+            right.plot(values, range(len(values)), **dots, label=part)
         left.set_yticks(range(len(titles)), titles)
         left.set_ylim(len(titles) - 0.4, -0.6)  # the first row on top
         left.grid(axis="y", visible=False)
         right.tick_params(axis="y", length=0)
         right.set_xscale("log", base=2)
-        right.xaxis.set_major_locator(_powers_of_two([r["bytes"][p] for r in records.values() for p in PARTS]))
-        right.xaxis.set_major_formatter(lambda value, _: human(value).replace(".00 ", " ").replace(".0 ", " "))
+        right.xaxis.set_major_locator(_powers_of_two(records.values()))
+        right.xaxis.set_major_formatter(lambda value, _: re.sub(r"\.0+ ", " ", human(value)))
         left.set_xlabel("MiB (1,048,576 bytes)")
         right.set_xlabel("bytes, logarithmic")
         left.set_title("Memory of one training step")
         right.set_title("The same, each part by itself")
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(PARTS))
+        legend = right.get_legend_handles_labels()
+        figure.legend(*legend, loc="outside lower center", ncols=len(PARTS))
     return figure
 
 
@@ -292,16 +295,18 @@ def _stacks(axes, sizes):
     edges = [0.0] * len(sizes)
     for part, (colour, _) in PARTS.items():
         lengths = [size[part] / 2**20 for size in sizes]
-        axes.barh(range(len(sizes)), lengths, 0.66, left=edges, color=colour, label=part)
+        axes.barh(range(len(sizes)), lengths, 0.66, left=edges, color=colour)
         for y, (size, start, length) in enumerate(zip(sizes, edges, lengths)):
             if part == max(PARTS, key=size.__getitem__):
-                axes.text(start + length / 2, y, human(size[part]), ha="center", va="center", fontsize=12)
+                centred = dict(ha="center", va="center", fontsize=12)
+                axes.text(start + length / 2, y, human(size[part]), **centred)
         edges = [start + length for start, length in zip(edges, lengths)]
 
 
-def _powers_of_two(sizes):
-    """A tick at every third or so power of two: round in KiB and MiB."""
+def _powers_of_two(records):
+    """At most seven ticks at powers of two, round in KiB and MiB, over all parts of the records."""
     from matplotlib.ticker import FixedLocator
 
+    sizes = [record["bytes"][part] for record in records for part in PARTS]
     low, high = min(s for s in sizes if s).bit_length() - 1, max(sizes).bit_length()
     return FixedLocator([2**k for k in range(low, high + 1, max(1, -(-(high - low) // 5)))])

@@ -1,0 +1,146 @@
+"""A comparison in the terminal: what is said before it, as each row is done, and at its end."""
+
+import math
+import textwrap
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from . import plots, tasks
+from .methods import METHODS
+from .plots import human, rows
+
+Record = Mapping[str, Any]  # the results, or one row of them
+Column = tuple[str, Callable[[Record], str]]  # head, row -> cell
+
+WIDTH = 110  # columns of the terminal's table
+STEP, SCORING = 0.03, 2.0  # seconds of a step and of scoring a run, with the embedded base
+
+COLUMNS: list[tuple[str, list[Column]]] = [  # in groups, each with a title or none
+    (
+        "",
+        [
+            ("method", lambda r: r["title"]),
+            ("rank", lambda r: str(r["rank"] or "–")),
+            ("trainable", lambda r: _count(r["trainable"])),
+        ],
+    ),
+    (
+        "memory of one step",
+        [
+            ("weights", lambda r: human(r["bytes"]["weights"])),
+            ("gradients", lambda r: human(r["bytes"]["gradients"])),
+            ("optimizer", lambda r: human(r["bytes"]["optimizer"])),
+            ("saved", lambda r: human(r["bytes"]["activations"])),
+        ],
+    ),
+    ("", [("ms/step", lambda r: f"{r['ms_per_step']:.{1 if r['ms_per_step'] < 1000 else 0}f}")]),
+    (
+        "held-out words",
+        [("loss", lambda r: f"{r['loss']:.3f}"), ("exact match", lambda r: score(r))],
+    ),
+    ("", [("adapter", lambda r: human(r["adapter_bytes"]))]),
+]
+
+
+def opening(settings: Any) -> str:
+    """What will be done, and about how long it takes; settings: of experiments.compare."""
+    titles = ", ".join(METHODS[name].title for name in settings.methods)
+    runs = (len(settings.methods) + 1) * settings.seeds
+    seconds = runs * (settings.steps * STEP + SCORING)
+    lines = [
+        f"{task_title(settings.task).capitalize()} from {settings.train_size:,} words, "
+        f"base {settings.base!r}: {titles}; and the same model from scratch.",
+        f"{runs} runs ({many(settings.seeds, 'seed')} each) of {settings.steps:,} steps of "
+        f"{settings.batch_size} words, each scored on all held-out words; with the embedded base "
+        f"about {_duration(seconds)} on two cores.",
+    ]
+    return "\n".join(textwrap.fill(line, WIDTH) for line in lines) + "\n"
+
+
+def progress_line(record: Record) -> str:
+    """A row that is done, on one line."""
+    return (
+        f"{record['title']:<17}{record['trainable']:>11,} numbers   "
+        f"exact match {score(record):<13}   {record['ms_per_step']:.1f} ms/step"
+    )
+
+
+def table(results: Record) -> str:
+    """The final table, the scores to hold it against, and what its numbers are."""
+    heads = [[head for head, _ in part] for _, part in COLUMNS]
+    body = [
+        [[cell(record) for _, cell in part] for _, part in COLUMNS]
+        for record in rows(results).values()
+    ]
+    widths = [[max(map(len, column)) for column in zip(*part)] for part in zip(heads, *body)]
+    spans = [sum(part) + len(part) - 1 for part in widths]
+    titles = [
+        f" {title} ".center(span, "─" if title else " ") for (title, _), span in zip(COLUMNS, spans)
+    ]
+    head, *lines = (_line(groups, widths) for groups in (heads, *body))
+    rule = "─" * len(head)
+    notes = [textwrap.fill(note, WIDTH, subsequent_indent="  ") for note in notes_on(results)]
+    return "\n".join(["", "  ".join(titles).rstrip(), head, rule, *lines, rule, *notes])
+
+
+def _line(groups: list[list[str]], widths: list[list[int]]) -> str:
+    """Cells on the right of their columns, the first of all on the left."""
+    padded = [[cell.rjust(w) for cell, w in zip(*part)] for part in zip(groups, widths)]
+    padded[0][0] = groups[0][0].ljust(widths[0][0])
+    return "  ".join(" ".join(part) for part in padded)
+
+
+def notes_on(results: Record) -> list[str]:
+    """Sentences under the table: references, spread, choice of the rates, counting of bytes."""
+    settings, methods = results["settings"], list(results["methods"].values())
+    n, best = settings["test_size"], max(r["exact_match"] for r in methods)
+    spread = "one seed, so no spread is known"
+    if settings["seeds"] > 1:
+        spread = f"± is the standard deviation over {settings['seeds']} seeds"
+    rates = ", ".join(f"{r['title']} {r['lr']:g}" for r in rows(results).values())
+    batch, length = methods[0]["bytes_at"]
+    return [
+        f"Exact match to compare with: {references(results)}.",
+        f"Scored on {n:,} held-out words: {spread}; as a sample of words, {best:.3f} has a "
+        f"standard error √(p(1-p)/n) of {standard_error(best, n):.3f}.",
+        f"Learning rates ({rates}): chosen on validation words, by `minilora tune`, except those "
+        "given with --lr; never on held-out words.",
+        f"Memory: arrays held in a step of {batch} × {length} tokens; saved = activations kept for "
+        "backward, each array once. 1 KiB = 1,024 bytes; results.json has the exact bytes. "
+        "adapter = the file of its arrays.",
+    ]
+
+
+def references(results: Record) -> str:
+    """What to hold a score against: each reference with its own."""
+    scores = results["references"].items()
+    return ", ".join(f"{plots.reference_title(name)} {value:.3f}" for name, value in scores)
+
+
+def standard_error(p: float, n: int) -> float:
+    """√(p(1-p)/n): of a share p among n independent words."""
+    return math.sqrt(p * (1 - p) / n)
+
+
+def score(record: Record) -> str:
+    """Exact match, with its standard deviation where there are several seeds."""
+    spread = f" ± {record['exact_match_sd']:.3f}" if len(record["seeds"]) > 1 else ""
+    return f"{record['exact_match']:.3f}{spread}"
+
+
+def task_title(name: str) -> str:
+    """What a task asks for: "past tense"."""
+    return tasks.TASKS[name].title if name in tasks.TASKS else name
+
+
+def many(n: int, what: str) -> str:
+    """n and a noun: "1 seed", "3 seeds"."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
+def _count(n):
+    return f"{n:,}" if n < 10_000_000 else f"{n / 1e6:,.1f} M"
+
+
+def _duration(seconds):
+    return many(round(seconds / 60), "minute") if seconds >= 50 else "half a minute"
