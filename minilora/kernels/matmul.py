@@ -9,11 +9,11 @@ import numpy as np
 from numba import prange
 
 from .jit import compiled, count, flag, portion, read, tasks, write
-from .tile import MR, NR, copy16, ragged16, tile16, tile32, tile48, turn16
+from .tile import DOTS, MR, NR, copy16, dots, ragged16, tile16, tile32, tile48, turn16
 
 DEPTH = 384  # rows of a panel: 48 columns of them are 72 KB, in the L2 cache with a block of A
 SKINNY = 32  # up to as many columns, xᵀ y is done without packing
-FEW = 3  # up to as many rows or columns, x wᵀ is done by dot products
+FEW = 8  # up to as many rows or columns, x wᵀ is done by dot products
 GRAIN = 400_000  # multiplications below which a second thread costs more than it brings
 
 
@@ -89,27 +89,39 @@ def _product(a, b, c, add, cut):
 
 
 @compiled()
-def _dots_of(x, w, c, add, t, cut):
-    M, N = c.shape
-    i0, i1 = portion(M, t, cut, 1) if M >= N else (0, M)
-    j0, j1 = portion(N, t, cut, 1) if M < N else (0, N)
-    for i in range(i0, i1):
-        for j in range(j0, j1):
-            total = np.float32(0)
-            for k in range(x.shape[1]):
-                total += x[i, k] * w[j, k]
-            c[i, j] = c[i, j] + total if add else total
+def _dots_of(a, w, c, add, t, cut):
+    """Task t's rows or columns of c (+)= a wᵀ, whichever are more."""
+    (M, N), K = c.shape, a.shape[1]
+    i0, i1 = portion(M, t, cut, DOTS) if M >= N else (0, M)
+    j0, j1 = portion(N, t, cut, 4) if M < N else (0, N)
+    for i in range(i0, i1, DOTS):
+        for j in range(j0, j1, 4):
+            dots(a, i, w, j, c, i, j, K, min(DOTS, i1 - i), min(4, j1 - j), add)
 
 
-@compiled((read(2), read(2), write(2, "A"), flag, count), parallel=True)
-def _dots(x, w, c, add, cut):
-    """c (+)= x wᵀ by dot products."""
+@compiled()
+def _turned(b):
+    """bᵀ, with neighbouring columns."""
+    K, N = b.shape
+    w = np.empty((N, K + 15), np.float32)  # 16 numbers at a time
+    for n in range(0, N, 16):
+        for k in range(0, K, 16):
+            turn16(b, k, n, min(16, K - k), min(16, N - n), w[n:], 0, k)
+    return w
+
+
+@compiled(SIGNATURE, parallel=True)
+def _narrow(a, b, c, add, cut):
+    """c (+)= a b by dot products of the rows of a and the columns of b, where c has few of either."""
+    w = b.T
+    if b.strides[0] != 4:
+        w = _turned(b)
     if cut == 1:
         for t in range(cut):
-            _dots_of(x, w, c, add, t, cut)
+            _dots_of(a, w, c, add, t, cut)
     else:
         for t in prange(cut):
-            _dots_of(x, w, c, add, t, cut)
+            _dots_of(a, w, c, add, t, cut)
 
 
 @compiled()
@@ -161,16 +173,16 @@ def _skinny_turned(a, b, c, add, cut):
 
 def matmul_nt(x, w, add_to=None):
     """y = x wᵀ.   x (M, K), w (N, K) -> y (M, N); with add_to (M, N): add_to += x wᵀ, returned."""
-    M, K = x.shape
-    N = w.shape[0]
-    if min(M, N) <= FEW and x.flags.c_contiguous and w.flags.c_contiguous:
-        return _into(_dots, x, w, (M, N), K, w.shape[1], add_to)
-    return _into(_product, x, w.T, (M, N), K, w.shape[1], add_to)
+    (M, K), (N, L) = x.shape, w.shape
+    few = min(M, N) <= FEW and x.strides[1] == w.strides[1] == 4
+    return _into(_narrow if few else _product, x, w.T, (M, N), K, L, add_to)
 
 
 def matmul_nn(x, w, add_to=None):
     """y = x w.   x (M, K), w (K, N) -> y (M, N); with add_to (M, N): add_to += x w, returned."""
-    return _into(_product, x, w, (x.shape[0], w.shape[1]), x.shape[1], w.shape[0], add_to)
+    (M, K), (L, N) = x.shape, w.shape
+    few = N <= FEW and x.strides[1] == w.strides[1] == 4
+    return _into(_narrow if few else _product, x, w, (M, N), K, L, add_to)
 
 
 def matmul_tn(x, y, add_to=None):

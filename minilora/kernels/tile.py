@@ -40,8 +40,6 @@ from numba.extending import intrinsic
 LANES = 16
 FLOAT, INT, INT32, BYTE = ir.FloatType(), ir.IntType(64), ir.IntType(32), ir.IntType(8)
 VECTOR = ir.VectorType(FLOAT, LANES)
-MASK = ir.VectorType(ir.IntType(1), LANES)
-ZERO = ir.Constant(VECTOR, [0.0] * LANES)
 
 
 def _block_size():
@@ -57,6 +55,7 @@ def _block_size():
 
 
 MR, NR = _block_size()
+DOTS = 4 if NR == 48 else 2  # rows of a block of dot products, 4 DOTS sums in as many vectors
 
 
 def plain_tile(A, i, k, B, l, j, C, p, q, depth, rows, cols, add):
@@ -73,6 +72,10 @@ def plain_copy16(A, i, j, cols, P, p, q):
 def plain_turn16(A, i, k, rows, depth, P, p, q):
     P[p : p + depth, q : q + LANES] = 0
     P[p : p + depth, q : q + rows] = A[i : i + rows, k : k + depth].T
+
+
+def plain_dots(A, i, W, j, C, p, q, depth, rows, cols, add):
+    plain_tile(A, i, 0, W.T, 0, j, C, p, q, depth, rows, cols, add)
 
 
 def make_tile(nv: int, ragged: bool = False):
@@ -142,6 +145,32 @@ def _make_turn16():
     return turn16
 
 
+def _make_dots():
+    """C[p:p+rows, q:q+cols] (+)= A[i:i+rows, :depth] W[j:j+cols, :depth]ᵀ; cols <= 4, rows <= DOTS.
+
+    A second tile, for a C so narrow that its columns do not fill a vector: here the vectors lie along
+    the depth, one for each number of C, and are summed at the end. A, W, C have neighbouring columns.
+    """
+    if config.DISABLE_JIT:
+        return plain_dots
+
+    @intrinsic
+    def dots(typing, A, i, W, j, C, p, q, depth, rows, cols, add):
+        def codegen(context, b, signature, values):
+            a, i, w, j, c, p, q, depth, rows, cols = _unpack(context, b, signature, values[:10])
+            starts = [a.at(b.add(i, _least(b, r, rows)), INT(0)) for r in range(DOTS)]
+            starts += [w.at(b.add(j, _least(b, n, cols)), INT(0)) for n in range(4)]
+            sums = _sums(b, _walk_along(b, starts[:DOTS], starts[DOTS:], depth))
+            quarters = [_indices(range(4 * r, 4 * r + 4)) for r in range(DOTS)]
+            block = [[b.shuffle_vector(sums, sums, quarter)] for quarter in quarters]
+            _store_block(b, c, p, q, rows, block, _masks(b, cols, 1, 4), values[10])
+            return context.get_dummy_value()
+
+        return types.void(A, i, W, j, C, p, q, depth, rows, cols, add), codegen
+
+    return dots
+
+
 class _Matrix:
     """A Numba array of two dimensions, as an address and two steps in bytes."""
 
@@ -172,47 +201,63 @@ def _least(b, r, rows):
     return b.select(b.icmp_signed("<", INT(r), rows), INT(r), b.sub(rows, INT(1)))
 
 
-def _spread(b, scalar):
-    """A vector of 16 times the same."""
-    nothing = ir.Constant(ir.VectorType(scalar.type, LANES), ir.Undefined)
+def _zero(lanes=LANES):
+    return ir.Constant(ir.VectorType(FLOAT, lanes), [0.0] * lanes)
+
+
+def _indices(numbers):
+    return ir.Constant(ir.VectorType(INT32, len(numbers)), list(numbers))
+
+
+def _spread(b, scalar, lanes=LANES):
+    """A vector of the same number, many times."""
+    nothing = ir.Constant(ir.VectorType(scalar.type, lanes), ir.Undefined)
     one = b.insert_element(nothing, scalar, INT32(0))
-    return b.shuffle_vector(one, one, ir.Constant(ir.VectorType(INT32, LANES), [0] * LANES))
+    return b.shuffle_vector(one, one, _indices([0] * lanes))
 
 
-def _masks(b, cols, nv):
+def _masks(b, cols, nv, lanes=LANES):
     """For each of nv vectors, which of its lanes are among the first cols."""
-    limit = _spread(b, cols)
-    lanes = [[LANES * v + n for n in range(LANES)] for v in range(nv)]
-    return [b.icmp_signed("<", ir.Constant(ir.VectorType(INT, LANES), n), limit) for n in lanes]
+    limit, kind = _spread(b, cols, lanes), ir.VectorType(INT, lanes)
+    columns = [ir.Constant(kind, [lanes * v + n for n in range(lanes)]) for v in range(nv)]
+    return [b.icmp_signed("<", c, limit) for c in columns]
 
 
-def _declare(b, name, result, arguments):
+def _declare(b, name, result, arguments, lanes):
     """One of LLVM's own functions on vectors; those on memory name its address space, 0, too."""
     suffix = ".p0" if "masked" in name else ""
     kind = ir.FunctionType(result, arguments)
-    return cgutils.get_or_insert_function(b.module, kind, f"{name}.v{LANES}f32{suffix}")
+    return cgutils.get_or_insert_function(b.module, kind, f"{name}.v{lanes}f32{suffix}")
+
+
+def _multiply_add(b, x, y, z):
+    """x y + z, in one operation where the processor has it."""
+    function = _declare(b, "llvm.fmuladd", x.type, [x.type] * 3, x.type.count)
+    return b.call(function, [x, y, z])
 
 
 def _load(b, address, mask=None):
-    """16 floats, 0 where they are masked."""
-    pointer = b.bitcast(address, VECTOR.as_pointer())
+    """A vector, 0 where it is masked; of 16 floats without a mask."""
     if mask is None:
-        return b.load(pointer, align=4)
-    load = _declare(b, "llvm.masked.load", VECTOR, [pointer.type, INT32, MASK, VECTOR])
-    return b.call(load, [pointer, INT32(4), mask, ZERO])
+        return b.load(b.bitcast(address, VECTOR.as_pointer()), align=4)
+    zero = _zero(mask.type.count)
+    pointer = b.bitcast(address, zero.type.as_pointer())
+    kinds = [pointer.type, INT32, mask.type, zero.type]
+    load = _declare(b, "llvm.masked.load", zero.type, kinds, mask.type.count)
+    return b.call(load, [pointer, INT32(4), mask, zero])
 
 
 def _store(b, address, vector, mask=None):
-    pointer = b.bitcast(address, VECTOR.as_pointer())
+    pointer = b.bitcast(address, vector.type.as_pointer())
     if mask is None:
         return b.store(vector, pointer, align=4)
-    store = _declare(b, "llvm.masked.store", ir.VoidType(), [VECTOR, pointer.type, INT32, MASK])
+    kinds = [vector.type, pointer.type, INT32, mask.type]
+    store = _declare(b, "llvm.masked.store", ir.VoidType(), kinds, mask.type.count)
     return b.call(store, [vector, pointer, INT32(4), mask])
 
 
 def _walk(b, a_rows, a_step, b_row, b_step, depth, masks, ragged):
     """The loop over k; -> the block of sums, a vector for each row and each 16 columns."""
-    multiply_add = _declare(b, "llvm.fmuladd", VECTOR, [VECTOR] * 3)
     entry, loop, done = b.block, b.append_basic_block("walk"), b.append_basic_block("walked")
     b.cbranch(b.icmp_signed(">", depth, INT(0)), loop, done)
 
@@ -226,16 +271,39 @@ def _walk(b, a_rows, a_step, b_row, b_step, depth, masks, ragged):
     for start, olds in zip(a_rows, sums):
         place = b.gep(start, [b.mul(k, a_step)])
         number = _spread(b, b.load(b.bitcast(place, FLOAT.as_pointer()), align=4))
-        news.append([b.call(multiply_add, [number, v, old]) for v, old in zip(loads, olds)])
+        news.append([_multiply_add(b, number, v, old) for v, old in zip(loads, olds)])
     following = b.add(k, INT(1))
     b.cbranch(b.icmp_signed("<", following, depth), loop, done)
     _join(k, (INT(0), entry), (following, loop))
     for olds, new in zip(sums, news):
         for old, n in zip(olds, new):
-            _join(old, (ZERO, entry), (n, loop))
+            _join(old, (_zero(), entry), (n, loop))
 
     b.position_at_end(done)
-    return [[_join(b.phi(VECTOR), (ZERO, entry), (n, loop)) for n in new] for new in news]
+    return [[_join(b.phi(VECTOR), (_zero(), entry), (n, loop)) for n in new] for new in news]
+
+
+def _walk_along(b, a_rows, w_rows, depth):
+    """For each row of A and of W the vector of their products, summed over steps of its lanes."""
+    lanes = 4 * DOTS
+    entry, loop, done = b.block, b.append_basic_block("along"), b.append_basic_block("arrived")
+    b.branch(loop)
+
+    b.position_at_end(loop)
+    k = b.phi(INT)
+    sums = [b.phi(_zero(lanes).type) for _ in a_rows for _ in w_rows]
+    (mask,) = _masks(b, b.sub(depth, k), 1, lanes)
+    a, w = ([_load(b, b.gep(row, [b.mul(k, INT(4))]), mask) for row in rows] for rows in (a_rows, w_rows))
+    pairs = [(x, y) for x in a for y in w]
+    news = [_multiply_add(b, x, y, old) for (x, y), old in zip(pairs, sums)]
+    following = b.add(k, INT(lanes))
+    b.cbranch(b.icmp_signed("<", following, depth), loop, done)
+    _join(k, (INT(0), entry), (following, loop))
+    for old, n in zip(sums, news):
+        _join(old, (_zero(lanes), entry), (n, loop))
+
+    b.position_at_end(done)
+    return news
 
 
 def _join(phi, *sources):
@@ -246,31 +314,55 @@ def _join(phi, *sources):
 
 
 def _store_block(b, c, p, q, rows, block, masks, add):
-    """C (+)= the block; lanes that must not be added to are loaded as 0."""
-    adding = _spread(b, b.icmp_unsigned("!=", add, add.type(0)))
-    for r, vectors in enumerate(block):
-        with b.if_then(b.icmp_signed("<", INT(r), rows)):
-            row = c.at(b.add(p, INT(r)), q)
-            for v, (vector, mask) in enumerate(zip(vectors, masks)):
-                place = b.gep(row, [INT(4 * LANES * v)])
-                old = _load(b, place, b.and_(mask, adding))
-                _store(b, place, b.fadd(old, vector), mask)
+    """C (+)= the block."""
+    with b.if_else(b.icmp_unsigned("!=", add, add.type(0))) as (adding, replacing):
+        for way in (adding, replacing):
+            with way:
+                for r, vectors in enumerate(block):
+                    with b.if_then(b.icmp_signed("<", INT(r), rows)):
+                        row = c.at(b.add(p, INT(r)), q)
+                        _store_row(b, row, vectors, masks, way is adding)
+
+
+def _store_row(b, row, vectors, masks, add):
+    for v, (vector, mask) in enumerate(zip(vectors, masks)):
+        place = b.gep(row, [INT(4 * mask.type.count * v)])
+        if add:
+            vector = b.fadd(_load(b, place, mask), vector)
+        _store(b, place, vector, mask)
 
 
 def _turned(b, rows):
     """The transpose of 16 vectors of 16."""
-    rows, indices = list(rows), ir.VectorType(INT32, LANES)
+    rows = list(rows)
     for s in (1, 2, 4, 8):
-        kept = [LANES + n - s if n & s else n for n in range(LANES)]
-        given = [LANES + n if n & s else n + s for n in range(LANES)]
         for n in range(LANES):
             if not n & s:
-                upper, lower = rows[n], rows[n + s]
-                rows[n] = b.shuffle_vector(upper, lower, ir.Constant(indices, kept))
-                rows[n + s] = b.shuffle_vector(upper, lower, ir.Constant(indices, given))
+                rows[n], rows[n + s] = _exchange(b, rows[n], rows[n + s], s)
     return rows
+
+
+def _sums(b, rows):
+    """The vector of the sums of as many vectors as they have lanes: exchanged as above, and added."""
+    s = 1
+    while len(rows) > 1:
+        pairs = zip(rows[::2], rows[1::2])
+        rows = [b.fadd(*_exchange(b, upper, lower, s)) for upper, lower in pairs]
+        s *= 2
+    return rows[0]
+
+
+def _exchange(b, upper, lower, s):
+    """Two rows after a round at distance s."""
+    lanes = upper.type.count
+    first = [lanes + n - s if n & s else n for n in range(lanes)]
+    second = [lanes + n if n & s else n + s for n in range(lanes)]
+    return (
+        b.shuffle_vector(upper, lower, _indices(first)),
+        b.shuffle_vector(upper, lower, _indices(second)),
+    )
 
 
 tile48, tile32, tile16 = make_tile(3), make_tile(2), make_tile(1)
 ragged16 = make_tile(1, ragged=True)
-copy16, turn16 = _make_copy16(), _make_turn16()
+dots, copy16, turn16 = _make_dots(), _make_copy16(), _make_turn16()
