@@ -1,0 +1,262 @@
+"""Rules that a program can check: who imports whom, who asks for a name, what is documented."""
+
+import ast
+import graphlib
+import importlib.metadata
+import itertools
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import minilora as ml
+
+PACKAGE = Path(ml.__file__).parent
+
+# Imports go down, or along a floor; a folder stands on one floor with all that is in it.
+FLOORS = (
+    {
+        "engine",
+        "kernels",
+        "gradcheck",
+        "strategies",
+        "shapes",
+        "files",
+        "tokenizer",
+        "plots",
+        "table",
+    },
+    {"ops", "optim"},
+    {"methods"},
+    {"model", "generation"},
+    {"adapters"},
+    {"memory", "formats", "tasks", "train"},
+    {"experiments", "check", "checkup", "report", "page", "table"},
+    {"cli"},
+    {"__init__", "__main__"},
+)
+FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+
+HEAVY = {  # import -> the files that may have it at their top
+    "numba": "kernels/",
+    "llvmlite": "kernels/",
+    "matplotlib": "plots.py",
+    "hypothesis": "strategies.py",
+    "safetensors": "formats/",
+    "joblib": "",
+    "tokenizers": "",
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+each_file = pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+
+
+def module(path):
+    """minilora/ops/basic.py -> ("ops", "basic")."""
+    return path.relative_to(PACKAGE).with_suffix("").parts
+
+
+def parsed(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def inner_imports(path):
+    """Modules of minilora that a file imports, anywhere in it: ("ops", "basic")."""
+    found = set()
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+            found |= {tuple(name[1:]) for name in names if name[0] == "minilora"}
+        elif isinstance(node, ast.ImportFrom):
+            start = (node.module or "").split(".") if node.module else []
+            if node.level:
+                start = [*module(path)[: -node.level], *start]
+            elif start[:1] == ["minilora"]:
+                start = start[1:]
+            else:
+                continue
+            for alias in node.names:
+                whole = (*start, alias.name)
+                found.add(whole if is_module(whole) else tuple(start))
+                at_top = not start and not is_module(whole)
+                assert not at_top or alias.name == "__version__", f"{path}: {alias.name}"
+    return found - {()}
+
+
+def is_module(parts):
+    place = PACKAGE.joinpath(*parts)
+    return place.with_suffix(".py").is_file() or place.is_dir()
+
+
+@pytest.mark.smoke
+def test_every_file_has_its_floor():
+    for path in FILES:
+        assert module(path)[0] in FLOOR, f"{path.name}: say in FLOORS whom it may import"
+
+
+@each_file
+def test_imports_go_down(path):
+    mine = FLOOR[module(path)[0]]
+    for parts in inner_imports(path):
+        assert FLOOR[parts[0]] <= mine, (
+            f"{path.name} imports {'.'.join(parts)}, which stands above it"
+        )
+
+
+def test_no_import_goes_in_a_circle():
+    names = {module(path): path for path in FILES}
+    graph = {}
+    for parts, path in names.items():
+        targets = {t if t in names else (*t, "__init__") for t in inner_imports(path)}
+        graph[parts] = targets - {parts, (*parts[:-1], "__init__")}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+@each_file
+def test_heavy_imports_stand_where_they_are_needed(path):
+    place = path.relative_to(PACKAGE).as_posix()
+    for node in parsed(path).body:
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names = [node.module]
+        for name in names:
+            allowed = HEAVY.get(name.split(".")[0])
+            assert allowed is None or (allowed and place.startswith(allowed)), f"{place}: {name}"
+            assert not (name.startswith("numba") and path.name in ("__init__.py", "numpy_ref.py"))
+
+
+@each_file
+def test_only_declared_packages_are_imported(path):
+    declared = {re.match(r"[\w-]+", r)[0] for r in REQUIREMENTS} | {"llvmlite"}  # numba's own
+    known = sys.stdlib_module_names | declared | {"minilora"}
+    for node in ast.walk(parsed(path)):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            names = [node.module]
+        for name in names:
+            assert name.split(".")[0] in known, f"{path.name}:{node.lineno}: {name}"
+
+
+def requirements():
+    """What pyproject.toml asks for, with its extras; of the installed, where there is none."""
+    project = PACKAGE.parent / "pyproject.toml"
+    if not project.is_file():
+        return importlib.metadata.requires("minilora") or []
+    import tomllib
+
+    fields = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
+    return [*fields["dependencies"], *itertools.chain(*fields["optional-dependencies"].values())]
+
+
+REQUIREMENTS = requirements()
+
+
+def test_the_engine_knows_no_mathematics():
+    """It makes ones, adds gradients, and calls nothing else of NumPy's."""
+    tree = ast.walk(parsed(PACKAGE / "engine.py"))
+    names = {ast.unparse(node) for node in tree if isinstance(node, ast.Attribute)}
+    used = {name for name in names if name.startswith("np.")}
+    assert used == {"np.ndarray", "np.dtype", "np.ones_like"}
+
+
+@each_file
+def test_nothing_outside_methods_asks_for_a_method_by_name(path):
+    if module(path)[0] == "methods":
+        return
+    for node in ast.walk(parsed(path)):
+        asked = []
+        if isinstance(node, ast.Compare):
+            asked = [node.left, *node.comparators]
+        elif isinstance(node, ast.MatchValue):
+            asked = [node.value]
+        constants = {c.value for a in asked for c in ast.walk(a) if isinstance(c, ast.Constant)}
+        named = constants & set(ml.METHODS)
+        assert not named, (
+            f"{path.name}:{node.lineno} compares with {named}: put it into the Method record"
+        )
+
+
+def public(tree):
+    """(name, node) of the public functions and classes at the top, and of these classes' methods."""
+    for node in tree.body:
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
+            continue
+        yield node.name, node
+        for inner in node.body if isinstance(node, ast.ClassDef) else ():
+            is_property = any(
+                ast.unparse(d) == "property" for d in getattr(inner, "decorator_list", ())
+            )
+            if (
+                isinstance(inner, ast.FunctionDef)
+                and not inner.name.startswith("_")
+                and not is_property
+            ):
+                yield f"{node.name}.{inner.name}", inner
+
+
+@each_file
+def test_docstrings_begin_with_a_sentence_or_an_equation(path):
+    tree = parsed(path)
+    assert not tree.body or ast.get_docstring(tree), f"{path.name}: say what it is"
+    for name, node in public(tree):
+        text = ast.get_docstring(node)
+        assert text, f"{path.name}: {name} has no docstring"
+        first = text.split("\n")[0]
+        assert first[-1] in ".:?" or "=" in first or "->" in first, f"{path.name}: {name}: {first}"
+
+
+def test_every_public_name_exists_and_has_a_docstring():
+    assert sorted(set(ml.__all__)) == sorted(ml.__all__)
+    for name in ml.__all__:
+        thing = getattr(ml, name)
+        assert thing.__doc__ or isinstance(thing, dict), name
+
+
+def test_every_method_states_its_source_and_formula():
+    for name, record in ml.METHODS.items():
+        assert record.name == name and record.title and record.source and record.formula
+
+
+def python(code):
+    """What a fresh interpreter prints, warnings being errors."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.smoke
+def test_import_is_light():
+    """No heavy package, no warning, below half a second (in one of some runs: others are busy)."""
+    light = tuple(name for name in HEAVY if name != "safetensors")
+    code = (
+        "import sys, time; start = time.perf_counter()\n"
+        "import minilora\n"
+        "took = time.perf_counter() - start\n"
+        f"print(took, *(name for name in {light} if name in sys.modules))"
+    )
+    for _ in range(5):
+        took, *heavy = python(code).split()
+        assert heavy == []
+        if float(took) < 0.5:
+            return
+    raise AssertionError(f"import minilora takes {took} s")
+
+
+def test_import_draws_nothing_and_sets_nothing():
+    """The global random state, the environment and NumPy's error state stay as they were."""
+    code = (
+        "import os, numpy as np\n"
+        "state = lambda: (np.random.get_state()[1].tobytes(), dict(os.environ), np.geterr())\n"
+        "before = state()\n"
+        "import minilora\n"
+        "print(before == state())"
+    )
+    assert python(code).strip() == "True"
