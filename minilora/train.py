@@ -134,7 +134,7 @@ def gradients(tuned: Tuned, micro_batches: list[Batch], step: int = 1) -> tuple[
     count = sum(int((targets != IGNORED).sum()) for _, targets in micro_batches)
     if count == 0:
         raise ValueError(f"train: step {step}: no target counts, all are {IGNORED}")
-    total, grads = 0.0, {}
+    total, grads = 0.0, dict[str, np.ndarray]()
     for j, (ids, targets) in enumerate(micro_batches):
         leaves = tuned.leaves()
         loss = tuned.loss(ids, targets, count, leaves, key=(tuned.seed, step, j))
@@ -185,7 +185,7 @@ def _check_batch(batch, vocab_size: int) -> Batch:
 
 
 def _whole(v, least: int) -> bool:
-    return isinstance(v, int | np.integer) and not isinstance(v, bool) and v >= least
+    return isinstance(v, int | np.integer) and not isinstance(v, bool) and bool(v >= least)
 
 
 def _check_every(**settings):
