@@ -37,13 +37,15 @@ p, li, figcaption { max-width: 48rem; }
 .lead { font-size: 1.15rem; }
 .soft, figcaption, caption { color: var(--soft); font-size: .92rem; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding-bottom: .5rem; }
-th, td { padding: .32rem .6rem; text-align: right; white-space: nowrap;
+th, td { padding: .3rem .45rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
 thead th { vertical-align: bottom; }
 thead tr.groups th { text-align: center; font-weight: 400; color: var(--soft); }
-th[scope=row], .text th, .text td { text-align: left; }
+th[scope=row], .text th, .text td, thead th:first-child { text-align: left; }
+.text th { white-space: normal; }
+.text { font-size: .8rem; }
 tbody tr:nth-child(even) { background: var(--band); }
 .right { color: var(--right); }
 .wrong { color: var(--wrong); font-weight: 600; }
@@ -106,21 +108,20 @@ def headline(results: Record) -> str:
     text = (
         f"After {settings['steps']:,} steps on {settings['train_size']:,} words, {best['title']} "
         f"answers {score(best)} of {settings['test_size']:,} held-out words exactly, "
-        f"moving {best['trainable']:,} numbers beside a base of {total:,}"
+        f"training {best['trainable']:,} numbers (the base has {total:,})"
     )
     if least is not best:
-        text += f"; {least['title']}, with the fewest ({least['trainable']:,}), {score(least)}"
+        text += f"; {least['title']} {score(least)}, training only {least['trainable']:,}"
     return f"{text}. For comparison: {references(results)}."
 
 
 def rows_table(results: Record) -> str:
-    """The terminal's columns, and the learning rate and standard error of each row."""
+    """The terminal's columns, and the standard error of each row."""
     n = results["settings"]["test_size"]
-    further = [
-        ("std. error", lambda r: f"{standard_error(r['exact_match'], n):.3f}"),
-        ("learning rate", lambda r: f"{r['lr']:g}"),
+    groups = [
+        *COLUMNS,
+        ("", [("std. error", lambda r: f"{standard_error(r['exact_match'], n):.3f}")]),
     ]
-    groups = [*COLUMNS, ("", further)]
     over = "".join(f'<th colspan="{len(c)}" scope="colgroup">{escape(t)}</th>' for t, c in groups)
     columns = [column for _, part in groups for column in part]
     heads = "".join(f'<th scope="col">{escape(head)}</th>' for head, _ in columns)
@@ -128,7 +129,7 @@ def rows_table(results: Record) -> str:
     return _table(
         f'<tr class="groups">{over}</tr>\n<tr>{heads}</tr>',
         body,
-        "Each row: one technique, the mean over its seeds; in a row of bytes, what one step holds.",
+        "A row a technique; loss and exact match are means over its seeds.",
     )
 
 
@@ -242,7 +243,8 @@ def _table(head: str, body: Iterable[str], caption: str, look: str = "") -> str:
     """A table that scrolls by itself where the screen is narrow."""
     lines = "\n".join(body)
     return (
-        f'<div class="wide" tabindex="0"><table class="{look}">\n'
+        f'<div class="wide" role="region" aria-label="{escape(caption)}" tabindex="0">'
+        f'<table class="{look}">\n'
         f"<caption>{escape(caption)}</caption>\n"
         f"<thead>\n{head}\n</thead>\n<tbody>\n{lines}\n</tbody>\n</table></div>"
     )

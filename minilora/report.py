@@ -11,12 +11,18 @@ from typing import Any
 from . import __version__, kernels, plots
 from .files import write_atomically
 from .page import page
+from .plots import rows
 from .table import many, opening, progress_line, table
 
 __all__ = ["FIGURES", "opening", "progress_line", "read_results", "table", "write_all"]
 
 FIGURES = ("convergence.png", "accuracy.png", "memory.png")
-NEEDED = ("base", "task", "settings", "references", "methods", "examples")  # of results.json
+# What results.json must have to be drawn, and each row of it.
+NEEDED = ("base", "task", "settings", "references", "methods", "examples")
+NEEDED_IN_A_ROW = (
+    *("title", "rank", "alpha", "options", "lr", "trainable", "adapter_bytes", "bytes", "bytes_at"),
+    *("ms_per_step", "loss", "exact_match", "exact_match_sd", "seeds", "curve"),
+)
 
 
 def write_all(results: Mapping[str, Any], folder: str | Path) -> None:
@@ -46,17 +52,19 @@ def read_results(folder: str | Path) -> dict[str, Any]:
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(
-            f"{path}: not there; wanted a folder made by `minilora compare`"
-        ) from None
+        raise FileNotFoundError(f"{path}: not there; wanted a folder made by compare") from None
     except ValueError as error:  # no UTF-8, no JSON
         raise ValueError(f"{path}: damaged: {error}") from None
-    missing = [k for k in NEEDED if not isinstance(results, dict) or k not in results]
+    missing = _missing(results, NEEDED)
+    for name, record in {} if missing else rows(results).items():
+        missing += [f"{key} of {name}" for key in _missing(record, NEEDED_IN_A_ROW)]
     if missing:
-        raise ValueError(
-            f"{path}: no {', '.join(missing)} in it; wanted results of `minilora compare`"
-        )
+        raise ValueError(f"{path}: no {', '.join(missing)} in it; wanted all that compare writes")
     return results
+
+
+def _missing(record, keys):
+    return [key for key in keys if not isinstance(record, dict) or key not in record]
 
 
 def made_with() -> dict[str, str]:

@@ -103,7 +103,7 @@ def notes_on(results: Record) -> list[str]:
         f"Exact match to compare with: {references(results)}.",
         f"Scored on {n:,} held-out words: {spread}; as a sample of words, {best:.3f} has a "
         f"standard error √(p(1-p)/n) of {standard_error(best, n):.3f}.",
-        f"Learning rates ({rates}): chosen on validation words, by `minilora tune`, except those "
+        f"Learning rates ({rates}): chosen on validation words, by minilora tune, except those "
         "given with --lr; never on held-out words.",
         f"Memory: arrays held in a step of {batch} × {length} tokens; saved = activations kept for "
         "backward, each array once. 1 KiB = 1,024 bytes; results.json has the exact bytes. "
