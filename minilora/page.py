@@ -7,13 +7,34 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from .plots import CAPTIONS, PARTS, human, rows
+from .plots import PARTS, human, rows
 from .table import COLUMNS, Record, notes_on, references, score, standard_error, task_title
 
 TITLES = {  # figure -> its heading
     "convergence": "Who learns how fast",
     "accuracy": "What the numbers buy",
     "memory": "Where the memory goes",
+}
+
+CAPTIONS = {  # figure -> how to read it, and what to look for
+    "convergence": (
+        "Mean cross-entropy over the seeds, on a logarithmic scale: left on validation words, "
+        "which nobody trains on, right on the batches since the point before. Look for who comes "
+        "down first and who furthest, and where a line on the left has stopped while the one on "
+        "the right goes on falling: from there the training words are learned by heart."
+    ),
+    "accuracy": (
+        "Held-out words answered exactly, against the numbers that the optimizer moves. A point "
+        "is the mean over the seeds, its bar one standard deviation each way; equally many numbers "
+        "stand side by side. Dotted lines do without the base or without training. Look for how "
+        "much accuracy more numbers buy, and whether any row beats a rule written by hand."
+    ),
+    "memory": (
+        "Bytes that one training step holds. Left, stacked: look for the largest part, and for how "
+        "much of the whole bar a technique saves. Right, each part by itself on a logarithmic "
+        "scale: look for what shrinks by orders of magnitude. 1 MiB = 1,048,576 bytes. The parts "
+        "need not be held at one moment, so the length of a bar is no peak."
+    ),
 }
 
 PAGE = string.Template("""<!DOCTYPE html>

@@ -3,7 +3,6 @@
 import io
 import re
 from collections.abc import Iterable, Mapping
-from itertools import pairwise
 from typing import Any
 
 INK, GRID = "#222222", "#dddddd"
@@ -33,27 +32,6 @@ PARTS = {  # part of a record's bytes -> colour of its bar, its marker
     "weights": ("#C9CED6", "s"),
     "optimizer": ("#E3A857", "D"),
     "gradients": ("#A23B3B", "^"),
-}
-
-CAPTIONS = {
-    "convergence": (
-        "Mean cross-entropy over the seeds, on a logarithmic scale: left on validation words, "
-        "which nobody trains on, right on the batches since the point before. Look for who comes "
-        "down first and who furthest, and where a line on the left has stopped while the one on "
-        "the right goes on falling: from there the training words are learned by heart."
-    ),
-    "accuracy": (
-        "Held-out words answered exactly, against the numbers that the optimizer moves. A point "
-        "is the mean over the seeds, its bar one standard deviation each way; equally many numbers "
-        "stand side by side. Dotted lines do without the base or without training. Look for how "
-        "much accuracy more numbers buy, and whether any row beats a rule written by hand."
-    ),
-    "memory": (
-        "Bytes that one training step holds. Left, stacked: look for the largest part, and for how "
-        "much of the whole bar a technique saves. Right, each part by itself on a logarithmic "
-        "scale: look for what shrinks by orders of magnitude. 1 MiB = 1,048,576 bytes. The parts "
-        "need not be held at one moment, so the length of a bar is no peak."
-    ),
 }
 
 
@@ -134,7 +112,7 @@ def png(figure) -> bytes:
 
 def convergence(results: Mapping[str, Any]):
     """Loss against optimizer steps, a colour a row: on validation words, and thin in training."""
-    from matplotlib.ticker import LogLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator
 
     records = rows(results)
     appearance = looks(records)
@@ -156,6 +134,7 @@ def convergence(results: Mapping[str, Any]):
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axes.yaxis.set_minor_formatter("")
+            axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
             axes.set_xlabel("optimizer steps")
         validating.set_ylabel("cross-entropy (nats per token)")
         title = "validation loss\nafter the last step"
@@ -174,7 +153,7 @@ def accuracy(results: Mapping[str, Any]):
     records, references = results["methods"], results["references"]
     with style():
         figure = canvas(11, 6.6)
-        panels = _panels(figure, [r["exact_match"] for r in records.values()], references.values())
+        panels = _panels(figure, list(records.values()), list(references.values()))
         for axes in panels:
             _points(axes, records)
             _lines(axes, references)
@@ -186,18 +165,18 @@ def accuracy(results: Mapping[str, Any]):
     return figure
 
 
-def _panels(figure, scores, references):
-    """One axes over all values; or two, upper and lower, around a wide gap without any value."""
-    values = sorted([*scores, *references])
-    gap, low, high = max(((b - a, a, b) for a, b in pairwise(values)), default=(0, 0, 0))
-    if gap < 0.25:
+def _panels(figure, records, references):
+    """One axes over all values; or two, with a wide gap left out below the lowest method."""
+    ends = [r["exact_match"] + sign * r["exact_match_sd"] for r in records for sign in (-1, 1)]
+    below = [value for value in references if value < min(ends)]
+    above = [*ends, *(value for value in references if value >= min(ends))]
+    if not below or min(above) - max(below) < 0.15:
         axes = figure.subplots()
-        axes.set_ylim(values[0] - 0.06, values[-1] + 0.06)
+        axes.set_ylim(*_with_margin([*below, *above], 0.1))
         return [axes]
-    spans = (max(values[-1] - high, 0.04), max(low - values[0], 0.04))
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
-    upper.set_ylim(high - 0.15 * spans[0], values[-1] + 0.15 * spans[0])
-    lower.set_ylim(values[0] - 0.3 * spans[1], low + 0.3 * spans[1])
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper.set_ylim(*_with_margin(above, 0.1))
+    lower.set_ylim(*_with_margin(below, 0.25))
     upper.spines["bottom"].set_visible(False)
     upper.tick_params(axis="x", which="both", length=0)
     cut = dict(marker=[(-1, -0.5), (1, 0.5)], ms=11, ls="none", color=INK, mew=1.2, clip_on=False)
@@ -206,8 +185,16 @@ def _panels(figure, scores, references):
     return [upper, lower]
 
 
+def _with_margin(values, share):
+    """(low, high) around the values with so much of their range to spare, never of no height."""
+    margin = max(share * (max(values) - min(values)), 0.02)
+    return min(values) - margin, max(values) + margin
+
+
 def _points(axes, records):
     """A point with its spread for every method; those of one abscissa side by side."""
+    from matplotlib.ticker import LogLocator
+
     appearance = looks(records)
     counts = [r["trainable"] for r in records.values()]
     for i, (name, record) in enumerate(records.items()):
@@ -225,6 +212,8 @@ def _points(axes, records):
         )
     axes.set_xscale("log")
     axes.set_xlim(min(counts) / 2, max(counts) * 2)
+    subs = (1, 2, 5) if max(counts) < 30 * min(counts) else (1,)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.xaxis.set_minor_formatter("")
 
@@ -244,7 +233,7 @@ def _lines(axes, references):
             xycoords="axes fraction",
             va="center",
             fontsize=12,
-            arrowprops=dict(arrowstyle="-", color="#777777", lw=0.8, shrinkA=0, shrinkB=0),
+            arrowprops=dict(arrowstyle="-", color="#777777", lw=0.8, relpos=(0, 0.5), shrinkB=0),
         )
 
 

@@ -1,0 +1,345 @@
+"""What a comparison prints and draws: from results made up here, none of them measured."""
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from minilora import plots, report
+from minilora.cli import main, parser, settings_of
+from minilora.experiments.compare import Settings
+from minilora.page import command_line, page
+from minilora.plots import human, looks, spread
+from minilora.table import standard_error
+
+pytestmark = pytest.mark.smoke
+
+VOID = {"meta", "img"}  # elements without an end
+ATTACK = "<script>alert('&')</script>"
+
+
+def a_row(title, trainable, scores, rank=4):
+    """One row of results, its numbers unlike each other's."""
+    mean = sum(scores) / len(scores)
+    return {
+        "title": title,
+        "trainable": trainable,
+        "exact_match": mean,
+        "exact_match_sd": math.dist(scores, [mean] * len(scores)),
+        "seeds": scores,
+        "loss": 1.1 - mean,
+        "lr": 0.0123,
+        "rank": rank,
+        "alpha": rank and 2 * rank,
+        "targets": ["q_proj", "v_proj"],
+        "options": {"ratio": 16.0} if rank else {},
+        "adapter_bytes": 4 * trainable + 2040,
+        "bytes": {
+            "weights": 2_883_584 + 4 * trainable,
+            "gradients": 4 * trainable,
+            "optimizer": 8 * trainable,
+            "activations": 20_000_000 + 900 * len(title),
+        },
+        "bytes_at": [32, 29],
+        "ms_per_step": 25 + trainable / 1e5,
+        "curve": [[n, 3 / n, 4 / n + 0.05] for n in (10, 20, 30)],
+    }
+
+
+def make_results(seeds=2, scratch=True, answer="walked", only=None):
+    """Two methods and a sixth one that nobody has heard of, as compare gives them."""
+    methods = {
+        "full": a_row("Full fine-tuning", 720_896, [0.91, 0.902][:seeds], None),
+        "lora": a_row("LoRA", 7168, [0.88, 0.87][:seeds]),
+        "thing": a_row("A & <Thing>", 2816, [0.81, 0.86][:seeds], 64),
+    }
+    methods = {name: methods[name] for name in only or methods}
+    every = [*methods, *(["scratch"] if scratch else [])]
+    settings = dict(base="base", task="past", methods=tuple(methods), train_size=300, steps=30)
+    settings |= dict(batch_size=32, rank=4, ranks={"thing": 64}, targets=("q_proj", "v_proj"))
+    settings |= dict(seeds=seeds, validation_size=300, test_size=655, betas=(0.9, 0.98))
+    results = {
+        "base": {"name": "base", "parameters": 720_896},
+        "task": "past",
+        "settings": settings,
+        "references": {"base": 0.0, "rule_ed": 0.4992, "rule_four": 0.9511},
+        "methods": methods,
+        "examples": [
+            {
+                "prompt": f"D{word}>",
+                "right": ["walked", "wolk"],
+                "answers": dict.fromkeys(every, answer),
+            }
+            for word in ("walk", "wɔk", "<b>")
+        ],
+    }
+    if scratch:
+        results["references"]["scratch"] = 0.02
+        results["scratch"] = a_row("From scratch", 720_896, [0.02, 0.02][:seeds], None)
+    return results
+
+
+class Reader(HTMLParser):
+    """A page's elements and text; raises where an element is left open or closed twice."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.found, self.text = [], [], ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] != ["style"]:
+            self.text += data + " "
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.found if name == tag]
+
+
+def made(results):
+    """The page with empty images, and what a reader finds in it."""
+    text = page(json.loads(json.dumps(results)), dict.fromkeys(report.FIGURES, b""))
+    return text, Reader(text)
+
+
+# ------------------------------------------------------------------------------------------- files
+
+
+def test_everything_is_written(tmp_path):
+    folder = tmp_path / "new" / "folder"
+    report.write_all(make_results(), folder)
+    wanted = {"results.json", "report.html", *report.FIGURES}
+    assert {path.name for path in folder.iterdir()} == wanted
+    for name in report.FIGURES:
+        assert (folder / name).read_bytes().startswith(b"\x89PNG\r\n")
+
+
+def test_results_are_read_back_and_drawn_again_to_the_byte(tmp_path):
+    results = make_results()
+    report.write_all(results, tmp_path)
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    again = report.read_results(tmp_path)
+    made_with = again.pop("made_with")
+    assert again == json.loads(json.dumps(results))
+    assert {"python", "numpy", "numba", "minilora", "kernels", "processor"} <= set(made_with)
+    assert main(["report", str(tmp_path)]) == 0
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+
+
+def test_another_machine_keeps_what_made_the_numbers(tmp_path):
+    made_with = {"python": "3.99", "processor": "an abacus"}
+    report.write_all({**make_results(only=["lora"]), "made_with": made_with}, tmp_path)
+    assert report.read_results(tmp_path)["made_with"] == made_with
+    assert "an abacus" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_no_results_are_told_in_a_line(tmp_path, capsys):
+    with pytest.raises(FileNotFoundError, match=r"results\.json: not there; wanted a folder"):
+        report.read_results(tmp_path)
+    assert main(["report", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b'{"base": ', "damaged"),
+        (b"\xff\xfe", "damaged"),
+        (b"[]", "no base, task, settings"),
+        (b'{"base": 1}', "no task, settings"),
+    ],
+)
+def test_damaged_results_are_told_in_a_line(tmp_path, text, message):
+    (tmp_path / "results.json").write_bytes(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        report.read_results(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_row_is_named(tmp_path):
+    results = make_results()
+    del results["methods"]["lora"]["curve"]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    with pytest.raises(ValueError, match="no curve of lora in it"):
+        report.read_results(tmp_path)
+
+
+# -------------------------------------------------------------------------------------------- page
+
+
+def test_the_page_needs_nothing_else(tmp_path):
+    report.write_all(make_results(), tmp_path)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    found = Reader(text)
+    assert "http://" not in text and "https://" not in text
+    assert (
+        len(re.findall(r"src=", text)) == len(re.findall(r'src="data:image/png;base64,', text)) == 3
+    )
+    assert not {"script", "link", "iframe"} & {tag for tag, _ in found.found}
+    assert all(len(image["alt"]) > 40 for image in found.all("img"))
+    assert found.all("html") == [{"lang": "en"}]
+
+
+def test_the_page_has_every_number_of_the_table():
+    results = make_results()
+    _, found = made(results)
+    lines = report.table(results).split("─\n")[2].splitlines()[:4]
+    numbers = [re.findall(r"[\d.,]+(?: [KM]iB)?", line) for line in lines]
+    assert [len(row) for row in numbers] == [10, 11, 11, 10]  # two rows have no rank
+    for number in (n for row in numbers for n in row):
+        assert f" {number} " in f" {found.text} "
+
+
+def test_text_is_escaped():
+    text, found = made(make_results(answer=ATTACK))
+    assert "<script" not in text and "<Thing>" not in text and "<b>" not in text
+    assert f"✗ {ATTACK}" in found.text and "A & <Thing>" in found.text
+
+
+def test_right_and_wrong_answers_differ_in_more_than_colour():
+    results = make_results()
+    results["examples"][0]["answers"]["lora"] = "walkt"
+    results["examples"][1]["answers"]["lora"] = ""
+    results["examples"][2]["answers"]["lora"] = "wolk"  # right too
+    _, found = made(results)
+    assert "✗ walkt" in found.text and "✗ (nothing)" in found.text and "✓ wolk" in found.text
+    assert found.text.count("✗") == 3 and found.text.count("✓") == 11  # one of each explains them
+
+
+def test_the_command_line_makes_the_same_settings_again():
+    results = make_results(only=["full", "lora"])
+    settings = Settings(methods=("full", "lora"), steps=30, warmup=3, ranks={"vera": 64}, seeds=2)
+    results["settings"] = {**vars(settings), "test_size": 655}
+    program, *arguments = command_line(results).split()
+    parsed = parser().parse_args(arguments)
+    assert program == "minilora"
+    assert settings_of(parsed, {"vera": 256, "lora": 8}) == settings
+    assert parsed.lr == ["full=0.0123", "lora=0.0123", "scratch=0.0123"]
+
+
+# ----------------------------------------------------------------------------------------- printed
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_the_table_is_aligned_and_narrow(seeds):
+    lines = report.table(make_results(seeds)).splitlines()
+    assert max(map(len, lines)) <= 110
+    first, last = (i for i, line in enumerate(lines) if set(line) == {"─"})
+    assert {len(line) for line in lines[first - 1 : last + 1]} == {len(lines[first])}
+    assert last - first == 5  # three methods and from scratch
+
+
+def test_the_table_says_what_its_numbers_are():
+    text = " ".join(report.table(make_results()).split())
+    error = f"standard error √(p(1-p)/n) of {standard_error(0.906, 655):.3f}"
+    for part in ("655 held-out words", "over 2 seeds", error, "chosen on validation words"):
+        assert part in text
+    for part in ("untrained base 0.000", 'add "ed" 0.499', "0.951", "32 × 29 tokens", "0.0123"):
+        assert part in text
+
+
+def test_one_seed_shows_no_spread():
+    results = make_results(seeds=1)
+    _, found = made(results)
+    assert "no spread is known" in report.table(results)
+    assert "0.910 ±" not in found.text and "±" not in report.progress_line(
+        results["methods"]["lora"]
+    )
+
+
+@pytest.mark.parametrize("scratch", [True, False])
+def test_one_method_alone(scratch):
+    results = make_results(only=["lora"], scratch=scratch)
+    _, found = made(results)
+    assert "LoRA answers 0.875" in found.text and "training only" not in found.text
+    assert "Full fine-tuning" not in report.table(results) + found.text
+
+
+def test_a_row_that_is_done_is_one_line():
+    line = report.progress_line(a_row("LoRA", 7168, [0.88, 0.87]))
+    assert " ".join(line.split()) == "LoRA 7,168 numbers exact match 0.875 ± 0.007 25.1 ms/step"
+
+
+def test_the_opening_says_what_will_be_done():
+    text = report.opening(Settings(methods=("lora", "vera"), seeds=1, steps=20))
+    assert text.startswith("Past tense from 300 words, base 'base': LoRA, VeRA; and the same model")
+    assert "3 runs (1 seed each) of 20 steps" in text and "half a minute" in text
+    assert max(map(len, text.splitlines())) <= 110
+
+
+@pytest.mark.parametrize(
+    ("n", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "0.98 KiB"),
+        (28_672, "28.0 KiB"),
+        (1_023_900, "0.98 MiB"),
+        (2_883_584, "2.75 MiB"),
+        (538_060_032, "513 MiB"),
+        (2**50, "1024 TiB"),
+    ],
+)
+def test_bytes_for_people(n, text):
+    assert human(n) == text
+
+
+# ----------------------------------------------------------------------------------------- figures
+
+
+def test_each_method_has_a_look_of_its_own():
+    names = [*plots.LOOKS, "thing", "another"]
+    assert len(set(looks(names).values())) == len(names)
+    assert looks(["thing", "lora"])["lora"] == looks(names)["lora"]
+
+
+def test_labels_are_moved_apart():
+    moved = spread([0.5, 0.0, 0.01, 0.02], 0.1)
+    assert sorted(moved) == [moved[i] for i in (1, 2, 3, 0)]  # their order stays
+    assert min(b - a for a, b in zip(sorted(moved), sorted(moved)[1:])) >= 0.1 - 1e-12
+    assert spread([], 0.1) == []
+
+
+@pytest.mark.parametrize("only", [None, ["lora"]])
+@pytest.mark.parametrize("name", ["convergence", "accuracy", "memory"])
+def test_no_text_of_a_figure_is_cut_or_covered(name, only, monkeypatch):
+    figure = getattr(plots, name)(make_results(only=only))
+    boxes = drawn_text(figure, monkeypatch)
+    assert len(boxes) > 10
+    for i, (text, box) in enumerate(boxes):
+        x0, y0, x1, y1 = box
+        inside = x0 >= 0 and y0 >= 0 and x1 <= figure.bbox.width and y1 <= figure.bbox.height
+        assert inside, f"{text!r} is cut: {box} of {figure.bbox.size}"
+        for other, (u0, v0, u1, v1) in boxes[:i]:
+            apart = x1 <= u0 or u1 <= x0 or y1 <= v0 or v1 <= y0
+            assert apart, f"{text!r} on {other!r}"
+
+
+def drawn_text(figure, monkeypatch):
+    """[(text, (left, top, right, bottom) in pixels)] of all that is drawn."""
+    from matplotlib.backends.backend_agg import RendererAgg
+
+    boxes, draw_text = [], RendererAgg.draw_text
+
+    def spy(renderer, gc, x, y, text, prop, angle, ismath=False, mtext=None):
+        width, height, below = renderer.get_text_width_height_descent(text, prop, ismath)
+        above = height - below
+        flat, upright = (x, y - above, x + width, y + below), (x - above, y - width, x + below, y)
+        boxes.append((text, upright if angle else flat))
+        draw_text(renderer, gc, x, y, text, prop, angle, ismath, mtext)
+
+    monkeypatch.setattr(RendererAgg, "draw_text", spy)
+    with plots.style():
+        figure.canvas.draw()
+    return boxes
