@@ -73,10 +73,10 @@ tbody tr:nth-child(even) { background: var(--band); }
 figure { margin: 0; }
 figure img { display: block; width: 100%; min-width: 40rem; background: #fff; border-radius: 6px; }
 figcaption { margin-top: .5rem; }
-pre { padding: .8rem 1rem; background: var(--band); border-radius: 6px; white-space: pre-wrap;
-  overflow-wrap: anywhere; }
+pre { padding: .8rem 1rem; background: var(--band); border-radius: 6px; overflow-x: auto; }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; }
   table { font-size: 7.5pt; } th, td { padding: .15rem .25rem; } .wide { overflow: visible; }
+  pre { white-space: pre-wrap; }
   figure img { min-width: 0; } figure, tr { break-inside: avoid; } h2 { break-after: avoid; } }
 </style>
 </head>

@@ -240,9 +240,8 @@ def _lines(axes, references):
 def spread(places: Iterable[float], gap: float) -> list[float]:
     """The places, moved up and down until any two are `gap` apart or more; their mean stays."""
     places = list(places)
-    order = sorted(range(len(places)), key=places.__getitem__)
     moved, last = list(places), float("-inf")
-    for i in order:
+    for i in sorted(range(len(places)), key=places.__getitem__):
         last = moved[i] = max(places[i], last + gap)
     shift = sum(m - p for m, p in zip(moved, places)) / max(len(places), 1)
     return [m - shift for m in moved]
