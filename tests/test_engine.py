@@ -316,6 +316,15 @@ def test_a_diamond_is_walked_once_parents_before_children():
     assert len(calls) == 1 and calls[0] == 5 and x.grad == 5
 
 
+def test_diamonds_in_a_row_are_not_walked_by_every_path():
+    """2¹⁰⁰ paths, 100 nodes."""
+    x = out = param(np.ones(1))
+    for _ in range(100):
+        out = out + out
+    backward(out)
+    assert x.grad == 2.0**100
+
+
 def test_tape_of_several_outputs(rng):
     x = param(rng.standard_normal(2))
     a, b = ops.tanh(x), ops.exp(x)

@@ -180,7 +180,7 @@ def test_nothing_outside_methods_asks_for_a_method_by_name(path):
 
 
 def public(tree):
-    """(name, node) of the public functions and classes at the top, and of their' methods."""
+    """(name, node) of the public functions and classes at the top, and of their methods."""
     for node in tree.body:
         if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
             continue
