@@ -15,6 +15,7 @@ import numpy as np
 from . import generation, ops
 from .engine import Tensor, param, scope
 from .files import nearest
+from .meta import is_array
 from .methods import METHODS
 from .methods.base import Arrays, Method
 from .model import EMBED, HEAD, Llama
@@ -79,7 +80,7 @@ class Tuned:
         found |= {shared.get(name, f"shared.{name}"): a for name, a in self.shared.items()}
         for layer, arguments in self.layers.items():
             for name, a in arguments.items():
-                if isinstance(a, np.ndarray) and name not in self.shared:
+                if is_array(a) and name not in self.shared:
                     found.setdefault(self.key(layer, name), a)
         return found
 
@@ -174,7 +175,7 @@ def attach(model, method: str, *, rank=None, alpha=None, targets=None, seed: int
     tuned = Tuned(model, method, rank, alpha, targets or DEFAULT_TARGETS, seed, options)
     weights = {name: model.params[f"{name}.weight"] for name in names}
     if record.prepare:
-        tuned.shared = record.prepare([W.shape for W in weights.values()], rank, options, model.dtype)
+        tuned.shared = record.prepare([W.shape for W in weights.values()], rank, options, model.params[EMBED])
     rng = np.random.default_rng(seed)
     for name, W in weights.items():
         own = {"W": W.copy()} if record.owns_weight else {}

@@ -80,7 +80,7 @@ def site(name, M=5, I=4, O=3, rank=2, s=1.5, p=0.0, seed=0, dtype=np.float64):
     record, rng = ml.METHODS[name], np.random.default_rng(seed)
     options = {**record.options, "alpha": s * rank}
     W = rng.standard_normal((O, I)).astype(dtype)
-    shared = record.prepare([W.shape], rank, options, dtype) if record.prepare else {}
+    shared = record.prepare([W.shape], rank, options, W) if record.prepare else {}
     given = {"x": rng.standard_normal((M, I)).astype(dtype), "W": W}
     given |= record.init(W, rank, options, rng, shared)
     for a in record.trains:
@@ -379,8 +379,8 @@ def check_activations(name, monkeypatch):
     monkeypatch.setattr(kernels, "backend", lambda: "numpy")
     for dtype, dropout in (("float64", 0.0), ("float32", 0.1)):
         tuned = shake(tune(name, base(dtype, width=64), dropout=dropout), size=0.01)
-        said = ml.measure(tuned, 32, 64)  # warms up: rope tables, Python's own caches
-        ids, targets = np.random.default_rng(0).integers(0, 29, (2, 32, 64))
+        said = ml.measure(tuned, 48, 32)  # warms up: rope tables, Python's own caches
+        ids, targets = np.random.default_rng(0).integers(0, 29, (2, 48, 32))
         with traced() as alive:
             leaves = tuned.leaves()
             loss = tuned.loss(ids, targets, leaves=leaves, key=(0, 1, 0))

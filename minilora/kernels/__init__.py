@@ -1,7 +1,7 @@
 """The table of kernels: what the ops call, and which twin answers.
 
 Each name is defined by `numpy_ref` and has a fast twin, of the same name and signature, in one of the Numba files.
-float32 runs on the Numba twin, every other dtype on the reference. `MINILORA_KERNELS=numpy` chooses the reference for
+float32 runs on the Numba twin, every other dtype on the reference, a shape without numbers on `shapes`. `MINILORA_KERNELS=numpy` chooses the reference for
 all, and so does a Python without Numba. A Numba file is imported, and a kernel compiled, when it is first called.
 """
 
@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from . import numpy_ref
+from ..meta import Meta
+from . import numpy_ref, shapes
 
 HOMES = {  # kernel -> the file of its Numba twin
     "matmul_nt": "matmul",
@@ -55,6 +56,8 @@ def _entry(name: str) -> Callable:
 
     @functools.wraps(reference)
     def kernel(first, *rest, **named):
+        if isinstance(first, Meta):
+            return getattr(shapes, name)(first, *rest, **named)
         chosen = fast(name) if first.dtype == np.float32 and backend() == "numba" else reference
         return chosen(first, *rest, **named)
 

@@ -38,7 +38,7 @@ class Method:
     default_rank: int = 8
     rank_above_width: bool = False  # is a rank above min(I, O) of use?
     check: Callable[[Mapping[str, Any]], None] | None = None  # options -> raises ValueError
-    prepare: Callable[..., Arrays] | None = None  # (shapes, rank, options, dtype) -> arrays shared by all layers
+    prepare: Callable[..., Arrays] | None = None  # (shapes, rank, options, like) -> arrays shared by all layers
     grad_rule: Callable[..., None] | None = None  # (arrays, grads, options): in place, after clipping
     lr_scale: Callable[[Mapping[str, Any]], Mapping[str, float]] | None = None  # options -> {"B": ratio}
     before_step: Callable[..., Any] | None = None  # (arrays) -> what after_step wants to remember

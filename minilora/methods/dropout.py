@@ -5,6 +5,8 @@ Used on the adapter's input by LoRA, LoRA-FA and VeRA: y = x Wᵀ + adapter(x ·
 
 import numpy as np
 
+from ..meta import filled
+
 
 def mask(p, key, x):
     """m, 0 with probability p, else 1/(1-p), so that E[m] = 1.   x (M, I) gives shape and dtype  ->  m (M, I).
@@ -12,9 +14,12 @@ def mask(p, key, x):
     key: a tuple of ints (seed, optimizer step, micro-batch, adapter index): the same key, the same mask.
     Source: Philox, Salmon et al. 2011; inverted dropout, Srivastava et al. 2014, section 10.
     """
-    bits = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
-    kept = bits.random(x.shape, np.float32) >= p
-    return kept * x.dtype.type(1 / (1 - p))
+
+    def numbers():
+        bits = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+        return (bits.random(x.shape, np.float32) >= p) * x.dtype.type(1 / (1 - p))
+
+    return filled(x, x.shape, numbers)
 
 
 def drop(x, p, key):

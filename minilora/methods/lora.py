@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import kernels as K
 from ..engine import Op
+from ..meta import filled
 from .base import Method, PeftFormat
 from .dropout import check_probability, drop, mask
 
@@ -54,8 +55,8 @@ def init(W, rank, options, rng, shared):
     bound = 1 / math.sqrt(I)
     return {
         "s": options["alpha"] / (math.sqrt(rank) if options["rank_stabilized"] else rank),
-        "A": rng.uniform(-bound, bound, (rank, I)).astype(W.dtype),
-        "B": np.zeros((O, rank), W.dtype),
+        "A": filled(W, (rank, I), lambda: rng.uniform(-bound, bound, (rank, I))),
+        "B": np.zeros_like(W, shape=(O, rank)),
     }
 
 

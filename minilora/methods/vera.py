@@ -6,6 +6,7 @@ import numpy as np
 
 from .. import kernels as K
 from ..engine import Op
+from ..meta import filled
 from .base import Method, PeftFormat
 from .dropout import check_probability, drop, mask
 
@@ -42,7 +43,7 @@ def vera_backward(dy, cache, need=(True,) * 8):
 vera = Op("vera", vera_forward, vera_backward)
 
 
-def prepare(shapes, rank, options, dtype):
+def prepare(shapes, rank, options, like):
     """The shared A (r, largest I) and B (largest O, r), which each layer slices; bit for bit PEFT's from its key.
 
     Kaiming-uniform with gain √2: A in ±√(6/I), B in ±√(6/r), drawn in this order from one stream.
@@ -51,9 +52,10 @@ def prepare(shapes, rank, options, dtype):
     O, I = (max(sizes) for sizes in zip(*shapes, strict=True))
     stream = np.random.MT19937()
     stream._legacy_seeding(options["projection_prng_key"] % 2**32)  # torch's CPU generator: MT19937 by init_genrand
-    A = _torch_uniform(stream, (rank, I), fan_in=I)
-    B = _torch_uniform(stream, (O, rank), fan_in=rank)
-    return {"A": A.astype(dtype), "B": B.astype(dtype)}
+    return {
+        "A": filled(like, (rank, I), lambda: _torch_uniform(stream, (rank, I), fan_in=I)),
+        "B": filled(like, (O, rank), lambda: _torch_uniform(stream, (O, rank), fan_in=rank)),
+    }
 
 
 def _torch_uniform(stream, shape, fan_in):
@@ -71,8 +73,8 @@ def init(W, rank, options, rng, shared):
     return {
         "A": shared["A"][:, :I],
         "B": shared["B"][:O],
-        "b": np.zeros(O, W.dtype),
-        "d": np.full(rank, options["d_initial"], W.dtype),
+        "b": np.zeros_like(W, shape=O),
+        "d": np.full_like(W, options["d_initial"], shape=rank),
     }
 
 

@@ -150,7 +150,7 @@ def index_forward(a, key):
 def index_backward(dy, cache):
     """da: dy put back where it was read; a place that was read twice gets both."""
     shape, key = cache
-    da = np.zeros(shape, dy.dtype)
+    da = np.zeros_like(dy, shape=shape)
     np.add.at(da, key, dy)
     return da, None
 

@@ -13,7 +13,7 @@ def embedding_forward(E, ids):
 def embedding_backward(dx, cache):
     """dx (M, C) -> dE (V, C), None: an id that occurs twice gets both rows."""
     ids, shape = cache
-    dE = np.zeros(shape, dx.dtype)
+    dE = np.zeros_like(dx, shape=shape)
     np.add.at(dE, ids, dx)  # x = E[ids]
     return dE, None
 

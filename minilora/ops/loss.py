@@ -69,7 +69,7 @@ def head_loss_value(h, W, targets, count=None):
 def _head_in_chunks(h, W, targets, count, dW=None):
     """Loss, the rows that count, their dh (R, C), the divisor; dW (V, C), where given, is added to."""
     rows = np.flatnonzero(targets != IGNORED)
-    dh = np.empty((len(rows), h.shape[1]), h.dtype)
+    dh = np.empty_like(h, shape=(len(rows), h.shape[1]))
     total = np.zeros((), np.float64)
     for start, losses, dlogits in _chunks(h, W, targets, rows):
         total += losses.sum()
@@ -96,7 +96,7 @@ def _total(losses, count):
 
 def _spread(dh, rows, shape, scale):
     """(R, C) back to all M rows, zero where no target counted."""
-    full = np.zeros(shape, dh.dtype)
+    full = np.zeros_like(dh, shape=shape)
     full[rows] = dh * np.asarray(scale, dh.dtype)
     return full
 
