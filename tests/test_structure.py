@@ -17,17 +17,7 @@ PACKAGE = Path(ml.__file__).parent
 
 # Imports go down, or along a floor; a folder stands on one floor with all that is in it.
 FLOORS = (
-    {
-        "engine",
-        "kernels",
-        "gradcheck",
-        "strategies",
-        "shapes",
-        "files",
-        "tokenizer",
-        "plots",
-        "table",
-    },
+    {"engine", "kernels", "gradcheck", "strategies", "files", "tokenizer", "shapes", "meta", "plots"},
     {"ops", "optim"},
     {"methods"},
     {"model", "generation"},

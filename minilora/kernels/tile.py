@@ -59,22 +59,26 @@ DOTS = 4 if NR == 48 else 2  # rows of a block of dot products, 4 DOTS sums in a
 
 
 def plain_tile(A, i, k, B, l, j, C, p, q, depth, rows, cols, add):
+    """C[p…, q…] = A[i…, k…] B[l…, j…] (+ C where add), rows by cols, depth summed."""
     old = C[p : p + rows, q : q + cols]
     new = A[i : i + rows, k : k + depth] @ B[l : l + depth, j : j + cols]
     old[:] = old + new if add else new
 
 
 def plain_copy16(A, i, j, cols, P, p, q):
+    """P[p, q…] = A[i, j…], cols of them, the rest of LANES zero."""
     P[p, q : q + LANES] = 0
     P[p, q : q + cols] = A[i, j : j + cols]
 
 
 def plain_turn16(A, i, k, rows, depth, P, p, q):
+    """P[p…, q…] = A[i…, k…]ᵀ, rows of them turned into columns, the rest of LANES zero."""
     P[p : p + depth, q : q + LANES] = 0
     P[p : p + depth, q : q + rows] = A[i : i + rows, k : k + depth].T
 
 
 def plain_dots(A, i, W, j, C, p, q, depth, rows, cols, add):
+    """C[p…, q…] = A[i…, :] W[j…, :]ᵀ (+ C where add), rows by cols."""
     plain_tile(A, i, 0, W.T, 0, j, C, p, q, depth, rows, cols, add)
 
 
