@@ -126,6 +126,26 @@ def test_train_uses_the_schedule():
     assert same_bits(frozen.arrays, before)
 
 
+def test_a_run_by_hand():
+    """Every setting at once reaches the step: rates, betas, eps, decay, clipping, written out."""
+    settings = dict(lr=0.02, betas=(0.7, 0.8), eps=1e-3, weight_decay=0.2, clip=0.3)
+    run, hand = shake(tune("lora_plus", ratio=4.0)), shake(tune("lora"))
+    ml.train(run, BATCHES, steps=5, schedule="cosine", warmup=2, **settings)
+    m = dict.fromkeys(hand.trainable, 0)
+    v = dict(m)
+    for n in range(1, 6):
+        rate = 0.02 * n / 2 if n <= 2 else 0.01 * (1 + math.cos(math.pi * (n - 2) / 3))
+        _, grads = gradients(hand, [BATCHES[n - 1]])
+        norm = math.sqrt(sum((g**2).sum() for g in grads.values()))
+        assert norm > 0.3
+        for key, p in hand.trainable.items():
+            g, mine = grads[key] * 0.3 / (norm + 1e-6), rate * (4 if ".lora_B." in key else 1)
+            m[key], v[key] = 0.7 * m[key] + 0.3 * g, 0.8 * v[key] + 0.2 * g**2
+            step = m[key] / (1 - 0.7**n) / (np.sqrt(v[key] / (1 - 0.8**n)) + 1e-3)
+            p[...] = p * (1 - mine * 0.2) - mine * step
+    assert all(rel(run.trainable[k], p) < 1e-12 for k, p in hand.trainable.items())
+
+
 def test_clip():
     """All gradients times min(1, limit / (‖g‖ + 1e-6)), the norm over all arrays together."""
     grads = {"a": np.array([3.0, 0.0]), "b": np.array([[4.0]])}
