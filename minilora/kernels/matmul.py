@@ -1,8 +1,9 @@
-"""Products of matrices, on the register tile: the left factor is read in place, the right one packed.
+"""Products of matrices on the register tile: the left one is read in place, the right one packed.
 
-Packed means: 48 columns at a time are copied into a small panel, so that the tile finds the next row
-in the next cache lines. A panel belongs to one task and lives as long as its columns are worked on.
-Whatever the number of threads, each number of the result is summed by one task in one order.
+Packed means: 48 columns at a time are copied into a small panel, so that the tile finds the next
+row in the next cache lines. A panel belongs to one task and lives as long as its columns are
+worked on. Whatever the number of threads, each number of the result is summed by one task in one
+order.
 """
 
 import numpy as np
@@ -18,6 +19,29 @@ GRAIN = 400_000  # multiplications below which a second thread costs more than i
 
 
 SIGNATURE = (read(2, "A"), read(2, "A"), write(2, "A"), flag, count)
+
+
+PLACE = count, count
+SIZES = count, count, count
+
+
+@compiled((read(2, "A"), *PLACE, read(2, "A"), *PLACE, write(2, "A"), *PLACE, *SIZES, flag))
+def strip(a, i, k, b, l, j, c, p, q, depth, rows, cols, add):
+    """A tile of any number of columns, for a b that is not packed but has neighbouring columns."""
+    n = 0
+    while n < cols:
+        width = min(NR, cols - n)
+        if width == 48:
+            tile48(a, i, k, b, l, j + n, c, p, q + n, depth, rows, width, add)
+        elif width >= 32:
+            width = 32
+            tile32(a, i, k, b, l, j + n, c, p, q + n, depth, rows, width, add)
+        elif width >= 16:
+            width = 16
+            tile16(a, i, k, b, l, j + n, c, p, q + n, depth, rows, width, add)
+        else:
+            ragged16(a, i, k, b, l, j + n, c, p, q + n, depth, rows, width, add)
+        n += width
 
 
 @compiled()
@@ -112,7 +136,7 @@ def _turned(b):
 
 @compiled(SIGNATURE, parallel=True)
 def _narrow(a, b, c, add, cut):
-    """c (+)= a b by dot products of the rows of a and the columns of b, where c has few of either."""
+    """c (+)= a b by dot products of rows of a and columns of b, where c has few of either."""
     w = b.T
     if b.strides[0] != 4:
         w = _turned(b)
@@ -130,24 +154,9 @@ def _stream(a, b, c, add, t, cut):
     j0, j1 = portion(c.shape[1], t, cut, 16)
     R, M = a.shape
     for k in range(0, M, 128):
-        depth = min(128, M - k)
-        more = add or k > 0
+        depth, more = min(128, M - k), add or k > 0
         for i in range(0, R, MR):
-            rows = min(MR, R - i)
-            j = j0
-            while j < j1:
-                cols = min(NR, j1 - j)
-                if cols == 48:
-                    tile48(a, i, k, b, k, j, c, i, j, depth, rows, cols, more)
-                elif cols >= 32:
-                    cols = 32
-                    tile32(a, i, k, b, k, j, c, i, j, depth, rows, cols, more)
-                elif cols >= 16:
-                    cols = 16
-                    tile16(a, i, k, b, k, j, c, i, j, depth, rows, cols, more)
-                else:
-                    ragged16(a, i, k, b, k, j, c, i, j, depth, rows, cols, more)
-                j += cols
+            strip(a, i, k, b, k, j0, c, i, j0, depth, min(MR, R - i), j1 - j0, more)
 
 
 @compiled(SIGNATURE, parallel=True)

@@ -1,4 +1,4 @@
-"""RMSNorm, rotary positions and SwiGLU: one pass over the numbers, where NumPy makes one an operation.
+"""RMSNorm, rotary positions, SwiGLU: one pass over the numbers, where NumPy makes several.
 
 Each comes in three parts: the loop of one task over its portion; the compiled kernel, which runs
 the tasks; and the kernel of the table, which makes room for the result.
@@ -7,7 +7,8 @@ the tasks; and the kernel of the table, which makes room for the result.
 import numpy as np
 from numba import prange
 
-from .jit import ONE, WHOLE, compiled, count, dense, exp, number, portion, read, tasks, write
+from .jit import ONE, WHOLE, compiled, count, dense, number, portion, read, tasks, write
+from .vectors import exp
 
 GRAIN = 30_000  # numbers below which a second thread costs more than it brings
 

@@ -5,8 +5,9 @@ import math
 import numpy as np
 from numba import int64, prange
 
-from .jit import ONE, compiled, count, exp, maximum, portion, read, tasks, write
+from .jit import ONE, compiled, count, portion, read, tasks, write
 from .numpy_ref import IGNORED
+from .vectors import exp, maximum
 
 GRAIN = 8_000  # logits below which a second thread costs more than it brings
 

@@ -1,8 +1,8 @@
 """The one place that sets up threads and memory; importing it does both, before the first kernel.
 
-Numba can run its loops on three pools. On two cores a parallel call costs 1 to 4 us on TBB or OpenMP
-and about 70 us on its own work queue; and OpenMP's idle threads spin on the cores that NumPy's BLAS
-wants. So TBB, where it is installed.
+Numba can run its loops on three pools. On two cores a parallel call costs 1 to 4 us on TBB or
+OpenMP and about 70 us on its own work queue; and OpenMP's idle threads spin on the cores that
+NumPy's BLAS wants. So TBB, where it is installed.
 """
 
 import contextlib
@@ -12,7 +12,8 @@ import sys
 
 import numba
 
-numba.config.THREADING_LAYER_PRIORITY = ["tbb", "omp", "workqueue"]
+settings = vars(numba.config)  # made at run time, so that a type checker knows none of its names
+settings["THREADING_LAYER_PRIORITY"] = ["tbb", "omp", "workqueue"]
 
 
 def _preload_tbb() -> None:
@@ -38,7 +39,7 @@ def _keep_freed_memory() -> None:
 
 def num_threads() -> int:
     """How many threads a large kernel is cut for: NUMBA_NUM_THREADS, else the cores allowed."""
-    return numba.config.NUMBA_NUM_THREADS
+    return settings["NUMBA_NUM_THREADS"]
 
 
 _preload_tbb()
