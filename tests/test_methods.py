@@ -339,6 +339,15 @@ def test_vera_shares_one_pair():
             assert not arrays["b"].any() and np.all(arrays["d"] == np.asarray(0.1, dtype))
 
 
+def test_vera_s_pair_is_counted_once():
+    """Slices of one pair, the last one the smallest: the pair's bytes, whole, and each b and d."""
+    tuned = tune("vera", rank=5, targets=("q_proj", "k_proj"))
+    own = sum(a.nbytes for a in tuned.trainable.values())
+    pair = 8 * 5 * (16 + 16)
+    frozen = sum(a.nbytes for a in base().params.values())
+    assert ml.measure(tuned, 1, 4)["weights"] == frozen + pair + own
+
+
 def test_vera_gradients_by_formula():
     """db = Σ rows dy · ((d·u) Bᵀ), dd = Σ rows u · ((dy·b) B)."""
     a = site("vera", M=7, I=5, O=4, rank=3)
