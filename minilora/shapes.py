@@ -1,0 +1,87 @@
+"""Published models as lists of linears, for counting what they would cost. No weights are needed.
+
+All use one set of names: q_proj k_proj v_proj o_proj up_proj down_proj (gate_proj where the feed-forward is gated), with
+q, k, v apart also where the original fuses them. Embeddings, head, pooler and classifier are not linears here.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A Transformer's sizes."""
+
+    name: str
+    source: str  # where the sizes are published
+    layers: int  # L
+    width: int  # C
+    feed_forward: int  # F
+    kv_width: int = 0  # G·D, outputs of k and v; 0: as wide as q
+    gated: bool = False  # three matrices in the feed-forward instead of two
+    llama: dict[str, Any] | None = None  # the other fields of a Llama's config, where it is one
+
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """Name -> (O, I) of every linear of the layers."""
+        C, F, kv = self.width, self.feed_forward, self.kv_width or self.width
+        layer = {
+            "self_attn.q_proj": (C, C),
+            "self_attn.k_proj": (kv, C),
+            "self_attn.v_proj": (kv, C),
+            "self_attn.o_proj": (C, C),
+            **({"mlp.gate_proj": (F, C)} if self.gated else {}),
+            "mlp.up_proj": (F, C),
+            "mlp.down_proj": (C, F),
+        }
+        return {f"model.layers.{i}.{n}": size for i in range(self.layers) for n, size in layer.items()}
+
+    def config_fields(self) -> dict[str, Any]:
+        """A ModelConfig's fields; raises ValueError where the model is no Llama."""
+        if self.llama is None:
+            llamas = ", ".join(name for name, shape in SHAPES.items() if shape.llama)
+            raise ValueError(f"{self.name} is no Llama, so its activations are not known here; wanted one of {llamas}")
+        sizes = {"hidden_size": self.width, "intermediate_size": self.feed_forward, "num_hidden_layers": self.layers}
+        return sizes | self.llama
+
+
+def _llama(vocab_size, heads, kv_heads, theta=10000.0, eps=1e-5, context=4096, tied=False):
+    return {
+        "vocab_size": vocab_size,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "rope_theta": theta,
+        "rms_norm_eps": eps,
+        "max_position_embeddings": context,
+        "tie_word_embeddings": tied,
+    }
+
+
+SHAPES = {
+    shape.name: shape
+    for shape in (
+        Shape("gpt3-175b", "Brown et al. 2020, arXiv:2005.14165, table 2.1", 96, 12288, 4 * 12288),
+        Shape("gpt2-medium", "Radford et al. 2019, table 2", 24, 1024, 4096),
+        Shape("gpt2-large", "Radford et al. 2019, table 2", 36, 1280, 5120),
+        Shape("roberta-base", "Liu et al. 2019, arXiv:1907.11692, section 2", 12, 768, 3072),
+        Shape("roberta-large", "Liu et al. 2019, arXiv:1907.11692, table 9", 24, 1024, 4096),
+        Shape("deberta-xxl", "He et al. 2021, arXiv:2006.03654, version 2", 48, 1536, 6144),
+        Shape("vit-base", "Dosovitskiy et al. 2021, arXiv:2010.11929, table 1", 12, 768, 3072),
+        Shape("vit-large", "Dosovitskiy et al. 2021, arXiv:2010.11929, table 1", 24, 1024, 4096),
+        Shape(
+            "llama-7b", "Touvron et al. 2023, arXiv:2302.13971, table 2", 32, 4096, 11008, gated=True,
+            llama=_llama(32000, 32, 32, eps=1e-6, context=2048),
+        ),
+        Shape(
+            "llama-13b", "Touvron et al. 2023, arXiv:2302.13971, table 2", 40, 5120, 13824, gated=True,
+            llama=_llama(32000, 40, 40, eps=1e-6, context=2048),
+        ),
+        Shape(
+            "llama-3.2-3b", "Meta 2024, the model's config.json", 28, 3072, 8192, kv_width=1024, gated=True,
+            llama=_llama(128256, 24, 8, theta=500000.0, context=131072, tied=True),
+        ),
+        Shape(
+            "smollm2-135m", "Allal et al. 2025, arXiv:2502.02737, the model's config.json", 30, 576, 1536, kv_width=192,
+            gated=True, llama=_llama(49152, 9, 3, theta=100000.0, context=8192, tied=True),
+        ),
+    )
+}  # fmt: skip
