@@ -317,12 +317,14 @@ def test_a_diamond_is_walked_once_parents_before_children():
 
 
 def test_diamonds_in_a_row_are_not_walked_by_every_path():
-    """2¹⁰⁰ paths, 100 nodes."""
+    """2²³ paths, 23 nodes: milliseconds, not seconds."""
     x = out = param(np.ones(1))
-    for _ in range(100):
+    for _ in range(23):
         out = out + out
+    start = time.process_time()
     backward(out)
-    assert x.grad == 2.0**100
+    assert x.grad == 2.0**23
+    assert time.process_time() - start < 0.5
 
 
 def test_tape_of_several_outputs(rng):
