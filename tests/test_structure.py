@@ -202,6 +202,8 @@ def test_docstrings_begin_with_a_sentence_or_an_equation(path):
     tree = parsed(path)
     assert not tree.body or ast.get_docstring(tree), f"{path.name}: say what it is"
     for name, node in public(tree):
+        if name.startswith("plain_"):  # a kernel's twin in NumPy: the kernel below it has the words
+            continue
         text = ast.get_docstring(node)
         assert text, f"{path.name}: {name} has no docstring"
         first = text.split("\n")[0]
