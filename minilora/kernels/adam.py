@@ -1,14 +1,17 @@
 """AdamW over flat arrays: seven numbers read or written an entry, and nothing in between."""
 
 import numpy as np
-from numba import prange
+from numba import prange, types
 
-from .jit import WHOLE, compiled, count, dense, number, portion, read, tasks, write
+from .jit import SHARE, WHOLE, compiled, count, dense, number, portion, read, tasks, write
 
 GRAIN = 50_000  # numbers below which a second thread costs more than it brings
 
 
-@compiled()
+ARRAYS = write(1), read(1), write(1), write(1)
+
+
+@compiled((*ARRAYS, types.UniTuple(number, 8), *SHARE))
 def _part(p, g, m, v, constants, t, cut):
     keep, rate, beta1, gain1, beta2, gain2, correction, eps = constants
     i0, i1 = portion(p.size, t, cut, WHOLE)
@@ -19,7 +22,7 @@ def _part(p, g, m, v, constants, t, cut):
         p[i] = keep * p[i] - rate * m[i] / (np.sqrt(correction * v[i]) + eps)
 
 
-@compiled((write(1), read(1), write(1), write(1), *[number] * 8, count), parallel=True)
+@compiled((*ARRAYS, *[number] * 8, count), parallel=True)
 def _adamw(p, g, m, v, keep, rate, beta1, gain1, beta2, gain2, correction, eps, cut):
     constants = keep, rate, beta1, gain1, beta2, gain2, correction, eps
     if cut == 1:

@@ -15,7 +15,7 @@ import math
 import numpy as np
 from numba import prange
 
-from .jit import ONE, compiled, count, dense, number, portion, read, tasks, write
+from .jit import ONE, SHARE, compiled, count, dense, number, portion, read, tasks, write
 from .matmul import strip
 from .tile import MR, turn16
 from .vectors import soften, soften_back
@@ -75,7 +75,10 @@ def _forward_block(q, k, v, o, lse, n, h, i0, scale, scratch):
             row[d] *= share
 
 
-@compiled()
+FORWARD = read(4), read(4, "A"), read(4, "A"), write(4), write(3), number
+
+
+@compiled((*FORWARD, *SHARE))
 def _forward_share(q, k, v, o, lse, scale, t, cut):
     """Task t's blocks, numbered (n · H + h) · blocks + block."""
     (N, T, H, D), S = q.shape, k.shape[1]
@@ -95,10 +98,7 @@ def _forward_share(q, k, v, o, lse, scale, t, cut):
         _forward_block(q, k, v, o, lse, head // H, head % H, i0, scale, scratch)
 
 
-FOUR = read(4, "A")
-
-
-@compiled((read(4), FOUR, FOUR, write(4), write(3), number, count), parallel=True)
+@compiled((*FORWARD, count), parallel=True)
 def _attention_forward(q, k, v, o, lse, scale, cut):
     if cut == 1:
         for t in range(cut):
@@ -164,7 +164,11 @@ def _backward_block(do, q, k, v, o, lse, dq, dk, dv, n, h, part, i0, scale, scra
         strip(p, j, unseen, do_block, unseen, 0, dv[n, :, part], j, 0, rows - unseen, high, D, True)
 
 
-@compiled()
+READ = read(4), read(4), read(4, "A"), read(4, "A"), read(4), read(3)
+BACKWARD = *READ, write(4), write(4), write(4), number
+
+
+@compiled((*BACKWARD, *SHARE))
 def _backward_share(do, q, k, v, o, lse, dq, dk, dv, scale, t, cut):
     """Task t's parts: some query heads that share keys, with a dk and a dv of their own."""
     (N, T, H, D), (S, P) = q.shape, dk.shape[1:3]
@@ -185,9 +189,7 @@ def _backward_share(do, q, k, v, o, lse, dq, dk, dv, scale, t, cut):
                 _backward_block(do, q, k, v, o, lse, dq, dk, dv, n, h, part, i0, scale, scratch)
 
 
-@compiled(
-    (*[read(4)] * 2, FOUR, FOUR, read(4), read(3), *[write(4)] * 3, number, count), parallel=True
-)
+@compiled((*BACKWARD, count), parallel=True)
 def _attention_backward(do, q, k, v, o, lse, dq, dk, dv, scale, cut):
     if cut == 1:
         for t in range(cut):

@@ -29,11 +29,15 @@ def _drop_outdated() -> None:
 _drop_outdated()
 
 flag, count, number = boolean, int64, float32
+SHARE = count, count  # the number of a task, of how many
 ONE = np.float32(1)
 
 
 def compiled(signature=None, parallel=False):
-    """njit, cached on disk. With a signature it is compiled at import, once for all callers."""
+    """njit, cached on disk. With a signature: compiled at import, once, whoever calls it.
+
+    So a share done by the only task and one done by a thread are the same code, to the last bit.
+    """
     return njit(
         signature,
         cache=True,

@@ -9,16 +9,13 @@ order.
 import numpy as np
 from numba import prange
 
-from .jit import compiled, count, flag, portion, read, tasks, write
+from .jit import SHARE, compiled, count, flag, portion, read, tasks, write
 from .tile import DOTS, MR, NR, copy16, dots, ragged16, tile16, tile32, tile48, turn16
 
 DEPTH = 384  # rows of a panel: 48 columns of them are 72 KB, in the L2 cache with a block of A
 SKINNY = 32  # up to as many columns, xᵀ y is done without packing
-FEW = 8  # up to as many rows or columns, x wᵀ is done by dot products
-GRAIN = 400_000  # multiplications below which a second thread costs more than it brings
-
-
-SIGNATURE = (read(2, "A"), read(2, "A"), write(2, "A"), flag, count)
+FEW = 2 * DOTS  # up to as many rows or columns, the product is done by dot products
+GRAIN = 800_000  # multiplications below which a second thread costs more than it brings
 
 
 PLACE = count, count
@@ -44,7 +41,10 @@ def strip(a, i, k, b, l, j, c, p, q, depth, rows, cols, add):
         n += width
 
 
-@compiled()
+PRODUCT = read(2, "A"), read(2, "A"), write(2, "A"), flag
+
+
+@compiled((read(2, "A"), *PLACE, *PLACE, write(2)))
 def _pack(b, k, j, depth, cols, panel):
     """panel[:, :cols] = b[k:k+depth, j:j+cols], with zeros up to the next 16 columns."""
     for n in range(0, cols, 16):
@@ -62,7 +62,7 @@ def _pack(b, k, j, depth, cols, panel):
                     panel[d, n + m] = b[k + d, j + n + m]
 
 
-@compiled()
+@compiled((*PRODUCT, count, *PLACE))
 def _region(a, b, c, add, t, down, across):
     """Task t's rectangle of c (+)= a b, a panel of b after the other."""
     i0, i1 = portion(c.shape[0], t // across, down, MR)
@@ -99,7 +99,7 @@ def _grid(tiles, units, cut):
     return down, cut // down
 
 
-@compiled(SIGNATURE, parallel=True)
+@compiled((*PRODUCT, count), parallel=True)
 def _product(a, b, c, add, cut):
     """c (+)= a b, in `cut` tasks: a grid of row ranges by column ranges."""
     tiles, units = -(-c.shape[0] // MR), -(-c.shape[1] // 16)
@@ -112,7 +112,7 @@ def _product(a, b, c, add, cut):
             _region(a, b, c, add, t, down, across)
 
 
-@compiled()
+@compiled((*PRODUCT, *SHARE))
 def _dots_of(a, w, c, add, t, cut):
     """Task t's rows or columns of c (+)= a wᵀ, whichever are more."""
     (M, N), K = c.shape, a.shape[1]
@@ -134,12 +134,10 @@ def _turned(b):
     return w
 
 
-@compiled(SIGNATURE, parallel=True)
+@compiled((*PRODUCT, count), parallel=True)
 def _narrow(a, b, c, add, cut):
     """c (+)= a b by dot products of rows of a and columns of b, where c has few of either."""
-    w = b.T
-    if b.strides[0] != 4:
-        w = _turned(b)
+    w = b.T if b.strides[0] == 4 else _turned(b)
     if cut == 1:
         for t in range(cut):
             _dots_of(a, w, c, add, t, cut)
@@ -148,7 +146,7 @@ def _narrow(a, b, c, add, cut):
             _dots_of(a, w, c, add, t, cut)
 
 
-@compiled()
+@compiled((*PRODUCT, *SHARE))
 def _stream(a, b, c, add, t, cut):
     """Task t's columns of c (+)= a b, 128 rows of b at a time, which stay in the L1 cache."""
     j0, j1 = portion(c.shape[1], t, cut, 16)
@@ -159,7 +157,7 @@ def _stream(a, b, c, add, t, cut):
             strip(a, i, k, b, k, j0, c, i, j0, depth, min(MR, R - i), j1 - j0, more)
 
 
-@compiled(SIGNATURE, parallel=True)
+@compiled((*PRODUCT, count), parallel=True)
 def _skinny(a, b, c, add, cut):
     """c (+)= a b where c has few rows: b streams by once, unpacked; its columns are shared."""
     if cut == 1:
@@ -170,7 +168,7 @@ def _skinny(a, b, c, add, cut):
             _stream(a, b, c, add, t, cut)
 
 
-@compiled(SIGNATURE)
+@compiled((*PRODUCT, count))
 def _skinny_turned(a, b, c, add, cut):
     """c (+)= a b where c has few columns: the same on bᵀ aᵀ, then turned."""
     turned = np.empty((c.shape[1], c.shape[0]), np.float32)
@@ -212,7 +210,7 @@ def _into(kernel, a, b, shape, depth, depth_b, add_to):
         raise ValueError(f"matmul: factors meet in {depth} and {depth_b} numbers, wanted the same")
     cut = tasks(shape[0] * shape[1] * depth, GRAIN)
     if add_to is None:
-        out = np.empty(shape, np.float32)
+        out = np.empty(shape, np.float32) if depth else np.zeros(shape, np.float32)
         kernel(a, b, out, False, cut)
         return out
     if add_to.shape != shape:

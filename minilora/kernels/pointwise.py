@@ -7,13 +7,16 @@ the tasks; and the kernel of the table, which makes room for the result.
 import numpy as np
 from numba import prange
 
-from .jit import ONE, WHOLE, compiled, count, dense, number, portion, read, tasks, write
+from .jit import ONE, SHARE, WHOLE, compiled, count, dense, number, portion, read, tasks, write
 from .vectors import exp
 
-GRAIN = 30_000  # numbers below which a second thread costs more than it brings
+GRAIN = 50_000  # numbers below which a second thread costs more than it brings
 
 
-@compiled()
+ROWS = read(2), read(1), number, write(2), write(1)
+
+
+@compiled((*ROWS, *SHARE))
 def _rmsnorm_rows(x, g, eps, y, rstd, t, cut):
     C = x.shape[1]
     for i in range(*portion(len(x), t, cut, 1)):
@@ -26,7 +29,7 @@ def _rmsnorm_rows(x, g, eps, y, rstd, t, cut):
             y[i, j] = x[i, j] * r * g[j]
 
 
-@compiled((read(2), read(1), number, write(2), write(1), count), parallel=True)
+@compiled((*ROWS, count), parallel=True)
 def _rmsnorm_forward(x, g, eps, y, rstd, cut):
     if cut == 1:
         for t in range(cut):
@@ -44,7 +47,10 @@ def rmsnorm_forward(x, g, eps):
     return y, rstd
 
 
-@compiled()
+DX = read(2), read(2), read(1), read(1), write(2)
+
+
+@compiled((*DX, *SHARE))
 def _rmsnorm_dx_rows(dy, x, g, rstd, dx, t, cut):
     C = x.shape[1]
     for i in range(*portion(len(x), t, cut, 1)):
@@ -57,7 +63,7 @@ def _rmsnorm_dx_rows(dy, x, g, rstd, dx, t, cut):
             dx[i, j] = dy[i, j] * g[j] * r - x[i, j] * mean
 
 
-@compiled((read(2), read(2), read(1), read(1), write(2), count), parallel=True)
+@compiled((*DX, count), parallel=True)
 def _rmsnorm_dx(dy, x, g, rstd, dx, cut):
     if cut == 1:
         for t in range(cut):
@@ -79,7 +85,10 @@ def rmsnorm_dx(dy, x, g, rstd):
     return dx
 
 
-@compiled()
+DG = read(2), read(2), read(1), write(1)
+
+
+@compiled((*DG, *SHARE))
 def _rmsnorm_dg_columns(dy, x, rstd, dg, t, cut):
     """Columns, not rows, are shared out: then no two tasks add to the same number."""
     M, (j0, j1) = len(x), portion(x.shape[1], t, cut, 16)
@@ -96,7 +105,7 @@ def _rmsnorm_dg_columns(dy, x, rstd, dg, t, cut):
         dg[j0 + j] = totals[j]
 
 
-@compiled((read(2), read(2), read(1), write(1), count), parallel=True)
+@compiled((*DG, count), parallel=True)
 def _rmsnorm_dg(dy, x, rstd, dg, cut):
     if cut == 1:
         for t in range(cut):
@@ -115,7 +124,10 @@ def rmsnorm_dg(dy, x, rstd):
     return dg
 
 
-@compiled()
+ROPE = read(4), read(2), read(2), write(4)
+
+
+@compiled((*ROPE, *SHARE))
 def _rope_positions(x, cos, sin, y, t, cut):
     N, T, H, D = x.shape
     half = D // 2
@@ -129,7 +141,7 @@ def _rope_positions(x, cos, sin, y, t, cut):
                 y[n, place, h, j + half] = b * c + a * s
 
 
-@compiled((read(4), read(2), read(2), write(4), count), parallel=True)
+@compiled((*ROPE, count), parallel=True)
 def _rope(x, cos, sin, y, cut):
     if cut == 1:
         for t in range(cut):
@@ -154,7 +166,10 @@ def rope(x, cos, sin):
     return y
 
 
-@compiled()
+GATED = read(1), read(1), write(1)
+
+
+@compiled((*GATED, *SHARE))
 def _swiglu_part(gate, up, h, t, cut):
     i0, i1 = portion(h.size, t, cut, WHOLE)
     gate, up, h = gate[i0:i1], up[i0:i1], h[i0:i1]
@@ -163,7 +178,7 @@ def _swiglu_part(gate, up, h, t, cut):
         h[i] = z / (ONE + exp(-z)) * up[i]
 
 
-@compiled((read(1), read(1), write(1), count), parallel=True)
+@compiled((*GATED, count), parallel=True)
 def _swiglu_forward(gate, up, h, cut):
     if cut == 1:
         for t in range(cut):
@@ -181,7 +196,10 @@ def swiglu_forward(gate, up):
     return h
 
 
-@compiled()
+BACK = read(1), read(1), read(1), write(1), write(1)
+
+
+@compiled((*BACK, *SHARE))
 def _swiglu_backward_part(dh, gate, up, dgate, dup, t, cut):
     i0, i1 = portion(dup.size, t, cut, WHOLE)
     dh, gate, up, dgate, dup = dh[i0:i1], gate[i0:i1], up[i0:i1], dgate[i0:i1], dup[i0:i1]
@@ -192,7 +210,7 @@ def _swiglu_backward_part(dh, gate, up, dgate, dup, t, cut):
         dgate[i] = dh[i] * up[i] * sigma * (ONE + z * (ONE - sigma))
 
 
-@compiled((read(1), read(1), read(1), write(1), write(1), count), parallel=True)
+@compiled((*BACK, count), parallel=True)
 def _swiglu_backward(dh, gate, up, dgate, dup, cut):
     if cut == 1:
         for t in range(cut):

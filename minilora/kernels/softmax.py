@@ -5,14 +5,17 @@ import math
 import numpy as np
 from numba import int64, prange
 
-from .jit import ONE, compiled, count, portion, read, tasks, write
+from .jit import ONE, SHARE, compiled, count, portion, read, tasks, write
 from .numpy_ref import IGNORED
 from .vectors import exp, maximum
 
-GRAIN = 8_000  # logits below which a second thread costs more than it brings
+GRAIN = 10_000  # logits below which a second thread costs more than it brings
 
 
-@compiled()
+LOSS = write(2), read(1, dtype=int64), write(1)
+
+
+@compiled((*LOSS, *SHARE))
 def _rows(z, targets, losses, task, cut):
     V = z.shape[1]
     for i in range(*portion(len(z), task, cut, 1)):
@@ -37,7 +40,7 @@ def _rows(z, targets, losses, task, cut):
         z[i, t] -= ONE
 
 
-@compiled((write(2), read(1, dtype=int64), write(1), count), parallel=True)
+@compiled((*LOSS, count), parallel=True)
 def _cross_entropy(z, targets, losses, cut):
     """z holds the logits and becomes the gradient: of two arrays, LLVM could not know that they
     are the same or apart, and would not make vector code.

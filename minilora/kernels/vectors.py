@@ -58,7 +58,6 @@ def unpack(context, b, signature, values):
 
 
 def vector(lanes=LANES):
-    """The type of so many float32 lanes."""
     return ir.VectorType(FLOAT, lanes)
 
 
@@ -98,7 +97,6 @@ def load(b, address, mask=None):
 
 
 def store(b, address, value, mask=None):
-    """Write a vector to memory, only the lanes of the mask where there is one."""
     pointer = b.bitcast(address, value.type.as_pointer())
     if mask is None:
         b.store(value, pointer, align=4)
