@@ -1,9 +1,9 @@
 """minilora: LoRA, LoRA-FA, VeRA, Delta-LoRA and LoRA+ as mathematics to read, check and time.
 
-    import minilora as ml
-    model = ml.load_model("base")
-    tuned = ml.attach(model, "lora", rank=4)
-    history = ml.train(tuned, ml.batches(pairs, model.tokenizer, 32), steps=150, lr=1e-2)
+import minilora as ml
+model = ml.load_model("base")
+tuned = ml.attach(model, "lora", rank=4)
+history = ml.train(tuned, ml.batches(pairs, model.tokenizer, 32), steps=150, lr=1e-2)
 """
 
 from .adapters import Tuned, attach, detach, merge, unmerge

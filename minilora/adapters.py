@@ -1,7 +1,8 @@
-"""A technique on a model: attach, train through it, merge, detach. The base's arrays are never written to.
+"""A technique on a model: attach, train through it, merge, detach. The base's arrays are never
+written to.
 
-`Tuned` is a base, a method and the arrays that the method added. What moves a weight of the base (full fine-tuning,
-Delta-LoRA) moves a copy that belongs to the Tuned.
+`Tuned` is a base, a method and the arrays that the method added. What moves a weight of the base
+(full fine-tuning, Delta-LoRA) moves a copy that belongs to the Tuned.
 """
 
 import dataclasses
@@ -25,7 +26,9 @@ DEFAULT_TARGETS = ("q_proj", "v_proj")
 
 @dataclasses.dataclass
 class Slot:
-    """One trainable array: its key on disk, the layer and argument that it is ("" and the key for whole weights)."""
+    """One trainable array: its key on disk, the layer and argument that it is ("" and the key for
+    whole weights).
+    """
 
     key: str
     layer: str
@@ -34,9 +37,13 @@ class Slot:
 
 
 class Tuned:
-    """A base model under one method. Made by `attach`; `layers` holds each adapted linear's arguments by name."""
+    """A base model under one method. Made by `attach`;
+    `layers` holds each adapted linear's arguments by name.
+    """
 
-    def __init__(self, base: Llama, method: str, rank, alpha, targets, seed: int, options: dict[str, Any]):
+    def __init__(
+        self, base: Llama, method: str, rank, alpha, targets, seed: int, options: dict[str, Any]
+    ):
         self.base, self.method, self.seed, self.options = base, method, seed, options
         self.rank, self.alpha, self.targets = rank, alpha, targets
         self.shared: Arrays = {}
@@ -74,7 +81,9 @@ class Tuned:
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """The trainable arrays and the frozen ones that the method added; a moved weight as `….base_layer.weight`."""
+        """The trainable arrays and the frozen ones that the method added;
+        a moved weight as `….base_layer.weight`.
+        """
         found = self.trainable
         shared = self.record.peft.shared if self.record.peft else {}
         found |= {shared.get(name, f"shared.{name}"): a for name, a in self.shared.items()}
@@ -94,7 +103,9 @@ class Tuned:
         """A fresh leaf of the tape for every trainable array, by key."""
         return {slot.key: param(slot.array, slot.key) for slot in self.slots()}
 
-    def how(self, leaves: Mapping[str, Tensor] | None = None, key: tuple[int, ...] | None = None) -> dict[str, Any]:
+    def how(
+        self, leaves: Mapping[str, Tensor] | None = None, key: tuple[int, ...] | None = None
+    ) -> dict[str, Any]:
         """The `weights` and `linear` with which the base's forward pass runs under this method.
 
         leaves: take gradients for these; key: (seed, step, micro-batch), switches dropout on.
@@ -109,8 +120,15 @@ class Tuned:
             with scope(name.rsplit(".", 1)[-1]):
                 if name not in self.layers:
                     return ops.linear(x, W) if isinstance(W, Tensor) else ops.frozen_linear(x, W)
-                values = {"W": W, **self.layers[name], "p": p, "key": (*key, place[name]) if p and key else None}
-                values |= {a: leaves[k] for a in self.record.trains if (k := self.key(name, a)) in leaves}
+                values = {
+                    "W": W,
+                    **self.layers[name],
+                    "p": p,
+                    "key": (*key, place[name]) if p and key else None,
+                }
+                values |= {
+                    a: leaves[k] for a in self.record.trains if (k := self.key(name, a)) in leaves
+                }
                 return self.record.op(x, *(values[a] for a in self._arguments))
 
         return {"weights": weights, "linear": linear}
@@ -128,24 +146,34 @@ class Tuned:
         return generation.generate(self.base, ids, max_new_tokens, **choices, **self.how())
 
     def delta(self, layer: str) -> np.ndarray:
-        """All that was learned for one linear, in float64: its adapter's ΔW, and where W moved, that too.  (O, I)."""
+        """All that was learned for one linear, in float64:
+        its adapter's ΔW, and where W moved, that too.  (O, I).
+        """
         W = self.base.params[f"{layer}.weight"]
         arguments = {"W": self.weights.get(f"{layer}.weight", W), **self.layers.get(layer, {})}
-        wide = {k: a.astype(np.float64) if isinstance(a, np.ndarray) else a for k, a in arguments.items()}
+        wide = {
+            k: a.astype(np.float64) if isinstance(a, np.ndarray) else a
+            for k, a in arguments.items()
+        }
         change = self.record.delta(**wide) if layer in self.layers else 0
         return change + (wide["W"] - W)  # W - W is 0 where it stands still
 
 
-def attach(model, method: str, *, rank=None, alpha=None, targets=None, seed: int = 0, **options) -> Tuned:
+def attach(
+    model, method: str, *, rank=None, alpha=None, targets=None, seed: int = 0, **options
+) -> Tuned:
     """Put a method on a model: fresh arrays, the base untouched.
 
-    method: a name of METHODS. rank: the method's default where None (8; VeRA 256). alpha: 2·rank where None. targets: names of
-    linears ("q_proj", or a full name), or "all-linear"; ("q_proj", "v_proj") where None. options: the method's own.
+    method: a name of METHODS. rank: the method's default where None (8; VeRA 256). alpha: 2·rank
+    where None. targets: names of linears ("q_proj", or a full name), or "all-linear"; ("q_proj",
+    "v_proj") where None. options: the method's own.
     Raises ValueError for what the method does not take, with the nearest right names.
     """
     record = find_method(method)
     if not isinstance(model, Llama):
-        raise TypeError(f"attach: got a {type(model).__name__}, wanted a Llama; detach or merge first")
+        raise TypeError(
+            f"attach: got a {type(model).__name__}, wanted a Llama; detach or merge first"
+        )
     given = {"rank": rank, "alpha": alpha, "targets": targets}
     for name, value in given.items():
         if value is not None and name not in record.takes:
@@ -175,7 +203,9 @@ def attach(model, method: str, *, rank=None, alpha=None, targets=None, seed: int
     tuned = Tuned(model, method, rank, alpha, targets or DEFAULT_TARGETS, seed, options)
     weights = {name: model.params[f"{name}.weight"] for name in names}
     if record.prepare:
-        tuned.shared = record.prepare([W.shape for W in weights.values()], rank, options, model.params[EMBED])
+        tuned.shared = record.prepare(
+            [W.shape for W in weights.values()], rank, options, model.params[EMBED]
+        )
     rng = np.random.default_rng(seed)
     for name, W in weights.items():
         own = {"W": W.copy()} if record.owns_weight else {}
@@ -189,12 +219,16 @@ def detach(tuned: Tuned) -> Llama:
 
 
 def merge(tuned: Tuned) -> Llama:
-    """A new model whose weights are W + ΔW, added in float64 and rounded once; tuned is left as it was."""
+    """A new model whose weights are W + ΔW, added in float64 and rounded once;
+    tuned is left as it was.
+    """
     return _with_change(tuned.base, tuned, +1)
 
 
 def unmerge(merged: Llama, tuned: Tuned) -> Llama:
-    """A new model whose weights are those of `merged` less tuned's ΔW: the base, up to one rounding."""
+    """A new model whose weights are those of `merged` less tuned's ΔW:
+    the base, up to one rounding.
+    """
     return _with_change(merged, tuned, -1)
 
 
@@ -206,7 +240,9 @@ def _with_change(model: Llama, tuned: Tuned, sign: int) -> Llama:
             params[name] = (params[name] + sign * change).astype(model.dtype)
     for layer in tuned.layers:
         name = f"{layer}.weight"
-        params[name] = (params[name].astype(np.float64) + sign * tuned.delta(layer)).astype(model.dtype)
+        params[name] = (params[name].astype(np.float64) + sign * tuned.delta(layer)).astype(
+            model.dtype
+        )
     return Llama(model.config, params, model.tokenizer)
 
 
@@ -232,7 +268,8 @@ def match_targets(config, targets=None) -> list[str]:
     for target in targets:
         if target in ("lm_head", "embed_tokens", "model.embed_tokens", EMBED, HEAD):
             raise ValueError(
-                f"targets: {target} cannot be adapted: it maps tokens, and where the two are tied one adapter would change both"
+                f"targets: {target} cannot be adapted: it maps tokens, and where embedding and "
+                "head are tied one adapter would change both"
             )
         hits = [name for name in linears if name == target or name.endswith(f".{target}")]
         if not hits:
@@ -242,14 +279,17 @@ def match_targets(config, targets=None) -> list[str]:
 
 
 def check_rank(record: Method, rank, shapes) -> int:
-    """The rank as an int; raises below 1 or where it is not whole, warns once above what a product can use."""
+    """The rank as an int; raises below 1 or where it is not whole, warns once above what a product
+    can use.
+    """
     rank = record.default_rank if rank is None else rank
     if isinstance(rank, bool) or not isinstance(rank, int | np.integer) or rank < 1:
         raise ValueError(f"{record.name}: rank is {rank!r}, wanted a whole number of at least 1")
     useful = min(min(shape) for shape in shapes)
     if rank > useful and not record.rank_above_width:
         warnings.warn(
-            f"{record.name}: rank {rank} is above {useful}, the smaller side of a target: more parameters, no more rank",
+            f"{record.name}: rank {rank} is above {useful}, the smaller side of a target: "
+            "more parameters, no more rank",
             stacklevel=3,
         )
     return int(rank)
@@ -257,11 +297,18 @@ def check_rank(record: Method, rank, shapes) -> int:
 
 def check_alpha(alpha) -> float:
     """alpha, a finite number other than 0."""
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float | np.number) or not np.isfinite(alpha) or alpha == 0:
+    if (
+        isinstance(alpha, bool)
+        or not isinstance(alpha, int | float | np.number)
+        or not np.isfinite(alpha)
+        or alpha == 0
+    ):
         raise ValueError(f"alpha is {alpha!r}, wanted a finite number other than 0")
     return _plain(alpha)
 
 
 def _plain(value):
-    """NumPy's scalars as Python's: np.float64 would turn float32 arrays into float64, and is no JSON."""
+    """NumPy's scalars as Python's: np.float64 would turn float32 arrays into float64, and is no
+    JSON.
+    """
     return value.item() if isinstance(value, np.generic) else value

@@ -36,14 +36,21 @@ def op_cases(rng: np.random.Generator) -> dict[str, tuple]:
 
 
 def method_case(name: str, rng: np.random.Generator, dropout: float = 0.0) -> tuple:
-    """Arguments for a method's pair, x (6, 8), W (5, 8), rank 3, every array drawn anew: zeros would hide errors."""
+    """Arguments for a method's pair, x (6, 8), W (5, 8), rank 3, every array drawn anew:
+    zeros would hide errors.
+    """
     import inspect
 
     record = METHODS[name]
     x, W = rng.standard_normal((6, 8)), rng.standard_normal((5, 8))
     options = {**record.options, "alpha": 6.0}
     shared = record.prepare([W.shape], 3, options, W) if record.prepare else {}
-    arguments = {"W": W, **record.init(W, 3, options, rng, shared), "p": dropout, "key": (0, 1, 0, 0)}
+    arguments = {
+        "W": W,
+        **record.init(W, 3, options, rng, shared),
+        "p": dropout,
+        "key": (0, 1, 0, 0),
+    }
     names = list(inspect.signature(record.op.forward).parameters)[1:]
     values = [arguments[n] for n in names]
     return (x, *(rng.standard_normal(v.shape) if isinstance(v, np.ndarray) else v for v in values))
@@ -64,28 +71,39 @@ def gradients() -> Iterator[str]:
 
 
 def machine() -> Iterator[str]:
-    """Versions, kernels, threads, data; then each kernel against its twin. Raises ValueError where two disagree."""
+    """Versions, kernels, threads, data; then each kernel against its twin.
+
+    Raises ValueError where two disagree.
+    """
     yield f"Python      {platform.python_version()} on {platform.system()} {platform.machine()}"
     for package in ("minilora", "numpy", "numba", "matplotlib", "safetensors"):
         try:
             yield f"{package:11} {importlib.metadata.version(package)}"
         except importlib.metadata.PackageNotFoundError:
             yield f"{package:11} not installed"
-    yield f"kernels     {kernels.backend()}" + (" (MINILORA_KERNELS)" if "MINILORA_KERNELS" in os.environ else "")
+    yield f"kernels     {kernels.backend()}" + (
+        " (MINILORA_KERNELS)" if "MINILORA_KERNELS" in os.environ else ""
+    )
     yield f"processors  {os.cpu_count()}"
     yield f"data        {data_folder()}"
-    yield f"terminal    {'progress bars are shown' if sys.stderr.isatty() else 'no progress bars: nobody watches'}"
-    if kernels.backend() == "numba":
-        from .kernels.threads import describe
-
-        yield f"threads     {describe()}"
+    watched = sys.stderr.isatty()
+    yield f"terminal    {'progress bars' if watched else 'no progress bars: nobody watches'}"
     rng = np.random.default_rng(0)
     for name, case in kernel_cases(rng).items():
         start = time.perf_counter()
         error = disagreement(name, case)
         if not error < 1e-4:
-            raise ValueError(f"kernel {name}: disagrees with its NumPy twin by {error:.1e}, wanted below 1e-4")
-        yield f"✓ {name:19} agrees with its twin to {error:.0e} ({time.perf_counter() - start:.2f} s)"
+            raise ValueError(
+                f"kernel {name}: disagrees with its NumPy twin by {error:.1e}, wanted below 1e-4"
+            )
+        seconds = time.perf_counter() - start
+        yield f"✓ {name:19} agrees with its twin to {error:.0e} ({seconds:.2f} s)"
+    if kernels.backend() == "numba":
+        import numba
+
+        from .kernels.threads import num_threads
+
+        yield f"threads     {num_threads()}, pool {numba.threading_layer()}"
 
 
 def kernel_cases(rng: np.random.Generator) -> dict[str, tuple]:
@@ -117,8 +135,12 @@ def kernel_cases(rng: np.random.Generator) -> dict[str, tuple]:
 
 
 def disagreement(name: str, case: tuple) -> float:
-    """The largest difference between a kernel and its twin, relative to the largest entry, in all that they write."""
-    mine, theirs = (tuple(np.copy(a) if isinstance(a, np.ndarray) else a for a in case) for _ in range(2))
+    """The largest difference between a kernel and its twin, relative to the largest entry, in all
+    that they write.
+    """
+    mine, theirs = (
+        tuple(np.copy(a) if isinstance(a, np.ndarray) else a for a in case) for _ in range(2)
+    )
     results = getattr(kernels, name)(*mine), getattr(numpy_ref, name)(*theirs)
     got, wanted = (r if isinstance(r, tuple) else (r,) for r in results)
     pairs = [*zip(got, wanted, strict=True), *zip(mine, theirs, strict=True)]

@@ -9,12 +9,15 @@ from .meta import Meta
 from .methods import METHODS
 
 
-def count(model: Any, method: str, *, rank: int | None = None, targets=None, **options) -> dict[str, Any]:
+def count(
+    model: Any, method: str, *, rank: int | None = None, targets=None, **options
+) -> dict[str, Any]:
     """Trainable numbers of a method on a model; nothing is allocated.
 
     model: anything with linears(), name -> (O, I): a ModelConfig, or one of `shapes.SHAPES`.
-    -> trainable; frozen_shared (VeRA's A and B, not in trainable); rank; per_linear: kind -> {"count", "each"}.
-    Full fine-tuning counts the linears, and where the model lists all its arrays (a ModelConfig) these.
+    -> trainable; frozen_shared (VeRA's A and B, not in trainable); rank; per_linear: kind ->
+    {"count", "each"}. Full fine-tuning counts the linears, and where the model lists all its arrays
+    (a ModelConfig) these.
     """
     record = find_method(method)
     for name in options:
@@ -37,7 +40,9 @@ def count(model: Any, method: str, *, rank: int | None = None, targets=None, **o
         trainable = sum(math.prod(shape) for shape in model.shapes().values())
     shared = {}
     if record.prepare:
-        shared = record.prepare(list(linears.values()), rank, {**record.options, **options}, Meta(()))
+        shared = record.prepare(
+            list(linears.values()), rank, {**record.options, **options}, Meta(())
+        )
     return {
         "method": method,
         "rank": rank,

@@ -1,8 +1,10 @@
-"""Reverse-mode automatic differentiation in one file. It knows no mathematics: that stands in the ops.
+"""Reverse-mode automatic differentiation in one file. It knows no mathematics: that stands in the
+ops.
 
-An op is a pair of plain functions, `forward(*arrays) -> (out, cache)` and `backward(dout, cache) -> gradients`. `Op` binds
-the pair to the tape. The tape is a graph of nodes, never of tensors: a node keeps its pair's cache and its parents, so the
-memory that training holds is exactly what the caches say.
+An op is a pair of plain functions, `forward(*arrays) -> (out, cache)` and `backward(dout, cache) ->
+gradients`. `Op` binds the pair to the tape. The tape is a graph of nodes, never of tensors: a node
+keeps its pair's cache and its parents, so the memory that training holds is exactly what the caches
+say.
 
     w = param(np.ones(3))
     loss = ops.sum(ops.mul(w, w))
@@ -18,12 +20,17 @@ from typing import Any
 
 import numpy as np
 
-_ticket = itertools.count()  # numbers nodes in the order of their making: every parent comes before its child
+_ticket = (
+    itertools.count()
+)  # numbers nodes in the order of their making: every parent comes before its child
 _scopes: list[str] = []  # the names that new nodes carry
 
 
 class Node:
-    """One op's place on the tape: what backward needs, and who its gradients go to. A leaf has no op."""
+    """One op's place on the tape: what backward needs, and who its gradients go to.
+
+    A leaf has no op.
+    """
 
     __slots__ = ("cache", "grad", "name", "op", "order", "owned", "parents")
 
@@ -34,7 +41,9 @@ class Node:
         self.owned = False  # did the tape make the array `grad`, so that it may be added into?
 
     def receive(self, grad: np.ndarray) -> None:
-        """Add a gradient, never writing into an array that an op returned: it may stand elsewhere too."""
+        """Add a gradient, never writing into an array that an op returned:
+        it may stand elsewhere too.
+        """
         if self.grad is None:
             self.grad = grad
         elif self.owned:
@@ -75,12 +84,15 @@ class Tensor:
 class Op:
     """A pair bound to the tape: called on tensors and plain values, it returns a Tensor.
 
-    forward(*args) -> (out, cache); backward(dout, cache) -> one gradient or None per argument of forward. A backward
-    with a third parameter `need` is told, per argument, whether its gradient is wanted. `value(*args) -> out` serves in
-    forward's place where nothing upstream trains and forward would do work that only backward uses.
+    forward(*args) -> (out, cache); backward(dout, cache) -> one gradient or None per argument of
+    forward. A backward with a third parameter `need` is told, per argument, whether its gradient is
+    wanted. `value(*args) -> out` serves in forward's place where nothing upstream trains and
+    forward would do work that only backward uses.
     """
 
-    def __init__(self, name: str, forward: Callable, backward: Callable, value: Callable | None = None):
+    def __init__(
+        self, name: str, forward: Callable, backward: Callable, value: Callable | None = None
+    ):
         self.name, self.forward, self.backward, self.value = name, forward, backward, value
         self.takes_need = "need" in inspect.signature(backward).parameters
 
@@ -93,11 +105,15 @@ class Op:
         return Tensor(out, Node(self, cache, parents, _scopes[-1] if _scopes else ""))
 
     def gradients(self, dout: np.ndarray, cache: Any, parents: tuple[Node | None, ...]) -> tuple:
-        """backward's answer: one gradient per argument, then None for those that forward had by default."""
+        """backward's answer: one gradient per argument, then None for those that forward had by
+        default.
+        """
         need = (tuple(p is not None for p in parents),) if self.takes_need else ()
         grads = self.backward(dout, cache, *need)
         if len(grads) < len(parents):
-            raise ValueError(f"{self.name}: backward gave {len(grads)} gradients, wanted {len(parents)}")
+            raise ValueError(
+                f"{self.name}: backward gave {len(grads)} gradients, wanted {len(parents)}"
+            )
         return grads
 
     def __repr__(self):
@@ -111,7 +127,9 @@ def param(data: np.ndarray, name: str = "") -> Tensor:
 
 @contextlib.contextmanager
 def scope(name: str) -> Iterator[None]:
-    """Nodes made inside carry this name, joined to the outer scope's by a dot: the ledger's "where"."""
+    """Nodes made inside carry this name, joined to the outer scope's by a dot:
+    the ledger's "where".
+    """
     _scopes.append(f"{_scopes[-1]}.{name}" if _scopes else name)
     try:
         yield
@@ -134,11 +152,14 @@ def tape(*outputs: Tensor) -> list[Node]:
 def backward(output: Tensor, dout: np.ndarray | None = None) -> None:
     """Fill .grad of every leaf that output depends on, freeing each cache as it is passed.
 
-    dout: ∂loss/∂output, ones where None. The tape can be walked once. A leaf's grad adds up over calls; an inner
-    node's is dropped. Raises ValueError where nothing upstream trains or the tape was walked before.
+    dout: ∂loss/∂output, ones where None. The tape can be walked once. A leaf's grad adds up over
+    calls; an inner node's is dropped. Raises ValueError where nothing upstream trains or the tape
+    was walked before.
     """
     if output.node is None:
-        raise ValueError("backward: nothing upstream of the output trains; wrap an array in param()")
+        raise ValueError(
+            "backward: nothing upstream of the output trains; wrap an array in param()"
+        )
     nodes = tape(output)
     if walked := [node for node in nodes if node.cache is FREED]:
         raise ValueError(f"backward: {walked[0]} was walked before; run the forward pass again")

@@ -39,14 +39,18 @@ def generate(
 ) -> np.ndarray:
     """Continue each row of ids (N, T) by at most max_new_tokens, with a KV cache  ->  (N, T + new).
 
-    temperature 0: the likeliest token; above: sampled, from the likeliest tokens that make up top_p of the mass.
-    stop: a token that ends a row (it is repeated until all have ended). on_token is called with each new column (N,).
-    how: weights and linear, as for `Llama.hidden`. Raises ValueError for ids or choices out of range.
+    temperature 0: the likeliest token; above: sampled, from the likeliest tokens that make up top_p
+    of the mass.
+    stop: a token that ends a row (it is repeated until all have ended). on_token is called with
+    each new column (N,).
+    how: weights and linear, as for `Llama.hidden`. Raises ValueError for ids or choices out of
+    range.
     """
     ids = check_ids(ids, model.config.vocab_size)
     if not (temperature >= 0 and 0 < top_p <= 1):
         raise ValueError(
-            f"generate: temperature {temperature} and top_p {top_p}, wanted at least 0 and in (0, 1]"
+            f"generate: temperature {temperature}, wanted at least 0; "
+            f"top_p {top_p}, wanted in (0, 1]"
         )
     if not isinstance(max_new_tokens, int | np.integer) or max_new_tokens < 0:
         raise ValueError(
@@ -80,7 +84,9 @@ def _choose(logits, temperature, top_p, rng):
     p /= p.sum(axis=1, keepdims=True)
     order = np.argsort(-p, axis=1, kind="stable")
     p = np.take_along_axis(p, order, axis=1)
-    p[np.cumsum(p, axis=1) - p >= top_p] = 0  # a token stays while the mass before it is below top_p
+    p[np.cumsum(p, axis=1) - p >= top_p] = (
+        0  # a token stays while the mass before it is below top_p
+    )
     mass = np.cumsum(p, axis=1)
     rank = (mass < rng.random((len(p), 1)) * mass[:, -1:]).sum(axis=1)
     return order[np.arange(len(p)), rank]
@@ -90,7 +96,9 @@ def check_ids(ids, vocab_size: int) -> np.ndarray:
     """ids as an (N, T) array of ints within the vocabulary; raises ValueError."""
     ids = np.asarray(ids)
     if ids.ndim != 2 or ids.size == 0 or ids.dtype.kind not in "iu":
-        raise ValueError(f"ids: got shape {ids.shape} of {ids.dtype}, wanted (N, T) whole numbers, not empty")
+        raise ValueError(
+            f"ids: got shape {ids.shape} of {ids.dtype}, wanted (N, T) whole numbers, not empty"
+        )
     if ids.min() < 0 or ids.max() >= vocab_size:
         raise ValueError(f"ids: {ids.min()} … {ids.max()}, the vocabulary has 0 … {vocab_size - 1}")
     return ids

@@ -1,6 +1,8 @@
-"""Is this pair right? Directional finite differences in float64, and where they disagree the entry that is wrong.
+"""Is this pair right? Directional finite differences in float64, and where they disagree the entry
+that is wrong.
 
-One random direction covers every entry of an argument for four evaluations of forward, whatever its size.
+One random direction covers every entry of an argument for four evaluations of forward, whatever its
+size.
 """
 
 import inspect
@@ -9,7 +11,7 @@ import itertools
 import numpy as np
 
 STEP = 1e-3  # of the five-point stencil: its error is O(STEP⁴), its rounding about 1e-16 / STEP
-SALT = 0x5EED  # keeps the draws here apart from default_rng(seed)'s, of which the arguments may be made
+SALT = 0x5EED  # keeps the draws here apart from default_rng(seed)'s, which a caller may use
 MOST_ENTRIES = 4096  # how many entries are tried one by one when a direction has disagreed
 
 
@@ -18,12 +20,15 @@ class GradientError(AssertionError):
 
 
 def gradcheck(forward, backward, *args, tolerance=1e-7, seed=0):
-    """Check backward(dout, cache) of a pair against finite differences of forward(*args), in float64.
+    """Check backward(dout, cache) of a pair against finite differences of forward(*args), in
+    float64.
 
-    Every float array among args is checked; other arguments (None, numbers, int arrays) are passed as they are, and a
-    gradient of None says that the argument is frozen. The error allowed is `tolerance` relative to the size of the terms
-    that the derivative sums. Start away from zeros: where B = 0 a wrong dA looks right.
-    Raises GradientError with the first wrong gradient's name, numbers and place; also where a pair writes into its arguments.
+    Every float array among args is checked; other arguments (None, numbers, int arrays) are passed
+    as they are, and a gradient of None says that the argument is frozen. The error allowed is
+    `tolerance` relative to the size of the terms that the derivative sums. Start away from zeros:
+    where B = 0 a wrong dA looks right.
+    Raises GradientError with the first wrong gradient's name, numbers and place; also where a pair
+    writes into its arguments.
     """
     args = tuple(_as_float64(a) for a in args)
     names = _names(forward, args)
@@ -47,10 +52,11 @@ def gradcheck(forward, backward, *args, tolerance=1e-7, seed=0):
         terms = grad * direction
         size = np.sqrt((terms**2).sum()) + abs(numeric) + 1e-3 * np.sqrt((dout**2).sum())
         if not abs(terms.sum() - numeric) <= tolerance * size:
-            others = f" ({', '.join(right)} {'is' if len(right) == 1 else 'are'} right)" if right else ""
-            raise GradientError(
-                f"{backward.__name__}: d{name} is wrong{others}: {_worst(forward, args, i, grad, dout)}"
+            others = (
+                f" ({', '.join(right)} {'is' if len(right) == 1 else 'are'} right)" if right else ""
             )
+            where = _worst(forward, args, i, grad, dout)
+            raise GradientError(f"{backward.__name__}: d{name} is wrong{others}: {where}")
         right.append(f"d{name}")
 
 
@@ -68,16 +74,22 @@ def _names(forward, args):
 
 
 def _check_form(grads, args, names, pair):
-    """One gradient or None per argument, each of its primal's shape; never one for what is no float array."""
+    """One gradient or None per argument, each of its primal's shape;
+    never one for what is no float array.
+    """
     if not isinstance(grads, tuple) or len(grads) < len(args):
         got = len(grads) if isinstance(grads, tuple) else type(grads).__name__
-        raise GradientError(f"{pair}: backward gave {got}, wanted a tuple of {len(args)}, one an argument")
+        raise GradientError(
+            f"{pair}: backward gave {got}, wanted a tuple of {len(args)}, one an argument"
+        )
     if any(g is not None for g in grads[len(args) :]):
         raise GradientError(f"{pair}: backward gave a gradient for an argument that was not passed")
     for name, a, grad in zip(names, args, grads, strict=False):
         is_float = isinstance(a, np.ndarray) and a.dtype.kind == "f"
         if grad is not None and not is_float:
-            raise GradientError(f"{pair}: backward gave a gradient for {name}, which is no float array")
+            raise GradientError(
+                f"{pair}: backward gave a gradient for {name}, which is no float array"
+            )
         if grad is not None and np.shape(grad) != a.shape:
             raise GradientError(f"{pair}: d{name} has shape {np.shape(grad)}, {name} has {a.shape}")
 

@@ -1,9 +1,10 @@
 """Arrays that have a shape and a dtype and no numbers: what a step would hold, without holding it.
 
-A `Meta` goes wherever an array goes. The ops, the methods, the model and the engine run on it unchanged; operators and
-the NumPy functions below answer with another Meta, and the kernels' table answers from `kernels/shapes.py`. Each has a
-`Storage`, which tells its `Memory` when it is made and when Python lets go of it: so what is alive, and the most
-that ever was, come from the same references that would keep real arrays alive.
+A `Meta` goes wherever an array goes. The ops, the methods, the model and the engine run on it
+unchanged; operators and the NumPy functions below answer with another Meta, and the kernels' table
+answers from `kernels/shapes.py`. Each has a `Storage`, which tells its `Memory` when it is made and
+when Python lets go of it: so what is alive, and the most that ever was, come from the same
+references that would keep real arrays alive.
 """
 
 import contextlib
@@ -58,7 +59,8 @@ class Meta(np.lib.mixins.NDArrayOperatorsMixin):
     __slots__ = ("dtype", "shape", "storage")
 
     def __init__(self, shape, dtype=np.float32, storage: Storage | None = None):
-        self.shape = (shape,) if isinstance(shape, int | np.integer) else tuple(int(n) for n in shape)
+        sizes = (shape,) if isinstance(shape, int | np.integer) else shape
+        self.shape: tuple[int, ...] = tuple(int(n) for n in sizes)
         self.dtype = np.dtype(dtype)
         self.storage = Storage(self.size * self.dtype.itemsize) if storage is None else storage
 
@@ -88,7 +90,9 @@ class Meta(np.lib.mixins.NDArrayOperatorsMixin):
         return Meta(shape, self.dtype, self.storage)
 
     def _pattern(self) -> np.ndarray:
-        """A real array of this shape that takes no memory: NumPy's own rules for shapes are asked with it."""
+        """A real array of this shape that takes no memory:
+        NumPy's own rules for shapes are asked with it.
+        """
         return np.broadcast_to(np.zeros((), bool), self.shape)
 
     def reshape(self, *shape) -> "Meta":
@@ -151,11 +155,21 @@ class Meta(np.lib.mixins.NDArrayOperatorsMixin):
         return FUNCTIONS[function](*args, **kwargs)
 
 
-COMPARISONS = {np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal, np.isfinite}
+COMPARISONS = {
+    np.equal,
+    np.not_equal,
+    np.less,
+    np.less_equal,
+    np.greater,
+    np.greater_equal,
+    np.isfinite,
+}
 
 
 def filled(like, shape, numbers: Callable[[], Any]):
-    """An array like `like` of this shape that holds numbers(); for a Meta the numbers are not asked for."""
+    """An array like `like` of this shape that holds numbers();
+    for a Meta the numbers are not asked for.
+    """
     array = np.empty_like(like, shape=shape)
     if not isinstance(array, Meta):
         array[...] = numbers()

@@ -1,7 +1,9 @@
-"""A Llama: a flat dict of arrays under the checkpoint's own names, and one forward pass written over them.
+"""A Llama: a flat dict of arrays under the checkpoint's own names, and one forward pass written
+over them.
 
-The same pass serves training and generation: it asks `weights[name]` for embeddings and norms and calls `linear(name, x)`
-for every linear of a layer. Who fine-tunes passes leaves of the tape, or a linear of their own; the pass does not know.
+The same pass serves training and generation: it asks `weights[name]` for embeddings and norms and
+calls `linear(name, x)` for every linear of a layer. Who fine-tunes passes leaves of the tape, or a
+linear of their own; the pass does not know.
 """
 
 import dataclasses
@@ -45,17 +47,21 @@ class ModelConfig:
                 raise ValueError(
                     f"config: {field.name} is {value!r}, wanted a whole number of at least {least}"
                 )
-            if field.type is float and not (isinstance(value, int | float) and 0 < value < math.inf):
+            if field.type is float and not (
+                isinstance(value, int | float) and 0 < value < math.inf
+            ):
                 raise ValueError(f"config: {field.name} is {value!r}, wanted a number above 0")
         if not self.head_dim:
             if self.hidden_size % self.num_attention_heads:
                 raise ValueError(
-                    f"config: hidden_size {self.hidden_size} is no multiple of {self.num_attention_heads} heads"
+                    f"config: hidden_size {self.hidden_size} is no multiple of "
+                    f"{self.num_attention_heads} heads"
                 )
             object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
-                f"config: {self.num_attention_heads} query heads are no multiple of {self.num_key_value_heads} key heads"
+                f"config: {self.num_attention_heads} query heads are no multiple of "
+                f"{self.num_key_value_heads} key heads"
             )
         if self.head_dim % 2:
             raise ValueError(f"config: head_dim is {self.head_dim}, RoPE wants an even number")
@@ -95,7 +101,9 @@ class ModelConfig:
 
 
 class Llama:
-    """config, params (name -> array, read only by convention) and, where there is one, a tokenizer."""
+    """config, params (name -> array, read only by convention) and, where there is one, a
+    tokenizer.
+    """
 
     def __init__(self, config: ModelConfig, params: dict[str, np.ndarray], tokenizer: Any = None):
         check_params(config, params)
@@ -108,7 +116,9 @@ class Llama:
 
     def astype(self, dtype) -> "Llama":
         """The same model in another precision (a copy)."""
-        return Llama(self.config, {k: v.astype(dtype) for k, v in self.params.items()}, self.tokenizer)
+        return Llama(
+            self.config, {k: v.astype(dtype) for k, v in self.params.items()}, self.tokenizer
+        )
 
     def rope_tables(self, start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
         """cos and sin (end - start, D/2) of the places start … end - 1."""
@@ -130,8 +140,8 @@ class Llama:
     ) -> Tensor:
         """The last hidden states, normalised.   ids (N, T) ints -> (N·T, C).
 
-        weights: leaves instead of params for embedding and norms; linear: what runs a layer's linears; cache: keys and
-        values of earlier tokens, extended by these.
+        weights: leaves instead of params for embedding and norms; linear: what runs a layer's
+        linears; cache: keys and values of earlier tokens, extended by these.
         """
         weights, linear, config = weights or self.params, linear or self.linear, self.config
         start = cache.length if cache else 0
@@ -179,13 +189,16 @@ class Llama:
     def logits(self, ids, **how) -> np.ndarray:
         """ids (N, T) ints -> logits (N, T, V)."""
         ids = generation.check_ids(ids, self.config.vocab_size)
-        z = ops.frozen_linear(self.hidden(ids, **how).data, generation.array(self.head(how.get("weights")))).data
+        z = ops.frozen_linear(
+            self.hidden(ids, **how).data, generation.array(self.head(how.get("weights")))
+        ).data
         return z.reshape(*ids.shape, self.config.vocab_size)
 
     def loss(self, ids, targets, count=None, **how) -> Tensor:
         """Mean cross-entropy over the targets that are not -100.   ids, targets (N, T) ints -> ().
 
-        count: divide by this instead (a part of a larger batch). Logits exist only for rows whose target counts.
+        count: divide by this instead (a part of a larger batch). Logits exist only for rows whose
+        target counts.
         """
         ids = generation.check_ids(ids, self.config.vocab_size)
         targets = check_targets(targets, ids.shape, self.config.vocab_size)
@@ -207,7 +220,9 @@ def rope_tables(config: ModelConfig, length: int, dtype) -> tuple[np.ndarray, np
 
 
 def init_params(config: ModelConfig, seed: int = 0, std: float = 0.02, dtype=np.float32) -> dict:
-    """Normal weights, the ones that write into the residual stream scaled by 1/√(2L); gains 1 (GPT-2's recipe)."""
+    """Normal weights, the ones that write into the residual stream scaled by 1/√(2L);
+    gains 1 (GPT-2's recipe).
+    """
     rng = np.random.default_rng(seed)
     residual = std / math.sqrt(2 * config.num_hidden_layers)
     params = {}
@@ -225,7 +240,8 @@ def check_targets(targets, shape: tuple[int, ...], vocab_size: int) -> np.ndarra
     targets = np.asarray(targets)
     if targets.shape != shape or targets.dtype.kind not in "iu":
         raise ValueError(
-            f"targets: shape {targets.shape} of {targets.dtype}, wanted {shape} as the ids', whole numbers"
+            f"targets: shape {targets.shape} of {targets.dtype}, wanted {shape} as the ids', "
+            "whole numbers"
         )
     bad = (targets != IGNORED) & ((targets < 0) | (targets >= vocab_size))
     if bad.any():
@@ -234,7 +250,9 @@ def check_targets(targets, shape: tuple[int, ...], vocab_size: int) -> np.ndarra
 
 
 def check_params(config: ModelConfig, params: Mapping[str, np.ndarray]) -> None:
-    """Raises ValueError where an array is missing, foreign, of another shape or of mixed precision."""
+    """Raises ValueError where an array is missing, foreign, of another shape or of mixed
+    precision.
+    """
     wanted = config.shapes()
     if missing := sorted(wanted.keys() - params.keys()):
         raise ValueError(f"model: {len(missing)} arrays are missing, the first is {missing[0]}")
@@ -242,7 +260,11 @@ def check_params(config: ModelConfig, params: Mapping[str, np.ndarray]) -> None:
         raise ValueError(f"model: {len(extra)} arrays do not belong here, the first is {extra[0]}")
     for name, shape in wanted.items():
         if params[name].shape != shape:
-            raise ValueError(f"model: {name} has shape {params[name].shape}, the config wants {shape}")
+            raise ValueError(
+                f"model: {name} has shape {params[name].shape}, the config wants {shape}"
+            )
     dtypes = {str(a.dtype) for a in params.values()}
     if len(dtypes) > 1 or not dtypes <= {"float32", "float64"}:
-        raise ValueError(f"model: arrays of {', '.join(sorted(dtypes))}, wanted all float32 or all float64")
+        raise ValueError(
+            f"model: arrays of {', '.join(sorted(dtypes))}, wanted all float32 or all float64"
+        )

@@ -11,10 +11,11 @@ SCHEDULES = ("constant", "linear", "cosine")
 
 
 class AdamW:
-    """Decoupled weight decay (Loshchilov & Hutter 2017, arXiv:1711.05101, algorithm 2), as torch computes it.
+    """Decoupled weight decay (Loshchilov & Hutter 2017, arXiv:1711.05101, algorithm 2), as torch
+    computes it.
 
-    params: name -> array, written in place. scale: name -> factor on the learning rate (1 where absent), and so on
-    the decay lr·wd. State: two moments per array.
+    params: name -> array, written in place. scale: name -> factor on the learning rate (1 where
+    absent), and so on the decay lr·wd. State: two moments per array.
     """
 
     def __init__(
@@ -54,8 +55,12 @@ class AdamW:
         return sum(a.nbytes for a in (*self.m.values(), *self.v.values()))
 
 
-def learning_rate(n: int, *, lr: float, steps: int, schedule: str = "constant", warmup: int = 0) -> float:
-    """The rate of step n = 1 … steps: lr·min(1, n/warmup), then constant, or linearly or along a cosine to 0 at `steps`."""
+def learning_rate(
+    n: int, *, lr: float, steps: int, schedule: str = "constant", warmup: int = 0
+) -> float:
+    """The rate of step n = 1 … steps: lr·min(1, n/warmup), then constant, or linearly or along a
+    cosine to 0 at `steps`.
+    """
     if n <= warmup:
         return lr * n / warmup
     done = (n - warmup) / max(1, steps - warmup)

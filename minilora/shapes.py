@@ -1,7 +1,8 @@
 """Published models as lists of linears, for counting what they would cost. No weights are needed.
 
-All use one set of names: q_proj k_proj v_proj o_proj up_proj down_proj (gate_proj where the feed-forward is gated), with
-q, k, v apart also where the original fuses them. Embeddings, head, pooler and classifier are not linears here.
+All use one set of names: q_proj k_proj v_proj o_proj up_proj down_proj (gate_proj where the
+feed-forward is gated), with q, k, v apart also where the original fuses them. Embeddings, head,
+pooler and classifier are not linears here.
 """
 
 from dataclasses import dataclass
@@ -33,14 +34,23 @@ class Shape:
             "mlp.up_proj": (F, C),
             "mlp.down_proj": (C, F),
         }
-        return {f"model.layers.{i}.{n}": size for i in range(self.layers) for n, size in layer.items()}
+        return {
+            f"model.layers.{i}.{n}": size for i in range(self.layers) for n, size in layer.items()
+        }
 
     def config_fields(self) -> dict[str, Any]:
         """A ModelConfig's fields; raises ValueError where the model is no Llama."""
         if self.llama is None:
             llamas = ", ".join(name for name, shape in SHAPES.items() if shape.llama)
-            raise ValueError(f"{self.name} is no Llama, so its activations are not known here; wanted one of {llamas}")
-        sizes = {"hidden_size": self.width, "intermediate_size": self.feed_forward, "num_hidden_layers": self.layers}
+            raise ValueError(
+                f"{self.name} is no Llama, so its activations are not known here; "
+                f"wanted one of {llamas}"
+            )
+        sizes = {
+            "hidden_size": self.width,
+            "intermediate_size": self.feed_forward,
+            "num_hidden_layers": self.layers,
+        }
         return sizes | self.llama
 
 
@@ -68,20 +78,42 @@ SHAPES = {
         Shape("vit-base", "Dosovitskiy et al. 2021, arXiv:2010.11929, table 1", 12, 768, 3072),
         Shape("vit-large", "Dosovitskiy et al. 2021, arXiv:2010.11929, table 1", 24, 1024, 4096),
         Shape(
-            "llama-7b", "Touvron et al. 2023, arXiv:2302.13971, table 2", 32, 4096, 11008, gated=True,
+            "llama-7b",
+            "Touvron et al. 2023, arXiv:2302.13971, table 2",
+            32,
+            4096,
+            11008,
+            gated=True,
             llama=_llama(32000, 32, 32, eps=1e-6, context=2048),
         ),
         Shape(
-            "llama-13b", "Touvron et al. 2023, arXiv:2302.13971, table 2", 40, 5120, 13824, gated=True,
+            "llama-13b",
+            "Touvron et al. 2023, arXiv:2302.13971, table 2",
+            40,
+            5120,
+            13824,
+            gated=True,
             llama=_llama(32000, 40, 40, eps=1e-6, context=2048),
         ),
         Shape(
-            "llama-3.2-3b", "Meta 2024, the model's config.json", 28, 3072, 8192, kv_width=1024, gated=True,
+            "llama-3.2-3b",
+            "Meta 2024, the model's config.json",
+            28,
+            3072,
+            8192,
+            kv_width=1024,
+            gated=True,
             llama=_llama(128256, 24, 8, theta=500000.0, context=131072, tied=True),
         ),
         Shape(
-            "smollm2-135m", "Allal et al. 2025, arXiv:2502.02737, the model's config.json", 30, 576, 1536, kv_width=192,
-            gated=True, llama=_llama(49152, 9, 3, theta=100000.0, context=8192, tied=True),
+            "smollm2-135m",
+            "Allal et al. 2025, arXiv:2502.02737, the model's config.json",
+            30,
+            576,
+            1536,
+            kv_width=192,
+            gated=True,
+            llama=_llama(49152, 9, 3, theta=100000.0, context=8192, tied=True),
         ),
     )
-}  # fmt: skip
+}

@@ -218,8 +218,9 @@ def test_swiglu(M, F, layout, seed):
 @pytest.mark.smoke
 def test_swiglu_far_from_zero():
     z = np.array([[-1e4, -200, -88, -87, -20, 0, 20, 87, 88, 200, 1e4]], np.float32)
-    agrees("swiglu_forward", z, np.ones_like(z))
-    agrees("swiglu_backward", np.ones_like(z), z, np.ones_like(z))
+    with np.errstate(over="ignore"):  # of exp, as plain Python
+        agrees("swiglu_forward", z, np.ones_like(z))
+        agrees("swiglu_backward", np.ones_like(z), z, np.ones_like(z))
 
 
 # attention

@@ -396,7 +396,7 @@ def test_a_choice_is_always_in_the_kept_set(z, top_p, temperature):
         ([[1.0]], {}, "of float64"),
         ([[29]], {}, r"ids: 29 … 29, the vocabulary has 0 … 28"),
         ([[-1, 3]], {}, "ids: -1 … 3"),
-        ([[1]], {"temperature": -1}, "temperature -1 and top_p 1.0"),
+        ([[1]], {"temperature": -1}, "temperature -1"),
         ([[1]], {"temperature": float("nan")}, "temperature nan"),
         ([[1]], {"top_p": 0}, "top_p 0, wanted"),
         ([[1]], {"top_p": 1.5}, "top_p 1.5"),

@@ -8,7 +8,8 @@ from html.parser import HTMLParser
 import pytest
 
 from minilora import plots, report
-from minilora.cli import main, parser, settings_of
+from minilora.cli import main, parser
+from minilora.commands import settings_of
 from minilora.experiments.compare import Settings
 from minilora.page import command_line, page
 from minilora.plots import human, looks, spread

@@ -34,7 +34,7 @@ FLOORS = (
     {"adapters"},
     {"memory", "count", "formats", "tasks", "train"},
     {"experiments", "check", "checkup", "report", "page", "table"},
-    {"cli"},
+    {"cli", "commands"},
     {"__init__", "__main__"},
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

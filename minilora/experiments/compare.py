@@ -1,4 +1,6 @@
-"""The main job: every technique on the same words, the same batches, the same budget; who learned what, at what cost."""
+"""The main job: every technique on the same words, the same batches, the same budget;
+who learned what, at what cost.
+"""
 
 import dataclasses
 import json
@@ -7,8 +9,6 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from .. import tasks
 from ..adapters import Tuned, attach
@@ -33,7 +33,9 @@ class Settings:
     steps: int = 150  # optimizer steps
     batch_size: int = 32  # words
     rank: int = 4  # of a technique that has one
-    ranks: Mapping[str, int] = dataclasses.field(default_factory=dict)  # method -> a rank of its own
+    ranks: Mapping[str, int] = dataclasses.field(
+        default_factory=dict
+    )  # method -> a rank of its own
     targets: tuple[str, ...] | str = ("q_proj", "v_proj")
     seeds: int = 3  # initialisations and batch orders
     schedule: str = "linear"
@@ -59,7 +61,9 @@ class Words:
 
 
 def load_words(settings: Settings) -> Words:
-    """Train: the first words; validation: the next, trained on by nobody; test: all held-out words."""
+    """Train: the first words; validation: the next, trained on by nobody;
+    test: all held-out words.
+    """
     return Words(*tasks.select(settings.task, settings.train_size))
 
 
@@ -68,7 +72,15 @@ def new_base(model: Llama, seed: int) -> Llama:
     return Llama(model.config, init_params(model.config, seed), model.tokenizer)
 
 
-def run(model: Llama, words: Words, settings: Settings, name: str, lr: float, seed: int, every: int | None = None):
+def run(
+    model: Llama,
+    words: Words,
+    settings: Settings,
+    name: str,
+    lr: float,
+    seed: int,
+    every: int | None = None,
+):
     """One training run of a method (or from scratch)  ->  (tuned, history).
 
     every: also the mean loss over the validation words each so many steps.
@@ -78,7 +90,9 @@ def run(model: Llama, words: Words, settings: Settings, name: str, lr: float, se
         tuned = settings.attach(new_base(model, seed), "full", seed)
     else:
         tuned = settings.attach(model, name, seed)
-    held_out = tasks.batches(words.validation, model.tokenizer, len(words.validation)) if every else []
+    held_out = (
+        tasks.batches(words.validation, model.tokenizer, len(words.validation)) if every else []
+    )
     history = train(
         tuned,
         batches,
@@ -105,7 +119,9 @@ def make_batches(model, pairs, settings, seed):
 def mean_loss(tuned: Tuned, batches) -> float:
     """Mean cross-entropy over the targets that count, without dropout."""
     counts = [int((targets >= 0).sum()) for _, targets in batches]
-    total = sum(float(tuned.loss(*batch).data) * n for batch, n in zip(batches, counts, strict=True))
+    total = sum(
+        float(tuned.loss(*batch).data) * n for batch, n in zip(batches, counts, strict=True)
+    )
     return total / sum(counts)
 
 
@@ -115,7 +131,8 @@ def compare(
     out: str | Path | None = None,
     report: Callable[[str, dict], None] = lambda name, record: None,
 ) -> dict[str, Any]:
-    """Run everything; returns the results of results.json. `report(name, record)` is called as each row is done.
+    """Run everything; returns the results of results.json. `report(name, record)` is called as each
+    row is done.
 
     rates: method -> learning rate, "scratch" too. out: a folder for the adapters of the first seed.
     """
@@ -136,11 +153,13 @@ def compare(
         "methods": {},
     }
     examples = words.test[:20]
-    results["examples"] = [{"prompt": p, "right": list(right), "answers": {}} for p, right in examples]
+    results["examples"] = [
+        {"prompt": p, "right": list(right), "answers": {}} for p, right in examples
+    ]
     for name in (*settings.methods, SCRATCH):
         folder = Path(out) / "adapters" / name if out and name != SCRATCH else None
         record, answers = row(model, words, settings, name, rates[name], folder)
-        for example, answer in zip(results["examples"], answers, strict=True):
+        for example, answer in zip(results["examples"], answers):
             example["answers"][name] = answer
         if name == SCRATCH:
             results["references"][SCRATCH] = record["exact_match"]
@@ -152,7 +171,9 @@ def compare(
 
 
 def references(model: Llama, words: Words, settings: Settings) -> dict[str, float]:
-    """Exact match of the untrained base and of the rules that the task has, over all held-out words."""
+    """Exact match of the untrained base and of the rules that the task has, over all held-out
+    words.
+    """
     scores = {"base": tasks.exact_match(model, words.test)}
     for name in tasks.TASKS[settings.task].rules:
         scores[name] = tasks.score_rule(tasks.RULES[name], words.test)
@@ -160,17 +181,19 @@ def references(model: Llama, words: Words, settings: Settings) -> dict[str, floa
 
 
 def row(model, words, settings, name, lr, folder=None) -> tuple[dict[str, Any], list[str]]:
-    """All seeds of one method: its record, and the first seed's answers to the first twenty held-out words."""
-    scores, losses, curves, seconds, answers, tuned = [], [], [], [], [], None
+    """All seeds of one method: its record, and the first seed's answers to the held-out words."""
+    all_words = tasks.batches(words.test, model.tokenizer, len(words.test))
+    runs = []
     for seed in range(settings.seeds):
-        this, history = run(model, words, settings, name, lr, seed, every=max(1, settings.steps // 15))
-        score, given = tasks.exact_match(this, words.test, return_answers=True)
-        scores.append(score)
-        losses.append(mean_loss(this, tasks.batches(words.test, model.tokenizer, len(words.test))))
-        curves.append(curve(history))
-        seconds += history.seconds[len(history.seconds) // 5 :]  # the first steps may compile kernels
-        if seed == 0:
-            tuned, answers = this, given[:20]
+        tuned, history = run(
+            model, words, settings, name, lr, seed, every=max(1, settings.steps // 15)
+        )
+        score, answers = tasks.exact_match(tuned, words.test, return_answers=True)
+        runs.append((tuned, history, score, mean_loss(tuned, all_words), answers))
+    tuned, _, _, _, answers = runs[0]
+    scores = [score for _, _, score, _, _ in runs]
+    # the first steps of a process may compile kernels
+    seconds = [s for _, h, _, _, _ in runs for s in h.seconds[len(h.seconds) // 5 :]]
     longest = max(ids.shape[1] for ids, _ in make_batches(model, words.train, settings, 0))
     record = {
         "title": "From scratch" if name == SCRATCH else tuned.record.title,
@@ -178,19 +201,28 @@ def row(model, words, settings, name, lr, folder=None) -> tuple[dict[str, Any], 
         "exact_match": statistics.fmean(scores),
         "exact_match_sd": statistics.stdev(scores) if len(scores) > 1 else 0.0,
         "seeds": scores,
-        "loss": statistics.fmean(losses),
+        "loss": statistics.fmean(loss for _, _, _, loss, _ in runs),
         "lr": lr,
         "rank": tuned.rank,
         "alpha": tuned.alpha,
         "targets": tuned.targets,
         "options": tuned.options,
         "adapter_bytes": adapter_bytes(tuned, folder),
-        "bytes": measure(tuned, settings.batch_size, longest),
+        "bytes": dict(measure(tuned, settings.batch_size, longest)),
         "bytes_at": [settings.batch_size, longest],
         "ms_per_step": 1e3 * statistics.median(seconds),
-        "curve": [[n, *(statistics.fmean(v) for v in values)] for n, *values in _joined(curves)],
+        "curve": mean_curve([history for _, history, _, _, _ in runs]),
     }
     return record, answers
+
+
+def mean_curve(histories) -> list[list[float]]:
+    """[step, training loss since the point before, validation loss], mean over the runs."""
+    curves = [curve(history) for history in histories]
+    return [
+        [points[0][0], *(statistics.fmean(values) for values in zip(*(p[1:] for p in points)))]
+        for points in zip(*curves)
+    ]
 
 
 def curve(history) -> list[tuple[int, float, float]]:
@@ -202,14 +234,11 @@ def curve(history) -> list[tuple[int, float, float]]:
     return points
 
 
-def _joined(curves):
-    """[(step, [training losses of the seeds], [validation losses of the seeds])]."""
-    for points in zip(*curves, strict=True):
-        yield points[0][0], [p[1] for p in points], [p[2] for p in points]
-
-
 def adapter_bytes(tuned: Tuned, folder: Path | None) -> int:
-    """Bytes of the adapter's array file; without what a key regenerates. Kept where a folder is given."""
+    """Bytes of the adapter's array file; without what a key regenerates.
+
+    Kept where a folder is given.
+    """
     if folder:
         return save_adapter(tuned, folder, save_projection=False)
     with tempfile.TemporaryDirectory() as scrap:
@@ -217,9 +246,9 @@ def adapter_bytes(tuned: Tuned, folder: Path | None) -> int:
 
 
 def learning_rates(task: str, path: str | Path | None = None) -> dict[str, Any]:
-    """The committed choice for a task: {"rates": {method: lr}, "ranks": {method: rank}}, made on validation by `tune`."""
+    """The committed choice for a task: {"rates": {method: lr}, "ranks": {method:
+    rank}}, made on validation by `tune`.
+    """
     path = Path(path) if path else data_folder() / "results" / "tuning.json"
     record = json.loads(path.read_text(encoding="utf-8"))
     return record["chosen"].get(task, record["chosen"]["past"])
-
-

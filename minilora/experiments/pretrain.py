@@ -1,4 +1,6 @@
-"""The word lab's base: a small Llama that learns three things about English words and never sees the others."""
+"""The word lab's base: a small Llama that learns three things about English words and never sees
+the others.
+"""
 
 import dataclasses
 import json
@@ -34,8 +36,9 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.01
     clip: float = 1.0
-    # of the weights and of the order of the words: the first of 0, 1, 2 whose base gets none of the *training* words of
-    # the tasks that it never saw (an unknown tag leaves it to chance which habit it falls into: 0 says -ing, 1 says -s)
+    # of the weights and of the order of the words: the first from 0 whose base gets none of the
+    # *training* words of the tasks that it never saw, plural apart (with a tag that it does not
+    # know, it is left to chance into which habit it falls, and -s or -ing is now and then right)
     seed: int = 2
 
 
@@ -55,11 +58,18 @@ def new_model(recipe: Recipe) -> Llama:
 
 
 def pretrain(recipe: Recipe, folder: str | Path) -> dict[str, Any]:
-    """Train the base on the pretraining tasks' training words, write it to folder with record.json; returns the record.
+    """Train the base on the pretraining tasks' training words, write it to folder with record.json;
+    returns the record.
 
-    The scores are exact matches over all held-out words of every task, the five that it never saw included.
+    The scores are exact matches over all held-out words of every task, the five that it never saw
+    included.
     """
-    pairs = [p for name, task in tasks.TASKS.items() if task.pretrain for p in tasks.load_task(name).train]
+    pairs = [
+        p
+        for name, task in tasks.TASKS.items()
+        if task.pretrain
+        for p in tasks.load_task(name).train
+    ]
     model = new_model(recipe)
     epochs = -(-recipe.steps * recipe.batch_size // len(pairs))
     batches = tasks.batches(pairs, model.tokenizer, recipe.batch_size, recipe.seed, epochs)
@@ -86,7 +96,8 @@ def pretrain(recipe: Recipe, folder: str | Path) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "loss": float(np.mean(history.losses[-50:])),
         "held_out_exact_match": {
-            name: round(tasks.exact_match(base, tasks.load_task(name).test), 4) for name in tasks.TASKS
+            name: round(tasks.exact_match(base, tasks.load_task(name).test), 4)
+            for name in tasks.TASKS
         },
         "held_out_words": {name: len(tasks.load_task(name).test) for name in tasks.TASKS},
     }

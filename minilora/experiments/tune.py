@@ -1,4 +1,6 @@
-"""Learning rates for the comparison: the same grid for every method, judged on validation words, never on the test's."""
+"""Learning rates for the comparison:
+the same grid for every method, judged on validation words, never on the test's.
+"""
 
 import contextlib
 import dataclasses
@@ -26,23 +28,28 @@ def tune(
     jobs: int | None = None,
     report: Callable[[dict[str, Any]], None] = lambda cell: None,
 ) -> list[dict[str, Any]]:
-    """One record per method and rate: exact match on the validation words, mean over the settings' seeds.
+    """One record per method and rate: exact match on the validation words, mean over the settings'
+    seeds.
 
     jobs: processes, one thread each; as many as there are processors where None.
     """
     work = [(settings, name, lr) for name in (*settings.methods, SCRATCH) for lr in grid]
     cells = []
-    with _one_thread_each():
-        with ProcessPoolExecutor(jobs or os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
-            for cell in pool.map(_cell, *zip(*work, strict=True)):
-                cells.append(cell)
-                report(cell)
+    with (
+        _one_thread_each(),
+        ProcessPoolExecutor(jobs or os.cpu_count(), multiprocessing.get_context("spawn")) as pool,
+    ):
+        for cell in pool.map(_cell, *zip(*work, strict=True)):
+            cells.append(cell)
+            report(cell)
     return cells
 
 
 @contextlib.contextmanager
 def _one_thread_each():
-    """Processes started inside get one thread: many small runs are faster side by side than each on all cores."""
+    """Processes started inside get one thread:
+    many small runs are faster side by side than each on all cores.
+    """
     before = os.environ.get("NUMBA_NUM_THREADS")
     os.environ["NUMBA_NUM_THREADS"] = "1"
     try:
@@ -71,13 +78,17 @@ def _cell(settings: Settings, name: str, lr: float) -> dict[str, Any]:
         "rank": settings.ranks.get(name, settings.rank),
         "lr": lr,
         "validation_exact_match": round(statistics.fmean(scores), 4),
-        "validation_loss": round(statistics.fmean(losses), 4) if len(losses) == len(scores) else None,
+        "validation_loss": round(statistics.fmean(losses), 4)
+        if len(losses) == len(scores)
+        else None,
         "seeds": [round(score, 4) for score in scores],
     }
 
 
 def choose(cells: Iterable[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """method -> the cell with the highest validation exact match; of equals, the lower validation loss."""
+    """method -> the cell with the highest validation exact match;
+    of equals, the lower validation loss.
+    """
     best: dict[str, dict[str, Any]] = {}
     for cell in cells:
         loss = float("inf") if cell["validation_loss"] is None else cell["validation_loss"]
@@ -90,7 +101,11 @@ def choose(cells: Iterable[dict[str, Any]]) -> dict[str, dict[str, float]]:
 def write(path: str | Path, settings: Settings, cells: list[dict[str, Any]]) -> None:
     """Add a task's sweep to the record: every cell, and the choice."""
     path = Path(path)
-    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"chosen": {}, "sweeps": {}}
+    record = (
+        json.loads(path.read_text(encoding="utf-8"))
+        if path.is_file()
+        else {"chosen": {}, "sweeps": {}}
+    )
     record["chosen"][settings.task] = choose(cells)
     record["sweeps"][settings.task] = {"settings": dataclasses.asdict(settings), "cells": cells}
     write_atomically(path, json.dumps(record, indent=1).encode() + b"\n")

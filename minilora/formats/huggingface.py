@@ -1,4 +1,6 @@
-"""Bases in Hugging Face's layout: a folder with config.json, model.safetensors and, where there is one, a tokenizer."""
+"""Bases in Hugging Face's layout: a folder with config.json, model.safetensors and, where there is
+one, a tokenizer.
+"""
 
 import dataclasses
 import json
@@ -21,21 +23,31 @@ UNSUPPORTED = {  # config field -> the only values that leave the mathematics as
 
 
 def load_model(source: str | Path) -> Llama:
-    """"base", the word lab's pretrained base, or a folder of a Hugging Face LlamaForCausalLM, in float32 (float64 kept).
+    """ "base", the word lab's pretrained base, or a folder of a Hugging Face LlamaForCausalLM, in
+    float32 (float64 kept).
 
-    Raises FileNotFoundError, or ValueError for another architecture, an unsupported field or a damaged file.
+    Raises FileNotFoundError, or ValueError for another architecture, an unsupported field or a
+    damaged file.
     """
     folder = data_folder() / "base" if str(source) == "base" else Path(source)
     if not folder.is_dir():
-        raise FileNotFoundError(f"load_model: {folder} is no folder; wanted 'base' or a folder with config.json")
+        raise FileNotFoundError(
+            f"load_model: {folder} is no folder; wanted 'base' or a folder with config.json"
+        )
     config = read_config(folder / "config.json")
     params, _ = read_arrays(folder / "model.safetensors")
-    params = {name: a if a.dtype == np.float64 else a.astype(np.float32, copy=False) for name, a in params.items()}
+    params = {
+        name: a if a.dtype == np.float64 else a.astype(np.float32, copy=False)
+        for name, a in params.items()
+    }
     if config.tie_word_embeddings:
         params.pop(HEAD, None)  # some writers store the tied matrix twice
     tokenizer = CharTokenizer.load(folder) if (folder / "tokenizer.json").is_file() else None
     if tokenizer and tokenizer.vocab_size > config.vocab_size:
-        raise ValueError(f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}")
+        raise ValueError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, "
+            f"the model {config.vocab_size}"
+        )
     return Llama(config, params, tokenizer)
 
 
@@ -46,15 +58,23 @@ def save_model(model: Llama, folder: str | Path) -> None:
     if model.tokenizer:
         model.tokenizer.save(folder)
     write_arrays(folder / "model.safetensors", model.params)
-    write_atomically(folder / "config.json", json.dumps(config_json(model), indent=1).encode() + b"\n")
+    write_atomically(
+        folder / "config.json", json.dumps(config_json(model), indent=1).encode() + b"\n"
+    )
 
 
 def config_json(model: Llama) -> dict:
-    """config.json's contents; theta stands under its old and its new name, so that every transformers reads it."""
+    """config.json's contents; theta stands under its old and its new name, so that every
+    transformers reads it.
+    """
     c = model.config
     tokens = {}
     if model.tokenizer:
-        tokens = {"eos_token_id": model.tokenizer.eos_id, "pad_token_id": model.tokenizer.pad_id, "bos_token_id": None}
+        tokens = {
+            "eos_token_id": model.tokenizer.eos_id,
+            "pad_token_id": model.tokenizer.pad_id,
+            "bos_token_id": None,
+        }
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -69,7 +89,9 @@ def config_json(model: Llama) -> dict:
 
 
 def read_config(path: str | Path) -> ModelConfig:
-    """A ModelConfig from config.json; raises ValueError naming the field that this Llama does not have."""
+    """A ModelConfig from config.json; raises ValueError naming the field that this Llama does not
+    have.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")

@@ -1,8 +1,10 @@
 """Adapters in PEFT's layout: a folder with adapter_config.json and adapter_model.safetensors.
 
-LoRA-FA and LoRA+ are stored as plain LoRA. Delta-LoRA is stored as the LoRA of rank 2r that does the same on the untouched
-base: W₀ + λs(BA - B_k A_k) + sBA = W₀ + s [(1+λ)B, -λB_k] [A; A_k], where the index k marks the start step. Full
-fine-tuning is stored as the weights themselves, under adapter_config.json's "FULL", which PEFT does not know.
+LoRA-FA and LoRA+ are stored as plain LoRA. Delta-LoRA is stored as the LoRA of rank 2r that does
+the same on the untouched
+base: W₀ + λs(BA - B_k A_k) + sBA = W₀ + s [(1+λ)B, -λB_k] [A; A_k], where the index k marks the
+start step. Full fine-tuning is stored as the weights themselves, under adapter_config.json's
+"FULL", which PEFT does not know.
 """
 
 import json
@@ -21,20 +23,28 @@ CONFIG, ARRAYS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def save_adapter(tuned: Tuned, folder: str | Path, *, save_projection: bool = True) -> int:
-    """Write tuned's adapter for PEFT (and load_adapter) to read; returns the bytes of its arrays' file.
+    """Write tuned's adapter for PEFT (and load_adapter) to read; returns the bytes of its arrays'
+    file.
 
     save_projection=False leaves out VeRA's shared A and B, which its key regenerates.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config, arrays = export(tuned, save_projection)
-    own = {"method": tuned.method, "rank": tuned.rank, "alpha": tuned.alpha, "options": tuned.options}
+    own = {
+        "method": tuned.method,
+        "rank": tuned.rank,
+        "alpha": tuned.alpha,
+        "options": tuned.options,
+    }
     write_arrays(folder / ARRAYS, arrays, {"minilora": json.dumps(own)})  # PEFT reads no metadata
     write_atomically(folder / CONFIG, json.dumps(config, indent=1, sort_keys=True).encode() + b"\n")
     return (folder / ARRAYS).stat().st_size
 
 
-def export(tuned: Tuned, save_projection: bool = True) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def export(
+    tuned: Tuned, save_projection: bool = True
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """adapter_config.json's contents and the arrays under their names on disk."""
     record, peft = tuned.record, tuned.record.peft
     arrays = dict(tuned.trainable)
@@ -103,7 +113,8 @@ def _whole(alpha):
 
 
 def load_adapter(model: Llama, folder: str | Path, method: str | None = None, **options) -> Tuned:
-    """Put a stored adapter on a model. method says which technique trains on: LoRA-FA and LoRA+ are stored as LoRA.
+    """Put a stored adapter on a model. method says which technique trains on: LoRA-FA and LoRA+ are
+    stored as LoRA.
 
     Raises ValueError for an adapter of another kind or another base, FileNotFoundError.
     """
@@ -115,7 +126,9 @@ def load_adapter(model: Llama, folder: str | Path, method: str | None = None, **
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG}: not JSON ({error})") from None
     if not isinstance(config, dict):
-        raise ValueError(f"{folder / CONFIG}: a {type(config).__name__}, wanted an object of settings")
+        raise ValueError(
+            f"{folder / CONFIG}: a {type(config).__name__}, wanted an object of settings"
+        )
     arrays, about = read_arrays(folder / ARRAYS)
     own = json.loads(about.get("minilora", "{}"))
     tuned = _empty(model, folder, config, own, method, options)
@@ -126,10 +139,14 @@ def load_adapter(model: Llama, folder: str | Path, method: str | None = None, **
     if missing := sorted(live.keys() - derived - shared - arrays.keys()):
         raise ValueError(f"{folder}: {len(missing)} arrays are missing, the first is {missing[0]}")
     if extra := sorted(arrays.keys() - live.keys()):
-        raise ValueError(f"{folder}: {len(extra)} arrays have no place in this base, the first is {extra[0]}")
+        raise ValueError(
+            f"{folder}: {len(extra)} arrays have no place in this base, the first is {extra[0]}"
+        )
     for name, array in arrays.items():
         if array.shape != live[name].shape:
-            raise ValueError(f"{folder}: {name} has shape {array.shape}, this base wants {live[name].shape}")
+            raise ValueError(
+                f"{folder}: {name} has shape {array.shape}, this base wants {live[name].shape}"
+            )
     for name, array in arrays.items():
         live[name][...] = array
     return tuned
@@ -157,17 +174,24 @@ def _empty(model, folder, config, own, method, options):
         if not find_method(method).whole_model:
             raise ValueError(f"{folder}: stored as whole weights, which {method} cannot train on")
         return attach(model, method, **options)
-    stored = {"LORA": "lora", "VERA": "vera"}.get(kind) or (own.get("method") if kind == "MINILORA" else None)
+    stored = {"LORA": "lora", "VERA": "vera"}.get(kind) or (
+        own.get("method") if kind == "MINILORA" else None
+    )
     if stored is None:
         raise ValueError(f"{folder}: peft_type is {kind!r}, supported are LORA and VERA")
     for name in CHANGES:
         if config.get(name) not in (None, False, "none", {}, []):
-            raise ValueError(f"{folder}: {name} is {config[name]!r}: not supported, it changes the mathematics")
+            raise ValueError(
+                f"{folder}: {name} is {config[name]!r}: not supported, it changes the mathematics"
+            )
     method = method or stored
     record = find_method(method)
     if kind in ("LORA", "VERA") and (record.peft is None or record.peft.type != kind):
         same = [m for m, r in METHODS.items() if r.peft and r.peft.type == kind]
-        raise ValueError(f"{folder}: stored as {kind}, which {method} cannot train on; wanted one of {', '.join(same)}")
+        raise ValueError(
+            f"{folder}: stored as {kind}, which {method} cannot train on; "
+            f"wanted one of {', '.join(same)}"
+        )
     given: dict[str, Any] = {"targets": _targets(config.get("target_modules"))}
     if "rank" in record.takes:
         given["rank"] = config.get("r")

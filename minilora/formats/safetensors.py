@@ -1,4 +1,6 @@
-"""Arrays in a .safetensors file, written so that a kill leaves the old file whole, and read with care."""
+"""Arrays in a .safetensors file, written so that a kill leaves the old file whole, and read with
+care.
+"""
 
 import json
 import os
@@ -13,8 +15,12 @@ from safetensors.numpy import save
 from ..files import write_atomically
 
 
-def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, str] | None = None) -> None:
-    """Write all arrays and a metadata map of strings; the old file stays whole until the new one is on the disk."""
+def write_arrays(
+    path: str | Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, str] | None = None
+) -> None:
+    """Write all arrays and a metadata map of strings;
+    the old file stays whole until the new one is on the disk.
+    """
     whole = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
     write_atomically(Path(path), save(whole, metadata={"format": "pt", **(about or {})}))
 
@@ -37,7 +43,10 @@ def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]
 
 
 def _bfloat16(path, names):
-    """These arrays as float32: a bfloat16 is the upper half of one. The file has passed safe_open's checks."""
+    """These arrays as float32: a bfloat16 is the upper half of one.
+
+    The file has passed safe_open's checks.
+    """
     if not names:
         return {}
     found = {}
@@ -53,7 +62,9 @@ def _bfloat16(path, names):
 
 
 def _reason(path, error):
-    """What is wrong with the file, in a few words: the length that its header promises against what is there."""
+    """What is wrong with the file, in a few words:
+    the length that its header promises against what is there.
+    """
     size = os.path.getsize(path)
     with open(path, "rb") as f:
         start = f.read(8)
@@ -64,7 +75,18 @@ def _reason(path, error):
             return f"{size} bytes, its header alone would be {length}"
         try:
             header = json.loads(f.read(length))
-            end = 8 + length + max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"), default=0)
+            end = (
+                8
+                + length
+                + max(
+                    (v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"),
+                    default=0,
+                )
+            )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return "its header is not JSON of the right form"
-    return f"{size} bytes, its header promises {end}" if end != size else str(error).replace("\n", " ")[:160]
+    return (
+        f"{size} bytes, its header promises {end}"
+        if end != size
+        else str(error).replace("\n", " ")[:160]
+    )

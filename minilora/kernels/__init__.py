@@ -1,8 +1,9 @@
 """The table of kernels: what the ops call, and which twin answers.
 
-Each name is defined by `numpy_ref` and has a fast twin, of the same name and signature, in one of the Numba files.
-float32 runs on the Numba twin, every other dtype on the reference, a shape without numbers on `shapes`. `MINILORA_KERNELS=numpy` chooses the reference for
-all, and so does a Python without Numba. A Numba file is imported, and a kernel compiled, when it is first called.
+Each name is defined by `numpy_ref` and has a fast twin, of the same name and signature, in one of
+the Numba files. float32 runs on the Numba twin, every other dtype on the reference, a shape without
+numbers on `shapes`. `MINILORA_KERNELS=numpy` chooses the reference for all, and so does a Python
+without Numba. A Numba file is imported, and a kernel compiled, when it is first called.
 """
 
 import functools
@@ -35,7 +36,7 @@ HOMES = {  # kernel -> the file of its Numba twin
 
 @functools.cache
 def backend() -> str:
-    """"numba" or "numpy": MINILORA_KERNELS where it is set, else Numba where it is installed."""
+    """ "numba" or "numpy": MINILORA_KERNELS where it is set, else Numba where it is installed."""
     asked = os.environ.get("MINILORA_KERNELS", "")
     if asked not in ("", "numba", "numpy"):
         raise ValueError(f"MINILORA_KERNELS: got {asked!r}, wanted 'numba' or 'numpy'")

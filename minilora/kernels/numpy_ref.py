@@ -1,7 +1,9 @@
-"""The definition of correct: every kernel in plain NumPy, to be read beside its fast twin of the same name.
+"""The definition of correct: every kernel in plain NumPy, to be read beside its fast twin of the
+same name.
 
-All take and return ordinary arrays in row-major order and keep the dtype that they are given. A kernel allocates what it
-returns, except where an argument is documented as written to (`add_to`, `out`, and AdamW's p, m, v).
+All take and return ordinary arrays in row-major order and keep the dtype that they are given. A
+kernel allocates what it returns, except where an argument is documented as written to (`add_to`,
+`out`, and AdamW's p, m, v).
 """
 
 import math
@@ -52,7 +54,8 @@ def rmsnorm_dg(dy, x, rstd):
 
 
 def rope(x, cos, sin):
-    """Turn the pair (x[j], x[j + D/2]) by its angle.   x (N, T, H, D), cos, sin (T, D/2) -> (N, T, H, D).
+    """Turn the pair (x[j], x[j + D/2]) by its angle.   x (N, T, H, D), cos, sin (T, D/2) -> (N, T,
+    H, D).
 
     The half-split pairing of Hugging Face's Llama; rope(y, cos, -sin) turns back.
     """
@@ -92,7 +95,9 @@ def attention_forward(q, k, v):
 
 
 def attention_backward(do, q, k, v, o, lse):
-    """do, q, o (N, T, H, D); k, v (N, S, G, D); lse (N, H, T) -> dq, dk, dv of their primals' shapes."""
+    """do, q, o (N, T, H, D); k, v (N, S, G, D);
+    lse (N, H, T) -> dq, dk, dv of their primals' shapes.
+    """
     N, T, H, D = q.shape
     scale = 1 / math.sqrt(D)
     p = np.exp(_scores(q, k) - lse[..., None])  # (N, H, T, S), recomputed
@@ -129,7 +134,8 @@ def _per_group(dk, k):
 def cross_entropy(logits, targets, out):
     """losses = logsumexp(logits) - logits[target]; out = softmax(logits) - onehot(target).
 
-    logits, out (M, V), which may be one array; targets (M,) ints, -100 where a row does not count (loss 0, gradient 0).
+    logits, out (M, V), which may be one array; targets (M,) ints, -100 where a row does not count
+    (loss 0, gradient 0).
     -> losses (M,).
     """
     rows = np.flatnonzero(targets != IGNORED)
@@ -146,9 +152,11 @@ def cross_entropy(logits, targets, out):
 
 
 def adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step):
-    """One AdamW step in place on p, m, v (any shape, contiguous); step counts from 1; torch's formula.
+    """One AdamW step in place on p, m, v (any shape, contiguous); step counts from 1; torch's
+    formula.
 
-    p ← p (1 - lr·wd);  m ← β₁m + (1-β₁)g;  v ← β₂v + (1-β₂)g²;  p ← p - lr · m̂ / (√v̂ + eps), m̂, v̂ bias-corrected.
+    p ← p (1 - lr·wd);  m ← β₁m + (1-β₁)g;  v ← β₂v + (1-β₂)g²;  p ← p - lr · m̂ / (√v̂ + eps), m̂,
+    v̂ bias-corrected.
     Source: Loshchilov & Hutter 2017, arXiv:1711.05101, algorithm 2.
     """
     m *= beta1

@@ -1,4 +1,7 @@
-"""The kernels on arrays without numbers: what each allocates and returns. Same names and signatures as `numpy_ref`."""
+"""The kernels on arrays without numbers: what each allocates and returns.
+
+Same names and signatures as `numpy_ref`.
+"""
 
 from ..meta import Meta
 

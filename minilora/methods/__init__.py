@@ -1,4 +1,7 @@
-"""The techniques, in the order in which they are shown. A further one is a file here and its name in ORDER."""
+"""The techniques, in the order in which they are shown.
+
+A further one is a file here and its name in ORDER.
+"""
 
 import importlib
 

@@ -1,6 +1,7 @@
 """Delta-LoRA: LoRA whose frozen weight follows the change of the product B A from step to step.
 
-The pair is LoRA's without dropout, so that ∂loss/∂W = ∂loss/∂(BA) up to s. W gets no gradient and no moments of its own.
+The pair is LoRA's without dropout, so that ∂loss/∂W = ∂loss/∂(BA) up to s. W gets no gradient and
+no moments of its own.
 """
 
 from dataclasses import replace
@@ -12,15 +13,19 @@ from . import lora
 
 
 def before_step(arrays):
-    """Copies of A and B: all that is needed of the product before the step ((I + O) r numbers, not I·O)."""
+    """Copies of A and B: all that is needed of the product before the step ((I + O) r numbers, not
+    I·O).
+    """
     return arrays["A"].copy(), arrays["B"].copy()
 
 
 def after_step(arrays, kept, step, options):
-    """W ← W + λ s (B'A' - B A) once step > start_step, A', B' after the AdamW step, as one product of rank 2r in place.
+    """W ← W + λ s (B'A' - B A) once step > start_step, A', B' after the AdamW step, as one product
+    of rank 2r in place.
 
-    W (O, I), A (r, I), B (O, r); step counts from 1. The factors from which W began to move stay in A_start, B_start:
-    the sum telescopes to W - W₀ = λ s (B'A' - B_start A_start), so a W that has begun never pauses.
+    W (O, I), A (r, I), B (O, r); step counts from 1. The factors from which W began to move stay in
+    A_start, B_start: the sum telescopes to W - W₀ = λ s (B'A' - B_start A_start), so a W that has
+    begun never pauses.
     Source: Zi et al. 2023, arXiv:2309.02411, algorithm 1 (its K is start_step - 1).
     """
     A, B = kept
@@ -28,18 +33,24 @@ def after_step(arrays, kept, step, options):
         if step <= options["start_step"]:
             return
         arrays["A_start"], arrays["B_start"] = A, B
-    left = np.concatenate([arrays["B"], -B], axis=1) * (options["update_ratio"] * arrays["s"])  # (O, 2r)
+    left = np.concatenate([arrays["B"], -B], axis=1) * (
+        options["update_ratio"] * arrays["s"]
+    )  # (O, 2r)
     right = np.concatenate([arrays["A"], A], axis=0)  # (2r, I)
     K.matmul_nn(left, right, add_to=arrays["W"])
 
 
 def check(options):
-    """Raises ValueError unless the ratio is a finite number and the start step a whole one of at least 0."""
+    """Raises ValueError unless the ratio is a finite number and the start step a whole one of at
+    least 0.
+    """
     ratio, start = options["update_ratio"], options["start_step"]
     if not (isinstance(ratio, int | float) and abs(ratio) < float("inf")):
         raise ValueError(f"delta_lora: update_ratio is {ratio!r}, wanted a finite number")
     if isinstance(start, bool) or not (isinstance(start, int) and start >= 0):
-        raise ValueError(f"delta_lora: start_step is {start!r}, wanted a whole number of at least 0")
+        raise ValueError(
+            f"delta_lora: start_step is {start!r}, wanted a whole number of at least 0"
+        )
 
 
 METHOD = replace(

@@ -9,9 +9,11 @@ from ..meta import filled
 
 
 def mask(p, key, x):
-    """m, 0 with probability p, else 1/(1-p), so that E[m] = 1.   x (M, I) gives shape and dtype  ->  m (M, I).
+    """m, 0 with probability p, else 1/(1-p), so that E[m] = 1.   x (M, I) gives shape and dtype  ->
+    m (M, I).
 
-    key: a tuple of ints (seed, optimizer step, micro-batch, adapter index): the same key, the same mask.
+    key: a tuple of ints (seed, optimizer step, micro-batch, adapter index): the same key, the same
+    mask.
     Source: Philox, Salmon et al. 2011; inverted dropout, Srivastava et al. 2014, section 10.
     """
 

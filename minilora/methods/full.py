@@ -1,7 +1,8 @@
 """Full fine-tuning: every weight is its own parameter. The yardstick for the five techniques.
 
-The pair is the trained linear's: y = x Wᵀ, dx = dy W, dW = dyᵀ x, which keeps x (M, I) and asks for (O, I) numbers of
-gradient and twice as many of AdamW's moments. Embeddings, norms and head train as well.
+The pair is the trained linear's: y = x Wᵀ, dx = dy W, dW = dyᵀ x, which keeps x (M, I) and asks for
+(O, I) numbers of gradient and twice as many of AdamW's moments. Embeddings, norms and head train as
+well.
 """
 
 import numpy as np

@@ -18,7 +18,8 @@ def lora_forward(x, W, s, A, B, p=0.0, key=None):
     """y = x Wᵀ + s (xd Aᵀ) Bᵀ, xd = x · mask(p, key).
 
     x (M, I), W (O, I) frozen, s scaling, A (r, I), B (O, r)  ->  y (M, O).
-    Source: Hu et al. 2021, arXiv:2106.09685, eq. 3; dropout on the adapter's input, section 4.1's code.
+    Source: Hu et al. 2021, arXiv:2106.09685, eq. 3; dropout on the adapter's input, section 4.1's
+    code.
     """
     z = K.matmul_nt(drop(x, p, key), A)  # (M, r)
     y = K.matmul_nt(x, W)
@@ -47,9 +48,11 @@ lora = Op("lora", lora_forward, lora_backward)
 
 
 def init(W, rank, options, rng, shared):
-    """A uniform in ±1/√I (Kaiming with a = √5, as PEFT and loralib), B = 0, s = alpha/r or alpha/√r.
+    """A uniform in ±1/√I (Kaiming with a = √5, as PEFT and loralib), B = 0, s = alpha/r or
+    alpha/√r.
 
-    Source: Hu et al. 2021, section 4.1; rank-stabilised scaling: Kalajdzievski 2023, arXiv:2312.03732.
+    Source: Hu et al. 2021, section 4.1; rank-stabilised scaling: Kalajdzievski 2023,
+    arXiv:2312.03732.
     """
     O, I = W.shape
     bound = 1 / math.sqrt(I)

@@ -42,8 +42,10 @@ lora_fa = Op("lora_fa", lora_fa_forward, lora_fa_backward)
 def corrected_gradient(arrays, grads, options):
     """dB ← dB (A Aᵀ)⁻¹ / s²: the step of B whose s dB A is nearest to the full gradient ∂loss/∂W.
 
-    A (r, I), dB (O, r); in place, only where the option `corrected` is set. The pseudo-inverse serves ranks above I.
-    Source: arXiv:2308.03303 in its 2026 version (gradient correction); the least-squares solution of min ‖s dB A - dW‖.
+    A (r, I), dB (O, r); in place, only where the option `corrected` is set. The pseudo-inverse
+    serves ranks above I.
+    Source: arXiv:2308.03303 in its 2026 version (gradient correction); the least-squares solution
+    of min ‖s dB A - dW‖.
     """
     if options["corrected"]:
         A = arrays["A"].astype(np.float64)

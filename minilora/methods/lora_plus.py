@@ -1,4 +1,7 @@
-"""LoRA+: LoRA whose B learns faster than its A. The pair is LoRA's; the optimizer is told a ratio."""
+"""LoRA+: LoRA whose B learns faster than its A.
+
+The pair is LoRA's; the optimizer is told a ratio.
+"""
 
 import math
 from dataclasses import replace
@@ -8,9 +11,11 @@ from .dropout import check_probability
 
 
 def lr_scale(options):
-    """η_B = ratio · η_A, η_A = the learning rate.  Decoupled decay is η · wd, so B's decay grows by the ratio too.
+    """η_B = ratio · η_A, η_A = the learning rate.  Decoupled decay is η · wd, so B's decay grows by
+    the ratio too.
 
-    Source: Hayou et al. 2024, arXiv:2402.12354: feature learning in the limit of width n wants η_A = Θ(1/n), η_B = Θ(1).
+    Source: Hayou et al. 2024, arXiv:2402.12354: feature learning in the limit of width n wants η_A
+    = Θ(1/n), η_B = Θ(1).
     """
     return {"B": options["ratio"]}
 

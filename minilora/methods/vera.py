@@ -14,12 +14,15 @@ from .dropout import check_probability, drop, mask
 def vera_forward(x, W, A, B, b, d, p=0.0, key=None):
     """y = x Wᵀ + b · ((d · u) Bᵀ), u = xd Aᵀ, xd = x · mask(p, key).
 
-    x (M, I), W (O, I), A (r, I), B (O, r) frozen, b (O,), d (r,)  ->  y (M, O). The column form: Λ_b B Λ_d A x.
+    x (M, I), W (O, I), A (r, I), B (O, r) frozen, b (O,), d (r,)  ->  y (M, O). The column form:
+    Λ_b B Λ_d A x.
     Source: Kopiczko et al. 2023, arXiv:2310.11454, eq. 2.
     """
     u = K.matmul_nt(drop(x, p, key), A)  # (M, r)
     y = K.matmul_nt(x, W)
-    K.matmul_nt(u * d, B * b[:, None], add_to=y)  # scaling B's rows by b costs O·r, scaling the result M·O
+    K.matmul_nt(
+        u * d, B * b[:, None], add_to=y
+    )  # scaling B's rows by b costs O·r, scaling the result M·O
     return y, (u, W, A, B, b, d, p, key)  # u for db and dd; no x, and (d·u) Bᵀ is not needed
 
 
@@ -44,14 +47,17 @@ vera = Op("vera", vera_forward, vera_backward)
 
 
 def prepare(shapes, rank, options, like):
-    """The shared A (r, largest I) and B (largest O, r), which each layer slices; bit for bit PEFT's from its key.
+    """The shared A (r, largest I) and B (largest O, r), which each layer slices; bit for bit PEFT's
+    from its key.
 
     Kaiming-uniform with gain √2: A in ±√(6/I), B in ±√(6/r), drawn in this order from one stream.
     Source: section 3.3 of the paper; the slicing for layers of different shapes as in PEFT.
     """
     O, I = (max(sizes) for sizes in zip(*shapes, strict=True))
     stream = np.random.MT19937()
-    stream._legacy_seeding(options["projection_prng_key"] % 2**32)  # torch's CPU generator: MT19937 by init_genrand
+    stream._legacy_seeding(
+        options["projection_prng_key"] % 2**32
+    )  # torch's CPU generator: MT19937 by init_genrand
     return {
         "A": filled(like, (rank, I), lambda: _torch_uniform(stream, (rank, I), fan_in=I)),
         "B": filled(like, (O, rank), lambda: _torch_uniform(stream, (O, rank), fan_in=rank)),
@@ -59,12 +65,16 @@ def prepare(shapes, rank, options, like):
 
 
 def _torch_uniform(stream, shape, fan_in):
-    """float32 draws as torch makes them: 24 bits of a word times 2⁻²⁴, scaled by one fused multiply-add."""
+    """float32 draws as torch makes them:
+    24 bits of a word times 2⁻²⁴, scaled by one fused multiply-add.
+    """
     high = np.float32(math.sqrt(3) * (math.sqrt(2) / math.sqrt(fan_in)))
     low, width = -high, high - -high
     words = stream.random_raw(math.prod(shape)) & 0xFFFFFF
     units = words * 2.0**-24
-    return (units * float(width) + float(low)).astype(np.float32).reshape(shape)  # fused: rounded once
+    return (
+        (units * float(width) + float(low)).astype(np.float32).reshape(shape)
+    )  # fused: rounded once
 
 
 def init(W, rank, options, rng, shared):

@@ -1,4 +1,7 @@
-"""Causal attention with grouped queries (Vaswani et al. 2017, eq. 1; Ainslie et al. 2023, arXiv:2305.13245)."""
+"""Causal attention with grouped queries (Vaswani et al. 2017, eq. 1; Ainslie et al.
+
+2023, arXiv:2305.13245).
+"""
 
 from .. import kernels as K
 from ..engine import Op
@@ -7,7 +10,8 @@ from ..engine import Op
 def attention_forward(q, k, v):
     """o = softmax(q kᵀ / √D + causal mask) v, each group of H/G query heads on one key head.
 
-    q (N, T, H, D); k, v (N, S, G, D), S >= T: query i stands at place S - T + i  ->  o (N, T, H, D).
+    q (N, T, H, D); k, v (N, S, G, D), S >= T: query i stands at place S - T + i  ->  o (N, T, H,
+    D).
     """
     o, lse = K.attention_forward(q, k, v)
     return o, (q, k, v, o, lse)  # lse (N, H, T) brings the probabilities back; (T, S) is never kept

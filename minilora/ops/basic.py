@@ -1,7 +1,8 @@
-"""Elementary ops with broadcasting: enough to write any technique a second time and let the engine differentiate it.
+"""Elementary ops with broadcasting: enough to write any technique a second time and let the engine
+differentiate it.
 
-Each is a pair; a cache holds what the derivative reads and no more. The operators + - * / @ ** and .T of Tensor are bound
-at the end of the file.
+Each is a pair; a cache holds what the derivative reads and no more. The operators + - * / @ ** and
+.T of Tensor are bound at the end of the file.
 """
 
 import math
@@ -13,7 +14,9 @@ from ..engine import Op, Tensor
 
 
 def unbroadcast(grad, shape):
-    """Undo broadcasting: sum a gradient over the axes along which an operand of this shape was repeated."""
+    """Undo broadcasting: sum a gradient over the axes along which an operand of this shape was
+    repeated.
+    """
     extra = grad.ndim - len(shape)
     repeated = tuple(
         i for i in range(grad.ndim) if i < extra or (shape[i - extra] == 1 and grad.shape[i] != 1)
@@ -29,7 +32,9 @@ def add_forward(a, b):
 def add_backward(dy, cache, need=(True, True)):
     """da = dy, db = dy, each summed over its repeated axes."""
     a_shape, b_shape = cache
-    return unbroadcast(dy, a_shape) if need[0] else None, unbroadcast(dy, b_shape) if need[1] else None
+    return unbroadcast(dy, a_shape) if need[0] else None, unbroadcast(dy, b_shape) if need[
+        1
+    ] else None
 
 
 def mul_forward(a, b):

@@ -1,8 +1,9 @@
 """Softmax cross-entropy, alone and fused with the head that makes the logits.
 
-The gradient softmax(z) - onehot costs next to nothing once the softmax is there, so these pairs make it in forward and
-keep it: backward only multiplies by ∂loss/∂(this loss). With the head, logits exist for CHUNK rows at a time, and only for
-rows whose target counts.
+The gradient softmax(z) - onehot costs next to nothing once the softmax is there, so these pairs
+make it in forward and
+keep it: backward only multiplies by ∂loss/∂(this loss). With the head, logits exist for CHUNK rows
+at a time, and only for rows whose target counts.
 """
 
 import numpy as np
@@ -17,7 +18,8 @@ CHUNK = 128  # rows of logits that exist at once
 def cross_entropy_forward(logits, targets, count=None):
     """loss = Σ (logsumexp(z) - z[target]) / count over rows whose target is not -100.
 
-    logits z (M, V), targets (M,) ints; count: what the sum is divided by, the rows that count where None  ->  loss ().
+    logits z (M, V), targets (M,) ints; count: what the sum is divided by, the rows that count where
+    None  ->  loss ().
     """
     dlogits = np.empty_like(logits)
     losses = K.cross_entropy(logits, targets, dlogits)
@@ -28,11 +30,16 @@ def cross_entropy_forward(logits, targets, count=None):
 def cross_entropy_backward(dloss, cache):
     """dloss () -> dlogits (M, V), None, None."""
     dlogits, count = cache
-    return dlogits * (dloss / count), None, None  # ∂/∂z (logsumexp(z) - z[target]) = softmax - onehot
+    return (
+        dlogits * (dloss / count),
+        None,
+        None,
+    )  # ∂/∂z (logsumexp(z) - z[target]) = softmax - onehot
 
 
 def head_loss_forward(h, W, targets, count=None):
-    """loss = cross-entropy of z = h Wᵀ, W trained.   h (M, C), W (V, C), targets (M,), count  ->  loss ().
+    """loss = cross-entropy of z = h Wᵀ, W trained.   h (M, C), W (V, C), targets (M,), count  ->
+    loss ().
 
     Keeps dh (rows that count, C) and dW (V, C), made chunk by chunk.
     """
@@ -67,7 +74,9 @@ def head_loss_value(h, W, targets, count=None):
 
 
 def _head_in_chunks(h, W, targets, count, dW=None):
-    """Loss, the rows that count, their dh (R, C), the divisor; dW (V, C), where given, is added to."""
+    """Loss, the rows that count, their dh (R, C), the divisor;
+    dW (V, C), where given, is added to.
+    """
     rows = np.flatnonzero(targets != IGNORED)
     dh = np.empty_like(h, shape=(len(rows), h.shape[1]))
     total = np.zeros((), np.float64)
@@ -82,7 +91,9 @@ def _head_in_chunks(h, W, targets, count, dW=None):
 
 
 def _chunks(h, W, targets, rows):
-    """For CHUNK of the counting rows at a time: where they start, their losses, softmax - onehot."""
+    """For CHUNK of the counting rows at a time:
+    where they start, their losses, softmax - onehot.
+    """
     for start in range(0, len(rows), CHUNK):
         here = rows[start : start + CHUNK]
         logits = K.matmul_nt(h[here], W)

@@ -1,0 +1,221 @@
+"""What each command does: arguments in, a call of the package, lines out."""
+
+import json
+
+from .files import nearest
+from .methods import METHODS
+
+
+def settings_of(a, tuned_ranks: dict[str, int]):
+    """Settings from a command line; the ranks chosen with the rates hold unless --rank says
+    otherwise.
+    """
+    from .experiments.compare import Settings
+
+    methods = a.methods or tuple(METHODS)
+    for name in methods:
+        if name not in METHODS:
+            raise nearest("method", name, METHODS)
+    for name, value in (("steps", a.steps), ("seeds", a.seeds)):
+        if value < 1:
+            raise ValueError(f"--{name} is {value}, wanted a whole number of at least 1")
+    own = {k: _whole("--rank", v) for k, _, v in (r.partition("=") for r in a.rank if "=" in r)}
+    common = [_whole("--rank", r) for r in a.rank if "=" not in r]
+    for name in own:
+        if name not in METHODS:
+            raise nearest("method", name, METHODS)
+    ranks = {**({} if common else tuned_ranks), **own}
+    return Settings(
+        base=a.base,
+        task=a.task,
+        methods=tuple(methods),
+        train_size=a.train_size,
+        steps=a.steps,
+        warmup=min(Settings.warmup, a.steps // 10),
+        rank=common[-1] if common else Settings.rank,
+        ranks=ranks,
+        targets=a.targets or Settings.targets,
+        seeds=a.seeds,
+    )
+
+
+def _whole(name, text):
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{name}: got {text!r}, wanted a whole number") from None
+
+
+def compare(a) -> None:
+    """Run the comparison, print the table, write results.json, figures, adapters and
+    report.html.
+    """
+    from . import report as pages
+    from .experiments import compare as experiment
+
+    chosen = experiment.learning_rates(a.task)
+    settings = settings_of(a, {m: c["rank"] for m, c in chosen.items() if m in METHODS})
+    rates = {name: c["lr"] for name, c in chosen.items()}
+    for text in a.lr:
+        name, _, value = text.partition("=")
+        if name not in (*METHODS, experiment.SCRATCH):
+            raise nearest("method", name, [*METHODS, experiment.SCRATCH])
+        rates[name] = float(value)
+    print(pages.opening(settings))
+    results = experiment.compare(
+        settings, rates, a.out, lambda name, r: print(pages.progress_line(r), flush=True)
+    )
+    pages.write_all(results, a.out)
+    print(pages.table(results))
+    print(f"\nwritten to {a.out}: results.json, report.html, {', '.join(pages.FIGURES)}, adapters/")
+
+
+def tune(a) -> None:
+    """Run the sweep and write its record."""
+    from .experiments import tune as experiment
+
+    settings = settings_of(a, {n: r.default_rank for n, r in METHODS.items() if r.rank_above_width})
+    cells = experiment.tune(settings, report=lambda c: print(json.dumps(c), flush=True))
+    experiment.write(a.out, settings, cells)
+    for name, choice in experiment.choose(cells).items():
+        print(f"{name:12} lr {choice['lr']:g}, rank {choice['rank']}")
+
+
+def report(a) -> None:
+    """Draw the figures and the page of a comparison again from its results.json."""
+    from . import report as pages
+
+    results = pages.read_results(a.folder)
+    pages.write_all(results, a.folder)
+    print(pages.table(results))
+
+
+def pretrain(a) -> None:
+    """Train the base and write its folder."""
+    from .experiments import pretrain as experiment
+
+    given = {k: v for k, v in (("steps", a.steps), ("seed", a.seed)) if v is not None}
+    record = experiment.pretrain(experiment.Recipe(**given), a.out)
+    print(json.dumps(record, indent=1))
+
+
+def train(a) -> None:
+    """Fine-tune, score, write the adapter."""
+    import minilora as ml
+
+    from . import tasks
+
+    model = ml.load_model(a.base)
+    if model.tokenizer is None:
+        raise ValueError(f"{a.base}: the model has no tokenizer.json, so text cannot be read")
+    if a.task:
+        data = tasks.load_task(a.task)
+        pairs, held_out = data.train, data.test
+    else:
+        pairs, held_out = list(tasks.read_pairs(a.data)), []
+    held_out = list(tasks.read_pairs(a.eval)) if a.eval else held_out
+    given = {k: v for k in ("rank", "alpha", "targets") if (v := getattr(a, k)) is not None}
+    tuned = ml.attach(model, a.method, seed=a.seed, **given, **_options(a.option))
+    epochs = -(-a.steps * a.batch_size // len(pairs)) + 1
+    batches = ml.batches(pairs, model.tokenizer, a.batch_size, a.seed, epochs)
+    history = ml.train(
+        tuned,
+        batches,
+        steps=a.steps,
+        lr=a.lr,
+        schedule=a.schedule,
+        warmup=min(a.warmup, a.steps // 10),
+        weight_decay=a.weight_decay,
+        betas=(0.9, 0.98),
+        clip=a.clip,
+        checkpoint=a.checkpoint,
+        checkpoint_every=a.checkpoint_every,
+        resume=a.resume,
+    )
+    size = ml.save_adapter(tuned, a.out)
+    numbers = sum(x.size for x in tuned.trainable.values())
+    scaling = f", alpha {tuned.alpha:g}, s = {_scaling(tuned):g}" if tuned.alpha else ""
+    rank = f", rank {tuned.rank}" if tuned.rank else ""
+    what = f"{tuned.record.title}{rank}{scaling}"
+    print(f"{what}: {numbers:,} trainable numbers on {len(pairs):,} pairs")
+    print(
+        f"loss {history.losses[0]:.4f} -> {history.losses[-1]:.4f} in {len(history.losses)} steps"
+    )
+    if held_out:
+        score = ml.exact_match(tuned, held_out)
+        print(f"exact match on {len(held_out):,} held-out pairs: {score:.3f}")
+    print(f"adapter: {a.out} ({size:,} bytes)")
+
+
+def _scaling(tuned):
+    return next(iter(tuned.layers.values()))["s"]
+
+
+def _options(texts):
+    """NAME=VALUE as Python values: true, false, numbers."""
+    options = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--option: got {text!r}, wanted NAME=VALUE")
+        try:
+            options[name.replace("-", "_")] = json.loads(value)
+        except ValueError:
+            raise ValueError(f"--option: got {text!r}, wanted a number, true or false") from None
+    return options
+
+
+def generate(a) -> None:
+    """Print the prompt's continuation."""
+    import numpy as np
+
+    import minilora as ml
+
+    from . import tasks
+
+    model = ml.load_model(a.base)
+    if model.tokenizer is None:
+        raise ValueError(f"{a.base}: the model has no tokenizer.json, so text cannot be read")
+    if a.max_new_tokens < 1:
+        raise ValueError(f"--max-new-tokens is {a.max_new_tokens}, wanted at least 1")
+    speaker = ml.load_adapter(model, a.adapter) if a.adapter else model
+    if a.task and a.task not in tasks.TASKS:
+        raise nearest("task", a.task, tasks.TASKS)
+    prompt = f"{tasks.TASKS[a.task].tag}{a.prompt}>" if a.task else a.prompt
+    ids = np.array([model.tokenizer.encode(prompt)])
+    out = speaker.generate(
+        ids,
+        a.max_new_tokens,
+        temperature=a.temperature,
+        top_p=a.top_p,
+        seed=a.seed,
+        stop=model.tokenizer.eos_id,
+    )
+    print(model.tokenizer.decode(out[0, ids.shape[1] :]).removesuffix("\n"))
+
+
+def merge(a) -> None:
+    """Write the merged model."""
+    import minilora as ml
+
+    tuned = ml.load_adapter(ml.load_model(a.base), a.adapter)
+    merged = ml.merge(tuned)
+    ml.save_model(merged, a.out)
+    changed = [n for n, w in merged.params.items() if w is not tuned.base.params[n]]
+    print(f"{tuned.record.title} merged into {len(changed)} arrays: {a.out}")
+
+
+def gradcheck(a) -> None:
+    """Print a line a pair; an error where one is wrong."""
+    from . import checkup
+
+    for line in checkup.gradients():
+        print(line)
+
+
+def doctor(a) -> None:
+    """Print versions, threads, kernels and a check of each kernel against its twin."""
+    from . import checkup
+
+    for line in checkup.machine():
+        print(line)
