@@ -58,6 +58,7 @@ def unpack(context, b, signature, values):
 
 
 def vector(lanes=LANES):
+    """The type of a vector of floats."""
     return ir.VectorType(FLOAT, lanes)
 
 
@@ -97,6 +98,7 @@ def load(b, address, mask=None):
 
 
 def store(b, address, value, mask=None):
+    """Write a vector, but not where it is masked."""
     pointer = b.bitcast(address, value.type.as_pointer())
     if mask is None:
         b.store(value, pointer, align=4)
