@@ -171,7 +171,9 @@ def filled(like, shape, numbers: Callable[[], Any]):
     for a Meta the numbers are not asked for.
     """
     array = np.empty_like(like, shape=shape)
-    if not isinstance(array, Meta):
+    if isinstance(array, Meta):
+        Meta(shape, array.dtype)  # the numbers, which are there beside the array for a moment
+    else:
         array[...] = numbers()
     return array
 

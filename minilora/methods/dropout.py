@@ -5,28 +5,38 @@ Used on the adapter's input by LoRA, LoRA-FA and VeRA: y = x Wᵀ + adapter(x ·
 
 import numpy as np
 
+from .. import kernels as K
 from ..meta import filled
 
 
 def mask(p, key, x):
-    """m, 0 with probability p, else 1/(1-p), so that E[m] = 1.   x (M, I) gives shape and dtype  ->
-    m (M, I).
+    """m, 0 with probability p, else 1/(1-p), so that E[m] = 1; None where p = 0.
 
-    key: a tuple of ints (seed, optimizer step, micro-batch, adapter index): the same key, the same
-    mask.
+    x (M, I) gives shape and dtype  ->  m (M, I). key: a tuple of ints (seed, optimizer step,
+    micro-batch, adapter index): the same key, the same mask.
     Source: Philox, Salmon et al. 2011; inverted dropout, Srivastava et al. 2014, section 10.
     """
+    if p == 0:
+        return None
+    bits = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+    m = filled(x, x.shape, lambda: bits.random(x.shape, np.float32))  # the same for every dtype
+    return np.multiply(m >= p, 1 / (1 - p), out=m)
 
-    def numbers():
-        bits = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
-        return (bits.random(x.shape, np.float32) >= p) * x.dtype.type(1 / (1 - p))
 
-    return filled(x, x.shape, numbers)
+def drop(x, m):
+    """x · m, or x itself where nothing is dropped."""
+    return x if m is None else x * m
 
 
-def drop(x, p, key):
-    """x · m, or x itself where p = 0."""
-    return x if p == 0 else x * mask(p, key, x)
+def add_undropped(dx, dz, A, m):
+    """dx += (dz A) · m, in place: what z = (x · m) Aᵀ gives to dx.   dz (M, r), A (r, I)."""
+    if m is None:
+        K.matmul_nn(dz, A, add_to=dx)
+    else:
+        through = K.matmul_nn(dz, A)
+        through *= m
+        dx += through
+    return dx
 
 
 def check_probability(options):

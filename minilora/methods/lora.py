@@ -11,7 +11,7 @@ from .. import kernels as K
 from ..engine import Op
 from ..meta import filled
 from .base import Method, PeftFormat
-from .dropout import check_probability, drop, mask
+from .dropout import add_undropped, check_probability, drop, mask
 
 
 def lora_forward(x, W, s, A, B, p=0.0, key=None):
@@ -21,7 +21,7 @@ def lora_forward(x, W, s, A, B, p=0.0, key=None):
     Source: Hu et al. 2021, arXiv:2106.09685, eq. 3; dropout on the adapter's input, section 4.1's
     code.
     """
-    z = K.matmul_nt(drop(x, p, key), A)  # (M, r)
+    z = K.matmul_nt(drop(x, mask(p, key, x)), A)  # (M, r)
     y = K.matmul_nt(x, W)
     K.matmul_nt(z * s, B, add_to=y)
     return y, (x, z, W, s, A, B, p, key)  # x for dA, z for dB; the mask comes again from its key
@@ -30,17 +30,14 @@ def lora_forward(x, W, s, A, B, p=0.0, key=None):
 def lora_backward(dy, cache, need=(True,) * 7):
     """dy (M, O) -> dx (M, I), None, None, dA (r, I), dB (O, r), None, None."""
     x, z, W, s, A, B, p, key = cache
-    m = mask(p, key, x) if p else None
+    m = mask(p, key, x)
     dz = K.matmul_nn(dy, B) * s  # y has s z Bᵀ
     dB = K.matmul_tn(dy, z) * s  # y has s z Bᵀ
-    dA = K.matmul_tn(dz, x if m is None else x * m)  # z = (x m) Aᵀ
+    dA = K.matmul_tn(dz, drop(x, m))  # z = (x m) Aᵀ
     if not need[0]:
         return None, None, None, dA, dB, None, None
     dx = K.matmul_nn(dy, W)  # y has x Wᵀ
-    if m is None:
-        K.matmul_nn(dz, A, add_to=dx)  # z = x Aᵀ
-    else:
-        dx += K.matmul_nn(dz, A) * m  # z = (x m) Aᵀ
+    add_undropped(dx, dz, A, m)  # z = (x m) Aᵀ
     return dx, None, None, dA, dB, None, None
 
 

@@ -6,7 +6,7 @@ from .. import kernels as K
 from ..engine import Op
 from . import lora
 from .base import Method
-from .dropout import check_probability, drop, mask
+from .dropout import add_undropped, check_probability, drop, mask
 
 
 def lora_fa_forward(x, W, s, A, B, p=0.0, key=None):
@@ -15,7 +15,7 @@ def lora_fa_forward(x, W, s, A, B, p=0.0, key=None):
     x (M, I), W (O, I), s scaling, A (r, I), B (O, r)  ->  y (M, O).
     Source: Zhang et al. 2023, arXiv:2308.03303, section 3.
     """
-    z = K.matmul_nt(drop(x, p, key), A)  # (M, r)
+    z = K.matmul_nt(drop(x, mask(p, key, x)), A)  # (M, r)
     y = K.matmul_nt(x, W)
     K.matmul_nt(z * s, B, add_to=y)
     return y, (z, W, s, A, B, p, key)  # z for dB; no x: nothing asks for dA
@@ -29,10 +29,7 @@ def lora_fa_backward(dy, cache, need=(True,) * 7):
         return None, None, None, None, dB, None, None
     dz = K.matmul_nn(dy, B) * s  # y has s z Bᵀ
     dx = K.matmul_nn(dy, W)  # y has x Wᵀ
-    if p:
-        dx += K.matmul_nn(dz, A) * mask(p, key, dx)  # z = (x m) Aᵀ
-    else:
-        K.matmul_nn(dz, A, add_to=dx)  # z = x Aᵀ
+    add_undropped(dx, dz, A, mask(p, key, dx))  # z = (x m) Aᵀ
     return dx, None, None, None, dB, None, None
 
 

@@ -8,7 +8,7 @@ from .. import kernels as K
 from ..engine import Op
 from ..meta import filled
 from .base import Method, PeftFormat
-from .dropout import check_probability, drop, mask
+from .dropout import add_undropped, check_probability, drop, mask
 
 
 def vera_forward(x, W, A, B, b, d, p=0.0, key=None):
@@ -18,7 +18,7 @@ def vera_forward(x, W, A, B, b, d, p=0.0, key=None):
     Λ_b B Λ_d A x.
     Source: Kopiczko et al. 2023, arXiv:2310.11454, eq. 2.
     """
-    u = K.matmul_nt(drop(x, p, key), A)  # (M, r)
+    u = K.matmul_nt(drop(x, mask(p, key, x)), A)  # (M, r)
     y = K.matmul_nt(x, W)
     K.matmul_nt(
         u * d, B * b[:, None], add_to=y
@@ -36,10 +36,7 @@ def vera_backward(dy, cache, need=(True,) * 8):
         return None, None, None, None, db, dd, None, None
     du = K.matmul_nn(dy, B * b[:, None]) * d  # y has (u · d) (b · B)ᵀ
     dx = K.matmul_nn(dy, W)  # y has x Wᵀ
-    if p:
-        dx += K.matmul_nn(du, A) * mask(p, key, dx)  # u = (x m) Aᵀ
-    else:
-        K.matmul_nn(du, A, add_to=dx)  # u = x Aᵀ
+    add_undropped(dx, du, A, mask(p, key, dx))  # u = (x m) Aᵀ
     return dx, None, None, None, db, dd, None, None
 
 
