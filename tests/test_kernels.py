@@ -365,6 +365,23 @@ def test_nan_and_inf_are_passed_on(name, poison, rng):
 
 
 @needs_jit
+def test_exp_is_right_to_its_last_bits():
+    import numba
+
+    from minilora.kernels.vectors import exp
+
+    @numba.vectorize
+    def exps(x):
+        return exp(x)
+
+    x = np.linspace(-87, 88, 100_001, dtype=np.float32)
+    np.testing.assert_allclose(exps(x), np.exp(x.astype(np.float64)), rtol=4e-7)
+    far = np.array([-math.inf, -1e30, -200, 0, 200, 1e30, math.inf, math.nan], np.float32)
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(exps(far), [0, 0, 0, 1, *[math.inf] * 3, math.nan])
+
+
+@needs_jit
 @pytest.mark.parametrize("name", kernels.HOMES)
 def test_the_number_of_threads_does_not_change_a_bit(name, rng, monkeypatch):
     arguments = arguments_of(name, rng, 90, 70, 200)
