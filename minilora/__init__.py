@@ -11,7 +11,7 @@ from .engine import Op, Tensor, backward, param
 from .formats.huggingface import load_model, save_model
 from .formats.peft import load_adapter, save_adapter
 from .gradcheck import gradcheck
-from .memory import measure
+from .memory import ledger, measure
 from .methods import METHODS
 from .model import Llama, ModelConfig
 from .tasks import batches, exact_match, load_task
@@ -32,6 +32,7 @@ __all__ = [
     "detach",
     "exact_match",
     "gradcheck",
+    "ledger",
     "load_adapter",
     "load_model",
     "load_task",

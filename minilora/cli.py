@@ -120,6 +120,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--adapter", type=Path, required=True)
     p.add_argument("--out", type=Path, required=True, help="folder of the merged model")
 
+    _count_options(commands)
+    _memory_options(commands)
     _command(
         commands,
         "gradcheck",
@@ -141,6 +143,32 @@ def _command(commands, name, function, summary):
     p = commands.add_parser(name, help=summary, description=summary)
     p.set_defaults(command=function)
     return p
+
+
+def _count_options(commands):
+    p = _command(commands, "count", run.count, "trainable numbers, from shapes alone")
+    p.add_argument("--shape", default="base", help="gpt3-175b, llama-7b, … or a config.json")
+    _adapter_options(p)
+
+
+def _memory_options(commands):
+    p = _command(commands, "memory", run.memory, "bytes of a training step, predicted or measured")
+    p.add_argument("--model", default="base", help="'base', a folder, or llama-7b, … (%(default)s)")
+    _adapter_options(p)
+    p.add_argument("--batch", type=int, default=1, help="rows (%(default)s)")
+    p.add_argument("--seq", type=int, default=512, help="tokens a row (%(default)s)")
+    p.add_argument("--mixed", action="store_true", help="16 bits, with 32-bit master and moments")
+    p.add_argument("--measure", action="store_true", help="run the step as well, and measure it")
+    p.add_argument("--fit", type=float, metavar="GB", help="the largest batch and length that fit")
+    p.add_argument("--figure", type=Path, metavar="PNG", help="bytes against length")
+
+
+def _adapter_options(p):
+    p.add_argument("--method", help=f"{', '.join(METHODS)} (all)")
+    p.add_argument("--rank", type=int, help="rank of the adapter")
+    p.add_argument("--targets", type=_names, help="q_proj,v_proj,… or all-linear")
+    p.add_argument("--option", action="append", default=[], metavar="NAME=VALUE")
+    p.add_argument("--json", action="store_true", help="as JSON")
 
 
 def _comparison_options(p):

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import gc
 import inspect
+import re
 import textwrap
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
@@ -289,3 +290,32 @@ def _check_sizes(batch_size, seq_len):
     for name, n in (("batch_size", batch_size), ("seq_len", seq_len)):
         if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
             raise ValueError(f"memory: {name} is {n!r}, wanted a whole number of at least 1")
+
+
+def by_kind(found: Ledger) -> list[tuple[str, str, str, int, int, tuple[str, ...]]]:
+    """The saved storages summed over layers: (part, op, what, how many, bytes, shared with)."""
+    kinds: dict[tuple[str, str, str], list] = {}
+    for s in found.saved:
+        key = _without_layer(s.where), s.op, s.what
+        kind = kinds.setdefault(
+            key, [0, 0, tuple(_without_layer(other) for other in s.shared_with)]
+        )
+        kind[0] += 1
+        kind[1] += s.nbytes
+    return [(*key, count, nbytes, shared) for key, (count, nbytes, shared) in kinds.items()]
+
+
+def _without_layer(name: str) -> str:
+    return re.sub(r"^model\.layers\.\d+\.", "", name)
+
+
+def largest(fits: Callable[[int], bool], limit: int = 2**20) -> int:
+    """The largest n up to limit with fits(n), where fits turns false once; 0 where none does."""
+    low, high = 0, 1
+    while high <= limit and fits(high):
+        low, high = high, 2 * high
+    high = min(high, limit + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

@@ -194,7 +194,7 @@ def _kind(a):
 def _matmul_shape(a, b):
     """A vector on the left is a row, on the right a column, and its axis of 1 is dropped again."""
     if len(a) == 1:
-        return (*b[:-2], b[-1])
+        return (*b[:-2], *b[-1:]) if len(b) > 1 else ()
     if len(b) == 1:
         return a[:-1]
     return (*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1])

@@ -263,7 +263,7 @@ def check_params(config: ModelConfig, params: Mapping[str, np.ndarray]) -> None:
             raise ValueError(
                 f"model: {name} has shape {params[name].shape}, the config wants {shape}"
             )
-    dtypes = {str(a.dtype) for a in params.values()}
+    dtypes = {str(a.dtype) for a in params.values() if isinstance(a, np.ndarray)}
     if len(dtypes) > 1 or not dtypes <= {"float32", "float64"}:
         raise ValueError(
             f"model: arrays of {', '.join(sorted(dtypes))}, wanted all float32 or all float64"

@@ -33,7 +33,7 @@ FLOORS = (
     {"model", "generation"},
     {"adapters"},
     {"memory", "count", "formats", "tasks", "train"},
-    {"experiments", "check", "checkup", "report", "page", "table"},
+    {"experiments", "check", "checkup", "report", "page", "table", "memory_tables"},
     {"cli", "commands"},
     {"__init__", "__main__"},
 )

@@ -1,0 +1,304 @@
+"""The ledger: what is predicted from shapes is what the process holds, to the byte."""
+
+import dataclasses
+import json
+import re
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import minilora as ml
+from minilora import memory_tables, meta, ops
+from minilora.checkup import method_case, op_cases
+from minilora.cli import main
+from minilora.memory import (
+    CATEGORIES,
+    arrays_in,
+    by_kind,
+    cache_names,
+    largest,
+    ledger,
+    measure,
+)
+from minilora.meta import Meta
+from minilora.methods import METHODS
+from minilora.model import Llama, ModelConfig, init_params
+from minilora.shapes import SHAPES
+
+CASES = {  # C, F, L, H, G, V, tied; batch, length
+    "tied": (ModelConfig(300, 96, 160, 3, 6, 2, tie_word_embeddings=True), 6, 100),
+    "wide": (ModelConfig(512, 128, 384, 4, 4, 2), 16, 64),
+    "long": (ModelConfig(60, 64, 128, 2, 4, 4, head_dim=24), 2, 400),
+}
+QV, ALL = ("q_proj", "v_proj"), "all-linear"
+
+
+def settings():
+    """(method, keywords): every method, q,v and all-linear, with dropout where it has it."""
+    for name, record in METHODS.items():
+        for targets in (QV, ALL) if "targets" in record.takes else (None,):
+            for dropout in (0.0, 0.1) if record.has_dropout else (0.0,):
+                given = {"rank": 8, "targets": targets} if targets else {}
+                yield name, given | ({"dropout": dropout} if dropout else {})
+
+
+def named(value):
+    if isinstance(value, str):
+        return value
+    parts = [
+        f"{v if isinstance(v, str) else ','.join(v) if isinstance(v, tuple) else v}"
+        for v in value.values()
+    ]
+    return "-".join(parts) or "whole"
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("method, how", list(settings()), ids=named)
+def test_predicted_is_measured(method, how, case):
+    config, batch, length = CASES[case]
+    tuned = ml.attach(Llama(config, init_params(config)), method, **how)
+    said, found = ledger(tuned, batch, length), measure(tuned, batch, length)
+    for part in (*CATEGORIES, "frozen", "trainable", "shared", "copies"):
+        assert getattr(said, part) == getattr(found, part), part
+    assert said.saved == found.saved  # every storage: place, op, name, shape, bytes, who shares it
+    assert abs(said.peak - found.peak) <= 0.02 * found.peak
+
+
+def test_from_a_config_as_from_a_tuned():
+    config, batch, length = CASES["tied"]
+    tuned = ml.attach(Llama(config, init_params(config)), "vera", rank=16, targets=ALL)
+    assert ml.ledger(config, batch, length, method="vera", rank=16, targets=ALL) == ml.ledger(
+        tuned, batch, length
+    )
+
+
+def test_measuring_leaves_the_weights_as_they_are():
+    config, batch, length = CASES["wide"]
+    tuned = ml.attach(Llama(config, init_params(config)), "delta_lora", rank=2)
+    before = {k: a.copy() for k, a in tuned.arrays.items()}
+    measure(tuned, batch, length)
+    assert all(np.array_equal(a, before[k]) for k, a in tuned.arrays.items())
+    assert not tracemalloc.is_tracing()
+
+
+def test_formulas():
+    """P base, T trained numbers, 4 bytes each; Delta-LoRA copies what it moves."""
+    config, batch, length = CASES["wide"]
+    P = sum(int(np.prod(s)) for s in config.shapes().values())
+    moved = sum(O * I for n, (O, I) in config.linears().items() if n.endswith(("q_proj", "v_proj")))
+    for name, record in METHODS.items():
+        given = {"rank": 8} if "rank" in record.takes else {}
+        row = ledger(config, batch, length, method=name, **given)
+        T = row.trainable // 4
+        assert row.gradients == 4 * T and row.optimizer == 8 * T, name
+        if record.whole_model:
+            assert row.weights == 4 * P and T == P
+        elif name == "delta_lora":
+            assert row.copies == 4 * moved and row.weights == 4 * (P + T + moved)
+        elif name == "lora_fa":
+            A = 8 * 2 * config.num_hidden_layers * config.hidden_size
+            assert row.weights == 4 * (P + T + A)
+        else:
+            assert row.weights == 4 * (P + T) + row.shared
+
+
+def test_mixed_precision_is_16_bytes_a_trained_number():
+    config = CASES["wide"][0]
+    P = sum(int(np.prod(s)) for s in config.shapes().values())
+    full = ledger(config, 1, 16, method="full", mixed=True)
+    assert full.weights + full.gradients + full.optimizer == 16 * P
+    lora = ledger(config, 1, 16, method="lora", rank=8, mixed=True)
+    T = lora.trainable // 2
+    assert lora.weights + lora.gradients + lora.optimizer == 2 * P + 16 * T
+
+
+def test_activations_of_an_adapter_by_formula():
+    """All linears, N rows: LoRA keeps N(3C + F) + 7Nr more than nothing, LoRA-FA 7Nr.
+
+    3C: the two norms' outputs, and o_proj's input only where attention does not keep it already.
+    """
+    config, batch, length = CASES["wide"]
+    N, L, C, F, r = batch * length, 4, 128, 384, 8
+    lora, fa = (
+        ledger(config, batch, length, method=m, rank=r, targets=ALL) for m in ("lora", "lora_fa")
+    )
+    assert lora.activations - fa.activations == 4 * L * N * (2 * C + F)
+    z = [s for s in fa.saved if s.what == "z"]
+    assert sum(s.nbytes for s in z) == 4 * L * 7 * N * r
+    assert not [s for s in fa.saved if s.op == "lora_fa" and s.what == "x"]
+    shared = [s for s in lora.saved if s.what == "x" and s.where.endswith("q_proj")]
+    assert all(len(s.shared_with) == 2 for s in shared) and len(shared) == L  # with k and v
+    attention = [s for s in lora.saved if s.op == "attention" and s.what == "o"]
+    assert all("o_proj (lora)" in "".join(s.shared_with) for s in attention)
+
+
+def test_a_large_model_in_no_memory_and_no_time():
+    config = ModelConfig(**SHAPES["llama-7b"].config_fields())
+    tracemalloc.start()
+    start = time.perf_counter()
+    row = ledger(config, 4, 2048, method="lora", rank=8, mixed=True)
+    seconds, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert row.weights > 12e9 and peak < 20e6 and seconds < 3
+
+
+def test_vera_of_a_large_model_draws_no_numbers():
+    config = ModelConfig(**SHAPES["llama-7b"].config_fields())
+    tracemalloc.start()
+    row = ledger(config, 1, 64, method="vera", rank=1024, targets=ALL)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert row.shared == 4 * 1024 * 2 * 11008 and peak < 20e6
+
+
+@pytest.mark.parametrize("name", [*op_cases(np.random.default_rng(0)), *METHODS])
+def test_nothing_is_saved_in_vain(name):
+    """With any one saved array turned to NaN (or ids to others), backward gives other gradients."""
+    rng = np.random.default_rng(1)
+    if name in METHODS:
+        op, case = (
+            METHODS[name].op,
+            method_case(name, rng, 0.3 if METHODS[name].has_dropout else 0.0),
+        )
+    else:
+        op, case = getattr(ops, name), op_cases(rng)[name]
+    out, cache = op.forward(*case)
+    dout = rng.standard_normal(np.shape(out))
+    right = op.backward(dout, cache)
+    for i in range(len(arrays_in(cache))):
+        _, spoilt = op.forward(*[np.copy(a) if isinstance(a, np.ndarray) else a for a in case])
+        array = arrays_in(spoilt)[i]
+        if array.dtype.kind == "f":
+            array[...] = np.nan
+        else:
+            array[...] = array[::-1].copy() if (array[::-1] != array).any() else 0
+        wrong = op.backward(dout, spoilt)
+        assert not all(a is b is None or np.array_equal(a, b) for a, b in zip(right, wrong)), i
+
+
+def test_names_of_what_is_kept_stand_in_the_pairs():
+    assert cache_names(METHODS["lora"].op.forward)[:2] == ("x", "z")
+    assert cache_names(ops.attention.forward) == ("q", "k", "v", "o", "lse")
+    assert cache_names(np.sum) == ()
+
+
+def test_rows_by_kind_add_up():
+    row = ledger(CASES["wide"][0], 2, 8, method="lora_plus", rank=2)
+    assert (
+        sum(kind[4] for kind in by_kind(row)) == row.activations == sum(s.nbytes for s in row.saved)
+    )
+    assert not any(re.search(r"layers\.\d", kind[0]) for kind in by_kind(row))
+    assert row.total() == sum(row[c] for c in CATEGORIES) == sum(dict(row).values())
+
+
+def test_largest():
+    assert [largest(lambda n, m=m: n <= m, 100) for m in (0, 1, 2, 7, 99, 100, 500)] == [
+        0,
+        1,
+        2,
+        7,
+        99,
+        100,
+        100,
+    ]
+
+
+class TestMeta:
+    """Arrays of shape alone answer as NumPy does."""
+
+    def test_shapes_and_dtypes_are_numpys(self):
+        rng = np.random.default_rng(0)
+        a, b = rng.standard_normal((4, 1, 6)).astype(np.float32), np.ones((5, 6), np.float32)
+        for f in (
+            lambda x, y: x + y,
+            lambda x, y: x * 2.0 - y,
+            lambda x, y: x > y,
+            lambda x, y: x @ y.T,
+            lambda x, y: x.sum(axis=(0, 1)),
+            lambda x, y: x.mean(axis=-1, keepdims=True),
+            lambda x, y: x[1:3, :, ::2],
+            lambda x, y: x[np.array([1, 1, 0])],
+            lambda x, y: x.transpose(2, 0, 1),
+            lambda x, y: x.reshape(-1, 3),
+            lambda x, y: np.concatenate([x, x], axis=1),
+            lambda x, y: np.zeros_like(x, shape=(3,)),
+            lambda x, y: y[0] @ y[0],
+            lambda x, y: y @ y[0],
+        ):
+            real, shape = f(a, b), f(Meta(a.shape), Meta(b.shape))
+            assert shape.shape == np.shape(real) and shape.dtype == np.asarray(real).dtype
+
+    def test_live_bytes_follow_references(self):
+        with meta.counting() as memory:
+            a = Meta((10, 10))
+            view = a.reshape(100)[5:]
+            b = a + 1.0
+            assert memory.live == 800
+            del a
+            assert memory.live == 800  # the view keeps it
+            del view, b
+            assert memory.live == 0 and memory.peak == 800
+
+    def test_what_is_not_known_is_said(self):
+        with pytest.raises(TypeError, match=r"np\.sort is not known for shapes alone"):
+            np.sort(Meta((3,)))
+        with pytest.raises(ValueError, match="cannot reshape"):
+            Meta((3,)).reshape(2, 2)
+
+
+class TestCommands:
+    def test_count(self, capsys):
+        assert (
+            main("count --shape gpt3-175b --method lora --rank 8 --targets q_proj,v_proj".split())
+            == 0
+        )
+        assert capsys.readouterr().out.strip() == "37,748,736"
+        assert main("count --shape llama-7b --method vera --rank 16 --json".split()) == 0
+        assert json.loads(capsys.readouterr().out)["frozen_shared"] == 16 * 8192
+        assert main("count --shape base".split()) == 0
+        assert "720,896" in capsys.readouterr().out
+
+    def test_memory(self, capsys):
+        assert main("memory --batch 4 --seq 20 --rank 4 --measure".split()) == 0
+        out = capsys.readouterr().out
+        assert out.count("the same bytes") == len(METHODS) and "NOT" not in out
+        assert main("memory --method lora --rank 4 --targets all-linear --seq 16".split()) == 0
+        assert "self_attn.k_proj" in capsys.readouterr().out
+        assert main("memory --model smollm2-135m --method lora --json".split()) == 0
+        assert json.loads(capsys.readouterr().out)["lora"]["trainable"] == 4 * 460_800
+
+    def test_fit_is_the_last_that_fits(self, capsys):
+        config = ModelConfig(**SHAPES["smollm2-135m"].config_fields())
+        (_, _, line) = memory_tables.fitting(config, {"lora": {"rank": 8}}, 2.0, 128, False)
+        rows = int(line.split()[1])
+        peaks = [ledger(config, n, 128, method="lora", rank=8).peak for n in (rows, rows + 1)]
+        assert peaks[0] <= 2e9 < peaks[1]
+
+    def test_figure(self, tmp_path):
+        path = tmp_path / "memory.png"
+        assert main(["memory", "--rank", "4", "--figure", str(path)]) == 0
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+    @pytest.mark.parametrize(
+        "line, says",
+        [
+            ("memory --model gpt2-medium", "is no Llama"),
+            ("memory --model nowhere", "unknown shape 'nowhere'"),
+            ("memory --seq 0", "seq_len is 0"),
+            ("memory --method lora --rank 0", "rank is 0"),
+            ("memory --fit -1", "wanted a number of GB above 0"),
+            ("count --shape gpt3-175 --method lora", "did you mean 'gpt3-175b'"),
+            ("memory --model llama-7b --measure", "llama-7b"),
+        ],
+    )
+    def test_bad_input(self, capsys, line, says):
+        assert main(line.split()) == 2
+        error = capsys.readouterr().err
+        assert says in error and error.count("\n") == 1
+
+
+def test_a_ledger_is_plain_data():
+    row = ledger(CASES["wide"][0], 1, 4, method="lora")
+    assert json.loads(json.dumps(dataclasses.asdict(row)))["weights"] == row["weights"]
