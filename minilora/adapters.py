@@ -46,6 +46,7 @@ class Tuned:
     ):
         self.base, self.method, self.seed, self.options = base, method, seed, options
         self.rank, self.alpha, self.targets = rank, alpha, targets
+        self.recompute: str | None = None  # what backward makes again: see `check_recompute`
         self.shared: Arrays = {}
         self.layers: dict[str, Arrays] = {}
         self.weights: dict[str, np.ndarray] = {}  # whole-model methods: the copy of every weight
@@ -104,22 +105,29 @@ class Tuned:
         return {slot.key: param(slot.array, slot.key) for slot in self.slots()}
 
     def how(
-        self, leaves: Mapping[str, Tensor] | None = None, key: tuple[int, ...] | None = None
+        self,
+        leaves: Mapping[str, Tensor] | None = None,
+        key: tuple[int, ...] | None = None,
     ) -> dict[str, Any]:
         """The `weights` and `linear` with which the base's forward pass runs under this method.
 
         leaves: take gradients for these; key: (seed, step, micro-batch), switches dropout on.
         """
+        again = check_recompute(self.recompute)
         leaves = leaves or {}
         weights: dict[str, Any] = {**self.base.params, **self.weights, **leaves}
         place = {name: i for i, name in enumerate(self.layers)}
         p = self.options.get("dropout", 0.0) if key else 0.0
 
+        def remade(op, x):
+            return ops.remaking(op, x) if again == "swiglu" else op
+
         def linear(name: str, x: Tensor) -> Tensor:
             W = weights[f"{name}.weight"]
             with scope(name.rsplit(".", 1)[-1]):
                 if name not in self.layers:
-                    return ops.linear(x, W) if isinstance(W, Tensor) else ops.frozen_linear(x, W)
+                    op = ops.linear if isinstance(W, Tensor) else ops.frozen_linear
+                    return remade(op, x)(x, W)
                 values = {
                     "W": W,
                     **self.layers[name],
@@ -129,9 +137,9 @@ class Tuned:
                 values |= {
                     a: leaves[k] for a in self.record.trains if (k := self.key(name, a)) in leaves
                 }
-                return self.record.op(x, *(values[a] for a in self._arguments))
+                return remade(self.record.op, x)(x, *(values[a] for a in self._arguments))
 
-        return {"weights": weights, "linear": linear}
+        return {"weights": weights, "linear": linear, "recompute": again == "layers"}
 
     def loss(self, ids, targets, count=None, leaves=None, key=None) -> Tensor:
         """The base's loss under this method; leaves and key as for `how`."""
@@ -305,6 +313,15 @@ def check_alpha(alpha) -> float:
     ):
         raise ValueError(f"alpha is {alpha!r}, wanted a finite number other than 0")
     return _plain(alpha)
+
+
+def check_recompute(recompute: str | None) -> str | None:
+    """What backward makes again instead of keeping it: None for nothing, "layers" (of a layer only
+    its input is kept), "swiglu" (the product that down_proj reads). No gradient changes by a bit.
+    """
+    if recompute not in (None, "layers", "swiglu"):
+        raise ValueError(f"recompute is {recompute!r}, wanted None, 'layers' or 'swiglu'")
+    return recompute
 
 
 def _plain(value):

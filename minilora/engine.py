@@ -20,9 +20,8 @@ from typing import Any
 
 import numpy as np
 
-_ticket = (
-    itertools.count()
-)  # numbers nodes in the order of their making: every parent comes before its child
+# numbers nodes in the order of their making: every parent comes before its child
+_ticket = itertools.count()
 _scopes: list[str] = []  # the names that new nodes carry
 
 
@@ -41,9 +40,7 @@ class Node:
         self.owned = False  # did the tape make the array `grad`, so that it may be added into?
 
     def receive(self, grad: np.ndarray) -> None:
-        """Add a gradient, never writing into an array that an op returned:
-        it may stand elsewhere too.
-        """
+        """Add a gradient, never into an array that an op returned: it may stand elsewhere too."""
         if self.grad is None:
             self.grad = grad
         elif self.owned:
@@ -105,9 +102,7 @@ class Op:
         return Tensor(out, Node(self, cache, parents, _scopes[-1] if _scopes else ""))
 
     def gradients(self, dout: np.ndarray, cache: Any, parents: tuple[Node | None, ...]) -> tuple:
-        """backward's answer: one gradient per argument, then None for those that forward had by
-        default.
-        """
+        """backward's answer: one gradient per argument, then None for those that had defaults."""
         need = (tuple(p is not None for p in parents),) if self.takes_need else ()
         grads = self.backward(dout, cache, *need)
         if len(grads) < len(parents):
@@ -127,9 +122,7 @@ def param(data: np.ndarray, name: str = "") -> Tensor:
 
 @contextlib.contextmanager
 def scope(name: str) -> Iterator[None]:
-    """Nodes made inside carry this name, joined to the outer scope's by a dot:
-    the ledger's "where".
-    """
+    """Nodes made inside carry this name, joined to the outer scope's by a dot: their place."""
     _scopes.append(f"{_scopes[-1]}.{name}" if _scopes else name)
     try:
         yield
@@ -160,6 +153,8 @@ def backward(output: Tensor, dout: np.ndarray | None = None) -> None:
         raise ValueError(
             "backward: nothing upstream of the output trains; wrap an array in param()"
         )
+    if dout is not None and dout.shape != output.shape:
+        raise ValueError(f"backward: dout has shape {dout.shape}, wanted {output.shape}")
     nodes = tape(output)
     if walked := [node for node in nodes if node.cache is FREED]:
         raise ValueError(f"backward: {walked[0]} was walked before; run the forward pass again")
@@ -177,3 +172,29 @@ def backward(output: Tensor, dout: np.ndarray | None = None) -> None:
 
 
 FREED = object()  # in a node's cache once backward has passed it
+
+
+def checkpoint(segment: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """segment(x), of which the tape keeps x alone: backward runs the segment again for the rest.
+
+    Leaves that the segment uses inside get their gradients too. It must answer the same each time.
+    """
+    out, cache = _checkpoint.forward(segment, x.data)  # segment's own tape ends with this function
+    if x.node is None and out.node is None:
+        return out
+    name = _scopes[-1] if _scopes else ""
+    return Tensor(out.data, Node(_checkpoint, cache, (None, x.node), name))
+
+
+def _run(segment, x):
+    return segment(Tensor(x)), (segment, x)
+
+
+def _run_again(dy, cache, need):
+    segment, x = cache
+    again = param(x) if need[1] else Tensor(x)
+    backward(segment(again), dy)
+    return None, again.grad
+
+
+_checkpoint = Op("checkpoint", _run, _run_again)

@@ -5,15 +5,11 @@ ones. So there is no second description of the model, and what the two say diffe
 the truth.
 """
 
-import ast
 import contextlib
-import functools
+import dataclasses
 import gc
-import inspect
-import re
-import textwrap
 import tracemalloc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,23 +17,14 @@ import numpy as np
 
 from . import meta
 from .adapters import Tuned, attach
-from .engine import Node, backward, tape
+from .engine import Tensor, backward, tape
+from .memory_saved import Saved, saved_arrays, storages
+from .memory_saved import arrays_in as arrays_in
 from .meta import Meta, is_array
 from .model import Llama, ModelConfig
+from .optim import AdamW
 
 CATEGORIES = ("weights", "gradients", "optimizer", "activations")
-
-
-@dataclass(frozen=True)
-class Saved:
-    """One storage that the tape keeps for backward."""
-
-    where: str  # the part of the model: "model.layers.0.self_attn.q_proj"
-    op: str  # the op that keeps it
-    what: str  # its name in the op's forward: "x", "z", "gate"
-    shape: tuple[int, ...]
-    nbytes: int  # of the whole storage
-    shared_with: tuple[str, ...]  # other places that keep the same storage
 
 
 @dataclass(frozen=True)
@@ -47,17 +34,19 @@ class Ledger:
     ledger["weights"] and the like answer for the four categories.
     """
 
-    weights: int  # frozen + trainable + shared + copies
+    weights: int  # frozen + trainable + shared + copies + packed
     gradients: int  # of the trainable arrays
     optimizer: int  # AdamW's two moments (mixed precision: and the 32-bit master copy)
     activations: int  # saved arrays on the tape when backward starts, once a storage
     frozen: int  # of weights: what does not train
     trainable: int  # of weights: what trains
     shared: int  # of weights: projections that all layers share (VeRA)
-    copies: int  # of weights: copies of weights that a step rule moves (Delta-LoRA)
-    peak: int  # weights + optimizer + the most that forward and backward held at one time
-    transient: int  # of the peak: neither weights, nor optimizer, nor activations
+    copies: int  # of weights: what a step rule moves or remembers (Delta-LoRA: W, start factors)
+    peak: int  # weights + optimizer + scratch + the most that forward and backward held at once
+    transient: int  # of the peak: neither weights, nor optimizer, nor scratch, nor activations
     saved: tuple[Saved, ...]  # the storages behind `activations`
+    packed: int = 0  # of weights: copies of frozen weights in a kernel's own order; none keeps any
+    scratch: int = 0  # buffers that kernels keep from call to call; none keeps any
 
     def __getitem__(self, category: str) -> int:
         return getattr(self, category)
@@ -78,6 +67,7 @@ def ledger(
     *,
     method: str | None = None,
     mixed: bool = False,
+    recompute: str | None = None,
     **how: Any,
 ) -> Ledger:
     """Predicted bytes of a training step on (batch_size, seq_len) tokens, all of which count;
@@ -86,41 +76,55 @@ def ledger(
     model: a Tuned, or a Llama or ModelConfig with method= and attach's keywords (rank, targets,
     options).
     mixed: 16-bit weights, gradients and activations, with a 32-bit master copy and moments of what
-    trains.
+    trains. recompute: what backward makes again, see `adapters.check_recompute`; a Tuned has it.
     """
-    _check_sizes(batch_size, seq_len)
     if isinstance(model, Tuned):
-        if method or how:
+        if method or how or mixed or recompute:
             raise ValueError(
-                "ledger: a Tuned has its method already; got method or its keywords too"
+                "ledger: a Tuned has its method and its settings; got method=, mixed=, recompute= "
+                "or the method's keywords too"
             )
-        tuned = _without_numbers(model.config, model.base.dtype, model.method, _settings(model))
-    else:
-        if method is None:
-            raise ValueError("ledger: wanted method= for a model without one")
-        config = model.config if isinstance(model, Llama) else model
-        dtype = np.float16 if mixed else model.dtype if isinstance(model, Llama) else np.float32
-        tuned = _without_numbers(config, dtype, method, how)
-    with meta.counting() as memory:
-        found = _account(tuned, batch_size, seq_len, lambda: memory.peak)
+        return predict(_shadow(model), batch_size, seq_len)
+    if method is None:
+        raise ValueError("ledger: wanted method= for a model without one")
+    config = model.config if isinstance(model, Llama) else model
+    dtype = np.float16 if mixed else model.dtype if isinstance(model, Llama) else np.float32
+    tuned = without_numbers(config, dtype, method, **how)
+    tuned.recompute = recompute
+    found = predict(tuned, batch_size, seq_len)
     if not mixed:
         return found
     numbers = sum(a.size for a in tuned.trainable.values())
-    return _replaced(found, optimizer=12 * numbers)  # a master copy and two moments of 4 bytes
+    optimizer = 12 * numbers  # a master copy and two moments of 4 bytes
+    change = optimizer - found.optimizer
+    return dataclasses.replace(found, optimizer=optimizer, peak=found.peak + change)
 
 
-def measure(tuned: Tuned, batch_size: int, seq_len: int) -> Ledger:
-    """The same, measured: one step's forward and backward on random tokens, read off the tape and
-    tracemalloc.
+def predict(
+    tuned: Tuned, batch_size: int, seq_len: int, walk: Callable[[Tensor], None] = backward
+) -> Ledger:
+    """The bytes of a step of a Tuned of shapes alone (`without_numbers`); walk: its backward."""
+    _check_sizes(batch_size, seq_len)
+    ids = np.zeros((batch_size, seq_len), np.int64)
+    with meta.counting() as memory:
+        return _account(tuned, ids, lambda: memory.peak, walk)
 
-    The weights stay as they are: the optimizer's moments are made, its step is not taken.
+
+def measure(
+    tuned: Tuned, batch_size: int, seq_len: int, walk: Callable[[Tensor], None] = backward
+) -> Ledger:
+    """The same as `ledger`, measured: one step's forward and backward on random tokens, read off
+    the tape and tracemalloc.
+
+    The weights stay as they are: the optimizer's moments are made, its step is not taken. walk: the
+    backward pass, where it is to be another.
     """
     _check_sizes(batch_size, seq_len)
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, tuned.config.vocab_size, (batch_size, seq_len))
     tuned.loss(tokens, tokens)  # whatever is made once (rope tables, compiled kernels) is made now
     with _tracing():
-        runs = [_account(tuned, batch_size, seq_len, _traced_peak(), tokens) for _ in range(2)]
+        runs = [_account(tuned, tokens, _traced_peak(), walk) for _ in range(2)]
     # Python's own tables grow at odd moments, which is no part of a step: the smaller peak counts
     return min(runs, key=lambda run: run.peak)
 
@@ -145,19 +149,19 @@ def _traced_peak() -> Callable[[], int]:
     return lambda: tracemalloc.get_traced_memory()[1] - before
 
 
-def _account(tuned, batch_size, seq_len, step_peak: Callable[[], int], tokens=None) -> Ledger:
+def _account(tuned, tokens, step_peak: Callable[[], int], walk) -> Ledger:
     """One forward and backward pass, and what it held."""
-    tables = tuned.base.rope_tables(0, seq_len)
-    ids = np.zeros((batch_size, seq_len), np.int64) if tokens is None else tokens.copy()
+    tables = tuned.base.rope_tables(0, tokens.shape[1])
+    ids = tokens.copy()  # a batch belongs to the step
     leaves = tuned.leaves()
     loss = tuned.loss(ids, ids, leaves=leaves, key=(tuned.seed, 1, 0))
     saved = saved_arrays(tape(loss), besides=[*weight_arrays(tuned), *tables])
-    backward(loss)
+    walk(loss)
     peak = step_peak()
     gradients = sum(leaf.grad.nbytes for leaf in leaves.values() if leaf.grad is not None)
     trainable, shared = _bytes(tuned.trainable.values()), _bytes(tuned.shared.values())
-    copies = _bytes(_copies(tuned))
-    weights, optimizer = _bytes(weight_arrays(tuned)), 2 * trainable
+    weights, copies = _bytes(weight_arrays(tuned)), _bytes(_copies(tuned))
+    optimizer = AdamW(tuned.trainable).nbytes
     activations = sum(s.nbytes for s in saved)
     return Ledger(
         weights=weights,
@@ -189,124 +193,32 @@ def _copies(tuned):
     return [a for arguments in tuned.layers.values() for n, a in arguments.items() if n in keeps]
 
 
-def saved_arrays(nodes: Iterable[Node], besides: Iterable[np.ndarray] = ()) -> list[Saved]:
-    """Every storage in the nodes' caches, once, in the order of the forward pass, without those of
-    `besides`.
-    """
-    known = storages(besides)
-    holders: dict[int, list[tuple[str, str]]] = {}
-    first: dict[int, tuple] = {}
-    for node in nodes:
-        for op, what, a in _named(node):
-            place, nbytes = storage(a)
-            if place not in known:
-                holders.setdefault(place, []).append((node.name, op))
-                first.setdefault(place, (what, tuple(a.shape), nbytes))
-    rows = []
-    for place, (what, shape, nbytes) in first.items():
-        (where, op), *others = holders[place]
-        shared_with = tuple(f"{name} ({kept_by})" for name, kept_by in others)
-        rows.append(Saved(where, op, what, shape, nbytes, shared_with))
-    return rows
-
-
-def _named(node: Node) -> Iterator[tuple[str, str, Any]]:
-    """(op, name, array) for each array in a node's cache."""
-    if node.op is None:  # a leaf
-        return
-    parts = node.cache if isinstance(node.cache, tuple) else (node.cache,)
-    names = cache_names(node.op.forward)
-    for i, part in enumerate(parts):
-        for a in arrays_in(part):
-            yield node.op.name, names[i] if i < len(names) else f"saved {i}", a
-
-
-@functools.cache
-def cache_names(forward: Callable) -> tuple[str, ...]:
-    """What a forward calls the parts of its cache:
-    they stand in its own last line, `return y, (x, z, W)`.
-    """
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(forward)))
-    except (OSError, TypeError, SyntaxError):
-        return ()
-    returns = [
-        n.value
-        for n in ast.walk(tree)
-        if isinstance(n, ast.Return) and isinstance(n.value, ast.Tuple)
-    ]
-    if not returns or len(returns[-1].elts) != 2:
-        return ()
-    cache = returns[-1].elts[1]
-    return tuple(ast.unparse(e) for e in (cache.elts if isinstance(cache, ast.Tuple) else [cache]))
-
-
-def arrays_in(cache) -> list:
-    """The arrays of a cache: of one array, or of nested tuples."""
-    if is_array(cache):
-        return [cache]
-    return [a for part in cache for a in arrays_in(part)] if isinstance(cache, tuple | list) else []
-
-
-def storage(a) -> tuple[int, int]:
-    """Where the root storage behind an array lies, and its bytes:
-    a view, however small, keeps all of its root alive.
-    """
-    if isinstance(a, Meta):
-        return id(a.storage), a.storage.nbytes
-    while isinstance(a.base, np.ndarray):
-        a = a.base
-    return a.__array_interface__["data"][0], a.nbytes
-
-
-def storages(arrays: Iterable) -> dict[int, int]:
-    """Place -> bytes of the storages behind the arrays, each once."""
-    return dict(storage(a) for a in arrays)
-
-
 def _bytes(arrays) -> int:
     return sum(storages(arrays).values())
 
 
-def _without_numbers(config, dtype, method, how) -> Tuned:
-    """A Tuned of shapes alone."""
+def without_numbers(config: ModelConfig, dtype, method: str, **how: Any) -> Tuned:
+    """A Tuned of shapes alone; how: attach's keywords."""
     params: dict[str, Any] = {name: Meta(shape, dtype) for name, shape in config.shapes().items()}
     return attach(Llama(config, params), method, **how)
 
 
-def _settings(tuned: Tuned) -> dict[str, Any]:
-    """attach's keywords that a Tuned was made with."""
+def _shadow(tuned: Tuned) -> Tuned:
+    """A Tuned without numbers that holds what this one holds, also what step rules added since."""
     given = {"rank": tuned.rank, "alpha": tuned.alpha, "targets": tuned.targets}
-    return {k: v for k, v in given.items() if v is not None} | dict(tuned.options)
-
-
-def _replaced(found: Ledger, optimizer: int) -> Ledger:
-    fields = {name: getattr(found, name) for name in found.__dataclass_fields__}
-    change = optimizer - found.optimizer
-    return Ledger(**{**fields, "optimizer": optimizer, "peak": found.peak + change})
+    how = {k: v for k, v in given.items() if v is not None} | tuned.options
+    shadow = without_numbers(tuned.config, tuned.base.dtype, tuned.method, **how)
+    for layer, arguments in tuned.layers.items():
+        added = arguments.keys() - shadow.layers[layer].keys()
+        shadow.layers[layer] |= {n: Meta(arguments[n].shape, arguments[n].dtype) for n in added}
+    shadow.recompute = tuned.recompute
+    return shadow
 
 
 def _check_sizes(batch_size, seq_len):
     for name, n in (("batch_size", batch_size), ("seq_len", seq_len)):
         if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
             raise ValueError(f"memory: {name} is {n!r}, wanted a whole number of at least 1")
-
-
-def by_kind(found: Ledger) -> list[tuple[str, str, str, int, int, tuple[str, ...]]]:
-    """The saved storages summed over layers: (part, op, what, how many, bytes, shared with)."""
-    kinds: dict[tuple[str, str, str], list] = {}
-    for s in found.saved:
-        key = _without_layer(s.where), s.op, s.what
-        kind = kinds.setdefault(
-            key, [0, 0, tuple(_without_layer(other) for other in s.shared_with)]
-        )
-        kind[0] += 1
-        kind[1] += s.nbytes
-    return [(*key, count, nbytes, shared) for key, (count, nbytes, shared) in kinds.items()]
-
-
-def _without_layer(name: str) -> str:
-    return re.sub(r"^model\.layers\.\d+\.", "", name)
 
 
 def largest(fits: Callable[[int], bool], limit: int = 2**20) -> int:

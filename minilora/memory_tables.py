@@ -8,7 +8,8 @@ from typing import Any
 from .adapters import attach
 from .files import write_atomically
 from .formats.huggingface import load_model
-from .memory import CATEGORIES, Ledger, by_kind, largest, ledger, measure
+from .memory import CATEGORIES, Ledger, largest, ledger, measure
+from .memory_saved import by_kind
 from .methods import METHODS
 from .model import ModelConfig
 from .plots import human
@@ -60,7 +61,7 @@ def saved(row: Ledger) -> Iterator[str]:
     """What the activations consist of, summed over layers, each storage once."""
     yield ""
     yield f"{'saved for backward':44} {'arrays':>7} {'bytes':>16}   kept also by"
-    for part, op, what, count, nbytes, shared in by_kind(row):
+    for part, op, what, count, nbytes, shared in by_kind(row.saved):
         where = f"{part}: {what}" + (f" ({op})" if op not in part else "")
         yield f"{where:44} {count:>7} {nbytes:>16,}   {', '.join(shared)}"
     yield f"{'together':44} {len(row.saved):>7} {row.activations:>16,}"

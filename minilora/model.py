@@ -7,6 +7,7 @@ linear of their own; the pass does not know.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import generation, ops
-from .engine import Tensor, scope
+from .engine import Tensor, checkpoint, scope
 from .kernels.numpy_ref import IGNORED
 
 Linear = Callable[[str, Tensor], Tensor]
@@ -137,11 +138,13 @@ class Llama:
         weights: Mapping[str, Any] | None = None,
         linear: Linear | None = None,
         cache: generation.KVCache | None = None,
+        recompute: bool = False,
     ) -> Tensor:
         """The last hidden states, normalised.   ids (N, T) ints -> (N·T, C).
 
         weights: leaves instead of params for embedding and norms; linear: what runs a layer's
-        linears; cache: keys and values of earlier tokens, extended by these.
+        linears; cache: keys and values of earlier tokens, extended by these; recompute: of each
+        layer keep its input only, and run it again in backward.
         """
         weights, linear, config = weights or self.params, linear or self.linear, self.config
         start = cache.length if cache else 0
@@ -149,14 +152,15 @@ class Llama:
         with scope("model.embed_tokens"):
             x = ops.embedding(weights[EMBED], ids.reshape(-1))
         for i in range(config.num_hidden_layers):
+            layer = functools.partial(self._layer, i, ids.shape, weights, linear, tables, cache)
             with scope(f"model.layers.{i}"):
-                x = self._layer(i, x, ids.shape, weights, linear, tables, cache)
+                x = checkpoint(layer, x) if recompute else layer(x)
         if cache:
             cache.length += ids.shape[1]
         with scope("model.norm"):
             return ops.rmsnorm(x, weights[NORM], config.rms_norm_eps)
 
-    def _layer(self, i, x, batch, weights, linear, tables, cache):
+    def _layer(self, i, batch, weights, linear, tables, cache, x):
         """x + attention(norm(x)), then x + mlp(norm(x)).   x (M, C) -> (M, C)."""
         c, layer = self.config, f"model.layers.{i}"
         N, T = batch

@@ -13,15 +13,9 @@ import minilora as ml
 from minilora import memory_tables, meta, ops
 from minilora.checkup import method_case, op_cases
 from minilora.cli import main
-from minilora.memory import (
-    CATEGORIES,
-    arrays_in,
-    by_kind,
-    cache_names,
-    largest,
-    ledger,
-    measure,
-)
+from minilora.engine import Tensor, backward, checkpoint
+from minilora.memory import CATEGORIES, largest, ledger, measure
+from minilora.memory_saved import arrays_in, by_kind, cache_names
 from minilora.meta import Meta
 from minilora.methods import METHODS
 from minilora.model import Llama, ModelConfig, init_params
@@ -134,6 +128,107 @@ def test_activations_of_an_adapter_by_formula():
     assert all("o_proj (lora)" in "".join(s.shared_with) for s in attention)
 
 
+def gradients(tuned, ids):
+    """Loss and gradients of one step with dropout on."""
+    leaves = tuned.leaves()
+    loss = tuned.loss(ids, ids, leaves=leaves, key=(tuned.seed, 1, 0))
+    backward(loss)
+    return {"loss": loss.data} | {key: leaf.grad for key, leaf in leaves.items()}
+
+
+def tuned_with_numbers(case, method, **how):
+    """A Tuned none of whose trained arrays is zero: behind B = 0 most gradients are."""
+    config = CASES[case][0]
+    tuned = ml.attach(Llama(config, init_params(config, std=0.2)), method, **how)
+    rng = np.random.default_rng(3)
+    for a in tuned.trainable.values():
+        a += 0.05 * rng.standard_normal(a.shape).astype(a.dtype)
+    return tuned
+
+
+class TestRecompute:
+    """What backward makes again instead of keeping it."""
+
+    @pytest.mark.parametrize("again", ["layers", "swiglu"])
+    @pytest.mark.parametrize("method, how", list(settings()), ids=named)
+    def test_no_gradient_changes_by_a_bit(self, method, how, again):
+        tuned = tuned_with_numbers("tied", method, **how)
+        ids = np.random.default_rng(0).integers(0, 300, (2, 30))
+        kept = gradients(tuned, ids)
+        tuned.recompute = again
+        for key, grad in gradients(tuned, ids).items():
+            assert np.array_equal(grad, kept[key]) and np.any(grad), key
+
+    @pytest.mark.parametrize("again", ["layers", "swiglu"])
+    @pytest.mark.parametrize("method, how", list(settings()), ids=named)
+    def test_predicted_is_measured(self, method, how, again):
+        config, batch, length = CASES["wide"]
+        tuned = ml.attach(Llama(config, init_params(config)), method, **how)
+        tuned.recompute = again
+        said, found = ledger(tuned, batch, length), measure(tuned, batch, length)
+        assert dict(said) == dict(found) and said.saved == found.saved
+        assert abs(said.peak - found.peak) <= 0.02 * found.peak
+        given = {"method": method, "recompute": again, **how}
+        assert said == ledger(tuned.base, batch, length, **given)
+
+    def test_of_a_layer_its_input_is_kept(self):
+        config, batch, length = CASES["wide"]
+        N, L, C = batch * length, config.num_hidden_layers, config.hidden_size
+        row = ledger(config, batch, length, method="lora", rank=8, recompute="layers")
+        layers = [s for s in row.saved if s.where.startswith("model.layers.")]
+        assert [s.what for s in layers] == ["x"] * L
+        assert all(s.nbytes == 4 * N * C for s in layers)
+
+    def test_swiglu_is_what_down_proj_reads(self):
+        config, batch, length = CASES["wide"]
+        each = 4 * batch * length * config.num_hidden_layers * config.intermediate_size
+        for method, how in settings():
+            kept, again = (
+                ledger(config, batch, length, method=method, recompute=r, **how).activations
+                for r in (None, "swiglu")
+            )
+            keeps_x = "A" in METHODS[method].trains or METHODS[method].whole_model
+            assert kept - again == (each if keeps_x and how.get("targets", ALL) == ALL else 0)
+
+    def test_an_unknown_word_is_refused(self):
+        tuned = tuned_with_numbers("wide", "lora")
+        tuned.recompute = "layer"
+        with pytest.raises(ValueError, match="recompute is 'layer', wanted None, 'layers' or"):
+            gradients(tuned, np.zeros((1, 2), int))
+
+    def test_a_checkpoint_without_anything_that_trains_is_off_the_tape(self):
+        x = Tensor(np.ones(3))
+        assert checkpoint(lambda t: ops.mul(t, t), x).node is None
+
+    def test_training_takes_the_same_steps(self):
+        ids = np.random.default_rng(0).integers(0, 300, (2, 12))
+        losses = []
+        for again in (None, "layers"):
+            tuned = tuned_with_numbers("tied", "lora", rank=2, dropout=0.2)
+            tuned.recompute = again
+            losses.append(ml.train(tuned, [(ids, ids)], steps=3, lr=1e-2).losses)
+        assert losses[0] == losses[1]
+
+
+def test_what_a_step_rule_adds_is_counted():
+    """Delta-LoRA keeps copies of A and B from the moment when W starts to move."""
+    config, batch, length = CASES["wide"]
+    tuned = tuned_with_numbers("wide", "delta_lora", rank=4, targets=ALL, start_step=1)
+    ids = np.random.default_rng(0).integers(0, 512, (2, 8))
+    before = ledger(tuned, batch, length).copies
+    ml.train(tuned, [(ids, ids)], steps=2, lr=1e-3)
+    said, found = ledger(tuned, batch, length), measure(tuned, batch, length)
+    assert said.copies - before == said.trainable
+    assert dict(said) == dict(found) and said.copies == found.copies
+
+
+def test_weights_are_the_sum_of_their_parts():
+    for method, how in settings():
+        row = ledger(CASES["tied"][0], 1, 4, method=method, **how)
+        parts = row.frozen + row.trainable + row.shared + row.copies + row.packed
+        assert row.weights == parts and row.scratch == 0
+
+
 def test_a_large_model_in_no_memory_and_no_time():
     config = ModelConfig(**SHAPES["llama-7b"].config_fields())
     tracemalloc.start()
@@ -186,10 +281,9 @@ def test_names_of_what_is_kept_stand_in_the_pairs():
 
 def test_rows_by_kind_add_up():
     row = ledger(CASES["wide"][0], 2, 8, method="lora_plus", rank=2)
-    assert (
-        sum(kind[4] for kind in by_kind(row)) == row.activations == sum(s.nbytes for s in row.saved)
-    )
-    assert not any(re.search(r"layers\.\d", kind[0]) for kind in by_kind(row))
+    kinds = by_kind(row.saved)
+    assert sum(k[4] for k in kinds) == row.activations == sum(s.nbytes for s in row.saved)
+    assert not any(re.search(r"layers\.\d", kind[0]) for kind in kinds)
     assert row.total() == sum(row[c] for c in CATEGORIES) == sum(dict(row).values())
 
 

@@ -22,7 +22,7 @@ from .linear import frozen_linear, linear
 from .loss import cross_entropy, frozen_head_loss, head_loss
 from .rmsnorm import rmsnorm
 from .rope import rope
-from .swiglu import swiglu
+from .swiglu import remaking, swiglu
 
 __all__ = [
     "add",
@@ -42,6 +42,7 @@ __all__ = [
     "mean",
     "mul",
     "power",
+    "remaking",
     "reshape",
     "rmsnorm",
     "rope",

@@ -1,0 +1,121 @@
+"""What the tape keeps for backward: every storage once, by where it is kept, by which op, and as
+what.
+"""
+
+import ast
+import functools
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .engine import Node
+from .meta import Meta, is_array
+
+
+@dataclass(frozen=True)
+class Saved:
+    """One storage that the tape keeps for backward."""
+
+    where: str  # the part of the model: "model.layers.0.self_attn.q_proj"
+    op: str  # the op that keeps it
+    what: str  # its name in the op's forward: "x", "z", "gate"
+    shape: tuple[int, ...]
+    nbytes: int  # of the whole storage
+    shared_with: tuple[str, ...]  # other places that keep the same storage
+
+
+def saved_arrays(nodes: Iterable[Node], besides: Iterable[np.ndarray] = ()) -> list[Saved]:
+    """Every storage in the nodes' caches, once, in the order of the forward pass, without those of
+    `besides`.
+    """
+    known = storages(besides)
+    holders: dict[int, list[tuple[str, str]]] = {}
+    first: dict[int, tuple] = {}
+    for node in nodes:
+        for op, what, a in _named(node):
+            place, nbytes = storage(a)
+            if place not in known:
+                holders.setdefault(place, []).append((node.name, op))
+                first.setdefault(place, (what, tuple(a.shape), nbytes))
+    rows = []
+    for place, (what, shape, nbytes) in first.items():
+        (where, op), *others = holders[place]
+        shared_with = tuple(f"{name} ({kept_by})" for name, kept_by in others)
+        rows.append(Saved(where, op, what, shape, nbytes, shared_with))
+    return rows
+
+
+def _named(node: Node) -> Iterator[tuple[str, str, Any]]:
+    """(op, name, array) for each array in a node's cache."""
+    if node.op is None:  # a leaf
+        return
+    parts = node.cache if isinstance(node.cache, tuple) else (node.cache,)
+    names = cache_names(node.op.forward)
+    for i, part in enumerate(parts):
+        for a in arrays_in(part):
+            yield node.op.name, names[i] if i < len(names) else f"saved {i}", a
+
+
+@functools.cache
+def cache_names(forward: Callable) -> tuple[str, ...]:
+    """What a forward calls the parts of its cache:
+    they stand in its own last line, `return y, (x, z, W)`.
+    """
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(forward)))
+    except (OSError, TypeError, SyntaxError):
+        return ()
+    returns = [
+        n.value
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Return) and isinstance(n.value, ast.Tuple)
+    ]
+    if not returns or len(returns[-1].elts) != 2:
+        return ()
+    cache = returns[-1].elts[1]
+    return tuple(ast.unparse(e) for e in (cache.elts if isinstance(cache, ast.Tuple) else [cache]))
+
+
+def arrays_in(cache) -> list:
+    """The arrays of a cache: of one array, or of nested tuples."""
+    if is_array(cache):
+        return [cache]
+    return [a for part in cache for a in arrays_in(part)] if isinstance(cache, tuple | list) else []
+
+
+def storage(a) -> tuple[int, int]:
+    """Where the root storage behind an array lies, and its bytes:
+    a view, however small, keeps all of its root alive.
+    """
+    if isinstance(a, Meta):
+        return id(a.storage), a.storage.nbytes
+    while isinstance(a.base, np.ndarray):
+        a = a.base
+    return a.__array_interface__["data"][0], a.nbytes
+
+
+def storages(arrays: Iterable) -> dict[int, int]:
+    """Place -> bytes of the storages behind the arrays, each once."""
+    return dict(storage(a) for a in arrays)
+
+
+def by_kind(rows: Iterable[Saved]) -> list[tuple[str, str, str, int, int, tuple[str, ...]]]:
+    """The saved storages summed over layers: (part, op, what, how many, bytes, shared with)."""
+    kinds: dict[tuple[str, str, str], list] = {}
+    for s in rows:
+        key = _without_layer(s.where), s.op, s.what
+        kind = kinds.setdefault(
+            key, [0, 0, tuple(_without_layer(other) for other in s.shared_with)]
+        )
+        kind[0] += 1
+        kind[1] += s.nbytes
+    return [(*key, count, nbytes, shared) for key, (count, nbytes, shared) in kinds.items()]
+
+
+def _without_layer(name: str) -> str:
+    return re.sub(r"^model\.layers\.\d+\.", "", name)
