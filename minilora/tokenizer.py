@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from .files import write_atomically
+from .files import check_kind, read_json, write_together
 
 PAD = "<pad>"
 END = "\n"  # the end of an answer
 ANY_CHARACTER = r"[\s\S]"  # a dot would leave the newline out
+
+
+class ForeignTokenizer(ValueError):
+    """A tokenizer.json of another kind: of byte pairs, pieces or words."""
 
 
 @dataclass(frozen=True)
@@ -35,21 +39,33 @@ class CharTokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> "CharTokenizer":
-        """Read tokenizer.json as `save` writes it. Raises ValueError on any other kind."""
+        """Read tokenizer.json as `save` writes it.
+
+        Raises ForeignTokenizer on any other kind, ValueError on a damaged file, FileNotFoundError.
+        """
         path = Path(folder) / "tokenizer.json"
-        model = json.loads(path.read_text(encoding="utf-8"))["model"]
+        model = read_json(path, {"model": dict})["model"]
         if model.get("type") != "WordLevel":
-            raise ValueError(f"{path}: model {model.get('type')}, wanted WordLevel of characters")
+            kind = str(model.get("type"))[:40]
+            raise ForeignTokenizer(f"{path}: model {kind}, wanted WordLevel of characters")
+        check_kind(path, "model", model, {"vocab": {str: int}})
         vocabulary = sorted(model["vocab"].items(), key=lambda item: item[1])
         if [i for _, i in vocabulary] != list(range(len(vocabulary))):
             raise ValueError(f"{path}: the ids are not 0 to {len(vocabulary) - 1}, each once")
-        return cls(tuple(token for token, _ in vocabulary))
+        try:
+            return cls(tuple(token for token, _ in vocabulary))
+        except ValueError as error:
+            raise ForeignTokenizer(f"{path}: {error}") from None
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json in Hugging Face's layout."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, record in {
+        write_together({folder / name: data for name, data in self.files().items()})
+
+    def files(self) -> dict[str, bytes]:
+        """Name -> contents of what `save` writes."""
+        records = {
             "tokenizer.json": self._tokenizer_json(),
             "tokenizer_config.json": {
                 "tokenizer_class": "PreTrainedTokenizerFast",
@@ -57,9 +73,11 @@ class CharTokenizer:
                 "eos_token": END,
                 "clean_up_tokenization_spaces": False,
             },
-        }.items():
-            text = json.dumps(record, ensure_ascii=False, indent=1) + "\n"
-            write_atomically(folder / name, text.encode())
+        }
+        return {
+            name: f"{json.dumps(record, ensure_ascii=False, indent=1)}\n".encode()
+            for name, record in records.items()
+        }
 
     def _tokenizer_json(self) -> dict:
         pad = {"id": 0, "content": PAD, "special": True}

@@ -112,25 +112,142 @@ def changed_config(folder, **changes):
         ({"attention_bias": True}, "attention_bias is True"),
         ({"mlp_bias": True}, "mlp_bias is True"),
         ({"pretraining_tp": 2}, "pretraining_tp is 2"),
-        ({"rope_scaling": {"factor": 2}}, "rope_scaling is"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config is {'bits': 4}"),
+        ({"rope_scaling": {"factor": 2}}, "rope_scaling is {'factor': 2}, supported are"),
+        ({"rope_scaling": {"type": "linear", "factor": 2}}, "rope_scaling: type is 'linear'"),
         ({"rope_parameters": {"rope_type": "llama3"}}, "rope_type is 'llama3'"),
+        ({"rope_parameters": {"type": "dynamic"}}, "rope_parameters: type is 'dynamic'"),
+        ({"rope_parameters": {"rope_type": "default", "type": "yarn"}}, "type is 'yarn'"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "supported are rope_type"),
+        ({"rope_parameters": "default"}, "rope_parameters is 'default', wanted an object"),
+        ({"rope_parameters": {"rope_theta": "big"}}, "rope_theta is 'big', wanted a number"),
+        (
+            {"rope_parameters": {"rope_theta": 5e5}},
+            "rope_theta is 10000.0, rope_parameters.rope_theta is 500000.0; wanted one",
+        ),
+        ({"rope_theta": True}, "rope_theta is True, wanted a number"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes', wanted true or false"),
+        ({"hidden_size": 16.0}, "hidden_size is 16.0, wanted a whole number"),
+        ({"hidden_size": 0}, "hidden_size is 0, wanted a whole number of at least 1"),
+        ({"model_type": ["llama"]}, "model_type is "),
         ({"model_type": "gpt2"}, "model_type is 'gpt2', wanted 'llama'"),
         ({"model_type": "drop"}, "model_type is None"),
-        ({"vocab_size": "drop"}, "vocab_size"),
+        ({"vocab_size": "drop"}, "no vocab_size in it"),
+        ({"vocab_size": None}, "no vocab_size in it"),
         ({"hidden_size": "16"}, "hidden_size is '16'"),
         ({"rms_norm_eps": "small"}, "rms_norm_eps is 'small'"),
         ({"num_key_value_heads": 3}, "no multiple of 3 key heads"),
         ({"hidden_size": 32}, "has shape"),
         ({"num_hidden_layers": 3}, "9 arrays are missing"),
         ({"num_hidden_layers": 1}, "9 arrays do not belong"),
+        ({"num_hidden_layers": 10**9}, "20 arrays, too few for the 1000000000 layers"),
     ],
 )
 def test_a_config_that_this_llama_is_not(tmp_path, changes, message):
+    """The file is named too, and the answer comes at once."""
     ml.save_model(narrow(), tmp_path)
     changed_config(tmp_path, **changes)
     with pytest.raises(ValueError, match=message) as caught:
         ml.load_model(tmp_path)
-    assert one_line(caught)
+    assert one_line(caught) and str(tmp_path) in str(caught.value)
+
+
+def test_what_a_config_leaves_out_is_as_in_transformers(tmp_path):
+    ml.save_model(narrow(), tmp_path)
+    for absent in ("drop", None):
+        path = changed_config(
+            tmp_path,
+            rms_norm_eps=absent,
+            rope_theta=absent,
+            rope_parameters=absent,
+            pretraining_tp=None,
+            rope_scaling={"rope_type": "default", "type": "default", "factor": None},
+        )
+        assert read_config(path).rms_norm_eps == 1e-6 and read_config(path).rope_theta == 1e4
+    rotated = changed_config(tmp_path, rope_scaling={"rope_theta": 77})
+    assert read_config(rotated).rope_theta == 77
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_numbers_that_are_not_finite_are_named(tmp_path, dtype, value):
+    tuned = trained("lora")
+    ml.save_model(tuned.base, tmp_path / "base")
+    ml.save_adapter(tuned, tmp_path / "adapter")
+    for path, load in (
+        (tmp_path / "base" / "model.safetensors", lambda p: ml.load_model(p)),
+        (tmp_path / "adapter" / ARRAYS, lambda p: ml.load_adapter(tuned.base, p)),
+    ):
+        arrays, about = read_arrays(path)
+        name = sorted(arrays)[1]
+        bad = arrays[name].astype(dtype)
+        bad.flat[1] = value
+        write_arrays(path, {**arrays, name: bad}, about)
+        with pytest.raises(ValueError, match=f"1 of {bad.size} numbers not finite") as caught:
+            load(path.parent)
+        assert f"{path}: {name} has" in str(caught.value) and one_line(caught)
+
+
+def test_whole_numbers_are_no_weights(tmp_path):
+    """A quantised file, say: to read it as it stands would be silently wrong."""
+    model = narrow()
+    ml.save_model(model, tmp_path)
+    codes = model.params[EMBED].astype(np.int8)
+    write_arrays(tmp_path / "model.safetensors", {**model.params, EMBED: codes})
+    with pytest.raises(ValueError, match=f"{EMBED} is of int8, wanted floating-point numbers"):
+        ml.load_model(tmp_path)
+
+
+# ---- tokenizers
+
+
+FOREIGN = {
+    "byte pairs": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []},
+    "byte pairs of an old file": {"vocab": {"a": 0}, "merges": []},
+    "pieces": {"type": "Unigram", "vocab": [["<unk>", 0.0], ["a", -1.5]]},
+    "words": {"type": "WordLevel", "vocab": {"<pad>": 0, "a word": 1}},
+    "characters without a newline": {"type": "WordLevel", "vocab": {"<pad>": 0, "a": 1}},
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_foreign_tokenizer_leaves_a_model_without_one(tmp_path, kind):
+    model = narrow()
+    ml.save_model(model, tmp_path)
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": FOREIGN[kind]}))
+    with pytest.warns(UserWarning, match=r"tokenizer\.json: .*without a tokenizer") as caught:
+        back = ml.load_model(tmp_path)
+    assert back.tokenizer is None and np.array_equal(back.logits(IDS), model.logits(IDS))
+    assert len(caught) == 1 and caught[0].filename == __file__
+    assert "\n" not in str(caught[0].message)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{}", "no model in it"),
+        ("[]", r"it is \[\], wanted an object"),
+        ('{"model": "BPE"}', "model is 'BPE', wanted an object"),
+        ('{"model": null}', "model is None, wanted an object"),
+        ('{"model": {"type": "WordLevel"}}', "no model.vocab in it"),
+        ('{"model": {"type": "WordLevel", "vocab": ["a"]}}', r"model.vocab is \['a'\], wanted an"),
+        (
+            '{"model": {"type": "WordLevel", "vocab": {"<pad>": 0.0}}}',
+            "model.vocab.<pad> is 0.0, wanted a whole number",
+        ),
+        ('{"model": {"type": "WordLevel", "vocab": {"<pad>": true}}}', "<pad> is True, wanted"),
+        ('{"model": {"type": "WordLevel", "vocab": {"<pad>": 0, "a": 2}}}', "ids are not 0 to 1"),
+        ("{", "not JSON: "),
+        ("[" * 100_000, "not JSON: too many brackets"),
+        ("\udcff", "line 1: not UTF-8"),
+    ],
+)
+def test_a_damaged_tokenizer_is_told_in_a_line(tmp_path, text, message):
+    ml.save_model(narrow(), tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match=message) as caught:
+        ml.load_model(tmp_path)
+    assert one_line(caught) and f"{tmp_path / 'tokenizer.json'}: " in str(caught.value)
 
 
 def test_every_unsupported_field_is_refused(tmp_path):
@@ -272,6 +389,82 @@ def test_a_full_disk_leaves_the_old_files(tmp_path, monkeypatch, step):
     assert np.array_equal(ml.load_adapter(old.base, tmp_path).logits(IDS), old.logits(IDS))
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_disk_that_fills_up_on_the_way_leaves_the_old_files(tmp_path, monkeypatch, steps):
+    """The arrays are written and the config no more: neither takes the old one's place."""
+    old, new = trained("lora"), trained("lora", rank=5)
+    ml.save_adapter(old, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    left, fsync = [steps], os.fsync
+
+    def full(handle):
+        left[0] -= 1
+        if left[0] == 0:
+            raise OSError(28, "No space left on device")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        ml.save_adapter(new, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+CHANGED_SETTINGS = {
+    "rank": ("lora", {"rank": 5}, "r is 3, but adapter_model.safetensors was saved with 5"),
+    "alpha": ("lora", {"alpha": 7.5}, "lora_alpha is 6, but .* with 7.5"),
+    "scaling": ("lora", {"rank_stabilized": True}, "use_rslora is False, but .* with True"),
+    "dropout": ("lora", {"dropout": 0.1}, "lora_dropout is 0.0, but .* with 0.1"),
+    "targets": ("lora", {"targets": ("k_proj",)}, "target_modules is .*but .* with .'k_proj'"),
+    "method": ("vera", {}, "peft_type is 'LORA', but .* with 'VERA'"),
+    "whole weights": ("full", {}, "peft_type is 'LORA', but .* with 'FULL'"),
+    "key": ("vera", {"projection_prng_key": 9}, "projection_prng_key is 0, but .* with 9"),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGED_SETTINGS)
+def test_an_old_config_with_new_arrays_is_refused(tmp_path, kind):
+    """What a kill between the two renamings leaves behind."""
+    method, settings, message = CHANGED_SETTINGS[kind]
+    old = trained("vera" if kind == "key" else "lora")
+    ml.save_adapter(old, tmp_path)
+    config = (tmp_path / CONFIG).read_bytes()
+    ml.save_adapter(trained(method, **settings), tmp_path)
+    (tmp_path / CONFIG).write_bytes(config)
+    with pytest.raises(ValueError, match=f"{message}.*: files of two adapters") as caught:
+        ml.load_adapter(old.base, tmp_path)
+    assert one_line(caught) and str(tmp_path / CONFIG) in str(caught.value)
+
+
+def test_new_arrays_of_the_same_settings_are_the_new_adapter(tmp_path):
+    ml.save_adapter(trained("lora"), tmp_path)
+    config = (tmp_path / CONFIG).read_bytes()
+    new = trained("lora", steps=6)
+    ml.save_adapter(new, tmp_path)
+    (tmp_path / CONFIG).write_bytes(config)
+    assert np.array_equal(ml.load_adapter(new.base, tmp_path).logits(IDS), new.logits(IDS))
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "not JSON: "),
+        ("[]", r"is \[\], wanted an object"),
+        ('{"method": "lora"}', "no metadata 'minilora'.options in it"),
+        ('{"method": ["lora"], "options": {}}', r"method is \['lora'\], wanted a text"),
+        ('{"method": "lora", "options": 3}', "options is 3, wanted an object"),
+        ('{"method": "lora", "options": {}, "config": []}', r"config is \[\], wanted an object"),
+    ],
+)
+def test_metadata_that_this_library_did_not_write(tmp_path, text, message):
+    tuned = trained("lora")
+    ml.save_adapter(tuned, tmp_path)
+    arrays, _ = read_arrays(tmp_path / ARRAYS)
+    write_arrays(tmp_path / ARRAYS, arrays, {"minilora": text})
+    with pytest.raises(ValueError, match=message) as caught:
+        ml.load_adapter(tuned.base, tmp_path)
+    assert one_line(caught) and f"{tmp_path / ARRAYS}: " in str(caught.value)
+
+
 def test_a_kill_between_writing_and_renaming_leaves_the_old_file(tmp_path):
     """In a process of its own, which dies in the middle without a chance to tidy up."""
     path = tmp_path / "x.safetensors"
@@ -324,8 +517,30 @@ def test_targets_scaling_and_options_come_back(tmp_path, method):
     assert rel(back.logits(IDS), tuned.logits(IDS)) < 1e-6
     for layer, arguments in tuned.layers.items():
         assert back.layers[layer].get("s") == pytest.approx(arguments.get("s"))
-    for name in options.keys() - {"rank_stabilized"}:  # it stands in alpha: s·r
-        assert back.options[name] == tuned.options[name]
+    assert back.options == tuned.options
+    if not record.owns_weight:  # else of twice the rank, and with an alpha of the same scaling
+        assert (back.rank, back.alpha) == (tuned.rank, tuned.alpha)
+
+
+@pytest.mark.parametrize("alpha", [7, 0.1, 5.3, -2, 1e300])
+@pytest.mark.parametrize("stabilized", [True, False])
+def test_alpha_comes_back_as_it_was_given(tmp_path, stabilized, alpha):
+    tuned = ml.attach(make_llama(), "lora", rank=3, alpha=alpha, rank_stabilized=stabilized)
+    ml.save_adapter(tuned, tmp_path)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    assert config["lora_alpha"] == alpha and config["use_rslora"] is stabilized
+    back = ml.load_adapter(tuned.base, tmp_path)
+    assert back.alpha == alpha and back.options == tuned.options
+    for layer, arguments in tuned.layers.items():
+        assert back.layers[layer]["s"] == arguments["s"]
+
+
+def test_the_methods_own_options_come_back_where_it_trains_on(tmp_path):
+    """What PEFT's config has no field for; what is given wins."""
+    ml.save_adapter(trained("lora_plus", ratio=4.0), tmp_path)
+    assert ml.load_adapter(narrow(), tmp_path, "lora_plus").options["ratio"] == 4.0
+    assert ml.load_adapter(narrow(), tmp_path, "lora_plus", ratio=2.0).options["ratio"] == 2.0
+    assert "ratio" not in ml.load_adapter(narrow(), tmp_path).options
 
 
 @pytest.mark.smoke
@@ -357,16 +572,19 @@ def test_vera_whose_promised_projections_are_missing(tmp_path):
         ml.load_adapter(tuned.base, tmp_path)
 
 
+@pytest.mark.parametrize("stabilized", [True, False])
 @pytest.mark.parametrize("start_step", [0, 2])
-def test_delta_lora_is_stored_as_a_lora_of_twice_the_rank(tmp_path, start_step):
+def test_delta_lora_is_stored_as_a_lora_of_twice_the_rank(tmp_path, start_step, stabilized):
     """On the untouched base it does what the moved weight did, also where B began as not 0."""
-    tuned = trained("delta_lora", make_llama(), steps=6, start_step=start_step, update_ratio=1.7)
+    how = {"start_step": start_step, "update_ratio": 1.7, "rank_stabilized": stabilized}
+    tuned = trained("delta_lora", make_llama(), steps=6, **how)
     assert any(
         rel(a["W"], tuned.base.params[f"{n}.weight"]) > 1e-3 for n, a in tuned.layers.items()
     )
     ml.save_adapter(tuned, tmp_path)
     config = json.loads((tmp_path / CONFIG).read_text())
-    assert config["r"] == 6 and config["lora_alpha"] == 12 and config["peft_type"] == "LORA"
+    assert config["r"] == 6 and config["peft_type"] == "LORA"
+    assert config["lora_alpha"] == (6 * 2**0.5 if stabilized else 12)  # 6 with rank 3
     back = ml.load_adapter(tuned.base, tmp_path)
     assert back.method == "lora" and back.rank == 6
     assert rel(back.logits(IDS), tuned.logits(IDS)) < 1e-13
@@ -576,6 +794,23 @@ def test_an_adapter_of_another_base(tmp_path, shape, message):
         ({"r": "4"}, "rank is '4'"),
         ({"lora_alpha": None, "r": 3.5}, "rank is 3.5"),
         ({"lora_alpha": "8"}, "alpha is '8'"),
+        ({"peft_type": ["LORA"]}, r"peft_type is \['LORA'\], supported are"),
+        ({"use_rslora": "yes"}, "use_rslora is 'yes', wanted true or false"),
+        ({"save_projection": 1}, "save_projection is 1, wanted true or false"),
+        ({"target_modules": 3}, "target_modules is 3, wanted a list"),
+        ({"target_modules": None}, "target_modules is None, wanted a list"),
+        ({"target_modules": {"q_proj": 1}}, "target_modules is .*, wanted a list"),
+        ({"target_modules": ["q_proj", 3]}, r"target_modules\[1\] is 3, wanted a text"),
+        ({"target_modules": "q_proj"}, "which matches no linear's whole name"),
+        ({"target_modules": ".*q_prj"}, "which matches no linear's whole name"),
+        ({"target_modules": "(.*"}, "no regular expression"),
+        ({"target_modules": "a{99999999999999999999}"}, "no regular expression"),
+        ({"target_modules": ".*"}, "cannot be adapted"),
+        ({"fan_in_fan_out": True}, "fan_in_fan_out is True: not supported"),
+        *(
+            ({"init_lora_weights": name}, f"init_lora_weights is '{name}': not supported")
+            for name in ("pissa", "pissa_niter_16", "olora", "corda", "loftq", "eva", "lora_ga")
+        ),
         ({"target_modules": ["q_prj", "v_proj"]}, "q_prj"),
         ({"target_modules": []}, "targets: got none"),
         ({"target_modules": ["lm_head"]}, "lm_head cannot be adapted"),
@@ -588,7 +823,53 @@ def test_an_adapter_config_that_is_not_ours(tmp_path, changes, message):
     changed(tmp_path, **changes)
     with pytest.raises(ValueError, match=message) as caught:
         ml.load_adapter(tuned.base, tmp_path)
-    assert one_line(caught)
+    assert one_line(caught) and f"{tmp_path / CONFIG}: " in str(caught.value)
+    assert "two adapters" not in str(caught.value)
+
+
+def of_peft(folder, **changes):
+    """An adapter's folder as PEFT would write it: without this library's metadata."""
+    arrays, _ = read_arrays(folder / ARRAYS)
+    write_arrays(folder / ARRAYS, arrays)
+    changed(folder, **changes)
+
+
+@pytest.mark.parametrize(
+    "targets, pattern",
+    [
+        ("q_proj", r".*q_proj"),
+        (("q_proj", "v_proj"), r".*\.(q|v)_proj"),
+        ("model.layers.1.self_attn.k_proj", r"model\.layers\.1\.self_attn\.k_proj"),
+        ("up_proj", r"model\.layers\.\d+\.mlp\.up_proj"),
+        ("all-linear", "all-linear"),
+        ("all-linear", "All-Linear"),
+    ],
+)
+def test_target_modules_may_be_one_regular_expression(tmp_path, targets, pattern):
+    """Matched against whole names, as PEFT does."""
+    tuned = trained("lora", targets=targets)
+    ml.save_adapter(tuned, tmp_path)
+    of_peft(tmp_path, target_modules=pattern)
+    back = ml.load_adapter(tuned.base, tmp_path)
+    assert back.layers.keys() == tuned.layers.keys()
+    assert np.array_equal(back.logits(IDS), tuned.logits(IDS))
+
+
+def test_what_peft_s_config_leaves_out_is_peft_s_default(tmp_path):
+    """lora_alpha 8 and r 8; an absent alpha is not 2·r, as it is in attach."""
+    tuned = trained("lora", rank=8, alpha=8)
+    ml.save_adapter(tuned, tmp_path)
+    for absent in ({"lora_alpha": None, "r": None, "use_rslora": None}, {"lora_alpha": None}):
+        of_peft(tmp_path, **absent)
+        assert np.array_equal(ml.load_adapter(tuned.base, tmp_path).logits(IDS), tuned.logits(IDS))
+
+
+@pytest.mark.parametrize("init", [True, False, None, "gaussian", "orthogonal"])
+def test_initialisations_that_leave_the_base_as_it_is(tmp_path, init):
+    tuned = trained("lora")
+    ml.save_adapter(tuned, tmp_path)
+    of_peft(tmp_path, init_lora_weights=init)
+    assert np.array_equal(ml.load_adapter(tuned.base, tmp_path).logits(IDS), tuned.logits(IDS))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{"])

@@ -4,21 +4,24 @@ one, a tokenizer.
 
 import dataclasses
 import json
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..files import data_folder, write_atomically
+from ..files import check_kind, data_folder, read_json, write_together
 from ..model import HEAD, Llama, ModelConfig
-from ..tokenizer import CharTokenizer
-from .safetensors import read_arrays, write_arrays
+from ..tokenizer import CharTokenizer, ForeignTokenizer
+from .safetensors import array_bytes, read_weights
 
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 UNSUPPORTED = {  # config field -> the only values that leave the mathematics as it is here
     "hidden_act": ("silu",),
     "attention_bias": (False,),
     "mlp_bias": (False,),
     "pretraining_tp": (1,),
-    "rope_scaling": (None,),
+    "quantization_config": (None,),
 }
 
 
@@ -26,6 +29,7 @@ def load_model(source: str | Path) -> Llama:
     """ "base", the word lab's pretrained base, or a folder of a Hugging Face LlamaForCausalLM, in
     float32 (float64 kept).
 
+    Warns where the tokenizer is of another kind than this library's: the model comes without one.
     Raises FileNotFoundError, or ValueError for another architecture, an unsupported field or a
     damaged file.
     """
@@ -34,33 +38,52 @@ def load_model(source: str | Path) -> Llama:
         raise FileNotFoundError(
             f"load_model: {folder} is no folder; wanted 'base' or a folder with config.json"
         )
-    config = read_config(folder / "config.json")
-    params, _ = read_arrays(folder / "model.safetensors")
+    config = read_config(folder / CONFIG)
+    params, _ = read_weights(folder / WEIGHTS)
     params = {
         name: a if a.dtype == np.float64 else a.astype(np.float32, copy=False)
         for name, a in params.items()
     }
     if config.tie_word_embeddings:
         params.pop(HEAD, None)  # some writers store the tied matrix twice
-    tokenizer = CharTokenizer.load(folder) if (folder / "tokenizer.json").is_file() else None
+    if config.num_hidden_layers > len(params):  # before anyone lists the arrays of all layers
+        raise ValueError(
+            f"{folder / WEIGHTS}: {len(params)} arrays, too few for the "
+            f"{config.num_hidden_layers} layers of {CONFIG}"
+        )
+    tokenizer = _tokenizer(folder)
     if tokenizer and tokenizer.vocab_size > config.vocab_size:
         raise ValueError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, "
             f"the model {config.vocab_size}"
         )
-    return Llama(config, params, tokenizer)
+    try:
+        return Llama(config, params, tokenizer)
+    except ValueError as error:
+        raise ValueError(f"{folder / WEIGHTS}: {str(error).removeprefix('model: ')}") from None
+
+
+def _tokenizer(folder):
+    """The folder's tokenizer; None where there is none, or none that this library can read."""
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    try:
+        return CharTokenizer.load(folder)
+    except ForeignTokenizer as error:
+        warnings.warn(f"{error}; the model comes without a tokenizer", stacklevel=3)
+        return None
 
 
 def save_model(model: Llama, folder: str | Path) -> None:
     """Write a folder that load_model and transformers can load."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if model.tokenizer:
-        model.tokenizer.save(folder)
-    write_arrays(folder / "model.safetensors", model.params)
-    write_atomically(
-        folder / "config.json", json.dumps(config_json(model), indent=1).encode() + b"\n"
-    )
+    files = {
+        **(model.tokenizer.files() if model.tokenizer else {}),
+        WEIGHTS: array_bytes(model.params),
+        CONFIG: json.dumps(config_json(model), indent=1).encode() + b"\n",
+    }
+    write_together({folder / name: data for name, data in files.items()})
 
 
 def config_json(model: Llama) -> dict:
@@ -89,28 +112,54 @@ def config_json(model: Llama) -> dict:
 
 
 def read_config(path: str | Path) -> ModelConfig:
-    """A ModelConfig from config.json; raises ValueError naming the field that this Llama does not
-    have.
+    """A ModelConfig from config.json; what is absent or null is as in transformers.
+
+    Raises FileNotFoundError, or ValueError naming the field that this Llama does not have.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
-    if not isinstance(fields, dict) or fields.get("model_type") != "llama":
-        kind = fields.get("model_type") if isinstance(fields, dict) else type(fields).__name__
-        raise ValueError(f"{path}: model_type is {kind!r}, wanted 'llama'")
+    fields = {name: value for name, value in read_json(path).items() if value is not None}
+    if fields.get("model_type") != "llama":
+        raise ValueError(f"{path}: model_type is {fields.get('model_type')!r:.80}, wanted 'llama'")
     for name, allowed in UNSUPPORTED.items():
         if fields.get(name, allowed[0]) not in allowed:
-            raise ValueError(f"{path}: {name} is {fields[name]!r}, supported is {allowed[0]!r}")
-    rope = fields.get("rope_parameters") or {}
-    if rope.get("rope_type", "default") != "default":
-        raise ValueError(f"{path}: rope_type is {rope['rope_type']!r}, supported is 'default'")
-    fields = {"num_key_value_heads": fields.get("num_attention_heads"), **rope, **fields}
-    known = {f.name for f in dataclasses.fields(ModelConfig)}
+            raise ValueError(f"{path}: {name} is {fields[name]!r:.80}, supported is {allowed[0]!r}")
+    absent = {"num_key_value_heads": fields.get("num_attention_heads"), "rms_norm_eps": 1e-6}
+    fields = {**absent, **fields, **_rope(path, fields)}
+    given = {}
+    for field in dataclasses.fields(ModelConfig):
+        if field.name in fields:
+            check_kind(path, field.name, fields[field.name], field.type)
+            given[field.name] = fields[field.name]
+        elif field.default is dataclasses.MISSING:
+            raise ValueError(f"{path}: no {field.name} in it")
     try:
-        return ModelConfig(**{k: v for k, v in fields.items() if k in known and v is not None})
-    except TypeError as error:
-        raise ValueError(f"{path}: {str(error).split(') ')[-1]}") from None
+        return ModelConfig(**given)
+    except ValueError as error:
+        raise ValueError(f"{path}: {str(error).removeprefix('config: ')}") from None
+
+
+def _rope(path: str | Path, fields: dict[str, Any]) -> dict[str, float]:
+    """{"rope_theta": θ} where the config has one: by itself, in rope_parameters, or in that one's
+    older name rope_scaling. Raises ValueError for other wavelengths than θ's, and for two θ.
+    """
+    thetas = {"rope_theta": fields.get("rope_theta")}
+    for name in ("rope_parameters", "rope_scaling"):
+        check_kind(path, name, fields.get(name, {}), dict)
+        rope = {key: value for key, value in fields.get(name, {}).items() if value is not None}
+        thetas[f"{name}.rope_theta"] = rope.pop("rope_theta", None)
+        for key in ("rope_type", "type"):  # the new name and the old
+            if (kind := rope.pop(key, "default")) != "default":
+                raise ValueError(
+                    f"{path}: {name}: {key} is {kind!r:.80}, supported is 'default': "
+                    "it changes the mathematics"
+                )
+        if rope:
+            raise ValueError(
+                f"{path}: {name} is {fields[name]!r:.80}, supported are rope_type and rope_theta"
+            )
+    thetas = {name: theta for name, theta in thetas.items() if theta is not None}
+    for name, theta in thetas.items():
+        check_kind(path, name, theta, float)
+    if len(set(thetas.values())) > 1:
+        said = ", ".join(f"{name} is {theta!r:.20}" for name, theta in thetas.items())
+        raise ValueError(f"{path}: {said}; wanted one and the same")
+    return {"rope_theta": next(iter(thetas.values()))} if thetas else {}

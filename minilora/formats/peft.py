@@ -8,18 +8,42 @@ start step. Full fine-tuning is stored as the weights themselves, under adapter_
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..adapters import Tuned, attach, find_method
-from ..files import write_atomically
+from ..files import check_kind, parse_json, read_json, write_together
 from ..methods import METHODS
-from ..model import Llama
-from .safetensors import read_arrays, write_arrays
+from ..model import EMBED, HEAD, Llama
+from .safetensors import array_bytes, read_weights
 
 CONFIG, ARRAYS = "adapter_config.json", "adapter_model.safetensors"
+ABOUT = "minilora"  # the entry of the arrays' metadata; PEFT reads none
+DESCRIPTIVE = ("base_model_name_or_path", "task_type", "inference_mode", "save_projection")
+CHANGES = (  # fields of PEFT's configs that, set, make another formula or other layers
+    "bias",
+    "fan_in_fan_out",
+    "use_dora",
+    "use_qalora",
+    "use_bdlora",
+    "kasa_config",
+    "arrow_config",
+    "monteclora_config",
+    "lora_bias",
+    "alora_invocation_tokens",
+    "modules_to_save",
+    "exclude_modules",
+    "layers_to_transform",
+    "rank_pattern",
+    "alpha_pattern",
+    "layer_replication",
+    "target_parameters",
+    "trainable_token_indices",
+)
+SAME_BASE = (True, False, "gaussian", "orthogonal")  # init_lora_weights that leave W as it is
 
 
 def save_adapter(tuned: Tuned, folder: str | Path, *, save_projection: bool = True) -> int:
@@ -36,10 +60,12 @@ def save_adapter(tuned: Tuned, folder: str | Path, *, save_projection: bool = Tr
         "rank": tuned.rank,
         "alpha": tuned.alpha,
         "options": tuned.options,
+        "config": {k: v for k, v in config.items() if k not in DESCRIPTIVE},
     }
-    write_arrays(folder / ARRAYS, arrays, {"minilora": json.dumps(own)})  # PEFT reads no metadata
-    write_atomically(folder / CONFIG, json.dumps(config, indent=1, sort_keys=True).encode() + b"\n")
-    return (folder / ARRAYS).stat().st_size
+    data = array_bytes(arrays, {ABOUT: json.dumps(own)})
+    text = json.dumps(config, indent=1, sort_keys=True) + "\n"
+    write_together({folder / ARRAYS: data, folder / CONFIG: text.encode()})
+    return len(data)
 
 
 def export(
@@ -61,12 +87,12 @@ def export(
     config |= {"r": tuned.rank, "target_modules": _target_modules(tuned)}
     if peft and peft.type == "LORA":
         arrays, rank = _as_plain_lora(tuned)
-        s = next(iter(tuned.layers.values()))["s"]
+        stabilized = tuned.options["rank_stabilized"]
         config |= {
-            "r": rank,
-            "lora_alpha": _whole(s * rank),
+            "r": rank,  # of another rank, another alpha has the same scaling
+            "lora_alpha": _plain(tuned.alpha * (rank / tuned.rank) ** (0.5 if stabilized else 1)),
             "lora_dropout": tuned.options.get("dropout", 0.0),
-            "use_rslora": False,
+            "use_rslora": stabilized,
             "init_lora_weights": True,
         }
     elif peft and peft.type == "VERA":
@@ -106,37 +132,48 @@ def _as_plain_lora(tuned):
     return arrays, rank
 
 
-def _whole(alpha):
+def _plain(alpha):
     """8.0 as 8: PEFT writes whole alphas as whole numbers."""
-    nearest = round(alpha)
-    return nearest if abs(alpha - nearest) < 1e-9 else alpha
+    return int(alpha) if abs(alpha) < 2**53 and alpha == int(alpha) else alpha
 
 
 def load_adapter(model: Llama, folder: str | Path, method: str | None = None, **options) -> Tuned:
     """Put a stored adapter on a model. method says which technique trains on: LoRA-FA and LoRA+ are
     stored as LoRA.
 
-    Raises ValueError for an adapter of another kind or another base, FileNotFoundError.
+    Raises ValueError for an adapter of another kind or another base, for a damaged file and for
+    files of two adapters; FileNotFoundError.
     """
-    folder = Path(folder)
-    if not (folder / CONFIG).is_file():
-        raise FileNotFoundError(f"{folder / CONFIG}: no such file")
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{folder / CONFIG}: not JSON ({error})") from None
-    if not isinstance(config, dict):
-        raise ValueError(
-            f"{folder / CONFIG}: a {type(config).__name__}, wanted an object of settings"
-        )
-    arrays, about = read_arrays(folder / ARRAYS)
-    own = json.loads(about.get("minilora", "{}"))
-    tuned = _empty(model, folder, config, own, method, options)
-    live = tuned.arrays
+    path = Path(folder) / CONFIG
+    config = {name: value for name, value in read_json(path).items() if value is not None}
+    arrays, about = read_weights(Path(folder) / ARRAYS)
+    own = _own(Path(folder) / ARRAYS, about)
+    tuned = _empty(model, path, config, own, method, options)
+    for name, value in own.get("config", {}).items():
+        if config.get(name) != value:
+            raise ValueError(
+                f"{path}: {name} is {config.get(name)!r:.80}, but {ARRAYS} was saved with "
+                f"{value!r:.80}: files of two adapters"
+            )
     drawn = tuned.record.peft and config.get("save_projection") is False  # the key draws them again
-    shared = set(tuned.record.peft.shared.values()) if drawn else set()
+    _fill(tuned, folder, arrays, set(tuned.record.peft.shared.values()) if drawn else set())
+    return tuned
+
+
+def _own(path, about):
+    """What this library wrote beside the arrays; {} in a file of another's."""
+    own = parse_json(f"{path}: metadata {ABOUT!r}", about.get(ABOUT, "{}"))
+    written = {"method": str, "options": dict}
+    check_kind(path, f"metadata {ABOUT!r}", own, written if own else dict)
+    check_kind(path, f"metadata {ABOUT!r}: config", own.get("config", {}), dict)
+    return own
+
+
+def _fill(tuned, folder, arrays, optional):
+    """Write the stored arrays into tuned's own; raises ValueError where they are not the same."""
+    live = tuned.arrays
     derived = {k for k in live if k.endswith(".base_layer.weight")}
-    if missing := sorted(live.keys() - derived - shared - arrays.keys()):
+    if missing := sorted(live.keys() - derived - optional - arrays.keys()):
         raise ValueError(f"{folder}: {len(missing)} arrays are missing, the first is {missing[0]}")
     if extra := sorted(arrays.keys() - live.keys()):
         raise ValueError(
@@ -149,64 +186,82 @@ def load_adapter(model: Llama, folder: str | Path, method: str | None = None, **
             )
     for name, array in arrays.items():
         live[name][...] = array
-    return tuned
 
 
-CHANGES = (  # fields of PEFT's configs that, set, make another formula or other layers
-    "bias",
-    "use_dora",
-    "lora_bias",
-    "alora_invocation_tokens",
-    "modules_to_save",
-    "rank_pattern",
-    "alpha_pattern",
-    "layer_replication",
-    "target_parameters",
-    "trainable_token_indices",
-)
-
-
-def _empty(model, folder, config, own, method, options):
+def _empty(model, path, config, own, method, options):
     """attach as the config says; the arrays come afterwards."""
     kind = config.get("peft_type")
-    if kind == "FULL":
-        method = method or "full"
-        if not find_method(method).whole_model:
-            raise ValueError(f"{folder}: stored as whole weights, which {method} cannot train on")
-        return attach(model, method, **options)
-    stored = {"LORA": "lora", "VERA": "vera"}.get(kind) or (
-        own.get("method") if kind == "MINILORA" else None
-    )
+    kinds = {"LORA": "lora", "VERA": "vera", "FULL": "full"}
+    stored = own.get("method") if kind == "MINILORA" else kinds.get(str(kind))
     if stored is None:
-        raise ValueError(f"{folder}: peft_type is {kind!r}, supported are LORA and VERA")
-    for name in CHANGES:
-        if config.get(name) not in (None, False, "none", {}, []):
-            raise ValueError(
-                f"{folder}: {name} is {config[name]!r}: not supported, it changes the mathematics"
-            )
+        raise ValueError(f"{path}: peft_type is {kind!r:.80}, supported are LORA and VERA")
     method = method or stored
     record = find_method(method)
-    if kind in ("LORA", "VERA") and (record.peft is None or record.peft.type != kind):
+    if kind == "FULL":
+        if not record.whole_model:
+            raise ValueError(f"{path}: stored as whole weights, which {method} cannot train on")
+        return attach(model, method, **options)
+    if kind != "MINILORA" and (record.peft is None or record.peft.type != kind):
         same = [m for m, r in METHODS.items() if r.peft and r.peft.type == kind]
         raise ValueError(
-            f"{folder}: stored as {kind}, which {method} cannot train on; "
+            f"{path}: stored as {kind}, which {method} cannot train on; "
             f"wanted one of {', '.join(same)}"
         )
-    given: dict[str, Any] = {"targets": _targets(config.get("target_modules"))}
+    _check_formula(path, config)
+    given: dict[str, Any] = {"targets": _targets(path, config.get("target_modules"), model)}
     if "rank" in record.takes:
         given["rank"] = config.get("r")
     if "alpha" in record.takes:
-        given["alpha"] = config.get("lora_alpha", own.get("alpha"))
-    inherited = {
+        given["alpha"] = config.get("lora_alpha", own.get("alpha", 8))  # PEFT's where it is absent
+    read = {
         "rank_stabilized": config.get("use_rslora"),
         "dropout": config.get("lora_dropout", config.get("vera_dropout")),
         "projection_prng_key": config.get("projection_prng_key"),
         "d_initial": config.get("d_initial"),
-        **(own.get("options", {}) if kind not in ("LORA", "VERA") else {}),
     }
-    inherited = {k: v for k, v in inherited.items() if k in record.options and v is not None}
-    return attach(model, method, **given, **{**inherited, **options})
+    read = {k: v for k, v in read.items() if k in record.options and v is not None}
+    mine = own["options"] if own.get("method") == method else {}  # ratio, update_ratio, …
+    options = {**{k: v for k, v in mine.items() if k in record.options}, **read, **options}
+    try:
+        return attach(model, method, **given, **options)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
-def _targets(modules):
-    return modules if modules == "all-linear" else tuple(modules or ())
+def _check_formula(path, config):
+    """Raises ValueError for a field that makes another formula than this library's."""
+    for name in CHANGES:
+        if config.get(name) not in (None, False, "none", {}, []):
+            raise ValueError(
+                f"{path}: {name} is {config[name]!r:.80}: not supported, it changes the mathematics"
+            )
+    init = config.get("init_lora_weights", True)
+    if init not in SAME_BASE:
+        raise ValueError(
+            f"{path}: init_lora_weights is {init!r:.80}: not supported; wanted one that is known "
+            f"to leave the base as it is: {', '.join(map(repr, SAME_BASE))}"
+        )
+    for name in ("use_rslora", "save_projection"):
+        check_kind(path, name, config.get(name, False), bool)
+
+
+def _targets(path, modules, model):
+    """target_modules as attach takes them: names, or PEFT's regular expression for whole ones."""
+    if not isinstance(modules, str):
+        check_kind(path, "target_modules", modules, [str])
+        return tuple(modules)
+    if modules.lower() == "all-linear":
+        return "all-linear"
+    ends = [name.removesuffix(".weight") for name in (EMBED, HEAD)]
+    try:
+        hits = [n for n in (*ends, *model.config.linears()) if re.fullmatch(modules, n)]
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: target_modules is {modules!r:.80}, no regular expression: {error}"
+        ) from None
+    if not hits:
+        raise ValueError(
+            f"{path}: target_modules is {modules!r:.80}, which matches no linear's whole name, "
+            f"as {next(iter(model.config.linears()))} is one"
+        )
+    return tuple(hits)

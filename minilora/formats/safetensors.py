@@ -21,8 +21,30 @@ def write_arrays(
     """Write all arrays and a metadata map of strings;
     the old file stays whole until the new one is on the disk.
     """
+    write_atomically(path, array_bytes(arrays, about))
+
+
+def array_bytes(arrays: Mapping[str, np.ndarray], about: Mapping[str, str] | None = None) -> bytes:
+    """The contents of a .safetensors file of these arrays and a metadata map of strings."""
     whole = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
-    write_atomically(Path(path), save(whole, metadata={"format": "pt", **(about or {})}))
+    return save(whole, metadata={"format": "pt", **(about or {})})
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """`read_arrays`, for arrays to compute with.
+
+    Raises ValueError naming an array that is of whole numbers or has a NaN or an infinity too.
+    """
+    arrays, about = read_arrays(path)
+    for name, a in arrays.items():
+        if a.dtype.kind != "f":
+            raise ValueError(f"{path}: {name} is of {a.dtype}, wanted floating-point numbers")
+        if not np.isfinite(a).all():
+            bad = a[~np.isfinite(a)]
+            raise ValueError(
+                f"{path}: {name} has {bad.size} of {a.size} numbers not finite, the first {bad[0]}"
+            )
+    return arrays, about
 
 
 def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
