@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -12,12 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .files import data_folder, nearest
-
-IGNORED = -100  # a target that the loss leaves out
+from .files import data_folder, nearest, parse_json, read_text
+from .kernels.numpy_ref import IGNORED
 
 Pair = tuple[str, str | tuple[str, ...]]  # a prompt, and its completion or every right one
 Batch = tuple[np.ndarray, np.ndarray]  # ids (N, T), targets (N, T), int64
+COLUMNS = ("prompt", "completion")  # of a user's own file
 
 
 @dataclass(frozen=True)
@@ -87,23 +86,19 @@ def select(task: str | TaskData, train_size: int) -> TaskData:
 def read_pairs(path: str | Path) -> list[tuple[str, str]]:
     """(prompt, completion) pairs from a .jsonl or a .csv file with these two names, in UTF-8.
 
-    Raises ValueError naming the line.
+    Blank lines do not count, nor do other names. Raises ValueError naming the line,
+    FileNotFoundError.
     """
     path = Path(path)
     readers = {".jsonl": _jsonl_records, ".csv": _csv_records}
     if path.suffix.lower() not in readers:
         raise ValueError(f"{path}: suffix {path.suffix!r}, wanted .jsonl or .csv")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path} line {line}: not UTF-8") from None
     pairs = []
-    for line, record in readers[path.suffix.lower()](path, text):
-        for key in ("prompt", "completion"):
+    for line, record in readers[path.suffix.lower()](path, read_text(path)):
+        for key in COLUMNS:
             value = record.get(key)
             if not isinstance(value, str) or not value:
-                raise ValueError(f"{path} line {line}: {key} is {value!r}, wanted some text")
+                raise ValueError(f"{path} line {line}: {key} is {value!r:.80}, wanted some text")
         pairs.append((record["prompt"], record["completion"]))
     if not pairs:
         raise ValueError(f"{path}: no pairs in it")
@@ -115,29 +110,28 @@ def _jsonl_records(path: Path, text: str):
     for number, line in enumerate(text.split("\n"), 1):  # U+2028 may stand inside a string
         if not line.strip():
             continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} line {number}: not JSON: {error.msg}") from None
+        record = parse_json(f"{path} line {number}", line)
         if not isinstance(record, dict):
             raise ValueError(f"{path} line {number}: wanted an object, got {line.strip()[:40]}")
         yield number, record
 
 
 def _csv_records(path: Path, text: str):
-    """(number of its last line, row by column name) of each row."""
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    """(number of its last line, row by column name) of each row that is not blank."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows = ((reader.line_num, row) for row in reader if any(cell.strip() for cell in row))
     try:
-        for column in ("prompt", "completion"):
-            if text and column not in (reader.fieldnames or ()):
-                raise ValueError(f"{path} line 1: no column {column!r} in {reader.fieldnames}")
-        for record in reader:
-            if None in record:
-                raise ValueError(f"{path} line {reader.line_num}: more cells than columns")
-            yield reader.line_num, record
+        line, columns = next(rows, (0, list(COLUMNS)))
+        for name in COLUMNS:
+            if (times := columns.count(name)) != 1:
+                said = f"{times} columns" if times else "no column"
+                raise ValueError(f"{path} line {line}: {said} {name!r} in {columns}")
+        for line, row in rows:
+            if len(row) > len(columns):
+                raise ValueError(f"{path} line {line}: more cells than columns")
+            yield line, dict(zip(columns, row))
     except csv.Error as error:
-        line = reader.reader.line_num  # the DictReader's own counts whole rows only
-        raise ValueError(f"{path} line {line}: not CSV: {error}") from None
+        raise ValueError(f"{path} line {reader.line_num}: not CSV: {error}") from None
 
 
 # ------------------------------------------------------------------------------------------ batches
@@ -150,8 +144,11 @@ def batches(
 
     Each epoch is shuffled anew, and its last batch filled up from the next one, so all batches have
     one size: batch_size, or all pairs if they are fewer. ids, targets (N, T), T by the longest.
-    Raises ValueError on no pairs, an empty prompt, or an end inside a completion.
+    Raises ValueError on no pairs, an empty prompt, an end inside a completion, no tokenizer, or a
+    character that it does not have.
     """
+    if tokenizer is None:
+        raise ValueError("batches: the model has no tokenizer to read its prompts with")
     if not pairs or batch_size < 1 or epochs < 1:
         raise ValueError(
             f"batches: {len(pairs)} pairs, batch_size {batch_size}, epochs {epochs}; each from 1"
@@ -169,10 +166,13 @@ def batches(
 
 def _row(pair: Pair, tokenizer: Any) -> tuple[list[int], list[int]]:
     """ids and targets of prompt + completion + end."""
-    prompt, completion = pair
-    asked, answer = tokenizer.encode(prompt), tokenizer.encode(_right(completion)[0])
+    (prompt, completion), place = pair, f"batches: {pair!r:.120}"
+    try:
+        asked, answer = tokenizer.encode(prompt), tokenizer.encode(_right(completion)[0])
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
     if not asked or tokenizer.eos_id in answer:
-        raise ValueError(f"batches: {pair}: wanted a prompt, and no end token in the completion")
+        raise ValueError(f"{place}: wanted a prompt, and no end token in the completion")
     text = [*asked, *answer, tokenizer.eos_id]
     return text[:-1], [IGNORED] * (len(asked) - 1) + text[len(asked) :]
 

@@ -312,6 +312,12 @@ def test_bad_pairs_are_refused():
     for pair in (("", "a"), ("Da>", "b\nc")):
         with pytest.raises(ValueError, match="wanted a prompt, and no end token"):
             batches([pair], WORD_LAB, 1)
+    with pytest.raises(
+        ValueError, match=r"^batches: \('Da>', 'bÉ'\): tokenizer: no token for 'É'$"
+    ):
+        batches([("Da>", "bÉ")], WORD_LAB, 1)
+    with pytest.raises(ValueError, match="the model has no tokenizer"):
+        batches(PAIRS, None, 2)
 
 
 # -------------------------------------------------------------------------------------- exact match
@@ -379,7 +385,21 @@ GOOD = '{"prompt": "a", "completion": "b"}\n'
         ("p.jsonl", "", "no pairs in it"),
         ("p.csv", "", "no pairs in it"),
         ("p.csv", "prompt,completion\n", "no pairs in it"),
-        ("p.csv", "prompt,answer\na,b\n", "line 1: no column 'completion'"),
+        (
+            "p.csv",
+            "prompt,answer\na,b\n",
+            r"line 1: no column 'completion' in \['prompt'",
+        ),
+        ("p.csv", "\n\nprompt;completion\na;b\n", "line 3: no column 'prompt'"),
+        ("p.csv", "prompt,completion,prompt\na,b,c\n", "line 1: 2 columns 'prompt'"),
+        ("p.csv", "\n \n", "no pairs in it"),
+        ("p.csv", "prompt,completion\n\n,b\n", "line 3: prompt is '', wanted some text"),
+        ("p.csv", "prompt,completion\r\n\r\na,b\r\nc,\r\n", "line 4: completion is '', wanted"),
+        ("p.jsonl", GOOD + '{"prompt": ["a"], "completion": "b"}', r"line 2: prompt is \['a'\]"),
+        ("p.jsonl", GOOD + "[" * 100_000, "line 2: not JSON: too many brackets"),
+        ("p.jsonl", GOOD + '{"prompt": 1' + "0" * 5000 + "}", "line 2: not JSON: Exceeds"),
+        ("p.jsonl", json.dumps({"prompt": [0] * 999, "completion": "b"}), "line 1: prompt is"),
+        ("p.csv", GOOD.encode("utf-16"), "line 1: not UTF-8"),
         ("p.csv", "prompt,completion\na,b\nc\n", "line 3: completion is None, wanted some text"),
         ("p.csv", "prompt,completion\na,b,c\n", "line 2: more cells than columns"),
         ("p.csv", 'prompt,completion\na,"b', "line 2: not CSV"),
@@ -392,6 +412,25 @@ def test_bad_files_name_the_line(tmp_path, name, text, message):
     with pytest.raises(ValueError, match=message) as error:
         read_pairs(tmp_path / name)
     assert name in str(error.value) and "\n" not in str(error.value)
+    assert len(str(error.value)) < 300 + len(str(tmp_path))
+
+
+def test_files_of_other_systems_are_read_alike(tmp_path):
+    """A byte order mark, CRLF, blank lines, other columns: as spreadsheets and editors save."""
+    expected = [("a", "b"), ("c", "d")]
+    for name, text in {
+        "p.csv": "\ufeff\r\nid,prompt,completion\r\n\r\n1,a,b\r\n , \r\n2,c,d\r\n\r\n",
+        "p.CSV": "completion,prompt,\nb,a\nd,c,",
+        "p.jsonl": '\ufeff\r\n{"prompt": "a", "completion": "b"}\r\n \t\r\n'
+        '{"completion": "d", "prompt": "c", "more": null}',
+    }.items():
+        (tmp_path / name).write_bytes(text.encode())
+        assert read_pairs(tmp_path / name) == expected
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.csv: no such file$"):
+        read_pairs(tmp_path / "none.csv")
 
 
 # -------------------------------------------------------------------------------------------- files
@@ -411,6 +450,41 @@ def test_a_written_file_is_whole(tmp_path):
     write_atomically(path, b"new")
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "value, wanted, message",
+    [
+        (1, str, "x is 1, wanted a text"),
+        ("1", int, "x is '1', wanted a whole number"),
+        (1.0, int, "x is 1.0, wanted a whole number"),
+        (True, int, "x is True, wanted a whole number"),
+        (True, float, "x is True, wanted a number"),
+        (1, bool, "x is 1, wanted true or false"),
+        (None, dict, "x is None, wanted an object"),
+        ([1, "a"], [int], r"x\[1\] is 'a', wanted a whole number"),
+        ({"a": 1}, {"a": int, "b": int}, "no x.b in it"),
+        ({"a": {"b": 1}}, {"a": {"b": str}}, "x.a.b is 1, wanted a text"),
+        ({"a": 1, "b": "c"}, {str: int}, "x.b is 'c', wanted a whole number"),
+        ("a" * 999, list, "^f: x is 'a{79}, wanted a list$"),
+    ],
+)
+def test_json_of_another_kind_is_named_by_its_place(value, wanted, message):
+    with pytest.raises(ValueError, match=message):
+        files.check_kind("f", "x", value, wanted)
+
+
+def test_json_of_the_right_kind_passes():
+    kind = {"a": [float], "b": {str: [str]}, "c": bool, "d": {}, "e": list}
+    value = {
+        "a": [1, 2.5],
+        "b": {"x": [], "y": ["z"]},
+        "c": False,
+        "d": {"f": 1},
+        "e": [[]],
+        "g": 0,
+    }
+    files.check_kind("f", "x", value, kind)
 
 
 @pytest.mark.parametrize("function", ["fsync", "replace"])

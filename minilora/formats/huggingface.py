@@ -141,7 +141,7 @@ def _rope(path: str | Path, fields: dict[str, Any]) -> dict[str, float]:
     """{"rope_theta": θ} where the config has one: by itself, in rope_parameters, or in that one's
     older name rope_scaling. Raises ValueError for other wavelengths than θ's, and for two θ.
     """
-    thetas = {"rope_theta": fields.get("rope_theta")}
+    thetas: dict[str, Any] = {"rope_theta": fields.get("rope_theta")}
     for name in ("rope_parameters", "rope_scaling"):
         check_kind(path, name, fields.get(name, {}), dict)
         rope = {key: value for key, value in fields.get(name, {}).items() if value is not None}
