@@ -20,6 +20,7 @@ from .meta import is_array
 from .methods import METHODS
 from .methods.base import Arrays, Method
 from .model import EMBED, HEAD, Llama
+from .values import number, whole
 
 DEFAULT_TARGETS = ("q_proj", "v_proj")
 
@@ -195,6 +196,7 @@ def attach(
             raise ValueError(f"{method}: {name} is {value!r}, wanted True or False")
     if record.check:
         record.check(options)
+    seed = whole("attach: seed", seed)
     if record.whole_model:
         tuned = Tuned(model, method, None, None, None, seed, options)
         tuned.weights = {name: a.copy() for name, a in model.params.items()}
@@ -290,9 +292,7 @@ def check_rank(record: Method, rank, shapes) -> int:
     """The rank as an int; raises below 1 or where it is not whole, warns once above what a product
     can use.
     """
-    rank = record.default_rank if rank is None else rank
-    if isinstance(rank, bool) or not isinstance(rank, int | np.integer) or rank < 1:
-        raise ValueError(f"{record.name}: rank is {rank!r}, wanted a whole number of at least 1")
+    rank = whole(f"{record.name}: rank", record.default_rank if rank is None else rank, 1)
     useful = min(min(shape) for shape in shapes)
     if rank > useful and not record.rank_above_width:
         warnings.warn(
@@ -300,19 +300,17 @@ def check_rank(record: Method, rank, shapes) -> int:
             "more parameters, no more rank",
             stacklevel=3,
         )
-    return int(rank)
+    return rank
 
 
 def check_alpha(alpha) -> float:
     """alpha, a finite number other than 0."""
-    if (
-        isinstance(alpha, bool)
-        or not isinstance(alpha, int | float | np.number)
-        or not np.isfinite(alpha)
-        or alpha == 0
-    ):
-        raise ValueError(f"alpha is {alpha!r}, wanted a finite number other than 0")
-    return _plain(alpha)
+    try:
+        if number("alpha", alpha) != 0:
+            return _plain(alpha)
+    except ValueError:
+        pass
+    raise ValueError(f"alpha is {alpha!r}, wanted a finite number other than 0")
 
 
 def check_recompute(recompute: str | None) -> str | None:

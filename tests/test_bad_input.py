@@ -68,6 +68,11 @@ def test_a_rank_above_the_width(name):
         ml.attach(base(), name, rank=8, targets="all-linear")
 
 
+@pytest.mark.parametrize("seed", [-1, 1.5, "3", None, True])
+def test_seeds(seed):
+    refuses(lambda: ml.attach(base(), "lora", seed=seed), "seed", repr(seed), "at least 0")
+
+
 @pytest.mark.parametrize("alpha", [0, float("nan"), float("inf"), "8", True])
 def test_alphas(alpha):
     refuses(lambda: ml.attach(base(), "lora", alpha=alpha), "alpha", repr(alpha), "other than 0")

@@ -1,0 +1,26 @@
+"""Settings as plain Python numbers, or the one-line error that says what was wanted."""
+
+import math
+
+import numpy as np
+
+
+def whole(what: str, value, least: int = 0) -> int:
+    """value as an int of at least `least`; raises ValueError, naming `what`."""
+    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_whole or value < least:
+        raise ValueError(f"{what} is {value!r}, wanted a whole number of at least {least}")
+    return int(value)
+
+
+def number(what: str, value, *, least: float = -math.inf, above: float = -math.inf) -> float:
+    """value as a finite float within its bounds; raises ValueError, naming `what`.
+
+    A Python float, because a np.float64 would make float64 of float32 arrays.
+    """
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or value < least or value <= above:
+        bound = f" above {above:g}" if above > -math.inf else ""
+        bound = f" of at least {least:g}" if least > -math.inf else bound
+        raise ValueError(f"{what} is {value!r}, wanted a finite number{bound}")
+    return float(value)
