@@ -72,8 +72,10 @@ def learning_rate(
 
 
 def global_norm(grads: Mapping[str, np.ndarray]) -> float:
-    """‖g‖₂ over all arrays together."""
-    return math.sqrt(sum(float(np.vdot(g, g)) for g in grads.values()))
+    """‖g‖₂ over all arrays together, summed in float64: a square of 1e20 is beyond float32."""
+    return math.sqrt(
+        sum(float(np.einsum("i,i", g, g, dtype=np.float64)) for g in map(np.ravel, grads.values()))
+    )
 
 
 def clip(grads: Mapping[str, np.ndarray], limit: float) -> dict[str, np.ndarray]:

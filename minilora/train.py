@@ -4,8 +4,8 @@ step rule.
 
 import itertools
 import json
-import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,21 +14,18 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from . import optim
+from . import checkpoints, optim
 from .adapters import Tuned
+from .divergence import Diverged, check_arrays, check_gradients
 from .engine import backward
 from .files import nearest
-from .formats.safetensors import read_arrays, write_arrays
 from .generation import check_ids
 from .kernels.numpy_ref import IGNORED
+from .values import number, whole
+
+__all__ = ["Diverged", "History", "gradients", "train"]
 
 Batch = tuple[np.ndarray, np.ndarray]
-
-
-class Diverged(ValueError):
-    """The loss or a gradient is no finite number any more;
-    the arrays are as they were before that step.
-    """
 
 
 @dataclass
@@ -43,8 +40,20 @@ class History:
     )  # (step, what `evaluate` returned)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
+        """For JSON: NumPy's numbers in the evaluations as Python's."""
+        return json.loads(json.dumps(asdict(self), default=_python))
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> "History":
+        """What `to_dict` gave."""
+        return cls(**{**saved, "evaluations": [(n, value) for n, value in saved["evaluations"]]})
+
+
+def _python(value):
+    """For JSON: NumPy's scalars and arrays as Python's."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"train: evaluate returned a {type(value).__name__}, which JSON cannot hold")
 
 
 def train(
@@ -79,58 +88,49 @@ def train(
     """
     if not isinstance(tuned, Tuned):
         raise TypeError(f"train: got a {type(tuned).__name__}, wanted what attach returns")
-    _check(steps, lr, weight_decay, betas, eps, schedule, warmup, clip, accumulate)
-    _check_every(evaluate_every=evaluate_every, checkpoint_every=checkpoint_every)
-    lr, weight_decay = (
-        float(lr),
-        float(weight_decay),
-    )  # a np.float64 would make float64 of float32 arrays
-    record, options = tuned.record, tuned.options
-    slots, trainable = tuned.slots(), tuned.trainable
-    ratios = record.lr_scale(options) if record.lr_scale else {}
-    adam = optim.AdamW(
-        trainable,
+    settings = _settings(
+        steps=steps,
+        lr=lr,
+        weight_decay=weight_decay,
         betas=betas,
         eps=eps,
-        weight_decay=weight_decay,
+        schedule=schedule,
+        warmup=warmup,
+        clip=clip,
+        accumulate=accumulate,
+    )
+    _check_every(evaluate=evaluate, evaluate_every=evaluate_every)
+    _check_every(checkpoint=checkpoint, checkpoint_every=checkpoint_every)
+    slots, clip = tuned.slots(), settings["clip"]
+    ratios = tuned.record.lr_scale(tuned.options) if tuned.record.lr_scale else {}
+    adam = optim.AdamW(
+        tuned.trainable,
         scale={s.key: ratios[s.argument] for s in slots if s.argument in ratios},
+        **{k: settings[k] for k in ("betas", "eps", "weight_decay")},
     )
     history = History()
     if resume:
         if checkpoint is None:
             raise ValueError("train: resume=True wants the checkpoint's path")
-        history = load_checkpoint(checkpoint, tuned, adam)
+        history = History.from_dict(checkpoints.load(checkpoint, tuned, adam, settings))
     stream = itertools.islice(_cycle(batches), adam.steps * accumulate, None)
     bar = tqdm(
         total=steps,
         initial=adam.steps,
-        desc=record.title,
+        desc=tuned.record.title,
         disable=None if progress is None else not progress,
         leave=False,
     )
     with bar:
         for step in range(adam.steps + 1, steps + 1):
             start = time.perf_counter()
-            rate = optim.learning_rate(step, lr=lr, steps=steps, schedule=schedule, warmup=warmup)
+            rate = optim.learning_rate(step, **_of_rate(settings))
             parts = list(itertools.islice(stream, accumulate))
             if len(parts) < accumulate:
                 raise ValueError(
                     f"train: step {step}: the batches ran out, got {len(parts)} of {accumulate}"
                 )
-            loss, grads = gradients(tuned, parts, step)
-            _check_finite(tuned, loss, grads, step)
-            if clip is not None:
-                grads = optim.clip(grads, clip)
-            _apply_grad_rule(tuned, slots, grads)
-            kept = (
-                {n: record.before_step(a) for n, a in tuned.layers.items()}
-                if record.before_step
-                else {}
-            )
-            adam.step(grads, rate)
-            if record.after_step:
-                for name, arrays in tuned.layers.items():
-                    record.after_step(arrays, kept.get(name), step, options)
+            loss = _step(tuned, adam, slots, parts, step, rate, clip)
             history.losses.append(loss)
             history.rates.append(rate)
             history.seconds.append(time.perf_counter() - start)
@@ -138,12 +138,29 @@ def train(
             bar.update()
             due = step == steps or bool(checkpoint_every and step % checkpoint_every == 0)
             if due:
-                _check_arrays(tuned, step)
+                check_arrays(tuned, step)
             if evaluate and (step == steps or (evaluate_every and step % evaluate_every == 0)):
                 history.evaluations.append((step, evaluate(tuned)))
             if checkpoint and due:
-                save_checkpoint(checkpoint, tuned, adam, history)
+                checkpoints.save(checkpoint, tuned, adam, settings, history.to_dict())
     return history
+
+
+def _step(tuned, adam, slots, parts, step, rate, clip) -> float:
+    """Gradients, clipping, the method's gradient rule, AdamW, the method's step rule -> loss."""
+    record = tuned.record
+    loss, grads = gradients(tuned, parts, step)
+    check_gradients(tuned, parts, loss, grads, step)
+    if clip is not None:
+        grads = optim.clip(grads, clip)
+    _apply_grad_rule(tuned, slots, grads)
+    before = record.before_step or (lambda arrays: None)
+    kept = {name: before(arrays) for name, arrays in tuned.layers.items()}
+    adam.step(grads, rate)
+    if record.after_step:
+        for name, arrays in tuned.layers.items():
+            record.after_step(arrays, kept[name], step, tuned.options)
+    return loss
 
 
 def gradients(
@@ -220,160 +237,40 @@ def _check_batch(batch, vocab_size: int) -> Batch:
     return ids, targets
 
 
-def _whole(v, least: int) -> bool:
-    return isinstance(v, int | np.integer) and not isinstance(v, bool) and bool(v >= least)
-
-
-def _check_every(**settings):
-    for name, every in settings.items():
-        if not (every is None or _whole(every, 1)):
-            raise ValueError(
-                f"train: {name} is {every!r}, wanted None or a whole number of at least 1"
-            )
-
-
-def _check(steps, lr, weight_decay, betas, eps, schedule, warmup, clip, accumulate):
-    """Raises ValueError for settings out of range."""
-
-    def number(v):
-        return (
-            isinstance(v, int | float | np.number) and not isinstance(v, bool) and math.isfinite(v)
-        )
-
-    wanted = {
-        "steps": (steps, _whole(steps, 1), "a whole number of at least 1"),
-        "lr": (lr, number(lr) and lr >= 0, "a finite number of at least 0"),
-        "weight_decay": (
-            weight_decay,
-            number(weight_decay) and weight_decay >= 0,
-            "a finite number of at least 0",
-        ),
-        "betas": (
-            betas,
-            isinstance(betas, tuple | list)
-            and len(betas) == 2
-            and all(number(b) and 0 <= b < 1 for b in betas),
-            "two numbers in [0, 1)",
-        ),
-        "eps": (eps, number(eps) and eps > 0, "a finite number above 0"),
-        "warmup": (warmup, _whole(warmup, 0), "a whole number of at least 0"),
-        "clip": (
-            clip,
-            clip is None or (number(clip) and clip > 0),
-            "None or a finite number above 0",
-        ),
-        "accumulate": (accumulate, _whole(accumulate, 1), "a whole number of at least 1"),
-    }
-    for name, (got, good, want) in wanted.items():
-        if not good:
-            raise ValueError(f"train: {name} is {got!r}, wanted {want}")
+def _settings(*, steps, lr, weight_decay, betas, eps, schedule, warmup, clip, accumulate):
+    """What every step depends on, as plain data; raises ValueError for what is out of range."""
+    try:
+        one, two = (number("train: betas", b, least=0) for b in betas)
+        if max(one, two) >= 1:
+            raise ValueError
+    except (TypeError, ValueError):
+        raise ValueError(f"train: betas is {betas!r}, wanted two numbers in [0, 1)") from None
     if schedule not in optim.SCHEDULES:
         raise nearest("schedule", str(schedule), optim.SCHEDULES)
-
-
-def _check_finite(tuned, loss, grads, step):
-    """Raises Diverged with the first array that went bad, in the order in which they are
-    computed.
-    """
-    bad = [key for key, g in grads.items() if not np.isfinite(g).all()]
-    if math.isfinite(loss) and not bad:
-        return
-    weights = {**tuned.base.params, **tuned.arrays}
-    first = next(
-        (f"the array {key}" for key, a in weights.items() if not np.isfinite(a).all()), None
-    )
-    if first is None and bad and math.isfinite(loss):
-        first = f"the gradient of {bad[-1]}"  # backward reaches the last layer first
-    raise Diverged(
-        f"train: step {step}: the loss is {loss}; "
-        f"the first that is not finite: {first or 'an activation'}"
-    )
-
-
-def _check_arrays(tuned, step):
-    """Raises Diverged where the step itself overflowed an array:
-    before it is written to a checkpoint or handed back.
-    """
-    for key, a in tuned.arrays.items():
-        if not np.isfinite(a).all():
-            raise Diverged(
-                f"train: step {step}: the array {key} is not finite after it; the rate is too high"
-            )
-
-
-def save_checkpoint(path: str | Path, tuned: Tuned, adam: optim.AdamW, history: History) -> None:
-    """Everything that the next step depends on, in one safetensors file that replaces the old one
-    at once.
-    """
-    arrays = {f"array.{key}": a for key, a in tuned.arrays.items()}
-    arrays |= {f"m.{key}": a for key, a in adam.m.items()} | {
-        f"v.{key}": a for key, a in adam.v.items()
+    settings = {
+        "steps": whole("train: steps", steps, 1),
+        "lr": number("train: lr", lr, least=0),
+        "weight_decay": number("train: weight_decay", weight_decay, least=0),
+        "betas": [one, two],
+        "eps": number("train: eps", eps, above=0),
+        "schedule": schedule,
+        "warmup": whole("train: warmup", warmup),
+        "clip": None if clip is None else number("train: clip", clip, above=0),
+        "accumulate": whole("train: accumulate", accumulate, 1),
     }
-    about = {
-        "method": tuned.method,
-        "rank": tuned.rank,
-        "alpha": tuned.alpha,
-        "seed": tuned.seed,
-        "options": tuned.options,
-        "steps": adam.steps,
-        "history": history.to_dict(),
-    }
-    write_arrays(path, arrays, {"minilora_checkpoint": json.dumps(about)})
+    if settings["lr"] > 0 and optim.learning_rate(1, **_of_rate(settings)) == 0 and steps == 1:
+        warnings.warn(f"train: with one step the {schedule} schedule's rate is 0", stacklevel=3)
+    return settings
 
 
-def load_checkpoint(path: str | Path, tuned: Tuned, adam: optim.AdamW) -> History:
-    """Put a checkpoint's arrays and moments in place;
-    raises ValueError where it is of another run.
-    """
-    arrays, about = read_arrays(path)
-    if "minilora_checkpoint" not in about:
-        raise ValueError(f"{path}: not a checkpoint of minilora")
-    saved = json.loads(about["minilora_checkpoint"])
-    for name in ("method", "rank", "alpha", "seed", "options"):
-        mine = getattr(tuned, name)
-        if saved[name] != mine:
-            raise ValueError(f"{path}: {name} is {saved[name]!r}, this run has {mine!r}")
-    for slot in tuned.slots():
-        if (
-            f"array.{slot.key}" not in arrays
-            or arrays[f"array.{slot.key}"].shape != slot.array.shape
-        ):
-            raise ValueError(f"{path}: no array {slot.key} of shape {slot.array.shape}")
-    foreign = {k.removeprefix("m.") for k in arrays if k.startswith("m.")} - adam.params.keys()
-    if foreign:
-        raise ValueError(f"{path}: its array {min(foreign)} has no place in this run")
-    _restore(tuned, arrays)
-    for name in adam.params:
-        adam.m[name][:] = arrays[f"m.{name}"]
-        adam.v[name][:] = arrays[f"v.{name}"]
-    adam.steps = saved["steps"]
-    past = saved["history"]
-    return History(
-        past["losses"],
-        past["rates"],
-        past["seconds"],
-        [(n, value) for n, value in past["evaluations"]],
-    )
+def _of_rate(settings):
+    return {k: settings[k] for k in ("lr", "steps", "schedule", "warmup")}
 
 
-def _restore(tuned, arrays):
-    """Write saved arrays into tuned's own;
-    what a step rule adds (Delta-LoRA's start factors) comes and goes with them.
-    """
-    live = tuned.arrays
-    for key, array in live.items():
-        if f"array.{key}" in arrays:
-            array[:] = arrays[f"array.{key}"]
-    for layer, arguments in tuned.layers.items():
-        prefix = f"array.{tuned.key(layer, '')}"
-        later = [
-            n
-            for n in arguments
-            if (k := tuned.key(layer, n)) in live and f"array.{k}" not in arrays
-        ]
-        for name in later:
-            del arguments[name]
-        for key in [
-            k for k in arrays if k.startswith(prefix) and k.removeprefix("array.") not in live
-        ]:
-            arguments[key.removeprefix(prefix)] = arrays[key]
+def _check_every(**given):
+    """`what` and how often it is done, `what_every`."""
+    (what, value), (name, every) = given.items()
+    if every is not None:
+        whole(f"train: {name}", every, 1)
+        if value is None:
+            raise ValueError(f"train: {name} is {every}, but {what} is not given")

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minilora as ml
-from minilora import optim
+from minilora import checkpoints, optim
 from minilora.train import Diverged, gradients
 
 train = importlib.import_module("minilora.train")  # ml.train is the function
@@ -154,6 +154,7 @@ def test_clip():
     assert rel(clipped["a"], grads["a"] / (5 + 1e-6)) < 1e-15
     assert rel(clipped["b"], grads["b"] / (5 + 1e-6)) < 1e-15
     assert same_bits(optim.clip(grads, 6.0), grads)
+    assert optim.global_norm({"a": np.full(4, 1e20, np.float32)}) == pytest.approx(2e20)
     assert grads["a"][0] == 3
 
 
@@ -280,6 +281,22 @@ def test_a_nan_in_an_adapter_is_named(name):
         ml.train(tuned, BATCHES, steps=3, lr=0.01)
 
 
+def test_an_overflow_on_the_way_is_named():
+    """All weights are finite, the second layer's product is not: that is where it is said to be."""
+    params = copies(base("float32").params)
+    for kind in ("gate", "up"):
+        params[f"model.layers.1.mlp.{kind}_proj.weight"] *= 1e30
+    tuned = tune("lora", ml.Llama(base().config, params))
+    with np.errstate(all="ignore"), pytest.raises(Diverged) as raised:
+        ml.train(tuned, BATCHES, steps=1, lr=0.01)
+    assert "model.layers.1.mlp.down_proj" in str(raised.value)
+
+
+def test_one_step_of_a_falling_schedule_is_said_to_do_nothing():
+    with pytest.warns(UserWarning, match="linear schedule's rate is 0"):
+        ml.train(tune("lora"), BATCHES, steps=1, lr=0.01, schedule="linear")
+
+
 def test_an_infinite_gradient_is_named(monkeypatch):
     tuned = tune("lora")
     honest = train.gradients
@@ -311,8 +328,8 @@ def test_a_huge_rate_diverges_and_keeps_the_checkpoint(name, dtype, lr, tmp_path
         ml.train(tuned, BATCHES, steps=9, lr=lr, checkpoint=path, checkpoint_every=1)
     assert all(np.isfinite(a).all() for a in tuned.arrays.values())
     adam, again = optim.AdamW(tuned.trainable), copies(tuned.arrays)
-    history = train.load_checkpoint(path, tuned, adam)
-    assert len(history.losses) == adam.steps >= 1 and same_bits(tuned.arrays, again)
+    history = checkpoints.load(path, tuned, adam, {})
+    assert len(history["losses"]) == adam.steps >= 1 and same_bits(tuned.arrays, again)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -334,6 +351,8 @@ def test_a_step_that_overflows_is_not_written(tmp_path):
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     path = tmp_path / "run.safetensors"
     ml.train(tune("lora"), BATCHES, steps=2, lr=0.01, checkpoint=path)
+    nudged = copies(base().params)
+    nudged["model.norm.weight"][0] += 1e-9
     for other, said in {
         "method": tune("lora_fa"),
         "rank": tune("lora", rank=2, alpha=6),
@@ -341,7 +360,8 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         "seed": tune("lora", seed=1),
         "options": tune("lora", dropout=0.5),
         "array": tune("lora", targets="q_proj"),
-        "shape": tune("lora", base(width=8)),
+        "base": tune("lora", base(width=8)),
+        "base is": tune("lora", ml.Llama(base().config, nudged)),
     }.items():
         before = copies(said.arrays)
         with pytest.raises(ValueError, match=other):
@@ -357,6 +377,51 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         ml.train(tune("lora"), BATCHES, steps=1, lr=0.01, checkpoint="nowhere", resume=True)
 
 
+def test_a_run_with_other_settings_does_not_resume(tmp_path):
+    """Each setting that the next step depends on; more steps are the same run where the rate does
+    not depend on their number.
+    """
+    path = tmp_path / "run.safetensors"
+    settings = dict(lr=0.01, schedule="linear", steps=3, clip=1.0, checkpoint=path)
+    ml.train(tune("lora"), BATCHES, **settings)
+    others = dict(lr=0.02, steps=4, clip=None, eps=1e-6, betas=(0.9, 0.99), weight_decay=0.1)
+    others |= dict(schedule="cosine", warmup=1, accumulate=2)
+    for name, value in others.items():
+        with pytest.raises(ValueError, match=f"{name} was "):
+            ml.train(tune("lora"), BATCHES, **{**settings, name: value}, resume=True)
+    ml.train(tune("lora"), BATCHES, steps=2, lr=0.01, checkpoint=path)
+    more = ml.train(tune("lora"), BATCHES, steps=4, lr=0.01, checkpoint=path, resume=True)
+    assert more.losses == ml.train(tune("lora"), BATCHES, steps=4, lr=0.01).losses
+
+
+def test_numpy_s_numbers_go_into_a_checkpoint(tmp_path):
+    """As settings, as the seed and as what evaluate returns."""
+    path = tmp_path / "run.safetensors"
+    settings = dict(steps=np.int64(2), lr=np.float64(0.01), clip=np.float32(1), warmup=np.int8(1))
+    tuned = tune("lora", base("float32"), seed=np.int64(3))
+    history = ml.train(
+        tuned,
+        BATCHES,
+        **settings,
+        evaluate=lambda t: {"sum": np.float32(1.5), "all": np.arange(2)},
+        evaluate_every=1,
+        checkpoint=path,
+    )
+    assert all(a.dtype == np.float32 for a in tuned.trainable.values())
+    again = tune("lora", base("float32"), seed=3)
+    resumed = ml.train(again, BATCHES, **settings, checkpoint=path, resume=True)
+    assert resumed.losses == history.losses
+    assert resumed.evaluations[-1] == (2, {"sum": 1.5, "all": [0, 1]})
+    with pytest.raises(TypeError, match="evaluate returned a set"):
+        ml.train(tune("lora"), BATCHES, **settings, evaluate=lambda t: {1}, checkpoint=path)
+
+
+def test_how_often_without_what():
+    for name in ("evaluate", "checkpoint"):
+        with pytest.raises(ValueError, match=f"{name}_every is 2, but {name} is not given"):
+            ml.train(tune("lora"), BATCHES, steps=2, lr=0.01, **{f"{name}_every": 2})
+
+
 def test_resume_into_arrays_that_went_on(tmp_path):
     """A checkpoint from before Delta-LoRA's W moved takes back the start factors too."""
     path = tmp_path / "run.safetensors"
@@ -365,7 +430,7 @@ def test_resume_into_arrays_that_went_on(tmp_path):
     ml.train(tuned, BATCHES, steps=2, **settings)
     wanted = copies(tuned.arrays)
     ml.train(tuned, BATCHES, steps=5, lr=0.01)
-    train.load_checkpoint(path, tuned, optim.AdamW(tuned.trainable))
+    checkpoints.load(path, tuned, optim.AdamW(tuned.trainable), {})
     assert same_bits(tuned.arrays, wanted)
 
 

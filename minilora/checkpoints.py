@@ -1,0 +1,109 @@
+"""A training run as one file: everything that its next step depends on."""
+
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .adapters import Tuned
+from .formats.safetensors import read_arrays, write_arrays
+from .model import Llama
+from .optim import AdamW
+
+ABOUT = "minilora_checkpoint"  # the entry of the file's metadata
+
+
+def save(
+    path: str | Path,
+    tuned: Tuned,
+    adam: AdamW,
+    settings: Mapping[str, Any],
+    history: Mapping[str, Any],
+) -> None:
+    """Arrays, moments, settings and history in one safetensors file, which replaces the old one at
+    once.
+    """
+    arrays = {f"array.{key}": a for key, a in tuned.arrays.items()}
+    arrays |= {f"m.{key}": a for key, a in adam.m.items()}
+    arrays |= {f"v.{key}": a for key, a in adam.v.items()}
+    about = {**_run(tuned, settings), "steps": adam.steps, "history": history}
+    write_arrays(path, arrays, {ABOUT: json.dumps(about)})
+
+
+def load(path: str | Path, tuned: Tuned, adam: AdamW, settings: Mapping[str, Any]) -> dict:
+    """Put a checkpoint's arrays and moments in place; returns its history.
+
+    Raises ValueError where it is of another run: another base, method, option or setting. More
+    steps than before are another run only where the schedule depends on their number.
+    """
+    arrays, about = read_arrays(path)
+    if ABOUT not in about:
+        raise ValueError(f"{path}: not a checkpoint of minilora")
+    saved = json.loads(about[ABOUT])
+    for name, mine in json.loads(json.dumps(_run(tuned, settings))).items():
+        if name == "settings":
+            _check_settings(path, saved[name], mine)
+        elif saved[name] != mine:
+            raise ValueError(f"{path}: {name} is {saved[name]!r}, this run has {mine!r}")
+    for slot in tuned.slots():
+        found = arrays.get(f"array.{slot.key}")
+        if found is None or found.shape != slot.array.shape:
+            raise ValueError(f"{path}: no array {slot.key} of shape {slot.array.shape}")
+    foreign = {k.removeprefix("m.") for k in arrays if k.startswith("m.")} - adam.params.keys()
+    if foreign:
+        raise ValueError(f"{path}: its array {min(foreign)} has no place in this run")
+    _restore(tuned, arrays)
+    for name in adam.params:
+        adam.m[name][:] = arrays[f"m.{name}"]
+        adam.v[name][:] = arrays[f"v.{name}"]
+    adam.steps = saved["steps"]
+    return saved["history"]
+
+
+def fingerprint(model: Llama) -> str:
+    """CRC-32 over all weights, by name: tells one base from another."""
+    crc = 0
+    for name, a in sorted(model.params.items()):
+        crc = zlib.crc32(f"{name}{a.shape}{a.dtype}".encode(), crc)
+        crc = zlib.crc32(np.ascontiguousarray(a).data, crc)
+    return f"{crc:08x}"
+
+
+def _run(tuned, settings):
+    """What must be the same for the next step to be the same."""
+    return {
+        "method": tuned.method,
+        "rank": tuned.rank,
+        "alpha": tuned.alpha,
+        "seed": tuned.seed,
+        "options": tuned.options,
+        "base": fingerprint(tuned.base),
+        "settings": dict(settings),
+    }
+
+
+def _check_settings(path, saved, mine):
+    for name, value in mine.items():
+        free = name == "steps" and mine["schedule"] == "constant"
+        if saved.get(name) != value and not free:
+            raise ValueError(f"{path}: {name} was {saved.get(name)!r}, this run has {value!r}")
+
+
+def _restore(tuned, arrays):
+    """Write saved arrays into tuned's own; what a step rule adds (Delta-LoRA's start factors) comes
+    and goes with them.
+    """
+    live = tuned.arrays
+    for key, array in live.items():
+        if f"array.{key}" in arrays:
+            array[:] = arrays[f"array.{key}"]
+    for layer, arguments in tuned.layers.items():
+        place = tuned.key(layer, "")
+        saved = {k.removeprefix("array.") for k in arrays if k.startswith(f"array.{place}")}
+        for name in [n for n in arguments if (k := tuned.key(layer, n)) in live and k not in saved]:
+            del arguments[name]
+        for key in saved - live.keys():
+            arguments[key.removeprefix(place)] = arrays[f"array.{key}"]
