@@ -15,6 +15,7 @@ say.
 import contextlib
 import inspect
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -99,7 +100,7 @@ class Op:
         if all(p is None for p in parents):
             return Tensor(self.value(*values) if self.value else self.forward(*values)[0])
         out, cache = self.forward(*values)
-        return Tensor(out, Node(self, cache, parents, _scopes[-1] if _scopes else ""))
+        return Tensor(out, Node(self, cache, parents, place()))
 
     def gradients(self, dout: np.ndarray, cache: Any, parents: tuple[Node | None, ...]) -> tuple:
         """backward's answer: one gradient per argument, then None for those that had defaults."""
@@ -130,6 +131,11 @@ def scope(name: str) -> Iterator[None]:
         _scopes.pop()
 
 
+def place() -> str:
+    """The scopes that are open, joined by dots: the name of a node made now."""
+    return _scopes[-1] if _scopes else ""
+
+
 def tape(*outputs: Tensor) -> list[Node]:
     """All nodes that the outputs depend on, parents before children."""
     seen: dict[int, Node] = {}
@@ -142,10 +148,15 @@ def tape(*outputs: Tensor) -> list[Node]:
     return [seen[order] for order in sorted(seen)]
 
 
-def backward(output: Tensor, dout: np.ndarray | None = None) -> None:
+def backward(
+    output: Tensor,
+    dout: np.ndarray | None = None,
+    ready: Callable[[Node], None] | None = None,
+) -> None:
     """Fill .grad of every leaf that output depends on, freeing each cache as it is passed.
 
-    dout: ∂loss/∂output, ones where None. The tape can be walked once. A leaf's grad adds up over
+    dout: ∂loss/∂output, ones where None. ready: called with each leaf as soon as its gradient is
+    whole; it may take the gradient away. The tape can be walked once. A leaf's grad adds up over
     calls; an inner node's is dropped. Raises ValueError where nothing upstream trains or the tape
     was walked before.
     """
@@ -158,43 +169,29 @@ def backward(output: Tensor, dout: np.ndarray | None = None) -> None:
     nodes = tape(output)
     if walked := [node for node in nodes if node.cache is FREED]:
         raise ValueError(f"backward: {walked[0]} was walked before; run the forward pass again")
+    uses = Counter(p for node in nodes for p in node.parents if p is not None and p.op is None)
     output.node.receive(np.ones_like(output.data) if dout is None else dout)
     while nodes:
         node = nodes.pop()
         if node.op is None:
             continue
-        grad, node.grad = node.grad, None
-        if grad is not None:  # else no path from the output led here with a gradient
-            for parent, g in zip(node.parents, node.op.gradients(grad, node.cache, node.parents)):
-                if parent is not None and g is not None:
-                    parent.receive(g)
-        node.cache, node.parents = FREED, ()
+        parents = node.parents
+        _pass_on(node)
+        for parent in parents:
+            if parent is not None and parent.op is None:
+                uses[parent] -= 1
+                if ready and not uses[parent]:
+                    ready(parent)
+
+
+def _pass_on(node: Node) -> None:
+    """Give a node's gradient to its parents, and free what it kept."""
+    grad, node.grad = node.grad, None
+    if grad is not None and node.op:  # else no path from the output led here with a gradient
+        for parent, g in zip(node.parents, node.op.gradients(grad, node.cache, node.parents)):
+            if parent is not None and g is not None:
+                parent.receive(g)
+    node.cache, node.parents = FREED, ()
 
 
 FREED = object()  # in a node's cache once backward has passed it
-
-
-def checkpoint(segment: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """segment(x), of which the tape keeps x alone: backward runs the segment again for the rest.
-
-    Leaves that the segment uses inside get their gradients too. It must answer the same each time.
-    """
-    out, cache = _checkpoint.forward(segment, x.data)  # segment's own tape ends with this function
-    if x.node is None and out.node is None:
-        return out
-    name = _scopes[-1] if _scopes else ""
-    return Tensor(out.data, Node(_checkpoint, cache, (None, x.node), name))
-
-
-def _run(segment, x):
-    return segment(Tensor(x)), (segment, x)
-
-
-def _run_again(dy, cache, need):
-    segment, x = cache
-    again = param(x) if need[1] else Tensor(x)
-    backward(segment(again), dy)
-    return None, again.grad
-
-
-_checkpoint = Op("checkpoint", _run, _run_again)

@@ -84,7 +84,7 @@ def ledger(
                 "ledger: a Tuned has its method and its settings; got method=, mixed=, recompute= "
                 "or the method's keywords too"
             )
-        return predict(_shadow(model), batch_size, seq_len)
+        return predict(shadow(model), batch_size, seq_len)
     if method is None:
         raise ValueError("ledger: wanted method= for a model without one")
     config = model.config if isinstance(model, Llama) else model
@@ -203,7 +203,7 @@ def without_numbers(config: ModelConfig, dtype, method: str, **how: Any) -> Tune
     return attach(Llama(config, params), method, **how)
 
 
-def _shadow(tuned: Tuned) -> Tuned:
+def shadow(tuned: Tuned) -> Tuned:
     """A Tuned without numbers that holds what this one holds, also what step rules added since."""
     given = {"rank": tuned.rank, "alpha": tuned.alpha, "targets": tuned.targets}
     how = {k: v for k, v in given.items() if v is not None} | tuned.options

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import generation, ops
-from .engine import Tensor, checkpoint, scope
+from .engine import Tensor, scope
 from .kernels.numpy_ref import IGNORED
 
 Linear = Callable[[str, Tensor], Tensor]
@@ -154,7 +154,7 @@ class Llama:
         for i in range(config.num_hidden_layers):
             layer = functools.partial(self._layer, i, ids.shape, weights, linear, tables, cache)
             with scope(f"model.layers.{i}"):
-                x = checkpoint(layer, x) if recompute else layer(x)
+                x = ops.checkpoint(layer, x) if recompute else layer(x)
         if cache:
             cache.length += ids.shape[1]
         with scope("model.norm"):

@@ -20,14 +20,16 @@ from .basic import (
 from .embedding import embedding
 from .linear import frozen_linear, linear
 from .loss import cross_entropy, frozen_head_loss, head_loss
+from .recompute import checkpoint, remaking
 from .rmsnorm import rmsnorm
 from .rope import rope
-from .swiglu import remaking, swiglu
+from .swiglu import swiglu
 
 __all__ = [
     "add",
     "attention",
     "concat",
+    "checkpoint",
     "cross_entropy",
     "embedding",
     "exp",
