@@ -90,7 +90,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--steps", type=int, default=150, help="optimizer steps (%(default)s)")
     p.add_argument("--batch-size", type=int, default=32, help="pairs a step (%(default)s)")
-    p.add_argument("--lr", type=float, default=1e-2, help="peak learning rate (%(default)s)")
+    p.add_argument(
+        "--lr", type=float, help="peak learning rate; what minilora tune chose where not given"
+    )
     p.add_argument("--schedule", default="linear", help="constant, linear or cosine (%(default)s)")
     p.add_argument("--warmup", type=int, default=15, help="steps (%(default)s)")
     p.add_argument("--weight-decay", type=float, default=0.01, help="(%(default)s)")
@@ -183,7 +185,7 @@ def _comparison_options(p):
         action="append",
         default=[],
         metavar="R or METHOD=R",
-        help="rank, or one method's own",
+        help="rank, or one method's own (4; vera=256)",
     )
     p.add_argument("--targets", type=_names, help="q_proj,v_proj,… or all-linear (q_proj,v_proj)")
     p.add_argument("--steps", type=int, default=150, help="optimizer steps (%(default)s)")

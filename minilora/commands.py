@@ -2,39 +2,38 @@
 
 import json
 
-from .files import nearest
+from .files import make_folder, nearest
 from .methods import METHODS
 
 
-def settings_of(a, tuned_ranks: dict[str, int]):
-    """Settings from a command line; the ranks chosen with the rates hold unless --rank says
-    otherwise.
+def settings_of(a):
+    """Settings from a command line. A bare --rank is of the techniques whose rank is bounded by the
+    width; VeRA's stays, unless it is given by name.
     """
     from .experiments.compare import Settings
 
-    methods = a.methods or tuple(METHODS)
-    for name in methods:
-        if name not in METHODS:
-            raise nearest("method", name, METHODS)
-    for name, value in (("steps", a.steps), ("seeds", a.seeds)):
+    methods = tuple(dict.fromkeys(a.methods if a.methods is not None else METHODS))
+    if not methods:
+        raise ValueError(f"--methods: got none, wanted some of {', '.join(METHODS)}")
+    for name, value in (("steps", a.steps), ("seeds", a.seeds), ("train-size", a.train_size)):
         if value < 1:
             raise ValueError(f"--{name} is {value}, wanted a whole number of at least 1")
     own = {k: _whole("--rank", v) for k, _, v in (r.partition("=") for r in a.rank if "=" in r)}
     common = [_whole("--rank", r) for r in a.rank if "=" not in r]
-    for name in own:
+    for name in (*methods, *own):
         if name not in METHODS:
             raise nearest("method", name, METHODS)
-    ranks = {**({} if common else tuned_ranks), **own}
+    wide = {name: r.default_rank for name, r in METHODS.items() if r.rank_above_width}
     return Settings(
         base=a.base,
         task=a.task,
-        methods=tuple(methods),
+        methods=methods,
         train_size=a.train_size,
         steps=a.steps,
         warmup=min(Settings.warmup, a.steps // 10),
         rank=common[-1] if common else Settings.rank,
-        ranks=ranks,
-        targets=a.targets or Settings.targets,
+        ranks=wide | own,
+        targets=Settings.targets if a.targets is None else a.targets,
         seeds=a.seeds,
     )
 
@@ -53,31 +52,54 @@ def compare(a) -> None:
     from . import report as pages
     from .experiments import compare as experiment
 
-    chosen = experiment.learning_rates(a.task)
-    settings = settings_of(a, {m: c["rank"] for m, c in chosen.items() if m in METHODS})
-    rates = {name: c["lr"] for name, c in chosen.items()}
-    for text in a.lr:
-        name, _, value = text.partition("=")
-        if name not in (*METHODS, experiment.SCRATCH):
-            raise nearest("method", name, [*METHODS, experiment.SCRATCH])
-        rates[name] = float(value)
+    settings, lr = settings_of(a), _rates(a.lr)
+    make_folder(a.out)
     print(pages.opening(settings))
     results = experiment.compare(
-        settings, rates, a.out, lambda name, r: print(pages.progress_line(r), flush=True)
+        settings, lr, a.out, lambda name, r: print(pages.progress_line(r), flush=True)
     )
     pages.write_all(results, a.out)
     print(pages.table(results))
     print(f"\nwritten to {a.out}: results.json, report.html, {', '.join(pages.FIGURES)}, adapters/")
 
 
-def tune(a) -> None:
-    """Run the sweep and write its record."""
-    from .experiments import tune as experiment
+def _rates(texts) -> dict[str, float]:
+    """--lr METHOD=RATE, … as a dict."""
+    from .experiments.compare import SCRATCH
 
-    settings = settings_of(a, {n: r.default_rank for n, r in METHODS.items() if r.rank_above_width})
-    cells = experiment.tune(settings, report=lambda c: print(json.dumps(c), flush=True))
-    experiment.write(a.out, settings, cells)
-    for name, choice in experiment.choose(cells).items():
+    found = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name not in (*METHODS, SCRATCH):
+            raise nearest("method", name, [*METHODS, SCRATCH])
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise ValueError(f"--lr: got {text!r}, wanted {name}=RATE") from None
+    return found
+
+
+def tune(a) -> None:
+    """Run the sweep, each method's cells into the record as its last ends."""
+    from .checkpoints import fingerprint
+    from .experiments import rates
+    from .experiments import tune as experiment
+    from .formats.huggingface import load_model
+
+    settings = settings_of(a)
+    make_folder(a.out.parent)
+    base = fingerprint(load_model(settings.base))
+    done: dict[str, list] = {}
+
+    def keep(cell):
+        print(json.dumps(cell), flush=True)
+        cells = done.setdefault(cell["method"], [])
+        cells.append(cell)
+        if len(cells) == len(experiment.GRID):
+            rates.add(a.out, settings, base, cells)
+
+    experiment.tune(settings, report=keep)
+    for name, choice in rates.read(a.out)["chosen"][settings.task].items():
         print(f"{name:12} lr {choice['lr']:g}, rank {choice['rank']}")
 
 
@@ -95,6 +117,7 @@ def pretrain(a) -> None:
     from .experiments import pretrain as experiment
 
     given = {k: v for k, v in (("steps", a.steps), ("seed", a.seed)) if v is not None}
+    make_folder(a.out)
     record = experiment.pretrain(experiment.Recipe(**given), a.out)
     print(json.dumps(record, indent=1))
 
@@ -114,6 +137,9 @@ def train(a) -> None:
     else:
         pairs, held_out = list(tasks.read_pairs(a.data)), []
     held_out = list(tasks.read_pairs(a.eval)) if a.eval else held_out
+    if held_out:
+        ml.batches(held_out, model.tokenizer, len(held_out))  # says now what it cannot read
+    make_folder(a.out)
     given = {k: v for k in ("rank", "alpha", "targets") if (v := getattr(a, k)) is not None}
     tuned = ml.attach(model, a.method, seed=a.seed, **given, **_options(a.option))
     epochs = -(-a.steps * a.batch_size // len(pairs)) + 1
@@ -122,7 +148,7 @@ def train(a) -> None:
         tuned,
         batches,
         steps=a.steps,
-        lr=a.lr,
+        lr=_tuned_rate(a.method) if a.lr is None else a.lr,
         schedule=a.schedule,
         warmup=min(a.warmup, a.steps // 10),
         weight_decay=a.weight_decay,
@@ -145,6 +171,14 @@ def train(a) -> None:
         score = ml.exact_match(tuned, held_out)
         print(f"exact match on {len(held_out):,} held-out pairs: {score:.3f}")
     print(f"adapter: {a.out} ({size:,} bytes)")
+
+
+def _tuned_rate(method: str) -> float:
+    """What `tune` chose for the method on the word lab: a start for other data."""
+    from .experiments import rates
+
+    chosen = rates.chosen_for(rates.DEFAULT_TASK, rates.read())
+    return chosen[method]["lr"] if method in chosen else 1e-2
 
 
 def _scaling(tuned):

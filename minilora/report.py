@@ -18,7 +18,7 @@ __all__ = ["FIGURES", "opening", "progress_line", "read_results", "table", "writ
 
 FIGURES = ("convergence.png", "accuracy.png", "memory.png")
 # What results.json must have to be drawn, and each row of it.
-NEEDED = ("base", "task", "settings", "references", "methods", "examples")
+NEEDED = ("base", "task", "settings", "rates", "references", "methods", "examples")
 NEEDED_IN_A_ROW = (
     *("title", "rank", "alpha", "options", "lr", "trainable", "adapter_bytes", "bytes", "bytes_at"),
     *("ms_per_step", "loss", "exact_match", "exact_match_sd", "seeds", "curve"),

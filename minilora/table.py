@@ -97,18 +97,29 @@ def notes_on(results: Record) -> list[str]:
     spread = "one seed, so no spread is known"
     if settings["seeds"] > 1:
         spread = f"± is the standard deviation over {settings['seeds']} seeds"
-    rates = ", ".join(f"{r['title']} {r['lr']:g}" for r in rows(results).values())
     batch, length = methods[0]["bytes_at"]
     return [
         f"Exact match to compare with: {references(results)}.",
         f"Scored on {n:,} held-out words: {spread}; as a sample of words, {best:.3f} has a "
         f"standard error √(p(1-p)/n) of {standard_error(best, n):.3f}.",
-        f"Learning rates ({rates}): chosen on validation words, by minilora tune, except those "
-        "given with --lr; never on held-out words.",
+        choice_of_rates(results),
         f"Memory: arrays held in a step of {batch} × {length} tokens; saved = activations kept for "
         "backward, each array once. 1 KiB = 1,024 bytes; results.json has the exact bytes. "
         "adapter = the file of its arrays.",
     ]
+
+
+def choice_of_rates(results: Record) -> str:
+    """The learning rates, and how far they were chosen for this comparison."""
+    rates, given = results["rates"], results["rates"]["given"]
+    listed = ", ".join(f"{r['title']} {r['lr']:g}" for r in rows(results).values())
+    text = f"Learning rates ({listed}): "
+    if len(given) < len(rows(results)):
+        text += "chosen on validation words by minilora tune, from one grid for every row"
+        if rates["differences"]:
+            text += f", though for another comparison ({'; '.join(rates['differences'])})"
+        text += "; never on held-out words."
+    return text + (f" Given with --lr: {', '.join(given)}." if given else "")
 
 
 def references(results: Record) -> str:

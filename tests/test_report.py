@@ -65,6 +65,7 @@ def make_results(seeds=2, scratch=True, answer="walked", only=None):
         "base": {"name": "base", "parameters": 720_896},
         "task": "past",
         "settings": settings,
+        "rates": {"given": ["thing"], "differences": []},
         "references": {"base": 0.0, "rule_ed": 0.4992, "rule_four": 0.9511},
         "methods": methods,
         "examples": [
@@ -225,7 +226,7 @@ def test_the_command_line_makes_the_same_settings_again():
     program, *arguments = command_line(results).split()
     parsed = parser().parse_args(arguments)
     assert program == "minilora"
-    assert settings_of(parsed, {"vera": 256, "lora": 8}) == settings
+    assert settings_of(parsed) == settings
     assert parsed.lr == ["full=0.0123", "lora=0.0123", "scratch=0.0123"]
 
 

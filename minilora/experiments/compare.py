@@ -3,7 +3,7 @@ who learned what, at what cost.
 """
 
 import dataclasses
-import json
+import math
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping
@@ -12,12 +12,14 @@ from typing import Any
 
 from .. import tasks
 from ..adapters import Tuned, attach
-from ..files import data_folder
+from ..checkpoints import fingerprint
+from ..formats.huggingface import load_model
 from ..formats.peft import save_adapter
 from ..memory import measure
 from ..methods import METHODS
 from ..model import Llama, init_params
 from ..train import train
+from . import rates
 
 SCRATCH = "scratch"  # full fine-tuning of an untrained model: a row of its own beside the methods
 
@@ -45,10 +47,14 @@ class Settings:
     clip: float = 1.0
 
     def attach(self, model: Llama, method: str, seed: int) -> Tuned:
-        """The method on the model, with what of rank and targets it takes; alpha is 2·rank."""
-        takes = METHODS[method].takes
+        """The method on the model, with what of rank and targets it takes; alpha is 2·rank. The
+        seed draws what the method initialises, VeRA's projections too.
+        """
+        record = METHODS[method]
         given = {"rank": self.ranks.get(method, self.rank), "targets": self.targets}
-        return attach(model, method, seed=seed, **{k: v for k, v in given.items() if k in takes})
+        given = {k: v for k, v in given.items() if k in record.takes}
+        drawn = {"projection_prng_key": seed} if "projection_prng_key" in record.options else {}
+        return attach(model, method, seed=seed, **given, **drawn)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,21 +133,36 @@ def mean_loss(tuned: Tuned, batches) -> float:
 
 def compare(
     settings: Settings,
-    rates: Mapping[str, float],
+    lr: Mapping[str, float] | None = None,
     out: str | Path | None = None,
     report: Callable[[str, dict], None] = lambda name, record: None,
 ) -> dict[str, Any]:
     """Run everything; returns the results of results.json. `report(name, record)` is called as each
     row is done.
 
-    rates: method -> learning rate, "scratch" too. out: a folder for the adapters of the first seed.
+    lr: method -> learning rate ("scratch" too), in place of what `tune` chose. out: a folder for
+    the adapters of the first seed. Raises ValueError where a method has no rate.
     """
-    from ..formats.huggingface import load_model
-
+    names, lr, record = (*settings.methods, SCRATCH), dict(lr or {}), rates.read()
+    chosen = {name: c["lr"] for name, c in rates.chosen_for(settings.task, record).items()} | lr
+    if missing := [name for name in names if name not in chosen]:
+        raise ValueError(
+            f"compare: no learning rate for {', '.join(missing)}; give --lr {missing[0]}=RATE, or "
+            "choose one by minilora tune"
+        )
     model = load_model(settings.base)
     words = load_words(settings)
+    all_words = tasks.batches(words.test, model.tokenizer, len(words.test))
     results: dict[str, Any] = {
-        "base": {"name": settings.base, "parameters": sum(a.size for a in model.params.values())},
+        "base": {
+            "name": settings.base,
+            "parameters": sum(a.size for a in model.params.values()),
+            "crc32": fingerprint(model),
+        },
+        "rates": {
+            "given": sorted(lr),
+            "differences": rates.differences(settings, fingerprint(model), record),
+        },
         "task": settings.task,
         "settings": {
             **dataclasses.asdict(settings),
@@ -156,9 +177,9 @@ def compare(
     results["examples"] = [
         {"prompt": p, "right": list(right), "answers": {}} for p, right in examples
     ]
-    for name in (*settings.methods, SCRATCH):
+    for name in names:
         folder = Path(out) / "adapters" / name if out and name != SCRATCH else None
-        record, answers = row(model, words, settings, name, rates[name], folder)
+        record, answers = row(model, words, all_words, settings, name, chosen[name], folder)
         for example, answer in zip(results["examples"], answers):
             example["answers"][name] = answer
         if name == SCRATCH:
@@ -180,9 +201,10 @@ def references(model: Llama, words: Words, settings: Settings) -> dict[str, floa
     return scores
 
 
-def row(model, words, settings, name, lr, folder=None) -> tuple[dict[str, Any], list[str]]:
+def row(
+    model, words, all_words, settings, name, lr, folder=None
+) -> tuple[dict[str, Any], list[str]]:
     """All seeds of one method: its record, and the first seed's answers to the held-out words."""
-    all_words = tasks.batches(words.test, model.tokenizer, len(words.test))
     runs = []
     for seed in range(settings.seeds):
         tuned, history = run(
@@ -194,7 +216,8 @@ def row(model, words, settings, name, lr, folder=None) -> tuple[dict[str, Any], 
     scores = [score for _, _, score, _, _ in runs]
     # the first steps of a process may compile kernels
     seconds = [s for _, h, _, _, _ in runs for s in h.seconds[len(h.seconds) // 5 :]]
-    longest = max(ids.shape[1] for ids, _ in make_batches(model, words.train, settings, 0))
+    batches = make_batches(model, words.train, settings, 0)[: settings.steps]
+    largest = max((ids.shape for ids, _ in batches), key=math.prod)
     record = {
         "title": "From scratch" if name == SCRATCH else tuned.record.title,
         "trainable": sum(a.size for a in tuned.trainable.values()),
@@ -208,8 +231,8 @@ def row(model, words, settings, name, lr, folder=None) -> tuple[dict[str, Any], 
         "targets": tuned.targets,
         "options": tuned.options,
         "adapter_bytes": adapter_bytes(tuned, folder),
-        "bytes": dict(measure(tuned, settings.batch_size, longest)),
-        "bytes_at": [settings.batch_size, longest],
+        "bytes": dict(measure(tuned, *largest)),
+        "bytes_at": list(largest),
         "ms_per_step": 1e3 * statistics.median(seconds),
         "curve": mean_curve([history for _, history, _, _, _ in runs]),
     }
@@ -243,12 +266,3 @@ def adapter_bytes(tuned: Tuned, folder: Path | None) -> int:
         return save_adapter(tuned, folder, save_projection=False)
     with tempfile.TemporaryDirectory() as scrap:
         return save_adapter(tuned, scrap, save_projection=False)
-
-
-def learning_rates(task: str, path: str | Path | None = None) -> dict[str, Any]:
-    """The committed choice for a task: {"rates": {method: lr}, "ranks": {method:
-    rank}}, made on validation by `tune`.
-    """
-    path = Path(path) if path else data_folder() / "results" / "tuning.json"
-    record = json.loads(path.read_text(encoding="utf-8"))
-    return record["chosen"].get(task, record["chosen"]["past"])

@@ -1,20 +1,16 @@
-"""Learning rates for the comparison:
-the same grid for every method, judged on validation words, never on the test's.
+"""Learning rates for the comparison: the same grid for every method, judged on validation words,
+never on the test's.
 """
 
 import contextlib
-import dataclasses
-import json
 import multiprocessing
 import os
 import statistics
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from .. import tasks
-from ..files import write_atomically
 from ..formats.huggingface import load_model
 from ..train import Diverged
 from .compare import SCRATCH, Settings, load_words, mean_loss, run
@@ -47,8 +43,8 @@ def tune(
 
 @contextlib.contextmanager
 def _one_thread_each():
-    """Processes started inside get one thread:
-    many small runs are faster side by side than each on all cores.
+    """Processes started inside get one thread: many small runs are faster side by side than each on
+    all cores.
     """
     before = os.environ.get("NUMBA_NUM_THREADS")
     os.environ["NUMBA_NUM_THREADS"] = "1"
@@ -83,29 +79,3 @@ def _cell(settings: Settings, name: str, lr: float) -> dict[str, Any]:
         else None,
         "seeds": [round(score, 4) for score in scores],
     }
-
-
-def choose(cells: Iterable[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """method -> the cell with the highest validation exact match;
-    of equals, the lower validation loss.
-    """
-    best: dict[str, dict[str, Any]] = {}
-    for cell in cells:
-        loss = float("inf") if cell["validation_loss"] is None else cell["validation_loss"]
-        rank = (cell["validation_exact_match"], -loss)
-        if cell["method"] not in best or rank > best[cell["method"]]["order"]:
-            best[cell["method"]] = {"order": rank, "lr": cell["lr"], "rank": cell["rank"]}
-    return {name: {"lr": b["lr"], "rank": b["rank"]} for name, b in best.items()}
-
-
-def write(path: str | Path, settings: Settings, cells: list[dict[str, Any]]) -> None:
-    """Add a task's sweep to the record: every cell, and the choice."""
-    path = Path(path)
-    record = (
-        json.loads(path.read_text(encoding="utf-8"))
-        if path.is_file()
-        else {"chosen": {}, "sweeps": {}}
-    )
-    record["chosen"][settings.task] = choose(cells)
-    record["sweeps"][settings.task] = {"settings": dataclasses.asdict(settings), "cells": cells}
-    write_atomically(path, json.dumps(record, indent=1).encode() + b"\n")
