@@ -426,3 +426,14 @@ def test_loss_refuses(tiny, ids, targets, message):
     with pytest.raises(ValueError, match=message) as caught:
         tiny.loss(np.array(ids), np.array(targets))
     assert "\n" not in str(caught.value)
+
+
+def test_more_tokens_than_the_model_was_made_for_are_told_of_and_tables_double():
+    tiny, lengths = make_llama(max_position_embeddings=90), set()
+    with pytest.warns(UserWarning, match="more than the .* tokens a row"):
+        for end in range(1, tiny.config.max_position_embeddings + 20):
+            cos, sin = tiny.rope_tables(end - 1, end)
+            lengths.add(len(tiny._tables[0]))
+            assert cos.shape == sin.shape == (1, tiny.config.head_dim // 2)
+    sizes = sorted(lengths)
+    assert len(sizes) > 1 and all(b >= 2 * a for a, b in zip(sizes, sizes[1:]))
