@@ -1,5 +1,6 @@
 """The Llama against one written here in loops, from the equations; its gradient; and generation."""
 
+import itertools
 import math
 
 import numpy as np
@@ -436,4 +437,4 @@ def test_more_tokens_than_the_model_was_made_for_are_told_of_and_tables_double()
             lengths.add(len(tiny._tables[0]))
             assert cos.shape == sin.shape == (1, tiny.config.head_dim // 2)
     sizes = sorted(lengths)
-    assert len(sizes) > 1 and all(b >= 2 * a for a, b in zip(sizes, sizes[1:]))
+    assert len(sizes) > 1 and all(b >= 2 * a for a, b in itertools.pairwise(sizes))
