@@ -80,7 +80,7 @@ def train(a) -> None:
     how = given(a, "rank", "alpha", "targets") | options(a.option)
     tuned = ml.attach(model, a.method, seed=a.seed, **how)
     epochs = -(-a.steps * a.batch_size // len(pairs)) + 1
-    batches = ml.batches(pairs, model.tokenizer, a.batch_size, a.seed, epochs)
+    batches = ml.batches(pairs, model.tokenizer, a.batch_size, a.seed, epochs, by_length=8)
     history = ml.train(
         tuned,
         batches,
