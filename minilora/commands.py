@@ -299,7 +299,7 @@ def _shape_or_config(name: str):
 
 def memory(a) -> None:
     """Print the bytes of a training step: of all methods, or of one, with what it saves."""
-    from . import memory_tables as tables
+    from .memory import tables
     from .model import ModelConfig
     from .shapes import Shape
 

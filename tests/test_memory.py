@@ -10,12 +10,20 @@ import numpy as np
 import pytest
 
 import minilora as ml
-from minilora import memory_tables, meta, ops
+from minilora import meta, ops
 from minilora.checkup import method_case, op_cases
 from minilora.cli import main
 from minilora.engine import Tensor, backward
-from minilora.memory import CATEGORIES, largest, ledger, measure
-from minilora.memory_saved import arrays_in, by_kind, cache_names
+from minilora.memory import (
+    CATEGORIES,
+    arrays_in,
+    by_kind,
+    cache_names,
+    largest,
+    ledger,
+    measure,
+    tables,
+)
 from minilora.meta import Meta
 from minilora.methods import METHODS
 from minilora.model import Llama, ModelConfig, init_params
@@ -365,7 +373,7 @@ class TestCommands:
 
     def test_fit_is_the_last_that_fits(self, capsys):
         config = ModelConfig(**SHAPES["smollm2-135m"].config_fields())
-        (_, _, line) = memory_tables.fitting(config, {"lora": {"rank": 8}}, 2.0, 128, False)
+        (_, _, line) = tables.fitting(config, {"lora": {"rank": 8}}, 2.0, 128, False)
         rows = int(line.split()[1])
         peaks = [ledger(config, n, 128, method="lora", rank=8).peak for n in (rows, rows + 1)]
         assert peaks[0] <= 2e9 < peaks[1]

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from .adapters import Tuned
-from .engine import Node, Tensor, backward
-from .memory import Ledger, measure, predict, shadow
-from .optim import AdamW
-from .plots import human
+from ..adapters import Tuned
+from ..engine import Node, Tensor, backward
+from ..optim import AdamW
+from ..plots import human
+from .step import Ledger, measure, predict, shadow
 
 Update = Callable[[Node], None]
 

@@ -11,13 +11,13 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from . import ops
-from .engine import Op
-from .memory import ledger
-from .methods import METHODS
-from .methods.dropout import mask
-from .model import ModelConfig
-from .plots import human
+from .. import ops
+from ..engine import Op
+from ..methods import METHODS
+from ..methods.dropout import mask
+from ..model import ModelConfig
+from ..plots import human
+from .step import ledger
 
 P = 0.1  # the dropout of the cases that have one
 REFERENCE = "lora"  # the method that the others are held against

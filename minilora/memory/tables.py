@@ -5,14 +5,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .adapters import attach
-from .files import write_atomically
-from .formats.huggingface import load_model
-from .memory import CATEGORIES, Ledger, largest, ledger, measure
-from .memory_saved import by_kind
-from .methods import METHODS
-from .model import ModelConfig
-from .plots import human
+from ..adapters import attach
+from ..files import write_atomically
+from ..formats.huggingface import load_model
+from ..methods import METHODS
+from ..model import ModelConfig
+from ..plots import human
+from .saved import by_kind
+from .step import CATEGORIES, Ledger, largest, ledger, measure
 
 Settings = Mapping[str, Mapping[str, Any]]  # method -> attach's keywords
 LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)  # tokens a row, of the figure
@@ -99,7 +99,7 @@ def figure(
     config: ModelConfig, settings: Settings, batch: int, path: str | Path, mixed: bool = False
 ) -> None:
     """Draw predicted bytes against the length of a row, one panel a method, as a PNG."""
-    from . import plots
+    from .. import plots
 
     lengths = [n for n in LENGTHS if n <= max(config.max_position_embeddings, 512)]
     curves = {

@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from . import meta
-from .adapters import Tuned, attach
-from .engine import Tensor, backward, tape
-from .memory_saved import Saved, saved_arrays, storages
-from .memory_saved import arrays_in as arrays_in
-from .meta import Meta, is_array
-from .model import Llama, ModelConfig
-from .optim import AdamW
+from .. import meta
+from ..adapters import Tuned, attach
+from ..engine import Tensor, backward, tape
+from ..meta import Meta, is_array
+from ..model import Llama, ModelConfig
+from ..optim import AdamW
+from .saved import Saved, saved_arrays, storages
 
 CATEGORIES = ("weights", "gradients", "optimizer", "activations")
 
