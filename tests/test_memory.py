@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import minilora as ml
-from minilora import meta, ops
+from minilora import kernels, meta, ops
 from minilora.checkup import method_case, op_cases
 from minilora.cli import main
 from minilora.engine import Tensor, backward
@@ -62,7 +62,7 @@ def test_predicted_is_measured(method, how, case):
     config, batch, length = CASES[case]
     tuned = ml.attach(Llama(config, init_params(config)), method, **how)
     said, found = ledger(tuned, batch, length), measure(tuned, batch, length)
-    for part in (*CATEGORIES, "frozen", "trainable", "shared", "copies"):
+    for part in (*CATEGORIES, "frozen", "trainable", "shared", "copies", "packed", "scratch"):
         assert getattr(said, part) == getattr(found, part), part
     assert said.saved == found.saved  # every storage: place, op, name, shape, bytes, who shares it
     assert abs(said.peak - found.peak) <= 0.02 * found.peak
@@ -232,9 +232,23 @@ def test_what_a_step_rule_adds_is_counted():
 
 def test_weights_are_the_sum_of_their_parts():
     for method, how in settings():
-        row = ledger(CASES["tied"][0], 1, 4, method=method, **how)
+        row = ledger(CASES["tied"][0], 1, 100, method=method, **how)
         parts = row.frozen + row.trainable + row.shared + row.copies + row.packed
-        assert row.weights == parts and row.scratch == 0
+        assert row.weights == parts
+        assert row.scratch == 4 * 2 * 100 * 8 and row.packed == 0  # cos and sin (100, D/2)
+
+
+def test_a_kernels_packed_copies_have_their_row(monkeypatch):
+    """Whatever a kernel keeps of the weights is told by kernels.packed_bytes, real or shape."""
+    config, batch, length = CASES["wide"]
+    tuned = ml.attach(Llama(config, init_params(config)), "lora", rank=4)
+    plain = ledger(tuned, batch, length)
+    monkeypatch.setattr(kernels, "packed_bytes", lambda W: W.nbytes if W.shape[0] == 384 else 0)
+    said, found = ledger(tuned, batch, length), measure(tuned, batch, length)
+    packed = 2 * 4 * 4 * 384 * 128  # gate and up of four layers
+    for row in (said, found):
+        assert row.packed == packed and row.weights == plain.weights + packed
+    assert said.peak == plain.peak + packed and said.frozen == plain.frozen
 
 
 def test_a_large_model_in_no_memory_and_no_time():

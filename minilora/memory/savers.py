@@ -16,8 +16,6 @@ from ..optim import AdamW
 from ..plots import human
 from .step import Ledger, measure, predict, shadow
 
-Update = Callable[[Node], None]
-
 
 @dataclass(frozen=True)
 class Saver:
@@ -118,7 +116,7 @@ def table(title: str, rows: dict[str, dict[str, Any]]) -> Iterator[str]:
     first = rows[SAVERS[0].title]
     for name, row in rows.items():
         said, found = row["predicted"], row["measured"]
-        less = human(first["measured"].peak - found.peak) if row is not first else ""
+        less = human(first["predicted"].peak - said.peak) if row is not first else ""
         price = f"{row['seconds'] / first['seconds'] - 1:+.0%}"
         price = price if row is not first else f"{1000 * row['seconds']:.1f} ms"
         cells = (human(said.activations), human(said.peak), human(found.peak), less)
@@ -129,5 +127,5 @@ def legend() -> Iterator[str]:
     """What the rows mean."""
     for saver in SAVERS:
         yield f"{saver.title + ':':17}{saver.meaning}"
-    yield "saved: kept for backward. peak: predicted, then measured; less: of the measured peak."
+    yield "saved: kept for backward. peak: predicted, then measured; less: of the predicted peak."
     yield "time: of a step with AdamW, the medians of runs that took turns."

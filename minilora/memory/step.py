@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from .. import kernels as K
 from .. import meta
 from ..adapters import Tuned, attach
 from ..engine import Tensor, backward, tape
 from ..meta import Meta, is_array
 from ..model import Llama, ModelConfig
 from ..optim import AdamW
-from .saved import Saved, saved_arrays, storages
+from .saved import Saved, saved_arrays, storage, storages
 
 CATEGORIES = ("weights", "gradients", "optimizer", "activations")
 
@@ -41,11 +42,11 @@ class Ledger:
     trainable: int  # of weights: what trains
     shared: int  # of weights: projections that all layers share (VeRA)
     copies: int  # of weights: what a step rule moves or remembers (Delta-LoRA: W, start factors)
+    packed: int  # of weights: copies in a kernel's own order, see kernels.packed_bytes
+    scratch: int  # what else stays from step to step: rope's tables
     peak: int  # weights + optimizer + scratch + the most that forward and backward held at once
     transient: int  # of the peak: neither weights, nor optimizer, nor scratch, nor activations
     saved: tuple[Saved, ...]  # the storages behind `activations`
-    packed: int = 0  # of weights: copies of frozen weights in a kernel's own order; none keeps any
-    scratch: int = 0  # buffers that kernels keep from call to call; none keeps any
 
     def __getitem__(self, category: str) -> int:
         return getattr(self, category)
@@ -159,19 +160,23 @@ def _account(tuned, tokens, step_peak: Callable[[], int], walk) -> Ledger:
     peak = step_peak()
     gradients = sum(leaf.grad.nbytes for leaf in leaves.values() if leaf.grad is not None)
     trainable, shared = _bytes(tuned.trainable.values()), _bytes(tuned.shared.values())
-    weights, copies = _bytes(weight_arrays(tuned)), _bytes(_copies(tuned))
+    held, copies = _bytes(weight_arrays(tuned)), _bytes(_copies(tuned))
+    packed = sum({storage(a)[0]: K.packed_bytes(a) for a in weight_arrays(tuned)}.values())
+    scratch = _bytes(tables)
     optimizer = AdamW(tuned.trainable).nbytes
     activations = sum(s.nbytes for s in saved)
     return Ledger(
-        weights=weights,
+        weights=held + packed,
         gradients=gradients,
         optimizer=optimizer,
         activations=activations,
-        frozen=weights - trainable - shared - copies,
+        frozen=held - trainable - shared - copies,
         trainable=trainable,
         shared=shared,
         copies=copies,
-        peak=weights + optimizer + peak,
+        packed=packed,
+        scratch=scratch,
+        peak=held + packed + optimizer + scratch + peak,
         transient=peak - activations,
         saved=tuple(saved),
     )

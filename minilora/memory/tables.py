@@ -1,12 +1,10 @@
-"""The ledger for reading: tables, what fits, and the figure of bytes against length."""
+"""The ledger for reading: tables, and what fits."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from ..adapters import attach
-from ..files import write_atomically
 from ..formats.huggingface import load_model
 from ..methods import METHODS
 from ..model import ModelConfig
@@ -15,7 +13,6 @@ from .saved import by_kind
 from .step import CATEGORIES, Ledger, largest, ledger, measure
 
 Settings = Mapping[str, Mapping[str, Any]]  # method -> attach's keywords
-LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)  # tokens a row, of the figure
 
 
 def takes(method: str) -> tuple[str, ...]:
@@ -93,18 +90,3 @@ def as_json(found: Mapping[str, Ledger], real: Mapping[str, Ledger]) -> dict[str
         | ({"measured": dataclasses.asdict(real[name])} if name in real else {})
         for name, row in found.items()
     }
-
-
-def figure(
-    config: ModelConfig, settings: Settings, batch: int, path: str | Path, mixed: bool = False
-) -> None:
-    """Draw predicted bytes against the length of a row, one panel a method, as a PNG."""
-    from .. import plots
-
-    lengths = [n for n in LENGTHS if n <= max(config.max_position_embeddings, 512)]
-    curves = {
-        name: [ledger(config, batch, n, method=name, mixed=mixed, **how) for n in lengths]
-        for name, how in settings.items()
-    }
-    titles = {name: METHODS[name].title for name in settings}
-    write_atomically(path, plots.png(plots.memory_by_length(lengths, curves, titles, batch)))

@@ -20,7 +20,7 @@ from ..plots import human
 from .step import ledger
 
 P = 0.1  # the dropout of the cases that have one
-REFERENCE = "lora"  # the method that the others are held against
+REFERENCE = "lora"  # what the others are held against
 ADAPTER = "adapter"  # stands for the method's own pair among a case's pairs
 
 
@@ -138,19 +138,22 @@ def what_ifs(
 
 
 def table(found: Mapping[str, Mapping[str, int | None]]) -> Iterator[str]:
-    """A row a method, a column a case; below each row its share of the reference's bytes."""
-    yield f"{'kept for backward':18}{''.join(f'{case.title:>13}' for case in CASES)}"
+    """A row a method, a column a case; below each row its share of the reference as it is."""
+    yield f"{'kept for backward':18}{''.join(f'{case.title:>14}' for case in CASES)}"
+    whole = found.get(REFERENCE, {}).get(CASES[0].title)
     for name, row in found.items():
-        cells = ("–" if n is None else human(n) for n in row.values())
-        yield f"{METHODS[name].title:18}{''.join(f'{cell:>13}' for cell in cells)}"
-        if REFERENCE in found and name != REFERENCE:
-            pairs = zip(row.values(), found[REFERENCE].values())
-            shares = ("" if n is None or not of else f"{n / of:.1%}" for n, of in pairs)
-            title = f"  of {METHODS[REFERENCE].title}'s"
-            yield f"{title:18}{''.join(f'{share:>13}' for share in shares)}".rstrip()
+        yield _cells(METHODS[name].title, ("–" if n is None else human(n) for n in row.values()))
+        if whole:
+            shares = ("" if n is None else f"{n / whole:.1%}" for n in row.values())
+            yield _cells("", shares)
+
+
+def _cells(title, cells):
+    return f"{title:18}{''.join(f'{cell:>14}' for cell in cells)}".rstrip()
 
 
 def legend() -> Iterator[str]:
     """What the columns mean."""
     for case in CASES:
         yield f"{case.title + ':':14}{case.meaning}"
+    yield f"%: of what {METHODS[REFERENCE].title} keeps as it is"
