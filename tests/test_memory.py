@@ -385,10 +385,10 @@ class TestCommands:
         assert main("memory --model smollm2-135m --method lora --json".split()) == 0
         assert json.loads(capsys.readouterr().out)["lora"]["trainable"] == 4 * 460_800
 
-    def test_fit_is_the_last_that_fits(self, capsys):
+    def test_fit_is_the_last_that_fits(self):
         config = ModelConfig(**SHAPES["smollm2-135m"].config_fields())
-        (_, _, line) = tables.fitting(config, {"lora": {"rank": 8}}, 2.0, 128, False)
-        rows = int(line.split()[1])
+        found = tables.fits(config, {"lora": {"rank": 8}}, 2.0, 128)
+        rows = found["lora"]["rows"]
         peaks = [ledger(config, n, 128, method="lora", rank=8).peak for n in (rows, rows + 1)]
         assert peaks[0] <= 2e9 < peaks[1]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import plots
+from ..adapters import DEFAULT_TARGETS
 from ..files import write_atomically
 from ..methods import METHODS
 from ..model import ModelConfig
@@ -75,7 +76,7 @@ def memory_by_length(lengths: Sequence[int], found: Mapping[str, Sequence[Ledger
             axes.set_xlabel("tokens of a row", fontsize=14)
         for axes in panels[len(found) :]:
             axes.remove()
-        handles = {}
+        handles: dict[str, Any] = {}
         for axes in figure.axes:
             handles |= dict(zip(*reversed(axes.get_legend_handles_labels())))
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=4)
@@ -117,7 +118,7 @@ def _scale(panels, lengths, found):
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 
 
-def figure(
+def draw(
     config: ModelConfig,
     settings: Mapping[str, Mapping[str, Any]],
     batch: int,
@@ -128,3 +129,19 @@ def figure(
     """Draw predicted bytes against the length of a row, one panel a method, as a PNG."""
     lengths, found = curves(config, settings, batch, mixed)
     write_atomically(path, plots.png(memory_by_length(lengths, found, title)))
+
+
+def heading(
+    model: str, settings: Mapping[str, Mapping[str, Any]], batch: int, mixed: bool = False
+) -> str:
+    """What the figure shows, in a line."""
+    how = {k: v for given in settings.values() for k, v in given.items()}
+    targets = how.get("targets", DEFAULT_TARGETS)
+    parts = [
+        model,
+        "one row" if batch == 1 else f"{batch} rows",
+        "mixed precision" if mixed else "float32",
+        f"adapters on {targets if isinstance(targets, str) else ', '.join(targets)}",
+        f"{how['recompute']} made again" if "recompute" in how else "",
+    ]
+    return f"{', '.join(filter(None, parts))}: bytes of a training step"

@@ -4,20 +4,30 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..adapters import attach
+from ..adapters import Tuned, attach, check_recompute
 from ..formats.huggingface import load_model
 from ..methods import METHODS
 from ..model import ModelConfig
 from ..plots import human
 from .saved import by_kind
+from .savers import savers
 from .step import CATEGORIES, Ledger, largest, ledger, measure
 
-Settings = Mapping[str, Mapping[str, Any]]  # method -> attach's keywords
+Settings = Mapping[str, Mapping[str, Any]]  # method -> `ledger`'s keywords
 
-
-def takes(method: str) -> tuple[str, ...]:
-    """Which of rank, alpha, targets a method has; all where it is unknown: attach will say so."""
-    return METHODS[method].takes if method in METHODS else ("rank", "alpha", "targets")
+PARTS = {  # field of a Ledger -> what it is
+    "frozen": "weights that do not train",
+    "trainable": "weights that train",
+    "shared": "projections that all layers share",
+    "copies": "what a step rule moves or remembers",
+    "packed": "weights in a kernel's own order",
+    "gradients": "of what trains",
+    "optimizer": "AdamW's two moments",
+    "activations": "saved for backward, as below",
+    "scratch": "rope's tables",
+    "transient": "the most beyond all these at one time",
+    "peak": "the most that was alive at one time",
+}
 
 
 def ledgers(
@@ -32,12 +42,32 @@ def ledgers(
 
 def measured(model: str, settings: Settings, batch: int, seq: int) -> dict[str, Ledger]:
     """The measured bytes of each method; the model must be there with its weights."""
+    return {n: measure(tuned, batch, seq) for n, tuned in _attached(model, settings)}
+
+
+def savers_of(
+    model: str, settings: Settings, batch: int, seq: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Method -> `savers`; the model must be there with its weights."""
+    if any("recompute" in how for how in settings.values()):
+        raise ValueError("--savers tries what --recompute does: give one of the two")
+    return {n: savers(tuned, batch, seq) for n, tuned in _attached(model, settings)}
+
+
+def _attached(model: str, settings: Settings) -> Iterator[tuple[str, Tuned]]:
     base = load_model(model)
-    return {n: measure(attach(base, n, **how), batch, seq) for n, how in settings.items()}
+    for name, how in settings.items():
+        tuned = attach(base, name, **{k: v for k, v in how.items() if k != "recompute"})
+        tuned.recompute = check_recompute(how.get("recompute"))
+        yield name, tuned
 
 
-def overview(found: Mapping[str, Ledger], real: Mapping[str, Ledger]) -> Iterator[str]:
-    """A row a method; below it, where it was measured, what was measured."""
+def overview(
+    found: Mapping[str, Ledger], real: Mapping[str, Ledger], details: bool = False
+) -> Iterator[str]:
+    """A row a method; below it, where it was measured, what was measured; and with details what
+    the weights and the activations consist of.
+    """
     yield f"{'method':18} {''.join(f'{c:>13}' for c in (*CATEGORIES, 'peak'))}"
     for name, row in found.items():
         yield f"{METHODS[name].title:18} {_cells(row)}"
@@ -48,10 +78,20 @@ def overview(found: Mapping[str, Ledger], real: Mapping[str, Ledger]) -> Iterato
             yield f"  measured         {_cells(real[name])}   {verdict}, peak {off:+.1%}"
     yield "weights: frozen, trained, shared, moved copies; optimizer: two moments; peak: the most"
     yield "that was alive at one time, weights and optimizer included. 1 KiB = 1,024 bytes."
+    for row in found.values() if details else ():
+        yield from parts(row)
+        yield from saved(row)
 
 
 def _cells(row):
     return "".join(f"{human(row[c]):>13}" for c in (*CATEGORIES, "peak"))
+
+
+def parts(row: Ledger) -> Iterator[str]:
+    """Every category that the ledger has, in bytes."""
+    yield ""
+    for name, meaning in PARTS.items():
+        yield f"{name + ',':13} {meaning:38} {getattr(row, name):>16,}"
 
 
 def saved(row: Ledger) -> Iterator[str]:
@@ -64,23 +104,40 @@ def saved(row: Ledger) -> Iterator[str]:
     yield f"{'together':44} {len(row.saved):>7} {row.activations:>16,}"
 
 
-def fitting(
-    config: ModelConfig, settings: Settings, gigabytes: float, seq: int, mixed: bool
-) -> Iterator[str]:
-    """The largest batch at this length, and the longest row at batch 1, within a budget."""
+def fits(
+    config: ModelConfig, settings: Settings, gigabytes: float, seq: int, mixed: bool = False
+) -> dict[str, dict[str, int]]:
+    """Method -> "rows" of seq tokens, and "tokens" of one row, whose predicted peak is within so
+    many times 10⁹ bytes; 0 where none is.
+    """
     if not gigabytes > 0:
         raise ValueError(f"--fit is {gigabytes}, wanted a number of GB above 0")
-    budget = gigabytes * 1e9
+
+    def most(name, how, limit, sizes):
+        """The largest n up to limit whose (batch, length) = sizes(n) is within the budget."""
+
+        def within(n):
+            row = ledger(config, *sizes(n), method=name, mixed=mixed, **how)
+            return row.peak <= gigabytes * 1e9
+
+        return largest(within, limit)
+
+    return {
+        name: {
+            "rows": most(name, how, 2**12, lambda n: (n, seq)),
+            "tokens": most(name, how, 2**17, lambda n: (1, n)),
+        }
+        for name, how in settings.items()
+    }
+
+
+def fit_table(found: Mapping[str, Mapping[str, int]], gigabytes: float, seq: int) -> Iterator[str]:
+    """A row a method: the largest batch at this length, and the longest row alone."""
     yield f"within {gigabytes:g} GB (10⁹ bytes), by the predicted peak:"
     yield f"{'method':18} {f'rows of {seq} tokens':>22} {'tokens of one row':>20}"
-    for name, how in settings.items():
-
-        def peak(batch, length, name=name, how=how):
-            return ledger(config, batch, length, method=name, mixed=mixed, **how).peak
-
-        rows = largest(lambda n: peak(n, seq) <= budget, 2**12)
-        length = largest(lambda n: peak(1, n) <= budget, 2**17)
-        yield f"{METHODS[name].title:18} {rows or 'none':>22} {length or 'none':>20}"
+    for name, row in found.items():
+        cells = (f"{n:,}" if n else "none" for n in row.values())
+        yield "{:18} {:>22} {:>20}".format(METHODS[name].title, *cells)
 
 
 def as_json(found: Mapping[str, Ledger], real: Mapping[str, Ledger]) -> dict[str, Any]:

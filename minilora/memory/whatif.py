@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from .. import ops
+from ..adapters import find_method
 from ..engine import Op
 from ..methods import METHODS
 from ..methods.dropout import mask
@@ -85,7 +86,7 @@ def keeping(op: Op, more: Callable[[Mapping[str, Any], Any], Any]) -> Op:
 @contextlib.contextmanager
 def supposing(case: Case, method: str) -> Iterator[None]:
     """Inside, the case's pairs keep more, for every model that runs this method."""
-    record, more = METHODS[method], case.more
+    record, more = find_method(method), case.more
     pairs, records = {}, {}
     if more:
         pairs = {n: keeping(getattr(ops, n), more) for n in case.pairs if n != ADAPTER}
@@ -113,7 +114,7 @@ def saved_bytes(
     how: `ledger`'s keywords.
     """
     if case.dropout:
-        if not METHODS[method].has_dropout:
+        if not find_method(method).has_dropout:
             return None
         how = {**how, "dropout": case.dropout}
     with supposing(case, method):
@@ -138,7 +139,9 @@ def what_ifs(
 
 
 def table(found: Mapping[str, Mapping[str, int | None]]) -> Iterator[str]:
-    """A row a method, a column a case; below each row its share of the reference as it is."""
+    """A row a method, a column a case; below each row its share of the reference as it is;
+    then what the cases are.
+    """
     yield f"{'kept for backward':18}{''.join(f'{case.title:>14}' for case in CASES)}"
     whole = found.get(REFERENCE, {}).get(CASES[0].title)
     for name, row in found.items():
@@ -146,14 +149,11 @@ def table(found: Mapping[str, Mapping[str, int | None]]) -> Iterator[str]:
         if whole:
             shares = ("" if n is None else f"{n / whole:.1%}" for n in row.values())
             yield _cells("", shares)
+    yield ""
+    for case in CASES:
+        yield f"{case.title + ':':14}{case.meaning}"
+    yield f"%: of what {METHODS[REFERENCE].title} keeps as it is"
 
 
 def _cells(title, cells):
     return f"{title:18}{''.join(f'{cell:>14}' for cell in cells)}".rstrip()
-
-
-def legend() -> Iterator[str]:
-    """What the columns mean."""
-    for case in CASES:
-        yield f"{case.title + ':':14}{case.meaning}"
-    yield f"%: of what {METHODS[REFERENCE].title} keeps as it is"

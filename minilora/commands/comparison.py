@@ -1,0 +1,172 @@
+"""compare, tune, report, pretrain: the word lab's experiments."""
+
+import json
+from pathlib import Path
+
+from ..files import make_folder, nearest
+from ..methods import METHODS
+from .arguments import command, names, whole
+
+
+def add(commands) -> None:
+    """Put these commands on the parser."""
+    p = command(
+        commands,
+        "compare",
+        compare,
+        "all methods on the same words: who learned what, at what cost",
+    )
+    _comparison_options(p)
+    p.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/compare"),
+        help="folder for the results (%(default)s)",
+    )
+    p.add_argument(
+        "--lr", action="append", default=[], metavar="METHOD=RATE", help="instead of the tuned rate"
+    )
+
+    p = command(commands, "tune", tune, "the sweep of learning rates on validation words")
+    _comparison_options(p)
+    p.add_argument(
+        "--out", type=Path, default=Path("runs/tuning.json"), help="the record (%(default)s)"
+    )
+
+    p = command(commands, "report", report, "draw the figures and the page of a comparison again")
+    p.add_argument("folder", type=Path, help="a folder made by compare")
+
+    p = command(commands, "pretrain", pretrain, "make the word lab's base from its words")
+    p.add_argument(
+        "--out", type=Path, default=Path("runs/base"), help="folder of the model (%(default)s)"
+    )
+    p.add_argument("--steps", type=int, help="optimizer steps")
+    p.add_argument("--seed", type=int, help="of the weights and the order of the words")
+
+
+def _comparison_options(p):
+    p.add_argument(
+        "--base", default="base", help="'base' or a model's folder with a tokenizer (%(default)s)"
+    )
+    p.add_argument("--task", default="past", help="a task of the word lab (%(default)s)")
+    p.add_argument("--methods", type=names, help=f"some of {','.join(METHODS)} (all)")
+    p.add_argument("--train-size", type=int, default=300, help="words to train on (%(default)s)")
+    p.add_argument(
+        "--rank",
+        action="append",
+        default=[],
+        metavar="R or METHOD=R",
+        help="rank, or one method's own (4; vera=256)",
+    )
+    p.add_argument("--targets", type=names, help="q_proj,v_proj,… or all-linear (q_proj,v_proj)")
+    p.add_argument("--steps", type=int, default=150, help="optimizer steps (%(default)s)")
+    p.add_argument("--seeds", type=int, default=3, help="runs of each method (%(default)s)")
+
+
+def settings_of(a):
+    """Settings from a command line. A bare --rank is of the techniques whose rank is bounded by the
+    width; VeRA's stays, unless it is given by name.
+    """
+    from ..experiments.compare import Settings
+
+    methods = tuple(dict.fromkeys(a.methods if a.methods is not None else METHODS))
+    if not methods:
+        raise ValueError(f"--methods: got none, wanted some of {', '.join(METHODS)}")
+    for name, value in (("steps", a.steps), ("seeds", a.seeds), ("train-size", a.train_size)):
+        if value < 1:
+            raise ValueError(f"--{name} is {value}, wanted a whole number of at least 1")
+    own = {k: whole("--rank", v) for k, _, v in (r.partition("=") for r in a.rank if "=" in r)}
+    common = [whole("--rank", r) for r in a.rank if "=" not in r]
+    for name in (*methods, *own):
+        if name not in METHODS:
+            raise nearest("method", name, METHODS)
+    wide = {name: r.default_rank for name, r in METHODS.items() if r.rank_above_width}
+    return Settings(
+        base=a.base,
+        task=a.task,
+        methods=methods,
+        train_size=a.train_size,
+        steps=a.steps,
+        warmup=min(Settings.warmup, a.steps // 10),
+        rank=common[-1] if common else Settings.rank,
+        ranks=wide | own,
+        targets=Settings.targets if a.targets is None else a.targets,
+        seeds=a.seeds,
+    )
+
+
+def compare(a) -> None:
+    """Run the comparison, print the table, write results.json, figures, adapters and
+    report.html.
+    """
+    from .. import report as pages
+    from ..experiments import compare as experiment
+
+    settings, lr = settings_of(a), _rates(a.lr)
+    make_folder(a.out)
+    print(pages.opening(settings))
+    results = experiment.compare(
+        settings, lr, a.out, lambda name, r: print(pages.progress_line(r), flush=True)
+    )
+    pages.write_all(results, a.out)
+    print(pages.table(results))
+    print(f"\nwritten to {a.out}: results.json, report.html, {', '.join(pages.FIGURES)}, adapters/")
+
+
+def _rates(texts) -> dict[str, float]:
+    """--lr METHOD=RATE, … as a dict."""
+    from ..experiments.compare import SCRATCH
+
+    found = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name not in (*METHODS, SCRATCH):
+            raise nearest("method", name, [*METHODS, SCRATCH])
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise ValueError(f"--lr: got {text!r}, wanted {name}=RATE") from None
+    return found
+
+
+def tune(a) -> None:
+    """Run the sweep, each method's cells into the record as its last ends."""
+    from ..checkpoints import fingerprint
+    from ..experiments import rates
+    from ..experiments import tune as experiment
+    from ..formats.huggingface import load_model
+
+    settings = settings_of(a)
+    make_folder(a.out.parent)
+    base = fingerprint(load_model(settings.base))
+    done: dict[str, list] = {}
+
+    def keep(cell):
+        print(json.dumps(cell), flush=True)
+        cells = done.setdefault(cell["method"], [])
+        cells.append(cell)
+        if len(cells) == len(experiment.GRID):
+            rates.add(a.out, settings, base, cells)
+
+    experiment.tune(settings, report=keep)
+    for name, choice in rates.read(a.out)["chosen"][settings.task].items():
+        print(f"{name:12} lr {choice['lr']:g}, rank {choice['rank']}")
+
+
+def report(a) -> None:
+    """Draw the figures and the page of a comparison again from its results.json."""
+    from .. import report as pages
+
+    results = pages.read_results(a.folder)
+    pages.write_all(results, a.folder)
+    print(pages.table(results))
+
+
+def pretrain(a) -> None:
+    """Train the base and write its folder."""
+    from ..experiments import pretrain as experiment
+
+    given = {k: v for k, v in (("steps", a.steps), ("seed", a.seed)) if v is not None}
+    make_folder(a.out)
+    record = experiment.pretrain(experiment.Recipe(**given), a.out)
+    print(json.dumps(record, indent=1))
