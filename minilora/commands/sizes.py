@@ -20,7 +20,7 @@ def add(commands) -> None:
     p = command(commands, "memory", memory, "bytes of a training step, predicted or measured")
     p.add_argument("--model", default="base", help="'base', a folder, or llama-7b, … (%(default)s)")
     adapter_options(p)
-    p.add_argument("--recompute", metavar="WHAT", help="what backward makes again: layers, swiglu")
+    p.add_argument("--recompute", metavar="WHAT", help="less memory for time: layers or swiglu")
     p.add_argument("--batch", type=int, default=1, help="rows (%(default)s)")
     p.add_argument("--seq", type=int, default=512, help="tokens a row (%(default)s)")
     p.add_argument("--mixed", action="store_true", help="16 bits, with 32-bit master and moments")

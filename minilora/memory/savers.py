@@ -122,11 +122,10 @@ def table(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[st
         yield _cells(METHODS[name].title, ("saved", "peak", "measured", "less", "time"))
         first = rows[SAVERS[0].title]
         for title, row in rows.items():
-            less, price = human(first["peak"] - row["peak"]), row["seconds"] / first["seconds"] - 1
-            change = (
-                ("", f"{1000 * row['seconds']:.1f} ms") if row is first else (less, f"{price:+.0%}")
-            )
             sizes = (human(row[part]) for part in ("saved", "peak", "measured_peak"))
+            less = _signed(first["peak"] - row["peak"])
+            price = f"{row['seconds'] / first['seconds'] - 1:+.0%}"
+            change = ("", f"{1000 * row['seconds']:.1f} ms") if row is first else (less, price)
             yield _cells(title, (*sizes, *change))
         yield ""
     for saver in SAVERS:
@@ -137,3 +136,7 @@ def table(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[st
 
 def _cells(title, cells):
     return f"{title:18}{''.join(f'{cell:>12}' for cell in cells)}".rstrip()
+
+
+def _signed(n):
+    return f"-{human(-n)}" if n < 0 else human(n)

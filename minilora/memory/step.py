@@ -67,22 +67,21 @@ def ledger(
     *,
     method: str | None = None,
     mixed: bool = False,
-    recompute: str | None = None,
     **how: Any,
 ) -> Ledger:
     """Predicted bytes of a training step on (batch_size, seq_len) tokens, all of which count;
     nothing is allocated.
 
     model: a Tuned, or a Llama or ModelConfig with method= and attach's keywords (rank, targets,
-    options).
+    recompute, options).
     mixed: 16-bit weights, gradients and activations, with a 32-bit master copy and moments of what
-    trains. recompute: what backward makes again, see `adapters.check_recompute`; a Tuned has it.
+    trains.
     """
     if isinstance(model, Tuned):
-        if method or how or mixed or recompute:
+        if method or how or mixed:
             raise ValueError(
-                "ledger: a Tuned has its method and its settings; got method=, mixed=, recompute= "
-                "or the method's keywords too"
+                "ledger: a Tuned has its method and its settings; got method=, mixed= or attach's "
+                "keywords too"
             )
         return predict(shadow(model), batch_size, seq_len)
     if method is None:
@@ -90,7 +89,6 @@ def ledger(
     config = model.config if isinstance(model, Llama) else model
     dtype = np.float16 if mixed else model.dtype if isinstance(model, Llama) else np.float32
     tuned = without_numbers(config, dtype, method, **how)
-    tuned.recompute = recompute
     found = predict(tuned, batch_size, seq_len)
     if not mixed:
         return found
@@ -211,11 +209,11 @@ def shadow(tuned: Tuned) -> Tuned:
     """A Tuned without numbers that holds what this one holds, also what step rules added since."""
     given = {"rank": tuned.rank, "alpha": tuned.alpha, "targets": tuned.targets}
     how = {k: v for k, v in given.items() if v is not None} | tuned.options
+    how["recompute"] = tuned.recompute
     shadow = without_numbers(tuned.config, tuned.base.dtype, tuned.method, **how)
     for layer, arguments in tuned.layers.items():
         added = arguments.keys() - shadow.layers[layer].keys()
         shadow.layers[layer] |= {n: Meta(arguments[n].shape, arguments[n].dtype) for n in added}
-    shadow.recompute = tuned.recompute
     return shadow
 
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..adapters import Tuned, attach, check_recompute
+from ..adapters import attach
 from ..formats.huggingface import load_model
 from ..methods import METHODS
 from ..model import ModelConfig
@@ -42,7 +42,8 @@ def ledgers(
 
 def measured(model: str, settings: Settings, batch: int, seq: int) -> dict[str, Ledger]:
     """The measured bytes of each method; the model must be there with its weights."""
-    return {n: measure(tuned, batch, seq) for n, tuned in _attached(model, settings)}
+    base = load_model(model)
+    return {n: measure(attach(base, n, **how), batch, seq) for n, how in settings.items()}
 
 
 def savers_of(
@@ -51,15 +52,8 @@ def savers_of(
     """Method -> `savers`; the model must be there with its weights."""
     if any("recompute" in how for how in settings.values()):
         raise ValueError("--savers tries what --recompute does: give one of the two")
-    return {n: savers(tuned, batch, seq) for n, tuned in _attached(model, settings)}
-
-
-def _attached(model: str, settings: Settings) -> Iterator[tuple[str, Tuned]]:
     base = load_model(model)
-    for name, how in settings.items():
-        tuned = attach(base, name, **{k: v for k, v in how.items() if k != "recompute"})
-        tuned.recompute = check_recompute(how.get("recompute"))
-        yield name, tuned
+    return {n: savers(attach(base, n, **how), batch, seq) for n, how in settings.items()}
 
 
 def overview(
