@@ -13,7 +13,7 @@ import minilora as ml
 from minilora import kernels, meta, ops
 from minilora.checkup import method_case, op_cases
 from minilora.cli import main
-from minilora.engine import Tensor, backward
+from minilora.engine import Op, Tensor, backward
 from minilora.memory import (
     CATEGORIES,
     arrays_in,
@@ -199,7 +199,10 @@ class TestRecompute:
             assert kept - again == (each if keeps_x and how.get("targets", ALL) == ALL else 0)
 
     def test_an_unknown_word_is_refused(self):
-        tuned = tuned_with_numbers("wide", "lora")
+        tuned = tuned_with_numbers("wide", "lora", recompute="layers")
+        assert tuned.recompute == "layers"
+        with pytest.raises(ValueError, match="recompute is 'layer', wanted None, 'layers' or"):
+            ml.attach(tuned.base, "lora", recompute="layer")
         tuned.recompute = "layer"
         with pytest.raises(ValueError, match="recompute is 'layer', wanted None, 'layers' or"):
             gradients(tuned, np.zeros((1, 2), int))
@@ -270,29 +273,75 @@ def test_vera_of_a_large_model_draws_no_numbers():
     assert row.shared == 4 * 1024 * 2 * 11008 and peak < 20e6
 
 
-@pytest.mark.parametrize("name", [*op_cases(np.random.default_rng(0)), *METHODS])
-def test_nothing_is_saved_in_vain(name):
-    """With any one saved array turned to NaN (or ids to others), backward gives other gradients."""
-    rng = np.random.default_rng(1)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("method, how", list(settings()), ids=named)
+def test_no_more_is_held_than_the_ledger_says(method, how, case):
+    """After the forward pass NumPy holds the saved arrays, to the byte, and no other array."""
+    config, batch, length = CASES[case]
+    tuned = ml.attach(Llama(config, init_params(config)), method, **how)
+    ids = np.random.default_rng(0).integers(0, config.vocab_size, (batch, length))
+    leaves, of_numpy = tuned.leaves(), tracemalloc.DomainFilter(True, np.lib.tracemalloc_domain)
+    tuned.loss(ids, ids, leaves=leaves, key=(0, 1, 0))  # makes what is made once
+    tracemalloc.start()
+    loss = tuned.loss(ids.copy(), ids.copy(), leaves=leaves, key=(0, 1, 0))
+    held = tracemalloc.take_snapshot().filter_traces([of_numpy]).traces
+    tracemalloc.stop()
+    assert loss.node is not None
+    assert sum(t.size for t in held) == ledger(tuned, batch, length).activations
+
+
+def elementary_cases(rng):
+    """Op of ops/basic.py -> arguments."""
+    a, b = rng.uniform(0.5, 2, (2, 3, 3))
+    one = dict.fromkeys(("exp", "log", "sum", "tanh"), (a,))
+    two = dict.fromkeys(("add", "matmul", "maximum", "mul"), (a, b))
+    more = {"reshape": (a, (9,)), "transpose": (a, (1, 0)), "power": (a, 3)}
+    return one | two | more | {"concat": (a, b, 1), "index": (a, np.array([2, 0]))}
+
+
+PAIRS = [name for name in ops.__all__ if isinstance(getattr(ops, name), Op)]
+
+
+def test_every_op_is_asked_what_it_needs():
+    rng = np.random.default_rng(0)
+    assert {*op_cases(rng), *elementary_cases(rng)} == set(PAIRS)
+
+
+def pair_and_arguments(name, rng):
     if name in METHODS:
-        op, case = (
-            METHODS[name].op,
-            method_case(name, rng, 0.3 if METHODS[name].has_dropout else 0.0),
-        )
-    else:
-        op, case = getattr(ops, name), op_cases(rng)[name]
+        dropout = 0.3 if METHODS[name].has_dropout else 0.0
+        return METHODS[name].op, method_case(name, rng, dropout)
+    return getattr(ops, name), (op_cases(rng) | elementary_cases(rng))[name]
+
+
+@pytest.mark.parametrize("name", [*PAIRS, *METHODS])
+def test_nothing_is_saved_in_vain(name):
+    """With any one saved array turned to NaN (or ids to others), backward gives other gradients;
+    without it, backward cannot run.
+    """
+    rng = np.random.default_rng(1)
+    op, case = pair_and_arguments(name, rng)
     out, cache = op.forward(*case)
     dout = rng.standard_normal(np.shape(out))
     right = op.backward(dout, cache)
-    for i in range(len(arrays_in(cache))):
+    for i, array in enumerate(arrays_in(cache)):
         _, spoilt = op.forward(*[np.copy(a) if isinstance(a, np.ndarray) else a for a in case])
-        array = arrays_in(spoilt)[i]
-        if array.dtype.kind == "f":
-            array[...] = np.nan
+        a = arrays_in(spoilt)[i]
+        if a.dtype.kind == "f":
+            a[...] = np.nan
         else:
-            array[...] = array[::-1].copy() if (array[::-1] != array).any() else 0
+            a[...] = a[::-1].copy() if (a[::-1] != a).any() else 0
         wrong = op.backward(dout, spoilt)
         assert not all(a is b is None or np.array_equal(a, b) for a, b in zip(right, wrong)), i
+        with pytest.raises((TypeError, AttributeError, ValueError, IndexError)):
+            op.backward(dout, without(cache, array))
+
+
+def without(cache, array):
+    """The cache with None in the array's place."""
+    if isinstance(cache, tuple):
+        return tuple(without(part, array) for part in cache)
+    return None if cache is array else cache
 
 
 def test_names_of_what_is_kept_stand_in_the_pairs():

@@ -32,12 +32,17 @@ class Case:
     title: str  # of its column
     meaning: str
     pairs: tuple[str, ...] = ()  # names in ops, or ADAPTER
-    more: Callable[[Mapping[str, Any], Any], Any] | None = None  # (arguments, out) -> array
+    more: Callable[[Mapping[str, Any], Any], Any] | None = None  # (arguments, out) -> array or None
     dropout: float = 0.0
 
 
-def _made_mask(given):
+def _mask(given, out):
     return mask(given["p"], given["key"], given["x"])
+
+
+def _mask_of_bytes(given, out):
+    m = _mask(given, out)
+    return None if m is None else m > 0  # none where nothing is dropped: in evaluation
 
 
 CASES = (
@@ -54,14 +59,14 @@ CASES = (
         "mask, bytes",
         "that mask kept, a byte a number (PyTorch on a GPU)",
         (ADAPTER,),
-        lambda given, out: _made_mask(given) > 0,
+        _mask_of_bytes,
         P,
     ),
     Case(
         "mask, floats",
         "that mask kept in x's precision (PyTorch on a processor)",
         (ADAPTER,),
-        lambda given, out: _made_mask(given),
+        _mask,
         P,
     ),
 )
@@ -126,7 +131,7 @@ def what_ifs(
     settings: Mapping[str, Mapping[str, Any]],
     batch: int,
     seq: int,
-    mixed: bool,
+    mixed: bool = False,
 ) -> dict[str, dict[str, int | None]]:
     """method -> case -> bytes kept for backward."""
     return {
