@@ -264,6 +264,11 @@ def test_a_large_model_in_no_memory_and_no_time():
     assert row.weights > 12e9 and peak < 20e6 and seconds < 3
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_long_row_in_16_bits_warns_of_nothing():
+    ledger(CASES["wide"][0], 1, 2**17, method="lora", mixed=True)
+
+
 def test_vera_of_a_large_model_draws_no_numbers():
     config = ModelConfig(**SHAPES["llama-7b"].config_fields())
     tracemalloc.start()
@@ -358,16 +363,21 @@ def test_rows_by_kind_add_up():
     assert row.total() == sum(row[c] for c in CATEGORIES) == sum(dict(row).values())
 
 
-def test_largest():
-    assert [largest(lambda n, m=m: n <= m, 100) for m in (0, 1, 2, 7, 99, 100, 500)] == [
-        0,
-        1,
-        2,
-        7,
-        99,
-        100,
-        100,
-    ]
+@pytest.mark.parametrize(
+    "size",
+    [lambda n: n, lambda n: 7 * n + 100, lambda n: n**3, lambda n: int(n**0.5), lambda n: n // 9],
+)
+def test_largest(size):
+    for limit in (1, 2, 100):
+        for budget in (-1, 0, 1, 2, 7, 99, 100, 107, 500, 10**6):
+            fitting = [n for n in range(1, limit + 1) if size(n) <= budget]
+            assert largest(size, budget, limit) == max(fitting, default=0)
+
+
+def test_largest_of_a_line_asks_seldom():
+    asked = []
+    assert largest(lambda n: asked.append(n) or 9 * n + 4, 90_000, 10**6) == 9999
+    assert len(asked) <= 5
 
 
 class TestMeta:

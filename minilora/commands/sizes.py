@@ -81,17 +81,18 @@ def memory(a) -> None:
     else:
         ledgers = tables.ledgers(config, settings, a.batch, a.seq, a.mixed)
         real = tables.measured(a.model, settings, a.batch, a.seq) if a.measure else {}
-        found, lines = tables.as_json(ledgers, real), tables.overview(ledgers, real, bool(a.method))
+        found = tables.as_json(ledgers, real)
+        lines = tables.overview(ledgers, real, details=len(settings) == 1)
     for line in [json.dumps(found, indent=1)] if a.json else lines:
         print(line)
 
 
 def _settings(a) -> dict[str, dict[str, Any]]:
-    """Method -> what `ledger` is told, of one method or of all with what each takes."""
+    """Method -> what `ledger` is told: of the methods named, or of all with what each takes."""
     common = given(a, "rank", "targets")
     again = given(a, "recompute")
     if a.method:
-        return {a.method: common | options(a.option) | again}
+        return {name: common | options(a.option) | again for name in a.method.split(",")}
     return {
         name: {k: v for k, v in common.items() if k in record.takes} | again
         for name, record in METHODS.items()

@@ -104,7 +104,7 @@ def predict(
     """The bytes of a step of a Tuned of shapes alone (`without_numbers`); walk: its backward."""
     _check_sizes(batch_size, seq_len)
     ids = np.zeros((batch_size, seq_len), np.int64)
-    with meta.counting() as memory:
+    with meta.counting() as memory, np.errstate(over="ignore"):  # 131,072 rows are inf in float16
         return _account(tuned, ids, lambda: memory.peak, walk)
 
 
@@ -223,13 +223,24 @@ def _check_sizes(batch_size, seq_len):
             raise ValueError(f"memory: {name} is {n!r}, wanted a whole number of at least 1")
 
 
-def largest(fits: Callable[[int], bool], limit: int = 2**20) -> int:
-    """The largest n up to limit with fits(n), where fits turns false once; 0 where none does."""
-    low, high = 0, 1
-    while high <= limit and fits(high):
-        low, high = high, 2 * high
-    high = min(high, limit + 1)
+def largest(size: Callable[[int], int], budget: float, limit: int = 2**20) -> int:
+    """The largest n up to limit with size(n) <= budget, where size grows; 0 where none is.
+
+    Sizes lie almost on a straight line, so the next n to try is where one would meet the budget;
+    halving the rest is for what does not.
+    """
+    low, high, held = 1, limit + 1, size(1)
+    if held > budget:
+        return 0
+    slope, tries = max(size(2) - held, 1.0), 0
     while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
+        tries += 1
+        guess = low + int((budget - held) / slope) if tries < 8 else (low + high) // 2
+        n = min(max(guess, low + 1), high - 1)
+        here = size(n)
+        slope = max((here - held) / (n - low), 1e-9)
+        if here <= budget:
+            low, held = n, here
+        else:
+            high = n
     return low

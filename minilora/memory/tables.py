@@ -110,11 +110,10 @@ def fits(
     def most(name, how, limit, sizes):
         """The largest n up to limit whose (batch, length) = sizes(n) is within the budget."""
 
-        def within(n):
-            row = ledger(config, *sizes(n), method=name, mixed=mixed, **how)
-            return row.peak <= gigabytes * 1e9
+        def peak(n):
+            return ledger(config, *sizes(n), method=name, mixed=mixed, **how).peak
 
-        return largest(within, limit)
+        return largest(peak, gigabytes * 1e9, limit)
 
     return {
         name: {
