@@ -9,6 +9,7 @@ linear of their own; the pass does not know.
 import dataclasses
 import functools
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -109,7 +110,7 @@ class Llama:
     def __init__(self, config: ModelConfig, params: dict[str, np.ndarray], tokenizer: Any = None):
         check_params(config, params)
         self.config, self.params, self.tokenizer = config, params, tokenizer
-        self._tables: tuple[np.ndarray, np.ndarray] | None = None
+        self._tables = rope_tables(config, 0, self.dtype)  # grown as they are asked for
 
     @property
     def dtype(self) -> np.dtype:
@@ -122,9 +123,18 @@ class Llama:
         )
 
     def rope_tables(self, start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        """cos and sin (end - start, D/2) of the places start … end - 1."""
-        if self._tables is None or len(self._tables[0]) < end:
-            self._tables = rope_tables(self.config, max(end, 64), self.dtype)
+        """cos and sin (end - start, D/2) of the places start … end - 1; warns past the length that
+        the model was made for.
+        """
+        if end > self.config.max_position_embeddings:
+            warnings.warn(
+                f"more than the {self.config.max_position_embeddings} tokens a row that the model "
+                "was made for (max_position_embeddings)",
+                stacklevel=2,
+            )
+        have = len(self._tables[0])
+        if have < end:  # at least doubled, so that generating T tokens makes log T tables
+            self._tables = rope_tables(self.config, max(64, 2 * have, end), self.dtype)
         cos, sin = self._tables
         return cos[start:end], sin[start:end]
 
@@ -249,7 +259,9 @@ def check_targets(targets, shape: tuple[int, ...], vocab_size: int) -> np.ndarra
         )
     bad = (targets != IGNORED) & ((targets < 0) | (targets >= vocab_size))
     if bad.any():
-        raise ValueError(f"targets: {targets[bad][0]}, wanted 0 … {vocab_size - 1} or {IGNORED}")
+        raise ValueError(
+            f"targets: a target is {targets[bad][0]}, wanted 0 … {vocab_size - 1} or {IGNORED}"
+        )
     return targets
 
 

@@ -150,7 +150,8 @@ def tune(a) -> None:
 
     experiment.tune(settings, report=keep)
     for name, choice in rates.read(a.out)["chosen"][settings.task].items():
-        print(f"{name:12} lr {choice['lr']:g}, rank {choice['rank']}")
+        rank = f", rank {choice['rank']}" if choice["rank"] else ""
+        print(f"{name:12} lr {choice['lr']:g}{rank}")
 
 
 def report(a) -> None:

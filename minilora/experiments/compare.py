@@ -46,12 +46,17 @@ class Settings:
     weight_decay: float = 0.01
     clip: float = 1.0
 
+    def rank_of(self, method: str) -> int | None:
+        """The method's own rank, or the common one; None for what has none, as from scratch."""
+        takes = METHODS[method].takes if method in METHODS else ()
+        return self.ranks.get(method, self.rank) if "rank" in takes else None
+
     def attach(self, model: Llama, method: str, seed: int) -> Tuned:
         """The method on the model, with what of rank and targets it takes; alpha is 2·rank. The
         seed draws what the method initialises, VeRA's projections too.
         """
         record = METHODS[method]
-        given = {"rank": self.ranks.get(method, self.rank), "targets": self.targets}
+        given = {"rank": self.rank_of(method), "targets": self.targets}
         given = {k: v for k, v in given.items() if k in record.takes}
         drawn = {"projection_prng_key": seed} if "projection_prng_key" in record.options else {}
         return attach(model, method, seed=seed, **given, **drawn)

@@ -33,7 +33,7 @@ def read(path: str | Path | None = None) -> dict[str, Any]:
         raise ValueError(f"{path}: not a record of minilora tune ({error})") from None
 
 
-def choose(cells: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+def choose(cells: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """method -> the rate and rank of the highest validation exact match; of equals, of the lower
     validation loss.
     """

@@ -71,7 +71,7 @@ def _cell(settings: Settings, name: str, lr: float) -> dict[str, Any]:
         losses.append(mean_loss(tuned, held_out))
     return {
         "method": name,
-        "rank": settings.ranks.get(name, settings.rank),
+        "rank": settings.rank_of(name),
         "lr": lr,
         "validation_exact_match": round(statistics.fmean(scores), 4),
         "validation_loss": round(statistics.fmean(losses), 4)
