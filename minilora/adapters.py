@@ -43,11 +43,19 @@ class Tuned:
     """
 
     def __init__(
-        self, base: Llama, method: str, rank, alpha, targets, seed: int, options: dict[str, Any]
+        self,
+        base: Llama,
+        method: str,
+        rank,
+        alpha,
+        targets,
+        seed: int,
+        options: dict[str, Any],
+        recompute: str | None = None,
     ):
         self.base, self.method, self.seed, self.options = base, method, seed, options
         self.rank, self.alpha, self.targets = rank, alpha, targets
-        self.recompute: str | None = None  # what backward makes again: see `check_recompute`
+        self.recompute = check_recompute(recompute)  # may be set to another at any time
         self.shared: Arrays = {}
         self.layers: dict[str, Arrays] = {}
         self.weights: dict[str, np.ndarray] = {}  # whole-model methods: the copy of every weight
@@ -169,13 +177,22 @@ class Tuned:
 
 
 def attach(
-    model, method: str, *, rank=None, alpha=None, targets=None, seed: int = 0, **options
+    model,
+    method: str,
+    *,
+    rank=None,
+    alpha=None,
+    targets=None,
+    seed: int = 0,
+    recompute=None,
+    **options,
 ) -> Tuned:
     """Put a method on a model: fresh arrays, the base untouched.
 
     method: a name of METHODS. rank: the method's default where None (8; VeRA 256). alpha: 2·rank
     where None. targets: names of linears ("q_proj", or a full name), or "all-linear"; ("q_proj",
-    "v_proj") where None. options: the method's own.
+    "v_proj") where None. recompute: less memory for time, see `check_recompute`. options: the
+    method's own.
     Raises ValueError for what the method does not take, with the nearest right names.
     """
     record = find_method(method)
@@ -198,7 +215,7 @@ def attach(
         record.check(options)
     seed = whole("attach: seed", seed)
     if record.whole_model:
-        tuned = Tuned(model, method, None, None, None, seed, options)
+        tuned = Tuned(model, method, None, None, None, seed, options, recompute)
         tuned.weights = {name: a.copy() for name, a in model.params.items()}
         return tuned
 
@@ -210,7 +227,7 @@ def attach(
         options_for_init = {**options, "alpha": alpha}
     else:
         options_for_init = options
-    tuned = Tuned(model, method, rank, alpha, targets or DEFAULT_TARGETS, seed, options)
+    tuned = Tuned(model, method, rank, alpha, targets or DEFAULT_TARGETS, seed, options, recompute)
     weights = {name: model.params[f"{name}.weight"] for name in names}
     if record.prepare:
         tuned.shared = record.prepare(
