@@ -8,7 +8,8 @@ history = ml.train(tuned, ml.batches(pairs, model.tokenizer, 32), steps=150, lr=
 
 from .adapters import Tuned, attach, detach, merge, unmerge
 from .engine import Op, Tensor, backward, param
-from .formats.huggingface import load_model, save_model
+from .formats.huggingface import save_model
+from .formats.models import load_model
 from .formats.peft import load_adapter, save_adapter
 from .gradcheck import gradcheck
 from .memory import ledger, measure

@@ -7,7 +7,7 @@ from typing import Any
 
 from .adapters import attach
 from .files import write_atomically
-from .formats.huggingface import load_model
+from .formats.models import load_model
 from .memory import CATEGORIES, Ledger, largest, ledger, measure
 from .memory_saved import by_kind
 from .methods import METHODS

@@ -23,6 +23,7 @@ FLOORS = (
         "gradcheck",
         "strategies",
         "files",
+        "rotation",
         "values",
         "tokenizer",
         "shapes",

@@ -18,7 +18,7 @@ from ..adapters import Tuned, attach, find_method
 from ..files import check_kind, parse_json, read_json, write_together
 from ..methods import METHODS
 from ..model import EMBED, HEAD, Llama
-from .safetensors import array_bytes, read_weights
+from .safetensors import array_bytes, read_weights, refuse_pickles
 
 CONFIG, ARRAYS = "adapter_config.json", "adapter_model.safetensors"
 ABOUT = "minilora"  # the entry of the arrays' metadata; PEFT reads none
@@ -146,6 +146,7 @@ def load_adapter(model: Llama, folder: str | Path, method: str | None = None, **
     """
     path = Path(folder) / CONFIG
     config = {name: value for name, value in read_json(path).items() if value is not None}
+    refuse_pickles(Path(folder) / ARRAYS)
     arrays, about = read_weights(Path(folder) / ARRAYS)
     own = _own(Path(folder) / ARRAYS, about)
     tuned = _empty(model, path, config, own, method, options)
