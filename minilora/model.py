@@ -258,7 +258,9 @@ def check_targets(targets, shape: tuple[int, ...], vocab_size: int) -> np.ndarra
         )
     bad = (targets != IGNORED) & ((targets < 0) | (targets >= vocab_size))
     if bad.any():
-        raise ValueError(f"targets: {targets[bad][0]}, wanted 0 … {vocab_size - 1} or {IGNORED}")
+        raise ValueError(
+            f"targets: a target is {targets[bad][0]}, wanted 0 … {vocab_size - 1} or {IGNORED}"
+        )
     return targets
 
 

@@ -21,6 +21,7 @@ from .engine import backward
 from .files import nearest
 from .generation import check_ids
 from .kernels.numpy_ref import IGNORED
+from .model import check_targets
 from .values import number, whole
 
 __all__ = ["Diverged", "History", "gradients", "train"]
@@ -224,18 +225,8 @@ def _check_batch(batch, vocab_size: int) -> Batch:
         raise ValueError(
             f"train: got a batch of {type(batch).__name__}, wanted a pair (ids, targets)"
         )
-    ids, targets = check_ids(batch[0], vocab_size), np.asarray(batch[1])
-    if targets.shape != ids.shape or targets.dtype.kind not in "iu":
-        raise ValueError(
-            f"train: targets have shape {targets.shape} of {targets.dtype}, wanted {ids.shape} "
-            "whole numbers as the ids"
-        )
-    bad = (targets != IGNORED) & ((targets < 0) | (targets >= vocab_size))
-    if bad.any():
-        raise ValueError(
-            f"train: a target is {targets[bad][0]}, wanted 0 … {vocab_size - 1} or {IGNORED}"
-        )
-    return ids, targets
+    ids = check_ids(batch[0], vocab_size)
+    return ids, check_targets(batch[1], ids.shape, vocab_size)
 
 
 def _settings(*, steps, lr, weight_decay, betas, eps, schedule, warmup, clip, accumulate):
