@@ -13,11 +13,12 @@ FITS   := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 # Stamps: newer than pyproject.toml means installed, so a second run installs nothing.
 INSTALLED := .venv/.installed
 TESTS     := .venv/.tests
+ORACLES   := .venv/.oracles
 LINT      := .venv/.lint
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup compare test smoke lint types words words-check base clean
+.PHONY: help setup compare test test-oracles smoke lint types words words-check base clean
 
 help:        ## this list: each target and the line that it stands for
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +30,9 @@ compare: $(INSTALLED)           ## python -m minilora compare
 
 test: $(TESTS)                  ## python -m pytest                 after pip install -e ".[tests]"
 	$(PY) -m pytest $(PYTEST_ARGS)
+
+test-oracles: $(ORACLES)         ## python -m pytest -m oracles      after pip install -e ".[tests,oracles]"
+	$(PY) -m pytest -m oracles $(PYTEST_ARGS)
 
 smoke: $(TESTS)                 ## python -m pytest -m smoke
 	$(PY) -m pytest -m smoke $(PYTEST_ARGS)
@@ -68,6 +72,11 @@ $(INSTALLED): pyproject.toml $(PY)
 $(TESTS): $(INSTALLED)
 	@echo 'installing pytest and Hypothesis into .venv (once, a few seconds)'
 	@$(PIP) -e '.[tests]'
+	@touch $@
+
+$(ORACLES): $(TESTS)
+	@echo 'installing PyTorch, transformers and PEFT into .venv (once; torch may be a large download)'
+	@$(PIP) -e '.[tests,oracles]'
 	@touch $@
 
 $(LINT): $(INSTALLED)

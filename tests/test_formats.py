@@ -860,6 +860,62 @@ def test_a_folder_written_by_peft(tmp_path):
     assert rel(tuned.logits(IDS), Llama(model.config, params).logits(IDS)) < 1e-5
 
 
+PATTERNS = {
+    "rank_pattern": {"v_proj": 5, r"layers\.1\.self_attn\.q_proj": 2, "q_proj": 4},
+    "alpha_pattern": {"model.layers.0.self_attn.v_proj": 10, "o_proj": 1},
+}
+
+
+@pytest.mark.parametrize("stabilized", [True, False])
+@pytest.mark.parametrize("method", ["lora", "lora_fa", "lora_plus", "delta_lora"])
+def test_ranks_and_alphas_of_single_layers_come_back(tmp_path, method, stabilized):
+    """The first pattern that a name matches counts, in memory and on disk."""
+    tuned = trained(method, rank=3, alpha=6, rank_stabilized=stabilized, **PATTERNS)
+    ranks, scalings = {}, {}
+    for layer, a in tuned.layers.items():
+        ranks[layer.replace("model.layers.", "")], scalings[layer] = len(a["A"]), a["s"]
+    assert list(ranks.values()) == [4, 5, 2, 5]
+    alphas = [6, 10, 6, 6]
+    roots = [r**0.5 if stabilized else r for r in ranks.values()]
+    assert list(scalings.values()) == pytest.approx([a / r for a, r in zip(alphas, roots)])
+    ml.save_adapter(tuned, tmp_path)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    assert list(config["rank_pattern"]) == list(PATTERNS["rank_pattern"])
+    back = ml.load_adapter(tuned.base, tmp_path)
+    assert rel(back.logits(IDS), tuned.logits(IDS)) < 1e-6
+    assert {n: a["s"] for n, a in back.layers.items()} == pytest.approx(scalings)
+    if not tuned.record.owns_weight:
+        assert (back.rank_pattern, back.alpha_pattern) == tuple(PATTERNS.values())
+    assert ml.ledger(tuned, 2, 6)["weights"] == ml.measure(tuned, 2, 6)["weights"]
+
+
+def test_a_pattern_of_no_linear_is_passed_over_in_a_folder(tmp_path):
+    """As PEFT does; attach, which has a person before it, refuses it."""
+    tuned = trained("lora")
+    ml.save_adapter(tuned, tmp_path)
+    of_peft(tmp_path, rank_pattern={"fc1": 9}, alpha_pattern={"k_proj": 2.5})
+    back = ml.load_adapter(tuned.base, tmp_path)
+    assert (back.rank_pattern, back.alpha_pattern) == ({}, {"k_proj": 2.5})
+    assert np.array_equal(back.logits(IDS), tuned.logits(IDS))
+
+
+@pytest.mark.parametrize(
+    "method, patterns, message",
+    [
+        ("lora", {"rank_pattern": {"v_prj": 2}}, "unknown linear in rank_pattern 'v_prj'"),
+        ("lora", {"rank_pattern": {"v_proj": 0}}, "rank_pattern: v_proj is 0, wanted a whole"),
+        ("lora", {"alpha_pattern": {"v_proj": 0}}, "alpha is 0, wanted a finite number"),
+        ("lora", {"alpha_pattern": {"(": 1}}, "pattern '.': no regular expression"),
+        ("vera", {"rank_pattern": {"v_proj": 2}}, "vera: takes no rank_pattern"),
+        ("full", {"alpha_pattern": {"v_proj": 2}}, "full: takes no alpha_pattern"),
+    ],
+)
+def test_patterns_that_attach_refuses(method, patterns, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        ml.attach(narrow(), method, **patterns)
+    assert one_line(caught)
+
+
 def test_arrays_that_do_not_fit_are_named(tmp_path):
     tuned = trained("lora")
     ml.save_adapter(tuned, tmp_path)
@@ -916,6 +972,11 @@ def test_an_adapter_of_another_base(tmp_path, shape, message):
         ({"peft_type": ["LORA"]}, r"peft_type is \['LORA'\], supported are"),
         ({"use_rslora": "yes"}, "use_rslora is 'yes', wanted true or false"),
         ({"save_projection": 1}, "save_projection is 1, wanted true or false"),
+        ({"rank_pattern": ["v_proj"]}, "rank_pattern is .*, wanted an object"),
+        ({"rank_pattern": {"v_proj": "2"}}, "rank_pattern.v_proj is '2', wanted a whole number"),
+        ({"rank_pattern": {"v_proj": 0}}, "rank_pattern: v_proj is 0, wanted a whole number"),
+        ({"alpha_pattern": {"v_proj": None}}, "alpha_pattern.v_proj is None, wanted a number"),
+        ({"alpha_pattern": {"(": 1}}, "alpha_pattern: pattern '.': no regular expression"),
         ({"target_modules": 3}, "target_modules is 3, wanted a list"),
         ({"target_modules": None}, "target_modules is None, wanted a list"),
         ({"target_modules": {"q_proj": 1}}, "target_modules is .*, wanted a list"),

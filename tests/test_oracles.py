@@ -1,4 +1,4 @@
-"""minilora against PyTorch, PEFT and transformers themselves (extra: oracles; make test-oracles)."""
+"""minilora against PyTorch, PEFT and transformers themselves: make test-oracles (extra: oracles)."""
 
 import importlib.util
 import json

@@ -33,7 +33,7 @@ FLOORS = (
     {"ops", "optim"},
     {"methods"},
     {"model", "generation"},
-    {"adapters"},
+    {"adapters", "targets"},
     {"memory", "memory_saved", "count", "formats", "tasks", "train", "checkpoints", "divergence"},
     {
         "experiments",

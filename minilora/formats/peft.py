@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from ..adapters import Tuned, attach, find_method
+from ..adapters import Tuned, attach
 from ..files import check_kind, parse_json, read_json, write_together
 from ..methods import METHODS
 from ..model import EMBED, HEAD, Llama
+from ..targets import find_method, matches
 from .safetensors import array_bytes, read_weights, refuse_pickles
 
 CONFIG, ARRAYS = "adapter_config.json", "adapter_model.safetensors"
@@ -37,8 +38,6 @@ CHANGES = (  # fields of PEFT's configs that, set, make another formula or other
     "modules_to_save",
     "exclude_modules",
     "layers_to_transform",
-    "rank_pattern",
-    "alpha_pattern",
     "layer_replication",
     "target_parameters",
     "trainable_token_indices",
@@ -63,7 +62,7 @@ def save_adapter(tuned: Tuned, folder: str | Path, *, save_projection: bool = Tr
         "config": {k: v for k, v in config.items() if k not in DESCRIPTIVE},
     }
     data = array_bytes(arrays, {ABOUT: json.dumps(own)})
-    text = json.dumps(config, indent=1, sort_keys=True) + "\n"
+    text = json.dumps(dict(sorted(config.items())), indent=1) + "\n"  # patterns keep their order
     write_together({folder / ARRAYS: data, folder / CONFIG: text.encode()})
     return len(data)
 
@@ -86,15 +85,21 @@ def export(
         return config | {"peft_type": "FULL"}, arrays
     config |= {"r": tuned.rank, "target_modules": _target_modules(tuned)}
     if peft and peft.type == "LORA":
-        arrays, rank = _as_plain_lora(tuned)
+        arrays, times = _as_plain_lora(tuned)
         stabilized = tuned.options["rank_stabilized"]
+        louder = times ** (0.5 if stabilized else 1)  # of another rank, the same scaling
         config |= {
-            "r": rank,  # of another rank, another alpha has the same scaling
-            "lora_alpha": _plain(tuned.alpha * (rank / tuned.rank) ** (0.5 if stabilized else 1)),
+            "r": tuned.rank * times,
+            "lora_alpha": _plain(tuned.alpha * louder),
             "lora_dropout": tuned.options.get("dropout", 0.0),
             "use_rslora": stabilized,
             "init_lora_weights": True,
         }
+        patterns = {
+            "rank_pattern": {k: r * times for k, r in tuned.rank_pattern.items()},
+            "alpha_pattern": {k: _plain(a * louder) for k, a in tuned.alpha_pattern.items()},
+        }
+        config |= {name: pattern for name, pattern in patterns.items() if pattern}
     elif peft and peft.type == "VERA":
         config |= {
             "projection_prng_key": tuned.options["projection_prng_key"],
@@ -118,18 +123,19 @@ def _target_modules(tuned):
 
 
 def _as_plain_lora(tuned):
-    """All arrays of a LoRA that does the same on the untouched base, and its rank."""
-    arrays, rank = {}, tuned.rank
+    """All arrays of a LoRA that does the same on the untouched base, and how many times the rank it
+    has.
+    """
+    arrays = {}
     ratio = tuned.options.get("update_ratio", 0.0) if tuned.record.owns_weight else 0.0
     moved = any("A_start" in a for a in tuned.layers.values())
     for layer, a in tuned.layers.items():
         A, B = a["A"], a["B"]
         if moved:
-            rank = 2 * tuned.rank
             A = np.concatenate([A, a["A_start"]], axis=0)
             B = np.concatenate([(1 + ratio) * B, -ratio * a["B_start"]], axis=1)
         arrays[tuned.key(layer, "A")], arrays[tuned.key(layer, "B")] = A, B
-    return arrays, rank
+    return arrays, 2 if moved else 1
 
 
 def _plain(alpha):
@@ -214,6 +220,8 @@ def _empty(model, path, config, own, method, options):
         given["rank"] = config.get("r")
     if "alpha" in record.takes:
         given["alpha"] = config.get("lora_alpha", own.get("alpha", 8))  # PEFT's where it is absent
+    for name, kind in (("rank_pattern", int), ("alpha_pattern", float)):
+        given[name] = _pattern(path, name, config, kind, model)
     read = {
         "rank_stabilized": config.get("use_rslora"),
         "dropout": config.get("lora_dropout", config.get("vera_dropout")),
@@ -244,6 +252,17 @@ def _check_formula(path, config):
         )
     for name in ("use_rslora", "save_projection"):
         check_kind(path, name, config.get(name, False), bool)
+
+
+def _pattern(path, name, config, kind, model):
+    """A pattern of the config, without what matches no linear: PEFT passes over that, too."""
+    pattern = config.get(name, {})
+    check_kind(path, name, pattern, {str: kind})
+    linears = list(model.config.linears())
+    try:
+        return {k: v for k, v in pattern.items() if any(matches(k, n) for n in linears)}
+    except ValueError as error:
+        raise ValueError(f"{path}: {name}: {error}") from None
 
 
 def _targets(path, modules, model):
