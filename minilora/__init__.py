@@ -12,6 +12,7 @@ from .formats.huggingface import save_model
 from .formats.models import load_model
 from .formats.peft import load_adapter, save_adapter
 from .gradcheck import gradcheck
+from .library import Library
 from .memory import ledger, measure
 from .methods import METHODS
 from .model import Llama, ModelConfig
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "METHODS",
+    "Library",
     "Llama",
     "ModelConfig",
     "Op",

@@ -162,6 +162,14 @@ class Tuned:
         """Continue each row: see `generation.generate`."""
         return generation.generate(self.base, ids, max_new_tokens, **choices, **self.how())
 
+    def factors(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
+        """(O, k) and (k, I): their product, times the layer's s where it has one, is all that was
+        learned for one linear. Raises ValueError for a method that is no product.
+        """
+        if self.record.factors is None:
+            raise ValueError(f"{self.method}: its change of a weight is no product of two factors")
+        return self.record.factors(self.options, **self.layers[layer])
+
     def delta(self, layer: str) -> np.ndarray:
         """All that was learned for one linear, in float64:
         its adapter's ΔW, and where W moved, that too.  (O, I).

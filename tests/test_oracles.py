@@ -1,4 +1,4 @@
-"""minilora against PyTorch, PEFT and transformers themselves: make test-oracles (extra: oracles)."""
+"""minilora against PyTorch, PEFT and transformers: make test-oracles (extra: oracles)."""
 
 import importlib.util
 import json

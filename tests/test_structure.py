@@ -34,7 +34,17 @@ FLOORS = (
     {"methods"},
     {"model", "generation"},
     {"adapters", "targets"},
-    {"memory", "memory_saved", "count", "formats", "tasks", "train", "checkpoints", "divergence"},
+    {
+        "memory",
+        "memory_saved",
+        "count",
+        "formats",
+        "library",
+        "tasks",
+        "train",
+        "checkpoints",
+        "divergence",
+    },
     {
         "experiments",
         "check",

@@ -1,10 +1,9 @@
 """Adapters in PEFT's layout: a folder with adapter_config.json and adapter_model.safetensors.
 
 LoRA-FA and LoRA+ are stored as plain LoRA. Delta-LoRA is stored as the LoRA of rank 2r that does
-the same on the untouched
-base: W₀ + λs(BA - B_k A_k) + sBA = W₀ + s [(1+λ)B, -λB_k] [A; A_k], where the index k marks the
-start step. Full fine-tuning is stored as the weights themselves, under adapter_config.json's
-"FULL", which PEFT does not know.
+the same on the untouched base: see its `factors`; its moved base is what `merge` and save_model
+write. Full fine-tuning is stored as the weights themselves, under adapter_config.json's "FULL",
+which PEFT does not know.
 """
 
 import json
@@ -126,16 +125,12 @@ def _as_plain_lora(tuned):
     """All arrays of a LoRA that does the same on the untouched base, and how many times the rank it
     has.
     """
-    arrays = {}
-    ratio = tuned.options.get("update_ratio", 0.0) if tuned.record.owns_weight else 0.0
-    moved = any("A_start" in a for a in tuned.layers.values())
-    for layer, a in tuned.layers.items():
-        A, B = a["A"], a["B"]
-        if moved:
-            A = np.concatenate([A, a["A_start"]], axis=0)
-            B = np.concatenate([(1 + ratio) * B, -ratio * a["B_start"]], axis=1)
+    arrays, times = {}, 1
+    for layer, arguments in tuned.layers.items():
+        B, A = tuned.factors(layer)
+        times = len(A) // len(arguments["A"])
         arrays[tuned.key(layer, "A")], arrays[tuned.key(layer, "B")] = A, B
-    return arrays, 2 if moved else 1
+    return arrays, times
 
 
 def _plain(alpha):
