@@ -26,6 +26,7 @@ FLOORS = (
         "rotation",
         "values",
         "tokenizer",
+        "byte_pairs",
         "shapes",
         "meta",
         "plots",

@@ -108,7 +108,7 @@ def ask(library: Library, word: str) -> dict[str, str]:
     for name in [n for n, task in tasks.TASKS.items() if task.pretrain]:
         with library.using(None):
             answers[name] = answer(library, name, word)
-    for name in [name for name in library if name in tasks.TASKS]:
+    for name in [name for name in tasks.TASKS if name in set(library)]:
         heard = answers["phonemes"] if name == "spelling" else word
         with library.using(name):
             answers[name] = answer(library, name, heard)

@@ -2,6 +2,7 @@
 their index) and, where there is one, a tokenizer.
 """
 
+import contextlib
 import dataclasses
 import json
 import warnings
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..byte_pairs import BytePairTokenizer
 from ..files import check_kind, read_json, write_together
 from ..model import HEAD, Llama, ModelConfig
 from ..rotation import Llama3Scaling
@@ -91,6 +93,8 @@ def _tokenizer(folder):
     try:
         return CharTokenizer.load(folder)
     except ForeignTokenizer as error:
+        with contextlib.suppress(ForeignTokenizer):
+            return BytePairTokenizer.load(folder)
         warnings.warn(f"{error}; the model comes without a tokenizer", stacklevel=4)
         return None
 
