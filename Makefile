@@ -22,7 +22,7 @@ SMOLLM    := .venv/.smollm
 .PHONY: help setup compare test test-oracles smoke lint types words words-check base smollm2 clean
 
 help:        ## this list: each target and the line that it stands for
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: $(INSTALLED)             ## python -m venv .venv, then pip install -e .
 

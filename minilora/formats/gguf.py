@@ -190,9 +190,7 @@ class _Walk:
         if inner == STRING:
             return [self.text() for _ in range(self.count(8))]
         if inner not in NUMBERS:
-            raise ValueError(
-                f"{self.path}: an array of kind {inner}, known are numbers and strings"
-            )
+            raise ValueError(f"{self.path}: an array of kind {inner}, known are 0 to 8, 10 to 12")
         size = struct.calcsize(NUMBERS[inner])
         n = self.count(size)
         return list(struct.unpack(f"<{n}{NUMBERS[inner]}", self.bytes(n * size)))
