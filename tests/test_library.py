@@ -1,5 +1,7 @@
 """Several adapters on one base, and the word lab's five."""
 
+import dataclasses
+import json
 import time
 import tracemalloc
 
@@ -8,6 +10,11 @@ import pytest
 from conftest import make_llama, rel
 
 import minilora as ml
+from minilora import cli
+from minilora.checkpoints import fingerprint
+from minilora.experiments import word_adapters
+from minilora.files import data_folder
+from minilora.formats.peft import ARRAYS
 from minilora.formats.safetensors import read_arrays
 
 IDS = np.random.default_rng(5).integers(0, 29, (2, 7))
@@ -156,3 +163,68 @@ def test_an_adapter_of_another_base_leaves_nothing_behind(library, tmp_path):
         library.load(tmp_path)
     assert list(library) == ["one", "two"]
     assert read_arrays(tmp_path / "adapter_model.safetensors")[0]
+
+
+# ---- the word lab's five
+
+
+@pytest.fixture(scope="module")
+def five():
+    return word_adapters.open_library()
+
+
+@pytest.fixture(scope="module")
+def record():
+    folder = data_folder() / "adapters"
+    return json.loads((folder / word_adapters.RECORD).read_text(encoding="utf-8"))
+
+
+def test_the_committed_adapters_are_those_of_their_record(five, record):
+    """Of this base, by these recipes, of these sizes; the smallest task is scored again."""
+    assert set(five) == set(record["adapters"]) == set(word_adapters.NAMES)
+    assert record["base_crc32"] == fingerprint(five.base)
+    for name, row in record["adapters"].items():
+        recipe = json.loads(json.dumps(dataclasses.asdict(word_adapters.RECIPES[name])))
+        assert row["recipe"] == recipe
+        assert row["trainable"] == sum(a.size for a in five[name].trainable.values())
+        assert row["bytes"] == (data_folder() / "adapters" / name / ARRAYS).stat().st_size
+        assert row["held_out_words"] == len(ml.load_task(name).test)
+    with five.using("comparative"):
+        score = ml.exact_match(five, ml.load_task("comparative").test)
+    assert score == pytest.approx(
+        record["adapters"]["comparative"]["held_out_exact_match"], abs=0.03
+    )
+    bare = ml.exact_match(five.base, ml.load_task("comparative").test)
+    assert bare < 0.05 < 0.8 < score
+
+
+def test_one_word_for_all_of_them(five):
+    """Each answers as it does alone; spelling hears what the base says."""
+    answers = word_adapters.ask(five, "laugh")
+    assert list(answers) == ["third", "ing", "phonemes", *word_adapters.NAMES]
+    assert (answers["third"], answers["past"]) == ("laughs", "laughed")
+    for name in ("past", "plural", "lemma"):
+        assert answers[name] == word_adapters.answer(five[name], name, "laugh")
+    heard = answers["phonemes"]
+    assert answers["spelling"] == word_adapters.answer(five["spelling"], "spelling", heard)
+    assert five.current is None
+
+
+def test_the_commands(tmp_path, capsys):
+    """adapters trains and writes five; ask reads them, or the committed ones."""
+    assert cli.main(["adapters", "--steps", "1", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in word_adapters.NAMES)
+    assert cli.main(["ask", "laugh", "--adapters", str(tmp_path)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 8
+    assert cli.main(["ask", "laugh"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["past", "tense", "laughed", "adapter"] in lines
+    assert ["third", "person", "laughs", "base"] in lines
+    for line, message in (
+        ("ask Laugh", "no token for 'L'"),
+        (f"ask laugh --adapters {tmp_path / 'past'}", "no adapter in it; minilora adapters makes"),
+        ("adapters --steps 0", "--steps is 0, wanted a whole number of at least 1"),
+    ):
+        assert cli.main(line.split()) == 2
+        assert message in capsys.readouterr().err

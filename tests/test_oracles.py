@@ -241,7 +241,9 @@ def test_smollm2s_logits_are_transformers(smollm2, tmp_path):
     """Over 50 tokens of a chat, on the folder that save_model writes."""
     ml.save_model(smollm2, tmp_path)
     theirs = as_theirs(tmp_path)
-    say = "What is the capital of France, and what is it best known for? Answer in one short sentence."
+    say = (
+        "What is the capital of France, and what is it best known for? Answer in a short sentence."
+    )
     ids = np.array([smollm2.tokenizer.encode(smollm2.tokenizer.chat(say))])[:, -50:]
     assert ids.shape == (1, 50)
     assert far(their_logits(theirs, ids), smollm2.logits(ids)) < 2e-4
