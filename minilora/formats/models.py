@@ -29,7 +29,7 @@ def load_model(source: str | Path) -> Llama:
         return gguf_llama.read_model(path)
     if not path.is_dir():
         raise FileNotFoundError(
-            f"load_model: {path} is no folder; wanted 'base', {SMOLLM2!r}, a folder with "
+            f"load_model: {path} is no folder; wanted 'base' or {SMOLLM2!r}, a folder with "
             "config.json or a .gguf file"
         )
     return huggingface.read_model(path)
