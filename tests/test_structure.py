@@ -49,6 +49,7 @@ FLOORS = (
     {
         "experiments",
         "check",
+        "speed",
         "checkup",
         "report",
         "page",

@@ -1,5 +1,6 @@
 """train, generate, merge: a model, an adapter and words."""
 
+import sys
 from pathlib import Path
 
 from ..files import make_folder, nearest
@@ -19,6 +20,7 @@ def add(commands) -> None:
     p.add_argument("--task", help="ask as this task asks: tag + word + '>'")
     p.add_argument("--chat", action="store_true", help="ask as its chat template has it")
     p.add_argument("--max-new-tokens", type=int, default=32, help="(%(default)s)")
+    p.add_argument("--speed", action="store_true", help="also tokens a second, beside memory's")
     p.add_argument(
         "--temperature", type=float, default=0.0, help="0: the likeliest token (%(default)s)"
     )
@@ -129,13 +131,21 @@ def generate(a) -> None:
     """Print the prompt's continuation, each token as it comes."""
     import minilora as ml
 
+    from .. import speed
+
     model = ml.load_model(a.base)
     if model.tokenizer is None:
         raise ValueError(f"{a.base}: the model has no tokenizer.json, so text cannot be read")
     if a.max_new_tokens < 1:
         raise ValueError(f"--max-new-tokens is {a.max_new_tokens}, wanted at least 1")
     speaker = ml.load_adapter(model, a.adapter) if a.adapter else model
-    stream = _Stream(model.tokenizer)
+    stream, clock = _Stream(model.tokenizer), speed.Clock()
+    before = speed.read_bandwidth() if a.speed else 0.0
+
+    def on_token(token):
+        clock(token)
+        stream(token)
+
     speaker.generate(
         [model.tokenizer.encode(_prompt(a, model.tokenizer))],
         a.max_new_tokens,
@@ -143,9 +153,11 @@ def generate(a) -> None:
         top_p=a.top_p,
         seed=a.seed,
         stop=model.tokenizer.eos_id,
-        on_token=stream,
+        on_token=on_token,
     )
     stream.end()
+    if a.speed:
+        print(clock.line(model, max(before, speed.read_bandwidth())), file=sys.stderr)
 
 
 def _prompt(a, tokenizer):
