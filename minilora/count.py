@@ -3,10 +3,10 @@
 import math
 from typing import Any
 
-from .adapters import check_rank, find_method, match_targets
 from .files import nearest
 from .meta import Meta
 from .methods import METHODS
+from .targets import check_rank, find_method, match_targets
 
 
 def count(

@@ -13,7 +13,7 @@ from typing import Any
 from .. import tasks
 from ..adapters import Tuned, attach
 from ..checkpoints import fingerprint
-from ..formats.huggingface import load_model
+from ..formats.models import load_model
 from ..formats.peft import save_adapter
 from ..memory import measure
 from ..methods import METHODS

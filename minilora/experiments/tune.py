@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 from .. import tasks
-from ..formats.huggingface import load_model
+from ..formats.models import load_model
 from ..train import Diverged
 from .compare import SCRATCH, Settings, load_words, mean_loss, run
 

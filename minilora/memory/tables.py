@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..adapters import attach
-from ..formats.huggingface import load_model
+from ..formats.models import load_model
 from ..methods import METHODS
 from ..model import ModelConfig
 from ..plots import human
