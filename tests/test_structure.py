@@ -32,7 +32,7 @@ FLOORS = (
     {"ops", "optim"},
     {"methods"},
     {"model", "generation"},
-    {"adapters"},
+    {"adapters", "choices"},
     {"memory", "count", "formats", "tasks", "train", "checkpoints", "divergence"},
     {
         "experiments",

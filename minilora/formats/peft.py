@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..adapters import Tuned, attach, find_method
+from ..adapters import Tuned, attach
+from ..choices import find_method
 from ..files import check_kind, parse_json, read_json, write_together
 from ..methods import METHODS
 from ..model import EMBED, HEAD, Llama
