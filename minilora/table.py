@@ -13,7 +13,7 @@ Record = Mapping[str, Any]  # the results, or one row of them
 Column = tuple[str, Callable[[Record], str]]  # head, row -> cell
 
 WIDTH = 110  # columns of the terminal's table
-STEP, SCORING = 0.03, 2.0  # seconds of a step and of scoring a run, with the embedded base
+STEP, SCORING = 0.016, 1.5  # seconds of a step and of scoring a run, with the embedded base
 
 COLUMNS: list[tuple[str, list[Column]]] = [  # in groups, each with a title or none
     (

@@ -82,7 +82,7 @@ def test_the_scores_in_the_prose_are_the_records(record):
 def test_the_failed_gradient_is_told_in_these_words():
     with pytest.raises(GradientError) as found:
         exec(SNIPPETS[1], {"ml": ml})
-    assert "# GradientError: " + " ".join(str(found.value).split()) in " ".join(
+    assert "GradientError: " + " ".join(str(found.value).split()) in " ".join(
         SNIPPETS[1].replace("\n# ", " ").split()
     )
 
