@@ -41,21 +41,23 @@ LEFT_OUT = set(
     # of the body
     "sperm bowel cum uterus penis rectum anus testis testicle buttocks buttock genitals vulva "
     "semen teat arse cervix foreskin gonad labium fanny clit pubes pubis glans clitoris womb "
-    "ovum vagina corpse cadaver afterbirth gene hormone chromosome genu bod tum lat pes vas mons prat manus "
+    "ovum vagina corpse cadaver afterbirth gene hormone chromosome genu bod tum lat pes vas "
+    "mons prat manus "
     # of persons, things and animals
-    "imp pol ref prof deb mom dis son nob soph gran pseud hun scot turk finn jew temp mach pow reb "
-    "thor hel child terrorist slave attacker prisoner condom bra cocaine heroin meth sens max sett "
-    "tun mac cul decor pel pix revers coping alb cro stays physic ell lav lem tam sess viol mus "
-    "sus gar bot asp tom bos das neb dug craw polymorph tetra chlorophyll probiotic orang "
-    "charr human humans fetus humankind mankind pathogen salmonella "
+    "imp pol ref prof deb mom dis son nob soph gran pseud hun scot turk finn jew temp mach "
+    "pow reb thor hel child terrorist slave attacker prisoner condom bra cocaine heroin meth "
+    "sens max sett tun mac cul decor pel pix revers coping alb cro stays physic ell lav lem "
+    "tam sess viol mus sus gar bot asp tom bos das neb dug craw polymorph tetra chlorophyll "
+    "probiotic orang charr human humans fetus humankind mankind pathogen salmonella "
     # feelings
     "libido sexiness sensuality lubricity carnality lustfulness horniness lust philia sadism "
     "algophilia mysophilia misopedia misology technophilia willies blahs "
     # measures and seasons of the church that only a specialist counts as time or matter
-    "eld vac lifetime velocity mph kph rpm bps cps bpm wpm msec frequence airspeed groundspeed ghz "
-    "thz khz sext jeth magh magha aghan shebat tebet adar elul safar siwan sivan nisan tevet chait "
-    "abs resid fluor lac amyl haem lipid sard debris feces urine seb marc organs msg cud resid "
-    "sur parts bern gand juda rus prag rio nancy gary leon depths heights flies sang".split()
+    "eld vac lifetime velocity mph kph rpm bps cps bpm wpm msec frequence airspeed "
+    "groundspeed ghz thz khz sext jeth magh magha aghan shebat tebet adar elul safar siwan "
+    "sivan nisan tevet chait abs resid fluor lac amyl haem lipid sard debris feces urine seb "
+    "marc organs msg cud sur parts bern gand juda rus prag rio nancy gary leon depths heights "
+    "flies sang".split()
 )
 
 

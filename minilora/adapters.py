@@ -24,6 +24,7 @@ from .targets import (
     check_alpha,
     check_pattern,
     check_rank,
+    check_recompute,
     find_method,
     match_targets,
     pick,
@@ -49,13 +50,21 @@ class Tuned:
     """
 
     def __init__(
-        self, base: Llama, method: str, rank, alpha, targets, seed: int, options: dict[str, Any]
+        self,
+        base: Llama,
+        method: str,
+        rank,
+        alpha,
+        targets,
+        seed: int,
+        options: dict[str, Any],
+        recompute: str | None = None,
     ):
         self.base, self.method, self.seed, self.options = base, method, seed, options
         self.rank, self.alpha, self.targets = rank, alpha, targets
         self.rank_pattern: dict[str, int] = {}  # layers whose rank is another: see targets.py
         self.alpha_pattern: dict[str, float] = {}
-        self.recompute: str | None = None  # what backward makes again: see `check_recompute`
+        self.recompute = check_recompute(recompute)  # may be set to another at any time
         self.shared: Arrays = {}
         self.layers: dict[str, Arrays] = {}
         self.weights: dict[str, np.ndarray] = {}  # whole-model methods: the copy of every weight
@@ -194,6 +203,7 @@ def attach(
     alpha_pattern=None,
     targets=None,
     seed: int = 0,
+    recompute=None,
     **options,
 ) -> Tuned:
     """Put a method on a model: fresh arrays, the base untouched.
@@ -201,7 +211,8 @@ def attach(
     method: a name of METHODS. rank: the method's default where None (8; VeRA 256). alpha: 2·rank
     where None. rank_pattern, alpha_pattern: {name or regular expression of linears: their own}, as
     in PEFT. targets: names of linears ("q_proj", or a full name), or "all-linear"; ("q_proj",
-    "v_proj") where None. options: the method's own.
+    "v_proj") where None. recompute: less memory for time, see `check_recompute`. options: the
+    method's own.
     Raises ValueError for what the method does not take, with the nearest right names.
     """
     record = find_method(method)
@@ -227,7 +238,7 @@ def attach(
         record.check(options)
     seed = whole("attach: seed", seed)
     if record.whole_model:
-        tuned = Tuned(model, method, None, None, None, seed, options)
+        tuned = Tuned(model, method, None, None, None, seed, options, recompute)
         tuned.weights = {name: a.copy() for name, a in model.params.items()}
         return tuned
 
@@ -237,7 +248,7 @@ def attach(
         rank = check_rank(record, rank, [W.shape for W in weights.values()])
     if "alpha" in record.takes:
         alpha = check_alpha(2 * rank if alpha is None else alpha)
-    tuned = Tuned(model, method, rank, alpha, targets or DEFAULT_TARGETS, seed, options)
+    tuned = Tuned(model, method, rank, alpha, targets or DEFAULT_TARGETS, seed, options, recompute)
     linears = model.config.linears()
     tuned.rank_pattern = check_pattern("rank_pattern", patterns["rank_pattern"], linears)
     tuned.alpha_pattern = check_pattern("alpha_pattern", patterns["alpha_pattern"], linears)
@@ -292,12 +303,3 @@ def _with_change(model: Llama, tuned: Tuned, sign: int) -> Llama:
             model.dtype
         )
     return Llama(model.config, params, model.tokenizer)
-
-
-def check_recompute(recompute: str | None) -> str | None:
-    """What backward makes again instead of keeping it: None for nothing, "layers" (of a layer only
-    its input is kept), "swiglu" (the product that down_proj reads). No gradient changes by a bit.
-    """
-    if recompute not in (None, "layers", "swiglu"):
-        raise ValueError(f"recompute is {recompute!r}, wanted None, 'layers' or 'swiglu'")
-    return recompute

@@ -42,7 +42,7 @@ class Clock:
         self.times.append(time.perf_counter())
 
     def line(self, model, bandwidth: float) -> str:
-        """Tokens a second of the decoding, and the share of the bandwidth (bytes a second) it took.
+        """Tokens a second of the decoding, and its share of the bandwidth (bytes a second).
 
         Raises ValueError for fewer than three tokens.
         """

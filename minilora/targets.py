@@ -103,3 +103,12 @@ def matches(pattern: str, layer: str) -> bool:
 def pick(pattern: Mapping[str, Any], layer: str, default: Any) -> Any:
     """The value of the first pattern that the layer's name matches, or the default."""
     return next((value for key, value in pattern.items() if matches(key, layer)), default)
+
+
+def check_recompute(recompute: str | None) -> str | None:
+    """What backward makes again instead of keeping it: None for nothing, "layers" (of a layer only
+    its input is kept), "swiglu" (the product that down_proj reads). No gradient changes by a bit.
+    """
+    if recompute not in (None, "layers", "swiglu"):
+        raise ValueError(f"recompute is {recompute!r}, wanted None, 'layers' or 'swiglu'")
+    return recompute

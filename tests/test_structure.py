@@ -37,7 +37,6 @@ FLOORS = (
     {"adapters", "targets"},
     {
         "memory",
-        "memory_saved",
         "count",
         "formats",
         "library",
@@ -54,10 +53,6 @@ FLOORS = (
         "report",
         "page",
         "table",
-        "memory_tables",
-        "memory_plots",
-        "memory_whatif",
-        "memory_savers",
     },
     {"cli", "commands"},
     {"__init__", "__main__"},

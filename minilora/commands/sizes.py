@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from ..files import data_folder, nearest
 from ..methods import METHODS
+from ..model import ModelConfig
 from .arguments import adapter_options, command, given, options
 
 
@@ -18,13 +20,17 @@ def add(commands) -> None:
     p = command(commands, "memory", memory, "bytes of a training step, predicted or measured")
     p.add_argument("--model", default="base", help="'base', a folder, or llama-7b, … (%(default)s)")
     adapter_options(p)
-    p.add_argument("--json", action="store_true", help="as JSON")
+    p.add_argument("--recompute", metavar="WHAT", help="less memory for time: layers or swiglu")
     p.add_argument("--batch", type=int, default=1, help="rows (%(default)s)")
     p.add_argument("--seq", type=int, default=512, help="tokens a row (%(default)s)")
     p.add_argument("--mixed", action="store_true", help="16 bits, with 32-bit master and moments")
-    p.add_argument("--measure", action="store_true", help="run the step as well, and measure it")
-    p.add_argument("--fit", type=float, metavar="GB", help="the largest batch and length that fit")
-    p.add_argument("--figure", type=Path, metavar="PNG", help="bytes against length")
+    p.add_argument("--json", action="store_true", help="as JSON")
+    view = p.add_mutually_exclusive_group()
+    view.add_argument("--measure", action="store_true", help="run the step as well, and measure it")
+    view.add_argument("--fit", type=float, metavar="GB", help="the largest batch and length")
+    view.add_argument("--what-if", action="store_true", help="if pairs kept more than they need")
+    view.add_argument("--savers", action="store_true", help="memory for time, both measured")
+    view.add_argument("--figure", type=Path, metavar="PNG", help="bytes against length")
 
 
 def count(a) -> None:
@@ -52,40 +58,56 @@ def count(a) -> None:
 
 def memory(a) -> None:
     """Print the bytes of a training step: of all methods, or of one, with what it saves."""
-    from .. import memory_tables as tables
-    from ..model import ModelConfig
-    from ..shapes import Shape
+    from ..memory import figure, savers, tables, whatif
 
-    model = _shape_or_config(a.model)
-    config = ModelConfig(**model.config_fields()) if isinstance(model, Shape) else model  # says no
-    common = given(a, "rank", "targets")
-    names = [a.method] if a.method else list(METHODS)
-    settings = {n: {k: v for k, v in common.items() if k in tables.takes(n)} for n in names}
-    if a.method:
-        settings[a.method] = common | options(a.option)
-    if a.fit is not None:
-        for line in tables.fitting(config, settings, a.fit, a.seq, a.mixed):
-            print(line)
-        return
-    found = tables.ledgers(config, settings, a.batch, a.seq, a.mixed)
-    measured = tables.measured(a.model, settings, a.batch, a.seq) if a.measure else {}
-    if a.json:
-        print(json.dumps(tables.as_json(found, measured), indent=1))
-        return
-    for line in tables.overview(found, measured):
-        print(line)
-    if a.method:
-        for line in tables.saved(found[a.method]):
-            print(line)
+    config, settings = _config_of(a.model), _settings(a)
+    if a.mixed and (a.measure or a.savers):
+        raise ValueError("--measure and --savers run in the model's own precision, without --mixed")
     if a.figure:
-        tables.figure(config, settings, a.batch, a.figure, a.mixed)
+        title = figure.heading(a.model, settings, a.batch, a.mixed)
+        figure.draw(config, settings, a.batch, a.figure, title, a.mixed)
         print(f"written to {a.figure}")
+        return
+    found: dict[str, Any]
+    if a.fit is not None:
+        found = tables.fits(config, settings, a.fit, a.seq, a.mixed)
+        lines = tables.fit_table(found, a.fit, a.seq)
+    elif a.what_if:
+        found = whatif.what_ifs(config, settings, a.batch, a.seq, a.mixed)
+        lines = whatif.table(found)
+    elif a.savers:
+        found = tables.savers_of(a.model, settings, a.batch, a.seq)
+        lines = savers.table(found)
+    else:
+        ledgers = tables.ledgers(config, settings, a.batch, a.seq, a.mixed)
+        real = tables.measured(a.model, settings, a.batch, a.seq) if a.measure else {}
+        found = tables.as_json(ledgers, real)
+        lines = tables.overview(ledgers, real, details=len(settings) == 1)
+    for line in [json.dumps(found, indent=1)] if a.json else lines:
+        print(line)
+
+
+def _settings(a) -> dict[str, dict[str, Any]]:
+    """Method -> what `ledger` is told: of the methods named, or of all with what each takes."""
+    common = given(a, "rank", "targets")
+    again = given(a, "recompute")
+    if a.method:
+        return {name: common | options(a.option) | again for name in a.method.split(",")}
+    return {
+        name: {k: v for k, v in common.items() if k in record.takes} | again
+        for name, record in METHODS.items()
+    }
+
+
+def _config_of(name: str) -> ModelConfig:
+    """The config behind a name; raises ValueError where the shape is no Llama."""
+    found = _shape_or_config(name)
+    return found if isinstance(found, ModelConfig) else ModelConfig(**found.config_fields())
 
 
 def _shape_or_config(name: str):
     """A published shape by name, or the config of a file, a folder or "base"."""
     from ..formats.huggingface import read_config
-    from ..model import ModelConfig
     from ..shapes import SHAPES
 
     path = data_folder() / "base" if name == "base" else Path(name)

@@ -45,6 +45,7 @@ def _add_train(commands):
         "--eval", type=Path, help="JSONL or CSV to score on (a task brings its own words)"
     )
     adapter_options(p, "lora")
+    p.add_argument("--recompute", metavar="WHAT", help="less memory for time: layers or swiglu")
     p.add_argument("--alpha", type=float, help="scaling alpha; 2·rank where not given")
     p.add_argument("--steps", type=int, default=150, help="optimizer steps (%(default)s)")
     p.add_argument("--batch-size", type=int, default=32, help="pairs a step (%(default)s)")
@@ -82,10 +83,10 @@ def train(a) -> None:
     if held_out:
         ml.batches(held_out, model.tokenizer, len(held_out))  # says now what it cannot read
     make_folder(a.out)
-    how = given(a, "rank", "alpha", "targets") | options(a.option)
+    how = given(a, "rank", "alpha", "targets", "recompute") | options(a.option)
     tuned = ml.attach(model, a.method, seed=a.seed, **how)
     epochs = -(-a.steps * a.batch_size // len(pairs)) + 1
-    batches = ml.batches(pairs, model.tokenizer, a.batch_size, a.seed, epochs)
+    batches = ml.batches(pairs, model.tokenizer, a.batch_size, a.seed, epochs, by_length=8)
     history = ml.train(
         tuned,
         batches,

@@ -59,7 +59,7 @@ def _one_thread_each():
 def _cell(settings: Settings, name: str, lr: float) -> dict[str, Any]:
     """All seeds of one method at one rate, judged on the validation words."""
     model, words = load_model(settings.base), load_words(settings)
-    held_out = tasks.batches(words.validation, model.tokenizer, len(words.validation))
+    held_out = tasks.all_once(words.validation, model.tokenizer)
     scores, losses = [], []
     for seed in range(settings.seeds):
         try:
