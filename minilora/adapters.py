@@ -13,15 +13,10 @@ from typing import Any
 import numpy as np
 
 from . import generation, ops
-from .engine import Tensor, param, scope
-from .files import nearest
-from .meta import is_array
-from .methods import METHODS
-from .methods.base import Arrays, Method
-from .model import EMBED, Llama
-from .targets import (
+from .choices import (
     DEFAULT_TARGETS,
     check_alpha,
+    check_options,
     check_pattern,
     check_rank,
     check_recompute,
@@ -29,7 +24,12 @@ from .targets import (
     match_targets,
     pick,
 )
-from .values import plain, whole
+from .engine import Tensor, param, scope
+from .meta import is_array
+from .methods import METHODS
+from .methods.base import Arrays, Method
+from .model import EMBED, Llama
+from .values import whole
 
 
 @dataclasses.dataclass
@@ -62,7 +62,7 @@ class Tuned:
     ):
         self.base, self.method, self.seed, self.options = base, method, seed, options
         self.rank, self.alpha, self.targets = rank, alpha, targets
-        self.rank_pattern: dict[str, int] = {}  # layers whose rank is another: see targets.py
+        self.rank_pattern: dict[str, int] = {}  # layers whose rank is another: see choices.py
         self.alpha_pattern: dict[str, float] = {}
         self.recompute = check_recompute(recompute)  # may be set to another at any time
         self.shared: Arrays = {}
@@ -220,22 +220,9 @@ def attach(
         raise TypeError(
             f"attach: got a {type(model).__name__}, wanted a Llama; detach or merge first"
         )
-    given = {"rank": rank, "alpha": alpha, "targets": targets}
     patterns = {"rank_pattern": rank_pattern or {}, "alpha_pattern": alpha_pattern or {}}
-    given |= {name: value for name, value in patterns.items() if value}
-    takes = {*record.takes, *(patterns if "alpha" in record.takes else ())}
-    for name, value in given.items():
-        if value is not None and name not in takes:
-            raise ValueError(f"{method}: takes no {name}, got {value!r}")
-    for name in options:
-        if name not in record.options:
-            raise nearest(f"option of {method}", name, record.options)
-    options = {**record.options, **{k: plain(v) for k, v in options.items()}}
-    for name, value in options.items():
-        if isinstance(record.options[name], bool) and not isinstance(value, bool):
-            raise ValueError(f"{method}: {name} is {value!r}, wanted True or False")
-    if record.check:
-        record.check(options)
+    given = {"rank": rank, "alpha": alpha, "targets": targets}
+    options = check_options(record, options, **given, **{k: v or None for k, v in patterns.items()})
     seed = whole("attach: seed", seed)
     if record.whole_model:
         tuned = Tuned(model, method, None, None, None, seed, options, recompute)

@@ -128,9 +128,7 @@ class Llama:
         """cos and sin (end - start, D/2) of the places start … end - 1; warns past the length that
         the model was made for.
         """
-        real = isinstance(
-            self.params[EMBED], np.ndarray
-        )  # a model of shapes alone computes nothing
+        real = isinstance(self.params[EMBED], np.ndarray)  # not a model of shapes alone
         if real and end > self.config.max_position_embeddings:
             warnings.warn(
                 f"more than the {self.config.max_position_embeddings} tokens a row that the model "

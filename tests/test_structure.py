@@ -34,7 +34,7 @@ FLOORS = (
     {"ops", "optim"},
     {"methods"},
     {"model", "generation"},
-    {"adapters", "targets"},
+    {"adapters", "choices"},
     {
         "memory",
         "count",

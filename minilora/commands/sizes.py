@@ -22,7 +22,7 @@ def add(commands) -> None:
     adapter_options(p)
     p.add_argument("--recompute", metavar="WHAT", help="less memory for time: layers or swiglu")
     p.add_argument("--batch", type=int, default=1, help="rows (%(default)s)")
-    p.add_argument("--seq", type=int, default=512, help="tokens a row (%(default)s)")
+    p.add_argument("--seq", type=int, help="tokens a row (512, or what the model was made for)")
     p.add_argument("--mixed", action="store_true", help="16 bits, with 32-bit master and moments")
     p.add_argument("--json", action="store_true", help="as JSON")
     view = p.add_mutually_exclusive_group()
@@ -61,6 +61,7 @@ def memory(a) -> None:
     from ..memory import figure, savers, tables, whatif
 
     config, settings = _config_of(a.model), _settings(a)
+    seq = min(512, config.max_position_embeddings) if a.seq is None else a.seq
     if a.mixed and (a.measure or a.savers):
         raise ValueError("--measure and --savers run in the model's own precision, without --mixed")
     if a.figure:
@@ -70,17 +71,17 @@ def memory(a) -> None:
         return
     found: dict[str, Any]
     if a.fit is not None:
-        found = tables.fits(config, settings, a.fit, a.seq, a.mixed)
-        lines = tables.fit_table(found, a.fit, a.seq)
+        found = tables.fits(config, settings, a.fit, seq, a.mixed)
+        lines = tables.fit_table(found, config, a.fit, seq)
     elif a.what_if:
-        found = whatif.what_ifs(config, settings, a.batch, a.seq, a.mixed)
+        found = whatif.what_ifs(config, settings, a.batch, seq, a.mixed)
         lines = whatif.table(found)
     elif a.savers:
-        found = tables.savers_of(a.model, settings, a.batch, a.seq)
+        found = tables.savers_of(a.model, settings, a.batch, seq)
         lines = savers.table(found)
     else:
-        ledgers = tables.ledgers(config, settings, a.batch, a.seq, a.mixed)
-        real = tables.measured(a.model, settings, a.batch, a.seq) if a.measure else {}
+        ledgers = tables.ledgers(config, settings, a.batch, seq, a.mixed)
+        real = tables.measured(a.model, settings, a.batch, seq) if a.measure else {}
         found = tables.as_json(ledgers, real)
         lines = tables.overview(ledgers, real, details=len(settings) == 1)
     for line in [json.dumps(found, indent=1)] if a.json else lines:

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from ..adapters import Tuned, attach
+from ..choices import find_method, matches
 from ..files import check_kind, parse_json, read_json, write_together
 from ..methods import METHODS
 from ..model import EMBED, HEAD, Llama
-from ..targets import find_method, matches
 from .safetensors import array_bytes, read_weights, refuse_pickles
 
 CONFIG, ARRAYS = "adapter_config.json", "adapter_model.safetensors"

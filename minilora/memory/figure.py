@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from .. import plots
-from ..adapters import DEFAULT_TARGETS
+from ..choices import DEFAULT_TARGETS
 from ..files import write_atomically
 from ..methods import METHODS
 from ..model import ModelConfig
 from .step import Ledger, ledger
 from .whatif import REFERENCE
-
-LONGEST = 2**17  # tokens a row
 
 PARTS = {  # what is stacked, from the bottom -> colour, and its bytes
     "frozen weights": ("#C9CED6", lambda row: row.frozen + row.shared + row.packed),
@@ -40,7 +38,7 @@ def curves(
     config: ModelConfig, settings: Mapping[str, Mapping[str, Any]], batch: int, mixed: bool = False
 ) -> tuple[list[int], dict[str, list[Ledger]]]:
     """Lengths, and the ledger of each method at each: as far as twice the last overtaking, at most
-    what the model was made for.
+    what the model was made for, in tokens.
     """
 
     def rows(lengths):
@@ -50,8 +48,8 @@ def curves(
         }
 
     last = max(overtaking((1, 2), row) for row in rows((1, 2)).values())
-    top = min(1 << (2 * last - 1).bit_length(), max(config.max_position_embeddings, 512), LONGEST)
-    lengths = [1, top // 4, top // 2, top]
+    top = min(1 << (2 * last - 1).bit_length(), config.max_position_embeddings)
+    lengths = sorted({1, max(1, top // 2), top})
     return lengths, rows(lengths)
 
 
@@ -141,7 +139,7 @@ def heading(
         model,
         "one row" if batch == 1 else f"{batch} rows",
         "mixed precision" if mixed else "float32",
-        f"adapters on {targets if isinstance(targets, str) else ', '.join(targets)}",
+        f"adapters on {'all linears' if targets == 'all-linear' else ', '.join(targets)}",
         f"{how['recompute']} made again" if "recompute" in how else "",
     ]
     return f"{', '.join(filter(None, parts))}: bytes of a training step"

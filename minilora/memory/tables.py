@@ -1,6 +1,7 @@
 """The ledger for reading: tables, and what fits."""
 
 import dataclasses
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -113,7 +114,9 @@ def fits(
         def peak(n):
             return ledger(config, *sizes(n), method=name, mixed=mixed, **how).peak
 
-        return largest(peak, gigabytes * 1e9, limit)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # lengths that the model was not made for are tried too
+            return largest(peak, gigabytes * 1e9, limit)
 
     return {
         name: {
@@ -124,13 +127,16 @@ def fits(
     }
 
 
-def fit_table(found: Mapping[str, Mapping[str, int]], gigabytes: float, seq: int) -> Iterator[str]:
+def fit_table(
+    found: Mapping[str, Mapping[str, int]], config: ModelConfig, gigabytes: float, seq: int
+) -> Iterator[str]:
     """A row a method: the largest batch at this length, and the longest row alone."""
     yield f"within {gigabytes:g} GB (10⁹ bytes), by the predicted peak:"
     yield f"{'method':18} {f'rows of {seq} tokens':>22} {'tokens of one row':>20}"
     for name, row in found.items():
         cells = (f"{n:,}" if n else "none" for n in row.values())
         yield "{:18} {:>22} {:>20}".format(METHODS[name].title, *cells)
+    yield f"by memory alone: the model was made for {config.max_position_embeddings:,} tokens a row"
 
 
 def as_json(found: Mapping[str, Ledger], real: Mapping[str, Ledger]) -> dict[str, Any]:

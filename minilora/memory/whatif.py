@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from .. import ops
-from ..adapters import find_method
+from ..choices import find_method
 from ..engine import Op
 from ..methods import METHODS
 from ..methods.dropout import mask

@@ -1,4 +1,4 @@
-"""Which linears are adapted, with which rank and alpha: names and patterns of names, checked."""
+"""What a caller may ask of a technique, checked: which linears, rank and alpha of each, options."""
 
 import re
 import warnings
@@ -112,3 +112,24 @@ def check_recompute(recompute: str | None) -> str | None:
     if recompute not in (None, "layers", "swiglu"):
         raise ValueError(f"recompute is {recompute!r}, wanted None, 'layers' or 'swiglu'")
     return recompute
+
+
+def check_options(record: Method, options: Mapping[str, Any], **common: Any) -> dict[str, Any]:
+    """The method's options with its defaults; raises ValueError for what it does not take, of the
+    options and of what methods have in common: rank, alpha, targets, and patterns of ranks and
+    alphas.
+    """
+    patterns = ("rank_pattern", "alpha_pattern") if "alpha" in record.takes else ()
+    for name, value in common.items():
+        if value is not None and name not in (*record.takes, *patterns):
+            raise ValueError(f"{record.name}: takes no {name}, got {value!r}")
+    for name in options:
+        if name not in record.options:
+            raise nearest(f"option of {record.name}", name, record.options)
+    found = {**record.options, **{k: plain(v) for k, v in options.items()}}
+    for name, value in found.items():
+        if isinstance(record.options[name], bool) and not isinstance(value, bool):
+            raise ValueError(f"{record.name}: {name} is {value!r}, wanted True or False")
+    if record.check:
+        record.check(found)
+    return found
