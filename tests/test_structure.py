@@ -40,6 +40,7 @@ FLOORS = (
         "count",
         "formats",
         "library",
+        "nouns",
         "tasks",
         "train",
         "checkpoints",

@@ -41,6 +41,14 @@ def whole(name: str, text: str) -> int:
         raise ValueError(f"{name}: got {text!r}, wanted a whole number") from None
 
 
+def number(name: str, text: str) -> float:
+    """A text as a number; raises ValueError with the option's name."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{name}: got {text!r}, wanted numbers") from None
+
+
 def options(texts: Iterable[str]) -> dict[str, Any]:
     """NAME=VALUE as Python values: true, false, numbers."""
     found = {}

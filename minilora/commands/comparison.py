@@ -1,11 +1,12 @@
 """compare, tune, report, pretrain: the word lab's experiments."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 from ..files import make_folder, nearest
 from ..methods import METHODS
-from .arguments import command, names, whole
+from .arguments import command, given, names, number, whole
 
 
 def add(commands) -> None:
@@ -32,6 +33,7 @@ def add(commands) -> None:
     p.add_argument(
         "--out", type=Path, default=Path("runs/tuning.json"), help="the record (%(default)s)"
     )
+    p.add_argument("--grid", type=names, help="learning rates to try: 1e-3,1e-2 (eleven)")
 
     p = command(commands, "report", report, "draw the figures and the page of a comparison again")
     p.add_argument("folder", type=Path, help="a folder made by compare")
@@ -46,52 +48,52 @@ def add(commands) -> None:
 
 def _comparison_options(p):
     p.add_argument(
-        "--base", default="base", help="'base' or a model's folder with a tokenizer (%(default)s)"
+        "--task", default="past", help="of the word lab, or category, SmolLM2's (%(default)s)"
     )
-    p.add_argument("--task", default="past", help="a task of the word lab (%(default)s)")
-    p.add_argument("--methods", type=names, help=f"some of {','.join(METHODS)} (all)")
-    p.add_argument("--train-size", type=int, default=300, help="words to train on (%(default)s)")
+    p.add_argument("--base", help="'base', smollm2-135m or a model's folder (the task's)")
+    p.add_argument("--methods", type=names, help=f"some of {','.join(METHODS)} (all that fit)")
+    p.add_argument("--train-size", type=int, help="words to train on (300; category: 800)")
     p.add_argument(
         "--rank",
         action="append",
         default=[],
         metavar="R or METHOD=R",
-        help="rank, or one method's own (4; vera=256)",
+        help="rank, or one method's own (4, category 8; vera=256)",
     )
     p.add_argument("--targets", type=names, help="q_proj,v_proj,… or all-linear (q_proj,v_proj)")
-    p.add_argument("--steps", type=int, default=150, help="optimizer steps (%(default)s)")
-    p.add_argument("--seeds", type=int, default=3, help="runs of each method (%(default)s)")
+    p.add_argument("--steps", type=int, help="optimizer steps (150; category: 60)")
+    p.add_argument("--seeds", type=int, help="runs of each method (3; category: 1)")
 
 
 def settings_of(a):
     """Settings from a command line. A bare --rank is of the techniques whose rank is bounded by the
     width; VeRA's stays, unless it is given by name.
     """
-    from ..experiments.compare import Settings
+    from ..experiments.compare import STARTS, Settings
 
-    methods = tuple(dict.fromkeys(a.methods if a.methods is not None else METHODS))
+    start = STARTS.get(a.task, Settings(task=a.task))
+    methods = tuple(dict.fromkeys(start.methods if a.methods is None else a.methods))
     if not methods:
         raise ValueError(f"--methods: got none, wanted some of {', '.join(METHODS)}")
-    for name, value in (("steps", a.steps), ("seeds", a.seeds), ("train-size", a.train_size)):
+    counts = given(a, "steps", "seeds", "train_size")
+    for name, value in counts.items():
         if value < 1:
-            raise ValueError(f"--{name} is {value}, wanted a whole number of at least 1")
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} is {value}, wanted a whole number of at least 1")
     own = {k: whole("--rank", v) for k, _, v in (r.partition("=") for r in a.rank if "=" in r)}
     common = [whole("--rank", r) for r in a.rank if "=" not in r]
     for name in (*methods, *own):
         if name not in METHODS:
             raise nearest("method", name, METHODS)
     wide = {name: r.default_rank for name, r in METHODS.items() if r.rank_above_width}
-    return Settings(
-        base=a.base,
-        task=a.task,
+    return dataclasses.replace(
+        start,
         methods=methods,
-        train_size=a.train_size,
-        steps=a.steps,
-        warmup=min(Settings.warmup, a.steps // 10),
-        rank=common[-1] if common else Settings.rank,
+        warmup=min(start.warmup, counts.get("steps", start.steps) // 10),
+        rank=common[-1] if common else start.rank,
         ranks=wide | own,
-        targets=Settings.targets if a.targets is None else a.targets,
-        seeds=a.seeds,
+        **counts,
+        **given(a, "base", "targets"),
     )
 
 
@@ -137,6 +139,7 @@ def tune(a) -> None:
     from ..formats.models import load_model
 
     settings = settings_of(a)
+    grid = tuple(number("--grid", text) for text in a.grid) if a.grid else experiment.GRID
     make_folder(a.out.parent)
     base = fingerprint(load_model(settings.base))
     done: dict[str, list] = {}
@@ -145,10 +148,10 @@ def tune(a) -> None:
         print(json.dumps(cell), flush=True)
         cells = done.setdefault(cell["method"], [])
         cells.append(cell)
-        if len(cells) == len(experiment.GRID):
+        if len(cells) == len(grid):
             rates.add(a.out, settings, base, cells)
 
-    experiment.tune(settings, report=keep)
+    experiment.tune(settings, grid, report=keep)
     for name, choice in rates.read(a.out)["chosen"][settings.task].items():
         rank = f", rank {choice['rank']}" if choice["rank"] else ""
         print(f"{name:12} lr {choice['lr']:g}{rank}")

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import tasks
+from .. import nouns, tasks
 from ..adapters import Tuned, attach
 from ..checkpoints import fingerprint
-from ..formats.models import load_model
+from ..formats.models import SMOLLM2, load_model
 from ..formats.peft import save_adapter
 from ..memory import measure
 from ..methods import METHODS
@@ -46,6 +46,8 @@ class Settings:
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.01
     clip: float = 1.0
+    scratch: bool = True  # is the same model trained from scratch, too?
+    points: int = 15  # evaluations of the validation loss in a run
 
     def rank_of(self, method: str) -> int | None:
         """The method's own rank, or the common one; None for what has none, as from scratch."""
@@ -63,6 +65,30 @@ class Settings:
         return attach(model, method, seed=seed, **given, **drawn)
 
 
+# What a task starts from where it is not the word lab's: no row of SmolLM2 but on request moves all
+# of its weights.
+STARTS = {
+    nouns.NAME: Settings(
+        base=SMOLLM2,
+        task=nouns.NAME,
+        methods=tuple(name for name, record in METHODS.items() if not record.whole_model),
+        train_size=800,
+        steps=60,
+        batch_size=16,
+        warmup=6,
+        rank=8,
+        seeds=1,
+        scratch=False,
+        points=3,
+    )
+}
+
+
+def lab(task: str) -> Any:
+    """The module that has a task's words and scores them."""
+    return nouns if task == nouns.NAME else tasks
+
+
 @dataclasses.dataclass(frozen=True)
 class Words:
     """A task's words as a comparison uses them: lists of (prompt, right answers)."""
@@ -72,11 +98,17 @@ class Words:
     test: list
 
 
+def rows(settings: Settings) -> tuple[str, ...]:
+    """What is trained: the methods, and the same model from scratch."""
+    return (*settings.methods, SCRATCH) if settings.scratch else settings.methods
+
+
 def load_words(settings: Settings) -> Words:
     """Train: the first words; validation: the next, trained on by nobody;
     test: all held-out words.
     """
-    return Words(*tasks.select(settings.task, settings.train_size))
+    task = nouns.load() if settings.task == nouns.NAME else settings.task
+    return Words(*tasks.select(task, settings.train_size))
 
 
 def new_base(model: Llama, seed: int) -> Llama:
@@ -149,7 +181,7 @@ def compare(
     lr: method -> learning rate ("scratch" too), in place of what `tune` chose. out: a folder for
     the adapters of the first seed. Raises ValueError where a method has no rate.
     """
-    names, lr, record = (*settings.methods, SCRATCH), dict(lr or {}), rates.read()
+    names, lr, record = rows(settings), dict(lr or {}), rates.read()
     chosen = {name: c["lr"] for name, c in rates.chosen_for(settings.task, record).items()} | lr
     if missing := [name for name in names if name not in chosen]:
         raise ValueError(
@@ -201,7 +233,9 @@ def references(model: Llama, words: Words, settings: Settings) -> dict[str, floa
     """Exact match of the untrained base and of the rules that the task has, over all held-out
     words.
     """
-    scores = {"base": tasks.exact_match(model, words.test)}
+    scores = {"base": lab(settings.task).exact_match(model, words.test)}
+    if settings.task == nouns.NAME:
+        return scores | {"best_of_ten": nouns.best_of_ten(model, words.test)}
     for name in tasks.TASKS[settings.task].rules:
         scores[name] = tasks.score_rule(tasks.RULES[name], words.test)
     return scores
@@ -214,9 +248,9 @@ def row(
     runs = []
     for seed in range(settings.seeds):
         tuned, history = run(
-            model, words, settings, name, lr, seed, every=max(1, settings.steps // 15)
+            model, words, settings, name, lr, seed, max(1, settings.steps // settings.points)
         )
-        score, answers = tasks.exact_match(tuned, words.test, return_answers=True)
+        score, answers = lab(settings.task).exact_match(tuned, words.test, return_answers=True)
         runs.append((tuned, history, score, mean_loss(tuned, all_words), answers))
     tuned, _, _, _, answers = runs[0]
     scores = [score for _, _, score, _, _ in runs]

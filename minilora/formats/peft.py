@@ -8,6 +8,7 @@ which PEFT does not know.
 
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,13 @@ CHANGES = (  # fields of PEFT's configs that, set, make another formula or other
     "layer_replication",
     "target_parameters",
     "trainable_token_indices",
+)
+HARMLESS = set(  # fields that are read here, or say how the arrays were made or what they are for
+    "peft_type r target_modules lora_alpha lora_dropout use_rslora init_lora_weights init_weights "
+    "rank_pattern alpha_pattern vera_dropout d_initial projection_prng_key save_projection "
+    "base_model_name_or_path task_type inference_mode auto_mapping revision peft_version "
+    "layers_pattern loftq_config eva_config corda_config lora_ga_config megatron_config "
+    "megatron_core qalora_group_size ensure_weight_tying runtime_config".split()
 )
 SAME_BASE = (True, False, "gaussian", "orthogonal")  # init_lora_weights that leave W as it is
 
@@ -233,12 +241,21 @@ def _empty(model, path, config, own, method, options):
 
 
 def _check_formula(path, config):
-    """Raises ValueError for a field that makes another formula than this library's."""
+    """Raises ValueError for a field that makes another formula than this library's; warns of one
+    that it does not know.
+    """
+    given = {k: v for k, v in config.items() if v not in (None, False, "none", {}, [])}
     for name in CHANGES:
-        if config.get(name) not in (None, False, "none", {}, []):
+        if name in given:
             raise ValueError(
-                f"{path}: {name} is {config[name]!r:.80}: not supported, it changes the mathematics"
+                f"{path}: {name} is {given[name]!r:.80}: not supported, it changes the mathematics"
             )
+    if unknown := sorted(given.keys() - HARMLESS):
+        warnings.warn(
+            f"{path}: {unknown[0]} is {given[unknown[0]]!r:.80}: unknown here, and taken to change "
+            "nothing",
+            stacklevel=4,
+        )
     init = config.get("init_lora_weights", True)
     if init not in SAME_BASE:
         raise ValueError(
