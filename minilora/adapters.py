@@ -13,21 +13,23 @@ from typing import Any
 import numpy as np
 
 from . import generation, ops
-from .choices import (
-    DEFAULT_TARGETS,
-    check_alpha,
-    check_options,
-    check_rank,
-    check_recompute,
-    find_method,
-    match_targets,
-)
 from .engine import Tensor, param, scope
+from .files import nearest
 from .meta import is_array
 from .methods import METHODS
 from .methods.base import Arrays, Method
 from .model import EMBED, Llama
-from .values import whole
+from .targets import (
+    DEFAULT_TARGETS,
+    check_alpha,
+    check_pattern,
+    check_rank,
+    check_recompute,
+    find_method,
+    match_targets,
+    pick,
+)
+from .values import plain, whole
 
 
 @dataclasses.dataclass
@@ -60,6 +62,8 @@ class Tuned:
     ):
         self.base, self.method, self.seed, self.options = base, method, seed, options
         self.rank, self.alpha, self.targets = rank, alpha, targets
+        self.rank_pattern: dict[str, int] = {}  # layers whose rank is another: see targets.py
+        self.alpha_pattern: dict[str, float] = {}
         self.recompute = check_recompute(recompute)  # may be set to another at any time
         self.shared: Arrays = {}
         self.layers: dict[str, Arrays] = {}
@@ -167,6 +171,14 @@ class Tuned:
         """Continue each row: see `generation.generate`."""
         return generation.generate(self.base, ids, max_new_tokens, **choices, **self.how())
 
+    def factors(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
+        """(O, k) and (k, I): their product, times the layer's s where it has one, is all that was
+        learned for one linear. Raises ValueError for a method that is no product.
+        """
+        if self.record.factors is None:
+            raise ValueError(f"{self.method}: its change of a weight is no product of two factors")
+        return self.record.factors(self.options, **self.layers[layer])
+
     def delta(self, layer: str) -> np.ndarray:
         """All that was learned for one linear, in float64:
         its adapter's ΔW, and where W moved, that too.  (O, I).
@@ -187,6 +199,8 @@ def attach(
     *,
     rank=None,
     alpha=None,
+    rank_pattern=None,
+    alpha_pattern=None,
     targets=None,
     seed: int = 0,
     recompute=None,
@@ -195,7 +209,8 @@ def attach(
     """Put a method on a model: fresh arrays, the base untouched.
 
     method: a name of METHODS. rank: the method's default where None (8; VeRA 256). alpha: 2·rank
-    where None. targets: names of linears ("q_proj", or a full name), or "all-linear"; ("q_proj",
+    where None. rank_pattern, alpha_pattern: {name or regular expression of linears: their own}, as
+    in PEFT. targets: names of linears ("q_proj", or a full name), or "all-linear"; ("q_proj",
     "v_proj") where None. recompute: less memory for time, see `check_recompute`. options: the
     method's own.
     Raises ValueError for what the method does not take, with the nearest right names.
@@ -205,7 +220,22 @@ def attach(
         raise TypeError(
             f"attach: got a {type(model).__name__}, wanted a Llama; detach or merge first"
         )
-    options = check_options(record, options, rank=rank, alpha=alpha, targets=targets)
+    given = {"rank": rank, "alpha": alpha, "targets": targets}
+    patterns = {"rank_pattern": rank_pattern or {}, "alpha_pattern": alpha_pattern or {}}
+    given |= {name: value for name, value in patterns.items() if value}
+    takes = {*record.takes, *(patterns if "alpha" in record.takes else ())}
+    for name, value in given.items():
+        if value is not None and name not in takes:
+            raise ValueError(f"{method}: takes no {name}, got {value!r}")
+    for name in options:
+        if name not in record.options:
+            raise nearest(f"option of {method}", name, record.options)
+    options = {**record.options, **{k: plain(v) for k, v in options.items()}}
+    for name, value in options.items():
+        if isinstance(record.options[name], bool) and not isinstance(value, bool):
+            raise ValueError(f"{method}: {name} is {value!r}, wanted True or False")
+    if record.check:
+        record.check(options)
     seed = whole("attach: seed", seed)
     if record.whole_model:
         tuned = Tuned(model, method, None, None, None, seed, options, recompute)
@@ -213,15 +243,15 @@ def attach(
         return tuned
 
     names = match_targets(model.config, targets)
+    weights = {name: model.params[f"{name}.weight"] for name in names}
     if "rank" in record.takes:
-        rank = check_rank(record, rank, [model.config.linears()[n] for n in names])
+        rank = check_rank(record, rank, [W.shape for W in weights.values()])
     if "alpha" in record.takes:
         alpha = check_alpha(2 * rank if alpha is None else alpha)
-        options_for_init = {**options, "alpha": alpha}
-    else:
-        options_for_init = options
     tuned = Tuned(model, method, rank, alpha, targets or DEFAULT_TARGETS, seed, options, recompute)
-    weights = {name: model.params[f"{name}.weight"] for name in names}
+    linears = model.config.linears()
+    tuned.rank_pattern = check_pattern("rank_pattern", patterns["rank_pattern"], linears)
+    tuned.alpha_pattern = check_pattern("alpha_pattern", patterns["alpha_pattern"], linears)
     if record.prepare:
         tuned.shared = record.prepare(
             [W.shape for W in weights.values()], rank, options, model.params[EMBED]
@@ -229,8 +259,17 @@ def attach(
     rng = np.random.default_rng(seed)
     for name, W in weights.items():
         own = {"W": W.copy()} if record.owns_weight else {}
-        tuned.layers[name] = own | record.init(W, rank, options_for_init, rng, tuned.shared)
+        r, how = _of_layer(tuned, name)
+        tuned.layers[name] = own | record.init(W, r, how, rng, tuned.shared)
     return tuned
+
+
+def _of_layer(tuned, name):
+    """A linear's own rank, and the options with which its arrays are made."""
+    r = pick(tuned.rank_pattern, name, tuned.rank)
+    if tuned.alpha is None:
+        return r, tuned.options
+    return r, {**tuned.options, "alpha": pick(tuned.alpha_pattern, name, tuned.alpha)}
 
 
 def detach(tuned: Tuned) -> Llama:

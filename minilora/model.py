@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from . import generation, ops
+from . import generation, ops, rotation
 from .engine import Tensor, scope
 from .kernels.numpy_ref import IGNORED
+from .rotation import Llama3Scaling
 
 Linear = Callable[[str, Tensor], Tensor]
 
@@ -40,6 +41,7 @@ class ModelConfig:
     rope_theta: float = 10000.0  # base of the rotation's wavelengths
     max_position_embeddings: int = 2048  # T the model was made for, tokens
     tie_word_embeddings: bool = False  # is the head the embedding?
+    rope_scaling: Llama3Scaling | None = None  # stretches the long wavelengths
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -110,7 +112,7 @@ class Llama:
     def __init__(self, config: ModelConfig, params: dict[str, np.ndarray], tokenizer: Any = None):
         check_params(config, params)
         self.config, self.params, self.tokenizer = config, params, tokenizer
-        self._tables = rope_tables(config, 0, self.dtype)  # grown as they are asked for
+        self._tables = self._angles(0)  # grown as they are asked for
 
     @property
     def dtype(self) -> np.dtype:
@@ -126,7 +128,8 @@ class Llama:
         """cos and sin (end - start, D/2) of the places start … end - 1; warns past the length that
         the model was made for.
         """
-        if end > self.config.max_position_embeddings:
+        real = isinstance(self.params[EMBED], np.ndarray)  # shapes alone compute nothing
+        if real and end > self.config.max_position_embeddings:
             warnings.warn(
                 f"more than the {self.config.max_position_embeddings} tokens a row that the model "
                 "was made for (max_position_embeddings)",
@@ -134,9 +137,13 @@ class Llama:
             )
         have = len(self._tables[0])
         if have < end:  # at least doubled, so that generating T tokens makes log T tables
-            self._tables = rope_tables(self.config, max(64, 2 * have, end), self.dtype)
+            self._tables = self._angles(max(64, 2 * have, end))
         cos, sin = self._tables
         return cos[start:end], sin[start:end]
+
+    def _angles(self, length):
+        c = self.config
+        return rotation.tables(c.head_dim, c.rope_theta, c.rope_scaling, length, self.dtype)
 
     def linear(self, name: str, x: Tensor) -> Tensor:
         """A linear without an adapter, frozen."""
@@ -224,13 +231,6 @@ class Llama:
     def generate(self, ids, max_new_tokens: int, **how) -> np.ndarray:
         """Continue each row: see `generation.generate`."""
         return generation.generate(self, ids, max_new_tokens, **how)
-
-
-def rope_tables(config: ModelConfig, length: int, dtype) -> tuple[np.ndarray, np.ndarray]:
-    """cos and sin of place · θ^(-2j/D).   -> (length, D/2) each, computed in float64."""
-    D = config.head_dim
-    angle = np.arange(length)[:, None] / config.rope_theta ** (np.arange(0, D, 2) / D)
-    return np.cos(angle).astype(dtype), np.sin(angle).astype(dtype)
 
 
 def init_params(config: ModelConfig, seed: int = 0, std: float = 0.02, dtype=np.float32) -> dict:

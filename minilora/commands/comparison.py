@@ -134,7 +134,7 @@ def tune(a) -> None:
     from ..checkpoints import fingerprint
     from ..experiments import rates
     from ..experiments import tune as experiment
-    from ..formats.huggingface import load_model
+    from ..formats.models import load_model
 
     settings = settings_of(a)
     make_folder(a.out.parent)

@@ -1,9 +1,12 @@
 """train, generate, merge: a model, an adapter and words."""
 
+import sys
 from pathlib import Path
 
 from ..files import make_folder, nearest
 from .arguments import adapter_options, command, given, options
+
+BASE = "'base', smollm2-135m, a model's folder or a .gguf file (%(default)s)"
 
 
 def add(commands) -> None:
@@ -11,11 +14,13 @@ def add(commands) -> None:
     _add_train(commands)
 
     p = command(commands, "generate", generate, "continue a prompt")
-    p.add_argument("--base", default="base", help="'base' or a model's folder (%(default)s)")
+    p.add_argument("--base", default="base", help=BASE)
     p.add_argument("--adapter", type=Path, help="a folder made by train, compare or PEFT")
     p.add_argument("--prompt", required=True, help="for a task: the word alone")
     p.add_argument("--task", help="ask as this task asks: tag + word + '>'")
+    p.add_argument("--chat", action="store_true", help="ask as its chat template has it")
     p.add_argument("--max-new-tokens", type=int, default=32, help="(%(default)s)")
+    p.add_argument("--speed", action="store_true", help="also tokens a second, beside memory's")
     p.add_argument(
         "--temperature", type=float, default=0.0, help="0: the likeliest token (%(default)s)"
     )
@@ -23,7 +28,7 @@ def add(commands) -> None:
     p.add_argument("--seed", type=int, default=0, help="(%(default)s)")
 
     p = command(commands, "merge", merge, "write the base with the adapter's change added in")
-    p.add_argument("--base", default="base", help="'base' or a model's folder (%(default)s)")
+    p.add_argument("--base", default="base", help=BASE)
     p.add_argument("--adapter", type=Path, required=True)
     p.add_argument("--out", type=Path, required=True, help="folder of the merged model")
 
@@ -32,7 +37,7 @@ def _add_train(commands):
     p = command(
         commands, "train", train, "fine-tune on a task or on your own file; writes an adapter"
     )
-    p.add_argument("--base", default="base", help="'base' or a model's folder (%(default)s)")
+    p.add_argument("--base", default="base", help=BASE)
     source = p.add_mutually_exclusive_group(required=True)
     source.add_argument("--data", type=Path, help="JSONL or CSV with prompt and completion")
     source.add_argument("--task", help="a task of the word lab")
@@ -81,7 +86,7 @@ def train(a) -> None:
     how = given(a, "rank", "alpha", "targets", "recompute") | options(a.option)
     tuned = ml.attach(model, a.method, seed=a.seed, **how)
     epochs = -(-a.steps * a.batch_size // len(pairs)) + 1
-    batches = ml.batches(pairs, model.tokenizer, a.batch_size, a.seed, epochs)
+    batches = ml.batches(pairs, model.tokenizer, a.batch_size, a.seed, epochs, by_length=8)
     history = ml.train(
         tuned,
         batches,
@@ -124,12 +129,10 @@ def _scaling(tuned):
 
 
 def generate(a) -> None:
-    """Print the prompt's continuation."""
-    import numpy as np
-
+    """Print the prompt's continuation, each token as it comes."""
     import minilora as ml
 
-    from .. import tasks
+    from .. import speed
 
     model = ml.load_model(a.base)
     if model.tokenizer is None:
@@ -137,19 +140,60 @@ def generate(a) -> None:
     if a.max_new_tokens < 1:
         raise ValueError(f"--max-new-tokens is {a.max_new_tokens}, wanted at least 1")
     speaker = ml.load_adapter(model, a.adapter) if a.adapter else model
-    if a.task and a.task not in tasks.TASKS:
-        raise nearest("task", a.task, tasks.TASKS)
-    prompt = f"{tasks.TASKS[a.task].tag}{a.prompt}>" if a.task else a.prompt
-    ids = np.array([model.tokenizer.encode(prompt)])
-    out = speaker.generate(
-        ids,
+    stream, clock = _Stream(model.tokenizer), speed.Clock()
+    before = speed.read_bandwidth() if a.speed else 0.0
+
+    def on_token(token):
+        clock(token)
+        stream(token)
+
+    speaker.generate(
+        [model.tokenizer.encode(_prompt(a, model.tokenizer))],
         a.max_new_tokens,
         temperature=a.temperature,
         top_p=a.top_p,
         seed=a.seed,
         stop=model.tokenizer.eos_id,
+        on_token=on_token,
     )
-    print(model.tokenizer.decode(out[0, ids.shape[1] :]).removesuffix("\n"))
+    stream.end()
+    if a.speed:
+        print(clock.line(model, max(before, speed.read_bandwidth())), file=sys.stderr)
+
+
+def _prompt(a, tokenizer):
+    """The text to continue: as it is, as a task asks, or as a chat."""
+    from .. import tasks
+
+    if a.task and a.task not in tasks.TASKS:
+        raise nearest("task", a.task, tasks.TASKS)
+    if a.chat and not hasattr(tokenizer, "chat"):
+        raise ValueError(f"{a.base}: its tokenizer has no chat template")
+    prompt = f"{tasks.TASKS[a.task].tag}{a.prompt}>" if a.task else a.prompt
+    return tokenizer.chat(prompt) if a.chat else prompt
+
+
+class _Stream:
+    """Prints what tokens say as they come; a character in several tokens when it is whole."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.said = tokenizer, ""
+        self.ids: list[int] = []
+
+    def __call__(self, token):
+        if (last := int(token[0])) != self.tokenizer.eos_id:
+            self.ids.append(last)
+            self.show(self.tokenizer.decode(self.ids).rstrip("\ufffd"))
+
+    def show(self, text):
+        """Print what is new of the text."""
+        print(text[len(self.said) :], end="", flush=True)
+        self.said = text
+
+    def end(self):
+        """Print what is left, and a newline."""
+        self.show(self.tokenizer.decode(self.ids))
+        print()
 
 
 def merge(a) -> None:

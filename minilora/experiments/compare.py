@@ -13,7 +13,7 @@ from typing import Any
 from .. import tasks
 from ..adapters import Tuned, attach
 from ..checkpoints import fingerprint
-from ..formats.huggingface import load_model
+from ..formats.models import load_model
 from ..formats.peft import save_adapter
 from ..memory import measure
 from ..methods import METHODS
@@ -34,6 +34,7 @@ class Settings:
     train_size: int = 300  # words: the first by md5 of the lemma; validation is the next as many
     steps: int = 150  # optimizer steps
     batch_size: int = 32  # words
+    by_length: int = 8  # batches that share their words out by length: see tasks.batches
     rank: int = 4  # of a technique that has one
     ranks: Mapping[str, int] = dataclasses.field(
         default_factory=dict
@@ -101,9 +102,7 @@ def run(
         tuned = settings.attach(new_base(model, seed), "full", seed)
     else:
         tuned = settings.attach(model, name, seed)
-    held_out = (
-        tasks.batches(words.validation, model.tokenizer, len(words.validation)) if every else []
-    )
+    held_out = tasks.all_once(words.validation, model.tokenizer) if every else []
     history = train(
         tuned,
         batches,
@@ -124,7 +123,9 @@ def run(
 def make_batches(model, pairs, settings, seed):
     """Enough epochs for all steps: the same for every method of a seed."""
     epochs = -(-settings.steps * settings.batch_size // len(pairs)) + 1
-    return tasks.batches(pairs, model.tokenizer, settings.batch_size, seed, epochs)
+    return tasks.batches(
+        pairs, model.tokenizer, settings.batch_size, seed, epochs, settings.by_length
+    )
 
 
 def mean_loss(tuned: Tuned, batches) -> float:
@@ -157,7 +158,7 @@ def compare(
         )
     model = load_model(settings.base)
     words = load_words(settings)
-    all_words = tasks.batches(words.test, model.tokenizer, len(words.test))
+    all_words = tasks.all_once(words.test, model.tokenizer)
     results: dict[str, Any] = {
         "base": {
             "name": settings.base,

@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 from .. import tasks
-from ..formats.huggingface import load_model
+from ..formats.models import load_model
 from ..train import Diverged
 from .compare import SCRATCH, Settings, load_words, mean_loss, run
 
@@ -59,7 +59,7 @@ def _one_thread_each():
 def _cell(settings: Settings, name: str, lr: float) -> dict[str, Any]:
     """All seeds of one method at one rate, judged on the validation words."""
     model, words = load_model(settings.base), load_words(settings)
-    held_out = tasks.batches(words.validation, model.tokenizer, len(words.validation))
+    held_out = tasks.all_once(words.validation, model.tokenizer)
     scores, losses = [], []
     for seed in range(settings.seeds):
         try:

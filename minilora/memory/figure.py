@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import plots
-from ..choices import DEFAULT_TARGETS
 from ..files import write_atomically
 from ..methods import METHODS
 from ..model import ModelConfig
+from ..targets import DEFAULT_TARGETS
 from .step import Ledger, ledger
 from .whatif import REFERENCE
 

@@ -23,7 +23,7 @@ class Saver:
 
     title: str
     meaning: str
-    recompute: str | None = None  # see choices.check_recompute
+    recompute: str | None = None  # see targets.check_recompute
     frees: bool = False  # does AdamW take each gradient as soon as it is whole?
 
 

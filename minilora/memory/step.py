@@ -207,7 +207,8 @@ def without_numbers(config: ModelConfig, dtype, method: str, **how: Any) -> Tune
 
 def shadow(tuned: Tuned) -> Tuned:
     """A Tuned without numbers that holds what this one holds, also what step rules added since."""
-    given = {"rank": tuned.rank, "alpha": tuned.alpha, "targets": tuned.targets}
+    names = ("rank", "alpha", "rank_pattern", "alpha_pattern", "targets")
+    given = {name: getattr(tuned, name) for name in names}
     how = {k: v for k, v in given.items() if v is not None} | tuned.options
     how["recompute"] = tuned.recompute
     shadow = without_numbers(tuned.config, tuned.base.dtype, tuned.method, **how)

@@ -1,18 +1,15 @@
-"""What `attach` may be told: methods, targets, ranks, scalings, options, and what is said where
-there is no such one.
-"""
+"""Which linears are adapted, with which rank and alpha: names and patterns of names, checked."""
 
+import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
-
-import numpy as np
 
 from .files import nearest
 from .methods import METHODS
 from .methods.base import Method
 from .model import EMBED, HEAD
-from .values import number, whole
+from .values import number, plain, whole
 
 DEFAULT_TARGETS = ("q_proj", "v_proj")
 
@@ -68,10 +65,44 @@ def check_alpha(alpha) -> float:
     """alpha, a finite number other than 0."""
     try:
         if number("alpha", alpha) != 0:
-            return _plain(alpha)
+            return plain(alpha)
     except ValueError:
         pass
     raise ValueError(f"alpha is {alpha!r}, wanted a finite number other than 0")
+
+
+CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "rank_pattern": lambda key, value: whole(f"rank_pattern: {key}", value, 1),
+    "alpha_pattern": lambda key, value: check_alpha(value),
+}
+
+
+def check_pattern(name: str, pattern: Mapping[str, Any], layers: Iterable[str]) -> dict[str, Any]:
+    """{pattern of linears' names: rank or alpha} as plain numbers.
+
+    Raises ValueError for a value out of range, and for a pattern that no linear's name is of.
+    """
+    layers = list(layers)
+    for key in pattern:
+        if not any(matches(key, layer) for layer in layers):
+            raise nearest(f"linear in {name}", key, layers)
+    return {key: CHECKS[name](key, value) for key, value in pattern.items()}
+
+
+def matches(pattern: str, layer: str) -> bool:
+    """Is the pattern the layer's name, or the end of it after a dot? As PEFT reads it.
+
+    Raises ValueError where it is no regular expression.
+    """
+    try:
+        return bool(re.fullmatch(rf"(.*\.)?({pattern})", layer))
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"pattern {pattern!r:.80}: no regular expression: {error}") from None
+
+
+def pick(pattern: Mapping[str, Any], layer: str, default: Any) -> Any:
+    """The value of the first pattern that the layer's name matches, or the default."""
+    return next((value for key, value in pattern.items() if matches(key, layer)), default)
 
 
 def check_recompute(recompute: str | None) -> str | None:
@@ -81,29 +112,3 @@ def check_recompute(recompute: str | None) -> str | None:
     if recompute not in (None, "layers", "swiglu"):
         raise ValueError(f"recompute is {recompute!r}, wanted None, 'layers' or 'swiglu'")
     return recompute
-
-
-def check_options(record: Method, options: Mapping[str, Any], **common: Any) -> dict[str, Any]:
-    """The method's options with its defaults; raises ValueError for what it does not take, of the
-    options and of what methods have in common: rank, alpha, targets.
-    """
-    for name, value in common.items():
-        if value is not None and name not in record.takes:
-            raise ValueError(f"{record.name}: takes no {name}, got {value!r}")
-    for name in options:
-        if name not in record.options:
-            raise nearest(f"option of {record.name}", name, record.options)
-    found = {**record.options, **{k: _plain(v) for k, v in options.items()}}
-    for name, value in found.items():
-        if isinstance(record.options[name], bool) and not isinstance(value, bool):
-            raise ValueError(f"{record.name}: {name} is {value!r}, wanted True or False")
-    if record.check:
-        record.check(found)
-    return found
-
-
-def _plain(value):
-    """NumPy's scalars as Python's: np.float64 would turn float32 arrays into float64, and is no
-    JSON.
-    """
-    return value.item() if isinstance(value, np.generic) else value
