@@ -1,7 +1,6 @@
 """The ledger for reading: tables, and what fits."""
 
 import dataclasses
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -114,9 +113,7 @@ def fits(
         def peak(n):
             return ledger(config, *sizes(n), method=name, mixed=mixed, **how).peak
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # lengths that the model was not made for are tried too
-            return largest(peak, gigabytes * 1e9, limit)
+        return largest(peak, gigabytes * 1e9, limit)
 
     return {
         name: {
