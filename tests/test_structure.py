@@ -36,6 +36,7 @@ FLOORS = (
     {"memory", "memory_saved", "count", "formats", "tasks", "train", "checkpoints", "divergence"},
     {
         "experiments",
+        "bench",
         "check",
         "checkup",
         "report",
