@@ -48,6 +48,7 @@ FLOORS = (
     },
     {
         "experiments",
+        "bench",
         "check",
         "speed",
         "checkup",

@@ -10,9 +10,10 @@ import numpy as np
 from numba import prange
 
 from .jit import SHARE, compiled, count, flag, portion, read, tasks, write
-from .tile import DOTS, MR, NR, copy16, dots, ragged16, tile16, tile32, tile48, turn16
+from .tile import DOTS, MR, NR, ask, copy16, dots, ragged16, tile16, tile32, tile48, turn16
 
-DEPTH = 384  # rows of a panel: 48 columns of them are 72 KB, in the L2 cache with a block of A
+DEPTH = 384  # rows of a panel: 48 columns of them are 42 KB, most of an L1 cache
+ROWS = 512
 SKINNY = 32  # up to as many columns, xᵀ y is done without packing
 FEW = 2 * DOTS  # up to as many rows or columns, the product is done by dot products
 GRAIN = 800_000  # multiplications below which a second thread costs more than it brings
@@ -47,19 +48,53 @@ PRODUCT = read(2, "A"), read(2, "A"), write(2, "A"), flag
 @compiled((read(2, "A"), *PLACE, *PLACE, write(2)))
 def _pack(b, k, j, depth, cols, panel):
     """panel[:, :cols] = b[k:k+depth, j:j+cols], with zeros up to the next 16 columns."""
+    if b.strides[1] == 4:
+        for d in range(depth):
+            for n in range(0, cols, 16):
+                copy16(b, k + d, j + n, min(16, cols - n), panel, d, n)
+        return
     for n in range(0, cols, 16):
         width = min(16, cols - n)
         if b.strides[0] == 4:
             for d in range(0, depth, 16):
                 turn16(b.T, j + n, k + d, width, min(16, depth - d), panel, d, n)
-        elif b.strides[1] == 4:
-            for d in range(depth):
-                copy16(b, k + d, j + n, width, panel, d, n)
         else:
             for d in range(depth):
                 panel[d, n : n + 16] = 0
                 for m in range(width):
                     panel[d, n + m] = b[k + d, j + n + m]
+
+
+@compiled((read(2, "A"), *PLACE, *PLACE, *SHARE))
+def _ask_for(b, k, j, depth, cols, t, cut):
+    """Ask for share t of b[k:k+depth, j:j+cols], so that it is near when it is packed."""
+    if b.strides[1] == 4:
+        for d in range(*portion(depth, t, cut, 1)):
+            for n in range(0, cols + 15, 16):
+                ask(b, k + d, j + min(n, cols - 1))
+    else:
+        for n in range(*portion(cols, t, cut, 1)):
+            for d in range(0, depth + 15, 16):
+                ask(b, k + min(d, depth - 1), j + n)
+
+
+@compiled((*PRODUCT, write(2), *PLACE, *PLACE, *SIZES))
+def _walk(a, b, c, add, panel, i0, size, k, step, j, j0, j1):
+    """c (+)= a b for some rows and a panel of columns; meanwhile the next panel is asked for."""
+    K, tiles = a.shape[1], -(-size // MR)
+    depth, cols = min(step, K - k), min(NR, j1 - j)
+    k2, j2 = (k, j + NR) if j + NR < j1 else (k + step, j0)
+    for t in range(tiles):
+        if k2 < K:
+            _ask_for(b, k2, j2, min(step, K - k2), min(NR, j1 - j2), t, tiles)
+        i = i0 + t * MR
+        rows = min(MR, i0 + size - i)
+        if cols > 32:
+            tile48(a, i, k, panel, 0, 0, c, i, j, depth, rows, cols, add)
+        elif cols > 16:
+            tile32(a, i, k, panel, 0, 0, c, i, j, depth, rows, cols, add)
+        else:
+            tile16(a, i, k, panel, 0, 0, c, i, j, depth, rows, cols, add)
 
 
 @compiled((*PRODUCT, count, *PLACE))
@@ -68,20 +103,15 @@ def _region(a, b, c, add, t, down, across):
     i0, i1 = portion(c.shape[0], t // across, down, MR)
     j0, j1 = portion(c.shape[1], t % across, across, 16)
     K = a.shape[1]
-    panel = np.empty((min(K, DEPTH), NR), np.float32)
-    for k in range(0, K, DEPTH):
-        depth = min(DEPTH, K - k)
-        for j in range(j0, j1, NR):
-            cols = min(NR, j1 - j)
-            _pack(b, k, j, depth, cols, panel)
-            for i in range(i0, i1, MR):
-                rows = min(MR, i1 - i)
-                if cols > 32:
-                    tile48(a, i, k, panel, 0, 0, c, i, j, depth, rows, cols, add or k > 0)
-                elif cols > 16:
-                    tile32(a, i, k, panel, 0, 0, c, i, j, depth, rows, cols, add or k > 0)
-                else:
-                    tile16(a, i, k, panel, 0, 0, c, i, j, depth, rows, cols, add or k > 0)
+    step = -(-K // -(-K // DEPTH))  # equal depths
+    room = np.empty(step * NR + 16, np.float32)
+    start = (-room.ctypes.data % 64) // 4  # whole cache lines
+    panel = room[start : start + step * NR].reshape(step, NR)
+    for i in range(i0, i1, ROWS):
+        for k in range(0, K, step):
+            for j in range(j0, j1, NR):
+                _pack(b, k, j, min(step, K - k), min(NR, j1 - j), panel)
+                _walk(a, b, c, add or k > 0, panel, i, min(ROWS, i1 - i), k, step, j, j0, j1)
 
 
 @compiled()

@@ -35,6 +35,7 @@ from .vectors import (
     FLOAT,
     INT,
     LANES,
+    ask_for,
     choose,
     constant,
     load,
@@ -81,6 +82,10 @@ def make_tile(nv: int, ragged: bool = False):
             a, i, k, bb, l, j, c, p, q, depth, rows, cols, add = unpacked
             ms, first = masks(b, cols, nv), bb.at(l, j)
             starts = [a.at(b.add(i, _least(b, r, rows)), k) for r in range(MR)]
+            for r in range(MR):
+                row = c.at(b.add(p, _least(b, r, rows)), q)
+                for v in range(nv):
+                    ask_for(b, b.gep(row, [INT(4 * LANES * v)]), to_write=True)
 
             def step(k, sums):
                 row, away = b.gep(first, [b.mul(k, bb.steps[0])]), b.mul(k, a.steps[1])
@@ -146,6 +151,22 @@ def dots(typing, A, i, W, j, C, p, q, depth, rows, cols, add):
     return types.void(A, i, W, j, C, p, q, depth, rows, cols, add), codegen
 
 
+def plain_ask(A, i, j):
+    pass
+
+
+@choose(plain_ask)
+def ask(typing, A, i, j):
+    """Have the cache line of A[i, j] brought into L2, to be read soon; the place need not exist."""
+
+    def codegen(context, b, signature, values):
+        a, i, j = unpack(context, b, signature, values)
+        ask_for(b, a.at(i, j))
+        return context.get_dummy_value()
+
+    return types.void(A, i, j), codegen
+
+
 def plain_copy16(A, i, j, cols, P, p, q):
     P[p, q : q + LANES] = 0
     P[p, q : q + cols] = A[i, j : j + cols]
@@ -179,18 +200,30 @@ def turn16(typing, A, i, k, rows, depth, P, p, q):
 
     def codegen(context, b, signature, values):
         a, i, k, rows, depth, to, p, q = unpack(context, b, signature, values)
-        (within,) = masks(b, depth, 1)
-        loaded = []
-        for n in range(LANES):
-            there = spread(b, b.icmp_signed("<", INT(n), rows))
-            address = a.at(b.add(i, _least(b, n, rows)), k)
-            loaded.append(load(b, address, b.and_(within, there)))
-        for d, turned in enumerate(_turned(b, loaded)):
-            with b.if_then(b.icmp_signed("<", INT(d), depth)):
-                store(b, to.at(b.add(p, INT(d)), q), turned)
+        whole = b.icmp_signed("==", b.add(rows, depth), INT(2 * LANES))
+        with b.if_else(whole) as (full, edge):
+            with full:
+                loaded = [load(b, a.at(b.add(i, INT(n)), k)) for n in range(LANES)]
+                for d, turned in enumerate(_turned(b, loaded)):
+                    store(b, to.at(b.add(p, INT(d)), q), turned)
+            with edge:
+                _turn_edge(b, a, i, k, rows, depth, to, p, q)
         return context.get_dummy_value()
 
     return types.void(A, i, k, rows, depth, P, p, q), codegen
+
+
+def _turn_edge(b, a, i, k, rows, depth, to, p, q):
+    """turn16 of less than 16 rows or columns: what is not there is not read, or not written."""
+    (within,) = masks(b, depth, 1)
+    loaded = []
+    for n in range(LANES):
+        there = spread(b, b.icmp_signed("<", INT(n), rows))
+        address = a.at(b.add(i, _least(b, n, rows)), k)
+        loaded.append(load(b, address, b.and_(within, there)))
+    for d, turned in enumerate(_turned(b, loaded)):
+        with b.if_then(b.icmp_signed("<", INT(d), depth)):
+            store(b, to.at(b.add(p, INT(d)), q), turned)
 
 
 def _least(b, r, rows):

@@ -1,0 +1,1 @@
+"""How fast, and beside what: kernels, whole training steps, and how their cost grows."""

@@ -1,0 +1,40 @@
+"""The most that this machine's cores can do: the register tile, on numbers that stay in L1."""
+
+import time
+
+import numpy as np
+
+DEPTH = 128  # rows of the panel: with 48 columns it is half of an L1 cache
+REPEAT = 4000  # tiles a task
+
+
+def peak(tries: int = 7) -> float | None:
+    """FLOP/s over all threads, the best of some tries; None without Numba's compiler."""
+    from .. import kernels
+
+    if kernels.backend() != "numba":
+        return None
+    from numba import prange
+
+    from ..kernels.jit import compiled
+    from ..kernels.threads import THREADS, settings
+    from ..kernels.tile import MR, NR, tile16, tile48
+
+    if settings["DISABLE_JIT"]:
+        return None
+    tile = tile48 if NR == 48 else tile16
+
+    @compiled(parallel=True)
+    def run(a, b, c):
+        for t in prange(len(a)):
+            for _ in range(REPEAT):
+                tile(a[t], 0, 0, b[t], 0, 0, c[t], 0, 0, DEPTH, MR, NR, True)
+
+    shapes = (THREADS, MR, DEPTH), (THREADS, DEPTH, NR), (THREADS, MR, NR)
+    arrays = [np.zeros(shape, np.float32) for shape in shapes]
+    best = float("inf")
+    for _ in range(tries):
+        start = time.perf_counter()
+        run(*arrays)
+        best = min(best, time.perf_counter() - start)
+    return 2 * MR * NR * DEPTH * REPEAT * THREADS / best

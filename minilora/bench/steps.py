@@ -1,0 +1,141 @@
+"""Whole training steps: each technique here and in PyTorch with PEFT, and all of them here."""
+
+import importlib.util
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..methods import METHODS
+from . import cases, turns
+from .worker import SIDES
+
+BASE = "lora"  # the case that the others are measured by
+LR = 1e-3
+CHECKED = 4  # steps whose losses must agree
+TOLERANCE = 2e-4  # of a loss
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long, on what, beside whom."""
+
+    sizes: tuple[str, ...] = ("tiny", "small", "smollm2")
+    cases: tuple[str, ...] = tuple(cases.CASES)
+    rounds: int = 5
+    seconds: float = 2.0  # a side and round
+    threads: int = 0  # 0: as many as cores
+    python: str = ""  # where torch is installed; "": this Python, if it is there
+    sides: tuple[str, ...] = SIDES
+
+    def number_of_threads(self) -> int:
+        """Threads of each side."""
+        return self.threads or os.cpu_count() or 1
+
+    def peers(self) -> tuple[str, ...]:
+        """The sides of torch, where it can be had."""
+        here = importlib.util.find_spec("torch") and importlib.util.find_spec("peft")
+        return self.sides[1:] if self.python or here else ()
+
+
+def against_torch(settings: Settings, tell: Callable[[dict], None]) -> list[dict[str, Any]]:
+    """For each size and case our steps and torch's, in turn; tell is called with each record."""
+    records = []
+    for size in settings.sizes:
+        for case in settings.cases:
+            records.append(_one(size, case, settings))
+            tell(records[-1])
+    return records
+
+
+def _one(size: str, case: str, settings: Settings) -> dict[str, Any]:
+    names = (SIDES[0], *settings.peers())
+    with turns.together([_side(name, settings) for name in names]) as sides:
+        for side in sides:
+            _make(side, size, case, settings)
+        losses = {side.name: side.ask("steps", n=CHECKED) for side in sides}
+        _check(case, losses)
+        rounds = turns.in_turn(sides, settings.rounds, settings.seconds)
+        memory = {side.name: side.ask("memory") for side in sides}
+        peak = sides[0].ask("peak")
+    flops = cases.flops(cases.SIZES[size], cases.CASES[case])
+    record = {
+        "size": size,
+        "case": case,
+        "losses": losses,
+        "rounds": rounds,
+        "sides": {name: turns.summary(found) for name, found in rounds.items()},
+        "memory": memory,
+        "flops": flops,
+        "peak_flops": peak,
+    }
+    record["ratios"] = _ratios(record)
+    record["share_of_peak"] = peak and flops / record["sides"][SIDES[0]]["median"] / peak
+    return record
+
+
+def _ratios(record) -> dict[str, Any]:
+    """torch's time and memory over ours; "peer": the faster of its two kinds of attention."""
+    ours, *peers = record["rounds"]
+    times = {name: turns.ratio(record["rounds"][name], record["rounds"][ours]) for name in peers}
+    eager = [name for name in peers if name in SIDES[1:3]]
+    if eager:
+        peer = min(eager, key=lambda name: record["sides"][name]["median"])
+        times["peer"] = {**times[peer], "is": peer}
+        mine, theirs = record["memory"][ours], record["memory"][peer]
+        if "peak" in mine:
+            above = [m["peak"] - m["baseline"] for m in (mine, theirs)]
+            times["memory above import"] = above[0] / above[1]
+            times["memory of the process"] = mine["peak"] / theirs["peak"]
+    return times
+
+
+def among_ourselves(settings: Settings, tell: Callable[[dict], None]) -> list[dict[str, Any]]:
+    """For each size all cases here, in turn, and their time over LoRA's."""
+    records = []
+    for size in settings.sizes:
+        with turns.together([_side(SIDES[0], settings, case) for case in settings.cases]) as sides:
+            for side in sides:
+                _make(side, size, side.name, settings)
+            rounds = turns.in_turn(sides, settings.rounds, settings.seconds)
+        first = BASE if BASE in settings.cases else settings.cases[0]
+        record = {
+            "size": size,
+            "rounds": rounds,
+            "sides": {name: turns.summary(found) for name, found in rounds.items()},
+            "over": first,
+            "ratios": {name: turns.ratio(found, rounds[first]) for name, found in rounds.items()},
+        }
+        records.append(record)
+        tell(record)
+    return records
+
+
+def _side(name: str, settings: Settings, title: str = "") -> turns.Side:
+    python = settings.python if name != SIDES[0] else ""
+    side = turns.Side(name, python, settings.number_of_threads())
+    side.name = title or name
+    return side
+
+
+def _make(side: turns.Side, size: str, case: str, settings: Settings) -> None:
+    kind = side.name if side.name in SIDES else SIDES[0]
+    threads = settings.number_of_threads()
+    side.ask("make", side=kind, size=size, case=case, lr=LR, threads=threads)
+
+
+def _check(case: str, losses: dict[str, Sequence[float]]) -> None:
+    """Raises RuntimeError unless all sides had the same losses, step by step.
+
+    A technique that PEFT does not have is beside its LoRA: there the first loss is the same.
+    """
+    moves_weights = METHODS[cases.CASES[case].method].after_step is not None
+    steps = 1 if moves_weights else CHECKED
+    ours, *others = losses
+    for other in others:
+        for step, (a, b) in enumerate(zip(losses[ours][:steps], losses[other][:steps]), 1):
+            if not abs(a - b) <= TOLERANCE * abs(b):
+                raise RuntimeError(
+                    f"{case}: step {step}: the loss is {a:.6f} here, {b:.6f} in {other}: no time "
+                    "is shown for what does not compute the same"
+                )

@@ -1,0 +1,83 @@
+"""Records of the bench as lines of text."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from . import cases
+from .worker import SIDES
+
+Column = tuple[str, int, Callable[[Mapping[str, Any]], str]]  # head, width, record -> cell
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.{1 if seconds < 1 else 0}f}"
+
+
+def _side(name: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda r: _ms(r["sides"][name]["median"]) if name in r["sides"] else "–"
+
+
+def _range(found: Mapping[str, float] | None) -> str:
+    if not found:
+        return "–"
+    return f"{found['median']:.2f} ({found['low']:.2f}–{found['high']:.2f})"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
+STEPS: Sequence[Column] = (
+    ("size", 8, lambda r: r["size"]),
+    ("technique", 17, lambda r: cases.CASES[r["case"]].title),
+    ("ms here", 8, _side(SIDES[0])),
+    ("sdpa", 8, _side(SIDES[1])),
+    ("eager", 8, _side(SIDES[2])),
+    ("oneDNN", 8, _side(SIDES[3])),
+    ("torch / here", 18, lambda r: _range(r["ratios"].get("peer"))),
+    ("oneDNN / here", 18, lambda r: _range(r["ratios"].get(SIDES[3]))),
+    ("of peak", 7, lambda r: _share(r["share_of_peak"])),
+    ("memory", 7, lambda r: _share(r["ratios"].get("memory above import"))),
+    ("process", 7, lambda r: _share(r["ratios"].get("memory of the process"))),
+)
+
+METHODS: Sequence[Column] = (
+    ("technique", 17, lambda r: cases.CASES[r["case"]].title),
+    ("ms", 8, lambda r: _ms(r["median"])),
+    ("least", 8, lambda r: _ms(r["least"])),
+    ("over LoRA", 18, lambda r: _range(r["ratio"])),
+)
+
+
+def rows_of_methods(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A row for each technique of one size."""
+    for name, found in record["sides"].items():
+        yield {"case": name, "ratio": record["ratios"][name], **found}
+
+
+def head(columns: Sequence[Column]) -> str:
+    """The line of names."""
+    return _line([name for name, _, _ in columns], columns)
+
+
+def row(columns: Sequence[Column], record: Mapping[str, Any]) -> str:
+    """One record as a line."""
+    return _line([cell(record) for _, _, cell in columns], columns)
+
+
+def _line(cells: Sequence[str], columns: Sequence[Column]) -> str:
+    wide = [
+        cell.ljust(width) if i < 1 or columns[i][0] == "technique" else cell.rjust(width)
+        for i, (cell, (_, width, _)) in enumerate(zip(cells, columns))
+    ]
+    return "  ".join(wide).rstrip()
+
+
+def about(facts: Mapping[str, Any]) -> str:
+    """The machine in two or three lines."""
+    kernels = ", ".join(f"{k} {v}" for k, v in facts["kernels"].items())
+    versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
+    lines = [f"{facts['processor']}, {facts['cores']} cores; {kernels}", versions]
+    if facts["variables"]:
+        lines.append(", ".join(f"{k}={v}" for k, v in facts["variables"].items()))
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,95 @@
+"""One side in a process of its own: it obeys lines of JSON and answers each with one.
+
+{"do": "make", "side": "minilora", "size": "tiny", "case": "lora", "lr": 1e-3}
+{"do": "steps", "n": 3}       -> the losses
+{"do": "seconds", "n": 10}    -> wall seconds of each, processor seconds of all
+{"do": "memory"}              -> resident bytes: after import, now, at most
+{"do": "peak"}                -> FLOP/s of the register tile, over all threads
+{"do": "facts"}               -> the machine, as this process sees it
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from . import cases, machine
+
+SIDES = ("minilora", "torch sdpa", "torch eager", "torch oneDNN")
+
+
+def main() -> None:
+    """Answer until the input ends. What libraries print goes to stderr."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    state: dict[str, Any] = {}
+    for line in sys.stdin:
+        asked = json.loads(line)
+        try:
+            answer = {"answer": DO[asked.pop("do")](state, **asked)}
+        except Exception as error:  # the process that asks shall know, whatever it was
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def _make(state, side, size, case, lr, threads):
+    size = cases.find("size", size, cases.SIZES)
+    case = cases.find("case", case, cases.CASES)
+    if side == SIDES[0]:
+        from ..train import train  # noqa: F401  the libraries, before the baseline is read
+        from .ours import Ours
+
+        if machine.kernels.backend() == "numba":
+            machine.kernels.fast("matmul_nt")
+        state["baseline"] = machine.resident().get("now")
+        state["side"] = Ours(size, case, lr)
+    else:
+        import peft  # noqa: F401
+        import torch
+        import transformers
+
+        from .theirs import Theirs, through_onednn
+
+        transformers.logging.set_verbosity_error()
+        torch.set_num_threads(threads)
+        state["baseline"] = machine.resident().get("now")
+        attention = "eager" if side == SIDES[2] else "sdpa"
+        state["side"] = Theirs(size, case, lr, attention)
+        if side == SIDES[3]:
+            through_onednn(state["side"].model)
+    machine.forget_peak()
+
+
+def _steps(state, n):
+    return state["side"].steps(n)
+
+
+def _seconds(state, n):
+    start = time.process_time()
+    wall = state["side"].seconds(n)
+    return {"wall": wall, "cpu": time.process_time() - start}
+
+
+def _memory(state):
+    return {"baseline": state.get("baseline"), **machine.resident()}
+
+
+def _peak(state):
+    from .peak import peak
+
+    return peak()
+
+
+DO: dict[str, Callable[..., Any]] = {
+    "make": _make,
+    "steps": _steps,
+    "seconds": _seconds,
+    "memory": _memory,
+    "peak": _peak,
+    "facts": lambda state: machine.facts(),
+}
+
+if __name__ == "__main__":
+    main()
