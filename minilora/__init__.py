@@ -8,9 +8,11 @@ history = ml.train(tuned, ml.batches(pairs, model.tokenizer, 32), steps=150, lr=
 
 from .adapters import Tuned, attach, detach, merge, unmerge
 from .engine import Op, Tensor, backward, param
-from .formats.huggingface import load_model, save_model
+from .formats.huggingface import save_model
+from .formats.models import load_model
 from .formats.peft import load_adapter, save_adapter
 from .gradcheck import gradcheck
+from .library import Library
 from .memory import ledger, measure
 from .methods import METHODS
 from .model import Llama, ModelConfig
@@ -21,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "METHODS",
+    "Library",
     "Llama",
     "ModelConfig",
     "Op",

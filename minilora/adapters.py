@@ -7,22 +7,29 @@ written to.
 
 import dataclasses
 import inspect
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from . import generation, ops
+from .choices import (
+    DEFAULT_TARGETS,
+    check_alpha,
+    check_options,
+    check_pattern,
+    check_rank,
+    check_recompute,
+    find_method,
+    match_targets,
+    pick,
+)
 from .engine import Tensor, param, scope
-from .files import nearest
 from .meta import is_array
 from .methods import METHODS
 from .methods.base import Arrays, Method
-from .model import EMBED, HEAD, Llama
-from .values import number, whole
-
-DEFAULT_TARGETS = ("q_proj", "v_proj")
+from .model import EMBED, Llama
+from .values import whole
 
 
 @dataclasses.dataclass
@@ -43,11 +50,21 @@ class Tuned:
     """
 
     def __init__(
-        self, base: Llama, method: str, rank, alpha, targets, seed: int, options: dict[str, Any]
+        self,
+        base: Llama,
+        method: str,
+        rank,
+        alpha,
+        targets,
+        seed: int,
+        options: dict[str, Any],
+        recompute: str | None = None,
     ):
         self.base, self.method, self.seed, self.options = base, method, seed, options
         self.rank, self.alpha, self.targets = rank, alpha, targets
-        self.recompute: str | None = None  # what backward makes again: see `check_recompute`
+        self.rank_pattern: dict[str, int] = {}  # layers whose rank is another: see choices.py
+        self.alpha_pattern: dict[str, float] = {}
+        self.recompute = check_recompute(recompute)  # may be set to another at any time
         self.shared: Arrays = {}
         self.layers: dict[str, Arrays] = {}
         self.weights: dict[str, np.ndarray] = {}  # whole-model methods: the copy of every weight
@@ -154,6 +171,14 @@ class Tuned:
         """Continue each row: see `generation.generate`."""
         return generation.generate(self.base, ids, max_new_tokens, **choices, **self.how())
 
+    def factors(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
+        """(O, k) and (k, I): their product, times the layer's s where it has one, is all that was
+        learned for one linear. Raises ValueError for a method that is no product.
+        """
+        if self.record.factors is None:
+            raise ValueError(f"{self.method}: its change of a weight is no product of two factors")
+        return self.record.factors(self.options, **self.layers[layer])
+
     def delta(self, layer: str) -> np.ndarray:
         """All that was learned for one linear, in float64:
         its adapter's ΔW, and where W moved, that too.  (O, I).
@@ -169,13 +194,25 @@ class Tuned:
 
 
 def attach(
-    model, method: str, *, rank=None, alpha=None, targets=None, seed: int = 0, **options
+    model,
+    method: str,
+    *,
+    rank=None,
+    alpha=None,
+    rank_pattern=None,
+    alpha_pattern=None,
+    targets=None,
+    seed: int = 0,
+    recompute=None,
+    **options,
 ) -> Tuned:
     """Put a method on a model: fresh arrays, the base untouched.
 
     method: a name of METHODS. rank: the method's default where None (8; VeRA 256). alpha: 2·rank
-    where None. targets: names of linears ("q_proj", or a full name), or "all-linear"; ("q_proj",
-    "v_proj") where None. options: the method's own.
+    where None. rank_pattern, alpha_pattern: {name or regular expression of linears: their own}, as
+    in PEFT. targets: names of linears ("q_proj", or a full name), or "all-linear"; ("q_proj",
+    "v_proj") where None. recompute: less memory for time, see `check_recompute`. options: the
+    method's own.
     Raises ValueError for what the method does not take, with the nearest right names.
     """
     record = find_method(method)
@@ -183,35 +220,25 @@ def attach(
         raise TypeError(
             f"attach: got a {type(model).__name__}, wanted a Llama; detach or merge first"
         )
+    patterns = {"rank_pattern": rank_pattern or {}, "alpha_pattern": alpha_pattern or {}}
     given = {"rank": rank, "alpha": alpha, "targets": targets}
-    for name, value in given.items():
-        if value is not None and name not in record.takes:
-            raise ValueError(f"{method}: takes no {name}, got {value!r}")
-    for name in options:
-        if name not in record.options:
-            raise nearest(f"option of {method}", name, record.options)
-    options = {**record.options, **{k: _plain(v) for k, v in options.items()}}
-    for name, value in options.items():
-        if isinstance(record.options[name], bool) and not isinstance(value, bool):
-            raise ValueError(f"{method}: {name} is {value!r}, wanted True or False")
-    if record.check:
-        record.check(options)
+    options = check_options(record, options, **given, **{k: v or None for k, v in patterns.items()})
     seed = whole("attach: seed", seed)
     if record.whole_model:
-        tuned = Tuned(model, method, None, None, None, seed, options)
+        tuned = Tuned(model, method, None, None, None, seed, options, recompute)
         tuned.weights = {name: a.copy() for name, a in model.params.items()}
         return tuned
 
     names = match_targets(model.config, targets)
+    weights = {name: model.params[f"{name}.weight"] for name in names}
     if "rank" in record.takes:
-        rank = check_rank(record, rank, [model.config.linears()[n] for n in names])
+        rank = check_rank(record, rank, [W.shape for W in weights.values()])
     if "alpha" in record.takes:
         alpha = check_alpha(2 * rank if alpha is None else alpha)
-        options_for_init = {**options, "alpha": alpha}
-    else:
-        options_for_init = options
-    tuned = Tuned(model, method, rank, alpha, targets or DEFAULT_TARGETS, seed, options)
-    weights = {name: model.params[f"{name}.weight"] for name in names}
+    tuned = Tuned(model, method, rank, alpha, targets or DEFAULT_TARGETS, seed, options, recompute)
+    linears = model.config.linears()
+    tuned.rank_pattern = check_pattern("rank_pattern", patterns["rank_pattern"], linears)
+    tuned.alpha_pattern = check_pattern("alpha_pattern", patterns["alpha_pattern"], linears)
     if record.prepare:
         tuned.shared = record.prepare(
             [W.shape for W in weights.values()], rank, options, model.params[EMBED]
@@ -219,8 +246,17 @@ def attach(
     rng = np.random.default_rng(seed)
     for name, W in weights.items():
         own = {"W": W.copy()} if record.owns_weight else {}
-        tuned.layers[name] = own | record.init(W, rank, options_for_init, rng, tuned.shared)
+        r, how = _of_layer(tuned, name)
+        tuned.layers[name] = own | record.init(W, r, how, rng, tuned.shared)
     return tuned
+
+
+def _of_layer(tuned, name):
+    """A linear's own rank, and the options with which its arrays are made."""
+    r = pick(tuned.rank_pattern, name, tuned.rank)
+    if tuned.alpha is None:
+        return r, tuned.options
+    return r, {**tuned.options, "alpha": pick(tuned.alpha_pattern, name, tuned.alpha)}
 
 
 def detach(tuned: Tuned) -> Llama:
@@ -254,76 +290,3 @@ def _with_change(model: Llama, tuned: Tuned, sign: int) -> Llama:
             model.dtype
         )
     return Llama(model.config, params, model.tokenizer)
-
-
-def find_method(name: str) -> Method:
-    """METHODS[name], or a ValueError with the nearest right names."""
-    if name not in METHODS:
-        raise nearest("method", name, METHODS)
-    return METHODS[name]
-
-
-def match_targets(config, targets=None) -> list[str]:
-    """The full names of the linears that `targets` mean, in the order of the forward pass."""
-    linears = list(config.linears())
-    kinds = list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in linears))
-    if targets is None:
-        targets = DEFAULT_TARGETS
-    if targets == "all-linear":
-        return linears
-    targets = (targets,) if isinstance(targets, str) else tuple(targets)
-    if not targets:
-        raise ValueError(f"targets: got none, wanted some of {', '.join(kinds)} or 'all-linear'")
-    found = set()
-    for target in targets:
-        if target in ("lm_head", "embed_tokens", "model.embed_tokens", EMBED, HEAD):
-            raise ValueError(
-                f"targets: {target} cannot be adapted: it maps tokens, and where embedding and "
-                "head are tied one adapter would change both"
-            )
-        hits = [name for name in linears if name == target or name.endswith(f".{target}")]
-        if not hits:
-            raise nearest("target", target, [*kinds, "all-linear"])
-        found.update(hits)
-    return [name for name in linears if name in found]
-
-
-def check_rank(record: Method, rank, shapes) -> int:
-    """The rank as an int; raises below 1 or where it is not whole, warns once above what a product
-    can use.
-    """
-    rank = whole(f"{record.name}: rank", record.default_rank if rank is None else rank, 1)
-    useful = min(min(shape) for shape in shapes)
-    if rank > useful and not record.rank_above_width:
-        warnings.warn(
-            f"{record.name}: rank {rank} is above {useful}, the smaller side of a target: "
-            "more parameters, no more rank",
-            stacklevel=3,
-        )
-    return rank
-
-
-def check_alpha(alpha) -> float:
-    """alpha, a finite number other than 0."""
-    try:
-        if number("alpha", alpha) != 0:
-            return _plain(alpha)
-    except ValueError:
-        pass
-    raise ValueError(f"alpha is {alpha!r}, wanted a finite number other than 0")
-
-
-def check_recompute(recompute: str | None) -> str | None:
-    """What backward makes again instead of keeping it: None for nothing, "layers" (of a layer only
-    its input is kept), "swiglu" (the product that down_proj reads). No gradient changes by a bit.
-    """
-    if recompute not in (None, "layers", "swiglu"):
-        raise ValueError(f"recompute is {recompute!r}, wanted None, 'layers' or 'swiglu'")
-    return recompute
-
-
-def _plain(value):
-    """NumPy's scalars as Python's: np.float64 would turn float32 arrays into float64, and is no
-    JSON.
-    """
-    return value.item() if isinstance(value, np.generic) else value

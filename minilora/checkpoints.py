@@ -78,6 +78,8 @@ def _run(tuned, settings):
         "method": tuned.method,
         "rank": tuned.rank,
         "alpha": tuned.alpha,
+        "rank_pattern": tuned.rank_pattern,
+        "alpha_pattern": tuned.alpha_pattern,
         "seed": tuned.seed,
         "options": tuned.options,
         "base": fingerprint(tuned.base),

@@ -22,6 +22,19 @@ def op_cases(rng: np.random.Generator) -> dict[str, tuple]:
     targets = np.array([1, -100, 0, 4, 2, 3])
     angle = rng.uniform(0, 6, (3, 2))
     return {
+        "add": (x, n(8)),
+        "mul": (x, n((6, 1))),
+        "matmul": (n((2, 6, 8)), n((8, 5))),
+        "power": (np.exp(x), -0.5),
+        "exp": (x,),
+        "log": (np.exp(x),),
+        "tanh": (x,),
+        "sum": (x, 1, False),
+        "reshape": (x, (2, 24)),
+        "transpose": (n((2, 3, 4)), (1, 2, 0)),
+        "index": (x, np.array([1, 1, 4])),
+        "concat": (x, n((2, 8)), 0),
+        "maximum": (x, n(8)),
         "linear": (x, W),
         "frozen_linear": (x, W),
         "embedding": (W, np.array([1, 1, 4])),

@@ -3,8 +3,7 @@
 import math
 from typing import Any
 
-from .adapters import check_rank, find_method, match_targets
-from .files import nearest
+from .choices import check_options, check_rank, find_method, match_targets
 from .meta import Meta
 from .methods import METHODS
 
@@ -20,12 +19,7 @@ def count(
     (a ModelConfig) these.
     """
     record = find_method(method)
-    for name in options:
-        if name not in record.options:
-            raise nearest(f"option of {method}", name, record.options)
-    for name, value in (("rank", rank), ("targets", targets)):
-        if value is not None and name not in record.takes:
-            raise ValueError(f"{method}: takes no {name}, got {value!r}")
+    options = check_options(record, options, rank=rank, targets=targets)
     names = match_targets(model, "all-linear" if record.whole_model else targets)
     sizes = model.linears()
     linears = {name: sizes[name] for name in names}
@@ -40,9 +34,7 @@ def count(
         trainable = sum(math.prod(shape) for shape in model.shapes().values())
     shared = {}
     if record.prepare:
-        shared = record.prepare(
-            list(linears.values()), rank, {**record.options, **options}, Meta(())
-        )
+        shared = record.prepare(list(linears.values()), rank, options, Meta(()))
     return {
         "method": method,
         "rank": rank,

@@ -156,6 +156,8 @@ def nearest(what: str, got: str, choices: Iterable[str]) -> ValueError:
     nearest("task", "pastt", TASKS)  ->  unknown task 'pastt'; did you mean 'past'? (past, plural)
     """
     choices = list(choices)
+    if not choices:
+        return ValueError(f"unknown {what} {got!r}; there is none")
     close = difflib.get_close_matches(str(got), choices, n=2)
     listed = ", ".join(choices)
     if not close:

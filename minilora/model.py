@@ -9,15 +9,17 @@ linear of their own; the pass does not know.
 import dataclasses
 import functools
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from . import generation, ops
+from . import generation, ops, rotation
 from .engine import Tensor, scope
 from .kernels.numpy_ref import IGNORED
+from .rotation import Llama3Scaling
 
 Linear = Callable[[str, Tensor], Tensor]
 
@@ -39,6 +41,7 @@ class ModelConfig:
     rope_theta: float = 10000.0  # base of the rotation's wavelengths
     max_position_embeddings: int = 2048  # T the model was made for, tokens
     tie_word_embeddings: bool = False  # is the head the embedding?
+    rope_scaling: Llama3Scaling | None = None  # stretches the long wavelengths
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -109,7 +112,7 @@ class Llama:
     def __init__(self, config: ModelConfig, params: dict[str, np.ndarray], tokenizer: Any = None):
         check_params(config, params)
         self.config, self.params, self.tokenizer = config, params, tokenizer
-        self._tables: tuple[np.ndarray, np.ndarray] | None = None
+        self._tables = self._angles(0)  # grown as they are asked for
 
     @property
     def dtype(self) -> np.dtype:
@@ -122,11 +125,25 @@ class Llama:
         )
 
     def rope_tables(self, start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        """cos and sin (end - start, D/2) of the places start … end - 1."""
-        if self._tables is None or len(self._tables[0]) < end:
-            self._tables = rope_tables(self.config, max(end, 64), self.dtype)
+        """cos and sin (end - start, D/2) of the places start … end - 1; warns past the length that
+        the model was made for.
+        """
+        real = isinstance(self.params[EMBED], np.ndarray)  # not a model of shapes alone
+        if real and end > self.config.max_position_embeddings:
+            warnings.warn(
+                f"more than the {self.config.max_position_embeddings} tokens a row that the model "
+                "was made for (max_position_embeddings)",
+                stacklevel=2,
+            )
+        have = len(self._tables[0])
+        if have < end:  # at least doubled, so that generating T tokens makes log T tables
+            self._tables = self._angles(max(64, 2 * have, end))
         cos, sin = self._tables
         return cos[start:end], sin[start:end]
+
+    def _angles(self, length):
+        c = self.config
+        return rotation.tables(c.head_dim, c.rope_theta, c.rope_scaling, length, self.dtype)
 
     def linear(self, name: str, x: Tensor) -> Tensor:
         """A linear without an adapter, frozen."""
@@ -216,13 +233,6 @@ class Llama:
         return generation.generate(self, ids, max_new_tokens, **how)
 
 
-def rope_tables(config: ModelConfig, length: int, dtype) -> tuple[np.ndarray, np.ndarray]:
-    """cos and sin of place · θ^(-2j/D).   -> (length, D/2) each, computed in float64."""
-    D = config.head_dim
-    angle = np.arange(length)[:, None] / config.rope_theta ** (np.arange(0, D, 2) / D)
-    return np.cos(angle).astype(dtype), np.sin(angle).astype(dtype)
-
-
 def init_params(config: ModelConfig, seed: int = 0, std: float = 0.02, dtype=np.float32) -> dict:
     """Normal weights, the ones that write into the residual stream scaled by 1/√(2L);
     gains 1 (GPT-2's recipe).
@@ -249,7 +259,9 @@ def check_targets(targets, shape: tuple[int, ...], vocab_size: int) -> np.ndarra
         )
     bad = (targets != IGNORED) & ((targets < 0) | (targets >= vocab_size))
     if bad.any():
-        raise ValueError(f"targets: {targets[bad][0]}, wanted 0 … {vocab_size - 1} or {IGNORED}")
+        raise ValueError(
+            f"targets: a target is {targets[bad][0]}, wanted 0 … {vocab_size - 1} or {IGNORED}"
+        )
     return targets
 
 

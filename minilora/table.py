@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from . import plots, tasks
+from . import nouns, plots, tasks
 from .methods import METHODS
 from .plots import human, rows
 
@@ -13,7 +13,7 @@ Record = Mapping[str, Any]  # the results, or one row of them
 Column = tuple[str, Callable[[Record], str]]  # head, row -> cell
 
 WIDTH = 110  # columns of the terminal's table
-STEP, SCORING = 0.03, 2.0  # seconds of a step and of scoring a run, with the embedded base
+STEP, SCORING = 0.016, 1.5  # seconds of a step and of scoring a run, with the embedded base
 
 COLUMNS: list[tuple[str, list[Column]]] = [  # in groups, each with a title or none
     (
@@ -45,14 +45,16 @@ COLUMNS: list[tuple[str, list[Column]]] = [  # in groups, each with a title or n
 def opening(settings: Any) -> str:
     """What will be done, and about how long it takes; settings: of experiments.compare."""
     titles = ", ".join(METHODS[name].title for name in settings.methods)
-    runs = (len(settings.methods) + 1) * settings.seeds
+    runs = (len(settings.methods) + settings.scratch) * settings.seeds
     seconds = runs * (settings.steps * STEP + SCORING)
+    scratch = "; and the same model from scratch" if settings.scratch else ""
+    about = f"; with the embedded base about {_duration(seconds)} on two cores"
+    time = about if settings.task in tasks.TASKS else ""
     lines = [
         f"{task_title(settings.task).capitalize()} from {settings.train_size:,} words, "
-        f"base {settings.base!r}: {titles}; and the same model from scratch.",
+        f"base {settings.base!r}: {titles}{scratch}.",
         f"{runs} runs ({many(settings.seeds, 'seed')} each) of {settings.steps:,} steps of "
-        f"{settings.batch_size} words, each scored on all held-out words; with the embedded base "
-        f"about {_duration(seconds)} on two cores.",
+        f"{settings.batch_size} words, each scored on all held-out words{time}.",
     ]
     return "\n".join(textwrap.fill(line, WIDTH) for line in lines) + "\n"
 
@@ -141,7 +143,8 @@ def score(record: Record) -> str:
 
 def task_title(name: str) -> str:
     """What a task asks for: "past tense"."""
-    return tasks.TASKS[name].title if name in tasks.TASKS else name
+    titles = {task.name: task.title for task in tasks.TASKS.values()} | {nouns.NAME: nouns.TITLE}
+    return titles.get(name, name)
 
 
 def many(n: int, what: str) -> str:

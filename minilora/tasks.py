@@ -138,30 +138,54 @@ def _csv_records(path: Path, text: str):
 
 
 def batches(
-    pairs: Sequence[Pair], tokenizer: Any, batch_size: int, seed: int = 0, epochs: int = 1
+    pairs: Sequence[Pair],
+    tokenizer: Any,
+    batch_size: int,
+    seed: int = 0,
+    epochs: int = 1,
+    by_length: int = 1,
 ) -> list[Batch]:
     """targets[t] = ids[t+1] on the completion and its end, -100 on the prompt and the padding.
 
     Each epoch is shuffled anew, and its last batch filled up from the next one, so all batches have
     one size: batch_size, or all pairs if they are fewer. ids, targets (N, T), T by the longest.
-    Raises ValueError on no pairs, an empty prompt, an end inside a completion, no tokenizer, or a
-    character that it does not have.
+    by_length: so many batches share their rows out by length, and come in a random order: less
+    padding. Raises ValueError on no pairs, an empty prompt, an end inside a completion, no
+    tokenizer, or a character that it does not have.
     """
     if tokenizer is None:
         raise ValueError("batches: the model has no tokenizer to read its prompts with")
-    if not pairs or batch_size < 1 or epochs < 1:
+    if not pairs or min(batch_size, epochs, by_length) < 1:
         raise ValueError(
-            f"batches: {len(pairs)} pairs, batch_size {batch_size}, epochs {epochs}; each from 1"
+            f"batches: {len(pairs)} pairs, batch_size {batch_size}, epochs {epochs}, by_length "
+            f"{by_length}; each from 1"
         )
     rows = [_row(pair, tokenizer) for pair in pairs]
     rng = np.random.default_rng(seed)
     order = np.concatenate([rng.permutation(len(rows)) for _ in range(epochs + 1)])
     size = min(batch_size, len(rows))
     count = -(-epochs * len(rows) // size)  # rounded up: every pair is seen in every epoch
-    return [
-        _pad([rows[i] for i in order[k * size : (k + 1) * size]], tokenizer.pad_id)
-        for k in range(count)
-    ]
+    chosen = order[: count * size].reshape(count, size)
+    if by_length > 1:
+        lengths = np.array([len(ids) for ids, _ in rows])
+        chosen = np.concatenate(
+            [_alike(chosen[k : k + by_length], lengths, rng) for k in range(0, count, by_length)]
+        )
+    return [_pad([rows[i] for i in batch], tokenizer.pad_id) for batch in chosen]
+
+
+def _alike(window, lengths, rng):
+    """The rows of some batches (K, size), shared out anew: those of one are alike in length."""
+    rows = window.ravel()
+    rows = rows[np.argsort(lengths[rows], kind="stable")]
+    return rng.permutation(rows.reshape(window.shape))
+
+
+def all_once(pairs: Sequence[Pair], tokenizer: Any, batch_size: int = 64) -> list[Batch]:
+    """All pairs, each once, in batches alike in length: what a mean loss is taken over."""
+    pairs = sorted(pairs, key=lambda pair: len(pair[0]) + len(_right(pair[1])[0]))
+    parts = [pairs[k : k + batch_size] for k in range(0, len(pairs), batch_size)]
+    return [batch for part in parts for batch in batches(part, tokenizer, len(part))]
 
 
 def _row(pair: Pair, tokenizer: Any) -> tuple[list[int], list[int]]:

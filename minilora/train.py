@@ -21,6 +21,7 @@ from .engine import backward
 from .files import nearest
 from .generation import check_ids
 from .kernels.numpy_ref import IGNORED
+from .model import check_targets
 from .values import number, whole
 
 __all__ = ["Diverged", "History", "gradients", "train"]
@@ -101,14 +102,7 @@ def train(
     )
     _check_every(evaluate=evaluate, evaluate_every=evaluate_every)
     _check_every(checkpoint=checkpoint, checkpoint_every=checkpoint_every)
-    slots, clip = tuned.slots(), settings["clip"]
-    ratios = tuned.record.lr_scale(tuned.options) if tuned.record.lr_scale else {}
-    adam = optim.AdamW(
-        tuned.trainable,
-        scale={s.key: ratios[s.argument] for s in slots if s.argument in ratios},
-        **{k: settings[k] for k in ("betas", "eps", "weight_decay")},
-    )
-    history = History()
+    adam, history = _optimizer(tuned, settings), History()
     if resume:
         if checkpoint is None:
             raise ValueError("train: resume=True wants the checkpoint's path")
@@ -126,11 +120,7 @@ def train(
             start = time.perf_counter()
             rate = optim.learning_rate(step, **_of_rate(settings))
             parts = list(itertools.islice(stream, accumulate))
-            if len(parts) < accumulate:
-                raise ValueError(
-                    f"train: step {step}: the batches ran out, got {len(parts)} of {accumulate}"
-                )
-            loss = _step(tuned, adam, slots, parts, step, rate, clip)
+            loss = _step(tuned, adam, parts, step, rate, settings)
             history.losses.append(loss)
             history.rates.append(rate)
             history.seconds.append(time.perf_counter() - start)
@@ -146,14 +136,26 @@ def train(
     return history
 
 
-def _step(tuned, adam, slots, parts, step, rate, clip) -> float:
+def _optimizer(tuned, settings) -> optim.AdamW:
+    """AdamW over what trains, each array at its method's multiple of the rate."""
+    ratios = tuned.record.lr_scale(tuned.options) if tuned.record.lr_scale else {}
+    return optim.AdamW(
+        tuned.trainable,
+        scale={s.key: ratios[s.argument] for s in tuned.slots() if s.argument in ratios},
+        **{k: settings[k] for k in ("betas", "eps", "weight_decay")},
+    )
+
+
+def _step(tuned, adam, parts, step, rate, settings) -> float:
     """Gradients, clipping, the method's gradient rule, AdamW, the method's step rule -> loss."""
-    record = tuned.record
+    record, wanted = tuned.record, settings["accumulate"]
+    if len(parts) < wanted:
+        raise ValueError(f"train: step {step}: the batches ran out, got {len(parts)} of {wanted}")
     loss, grads = gradients(tuned, parts, step)
     check_gradients(tuned, parts, loss, grads, step)
-    if clip is not None:
-        grads = optim.clip(grads, clip)
-    _apply_grad_rule(tuned, slots, grads)
+    if settings["clip"] is not None:
+        grads = optim.clip(grads, settings["clip"])
+    _apply_grad_rule(tuned, grads)
     before = record.before_step or (lambda arrays: None)
     kept = {name: before(arrays) for name, arrays in tuned.layers.items()}
     adam.step(grads, rate)
@@ -189,13 +191,13 @@ def gradients(
     return total, grads
 
 
-def _apply_grad_rule(tuned, slots, grads):
+def _apply_grad_rule(tuned, grads):
     """The method's own rule, layer by layer, on copies: backward's arrays may stand elsewhere."""
     rule = tuned.record.grad_rule
     if not rule:
         return
     for name, arrays in tuned.layers.items():
-        mine = {slot.argument: slot.key for slot in slots if slot.layer == name}
+        mine = {argument: tuned.key(name, argument) for argument in tuned.record.trains}
         copies = {argument: grads[key].copy() for argument, key in mine.items()}
         rule(arrays, copies, tuned.options)
         for argument, key in mine.items():
@@ -223,18 +225,8 @@ def _check_batch(batch, vocab_size: int) -> Batch:
         raise ValueError(
             f"train: got a batch of {type(batch).__name__}, wanted a pair (ids, targets)"
         )
-    ids, targets = check_ids(batch[0], vocab_size), np.asarray(batch[1])
-    if targets.shape != ids.shape or targets.dtype.kind not in "iu":
-        raise ValueError(
-            f"train: targets have shape {targets.shape} of {targets.dtype}, wanted {ids.shape} "
-            "whole numbers as the ids"
-        )
-    bad = (targets != IGNORED) & ((targets < 0) | (targets >= vocab_size))
-    if bad.any():
-        raise ValueError(
-            f"train: a target is {targets[bad][0]}, wanted 0 … {vocab_size - 1} or {IGNORED}"
-        )
-    return ids, targets
+    ids = check_ids(batch[0], vocab_size)
+    return ids, check_targets(batch[1], ids.shape, vocab_size)
 
 
 def _settings(*, steps, lr, weight_decay, betas, eps, schedule, warmup, clip, accumulate):

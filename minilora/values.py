@@ -24,3 +24,10 @@ def number(what: str, value, *, least: float = -math.inf, above: float = -math.i
         bound = f" of at least {least:g}" if least > -math.inf else bound
         raise ValueError(f"{what} is {value!r}, wanted a finite number{bound}")
     return float(value)
+
+
+def plain(value):
+    """NumPy's scalars as Python's: np.float64 would turn float32 arrays into float64, and is no
+    JSON.
+    """
+    return value.item() if isinstance(value, np.generic) else value

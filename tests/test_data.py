@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 
 from minilora import files, tasks
 from minilora.files import data_folder, nearest, write_atomically
-from minilora.tasks import RULES, TASKS, batches, exact_match, load_task, read_pairs, select
+from minilora.tasks import (
+    RULES,
+    TASKS,
+    all_once,
+    batches,
+    exact_match,
+    load_task,
+    read_pairs,
+    select,
+)
 from minilora.tokenizer import PAD, WORD_LAB, CharTokenizer
 
 WORDS = data_folder() / "words"
@@ -294,6 +303,36 @@ def test_every_pair_is_seen_in_every_epoch(pairs, batch_size, epochs):
     for epoch in range(epochs):
         part = texts[epoch * len(pairs) : (epoch + 1) * len(pairs)]
         assert Counter(part) == Counter(prompt + completion for prompt, completion in pairs)
+
+
+@given(st.integers(1, 5), st.integers(2, 9), st.integers(0, 3))
+def test_batches_by_length_hold_the_same_rows_with_less_padding(batch_size, by_length, seed):
+    pairs = [("D" + "a" * n + ">", "x") for n in range(1, 12)]
+    plain, alike = (
+        batches(pairs, WORD_LAB, batch_size, seed, epochs=3, by_length=k) for k in (1, by_length)
+    )
+    assert len(plain) == len(alike)
+    for k in range(0, len(plain), by_length):
+        rows = [
+            sorted(WORD_LAB.decode(row) for ids, _ in part[k : k + by_length] for row in ids)
+            for part in (plain, alike)
+        ]
+        assert rows[0] == rows[1]
+    assert sum(ids.size for ids, _ in alike) <= sum(ids.size for ids, _ in plain)
+
+
+def test_batches_by_length_come_in_no_order_of_length():
+    pairs = [("D" + "a" * n + ">", "x") for n in range(1, 13)]
+    got = [ids.shape[1] for ids, _ in batches(pairs, WORD_LAB, 2, epochs=6, by_length=6)]
+    assert got != sorted(got) and sorted(set(got)) == [5, 7, 9, 11, 13, 15][: len(set(got))]
+
+
+def test_all_once():
+    got = all_once(PAIRS, WORD_LAB, 2)
+    assert [len(ids) for ids, _ in got] == [2, 2, 1]
+    texts = Counter(WORD_LAB.decode(row) for ids, _ in got for row in ids)
+    assert texts == Counter(["Da>b", "Dab>abc", "Dabcd>abcde", "Nz>zs", "Ny>ies"])
+    assert sum(ids.size for ids, _ in got) < sum(ids.size for ids, _ in batches(PAIRS, WORD_LAB, 5))
 
 
 def test_batches_are_the_seeds():

@@ -356,6 +356,12 @@ def test_gradients_go_to_no_one_where_nothing_trains_and_none_is_no_gradient():
     assert y.grad is not None
 
 
+def test_a_trained_exponent_is_refused():
+    x, n = param(np.full(2, 2.0)), param(np.ones(2))
+    with pytest.raises(ValueError, match="power: the exponent trains"):
+        backward(ops.sum(x**n))
+
+
 def test_a_wrong_number_of_gradients_is_refused():
     op = Op("short", lambda a, b: (a + b, None), lambda dy, _: (dy,))
     with pytest.raises(ValueError, match="short: backward gave 1 gradients, wanted 2"):

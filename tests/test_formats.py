@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import pickle
+import re
 import struct
 import subprocess
 import sys
@@ -14,10 +15,11 @@ import pytest
 from conftest import make_llama, rel
 
 import minilora as ml
-from minilora.formats.huggingface import UNSUPPORTED, read_config
+from minilora.formats.huggingface import INDEX, UNSUPPORTED, read_config
 from minilora.formats.peft import ARRAYS, CHANGES, CONFIG
 from minilora.formats.safetensors import read_arrays, write_arrays
 from minilora.model import EMBED, HEAD, Llama
+from minilora.rotation import Llama3Scaling
 from minilora.tokenizer import CharTokenizer
 
 PEFT_SHAPE = dict(
@@ -105,6 +107,15 @@ def changed_config(folder, **changes):
     return path
 
 
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
@@ -115,7 +126,12 @@ def changed_config(folder, **changes):
         ({"quantization_config": {"bits": 4}}, "quantization_config is {'bits': 4}"),
         ({"rope_scaling": {"factor": 2}}, "rope_scaling is {'factor': 2}, supported are"),
         ({"rope_scaling": {"type": "linear", "factor": 2}}, "rope_scaling: type is 'linear'"),
-        ({"rope_parameters": {"rope_type": "llama3"}}, "rope_type is 'llama3'"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, "rope_parameters: no factor in it"),
+        ({"rope_scaling": {**LLAMA3, "factor": "8"}}, "rope_scaling: factor is '8', wanted"),
+        ({"rope_scaling": {**LLAMA3, "factor": 0}}, "rope_scaling: factor is 0, wanted"),
+        ({"rope_scaling": {**LLAMA3, "low_freq_factor": 4}}, "wanted it above low_freq_factor 4"),
+        ({"rope_scaling": {**LLAMA3, "mscale": 1}}, "'mscale': 1.*supported are rope_type, rope_"),
+        ({"rope_scaling": LLAMA3}, "rope_parameters is None, rope_scaling is Llama3Scaling"),
         ({"rope_parameters": {"type": "dynamic"}}, "rope_parameters: type is 'dynamic'"),
         ({"rope_parameters": {"rope_type": "default", "type": "yarn"}}, "type is 'yarn'"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "supported are rope_type"),
@@ -166,6 +182,109 @@ def test_what_a_config_leaves_out_is_as_in_transformers(tmp_path):
         assert read_config(path).rms_norm_eps == 1e-6 and read_config(path).rope_theta == 1e4
     rotated = changed_config(tmp_path, rope_scaling={"rope_theta": 77})
     assert read_config(rotated).rope_theta == 77
+
+
+def test_llama_3s_wavelengths_come_back(tmp_path):
+    """By hand: of 16 tokens, with turns a word for T / wavelength, 4 turns stay and 1 is stretched
+    by 8; what lies between is between.
+    """
+    scaling = Llama3Scaling(**{k: v for k, v in LLAMA3.items() if k != "rope_type"})
+    turns = np.array([9.0, 4.0, 2.5, 1.0, 0.3])
+    periods = 16 / (2 * np.pi * turns)
+    stretched = [1, 1, 1 / (0.5 / 8 + 0.5), 8, 8]
+    np.testing.assert_allclose(scaling.scale(periods) / periods, stretched, rtol=1e-14)
+    model = narrow(rope_scaling=scaling, hidden_size=64)
+    ml.save_model(model, tmp_path)
+    back = ml.load_model(tmp_path)
+    assert back.config == model.config and np.array_equal(back.logits(IDS), model.logits(IDS))
+    assert rel(narrow(hidden_size=64).logits(IDS), model.logits(IDS)) > 1e-3
+    fields = json.loads((tmp_path / "config.json").read_text())
+    assert fields["rope_scaling"] == LLAMA3
+    assert fields["rope_parameters"] == {**LLAMA3, "rope_theta": 10000.0}
+    changed_config(tmp_path, rope_parameters="drop")  # as transformers 4 writes it
+    assert ml.load_model(tmp_path).config == model.config
+
+
+# ---- shards
+
+
+def sharded(folder, model, parts=3):
+    """The model's folder with its arrays in several files; returns the index."""
+    ml.save_model(model, folder)
+    (folder / "model.safetensors").unlink()
+    place = {}
+    for i, name in enumerate(model.params):
+        place[name] = f"model-{i % parts + 1:05}-of-{parts:05}.safetensors"
+    for file in set(place.values()):
+        write_arrays(folder / file, {n: model.params[n] for n in place if place[n] == file})
+    index = {"metadata": {"total_size": 1}, "weight_map": place}
+    (folder / INDEX).write_text(json.dumps(index))
+    return index
+
+
+def test_a_model_in_several_files(tmp_path):
+    model = narrow()
+    sharded(tmp_path, model)
+    back = ml.load_model(tmp_path)
+    assert back.params.keys() == model.params.keys()
+    assert all(np.array_equal(back.params[n], a) for n, a in model.params.items())
+
+
+def test_an_index_that_is_not_its_files(tmp_path):
+    """One line names the file, the array, and what was wanted; a file outside is not touched."""
+    model = narrow()
+    index = sharded(tmp_path, model)
+    place, first = index["weight_map"], min(model.params)
+    other = next(file for file in place.values() if file != place[first])
+    for changes, message in (
+        ({first: other}, f"{place[first]}: holds {first}, which {INDEX} has in {other}"),
+        ({"more": place[first]}, f"{place[first]}: no more, which {INDEX} has in it"),
+        ({first: "../x.safetensors"}, f"{INDEX}: weight_map has '../x.safetensors', wanted a file"),
+        ({first: 3}, f"{INDEX}: weight_map.{first} is 3, wanted a text"),
+    ):
+        (tmp_path / INDEX).write_text(json.dumps({"weight_map": {**place, **changes}}))
+        with pytest.raises(ValueError, match=re.escape(message)) as caught:
+            ml.load_model(tmp_path)
+        assert one_line(caught) and str(tmp_path) in str(caught.value)
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    (tmp_path / place[first]).unlink()
+    with pytest.raises(FileNotFoundError, match=place[first]):
+        ml.load_model(tmp_path)
+
+
+def test_what_old_checkpoints_store_beside_the_weights(tmp_path):
+    model = narrow()
+    ml.save_model(model, tmp_path)
+    extra = {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": np.ones(2) for i in range(2)}
+    write_arrays(tmp_path / "model.safetensors", {**model.params, **extra})
+    assert ml.load_model(tmp_path).params.keys() == model.params.keys()
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth", "model.pt"])
+def test_a_pickle_is_refused(tmp_path, name):
+    """With the reason, before it is opened; beside a .safetensors file it does not matter."""
+    tuned = trained("lora")
+    ml.save_model(tuned.base, tmp_path)
+    ml.save_adapter(tuned, tmp_path)
+    (tmp_path / name).write_bytes(pickle.dumps({"weight": 1}))
+    assert ml.load_adapter(ml.load_model(tmp_path), tmp_path).rank == tuned.rank
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / ARRAYS).unlink()
+    for load in (
+        lambda: ml.load_model(tmp_path),
+        lambda: ml.load_model(tmp_path / name),
+        lambda: ml.load_adapter(tuned.base, tmp_path),
+    ):
+        with pytest.raises(ValueError, match=f"{name}: a pickle, which can run any code") as caught:
+            load()
+        assert one_line(caught) and "wanted .safetensors" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["pickle", "zip"])
+def test_a_pickle_under_another_name_is_told(tmp_path, kind):
+    (tmp_path / "x.safetensors").write_bytes(DAMAGED[kind])
+    with pytest.raises(ValueError, match="begins as a pickle or a zip of one does"):
+        read_arrays(tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -741,6 +860,75 @@ def test_a_folder_written_by_peft(tmp_path):
     assert rel(tuned.logits(IDS), Llama(model.config, params).logits(IDS)) < 1e-5
 
 
+PATTERNS = {
+    "rank_pattern": {"v_proj": 5, r"layers\.1\.self_attn\.q_proj": 2, "q_proj": 4},
+    "alpha_pattern": {"model.layers.0.self_attn.v_proj": 10, "o_proj": 1},
+}
+
+
+@pytest.mark.parametrize("stabilized", [True, False])
+@pytest.mark.parametrize("method", ["lora", "lora_fa", "lora_plus", "delta_lora"])
+def test_ranks_and_alphas_of_single_layers_come_back(tmp_path, method, stabilized):
+    """The first pattern that a name matches counts, in memory and on disk."""
+    tuned = trained(method, rank=3, alpha=6, rank_stabilized=stabilized, **PATTERNS)
+    ranks, scalings = {}, {}
+    for layer, a in tuned.layers.items():
+        ranks[layer.replace("model.layers.", "")], scalings[layer] = len(a["A"]), a["s"]
+    assert list(ranks.values()) == [4, 5, 2, 5]
+    alphas = [6, 10, 6, 6]
+    roots = [r**0.5 if stabilized else r for r in ranks.values()]
+    assert list(scalings.values()) == pytest.approx([a / r for a, r in zip(alphas, roots)])
+    ml.save_adapter(tuned, tmp_path)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    assert list(config["rank_pattern"]) == list(PATTERNS["rank_pattern"])
+    back = ml.load_adapter(tuned.base, tmp_path)
+    assert rel(back.logits(IDS), tuned.logits(IDS)) < 1e-6
+    assert {n: a["s"] for n, a in back.layers.items()} == pytest.approx(scalings)
+    if not tuned.record.owns_weight:
+        assert (back.rank_pattern, back.alpha_pattern) == tuple(PATTERNS.values())
+    assert ml.ledger(tuned, 2, 6)["weights"] == ml.measure(tuned, 2, 6)["weights"]
+
+
+def test_a_pattern_of_no_linear_is_passed_over_in_a_folder(tmp_path):
+    """As PEFT does; attach, which has a person before it, refuses it."""
+    tuned = trained("lora")
+    ml.save_adapter(tuned, tmp_path)
+    of_peft(tmp_path, rank_pattern={"fc1": 9}, alpha_pattern={"k_proj": 2.5})
+    back = ml.load_adapter(tuned.base, tmp_path)
+    assert (back.rank_pattern, back.alpha_pattern) == ({}, {"k_proj": 2.5})
+    assert np.array_equal(back.logits(IDS), tuned.logits(IDS))
+
+
+@pytest.mark.parametrize(
+    "method, patterns, message",
+    [
+        ("lora", {"rank_pattern": {"v_prj": 2}}, "unknown linear in rank_pattern 'v_prj'"),
+        ("lora", {"rank_pattern": {"v_proj": 0}}, "rank_pattern: v_proj is 0, wanted a whole"),
+        ("lora", {"alpha_pattern": {"v_proj": 0}}, "alpha is 0, wanted a finite number"),
+        ("lora", {"alpha_pattern": {"(": 1}}, "pattern '.': no regular expression"),
+        ("vera", {"rank_pattern": {"v_proj": 2}}, "vera: takes no rank_pattern"),
+        ("full", {"alpha_pattern": {"v_proj": 2}}, "full: takes no alpha_pattern"),
+    ],
+)
+def test_patterns_that_attach_refuses(method, patterns, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        ml.attach(narrow(), method, **patterns)
+    assert one_line(caught)
+
+
+def test_a_field_of_a_newer_peft_is_told_of_where_it_is_set(tmp_path):
+    tuned = trained("lora")
+    ml.save_adapter(tuned, tmp_path)
+    of_peft(tmp_path, use_newest=False, newest_config={}, newest_scale=None)
+    ml.load_adapter(tuned.base, tmp_path)
+    of_peft(tmp_path, newest_scale=2)
+    said = "newest_scale is 2: unknown here, and taken to change nothing"
+    with pytest.warns(UserWarning, match=said) as caught:
+        back = ml.load_adapter(tuned.base, tmp_path)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    assert np.array_equal(back.logits(IDS), tuned.logits(IDS))
+
+
 def test_arrays_that_do_not_fit_are_named(tmp_path):
     tuned = trained("lora")
     ml.save_adapter(tuned, tmp_path)
@@ -797,6 +985,11 @@ def test_an_adapter_of_another_base(tmp_path, shape, message):
         ({"peft_type": ["LORA"]}, r"peft_type is \['LORA'\], supported are"),
         ({"use_rslora": "yes"}, "use_rslora is 'yes', wanted true or false"),
         ({"save_projection": 1}, "save_projection is 1, wanted true or false"),
+        ({"rank_pattern": ["v_proj"]}, "rank_pattern is .*, wanted an object"),
+        ({"rank_pattern": {"v_proj": "2"}}, "rank_pattern.v_proj is '2', wanted a whole number"),
+        ({"rank_pattern": {"v_proj": 0}}, "rank_pattern: v_proj is 0, wanted a whole number"),
+        ({"alpha_pattern": {"v_proj": None}}, "alpha_pattern.v_proj is None, wanted a number"),
+        ({"alpha_pattern": {"(": 1}}, "alpha_pattern: pattern '.': no regular expression"),
         ({"target_modules": 3}, "target_modules is 3, wanted a list"),
         ({"target_modules": None}, "target_modules is None, wanted a list"),
         ({"target_modules": {"q_proj": 1}}, "target_modules is .*, wanted a list"),

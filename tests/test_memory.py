@@ -10,12 +10,20 @@ import numpy as np
 import pytest
 
 import minilora as ml
-from minilora import memory_tables, meta, ops
+from minilora import kernels, meta, ops
 from minilora.checkup import method_case, op_cases
 from minilora.cli import main
-from minilora.engine import Tensor, backward
-from minilora.memory import CATEGORIES, largest, ledger, measure
-from minilora.memory_saved import arrays_in, by_kind, cache_names
+from minilora.engine import Op, Tensor, backward
+from minilora.memory import (
+    CATEGORIES,
+    arrays_in,
+    by_kind,
+    cache_names,
+    largest,
+    ledger,
+    measure,
+    tables,
+)
 from minilora.meta import Meta
 from minilora.methods import METHODS
 from minilora.model import Llama, ModelConfig, init_params
@@ -54,7 +62,7 @@ def test_predicted_is_measured(method, how, case):
     config, batch, length = CASES[case]
     tuned = ml.attach(Llama(config, init_params(config)), method, **how)
     said, found = ledger(tuned, batch, length), measure(tuned, batch, length)
-    for part in (*CATEGORIES, "frozen", "trainable", "shared", "copies"):
+    for part in (*CATEGORIES, "frozen", "trainable", "shared", "copies", "packed", "scratch"):
         assert getattr(said, part) == getattr(found, part), part
     assert said.saved == found.saved  # every storage: place, op, name, shape, bytes, who shares it
     assert abs(said.peak - found.peak) <= 0.02 * found.peak
@@ -191,7 +199,10 @@ class TestRecompute:
             assert kept - again == (each if keeps_x and how.get("targets", ALL) == ALL else 0)
 
     def test_an_unknown_word_is_refused(self):
-        tuned = tuned_with_numbers("wide", "lora")
+        tuned = tuned_with_numbers("wide", "lora", recompute="layers")
+        assert tuned.recompute == "layers"
+        with pytest.raises(ValueError, match="recompute is 'layer', wanted None, 'layers' or"):
+            ml.attach(tuned.base, "lora", recompute="layer")
         tuned.recompute = "layer"
         with pytest.raises(ValueError, match="recompute is 'layer', wanted None, 'layers' or"):
             gradients(tuned, np.zeros((1, 2), int))
@@ -224,9 +235,23 @@ def test_what_a_step_rule_adds_is_counted():
 
 def test_weights_are_the_sum_of_their_parts():
     for method, how in settings():
-        row = ledger(CASES["tied"][0], 1, 4, method=method, **how)
+        row = ledger(CASES["tied"][0], 1, 100, method=method, **how)
         parts = row.frozen + row.trainable + row.shared + row.copies + row.packed
-        assert row.weights == parts and row.scratch == 0
+        assert row.weights == parts
+        assert row.scratch == 4 * 2 * 100 * 8 and row.packed == 0  # cos and sin (100, D/2)
+
+
+def test_a_kernels_packed_copies_have_their_row(monkeypatch):
+    """Whatever a kernel keeps of the weights is told by kernels.packed_bytes, real or shape."""
+    config, batch, length = CASES["wide"]
+    tuned = ml.attach(Llama(config, init_params(config)), "lora", rank=4)
+    plain = ledger(tuned, batch, length)
+    monkeypatch.setattr(kernels, "packed_bytes", lambda W: W.nbytes if W.shape[0] == 384 else 0)
+    said, found = ledger(tuned, batch, length), measure(tuned, batch, length)
+    packed = 2 * 4 * 4 * 384 * 128  # gate and up of four layers
+    for row in (said, found):
+        assert row.packed == packed and row.weights == plain.weights + packed
+    assert said.peak == plain.peak + packed and said.frozen == plain.frozen
 
 
 def test_a_large_model_in_no_memory_and_no_time():
@@ -239,6 +264,12 @@ def test_a_large_model_in_no_memory_and_no_time():
     assert row.weights > 12e9 and peak < 20e6 and seconds < 3
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_long_row_in_16_bits_warns_of_nothing():
+    config = dataclasses.replace(CASES["wide"][0], max_position_embeddings=2**17)
+    ledger(config, 1, 2**17, method="lora", mixed=True)
+
+
 def test_vera_of_a_large_model_draws_no_numbers():
     config = ModelConfig(**SHAPES["llama-7b"].config_fields())
     tracemalloc.start()
@@ -248,29 +279,75 @@ def test_vera_of_a_large_model_draws_no_numbers():
     assert row.shared == 4 * 1024 * 2 * 11008 and peak < 20e6
 
 
-@pytest.mark.parametrize("name", [*op_cases(np.random.default_rng(0)), *METHODS])
-def test_nothing_is_saved_in_vain(name):
-    """With any one saved array turned to NaN (or ids to others), backward gives other gradients."""
-    rng = np.random.default_rng(1)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("method, how", list(settings()), ids=named)
+def test_no_more_is_held_than_the_ledger_says(method, how, case):
+    """After the forward pass NumPy holds the saved arrays, to the byte, and no other array."""
+    config, batch, length = CASES[case]
+    tuned = ml.attach(Llama(config, init_params(config)), method, **how)
+    ids = np.random.default_rng(0).integers(0, config.vocab_size, (batch, length))
+    leaves, of_numpy = tuned.leaves(), tracemalloc.DomainFilter(True, np.lib.tracemalloc_domain)
+    tuned.loss(ids, ids, leaves=leaves, key=(0, 1, 0))  # makes what is made once
+    tracemalloc.start()
+    loss = tuned.loss(ids.copy(), ids.copy(), leaves=leaves, key=(0, 1, 0))
+    held = tracemalloc.take_snapshot().filter_traces([of_numpy]).traces
+    tracemalloc.stop()
+    assert loss.node is not None
+    assert sum(t.size for t in held) == ledger(tuned, batch, length).activations
+
+
+def elementary_cases(rng):
+    """Op of ops/basic.py -> arguments."""
+    a, b = rng.uniform(0.5, 2, (2, 3, 3))
+    one = dict.fromkeys(("exp", "log", "sum", "tanh"), (a,))
+    two = dict.fromkeys(("add", "matmul", "maximum", "mul"), (a, b))
+    more = {"reshape": (a, (9,)), "transpose": (a, (1, 0)), "power": (a, 3)}
+    return one | two | more | {"concat": (a, b, 1), "index": (a, np.array([2, 0]))}
+
+
+PAIRS = [name for name in ops.__all__ if isinstance(getattr(ops, name), Op)]
+
+
+def test_every_op_is_asked_what_it_needs():
+    rng = np.random.default_rng(0)
+    assert {*op_cases(rng), *elementary_cases(rng)} == set(PAIRS)
+
+
+def pair_and_arguments(name, rng):
     if name in METHODS:
-        op, case = (
-            METHODS[name].op,
-            method_case(name, rng, 0.3 if METHODS[name].has_dropout else 0.0),
-        )
-    else:
-        op, case = getattr(ops, name), op_cases(rng)[name]
+        dropout = 0.3 if METHODS[name].has_dropout else 0.0
+        return METHODS[name].op, method_case(name, rng, dropout)
+    return getattr(ops, name), (op_cases(rng) | elementary_cases(rng))[name]
+
+
+@pytest.mark.parametrize("name", [*PAIRS, *METHODS])
+def test_nothing_is_saved_in_vain(name):
+    """With any one saved array turned to NaN (or ids to others), backward gives other gradients;
+    without it, backward cannot run.
+    """
+    rng = np.random.default_rng(1)
+    op, case = pair_and_arguments(name, rng)
     out, cache = op.forward(*case)
     dout = rng.standard_normal(np.shape(out))
     right = op.backward(dout, cache)
-    for i in range(len(arrays_in(cache))):
+    for i, array in enumerate(arrays_in(cache)):
         _, spoilt = op.forward(*[np.copy(a) if isinstance(a, np.ndarray) else a for a in case])
-        array = arrays_in(spoilt)[i]
-        if array.dtype.kind == "f":
-            array[...] = np.nan
+        a = arrays_in(spoilt)[i]
+        if a.dtype.kind == "f":
+            a[...] = np.nan
         else:
-            array[...] = array[::-1].copy() if (array[::-1] != array).any() else 0
+            a[...] = a[::-1].copy() if (a[::-1] != a).any() else 0
         wrong = op.backward(dout, spoilt)
         assert not all(a is b is None or np.array_equal(a, b) for a, b in zip(right, wrong)), i
+        with pytest.raises((TypeError, AttributeError, ValueError, IndexError)):
+            op.backward(dout, without(cache, array))
+
+
+def without(cache, array):
+    """The cache with None in the array's place."""
+    if isinstance(cache, tuple):
+        return tuple(without(part, array) for part in cache)
+    return None if cache is array else cache
 
 
 def test_names_of_what_is_kept_stand_in_the_pairs():
@@ -287,16 +364,21 @@ def test_rows_by_kind_add_up():
     assert row.total() == sum(row[c] for c in CATEGORIES) == sum(dict(row).values())
 
 
-def test_largest():
-    assert [largest(lambda n, m=m: n <= m, 100) for m in (0, 1, 2, 7, 99, 100, 500)] == [
-        0,
-        1,
-        2,
-        7,
-        99,
-        100,
-        100,
-    ]
+@pytest.mark.parametrize(
+    "size",
+    [lambda n: n, lambda n: 7 * n + 100, lambda n: n**3, lambda n: int(n**0.5), lambda n: n // 9],
+)
+def test_largest(size):
+    for limit in (1, 2, 100):
+        for budget in (-1, 0, 1, 2, 7, 99, 100, 107, 500, 10**6):
+            fitting = [n for n in range(1, limit + 1) if size(n) <= budget]
+            assert largest(size, budget, limit) == max(fitting, default=0)
+
+
+def test_largest_of_a_line_asks_seldom():
+    asked = []
+    assert largest(lambda n: asked.append(n) or 9 * n + 4, 90_000, 10**6) == 9999
+    assert len(asked) <= 5
 
 
 class TestMeta:
@@ -363,10 +445,10 @@ class TestCommands:
         assert main("memory --model smollm2-135m --method lora --json".split()) == 0
         assert json.loads(capsys.readouterr().out)["lora"]["trainable"] == 4 * 460_800
 
-    def test_fit_is_the_last_that_fits(self, capsys):
+    def test_fit_is_the_last_that_fits(self):
         config = ModelConfig(**SHAPES["smollm2-135m"].config_fields())
-        (_, _, line) = memory_tables.fitting(config, {"lora": {"rank": 8}}, 2.0, 128, False)
-        rows = int(line.split()[1])
+        found = tables.fits(config, {"lora": {"rank": 8}}, 2.0, 128)
+        rows = found["lora"]["rows"]
         peaks = [ledger(config, n, 128, method="lora", rank=8).peak for n in (rows, rows + 1)]
         assert peaks[0] <= 2e9 < peaks[1]
 

@@ -1,5 +1,6 @@
 """The Llama against one written here in loops, from the equations; its gradient; and generation."""
 
+import itertools
 import math
 
 import numpy as np
@@ -417,8 +418,8 @@ def test_generate_refuses(tiny, ids, how, message):
     "ids, targets, message",
     [
         ([[1, 2]], [[1]], r"targets: shape \(1, 1\) of int64, wanted \(1, 2\)"),
-        ([[1, 2]], [[1, 29]], "targets: 29"),
-        ([[1, 2]], [[1, -1]], "targets: -1"),
+        ([[1, 2]], [[1, 29]], "a target is 29"),
+        ([[1, 2]], [[1, -1]], "a target is -1"),
         ([[1, 2]], [[1.0, 2.0]], "targets: .*float64"),
     ],
 )
@@ -426,3 +427,14 @@ def test_loss_refuses(tiny, ids, targets, message):
     with pytest.raises(ValueError, match=message) as caught:
         tiny.loss(np.array(ids), np.array(targets))
     assert "\n" not in str(caught.value)
+
+
+def test_more_tokens_than_the_model_was_made_for_are_told_of_and_tables_double():
+    tiny, lengths = make_llama(max_position_embeddings=90), set()
+    with pytest.warns(UserWarning, match="more than the .* tokens a row"):
+        for end in range(1, tiny.config.max_position_embeddings + 20):
+            cos, sin = tiny.rope_tables(end - 1, end)
+            lengths.add(len(tiny._tables[0]))
+            assert cos.shape == sin.shape == (1, tiny.config.head_dim // 2)
+    sizes = sorted(lengths)
+    assert len(sizes) > 1 and all(b >= 2 * a for a, b in itertools.pairwise(sizes))

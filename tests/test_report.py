@@ -9,7 +9,7 @@ import pytest
 
 from minilora import plots, report
 from minilora.cli import main, parser
-from minilora.commands import settings_of
+from minilora.commands.comparison import settings_of
 from minilora.experiments.compare import Settings
 from minilora.page import command_line, page
 from minilora.plots import human, looks, spread

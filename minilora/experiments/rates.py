@@ -13,6 +13,8 @@ from ..files import data_folder, write_atomically
 DEFAULT_TASK = "past"  # whose rates serve a task that has no sweep of its own
 FREE = ("base", "seeds", "warmup")  # of the settings, what the rates may be used without
 
+ABSENT = ("methods", "scratch", "points")  # of the settings, what no rate depends on
+
 
 def default_path() -> Path:
     """The committed record."""
@@ -33,7 +35,7 @@ def read(path: str | Path | None = None) -> dict[str, Any]:
         raise ValueError(f"{path}: not a record of minilora tune ({error})") from None
 
 
-def choose(cells: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+def choose(cells: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """method -> the rate and rank of the highest validation exact match; of equals, of the lower
     validation loss.
     """
@@ -64,8 +66,8 @@ def add(path: str | Path, settings: Any, base_crc32: str, cells: list[dict[str, 
 
 
 def about(settings: Any) -> dict[str, Any]:
-    """The settings as plain data, without which methods were run."""
-    return {k: v for k, v in dataclasses.asdict(settings).items() if k != "methods"}
+    """The settings as plain data, without what is run and how it is watched."""
+    return {k: v for k, v in dataclasses.asdict(settings).items() if k not in ABSENT}
 
 
 def chosen_for(task: str, record: Mapping[str, Any]) -> dict[str, dict[str, float]]:

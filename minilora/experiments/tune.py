@@ -11,9 +11,9 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 from .. import tasks
-from ..formats.huggingface import load_model
+from ..formats.models import load_model
 from ..train import Diverged
-from .compare import SCRATCH, Settings, load_words, mean_loss, run
+from .compare import Settings, lab, load_words, mean_loss, rows, run
 
 GRID = (2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1, 2e-1, 5e-1)
 
@@ -29,7 +29,7 @@ def tune(
 
     jobs: processes, one thread each; as many as there are processors where None.
     """
-    work = [(settings, name, lr) for name in (*settings.methods, SCRATCH) for lr in grid]
+    work = [(settings, name, lr) for name in rows(settings) for lr in grid]
     cells = []
     with (
         _one_thread_each(),
@@ -59,7 +59,7 @@ def _one_thread_each():
 def _cell(settings: Settings, name: str, lr: float) -> dict[str, Any]:
     """All seeds of one method at one rate, judged on the validation words."""
     model, words = load_model(settings.base), load_words(settings)
-    held_out = tasks.batches(words.validation, model.tokenizer, len(words.validation))
+    held_out = tasks.all_once(words.validation, model.tokenizer)
     scores, losses = [], []
     for seed in range(settings.seeds):
         try:
@@ -67,11 +67,11 @@ def _cell(settings: Settings, name: str, lr: float) -> dict[str, Any]:
         except Diverged:  # the rate is too high for the method
             scores.append(0.0)
             continue
-        scores.append(tasks.exact_match(tuned, words.validation))
+        scores.append(lab(settings.task).exact_match(tuned, words.validation))
         losses.append(mean_loss(tuned, held_out))
     return {
         "method": name,
-        "rank": settings.ranks.get(name, settings.rank),
+        "rank": settings.rank_of(name),
         "lr": lr,
         "validation_exact_match": round(statistics.fmean(scores), 4),
         "validation_loss": round(statistics.fmean(losses), 4)

@@ -1,7 +1,8 @@
-"""Bases in Hugging Face's layout: a folder with config.json, model.safetensors and, where there is
-one, a tokenizer.
+"""Bases in Hugging Face's layout: a folder with config.json, model.safetensors (or its shards and
+their index) and, where there is one, a tokenizer.
 """
 
+import contextlib
 import dataclasses
 import json
 import warnings
@@ -10,12 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from ..files import check_kind, data_folder, read_json, write_together
+from ..byte_pairs import BytePairTokenizer
+from ..files import check_kind, read_json, write_together
 from ..model import HEAD, Llama, ModelConfig
+from ..rotation import Llama3Scaling
 from ..tokenizer import CharTokenizer, ForeignTokenizer
-from .safetensors import array_bytes, read_weights
+from .safetensors import array_bytes, read_weights, refuse_pickles
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+DERIVED = "rotary_emb.inv_freq"  # old checkpoints store the rotation's frequencies, too
 UNSUPPORTED = {  # config field -> the only values that leave the mathematics as it is here
     "hidden_act": ("silu",),
     "attention_bias": (False,),
@@ -25,30 +29,26 @@ UNSUPPORTED = {  # config field -> the only values that leave the mathematics as
 }
 
 
-def load_model(source: str | Path) -> Llama:
-    """ "base", the word lab's pretrained base, or a folder of a Hugging Face LlamaForCausalLM, in
-    float32 (float64 kept).
+def read_model(folder: str | Path) -> Llama:
+    """The folder of a Hugging Face LlamaForCausalLM, in float32 (float64 kept).
 
     Warns where the tokenizer is of another kind than this library's: the model comes without one.
     Raises FileNotFoundError, or ValueError for another architecture, an unsupported field or a
     damaged file.
     """
-    folder = data_folder() / "base" if str(source) == "base" else Path(source)
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"load_model: {folder} is no folder; wanted 'base' or a folder with config.json"
-        )
+    folder = Path(folder)
     config = read_config(folder / CONFIG)
-    params, _ = read_weights(folder / WEIGHTS)
+    path, params = _read_params(folder)
     params = {
         name: a if a.dtype == np.float64 else a.astype(np.float32, copy=False)
         for name, a in params.items()
+        if not name.endswith(DERIVED)
     }
     if config.tie_word_embeddings:
         params.pop(HEAD, None)  # some writers store the tied matrix twice
     if config.num_hidden_layers > len(params):  # before anyone lists the arrays of all layers
         raise ValueError(
-            f"{folder / WEIGHTS}: {len(params)} arrays, too few for the "
+            f"{path}: {len(params)} arrays, too few for the "
             f"{config.num_hidden_layers} layers of {CONFIG}"
         )
     tokenizer = _tokenizer(folder)
@@ -60,7 +60,30 @@ def load_model(source: str | Path) -> Llama:
     try:
         return Llama(config, params, tokenizer)
     except ValueError as error:
-        raise ValueError(f"{folder / WEIGHTS}: {str(error).removeprefix('model: ')}") from None
+        raise ValueError(f"{path}: {str(error).removeprefix('model: ')}") from None
+
+
+def _read_params(folder):
+    """The file to name in an error, and all arrays: of one file, or of the shards of an index."""
+    path, index = folder / WEIGHTS, folder / INDEX
+    if path.is_file() or not index.is_file():
+        refuse_pickles(path)
+        return path, read_weights(path)[0]
+    place = read_json(index, {"weight_map": {str: str}})["weight_map"]
+    params: dict[str, np.ndarray] = {}
+    for shard in sorted(set(place.values())):
+        if Path(shard).name != shard:
+            raise ValueError(f"{index}: weight_map has {shard!r:.80}, wanted a file beside it")
+        found, _ = read_weights(folder / shard)
+        for name in found:
+            if place.get(name) != shard:
+                raise ValueError(
+                    f"{folder / shard}: holds {name}, which {INDEX} has in {place.get(name)}"
+                )
+        params |= found
+    if missing := sorted(place.keys() - params.keys()):
+        raise ValueError(f"{folder / place[missing[0]]}: no {missing[0]}, which {INDEX} has in it")
+    return index, params
 
 
 def _tokenizer(folder):
@@ -70,7 +93,9 @@ def _tokenizer(folder):
     try:
         return CharTokenizer.load(folder)
     except ForeignTokenizer as error:
-        warnings.warn(f"{error}; the model comes without a tokenizer", stacklevel=3)
+        with contextlib.suppress(ForeignTokenizer):
+            return BytePairTokenizer.load(folder)
+        warnings.warn(f"{error}; the model comes without a tokenizer", stacklevel=4)
         return None
 
 
@@ -87,11 +112,12 @@ def save_model(model: Llama, folder: str | Path) -> None:
 
 
 def config_json(model: Llama) -> dict:
-    """config.json's contents; theta stands under its old and its new name, so that every
-    transformers reads it.
+    """config.json's contents; theta and a scaling stand under their old and their new names, so
+    that every transformers reads them.
     """
-    c = model.config
-    tokens = {}
+    fields, tokens = dataclasses.asdict(model.config), {}
+    stretched = fields.pop("rope_scaling")
+    rope = {"rope_type": "llama3", **stretched} if stretched else {"rope_type": "default"}
     if model.tokenizer:
         tokens = {
             "eos_token_id": model.tokenizer.eos_id,
@@ -101,8 +127,9 @@ def config_json(model: Llama) -> dict:
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        **dataclasses.asdict(c),
-        "rope_parameters": {"rope_type": "default", "rope_theta": c.rope_theta},
+        **fields,
+        **({"rope_scaling": rope} if stretched else {}),
+        "rope_parameters": {**rope, "rope_theta": fields["rope_theta"]},
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
@@ -124,8 +151,10 @@ def read_config(path: str | Path) -> ModelConfig:
             raise ValueError(f"{path}: {name} is {fields[name]!r:.80}, supported is {allowed[0]!r}")
     absent = {"num_key_value_heads": fields.get("num_attention_heads"), "rms_norm_eps": 1e-6}
     fields = {**absent, **fields, **_rope(path, fields)}
-    given = {}
+    given = {"rope_scaling": fields.pop("rope_scaling")}
     for field in dataclasses.fields(ModelConfig):
+        if field.name in given:
+            continue
         if field.name in fields:
             check_kind(path, field.name, fields[field.name], field.type)
             given[field.name] = fields[field.name]
@@ -137,29 +166,52 @@ def read_config(path: str | Path) -> ModelConfig:
         raise ValueError(f"{path}: {str(error).removeprefix('config: ')}") from None
 
 
-def _rope(path: str | Path, fields: dict[str, Any]) -> dict[str, float]:
-    """{"rope_theta": θ} where the config has one: by itself, in rope_parameters, or in that one's
-    older name rope_scaling. Raises ValueError for other wavelengths than θ's, and for two θ.
+def _rope(path: str | Path, fields: dict[str, Any]) -> dict[str, Any]:
+    """{"rope_theta": θ where the config has one, "rope_scaling": Llama3Scaling or None}; both stand
+    by themselves, in rope_parameters, or in that one's older name rope_scaling.
+
+    Raises ValueError for other kinds of scaling, and where two places say two things.
     """
     thetas: dict[str, Any] = {"rope_theta": fields.get("rope_theta")}
+    scalings: dict[str, Llama3Scaling | None] = {}
     for name in ("rope_parameters", "rope_scaling"):
         check_kind(path, name, fields.get(name, {}), dict)
         rope = {key: value for key, value in fields.get(name, {}).items() if value is not None}
         thetas[f"{name}.rope_theta"] = rope.pop("rope_theta", None)
-        for key in ("rope_type", "type"):  # the new name and the old
-            if (kind := rope.pop(key, "default")) != "default":
-                raise ValueError(
-                    f"{path}: {name}: {key} is {kind!r:.80}, supported is 'default': "
-                    "it changes the mathematics"
-                )
         if rope:
-            raise ValueError(
-                f"{path}: {name} is {fields[name]!r:.80}, supported are rope_type and rope_theta"
-            )
+            scalings[name] = _scaling(f"{path}: {name}", rope)
     thetas = {name: theta for name, theta in thetas.items() if theta is not None}
     for name, theta in thetas.items():
         check_kind(path, name, theta, float)
-    if len(set(thetas.values())) > 1:
-        said = ", ".join(f"{name} is {theta!r:.20}" for name, theta in thetas.items())
-        raise ValueError(f"{path}: {said}; wanted one and the same")
-    return {"rope_theta": next(iter(thetas.values()))} if thetas else {}
+    for said in (thetas, scalings):
+        if len(set(said.values())) > 1:
+            listed = ", ".join(f"{name} is {value!r:.200}" for name, value in said.items())
+            raise ValueError(f"{path}: {listed}; wanted one and the same")
+    scaling = {"rope_scaling": next(iter(scalings.values()), None)}
+    return scaling | ({"rope_theta": next(iter(thetas.values()))} if thetas else {})
+
+
+def _scaling(place, rope):
+    """One of config.json's objects about RoPE, θ apart, as a Llama3Scaling, or None for "default".
+
+    Raises ValueError naming what is not supported or not there.
+    """
+    kinds = {key: rope.pop(key) for key in ("rope_type", "type") if key in rope}  # new name, old
+    for key, kind in kinds.items():
+        if kind not in ("default", "llama3"):
+            raise ValueError(
+                f"{place}: {key} is {kind!r:.80}, supported are 'default' and 'llama3': "
+                "it changes the mathematics"
+            )
+    stretched = "llama3" in kinds.values()
+    wanted = [field.name for field in dataclasses.fields(Llama3Scaling)] if stretched else []
+    if not rope.keys() <= set(wanted):
+        supported = ", ".join(("rope_type", "rope_theta", *wanted))
+        raise ValueError(f"{place} is {rope!r:.120}, supported are {supported}")
+    for name in wanted:
+        if name not in rope:
+            raise ValueError(f"{place}: no {name} in it")
+    try:
+        return Llama3Scaling(**rope) if stretched else None
+    except ValueError as error:
+        raise ValueError(f"{place}: {str(error).removeprefix('config: rope scaling: ')}") from None

@@ -1,24 +1,25 @@
 """Adapters in PEFT's layout: a folder with adapter_config.json and adapter_model.safetensors.
 
 LoRA-FA and LoRA+ are stored as plain LoRA. Delta-LoRA is stored as the LoRA of rank 2r that does
-the same on the untouched
-base: W₀ + λs(BA - B_k A_k) + sBA = W₀ + s [(1+λ)B, -λB_k] [A; A_k], where the index k marks the
-start step. Full fine-tuning is stored as the weights themselves, under adapter_config.json's
-"FULL", which PEFT does not know.
+the same on the untouched base: see its `factors`; its moved base is what `merge` and save_model
+write. Full fine-tuning is stored as the weights themselves, under adapter_config.json's "FULL",
+which PEFT does not know.
 """
 
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..adapters import Tuned, attach, find_method
+from ..adapters import Tuned, attach
+from ..choices import find_method, matches
 from ..files import check_kind, parse_json, read_json, write_together
 from ..methods import METHODS
 from ..model import EMBED, HEAD, Llama
-from .safetensors import array_bytes, read_weights
+from .safetensors import array_bytes, read_weights, refuse_pickles
 
 CONFIG, ARRAYS = "adapter_config.json", "adapter_model.safetensors"
 ABOUT = "minilora"  # the entry of the arrays' metadata; PEFT reads none
@@ -37,11 +38,16 @@ CHANGES = (  # fields of PEFT's configs that, set, make another formula or other
     "modules_to_save",
     "exclude_modules",
     "layers_to_transform",
-    "rank_pattern",
-    "alpha_pattern",
     "layer_replication",
     "target_parameters",
     "trainable_token_indices",
+)
+HARMLESS = set(  # fields that are read here, or say how the arrays were made or what they are for
+    "peft_type r target_modules lora_alpha lora_dropout use_rslora init_lora_weights init_weights "
+    "rank_pattern alpha_pattern vera_dropout d_initial projection_prng_key save_projection "
+    "base_model_name_or_path task_type inference_mode auto_mapping revision peft_version "
+    "layers_pattern loftq_config eva_config corda_config lora_ga_config megatron_config "
+    "megatron_core qalora_group_size ensure_weight_tying runtime_config".split()
 )
 SAME_BASE = (True, False, "gaussian", "orthogonal")  # init_lora_weights that leave W as it is
 
@@ -63,7 +69,7 @@ def save_adapter(tuned: Tuned, folder: str | Path, *, save_projection: bool = Tr
         "config": {k: v for k, v in config.items() if k not in DESCRIPTIVE},
     }
     data = array_bytes(arrays, {ABOUT: json.dumps(own)})
-    text = json.dumps(config, indent=1, sort_keys=True) + "\n"
+    text = json.dumps(dict(sorted(config.items())), indent=1) + "\n"  # patterns keep their order
     write_together({folder / ARRAYS: data, folder / CONFIG: text.encode()})
     return len(data)
 
@@ -86,15 +92,21 @@ def export(
         return config | {"peft_type": "FULL"}, arrays
     config |= {"r": tuned.rank, "target_modules": _target_modules(tuned)}
     if peft and peft.type == "LORA":
-        arrays, rank = _as_plain_lora(tuned)
+        arrays, times = _as_plain_lora(tuned)
         stabilized = tuned.options["rank_stabilized"]
+        louder = times ** (0.5 if stabilized else 1)  # of another rank, the same scaling
         config |= {
-            "r": rank,  # of another rank, another alpha has the same scaling
-            "lora_alpha": _plain(tuned.alpha * (rank / tuned.rank) ** (0.5 if stabilized else 1)),
+            "r": tuned.rank * times,
+            "lora_alpha": _plain(tuned.alpha * louder),
             "lora_dropout": tuned.options.get("dropout", 0.0),
             "use_rslora": stabilized,
             "init_lora_weights": True,
         }
+        patterns = {
+            "rank_pattern": {k: r * times for k, r in tuned.rank_pattern.items()},
+            "alpha_pattern": {k: _plain(a * louder) for k, a in tuned.alpha_pattern.items()},
+        }
+        config |= {name: pattern for name, pattern in patterns.items() if pattern}
     elif peft and peft.type == "VERA":
         config |= {
             "projection_prng_key": tuned.options["projection_prng_key"],
@@ -118,18 +130,15 @@ def _target_modules(tuned):
 
 
 def _as_plain_lora(tuned):
-    """All arrays of a LoRA that does the same on the untouched base, and its rank."""
-    arrays, rank = {}, tuned.rank
-    ratio = tuned.options.get("update_ratio", 0.0) if tuned.record.owns_weight else 0.0
-    moved = any("A_start" in a for a in tuned.layers.values())
-    for layer, a in tuned.layers.items():
-        A, B = a["A"], a["B"]
-        if moved:
-            rank = 2 * tuned.rank
-            A = np.concatenate([A, a["A_start"]], axis=0)
-            B = np.concatenate([(1 + ratio) * B, -ratio * a["B_start"]], axis=1)
+    """All arrays of a LoRA that does the same on the untouched base, and how many times the rank it
+    has.
+    """
+    arrays, times = {}, 1
+    for layer, arguments in tuned.layers.items():
+        B, A = tuned.factors(layer)
+        times = len(A) // len(arguments["A"])
         arrays[tuned.key(layer, "A")], arrays[tuned.key(layer, "B")] = A, B
-    return arrays, rank
+    return arrays, times
 
 
 def _plain(alpha):
@@ -146,6 +155,7 @@ def load_adapter(model: Llama, folder: str | Path, method: str | None = None, **
     """
     path = Path(folder) / CONFIG
     config = {name: value for name, value in read_json(path).items() if value is not None}
+    refuse_pickles(Path(folder) / ARRAYS)
     arrays, about = read_weights(Path(folder) / ARRAYS)
     own = _own(Path(folder) / ARRAYS, about)
     tuned = _empty(model, path, config, own, method, options)
@@ -213,6 +223,8 @@ def _empty(model, path, config, own, method, options):
         given["rank"] = config.get("r")
     if "alpha" in record.takes:
         given["alpha"] = config.get("lora_alpha", own.get("alpha", 8))  # PEFT's where it is absent
+    for name, kind in (("rank_pattern", int), ("alpha_pattern", float)):
+        given[name] = _pattern(path, name, config, kind, model)
     read = {
         "rank_stabilized": config.get("use_rslora"),
         "dropout": config.get("lora_dropout", config.get("vera_dropout")),
@@ -229,12 +241,21 @@ def _empty(model, path, config, own, method, options):
 
 
 def _check_formula(path, config):
-    """Raises ValueError for a field that makes another formula than this library's."""
+    """Raises ValueError for a field that makes another formula than this library's; warns of one
+    that it does not know.
+    """
+    given = {k: v for k, v in config.items() if v not in (None, False, "none", {}, [])}
     for name in CHANGES:
-        if config.get(name) not in (None, False, "none", {}, []):
+        if name in given:
             raise ValueError(
-                f"{path}: {name} is {config[name]!r:.80}: not supported, it changes the mathematics"
+                f"{path}: {name} is {given[name]!r:.80}: not supported, it changes the mathematics"
             )
+    if unknown := sorted(given.keys() - HARMLESS):
+        warnings.warn(
+            f"{path}: {unknown[0]} is {given[unknown[0]]!r:.80}: unknown here, and taken to change "
+            "nothing",
+            stacklevel=4,
+        )
     init = config.get("init_lora_weights", True)
     if init not in SAME_BASE:
         raise ValueError(
@@ -243,6 +264,17 @@ def _check_formula(path, config):
         )
     for name in ("use_rslora", "save_projection"):
         check_kind(path, name, config.get(name, False), bool)
+
+
+def _pattern(path, name, config, kind, model):
+    """A pattern of the config, without what matches no linear: PEFT passes over that, too."""
+    pattern = config.get(name, {})
+    check_kind(path, name, pattern, {str: kind})
+    linears = list(model.config.linears())
+    try:
+        return {k: v for k, v in pattern.items() if any(matches(k, n) for n in linears)}
+    except ValueError as error:
+        raise ValueError(f"{path}: {name}: {error}") from None
 
 
 def _targets(path, modules, model):

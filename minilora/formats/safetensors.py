@@ -14,6 +14,8 @@ from safetensors.numpy import save
 
 from ..files import write_atomically
 
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")  # endings of what torch.save and pickle write
+
 
 def write_arrays(
     path: str | Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, str] | None = None
@@ -45,6 +47,19 @@ def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str
                 f"{path}: {name} has {bad.size} of {a.size} numbers not finite, the first {bad[0]}"
             )
     return arrays, about
+
+
+def refuse_pickles(path: str | Path) -> None:
+    """Raises ValueError where a pickle is asked for: at path itself, or beside it in its stead."""
+    path = Path(path)
+    found = [path] if path.suffix in PICKLES and path.is_file() else []
+    if path.suffix == ".safetensors" and not path.exists():
+        found = sorted(p for p in path.parent.glob("*") if p.suffix in PICKLES)
+    if found:
+        raise ValueError(
+            f"{found[0]}: a pickle, which can run any code as it is opened: refused; wanted "
+            ".safetensors (transformers and PEFT write it by save_pretrained)"
+        )
 
 
 def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -92,6 +107,8 @@ def _reason(path, error):
         start = f.read(8)
         if len(start) < 8:
             return f"{size} bytes, not even a header"
+        if start[:4] == b"PK\x03\x04" or (start[0] == 0x80 and start[1] < 6):
+            return "it begins as a pickle or a zip of one does, which could run code"
         (length,) = struct.unpack("<Q", start)
         if length > size - 8:
             return f"{size} bytes, its header alone would be {length}"

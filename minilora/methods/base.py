@@ -43,6 +43,10 @@ class Method:
     init: Callable[..., Arrays]  # (W, rank, options, rng, shared) -> arguments after W
     delta: Callable[..., np.ndarray]  # (**arguments) -> ΔW (O, I) of the adapter: merged is W + ΔW
     count: Callable[[int, int, int], int]  # (I, O, rank) -> trainable numbers of one linear
+    factors: Callable[..., tuple[np.ndarray, np.ndarray]] | None = (
+        None  # (options, **arguments) -> (O, k), (k, I): their product, times s where the method
+        # has one, is all that changed since the untouched base
+    )
     options: Mapping[str, Any] = field(
         default_factory=dict
     )  # the only keywords that attach accepts

@@ -40,6 +40,18 @@ def after_step(arrays, kept, step, options):
     K.matmul_nn(left, right, add_to=arrays["W"])
 
 
+def factors(options, A, B, A_start=None, B_start=None, **_):
+    """s B A + λ s (B A - B_start A_start) = s · [(1+λ) B, -λ B_start] [A; A_start].
+
+    ->  (O, 2r), (2r, I); (O, r), (r, I) before W has moved.
+    """
+    if A_start is None:
+        return B, A
+    ratio = options["update_ratio"]
+    left = np.concatenate([(1 + ratio) * B, -ratio * B_start], axis=1)
+    return left, np.concatenate([A, A_start], axis=0)
+
+
 def check(options):
     """Raises ValueError unless the ratio is a finite number and the start step a whole one of at
     least 0.
@@ -61,6 +73,7 @@ METHOD = replace(
     formula="W + s B A, W moved by λ s Δ(B A) each step",
     options={"rank_stabilized": False, "update_ratio": 2.0, "start_step": 0},
     check=check,
+    factors=factors,
     before_step=before_step,
     after_step=after_step,
     owns_weight=True,

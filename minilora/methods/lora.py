@@ -63,6 +63,11 @@ def delta(s, A, B, **_):
     return s * (B @ A)
 
 
+def factors(options, A, B, **_):
+    """ΔW = s · B A.   ->  (O, r), (r, I)."""
+    return B, A
+
+
 def count(I, O, rank):
     """r (I + O)."""
     return rank * (I + O)
@@ -80,6 +85,7 @@ METHOD = Method(
     init=init,
     delta=delta,
     count=count,
+    factors=factors,
     options={"rank_stabilized": False, "dropout": 0.0},
     check=check_probability,
     peft=PEFT,

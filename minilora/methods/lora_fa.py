@@ -63,6 +63,7 @@ METHOD = Method(
     init=lora.init,
     delta=lora.delta,
     count=count,
+    factors=lora.factors,
     options={"rank_stabilized": False, "dropout": 0.0, "corrected": False},
     check=check_probability,
     grad_rule=corrected_gradient,

@@ -88,6 +88,11 @@ def delta(A, B, b, d, **_):
     return (b[:, None] * B * d) @ A
 
 
+def factors(options, A, B, b, d, **_):
+    """ΔW = (Λ_b B Λ_d) A.   ->  (O, r), (r, I)."""
+    return b[:, None] * B * d, A
+
+
 def count(I, O, rank):
     """O + r; the shared r (I + O) are frozen."""
     return O + rank
@@ -113,6 +118,7 @@ METHOD = Method(
     init=init,
     delta=delta,
     count=count,
+    factors=factors,
     options={"d_initial": 0.1, "projection_prng_key": 0, "dropout": 0.0},
     takes=("rank", "targets"),
     default_rank=256,

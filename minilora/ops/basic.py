@@ -70,8 +70,10 @@ def power_forward(a, exponent):
     return a**exponent, (a, exponent)
 
 
-def power_backward(dy, cache):
-    """da = dy · n aⁿ⁻¹."""
+def power_backward(dy, cache, need=(True, False)):
+    """da = dy · n aⁿ⁻¹. Raises ValueError where n trains."""
+    if need[1]:
+        raise ValueError("power: the exponent trains, wanted a constant; e^(n ln a) has both")
     a, exponent = cache
     return dy * (exponent * a ** (exponent - 1)), None
 

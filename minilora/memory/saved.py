@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from .engine import Node
-from .meta import Meta, is_array
+from ..engine import Node
+from ..meta import Meta, is_array
 
 
 @dataclass(frozen=True)

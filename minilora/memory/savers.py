@@ -4,19 +4,17 @@ measured seconds.
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from .adapters import Tuned
-from .engine import Node, Tensor, backward
-from .memory import Ledger, measure, predict, shadow
-from .optim import AdamW
-from .plots import human
-
-Update = Callable[[Node], None]
+from ..adapters import Tuned
+from ..engine import Node, Tensor, backward
+from ..methods import METHODS
+from ..optim import AdamW
+from ..plots import human
+from .step import Ledger, measure, predict, shadow
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class Saver:
 
     title: str
     meaning: str
-    recompute: str | None = None  # see adapters.check_recompute
+    recompute: str | None = None  # see choices.check_recompute
     frees: bool = False  # does AdamW take each gradient as soon as it is whole?
 
 
@@ -98,8 +96,9 @@ def seconds(tuned: Tuned, batch: int, seq: int, rounds: int = 9) -> dict[str, fl
     return {title: unit * ratio for title, ratio in ratios.items()}
 
 
-def savers(tuned: Tuned, batch: int, seq: int) -> dict[str, dict[str, Any]]:
-    """Title -> "predicted" and "measured" (ledgers) and "seconds" of a step; tuned stays as it was.
+def savers(tuned: Tuned, batch: int, seq: int) -> dict[str, dict[str, float]]:
+    """Title -> bytes "saved" for backward and of the "peak", as predicted, the "measured_peak", and
+    "seconds" of a step; tuned stays as it was.
 
     Steps are taken at rate 0, which moves nothing.
     """
@@ -107,27 +106,37 @@ def savers(tuned: Tuned, batch: int, seq: int) -> dict[str, dict[str, Any]]:
     rows = {}
     for saver in SAVERS:
         said, found = bytes_of(tuned, saver, batch, seq)
-        rows[saver.title] = {"predicted": said, "measured": found, "seconds": times[saver.title]}
+        rows[saver.title] = {
+            "saved": said.activations,
+            "peak": said.peak,
+            "measured_peak": found.peak,
+            "seconds": times[saver.title],
+        }
     tuned.recompute = recompute
     return rows
 
 
-def table(title: str, rows: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """A row a saver: kept for backward, peak, and the change of the peak and of the time."""
-    yield f"{title:18}{'saved':>12}{'peak':>12}{'measured':>12}{'less':>12}{'time':>10}"
-    first = rows[SAVERS[0].title]
-    for name, row in rows.items():
-        said, found = row["predicted"], row["measured"]
-        less = human(first["measured"].peak - found.peak) if row is not first else ""
-        price = f"{row['seconds'] / first['seconds'] - 1:+.0%}"
-        price = price if row is not first else f"{1000 * row['seconds']:.1f} ms"
-        cells = (human(said.activations), human(said.peak), human(found.peak), less)
-        yield f"{name:18}{''.join(f'{cell:>12}' for cell in cells)}{price:>10}"
-
-
-def legend() -> Iterator[str]:
-    """What the rows mean."""
+def table(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[str]:
+    """A block a method, a row a saver: bytes, and the change of the peak and of the time."""
+    for name, rows in found.items():
+        yield _cells(METHODS[name].title, ("saved", "peak", "measured", "less", "time"))
+        first = rows[SAVERS[0].title]
+        for title, row in rows.items():
+            sizes = (human(row[part]) for part in ("saved", "peak", "measured_peak"))
+            less = _signed(first["peak"] - row["peak"])
+            price = f"{row['seconds'] / first['seconds'] - 1:+.0%}"
+            change = ("", f"{1000 * row['seconds']:.1f} ms") if row is first else (less, price)
+            yield _cells(title, (*sizes, *change))
+        yield ""
     for saver in SAVERS:
         yield f"{saver.title + ':':17}{saver.meaning}"
-    yield "saved: kept for backward. peak: predicted, then measured; less: of the measured peak."
-    yield "time: of a step with AdamW, the medians of runs that took turns."
+    yield "saved: kept for backward; peak: predicted, then measured; less: of the predicted peak"
+    yield "time: of a step with AdamW, the medians of runs that took turns"
+
+
+def _cells(title, cells):
+    return f"{title:18}{''.join(f'{cell:>12}' for cell in cells)}".rstrip()
+
+
+def _signed(n):
+    return f"-{human(-n)}" if n < 0 else human(n)

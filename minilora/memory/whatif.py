@@ -11,16 +11,17 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from . import ops
-from .engine import Op
-from .memory import ledger
-from .methods import METHODS
-from .methods.dropout import mask
-from .model import ModelConfig
-from .plots import human
+from .. import ops
+from ..choices import find_method
+from ..engine import Op
+from ..methods import METHODS
+from ..methods.dropout import mask
+from ..model import ModelConfig
+from ..plots import human
+from .step import ledger
 
 P = 0.1  # the dropout of the cases that have one
-REFERENCE = "lora"  # the method that the others are held against
+REFERENCE = "lora"  # what the others are held against
 ADAPTER = "adapter"  # stands for the method's own pair among a case's pairs
 
 
@@ -31,12 +32,17 @@ class Case:
     title: str  # of its column
     meaning: str
     pairs: tuple[str, ...] = ()  # names in ops, or ADAPTER
-    more: Callable[[Mapping[str, Any], Any], Any] | None = None  # (arguments, out) -> array
+    more: Callable[[Mapping[str, Any], Any], Any] | None = None  # (arguments, out) -> array or None
     dropout: float = 0.0
 
 
-def _made_mask(given):
+def _mask(given, out):
     return mask(given["p"], given["key"], given["x"])
+
+
+def _mask_of_bytes(given, out):
+    m = _mask(given, out)
+    return None if m is None else m > 0  # none where nothing is dropped: in evaluation
 
 
 CASES = (
@@ -53,14 +59,14 @@ CASES = (
         "mask, bytes",
         "that mask kept, a byte a number (PyTorch on a GPU)",
         (ADAPTER,),
-        lambda given, out: _made_mask(given) > 0,
+        _mask_of_bytes,
         P,
     ),
     Case(
         "mask, floats",
         "that mask kept in x's precision (PyTorch on a processor)",
         (ADAPTER,),
-        lambda given, out: _made_mask(given),
+        _mask,
         P,
     ),
 )
@@ -85,7 +91,7 @@ def keeping(op: Op, more: Callable[[Mapping[str, Any], Any], Any]) -> Op:
 @contextlib.contextmanager
 def supposing(case: Case, method: str) -> Iterator[None]:
     """Inside, the case's pairs keep more, for every model that runs this method."""
-    record, more = METHODS[method], case.more
+    record, more = find_method(method), case.more
     pairs, records = {}, {}
     if more:
         pairs = {n: keeping(getattr(ops, n), more) for n in case.pairs if n != ADAPTER}
@@ -113,7 +119,7 @@ def saved_bytes(
     how: `ledger`'s keywords.
     """
     if case.dropout:
-        if not METHODS[method].has_dropout:
+        if not find_method(method).has_dropout:
             return None
         how = {**how, "dropout": case.dropout}
     with supposing(case, method):
@@ -125,7 +131,7 @@ def what_ifs(
     settings: Mapping[str, Mapping[str, Any]],
     batch: int,
     seq: int,
-    mixed: bool,
+    mixed: bool = False,
 ) -> dict[str, dict[str, int | None]]:
     """method -> case -> bytes kept for backward."""
     return {
@@ -138,19 +144,21 @@ def what_ifs(
 
 
 def table(found: Mapping[str, Mapping[str, int | None]]) -> Iterator[str]:
-    """A row a method, a column a case; below each row its share of the reference's bytes."""
-    yield f"{'kept for backward':18}{''.join(f'{case.title:>13}' for case in CASES)}"
+    """A row a method, a column a case; below each row its share of the reference as it is;
+    then what the cases are.
+    """
+    yield f"{'kept for backward':18}{''.join(f'{case.title:>14}' for case in CASES)}"
+    whole = found.get(REFERENCE, {}).get(CASES[0].title)
     for name, row in found.items():
-        cells = ("–" if n is None else human(n) for n in row.values())
-        yield f"{METHODS[name].title:18}{''.join(f'{cell:>13}' for cell in cells)}"
-        if REFERENCE in found and name != REFERENCE:
-            pairs = zip(row.values(), found[REFERENCE].values())
-            shares = ("" if n is None or not of else f"{n / of:.1%}" for n, of in pairs)
-            title = f"  of {METHODS[REFERENCE].title}'s"
-            yield f"{title:18}{''.join(f'{share:>13}' for share in shares)}".rstrip()
-
-
-def legend() -> Iterator[str]:
-    """What the columns mean."""
+        yield _cells(METHODS[name].title, ("–" if n is None else human(n) for n in row.values()))
+        if whole:
+            shares = ("" if n is None else f"{n / whole:.1%}" for n in row.values())
+            yield _cells("", shares)
+    yield ""
     for case in CASES:
         yield f"{case.title + ':':14}{case.meaning}"
+    yield f"%: of what {METHODS[REFERENCE].title} keeps as it is"
+
+
+def _cells(title, cells):
+    return f"{title:18}{''.join(f'{cell:>14}' for cell in cells)}".rstrip()

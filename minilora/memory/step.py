@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from . import meta
-from .adapters import Tuned, attach
-from .engine import Tensor, backward, tape
-from .memory_saved import Saved, saved_arrays, storages
-from .memory_saved import arrays_in as arrays_in
-from .meta import Meta, is_array
-from .model import Llama, ModelConfig
-from .optim import AdamW
+from .. import kernels as K
+from .. import meta
+from ..adapters import Tuned, attach
+from ..engine import Tensor, backward, tape
+from ..meta import Meta, is_array
+from ..model import Llama, ModelConfig
+from ..optim import AdamW
+from .saved import Saved, saved_arrays, storage, storages
 
 CATEGORIES = ("weights", "gradients", "optimizer", "activations")
 
@@ -42,11 +42,11 @@ class Ledger:
     trainable: int  # of weights: what trains
     shared: int  # of weights: projections that all layers share (VeRA)
     copies: int  # of weights: what a step rule moves or remembers (Delta-LoRA: W, start factors)
+    packed: int  # of weights: copies in a kernel's own order, see kernels.packed_bytes
+    scratch: int  # what else stays from step to step: rope's tables
     peak: int  # weights + optimizer + scratch + the most that forward and backward held at once
     transient: int  # of the peak: neither weights, nor optimizer, nor scratch, nor activations
     saved: tuple[Saved, ...]  # the storages behind `activations`
-    packed: int = 0  # of weights: copies of frozen weights in a kernel's own order; none keeps any
-    scratch: int = 0  # buffers that kernels keep from call to call; none keeps any
 
     def __getitem__(self, category: str) -> int:
         return getattr(self, category)
@@ -67,22 +67,21 @@ def ledger(
     *,
     method: str | None = None,
     mixed: bool = False,
-    recompute: str | None = None,
     **how: Any,
 ) -> Ledger:
     """Predicted bytes of a training step on (batch_size, seq_len) tokens, all of which count;
     nothing is allocated.
 
     model: a Tuned, or a Llama or ModelConfig with method= and attach's keywords (rank, targets,
-    options).
+    recompute, options).
     mixed: 16-bit weights, gradients and activations, with a 32-bit master copy and moments of what
-    trains. recompute: what backward makes again, see `adapters.check_recompute`; a Tuned has it.
+    trains.
     """
     if isinstance(model, Tuned):
-        if method or how or mixed or recompute:
+        if method or how or mixed:
             raise ValueError(
-                "ledger: a Tuned has its method and its settings; got method=, mixed=, recompute= "
-                "or the method's keywords too"
+                "ledger: a Tuned has its method and its settings; got method=, mixed= or attach's "
+                "keywords too"
             )
         return predict(shadow(model), batch_size, seq_len)
     if method is None:
@@ -90,7 +89,6 @@ def ledger(
     config = model.config if isinstance(model, Llama) else model
     dtype = np.float16 if mixed else model.dtype if isinstance(model, Llama) else np.float32
     tuned = without_numbers(config, dtype, method, **how)
-    tuned.recompute = recompute
     found = predict(tuned, batch_size, seq_len)
     if not mixed:
         return found
@@ -106,7 +104,7 @@ def predict(
     """The bytes of a step of a Tuned of shapes alone (`without_numbers`); walk: its backward."""
     _check_sizes(batch_size, seq_len)
     ids = np.zeros((batch_size, seq_len), np.int64)
-    with meta.counting() as memory:
+    with meta.counting() as memory, np.errstate(over="ignore"):  # 131,072 rows are inf in float16
         return _account(tuned, ids, lambda: memory.peak, walk)
 
 
@@ -160,19 +158,23 @@ def _account(tuned, tokens, step_peak: Callable[[], int], walk) -> Ledger:
     peak = step_peak()
     gradients = sum(leaf.grad.nbytes for leaf in leaves.values() if leaf.grad is not None)
     trainable, shared = _bytes(tuned.trainable.values()), _bytes(tuned.shared.values())
-    weights, copies = _bytes(weight_arrays(tuned)), _bytes(_copies(tuned))
+    held, copies = _bytes(weight_arrays(tuned)), _bytes(_copies(tuned))
+    packed = sum({storage(a)[0]: K.packed_bytes(a) for a in weight_arrays(tuned)}.values())
+    scratch = _bytes(tables)
     optimizer = AdamW(tuned.trainable).nbytes
     activations = sum(s.nbytes for s in saved)
     return Ledger(
-        weights=weights,
+        weights=held + packed,
         gradients=gradients,
         optimizer=optimizer,
         activations=activations,
-        frozen=weights - trainable - shared - copies,
+        frozen=held - trainable - shared - copies,
         trainable=trainable,
         shared=shared,
         copies=copies,
-        peak=weights + optimizer + peak,
+        packed=packed,
+        scratch=scratch,
+        peak=held + packed + optimizer + scratch + peak,
         transient=peak - activations,
         saved=tuple(saved),
     )
@@ -205,13 +207,14 @@ def without_numbers(config: ModelConfig, dtype, method: str, **how: Any) -> Tune
 
 def shadow(tuned: Tuned) -> Tuned:
     """A Tuned without numbers that holds what this one holds, also what step rules added since."""
-    given = {"rank": tuned.rank, "alpha": tuned.alpha, "targets": tuned.targets}
+    names = ("rank", "alpha", "rank_pattern", "alpha_pattern", "targets")
+    given = {name: getattr(tuned, name) for name in names}
     how = {k: v for k, v in given.items() if v is not None} | tuned.options
+    how["recompute"] = tuned.recompute
     shadow = without_numbers(tuned.config, tuned.base.dtype, tuned.method, **how)
     for layer, arguments in tuned.layers.items():
         added = arguments.keys() - shadow.layers[layer].keys()
         shadow.layers[layer] |= {n: Meta(arguments[n].shape, arguments[n].dtype) for n in added}
-    shadow.recompute = tuned.recompute
     return shadow
 
 
@@ -221,13 +224,24 @@ def _check_sizes(batch_size, seq_len):
             raise ValueError(f"memory: {name} is {n!r}, wanted a whole number of at least 1")
 
 
-def largest(fits: Callable[[int], bool], limit: int = 2**20) -> int:
-    """The largest n up to limit with fits(n), where fits turns false once; 0 where none does."""
-    low, high = 0, 1
-    while high <= limit and fits(high):
-        low, high = high, 2 * high
-    high = min(high, limit + 1)
+def largest(size: Callable[[int], int], budget: float, limit: int = 2**20) -> int:
+    """The largest n up to limit with size(n) <= budget, where size grows; 0 where none is.
+
+    Sizes lie almost on a straight line, so the next n to try is where one would meet the budget;
+    halving the rest is for what does not.
+    """
+    low, high, held = 1, limit + 1, size(1)
+    if held > budget:
+        return 0
+    slope, tries = max(size(2) - held, 1.0), 0
     while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
+        tries += 1
+        guess = low + int((budget - held) / slope) if tries < 8 else (low + high) // 2
+        n = min(max(guess, low + 1), high - 1)
+        here = size(n)
+        slope = max((here - held) / (n - low), 1e-9)
+        if here <= budget:
+            low, held = n, here
+        else:
+            high = n
     return low

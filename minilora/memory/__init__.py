@@ -1,0 +1,23 @@
+"""Where the memory goes: the bytes of a training step, predicted from shapes and measured.
+
+step: the ledger, by category · saved: what the tape keeps, by name · tables, figure: to read
+whatif: pairs that keep more than they need · savers: memory for time
+"""
+
+from .saved import Saved, arrays_in, by_kind, cache_names, saved_arrays
+from .step import CATEGORIES, Ledger, largest, ledger, measure, predict, shadow
+
+__all__ = [
+    "CATEGORIES",
+    "Ledger",
+    "Saved",
+    "arrays_in",
+    "by_kind",
+    "cache_names",
+    "largest",
+    "ledger",
+    "measure",
+    "predict",
+    "saved_arrays",
+    "shadow",
+]

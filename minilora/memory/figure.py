@@ -1,0 +1,145 @@
+"""The figure of bytes against the length of a row: a panel a method, what it holds stacked."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import plots
+from ..choices import DEFAULT_TARGETS
+from ..files import write_atomically
+from ..methods import METHODS
+from ..model import ModelConfig
+from .step import Ledger, ledger
+from .whatif import REFERENCE
+
+PARTS = {  # what is stacked, from the bottom -> colour, and its bytes
+    "frozen weights": ("#C9CED6", lambda row: row.frozen + row.shared + row.packed),
+    "moved copies of weights": ("#8A94A3", lambda row: row.copies),
+    "trained weights": ("#4F9A6B", lambda row: row.trainable),
+    "gradients": (plots.PARTS["gradients"][0], lambda row: row.gradients),
+    "optimizer": (plots.PARTS["optimizer"][0], lambda row: row.optimizer),
+    "activations": (plots.PARTS["activations"][0], lambda row: row.activations),
+}
+
+
+def overtaking(lengths: Sequence[int], rows: Sequence[Ledger]) -> int:
+    """The first length, in tokens, whose activations outweigh the weights.
+
+    Activations are a straight line over the length: two ledgers give it.
+    """
+    (start, end), (one, two) = (lengths[0], lengths[-1]), (rows[0], rows[-1])
+    rise = two.activations - one.activations
+    steps = (one.weights - one.activations) * (end - start) // rise + 1
+    return max(1, start + steps)
+
+
+def curves(
+    config: ModelConfig, settings: Mapping[str, Mapping[str, Any]], batch: int, mixed: bool = False
+) -> tuple[list[int], dict[str, list[Ledger]]]:
+    """Lengths, and the ledger of each method at each: as far as twice the last overtaking, at most
+    what the model was made for, in tokens.
+    """
+
+    def rows(lengths):
+        return {
+            name: [ledger(config, batch, n, method=name, mixed=mixed, **how) for n in lengths]
+            for name, how in settings.items()
+        }
+
+    last = max(overtaking((1, 2), row) for row in rows((1, 2)).values())
+    top = min(1 << (2 * last - 1).bit_length(), config.max_position_embeddings)
+    lengths = sorted({1, max(1, top // 2), top})
+    return lengths, rows(lengths)
+
+
+def memory_by_length(lengths: Sequence[int], found: Mapping[str, Sequence[Ledger]], title: str):
+    """A stack a method over the length of a row in tokens, where activations overtake marked."""
+    columns = min(3, len(found))
+    lines = -(-len(found) // columns)
+    with plots.style():
+        figure = plots.canvas(4.5 * columns + 0.6, 3.7 * lines + 1.5)
+        figure.suptitle(title, fontsize=17, x=0.01, ha="left")
+        grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+        panels = list(grid.flat)
+        for axes, (name, rows) in zip(panels, found.items()):
+            _stack(axes, lengths, rows)
+            if name != REFERENCE and REFERENCE in found:
+                total = [row.total() for row in found[REFERENCE]]
+                label = f"all that {METHODS[REFERENCE].title} holds"
+                axes.plot(lengths, total, color=plots.INK, ls="--", lw=1.8, label=label)
+            axes.set_title(METHODS[name].title, fontsize=16)
+        _scale(panels, lengths, found)
+        for axes in grid[-1]:
+            axes.set_xlabel("tokens of a row", fontsize=14)
+        for axes in panels[len(found) :]:
+            axes.remove()
+        handles: dict[str, Any] = {}
+        for axes in figure.axes:
+            handles |= dict(zip(*reversed(axes.get_legend_handles_labels())))
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=4)
+    return figure
+
+
+def _stack(axes, lengths, rows):
+    """The parts on one another, and a line where activations outgrow the weights."""
+    colours, sizes = zip(*PARTS.values())
+    heights = [[size(row) for row in rows] for size in sizes]
+    axes.stackplot(lengths, heights, colors=colours, labels=PARTS, lw=0)
+    here = overtaking(lengths, rows)
+    if here > lengths[-1]:
+        return
+    axes.axvline(here, color=plots.INK, lw=1.6, ls=":")
+    axes.annotate(
+        f"activations > weights\nfrom {here:,} tokens",
+        xy=(here, 0.97),
+        xycoords=("data", "axes fraction"),
+        xytext=(7, 0),
+        textcoords="offset points",
+        va="top",
+        fontsize=13,
+    )
+
+
+def _scale(panels, lengths, found):
+    """One scale for all: ticks at round binary sizes, room for the words above the stacks."""
+    from matplotlib.ticker import MaxNLocator, MultipleLocator
+
+    most = max(row.total() for rows in found.values() for row in rows)
+    step = 2 ** (most.bit_length() - 3)  # four to eight ticks
+    for axes in panels:
+        axes.set_xlim(lengths[0], lengths[-1])
+        axes.set_ylim(0, most * 1.02)
+        axes.yaxis.set_major_locator(MultipleLocator(step))
+        axes.yaxis.set_major_formatter(lambda value, _: re.sub(r"\.0+ ", " ", plots.human(value)))
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+
+
+def draw(
+    config: ModelConfig,
+    settings: Mapping[str, Mapping[str, Any]],
+    batch: int,
+    path: str | Path,
+    title: str,
+    mixed: bool = False,
+) -> None:
+    """Draw predicted bytes against the length of a row, one panel a method, as a PNG."""
+    lengths, found = curves(config, settings, batch, mixed)
+    write_atomically(path, plots.png(memory_by_length(lengths, found, title)))
+
+
+def heading(
+    model: str, settings: Mapping[str, Mapping[str, Any]], batch: int, mixed: bool = False
+) -> str:
+    """What the figure shows, in a line."""
+    how = {k: v for given in settings.values() for k, v in given.items()}
+    targets = how.get("targets", DEFAULT_TARGETS)
+    parts = [
+        model,
+        "one row" if batch == 1 else f"{batch} rows",
+        "mixed precision" if mixed else "float32",
+        f"adapters on {'all linears' if targets == 'all-linear' else ', '.join(targets)}",
+        f"{how['recompute']} made again" if "recompute" in how else "",
+    ]
+    return f"{', '.join(filter(None, parts))}: bytes of a training step"

@@ -1,0 +1,51 @@
+"""RoPE's angles: one wavelength for each pair of a head's entries, and Llama 3's stretching of the
+long ones.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Llama3Scaling:
+    """Wavelengths for more tokens than the model was first made for, under config.json's names."""
+
+    factor: float  # by which long wavelengths grow
+    low_freq_factor: float  # wavelengths above original / this grow by the whole factor
+    high_freq_factor: float  # wavelengths below original / this stay
+    original_max_position_embeddings: int  # T of the first training, tokens
+
+    def __post_init__(self):
+        for name, value in dataclasses.asdict(self).items():
+            wanted = int if name.startswith("original") else int | float
+            if not isinstance(value, wanted) or isinstance(value, bool) or not 0 < value < math.inf:
+                raise ValueError(f"config: rope scaling: {name} is {value!r}, wanted it above 0")
+        if self.high_freq_factor <= self.low_freq_factor:
+            raise ValueError(
+                f"config: rope scaling: high_freq_factor is {self.high_freq_factor!r}, wanted it "
+                f"above low_freq_factor {self.low_freq_factor!r}"
+            )
+
+    def scale(self, periods: np.ndarray) -> np.ndarray:
+        """p -> p / ((1-k)/factor + k); k, cut to 0 … 1, is (T/2πp - low) / (high - low).
+
+        p: tokens a radian. Source: transformers' rope type "llama3", for Llama 3.1's checkpoints.
+        """
+        turns = self.original_max_position_embeddings / (2 * math.pi * periods)
+        kept = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        kept = kept.clip(0, 1)
+        return periods / ((1 - kept) / self.factor + kept)
+
+
+def tables(
+    head_dim: int, theta: float, scaling: Llama3Scaling | None, length: int, dtype
+) -> tuple[np.ndarray, np.ndarray]:
+    """cos and sin of place / p_j, p_j = θ^(2j/D).   -> (length, D/2) each, computed in float64."""
+    periods = theta ** (np.arange(0, head_dim, 2) / head_dim)  # tokens a radian
+    if scaling:
+        periods = scaling.scale(periods)
+    angle = np.arange(length)[:, None] / periods
+    return np.cos(angle).astype(dtype), np.sin(angle).astype(dtype)

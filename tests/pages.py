@@ -1,0 +1,47 @@
+"""Pages whose code blocks begin with `$ minilora …` and show what that prints.
+
+    python tests/pages.py docs/memory.md docs/errata.md
+
+writes the blocks of these pages anew.
+"""
+
+import contextlib
+import io
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from minilora.cli import main
+
+BLOCK = re.compile(r"^```\n\$ minilora (.+)\n((?:(?!```).*\n)*)```$", re.M)
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """(command, output) of every block."""
+    return [(m[1], m[2].rstrip()) for m in BLOCK.finditer(page.read_text(encoding="utf-8"))]
+
+
+def prose(page: Path) -> str:
+    """The page without its code blocks."""
+    return re.sub(r"^```$.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+def output(command: str) -> str:
+    """What `minilora command` prints."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert main(shlex.split(command)) == 0, command
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).rstrip()
+
+
+def write(page: Path) -> None:
+    """Run every block's command and put in what it prints."""
+    text = page.read_text(encoding="utf-8")
+    again = BLOCK.sub(lambda m: f"```\n$ minilora {m[1]}\n{output(m[1])}\n```", text)
+    page.write_text(again, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        write(Path(name))

@@ -1,0 +1,235 @@
+"""What would keep more, what would hold less: by closed form, measured, to the same bits."""
+
+import json
+
+import numpy as np
+import pytest
+
+import minilora as ml
+from minilora.cli import main
+from minilora.memory import CATEGORIES, figure, ledger, measure, savers, whatif
+from minilora.methods import METHODS
+from minilora.model import Llama, ModelConfig, init_params
+from minilora.shapes import SHAPES
+
+CONFIG = ModelConfig(512, 128, 384, 4, 4, 2)  # V, C, F, L, H, G; q 128 wide, k and v 64
+BATCH, LENGTH = 6, 50
+N, C, F, L = BATCH * LENGTH, 128, 384, 4
+QV, ALL = ("q_proj", "v_proj"), "all-linear"
+ADAPTERS = [name for name, record in METHODS.items() if not record.whole_model]
+WITH_DROPOUT = [name for name, record in METHODS.items() if record.has_dropout]
+KEEP_X = [name for name in ADAPTERS if "A" in METHODS[name].trains]
+CASES = {case.title: case for case in whatif.CASES}
+SAVERS = {saver.title: saver for saver in savers.SAVERS}
+
+
+def kept(title, method, targets=QV):
+    how = {} if METHODS[method].whole_model else {"rank": 8, "targets": targets}
+    return whatif.saved_bytes(CASES[title], method, CONFIG, BATCH, LENGTH, **how)
+
+
+def more(title, method, targets=QV):
+    """Bytes beyond what is needed."""
+    return kept(title, method, targets) - kept("as it is", method, targets)
+
+
+class TestWhatIf:
+    """Pairs that keep more than their backward reads."""
+
+    @pytest.mark.parametrize("targets, inputs", [(QV, C), (ALL, 2 * C + F)])
+    def test_what_lora_fa_saves(self, targets, inputs):
+        """x of a layer: q and v share the norm's output; gate and up share the other, down has
+        its own, and o's is attention's own.
+        """
+        assert kept("as it is", "lora", targets) - kept("as it is", "lora_fa", targets) == (
+            4 * L * N * inputs
+        )
+
+    @pytest.mark.parametrize("targets", [QV, ALL], ids=["q,v", ALL])
+    def test_a_norm_that_keeps_its_output(self, targets):
+        """2L + 1 norms. Before the first layer's nothing trains; whoever has x has y already."""
+        assert more("norm's y", "lora_fa", targets) == 4 * N * C * 2 * L
+        without = {QV: L + 1, ALL: 1}[targets]  # norms whose output is nobody's x
+        assert more("norm's y", "lora", targets) == 4 * N * C * without
+        assert more("norm's y", "full") == 4 * N * C
+        left = kept("norm's y", "lora", targets) - kept("norm's y", "lora_fa", targets)
+        assert left == 4 * N * (C + (L * F if targets == ALL else 0))
+
+    @pytest.mark.parametrize("targets", [QV, ALL], ids=["q,v", ALL])
+    def test_every_input_kept_and_nothing_is_left_of_the_saving(self, targets):
+        assert more("every x", "lora_fa", targets) == 4 * L * N * (2 * C + F)
+        assert more("every x", "full") == 0
+        assert len({kept("every x", name, targets) for name in (*KEEP_X, "lora_fa")}) == 1
+        if targets == ALL:
+            assert all(more("every x", name, targets) == 0 for name in KEEP_X)
+
+    @pytest.mark.parametrize("targets, inputs", [(QV, 2 * C), (ALL, 6 * C + F)])
+    @pytest.mark.parametrize("method", WITH_DROPOUT)
+    def test_a_stored_mask(self, method, targets, inputs):
+        """One for each adapted linear: q, k and v share x, but not the mask."""
+        assert more("dropout", method, targets) == 0
+        assert more("mask, bytes", method, targets) == L * N * inputs
+        assert more("mask, floats", method, targets) == 4 * L * N * inputs
+
+    def test_a_stored_mask_of_floats_is_twice_what_lora_fa_saved(self):
+        saving = kept("as it is", "lora") - kept("as it is", "lora_fa")
+        assert more("mask, floats", "lora_fa") == 2 * saving
+        assert kept("mask, floats", "lora_fa") - kept("as it is", "lora") == saving
+
+    def test_methods_without_dropout_have_no_such_row(self):
+        for name in METHODS:
+            assert (kept("mask, bytes", name) is None) == (name not in WITH_DROPOUT)
+
+    @pytest.mark.parametrize("title", CASES)
+    @pytest.mark.parametrize("method", ADAPTERS)
+    def test_predicted_is_measured(self, title, method):
+        case = CASES[title]
+        how = {"dropout": case.dropout} if case.dropout else {}
+        if case.dropout and method not in WITH_DROPOUT:
+            return
+        tuned = ml.attach(Llama(CONFIG, init_params(CONFIG)), method, rank=8, targets=ALL, **how)
+        plain = measure(tuned, BATCH, LENGTH)
+        with whatif.supposing(case, method):
+            said, found = ledger(tuned, BATCH, LENGTH), measure(tuned, BATCH, LENGTH)
+        assert dict(said) == dict(found)
+        assert said.activations == kept(title, method, ALL)
+        assert dict(measure(tuned, BATCH, LENGTH)) == dict(plain)  # nothing stays replaced
+
+    def test_the_table(self):
+        settings = {"lora": {"rank": 8}, "delta_lora": {"rank": 8}}
+        found = whatif.what_ifs(CONFIG, settings, BATCH, LENGTH)
+        lines = list(whatif.table(found))
+        assert lines[1].startswith("LoRA ") and lines[2].split()[0] == "100.0%"
+        assert lines[3].count("–") == 3 and len(lines) == 6 + len(CASES) + 1
+
+
+def fresh(method, targets=ALL, **how):
+    how = {} if METHODS[method].whole_model else {"rank": 4, "targets": targets, **how}
+    return ml.attach(Llama(CONFIG, init_params(CONFIG, std=0.1)), method, **how)
+
+
+class TestSavers:
+    """Memory for time."""
+
+    @pytest.mark.parametrize("method", METHODS)
+    @pytest.mark.parametrize("title", list(SAVERS)[1:])
+    def test_the_same_steps_to_the_bit(self, title, method):
+        ids = np.random.default_rng(1).integers(0, 512, (2, 20))
+        arrays = []
+        for saver in (savers.SAVERS[0], SAVERS[title]):
+            tuned = fresh(method)
+            before = {key: a.copy() for key, a in tuned.trainable.items()}
+            run = savers.step(tuned, saver, 1e-2)
+            for _ in range(3):
+                run(ids)
+            assert any((a != before[key]).any() for key, a in tuned.trainable.items())
+            arrays.append(tuned.trainable)
+        for key, a in arrays[0].items():
+            assert np.array_equal(a, arrays[1][key]), key
+
+    @pytest.mark.parametrize("method", METHODS)
+    @pytest.mark.parametrize("title", SAVERS)
+    def test_predicted_is_measured(self, title, method):
+        said, found = savers.bytes_of(fresh(method), SAVERS[title], BATCH, LENGTH)
+        assert dict(said) == dict(found) and said.saved == found.saved
+        assert abs(said.peak - found.peak) <= 0.02 * found.peak
+
+    def test_freed_gradients_are_nowhere_and_the_peak_of_a_short_row_falls(self):
+        """Full fine-tuning: at most the head's gradient, which forward makes, and one more."""
+        row, freed = (
+            savers.bytes_of(fresh("full"), SAVERS[title], 1, 4)[0]
+            for title in ("as it is", "gradients freed")
+        )
+        assert row.gradients == row.weights and freed.gradients == 0
+        largest = 4 * C * max(F, 512)
+        assert row.peak - freed.peak >= row.gradients - 3 * largest
+
+    def test_a_saver_says_its_price_and_leaves_all_as_it_was(self):
+        tuned = fresh("vera", recompute="swiglu")
+        before = {key: a.copy() for key, a in tuned.arrays.items()}
+        rows = savers.savers(tuned, 1, 8)
+        assert tuned.recompute == "swiglu" and list(rows) == list(SAVERS)
+        assert all(np.array_equal(a, before[key]) for key, a in tuned.arrays.items())
+        assert all(row["seconds"] > 0 for row in rows.values())
+        lines = list(savers.table({"vera": rows}))
+        assert lines[1].endswith(" ms") and lines[3].endswith("%")
+
+
+class TestFigure:
+    """Bytes against length."""
+
+    def test_activations_overtake_weights_where_the_figure_says(self):
+        config = ModelConfig(**SHAPES["smollm2-135m"].config_fields())
+        for name in METHODS:
+            rows = [ledger(config, 2, n, method=name) for n in (1, 64)]
+            here = figure.overtaking((1, 64), rows)
+            before, after = (ledger(config, 2, n, method=name) for n in (here - 1, here))
+            assert before.activations <= before.weights and after.activations > after.weights
+
+    def test_where_they_do_from_the_first_token(self):
+        rows = [ledger(CONFIG, 4096, n, method="lora") for n in (1, 2)]
+        assert rows[0].activations > rows[0].weights and figure.overtaking((1, 2), rows) == 1
+
+    def test_what_is_stacked_is_all(self):
+        lengths, found = figure.curves(CONFIG, {name: {} for name in METHODS}, 1)
+        for rows in found.values():
+            for row in rows:
+                assert sum(size(row) for _, size in figure.PARTS.values()) == row.total()
+        drawn = figure.memory_by_length(lengths, found, "title")
+        assert len(drawn.axes) == len(METHODS)
+        words = [text.get_text() for axes in drawn.axes for text in axes.texts]
+        assert all("activations > weights\nfrom" in text for text in words) and words
+
+    def test_one_panel(self):
+        lengths, found = figure.curves(CONFIG, {"vera": {}}, 1)
+        assert len(figure.memory_by_length(lengths, found, "title").axes) == 1
+
+    def test_the_heading_says_what_it_is_of(self):
+        heading = figure.heading("base", {"lora": {"targets": ALL, "recompute": "layers"}}, 3, True)
+        for word in ("base", "3 rows", "mixed precision", "all linears", "layers made again"):
+            assert word in heading
+
+
+class TestCommands:
+    def test_what_if(self, capsys):
+        assert main("memory --what-if --rank 4 --batch 2 --seq 32 --json".split()) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert list(found) == list(METHODS) and list(found["lora"]) == list(CASES)
+        assert main("memory --what-if --method lora_fa".split()) == 0
+        assert "mask, floats" in capsys.readouterr().out
+
+    def test_savers(self, capsys):
+        assert main("memory --savers --method lora --batch 2 --seq 16".split()) == 0
+        out = capsys.readouterr().out
+        assert all(title in out for title in SAVERS)
+        assert main("memory --savers --method full --batch 1 --seq 4 --json".split()) == 0
+        assert json.loads(capsys.readouterr().out)["full"]["layers again"]["measured_peak"] > 0
+
+    def test_recompute(self, capsys):
+        words = "memory --method lora --seq 32 --measure --json --recompute layers".split()
+        assert main(words) == 0
+        row = json.loads(capsys.readouterr().out)["lora"]
+        assert all(row[c] == row["measured"][c] for c in CATEGORIES)
+        config = ml.load_model("base").config
+        kept = ledger(config, 1, 32, method="lora", recompute="layers").activations
+        assert row["activations"] == kept
+
+    def test_fit(self, capsys):
+        assert main("memory --fit 0.1 --seq 64 --json".split()) == 0
+        rows = json.loads(capsys.readouterr().out)
+        assert rows["lora_fa"]["rows"] >= rows["lora"]["rows"] > rows["full"]["rows"] > 0
+
+    @pytest.mark.parametrize(
+        "line, says",
+        [
+            ("memory --recompute layer", "recompute is 'layer', wanted None, 'layers' or 'swiglu'"),
+            ("memory --savers --recompute layers", "give one of the two"),
+            ("memory --savers --mixed", "without --mixed"),
+            ("memory --what-if --method loar", "did you mean 'lora'"),
+            ("memory --savers --model llama-7b", "llama-7b"),
+        ],
+    )
+    def test_bad_input(self, capsys, line, says):
+        assert main(line.split()) == 2
+        error = capsys.readouterr().err
+        assert says in error and error.count("\n") == 1

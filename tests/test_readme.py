@@ -1,0 +1,122 @@
+"""What the README says is what the code does: its snippets run, its numbers are the record's."""
+
+import contextlib
+import io
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import minilora as ml
+from minilora import table
+from minilora.cli import parser
+from minilora.gradcheck import GradientError
+from minilora.methods import METHODS
+from minilora.report import read_results
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
+PROSE = " ".join(README.split())
+NUMBER = r"-?[\d,]*\.?\d+(?:e-?\d+)?"
+
+
+@pytest.fixture(scope="module")
+def record():
+    """The comparison that is committed."""
+    return read_results(ROOT / "data" / "results" / "compare")
+
+
+def numbers(text):
+    return [float(n.replace(",", "")) for n in re.findall(NUMBER, text)]
+
+
+@pytest.mark.slow
+def test_the_snippet_prints_the_numbers_in_its_comments(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = [line.split("#", 1)[1] for line in SNIPPETS[0].splitlines() if "print(" in line]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(SNIPPETS[0], {})
+    lines = printed.getvalue().splitlines()
+    assert len(lines) == len(said) > 3
+    for comment, line in zip(said, lines, strict=True):
+        got = numbers(line)
+        wanted = numbers(comment)[: len(got)]
+        if all(n.is_integer() and n > 1 for n in wanted):
+            assert got == wanted, line
+        else:  # processors round differently, and 150 steps of training add it up
+            assert got == pytest.approx(wanted, abs=0.04), line
+
+
+def test_the_numbers_beside_the_snippet_are_the_models(record):
+    base = ml.load_model("base")
+    parameters = sum(a.size for a in base.params.values())
+    assert f"# {parameters:,} parameters" in SNIPPETS[0]
+    assert f"{record['methods']['lora']['trainable']:,} trainable numbers" in SNIPPETS[0]
+    assert f"{parameters / 1e6:.1f} M parameters" in PROSE
+    assert f"all {record['settings']['test_size']} held-out verbs" in PROSE
+
+
+def test_the_table_is_the_committed_record(record):
+    printed = [line.rstrip() for line in table.table(record).splitlines() if line.strip()]
+    shown = [line.strip() for line in README.splitlines()]
+    for line in printed:
+        assert line.strip() in shown
+
+
+def test_the_scores_in_the_prose_are_the_records(record):
+    scores = record["references"]
+    for name, words in (
+        ("rule_ed", r'rule \*add "ed"\* gets (.*?) of these'),
+        ("rule_four", r"four rules of spelling get (.*?);"),
+        ("scratch", r"from scratch on the 300 verbs gets (.*?);"),
+        ("base", r"the base before training gets (.*?)\."),
+    ):
+        said = re.search(words, PROSE)[1]
+        assert said == f"{100 * scores[name]:.0f} %" if said != "none" else scores[name] == 0
+
+
+def test_the_failed_gradient_is_told_in_these_words():
+    with pytest.raises(GradientError) as found:
+        exec(SNIPPETS[1], {"ml": ml})
+    assert "GradientError: " + " ".join(str(found.value).split()) in " ".join(
+        SNIPPETS[1].replace("\n# ", " ").split()
+    )
+
+
+def test_each_technique_has_its_row():
+    for name, method in METHODS.items():
+        if name != "full":
+            link = re.escape(f"| [{method.title}](minilora/methods/{name}.py)")
+            row = re.search(rf"^{link}.*", README, re.M)
+            assert row, method.title
+            authors, year = row[0].split("|")[-2].split()
+            assert authors in method.source and year in method.source
+
+
+@pytest.mark.parametrize("line", sorted(set(re.findall(r"^    (minilora .*?)$", README, re.M))))
+def test_commands_are_understood(line):
+    arguments = parser().parse_args(shlex.split(line)[1:])
+    assert callable(arguments.command)
+
+
+def test_links_and_files_are_there():
+    targets = [t for t in re.findall(r"\]\(([^)]+)\)", README) if "://" not in t]
+    named = re.findall(r"`((?:minilora|data|tests|notebooks|docs)/[\w/.]*)`", README)
+    for target in [*targets, *named]:
+        assert (ROOT / target.split("#")[0]).exists(), target
+
+
+def test_make_targets_are_there():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for name in set(sum(re.findall(r"^    make ([a-z-]+)|`make ([a-z-]+)`", README, re.M), ())) - {
+        ""
+    }:
+        assert re.search(rf"^{name}:", makefile, re.M), name
+
+
+def test_the_record_names_no_place_of_its_machine(record):
+    assert "/" not in json.dumps(record["settings"]) and record["settings"]["base"] == "base"
