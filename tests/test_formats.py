@@ -1094,8 +1094,8 @@ def test_loading_leaves_the_base_as_it_was(tmp_path):
 
 
 def test_nothing_is_ever_unpickled():
-    """No import of pickle or what hides it, no allow_pickle, no np.load; torch is timed only, and no
-    file is read with it.
+    """No import of pickle or what hides it, no allow_pickle, no np.load; torch is timed only, and
+    no file is read with it.
     """
     hiding = {
         "pickle",
