@@ -82,6 +82,8 @@ def arguments_of(name, rng, M=7, K=5, N=19):
         "matmul_nt": (x, w),
         "matmul_nn": (x, normal(rng, K, N)),
         "matmul_tn": (x, y),
+        "adapted_nt": (x, w, normal(rng, M, 3), normal(rng, N, 3)),
+        "adapted_nn": (x, normal(rng, K, N), normal(rng, M, 3), normal(rng, 3, N)),
         "rmsnorm_forward": (y, normal(rng, N), 1e-5),
         "rmsnorm_dx": (normal(rng, M, N), y, normal(rng, N), 1 + normal(rng, M) ** 2),
         "rmsnorm_dg": (normal(rng, M, N), y, 1 + normal(rng, M) ** 2),
@@ -150,6 +152,24 @@ def test_products_of_low_rank(M, I, r, layout, seed):
     agrees("matmul_nn", z, A, scale=(np.abs(z) @ np.abs(A)).max())  # dx = dz A
     agrees("matmul_tn", z, x, scale=(np.abs(z).T @ np.abs(x)).max())  # dA = dzᵀ x
     agrees("matmul_tn", dy, z, scale=(np.abs(dy).T @ np.abs(z)).max())  # dB = dyᵀ z
+
+
+@given(SIZES, SIZES, SIZES, RANKS, LAYOUTS, SEEDS)
+def test_adapted_products(M, K, N, r, layout, seed):
+    rng = np.random.default_rng(seed)
+    x, w, z, b = normal(rng, M, K), normal(rng, N, K), normal(rng, M, r), normal(rng, N, r)
+    x, w, z, b = (laid_out(a, layout) for a in (x, w, z, b))
+    scale = (np.abs(x) @ np.abs(w).T + np.abs(z) @ np.abs(b).T).max()
+    agrees("adapted_nt", x, w, z, b, scale=scale)
+    agrees("adapted_nn", x, w.T, z, b.T, scale=scale)
+
+
+@pytest.mark.smoke
+def test_adapted_products_of_other_shapes_are_refused(rng):
+    x, w, z, b = normal(rng, 4, 5), normal(rng, 3, 5), normal(rng, 4, 2), normal(rng, 3, 2)
+    for wrong in ((x, w.T, z, b), (x, w, z[:3], b), (x, w, z, b[:2]), (x, w, z, b[:, :1])):
+        with pytest.raises(ValueError):
+            kernels.adapted_nt(*wrong)
 
 
 @given(SIZES, SIZES, SIZES, LAYOUTS, SEEDS)

@@ -130,6 +130,8 @@ def compare(
         )
     model = load_model(settings.base)
     words = load_words(settings)
+    for name in settings.methods:  # says now what a method does not take
+        settings.attach(model, name, 0)
     all_words = tasks.all_once(words.test, model.tokenizer)
     results: dict[str, Any] = {
         "base": {

@@ -21,6 +21,8 @@ HOMES = {  # kernel -> the file of its Numba twin
     "matmul_nt": "matmul",
     "matmul_nn": "matmul",
     "matmul_tn": "matmul",
+    "adapted_nt": "matmul",
+    "adapted_nn": "matmul",
     "rmsnorm_forward": "pointwise",
     "rmsnorm_dx": "pointwise",
     "rmsnorm_dg": "pointwise",
@@ -68,6 +70,8 @@ def _entry(name: str) -> Callable:
 matmul_nt = _entry("matmul_nt")
 matmul_nn = _entry("matmul_nn")
 matmul_tn = _entry("matmul_tn")
+adapted_nt = _entry("adapted_nt")
+adapted_nn = _entry("adapted_nn")
 rmsnorm_forward = _entry("rmsnorm_forward")
 rmsnorm_dx = _entry("rmsnorm_dx")
 rmsnorm_dg = _entry("rmsnorm_dg")

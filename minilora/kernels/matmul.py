@@ -142,6 +142,21 @@ def _product(a, b, c, add, cut):
             _region(a, b, c, add, t, down, across)
 
 
+@compiled((*PRODUCT[:2], *PRODUCT[:3], count), parallel=True)
+def _two_products(a, b, a2, b2, c, cut):
+    """c = a b + a2 b2: each task adds the second to its rectangle while that is near."""
+    tiles, units = -(-c.shape[0] // MR), -(-c.shape[1] // 16)
+    down, across = _grid(tiles, units, cut)
+    if cut == 1:
+        for t in range(cut):
+            _region(a, b, c, False, t, down, across)
+            _region(a2, b2, c, True, t, down, across)
+    else:
+        for t in prange(cut):
+            _region(a, b, c, False, t, down, across)
+            _region(a2, b2, c, True, t, down, across)
+
+
 @compiled((*PRODUCT, *SHARE))
 def _dots_of(a, w, c, add, t, cut):
     """Task t's rows or columns of c (+)= a wᵀ, whichever are more."""
@@ -232,6 +247,27 @@ def matmul_tn(x, y, add_to=None):
     elif N <= SKINNY and x.strides[1] == 4:
         kernel = _skinny_turned
     return _into(kernel, x.T, y, (K, N), M, y.shape[0], add_to)
+
+
+def adapted_nt(x, w, z, b):
+    """y = x wᵀ + z bᵀ.   x (M, K), w (N, K), z (M, r), b (N, r) -> y (M, N)."""
+    return _adapted(x, w.T, z, b.T)
+
+
+def adapted_nn(x, w, z, b):
+    """y = x w + z b.   x (M, K), w (K, N), z (M, r), b (r, N) -> y (M, N)."""
+    return _adapted(x, w, z, b)
+
+
+def _adapted(a, b, a2, b2):
+    (M, K), N = a.shape, b.shape[1]
+    wanted = (K, N), (M, len(b2)), (len(b2), N)
+    if (b.shape, a2.shape, b2.shape) != wanted or not K or not len(b2):
+        shapes = a.shape, b.shape, a2.shape, b2.shape
+        raise ValueError(f"adapted: factors of {shapes} do not meet, wanted {((M, K), *wanted)}")
+    y = np.empty((M, N), np.float32)
+    _two_products(a, b, a2, b2, y, tasks(M * N * K, GRAIN))
+    return y
 
 
 def _into(kernel, a, b, shape, depth, depth_b, add_to):

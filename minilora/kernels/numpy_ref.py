@@ -28,6 +28,16 @@ def matmul_tn(x, y, add_to=None):
     return _product(x.T, y, add_to)
 
 
+def adapted_nt(x, w, z, b):
+    """y = x wᵀ + z bᵀ.   x (M, K), w (N, K), z (M, r), b (N, r) -> y (M, N)."""
+    return matmul_nt(z, b, add_to=matmul_nt(x, w))
+
+
+def adapted_nn(x, w, z, b):
+    """y = x w + z b.   x (M, K), w (K, N), z (M, r), b (r, N) -> y (M, N)."""
+    return matmul_nn(z, b, add_to=matmul_nn(x, w))
+
+
 def _product(a, b, add_to):
     if add_to is None:
         return a @ b

@@ -21,6 +21,16 @@ def matmul_tn(x, y, add_to=None):
     return Meta((x.shape[1], y.shape[1]), x.dtype) if add_to is None else add_to
 
 
+def adapted_nt(x, w, z, b):
+    """x (M, K), w (N, K) -> (M, N)."""
+    return matmul_nt(x, w)
+
+
+def adapted_nn(x, w, z, b):
+    """x (M, K), w (K, N) -> (M, N)."""
+    return matmul_nn(x, w)
+
+
 def rmsnorm_forward(x, g, eps):
     """x (M, C) -> y (M, C), rstd (M,)."""
     return x.copy(), Meta(x.shape[:1], x.dtype)

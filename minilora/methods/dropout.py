@@ -9,17 +9,18 @@ from .. import kernels as K
 from ..meta import filled
 
 
-def mask(p, key, x):
+def mask(p, key, x, width=None):
     """m, 0 with probability p, else 1/(1-p), so that E[m] = 1; None where p = 0.
 
-    x (M, I) gives shape and dtype  ->  m (M, I). key: a tuple of ints (seed, optimizer step,
-    micro-batch, adapter index): the same key, the same mask.
+    x (M, I) gives dtype and shape, of another width I where it is given  ->  m (M, I). key: a tuple
+    of ints (seed, optimizer step, micro-batch, adapter index): the same key, the same mask.
     Source: Philox, Salmon et al. 2011; inverted dropout, Srivastava et al. 2014, section 10.
     """
     if p == 0:
         return None
     bits = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
-    m = filled(x, x.shape, lambda: bits.random(x.shape, np.float32))  # the same for every dtype
+    shape = x.shape if width is None else (len(x), width)
+    m = filled(x, shape, lambda: bits.random(shape, np.float32))  # the same for every dtype
     return np.multiply(m >= p, 1 / (1 - p), out=m)
 
 
@@ -28,15 +29,16 @@ def drop(x, m):
     return x if m is None else x * m
 
 
-def add_undropped(dx, dz, A, m):
-    """dx += (dz A) · m, in place: what z = (x · m) Aᵀ gives to dx.   dz (M, r), A (r, I)."""
+def through_both(dy, W, dz, A, m):
+    """dx = dy W + (dz A) · m: what y = x Wᵀ and z = (x · m) Aᵀ give to dx.
+
+    dy (M, O), W (O, I), dz (M, r), A (r, I), m (M, I) or None  ->  dx (M, I).
+    """
     if m is None:
-        K.matmul_nn(dz, A, add_to=dx)
-    else:
-        through = K.matmul_nn(dz, A)
-        through *= m
-        dx += through
-    return dx
+        return K.adapted_nn(dy, W, dz, A)
+    through = K.matmul_nn(dz, A)
+    through *= m
+    return K.matmul_nn(dy, W, add_to=through)
 
 
 def check_probability(options):

@@ -11,7 +11,7 @@ from .. import kernels as K
 from ..engine import Op
 from ..meta import filled
 from .base import Method, PeftFormat
-from .dropout import add_undropped, check_probability, drop, mask
+from .dropout import check_probability, drop, mask, through_both
 
 
 def lora_forward(x, W, s, A, B, p=0.0, key=None):
@@ -22,8 +22,7 @@ def lora_forward(x, W, s, A, B, p=0.0, key=None):
     code.
     """
     z = K.matmul_nt(drop(x, mask(p, key, x)), A)  # (M, r)
-    y = K.matmul_nt(x, W)
-    K.matmul_nt(z * s, B, add_to=y)
+    y = K.adapted_nt(x, W, z * s, B)
     return y, (x, z, W, s, A, B, p, key)  # x for dA, z for dB; the mask comes again from its key
 
 
@@ -36,8 +35,7 @@ def lora_backward(dy, cache, need=(True,) * 7):
     dA = K.matmul_tn(dz, drop(x, m))  # z = (x m) Aᵀ
     if not need[0]:
         return None, None, None, dA, dB, None, None
-    dx = K.matmul_nn(dy, W)  # y has x Wᵀ
-    add_undropped(dx, dz, A, m)  # z = (x m) Aᵀ
+    dx = through_both(dy, W, dz, A, m)  # y has x Wᵀ, z = (x m) Aᵀ
     return dx, None, None, dA, dB, None, None
 
 

@@ -6,7 +6,7 @@ from .. import kernels as K
 from ..engine import Op
 from . import lora
 from .base import Method
-from .dropout import add_undropped, check_probability, drop, mask
+from .dropout import check_probability, drop, mask, through_both
 
 
 def lora_fa_forward(x, W, s, A, B, p=0.0, key=None):
@@ -16,8 +16,7 @@ def lora_fa_forward(x, W, s, A, B, p=0.0, key=None):
     Source: Zhang et al. 2023, arXiv:2308.03303, section 3.
     """
     z = K.matmul_nt(drop(x, mask(p, key, x)), A)  # (M, r)
-    y = K.matmul_nt(x, W)
-    K.matmul_nt(z * s, B, add_to=y)
+    y = K.adapted_nt(x, W, z * s, B)
     return y, (z, W, s, A, B, p, key)  # z for dB; no x: nothing asks for dA
 
 
@@ -28,8 +27,8 @@ def lora_fa_backward(dy, cache, need=(True,) * 7):
     if not need[0]:
         return None, None, None, None, dB, None, None
     dz = K.matmul_nn(dy, B) * s  # y has s z Bᵀ
-    dx = K.matmul_nn(dy, W)  # y has x Wᵀ
-    add_undropped(dx, dz, A, mask(p, key, dx))  # z = (x m) Aᵀ
+    m = mask(p, key, dy, W.shape[1])
+    dx = through_both(dy, W, dz, A, m)  # y has x Wᵀ, z = (x m) Aᵀ
     return dx, None, None, None, dB, None, None
 
 

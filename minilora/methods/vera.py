@@ -8,7 +8,7 @@ from .. import kernels as K
 from ..engine import Op
 from ..meta import filled
 from .base import Method, PeftFormat
-from .dropout import add_undropped, check_probability, drop, mask
+from .dropout import check_probability, drop, mask, through_both
 
 
 def vera_forward(x, W, A, B, b, d, p=0.0, key=None):
@@ -19,10 +19,8 @@ def vera_forward(x, W, A, B, b, d, p=0.0, key=None):
     Source: Kopiczko et al. 2023, arXiv:2310.11454, eq. 2.
     """
     u = K.matmul_nt(drop(x, mask(p, key, x)), A)  # (M, r)
-    y = K.matmul_nt(x, W)
-    K.matmul_nt(
-        u * d, B * b[:, None], add_to=y
-    )  # scaling B's rows by b costs O·r, scaling the result M·O
+    # scaling B's rows by b costs O·r, scaling the result M·O
+    y = K.adapted_nt(x, W, u * d, B * b[:, None])
     return y, (u, W, A, B, b, d, p, key)  # u for db and dd; no x, and (d·u) Bᵀ is not needed
 
 
@@ -35,8 +33,8 @@ def vera_backward(dy, cache, need=(True,) * 8):
     if not need[0]:
         return None, None, None, None, db, dd, None, None
     du = K.matmul_nn(dy, B * b[:, None]) * d  # y has (u · d) (b · B)ᵀ
-    dx = K.matmul_nn(dy, W)  # y has x Wᵀ
-    add_undropped(dx, du, A, mask(p, key, dx))  # u = (x m) Aᵀ
+    m = mask(p, key, dy, W.shape[1])
+    dx = through_both(dy, W, du, A, m)  # y has x Wᵀ, u = (x m) Aᵀ
     return dx, None, None, None, db, dd, None, None
 
 
