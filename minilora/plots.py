@@ -22,7 +22,6 @@ FREE_LOOKS = [("#E69F00", "*"), ("#7A5195", "h"), ("#8C564B", "<"), ("#B5A800", 
 REFERENCES = {  # name in results["references"] -> label
     "base": "untrained base",
     "scratch": "trained from scratch",
-    "best_of_ten": "untrained base, best of the ten",
     "rule_ed": 'rule: add "ed"',
     "rule_s": 'rule: add "s"',
     "rule_four": "rule: four cases of spelling",

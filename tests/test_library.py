@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import time
 import tracemalloc
 
@@ -228,3 +229,14 @@ def test_the_commands(tmp_path, capsys):
     ):
         assert cli.main(line.split()) == 2
         assert message in capsys.readouterr().err
+
+
+def test_the_snippet_of_the_page_runs(monkeypatch, capsys):
+    page = data_folder().parent / "docs" / "formats.md"
+    if not page.is_file():
+        pytest.skip("an installed package has no pages")
+    (snippet,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+    monkeypatch.chdir(page.parent.parent)
+    exec(snippet, {"ml": ml, "model": ml.load_model("base"), "words": ml.load_task("past")})
+    score, names = capsys.readouterr().out.splitlines()
+    assert float(score) > 0.85 and names == "['past', 'plural', 'both']"

@@ -103,6 +103,6 @@ def test_a_comparison_on_smollm2(tmp_path, capsys):
     assert "Category of a noun from 800 words" in capsys.readouterr().out
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["references"]["base"] == pytest.approx(0.100, abs=0.005)
-    assert results["references"]["best_of_ten"] == pytest.approx(0.5025, abs=0.01)
+    assert results["references"]["untrained_base_best_of_ten"] == pytest.approx(0.5025, abs=0.01)
     assert "scratch" not in results and set(results["methods"]) == {"lora"}
     assert results["methods"]["lora"]["trainable"] == 460_800

@@ -11,77 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from .. import nouns, tasks
-from ..adapters import Tuned, attach
+from ..adapters import Tuned
 from ..checkpoints import fingerprint
-from ..formats.models import SMOLLM2, load_model
+from ..formats.models import load_model
 from ..formats.peft import save_adapter
 from ..memory import measure
-from ..methods import METHODS
 from ..model import Llama, init_params
 from ..train import train
 from . import rates
+from .settings import SCRATCH, STARTS, Settings
 
-SCRATCH = "scratch"  # full fine-tuning of an untrained model: a row of its own beside the methods
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What a comparison depends on, beside the learning rates."""
-
-    base: str = "base"  # the pretrained model: "base" or a folder
-    task: str = "past"
-    methods: tuple[str, ...] = tuple(METHODS)
-    train_size: int = 300  # words: the first by md5 of the lemma; validation is the next as many
-    steps: int = 150  # optimizer steps
-    batch_size: int = 32  # words
-    by_length: int = 8  # batches that share their words out by length: see tasks.batches
-    rank: int = 4  # of a technique that has one
-    ranks: Mapping[str, int] = dataclasses.field(
-        default_factory=dict
-    )  # method -> a rank of its own
-    targets: tuple[str, ...] | str = ("q_proj", "v_proj")
-    seeds: int = 3  # initialisations and batch orders
-    schedule: str = "linear"
-    warmup: int = 15  # steps
-    betas: tuple[float, float] = (0.9, 0.98)
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    scratch: bool = True  # is the same model trained from scratch, too?
-    points: int = 15  # evaluations of the validation loss in a run
-
-    def rank_of(self, method: str) -> int | None:
-        """The method's own rank, or the common one; None for what has none, as from scratch."""
-        takes = METHODS[method].takes if method in METHODS else ()
-        return self.ranks.get(method, self.rank) if "rank" in takes else None
-
-    def attach(self, model: Llama, method: str, seed: int) -> Tuned:
-        """The method on the model, with what of rank and targets it takes; alpha is 2·rank. The
-        seed draws what the method initialises, VeRA's projections too.
-        """
-        record = METHODS[method]
-        given = {"rank": self.rank_of(method), "targets": self.targets}
-        given = {k: v for k, v in given.items() if k in record.takes}
-        drawn = {"projection_prng_key": seed} if "projection_prng_key" in record.options else {}
-        return attach(model, method, seed=seed, **given, **drawn)
-
-
-# What a task starts from where it is not the word lab's: no row of SmolLM2 but on request moves all
-# of its weights.
-STARTS = {
-    nouns.NAME: Settings(
-        base=SMOLLM2,
-        task=nouns.NAME,
-        methods=tuple(name for name, record in METHODS.items() if not record.whole_model),
-        train_size=800,
-        steps=60,
-        batch_size=16,
-        warmup=6,
-        rank=8,
-        seeds=1,
-        scratch=False,
-        points=3,
-    )
-}
+__all__ = ["SCRATCH", "STARTS", "Settings", "compare", "run"]
 
 
 def lab(task: str) -> Any:
@@ -190,6 +130,8 @@ def compare(
         )
     model = load_model(settings.base)
     words = load_words(settings)
+    for name in settings.methods:  # says now what a method does not take
+        settings.attach(model, name, 0)
     all_words = tasks.all_once(words.test, model.tokenizer)
     results: dict[str, Any] = {
         "base": {
@@ -235,7 +177,7 @@ def references(model: Llama, words: Words, settings: Settings) -> dict[str, floa
     """
     scores = {"base": lab(settings.task).exact_match(model, words.test)}
     if settings.task == nouns.NAME:
-        return scores | {"best_of_ten": nouns.best_of_ten(model, words.test)}
+        return scores | {"untrained_base_best_of_ten": nouns.best_of_ten(model, words.test)}
     for name in tasks.TASKS[settings.task].rules:
         scores[name] = tasks.score_rule(tasks.RULES[name], words.test)
     return scores
