@@ -482,8 +482,8 @@ ml.train(tune("lora"), BATCHES, steps=6, lr=0.01, checkpoint={str(path)!r}, chec
 # ---------------------------------------- checkpoints of other runs, and damaged ones
 
 
-def saved_run(path, steps=3, **how):
-    ml.train(tune("lora", **how), BATCHES, steps=steps, lr=0.01, checkpoint=path)
+def saved_run(path, steps=3):
+    ml.train(tune("lora"), BATCHES, steps=steps, lr=0.01, checkpoint=path)
 
 
 def test_other_batches_are_another_run(tmp_path):
@@ -504,7 +504,8 @@ def test_fewer_steps_than_were_done_are_refused(tmp_path):
 @pytest.mark.parametrize("pattern", ["rank_pattern", "alpha_pattern"])
 def test_patterns_are_part_of_the_run(tmp_path, pattern):
     path = tmp_path / "run.safetensors"
-    saved_run(path, **{pattern: {"q_proj": 2}})
+    tuned = ml.attach(base(), "lora", rank=3, targets="all-linear", **{pattern: {"q_proj": 2}})
+    ml.train(tuned, BATCHES, steps=3, lr=0.01, checkpoint=path)
     with pytest.raises(ValueError, match=pattern):
         ml.train(tune("lora"), BATCHES, steps=5, lr=0.01, checkpoint=path, resume=True)
 
