@@ -78,6 +78,7 @@ def run(made):
         made,
         timeout=SECONDS,
         record_timing=False,
+        coalesce_streams=True,  # how a stream is cut depends on time
         resources={"metadata": {"path": str(HERE)}},
         extra_arguments=["--IPKernelApp.log_level=40"],  # errors: no word on TCP to localhost
     )

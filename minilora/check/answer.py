@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,11 @@ def _broken(exercise: Exercise, answer: Any) -> Found:
     if exercise.unseen:
         blind = [case.but(**exercise.unseen(case)) for case in exercise.cases()]
         return _unseen(blind, answer, says, notes)
+    if exercise.wanted:
+        targets = [replace(case, reference=exercise.wanted) for case in exercise.cases()]
+        if judge(answer, targets)[0] == "passed":
+            return "passed", f"broken as asked, and caught: {says}", notes, None
+        return "failed", "broken, but not in the way asked for", notes, None
     if slip == exercise.slip:
         return "passed", f"caught and named: {slip}", notes, slip
     return "failed", f"broken, but not by the slip asked for, {exercise.slip}", notes, slip

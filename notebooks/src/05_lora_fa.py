@@ -185,13 +185,15 @@ for targets in ("all-linear", ("q_proj", "v_proj")):
     _, _, lora = kept_bytes("lora", 32)
     _, _, fa = kept_bytes("lora_fa", 32)
     print(f"adapters on {targets}: LoRA-FA keeps {1 - fa / lora:.0%} less")
-tuned = ml.attach(model, "lora_fa", rank=4, targets="all-linear")
-places = {array.what for array in ml.ledger(tuned, 8, 32).saved if "o_proj" in str(array.shared_with)}
-print("what o_proj shares with others:", places or "nothing: attention keeps its input, o_proj does not")
+saved = ml.ledger(model, 32, 32, method="lora", rank=4, targets="all-linear").saved
+(keeper,) = {array.op for array in saved if "o_proj (lora)" in str(array.shared_with)}
+print("LoRA's x of o_proj is kept by another op as well:", keeper)
+assert keeper == "attention"
 
 # %% [markdown]
 r"""
-With adapters on two linears a layer, little of what is kept is $x$, and little is saved. And where
+With adapters on two linears a layer, little of what is kept is $x$, and little is saved. On `o_proj`
+nothing is: attention keeps that array for its own backward. And where
 anything else keeps $x$, or a dropout mask of its size, the saving is taken back: `minilora memory
 --what-if` counts those cases.
 

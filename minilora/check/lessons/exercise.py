@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..slips import Case
+from ..slips import Case, Outputs
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Exercise:
     near: Callable[[], dict[float, str]] = field(default=dict)  # predict: wrong numbers, explained
     tolerance: float = 1e-9  # predict: relative
     slip: str | None = None  # break: the one asked for
+    wanted: Callable[..., Outputs] | None = None  # break: else the wrong outputs asked for
     unseen: Callable[[Case], dict[str, Any]] | None = None  # break: arguments where it is not seen
 
 
