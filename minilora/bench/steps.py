@@ -8,7 +8,7 @@ from typing import Any
 
 from ..methods import METHODS
 from . import cases, turns
-from .worker import SIDES
+from .turns import SIDES
 
 BASE = "lora"  # the case that the others are measured by
 LR = 1e-3
@@ -57,7 +57,7 @@ def _one(size: str, case: str, settings: Settings) -> dict[str, Any]:
         _check(case, losses)
         rounds = turns.in_turn(sides, settings.rounds, settings.seconds)
         memory = {side.name: side.ask("memory") for side in sides}
-        peak = sides[0].ask("peak")
+        peak = sides[0].ask("peak")["flops"]
     flops = cases.flops(cases.SIZES[size], cases.CASES[case])
     record = {
         "size": size,
@@ -113,9 +113,7 @@ def among_ourselves(settings: Settings, tell: Callable[[dict], None]) -> list[di
 
 def _side(name: str, settings: Settings, title: str = "") -> turns.Side:
     python = settings.python if name != SIDES[0] else ""
-    side = turns.Side(name, python, settings.number_of_threads())
-    side.name = title or name
-    return side
+    return turns.Side(title or name, python, settings.number_of_threads())
 
 
 def _make(side: turns.Side, size: str, case: str, settings: Settings) -> None:
@@ -125,7 +123,7 @@ def _make(side: turns.Side, size: str, case: str, settings: Settings) -> None:
 
 
 def _check(case: str, losses: dict[str, Sequence[float]]) -> None:
-    """Raises RuntimeError unless all sides had the same losses, step by step.
+    """Raises ValueError unless all sides had the same losses, step by step.
 
     A technique that PEFT does not have is beside its LoRA: there the first loss is the same.
     """
@@ -135,7 +133,7 @@ def _check(case: str, losses: dict[str, Sequence[float]]) -> None:
     for other in others:
         for step, (a, b) in enumerate(zip(losses[ours][:steps], losses[other][:steps]), 1):
             if not abs(a - b) <= TOLERANCE * abs(b):
-                raise RuntimeError(
+                raise ValueError(
                     f"{case}: step {step}: the loss is {a:.6f} here, {b:.6f} in {other}: no time "
                     "is shown for what does not compute the same"
                 )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from . import cases
-from .worker import SIDES
+from .turns import SIDES
 
 Column = tuple[str, int, Callable[[Mapping[str, Any]], str]]  # head, width, record -> cell
 
@@ -49,6 +49,35 @@ METHODS: Sequence[Column] = (
 )
 
 
+def _rate(side: str) -> Callable[[Mapping[str, Any]], str]:
+    def cell(r):
+        found = r["sides"].get(side)
+        return f"{r['flops'] / found['median'] / 1e9:.0f}" if found else "–"
+
+    return cell
+
+
+KERNELS: Sequence[Column] = (
+    ("kernel", 18, lambda r: r["name"]),
+    ("sizes", 16, lambda r: " ".join(map(str, r["sizes"]))),
+    ("µs here", 9, lambda r: f"{r['sides']['minilora']['median'] * 1e6:.0f}"),
+    ("GFLOP/s", 7, _rate("minilora")),
+    ("numpy", 7, _rate("numpy")),
+    ("torch", 7, _rate("torch")),
+    ("best / here", 18, lambda r: _range(r["ratio"])),
+)
+
+GROWTH: Sequence[Column] = (
+    ("axis", 8, lambda r: r["axis"]),
+    ("values", 20, lambda r: " ".join(str(p["value"]) for p in r["points"])),
+    ("ms", 36, lambda r: " ".join(_ms(p["seconds"]) for p in r["points"])),
+    ("exponent", 8, lambda r: f"{r['exponents']['seconds']:.2f}"),
+    ("of FLOPs", 8, lambda r: f"{r['exponents']['flops']:.2f}"),
+    ("of bytes", 8, lambda r: f"{r['exponents']['bytes']:.2f}"),
+    ("expected", 8, lambda r: f"{r['exponents']['predicted']:.2f}"),
+)
+
+
 def rows_of_methods(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """A row for each technique of one size."""
     for name, found in record["sides"].items():
@@ -81,3 +110,18 @@ def about(facts: Mapping[str, Any]) -> str:
     if facts["variables"]:
         lines.append(", ".join(f"{k}={v}" for k, v in facts["variables"].items()))
     return "\n".join(lines) + "\n"
+
+
+def about_kernels(found: Mapping[str, Any]) -> str:
+    """What the products come to, beside the others' and beside the peak."""
+    peak = found["peaks"]["flops"]
+    lines = [
+        f"products: {found['mean']:.2f} of the faster of NumPy's BLAS "
+        f"({found['blas'].get('kernels', found['blas']['name'])}) and torch, in geometric mean"
+    ]
+    rungs = ", ".join(f"{k} {v / 1e9:.1f}" for k, v in found["ladder"].items())
+    if rungs:
+        lines.append(f"a product of 512 by 512, GFLOP/s: {rungs}")
+    if peak:
+        lines.append(f"the register tile in L1: {peak / 1e9:.0f} GFLOP/s over all threads")
+    return "\n".join(lines)

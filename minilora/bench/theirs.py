@@ -128,3 +128,10 @@ def through_onednn(model) -> None:
         if not linear.weight.requires_grad:
             turned = linear.weight.detach().t().contiguous()
             linear.forward = lambda x, w=linear.weight, t=turned: Frozen.apply(x, w, t)
+
+
+def tensors(arguments: list[Any]) -> list[Any]:
+    """NumPy's arrays as torch's, of the same memory; the rest as it is."""
+    import torch
+
+    return [torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in arguments]

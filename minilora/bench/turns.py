@@ -10,15 +10,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+SIDES = ("minilora", "torch sdpa", "torch eager", "torch oneDNN")  # of a comparison of steps
+
 
 class Side:
-    """A worker in a process of its own."""
+    """A worker in a process of its own, which sees no variable that begins with `without`."""
 
-    def __init__(self, name: str, python: str = "", threads: int = 0):
+    def __init__(self, name: str, python: str = "", threads: int = 0, without: str = "-"):
         self.name = name
         package = str(Path(__file__).parents[2])  # the other Python may not have it
         paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(without)}
+        environment = {**kept, "PYTHONPATH": os.pathsep.join(paths)}
         if threads:
             for variable in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
                 environment[variable] = str(threads)
@@ -32,14 +35,14 @@ class Side:
         )
 
     def ask(self, do: str, **arguments: Any) -> Any:
-        """The worker's answer; raises RuntimeError with its words where it failed."""
+        """The worker's answer; raises ValueError with its words where it failed."""
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         answer = json.loads(line) if line else {"error": "the process ended"}
         if "error" in answer:
-            raise RuntimeError(f"{self.name}: {do}: {answer['error']}")
+            raise ValueError(f"{self.name}: {do}: {answer['error']}")
         return answer["answer"]
 
     def close(self) -> None:

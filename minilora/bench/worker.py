@@ -16,8 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import cases, machine
-
-SIDES = ("minilora", "torch sdpa", "torch eager", "torch oneDNN")
+from .turns import SIDES
 
 
 def main() -> None:
@@ -76,10 +75,29 @@ def _memory(state):
     return {"baseline": state.get("baseline"), **machine.resident()}
 
 
+def _work(state, side, name, sizes, seconds):
+    from . import work
+
+    return work.timed(side, name, tuple(sizes), seconds)
+
+
+def _ladder(state, sizes, seconds):
+    from . import work
+
+    return work.ladder(tuple(sizes), seconds)
+
+
+def _growth(state, **asked):
+    from . import growth
+
+    return growth.measured(**asked)
+
+
 def _peak(state):
+    from ..speed import read_bandwidth
     from .peak import peak
 
-    return peak()
+    return {"flops": peak(), "bandwidth": read_bandwidth()}
 
 
 DO: dict[str, Callable[..., Any]] = {
@@ -87,6 +105,9 @@ DO: dict[str, Callable[..., Any]] = {
     "steps": _steps,
     "seconds": _seconds,
     "memory": _memory,
+    "work": _work,
+    "ladder": _ladder,
+    "growth": _growth,
     "peak": _peak,
     "facts": lambda state: machine.facts(),
 }

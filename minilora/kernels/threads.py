@@ -35,6 +35,25 @@ def _keep_freed_memory() -> None:
             libc = ctypes.CDLL(None)
             libc.mallopt(mmap_threshold, 1 << 28)
             libc.mallopt(trim_threshold, (1 << 31) - 1)
+            _ask_for_large_pages(libc)
+
+
+def _ask_for_large_pages(libc) -> None:
+    """Let the heap's next gigabyte be made of pages of 2 MB, not 4 KB, as it comes to be used.
+
+    The processor remembers where some 2,000 pages are; a step touches more of the small ones than
+    that. Four blocks, each below the threshold above, make the heap grow; freed, they stay its
+    free end, and none of it is memory before it is written to.
+    """
+    size, large, advice = (1 << 28) - 4096, 1 << 21, 14  # MADV_HUGEPAGE
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    for block in [libc.malloc(size) for _ in range(4)]:
+        if block:
+            start = -(-block // large) * large
+            libc.madvise(start, block + size - start, advice)
+            libc.free(block)
 
 
 def num_threads() -> int:

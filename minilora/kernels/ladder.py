@@ -1,0 +1,91 @@
+"""Four ways to write one matrix product, each some times as fast as the one before.
+
+All compute y = x w, x (M, K), w (K, N), with the same 2 M K N operations. They differ in what
+stands in a register, what in a near cache, and what comes from far away each time it is used.
+`minilora bench kernels` times them; the last one is what the ops call.
+"""
+
+import numpy as np
+
+from .jit import compiled, read, write
+from .matmul import matmul_nn
+
+DEPTH, WIDTH = 8, 512  # of a block of the third way
+
+FACTORS = read(2), read(2), write(2)
+
+
+@compiled(FACTORS)
+def _three_loops(x, w, y):
+    """As it is defined: a number of y at a time. w is read down a column, a cache line a number."""
+    for i in range(x.shape[0]):
+        for j in range(w.shape[1]):
+            total = np.float32(0)
+            for k in range(x.shape[1]):
+                total += x[i, k] * w[k, j]
+            y[i, j] = total
+
+
+@compiled(FACTORS)
+def _reordered(x, w, y):
+    """The two inner loops exchanged: w and y are read along rows, so LLVM makes vector code of it.
+
+    But for each multiplication a number of y is loaded and stored.
+    """
+    y[:] = 0
+    for i in range(x.shape[0]):
+        for k in range(x.shape[1]):
+            number = x[i, k]
+            for j in range(w.shape[1]):
+                y[i, j] += number * w[k, j]
+
+
+@compiled(FACTORS)
+def _tiled(x, w, y):
+    """Blocks of w that stay near, and eight steps of k for each visit of a number of y.
+
+    The eight numbers of x wait in registers, spread over vectors; y is loaded and stored once where
+    the way before did it eight times. What is left over at the end of k is done as before.
+    """
+    (M, K), N = x.shape, w.shape[1]
+    whole = K - K % DEPTH
+    y[:] = 0
+    for j0 in range(0, N, WIDTH):
+        columns = slice(j0, min(j0 + WIDTH, N))
+        for k in range(0, whole, DEPTH):
+            w0, w1, w2, w3 = w[k, columns], w[k + 1, columns], w[k + 2, columns], w[k + 3, columns]
+            w4, w5, w6 = w[k + 4, columns], w[k + 5, columns], w[k + 6, columns]
+            w7 = w[k + 7, columns]
+            for i in range(M):
+                row, a = y[i, columns], x[i, k : k + DEPTH]
+                a0, a1, a2, a3, a4, a5, a6, a7 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]
+                for j in range(len(row)):
+                    row[j] += (
+                        (a0 * w0[j] + a1 * w1[j])
+                        + (a2 * w2[j] + a3 * w3[j])
+                        + (a4 * w4[j] + a5 * w5[j])
+                        + (a6 * w6[j] + a7 * w7[j])
+                    )
+        for k in range(whole, K):
+            for i in range(M):
+                row, below, number = y[i, columns], w[k, columns], x[i, k]
+                for j in range(len(row)):
+                    row[j] += number * below[j]
+
+
+def _made(kernel):
+    def product(x, w):
+        y = np.empty((x.shape[0], w.shape[1]), np.float32)
+        kernel(np.ascontiguousarray(x), np.ascontiguousarray(w), y)
+        return y
+
+    product.__doc__ = kernel.py_func.__doc__ if hasattr(kernel, "py_func") else kernel.__doc__
+    return product
+
+
+LADDER = {
+    "three loops": _made(_three_loops),
+    "reordered": _made(_reordered),
+    "tiled": _made(_tiled),
+    "register tile": matmul_nn,  # a block of y in registers while all of k goes by: see tile.py
+}

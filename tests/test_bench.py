@@ -1,0 +1,122 @@
+"""The bench: that it counts right, compares before it tells, and runs where torch is absent."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from minilora import cli, kernels
+from minilora.bench import cases, figures, growth, steps, tables, turns, work
+from minilora.memory import ledger
+
+NUMBA = kernels.backend() == "numba"
+
+
+@pytest.mark.smoke
+def test_flops_by_hand():
+    """One layer of width 4: q, k, v, o, three of the feed-forward, the head, half of attention."""
+    tiny = cases.size(C=4, L=1, H=2, G=1, F=8, V=16, N=1, T=2)
+    weights = 4 * 4 + 2 * (2 * 4) + 4 * 4 + 3 * 8 * 4 + 16 * 4
+    attention = 2 * 2 * (2 * 2 * 2 * 2) / 2  # q kᵀ and p v, 2 a multiply-add, for 2 heads of 2
+    lora, full = (cases.flops(tiny, cases.CASES[name]) for name in ("lora", "full"))
+    assert lora == 2 * 2 * 2 * weights + 3.5 * attention * 1
+    assert full - lora == 2 * 2 * weights
+
+
+@pytest.mark.smoke
+def test_ratios_by_hand():
+    ours = [dict(median=m, least=m, cpu=m, steps=1) for m in (1.0, 2.0, 4.0)]
+    theirs = [dict(median=m, least=m / 2, cpu=m, steps=1) for m in (3.0, 3.0, 6.0)]
+    found = turns.ratio(theirs, ours)
+    assert found == dict(median=1.5, low=1.5, high=3.0, least=1.5, cpu=3.0)
+    assert turns.summary(ours) == dict(median=2.0, least=1.0, cpu=1.0)
+
+
+@pytest.mark.smoke
+def test_the_exponent_of_a_power_is_its_exponent():
+    xs = [1, 2, 4, 8]
+    assert math.isclose(growth.slope(xs, [5 * x**1.7 for x in xs]), 1.7)
+
+
+@pytest.mark.smoke
+def test_losses_that_differ_are_refused():
+    same = {"minilora": [3.0, 2.0], "torch": [3.0, 2.0001]}
+    steps._check("lora", same)
+    with pytest.raises(ValueError, match=r"step 2: the loss is 2.000000 here, 2.100000 in torch"):
+        steps._check("lora", {**same, "torch": [3.0, 2.1]})
+    steps._check("delta_lora", {**same, "torch": [3.0, 2.1]})  # PEFT's LoRA, after its first step
+    with pytest.raises(ValueError, match="step 1"):
+        steps._check("delta_lora", {**same, "torch": [math.nan, 2.0]})
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("name", [name for name, _ in work.PRODUCTS[:1] + work.FUSED])
+def test_a_kernel_is_checked_and_timed(name):
+    sizes = dict(work.FUSED).get(name, (6, 5, 4))
+    sizes = tuple(min(n, 8) for n in sizes)
+    for side in ("minilora", "numpy"):
+        assert work.timed(side, name, sizes, 0.0)["least"] > 0
+
+
+@pytest.mark.smoke
+def test_a_wrong_kernel_is_not_timed(monkeypatch):
+    monkeypatch.setattr(kernels, "matmul_nt", lambda x, w: 1.001 * (x @ w.T))
+    with pytest.raises(ValueError, match=r"minilora: matmul_nt .* wrong by"):
+        work.timed("minilora", "matmul_nt", (6, 5, 4), 0.0)
+
+
+@pytest.mark.skipif(not NUMBA, reason="about Numba's kernels")
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (3, 17, 5), (33, 8, 600), (20, 41, 50)], ids=str)
+def test_every_rung_of_the_ladder_is_the_product(sizes, rng):
+    from minilora.kernels.ladder import LADDER
+
+    M, K, N = sizes
+    x, w = rng.standard_normal((M, K)), rng.standard_normal((K, N))
+    for name, product in LADDER.items():
+        got = product(x.astype(np.float32), w.astype(np.float32))
+        np.testing.assert_allclose(got, x @ w, atol=1e-5 * K, err_msg=name)
+
+
+def test_growth_is_measured_beside_the_ledger():
+    points = growth.measured("rank", [1, 4], rounds=1, seconds=0.0)
+    assert [p["value"] for p in points] == [1, 4]
+    assert all(0.98 < p["bytes"] / p["predicted"] < 1.02 and p["seconds"] > 0 for p in points)
+    size, case = growth.size_of(length=32, width=64, layers=1, rank=4)
+    tuned = cases.make(size, case)
+    M, numbers = 4 * 32, ledger(tuned, 4, 32).trainable // 4
+    assert cases.adapter_flops(size, tuned) == 6 * M * numbers
+    record = {"axis": "rank", "points": points, "exponents": dict.fromkeys(points[0], 1.0)}
+    assert figures.growth([record]).axes and tables.row(tables.GROWTH, record)
+
+
+def test_the_command_without_torch(tmp_path, capsys, monkeypatch):
+    """Our own side alone: a table, a record of the machine and of the rounds."""
+    monkeypatch.setattr(steps.Settings, "peers", lambda self: ())
+    asked = f"bench steps methods --quick --cases lora lora_fa --out {tmp_path}"
+    assert cli.main(asked.split()) == 0
+    out = capsys.readouterr().out
+    assert "LoRA-FA" in out and "not installed" in out
+    record = json.loads((tmp_path / "bench.json").read_text())
+    assert record["steps"] == [] and record["machine"]["versions"]["numpy"] == np.__version__
+    (found,) = record["methods"]
+    assert found["size"] == "toy" and found["ratios"]["lora"]["median"] == 1.0
+    assert len(found["rounds"]["lora_fa"]) == record["settings"]["rounds"] == 2
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    "arguments, message",
+    [("kernel", "kernels"), ("--sizes tinny", "tiny"), ("--cases lorafa", "lora_fa")],
+)
+def test_wrong_names_are_met_with_the_right_ones(arguments, message, capsys):
+    assert cli.main(["bench", *arguments.split()]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_worker_says_what_went_wrong():
+    with turns.together([turns.Side("minilora")]) as (side,):
+        with pytest.raises(ValueError, match=r"minilora: make: .*size"):
+            side.ask("make", side="minilora", size="huge", case="lora", lr=1e-3, threads=1)
+        side.ask("make", side="minilora", size="toy", case="lora", lr=1e-3, threads=1)
+        assert len(side.ask("steps", n=2)) == 2

@@ -1,0 +1,104 @@
+"""Whole steps on the fast kernels: the same numbers as on the twins, and no waste around them."""
+
+import os
+import statistics
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import make_llama, rel
+
+import minilora as ml
+from minilora import kernels
+from minilora.kernels.numpy_ref import IGNORED
+
+NUMBA = kernels.backend() == "numba"
+needs_numba = pytest.mark.skipif(not NUMBA, reason="compares Numba's kernels with their twins")
+
+SHAPE = dict(hidden_size=48, intermediate_size=80, vocab_size=61, num_attention_heads=4)
+
+
+def model_of(seed=0):
+    """Shapes that no block divides."""
+    return make_llama(seed, np.float32, **SHAPE)
+
+
+def batches(rng, n=3, rows=3, length=19):
+    pairs = []
+    for _ in range(n):
+        ids = rng.integers(0, SHAPE["vocab_size"], (rows, length))
+        targets = np.roll(ids, -1, axis=1)
+        targets[rng.random(ids.shape) < 0.2] = IGNORED
+        pairs.append((ids, targets))
+    return pairs
+
+
+def on_twins(monkeypatch):
+    monkeypatch.setattr(kernels, "backend", lambda: "numpy")
+
+
+def trained(method, steps, **how):
+    tuned = ml.attach(model_of(), method, **how)
+    data = batches(np.random.default_rng(1))
+    history = ml.train(tuned, data, steps=steps, lr=3e-3, weight_decay=0.01, clip=1.0)
+    moved = {**tuned.trainable, **{k: a for k, a in tuned.arrays.items() if "base_layer" in k}}
+    return history.losses, moved
+
+
+@needs_numba
+@pytest.mark.parametrize("method", ml.METHODS)
+def test_twenty_steps_are_those_of_the_twins(method, monkeypatch):
+    """What a step rule moves is read anew in each step: a stale copy of W would show by step 2."""
+    how = {} if ml.METHODS[method].whole_model else {"targets": "all-linear", "rank": 5}
+    losses, moved = trained(method, 20, **how)
+    on_twins(monkeypatch)
+    twin_losses, twin_moved = trained(method, 20, **how)
+    np.testing.assert_allclose(losses, twin_losses, rtol=2e-4)
+    assert losses[-1] < losses[0]
+    start = ml.attach(model_of(), method, **how).arrays
+    for key, array in moved.items():
+        change = twin_moved[key] - start[key]
+        assert np.linalg.norm(array - twin_moved[key]) <= 0.02 * np.linalg.norm(change), key
+
+
+@needs_numba
+@pytest.mark.parametrize("method", ["full", "lora", "delta_lora"])
+def test_a_weight_written_by_hand_is_used_at_once(method, monkeypatch):
+    tuned = ml.attach(model_of(), method)
+    ids, targets = batches(np.random.default_rng(2), 1)[0]
+    ml.train(tuned, [(ids, targets)], steps=2, lr=1e-3)
+    before = tuned.logits(ids)
+    for weights in (tuned.base.params, tuned.weights, *tuned.layers.values()):
+        for name, a in weights.items():
+            if isinstance(a, np.ndarray) and (name == "W" or name.endswith("proj.weight")):
+                a *= 1.5
+    after = tuned.logits(ids)
+    on_twins(monkeypatch)
+    assert rel(after, tuned.logits(ids)) < 1e-5 < 1e-2 < rel(after, before)
+
+
+@needs_numba
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks glibc and Linux")
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_warm_step_makes_no_page_faults(method):
+    """Memory of a step is used again in the next: the system clears no page anew."""
+    code = f"""
+import resource, numpy as np, minilora as ml
+from minilora.bench import cases
+size = cases.SIZES["tiny"]
+tuned = cases.make(size, cases.CASES[{method!r}])
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+seen = []
+evaluate = lambda tuned: seen.append(faults())
+ml.train(tuned, [cases.batch(size)], steps=14, lr=1e-3, evaluate=evaluate, evaluate_every=1)
+print(*np.diff(seen)[4:])
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    if not os.confstr("CS_GNU_LIBC_VERSION"):
+        pytest.skip("another C library")
+    assert statistics.median(map(int, done.stdout.split())) <= 8
