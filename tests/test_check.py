@@ -46,7 +46,36 @@ def delta_lora_by(change):
     return step
 
 
+def truncate(D, keep):
+    U, values, V = np.linalg.svd(D, full_matrices=False)
+    return (U[:, keep] * values[keep]) @ V[keep]
+
+
+def attend(q, k, v, mask=True):
+    scores = q @ k.T / np.sqrt(q.shape[1])
+    weights = np.exp(np.where(np.tri(len(q)), scores, -np.inf) if mask else scores)
+    return weights / weights.sum(1, keepdims=True) @ v
+
+
+def linear_backward(dy, x, W):
+    return dy @ W, dy.T @ x
+
+
 RIGHT = {
+    "tour_count": 4 * 256 + 4 * 192,
+    "tour_step": lambda w, dw, lr: w - lr * dw,
+    "tour_break": lambda w, dw, lr: w - dw,
+    "tape_bytes": 160_000,
+    "mul_backward": lambda dy, a, b: (dy * b, dy * a),
+    "linear_backward": linear_backward,
+    "linear_break": lambda dy, x, W: (dy @ W, dy.T @ x / len(x)),
+    "llama_kv": 8192,
+    "llama_norm": lambda x, g, eps: g * x / np.sqrt((x**2).mean(1, keepdims=True) + eps),
+    "llama_attention": attend,
+    "llama_break": lambda q, k, v: attend(q, k, v, mask=False),
+    "low_rank_error": 5,
+    "low_rank_truncate": lambda D, r: truncate(D, slice(r)),
+    "low_rank_break": lambda D, r: truncate(D, slice(-r, None)),
     "lora_count": 768,
     "lora_first_step": 0,
     "lora_forward": lora_forward,
@@ -133,6 +162,11 @@ WRONG = {
         ],
     },
     "transposed": {
+        "linear_backward": [
+            lambda dy, x, W: (dy @ W, x.T @ dy),
+            lambda dy, x, W: (dy @ W.T, dy.T @ x),
+        ],
+        "mul_backward": [lambda dy, a, b: ((dy * b).swapaxes(0, 1), dy * a)],
         "lora_forward": [
             lambda x, W, s, A, B: x @ W + s * (x @ A.T) @ B.T,
             lambda x, W, s, A, B: x @ W.T + s * (x @ A) @ B.T,
@@ -163,6 +197,11 @@ WRONG = {
         ],
     },
     "no sum": {
+        "linear_backward": [
+            lambda dy, x, W: (dy @ W, per_row(dy, x)),
+            lambda dy, x, W: (dy @ W, dy.T @ x / len(x)),
+            lambda dy, x, W: (dy @ W, dy[:1].T @ x[:1]),
+        ],
         "lora_backward": [
             but(LB, _1=lambda dA, dy, x, W, s, A, B: per_row(s * dy @ B, x)),
             but(LB, _1=lambda dA, dy, *_: dA / len(dy)),
@@ -373,6 +412,19 @@ def test_breaking_it_wants_the_slip_that_was_asked_for():
     assert (
         "seen at the start already" in check("lora_blind", but(LB, _2=lambda dB, *_: 2 * dB)).says
     )
+
+
+@pytest.mark.parametrize(
+    "name, right",
+    [
+        ("tour_break", "tour_step"),
+        ("low_rank_break", "low_rank_truncate"),
+        ("llama_break", "llama_attention"),
+    ],
+)
+def test_what_is_broken_otherwise_than_asked_does_not_pass(name, right):
+    assert "nothing is broken" in check(name, RIGHT[right]).says
+    assert "not in the way asked for" in check(name, lambda *a: 2 * RIGHT[right](*a)).says
 
 
 def test_an_unknown_exercise_is_named_with_the_nearest():
