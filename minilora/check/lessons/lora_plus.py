@@ -1,0 +1,75 @@
+"""Notebook 08, LoRA+: which factor gets the ratio."""
+
+from ...methods.lora_plus import lr_scale
+from ..slips import Case
+from .exercise import Exercise, draw
+
+
+def step(A, B, dA, dB, lr, ratio):
+    """A', B' after a step of plain gradient descent: A at lr, B at ratio·lr."""
+    rates = {"A": lr} | {n: lr * factor for n, factor in lr_scale({"ratio": ratio}).items()}
+    return {"A'": A - rates["A"] * dA, "B'": B - rates["B"] * dB}
+
+
+def ratio_on_a(A, B, dA, dB, lr, ratio):
+    """The ratio on A; A slowed down instead; both fast."""
+    return [
+        {"A'": A - ratio * lr * dA, "B'": B - lr * dB},
+        {"A'": A - lr / ratio * dA, "B'": B - lr / ratio * dB},
+    ]
+
+
+def step_cases():
+    """For A', B' = f(A, B, dA, dB, lr, ratio)."""
+    draws = [
+        draw(i, A=(r, I), B=(O, r), dA=(r, I), dB=(O, r))
+        for i, (r, I, O) in enumerate([(4, 16, 10), (3, 5, 7)])
+    ]
+    numbers = {"lr": 0.01, "ratio": 16.0}
+    return [Case({**a, **numbers}, step, slips={"ratio on A": ratio_on_a}) for a in draws]
+
+
+EXERCISES = (
+    Exercise(
+        "lora_plus_rate",
+        8,
+        "predict",
+        "The learning rate is 0.002 and the ratio 16: at what rate does B learn?",
+        (
+            "The rate that you give is A's.",
+            "η_B = ratio · η_A.",
+            "16 · 0.002.",
+        ),
+        number=lambda: 0.002 * lr_scale({"ratio": 16.0})["B"],
+        because="η_B = ratio · η_A, and η_A is the rate that you give.",
+        near=lambda: {
+            0.002: "that is A's rate",
+            0.002 / 16: "B is the fast one: times the ratio, not over it",
+        },
+    ),
+    Exercise(
+        "lora_plus_step",
+        8,
+        "blank",
+        "One step of plain gradient descent: A, B, dA, dB, lr, ratio -> A', B'",
+        (
+            "A (r, I) is the down-projection, which touches x; B (O, r) comes after it.",
+            "B starts at zero and has the farther to go: it is the fast one.",
+            "A - lr * dA, B - ratio * lr * dB",
+        ),
+        cases=step_cases,
+    ),
+    Exercise(
+        "lora_plus_break",
+        8,
+        "break",
+        "Give the ratio to A: A, B, dA, dB, lr, ratio -> A', B'",
+        (
+            "Start from the right step.",
+            "Swap the two rates.",
+            "A - ratio * lr * dA, B - lr * dB",
+        ),
+        cases=step_cases,
+        slip="ratio on A",
+    ),
+)

@@ -1,0 +1,75 @@
+"""Notebook 03, low rank: the best r directions, and what is left over."""
+
+import numpy as np
+
+from ..slips import Case
+from .exercise import Exercise, draw
+
+
+def truncate(D, r):
+    """D_r: the nearest matrix of rank r (Eckart and Young)."""
+    U, values, V = np.linalg.svd(D, full_matrices=False)
+    return {"D_r": (U[:, :r] * values[:r]) @ V[:r]}
+
+
+def smallest(D, r):
+    """The r smallest singular values in place of the largest."""
+    U, values, V = np.linalg.svd(D, full_matrices=False)
+    return {"D_r": (U[:, -r:] * values[-r:]) @ V[-r:]}
+
+
+def truncate_cases():
+    """For D_r = f(D, r)."""
+    return [
+        Case({**draw(i, D=shape), "r": r}, truncate)
+        for i, (shape, r) in enumerate([((6, 9), 2), ((5, 4), 1)])
+    ]
+
+
+EXERCISES = (
+    Exercise(
+        "low_rank_error",
+        3,
+        "predict",
+        "A matrix has singular values 12, 4 and 3: how far, in the Frobenius norm, is the nearest "
+        "matrix of rank 1?",
+        (
+            "The nearest one keeps the largest singular value.",
+            "What is left over has the other two as its singular values.",
+            "√(4² + 3²).",
+        ),
+        number=lambda: float(np.linalg.norm(np.diag([12.0, 4, 3]) - np.diag([12.0, 0, 0]))),
+        because="√(4² + 3²): what is left over has the singular values that were cut.",
+        near=lambda: {
+            7: "a sum: norms add as squares",
+            4: "that is the distance in the spectral norm",
+            25: "squared",
+            13: "√(12² + 4² + 3²) is the matrix's own norm",
+        },
+    ),
+    Exercise(
+        "low_rank_truncate",
+        3,
+        "blank",
+        "The nearest matrix of rank r: D, r -> D_r",
+        (
+            "np.linalg.svd(D, full_matrices=False) gives U, values, V with D = (U * values) @ V.",
+            "The values come largest first: keep r of them, with their columns and rows.",
+            "(U[:, :r] * values[:r]) @ V[:r]",
+        ),
+        cases=truncate_cases,
+    ),
+    Exercise(
+        "low_rank_break",
+        3,
+        "break",
+        "Keep the r smallest singular values: D, r -> D_r",
+        (
+            "The values come largest first.",
+            "Take the last r in place of the first.",
+            "(U[:, -r:] * values[-r:]) @ V[-r:]",
+        ),
+        cases=truncate_cases,
+        wanted=smallest,
+    ),
+)

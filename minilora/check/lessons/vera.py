@@ -1,0 +1,145 @@
+"""Notebook 06, VeRA: two vectors a layer, on which side each stands, and both their gradients."""
+
+from ...methods.vera import count, delta, vera_backward, vera_forward
+from ..slips import Case
+from .exercise import Exercise, draw
+
+SHAPES = ((6, 8, 5, 3), (6, 7, 4, 4))  # M rows (2 sequences of 3), I, O, r; r = O in the second
+
+
+def forward(x, W, A, B, b, d):
+    """y = x Wᵀ + b·((d·u) Bᵀ), u = x Aᵀ."""
+    return {"y": vera_forward(x, W, A, B, b, d)[0]}
+
+
+def backward(dy, u, W, A, B, b, d):
+    """dx, db, dd: from u = x Aᵀ alone."""
+    dx, _, _, _, db, dd, *_ = vera_backward(dy, (u, W, A, B, b, d, 0.0, None))
+    return {"dx": dx, "db": db, "dd": dd}
+
+
+def merge(W, A, B, b, d):
+    """W' = W + Λ_b B Λ_d A."""
+    return {"W'": W + delta(A, B, b, d)}
+
+
+def forward_wrong_side(x, W, A, B, b, d):
+    """b before B, where r = O lets it."""
+    if len(b) != len(d):
+        return []
+    u = x @ A.T
+    return [{"y": x @ W.T + (b * d * u) @ B.T}, {"y": x @ W.T + d * ((b * u) @ B.T)}]
+
+
+def backward_wrong_side(dy, u, W, A, B, b, d):
+    """The gradients of that forward: db has r numbers; the others want r = O."""
+    dz = dy @ B
+    found = [{"db": (dz * d * u).sum(0)}, {"db": (dz * u).sum(0)}]
+    if len(b) == len(d):
+        found.append({"dx": dy @ W + (dz * b * d) @ A, "dd": (dz * b * u).sum(0)})
+    return found
+
+
+def merge_wrong_side(W, A, B, b, d):
+    """b as columns' scale."""
+    return [{"W'": W + (B * b * d) @ A}] if len(b) == len(d) else []
+
+
+def _cases(reference, names, slip, **known):
+    found = []
+    for seed, (M, I, O, r) in enumerate(SHAPES):
+        a = draw(seed, dy=(M, O), x=(M, I), W=(O, I), A=(r, I), B=(O, r), b=(O,), d=(r,))
+        a["u"] = a["x"] @ a["A"].T
+        args = {n: a[n] for n in names}
+        wrong_side = {"b on the wrong side": slip}
+        found.append(Case(args, reference, adapter="b", slips=wrong_side, **known))
+    return found
+
+
+def forward_cases():
+    """For y = f(x, W, A, B, b, d)."""
+    names = ("x", "W", "A", "B", "b", "d")
+    return _cases(forward, names, forward_wrong_side, rows=("x",), two_paths=("y",))
+
+
+def backward_cases():
+    """For dx, db, dd = f(dy, u, W, A, B, b, d)."""
+    known = dict(rows=("dy", "u"), summed=("db", "dd"), two_paths=("dx",))
+    return _cases(backward, ("dy", "u", "W", "A", "B", "b", "d"), backward_wrong_side, **known)
+
+
+def merge_cases():
+    """For W' = f(W, A, B, b, d)."""
+    return _cases(merge, ("W", "A", "B", "b", "d"), merge_wrong_side, two_paths=("W'",))
+
+
+EXERCISES = (
+    Exercise(
+        "vera_count",
+        6,
+        "predict",
+        "How many numbers does VeRA of rank 256 train on a linear of 64 inputs and 128 outputs?",
+        (
+            "A and B are drawn once, for all layers, and never trained.",
+            "b scales the outputs, d the r numbers in the middle.",
+            "O + r = 128 + 256.",
+        ),
+        number=lambda: count(64, 128, 256),
+        because="O + r: neither I nor a product with r is in it.",
+        near=lambda: {
+            256 * (64 + 128): "that is LoRA's count: here A and B are frozen",
+            64 + 256: "b has one number an output, not one an input",
+            384 + 256 * 192: "the shared A and B are frozen: not counted as trainable",
+        },
+    ),
+    Exercise(
+        "vera_forward",
+        6,
+        "blank",
+        "y = x Wᵀ + b·((d·u) Bᵀ), u = x Aᵀ: x, W, A, B, b, d -> y",
+        (
+            "d has r numbers and b has O: the shapes say where each of them stands.",
+            "Down by A, times d, up by B, times b; and the base path beside it.",
+            "x @ W.T + b * ((d * (x @ A.T)) @ B.T)",
+        ),
+        cases=forward_cases,
+    ),
+    Exercise(
+        "vera_backward",
+        6,
+        "blank",
+        "Both vectors' gradients: dy, u, W, A, B, b, d -> dx, db, dd",
+        (
+            "Go back through y = … + b·v, v = z Bᵀ, z = d·u, one step at a time.",
+            "b and d are the same for every row, so their gradients sum over all rows.",
+            "dz = (dy * b) @ B; db = (dy * ((d * u) @ B.T)).sum(0); dd = (dz * u).sum(0); "
+            "dx = dy @ W + (dz * d) @ A",
+        ),
+        cases=backward_cases,
+    ),
+    Exercise(
+        "vera_merge",
+        6,
+        "blank",
+        "One matrix that does it all: W, A, B, b, d -> W'",
+        (
+            "Λ_b is a diagonal matrix: what does it do to the rows of B?",
+            "A column of numbers, b[:, None], scales rows; d, as it is, scales columns.",
+            "W + (b[:, None] * B * d) @ A",
+        ),
+        cases=merge_cases,
+    ),
+    Exercise(
+        "vera_break",
+        6,
+        "break",
+        "Put b on the wrong side of B in forward: x, W, A, B, b, d -> y",
+        (
+            "When does (b·d·u) Bᵀ run at all?",
+            "Only where r = O: the check tries that, too.",
+            "Return x @ W.T + (b * d * (x @ A.T)) @ B.T",
+        ),
+        cases=forward_cases,
+        slip="b on the wrong side",
+    ),
+)

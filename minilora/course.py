@@ -1,0 +1,60 @@
+"""What the notebooks show: a figure with its caption, and a control beside its static twin."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from . import plots
+from .methods import METHODS
+
+STATIC = "MINILORA_STATIC"  # set where notebooks are built: no control is shown that cannot move
+
+
+@contextlib.contextmanager
+def figure(
+    caption: str, width: float = 9, height: float = 4.5, columns: int = 1, **how: Any
+) -> Iterator[Any]:
+    """Axes in the house style, for a with block; afterwards the figure is shown, and its caption.
+
+    width, height: inches; columns: panels side by side, which gives an array of axes; how: for
+    `subplots`.
+    """
+    with plots.style():
+        drawn = plots.canvas(width, height)
+        yield drawn.subplots(1, columns, **how)
+    show(drawn, caption)
+
+
+def show(drawn, caption: str) -> None:
+    """A figure as a PNG, and below it what to see in it."""
+    from IPython.display import Image, Markdown, display
+
+    display(Image(plots.png(drawn), alt=caption), Markdown(f"**Figure.** {caption}"))
+
+
+def look(name: str) -> dict[str, str]:
+    """A method's own colour, marker and title, as keywords for `plot`."""
+    colour, marker = plots.looks([name])[name]
+    return {"color": colour, "marker": marker, "label": METHODS[name].title}
+
+
+def explore(draw: Callable[..., None], **values: list) -> None:
+    """Sliders over the values, each redrawing by draw(**chosen); a line of text where none can be.
+
+    The first value of each list is the one that the figure above shows.
+    """
+    names = ", ".join(values)
+    if os.environ.get(STATIC):
+        print(f"In a running notebook, sliders for {names} stand here.")
+        return
+    try:
+        from ipywidgets import SelectionSlider, interact
+    except ImportError:
+        print(f"For sliders over {names}: pip install ipywidgets")
+        return
+    sliders = {
+        name: SelectionSlider(options=sorted(v), value=v[0], description=name)
+        for name, v in values.items()
+    }
+    interact(draw, **sliders)

@@ -1,0 +1,170 @@
+# %% [markdown]
+r"""
+# 00 · A tour: six ways to teach a model the past tense
+
+When you are done you can
+
+- fine-tune a language model in five lines, and ask it for words that it has never met,
+- say what each of six techniques trains, what it keeps, and what it costs,
+- read every table of this course: numbers, bytes, steps, exact match.
+
+*Needs*: Python and a little NumPy. *Time*: 15 minutes to read, 10 to do.
+*Papers*: one a technique; each has its own notebook, 04 to 08. *The one idea*: the weights stay, a
+small change is learned beside them.
+"""
+
+# %%
+import numpy as np
+
+import minilora as ml
+from minilora import course, tasks
+from minilora.check import check
+from minilora.experiments import rates
+
+# %% [markdown]
+r"""
+## A model that has never seen a past tense
+
+The embedded base is a small Llama, trained on three things about English words: *walk → walks*,
+*walk → walking*, and how *walk* sounds. Each task has a tag, here `D`:
+"""
+
+# %%
+model, words = ml.load_model("base"), ml.load_task("past")
+print(f"{sum(a.size for a in model.params.values()):,} numbers, {len(words.test)} held-out verbs")
+print(words.train[:3])
+score, answers = ml.exact_match(model, words.test, return_answers=True)
+for (prompt, right), answer in zip(words.test[:4], answers):
+    print(f"{prompt:12} wanted {right[0]:12} got {answer}")
+print(f"exact match of the base: {score:.3f}")
+
+# %% [markdown]
+r"""
+Numbers to compare with come first, before any training: what does a rule without a model get?
+"""
+
+# %%
+for name in tasks.TASKS["past"].rules:
+    print(f"{name:10} {tasks.score_rule(tasks.RULES[name], words.test):.3f}")
+
+# %% [markdown]
+r"""
+## Five lines
+
+LoRA puts two thin matrices beside each chosen weight, $W + s\,BA$, and trains only those. **Predict.** Two
+weights of 128 × 128 and 64 × 128 get LoRA of rank 4: how many numbers are trained?
+"""
+
+# %% exercise tour_count
+trainable = None  # your number
+### BEGIN SOLUTION
+trainable = 4 * (128 + 128) + 4 * (64 + 128)
+### END SOLUTION
+
+# %% check tour_count
+check("tour_count", trainable)
+
+# %%
+batches = ml.batches(words.train[:300], model.tokenizer, batch_size=32, epochs=11)
+tuned = ml.attach(model, "lora", rank=4)
+history = ml.train(tuned, batches, steps=100, lr=2e-2, schedule="linear", warmup=10)
+score, answers = ml.exact_match(tuned, words.test, return_answers=True)
+print(f"loss {history.losses[0]:.2f} -> {history.losses[-1]:.2f}, exact match {score:.3f}")
+
+# %%
+for (prompt, right), answer in zip(words.test[:8], answers):
+    print(f"{prompt:12} wanted {'/'.join(right):14} got {answer}")
+assert ml.exact_match(model, words.test[:50]) == 0  # the base is as it was
+
+# %% [markdown]
+r"""
+It learned the rule, its spelling, and makes the mistakes that a child makes. None of these verbs was
+trained on.
+
+## One step
+
+Training is this step, many times. With $dw$ the gradient of the loss by $w$: **fill the blank.**
+"""
+
+# %% exercise tour_step
+def step(w, dw, lr):
+    """Gradient descent -> w'."""
+    ### BEGIN SOLUTION
+    return w - lr * dw
+    ### END SOLUTION
+
+# %% check tour_step
+check("tour_step", step)
+
+# %% [markdown]
+r"""
+**Break it**: forget the learning rate. The check wants exactly that, and says what it sees.
+"""
+
+# %% exercise tour_break
+def broken(w, dw, lr):
+    """The same, without the rate."""
+    ### BEGIN SOLUTION
+    return w - dw
+    ### END SOLUTION
+
+# %% check tour_break
+check("tour_break", broken)
+
+# %% [markdown]
+r"""
+## Six techniques
+
+Each states in one file what it trains and how:
+"""
+
+# %%
+for record in ml.METHODS.values():
+    print(f"{record.title:17} {record.formula:45} trains {', '.join(record.trains)}")
+
+# %% [markdown]
+r"""
+The same 300 verbs and the same 60 steps for each, at the learning rate that was chosen for it on 300
+other verbs. VeRA has rank 256, the others 4.
+"""
+
+# %%
+chosen = rates.chosen_for("past", rates.read())
+ranks = {"full": {}, "vera": {"rank": 256}}
+runs = {}
+for name in ml.METHODS:
+    tuned = ml.attach(model, name, **ranks.get(name, {"rank": 4}))
+    history = ml.train(tuned, batches, steps=60, lr=chosen[name]["lr"], schedule="linear", warmup=6)
+    runs[name] = tuned, history.losses, dict(ml.ledger(tuned, 32, 25))
+
+# %%
+caption = (
+    "Loss of each technique, in means of five steps, each at its own learning rate. In the legend "
+    "what it trains, and what a step of 32 × 25 tokens holds in all."
+)
+with course.figure(caption, width=10.5, height=4.8) as axes:
+    for name, (tuned, losses, held) in runs.items():
+        numbers = sum(a.size for a in tuned.trainable.values())
+        label = f"{ml.METHODS[name].title}: {numbers:,} numbers, {sum(held.values()) / 1e6:.1f} MB"
+        means = np.reshape(losses, (-1, 5)).mean(1)
+        axes.plot(range(5, 61, 5), means, **course.look(name) | {"label": label})
+    axes.set(yscale="log", xlabel="optimizer steps", ylabel="cross-entropy (nats per token)")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=11.5)
+
+# %%
+print(f"{'':17} {'weights':>10} {'gradients':>10} {'optimizer':>10} {'kept':>11}   exact")
+for name, (tuned, _, held) in runs.items():
+    sizes = " ".join(f"{n:>{w},}" for n, w in zip(held.values(), (10, 10, 10, 11)))
+    print(f"{ml.METHODS[name].title:17} {sizes}   {ml.exact_match(tuned, words.test[:200]):.2f}")
+
+# %% [markdown]
+r"""
+Three things to take along:
+
+- What is trained differs by a factor of hundreds; what is **kept for backward** hardly differs, and it is
+  the largest part. Notebook 05 is about that.
+- Few numbers are enough for a rule of English, since the base knows English words already.
+- One seed, 60 steps, 200 words: no ranking. `README.md` has three seeds, 150 steps and all the words.
+
+Next: 01, the tape that finds every gradient in this course.
+"""

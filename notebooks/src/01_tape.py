@@ -1,0 +1,243 @@
+# %% [markdown]
+r"""
+# 01 · A tape you can read: autograd in NumPy
+
+When you are done you can
+
+- write an operation as a pair of plain functions, forward and backward,
+- say what a cache must hold, and weigh it in bytes,
+- read the tape of a small network and follow a gradient back along it.
+
+*Needs*: NumPy and the chain rule. *Time*: 25 minutes to read, 25 to do.
+*Papers*: none; the idea is Linnainmaa's, 1970. *The one idea*: forward leaves behind just what
+backward will read, and that is where the memory of training goes.
+"""
+
+# %%
+import numpy as np
+
+import minilora as ml
+from minilora import course, engine, ops
+from minilora.check import check, check_pair
+from minilora.memory import arrays_in
+
+# %% [markdown]
+r"""
+## A pair
+
+An operation is two functions: forward gives the output and a **cache**, backward takes the gradient of
+the loss by the output, $dy$, and the cache, and gives one gradient an argument. For $y = a\cdot b$, element
+by element:
+
+$$da = dy\cdot b,\qquad db = dy\cdot a .$$
+
+**Predict.** Two arrays of 100 × 100 in float64: how many bytes does the cache of $a\cdot b$ hold?
+"""
+
+# %% exercise tape_bytes
+held = None  # your number
+### BEGIN SOLUTION
+held = 2 * 100 * 100 * 8
+### END SOLUTION
+
+# %% check tape_bytes
+check("tape_bytes", held)
+
+# %% [markdown]
+r"""
+**Fill the blank.**
+"""
+
+# %% exercise mul_backward
+def mul_backward(dy, a, b):
+    """dy, a, b of one shape -> da, db."""
+    ### BEGIN SOLUTION
+    return dy * b, dy * a
+    ### END SOLUTION
+
+# %% check mul_backward
+check("mul_backward", mul_backward)
+
+# %% [markdown]
+r"""
+## A linear
+
+$y = xW^\top$ with $x$ (M, I), one row a token, and $W$ (O, I). By components, $y_{mo} = \sum_i x_{mi} W_{oi}$,
+so
+
+$$dx_{mi} = \sum_o dy_{mo}\,W_{oi},\qquad dW_{oi} = \sum_m dy_{mo}\,x_{mi} .$$
+
+The second sums over the rows: every row used the same $W$. **Fill the blank.**
+"""
+
+# %% exercise linear_backward
+def linear_backward(dy, x, W):
+    """dy (M, O), x (M, I), W (O, I) -> dx (M, I), dW (O, I)."""
+    ### BEGIN SOLUTION
+    return dy @ W, dy.T @ x
+    ### END SOLUTION
+
+# %% check linear_backward
+check("linear_backward", linear_backward)
+
+# %% [markdown]
+r"""
+**Break it.** Leave out the sum over rows, in whatever way you like, and see the check name it.
+"""
+
+# %% exercise linear_break
+def broken(dy, x, W):
+    """The same, without the sum in dW."""
+    ### BEGIN SOLUTION
+    return dy @ W, dy.T @ x / len(x)
+    ### END SOLUTION
+
+# %% check linear_break
+check("linear_break", broken)
+
+# %% [markdown]
+r"""
+On arrays, by components, and by nobody's algebra: move each number a little and see what changes.
+"""
+
+# %%
+rng = np.random.default_rng(0)
+x, W, dy = rng.normal(size=(6, 4)), rng.normal(size=(3, 4)), rng.normal(size=(6, 3))
+y, cache = ops.linear.forward(x, W)
+dx, dW = ops.linear.backward(dy, cache)
+assert np.allclose(dx, np.einsum("mo,oi->mi", dy, W))
+assert np.allclose(dW, np.einsum("mo,mi->oi", dy, x))
+check_pair(ops.linear.forward, ops.linear.backward, x, W)
+
+# %% [markdown]
+r"""
+## The tape
+
+`Op` binds a pair to the tape. Called on tensors it runs forward and leaves a **node**: its cache, and the
+nodes that its gradients go to. A leaf, made by `param`, is where gradients are wanted. A small network,
+$\text{loss} = \text{mean}\,(\tanh(xW_1^\top)\,W_2^\top - t)^2$:
+"""
+
+# %%
+x, t = rng.normal(size=(50, 8)), rng.normal(size=(50, 2))
+W1 = ml.param(rng.normal(size=(16, 8)) / 3, "W₁")
+W2 = ml.param(rng.normal(size=(2, 16)) / 4, "W₂")
+
+def network():
+    """The loss, a Tensor."""
+    hidden = ops.tanh(ops.linear(x, W1))
+    error = ops.linear(hidden, W2) - t
+    return ops.mean(error * error)
+
+loss = network()
+print(f"loss {float(loss.data):.3f}, {len(engine.tape(loss))} nodes")
+
+# %%
+def kept(node):
+    """Bytes of the arrays in a node's cache."""
+    return sum(a.nbytes for a in arrays_in(node.cache))
+
+def title(node):
+    return node.op.name if node.op else node.name
+
+for node in engine.tape(loss):
+    parents = [title(p) for p in node.parents if p is not None]
+    print(f"{title(node):8} keeps {kept(node):6,} bytes, passes gradients to {parents}")
+
+# %%
+nodes = engine.tape(loss)
+depth = {}
+for node in nodes:  # parents come before their children
+    depth[node] = 1 + max((depth[p] for p in node.parents if p), default=-1)
+for leaf in (W1, W2):  # a leaf stands just before the op that uses it
+    depth[leaf.node] = min(depth[n] for n in nodes if leaf.node in n.parents) - 1
+place = {node: (depth[node], 0.0 if node.op else 1.0) for node in nodes}
+
+# %%
+caption = (
+    "The tape: an arrow from each op to where its gradients go, the loss at the right. A disc's "
+    "area is what the op keeps, in bytes; the squares are the leaves, W₁ and W₂."
+)
+with course.figure(caption, width=11, height=4) as axes:
+    arrow = dict(arrowstyle="->", color="#7F7F7F", lw=1.8, shrinkA=14, shrinkB=14)
+    for node in nodes:
+        for parent in filter(None, node.parents):
+            axes.annotate("", xy=place[parent], xytext=place[node], arrowprops=arrow)
+        here, look = place[node], ("#5B8DB8", "o") if node.op else ("#E69F00", "s")
+        axes.scatter(*here, s=120 + kept(node) / 4, color=look[0], marker=look[1], zorder=3)
+        words = f"{title(node)}\n{kept(node):,} B" if node.op else title(node)
+        axes.annotate(words, (here[0], here[1] - 0.62 if node.op else here[1] + 0.25), ha="center")
+    axes.set(xlim=(-0.6, max(depth.values()) + 0.6), ylim=(-1, 1.7))
+    axes.axis("off")
+
+# %% [markdown]
+r"""
+## Backward
+
+`backward` walks the tape from its end, hands each op its gradient and its cache, adds up where two paths
+meet, and frees every cache as it passes. What is left are the leaves' gradients. By hand:
+"""
+
+# %%
+hidden = np.tanh(x @ W1.data.T)
+error = hidden @ W2.data.T - t
+derror = 2 * error / error.size  # mean of error²
+dW2 = derror.T @ hidden  # y = hidden W₂ᵀ
+dhidden = derror @ W2.data
+dW1 = (dhidden * (1 - hidden**2)).T @ x  # tanh' = 1 - tanh²
+
+ml.backward(loss)
+assert np.allclose(W1.grad, dW1) and np.allclose(W2.grad, dW2)
+assert all(node.cache is engine.FREED for node in nodes if node.op)
+
+# %% [markdown]
+r"""
+## What is frozen keeps nothing
+
+Whether $x$ must be kept depends on what trains. The gradient $dW$ reads $x$; a frozen linear has no $dW$:
+"""
+
+# %%
+h = ml.param(rng.normal(size=(50, 16)))  # something upstream trains
+frozen, trained = ops.frozen_linear(h, W2.data), ops.linear(h, W2)
+for name, tensor in (("frozen", frozen), ("trained", trained)):
+    names = [a.shape for a in arrays_in(tensor.node.cache)]
+    print(f"{name:8} keeps {names}")
+assert h.shape not in [a.shape for a in arrays_in(frozen.node.cache)]
+
+# %% [markdown]
+r"""
+Where nothing upstream trains there is no node at all: a whole frozen model leaves no tape.
+"""
+
+# %%
+assert ops.frozen_linear(h.data, W2.data).node is None
+
+# %% [markdown]
+r"""
+## It learns
+
+Gradient descent on the network above, a hundred steps.
+"""
+
+# %%
+losses = []
+for _ in range(100):
+    W1, W2 = ml.param(W1.data, "W₁"), ml.param(W2.data, "W₂")
+    loss = network()
+    ml.backward(loss)
+    losses.append(float(loss.data))
+    W1, W2 = (ml.param(w.data - 0.2 * w.grad) for w in (W1, W2))
+print(f"{losses[0]:.3f} -> {losses[-1]:.3f}")
+assert losses[-1] < 0.8 * losses[0]
+
+# %% [markdown]
+r"""
+## What changed
+
+- An op is a pair of functions on arrays; it can be read, called and checked alone.
+- The tape keeps nodes, never tensors, so the memory of training is what the caches say.
+- What trains decides what is kept. All that follows in this course about memory is this sentence.
+
+Next: 02, a Llama made of such pairs.
+"""

@@ -1,0 +1,306 @@
+# %% [markdown]
+r"""
+# 04 · LoRA: forward, backward, merge
+
+When you are done you can
+
+- write LoRA's forward pass and every one of its gradients on plain arrays,
+- say what it trains, what it keeps for backward, and why B may start at zero,
+- merge an adapter into a weight, and say how exact that is.
+
+*Needs*: a matrix product and the chain rule. *Time*: 25 minutes to read, 30 to do.
+*Paper*: Hu et al. 2021, [arXiv:2106.09685](https://arxiv.org/abs/2106.09685), equation 3 and
+section 4.1. *The one idea*: the change of a weight, as a product of two thin matrices.
+"""
+
+# %%
+import numpy as np
+
+import minilora as ml
+from minilora import course, ops
+from minilora.check import check, check_pair
+from minilora.memory import CATEGORIES
+from minilora.methods import lora
+from minilora.train import gradients
+
+# %% [markdown]
+r"""
+## A change with few numbers
+
+A linear layer is $y = xW^\top$. Fine-tuning replaces $W$ by $W + \Delta W$. LoRA writes the change as
+
+$$\Delta W = s\,BA,\qquad A \in \mathbb{R}^{r\times I},\quad B \in \mathbb{R}^{O\times r},\quad
+s = \alpha / r .$$
+
+$A$ is the **down-projection**, which touches $x$; $B$ is the **up-projection**. $W$ stays frozen.
+
+**Predict.** How many numbers does rank 4 train on a linear of 64 inputs and 128 outputs?
+"""
+
+# %% exercise lora_count
+trainable = None  # your number
+### BEGIN SOLUTION
+trainable = 4 * (64 + 128)
+### END SOLUTION
+
+# %% check lora_count
+check("lora_count", trainable)
+
+# %% [markdown]
+r"""
+## Forward
+
+$$y = xW^\top + s\,(xA^\top)B^\top$$
+
+The brackets matter: $z = xA^\top$ has $r$ columns, so the second path costs $r(I+O)$ products a row.
+Forming $BA$ first would cost $O\cdot I$. Some small arrays, $M$ rows (one a token), and both ways:
+"""
+
+# %%
+M, I, O, r, s = 6, 16, 10, 4, 2.0
+rng = np.random.default_rng(0)
+x, W, dy = (rng.normal(size=n) for n in [(M, I), (O, I), (M, O)])
+A, B = rng.normal(size=(r, I)), rng.normal(size=(O, r))
+
+z = x @ A.T  # (M, r)
+y = x @ W.T + s * z @ B.T  # (M, O)
+assert np.allclose(y, x @ (W + s * B @ A).T)
+print(f"{r * (I + O)} products a row on the thin path, {O * I} through a whole matrix")
+
+# %% [markdown]
+r"""
+**Fill the blank.** The same as a function.
+"""
+
+# %% exercise lora_forward
+def lora_forward(x, W, s, A, B):
+    """x (M, I), W (O, I), s, A (r, I), B (O, r) -> y (M, O)."""
+    ### BEGIN SOLUTION
+    return x @ W.T + s * (x @ A.T) @ B.T
+    ### END SOLUTION
+
+# %% check lora_forward
+check("lora_forward", lora_forward)
+
+# %% [markdown]
+r"""
+## Backward
+
+Write $dy$ for $\partial\,\text{loss}/\partial y$, a number for each number of $y$. The tool is one rule:
+where $y = uV^\top$, it is $du = dy\,V$ and $dV = dy^\top u$. Each gradient has its primal's shape, and
+a weight's gradient sums over all rows: $dy^\top u$ does that.
+
+**Fill the blank** before you read on: three gradients. $W$ is frozen and gets none.
+"""
+
+# %% exercise lora_backward
+def lora_backward(dy, x, W, s, A, B):
+    """dy (M, O) -> dx (M, I), dA (r, I), dB (O, r)."""
+    ### BEGIN SOLUTION
+    dz = s * dy @ B
+    return dy @ W + dz @ A, dz.T @ x, s * dy.T @ (x @ A.T)
+    ### END SOLUTION
+
+# %% check lora_backward
+check("lora_backward", lora_backward)
+
+# %% [markdown]
+r"""
+### The derivation
+
+With $z = xA^\top$ in the middle, $y = xW^\top + s\,zB^\top$. From the end to the start:
+
+$$dB = s\,dy^\top z,\qquad dz = s\,dy\,B,\qquad dA = dz^\top x,\qquad dx = dy\,W + dz\,A .$$
+
+$x$ has two terms because it reaches $y$ by two paths. $s$ stands once in each.
+"""
+
+# %%
+dB = s * dy.T @ z  # y has s z Bᵀ
+dz = s * dy @ B  # y has s z Bᵀ
+dA = dz.T @ x  # z = x Aᵀ
+dx = dy @ W + dz @ A  # y has x Wᵀ, z = x Aᵀ
+
+out, cache = lora.lora_forward(x, W, s, A, B)  # the package's pair: the first witness
+grads = lora.lora_backward(dy, cache)
+assert np.allclose(out, y)
+for mine, theirs in zip([dx, dA, dB], [grads[0], grads[3], grads[4]]):
+    assert mine.shape == theirs.shape and np.allclose(mine, theirs)
+
+# %% [markdown]
+r"""
+The package, which has this pair in one short file, agrees. The second witness is the engine: the same
+forward in elementary operations, differentiated by the tape. The third is nobody's algebra at all:
+`check_pair` moves each number a little and sees what the loss does. It takes any pair of yours.
+"""
+
+# %%
+tx, tA, tB = (ml.param(a) for a in (x, A, B))
+ty = tx @ ops.transpose(ml.param(W)) + (tx @ ops.transpose(tA)) @ ops.transpose(tB) * s
+ml.backward(ty, dy)
+assert np.allclose(ty.data, y)
+assert all(np.allclose(t.grad, g) for t, g in zip([tx, tA, tB], [dx, dA, dB]))
+check_pair(lora.lora_forward, lora.lora_backward, x, W, s, A, B)
+
+# %% [markdown]
+r"""
+**Break it.** Copy your `lora_backward`, leave the scale out of it, and see the check name the slip.
+"""
+
+# %% exercise lora_break
+def broken(dy, x, W, s, A, B):
+    """The same arguments, one slip."""
+    ### BEGIN SOLUTION
+    dz = dy @ B
+    return dy @ W + dz @ A, dz.T @ x, s * dy.T @ (x @ A.T)
+    ### END SOLUTION
+
+# %% check lora_break
+check("lora_break", broken)
+
+# %% [markdown]
+r"""
+## "How can B be trained if it is zero?"
+
+A fresh adapter must change nothing, so $B = 0$ and $A$ is random. **Predict** how large $\|dA\|$ is at
+the very first step.
+"""
+
+# %% exercise lora_first_step
+norm_of_dA = None  # your number
+### BEGIN SOLUTION
+norm_of_dA = 0
+### END SOLUTION
+
+# %% check lora_first_step
+check("lora_first_step", norm_of_dA)
+
+# %% [markdown]
+r"""
+Now on a model: a small Llama that knows English spelling and sounds, and has never seen a past tense.
+It gets 300 verbs. After each of the first 20 steps we ask for the gradient on one fixed batch.
+"""
+
+# %%
+model, words = ml.load_model("base"), ml.load_task("past")
+batches = ml.batches(words.train[:300], model.tokenizer, batch_size=32, epochs=17)
+tuned = ml.attach(model, "lora", rank=4)  # alpha is 8, so s = 2
+
+def norms(tuned):
+    """‖dA‖ and ‖dB‖ over all adapted linears."""
+    _, grads = gradients(tuned, batches[:1])
+    parts = [[g for key, g in grads.items() if f"lora_{name}" in key] for name in "AB"]
+    return [float(np.sqrt(sum((g**2).sum() for g in part))) for part in parts]
+
+# %%
+first = norms(tuned)
+history = ml.train(tuned, batches, steps=20, lr=2e-3, evaluate=norms, evaluate_every=1)
+steps = range(21)
+norm_A, norm_B = zip(first, *(value for _, value in history.evaluations))
+assert norm_A[0] == 0 and norm_B[0] > 0 and min(norm_A[1:]) > 0
+caption = (
+    "dA is exactly 0 before the first step, since it passes through B = 0. dB is not: B moves, "
+    "and from then on A has a gradient, too."
+)
+with course.figure(caption) as axes:
+    axes.plot(steps, norm_B, color="#0072B2", marker="o", label="‖dB‖, up-projection")
+    axes.plot(steps, norm_A, color="#E69F00", marker="s", label="‖dA‖, down-projection")
+    axes.set(xlabel="optimizer steps taken", ylabel="norm of the gradient", xticks=range(0, 21, 4))
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+
+# %% [markdown]
+r"""
+That has a consequence for anyone who tests a backward. **Break it** again: change `dA` so that no check
+which starts at $B = 0$ can see it.
+"""
+
+# %% exercise lora_blind
+def blind(dy, x, W, s, A, B):
+    """Wrong, and right at B = 0."""
+    ### BEGIN SOLUTION
+    dz = s * dy @ B
+    return dy @ W + dz @ A, 3 * dz.T @ x, s * dy.T @ (x @ A.T)
+    ### END SOLUTION
+
+# %% check lora_blind
+check("lora_blind", blind)
+
+# %% [markdown]
+r"""
+## Counting, and memory
+
+LoRA trains $r(I+O)$ numbers a linear. AdamW keeps two more for each. What that leaves untouched is
+the **activations**: $dA = dz^\top x$ reads $x$, so $x$ must be kept for backward, as in full fine-tuning.
+"""
+
+# %%
+full = ml.ledger(model, 32, 25, method="full")
+thin = ml.ledger(model, 32, 25, method="lora", rank=4)
+for part in CATEGORIES:
+    print(f"{part:12} full {full[part]:>11,} bytes    LoRA {thin[part]:>11,} bytes")
+shapes = [W.shape for name, W in model.params.items() if "q_proj" in name or "v_proj" in name]
+assert thin.trainable == 4 * sum(lora.count(I, O, 4) for O, I in shapes)
+
+# %% [markdown]
+r"""
+Gradients and optimizer all but vanish. Activations, the largest part here, shrink by less: that is why
+"LoRA uses as much memory as full fine-tuning" is so often reported. Notebook 05 is about that part.
+
+## Does it learn?
+"""
+
+# %%
+tuned = ml.attach(model, "lora", rank=4)
+history = ml.train(tuned, batches, steps=150, lr=2e-2, schedule="linear", warmup=15)
+score, before = (ml.exact_match(m, words.test) for m in (tuned, model))
+print(f"loss {history.losses[0]:.2f} -> {np.mean(history.losses[-10:]):.2f}")
+print(f"{score:.0%} of {len(words.test)} held-out verbs; the base {before:.0%}")
+caption = "150 steps on 300 verbs: the loss of each batch, on a logarithmic scale."
+with course.figure(caption, height=3.8) as axes:
+    axes.plot(range(1, 151), history.losses, **course.look("lora") | {"marker": None}, lw=1.5)
+    axes.set(yscale="log", xlabel="optimizer steps", ylabel="cross-entropy\n(nats per token)")
+
+# %% [markdown]
+r"""
+## Merge
+
+After training the two paths are one: $W' = W + s\,BA$, and nothing is slower than before.
+**Fill the blank.**
+"""
+
+# %% exercise lora_merge
+def lora_merge(W, s, A, B):
+    """W (O, I), s, A (r, I), B (O, r) -> W' (O, I)."""
+    ### BEGIN SOLUTION
+    return W + s * B @ A
+    ### END SOLUTION
+
+# %% check lora_merge
+check("lora_merge", lora_merge)
+
+# %% [markdown]
+r"""
+How exact is it? Merging rounds once to float32. So merged and attached agree to rounding, and not bit
+for bit; subtracting again returns the base, up to a rounding.
+"""
+
+# %%
+ids = batches[0][0]
+merged = ml.merge(tuned)
+error = np.abs(merged.logits(ids) - tuned.logits(ids)).max() / np.abs(tuned.logits(ids)).max()
+back = ml.unmerge(merged, tuned)
+off = max(np.abs(back.params[name] - W).max() for name, W in model.params.items())
+assert error < 1e-5 and off < 1e-6
+print("merged and attached agree to 1e-5 of the largest logit; unmerged and base to 1e-6")
+
+# %% [markdown]
+r"""
+## What changed, and what did not
+
+- The optimizer holds two numbers for $r(I+O)$ parameters instead of $O\cdot I$.
+- The activations stay: $x$ is kept for $dA$.
+- One task, one model of under a million parameters: it shows how LoRA behaves, not how it will do on
+  yours. `README.md` has the comparison with each technique's learning rate tuned.
+
+Next: 05, LoRA-FA, which gets rid of $x$.
+"""

@@ -1,0 +1,257 @@
+# %% [markdown]
+r"""
+# 05 · LoRA-FA: pay for activations, not parameters
+
+When you are done you can
+
+- write a backward pass that never sees its input,
+- say which bytes LoRA-FA saves, which it does not, and when the saving is taken back,
+- name what is lost: the directions that a frozen $A$ cannot reach.
+
+*Needs*: notebook 04. *Time*: 20 minutes to read, 25 to do.
+*Paper*: Zhang et al. 2023, [arXiv:2308.03303](https://arxiv.org/abs/2308.03303), section 3.
+*The one idea*: what is frozen needs no gradient, and what needs no gradient need not be remembered.
+"""
+
+# %%
+import numpy as np
+
+import minilora as ml
+from minilora import course, ops
+from minilora.check import check, check_pair
+from minilora.methods import lora_fa
+
+# %% [markdown]
+r"""
+## Who reads x?
+
+LoRA's backward has four lines. With $z = xA^\top$:
+
+$$dB = s\,dy^\top z,\qquad dz = s\,dy\,B,\qquad dA = dz^\top x,\qquad dx = dy\,W + dz\,A .$$
+
+One of them reads $x$. Freeze $A$, as it was drawn, and nobody does: $M$ rows of $I$ numbers need not
+be kept for backward, only $z$, with its $r$ numbers a row. The forward pass is LoRA's.
+
+**Predict.** 32 rows of 25 tokens, 128 inputs, rank 4: how many numbers are kept for backward, $W$, $A$
+and $B$ left out?
+"""
+
+# %% exercise lora_fa_kept
+kept = None  # your number
+### BEGIN SOLUTION
+kept = 32 * 25 * 4
+### END SOLUTION
+
+# %% check lora_fa_kept
+check("lora_fa_kept", kept)
+
+# %% [markdown]
+r"""
+**Fill the blank.** The signature says it: there is a `z`, and no `x`. Where LoRA gave `dA`, give `None`.
+"""
+
+# %% exercise lora_fa_backward
+def lora_fa_backward(dy, z, W, s, A, B):
+    """dy (M, O), z (M, r) -> dx (M, I), None, dB (O, r)."""
+    ### BEGIN SOLUTION
+    return dy @ W + s * (dy @ B) @ A, None, s * dy.T @ z
+    ### END SOLUTION
+
+# %% check lora_fa_backward
+check("lora_fa_backward", lora_fa_backward)
+
+# %% [markdown]
+r"""
+## On small arrays
+"""
+
+# %%
+M, I, O, r, s = 6, 16, 10, 4, 2.0
+rng = np.random.default_rng(0)
+x, W, dy = (rng.normal(size=n) for n in [(M, I), (O, I), (M, O)])
+A, B = rng.normal(size=(r, I)), rng.normal(size=(O, r))
+
+z = x @ A.T
+y = x @ W.T + s * z @ B.T
+dB = s * dy.T @ z  # y has s z Bᵀ
+dx = dy @ W + s * dy @ B @ A  # y has x Wᵀ and s x Aᵀ Bᵀ: a frozen A still passes gradient on
+
+# %% [markdown]
+r"""
+The package, the engine in elementary operations, and finite differences agree.
+"""
+
+# %%
+out, cache = lora_fa.lora_fa_forward(x, W, s, A, B)
+grads = lora_fa.lora_fa_backward(dy, cache)
+assert np.allclose(out, y) and np.allclose(grads[0], dx) and np.allclose(grads[4], dB)
+assert grads[3] is None  # no dA
+
+tx, tB = ml.param(x), ml.param(B)
+ty = tx @ W.T + (tx @ A.T) @ ops.transpose(tB) * s
+ml.backward(ty, dy)
+assert np.allclose(tx.grad, dx) and np.allclose(tB.grad, dB)
+check_pair(lora_fa.lora_fa_forward, lora_fa.lora_fa_backward, x, W, s, A, B)
+
+# %% [markdown]
+r"""
+**Break it.** A common slip: $A$ is frozen, so its path is forgotten in $dx$. Write that one.
+"""
+
+# %% exercise lora_fa_break
+def broken(dy, z, W, s, A, B):
+    """The same arguments, one slip in dx."""
+    ### BEGIN SOLUTION
+    return dy @ W, None, s * dy.T @ z
+    ### END SOLUTION
+
+# %% check lora_fa_break
+check("lora_fa_break", broken)
+
+# %% [markdown]
+r"""
+## Frozen means frozen
+
+The optimizer may not see $A$ at all: no gradient, no moments, no weight decay either.
+**Fill the blank**: a step of plain gradient descent, handed a `dA` that nobody should use.
+"""
+
+# %% exercise lora_fa_step
+def lora_fa_step(A, B, dA, dB, lr):
+    """-> A, B after the step."""
+    ### BEGIN SOLUTION
+    return A, B - lr * dB
+    ### END SOLUTION
+
+# %% check lora_fa_step
+check("lora_fa_step", lora_fa_step)
+
+# %% [markdown]
+r"""
+## Memory against length
+
+Does it *really* drop $x$? "Other operations may still keep it" is a fair objection. The ledger walks the
+tape and counts every storage once, whoever holds it. Adapters on all linears of the embedded model:
+"""
+
+# %%
+model, words = ml.load_model("base"), ml.load_task("past")
+lengths, targets = [1, 8, 16, 24, 32], "all-linear"
+
+def kept_bytes(method, length, rank=4, batch=32):
+    """MiB kept for backward: (x of the adapters, z of the adapters, all else)."""
+    found = ml.ledger(model, batch, length, method=method, rank=rank, targets=targets).saved
+    sizes = {"x": 0, "z": 0}
+    for array in found:
+        if array.op == method:
+            sizes[array.what] += array.nbytes
+    return [n / 2**20 for n in (sizes["x"], sizes["z"], sum(a.nbytes for a in found))]
+
+# %%
+def draw(rank=4, batch=32):
+    """The figure: what LoRA keeps against what LoRA-FA keeps."""
+    with course.figure(caption, height=4.8, columns=2, sharey=True) as panels:
+        for axes, method in zip(panels, ("lora", "lora_fa")):
+            x, z, whole = np.transpose([kept_bytes(method, n, rank, batch) for n in lengths])
+            parts, colours = [whole - x - z, z, x], ["#C9CED6", "#D55E00", "#5B8DB8"]
+            labels = ["all else", "z = x Aᵀ of the adapters", "x of the adapters"]
+            axes.stackplot(lengths, parts, colors=colours, labels=labels)
+            axes.set(title=ml.METHODS[method].title, xlabel="tokens of a row", ylim=(0, None))
+        panels[0].set_ylabel("MiB kept for backward")
+        panels[0].figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+
+caption = "LoRA keeps x for dA (blue). LoRA-FA keeps z alone (the thin orange band); the rest stays."
+draw()
+
+# %%
+course.explore(draw, rank=[4, 1, 16, 64], batch=[32, 8])
+
+# %%
+(x_lora, z_lora, lora), (x_fa, z_fa, fa) = (kept_bytes(m, 32) for m in ("lora", "lora_fa"))
+assert x_fa == 0 and z_fa == z_lora and np.isclose(lora - fa, x_lora)
+print(f"LoRA {lora:.2f} MiB, LoRA-FA {fa:.2f} MiB: {1 - fa / lora:.0%} less, and all of it is x")
+tuned = ml.attach(model, "lora_fa", rank=4, targets=targets)
+assert ml.measure(tuned, 32, 32)["activations"] == ml.ledger(tuned, 32, 32)["activations"]
+print("measured in this process: the same bytes")
+
+# %% [markdown]
+r"""
+The grey part is what the Llama keeps without any adapter: attention, norms and the product of the
+feed-forward. Two honest limits follow.
+"""
+
+# %%
+for targets in ("all-linear", ("q_proj", "v_proj")):
+    _, _, lora = kept_bytes("lora", 32)
+    _, _, fa = kept_bytes("lora_fa", 32)
+    print(f"adapters on {targets}: LoRA-FA keeps {1 - fa / lora:.0%} less")
+saved = ml.ledger(model, 32, 32, method="lora", rank=4, targets="all-linear").saved
+(keeper,) = {array.op for array in saved if "o_proj (lora)" in str(array.shared_with)}
+print("LoRA's x of o_proj is kept by another op as well:", keeper)
+assert keeper == "attention"
+
+# %% [markdown]
+r"""
+With adapters on two linears a layer, little of what is kept is $x$, and little is saved. On `o_proj`
+nothing is: attention keeps that array for its own backward. And where
+anything else keeps $x$, or a dropout mask of its size, the saving is taken back: `minilora memory
+--what-if` counts those cases.
+
+## What is lost
+
+$\Delta W = s\,BA$ with $A$ fixed: every row of $\Delta W$ is a mixture of the $r$ rows of $A$, for ever.
+"""
+
+# %%
+batches = ml.batches(words.train[:300], model.tokenizer, batch_size=32, epochs=11)
+runs = {}
+for name, lr in {"lora": 0.02, "lora_fa": 0.05}.items():  # each rate chosen on validation words
+    tuned = ml.attach(model, name, rank=4)
+    history = ml.train(tuned, batches, steps=100, lr=lr, schedule="linear", warmup=10)
+    runs[name] = tuned, history, ml.exact_match(tuned, words.test)
+    print(f"{ml.METHODS[name].title:8} {runs[name][2]:.0%} of {len(words.test)} held-out verbs")
+
+# %%
+for name, (tuned, _, _) in runs.items():
+    layer = next(iter(tuned.layers))
+    start = ml.attach(model, name, rank=4).layers[layer]["A"].astype(float)
+    change = tuned.delta(layer)
+    outside = change - change @ np.linalg.pinv(start) @ start  # not in the row space of A₀
+    share = np.linalg.norm(outside) / np.linalg.norm(change)
+    print(f"{ml.METHODS[name].title:8} {share:.3f} of ΔW lies outside the rows of the first A")
+    assert (share < 1e-5) == (name == "lora_fa")
+
+# %%
+caption = "The same 100 steps: LoRA-FA learns, with fewer directions to do it in. Means of 10 steps."
+with course.figure(caption, height=3.8) as axes:
+    for name, (_, history, _) in runs.items():
+        means = np.reshape(history.losses, (-1, 10)).mean(1)
+        axes.plot(range(10, 101, 10), means, **course.look(name))
+    axes.set(yscale="log", xlabel="optimizer steps", ylabel="cross-entropy\n(nats per token)")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+
+# %% [markdown]
+r"""
+The paper's 2026 version corrects $dB$ so that the step of $s\,BA$ comes nearest to the full gradient
+$g$: $dB \leftarrow dB\,(AA^\top)^{-1}/s^2$. It is the least-squares solution:
+"""
+
+# %%
+g = dy.T @ x  # ∂loss/∂W
+arrays, corrected = {"A": A, "s": s}, {"B": s * g @ A.T}  # dB, as backward gives it
+assert np.allclose(corrected["B"], dB)
+lora_fa.corrected_gradient(arrays, corrected, {"corrected": True})
+best = np.linalg.lstsq((s * A).T, g.T, rcond=None)[0].T
+assert np.allclose(corrected["B"], best)
+print("the corrected dB is the least-squares one")
+
+# %% [markdown]
+r"""
+## What changed, and what did not
+
+- $x$ is not kept, $A$ has no gradient and no moments: half the optimizer, and all of the blue area.
+- The rows of $\Delta W$ stay in $A$'s row space. Here, at rank 4, that costs accuracy.
+- Where the peak of memory is elsewhere, in logits or attention, nothing visible is saved.
+
+Next: 06, VeRA, which freezes $B$ too.
+"""

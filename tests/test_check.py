@@ -1,0 +1,498 @@
+"""The checks of the course: right answers pass, and each known slip is caught and named."""
+
+import json
+
+import numpy as np
+import pytest
+
+from minilora.check import EXERCISES, SLIPS, check, check_pair, hint
+from minilora.check import answer as answers
+
+
+def lora_forward(x, W, s, A, B):
+    return x @ W.T + s * (x @ A.T) @ B.T
+
+
+def lora_backward(dy, x, W, s, A, B):
+    dz = s * dy @ B
+    return dy @ W + dz @ A, dz.T @ x, s * dy.T @ (x @ A.T)
+
+
+def lora_fa_backward(dy, z, W, s, A, B):
+    return dy @ W + s * (dy @ B) @ A, None, s * dy.T @ z
+
+
+def vera_forward(x, W, A, B, b, d):
+    return x @ W.T + b * ((d * (x @ A.T)) @ B.T)
+
+
+def vera_backward(dy, u, W, A, B, b, d):
+    dz = (dy * b) @ B
+    return dy @ W + (dz * d) @ A, (dy * ((d * u) @ B.T)).sum(0), (dz * u).sum(0)
+
+
+def delta_lora_step(W, s, ratio, lr, A, B, dA, dB):
+    A_new, B_new = A - lr * dA, B - lr * dB
+    return W + ratio * s * (B_new @ A_new - B @ A), A_new, B_new
+
+
+def delta_lora_by(change):
+    """A Delta-LoRA step whose W moves by something else."""
+
+    def step(W, s, ratio, lr, A, B, dA, dB):
+        A_new, B_new = A - lr * dA, B - lr * dB
+        return W + change(s, ratio, lr, A, B, A_new, B_new, dA, dB), A_new, B_new
+
+    return step
+
+
+def truncate(D, keep):
+    U, values, V = np.linalg.svd(D, full_matrices=False)
+    return (U[:, keep] * values[keep]) @ V[keep]
+
+
+def attend(q, k, v, mask=True):
+    scores = q @ k.T / np.sqrt(q.shape[1])
+    weights = np.exp(np.where(np.tri(len(q)), scores, -np.inf) if mask else scores)
+    return weights / weights.sum(1, keepdims=True) @ v
+
+
+def linear_backward(dy, x, W):
+    return dy @ W, dy.T @ x
+
+
+RIGHT = {
+    "tour_count": 4 * 256 + 4 * 192,
+    "tour_step": lambda w, dw, lr: w - lr * dw,
+    "tour_break": lambda w, dw, lr: w - dw,
+    "tape_bytes": 160_000,
+    "mul_backward": lambda dy, a, b: (dy * b, dy * a),
+    "linear_backward": linear_backward,
+    "linear_break": lambda dy, x, W: (dy @ W, dy.T @ x / len(x)),
+    "llama_kv": 8192,
+    "llama_norm": lambda x, g, eps: g * x / np.sqrt((x**2).mean(1, keepdims=True) + eps),
+    "llama_attention": attend,
+    "llama_break": lambda q, k, v: attend(q, k, v, mask=False),
+    "low_rank_error": 5,
+    "low_rank_truncate": lambda D, r: truncate(D, slice(r)),
+    "low_rank_break": lambda D, r: truncate(D, slice(-r, None)),
+    "lora_count": 768,
+    "lora_first_step": 0,
+    "lora_forward": lora_forward,
+    "lora_backward": lora_backward,
+    "lora_merge": lambda W, s, A, B: W + s * B @ A,
+    "lora_break": lambda dy, x, W, s, A, B: (
+        dy @ W + (dy @ B) @ A,
+        (dy @ B).T @ x,
+        s * dy.T @ (x @ A.T),
+    ),
+    "lora_blind": lambda *a: (lora_backward(*a)[0], 3 * lora_backward(*a)[1], lora_backward(*a)[2]),
+    "lora_fa_kept": 3200,
+    "lora_fa_backward": lora_fa_backward,
+    "lora_fa_step": lambda A, B, dA, dB, lr: (A, B - lr * dB),
+    "lora_fa_break": lambda dy, z, W, s, A, B: (dy @ W, None, s * dy.T @ z),
+    "vera_count": 384,
+    "vera_forward": vera_forward,
+    "vera_backward": vera_backward,
+    "vera_merge": lambda W, A, B, b, d: W + (b[:, None] * B * d) @ A,
+    "vera_break": lambda x, W, A, B, b, d: x @ W.T + (b * d * (x @ A.T)) @ B.T,
+    "delta_lora_rank": 6,
+    "delta_lora_step": delta_lora_step,
+    "delta_lora_break": delta_lora_by(
+        lambda s, ratio, lr, A, B, A1, B1, dA, dB: ratio * s * (B1 - B) @ (A1 - A)
+    ),
+    "lora_plus_rate": 0.032,
+    "lora_plus_step": lambda A, B, dA, dB, lr, ratio: (A - lr * dA, B - ratio * lr * dB),
+    "lora_plus_break": lambda A, B, dA, dB, lr, ratio: (A - ratio * lr * dA, B - lr * dB),
+}
+
+
+def but(right, **changes):
+    """A right backward whose outputs by place are another: but(f, _1=lambda out, *args: …)."""
+
+    def wrong(*args):
+        out = list(right(*args))
+        for place, change in changes.items():
+            out[int(place[1:])] = change(out[int(place[1:])], *args)
+        return tuple(out)
+
+    return wrong
+
+
+def per_row(dz, x):
+    return dz[:, :, None] * x[:, None, :]
+
+
+LB, FB, VB = lora_backward, lora_fa_backward, vera_backward
+
+# slip -> exercise -> wrong answers: every exercise in which the slip can be made
+WRONG = {
+    "scale missing": {
+        "lora_forward": [lambda x, W, s, A, B: x @ W.T + x @ A.T @ B.T],
+        "lora_backward": [
+            but(LB, _0=lambda dx, dy, x, W, s, A, B: dy @ W + dy @ B @ A),
+            but(LB, _1=lambda dA, dy, x, W, s, A, B: (dy @ B).T @ x),
+            but(LB, _2=lambda dB, dy, x, W, s, A, B: dy.T @ (x @ A.T)),
+        ],
+        "lora_merge": [lambda W, s, A, B: W + B @ A],
+        "lora_fa_backward": [
+            but(FB, _0=lambda dx, dy, z, W, s, A, B: dy @ W + dy @ B @ A),
+            but(FB, _2=lambda dB, dy, z, W, s, A, B: dy.T @ z),
+        ],
+        "delta_lora_step": [
+            delta_lora_by(lambda s, ratio, lr, A, B, A1, B1, dA, dB: ratio * (B1 @ A1 - B @ A))
+        ],
+    },
+    "scale twice": {
+        "lora_forward": [lambda x, W, s, A, B: x @ W.T + s * (s * x @ A.T) @ B.T],
+        "lora_backward": [
+            but(LB, _0=lambda dx, dy, x, W, s, A, B: dy @ W + s * s * dy @ B @ A),
+            but(LB, _1=lambda dA, dy, x, W, s, A, B: s * dA),
+            but(LB, _2=lambda dB, dy, x, W, s, A, B: s * dB),
+        ],
+        "lora_merge": [lambda W, s, A, B: W + s * s * B @ A],
+        "lora_fa_backward": [
+            but(FB, _0=lambda dx, dy, z, W, s, A, B: dy @ W + s * s * dy @ B @ A),
+            but(FB, _2=lambda dB, dy, z, W, s, A, B: s * dB),
+        ],
+        "delta_lora_step": [
+            delta_lora_by(
+                lambda s, ratio, lr, A, B, A1, B1, dA, dB: ratio * s * s * (B1 @ A1 - B @ A)
+            )
+        ],
+    },
+    "transposed": {
+        "linear_backward": [
+            lambda dy, x, W: (dy @ W, x.T @ dy),
+            lambda dy, x, W: (dy @ W.T, dy.T @ x),
+        ],
+        "mul_backward": [lambda dy, a, b: ((dy * b).swapaxes(0, 1), dy * a)],
+        "lora_forward": [
+            lambda x, W, s, A, B: x @ W + s * (x @ A.T) @ B.T,
+            lambda x, W, s, A, B: x @ W.T + s * (x @ A) @ B.T,
+            lambda x, W, s, A, B: (x @ W.T + s * (x @ A.T) @ B.T).T,
+        ],
+        "lora_backward": [
+            but(LB, _0=lambda dx, dy, x, W, s, A, B: dy @ W.T + s * dy @ B @ A),
+            but(LB, _1=lambda dA, *_: dA.T),
+            but(LB, _2=lambda dB, *_: dB.T),
+        ],
+        "lora_merge": [
+            lambda W, s, A, B: W + s * A @ B,
+            lambda W, s, A, B: W + (s * B @ A).T,
+            lambda W, s, A, B: (W + s * B @ A).T,
+        ],
+        "lora_fa_backward": [
+            but(FB, _0=lambda dx, dy, z, W, s, A, B: dy @ W + s * dy @ B @ A.T),
+            but(FB, _2=lambda dB, *_: dB.T),
+        ],
+        "vera_forward": [lambda x, W, A, B, b, d: x @ W.T + b * ((d * (x @ A.T)) @ B)],
+        "vera_backward": [but(VB, _0=lambda dx, *_: dx.T)],
+        "vera_merge": [lambda W, A, B, b, d: (W + (b[:, None] * B * d) @ A).T],
+        "delta_lora_step": [
+            but(delta_lora_step, _0=lambda W1, *_: W1.T),
+            delta_lora_by(
+                lambda s, ratio, lr, A, B, A1, B1, dA, dB: ratio * s * (B1 @ A1 - B @ A).T
+            ),
+        ],
+    },
+    "no sum": {
+        "linear_backward": [
+            lambda dy, x, W: (dy @ W, per_row(dy, x)),
+            lambda dy, x, W: (dy @ W, dy.T @ x / len(x)),
+            lambda dy, x, W: (dy @ W, dy[:1].T @ x[:1]),
+        ],
+        "lora_backward": [
+            but(LB, _1=lambda dA, dy, x, W, s, A, B: per_row(s * dy @ B, x)),
+            but(LB, _1=lambda dA, dy, *_: dA / len(dy)),
+            but(LB, _2=lambda dB, dy, x, W, s, A, B: s * per_row(dy, x @ A.T)),
+            but(LB, _2=lambda dB, dy, x, W, s, A, B: s * dy[:1].T @ (x @ A.T)[:1]),
+            but(
+                LB,  # the sequences' gradients side by side: summed over tokens only
+                _1=lambda dA, dy, x, W, s, A, B: (
+                    per_row(s * dy @ B, x).reshape(2, 3, *A.shape).sum(1)
+                ),
+            ),
+        ],
+        "lora_fa_backward": [
+            but(FB, _2=lambda dB, dy, z, W, s, A, B: s * per_row(dy, z)),
+            but(FB, _2=lambda dB, dy, *_: dB / len(dy)),
+        ],
+        "vera_backward": [
+            but(VB, _1=lambda db, dy, u, W, A, B, b, d: dy * ((d * u) @ B.T)),
+            but(VB, _2=lambda dd, dy, u, W, A, B, b, d: ((dy * b) @ B * u).mean(0)),
+        ],
+    },
+    "path missing": {
+        "lora_forward": [lambda x, W, s, A, B: x @ W.T, lambda x, W, s, A, B: s * x @ A.T @ B.T],
+        "lora_backward": [
+            but(LB, _0=lambda dx, dy, x, W, s, A, B: dy @ W),
+            but(LB, _0=lambda dx, dy, x, W, s, A, B: s * dy @ B @ A),
+        ],
+        "lora_merge": [lambda W, s, A, B: s * B @ A],
+        "lora_fa_backward": [
+            but(FB, _0=lambda dx, dy, z, W, s, A, B: dy @ W),
+            but(FB, _0=lambda dx, dy, z, W, s, A, B: s * dy @ B @ A),
+        ],
+        "vera_forward": [lambda x, W, A, B, b, d: b * ((d * (x @ A.T)) @ B.T)],
+        "vera_backward": [
+            but(VB, _0=lambda dx, dy, u, W, A, B, b, d: dy @ W),
+            but(VB, _0=lambda dx, dy, u, W, A, B, b, d: ((dy * b) @ B * d) @ A),
+        ],
+        "vera_merge": [lambda W, A, B, b, d: (b[:, None] * B * d) @ A],
+        "delta_lora_step": [
+            but(delta_lora_step, _0=lambda W1, W, *_: W1 - W),
+            but(delta_lora_step, _0=lambda W1, W, *_: W),
+        ],
+    },
+    "frozen moved": {
+        "lora_fa_backward": [but(FB, _1=lambda dA, dy, z, W, s, A, B: np.ones_like(A))],
+        "lora_fa_step": [
+            lambda A, B, dA, dB, lr: (A - lr * dA, B - lr * dB),
+            lambda A, B, dA, dB, lr: (A - lr * dA, B),
+        ],
+    },
+    "b on the wrong side": {
+        "vera_forward": [lambda x, W, A, B, b, d: x @ W.T + (b * d * (x @ A.T)) @ B.T],
+        "vera_backward": [
+            but(VB, _0=lambda dx, dy, u, W, A, B, b, d: dy @ W + (dy @ B * b * d) @ A),
+            but(VB, _1=lambda db, dy, u, W, A, B, b, d: (dy @ B * d * u).sum(0)),
+            but(VB, _2=lambda dd, dy, u, W, A, B, b, d: (dy @ B * b * u).sum(0)),
+        ],
+        "vera_merge": [lambda W, A, B, b, d: W + (B * b * d) @ A],
+    },
+    "not the products' difference": {
+        "delta_lora_step": [
+            delta_lora_by(
+                lambda s, ratio, lr, A, B, A1, B1, dA, dB: ratio * s * (B1 - B) @ (A1 - A)
+            ),
+            delta_lora_by(
+                lambda s, ratio, lr, A, B, A1, B1, dA, dB: -ratio * s * lr * (dB @ A + B @ dA)
+            ),
+            delta_lora_by(lambda s, ratio, lr, A, B, A1, B1, dA, dB: -ratio * s * lr * dB @ dA),
+            delta_lora_by(lambda s, ratio, lr, A, B, A1, B1, dA, dB: ratio * s * B1 @ A1),
+        ],
+    },
+    "ratio on A": {
+        "lora_plus_step": [
+            lambda A, B, dA, dB, lr, ratio: (A - ratio * lr * dA, B - lr * dB),
+            lambda A, B, dA, dB, lr, ratio: (A - lr / ratio * dA, B - lr * dB),
+        ],
+    },
+}
+TABLE = [
+    pytest.param(slip, exercise, wrong, id=f"{slip}-{exercise}-{i}")
+    for slip, row in WRONG.items()
+    for exercise, cell in row.items()
+    for i, wrong in enumerate(cell)
+]
+
+
+@pytest.mark.smoke
+def test_every_exercise_has_a_right_answer_that_passes():
+    assert RIGHT.keys() == EXERCISES.keys()
+    for name, right in RIGHT.items():
+        verdict = check(name, right)
+        assert verdict and verdict.status == "passed" and not verdict.hints, verdict
+
+
+def test_the_table_has_all_nine_slips():
+    assert WRONG.keys() == SLIPS.keys() and len(SLIPS) == 9
+
+
+@pytest.mark.parametrize("slip, exercise, wrong", TABLE)
+def test_a_slip_is_caught_and_named(slip, exercise, wrong):
+    verdict = check(exercise, wrong, hints=0)
+    assert not verdict
+    assert verdict.slip == slip, verdict
+    assert "looks like" in repr(verdict)
+
+
+def test_no_slip_is_named_where_an_answer_is_wrong_in_another_way():
+    for exercise in ("lora_forward", "lora_backward", "vera_backward", "delta_lora_step"):
+        right = RIGHT[exercise]
+
+        def wrong(*args, right=right):
+            out = right(*args)
+            return tuple(a * 1.2345 for a in out) if isinstance(out, tuple) else out * 1.2345
+
+        verdict = check(exercise, wrong, hints=0)
+        assert not verdict and verdict.slip is None, verdict
+
+
+@pytest.mark.parametrize("name", [n for n, e in EXERCISES.items() if e.kind == "predict"])
+def test_wrong_numbers_that_are_expected_are_explained(name):
+    exercise = EXERCISES[name]
+    assert exercise.number() not in exercise.near()
+    for number, words in exercise.near().items():
+        verdict = check(name, number, hints=0)
+        assert not verdict and words in repr(verdict)
+    assert not check(name, 123456.5, hints=0)
+    assert check(name, exercise.number())
+
+
+def test_three_hints_one_at_a_time():
+    answers._failed.clear()
+    for tries in (1, 2, 3, 3):
+        verdict = check("lora_count", 1)
+        assert len(verdict.hints) == tries
+        assert verdict.hints == EXERCISES["lora_count"].hints[:tries]
+    assert "hint 3 of 3" in repr(verdict)
+    assert hint("lora_count", 2) == verdict.hints[1]
+    assert not check("lora_count", 768).hints
+    for exercise in EXERCISES.values():
+        assert len(set(exercise.hints)) == 3
+
+
+def test_the_words_are_those_that_teach():
+    answers._failed.clear()
+    wrong = but(LB, _1=lambda dA, dy, x, W, s, A, B: (dy @ B).T @ x)
+    lines = repr(check("lora_backward", wrong)).splitlines()
+    assert lines[0] == "✗ lora_backward: dA is wrong (dx and dB are right)"
+    assert "expected (4, 16), got (4, 16)  ✓" in lines[1]
+    assert "dA[1, 15]: yours -13.63, expected -218.1 (ratio 1/16)" in lines[2]
+    assert "the scale s = α/r = 16 was left out of dA" in lines[3]
+    assert "hint 1 of 3" in lines[4]
+
+
+def test_a_verdict_is_rich_plain_and_json():
+    verdict = check("lora_forward", lambda x, W, s, A, B: x @ W.T, hints=1)
+    page = verdict._repr_html_()
+    assert "<table>" in page and "y is wrong" in page and "hint 1 of 3" in page
+    plain = json.loads(verdict.to_json())
+    assert plain["exercise"] == "lora_forward" and plain["score"] == 0
+    assert plain["slip"] == "path missing" and plain["status"] == "failed"
+    assert json.loads(check("lora_forward", lora_forward).to_json())["score"] == 1
+    name = "f<b>"
+    assert "<b>f" not in check_pair(*named_pair(name), np.ones(3))._repr_html_()
+
+
+def named_pair(name):
+    def backward(dy, cache):
+        return (dy,)
+
+    backward.__name__ = name
+    return (lambda x: (x, None)), backward
+
+
+@pytest.mark.parametrize(
+    "answer, says",
+    [
+        (None, "not written yet"),
+        (lambda *a: None, "not written yet"),
+        (lambda *a: ..., "not written yet"),
+        (3, "wanted a function"),
+        (lambda x: x, "raised TypeError"),
+        (lambda x, W, s, A, B: x @ np.ones((7, 7)), "raised ValueError"),
+        (lambda x, W, s, A, B: (x, x), "returned 2 values, wanted 1"),
+        (lambda x, W, s, A, B: "y", "y is wrong"),
+        (lambda x, W, s, A, B: x @ W.T * np.nan, "y is wrong"),
+        (lambda x, W, s, A, B: np.multiply(x, 2, out=x) @ W.T, "wrote into its argument x"),
+    ],
+)
+def test_any_answer_gets_a_sentence(answer, says):
+    verdict = check("lora_forward", answer, hints=0)
+    assert not verdict and says in verdict.says
+    assert verdict.status == ("open" if "yet" in says else "failed")
+
+
+def test_what_is_not_implemented_is_open():
+    def blank(*args):
+        raise NotImplementedError
+
+    assert check("lora_backward", blank).status == "open"
+    assert check("lora_count", ...).status == "open"
+    assert check("lora_count", "768").status == "failed"
+
+
+def test_breaking_it_wants_the_slip_that_was_asked_for():
+    assert "nothing is broken" in check("lora_break", lora_backward).says
+    other = but(LB, _1=lambda dA, *_: dA.T)
+    assert "not by the slip asked for" in check("lora_break", other).says
+    assert (
+        "seen at the start already" in check("lora_blind", but(LB, _2=lambda dB, *_: 2 * dB)).says
+    )
+
+
+@pytest.mark.parametrize(
+    "name, right",
+    [
+        ("tour_break", "tour_step"),
+        ("low_rank_break", "low_rank_truncate"),
+        ("llama_break", "llama_attention"),
+    ],
+)
+def test_what_is_broken_otherwise_than_asked_does_not_pass(name, right):
+    assert "nothing is broken" in check(name, RIGHT[right]).says
+    assert "not in the way asked for" in check(name, lambda *a: 2 * RIGHT[right](*a)).says
+
+
+def test_an_unknown_exercise_is_named_with_the_nearest():
+    with pytest.raises(ValueError, match="lora_backward"):
+        check("lora_backwards", None)
+    with pytest.raises(ValueError, match="wanted 1, 2 or 3"):
+        hint("lora_count", 4)
+
+
+def test_a_grader_gets_an_error(monkeypatch):
+    monkeypatch.setenv("NBGRADER_EXECUTION", "autograde")
+    with pytest.raises(AssertionError, match="that is not the number"):
+        check("lora_count", 1)
+    assert check("lora_count", 768)
+
+
+# ---------------------------------------------------------------------------- a reader's own pair
+
+
+def pair(change=lambda grads, dy, x, W, s, A, B: grads):
+    """LoRA as a reader may write it, with a change of its gradients."""
+
+    def forward(x, W, s, A, B):
+        return lora_forward(x, W, s, A, B), (x, W, s, A, B)
+
+    def backward(dy, cache):
+        x, W, s, A, B = cache
+        dx, dA, dB = lora_backward(dy, x, W, s, A, B)
+        return change((dx, None, None, dA, dB), dy, *cache)
+
+    return forward, backward
+
+
+def arrays(dtype=np.float64):
+    rng = np.random.default_rng(0)
+    x, W, A, B = (rng.normal(size=n).astype(dtype) for n in [(5, 6), (4, 6), (3, 6), (4, 3)])
+    return x, W, 2.0, A, B
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_right_pair_passes_in_any_precision(dtype):
+    verdict = check_pair(*pair(), *arrays(dtype))
+    assert verdict and verdict.says == "dx, dA, dB are right, by finite differences"
+
+
+@pytest.mark.parametrize(
+    "slip, change",
+    [
+        ("scale missing", lambda g, dy, x, W, s, A, B: (*g[:3], g[3] / s, g[4])),
+        ("scale twice", lambda g, dy, x, W, s, A, B: (*g[:4], g[4] * s)),
+        ("transposed", lambda g, dy, x, W, s, A, B: (*g[:3], g[3].T, g[4])),
+        ("no sum", lambda g, dy, x, W, s, A, B: (*g[:3], per_row(s * dy @ B, x), g[4])),
+        ("no sum", lambda g, dy, x, W, s, A, B: (*g[:3], g[3] / len(dy), g[4])),
+        ("path missing", lambda g, dy, x, W, s, A, B: (dy @ W, *g[1:])),
+        ("path missing", lambda g, dy, x, W, s, A, B: (g[0] - dy @ W, *g[1:])),
+        (None, lambda g, dy, x, W, s, A, B: (*g[:3], g[3] * 1.1, g[4])),
+    ],
+)
+def test_a_slip_in_a_readers_own_pair_is_named(slip, change):
+    verdict = check_pair(*pair(change), *arrays())
+    assert not verdict and verdict.slip == slip, verdict
+
+
+def test_a_pair_of_the_wrong_form_is_told_so():
+    forward, _ = pair()
+    short = check_pair(forward, lambda dy, cache: (dy,), *arrays())
+    assert "returned 1, wanted a tuple of 5" in short.says
+    bare = check_pair(forward, lambda dy, cache: dy, *arrays())
+    assert "returned a ndarray" in bare.says
+    with pytest.raises(ValueError, match="at most 20,000"):
+        check_pair(forward, lambda dy, cache: (dy,), np.ones((200, 200)))

@@ -1,0 +1,168 @@
+"""The notebooks: what is committed is what the sources say, and each runs from top to bottom."""
+
+import importlib.util
+import itertools
+import re
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from minilora import course
+from minilora.check import EXERCISES
+
+ROOT = Path(__file__).parent.parent / "notebooks"
+if not ROOT.is_dir():
+    pytest.skip("an installed package has no notebooks", allow_module_level=True)
+nbformat = pytest.importorskip("nbformat")
+pytest.importorskip("nbclient")
+
+spec = importlib.util.spec_from_file_location("build_notebooks", ROOT / "build.py")
+build = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(build)
+
+SOURCES = build.sources()
+BOTH = [pytest.param(path, solved, id=f"{path.stem}{'-solved' * solved}")
+        for path in SOURCES for solved in (False, True)]  # fmt: skip
+each_notebook = pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
+each_of_both = pytest.mark.parametrize("path, solved", BOTH)
+LESSONS = {int(path.stem[:2]) for path in SOURCES}
+
+
+def committed(path, solved):
+    return ROOT / ("solutions" if solved else ".") / f"{path.stem}.ipynb"
+
+
+def read(path, solved):
+    return nbformat.read(committed(path, solved), as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def outputs(notebook):
+    return [out for cell in code_cells(notebook) for out in cell.outputs]
+
+
+def is_clean(notebook):
+    """No error, no warning, nothing on stderr."""
+    for out in outputs(notebook):
+        assert out.output_type != "error", out.evalue
+        assert out.get("name") != "stderr", out.text
+        assert "Warning" not in str(out.get("text", "")), out.text
+
+
+def test_there_is_a_source_for_every_notebook_and_the_other_way_round():
+    names = {f"{path.stem}.ipynb" for path in SOURCES}
+    assert names and names == {path.name for path in ROOT.glob("*.ipynb")}
+    assert names == {path.name for path in (ROOT / "solutions").glob("*.ipynb")}
+
+
+@each_of_both
+def test_the_committed_notebook_is_its_source_with_outputs(path, solved):
+    made, kept = build.notebook(path, solved), read(path, solved)
+    nbformat.validate(kept)
+    for cell, source in itertools.zip_longest(kept.cells, made.cells):
+        assert (cell.id, cell.cell_type, cell.source) == (
+            source.id,
+            source.cell_type,
+            source.source,
+        )
+        assert cell.metadata == source.metadata  # no times of execution, no state of a widget
+    assert kept.metadata == made.metadata
+    is_clean(kept)
+    counts = [cell.execution_count for cell in code_cells(kept)]
+    assert counts == list(range(1, len(counts) + 1))
+
+
+@each_of_both
+def test_it_is_small(path, solved):
+    notebook = read(path, solved)
+    lines = [len(cell.source.splitlines()) for cell in code_cells(notebook)]
+    assert len(notebook.cells) <= 40
+    assert statistics.median(lines) <= 10
+    assert committed(path, solved).stat().st_size < 400_000
+
+
+@each_notebook
+def test_every_figure_has_a_caption(path):
+    figures = 0
+    for cell in code_cells(read(path, solved=True)):
+        for out, after in itertools.pairwise([*cell.outputs, {}]):
+            if "image/png" in out.get("data", {}):
+                figures += 1
+                assert after["data"]["text/markdown"].startswith("**Figure.** ")
+                alt = out.metadata["image/png"]["alt"]
+                assert alt in after["data"]["text/markdown"]
+    assert figures >= 1
+
+
+@each_notebook
+def test_the_first_cell_says_what_for_how_long_and_from_which_paper(path):
+    first = read(path, solved=False).cells[0].source
+    assert first.startswith(f"# {path.stem[:2]} · ")
+    for word in (
+        "When you are done you can",
+        "*Needs*",
+        "*Time*",
+        "minutes to read",
+        "*The one idea*",
+    ):
+        assert word in first
+    assert len(re.findall(r"^- ", first, re.M)) == 3
+
+
+@each_notebook
+def test_every_exercise_of_the_lesson_is_asked_and_judged(path):
+    lesson = int(path.stem[:2])
+    wanted = [name for name, exercise in EXERCISES.items() if exercise.lesson == lesson]
+    assert {EXERCISES[name].kind for name in wanted} == {"predict", "blank", "break"}
+    ids = {
+        cell.metadata.get("nbgrader", {}).get("grade_id") for cell in code_cells(read(path, True))
+    }
+    assert ids - {None} == {f"{role}-{n}" for n in wanted for role in ("exercise", "check")}
+
+
+@each_notebook
+def test_solutions_pass_and_blanks_are_open(path):
+    for solved, mark in ((True, "✓"), (False, "○")):
+        for cell in code_cells(read(path, solved)):
+            if cell.metadata.get("nbgrader", {}).get("grade"):
+                assert cell.outputs[-1].data["text/plain"].startswith(mark)
+
+
+@each_notebook
+def test_no_solution_is_handed_out(path, tmp_path):
+    build.main(["--student", str(tmp_path), path.stem])
+    (handed_out,) = tmp_path.iterdir()
+    text = handed_out.read_text(encoding="utf-8")
+    assert "SOLUTION" not in text and "outputs" in text
+    assert not outputs(nbformat.reads(text, as_version=4))
+    assert "SOLUTION" not in committed(path, False).read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@each_of_both
+def test_it_runs_from_top_to_bottom_in_a_fresh_kernel(path, solved):
+    start = time.perf_counter()
+    done = build.run(build.notebook(path, solved))
+    assert time.perf_counter() - start < 90
+    is_clean(done)
+    assert len(outputs(done)) == len(outputs(read(path, solved)))
+
+
+def test_a_control_says_what_it_would_move_where_it_cannot(capsys, monkeypatch):
+    monkeypatch.setenv(course.STATIC, "1")
+    course.explore(lambda **_: None, rank=[4, 8])
+    assert "sliders for rank" in capsys.readouterr().out
+    monkeypatch.delenv(course.STATIC)
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    course.explore(lambda **_: None, rank=[4, 8])
+    assert "pip install ipywidgets" in capsys.readouterr().out
+
+
+def test_a_method_looks_the_same_everywhere():
+    assert course.look("lora") == {"color": "#0072B2", "marker": "o", "label": "LoRA"}
