@@ -150,8 +150,9 @@ def batches(
     Each epoch is shuffled anew, and its last batch filled up from the next one, so all batches have
     one size: batch_size, or all pairs if they are fewer. ids, targets (N, T), T by the longest.
     by_length: so many batches share their rows out by length, and come in a random order: less
-    padding. Raises ValueError on no pairs, an empty prompt, an end inside a completion, no
-    tokenizer, or a character that it does not have.
+    padding; their number is rounded up to whole sets of so many. More epochs only add batches.
+    Raises ValueError on no pairs, an empty prompt, an end inside a completion, no tokenizer, or a
+    character that it does not have.
     """
     if tokenizer is None:
         raise ValueError("batches: the model has no tokenizer to read its prompts with")
@@ -161,24 +162,24 @@ def batches(
             f"{by_length}; each from 1"
         )
     rows = [_row(pair, tokenizer) for pair in pairs]
-    rng = np.random.default_rng(seed)
-    order = np.concatenate([rng.permutation(len(rows)) for _ in range(epochs + 1)])
     size = min(batch_size, len(rows))
-    count = -(-epochs * len(rows) // size)  # rounded up: every pair is seen in every epoch
-    chosen = order[: count * size].reshape(count, size)
+    sets = -(-epochs * len(rows) // (size * by_length))  # rounded up: every pair in every epoch
+    total = sets * by_length * size
+    rng = np.random.default_rng(seed)
+    order = np.concatenate([rng.permutation(len(rows)) for _ in range(-(-total // len(rows)))])
+    chosen = order[:total].reshape(sets, by_length, size)
     if by_length > 1:
         lengths = np.array([len(ids) for ids, _ in rows])
-        chosen = np.concatenate(
-            [_alike(chosen[k : k + by_length], lengths, rng) for k in range(0, count, by_length)]
-        )
-    return [_pad([rows[i] for i in batch], tokenizer.pad_id) for batch in chosen]
+        rng = np.random.default_rng((seed, by_length))  # its own: see "More epochs"
+        chosen = np.stack([_alike(each, lengths, rng) for each in chosen])
+    return [_pad([rows[i] for i in batch], tokenizer.pad_id) for batch in chosen.reshape(-1, size)]
 
 
-def _alike(window, lengths, rng):
+def _alike(batches, lengths, rng):
     """The rows of some batches (K, size), shared out anew: those of one are alike in length."""
-    rows = window.ravel()
+    rows = batches.ravel()
     rows = rows[np.argsort(lengths[rows], kind="stable")]
-    return rng.permutation(rows.reshape(window.shape))
+    return rng.permutation(rows.reshape(batches.shape))
 
 
 def all_once(pairs: Sequence[Pair], tokenizer: Any, batch_size: int = 64) -> list[Batch]:
@@ -212,8 +213,11 @@ def _pad(rows: list[tuple[list[int], list[int]]], pad_id: int) -> Batch:
 
 
 def _right(completion: str | tuple[str, ...]) -> tuple[str, ...]:
-    """Every right completion; the first is the one trained on."""
-    return (completion,) if isinstance(completion, str) else tuple(completion)
+    """Every right completion; the first is the one trained on. Raises ValueError on none."""
+    right = (completion,) if isinstance(completion, str) else tuple(completion)
+    if not right:
+        raise ValueError("a pair has no right completion, wanted at least one")
+    return right
 
 
 # ------------------------------------------------------------------------------------------- scores

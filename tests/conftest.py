@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from minilora import kernels
 from minilora.engine import backward, param
 from minilora.model import Llama, ModelConfig, init_params
 
@@ -30,6 +31,15 @@ def rel(a, b) -> float:
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     assert a.shape == b.shape, f"shapes {a.shape} and {b.shape}"
     return float(np.linalg.norm(a - b) / (np.linalg.norm(b) or 1.0))
+
+
+def same_peak(said, found) -> bool:
+    """Is a predicted peak the measured one within 2 %? The twins hold more than the kernels: never
+    less.
+    """
+    if kernels.backend() == "numpy":
+        return said.peak <= 1.02 * found.peak
+    return abs(said.peak - found.peak) <= 0.02 * found.peak
 
 
 def as_pair(f):

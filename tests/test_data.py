@@ -308,17 +308,26 @@ def test_every_pair_is_seen_in_every_epoch(pairs, batch_size, epochs):
 @given(st.integers(1, 5), st.integers(2, 9), st.integers(0, 3))
 def test_batches_by_length_hold_the_same_rows_with_less_padding(batch_size, by_length, seed):
     pairs = [("D" + "a" * n + ">", "x") for n in range(1, 12)]
-    plain, alike = (
-        batches(pairs, WORD_LAB, batch_size, seed, epochs=3, by_length=k) for k in (1, by_length)
-    )
-    assert len(plain) == len(alike)
-    for k in range(0, len(plain), by_length):
+    alike = batches(pairs, WORD_LAB, batch_size, seed, epochs=3, by_length=by_length)
+    plain = batches(pairs, WORD_LAB, batch_size, seed, epochs=30)[: len(alike)]
+    assert len(alike) % by_length == 0 and len(alike) * min(batch_size, 11) >= 3 * 11
+    for k in range(0, len(alike), by_length):
         rows = [
             sorted(WORD_LAB.decode(row) for ids, _ in part[k : k + by_length] for row in ids)
             for part in (plain, alike)
         ]
         assert rows[0] == rows[1]
     assert sum(ids.size for ids, _ in alike) <= sum(ids.size for ids, _ in plain)
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 4), st.integers(0, 4))
+def test_more_epochs_only_add_batches(batch_size, by_length, epochs, more):
+    few, many = (
+        batches(PAIRS, WORD_LAB, batch_size, 3, epochs=n, by_length=by_length)
+        for n in (epochs, epochs + more)
+    )
+    assert len(few) <= len(many)
+    assert all(np.array_equal(a, b) for x, y in zip(few, many) for a, b in zip(x, y))
 
 
 def test_batches_by_length_come_in_no_order_of_length():

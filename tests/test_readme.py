@@ -99,7 +99,7 @@ def test_each_technique_has_its_row():
 
 @pytest.mark.parametrize("line", sorted(set(re.findall(r"^    (minilora .*?)$", README, re.M))))
 def test_commands_are_understood(line):
-    arguments = parser().parse_args(shlex.split(line)[1:])
+    arguments = parser().parse_args(shlex.split(line, comments=True)[1:])
     assert callable(arguments.command)
 
 
@@ -112,9 +112,9 @@ def test_links_and_files_are_there():
 
 def test_make_targets_are_there():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for name in set(sum(re.findall(r"^    make ([a-z-]+)|`make ([a-z-]+)`", README, re.M), ())) - {
-        ""
-    }:
+    for name in set(
+        sum(re.findall(r"^    make ([a-z0-9-]+)|`make ([a-z0-9-]+)`", README, re.M), ())
+    ) - {""}:
         assert re.search(rf"^{name}:", makefile, re.M), name
 
 

@@ -166,7 +166,8 @@ def load_adapter(model: Llama, folder: str | Path, method: str | None = None, **
                 f"{value!r:.80}: files of two adapters"
             )
     drawn = tuned.record.peft and config.get("save_projection") is False  # the key draws them again
-    _fill(tuned, folder, arrays, set(tuned.record.peft.shared.values()) if drawn else set())
+    optional = set(tuned.record.peft.shared.values()) if drawn else set()
+    _fill(tuned, Path(folder) / ARRAYS, arrays, optional)
     return tuned
 
 
@@ -179,20 +180,20 @@ def _own(path, about):
     return own
 
 
-def _fill(tuned, folder, arrays, optional):
+def _fill(tuned, path, arrays, optional):
     """Write the stored arrays into tuned's own; raises ValueError where they are not the same."""
     live = tuned.arrays
     derived = {k for k in live if k.endswith(".base_layer.weight")}
     if missing := sorted(live.keys() - derived - optional - arrays.keys()):
-        raise ValueError(f"{folder}: {len(missing)} arrays are missing, the first is {missing[0]}")
+        raise ValueError(f"{path}: {len(missing)} arrays are missing, the first is {missing[0]}")
     if extra := sorted(arrays.keys() - live.keys()):
         raise ValueError(
-            f"{folder}: {len(extra)} arrays have no place in this base, the first is {extra[0]}"
+            f"{path}: {len(extra)} arrays have no place in this base, the first is {extra[0]}"
         )
     for name, array in arrays.items():
         if array.shape != live[name].shape:
             raise ValueError(
-                f"{folder}: {name} has shape {array.shape}, this base wants {live[name].shape}"
+                f"{path}: {name} has shape {array.shape}, this base wants {live[name].shape}"
             )
     for name, array in arrays.items():
         live[name][...] = array

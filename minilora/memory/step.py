@@ -44,7 +44,9 @@ class Ledger:
     copies: int  # of weights: what a step rule moves or remembers (Delta-LoRA: W, start factors)
     packed: int  # of weights: copies in a kernel's own order, see kernels.packed_bytes
     scratch: int  # what else stays from step to step: rope's tables
-    peak: int  # weights + optimizer + scratch + the most that forward and backward held at once
+    # weights + optimizer + scratch + the most that forward and backward held at once, predicted for
+    # the Numba kernels: the NumPy twins hold more for a moment, such as (T, T) scores of all heads
+    peak: int
     transient: int  # of the peak: neither weights, nor optimizer, nor scratch, nor activations
     saved: tuple[Saved, ...]  # the storages behind `activations`
 
