@@ -12,7 +12,7 @@ from .. import kernels as K
 from ..engine import Op
 from ..kernels.numpy_ref import IGNORED
 
-CHUNK = 256  # rows of logits that exist at once
+CHUNK = 128  # rows of logits that exist at once
 
 
 def cross_entropy_forward(logits, targets, count=None):
