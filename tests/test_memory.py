@@ -406,6 +406,10 @@ def test_largest_of_a_line_asks_seldom():
     assert len(asked) <= 5
 
 
+def test_largest_of_what_no_budget_bounds():
+    assert largest(lambda n: n, float("inf"), 100) == largest(lambda n: n, 1e308, 100) == 100
+
+
 class TestMeta:
     """Arrays of shape alone answer as NumPy does."""
 
@@ -458,6 +462,10 @@ class TestCommands:
         assert capsys.readouterr().out.strip() == "37,748,736"
         assert main("count --shape llama-7b --method vera --rank 16 --json".split()) == 0
         assert json.loads(capsys.readouterr().out)["frozen_shared"] == 16 * 8192
+        assert main("count --shape llama-7b --method lora,vera --rank 16 --json".split()) == 0
+        assert list(json.loads(capsys.readouterr().out)) == ["lora", "vera"]
+        assert main("count --shape llama-7b --method lora,vera --rank 16".split()) == 0
+        assert [n.split()[0] for n in capsys.readouterr().out.splitlines()[1:]] == ["LoRA", "VeRA"]
         assert main("count --shape base".split()) == 0
         assert "720,896" in capsys.readouterr().out
 
@@ -477,6 +485,12 @@ class TestCommands:
         peaks = [ledger(config, n, 128, method="lora", rank=8).peak for n in (rows, rows + 1)]
         assert peaks[0] <= 2e9 < peaks[1]
 
+    def test_a_fit_at_the_end_of_the_search_says_so(self, monkeypatch, capsys):
+        monkeypatch.setattr(tables, "ROWS", 4)
+        monkeypatch.setattr(tables, "TOKENS", 100)
+        assert main("memory --method lora --seq 16 --fit 1000".split()) == 0
+        assert re.search(r"^LoRA +4 or more +100 or more$", capsys.readouterr().out, re.M)
+
     def test_figure(self, tmp_path):
         path = tmp_path / "memory.png"
         assert main(["memory", "--rank", "4", "--figure", str(path)]) == 0
@@ -490,6 +504,22 @@ class TestCommands:
             ("memory --seq 0", "seq_len is 0"),
             ("memory --method lora --rank 0", "rank is 0"),
             ("memory --fit -1", "wanted a number of GB above 0"),
+            ("memory --fit inf", "--fit is inf, wanted a number of GB above 0 and below"),
+            ("memory --fit nan", "--fit is nan, wanted a number of GB above 0"),
+            ("memory --fit 1e308", "--fit is 1e+308, wanted a number of GB above 0 and below"),
+            ("memory --fit 1 --batch 3", "without --batch"),
+            ("memory --figure x.png --seq 9", "without --seq and --json"),
+            ("memory --figure x.png --json", "without --seq and --json"),
+            ("memory --option dropout=0.1", "--option: got 'dropout=0.1' without --method"),
+            ("count --option dropout=0.1", "--option: got 'dropout=0.1' without --method"),
+            ("memory --method lora --option targets=3", "unknown option of lora 'targets'"),
+            ("memory --method lora --option mixed=true", "unknown option of lora 'mixed'"),
+            ("memory --method lora --option rank=8", "unknown option of lora 'rank'"),
+            ("count --method vera --option model=3", "unknown option of vera 'model'"),
+            ("count --method lora,full --option ratio=3", "unknown option of lora 'ratio'"),
+            ("count --method lora,loar", "did you mean 'lora'"),
+            ("train --task past --option rank_pattern=4", "unknown option of lora 'rank_pattern'"),
+            ("train --task past --option seed=4", "unknown option of lora 'seed'"),
             ("count --shape gpt3-175 --method lora", "did you mean 'gpt3-175b'"),
             ("memory --model llama-7b --measure", "llama-7b"),
         ],

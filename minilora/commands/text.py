@@ -83,7 +83,7 @@ def train(a) -> None:
     if held_out:
         ml.batches(held_out, model.tokenizer, len(held_out))  # says now what it cannot read
     make_folder(a.out)
-    how = given(a, "rank", "alpha", "targets", "recompute") | options(a.option)
+    how = given(a, "rank", "alpha", "targets", "recompute") | options(a.option, a.method)
     tuned = ml.attach(model, a.method, seed=a.seed, **how)
     epochs = -(-a.steps * a.batch_size // len(pairs)) + 1
     batches = ml.batches(pairs, model.tokenizer, a.batch_size, a.seed, epochs, by_length=8)

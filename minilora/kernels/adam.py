@@ -44,7 +44,8 @@ def adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step, factor=1.0):
     """One AdamW step in place on p, m, v (any shape, contiguous); step counts from 1; as torch.
 
     p ← p (1 - lr·wd);  m ← β₁m + (1-β₁)g;  v ← β₂v + (1-β₂)g²;  p ← p - lr · m̂ / (√v̂ + eps),
-    m̂, v̂ bias-corrected, g the gradient times factor. Raises ValueError where p, m or v is not contiguous, or not of one shape.
+    m̂, v̂ bias-corrected, g the gradient times factor. Raises ValueError where p, m or v is not
+    contiguous, or not of one shape.
     Source: Loshchilov & Hutter 2017, arXiv:1711.05101, algorithm 2.
     """
     for name, array in (("p", p), ("m", m), ("v", v)):

@@ -238,7 +238,8 @@ def largest(size: Callable[[int], int], budget: float, limit: int = 2**20) -> in
     slope, tries = max(size(2) - held, 1.0), 0
     while high - low > 1:
         tries += 1
-        guess = low + int((budget - held) / slope) if tries < 8 else (low + high) // 2
+        rise = min((budget - held) / slope, limit)
+        guess = low + int(rise) if tries < 8 else (low + high) // 2
         n = min(max(guess, low + 1), high - 1)
         here = size(n)
         slope = max((here - held) / (n - low), 1e-9)

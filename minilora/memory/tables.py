@@ -13,6 +13,7 @@ from .saved import by_kind
 from .savers import savers
 from .step import CATEGORIES, Ledger, largest, ledger, measure
 
+ROWS, TOKENS = 2**12, 2**17  # as far as `fits` looks
 Settings = Mapping[str, Mapping[str, Any]]  # method -> `ledger`'s keywords
 
 PARTS = {  # field of a Ledger -> what it is
@@ -102,10 +103,10 @@ def fits(
     config: ModelConfig, settings: Settings, gigabytes: float, seq: int, mixed: bool = False
 ) -> dict[str, dict[str, int]]:
     """Method -> "rows" of seq tokens, and "tokens" of one row, whose predicted peak is within so
-    many times 10⁹ bytes; 0 where none is.
+    many times 10⁹ bytes; 0 where none is, ROWS and TOKENS where it may be more.
     """
-    if not gigabytes > 0:
-        raise ValueError(f"--fit is {gigabytes}, wanted a number of GB above 0")
+    if not 0 < gigabytes < 1e12:
+        raise ValueError(f"--fit is {gigabytes:g}, wanted a number of GB above 0 and below 1e12")
 
     def most(name, how, limit, sizes):
         """The largest n up to limit whose (batch, length) = sizes(n) is within the budget."""
@@ -117,8 +118,8 @@ def fits(
 
     return {
         name: {
-            "rows": most(name, how, 2**12, lambda n: (n, seq)),
-            "tokens": most(name, how, 2**17, lambda n: (1, n)),
+            "rows": most(name, how, ROWS, lambda n: (n, seq)),
+            "tokens": most(name, how, TOKENS, lambda n: (1, n)),
         }
         for name, how in settings.items()
     }
@@ -131,7 +132,8 @@ def fit_table(
     yield f"within {gigabytes:g} GB (10⁹ bytes), by the predicted peak:"
     yield f"{'method':18} {f'rows of {seq} tokens':>22} {'tokens of one row':>20}"
     for name, row in found.items():
-        cells = (f"{n:,}" if n else "none" for n in row.values())
+        limits = zip(row.values(), (ROWS, TOKENS))
+        cells = (f"{n:,}{' or more' if n == most else ''}" if n else "none" for n, most in limits)
         yield "{:18} {:>22} {:>20}".format(METHODS[name].title, *cells)
     yield f"by memory alone: the model was made for {config.max_position_embeddings:,} tokens a row"
 
