@@ -23,11 +23,13 @@ from minilora.memory import (
     largest,
     ledger,
     measure,
+    step,
     tables,
 )
 from minilora.meta import Meta
 from minilora.methods import METHODS
 from minilora.model import Llama, ModelConfig, init_params
+from minilora.optim import AdamW
 from minilora.shapes import SHAPES
 
 CASES = {  # C, F, L, H, G, V, tied; batch, length
@@ -63,7 +65,16 @@ def test_predicted_is_measured(method, how, case):
     config, batch, length = CASES[case]
     tuned = ml.attach(Llama(config, init_params(config)), method, **how)
     said, found = ledger(tuned, batch, length), measure(tuned, batch, length)
-    for part in (*CATEGORIES, "frozen", "trainable", "shared", "copies", "packed", "scratch"):
+    for part in (
+        *CATEGORIES,
+        "frozen",
+        "trainable",
+        "shared",
+        "moved",
+        "packed",
+        "base_kept",
+        "scratch",
+    ):
         assert getattr(said, part) == getattr(found, part), part
     assert said.saved == found.saved  # every storage: place, op, name, shape, bytes, who shares it
     assert same_peak(said, found)
@@ -87,7 +98,9 @@ def test_measuring_leaves_the_weights_as_they_are():
 
 
 def test_formulas():
-    """P base, T trained numbers, 4 bytes each; Delta-LoRA copies what it moves."""
+    """P base, T trained numbers, 4 bytes each; what moves stands in the base's place, which is kept
+    beside all this.
+    """
     config, batch, length = CASES["wide"]
     P = sum(int(np.prod(s)) for s in config.shapes().values())
     moved = sum(O * I for n, (O, I) in config.linears().items() if n.endswith(("q_proj", "v_proj")))
@@ -97,14 +110,17 @@ def test_formulas():
         T = row.trainable // 4
         assert row.gradients == 4 * T and row.optimizer == 8 * T, name
         if record.whole_model:
-            assert row.weights == 4 * P and T == P
+            assert row.weights == 4 * P == row.base_kept and T == P
         elif name == "delta_lora":
-            assert row.copies == 4 * moved and row.weights == 4 * (P + T + moved)
+            assert row.moved == row.base_kept == 4 * moved and row.weights == 4 * (P + T)
+            lora = ledger(config, batch, length, method="lora", rank=8)
+            assert (row.weights, row.peak) == (lora.weights, lora.peak)
         elif name == "lora_fa":
             A = 8 * 2 * config.num_hidden_layers * config.hidden_size
             assert row.weights == 4 * (P + T + A)
         else:
             assert row.weights == 4 * (P + T) + row.shared
+        assert bool(row.base_kept) == record.owns_weight
 
 
 def test_mixed_precision_is_16_bytes_a_trained_number():
@@ -227,11 +243,44 @@ def test_what_a_step_rule_adds_is_counted():
     config, batch, length = CASES["wide"]
     tuned = tuned_with_numbers("wide", "delta_lora", rank=4, targets=ALL, start_step=1)
     ids = np.random.default_rng(0).integers(0, 512, (2, 8))
-    before = ledger(tuned, batch, length).copies
+    before = ledger(tuned, batch, length).moved
     ml.train(tuned, [(ids, ids)], steps=2, lr=1e-3)
     said, found = ledger(tuned, batch, length), measure(tuned, batch, length)
-    assert said.copies - before == said.trainable
-    assert dict(said) == dict(found) and said.copies == found.copies
+    assert said.moved - before == said.trainable
+    assert dict(said) == dict(found) and said.moved == found.moved
+
+
+def test_what_the_prediction_does_not_know_of_is_measured(monkeypatch):
+    """An array that hangs anywhere on the Tuned, a third moment of the optimizer."""
+    config, batch, length = CASES["wide"]
+    tuned = ml.attach(Llama(config, init_params(config)), "delta_lora", rank=4)
+    said = ledger(tuned, batch, length)
+    tuned.base.notes = {"deep": [(np.ones(300),)]}
+    found = measure(tuned, batch, length)
+    assert found.weights - said.weights == 2400 and found.optimizer == said.optimizer
+
+    class Third(AdamW):
+        def __init__(self, params, **how):
+            super().__init__(params, **how)
+            self.third = {name: np.zeros_like(p) for name, p in params.items()}
+
+    monkeypatch.setattr(step, "AdamW", Third)
+    assert measure(tuned, batch, length).optimizer == 1.5 * said.optimizer
+    assert "NOT the same bytes" in "".join(tables.overview({"lora": said}, {"lora": found}))
+
+
+def test_base_kept_and_the_master_copy_are_said(capsys):
+    assert main("memory --seq 16 --rank 4".split()) == 0
+    out = capsys.readouterr().out
+    assert re.search(
+        r"^base kept, .*Full fine-tuning [\d.]+ MiB, Delta-LoRA [\d.]+ KiB$", out, re.M
+    )
+    assert "optimizer: two moments" in out
+    assert main("memory --seq 16 --method delta_lora --mixed".split()) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^base kept, +of the base, for detach to give back +[\d,]{5,}$", out, re.M)
+    assert "optimizer: master copy and two moments" in out
+    assert "a 32-bit master copy and two moments" in out and "optimizer: two" not in out
 
 
 @pytest.mark.parametrize("method, how", [("full", {}), ("lora", {"rank": 32, "targets": ALL})])
@@ -261,7 +310,7 @@ def test_train_s_own_step_holds_what_the_ledger_says(method, how, clip, accumula
 def test_weights_are_the_sum_of_their_parts():
     for method, how in settings():
         row = ledger(CASES["tied"][0], 1, 100, method=method, **how)
-        parts = row.frozen + row.trainable + row.shared + row.copies + row.packed
+        parts = row.frozen + row.trainable + row.shared + row.moved + row.packed
         assert row.weights == parts
         assert row.scratch == 4 * 2 * 100 * 8 and row.packed == 0  # cos and sin (100, D/2)
 

@@ -97,7 +97,7 @@ def memory(a) -> None:
         ledgers = tables.ledgers(config, settings, batch, seq, a.mixed)
         real = tables.measured(a.model, settings, batch, seq) if a.measure else {}
         found = tables.as_json(ledgers, real)
-        lines = tables.overview(ledgers, real, details=len(settings) == 1)
+        lines = tables.overview(ledgers, real, len(settings) == 1, a.mixed)
     for line in [json.dumps(found, indent=1)] if a.json else lines:
         print(line)
 
