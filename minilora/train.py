@@ -179,21 +179,24 @@ def gradients(
     if count == 0:
         raise ValueError(f"train: step {step}: no target counts, all are {IGNORED}")
     total, found = 0.0, dict[str, np.ndarray]()
-    arrays = tuned.trainable
+    arrays, several = tuned.trainable, len(micro_batches) > 1
 
-    def take(leaf: Node) -> None:
+    def take(leaf: Node | None) -> None:
         """Into the sum as soon as it is whole: then one is there twice, and not all."""
-        if leaf.grad is None:
+        if leaf is None or leaf.grad is None:
             return
         grad, leaf.grad = np.asarray(leaf.grad, arrays[leaf.name].dtype), None
         if leaf.name in found:
             found[leaf.name] += grad
         else:  # only a sum needs an array of its own: backward's may stand elsewhere
-            found[leaf.name] = grad.copy() if len(micro_batches) > 1 else grad
+            found[leaf.name] = grad.copy() if several else grad
 
     for j, (ids, targets) in enumerate(micro_batches):
-        loss = tuned.loss(ids, targets, count, tuned.leaves(), key=(tuned.seed, step, j))
-        backward(loss, ready=take)
+        leaves = tuned.leaves()
+        loss = tuned.loss(ids, targets, count, leaves, key=(tuned.seed, step, j))
+        backward(loss, ready=take if several else None)
+        for leaf in leaves.values():  # those inside of checkpoints are not called ready
+            take(leaf.node)
         total += float(loss.data)
     return total, {k: found[k] if k in found else np.zeros_like(a) for k, a in arrays.items()}
 

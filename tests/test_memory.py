@@ -228,13 +228,15 @@ class TestRecompute:
         x = Tensor(np.ones(3))
         assert ops.checkpoint(lambda t: ops.mul(t, t), x).node is None
 
-    def test_training_takes_the_same_steps(self):
+    @pytest.mark.parametrize("accumulate", [1, 3])
+    def test_training_takes_the_same_steps(self, accumulate):
         ids = np.random.default_rng(0).integers(0, 300, (2, 12))
         losses = []
         for again in (None, "layers"):
             tuned = tuned_with_numbers("tied", "lora", rank=2, dropout=0.2)
             tuned.recompute = again
-            losses.append(ml.train(tuned, [(ids, ids)], steps=3, lr=1e-2).losses)
+            history = ml.train(tuned, [(ids, ids)], steps=3, lr=1e-2, accumulate=accumulate)
+            losses.append(history.losses)
         assert losses[0] == losses[1]
 
 
