@@ -23,6 +23,7 @@ from .choices import (
     find_method,
     match_targets,
     pick,
+    warn_of_ranks,
 )
 from .engine import Tensor, param, scope
 from .meta import is_array
@@ -209,10 +210,10 @@ def attach(
     """Put a method on a model: fresh arrays, the base untouched.
 
     method: a name of METHODS. rank: the method's default where None (8; VeRA 256). alpha: 2·rank
-    where None. rank_pattern, alpha_pattern: {name or regular expression of linears: their own}, as
-    in PEFT. targets: names of linears ("q_proj", or a full name), or "all-linear"; ("q_proj",
-    "v_proj") where None. recompute: less memory for time, see `check_recompute`. options: the
-    method's own.
+    where None. rank_pattern, alpha_pattern: {name or regular expression of adapted linears: their
+    own}, as in PEFT. targets: names of linears ("q_proj", or a full name), or "all-linear";
+    ("q_proj", "v_proj") where None. recompute: less memory for time, see `check_recompute`.
+    options: the method's own.
     Raises ValueError for what the method does not take, with the nearest right names.
     """
     record = find_method(method)
@@ -232,13 +233,15 @@ def attach(
     names = match_targets(model.config, targets)
     weights = {name: model.params[f"{name}.weight"] for name in names}
     if "rank" in record.takes:
-        rank = check_rank(record, rank, [W.shape for W in weights.values()])
+        rank = check_rank(record, rank)
     if "alpha" in record.takes:
         alpha = check_alpha(2 * rank if alpha is None else alpha)
     tuned = Tuned(model, method, rank, alpha, targets or DEFAULT_TARGETS, seed, options, recompute)
-    linears = model.config.linears()
-    tuned.rank_pattern = check_pattern("rank_pattern", patterns["rank_pattern"], linears)
-    tuned.alpha_pattern = check_pattern("alpha_pattern", patterns["alpha_pattern"], linears)
+    tuned.rank_pattern = check_pattern("rank_pattern", patterns["rank_pattern"], names)
+    tuned.alpha_pattern = check_pattern("alpha_pattern", patterns["alpha_pattern"], names)
+    if tuned.rank is not None:
+        ranks = {name: _of_layer(tuned, name)[0] for name in names}
+        warn_of_ranks(record, ((name, W.shape) for name, W in weights.items()), ranks)
     if record.prepare:
         tuned.shared = record.prepare(
             [W.shape for W in weights.values()], rank, options, model.params[EMBED]

@@ -29,6 +29,10 @@ def match_targets(config, targets=None) -> list[str]:
         targets = DEFAULT_TARGETS
     if targets == "all-linear":
         return linears
+    if not isinstance(targets, str | Iterable):
+        raise ValueError(
+            f"targets is {targets!r}, wanted names of linears ({', '.join(kinds)}) or 'all-linear'"
+        )
     targets = (targets,) if isinstance(targets, str) else tuple(targets)
     if not targets:
         raise ValueError(f"targets: got none, wanted some of {', '.join(kinds)} or 'all-linear'")
@@ -46,19 +50,30 @@ def match_targets(config, targets=None) -> list[str]:
     return [name for name in linears if name in found]
 
 
-def check_rank(record: Method, rank, shapes) -> int:
-    """The rank as an int; raises below 1 or where it is not whole, warns once above what a product
-    can use.
+def check_rank(record: Method, rank) -> int:
+    """The rank as an int, the method's default where None; raises below 1 or where it is not
+    whole.
     """
-    rank = whole(f"{record.name}: rank", record.default_rank if rank is None else rank, 1)
-    useful = min(min(shape) for shape in shapes)
-    if rank > useful and not record.rank_above_width:
-        warnings.warn(
-            f"{record.name}: rank {rank} is above {useful}, the smaller side of a target: "
-            "more parameters, no more rank",
-            stacklevel=3,
-        )
-    return rank
+    return whole(f"{record.name}: rank", record.default_rank if rank is None else rank, 1)
+
+
+def warn_of_ranks(
+    record: Method, shapes: Iterable[tuple[str, tuple[int, ...]]], ranks: Mapping[str, int]
+) -> None:
+    """Warn once for each rank that is above what a product can use; the first layer stands for all.
+
+    shapes: (layer, (O, I)); ranks: layer -> rank.
+    """
+    useful: dict[int, int] = {}
+    for layer, shape in () if record.rank_above_width else shapes:
+        useful[ranks[layer]] = min(*shape, useful.get(ranks[layer], min(shape)))
+    for rank, least in useful.items():
+        if rank > least:
+            warnings.warn(
+                f"{record.name}: rank {rank} is above {least}, the smaller side of a target: "
+                "more parameters, no more rank",
+                stacklevel=3,
+            )
 
 
 def check_alpha(alpha) -> float:
@@ -78,14 +93,18 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
 
 
 def check_pattern(name: str, pattern: Mapping[str, Any], layers: Iterable[str]) -> dict[str, Any]:
-    """{pattern of linears' names: rank or alpha} as plain numbers.
+    """{pattern of layers' names: rank or alpha} as plain numbers.
 
-    Raises ValueError for a value out of range, and for a pattern that no linear's name is of.
+    layers: those that are adapted. Raises ValueError for a value out of range, and for a pattern
+    that matches none of them.
     """
     layers = list(layers)
+    kinds = dict.fromkeys(layer.rsplit(".", 1)[-1] for layer in layers)
     for key in pattern:
         if not any(matches(key, layer) for layer in layers):
-            raise nearest(f"linear in {name}", key, layers)
+            raise ValueError(
+                f"{name}: {key!r:.80} matches no adapted layer; adapted are {', '.join(kinds)}"
+            )
     return {key: CHECKS[name](key, value) for key, value in pattern.items()}
 
 

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from .choices import check_options, check_rank, find_method, match_targets
+from .choices import check_options, check_rank, find_method, match_targets, warn_of_ranks
 from .meta import Meta
 from .methods import METHODS
 
@@ -23,7 +23,9 @@ def count(
     names = match_targets(model, "all-linear" if record.whole_model else targets)
     sizes = model.linears()
     linears = {name: sizes[name] for name in names}
-    rank = check_rank(record, rank, list(linears.values())) if "rank" in record.takes else None
+    rank = check_rank(record, rank) if "rank" in record.takes else None
+    if rank:
+        warn_of_ranks(record, linears.items(), dict.fromkeys(linears, rank))
     each = {name: record.count(I, O, rank or 0) for name, (O, I) in linears.items()}
     kinds: dict[str, dict[str, int]] = {}
     for name, numbers in each.items():

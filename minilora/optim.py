@@ -33,8 +33,8 @@ class AdamW:
         self.m = {name: np.zeros_like(p) for name, p in params.items()}
         self.v = {name: np.zeros_like(p) for name, p in params.items()}
 
-    def step(self, grads: Mapping[str, np.ndarray], lr: float) -> None:
-        """One step on every array that has a gradient."""
+    def step(self, grads: Mapping[str, np.ndarray], lr: float, factor: float = 1.0) -> None:
+        """One step on every array, with its gradient times factor (see `clip_factor`)."""
         self.steps += 1
         for name, p in self.params.items():
             K.adamw(
@@ -47,6 +47,7 @@ class AdamW:
                 self.eps,
                 self.weight_decay,
                 self.steps,
+                factor,
             )
 
     @property
@@ -78,7 +79,9 @@ def global_norm(grads: Mapping[str, np.ndarray]) -> float:
     )
 
 
-def clip(grads: Mapping[str, np.ndarray], limit: float) -> dict[str, np.ndarray]:
-    """All gradients times min(1, limit / (‖g‖ + 1e-6)): new arrays where it scales."""
-    factor = limit / (global_norm(grads) + 1e-6)
-    return dict(grads) if factor >= 1 else {name: g * factor for name, g in grads.items()}
+def clip_factor(grads: Mapping[str, np.ndarray], limit: float) -> float:
+    """min(1, limit / (‖g‖ + 1e-6)): what clipping multiplies all gradients by.
+
+    The step takes the factor, and no second copy of the gradients is made.
+    """
+    return min(1.0, limit / (global_norm(grads) + 1e-6))

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from . import checkpoints, optim
 from .adapters import Tuned
 from .divergence import Diverged, check_arrays, check_gradients
-from .engine import backward
+from .engine import Node, backward
 from .files import nearest
 from .generation import check_ids
 from .kernels.numpy_ref import IGNORED
@@ -158,12 +158,13 @@ def _step(tuned, adam, parts, step, rate, settings) -> float:
         raise ValueError(f"train: step {step}: the batches ran out, got {len(parts)} of {wanted}")
     loss, grads = gradients(tuned, parts, step)
     check_gradients(tuned, parts, loss, grads, step)
-    if settings["clip"] is not None:
-        grads = optim.clip(grads, settings["clip"])
-    _apply_grad_rule(tuned, grads)
+    factor = 1.0 if settings["clip"] is None else optim.clip_factor(grads, settings["clip"])
+    if record.grad_rule:
+        _apply_grad_rule(tuned, grads, factor)
+        factor = 1.0
     before = record.before_step or (lambda arrays: None)
     kept = {name: before(arrays) for name, arrays in tuned.layers.items()}
-    adam.step(grads, rate)
+    adam.step(grads, rate, factor)
     if record.after_step:
         for name, arrays in tuned.layers.items():
             record.after_step(arrays, kept[name], step, tuned.options)
@@ -182,29 +183,37 @@ def gradients(
     count = sum(int((targets != IGNORED).sum()) for _, targets in micro_batches)
     if count == 0:
         raise ValueError(f"train: step {step}: no target counts, all are {IGNORED}")
-    total, grads = 0.0, dict[str, np.ndarray]()
+    total, found = 0.0, dict[str, np.ndarray]()
+    arrays, several = tuned.trainable, len(micro_batches) > 1
+
+    def take(leaf: Node | None) -> None:
+        """Into the sum as soon as it is whole: then one is there twice, and not all."""
+        if leaf is None or leaf.grad is None:
+            return
+        grad, leaf.grad = np.asarray(leaf.grad, arrays[leaf.name].dtype), None
+        if leaf.name in found:
+            found[leaf.name] += grad
+        else:  # only a sum needs an array of its own: backward's may stand elsewhere
+            found[leaf.name] = grad.copy() if several else grad
+
     for j, (ids, targets) in enumerate(micro_batches):
         leaves = tuned.leaves()
         loss = tuned.loss(ids, targets, count, leaves, key=(tuned.seed, step, j))
-        backward(loss)
+        backward(loss, ready=take if several else None)
+        for leaf in leaves.values():  # those inside of checkpoints are not called ready
+            take(leaf.node)
         total += float(loss.data)
-        for key, leaf in leaves.items():
-            grad = (
-                np.zeros_like(leaf.data) if leaf.grad is None else np.asarray(leaf.grad, leaf.dtype)
-            )
-            grads[key] = grads[key] + grad if key in grads else grad
-    return total, grads
+    return total, {k: found[k] if k in found else np.zeros_like(a) for k, a in arrays.items()}
 
 
-def _apply_grad_rule(tuned, grads):
-    """The method's own rule, layer by layer, on copies: backward's arrays may stand elsewhere."""
-    rule = tuned.record.grad_rule
-    if not rule:
-        return
+def _apply_grad_rule(tuned, grads, factor):
+    """The method's own rule on the clipped gradients, layer by layer, on copies: backward's arrays
+    may stand elsewhere.
+    """
     for name, arrays in tuned.layers.items():
         mine = {argument: tuned.key(name, argument) for argument in tuned.record.trains}
-        copies = {argument: grads[key].copy() for argument, key in mine.items()}
-        rule(arrays, copies, tuned.options)
+        copies = {argument: grads[key] * factor for argument, key in mine.items()}
+        tuned.record.grad_rule(arrays, copies, tuned.options)
         for argument, key in mine.items():
             grads[key] = copies[argument]
 

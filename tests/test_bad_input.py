@@ -68,6 +68,20 @@ def test_a_rank_above_the_width(name):
         ml.attach(base(), name, rank=8, targets="all-linear")
 
 
+def test_a_layer_s_own_rank_above_its_width():
+    """Each rank is held against the layers that have it."""
+    for own, says in (({"q_proj": 9999}, "9999 is above 16"), ({"v_proj": 9}, "9 is above 8")):
+        with pytest.warns(UserWarning, match=f"lora: rank {says}") as caught:
+            ml.attach(base(), "lora", rank=4, rank_pattern=own)
+        assert len(caught) == 1 and caught[0].filename == __file__
+    with pytest.warns(UserWarning) as caught:
+        ml.attach(base(), "lora", rank=20, rank_pattern={"q_proj": 30})
+    assert len(caught) == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ml.attach(base(), "lora", rank=20, rank_pattern={"q_proj": 2, "v_proj": 8})
+
+
 @pytest.mark.parametrize("seed", [-1, 1.5, "3", None, True])
 def test_seeds(seed):
     refuses(lambda: ml.attach(base(), "lora", seed=seed), "seed", repr(seed), "at least 0")
@@ -121,6 +135,8 @@ def test_head_and_embedding_are_refused_with_the_reason(target):
 
 def test_targets_that_match_nothing():
     refuses(lambda: ml.attach(base(), "lora", targets=()), "targets: got none", "q_proj")
+    for number in (3, 2.5, True):
+        refuses(lambda t=number: ml.attach(base(), "lora", targets=t), "targets is", "q_proj")
     refuses(
         lambda: ml.attach(base(), "lora", targets="model.layers.7.self_attn.q_proj"),
         "layers.7",

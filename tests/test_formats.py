@@ -862,7 +862,7 @@ def test_a_folder_written_by_peft(tmp_path):
 
 PATTERNS = {
     "rank_pattern": {"v_proj": 5, r"layers\.1\.self_attn\.q_proj": 2, "q_proj": 4},
-    "alpha_pattern": {"model.layers.0.self_attn.v_proj": 10, "o_proj": 1},
+    "alpha_pattern": {"model.layers.0.self_attn.v_proj": 10},
 }
 
 
@@ -889,20 +889,26 @@ def test_ranks_and_alphas_of_single_layers_come_back(tmp_path, method, stabilize
     assert ml.ledger(tuned, 2, 6)["weights"] == ml.measure(tuned, 2, 6)["weights"]
 
 
-def test_a_pattern_of_no_linear_is_passed_over_in_a_folder(tmp_path):
+def test_a_pattern_of_no_adapted_layer_is_passed_over_in_a_folder(tmp_path):
     """As PEFT does; attach, which has a person before it, refuses it."""
     tuned = trained("lora")
     ml.save_adapter(tuned, tmp_path)
     of_peft(tmp_path, rank_pattern={"fc1": 9}, alpha_pattern={"k_proj": 2.5})
     back = ml.load_adapter(tuned.base, tmp_path)
-    assert (back.rank_pattern, back.alpha_pattern) == ({}, {"k_proj": 2.5})
+    assert (back.rank_pattern, back.alpha_pattern) == ({}, {})
     assert np.array_equal(back.logits(IDS), tuned.logits(IDS))
 
 
 @pytest.mark.parametrize(
     "method, patterns, message",
     [
-        ("lora", {"rank_pattern": {"v_prj": 2}}, "unknown linear in rank_pattern 'v_prj'"),
+        (
+            "lora",
+            {"rank_pattern": {"v_prj": 2}},
+            "'v_prj' matches no adapted layer; adapted are q",
+        ),
+        ("lora", {"rank_pattern": {"k_proj": 2}}, "rank_pattern: 'k_proj' matches no adapted"),
+        ("lora", {"alpha_pattern": {"o_proj": 2}}, "alpha_pattern: 'o_proj' matches no adapted"),
         ("lora", {"rank_pattern": {"v_proj": 0}}, "rank_pattern: v_proj is 0, wanted a whole"),
         ("lora", {"alpha_pattern": {"v_proj": 0}}, "alpha is 0, wanted a finite number"),
         ("lora", {"alpha_pattern": {"(": 1}}, "pattern '.': no regular expression"),

@@ -23,11 +23,13 @@ from minilora.memory import (
     largest,
     ledger,
     measure,
+    step,
     tables,
 )
 from minilora.meta import Meta
 from minilora.methods import METHODS
 from minilora.model import Llama, ModelConfig, init_params
+from minilora.optim import AdamW
 from minilora.shapes import SHAPES
 
 CASES = {  # C, F, L, H, G, V, tied; batch, length
@@ -63,7 +65,16 @@ def test_predicted_is_measured(method, how, case):
     config, batch, length = CASES[case]
     tuned = ml.attach(Llama(config, init_params(config)), method, **how)
     said, found = ledger(tuned, batch, length), measure(tuned, batch, length)
-    for part in (*CATEGORIES, "frozen", "trainable", "shared", "copies", "packed", "scratch"):
+    for part in (
+        *CATEGORIES,
+        "frozen",
+        "trainable",
+        "shared",
+        "moved",
+        "packed",
+        "base_kept",
+        "scratch",
+    ):
         assert getattr(said, part) == getattr(found, part), part
     assert said.saved == found.saved  # every storage: place, op, name, shape, bytes, who shares it
     assert same_peak(said, found)
@@ -87,7 +98,9 @@ def test_measuring_leaves_the_weights_as_they_are():
 
 
 def test_formulas():
-    """P base, T trained numbers, 4 bytes each; Delta-LoRA copies what it moves."""
+    """P base, T trained numbers, 4 bytes each; what moves stands in the base's place, which is kept
+    beside all this.
+    """
     config, batch, length = CASES["wide"]
     P = sum(int(np.prod(s)) for s in config.shapes().values())
     moved = sum(O * I for n, (O, I) in config.linears().items() if n.endswith(("q_proj", "v_proj")))
@@ -97,14 +110,17 @@ def test_formulas():
         T = row.trainable // 4
         assert row.gradients == 4 * T and row.optimizer == 8 * T, name
         if record.whole_model:
-            assert row.weights == 4 * P and T == P
+            assert row.weights == 4 * P == row.base_kept and T == P
         elif name == "delta_lora":
-            assert row.copies == 4 * moved and row.weights == 4 * (P + T + moved)
+            assert row.moved == row.base_kept == 4 * moved and row.weights == 4 * (P + T)
+            lora = ledger(config, batch, length, method="lora", rank=8)
+            assert (row.weights, row.peak) == (lora.weights, lora.peak)
         elif name == "lora_fa":
             A = 8 * 2 * config.num_hidden_layers * config.hidden_size
             assert row.weights == 4 * (P + T + A)
         else:
             assert row.weights == 4 * (P + T) + row.shared
+        assert bool(row.base_kept) == record.owns_weight
 
 
 def test_mixed_precision_is_16_bytes_a_trained_number():
@@ -212,13 +228,15 @@ class TestRecompute:
         x = Tensor(np.ones(3))
         assert ops.checkpoint(lambda t: ops.mul(t, t), x).node is None
 
-    def test_training_takes_the_same_steps(self):
+    @pytest.mark.parametrize("accumulate", [1, 3])
+    def test_training_takes_the_same_steps(self, accumulate):
         ids = np.random.default_rng(0).integers(0, 300, (2, 12))
         losses = []
         for again in (None, "layers"):
             tuned = tuned_with_numbers("tied", "lora", rank=2, dropout=0.2)
             tuned.recompute = again
-            losses.append(ml.train(tuned, [(ids, ids)], steps=3, lr=1e-2).losses)
+            history = ml.train(tuned, [(ids, ids)], steps=3, lr=1e-2, accumulate=accumulate)
+            losses.append(history.losses)
         assert losses[0] == losses[1]
 
 
@@ -227,17 +245,74 @@ def test_what_a_step_rule_adds_is_counted():
     config, batch, length = CASES["wide"]
     tuned = tuned_with_numbers("wide", "delta_lora", rank=4, targets=ALL, start_step=1)
     ids = np.random.default_rng(0).integers(0, 512, (2, 8))
-    before = ledger(tuned, batch, length).copies
+    before = ledger(tuned, batch, length).moved
     ml.train(tuned, [(ids, ids)], steps=2, lr=1e-3)
     said, found = ledger(tuned, batch, length), measure(tuned, batch, length)
-    assert said.copies - before == said.trainable
-    assert dict(said) == dict(found) and said.copies == found.copies
+    assert said.moved - before == said.trainable
+    assert dict(said) == dict(found) and said.moved == found.moved
+
+
+def test_what_the_prediction_does_not_know_of_is_measured(monkeypatch):
+    """An array that hangs anywhere on the Tuned, a third moment of the optimizer."""
+    config, batch, length = CASES["wide"]
+    tuned = ml.attach(Llama(config, init_params(config)), "delta_lora", rank=4)
+    said = ledger(tuned, batch, length)
+    tuned.base.notes = {"deep": [(np.ones(300),)]}
+    found = measure(tuned, batch, length)
+    assert found.weights - said.weights == 2400 and found.optimizer == said.optimizer
+
+    class Third(AdamW):
+        def __init__(self, params, **how):
+            super().__init__(params, **how)
+            self.third = {name: np.zeros_like(p) for name, p in params.items()}
+
+    monkeypatch.setattr(step, "AdamW", Third)
+    assert measure(tuned, batch, length).optimizer == 1.5 * said.optimizer
+    assert "NOT the same bytes" in "".join(tables.overview({"lora": said}, {"lora": found}))
+
+
+def test_base_kept_and_the_master_copy_are_said(capsys):
+    assert main("memory --seq 16 --rank 4".split()) == 0
+    out = capsys.readouterr().out
+    assert re.search(
+        r"^base kept, .*Full fine-tuning [\d.]+ MiB, Delta-LoRA [\d.]+ KiB$", out, re.M
+    )
+    assert "optimizer: two moments" in out
+    assert main("memory --seq 16 --method delta_lora --mixed".split()) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^base kept, +of the base, for detach to give back +[\d,]{5,}$", out, re.M)
+    assert "optimizer: master copy and two moments" in out
+    assert "a 32-bit master copy and two moments" in out and "optimizer: two" not in out
+
+
+@pytest.mark.parametrize("method, how", [("full", {}), ("lora", {"rank": 32, "targets": ALL})])
+@pytest.mark.parametrize("clip", [None, 1e-3])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_train_s_own_step_holds_what_the_ledger_says(method, how, clip, accumulate):
+    """Clipping makes no second copy of the gradients. A sum over micro-batches lies beside the next
+    one's activations, and beside its gradients one array at a time.
+    """
+    config, (batch, length) = CASES["wide"][0], (1, 8)
+    tuned = ml.attach(Llama(config, init_params(config)), method, **how)
+    ids = np.random.default_rng(0).integers(0, 512, (batch, length))
+    settings = dict(steps=2, lr=1e-4, clip=clip, accumulate=accumulate, progress=False)
+    ml.train(tuned, [(ids, ids)], **settings)
+    tracemalloc.start()
+    ml.train(tuned, [(ids, ids)], **settings)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    row = ledger(tuned, batch, length)
+    said = row.peak - row.weights - row.scratch
+    if accumulate > 1:
+        said += row.activations + 2 * max(a.nbytes for a in tuned.trainable.values())
+    assert peak <= 1.02 * said + 150_000  # Python's own: the bar, the tape's nodes
+    assert accumulate > 1 or kernels.backend() == "numpy" or peak >= 0.98 * said
 
 
 def test_weights_are_the_sum_of_their_parts():
     for method, how in settings():
         row = ledger(CASES["tied"][0], 1, 100, method=method, **how)
-        parts = row.frozen + row.trainable + row.shared + row.copies + row.packed
+        parts = row.frozen + row.trainable + row.shared + row.moved + row.packed
         assert row.weights == parts
         assert row.scratch == 4 * 2 * 100 * 8 and row.packed == 0  # cos and sin (100, D/2)
 
@@ -382,6 +457,10 @@ def test_largest_of_a_line_asks_seldom():
     assert len(asked) <= 5
 
 
+def test_largest_of_what_no_budget_bounds():
+    assert largest(lambda n: n, float("inf"), 100) == largest(lambda n: n, 1e308, 100) == 100
+
+
 class TestMeta:
     """Arrays of shape alone answer as NumPy does."""
 
@@ -434,6 +513,10 @@ class TestCommands:
         assert capsys.readouterr().out.strip() == "37,748,736"
         assert main("count --shape llama-7b --method vera --rank 16 --json".split()) == 0
         assert json.loads(capsys.readouterr().out)["frozen_shared"] == 16 * 8192
+        assert main("count --shape llama-7b --method lora,vera --rank 16 --json".split()) == 0
+        assert list(json.loads(capsys.readouterr().out)) == ["lora", "vera"]
+        assert main("count --shape llama-7b --method lora,vera --rank 16".split()) == 0
+        assert [n.split()[0] for n in capsys.readouterr().out.splitlines()[1:]] == ["LoRA", "VeRA"]
         assert main("count --shape base".split()) == 0
         assert "720,896" in capsys.readouterr().out
 
@@ -453,6 +536,12 @@ class TestCommands:
         peaks = [ledger(config, n, 128, method="lora", rank=8).peak for n in (rows, rows + 1)]
         assert peaks[0] <= 2e9 < peaks[1]
 
+    def test_a_fit_at_the_end_of_the_search_says_so(self, monkeypatch, capsys):
+        monkeypatch.setattr(tables, "ROWS", 4)
+        monkeypatch.setattr(tables, "TOKENS", 100)
+        assert main("memory --method lora --seq 16 --fit 1000".split()) == 0
+        assert re.search(r"^LoRA +4 or more +100 or more$", capsys.readouterr().out, re.M)
+
     def test_figure(self, tmp_path):
         path = tmp_path / "memory.png"
         assert main(["memory", "--rank", "4", "--figure", str(path)]) == 0
@@ -466,6 +555,22 @@ class TestCommands:
             ("memory --seq 0", "seq_len is 0"),
             ("memory --method lora --rank 0", "rank is 0"),
             ("memory --fit -1", "wanted a number of GB above 0"),
+            ("memory --fit inf", "--fit is inf, wanted a number of GB above 0 and below"),
+            ("memory --fit nan", "--fit is nan, wanted a number of GB above 0"),
+            ("memory --fit 1e308", "--fit is 1e+308, wanted a number of GB above 0 and below"),
+            ("memory --fit 1 --batch 3", "without --batch"),
+            ("memory --figure x.png --seq 9", "without --seq and --json"),
+            ("memory --figure x.png --json", "without --seq and --json"),
+            ("memory --option dropout=0.1", "--option: got 'dropout=0.1' without --method"),
+            ("count --option dropout=0.1", "--option: got 'dropout=0.1' without --method"),
+            ("memory --method lora --option targets=3", "unknown option of lora 'targets'"),
+            ("memory --method lora --option mixed=true", "unknown option of lora 'mixed'"),
+            ("memory --method lora --option rank=8", "unknown option of lora 'rank'"),
+            ("count --method vera --option model=3", "unknown option of vera 'model'"),
+            ("count --method lora,full --option ratio=3", "unknown option of lora 'ratio'"),
+            ("count --method lora,loar", "did you mean 'lora'"),
+            ("train --task past --option rank_pattern=4", "unknown option of lora 'rank_pattern'"),
+            ("train --task past --option seed=4", "unknown option of lora 'seed'"),
             ("count --shape gpt3-175 --method lora", "did you mean 'gpt3-175b'"),
             ("memory --model llama-7b --measure", "llama-7b"),
         ],

@@ -5,6 +5,8 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ..choices import find_method
+from ..files import nearest
 from ..methods import METHODS
 
 
@@ -17,9 +19,12 @@ def command(
     return p
 
 
-def adapter_options(p: argparse.ArgumentParser, default: str | None = None) -> None:
-    """--method, --rank, --targets, --option."""
-    p.add_argument("--method", default=default, help=f"{', '.join(METHODS)} ({default or 'all'})")
+def adapter_options(
+    p: argparse.ArgumentParser, default: str | None = None, several: bool = False
+) -> None:
+    """--method, --rank, --targets, --option; several: --method may be a list."""
+    listed = f"{'some of ' if several else ''}{', '.join(METHODS)} ({default or 'all'})"
+    p.add_argument("--method", default=default, help=listed)
     p.add_argument("--rank", type=int, help="rank of the adapter")
     p.add_argument("--targets", type=names, help="q_proj,v_proj,… or all-linear")
     p.add_argument(
@@ -49,15 +54,25 @@ def number(name: str, text: str) -> float:
         raise ValueError(f"{name}: got {text!r}, wanted numbers") from None
 
 
-def options(texts: Iterable[str]) -> dict[str, Any]:
-    """NAME=VALUE as Python values: true, false, numbers."""
+def options(texts: Iterable[str], method: str | None) -> dict[str, Any]:
+    """NAME=VALUE as Python values: true, false, numbers.
+
+    Raises ValueError for a name that is none of the method's own options, and without a method.
+    """
+    texts = list(texts)
+    if texts and not method:
+        raise ValueError(f"--option: got {texts[0]!r} without --method, whose option it is")
+    known = find_method(method).options if method else {}
     found = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"--option: got {text!r}, wanted NAME=VALUE")
+        name = name.strip().replace("-", "_")
+        if name not in known:
+            raise nearest(f"option of {method}", name, known)
         try:
-            found[name.replace("-", "_")] = json.loads(value)
+            found[name] = json.loads(value)
         except ValueError:
             raise ValueError(f"--option: got {text!r}, wanted a number, true or false") from None
     return found

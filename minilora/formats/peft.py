@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..adapters import Tuned, attach
-from ..choices import find_method, matches
+from ..choices import find_method, match_targets, matches
 from ..files import check_kind, parse_json, read_json, write_together
 from ..methods import METHODS
 from ..model import EMBED, HEAD, Llama
@@ -226,7 +226,7 @@ def _empty(model, path, config, own, method, options):
     if "alpha" in record.takes:
         given["alpha"] = config.get("lora_alpha", own.get("alpha", 8))  # PEFT's where it is absent
     for name, kind in (("rank_pattern", int), ("alpha_pattern", float)):
-        given[name] = _pattern(path, name, config, kind, model)
+        given[name] = _pattern(path, name, config, kind, model, given["targets"])
     if settled := given.keys() & options.keys():
         raise ValueError(f"{path}: {min(settled)} is settled by the adapter's own files")
     read = {
@@ -270,13 +270,15 @@ def _check_formula(path, config):
         check_kind(path, name, config.get(name, False), bool)
 
 
-def _pattern(path, name, config, kind, model):
-    """A pattern of the config, without what matches no linear: PEFT passes over that, too."""
+def _pattern(path, name, config, kind, model, targets):
+    """A pattern of the config, without what matches no adapted layer: PEFT passes over that,
+    too.
+    """
     pattern = config.get(name, {})
     check_kind(path, name, pattern, {str: kind})
-    linears = list(model.config.linears())
     try:
-        return {k: v for k, v in pattern.items() if any(matches(k, n) for n in linears)}
+        adapted = match_targets(model.config, targets) if pattern else []
+        return {k: v for k, v in pattern.items() if any(matches(k, n) for n in adapted)}
     except ValueError as error:
         raise ValueError(f"{path}: {name}: {error}") from None
 

@@ -33,10 +33,11 @@ SHARE = count, count  # the number of a task, of how many
 ONE = np.float32(1)
 
 
-def compiled(signature=None, parallel=False):
+def compiled(signature=None, parallel=False, fast=True):
     """njit, cached on disk. With a signature: compiled at import, once, whoever calls it.
 
     So a share done by the only task and one done by a thread are the same code, to the last bit.
+    fast=False: each operation as it stands, rounded where it stands, also inside a fast kernel.
     """
     return njit(
         signature,
@@ -44,7 +45,7 @@ def compiled(signature=None, parallel=False):
         error_model="numpy",
         nogil=True,
         parallel=parallel,
-        fastmath=FASTMATH,
+        fastmath=FASTMATH if fast else False,
     )
 
 

@@ -161,14 +161,15 @@ def cross_entropy(logits, targets, out):
     return losses
 
 
-def adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step):
+def adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step, factor=1.0):
     """One AdamW step in place on p, m, v (any shape, contiguous); step counts from 1; torch's
     formula.
 
     p ← p (1 - lr·wd);  m ← β₁m + (1-β₁)g;  v ← β₂v + (1-β₂)g²;  p ← p - lr · m̂ / (√v̂ + eps), m̂,
-    v̂ bias-corrected.
+    v̂ bias-corrected, g the gradient times factor.
     Source: Loshchilov & Hutter 2017, arXiv:1711.05101, algorithm 2.
     """
+    g = g * factor
     m *= beta1
     m += (1 - beta1) * g
     v *= beta2

@@ -77,5 +77,5 @@ def cross_entropy(logits, targets, out):
     return Meta(logits.shape[:1], logits.dtype)
 
 
-def adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step):
+def adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step, factor=1.0):
     """In place."""

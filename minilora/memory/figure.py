@@ -15,7 +15,7 @@ from .whatif import REFERENCE
 
 PARTS = {  # what is stacked, from the bottom -> colour, and its bytes
     "frozen weights": ("#C9CED6", lambda row: row.frozen + row.shared + row.packed),
-    "moved copies of weights": ("#8A94A3", lambda row: row.copies),
+    "weights that a step rule moves": ("#8A94A3", lambda row: row.moved),
     "trained weights": ("#4F9A6B", lambda row: row.trainable),
     "gradients": (plots.PARTS["gradients"][0], lambda row: row.gradients),
     "optimizer": (plots.PARTS["optimizer"][0], lambda row: row.optimizer),

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import gc
 import tracemalloc
+import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -34,15 +35,18 @@ class Ledger:
     ledger["weights"] and the like answer for the four categories.
     """
 
-    weights: int  # frozen + trainable + shared + copies + packed
+    weights: int  # frozen + trainable + shared + moved + packed
     gradients: int  # of the trainable arrays
     optimizer: int  # AdamW's two moments (mixed precision: and the 32-bit master copy)
     activations: int  # saved arrays on the tape when backward starts, once a storage
     frozen: int  # of weights: what does not train
     trainable: int  # of weights: what trains
     shared: int  # of weights: projections that all layers share (VeRA)
-    copies: int  # of weights: what a step rule moves or remembers (Delta-LoRA: W, start factors)
+    moved: int  # of weights: what a step rule moves or remembers (Delta-LoRA: W, start factors)
     packed: int  # of weights: copies in a kernel's own order, see kernels.packed_bytes
+    # no step needs it, so it is neither of weights nor of the peak: the base's arrays in whose
+    # place a copy moves (full, Delta-LoRA), kept so that detach gives them back bit for bit
+    base_kept: int
     scratch: int  # what else stays from step to step: rope's tables
     # weights + optimizer + scratch + the most that forward and backward held at once, predicted for
     # the Numba kernels: the NumPy twins hold more for a moment, such as (T, T) scores of all heads
@@ -106,16 +110,18 @@ def predict(
     """The bytes of a step of a Tuned of shapes alone (`without_numbers`); walk: its backward."""
     _check_sizes(batch_size, seq_len)
     ids = np.zeros((batch_size, seq_len), np.int64)
+    held, optimizer = weight_arrays(tuned), AdamW(tuned.trainable).nbytes
     with meta.counting() as memory, np.errstate(over="ignore"):  # 131,072 rows are inf in float16
-        return _account(tuned, ids, lambda: memory.peak, walk)
+        return _account(tuned, ids, lambda: memory.peak, walk, held, optimizer)
 
 
 def measure(
     tuned: Tuned, batch_size: int, seq_len: int, walk: Callable[[Tensor], None] = backward
 ) -> Ledger:
-    """The same as `ledger`, measured: one step's forward and backward on random tokens, read off
-    the tape and tracemalloc.
+    """The same as `ledger`, measured: one step's forward and backward on random tokens.
 
+    Weights: every array that is found from the Tuned on, wherever it is kept. Activations and
+    gradients: read off the tape. Optimizer and peak: by tracemalloc.
     The weights stay as they are: the optimizer's moments are made, its step is not taken. walk: the
     backward pass, where it is to be another.
     """
@@ -123,8 +129,10 @@ def measure(
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, tuned.config.vocab_size, (batch_size, seq_len))
     tuned.loss(tokens, tokens)  # whatever is made once (rope tables, compiled kernels) is made now
+    held = [*_reachable(tuned).values()]
     with _tracing():
-        runs = [_account(tuned, tokens, _traced_peak(), walk) for _ in range(2)]
+        optimizer = _traced(lambda: AdamW(tuned.trainable))
+        runs = [_account(tuned, tokens, _traced_peak(), walk, held, optimizer) for _ in range(2)]
     # Python's own tables grow at odd moments, which is no part of a step: the smaller peak counts
     return min(runs, key=lambda run: run.peak)
 
@@ -149,32 +157,70 @@ def _traced_peak() -> Callable[[], int]:
     return lambda: tracemalloc.get_traced_memory()[1] - before
 
 
-def _account(tuned, tokens, step_peak: Callable[[], int], walk) -> Ledger:
-    """One forward and backward pass, and what it held."""
+def _traced(make: Callable[[], Any]) -> int:
+    """Bytes of NumPy's that making something leaves allocated, as tracemalloc sees them."""
+
+    def allocated():
+        traces = tracemalloc.take_snapshot().filter_traces([of_numpy]).traces
+        return sum(trace.size for trace in traces)
+
+    of_numpy = tracemalloc.DomainFilter(True, np.lib.tracemalloc_domain)
+    before = allocated()
+    made = make()
+    after = allocated()
+    del made
+    return after - before
+
+
+def _reachable(tuned: Tuned) -> dict[int, np.ndarray]:
+    """id -> array: all that the Tuned keeps alive, found by the references that Python's own
+    collector follows; the tokenizer, which is text, and code aside.
+    """
+    found: dict[int, np.ndarray] = {}
+    seen, waiting = {id(tuned.base.tokenizer)}, [tuned]
+    while waiting:
+        thing = waiting.pop()
+        if id(thing) in seen or isinstance(thing, CODE):
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, np.ndarray):
+            found[id(thing)] = thing
+        else:
+            waiting.extend(gc.get_referents(thing))
+    return found
+
+
+CODE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)
+
+
+def _account(tuned, tokens, step_peak: Callable[[], int], walk, arrays, optimizer) -> Ledger:
+    """One forward and backward pass, and what it held beside the arrays, and the optimizer."""
     tables = tuned.base.rope_tables(0, tokens.shape[1])
     ids = tokens.copy()  # a batch belongs to the step
     leaves = tuned.leaves()
     loss = tuned.loss(ids, ids, leaves=leaves, key=(tuned.seed, 1, 0))
-    saved = saved_arrays(tape(loss), besides=[*weight_arrays(tuned), *tables])
+    saved = saved_arrays(tape(loss), besides=[*arrays, *tables])
     walk(loss)
     peak = step_peak()
     gradients = sum(leaf.grad.nbytes for leaf in leaves.values() if leaf.grad is not None)
     trainable, shared = _bytes(tuned.trainable.values()), _bytes(tuned.shared.values())
-    held, copies = _bytes(weight_arrays(tuned)), _bytes(_copies(tuned))
-    packed = sum({storage(a)[0]: K.packed_bytes(a) for a in weight_arrays(tuned)}.values())
-    scratch = _bytes(tables)
-    optimizer = AdamW(tuned.trainable).nbytes
+    moved, base_kept, scratch = map(_bytes, (_moved(tuned), _base_kept(tuned), tables))
+    aside = storages([*_base_kept(tuned), *tables])  # beside the weights
+    needed = {place: a for a in arrays if (place := storage(a)[0]) not in aside}
+    held = _bytes(needed.values())
+    packed = sum(K.packed_bytes(a) for a in needed.values())
     activations = sum(s.nbytes for s in saved)
     return Ledger(
         weights=held + packed,
         gradients=gradients,
         optimizer=optimizer,
         activations=activations,
-        frozen=held - trainable - shared - copies,
+        frozen=held - trainable - shared - moved,
         trainable=trainable,
         shared=shared,
-        copies=copies,
+        moved=moved,
         packed=packed,
+        base_kept=base_kept,
         scratch=scratch,
         peak=held + packed + optimizer + scratch + peak,
         transient=peak - activations,
@@ -183,13 +229,18 @@ def _account(tuned, tokens, step_peak: Callable[[], int], walk) -> Ledger:
 
 
 def weight_arrays(tuned: Tuned) -> list[np.ndarray]:
-    """Every array that is held whether or not a step runs."""
+    """Every array that is held whether or not a step runs, the base's own too."""
     own = [a for arguments in tuned.layers.values() for a in arguments.values() if is_array(a)]
-    frozen = [] if tuned.record.whole_model else list(tuned.base.params.values())
-    return [*frozen, *tuned.weights.values(), *tuned.shared.values(), *own]
+    return [*tuned.base.params.values(), *tuned.weights.values(), *tuned.shared.values(), *own]
 
 
-def _copies(tuned):
+def _base_kept(tuned):
+    """The base's arrays that a moved copy stands for: no step reads them."""
+    names = [f"{layer}.weight" for layer, arrays in tuned.layers.items() if "W" in arrays]
+    return [tuned.base.params[name] for name in (*tuned.weights, *names)]
+
+
+def _moved(tuned):
     """What a step rule moves or remembers:
     arguments that are neither trained, nor shared, nor small frozen factors.
     """
@@ -238,7 +289,8 @@ def largest(size: Callable[[int], int], budget: float, limit: int = 2**20) -> in
     slope, tries = max(size(2) - held, 1.0), 0
     while high - low > 1:
         tries += 1
-        guess = low + int((budget - held) / slope) if tries < 8 else (low + high) // 2
+        rise = min((budget - held) / slope, limit)
+        guess = low + int(rise) if tries < 8 else (low + high) // 2
         n = min(max(guess, low + 1), high - 1)
         here = size(n)
         slope = max((here - held) / (n - low), 1e-9)

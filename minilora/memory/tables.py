@@ -13,13 +13,14 @@ from .saved import by_kind
 from .savers import savers
 from .step import CATEGORIES, Ledger, largest, ledger, measure
 
+ROWS, TOKENS = 2**12, 2**17  # as far as `fits` looks
 Settings = Mapping[str, Mapping[str, Any]]  # method -> `ledger`'s keywords
 
 PARTS = {  # field of a Ledger -> what it is
     "frozen": "weights that do not train",
     "trainable": "weights that train",
     "shared": "projections that all layers share",
-    "copies": "what a step rule moves or remembers",
+    "moved": "what a step rule moves or remembers",
     "packed": "weights in a kernel's own order",
     "gradients": "of what trains",
     "optimizer": "AdamW's two moments",
@@ -27,6 +28,7 @@ PARTS = {  # field of a Ledger -> what it is
     "scratch": "rope's tables",
     "transient": "the most beyond all these at one time",
     "peak": "the most that was alive at one time",
+    "base_kept": "of the base, for detach to give back",
 }
 
 
@@ -57,7 +59,10 @@ def savers_of(
 
 
 def overview(
-    found: Mapping[str, Ledger], real: Mapping[str, Ledger], details: bool = False
+    found: Mapping[str, Ledger],
+    real: Mapping[str, Ledger],
+    details: bool = False,
+    mixed: bool = False,
 ) -> Iterator[str]:
     """A row a method; below it, where it was measured, what was measured; and with details what
     the weights and the activations consist of.
@@ -70,10 +75,15 @@ def overview(
             off = real[name].peak / row.peak - 1
             verdict = "the same bytes" if same else "NOT the same bytes"
             yield f"  measured         {_cells(real[name])}   {verdict}, peak {off:+.1%}"
-    yield "weights: frozen, trained, shared, moved copies; optimizer: two moments; peak: the most"
-    yield "that was alive at one time, weights and optimizer included. 1 KiB = 1,024 bytes."
+    moments = "master copy and two moments" if mixed else "two moments"
+    yield f"weights: frozen, trained, shared, moved; optimizer: {moments}; peak: the most that"
+    yield "was alive at one time, weights and optimizer included. 1 KiB = 1,024 bytes."
+    kept = {name: row.base_kept for name, row in found.items() if row.base_kept}
+    if kept and not details:
+        listed = ", ".join(f"{METHODS[name].title} {human(n)}" for name, n in kept.items())
+        yield f"base kept, beside all this, for detach to give back: {listed}"
     for row in found.values() if details else ():
-        yield from parts(row)
+        yield from parts(row, mixed)
         yield from saved(row)
 
 
@@ -81,11 +91,12 @@ def _cells(row):
     return "".join(f"{human(row[c]):>13}" for c in (*CATEGORIES, "peak"))
 
 
-def parts(row: Ledger) -> Iterator[str]:
-    """Every category that the ledger has, in bytes."""
+def parts(row: Ledger, mixed: bool = False) -> Iterator[str]:
+    """Every category that the ledger has, in bytes; the last is in none of the sums."""
     yield ""
-    for name, meaning in PARTS.items():
-        yield f"{name + ',':13} {meaning:38} {getattr(row, name):>16,}"
+    master = {"optimizer": "a 32-bit master copy and two moments"} if mixed else {}
+    for name, meaning in (PARTS | master).items():
+        yield f"{name.replace('_', ' ') + ',':13} {meaning:38} {getattr(row, name):>16,}"
 
 
 def saved(row: Ledger) -> Iterator[str]:
@@ -102,10 +113,10 @@ def fits(
     config: ModelConfig, settings: Settings, gigabytes: float, seq: int, mixed: bool = False
 ) -> dict[str, dict[str, int]]:
     """Method -> "rows" of seq tokens, and "tokens" of one row, whose predicted peak is within so
-    many times 10⁹ bytes; 0 where none is.
+    many times 10⁹ bytes; 0 where none is, ROWS and TOKENS where it may be more.
     """
-    if not gigabytes > 0:
-        raise ValueError(f"--fit is {gigabytes}, wanted a number of GB above 0")
+    if not 0 < gigabytes < 1e12:
+        raise ValueError(f"--fit is {gigabytes:g}, wanted a number of GB above 0 and below 1e12")
 
     def most(name, how, limit, sizes):
         """The largest n up to limit whose (batch, length) = sizes(n) is within the budget."""
@@ -117,8 +128,8 @@ def fits(
 
     return {
         name: {
-            "rows": most(name, how, 2**12, lambda n: (n, seq)),
-            "tokens": most(name, how, 2**17, lambda n: (1, n)),
+            "rows": most(name, how, ROWS, lambda n: (n, seq)),
+            "tokens": most(name, how, TOKENS, lambda n: (1, n)),
         }
         for name, how in settings.items()
     }
@@ -131,7 +142,8 @@ def fit_table(
     yield f"within {gigabytes:g} GB (10⁹ bytes), by the predicted peak:"
     yield f"{'method':18} {f'rows of {seq} tokens':>22} {'tokens of one row':>20}"
     for name, row in found.items():
-        cells = (f"{n:,}" if n else "none" for n in row.values())
+        limits = zip(row.values(), (ROWS, TOKENS))
+        cells = (f"{n:,}{' or more' if n == most else ''}" if n else "none" for n, most in limits)
         yield "{:18} {:>22} {:>20}".format(METHODS[name].title, *cells)
     yield f"by memory alone: the model was made for {config.max_position_embeddings:,} tokens a row"
 
