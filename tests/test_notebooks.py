@@ -166,3 +166,16 @@ def test_a_control_says_what_it_would_move_where_it_cannot(capsys, monkeypatch):
 
 def test_a_method_looks_the_same_everywhere():
     assert course.look("lora") == {"color": "#0072B2", "marker": "o", "label": "LoRA"}
+
+
+@each_notebook
+def test_the_readme_leads_to_each_notebook(path):
+    """With its title, its minutes and how many exercises it has."""
+    first = read(path, solved=False).cells[0].source
+    number, title = re.match(r"# (\d\d) · (.*)", first).groups()
+    minutes = re.search(r"\*Time\*: (\d+) minutes to read, (\d+) to do", first).groups()
+    count = sum(exercise.lesson == int(number) for exercise in EXERCISES.values())
+    readme = (ROOT.parent / "README.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| {number} \|.*$", readme, re.M)
+    assert row.startswith(f"| {number} | [{title}](notebooks/{path.stem}.ipynb) |")
+    assert row.endswith(f"| {', '.join(minutes)} | {count} |")
