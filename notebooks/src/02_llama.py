@@ -178,9 +178,12 @@ def weights(layer, head):
     return np.tril(np.exp(scores - lse[0, head][:, None]))
 
 assert np.allclose(weights(0, 0).sum(1), 1, atol=1e-5)
+finger = np.mean([weights(1, 0)[6 + i, 1 + i] for i in range(5)])
+print(f"layer 1, head 0: {finger:.2f} of what > and its followers read is the letter to come")
+assert finger > 0.8
 
 # %%
-def draw(layer=2, head=0):
+def draw(layer=1, head=0):
     """The map of one head, and the wheel of four pairs."""
     with course.figure(caption, width=11, height=5.2, columns=2) as (left, right):
         left.imshow(weights(layer, head), cmap="cividis", vmin=0, vmax=1)
@@ -190,18 +193,19 @@ def draw(layer=2, head=0):
         left.grid(visible=False)
         pairs = [0, 2, 4, 6]
         for radius, (j, colour) in enumerate(zip(pairs, ["#0072B2", "#D55E00", "#009E73", "#CC79A7"]), 1):
-            right.plot(radius * cos[:8, j], radius * sin[:8, j], "o-", color=colour, label=f"pair {j}")
-        right.set(aspect="equal", xlim=(-4.4, 4.4), ylim=(-4.4, 4.4), title="places 0 to 7, turned")
+            right.plot(radius * cos[:7, j], radius * sin[:7, j], "o-", color=colour, label=f"pair {j}")
+        right.set(aspect="equal", xlim=(-4.4, 4.4), ylim=(-4.4, 4.4), title="places 0 to 6, turned")
         right.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 caption = (
-    "Left: one head's weights, a row for each place that reads; nothing above the diagonal, bright is "
-    "1. Right: RoPE turns early pairs fast and late pairs hardly; each ring is a pair, a dot a place."
+    "Left: one head, a row for each place that reads, bright is 1. From > on it points at the letter "
+    "to be written next, and moves along with it. Right: RoPE turns early pairs fast and late pairs "
+    "hardly; a ring is a pair, a dot a place."
 )
 draw()
 
 # %%
-course.explore(draw, layer=[2, 0, 1, 3], head=[0, 1, 2, 3])
+course.explore(draw, layer=[1, 0, 2, 3], head=[0, 1, 2, 3])
 
 # %% [markdown]
 r"""

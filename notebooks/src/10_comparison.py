@@ -118,7 +118,7 @@ error = np.sqrt(0.8 * 0.2 / 400)
 check("fair_error", error)
 
 # %%
-for name, record in results["methods"].items():
+for record in results["methods"].values():
     p, n = record["exact_match"], settings["test_size"]
     words = np.sqrt(p * (1 - p) / n)
     print(f"{record['title']:17} {p:.3f}  seeds ± {record['exact_match_sd']:.3f}  words ± {words:.3f}")
@@ -136,7 +136,7 @@ print(table.table(results))
 # %%
 caption = (
     "Loss on held-out words against bytes of a step and against its time. Lower and further left is "
-    "better; no technique is first in all three."
+    "better; the cheapest are not the best, and the best is not cheap."
 )
 with course.figure(caption, width=11, height=4.6, columns=2, sharey=True) as panels:
     for name, record in results["methods"].items():
