@@ -9,11 +9,19 @@ from typing import Any
 import numpy as np
 
 from .adapters import Tuned
+from .files import check_kind, parse_json
 from .formats.safetensors import read_arrays, write_arrays
 from .model import Llama
 from .optim import AdamW
 
 ABOUT = "minilora_checkpoint"  # the entry of the file's metadata
+HISTORY = {
+    "losses": [0.0],
+    "rates": [0.0],
+    "seconds": [0.0],
+    "evaluations": [list],
+    "batches_crc32": 0,
+}
 
 
 def save(
@@ -36,22 +44,31 @@ def save(
 def load(path: str | Path, tuned: Tuned, adam: AdamW, settings: Mapping[str, Any]) -> dict:
     """Put a checkpoint's arrays and moments in place; returns its history.
 
-    Raises ValueError where it is of another run: another base, method, option or setting. More
-    steps than before are another run only where the schedule depends on their number.
+    Raises ValueError where it is damaged, or of another run: another base, method, option or
+    setting, or more steps than this one. More steps here than there are another run only where the
+    schedule depends on their number.
     """
     arrays, about = read_arrays(path)
     if ABOUT not in about:
         raise ValueError(f"{path}: not a checkpoint of minilora")
-    saved = json.loads(about[ABOUT])
+    saved = parse_json(path, about[ABOUT])
+    check_kind(path, "it", saved, {"settings": {}, "steps": 0, "history": HISTORY})
     for name, mine in json.loads(json.dumps(_run(tuned, settings))).items():
         if name == "settings":
             _check_settings(path, saved[name], mine)
-        elif saved[name] != mine:
-            raise ValueError(f"{path}: {name} is {saved[name]!r}, this run has {mine!r}")
+        elif saved.get(name) != mine:
+            raise ValueError(f"{path}: {name} is {saved.get(name)!r}, this run has {mine!r}")
+    if not 0 <= saved["steps"] <= settings.get("steps", saved["steps"]):
+        raise ValueError(
+            f"{path}: it is of step {saved['steps']}, this run ends at {settings['steps']}"
+        )
     for slot in tuned.slots():
-        found = arrays.get(f"array.{slot.key}")
-        if found is None or found.shape != slot.array.shape:
-            raise ValueError(f"{path}: no array {slot.key} of shape {slot.array.shape}")
+        for kind in ("array", "m", "v"):
+            found = arrays.get(f"{kind}.{slot.key}")
+            if found is None or found.shape != slot.array.shape or not np.isfinite(found).all():
+                raise ValueError(
+                    f"{path}: no {kind}.{slot.key} of shape {slot.array.shape} and finite numbers"
+                )
     foreign = {k.removeprefix("m.") for k in arrays if k.startswith("m.")} - adam.params.keys()
     if foreign:
         raise ValueError(f"{path}: its array {min(foreign)} has no place in this run")

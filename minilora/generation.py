@@ -6,6 +6,7 @@ import numpy as np
 
 from . import ops
 from .engine import Tensor
+from .values import whole
 
 
 class KVCache:
@@ -56,7 +57,8 @@ def generate(
         raise ValueError(
             f"generate: max_new_tokens is {max_new_tokens!r}, wanted a whole number of at least 0"
         )
-    rng, W = np.random.default_rng(seed), array(model.head(how.get("weights")))
+    rng = np.random.default_rng(whole("generate: seed", seed))
+    W = array(model.head(how.get("weights")))
     N, T = ids.shape
     cache = KVCache(model.config, N, T + max_new_tokens, model.dtype)
     ended, new = np.zeros(N, bool), ids

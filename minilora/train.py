@@ -6,6 +6,7 @@ import itertools
 import json
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -39,6 +40,7 @@ class History:
     evaluations: list[tuple[int, Any]] = field(
         default_factory=list
     )  # (step, what `evaluate` returned)
+    batches_crc32: int = 0  # of all batches so far: tells whether a resumed run gets the same
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: NumPy's numbers in the evaluations as Python's."""
@@ -47,7 +49,8 @@ class History:
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> "History":
         """What `to_dict` gave."""
-        return cls(**{**saved, "evaluations": [(n, value) for n, value in saved["evaluations"]]})
+        known = {name: saved[name] for name in cls.__dataclass_fields__}
+        return cls(**{**known, "evaluations": [(n, value) for n, value in saved["evaluations"]]})
 
 
 def _python(value):
@@ -107,7 +110,8 @@ def train(
         if checkpoint is None:
             raise ValueError("train: resume=True wants the checkpoint's path")
         history = History.from_dict(checkpoints.load(checkpoint, tuned, adam, settings))
-    stream = itertools.islice(_cycle(batches), adam.steps * accumulate, None)
+    stream = _cycle(batches)
+    _skip(stream, adam.steps * accumulate, history.batches_crc32)
     bar = tqdm(
         total=steps,
         initial=adam.steps,
@@ -121,6 +125,7 @@ def train(
             rate = optim.learning_rate(step, **_of_rate(settings))
             parts = list(itertools.islice(stream, accumulate))
             loss = _step(tuned, adam, parts, step, rate, settings)
+            history.batches_crc32 = _crc32(parts, history.batches_crc32)
             history.losses.append(loss)
             history.rates.append(rate)
             history.seconds.append(time.perf_counter() - start)
@@ -215,6 +220,26 @@ def _cycle(batches: Iterable[Batch]) -> Iterator[Batch]:
             "(ids, targets)"
         )
     return iter(batches)
+
+
+def _skip(stream, n: int, crc32: int) -> None:
+    """Take n batches off; raises ValueError where they are not those that the run has had."""
+    found = 0
+    for batch in itertools.islice(stream, n):
+        found = _crc32([batch], found)
+    if found != crc32:
+        raise ValueError(
+            f"train: the first {n} batches are not those of the checkpoint's run (other data, "
+            "order, batch size or seed)"
+        )
+
+
+def _crc32(batches, crc32: int) -> int:
+    """CRC-32 of ids and targets, going on from another."""
+    for batch in batches:
+        for a in batch:
+            crc32 = zlib.crc32(np.ascontiguousarray(a, np.int64).data, crc32)
+    return crc32
 
 
 def _check_batch(batch, vocab_size: int) -> Batch:

@@ -9,6 +9,7 @@ import pytest
 from minilora import tasks
 from minilora.experiments import compare as experiment
 from minilora.experiments import rates
+from minilora.experiments import tune as sweep
 from minilora.experiments.compare import SCRATCH, Settings, compare, load_words, run
 from minilora.experiments.tune import tune
 from minilora.formats.models import load_model
@@ -98,18 +99,32 @@ def test_no_word_is_in_two_of_train_validation_and_test():
         ({"rank": 0}, "rank is 0"),
         ({"targets": ("q_prj",)}, "q_proj"),
         ({"task": "pasd"}, "past"),
+        ({"base": "nowhere"}, "nowhere"),
         ({"methods": ("lora", "vera"), "ranks": {"vera": -1}}, "vera: rank is -1"),
     ],
 )
 def test_what_cannot_be_run_is_said_before_anything_is(changes, says):
     done = []
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises((ValueError, FileNotFoundError), match=says):
         compare(
             dataclasses.replace(FEW, **changes),
-            dict.fromkeys([*METHODS, SCRATCH], 0.01),
+            dict.fromkeys([*changes.get("methods", ["lora"]), SCRATCH], 0.01),
             report=lambda *row: done.append(row),
+            ready=lambda: done.append("said"),
         )
     assert not done
+
+
+@pytest.mark.parametrize(
+    "rates_given, says",
+    [
+        ({"vera": 0.1}, "a rate for vera, which is not run"),
+        ({"lora": float("nan")}, "rate of lora"),
+    ],
+)
+def test_rates_that_cannot_be_are_refused(rates_given, says):
+    with pytest.raises(ValueError, match=says):
+        compare(FEW, rates_given)
 
 
 def test_a_method_without_a_rate_is_named(monkeypatch):
@@ -122,7 +137,7 @@ def test_a_method_without_a_rate_is_named(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_sweep_judges_on_validation_words_and_a_rate_too_high_scores_nothing(model):
+def test_the_sweep_has_a_cell_a_rate_and_one_too_high_scores_nothing():
     few = dataclasses.replace(FEW, seeds=1)
     cells = tune(few, grid=(0.01, 1e30), jobs=2)
     assert [(c["method"], c["lr"]) for c in cells] == [
@@ -131,11 +146,15 @@ def test_the_sweep_judges_on_validation_words_and_a_rate_too_high_scores_nothing
         (SCRATCH, 0.01),
         (SCRATCH, 1e30),
     ]
-    words = load_words(few)
-    tuned, _ = run(model, words, few, "lora", 0.01, 0)
-    assert cells[0]["seeds"] == [round(tasks.exact_match(tuned, words.validation), 4)]
     assert cells[1]["validation_exact_match"] == 0 and cells[1]["rank"] == 4
     assert cells[2]["rank"] is None
+
+
+def test_the_sweep_judges_on_validation_words(monkeypatch):
+    few, asked = dataclasses.replace(FEW, seeds=2), []
+    monkeypatch.setattr(tasks, "exact_match", lambda tuned, pairs: asked.append(pairs) or 0.5)
+    found = sweep._cell(few, "lora", 0.01)
+    assert asked == [load_words(few).validation] * 2 and found["seeds"] == [0.5, 0.5]
 
 
 def cell(method, lr, match, loss):

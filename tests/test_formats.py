@@ -1093,6 +1093,14 @@ def test_loading_leaves_the_base_as_it_was(tmp_path):
         assert all(np.array_equal(tuned.base.params[k], a) for k, a in before.items())
 
 
+@pytest.mark.parametrize("settled", [{"rank": 4}, {"alpha": 2.0}, {"targets": "all-linear"}])
+def test_what_the_files_settle_is_refused(tmp_path, settled):
+    model = make_llama()
+    ml.save_adapter(ml.attach(model, "lora", rank=2), tmp_path)
+    with pytest.raises(ValueError, match=f"{next(iter(settled))} is settled by the adapter's"):
+        ml.load_adapter(model, tmp_path, **settled)
+
+
 def test_nothing_is_ever_unpickled():
     """No import of pickle or what hides it, no allow_pickle, no np.load.
 

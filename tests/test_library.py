@@ -223,8 +223,8 @@ def test_the_commands(tmp_path, capsys):
     assert ["past", "tense", "laughed", "adapter"] in lines
     assert ["third", "person", "laughs", "base"] in lines
     for line, message in (
-        ("ask laugh!", "no token for '!'"),
-        (f"ask laugh --adapters {tmp_path / 'past'}", "no adapter in it; minilora adapters makes"),
+        ("ask laugh!", "lowercase letters"),
+        (f"ask laugh --adapters {tmp_path / 'past'}", "no adapter in it that is named as a task"),
         ("adapters --steps 0", "--steps is 0, wanted a whole number of at least 1"),
     ):
         assert cli.main(line.split()) == 2

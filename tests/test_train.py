@@ -477,3 +477,66 @@ ml.train(tune("lora"), BATCHES, steps=6, lr=0.01, checkpoint={str(path)!r}, chec
     history = ml.train(resumed, BATCHES, steps=6, lr=0.01, checkpoint=path, resume=True)
     assert history.losses == ml.train(whole, BATCHES, steps=6, lr=0.01).losses
     assert same_bits(resumed.arrays, whole.arrays)
+
+
+# ---------------------------------------- checkpoints of other runs, and damaged ones
+
+
+def saved_run(path, steps=3):
+    ml.train(tune("lora"), BATCHES, steps=steps, lr=0.01, checkpoint=path)
+
+
+def test_other_batches_are_another_run(tmp_path):
+    path = tmp_path / "run.safetensors"
+    saved_run(path)
+    with pytest.raises(ValueError, match="the first 3 batches are not those of the checkpoint"):
+        ml.train(tune("lora"), BATCHES[::-1], steps=5, lr=0.01, checkpoint=path, resume=True)
+    ml.train(tune("lora"), BATCHES, steps=5, lr=0.01, checkpoint=path, resume=True)
+
+
+def test_fewer_steps_than_were_done_are_refused(tmp_path):
+    path = tmp_path / "run.safetensors"
+    saved_run(path)
+    with pytest.raises(ValueError, match="it is of step 3, this run ends at 2"):
+        ml.train(tune("lora"), BATCHES, steps=2, lr=0.01, checkpoint=path, resume=True)
+
+
+@pytest.mark.parametrize("pattern", ["rank_pattern", "alpha_pattern"])
+def test_patterns_are_part_of_the_run(tmp_path, pattern):
+    path = tmp_path / "run.safetensors"
+    tuned = ml.attach(base(), "lora", rank=3, targets="all-linear", **{pattern: {"q_proj": 2}})
+    ml.train(tuned, BATCHES, steps=3, lr=0.01, checkpoint=path)
+    with pytest.raises(ValueError, match=pattern):
+        ml.train(tune("lora"), BATCHES, steps=5, lr=0.01, checkpoint=path, resume=True)
+
+
+@pytest.mark.parametrize(
+    "damage, says",
+    [
+        (lambda about, arrays: about.pop("steps"), "no steps in it"),
+        (lambda about, arrays: about.pop("history"), "no history in it"),
+        (lambda about, arrays: about["history"].pop("losses"), "no history.losses in it"),
+        (lambda about, arrays: about.pop("rank_pattern"), "rank_pattern is None"),
+        (lambda about, arrays: about.update(steps=-5), "of step -5"),
+        (lambda about, arrays: arrays.pop(next(k for k in arrays if k[0] == "m")), r"no m\."),
+        (lambda about, arrays: arrays.update({m_of(arrays): np.ones((3, 3))}), r"no m\."),
+        (lambda about, arrays: arrays[m_of(arrays)].fill(np.nan), r"no m\..* finite numbers"),
+    ],
+)
+def test_a_damaged_checkpoint_is_told_in_a_line(tmp_path, damage, says):
+    from minilora.formats.safetensors import read_arrays, write_arrays
+
+    path = tmp_path / "run.safetensors"
+    saved_run(path)
+    arrays, about = read_arrays(path)
+    inner = json.loads(about[checkpoints.ABOUT])
+    arrays = {k: a.copy() for k, a in arrays.items()}
+    damage(inner, arrays)
+    write_arrays(path, arrays, {checkpoints.ABOUT: json.dumps(inner)})
+    with pytest.raises(ValueError, match=says) as found:
+        ml.train(tune("lora"), BATCHES, steps=5, lr=0.01, checkpoint=path, resume=True)
+    assert str(path) in str(found.value) and "\n" not in str(found.value)
+
+
+def m_of(arrays):
+    return next(k for k in arrays if k.startswith("m."))

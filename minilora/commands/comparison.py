@@ -27,13 +27,18 @@ def add(commands) -> None:
     p.add_argument(
         "--lr", action="append", default=[], metavar="METHOD=RATE", help="instead of the tuned rate"
     )
+    p.add_argument("--rates", type=Path, help="a record of minilora tune (the built-in one)")
 
     p = command(commands, "tune", tune, "the sweep of learning rates on validation words")
     _comparison_options(p)
     p.add_argument(
         "--out", type=Path, default=Path("runs/tuning.json"), help="the record (%(default)s)"
     )
-    p.add_argument("--grid", type=names, help="learning rates to try: 1e-3,1e-2 (eleven)")
+    p.add_argument(
+        "--grid",
+        type=lambda text: text.split(","),
+        help="learning rates to try: 1e-3,1e-2 (eleven)",
+    )
 
     p = command(commands, "report", report, "draw the figures and the page of a comparison again")
     p.add_argument("folder", type=Path, help="a folder made by compare")
@@ -103,12 +108,19 @@ def compare(a) -> None:
     """
     from .. import report as pages
     from ..experiments import compare as experiment
+    from ..experiments import rates
 
     settings, lr = settings_of(a), _rates(a.lr)
+    if a.rates is not None and not a.rates.is_file():
+        raise FileNotFoundError(f"{a.rates}: no such file; wanted a record of minilora tune")
     make_folder(a.out)
-    print(pages.opening(settings))
     results = experiment.compare(
-        settings, lr, a.out, lambda name, r: print(pages.progress_line(r), flush=True)
+        settings,
+        lr,
+        a.out,
+        report=lambda name, row: print(pages.progress_line(row), flush=True),
+        ready=lambda: print(pages.opening(settings), flush=True),
+        record=rates.read(a.rates),
     )
     pages.write_all(results, a.out)
     print(pages.table(results))
@@ -139,7 +151,10 @@ def tune(a) -> None:
     from ..formats.models import load_model
 
     settings = settings_of(a)
-    grid = tuple(number("--grid", text) for text in a.grid) if a.grid else experiment.GRID
+    grid = experiment.GRID if a.grid is None else tuple(number("--grid", t) for t in a.grid)
+    if not grid or not all(0 < lr < float("inf") for lr in grid):
+        raise ValueError(f"--grid: got {a.grid}, wanted rates above 0")
+    rates.read(a.out)  # says now where another file is in the way
     make_folder(a.out.parent)
     base = fingerprint(load_model(settings.base))
     done: dict[str, list] = {}
@@ -170,7 +185,10 @@ def pretrain(a) -> None:
     """Train the base and write its folder."""
     from ..experiments import pretrain as experiment
 
-    given = {k: v for k, v in (("steps", a.steps), ("seed", a.seed)) if v is not None}
+    own = given(a, "steps", "seed")
+    for name, least in (("steps", 1), ("seed", 0)):
+        if own.get(name, least) < least:
+            raise ValueError(f"--{name} is {own[name]}, wanted a whole number of at least {least}")
     make_folder(a.out)
-    record = experiment.pretrain(experiment.Recipe(**given), a.out)
+    record = experiment.pretrain(experiment.Recipe(**own), a.out)
     print(json.dumps(record, indent=1))

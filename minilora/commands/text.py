@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from ..files import make_folder, nearest
+from ..values import whole
 from .arguments import adapter_options, command, given, options
 
 BASE = "'base', smollm2-135m, a model's folder or a .gguf file (%(default)s)"
@@ -71,10 +72,12 @@ def train(a) -> None:
 
     from .. import tasks
 
+    whole("--steps", a.steps, 1)
+    whole("--batch-size", a.batch_size, 1)
     model = ml.load_model(a.base)
     if model.tokenizer is None:
         raise ValueError(f"{a.base}: the model has no tokenizer.json, so text cannot be read")
-    if a.task:
+    if a.data is None:
         data = tasks.load_task(a.task)
         pairs, held_out = data.train, data.test
     else:
@@ -83,6 +86,8 @@ def train(a) -> None:
     if held_out:
         ml.batches(held_out, model.tokenizer, len(held_out))  # says now what it cannot read
     make_folder(a.out)
+    if a.checkpoint:
+        make_folder(a.checkpoint.parent)
     how = given(a, "rank", "alpha", "targets", "recompute") | options(a.option)
     tuned = ml.attach(model, a.method, seed=a.seed, **how)
     epochs = -(-a.steps * a.batch_size // len(pairs)) + 1
@@ -103,7 +108,7 @@ def train(a) -> None:
     )
     size = ml.save_adapter(tuned, a.out)
     numbers = sum(x.size for x in tuned.trainable.values())
-    scaling = f", alpha {tuned.alpha:g}, s = {_scaling(tuned):g}" if tuned.alpha else ""
+    scaling = f", alpha {tuned.alpha:g}{_scaling(tuned)}" if tuned.alpha else ""
     rank = f", rank {tuned.rank}" if tuned.rank else ""
     what = f"{tuned.record.title}{rank}{scaling}"
     print(f"{what}: {numbers:,} trainable numbers on {len(pairs):,} pairs")
@@ -125,7 +130,9 @@ def _tuned_rate(method: str) -> float:
 
 
 def _scaling(tuned):
-    return next(iter(tuned.layers.values()))["s"]
+    """The scaling s, where all layers have one."""
+    found = {arrays["s"] for arrays in tuned.layers.values()}
+    return f", s = {found.pop():g}" if len(found) == 1 else ""
 
 
 def generate(a) -> None:
@@ -165,7 +172,7 @@ def _prompt(a, tokenizer):
     """The text to continue: as it is, as a task asks, or as a chat."""
     from .. import tasks
 
-    if a.task and a.task not in tasks.TASKS:
+    if a.task is not None and a.task not in tasks.TASKS:
         raise nearest("task", a.task, tasks.TASKS)
     if a.chat and not hasattr(tokenizer, "chat"):
         raise ValueError(f"{a.base}: its tokenizer has no chat template")

@@ -53,6 +53,8 @@ def ask(a) -> None:
     from .. import tasks
     from ..experiments import word_adapters
 
+    if not (a.word.isascii() and a.word.isalpha() and a.word.islower()):
+        raise ValueError(f"ask: got {a.word!r}, wanted a word in lowercase letters a-z")
     library = word_adapters.open_library(a.adapters)
     for name, answer in word_adapters.ask(library, a.word).items():
         who = "adapter" if name in library else "base"

@@ -18,6 +18,7 @@ from ..formats.peft import save_adapter
 from ..memory import measure
 from ..model import Llama, init_params
 from ..train import train
+from ..values import number
 from . import rates
 from .settings import SCRATCH, STARTS, Settings
 
@@ -114,25 +115,33 @@ def compare(
     lr: Mapping[str, float] | None = None,
     out: str | Path | None = None,
     report: Callable[[str, dict], None] = lambda name, record: None,
+    ready: Callable[[], None] = lambda: None,
+    record: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Run everything; returns the results of results.json. `report(name, record)` is called as each
-    row is done.
+    row is done, `ready()` once everything is checked, before the first.
 
     lr: method -> learning rate ("scratch" too), in place of what `tune` chose. out: a folder for
-    the adapters of the first seed. Raises ValueError where a method has no rate.
+    the adapters of the first seed. record: of `tune` (see `rates.read`); the committed one where
+    None. Raises ValueError where a method has no rate, or cannot be run.
     """
-    names, lr, record = rows(settings), dict(lr or {}), rates.read()
+    names, lr, record = rows(settings), dict(lr or {}), record or rates.read()
+    if foreign := [name for name in lr if name not in names]:
+        raise ValueError(f"compare: a rate for {foreign[0]}, which is not run: {', '.join(names)}")
+    for name, rate in lr.items():
+        number(f"compare: the rate of {name}", rate, above=0)
     chosen = {name: c["lr"] for name, c in rates.chosen_for(settings.task, record).items()} | lr
     if missing := [name for name in names if name not in chosen]:
         raise ValueError(
             f"compare: no learning rate for {', '.join(missing)}; give --lr {missing[0]}=RATE, or "
-            "choose one by minilora tune"
+            "choose one by minilora tune and give its record as --rates"
         )
     model = load_model(settings.base)
     words = load_words(settings)
     for name in settings.methods:  # says now what a method does not take
         settings.attach(model, name, 0)
     all_words = tasks.all_once(words.test, model.tokenizer)
+    ready()
     results: dict[str, Any] = {
         "base": {
             "name": settings.base,

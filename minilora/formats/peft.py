@@ -150,8 +150,9 @@ def load_adapter(model: Llama, folder: str | Path, method: str | None = None, **
     """Put a stored adapter on a model. method says which technique trains on: LoRA-FA and LoRA+ are
     stored as LoRA.
 
-    Raises ValueError for an adapter of another kind or another base, for a damaged file and for
-    files of two adapters; FileNotFoundError.
+    Raises ValueError for an adapter of another kind or of a base of other shapes (as PEFT's files,
+    these do not tell two of one shape apart), for a damaged file, for files of two adapters, and
+    for a keyword that the files settle; FileNotFoundError.
     """
     path = Path(folder) / CONFIG
     config = {name: value for name, value in read_json(path).items() if value is not None}
@@ -226,6 +227,8 @@ def _empty(model, path, config, own, method, options):
         given["alpha"] = config.get("lora_alpha", own.get("alpha", 8))  # PEFT's where it is absent
     for name, kind in (("rank_pattern", int), ("alpha_pattern", float)):
         given[name] = _pattern(path, name, config, kind, model)
+    if settled := given.keys() & options.keys():
+        raise ValueError(f"{path}: {min(settled)} is settled by the adapter's own files")
     read = {
         "rank_stabilized": config.get("use_rslora"),
         "dropout": config.get("lora_dropout", config.get("vera_dropout")),
