@@ -23,7 +23,21 @@ def figure(
     with plots.style():
         drawn = plots.canvas(width, height)
         yield drawn.subplots(1, columns, **how)
+        for axes in drawn.axes:
+            for axis in (axes.xaxis, axes.yaxis):
+                if axis.get_scale() == "log":
+                    _plain_numbers(axis)
     show(drawn, caption)
+
+
+def _plain_numbers(axis) -> None:
+    """0.1, 20 and 1,000 on a logarithmic axis, in place of powers of ten."""
+    from matplotlib.ticker import LogLocator
+
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,), numticks=12))
+    axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
+    axis.set_minor_formatter("")
 
 
 def show(drawn, caption: str) -> None:

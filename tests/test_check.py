@@ -73,6 +73,9 @@ RIGHT = {
     "llama_norm": lambda x, g, eps: g * x / np.sqrt((x**2).mean(1, keepdims=True) + eps),
     "llama_attention": attend,
     "llama_break": lambda q, k, v: attend(q, k, v, mask=False),
+    "fair_error": 0.02,
+    "fair_choice": lambda rates, validation, test: rates[np.argmax(validation)],
+    "fair_break": lambda rates, validation, test: rates[np.argmax(test)],
     "low_rank_error": 5,
     "low_rank_truncate": lambda D, r: truncate(D, slice(r)),
     "low_rank_break": lambda D, r: truncate(D, slice(-r, None)),
@@ -420,6 +423,7 @@ def test_breaking_it_wants_the_slip_that_was_asked_for():
         ("tour_break", "tour_step"),
         ("low_rank_break", "low_rank_truncate"),
         ("llama_break", "llama_attention"),
+        ("fair_break", "fair_choice"),
     ],
 )
 def test_what_is_broken_otherwise_than_asked_does_not_pass(name, right):

@@ -145,13 +145,14 @@ def test_no_solution_is_handed_out(path, tmp_path):
 
 
 @pytest.mark.slow
-@each_of_both
-def test_it_runs_from_top_to_bottom_in_a_fresh_kernel(path, solved):
+@each_notebook
+def test_it_runs_from_top_to_bottom_in_a_fresh_kernel(path):
+    """With its solutions; without them it is the same code and the blanks, which nothing calls."""
     start = time.perf_counter()
-    done = build.run(build.notebook(path, solved))
+    done = build.run(build.notebook(path, solved=True))
     assert time.perf_counter() - start < 90
     is_clean(done)
-    assert len(outputs(done)) == len(outputs(read(path, solved)))
+    assert len(outputs(done)) == len(outputs(read(path, solved=True)))
 
 
 def test_a_control_says_what_it_would_move_where_it_cannot(capsys, monkeypatch):
@@ -166,3 +167,16 @@ def test_a_control_says_what_it_would_move_where_it_cannot(capsys, monkeypatch):
 
 def test_a_method_looks_the_same_everywhere():
     assert course.look("lora") == {"color": "#0072B2", "marker": "o", "label": "LoRA"}
+
+
+@each_notebook
+def test_the_readme_leads_to_each_notebook(path):
+    """With its title, its minutes and how many exercises it has."""
+    first = read(path, solved=False).cells[0].source
+    number, title = re.match(r"# (\d\d) · (.*)", first).groups()
+    minutes = re.search(r"\*Time\*: (\d+) minutes to read, (\d+) to do", first).groups()
+    count = sum(exercise.lesson == int(number) for exercise in EXERCISES.values())
+    readme = (ROOT.parent / "README.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| {number} \|.*$", readme, re.M)
+    assert row.startswith(f"| {number} | [{title}](notebooks/{path.stem}.ipynb) |")
+    assert row.endswith(f"| {', '.join(minutes)} | {count} |")

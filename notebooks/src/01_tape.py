@@ -159,15 +159,17 @@ caption = (
     "area is what the op keeps, in bytes; the squares are the leaves, W₁ and W₂."
 )
 with course.figure(caption, width=11, height=4) as axes:
-    arrow = dict(arrowstyle="->", color="#7F7F7F", lw=1.8, shrinkA=14, shrinkB=14)
+    radius = {node: np.sqrt((120 + kept(node) / 4) / np.pi) + 3 for node in nodes}  # points
     for node in nodes:
         for parent in filter(None, node.parents):
+            ends = dict(shrinkA=radius[node], shrinkB=radius[parent], color="#7F7F7F", lw=1.8)
+            arrow = dict(arrowstyle="->", **ends)
             axes.annotate("", xy=place[parent], xytext=place[node], arrowprops=arrow)
         here, look = place[node], ("#5B8DB8", "o") if node.op else ("#E69F00", "s")
         axes.scatter(*here, s=120 + kept(node) / 4, color=look[0], marker=look[1], zorder=3)
         words = f"{title(node)}\n{kept(node):,} B" if node.op else title(node)
-        axes.annotate(words, (here[0], here[1] - 0.62 if node.op else here[1] + 0.25), ha="center")
-    axes.set(xlim=(-0.6, max(depth.values()) + 0.6), ylim=(-1, 1.7))
+        axes.annotate(words, (here[0], here[1] - 0.68 if node.op else here[1] + 0.2), ha="center")
+    axes.set(xlim=(-0.6, max(depth.values()) + 0.6), ylim=(-0.8, 1.5))
     axes.axis("off")
 
 # %% [markdown]

@@ -161,7 +161,7 @@ two = ml.attach(model, "lora_plus", rank=4, ratio=1.0)
 curves = [ml.train(tuned, batches, lr=1e-2, **settings).losses for tuned in (one, two)]
 assert curves[0] == curves[1]
 assert all(np.array_equal(one.trainable[k], two.trainable[k]) for k in one.trainable)
-print("ratio 1: the same losses, the same arrays")
+print(f"ratio 1: the same losses, the same arrays; the width is {model.config.hidden_size}")
 
 # %% [markdown]
 r"""
@@ -169,7 +169,7 @@ Then a grid: the mean loss over the last five of 30 steps for each pair of rate 
 """
 
 # %%
-rates, ratios = [5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2], [1, 4, 16, 64]
+rates, ratios = [1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2], [1, 4, 16, 64]
 loss = np.empty((len(ratios), len(rates)))
 for i, ratio in enumerate(ratios):
     for j, lr in enumerate(rates):
@@ -181,7 +181,7 @@ print("best rate of each ratio:", dict(zip(ratios, best)))
 # %%
 caption = (
     "Loss after 30 steps over A's learning rate and the ratio; darker is lower. The framed row is "
-    "ratio 1: plain LoRA. The valley runs down to the left: a larger ratio wants a smaller rate."
+    "ratio 1: plain LoRA. Higher up the dark cells lie further left: a larger ratio wants a smaller rate."
 )
 with course.figure(caption, width=9, height=4.4) as axes:
     axes.imshow(np.log(loss), cmap="cividis", aspect="auto", origin="lower")

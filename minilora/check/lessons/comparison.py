@@ -1,0 +1,76 @@
+"""Notebook 10, the fair comparison: how far a score can be trusted, and what may choose a rate."""
+
+import math
+
+import numpy as np
+
+from ..slips import Case
+from .exercise import Exercise, draw
+
+
+def choose(rates, validation, test):
+    """The rate with the highest validation score; the test words choose nothing."""
+    return {"rate": rates[np.argmax(validation)]}
+
+
+def by_test(rates, validation, test):
+    """The rate that looks best on the words to be reported."""
+    return {"rate": rates[np.argmax(test)]}
+
+
+def choice_cases():
+    """For rate = f(rates, validation, test)."""
+    found = []
+    for seed in (0, 5):
+        scores = draw(seed, validation=(6,), test=(6,))
+        rates = 10.0 ** np.arange(-4, 2)
+        found.append(Case({"rates": rates, **scores}, choose))
+    return found
+
+
+EXERCISES = (
+    Exercise(
+        "fair_error",
+        10,
+        "predict",
+        "0.8 of 400 words are right: what is the standard error of that share?",
+        (
+            "Each word is a coin that falls right with p = 0.8.",
+            "The share of n coins has the variance p (1 - p) / n.",
+            "√(0.8 · 0.2 / 400).",
+        ),
+        number=lambda: math.sqrt(0.8 * 0.2 / 400),
+        because="√(p (1-p) / n): two scores closer than two of these are not told apart by words.",
+        near=lambda: {
+            0.8 * 0.2 / 400: "that is the variance: take its root",
+            math.sqrt(0.8 * 0.2): "that is one word's: divide by √n",
+            0.4: "that is one word's: divide by √n",
+        },
+        tolerance=0.01,
+    ),
+    Exercise(
+        "fair_choice",
+        10,
+        "blank",
+        "Which rate is used? rates, validation, test (6 each) -> a rate",
+        (
+            "The test words are there to be reported.",
+            "np.argmax gives the place of the highest score.",
+            "rates[np.argmax(validation)]",
+        ),
+        cases=choice_cases,
+    ),
+    Exercise(
+        "fair_break",
+        10,
+        "break",
+        "Choose the rate by the test words: the same arguments -> a rate",
+        (
+            "What would look best in the table?",
+            "The highest of six test scores is higher than it ought to be.",
+            "rates[np.argmax(test)]",
+        ),
+        cases=choice_cases,
+        wanted=by_test,
+    ),
+)

@@ -1,0 +1,234 @@
+# %% [markdown]
+r"""
+# 02 · A Llama in 200 lines
+
+When you are done you can
+
+- name every array of a Llama, and count them,
+- write its norm and its attention on plain arrays, and say what RoPE turns,
+- look into a trained model: who attends to what, and read it off the tape.
+
+*Needs*: notebook 01. *Time*: 25 minutes to read, 20 to do.
+*Papers*: Touvron et al. 2023, [arXiv:2302.13971](https://arxiv.org/abs/2302.13971); Su et al. 2021,
+[arXiv:2104.09864](https://arxiv.org/abs/2104.09864), section 3. *The one idea*: a stream of numbers a
+token, to which each layer adds something it read from the others.
+"""
+
+# %%
+import numpy as np
+
+import minilora as ml
+from minilora import course, engine, ops, rotation
+from minilora.check import check, check_pair
+from minilora.tasks import all_once
+
+# %% [markdown]
+r"""
+## The arrays
+
+A model is a flat dict: names of the checkpoint to arrays. This is all of the embedded one:
+"""
+
+# %%
+model, words = ml.load_model("base"), ml.load_task("third")
+config = model.config
+for name, array in list(model.params.items())[:11]:
+    print(f"{name:50} {array.shape}")
+print(f"… {config.num_hidden_layers} layers, {sum(a.size for a in model.params.values()):,} numbers")
+
+# %% [markdown]
+r"""
+Queries have more heads than keys and values: groups of query heads share a key head. **Predict.** With
+width 128, 4 query heads of 32 and 2 key heads: how many numbers has `k_proj`'s weight?
+"""
+
+# %% exercise llama_kv
+numbers = None  # your number
+### BEGIN SOLUTION
+numbers = 2 * 32 * 128
+### END SOLUTION
+
+# %% check llama_kv
+check("llama_kv", numbers)
+
+# %% [markdown]
+r"""
+## The norm
+
+$$y = g\odot \frac{x}{\sqrt{\tfrac1C\sum_c x_c^2 + \varepsilon}}$$
+
+No mean is subtracted, no bias added. **Fill the blank.**
+"""
+
+# %% exercise llama_norm
+def norm(x, g, eps):
+    """RMSNorm: x (M, C), g (C,) -> y (M, C)."""
+    ### BEGIN SOLUTION
+    return g * x / np.sqrt((x**2).mean(1, keepdims=True) + eps)
+    ### END SOLUTION
+
+# %% check llama_norm
+check("llama_norm", norm)
+
+# %% [markdown]
+r"""
+Its gradient is the longest in this model. With $\rho = 1/\sqrt{\text{mean}(x^2)+\varepsilon}$, one number a
+row, and $w = dy\odot g$:
+
+$$dg = \sum_m dy\odot x\,\rho,\qquad dx = \rho\,w - x\,\rho^3\,\text{mean}(w\odot x) .$$
+
+The second term is there because every $x$ of a row is in $\rho$.
+"""
+
+# %%
+rng = np.random.default_rng(0)
+x, g, dy = rng.normal(size=(4, 6)), rng.normal(size=6), rng.normal(size=(4, 6))
+rho = 1 / np.sqrt((x**2).mean(1, keepdims=True) + 1e-5)
+w = dy * g
+dx = rho * w - x * rho**3 * (w * x).mean(1, keepdims=True)
+dg = (dy * x * rho).sum(0)
+y, cache = ops.rmsnorm.forward(x, g, 1e-5)
+for mine, theirs in zip((dx, dg), ops.rmsnorm.backward(dy, cache)):
+    assert np.allclose(mine, theirs)
+check_pair(ops.rmsnorm.forward, ops.rmsnorm.backward, x, g, 1e-5)
+
+# %% [markdown]
+r"""
+## Attention
+
+Each place asks with $q$, is asked by its $k$, and gives its $v$:
+
+$$o = \text{softmax}\Big(\frac{qk^\top}{\sqrt D} + \text{mask}\Big)\,v,$$
+
+where the mask is $-\infty$ for what comes later. **Fill the blank**, for one head.
+"""
+
+# %% exercise llama_attention
+def attention(q, k, v):
+    """Causal attention of one head: q, k, v (T, D) -> o (T, D)."""
+    ### BEGIN SOLUTION
+    scores = np.where(np.tri(len(q)), q @ k.T / np.sqrt(q.shape[1]), -np.inf)
+    weights = np.exp(scores - scores.max(1, keepdims=True))
+    return weights / weights.sum(1, keepdims=True) @ v
+    ### END SOLUTION
+
+# %% check llama_attention
+check("llama_attention", attention)
+
+# %% [markdown]
+r"""
+**Break it**: leave the mask out. In training such a model reads the answer off the next place, and its loss
+looks wonderful.
+"""
+
+# %% exercise llama_break
+def unmasked(q, k, v):
+    """The same, every place seeing every other."""
+    ### BEGIN SOLUTION
+    scores = np.exp(q @ k.T / np.sqrt(q.shape[1]))
+    return scores / scores.sum(1, keepdims=True) @ v
+    ### END SOLUTION
+
+# %% check llama_break
+check("llama_break", unmasked)
+
+# %% [markdown]
+r"""
+## RoPE: places as angles
+
+Nothing so far knows where a token stands. RoPE takes the numbers of $q$ and $k$ in pairs and turns pair
+$j$ at place $t$ by the angle $t\,\theta^{-2j/D}$. A product of two turned pairs depends on the difference
+of their places alone:
+"""
+
+# %%
+cos, sin = rotation.tables(config.head_dim, config.rope_theta, None, 64, np.float64)
+q, k = rng.normal(size=(2, 1, 1, 1, config.head_dim))
+
+def score(i, j):
+    """q at place i times k at place j."""
+    turned = [ops.rope.forward(a, cos[t : t + 1], sin[t : t + 1])[0] for a, t in ((q, i), (k, j))]
+    return float((turned[0] * turned[1]).sum())
+
+assert np.isclose(score(9, 4), score(39, 34)) and not np.isclose(score(9, 4), score(9, 5))
+print("five places apart is five places apart, wherever it is")
+
+# %% [markdown]
+r"""
+## Look into it
+
+The tape of a loss has each attention's $q$, $k$ and the logarithm of its sum (notebook 01), so its weights
+can be read off: $\exp(qk^\top/\sqrt D - \text{lse})$. The prompt is a verb, asked in the third person,
+which the base has learned.
+"""
+
+# %%
+((ids, targets),) = all_once([("Swatch>", ("watches",))], model.tokenizer)
+tuned = ml.attach(model, "lora", rank=1)  # something that trains, so that there is a tape
+tape = engine.tape(tuned.loss(ids, targets, leaves=tuned.leaves()))
+attentions = [node.cache for node in tape if node.op and node.op.name == "attention"]
+assert len(attentions) == config.num_hidden_layers
+letters = [model.tokenizer.decode([int(n)]) or "⊢" for n in ids[0]]
+
+def weights(layer, head):
+    """(T, T): how much each place takes from each."""
+    q, k, _, _, lse = attentions[layer]
+    group = config.num_attention_heads // config.num_key_value_heads
+    scores = q[0, :, head] @ k[0, :, head // group].T / np.sqrt(config.head_dim)
+    return np.tril(np.exp(scores - lse[0, head][:, None]))
+
+assert np.allclose(weights(0, 0).sum(1), 1, atol=1e-5)
+finger = np.mean([weights(1, 0)[6 + i, 1 + i] for i in range(5)])
+print(f"layer 1, head 0: {finger:.2f} of what > and its followers read is the letter to come")
+assert finger > 0.8
+
+# %%
+def draw(layer=1, head=0):
+    """The map of one head, and the wheel of four pairs."""
+    with course.figure(caption, width=11, height=5.2, columns=2) as (left, right):
+        left.imshow(weights(layer, head), cmap="cividis", vmin=0, vmax=1)
+        left.set_xticks(range(len(letters)), letters, fontsize=11)
+        left.set_yticks(range(len(letters)), letters, fontsize=11)
+        left.set(xlabel="is read", ylabel="reads", title=f"layer {layer}, head {head}")
+        left.grid(visible=False)
+        pairs = [0, 2, 4, 6]
+        for radius, (j, colour) in enumerate(zip(pairs, ["#0072B2", "#D55E00", "#009E73", "#CC79A7"]), 1):
+            right.plot(radius * cos[:7, j], radius * sin[:7, j], "o-", color=colour, label=f"pair {j}")
+        right.set(aspect="equal", xlim=(-4.4, 4.4), ylim=(-4.4, 4.4), title="places 0 to 6, turned")
+        right.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+
+caption = (
+    "Left: one head, a row for each place that reads, bright is 1. From > on it points at the letter "
+    "to be written next, and moves along with it. Right: RoPE turns early pairs fast and late pairs "
+    "hardly; a ring is a pair, a dot a place."
+)
+draw()
+
+# %%
+course.explore(draw, layer=[1, 0, 2, 3], head=[0, 1, 2, 3])
+
+# %% [markdown]
+r"""
+## A layer
+
+Two additions to the stream: $x + \text{attention}(\text{norm}(x))$, then
+$x + \text{down}(\text{silu}(\text{gate}(h))\odot\text{up}(h))$ with $h = \text{norm}(x)$. `minilora/model.py`
+is that, once, for training and for generation. What it says:
+"""
+
+# %%
+score, answers = ml.exact_match(model, words.test[:100], return_answers=True)
+for (prompt, right), answer in zip(words.test[:5], answers):
+    print(f"{prompt:14} wanted {right[0]:14} got {answer}")
+print(f"{score:.2f} of 100 held-out verbs in the third person")
+
+# %% [markdown]
+r"""
+## What changed
+
+- Seven linears a layer hold almost all numbers: those are what adapters go to.
+- Norm, attention and RoPE are pairs as in notebook 01, each checked on its own.
+- One head's map is an anecdote; do not explain a model with it.
+
+Next: 03, what fine-tuning changes in these weights.
+"""
