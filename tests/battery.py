@@ -360,7 +360,7 @@ def check_resume(name, folder):
 def check_measure(name):
     """What measure says, against what Python allocates and the optimizer's own arrays."""
     model = base("float32", width=128)
-    frozen = 0 if ml.METHODS[name].whole_model else sum(a.nbytes for a in model.params.values())
+    of_base = sum(a.nbytes for a in model.params.values())
     with traced() as alive:
         tuned = tune(name, model, rank=16)
         attached = alive()
@@ -368,7 +368,7 @@ def check_measure(name):
         moments = alive() - attached
     said = ml.measure(tuned, 2, 8)
     assert all(type(said[k]) is int for k in ("weights", "gradients", "optimizer", "activations"))
-    assert abs(said["weights"] - frozen - attached) < 20_000
+    assert abs(said["weights"] + said.base_kept - of_base - attached) < 20_000
     assert abs(said["optimizer"] - moments) < 20_000 and said["optimizer"] == adam.nbytes
     assert said["gradients"] == sum(a.nbytes for a in tuned.trainable.values())
 
