@@ -67,6 +67,7 @@ DOTS = 4 if NR == 48 else 2  # rows of a block of dot products: 4 · DOTS sums i
 
 
 def plain_tile(A, i, k, B, l, j, C, p, q, depth, rows, cols, add):
+    """C[p:, q:] = A[i:, k:] B[l:, j:], or added to it."""
     old = C[p : p + rows, q : q + cols]
     new = A[i : i + rows, k : k + depth] @ B[l : l + depth, j : j + cols]
     old[:] = old + new if add else new
@@ -114,6 +115,7 @@ ragged16 = make_tile(1, ragged=True)
 
 
 def plain_dots(A, i, W, j, C, p, q, depth, rows, cols, add):
+    """C[p:, q:] = A[i:] Wᵀ[:, j:], or added to it."""
     plain_tile(A, i, 0, W.T, 0, j, C, p, q, depth, rows, cols, add)
 
 
@@ -152,7 +154,7 @@ def dots(typing, A, i, W, j, C, p, q, depth, rows, cols, add):
 
 
 def plain_ask(A, i, j):
-    pass
+    """Asking ahead changes no number."""
 
 
 @choose(plain_ask)
@@ -168,6 +170,7 @@ def ask(typing, A, i, j):
 
 
 def plain_copy16(A, i, j, cols, P, p, q):
+    """P[p, q:] = A[i, j:], filled up with zeros to 16."""
     P[p, q : q + LANES] = 0
     P[p, q : q + cols] = A[i, j : j + cols]
 
@@ -186,6 +189,7 @@ def copy16(typing, A, i, j, cols, P, p, q):
 
 
 def plain_turn16(A, i, k, rows, depth, P, p, q):
+    """P[p:, q:] = A[i:, k:]ᵀ, filled up with zeros to 16."""
     P[p : p + depth, q : q + LANES] = 0
     P[p : p + depth, q : q + rows] = A[i : i + rows, k : k + depth].T
 

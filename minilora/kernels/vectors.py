@@ -189,6 +189,7 @@ def maximum(typing, x, y):
 
 
 def plain_soften(s, c, keys, scale, sums):
+    """s = exp(scale (s - max)) of 16 columns; max and total into sums."""
     block = s[:keys, c : c + LANES]
     sums[0, c : c + LANES] = block.max(axis=0)
     block[:] = np.exp((block - sums[0, c : c + LANES]) * scale)
@@ -223,6 +224,7 @@ def soften(typing, s, c, keys, scale, sums):
 
 
 def plain_soften_back(p, ds, c, keys, scale, sums):
+    """p = exp(scale s - lse), ds = scale p (dp - mean), of 16 columns."""
     block, products = p[:keys, c : c + LANES], ds[:keys, c : c + LANES]
     block[:] = np.exp(block * scale - sums[0, c : c + LANES])
     products[:] = block * (products - sums[1, c : c + LANES]) * scale
