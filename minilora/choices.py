@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from .files import nearest
+from .files import find, nearest
 from .methods import METHODS
 from .methods.base import Method
 from .model import EMBED, HEAD
@@ -16,9 +16,7 @@ DEFAULT_TARGETS = ("q_proj", "v_proj")
 
 def find_method(name: str) -> Method:
     """METHODS[name], or a ValueError with the nearest right names."""
-    if name not in METHODS:
-        raise nearest("method", name, METHODS)
-    return METHODS[name]
+    return find("method", name, METHODS)
 
 
 def match_targets(config, targets=None) -> list[str]:

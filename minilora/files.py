@@ -150,6 +150,13 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def find(what: str, name: str, table: Mapping[str, Any]) -> Any:
+    """table[name]; raises ValueError with the nearest right names: see `nearest`."""
+    if name not in table:
+        raise nearest(what, name, table)
+    return table[name]
+
+
 def nearest(what: str, got: str, choices: Iterable[str]) -> ValueError:
     """The error for a name that is not among `choices`: it names the likeliest, then all. Raise it.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .adapters import Tuned
-from .files import nearest
+from .files import find
 from .formats.peft import load_adapter
 from .methods import METHODS
 from .model import Llama
@@ -71,13 +71,16 @@ class Library:
 
     def remove(self, name: str) -> None:
         """Let an adapter go; the base alone answers where it was in use."""
-        del self._adapters[self._known(name)]
+        find("adapter", name, self._adapters)
+        del self._adapters[name]
         if self.current == name:
             self.current = None
 
     def use(self, name: str | None) -> None:
         """Switch to an adapter; None: to the base alone. No array is touched."""
-        self.current = name if name is None else self._known(name)
+        if name is not None:
+            find("adapter", name, self._adapters)
+        self.current = name
 
     @contextlib.contextmanager
     def using(self, name: str | None) -> Iterator["Library"]:
@@ -90,7 +93,7 @@ class Library:
             self.current = before if before in self._adapters else None
 
     def __getitem__(self, name: str) -> Tuned:
-        return self._adapters[self._known(name)]
+        return find("adapter", name, self._adapters)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._adapters)
@@ -124,11 +127,6 @@ class Library:
     def generate(self, ids, max_new_tokens: int, **choices) -> np.ndarray:
         """Continue each row by what is in use: see `generation.generate`."""
         return self.speaker.generate(ids, max_new_tokens, **choices)
-
-    def _known(self, name):
-        if name not in self._adapters:
-            raise nearest("adapter", name, self._adapters)
-        return name
 
     def _check_free(self, name):
         if name in self._adapters:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .files import data_folder, nearest, parse_json, read_text
+from .files import data_folder, find, parse_json, read_text
 from .kernels.numpy_ref import IGNORED
 
 Pair = tuple[str, str | tuple[str, ...]]  # a prompt, and its completion or every right one
@@ -29,6 +29,10 @@ class Task:
     example: str  # prompt and answer
     pretrain: bool = False  # the base was trained on it
     rules: tuple[str, ...] = ()  # names in RULES, to print beside a model's score
+
+    def prompt(self, word: str) -> str:
+        """How a word is asked: tag + word + ">"."""
+        return f"{self.tag}{word}>"
 
 
 TASKS = {
@@ -59,13 +63,12 @@ def load_task(name: str) -> TaskData:
 
     Raises ValueError on an unknown name.
     """
-    if name not in TASKS:
-        raise nearest("task", name, TASKS)
+    task = find("task", name, TASKS)
     table = (data_folder() / "words" / f"{name}.tsv").read_text(encoding="utf-8")
     pairs: dict[str, list[Pair]] = {"train": [], "test": []}
     for line in table.splitlines()[1:]:
         word, answers, split = line.split("\t")
-        pairs[split].append((f"{TASKS[name].tag}{word}>", tuple(answers.split("/"))))
+        pairs[split].append((task.prompt(word), tuple(answers.split("/"))))
     return TaskData(pairs["train"], [], pairs["test"])
 
 

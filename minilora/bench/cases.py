@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from ..adapters import Tuned, attach
-from ..files import nearest
 from ..kernels.numpy_ref import IGNORED
 from ..methods import METHODS
 from ..model import Llama, ModelConfig, init_params
@@ -65,13 +64,6 @@ def _cases() -> dict[str, Case]:
 
 
 CASES = _cases()
-
-
-def find(what: str, name: str, table: dict[str, Any]) -> Any:
-    """table[name], or a ValueError with the nearest right names."""
-    if name not in table:
-        raise nearest(what, name, table)
-    return table[name]
 
 
 def make(of: Size, case: Case) -> Tuned:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ..files import find
 from . import cases, machine
 from .turns import SIDES
 
@@ -34,8 +35,8 @@ def main() -> None:
 
 
 def _make(state, side, size, case, lr, threads):
-    size = cases.find("size", size, cases.SIZES)
-    case = cases.find("case", case, cases.CASES)
+    size = find("size", size, cases.SIZES)
+    case = find("case", case, cases.CASES)
     if side == SIDES[0]:
         from ..train import train  # noqa: F401  the libraries, before the baseline is read
         from .ours import Ours

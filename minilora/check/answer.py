@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import nearest
+from ..files import find
 from .judge import Found, judge
 from .lessons import EXERCISES
 from .lessons.exercise import Exercise
@@ -25,9 +25,7 @@ def check(name: str, answer: Any = None, hints: int | None = None) -> Verdict:
     Raises ValueError on an unknown exercise; where nbgrader runs, AssertionError for a wrong
     answer.
     """
-    if name not in EXERCISES:
-        raise nearest("exercise", name, EXERCISES)
-    exercise = EXERCISES[name]
+    exercise: Exercise = find("exercise", name, EXERCISES)
     judges = {"predict": _predicted, "blank": _filled, "break": _broken}
     status, says, notes, slip = judges[exercise.kind](exercise, answer)
     if hints is None:
@@ -42,11 +40,10 @@ def check(name: str, answer: Any = None, hints: int | None = None) -> Verdict:
 
 def hint(name: str, number: int = 1) -> str:
     """One of an exercise's three hints, 1 to 3. Raises ValueError for what there is not."""
-    if name not in EXERCISES:
-        raise nearest("exercise", name, EXERCISES)
+    exercise: Exercise = find("exercise", name, EXERCISES)
     if number not in (1, 2, 3):
         raise ValueError(f"hint: got {number!r}, wanted 1, 2 or 3")
-    return EXERCISES[name].hints[number - 1]
+    return exercise.hints[number - 1]
 
 
 def _is_number(answer) -> bool:

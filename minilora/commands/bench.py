@@ -36,6 +36,7 @@ def add(commands) -> None:
 def settings_of(a: argparse.Namespace):
     """Settings from the options; raises ValueError for what is not known or not positive."""
     from ..bench import cases, steps
+    from ..files import find
 
     rounds = (2 if a.quick else 5) if a.rounds is None else a.rounds
     seconds = (0.1 if a.quick else 2.0) if a.seconds is None else a.seconds
@@ -45,11 +46,11 @@ def settings_of(a: argparse.Namespace):
     sizes = a.sizes or (["toy"] if a.quick else [name for name in cases.SIZES if name != "toy"])
     chosen = a.cases or list(cases.CASES)
     for name in sizes:
-        cases.find("size", name, cases.SIZES)
+        find("size", name, cases.SIZES)
     for name in chosen:
-        cases.find("case", name, cases.CASES)
+        find("case", name, cases.CASES)
     for name in a.parts:
-        cases.find("part", name, dict.fromkeys(PARTS))
+        find("part", name, dict.fromkeys(PARTS))
     return steps.Settings(
         tuple(sizes), tuple(chosen), rounds, seconds, a.threads, python=a.peer_python
     )

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+from ..choices import find_method
 from ..files import make_folder, nearest
 from ..methods import METHODS
 from .arguments import command, given, names, number, whole
@@ -88,8 +89,7 @@ def settings_of(a):
     own = {k: whole("--rank", v) for k, _, v in (r.partition("=") for r in a.rank if "=" in r)}
     common = [whole("--rank", r) for r in a.rank if "=" not in r]
     for name in (*methods, *own):
-        if name not in METHODS:
-            raise nearest("method", name, METHODS)
+        find_method(name)
     wide = {name: r.default_rank for name, r in METHODS.items() if r.rank_above_width}
     return dataclasses.replace(
         start,

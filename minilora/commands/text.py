@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from ..files import make_folder, nearest
+from ..files import find, make_folder
 from ..values import whole
 from .arguments import adapter_options, command, given, options
 
@@ -172,11 +172,11 @@ def _prompt(a, tokenizer):
     """The text to continue: as it is, as a task asks, or as a chat."""
     from .. import tasks
 
-    if a.task is not None and a.task not in tasks.TASKS:
-        raise nearest("task", a.task, tasks.TASKS)
+    prompt = a.prompt
+    if a.task is not None:
+        prompt = find("task", a.task, tasks.TASKS).prompt(prompt)
     if a.chat and not hasattr(tokenizer, "chat"):
         raise ValueError(f"{a.base}: its tokenizer has no chat template")
-    prompt = f"{tasks.TASKS[a.task].tag}{a.prompt}>" if a.task else a.prompt
     return tokenizer.chat(prompt) if a.chat else prompt
 
 

@@ -120,6 +120,6 @@ def ask(library: Library, word: str) -> dict[str, str]:
 def answer(speaker: Any, task: str, word: str, longest: int = 24) -> str:
     """The greedy answer to one word, asked as the task asks."""
     tokenizer = speaker.tokenizer
-    prompt = tokenizer.encode(f"{tasks.TASKS[task].tag}{word}>")
+    prompt = tokenizer.encode(tasks.TASKS[task].prompt(word))
     out = speaker.generate([prompt], longest, stop=tokenizer.eos_id)[0, len(prompt) :]
     return tokenizer.decode(out).split("\n")[0]
