@@ -53,10 +53,7 @@ def generate(
             f"generate: temperature {temperature}, wanted at least 0; "
             f"top_p {top_p}, wanted in (0, 1]"
         )
-    if not isinstance(max_new_tokens, int | np.integer) or max_new_tokens < 0:
-        raise ValueError(
-            f"generate: max_new_tokens is {max_new_tokens!r}, wanted a whole number of at least 0"
-        )
+    max_new_tokens = whole("generate: max_new_tokens", max_new_tokens)
     rng = np.random.default_rng(whole("generate: seed", seed))
     W = array(model.head(how.get("weights")))
     N, T = ids.shape

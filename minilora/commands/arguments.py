@@ -38,7 +38,7 @@ def names(text: str) -> tuple[str, ...] | str:
     return "all-linear" if found == ("all-linear",) else found
 
 
-def whole(name: str, text: str) -> int:
+def read_whole(name: str, text: str) -> int:
     """A text as a whole number; raises ValueError with the option's name."""
     try:
         return int(text)
@@ -46,7 +46,7 @@ def whole(name: str, text: str) -> int:
         raise ValueError(f"{name}: got {text!r}, wanted a whole number") from None
 
 
-def number(name: str, text: str) -> float:
+def read_number(name: str, text: str) -> float:
     """A text as a number; raises ValueError with the option's name."""
     try:
         return float(text)

@@ -7,7 +7,8 @@ from pathlib import Path
 from ..choices import find_method
 from ..files import make_folder, nearest
 from ..methods import METHODS
-from .arguments import command, given, names, number, whole
+from ..values import whole
+from .arguments import command, given, names, read_number, read_whole
 
 
 def add(commands) -> None:
@@ -83,11 +84,9 @@ def settings_of(a):
         raise ValueError(f"--methods: got none, wanted some of {', '.join(METHODS)}")
     counts = given(a, "steps", "seeds", "train_size")
     for name, value in counts.items():
-        if value < 1:
-            option = name.replace("_", "-")
-            raise ValueError(f"--{option} is {value}, wanted a whole number of at least 1")
-    own = {k: whole("--rank", v) for k, _, v in (r.partition("=") for r in a.rank if "=" in r)}
-    common = [whole("--rank", r) for r in a.rank if "=" not in r]
+        whole(f"--{name.replace('_', '-')}", value, 1)
+    own = {k: read_whole("--rank", v) for k, _, v in (r.partition("=") for r in a.rank if "=" in r)}
+    common = [read_whole("--rank", r) for r in a.rank if "=" not in r]
     for name in (*methods, *own):
         find_method(name)
     wide = {name: r.default_rank for name, r in METHODS.items() if r.rank_above_width}
@@ -151,7 +150,7 @@ def tune(a) -> None:
     from ..formats.models import load_model
 
     settings = settings_of(a)
-    grid = experiment.GRID if a.grid is None else tuple(number("--grid", t) for t in a.grid)
+    grid = experiment.GRID if a.grid is None else tuple(read_number("--grid", t) for t in a.grid)
     if not grid or not all(0 < lr < float("inf") for lr in grid):
         raise ValueError(f"--grid: got {a.grid}, wanted rates above 0")
     rates.read(a.out)  # says now where another file is in the way
@@ -186,9 +185,8 @@ def pretrain(a) -> None:
     from ..experiments import pretrain as experiment
 
     own = given(a, "steps", "seed")
-    for name, least in (("steps", 1), ("seed", 0)):
-        if own.get(name, least) < least:
-            raise ValueError(f"--{name} is {own[name]}, wanted a whole number of at least {least}")
+    for name, value in own.items():
+        whole(f"--{name}", value, 1 if name == "steps" else 0)
     make_folder(a.out)
     record = experiment.pretrain(experiment.Recipe(**own), a.out)
     print(json.dumps(record, indent=1))

@@ -23,6 +23,7 @@ from ..engine import Tensor, backward, tape
 from ..meta import Meta, is_array
 from ..model import Llama, ModelConfig
 from ..optim import AdamW
+from ..values import whole
 from .saved import Saved, saved_arrays, storage, storages
 
 CATEGORIES = ("weights", "gradients", "optimizer", "activations")
@@ -273,8 +274,7 @@ def shadow(tuned: Tuned) -> Tuned:
 
 def _check_sizes(batch_size, seq_len):
     for name, n in (("batch_size", batch_size), ("seq_len", seq_len)):
-        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-            raise ValueError(f"memory: {name} is {n!r}, wanted a whole number of at least 1")
+        whole(f"memory: {name}", n, 1)
 
 
 def largest(size: Callable[[int], int], budget: float, limit: int = 2**20) -> int:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from .. import kernels as K
+from ..values import whole
 from . import lora
 
 
@@ -56,13 +57,10 @@ def check(options):
     """Raises ValueError unless the ratio is a finite number and the start step a whole one of at
     least 0.
     """
-    ratio, start = options["update_ratio"], options["start_step"]
+    ratio = options["update_ratio"]
     if not (isinstance(ratio, int | float) and abs(ratio) < float("inf")):
         raise ValueError(f"delta_lora: update_ratio is {ratio!r}, wanted a finite number")
-    if isinstance(start, bool) or not (isinstance(start, int) and start >= 0):
-        raise ValueError(
-            f"delta_lora: start_step is {start!r}, wanted a whole number of at least 0"
-        )
+    whole("delta_lora: start_step", options["start_step"])
 
 
 METHOD = replace(
