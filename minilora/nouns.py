@@ -4,14 +4,13 @@
 one category of WordNet's. Held-out nouns can be answered only from what the model has read before.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from .files import data_folder
-from .tasks import Pair, TaskData
+from .tasks import Pair, TaskData, of_one_length
 
 NAME, TITLE = "category", "category of a noun"
 PROMPT = "A {} is a type of"  # chosen on training words
@@ -49,18 +48,12 @@ def _share(model, pairs, batch_size, return_answers, among=None):
     if tokenizer is None:
         raise ValueError("nouns: the model has no tokenizer to read its prompts with")
     prompts = [tokenizer.encode(prompt) for prompt, _ in pairs]
-    by_length = defaultdict(list)
-    for place, prompt in enumerate(prompts):
-        by_length[len(prompt)].append(place)
     said = np.zeros(len(pairs), int)
-    for places in by_length.values():
-        for start in range(0, len(places), batch_size):
-            chosen = places[start : start + batch_size]
-            ids = np.array([prompts[place] for place in chosen])
-            if among is None:
-                said[chosen] = model.generate(ids, 1)[:, -1]
-            else:
-                said[chosen] = among[model.logits(ids)[:, -1, among].argmax(axis=1)]
+    for places, ids in of_one_length(prompts, batch_size):
+        if among is None:
+            said[places] = model.generate(ids, 1)[:, -1]
+        else:
+            said[places] = among[model.logits(ids)[:, -1, among].argmax(axis=1)]
     score = float(np.mean(said == [_token(tokenizer, pair) for pair in pairs]))
     return (score, [tokenizer.decode([i]) for i in said]) if return_answers else score
 

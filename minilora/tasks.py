@@ -4,7 +4,7 @@ import csv
 import io
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -185,6 +185,19 @@ def _alike(batches, lengths, rng):
     return rng.permutation(rows.reshape(batches.shape))
 
 
+def enough_batches(
+    steps: int,
+    pairs: Sequence[Pair],
+    tokenizer: Any,
+    batch_size: int,
+    seed: int,
+    by_length: int = 1,
+) -> list[Batch]:
+    """`batches` of as many epochs as so many steps of one batch want."""
+    epochs = -(-steps * batch_size // max(1, len(pairs)))
+    return batches(pairs, tokenizer, batch_size, seed, epochs, by_length)
+
+
 def all_once(pairs: Sequence[Pair], tokenizer: Any, batch_size: int = 64) -> list[Batch]:
     """All pairs, each once, in batches alike in length: what a mean loss is taken over."""
     pairs = sorted(pairs, key=lambda pair: len(pair[0]) + len(_right(pair[1])[0]))
@@ -244,22 +257,29 @@ def exact_match(
     right = [_right(completion) for _, completion in pairs]
     longest = max(len(tokenizer.encode(text)) for texts in right for text in texts)
 
-    by_length = defaultdict(list)  # prompts of one length need no padding
-    for place, prompt in enumerate(prompts):
-        by_length[len(prompt)].append(place)
     answers, hits = [""] * len(pairs), 0
-    for length, places in by_length.items():
-        for start in range(0, len(places), batch_size):
-            chosen = places[start : start + batch_size]
-            ids = np.array([prompts[place] for place in chosen], np.int64)
-            out = model.generate(ids, longest + 1, stop=tokenizer.eos_id)
-            for place, new in zip(chosen, out[:, length:].tolist()):
-                ended = tokenizer.eos_id in new
-                text = tokenizer.decode(new[: new.index(tokenizer.eos_id)] if ended else new)
-                answers[place] = text
-                hits += ended and text in right[place]
+    for places, ids in of_one_length(prompts, batch_size):
+        out = model.generate(ids, longest + 1, stop=tokenizer.eos_id)
+        for place, new in zip(places, out[:, ids.shape[1] :].tolist()):
+            ended = tokenizer.eos_id in new
+            text = tokenizer.decode(new[: new.index(tokenizer.eos_id)] if ended else new)
+            answers[place] = text
+            hits += ended and text in right[place]
     score = hits / len(pairs)
     return (score, answers) if return_answers else score
+
+
+def of_one_length(
+    prompts: Sequence[list[int]], batch_size: int
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Places among the prompts, and their ids (N, T): prompts of one length need no padding."""
+    by_length = defaultdict(list)
+    for place, prompt in enumerate(prompts):
+        by_length[len(prompt)].append(place)
+    for places in by_length.values():
+        for start in range(0, len(places), batch_size):
+            chosen = places[start : start + batch_size]
+            yield chosen, np.array([prompts[place] for place in chosen], np.int64)
 
 
 def rule_ed(word: str) -> str:

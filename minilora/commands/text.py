@@ -90,8 +90,9 @@ def train(a) -> None:
         make_folder(a.checkpoint.parent)
     how = given(a, "rank", "alpha", "targets", "recompute") | options(a.option, a.method)
     tuned = ml.attach(model, a.method, seed=a.seed, **how)
-    epochs = -(-a.steps * a.batch_size // len(pairs)) + 1
-    batches = ml.batches(pairs, model.tokenizer, a.batch_size, a.seed, epochs, by_length=8)
+    batches = tasks.enough_batches(
+        a.steps, pairs, model.tokenizer, a.batch_size, a.seed, by_length=8
+    )
     history = ml.train(
         tuned,
         batches,

@@ -95,10 +95,8 @@ def run(
 
 def make_batches(model, pairs, settings, seed):
     """Enough epochs for all steps: the same for every method of a seed."""
-    epochs = -(-settings.steps * settings.batch_size // len(pairs)) + 1
-    return tasks.batches(
-        pairs, model.tokenizer, settings.batch_size, seed, epochs, settings.by_length
-    )
+    s = settings
+    return tasks.enough_batches(s.steps, pairs, model.tokenizer, s.batch_size, seed, s.by_length)
 
 
 def mean_loss(tuned: Tuned, batches) -> float:

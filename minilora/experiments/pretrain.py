@@ -71,8 +71,8 @@ def pretrain(recipe: Recipe, folder: str | Path) -> dict[str, Any]:
         for p in tasks.load_task(name).train
     ]
     model = new_model(recipe)
-    epochs = -(-recipe.steps * recipe.batch_size // len(pairs))
-    batches = tasks.batches(pairs, model.tokenizer, recipe.batch_size, recipe.seed, epochs)
+    r = recipe
+    batches = tasks.enough_batches(r.steps, pairs, model.tokenizer, r.batch_size, r.seed)
     tuned = attach(model, "full", seed=recipe.seed)
     start = time.perf_counter()
     history = train(

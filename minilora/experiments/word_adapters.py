@@ -67,8 +67,8 @@ def make(
 def _make_one(base: Llama, name: str, recipe: Recipe, folder: Path) -> dict[str, Any]:
     data = tasks.load_task(name)
     tuned = attach(base, recipe.method, rank=recipe.rank, targets=recipe.targets, seed=recipe.seed)
-    epochs = -(-recipe.steps * recipe.batch_size // len(data.train))
-    batches = tasks.batches(data.train, base.tokenizer, recipe.batch_size, recipe.seed, epochs)
+    r = recipe
+    batches = tasks.enough_batches(r.steps, data.train, base.tokenizer, r.batch_size, r.seed)
     wanted = ("steps", "lr", "warmup", "schedule", "betas", "weight_decay", "clip")
     start = time.perf_counter()
     history = train(tuned, batches, **{field: getattr(recipe, field) for field in wanted})
