@@ -169,7 +169,9 @@ def backward(
     nodes = tape(output)
     if walked := [node for node in nodes if node.cache is FREED]:
         raise ValueError(f"backward: {walked[0]} was walked before; run the forward pass again")
-    uses = Counter(p for node in nodes for p in node.parents if p is not None and p.op is None)
+    uses: Counter[Node] = Counter()  # of each leaf, by nodes that are still to come
+    if ready:
+        uses.update(p for node in nodes for p in node.parents if p is not None and p.op is None)
     output.node.receive(np.ones_like(output.data) if dout is None else dout)
     while nodes:
         node = nodes.pop()
@@ -177,11 +179,20 @@ def backward(
             continue
         parents = node.parents
         _pass_on(node)
-        for parent in parents:
-            if parent is not None and parent.op is None:
-                uses[parent] -= 1
-                if ready and not uses[parent]:
-                    ready(parent)
+        if ready:
+            for leaf in _no_longer_used(parents, uses):
+                ready(leaf)
+
+
+def _no_longer_used(parents: tuple[Node | None, ...], uses: Counter[Node]) -> Iterator[Node]:
+    """The leaves among a walked node's parents that no node to come uses: their gradients are
+    whole.
+    """
+    for parent in parents:
+        if parent is not None and parent.op is None:
+            uses[parent] -= 1
+            if not uses[parent]:
+                yield parent
 
 
 def _pass_on(node: Node) -> None:

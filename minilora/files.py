@@ -110,6 +110,11 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     write_together({path: data})
 
 
+def write_json(path: str | Path, value: Any) -> None:
+    """Make a file at path hold a value as JSON, whole: a record that people read, too."""
+    write_atomically(path, json.dumps(value, indent=1).encode() + b"\n")
+
+
 def write_together(files: Mapping[Any, bytes]) -> None:
     """Path -> bytes: every file becomes its bytes, whole.
 

@@ -1,7 +1,6 @@
 """bench: how fast the kernels and whole steps are, beside NumPy and torch."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,7 @@ def settings_of(a: argparse.Namespace):
 def bench(a: argparse.Namespace) -> None:
     """Run the parts, print a table of each, write bench.json and the figures."""
     from ..bench import machine, tables
-    from ..files import make_folder, write_atomically
+    from ..files import make_folder, write_json
 
     settings = settings_of(a)
     make_folder(a.out)
@@ -69,7 +68,7 @@ def bench(a: argparse.Namespace) -> None:
     for part in PARTS:
         if part in (a.parts or PARTS):
             record[part] = run[part](settings, a.out)
-            write_atomically(a.out / "bench.json", json.dumps(record, indent=1).encode())
+            write_json(a.out / "bench.json", record)
             print()
     print(a.out / "bench.json")
 

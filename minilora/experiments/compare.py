@@ -123,19 +123,10 @@ def compare(
     the adapters of the first seed. record: of `tune` (see `rates.read`); the committed one where
     None. Raises ValueError where a method has no rate, or cannot be run.
     """
-    names, lr, record = rows(settings), dict(lr or {}), record or rates.read()
-    if foreign := [name for name in lr if name not in names]:
-        raise ValueError(f"compare: a rate for {foreign[0]}, which is not run: {', '.join(names)}")
-    for name, rate in lr.items():
-        number(f"compare: the rate of {name}", rate, above=0)
-    chosen = {name: c["lr"] for name, c in rates.chosen_for(settings.task, record).items()} | lr
-    if missing := [name for name in names if name not in chosen]:
-        raise ValueError(
-            f"compare: no learning rate for {', '.join(missing)}; give --lr {missing[0]}=RATE, or "
-            "choose one by minilora tune and give its record as --rates"
-        )
+    lr, record = dict(lr or {}), record or rates.read()
+    chosen = _chosen(settings, lr, record)
     model = load_model(settings.base)
-    words = load_words(settings)
+    words, crc32 = load_words(settings), fingerprint(model)
     for name in settings.methods:  # says now what a method does not take
         settings.attach(model, name, 0)
     all_words = tasks.all_once(words.test, model.tokenizer)
@@ -144,11 +135,11 @@ def compare(
         "base": {
             "name": settings.base,
             "parameters": sum(a.size for a in model.params.values()),
-            "crc32": fingerprint(model),
+            "crc32": crc32,
         },
         "rates": {
             "given": sorted(lr),
-            "differences": rates.differences(settings, fingerprint(model), record),
+            "differences": rates.differences(settings, crc32, record),
         },
         "task": settings.task,
         "settings": {
@@ -164,18 +155,36 @@ def compare(
     results["examples"] = [
         {"prompt": p, "right": list(right), "answers": {}} for p, right in examples
     ]
-    for name in names:
+    for name in rows(settings):
         folder = Path(out) / "adapters" / name if out and name != SCRATCH else None
-        record, answers = row(model, words, all_words, settings, name, chosen[name], folder)
+        found, answers = row(model, words, all_words, settings, name, chosen[name], folder)
         for example, answer in zip(results["examples"], answers):
             example["answers"][name] = answer
         if name == SCRATCH:
-            results["references"][SCRATCH] = record["exact_match"]
-            results[SCRATCH] = record
+            results["references"][SCRATCH] = found["exact_match"]
+            results[SCRATCH] = found
         else:
-            results["methods"][name] = record
-        report(name, record)
+            results["methods"][name] = found
+        report(name, found)
     return results
+
+
+def _chosen(settings, lr, record) -> dict[str, float]:
+    """The rate of each row, given or on record; raises ValueError where one is missing or out of
+    place.
+    """
+    names = rows(settings)
+    if foreign := [name for name in lr if name not in names]:
+        raise ValueError(f"compare: a rate for {foreign[0]}, which is not run: {', '.join(names)}")
+    for name, rate in lr.items():
+        number(f"compare: the rate of {name}", rate, above=0)
+    chosen = {name: c["lr"] for name, c in rates.chosen_for(settings.task, record).items()} | lr
+    if missing := [name for name in names if name not in chosen]:
+        raise ValueError(
+            f"compare: no learning rate for {', '.join(missing)}; give --lr {missing[0]}=RATE, or "
+            "choose one by minilora tune and give its record as --rates"
+        )
+    return chosen
 
 
 def references(model: Llama, words: Words, settings: Settings) -> dict[str, float]:

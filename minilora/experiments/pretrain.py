@@ -3,7 +3,6 @@ the others.
 """
 
 import dataclasses
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 
 from .. import tasks
 from ..adapters import attach
-from ..files import write_atomically
+from ..files import write_json
 from ..formats.huggingface import save_model
 from ..model import Llama, ModelConfig, init_params
 from ..tokenizer import WORD_LAB
@@ -102,5 +101,5 @@ def pretrain(recipe: Recipe, folder: str | Path) -> dict[str, Any]:
         "held_out_words": {name: len(tasks.load_task(name).test) for name in tasks.TASKS},
     }
     save_model(base, folder)
-    write_atomically(Path(folder) / "record.json", json.dumps(record, indent=1).encode() + b"\n")
+    write_json(Path(folder) / "record.json", record)
     return record

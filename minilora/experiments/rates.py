@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import data_folder, write_atomically
+from ..files import data_folder, write_json
 
 DEFAULT_TASK = "past"  # whose rates serve a task that has no sweep of its own
 FREE = ("base", "seeds", "warmup")  # of the settings, what the rates may be used without
@@ -62,7 +62,7 @@ def add(path: str | Path, settings: Any, base_crc32: str, cells: list[dict[str, 
         cells = [cell for cell in old["cells"] if cell["method"] not in new] + cells
     record["sweeps"][task] = {**about_it, "cells": cells}
     record["chosen"][task] = choose(cells)
-    write_atomically(Path(path), json.dumps(record, indent=1).encode() + b"\n")
+    write_json(path, record)
 
 
 def about(settings: Any) -> dict[str, Any]:

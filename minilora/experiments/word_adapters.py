@@ -1,7 +1,6 @@
 """The word lab's five adapters on its base: one a task that the base never saw."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 from .. import tasks
 from ..adapters import attach
 from ..checkpoints import fingerprint
-from ..files import data_folder, write_atomically
+from ..files import data_folder, write_json
 from ..formats.models import load_model
 from ..formats.peft import save_adapter
 from ..library import Library
@@ -60,7 +59,7 @@ def make(
         rows[name] = _make_one(base, name, recipe, Path(folder) / name)
         report(name, rows[name])
     record = {"command": "minilora adapters", "base_crc32": fingerprint(base), "adapters": rows}
-    write_atomically(Path(folder) / RECORD, json.dumps(record, indent=1).encode() + b"\n")
+    write_json(Path(folder) / RECORD, record)
     return record
 
 
