@@ -28,16 +28,16 @@ def save(
     path: str | Path,
     tuned: Tuned,
     adam: AdamW,
-    settings: Mapping[str, Any],
+    run: Mapping[str, Any],
     history: Mapping[str, Any],
 ) -> None:
-    """Arrays, moments, settings and history in one safetensors file, which replaces the old one at
-    once.
+    """Arrays, moments, what the run is (`describe`) and its history in one safetensors file, which
+    replaces the old one at once.
     """
     arrays = {f"array.{key}": a for key, a in tuned.arrays.items()}
     arrays |= {f"m.{key}": a for key, a in adam.m.items()}
     arrays |= {f"v.{key}": a for key, a in adam.v.items()}
-    about = {**_run(tuned, settings), "steps": adam.steps, "history": history}
+    about = {**run, "steps": adam.steps, "history": history}
     write_arrays(path, arrays, {ABOUT: json.dumps(about)})
 
 
@@ -53,7 +53,7 @@ def load(path: str | Path, tuned: Tuned, adam: AdamW, settings: Mapping[str, Any
         raise ValueError(f"{path}: not a checkpoint of minilora")
     saved = parse_json(path, about[ABOUT])
     check_kind(path, "it", saved, {"settings": {}, "steps": 0, "history": HISTORY})
-    for name, mine in json.loads(json.dumps(_run(tuned, settings))).items():
+    for name, mine in json.loads(json.dumps(describe(tuned, settings))).items():
         if name == "settings":
             _check_settings(path, saved[name], mine)
         elif saved.get(name) != mine:
@@ -89,8 +89,8 @@ def fingerprint(model: Llama) -> str:
     return f"{crc:08x}"
 
 
-def _run(tuned, settings):
-    """What must be the same for the next step to be the same."""
+def describe(tuned: Tuned, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be the same for the next step to be the same; reads every weight of the base."""
     return {
         "method": tuned.method,
         "rank": tuned.rank,

@@ -110,6 +110,7 @@ def train(
         if checkpoint is None:
             raise ValueError("train: resume=True wants the checkpoint's path")
         history = History.from_dict(checkpoints.load(checkpoint, tuned, adam, settings))
+    run = checkpoints.describe(tuned, settings) if checkpoint else {}
     stream = _cycle(batches)
     _skip(stream, adam.steps * accumulate, history.batches_crc32)
     bar = tqdm(
@@ -137,7 +138,7 @@ def train(
             if evaluate and (step == steps or (evaluate_every and step % evaluate_every == 0)):
                 history.evaluations.append((step, evaluate(tuned)))
             if checkpoint and due:
-                checkpoints.save(checkpoint, tuned, adam, settings, history.to_dict())
+                checkpoints.save(checkpoint, tuned, adam, run, history.to_dict())
     return history
 
 
