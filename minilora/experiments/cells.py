@@ -1,0 +1,204 @@
+"""Many small runs side by side: a cell is a dict of plain settings, its record what a function made
+of them.
+
+A cell runs in a process of one thread: many small runs are faster side by side than each on all
+cores. joblib does the running, on this machine or on a Dask cluster.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from .. import __version__
+from ..bench import machine
+from ..files import check_kind, parse_json, read_text, write_atomically
+
+Cell = dict[str, Any]  # plain settings, seed and all: the function's arguments by name
+Record = dict[str, Any]  # {"cell", "result", "seconds", "made_by"}
+ONE_THREAD = ("NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def run(
+    function: Callable[..., Any],
+    cells: Iterable[Cell],
+    path: str | Path | None = None,
+    *,
+    jobs: int | None = None,
+    dask: str | None = None,
+    title: str = "cells",
+    progress: bool | None = None,
+    report: Callable[[Record], None] = lambda record: None,
+) -> list[Record]:
+    """function(**cell) for every cell  ->  their records, in the order of the cells.
+
+    function: stands at the top of a module, takes and returns what JSON can hold, and gives the
+    same bits for the same cell. path: a file of JSON lines that each record is added to as it ends;
+    a cell that is in it is not run again, so that an interrupted sweep goes on where it stopped.
+    jobs: processes, as many as there are cores where None. dask: a scheduler's address, tcp://…, or
+    "local" for a cluster of so many workers here. progress: a bar (None: only on a terminal).
+    report: called with each new record. Raises ValueError where path is no such file.
+    """
+    cells = list(cells)
+    done = {_key(r["cell"]): r for r in read(path)} if path and Path(path).is_file() else {}
+    missing = [cell for key, cell in {_key(c): c for c in cells}.items() if key not in done]
+    bar = tqdm(
+        total=len(cells),
+        initial=len(cells) - len(missing),
+        desc=title,
+        disable=None if progress is None else not progress,
+        leave=False,
+    )
+    with bar, contextlib.closing(_outcomes(function, missing, jobs, dask)) as outcomes:
+        for record in outcomes:
+            done[_key(record["cell"])] = record
+            if path:
+                _append(path, record)
+            report(record)
+            bar.update()
+    records = [done[_key(cell)] for cell in cells]
+    if path and missing:  # in the cells' order, whichever ended first; and no broken last line
+        write(path, records)
+    return records
+
+
+def read(path: str | Path) -> list[Record]:
+    """The records in a file; a last line that was cut off while it was written does not count.
+
+    Raises FileNotFoundError, or ValueError naming the line that is no record.
+    """
+    text = read_text(path)
+    whole = text[: text.rfind("\n") + 1]
+    records = []
+    for number, line in enumerate(whole.splitlines(), 1):
+        record = parse_json(f"{path} line {number}", line)
+        check_kind(f"{path} line {number}", "it", record, {"cell": dict, "made_by": dict})
+        check_kind(f"{path} line {number}", "it", record, {"seconds": float})
+        if "result" not in record:
+            raise ValueError(f"{path} line {number}: no result in it")
+        records.append(record)
+    return records
+
+
+def write(path: str | Path, records: Sequence[Record]) -> None:
+    """A file of these records, a line each, whole."""
+    write_atomically(path, "".join(json.dumps(r) + "\n" for r in records).encode())
+
+
+def grid(**axes: Any) -> list[Cell]:
+    """One cell for every combination; an axis is a list or tuple, anything else holds for all.
+
+    grid(method=["lora", "vera"], seed=[0, 1], lr=0.01)  ->  four cells, the last axis fastest.
+    """
+    cells: list[Cell] = [{}]
+    for name, values in axes.items():
+        choices = values if isinstance(values, list | tuple | range) else [values]
+        cells = [{**cell, name: value} for cell in cells for value in choices]
+    return cells
+
+
+def _key(cell: Cell) -> str:
+    return json.dumps(cell, sort_keys=True)
+
+
+def _append(path: str | Path, record: Record) -> None:
+    """A line at the end of a file; before it, what an interruption left of another goes."""
+    Path(path).touch()
+    with open(path, "rb+") as file:
+        text = file.read()
+        file.seek(text.rfind(b"\n") + 1)
+        file.truncate()
+        file.write(json.dumps(record).encode() + b"\n")
+
+
+def _outcomes(function, cells, jobs, dask) -> Iterator[Record]:
+    """The records as they end, from processes of one thread each."""
+    if not cells:
+        return
+    import joblib
+
+    jobs = min(jobs or os.cpu_count() or 1, len(cells))
+    call = joblib.delayed(_record)
+    with _workers(jobs, dask):
+        work = (call(function, cell, made_by()) for cell in cells)
+        yield from joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(work)
+
+
+@contextlib.contextmanager
+def _workers(jobs: int, dask: str | None) -> Iterator[None]:
+    """What joblib runs on inside: processes of this machine, or the workers of a Dask cluster."""
+    import joblib
+
+    if dask is None:
+        # a single cell too: it is to meet the same threads as one of many
+        with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
+            yield
+        return
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        raise ValueError("--dask: Dask is not installed: pip install 'minilora[dask]'") from None
+    with contextlib.ExitStack() as stack:
+        address: Any = dask
+        if dask == "local":
+            local = LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
+            address = stack.enter_context(local)
+        try:
+            client = stack.enter_context(Client(address))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"--dask: no scheduler at {dask!r} ({error})") from None
+        client.run(_one_thread)
+        with joblib.parallel_config(backend="dask"):
+            yield
+
+
+def _one_thread() -> None:
+    """Before this process loads Numba and BLAS."""
+    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+
+
+def _record(function, cell: Cell, origin: dict[str, Any]) -> Record:
+    """Run in the worker."""
+    start = time.perf_counter()
+    result = function(**cell)
+    seconds = round(time.perf_counter() - start, 2)
+    return {"cell": cell, "result": result, "seconds": seconds, "made_by": origin}
+
+
+@functools.cache
+def made_by() -> dict[str, Any]:
+    """What a record depends on beside its cell: versions, the checkout's commit, the processor."""
+    versions = {k: v for k, v in machine.versions().items() if k in ("numpy", "numba")}
+    return {
+        "minilora": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        **versions,
+        "processor": machine.processor(),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that the package stands in, "+" where files differ from it; None
+    for an installed package.
+    """
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():
+        return None
+
+    def git(*words: str) -> str:
+        out = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True)
+        return out.stdout.strip()
+
+    with contextlib.suppress(OSError):
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "minilora")
+        return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+    return None
