@@ -12,7 +12,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,7 @@ def _append(path: str | Path, record: Record) -> None:
         file.write(json.dumps(record).encode() + b"\n")
 
 
-def _outcomes(function, cells, jobs, dask) -> Iterator[Record]:
+def _outcomes(function, cells, jobs, dask) -> Generator[Record, None, None]:
     """The records as they end, from processes of one thread each."""
     if not cells:
         return
