@@ -29,7 +29,7 @@ from .engine import Tensor, param, scope
 from .meta import is_array
 from .methods import METHODS
 from .methods.base import Arrays, Method
-from .model import EMBED, Llama
+from .model import EMBED, MLP, Llama, gated
 from .values import whole
 
 
@@ -128,7 +128,8 @@ class Tuned:
         leaves: Mapping[str, Tensor] | None = None,
         key: tuple[int, ...] | None = None,
     ) -> dict[str, Any]:
-        """The `weights` and `linear` with which the base's forward pass runs under this method.
+        """What the base's forward pass runs with under this method: the keywords
+        of `Llama.hidden`.
 
         leaves: take gradients for these; key: (seed, step, micro-batch), switches dropout on.
         """
@@ -158,7 +159,19 @@ class Tuned:
                 }
                 return remade(self.record.op, x)(x, *(values[a] for a in self._arguments))
 
-        return {"weights": weights, "linear": linear, "recompute": again == "layers"}
+        def feed_forward(name: str, h: Tensor) -> Tensor:
+            parts = [f"{name}.{part}" for part in MLP]
+            Ws = [weights[f"{part}.weight"] for part in parts]
+            if any(part in self.layers for part in parts) or any(isinstance(W, Tensor) for W in Ws):
+                return gated(linear, name, h)
+            return ops.frozen_feed_forward(h, *Ws)
+
+        return {
+            "weights": weights,
+            "linear": linear,
+            "feed_forward": feed_forward,
+            "recompute": again == "layers",
+        }
 
     def loss(self, ids, targets, count=None, leaves=None, key=None) -> Tensor:
         """The base's loss under this method; leaves and key as for `how`."""

@@ -21,8 +21,10 @@ from .engine import Tensor, scope
 from .kernels.numpy_ref import IGNORED
 from .rotation import Llama3Scaling
 
-Linear = Callable[[str, Tensor], Tensor]
+Linear = Callable[[str, Tensor], Tensor]  # of this name, on (M, I)
+FeedForward = Callable[[str, Tensor], Tensor]  # the "…mlp" of this name, on (M, C)
 
+MLP = "gate_proj", "up_proj", "down_proj"
 EMBED, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 
 
@@ -149,27 +151,37 @@ class Llama:
         """A linear without an adapter, frozen."""
         return ops.frozen_linear(x, self.params[f"{name}.weight"])
 
+    def feed_forward(self, name: str, h: Tensor) -> Tensor:
+        """A layer's feed-forward without adapters, frozen."""
+        Wg, Wu, Wd = (self.params[f"{name}.{part}.weight"] for part in MLP)
+        return ops.frozen_feed_forward(h, Wg, Wu, Wd)
+
     def hidden(
         self,
         ids: np.ndarray,
         weights: Mapping[str, Any] | None = None,
         linear: Linear | None = None,
+        feed_forward: FeedForward | None = None,
         cache: generation.KVCache | None = None,
         recompute: bool = False,
     ) -> Tensor:
         """The last hidden states, normalised.   ids (N, T) ints -> (N·T, C).
 
         weights: leaves instead of params for embedding and norms; linear: what runs a layer's
-        linears; cache: keys and values of earlier tokens, extended by these; recompute: of each
-        layer keep its input only, and run it again in backward.
+        linears; feed_forward: what runs its feed-forward whole, by `linear` where None; cache: keys
+        and values of earlier tokens, extended by these; recompute: of each layer keep its input
+        only, and run it again in backward.
         """
-        weights, linear, config = weights or self.params, linear or self.linear, self.config
+        weights, config = weights or self.params, self.config
+        if feed_forward is None:
+            feed_forward = functools.partial(gated, linear) if linear else self.feed_forward
+        run = linear or self.linear, feed_forward
         start = cache.length if cache else 0
         tables = self.rope_tables(start, start + ids.shape[1])
         with scope("model.embed_tokens"):
             x = ops.embedding(weights[EMBED], ids.reshape(-1))
         for i in range(config.num_hidden_layers):
-            layer = functools.partial(self._layer, i, ids.shape, weights, linear, tables, cache)
+            layer = functools.partial(self._layer, i, ids.shape, weights, run, tables, cache)
             with scope(f"model.layers.{i}"):
                 x = ops.checkpoint(layer, x) if recompute else layer(x)
         if cache:
@@ -177,10 +189,10 @@ class Llama:
         with scope("model.norm"):
             return ops.rmsnorm(x, weights[NORM], config.rms_norm_eps)
 
-    def _layer(self, i, batch, weights, linear, tables, cache, x):
+    def _layer(self, i, batch, weights, run, tables, cache, x):
         """x + attention(norm(x)), then x + mlp(norm(x)).   x (M, C) -> (M, C)."""
         c, layer = self.config, f"model.layers.{i}"
-        N, T = batch
+        (N, T), (linear, feed_forward) = batch, run
         with scope("input_layernorm"):
             h = ops.rmsnorm(x, weights[f"{layer}.input_layernorm.weight"], c.rms_norm_eps)
         with scope("self_attn"):
@@ -200,8 +212,7 @@ class Llama:
         with scope("post_attention_layernorm"):
             h = ops.rmsnorm(x, weights[f"{layer}.post_attention_layernorm.weight"], c.rms_norm_eps)
         with scope("mlp"):
-            gate, up = linear(f"{layer}.mlp.gate_proj", h), linear(f"{layer}.mlp.up_proj", h)
-            return ops.add(x, linear(f"{layer}.mlp.down_proj", ops.swiglu(gate, up)))
+            return ops.add(x, feed_forward(f"{layer}.mlp", h))
 
     def head(self, weights: Mapping[str, Any] | None = None) -> Any:
         """The head's matrix (V, C), an array or a leaf: the embedding where they are tied."""
@@ -231,6 +242,12 @@ class Llama:
     def generate(self, ids, max_new_tokens: int, **how) -> np.ndarray:
         """Continue each row: see `generation.generate`."""
         return generation.generate(self, ids, max_new_tokens, **how)
+
+
+def gated(linear: Linear, name: str, h: Tensor) -> Tensor:
+    """A layer's feed-forward by its three linears.   h (M, C) -> (M, C)."""
+    gate, up, down = (f"{name}.{part}" for part in MLP)
+    return linear(down, ops.swiglu(linear(gate, h), linear(up, h)))
 
 
 def init_params(config: ModelConfig, seed: int = 0, std: float = 0.02, dtype=np.float32) -> dict:

@@ -62,6 +62,10 @@ def swiglu(gate, up):
     return gate / (1 + ops.exp(-gate)) * up
 
 
+def feed_forward(x, Wg, Wu, Wd):
+    return swiglu(x @ Wg.T, x @ Wu.T) @ Wd.T
+
+
 def cross_entropy(z, targets, count=None):
     rows = np.flatnonzero(targets != -100)
     z = z[rows]
@@ -128,6 +132,13 @@ def swiglu_arguments(draw):
 
 
 @st.composite
+def feed_forward_arguments(draw):
+    M, C, F, seed = draw(some.sizes), draw(some.sizes), draw(some.sizes), draw(some.seeds)
+    shapes = (M, C), (F, C), (F, C), (C, F)
+    return tuple(some.normal(shape, seed + i) for i, shape in enumerate(shapes))
+
+
+@st.composite
 def loss_arguments(draw, head):
     M, V, C, seed = draw(some.sizes), draw(some.sizes), draw(some.sizes), draw(some.seeds)
     rng = np.random.default_rng(seed)
@@ -148,6 +159,9 @@ CASES = {
     "rope": Case(rope, rope_arguments(), (True, False, False)),
     "attention": Case(attention, attention_arguments(), (True, True, True)),
     "swiglu": Case(swiglu, swiglu_arguments(), (True, True)),
+    "frozen_feed_forward": Case(
+        feed_forward, feed_forward_arguments(), (True, False, False, False)
+    ),
     "cross_entropy": Case(cross_entropy, loss_arguments(False), (True, False, False)),
     "head_loss": Case(head_loss, loss_arguments(True), (True, True, False, False)),
     "frozen_head_loss": Case(head_loss, loss_arguments(True), (True, False, False, False)),

@@ -33,6 +33,8 @@ FUSED: list[tuple[str, tuple[int, ...]]] = [
     ("rope", (8, 128, 8, 32)),
     ("swiglu_forward", (1024, 768)),
     ("swiglu_backward", (1024, 768)),
+    ("feed_forward", (1024, 128, 384)),
+    ("feed_forward_dx", (1024, 128, 384)),
     ("attention_forward", (8, 128, 8, 32)),
     ("attention_backward", (8, 128, 8, 32)),
     ("cross_entropy", (128, 2048)),
@@ -50,7 +52,9 @@ class Work:
 
 
 def work(name: str, sizes: tuple[int, ...]) -> Work:
-    """What a kernel is given at these sizes: M, K, N of a product, the shape of x otherwise."""
+    """What a kernel is given at these sizes: M, K, N of a product, M, C, F of a feed-forward, the
+    shape of x otherwise.
+    """
     rng = np.random.default_rng(0)
 
     def normal(*shape):
@@ -62,6 +66,11 @@ def work(name: str, sizes: tuple[int, ...]) -> Work:
         x, y = (normal(*shape) for shape in shapes[name[-2:]])
         result = K * N if name.endswith("tn") else M * N
         return Work([x, y], 2.0 * M * K * N, 4.0 * (x.size + y.size + result))
+    if name.startswith("feed_forward"):
+        M, C, F = sizes
+        Ws, kept = [normal(F, C), normal(F, C), normal(C, F)], [normal(M, F), normal(M, F)]
+        given = [normal(M, C)] if name == "feed_forward" else [normal(M, C), *kept]
+        return Work([*given, *Ws], 6.0 * M * C * F, 4.0 * (3 * C * F + 2 * M * C + 2 * M * F))
     x = normal(*sizes)
     if name.startswith("attention"):
         N, T, H, D = sizes

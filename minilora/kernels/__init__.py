@@ -29,6 +29,8 @@ HOMES = {  # kernel -> the file of its Numba twin
     "rope": "pointwise",
     "swiglu_forward": "pointwise",
     "swiglu_backward": "pointwise",
+    "feed_forward": "gated",
+    "feed_forward_dx": "gated",
     "attention_forward": "attention",
     "attention_backward": "attention",
     "cross_entropy": "softmax",
@@ -78,6 +80,8 @@ rmsnorm_dg = _entry("rmsnorm_dg")
 rope = _entry("rope")
 swiglu_forward = _entry("swiglu_forward")
 swiglu_backward = _entry("swiglu_backward")
+feed_forward = _entry("feed_forward")
+feed_forward_dx = _entry("feed_forward_dx")
 attention_forward = _entry("attention_forward")
 attention_backward = _entry("attention_backward")
 cross_entropy = _entry("cross_entropy")

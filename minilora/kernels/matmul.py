@@ -114,6 +114,12 @@ def _region(a, b, c, add, t, down, across):
                 _walk(a, b, c, add or k > 0, panel, i, min(ROWS, i1 - i), k, step, j, j0, j1)
 
 
+@compiled(PRODUCT)
+def whole(a, b, c, add):
+    """c (+)= a b on the thread that calls it."""
+    _region(a, b, c, add, 0, 1, 1)
+
+
 @compiled()
 def _grid(tiles, units, cut):
     """(down, across), down · across = cut: the smallest share for the busiest task.

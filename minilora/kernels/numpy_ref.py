@@ -85,6 +85,20 @@ def swiglu_backward(dh, gate, up):
     return dh * up * sigma * (1 + gate * (1 - sigma)), dh * gate * sigma
 
 
+def feed_forward(x, Wg, Wu, Wd):
+    """y = (silu(x Wgᵀ) · x Wuᵀ) Wdᵀ.   x (M, C), Wg, Wu (F, C), Wd (C, F) -> y (M, C), gate, up
+    (M, F).
+    """
+    gate, up = x @ Wg.T, x @ Wu.T
+    return swiglu_forward(gate, up) @ Wd.T, gate, up
+
+
+def feed_forward_dx(dy, gate, up, Wg, Wu, Wd):
+    """dy (M, C), gate, up (M, F), Wg, Wu (F, C), Wd (C, F) -> dx (M, C)."""
+    dgate, dup = swiglu_backward(dy @ Wd, gate, up)  # y = h Wdᵀ
+    return dgate @ Wg + dup @ Wu  # gate = x Wgᵀ, up = x Wuᵀ
+
+
 def _sigmoid(z):
     return 0.5 * (1 + np.tanh(0.5 * z))  # no overflow at either end
 

@@ -170,7 +170,7 @@ GATED = read(1), read(1), write(1)
 
 
 @compiled((*GATED, *SHARE))
-def _swiglu_part(gate, up, h, t, cut):
+def swiglu_part(gate, up, h, t, cut):
     i0, i1 = portion(h.size, t, cut, WHOLE)
     gate, up, h = gate[i0:i1], up[i0:i1], h[i0:i1]
     for i in range(i1 - i0):
@@ -182,10 +182,10 @@ def _swiglu_part(gate, up, h, t, cut):
 def _swiglu_forward(gate, up, h, cut):
     if cut == 1:
         for t in range(cut):
-            _swiglu_part(gate, up, h, t, cut)
+            swiglu_part(gate, up, h, t, cut)
     else:
         for t in prange(cut):
-            _swiglu_part(gate, up, h, t, cut)
+            swiglu_part(gate, up, h, t, cut)
 
 
 def swiglu_forward(gate, up):
@@ -200,7 +200,7 @@ BACK = read(1), read(1), read(1), write(1), write(1)
 
 
 @compiled((*BACK, *SHARE))
-def _swiglu_backward_part(dh, gate, up, dgate, dup, t, cut):
+def swiglu_backward_part(dh, gate, up, dgate, dup, t, cut):
     i0, i1 = portion(dup.size, t, cut, WHOLE)
     dh, gate, up, dgate, dup = dh[i0:i1], gate[i0:i1], up[i0:i1], dgate[i0:i1], dup[i0:i1]
     for i in range(i1 - i0):
@@ -214,10 +214,10 @@ def _swiglu_backward_part(dh, gate, up, dgate, dup, t, cut):
 def _swiglu_backward(dh, gate, up, dgate, dup, cut):
     if cut == 1:
         for t in range(cut):
-            _swiglu_backward_part(dh, gate, up, dgate, dup, t, cut)
+            swiglu_backward_part(dh, gate, up, dgate, dup, t, cut)
     else:
         for t in prange(cut):
-            _swiglu_backward_part(dh, gate, up, dgate, dup, t, cut)
+            swiglu_backward_part(dh, gate, up, dgate, dup, t, cut)
 
 
 def swiglu_backward(dh, gate, up):

@@ -61,6 +61,17 @@ def swiglu_backward(dh, gate, up):
     return gate.copy(), up.copy()
 
 
+def feed_forward(x, Wg, Wu, Wd):
+    """-> y (M, C), gate, up (M, F)."""
+    gate = Meta((x.shape[0], Wg.shape[0]), x.dtype)
+    return Meta((x.shape[0], Wd.shape[0]), x.dtype), gate, gate.copy()
+
+
+def feed_forward_dx(dy, gate, up, Wg, Wu, Wd):
+    """-> dx (M, C)."""
+    return Meta((dy.shape[0], Wg.shape[1]), dy.dtype)
+
+
 def attention_forward(q, k, v):
     """-> o (N, T, H, D), lse (N, H, T)."""
     N, T, H, _ = q.shape

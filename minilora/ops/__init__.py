@@ -18,6 +18,7 @@ from .basic import (
     transpose,
 )
 from .embedding import embedding
+from .feed_forward import frozen_feed_forward
 from .linear import frozen_linear, linear
 from .loss import cross_entropy, frozen_head_loss, head_loss
 from .recompute import checkpoint, remaking
@@ -33,6 +34,7 @@ __all__ = [
     "cross_entropy",
     "embedding",
     "exp",
+    "frozen_feed_forward",
     "frozen_head_loss",
     "frozen_linear",
     "head_loss",
