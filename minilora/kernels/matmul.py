@@ -10,13 +10,27 @@ import numpy as np
 from numba import prange
 
 from .jit import SHARE, compiled, count, flag, portion, read, tasks, write
-from .tile import DOTS, MR, NR, ask, copy16, dots, ragged16, tile16, tile32, tile48, turn16
+from .tile import (
+    DOTS,
+    MR,
+    NR,
+    ask,
+    copy16,
+    dots,
+    ragged16,
+    row_dots,
+    tile16,
+    tile32,
+    tile48,
+    turn16,
+)
 
 DEPTH = 384  # rows of a panel: 48 columns of them are 42 KB, most of an L1 cache
 ROWS = 512
 SKINNY = 32  # up to as many columns, xᵀ y is done without packing
 FEW = 2 * DOTS  # up to as many rows or columns, the product is done by dot products
 GRAIN = 800_000  # multiplications below which a second thread costs more than it brings
+STREAM = 60_000  # the same in numbers of w, where few rows use it and reading it is the work
 
 
 PLACE = count, count
@@ -192,6 +206,26 @@ def _narrow(a, b, c, add, cut):
 
 
 @compiled((*PRODUCT, *SHARE))
+def _row_of(a, w, c, add, t, cut):
+    """Task t's columns of c (+)= a wᵀ, a and c of one row: w streams by as fast as memory gives."""
+    j0, j1 = portion(c.shape[1], t, cut, 4)
+    for j in range(j0, j1, 4):
+        row_dots(a, 0, w, j, c, 0, j, a.shape[1], 1, min(4, j1 - j), add)
+
+
+@compiled((*PRODUCT, count), parallel=True)
+def _one_row(a, b, c, add, cut):
+    """c (+)= a b for an a of one row, as in decoding, and a b whose transpose has rows."""
+    w = b.T
+    if cut == 1:
+        for t in range(cut):
+            _row_of(a, w, c, add, t, cut)
+    else:
+        for t in prange(cut):
+            _row_of(a, w, c, add, t, cut)
+
+
+@compiled((*PRODUCT, *SHARE))
 def _stream(a, b, c, add, t, cut):
     """Task t's columns of c (+)= a b, 128 rows of b at a time, which stay in the L1 cache."""
     j0, j1 = portion(c.shape[1], t, cut, 16)
@@ -227,6 +261,8 @@ def matmul_nt(x, w, add_to=None):
     """y = x wᵀ.   x (M, K), w (N, K) -> y (M, N); with add_to (M, N): add_to += x wᵀ, returned."""
     (M, K), (N, L) = x.shape, w.shape
     few = min(M, N) <= FEW and x.strides[1] == w.strides[1] == 4
+    if few and M <= FEW:
+        return _into(_one_row if M == 1 else _narrow, x, w.T, (M, N), K, L, add_to, STREAM * M)
     return _into(_narrow if few else _product, x, w.T, (M, N), K, L, add_to)
 
 
@@ -270,11 +306,11 @@ def _adapted(a, b, a2, b2):
     return y
 
 
-def _into(kernel, a, b, shape, depth, depth_b, add_to):
+def _into(kernel, a, b, shape, depth, depth_b, add_to, grain=GRAIN):
     """kernel(a, b) into a new array, or added to add_to, which must not overlap a or b."""
     if depth != depth_b:
         raise ValueError(f"matmul: factors meet in {depth} and {depth_b} numbers, wanted the same")
-    cut = tasks(shape[0] * shape[1] * depth, GRAIN)
+    cut = tasks(shape[0] * shape[1] * depth, grain)
     if add_to is None:
         out = np.empty(shape, np.float32) if depth else np.zeros(shape, np.float32)
         kernel(a, b, out, False, cut)
