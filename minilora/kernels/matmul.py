@@ -301,6 +301,8 @@ def _adapted(a, b, a2, b2):
     if (b.shape, a2.shape, b2.shape) != wanted or not K or not len(b2):
         shapes = a.shape, b.shape, a2.shape, b2.shape
         raise ValueError(f"adapted: factors of {shapes} do not meet, wanted {((M, K), *wanted)}")
+    if M <= FEW and b.strides[0] == b2.strides[0] == 4:  # then packing costs more than it brings
+        return matmul_nt(a2, b2.T, add_to=matmul_nt(a, b.T))
     y = np.empty((M, N), np.float32)
     _two_products(a, b, a2, b2, y, tasks(M * N * K, GRAIN))
     return y

@@ -143,7 +143,7 @@ def make_dots(at_once: int, lanes: int, ahead: int = 0):
                     for rows in (a_rows, w_rows)
                 )
                 for row in w_rows if ahead else ():
-                    ask_for(b, b.gep(row, [b.add(b.mul(k, INT(4)), INT(ahead))]))
+                    ask_for(b, b.gep(row, [b.add(b.mul(k, INT(4)), INT(ahead))]), near=True)
                 pairs = [(x, y) for x in xs for y in ys]
                 return [multiply_add(b, x, y, old) for (x, y), old in zip(pairs, sums)]
 
