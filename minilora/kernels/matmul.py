@@ -10,20 +10,8 @@ import numpy as np
 from numba import prange
 
 from .jit import SHARE, compiled, count, flag, portion, read, tasks, write
-from .tile import (
-    DOTS,
-    MR,
-    NR,
-    ask,
-    copy16,
-    dots,
-    ragged16,
-    row_dots,
-    tile16,
-    tile32,
-    tile48,
-    turn16,
-)
+from .narrow import PRODUCT, narrow, one_row
+from .tile import DOTS, MR, NR, ask, copy16, ragged16, tile16, tile32, tile48, turn16
 
 DEPTH = 384  # rows of a panel: 48 columns of them are 42 KB, most of an L1 cache
 ROWS = 512
@@ -54,9 +42,6 @@ def strip(a, i, k, b, l, j, c, p, q, depth, rows, cols, add):
         else:
             ragged16(a, i, k, b, l, j + n, c, p, q + n, depth, rows, width, add)
         n += width
-
-
-PRODUCT = read(2, "A"), read(2, "A"), write(2, "A"), flag
 
 
 @compiled((read(2, "A"), *PLACE, *PLACE, write(2)))
@@ -172,60 +157,6 @@ def _two_products(a, b, a2, b2, c, cut):
 
 
 @compiled((*PRODUCT, *SHARE))
-def _dots_of(a, w, c, add, t, cut):
-    """Task t's rows or columns of c (+)= a wᵀ, whichever are more."""
-    (M, N), K = c.shape, a.shape[1]
-    i0, i1 = portion(M, t, cut, DOTS) if M >= N else (0, M)
-    j0, j1 = portion(N, t, cut, 4) if M < N else (0, N)
-    for i in range(i0, i1, DOTS):
-        for j in range(j0, j1, 4):
-            dots(a, i, w, j, c, i, j, K, min(DOTS, i1 - i), min(4, j1 - j), add)
-
-
-@compiled()
-def _turned(b):
-    """bᵀ, with neighbouring columns."""
-    K, N = b.shape
-    w = np.empty((N, K + 15), np.float32)  # 16 numbers at a time
-    for n in range(0, N, 16):
-        for k in range(0, K, 16):
-            turn16(b, k, n, min(16, K - k), min(16, N - n), w[n:], 0, k)
-    return w
-
-
-@compiled((*PRODUCT, count), parallel=True)
-def _narrow(a, b, c, add, cut):
-    """c (+)= a b by dot products of rows of a and columns of b, where c has few of either."""
-    w = b.T if b.strides[0] == 4 else _turned(b)
-    if cut == 1:
-        for t in range(cut):
-            _dots_of(a, w, c, add, t, cut)
-    else:
-        for t in prange(cut):
-            _dots_of(a, w, c, add, t, cut)
-
-
-@compiled((*PRODUCT, *SHARE))
-def _row_of(a, w, c, add, t, cut):
-    """Task t's columns of c (+)= a wᵀ, a and c of one row: w streams by as fast as memory gives."""
-    j0, j1 = portion(c.shape[1], t, cut, 4)
-    for j in range(j0, j1, 4):
-        row_dots(a, 0, w, j, c, 0, j, a.shape[1], 1, min(4, j1 - j), add)
-
-
-@compiled((*PRODUCT, count), parallel=True)
-def _one_row(a, b, c, add, cut):
-    """c (+)= a b for an a of one row, as in decoding, and a b whose transpose has rows."""
-    w = b.T
-    if cut == 1:
-        for t in range(cut):
-            _row_of(a, w, c, add, t, cut)
-    else:
-        for t in prange(cut):
-            _row_of(a, w, c, add, t, cut)
-
-
-@compiled((*PRODUCT, *SHARE))
 def _stream(a, b, c, add, t, cut):
     """Task t's columns of c (+)= a b, 128 rows of b at a time, which stay in the L1 cache."""
     j0, j1 = portion(c.shape[1], t, cut, 16)
@@ -262,15 +193,15 @@ def matmul_nt(x, w, add_to=None):
     (M, K), (N, L) = x.shape, w.shape
     few = min(M, N) <= FEW and x.strides[1] == w.strides[1] == 4
     if few and M <= FEW:
-        return _into(_one_row if M == 1 else _narrow, x, w.T, (M, N), K, L, add_to, STREAM * M)
-    return _into(_narrow if few else _product, x, w.T, (M, N), K, L, add_to)
+        return _into(one_row if M == 1 else narrow, x, w.T, (M, N), K, L, add_to, STREAM * M)
+    return _into(narrow if few else _product, x, w.T, (M, N), K, L, add_to)
 
 
 def matmul_nn(x, w, add_to=None):
     """y = x w.   x (M, K), w (K, N) -> y (M, N); with add_to (M, N): add_to += x w, returned."""
     (M, K), (L, N) = x.shape, w.shape
     few = N <= FEW and x.strides[1] == w.strides[1] == 4
-    return _into(_narrow if few else _product, x, w, (M, N), K, L, add_to)
+    return _into(narrow if few else _product, x, w, (M, N), K, L, add_to)
 
 
 def matmul_tn(x, y, add_to=None):
