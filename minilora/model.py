@@ -288,9 +288,11 @@ def check_params(config: ModelConfig, params: Mapping[str, np.ndarray]) -> None:
     """
     wanted = config.shapes()
     if missing := sorted(wanted.keys() - params.keys()):
-        raise ValueError(f"model: {len(missing)} arrays are missing, the first is {missing[0]}")
+        first = f"{missing[0]}, wanted with shape {wanted[missing[0]]}"
+        raise ValueError(f"model: {len(missing)} arrays are missing, the first is {first}")
     if extra := sorted(params.keys() - wanted.keys()):
-        raise ValueError(f"model: {len(extra)} arrays do not belong here, the first is {extra[0]}")
+        first = f"{extra[0]} of shape {params[extra[0]].shape}"
+        raise ValueError(f"model: {len(extra)} arrays do not belong here, the first is {first}")
     for name, shape in wanted.items():
         if params[name].shape != shape:
             raise ValueError(

@@ -10,13 +10,21 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from .model import EMBED
+from .model import EMBED, Llama
+
+
+def token_bytes(model: Llama) -> int:
+    """Bytes of weights that decoding a token reads: of an embedding that is not the head, none."""
+    nbytes = sum(a.nbytes for a in model.params.values())
+    tied = model.config.tie_word_embeddings
+    return nbytes if tied else nbytes - model.params[EMBED].nbytes
 
 
 def read_bandwidth(threads: int | None = None, nbytes: int = 1 << 28, times: int = 5) -> float:
-    """Bytes a second of reading an array that no cache holds, on all processors: the best of some.
+    """Bytes a second of reading an array of nbytes, on all processors: the best of some times.
 
-    What reads is np.max, which does not add to the time that memory takes.
+    What reads is np.max, which does not add to the time that memory takes. An array smaller than
+    the largest cache, which servers share among many, may come from there and not from memory.
     """
     threads = threads or os.cpu_count() or 1
     parts = np.ones((threads, nbytes // 4 // threads), np.float32)
@@ -41,7 +49,7 @@ class Clock:
     def __call__(self, token) -> None:
         self.times.append(time.perf_counter())
 
-    def line(self, model, bandwidth: float) -> str:
+    def line(self, model: Llama, bandwidth: float) -> str:
         """Tokens a second of the decoding, and its share of the bandwidth (bytes a second).
 
         Raises ValueError for fewer than three tokens.
@@ -49,9 +57,7 @@ class Clock:
         if len(self.times) < 3:
             raise ValueError(f"speed: {len(self.times)} tokens, wanted at least 3 to time them")
         seconds = float(np.median(np.diff(self.times)))
-        nbytes = sum(a.nbytes for a in model.params.values())
-        if not model.config.tie_word_embeddings:  # of the embedding a token reads one row
-            nbytes -= model.params[EMBED].nbytes
+        nbytes = token_bytes(model)
         share = nbytes / seconds / bandwidth
         return (
             f"{1 / seconds:.1f} tokens a second (median of {len(self.times) - 1}); a token reads "

@@ -105,6 +105,7 @@ def notes_on(results: Record) -> list[str]:
         f"Scored on {n:,} held-out words: {spread}; as a sample of words, {best:.3f} has a "
         f"standard error √(p(1-p)/n) of {standard_error(best, n):.3f}.",
         choice_of_rates(results),
+        *cost(results),
         f"Memory: arrays held in a step of {batch} × {length} tokens; saved = activations kept for "
         "backward, each array once. 1 KiB = 1,024 bytes; results.json has the exact bytes. "
         "adapter = the file of its arrays.",
@@ -122,6 +123,19 @@ def choice_of_rates(results: Record) -> str:
             text += f", though for another comparison ({'; '.join(rates['differences'])})"
         text += "; never on held-out words."
     return text + (f" Given with --lr: {', '.join(given)}." if given else "")
+
+
+def cost(results: Record) -> list[str]:
+    """A sentence on the time and the memory that it all took, where the results tell them."""
+    if not (took := results.get("took")):
+        return []
+    of_rows = [r["took"]["seconds"] for r in rows(results).values()]
+    text = (
+        f"Time: {took['seconds'] / 60:.1f} minutes in all; {took['base']['seconds']:.0f} s for the "
+        f"base's scores, {min(of_rows):.0f} to {max(of_rows):.0f} s to train and score a row."
+    )
+    peak = took["resident_peak"]
+    return [text + (f" The process held at most {human(peak)} at once." if peak else "")]
 
 
 def references(results: Record) -> str:

@@ -40,6 +40,8 @@ def test_rows_come_in_order_and_are_plain_data(results):
     assert row["exact_match"] == pytest.approx(np.mean(row["seeds"]))
     assert row["exact_match_sd"] == pytest.approx(np.std(row["seeds"], ddof=1))
     assert [point[0] for point in row["curve"]] == [1, 2, 3]
+    parts = found["took"]["base"], row["took"], found["scratch"]["took"]
+    assert 0 < sum(part["seconds"] for part in parts) <= found["took"]["seconds"]
 
 
 def test_all_held_out_words_are_scored_and_twenty_are_shown(results):

@@ -18,7 +18,7 @@ import minilora as ml
 from minilora.formats.huggingface import INDEX, UNSUPPORTED, read_config
 from minilora.formats.peft import ARRAYS, CHANGES, CONFIG
 from minilora.formats.safetensors import read_arrays, write_arrays
-from minilora.model import EMBED, HEAD, Llama
+from minilora.model import EMBED, HEAD, NORM, Llama
 from minilora.rotation import Llama3Scaling
 from minilora.tokenizer import CharTokenizer
 
@@ -456,6 +456,38 @@ def test_a_file_that_is_no_safetensors(tmp_path, kind):
     with pytest.raises(ValueError, match="not a whole safetensors file") as caught:
         read_arrays(path)
     assert one_line(caught) and str(path) in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_a_header_that_lies_about_a_shape_names_the_array(tmp_path):
+    """The file, the array, what it has and what was wanted; nothing is loaded."""
+    ml.save_model(narrow(), tmp_path)
+    path = tmp_path / "model.safetensors"
+    whole = path.read_bytes()
+    (length,) = struct.unpack("<Q", whole[:8])
+    header = json.loads(whole[8 : 8 + length])
+    header[NORM]["shape"][0] += 1
+    path.write_bytes(with_header(header, whole[8 + length :]))
+    with pytest.raises(ValueError, match=rf"{NORM} of shape \[\d+\] is \d+ bytes, its place has"):
+        ml.load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda a: a.pop(NORM), rf"1 arrays are missing, the first is {NORM}, wanted with shape"),
+        (lambda a: a.update(x=a[NORM]), r"1 arrays do not belong here, the first is x of shape \("),
+        (lambda a: a.update({NORM: a[NORM][:3]}), rf"{NORM} has shape \(3,\), the config wants \("),
+    ],
+)
+def test_arrays_of_a_model_that_are_not_its_config_s(tmp_path, change, message):
+    ml.save_model(narrow(), tmp_path)
+    path = tmp_path / "model.safetensors"
+    arrays, about = read_arrays(path)
+    change(arrays)
+    write_arrays(path, arrays, about)
+    with pytest.raises(ValueError, match=message) as caught:
+        ml.load_model(tmp_path)
+    assert one_line(caught) and str(path) in str(caught.value)
 
 
 @pytest.mark.smoke

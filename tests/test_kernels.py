@@ -145,6 +145,17 @@ def test_products(M, K, N, layout_x, layout_w, seed):
     agrees("matmul_tn", x.T, w.T, scale=scale)
 
 
+@given(st.integers(1, 9), st.sampled_from([1, 16, 100, 576]), st.integers(1, 700), RANKS, SEEDS)
+def test_few_rows_as_in_decoding(M, K, N, r, seed):
+    """From 60,000 numbers of w on two threads share it; the result is also added to another."""
+    rng = np.random.default_rng(seed)
+    x, w, z, b, y = (normal(rng, *s) for s in ((M, K), (N, K), (M, r), (N, r), (M, N)))
+    scale = (np.abs(x) @ np.abs(w).T).max()
+    agrees("matmul_nt", x, w, scale=scale)
+    close(kernels.matmul_nt(x, w, add_to=y.copy()), y + np.float64(x) @ w.T, scale=scale)
+    agrees("adapted_nt", x, w, z, b, scale=scale + (np.abs(z) @ np.abs(b).T).max())
+
+
 @given(SIZES, SIZES, RANKS, LAYOUTS, SEEDS)
 def test_products_of_low_rank(M, I, r, layout, seed):
     rng = np.random.default_rng(seed)
@@ -421,9 +432,10 @@ def test_exp_is_right_to_its_last_bits():
 
 
 @needs_jit
+@pytest.mark.parametrize("sizes", [(90, 70, 200), (1, 70, 200), (3, 1, 200)])  # one row, one query
 @pytest.mark.parametrize("name", kernels.HOMES)
-def test_the_number_of_threads_does_not_change_a_bit(name, rng, monkeypatch):
-    arguments = arguments_of(name, rng, 90, 70, 200)
+def test_the_number_of_threads_does_not_change_a_bit(name, sizes, rng, monkeypatch):
+    arguments = arguments_of(name, rng, *sizes)
     home = sys.modules[kernels.fast(name).__module__]
     results = []
     monkeypatch.setattr(home, "LEAST", 1, raising=False)  # few rows are worth a thread, here

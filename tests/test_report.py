@@ -251,6 +251,23 @@ def test_the_table_says_what_its_numbers_are():
         assert part in text
 
 
+def test_the_table_says_what_it_took_where_the_results_do():
+    results = make_results()
+    assert "in all" not in report.table(results)
+    for row, seconds in zip(plots.rows(results).values(), (9.6, 30, 20.2, 15)):
+        row["took"] = {"seconds": seconds, "resident_peak": 1 << 29}
+    results["took"] = {
+        "base": {"seconds": 2.2, "resident_peak": 1 << 28},
+        "seconds": 90.0,
+        "resident_peak": 3 << 29,
+    }
+    text = " ".join(report.table(results).split())
+    assert "Time: 1.5 minutes in all; 2 s for the base's scores, 10 to 30 s to train" in text
+    assert "held at most 1.50 GiB" in text
+    results["took"]["resident_peak"] = None  # not Linux
+    assert "held at most" not in report.table(results)
+
+
 def test_one_seed_shows_no_spread():
     results = make_results(seeds=1)
     _, found = made(results)

@@ -149,7 +149,8 @@ def generate(a) -> None:
         raise ValueError(f"--max-new-tokens is {a.max_new_tokens}, wanted at least 1")
     speaker = ml.load_adapter(model, a.adapter) if a.adapter else model
     stream, clock = _Stream(model.tokenizer), speed.Clock()
-    before = speed.read_bandwidth() if a.speed else 0.0
+    size = max(1 << 28, speed.token_bytes(model))  # as much as a token reads: no cache helps one
+    before = speed.read_bandwidth(nbytes=size) if a.speed else 0.0
 
     def on_token(token):
         clock(token)
@@ -166,7 +167,7 @@ def generate(a) -> None:
     )
     stream.end()
     if a.speed:
-        print(clock.line(model, max(before, speed.read_bandwidth())), file=sys.stderr)
+        print(clock.line(model, max(before, speed.read_bandwidth(nbytes=size))), file=sys.stderr)
 
 
 def _prompt(a, tokenizer):

@@ -6,12 +6,14 @@ import dataclasses
 import math
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from .. import nouns, tasks
 from ..adapters import Tuned
+from ..bench import machine
 from ..checkpoints import fingerprint
 from ..formats.models import load_model
 from ..formats.peft import save_adapter
@@ -131,6 +133,8 @@ def compare(
         settings.attach(model, name, 0)
     all_words = tasks.all_once(words.test, model.tokenizer)
     ready()
+    start = time.perf_counter()
+    scores = references(model, words, settings)
     results: dict[str, Any] = {
         "base": {
             "name": settings.base,
@@ -148,8 +152,9 @@ def compare(
             "validation_size": len(words.validation),
             "test_size": len(words.test),
         },
-        "references": references(model, words, settings),
+        "references": scores,
         "methods": {},
+        "took": {"base": took(start)},
     }
     examples = words.test[:20]
     results["examples"] = [
@@ -166,7 +171,13 @@ def compare(
         else:
             results["methods"][name] = found
         report(name, found)
+    results["took"] |= took(start)
     return results
+
+
+def took(start: float) -> dict[str, float | None]:
+    """Seconds since the start, and the most bytes that the process ever held (where it is told)."""
+    return {"seconds": time.perf_counter() - start, "resident_peak": machine.resident().get("peak")}
 
 
 def _chosen(settings, lr, record) -> dict[str, float]:
@@ -203,13 +214,14 @@ def row(
     model, words, all_words, settings, name, lr, folder=None
 ) -> tuple[dict[str, Any], list[str]]:
     """All seeds of one method: its record, and the first seed's answers to the held-out words."""
-    runs = []
+    runs, start = [], time.perf_counter()
     for seed in range(settings.seeds):
         tuned, history = run(
             model, words, settings, name, lr, seed, max(1, settings.steps // settings.points)
         )
         score, answers = lab(settings.task).exact_match(tuned, words.test, return_answers=True)
         runs.append((tuned, history, score, mean_loss(tuned, all_words), answers))
+    cost = took(start)
     tuned, _, _, _, answers = runs[0]
     scores = [score for _, _, score, _, _ in runs]
     # the first steps of a process may compile kernels
@@ -232,6 +244,7 @@ def row(
         "bytes": dict(measure(tuned, *largest)),
         "bytes_at": list(largest),
         "ms_per_step": 1e3 * statistics.median(seconds),
+        "took": cost,  # training and scoring of all seeds
         "curve": mean_curve([history for _, history, _, _, _ in runs]),
     }
     return record, answers

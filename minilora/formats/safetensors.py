@@ -3,6 +3,7 @@ care.
 """
 
 import json
+import math
 import os
 import struct
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from safetensors.numpy import save
 from ..files import write_atomically
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")  # endings of what torch.save and pickle write
+WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes of a number, by the header's word for it
 
 
 def write_arrays(
@@ -114,18 +116,20 @@ def _reason(path, error):
             return f"{size} bytes, its header alone would be {length}"
         try:
             header = json.loads(f.read(length))
-            end = (
-                8
-                + length
-                + max(
-                    (v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"),
-                    default=0,
-                )
-            )
+            entries = {name: v for name, v in header.items() if name != "__metadata__"}
+            end = 8 + length + max((v["data_offsets"][1] for v in entries.values()), default=0)
+            lies = [lie for lie in map(_lie, entries, entries.values()) if lie]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return "its header is not JSON of the right form"
-    return (
-        f"{size} bytes, its header promises {end}"
-        if end != size
-        else str(error).replace("\n", " ")[:160]
-    )
+    if end != size:
+        return f"{size} bytes, its header promises {end}"
+    return lies[0] if lies else str(error).replace("\n", " ")[:160]
+
+
+def _lie(name, entry):
+    """Where an entry's shape is not of as many bytes as its place: this, in words."""
+    start, stop = entry["data_offsets"]
+    wanted = math.prod(entry["shape"]) * WIDTHS.get(entry["dtype"], 0)
+    if wanted and wanted != stop - start:
+        return f"{name} of shape {entry['shape']} is {wanted} bytes, its place has {stop - start}"
+    return ""

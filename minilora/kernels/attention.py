@@ -17,8 +17,8 @@ from numba import prange
 
 from .jit import ONE, SHARE, compiled, count, dense, number, portion, read, tasks, write
 from .matmul import strip
-from .tile import MR, turn16
-from .vectors import soften, soften_back
+from .tile import DOTS, MR, dots, turn16
+from .vectors import exp, soften, soften_back
 
 BLOCK = 32  # query rows at a time
 GRAIN = 200_000  # multiplications below which a second thread costs more than it brings
@@ -108,6 +108,53 @@ def _attention_forward(q, k, v, o, lse, scale, cut):
             _forward_share(q, k, v, o, lse, scale, t, cut)
 
 
+@compiled()
+def _soften_row(s, scale):
+    """s = softmax(scale s) of a row; returns the logarithm of its denominator."""
+    top, total = s[0], NOTHING
+    for j in range(len(s)):  # a NaN is passed over here, and met again in the total
+        top = max(top, s[j])
+    for j in range(len(s)):
+        s[j] = exp((s[j] - top) * scale)
+        total += s[j]
+    share = ONE / total
+    for j in range(len(s)):
+        s[j] *= share
+    return top * scale + math.log(total)
+
+
+@compiled((*FORWARD, *SHARE))
+def _one_query_share(q, k, v, o, lse, scale, t, cut):
+    """Task t's groups of query heads, numbered n · G + g, where each has one query, as in decoding.
+
+    There the heads of a group are the rows of a block, and its keys and values are read once.
+    """
+    (_, _, H, D), (S, G) = q.shape, k.shape[1:3]
+    heads = H // G
+    s = np.empty((heads, S), np.float32)
+    for unit in range(*portion(len(q) * G, t, cut, 1)):
+        n, h0 = unit // G, unit % G * heads
+        queries, out = q[n, 0, h0 : h0 + heads], o[n, 0, h0 : h0 + heads]
+        keys, values = k[n, :, unit % G], v[n, :, unit % G]
+        for h in range(0, heads, DOTS):
+            for j in range(0, S, 4):
+                dots(queries, h, keys, j, s, h, j, D, min(DOTS, heads - h), min(4, S - j), False)
+        for h in range(heads):
+            lse[n, h0 + h, 0] = _soften_row(s[h], scale)
+        for h in range(0, heads, MR):
+            strip(s, h, 0, values, 0, 0, out, h, 0, S, min(MR, heads - h), D, False)
+
+
+@compiled((*FORWARD, count), parallel=True)
+def _one_query(q, k, v, o, lse, scale, cut):
+    if cut == 1:
+        for t in range(cut):
+            _one_query_share(q, k, v, o, lse, scale, t, cut)
+    else:
+        for t in prange(cut):
+            _one_query_share(q, k, v, o, lse, scale, t, cut)
+
+
 def attention_forward(q, k, v):
     """o = softmax(q kᵀ / √D, keys up to the query's own place) v, grouped-query.
 
@@ -119,7 +166,8 @@ def attention_forward(q, k, v):
     q = dense(q, q.shape)
     o, lse = np.empty((N, T, H, D), np.float32), np.empty((N, H, T), np.float32)
     cut = tasks(N * H * T * k.shape[1] * D, GRAIN)
-    _attention_forward(q, k, v, o, lse, 1 / math.sqrt(D), cut)
+    kernel = _one_query if T == 1 else _attention_forward
+    kernel(q, k, v, o, lse, 1 / math.sqrt(D), cut)
     return o, lse
 
 

@@ -10,13 +10,15 @@ import numpy as np
 from numba import prange
 
 from .jit import SHARE, compiled, count, flag, portion, read, tasks, write
-from .tile import DOTS, MR, NR, ask, copy16, dots, ragged16, tile16, tile32, tile48, turn16
+from .narrow import PRODUCT, narrow, one_row
+from .tile import DOTS, MR, NR, ask, copy16, ragged16, tile16, tile32, tile48, turn16
 
 DEPTH = 384  # rows of a panel: 48 columns of them are 42 KB, most of an L1 cache
 ROWS = 512
 SKINNY = 32  # up to as many columns, xᵀ y is done without packing
 FEW = 2 * DOTS  # up to as many rows or columns, the product is done by dot products
 GRAIN = 800_000  # multiplications below which a second thread costs more than it brings
+STREAM = 60_000  # the same in numbers of w, where few rows use it and reading it is the work
 
 
 PLACE = count, count
@@ -40,9 +42,6 @@ def strip(a, i, k, b, l, j, c, p, q, depth, rows, cols, add):
         else:
             ragged16(a, i, k, b, l, j + n, c, p, q + n, depth, rows, width, add)
         n += width
-
-
-PRODUCT = read(2, "A"), read(2, "A"), write(2, "A"), flag
 
 
 @compiled((read(2, "A"), *PLACE, *PLACE, write(2)))
@@ -164,40 +163,6 @@ def _two_products(a, b, a2, b2, c, cut):
 
 
 @compiled((*PRODUCT, *SHARE))
-def _dots_of(a, w, c, add, t, cut):
-    """Task t's rows or columns of c (+)= a wᵀ, whichever are more."""
-    (M, N), K = c.shape, a.shape[1]
-    i0, i1 = portion(M, t, cut, DOTS) if M >= N else (0, M)
-    j0, j1 = portion(N, t, cut, 4) if M < N else (0, N)
-    for i in range(i0, i1, DOTS):
-        for j in range(j0, j1, 4):
-            dots(a, i, w, j, c, i, j, K, min(DOTS, i1 - i), min(4, j1 - j), add)
-
-
-@compiled()
-def _turned(b):
-    """bᵀ, with neighbouring columns."""
-    K, N = b.shape
-    w = np.empty((N, K + 15), np.float32)  # 16 numbers at a time
-    for n in range(0, N, 16):
-        for k in range(0, K, 16):
-            turn16(b, k, n, min(16, K - k), min(16, N - n), w[n:], 0, k)
-    return w
-
-
-@compiled((*PRODUCT, count), parallel=True)
-def _narrow(a, b, c, add, cut):
-    """c (+)= a b by dot products of rows of a and columns of b, where c has few of either."""
-    w = b.T if b.strides[0] == 4 else _turned(b)
-    if cut == 1:
-        for t in range(cut):
-            _dots_of(a, w, c, add, t, cut)
-    else:
-        for t in prange(cut):
-            _dots_of(a, w, c, add, t, cut)
-
-
-@compiled((*PRODUCT, *SHARE))
 def _stream(a, b, c, add, t, cut):
     """Task t's columns of c (+)= a b, 128 rows of b at a time, which stay in the L1 cache."""
     j0, j1 = portion(c.shape[1], t, cut, 16)
@@ -233,14 +198,16 @@ def matmul_nt(x, w, add_to=None):
     """y = x wᵀ.   x (M, K), w (N, K) -> y (M, N); with add_to (M, N): add_to += x wᵀ, returned."""
     (M, K), (N, L) = x.shape, w.shape
     few = min(M, N) <= FEW and x.strides[1] == w.strides[1] == 4
-    return _into(_narrow if few else _product, x, w.T, (M, N), K, L, add_to)
+    if few and M <= FEW:
+        return _into(one_row if M == 1 else narrow, x, w.T, (M, N), K, L, add_to, STREAM * M)
+    return _into(narrow if few else _product, x, w.T, (M, N), K, L, add_to)
 
 
 def matmul_nn(x, w, add_to=None):
     """y = x w.   x (M, K), w (K, N) -> y (M, N); with add_to (M, N): add_to += x w, returned."""
     (M, K), (L, N) = x.shape, w.shape
     few = N <= FEW and x.strides[1] == w.strides[1] == 4
-    return _into(_narrow if few else _product, x, w, (M, N), K, L, add_to)
+    return _into(narrow if few else _product, x, w, (M, N), K, L, add_to)
 
 
 def matmul_tn(x, y, add_to=None):
@@ -271,16 +238,18 @@ def _adapted(a, b, a2, b2):
     if (b.shape, a2.shape, b2.shape) != wanted or not K or not len(b2):
         shapes = a.shape, b.shape, a2.shape, b2.shape
         raise ValueError(f"adapted: factors of {shapes} do not meet, wanted {((M, K), *wanted)}")
+    if M <= FEW and b.strides[0] == b2.strides[0] == 4:  # then packing costs more than it brings
+        return matmul_nt(a2, b2.T, add_to=matmul_nt(a, b.T))
     y = np.empty((M, N), np.float32)
     _two_products(a, b, a2, b2, y, tasks(M * N * K, GRAIN))
     return y
 
 
-def _into(kernel, a, b, shape, depth, depth_b, add_to):
+def _into(kernel, a, b, shape, depth, depth_b, add_to, grain=GRAIN):
     """kernel(a, b) into a new array, or added to add_to, which must not overlap a or b."""
     if depth != depth_b:
         raise ValueError(f"matmul: factors meet in {depth} and {depth_b} numbers, wanted the same")
-    cut = tasks(shape[0] * shape[1] * depth, GRAIN)
+    cut = tasks(shape[0] * shape[1] * depth, grain)
     if add_to is None:
         out = np.empty(shape, np.float32) if depth else np.zeros(shape, np.float32)
         kernel(a, b, out, False, cut)

@@ -64,6 +64,7 @@ def _block_size():
 
 MR, NR = _block_size()
 DOTS = 4 if NR == 48 else 2  # rows of a block of dot products: 4 · DOTS sums in as many vectors
+AHEAD = 8192  # bytes: a matrix that streams by once is asked for two pages before it is read
 
 
 def plain_tile(A, i, k, B, l, j, C, p, q, depth, rows, cols, add):
@@ -115,42 +116,51 @@ ragged16 = make_tile(1, ragged=True)
 
 
 def plain_dots(A, i, W, j, C, p, q, depth, rows, cols, add):
-    """C[p:, q:] = A[i:] Wᵀ[:, j:], or added to it."""
+    """C[p:p+rows, q:q+cols] = A[i:i+rows, :depth] W[j:j+cols, :depth]ᵀ, or added to it."""
     plain_tile(A, i, 0, W.T, 0, j, C, p, q, depth, rows, cols, add)
 
 
-@choose(plain_dots)
-def dots(typing, A, i, W, j, C, p, q, depth, rows, cols, add):
-    """C[p:p+rows, q:q+cols] (+)= A[i:i+rows, :depth] W[j:j+cols, :depth]ᵀ; cols <= 4, rows <= DOTS.
+def make_dots(at_once: int, lanes: int, ahead: int = 0):
+    """Dot products of at_once rows of A with 4 of W, in vectors of so many lanes, at least 4 a row.
 
     A second tile, for a C so narrow that its columns do not fill a vector: here the vectors lie
     along the depth, one for each number of C, and are summed at the end. A, W and C have
-    neighbouring columns.
+    neighbouring columns. ahead: bytes of W from a place to the one asked for, 0 for none.
     """
 
-    def codegen(context, b, signature, values):
-        a, i, w, j, c, p, q, depth, rows, cols, add = unpack(context, b, signature, values)
-        lanes, zero = 4 * DOTS, INT(0)
-        a_rows = [a.at(b.add(i, _least(b, r, rows)), zero) for r in range(DOTS)]
-        w_rows = [w.at(b.add(j, _least(b, n, cols)), zero) for n in range(4)]
+    @choose(plain_dots)
+    def dots(typing, A, i, W, j, C, p, q, depth, rows, cols, add):
+        def codegen(context, b, signature, values):
+            a, i, w, j, c, p, q, depth, rows, cols, add = unpack(context, b, signature, values)
+            zero, nothing = INT(0), constant(0.0, vector(lanes))
+            a_rows = [a.at(b.add(i, _least(b, r, rows)), zero) for r in range(at_once)]
+            w_rows = [w.at(b.add(j, _least(b, n, cols)), zero) for n in range(4)]
 
-        def step(k, sums):
-            (mask,) = masks(b, b.sub(depth, k), 1, lanes)
-            xs, ys = (
-                [load(b, b.gep(row, [b.mul(k, INT(4))]), mask) for row in rows]
-                for rows in (a_rows, w_rows)
-            )
-            pairs = [(x, y) for x in xs for y in ys]
-            return [multiply_add(b, x, y, old) for (x, y), old in zip(pairs, sums)]
+            def step(k, sums):
+                (mask,) = masks(b, b.sub(depth, k), 1, lanes)
+                xs, ys = (
+                    [load(b, b.gep(row, [b.mul(k, INT(4))]), mask) for row in rows]
+                    for rows in (a_rows, w_rows)
+                )
+                for row in w_rows if ahead else ():
+                    ask_for(b, b.gep(row, [b.add(b.mul(k, INT(4)), INT(ahead))]), near=True)
+                pairs = [(x, y) for x in xs for y in ys]
+                return [multiply_add(b, x, y, old) for (x, y), old in zip(pairs, sums)]
 
-        sums = repeat(b, depth, [constant(0.0, vector(lanes))] * lanes, step, lanes)
-        total = _sums(b, sums)
-        fours = [numbers(range(4 * r, 4 * r + 4)) for r in range(DOTS)]
-        block = [[b.shuffle_vector(total, total, four)] for four in fours]
-        _store_block(b, c, p, q, rows, block, masks(b, cols, 1, 4), add)
-        return context.get_dummy_value()
+            sums = repeat(b, depth, [nothing] * (4 * at_once), step, lanes)
+            total = _sums(b, sums + [nothing] * (lanes - len(sums)))
+            fours = [numbers(range(4 * r, 4 * r + 4)) for r in range(at_once)]
+            block = [[b.shuffle_vector(total, total, four)] for four in fours]
+            _store_block(b, c, p, q, rows, block, masks(b, cols, 1, 4), add)
+            return context.get_dummy_value()
 
-    return types.void(A, i, W, j, C, p, q, depth, rows, cols, add), codegen
+        return types.void(A, i, W, j, C, p, q, depth, rows, cols, add), codegen
+
+    return dots
+
+
+dots = make_dots(DOTS, 4 * DOTS)
+row_dots = make_dots(1, LANES, ahead=AHEAD)
 
 
 def plain_ask(A, i, j):

@@ -106,12 +106,12 @@ def store(b, address, value, mask=None):
         _call(b, "llvm.masked.store", ir.VoidType(), [value, pointer, INT32(4), mask], value.type)
 
 
-def ask_for(b, address, to_write=False):
-    """Have the cache line of an address brought into L1, or where it is only read into L2."""
+def ask_for(b, address, to_write=False, near=False):
+    """Have the cache line of an address brought into L2, or nearer, to write into: into L1."""
     kinds = [BYTE.as_pointer(), INT32, INT32, INT32]
     signature = ir.FunctionType(ir.VoidType(), kinds)
     prefetch = cgutils.get_or_insert_function(b.module, signature, "llvm.prefetch.p0")
-    b.call(prefetch, [address, INT32(int(to_write)), INT32(3 if to_write else 2), INT32(1)])
+    b.call(prefetch, [address, INT32(int(to_write)), INT32(3 if to_write or near else 2), INT32(1)])
 
 
 def multiply_add(b, x, y, z):
