@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..files import make_folder
 from ..methods import METHODS
 from .arguments import command, names, read_number, read_whole
 
@@ -55,6 +56,7 @@ def add(commands) -> None:
     p.add_argument(
         "--out", type=Path, default=Path("runs/experiments"), help="folder (%(default)s)"
     )
+    p.add_argument("--figures", type=Path, help="another folder for the figures")
     p.add_argument("--quick", action="store_true", help="a few cells of seconds, and no figure")
     _running(p)
 
@@ -98,11 +100,15 @@ def experiment(a: argparse.Namespace) -> None:
     from ..experiments import questions
 
     chosen = questions.ORDER if a.names == ["all"] else dict.fromkeys(a.names)
+    for folder in (a.out, a.figures or a.out):
+        make_folder(folder)
     for asked in [questions.question(name) for name in chosen]:
         print(f"{asked.name}: {asked.title}", flush=True)
         path = a.out / f"{asked.name}{'.quick' if a.quick else ''}.jsonl"
         records = questions.answer(asked, path, quick=a.quick, jobs=a.jobs, dask=a.dask)
         if not a.quick:
             print(f"\n{asked.table(records)}\n")
-            asked.figure(records, path.with_suffix(".png"))
+            drawn = (a.figures or a.out) / f"{asked.name}.png"
+            asked.figure(records, drawn)
+            print(f"drawn: {drawn}")
         print(f"{len(records)} cells in {path}, {sum(r['seconds'] for r in records):.0f} s of work")

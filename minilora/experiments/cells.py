@@ -67,11 +67,11 @@ def run(
                 _append(path, record)
             report(record)
             bar.update()
-    records = [done[_key(cell)] for cell in cells]
+    keys = [_key(cell) for cell in cells]
     if path and missing:  # in the cells' order, whichever ended first; and no broken last line
-        mine = {_key(cell) for cell in cells}
-        write(path, [*(record for key, record in done.items() if key not in mine), *records])
-    return records
+        others = [key for key in done if key not in set(keys)]
+        write(path, [done[key] for key in dict.fromkeys([*others, *keys])])
+    return [done[key] for key in keys]
 
 
 def read(path: str | Path) -> list[Record]:

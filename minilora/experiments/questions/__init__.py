@@ -53,7 +53,7 @@ def answer(asked: Question, path: str | Path, *, quick: bool = False, **how: Any
     if asked.then and not quick:
         wanted = [*wanted, *asked.then(records)]
         records = cells.run(asked.run, wanted, path, title=f"{asked.name}, second part", **how)
-    if len(cells.read(path)) != len(records):  # of cells that are none any more
+    if cells.read(path) != records:  # but for cells that were the question's once
         cells.write(path, records)
     return records
 
