@@ -17,7 +17,7 @@ def figure(found: dict[str, Any], path: Path) -> None:
     """Draw the summary into the file."""
     looks = plots.looks(found["methods"])
     with plots.style():
-        canvas = plots.canvas(18, 10.6)
+        canvas = plots.canvas(15.5, 9.4)
         axes = canvas.subplots(2, 3)
         _curves(axes[0, 0], found, looks, "optimizer steps", lambda row: 1.0)
         _curves(axes[0, 1], found, looks, "seconds on one thread", lambda row: row["step_seconds"])
@@ -29,7 +29,7 @@ def figure(found: dict[str, Any], path: Path) -> None:
         axes[0, 1].set_title("The same against time")
         lines = axes[0, 0].get_legend_handles_labels()
         canvas.legend(*lines, loc="outside lower center", ncols=len(looks))
-    Path(path).write_bytes(plots.png(canvas))
+    Path(path).write_bytes(plots.png(canvas, dpi=100))
 
 
 def _curves(axes, found, looks, label, scale):
@@ -57,7 +57,7 @@ def _tasks(axes, found, looks):
         means, sds = zip(*row["tasks"].values())
         x = [k + (i - (len(looks) - 1) / 2) * width for k in range(len(means))]
         _points(axes, x, means, sds, looks[name])
-    axes.set_xticks(range(len(tasks)), [TASKS[t].title.replace(" ", "\n", 1) for t in tasks])
+    axes.set_xticks(range(len(tasks)), tasks)
     axes.tick_params(axis="x", labelsize=11)
     axes.set_ylabel("held-out exact match")
     axes.set_title("300 words of each task, five seeds")
@@ -65,21 +65,21 @@ def _tasks(axes, found, looks):
 
 def _against(axes, found, looks, cost, unit):
     """Mean exact match over the tasks against a cost; the front as a line of steps."""
-    for name, row in found["methods"].items():
+    costs = [row["cost"][cost] / unit for row in found["methods"].values()]
+    for i, (name, row) in enumerate(found["methods"].items()):
         mean, sd = row["mean"]
-        _points(axes, [row["cost"][cost] / unit], [mean], [sd], looks[name], size=12)
-    best = sorted(
-        (row["cost"][cost] / unit, row["mean"][0])
-        for name, row in found["methods"].items()
-        if name in found["fronts"][cost]
-    )
+        beside = costs[:i].count(costs[i]) - (costs.count(costs[i]) - 1) / 2  # of equal ones
+        apart = 1.1**beside if cost == "numbers" else 1 + beside / 60
+        _points(axes, [costs[i] * apart], [mean], [sd], looks[name], size=11)
+    front = [found["methods"][name] for name in found["fronts"][cost]]
+    best = sorted((row["cost"][cost] / unit, row["mean"][0]) for row in front)
     axes.plot(*zip(*best), color="#999999", ls="--", lw=1.5, drawstyle="steps-post", zorder=1)
     if cost == "numbers":
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.xaxis.set_minor_formatter("")
     axes.set_xlabel(COSTS[cost])
-    axes.set_ylabel("mean exact match of five tasks")
+    axes.set_ylabel("exact match, mean of five tasks")
     axes.set_title("Dashed: what nothing cheaper beats")
 
 
