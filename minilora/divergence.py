@@ -13,6 +13,13 @@ class Diverged(ValueError):
     an array is not, after it: the step itself overflowed, and no checkpoint was written.
     """
 
+    def __init__(self, step: int, what: str):
+        super().__init__(step, what)  # both, so that it can be sent from process to process
+        self.step = step
+
+    def __str__(self):
+        return f"train: step {self.step}: {self.args[1]}"
+
 
 def check_gradients(tuned, parts, loss, grads, step):
     """Raises Diverged with the first array that went bad, in the order in which they are
@@ -28,8 +35,9 @@ def check_gradients(tuned, parts, loss, grads, step):
     if first is None and bad and math.isfinite(loss):
         first = f"the gradient of {bad[-1]}"  # backward reaches the last layer first
     raise Diverged(
-        f"train: step {step}: the loss is {loss}; "
-        f"the first that is not finite: {first or _first_bad_activation(tuned, parts, step)}"
+        step,
+        f"the loss is {loss}; "
+        f"the first that is not finite: {first or _first_bad_activation(tuned, parts, step)}",
     )
 
 
@@ -49,6 +57,4 @@ def check_arrays(tuned, step):
     """
     for key, a in tuned.arrays.items():
         if not np.isfinite(a).all():
-            raise Diverged(
-                f"train: step {step}: the array {key} is not finite after it; the rate is too high"
-            )
+            raise Diverged(step, f"the array {key} is not finite after it; the rate is too high")

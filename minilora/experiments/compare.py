@@ -19,7 +19,7 @@ from ..formats.models import load_model
 from ..formats.peft import save_adapter
 from ..memory import measure
 from ..model import Llama, init_params
-from ..train import train
+from ..train import History, train
 from ..values import number
 from . import rates
 from .settings import SCRATCH, STARTS, Settings
@@ -67,18 +67,25 @@ def run(
     lr: float,
     seed: int,
     every: int | None = None,
+    **options,
 ):
     """One training run of a method (or from scratch)  ->  (tuned, history).
 
-    every: also the mean loss over the validation words each so many steps.
+    every: also the mean loss over the validation words each so many steps. options: alpha, and the
+    method's own.
     """
     batches = make_batches(model, words.train, settings, seed)
     if name == SCRATCH:
         tuned = settings.attach(new_base(model, seed), "full", seed)
     else:
-        tuned = settings.attach(model, name, seed)
-    held_out = tasks.all_once(words.validation, model.tokenizer) if every else []
-    history = train(
+        tuned = settings.attach(model, name, seed, **options)
+    return tuned, fit(tuned, batches, words, settings, lr, every)
+
+
+def fit(tuned: Tuned, batches, words: Words, settings: Settings, lr: float, every=None) -> History:
+    """Train as the settings say, on these batches."""
+    held_out = tasks.all_once(words.validation, tuned.tokenizer) if every else []
+    return train(
         tuned,
         batches,
         steps=settings.steps,
@@ -92,7 +99,6 @@ def run(
         evaluate_every=every,
         progress=False,
     )
-    return tuned, history
 
 
 def make_batches(model, pairs, settings, seed):

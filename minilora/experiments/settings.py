@@ -42,15 +42,16 @@ class Settings:
         takes = METHODS[method].takes if method in METHODS else ()
         return self.ranks.get(method, self.rank) if "rank" in takes else None
 
-    def attach(self, model: Llama, method: str, seed: int) -> Tuned:
-        """The method on the model, with what of rank and targets it takes; alpha is 2·rank. The
-        seed draws what the method initialises, VeRA's projections too.
+    def attach(self, model: Llama, method: str, seed: int, **options) -> Tuned:
+        """The method on the model, with what of rank and targets it takes; alpha is 2·rank where
+        the options do not say it. The seed draws what the method initialises, VeRA's projections
+        too.
         """
         record = METHODS[method]
         given = {"rank": self.rank_of(method), "targets": self.targets}
         given = {k: v for k, v in given.items() if k in record.takes}
         drawn = {"projection_prng_key": seed} if "projection_prng_key" in record.options else {}
-        return attach(model, method, seed=seed, **given, **drawn)
+        return attach(model, method, seed=seed, **given, **drawn | options)
 
 
 # What a task starts from where it is not the word lab's: no row of SmolLM2 but on request moves all
