@@ -134,8 +134,12 @@ def cost(results: Record) -> list[str]:
         f"Time: {took['seconds'] / 60:.1f} minutes in all; {took['base']['seconds']:.0f} s for the "
         f"base's scores, {min(of_rows):.0f} to {max(of_rows):.0f} s to train and score a row."
     )
-    peak = took["resident_peak"]
-    return [text + (f" The process held at most {human(peak)} at once." if peak else "")]
+    if took["jobs"] > 1:
+        text += f" {took['jobs']} runs at a time, one thread each: ms/step is of one thread."
+    peaks = [took["resident_peak"], *(r["took"]["resident_peak"] for r in rows(results).values())]
+    if all(peaks):
+        text += f" A process held at most {human(max(peaks))} at once."
+    return [text]
 
 
 def references(results: Record) -> str:

@@ -40,8 +40,21 @@ def test_rows_come_in_order_and_are_plain_data(results):
     assert row["exact_match"] == pytest.approx(np.mean(row["seeds"]))
     assert row["exact_match_sd"] == pytest.approx(np.std(row["seeds"], ddof=1))
     assert [point[0] for point in row["curve"]] == [1, 2, 3]
-    parts = found["took"]["base"], row["took"], found["scratch"]["took"]
-    assert 0 < sum(part["seconds"] for part in parts) <= found["took"]["seconds"]
+    took, runs = found["took"], row["took"]["seconds"] + found["scratch"]["took"]["seconds"]
+    assert 0 < took["base"]["seconds"] + runs / took["jobs"] <= took["seconds"]
+
+
+def test_runs_side_by_side_give_the_same_bits_as_one_after_the_other(results):
+    found, _, _ = results
+    measured = ("took", "ms_per_step")
+    one = compare(FEW, {"lora": 0.01, SCRATCH: 0.002}, jobs=1)
+    assert one["took"]["jobs"] == 1
+    for mine, theirs in zip(
+        (one["methods"]["lora"], one[SCRATCH]), (found["methods"]["lora"], found[SCRATCH])
+    ):
+        assert {k: v for k, v in mine.items() if k not in measured} == {
+            k: v for k, v in theirs.items() if k not in measured
+        }
 
 
 def test_all_held_out_words_are_scored_and_twenty_are_shown(results):

@@ -30,6 +30,9 @@ def add(commands) -> None:
         "--lr", action="append", default=[], metavar="METHOD=RATE", help="instead of the tuned rate"
     )
     p.add_argument("--rates", type=Path, help="a record of minilora tune (the built-in one)")
+    p.add_argument(
+        "--jobs", type=int, help="runs side by side, one thread each (one a core; category: 1)"
+    )
 
     p = command(commands, "tune", tune, "the sweep of learning rates on validation words")
     _comparison_options(p)
@@ -120,6 +123,7 @@ def compare(a) -> None:
         report=lambda name, row: print(pages.progress_line(row), flush=True),
         ready=lambda: print(pages.opening(settings), flush=True),
         record=rates.read(a.rates),
+        jobs=a.jobs,
     )
     pages.write_all(results, a.out)
     print(pages.table(results))

@@ -60,8 +60,9 @@ def run(
         disable=None if progress is None else not progress,
         leave=False,
     )
-    with bar, contextlib.closing(_outcomes(function, missing, jobs, dask)) as outcomes:
-        for record in outcomes:
+    calls = [(function, cell, made_by()) for cell in missing]
+    with bar, contextlib.closing(each(_record, calls, jobs, dask)) as outcomes:
+        for _, record in outcomes:
             done[_key(record["cell"])] = record
             if path:
                 _append(path, record)
@@ -134,20 +135,29 @@ def _append(path: str | Path, record: Record) -> None:
         file.write(json.dumps(record).encode() + b"\n")
 
 
-def _outcomes(function, cells, jobs, dask) -> Generator[Record, None, None]:
-    """The records as they end, from processes of one thread each."""
-    if not cells:
+def each(
+    function: Callable[..., Any],
+    calls: Sequence[tuple],
+    jobs: int | None = None,
+    dask: str | None = None,
+) -> Generator[tuple[int, Any], None, None]:
+    """function(*call) of every call, in processes of one thread  ->  (its place, its answer), as
+    they end. jobs, dask: as for `run`.
+    """
+    if not calls:
         return
     import joblib
 
-    jobs = min(jobs or os.cpu_count() or 1, len(cells))
-    call = joblib.delayed(_record)
+    jobs = min(jobs or os.cpu_count() or 1, len(calls))
+    at_once = -1 if dask else jobs  # as many as a cluster has workers
+    work = (joblib.delayed(_placed)(i, function, call) for i, call in enumerate(calls))
     with _workers(jobs, dask):
-        work = (call(function, cell, made_by()) for cell in cells)
-        at_once = -1 if dask else jobs  # as many as a cluster has workers
-        yield from joblib.Parallel(n_jobs=at_once, return_as="generator_unordered", batch_size=1)(
-            work
-        )
+        parallel = joblib.Parallel(n_jobs=at_once, return_as="generator_unordered", batch_size=1)
+        yield from parallel(work)
+
+
+def _placed(place, function, call):
+    return place, function(*call)
 
 
 @contextlib.contextmanager

@@ -2,12 +2,15 @@
 who learned what, at what cost.
 """
 
+import contextlib
 import dataclasses
+import functools
 import math
+import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +23,17 @@ from ..formats.peft import save_adapter
 from ..memory import measure
 from ..model import Llama, init_params
 from ..train import History, train
-from ..values import number
+from ..values import number, whole
 from . import rates
+from .cells import each
 from .settings import SCRATCH, STARTS, Settings
 
 __all__ = ["SCRATCH", "STARTS", "Settings", "compare", "run"]
+
+EXAMPLES = 20  # held-out words whose answers are kept
+SMALL = 64 << 20  # bytes of a model's arrays, below which its runs go side by side
+
+the_model = functools.cache(load_model)  # a process reads a base once: no run writes into it
 
 
 def lab(task: str) -> Any:
@@ -123,21 +132,23 @@ def compare(
     report: Callable[[str, dict], None] = lambda name, record: None,
     ready: Callable[[], None] = lambda: None,
     record: Mapping[str, Any] | None = None,
+    jobs: int | None = None,
 ) -> dict[str, Any]:
     """Run everything; returns the results of results.json. `report(name, record)` is called as each
     row is done, `ready()` once everything is checked, before the first.
 
     lr: method -> learning rate ("scratch" too), in place of what `tune` chose. out: a folder for
     the adapters of the first seed. record: of `tune` (see `rates.read`); the committed one where
-    None. Raises ValueError where a method has no rate, or cannot be run.
+    None. jobs: how many runs side by side, each on one thread; 1: one after the other on all
+    threads; None: one a core for a small model, 1 for a large one. Raises ValueError where a method
+    has no rate, or cannot be run.
     """
     lr, record = dict(lr or {}), record or rates.read()
     chosen = _chosen(settings, lr, record)
-    model = load_model(settings.base)
+    model = the_model(settings.base)
     words, crc32 = load_words(settings), fingerprint(model)
     for name in settings.methods:  # says now what a method does not take
         settings.attach(model, name, 0)
-    all_words = tasks.all_once(words.test, model.tokenizer)
     ready()
     start = time.perf_counter()
     scores = references(model, words, settings)
@@ -160,16 +171,12 @@ def compare(
         },
         "references": scores,
         "methods": {},
-        "took": {"base": took(start)},
+        "took": {"base": took(start), "jobs": (jobs := _side_by_side(jobs, model))},
     }
-    examples = words.test[:20]
-    results["examples"] = [
-        {"prompt": p, "right": list(right), "answers": {}} for p, right in examples
-    ]
-    for name in rows(settings):
-        folder = Path(out) / "adapters" / name if out and name != SCRATCH else None
-        found, answers = row(model, words, all_words, settings, name, chosen[name], folder)
-        for example, answer in zip(results["examples"], answers):
+    examples = [{"prompt": p, "right": list(right)} for p, right in words.test[:EXAMPLES]]
+    results["examples"] = [{**example, "answers": {}} for example in examples]
+    for name, found in _rows_as_they_end(settings, chosen, out, jobs):
+        for example, answer in zip(results["examples"], found.pop("answers")):
             example["answers"][name] = answer
         if name == SCRATCH:
             results["references"][SCRATCH] = found["exact_match"]
@@ -179,6 +186,16 @@ def compare(
         report(name, found)
     results["took"] |= took(start)
     return results
+
+
+def _side_by_side(jobs: int | None, model: Llama) -> int:
+    """How many runs at a time. Small models: one a core, where each on all cores wastes most of
+    them; large ones one after the other, since each has all of its arrays in memory.
+    """
+    if jobs is not None:
+        return whole("compare: jobs", jobs, 1)
+    small = sum(a.nbytes for a in model.params.values()) < SMALL
+    return (os.cpu_count() or 1) if small else 1
 
 
 def took(start: float) -> dict[str, float | None]:
@@ -216,31 +233,61 @@ def references(model: Llama, words: Words, settings: Settings) -> dict[str, floa
     return scores
 
 
-def row(
-    model, words, all_words, settings, name, lr, folder=None
-) -> tuple[dict[str, Any], list[str]]:
-    """All seeds of one method: its record, and the first seed's answers to the held-out words."""
-    runs, start = [], time.perf_counter()
-    for seed in range(settings.seeds):
-        tuned, history = run(
-            model, words, settings, name, lr, seed, max(1, settings.steps // settings.points)
-        )
-        score, answers = lab(settings.task).exact_match(tuned, words.test, return_answers=True)
-        runs.append((tuned, history, score, mean_loss(tuned, all_words), answers))
-    cost = took(start)
-    tuned, _, _, _, answers = runs[0]
-    scores = [score for _, _, score, _, _ in runs]
-    # the first steps of a process may compile kernels
-    seconds = [s for _, h, _, _, _ in runs for s in h.seconds[len(h.seconds) // 5 :]]
-    batches = make_batches(model, words.train, settings, 0)[: settings.steps]
+def _rows_as_they_end(settings, chosen, out, jobs) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, record) of each row, in their order, each once all of its seeds are done."""
+    calls = [
+        (settings, name, chosen[name], seed, _folder(out, name) if seed == 0 else None)
+        for name in rows(settings)
+        for seed in range(settings.seeds)
+    ]
+    done: dict[int, dict[str, Any]] = {}
+    waiting = list(rows(settings))
+    one_by_one = ((i, seed_run(*call)) for i, call in enumerate(calls))
+    with contextlib.closing(one_by_one if jobs == 1 else each(seed_run, calls, jobs)) as outcomes:
+        for place, found in outcomes:
+            done[place] = found
+            first = settings.seeds * (len(rows(settings)) - len(waiting))
+            while waiting and all(first + n in done for n in range(settings.seeds)):
+                yield waiting.pop(0), together([done[first + n] for n in range(settings.seeds)])
+                first += settings.seeds
+
+
+def _folder(out, name) -> Path | None:
+    return Path(out) / "adapters" / name if out and name != SCRATCH else None
+
+
+def seed_run(
+    settings: Settings, name: str, lr: float, seed: int, folder: Path | None = None
+) -> dict[str, Any]:
+    """One seed of one row: trained, scored on all held-out words, counted; plain data.
+
+    folder: where its adapter is kept.
+    """
+    model, words, start = the_model(settings.base), load_words(settings), time.perf_counter()
+    every = max(1, settings.steps // settings.points)
+    tuned, history = run(model, words, settings, name, lr, seed, every)
+    score, answers = lab(settings.task).exact_match(tuned, words.test, return_answers=True)
+    loss = mean_loss(tuned, tasks.all_once(words.test, model.tokenizer))
+    found = {
+        "score": score,
+        "loss": loss,
+        "answers": answers[:EXAMPLES],
+        # the first steps of a process may compile kernels
+        "seconds": history.seconds[len(history.seconds) // 5 :],
+        "curve": curve(history),
+        "took": took(start),  # training and scoring
+    }
+    return found | {"about": about(tuned, settings, name, lr, folder)} if seed == 0 else found
+
+
+def about(tuned: Tuned, settings: Settings, name: str, lr: float, folder=None) -> dict[str, Any]:
+    """What is the same for all seeds of a row: its settings, its numbers, its bytes."""
+    words = load_words(settings)
+    batches = make_batches(tuned.base, words.train, settings, 0)[: settings.steps]
     largest = max((ids.shape for ids, _ in batches), key=math.prod)
-    record = {
+    return {
         "title": "From scratch" if name == SCRATCH else tuned.record.title,
         "trainable": sum(a.size for a in tuned.trainable.values()),
-        "exact_match": statistics.fmean(scores),
-        "exact_match_sd": statistics.stdev(scores) if len(scores) > 1 else 0.0,
-        "seeds": scores,
-        "loss": statistics.fmean(loss for _, _, _, loss, _ in runs),
         "lr": lr,
         "rank": tuned.rank,
         "alpha": tuned.alpha,
@@ -249,16 +296,31 @@ def row(
         "adapter_bytes": adapter_bytes(tuned, folder),
         "bytes": dict(measure(tuned, *largest)),
         "bytes_at": list(largest),
-        "ms_per_step": 1e3 * statistics.median(seconds),
-        "took": cost,  # training and scoring of all seeds
-        "curve": mean_curve([history for _, history, _, _, _ in runs]),
     }
-    return record, answers
 
 
-def mean_curve(histories) -> list[list[float]]:
+def together(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """A row's record out of what its seeds gave; the answers are the first one's."""
+    scores = [run["score"] for run in runs]
+    peaks = [run["took"]["resident_peak"] for run in runs if run["took"]["resident_peak"]]
+    return {
+        **runs[0]["about"],
+        "exact_match": statistics.fmean(scores),
+        "exact_match_sd": statistics.stdev(scores) if len(scores) > 1 else 0.0,
+        "seeds": scores,
+        "loss": statistics.fmean(run["loss"] for run in runs),
+        "ms_per_step": 1e3 * statistics.median(s for run in runs for s in run["seconds"]),
+        "took": {
+            "seconds": sum(run["took"]["seconds"] for run in runs),
+            "resident_peak": max(peaks, default=None),
+        },
+        "curve": mean_curve([run["curve"] for run in runs]),
+        "answers": runs[0]["answers"],
+    }
+
+
+def mean_curve(curves) -> list[list[float]]:
     """[step, training loss since the point before, validation loss], mean over the runs."""
-    curves = [curve(history) for history in histories]
     return [
         [points[0][0], *(statistics.fmean(values) for values in zip(*(p[1:] for p in points)))]
         for points in zip(*curves)

@@ -2,7 +2,6 @@
 cells, and what came out best.
 """
 
-import functools
 import inspect
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,12 +11,11 @@ from .. import tasks
 from ..adapters import Tuned
 from ..choices import find_method
 from ..files import find
-from ..formats.models import load_model
 from ..train import Diverged
 from ..values import number, whole
 from . import rates
 from .cells import Cell, Record, grid
-from .compare import Words, load_words, mean_loss, run
+from .compare import Words, load_words, mean_loss, run, the_model
 from .markdown import mean_sd, plus_minus
 from .markdown import table as markdown_table
 from .settings import Settings
@@ -25,8 +23,6 @@ from .settings import Settings
 POINTS = 50  # of a loss curve in a record, at most
 
 ADAPTERS = ("rank", "alpha", "targets")  # of the settings, what not every method takes
-
-the_model = functools.cache(load_model)  # a process reads a base once: no run writes into it
 
 
 def word_run(
