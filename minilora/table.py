@@ -53,7 +53,7 @@ def opening(settings: Any) -> str:
     lines = [
         f"{task_title(settings.task).capitalize()} from {settings.train_size:,} words, "
         f"base {settings.base!r}: {titles}{scratch}.",
-        f"{runs} runs ({many(settings.seeds, 'seed')} each) of {settings.steps:,} steps of "
+        f"{many(runs, 'run')} ({many(settings.seeds, 'seed')} each) of {settings.steps:,} steps of "
         f"{settings.batch_size} words, each scored on all held-out words{time}.",
     ]
     return "\n".join(textwrap.fill(line, WIDTH) for line in lines) + "\n"
