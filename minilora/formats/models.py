@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+from .. import kernels
 from ..files import data_folder
 from ..model import Llama
 from . import gguf_llama, huggingface
@@ -21,6 +22,7 @@ def load_model(source: str | Path) -> Llama:
     Raises FileNotFoundError, or ValueError for another architecture, an unsupported field or a
     damaged file.
     """
+    kernels.prepare_memory()
     if str(source) == SMOLLM2:
         return gguf_llama.read_model(smollm2_path())
     path = data_folder() / "base" if str(source) == "base" else Path(source)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..meta import Meta
-from . import numpy_ref, shapes
+from . import heap, numpy_ref, shapes
 
 HOMES = {  # kernel -> the file of its Numba twin
     "matmul_nt": "matmul",
@@ -54,6 +54,12 @@ def backend() -> str:
 def fast(name: str) -> Callable:
     """The Numba twin of a kernel; importing its file also sets up the one thread pool."""
     return getattr(importlib.import_module(f".{HOMES[name]}", __name__), name)
+
+
+def prepare_memory() -> None:
+    """Set up the heap as the Numba kernels do at their first call, for who loads weights before."""
+    if backend() == "numba":
+        heap.set_up()
 
 
 def _entry(name: str) -> Callable:
