@@ -73,6 +73,11 @@ RIGHT = {
     "llama_norm": lambda x, g, eps: g * x / np.sqrt((x**2).mean(1, keepdims=True) + eps),
     "llama_attention": attend,
     "llama_break": lambda q, k, v: attend(q, k, v, mask=False),
+    "kernel_intensity": 100,
+    "kernel_roof": lambda peak, bandwidth, intensity: np.minimum(peak, bandwidth * intensity),
+    "kernel_tile": lambda a, b: a.T @ b,
+    "kernel_break": lambda a, b: np.outer(a[-1], b[-1]),
+    "kernel_ratio": lambda mine, theirs: np.median(theirs / mine),
     "fair_error": 0.02,
     "fair_choice": lambda rates, validation, test: rates[np.argmax(validation)],
     "fair_break": lambda rates, validation, test: rates[np.argmax(test)],
@@ -170,6 +175,7 @@ WRONG = {
             lambda dy, x, W: (dy @ W.T, dy.T @ x),
         ],
         "mul_backward": [lambda dy, a, b: ((dy * b).swapaxes(0, 1), dy * a)],
+        "kernel_tile": [lambda a, b: b.T @ a],
         "lora_forward": [
             lambda x, W, s, A, B: x @ W + s * (x @ A.T) @ B.T,
             lambda x, W, s, A, B: x @ W.T + s * (x @ A) @ B.T,
@@ -205,6 +211,7 @@ WRONG = {
             lambda dy, x, W: (dy @ W, dy.T @ x / len(x)),
             lambda dy, x, W: (dy @ W, dy[:1].T @ x[:1]),
         ],
+        "kernel_tile": [lambda a, b: np.outer(a[0], b[0]), lambda a, b: a.T @ b / len(a)],
         "lora_backward": [
             but(LB, _1=lambda dA, dy, x, W, s, A, B: per_row(s * dy @ B, x)),
             but(LB, _1=lambda dA, dy, *_: dA / len(dy)),

@@ -1,6 +1,18 @@
 """The exercises, in the order of the notebooks: a file a lesson."""
 
-from . import comparison, delta_lora, llama, lora, lora_fa, lora_plus, low_rank, tape, tour, vera
+from . import (
+    comparison,
+    delta_lora,
+    kernels,
+    llama,
+    lora,
+    lora_fa,
+    lora_plus,
+    low_rank,
+    tape,
+    tour,
+    vera,
+)
 from .exercise import Exercise
 
 EXERCISES: dict[str, Exercise] = {
@@ -15,6 +27,7 @@ EXERCISES: dict[str, Exercise] = {
         vera,
         delta_lora,
         lora_plus,
+        kernels,
         comparison,
     )
     for exercise in lesson.EXERCISES
