@@ -4,6 +4,7 @@ from . import (
     comparison,
     delta_lora,
     kernels,
+    language_model,
     llama,
     lora,
     lora_fa,
@@ -29,6 +30,7 @@ EXERCISES: dict[str, Exercise] = {
         lora_plus,
         kernels,
         comparison,
+        language_model,
     )
     for exercise in lesson.EXERCISES
 }
