@@ -132,7 +132,7 @@ def kernel_roof(peak, bandwidth, intensity):
 # %% check kernel_roof
 check("kernel_roof", kernel_roof)
 
-# %%
+# %% figure
 LOOKS = {"three loops": ("#7F7F7F", "v"), "reordered": ("#E69F00", "s"), "tiled": ("#CC79A7", "D"),
          "register tile": ("#0072B2", "o"), "BLAS": ("#222222", "P")}  # fmt: skip
 
