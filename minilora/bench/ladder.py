@@ -3,7 +3,9 @@
 minilora bench ladder --out data/results/kernels
 """
 
+import contextlib
 import ctypes
+import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -41,10 +43,9 @@ def climbed(settings: Settings, tell: Callable[[dict], None]) -> dict[str, Any]:
             found["peaks"][str(count)] = side.ask("peak", threads=count)
         for columns in COLUMNS:
             sizes = rows, DEPTH, columns
-            how = {"sizes": sizes, "rounds": settings.rounds}
-            found["products"].append(one.ask("rungs", **how))
+            found["products"].append(one.ask("rungs", sizes=sizes, rounds=settings.rounds))
             tell(found["products"][-1])
-        how = {"name": "matmul_nn", "sizes": (rows, DEPTH, COLUMNS[-1]), "seconds": 0.1}
+        how = {"name": "matmul_nn", "sizes": sizes, "seconds": 0.1}
         pairs = [
             (more.ask("work", side="minilora", **how), blas.ask("work", side="numpy", **how))
             for _ in range(settings.rounds)
@@ -64,7 +65,8 @@ def rungs(sizes: tuple[int, int, int], rounds: int) -> dict[str, Any]:
     wanted = numpy_ref.matmul_nn(*(a.astype(np.float64) for a in doing.arguments))
     for name, call in calls.items():
         _check(name, call(*doing.arguments), wanted)
-    seconds = race({n: lambda f=f: f(*doing.arguments) for n, f in calls.items()}, rounds)
+    ready = {n: functools.partial(call, *doing.arguments) for n, call in calls.items()}
+    seconds = race(ready, rounds)
     return {
         "sizes": list(sizes),
         "flops": doing.flops,
@@ -127,18 +129,25 @@ def pages(small: bool = False, keep: bool = False, times: int = 20) -> dict[str,
     small: with pages of 4 KB alone, as on systems that give no large ones (Linux). keep: with the C
     library told to keep what is freed, as the kernels tell it.
     """
-    if small:
-        ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE
     if keep:
         from ..kernels import threads  # noqa: F401  importing it tells
 
     def make():
         np.empty(ARRAY // 4, np.float32)[:] = 1
 
+    _small_pages(small)
     make()
     before = machine.page_faults()
     seconds = _seconds(make, times)
+    _small_pages(False)
     return {"seconds": seconds, "faults": (machine.page_faults() - before) / times}
+
+
+def _small_pages(only: bool) -> None:
+    """Linux: give this process no large pages, or give it some again; elsewhere nothing."""
+    thp_disable = 41  # PR_SET_THP_DISABLE
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).prctl(thp_disable, int(only), 0, 0, 0)
 
 
 def _check(name, got, wanted):
