@@ -147,7 +147,7 @@ def chances(speaker):
     return [float(np.mean(each)) for each in found.values()]
 
 caption = (
-    "Left: shares of 100 held-out nouns. It says far more of what it knew, and knows a little more. "
+    "Left: shares of 100 held-out nouns. It says far more of what it knew, and knows more. "
     "Right: how likely the right answer is as the next token, for nouns of each kind."
 )
 with course.figure(caption, width=12, height=5, columns=2) as (left, right):
