@@ -69,7 +69,7 @@ course: $(JUPYTER)              ## python -m jupyter lab notebooks    after pip 
 student: $(JUPYTER)             ## python notebooks/build.py --student build/student
 	$(PY) notebooks/build.py --student build/student
 
-notebooks: $(JUPYTER)           ## python notebooks/build.py
+notebooks: $(JUPYTER) $(SMOLLM)  ## python notebooks/build.py
 	$(PY) notebooks/build.py $(ARGS)
 
 clean:       ## remove .venv, build, dist and the caches

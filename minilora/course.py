@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from . import plots
@@ -72,3 +72,19 @@ def explore(draw: Callable[..., None], **values: list) -> None:
         for name, v in values.items()
     }
     interact(draw, **sliders)
+
+
+def race(calls: Mapping[str, Callable[[], Any]], flops: float, rounds: int = 7) -> None:
+    """Print each call's rate on this machine, in turn; where notebooks are built, that it would.
+
+    flops: operations of a call. Times differ from run to run, and a built notebook does not.
+    """
+    if os.environ.get(STATIC):
+        print(f"In a running notebook, this machine's rates for {', '.join(calls)} stand here.")
+        return
+    from statistics import median
+
+    from .bench.ladder import race as taken
+
+    for name, seconds in taken(calls, rounds).items():
+        print(f"{name:15} {flops / median(seconds) / 1e9:6.1f} GFLOP/s")

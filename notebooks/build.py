@@ -1,14 +1,17 @@
 """The notebooks, from their sources in src/.
 
-    python notebooks/build.py [04 …]              run them; write NN.ipynb and solutions/NN.ipynb
+    python notebooks/build.py [04 …]              run them; write NN.ipynb and solutions/NN.ipynb,
+                                                  and the README's small copy of one figure
     python notebooks/build.py --student FOLDER    copies to hand out: no solutions, no outputs
 
-A source is a Python file in cells: `# %% [markdown]` begins one of text, in triple quotes, `# %%`
-one of code; `# %% exercise NAME` one that a reader fills in, its solution between nbgrader's
-markers, and `# %% check NAME` the one that judges it.
+A source is a Python file in cells. `# %% [markdown]` begins one of text, in triple quotes; `# %%`
+one of code; `# %% figure` the one whose figure the README shows; `# %% exercise NAME` one that a
+reader fills in, its solution between nbgrader's markers; `# %% check NAME` the one that judges it.
 """
 
 import argparse
+import base64
+import io
 import os
 import re
 import sys
@@ -17,8 +20,11 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from PIL import Image
 
 HERE = Path(__file__).parent
+FIGURES = HERE.parent / "docs" / "figures" / "course"
+WIDTH = 480  # pixels of a small copy: twice what the README shows
 SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n.*?^ *### END SOLUTION\n?", re.M | re.S)
 SECONDS = 1800  # a cell may take at most so long: a busy machine is no error
 
@@ -50,7 +56,9 @@ def cell(kind: list[str], text: str, number: str, solved: bool):
         return nbformat.v4.new_markdown_cell(words.strip(), id=number)
     code = text if solved else SOLUTION.sub(blank, text)
     made = nbformat.v4.new_code_cell(textwrap.dedent(code).strip(), id=number)
-    if kind:
+    if kind == ["figure"]:
+        made.metadata["tags"] = kind
+    elif kind:
         role, name = kind
         graded = role == "check"
         points = {"points": 1} if graded else {}
@@ -89,6 +97,17 @@ def run(made):
     return done
 
 
+def thumbnail(done) -> bytes:
+    """The figure that a notebook is remembered for, small: a PNG of 256 colours."""
+    (cell,) = [cell for cell in done.cells if "figure" in cell.metadata.get("tags", ())]
+    (drawn,) = [o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})]
+    image = Image.open(io.BytesIO(base64.b64decode(drawn))).convert("RGB")
+    image.thumbnail((WIDTH, WIDTH), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    image.quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
 def main(arguments=None) -> None:
     """The command line above."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -102,7 +121,10 @@ def main(arguments=None) -> None:
             nbformat.write(notebook(path, solved=False), chosen.student / name)
             continue
         print(name, file=sys.stderr)
-        nbformat.write(run(notebook(path, solved=False)), HERE / name)
+        done = run(notebook(path, solved=False))
+        nbformat.write(done, HERE / name)
+        FIGURES.mkdir(exist_ok=True)
+        (FIGURES / f"{path.stem[:2]}.png").write_bytes(thumbnail(done))
         (HERE / "solutions").mkdir(exist_ok=True)
         nbformat.write(run(notebook(path, solved=True)), HERE / "solutions" / name)
 

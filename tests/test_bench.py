@@ -2,12 +2,13 @@
 
 import json
 import math
+import time
 
 import numpy as np
 import pytest
 
 from minilora import cli, kernels
-from minilora.bench import cases, figures, growth, steps, tables, turns, work
+from minilora.bench import cases, figures, growth, ladder, steps, tables, turns, work
 from minilora.memory import ledger
 
 NUMBA = kernels.backend() == "numba"
@@ -76,6 +77,24 @@ def test_every_rung_of_the_ladder_is_the_product(sizes, rng):
     for name, product in LADDER.items():
         got = product(x.astype(np.float32), w.astype(np.float32))
         np.testing.assert_allclose(got, x @ w, atol=1e-5 * K, err_msg=name)
+
+
+def test_a_race_takes_turns():
+    """Each once before, once to know how often; then there and back."""
+    ran = []
+    taken = ladder.race({n: lambda n=n: ran.append(n) or time.sleep(6e-3) for n in "ab"}, rounds=2)
+    assert "".join(ran) == "aabb" + "ab" + "ba"
+    assert all(len(seconds) == 2 and min(seconds) > 5e-3 for seconds in taken.values())
+
+
+@pytest.mark.skipif(not NUMBA, reason="about Numba's kernels")
+def test_the_ladder_is_climbed(tmp_path, capsys):
+    assert cli.main(f"bench ladder --quick --rounds 1 --out {tmp_path}".split()) == 0
+    out = capsys.readouterr().out
+    assert all(way in out for way in tables.WAYS) and "page faults" in out
+    found = json.loads((tmp_path / "bench.json").read_text())["ladder"]
+    assert [p["sizes"][2] for p in found["products"]] == list(ladder.COLUMNS)
+    assert set(found["products"][0]["seconds"]) == set(tables.WAYS)
 
 
 def test_growth_is_measured_beside_the_ledger():

@@ -57,6 +57,10 @@ def attend(q, k, v, mask=True):
     return weights / weights.sum(1, keepdims=True) @ v
 
 
+def serve(x, W, s, A, B, which):
+    return x @ W.T + s * np.einsum("mi,mri,mor->mo", x, A[which], B[which])
+
+
 def linear_backward(dy, x, W):
     return dy @ W, dy.T @ x
 
@@ -73,6 +77,15 @@ RIGHT = {
     "llama_norm": lambda x, g, eps: g * x / np.sqrt((x**2).mean(1, keepdims=True) + eps),
     "llama_attention": attend,
     "llama_break": lambda q, k, v: attend(q, k, v, mask=False),
+    "kernel_intensity": 100,
+    "kernel_roof": lambda peak, bandwidth, intensity: np.minimum(peak, bandwidth * intensity),
+    "kernel_tile": lambda a, b: a.T @ b,
+    "kernel_break": lambda a, b: np.outer(a[-1], b[-1]),
+    "kernel_ratio": lambda mine, theirs: np.median(theirs / mine),
+    "real_count": 460_800,
+    "real_best": lambda logits, among: among[logits[:, among].argmax(1)],
+    "real_break": lambda logits, among: logits.argmax(1),
+    "real_serve": serve,
     "fair_error": 0.02,
     "fair_choice": lambda rates, validation, test: rates[np.argmax(validation)],
     "fair_break": lambda rates, validation, test: rates[np.argmax(test)],
@@ -132,6 +145,7 @@ LB, FB, VB = lora_backward, lora_fa_backward, vera_backward
 WRONG = {
     "scale missing": {
         "lora_forward": [lambda x, W, s, A, B: x @ W.T + x @ A.T @ B.T],
+        "real_serve": [lambda x, W, s, A, B, which: serve(x, W, 1, A, B, which)],
         "lora_backward": [
             but(LB, _0=lambda dx, dy, x, W, s, A, B: dy @ W + dy @ B @ A),
             but(LB, _1=lambda dA, dy, x, W, s, A, B: (dy @ B).T @ x),
@@ -148,6 +162,7 @@ WRONG = {
     },
     "scale twice": {
         "lora_forward": [lambda x, W, s, A, B: x @ W.T + s * (s * x @ A.T) @ B.T],
+        "real_serve": [lambda x, W, s, A, B, which: serve(x, W, s * s, A, B, which)],
         "lora_backward": [
             but(LB, _0=lambda dx, dy, x, W, s, A, B: dy @ W + s * s * dy @ B @ A),
             but(LB, _1=lambda dA, dy, x, W, s, A, B: s * dA),
@@ -170,6 +185,8 @@ WRONG = {
             lambda dy, x, W: (dy @ W.T, dy.T @ x),
         ],
         "mul_backward": [lambda dy, a, b: ((dy * b).swapaxes(0, 1), dy * a)],
+        "kernel_tile": [lambda a, b: b.T @ a],
+        "real_serve": [lambda x, W, s, A, B, which: serve(x, W, s, A, B, which).T],
         "lora_forward": [
             lambda x, W, s, A, B: x @ W + s * (x @ A.T) @ B.T,
             lambda x, W, s, A, B: x @ W.T + s * (x @ A) @ B.T,
@@ -205,6 +222,7 @@ WRONG = {
             lambda dy, x, W: (dy @ W, dy.T @ x / len(x)),
             lambda dy, x, W: (dy @ W, dy[:1].T @ x[:1]),
         ],
+        "kernel_tile": [lambda a, b: np.outer(a[0], b[0]), lambda a, b: a.T @ b / len(a)],
         "lora_backward": [
             but(LB, _1=lambda dA, dy, x, W, s, A, B: per_row(s * dy @ B, x)),
             but(LB, _1=lambda dA, dy, *_: dA / len(dy)),
@@ -228,6 +246,10 @@ WRONG = {
     },
     "path missing": {
         "lora_forward": [lambda x, W, s, A, B: x @ W.T, lambda x, W, s, A, B: s * x @ A.T @ B.T],
+        "real_serve": [
+            lambda x, W, s, A, B, which: x @ W.T,
+            lambda x, W, s, A, B, which: serve(x, 0 * W, s, A, B, which),
+        ],
         "lora_backward": [
             but(LB, _0=lambda dx, dy, x, W, s, A, B: dy @ W),
             but(LB, _0=lambda dx, dy, x, W, s, A, B: s * dy @ B @ A),

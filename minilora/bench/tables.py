@@ -78,6 +78,18 @@ GROWTH: Sequence[Column] = (
 )
 
 
+def _rung(way: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda r: f"{r['flops'] / r['seconds'][way] / 1e9:.1f}"
+
+
+WAYS = ("three loops", "reordered", "tiled", "register tile", "BLAS")  # of a product, in GFLOP/s
+LADDER: Sequence[Column] = (
+    ("M, K, N", 14, lambda r: " ".join(map(str, r["sizes"]))),
+    ("FLOP/byte", 9, lambda r: f"{r['flops'] / r['bytes']:.1f}"),
+    *((way, 13, _rung(way)) for way in WAYS),
+)
+
+
 def rows_of_methods(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """A row for each technique of one size."""
     for name, found in record["sides"].items():
@@ -124,4 +136,21 @@ def about_kernels(found: Mapping[str, Any]) -> str:
         lines.append(f"a product of 512 by 512, GFLOP/s: {rungs}")
     if peak:
         lines.append(f"the register tile in L1: {peak / 1e9:.0f} GFLOP/s over all threads")
+    return "\n".join(lines)
+
+
+def about_ladder(found: Mapping[str, Any]) -> str:
+    """The machine's limits, two threads, fusing, and memory that is given back, as lines."""
+    flops = found["products"][-1]["flops"]
+    lines = [
+        f"{count} thread(s): {p['flops'] / 1e9:.0f} GFLOP/s in L1, {p['bandwidth'] / 1e9:.0f} GB/s"
+        for count, p in found["peaks"].items()
+    ]
+    for way, seconds in found["together"].items():
+        lines.append(f"{way} on {found['threads']} threads: {flops / seconds / 1e9:.0f} GFLOP/s")
+    for work, taken in found["fused"].items():
+        lines.append(f"{work}: {_ms(taken['in one'])} ms, in pieces {_ms(taken['in pieces'])} ms")
+    for way, taken in found["pages"].items():
+        faults = f"{taken['faults']:.0f} page faults"
+        lines.append(f"an array of 64 MB, {way}: {_ms(taken['seconds'])} ms, {faults}")
     return "\n".join(lines)

@@ -88,17 +88,35 @@ def _ladder(state, sizes, seconds):
     return work.ladder(tuple(sizes), seconds)
 
 
+def _rungs(state, sizes, rounds):
+    from . import ladder
+
+    return ladder.rungs(tuple(sizes), rounds)
+
+
+def _fused(state, rows, rounds):
+    from . import ladder
+
+    return ladder.fused(rows, rounds)
+
+
+def _pages(state, **how):
+    from . import ladder
+
+    return ladder.pages(**how)
+
+
 def _growth(state, **asked):
     from . import growth
 
     return growth.measured(**asked)
 
 
-def _peak(state):
+def _peak(state, threads=None):
     from ..speed import read_bandwidth
     from .peak import peak
 
-    return {"flops": peak(), "bandwidth": read_bandwidth()}
+    return {"flops": peak(), "bandwidth": read_bandwidth(threads)}
 
 
 DO: dict[str, Callable[..., Any]] = {
@@ -108,6 +126,9 @@ DO: dict[str, Callable[..., Any]] = {
     "memory": _memory,
     "work": _work,
     "ladder": _ladder,
+    "rungs": _rungs,
+    "fused": _fused,
+    "pages": _pages,
     "growth": _growth,
     "peak": _peak,
     "facts": lambda state: machine.facts(),

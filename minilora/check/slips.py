@@ -121,7 +121,9 @@ SLIPS = {
     "scale missing": Slip("the scale s = α/r{s} was left out of {name}", scale_missing),
     "scale twice": Slip("the scale s = α/r{s} went into {name} twice", scale_twice),
     "transposed": Slip("{name} is transposed, or was made with a transposed matrix", transposed),
-    "no sum": Slip("{name} is not the sum over all rows: batch and sequence", no_sum),
+    "no sum": Slip(
+        "{name} is not the sum over all rows: in a batch, all tokens of all sequences", no_sum
+    ),
     "path missing": Slip(
         "{name} has one of its two paths only: one goes through W, one through the adapter",
         path_missing,

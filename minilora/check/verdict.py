@@ -47,6 +47,12 @@ class Verdict:
             f"{html.escape(self.says)}{f'<table>{rows}</table>' if rows else ''}</div>"
         )
 
+    def _ipython_display_(self):
+        """Shown, and no result of its cell: nbgrader would take that for a score."""
+        from IPython.display import display
+
+        display({"text/plain": repr(self), "text/html": self._repr_html_()}, raw=True)
+
     def to_dict(self) -> dict[str, Any]:
         """As plain data, with the score of 0 or 1."""
         return {**asdict(self), "score": int(bool(self))}

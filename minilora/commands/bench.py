@@ -6,7 +6,7 @@ from typing import Any
 
 from .arguments import command
 
-PARTS = ("kernels", "steps", "methods", "growth")
+PARTS = ("kernels", "steps", "methods", "growth", "ladder")
 
 
 def add(commands) -> None:
@@ -64,7 +64,7 @@ def bench(a: argparse.Namespace) -> None:
     make_folder(a.out)
     record: dict[str, Any] = {"machine": machine.facts(), "settings": vars(settings)}
     print(tables.about(record["machine"]))
-    run = {"kernels": _kernels, "steps": _steps, "methods": _methods, "growth": _growth}
+    run = dict(zip(PARTS, (_kernels, _steps, _methods, _growth, _ladder), strict=True))
     for part in PARTS:
         if part in (a.parts or PARTS):
             record[part] = run[part](settings, a.out)
@@ -110,6 +110,19 @@ def _growth(settings, out):
     print(tables.head(tables.GROWTH))
     found = growth.all_axes(settings, _printing(tables.GROWTH))
     _draw(out / "growth.png", figures.growth(found))
+    return found
+
+
+def _ladder(settings, out):
+    from ..bench import ladder, tables
+    from ..kernels import backend
+
+    if backend() != "numba":
+        print("Numba's kernels are not in use: no ladder")
+        return {}
+    print(tables.head(tables.LADDER))
+    found = ladder.climbed(settings, _printing(tables.LADDER))
+    print(tables.about_ladder(found))
     return found
 
 

@@ -138,7 +138,7 @@ for name in ml.METHODS:
     history = ml.train(tuned, batches, steps=60, lr=chosen[name]["lr"], schedule="linear", warmup=6)
     runs[name] = tuned, history.losses, dict(ml.ledger(tuned, 32, 25))
 
-# %%
+# %% figure
 caption = (
     "Loss of each technique, in means of five steps, each at its own learning rate. In the legend "
     "what it trains, and what a step of 32 × 25 tokens holds in all."

@@ -153,7 +153,7 @@ for leaf in (W1, W2):  # a leaf stands just before the op that uses it
     depth[leaf.node] = min(depth[n] for n in nodes if leaf.node in n.parents) - 1
 place = {node: (depth[node], 0.0 if node.op else 1.0) for node in nodes}
 
-# %%
+# %% figure
 caption = (
     "The tape: an arrow from each op to where its gradients go, the loss at the right. A disc's "
     "area is what the op keeps, in bytes; the squares are the leaves, W₁ and W₂."

@@ -182,7 +182,7 @@ finger = np.mean([weights(1, 0)[6 + i, 1 + i] for i in range(5)])
 print(f"layer 1, head 0: {finger:.2f} of what > and its followers read is the letter to come")
 assert finger > 0.8
 
-# %%
+# %% figure
 def draw(layer=1, head=0):
     """The map of one head, and the wheel of four pairs."""
     with course.figure(caption, width=11, height=5.2, columns=2) as (left, right):

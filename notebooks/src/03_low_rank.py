@@ -101,7 +101,7 @@ share = {name: (s[:4] ** 2).sum() / (s**2).sum() for name, s in spectra.items()}
 print({name: f"{n:.0%} of σ² in the first 4" for name, n in share.items()})
 assert share["ΔW of full fine-tuning"] > 2 * share["random numbers"]
 
-# %%
+# %% figure
 def draw(rank=4):
     """Singular values, largest first, over the largest, and the cut at a rank."""
     with course.figure(caption, height=4.6) as axes:
@@ -110,7 +110,7 @@ def draw(rank=4):
             axes.plot(range(1, len(s) + 1), s / s[0], style, color=colour, label=name)
         axes.axvline(rank + 0.5, color="#D55E00", lw=2)
         axes.annotate(f"rank {rank}", (rank + 1, 1.02), color="#D55E00", va="bottom")
-        axes.set(xlabel="k, in order of size", ylabel="σ_k over the largest", ylim=(0, 1.12))
+        axes.set(xlabel="k, in order of size", ylabel="singular value,\nover the largest", ylim=(0, 1.12))
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.02), ncols=3, fontsize=12)
 
 caption = (

@@ -192,7 +192,7 @@ def norms(tuned):
     parts = [[g for key, g in grads.items() if f"lora_{name}" in key] for name in "AB"]
     return [float(np.sqrt(sum((g**2).sum() for g in part))) for part in parts]
 
-# %%
+# %% figure
 first = norms(tuned)
 history = ml.train(tuned, batches, steps=20, lr=2e-3, evaluate=norms, evaluate_every=1)
 steps = range(21)

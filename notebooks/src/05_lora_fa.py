@@ -147,7 +147,7 @@ def kept_bytes(method, length, rank=4, batch=32):
             sizes[array.what] += array.nbytes
     return [n / 2**20 for n in (sizes["x"], sizes["z"], sum(a.nbytes for a in found))]
 
-# %%
+# %% figure
 def draw(rank=4, batch=32):
     """The figure: what LoRA keeps against what LoRA-FA keeps."""
     with course.figure(caption, height=4.8, columns=2, sharey=True) as panels:

@@ -186,7 +186,7 @@ for name, (ranks, lr) in settings.items():
         rows.append((name, rank, count, ml.exact_match(tuned, words.test[:200])))
         print(f"{ml.METHODS[name].title:5} rank {rank:3}: {count:6,} numbers, {rows[-1][3]:.2f} exact")
 
-# %%
+# %% figure
 shapes = [model.config.linears()[name] for name in ml.attach(model, "vera").layers]
 
 def draw(top=1024):

@@ -147,7 +147,7 @@ for start in (0, 5):
 assert ranks[0][1:] == [4] * 20 and ranks[5] == [0] * 6 + [8] * 15
 print("W moves from the first step: rank", ranks[0][-1], " from the sixth:", ranks[5][-1])
 
-# %%
+# %% figure
 caption = (
     "Rank of W - W₀ at r = 4. If the moves did not cancel, each could add 2r (dotted). They do: W "
     "passes r only where it starts late, and stops at 2r."

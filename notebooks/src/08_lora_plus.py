@@ -178,21 +178,30 @@ for i, ratio in enumerate(ratios):
 best = [f"{rates[j]:g}" for j in loss.argmin(axis=1)]
 print("best rate of each ratio:", dict(zip(ratios, best)))
 
-# %%
+# %% figure
+def draw(ratio=1):
+    """The heat map, with one ratio's row framed, and in the title its best cell."""
+    row = ratios.index(ratio)
+    with course.figure(caption, width=9, height=4.7) as axes:
+        axes.imshow(np.log(loss), cmap="cividis", aspect="auto", origin="lower")
+        for (i, j), value in np.ndenumerate(loss):
+            light = np.log(value) < np.log(loss).mean()
+            axes.text(j, i, f"{value:.2f}", ha="center", va="center", color="w" if light else "k")
+        axes.axhspan(row - 0.5, row + 0.5, fill=False, ec="#D55E00", lw=4)
+        axes.set_xticks(range(len(rates)), [f"{lr:g}" for lr in rates])
+        axes.set_yticks(range(len(ratios)), ratios)
+        axes.set(xlabel="learning rate of A", ylabel="ratio, B's rate over A's")
+        axes.set_title(f"ratio {ratio}: best at {rates[loss[row].argmin()]:g}, loss {loss[row].min():.2f}")
+        axes.grid(visible=False)
+
 caption = (
     "Loss after 30 steps over A's learning rate and the ratio; darker is lower. The framed row is "
     "ratio 1: plain LoRA. Higher up the dark cells lie further left: a larger ratio wants a smaller rate."
 )
-with course.figure(caption, width=9, height=4.4) as axes:
-    axes.imshow(np.log(loss), cmap="cividis", aspect="auto", origin="lower")
-    for (i, j), value in np.ndenumerate(loss):
-        light = np.log(loss[i, j]) < np.log(loss).mean()
-        axes.text(j, i, f"{value:.2f}", ha="center", va="center", color="w" if light else "k")
-    axes.axhspan(-0.5, 0.5, fill=False, ec="#D55E00", lw=4)
-    axes.set_xticks(range(len(rates)), [f"{lr:g}" for lr in rates])
-    axes.set_yticks(range(len(ratios)), ratios)
-    axes.set(xlabel="learning rate of A", ylabel="ratio, B's rate over A's")
-    axes.grid(visible=False)
+draw()
+
+# %%
+course.explore(draw, ratio=[1, 4, 16, 64])
 
 # %%
 row = loss.min(axis=1)

@@ -83,15 +83,26 @@ common = sorted(set.intersection(*({lr for lr, _ in c} for c in curves.values())
 print("rates that every technique was tried at:", common)
 
 # %%
+def draw(rate=0.01):
+    """The sweep's curves; in the legend each technique at one rate for all, and at its own."""
+    with course.figure(caption, width=12, height=4.8) as axes:
+        for name, curve in curves.items():
+            look, scores = course.look(name), dict(curve)
+            label = f"{look['label']}: {scores[rate]:.2f}, at its own {max(scores.values()):.2f}"
+            axes.plot(*zip(*curve), **look | {"label": label})
+        axes.axvline(rate, color="#7F7F7F", ls=":", zorder=0)
+        axes.set(xscale="log", xlabel="learning rate", ylabel="exact match, validation words")
+        where = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "alignment": "left"}
+        axes.legend(**where, title=f"all at {rate:g}", fontsize=12)
+
 caption = (
     "Validation score against the learning rate. Each technique has its own best place: any one "
-    "rate for all favours somebody."
+    "rate for all, as at the dotted line, favours somebody."
 )
-with course.figure(caption, width=10, height=4.8) as axes:
-    for name, curve in curves.items():
-        axes.plot(*zip(*curve), **course.look(name))
-    axes.set(xscale="log", xlabel="learning rate", ylabel="exact match, validation words")
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+draw()
+
+# %%
+course.explore(draw, rate=[0.01, *(lr for lr in common if lr != 0.01)])
 
 # %%
 best = {name: max(score for _, score in curve) for name, curve in curves.items()}
@@ -133,7 +144,7 @@ All of it at once: what is trained, held, kept, how long a step takes, and what 
 # %%
 print(table.table(results))
 
-# %%
+# %% figure
 caption = (
     "Loss on held-out words against bytes of a step and against its time. Lower and further left is "
     "better; the cheapest are not the best, and the best is not cheap."

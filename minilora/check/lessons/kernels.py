@@ -1,0 +1,121 @@
+"""Notebook 09, kernels: what a product could reach, the tile in registers, how it is timed."""
+
+import numpy as np
+
+from ..slips import Case
+from .exercise import Exercise, draw
+
+
+def roof(peak, bandwidth, intensity):
+    """What a machine allows at so many operations a byte: the lower of its two roofs."""
+    return {"rate": np.minimum(peak, bandwidth * intensity)}
+
+
+def roof_cases():
+    """For rate = f(peak, bandwidth, intensity)."""
+    return [
+        Case({"peak": peak, "bandwidth": speed, "intensity": 2.0 ** np.arange(-2, 9)}, roof)
+        for peak, speed in ((200.0, 14.0), (50.0, 30.0))
+    ]
+
+
+def tile(a, b):
+    """y = Σ_k a_k b_kᵀ: outer products, added up."""
+    return {"y": a.T @ b}
+
+
+def tile_cases():
+    """For y = f(a, b): a (K, R), b (K, C), a row for each step k of the walk."""
+    return [
+        Case(draw(i, a=(K, R), b=(K, C)), tile, rows=("a", "b"), summed=("y",))
+        for i, (K, R, C) in enumerate([(6, 4, 5), (7, 3, 3)])
+    ]
+
+
+def times_faster(mine, theirs):
+    """The median of the rounds' ratios."""
+    return {"ratio": np.median(theirs / mine)}
+
+
+def times_cases():
+    """For ratio = f(mine, theirs): seconds of each round; in some, something else was running."""
+    found = []
+    for seed in (0, 1):
+        noise = draw(seed, mine=(7,), theirs=(7,))
+        busy = np.array([1, 1, 6, 3, 1, 1, 1.5])  # the machine's other work meets both
+        mine, theirs = (busy * (1 + 0.1 * noise[n] ** 2) for n in ("mine", "theirs"))
+        theirs[1] *= 9  # and once only one of them
+        found.append(Case({"mine": 2e-3 * mine, "theirs": 5e-3 * theirs}, times_faster))
+    return found
+
+
+EXERCISES = (
+    Exercise(
+        "kernel_intensity",
+        9,
+        "predict",
+        "x and w are 600 x 600 in float32 and y = x w: how many operations for each byte that must "
+        "move, if each number moves once?",
+        (
+            "A multiplication and an addition are two operations: 2·600³ of them.",
+            "x and w are read, y is written: 3·600² numbers of four bytes.",
+            "2·600³ / (4·3·600²).",
+        ),
+        number=lambda: 2 * 600**3 / (4 * 3 * 600**2),
+        because="2n³ operations on 12n² bytes: n/6, so the larger the product, the less it waits.",
+        near=lambda: {
+            200: "that is operations a number: one has four bytes",
+            50: "a multiplication and an addition are two operations",
+            150: "y has to be written, too",
+        },
+    ),
+    Exercise(
+        "kernel_roof",
+        9,
+        "blank",
+        "The two roofs: peak, bandwidth, intensity -> operations a second",
+        (
+            "So many bytes a second arrive, and each allows `intensity` operations.",
+            "No more is done than arrives, and no more than the processor can do.",
+            "np.minimum(peak, bandwidth * intensity)",
+        ),
+        cases=roof_cases,
+    ),
+    Exercise(
+        "kernel_tile",
+        9,
+        "blank",
+        "A tile: a (K, R), b (K, C) -> y (R, C), a step k after the other",
+        (
+            "Step k multiplies each number of a[k] with each of b[k]: np.outer.",
+            "The block y stays where it is, and each step adds to it.",
+            "y = np.zeros((R, C)), then for each k: y += np.outer(a[k], b[k])",
+        ),
+        cases=tile_cases,
+    ),
+    Exercise(
+        "kernel_break",
+        9,
+        "break",
+        "Write = where += is meant: a (K, R), b (K, C) -> y (R, C)",
+        (
+            "Start from the right tile.",
+            "What is in the registers after the walk, if each step replaces them?",
+            "np.outer(a[-1], b[-1])",
+        ),
+        cases=tile_cases,
+        slip="no sum",
+    ),
+    Exercise(
+        "kernel_ratio",
+        9,
+        "blank",
+        "Seconds of two ways, round by round: mine, theirs -> how many times as fast mine is",
+        (
+            "A round meets both ways in the same weather: divide within it.",
+            "One round in which something else ran must not count for more than one.",
+            "np.median(theirs / mine)",
+        ),
+        cases=times_cases,
+    ),
+)

@@ -1,0 +1,104 @@
+"""Notebook 11, a real language model: likeliest of ten, and rows with an adapter each."""
+
+import numpy as np
+
+from ...methods.lora import count
+from ..slips import Case
+from .exercise import Exercise, draw
+
+
+def best_of(logits, among):
+    """Of some tokens the likeliest, for each row."""
+    return {"token": among[logits[:, among].argmax(axis=1)]}
+
+
+def best_of_all(logits, among):
+    """The likeliest of the whole vocabulary: what is said, not what is known."""
+    return {"token": logits.argmax(axis=1)}
+
+
+def best_cases():
+    """For token = f(logits, among)."""
+    kinds = np.array([3, 5, 11, 17])
+    return [
+        Case({**draw(i, logits=(N, 20)), "among": kinds}, best_of) for i, N in enumerate((6, 9))
+    ]
+
+
+def serve(x, W, s, A, B, which):
+    """y_m = W x_m + s B_n A_n x_m, n = which[m]."""
+    z = np.einsum("mi,mri->mr", x, A[which])
+    return {"y": x @ W.T + s * np.einsum("mr,mor->mo", z, B[which])}
+
+
+def serve_cases():
+    """For y = f(x, W, s, A, B, which): three adapters."""
+    found = []
+    for i, (M, I, O, r) in enumerate([(6, 8, 5, 2), (7, 4, 4, 3)]):
+        arrays = draw(i, x=(M, I), W=(O, I), A=(3, r, I), B=(3, O, r))
+        given = {"x": arrays["x"], "W": arrays["W"], "s": 4.0, "A": arrays["A"], "B": arrays["B"]}
+        which = np.arange(M) % 3
+        found.append(
+            Case({**given, "which": which}, serve, rows=("x",), adapter="B", two_paths=("y",))
+        )
+    return found
+
+
+EXERCISES = (
+    Exercise(
+        "real_count",
+        11,
+        "predict",
+        "30 layers, each with a q_proj of 576 x 576 and a v_proj of 192 x 576: how many numbers "
+        "does LoRA of rank 8 train?",
+        (
+            "r (I + O) for each linear.",
+            "8 · (576 + 576) and 8 · (576 + 192) in a layer.",
+            "30 · 8 · (576 + 576 + 576 + 192).",
+        ),
+        number=lambda: 30 * (count(576, 576, 8) + count(576, 192, 8)),
+        because="a third of a percent of the model's 134,515,008.",
+        near=lambda: {
+            15360: "that is one layer's",
+            30 * 8 * 2 * (576 + 576): "v_proj has 192 outputs: three key heads of 64",
+            30 * 8 * (576 + 192): "B alone: that is LoRA-FA's",
+        },
+    ),
+    Exercise(
+        "real_best",
+        11,
+        "blank",
+        "The likeliest of some tokens: logits (N, V), among (n,) -> tokens (N,)",
+        (
+            "logits[:, among] has a column for each of them.",
+            "argmax gives a place among them, wanted is the token that stands there.",
+            "among[logits[:, among].argmax(axis=1)]",
+        ),
+        cases=best_cases,
+    ),
+    Exercise(
+        "real_break",
+        11,
+        "break",
+        "Take the likeliest of all tokens: logits (N, V), among (n,) -> tokens (N,)",
+        (
+            "Start from the right function.",
+            "Let the whole vocabulary compete.",
+            "logits.argmax(axis=1)",
+        ),
+        cases=best_cases,
+        wanted=best_of_all,
+    ),
+    Exercise(
+        "real_serve",
+        11,
+        "blank",
+        "Rows with an adapter each: x, W, s, A (n, r, I), B (n, O, r), which (M,) -> y",
+        (
+            "The base's product is one for all rows: x @ W.T.",
+            "A[which] (M, r, I) has each row's own A: z = np.einsum('mi,mri->mr', x, A[which]).",
+            "x @ W.T + s * np.einsum('mr,mor->mo', z, B[which])",
+        ),
+        cases=serve_cases,
+    ),
+)

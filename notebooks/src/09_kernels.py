@@ -1,0 +1,322 @@
+# %% [markdown]
+r"""
+# 09 · Kernels: from three loops to the register tile
+
+When you are done you can
+
+- say how fast a product could be on your machine, and what it waits for where it is not,
+- go from three loops to a tile in registers, and say at each step what moves less,
+- time two pieces of code so that you may believe the result.
+
+*Needs*: a matrix product and nested loops. *Time*: 25 minutes to read, 20 to do.
+*Sources*: Goto and van de Geijn 2008, [doi:10.1145/1356052.1356053](https://doi.org/10.1145/1356052.1356053);
+Williams et al. 2009, [doi:10.1145/1498765.1498785](https://doi.org/10.1145/1498765.1498785) (roofline).
+*The one idea*: multiplying is cheap; fetching the numbers is what takes time.
+"""
+
+# %%
+from collections import OrderedDict
+
+import numpy as np
+
+from minilora import course, files, kernels
+from minilora.check import check
+from minilora.kernels.ladder import LADDER
+from minilora.kernels.tile import plain_tile
+
+# %% [markdown]
+r"""
+## One product, four ways
+
+Nearly all of a training step is $y = xw$ with $y_{ij} = \sum_k x_{ik} w_{kj}$: $2MKN$ operations whichever
+way it is written. The package has four ways, compiled by Numba. They give the same numbers:
+"""
+
+# %%
+rng = np.random.default_rng(0)
+x, w = (rng.standard_normal(shape, dtype=np.float32) for shape in [(70, 90), (90, 110)])
+for name, product in LADDER.items():
+    assert np.allclose(product(x, w), x @ w, atol=1e-4)
+    print(f"{name:13} {product.__doc__.splitlines()[0]}")
+
+# %% [markdown]
+r"""
+**Three loops** takes $i$, $j$, $k$ in the order of the formula. **Reordered** takes $i$, $k$, $j$. **Tiled**
+does blocks of columns, and eight $k$ for each visit of $y$. **Register tile** is what minilora calls.
+
+They took very different times. This record is of one machine, and `minilora bench ladder` makes yours:
+"""
+
+# %%
+record = files.read_json(files.data_folder() / "results" / "kernels" / "bench.json")
+about, ladder = record["machine"], record["ladder"]
+print(about["processor"], "· numba", about["versions"]["numba"], "· numpy", about["versions"]["numpy"])
+big = ladder["products"][-1]
+speed = {way: big["flops"] / seconds / 1e9 for way, seconds in big["seconds"].items()}
+for way, rate in speed.items():
+    print(f"{way:13} {rate:6.1f} GFLOP/s   {rate / speed['three loops']:5.1f} times as fast")
+ways = ["three loops", "reordered", "tiled", "register tile"]
+assert sorted(ways, key=speed.get) == ways
+
+# %% [markdown]
+r"""
+## What the order changes
+
+Memory comes in **lines** of 64 bytes, 16 numbers. A cache holds the lines used last. A toy cache counts how
+often a line has to be fetched:
+"""
+
+# %%
+def fetched(numbers, lines):
+    """How many lines a cache of `lines` fetches for these numbers, one after the other."""
+    cache, count = OrderedDict(), 0
+    for number in numbers:
+        line = number // 16
+        count += line not in cache
+        cache[line] = None
+        cache.move_to_end(line)
+        if len(cache) > lines:
+            cache.popitem(last=False)
+    return count
+
+# %%
+n = 48  # x, w and y are n by n, one behind the other
+X, W, Y = (np.arange(n * n).reshape(n, n) + at * n * n for at in range(3))
+places = [(X[i, k], W[k, j], Y[i, j]) for i in range(n) for k in range(n) for j in range(n)]
+cube = np.array(places).reshape(n, n, n, 3)  # i, k, j
+orders = {
+    "three loops": cube.transpose(0, 2, 1, 3),  # i, j, k
+    "reordered": cube,
+    "in tiles": cube.reshape(6, 8, n, 3, 16, 3).transpose(0, 3, 2, 1, 4, 5),  # of 8 x 16
+}
+moved = {name: fetched(order.ravel().tolist(), 32) for name, order in orders.items()}
+for name, lines in moved.items():
+    print(f"{name:12} {lines:7,} lines fetched for {n**3:,} multiplications")
+assert moved["three loops"] > 10 * moved["reordered"] > 40 * moved["in tiles"]
+
+# %% [markdown]
+r"""
+Down a column of $w$ each number lies in another line: of 16 numbers fetched one is used, and the line is gone
+before its neighbours are wanted. Along a row all 16 are used. In tiles a line of $w$ serves eight rows.
+
+## What a machine allows
+
+It does so many operations a second (the **peak**) and brings so many bytes (the **bandwidth**). What
+decides is the **intensity**: operations for each byte that must move.
+
+**Predict.** $x$ and $w$ are 600 × 600 in float32. What is the intensity of $xw$, if each number moves once?
+"""
+
+# %% exercise kernel_intensity
+intensity = None  # your number
+### BEGIN SOLUTION
+intensity = 2 * 600**3 / (4 * 3 * 600**2)
+### END SOLUTION
+
+# %% check kernel_intensity
+check("kernel_intensity", intensity)
+
+# %% [markdown]
+r"""
+A thin product has less. LoRA's $z = xA^\top$ with rank 4 makes four columns, and has to read all of $x$.
+**Fill the blank**: what is the most that a machine can do at an intensity?
+"""
+
+# %% exercise kernel_roof
+def kernel_roof(peak, bandwidth, intensity):
+    """Operations a second, bytes a second, operations a byte -> operations a second."""
+    ### BEGIN SOLUTION
+    return np.minimum(peak, bandwidth * intensity)
+    ### END SOLUTION
+
+# %% check kernel_roof
+check("kernel_roof", kernel_roof)
+
+# %% figure
+LOOKS = {"three loops": ("#7F7F7F", "v"), "reordered": ("#E69F00", "s"), "tiled": ("#CC79A7", "D"),
+         "register tile": ("#0072B2", "o"), "BLAS": ("#222222", "P")}  # fmt: skip
+
+def draw(threads=1):
+    """The roofs for some threads; the ways on one, or the last two on all."""
+    peak = ladder["peaks"][str(threads)]
+    with course.figure(caption, width=11, height=6) as axes:
+        at = np.geomspace(1, 300, 300)
+        axes.plot(at, np.minimum(peak["flops"], peak["bandwidth"] * at) / 1e9, color="#AAAAAA", lw=5)
+        for way, (colour, marker) in LOOKS.items():
+            shown = ladder["products"] if threads == 1 else [big] * (way in ladder["together"])
+            taken = [p["seconds"][way] if threads == 1 else ladder["together"][way] for p in shown]
+            rates = [p["flops"] / s / 1e9 for p, s in zip(shown, taken)]
+            axes.plot([p["flops"] / p["bytes"] for p in shown], rates, color=colour, marker=marker, label=way)
+        axes.set(xscale="log", yscale="log", ylim=(1, 500), ylabel="GFLOP/s",
+                 xlabel="intensity: operations for each byte that must move")  # fmt: skip
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+
+caption = (
+    "What each way reaches, against what the machine allows (grey): memory on the slope, the processor "
+    "on the flat. The products have 4, 16, 64 and 256 columns. Loops stay far below; the tile and BLAS "
+    "follow the roof, and pass the slope on the left where a cache still held a part of x."
+)
+draw()
+
+# %%
+course.explore(draw, threads=[1, ladder["threads"]])
+
+# %% [markdown]
+r"""
+## The tile in registers
+
+Even near caches are slow beside registers. Count what a step moves between the two:
+
+| way | multiply-adds | numbers loaded and stored | a multiply-add |
+|---|---|---|---|
+| three loops | 1 | x, w | 2 |
+| reordered | 1 | w, y, y again | 3, but 16 at a time |
+| tiled | 8 | 8 of w, y, y again | 1.25, 16 at a time |
+| register tile | 8 · 48 | 8 of x, 48 of w | 0.15, w's 16 at a time |
+
+The last keeps a block of $y$, 8 by 48, in 24 vector registers while *all* of $k$ goes by. Each step adds
+an **outer product**: a column of $x$ times a row of $w$.
+"""
+
+# %%
+for way, adds, numbers in [("three loops", 1, 2), ("reordered", 1, 3), ("tiled", 8, 10), ("tile", 384, 56)]:
+    print(f"{way:12} {numbers / adds:.2f} numbers moved a multiply-add")
+assert about["kernels"]["tile"] == "8 x 48" and 8 * 48 == 384 and 384 / 16 == 24
+
+# %% [markdown]
+r"""
+**Fill the blank.** $a$ has a row for each step, the tile's eight numbers of $x$; $b$ the same of $w$.
+"""
+
+# %% exercise kernel_tile
+def kernel_tile(a, b):
+    """a (K, R), b (K, C) -> y (R, C)."""
+    ### BEGIN SOLUTION
+    y = np.zeros((a.shape[1], b.shape[1]))
+    for k in range(len(a)):
+        y += np.outer(a[k], b[k])
+    return y
+    ### END SOLUTION
+
+# %% check kernel_tile
+check("kernel_tile", kernel_tile)
+
+# %% [markdown]
+r"""
+**Break it**: write `=` where `+=` is meant. A kernel that forgets its registers between two panels does that.
+"""
+
+# %% exercise kernel_break
+def broken(a, b):
+    """The same arguments, one slip."""
+    ### BEGIN SOLUTION
+    for k in range(len(a)):
+        y = np.outer(a[k], b[k])
+    return y
+    ### END SOLUTION
+
+# %% check kernel_break
+check("kernel_break", broken)
+
+# %% [markdown]
+r"""
+## Packing, and blocks for the cache
+
+A tile reads 48 neighbours of a row of $w$, then the same of the next row, which lies a whole row farther:
+another line, often another page. So 48 columns are first copied into a small **panel** where the next row
+is next. The copy is used by every tile of rows. And $k$ is cut so that the panel stays in a near cache.
+"""
+
+# %%
+w = rng.standard_normal((576, 1024), dtype=np.float32)
+x, y = rng.standard_normal((64, 576), dtype=np.float32), np.zeros((64, 1024), np.float32)
+for k in range(0, 576, 288):
+    for j in range(0, 1024, 48):
+        panel = w[k : k + 288, j : j + 48].copy()  # packed
+        for i in range(0, 64, 8):
+            plain_tile(x, i, k, panel, 0, 0, y, i, j, 288, 8, panel.shape[1], k > 0)
+assert np.allclose(y, x @ w, atol=1e-3)
+print(f"from row to row: {w.strides[0]:,} bytes in w, {48 * 4} in a panel; a panel has {288 * 48 * 4:,}")
+
+# %% [markdown]
+r"""
+## Two threads
+
+Each thread does its own rectangle of $y$, so nobody waits for a sum of another's, and each number is added up
+in the same order whoever does it. The result has the same bits, in one piece or in two:
+"""
+
+# %%
+halves = [kernels.matmul_nn(part, w) for part in (x[:32], x[32:])]
+assert np.array_equal(kernels.matmul_nn(x, w), np.concatenate(halves))
+for way, seconds in ladder["together"].items():
+    gain = big["seconds"][way] / seconds
+    print(f"{way:13} {big['flops'] / seconds / 1e9:4.0f} GFLOP/s on {ladder['threads']} threads, {gain:.2f} times one")
+
+# %% [markdown]
+r"""
+## Fusing: do not write what you read next
+
+An adapted linear is $xW^\top + zB^\top$. In pieces, $y$ is written, read and written again; in one kernel each task
+adds the second product while its rectangle is near. Attention gains more: its scores, $T$ by $T$ for each
+head, are never whole. A block of 32 queries is scored, softened and used, then the next.
+"""
+
+# %%
+q = rng.standard_normal((1, 200, 2, 32), dtype=np.float32)
+scores = np.where(np.tri(200), np.einsum("ihd,jhd->hij", q[0], q[0]) / np.sqrt(32), -np.inf)
+weights = np.exp(scores - scores.max(-1, keepdims=True))
+whole = np.einsum("hij,jhd->ihd", weights / weights.sum(-1, keepdims=True), q[0])
+assert np.allclose(kernels.attention_forward(q, q, q)[0][0], whole, atol=1e-5)
+print(f"4,096 tokens: scores of a head {4096**2 * 4:,} bytes, of a block of 32 queries {4096 * 32 * 4:,}")
+for work, taken in ladder["fused"].items():
+    print(f"{work:15} {taken['in one'] * 1e3:6.1f} ms in one, {taken['in pieces'] * 1e3:6.1f} in pieces")
+
+# %% [markdown]
+r"""
+## Memory that is given back
+
+A new array is a promise. The system finds a page, and clears it, when it is first written to: a **page
+fault**. A large array that is freed goes back, and the next one faults again. minilora tells the C library to
+keep it. To make, fill and drop 64 MB:
+"""
+
+# %%
+for way, taken in ladder["pages"].items():
+    print(f"{way:12} {taken['seconds'] * 1e3:5.1f} ms, {taken['faults']:8,.0f} page faults")
+taken = [ladder["pages"][way]["seconds"] for way in ("kept", "large pages", "small pages")]
+assert taken == sorted(taken)
+
+# %% [markdown]
+r"""
+## Timing honestly
+
+A machine is never alone. So: warm up (the first call compiles); let the ways take **turns**, so that other work
+meets both; judge by the **median**; check that the answers agree before you compare their times.
+**Fill the blank**: from seconds of two ways, round by round.
+"""
+
+# %% exercise kernel_ratio
+def kernel_ratio(mine, theirs):
+    """Seconds (rounds,) of two ways -> how many times as fast mine is."""
+    ### BEGIN SOLUTION
+    return np.median(theirs / mine)
+    ### END SOLUTION
+
+# %% check kernel_ratio
+check("kernel_ratio", kernel_ratio)
+
+# %%
+calls = {name: lambda product=product: product(x, w) for name, product in LADDER.items()}
+course.race({**calls, "BLAS": lambda: x @ w}, flops=2 * x.size * 1024)
+
+# %% [markdown]
+r"""
+## What changed, and what did not
+
+- The operations are the same in every way; what changed is how far the numbers travel.
+- Tiling in Numba's loops alone gains little, and loses for few columns: the compiler keeps no array in
+  registers. The register tile is written as instructions for vectors, in `minilora/kernels/tile.py`.
+- The record is of one processor with vectors of 16 numbers; on others the tile is smaller. BLAS is as fast:
+  what minilora gains lies in thin products, in fusing and in memory that stays.
+"""
