@@ -9,6 +9,7 @@ test words.
 """
 
 import dataclasses
+import itertools
 import math
 import statistics
 from pathlib import Path
@@ -195,7 +196,7 @@ def steps_to(curve, target: float, column: int) -> float:
     """The step at which the loss first is at the target, between two evaluations by interpolation
     of its logarithm; inf where never. curve: [step, validation loss, test loss].
     """
-    for before, after in zip(curve, curve[1:]):
+    for before, after in itertools.pairwise(curve):
         if after[column] <= target:
             high, low = math.log(before[column]), math.log(after[column])
             share = (high - math.log(target)) / (high - low) if high > low else 0.0
