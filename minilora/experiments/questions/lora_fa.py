@@ -31,14 +31,13 @@ RANKS = (1, 2, 4, 8, 16, 32, 64)
 RATES = {  # method -> rank -> around the best: no choice may stand at an end
     "lora": dict.fromkeys((1, 2, 4), (0.01, 0.02, 0.05))
     | dict.fromkeys((8, 16), (0.005, 0.01, 0.02))
-    | dict.fromkeys((32, 64), (0.002, 0.005, 0.01)),
+    | {32: (0.002, 0.005, 0.01), 64: (0.001, 0.002, 0.005)},
     "lora_fa": dict.fromkeys((1, 2), (0.1, 0.2, 0.5))
-    | dict.fromkeys((4, 8), (0.05, 0.1, 0.2))
-    | dict.fromkeys((16, 32), (0.02, 0.05, 0.1))
-    | {64: (0.01, 0.02, 0.05)},
+    | {4: (0.05, 0.1, 0.2), 8: (0.02, 0.05, 0.1), 16: (0.01, 0.02, 0.05)}
+    | {32: (0.005, 0.01, 0.02), 64: (0.002, 0.005, 0.01)},
 }
 CORRECTED_RANKS = (4, 64)  # at which the words are learned by the corrected gradient too
-SGD_RATES = (1.0, 2.0, 4.0, 8.0, 16.0)
+SGD_RATES = {4: (2.0, 4.0, 8.0, 16.0), 64: (0.5, 1.0, 2.0, 4.0, 8.0)}
 ADAM_RATES = [float(10 ** (k / 4)) for k in range(-8, 3)]
 LINEAR = ((128, 1), (128, 4), (128, 16), (128, 64), (64, 32), (256, 64), (4096, 8), (4096, 64))
 KNOWN_CONDITION = {(4096, 8): 1.12, (4096, 64): 1.6, (256, 64): 7.4}  # measured elsewhere
@@ -60,15 +59,19 @@ def cells() -> list[Cell]:
         for lr in rates
         for seed in range(SEEDS)
     ]
-    sgd = grid(
-        kind="sgd",
-        rank=CORRECTED_RANKS,
-        corrected=[False, True],
-        lr=SGD_RATES,
-        steps=100,
-        words=300,
-        seed=range(SEEDS),
-    )
+    sgd = [
+        cell
+        for rank, rates in SGD_RATES.items()
+        for cell in grid(
+            kind="sgd",
+            rank=rank,
+            corrected=[False, True],
+            lr=rates,
+            steps=100,
+            words=300,
+            seed=range(SEEDS),
+        )
+    ]
     scalar = grid(kind="scalar", rank=1, lr=0.02, steps=20, seed=[0, 1, 2])
     seconds = {"kind": "seconds", "rank": 4, "targets": ALL, "steps": 40, "seed": 0}
     return [*_linear(LINEAR, range(5)), *_memory(), *scalar, *sgd, *adam, seconds]
