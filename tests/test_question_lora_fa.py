@@ -9,6 +9,7 @@ import pytest
 
 from minilora.experiments import cells, questions
 from minilora.experiments.questions import _correction as linear
+from minilora.experiments.questions import _lora_fa_found as says
 from minilora.experiments.questions import lora_fa as question
 
 RECORD = questions.record_path("lora_fa")
@@ -50,6 +51,16 @@ def test_plain_gradient_descent_takes_the_steps_of_its_eigenvalues(rank):
     assert problem.sgd_steps(False, 0.01) == wanted
 
 
+@pytest.mark.parametrize("rank", [2, 8, 16])
+def test_no_rate_of_gradient_descent_shrinks_the_slowest_direction_more(rank):
+    """(κ - 1) / (κ + 1) a step, κ the condition of A Aᵀ: the best that a constant rate can do."""
+    problem = linear.Problem(24, 8, rank, 1)
+    values = np.linalg.eigvalsh(problem.s**2 * problem.A @ problem.A.T)
+    condition = linear.condition(problem.A)
+    slowest = abs(1 - problem.sgd_rate(False) * values).max()
+    assert slowest == pytest.approx((condition - 1) / (condition + 1))
+
+
 def test_a_scalar_correction_is_nothing_to_adam():
     """At rank 1 A Aᵀ is a number, which Adam cancels; gradient descent at its own best rate takes
     one step either way.
@@ -62,8 +73,8 @@ def test_a_scalar_correction_is_nothing_to_adam():
 
 @pytest.mark.parametrize("targets", [question.Q_V, question.ALL])
 def test_what_lora_fa_saves_is_the_inputs(targets):
-    """Word lab, 32 x 29 rows of float32: x of q and v is one array a layer; all-linear adds the two
-    norms' other users' none, the feed-forward's product, and none for o, whose x attention keeps.
+    """Word lab, 32 x 29 rows of float32: q, k and v share an x, gate and up another, down has its
+    own; o's is kept by attention anyway.
     """
     fixed = {"shape": "base", "rank": 4, "dropout": 0.0, "rows": 32, "tokens": 29}
     kept = [
@@ -88,7 +99,7 @@ def test_the_rate_is_the_best_on_validation_and_the_test_score_its_own():
         0.2: [result(0.6, 0.7), result(0.6, 0.5)],
         0.5: [{"diverged": 3, "validation": nothing, "test": nothing}, result(0.9, 0.9)],
     }
-    got = question._tuned(rates)
+    got = says._tuned(rates)
     assert (got["lr"], got["at_an_end"]) == (0.2, False)
     assert got["exact_match"].mean == pytest.approx(0.6)
     assert got["exact_match"].sd == pytest.approx(0.2 / math.sqrt(2))

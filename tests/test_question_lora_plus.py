@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from minilora.experiments import cells, questions
+from minilora.experiments.questions import _lora_plus_found as says
 from minilora.experiments.questions import _two_rates as small
 from minilora.experiments.questions import lora_plus as question
 from minilora.methods import METHODS
@@ -83,11 +84,11 @@ def test_the_layer_gives_each_factor_its_own_rate():
 
 def test_steps_to_a_target_lie_between_two_evaluations():
     curve = [[4, 1.0, 8.0], [8, 0.25, 8.0], [12, 0.1, 1.0]]
-    assert question.steps_to(curve, 0.5, 1) == pytest.approx(6)  # half of the way in the logarithm
-    assert question.steps_to(curve, 0.25, 1) == pytest.approx(8)
-    assert question.steps_to(curve, 2.0, 2) == pytest.approx(8 + 4 * 2 / 3)
-    assert question.steps_to(curve, 0.01, 1) == math.inf
-    assert question.steps_to([], 0.5, 1) == math.inf  # it diverged
+    assert says.steps_to(curve, 0.5, 1) == pytest.approx(6)  # half of the way in the logarithm
+    assert says.steps_to(curve, 0.25, 1) == pytest.approx(8)
+    assert says.steps_to(curve, 2.0, 2) == pytest.approx(8 + 4 * 2 / 3)
+    assert says.steps_to(curve, 0.01, 1) == math.inf
+    assert says.steps_to([], 0.5, 1) == math.inf  # it diverged
 
 
 def test_a_rate_is_chosen_on_validation_and_reported_on_test():
@@ -98,7 +99,7 @@ def test_a_rate_is_chosen_on_validation_and_reported_on_test():
 
     runs = [of(1, 0.1, s, 40, 100) for s in (0, 1)] + [of(1, 0.2, s, 60, 61) for s in (0, 1)]
     runs += [of(4, 0.1, 0, 30, 50), of(4, 0.1, 1, 30, 80)]
-    ratios = question._at_target(runs, 0.2)["ratios"]
+    ratios = says._at_target(runs, 0.2)["ratios"]
     assert ratios[1]["lr"] == 0.1 and ratios[1]["steps"].mean == pytest.approx(100)
     assert ratios[4]["saved"].mean == pytest.approx(0.35)
     assert ratios[4]["saved"].sd == pytest.approx(0.15 * 2**0.5)
@@ -129,7 +130,7 @@ def test_ratio_one_is_lora_on_record(found):
 
 @on_record
 def test_the_word_lab_has_every_ratio(found):
-    for target in question.TARGETS:
+    for target in says.TARGETS:
         assert list(found["words"][target]["ratios"]) == list(question.RATIOS)
 
 

@@ -9,7 +9,6 @@ test words.
 """
 
 import dataclasses
-import itertools
 import math
 import statistics
 from pathlib import Path
@@ -24,7 +23,8 @@ from ..compare import load_words, make_batches, mean_loss
 from ..sweep import rounded, settings_of, the_model
 from . import Question
 from . import _two_rates as small
-from ._tables import by_kind, markdown, spread
+from ._lora_plus_found import TARGETS, summary
+from ._tables import markdown
 
 WIDTHS = tuple(4**k for k in range(2, 9))  # of the linear toy
 TOY_RATES = [float(10 ** (k / 8)) for k in range(-48, 9)]
@@ -40,9 +40,7 @@ LAYER_RATES = [float(10 ** (k / 4)) for k in range(-12, 1)]
 RATIOS = (1, 2, 4, 8, 16, 32, 64)
 LAB_RATES = [0.04 / 2**k for k in range(7)]  # of A
 BAND = (0.005, 0.045)  # of lr √ratio: outside of it nothing learns in time
-TARGETS = (0.4, 0.2)  # validation loss, nats a token; the base starts at 3.9
 SEEDS = 4
-NEAR = 1.05  # the basin: pairs that need at most so many times the fewest steps
 
 
 # ------------------------------------------------------------------------------------------- cells
@@ -187,109 +185,6 @@ def _fit(tuned, batches, settings, lr, **watched):
         progress=False,
         **watched,
     )
-
-
-# ----------------------------------------------------------------------------------------- summary
-
-
-def steps_to(curve, target: float, column: int) -> float:
-    """The step at which the loss first is at the target, between two evaluations by interpolation
-    of its logarithm; inf where never. curve: [step, validation loss, test loss].
-    """
-    for before, after in itertools.pairwise(curve):
-        if after[column] <= target:
-            high, low = math.log(before[column]), math.log(after[column])
-            share = (high - math.log(target)) / (high - low) if high > low else 0.0
-            return before[0] + max(0.0, share) * (after[0] - before[0])
-    return math.inf
-
-
-def summary(records: list[Record]) -> dict[str, Any]:
-    """The numbers of every part that has records."""
-    kinds = by_kind(records)
-    parts = {"toy": _of_toy, "layer": _of_layer, "words": _of_words, "same": _of_same}
-    found = {kind: part(kinds[kind]) for kind, part in parts.items() if kind in kinds}
-    if "seconds" in kinds:
-        result = kinds["seconds"][0]["result"]
-        found["seconds"] = {**result, "plus_over_lora": _seconds_ratio(result)}
-    return found
-
-
-def _seconds_ratio(result):
-    return result["lora_plus_seconds"] / result["lora_seconds"]
-
-
-def _of_toy(records):
-    widths: dict[int, list[dict]] = {}
-    for r in records:
-        widths.setdefault(r["cell"]["width"], []).append(r["result"])
-    seeds = zip(*widths.values(), strict=True)
-    fits = [np.polyfit(np.log(list(widths)), np.log([r["rate"] for r in s]), 1)[0] for s in seeds]
-    return {
-        "exponent": spread(fits),
-        "widths": {
-            n: {
-                "rate": statistics.fmean(r["rate"] for r in of_n),
-                "rate_root_n": spread([r["rate"] * n**0.5 for r in of_n]),
-                "steps": spread([r["steps"] for r in of_n]),
-                "steps_apart": spread([r["steps_apart"] for r in of_n]),
-            }
-            for n, of_n in widths.items()
-        },
-    }
-
-
-def _of_layer(records):
-    """By width: the fewest steps of any pair and of equal rates, and the basin's middle ratio."""
-    widths: dict[int, list[tuple[np.ndarray, list[float]]]] = {}
-    for r in records:
-        steps = np.array([[s or math.inf for s in row] for row in r["result"]["steps"]])
-        widths.setdefault(r["cell"]["width"], []).append((steps, r["cell"]["rates"]))
-    found = {}
-    for n, of_n in widths.items():
-        basins = [_basin(steps, rates) for steps, rates in of_n]
-        found[n] = {
-            "pair": spread([float(steps.min()) for steps, _ in of_n]),
-            "equal": spread([float(np.diag(steps).min()) for steps, _ in of_n]),
-            "log10_ratio": spread([statistics.fmean(b) for b in basins]),
-            "basin": [min(map(min, basins)), max(map(max, basins))],
-            "steps": np.mean([steps for steps, _ in of_n], axis=0),
-            "rates": of_n[0][1],
-        }
-    return found
-
-
-def _basin(steps, rates):
-    """log10 of η_B / η_A of every pair that is within 5 % of the fastest."""
-    a, b = np.where(steps <= NEAR * steps.min())
-    return (np.log10(rates)[b] - np.log10(rates)[a]).tolist()
-
-
-def _of_words(records):
-    """By target: steps of every (lr, ratio), and each ratio at the rate that validation chose."""
-    return {target: _at_target(records, target) for target in TARGETS}
-
-
-def _at_target(records, target):
-    pairs: dict[tuple[int, float], list[list[float]]] = {}
-    for r in sorted(records, key=lambda r: r["cell"]["seed"]):
-        steps = [steps_to(r["result"]["curve"], target, column) for column in (1, 2)]
-        pairs.setdefault((r["cell"]["ratio"], r["cell"]["lr"]), []).append(steps)
-    means = {pair: np.mean(steps, axis=0) for pair, steps in pairs.items()}
-    ratios = {}
-    for ratio in sorted({ratio for ratio, _ in pairs}):
-        of_ratio = [pair for pair in means if pair[0] == ratio]
-        pair = min(of_ratio, key=lambda pair: means[pair][0])  # by the validation words
-        steps = [of_seed[1] for of_seed in pairs[pair]]
-        lora = [of_seed[1] for of_seed in pairs[(1, ratios[1]["lr"])]] if ratio > 1 else steps
-        saved = [1 - plus / base for plus, base in zip(steps, lora, strict=True)]
-        ratios[ratio] = {"lr": pair[1], "steps": spread(steps), "saved": spread(saved)}
-    return {"ratios": ratios, "validation_steps": {p: float(m[0]) for p, m in means.items()}}
-
-
-def _of_same(records):
-    keys = ("losses_differ_by", "arrays_differ_by")
-    return {"largest_difference": max(r["result"][k] for r in records for k in keys)}
 
 
 # ------------------------------------------------------------------------------- table and figure
