@@ -13,7 +13,6 @@ from minilora.experiments.questions import _lora_fa_found as says
 from minilora.experiments.questions import lora_fa as question
 
 RECORD = questions.record_path("lora_fa")
-on_record = pytest.mark.skipif(not RECORD.is_file(), reason="no record is there")
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +107,6 @@ def test_the_rate_is_the_best_on_validation_and_the_test_score_its_own():
 # ---------------------------------------------------------------------------------------- on record
 
 
-@on_record
 def test_the_correction_matters_to_gradient_descent_where_the_condition_is_bad(found):
     steps = found["linear"]
     assert steps[128, 1]["sgd_plain"].mean == steps[128, 1]["sgd_corrected"].mean == 1
@@ -118,20 +116,17 @@ def test_the_correction_matters_to_gradient_descent_where_the_condition_is_bad(f
     assert found["scalar"]["largest_share"] < 1e-4
 
 
-@on_record
 def test_every_rank_is_there_with_its_seeds(found):
     for method in ("lora", "lora_fa"):
         assert list(found["words"][method]) == list(question.RANKS)
         assert all(row["exact_match"].n == 3 for row in found["words"][method].values())
 
 
-@on_record
 def test_lora_fa_keeps_less_of_everything(found):
     for row in found["memory"].values():
         assert row["activations_saved"] > 0 and row["gradients_and_moments_saved"] > 0.4
 
 
-@on_record
 def test_table_and_figure_come_of_the_record(tmp_path):
     records = cells.read(RECORD)
     assert question.table(records).count("|") > 100

@@ -14,7 +14,6 @@ from minilora.experiments.questions import lora_plus as question
 from minilora.methods import METHODS
 
 RECORD = questions.record_path("lora_plus")
-on_record = pytest.mark.skipif(not RECORD.is_file(), reason="no record is there")
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +113,6 @@ def test_ratio_one_is_lora_bit_for_bit():
 # ---------------------------------------------------------------------------------------- on record
 
 
-@on_record
 def test_the_best_equal_rate_falls_as_the_root_of_the_width(found):
     assert abs(found["toy"]["exponent"].mean + 0.5) < 0.03
     apart = [row["steps_apart"].mean for row in found["toy"]["widths"].values()]
@@ -123,18 +121,15 @@ def test_the_best_equal_rate_falls_as_the_root_of_the_width(found):
     assert equal[-1] > equal[0] + 2
 
 
-@on_record
 def test_ratio_one_is_lora_on_record(found):
     assert found["same"]["largest_difference"] == 0
 
 
-@on_record
 def test_the_word_lab_has_every_ratio(found):
     for target in says.TARGETS:
         assert list(found["words"][target]["ratios"]) == list(question.RATIOS)
 
 
-@on_record
 def test_table_and_figure_come_of_the_record(tmp_path):
     records = cells.read(RECORD)
     assert question.table(records).count("|") > 100

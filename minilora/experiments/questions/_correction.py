@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...methods import METHODS
+from ...methods.lora_fa import corrected_gradient
 from ...optim import AdamW
 
 LIMIT = 5000  # steps
@@ -43,9 +44,7 @@ class Problem:
     def gradient(self, B, corrected: bool) -> np.ndarray:
         """∂loss/∂B = s (s B A - D) Aᵀ, by the method's own rule where corrected."""
         grads = {"B": self.s * (self.s * B @ self.A - self.D) @ self.A.T}
-        rule = METHODS["lora_fa"].grad_rule
-        assert rule is not None
-        rule({"A": self.A, "s": self.s}, grads, {"corrected": corrected})
+        corrected_gradient({"A": self.A, "s": self.s}, grads, {"corrected": corrected})
         return grads["B"]
 
     def excess(self, B) -> float:

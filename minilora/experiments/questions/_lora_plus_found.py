@@ -98,7 +98,7 @@ def _at_target(records, target):
         steps = [steps_to(r["result"]["curve"], target, column) for column in (1, 2)]
         pairs.setdefault((r["cell"]["ratio"], r["cell"]["lr"]), []).append(steps)
     means = {pair: np.mean(steps, axis=0) for pair, steps in pairs.items()}
-    ratios = {}
+    ratios: dict[int, dict[str, Any]] = {}
     for ratio in sorted({ratio for ratio, _ in pairs}):
         of_ratio = [pair for pair in means if pair[0] == ratio]
         pair = min(of_ratio, key=lambda pair: means[pair][0])  # by the validation words

@@ -92,7 +92,7 @@ def layer_steps(
     return steps.reshape(len(rates_a), len(rates_b))
 
 
-def _student(A, pair):
+def _student(A, pair) -> tuple[dict[str, np.ndarray], AdamW]:
     """Fresh A and B with their optimizer, whose rates are the pair."""
     arrays = {"A": A.copy(), "B": np.zeros(A.T.shape, np.float32)}
     return arrays, AdamW(arrays, scale=dict(zip("AB", pair, strict=True)))

@@ -9,12 +9,14 @@ on the words.
 """
 
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ... import tasks
 from ...adapters import attach
 from ...memory import ledger
+from ...methods.lora_fa import corrected_gradient
 from ...model import ModelConfig
 from ...optim import clip_factor, learning_rate
 from ...plots import human
@@ -164,7 +166,7 @@ def _run_sgd(rank, corrected, lr, steps, words, seed):
         )
         for name, arrays in tuned.layers.items():
             mine = {"B": grads[tuned.key(name, "B")] * factor}
-            tuned.record.grad_rule(arrays, mine, tuned.options)
+            corrected_gradient(arrays, mine, tuned.options)
             arrays["B"] -= arrays["B"].dtype.type(rate) * mine["B"]
     parts = {"validation": found.validation[:words], "test": found.test[:words]}
     return {
@@ -216,7 +218,7 @@ def _run_seconds(rank, targets, steps, seed):
     return {f"{method}_seconds": statistics.median(mine) for method, mine in seconds.items()}
 
 
-KINDS = {
+KINDS: dict[str, Callable[..., dict[str, Any]]] = {
     "words": _run_words,
     "sgd": _run_sgd,
     "scalar": _run_scalar,

@@ -11,6 +11,7 @@ test words.
 import dataclasses
 import math
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ def _run_seconds(steps, seed):
     return {f"{method}_seconds": statistics.median(mine) for method, mine in seconds.items()}
 
 
-KINDS = {
+KINDS: dict[str, Callable[..., dict[str, Any]]] = {
     "toy": _run_toy,
     "layer": _run_layer,
     "words": _run_words,
