@@ -46,7 +46,7 @@ def _basin(figure, axes, layer):
 
     width = max(layer)
     rates = np.log10(layer[width]["rates"])
-    steps = np.where(np.isfinite(layer[width]["steps"]), layer[width]["steps"], np.nan)
+    steps = np.array(layer[width]["steps"], float)  # None: nan
     half = (rates[1] - rates[0]) / 2
     extent = (rates[0] - half, rates[-1] + half) * 2
     shown = axes.imshow(

@@ -75,10 +75,15 @@ def _of_layer(records):
             "equal": spread([float(np.diag(steps).min()) for steps, _ in of_n]),
             "log10_ratio": spread([statistics.fmean(b) for b in basins]),
             "basin": [min(map(min, basins)), max(map(max, basins))],
-            "steps": np.mean([steps for steps, _ in of_n], axis=0),
+            "steps": [[_or_none(s) for s in row] for row in np.mean([s for s, _ in of_n], axis=0)],
             "rates": of_n[0][1],
         }
     return found
+
+
+def _or_none(steps):
+    """A float that JSON can hold."""
+    return float(steps) if math.isfinite(steps) else None
 
 
 def _basin(steps, rates):
@@ -106,7 +111,7 @@ def _at_target(records, target):
         lora = [of_seed[1] for of_seed in pairs[(1, ratios[1]["lr"])]] if ratio > 1 else steps
         saved = [1 - plus / base for plus, base in zip(steps, lora, strict=True)]
         ratios[ratio] = {"lr": pair[1], "steps": spread(steps), "saved": spread(saved)}
-    return {"ratios": ratios, "validation_steps": {p: float(m[0]) for p, m in means.items()}}
+    return {"ratios": ratios, "validation_steps": {p: _or_none(m[0]) for p, m in means.items()}}
 
 
 def _of_same(records):

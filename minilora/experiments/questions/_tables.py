@@ -1,10 +1,10 @@
-"""Means with their spread, and Markdown tables of them."""
+"""Means with their spread, as a page prints them."""
 
-import statistics
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from ..cells import Record
+from ..markdown import mean_sd
 
 
 class Spread(NamedTuple):
@@ -28,10 +28,7 @@ class Spread(NamedTuple):
 def spread(values: Iterable[float]) -> Spread:
     """Mean, sample standard deviation (0 of one value), number."""
     values = [float(v) for v in values]
-    finite = len(values) > 1 and all(abs(v) < float("inf") for v in values)
-    return Spread(
-        statistics.fmean(values), statistics.stdev(values) if finite else 0.0, len(values)
-    )
+    return Spread(*mean_sd(values), len(values))
 
 
 def by_kind(records: Iterable[Record]) -> dict[str, list[Record]]:
@@ -40,9 +37,3 @@ def by_kind(records: Iterable[Record]) -> dict[str, list[Record]]:
     for record in records:
         found.setdefault(record["cell"]["kind"], []).append(record)
     return found
-
-
-def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)

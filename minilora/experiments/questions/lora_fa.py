@@ -24,11 +24,11 @@ from ...shapes import SHAPES
 from ...train import gradients, train
 from ..cells import Cell, Record, grid
 from ..compare import load_words, make_batches, mean_loss
+from ..markdown import table as markdown
 from ..sweep import rounded, settings_of, the_model, word_run
 from . import Question
 from . import _correction as linear
 from ._lora_fa_found import summary
-from ._tables import markdown
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 RATES = {  # method -> rank -> around the best: no choice may stand at an end
@@ -84,7 +84,7 @@ def quick() -> list[Cell]:
     """One of each kind but seconds, with less to do."""
     return [
         *_linear([(32, 4)], [0]),
-        _memory()[0],
+        {**_memory()[0], "rank": 2},
         {"kind": "scalar", "rank": 1, "lr": 0.02, "steps": 3, "seed": 0},
         {
             **{"kind": "sgd", "rank": 4, "corrected": True, "lr": 4.0},
@@ -240,7 +240,7 @@ def table(records: list[Record]) -> str:
         ["rank", "LoRA (rate)", "LoRA-FA (rate)", "difference", "LoRA-FA corrected"],
         [
             [
-                rank,
+                str(rank),
                 f"{lora[rank]['exact_match']:.3f} ({lora[rank]['lr']:g})",
                 f"{fa[rank]['exact_match']:.3f} ({fa[rank]['lr']:g})",
                 f"{fa[rank]['less_lora']:.3f}",
@@ -253,7 +253,7 @@ def table(records: list[Record]) -> str:
         ["model", "targets", "rank", "kept by LoRA", "by LoRA-FA", "saved", "of all bytes"],
         [
             [
-                *place,
+                *map(str, place),
                 human(row["lora"]["activations"]),
                 human(row["lora_fa"]["activations"]),
                 f"{row['activations_saved']:.1%}",
@@ -266,14 +266,14 @@ def table(records: list[Record]) -> str:
     steps = markdown(
         ["width, rank", "condition of A Aᵀ", "SGD steps", "corrected", "Adam steps", "corrected"],
         [
-            [f"{width}, {rank}", *(row.get(name, "–") for name in names)]
+            [f"{width}, {rank}", *(str(row.get(name, "–")) for name in names)]
             for (width, rank), row in found["linear"].items()
         ],
     )
     sgd = markdown(
         ["rank", "test loss by SGD (rate)", "corrected (rate)"],
         [
-            [rank, *("{loss:.3f} ({lr:g})".format(**row[k]) for k in ("plain", "corrected"))]
+            [str(rank), *("{loss:.3f} ({lr:g})".format(**row[k]) for k in ("plain", "corrected"))]
             for rank, row in found["sgd"].items()
         ],
     )

@@ -21,11 +21,11 @@ from ... import tasks
 from ...train import Diverged, train
 from ..cells import Cell, Record, grid
 from ..compare import load_words, make_batches, mean_loss
+from ..markdown import table as markdown
 from ..sweep import rounded, settings_of, the_model
 from . import Question
 from . import _two_rates as small
 from ._lora_plus_found import TARGETS, summary
-from ._tables import markdown
 
 WIDTHS = tuple(4**k for k in range(2, 9))  # of the linear toy
 TOY_RATES = [float(10 ** (k / 8)) for k in range(-48, 9)]
@@ -50,7 +50,7 @@ SEEDS = 4
 def cells() -> list[Cell]:
     """Toy, layer, word lab, ratio 1 against LoRA, seconds a step."""
     toys = grid(
-        kind="toy", width=WIDTHS, draws=31, seed=range(5), rates=[TOY_RATES], pair=[TOY_PAIR]
+        kind="toy", width=WIDTHS, draws=31, seed=range(5), rates=[TOY_RATES], pair=[list(TOY_PAIR)]
     )
     layers = [_layer(width, LAYER_RATES, 120, seed) for width in LAYER_WIDTHS for seed in range(5)]
     pairs = [
@@ -71,7 +71,10 @@ def cells() -> list[Cell]:
 def quick() -> list[Cell]:
     """One of each kind but seconds."""
     return [
-        {**grid(kind="toy", width=256, draws=31, seed=0, rates=[TOY_RATES], pair=[TOY_PAIR])[0]},
+        {
+            **{"kind": "toy", "width": 32, "draws": 31, "seed": 0},
+            **{"rates": TOY_RATES, "pair": list(TOY_PAIR)},
+        },
         _layer(64, [0.01, 0.1], 40, 0),
         _words(lr=0.01, ratio=4, seed=0, steps=4, words=20),
         {"kind": "same", "lr": 0.01, "seed": 0, "steps": 4},
@@ -200,18 +203,19 @@ def table(records: list[Record]) -> str:
             [
                 f"{n:,}",
                 f"{row['rate']:.3g}",
-                row["rate_root_n"],
-                row["steps"],
-                row["steps_apart"],
+                *(str(row[key]) for key in ("rate_root_n", "steps", "steps_apart")),
                 "{:.3g}, {}, {}".format(*KNOWN[n]) if n in KNOWN else "–",
             ]
             for n, row in found["toy"]["widths"].items()
         ],
     )
     layer = markdown(
-        ["width", "fewest steps, equal rates", "any pair", "η_B / η_A, middle of the basin"],
+        ["width", "fewest steps, equal rates", "any pair", "log₁₀ η_B/η_A", "from, to"],
         [
-            [str(n), r["equal"], r["pair"], "10^({})".format(r["log10_ratio"])]
+            [
+                *map(str, (n, r["equal"], r["pair"], r["log10_ratio"])),
+                "{:g} to {:g}".format(*r["basin"]),
+            ]
             for n, r in found["layer"].items()
         ],
     )
