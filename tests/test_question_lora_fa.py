@@ -127,6 +127,13 @@ def test_lora_fa_keeps_less_of_everything(found):
         assert row["activations_saved"] > 0 and row["gradients_and_moments_saved"] > 0.4
 
 
+def test_llama_7b_keeps_its_inputs_less(found):
+    """8 x 1024 rows: of 4096 + 4096 + 11008 numbers a layer, without attention's output."""
+    row = found["memory"]["llama-7b", "all-linear", 16]
+    kept = row["lora"]["activations"] - row["lora_fa"]["activations"]
+    assert kept == 32 * 8 * 1024 * (4096 + 4096 + 11008) * 4
+
+
 def test_table_and_figure_come_of_the_record(tmp_path):
     records = cells.read(RECORD)
     assert question.table(records).count("|") > 100

@@ -92,7 +92,7 @@ def test_steps_to_a_target_lie_between_two_evaluations():
 
 def test_a_rate_is_chosen_on_validation_and_reported_on_test():
     def of(ratio, lr, seed, valid, test):
-        cell = {"kind": "words", "ratio": ratio, "lr": lr, "seed": seed}
+        cell = {"kind": "words", "ratio": ratio, "lr": lr, "seed": seed, "steps": 100}
         curve = [[0, 1.0, 1.0], [valid, 0.2, 1.0], [test, 0.2, 0.2]]
         return {"cell": cell, "result": {"curve": curve}}
 

@@ -13,7 +13,7 @@ def lora_plus(found: dict[str, Any], path: Path) -> None:
     word lab's steps by ratio.
     """
     with style():
-        figure = canvas(17, 6)
+        figure = canvas(15, 5.2)
         left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1.15, 1.1))
         _toy(left, found["toy"])
         _basin(figure, middle, found["layer"])
@@ -33,6 +33,7 @@ def _toy(axes, toy):
         means = [s.mean for s in spreads]
         axes.errorbar(widths, means, **bars, color=colour, marker=marker, label=label)
     axes.set_xscale("log", base=2)
+    axes.set_xticks(widths)
     axes.set_ylim(0, 14)
     axes.set_xlabel("width n")
     axes.set_ylabel("steps until |f − y| < 0.01")
@@ -50,10 +51,10 @@ def _basin(figure, axes, layer):
     half = (rates[1] - rates[0]) / 2
     extent = (rates[0] - half, rates[-1] + half) * 2
     shown = axes.imshow(
-        steps, origin="lower", extent=extent, cmap="viridis_r", vmin=15, vmax=90, aspect="auto"
+        steps, origin="lower", extent=extent, cmap="viridis_r", vmin=20, vmax=90, aspect="auto"
     )
     bar = figure.colorbar(shown, ax=axes, extend="max")
-    bar.set_label("steps to a tenth of the loss")
+    bar.set_label("steps to a tenth of the loss (white: not in 120)")
     axes.plot(extent[:2], extent[:2], color="white", ls="--", lw=2)
     axes.text(rates[0], rates[0] + 0.15, "equal rates", color=INK, rotation=38, fontsize=12)
     best = np.argwhere(steps <= 1.05 * np.nanmin(steps))
@@ -77,12 +78,11 @@ def _ratios(axes, words):
             capsize=4,
             label=f"to {target:g} nats a token",
         )
-        first = spreads[0]
-        axes.plot([1], [first.mean], LOOKS["lora"][1], color=LOOKS["lora"][0], ms=12, zorder=5)
+        axes.plot([1], [spreads[0].mean], LOOKS["lora"][1], color=LOOKS["lora"][0], ms=12, zorder=5)
     axes.plot([], [], LOOKS["lora"][1], color=LOOKS["lora"][0], ms=12, label="LoRA (ratio 1)")
     axes.set_xscale("log", base=2)
     axes.set_xticks(list(ratios), [str(ratio) for ratio in ratios])
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.45 * axes.get_ylim()[1])  # room for the legend
     axes.set_xlabel("ratio η_B / η_A, each at its own best η_A")
     axes.set_ylabel("optimizer steps to a test loss")
     axes.set_title("The word lab: past tense")
@@ -94,7 +94,7 @@ def lora_fa(found: dict[str, Any], path: Path) -> None:
     gradient does for gradient descent and for Adam.
     """
     with style():
-        figure = canvas(17, 6)
+        figure = canvas(15, 5.2)
         left, middle, right = figure.subplots(1, 3, width_ratios=(1.1, 1, 1))
         _quality(left, found["words"])
         _kept(middle, found["memory"])
@@ -107,11 +107,12 @@ def _quality(axes, words):
         ranks, (colour, marker) = words[name], LOOKS[name]
         spreads = [row["exact_match"] for row in ranks.values()]
         means, bars = [s.mean for s in spreads], [s.sd for s in spreads]
-        axes.errorbar(ranks, means, yerr=bars, color=colour, marker=marker, capsize=4, label=title)
+        look = {"color": colour, "marker": marker, "capsize": 4, "label": title}
+        axes.errorbar(list(ranks), means, yerr=bars, **look)
     axes.set_xscale("log", base=2)
     axes.set_xticks(list(ranks), [str(rank) for rank in ranks])
     axes.set_xlabel("rank, each at its own best rate")
-    axes.set_ylabel("share of 655 held-out words answered exactly")
+    axes.set_ylabel("share of 655 held-out words exact")
     axes.set_title("Quality")
     axes.legend(loc="lower right")
 
@@ -129,8 +130,9 @@ def _kept(axes, memory):
             x = place + 0.4 * (k - 0.5)
             label = title if place == 0 else None
             axes.bar(x, 100 * size / of_lora, 0.38, color=LOOKS[method][0], label=label)
-            inside = {"rotation": 90, "ha": "center", "va": "center", "color": "white"}
-            axes.text(x, 40, human(size), **inside, fontsize=12)
+            ink = "white" if method == "lora" else INK
+            inside = {"rotation": 90, "ha": "center", "va": "center", "color": ink}
+            axes.text(x, 40, human(size), **inside)
     axes.set_xticks(range(len(places)), labels, fontsize=11)
     axes.set_ylim(0, 125)
     axes.grid(axis="x", visible=False)
@@ -155,4 +157,6 @@ def _corrected(axes, linear):
     axes.set_xlabel("rank of A (r, 128)")
     axes.set_ylabel("steps to 1 % of the excess loss")
     axes.set_title("Corrected gradient, a linear fit")
-    axes.legend(loc="upper left", fontsize=11)
+    axes.set_yticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
+    axes.minorticks_off()
+    axes.legend(loc="center left", bbox_to_anchor=(0, 0.62), fontsize=12)
