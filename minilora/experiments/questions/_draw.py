@@ -38,7 +38,7 @@ def _toy(axes, toy):
     axes.set_xlabel("width n")
     axes.set_ylabel("steps until |f − y| < 0.01")
     axes.set_title("One number, gradient descent")
-    axes.legend(loc="lower right")
+    axes.legend(loc="lower right", fontsize=12)
 
 
 def _basin(figure, axes, layer):

@@ -115,7 +115,17 @@ def _at_target(records, target):
         late = sum(s >= records[0]["cell"]["steps"] for s in steps)
         found = {"lr": pair[1], "steps": spread(steps), "saved": spread(saved), "late": late}
         ratios[ratio] = found
-    return {"ratios": ratios, "validation_steps": {p: float(m[0]) for p, m in means.items()}}
+    slow = min(lr for ratio, lr in pairs if ratio == 1)  # as if LoRA's rate had not been tuned
+    untuned = {
+        ratio: spread([1 - p[1] / b[1] for p, b in zip(steps, pairs[1, slow], strict=True)])
+        for (ratio, lr), steps in pairs.items()
+        if lr == slow
+    }
+    return {
+        "ratios": ratios,
+        "untuned": {"lr": slow, "saved": untuned},
+        "validation_steps": {p: float(m[0]) for p, m in means.items()},
+    }
 
 
 def _of_same(records):

@@ -219,13 +219,22 @@ def table(records: list[Record]) -> str:
             for n, r in found["layer"].items()
         ],
     )
+    last = found["words"][TARGETS[-1]]
     words = markdown(
-        ["ratio", *(f"η_A, steps to {t:g}" for t in TARGETS), "fewer than LoRA's"],
+        [
+            "ratio",
+            *(f"η_A, steps to {t:g}" for t in TARGETS),
+            "steps saved",
+            "at η_A {:g} for all".format(last["untuned"]["lr"]),
+        ],
         [
             [
                 str(ratio),
                 *("{lr:g}, {steps}".format(**found["words"][t]["ratios"][ratio]) for t in TARGETS),
-                f"{found['words'][TARGETS[-1]]['ratios'][ratio]['saved']:%}",
+                f"{last['ratios'][ratio]['saved']:%}",
+                f"{last['untuned']['saved'][ratio]:%}"
+                if ratio in last["untuned"]["saved"]
+                else "–",
             ]
             for ratio in RATIOS
         ],
