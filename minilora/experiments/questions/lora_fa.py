@@ -241,8 +241,8 @@ def table(records: list[Record]) -> str:
         [
             [
                 str(rank),
-                f"{lora[rank]['exact_match']:.3f} ({lora[rank]['lr']:g})",
-                f"{fa[rank]['exact_match']:.3f} ({fa[rank]['lr']:g})",
+                _at_rate(lora[rank]),
+                _at_rate(fa[rank]),
                 f"{fa[rank]['less_lora']:.3f}",
                 f"{corrected[rank]['exact_match']:.3f}" if rank in corrected else "–",
             ]
@@ -278,6 +278,11 @@ def table(records: list[Record]) -> str:
         ],
     )
     return "\n\n".join([quality, memory, steps, sgd])
+
+
+def _at_rate(row):
+    end = ", an end of its grid" if row["at_an_end"] else ""
+    return f"{row['exact_match']:.3f} ({row['lr']:g}{end})"
 
 
 def figure(records: list[Record], path: Path) -> None:
