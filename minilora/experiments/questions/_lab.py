@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ... import tasks
-from ...adapters import Tuned
+from ...adapters import Tuned, attach
 from ...train import Diverged, History, train
-from ..cells import Record
+from ..cells import Cell, Record
 from ..compare import mean_loss
 from ..settings import Settings
 from ..sweep import rounded
@@ -28,6 +28,12 @@ def teach(tuned: Tuned, batches: Iterable, *, lr: float, steps: int, **others) -
         "clip": STANDARD.clip,
     }
     return train(tuned, batches, steps=steps, lr=lr, progress=False, **{**usual, **others})
+
+
+def lora_or_delta(model, method, *, rank, alpha, ratio, start, seed) -> Tuned:
+    """LoRA, or Delta-LoRA of that λ whose W rests for `start` steps."""
+    moves = {"update_ratio": ratio, "start_step": start} if method == "delta_lora" else {}
+    return attach(model, method, rank=rank, alpha=alpha, seed=seed, **moves)
 
 
 def word_batches(tuned: Tuned, pairs: Sequence, steps: int, seed: int) -> list:
@@ -111,6 +117,11 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A Markdown table; numbers to the right."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def seed_by_seed(cells: Iterable[Cell]) -> list[Cell]:
+    """All of the first seed, then of the next: a record that is not whole yet says something."""
+    return sorted(cells, key=lambda cell: cell["seeds"][0] if "seeds" in cell else cell["seed"])
 
 
 def of_kind(records: Iterable[Record], kind: str) -> list[Record]:
