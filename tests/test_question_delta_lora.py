@@ -73,10 +73,14 @@ def test_the_stream_changes_half_way():
 
 
 @pytest.mark.skipif(not RECORD.is_file(), reason="not recorded yet")
-def test_the_record():
-    s = delta_lora.summary(cells.read(RECORD))
+def test_the_record(tmp_path):
+    records = cells.read(RECORD)
+    s = delta_lora.summary(records)
     assert s["same"]["largest_difference"] < 1e-10
     rank = s["same"]["rank"]
     assert (s["same"]["ranks_at_once"], s["same"]["ranks_later"]) == ([rank], [2 * rank])
     for kind in delta_lora.SHOWN:
         assert set(s[kind]["tuned"]) == {"lora", "delta_lora"}
+    assert "nan" not in delta_lora.table(records)
+    delta_lora.figure(records, tmp_path / "figure.png")
+    assert 10_000 < (tmp_path / "figure.png").stat().st_size < 200_000

@@ -95,7 +95,7 @@ def test_one_budget_is_one_budget():
 
 
 @pytest.mark.skipif(not RECORD.is_file(), reason="not recorded yet")
-def test_the_record():
+def test_the_record(tmp_path):
     records = cells.read(RECORD)
     s = lora.summary(records)
     for known, rows in s["teacher"].items():
@@ -106,3 +106,6 @@ def test_the_record():
         for values in kinds.values():  # before training there is nothing but chance
             assert all(abs(v["mean"]) < 0.05 for v in values.values())
     assert {rank: row["lr"] for rank, row in s["ranks"].items()} == lora.CHOSEN
+    assert "nan" not in lora.table(records)
+    lora.figure(records, tmp_path / "figure.png")
+    assert 10_000 < (tmp_path / "figure.png").stat().st_size < 200_000

@@ -78,7 +78,7 @@ def test_a_file_without_projections_is_made_whole_elsewhere():
 
 
 @pytest.mark.skipif(not RECORD.is_file(), reason="not recorded yet")
-def test_the_record():
+def test_the_record(tmp_path):
     records = cells.read(RECORD)
     s = vera.summary(records)
     assert all(r["same_bits_elsewhere"] for files in s["files"].values() for r in files.values())
@@ -87,3 +87,6 @@ def test_the_record():
             assert row["trainable"] == s[method][rank]["trainable"]
             assert row["bytes"] - 4 * row["trainable"] < 6000
     assert {row["exact_match"]["n"] for row in s["vera"].values()} == {len(vera.SEEDS)}
+    assert "nan" not in vera.table(records)
+    vera.figure(records, tmp_path / "figure.png")
+    assert 10_000 < (tmp_path / "figure.png").stat().st_size < 200_000

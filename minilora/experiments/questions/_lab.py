@@ -130,9 +130,9 @@ def of_kind(records: Iterable[Record], kind: str) -> list[Record]:
 
 
 def plain_log(axis) -> None:
-    """0.1, 0.2, 0.5 on a logarithmic axis, in place of powers of ten."""
+    """0.1, 0.2, 0.5, 1 on a logarithmic axis, in place of powers of ten."""
     from matplotlib.ticker import LogLocator
 
     axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
-    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_major_formatter(lambda value, _: f"{value:,.10g}")
     axis.set_minor_formatter("")

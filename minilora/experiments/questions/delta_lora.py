@@ -13,6 +13,8 @@ Source: Zi et al. 2023, arXiv:2309.02411, algorithm 1, where λ = 2 and W rests 
 """
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +72,8 @@ def quick():
 
 def run(kind, **cell):
     """One training run, or two that are to be the same."""
-    return {"grid": _words, "few": _words, "shift": _shift, "same": same}[kind](**cell)
+    kinds: dict[str, Callable[..., Any]] = {"shift": _shift, "same": same}
+    return kinds.get(kind, _words)(**cell)
 
 
 def _words(task, train_size, steps, lr, seed, **how):
@@ -290,6 +293,7 @@ def _draw_few(axes, records, tuned):
     axes.plot([], [], color=plots.INK, ls=":", label="the words trained on")
     axes.set(yscale="log", xlabel="optimizer steps", ylabel="loss (nats per token)")
     axes.set_title("A hundred words, over and over")
+    _lab.plain_log(axes.yaxis)
     axes.legend()
 
 

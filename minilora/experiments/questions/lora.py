@@ -10,13 +10,16 @@ numbers, spent on different weights.
 Source: Hu et al. 2021, arXiv:2106.09685, section 7: tables 5 to 7, figures 3 and 4.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from ... import tasks
 from ...adapters import attach
 from ..cells import grid
 from ..sweep import rounded, the_model
-from . import Question, _lab
+from . import Question, _lab, _lora_figure
 from ._known_rank import known_rank
 from ._subspaces import amplification, by_chance, directions, similarity
 
@@ -73,7 +76,8 @@ def quick():
 
 def run(kind, **cell):
     """One of the kinds above."""
-    return {"teacher": known_rank, "words": _words, "pair": _pair}[kind](**cell)
+    kinds: dict[str, Callable[..., Any]] = {"teacher": known_rank, "words": _words, "pair": _pair}
+    return kinds[kind](**cell)
 
 
 # ---------------------------------------------------------------------------------------- the words
@@ -198,7 +202,7 @@ def _similarities(records):
 def _less_chance(phi, ranks):
     """{i: φ(i, i) less what chance gives}; d is the width of the base."""
     width = the_model("base").config.hidden_size
-    chance = by_chance(*ranks, width)
+    chance = by_chance(ranks[0], ranks[1], width)
     places = [j for j in PLACES if j <= min(8, *ranks)]
     return {j: phi[j - 1][PLACES.index(j)] - float(chance[j - 1, j - 1]) for j in places}
 
@@ -252,67 +256,7 @@ def _end(row):
 
 def figure(records, path):
     """The elbow; agreement beyond chance; one budget on different weights."""
-    from ... import plots
-
-    s = summary(records)
-    with plots.style():
-        drawing = plots.canvas(15, 5.4)
-        elbow, alike, budget = drawing.subplots(1, 3, width_ratios=(1.1, 1, 1))
-        _draw_teacher(elbow, s["teacher"])
-        _draw_similarity(alike, s["similarity"])
-        _draw_budget(budget, s["budget"])
-    path.write_bytes(plots.png(drawing))
-
-
-def _draw_teacher(axes, teachers):
-    from ... import plots
-
-    colour = plots.LOOKS["lora"][0]
-    for (known, rows), marker in zip(teachers.items(), "osD"):
-        look = dict(
-            color=colour, marker=marker, ls="none", label=f"r* = {known}", mfc="white", mew=2
-        )
-        axes.plot(list(rows), [row["error"]["mean"] for row in rows.values()], **look)
-        axes.plot(list(rows), [row["best"]["mean"] for row in rows.values()], color=colour, lw=1.2)
-    axes.plot([], [], color=colour, lw=1.2, label="best of rank r")
-    axes.set_xticks(list(RANKS))
-    axes.set(xlabel="rank r of LoRA", ylabel="left of ‖Δ‖², share")
-    axes.set_title("A change of known rank r*")
-    axes.legend()
-
-
-def _draw_similarity(axes, found):
-    from ... import plots
-
-    colour = plots.LOOKS["lora"][0]
-    shown = [("change", "q", colour, "o", "-"), ("change", "v", "#E69F00", "s", "-")]
-    shown += [("untrained A", "q", plots.INK, "x", ":")]
-    for title, kind, c, marker, ls in shown:
-        values = found["8, 64"][title][kind]
-        name = "before training, A" if title != "change" else f"ΔW of {kind}_proj"
-        y, sd = ([v[k] for v in values.values()] for k in ("mean", "sd"))
-        axes.errorbar(list(values), y, sd, color=c, marker=marker, ls=ls, capsize=4, label=name)
-    axes.axhline(0, color=plots.INK, lw=1)
-    axes.set_xticks([1, 2, 4, 8])
-    axes.set(xlabel="first i directions of each", ylabel="φ(i, i) less chance")
-    axes.set_title("Rank 8 and rank 64, two seeds")
-    axes.legend()
-
-
-def _draw_budget(axes, budget):
-    from ... import plots
-
-    colour, marker = plots.LOOKS["lora"]
-    score = [row["exact_match"] for row in budget.values()]
-    look = dict(ls="none", marker=marker, color=colour, capsize=4)
-    axes.errorbar(
-        [v["mean"] for v in score], range(len(score)), xerr=[v["sd"] for v in score], **look
-    )
-    names = [f"{'all' if t.count(' ') > 4 else t}, r = {row['rank']}" for t, row in budget.items()]
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set(xlabel="share answered exactly")
-    axes.set_title("One budget, different weights")
+    _lora_figure.draw(summary(records), path)
 
 
 QUESTION = Question(

@@ -17,13 +17,14 @@ import sys
 import tempfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ... import tasks
 from ...adapters import Tuned, attach
 from ...formats.peft import load_adapter, save_adapter
-from ...methods import METHODS
+from ...methods import METHODS, vera
 from ..cells import ONE_THREAD, grid
 from ..sweep import the_model
 from . import Question, _lab
@@ -34,8 +35,13 @@ RATES = {"vera": (0.05, 0.1, 0.2, 0.5), "lora": (0.01, 0.02, 0.05)}
 LARGE = (0.005, 0.02, 0.05, 0.2)  # where d is ten times as large, or alone, a step reaches further
 SEEDS = (0, 1, 2)
 AT = 64  # the rank of what is taken apart
-AS_PUBLISHED = {"trains": ["b", "d"], "d_initial": 0.1, "draw": "kaiming uniform", "shared": True}
-VARIANTS = {  # what is changed -> in words
+AS_PUBLISHED: dict[str, Any] = {
+    "trains": ["b", "d"],
+    "d_initial": 0.1,
+    "draw": "kaiming uniform",
+    "shared": True,
+}
+VARIANTS: dict[str, dict[str, Any]] = {  # what is changed -> in words
     "only b": {"trains": ["b"]},
     "only d": {"trains": ["d"]},
     "d from 1e-7": {"d_initial": 1e-7},
@@ -81,7 +87,7 @@ def quick():
 
 def run(kind, **cell):
     """One training run, or one file."""
-    return {"train": _train, "file": _file}[kind](**cell)
+    return (_train if kind == "train" else _file)(**cell)
 
 
 def _train(method, rank, variant, task, train_size, steps, lr, seed):
@@ -121,7 +127,7 @@ def _own_pairs(tuned, rank, seed):
     for place, arrays in enumerate(tuned.layers.values()):
         key = {"projection_prng_key": 1000 * (seed + 1) + place}
         shape, like = (len(arrays["B"]), arrays["A"].shape[1]), arrays["A"]
-        arrays.update(METHODS["vera"].prepare([shape], rank, key, like))
+        arrays.update(vera.prepare([shape], rank, key, like))
 
 
 def _redraw(shared, draw, seed):
@@ -181,7 +187,12 @@ def _elsewhere(folder):
 
 def summary(records):
     """{"vera", "lora": rank -> …}, {"variants": name -> …}, {"files": method -> rank -> …}."""
-    found = {"vera": {}, "lora": {}, "variants": {}, "files": {"vera": {}, "lora": {}}}
+    found: dict[str, Any] = {
+        "vera": {},
+        "lora": {},
+        "variants": {},
+        "files": {"vera": {}, "lora": {}},
+    }
     for settings, runs in _lab.tuned_rates(_lab.of_kind(records, "train")).items():
         cell = json.loads(settings)
         row = _lab.of_runs(runs, "exact_match", "test_loss", "validation_loss")
@@ -236,18 +247,21 @@ def figure(records, path):
 def _draw_ranks(axes, s):
     from ... import plots
 
-    for method, (colour, marker) in plots.looks(["lora", "vera"]).items():
+    aside = {"vera": dict(xytext=(-12, -4), ha="right"), "lora": dict(xytext=(0, 14), ha="center")}
+    for method, (colour, marker) in plots.looks(aside).items():
         rows = dict(sorted(s[method].items()))
         loss = [row["test_loss"] for row in rows.values()]
         x, y = [row["trainable"] for row in rows.values()], [v["mean"] for v in loss]
-        look = dict(color=colour, marker=marker, capsize=4, label=METHODS[method].title)
-        axes.errorbar(x, y, [v["sd"] for v in loss], **look)
+        look = dict(color=colour, marker=marker, capsize=4, elinewidth=1.4)
+        axes.errorbar(x, y, [v["sd"] for v in loss], label=METHODS[method].title, **look)
+        place = dict(textcoords="offset points", fontsize=11, color=colour, **aside[method])
         for rank, a, b in zip(rows, x, y):
-            place = dict(xytext=(0, 11), textcoords="offset points", ha="center", fontsize=11)
-            axes.annotate(f"r = {rank}" if rank == 1 else str(rank), (a, b), color=colour, **place)
+            axes.annotate(f"r = {rank}" if rank == 1 else str(rank), (a, b), **place)
     axes.set(xscale="log", yscale="log", xlabel="trainable numbers")
+    axes.set_xlim(axes.get_xlim()[0] / 1.35)
     axes.set_ylabel("loss on held-out words (nats per token)")
     axes.set_title("Past tense: what a trainable number buys")
+    _lab.plain_log(axes.xaxis)
     _lab.plain_log(axes.yaxis)
     axes.legend()
 
@@ -258,7 +272,7 @@ def _draw_variants(axes, variants):
     names = list(variants)
     colour, marker = plots.LOOKS["vera"]
     score = [variants[name]["exact_match"] for name in names]
-    look = dict(ls="none", marker=marker, color=colour, capsize=4, ms=9)
+    look = dict(ls="none", marker=marker, color=colour, capsize=4, ms=9, elinewidth=1.4)
     axes.errorbar(
         [v["mean"] for v in score], range(len(names)), xerr=[v["sd"] for v in score], **look
     )
