@@ -9,6 +9,7 @@ from typing import Any
 
 from ... import tasks
 from ...adapters import Tuned, attach
+from ...methods import METHODS
 from ...train import Diverged, History, train
 from ..cells import Cell, Record
 from ..compare import mean_loss
@@ -32,7 +33,8 @@ def teach(tuned: Tuned, batches: Iterable, *, lr: float, steps: int, **others) -
 
 def lora_or_delta(model, method, *, rank, alpha, ratio, start, seed) -> Tuned:
     """LoRA, or Delta-LoRA of that λ whose W rests for `start` steps."""
-    moves = {"update_ratio": ratio, "start_step": start} if method == "delta_lora" else {}
+    moves = {"update_ratio": ratio, "start_step": start}
+    moves = {name: value for name, value in moves.items() if name in METHODS[method].options}
     return attach(model, method, rank=rank, alpha=alpha, seed=seed, **moves)
 
 

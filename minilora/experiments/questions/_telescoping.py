@@ -23,7 +23,7 @@ def same(ratio, start, rank, alpha, steps, seed):
         batches = _lab.word_batches(tuned, words.train, steps, seed)
         history = _lab.teach(tuned, batches, lr=0.01, steps=steps, clip=None, eps=eps * 1e-8)
         losses.append(np.array(history.losses))
-        if method == "delta_lora":
+        if tuned.record.owns_weight:
             moved = {
                 name: a["W"] - model.params[f"{name}.weight"] for name, a in tuned.layers.items()
             }

@@ -187,7 +187,7 @@ def _differences(best, names):
 
 def label(cell) -> str:
     """A setting in words: LoRA's scaling against the usual one, Delta-LoRA's λ and start."""
-    if cell["method"] == "lora":
+    if not cell["ratio"]:
         return f"LoRA, s × {cell['alpha'] / ALPHA:g}"
     late = f", from step {cell['start'] + 1}" if cell["start"] else ""
     return f"Delta-LoRA, λ = {cell['ratio']:g}{late}"

@@ -92,7 +92,7 @@ def run(kind, **cell):
 
 def _train(method, rank, variant, task, train_size, steps, lr, seed):
     model, words = the_model("base"), tasks.select(task, train_size)
-    tuned = ready(model, rank, variant, seed) if method == "vera" else _lora(model, rank, seed)
+    tuned = (ready if shares(method) else _lora)(model, rank, variant, seed)
 
     def work():
         batches = _lab.word_batches(tuned, words.train, steps, seed)
@@ -102,7 +102,12 @@ def _train(method, rank, variant, task, train_size, steps, lr, seed):
     return {"trainable": sum(a.size for a in tuned.trainable.values()), **_lab.or_diverged(work)}
 
 
-def _lora(model, rank, seed):
+def shares(method: str) -> bool:
+    """Do its layers share arrays, which a key draws?"""
+    return METHODS[method].prepare is not None
+
+
+def _lora(model, rank, variant, seed):
     return attach(model, "lora", rank=rank, seed=seed)
 
 
@@ -152,7 +157,7 @@ def _file(method, rank, seed):
         array[:] = rng.normal(0, 0.1, array.shape)
     with tempfile.TemporaryDirectory() as folder:
         found = {"bytes": save_adapter(tuned, folder)}
-        if method == "vera":
+        if shares(method):
             found = {"bytes": save_adapter(tuned, folder, save_projection=False)}
             found["bytes_with_projections"] = save_adapter(tuned, Path(folder) / "whole")
         there = _elsewhere(folder)
@@ -199,7 +204,7 @@ def summary(records):
         row["trainable"] = runs[0]["result"]["trainable"]
         if cell["variant"] == "as published":
             found[cell["method"]][cell["rank"]] = row
-        if cell["method"] == "vera" and cell["rank"] == AT:
+        if shares(cell["method"]) and cell["rank"] == AT:
             found["variants"][cell["variant"]] = row
     for record in _lab.of_kind(records, "file"):
         cell = record["cell"]
@@ -215,7 +220,7 @@ def table(records):
             f"{METHODS[method].title}, rank {rank}",
             f"{row['trainable']:,}",
             f"{(file := s['files'][method][rank])['bytes']:,}",
-            f"{file['bytes_with_projections']:,}" if method == "vera" else "",
+            f"{file['bytes_with_projections']:,}" if shares(method) else "",
             *_end(row),
         ]
         for method in ("vera", "lora")
