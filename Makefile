@@ -21,7 +21,7 @@ SMOLLM    := .venv/.smollm
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup compare test test-oracles smoke lint types words words-check base smollm2 categories course student notebooks clean
+.PHONY: help setup compare test experiments test-oracles smoke lint types words words-check base smollm2 categories course student notebooks clean
 
 help:        ## this list: each target and the line that it stands for
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,9 @@ setup: $(INSTALLED)             ## python -m venv .venv, then pip install -e .
 
 compare: $(INSTALLED)           ## python -m minilora compare
 	$(PY) -m minilora compare $(ARGS)
+
+experiments: $(INSTALLED)         ## python -m minilora experiment all
+	$(PY) -m minilora experiment all $(ARGS)
 
 test: $(TESTS)                  ## python -m pytest                 after pip install -e ".[tests]"
 	$(PY) -m pytest $(PYTEST_ARGS)

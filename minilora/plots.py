@@ -99,11 +99,11 @@ def canvas(width: float = 11, height: float = 6):
     return figure
 
 
-def png(figure) -> bytes:
-    """The figure as a PNG file; the same figure gives the same bytes."""
+def png(figure, dpi: int = 140) -> bytes:
+    """The figure as a PNG file, of so many dots an inch; the same figure gives the same bytes."""
     file = io.BytesIO()
     with style():
-        figure.savefig(file, format="png", dpi=140, metadata={"Software": None})
+        figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
     return file.getvalue()
 
 

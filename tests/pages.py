@@ -1,8 +1,9 @@
-"""Pages whose code blocks begin with `$ minilora …` and show what that prints.
+"""Pages whose code blocks begin with `$ minilora …` and show what that prints, and pages with the
+tables of committed records.
 
-    python tests/pages.py docs/memory.md docs/errata.md
+    python tests/pages.py docs/memory.md docs/errata.md docs/claims.md
 
-writes the blocks of these pages anew.
+writes blocks and tables of these pages anew.
 """
 
 import contextlib
@@ -13,13 +14,25 @@ import sys
 from pathlib import Path
 
 from minilora.cli import main
+from minilora.experiments import cells, questions
 
 BLOCK = re.compile(r"^```\n\$ minilora (.+)\n((?:(?!```).*\n)*)```$", re.M)
+TABLE = re.compile(r"^<!-- record: (\w+) -->\n(.*?)<!-- end -->$", re.M | re.S)
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
     """(command, output) of every block."""
     return [(m[1], m[2].rstrip()) for m in BLOCK.finditer(page.read_text(encoding="utf-8"))]
+
+
+def records(page: Path) -> list[tuple[str, str]]:
+    """(question, table) of every table of a record."""
+    return [(m[1], m[2].strip()) for m in TABLE.finditer(page.read_text(encoding="utf-8"))]
+
+
+def table(name: str) -> str:
+    """The table of a question's committed record."""
+    return questions.question(name).table(cells.read(questions.record_path(name))).strip()
 
 
 def prose(page: Path) -> str:
@@ -36,9 +49,10 @@ def output(command: str) -> str:
 
 
 def write(page: Path) -> None:
-    """Run every block's command and put in what it prints."""
+    """Run every block's command and put in what it prints; put in every record's table."""
     text = page.read_text(encoding="utf-8")
     again = BLOCK.sub(lambda m: f"```\n$ minilora {m[1]}\n{output(m[1])}\n```", text)
+    again = TABLE.sub(lambda m: f"<!-- record: {m[1]} -->\n\n{table(m[1])}\n\n<!-- end -->", again)
     page.write_text(again, encoding="utf-8")
 
 

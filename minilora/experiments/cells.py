@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import subprocess
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,12 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..bench import machine
-from ..files import check_kind, parse_json, read_text, write_atomically
+from ..files import check_kind, make_folder, parse_json, read_text, write_atomically
+from ..values import whole
 
 Cell = dict[str, Any]  # plain settings, seed and all: the function's arguments by name
-Record = dict[str, Any]  # {"cell", "result", "seconds", "made_by"}
+Record = dict[str, Any]  # {"cell", "result", "seconds" of one processor, "made_by"}
+START = '{"cell": {'  # of every line
 ONE_THREAD = ("NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -42,13 +43,15 @@ def run(
 
     function: stands at the top of a module, takes and returns what JSON can hold, and gives the
     same bits for the same cell. path: a file of JSON lines that each record is added to as it ends;
-    a cell that is in it is not run again, so that an interrupted sweep goes on where it stopped.
+    a cell that is in it is not run again, so that an interrupted sweep goes on where it stopped;
+    records of other cells stay, before these.
     jobs: processes, as many as there are cores where None. dask: a scheduler's address, tcp://…, or
     "local" for a cluster of so many workers here. progress: a bar (None: only on a terminal).
     report: called with each new record. Raises ValueError where path is no such file.
     """
     cells = list(cells)
-    done = {_key(r["cell"]): r for r in read(path)} if path and Path(path).is_file() else {}
+    jobs = None if jobs is None else whole("cells: jobs", jobs, 1)
+    done = {_key(r["cell"]): r for r in _before(path)}
     missing = [cell for key, cell in {_key(c): c for c in cells}.items() if key not in done]
     bar = tqdm(
         total=len(cells),
@@ -64,10 +67,11 @@ def run(
                 _append(path, record)
             report(record)
             bar.update()
-    records = [done[_key(cell)] for cell in cells]
+    keys = [_key(cell) for cell in cells]
     if path and missing:  # in the cells' order, whichever ended first; and no broken last line
-        write(path, records)
-    return records
+        others = [key for key in done if key not in set(keys)]
+        write(path, [done[key] for key in dict.fromkeys([*others, *keys])])
+    return [done[key] for key in keys]
 
 
 def read(path: str | Path) -> list[Record]:
@@ -77,6 +81,9 @@ def read(path: str | Path) -> list[Record]:
     """
     text = read_text(path)
     whole = text[: text.rfind("\n") + 1]
+    cut_off = text[len(whole) :][: len(START)]
+    if cut_off != START[: len(cut_off)]:
+        raise ValueError(f"{path}: its last line, {cut_off!r}…, is not the start of a record")
     records = []
     for number, line in enumerate(whole.splitlines(), 1):
         record = parse_json(f"{path} line {number}", line)
@@ -105,6 +112,14 @@ def grid(**axes: Any) -> list[Cell]:
     return cells
 
 
+def _before(path: str | Path | None) -> list[Record]:
+    """What an earlier run left in the file; says now where no file can be written there."""
+    if path is None:
+        return []
+    make_folder(Path(path).parent)
+    return read(path) if Path(path).exists() else []
+
+
 def _key(cell: Cell) -> str:
     return json.dumps(cell, sort_keys=True)
 
@@ -129,7 +144,10 @@ def _outcomes(function, cells, jobs, dask) -> Generator[Record, None, None]:
     call = joblib.delayed(_record)
     with _workers(jobs, dask):
         work = (call(function, cell, made_by()) for cell in cells)
-        yield from joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(work)
+        at_once = -1 if dask else jobs  # as many as a cluster has workers
+        yield from joblib.Parallel(n_jobs=at_once, return_as="generator_unordered", batch_size=1)(
+            work
+        )
 
 
 @contextlib.contextmanager
@@ -152,7 +170,7 @@ def _workers(jobs: int, dask: str | None) -> Iterator[None]:
             local = LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
             address = stack.enter_context(local)
         try:
-            client = stack.enter_context(Client(address))
+            client = stack.enter_context(Client(address, timeout=10))  # seconds
         except (OSError, ValueError) as error:
             raise ValueError(f"--dask: no scheduler at {dask!r} ({error})") from None
         client.run(_one_thread)
@@ -166,11 +184,17 @@ def _one_thread() -> None:
 
 
 def _record(function, cell: Cell, origin: dict[str, Any]) -> Record:
-    """Run in the worker."""
-    start = time.perf_counter()
+    """Run in the worker. "cell" comes first: see START."""
+    start = _processor_seconds()
     result = function(**cell)
-    seconds = round(time.perf_counter() - start, 2)
+    seconds = round(_processor_seconds() - start, 2)
     return {"cell": cell, "result": result, "seconds": seconds, "made_by": origin}
+
+
+def _processor_seconds() -> float:
+    """Of this process and of those that it started: what else the machine does is not in it."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
 
 
 @functools.cache

@@ -1,18 +1,30 @@
-"""One training run of the word lab as a cell: plain settings in, plain numbers out."""
+"""One training run of the word lab as a cell: plain settings in, plain numbers out; grids of such
+cells, and what came out best.
+"""
 
 import functools
+import inspect
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .. import tasks
 from ..adapters import Tuned
+from ..choices import find_method
+from ..files import find
 from ..formats.models import load_model
 from ..train import Diverged
+from ..values import number, whole
+from . import rates
+from .cells import Cell, Record, grid
 from .compare import Words, load_words, mean_loss, run
+from .markdown import mean_sd, plus_minus
+from .markdown import table as markdown_table
 from .settings import Settings
 
 POINTS = 50  # of a loss curve in a record, at most
+
+ADAPTERS = ("rank", "alpha", "targets")  # of the settings, what not every method takes
 
 the_model = functools.cache(load_model)  # a process reads a base once: no run writes into it
 
@@ -62,8 +74,112 @@ def word_run(
     }
 
 
+# ------------------------------------------------------------------------------------------- grids
+
+
+def sweep_cells(axes: Mapping[str, Sequence[Any]]) -> list[Cell]:
+    """Every combination of the axes that a method takes, each checked now, not hours later.
+
+    axes: "method" and whatever else, as a list of values each: what `word_run` takes, and methods'
+    own options by their names. A method is not run again for each value of what it does not take.
+    lr: each method's rate on record where the axis is absent.
+    Raises ValueError for what is unknown, out of range, or taken by none of the methods.
+    """
+    methods = {name: find_method(name) for name in axes["method"]}
+    common = [name for name in inspect.signature(word_run).parameters if name in axes]
+    own = [name for name in axes if name not in common]
+    for name in own:
+        if not any(name in record.options for record in methods.values()):
+            raise ValueError(f"sweep: none of {', '.join(methods)} has an option {name}")
+    found = []
+    for method, record in methods.items():
+        fixed = {n: axes[n] for n in common if n not in ADAPTERS or n in record.takes}
+        options = grid(**{name: axes[name] for name in own if name in record.options})
+        found += grid(**{"lr": [None], **fixed, "method": method, "options": options})
+    return [_checked(cell) for cell in found]
+
+
+def _checked(cell: Cell) -> Cell:
+    """The cell, with a rate; raises ValueError where it cannot be run."""
+    find("task", cell["task"], tasks.TASKS)
+    for name in ("train_size", "steps", "batch_size"):
+        whole(f"sweep: {name}", cell[name], 1)
+    if cell["lr"] is None:
+        cell = {**cell, "lr": rates.chosen_for(cell["task"], rates.read())[cell["method"]]["lr"]}
+    number("sweep: lr", cell["lr"], above=0)
+    given = inspect.signature(settings_of).parameters
+    settings = settings_of(**{name: cell[name] for name in given if name in cell})
+    load_words(settings)
+    settings.attach(the_model(settings.base), cell["method"], cell["seed"], **cell["options"])
+    return cell
+
+
+def best(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """Of each task, train size and method the settings with the highest exact match on validation
+    words, of equals with the lower loss; means over the seeds.
+
+    ->  {"cell" (without its seed), "seeds": their number, "validation": (mean, sd), "test": …}.
+    """
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        cell = {k: v for k, v in record["cell"].items() if k != "seed"}
+        groups.setdefault(repr(sorted(cell.items())), []).append(record)
+    rows: dict[tuple, dict[str, Any]] = {}
+    for group in groups.values():
+        row = _row(group)
+        place = tuple(row["cell"][name] for name in ("task", "train_size", "method"))
+        if place not in rows or row["merit"] > rows[place]["merit"]:
+            rows[place] = row
+    return list(rows.values())
+
+
+def table(records: Iterable[Record]) -> str:
+    """The best of each method, for people."""
+    head = ["method", "task", "words", "rank", "targets", "lr", "options", "seeds"]
+    lines = []
+    for row in best(records):
+        cell, targets = row["cell"], row["cell"].get("targets", "–")
+        lines.append(
+            [
+                cell["method"],
+                cell["task"],
+                str(cell["train_size"]),
+                str(cell.get("rank", "–")),
+                targets if isinstance(targets, str) else "+".join(targets),
+                f"{cell['lr']:g}",
+                " ".join(f"{k}={v:g}" for k, v in cell["options"].items()) or "–",
+                str(row["seeds"]),
+                *(plus_minus(*row[name]) for name in ("validation", "test")),
+            ]
+        )
+    return markdown_table([*head, "validation", "test"], lines)
+
+
+def _row(group):
+    """What the seeds of one setting say together."""
+    results = [record["result"] for record in group]
+    losses = [result["validation"]["loss"] for result in results]
+    loss = float("inf") if None in losses else statistics.fmean(losses)
+    found = {
+        name: mean_sd(result[name]["exact_match"] for result in results)
+        for name in ("validation", "test")
+    }
+    cell = {k: v for k, v in group[0]["cell"].items() if k != "seed"}
+    merit = (found["validation"][0], -loss)
+    return {"cell": cell, "seeds": len(group), "loss": loss, "merit": merit, **found}
+
+
+# ------------------------------------------------------------------------------------- the pieces
+
+
 def settings_of(
-    task, train_size, rank, targets, steps, batch_size=32, weight_decay=0.01
+    task="past",
+    train_size=300,
+    rank=4,
+    targets=("q_proj", "v_proj"),
+    steps=150,
+    batch_size=32,
+    weight_decay=0.01,
 ) -> Settings:
     """The comparison's settings but for these; every technique that has a rank has this one."""
     return Settings(

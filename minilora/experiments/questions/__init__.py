@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...files import data_folder
+from ...files import data_folder, find
+from .. import cells
 from ..cells import Cell, Record
 
 ORDER = ("comparison", "lora_plus", "lora_fa", "vera", "delta_lora", "lora", "swapping")
@@ -30,11 +31,31 @@ class Question:
     table: Callable[[list[Record]], str]  # the same for people: a Markdown table or several
     figure: Callable[[list[Record], Path], None]  # draws into that file
     quick: Callable[[], list[Cell]]  # a few cells of seconds, for tests: they reproduce their bits
+    then: Callable[[list[Record]], list[Cell]] | None = (
+        None  # the records of `cells` -> further cells, which hang on them
+    )
 
 
 def question(name: str) -> Question:
-    """The one of this name, which is in ORDER."""
+    """The one of this name; raises ValueError, with the nearest right names, for no such one."""
+    find("experiment", name, dict.fromkeys(ORDER))
     return importlib.import_module(f".{name}", __name__).QUESTION
+
+
+def answer(asked: Question, path: str | Path, *, quick: bool = False, **how: Any) -> list[Record]:
+    """The question's records, out of the file as far as they stand in it; the rest is run.
+
+    quick: only its quick cells. how: jobs, dask, progress of `cells.run`. The file holds nothing
+    else afterwards.
+    """
+    wanted = asked.quick() if quick else asked.cells()
+    records = cells.run(asked.run, wanted, path, title=asked.name, **how)
+    if asked.then and not quick:
+        wanted = [*wanted, *asked.then(records)]
+        records = cells.run(asked.run, wanted, path, title=f"{asked.name}, second part", **how)
+    if cells.read(path) != records:  # but for cells that were the question's once
+        cells.write(path, records)
+    return records
 
 
 def record_path(name: str) -> Path:

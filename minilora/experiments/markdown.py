@@ -1,0 +1,29 @@
+"""Tables that read well in a terminal and on a page, and means with their spread."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table with its columns lined up: the first to the left, the others right."""
+    lines = [list(head), *(list(row) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    first, *rest = [_line(line, widths) for line in lines]
+    return "\n".join([first, _line(rule, widths), *rest])
+
+
+def _line(cells, widths):
+    padded = [cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:]))]
+    return f"| {' | '.join(padded)} |"
+
+
+def mean_sd(values: Iterable[float]) -> tuple[float, float]:
+    """Mean and standard deviation (n - 1) over seeds; the latter is 0 for a single one."""
+    values = list(values)
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def plus_minus(mean: float, sd: float, digits: int = 3) -> str:
+    """0.855 ± 0.004."""
+    return f"{mean:.{digits}f} ± {sd:.{digits}f}"

@@ -1,0 +1,206 @@
+"""The questions: every committed record is what its settings give, and says what the page says."""
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pages
+import pytest
+
+from minilora.cli import main
+from minilora.experiments import cells, questions
+
+ROOT = Path(__file__).parent.parent
+CLAIMS = ROOT / "docs" / "claims.md"
+each_question = pytest.mark.parametrize("name", questions.ORDER)
+
+
+@pytest.fixture(scope="module")
+def record():
+    """Name -> the committed record, read once."""
+    found = {name: cells.read(questions.record_path(name)) for name in questions.ORDER}
+    return found.__getitem__
+
+
+def lasting(value):
+    """What is the same in every run: without what is named as seconds."""
+    if isinstance(value, dict):
+        return {k: lasting(v) for k, v in value.items() if not k.endswith("seconds")}
+    return [lasting(v) for v in value] if isinstance(value, list) else value
+
+
+def plain(value):
+    """As it comes back from a file."""
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
+@each_question
+def test_a_question_is_whole(name):
+    asked = questions.question(name)
+    assert asked.name == name and asked.title
+    work = [*asked.cells(), *asked.quick()]
+    for cell in work:
+        assert plain(cell) == cell, "settings are plain JSON"
+    assert len({json.dumps(cell, sort_keys=True) for cell in work}) == len(work)
+    assert 2 <= len(asked.quick()) <= 6
+
+
+@each_question
+def test_the_record_holds_the_questions_cells_and_nothing_else(name, record):
+    asked = questions.question(name)
+    wanted = asked.cells()
+    if asked.then:
+        wanted = [*wanted, *asked.then(record(name)[: len(wanted)])]
+    assert [r["cell"] for r in record(name)] == plain(wanted)
+
+
+@each_question
+def test_a_record_says_by_what_it_was_made(name, record):
+    for made in (r["made_by"] for r in record(name)):
+        assert {"minilora", "commit", "python", "numpy", "numba", "processor"} <= set(made)
+        assert re.fullmatch("[0-9a-f]{7,}", made["commit"]), "a clean checkout's commit"
+    assert questions.record_path(name).stat().st_size < 500_000
+
+
+def test_all_records_together_are_made_in_their_time(record):
+    seconds = {name: sum(r["seconds"] for r in record(name)) / 2 for name in questions.ORDER}
+    assert max(seconds.values()) < 15 * 60, seconds  # on two cores
+    assert sum(seconds.values()) < 75 * 60, seconds
+
+
+@pytest.mark.slow
+@each_question
+def test_quick_cells_give_the_same_bits_in_another_process(name, tmp_path):
+    asked = questions.question(name)
+    here = [lasting(plain(asked.run(**cell))) for cell in asked.quick()]
+    for path, jobs in ((tmp_path / "one.jsonl", 1), (tmp_path / "two.jsonl", 2)):
+        records = questions.answer(asked, path, quick=True, jobs=jobs)
+        assert [lasting(r["result"]) for r in records] == here
+        assert [r["cell"] for r in records] == plain(asked.quick())
+
+
+@pytest.mark.slow
+@each_question
+def test_the_record_comes_again_from_its_settings(name, record, tmp_path):
+    """To the same bits where it was made by the same processor and versions. The shortest cells,
+    one of each kind.
+    """
+    asked, chosen = questions.question(name), {}
+    for found in sorted(record(name), key=lambda r: r["seconds"]):
+        chosen.setdefault(str(found["cell"].get("kind", "")), found)
+    few = [found for found in chosen.values() if found["seconds"] < 15]
+    again = cells.run(asked.run, [found["cell"] for found in few], tmp_path / "a.jsonl")
+    for was, now in zip(few, again, strict=True):
+        same = all(was["made_by"][k] == now["made_by"][k] for k in ("numpy", "numba", "processor"))
+        if same:
+            assert lasting(now["result"]) == lasting(was["result"]), was["cell"]
+        else:
+            assert_close(lasting(now["result"]), lasting(was["result"]))
+
+
+def assert_close(now, was):
+    """Another processor rounds differently, and training adds it up: same shape, near numbers."""
+    if isinstance(was, dict):
+        assert set(now) == set(was)
+        for key in was:
+            assert_close(now[key], was[key])
+    elif isinstance(was, list) and len(was) == len(now):
+        for pair in zip(now, was):
+            assert_close(*pair)
+    elif isinstance(was, float):
+        assert now == pytest.approx(was, rel=0.5, abs=0.1)
+
+
+@each_question
+def test_tables_and_figures_come_from_the_record_in_seconds(name, record, tmp_path):
+    asked, path = questions.question(name), tmp_path / "figure.png"
+    start = time.process_time()
+    json.dumps(plain_keys(asked.summary(record(name))), allow_nan=False)
+    table = asked.table(record(name))
+    asked.figure(record(name), path)
+    assert time.process_time() - start < 20
+    assert table.count("\n|") >= 2 and "nan" not in table
+    assert path.read_bytes().startswith(b"\x89PNG")
+    committed = ROOT / "docs" / "figures" / f"{name}.png"
+    assert committed.read_bytes().startswith(b"\x89PNG") and committed.stat().st_size < 200_000
+
+
+def plain_keys(value):
+    """Tuples as keys are no JSON, but fine in a summary."""
+    if isinstance(value, dict):
+        return {str(k): plain_keys(v) for k, v in value.items()}
+    return [plain_keys(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+# ---------------------------------------------------------------------------------------- the page
+
+
+@pytest.mark.skipif(not CLAIMS.is_file(), reason="an installed package has no pages")
+@each_question
+def test_the_page_has_the_records_table_and_figure(name, record):
+    shown = dict(pages.records(CLAIMS))
+    assert shown[name] == questions.question(name).table(record(name)).strip()
+    assert f"figures/{name}.png" in CLAIMS.read_text(encoding="utf-8")
+
+
+def test_a_verdict_is_one_of_three():
+    rows = [line.split("|") for line in CLAIMS.read_text(encoding="utf-8").splitlines()]
+    verdicts = [row[-2].strip() for row in rows if len(row) == 6 and "](#" in row[2]]
+    assert len(verdicts) >= 7
+    for verdict in verdicts:
+        assert re.match(r"\*\*(holds|holds when|not seen here)\b.*\*\*", verdict), verdict
+
+
+# ------------------------------------------------------------------------------------- the command
+
+
+def test_a_whole_record_is_only_drawn_again(tmp_path, capsys, record):
+    path = tmp_path / "swapping.jsonl"
+    path.write_bytes(questions.record_path("swapping").read_bytes())
+    before = path.read_bytes()
+    start = time.process_time()
+    assert main(["experiment", "swapping", "--out", str(tmp_path)]) == 0
+    assert time.process_time() - start < 20
+    assert questions.question("swapping").table(record("swapping")) in capsys.readouterr().out
+    assert path.read_bytes() == before and (tmp_path / "swapping.png").is_file()
+
+
+@pytest.mark.slow
+def test_quick_runs_and_draws_nothing(tmp_path):
+    line = [sys.executable, "-m", "minilora", "experiment", "swapping", "--quick", "--out"]
+    done = subprocess.run([*line, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "3 cells" in done.stdout
+    assert [p.name for p in tmp_path.iterdir()] == ["swapping.quick.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "line, says",
+    [
+        (["lora_pluss"], "did you mean 'lora_plus'"),
+        (["swapping", "lorra"], "lora"),
+        (["swapping", "--jobs", "0"], "jobs is 0"),
+        (["swapping", "--out", __file__], "exists"),
+    ],
+)
+def test_what_cannot_be_asked_is_said_in_one_line(line, says, tmp_path, capsys):
+    out = [] if "--out" in line else ["--out", str(tmp_path)]
+    assert main(["experiment", *line, *out]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert says in error and not list(tmp_path.iterdir())
+
+
+def test_another_file_in_the_way_stays(tmp_path, capsys):
+    path = tmp_path / "swapping.jsonl"
+    path.write_text("a letter")
+    assert main(["experiment", "swapping", "--out", str(tmp_path)]) == 2
+    assert path.read_text() == "a letter"
+
+
+def test_every_question_s_file_is_in_the_order():
+    folder = Path(importlib.import_module("minilora.experiments.questions").__file__).parent
+    names = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")}
+    assert names == set(questions.ORDER)

@@ -1,0 +1,241 @@
+"""Sweeps: cells that go on after an interruption, on processes and on Dask, and what is refused."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from minilora.cli import main
+from minilora.experiments import cells, sweep
+from minilora.experiments.compare import load_words, run
+from minilora.experiments.settings import Settings
+from minilora.methods import METHODS
+
+ROOT = Path(__file__).parent.parent
+FEW = {
+    "task": ["past"],
+    "train_size": [40],
+    "steps": [3],
+    "batch_size": [8],
+    "seed": [0],
+    "targets": [["q_proj"]],
+}
+LINE = "--train-size 40 --steps 3 --batch-size 8 --targets q_proj".split()
+
+
+def square(x, seconds=0.0):
+    """A cell of any length."""
+    time.sleep(seconds)
+    return x * x
+
+
+def bare(path):
+    """The records without the times, in the file's order."""
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in cells.read(path)]
+
+
+# ------------------------------------------------------------------------------------- one run
+
+
+def test_a_run_is_the_comparisons_run():
+    settings = Settings(train_size=40, steps=3, warmup=0, batch_size=8)
+    model, words = sweep.the_model("base"), load_words(settings)
+    tuned, history = run(model, words, settings, "lora", 0.01, 1)
+    found = sweep.word_run(
+        method="lora", lr=0.01, train_size=40, steps=3, batch_size=8, seed=1, score=["test"]
+    )
+    assert found["losses"] == [[i, float(f"{x:.6g}")] for i, x in enumerate(history.losses, 1)]
+    assert found["test"] == sweep.scores(tuned, words, "test") and "validation" not in found
+    assert found["trainable"] == 7168
+
+
+def test_options_and_alpha_reach_the_method():
+    few = dict(lr=0.01, train_size=40, steps=3, batch_size=8, score=["validation"])
+    plain = sweep.word_run(method="lora", **few)
+    assert sweep.word_run(method="lora", alpha=8, **few) == plain  # 2 · rank
+    assert sweep.word_run(method="lora", alpha=4, **few) != plain
+    assert sweep.word_run(method="lora_plus", options={"ratio": 1.0}, **few) == plain
+    still = sweep.word_run(method="delta_lora", options={"update_ratio": 0.0}, **few)
+    assert still["losses"] == plain["losses"]
+
+
+def test_a_run_that_diverges_is_data():
+    found = sweep.word_run(method="lora", lr=1e30, train_size=40, steps=3, score=["test"])
+    assert found["diverged"] == 2 and found["test"] == {"exact_match": 0.0, "loss": None}
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_curve_is_thinned_to_means():
+    assert sweep.thinned([3.0, 1.0, 5.0], points=2) == [[2, 2.0], [3, 5.0]]
+    assert sweep.thinned([], points=2) == []
+    for length in (1, 49, 50, 51, 150, 151, 1000):
+        points = sweep.thinned([1.0] * length)
+        assert len(points) <= sweep.POINTS and points[-1] == [length, 1.0]
+
+
+# --------------------------------------------------------------------------------------- the grid
+
+
+def test_a_method_is_run_once_for_what_it_does_not_take():
+    axes = {**FEW, "method": ["full", "lora", "lora_plus"], "rank": [2, 4], "ratio": [2.0, 4.0]}
+    found = sweep.sweep_cells({**axes, "lr": [0.1]})
+    shapes = [(c["method"], c.get("rank"), c["options"].get("ratio")) for c in found]
+    plus = [("lora_plus", rank, ratio) for rank in (2, 4) for ratio in (2.0, 4.0)]
+    assert shapes == [("full", None, None), ("lora", 2, None), ("lora", 4, None), *plus]
+    assert len({json.dumps(c, sort_keys=True) for c in found}) == len(found)
+
+
+def test_the_rate_on_record_stands_in_for_none():
+    found = sweep.sweep_cells({**FEW, "method": list(METHODS)})
+    assert {c["method"]: c["lr"] for c in found}["lora"] == 0.02
+    assert len(found) == len(METHODS)
+
+
+@pytest.mark.parametrize(
+    "line, says",
+    [
+        ("--method lorra", "lora"),
+        ("--task pats", "past"),
+        ("--rank 2.5", "--rank: got '2.5'"),
+        ("--rank 0", "rank is 0"),
+        ("--lr 1e-2,x", "--lr: got 'x'"),
+        ("--lr -1", "lr is -1"),
+        ("--targets q_porj", "q_proj"),
+        ("--ratio 4 --method lora,vera", "none of lora, vera has an option ratio"),
+        ("--ratio -4", "ratio is -4"),
+        ("--start-step -1", "start_step is -1"),
+        ("--update-ratio nan", "update_ratio is nan"),
+        ("--seed -1", "seed is -1"),
+        ("--train-size 99999", "train_size 99999"),
+        ("--steps 0", "steps is 0"),
+        ("--method ,", "--method: got ','"),
+        ("--jobs 0", "jobs is 0"),
+        ("--dask nowhere", "--dask"),
+    ],
+)
+def test_what_cannot_be_run_is_said_before_anything_is(line, says, tmp_path, capsys):
+    out = tmp_path / "sweep.jsonl"
+    assert main(["sweep", *line.split(), "--out", str(out)]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert says in error and not out.exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["hello", "hello\n", '{"a": 1}\n', "[1]\n", '{"cell": {}}\n', "\xff\n", "{}"]
+)
+def test_another_file_in_the_way_stays_as_it_is(text, tmp_path, capsys):
+    out = tmp_path / "sweep.jsonl"
+    out.write_bytes(text.encode("latin-1"))
+    assert main(["sweep", *LINE, "--method", "lora", "--out", str(out)]) == 2
+    assert str(out) in capsys.readouterr().err
+    assert out.read_bytes() == text.encode("latin-1")
+    assert main(["sweep", *LINE, "--method", "lora", "--out", str(tmp_path)]) == 2  # a folder
+
+
+# -------------------------------------------------------------------------- running and going on
+
+
+def test_cells_are_run_once_and_come_in_their_order(tmp_path):
+    path, work = tmp_path / "a.jsonl", cells.grid(x=[3, 1, 2, 3])
+    records = cells.run(square, work, path, jobs=2)
+    assert [r["result"] for r in records] == [9, 1, 4, 9]
+    done = path.read_bytes()
+    seen = []
+    again = cells.run(square, work, path, jobs=2, report=seen.append)
+    assert again == records and not seen and path.read_bytes() == done
+    cells.run(square, cells.grid(x=[2, 5]), path, report=seen.append)
+    assert [r["cell"]["x"] for r in seen] == [5]
+    assert sorted(r["cell"]["x"] for r in cells.read(path)) == [1, 2, 3, 5]
+
+
+def test_a_broken_last_line_is_run_again(tmp_path):
+    path, work = tmp_path / "a.jsonl", cells.grid(x=[1, 2, 3])
+    cells.run(square, work, path, jobs=1)
+    whole, seen = bare(path), []
+    text = path.read_bytes()
+    for cut in (1, 2, 30, len(text.splitlines()[-1])):
+        path.write_bytes(text[:-cut])
+        seen.clear()
+        cells.run(square, work, path, jobs=1, report=seen.append)
+        assert [r["cell"]["x"] for r in seen] == [3] and bare(path) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="kills by a signal")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_sweep_goes_on_to_the_same_file(how, tmp_path):
+    line = [*LINE, "--method", "lora,vera", "--rank", "2", "--lr", "1e-3,1e-2,1e-1", "--seed"]
+    line += ["0,1", "--jobs", "2", "--out"]
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    command = [sys.executable, "-m", "minilora", "sweep", *line]
+    subprocess.run([*command, str(one)], cwd=ROOT, check=True, capture_output=True)
+    process = subprocess.Popen(
+        [*command, str(two)],
+        cwd=ROOT,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    while not two.exists() or two.read_bytes().count(b"\n") < 3:
+        time.sleep(0.02)
+    os.killpg(process.pid, how)
+    assert process.wait(timeout=60) == (130 if how == signal.SIGINT else -how)
+    left = cells.read(two)
+    assert 3 <= len(left) < 12
+    subprocess.run([*command, str(two)], cwd=ROOT, check=True, capture_output=True)
+    assert bare(two) == bare(one)
+
+
+@pytest.mark.slow
+def test_two_dask_workers_give_the_same_bits(tmp_path):
+    pytest.importorskip("distributed")
+    line = ["sweep", *LINE, "--method", "full,lora,vera", "--seed", "0", "--jobs", "2", "--out"]
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    for path, how in ((one, []), (two, ["--dask", "local"])):
+        assert main([*line, str(path), *how]) == 0
+    assert bare(one) == bare(two) and len(bare(one)) == 3
+
+
+@pytest.mark.slow
+def test_a_scheduler_s_address(tmp_path):
+    """More cells than workers, on a cluster that was there before."""
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as c:
+        work = cells.grid(x=range(7))
+        records = cells.run(square, work, tmp_path / "a.jsonl", dask=c.scheduler_address)
+    assert [r["result"] for r in records] == [x * x for x in range(7)]
+
+
+def test_the_closing_table_has_the_best_of_each_method():
+    def record(method, lr, seed, match, loss):
+        cell = {"method": method, "task": "past", "train_size": 300, "lr": lr, "options": {}}
+        scores = {"exact_match": match, "loss": loss}
+        return {
+            "cell": {**cell, "seed": seed},
+            "result": dict.fromkeys(["validation", "test"], scores),
+        }
+
+    records = [
+        record("lora", 0.1, 0, 0.5, 1.0),
+        record("lora", 0.1, 1, 0.7, 1.0),
+        record("lora", 0.2, 0, 0.6, 0.5),
+        record("lora", 0.2, 1, 0.6, 0.5),
+        record("vera", 0.2, 0, 0.0, None),
+    ]
+    lora, vera = sweep.best(records)
+    assert lora["cell"]["lr"] == 0.2 and lora["seeds"] == 2 and lora["validation"] == (0.6, 0.0)
+    assert vera["cell"]["method"] == "vera"
+    assert "0.600 ± 0.000" in sweep.table(records)
+
+
+def test_a_bar_has_the_time_left(tmp_path, capsys):
+    work = cells.grid(x=[1, 2, 3], seconds=0.2)
+    cells.run(square, work, tmp_path / "a.jsonl", jobs=1, progress=True)
+    bar = capsys.readouterr().err
+    assert "2/3" in bar and re.search(r"<00:0\d", bar) and "cells" in bar
