@@ -45,9 +45,15 @@ def record(lr, seed, loss, **more):
 def test_a_rate_is_chosen_by_the_mean_over_seeds_and_a_diverged_run_never():
     records = [record(0.1, 0, 1.0), record(0.1, 1, 3.0), record(0.2, 0, 0.1), record(0.2, 1, None)]
     records += [record(0.1, 0, 5.0, rank=2), record(0.3, 0, 4.0, rank=2)]
+    more = _lab.more_seeds(records)
+    assert [(c["lr"], c["seed"]) for c in more if "rank" not in c] == [
+        (0.1, seed) for seed in _lab.MORE
+    ]
+    # what the further seeds came to chooses nothing
+    records += [record(0.3, seed, 99.0, rank=2) for seed in _lab.MORE]
     chosen = _lab.tuned_rates(records)
     assert [{r["cell"]["lr"] for r in runs} for runs in chosen.values()] == [{0.1}, {0.3}]
-    assert [len(runs) for runs in chosen.values()] == [2, 1]
+    assert [len(runs) for runs in chosen.values()] == [2, 1 + len(_lab.MORE)]
 
 
 def test_spread_is_the_sample_standard_deviation():

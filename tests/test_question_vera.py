@@ -86,7 +86,7 @@ def test_the_record(tmp_path):
         for rank, row in rows.items():
             assert row["trainable"] == s[method][rank]["trainable"]
             assert row["bytes"] - 4 * row["trainable"] < 6000
-    assert {row["exact_match"]["n"] for row in s["vera"].values()} == {len(vera.SEEDS)}
+    assert {row["exact_match"]["n"] for row in s["vera"].values()} == {5}
     assert "nan" not in vera.table(records)
     vera.figure(records, tmp_path / "figure.png")
     assert 10_000 < (tmp_path / "figure.png").stat().st_size < 200_000

@@ -16,6 +16,7 @@ from ..compare import mean_loss
 from ..settings import Settings
 from ..sweep import rounded
 
+TUNING, MORE = (0, 1), (2, 3, 4)  # seeds that rates are chosen on; those that are run in addition
 STANDARD = Settings()  # the comparison's: what a question does not vary
 
 
@@ -70,8 +71,8 @@ def or_diverged(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def tuned_rates(
     records: Iterable[Record], by: str = "validation_loss", free: Sequence[str] = ("lr",)
 ) -> dict[str, list[Record]]:
-    """The settings but for seed and what is tuned, as JSON  ->  the seeds' records at the rate
-    whose mean of `by` is lowest.
+    """The settings but for seed and what is tuned, as JSON  ->  the records of all seeds at the
+    rate whose mean of `by` over the tuning seeds is lowest.
     """
     groups: dict[str, dict[str, list[Record]]] = {}
     for record in records:
@@ -85,9 +86,15 @@ def tuned_rates(
 
 
 def merit(runs: Sequence[Record], by: str) -> float:
-    """The mean over the seeds; infinite where one diverged."""
-    values = [run["result"][by] for run in runs]
+    """The mean over the tuning seeds; infinite where one diverged."""
+    values = [run["result"][by] for run in runs if run["cell"]["seed"] in TUNING]
     return float("inf") if None in values else statistics.fmean(values)
+
+
+def more_seeds(records: Iterable[Record]) -> list[Cell]:
+    """Each setting at its chosen rate, with further seeds: so all rates need not have them."""
+    chosen = [runs[0]["cell"] for runs in tuned_rates(records).values()]
+    return [{**cell, "seed": seed} for cell in chosen for seed in MORE]
 
 
 def spread(values: Iterable[float | None]) -> dict[str, Any]:
@@ -119,11 +126,6 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A Markdown table; numbers to the right."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
-def seed_by_seed(cells: Iterable[Cell]) -> list[Cell]:
-    """All of the first seed, then of the next: a record that is not whole yet says something."""
-    return sorted(cells, key=lambda cell: cell["seeds"][0] if "seeds" in cell else cell["seed"])
 
 
 def of_kind(records: Iterable[Record], kind: str) -> list[Record]:

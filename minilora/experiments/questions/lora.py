@@ -23,12 +23,10 @@ from . import Question, _lab, _lora_figure
 from ._known_rank import known_rank
 from ._subspaces import amplification, by_chance, directions, similarity
 
-SEEDS = (0, 1, 2)
 RATES = (0.005, 0.01, 0.02, 0.05)
 KNOWN, RANKS = (2, 4, 8), (1, 2, 3, 4, 6, 8, 12, 16)
-CHOSEN = {4: 0.02, 8: 0.02, 64: 0.005}  # rank -> the rate that `words` chooses
 PLACES = (1, 2, 4, 8, 16, 32, 64)  # j of φ(i, j)
-COMMON = {"task": "past", "train_size": 300, "steps": 80}
+COMMON = {"task": "past", "train_size": 300, "steps": 100}
 BUDGET = {  # targets -> the rank whose trainable numbers come nearest to 4 · 4576
     "q": 18,
     "k": 24,
@@ -45,23 +43,33 @@ BUDGET = {  # targets -> the rank whose trainable numbers come nearest to 4 · 4
 
 
 def cells():
-    """Every run."""
-    words = {"kind": "words", **COMMON, "lr": RATES, "seed": SEEDS}
+    """Every run but the pairs."""
+    words = {"kind": "words", **COMMON, "lr": RATES, "seed": _lab.TUNING}
+    return [
+        *grid(kind="teacher", known=KNOWN, rank=RANKS, steps=400, lr=0.02, seed=(0, 1, 2)),
+        *grid(**words, targets="q v", rank=(4, 8, 64)),
+        *[c for targets, rank in BUDGET.items() for c in grid(**words, targets=targets, rank=rank)],
+    ]
+
+
+def then(records):
+    """More seeds at the chosen rates; and pairs of seeds at them, after training and before."""
+    words = _lab.of_kind(records, "words")
+    chosen = {
+        cell["rank"]: cell["lr"]
+        for cell in (runs[0]["cell"] for runs in _lab.tuned_rates(words).values())
+        if cell["targets"] == "q v"
+    }
+    pairs = [
+        {"ranks": [[one, other]], "rates": [[chosen[one], chosen[other]]]}
+        for one, other in ((8, 64), (64, 64))
+    ]
     pair = {"kind": "pair", **COMMON, "seeds": [[0, 10], [1, 11], [2, 12]]}
-    return _lab.seed_by_seed(
-        [
-            *grid(kind="teacher", known=KNOWN, rank=RANKS, steps=400, lr=0.02, seed=SEEDS),
-            *grid(**words, targets="q v", rank=list(CHOSEN)),
-            *[c for t, r in BUDGET.items() for c in grid(**words, targets=t, rank=r)],
-            *[c for a, b in ((8, 64), (64, 64)) for c in _pairs(pair, a, b)],
-            *[c for a, b in ((8, 64), (64, 64)) for c in _pairs({**pair, "steps": 0}, a, b)],
-        ]
-    )
-
-
-def _pairs(pair, one, other):
-    ranks = {"ranks": [[one, other]], "rates": [[CHOSEN[one], CHOSEN[other]]]}
-    return grid(**pair, **ranks)
+    return [
+        *_lab.more_seeds(words),
+        *[c for ranks in pairs for c in grid(**pair, **ranks)],
+        *[c for ranks in pairs for c in grid(**{**pair, "steps": 0}, **ranks)],
+    ]
 
 
 def quick():
@@ -268,4 +276,5 @@ QUESTION = Question(
     table=table,
     figure=figure,
     quick=quick,
+    then=then,
 )

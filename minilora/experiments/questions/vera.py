@@ -29,11 +29,10 @@ from ..cells import ONE_THREAD, grid
 from ..sweep import the_model
 from . import Question, _lab
 
-RANKS = (1, 4, 16, 64, 256)
+RANKS = (1, 4, 16, 64, 256, 1024)
 LORA_RANKS = (1, 2, 4, 8, 16)
 RATES = {"vera": (0.05, 0.1, 0.2, 0.5), "lora": (0.01, 0.02, 0.05)}
 LARGE = (0.005, 0.02, 0.05, 0.2)  # where d is ten times as large, or alone, a step reaches further
-SEEDS = (0, 1, 2)
 AT = 64  # the rank of what is taken apart
 AS_PUBLISHED: dict[str, Any] = {
     "trains": ["b", "d"],
@@ -50,7 +49,7 @@ VARIANTS: dict[str, dict[str, Any]] = {  # what is changed -> in words
     "A, B in [0, 0.1]": {"draw": "uniform 0 to 0.1"},
     "A, B of its own each": {"shared": False},
 }
-COMMON = {"task": "past", "train_size": 300, "steps": 80}
+COMMON = {"task": "past", "train_size": 300, "steps": 100}
 
 
 # ---------------------------------------------------------------------------------------- the cells
@@ -63,16 +62,21 @@ def cells():
     large = ["only d", "d from 1"]
     usual = [name for name in VARIANTS if name not in large]
     trained = [
-        *grid(**vera, lr=RATES["vera"], rank=RANKS, variant="as published", seed=SEEDS),
-        *grid(**vera, lr=RATES["vera"], rank=AT, variant=usual, seed=SEEDS),
-        *grid(**vera, lr=LARGE, rank=AT, variant=large, seed=SEEDS),
-        *grid(**lora, rank=LORA_RANKS, variant="as published", seed=SEEDS),
+        *grid(**vera, lr=RATES["vera"], rank=RANKS, variant="as published", seed=_lab.TUNING),
+        *grid(**vera, lr=RATES["vera"], rank=AT, variant=usual, seed=_lab.TUNING),
+        *grid(**vera, lr=LARGE, rank=AT, variant=large, seed=_lab.TUNING),
+        *grid(**lora, rank=LORA_RANKS, variant="as published", seed=_lab.TUNING),
     ]
     files = [
         *grid(kind="file", method="vera", rank=RANKS, seed=0),
         *grid(kind="file", method="lora", rank=LORA_RANKS, seed=0),
     ]
-    return _lab.seed_by_seed(files + trained)
+    return files + trained
+
+
+def then(records):
+    """More seeds at the chosen rates."""
+    return _lab.more_seeds(_lab.of_kind(records, "train"))
 
 
 def quick():
@@ -298,4 +302,5 @@ QUESTION = Question(
     table=table,
     figure=figure,
     quick=quick,
+    then=then,
 )
