@@ -23,7 +23,7 @@ from . import Question, _lab, _lora_figure
 from ._known_rank import known_rank
 from ._subspaces import amplification, by_chance, directions, similarity
 
-RATES = (0.005, 0.01, 0.02, 0.05)
+RATES = (0.002, 0.005, 0.01, 0.02, 0.05)
 KNOWN, RANKS = (2, 4, 8), (1, 2, 3, 4, 6, 8, 12, 16)
 PLACES = (1, 2, 4, 8, 16, 32, 64)  # j of φ(i, j)
 COMMON = {"task": "past", "train_size": 300, "steps": 100}

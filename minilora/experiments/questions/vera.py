@@ -32,7 +32,12 @@ from . import Question, _lab
 RANKS = (1, 4, 16, 64, 256, 1024)
 LORA_RANKS = (1, 2, 4, 8, 16)
 RATES = {"vera": (0.05, 0.1, 0.2, 0.5), "lora": (0.01, 0.02, 0.05)}
-LARGE = (0.005, 0.02, 0.05, 0.2)  # where d is ten times as large, or alone, a step reaches further
+OWN_RATES = {  # of what a step moves more, or less, than it does with d = 0.1 and Kaiming's A, B
+    "only b": (0.2, 0.5, 1.0, 2.0),
+    "only d": (0.005, 0.02, 0.05, 0.2),
+    "d from 1": (0.005, 0.02, 0.05, 0.2),
+    "A, B in [0, 0.1]": (0.1, 0.2, 0.5, 1.0),
+}
 AT = 64  # the rank of what is taken apart
 AS_PUBLISHED: dict[str, Any] = {
     "trains": ["b", "d"],
@@ -59,12 +64,19 @@ def cells():
     """Every run."""
     vera = {"kind": "train", "method": "vera", **COMMON}
     lora = {"kind": "train", "method": "lora", **COMMON, "lr": RATES["lora"]}
-    large = ["only d", "d from 1"]
-    usual = [name for name in VARIANTS if name not in large]
     trained = [
         *grid(**vera, lr=RATES["vera"], rank=RANKS, variant="as published", seed=_lab.TUNING),
-        *grid(**vera, lr=RATES["vera"], rank=AT, variant=usual, seed=_lab.TUNING),
-        *grid(**vera, lr=LARGE, rank=AT, variant=large, seed=_lab.TUNING),
+        *[
+            cell
+            for name in VARIANTS
+            for cell in grid(
+                **vera,
+                lr=OWN_RATES.get(name, RATES["vera"]),
+                rank=AT,
+                variant=name,
+                seed=_lab.TUNING,
+            )
+        ],
         *grid(**lora, rank=LORA_RANKS, variant="as published", seed=_lab.TUNING),
     ]
     files = [
