@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from minilora.cli import main
-from minilora.experiments import cells, questions
+from minilora.experiments import cells, claims, questions
 
 BLOCK = re.compile(r"^```\n\$ minilora (.+)\n((?:(?!```).*\n)*)```$", re.M)
 TABLE = re.compile(r"^<!-- record: (\w+) -->\n(.*?)<!-- end -->$", re.M | re.S)
@@ -33,18 +33,17 @@ def records(page: Path) -> list[tuple[str, str]]:
 def table(name: str) -> str:
     """The table of a question's committed record; of "claims": every question's rows."""
     if name == "claims":
-        return claims()
+        return verdicts()
     return questions.question(name).table(cells.read(questions.record_path(name))).strip()
 
 
-def claims() -> str:
+def verdicts() -> str:
     """Claim, experiment, what came out, verdict."""
     rows = ["| claim | experiment | what came out | verdict |", "| --- | --- | --- | --- |"]
     for name in questions.ORDER:
         if not questions.record_path(name).is_file():
             continue
-        asked = questions.question(name)
-        for claim in asked.claims(cells.read(questions.record_path(name))) if asked.claims else ():
+        for claim in claims.claims(name, cells.read(questions.record_path(name))):
             place = f"[{name}](#{name.replace('_', '-')})"
             rows.append(f"| {claim.sentence} | {place} | {claim.found} | **{claim.verdict}** |")
     return "\n".join(rows)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from minilora.experiments import rates
-from minilora.experiments.markdown import difference, table
+from minilora.experiments import claims, rates
+from minilora.experiments.markdown import T95, difference, sign, table
 from minilora.experiments.questions import comparison as asked
 from minilora.experiments.tune import GRID
 from minilora.methods import METHODS
@@ -90,16 +90,22 @@ def test_whole_records_give_table_and_claims():
     records = [*first, *(made(cell, match=0.8) for cell in asked.then(first))]
     assert asked.summary(records)["methods"]["vera"]["mean"] == (pytest.approx(0.8), 0.0)
     assert "0.800 ± 0.000" in asked.table(records)
-    assert [claim.verdict for claim in asked.claims(records)].count("not seen here") == 2
+    assert [claim.verdict for claim in claims.claims("comparison", records)].count(
+        "not seen here"
+    ) == 2
 
 
 def test_a_difference_must_be_more_than_chance():
     """Student's t for five seeds: 2.78 standard errors at 95 %."""
     gaps = [0.01, 0.02, 0.03, 0.04, 0.05]  # mean 0.03, sd 0.0158: 4.2 standard errors
-    assert difference(gaps, [0.0] * 5) == (pytest.approx(0.03), pytest.approx(0.01581, rel=1e-3), 1)
-    assert difference([0.0] * 5, gaps)[2] == -1
-    assert difference([g - 0.012 for g in gaps], [0.0] * 5)[2] == 0  # 2.5 of them
-    assert difference([0.1] * 5, [0.1] * 5) == (0.0, 0.0, 0)
+    assert difference(gaps, [0.0] * 5) == (pytest.approx(0.03), pytest.approx(0.01581, rel=1e-3), 5)
+    assert sign(*difference(gaps, [0.0] * 5)) == 1
+    assert sign(*difference([0.0] * 5, gaps)) == -1
+    assert sign(*difference([g - 0.012 for g in gaps], [0.0] * 5)) == 0  # 2.5 of them
+    assert sign(*difference([0.1] * 5, [0.1] * 5)) == 0
+    scipy = pytest.importorskip("scipy.stats")
+    for n, t in T95.items():
+        assert t == pytest.approx(scipy.t.ppf(0.975, n - 1), rel=0.01)
 
 
 def test_columns_are_lined_up():

@@ -7,7 +7,7 @@ import pytest
 
 from minilora.adapters import merge, unmerge
 from minilora.checkpoints import fingerprint
-from minilora.experiments import cells, questions
+from minilora.experiments import cells, claims, questions
 from minilora.experiments.questions import _switching, swapping
 from minilora.experiments.word_adapters import NAMES, open_library
 from minilora.model import Llama
@@ -95,6 +95,6 @@ def test_the_record_says_what_the_claim_says():
     assert found["orders"] == 5 and found["switches_with_other_bits"] == 0
     assert found["copied"] == found["base_changed"] == found["scores_changed"] == 0
     assert found["seconds"]["use_seconds"] < found["seconds"]["unmerge_and_merge_seconds"]
-    first, second = swapping.claims(records)
+    first, second = claims.claims("swapping", records)
     assert first.verdict == "holds" and "0 of 5 × 1,000 switches" in first.found
     assert second.verdict.startswith("holds when")

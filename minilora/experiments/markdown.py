@@ -34,10 +34,14 @@ T95 = {2: 12.7, 3: 4.3, 4: 3.18, 5: 2.78, 6: 2.57}  # Student's t, both sides, b
 
 
 def difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, int]:
-    """Seed by seed: mean, standard deviation, and its sign where it is none of chance's (+1, -1):
-    the mean is further from 0 than 95 % of what so few seeds would give by chance; else 0.
-    """
+    """Seed by seed: mean, standard deviation, number."""
     gaps = [a - b for a, b in zip(ours, theirs, strict=True)]
-    mean, sd = mean_sd(gaps)
-    certain = abs(mean) > T95[len(gaps)] * sd / math.sqrt(len(gaps))
-    return mean, sd, int(math.copysign(certain, mean))
+    return *mean_sd(gaps), len(gaps)
+
+
+def sign(mean: float, sd: float, n: int) -> int:
+    """+1 or -1 where the mean of n seeds is further from 0 than 95 % of what chance would give
+    (Student's t); 0 where it is not.
+    """
+    certain = abs(mean) > T95[n] * sd / math.sqrt(n)
+    return int(math.copysign(certain, mean))

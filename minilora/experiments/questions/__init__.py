@@ -10,24 +10,13 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ...files import data_folder, find
 from .. import cells
 from ..cells import Cell, Record
 
 ORDER = ("comparison", "lora_plus", "lora_fa", "vera", "delta_lora", "lora", "swapping")
-
-
-HOLDS, NOT_SEEN = "holds", "not seen here"
-
-
-class Claim(NamedTuple):
-    """A sentence of the article, and what the records say of it."""
-
-    sentence: str
-    found: str  # numbers, with their spread
-    verdict: str  # HOLDS, "holds when …" or NOT_SEEN
 
 
 @dataclass(frozen=True)
@@ -45,7 +34,6 @@ class Question:
     then: Callable[[list[Record]], list[Cell]] | None = (
         None  # the records of `cells` -> further cells, which hang on them
     )
-    claims: Callable[[list[Record]], list[Claim]] | None = None  # rows for docs/claims.md
 
 
 def question(name: str) -> Question:

@@ -15,7 +15,7 @@ from ... import plots
 from ..cells import Cell, Record, grid
 from ..markdown import mean_sd
 from ..markdown import table as markdown
-from . import HOLDS, NOT_SEEN, Claim, Question, _switching
+from . import Question, _switching
 
 SWITCHES, SEEDS, WORDS = 1000, tuple(range(5)), 200  # words: held out, of each task
 WAYS = {  # how a model gets into an adapter and out of it -> what it is called
@@ -138,35 +138,6 @@ def table(records: list[Record]) -> str:
     return f"{markdown(head, [still, *moving])}\n\n{markdown(['', ''], costs)}"
 
 
-def claims(records: list[Record]) -> list[Claim]:
-    """What the switches say."""
-    found = summary(records)
-    size, took = found["bytes"], found["seconds"]
-    faults = ("switches_with_other_bits", "scores_changed", "base_changed", "adapters_changed")
-    still = not any(found[name] for name in faults)
-    kept = f"{found['switches_with_other_bits']} of {found['orders']} × {SWITCHES:,} switches"
-    merged = {way: found["ways"][way]["drift"][SWITCHES]["logit"] for way in WAYS}
-    moved = " or ".join(f"{mean:.1e} ± {sd:.0e}" for mean, sd in merged.values())
-    changed = sum(row["scores_changed"] for row in found["ways"].values())
-    cases = sum(row["orders"] for row in found["ways"].values()) * size["adapters"]
-    return [
-        Claim(
-            "LoRA's adapters swap freely without retraining",
-            f"beside the base, {kept} gave other bits, {found['scores_changed']} scores changed; a "
-            f"switch takes {1e6 * took['use_seconds']:.2g} µs, reading a model "
-            f"{1e3 * took['load_model_seconds']:.2g} ms; base and five adapters are "
-            f"{size['library_bytes']:,} bytes, five models {size['models_bytes']:,}",
-            HOLDS if still else NOT_SEEN,
-        ),
-        Claim(
-            "… also by adding to the weights and subtracting again",
-            f"after {SWITCHES:,} switches a logit has moved by {moved} (rounded once, in place; "
-            f"n = {len(SEEDS)} orders each), {changed} of {cases} scores changed",
-            "holds when the last bits of float32 do not matter" if not changed else NOT_SEEN,
-        ),
-    ]
-
-
 # -------------------------------------------------------------------------------------- the figure
 
 
@@ -223,5 +194,4 @@ QUESTION = Question(
     table=table,
     figure=figure,
     quick=quick,
-    claims=claims,
 )
