@@ -83,8 +83,8 @@ def _lora_plus(found: Mapping[str, Any]) -> list[Claim]:
             f"{FASTER}: in the limit of large widths",
             f"one linear unit: LoRA's best rate falls as n^({found['toy']['exponent']:.3f}), "
             f"theory -1/2, and its steps grow from {first['steps']} to {last['steps']} between "
-            f"widths {min(widths):,} and {max(widths):,}; with two rates {first['steps_apart']} and "
-            f"{last['steps_apart']} (n = {first['steps'].n})",
+            f"widths {min(widths):,} and {max(widths):,}; with two rates "
+            f"{first['steps_apart']} and {last['steps_apart']} (n = {first['steps'].n})",
             "holds when the width grows without bound",
         ),
         Claim(
