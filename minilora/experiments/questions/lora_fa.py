@@ -31,7 +31,7 @@ from . import _correction as linear
 from ._lora_fa_found import summary
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
-RATES = {  # method -> rank -> around the best: no choice may stand at an end
+RATES = {  # method -> rank -> around the best; the table says which choice stands at an end
     "lora": dict.fromkeys((1, 2, 4), (0.01, 0.02, 0.05))
     | dict.fromkeys((8, 16), (0.005, 0.01, 0.02))
     | {32: (0.002, 0.005, 0.01), 64: (0.001, 0.002, 0.005)},
