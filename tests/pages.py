@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from minilora.cli import main
-from minilora.experiments import cells, questions
+from minilora.experiments import cells, claims, questions
 
 BLOCK = re.compile(r"^```\n\$ minilora (.+)\n((?:(?!```).*\n)*)```$", re.M)
 TABLE = re.compile(r"^<!-- record: (\w+) -->\n(.*?)<!-- end -->$", re.M | re.S)
@@ -31,8 +31,22 @@ def records(page: Path) -> list[tuple[str, str]]:
 
 
 def table(name: str) -> str:
-    """The table of a question's committed record."""
+    """The table of a question's committed record; of "claims": every question's rows."""
+    if name == "claims":
+        return verdicts()
     return questions.question(name).table(cells.read(questions.record_path(name))).strip()
+
+
+def verdicts() -> str:
+    """Claim, experiment, what came out, verdict."""
+    rows = ["| claim | experiment | what came out | verdict |", "| --- | --- | --- | --- |"]
+    for name in questions.ORDER:
+        if not questions.record_path(name).is_file():
+            continue
+        for claim in claims.claims(name, cells.read(questions.record_path(name))):
+            place = f"[{name}](#{name.replace('_', '-')})"
+            rows.append(f"| {claim.sentence} | {place} | {claim.found} | **{claim.verdict}** |")
+    return "\n".join(rows)
 
 
 def prose(page: Path) -> str:
@@ -52,8 +66,16 @@ def write(page: Path) -> None:
     """Run every block's command and put in what it prints; put in every record's table."""
     text = page.read_text(encoding="utf-8")
     again = BLOCK.sub(lambda m: f"```\n$ minilora {m[1]}\n{output(m[1])}\n```", text)
-    again = TABLE.sub(lambda m: f"<!-- record: {m[1]} -->\n\n{table(m[1])}\n\n<!-- end -->", again)
+    again = TABLE.sub(_filled, again)
     page.write_text(again, encoding="utf-8")
+
+
+def _filled(match: re.Match) -> str:
+    """The table between its markers; as it was where there is no record yet."""
+    name = match[1]
+    if name != "claims" and not questions.record_path(name).is_file():
+        return match[0]
+    return f"<!-- record: {name} -->\n\n{table(name)}\n\n<!-- end -->"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Tables that read well in a terminal and on a page, and means with their spread."""
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 
@@ -27,3 +28,20 @@ def mean_sd(values: Iterable[float]) -> tuple[float, float]:
 def plus_minus(mean: float, sd: float, digits: int = 3) -> str:
     """0.855 ± 0.004."""
     return f"{mean:.{digits}f} ± {sd:.{digits}f}"
+
+
+T95 = {2: 12.7, 3: 4.3, 4: 3.18, 5: 2.78, 6: 2.57}  # Student's t, both sides, by number of seeds
+
+
+def difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, int]:
+    """Seed by seed: mean, standard deviation, number."""
+    gaps = [a - b for a, b in zip(ours, theirs, strict=True)]
+    return *mean_sd(gaps), len(gaps)
+
+
+def sign(mean: float, sd: float, n: int) -> int:
+    """+1 or -1 where the mean of n seeds is further from 0 than 95 % of what chance would give
+    (Student's t); 0 where it is not.
+    """
+    certain = abs(mean) > T95[n] * sd / math.sqrt(n)
+    return int(math.copysign(certain, mean))

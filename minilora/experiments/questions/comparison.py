@@ -24,7 +24,7 @@ from .. import rates
 from ..cells import Cell, Record, grid
 from ..compare import adapter_bytes, load_words, make_batches
 from ..compare import run as train_run
-from ..markdown import mean_sd, plus_minus
+from ..markdown import difference, mean_sd, plus_minus
 from ..markdown import table as markdown
 from ..sweep import settings_of, the_model, word_run
 from ..tune import GRID
@@ -37,6 +37,7 @@ TUNED = rates.DEFAULT_TASK  # its rates are on record, of all eleven and three s
 TRIED = 5  # rates of the grid for every other task, that one in their middle as far as it can be
 SEEDS, FEWER_SEEDS = tuple(range(5)), tuple(range(3))
 SIZES = {"past": (1000, 5733), "spelling": (1000, 13180)}  # all words but one, which validates
+EARLY = 30  # steps of 150: who is ahead by then
 COST_STEPS = 60  # optimizer steps of which the median is taken
 
 
@@ -148,29 +149,35 @@ def runs(records: list[Record], **wanted) -> list[dict[str, Any]]:
     return [r["result"] for r in records if _is(r, purpose="score", **wanted)]
 
 
+def _scores(records: list[Record], method: str, task: str, size: int) -> list[float]:
+    """Held-out exact match, seed by seed."""
+    found = runs(records, method=method, task=task, train_size=size)
+    return [result["test"]["exact_match"] for result in found]
+
+
+def _means(records: list[Record], method: str) -> list[float]:
+    """The mean over the tasks, seed by seed."""
+    by_task = [_scores(records, method, task, 300) for task in TASKS]
+    return [statistics.fmean(of_seed) for of_seed in zip(*by_task)]
+
+
+def _early(records: list[Record], method: str) -> list[float]:
+    """The validation loss after EARLY steps on past tenses, seed by seed."""
+    found = runs(records, method=method, task=TUNED, train_size=300)
+    return [dict(result["evaluations"])[EARLY] for result in found]
+
+
 def summary(records: list[Record]) -> dict[str, Any]:
     """By method: scores (mean, sd over seeds) by task and size, costs, rates; and the fronts."""
-    rows = {}
+    rates_chosen, rows = chosen(records), {}
     for method in METHODS:
         (spent,) = (r["result"] for r in records if _is(r, kind="cost", method=method))
-        by_task = {
-            task: [
-                x["test"]["exact_match"]
-                for x in runs(records, method=method, task=task, train_size=300)
-            ]
-            for task in TASKS
-        }
+        by_task = {task: _scores(records, method, task, 300) for task in TASKS}
         rows[method] = {
             "tasks": {task: mean_sd(found) for task, found in by_task.items()},
-            "mean": mean_sd(statistics.fmean(of_seed) for of_seed in zip(*by_task.values())),
+            "mean": mean_sd(_means(records, method)),
             "sizes": {
-                task: {
-                    size: mean_sd(
-                        x["test"]["exact_match"]
-                        for x in runs(records, method=method, task=task, train_size=size)
-                    )
-                    for size in (300, *sizes)
-                }
+                task: {n: mean_sd(_scores(records, method, task, n)) for n in (300, *sizes)}
                 for task, sizes in SIZES.items()
             },
             "curve": _curve(runs(records, method=method, task=TUNED, train_size=300)),
@@ -181,10 +188,18 @@ def summary(records: list[Record]) -> dict[str, Any]:
             },
             "activations": spent["bytes"]["activations"],
             "step_seconds": spent["step_seconds"],
-            "lr": {task: lr for (task, m), lr in chosen(records).items() if m == method},
+            "lr": {task: lr for (task, m), lr in rates_chosen.items() if m == method},
         }
     return {
         "methods": rows,
+        "against_lora": {
+            method: difference(_means(records, method), _means(records, "lora"))
+            for method in METHODS
+        },
+        "early": {
+            method: difference(_early(records, method), _early(records, "lora"))
+            for method in METHODS
+        },
         "base": {r["cell"]["task"]: r["result"]["test"] for r in records if _is(r, kind="base")},
         "fronts": {cost: front(rows, cost) for cost in ("numbers", "file", "step")},
     }

@@ -1,0 +1,92 @@
+"""Delta-LoRA's question: the identity that it stands on, what is chosen, what stands on record."""
+
+import numpy as np
+import pytest
+
+from minilora.experiments import cells, questions
+from minilora.experiments.questions import _lab, delta_lora
+from minilora.experiments.questions._telescoping import same
+from minilora.experiments.sweep import the_model
+
+RECORD = questions.record_path("delta_lora")
+
+
+@pytest.mark.parametrize("ratio", [0.5, 2.0])
+def test_from_the_first_step_it_is_lora_rescaled(ratio):
+    """To float64's rounding, weight decay and schedule and all: W moved by rank r."""
+    found = same(ratio=ratio, start=0, rank=2, alpha=4.0, steps=5, seed=1)
+    assert found["difference"] < 1e-12
+    assert set(found["ranks"]) == {2}
+
+
+def test_from_a_later_step_it_is_not_and_moves_w_by_twice_the_rank():
+    found = same(ratio=2.0, start=2, rank=2, alpha=4.0, steps=5, seed=1)
+    assert found["difference"] > 1e-3
+    assert set(found["ranks"]) == {4}
+
+
+def test_clipping_and_epsilon_are_what_the_identity_wants():
+    """The gradients of LoRA(s (1 + λ)) are (1 + λ) times Delta-LoRA's: eps left alone is not it."""
+    model = the_model("base").astype(np.float64)
+    pairs = [("Dwalk>", "walked"), ("Dcry>", "cried")]
+    found = []
+    for method, alpha in (("delta_lora", 4.0), ("lora", 12.0)):
+        tuned = _lab.lora_or_delta(model, method, rank=2, alpha=alpha, ratio=2.0, start=0, seed=0)
+        batches = _lab.word_batches(tuned, pairs, 3, 0)
+        found.append(_lab.teach(tuned, batches, lr=0.01, steps=3, clip=None, eps=1e-2).losses)
+    assert np.abs(np.subtract(*found)).max() > 1e-4
+
+
+def record(lr, seed, loss, **more):
+    cell = {"kind": "x", "lr": lr, "seed": seed, **more}
+    return {"cell": cell, "result": {"validation_loss": loss}, "seconds": 0.0, "made_by": {}}
+
+
+def test_a_rate_is_chosen_by_the_mean_over_seeds_and_a_diverged_run_never():
+    records = [record(0.1, 0, 1.0), record(0.1, 1, 3.0), record(0.2, 0, 0.1), record(0.2, 1, None)]
+    records += [record(0.1, 0, 5.0, rank=2), record(0.3, 0, 4.0, rank=2)]
+    more = _lab.more_seeds(records)
+    assert [(c["lr"], c["seed"]) for c in more if "rank" not in c] == [
+        (0.1, seed) for seed in _lab.MORE
+    ]
+    # what the further seeds came to chooses nothing
+    records += [record(0.3, seed, 99.0, rank=2) for seed in _lab.MORE]
+    chosen = _lab.tuned_rates(records)
+    assert [{r["cell"]["lr"] for r in runs} for runs in chosen.values()] == [{0.1}, {0.3}]
+    assert [len(runs) for runs in chosen.values()] == [2, 1 + len(_lab.MORE)]
+
+
+def test_spread_is_the_sample_standard_deviation():
+    assert _lab.spread([1, 2, 4]) == {"mean": 2.33333, "sd": 1.52753, "n": 3}
+    assert _lab.spread([1, None])["mean"] is None
+
+
+def test_a_run_that_diverges_is_data():
+    cell = next(c for c in delta_lora.quick() if c["kind"] == "few")
+    with np.errstate(all="ignore"):
+        found = delta_lora.run(**{**cell, "lr": 1e30})
+    assert found["diverged"] >= 1 and found["exact_match"] == 0
+    assert found["validation_loss"] is None
+
+
+@pytest.mark.slow
+def test_the_stream_changes_half_way():
+    """Before the change the second task's words are not seen: its loss falls after it."""
+    cell = next(c for c in delta_lora.quick() if c["kind"] == "shift")
+    found = delta_lora.run(**{**cell, "half": 15, "lr": 0.02})
+    (_, _, before), (_, _, after) = found["curve"][4], found["curve"][-1]
+    assert after < before / 1.3
+
+
+@pytest.mark.skipif(not RECORD.is_file(), reason="not recorded yet")
+def test_the_record(tmp_path):
+    records = cells.read(RECORD)
+    s = delta_lora.summary(records)
+    assert s["same"]["largest_difference"] < 1e-10
+    rank = s["same"]["rank"]
+    assert (s["same"]["ranks_at_once"], s["same"]["ranks_later"]) == ([rank], [2 * rank])
+    for kind in delta_lora.SHOWN:
+        assert set(s[kind]["tuned"]) == {"lora", "delta_lora"}
+    assert "nan" not in delta_lora.table(records)
+    delta_lora.figure(records, tmp_path / "figure.png")
+    assert 10_000 < (tmp_path / "figure.png").stat().st_size < 200_000
