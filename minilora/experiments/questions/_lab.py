@@ -39,6 +39,11 @@ def lora_or_delta(model, method, *, rank, alpha, ratio, start, seed) -> Tuned:
     return attach(model, method, rank=rank, alpha=alpha, seed=seed, **moves)
 
 
+def shares(method: str) -> bool:
+    """Do its layers share arrays, which a key draws?"""
+    return METHODS[method].prepare is not None
+
+
 def word_batches(tuned: Tuned, pairs: Sequence, steps: int, seed: int) -> list:
     """As the comparison's: enough for so many steps."""
     s = STANDARD

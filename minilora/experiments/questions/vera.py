@@ -11,23 +11,17 @@ Source: Kopiczko et al. 2023, arXiv:2310.11454, tables 6 to 8 and figure 2.
 
 import json
 import math
-import os
-import subprocess
-import sys
-import tempfile
-import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ... import tasks
 from ...adapters import Tuned, attach
-from ...formats.peft import load_adapter, save_adapter
 from ...methods import METHODS, vera
-from ..cells import ONE_THREAD, grid
+from ..cells import grid
 from ..sweep import the_model
 from . import Question, _lab
+from ._file import of_file
 
 RANKS = (1, 4, 16, 64, 256, 1024)
 LORA_RANKS = (1, 2, 4, 8, 16)
@@ -64,26 +58,16 @@ def cells():
     """Every run."""
     vera = {"kind": "train", "method": "vera", **COMMON}
     lora = {"kind": "train", "method": "lora", **COMMON, "lr": RATES["lora"]}
-    trained = [
-        *grid(**vera, lr=RATES["vera"], rank=RANKS, variant="as published", seed=_lab.TUNING),
-        *[
-            cell
-            for name in VARIANTS
-            for cell in grid(
-                **vera,
-                lr=OWN_RATES.get(name, RATES["vera"]),
-                rank=AT,
-                variant=name,
-                seed=_lab.TUNING,
-            )
-        ],
-        *grid(**lora, rank=LORA_RANKS, variant="as published", seed=_lab.TUNING),
-    ]
-    files = [
+    trained = grid(**vera, lr=RATES["vera"], rank=RANKS, variant="as published", seed=_lab.TUNING)
+    for name in VARIANTS:
+        rates = OWN_RATES.get(name, RATES["vera"])
+        trained += grid(**vera, lr=rates, rank=AT, variant=name, seed=_lab.TUNING)
+    return [
         *grid(kind="file", method="vera", rank=RANKS, seed=0),
         *grid(kind="file", method="lora", rank=LORA_RANKS, seed=0),
+        *trained,
+        *grid(**lora, rank=LORA_RANKS, variant="as published", seed=_lab.TUNING),
     ]
-    return files + trained
 
 
 def then(records):
@@ -103,12 +87,12 @@ def quick():
 
 def run(kind, **cell):
     """One training run, or one file."""
-    return (_train if kind == "train" else _file)(**cell)
+    return (_train if kind == "train" else of_file)(**cell)
 
 
 def _train(method, rank, variant, task, train_size, steps, lr, seed):
     model, words = the_model("base"), tasks.select(task, train_size)
-    tuned = (ready if shares(method) else _lora)(model, rank, variant, seed)
+    tuned = (ready if _lab.shares(method) else _lora)(model, rank, variant, seed)
 
     def work():
         batches = _lab.word_batches(tuned, words.train, steps, seed)
@@ -116,11 +100,6 @@ def _train(method, rank, variant, task, train_size, steps, lr, seed):
         return {**_lab.scores(tuned, words), "train_loss": _lab.rounded(history.losses[-1])}
 
     return {"trainable": sum(a.size for a in tuned.trainable.values()), **_lab.or_diverged(work)}
-
-
-def shares(method: str) -> bool:
-    """Do its layers share arrays, which a key draws?"""
-    return METHODS[method].prepare is not None
 
 
 def _lora(model, rank, variant, seed):
@@ -162,47 +141,6 @@ def _redraw(shared, draw, seed):
             array[:] = rng.uniform(0, 0.1, array.shape)
 
 
-# ----------------------------------------------------------------------------------------- the file
-
-
-def _file(method, rank, seed):
-    """Bytes with A and B and without; does another process make the same adapter of the smaller?"""
-    tuned = attach(the_model("base"), method, rank=rank, seed=seed)
-    rng = np.random.default_rng(seed)
-    for array in tuned.trainable.values():
-        array[:] = rng.normal(0, 0.1, array.shape)
-    with tempfile.TemporaryDirectory() as folder:
-        found = {"bytes": save_adapter(tuned, folder)}
-        if shares(method):
-            found = {"bytes": save_adapter(tuned, folder, save_projection=False)}
-            found["bytes_with_projections"] = save_adapter(tuned, Path(folder) / "whole")
-        there = _elsewhere(folder)
-    here = checksums(tuned)
-    found["trainable"] = sum(a.size for a in tuned.trainable.values())
-    return {**found, "checksums": here, "same_bits_elsewhere": here == there}
-
-
-def checksums(tuned: Tuned) -> dict[str, int]:
-    """CRC-32 of every array of the adapter together, and of the logits of some ids."""
-    ids = np.arange(2 * 12).reshape(2, 12) % tuned.config.vocab_size
-    arrays = b"".join(tuned.arrays[key].tobytes() for key in sorted(tuned.arrays))
-    return {"arrays": zlib.crc32(arrays), "logits": zlib.crc32(tuned.logits(ids).tobytes())}
-
-
-def load_and_print(folder: str) -> None:
-    """What the other process does."""
-    print(json.dumps(checksums(load_adapter(the_model("base"), folder))))
-
-
-def _elsewhere(folder):
-    command = f"from {__name__} import load_and_print; load_and_print({str(folder)!r})"
-    package = Path(__file__).resolve().parents[3]  # where it was imported from, here too
-    env = {**os.environ, **dict.fromkeys(ONE_THREAD, "1"), "PYTHONPATH": str(package)}
-    process = [sys.executable, "-W", "ignore", "-c", command]
-    out = subprocess.run(process, capture_output=True, text=True, check=True, env=env)
-    return json.loads(out.stdout)
-
-
 # ----------------------------------------------------------------------------- what the records say
 
 
@@ -220,7 +158,7 @@ def summary(records):
         row["trainable"] = runs[0]["result"]["trainable"]
         if cell["variant"] == "as published":
             found[cell["method"]][cell["rank"]] = row
-        if shares(cell["method"]) and cell["rank"] == AT:
+        if _lab.shares(cell["method"]) and cell["rank"] == AT:
             found["variants"][cell["variant"]] = row
     for record in _lab.of_kind(records, "file"):
         cell = record["cell"]
@@ -236,7 +174,7 @@ def table(records):
             f"{METHODS[method].title}, rank {rank}",
             f"{row['trainable']:,}",
             f"{(file := s['files'][method][rank])['bytes']:,}",
-            f"{file['bytes_with_projections']:,}" if shares(method) else "",
+            f"{file['bytes_with_projections']:,}" if _lab.shares(method) else "",
             *_end(row),
         ]
         for method in ("vera", "lora")
