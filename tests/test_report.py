@@ -10,7 +10,7 @@ import pytest
 from minilora import plots, report
 from minilora.cli import main, parser
 from minilora.commands.comparison import settings_of
-from minilora.experiments.compare import Settings
+from minilora.experiments.settings import Settings
 from minilora.page import command_line, page
 from minilora.plots import human, looks, spread
 from minilora.table import standard_error

@@ -13,7 +13,7 @@ import pytest
 
 from minilora.cli import main
 from minilora.experiments import cells, sweep
-from minilora.experiments.compare import load_words, run
+from minilora.experiments.runs import load_words, run
 from minilora.experiments.settings import Settings
 from minilora.methods import METHODS
 

@@ -79,7 +79,7 @@ def settings_of(a):
     """Settings from a command line. A bare --rank is of the techniques whose rank is bounded by the
     width; VeRA's stays, unless it is given by name.
     """
-    from ..experiments.compare import STARTS, Settings
+    from ..experiments.settings import STARTS, Settings
 
     start = STARTS.get(a.task, Settings(task=a.task))
     methods = tuple(dict.fromkeys(start.methods if a.methods is None else a.methods))
@@ -132,7 +132,7 @@ def compare(a) -> None:
 
 def _rates(texts) -> dict[str, float]:
     """--lr METHOD=RATE, … as a dict."""
-    from ..experiments.compare import SCRATCH
+    from ..experiments.settings import SCRATCH
 
     found = {}
     for text in texts:

@@ -15,9 +15,9 @@ from ..train import Diverged
 from ..values import number, whole
 from . import rates
 from .cells import Cell, Record, grid
-from .compare import Words, load_words, mean_loss, run, the_model
 from .markdown import mean_sd, plus_minus
 from .markdown import table as markdown_table
+from .runs import Words, load_words, mean_loss, run, the_model
 from .settings import Settings
 
 POINTS = 50  # of a loss curve in a record, at most

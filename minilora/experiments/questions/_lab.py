@@ -12,7 +12,7 @@ from ...adapters import Tuned, attach
 from ...methods import METHODS
 from ...train import Diverged, History, train
 from ..cells import Cell, Record
-from ..compare import mean_loss
+from ..runs import mean_loss
 from ..settings import Settings
 from ..sweep import rounded
 

@@ -22,10 +22,10 @@ from ...memory import CATEGORIES, measure
 from ...methods import METHODS
 from .. import rates
 from ..cells import Cell, Record, grid
-from ..compare import adapter_bytes, load_words, make_batches
-from ..compare import run as train_run
 from ..markdown import difference, mean_sd, plus_minus
 from ..markdown import table as markdown
+from ..runs import adapter_bytes, load_words, make_batches
+from ..runs import run as train_run
 from ..sweep import settings_of, the_model, word_run
 from ..tune import GRID
 from ..word_adapters import NAMES as TASKS

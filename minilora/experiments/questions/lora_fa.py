@@ -23,8 +23,8 @@ from ...plots import human
 from ...shapes import SHAPES
 from ...train import gradients, train
 from ..cells import Cell, Record, grid
-from ..compare import load_words, make_batches, mean_loss
 from ..markdown import table as markdown
+from ..runs import load_words, make_batches, mean_loss
 from ..sweep import rounded, settings_of, the_model, word_run
 from . import Question
 from . import _correction as linear

@@ -20,8 +20,8 @@ import numpy as np
 from ... import tasks
 from ...train import Diverged, train
 from ..cells import Cell, Record, grid
-from ..compare import load_words, make_batches, mean_loss
 from ..markdown import table as markdown
+from ..runs import load_words, make_batches, mean_loss
 from ..sweep import rounded, settings_of, the_model
 from . import Question
 from . import _two_rates as small
