@@ -3,11 +3,12 @@
 import math
 import statistics
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A Markdown table with its columns lined up: the first to the left, the others right."""
-    lines = [list(head), *(list(row) for row in rows)]
+    lines = [list(head), *([str(cell) for cell in row] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     first, *rest = [_line(line, widths) for line in lines]

@@ -127,12 +127,6 @@ def said(value: dict[str, Any], digits: int = 3) -> str:
     return f"{value['mean']:.{digits}f} ± {value['sd']:.{digits}f}"
 
 
-def markdown(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table; numbers to the right."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
 def of_kind(records: Iterable[Record], kind: str) -> list[Record]:
     """Those whose cell is of this kind."""
     return [record for record in records if record["cell"]["kind"] == kind]

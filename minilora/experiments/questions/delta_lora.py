@@ -20,6 +20,7 @@ import numpy as np
 
 from ... import tasks
 from ...methods import METHODS
+from .. import markdown
 from ..cells import grid
 from ..sweep import rounded, the_model
 from . import Question, _lab
@@ -225,7 +226,7 @@ def _table(head, found, names):
     ]
     difference = [_lab.said(found["difference"][name]) for name in names]
     rows.append(["**Delta-LoRA less LoRA, seed by seed**", "", *difference])
-    return _lab.markdown(head, rows) + "\n"
+    return markdown.table(head, rows) + "\n"
 
 
 def figure(records, path):

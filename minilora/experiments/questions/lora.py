@@ -17,6 +17,7 @@ import numpy as np
 
 from ... import tasks
 from ...adapters import attach
+from .. import markdown
 from ..cells import grid
 from ..sweep import rounded, the_model
 from . import Question, _lab, _lora_figure
@@ -248,10 +249,10 @@ def table(records):
     return (
         "\n\n".join(
             [
-                _lab.markdown(head, teacher),
-                _lab.markdown(["adapted", "rank", "trainable", *end], budget),
-                _lab.markdown(["", "‖ΔW‖", "‖Uᵀ W V‖", "amplification", *end], ranks),
-                _lab.markdown(["φ(i, i) less chance", "i = 1", "i = 2", "i = 4", "i = 8"], alike),
+                markdown.table(head, teacher),
+                markdown.table(["adapted", "rank", "trainable", *end], budget),
+                markdown.table(["", "‖ΔW‖", "‖Uᵀ W V‖", "amplification", *end], ranks),
+                markdown.table(["φ(i, i) less chance", "i = 1", "i = 2", "i = 4", "i = 8"], alike),
             ]
         )
         + "\n"

@@ -18,6 +18,7 @@ import numpy as np
 from ... import tasks
 from ...adapters import Tuned, attach
 from ...methods import METHODS, vera
+from .. import markdown
 from ..cells import grid
 from ..sweep import the_model
 from . import Question, _lab
@@ -182,8 +183,8 @@ def table(records):
     ]
     apart = [[name, f"{row['trainable']:,}", *_end(row)] for name, row in s["variants"].items()]
     end = ["rate", "exact match", "loss"]
-    first = _lab.markdown(["", "trainable", "bytes on disk", "with A and B", *end], ranks)
-    return f"{first}\n\n{_lab.markdown([f'VeRA, rank {AT}', 'trainable', *end], apart)}\n"
+    first = markdown.table(["", "trainable", "bytes on disk", "with A and B", *end], ranks)
+    return f"{first}\n\n{markdown.table([f'VeRA, rank {AT}', 'trainable', *end], apart)}\n"
 
 
 def _end(row):
