@@ -134,7 +134,7 @@ def cost(results: Record) -> list[str]:
         f"Time: {took['seconds'] / 60:.1f} minutes in all; {took['base']['seconds']:.0f} s for the "
         f"base's scores, {min(of_rows):.0f} to {max(of_rows):.0f} s to train and score a row."
     )
-    if took["jobs"] > 1:
+    if took.get("jobs", 1) > 1:
         text += f" {took['jobs']} runs at a time, one thread each: ms/step is of one thread."
     peaks = [took["resident_peak"], *(r["took"]["resident_peak"] for r in rows(results).values())]
     if all(peaks):

@@ -10,7 +10,7 @@ from minilora.memory import savers
 
 DOCS = Path(__file__).parent.parent / "docs"
 SAVERS = [saver.title for saver in savers.SAVERS]
-MEMORY, ERRATA = DOCS / "memory.md", DOCS / "errata.md"
+MEMORY, ERRATA, SPEED = DOCS / "memory.md", DOCS / "errata.md", DOCS / "speed.md"
 pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="an installed package has no pages")
 
 
@@ -24,7 +24,7 @@ def lasting(command, text):
 
 
 def cases():
-    for page in (ERRATA, MEMORY):
+    for page in (ERRATA, MEMORY, SPEED):
         for command, shown in pages.blocks(page) if page.is_file() else ():
             slow = [pytest.mark.slow] if "--fit" in command else []
             yield pytest.param(command, shown, marks=slow, id=f"{page.stem}: {command}")
@@ -38,7 +38,7 @@ def test_a_block_is_what_its_command_prints(command, shown, monkeypatch):
 
 
 def test_every_block_is_of_a_command():
-    for page in (ERRATA, MEMORY):
+    for page in (ERRATA, MEMORY, SPEED):
         fences = page.read_text(encoding="utf-8").count("```")
         assert fences == 2 * len(pages.blocks(page)) > 0
 

@@ -96,6 +96,25 @@ def rows_of_methods(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"case": name, "ratio": record["ratios"][name], **found}
 
 
+def lines(part: str, found: Any) -> Iterator[str]:
+    """What a part of a record found, as it was printed when it was measured."""
+    if part == "methods":
+        for record in found:
+            yield from (record["size"], head(METHODS))
+            yield from (row(METHODS, each) for each in rows_of_methods(record))
+        return
+    columns, inside, after = {
+        "kernels": (KERNELS, "kernels", about_kernels),
+        "steps": (STEPS, None, None),
+        "growth": (GROWTH, None, None),
+        "ladder": (LADDER, "products", about_ladder),
+    }[part]
+    yield head(columns)
+    yield from (row(columns, record) for record in (found[inside] if inside else found))
+    if after:
+        yield after(found)
+
+
 def head(columns: Sequence[Column]) -> str:
     """The line of names."""
     return _line([name for name, _, _ in columns], columns)

@@ -28,6 +28,9 @@ def add(commands) -> None:
     )
     p.add_argument("--quick", action="store_true", help="a small model, short turns")
     p.add_argument(
+        "--record", type=Path, metavar="PATH", help="print an earlier bench.json, measure nothing"
+    )
+    p.add_argument(
         "--out", type=Path, default=Path("runs/bench"), help="folder of the record (%(default)s)"
     )
 
@@ -58,9 +61,11 @@ def settings_of(a: argparse.Namespace):
 def bench(a: argparse.Namespace) -> None:
     """Run the parts, print a table of each, write bench.json and the figures."""
     from ..bench import machine, tables
-    from ..files import make_folder, write_json
+    from ..files import make_folder, read_json, write_json
 
     settings = settings_of(a)
+    if a.record:
+        return _show(read_json(a.record, {"machine": dict}), a.parts)
     make_folder(a.out)
     record: dict[str, Any] = {"machine": machine.facts(), "settings": vars(settings)}
     print(tables.about(record["machine"]))
@@ -71,6 +76,16 @@ def bench(a: argparse.Namespace) -> None:
             write_json(a.out / "bench.json", record)
             print()
     print(a.out / "bench.json")
+
+
+def _show(record, parts) -> None:
+    """The tables of a record, of the parts that are named, or of all that it has."""
+    from ..bench import tables
+
+    print(tables.about(record["machine"]))
+    for part in PARTS:
+        if part in (parts or record) and record.get(part):
+            print(*tables.lines(part, record[part]), sep="\n", end="\n\n")
 
 
 def _kernels(settings, out):

@@ -1,8 +1,8 @@
 """The gated feed-forward whole, on weights that nobody trains: each thread takes some rows through
 all of it, so that gate, up and their product are still near when they are read.
 
-To the bit what its products and SwiGLU give one by one: each number is the same sum in the same
-order.
+To the bit, and to the byte, what its products and SwiGLU give and hold one by one: each number is
+the same sum in the same order.
 """
 
 import numpy as np
@@ -20,45 +20,39 @@ LEAST = 256  # rows a thread, which packs all three matrices for itself
 READ, WRITE = read(2), write(2)
 
 
-@compiled((READ, READ, READ, READ, WRITE, WRITE, WRITE, count), parallel=True)
-def _forward(x, Wg, Wu, Wd, gate, up, y, cut):
+@compiled((READ, READ, READ, READ, *(WRITE,) * 4, count), parallel=True)
+def _forward(x, Wg, Wu, Wd, gate, up, h, y, cut):
     for t in prange(cut):
         start, stop = portion(len(x), t, cut, MR)
-        product = np.empty((min(BLOCK, stop - start), len(Wg)), np.float32)
         for i in range(start, stop, BLOCK):
-            n = min(BLOCK, stop - i)
-            g, u, h = gate[i : i + n], up[i : i + n], product[:n]
-            whole(x[i : i + n], Wg.T, g, False)
-            whole(x[i : i + n], Wu.T, u, False)
-            swiglu_part(g.reshape(-1), u.reshape(-1), h.reshape(-1), 0, 1)
-            whole(h, Wd.T, y[i : i + n], False)
+            j = min(i + BLOCK, stop)
+            whole(x[i:j], Wg.T, gate[i:j], False)
+            whole(x[i:j], Wu.T, up[i:j], False)
+            swiglu_part(gate[i:j].reshape(-1), up[i:j].reshape(-1), h[i:j].reshape(-1), 0, 1)
+            whole(h[i:j], Wd.T, y[i:j], False)
 
 
-@compiled((READ, READ, READ, READ, READ, READ, WRITE, count), parallel=True)
-def _backward(dy, gate, up, Wg, Wu, Wd, dx, cut):
+@compiled((*(READ,) * 6, *(WRITE,) * 5, count), parallel=True)
+def _backward(dy, gate, up, Wg, Wu, Wd, dh, dgate, dup, dx, dx_up, cut):
     for t in prange(cut):
         start, stop = portion(len(dy), t, cut, MR)
-        rows = min(BLOCK, stop - start)
-        room = np.empty((3, rows, len(Wg)), np.float32)
-        second = np.empty((rows, dx.shape[1]), np.float32)
         for i in range(start, stop, BLOCK):
-            n = min(BLOCK, stop - i)
-            dh, dgate, dup, first = room[0, :n], room[1, :n], room[2, :n], dx[i : i + n]
-            whole(dy[i : i + n], Wd, dh, False)  # y = h Wdᵀ
+            j = min(i + BLOCK, stop)
+            whole(dy[i:j], Wd, dh[i:j], False)  # y = h Wdᵀ
             swiglu_backward_part(
-                dh.reshape(-1),
-                gate[i : i + n].reshape(-1),
-                up[i : i + n].reshape(-1),
-                dgate.reshape(-1),
-                dup.reshape(-1),
+                dh[i:j].reshape(-1),
+                gate[i:j].reshape(-1),
+                up[i:j].reshape(-1),
+                dgate[i:j].reshape(-1),
+                dup[i:j].reshape(-1),
                 0,
                 1,
             )
-            whole(dgate, Wg, first, False)  # gate = x Wgᵀ
-            whole(dup, Wu, second[:n], False)  # up = x Wuᵀ
-            for m in range(n):
+            whole(dgate[i:j], Wg, dx[i:j], False)  # gate = x Wgᵀ
+            whole(dup[i:j], Wu, dx_up[i:j], False)  # up = x Wuᵀ
+            for m in range(i, j):
                 for c in range(dx.shape[1]):
-                    first[m, c] += second[m, c]
+                    dx[m, c] += dx_up[m, c]
 
 
 def feed_forward(x, Wg, Wu, Wd):
@@ -66,24 +60,28 @@ def feed_forward(x, Wg, Wu, Wd):
     (M, F).
     """
     M, F = len(x), len(Wg)
-    if LEAST * THREADS > M:
+    if M < LEAST * THREADS:
         gate, up = matmul_nt(x, Wg), matmul_nt(x, Wu)
         return matmul_nt(swiglu_forward(gate, up), Wd), gate, up
+    gate, up, h = (np.empty((M, F), np.float32) for _ in range(3))
     y = np.empty((M, len(Wd)), np.float32)
-    gate, up = np.empty((M, F), np.float32), np.empty((M, F), np.float32)
-    _forward(*map(_dense, (x, Wg, Wu, Wd)), gate, up, y, tasks(M, 1))
+    _forward(*map(_dense, (x, Wg, Wu, Wd)), gate, up, h, y, tasks(M, 1))
     return y, gate, up
 
 
 def feed_forward_dx(dy, gate, up, Wg, Wu, Wd):
     """dy (M, C), gate, up (M, F), Wg, Wu (F, C), Wd (C, F) -> dx (M, C)."""
-    if len(dy) < LEAST * THREADS:
-        dgate, dup = swiglu_backward(matmul_nn(dy, Wd), gate, up)
-        dx = matmul_nn(dgate, Wg)
-        dx += matmul_nn(dup, Wu)
+    M, C = dy.shape
+    if M < LEAST * THREADS:
+        dh = matmul_nn(dy, Wd)
+        dgate, dup = swiglu_backward(dh, gate, up)
+        dx, dx_up = matmul_nn(dgate, Wg), matmul_nn(dup, Wu)
+        dx += dx_up
         return dx
-    dx = np.empty((len(dy), Wg.shape[1]), np.float32)
-    _backward(*map(_dense, (dy, gate, up, Wg, Wu, Wd)), dx, tasks(len(dy), 1))
+    dh, dgate, dup = (np.empty(gate.shape, np.float32) for _ in range(3))
+    dx, dx_up = (np.empty((M, C), np.float32) for _ in range(2))
+    arrays = map(_dense, (dy, gate, up, Wg, Wu, Wd))
+    _backward(*arrays, dh, dgate, dup, dx, dx_up, tasks(M, 1))
     return dx
 
 

@@ -171,6 +171,7 @@ GATED = read(1), read(1), write(1)
 
 @compiled((*GATED, *SHARE))
 def swiglu_part(gate, up, h, t, cut):
+    """Task t's share of h = silu(gate) · up, each (M · F,)."""
     i0, i1 = portion(h.size, t, cut, WHOLE)
     gate, up, h = gate[i0:i1], up[i0:i1], h[i0:i1]
     for i in range(i1 - i0):
@@ -201,6 +202,7 @@ BACK = read(1), read(1), read(1), write(1), write(1)
 
 @compiled((*BACK, *SHARE))
 def swiglu_backward_part(dh, gate, up, dgate, dup, t, cut):
+    """Task t's share of dgate and dup, each (M · F,)."""
     i0, i1 = portion(dup.size, t, cut, WHOLE)
     dh, gate, up, dgate, dup = dh[i0:i1], gate[i0:i1], up[i0:i1], dgate[i0:i1], dup[i0:i1]
     for i in range(i1 - i0):

@@ -63,13 +63,17 @@ def swiglu_backward(dh, gate, up):
 
 def feed_forward(x, Wg, Wu, Wd):
     """-> y (M, C), gate, up (M, F)."""
-    gate = Meta((x.shape[0], Wg.shape[0]), x.dtype)
-    return Meta((x.shape[0], Wd.shape[0]), x.dtype), gate, gate.copy()
+    gate, up = matmul_nt(x, Wg), matmul_nt(x, Wu)
+    h = swiglu_forward(gate, up)
+    return matmul_nt(h, Wd), gate, up
 
 
 def feed_forward_dx(dy, gate, up, Wg, Wu, Wd):
     """-> dx (M, C)."""
-    return Meta((dy.shape[0], Wg.shape[1]), dy.dtype)
+    dh = matmul_nn(dy, Wd)
+    dgate, dup = swiglu_backward(dh, gate, up)
+    dx, _dx_up = matmul_nn(dgate, Wg), matmul_nn(dup, Wu)  # both there until they are added
+    return dx
 
 
 def attention_forward(q, k, v):

@@ -45,14 +45,21 @@ def _mask_of_bytes(given, out):
     return None if m is None else m > 0  # none where nothing is dropped: in evaluation
 
 
+def _inputs(x, Wg=None, Wu=None, Wd=None, **others):
+    """x; of a feed-forward whole also the product that the last of its linears reads."""
+    if Wd is None:
+        return x
+    return x, ops.swiglu(ops.frozen_linear(x, Wg), ops.frozen_linear(x, Wu)).data
+
+
 CASES = (
     Case("as it is", "each pair keeps what its backward reads, and nothing else"),
     Case("norm's y", "a norm keeps its output as well", ("rmsnorm",), lambda given, out: out),
     Case(
         "every x",
         "every linear keeps its input, whether or not its weight trains",
-        ("linear", "frozen_linear", ADAPTER),
-        lambda given, out: given["x"],
+        ("linear", "frozen_linear", "frozen_feed_forward", ADAPTER),
+        lambda given, out: _inputs(**given),
     ),
     Case("dropout", f"dropout {P:g} on the adapter's input, its mask made again", dropout=P),
     Case(
