@@ -14,6 +14,7 @@ from minilora import table
 from minilora.cli import parser
 from minilora.gradcheck import GradientError
 from minilora.methods import METHODS
+from minilora.plots import human
 from minilora.report import read_results
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +28,12 @@ NUMBER = r"-?[\d,]*\.?\d+(?:e-?\d+)?"
 def record():
     """The comparison that is committed."""
     return read_results(ROOT / "data" / "results" / "compare")
+
+
+@pytest.fixture(scope="module")
+def category():
+    """The comparison on SmolLM2 that is committed."""
+    return read_results(ROOT / "data" / "results" / "category")
 
 
 def numbers(text):
@@ -60,11 +67,33 @@ def test_the_numbers_beside_the_snippet_are_the_models(record):
     assert f"all {record['settings']['test_size']} held-out verbs" in PROSE
 
 
-def test_the_table_is_the_committed_record(record):
-    printed = [line.rstrip() for line in table.table(record).splitlines() if line.strip()]
+@pytest.mark.parametrize("which", ["record", "category"])
+def test_the_table_is_the_committed_record(which, request):
+    results = request.getfixturevalue(which)
+    printed = [line.rstrip() for line in table.table(results).splitlines() if line.strip()]
     shown = [line.strip() for line in README.splitlines()]
     for line in printed:
         assert line.strip() in shown
+
+
+def test_what_is_said_of_smollm2_is_the_records(category):
+    """From at most 0.10 to at least 0.70 in under 3 minutes and 1.5 GB, all of it in under 15."""
+    scores, lora, took = category["references"], category["methods"]["lora"], category["took"]
+    assert lora["rank"] == 8 and lora["targets"] == ["q_proj", "v_proj"]
+    assert scores["base"] <= 0.10 and lora["exact_match"] >= 0.70
+    seconds = took["base"]["seconds"] + lora["took"]["seconds"]
+    assert seconds < 180 and took["seconds"] < 900
+    assert next(iter(category["methods"])) == "lora"  # so the peak so far is its own
+    peak = lora["took"]["resident_peak"]
+    assert peak < 1.5e9
+    assert not category["rates"]["given"] and not category["rates"]["differences"]
+    for said in (
+        f"its next token is right for {100 * scores['base']:.0f} %",
+        f"the likeliest of the ten for {100 * scores['untrained_base_best_of_ten']:.0f} %",
+        f"LoRA makes it {100 * lora['exact_match']:.0f} % in {category['settings']['steps']} steps",
+        f"with the scores before and after {seconds:.0f} seconds and at most {human(peak)}",
+    ):
+        assert said in PROSE, said
 
 
 def test_the_scores_in_the_prose_are_the_records(record):
