@@ -31,7 +31,13 @@ def plus_minus(mean: float, sd: float, digits: int = 3) -> str:
     return f"{mean:.{digits}f} ± {sd:.{digits}f}"
 
 
-T95 = {2: 12.7, 3: 4.3, 4: 3.18, 5: 2.78, 6: 2.57}  # Student's t, both sides, by number of seeds
+# Student's t, both sides, by number of seeds
+T95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+
+
+def milliseconds(spread: tuple[float, float]) -> str:
+    """Of seconds, as mean and standard deviation: 12.3 ± 0.4 ms."""
+    return f"{1e3 * spread[0]:.1f} ± {1e3 * spread[1]:.1f} ms"
 
 
 def difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, int]:
@@ -40,9 +46,16 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, f
     return *mean_sd(gaps), len(gaps)
 
 
-def sign(mean: float, sd: float, n: int) -> int:
-    """+1 or -1 where the mean of n seeds is further from 0 than 95 % of what chance would give
-    (Student's t); 0 where it is not.
+def chance(sd: float, n: int) -> float:
+    """How far from 0 the mean of n seeds lies by chance alone, 95 times in 100; for a single seed
+    that is not known.
     """
-    certain = abs(mean) > T95[n] * sd / math.sqrt(n)
-    return int(math.copysign(certain, mean))
+    return T95[n] * sd / math.sqrt(n) if n > 1 else math.inf
+
+
+def sign(mean: float | None, sd: float, n: int) -> int:
+    """+1 or -1 where the mean of n seeds is further from 0 than chance brings it; 0 where it is
+    not, or where a run diverged.
+    """
+    certain = mean is not None and abs(mean) > chance(sd, n)
+    return int(math.copysign(certain, mean or 0))

@@ -19,7 +19,8 @@ def figure(found: dict[str, Any], path: Path) -> None:
         canvas = plots.canvas(15.5, 9.4)
         axes = canvas.subplots(2, 3)
         _curves(axes[0, 0], found, looks, "optimizer steps", lambda row: 1.0)
-        _curves(axes[0, 1], found, looks, "seconds on one thread", lambda row: row["step_seconds"])
+        one_thread = "seconds on one thread"
+        _curves(axes[0, 1], found, looks, one_thread, lambda row: row["step_seconds"][0])
         _tasks(axes[0, 2], found, looks)
         _against(axes[1, 0], found, looks, "numbers", 1.0)
         _against(axes[1, 1], found, looks, "step", 2**20)

@@ -114,10 +114,22 @@ def spread(values: Iterable[float | None]) -> dict[str, Any]:
     return {"mean": rounded(statistics.fmean(known)), "sd": rounded(sd), "n": len(known)}
 
 
-def of_runs(runs: Sequence[Record], *names: str) -> dict[str, Any]:
-    """Of the runs at a chosen rate: the rate, and the spread of each of these results."""
+def of_runs(runs: Sequence[Record], tried: Sequence[Record], *names: str) -> dict[str, Any]:
+    """Of the runs at a rate that was chosen among those tried: the rate, whether it stands at an
+    end of its grid, and the spread of each of these results.
+    """
+    cell = runs[0]["cell"]
+    settings = {k: v for k, v in cell.items() if k not in ("lr", "seed")}
+    alike = [r["cell"] for r in tried if all(r["cell"].get(k) == v for k, v in settings.items())]
+    rates = {other["lr"] for other in alike}
     found = {name: spread(run["result"].get(name) for run in runs) for name in names}
-    return {"lr": runs[0]["cell"]["lr"], **found}
+    end = len(rates) > 1 and cell["lr"] in (min(rates), max(rates))
+    return {"lr": cell["lr"], "at_an_end": end, **found}
+
+
+def at_rate(row: dict[str, Any]) -> str:
+    """The rate of `of_runs`, for a table."""
+    return f"{row['lr']:g}{', an end of its grid' if row['at_an_end'] else ''}"
 
 
 def said(value: dict[str, Any], digits: int = 3) -> str:

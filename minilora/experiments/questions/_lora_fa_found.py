@@ -6,6 +6,8 @@ from typing import Any
 from ..cells import Record
 from ._tables import by_kind, spread
 
+SEEDS = 3  # that every rate is run with, and that choose among them
+
 
 def summary(records: list[Record]) -> dict[str, Any]:
     """The numbers of every part that has records."""
@@ -43,7 +45,7 @@ def _tuned(rates):
     """At the rate of the highest validation score; of equals, of the lower validation loss."""
 
     def merit(lr):
-        parts = [result["validation"] for result in rates[lr]]
+        parts = [result["validation"] for result in rates[lr][:SEEDS]]
         losses = [99.0 if p["loss"] is None else p["loss"] for p in parts]
         return statistics.fmean(p["exact_match"] for p in parts), -statistics.fmean(losses)
 

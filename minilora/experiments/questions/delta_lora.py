@@ -164,12 +164,12 @@ def _of(records, names):
     """
     each = {}
     for settings, runs in _lab.tuned_rates(records).items():
-        each[label(json.loads(settings))] = _lab.of_runs(runs, *names)
+        each[label(json.loads(settings))] = _lab.of_runs(runs, records, *names)
     best = {}
     for runs in _lab.tuned_rates(records, free=("lr", "alpha", "ratio", "start")).values():
         best[runs[0]["cell"]["method"]] = runs
     tuned = {
-        method: {"setting": label(runs[0]["cell"]), **_lab.of_runs(runs, *names)}
+        method: {"setting": label(runs[0]["cell"]), **_lab.of_runs(runs, records, *names)}
         for method, runs in best.items()
     }
     return {"each": each, "tuned": tuned, "difference": _differences(best, names)}
@@ -180,10 +180,13 @@ def _differences(best, names):
         {run["cell"]["seed"]: run["result"] for run in best[method]}
         for method in ("delta_lora", "lora")
     ]
-    return {
-        name: _lab.spread(by_seed[0][seed][name] - by_seed[1][seed][name] for seed in by_seed[0])
-        for name in names
-    }
+    pairs = [(by_seed[0][seed], by_seed[1][seed]) for seed in by_seed[0] if seed in by_seed[1]]
+    return {name: _lab.spread(_less(a.get(name), b.get(name)) for a, b in pairs) for name in names}
+
+
+def _less(ours, theirs):
+    """The difference; None where one of the runs diverged."""
+    return None if ours is None or theirs is None else ours - theirs
 
 
 def label(cell) -> str:
@@ -212,12 +215,21 @@ HEADS = {
 def table(records):
     """One table for each kind."""
     s = summary(records)
-    return "\n".join(_table(HEADS[kind], s[kind], SHOWN[kind]) for kind in SHOWN)
+    same = s["same"]
+    at_once, later = (" or ".join(map(str, same[f"ranks_{n}"])) for n in ("at_once", "later"))
+    identity = (
+        "Where W moves from the first step, it is LoRA with (1 + λ) s: in float64 the losses "
+        f"differ by at most {same['largest_difference']:.0e} of themselves. The change of W, "
+        f"adapter and all, has rank {at_once} then, and {later} where W moves from a later step "
+        f"(r = {same['rank']})."
+    )
+    tables = [_table(HEADS[kind], s[kind], SHOWN[kind]) for kind in SHOWN]
+    return "\n".join([*tables, identity])
 
 
 def _table(head, found, names):
     def row(name, r):
-        return [name, f"{r['lr']:g}", *(_lab.said(r[n]) for n in names)]
+        return [name, _lab.at_rate(r), *(_lab.said(r[n]) for n in names)]
 
     rows = [row(name, r) for name, r in found["each"].items()]
     rows += [

@@ -157,9 +157,10 @@ def _pair(seeds, ranks, rates, **cell):
 def summary(records):
     """{"teacher": r* -> r -> …, "budget": targets -> …, "ranks": r -> …, "similarity": … -> …}."""
     found = {"teacher": _teachers(_lab.of_kind(records, "teacher")), "budget": {}, "ranks": {}}
-    for runs in _lab.tuned_rates(_lab.of_kind(records, "words")).values():
+    words = _lab.of_kind(records, "words")
+    for runs in _lab.tuned_rates(words).values():
         cell = runs[0]["cell"]
-        row = _lab.of_runs(runs, "exact_match", "test_loss", "validation_loss")
+        row = _lab.of_runs(runs, words, "exact_match", "test_loss", "validation_loss")
         row["trainable"] = runs[0]["result"]["trainable"]
         if BUDGET.get(cell["targets"]) == cell["rank"]:
             found["budget"][cell["targets"]] = {"rank": cell["rank"], **row}
@@ -260,7 +261,7 @@ def table(records):
 
 
 def _end(row):
-    return f"{row['lr']:g}", _lab.said(row["exact_match"]), _lab.said(row["test_loss"])
+    return _lab.at_rate(row), _lab.said(row["exact_match"]), _lab.said(row["test_loss"])
 
 
 def figure(records, path):

@@ -28,16 +28,28 @@ from ..runs import load_words, make_batches, mean_loss
 from ..sweep import rounded, settings_of, the_model, word_run
 from . import Question
 from . import _correction as linear
-from ._lora_fa_found import summary
+from ._lora_fa_found import SEEDS, summary
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
-RATES = {  # method -> rank -> around the best; the table says which choice stands at an end
-    "lora": dict.fromkeys((1, 2, 4), (0.01, 0.02, 0.05))
-    | dict.fromkeys((8, 16), (0.005, 0.01, 0.02))
-    | {32: (0.002, 0.005, 0.01), 64: (0.001, 0.002, 0.005)},
-    "lora_fa": dict.fromkeys((1, 2), (0.1, 0.2, 0.5))
-    | {4: (0.05, 0.1, 0.2), 8: (0.02, 0.05, 0.1), 16: (0.01, 0.02, 0.05)}
-    | {32: (0.005, 0.01, 0.02), 64: (0.002, 0.005, 0.01)},
+RATES: dict[str, dict[int, tuple[float, ...]]] = {  # method -> rank -> around the best
+    "lora": {
+        1: (0.01, 0.02, 0.05, 0.1),
+        2: (0.01, 0.02, 0.05),
+        4: (0.01, 0.02, 0.05),
+        8: (0.005, 0.01, 0.02),
+        16: (0.002, 0.005, 0.01, 0.02),
+        32: (0.002, 0.005, 0.01),
+        64: (0.001, 0.002, 0.005),
+    },
+    "lora_fa": {
+        1: (0.1, 0.2, 0.5, 1.0),
+        2: (0.1, 0.2, 0.5, 1.0),
+        4: (0.05, 0.1, 0.2),
+        8: (0.02, 0.05, 0.1, 0.2),
+        16: (0.01, 0.02, 0.05),
+        32: (0.005, 0.01, 0.02),
+        64: (0.002, 0.005, 0.01),
+    },
 }
 CORRECTED_RANKS = (4, 64)  # at which the words are learned by the corrected gradient too
 SGD_RATES = {4: (2.0, 4.0, 8.0, 16.0), 64: (0.5, 1.0, 2.0, 4.0, 8.0)}
@@ -45,7 +57,7 @@ ADAM_RATES = [float(10 ** (k / 4)) for k in range(-8, 3)]
 LINEAR = ((128, 1), (128, 4), (128, 16), (128, 64), (64, 32), (256, 64), (4096, 8), (4096, 64))
 KNOWN_CONDITION = {(4096, 8): 1.12, (4096, 64): 1.6, (256, 64): 7.4}  # measured elsewhere
 Q_V, ALL = ["q_proj", "v_proj"], "all-linear"
-SEEDS = 3
+MORE = range(SEEDS, 7)  # seeds of which only the chosen rates are run
 
 
 # ------------------------------------------------------------------------------------------- cells
@@ -78,6 +90,17 @@ def cells() -> list[Cell]:
     scalar = grid(kind="scalar", rank=1, lr=0.02, steps=20, seed=[0, 1, 2])
     seconds = {"kind": "seconds", "rank": 4, "targets": ALL, "steps": 40, "seed": 0}
     return [*_linear(LINEAR, range(5)), *_memory(), *scalar, *sgd, *adam, seconds]
+
+
+def then(records: list[Record]) -> list[Cell]:
+    """Further seeds of each rank at the rate that validation chose."""
+    found = summary(records)["words"]
+    return [
+        _words(method, rank, found[method][rank]["lr"], seed)
+        for method, by_rank in RATES.items()
+        for rank in by_rank
+        for seed in MORE
+    ]
 
 
 def quick() -> list[Cell]:
@@ -296,6 +319,7 @@ QUESTION = Question(
     name="lora_fa",
     title="Does LoRA-FA need less memory at the quality of a tuned LoRA?",
     cells=cells,
+    then=then,
     run=run,
     summary=summary,
     table=table,

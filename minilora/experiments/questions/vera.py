@@ -26,11 +26,11 @@ from ._file import of_file
 
 RANKS = (1, 4, 16, 64, 256, 1024)
 LORA_RANKS = (1, 2, 4, 8, 16)
-RATES = {"vera": (0.05, 0.1, 0.2, 0.5), "lora": (0.01, 0.02, 0.05)}
+RATES = {"vera": (0.05, 0.1, 0.2, 0.5, 1.0), "lora": (0.005, 0.01, 0.02, 0.05, 0.1)}
 OWN_RATES = {  # of what a step moves more, or less, than it does with d = 0.1 and Kaiming's A, B
-    "only b": (0.2, 0.5, 1.0, 2.0),
-    "only d": (0.005, 0.02, 0.05, 0.2),
-    "d from 1": (0.005, 0.02, 0.05, 0.2),
+    "only b": (0.2, 0.5, 1.0, 2.0, 5.0),
+    "only d": (0.005, 0.02, 0.05, 0.2, 0.5),
+    "d from 1": (0.005, 0.02, 0.05, 0.2, 0.5),
     "A, B in [0, 0.1]": (0.1, 0.2, 0.5, 1.0),
 }
 AT = 64  # the rank of what is taken apart
@@ -153,9 +153,10 @@ def summary(records):
         "variants": {},
         "files": {"vera": {}, "lora": {}},
     }
-    for settings, runs in _lab.tuned_rates(_lab.of_kind(records, "train")).items():
+    trained = _lab.of_kind(records, "train")
+    for settings, runs in _lab.tuned_rates(trained).items():
         cell = json.loads(settings)
-        row = _lab.of_runs(runs, "exact_match", "test_loss", "validation_loss")
+        row = _lab.of_runs(runs, trained, "exact_match", "test_loss", "validation_loss")
         row["trainable"] = runs[0]["result"]["trainable"]
         if cell["variant"] == "as published":
             found[cell["method"]][cell["rank"]] = row
@@ -188,7 +189,7 @@ def table(records):
 
 
 def _end(row):
-    return f"{row['lr']:g}", _lab.said(row["exact_match"]), _lab.said(row["test_loss"])
+    return _lab.at_rate(row), _lab.said(row["exact_match"]), _lab.said(row["test_loss"])
 
 
 def figure(records, path):
