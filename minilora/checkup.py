@@ -131,6 +131,7 @@ def kernel_cases(rng: np.random.Generator) -> dict[str, tuple]:
     q, k, v = n(2, 9, 4, 16), n(2, 9, 2, 16), n(2, 9, 2, 16)
     o, lse = numpy_ref.attention_forward(q, k, v)
     p = [n(33) for _ in range(3)]
+    rows = 300 * (os.cpu_count() or 1)  # enough for every thread: see kernels/gated.py
     return {
         "matmul_nt": (n(37, 29), n(51, 29)),
         "matmul_nn": (n(37, 29), n(29, 51)),
@@ -141,8 +142,11 @@ def kernel_cases(rng: np.random.Generator) -> dict[str, tuple]:
         "rope": (q, cos, sin),
         "swiglu_forward": (n(37, 29), n(37, 29)),
         "swiglu_backward": (n(37, 29), n(37, 29), n(37, 29)),
-        "feed_forward": (n(600, 29), n(51, 29), n(51, 29), n(29, 51)),
-        "feed_forward_dx": (n(37, 29), *(n(37, 51), n(37, 51)), n(51, 29), n(51, 29), n(29, 51)),
+        "feed_forward": (n(rows, 29), n(51, 29), n(51, 29), n(29, 51)),
+        "feed_forward_dx": (
+            *(n(rows, 29), n(rows, 51), n(rows, 51)),
+            *(n(51, 29), n(51, 29), n(29, 51)),
+        ),
         "attention_forward": (q, k, v),
         "attention_backward": (n(2, 9, 4, 16), q, k, v, o, lse),
         "cross_entropy": (n(37, 29), rng.integers(0, 29, 37), np.empty((37, 29), np.float32)),

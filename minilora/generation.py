@@ -44,8 +44,8 @@ def generate(
     of the mass.
     stop: a token that ends a row (it is repeated until all have ended). on_token is called with
     each new column (N,).
-    how: weights and linear, as for `Llama.hidden`. Raises ValueError for ids or choices out of
-    range.
+    how: weights, linear, feed_forward, as for `Llama.hidden`. Raises ValueError for ids or choices
+    out of range.
     """
     ids = check_ids(ids, model.config.vocab_size)
     if not (temperature >= 0 and 0 < top_p <= 1):

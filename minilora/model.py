@@ -1,9 +1,9 @@
 """A Llama: a flat dict of arrays under the checkpoint's own names, and one forward pass written
 over them.
 
-The same pass serves training and generation: it asks `weights[name]` for embeddings and norms and
-calls `linear(name, x)` for every linear of a layer. Who fine-tunes passes leaves of the tape, or a
-linear of their own; the pass does not know.
+The same pass serves training and generation: it asks `weights[name]` for embeddings and norms,
+`linear(name, x)` for the linears of an attention and `feed_forward(name, h)` for the rest. Who
+fine-tunes passes leaves of the tape, or linears of their own; the pass does not know.
 """
 
 import dataclasses

@@ -132,7 +132,7 @@ def cost(results: Record) -> list[str]:
     of_rows = [r["took"]["seconds"] for r in rows(results).values()]
     text = (
         f"Time: {took['seconds'] / 60:.1f} minutes in all; {took['base']['seconds']:.0f} s for the "
-        f"base's scores, {min(of_rows):.0f} to {max(of_rows):.0f} s to train and score a row."
+        f"base's scores, {min(of_rows):.0f} to {max(of_rows):.0f} s for a row, trained and scored."
     )
     if took.get("jobs", 1) > 1:
         text += f" {took['jobs']} runs at a time, one thread each: ms/step is of one thread."

@@ -249,8 +249,10 @@ def test_swiglu(M, F, layout, seed):
 
 
 @pytest.mark.parametrize("M", [1, 7, 511, 512, 513, 1500])  # from 512 on: all of it by each thread
-@pytest.mark.parametrize("C, F", [(24, 40), (33, 401)])
-def test_the_feed_forward_whole_is_its_parts_to_the_bit(M, C, F, rng):
+@pytest.mark.parametrize("C, F", [(24, 40), (33, 401), (8, 24), (16, 8)])
+def test_the_feed_forward_whole_is_its_parts_to_the_bit(M, C, F, rng, monkeypatch):
+    if kernels.backend() == "numba":
+        monkeypatch.setattr(sys.modules[kernels.fast("feed_forward").__module__], "THREADS", 2)
     x, dy = normal(rng, M, C), normal(rng, M, C)
     Wg, Wu, Wd = normal(rng, F, C), normal(rng, F, C), normal(rng, C, F)
     y, gate, up = agrees("feed_forward", x, Wg, Wu, Wd)
@@ -263,6 +265,26 @@ def test_the_feed_forward_whole_is_its_parts_to_the_bit(M, C, F, rng):
     if kernels.backend() == "numba":  # BLAS sums a few rows in another order than many
         np.testing.assert_array_equal(y, kernels.matmul_nt(h, Wd))
         np.testing.assert_array_equal(dx, parts)
+
+
+@pytest.mark.parametrize("M", [7, 1500])
+@pytest.mark.parametrize("wrong", [0, 1, 2])
+def test_weights_that_do_not_fit_a_feed_forward(M, wrong, rng):
+    x, shapes = normal(rng, M, 20), [(24, 20), (24, 20), (20, 24)]
+    kept = [normal(rng, M, 24), normal(rng, M, 24)]
+    shapes[wrong] = (shapes[wrong][0], shapes[wrong][1] + 1)
+    weights = [normal(rng, *shape) for shape in shapes]
+    with pytest.raises(ValueError):
+        kernels.feed_forward(x, *weights)
+    with pytest.raises(ValueError):
+        kernels.feed_forward_dx(x, *kept, *weights)
+
+
+@pytest.mark.parametrize("rows", [1, 9, 40])
+def test_a_sum_of_nothing_is_zero(rows, rng):
+    x, y = normal(rng, rows, 0), normal(rng, 20, 0)
+    assert not kernels.matmul_nt(x, y).any() and not kernels.matmul_nn(x, y.T).any()
+    assert kernels.matmul_nt(x, y, add_to=np.ones((rows, 20), np.float32)).all()
 
 
 @pytest.mark.smoke

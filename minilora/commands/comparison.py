@@ -31,7 +31,7 @@ def add(commands) -> None:
     )
     p.add_argument("--rates", type=Path, help="a record of minilora tune (the built-in one)")
     p.add_argument(
-        "--jobs", type=int, help="runs side by side, one thread each (one a core; category: 1)"
+        "--jobs", type=int, help="runs side by side, one thread each (one a core; a large model: 1)"
     )
 
     p = command(commands, "tune", tune, "the sweep of learning rates on validation words")

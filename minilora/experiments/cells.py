@@ -148,12 +148,19 @@ def each(
         return
     import joblib
 
-    jobs = min(jobs or os.cpu_count() or 1, len(calls))
+    jobs = min(jobs or cores(), len(calls))
     at_once = -1 if dask else jobs  # as many as a cluster has workers
     work = (joblib.delayed(_placed)(i, function, call) for i, call in enumerate(calls))
     with _workers(jobs, dask):
         parallel = joblib.Parallel(n_jobs=at_once, return_as="generator_unordered", batch_size=1)
         yield from parallel(work)
+
+
+def cores() -> int:
+    """How many of the machine's this process may use."""
+    import joblib
+
+    return joblib.cpu_count()
 
 
 def _placed(place, function, call):

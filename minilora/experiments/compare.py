@@ -4,7 +4,6 @@ who learned what, at what cost.
 
 import contextlib
 import dataclasses
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +15,7 @@ from ..checkpoints import fingerprint
 from ..model import Llama
 from ..values import number, whole
 from . import rates
-from .cells import each
+from .cells import cores, each
 from .runs import EXAMPLES, Words, lab, load_words, seed_run, the_model, took
 from .settings import SCRATCH, STARTS, Settings
 
@@ -54,6 +53,7 @@ def compare(
     words, crc32 = load_words(settings), fingerprint(model)
     for name in settings.methods:  # says now what a method does not take
         settings.attach(model, name, 0)
+    jobs = _side_by_side(jobs, model, settings)
     ready()
     start = time.perf_counter()
     scores = references(model, words, settings)
@@ -76,7 +76,7 @@ def compare(
         },
         "references": scores,
         "methods": {},
-        "took": {"base": took(start), "jobs": (jobs := _side_by_side(jobs, model))},
+        "took": {"base": took(start), "jobs": jobs},
     }
     examples = [{"prompt": p, "right": list(right)} for p, right in words.test[:EXAMPLES]]
     results["examples"] = [{**example, "answers": {}} for example in examples]
@@ -93,14 +93,15 @@ def compare(
     return results
 
 
-def _side_by_side(jobs: int | None, model: Llama) -> int:
+def _side_by_side(jobs: int | None, model: Llama, settings: Settings) -> int:
     """How many runs at a time. Small models: one a core, where each on all cores wastes most of
     them; large ones one after the other, since each has all of its arrays in memory.
     """
+    runs = len(rows(settings)) * settings.seeds
     if jobs is not None:
-        return whole("compare: jobs", jobs, 1)
+        return min(whole("compare: jobs", jobs, 1), runs)
     small = sum(a.nbytes for a in model.params.values()) < SMALL
-    return (os.cpu_count() or 1) if small else 1
+    return min(cores(), runs) if small else 1
 
 
 def _chosen(settings, lr, record) -> dict[str, float]:

@@ -1,20 +1,20 @@
 """The gated feed-forward whole, on weights that nobody trains: each thread takes some rows through
 all of it, so that gate, up and their product are still near when they are read.
 
-To the bit, and to the byte, what its products and SwiGLU give and hold one by one: each number is
-the same sum in the same order.
+To the bit what its products and SwiGLU give one by one: each number is the same sum in the same
+order.
 """
 
 import numpy as np
 from numba import prange
 
 from .jit import compiled, count, dense, portion, read, tasks, write
-from .matmul import matmul_nn, matmul_nt, whole
+from .matmul import FEW, matmul_nn, matmul_nt, whole
 from .pointwise import swiglu_backward, swiglu_backward_part, swiglu_forward, swiglu_part
 from .threads import THREADS
 from .tile import MR
 
-BLOCK = 512  # rows: of so many, gate, up and their product still fit an L2 cache at F of some 300
+BLOCK = 512  # rows at a time: fewer stay nearer, but all three matrices are packed for each block
 LEAST = 256  # rows a thread, which packs all three matrices for itself
 
 READ, WRITE = read(2), write(2)
@@ -59,8 +59,8 @@ def feed_forward(x, Wg, Wu, Wd):
     """y = (silu(x Wgᵀ) · x Wuᵀ) Wdᵀ.   x (M, C), Wg, Wu (F, C), Wd (C, F) -> y (M, C), gate, up
     (M, F).
     """
-    M, F = len(x), len(Wg)
-    if M < LEAST * THREADS:
+    M, F = _sizes(x, Wg, Wu, Wd)
+    if in_parts(M, Wg):
         gate, up = matmul_nt(x, Wg), matmul_nt(x, Wu)
         return matmul_nt(swiglu_forward(gate, up), Wd), gate, up
     gate, up, h = (np.empty((M, F), np.float32) for _ in range(3))
@@ -71,8 +71,12 @@ def feed_forward(x, Wg, Wu, Wd):
 
 def feed_forward_dx(dy, gate, up, Wg, Wu, Wd):
     """dy (M, C), gate, up (M, F), Wg, Wu (F, C), Wd (C, F) -> dx (M, C)."""
-    M, C = dy.shape
-    if M < LEAST * THREADS:
+    (M, C), (_, F) = dy.shape, _sizes(dy, Wg, Wu, Wd)
+    if gate.shape != (M, F) or up.shape != (M, F):
+        raise ValueError(
+            f"feed_forward: gate {gate.shape}, up {up.shape}, wanted {(M, F)} for dy {dy.shape}"
+        )
+    if in_parts(M, Wg):
         dh = matmul_nn(dy, Wd)
         dgate, dup = swiglu_backward(dh, gate, up)
         dx, dx_up = matmul_nn(dgate, Wg), matmul_nn(dup, Wu)
@@ -83,6 +87,22 @@ def feed_forward_dx(dy, gate, up, Wg, Wu, Wd):
     arrays = map(_dense, (dy, gate, up, Wg, Wu, Wd))
     _backward(*arrays, dh, dgate, dup, dx, dx_up, tasks(M, 1))
     return dx
+
+
+def _sizes(x, Wg, Wu, Wd):
+    """M and F; raises ValueError where the arrays do not fit."""
+    (M, C), F = x.shape, len(Wg)
+    if (Wg.shape, Wu.shape, Wd.shape) != ((F, C), (F, C), (C, F)):
+        raise ValueError(
+            f"feed_forward: weights of {Wg.shape}, {Wu.shape}, {Wd.shape} for rows of {C}, wanted "
+            f"{(F, C)} twice and {(C, F)}"
+        )
+    return M, F
+
+
+def in_parts(M, Wg):
+    """Is it better done by single kernels: few rows a thread, or products that dot products do?"""
+    return M < LEAST * THREADS or min(Wg.shape) <= FEW
 
 
 def _dense(a):

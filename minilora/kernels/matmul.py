@@ -13,7 +13,7 @@ from .jit import SHARE, compiled, count, flag, portion, read, tasks, write
 from .narrow import PRODUCT, narrow, one_row
 from .tile import DOTS, MR, NR, ask, copy16, ragged16, tile16, tile32, tile48, turn16
 
-DEPTH = 384  # rows of a panel: 48 columns of them are 42 KB, most of an L1 cache
+DEPTH = 384  # rows of a panel at most: 48 columns of them are 72 KB, and stream from the L2 cache
 ROWS = 512
 SKINNY = 32  # up to as many columns, xᵀ y is done without packing
 FEW = 2 * DOTS  # up to as many rows or columns, the product is done by dot products
@@ -249,9 +249,11 @@ def _into(kernel, a, b, shape, depth, depth_b, add_to, grain=GRAIN):
     """kernel(a, b) into a new array, or added to add_to, which must not overlap a or b."""
     if depth != depth_b:
         raise ValueError(f"matmul: factors meet in {depth} and {depth_b} numbers, wanted the same")
+    if not depth:  # a sum of nothing
+        return np.zeros(shape, np.float32) if add_to is None else add_to
     cut = tasks(shape[0] * shape[1] * depth, grain)
     if add_to is None:
-        out = np.empty(shape, np.float32) if depth else np.zeros(shape, np.float32)
+        out = np.empty(shape, np.float32)
         kernel(a, b, out, False, cut)
         return out
     if add_to.shape != shape:

@@ -107,7 +107,7 @@ def store(b, address, value, mask=None):
 
 
 def ask_for(b, address, to_write=False, near=False):
-    """Have the cache line of an address brought into L2, or nearer, to write into: into L1."""
+    """Have the cache line of an address brought into L2; into L1 to write to it."""
     kinds = [BYTE.as_pointer(), INT32, INT32, INT32]
     signature = ir.FunctionType(ir.VoidType(), kinds)
     prefetch = cgutils.get_or_insert_function(b.module, signature, "llvm.prefetch.p0")
