@@ -227,3 +227,8 @@ def test_the_committed_rates_are_those_of_the_default_comparison(model):
     assert rates.differences(settings, fingerprint(model), record) == []
     assert set(rates.chosen_for("past", record)) == {*METHODS, SCRATCH}
     assert rates.choose(record["sweeps"]["past"]["cells"]) == record["chosen"]["past"]
+
+
+def test_jobs_are_checked_before_anything_is_run():
+    with pytest.raises(ValueError, match="jobs is 0, wanted"):
+        compare(FEW, {"lora": 0.01, SCRATCH: 0.002}, ready=lambda: pytest.fail("late"), jobs=0)
