@@ -208,7 +208,7 @@ def figure(records, path):
 def _draw_ranks(axes, s):
     from ... import plots
 
-    aside = {"vera": dict(xytext=(-12, -4), ha="right"), "lora": dict(xytext=(0, 14), ha="center")}
+    aside = {"vera": dict(xytext=(-8, -20), ha="right"), "lora": dict(xytext=(0, 14), ha="center")}
     for method, (colour, marker) in plots.looks(aside).items():
         rows = dict(sorted(s[method].items()))
         loss = [row["test_loss"] for row in rows.values()]
