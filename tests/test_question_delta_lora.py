@@ -78,7 +78,6 @@ def test_the_stream_changes_half_way():
     assert after < before / 1.3
 
 
-@pytest.mark.skipif(not RECORD.is_file(), reason="not recorded yet")
 def test_the_record(tmp_path):
     records = cells.read(RECORD)
     s = delta_lora.summary(records)

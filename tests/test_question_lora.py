@@ -94,7 +94,6 @@ def test_one_budget_is_one_budget():
     assert max(counts) / min(counts) < 1.11
 
 
-@pytest.mark.skipif(not RECORD.is_file(), reason="not recorded yet")
 def test_the_record(tmp_path):
     records = cells.read(RECORD)
     s = lora.summary(records)

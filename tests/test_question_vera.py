@@ -77,7 +77,6 @@ def test_a_file_without_projections_is_made_whole_elsewhere():
     assert 0 <= extra - 4 * RANK * (128 + 128) < 400
 
 
-@pytest.mark.skipif(not RECORD.is_file(), reason="not recorded yet")
 def test_the_record(tmp_path):
     records = cells.read(RECORD)
     s = vera.summary(records)

@@ -29,7 +29,7 @@ def figure(found: dict[str, Any], path: Path) -> None:
         axes[0, 1].set_title("The same against time")
         lines = axes[0, 0].get_legend_handles_labels()
         canvas.legend(*lines, loc="outside lower center", ncols=len(looks))
-    Path(path).write_bytes(plots.png(canvas, dpi=85))
+    Path(path).write_bytes(plots.png(canvas, dpi=75))
 
 
 def _curves(axes, found, looks, label, scale):
