@@ -52,6 +52,8 @@ def growth(records: Sequence[Mapping[str, Any]]):
         ("seconds", "flops", "ms a step", 1e3, "#0072B2"),
         ("bytes", "predicted", "MB at most", 1e-6, "#D55E00"),
     )
+    from matplotlib.ticker import LogLocator
+
     with style():
         figure = canvas(4.2 * len(records), 8)
         panels = figure.subplots(2, len(records), squeeze=False)
@@ -71,7 +73,8 @@ def growth(records: Sequence[Mapping[str, Any]]):
                 axes.set_xticks(xs, [f"{x:g}" for x in xs])
                 axes.set_xticks([], minor=True)
                 axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-                axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}")
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7), numticks=20))
+                axes.yaxis.set_minor_formatter("")
                 axes.set_xlabel(record["axis"])
                 if not column:
                     axes.set_ylabel(label)
