@@ -75,11 +75,12 @@ def test_all_records_together_are_made_in_their_time(record):
 @each_question
 def test_quick_cells_give_the_same_bits_in_another_process(name, tmp_path):
     asked = questions.question(name)
-    here = [lasting(plain(asked.run(**cell))) for cell in asked.quick()]
-    for path, jobs in ((tmp_path / "one.jsonl", 1), (tmp_path / "two.jsonl", 2)):
-        records = questions.answer(asked, path, quick=True, jobs=jobs)
-        assert [lasting(r["result"]) for r in records] == here
-        assert [r["cell"] for r in records] == plain(asked.quick())
+    one, two = (
+        questions.answer(asked, tmp_path / f"{jobs}.jsonl", quick=True, jobs=jobs)
+        for jobs in (1, 2)
+    )
+    assert [lasting(r["result"]) for r in one] == [lasting(r["result"]) for r in two]
+    assert [r["cell"] for r in one] == plain(asked.quick())
 
 
 @pytest.mark.slow

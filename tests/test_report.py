@@ -262,8 +262,8 @@ def test_the_table_says_what_it_took_where_the_results_do():
         "resident_peak": 3 << 29,
     }
     text = " ".join(report.table(results).split())
-    assert "Time: 1.5 minutes in all; 2 s for the base's scores, 10 to 30 s to train" in text
-    assert "held at most 1.50 GiB" in text
+    assert "Time: 1.5 minutes in all; 2 s for the base's scores, 10 to 30 s for a row" in text
+    assert "A process held at most 1.50 GiB" in text
     results["took"]["resident_peak"] = None  # not Linux
     assert "held at most" not in report.table(results)
 
