@@ -624,3 +624,32 @@ print(sum(sum(s.cache_misses.values()) for s in stats))
 print(sum(sum(s.cache_hits.values()) for s in stats) >= len(homes))
 """
     assert python(code).split() == ["0", "True"]
+
+
+@needs_jit
+@pytest.mark.slow
+def test_a_kernel_compiled_anew_beside_others_from_the_disk_gives_the_same_bits(tmp_path):
+    """What a feed-forward shares with SwiGLU must not hang on whether it was compiled with it."""
+    script = (
+        "import numpy as np; from minilora import kernels as K; r = np.random.default_rng(0)\n"
+        "n = lambda *shape: r.standard_normal(shape, dtype=np.float32)\n"
+        "x, g, u, W, V = n(300, 24), n(300, 40), n(300, 40), n(40, 24), n(24, 40)\n"
+        "y, dx = K.feed_forward(x, W, W + 1, V)[0], K.feed_forward_dx(x, g, u, W, W + 1, V)\n"
+        "h, (a, b) = K.swiglu_forward(g, u), K.swiglu_backward(K.matmul_nn(x, V), g, u)\n"
+        "apart = K.matmul_nn(a, W) + K.matmul_nn(b, W + 1)\n"
+        "print((dx == apart).all(), *(hash(o.tobytes()) for o in (y, dx, h, a, b)))"
+    )
+    own = {"NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+    said = []
+    for again in ("", "pointwise.swiglu_*.nbi", "gated.*.nbi"):
+        for index in tmp_path.rglob(again) if again else ():
+            index.unlink()
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, **own},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        said.append(done.stdout)
+    assert said[0].startswith("True") and len(set(said)) == 1

@@ -60,7 +60,7 @@ def feed_forward(x, Wg, Wu, Wd):
     (M, F).
     """
     M, F = _sizes(x, Wg, Wu, Wd)
-    if in_parts(M, Wg):
+    if _in_parts(M, Wg):
         gate, up = matmul_nt(x, Wg), matmul_nt(x, Wu)
         return matmul_nt(swiglu_forward(gate, up), Wd), gate, up
     gate, up, h = (np.empty((M, F), np.float32) for _ in range(3))
@@ -76,7 +76,7 @@ def feed_forward_dx(dy, gate, up, Wg, Wu, Wd):
         raise ValueError(
             f"feed_forward: gate {gate.shape}, up {up.shape}, wanted {(M, F)} for dy {dy.shape}"
         )
-    if in_parts(M, Wg):
+    if _in_parts(M, Wg):
         dh = matmul_nn(dy, Wd)
         dgate, dup = swiglu_backward(dh, gate, up)
         dx, dx_up = matmul_nn(dgate, Wg), matmul_nn(dup, Wu)
@@ -100,7 +100,7 @@ def _sizes(x, Wg, Wu, Wd):
     return M, F
 
 
-def in_parts(M, Wg):
+def _in_parts(M, Wg):
     """Is it better done by single kernels: few rows a thread, or products that dot products do?"""
     return M < LEAST * THREADS or min(Wg.shape) <= FEW
 

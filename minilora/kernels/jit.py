@@ -11,6 +11,7 @@ from . import threads
 
 # Sums may be reordered and products fused. NaN and inf are passed on: a trainer stops at them.
 FASTMATH = {"contract", "reassoc", "arcp", "nsz"}
+IN_ORDER = FASTMATH - {"reassoc"}  # sums and products as they are bracketed
 
 
 def _drop_outdated() -> None:
@@ -33,10 +34,13 @@ SHARE = count, count  # the number of a task, of how many
 ONE = np.float32(1)
 
 
-def compiled(signature=None, parallel=False, fast=True):
+def compiled(signature=None, parallel=False, fast=FASTMATH):
     """njit, cached on disk. With a signature: compiled at import, once, whoever calls it.
 
-    So a share done by the only task and one done by a thread are the same code, to the last bit.
+    So a share done by the only task and one done by a thread are the same code, to the last bit,
+    unless it is taken into a caller of another file, where what may be reordered may come in
+    another order; whether it is hangs on what was compiled and what came from the disk. What such
+    callers share is therefore compiled with fast=IN_ORDER.
     fast=False: each operation as it stands, rounded where it stands, also inside a fast kernel.
     """
     return njit(
@@ -45,7 +49,7 @@ def compiled(signature=None, parallel=False, fast=True):
         error_model="numpy",
         nogil=True,
         parallel=parallel,
-        fastmath=FASTMATH if fast else False,
+        fastmath=fast,
     )
 
 

@@ -7,7 +7,20 @@ the tasks; and the kernel of the table, which makes room for the result.
 import numpy as np
 from numba import prange
 
-from .jit import ONE, SHARE, WHOLE, compiled, count, dense, number, portion, read, tasks, write
+from .jit import (
+    IN_ORDER,
+    ONE,
+    SHARE,
+    WHOLE,
+    compiled,
+    count,
+    dense,
+    number,
+    portion,
+    read,
+    tasks,
+    write,
+)
 from .vectors import exp
 
 GRAIN = 50_000  # numbers below which a second thread costs more than it brings
@@ -169,14 +182,14 @@ def rope(x, cos, sin):
 GATED = read(1), read(1), write(1)
 
 
-@compiled((*GATED, *SHARE))
+@compiled((*GATED, *SHARE), fast=IN_ORDER)
 def swiglu_part(gate, up, h, t, cut):
     """Task t's share of h = silu(gate) · up, each (M · F,)."""
     i0, i1 = portion(h.size, t, cut, WHOLE)
     gate, up, h = gate[i0:i1], up[i0:i1], h[i0:i1]
     for i in range(i1 - i0):
         z = gate[i]
-        h[i] = z / (ONE + exp(-z)) * up[i]
+        h[i] = z * up[i] / (ONE + exp(-z))
 
 
 @compiled((*GATED, count), parallel=True)
@@ -200,7 +213,7 @@ def swiglu_forward(gate, up):
 BACK = read(1), read(1), read(1), write(1), write(1)
 
 
-@compiled((*BACK, *SHARE))
+@compiled((*BACK, *SHARE), fast=IN_ORDER)
 def swiglu_backward_part(dh, gate, up, dgate, dup, t, cut):
     """Task t's share of dgate and dup, each (M · F,)."""
     i0, i1 = portion(dup.size, t, cut, WHOLE)
