@@ -118,20 +118,26 @@ def _before(path: str | Path | None) -> list[Record]:
     if path is None:
         return []
     make_folder(Path(path).parent)
-    return read(path) if Path(path).exists() else []
+    if not Path(path).exists():
+        return []
+    records = read(path)
+    _cut_broken_line(path)
+    return records
 
 
 def _key(cell: Cell) -> str:
     return json.dumps(cell, sort_keys=True)
 
 
-def _append(path: str | Path, record: Record) -> None:
-    """A line at the end of a file; before it, what an interruption left of another goes."""
-    Path(path).touch()
+def _cut_broken_line(path: str | Path) -> None:
+    """Take off what an interruption left of a last line, so that the next can follow."""
     with open(path, "rb+") as file:
-        text = file.read()
-        file.seek(text.rfind(b"\n") + 1)
-        file.truncate()
+        file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def _append(path: str | Path, record: Record) -> None:
+    """A line at the end of a file."""
+    with open(path, "ab") as file:
         file.write(json.dumps(record).encode() + b"\n")
 
 

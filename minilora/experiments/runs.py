@@ -80,26 +80,18 @@ def run(
         tuned = settings.attach(new_base(model, seed), "full", seed)
     else:
         tuned = settings.attach(model, name, seed, **options)
-    return tuned, fit(tuned, batches, words, settings, lr, every)
+    if not every:
+        return tuned, fit(tuned, batches, settings, lr)
+    held_out = tasks.all_once(words.validation, model.tokenizer)
+    watched = {"evaluate": lambda t: mean_loss(t, held_out), "evaluate_every": every}
+    return tuned, fit(tuned, batches, settings, lr, **watched)
 
 
-def fit(tuned: Tuned, batches, words: Words, settings: Settings, lr: float, every=None) -> History:
-    """Train as the settings say, on these batches."""
-    held_out = tasks.all_once(words.validation, tuned.tokenizer) if every else []
-    return train(
-        tuned,
-        batches,
-        steps=settings.steps,
-        lr=lr,
-        schedule=settings.schedule,
-        warmup=settings.warmup,
-        betas=settings.betas,
-        weight_decay=settings.weight_decay,
-        clip=settings.clip,
-        evaluate=(lambda t: mean_loss(t, held_out)) if every else None,
-        evaluate_every=every,
-        progress=False,
-    )
+def fit(tuned: Tuned, batches, settings: Settings, lr: float, **others) -> History:
+    """Train as the settings say; others: what `train` takes, beside that or in its place."""
+    names = ("steps", "schedule", "warmup", "betas", "weight_decay", "clip")
+    usual = {name: getattr(settings, name) for name in names}
+    return train(tuned, batches, **{**usual, "lr": lr, "progress": False, **others})
 
 
 def make_batches(model, pairs, settings, seed):
@@ -143,12 +135,13 @@ def seed_run(
         "curve": curve(history),
         "took": took(start),  # training and scoring
     }
-    return found | {"about": about(tuned, settings, name, lr, folder)} if seed == 0 else found
+    if seed == 0:
+        found["about"] = about(tuned, words, settings, name, lr, folder)
+    return found
 
 
-def about(tuned: Tuned, settings: Settings, name: str, lr: float, folder=None) -> dict[str, Any]:
+def about(tuned: Tuned, words: Words, settings: Settings, name, lr, folder=None) -> dict[str, Any]:
     """What is the same for all seeds of a row: its settings, its numbers, its bytes."""
-    words = load_words(settings)
     batches = make_batches(tuned.base, words.train, settings, 0)[: settings.steps]
     largest = max((ids.shape for ids, _ in batches), key=math.prod)
     return {

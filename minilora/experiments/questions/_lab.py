@@ -5,14 +5,15 @@ were tried the one that validates best counts; means with their spread.
 import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ... import tasks
 from ...adapters import Tuned, attach
 from ...methods import METHODS
-from ...train import Diverged, History, train
+from ...train import Diverged, History
 from ..cells import Cell, Record
-from ..runs import mean_loss
+from ..runs import fit, mean_loss
 from ..settings import Settings
 from ..sweep import rounded
 
@@ -21,15 +22,9 @@ STANDARD = Settings()  # the comparison's: what a question does not vary
 
 
 def teach(tuned: Tuned, batches: Iterable, *, lr: float, steps: int, **others) -> History:
-    """Train with the comparison's schedule, decay and clipping; others: in place of them."""
-    usual = {
-        "schedule": STANDARD.schedule,
-        "warmup": min(STANDARD.warmup, steps // 10),
-        "betas": STANDARD.betas,
-        "weight_decay": STANDARD.weight_decay,
-        "clip": STANDARD.clip,
-    }
-    return train(tuned, batches, steps=steps, lr=lr, progress=False, **{**usual, **others})
+    """`fit` with the comparison's settings and so many steps."""
+    settings = replace(STANDARD, steps=steps, warmup=min(STANDARD.warmup, steps // 10))
+    return fit(tuned, batches, settings, lr, **others)
 
 
 def lora_or_delta(model, method, *, rank, alpha, ratio, start, seed) -> Tuned:

@@ -33,6 +33,7 @@ from ..tune import GRID
 from ..word_adapters import NAMES as TASKS
 from . import Question
 from ._comparison_figure import figure
+from ._turns import in_turns
 
 RANKS = {name: 256 if record.rank_above_width else 4 for name, record in METHODS.items()}
 TUNED = rates.DEFAULT_TASK  # its rates are on record, of all eleven and three seeds
@@ -130,17 +131,17 @@ def seconds(ranks: dict[str, int], turns: int, steps: int, seed: int) -> dict[st
     """Processor seconds a step of every method, all on the same batches, taking turns: what else
     the machine does is not in them.
     """
-    found: dict[str, list[float]] = {method: [] for method in ranks}
-    for turn in range(turns):
-        for method, rank in ranks.items():
-            settings = settings_of(rank=rank, steps=steps)
-            tuned = settings.attach(the_model(settings.base), method, seed)
-            words = load_words(settings)
-            batches = make_batches(tuned.base, words.train, settings, seed)
-            start = time.process_time()
-            train(tuned, batches, steps=steps, lr=1e-3, progress=False)
-            spent = (time.process_time() - start) / steps
-            found[method] += [rounded(spent)] if turn else []
+    settings = settings_of(steps=steps)
+    model = the_model(settings.base)
+    batches = make_batches(model, load_words(settings).train, settings, seed)
+
+    def spent(method):
+        tuned = settings_of(rank=ranks[method], steps=steps).attach(model, method, seed)
+        start = time.process_time()
+        train(tuned, batches, steps=steps, lr=1e-3, progress=False)
+        return [rounded((time.process_time() - start) / steps)]
+
+    found = in_turns(spent, ranks, turns)
     return {f"{method}_seconds": values for method, values in found.items()}
 
 

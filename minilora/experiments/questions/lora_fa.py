@@ -24,11 +24,12 @@ from ...shapes import SHAPES
 from ...train import gradients, train
 from ..cells import Cell, Record, grid
 from ..markdown import table as markdown
-from ..runs import load_words, make_batches, mean_loss
+from ..runs import fit, load_words, make_batches, mean_loss
 from ..sweep import rounded, settings_of, the_model, word_run
 from . import Question
 from . import _correction as linear
 from ._lora_fa_found import SEEDS, summary
+from ._turns import in_turns
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 RATES: dict[str, dict[int, tuple[float, ...]]] = {  # method -> rank -> around the best
@@ -204,15 +205,13 @@ def _run_scalar(rank, lr, steps, seed):
     model, found = the_model(settings.base), load_words(settings)
     batches = make_batches(model, found.train, settings, seed)
     plain, corrected = (
-        train(
+        fit(
             settings.attach(model, "lora_fa", seed, corrected=corrected),
             batches,
-            steps=steps,
-            lr=lr,
-            warmup=settings.warmup,
-            betas=settings.betas,
-            clip=settings.clip,
-            progress=False,
+            settings,
+            lr,
+            schedule="constant",
+            weight_decay=0.0,
         ).losses
         for corrected in (False, True)
     )
@@ -232,13 +231,13 @@ def _run_seconds(rank, targets, steps, seed):
     settings = settings_of("past", 300, rank, targets, steps)
     model, found = the_model(settings.base), load_words(settings)
     batches = make_batches(model, found.train, settings, seed)
-    seconds: dict[str, list[float]] = {"lora": [], "lora_fa": []}
-    for turn in range(4):
-        for method, mine in seconds.items():
-            tuned = attach(model, method, rank=rank, targets=targets, seed=seed)
-            history = train(tuned, batches, steps=steps, lr=1e-3, progress=False)
-            mine += history.seconds if turn else []  # the first may compile kernels
-    return {f"{method}_seconds": statistics.median(mine) for method, mine in seconds.items()}
+
+    def seconds(method):
+        tuned = attach(model, method, rank=rank, targets=targets, seed=seed)
+        return train(tuned, batches, steps=steps, lr=1e-3, progress=False).seconds
+
+    timed = in_turns(seconds, ("lora", "lora_fa"), 4)
+    return {f"{method}_seconds": statistics.median(mine) for method, mine in timed.items()}
 
 
 KINDS: dict[str, Callable[..., dict[str, Any]]] = {

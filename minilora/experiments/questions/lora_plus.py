@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 
 from ... import tasks
-from ...train import Diverged, train
+from ...train import Diverged
 from ..cells import Cell, Record, grid
 from ..markdown import table as markdown
-from ..runs import load_words, make_batches, mean_loss
+from ..runs import fit, load_words, make_batches, mean_loss
 from ..sweep import rounded, settings_of, the_model
 from . import Question
 from . import _two_rates as small
 from ._lora_plus_found import TARGETS, summary
+from ._turns import in_turns
 
 WIDTHS = tuple(4**k for k in range(2, 9))  # of the linear toy
 TOY_RATES = [float(10 ** (k / 8)) for k in range(-48, 9)]
@@ -111,11 +112,11 @@ def _run_layer(width, rank, rates, target, limit, rows, seed):
 
 def _run_words(method, task, train_size, rank, lr, ratio, seed, steps, every, words):
     """Validation and test loss each `every` steps, over the first so many words of each."""
-    model, settings, found = _lab(task, train_size, rank, steps)
+    model, settings, found = _setting(task, train_size, rank, steps)
     held_out = [tasks.all_once(part[:words], model.tokenizer) for part in found[1:]]
     tuned = settings.attach(model, method, seed, ratio=float(ratio))
     try:
-        history = _fit(
+        history = fit(
             tuned,
             make_batches(model, found[0], settings, seed),
             settings,
@@ -130,12 +131,12 @@ def _run_words(method, task, train_size, rank, lr, ratio, seed, steps, every, wo
 
 def _run_same(lr, seed, steps):
     """LoRA+ of ratio 1 beside LoRA: the largest difference in a loss and in a number learned."""
-    model, settings, found = _lab("past", 300, 4, steps)
+    model, settings, found = _setting("past", 300, 4, steps)
     batches = make_batches(model, found[0], settings, seed)
     runs = []
     for method, options in (("lora", {}), ("lora_plus", {"ratio": 1.0})):
         tuned = settings.attach(model, method, seed, **options)
-        runs.append((_fit(tuned, batches, settings, lr).losses, tuned.trainable))
+        runs.append((fit(tuned, batches, settings, lr).losses, tuned.trainable))
     (losses, arrays), (others, theirs) = runs
     return {
         "losses_differ_by": max(abs(a - b) for a, b in zip(losses, others, strict=True)),
@@ -146,14 +147,14 @@ def _run_same(lr, seed, steps):
 
 def _run_seconds(steps, seed):
     """Median seconds a step of LoRA and of LoRA+, the two in turns on the same batches."""
-    model, settings, found = _lab("past", 300, 4, steps)
+    model, settings, found = _setting("past", 300, 4, steps)
     batches = make_batches(model, found[0], settings, seed)
-    seconds: dict[str, list[float]] = {"lora": [], "lora_plus": []}
-    for turn in range(4):
-        for method, mine in seconds.items():
-            history = _fit(settings.attach(model, method, seed), batches, settings, 0.002)
-            mine += history.seconds if turn else []  # the first may compile kernels
-    return {f"{method}_seconds": statistics.median(mine) for method, mine in seconds.items()}
+
+    def seconds(method):
+        return fit(settings.attach(model, method, seed), batches, settings, 0.002).seconds
+
+    found = in_turns(seconds, ("lora", "lora_plus"), 4)
+    return {f"{method}_seconds": statistics.median(mine) for method, mine in found.items()}
 
 
 KINDS: dict[str, Callable[..., dict[str, Any]]] = {
@@ -165,7 +166,7 @@ KINDS: dict[str, Callable[..., dict[str, Any]]] = {
 }
 
 
-def _lab(task, train_size, rank, steps):
+def _setting(task, train_size, rank, steps):
     """The base, the comparison's settings at a constant rate, and the words in their three parts:
     train, validation, test.
     """
@@ -173,22 +174,6 @@ def _lab(task, train_size, rank, steps):
     settings = dataclasses.replace(settings, schedule="constant")
     words = load_words(settings)
     return the_model(settings.base), settings, (words.train, words.validation, words.test)
-
-
-def _fit(tuned, batches, settings, lr, **watched):
-    return train(
-        tuned,
-        batches,
-        steps=settings.steps,
-        lr=lr,
-        schedule=settings.schedule,
-        warmup=settings.warmup,
-        betas=settings.betas,
-        weight_decay=settings.weight_decay,
-        clip=settings.clip,
-        progress=False,
-        **watched,
-    )
 
 
 # ------------------------------------------------------------------------------- table and figure
