@@ -49,8 +49,10 @@ def white(rng, rows, columns):
 
 def best_of_rank(change, rank):
     """The share of ‖Δ‖² that the best matrix of that rank leaves: the singular values after it.
+    What is rounding, and comes out otherwise each time, counts as 0, as in NumPy's matrix_rank.
 
     Source: Eckart & Young 1936, Psychometrika 1, 211-218.
     """
     values = np.linalg.svd(change, compute_uv=False)
+    values[values < values[0] * max(change.shape) * np.finfo(values.dtype).eps] = 0
     return float(np.sum(values[rank:] ** 2) / np.sum(values**2))
