@@ -112,7 +112,7 @@ def machine() -> Iterator[str]:
             )
         seconds = time.perf_counter() - start
         yield f"✓ {name:19} agrees with its twin to {error:.0e} ({seconds:.2f} s)"
-    if kernels.backend() == "numba":
+    if kernels.compiled():
         import numba
 
         from .kernels.threads import num_threads

@@ -11,7 +11,7 @@ from minilora import cli, kernels
 from minilora.bench import cases, figures, growth, ladder, steps, tables, turns, work
 from minilora.memory import ledger
 
-NUMBA = kernels.backend() == "numba"
+NUMBA = kernels.compiled()
 
 
 @pytest.mark.smoke

@@ -13,7 +13,7 @@ import minilora as ml
 from minilora import kernels
 from minilora.kernels.numpy_ref import IGNORED
 
-NUMBA = kernels.backend() == "numba"
+NUMBA = kernels.compiled()
 needs_numba = pytest.mark.skipif(not NUMBA, reason="compares Numba's kernels with their twins")
 
 SHAPE = dict(hidden_size=48, intermediate_size=80, vocab_size=61, num_attention_heads=4)

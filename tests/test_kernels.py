@@ -20,7 +20,7 @@ from minilora.kernels import numpy_ref as ref
 # right to a few times that of the sum of their absolute values: `scale`, where the terms cancel.
 TOLERANCE = 2e-6
 
-NUMBA = kernels.backend() == "numba"
+NUMBA = kernels.compiled()
 JIT = NUMBA and os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
 needs_jit = pytest.mark.skipif(not JIT, reason="about compiled kernels")
 
@@ -251,7 +251,7 @@ def test_swiglu(M, F, layout, seed):
 @pytest.mark.parametrize("M", [1, 7, 511, 512, 513, 1500])  # from 512 on: all of it by each thread
 @pytest.mark.parametrize("C, F", [(24, 40), (33, 401), (8, 24), (16, 8)])
 def test_the_feed_forward_whole_is_its_parts_to_the_bit(M, C, F, rng, monkeypatch):
-    if kernels.backend() == "numba":
+    if NUMBA:
         monkeypatch.setattr(sys.modules[kernels.fast("feed_forward").__module__], "THREADS", 2)
     x, dy = normal(rng, M, C), normal(rng, M, C)
     Wg, Wu, Wd = normal(rng, F, C), normal(rng, F, C), normal(rng, C, F)
@@ -262,7 +262,7 @@ def test_the_feed_forward_whole_is_its_parts_to_the_bit(M, C, F, rng, monkeypatc
     h = kernels.swiglu_forward(gate, up)
     dgate, dup = kernels.swiglu_backward(kernels.matmul_nn(dy, Wd), gate, up)
     parts = kernels.matmul_nn(dgate, Wg) + kernels.matmul_nn(dup, Wu)
-    if kernels.backend() == "numba":  # BLAS sums a few rows in another order than many
+    if NUMBA:  # BLAS sums a few rows in another order than many
         np.testing.assert_array_equal(y, kernels.matmul_nt(h, Wd))
         np.testing.assert_array_equal(dx, parts)
 

@@ -52,14 +52,14 @@ def versions() -> dict[str, str]:
 
 def kernel_names() -> dict[str, Any]:
     """The backend, and for Numba its tile, its instruction set, its threads."""
-    if kernels.backend() != "numba":
+    if not kernels.compiled():
         return {"backend": "numpy"}
     import llvmlite.binding as llvm
 
     from ..kernels import threads, tile
 
     return {
-        "backend": "numba",
+        "backend": kernels.backend(),
         "tile": f"{tile.MR} x {tile.NR}",
         "target": llvm.get_host_cpu_name(),
         "threads": threads.THREADS,

@@ -12,7 +12,7 @@ def peak(tries: int = 7) -> float | None:
     """FLOP/s over all threads, the best of some tries; None without Numba's compiler."""
     from .. import kernels
 
-    if kernels.backend() != "numba":
+    if not kernels.compiled():
         return None
     from numba import prange
 

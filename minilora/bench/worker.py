@@ -41,7 +41,7 @@ def _make(state, side, size, case, lr, threads):
         from ..train import train  # noqa: F401  the libraries, before the baseline is read
         from .ours import Ours
 
-        if machine.kernels.backend() == "numba":
+        if machine.kernels.compiled():
             machine.kernels.fast("matmul_nt")
         state["baseline"] = machine.resident().get("now")
         state["side"] = Ours(size, case, lr)

@@ -130,9 +130,9 @@ def _growth(settings, out):
 
 def _ladder(settings, out):
     from ..bench import ladder, tables
-    from ..kernels import backend
+    from ..kernels import compiled
 
-    if backend() != "numba":
+    if not compiled():
         print("Numba's kernels are not in use: no ladder")
         return {}
     print(tables.head(tables.LADDER))

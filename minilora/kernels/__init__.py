@@ -40,14 +40,24 @@ HOMES = {  # kernel -> the file of its Numba twin
 
 @functools.cache
 def backend() -> str:
-    """ "numba" or "numpy": MINILORA_KERNELS where it is set, else Numba where it is installed."""
+    """ "numba", "amx" or "numpy": MINILORA_KERNELS if it is set, else Numba if it is installed.
+
+    "amx" is Numba with the large products on the matrix unit of the newer Intel processors.
+    """
     asked = os.environ.get("MINILORA_KERNELS", "")
-    if asked not in ("", "numba", "numpy"):
-        raise ValueError(f"MINILORA_KERNELS: got {asked!r}, wanted 'numba' or 'numpy'")
+    if asked not in ("", "numba", "amx", "numpy"):
+        raise ValueError(f"MINILORA_KERNELS: got {asked!r}, wanted 'numba', 'amx' or 'numpy'")
     installed = importlib.util.find_spec("numba") is not None
-    if asked == "numba" and not installed:
-        raise ValueError("MINILORA_KERNELS=numba, but Numba is not installed: pip install numba")
+    if asked in ("numba", "amx") and not installed:
+        raise ValueError(f"MINILORA_KERNELS={asked}, but Numba is not installed: pip install numba")
+    if asked == "amx" and not importlib.import_module(".amx", __name__).THERE:
+        raise ValueError("MINILORA_KERNELS=amx, but this processor has no AMX, or may not use it")
     return asked or ("numba" if installed else "numpy")
+
+
+def compiled() -> bool:
+    """Do the Numba twins answer for float32?"""
+    return backend() != "numpy"
 
 
 @functools.cache
@@ -58,7 +68,7 @@ def fast(name: str) -> Callable:
 
 def prepare_memory() -> None:
     """Set up the heap as the Numba kernels do at their first call, for who loads weights before."""
-    if backend() == "numba":
+    if compiled():
         heap.set_up()
 
 
@@ -69,7 +79,7 @@ def _entry(name: str) -> Callable:
     def kernel(first, *rest, **named):
         if isinstance(first, Meta):
             return getattr(shapes, name)(first, *rest, **named)
-        chosen = fast(name) if first.dtype == np.float32 and backend() == "numba" else reference
+        chosen = fast(name) if first.dtype == np.float32 and compiled() else reference
         return chosen(first, *rest, **named)
 
     return kernel

@@ -8,7 +8,8 @@ order.
 import numpy as np
 from numba import prange
 
-from .jit import compiled, count, dense, portion, read, tasks, write
+from .amx import on_unit
+from .jit import compiled, count, dense, flag, portion, read, tasks, write
 from .matmul import FEW, matmul_nn, matmul_nt, whole
 from .pointwise import swiglu_backward, swiglu_backward_part, swiglu_forward, swiglu_part
 from .threads import THREADS
@@ -20,25 +21,25 @@ LEAST = 256  # rows a thread, which packs all three matrices for itself
 READ, WRITE = read(2), write(2)
 
 
-@compiled((READ, READ, READ, READ, *(WRITE,) * 4, count), parallel=True)
-def _forward(x, Wg, Wu, Wd, gate, up, h, y, cut):
+@compiled((READ, READ, READ, READ, *(WRITE,) * 4, count, flag), parallel=True)
+def _forward(x, Wg, Wu, Wd, gate, up, h, y, cut, unit):
     for t in prange(cut):
         start, stop = portion(len(x), t, cut, MR)
         for i in range(start, stop, BLOCK):
             j = min(i + BLOCK, stop)
-            whole(x[i:j], Wg.T, gate[i:j], False)
-            whole(x[i:j], Wu.T, up[i:j], False)
+            whole(x[i:j], Wg.T, gate[i:j], False, unit)
+            whole(x[i:j], Wu.T, up[i:j], False, unit)
             swiglu_part(gate[i:j].reshape(-1), up[i:j].reshape(-1), h[i:j].reshape(-1), 0, 1)
-            whole(h[i:j], Wd.T, y[i:j], False)
+            whole(h[i:j], Wd.T, y[i:j], False, unit)
 
 
-@compiled((*(READ,) * 6, *(WRITE,) * 5, count), parallel=True)
-def _backward(dy, gate, up, Wg, Wu, Wd, dh, dgate, dup, dx, dx_up, cut):
+@compiled((*(READ,) * 6, *(WRITE,) * 5, count, flag), parallel=True)
+def _backward(dy, gate, up, Wg, Wu, Wd, dh, dgate, dup, dx, dx_up, cut, unit):
     for t in prange(cut):
         start, stop = portion(len(dy), t, cut, MR)
         for i in range(start, stop, BLOCK):
             j = min(i + BLOCK, stop)
-            whole(dy[i:j], Wd, dh[i:j], False)  # y = h Wdᵀ
+            whole(dy[i:j], Wd, dh[i:j], False, unit)  # y = h Wdᵀ
             swiglu_backward_part(
                 dh[i:j].reshape(-1),
                 gate[i:j].reshape(-1),
@@ -48,8 +49,8 @@ def _backward(dy, gate, up, Wg, Wu, Wd, dh, dgate, dup, dx, dx_up, cut):
                 0,
                 1,
             )
-            whole(dgate[i:j], Wg, dx[i:j], False)  # gate = x Wgᵀ
-            whole(dup[i:j], Wu, dx_up[i:j], False)  # up = x Wuᵀ
+            whole(dgate[i:j], Wg, dx[i:j], False, unit)  # gate = x Wgᵀ
+            whole(dup[i:j], Wu, dx_up[i:j], False, unit)  # up = x Wuᵀ
             for m in range(i, j):
                 for c in range(dx.shape[1]):
                     dx[m, c] += dx_up[m, c]
@@ -65,7 +66,7 @@ def feed_forward(x, Wg, Wu, Wd):
         return matmul_nt(swiglu_forward(gate, up), Wd), gate, up
     gate, up, h = (np.empty((M, F), np.float32) for _ in range(3))
     y = np.empty((M, len(Wd)), np.float32)
-    _forward(*map(_dense, (x, Wg, Wu, Wd)), gate, up, h, y, tasks(M, 1))
+    _forward(*map(_dense, (x, Wg, Wu, Wd)), gate, up, h, y, tasks(M, 1), on_unit(M, *Wg.shape))
     return y, gate, up
 
 
@@ -85,7 +86,7 @@ def feed_forward_dx(dy, gate, up, Wg, Wu, Wd):
     dh, dgate, dup = (np.empty(gate.shape, np.float32) for _ in range(3))
     dx, dx_up = (np.empty((M, C), np.float32) for _ in range(2))
     arrays = map(_dense, (dy, gate, up, Wg, Wu, Wd))
-    _backward(*arrays, dh, dgate, dup, dx, dx_up, tasks(M, 1))
+    _backward(*arrays, dh, dgate, dup, dx, dx_up, tasks(M, 1), on_unit(M, F, C))
     return dx
 
 

@@ -9,6 +9,7 @@ order.
 import numpy as np
 from numba import prange
 
+from .amx import SIDE, on_unit, split_region
 from .jit import SHARE, compiled, count, flag, portion, read, tasks, write
 from .narrow import PRODUCT, narrow, one_row
 from .tile import DOTS, MR, NR, ask, copy16, ragged16, tile16, tile32, tile48, turn16
@@ -96,11 +97,15 @@ def _walk(a, b, c, add, panel, i0, size, k, step, j, j0, j1):
             tile16(a, i, k, panel, 0, 0, c, i, j, depth, rows, cols, add)
 
 
-@compiled((*PRODUCT, count, *PLACE))
-def _region(a, b, c, add, t, down, across):
-    """Task t's rectangle of c (+)= a b, a panel of b after the other."""
-    i0, i1 = portion(c.shape[0], t // across, down, MR)
-    j0, j1 = portion(c.shape[1], t % across, across, 16)
+RECTANGLE = *PLACE, *PLACE
+
+
+@compiled((*PRODUCT, *RECTANGLE, flag))
+def _region(a, b, c, add, i0, i1, j0, j1, unit):
+    """c[i0:i1, j0:j1] (+)= that part of a b, a panel of b after the other."""
+    if unit:
+        split_region(a, b, c, add, i0, i1, j0, j1)
+        return
     K = a.shape[1]
     step = -(-K // -(-K // DEPTH))  # equal depths
     room = np.empty(step * NR + 16, np.float32)
@@ -113,10 +118,10 @@ def _region(a, b, c, add, t, down, across):
                 _walk(a, b, c, add or k > 0, panel, i, min(ROWS, i1 - i), k, step, j, j0, j1)
 
 
-@compiled(PRODUCT)
-def whole(a, b, c, add):
+@compiled((*PRODUCT, flag))
+def whole(a, b, c, add, unit):
     """c (+)= a b on the thread that calls it."""
-    _region(a, b, c, add, 0, 1, 1)
+    _region(a, b, c, add, 0, c.shape[0], 0, c.shape[1], unit)
 
 
 @compiled()
@@ -134,32 +139,56 @@ def _grid(tiles, units, cut):
     return down, cut // down
 
 
-@compiled((*PRODUCT, count), parallel=True)
-def _product(a, b, c, add, cut):
+@compiled()
+def _rectangle(c, t, cut, unit):
+    """Rows and columns of c that are task t's, of `cut` in a grid."""
+    M, N = c.shape
+    if unit:  # both factors are split and packed: the longer side is cut
+        down, across = (cut, 1) if M >= N else (1, cut)
+        rows, cols = SIDE, SIDE
+    else:
+        down, across = _grid(-(-M // MR), -(-N // 16), cut)
+        rows, cols = MR, 16
+    i0, i1 = portion(M, t // across, down, rows)
+    j0, j1 = portion(N, t % across, across, cols)
+    return i0, i1, j0, j1
+
+
+@compiled((*PRODUCT, *SHARE, flag))
+def _share(a, b, c, add, t, cut, unit):
+    """Task t's rectangle of c (+)= a b."""
+    i0, i1, j0, j1 = _rectangle(c, t, cut, unit)
+    _region(a, b, c, add, i0, i1, j0, j1, unit)
+
+
+@compiled((*PRODUCT, count, flag), parallel=True)
+def _product(a, b, c, add, cut, unit):
     """c (+)= a b, in `cut` tasks: a grid of row ranges by column ranges."""
-    tiles, units = -(-c.shape[0] // MR), -(-c.shape[1] // 16)
-    down, across = _grid(tiles, units, cut)
     if cut == 1:
         for t in range(cut):
-            _region(a, b, c, add, t, down, across)
+            _share(a, b, c, add, t, cut, unit)
     else:
         for t in prange(cut):
-            _region(a, b, c, add, t, down, across)
+            _share(a, b, c, add, t, cut, unit)
 
 
-@compiled((*PRODUCT[:2], *PRODUCT[:3], count), parallel=True)
-def _two_products(a, b, a2, b2, c, cut):
-    """c = a b + a2 b2: each task adds the second to its rectangle while that is near."""
-    tiles, units = -(-c.shape[0] // MR), -(-c.shape[1] // 16)
-    down, across = _grid(tiles, units, cut)
+@compiled((*PRODUCT[:2], *PRODUCT[:3], *SHARE, flag, flag))
+def _two_shares(a, b, a2, b2, c, t, cut, unit, unit2):
+    """Task t's rectangle of c = a b + a2 b2: the second is added while the first is near."""
+    i0, i1, j0, j1 = _rectangle(c, t, cut, unit)
+    _region(a, b, c, False, i0, i1, j0, j1, unit)
+    _region(a2, b2, c, True, i0, i1, j0, j1, unit2)
+
+
+@compiled((*PRODUCT[:2], *PRODUCT[:3], count, flag, flag), parallel=True)
+def _two_products(a, b, a2, b2, c, cut, unit, unit2):
+    """c = a b + a2 b2, in `cut` tasks."""
     if cut == 1:
         for t in range(cut):
-            _region(a, b, c, False, t, down, across)
-            _region(a2, b2, c, True, t, down, across)
+            _two_shares(a, b, a2, b2, c, t, cut, unit, unit2)
     else:
         for t in prange(cut):
-            _region(a, b, c, False, t, down, across)
-            _region(a2, b2, c, True, t, down, across)
+            _two_shares(a, b, a2, b2, c, t, cut, unit, unit2)
 
 
 @compiled((*PRODUCT, *SHARE))
@@ -200,21 +229,21 @@ def matmul_nt(x, w, add_to=None):
     few = min(M, N) <= FEW and x.strides[1] == w.strides[1] == 4
     if few and M <= FEW:
         return _into(one_row if M == 1 else narrow, x, w.T, (M, N), K, L, add_to, STREAM * M)
-    return _into(narrow if few else _product, x, w.T, (M, N), K, L, add_to)
+    return _into(narrow if few else _tiled, x, w.T, (M, N), K, L, add_to)
 
 
 def matmul_nn(x, w, add_to=None):
     """y = x w.   x (M, K), w (K, N) -> y (M, N); with add_to (M, N): add_to += x w, returned."""
     (M, K), (L, N) = x.shape, w.shape
     few = N <= FEW and x.strides[1] == w.strides[1] == 4
-    return _into(narrow if few else _product, x, w, (M, N), K, L, add_to)
+    return _into(narrow if few else _tiled, x, w, (M, N), K, L, add_to)
 
 
 def matmul_tn(x, y, add_to=None):
     """g = xᵀ y.   x (M, K), y (M, N) -> g (K, N); with add_to (K, N): add_to += xᵀ y, returned."""
     M, K = x.shape
     N = y.shape[1]
-    kernel = _product
+    kernel = _tiled
     if K <= SKINNY and K <= N and y.strides[1] == 4:
         kernel = _skinny
     elif N <= SKINNY and x.strides[1] == 4:
@@ -241,8 +270,14 @@ def _adapted(a, b, a2, b2):
     if M <= FEW and b.strides[0] == b2.strides[0] == 4:  # then packing costs more than it brings
         return matmul_nt(a2, b2.T, add_to=matmul_nt(a, b.T))
     y = np.empty((M, N), np.float32)
-    _two_products(a, b, a2, b2, y, tasks(M * N * K, GRAIN))
+    units = on_unit(M, K, N), on_unit(M, len(b2), N)
+    _two_products(a, b, a2, b2, y, tasks(M * N * K, GRAIN), *units)
     return y
+
+
+def _tiled(a, b, c, add, cut):
+    """c (+)= a b on the register tile, or on the matrix unit."""
+    _product(a, b, c, add, cut, on_unit(a.shape[0], a.shape[1], c.shape[1]))
 
 
 def _into(kernel, a, b, shape, depth, depth_b, add_to, grain=GRAIN):
