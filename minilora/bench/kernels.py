@@ -16,7 +16,8 @@ def compared(settings: Settings, tell: Callable[[dict], None]) -> dict[str, Any]
     NumPy's BLAS chooses its own kernels: the variables that would choose others are unset.
     """
     threads = settings.number_of_threads()
-    sides = [turns.Side(OURS, "", threads), turns.Side(NUMPY, "", threads, without="OPENBLAS_")]
+    ours, numpy = turns.Side(OURS, "", threads), turns.Side(NUMPY, "", threads, "OPENBLAS_")
+    sides = [ours, numpy, *turns.on_unit(threads)]
     if settings.peers():
         sides.append(turns.Side(TORCH, settings.python, threads))
     records = []
@@ -30,10 +31,10 @@ def compared(settings: Settings, tell: Callable[[dict], None]) -> dict[str, Any]
             is_product = name.startswith("matmul")
             asked = sides if is_product else sides[:2]
             rounds: dict[str, list] = {side.name: [] for side in asked}
-            for turn in range(settings.rounds):
-                for side in asked if turn % 2 == 0 else asked[::-1]:
-                    how = {"name": name, "sizes": sizes, "seconds": settings.seconds / 20}
-                    rounds[side.name].append(side.ask("work", side=side.name, **how))
+            for side in turns.order(asked, settings.rounds):
+                how = {"name": name, "sizes": sizes, "seconds": settings.seconds / 20}
+                kind = OURS if side.name == turns.UNIT else side.name
+                rounds[side.name].append(side.ask("work", side=kind, **how))
             records.append(_record(name, sizes, rounds))
             tell(records[-1])
     return {
@@ -48,7 +49,7 @@ def compared(settings: Settings, tell: Callable[[dict], None]) -> dict[str, Any]
 def _record(name, sizes, rounds) -> dict[str, Any]:
     doing = work.work(name, sizes)
     sides = {side: turns.summary(found) for side, found in rounds.items()}
-    others = [side for side in sides if side != OURS]
+    others = [side for side in sides if side not in (OURS, turns.UNIT)]
     best = min(others, key=lambda side: sides[side]["median"])
     return {
         "name": name,

@@ -49,8 +49,9 @@ def against_torch(settings: Settings, tell: Callable[[dict], None]) -> list[dict
 
 
 def _one(size: str, case: str, settings: Settings) -> dict[str, Any]:
-    names = (SIDES[0], *settings.peers())
-    with turns.together([_side(name, settings) for name in names]) as sides:
+    unit = turns.on_unit(settings.number_of_threads())
+    theirs = [_side(name, settings) for name in settings.peers()]
+    with turns.together([_side(SIDES[0], settings), *theirs, *unit]) as sides:
         for side in sides:
             _make(side, size, case, settings)
         losses = {side.name: side.ask("steps", n=CHECKED) for side in sides}
@@ -75,13 +76,20 @@ def _one(size: str, case: str, settings: Settings) -> dict[str, Any]:
 
 
 def _ratios(record) -> dict[str, Any]:
-    """torch's time and memory over ours; "peer": the faster of its two kinds of attention."""
-    ours, *peers = record["rounds"]
-    times = {name: turns.ratio(record["rounds"][name], record["rounds"][ours]) for name in peers}
-    eager = [name for name in peers if name in SIDES[1:3]]
+    """Every side's time over ours, and our memory over torch's.
+
+    "peer": the faster of torch's two kinds of attention; also over ours on the matrix unit.
+    """
+    rounds, ours = record["rounds"], SIDES[0]
+    times: dict[str, Any] = {
+        name: turns.ratio(taken, rounds[ours]) for name, taken in rounds.items()
+    }
+    eager = [name for name in SIDES[1:3] if name in rounds]
     if eager:
         peer = min(eager, key=lambda name: record["sides"][name]["median"])
         times["peer"] = {**times[peer], "is": peer}
+        if turns.UNIT in rounds:
+            times["peer over unit"] = turns.ratio(rounds[peer], rounds[turns.UNIT])
         mine, theirs = record["memory"][ours], record["memory"][peer]
         if "peak" in mine:
             above = [m["peak"] - m["baseline"] for m in (mine, theirs)]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from . import cases
-from .turns import SIDES
+from .turns import SIDES, UNIT
 
 Column = tuple[str, int, Callable[[Mapping[str, Any]], str]]  # head, width, record -> cell
 
@@ -36,6 +36,8 @@ STEPS: Sequence[Column] = (
     ("oneDNN", 8, _side(SIDES[3])),
     ("torch / here", 18, lambda r: _range(r["ratios"].get("peer"))),
     ("oneDNN / here", 18, lambda r: _range(r["ratios"].get(SIDES[3]))),
+    ("amx", 7, _side(UNIT)),
+    ("torch / amx", 18, lambda r: _range(r["ratios"].get("peer over unit"))),
     ("of peak", 7, lambda r: _share(r["share_of_peak"])),
     ("memory", 7, lambda r: _share(r["ratios"].get("memory above import"))),
     ("process", 7, lambda r: _share(r["ratios"].get("memory of the process"))),
@@ -62,6 +64,7 @@ KERNELS: Sequence[Column] = (
     ("sizes", 16, lambda r: " ".join(map(str, r["sizes"]))),
     ("µs here", 9, lambda r: f"{r['sides']['minilora']['median'] * 1e6:.0f}"),
     ("GFLOP/s", 7, _rate("minilora")),
+    ("amx", 7, _rate(UNIT)),
     ("numpy", 7, _rate("numpy")),
     ("torch", 7, _rate("torch")),
     ("best / here", 18, lambda r: _range(r["ratio"])),

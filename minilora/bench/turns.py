@@ -6,22 +6,32 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 SIDES = ("minilora", "torch sdpa", "torch eager", "torch oneDNN")  # of a comparison of steps
+UNIT = "minilora amx"  # ours once more, with the large products on the matrix unit
+REST = 0.3  # seconds: idle threads of a pool wait busily for up to 0.2
 
 
 class Side:
     """A worker in a process of its own, which sees no variable that begins with `without`."""
 
-    def __init__(self, name: str, python: str = "", threads: int = 0, without: str = "-"):
+    def __init__(
+        self,
+        name: str,
+        python: str = "",
+        threads: int = 0,
+        without: str = "-",
+        also: Mapping[str, str] | None = None,
+    ):
         self.name = name
         package = str(Path(__file__).parents[2])  # the other Python may not have it
         paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
         kept = {k: v for k, v in os.environ.items() if not k.startswith(without)}
-        environment = {**kept, "PYTHONPATH": os.pathsep.join(paths)}
+        environment = {**kept, "PYTHONPATH": os.pathsep.join(paths), **(also or {})}
         if threads:
             for variable in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
                 environment[variable] = str(threads)
@@ -63,28 +73,42 @@ def together(sides: Sequence[Side]) -> Iterator[Sequence[Side]]:
             side.close()
 
 
+def on_unit(threads: int) -> list[Side]:
+    """Our own side on the matrix unit, where there is one."""
+    from ..kernels import has_unit
+
+    return [Side(UNIT, "", threads, also={"MINILORA_KERNELS": "amx"})] if has_unit() else []
+
+
+def order(sides: Sequence[Side], rounds: int) -> Iterator[Side]:
+    """Whose turn it is, after a rest: every other round in the reverse order."""
+    for turn in range(rounds):
+        for side in sides if turn % 2 == 0 else reversed(sides):
+            time.sleep(REST)
+            yield side
+
+
 def in_turn(sides: Sequence[Side], rounds: int, seconds: float) -> dict[str, list[dict[str, Any]]]:
     """Side -> for each round its median, its least wall time and its processor time of a step.
 
-    A round lasts about `seconds` a side; every other round runs in the reverse order.
+    A round lasts about `seconds` a side.
     """
     counts = {}
     for side in sides:
         first = side.ask("seconds", n=2)["wall"]
         counts[side.name] = max(3, round(seconds / min(first)))
     found: dict[str, list[dict[str, Any]]] = {side.name: [] for side in sides}
-    for turn in range(rounds):
-        for side in sides if turn % 2 == 0 else reversed(sides):
-            n = counts[side.name]
-            taken = side.ask("seconds", n=n)
-            found[side.name].append(
-                {
-                    "median": statistics.median(taken["wall"]),
-                    "least": min(taken["wall"]),
-                    "cpu": taken["cpu"] / n,
-                    "steps": n,
-                }
-            )
+    for side in order(sides, rounds):
+        n = counts[side.name]
+        taken = side.ask("seconds", n=n)
+        found[side.name].append(
+            {
+                "median": statistics.median(taken["wall"]),
+                "least": min(taken["wall"]),
+                "cpu": taken["cpu"] / n,
+                "steps": n,
+            }
+        )
     return found
 
 

@@ -50,9 +50,16 @@ def backend() -> str:
     installed = importlib.util.find_spec("numba") is not None
     if asked in ("numba", "amx") and not installed:
         raise ValueError(f"MINILORA_KERNELS={asked}, but Numba is not installed: pip install numba")
-    if asked == "amx" and not importlib.import_module(".amx", __name__).THERE:
+    if asked == "amx" and not has_unit():
         raise ValueError("MINILORA_KERNELS=amx, but this processor has no AMX, or may not use it")
     return asked or ("numba" if installed else "numpy")
+
+
+def has_unit() -> bool:
+    """Is there a matrix unit for "amx", and Numba?"""
+    if importlib.util.find_spec("numba") is None:
+        return False
+    return importlib.import_module(".amx", __name__).THERE
 
 
 def compiled() -> bool:
