@@ -13,7 +13,8 @@ from .. import kernels
 from ..kernels import numpy_ref
 
 TOLERANCE = 2e-5  # of the largest number of a result
-REST = 0.06  # seconds after a check: the threads of NumPy's BLAS spin for a while on every core
+REST = 0.3  # seconds after a check: the threads of NumPy's BLAS spin for a while on every core
+WARM = 0.05  # seconds of calls before those that are counted
 
 WIDTHS = (64, 128, 256, 384, 576, 1024, 1536)
 RANKS = (1, 4, 8, 16, 64, 256)
@@ -130,6 +131,7 @@ def timed(side: str, name: str, sizes: tuple[int, ...], seconds: float) -> dict[
         if not error <= TOLERANCE:
             raise ValueError(f"{side}: {name} {sizes}: wrong by {error:.1e} of its largest number")
     time.sleep(REST)
+    _taken(lambda: call(*arguments), WARM)
     return _taken(lambda: call(*arguments), seconds)
 
 
