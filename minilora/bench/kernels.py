@@ -31,7 +31,7 @@ def compared(settings: Settings, tell: Callable[[dict], None]) -> dict[str, Any]
             is_product = name.startswith("matmul")
             asked = sides if is_product else sides[:2]
             rounds: dict[str, list] = {side.name: [] for side in asked}
-            for side in turns.order(asked, settings.rounds):
+            for side in turns.order(asked, settings.rounds, rest=0):  # each rests after its check
                 how = {"name": name, "sizes": sizes, "seconds": settings.seconds / 20}
                 kind = OURS if side.name == turns.UNIT else side.name
                 rounds[side.name].append(side.ask("work", side=kind, **how))

@@ -80,11 +80,11 @@ def on_unit(threads: int) -> list[Side]:
     return [Side(UNIT, "", threads, also={"MINILORA_KERNELS": "amx"})] if has_unit() else []
 
 
-def order(sides: Sequence[Side], rounds: int) -> Iterator[Side]:
+def order(sides: Sequence[Side], rounds: int, rest: float = REST) -> Iterator[Side]:
     """Whose turn it is, after a rest: every other round in the reverse order."""
     for turn in range(rounds):
         for side in sides if turn % 2 == 0 else reversed(sides):
-            time.sleep(REST)
+            time.sleep(rest)
             yield side
 
 

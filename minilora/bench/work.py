@@ -11,9 +11,9 @@ import numpy as np
 
 from .. import kernels
 from ..kernels import numpy_ref
+from .turns import REST
 
 TOLERANCE = 2e-5  # of the largest number of a result
-REST = 0.3  # seconds after a check: the threads of NumPy's BLAS spin for a while on every core
 WARM = 0.05  # seconds of calls before those that are counted
 
 WIDTHS = (64, 128, 256, 384, 576, 1024, 1536)
@@ -130,7 +130,7 @@ def timed(side: str, name: str, sizes: tuple[int, ...], seconds: float) -> dict[
         error = np.abs(np.asarray(g) - w).max() / (np.abs(w).max() or 1)
         if not error <= TOLERANCE:
             raise ValueError(f"{side}: {name} {sizes}: wrong by {error:.1e} of its largest number")
-    time.sleep(REST)
+    time.sleep(REST)  # the check ran on NumPy's BLAS, in this process
     _taken(lambda: call(*arguments), WARM)
     return _taken(lambda: call(*arguments), seconds)
 
