@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from minilora import kernels
 
 amx = pytest.importorskip("minilora.kernels.amx", reason="needs Numba")
-needs_unit = pytest.mark.skipif(not amx.THERE, reason="needs a processor with AMX")
+needs_unit = pytest.mark.skipif(not amx.usable(), reason="needs a processor with AMX")
 
 SIZES = st.one_of(st.integers(1, 70), st.sampled_from([95, 128, 129, 300]))
 LAYOUTS = st.sampled_from(["plain", "transposed", "strided"])
@@ -122,6 +122,6 @@ print(ml.kernels.backend(), *map(repr, history.losses))
 @pytest.mark.smoke
 def test_a_processor_without_the_unit_is_told(monkeypatch):
     monkeypatch.setenv("MINILORA_KERNELS", "amx")
-    monkeypatch.setattr(amx, "THERE", False)
+    monkeypatch.setattr(amx, "usable", lambda: False)
     with pytest.raises(ValueError, match="no AMX"):
         kernels.backend.__wrapped__()

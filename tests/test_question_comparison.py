@@ -3,8 +3,9 @@
 import pytest
 
 from minilora.experiments import claims, rates
-from minilora.experiments.markdown import T95, difference, sign, table
+from minilora.experiments.markdown import table
 from minilora.experiments.questions import comparison as asked
+from minilora.experiments.spread import T95, difference, sign
 from minilora.experiments.tune import GRID
 from minilora.methods import METHODS
 

@@ -16,14 +16,14 @@ def compared(settings: Settings, tell: Callable[[dict], None]) -> dict[str, Any]
     NumPy's BLAS chooses its own kernels: the variables that would choose others are unset.
     """
     threads = settings.number_of_threads()
-    ours, numpy = turns.Side(OURS, "", threads), turns.Side(NUMPY, "", threads, "OPENBLAS_")
-    sides = [ours, numpy, *turns.on_unit(threads)]
+    ours, numpy = turns.ours(threads), turns.Side(NUMPY, "", threads, "OPENBLAS_")
+    sides = [ours, numpy, *turns.ours_on_unit(threads)]
     if settings.peers():
         sides.append(turns.Side(TORCH, settings.python, threads))
     records = []
     with turns.together(sides):
         peaks = sides[0].ask("peak")
-        numba = sides[0].ask("facts")["kernels"]["backend"] == "numba"
+        numba = sides[0].ask("facts")["kernels"]["backend"] != "numpy"
         how = {"sizes": (512, 512, 512), "seconds": settings.seconds / 20}
         ladder = sides[0].ask("ladder", **how) if numba else {}
         blas = sides[1].ask("facts")["blas"]

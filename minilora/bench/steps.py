@@ -49,9 +49,10 @@ def against_torch(settings: Settings, tell: Callable[[dict], None]) -> list[dict
 
 
 def _one(size: str, case: str, settings: Settings) -> dict[str, Any]:
-    unit = turns.on_unit(settings.number_of_threads())
-    theirs = [_side(name, settings) for name in settings.peers()]
-    with turns.together([_side(SIDES[0], settings), *theirs, *unit]) as sides:
+    threads = settings.number_of_threads()
+    theirs = [turns.Side(name, settings.python, threads) for name in settings.peers()]
+    ours = [turns.ours(threads), *turns.ours_on_unit(threads)]
+    with turns.together([ours[0], *theirs, *ours[1:]]) as sides:
         for side in sides:
             _make(side, size, case, settings)
         losses = {side.name: side.ask("steps", n=CHECKED) for side in sides}
@@ -82,7 +83,7 @@ def _ratios(record) -> dict[str, Any]:
     """
     rounds, ours = record["rounds"], SIDES[0]
     times: dict[str, Any] = {
-        name: turns.ratio(taken, rounds[ours]) for name, taken in rounds.items()
+        name: turns.ratio(taken, rounds[ours]) for name, taken in rounds.items() if name != ours
     }
     eager = [name for name in SIDES[1:3] if name in rounds]
     if eager:
@@ -102,7 +103,8 @@ def among_ourselves(settings: Settings, tell: Callable[[dict], None]) -> list[di
     """For each size all cases here, in turn, and their time over LoRA's."""
     records = []
     for size in settings.sizes:
-        with turns.together([_side(SIDES[0], settings, case) for case in settings.cases]) as sides:
+        threads = settings.number_of_threads()
+        with turns.together([turns.ours(threads, case) for case in settings.cases]) as sides:
             for side in sides:
                 _make(side, size, side.name, settings)
             rounds = turns.in_turn(sides, settings.rounds, settings.seconds)
@@ -119,11 +121,6 @@ def among_ourselves(settings: Settings, tell: Callable[[dict], None]) -> list[di
     return records
 
 
-def _side(name: str, settings: Settings, title: str = "") -> turns.Side:
-    python = settings.python if name != SIDES[0] else ""
-    return turns.Side(title or name, python, settings.number_of_threads())
-
-
 def _make(side: turns.Side, size: str, case: str, settings: Settings) -> None:
     kind = side.name if side.name in SIDES else SIDES[0]
     threads = settings.number_of_threads()
@@ -136,9 +133,9 @@ def _check(case: str, losses: dict[str, Sequence[float]]) -> None:
     A technique that PEFT does not have is beside its LoRA: there the first loss is the same.
     """
     moves_weights = METHODS[cases.CASES[case].method].after_step is not None
-    steps = 1 if moves_weights else CHECKED
     ours, *others = losses
     for other in others:
+        steps = 1 if moves_weights and other != turns.UNIT else CHECKED
         for step, (a, b) in enumerate(zip(losses[ours][:steps], losses[other][:steps]), 1):
             if not abs(a - b) <= TOLERANCE * abs(b):
                 raise ValueError(

@@ -3,7 +3,7 @@
 {"do": "make", "side": "minilora", "size": "tiny", "case": "lora", "lr": 1e-3}
 {"do": "steps", "n": 3}       -> the losses
 {"do": "seconds", "n": 10}    -> wall seconds of each, processor seconds of all
-{"do": "memory"}              -> resident bytes: after import, now, at most
+{"do": "memory"}              -> resident bytes: after a toy's first step, now, at most
 {"do": "peak"}                -> FLOP/s of the register tile, over all threads
 {"do": "facts"}               -> the machine, as this process sees it
 """
@@ -37,30 +37,35 @@ def main() -> None:
 def _make(state, side, size, case, lr, threads):
     size = find("size", size, cases.SIZES)
     case = find("case", case, cases.CASES)
-    if side == SIDES[0]:
-        from ..train import train  # noqa: F401  the libraries, before the baseline is read
-        from .ours import Ours
-
-        if machine.kernels.compiled():
-            for name in machine.kernels.HOMES:  # their machine code is part of the import
-                machine.kernels.fast(name)
-        state["baseline"] = machine.resident().get("now")
-        state["side"] = Ours(size, case, lr)
-    else:
-        import peft  # noqa: F401
-        import torch
-        import transformers
-
-        from .theirs import Theirs, through_onednn
-
-        transformers.logging.set_verbosity_error()
-        torch.set_num_threads(threads)
-        state["baseline"] = machine.resident().get("now")
-        attention = "eager" if side == SIDES[2] else "sdpa"
-        state["side"] = Theirs(size, case, lr, attention)
-        if side == SIDES[3]:
-            through_onednn(state["side"].model)
+    make = _ours if side == SIDES[0] else _theirs(side, threads)
+    make(cases.SIZES["toy"], case, lr).steps(1)  # what is loaded when it is first used is no step's
+    state["baseline"] = machine.resident().get("now")
+    state["side"] = make(size, case, lr)
     machine.forget_peak()
+
+
+def _ours(size, case, lr):
+    from .ours import Ours
+
+    return Ours(size, case, lr)
+
+
+def _theirs(name, threads):
+    import torch
+    import transformers
+
+    from .theirs import Theirs, through_onednn
+
+    transformers.logging.set_verbosity_error()
+    torch.set_num_threads(threads)
+
+    def make(size, case, lr):
+        side = Theirs(size, case, lr, "eager" if name == SIDES[2] else "sdpa")
+        if name == SIDES[3]:
+            through_onednn(side.model)
+        return side
+
+    return make
 
 
 def _steps(state, n):

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .cells import Record
-from .markdown import chance, milliseconds, sign
 from .questions import question
 from .questions.comparison import RANKS
+from .spread import chance, milliseconds, sign
 
 SAME = 0.03  # exact match: about two standard errors of a score of 0.85 on 655 words
 HOLDS, NOT_SEEN = "holds", "not seen here"

@@ -15,10 +15,10 @@ from ..train import Diverged
 from ..values import number, whole
 from . import rates
 from .cells import Cell, Record, grid
-from .markdown import mean_sd, plus_minus
 from .markdown import table as markdown_table
 from .runs import Words, load_words, mean_loss, run, the_model
 from .settings import Settings
+from .spread import mean_sd, plus_minus
 
 POINTS = 50  # of a loss curve in a record, at most
 

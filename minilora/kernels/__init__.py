@@ -3,7 +3,8 @@
 Each name is defined by `numpy_ref` and has a fast twin, of the same name and signature, in one of
 the Numba files. float32 runs on the Numba twin, every other dtype on the reference, a shape without
 numbers on `shapes`. `MINILORA_KERNELS=numpy` chooses the reference for all, and so does a Python
-without Numba. A Numba file is imported, and a kernel compiled, when it is first called.
+without Numba. A Numba file is imported, and a kernel compiled, when it is first called, or where
+`amx` is asked for.
 """
 
 import functools
@@ -51,7 +52,9 @@ def backend() -> str:
     if asked in ("numba", "amx") and not installed:
         raise ValueError(f"MINILORA_KERNELS={asked}, but Numba is not installed: pip install numba")
     if asked == "amx" and not has_unit():
-        raise ValueError("MINILORA_KERNELS=amx, but this processor has no AMX, or may not use it")
+        raise ValueError(
+            "MINILORA_KERNELS=amx: no AMX in this processor, or not for this process, or no JIT"
+        )
     return asked or ("numba" if installed else "numpy")
 
 
@@ -59,7 +62,7 @@ def has_unit() -> bool:
     """Is there a matrix unit for "amx", and Numba?"""
     if importlib.util.find_spec("numba") is None:
         return False
-    return importlib.import_module(".amx", __name__).THERE
+    return importlib.import_module(".amx", __name__).usable()
 
 
 def compiled() -> bool:

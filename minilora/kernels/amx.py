@@ -10,16 +10,18 @@ and of the nine products of pieces the six are summed that matter:
 
     x y ≈ high high + high mid + mid high + mid mid + high low + low high
 
-What is left out is below 2^-23 of x y: the sum is as near to the truth as one in float32 (Henry,
-Tang, Heinecke 2019, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision
-Computations"). Three things differ from float32: the last bits; numbers below 2^-110, whose pieces
-are flushed to 0; and infinity, and numbers within 2^-9 of it, which become NaN.
+What is left out is below 2^-23 of x y, so the sum is about as near to the truth as one in float32
+(Henry, Tang, Heinecke 2019, "Leveraging the bfloat16 Artificial Intelligence Datatype For
+Higher-Precision Computations"). What differs: the last bits. The unit takes numbers below 2^-126
+for 0, pieces and products alike: factors below 2^-103, or with a product below that, lose bits.
+And infinity, or a number or product within 2^-8 of the largest, becomes NaN or infinity.
 
 The unit has eight tiles of 16 rows of 64 bytes. Four hold 32 x 32 numbers of the result, two hold
 pieces of 32 rows of A, two of 32 columns of B; there two neighbours in a column lie side by side.
 """
 
 import ctypes
+import functools
 import os
 import platform
 
@@ -60,27 +62,32 @@ PRODUCTS = (0, 2), (0, 1), (1, 1), (1, 0), (0, 0), (2, 0)
 INTS, HALVES = ir.VectorType(INT32, LANES), ir.VectorType(ir.IntType(16), 2 * LANES)
 
 
-def _allowed() -> bool:
-    """Does the system let this process use the unit? Linux wants to be asked, once."""
-    if platform.system() != "Linux" or settings["DISABLE_JIT"]:
+HAS = {"+amx-tile", "+amx-bf16", "+avx512f"} <= set(
+    cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+)
+
+
+@functools.cache
+def usable() -> bool:
+    """Has the processor the unit, and may this process use it? Linux wants to be asked first."""
+    if platform.system() != "Linux" or settings["DISABLE_JIT"] or not HAS:
         return False
     arch_prctl, ask_permission, tile_data = 158, 0x1023, 18
     return ctypes.CDLL(None).syscall(arch_prctl, ask_permission, tile_data) == 0
 
 
-def _there() -> bool:
-    features = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
-    return {"+amx-tile", "+amx-bf16", "+avx512f"} <= set(features)
+@functools.cache
+def chosen() -> bool:
+    """Was the unit asked for, and is it there?"""
+    return os.environ.get("MINILORA_KERNELS") == "amx" and usable()
 
 
-THERE = _there() and _allowed()
-CHOSEN = os.environ.get("MINILORA_KERNELS") == "amx"
 ROOM = 6 * DEPTH * (COLUMNS + SIDE) + 8 * SIDE * SIDE + 128  # bytes a thread packs into, at most
 
 
-def on_unit(M, K, N):
-    """Is a product of (M, K) and (K, N) done on the unit: was it asked for, are all sides long?"""
-    return CHOSEN and min(M, K, N) >= LEAST
+def pays(M, K, N):
+    """Is a product of (M, K) and (K, N) done on the unit: is that chosen, are all sides long?"""
+    return chosen() and min(M, K, N) >= LEAST
 
 
 def split(x):
@@ -102,7 +109,7 @@ def plain_product(a, b):
 def _unit(b, name, *arguments):
     """One of the unit's instructions; a tile is an 8 bit number in it."""
     signature = ir.FunctionType(ir.VoidType(), [a.type for a in arguments])
-    if THERE:  # else the kernels are compiled without them, and never called
+    if HAS:  # else the kernels are compiled without them, and never called
         b.call(cgutils.get_or_insert_function(b.module, signature, f"llvm.x86.{name}"), arguments)
 
 

@@ -8,7 +8,7 @@ order.
 import numpy as np
 from numba import prange
 
-from .amx import on_unit
+from .amx import pays
 from .jit import compiled, count, dense, flag, portion, read, tasks, write
 from .matmul import FEW, matmul_nn, matmul_nt, whole
 from .pointwise import swiglu_backward, swiglu_backward_part, swiglu_forward, swiglu_part
@@ -66,7 +66,7 @@ def feed_forward(x, Wg, Wu, Wd):
         return matmul_nt(swiglu_forward(gate, up), Wd), gate, up
     gate, up, h = (np.empty((M, F), np.float32) for _ in range(3))
     y = np.empty((M, len(Wd)), np.float32)
-    _forward(*map(_dense, (x, Wg, Wu, Wd)), gate, up, h, y, tasks(M, 1), on_unit(M, *Wg.shape))
+    _forward(*map(_dense, (x, Wg, Wu, Wd)), gate, up, h, y, tasks(M, 1), pays(M, *Wg.shape))
     return y, gate, up
 
 
@@ -86,7 +86,7 @@ def feed_forward_dx(dy, gate, up, Wg, Wu, Wd):
     dh, dgate, dup = (np.empty(gate.shape, np.float32) for _ in range(3))
     dx, dx_up = (np.empty((M, C), np.float32) for _ in range(2))
     arrays = map(_dense, (dy, gate, up, Wg, Wu, Wd))
-    _backward(*arrays, dh, dgate, dup, dx, dx_up, tasks(M, 1), on_unit(M, F, C))
+    _backward(*arrays, dh, dgate, dup, dx, dx_up, tasks(M, 1), pays(M, F, C))
     return dx
 
 

@@ -9,13 +9,14 @@ order.
 import numpy as np
 from numba import prange
 
-from .amx import SIDE, on_unit, split_region
+from .amx import SIDE, pays, split_region
 from .jit import SHARE, compiled, count, flag, portion, read, tasks, write
-from .narrow import PRODUCT, narrow, one_row
+from .narrow import PRODUCT, narrow, one_row, turned
 from .tile import DOTS, MR, NR, ask, copy16, ragged16, tile16, tile32, tile48, turn16
 
 DEPTH = 384  # rows of a panel at most: 48 columns of them are 72 KB, and stream from the L2 cache
 ROWS = 512
+THIN = 16  # up to as many numbers that the factors meet in, c is written row by row
 SKINNY = 32  # up to as many columns, xᵀ y is done without packing
 FEW = 2 * DOTS  # up to as many rows or columns, the product is done by dot products
 GRAIN = 800_000  # multiplications below which a second thread costs more than it brings
@@ -192,6 +193,25 @@ def _two_products(a, b, a2, b2, c, cut, unit, unit2):
 
 
 @compiled((*PRODUCT, *SHARE))
+def _rows_of(a, b, c, add, t, cut):
+    """Task t's rows of c (+)= a b, written from left to right; the columns of b are neighbours."""
+    i0, i1 = portion(c.shape[0], t, cut, MR)
+    for i in range(i0, i1, MR):
+        strip(a, i, 0, b, 0, 0, c, i, 0, a.shape[1], min(MR, i1 - i), c.shape[1], add)
+
+
+@compiled((*PRODUCT, count), parallel=True)
+def _thin(a, b, c, add, cut):
+    """c (+)= a b where they meet in few numbers, so that writing c is the work; b as above."""
+    if cut == 1:
+        for t in range(cut):
+            _rows_of(a, b, c, add, t, cut)
+    else:
+        for t in prange(cut):
+            _rows_of(a, b, c, add, t, cut)
+
+
+@compiled((*PRODUCT, *SHARE))
 def _stream(a, b, c, add, t, cut):
     """Task t's columns of c (+)= a b, 128 rows of b at a time, which stay in the L1 cache."""
     j0, j1 = portion(c.shape[1], t, cut, 16)
@@ -270,14 +290,17 @@ def _adapted(a, b, a2, b2):
     if M <= FEW and b.strides[0] == b2.strides[0] == 4:  # then packing costs more than it brings
         return matmul_nt(a2, b2.T, add_to=matmul_nt(a, b.T))
     y = np.empty((M, N), np.float32)
-    units = on_unit(M, K, N), on_unit(M, len(b2), N)
+    units = pays(M, K, N), pays(M, len(b2), N)
     _two_products(a, b, a2, b2, y, tasks(M * N * K, GRAIN), *units)
     return y
 
 
 def _tiled(a, b, c, add, cut):
     """c (+)= a b on the register tile, or on the matrix unit."""
-    _product(a, b, c, add, cut, on_unit(a.shape[0], a.shape[1], c.shape[1]))
+    if a.shape[1] <= THIN and 4 in b.strides:
+        _thin(a, b if b.strides[1] == 4 else turned(b.T), c, add, cut)
+        return
+    _product(a, b, c, add, cut, pays(a.shape[0], a.shape[1], c.shape[1]))
 
 
 def _into(kernel, a, b, shape, depth, depth_b, add_to, grain=GRAIN):

@@ -25,7 +25,7 @@ def _dots_of(a, w, c, add, t, cut):
 
 
 @compiled()
-def _turned(b):
+def turned(b):
     """bᵀ, with neighbouring columns."""
     K, N = b.shape
     w = np.empty((N, K + 15), np.float32)  # 16 numbers at a time
@@ -38,7 +38,7 @@ def _turned(b):
 @compiled((*PRODUCT, count), parallel=True)
 def narrow(a, b, c, add, cut):
     """c (+)= a b by dot products of rows of a and columns of b, where c has few of either."""
-    w = b.T if b.strides[0] == 4 else _turned(b)
+    w = b.T if b.strides[0] == 4 else turned(b)
     if cut == 1:
         for t in range(cut):
             _dots_of(a, w, c, add, t, cut)

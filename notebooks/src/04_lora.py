@@ -262,6 +262,38 @@ with course.figure(caption, height=3.8) as axes:
 
 # %% [markdown]
 r"""
+## What α does
+
+$\alpha$ enters only as $s = \alpha/r$. AdamW divides the size of a gradient out, so a larger $s$ does not
+lengthen the steps of $A$ and $B$: it makes each of them move $s\,BA$ further. So $\alpha$ does much of a
+learning rate's work. **Predict** what happens to the loss at $\alpha = 1$ and at $\alpha = 64$.
+"""
+
+# %%
+curves = {}
+for alpha in (8, 1, 2, 4, 16, 32, 64):
+    scaled = ml.attach(model, "lora", rank=4, alpha=alpha)
+    run = ml.train(scaled, batches, steps=80, lr=1e-2, schedule="linear", warmup=8)
+    curves[alpha] = [np.mean(run.losses[max(0, n - 7) : n + 1]) for n in range(80)]
+
+def draw(alpha):
+    caption = (
+        f"The loss at one rate, 0.01, mean of eight batches: α = {alpha}, which is "
+        f"s = {alpha / 4:g}, and in grey six others from 1 to 64."
+    )
+    with course.figure(caption, height=3.8) as axes:
+        for losses in curves.values():
+            axes.plot(range(1, 81), losses, color="#BFBFBF", lw=1)
+        axes.plot(range(1, 81), curves[alpha], color=course.look("lora")["color"], lw=2.5)
+        axes.set(yscale="log", xlabel="optimizer steps", ylabel="cross-entropy\n(nats per token)")
+
+draw(8)
+course.explore(draw, alpha=list(curves))
+
+# %% [markdown]
+r"""
+Who compares two techniques at one rate and two values of $\alpha$ compares two rates.
+
 ## Merge
 
 After training the two paths are one: $W' = W + s\,BA$, and nothing is slower than before.

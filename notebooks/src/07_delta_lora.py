@@ -209,6 +209,41 @@ with course.figure(caption, height=3.8) as axes:
 
 # %% [markdown]
 r"""
+### λ, and a late start
+
+With $K = 10$ the first ten steps are LoRA's at scale $s$, and those after it as if the scale had grown
+to $(1+\lambda)s$. **Predict** what $\lambda = 0$ gives, then turn $\lambda$ up.
+"""
+
+# %%
+late = {}
+for ratio in (2, 0, 0.5, 1, 4, 8):
+    delta = ml.attach(model, "delta_lora", rank=4, alpha=8, update_ratio=ratio, start_step=10)
+    scaled = ml.attach(model, "lora", rank=4, alpha=8 * (1 + ratio))
+    late[ratio] = [ml.train(t, batches, **settings).losses for t in (delta, scaled)]
+assert late[0][0] == late[0][1]  # λ = 0 is LoRA, to the bit
+assert all(run[0][:10] == late[0][0][:10] for run in late.values())  # W has not moved yet
+
+def draw(ratio):
+    caption = (
+        f"Delta-LoRA with λ = {ratio:g} whose W moves from step 11 (line), and LoRA with "
+        f"s = {2 * (1 + ratio):g} from the start; in grey Delta-LoRA at other λ."
+    )
+    with course.figure(caption, height=3.8) as axes:
+        for one, _ in late.values():
+            axes.plot(steps, one, color="#BFBFBF", lw=1)
+        one, two = late[ratio]
+        axes.plot(steps, two, color=course.look("lora")["color"], lw=6, alpha=0.4, label="LoRA")
+        axes.plot(steps, one, color=colour, lw=2, label="Delta-LoRA")
+        axes.axvline(10, ls=":", color="#7F7F7F")
+        axes.set(yscale="log", xlabel="optimizer steps", ylabel="cross-entropy\n(nats per token)")
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+
+draw(2)
+course.explore(draw, ratio=list(late))
+
+# %% [markdown]
+r"""
 What breaks the identity: a late start, a ratio or scale that changes, rounding (a 16-bit $W$ loses small
 moves), AdamW's ε, which is a part in $1+\lambda$ smaller against these gradients.
 

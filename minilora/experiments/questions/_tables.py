@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from ..cells import Record
-from ..markdown import mean_sd
+from ..spread import mean_sd
 
 
 class Spread(NamedTuple):

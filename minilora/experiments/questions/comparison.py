@@ -24,10 +24,10 @@ from ...methods import METHODS
 from ...train import train
 from .. import rates
 from ..cells import Cell, Record, grid
-from ..markdown import difference, mean_sd, milliseconds, plus_minus
 from ..markdown import table as markdown
 from ..runs import adapter_bytes, load_words, make_batches
 from ..runs import run as train_run
+from ..spread import difference, mean_sd, milliseconds, plus_minus
 from ..sweep import rounded, settings_of, the_model, word_run
 from ..tune import GRID
 from ..word_adapters import NAMES as TASKS

@@ -13,8 +13,8 @@ from typing import Any
 
 from ... import plots
 from ..cells import Cell, Record, grid
-from ..markdown import mean_sd
 from ..markdown import table as markdown
+from ..spread import mean_sd
 from . import Question, _switching
 
 SWITCHES, SEEDS, WORDS = 1000, tuple(range(5)), 200  # words: held out, of each task
