@@ -93,3 +93,21 @@ def tiny() -> Llama:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+LAYOUTS = "plain", "transposed", "strided", "reversed", "read-only"
+
+
+def laid_out(array, layout):
+    """The same numbers in another order in memory."""
+    if layout == "transposed":
+        return np.ascontiguousarray(array.T).T
+    if layout == "strided":
+        wide = np.zeros([2 * n for n in array.shape], array.dtype)
+        wide[tuple(slice(None, None, 2) for _ in array.shape)] = array
+        return wide[tuple(slice(None, None, 2) for _ in array.shape)]
+    if layout == "reversed":
+        return np.ascontiguousarray(array[::-1])[::-1]
+    array = array.copy()
+    array.flags.writeable = layout != "read-only"
+    return array

@@ -1,11 +1,13 @@
 """Products on the matrix unit: the pieces, the products, what is different from float32."""
 
+import itertools
 import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from conftest import LAYOUTS, laid_out
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,15 +17,11 @@ amx = pytest.importorskip("minilora.kernels.amx", reason="needs Numba")
 needs_unit = pytest.mark.skipif(not amx.usable(), reason="needs a processor with AMX")
 
 SIZES = st.one_of(st.integers(1, 70), st.sampled_from([95, 128, 129, 300]))
-LAYOUTS = st.sampled_from(["plain", "transposed", "strided"])
+WIDE = st.one_of(SIZES, st.just(amx.COLUMNS + 33))
 
 
-def laid_out(array, layout):
-    if layout == "transposed":
-        return np.ascontiguousarray(array.T).T
-    if layout == "strided":
-        return np.repeat(np.repeat(array, 2, 0), 2, 1)[::2, ::2]
-    return array
+def normal(rng, *shape):
+    return rng.standard_normal(shape, dtype=np.float32)
 
 
 def product(a, b, out=None):
@@ -31,6 +29,12 @@ def product(a, b, out=None):
     c = np.empty((len(a), b.shape[1]), np.float32) if out is None else out.copy()
     amx.split_region(a, b, c, out is not None, 0, c.shape[0], 0, c.shape[1])
     return c
+
+
+def error(found, a, b, c=0.0):
+    """The largest error of c + a b, of the sum of the terms' absolute values."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return np.max(np.abs(found - (a @ b + c)) / (np.abs(a) @ np.abs(b) + np.abs(c)))
 
 
 @given(st.floats(2.0**-100, 2.0**120, width=32), st.sampled_from([1, -1]))
@@ -43,50 +47,112 @@ def test_the_three_pieces_are_the_number_and_have_eight_bits(x, sign):
 
 
 def test_six_products_are_enough_and_no_five_are(rng):
-    a, b = (rng.standard_normal((64, 64)).astype(np.float32) for _ in range(2))
-    truth, scale = a.astype(np.float64) @ b, np.abs(a).astype(np.float64) @ np.abs(b)
-
-    def error(of):
-        return np.abs((of - truth) / scale).max()
-
-    assert error(amx.plain_product(a, b)) < 2 * error(a @ b) < 1e-6
+    a, b = normal(rng, 64, 64), normal(rng, 64, 64)
+    usual = error(amx.plain_product(a, b), a, b)
+    assert usual < 2 * error(a @ b, a, b) < 1e-6
     left, right = amx.split(a), amx.split(b)
     for dropped in amx.PRODUCTS:
         kept = sum(left[p] @ right[q] for p, q in amx.PRODUCTS if (p, q) != dropped)
-        assert error(kept) > 4 * error(amx.plain_product(a, b)), dropped
+        assert error(kept, a, b) > 4 * usual, dropped
 
 
 @needs_unit
-@given(SIZES, SIZES, SIZES, LAYOUTS, LAYOUTS, st.booleans(), st.integers(0, 2**32 - 1))
+@given(
+    SIZES,
+    SIZES,
+    WIDE,
+    st.sampled_from(LAYOUTS),
+    st.sampled_from(LAYOUTS),
+    st.booleans(),
+    st.integers(0, 2**32 - 1),
+)
 def test_every_shape_and_order_in_memory(M, K, N, left, right, add, seed):
     rng = np.random.default_rng(seed)
-    a, b, c = (rng.standard_normal(s, dtype=np.float32) for s in ((M, K), (K, N), (M, N)))
-    truth = a.astype(np.float64) @ b + (c if add else 0)
-    scale = np.abs(a).astype(np.float64) @ np.abs(b) + np.abs(c)
+    a, b, c = normal(rng, M, K), normal(rng, K, N), normal(rng, M, N)
     found = product(laid_out(a, left), laid_out(b, right), c if add else None)
-    assert np.abs((found - truth) / scale).max() < 3e-7
+    assert error(found, a, b, c if add else 0.0) < 3e-7
 
 
 @needs_unit
-@pytest.mark.parametrize("depth, times", [(64, 0.7), (512, 1.0), (4096, 1.5)])
-def test_as_near_to_the_truth_as_float32(rng, depth, times):
-    """NumPy's BLAS sums a few hundred products at a time, which the longest sums gain by."""
-    a, b = rng.standard_normal((128, depth)), rng.standard_normal((depth, 96))
-    a, b = a.astype(np.float32), b.astype(np.float32)
-    truth = a.astype(np.float64) @ b
-    found, usual = product(a, b), kernels.numpy_ref.matmul_nn(a, b)
-    assert np.linalg.norm(found - truth) < times * np.linalg.norm(usual - truth)
+def test_it_adds_to_a_part_of_a_larger_array(rng):
+    a, b, c = normal(rng, 70, 40), normal(rng, 40, 50), normal(rng, 90, 80)
+    whole = c.copy()
+    amx.split_region(a, b, whole[10:80, 20:70], True, 0, 70, 0, 50)
+    assert error(whole[10:80, 20:70], a, b, c[10:80, 20:70]) < 3e-7
+    whole[10:80, 20:70] = c[10:80, 20:70]
+    assert np.array_equal(whole, c)
 
 
 @needs_unit
-@given(st.integers(33, 200), st.integers(33, 200), st.booleans())
-def test_the_bits_do_not_hang_on_how_it_is_cut(M, N, add):
+@pytest.mark.parametrize("depth, times", [(64, 0.7), (512, 1.0), (4096, 1.6)])
+def test_as_near_to_the_truth_as_the_register_tile(rng, depth, times):
+    """The tile sums a few hundred products at a time, which sums of thousands gain by."""
+    from minilora.kernels import matmul
+
+    a, b = normal(rng, 128, depth), normal(rng, depth, 96)
+    truth, usual = a.astype(np.float64) @ b, np.empty((128, 96), np.float32)
+    matmul.whole(a, b, usual, False, False)
+    assert np.linalg.norm(product(a, b) - truth) < times * np.linalg.norm(usual - truth)
+
+
+@needs_unit
+@pytest.mark.parametrize("power", [-30, 55])
+def test_small_and_large_numbers_are_as_exact(rng, power):
+    """Products of about 2^-60 and 2^110; pieces of the former are above 2^-126, where it stops."""
+    a, b = normal(rng, 64, 64), normal(rng, 64, 64)
+    times = np.float32(2.0**power)
+    assert np.array_equal(product(a * times, b * times), product(a, b) * times * times)
+
+
+@needs_unit
+@given(st.integers(1, 200), st.sampled_from([50, amx.COLUMNS + 70]), st.booleans(), st.data())
+def test_the_bits_do_not_hang_on_how_it_is_cut(M, N, add, data):
+    """By rows and by columns, anywhere."""
     rng = np.random.default_rng(M * N)
-    a, b, c = (rng.standard_normal(s, dtype=np.float32) for s in ((M, 300), (300, N), (M, N)))
+    a, b, c = normal(rng, M, 300), normal(rng, 300, N), normal(rng, M, N)
     whole, cut = product(a, b, c if add else None), c.copy()
-    for i in range(0, M, amx.SIDE):
-        amx.split_region(a, b, cut, add, i, min(i + amx.SIDE, M), 0, N)
+    rows, columns = (sorted({0, data.draw(st.integers(0, n)), n}) for n in (M, N))
+    for i0, i1 in itertools.pairwise(rows):
+        for j0, j1 in itertools.pairwise(columns):
+            amx.split_region(a, b, cut, add, i0, i1, j0, j1)
     assert np.array_equal(whole, cut)
+
+
+@needs_unit
+@pytest.mark.parametrize("M", [520, 1000])
+def test_the_feed_forward_whole_is_its_parts_to_the_bit(rng, M):
+    from minilora.kernels import gated
+    from minilora.kernels.pointwise import swiglu_forward
+
+    C, F = 70, 130
+    x, Wg, Wu, Wd = normal(rng, M, C), normal(rng, F, C), normal(rng, F, C), normal(rng, C, F)
+    gate, up, h = (np.empty((M, F), np.float32) for _ in range(3))
+    y, dy = np.empty((M, C), np.float32), normal(rng, M, C)
+    gated._forward(x, Wg, Wu, Wd, gate, up, h, y, 2, True)
+    assert np.array_equal(gate, product(x, Wg.T)) and np.array_equal(up, product(x, Wu.T))
+    assert np.array_equal(y, product(swiglu_forward(gate, up), Wd.T))
+    others = [np.empty((M, n), np.float32) for n in (F, F, F, C, C)]
+    gated._backward(dy, gate, up, Wg, Wu, Wd, *others, 2, True)
+    dh, dgate, dup, dx, _ = others
+    assert np.array_equal(dh, product(dy, Wd))
+    assert np.array_equal(dx, product(dgate, Wg) + product(dup, Wu))
+
+
+@needs_unit
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("cut", [1, 2])
+def test_an_adapted_product_on_the_unit(rng, both, cut):
+    from minilora.kernels import matmul
+
+    x, w, z, b = (
+        normal(rng, 200, 96),
+        normal(rng, 96, 150),
+        normal(rng, 200, 64),
+        normal(rng, 64, 150),
+    )
+    y = np.empty((200, 150), np.float32)
+    matmul._two_products(x, w, z, b, y, cut, True, both)
+    assert error(y, np.hstack([x, z]), np.vstack([w, b])) < 3e-7
 
 
 @needs_unit

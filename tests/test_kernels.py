@@ -10,6 +10,8 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import LAYOUTS as WAYS
+from conftest import laid_out
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,27 +28,12 @@ needs_jit = pytest.mark.skipif(not JIT, reason="about compiled kernels")
 
 SIZES = st.one_of(st.integers(1, 20), st.sampled_from([31, 33, 47, 48, 49, 64, 97, 130]))
 RANKS = st.integers(1, 17)
-LAYOUTS = st.sampled_from(["plain", "transposed", "strided", "reversed", "read-only"])
+LAYOUTS = st.sampled_from(WAYS)
 SEEDS = st.integers(0, 2**32 - 1)
 
 
 def normal(rng, *shape):
     return rng.standard_normal(shape, dtype=np.float32)
-
-
-def laid_out(array, layout):
-    """The same numbers in another order in memory."""
-    if layout == "transposed":
-        return np.ascontiguousarray(array.T).T
-    if layout == "strided":
-        wide = np.zeros([2 * n for n in array.shape], array.dtype)
-        wide[tuple(slice(None, None, 2) for _ in array.shape)] = array
-        return wide[tuple(slice(None, None, 2) for _ in array.shape)]
-    if layout == "reversed":
-        return np.ascontiguousarray(array[::-1])[::-1]
-    array = array.copy()
-    array.flags.writeable = layout != "read-only"
-    return array
 
 
 def double(arguments):

@@ -42,7 +42,8 @@ def compared(settings: Settings, tell: Callable[[dict], None]) -> dict[str, Any]
         "blas": blas,
         "ladder": ladder,
         "kernels": records,
-        "mean": geometric_mean(records),
+        "mean": geometric_mean(records, OURS),
+        "mean on the unit": geometric_mean(records, turns.UNIT),
     }
 
 
@@ -62,7 +63,13 @@ def _record(name, sizes, rounds) -> dict[str, Any]:
     }
 
 
-def geometric_mean(records: list[dict[str, Any]]) -> float:
-    """Of the ratios of all products: the best of the others' time over ours."""
-    logs = [math.log(r["ratio"]["median"]) for r in records if r["name"].startswith("matmul")]
+def geometric_mean(records: list[dict[str, Any]], side: str) -> float | None:
+    """Of all products: the best of the others' median time over this side's; None where it is not
+    among them.
+    """
+    products = [r for r in records if r["name"].startswith("matmul")]
+    if side not in products[0]["sides"]:
+        return None
+    pairs = [(r["sides"][r["best"]]["median"], r["sides"][side]["median"]) for r in products]
+    logs = [math.log(best / own) for best, own in pairs]
     return math.exp(sum(logs) / len(logs))

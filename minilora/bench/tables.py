@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from . import cases
+from .steps import shares_of_peak
 from .turns import SIDES, UNIT
 
 Column = tuple[str, int, Callable[[Mapping[str, Any]], str]]  # head, width, record -> cell
@@ -112,8 +113,11 @@ def lines(part: str, found: Any) -> Iterator[str]:
         "growth": (GROWTH, None, None),
         "ladder": (LADDER, "products", about_ladder),
     }[part]
+    records = found[inside] if inside else found
+    if part == "steps":
+        records = shares_of_peak(records)
     yield head(columns)
-    yield from (row(columns, record) for record in (found[inside] if inside else found))
+    yield from (row(columns, record) for record in records)
     if after:
         yield after(found)
 
@@ -153,6 +157,8 @@ def about_kernels(found: Mapping[str, Any]) -> str:
         f"products: {found['mean']:.2f} of the faster of NumPy's BLAS "
         f"({found['blas'].get('kernels', found['blas']['name'])}) and torch, in geometric mean"
     ]
+    if found.get("mean on the unit"):
+        lines[0] += f"; on the matrix unit {found['mean on the unit']:.2f}"
     rungs = ", ".join(f"{k} {v / 1e9:.1f}" for k, v in found["ladder"].items())
     if rungs:
         lines.append(f"a product of 512 by 512, GFLOP/s: {rungs}")

@@ -67,7 +67,8 @@ def bench(a: argparse.Namespace) -> None:
     if a.record:
         return _show(read_json(a.record, {"machine": dict}), a.parts)
     make_folder(a.out)
-    record: dict[str, Any] = {"machine": machine.facts(), "settings": vars(settings)}
+    about = {k: v for k, v in vars(settings).items() if k != "python"}  # a path of this machine
+    record: dict[str, Any] = {"machine": machine.facts(), "settings": about}
     print(tables.about(record["machine"]))
     run = dict(zip(PARTS, (_kernels, _steps, _methods, _growth, _ladder), strict=True))
     for part in PARTS:
