@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 
 from ..plots import INK, canvas, style
+from .turns import UNIT
 
 FAMILIES = (  # of kernels: the beginning of its names, label, colour, marker
     ("matmul", "products", "#0072B2", "o"),
     ("attention", "attention", "#009E73", "D"),
-    ("", "norm, positions, gate, loss, AdamW", "#D55E00", "^"),
+    ("", "norm, positions, gate, feed-forward, loss, AdamW", "#D55E00", "^"),
 )
 
 
@@ -34,6 +35,7 @@ def roofline(record: Mapping[str, Any]):
             other = [r["flops"] / r["sides"][r["best"]]["median"] / 1e9 for r in mine]
             axes.plot(x, y, ls="", marker=marker, color=colour, label=label)
             axes.plot(x, other, ls="", marker=marker, mec=colour, mfc="none", alpha=0.7)
+        _on_unit(axes, record["kernels"])
         axes.plot(
             [], [], ls="", marker="o", mec=INK, mfc="none", label="NumPy or torch, the faster"
         )
@@ -44,6 +46,15 @@ def roofline(record: Mapping[str, Any]):
         axes.set_title("What the kernels reach, and what the machine allows")
         axes.legend(loc="lower right")
     return figure
+
+
+def _on_unit(axes, records) -> None:
+    """The products once more, where they were timed on a matrix unit."""
+    products = [r for r in records if r["name"].startswith("matmul") and UNIT in r["sides"]]
+    x = [r["flops"] / r["bytes"] for r in products]
+    y = [r["flops"] / r["sides"][UNIT]["median"] / 1e9 for r in products]
+    if products:
+        axes.plot(x, y, ls="", marker="+", ms=11, mew=2, color=INK, label="products on the unit")
 
 
 def growth(records: Sequence[Mapping[str, Any]]):

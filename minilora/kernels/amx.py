@@ -12,9 +12,10 @@ and of the nine products of pieces the six are summed that matter:
 
 What is left out is below 2^-23 of x y, so a sum of up to some thousand terms is as near to the
 truth as one in float32 (Henry, Tang, Heinecke 2019, "Leveraging the bfloat16 Artificial
-Intelligence Datatype For Higher-Precision Computations"). What differs: the last bits. The unit takes numbers below 2^-126
-for 0, pieces and products alike: factors below 2^-103, or with a product below that, lose bits.
-And infinity, or a number or product within 2^-8 of the largest, becomes NaN or infinity.
+Intelligence Datatype For Higher-Precision Computations"). What differs: the last bits. The unit
+takes numbers below 2^-126 for 0, pieces and products alike: factors below 2^-103, or with a product
+below that, lose bits. And infinity, or a number or product within 2^-8 of the largest, becomes NaN
+or infinity.
 
 The unit has eight tiles of 16 rows of 64 bytes. Four hold 32 x 32 numbers of the result, two hold
 pieces of 32 rows of A, two of 32 columns of B; there two neighbours in a column lie side by side.
