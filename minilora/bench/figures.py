@@ -54,7 +54,7 @@ def _on_unit(axes, records) -> None:
     x = [r["flops"] / r["bytes"] for r in products]
     y = [r["flops"] / r["sides"][UNIT]["median"] / 1e9 for r in products]
     if products:
-        axes.plot(x, y, ls="", marker="+", ms=11, mew=2, color=INK, label="products on the unit")
+        axes.plot(x, y, ls="", marker="+", ms=11, mew=2, color=INK, label="products, matrix unit")
 
 
 def growth(records: Sequence[Mapping[str, Any]]):
