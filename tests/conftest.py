@@ -38,9 +38,9 @@ def same_peak(said, found) -> bool:
     less. Products on the matrix unit pack into at most so much a thread while they run.
     """
     if kernels.backend() == "amx":
-        from minilora.kernels import amx, threads
+        from minilora.kernels import threads, unit
 
-        most = 1.02 * said.peak + amx.ROOM * threads.THREADS
+        most = 1.02 * said.peak + unit.ROOM * threads.THREADS
         return said.peak / 1.02 <= found.peak <= most
     if not kernels.compiled():
         return said.peak <= 1.02 * found.peak

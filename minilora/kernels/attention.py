@@ -16,7 +16,7 @@ import numpy as np
 from numba import prange
 
 from .jit import ONE, SHARE, compiled, count, dense, number, portion, read, tasks, write
-from .matmul import strip
+from .strips import strip
 from .tile import DOTS, MR, dots, turn16
 from .vectors import exp, soften, soften_back
 

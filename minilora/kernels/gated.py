@@ -8,12 +8,12 @@ order.
 import numpy as np
 from numba import prange
 
-from .amx import pays
 from .jit import compiled, count, dense, flag, portion, read, tasks, write
 from .matmul import FEW, matmul_nn, matmul_nt, whole
 from .pointwise import swiglu_backward, swiglu_backward_part, swiglu_forward, swiglu_part
 from .threads import THREADS
 from .tile import MR
+from .unit import pays
 
 BLOCK = 512  # rows at a time: fewer stay nearer, but all three matrices are packed for each block
 LEAST = 256  # rows a thread, which packs all three matrices for itself

@@ -31,6 +31,8 @@ _drop_outdated()
 
 flag, count, number = boolean, int64, float32
 SHARE = count, count  # the number of a task, of how many
+PLACE = count, count  # row and column
+SIZES = count, count, count  # depth, rows, columns
 ONE = np.float32(1)
 
 

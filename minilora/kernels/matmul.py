@@ -9,41 +9,18 @@ order.
 import numpy as np
 from numba import prange
 
-from .amx import SIDE, pays, split_region
-from .jit import SHARE, compiled, count, flag, portion, read, tasks, write
+from .amx import SIDE
+from .jit import PLACE, SHARE, SIZES, compiled, count, flag, portion, read, tasks, write
 from .narrow import PRODUCT, narrow, one_row, turned
-from .tile import DOTS, MR, NR, ask, copy16, ragged16, tile16, tile32, tile48, turn16
+from .strips import SKINNY, THIN, skinny, skinny_turned, thin
+from .tile import DOTS, MR, NR, ask, copy16, tile16, tile32, tile48, turn16
+from .unit import pays, split_region
 
 DEPTH = 384  # rows of a panel at most: 48 columns of them are 72 KB, and stream from the L2 cache
 ROWS = 512
-THIN = 16  # up to as many numbers that the factors meet in, c is written row by row
-SKINNY = 32  # up to as many columns, xᵀ y is done without packing
 FEW = 2 * DOTS  # up to as many rows or columns, the product is done by dot products
 GRAIN = 800_000  # multiplications below which a second thread costs more than it brings
 STREAM = 60_000  # the same in numbers of w, where few rows use it and reading it is the work
-
-
-PLACE = count, count
-SIZES = count, count, count
-
-
-@compiled((read(2, "A"), *PLACE, read(2, "A"), *PLACE, write(2, "A"), *PLACE, *SIZES, flag))
-def strip(a, i, k, b, l, j, c, p, q, depth, rows, cols, add):
-    """A tile of any number of columns, for a b that is not packed but has neighbouring columns."""
-    n = 0
-    while n < cols:
-        width = min(NR, cols - n)
-        if width == 48:
-            tile48(a, i, k, b, l, j + n, c, p, q + n, depth, rows, width, add)
-        elif width >= 32:
-            width = 32
-            tile32(a, i, k, b, l, j + n, c, p, q + n, depth, rows, width, add)
-        elif width >= 16:
-            width = 16
-            tile16(a, i, k, b, l, j + n, c, p, q + n, depth, rows, width, add)
-        else:
-            ragged16(a, i, k, b, l, j + n, c, p, q + n, depth, rows, width, add)
-        n += width
 
 
 @compiled((read(2, "A"), *PLACE, *PLACE, write(2)))
@@ -192,57 +169,6 @@ def _two_products(a, b, a2, b2, c, cut, unit, unit2):
             _two_shares(a, b, a2, b2, c, t, cut, unit, unit2)
 
 
-@compiled((*PRODUCT, *SHARE))
-def _rows_of(a, b, c, add, t, cut):
-    """Task t's rows of c (+)= a b, written from left to right; the columns of b are neighbours."""
-    i0, i1 = portion(c.shape[0], t, cut, MR)
-    for i in range(i0, i1, MR):
-        strip(a, i, 0, b, 0, 0, c, i, 0, a.shape[1], min(MR, i1 - i), c.shape[1], add)
-
-
-@compiled((*PRODUCT, count), parallel=True)
-def _thin(a, b, c, add, cut):
-    """c (+)= a b where they meet in few numbers, so that writing c is the work; b as above."""
-    if cut == 1:
-        for t in range(cut):
-            _rows_of(a, b, c, add, t, cut)
-    else:
-        for t in prange(cut):
-            _rows_of(a, b, c, add, t, cut)
-
-
-@compiled((*PRODUCT, *SHARE))
-def _stream(a, b, c, add, t, cut):
-    """Task t's columns of c (+)= a b, 128 rows of b at a time, which stay in the L1 cache."""
-    j0, j1 = portion(c.shape[1], t, cut, 16)
-    R, M = a.shape
-    for k in range(0, M, 128):
-        depth, more = min(128, M - k), add or k > 0
-        for i in range(0, R, MR):
-            strip(a, i, k, b, k, j0, c, i, j0, depth, min(MR, R - i), j1 - j0, more)
-
-
-@compiled((*PRODUCT, count), parallel=True)
-def _skinny(a, b, c, add, cut):
-    """c (+)= a b where c has few rows: b streams by once, unpacked; its columns are shared."""
-    if cut == 1:
-        for t in range(cut):
-            _stream(a, b, c, add, t, cut)
-    else:
-        for t in prange(cut):
-            _stream(a, b, c, add, t, cut)
-
-
-@compiled((*PRODUCT, count))
-def _skinny_turned(a, b, c, add, cut):
-    """c (+)= a b where c has few columns: the same on bᵀ aᵀ, then turned."""
-    turned = np.empty((c.shape[1], c.shape[0]), np.float32)
-    _skinny(b.T, a.T, turned, False, cut)
-    for i in range(c.shape[0]):
-        for j in range(c.shape[1]):
-            c[i, j] = c[i, j] + turned[j, i] if add else turned[j, i]
-
-
 def matmul_nt(x, w, add_to=None):
     """y = x wᵀ.   x (M, K), w (N, K) -> y (M, N); with add_to (M, N): add_to += x wᵀ, returned."""
     (M, K), (N, L) = x.shape, w.shape
@@ -265,9 +191,9 @@ def matmul_tn(x, y, add_to=None):
     N = y.shape[1]
     kernel = _tiled
     if K <= SKINNY and K <= N and y.strides[1] == 4:
-        kernel = _skinny
+        kernel = skinny
     elif N <= SKINNY and x.strides[1] == 4:
-        kernel = _skinny_turned
+        kernel = skinny_turned
     return _into(kernel, x.T, y, (K, N), M, y.shape[0], add_to)
 
 
@@ -298,7 +224,7 @@ def _adapted(a, b, a2, b2):
 def _tiled(a, b, c, add, cut):
     """c (+)= a b on the register tile, or on the matrix unit."""
     if a.shape[1] <= THIN and 4 in b.strides:
-        _thin(a, b if b.strides[1] == 4 else turned(b.T), c, add, cut)
+        thin(a, b if b.strides[1] == 4 else turned(b.T), c, add, cut)
         return
     _product(a, b, c, add, cut, pays(a.shape[0], a.shape[1], c.shape[1]))
 
