@@ -181,7 +181,7 @@ Now on a model: a small Llama that knows English spelling and sounds, and has ne
 It gets 300 verbs. After each of the first 20 steps we ask for the gradient on one fixed batch.
 """
 
-# %%
+# %% figure
 model, words = ml.load_model("base"), ml.load_task("past")
 batches = ml.batches(words.train[:300], model.tokenizer, batch_size=32, epochs=17)
 tuned = ml.attach(model, "lora", rank=4)  # alpha is 8, so s = 2
@@ -192,7 +192,6 @@ def norms(tuned):
     parts = [[g for key, g in grads.items() if f"lora_{name}" in key] for name in "AB"]
     return [float(np.sqrt(sum((g**2).sum() for g in part))) for part in parts]
 
-# %% figure
 first = norms(tuned)
 history = ml.train(tuned, batches, steps=20, lr=2e-3, evaluate=norms, evaluate_every=1)
 steps = range(21)
