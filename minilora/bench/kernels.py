@@ -23,9 +23,9 @@ def compared(settings: Settings, tell: Callable[[dict], None]) -> dict[str, Any]
     records = []
     with turns.together(sides):
         peaks = sides[0].ask("peak")
-        numba = sides[0].ask("facts")["kernels"]["backend"] != "numpy"
+        compiled = sides[0].ask("facts")["kernels"]["backend"] != "numpy"
         how = {"sizes": (512, 512, 512), "seconds": settings.seconds / 20}
-        ladder = sides[0].ask("ladder", **how) if numba else {}
+        ladder = sides[0].ask("ladder", **how) if compiled else {}
         blas = sides[1].ask("facts")["blas"]
         for name, sizes in [*work.PRODUCTS, *work.FUSED]:
             is_product = name.startswith("matmul")
@@ -33,8 +33,7 @@ def compared(settings: Settings, tell: Callable[[dict], None]) -> dict[str, Any]
             rounds: dict[str, list] = {side.name: [] for side in asked}
             for side in turns.order(asked, settings.rounds, rest=0):  # each rests after its check
                 how = {"name": name, "sizes": sizes, "seconds": settings.seconds / 20}
-                kind = OURS if side.name == turns.UNIT else side.name
-                rounds[side.name].append(side.ask("work", side=kind, **how))
+                rounds[side.name].append(side.ask("work", side=side.kind, **how))
             records.append(_record(name, sizes, rounds))
             tell(records[-1])
     return {

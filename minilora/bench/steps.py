@@ -50,13 +50,12 @@ def against_torch(settings: Settings, tell: Callable[[dict], None]) -> list[dict
 
 def shares_of_peak(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The records with our share of the peak: the highest that any of them measured."""
-    peaks = [r["peak_flops"] for r in records if r["peak_flops"]]
-    return [
-        {**r, "share_of_peak": r["flops"] / r["sides"][SIDES[0]]["median"] / max(peaks)}
-        if peaks
-        else {**r, "share_of_peak": None}
-        for r in records
-    ]
+    peak = max((r["peak_flops"] or 0.0 for r in records), default=0.0)
+
+    def share(r):
+        return r["flops"] / r["sides"][SIDES[0]]["median"] / peak if peak else None
+
+    return [{**r, "share_of_peak": share(r)} for r in records]
 
 
 def _one(size: str, case: str, settings: Settings) -> dict[str, Any]:
@@ -132,9 +131,8 @@ def among_ourselves(settings: Settings, tell: Callable[[dict], None]) -> list[di
 
 
 def _make(side: turns.Side, size: str, case: str, settings: Settings) -> None:
-    kind = side.name if side.name in SIDES else SIDES[0]
     threads = settings.number_of_threads()
-    side.ask("make", side=kind, size=size, case=case, lr=LR, threads=threads)
+    side.ask("make", side=side.kind, size=size, case=case, lr=LR, threads=threads)
 
 
 def _check(case: str, losses: dict[str, Sequence[float]]) -> None:

@@ -17,7 +17,11 @@ REST = 0.3  # seconds: idle threads of a pool wait busily for up to 0.2
 
 
 class Side:
-    """A worker in a process of its own, which sees no variable that begins with `without`."""
+    """A worker in a process of its own, which sees no variable that begins with `without`.
+
+    kind: what it is asked to be, one of SIDES or of the kernels' libraries; its name where none is
+    given.
+    """
 
     def __init__(
         self,
@@ -26,8 +30,9 @@ class Side:
         threads: int = 0,
         without: str = "-",
         also: Mapping[str, str] | None = None,
+        kind: str = "",
     ):
-        self.name = name
+        self.name, self.kind = name, kind or name
         package = str(Path(__file__).parents[2])  # the other Python may not have it
         paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
         kept = {k: v for k, v in os.environ.items() if not k.startswith(without)}
@@ -78,14 +83,16 @@ def ours(threads: int, title: str = SIDES[0]) -> Side:
     from ..kernels import backend
 
     also = {"MINILORA_KERNELS": "numba"} if backend() == "amx" else {}
-    return Side(title, "", threads, also=also)
+    return Side(title, "", threads, also=also, kind=SIDES[0])
 
 
 def ours_on_unit(threads: int) -> list[Side]:
     """Our own side on the matrix unit, where there is one."""
     from ..kernels import has_unit
 
-    return [Side(UNIT, "", threads, also={"MINILORA_KERNELS": "amx"})] if has_unit() else []
+    if not has_unit():
+        return []
+    return [Side(UNIT, "", threads, also={"MINILORA_KERNELS": "amx"}, kind=SIDES[0])]
 
 
 def order(sides: Sequence[Side], rounds: int, rest: float = REST) -> Iterator[Side]:
