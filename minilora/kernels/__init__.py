@@ -65,6 +65,7 @@ def has_unit() -> bool:
     return importlib.import_module(".amx", __name__).usable()
 
 
+@functools.cache
 def compiled() -> bool:
     """Do the Numba twins answer for float32?"""
     return backend() != "numpy"

@@ -4,6 +4,7 @@ import numpy as np
 from numba import prange, types
 
 from .jit import SHARE, WHOLE, compiled, count, dense, number, portion, read, tasks, write
+from .vectors import fused
 
 GRAIN = 50_000  # numbers below which a second thread costs more than it brings
 
@@ -24,8 +25,8 @@ def _part(p, g, m, v, constants, t, cut):
     p, g, m, v = p[i0:i1], g[i0:i1], m[i0:i1], v[i0:i1]
     for i in range(i1 - i0):
         clipped = _times(g[i], factor)
-        m[i] = beta1 * m[i] + gain1 * clipped
-        v[i] = beta2 * v[i] + gain2 * clipped * clipped
+        m[i] = fused(beta1, m[i], gain1 * clipped)
+        v[i] = fused(beta2, v[i], gain2 * (clipped * clipped))
         p[i] = keep * p[i] - rate * m[i] / (np.sqrt(correction * v[i]) + eps)
 
 

@@ -30,11 +30,11 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.registry import cpu_target
 
 from .threads import settings
 from .vectors import (
     BYTE,
+    FEATURES,
     INT,
     INT32,
     LANES,
@@ -57,10 +57,7 @@ PRODUCTS = (0, 2), (0, 1), (1, 1), (1, 0), (0, 0), (2, 0)
 
 INTS, HALVES = ir.VectorType(INT32, LANES), ir.VectorType(ir.IntType(16), 2 * LANES)
 
-
-HAS = {"+amx-tile", "+amx-bf16", "+avx512f"} <= set(
-    cpu_target.target_context.codegen().magic_tuple()[2].split(",")
-)
+HAS = {"+amx-tile", "+amx-bf16", "+avx512f"} <= FEATURES
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from numba import prange
 
 from .jit import ONE, SHARE, compiled, count, dense, number, portion, read, tasks, write
 from .strips import strip
+from .sums import dot, total
 from .tile import DOTS, MR, dots, turn16
 from .vectors import exp, soften, soften_back
 
@@ -111,16 +112,16 @@ def _attention_forward(q, k, v, o, lse, scale, cut):
 @compiled()
 def _soften_row(s, scale):
     """s = softmax(scale s) of a row; returns the logarithm of its denominator."""
-    top, total = s[0], NOTHING
+    top = s[0]
     for j in range(len(s)):  # a NaN is passed over here, and met again in the total
         top = max(top, s[j])
     for j in range(len(s)):
         s[j] = exp((s[j] - top) * scale)
-        total += s[j]
-    share = ONE / total
+    denominator = total(s)
+    share = ONE / denominator
     for j in range(len(s)):
         s[j] *= share
-    return top * scale + math.log(total)
+    return top * scale + math.log(denominator)
 
 
 @compiled((*FORWARD, *SHARE))
@@ -183,21 +184,19 @@ def _keys_and_values(q, k, v):
 @compiled()
 def _backward_block(do, q, k, v, o, lse, dq, dk, dv, n, h, part, i0, scale, scratch):
     """One block of one head: dq is written, the part's dk and dv are added to."""
-    qt, dot, p, ds, sums = scratch
+    qt, do_t, p, ds, sums = scratch
     (T, H, D), (S, G) = q.shape[1:], k.shape[1:3]
     g, rows, first = h // (H // G), min(BLOCK, T - i0), S - T + i0 + 1
     keys = first + rows - 1
     q_block, do_block = q[n, i0 : i0 + rows, h], do[n, i0 : i0 + rows, h]
     sums[:] = 0
     for i in range(rows):
-        row_do, row_o, mean = do[n, i0 + i, h], o[n, i0 + i, h], np.float32(0)
-        for d in range(D):
-            mean += row_do[d] * row_o[d]
-        sums[0, i], sums[1, i] = lse[n, h, i0 + i], mean
+        sums[0, i] = lse[n, h, i0 + i]
+        sums[1, i] = dot(do[n, i0 + i, h], o[n, i0 + i, h])
     _turn(q_block, qt)
-    _turn(do_block, dot)
+    _turn(do_block, do_t)
     _scores(k[n, :, g], qt, first, rows, p)
-    _scores(v[n, :, g], dot, first, rows, ds)
+    _scores(v[n, :, g], do_t, first, rows, ds)
     _hide(p, first, rows, HIDDEN)
     _hide(ds, first, rows, NOTHING)
     for c in range(0, rows, 16):

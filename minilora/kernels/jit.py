@@ -9,9 +9,10 @@ from numba import boolean, float32, int64, njit, types
 
 from . import threads
 
-# Sums may be reordered and products fused. NaN and inf are passed on: a trainer stops at them.
-FASTMATH = {"contract", "reassoc", "arcp", "nsz"}
-IN_ORDER = FASTMATH - {"reassoc"}  # sums and products as they are bracketed
+# Products may be fused with sums, but nothing is done in another order than it is bracketed: LLVM
+# would choose one by what was compiled together and what came from the disk. For sums in vectors
+# there is sums.py. NaN and inf are passed on: a trainer stops at them.
+FASTMATH = {"contract", "arcp", "nsz"}
 
 
 def _drop_outdated() -> None:
@@ -39,11 +40,8 @@ ONE = np.float32(1)
 def compiled(signature=None, parallel=False, fast=FASTMATH):
     """njit, cached on disk. With a signature: compiled at import, once, whoever calls it.
 
-    So a share done by the only task and one done by a thread are the same code, to the last bit,
-    unless it is taken into a caller of another file, where what may be reordered may come in
-    another order; whether it is hangs on what was compiled and what came from the disk. What such
-    callers share is therefore compiled with fast=IN_ORDER.
-    fast=False: each operation as it stands, rounded where it stands, also inside a fast kernel.
+    So a share done by the only task and one done by a thread give the same, to the last bit.
+    fast=False: each operation rounded where it stands, also inside a fast kernel.
     """
     return njit(
         signature,
@@ -80,10 +78,9 @@ def tasks(work, grain):
     return 1 if work < grain else threads.THREADS
 
 
-WHOLE = (
-    256  # flat arrays are cut after whole vectors: then the same few numbers at the very end are
-)
-# done one by one, which rounds differently, whatever the number of tasks
+# Flat arrays are cut after whole vectors: then the same few numbers at the very end are done one by
+# one, which rounds differently, whatever the number of tasks.
+WHOLE = 256
 
 
 @compiled()

@@ -8,7 +8,6 @@ import numpy as np
 from numba import prange
 
 from .jit import (
-    IN_ORDER,
     ONE,
     SHARE,
     WHOLE,
@@ -21,7 +20,8 @@ from .jit import (
     tasks,
     write,
 )
-from .vectors import exp
+from .sums import dot, dot3
+from .vectors import exp, fused
 
 GRAIN = 50_000  # numbers below which a second thread costs more than it brings
 
@@ -33,10 +33,7 @@ ROWS = read(2), read(1), number, write(2), write(1)
 def _rmsnorm_rows(x, g, eps, y, rstd, t, cut):
     C = x.shape[1]
     for i in range(*portion(len(x), t, cut, 1)):
-        total = np.float32(0)
-        for j in range(C):
-            total += x[i, j] * x[i, j]
-        r = ONE / np.sqrt(total / np.float32(C) + eps)
+        r = ONE / np.sqrt(dot(x[i], x[i]) / np.float32(C) + eps)
         rstd[i] = r
         for j in range(C):
             y[i, j] = x[i, j] * r * g[j]
@@ -66,14 +63,12 @@ DX = read(2), read(2), read(1), read(1), write(2)
 @compiled((*DX, *SHARE))
 def _rmsnorm_dx_rows(dy, x, g, rstd, dx, t, cut):
     C = x.shape[1]
+    each = ONE / np.float32(C)
     for i in range(*portion(len(x), t, cut, 1)):
-        total = np.float32(0)
-        for j in range(C):
-            total += dy[i, j] * g[j] * x[i, j]
         r = rstd[i]
-        mean = total / np.float32(C) * r * r * r
+        slope = dot3(dy[i], g, x[i]) * (r * r * r)
         for j in range(C):
-            dx[i, j] = dy[i, j] * g[j] * r - x[i, j] * mean
+            dx[i, j] = fused(g[j], dy[i, j] * r, -(x[i, j] * slope * each))
 
 
 @compiled((*DX, count), parallel=True)
@@ -111,7 +106,7 @@ def _rmsnorm_dg_columns(dy, x, rstd, dg, t, cut):
         for i in range(i0, min(i0 + 32, M)):
             row_dy, row_x, r = dy[i, j0:j1], x[i, j0:j1], rstd[i]
             for j in range(j1 - j0):
-                some[j] += row_dy[j] * row_x[j] * r
+                some[j] += row_x[j] * (row_dy[j] * r)
         for j in range(j1 - j0):
             totals[j] += some[j]
     for j in range(j1 - j0):
@@ -150,8 +145,8 @@ def _rope_positions(x, cos, sin, y, t, cut):
             for j in range(half):
                 a, b = x[n, place, h, j], x[n, place, h, j + half]
                 c, s = cos[place, j], sin[place, j]
-                y[n, place, h, j] = a * c - b * s
-                y[n, place, h, j + half] = b * c + a * s
+                y[n, place, h, j] = fused(a, c, -(b * s))
+                y[n, place, h, j + half] = fused(a, s, b * c)
 
 
 @compiled((*ROPE, count), parallel=True)
@@ -182,7 +177,7 @@ def rope(x, cos, sin):
 GATED = read(1), read(1), write(1)
 
 
-@compiled((*GATED, *SHARE), fast=IN_ORDER)
+@compiled((*GATED, *SHARE))
 def swiglu_part(gate, up, h, t, cut):
     """Task t's share of h = silu(gate) · up, each (M · F,)."""
     i0, i1 = portion(h.size, t, cut, WHOLE)
@@ -213,7 +208,7 @@ def swiglu_forward(gate, up):
 BACK = read(1), read(1), read(1), write(1), write(1)
 
 
-@compiled((*BACK, *SHARE), fast=IN_ORDER)
+@compiled((*BACK, *SHARE))
 def swiglu_backward_part(dh, gate, up, dgate, dup, t, cut):
     """Task t's share of dgate and dup, each (M · F,)."""
     i0, i1 = portion(dup.size, t, cut, WHOLE)

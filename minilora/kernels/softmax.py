@@ -7,6 +7,7 @@ from numba import int64, prange
 
 from .jit import ONE, SHARE, compiled, count, portion, read, tasks, write
 from .numpy_ref import IGNORED
+from .sums import total
 from .vectors import exp, maximum
 
 GRAIN = 10_000  # logits below which a second thread costs more than it brings
@@ -28,13 +29,11 @@ def _rows(z, targets, losses, task, cut):
         for j in range(1, V):
             top = maximum(top, z[i, j])
         below = top - z[i, t]
-        total = np.float32(0)
         for j in range(V):
-            e = exp(z[i, j] - top)
-            z[i, j] = e
-            total += e
-        losses[i] = math.log(total) + below
-        share = ONE / total
+            z[i, j] = exp(z[i, j] - top)
+        denominator = total(z[i])
+        losses[i] = math.log(denominator) + below
+        share = ONE / denominator
         for j in range(V):
             z[i, j] *= share
         z[i, t] -= ONE

@@ -28,10 +28,10 @@ block would be spilled into memory at every step.
 import platform
 
 from numba import types
-from numba.core.registry import cpu_target
 
 from .threads import settings
 from .vectors import (
+    FEATURES,
     FLOAT,
     INT,
     LANES,
@@ -54,10 +54,9 @@ def _block_size():
     """(MR, NR): rows and columns of the largest block whose registers this processor has."""
     if settings["DISABLE_JIT"]:
         return 8, 48
-    features = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
-    if "+avx512f" in features:
+    if "+avx512f" in FEATURES:
         return 8, 48
-    if "+avx2" in features or platform.machine().lower() in ("arm64", "aarch64"):
+    if "+avx2" in FEATURES or platform.machine().lower() in ("arm64", "aarch64"):
         return 6, 16
     return 2, 16
 

@@ -82,7 +82,7 @@ def split_region(a, b, c, add, i0, i1, j0, j1):
     wide = 2 * PIECES * (step // SIDE)  # tiles of 32 rows, or 32 columns
     width = min(COLUMNS, j1 - j0)
     left, right = _tiles(wide), _tiles(-(-width // SIDE) * wide)
-    edge, turned = np.zeros((SIDE, SIDE), np.float32), np.empty((SIDE, SIDE), np.float32)
+    edge, turned = np.empty((SIDE, SIDE), np.float32), np.empty((SIDE, SIDE), np.float32)
     begin()
     for start in range(j0, j1, COLUMNS):
         stop = min(start + COLUMNS, j1)
@@ -103,7 +103,8 @@ def split_region(a, b, c, add, i0, i1, j0, j1):
                 for j in range(whole, stop, SIDE):
                     t = (j - start) // SIDE * wide
                     n = min(SIDE, stop - j)
-                    copy(c, i, j, m, n, edge, 0, 0)
+                    if more:
+                        copy(c, i, j, m, n, edge, 0, 0)
                     block(left, 0, right, t, chunks, edge, 0, 0, more)
                     copy(edge, 0, 0, m, n, c, i, j)
     end()

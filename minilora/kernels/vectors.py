@@ -14,11 +14,13 @@ import numpy as np
 from llvmlite import ir
 from numba import float32, types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from .threads import settings
 
 LANES = 16
+FEATURES = frozenset(cpu_target.target_context.codegen().magic_tuple()[2].split(","))  # "+avx2", …
 FLOAT, INT, INT32, BYTE = ir.FloatType(), ir.IntType(64), ir.IntType(32), ir.IntType(8)
 
 
@@ -88,10 +90,10 @@ def masks(b, cols, nv, lanes=LANES):
     return [b.icmp_signed("<", c, limit) for c in columns]
 
 
-def load(b, address, mask=None):
-    """A vector, 0 where it is masked; of 16 floats without a mask."""
+def load(b, address, mask=None, lanes=LANES):
+    """A vector of so many floats; with a mask: of as many as it has, 0 where it is masked."""
     if mask is None:
-        return b.load(b.bitcast(address, vector().as_pointer()), align=4)
+        return b.load(b.bitcast(address, vector(lanes).as_pointer()), align=4)
     kind = vector(mask.type.count)
     pointer = b.bitcast(address, kind.as_pointer())
     return _call(b, "llvm.masked.load", kind, [pointer, INT32(4), mask, constant(0.0, kind)])
@@ -175,6 +177,21 @@ def exp(typing, x):
     return float32(float32), lambda context, b, signature, values: _exp(b, *values)
 
 
+def plain_fused(x, y, z):
+    """x y + z."""
+    return x * y + z
+
+
+@choose(plain_fused)
+def fused(typing, x, y, z):
+    """x y + z of three float32, in one operation where the processor has it."""
+
+    def codegen(context, b, signature, values):
+        return multiply_add(b, *values)
+
+    return float32(float32, float32, float32), codegen
+
+
 @choose(np.maximum)
 def maximum(typing, x, y):
     """The larger of two float32, or NaN: max() would lose the NaN, and not become vector code."""
@@ -243,7 +260,7 @@ def soften_back(typing, p, ds, c, keys, scale, sums):
             e = _exp(b, b.fsub(b.fmul(load(b, p.at(k, c)), scale), lse))
             store(b, p.at(k, c), e)
             d = b.fsub(load(b, ds.at(k, c)), mean)
-            store(b, ds.at(k, c), b.fmul(b.fmul(e, d), scale))
+            store(b, ds.at(k, c), b.fmul(e, b.fmul(d, scale)))
             return []
 
         repeat(b, keys, [], row)
