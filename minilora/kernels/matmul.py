@@ -1,10 +1,13 @@
-"""Products of matrices on the register tile: the left one is read in place, the right one packed.
+"""Products of matrices on the register tile: the right one is packed, and the left one too where
+its rows are columns in memory, as in xᵀ y; else it is read in place.
 
 Packed means: 48 columns at a time are copied into a small panel, so that the tile finds the next
 row in the next cache lines. A panel belongs to one task and lives as long as its columns are
 worked on. Whatever the number of threads, each number of the result is summed by one task in one
 order.
 """
+
+import math
 
 import numpy as np
 from numba import prange
@@ -18,6 +21,7 @@ from .unit import pays, split_region
 
 DEPTH = 384  # rows of a panel at most: 48 columns of them are 72 KB, and stream from the L2 cache
 ROWS = 512
+LEFT = math.lcm(MR, 16)  # rows of a packed left factor side by side: whole tiles and vectors
 FEW = 2 * DOTS  # up to as many rows or columns, the product is done by dot products
 GRAIN = 800_000  # multiplications below which a second thread costs more than it brings
 STREAM = 60_000  # the same in numbers of w, where few rows use it and reading it is the work
@@ -56,10 +60,32 @@ def _ask_for(b, k, j, depth, cols, t, cut):
                 ask(b, k + min(d, depth - 1), j + n)
 
 
-@compiled((*PRODUCT, write(2), *PLACE, *PLACE, *SIZES))
-def _walk(a, b, c, add, panel, i0, size, k, step, j, j0, j1):
-    """c (+)= a b for some rows and a panel of columns; meanwhile the next panel is asked for."""
-    K, tiles = a.shape[1], -(-size // MR)
+@compiled((count, count))
+def _room(rows, cols):
+    """An array of that shape from a cache line on."""
+    room = np.empty(rows * cols + 16, np.float32)
+    start = (-room.ctypes.data % 64) // 4
+    return room[start : start + rows * cols].reshape(rows, cols)
+
+
+@compiled((read(2, "A"), *PLACE, *PLACE, write(2)))
+def _pack_left(a, i, k, rows, depth, left):
+    """LEFT rows after the other of a[i:i+rows, k:k+depth] into left, each as a panel of columns."""
+    for r in range(0, rows, LEFT):
+        start = r // LEFT * depth
+        _pack(a.T, k, i + r, depth, min(LEFT, rows - r), left[start : start + depth])
+
+
+WALK = *PRODUCT, write(2), flag, *PLACE, *PLACE, *SIZES
+
+
+@compiled(WALK)
+def _walk(a, b, c, add, panel, packed, i0, size, k, step, j, j0, j1):
+    """c (+)= a b for some rows and a panel of columns; meanwhile the next panel is asked for.
+
+    packed: a is the transpose of what _pack_left made of these rows and this depth.
+    """
+    K, tiles = b.shape[0], -(-size // MR)
     depth, cols = min(step, K - k), min(NR, j1 - j)
     k2, j2 = (k, j + NR) if j + NR < j1 else (k + step, j0)
     for t in range(tiles):
@@ -67,12 +93,13 @@ def _walk(a, b, c, add, panel, i0, size, k, step, j, j0, j1):
             _ask_for(b, k2, j2, min(step, K - k2), min(NR, j1 - j2), t, tiles)
         i = i0 + t * MR
         rows = min(MR, i0 + size - i)
+        x, l = (t * MR % LEFT, t * MR // LEFT * depth) if packed else (i, k)
         if cols > 32:
-            tile48(a, i, k, panel, 0, 0, c, i, j, depth, rows, cols, add)
+            tile48(a, x, l, panel, 0, 0, c, i, j, depth, rows, cols, add)
         elif cols > 16:
-            tile32(a, i, k, panel, 0, 0, c, i, j, depth, rows, cols, add)
+            tile32(a, x, l, panel, 0, 0, c, i, j, depth, rows, cols, add)
         else:
-            tile16(a, i, k, panel, 0, 0, c, i, j, depth, rows, cols, add)
+            tile16(a, x, l, panel, 0, 0, c, i, j, depth, rows, cols, add)
 
 
 RECTANGLE = *PLACE, *PLACE
@@ -86,14 +113,21 @@ def _region(a, b, c, add, i0, i1, j0, j1, unit):
         return
     K = a.shape[1]
     step = -(-K // -(-K // DEPTH))  # equal depths
-    room = np.empty(step * NR + 16, np.float32)
-    start = (-room.ctypes.data % 64) // 4  # whole cache lines
-    panel = room[start : start + step * NR].reshape(step, NR)
+    panel = _room(step, NR)
+    both = a.strides[0] == 4 and j1 - j0 > NR  # a tile would use MR numbers of a cache line
+    left = _room(-(-min(ROWS, i1 - i0) // LEFT) * step if both else 1, LEFT)
     for i in range(i0, i1, ROWS):
+        size = min(ROWS, i1 - i)
         for k in range(0, K, step):
+            depth, more = min(step, K - k), add or k > 0
+            if both:
+                _pack_left(a, i, k, size, depth, left)
             for j in range(j0, j1, NR):
-                _pack(b, k, j, min(step, K - k), min(NR, j1 - j), panel)
-                _walk(a, b, c, add or k > 0, panel, i, min(ROWS, i1 - i), k, step, j, j0, j1)
+                _pack(b, k, j, depth, min(NR, j1 - j), panel)
+                if both:
+                    _walk(left.T, b, c, more, panel, True, i, size, k, step, j, j0, j1)
+                else:
+                    _walk(a, b, c, more, panel, False, i, size, k, step, j, j0, j1)
 
 
 @compiled((*PRODUCT, flag))

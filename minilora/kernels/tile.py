@@ -28,6 +28,7 @@ block would be spilled into memory at every step.
 import platform
 
 from numba import types
+from numba.core import cgutils
 
 from .threads import settings
 from .vectors import (
@@ -82,28 +83,51 @@ def make_tile(nv: int, ragged: bool = False):
     def tile(typing, A, i, k, B, l, j, C, p, q, depth, rows, cols, add):
         def codegen(context, b, signature, values):
             unpacked = unpack(context, b, signature, values)
-            a, i, k, bb, l, j, c, p, q, depth, rows, cols, add = unpacked
-            ms, first = masks(b, cols, nv), bb.at(l, j)
-            starts = [a.at(b.add(i, _least(b, r, rows)), k) for r in range(MR)]
+            a, i, k0, bb, l, j, c, p, q, depth, rows, cols, add = unpacked
+            ms = masks(b, cols, nv)
+            starts = [a.at(b.add(i, _least(b, r, rows)), k0) for r in range(MR)]
             for r in range(MR):
                 row = c.at(b.add(p, _least(b, r, rows)), q)
                 for v in range(nv):
                     ask_for(b, b.gep(row, [INT(4 * LANES * v)]), to_write=True)
 
-            def step(k, sums):
-                row, away = b.gep(first, [b.mul(k, bb.steps[0])]), b.mul(k, a.steps[1])
-                places = [b.gep(row, [INT(4 * LANES * v)]) for v in range(nv)]
-                columns = [load(b, place, m if ragged else None) for place, m in zip(places, ms)]
-                news = []
-                for r, start in enumerate(starts):
-                    place = b.bitcast(b.gep(start, [away]), FLOAT.as_pointer())
-                    number = spread(b, b.load(place, align=4))
-                    olds = sums[r * nv : (r + 1) * nv]
-                    news += [multiply_add(b, number, x, old) for x, old in zip(columns, olds)]
-                return news
+            sums = [cgutils.alloca_once(b, vector()) for _ in range(MR * nv)]
 
-            sums = repeat(b, depth, [constant(0.0, vector())] * (MR * nv), step)
-            block = [sums[r * nv : (r + 1) * nv] for r in range(MR)]
+            def walk(place, step):
+                """Sum along the depth, `step` at once; place(r, k): address of A[i + r, k0 + k]."""
+
+                def visit(k, olds):
+                    row, news = bb.at(b.add(l, k), j), []
+                    places = [b.gep(row, [INT(4 * LANES * v)]) for v in range(nv)]
+                    xs = [load(b, at, m if ragged else None) for at, m in zip(places, ms)]
+                    for r in range(MR):
+                        at = b.bitcast(place(r, k), FLOAT.as_pointer())
+                        number = spread(b, b.load(at, align=4))
+                        three = zip(xs, olds[r * nv : (r + 1) * nv])
+                        news += [multiply_add(b, number, x, old) for x, old in three]
+                    return news
+
+                def some(k, olds):
+                    for n in range(step):
+                        olds = visit(b.add(k, INT(n)), olds)
+                    return olds
+
+                zeros = [constant(0.0, vector())] * (MR * nv)
+                whole = b.sub(depth, b.srem(depth, INT(step)))
+                ends = repeat(b, whole, zeros, some, step)
+                if step > 1:
+                    ends = repeat(b, depth, ends, visit, start=whole)
+                for slot, end in zip(sums, ends):
+                    b.store(end, slot)
+
+            down, along = a.steps
+            full = b.icmp_signed("==", rows, INT(MR))
+            with b.if_else(b.and_(full, b.icmp_signed("==", down, INT(4)))) as (near, apart):
+                with near:  # A's rows are neighbours: one address for all, and two steps at once
+                    walk(lambda r, k: b.gep(a.at(i, b.add(k0, k)), [INT(4 * r)]), 2)
+                with apart:
+                    walk(lambda r, k: b.gep(starts[r], [b.mul(k, along)]), 1)
+            block = [[b.load(sums[r * nv + v]) for v in range(nv)] for r in range(MR)]
             _store_block(b, c, p, q, rows, block, ms, add)
             return context.get_dummy_value()
 

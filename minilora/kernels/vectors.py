@@ -130,20 +130,22 @@ def _call(b, name, result, arguments, kind=None):
     return b.call(cgutils.get_or_insert_function(b.module, signature, name), arguments)
 
 
-def repeat(b, stop, carried, body, step=1):
-    """for k in range(0, stop, step): carried = body(k, carried), at least once. -> carried."""
-    entry, loop, done = b.block, b.append_basic_block("loop"), b.append_basic_block("done")
-    b.branch(loop)
+def repeat(b, stop, carried, body, step=1, start=None):
+    """for k in range(start, stop, step): carried = body(k, carried). -> carried."""
+    entry = b.block
+    test, loop, done = (b.append_basic_block(name) for name in ("test", "loop", "done"))
+    b.branch(test)
+    b.position_at_end(test)
+    k, now = b.phi(INT), [b.phi(c.type) for c in carried]
+    b.cbranch(b.icmp_signed("<", k, stop), loop, done)
     b.position_at_end(loop)
-    k, before = b.phi(INT), [b.phi(c.type) for c in carried]
-    after = body(k, before)
-    following = b.add(k, INT(step))
-    b.cbranch(b.icmp_signed("<", following, stop), loop, done)
-    for phi, first, later in zip([k, *before], [INT(0), *carried], [following, *after]):
+    after = [b.add(k, INT(step)), *body(k, now)]
+    for phi, first, later in zip([k, *now], [start or INT(0), *carried], after):
         phi.add_incoming(first, entry)
-        phi.add_incoming(later, loop)
+        phi.add_incoming(later, b.block)
+    b.branch(test)
     b.position_at_end(done)
-    return after
+    return now
 
 
 # functions of one float, or of each of a vector
