@@ -187,7 +187,9 @@ def test_products_add_to_what_they_are_given(M, K, N, layout, seed):
         close(y, wanted, scale)
 
 
-@pytest.mark.parametrize("sizes", [(37, 1100, 100), (1100, 20, 65), (300, 12, 900)], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [(37, 1100, 100), (1100, 20, 65), (300, 12, 900), (600, 800, 130)], ids=str
+)
 def test_products_longer_than_a_panel(sizes, rng):
     M, K, N = sizes
     for name, a, b in (("nt", (M, K), (N, K)), ("nn", (M, K), (K, N)), ("tn", (K, M), (K, N))):

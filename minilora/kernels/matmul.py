@@ -207,6 +207,9 @@ def matmul_nt(x, w, add_to=None):
     """y = x wᵀ.   x (M, K), w (N, K) -> y (M, N); with add_to (M, N): add_to += x wᵀ, returned."""
     (M, K), (N, L) = x.shape, w.shape
     few = min(M, N) <= FEW and x.strides[1] == w.strides[1] == 4
+    if few and M > N == 1:  # a matrix and one vector: the same the other way round
+        y = matmul_nt(w, x, None if add_to is None else add_to.T)
+        return y.reshape(M, 1) if add_to is None else add_to
     if few and M <= FEW:
         return _into(one_row if M == 1 else narrow, x, w.T, (M, N), K, L, add_to, STREAM * M)
     return _into(narrow if few else _tiled, x, w.T, (M, N), K, L, add_to)

@@ -8,7 +8,7 @@ from numba import prange
 
 from .jit import PLACE, SHARE, SIZES, compiled, count, flag, portion, read, write
 from .narrow import PRODUCT
-from .tile import MR, NR, ragged16, tile16, tile32, tile48
+from .tile import MR, NR, loose16, loose32, loose48, ragged16
 
 THIN = 16  # up to as many numbers that the factors meet in, c is written row by row
 SKINNY = 32  # up to as many columns, xᵀ y is done without packing
@@ -21,13 +21,13 @@ def strip(a, i, k, b, l, j, c, p, q, depth, rows, cols, add):
     while n < cols:
         width = min(NR, cols - n)
         if width == 48:
-            tile48(a, i, k, b, l, j + n, c, p, q + n, depth, rows, width, add)
+            loose48(a, i, k, b, l, j + n, c, p, q + n, depth, rows, width, add)
         elif width >= 32:
             width = 32
-            tile32(a, i, k, b, l, j + n, c, p, q + n, depth, rows, width, add)
+            loose32(a, i, k, b, l, j + n, c, p, q + n, depth, rows, width, add)
         elif width >= 16:
             width = 16
-            tile16(a, i, k, b, l, j + n, c, p, q + n, depth, rows, width, add)
+            loose16(a, i, k, b, l, j + n, c, p, q + n, depth, rows, width, add)
         else:
             ragged16(a, i, k, b, l, j + n, c, p, q + n, depth, rows, width, add)
         n += width

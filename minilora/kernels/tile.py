@@ -67,6 +67,7 @@ DOTS = 4 if NR == 48 else 2  # rows of a block of dot products: 4 · DOTS sums i
 # Bytes before it is read that a matrix which streams by once is asked for, into L1: into L2 alone
 # brought less, past all caches (non-temporal) took half as long again.
 AHEAD = 8192
+FAR = 16  # the same in rows, for a B whose rows lie apart
 
 
 def plain_tile(A, i, k, B, l, j, C, p, q, depth, rows, cols, add):
@@ -76,8 +77,11 @@ def plain_tile(A, i, k, B, l, j, C, p, q, depth, rows, cols, add):
     old[:] = old + new if add else new
 
 
-def make_tile(nv: int, ragged: bool = False):
-    """The tile of MR rows and 16·nv columns; of its arguments add is a bool, the sizes are ints."""
+def make_tile(nv: int, packed: bool = True, ragged: bool = False):
+    """The tile of MR rows and 16·nv columns; of its arguments add is a bool, the sizes are ints.
+
+    packed: B is a panel; else its rows lie apart, and each is asked for FAR steps before.
+    """
 
     @choose(plain_tile)
     def tile(typing, A, i, k, B, l, j, C, p, q, depth, rows, cols, add):
@@ -100,6 +104,8 @@ def make_tile(nv: int, ragged: bool = False):
                     row, news = bb.at(b.add(l, k), j), []
                     places = [b.gep(row, [INT(4 * LANES * v)]) for v in range(nv)]
                     xs = [load(b, at, m if ragged else None) for at, m in zip(places, ms)]
+                    for at in () if packed else places:
+                        ask_for(b, b.gep(at, [b.mul(INT(FAR), bb.steps[0])]), near=True)
                     for r in range(MR):
                         at = b.bitcast(place(r, k), FLOAT.as_pointer())
                         number = spread(b, b.load(at, align=4))
@@ -137,7 +143,8 @@ def make_tile(nv: int, ragged: bool = False):
 
 
 tile48, tile32, tile16 = make_tile(3), make_tile(2), make_tile(1)
-ragged16 = make_tile(1, ragged=True)
+loose48, loose32, loose16 = (make_tile(nv, packed=False) for nv in (3, 2, 1))
+ragged16 = make_tile(1, packed=False, ragged=True)
 
 
 def plain_dots(A, i, W, j, C, p, q, depth, rows, cols, add):
