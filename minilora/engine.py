@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from . import kernels as K
+
 # numbers nodes in the order of their making: every parent comes before its child
 _ticket = itertools.count()
 _scopes: list[str] = []  # the names that new nodes carry
@@ -47,7 +49,7 @@ class Node:
         elif self.owned:
             self.grad += grad
         else:
-            self.grad, self.owned = self.grad + grad, True
+            self.grad, self.owned = K.add(self.grad, grad), True
 
     def __repr__(self):
         return f"Node({self.op.name if self.op else 'leaf'}{', ' + self.name if self.name else ''})"

@@ -73,6 +73,7 @@ def arguments_of(name, rng, M=7, K=5, N=19):
         "matmul_tn": (x, y),
         "adapted_nt": (x, w, normal(rng, M, 3), normal(rng, N, 3)),
         "adapted_nn": (x, normal(rng, K, N), normal(rng, M, 3), normal(rng, 3, N)),
+        "add": (y, normal(rng, M, N)),
         "rmsnorm_forward": (y, normal(rng, N), 1e-5),
         "rmsnorm_dx": (normal(rng, M, N), y, normal(rng, N), 1 + normal(rng, M) ** 2),
         "rmsnorm_dg": (normal(rng, M, N), y, 1 + normal(rng, M) ** 2),

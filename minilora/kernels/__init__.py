@@ -24,6 +24,7 @@ HOMES = {  # kernel -> the file of its Numba twin
     "matmul_tn": "matmul",
     "adapted_nt": "matmul",
     "adapted_nn": "matmul",
+    "add": "pointwise",
     "rmsnorm_forward": "pointwise",
     "rmsnorm_dx": "pointwise",
     "rmsnorm_dg": "pointwise",
@@ -101,6 +102,7 @@ matmul_nn = _entry("matmul_nn")
 matmul_tn = _entry("matmul_tn")
 adapted_nt = _entry("adapted_nt")
 adapted_nn = _entry("adapted_nn")
+add = _entry("add")
 rmsnorm_forward = _entry("rmsnorm_forward")
 rmsnorm_dx = _entry("rmsnorm_dx")
 rmsnorm_dg = _entry("rmsnorm_dg")

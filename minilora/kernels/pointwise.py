@@ -1,4 +1,4 @@
-"""RMSNorm, rotary positions, SwiGLU: one pass over the numbers, where NumPy makes several.
+"""Sums, RMSNorm, rotary positions, SwiGLU: one pass over the numbers, on all cores.
 
 Each comes in three parts: the loop of one task over its portion; the compiled kernel, which runs
 the tasks; and the kernel of the table, which makes room for the result.
@@ -21,9 +21,36 @@ from .jit import (
     write,
 )
 from .sums import dot, dot3
-from .vectors import exp, fused
+from .vectors import exp, fused, turn_pairs
 
 GRAIN = 50_000  # numbers below which a second thread costs more than it brings
+
+
+TWO = read(1), read(1), write(1)
+
+
+@compiled((*TWO, *SHARE))
+def _add_part(x, y, out, t, cut):
+    i0, i1 = portion(out.size, t, cut, WHOLE)
+    x, y, out = x[i0:i1], y[i0:i1], out[i0:i1]
+    for i in range(i1 - i0):
+        out[i] = x[i] + y[i]
+
+
+@compiled((*TWO, count), parallel=True)
+def _add(x, y, out, cut):
+    for t in prange(cut):
+        _add_part(x, y, out, t, cut)
+
+
+def add(x, y):
+    """x + y, of one shape."""
+    if x.size < GRAIN or y.dtype != np.float32:
+        return x + y
+    out = np.empty(x.shape, np.float32)
+    parts = (dense(a, x.shape).reshape(-1) for a in (x, y))
+    _add(*parts, out.reshape(-1), tasks(x.size, GRAIN))
+    return out
 
 
 ROWS = read(2), read(1), number, write(2), write(1)
@@ -137,16 +164,11 @@ ROPE = read(4), read(2), read(2), write(4)
 
 @compiled((*ROPE, *SHARE))
 def _rope_positions(x, cos, sin, y, t, cut):
-    N, T, H, D = x.shape
-    half = D // 2
+    N, T, H = x.shape[:3]
     for i in range(*portion(N * T, t, cut, 1)):
         n, place = i // T, i % T
         for h in range(H):
-            for j in range(half):
-                a, b = x[n, place, h, j], x[n, place, h, j + half]
-                c, s = cos[place, j], sin[place, j]
-                y[n, place, h, j] = fused(a, c, -(b * s))
-                y[n, place, h, j + half] = fused(a, s, b * c)
+            turn_pairs(x[n, place, h], cos[place], sin[place], y[n, place, h])
 
 
 @compiled((*ROPE, count), parallel=True)

@@ -31,6 +31,11 @@ def adapted_nn(x, w, z, b):
     return matmul_nn(x, w)
 
 
+def add(x, y):
+    """-> x + y."""
+    return x + y
+
+
 def rmsnorm_forward(x, g, eps):
     """x (M, C) -> y (M, C), rstd (M,)."""
     return x.copy(), Meta(x.shape[:1], x.dtype)

@@ -204,6 +204,40 @@ def maximum(typing, x, y):
     return float32(float32, float32), codegen
 
 
+def plain_turn_pairs(x, cos, sin, y):
+    """The pairs (x[j], x[j + n]) turned, into y.   x, y (2n,), cos, sin (n,)."""
+    n = len(cos)
+    y[:n] = x[:n] * cos - x[n:] * sin
+    y[n:] = x[n:] * cos + x[:n] * sin
+
+
+@choose(plain_turn_pairs)
+def turn_pairs(typing, x, cos, sin, y):
+    """y[j], y[j + n] = x[j] cos[j] - x[j + n] sin[j], x[j + n] cos[j] + x[j] sin[j].
+
+    x, y (2n,), cos, sin (n,). A loop of so few numbers LLVM would do mostly one by one.
+    """
+
+    def codegen(context, b, signature, values):
+        rows = [context.make_array(k)(context, b, v) for k, v in zip(signature.args, values)]
+        x, cos, sin, y = (row.data for row in rows)
+        (n,) = cgutils.unpack_tuple(b, rows[1].shape, 1)
+
+        def turn(j, _):
+            (mask,) = masks(b, b.sub(n, j), 1)
+            low, high = j, b.add(j, n)
+            u, v = (load(b, b.gep(x, [k]), mask) for k in (low, high))
+            c, s = (load(b, b.gep(row, [j]), mask) for row in (cos, sin))
+            store(b, b.gep(y, [low]), multiply_add(b, u, c, b.fneg(b.fmul(v, s))), mask)
+            store(b, b.gep(y, [high]), multiply_add(b, u, s, b.fmul(v, c)), mask)
+            return []
+
+        repeat(b, n, [], turn, LANES)
+        return context.get_dummy_value()
+
+    return types.void(x, cos, sin, y), codegen
+
+
 # softmax down 16 columns of a block of scores
 
 

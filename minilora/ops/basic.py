@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import kernels as K
 from ..engine import Op, Tensor
 
 
@@ -26,7 +27,9 @@ def unbroadcast(grad, shape):
 
 def add_forward(a, b):
     """a + b, broadcast."""
-    return a + b, (np.shape(a), np.shape(b))
+    shapes = np.shape(a), np.shape(b)
+    alike = isinstance(a, np.ndarray) and shapes[0] == shapes[1]
+    return K.add(a, b) if alike else a + b, shapes
 
 
 def add_backward(dy, cache, need=(True, True)):
