@@ -7,6 +7,7 @@ import functools
 import importlib
 import math
 import os
+import platform
 import subprocess
 import sys
 
@@ -575,30 +576,69 @@ def test_the_twin_of_adamw_number_by_number(rng):
 # sums along rows
 
 
+def in_order(size, add, in_pairs):
+    """A sum as sums.py says; add(old, ks): old + the terms at ks, rounded once."""
+    done, total = 0, np.float32(0)
+    for lanes, vectors in ((8, 4), (4, 1), (1, 1)):
+        partial = np.zeros((vectors, lanes), np.float32)
+        partial[0, 0] = total
+        while size - done >= partial.size:
+            partial = add(partial, np.arange(done, done + partial.size).reshape(partial.shape))
+            done += partial.size
+        if in_pairs and vectors > 1:
+            partial = partial[::2] + partial[1::2]
+        folded = functools.reduce(np.add, partial)
+        while len(folded) > 1:
+            folded = np.add(*np.split(folded, 2))
+        total = folded[0]
+    return total
+
+
 @needs_jit
 @pytest.mark.parametrize("size", [0, 1, 3, 4, 7, 31, 32, 36, 55, 64, 135])
 def test_a_sum_along_a_row_comes_in_the_order_that_is_written_down(size, rng):
     numba, sums = pytest.importorskip("numba"), importlib.import_module("minilora.kernels.sums")
-    x = normal(rng, size)
-    wanted, rest = np.float32(0), x
-    for lanes, vectors in ((8, 4), (4, 1), (1, 1)):
-        whole = len(rest) // (lanes * vectors) * lanes * vectors
-        partial = np.zeros((vectors, lanes), np.float32)
-        partial[0, 0] = wanted
-        for some in rest[:whole].reshape(-1, vectors, lanes):
-            partial += some
-        folded, rest = functools.reduce(np.add, partial), rest[whole:]
-        while len(folded) > 1:
-            folded = np.add(*np.split(folded, 2))
-        wanted = folded[0]
-    assert numba.njit(lambda x: sums.total(x))(x) == wanted
-    y, z = normal(rng, size), normal(rng, size)
-    dot, dot3 = (
-        numba.njit(lambda x, y: sums.dot(x, y))(x, y),
-        numba.njit(lambda x, y, z: sums.dot3(x, y, z))(x, y, z),
-    )
-    for got, terms in ((dot, x * y.astype(float)), (dot3, x * y.astype(float) * z)):
-        assert abs(got - terms.sum()) <= TOLERANCE * max(np.abs(terms).sum(), 1e-30)
+    x, y, z = (normal(rng, size) for _ in range(3))
+    total = numba.njit(lambda x: sums.total(x))(x)
+    dot = numba.njit(lambda x, y: sums.dot(x, y))(x, y)
+    dot3 = numba.njit(lambda x, y, z: sums.dot3(x, y, z))(x, y, z)
+
+    def fused(a, b):  # in float64 a product of two float32 is exact
+        return lambda old, k: (old + a[k].astype(float) * b[k]).astype(np.float32)
+
+    assert total == in_order(size, lambda old, k: old + x[k], in_pairs=False)
+    assert dot == in_order(size, fused(x, y), in_pairs=True)
+    assert dot3 == in_order(size, fused(x * y, z), in_pairs=True)
+    with pytest.raises(numba.TypingError):
+        numba.njit(lambda x: sums.total(x))(x.astype(float))
+
+
+@needs_jit
+@pytest.mark.slow
+@pytest.mark.parametrize("processor, block", [("haswell", (6, 16)), ("nehalem", (2, 16))])
+def test_products_with_the_blocks_of_other_processors(processor, block, tmp_path):
+    """With code for an older processor, which this one understands."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        pytest.skip("about code for x86")
+    code = """
+import numpy as np
+from minilora.kernels import matmul as mm
+r = np.random.default_rng(0)
+n = lambda *shape: np.abs(r.standard_normal(shape, dtype=np.float32))
+for M, K, N in ((7, 5, 19), (61, 400, 70), (530, 40, 50), (33, 9, 200), (40, 300, 3)):
+    x, w, y = n(M, K), n(N, K), n(M, N)
+    for got, wanted in (
+        (mm.matmul_nt(x, w), x @ w.T),
+        (mm.matmul_nn(x, w.T.copy()), x @ w.T),
+        (mm.matmul_tn(x, y), x.T @ y),
+    ):
+        assert np.abs(got - wanted).max() < 1e-5 * wanted.max(), (M, K, N)
+print(mm.MR, mm.NR)
+"""
+    features = "+avx2,+fma,+avx" if processor == "haswell" else "+sse4.2"
+    own = {"NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": features}
+    own |= {"NUMBA_CACHE_DIR": str(tmp_path), "MINILORA_KERNELS": "numba"}
+    assert python(code, **own) == f"{block[0]} {block[1]}"
 
 
 # the table
@@ -658,21 +698,24 @@ import hashlib
 import numpy as np
 from test_kernels import arguments_of, kernels, run
 said = hashlib.sha256()
-for sizes in ((7, 5, 19), (37, 33, 75), (520, 24, 40)):
+for sizes in ((7, 5, 19), (37, 33, 75), (1400, 24, 40)):  # of these two threads take a share
     for name, home in kernels.HOMES.items():
-        if home in ("pointwise", "softmax", "adam", "gated"):
+        if home in ("pointwise", "softmax", "adam", "gated") or (
+            home == "attention" and sizes[0] < 40
+        ):
             arguments = arguments_of(name, np.random.default_rng(0), *sizes)
             for array in run(getattr(kernels, name), arguments):
                 said.update(np.ascontiguousarray(array).tobytes())
 print(said.hexdigest())
 """
-    own = {"NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_NUM_THREADS": "1"}
+    own = {"NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_NUM_THREADS": "2"}
     own["PYTHONPATH"] = os.pathsep.join([os.path.dirname(__file__), *sys.path])
     first = python(script, **own)
     indexes = sorted(tmp_path.rglob("*.nbi"))
     kept = {path: path.read_bytes() for path in indexes}
-    loops = [path for path in indexes if any(word in path.name for word in ("part", "_rows"))]
-    assert len(loops) > 5
+    words = "part", "_rows", "_columns", "_positions", "_share", "_block"
+    loops = [path for path in indexes if any(word in path.name for word in words)]
+    assert len(loops) > 12
     for dropped in (loops, [path for path in indexes if path not in loops][::2]):
         for path, index in kept.items():
             path.write_bytes(index)

@@ -1,9 +1,6 @@
 """The most that this machine's cores can do: the register tile, on numbers that stay in L1."""
 
-import math
 import time
-
-import numpy as np
 
 DEPTH = 128  # rows of the panel: with 48 columns it is half of an L1 cache
 REPEAT = 4000  # tiles a task
@@ -17,7 +14,7 @@ def peak(tries: int = 7) -> float | None:
         return None
     from numba import prange
 
-    from ..kernels.jit import compiled
+    from ..kernels.jit import compiled, room
     from ..kernels.threads import THREADS, settings
     from ..kernels.tile import MR, NR, tile16, tile48
 
@@ -29,20 +26,15 @@ def peak(tries: int = 7) -> float | None:
     def run(a, b, c):
         for t in prange(len(a)):
             for _ in range(REPEAT):
-                tile(a[t], 0, 0, b[t], 0, 0, c[t], 0, 0, DEPTH, MR, NR, True)
+                tile(a[t].T, 0, 0, b[t], 0, 0, c[t], 0, 0, DEPTH, MR, NR, True)
 
-    shapes = (THREADS, MR, DEPTH), (THREADS, DEPTH, NR), (THREADS, MR, NR)
-    arrays = [_lined_up(shape) for shape in shapes]
+    shapes = (DEPTH, MR), (DEPTH, NR), (MR, NR)
+    arrays = [room(THREADS * m, n).reshape(THREADS, m, n) for m, n in shapes]
+    for array in arrays:
+        array[:] = 0
     best = float("inf")
     for _ in range(tries):
         start = time.perf_counter()
         run(*arrays)
         best = min(best, time.perf_counter() - start)
     return 2 * MR * NR * DEPTH * REPEAT * THREADS / best
-
-
-def _lined_up(shape) -> np.ndarray:
-    """Zeros from a cache line on, as the kernels' panels stand: else a vector lies in two lines."""
-    room = np.zeros(math.prod(shape) + 16, np.float32)
-    start = -room.ctypes.data % 64 // 4
-    return room[start : start + math.prod(shape)].reshape(shape)

@@ -26,7 +26,7 @@ def _part(p, g, m, v, constants, t, cut):
     for i in range(i1 - i0):
         clipped = _times(g[i], factor)
         m[i] = fused(beta1, m[i], gain1 * clipped)
-        v[i] = fused(beta2, v[i], gain2 * (clipped * clipped))
+        v[i] = fused(beta2, v[i], gain2 * (clipped * clipped))  # inf from |g| = 1.8e19 on
         p[i] = keep * p[i] - rate * m[i] / (np.sqrt(correction * v[i]) + eps)
 
 

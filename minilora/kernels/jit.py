@@ -9,9 +9,10 @@ from numba import boolean, float32, int64, njit, types
 
 from . import threads
 
-# Products may be fused with sums, but nothing is done in another order than it is bracketed: LLVM
-# would choose one by what was compiled together and what came from the disk. For sums in vectors
-# there is sums.py. NaN and inf are passed on: a trainer stops at them.
+# A product may be fused with the sum that takes it, and a division become a product with the
+# reciprocal, but nothing is done in another order than it is bracketed ("reassoc"): LLVM would
+# choose one by what was compiled together and what came from the disk. For sums in vectors there
+# is sums.py. NaN and inf are passed on: a trainer stops at them.
 FASTMATH = {"contract", "arcp", "nsz"}
 
 
@@ -79,8 +80,16 @@ def tasks(work, grain):
 
 
 # Flat arrays are cut after whole vectors: then the same few numbers at the very end are done one by
-# one, which rounds differently, whatever the number of tasks.
+# one, which may round differently, whatever the number of tasks.
 WHOLE = 256
+
+
+@compiled((count, count))
+def room(rows, cols):
+    """An array of that shape, from a cache line on: else each vector would lie in two."""
+    numbers = np.empty(rows * cols + 16, np.float32)
+    start = (-numbers.ctypes.data % 64) // 4
+    return numbers[start : start + rows * cols].reshape(rows, cols)
 
 
 @compiled()

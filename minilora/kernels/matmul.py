@@ -3,8 +3,8 @@ its rows are columns in memory, as in xᵀ y; else it is read in place.
 
 Packed means: 48 columns at a time are copied into a small panel, so that the tile finds the next
 row in the next cache lines. A panel belongs to one task and lives as long as its columns are
-worked on. Whatever the number of threads, each number of the result is summed by one task in one
-order.
+worked on, a packed left factor as long as DEPTH of its columns: at most 0.9 MB a task. Whatever the
+number of threads, each number of the result is summed by one task in one order.
 """
 
 import math
@@ -13,7 +13,7 @@ import numpy as np
 from numba import prange
 
 from .amx import SIDE
-from .jit import PLACE, SHARE, SIZES, compiled, count, flag, portion, read, tasks, write
+from .jit import PLACE, SHARE, SIZES, compiled, count, flag, portion, read, room, tasks, write
 from .narrow import PRODUCT, narrow, one_row, turned
 from .strips import SKINNY, THIN, skinny, skinny_turned, thin
 from .tile import DOTS, MR, NR, ask, copy16, tile16, tile32, tile48, turn16
@@ -21,7 +21,7 @@ from .unit import pays, split_region
 
 DEPTH = 384  # rows of a panel at most: 48 columns of them are 72 KB, and stream from the L2 cache
 ROWS = 512
-LEFT = math.lcm(MR, 16)  # rows of a packed left factor side by side: whole tiles and vectors
+SIDE_BY_SIDE = math.lcm(MR, 16)  # rows of a packed left factor: whole tiles, whole vectors
 FEW = 2 * DOTS  # up to as many rows or columns, the product is done by dot products
 GRAIN = 800_000  # multiplications below which a second thread costs more than it brings
 STREAM = 60_000  # the same in numbers of w, where few rows use it and reading it is the work
@@ -60,26 +60,15 @@ def _ask_for(b, k, j, depth, cols, t, cut):
                 ask(b, k + min(d, depth - 1), j + n)
 
 
-@compiled((count, count))
-def _room(rows, cols):
-    """An array of that shape from a cache line on."""
-    room = np.empty(rows * cols + 16, np.float32)
-    start = (-room.ctypes.data % 64) // 4
-    return room[start : start + rows * cols].reshape(rows, cols)
-
-
 @compiled((read(2, "A"), *PLACE, *PLACE, write(2)))
 def _pack_left(a, i, k, rows, depth, left):
-    """LEFT rows after the other of a[i:i+rows, k:k+depth] into left, each as a panel of columns."""
-    for r in range(0, rows, LEFT):
-        start = r // LEFT * depth
-        _pack(a.T, k, i + r, depth, min(LEFT, rows - r), left[start : start + depth])
+    """a[i:i+rows, k:k+depth]ᵀ into left: SIDE_BY_SIDE columns of it, below them the next ones."""
+    for r in range(0, rows, SIDE_BY_SIDE):
+        start = r // SIDE_BY_SIDE * depth
+        _pack(a.T, k, i + r, depth, min(SIDE_BY_SIDE, rows - r), left[start : start + depth])
 
 
-WALK = *PRODUCT, write(2), flag, *PLACE, *PLACE, *SIZES
-
-
-@compiled(WALK)
+@compiled((*PRODUCT, write(2), flag, *PLACE, *PLACE, *SIZES))
 def _walk(a, b, c, add, panel, packed, i0, size, k, step, j, j0, j1):
     """c (+)= a b for some rows and a panel of columns; meanwhile the next panel is asked for.
 
@@ -93,13 +82,15 @@ def _walk(a, b, c, add, panel, packed, i0, size, k, step, j, j0, j1):
             _ask_for(b, k2, j2, min(step, K - k2), min(NR, j1 - j2), t, tiles)
         i = i0 + t * MR
         rows = min(MR, i0 + size - i)
-        x, l = (t * MR % LEFT, t * MR // LEFT * depth) if packed else (i, k)
+        row, column = i, k
+        if packed:
+            row, column = t * MR % SIDE_BY_SIDE, t * MR // SIDE_BY_SIDE * depth
         if cols > 32:
-            tile48(a, x, l, panel, 0, 0, c, i, j, depth, rows, cols, add)
+            tile48(a, row, column, panel, 0, 0, c, i, j, depth, rows, cols, add)
         elif cols > 16:
-            tile32(a, x, l, panel, 0, 0, c, i, j, depth, rows, cols, add)
+            tile32(a, row, column, panel, 0, 0, c, i, j, depth, rows, cols, add)
         else:
-            tile16(a, x, l, panel, 0, 0, c, i, j, depth, rows, cols, add)
+            tile16(a, row, column, panel, 0, 0, c, i, j, depth, rows, cols, add)
 
 
 RECTANGLE = *PLACE, *PLACE
@@ -113,18 +104,20 @@ def _region(a, b, c, add, i0, i1, j0, j1, unit):
         return
     K = a.shape[1]
     step = -(-K // -(-K // DEPTH))  # equal depths
-    panel = _room(step, NR)
-    both = a.strides[0] == 4 and j1 - j0 > NR  # a tile would use MR numbers of a cache line
-    left = _room(-(-min(ROWS, i1 - i0) // LEFT) * step if both else 1, LEFT)
+    panel = room(step, NR)
+    # In place, a tile would use MR of the 16 numbers of a line. One panel alone pays no packing.
+    packs_left = a.strides[0] == 4 and j1 - j0 > NR
+    blocks = -(-min(ROWS, i1 - i0) // SIDE_BY_SIDE) if packs_left else 0
+    left = room(blocks * step, SIDE_BY_SIDE)
     for i in range(i0, i1, ROWS):
         size = min(ROWS, i1 - i)
         for k in range(0, K, step):
             depth, more = min(step, K - k), add or k > 0
-            if both:
+            if packs_left:
                 _pack_left(a, i, k, size, depth, left)
             for j in range(j0, j1, NR):
                 _pack(b, k, j, depth, min(NR, j1 - j), panel)
-                if both:
+                if packs_left:
                     _walk(left.T, b, c, more, panel, True, i, size, k, step, j, j0, j1)
                 else:
                     _walk(a, b, c, more, panel, False, i, size, k, step, j, j0, j1)
@@ -140,7 +133,7 @@ def whole(a, b, c, add, unit):
 def _grid(tiles, units, cut):
     """(down, across), down · across = cut: the smallest share for the busiest task.
 
-    Of equals the one with the most across, which packs the least.
+    Of equals the one with the most across, which packs the least of b.
     """
     best, down = tiles * units + 1, 1
     for d in range(1, cut + 1):
@@ -207,9 +200,12 @@ def matmul_nt(x, w, add_to=None):
     """y = x wᵀ.   x (M, K), w (N, K) -> y (M, N); with add_to (M, N): add_to += x wᵀ, returned."""
     (M, K), (N, L) = x.shape, w.shape
     few = min(M, N) <= FEW and x.strides[1] == w.strides[1] == 4
-    if few and M > N == 1:  # a matrix and one vector: the same the other way round
-        y = matmul_nt(w, x, None if add_to is None else add_to.T)
-        return y.reshape(M, 1) if add_to is None else add_to
+    if few and M > N == 1 and K == L:  # a matrix and one vector: the same the other way round
+        if add_to is None:
+            return matmul_nt(w, x).reshape(M, 1)
+        if add_to.shape == (M, 1):
+            matmul_nt(w, x, add_to.T)
+            return add_to
     if few and M <= FEW:
         return _into(one_row if M == 1 else narrow, x, w.T, (M, N), K, L, add_to, STREAM * M)
     return _into(narrow if few else _tiled, x, w.T, (M, N), K, L, add_to)

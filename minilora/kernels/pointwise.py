@@ -93,7 +93,7 @@ def _rmsnorm_dx_rows(dy, x, g, rstd, dx, t, cut):
     each = ONE / np.float32(C)
     for i in range(*portion(len(x), t, cut, 1)):
         r = rstd[i]
-        slope = dot3(dy[i], g, x[i]) * (r * r * r)
+        slope = dot3(dy[i], g, x[i]) * (r * r * r)  # times 1/C below, as the records were made
         for j in range(C):
             dx[i, j] = fused(g[j], dy[i, j] * r, -(x[i, j] * slope * each))
 

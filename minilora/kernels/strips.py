@@ -8,7 +8,7 @@ from numba import prange
 
 from .jit import PLACE, SHARE, SIZES, compiled, count, flag, portion, read, write
 from .narrow import PRODUCT
-from .tile import MR, NR, loose16, loose32, loose48, ragged16
+from .tile import MR, NR, far_tile, ragged16, tile16, tile32, tile48
 
 THIN = 16  # up to as many numbers that the factors meet in, c is written row by row
 SKINNY = 32  # up to as many columns, xᵀ y is done without packing
@@ -21,13 +21,13 @@ def strip(a, i, k, b, l, j, c, p, q, depth, rows, cols, add):
     while n < cols:
         width = min(NR, cols - n)
         if width == 48:
-            loose48(a, i, k, b, l, j + n, c, p, q + n, depth, rows, width, add)
+            tile48(a, i, k, b, l, j + n, c, p, q + n, depth, rows, width, add)
         elif width >= 32:
             width = 32
-            loose32(a, i, k, b, l, j + n, c, p, q + n, depth, rows, width, add)
+            tile32(a, i, k, b, l, j + n, c, p, q + n, depth, rows, width, add)
         elif width >= 16:
             width = 16
-            loose16(a, i, k, b, l, j + n, c, p, q + n, depth, rows, width, add)
+            tile16(a, i, k, b, l, j + n, c, p, q + n, depth, rows, width, add)
         else:
             ragged16(a, i, k, b, l, j + n, c, p, q + n, depth, rows, width, add)
         n += width
@@ -60,10 +60,14 @@ def _stream(a, b, c, add, t, cut):
     """Task t's columns of c (+)= a b, 128 rows of b at a time, which stay in the L1 cache."""
     j0, j1 = portion(c.shape[1], t, cut, 16)
     R, M = a.shape
+    whole = j1 - (j1 - j0) % NR
     for k in range(0, M, 128):
         depth, more = min(128, M - k), add or k > 0
         for i in range(0, R, MR):
-            strip(a, i, k, b, k, j0, c, i, j0, depth, min(MR, R - i), j1 - j0, more)
+            rows = min(MR, R - i)
+            for j in range(j0, whole, NR):
+                far_tile(a, i, k, b, k, j, c, i, j, depth, rows, NR, more)
+            strip(a, i, k, b, k, whole, c, i, whole, depth, rows, j1 - whole, more)
 
 
 @compiled((*PRODUCT, count), parallel=True)

@@ -3,14 +3,14 @@
 LLVM sums in vectors only where it may choose the order, and its choice hangs on what was compiled
 together and what came from the disk. So the order is ours: term k goes to partial sum k mod 32, in
 four vectors of eight; what is left over to one of four, and what is left then is added one by one.
-Four vectors become one in turn, or, where the terms are products, in pairs: LLVM's two choices on
-the processor where the results of `data/` were made, which so come again to the last bit.
+Four vectors become one in turn, or, where the terms are products, in pairs: so LLVM had chosen in
+training where the results of `data/` were made, which so come again to the last bit.
 """
 
 import functools
 
 import numpy as np
-from numba import float32
+from numba import float32, types
 from numba.core import cgutils
 
 from .vectors import (
@@ -80,16 +80,22 @@ def _codegen(context, b, signature, values):
     return _sum(b, size, add, in_pairs=len(rows) > 1)
 
 
+def _typed(*rows):
+    """What these rows give; nothing, which Numba refuses, where one is no plain row of float32."""
+    plain = (types.Array(float32, 1, "C"), types.Array(float32, 1, "C", readonly=True))
+    return (float32(*rows), _codegen) if all(row in plain for row in rows) else None
+
+
 @choose(np.sum)
 def total(typing, x):
     """Σ x.   x (n,), float32."""
-    return float32(x), _codegen
+    return _typed(x)
 
 
 @choose(np.dot)
 def dot(typing, x, y):
     """Σ x y.   x, y (n,), float32."""
-    return float32(x, y), _codegen
+    return _typed(x, y)
 
 
 def plain_dot3(x, y, z):
@@ -100,4 +106,4 @@ def plain_dot3(x, y, z):
 @choose(plain_dot3)
 def dot3(typing, x, y, z):
     """Σ (x y) z.   x, y, z (n,), float32."""
-    return float32(x, y, z), _codegen
+    return _typed(x, y, z)

@@ -14,9 +14,10 @@ intrinsic (see vectors.py).
 
     C[p:p+rows, q:q+cols] (+)= A[i:i+rows, k:k+depth] B[l:l+depth, j:j+cols]
 
-with 1 <= rows <= MR, 1 <= cols <= 16·nv, depth >= 1. A has any strides, so a transpose, or a head
-of an attention, is read where it is. B and C have neighbouring columns. Edges need no other code:
-a missing row of A repeats the last one and is not stored; missing columns are masked when C is
+with 1 <= rows <= MR, 1 <= cols <= 16·nv. A has any strides, so a transpose, or a head of an
+attention, is read where it is; where its rows are neighbours and none is missing, one address does
+for all, and the walk takes two steps at once. B and C have neighbouring columns. At the edges a
+missing row of A repeats the last one and is not stored; missing columns are masked when C is
 stored. B is loaded up to the next multiple of 16 columns, which `copy16` and `turn16` provide,
 filled up with zeros; `ragged16` loads no more than there is.
 
@@ -77,10 +78,10 @@ def plain_tile(A, i, k, B, l, j, C, p, q, depth, rows, cols, add):
     old[:] = old + new if add else new
 
 
-def make_tile(nv: int, packed: bool = True, ragged: bool = False):
+def make_tile(nv: int, ragged: bool = False, ahead: int = 0):
     """The tile of MR rows and 16·nv columns; of its arguments add is a bool, the sizes are ints.
 
-    packed: B is a panel; else its rows lie apart, and each is asked for FAR steps before.
+    ahead: each row of B is asked for so many steps before, where they lie apart; 0: not at all.
     """
 
     @choose(plain_tile)
@@ -104,8 +105,8 @@ def make_tile(nv: int, packed: bool = True, ragged: bool = False):
                     row, news = bb.at(b.add(l, k), j), []
                     places = [b.gep(row, [INT(4 * LANES * v)]) for v in range(nv)]
                     xs = [load(b, at, m if ragged else None) for at, m in zip(places, ms)]
-                    for at in () if packed else places:
-                        ask_for(b, b.gep(at, [b.mul(INT(FAR), bb.steps[0])]), near=True)
+                    for at in places if ahead else ():
+                        ask_for(b, b.gep(at, [b.mul(INT(ahead), bb.steps[0])]), near=True)
                     for r in range(MR):
                         at = b.bitcast(place(r, k), FLOAT.as_pointer())
                         number = spread(b, b.load(at, align=4))
@@ -143,8 +144,8 @@ def make_tile(nv: int, packed: bool = True, ragged: bool = False):
 
 
 tile48, tile32, tile16 = make_tile(3), make_tile(2), make_tile(1)
-loose48, loose32, loose16 = (make_tile(nv, packed=False) for nv in (3, 2, 1))
-ragged16 = make_tile(1, packed=False, ragged=True)
+ragged16 = make_tile(1, ragged=True)
+far_tile = make_tile(NR // LANES, ahead=FAR)
 
 
 def plain_dots(A, i, W, j, C, p, q, depth, rows, cols, add):

@@ -8,11 +8,12 @@ wherever it stands and however the work is cut.
 import numpy as np
 
 from .amx import PIECES, SIDE, begin, block, chosen, copy, end, split_left, split_right
-from .jit import PLACE, compiled, count, flag, read, write
+from .jit import PLACE, compiled, count, flag, read, room, write
 from .tile import turn16
 
 LEAST = 64  # of each side: packing shorter ones costs more than the unit brings
 DEPTH = 128  # numbers of depth that are packed at a time
+TILE = 256  # floats of its memory
 COLUMNS = 768  # columns of B that are packed at a time: 576 KB, in L2
 ROOM = 6 * DEPTH * (COLUMNS + SIDE) + 8 * SIDE * SIDE + 128  # bytes a thread packs into, at most
 
@@ -20,14 +21,6 @@ ROOM = 6 * DEPTH * (COLUMNS + SIDE) + 8 * SIDE * SIDE + 128  # bytes a thread pa
 def pays(M, K, N):
     """Is a product of (M, K) and (K, N) done on the unit: is that chosen, are all sides long?"""
     return chosen() and min(M, K, N) >= LEAST
-
-
-@compiled((count,))
-def _tiles(number):
-    """Room for so many tiles, from a cache line on."""
-    room = np.empty(256 * number + 16, np.float32)
-    start = (-room.ctypes.data % 64) // 4
-    return room[start : start + 256 * number].reshape(number, 256)
 
 
 @compiled((read(2, "A"), *PLACE, *PLACE, write(2)))
@@ -81,7 +74,7 @@ def split_region(a, b, c, add, i0, i1, j0, j1):
     step = -(-step // SIDE) * SIDE
     wide = 2 * PIECES * (step // SIDE)  # tiles of 32 rows, or 32 columns
     width = min(COLUMNS, j1 - j0)
-    left, right = _tiles(wide), _tiles(-(-width // SIDE) * wide)
+    left, right = room(wide, TILE), room(-(-width // SIDE) * wide, TILE)
     edge, turned = np.empty((SIDE, SIDE), np.float32), np.empty((SIDE, SIDE), np.float32)
     begin()
     for start in range(j0, j1, COLUMNS):

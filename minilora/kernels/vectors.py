@@ -280,7 +280,7 @@ def plain_soften_back(p, ds, c, keys, scale, sums):
     """p = exp(scale s - lse), ds = scale p (dp - mean), of 16 columns."""
     block, products = p[:keys, c : c + LANES], ds[:keys, c : c + LANES]
     block[:] = np.exp(block * scale - sums[0, c : c + LANES])
-    products[:] = block * (products - sums[1, c : c + LANES]) * scale
+    products[:] = block * ((products - sums[1, c : c + LANES]) * scale)
 
 
 @choose(plain_soften_back)
