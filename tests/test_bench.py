@@ -128,9 +128,14 @@ def test_the_command_without_torch(tmp_path, capsys, monkeypatch):
 @pytest.mark.smoke
 @pytest.mark.parametrize(
     "arguments, message",
-    [("kernel", "kernels"), ("--sizes tinny", "tiny"), ("--cases lorafa", "lora_fa")],
+    [
+        ("kernel", "kernels"),
+        ("--sizes tinny", "tiny"),
+        ("--cases lorafa", "lora_fa"),
+        ("--threads 0", "at least 1"),
+    ],
 )
-def test_wrong_names_are_met_with_the_right_ones(arguments, message, capsys):
+def test_wrong_arguments_are_met_with_the_right_ones(arguments, message, capsys):
     assert cli.main(["bench", *arguments.split()]) == 2
     assert message in capsys.readouterr().err
 

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..values import whole
 from .arguments import command
 
 PARTS = ("kernels", "steps", "methods", "growth", "ladder")
@@ -19,7 +20,7 @@ def add(commands) -> None:
     p.add_argument("--cases", nargs="*", help="methods, and lora-all: LoRA on all linears")
     p.add_argument("--rounds", type=int, help="turns of each process (5)")
     p.add_argument("--seconds", type=float, help="that a turn lasts (2)")
-    p.add_argument("--threads", type=int, default=0, help="of each side (the number of cores)")
+    p.add_argument("--threads", type=int, help="of each side (the number of cores)")
     p.add_argument(
         "--peer-python",
         default="",
@@ -42,6 +43,7 @@ def settings_of(a: argparse.Namespace):
 
     rounds = (2 if a.quick else 5) if a.rounds is None else a.rounds
     seconds = (0.1 if a.quick else 2.0) if a.seconds is None else a.seconds
+    threads = 0 if a.threads is None else whole("--threads", a.threads, 1)  # 0: all
     for name, value in (("rounds", rounds), ("seconds", seconds)):
         if not value > 0:
             raise ValueError(f"--{name} is {value}, wanted more than 0")
@@ -54,7 +56,7 @@ def settings_of(a: argparse.Namespace):
     for name in a.parts:
         find("part", name, dict.fromkeys(PARTS))
     return steps.Settings(
-        tuple(sizes), tuple(chosen), rounds, seconds, a.threads, python=a.peer_python
+        tuple(sizes), tuple(chosen), rounds, seconds, threads, python=a.peer_python
     )
 
 
