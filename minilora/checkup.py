@@ -136,6 +136,7 @@ def kernel_cases(rng: np.random.Generator) -> dict[str, tuple]:
         "matmul_nt": (n(37, 29), n(51, 29)),
         "matmul_nn": (n(37, 29), n(29, 51)),
         "matmul_tn": (n(37, 29), n(37, 51)),
+        "add": (n(300, 200), n(300, 200)),
         "rmsnorm_forward": (n(37, 29), n(29), 1e-5),
         "rmsnorm_dx": (n(37, 29), n(37, 29), n(29), np.abs(n(37))),
         "rmsnorm_dg": (n(37, 29), n(37, 29), np.abs(n(37))),

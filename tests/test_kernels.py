@@ -209,8 +209,17 @@ def test_products_of_other_shapes_are_refused(rng):
         kernels.matmul_nn(x, normal(rng, 5, 3), add_to=normal(rng, 4, 2))
 
 
-# norm, positions, gate
+# sums, norm, positions, gate
 
+
+@pytest.mark.parametrize("shape", [(1, 1), (300, 167), (1031, 97)], ids=str)  # from 50,000: shared
+@pytest.mark.parametrize("layout", WAYS)
+def test_sums_of_two_are_numpys_to_the_bit(shape, layout, rng):
+    x, y = (laid_out(normal(rng, *shape), layout) for _ in range(2))
+    got = kernels.add(x, y)
+    np.testing.assert_array_equal(got, x + y)
+    assert got.dtype == np.float32 and not np.shares_memory(got, x)
+    assert kernels.add(x, y.astype(np.float64)).dtype == np.float64
 
 @given(SIZES, st.one_of(SIZES, st.just(300)), LAYOUTS, SEEDS)
 def test_rmsnorm(M, C, layout, seed):
