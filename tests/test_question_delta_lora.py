@@ -5,7 +5,7 @@ import pytest
 
 from minilora.experiments import cells, questions
 from minilora.experiments.questions import _lab, delta_lora
-from minilora.experiments.questions._telescoping import same
+from minilora.experiments.questions._telescoping import ROUNDING, same
 from minilora.experiments.sweep import the_model
 
 RECORD = questions.record_path("delta_lora")
@@ -15,7 +15,7 @@ RECORD = questions.record_path("delta_lora")
 def test_from_the_first_step_it_is_lora_rescaled(ratio):
     """To float64's rounding, weight decay and schedule and all: W moved by rank r."""
     found = same(ratio=ratio, start=0, rank=2, alpha=4.0, steps=5, seed=1)
-    assert found["difference"] < 1e-12
+    assert found["difference"] == ROUNDING
     assert set(found["ranks"]) == {2}
 
 
@@ -81,7 +81,7 @@ def test_the_stream_changes_half_way():
 def test_the_record(tmp_path):
     records = cells.read(RECORD)
     s = delta_lora.summary(records)
-    assert s["same"]["largest_difference"] < 1e-10
+    assert s["same"]["largest_difference"] == ROUNDING
     rank = s["same"]["rank"]
     assert (s["same"]["ranks_at_once"], s["same"]["ranks_later"]) == ([rank], [2 * rank])
     for kind in delta_lora.SHOWN:

@@ -154,6 +154,17 @@ def test_cells_are_run_once_and_come_in_their_order(tmp_path):
     assert sorted(r["cell"]["x"] for r in cells.read(path)) == [1, 2, 3, 5]
 
 
+def threads(x):
+    """The threads of NumPy's BLAS here: its own, as the environment has them."""
+    return {name: os.environ.get(name) for name in cells.ONE_THREAD}
+
+
+def test_one_cell_meets_one_thread_too():
+    alone, both = (cells.run(threads, cells.grid(x=[1, 2]), jobs=jobs) for jobs in (1, 2))
+    assert [r["result"] for r in alone] == [r["result"] for r in both]
+    assert set(alone[0]["result"].values()) == {"1"}
+
+
 def test_a_broken_last_line_is_run_again(tmp_path):
     path, work = tmp_path / "a.jsonl", cells.grid(x=[1, 2, 3])
     cells.run(square, work, path, jobs=1)

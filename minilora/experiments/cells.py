@@ -155,11 +155,25 @@ def each(
     import joblib
 
     jobs = min(jobs or cores(), len(calls))
+    if jobs == 1 and dask is None:
+        yield from _one_by_one(function, calls)
+        return
     at_once = -1 if dask else jobs  # as many as a cluster has workers
     work = (joblib.delayed(_placed)(i, function, call) for i, call in enumerate(calls))
     with _workers(jobs, dask):
         parallel = joblib.Parallel(n_jobs=at_once, return_as="generator_unordered", batch_size=1)
         yield from parallel(work)
+
+
+def _one_by_one(function, calls):
+    """The calls in one process of one thread. joblib would run a single job in this process, where
+    BLAS has all its threads and so adds in another order.
+    """
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    with ProcessPoolExecutor(max_workers=1, env=dict.fromkeys(ONE_THREAD, "1")) as process:
+        for i, call in enumerate(calls):
+            yield i, process.submit(function, *call).result()
 
 
 def cores() -> int:
@@ -179,7 +193,6 @@ def _workers(jobs: int, dask: str | None) -> Iterator[None]:
     import joblib
 
     if dask is None:
-        # a single cell too: it is to meet the same threads as one of many
         with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
             yield
         return

@@ -219,7 +219,7 @@ def table(records):
     at_once, later = (" or ".join(map(str, same[f"ranks_{n}"])) for n in ("at_once", "later"))
     identity = (
         "Where W moves from the first step, it is LoRA with (1 + λ) s: in float64 the losses "
-        f"differ by at most {same['largest_difference']:.0e} of themselves. The change of W, "
+        f"differ by no more than {same['largest_difference']:.0e} of themselves. The change of W, "
         f"adapter and all, has rank {at_once} then, and {later} where W moves from a later step "
         f"(r = {same['rank']})."
     )
