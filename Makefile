@@ -31,8 +31,8 @@ setup: $(INSTALLED)             ## python -m venv .venv, then pip install -e .
 compare: $(INSTALLED)           ## python -m minilora compare
 	$(PY) -m minilora compare $(ARGS)
 
-experiments: $(INSTALLED)         ## python -m minilora experiment all
-	$(PY) -m minilora experiment all $(ARGS)
+experiments: $(INSTALLED)         ## python -m studies all
+	$(PY) -m studies all $(ARGS)
 
 test: $(TESTS)                  ## python -m pytest                 after pip install -e ".[tests]"
 	$(PY) -m pytest $(PYTEST_ARGS)

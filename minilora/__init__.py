@@ -6,18 +6,18 @@ tuned = ml.attach(model, "lora", rank=4)
 history = ml.train(tuned, ml.batches(pairs, model.tokenizer, 32), steps=150, lr=1e-2)
 """
 
-from .adapters import Tuned, attach, detach, merge, unmerge
 from .engine import Op, Tensor, backward, param
 from .formats.huggingface import save_model
 from .formats.models import load_model
-from .formats.peft import load_adapter, save_adapter
 from .gradcheck import gradcheck
-from .library import Library
+from .llama.model import Llama, ModelConfig
 from .memory import ledger, measure
 from .methods import METHODS
-from .model import Llama, ModelConfig
-from .tasks import batches, exact_match, load_task
-from .train import train
+from .text.tasks import batches, exact_match, load_task
+from .tuning.adapters import Tuned, attach, detach, merge, unmerge
+from .tuning.library import Library
+from .tuning.storage import load_adapter, save_adapter
+from .tuning.train import train
 
 __version__ = "0.1.0"
 

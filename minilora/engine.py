@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from . import kernels as K
+from . import fast as K
 
 # numbers nodes in the order of their making: every parent comes before its child
 _ticket = itertools.count()

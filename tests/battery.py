@@ -17,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minilora as ml
-from minilora import engine, kernels
+from minilora import engine
+from minilora import fast as kernels
 from minilora.methods.dropout import mask
-from minilora.optim import AdamW
-from minilora.train import gradients
+from minilora.tuning.optim import AdamW
+from minilora.tuning.train import gradients
 
 # ---------------------------------------- models, batches, one adapted linear
 

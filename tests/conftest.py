@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from minilora import kernels
+from minilora import fast as kernels
 from minilora.engine import backward, param
-from minilora.model import Llama, ModelConfig, init_params
+from minilora.llama.model import Llama, ModelConfig, init_params
 
 settings.register_profile(
     "quick",
@@ -38,7 +38,7 @@ def same_peak(said, found) -> bool:
     less. Products on the matrix unit pack into at most so much a thread while they run.
     """
     if kernels.backend() == "amx":
-        from minilora.kernels import threads, unit
+        from minilora.fast import threads, unit
 
         most = 1.02 * said.peak + unit.ROOM * threads.THREADS
         return said.peak / 1.02 <= found.peak <= most

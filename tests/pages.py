@@ -13,8 +13,10 @@ import shlex
 import sys
 from pathlib import Path
 
+import studies as questions
 from minilora.cli import main
-from minilora.experiments import cells, claims, questions
+from minilora.lab import cells
+from studies import claims
 
 BLOCK = re.compile(r"^```\n\$ minilora (.+)\n((?:(?!```).*\n)*)```$", re.M)
 TABLE = re.compile(r"^<!-- record: (\w+) -->\n(.*?)<!-- end -->$", re.M | re.S)

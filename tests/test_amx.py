@@ -11,10 +11,10 @@ from conftest import LAYOUTS, laid_out
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minilora import kernels
+from minilora import fast as kernels
 
-amx = pytest.importorskip("minilora.kernels.amx", reason="needs Numba")
-unit = pytest.importorskip("minilora.kernels.unit", reason="needs Numba")
+amx = pytest.importorskip("minilora.fast.amx", reason="needs Numba")
+unit = pytest.importorskip("minilora.fast.unit", reason="needs Numba")
 needs_unit = pytest.mark.skipif(not amx.usable(), reason="needs a processor with AMX")
 
 SIZES = st.one_of(st.integers(1, 70), st.sampled_from([95, 128, 129, 300]))
@@ -88,7 +88,7 @@ def test_it_adds_to_a_part_of_a_larger_array(rng):
 @pytest.mark.parametrize("depth, times", [(64, 0.7), (512, 1.0), (4096, 1.6)])
 def test_as_near_to_the_truth_as_the_register_tile(rng, depth, times):
     """The tile sums a few hundred products at a time, which sums of thousands gain by."""
-    from minilora.kernels import matmul
+    from minilora.fast import matmul
 
     a, b = normal(rng, 128, depth), normal(rng, depth, 96)
     truth, usual = a.astype(np.float64) @ b, np.empty((128, 96), np.float32)
@@ -122,8 +122,8 @@ def test_the_bits_do_not_hang_on_how_it_is_cut(M, N, add, data):
 @needs_unit
 @pytest.mark.parametrize("M", [520, 1000])
 def test_the_feed_forward_whole_is_its_parts_to_the_bit(rng, M):
-    from minilora.kernels import gated
-    from minilora.kernels.pointwise import swiglu_forward
+    from minilora.fast import gated
+    from minilora.fast.pointwise import swiglu_forward
 
     C, F = 70, 130
     x, Wg, Wu, Wd = normal(rng, M, C), normal(rng, F, C), normal(rng, F, C), normal(rng, C, F)
@@ -143,7 +143,7 @@ def test_the_feed_forward_whole_is_its_parts_to_the_bit(rng, M):
 @pytest.mark.parametrize("both", [False, True])
 @pytest.mark.parametrize("cut", [1, 2])
 def test_an_adapted_product_on_the_unit(rng, both, cut):
-    from minilora.kernels import matmul
+    from minilora.fast import matmul
 
     x, w, z, b = (
         normal(rng, 200, 96),

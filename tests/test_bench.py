@@ -7,7 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from minilora import cli, kernels
+from minilora import cli
+from minilora import fast as kernels
 from minilora.bench import cases, figures, growth, ladder, steps, tables, turns, work
 from minilora.memory import ledger
 
@@ -70,7 +71,7 @@ def test_a_wrong_kernel_is_not_timed(monkeypatch):
 @pytest.mark.skipif(not NUMBA, reason="about Numba's kernels")
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (3, 17, 5), (33, 8, 600), (20, 41, 50)], ids=str)
 def test_every_rung_of_the_ladder_is_the_product(sizes, rng):
-    from minilora.kernels.ladder import LADDER
+    from minilora.fast.ladder import LADDER
 
     M, K, N = sizes
     x, w = rng.standard_normal((M, K)), rng.standard_normal((K, N))

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from minilora.count import count, table
-from minilora.model import ModelConfig
-from minilora.shapes import SHAPES
+from minilora.llama.model import ModelConfig
+from minilora.llama.shapes import SHAPES
+from minilora.memory.count import count, table
 
 QV, ALL = ("q_proj", "v_proj"), "all-linear"
 
@@ -267,7 +267,7 @@ def test_full_counts_every_array_of_a_llama():
 def test_counting_gpt3_allocates_nothing_to_speak_of():
     code = (
         "import time, tracemalloc;"
-        "from minilora.count import count; from minilora.shapes import SHAPES;"
+        "from minilora.memory.count import count; from minilora.llama.shapes import SHAPES;"
         "tracemalloc.start(); t = time.perf_counter();"
         "count(SHAPES['gpt3-175b'], 'vera', rank=1024, targets='all-linear');"
         "print(time.perf_counter() - t, tracemalloc.get_traced_memory()[1])"

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minilora import files, tasks
-from minilora.files import data_folder, nearest, write_atomically
-from minilora.tasks import (
+from minilora.support import files
+from minilora.support.files import data_folder, nearest, write_atomically
+from minilora.text import tasks
+from minilora.text.tasks import (
     RULES,
     TASKS,
     all_once,
@@ -24,7 +25,7 @@ from minilora.tasks import (
     read_pairs,
     select,
 )
-from minilora.tokenizer import PAD, WORD_LAB, CharTokenizer
+from minilora.text.tokenizer import PAD, WORD_LAB, CharTokenizer
 
 WORDS = data_folder() / "words"
 SOURCES = json.loads((WORDS / "SOURCES.json").read_text(encoding="utf-8"))

@@ -6,14 +6,14 @@ import json
 import numpy as np
 import pytest
 
-from minilora import tasks
-from minilora.experiments import rates
-from minilora.experiments import tune as sweep
-from minilora.experiments.compare import SCRATCH, Settings, compare
-from minilora.experiments.runs import load_words, make_batches, run
-from minilora.experiments.tune import tune
 from minilora.formats.models import load_model
+from minilora.lab import rates
+from minilora.lab import tune as sweep
+from minilora.lab.compare import SCRATCH, Settings, compare
+from minilora.lab.runs import load_words, make_batches, run
+from minilora.lab.tune import tune
 from minilora.methods import METHODS
+from minilora.text import tasks
 
 FEW = Settings(methods=("lora",), train_size=40, steps=3, warmup=1, seeds=2)
 
@@ -218,9 +218,9 @@ def test_a_damaged_record_is_named(tmp_path, text):
 
 
 def test_the_committed_rates_are_those_of_the_default_comparison(model):
-    from minilora.checkpoints import fingerprint
     from minilora.cli import parser
     from minilora.commands.comparison import settings_of
+    from minilora.tuning.checkpoints import fingerprint
 
     settings = settings_of(parser().parse_args(["compare"]))
     record = rates.read()

@@ -10,8 +10,8 @@ import pytest
 from conftest import make_llama, rel
 
 import minilora as ml
-from minilora import kernels
-from minilora.kernels.numpy_ref import IGNORED
+from minilora import fast as kernels
+from minilora.fast.numpy_ref import IGNORED
 
 NUMBA = kernels.compiled()
 needs_numba = pytest.mark.skipif(not NUMBA, reason="compares Numba's kernels with their twins")

@@ -16,11 +16,11 @@ from conftest import make_llama, rel
 
 import minilora as ml
 from minilora.formats.huggingface import INDEX, UNSUPPORTED, read_config
-from minilora.formats.peft import ARRAYS, CHANGES, CONFIG
 from minilora.formats.safetensors import read_arrays, write_arrays
-from minilora.model import EMBED, HEAD, NORM, Llama
-from minilora.rotation import Llama3Scaling
-from minilora.tokenizer import CharTokenizer
+from minilora.llama.model import EMBED, HEAD, NORM, Llama
+from minilora.llama.rotation import Llama3Scaling
+from minilora.text.tokenizer import CharTokenizer
+from minilora.tuning.storage import ARRAYS, CHANGES, CONFIG
 
 PEFT_SHAPE = dict(
     vocab_size=128, hidden_size=64, intermediate_size=128
@@ -1148,7 +1148,7 @@ def test_nothing_is_ever_unpickled():
     allowed = {
         "bench/theirs.py": {"torch"},
         "bench/worker.py": {"torch"},
-        "experiments/cells.py": {"joblib"},
+        "lab/cells.py": {"joblib"},
     }
     hiding = {
         "pickle",

@@ -10,7 +10,7 @@ from conftest import make_llama, rel
 import minilora as ml
 from minilora.formats.gguf import PACKINGS, read_gguf
 from minilora.formats.gguf_llama import INNER, OUTER, half_split
-from minilora.model import EMBED
+from minilora.llama.model import EMBED
 
 IDS = np.random.default_rng(5).integers(0, 29, (2, 7))
 F32, F16, Q4_0, Q4_1, Q8_0 = 0, 1, 2, 3, 8

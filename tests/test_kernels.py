@@ -18,8 +18,8 @@ from conftest import laid_out
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minilora import kernels
-from minilora.kernels import numpy_ref as ref
+from minilora import fast as kernels
+from minilora.fast import numpy_ref as ref
 
 # A float32 is right to 6e-8 of itself. A sum of 100 products, in vectors of partial sums, is then
 # right to a few times that of the sum of their absolute values: `scale`, where the terms cancel.
@@ -442,7 +442,7 @@ def test_nan_and_inf_are_passed_on(name, poison, rng):
 def test_exp_is_right_to_its_last_bits():
     import numba
 
-    from minilora.kernels.vectors import exp
+    from minilora.fast.vectors import exp
 
     @numba.vectorize
     def exps(x):
@@ -606,7 +606,7 @@ def in_order(size, add, in_pairs):
 @needs_jit
 @pytest.mark.parametrize("size", [0, 1, 3, 4, 7, 31, 32, 36, 55, 64, 135])
 def test_a_sum_along_a_row_comes_in_the_order_that_is_written_down(size, rng):
-    numba, sums = pytest.importorskip("numba"), importlib.import_module("minilora.kernels.sums")
+    numba, sums = pytest.importorskip("numba"), importlib.import_module("minilora.fast.sums")
     x, y, z = (normal(rng, size) for _ in range(3))
     total = numba.njit(lambda x: sums.total(x))(x)
     dot = numba.njit(lambda x, y: sums.dot(x, y))(x, y)

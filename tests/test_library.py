@@ -12,11 +12,11 @@ from conftest import make_llama, rel
 
 import minilora as ml
 from minilora import cli
-from minilora.checkpoints import fingerprint
-from minilora.experiments import word_adapters
-from minilora.files import data_folder
-from minilora.formats.peft import ARRAYS
 from minilora.formats.safetensors import read_arrays
+from minilora.lab import word_adapters
+from minilora.support.files import data_folder
+from minilora.tuning.checkpoints import fingerprint
+from minilora.tuning.storage import ARRAYS
 
 IDS = np.random.default_rng(5).integers(0, 29, (2, 7))
 ADAPTERS = [name for name, record in ml.METHODS.items() if not record.whole_model]

@@ -11,10 +11,13 @@ import pytest
 from conftest import same_peak
 
 import minilora as ml
-from minilora import kernels, meta, ops
-from minilora.checkup import method_case, op_cases
+from minilora import fast as kernels
+from minilora import ops
+from minilora.check.doctor import method_case, op_cases
 from minilora.cli import main
 from minilora.engine import Op, Tensor, backward
+from minilora.llama.model import Llama, ModelConfig, init_params
+from minilora.llama.shapes import SHAPES
 from minilora.memory import (
     CATEGORIES,
     arrays_in,
@@ -26,11 +29,10 @@ from minilora.memory import (
     step,
     tables,
 )
-from minilora.meta import Meta
 from minilora.methods import METHODS
-from minilora.model import Llama, ModelConfig, init_params
-from minilora.optim import AdamW
-from minilora.shapes import SHAPES
+from minilora.support import meta
+from minilora.support.meta import Meta
+from minilora.tuning.optim import AdamW
 
 CASES = {  # C, F, L, H, G, V, tied; batch, length
     "tied": (ModelConfig(300, 96, 160, 3, 6, 2, tie_word_embeddings=True), 6, 100),

@@ -8,10 +8,10 @@ from conftest import same_peak
 
 import minilora as ml
 from minilora.cli import main
+from minilora.llama.model import Llama, ModelConfig, init_params
+from minilora.llama.shapes import SHAPES
 from minilora.memory import CATEGORIES, figure, ledger, measure, savers, whatif
 from minilora.methods import METHODS
-from minilora.model import Llama, ModelConfig, init_params
-from minilora.shapes import SHAPES
 
 CONFIG = ModelConfig(512, 128, 384, 4, 4, 2)  # V, C, F, L, H, G; q 128 wide, k and v 64
 BATCH, LENGTH = 6, 50

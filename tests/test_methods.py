@@ -11,7 +11,7 @@ from battery import BATCHES, base, copies, rel, same_bits, site, tune
 import minilora as ml
 from minilora.engine import Op, param
 from minilora.methods import dropout, lora_fa, vera
-from minilora.train import gradients
+from minilora.tuning.train import gradients
 
 NAMES = list(ml.METHODS)
 each = pytest.mark.parametrize("name", NAMES)

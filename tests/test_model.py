@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 import minilora as ml
 from minilora import strategies as some
 from minilora.engine import backward, param
-from minilora.generation import KVCache, _choose
-from minilora.model import EMBED, HEAD, Llama, ModelConfig, init_params
+from minilora.llama.generation import KVCache, _choose
+from minilora.llama.model import EMBED, HEAD, Llama, ModelConfig, init_params
 
 SHAPES = {
     "gqa": {},

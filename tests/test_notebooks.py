@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from minilora import course
-from minilora.check import EXERCISES
+from minilora.check import EXERCISES, course
 
 ROOT = Path(__file__).parent.parent / "notebooks"
 if not ROOT.is_dir():

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from conftest import make_llama
 
-from minilora import cli, nouns, tasks
-from minilora.experiments import compare, runs
-from minilora.files import data_folder
+from minilora import cli
+from minilora.lab import compare, runs
 from minilora.methods import METHODS
-from minilora.tokenizer import CharTokenizer
+from minilora.support.files import data_folder
+from minilora.text import nouns, tasks
+from minilora.text.tokenizer import CharTokenizer
 
 FOLDER = data_folder() / "categories"
 

@@ -12,7 +12,7 @@ import minilora as ml
 from minilora.formats.gguf import read_gguf
 from minilora.formats.models import SMOLLM2, smollm2_path
 from minilora.formats.safetensors import read_arrays
-from minilora.rotation import Llama3Scaling
+from minilora.llama.rotation import Llama3Scaling
 
 pytestmark = [
     pytest.mark.oracles,

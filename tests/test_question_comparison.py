@@ -2,12 +2,13 @@
 
 import pytest
 
-from minilora.experiments import claims, rates
-from minilora.experiments.markdown import table
-from minilora.experiments.questions import comparison as asked
-from minilora.experiments.spread import T95, difference, sign
-from minilora.experiments.tune import GRID
+from minilora.lab import rates
+from minilora.lab.markdown import table
+from minilora.lab.spread import T95, difference, sign
+from minilora.lab.tune import GRID
 from minilora.methods import METHODS
+from studies import claims
+from studies import comparison as asked
 
 
 def made(cell, match=0.5, loss=1.0):

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from minilora.experiments import cells, questions
-from minilora.experiments.questions import _lab, delta_lora
-from minilora.experiments.questions._telescoping import ROUNDING, same
-from minilora.experiments.sweep import the_model
+import studies as questions
+from minilora.lab import cells
+from minilora.lab.sweep import the_model
+from studies import _lab, delta_lora
+from studies._telescoping import ROUNDING, same
 
 RECORD = questions.record_path("delta_lora")
 

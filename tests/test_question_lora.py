@@ -3,16 +3,12 @@
 import numpy as np
 import pytest
 
-from minilora.experiments import cells, questions
-from minilora.experiments.questions import _known_rank, lora
-from minilora.experiments.questions._subspaces import (
-    amplification,
-    by_chance,
-    directions,
-    similarity,
-)
-from minilora.experiments.sweep import the_model
+import studies as questions
+from minilora.lab import cells
+from minilora.lab.sweep import the_model
 from minilora.methods import METHODS
+from studies import _known_rank, lora
+from studies._subspaces import amplification, by_chance, directions, similarity
 
 RECORD = questions.record_path("lora")
 

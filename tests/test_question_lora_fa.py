@@ -7,10 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from minilora.experiments import cells, questions
-from minilora.experiments.questions import _correction as linear
-from minilora.experiments.questions import _lora_fa_found as says
-from minilora.experiments.questions import lora_fa as question
+import studies as questions
+from minilora.lab import cells
+from studies import _correction as linear
+from studies import _lora_fa_found as says
+from studies import lora_fa as question
 
 RECORD = questions.record_path("lora_fa")
 

@@ -7,11 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from minilora.experiments import cells, questions
-from minilora.experiments.questions import _lora_plus_found as says
-from minilora.experiments.questions import _two_rates as small
-from minilora.experiments.questions import lora_plus as question
+import studies as questions
+from minilora.lab import cells
 from minilora.methods import METHODS
+from studies import _lora_plus_found as says
+from studies import _two_rates as small
+from studies import lora_plus as question
 
 RECORD = questions.record_path("lora_plus")
 

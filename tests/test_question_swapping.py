@@ -5,12 +5,13 @@ import itertools
 import numpy as np
 import pytest
 
-from minilora.adapters import merge, unmerge
-from minilora.checkpoints import fingerprint
-from minilora.experiments import cells, claims, questions
-from minilora.experiments.questions import _switching, swapping
-from minilora.experiments.word_adapters import NAMES, open_library
-from minilora.model import Llama
+import studies as questions
+from minilora.lab import cells
+from minilora.lab.word_adapters import NAMES, open_library
+from minilora.llama.model import Llama
+from minilora.tuning.adapters import merge, unmerge
+from minilora.tuning.checkpoints import fingerprint
+from studies import _switching, claims, swapping
 
 
 @pytest.fixture

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from minilora.experiments import cells, questions
-from minilora.experiments.questions import vera
-from minilora.experiments.sweep import the_model
+import studies as questions
+from minilora.lab import cells
+from minilora.lab.sweep import the_model
+from studies import vera
 
 RECORD = questions.record_path("vera")
 RANK = 16

@@ -11,8 +11,10 @@ from pathlib import Path
 import pages
 import pytest
 
-from minilora.cli import main
-from minilora.experiments import cells, claims, questions
+import studies as questions
+from minilora.lab import cells
+from studies import claims
+from studies.__main__ import main
 
 ROOT = Path(__file__).parent.parent
 CLAIMS = ROOT / "docs" / "claims.md"
@@ -170,7 +172,7 @@ def test_a_whole_record_is_only_drawn_again(tmp_path, capsys, record):
     path.write_bytes(questions.record_path("swapping").read_bytes())
     before = path.read_bytes()
     start = time.process_time()
-    assert main(["experiment", "swapping", "--out", str(tmp_path)]) == 0
+    assert main(["swapping", "--out", str(tmp_path)]) == 0
     assert time.process_time() - start < 20
     assert questions.question("swapping").table(record("swapping")) in capsys.readouterr().out
     assert path.read_bytes() == before and (tmp_path / "swapping.png").is_file()
@@ -178,7 +180,7 @@ def test_a_whole_record_is_only_drawn_again(tmp_path, capsys, record):
 
 @pytest.mark.slow
 def test_quick_runs_and_draws_nothing(tmp_path):
-    line = [sys.executable, "-m", "minilora", "experiment", "swapping", "--quick", "--out"]
+    line = [sys.executable, "-m", "studies", "swapping", "--quick", "--out"]
     done = subprocess.run([*line, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "3 cells" in done.stdout
     assert [p.name for p in tmp_path.iterdir()] == ["swapping.quick.jsonl"]
@@ -195,7 +197,7 @@ def test_quick_runs_and_draws_nothing(tmp_path):
 )
 def test_what_cannot_be_asked_is_said_in_one_line(line, says, tmp_path, capsys):
     out = [] if "--out" in line else ["--out", str(tmp_path)]
-    assert main(["experiment", *line, *out]) == 2
+    assert main([*line, *out]) == 2
     (error,) = capsys.readouterr().err.splitlines()
     assert says in error and not list(tmp_path.iterdir())
 
@@ -203,11 +205,11 @@ def test_what_cannot_be_asked_is_said_in_one_line(line, says, tmp_path, capsys):
 def test_another_file_in_the_way_stays(tmp_path, capsys):
     path = tmp_path / "swapping.jsonl"
     path.write_text("a letter")
-    assert main(["experiment", "swapping", "--out", str(tmp_path)]) == 2
+    assert main(["swapping", "--out", str(tmp_path)]) == 2
     assert path.read_text() == "a letter"
 
 
 def test_every_question_s_file_is_in_the_order():
-    folder = Path(importlib.import_module("minilora.experiments.questions").__file__).parent
+    folder = Path(importlib.import_module("studies").__file__).parent
     names = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")}
-    assert names == set(questions.ORDER)
+    assert names - {"claims"} == set(questions.ORDER)

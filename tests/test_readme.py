@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 import minilora as ml
-from minilora import table
 from minilora.cli import parser
 from minilora.gradcheck import GradientError
+from minilora.lab import table
+from minilora.lab.report import read_results
 from minilora.methods import METHODS
-from minilora.plots import human
-from minilora.report import read_results
+from minilora.support.plots import human
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -7,13 +7,14 @@ from html.parser import HTMLParser
 
 import pytest
 
-from minilora import plots, report
 from minilora.cli import main, parser
 from minilora.commands.comparison import settings_of
-from minilora.experiments.settings import Settings
-from minilora.page import command_line, page
-from minilora.plots import human, looks, spread
-from minilora.table import standard_error
+from minilora.lab import report
+from minilora.lab.page import command_line, page
+from minilora.lab.settings import Settings
+from minilora.lab.table import standard_error
+from minilora.support import plots
+from minilora.support.plots import human, looks, spread
 
 pytestmark = pytest.mark.smoke
 

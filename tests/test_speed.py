@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from conftest import make_llama
 
-from minilora import cli, speed
+from minilora import cli
+from minilora.bench import decoding as speed
 
 
 def test_the_bandwidth_is_a_machines():

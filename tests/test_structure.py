@@ -17,55 +17,25 @@ PACKAGE = Path(ml.__file__).parent
 
 # Imports go down, or along a floor; a folder stands on one floor with all that is in it.
 FLOORS = (
-    {
-        "engine",
-        "kernels",
-        "gradcheck",
-        "strategies",
-        "files",
-        "rotation",
-        "values",
-        "tokenizer",
-        "byte_pairs",
-        "shapes",
-        "meta",
-        "plots",
-    },
-    {"ops", "optim"},
+    {"support"},
+    {"fast"},
+    {"engine", "gradcheck", "strategies"},
+    {"ops"},
     {"methods"},
-    {"model", "generation"},
-    {"adapters", "choices"},
-    {
-        "memory",
-        "count",
-        "formats",
-        "library",
-        "nouns",
-        "tasks",
-        "train",
-        "checkpoints",
-        "divergence",
-    },
-    {
-        "experiments",
-        "bench",
-        "check",
-        "speed",
-        "checkup",
-        "report",
-        "page",
-        "table",
-        "course",
-    },
+    {"llama"},
+    {"text", "formats"},
+    {"tuning"},
+    {"memory"},
+    {"bench", "check", "lab"},
     {"cli", "commands"},
     {"__init__", "__main__"},
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 
 HEAVY = {  # import -> the files that may have it at their top
-    "numba": "kernels/",
-    "llvmlite": "kernels/",
-    "matplotlib": "plots.py",
+    "numba": "fast/",
+    "llvmlite": "fast/",
+    "matplotlib": "support/plots.py",
     "hypothesis": "strategies.py",
     "safetensors": "formats/",
     "joblib": "",
@@ -187,8 +157,8 @@ def test_the_engine_knows_no_mathematics():
 
 @each_file
 def test_nothing_outside_methods_asks_for_a_method_by_name(path):
-    if module(path)[0] == "methods" or module(path)[:2] == ("experiments", "questions"):
-        return  # a question is about techniques that it names
+    if module(path)[0] == "methods":
+        return
     for node in ast.walk(parsed(path)):
         asked = []
         if isinstance(node, ast.Compare):

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from minilora.cli import main
-from minilora.experiments import cells, sweep
-from minilora.experiments.runs import load_words, run
-from minilora.experiments.settings import Settings
+from minilora.lab import cells, sweep
+from minilora.lab.runs import load_words, run
+from minilora.lab.settings import Settings
 from minilora.methods import METHODS
 
 ROOT = Path(__file__).parent.parent

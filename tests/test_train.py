@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minilora as ml
-from minilora import checkpoints, optim
-from minilora.train import Diverged, gradients
+from minilora.tuning import checkpoints, optim
+from minilora.tuning.train import Diverged, gradients
 
-train = importlib.import_module("minilora.train")  # ml.train is the function
+train = importlib.import_module("minilora.tuning.train")  # ml.train is the function
 
 # ---------------------------------------- AdamW
 

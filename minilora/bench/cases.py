@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from ..adapters import Tuned, attach
-from ..kernels.numpy_ref import IGNORED
+from ..fast.numpy_ref import IGNORED
+from ..llama.model import Llama, ModelConfig, init_params
 from ..methods import METHODS
-from ..model import Llama, ModelConfig, init_params
+from ..tuning.adapters import Tuned, attach
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..plots import INK, canvas, style
+from ..support.plots import INK, canvas, style
 from .turns import UNIT
 
 FAMILIES = (  # of kernels: the beginning of its names, label, colour, marker

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import kernels
-from ..kernels import numpy_ref
+from .. import fast as kernels
+from ..fast import numpy_ref
 from . import machine, turns, work
 from .steps import Settings
 
@@ -58,7 +58,7 @@ def climbed(settings: Settings, tell: Callable[[dict], None]) -> dict[str, Any]:
 
 def rungs(sizes: tuple[int, int, int], rounds: int) -> dict[str, Any]:
     """Seconds of each way for a product of M, K, N numbers: medians of rounds in turn."""
-    from ..kernels.ladder import LADDER
+    from ..fast.ladder import LADDER
 
     doing = work.work("matmul_nn", sizes)
     calls = {**LADDER, BLAS: np.matmul}
@@ -130,7 +130,7 @@ def pages(small: bool = False, keep: bool = False, times: int = 20) -> dict[str,
     library told to keep what is freed, as the kernels tell it.
     """
     if keep:
-        from ..kernels import threads  # noqa: F401  importing it tells
+        from ..fast import threads  # noqa: F401  importing it tells
 
     def make():
         np.empty(ARRAY // 4, np.float32)[:] = 1

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import kernels
+from .. import fast as kernels
 
 LIBRARIES = ("numpy", "numba", "llvmlite", "tbb", "torch", "transformers", "peft")
 VARIABLES = ("OPENBLAS_", "MKL_", "OMP_", "NUMBA_", "MINILORA_", "KMP_")
@@ -56,7 +56,7 @@ def kernel_names() -> dict[str, Any]:
         return {"backend": "numpy"}
     import llvmlite.binding as llvm
 
-    from ..kernels import threads, tile
+    from ..fast import threads, tile
 
     return {
         "backend": kernels.backend(),

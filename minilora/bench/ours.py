@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..train import train
+from ..tuning.train import train
 from .cases import Case, Size, batch, make
 
 

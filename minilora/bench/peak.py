@@ -8,15 +8,15 @@ REPEAT = 4000  # tiles a task
 
 def peak(tries: int = 7) -> float | None:
     """FLOP/s over all threads, the best of some tries; None without Numba's compiler."""
-    from .. import kernels
+    from .. import fast as kernels
 
     if not kernels.compiled():
         return None
     from numba import prange
 
-    from ..kernels.jit import compiled, room
-    from ..kernels.threads import THREADS, settings
-    from ..kernels.tile import MR, NR, tile16, tile48
+    from ..fast.jit import compiled, room
+    from ..fast.threads import THREADS, settings
+    from ..fast.tile import MR, NR, tile16, tile48
 
     if settings["DISABLE_JIT"]:
         return None

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..adapters import Tuned
-from ..model import ModelConfig
+from ..llama.model import ModelConfig
+from ..tuning.adapters import Tuned
 from .cases import Case, Size, batch, make
 
 

@@ -80,7 +80,7 @@ def together(sides: Sequence[Side]) -> Iterator[Sequence[Side]]:
 
 def ours(threads: int, title: str = SIDES[0]) -> Side:
     """Our own side, on the vector registers."""
-    from ..kernels import backend
+    from ..fast import backend
 
     also = {"MINILORA_KERNELS": "numba"} if backend() == "amx" else {}
     return Side(title, "", threads, also=also, kind=SIDES[0])
@@ -88,7 +88,7 @@ def ours(threads: int, title: str = SIDES[0]) -> Side:
 
 def ours_on_unit(threads: int) -> list[Side]:
     """Our own side on the matrix unit, where there is one."""
-    from ..kernels import has_unit
+    from ..fast import has_unit
 
     if not has_unit():
         return []

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import kernels
-from ..kernels import numpy_ref
+from .. import fast as kernels
+from ..fast import numpy_ref
 from .turns import REST
 
 TOLERANCE = 2e-5  # of the largest number of a result
@@ -163,7 +163,7 @@ def _double(arguments):
 
 def ladder(sizes: tuple[int, int, int], seconds: float) -> dict[str, float]:
     """FLOP/s of each way to write a product of M, K, N numbers; ValueError if one is wrong."""
-    from ..kernels.ladder import LADDER
+    from ..fast.ladder import LADDER
 
     doing = work("matmul_nn", sizes)
     wanted = numpy_ref.matmul_nn(*_double(doing.arguments))

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..files import find
+from ..support.files import find
 from . import cases, machine
 from .turns import SIDES
 
@@ -119,7 +119,7 @@ def _growth(state, **asked):
 
 
 def _peak(state, threads=None):
-    from ..speed import read_bandwidth
+    from .decoding import read_bandwidth
     from .peak import peak
 
     return {"flops": peak(), "bandwidth": read_bandwidth(threads)}

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import find
+from ..support.files import find
 from .judge import Found, judge
 from .lessons import EXERCISES
 from .lessons.exercise import Exercise

@@ -5,9 +5,9 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..choices import find_method
-from ..files import nearest
 from ..methods import METHODS
+from ..support.files import nearest
+from ..tuning.choices import find_method
 
 
 def command(

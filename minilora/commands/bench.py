@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..values import whole
+from ..support.values import whole
 from .arguments import command
 
 PARTS = ("kernels", "steps", "methods", "growth", "ladder")
@@ -39,7 +39,7 @@ def add(commands) -> None:
 def settings_of(a: argparse.Namespace):
     """Settings from the options; raises ValueError for what is not known or not positive."""
     from ..bench import cases, steps
-    from ..files import find
+    from ..support.files import find
 
     rounds = (2 if a.quick else 5) if a.rounds is None else a.rounds
     seconds = (0.1 if a.quick else 2.0) if a.seconds is None else a.seconds
@@ -63,7 +63,7 @@ def settings_of(a: argparse.Namespace):
 def bench(a: argparse.Namespace) -> None:
     """Run the parts, print a table of each, write bench.json and the figures."""
     from ..bench import machine, tables
-    from ..files import make_folder, read_json, write_json
+    from ..support.files import make_folder, read_json, write_json
 
     settings = settings_of(a)
     if a.record:
@@ -133,7 +133,7 @@ def _growth(settings, out):
 
 def _ladder(settings, out):
     from ..bench import ladder, tables
-    from ..kernels import compiled
+    from ..fast import compiled
 
     if not compiled():
         print("Numba's kernels are not in use: no ladder")
@@ -151,8 +151,8 @@ def _printing(columns):
 
 
 def _draw(path, figure):
-    from ..files import write_atomically
-    from ..plots import png
+    from ..support.files import write_atomically
+    from ..support.plots import png
 
     write_atomically(path, png(figure))
     print(path)

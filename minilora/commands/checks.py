@@ -16,7 +16,7 @@ def add(commands) -> None:
 
 def gradcheck(a) -> None:
     """Print a line a pair; an error where one is wrong."""
-    from .. import checkup
+    from ..check import doctor as checkup
 
     for line in checkup.gradients():
         print(line)
@@ -24,7 +24,7 @@ def gradcheck(a) -> None:
 
 def doctor(a) -> None:
     """Print versions, threads, kernels and a check of each kernel against its twin."""
-    from .. import checkup
+    from ..check import doctor as checkup
 
     for line in checkup.machine():
         print(line)

@@ -4,10 +4,10 @@ import dataclasses
 import json
 from pathlib import Path
 
-from ..choices import find_method
-from ..files import make_folder, nearest
 from ..methods import METHODS
-from ..values import whole
+from ..support.files import make_folder, nearest
+from ..support.values import whole
+from ..tuning.choices import find_method
 from .arguments import command, given, names, read_number, read_whole
 
 
@@ -79,7 +79,7 @@ def settings_of(a):
     """Settings from a command line. A bare --rank is of the techniques whose rank is bounded by the
     width; VeRA's stays, unless it is given by name.
     """
-    from ..experiments.settings import STARTS, Settings
+    from ..lab.settings import STARTS, Settings
 
     start = STARTS.get(a.task, Settings(task=a.task))
     methods = tuple(dict.fromkeys(start.methods if a.methods is None else a.methods))
@@ -108,9 +108,9 @@ def compare(a) -> None:
     """Run the comparison, print the table, write results.json, figures, adapters and
     report.html.
     """
-    from .. import report as pages
-    from ..experiments import compare as experiment
-    from ..experiments import rates
+    from ..lab import compare as experiment
+    from ..lab import rates
+    from ..lab import report as pages
 
     settings, lr = settings_of(a), _rates(a.lr)
     if a.rates is not None and not a.rates.is_file():
@@ -132,7 +132,7 @@ def compare(a) -> None:
 
 def _rates(texts) -> dict[str, float]:
     """--lr METHOD=RATE, … as a dict."""
-    from ..experiments.settings import SCRATCH
+    from ..lab.settings import SCRATCH
 
     found = {}
     for text in texts:
@@ -148,10 +148,10 @@ def _rates(texts) -> dict[str, float]:
 
 def tune(a) -> None:
     """Run the sweep, each method's cells into the record as its last ends."""
-    from ..checkpoints import fingerprint
-    from ..experiments import rates
-    from ..experiments import tune as experiment
     from ..formats.models import load_model
+    from ..lab import rates
+    from ..lab import tune as experiment
+    from ..tuning.checkpoints import fingerprint
 
     settings = settings_of(a)
     grid = experiment.GRID if a.grid is None else tuple(read_number("--grid", t) for t in a.grid)
@@ -177,7 +177,7 @@ def tune(a) -> None:
 
 def report(a) -> None:
     """Draw the figures and the page of a comparison again from its results.json."""
-    from .. import report as pages
+    from ..lab import report as pages
 
     results = pages.read_results(a.folder)
     pages.write_all(results, a.folder)
@@ -186,7 +186,7 @@ def report(a) -> None:
 
 def pretrain(a) -> None:
     """Train the base and write its folder."""
-    from ..experiments import pretrain as experiment
+    from ..lab import pretrain as experiment
 
     own = given(a, "steps", "seed")
     for name, value in own.items():

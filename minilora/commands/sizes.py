@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..files import data_folder, nearest
+from ..llama.model import ModelConfig
 from ..methods import METHODS
-from ..model import ModelConfig
+from ..support.files import data_folder, nearest
 from .arguments import adapter_options, command, given, options
 
 
@@ -39,8 +39,8 @@ def add(commands) -> None:
 
 def count(a) -> None:
     """Print trainable numbers of one method, or of all."""
-    from ..count import count as count_one
-    from ..count import table as count_all
+    from ..memory.count import count as count_one
+    from ..memory.count import table as count_all
 
     model = _shape_or_config(a.shape)
     asked = _methods(a)
@@ -132,7 +132,7 @@ def _config_of(name: str) -> ModelConfig:
 def _shape_or_config(name: str):
     """A published shape by name, or the config of a file, a folder or "base"."""
     from ..formats.huggingface import read_config
-    from ..shapes import SHAPES
+    from ..llama.shapes import SHAPES
 
     path = data_folder() / "base" if name == "base" else Path(name)
     if name in SHAPES:

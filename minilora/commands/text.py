@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from ..files import find, make_folder
-from ..values import whole
+from ..support.files import find, make_folder
+from ..support.values import whole
 from .arguments import adapter_options, command, given, options
 
 BASE = "'base', smollm2-135m, a model's folder or a .gguf file (%(default)s)"
@@ -70,7 +70,7 @@ def train(a) -> None:
     """Fine-tune, score, write the adapter."""
     import minilora as ml
 
-    from .. import tasks
+    from ..text import tasks
 
     whole("--steps", a.steps, 1)
     whole("--batch-size", a.batch_size, 1)
@@ -124,7 +124,7 @@ def train(a) -> None:
 
 def _tuned_rate(method: str) -> float:
     """What `tune` chose for the method on the word lab: a start for other data."""
-    from ..experiments import rates
+    from ..lab import rates
 
     chosen = rates.chosen_for(rates.DEFAULT_TASK, rates.read())
     return chosen[method]["lr"] if method in chosen else 1e-2
@@ -140,7 +140,7 @@ def generate(a) -> None:
     """Print the prompt's continuation, each token as it comes."""
     import minilora as ml
 
-    from .. import speed
+    from ..bench import decoding as speed
 
     model = ml.load_model(a.base)
     if model.tokenizer is None:
@@ -172,7 +172,7 @@ def generate(a) -> None:
 
 def _prompt(a, tokenizer):
     """The text to continue: as it is, as a task asks, or as a chat."""
-    from .. import tasks
+    from ..text import tasks
 
     prompt = a.prompt
     if a.task is not None:

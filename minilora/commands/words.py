@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..files import make_folder
+from ..support.files import make_folder
 from .arguments import command
 
 
@@ -25,8 +25,8 @@ def adapters(a) -> None:
     """Train, score and write them, a line each."""
     import dataclasses
 
-    from ..experiments import word_adapters
-    from ..values import whole
+    from ..lab import word_adapters
+    from ..support.values import whole
 
     recipes = dict(word_adapters.RECIPES)
     if a.steps is not None:
@@ -50,8 +50,8 @@ def _line(name, row):
 
 def ask(a) -> None:
     """Print a line a task."""
-    from .. import tasks
-    from ..experiments import word_adapters
+    from ..lab import word_adapters
+    from ..text import tasks
 
     if not (a.word.isascii() and a.word.isalpha() and a.word.islower()):
         raise ValueError(f"ask: got {a.word!r}, wanted a word in lowercase letters a-z")

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ..byte_pairs import BytePairTokenizer
-from ..model import EMBED, HEAD, NORM, Llama, ModelConfig
-from ..tokenizer import ForeignTokenizer
+from ..llama.model import EMBED, HEAD, NORM, Llama, ModelConfig
+from ..text.byte_pairs import BytePairTokenizer
+from ..text.tokenizer import ForeignTokenizer
 from .gguf import read_gguf
 
 OUTER = {"token_embd.weight": EMBED, "output_norm.weight": NORM, "output.weight": HEAD}

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ..byte_pairs import BytePairTokenizer
-from ..files import check_kind, read_json, write_together
-from ..model import HEAD, Llama, ModelConfig
-from ..rotation import Llama3Scaling
-from ..tokenizer import CharTokenizer, ForeignTokenizer
+from ..llama.model import HEAD, Llama, ModelConfig
+from ..llama.rotation import Llama3Scaling
+from ..support.files import check_kind, read_json, write_together
+from ..text.byte_pairs import BytePairTokenizer
+from ..text.tokenizer import CharTokenizer, ForeignTokenizer
 from .safetensors import array_bytes, read_weights, refuse_pickles
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"

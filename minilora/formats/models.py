@@ -3,9 +3,9 @@
 import importlib.util
 from pathlib import Path
 
-from .. import kernels
-from ..files import data_folder
-from ..model import Llama
+from .. import fast as kernels
+from ..llama.model import Llama
+from ..support.files import data_folder
 from . import gguf_llama, huggingface
 from .safetensors import refuse_pickles
 

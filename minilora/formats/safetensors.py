@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from ..files import write_atomically
+from ..support.files import write_atomically
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")  # endings of what torch.save and pickle write
 WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes of a number, by the header's word for it

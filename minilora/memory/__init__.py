@@ -4,7 +4,8 @@ step: the ledger, by category · saved: what the tape keeps, by name · tables, 
 whatif: pairs that keep more than they need · savers: memory for time
 """
 
-from .saved import Saved, arrays_in, by_kind, cache_names, saved_arrays
+from ..support.meta import arrays_in
+from .saved import Saved, by_kind, cache_names, saved_arrays
 from .step import CATEGORIES, Ledger, largest, ledger, measure, predict, shadow
 
 __all__ = [

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import plots
-from ..choices import DEFAULT_TARGETS
-from ..files import write_atomically
+from ..llama.model import ModelConfig
 from ..methods import METHODS
-from ..model import ModelConfig
+from ..support import plots
+from ..support.files import write_atomically
+from ..tuning.choices import DEFAULT_TARGETS
 from .step import Ledger, ledger
 from .whatif import REFERENCE
 

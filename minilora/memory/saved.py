@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..engine import Node
-from ..meta import Meta, is_array
+from ..support.meta import Meta, arrays_in
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,6 @@ def cache_names(forward: Callable) -> tuple[str, ...]:
         return ()
     cache = returns[-1].elts[1]
     return tuple(ast.unparse(e) for e in (cache.elts if isinstance(cache, ast.Tuple) else [cache]))
-
-
-def arrays_in(cache) -> list:
-    """The arrays of a cache: of one array, or of nested tuples."""
-    if is_array(cache):
-        return [cache]
-    return [a for part in cache for a in arrays_in(part)] if isinstance(cache, tuple | list) else []
 
 
 def storage(a) -> tuple[int, int]:

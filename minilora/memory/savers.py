@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..adapters import Tuned
 from ..engine import Node, Tensor, backward
 from ..methods import METHODS
-from ..optim import AdamW
-from ..plots import human
+from ..support.plots import human
+from ..tuning.adapters import Tuned
+from ..tuning.optim import AdamW
 from .step import Ledger, measure, predict, shadow
 
 

@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from .. import kernels as K
-from .. import meta
-from ..adapters import Tuned, attach
+from .. import fast as K
 from ..engine import Tensor, backward, tape
-from ..meta import Meta, is_array
-from ..model import Llama, ModelConfig
-from ..optim import AdamW
-from ..values import whole
+from ..llama.model import Llama, ModelConfig
+from ..support import meta
+from ..support.meta import Meta, is_array
+from ..support.values import whole
+from ..tuning.adapters import Tuned, attach
+from ..tuning.optim import AdamW
 from .saved import Saved, saved_arrays, storage, storages
 
 CATEGORIES = ("weights", "gradients", "optimizer", "activations")

@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..adapters import attach
 from ..formats.models import load_model
+from ..llama.model import ModelConfig
 from ..methods import METHODS
-from ..model import ModelConfig
-from ..plots import human
+from ..support.plots import human
+from ..tuning.adapters import attach
 from .saved import by_kind
 from .savers import savers
 from .step import CATEGORIES, Ledger, largest, ledger, measure

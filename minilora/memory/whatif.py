@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from .. import ops
-from ..choices import find_method
 from ..engine import Op
+from ..llama.model import ModelConfig
 from ..methods import METHODS
 from ..methods.dropout import mask
-from ..model import ModelConfig
-from ..plots import human
+from ..support.plots import human
+from ..tuning.choices import find_method
 from .step import ledger
 
 P = 0.1  # the dropout of the cases that have one

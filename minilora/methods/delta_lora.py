@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from .. import kernels as K
-from ..values import whole
+from .. import fast as K
+from ..support.values import whole
 from . import lora
 
 

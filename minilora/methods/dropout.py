@@ -5,8 +5,8 @@ Used on the adapter's input by LoRA, LoRA-FA and VeRA: y = x Wᵀ + adapter(x ·
 
 import numpy as np
 
-from .. import kernels as K
-from ..meta import filled
+from .. import fast as K
+from ..support.meta import filled
 
 
 def mask(p, key, x, width=None):

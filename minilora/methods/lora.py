@@ -7,9 +7,9 @@ import math
 
 import numpy as np
 
-from .. import kernels as K
+from .. import fast as K
 from ..engine import Op
-from ..meta import filled
+from ..support.meta import filled
 from .base import Method, PeftFormat
 from .dropout import check_probability, drop, mask, through_both
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .. import kernels as K
+from .. import fast as K
 from ..engine import Op
 from . import lora
 from .base import Method

@@ -3,7 +3,7 @@
 2023, arXiv:2305.13245).
 """
 
-from .. import kernels as K
+from .. import fast as K
 from ..engine import Op
 
 

@@ -2,7 +2,7 @@
 arXiv:2002.05202, eq. 6).
 """
 
-from .. import kernels as K
+from .. import fast as K
 from ..engine import Op
 
 

@@ -1,6 +1,6 @@
 """The linear layer, trained and frozen: what it must remember depends on which."""
 
-from .. import kernels as K
+from .. import fast as K
 from ..engine import Op
 
 

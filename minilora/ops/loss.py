@@ -8,9 +8,9 @@ at a time, and only for rows whose target counts.
 
 import numpy as np
 
-from .. import kernels as K
+from .. import fast as K
 from ..engine import Op
-from ..kernels.numpy_ref import IGNORED
+from ..fast.numpy_ref import IGNORED
 
 CHUNK = 128  # rows of logits that exist at once
 

@@ -1,6 +1,6 @@
 """Root-mean-square normalisation (Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4)."""
 
-from .. import kernels as K
+from .. import fast as K
 from ..engine import Op
 
 

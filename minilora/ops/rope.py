@@ -1,6 +1,6 @@
 """Rotary position embedding in the half-split layout (Su et al. 2021, arXiv:2104.09864, eq. 34)."""
 
-from .. import kernels as K
+from .. import fast as K
 from ..engine import Op
 
 

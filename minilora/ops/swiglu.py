@@ -1,6 +1,6 @@
 """The gated feed-forward's middle (Shazeer 2020, arXiv:2002.05202, eq. 6)."""
 
-from .. import kernels as K
+from .. import fast as K
 from ..engine import Op
 
 

@@ -17,9 +17,9 @@ small change is learned beside them.
 import numpy as np
 
 import minilora as ml
-from minilora import course, tasks
-from minilora.check import check
-from minilora.experiments import rates
+from minilora.check import check, course
+from minilora.lab import rates
+from minilora.text import tasks
 
 # %% [markdown]
 r"""

@@ -17,8 +17,8 @@ backward will read, and that is where the memory of training goes.
 import numpy as np
 
 import minilora as ml
-from minilora import course, engine, ops
-from minilora.check import check, check_pair
+from minilora import engine, ops
+from minilora.check import check, check_pair, course
 from minilora.memory import arrays_in
 
 # %% [markdown]

@@ -18,9 +18,10 @@ token, to which each layer adds something it read from the others.
 import numpy as np
 
 import minilora as ml
-from minilora import course, engine, ops, rotation
-from minilora.check import check, check_pair
-from minilora.tasks import all_once
+from minilora import engine, ops
+from minilora.check import check, check_pair, course
+from minilora.llama import rotation
+from minilora.text.tasks import all_once
 
 # %% [markdown]
 r"""

@@ -17,8 +17,7 @@ Young 1936. *The one idea*: what fine-tuning adds is a sum of few directions.
 import numpy as np
 
 import minilora as ml
-from minilora import course
-from minilora.check import check
+from minilora.check import check, course
 
 # %% [markdown]
 r"""

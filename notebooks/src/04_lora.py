@@ -17,11 +17,11 @@ section 4.1. *The one idea*: the change of a weight, as a product of two thin ma
 import numpy as np
 
 import minilora as ml
-from minilora import course, ops
-from minilora.check import check, check_pair
+from minilora import ops
+from minilora.check import check, check_pair, course
 from minilora.memory import CATEGORIES
 from minilora.methods import lora
-from minilora.train import gradients
+from minilora.tuning.train import gradients
 
 # %% [markdown]
 r"""

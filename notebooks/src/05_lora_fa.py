@@ -17,8 +17,8 @@ When you are done you can
 import numpy as np
 
 import minilora as ml
-from minilora import course, ops
-from minilora.check import check, check_pair
+from minilora import ops
+from minilora.check import check, check_pair, course
 from minilora.methods import lora_fa
 
 # %% [markdown]

@@ -17,8 +17,7 @@ section 3.3. *The one idea*: random directions are free; train only how much of 
 import numpy as np
 
 import minilora as ml
-from minilora import course
-from minilora.check import check, check_pair
+from minilora.check import check, check_pair, course
 from minilora.methods import lora, vera
 
 # %% [markdown]

@@ -17,8 +17,7 @@ When you are done you can
 import numpy as np
 
 import minilora as ml
-from minilora import course
-from minilora.check import check, check_pair
+from minilora.check import check, check_pair, course
 from minilora.methods import delta_lora
 
 # %% [markdown]

@@ -17,8 +17,7 @@ When you are done you can
 import numpy as np
 
 import minilora as ml
-from minilora import course
-from minilora.check import check
+from minilora.check import check, course
 from minilora.methods import lora, lora_plus
 
 # %% [markdown]

@@ -19,10 +19,11 @@ from collections import OrderedDict
 
 import numpy as np
 
-from minilora import course, files, kernels
-from minilora.check import check
-from minilora.kernels.ladder import LADDER
-from minilora.kernels.tile import plain_tile
+from minilora import fast as kernels
+from minilora.check import check, course
+from minilora.fast.ladder import LADDER
+from minilora.fast.tile import plain_tile
+from minilora.support import files
 
 # %% [markdown]
 r"""

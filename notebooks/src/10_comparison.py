@@ -16,9 +16,9 @@ When you are done you can
 # %%
 import numpy as np
 
-from minilora import course, files, plots, report, table
-from minilora.check import check
-from minilora.experiments import rates
+from minilora.check import check, course
+from minilora.lab import rates, report, table
+from minilora.support import files, plots
 
 # %% [markdown]
 r"""

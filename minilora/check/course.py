@@ -1,0 +1,90 @@
+"""What the notebooks show: a figure with its caption, and a control beside its static twin."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from ..methods import METHODS
+from ..support import plots
+
+STATIC = "MINILORA_STATIC"  # set where notebooks are built: no control is shown that cannot move
+
+
+@contextlib.contextmanager
+def figure(
+    caption: str, width: float = 9, height: float = 4.5, columns: int = 1, **how: Any
+) -> Iterator[Any]:
+    """Axes in the house style, for a with block; afterwards the figure is shown, and its caption.
+
+    width, height: inches; columns: panels side by side, which gives an array of axes; how: for
+    `subplots`.
+    """
+    with plots.style():
+        drawn = plots.canvas(width, height)
+        yield drawn.subplots(1, columns, **how)
+        for axes in drawn.axes:
+            for axis in (axes.xaxis, axes.yaxis):
+                if axis.get_scale() == "log":
+                    _plain_numbers(axis)
+    show(drawn, caption)
+
+
+def _plain_numbers(axis) -> None:
+    """0.1, 20 and 1,000 on a logarithmic axis, in place of powers of ten."""
+    from matplotlib.ticker import LogLocator
+
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,), numticks=12))
+    axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
+    axis.set_minor_formatter("")
+
+
+def show(drawn, caption: str) -> None:
+    """A figure as a PNG, and below it what to see in it."""
+    from IPython.display import Image, Markdown, display
+
+    display(Image(plots.png(drawn), alt=caption), Markdown(f"**Figure.** {caption}"))
+
+
+def look(name: str) -> dict[str, str]:
+    """A method's own colour, marker and title, as keywords for `plot`."""
+    colour, marker = plots.looks([name])[name]
+    return {"color": colour, "marker": marker, "label": METHODS[name].title}
+
+
+def explore(draw: Callable[..., None], **values: list) -> None:
+    """Sliders over the values, each redrawing by draw(**chosen); a line of text where none can be.
+
+    The first value of each list is the one that the figure above shows.
+    """
+    names = ", ".join(values)
+    if os.environ.get(STATIC):
+        print(f"In a running notebook, sliders for {names} stand here.")
+        return
+    try:
+        from ipywidgets import SelectionSlider, interact
+    except ImportError:
+        print(f"For sliders over {names}: pip install ipywidgets")
+        return
+    sliders = {
+        name: SelectionSlider(options=sorted(v), value=v[0], description=name)
+        for name, v in values.items()
+    }
+    interact(draw, **sliders)
+
+
+def race(calls: Mapping[str, Callable[[], Any]], flops: float, rounds: int = 7) -> None:
+    """Print each call's rate on this machine, in turn; where notebooks are built, that it would.
+
+    flops: operations of a call. Times differ from run to run, and a built notebook does not.
+    """
+    if os.environ.get(STATIC):
+        print(f"In a running notebook, this machine's rates for {', '.join(calls)} stand here.")
+        return
+    from statistics import median
+
+    from ..bench.ladder import race as taken
+
+    for name, seconds in taken(calls, rounds).items():
+        print(f"{name:15} {flops / median(seconds) / 1e9:6.1f} GFLOP/s")

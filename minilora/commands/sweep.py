@@ -1,0 +1,87 @@
+"""sweep: many small runs side by side."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..methods import METHODS
+from .arguments import command, names, read_number, read_whole
+
+Reader = Callable[[str, str], Any]  # option and text -> a value
+
+
+def _targets(name: str, text: str) -> list[str] | str:
+    """q_proj+v_proj -> both; all-linear."""
+    found = names(text.replace("+", ","))
+    return found if isinstance(found, str) else list(found)
+
+
+# Axes of the grid: their reader, what they start from (None: absent), and what they are.
+AXES: dict[str, tuple[Reader, str | None, str]] = {
+    "method": (lambda _, text: text, ",".join(METHODS), "techniques"),
+    "task": (lambda _, text: text, "past", "of the word lab"),
+    "train_size": (read_whole, "300", "words to train on"),
+    "rank": (read_whole, "4", "ranks, of what has one; VeRA too"),
+    "targets": (_targets, "q_proj+v_proj", "linears, + between those of one set; all-linear"),
+    "lr": (read_number, None, "learning rates (each method's on record)"),
+    "ratio": (read_number, None, "LoRA+'s: B's rate by A's"),
+    "update_ratio": (read_number, None, "Delta-LoRA's λ"),
+    "start_step": (read_whole, None, "Delta-LoRA's K: steps before W moves"),
+    "steps": (read_whole, "150", "optimizer steps"),
+    "batch_size": (read_whole, "32", "words"),
+    "seed": (read_whole, "0,1,2", "initialisations and batch orders"),
+}
+
+
+def add(commands) -> None:
+    """Put these commands on the parser."""
+    p = command(
+        commands,
+        "sweep",
+        sweep,
+        "a grid of runs of the word lab, a JSON line each; every axis a list with commas",
+    )
+    for name, (_, start, what) in AXES.items():
+        of = f" ({start})" if start else ""
+        p.add_argument(f"--{_dashed(name)}", metavar="A,B,…", help=what + of)
+    p.add_argument(
+        "--out", type=Path, default=Path("runs/sweep.jsonl"), help="the record (%(default)s)"
+    )
+    running(p)
+
+
+def running(p: argparse.ArgumentParser) -> None:
+    """The options that say where the cells run."""
+    p.add_argument("--jobs", type=int, help="processes of one thread (one a core)")
+    p.add_argument("--dask", metavar="ADDRESS", help="a scheduler, tcp://…, or local")
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def axes_of(a: argparse.Namespace) -> dict[str, list[Any]]:
+    """The axes that the command line gave, and those that have a start."""
+    found = {}
+    for name, (read, start, _) in AXES.items():
+        text = start if getattr(a, name) is None else getattr(a, name)
+        if text is None:
+            continue
+        option = f"--{_dashed(name)}"
+        values = [read(option, part.strip()) for part in text.split(",") if part.strip()]
+        if not values:
+            raise ValueError(f"{option}: got {text!r}, wanted at least one value")
+        found[name] = values
+    return found
+
+
+def sweep(a: argparse.Namespace) -> None:
+    """Run the cells that are missing, then print the best settings of each method."""
+    from ..lab import cells, sweep
+
+    grid = sweep.sweep_cells(axes_of(a))
+    print(f"{len(grid)} cells into {a.out}", flush=True)
+    records = cells.run(sweep.word_run, grid, a.out, jobs=a.jobs, dask=a.dask, title="sweep")
+    print(sweep.table(records))
+

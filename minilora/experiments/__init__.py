@@ -1,1 +1,0 @@
-"""Questions put to the techniques: each file turns settings into plain records."""

@@ -1,0 +1,1 @@
+"""Comparisons of techniques: many small runs, their settings, tables, figures and pages."""

@@ -1,0 +1,264 @@
+"""Many small runs side by side: a cell is a dict of plain settings, its record what a function made
+of them.
+
+A cell runs in a process of one thread: many small runs are faster side by side than each on all
+cores. joblib does the running, on this machine or on a Dask cluster.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from .. import __version__
+from ..bench import machine
+from ..support.files import check_kind, make_folder, parse_json, read_text, write_atomically
+from ..support.values import whole
+
+Cell = dict[str, Any]  # plain settings, seed and all: the function's arguments by name
+Record = dict[str, Any]  # {"cell", "result", "seconds" of one processor, "made_by"}
+START = '{"cell": {'  # of every line
+ONE_THREAD = ("NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def run(
+    function: Callable[..., Any],
+    cells: Iterable[Cell],
+    path: str | Path | None = None,
+    *,
+    jobs: int | None = None,
+    dask: str | None = None,
+    title: str = "cells",
+    progress: bool | None = None,
+    report: Callable[[Record], None] = lambda record: None,
+) -> list[Record]:
+    """function(**cell) for every cell  ->  their records, in the order of the cells.
+
+    function: stands at the top of a module, takes and returns what JSON can hold, and gives the
+    same bits for the same cell. path: a file of JSON lines that each record is added to as it ends;
+    a cell that is in it is not run again, so that an interrupted sweep goes on where it stopped;
+    records of other cells stay, before these.
+    jobs: processes, as many as there are cores where None. dask: a scheduler's address, tcp://…, or
+    "local" for a cluster of so many workers here. progress: a bar (None: only on a terminal).
+    report: called with each new record. Raises ValueError where path is no such file.
+    """
+    cells = list(cells)
+    jobs = None if jobs is None else whole("cells: jobs", jobs, 1)
+    done = {_key(r["cell"]): r for r in _before(path)}
+    missing = [cell for key, cell in {_key(c): c for c in cells}.items() if key not in done]
+    bar = tqdm(
+        total=len(cells),
+        initial=len(cells) - len(missing),
+        desc=title,
+        disable=None if progress is None else not progress,
+        leave=False,
+    )
+    calls = [(function, cell, made_by()) for cell in missing]
+    with bar, contextlib.closing(each(_record, calls, jobs, dask)) as outcomes:
+        for _, record in outcomes:
+            done[_key(record["cell"])] = record
+            if path:
+                _append(path, record)
+            report(record)
+            bar.update()
+    keys = [_key(cell) for cell in cells]
+    if path and missing:  # in the cells' order, whichever ended first; and no broken last line
+        others = [key for key in done if key not in set(keys)]
+        write(path, [done[key] for key in dict.fromkeys([*others, *keys])])
+    return [done[key] for key in keys]
+
+
+def read(path: str | Path) -> list[Record]:
+    """The records in a file; a last line that was cut off while it was written does not count.
+
+    Raises FileNotFoundError, or ValueError naming the line that is no record.
+    """
+    text = read_text(path)
+    whole = text[: text.rfind("\n") + 1]
+    cut_off = text[len(whole) :][: len(START)]
+    if cut_off != START[: len(cut_off)]:
+        raise ValueError(f"{path}: its last line, {cut_off!r}…, is not the start of a record")
+    records = []
+    for number, line in enumerate(whole.splitlines(), 1):
+        record = parse_json(f"{path} line {number}", line)
+        check_kind(f"{path} line {number}", "it", record, {"cell": dict, "made_by": dict})
+        check_kind(f"{path} line {number}", "it", record, {"seconds": float})
+        if "result" not in record:
+            raise ValueError(f"{path} line {number}: no result in it")
+        records.append(record)
+    return records
+
+
+def write(path: str | Path, records: Sequence[Record]) -> None:
+    """A file of these records, a line each, whole."""
+    write_atomically(path, "".join(json.dumps(r) + "\n" for r in records).encode())
+
+
+def grid(**axes: Any) -> list[Cell]:
+    """One cell for every combination; an axis is a list or tuple, anything else holds for all.
+
+    grid(method=["lora", "vera"], seed=[0, 1], lr=0.01)  ->  four cells, the last axis fastest.
+    """
+    cells: list[Cell] = [{}]
+    for name, values in axes.items():
+        choices = values if isinstance(values, list | tuple | range) else [values]
+        cells = [{**cell, name: value} for cell in cells for value in choices]
+    return cells
+
+
+def _before(path: str | Path | None) -> list[Record]:
+    """What an earlier run left in the file; says now where no file can be written there."""
+    if path is None:
+        return []
+    make_folder(Path(path).parent)
+    if not Path(path).exists():
+        return []
+    records = read(path)
+    _cut_broken_line(path)
+    return records
+
+
+def _key(cell: Cell) -> str:
+    return json.dumps(cell, sort_keys=True)
+
+
+def _cut_broken_line(path: str | Path) -> None:
+    """Take off what an interruption left of a last line, so that the next can follow."""
+    with open(path, "rb+") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def _append(path: str | Path, record: Record) -> None:
+    """A line at the end of a file."""
+    with open(path, "ab") as file:
+        file.write(json.dumps(record).encode() + b"\n")
+
+
+def each(
+    function: Callable[..., Any],
+    calls: Sequence[tuple],
+    jobs: int | None = None,
+    dask: str | None = None,
+) -> Generator[tuple[int, Any], None, None]:
+    """function(*call) of every call, in processes of one thread  ->  (its place, its answer), as
+    they end. jobs, dask: as for `run`.
+    """
+    if not calls:
+        return
+    import joblib
+
+    jobs = min(jobs or cores(), len(calls))
+    if jobs == 1 and dask is None:
+        yield from _one_by_one(function, calls)
+        return
+    at_once = -1 if dask else jobs  # as many as a cluster has workers
+    work = (joblib.delayed(_placed)(i, function, call) for i, call in enumerate(calls))
+    with _workers(jobs, dask):
+        parallel = joblib.Parallel(n_jobs=at_once, return_as="generator_unordered", batch_size=1)
+        yield from parallel(work)
+
+
+def _one_by_one(function, calls):
+    """The calls in one process of one thread. joblib would run a single job in this process, where
+    BLAS has all its threads and so adds in another order.
+    """
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    with ProcessPoolExecutor(max_workers=1, env=dict.fromkeys(ONE_THREAD, "1")) as process:
+        for i, call in enumerate(calls):
+            yield i, process.submit(function, *call).result()
+
+
+def cores() -> int:
+    """How many of the machine's this process may use."""
+    import joblib
+
+    return joblib.cpu_count()
+
+
+def _placed(place, function, call):
+    return place, function(*call)
+
+
+@contextlib.contextmanager
+def _workers(jobs: int, dask: str | None) -> Iterator[None]:
+    """What joblib runs on inside: processes of this machine, or the workers of a Dask cluster."""
+    import joblib
+
+    if dask is None:
+        with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
+            yield
+        return
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        raise ValueError("--dask: Dask is not installed: pip install 'minilora[dask]'") from None
+    with contextlib.ExitStack() as stack:
+        address: Any = dask
+        if dask == "local":
+            local = LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
+            address = stack.enter_context(local)
+        try:
+            client = stack.enter_context(Client(address, timeout=10))  # seconds
+        except (OSError, ValueError) as error:
+            raise ValueError(f"--dask: no scheduler at {dask!r} ({error})") from None
+        client.run(_one_thread)
+        with joblib.parallel_config(backend="dask"):
+            yield
+
+
+def _one_thread() -> None:
+    """Before this process loads Numba and BLAS."""
+    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+
+
+def _record(function, cell: Cell, origin: dict[str, Any]) -> Record:
+    """Run in the worker. "cell" comes first: see START."""
+    start = _processor_seconds()
+    result = function(**cell)
+    seconds = round(_processor_seconds() - start, 2)
+    return {"cell": cell, "result": result, "seconds": seconds, "made_by": origin}
+
+
+def _processor_seconds() -> float:
+    """Of this process and of those that it started: what else the machine does is not in it."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
+
+
+@functools.cache
+def made_by() -> dict[str, Any]:
+    """What a record depends on beside its cell: versions, the checkout's commit, the processor."""
+    versions = {k: v for k, v in machine.versions().items() if k in ("numpy", "numba")}
+    return {
+        "minilora": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        **versions,
+        "processor": machine.processor(),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that the package stands in, "+" where files differ from it; None
+    for an installed package.
+    """
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():
+        return None
+
+    def git(*words: str) -> str:
+        out = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True)
+        return out.stdout.strip()
+
+    with contextlib.suppress(OSError):
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "minilora", "studies")
+        return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+    return None

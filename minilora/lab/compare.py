@@ -1,0 +1,185 @@
+"""The main job: every technique on the same words, the same batches, the same budget;
+who learned what, at what cost.
+"""
+
+import contextlib
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..llama.model import Llama
+from ..support.values import number, whole
+from ..text import nouns, tasks
+from ..tuning.checkpoints import fingerprint
+from . import rates
+from .cells import cores, each
+from .runs import EXAMPLES, Words, lab, load_words, seed_run, the_model, took
+from .settings import SCRATCH, STARTS, Settings
+
+__all__ = ["SCRATCH", "STARTS", "Settings", "compare"]
+
+SMALL = 64 << 20  # bytes of a model's arrays, below which its runs go side by side
+
+
+def rows(settings: Settings) -> tuple[str, ...]:
+    """What is trained: the methods, and the same model from scratch."""
+    return (*settings.methods, SCRATCH) if settings.scratch else settings.methods
+
+
+def compare(
+    settings: Settings,
+    lr: Mapping[str, float] | None = None,
+    out: str | Path | None = None,
+    report: Callable[[str, dict], None] = lambda name, record: None,
+    ready: Callable[[], None] = lambda: None,
+    record: Mapping[str, Any] | None = None,
+    jobs: int | None = None,
+) -> dict[str, Any]:
+    """Run everything; returns the results of results.json. `report(name, record)` is called as each
+    row is done, `ready()` once everything is checked, before the first.
+
+    lr: method -> learning rate ("scratch" too), in place of what `tune` chose. out: a folder for
+    the adapters of the first seed. record: of `tune` (see `rates.read`); the committed one where
+    None. jobs: how many runs side by side, each on one thread; 1: one after the other on all
+    threads; None: one a core for a small model, 1 for a large one. Raises ValueError where a method
+    has no rate, or cannot be run.
+    """
+    lr, record = dict(lr or {}), record or rates.read()
+    chosen = _chosen(settings, lr, record)
+    model = the_model(settings.base)
+    words, crc32 = load_words(settings), fingerprint(model)
+    for name in settings.methods:  # says now what a method does not take
+        settings.attach(model, name, 0)
+    jobs = _side_by_side(jobs, model, settings)
+    ready()
+    start = time.perf_counter()
+    scores = references(model, words, settings)
+    results: dict[str, Any] = {
+        "base": {
+            "name": settings.base,
+            "parameters": sum(a.size for a in model.params.values()),
+            "crc32": crc32,
+        },
+        "rates": {
+            "given": sorted(lr),
+            "differences": rates.differences(settings, crc32, record),
+        },
+        "task": settings.task,
+        "settings": {
+            **dataclasses.asdict(settings),
+            "train_size": len(words.train),
+            "validation_size": len(words.validation),
+            "test_size": len(words.test),
+        },
+        "references": scores,
+        "methods": {},
+        "took": {"base": took(start), "jobs": jobs},
+    }
+    examples = [{"prompt": p, "right": list(right)} for p, right in words.test[:EXAMPLES]]
+    results["examples"] = [{**example, "answers": {}} for example in examples]
+    for name, found in _rows_as_they_end(settings, chosen, out, jobs):
+        for example, answer in zip(results["examples"], found.pop("answers")):
+            example["answers"][name] = answer
+        if name == SCRATCH:
+            results["references"][SCRATCH] = found["exact_match"]
+            results[SCRATCH] = found
+        else:
+            results["methods"][name] = found
+        report(name, found)
+    results["took"] |= took(start)
+    return results
+
+
+def _side_by_side(jobs: int | None, model: Llama, settings: Settings) -> int:
+    """How many runs at a time. Small models: one a core, where each on all cores wastes most of
+    them; large ones one after the other, since each has all of its arrays in memory.
+    """
+    runs = len(rows(settings)) * settings.seeds
+    if jobs is not None:
+        return min(whole("compare: jobs", jobs, 1), runs)
+    small = sum(a.nbytes for a in model.params.values()) < SMALL
+    return min(cores(), runs) if small else 1
+
+
+def _chosen(settings, lr, record) -> dict[str, float]:
+    """The rate of each row, given or on record; raises ValueError where one is missing or out of
+    place.
+    """
+    names = rows(settings)
+    if foreign := [name for name in lr if name not in names]:
+        raise ValueError(f"compare: a rate for {foreign[0]}, which is not run: {', '.join(names)}")
+    for name, rate in lr.items():
+        number(f"compare: the rate of {name}", rate, above=0)
+    chosen = {name: c["lr"] for name, c in rates.chosen_for(settings.task, record).items()} | lr
+    if missing := [name for name in names if name not in chosen]:
+        raise ValueError(
+            f"compare: no learning rate for {', '.join(missing)}; give --lr {missing[0]}=RATE, or "
+            "choose one by minilora tune and give its record as --rates"
+        )
+    return chosen
+
+
+def references(model: Llama, words: Words, settings: Settings) -> dict[str, float]:
+    """Exact match of the untrained base and of the rules that the task has, over all held-out
+    words.
+    """
+    scores = {"base": lab(settings.task).exact_match(model, words.test)}
+    if settings.task == nouns.NAME:
+        return scores | {"untrained_base_best_of_ten": nouns.best_of_ten(model, words.test)}
+    for name in tasks.TASKS[settings.task].rules:
+        scores[name] = tasks.score_rule(tasks.RULES[name], words.test)
+    return scores
+
+
+def _rows_as_they_end(settings, chosen, out, jobs) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, record) of each row, in their order, each once all of its seeds are done."""
+    calls = [
+        (settings, name, chosen[name], seed, _folder(out, name) if seed == 0 else None)
+        for name in rows(settings)
+        for seed in range(settings.seeds)
+    ]
+    done: dict[int, dict[str, Any]] = {}
+    waiting = list(rows(settings))
+    one_by_one = ((i, seed_run(*call)) for i, call in enumerate(calls))
+    with contextlib.closing(one_by_one if jobs == 1 else each(seed_run, calls, jobs)) as outcomes:
+        for place, found in outcomes:
+            done[place] = found
+            first = settings.seeds * (len(rows(settings)) - len(waiting))
+            while waiting and all(first + n in done for n in range(settings.seeds)):
+                yield waiting.pop(0), together([done[first + n] for n in range(settings.seeds)])
+                first += settings.seeds
+
+
+def _folder(out, name) -> Path | None:
+    return Path(out) / "adapters" / name if out and name != SCRATCH else None
+
+
+def together(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """A row's record out of what its seeds gave; the answers are the first one's."""
+    scores = [run["score"] for run in runs]
+    peaks = [run["took"]["resident_peak"] for run in runs if run["took"]["resident_peak"]]
+    return {
+        **runs[0]["about"],
+        "exact_match": statistics.fmean(scores),
+        "exact_match_sd": statistics.stdev(scores) if len(scores) > 1 else 0.0,
+        "seeds": scores,
+        "loss": statistics.fmean(run["loss"] for run in runs),
+        "ms_per_step": 1e3 * statistics.median(s for run in runs for s in run["seconds"]),
+        "took": {
+            "seconds": sum(run["took"]["seconds"] for run in runs),
+            "resident_peak": max(peaks, default=None),
+        },
+        "curve": mean_curve([run["curve"] for run in runs]),
+        "answers": runs[0]["answers"],
+    }
+
+
+def mean_curve(curves) -> list[list[float]]:
+    """[step, training loss since the point before, validation loss], mean over the runs."""
+    return [
+        [points[0][0], *(statistics.fmean(values) for values in zip(*(p[1:] for p in points)))]
+        for points in zip(*curves)
+    ]

@@ -1,0 +1,279 @@
+"""A comparison as one HTML page that needs no other file: to read, to project, to print."""
+
+import base64
+import shlex
+import string
+from collections.abc import Iterable, Mapping
+from html import escape
+from typing import Any
+
+from ..support.plots import PARTS, human, rows
+from .table import COLUMNS, Record, notes_on, references, score, standard_error, task_title
+
+TITLES = {  # figure -> its heading
+    "convergence": "Who learns how fast",
+    "accuracy": "What the numbers buy",
+    "memory": "Where the memory goes",
+}
+
+CAPTIONS = {  # figure -> how to read it, and what to look for
+    "convergence": (
+        "Mean cross-entropy over the seeds, on a logarithmic scale: left on validation words, "
+        "which nobody trains on, right on the batches since the point before. Look for who comes "
+        "down first and who furthest, and where a line on the left has stopped while the one on "
+        "the right goes on falling: from there the training words are learned by heart."
+    ),
+    "accuracy": (
+        "Held-out words answered exactly, against the numbers that the optimizer moves. A point "
+        "is the mean over the seeds, its bar one standard deviation each way; equally many numbers "
+        "stand side by side. Dotted lines do without the base or without training. Look for how "
+        "much accuracy more numbers buy, and whether any row beats a rule written by hand."
+    ),
+    "memory": (
+        "Bytes that one training step holds. Left, stacked: look for the largest part, and for how "
+        "much of the whole bar a technique saves. Right, each part by itself on a logarithmic "
+        "scale: look for what shrinks by orders of magnitude. 1 MiB = 1,048,576 bytes. The parts "
+        "need not be held at one moment, so the length of a bar is no peak."
+    ),
+}
+
+PAGE = string.Template("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>$title</title>
+<style>
+:root { color-scheme: light dark; --ink: #1c1e21; --soft: #5a6068; --paper: #ffffff;
+  --line: #d5d9de; --band: #f4f6f8; --right: #0b6b3a; --wrong: #a3241c; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e8eb; --soft: #a3aab3; --paper: #16181b;
+  --line: #3a3f46; --band: #202328; --right: #6fd39b; --wrong: #ff9b90; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 72rem; color: var(--ink);
+  background: var(--paper); font: 1rem/1.55 system-ui, sans-serif; }
+h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .6rem; }
+h2 { font-size: 1.25rem; margin: 2.4rem 0 .6rem; }
+p, li, figcaption { max-width: 48rem; }
+.lead { font-size: 1.15rem; }
+.soft, figcaption, caption { color: var(--soft); font-size: .92rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums; }
+caption { text-align: left; padding-bottom: .5rem; }
+th, td { padding: .3rem .45rem; text-align: right; white-space: nowrap;
+  border-bottom: 1px solid var(--line); }
+thead th { vertical-align: bottom; }
+thead tr.groups th { text-align: center; font-weight: 400; color: var(--soft); }
+th[scope=row], .text th, .text td, thead th:first-child { text-align: left; }
+.text th { white-space: normal; }
+.text { font-size: .8rem; }
+tbody tr:nth-child(even) { background: var(--band); }
+.right { color: var(--right); }
+.wrong { color: var(--wrong); font-weight: 600; }
+figure { margin: 0; }
+figure img { display: block; width: 100%; min-width: 40rem; background: #fff; border-radius: 6px; }
+figcaption { margin-top: .5rem; }
+pre { padding: .8rem 1rem; background: var(--band); border-radius: 6px; overflow-x: auto; }
+@media print { body { max-width: none; padding: 0; font-size: 10pt; }
+  table { font-size: 7.5pt; } th, td { padding: .15rem .25rem; } .wide { overflow: visible; }
+  pre { white-space: pre-wrap; }
+  figure img { min-width: 0; } figure, tr { break-inside: avoid; } h2 { break-after: avoid; } }
+</style>
+</head>
+<body>
+<header>
+<h1>$title</h1>
+<p class="lead">$headline</p>
+</header>
+<main>
+<section>
+<h2>All rows</h2>
+$table
+$notes
+</section>
+$figures
+<section>
+<h2>What they answer</h2>
+$answers
+</section>
+<section>
+<h2>How to get these numbers again</h2>
+$recipe
+</section>
+</main>
+</body>
+</html>
+""")
+
+
+def page(results: Record, images: Mapping[str, bytes]) -> str:
+    """The whole page; images: file name -> PNG, embedded."""
+    figures = [figure(results, name.removesuffix(".png"), png) for name, png in images.items()]
+    return PAGE.substitute(
+        title=escape(f"Fine-tuning compared: {task_title(results['task'])}"),
+        headline=escape(headline(results)),
+        table=rows_table(results),
+        notes="".join(f'<p class="soft">{escape(note)}</p>\n' for note in notes_on(results)),
+        figures="\n".join(figures),
+        answers=answers(results),
+        recipe=recipe(results),
+    )
+
+
+def headline(results: Record) -> str:
+    """The best row, the smallest and the references, in numbers."""
+    settings, methods = results["settings"], results["methods"].values()
+    total = results["base"]["parameters"]
+    best = max(methods, key=lambda r: r["exact_match"])
+    least = min(methods, key=lambda r: r["trainable"])
+    text = (
+        f"After {settings['steps']:,} steps on {settings['train_size']:,} words, {best['title']} "
+        f"answers {score(best)} of {settings['test_size']:,} held-out words exactly, "
+        f"training {best['trainable']:,} numbers (the base has {total:,})"
+    )
+    if least is not best:
+        text += f"; {least['title']} {score(least)}, training only {least['trainable']:,}"
+    return f"{text}. For comparison: {references(results)}."
+
+
+def rows_table(results: Record) -> str:
+    """The terminal's columns, and the standard error of each row."""
+    n = results["settings"]["test_size"]
+    groups = [
+        *COLUMNS,
+        ("", [("std. error", lambda r: f"{standard_error(r['exact_match'], n):.3f}")]),
+    ]
+    over = "".join(f'<th colspan="{len(c)}" scope="colgroup">{escape(t)}</th>' for t, c in groups)
+    columns = [column for _, part in groups for column in part]
+    heads = "".join(f'<th scope="col">{escape(head)}</th>' for head, _ in columns)
+    body = [_row(cell(record) for _, cell in columns) for record in rows(results).values()]
+    return _table(
+        f'<tr class="groups">{over}</tr>\n<tr>{heads}</tr>',
+        body,
+        "A row a technique; loss and exact match are means over its seeds.",
+    )
+
+
+def figure(results: Record, name: str, png: bytes) -> str:
+    """One figure with its heading, its numbers as alternative text, and what to see in it."""
+    data = base64.b64encode(png).decode()
+    return (
+        f"<section>\n<h2>{escape(TITLES[name])}</h2>\n<figure>\n"
+        f'<div class="wide"><img alt="{escape(alternative(results, name))}" '
+        f'src="data:image/png;base64,{data}"></div>\n'
+        f"<figcaption>{escape(CAPTIONS[name])}</figcaption>\n</figure>\n</section>"
+    )
+
+
+def alternative(results: Record, name: str) -> str:
+    """What a figure shows, in words and numbers."""
+    records = rows(results).values()
+    if name == "convergence":
+        first = "Lines of loss against optimizer steps. Validation loss after the last step"
+        parts = [f"{r['title']} {r['curve'][-1][2]:.3f}" for r in records]
+    elif name == "accuracy":
+        first = "Points of exact match against trainable numbers"
+        methods = results["methods"].values()
+        parts = [f"{r['title']} {r['exact_match']:.3f} with {r['trainable']:,}" for r in methods]
+    else:
+        first = "Bars of bytes by part"
+        parts = [
+            f"{r['title']} " + ", ".join(f"{part} {human(r['bytes'][part])}" for part in PARTS)
+            for r in records
+        ]
+    return f"{first}: {'; '.join(parts)}."
+
+
+def answers(results: Record) -> str:
+    """The examples with every row's answer: right ones ticked, wrong ones crossed."""
+    records = rows(results)
+    heads = ["word", "right", *(r["title"] for r in records.values())]
+    body = []
+    for example in results["examples"]:
+        cells = [f'<th scope="row">{escape(example["prompt"][1:-1])}</th>']
+        cells += [f"<td>{escape(' or '.join(example['right']))}</td>"]
+        for name in records:
+            answer = example["answers"][name]
+            good = answer in example["right"]
+            look, mark = ("right", "✓") if good else ("wrong", "✗")
+            cells.append(f'<td class="{look}">{mark} {escape(answer) or "(nothing)"}</td>')
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    row = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
+    caption = f"The first {len(body)} held-out words, each row's first seed. ✓ right, ✗ wrong."
+    return _table(f"<tr>{row}</tr>", body, caption, "text")
+
+
+def recipe(results: Record) -> str:
+    """The command line, what it leaves at its default, every seed's score, and what ran it."""
+    seeds = range(results["settings"]["seeds"])
+    scores = [
+        _row([r["title"], f"{r['lr']:g}", *(f"{s:.4f}" for s in r["seeds"]), _options(r)])
+        for r in rows(results).values()
+    ]
+    heads = ["method", "learning rate", *(f"seed {s}" for s in seeds), "options"]
+    row = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
+    settings = {k.replace("_", " "): _plain(v) for k, v in results["settings"].items()}
+    return "\n".join(
+        [
+            f"<pre><code>{escape(command_line(results))}</code></pre>",
+            _table(f"<tr>{row}</tr>", scores, "Exact match of each seed."),
+            "<h3>Settings</h3>",
+            _pairs(settings),
+            "<h3>Made with</h3>",
+            _pairs(results.get("made_with", {})),
+        ]
+    )
+
+
+def command_line(results: Record) -> str:
+    """The command that makes these results again."""
+    s = results["settings"]
+    words = ["minilora", "compare", "--base", s["base"], "--task", s["task"]]
+    words += ["--methods", ",".join(s["methods"]), "--train-size", s["train_size"]]
+    words += ["--rank", s["rank"]]
+    for name, rank in s["ranks"].items():
+        words += ["--rank", f"{name}={rank}"]
+    words += ["--targets", _plain(s["targets"], ",")]
+    words += ["--steps", s["steps"], "--seeds", s["seeds"]]
+    for name, record in rows(results).items():
+        words += ["--lr", f"{name}={record['lr']!r}"]
+    return shlex.join(map(str, words))
+
+
+def _options(record):
+    alpha = {"alpha": record["alpha"]} if record["alpha"] else {}
+    return _plain({**alpha, **record["options"]})
+
+
+def _plain(value: Any, separator: str = ", ") -> str:
+    """A setting as a reader writes it."""
+    if isinstance(value, Mapping):
+        value = [f"{k} = {_plain(v)}" for k, v in value.items()] or ["–"]
+    if isinstance(value, list | tuple):
+        return separator.join(map(_plain, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _row(cells: Iterable[str]) -> str:
+    """A table's row: the first cell is its heading."""
+    first, *others = map(escape, cells)
+    return f'<tr><th scope="row">{first}</th>{"".join(f"<td>{c}</td>" for c in others)}</tr>'
+
+
+def _table(head: str, body: Iterable[str], caption: str, look: str = "") -> str:
+    """A table that scrolls by itself where the screen is narrow."""
+    lines = "\n".join(body)
+    return (
+        f'<div class="wide" role="region" aria-label="{escape(caption)}" tabindex="0">'
+        f'<table class="{look}">\n'
+        f"<caption>{escape(caption)}</caption>\n"
+        f"<thead>\n{head}\n</thead>\n<tbody>\n{lines}\n</tbody>\n</table></div>"
+    )
+
+
+def _pairs(named: Mapping[str, str]) -> str:
+    """Name and value, a line each."""
+    lines = [_row([name, str(value)]) for name, value in named.items()]
+    return (
+        f'<div class="wide"><table class="text"><tbody>\n{"".join(lines)}\n</tbody></table></div>'
+    )

@@ -1,0 +1,96 @@
+"""The record of learning rates that `tune` chose on validation words, and how far it holds for
+another comparison.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..support.files import data_folder, write_json
+
+DEFAULT_TASK = "past"  # whose rates serve a task that has no sweep of its own
+FREE = ("base", "seeds", "warmup")  # of the settings, what the rates may be used without
+
+ABSENT = ("methods", "scratch", "points")  # of the settings, what no rate depends on
+
+
+def default_path() -> Path:
+    """The committed record."""
+    return data_folder() / "results" / "tuning.json"
+
+
+def read(path: str | Path | None = None) -> dict[str, Any]:
+    """{"chosen": {task: {method: {"lr", "rank"}}}, "sweeps": {task: {"settings", "base_crc32",
+    "cells"}}}; empty ones where there is no file. Raises ValueError where it is damaged.
+    """
+    path = Path(path) if path else default_path()
+    if not path.is_file():
+        return {"chosen": {}, "sweeps": {}}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return {"chosen": dict(record["chosen"]), "sweeps": dict(record["sweeps"])}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: not a record of minilora tune ({error})") from None
+
+
+def choose(cells: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """method -> the rate and rank of the highest validation exact match; of equals, of the lower
+    validation loss.
+    """
+
+    def merit(cell):
+        loss = cell["validation_loss"]
+        return cell["validation_exact_match"], -float("inf") if loss is None else -loss
+
+    best: dict[str, Mapping[str, Any]] = {}
+    for cell in cells:
+        if cell["method"] not in best or merit(cell) > merit(best[cell["method"]]):
+            best[cell["method"]] = cell
+    return {name: {"lr": cell["lr"], "rank": cell["rank"]} for name, cell in best.items()}
+
+
+def add(path: str | Path, settings: Any, base_crc32: str, cells: list[dict[str, Any]]) -> None:
+    """Put cells into the record at path: a method's new ones in place of its old ones, everything
+    anew where the task was swept on another base or with other settings.
+    """
+    record, task = read(path), settings.task
+    about_it = {"settings": about(settings), "base_crc32": base_crc32}
+    old, new = record["sweeps"].get(task, {}), {cell["method"] for cell in cells}
+    if all(old.get(k) == v for k, v in json.loads(json.dumps(about_it)).items()):
+        cells = [cell for cell in old["cells"] if cell["method"] not in new] + cells
+    record["sweeps"][task] = {**about_it, "cells": cells}
+    record["chosen"][task] = choose(cells)
+    write_json(path, record)
+
+
+def about(settings: Any) -> dict[str, Any]:
+    """The settings as plain data, without what is run and how it is watched."""
+    return {k: v for k, v in dataclasses.asdict(settings).items() if k not in ABSENT}
+
+
+def chosen_for(task: str, record: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """method -> {"lr", "rank"}, of the task's own sweep, or of the default task's."""
+    return record["chosen"].get(task) or record["chosen"].get(DEFAULT_TASK, {})
+
+
+def differences(settings: Any, base_crc32: str, record: Mapping[str, Any]) -> list[str]:
+    """In what the sweep that the rates come from was another comparison, in words; [] where in
+    nothing.
+    """
+    sweep = record["sweeps"].get(settings.task) or record["sweeps"].get(DEFAULT_TASK)
+    if not sweep:
+        return ["no sweep is on record"]
+    mine = json.loads(json.dumps(about(settings)))
+    found = ["another base"] if sweep["base_crc32"] != base_crc32 else []
+    for name, was in sweep["settings"].items():
+        if name not in FREE and mine.get(name) != was:
+            found.append(f"{name.replace('_', ' ')} {_in_words(was)} there")
+    return found
+
+
+def _in_words(value):
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v}" for k, v in value.items()) or "none"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

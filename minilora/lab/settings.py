@@ -1,0 +1,73 @@
+"""What a comparison depends on, and from what each task starts."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from ..formats.models import SMOLLM2
+from ..llama.model import Llama
+from ..methods import METHODS
+from ..text import nouns
+from ..tuning.adapters import Tuned, attach
+
+SCRATCH = "scratch"  # full fine-tuning of an untrained model: a row of its own beside the methods
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a comparison depends on, beside the learning rates."""
+
+    base: str = "base"  # the pretrained model: "base" or a folder
+    task: str = "past"
+    methods: tuple[str, ...] = tuple(METHODS)
+    train_size: int = 300  # words: the first by md5 of the lemma; validation is the next as many
+    steps: int = 150  # optimizer steps
+    batch_size: int = 32  # words
+    by_length: int = 8  # batches that share their words out by length: see tasks.batches
+    rank: int = 4  # of a technique that has one
+    ranks: Mapping[str, int] = dataclasses.field(
+        default_factory=dict
+    )  # method -> a rank of its own
+    targets: tuple[str, ...] | str = ("q_proj", "v_proj")
+    seeds: int = 3  # initialisations and batch orders
+    schedule: str = "linear"
+    warmup: int = 15  # steps
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    scratch: bool = True  # is the same model trained from scratch, too?
+    points: int = 15  # evaluations of the validation loss in a run
+
+    def rank_of(self, method: str) -> int | None:
+        """The method's own rank, or the common one; None for what has none, as from scratch."""
+        takes = METHODS[method].takes if method in METHODS else ()
+        return self.ranks.get(method, self.rank) if "rank" in takes else None
+
+    def attach(self, model: Llama, method: str, seed: int, **options) -> Tuned:
+        """The method on the model, with what of rank and targets it takes; alpha is 2·rank where
+        the options do not say it. The seed draws what the method initialises, VeRA's projections
+        too.
+        """
+        record = METHODS[method]
+        given = {"rank": self.rank_of(method), "targets": self.targets}
+        given = {k: v for k, v in given.items() if k in record.takes}
+        drawn = {"projection_prng_key": seed} if "projection_prng_key" in record.options else {}
+        return attach(model, method, seed=seed, **given, **drawn | options)
+
+
+# What a task starts from where it is not the word lab's: no row of SmolLM2 but on request moves all
+# of its weights.
+STARTS = {
+    nouns.NAME: Settings(
+        base=SMOLLM2,
+        task=nouns.NAME,
+        methods=tuple(name for name, record in METHODS.items() if not record.whole_model),
+        train_size=800,
+        steps=60,
+        batch_size=16,
+        warmup=6,
+        rank=8,
+        seeds=1,
+        scratch=False,
+        points=3,
+    )
+}

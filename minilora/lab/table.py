@@ -1,0 +1,179 @@
+"""A comparison in the terminal: what is said before it, as each row is done, and at its end."""
+
+import math
+import textwrap
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..methods import METHODS
+from ..support import plots
+from ..support.plots import human, rows
+from ..text import nouns, tasks
+
+Record = Mapping[str, Any]  # the results, or one row of them
+Column = tuple[str, Callable[[Record], str]]  # head, row -> cell
+
+WIDTH = 110  # columns of the terminal's table
+STEP, SCORING = 0.016, 1.5  # seconds of a step and of scoring a run, with the embedded base
+
+COLUMNS: list[tuple[str, list[Column]]] = [  # in groups, each with a title or none
+    (
+        "",
+        [
+            ("method", lambda r: r["title"]),
+            ("rank", lambda r: str(r["rank"] or "–")),
+            ("trainable", lambda r: _count(r["trainable"])),
+        ],
+    ),
+    (
+        "memory of one step",
+        [
+            ("weights", lambda r: human(r["bytes"]["weights"])),
+            ("gradients", lambda r: human(r["bytes"]["gradients"])),
+            ("optimizer", lambda r: human(r["bytes"]["optimizer"])),
+            ("saved", lambda r: human(r["bytes"]["activations"])),
+        ],
+    ),
+    ("", [("ms/step", lambda r: f"{r['ms_per_step']:.{1 if r['ms_per_step'] < 1000 else 0}f}")]),
+    (
+        "held-out words",
+        [("loss", lambda r: f"{r['loss']:.3f}"), ("exact match", lambda r: score(r))],
+    ),
+    ("", [("adapter", lambda r: human(r["adapter_bytes"]))]),
+]
+
+
+def opening(settings: Any) -> str:
+    """What will be done, and about how long it takes; settings: of experiments.compare."""
+    titles = ", ".join(METHODS[name].title for name in settings.methods)
+    runs = (len(settings.methods) + settings.scratch) * settings.seeds
+    seconds = runs * (settings.steps * STEP + SCORING)
+    scratch = "; and the same model from scratch" if settings.scratch else ""
+    about = f"; with the embedded base about {_duration(seconds)} on two cores"
+    time = about if settings.task in tasks.TASKS else ""
+    lines = [
+        f"{task_title(settings.task).capitalize()} from {settings.train_size:,} words, "
+        f"base {settings.base!r}: {titles}{scratch}.",
+        f"{many(runs, 'run')} ({many(settings.seeds, 'seed')} each) of {settings.steps:,} steps of "
+        f"{settings.batch_size} words, each scored on all held-out words{time}.",
+    ]
+    return "\n".join(textwrap.fill(line, WIDTH) for line in lines) + "\n"
+
+
+def progress_line(record: Record) -> str:
+    """A row that is done, on one line."""
+    return (
+        f"{record['title']:<17}{record['trainable']:>11,} numbers   "
+        f"exact match {score(record):<13}   {record['ms_per_step']:.1f} ms/step"
+    )
+
+
+def table(results: Record) -> str:
+    """The final table, the scores to hold it against, and what its numbers are."""
+    heads = [[head for head, _ in part] for _, part in COLUMNS]
+    body = [
+        [[cell(record) for _, cell in part] for _, part in COLUMNS]
+        for record in rows(results).values()
+    ]
+    widths = [[max(map(len, column)) for column in zip(*part)] for part in zip(heads, *body)]
+    spans = [sum(part) + len(part) - 1 for part in widths]
+    titles = [
+        f" {title} ".center(span, "─" if title else " ") for (title, _), span in zip(COLUMNS, spans)
+    ]
+    head, *lines = (_line(groups, widths) for groups in (heads, *body))
+    rule = "─" * len(head)
+    notes = [textwrap.fill(note, WIDTH, subsequent_indent="  ") for note in notes_on(results)]
+    return "\n".join(["", "  ".join(titles).rstrip(), head, rule, *lines, rule, *notes])
+
+
+def _line(groups: list[list[str]], widths: list[list[int]]) -> str:
+    """Cells on the right of their columns, the first of all on the left."""
+    padded = [[cell.rjust(w) for cell, w in zip(*part)] for part in zip(groups, widths)]
+    padded[0][0] = groups[0][0].ljust(widths[0][0])
+    return "  ".join(" ".join(part) for part in padded)
+
+
+def notes_on(results: Record) -> list[str]:
+    """Sentences under the table: references, spread, choice of the rates, counting of bytes."""
+    settings, methods = results["settings"], list(results["methods"].values())
+    n, best = settings["test_size"], max(r["exact_match"] for r in methods)
+    spread = "one seed, so no spread is known"
+    if settings["seeds"] > 1:
+        spread = f"± is the standard deviation over {settings['seeds']} seeds"
+    batch, length = methods[0]["bytes_at"]
+    return [
+        f"Exact match to compare with: {references(results)}.",
+        f"Scored on {n:,} held-out words: {spread}; as a sample of words, {best:.3f} has a "
+        f"standard error √(p(1-p)/n) of {standard_error(best, n):.3f}.",
+        choice_of_rates(results),
+        *cost(results),
+        f"Memory: arrays held in a step of {batch} × {length} tokens; saved = activations kept for "
+        "backward, each array once. 1 KiB = 1,024 bytes; results.json has the exact bytes. "
+        "adapter = the file of its arrays.",
+    ]
+
+
+def choice_of_rates(results: Record) -> str:
+    """The learning rates, and how far they were chosen for this comparison."""
+    rates, given = results["rates"], results["rates"]["given"]
+    listed = ", ".join(f"{r['title']} {r['lr']:g}" for r in rows(results).values())
+    text = f"Learning rates ({listed}): "
+    if len(given) < len(rows(results)):
+        text += "chosen on validation words by minilora tune, from one grid for every row"
+        if rates["differences"]:
+            text += f", though for another comparison ({'; '.join(rates['differences'])})"
+        text += "; never on held-out words."
+    return text + (f" Given with --lr: {', '.join(given)}." if given else "")
+
+
+def cost(results: Record) -> list[str]:
+    """A sentence on the time and the memory that it all took, where the results tell them."""
+    if not (took := results.get("took")):
+        return []
+    of_rows = [r["took"]["seconds"] for r in rows(results).values()]
+    text = (
+        f"Time: {took['seconds'] / 60:.1f} minutes in all; {took['base']['seconds']:.0f} s for the "
+        f"base's scores, {min(of_rows):.0f} to {max(of_rows):.0f} s for a row, trained and scored."
+    )
+    if took.get("jobs", 1) > 1:
+        text += f" {took['jobs']} runs at a time, one thread each: ms/step is of one thread."
+    peaks = [took["resident_peak"], *(r["took"]["resident_peak"] for r in rows(results).values())]
+    if all(peaks):
+        text += f" A process held at most {human(max(peaks))} at once."
+    return [text]
+
+
+def references(results: Record) -> str:
+    """What to hold a score against: each reference with its own."""
+    scores = results["references"].items()
+    return ", ".join(f"{plots.reference_title(name)} {value:.3f}" for name, value in scores)
+
+
+def standard_error(p: float, n: int) -> float:
+    """√(p(1-p)/n): of a share p among n independent words."""
+    return math.sqrt(p * (1 - p) / n)
+
+
+def score(record: Record) -> str:
+    """Exact match, with its standard deviation where there are several seeds."""
+    spread = f" ± {record['exact_match_sd']:.3f}" if len(record["seeds"]) > 1 else ""
+    return f"{record['exact_match']:.3f}{spread}"
+
+
+def task_title(name: str) -> str:
+    """What a task asks for: "past tense"."""
+    titles = {task.name: task.title for task in tasks.TASKS.values()} | {nouns.NAME: nouns.TITLE}
+    return titles.get(name, name)
+
+
+def many(n: int, what: str) -> str:
+    """n and a noun: "1 seed", "3 seeds"."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
+def _count(n):
+    return f"{n:,}" if n < 10_000_000 else f"{n / 1e6:,.1f} M"
+
+
+def _duration(seconds):
+    return many(round(seconds / 60), "minute") if seconds >= 50 else "half a minute"

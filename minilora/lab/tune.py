@@ -1,0 +1,63 @@
+"""Learning rates for the comparison: the same grid for every method, judged on validation words,
+never on the test's.
+"""
+
+import contextlib
+import statistics
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ..text import tasks
+from ..tuning.train import Diverged
+from .cells import each
+from .compare import rows
+from .runs import lab, load_words, mean_loss, run, the_model
+from .settings import Settings
+
+GRID = (2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1, 2e-1, 5e-1)
+
+
+def tune(
+    settings: Settings,
+    grid: Iterable[float] = GRID,
+    jobs: int | None = None,
+    report: Callable[[dict[str, Any]], None] = lambda cell: None,
+) -> list[dict[str, Any]]:
+    """One record per method and rate: exact match on the validation words, mean over the settings'
+    seeds.
+
+    jobs: processes, one thread each; as many as there are processors where None. report: called
+    with each cell as it ends.
+    """
+    work = [(settings, name, lr) for name in rows(settings) for lr in grid]
+    found: dict[int, dict[str, Any]] = {}
+    with contextlib.closing(each(_cell, work, jobs)) as outcomes:
+        for place, cell in outcomes:
+            found[place] = cell
+            report(cell)
+    return [found[place] for place in range(len(work))]
+
+
+def _cell(settings: Settings, name: str, lr: float) -> dict[str, Any]:
+    """All seeds of one method at one rate, judged on the validation words."""
+    model, words = the_model(settings.base), load_words(settings)
+    held_out = tasks.all_once(words.validation, model.tokenizer)
+    scores, losses = [], []
+    for seed in range(settings.seeds):
+        try:
+            tuned, _ = run(model, words, settings, name, lr, seed)
+        except Diverged:  # the rate is too high for the method
+            scores.append(0.0)
+            continue
+        scores.append(lab(settings.task).exact_match(tuned, words.validation))
+        losses.append(mean_loss(tuned, held_out))
+    return {
+        "method": name,
+        "rank": settings.rank_of(name),
+        "lr": lr,
+        "validation_exact_match": round(statistics.fmean(scores), 4),
+        "validation_loss": round(statistics.fmean(losses), 4)
+        if len(losses) == len(scores)
+        else None,
+        "seeds": [round(score, 4) for score in scores],
+    }

@@ -1,0 +1,124 @@
+"""The word lab's five adapters on its base: one a task that the base never saw."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..formats.models import load_model
+from ..llama.model import Llama
+from ..support.files import data_folder, write_json
+from ..text import tasks
+from ..tuning.adapters import attach
+from ..tuning.checkpoints import fingerprint
+from ..tuning.library import Library
+from ..tuning.storage import save_adapter
+from ..tuning.train import train
+
+RECORD = "record.json"
+NAMES = tuple(name for name, task in tasks.TASKS.items() if not task.pretrain)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How one adapter is made."""
+
+    method: str = "lora"
+    rank: int = 4
+    targets: tuple[str, ...] | str = ("q_proj", "v_proj")
+    steps: int = 300  # optimizer steps
+    batch_size: int = 64  # words, of all that the task has to train on
+    lr: float = 1e-2  # peak learning rate
+    warmup: int = 30  # steps
+    schedule: str = "linear"
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    seed: int = 0
+
+
+# A far shift wants more: to spell what is heard.
+RECIPES: Mapping[str, Recipe] = {name: Recipe() for name in NAMES} | {
+    "spelling": Recipe(rank=8, targets="all-linear", lr=5e-3, steps=600)
+}
+
+
+def make(
+    folder: str | Path,
+    recipes: Mapping[str, Recipe] = RECIPES,
+    report: Callable[[str, dict[str, Any]], None] = lambda name, row: None,
+) -> dict[str, Any]:
+    """Train and write an adapter a task into folder/TASK, and record.json; returns the record.
+
+    The scores are exact matches over all held-out words.
+    """
+    base = load_model("base")
+    rows = {}
+    for name, recipe in recipes.items():
+        rows[name] = _make_one(base, name, recipe, Path(folder) / name)
+        report(name, rows[name])
+    record = {"command": "minilora adapters", "base_crc32": fingerprint(base), "adapters": rows}
+    write_json(Path(folder) / RECORD, record)
+    return record
+
+
+def _make_one(base: Llama, name: str, recipe: Recipe, folder: Path) -> dict[str, Any]:
+    data = tasks.load_task(name)
+    tuned = attach(base, recipe.method, rank=recipe.rank, targets=recipe.targets, seed=recipe.seed)
+    r = recipe
+    batches = tasks.enough_batches(r.steps, data.train, base.tokenizer, r.batch_size, r.seed)
+    wanted = ("steps", "lr", "warmup", "schedule", "betas", "weight_decay", "clip")
+    start = time.perf_counter()
+    history = train(tuned, batches, **{field: getattr(recipe, field) for field in wanted})
+    seconds = time.perf_counter() - start
+    return {
+        "recipe": dataclasses.asdict(recipe),
+        "trainable": sum(a.size for a in tuned.trainable.values()),
+        "bytes": save_adapter(tuned, folder),
+        "seconds": round(seconds, 1),
+        "loss": sum(history.losses[-20:]) / len(history.losses[-20:]),
+        "held_out_words": len(data.test),
+        "held_out_exact_match": round(tasks.exact_match(tuned, data.test), 4),
+    }
+
+
+def open_library(folder: str | Path | None = None) -> Library:
+    """The base with every adapter of a folder of adapters; the committed ones where None.
+
+    Raises FileNotFoundError where the folder holds none, and what load_adapter raises.
+    """
+    folder = data_folder() / "adapters" if folder is None else Path(folder)
+    library = Library(load_model("base"))
+    for path in sorted(folder.glob("*/adapter_config.json")):
+        library.load(path.parent)
+    if not any(name in library for name in tasks.TASKS):
+        raise FileNotFoundError(
+            f"{folder}: no adapter in it that is named as a task; minilora adapters makes five"
+        )
+    return library
+
+
+def ask(library: Library, word: str) -> dict[str, str]:
+    """What the base and each adapter of a task make of one word  ->  task: answer.
+
+    The spelling adapter reads sounds: those that the base gives for the word.
+    Raises ValueError for a character that the base does not know.
+    """
+    answers = {}
+    for name in [n for n, task in tasks.TASKS.items() if task.pretrain]:
+        with library.using(None):
+            answers[name] = answer(library, name, word)
+    for name in [name for name in tasks.TASKS if name in set(library)]:
+        heard = answers["phonemes"] if name == "spelling" else word
+        with library.using(name):
+            answers[name] = answer(library, name, heard)
+    return answers
+
+
+def answer(speaker: Any, task: str, word: str, longest: int = 24) -> str:
+    """The greedy answer to one word, asked as the task asks."""
+    tokenizer = speaker.tokenizer
+    prompt = tokenizer.encode(tasks.TASKS[task].prompt(word))
+    out = speaker.generate([prompt], longest, stop=tokenizer.eos_id)[0, len(prompt) :]
+    return tokenizer.decode(out).split("\n")[0]

@@ -1,0 +1,1 @@
+"""The model: its shape, its parameters, one forward pass, and the generation of text."""

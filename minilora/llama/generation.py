@@ -1,0 +1,108 @@
+"""Continuing a text: the cache of keys and values, and the choice of the next token."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from .. import ops
+from ..engine import Tensor
+from ..support.values import whole
+
+
+class KVCache:
+    """Keys and values of the tokens seen so far: what generation need not compute again."""
+
+    def __init__(self, config, batch_size: int, capacity: int, dtype):
+        shape = (batch_size, capacity, config.num_key_value_heads, config.head_dim)
+        self.k = [np.empty(shape, dtype) for _ in range(config.num_hidden_layers)]
+        self.v = [np.empty(shape, dtype) for _ in range(config.num_hidden_layers)]
+        self.length = 0  # tokens in it, per row
+
+    def extend(self, layer: int, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Append (N, T, G, D) to a layer; returns all (N, length + T, G, D)."""
+        end = self.length + k.shape[1]
+        self.k[layer][:, self.length : end] = k
+        self.v[layer][:, self.length : end] = v
+        return self.k[layer][:, :end], self.v[layer][:, :end]
+
+
+def generate(
+    model,
+    ids,
+    max_new_tokens: int,
+    *,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    stop: int | None = None,
+    on_token: Callable[[np.ndarray], None] | None = None,
+    **how,
+) -> np.ndarray:
+    """Continue each row of ids (N, T) by at most max_new_tokens, with a KV cache  ->  (N, T + new).
+
+    temperature 0: the likeliest token; above: sampled, from the likeliest tokens that make up top_p
+    of the mass.
+    stop: a token that ends a row (it is repeated until all have ended). on_token is called with
+    each new column (N,).
+    how: weights, linear, feed_forward, as for `Llama.hidden`. Raises ValueError for ids or choices
+    out of range.
+    """
+    ids = check_ids(ids, model.config.vocab_size)
+    if not (temperature >= 0 and 0 < top_p <= 1):
+        raise ValueError(
+            f"generate: temperature {temperature}, wanted at least 0; "
+            f"top_p {top_p}, wanted in (0, 1]"
+        )
+    max_new_tokens = whole("generate: max_new_tokens", max_new_tokens)
+    rng = np.random.default_rng(whole("generate: seed", seed))
+    W = array(model.head(how.get("weights")))
+    N, T = ids.shape
+    cache = KVCache(model.config, N, T + max_new_tokens, model.dtype)
+    ended, new = np.zeros(N, bool), ids
+    for _ in range(max_new_tokens):
+        h = model.hidden(new, cache=cache, **how).data.reshape(N, -1, model.config.hidden_size)
+        token = _choose(ops.frozen_linear(h[:, -1], W).data, temperature, top_p, rng)
+        if stop is not None:
+            token[ended] = stop
+            ended |= token == stop
+        new = token[:, None]
+        ids = np.concatenate([ids, new], axis=1)
+        if on_token:
+            on_token(token)
+        if ended.all():
+            break
+    return ids
+
+
+def _choose(logits, temperature, top_p, rng):
+    """One token a row.   logits (N, V) -> (N,) ints."""
+    if temperature == 0:
+        return logits.argmax(axis=1)
+    z = logits.astype(np.float64) / temperature
+    p = np.exp(z - z.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    order = np.argsort(-p, axis=1, kind="stable")
+    p = np.take_along_axis(p, order, axis=1)
+    p[np.cumsum(p, axis=1) - p >= top_p] = (
+        0  # a token stays while the mass before it is below top_p
+    )
+    mass = np.cumsum(p, axis=1)
+    rank = (mass < rng.random((len(p), 1)) * mass[:, -1:]).sum(axis=1)
+    return order[np.arange(len(p)), rank]
+
+
+def check_ids(ids, vocab_size: int) -> np.ndarray:
+    """ids as an (N, T) array of ints within the vocabulary; raises ValueError."""
+    ids = np.asarray(ids)
+    if ids.ndim != 2 or ids.size == 0 or ids.dtype.kind not in "iu":
+        raise ValueError(
+            f"ids: got shape {ids.shape} of {ids.dtype}, wanted (N, T) whole numbers, not empty"
+        )
+    if ids.min() < 0 or ids.max() >= vocab_size:
+        raise ValueError(f"ids: {ids.min()} … {ids.max()}, the vocabulary has 0 … {vocab_size - 1}")
+    return ids
+
+
+def array(a):
+    """The plain array of a tensor or an array."""
+    return a.data if isinstance(a, Tensor) else a

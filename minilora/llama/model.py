@@ -1,0 +1,306 @@
+"""A Llama: a flat dict of arrays under the checkpoint's own names, and one forward pass written
+over them.
+
+The same pass serves training and generation: it asks `weights[name]` for embeddings and norms,
+`linear(name, x)` for the linears of an attention and `feed_forward(name, h)` for the rest. Who
+fine-tunes passes leaves of the tape, or linears of their own; the pass does not know.
+"""
+
+import dataclasses
+import functools
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import ops
+from ..engine import Tensor, scope
+from ..fast.numpy_ref import IGNORED
+from . import generation, rotation
+from .rotation import Llama3Scaling
+
+Linear = Callable[[str, Tensor], Tensor]  # of this name, on (M, I)
+FeedForward = Callable[[str, Tensor], Tensor]  # the "…mlp" of this name, on (M, C)
+
+MLP = "gate_proj", "up_proj", "down_proj"
+EMBED, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a Llama, under the names of Hugging Face's config.json."""
+
+    vocab_size: int  # V, tokens
+    hidden_size: int  # C, width of the residual stream
+    intermediate_size: int  # F, width of the feed-forward
+    num_hidden_layers: int  # L
+    num_attention_heads: int  # H, query heads
+    num_key_value_heads: int  # G, key and value heads; H is a multiple of it
+    head_dim: int = 0  # D, even; 0: C / H
+    rms_norm_eps: float = 1e-5  # added to the mean square
+    rope_theta: float = 10000.0  # base of the rotation's wavelengths
+    max_position_embeddings: int = 2048  # T the model was made for, tokens
+    tie_word_embeddings: bool = False  # is the head the embedding?
+    rope_scaling: Llama3Scaling | None = None  # stretches the long wavelengths
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value, least = getattr(self, field.name), 0 if field.name == "head_dim" else 1
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if field.type is int and not (whole and value >= least):
+                raise ValueError(
+                    f"config: {field.name} is {value!r}, wanted a whole number of at least {least}"
+                )
+            if field.type is float and not (
+                isinstance(value, int | float) and 0 < value < math.inf
+            ):
+                raise ValueError(f"config: {field.name} is {value!r}, wanted a number above 0")
+        if not self.head_dim:
+            if self.hidden_size % self.num_attention_heads:
+                raise ValueError(
+                    f"config: hidden_size {self.hidden_size} is no multiple of "
+                    f"{self.num_attention_heads} heads"
+                )
+            object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"config: {self.num_attention_heads} query heads are no multiple of "
+                f"{self.num_key_value_heads} key heads"
+            )
+        if self.head_dim % 2:
+            raise ValueError(f"config: head_dim is {self.head_dim}, RoPE wants an even number")
+
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """Name -> (O, I) of every linear of the layers, in the order of the forward pass."""
+        C, F, D = self.hidden_size, self.intermediate_size, self.head_dim
+        q, kv = self.num_attention_heads * D, self.num_key_value_heads * D
+        layer = {
+            "self_attn.q_proj": (q, C),
+            "self_attn.k_proj": (kv, C),
+            "self_attn.v_proj": (kv, C),
+            "self_attn.o_proj": (C, q),
+            "mlp.gate_proj": (F, C),
+            "mlp.up_proj": (F, C),
+            "mlp.down_proj": (C, F),
+        }
+        return {
+            f"model.layers.{i}.{name}": shape
+            for i in range(self.num_hidden_layers)
+            for name, shape in layer.items()
+        }
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of every array of a checkpoint."""
+        C = self.hidden_size
+        shapes: dict[str, tuple[int, ...]] = {EMBED: (self.vocab_size, C)}
+        for name, shape in self.linears().items():
+            shapes[f"{name}.weight"] = shape
+        for i in range(self.num_hidden_layers):
+            shapes[f"model.layers.{i}.input_layernorm.weight"] = (C,)
+            shapes[f"model.layers.{i}.post_attention_layernorm.weight"] = (C,)
+        shapes[NORM] = (C,)
+        if not self.tie_word_embeddings:
+            shapes[HEAD] = (self.vocab_size, C)
+        return shapes
+
+
+class Llama:
+    """config, params (name -> array, read only by convention) and, where there is one, a
+    tokenizer.
+    """
+
+    def __init__(self, config: ModelConfig, params: dict[str, np.ndarray], tokenizer: Any = None):
+        check_params(config, params)
+        self.config, self.params, self.tokenizer = config, params, tokenizer
+        self._tables = self._angles(0)  # grown as they are asked for
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.params[EMBED].dtype
+
+    def astype(self, dtype) -> "Llama":
+        """The same model in another precision (a copy)."""
+        return Llama(
+            self.config, {k: v.astype(dtype) for k, v in self.params.items()}, self.tokenizer
+        )
+
+    def rope_tables(self, start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        """cos and sin (end - start, D/2) of the places start … end - 1; warns past the length that
+        the model was made for.
+        """
+        real = isinstance(self.params[EMBED], np.ndarray)  # not a model of shapes alone
+        if real and end > self.config.max_position_embeddings:
+            warnings.warn(
+                f"more than the {self.config.max_position_embeddings} tokens a row that the model "
+                "was made for (max_position_embeddings)",
+                stacklevel=2,
+            )
+        have = len(self._tables[0])
+        if have < end:  # at least doubled, so that generating T tokens makes log T tables
+            self._tables = self._angles(max(64, 2 * have, end))
+        cos, sin = self._tables
+        return cos[start:end], sin[start:end]
+
+    def _angles(self, length):
+        c = self.config
+        return rotation.tables(c.head_dim, c.rope_theta, c.rope_scaling, length, self.dtype)
+
+    def linear(self, name: str, x: Tensor) -> Tensor:
+        """A linear without an adapter, frozen."""
+        return ops.frozen_linear(x, self.params[f"{name}.weight"])
+
+    def feed_forward(self, name: str, h: Tensor) -> Tensor:
+        """A layer's feed-forward without adapters, frozen."""
+        Wg, Wu, Wd = (self.params[f"{name}.{part}.weight"] for part in MLP)
+        return ops.frozen_feed_forward(h, Wg, Wu, Wd)
+
+    def hidden(
+        self,
+        ids: np.ndarray,
+        weights: Mapping[str, Any] | None = None,
+        linear: Linear | None = None,
+        feed_forward: FeedForward | None = None,
+        cache: generation.KVCache | None = None,
+        recompute: bool = False,
+    ) -> Tensor:
+        """The last hidden states, normalised.   ids (N, T) ints -> (N·T, C).
+
+        weights: leaves instead of params for embedding and norms; linear: what runs a layer's
+        linears; feed_forward: what runs its feed-forward whole, by `linear` where None; cache: keys
+        and values of earlier tokens, extended by these; recompute: of each layer keep its input
+        only, and run it again in backward.
+        """
+        weights, config = weights or self.params, self.config
+        if feed_forward is None:
+            feed_forward = functools.partial(gated, linear) if linear else self.feed_forward
+        run = linear or self.linear, feed_forward
+        start = cache.length if cache else 0
+        tables = self.rope_tables(start, start + ids.shape[1])
+        with scope("model.embed_tokens"):
+            x = ops.embedding(weights[EMBED], ids.reshape(-1))
+        for i in range(config.num_hidden_layers):
+            layer = functools.partial(self._layer, i, ids.shape, weights, run, tables, cache)
+            with scope(f"model.layers.{i}"):
+                x = ops.checkpoint(layer, x) if recompute else layer(x)
+        if cache:
+            cache.length += ids.shape[1]
+        with scope("model.norm"):
+            return ops.rmsnorm(x, weights[NORM], config.rms_norm_eps)
+
+    def _layer(self, i, batch, weights, run, tables, cache, x):
+        """x + attention(norm(x)), then x + mlp(norm(x)).   x (M, C) -> (M, C)."""
+        c, layer = self.config, f"model.layers.{i}"
+        (N, T), (linear, feed_forward) = batch, run
+        with scope("input_layernorm"):
+            h = ops.rmsnorm(x, weights[f"{layer}.input_layernorm.weight"], c.rms_norm_eps)
+        with scope("self_attn"):
+            q, k, v = (
+                ops.reshape(linear(f"{layer}.self_attn.{name}", h), (N, T, heads, c.head_dim))
+                for name, heads in (
+                    ("q_proj", c.num_attention_heads),
+                    ("k_proj", c.num_key_value_heads),
+                    ("v_proj", c.num_key_value_heads),
+                )
+            )
+            q, k = ops.rope(q, *tables), ops.rope(k, *tables)
+            if cache:
+                k, v = (Tensor(a) for a in cache.extend(i, k.data, v.data))
+            o = ops.reshape(ops.attention(q, k, v), (N * T, c.num_attention_heads * c.head_dim))
+            x = ops.add(x, linear(f"{layer}.self_attn.o_proj", o))
+        with scope("post_attention_layernorm"):
+            h = ops.rmsnorm(x, weights[f"{layer}.post_attention_layernorm.weight"], c.rms_norm_eps)
+        with scope("mlp"):
+            return ops.add(x, feed_forward(f"{layer}.mlp", h))
+
+    def head(self, weights: Mapping[str, Any] | None = None) -> Any:
+        """The head's matrix (V, C), an array or a leaf: the embedding where they are tied."""
+        return (weights or self.params)[EMBED if self.config.tie_word_embeddings else HEAD]
+
+    def logits(self, ids, **how) -> np.ndarray:
+        """ids (N, T) ints -> logits (N, T, V)."""
+        ids = generation.check_ids(ids, self.config.vocab_size)
+        z = ops.frozen_linear(
+            self.hidden(ids, **how).data, generation.array(self.head(how.get("weights")))
+        ).data
+        return z.reshape(*ids.shape, self.config.vocab_size)
+
+    def loss(self, ids, targets, count=None, **how) -> Tensor:
+        """Mean cross-entropy over the targets that are not -100.   ids, targets (N, T) ints -> ().
+
+        count: divide by this instead (a part of a larger batch). Logits exist only for rows whose
+        target counts.
+        """
+        ids = generation.check_ids(ids, self.config.vocab_size)
+        targets = check_targets(targets, ids.shape, self.config.vocab_size)
+        h, W = self.hidden(ids, **how), self.head(how.get("weights"))
+        op = ops.head_loss if isinstance(W, Tensor) else ops.frozen_head_loss
+        with scope("lm_head"):
+            return op(h, W, targets.reshape(-1), count)
+
+    def generate(self, ids, max_new_tokens: int, **how) -> np.ndarray:
+        """Continue each row: see `generation.generate`."""
+        return generation.generate(self, ids, max_new_tokens, **how)
+
+
+def gated(linear: Linear, name: str, h: Tensor) -> Tensor:
+    """A layer's feed-forward by its three linears.   h (M, C) -> (M, C)."""
+    gate, up, down = (f"{name}.{part}" for part in MLP)
+    return linear(down, ops.swiglu(linear(gate, h), linear(up, h)))
+
+
+def init_params(config: ModelConfig, seed: int = 0, std: float = 0.02, dtype=np.float32) -> dict:
+    """Normal weights, the ones that write into the residual stream scaled by 1/√(2L);
+    gains 1 (GPT-2's recipe).
+    """
+    rng = np.random.default_rng(seed)
+    residual = std / math.sqrt(2 * config.num_hidden_layers)
+    params = {}
+    for name, shape in config.shapes().items():
+        if len(shape) == 1:
+            params[name] = np.ones(shape, dtype)
+        else:
+            scale = residual if name.endswith(("o_proj.weight", "down_proj.weight")) else std
+            params[name] = (rng.standard_normal(shape) * scale).astype(dtype)
+    return params
+
+
+def check_targets(targets, shape: tuple[int, ...], vocab_size: int) -> np.ndarray:
+    """targets as an array of ids of this shape, -100 where none counts; raises ValueError."""
+    targets = np.asarray(targets)
+    if targets.shape != shape or targets.dtype.kind not in "iu":
+        raise ValueError(
+            f"targets: shape {targets.shape} of {targets.dtype}, wanted {shape} as the ids', "
+            "whole numbers"
+        )
+    bad = (targets != IGNORED) & ((targets < 0) | (targets >= vocab_size))
+    if bad.any():
+        raise ValueError(
+            f"targets: a target is {targets[bad][0]}, wanted 0 … {vocab_size - 1} or {IGNORED}"
+        )
+    return targets
+
+
+def check_params(config: ModelConfig, params: Mapping[str, np.ndarray]) -> None:
+    """Raises ValueError where an array is missing, foreign, of another shape or of mixed
+    precision.
+    """
+    wanted = config.shapes()
+    if missing := sorted(wanted.keys() - params.keys()):
+        first = f"{missing[0]}, wanted with shape {wanted[missing[0]]}"
+        raise ValueError(f"model: {len(missing)} arrays are missing, the first is {first}")
+    if extra := sorted(params.keys() - wanted.keys()):
+        first = f"{extra[0]} of shape {params[extra[0]].shape}"
+        raise ValueError(f"model: {len(extra)} arrays do not belong here, the first is {first}")
+    for name, shape in wanted.items():
+        if params[name].shape != shape:
+            raise ValueError(
+                f"model: {name} has shape {params[name].shape}, the config wants {shape}"
+            )
+    dtypes = {str(a.dtype) for a in params.values() if isinstance(a, np.ndarray)}
+    if len(dtypes) > 1 or not dtypes <= {"float32", "float64"}:
+        raise ValueError(
+            f"model: arrays of {', '.join(sorted(dtypes))}, wanted all float32 or all float64"
+        )

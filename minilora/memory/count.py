@@ -1,0 +1,55 @@
+"""How many numbers a technique trains: by each technique's closed form, from a list of linears."""
+
+import math
+from typing import Any
+
+from ..methods import METHODS
+from ..support.meta import Meta
+from ..tuning.choices import check_options, check_rank, find_method, match_targets, warn_of_ranks
+
+
+def count(
+    model: Any, method: str, *, rank: int | None = None, targets=None, **options
+) -> dict[str, Any]:
+    """Trainable numbers of a method on a model; nothing is allocated.
+
+    model: anything with linears(), name -> (O, I): a ModelConfig, or one of `shapes.SHAPES`.
+    -> trainable; frozen_shared (VeRA's A and B, not in trainable); rank; per_linear: kind ->
+    {"count", "each"}. Full fine-tuning counts the linears, and where the model lists all its arrays
+    (a ModelConfig) these.
+    """
+    record = find_method(method)
+    options = check_options(record, options, rank=rank, targets=targets)
+    names = match_targets(model, "all-linear" if record.whole_model else targets)
+    sizes = model.linears()
+    linears = {name: sizes[name] for name in names}
+    rank = check_rank(record, rank) if "rank" in record.takes else None
+    if rank:
+        warn_of_ranks(record, linears.items(), dict.fromkeys(linears, rank))
+    each = {name: record.count(I, O, rank or 0) for name, (O, I) in linears.items()}
+    kinds: dict[str, dict[str, int]] = {}
+    for name, numbers in each.items():
+        kind = kinds.setdefault(name.rsplit(".", 1)[-1], {"count": 0, "each": numbers})
+        kind["count"] += 1
+    trainable = sum(each.values())
+    if record.whole_model and hasattr(model, "shapes"):
+        trainable = sum(math.prod(shape) for shape in model.shapes().values())
+    shared = {}
+    if record.prepare:
+        shared = record.prepare(list(linears.values()), rank, options, Meta(()))
+    return {
+        "method": method,
+        "rank": rank,
+        "trainable": trainable,
+        "frozen_shared": sum(a.size for a in shared.values()),
+        "per_linear": kinds,
+    }
+
+
+def table(model: Any, rank: int | None = None, targets=None) -> dict[str, dict[str, Any]]:
+    """`count` for every method, each with what it takes of rank and targets."""
+    given = {"rank": rank, "targets": targets}
+    return {
+        name: count(model, name, **{k: v for k, v in given.items() if k in record.takes})
+        for name, record in METHODS.items()
+    }

@@ -1,0 +1,1 @@
+"""Tools that know nothing of the project: files, checked values, plots, arrays of shape alone."""

@@ -1,0 +1,232 @@
+"""Arrays that have a shape and a dtype and no numbers: what a step would hold, without holding it.
+
+A `Meta` goes wherever an array goes. The ops, the methods, the model and the engine run on it
+unchanged; operators and the NumPy functions below answer with another Meta, and the kernels' table
+answers from `fast/shapes.py`. Each has a `Storage`, which tells its `Memory` when it is made and
+when Python lets go of it: so what is alive, and the most that ever was, come from the same
+references that would keep real arrays alive.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+
+class Memory:
+    """A count of bytes: those alive now, and the most so far."""
+
+    def __init__(self):
+        self.live = self.peak = 0
+
+    def add(self, nbytes: int) -> None:
+        """Bytes that came (or, below 0, went)."""
+        self.live += nbytes
+        self.peak = max(self.peak, self.live)
+
+
+_memories = [Memory()]
+
+
+@contextlib.contextmanager
+def counting() -> Iterator[Memory]:
+    """Storages made inside count in a Memory of their own."""
+    _memories.append(Memory())
+    try:
+        yield _memories[-1]
+    finally:
+        _memories.pop()
+
+
+class Storage:
+    """The bytes behind one array and all its views."""
+
+    __slots__ = ("__weakref__", "memory", "nbytes")
+
+    def __init__(self, nbytes: int):
+        self.nbytes, self.memory = nbytes, _memories[-1]
+        self.memory.add(nbytes)
+
+    def __del__(self):
+        self.memory.add(-self.nbytes)
+
+
+class Meta(np.lib.mixins.NDArrayOperatorsMixin):
+    """A shape, a dtype and a storage, which views share."""
+
+    __slots__ = ("dtype", "shape", "storage")
+
+    def __init__(self, shape, dtype=np.float32, storage: Storage | None = None):
+        sizes = (shape,) if isinstance(shape, int | np.integer) else shape
+        self.shape: tuple[int, ...] = tuple(int(n) for n in sizes)
+        self.dtype = np.dtype(dtype)
+        self.storage = Storage(self.size * self.dtype.itemsize) if storage is None else storage
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    @property
+    def T(self) -> "Meta":
+        return self.transpose()
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __repr__(self):
+        return f"Meta(shape={self.shape}, dtype={self.dtype})"
+
+    def _view(self, shape) -> "Meta":
+        return Meta(shape, self.dtype, self.storage)
+
+    def _pattern(self) -> np.ndarray:
+        """A real array of this shape that takes no memory:
+        NumPy's own rules for shapes are asked with it.
+        """
+        return np.broadcast_to(np.zeros((), bool), self.shape)
+
+    def reshape(self, *shape) -> "Meta":
+        """A view in another shape: arrays on the hot path are contiguous."""
+        shape = shape[0] if len(shape) == 1 else shape
+        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        known = math.prod(n for n in shape if n != -1)
+        whole = tuple(self.size // known if n == -1 else n for n in shape)
+        if math.prod(whole) != self.size:
+            raise ValueError(f"cannot reshape {self.shape} into {shape}")
+        return self._view(whole)
+
+    def transpose(self, *axes) -> "Meta":
+        """A view with its axes in another order."""
+        return self._view(self._pattern().transpose(*axes).shape)
+
+    def swapaxes(self, a, b) -> "Meta":
+        """A view with two axes exchanged."""
+        return self._view(self._pattern().swapaxes(a, b).shape)
+
+    def copy(self) -> "Meta":
+        """A new storage."""
+        return Meta(self.shape, self.dtype)
+
+    def astype(self, dtype, copy=True) -> "Meta":
+        """A new storage, unless the dtype is the same and copy is False."""
+        return self if not copy and np.dtype(dtype) == self.dtype else Meta(self.shape, dtype)
+
+    def sum(self, axis=None, keepdims=False) -> "Meta":
+        """Σ over axes."""
+        return Meta(self._pattern().any(axis=axis, keepdims=keepdims).shape, self.dtype)
+
+    mean = max = sum
+
+    def __getitem__(self, key) -> "Meta":
+        if isinstance(key, np.ndarray) and key.ndim == 1 and key.dtype.kind in "iu":
+            return Meta((len(key), *self.shape[1:]), self.dtype)
+        shape = self._pattern()[key].shape
+        basic = all(isinstance(k, int | slice | type(None) | type(...)) for k in _as_tuple(key))
+        return self._view(shape) if basic else Meta(shape, self.dtype)
+
+    def __setitem__(self, key, value):
+        """There are no numbers to set."""
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
+        if out is not None:
+            return out[0]
+        if method == "at":
+            return None
+        if method != "__call__":
+            raise TypeError(f"np.{ufunc.__name__}.{method} is not known for shapes alone")
+        if ufunc is np.matmul:
+            return Meta(_matmul_shape(*(np.shape(a) for a in inputs)), self.dtype)
+        shape = np.broadcast_shapes(*(np.shape(a) for a in inputs))
+        return Meta(shape, bool if ufunc in COMPARISONS else np.result_type(*map(_kind, inputs)))
+
+    def __array_function__(self, function, types, args, kwargs):
+        if function not in FUNCTIONS:
+            raise TypeError(f"np.{function.__name__} is not known for shapes alone")
+        return FUNCTIONS[function](*args, **kwargs)
+
+
+COMPARISONS = {
+    np.equal,
+    np.not_equal,
+    np.less,
+    np.less_equal,
+    np.greater,
+    np.greater_equal,
+    np.isfinite,
+}
+
+
+def filled(like, shape, numbers: Callable[[], Any]):
+    """An array like `like` of this shape that holds numbers();
+    for a Meta the numbers are not asked for.
+    """
+    array = np.empty_like(like, shape=shape)
+    if isinstance(array, Meta):
+        Meta(shape, array.dtype)  # the numbers, which are there beside the array for a moment
+    else:
+        array[...] = numbers()
+    return array
+
+
+def is_array(a) -> bool:
+    """An array, real or of shape alone."""
+    return isinstance(a, np.ndarray | Meta)
+
+
+def arrays_in(cache) -> list:
+    """The arrays of a cache: of one array, or of nested tuples."""
+    if is_array(cache):
+        return [cache]
+    return [a for part in cache for a in arrays_in(part)] if isinstance(cache, tuple | list) else []
+
+
+def _as_tuple(key):
+    return key if isinstance(key, tuple) else (key,)
+
+
+def _kind(a):
+    return a if isinstance(a, bool | int | float) else a.dtype
+
+
+def _matmul_shape(a, b):
+    """A vector on the left is a row, on the right a column, and its axis of 1 is dropped again."""
+    if len(a) == 1:
+        return (*b[:-2], *b[-1:]) if len(b) > 1 else ()
+    if len(b) == 1:
+        return a[:-1]
+    return (*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1])
+
+
+def _like(a, *_, dtype=None, shape=None, **__):
+    return Meta(a.shape if shape is None else shape, a.dtype if dtype is None else dtype)
+
+
+def _concatenate(arrays, axis=0, **_):
+    shape = list(arrays[0].shape)
+    shape[axis] = sum(a.shape[axis] for a in arrays)
+    return Meta(shape, arrays[0].dtype)
+
+
+FUNCTIONS: dict[Callable, Callable] = {
+    np.empty_like: _like,
+    np.zeros_like: _like,
+    np.ones_like: _like,
+    np.full_like: _like,
+    np.copy: lambda a, **_: a.copy(),
+    np.concatenate: _concatenate,
+    np.shape: lambda a: a.shape,
+    np.sum: lambda a, axis=None, keepdims=False, **_: a.sum(axis, keepdims),
+    np.broadcast_to: lambda a, shape, **_: a._view(shape),
+    np.expand_dims: lambda a, axis: a._view(np.expand_dims(a._pattern(), axis).shape),
+    np.ascontiguousarray: lambda a, **_: a,
+}

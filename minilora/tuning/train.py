@@ -1,0 +1,303 @@
+"""One training loop: batch, loss, backward, clip, the method's gradient rule, AdamW, the method's
+step rule.
+"""
+
+import itertools
+import json
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ..engine import Node, backward
+from ..fast.numpy_ref import IGNORED
+from ..llama.generation import check_ids
+from ..llama.model import check_targets
+from ..support.files import nearest
+from ..support.values import number, whole
+from . import checkpoints, optim
+from .adapters import Tuned
+from .divergence import Diverged, check_arrays, check_gradients
+
+__all__ = ["Diverged", "History", "gradients", "train"]
+
+Batch = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass
+class History:
+    """What happened, as plain data."""
+
+    losses: list[float] = field(default_factory=list)  # a step: the mean over its targets
+    rates: list[float] = field(default_factory=list)  # a step: the learning rate
+    seconds: list[float] = field(default_factory=list)  # a step: wall time, without evaluation
+    evaluations: list[tuple[int, Any]] = field(
+        default_factory=list
+    )  # (step, what `evaluate` returned)
+    batches_crc32: int = 0  # of all batches so far: tells whether a resumed run gets the same
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: NumPy's numbers in the evaluations as Python's."""
+        return json.loads(json.dumps(asdict(self), default=_python))
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> "History":
+        """What `to_dict` gave."""
+        known = {name: saved[name] for name in cls.__dataclass_fields__}
+        return cls(**{**known, "evaluations": [(n, value) for n, value in saved["evaluations"]]})
+
+
+def _python(value):
+    """For JSON: NumPy's scalars and arrays as Python's."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"train: evaluate returned a {type(value).__name__}, which JSON cannot hold")
+
+
+def train(
+    tuned: Tuned,
+    batches: Iterable[Batch],
+    *,
+    steps: int,
+    lr: float,
+    weight_decay: float = 0.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    schedule: str = "constant",
+    warmup: int = 0,
+    clip: float | None = None,
+    accumulate: int = 1,
+    evaluate: Callable[[Tuned], Any] | None = None,
+    evaluate_every: int | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool = False,
+    progress: bool | None = None,
+) -> History:
+    """Move tuned's trainable arrays by `steps` AdamW steps.
+
+    batches: (ids, targets) int arrays (N, T) each, targets shifted, -100 where they do not count; a
+    list is cycled. The loss of a step is the mean over all targets of its `accumulate` batches.
+    Rates, clipping, decay: see `optim`.
+    evaluate: called every `evaluate_every` steps and after the last. checkpoint: a file written
+    every `checkpoint_every` steps and after the last; resume=True goes on from it, to the same
+    bits. progress: a bar (None: only on a terminal). Raises Diverged, naming the step and the first
+    bad array; ValueError for settings out of range.
+    """
+    if not isinstance(tuned, Tuned):
+        raise TypeError(f"train: got a {type(tuned).__name__}, wanted what attach returns")
+    settings = _settings(
+        steps=steps,
+        lr=lr,
+        weight_decay=weight_decay,
+        betas=betas,
+        eps=eps,
+        schedule=schedule,
+        warmup=warmup,
+        clip=clip,
+        accumulate=accumulate,
+    )
+    _check_every(evaluate=evaluate, evaluate_every=evaluate_every)
+    _check_every(checkpoint=checkpoint, checkpoint_every=checkpoint_every)
+    adam, history = _optimizer(tuned, settings), History()
+    if resume:
+        if checkpoint is None:
+            raise ValueError("train: resume=True wants the checkpoint's path")
+        history = History.from_dict(checkpoints.load(checkpoint, tuned, adam, settings))
+    run = checkpoints.describe(tuned, settings) if checkpoint else {}
+    stream = _cycle(batches)
+    _skip(stream, adam.steps * accumulate, history.batches_crc32)
+    bar = tqdm(
+        total=steps,
+        initial=adam.steps,
+        desc=tuned.record.title,
+        disable=None if progress is None else not progress,
+        leave=False,
+    )
+    with bar:
+        for step in range(adam.steps + 1, steps + 1):
+            start = time.perf_counter()
+            rate = optim.learning_rate(step, **_of_rate(settings))
+            parts = list(itertools.islice(stream, accumulate))
+            loss = _step(tuned, adam, parts, step, rate, settings)
+            history.batches_crc32 = _crc32(parts, history.batches_crc32)
+            history.losses.append(loss)
+            history.rates.append(rate)
+            history.seconds.append(time.perf_counter() - start)
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            bar.update()
+            due = step == steps or bool(checkpoint_every and step % checkpoint_every == 0)
+            if due:
+                check_arrays(tuned, step)
+            if evaluate and (step == steps or (evaluate_every and step % evaluate_every == 0)):
+                history.evaluations.append((step, evaluate(tuned)))
+            if checkpoint and due:
+                checkpoints.save(checkpoint, tuned, adam, run, history.to_dict())
+    return history
+
+
+def _optimizer(tuned, settings) -> optim.AdamW:
+    """AdamW over what trains, each array at its method's multiple of the rate."""
+    ratios = tuned.record.lr_scale(tuned.options) if tuned.record.lr_scale else {}
+    return optim.AdamW(
+        tuned.trainable,
+        scale={s.key: ratios[s.argument] for s in tuned.slots() if s.argument in ratios},
+        **{k: settings[k] for k in ("betas", "eps", "weight_decay")},
+    )
+
+
+def _step(tuned, adam, parts, step, rate, settings) -> float:
+    """Gradients, clipping, the method's gradient rule, AdamW, the method's step rule -> loss."""
+    record, wanted = tuned.record, settings["accumulate"]
+    if len(parts) < wanted:
+        raise ValueError(f"train: step {step}: the batches ran out, got {len(parts)} of {wanted}")
+    loss, grads = gradients(tuned, parts, step)
+    check_gradients(tuned, parts, loss, grads, step)
+    factor = 1.0 if settings["clip"] is None else optim.clip_factor(grads, settings["clip"])
+    if record.grad_rule:
+        _apply_grad_rule(tuned, grads, factor)
+        factor = 1.0
+    before = record.before_step or (lambda arrays: None)
+    kept = {name: before(arrays) for name, arrays in tuned.layers.items()}
+    adam.step(grads, rate, factor)
+    if record.after_step:
+        for name, arrays in tuned.layers.items():
+            record.after_step(arrays, kept[name], step, tuned.options)
+    return loss
+
+
+def gradients(
+    tuned: Tuned, micro_batches: list[Batch], step: int = 1
+) -> tuple[float, dict[str, np.ndarray]]:
+    """The loss over all targets of the micro-batches together, and its gradient by key.
+
+    step: numbers the dropout masks, key = (seed, step, micro-batch, adapter). The arrays returned
+    belong to the caller.
+    """
+    micro_batches = [_check_batch(batch, tuned.config.vocab_size) for batch in micro_batches]
+    count = sum(int((targets != IGNORED).sum()) for _, targets in micro_batches)
+    if count == 0:
+        raise ValueError(f"train: step {step}: no target counts, all are {IGNORED}")
+    total, found = 0.0, dict[str, np.ndarray]()
+    arrays, several = tuned.trainable, len(micro_batches) > 1
+
+    def take(leaf: Node | None) -> None:
+        """Into the sum as soon as it is whole: then one is there twice, and not all."""
+        if leaf is None or leaf.grad is None:
+            return
+        grad, leaf.grad = np.asarray(leaf.grad, arrays[leaf.name].dtype), None
+        if leaf.name in found:
+            found[leaf.name] += grad
+        else:  # only a sum needs an array of its own: backward's may stand elsewhere
+            found[leaf.name] = grad.copy() if several else grad
+
+    for j, (ids, targets) in enumerate(micro_batches):
+        leaves = tuned.leaves()
+        loss = tuned.loss(ids, targets, count, leaves, key=(tuned.seed, step, j))
+        backward(loss, ready=take if several else None)
+        for leaf in leaves.values():  # those inside of checkpoints are not called ready
+            take(leaf.node)
+        total += float(loss.data)
+    return total, {k: found[k] if k in found else np.zeros_like(a) for k, a in arrays.items()}
+
+
+def _apply_grad_rule(tuned, grads, factor):
+    """The method's own rule on the clipped gradients, layer by layer, on copies: backward's arrays
+    may stand elsewhere.
+    """
+    for name, arrays in tuned.layers.items():
+        mine = {argument: tuned.key(name, argument) for argument in tuned.record.trains}
+        copies = {argument: grads[key] * factor for argument, key in mine.items()}
+        tuned.record.grad_rule(arrays, copies, tuned.options)
+        for argument, key in mine.items():
+            grads[key] = copies[argument]
+
+
+def _cycle(batches: Iterable[Batch]) -> Iterator[Batch]:
+    if isinstance(batches, list | tuple):
+        if not batches:
+            raise ValueError("train: got no batches, wanted at least one")
+        return itertools.cycle(batches)
+    if not isinstance(batches, Iterable):
+        raise ValueError(
+            f"train: batches is a {type(batches).__name__}, wanted a list or an iterable of "
+            "(ids, targets)"
+        )
+    return iter(batches)
+
+
+def _skip(stream, n: int, crc32: int) -> None:
+    """Take n batches off; raises ValueError where they are not those that the run has had."""
+    found = 0
+    for batch in itertools.islice(stream, n):
+        found = _crc32([batch], found)
+    if found != crc32:
+        raise ValueError(
+            f"train: the first {n} batches are not those of the checkpoint's run (other data, "
+            "order, batch size or seed)"
+        )
+
+
+def _crc32(batches, crc32: int) -> int:
+    """CRC-32 of ids and targets, going on from another."""
+    for batch in batches:
+        for a in batch:
+            crc32 = zlib.crc32(np.ascontiguousarray(a, np.int64).data, crc32)
+    return crc32
+
+
+def _check_batch(batch, vocab_size: int) -> Batch:
+    """ids and targets as arrays; raises ValueError unless they are (N, T) each and within the
+    vocabulary.
+    """
+    if not (isinstance(batch, tuple | list) and len(batch) == 2):
+        raise ValueError(
+            f"train: got a batch of {type(batch).__name__}, wanted a pair (ids, targets)"
+        )
+    ids = check_ids(batch[0], vocab_size)
+    return ids, check_targets(batch[1], ids.shape, vocab_size)
+
+
+def _settings(*, steps, lr, weight_decay, betas, eps, schedule, warmup, clip, accumulate):
+    """What every step depends on, as plain data; raises ValueError for what is out of range."""
+    try:
+        one, two = (number("train: betas", b, least=0) for b in betas)
+        if max(one, two) >= 1:
+            raise ValueError
+    except (TypeError, ValueError):
+        raise ValueError(f"train: betas is {betas!r}, wanted two numbers in [0, 1)") from None
+    if schedule not in optim.SCHEDULES:
+        raise nearest("schedule", str(schedule), optim.SCHEDULES)
+    settings = {
+        "steps": whole("train: steps", steps, 1),
+        "lr": number("train: lr", lr, least=0),
+        "weight_decay": number("train: weight_decay", weight_decay, least=0),
+        "betas": [one, two],
+        "eps": number("train: eps", eps, above=0),
+        "schedule": schedule,
+        "warmup": whole("train: warmup", warmup),
+        "clip": None if clip is None else number("train: clip", clip, above=0),
+        "accumulate": whole("train: accumulate", accumulate, 1),
+    }
+    if settings["lr"] > 0 and optim.learning_rate(1, **_of_rate(settings)) == 0 and steps == 1:
+        warnings.warn(f"train: with one step the {schedule} schedule's rate is 0", stacklevel=3)
+    return settings
+
+
+def _of_rate(settings):
+    return {k: settings[k] for k in ("lr", "steps", "schedule", "warmup")}
+
+
+def _check_every(**given):
+    """`what` and how often it is done, `what_every`."""
+    (what, value), (name, every) = given.items()
+    if every is not None:
+        whole(f"train: {name}", every, 1)
+        if value is None:
+            raise ValueError(f"train: {name} is {every}, but {what} is not given")
