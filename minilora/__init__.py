@@ -7,6 +7,7 @@ history = ml.train(tuned, ml.batches(pairs, model.tokenizer, 32), steps=150, lr=
 """
 
 from .engine import Op, Tensor, backward, param
+from .fast import plain
 from .formats.huggingface import save_model
 from .formats.models import load_model
 from .gradcheck import gradcheck
@@ -42,6 +43,7 @@ __all__ = [
     "measure",
     "merge",
     "param",
+    "plain",
     "save_adapter",
     "save_model",
     "train",

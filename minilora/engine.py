@@ -21,11 +21,19 @@ from typing import Any
 
 import numpy as np
 
-from . import fast as K
+from .fast import bind, twin
 
 # numbers nodes in the order of their making: every parent comes before its child
 _ticket = itertools.count()
 _scopes: list[str] = []  # the names that new nodes carry
+
+
+def add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a + b, of one shape: two gradients of one array."""
+    return a + b
+
+
+add = bind(add)
 
 
 class Node:
@@ -49,7 +57,7 @@ class Node:
         elif self.owned:
             self.grad += grad
         else:
-            self.grad, self.owned = K.add(self.grad, grad), True
+            self.grad, self.owned = add(self.grad, grad), True
 
     def __repr__(self):
         return f"Node({self.op.name if self.op else 'leaf'}{', ' + self.name if self.name else ''})"
@@ -87,13 +95,23 @@ class Op:
     forward(*args) -> (out, cache); backward(dout, cache) -> one gradient or None per argument of
     forward. A backward with a third parameter `need` is told, per argument, whether its gradient is
     wanted. `value(*args) -> out` serves in forward's place where nothing upstream trains and
-    forward would do work that only backward uses.
+    forward would do work that only backward uses. saves: the names of the cache's parts, in order;
+    constants: those of them that no activation is in (angles, places), for the ledger.
+    Where a function of the pair has a twin in `fast`, the tape takes the twin that answers.
     """
 
     def __init__(
-        self, name: str, forward: Callable, backward: Callable, value: Callable | None = None
+        self,
+        name: str,
+        forward: Callable,
+        backward: Callable,
+        value: Callable | None = None,
+        *,
+        saves: tuple[str, ...] = (),
+        constants: tuple[str, ...] = (),
     ):
         self.name, self.forward, self.backward, self.value = name, forward, backward, value
+        self.saves, self.constants = saves, constants
         self.takes_need = "need" in inspect.signature(backward).parameters
 
     def __call__(self, *args) -> Tensor:
@@ -103,16 +121,18 @@ class Op:
                 traced = traced or a.node is not None
                 a = a.data
             values.append(a)
+        if not traced and self.value:
+            return Tensor(twin(self.value, values[0])(*values))
+        out, cache = twin(self.forward, values[0])(*values)
         if not traced:
-            return Tensor(self.value(*values) if self.value else self.forward(*values)[0])
-        out, cache = self.forward(*values)
-        parents = tuple(a.node if isinstance(a, Tensor) else None for a in args)
+            return Tensor(out)
+        parents = tuple([a.node if isinstance(a, Tensor) else None for a in args])
         return Tensor(out, Node(self, cache, parents, place()))
 
     def gradients(self, dout: np.ndarray, cache: Any, parents: tuple[Node | None, ...]) -> tuple:
         """backward's answer: one gradient per argument, then None for those that had defaults."""
-        need = (tuple(p is not None for p in parents),) if self.takes_need else ()
-        grads = self.backward(dout, cache, *need)
+        need = (tuple([p is not None for p in parents]),) if self.takes_need else ()
+        grads = twin(self.backward, dout)(dout, cache, *need)
         if len(grads) < len(parents):
             raise ValueError(
                 f"{self.name}: backward gave {len(grads)} gradients, wanted {len(parents)}"

@@ -19,7 +19,7 @@ class GradientError(AssertionError):
     """A pair's backward is not the derivative of its forward."""
 
 
-def gradcheck(forward, backward, *args, tolerance=1e-7, seed=0):
+def gradcheck(forward, backward, *args, tolerance=1e-7, seed=0, frozen=()):
     """Check backward(dout, cache) of a pair against finite differences of forward(*args), in
     float64.
 

@@ -116,7 +116,7 @@ def ready(model, rank: int, variant: str, seed: int) -> Tuned:
     if not how["shared"]:
         _own_pairs(tuned, rank, seed)
     _redraw(tuned.shared, how["draw"], seed)
-    slots = [slot for slot in tuned.slots() if slot.argument in how["trains"]]
+    slots = [slot for slot in tuned.trained() if slot.argument in how["trains"]]
     if how["trains"] == ["d"]:  # b is left out: 1, and the change is 0 at the start because d is
         for arrays in tuned.layers.values():
             arrays["b"][:], arrays["d"][:] = 1, 0

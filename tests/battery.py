@@ -3,6 +3,7 @@
 A further technique passes through them unchanged, with a second writing of its own in ELEMENTARY.
 """
 
+import dataclasses
 import functools
 import gc
 import inspect
@@ -17,9 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minilora as ml
-from minilora import engine
-from minilora import fast as kernels
-from minilora.methods.dropout import mask
+from minilora import engine, ops
 from minilora.tuning.optim import AdamW
 from minilora.tuning.train import gradients
 
@@ -86,8 +85,11 @@ def site(name, M=5, I=4, O=3, rank=2, s=1.5, p=0.0, seed=0, dtype=np.float64):
     given |= record.init(W, rank, options, rng, shared)
     for a in record.trains:
         given[a] = rng.standard_normal(given[a].shape).astype(dtype)
-    given |= {"p": p, "key": (seed, 1, 0, 3)}
-    return {a: given[a] for a in inspect.signature(record.op.forward).parameters}
+    if record.derived:  # a frozen argument: it need not fit the others for the pair to be right
+        given |= {a: 1.5 * v for a, v in record.derived(**given).items()}
+    if p:
+        given["xd"] = ops.dropout.forward(given["x"], p, (seed, 1, 0, 3))[0]
+    return {a: given[a] for a in inspect.signature(record.op.forward).parameters if a in given}
 
 
 @st.composite
@@ -109,15 +111,17 @@ def check_gradients(name):
 
     @given(sites(name))
     def run(args):
-        ml.gradcheck(record.op.forward, record.op.backward, *args.values(), tolerance=1e-7)
+        wanted = {"x", *record.trains, *(["xd"] if "xd" in args else [])}
+        frozen = [a for a, v in args.items() if isinstance(v, np.ndarray) and a not in wanted]
+        ml.gradcheck(record.op.forward, record.op.backward, *args.values(), frozen=frozen)
         out, cache = record.op.forward(*args.values())
         dy = np.random.default_rng(0).standard_normal(out.shape)
-        grads = dict(zip(args, record.op.backward(dy, cache), strict=True))
-        assert {a for a, g in grads.items() if g is not None} == {"x", *record.trains}
+        grads = dict(zip(args, record.op.backward(dy, cache)))
+        assert {a for a, g in grads.items() if g is not None} == wanted
         if record.op.takes_need:
             need = tuple(a in record.trains for a in args)
-            fewer = dict(zip(args, record.op.backward(dy, cache, need), strict=True))
-            assert fewer["x"] is None
+            fewer = dict(zip(args, record.op.backward(dy, cache, need)))
+            assert fewer["x"] is None and fewer.get("xd") is None
             assert all(np.array_equal(fewer[a], grads[a]) for a in record.trains)
 
     run()
@@ -131,14 +135,13 @@ def check_second_writing(name):
     def run(args):
         out, cache = record.op.forward(*args.values())
         dy = np.random.default_rng(0).standard_normal(out.shape)
-        grads = dict(zip(args, record.op.backward(dy, cache), strict=True))
-        taped = {a: engine.param(v) if a in ("x", *record.trains) else v for a, v in args.items()}
-        p, key = taped.pop("p", 0), taped.pop("key", None)
-        m = mask(p, key, args["x"]) if p else np.ones_like(args["x"])
-        again = ELEMENTARY[name](**taped, m=m)
+        grads = dict(zip(args, record.op.backward(dy, cache)))
+        differ = [a for a in ("x", "xd", *record.trains) if a in args]
+        taped = {a: engine.param(v) if a in differ else v for a, v in args.items()}
+        again = ELEMENTARY[name](**taped)
         engine.backward(again, dy)
         assert rel(out, again.data) < 1e-12
-        for a in ("x", *record.trains):
+        for a in differ:
             scale = max(np.abs(taped[a].grad).max(), 1e-3 * np.abs(dy).max())
             assert np.abs(grads[a] - taped[a].grad).max() <= 1e-12 * scale, a
 
@@ -151,7 +154,8 @@ def check_delta(name):
 
     @given(sites(name))
     def run(args):
-        x, rest = args["x"], {a: v for a, v in args.items() if a not in ("x", "p", "key")}
+        x, rest = args["x"], {a: v for a, v in args.items() if a not in ("x", "xd")}
+        rest |= record.derived(**rest) if record.derived else {}
         wanted = x @ (rest["W"] + record.delta(**rest)).T
         out, _ = record.op.forward(x, **rest)
         assert np.abs(out - wanted).max() <= 1e-12 * max(1, np.abs(wanted).max())
@@ -184,9 +188,23 @@ def _same(grads, others):
 # ---------------------------------------- the adapted model
 
 
+def hold_derived(tuned):
+    """Frozen arguments made from others stay as they are now: constants, as in backward."""
+    if tuned.record.derived:
+        params = tuned.base.params
+        held = {
+            id(params[f"{layer}.weight"]): tuned.record.derived(
+                W=params[f"{layer}.weight"], **arrays
+            )
+            for layer, arrays in tuned.layers.items()
+        }
+        tuned.record = dataclasses.replace(tuned.record, derived=lambda W, **_: held[id(W)])
+    return tuned
+
+
 def check_model_gradients(name):
     """∂loss/∂ every trained array through the model, against differences along a direction."""
-    tuned = shake(tune(name))
+    tuned = hold_derived(shake(tune(name)))
     _, grads = gradients(tuned, [BATCHES[0]])
     rng = np.random.default_rng(3)
     for key, a in tuned.trainable.items():
@@ -215,7 +233,7 @@ def check_count(name):
         others = sum(a.size for k, a in params.items() if k.removesuffix(".weight") not in shapes)
         trained = sum(a.size for a in tuned.trainable.values())
         assert trained == counted + (others if record.whole_model else 0)
-        assert trained == sum(slot.array.size for slot in tuned.slots())
+        assert trained == sum(slot.array.size for slot in tuned.trained())
 
 
 def check_base_untouched(name):
@@ -374,22 +392,22 @@ def check_measure(name):
     assert said["gradients"] == sum(a.nbytes for a in tuned.trainable.values())
 
 
-def check_activations(name, monkeypatch):
+def check_activations(name):
     """What forward leaves alive is what measure says, within 1 %; after backward, gradients."""
-    # Numba's own allocations are not traced
-    monkeypatch.setattr(kernels, "backend", lambda: "numpy")
-    for dtype, dropout in (("float64", 0.0), ("float32", 0.1)):
-        tuned = shake(tune(name, base(dtype, width=64), dropout=dropout), size=0.01)
-        said = ml.measure(tuned, 48, 32)  # warms up: rope tables, Python's own caches
-        ids, targets = np.random.default_rng(0).integers(0, 29, (2, 48, 32))
-        with traced() as alive:
-            leaves = tuned.leaves()
-            loss = tuned.loss(ids, targets, leaves=leaves, key=(0, 1, 0))
-            held = alive()
-            engine.backward(loss)
-            left = alive()
-        assert abs(held - said["activations"]) < 0.01 * said["activations"]
-        assert abs(left - said["gradients"]) < 0.01 * said["activations"]
+    with ml.plain():  # Numba's own allocations are not traced
+        for dtype, dropout in (("float64", 0.0), ("float32", 0.1)):
+            tuned = shake(tune(name, base(dtype, width=64), dropout=dropout), size=0.01)
+            said = ml.measure(tuned, 48, 32)  # warms up: rope tables, Python's own caches
+            ids, targets = np.random.default_rng(0).integers(0, 29, (2, 48, 32))
+            with traced() as alive:
+                leaves = tuned.leaves()
+                loss = tuned.loss(ids, targets, leaves=leaves, key=(0, 1, 0))
+                held = alive()
+                engine.backward(loss)
+                left = alive()
+            angles = 48 * 32 * tuned.config.head_dim * tuned.base.dtype.itemsize
+            assert abs(held - angles - said["activations"]) < 0.01 * said["activations"]
+            assert abs(left - said["gradients"]) < 0.01 * said["activations"]
 
 
 def check_caches_freed(name):
@@ -420,19 +438,24 @@ class traced:
 # ---------------------------------------- each technique a second time, in elementary ops
 
 
-def _low_rank(x, W, s, A, B, m):
-    return x @ W.T + ((x * m) @ A.T) @ B.T * s
+def _low_rank(x, W, s, A, B, xd=None):
+    return x @ W.T + ((x if xd is None else xd) @ A.T) @ B.T * s
 
 
-def _vectors(x, W, A, B, b, d, m):
-    return x @ W.T + (((x * m) @ A.T) * d) @ B.T * b
+def _vectors(x, W, A, B, b, d, xd=None):
+    return x @ W.T + (((x if xd is None else xd) @ A.T) * d) @ B.T * b
+
+
+def _rows_of_a_size(x, W, s, A, B, m, norm):
+    return x @ (W + B @ A * s).T * (m / norm)
 
 
 ELEMENTARY = {
-    "full": lambda x, W, m: x @ W.T,
+    "full": lambda x, W: x @ W.T,
     "lora": _low_rank,
     "lora_fa": _low_rank,
     "vera": _vectors,
     "delta_lora": _low_rank,
     "lora_plus": _low_rank,
+    "dora": _rows_of_a_size,
 }

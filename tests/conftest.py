@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from minilora import fast as kernels
+from minilora import fast
 from minilora.engine import backward, param
 from minilora.llama.model import Llama, ModelConfig, init_params
 
@@ -34,15 +34,15 @@ def rel(a, b) -> float:
 
 
 def same_peak(said, found) -> bool:
-    """Is a predicted peak the measured one within 2 %? The twins hold more than the kernels: never
+    """Is a predicted peak the measured one within 2 %? The pages hold more than the twins: never
     less. Products on the matrix unit pack into at most so much a thread while they run.
     """
-    if kernels.backend() == "amx":
+    if fast.backend() == "amx":
         from minilora.fast import threads, unit
 
         most = 1.02 * said.peak + unit.ROOM * threads.THREADS
         return said.peak / 1.02 <= found.peak <= most
-    if not kernels.compiled():
+    if not fast.on():
         return said.peak <= 1.02 * found.peak
     return abs(said.peak - found.peak) <= 0.02 * found.peak
 

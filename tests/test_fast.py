@@ -1,4 +1,4 @@
-"""Whole steps on the fast kernels: the same numbers as on the twins, and no waste around them."""
+"""Whole steps with the twins: the same numbers as on the pages alone, and no waste around them."""
 
 import os
 import statistics
@@ -10,11 +10,11 @@ import pytest
 from conftest import make_llama, rel
 
 import minilora as ml
-from minilora import fast as kernels
-from minilora.fast.numpy_ref import IGNORED
+from minilora import fast
+from minilora.lab import cells
+from minilora.ops.loss import IGNORED
 
-NUMBA = kernels.compiled()
-needs_numba = pytest.mark.skipif(not NUMBA, reason="compares Numba's kernels with their twins")
+needs_numba = pytest.mark.skipif(not fast.on(), reason="compares the twins with the pages")
 
 SHAPE = dict(hidden_size=48, intermediate_size=80, vocab_size=61, num_attention_heads=4)
 
@@ -34,10 +34,6 @@ def batches(rng, n=3, rows=3, length=19):
     return pairs
 
 
-def on_twins(monkeypatch):
-    monkeypatch.setattr(kernels, "backend", lambda: "numpy")
-
-
 def trained(method, steps, **how):
     tuned = ml.attach(model_of(), method, **how)
     data = batches(np.random.default_rng(1))
@@ -48,23 +44,24 @@ def trained(method, steps, **how):
 
 @needs_numba
 @pytest.mark.parametrize("method", ml.METHODS)
-def test_twenty_steps_are_those_of_the_twins(method, monkeypatch):
+def test_twenty_steps_are_those_of_the_pages(method):
     """What a step rule moves is read anew in each step: a stale copy of W would show by step 2."""
     how = {} if ml.METHODS[method].whole_model else {"targets": "all-linear", "rank": 5}
     losses, moved = trained(method, 20, **how)
-    on_twins(monkeypatch)
-    twin_losses, twin_moved = trained(method, 20, **how)
-    np.testing.assert_allclose(losses, twin_losses, rtol=2e-4)
+    with ml.plain():
+        page_losses, page_moved = trained(method, 20, **how)
+    assert losses != page_losses, "both were made by the same code"
+    np.testing.assert_allclose(losses, page_losses, rtol=2e-4)
     assert losses[-1] < losses[0]
     start = ml.attach(model_of(), method, **how).arrays
     for key, array in moved.items():
-        change = twin_moved[key] - start[key]
-        assert np.linalg.norm(array - twin_moved[key]) <= 0.02 * np.linalg.norm(change), key
+        change = page_moved[key] - start[key]
+        assert np.linalg.norm(array - page_moved[key]) <= 0.02 * np.linalg.norm(change), key
 
 
 @needs_numba
 @pytest.mark.parametrize("method", ["full", "lora", "delta_lora"])
-def test_a_weight_written_by_hand_is_used_at_once(method, monkeypatch):
+def test_a_weight_written_by_hand_is_used_at_once(method):
     tuned = ml.attach(model_of(), method)
     ids, targets = batches(np.random.default_rng(2), 1)[0]
     ml.train(tuned, [(ids, targets)], steps=2, lr=1e-3)
@@ -74,8 +71,8 @@ def test_a_weight_written_by_hand_is_used_at_once(method, monkeypatch):
             if isinstance(a, np.ndarray) and (name == "W" or name.endswith("proj.weight")):
                 a *= 1.5
     after = tuned.logits(ids)
-    on_twins(monkeypatch)
-    assert rel(after, tuned.logits(ids)) < 1e-5 < 1e-2 < rel(after, before)
+    with ml.plain():
+        assert rel(after, tuned.logits(ids)) < 1e-5 < 1e-2 < rel(after, before)
 
 
 @needs_numba
@@ -102,3 +99,47 @@ print(*np.diff(seen)[4:])
     if not os.confstr("CS_GNU_LIBC_VERSION"):
         pytest.skip("another C library")
     assert statistics.median(map(int, done.stdout.split())) <= 8
+
+
+def test_inside_plain_no_numba_code_runs():
+    """Every technique trains and writes text in a process that never imports Numba."""
+    code = """
+import sys, numpy as np, minilora as ml
+with ml.plain():
+    model = ml.load_model("base")
+    ids = np.arange(24).reshape(2, 12)
+    for method in ml.METHODS:
+        tuned = ml.attach(model, method)
+        ml.train(tuned, [(ids, ids)], steps=2, lr=1e-3)
+        tuned.generate(ids[:, :3], 4)
+print("numba" in sys.modules)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "False"
+
+
+def test_plain_is_for_a_block():
+    before = fast.on()
+    with ml.plain():
+        assert not fast.on() and fast.is_plain()
+        with ml.plain(False):
+            assert fast.on() == before
+        assert not fast.on()
+    assert fast.on() == before
+
+
+def is_plain(x):
+    return fast.is_plain()
+
+
+def test_plain_reaches_the_workers():
+    for jobs in (1, 2):
+        with ml.plain():
+            inside = cells.run(is_plain, cells.grid(x=[1, 2]), jobs=jobs)
+        outside = cells.run(is_plain, cells.grid(x=[1, 2]), jobs=jobs)
+        assert [r["result"] for r in inside] == [True, True]
+        assert [r["result"] for r in outside] == [False, False]

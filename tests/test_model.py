@@ -1,5 +1,6 @@
 """The Llama against one written here in loops, from the equations; its gradient; and generation."""
 
+import dataclasses
 import itertools
 import math
 
@@ -214,10 +215,11 @@ def test_nothing_writes_into_the_params(rng):
 
 
 def test_a_part_of_the_weights_trained(tiny, rng):
-    """weights= takes leaves for some arrays and plain arrays for the rest."""
+    """A Forward's weights are leaves for some arrays and plain arrays for the rest."""
     ids, targets = rng.integers(0, 29, (2, 2, 5))
     gain = param(tiny.params["model.norm.weight"])
-    loss = tiny.loss(ids, targets, weights={**tiny.params, "model.norm.weight": gain})
+    weights = {**tiny.params, "model.norm.weight": gain}
+    loss = tiny.loss(ids, targets, how=dataclasses.replace(tiny.frozen, weights=weights))
     backward(loss)
     _, grads = full_gradient(tiny, ids, targets)
     assert rel(gain.grad, grads["model.norm.weight"]) < 1e-13

@@ -4,8 +4,8 @@ The second judge is the engine, which differentiates exactly: what it says holds
 And the judge itself, gradcheck, must tell a wrong pair from a right one.
 """
 
+import functools
 import math
-import tracemalloc
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,6 @@ from minilora import ops
 from minilora import strategies as some
 from minilora.engine import Op, Tensor, backward, param
 from minilora.gradcheck import GradientError, gradcheck
-from minilora.ops import loss as loss_file
 
 # ---- each op a second time, in elementary ops
 
@@ -47,15 +46,18 @@ def softmax(z):
     return e / ops.sum(e, -1, True)
 
 
-def attention(q, k, v):
+def attention(q, k, v, spans):
     """Key head h // (H / G) of each query head, picked by index; an additive mask of -∞."""
-    T, H, D = q.shape[1:]
-    S, G = k.shape[1:3]
-    heads = np.arange(H) // (H // G)
-    q, k, v = (ops.transpose(t, (0, 2, 1, 3)) for t in (q, k[:, :, heads], v[:, :, heads]))
-    mask = np.triu(np.full((T, S), -math.inf), S - T + 1)
-    p = softmax(q @ ops.transpose(k, (0, 1, 3, 2)) * (1 / math.sqrt(D)) + mask)
-    return ops.transpose(p @ v, (0, 2, 1, 3))
+    H, G, D = q.shape[1], k.shape[1], q.shape[2]
+    heads, parts = np.arange(H) // (H // G), []
+    for q0, q1, k0, k1 in spans:
+        T, S = q1 - q0, k1 - k0
+        qs, ks, vs = q[q0:q1], k[k0:k1, heads], v[k0:k1, heads]
+        qs, ks, vs = (ops.transpose(t, (1, 0, 2)) for t in (qs, ks, vs))
+        mask = np.triu(np.full((T, S), -math.inf), S - T + 1)
+        p = softmax(qs @ ops.transpose(ks, (0, 2, 1)) * (1 / math.sqrt(D)) + mask)
+        parts.append(ops.transpose(p @ vs, (1, 0, 2)))
+    return functools.reduce(lambda a, b: ops.concat(a, b, 0), parts)
 
 
 def swiglu(gate, up):
@@ -111,18 +113,21 @@ def rmsnorm_arguments(draw):
 
 @st.composite
 def rope_arguments(draw):
-    N, T, H, half = (draw(some.sizes) for _ in range(4))
-    angle = some.normal((T, half), draw(some.seeds))
-    return draw(some.arrays((N, T, H, 2 * half))), np.cos(angle), np.sin(angle)
+    M, H, half = (draw(some.sizes) for _ in range(3))
+    angle = some.normal((M, half), draw(some.seeds))
+    return draw(some.arrays((M, H, 2 * half))), np.cos(angle), np.sin(angle)
 
 
 @st.composite
 def attention_arguments(draw):
-    N, T, D = draw(st.integers(1, 3)), draw(some.sizes), draw(some.sizes)
-    S = T + draw(st.sampled_from([0, 0, 1, 5]))  # keys of earlier tokens
+    """One to three sequences of their own lengths, some with keys of earlier tokens."""
+    size = st.tuples(some.sizes, st.sampled_from([0, 1, 5]))  # queries, earlier keys
+    sizes = draw(st.lists(size, min_size=1, max_size=3))
+    ends, keys = np.cumsum([0, *(T for T, _ in sizes)]), np.cumsum([0, *map(sum, sizes)])
+    spans = np.stack([ends[:-1], ends[1:], keys[:-1], keys[1:]], axis=1)
     G, group, seed = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(some.seeds)
-    shapes = (N, T, G * group, D), (N, S, G, D), (N, S, G, D)
-    return tuple(some.normal(shape, seed + i) for i, shape in enumerate(shapes))
+    D, shapes = draw(some.sizes), ((ends[-1], G * group), (keys[-1], G), (keys[-1], G))
+    return *(some.normal((*shape, D), seed + i) for i, shape in enumerate(shapes)), spans
 
 
 @st.composite
@@ -157,7 +162,7 @@ CASES = {
     "embedding": Case(embedding, embedding_arguments(), (True, False)),
     "rmsnorm": Case(rmsnorm, rmsnorm_arguments(), (True, True, False)),
     "rope": Case(rope, rope_arguments(), (True, False, False)),
-    "attention": Case(attention, attention_arguments(), (True, True, True)),
+    "attention": Case(attention, attention_arguments(), (True, True, True, False)),
     "swiglu": Case(swiglu, swiglu_arguments(), (True, True)),
     "frozen_feed_forward": Case(
         feed_forward, feed_forward_arguments(), (True, False, False, False)
@@ -267,14 +272,12 @@ def test_the_tape_gives_what_the_pair_gives(name, data):
         assert np.array_equal(leaf.grad, want)
 
 
-# ---- the loss and the head in chunks
+# ---- the loss and the head
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 128])
 @pytest.mark.parametrize("ignored", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("count", [None, 40])
-def test_head_loss_is_linear_then_cross_entropy(chunk, ignored, count, rng, monkeypatch):
-    monkeypatch.setattr(loss_file, "CHUNK", chunk)
+def test_head_loss_is_linear_then_cross_entropy(ignored, count, rng):
     h, W = rng.standard_normal((10, 4)), rng.standard_normal((6, 4))
     targets = rng.integers(0, 6, 10)
     targets[rng.random(10) < ignored] = -100
@@ -296,43 +299,6 @@ def test_head_loss_is_linear_then_cross_entropy(chunk, ignored, count, rng, monk
         assert np.isclose(op(h, W, targets, count).data, wanted.data, rtol=1e-14)
 
 
-def test_head_loss_with_more_rows_than_a_chunk(rng):
-    M = 2 * loss_file.CHUNK + 17
-    h, W = rng.standard_normal((M, 3)), rng.standard_normal((5, 3))
-    targets = rng.integers(-1, 5, M)
-    targets[targets == -1] = -100
-    gradcheck(ops.head_loss.forward, ops.head_loss.backward, h, W, targets)
-    z = ops.linear(h, W).data
-    assert np.isclose(ops.head_loss(h, W, targets).data, cross_entropy(z, targets).data, rtol=1e-13)
-
-
-@pytest.mark.parametrize("name", ["head_loss", "frozen_head_loss"])
-@pytest.mark.parametrize("trains", [True, False])
-def test_no_array_of_all_logits_is_ever_alive(name, trains, rng):
-    M, V, C = 2048, 1000, 4
-    h, W = rng.standard_normal((M, C)), rng.standard_normal((V, C))
-    targets = rng.integers(0, V, M)
-    tracemalloc.start()
-    loss = getattr(ops, name)(param(h) if trains else h, W, targets)
-    if trains:
-        backward(loss)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < M * V * 8 / 2  # chunks of 128 rows: about a sixteenth, a few at a time
-
-
-def test_rows_that_do_not_count_are_not_multiplied(rng, monkeypatch):
-    """A thousandth of the targets counts: so many rows of logits are made, and no more."""
-    rows = []
-    matmul = loss_file.K.matmul_nt
-    monkeypatch.setattr(loss_file.K, "matmul_nt", lambda x, w: rows.append(len(x)) or matmul(x, w))
-    targets = np.full(1000, -100)
-    targets[[3, 997]] = 1
-    h, W = rng.standard_normal((1000, 2)), rng.standard_normal((4, 2))
-    ops.frozen_head_loss(param(h), W, targets)
-    assert rows == [2]
-
-
 def test_cross_entropy_of_huge_logits():
     z = np.array([[1e4, 0.0, -1e4], [-1e300, 1e300, 0.0]])
     loss, (dz, _) = ops.cross_entropy.forward(z, np.array([0, 1]))
@@ -341,21 +307,24 @@ def test_cross_entropy_of_huge_logits():
 
 def test_rope_turns_and_keeps_lengths(rng):
     """Scores depend on the distance of two places, not on the places."""
-    q, k = rng.standard_normal((2, 1, 6, 1, 4))
-    q[:], k[:] = q[:, :1], k[:, :1]
+    q, k = rng.standard_normal((2, 6, 1, 4))
+    q[:], k[:] = q[:1], k[:1]
     angle = np.arange(6)[:, None] * np.array([1.0, 0.3])
-    q, k = (ops.rope(a, np.cos(angle), np.sin(angle)).data[0, :, 0] for a in (q, k))
+    q, k = (ops.rope(a, np.cos(angle), np.sin(angle)).data[:, 0] for a in (q, k))
     scores = q @ k.T
     assert np.allclose(np.diag(scores, 2), scores[0, 2])
     assert not np.isclose(scores[0, 2], scores[0, 1])
     assert np.allclose(np.linalg.norm(q, axis=1), np.linalg.norm(q[0]))
 
 
-def test_attention_looks_at_no_later_key(rng):
-    q, k, v = (rng.standard_normal((1, 5, 2, 4)) for _ in range(3))
-    o = ops.attention(q, k, v).data
-    k[:, 3:], v[:, 3:] = 99, 99
-    assert np.array_equal(ops.attention(q, k, v).data[:, :3], o[:, :3])
+def test_attention_looks_at_no_later_key_and_at_no_other_sequence(rng):
+    q, k, v = (rng.standard_normal((10, 2, 4)) for _ in range(3))
+    spans = np.array([[0, 5, 0, 5], [5, 10, 5, 10]])
+    o = ops.attention(q, k, v, spans).data
+    k[3:5], v[3:5] = 99, 99
+    again = ops.attention(q, k, v, spans).data
+    assert np.array_equal(again[:3], o[:3]) and np.array_equal(again[5:], o[5:])
+    assert not np.isclose(again[4], o[4]).any()
 
 
 def test_caches_hold_what_the_docstrings_say(rng):
@@ -366,7 +335,7 @@ def test_caches_hold_what_the_docstrings_say(rng):
     ids, cos, sin = np.array([1, 0]), np.ones((3, 2)), np.zeros((3, 2))
     kept, shape = ops.embedding.forward(x, ids)[1]
     assert kept is ids and shape == x.shape
-    _, tables = ops.rope.forward(x.reshape(1, 3, 1, 4), cos, sin)
+    _, tables = ops.rope.forward(x.reshape(3, 1, 4), cos, sin)
     assert tables[0] is cos and tables[1] is sin
 
 

@@ -133,6 +133,8 @@ FROM_PEFT = {
     "regular expression": ("lora", {"lora_alpha": 7, "target_modules": r".*\.1\..*(up|k)_proj"}),
     "patterns": ("lora", {"lora_alpha": 10, **PATTERNS}),
     "patterns, rank-stabilised": ("lora", {"lora_alpha": 10, "use_rslora": True, **PATTERNS}),
+    "dora": ("lora", {"lora_alpha": 10, "use_dora": True, "target_modules": "all-linear"}),
+    "dora, patterns": ("lora", {"lora_alpha": 9, "use_dora": True, "use_rslora": True, **PATTERNS}),
     "vera": ("vera", {"r": 9, "projection_prng_key": 5}),
     "vera without projections": ("vera", {"r": 9, "save_projection": False}),
     "vera on all": ("vera", {"r": 9, "target_modules": ["q_proj", "v_proj", "down_proj"]}),
@@ -156,7 +158,8 @@ def test_load_adapter_reads_what_peft_writes(tmp_path, case):
     assert far(wanted, model.logits(IDS)) > 0.05
     assert far(wanted, tuned.logits(IDS)) < NEAR
     assert far(wanted, ml.merge(tuned).logits(IDS)) < NEAR
-    for method in [m for m, r in ml.METHODS.items() if r.peft and r.peft.type == kind.upper()]:
+    same = [m for m, r in ml.METHODS.items() if r.peft and r.peft.type == kind.upper()]
+    for method in [m for m in same if (m == "dora") == fields.get("use_dora", False)]:
         again = ml.load_adapter(model, tmp_path / "adapter", method=method)
         assert far(wanted, again.logits(IDS)) < NEAR
 
@@ -168,6 +171,8 @@ FROM_HERE = {
     "lora_fa": ("lora_fa", {"rank": 3}),
     "lora_plus": ("lora_plus", {"rank": 3}),
     "vera": ("vera", {"rank": 9, "targets": ("q_proj", "v_proj", "up_proj")}),
+    "dora": ("dora", {"rank": 3, "targets": "all-linear"}),
+    "dora, patterns": ("dora", {"rank": 3, **PATTERNS, "rank_stabilized": True}),
     "delta_lora": ("delta_lora", {"rank": 3, "start_step": 2}),
     "delta_lora, patterns": ("delta_lora", {"rank": 3, **PATTERNS, "rank_stabilized": True}),
 }

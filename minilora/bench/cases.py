@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..fast.numpy_ref import IGNORED
+from ..ops.loss import IGNORED
 from ..llama.model import Llama, ModelConfig, init_params
 from ..methods import METHODS
 from ..tuning.adapters import Tuned, attach

@@ -96,7 +96,7 @@ def _groups(model, tuned: Tuned, lr: float) -> list[dict[str, Any]]:
     """What trains, in groups of one learning rate."""
     rule = tuned.record.lr_scale
     ratios = rule(tuned.options) if rule else {}
-    fast = {slot.key: ratios[slot.argument] for slot in tuned.slots() if slot.argument in ratios}
+    fast = {slot.key: ratios[slot.argument] for slot in tuned.trained() if slot.argument in ratios}
     groups: dict[float, list] = {}
     for name, weight in model.named_parameters():
         if weight.requires_grad:

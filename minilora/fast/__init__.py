@@ -1,50 +1,64 @@
-"""The table of kernels: what the ops call, and which twin answers.
+"""The engine room: what makes a page fast stands here, behind one table.
 
-Each name is defined by `numpy_ref` and has a fast twin, of the same name and signature, in one of
-the Numba files. float32 runs on the Numba twin, every other dtype on the reference, a shape without
-numbers on `shapes`. `MINILORA_KERNELS=numpy` chooses the reference for all, and so does a Python
-without Numba. A Numba file is imported, and a kernel compiled, when it is first called, or where
-`amx` is asked for.
+A page is a file of ops/ or methods/ (and AdamW): plain NumPy, the definition of correct. A
+function of a page may have a twin in `twins.py`: the same name and arguments, and a cache of the
+same names, shapes and bytes. `twin` gives the twin for float32 and for arrays of shape alone. It
+gives the page's own function for all else, where Numba is not installed, and inside `with
+plain():`. The environment variable MINILORA_KERNELS chooses for the whole process: numpy (the
+pages), numba, or amx (Numba, with the large products on the matrix unit of newer Intel processors).
+
+twins.py: each twin, written with kernels · kernels.py: each kernel's Numba file, and what it
+allocates for arrays of shape alone · the other files: the kernels, which alone import Numba.
 """
 
+import contextlib
 import functools
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any
 
 import numpy as np
 
 from ..support.meta import Meta
-from . import heap, numpy_ref, shapes
+from . import heap
+from .twins import TWINS
 
-HOMES = {  # kernel -> the file of its Numba twin
-    "matmul_nt": "matmul",
-    "matmul_nn": "matmul",
-    "matmul_tn": "matmul",
-    "adapted_nt": "matmul",
-    "adapted_nn": "matmul",
-    "add": "pointwise",
-    "rmsnorm_forward": "pointwise",
-    "rmsnorm_dx": "pointwise",
-    "rmsnorm_dg": "pointwise",
-    "rope": "pointwise",
-    "swiglu_forward": "pointwise",
-    "swiglu_backward": "pointwise",
-    "feed_forward": "gated",
-    "feed_forward_dx": "gated",
-    "attention_forward": "attention",
-    "attention_backward": "attention",
-    "cross_entropy": "softmax",
-    "adamw": "adam",
-}
+PACKAGE = __package__.removesuffix("fast")  # "minilora."
+FLOAT32 = np.dtype(np.float32)
+_plain: ContextVar[bool] = ContextVar("minilora_plain", default=False)
+
+
+@contextlib.contextmanager
+def plain(only: bool = True) -> Iterator[None]:
+    """Inside, every function of a page is the page's own: no twin answers and no Numba code runs.
+
+    only=False turns the twins on again for a block. Workers of the lab's runs are told, too.
+    """
+    token = _plain.set(only)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
+
+
+def is_plain() -> bool:
+    """Are the twins turned off here by `plain`?"""
+    return _plain.get()
+
+
+def on() -> bool:
+    """Do twins answer for float32 here?"""
+    return not _plain.get() and backend() != "numpy"
 
 
 @functools.cache
 def backend() -> str:
     """ "numba", "amx" or "numpy": MINILORA_KERNELS if it is set, else Numba if it is installed.
 
-    "amx" is Numba with the large products on the matrix unit of the newer Intel processors.
+    Raises ValueError for another value, and for what this machine does not have.
     """
     asked = os.environ.get("MINILORA_KERNELS", "")
     if asked not in ("", "numba", "amx", "numpy"):
@@ -66,61 +80,30 @@ def has_unit() -> bool:
     return importlib.import_module(".amx", __name__).usable()
 
 
-@functools.cache
-def compiled() -> bool:
-    """Do the Numba twins answer for float32?"""
-    return backend() != "numpy"
+def twin(function: Callable, first: Any) -> Callable:
+    """The twin of a page's function where it answers for arrays like `first`, else the function.
+
+    A reader's own function has no twin, whatever its name.
+    """
+    fast = TWINS.get(getattr(function, "__name__", ""))
+    if fast is None or not function.__module__.startswith(PACKAGE):
+        return function
+    if type(first) is Meta or (getattr(first, "dtype", None) == FLOAT32 and on()):
+        return fast
+    return function
 
 
-@functools.cache
-def fast(name: str) -> Callable:
-    """The Numba twin of a kernel; importing its file also sets up the one thread pool."""
-    return getattr(importlib.import_module(f".{HOMES[name]}", __name__), name)
+def bind(function: Callable) -> Callable:
+    """A page's function that is no op, such as AdamW: its twin answers where it can."""
+
+    @functools.wraps(function)
+    def bound(first, *rest, **named):
+        return twin(function, first)(first, *rest, **named)
+
+    return bound
 
 
 def prepare_memory() -> None:
-    """Set up the heap as the Numba kernels do at their first call, for who loads weights before."""
-    if compiled():
+    """Set up the heap as the first kernel would; called before weights are loaded."""
+    if on():
         heap.set_up()
-
-
-def _entry(name: str) -> Callable:
-    reference = getattr(numpy_ref, name)
-
-    @functools.wraps(reference)
-    def kernel(first, *rest, **named):
-        if isinstance(first, Meta):
-            return getattr(shapes, name)(first, *rest, **named)
-        chosen = fast(name) if first.dtype == np.float32 and compiled() else reference
-        return chosen(first, *rest, **named)
-
-    return kernel
-
-
-matmul_nt = _entry("matmul_nt")
-matmul_nn = _entry("matmul_nn")
-matmul_tn = _entry("matmul_tn")
-adapted_nt = _entry("adapted_nt")
-adapted_nn = _entry("adapted_nn")
-add = _entry("add")
-rmsnorm_forward = _entry("rmsnorm_forward")
-rmsnorm_dx = _entry("rmsnorm_dx")
-rmsnorm_dg = _entry("rmsnorm_dg")
-rope = _entry("rope")
-swiglu_forward = _entry("swiglu_forward")
-swiglu_backward = _entry("swiglu_backward")
-feed_forward = _entry("feed_forward")
-feed_forward_dx = _entry("feed_forward_dx")
-attention_forward = _entry("attention_forward")
-attention_backward = _entry("attention_backward")
-cross_entropy = _entry("cross_entropy")
-adamw = _entry("adamw")
-
-
-def packed_bytes(W) -> int:
-    """Bytes of W's copies in a kernel's own order that stay from call to call, for the ledger.
-
-    W: a weight; of shape alone: what a step would leave. 0: every kernel packs a panel at a time
-    and keeps none.
-    """
-    return 0

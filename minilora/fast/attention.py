@@ -1,25 +1,25 @@
-"""Causal attention in blocks of query rows: the (T, T) scores of a head never exist at once.
+"""Causal attention in blocks of query rows: the (T, S) scores of a head never exist at once.
 
 A block's scores are laid out keys by queries, s[j, i] = k_j · q_i. So the steps of softmax, each
 for all 32 queries of a block, are whole vectors, whatever the number of keys; and keys, values,
-queries and gradients are read where they are, all but the turned queries. A block's keys end at
-its diagonal. Backward computes the probabilities again from lse.
+queries and gradients are read where they are, all but the transposed queries. A block's keys end
+at its diagonal. Backward computes the probabilities again from lse.
 
-The work is shared out by heads and blocks; in backward by groups, whose query heads add up in one
-order, or, where there are few groups, by heads, added up at the end. So the number of threads
-does not change the result.
+The sequences may have different lengths. A task takes the blocks that lie in its part of the work,
+in backward the groups, whose query heads add up in one order, or, where there are few groups, the
+heads, added up at the end. So the number of tasks does not change the result.
 """
 
 import math
 
 import numpy as np
-from numba import prange
+from numba import int64, prange
 
-from .jit import ONE, SHARE, compiled, count, dense, number, portion, read, tasks, write
+from .jit import ONE, SHARE, compiled, count, dense, number, read, tasks, write
 from .strips import strip
 from .sums import dot, total
 from .tile import DOTS, MR, dots, turn16
-from .vectors import exp, soften, soften_back
+from .vectors import exp, maximum, soften, soften_back
 
 BLOCK = 32  # query rows at a time
 GRAIN = 200_000  # multiplications below which a second thread costs more than it brings
@@ -27,9 +27,49 @@ FEW_GROUPS = 8  # below so many, backward shares out single query heads
 HIDDEN = np.float32(-math.inf)  # the score of a key that a query may not see
 NOTHING = np.float32(0)
 
+SPANS = read(2, dtype=int64)
+
+
+@compiled((count, count, count))
+def _work(T, S, i):
+    """An estimate, in some unit, of the time of a head's first i queries, of T, with S keys.
+
+    Twice the pairs of query and key: each query counts 32 keys more than it sees, which stand for
+    its other work, and queries are counted in whole tiles.
+    """
+    i = -(-i // MR) * MR
+    return i * (2 * (S - T + BLOCK) + i)
+
+
+@compiled((SPANS, count, count))
+def _survey(spans, M, S):
+    """The first span that does not fit, or -1; the most queries, the most keys of a span; the sums
+    of the queries, of the keys that queries see, and of the work of a head.
+    """
+    most, longest, queries, keys, work = 0, 0, 0, 0, 0
+    q_end, k_end = 0, 0
+    for n in range(len(spans)):
+        T, K = spans[n, 1] - spans[n, 0], spans[n, 3] - spans[n, 2]
+        if spans[n, 0] < q_end or spans[n, 2] < k_end or T < 0 or K < T:
+            return n, 0, 0, 0, 0, 0
+        q_end, k_end = spans[n, 1], spans[n, 3]
+        if q_end > M or k_end > S:
+            return n, 0, 0, 0, 0, 0
+        most, longest = max(most, T), max(longest, K)
+        queries, keys = queries + T, keys + (K if T else 0)
+        work += _work(T, K, T)
+    return -1, most, longest, queries, keys, work
+
+
+@compiled((count, count, count, *SHARE))
+def _is_mine(start, stop, work, t, cut):
+    """Does the middle of this piece of the work lie in task t's part, of `cut` equal ones?"""
+    middle = (start + stop) * cut
+    return 2 * work * t <= middle < 2 * work * (t + 1)
+
 
 @compiled((read(2, "A"), write(2)))
-def _turn(x, out):
+def _transpose(x, out):
     """out[:, :rows] = xᵀ, zeros up to the next 16 columns."""
     rows, D = x.shape
     for i in range(0, rows, 16):
@@ -37,13 +77,16 @@ def _turn(x, out):
             turn16(x, i, d, min(16, rows - i), min(16, D - d), out, d, i)
 
 
-@compiled((read(2, "A"), read(2), count, count, write(2)))
-def _scores(x, yt, first, rows, s):
-    """s[j, i] = x_j · y_i, yt (D, rows) turned, for the first + i keys that query i sees."""
+@compiled((read(2, "A"), count, read(2), count, count, write(2)))
+def _scores(x, start, yt, first, rows, s):
+    """s[j, i] = x_j · y_i for the first + i keys that query i sees, the rows of x from `start` on.
+
+    yt (D, rows) is the transpose of y.
+    """
     D, keys, width = x.shape[1], first + rows - 1, -(-rows // 16) * 16
     for j in range(0, keys, MR):
         low = max(0, j - first + 1) // 16 * 16  # no query before sees key j or a later one
-        strip(x, j, 0, yt, 0, low, s, j, low, D, min(MR, keys - j), width - low, False)
+        strip(x, start + j, 0, yt, 0, low, s, j, low, D, min(MR, keys - j), width - low, False)
 
 
 @compiled((write(2), count, count, number))
@@ -55,66 +98,73 @@ def _hide(s, first, rows, value):
 
 
 @compiled()
-def _forward_block(q, k, v, o, lse, n, h, i0, scale, scratch):
-    """One block of one head, into o and lse."""
+def _forward_block(q, k, v, o, lse, h, block, scale, scratch):
+    """One block of one head, into o and lse.
+
+    block: its first row and its number of rows in q, the first row in k, the keys that its first
+    query sees.
+    """
+    i0, rows, k0, first = block
     qt, s, sums = scratch
-    T, S, D = q.shape[1], k.shape[1], q.shape[3]
-    g, rows, first = h // (q.shape[2] // k.shape[2]), min(BLOCK, T - i0), S - T + i0 + 1
-    _turn(q[n, i0 : i0 + rows, h], qt)
-    _scores(k[n, :, g], qt, first, rows, s)
+    D, g = q.shape[2], h // (q.shape[1] // k.shape[1])
+    _transpose(q[i0 : i0 + rows, h], qt)
+    _scores(k[:, g], k0, qt, first, rows, s)
     _hide(s, first, rows, HIDDEN)
     for c in range(0, rows, 16):
         soften(s, c, first + rows - 1, scale, sums)
     for i in range(0, rows, MR):
         high = min(MR, rows - i)
         seen = first + i + high - 1
-        strip(s.T, i, 0, v[n, :, g], 0, 0, o[n, :, h], i0 + i, 0, seen, high, D, False)
+        strip(s.T, i, 0, v[:, g], k0, 0, o[:, h], i0 + i, 0, seen, high, D, False)
     for i in range(rows):
-        lse[n, h, i0 + i] = sums[0, i] * scale + math.log(sums[1, i])
-        row, share = o[n, i0 + i, h], ONE / sums[1, i]
+        lse[i0 + i, h] = sums[0, i] * scale + math.log(sums[1, i])
+        row, share = o[i0 + i, h], ONE / sums[1, i]
         for d in range(D):
             row[d] *= share
 
 
-FORWARD = read(4), read(4, "A"), read(4, "A"), write(4), write(3), number
+FORWARD = read(3), read(3, "A"), read(3, "A"), SPANS, write(3), write(2), number, count, count
 
 
 @compiled((*FORWARD, *SHARE))
-def _forward_share(q, k, v, o, lse, scale, t, cut):
-    """Task t's blocks, numbered (n · H + h) · blocks + block."""
-    (N, T, H, D), S = q.shape, k.shape[1]
-    blocks = -(-T // BLOCK)
-    units = N * H * blocks
-    start, stop = portion(units, t, cut, 1)
-    step = 1
-    if units < 16 * cut:  # few, and a head's later blocks cost more: deal them out in turn
-        start, stop, step = t, units, cut
+def _forward_share(q, k, v, spans, o, lse, scale, longest, work, t, cut):
+    """Task t's blocks, sequence by sequence, head by head."""
+    H, D = q.shape[1:]
     scratch = (
         np.empty((D, BLOCK), np.float32),
-        np.empty((S, BLOCK), np.float32),
+        np.empty((longest, BLOCK), np.float32),
         np.empty((2, BLOCK), np.float32),
     )
-    for unit in range(start, stop, step):
-        head, i0 = unit // blocks, unit % blocks * BLOCK
-        _forward_block(q, k, v, o, lse, head // H, head % H, i0, scale, scratch)
+    done = 0
+    for n in range(len(spans)):
+        q0, k0 = spans[n, 0], spans[n, 2]
+        T, S = spans[n, 1] - q0, spans[n, 3] - k0
+        for h in range(H):
+            for i in range(0, T, BLOCK):
+                rows = min(BLOCK, T - i)
+                start, stop = done + _work(T, S, i), done + _work(T, S, i + rows)
+                if _is_mine(start, stop, H * work, t, cut):
+                    block = q0 + i, rows, k0, S - T + i + 1
+                    _forward_block(q, k, v, o, lse, h, block, scale, scratch)
+            done += _work(T, S, T)
 
 
 @compiled((*FORWARD, count), parallel=True)
-def _attention_forward(q, k, v, o, lse, scale, cut):
+def _attention_forward(q, k, v, spans, o, lse, scale, longest, work, cut):
     if cut == 1:
         for t in range(cut):
-            _forward_share(q, k, v, o, lse, scale, t, cut)
+            _forward_share(q, k, v, spans, o, lse, scale, longest, work, t, cut)
     else:
         for t in prange(cut):
-            _forward_share(q, k, v, o, lse, scale, t, cut)
+            _forward_share(q, k, v, spans, o, lse, scale, longest, work, t, cut)
 
 
 @compiled()
 def _soften_row(s, scale):
     """s = softmax(scale s) of a row; returns the logarithm of its denominator."""
     top = s[0]
-    for j in range(len(s)):  # a NaN is passed over here, and met again in the total
-        top = max(top, s[j])
+    for j in range(1, len(s)):
+        top = maximum(top, s[j])
     for j in range(len(s)):
         s[j] = exp((s[j] - top) * scale)
     denominator = total(s)
@@ -125,78 +175,100 @@ def _soften_row(s, scale):
 
 
 @compiled((*FORWARD, *SHARE))
-def _one_query_share(q, k, v, o, lse, scale, t, cut):
-    """Task t's groups of query heads, numbered n · G + g, where each has one query, as in decoding.
+def _one_query_share(q, k, v, spans, o, lse, scale, longest, work, t, cut):
+    """Task t's groups of query heads where each sequence has one query, as in decoding.
 
     There the heads of a group are the rows of a block, and its keys and values are read once.
     """
-    (_, _, H, D), (S, G) = q.shape, k.shape[1:3]
+    (H, D), G = q.shape[1:], k.shape[1]
     heads = H // G
-    s = np.empty((heads, S), np.float32)
-    for unit in range(*portion(len(q) * G, t, cut, 1)):
-        n, h0 = unit // G, unit % G * heads
-        queries, out = q[n, 0, h0 : h0 + heads], o[n, 0, h0 : h0 + heads]
-        keys, values = k[n, :, unit % G], v[n, :, unit % G]
-        for h in range(0, heads, DOTS):
-            for j in range(0, S, 4):
-                dots(queries, h, keys, j, s, h, j, D, min(DOTS, heads - h), min(4, S - j), False)
-        for h in range(heads):
-            lse[n, h0 + h, 0] = _soften_row(s[h], scale)
-        for h in range(0, heads, MR):
-            strip(s, h, 0, values, 0, 0, out, h, 0, S, min(MR, heads - h), D, False)
+    s = np.empty((heads, longest), np.float32)
+    done = 0
+    for n in range(len(spans)):
+        i, k0 = spans[n, 0], spans[n, 2]
+        S = spans[n, 3] - k0
+        for g in range(G):
+            start, done = done, done + _work(1, S, 1)
+            if not _is_mine(start, done, G * work, t, cut):
+                continue
+            h0 = g * heads
+            queries, keys = q[i, h0 : h0 + heads], k[:, g]
+            for h in range(0, heads, DOTS):
+                rows = min(DOTS, heads - h)
+                for j in range(0, S, 4):
+                    dots(queries, h, keys, k0 + j, s, h, j, D, rows, min(4, S - j), False)
+            for h in range(heads):
+                lse[i, h0 + h] = _soften_row(s[h, :S], scale)
+            for h in range(0, heads, MR):
+                rows = min(MR, heads - h)
+                strip(s, h, 0, v[:, g], k0, 0, o[i], h0 + h, 0, S, rows, D, False)
 
 
 @compiled((*FORWARD, count), parallel=True)
-def _one_query(q, k, v, o, lse, scale, cut):
+def _one_query(q, k, v, spans, o, lse, scale, longest, work, cut):
     if cut == 1:
         for t in range(cut):
-            _one_query_share(q, k, v, o, lse, scale, t, cut)
+            _one_query_share(q, k, v, spans, o, lse, scale, longest, work, t, cut)
     else:
         for t in prange(cut):
-            _one_query_share(q, k, v, o, lse, scale, t, cut)
+            _one_query_share(q, k, v, spans, o, lse, scale, longest, work, t, cut)
 
 
-def attention_forward(q, k, v):
-    """o = softmax(q kᵀ / √D, keys up to the query's own place) v, grouped-query.
+def attention_forward(q, k, v, spans):
+    """o = softmax(q kᵀ / √D, keys up to the query's own place) v, grouped-query, by sequences.
 
-    q (N, T, H, D); k, v (N, S, G, D), H a multiple of G, S >= T: query i stands at place S - T + i.
-    -> o (N, T, H, D), lse (N, H, T), the logarithm of each softmax's denominator.
+    q (M, H, D); k, v (S, G, D), H a multiple of G; spans (N, 4) int64: for each sequence where its
+    queries begin and end, and where its keys begin and end.
+    -> o (M, H, D), lse (M, H), the logarithm of each softmax's denominator.
     """
-    N, T, H, D = q.shape
-    k, v = _keys_and_values(q, k, v)
+    k, v, spans, most, longest, queries, _, work = _checked(q, k, v, spans)
+    M, H, D = q.shape
     q = dense(q, q.shape)
-    o, lse = np.empty((N, T, H, D), np.float32), np.empty((N, H, T), np.float32)
-    cut = tasks(N * H * T * k.shape[1] * D, GRAIN)
-    kernel = _one_query if T == 1 else _attention_forward
-    kernel(q, k, v, o, lse, 1 / math.sqrt(D), cut)
+    new = np.empty if queries == M else np.zeros
+    o, lse = new((M, H, D), np.float32), new((M, H), np.float32)
+    cut = tasks(queries * longest * H * D, GRAIN)
+    kernel = _one_query if most == 1 and queries == len(spans) else _attention_forward
+    kernel(q, k, v, spans, o, lse, 1 / math.sqrt(D), longest, work, cut)
     return o, lse
 
 
-def _keys_and_values(q, k, v):
+def _checked(q, k, v, spans):
     """k and v as they are where a head's numbers are neighbours (as in a cache), or copied."""
-    (N, T, H, D), (S, G) = q.shape, k.shape[1:3]
-    if k.shape != (N, S, G, D) or v.shape != k.shape or H % G or S < T:
-        wanted = "(N, T, H, D), twice (N, S, G, D), G a divisor of H, S >= T"
+    fits = q.ndim == k.ndim == 3 and q.shape[2] == k.shape[2] and k.shape == v.shape
+    if not (fits and k.shape[1] and q.shape[1] % k.shape[1] == 0):
+        wanted = "(M, H, D), twice (S, G, D), G a divisor of H"
         raise ValueError(f"attention: q, k, v are {q.shape}, {k.shape}, {v.shape}, wanted {wanted}")
-    return tuple(a if a.strides[3] == 4 else np.ascontiguousarray(a) for a in (k, v))
+    spans = np.ascontiguousarray(spans, np.int64)
+    if spans.ndim != 2 or spans.shape[1] != 4:
+        raise ValueError(f"attention: spans have shape {spans.shape}, wanted (N, 4)")
+    wrong, most, longest, queries, keys, work = _survey(spans, len(q), len(k))
+    if wrong >= 0:
+        raise ValueError(
+            f"attention: span {wrong} is {spans[wrong].tolist()}, wanted queries and keys after "
+            f"those of the span before, among {len(q)} and {len(k)}, no more queries than keys"
+        )
+    k = k if k.strides[2] == 4 else np.ascontiguousarray(k)
+    v = v if v.strides[2] == 4 else np.ascontiguousarray(v)
+    return k, v, spans, most, longest, queries, keys, work
 
 
 @compiled()
-def _backward_block(do, q, k, v, o, lse, dq, dk, dv, n, h, part, i0, scale, scratch):
+def _backward_block(arrays, h, part, block, scale, scratch):
     """One block of one head: dq is written, the part's dk and dv are added to."""
+    do, q, k, v, o, lse, dq, dk, dv = arrays
+    i0, rows, k0, first = block
     qt, do_t, p, ds, sums = scratch
-    (T, H, D), (S, G) = q.shape[1:], k.shape[1:3]
-    g, rows, first = h // (H // G), min(BLOCK, T - i0), S - T + i0 + 1
+    D, g = q.shape[2], h // (q.shape[1] // k.shape[1])
     keys = first + rows - 1
-    q_block, do_block = q[n, i0 : i0 + rows, h], do[n, i0 : i0 + rows, h]
+    q_block, do_block = q[i0 : i0 + rows, h], do[i0 : i0 + rows, h]
     sums[:] = 0
     for i in range(rows):
-        sums[0, i] = lse[n, h, i0 + i]
-        sums[1, i] = dot(do[n, i0 + i, h], o[n, i0 + i, h])
-    _turn(q_block, qt)
-    _turn(do_block, do_t)
-    _scores(k[n, :, g], qt, first, rows, p)
-    _scores(v[n, :, g], do_t, first, rows, ds)
+        sums[0, i] = lse[i0 + i, h]
+        sums[1, i] = dot(do[i0 + i, h], o[i0 + i, h])
+    _transpose(q_block, qt)
+    _transpose(do_block, do_t)
+    _scores(k[:, g], k0, qt, first, rows, p)
+    _scores(v[:, g], k0, do_t, first, rows, ds)
     _hide(p, first, rows, HIDDEN)
     _hide(ds, first, rows, NOTHING)
     for c in range(0, rows, 16):
@@ -204,59 +276,69 @@ def _backward_block(do, q, k, v, o, lse, dq, dk, dv, n, h, part, i0, scale, scra
     for i in range(0, rows, MR):
         high = min(MR, rows - i)
         seen = first + i + high - 1
-        strip(ds.T, i, 0, k[n, :, g], 0, 0, dq[n, :, h], i0 + i, 0, seen, high, D, False)
+        strip(ds.T, i, 0, k[:, g], k0, 0, dq[:, h], i0 + i, 0, seen, high, D, False)
     for j in range(0, keys, MR):
-        high, unseen = min(MR, keys - j), max(0, j - first + 1)  # queries too early for key j
-        strip(ds, j, unseen, q_block, unseen, 0, dk[n, :, part], j, 0, rows - unseen, high, D, True)
-        strip(p, j, unseen, do_block, unseen, 0, dv[n, :, part], j, 0, rows - unseen, high, D, True)
+        early = max(0, j - first + 1)  # queries that do not see key j
+        late, high = rows - early, min(MR, keys - j)
+        strip(ds, j, early, q_block, early, 0, dk[:, part], k0 + j, 0, late, high, D, True)
+        strip(p, j, early, do_block, early, 0, dv[:, part], k0 + j, 0, late, high, D, True)
 
 
-READ = read(4), read(4), read(4, "A"), read(4, "A"), read(4), read(3)
-BACKWARD = *READ, write(4), write(4), write(4), number
+READ = read(3), read(3), read(3, "A"), read(3, "A"), SPANS, read(3), read(2)
+BACKWARD = *READ, write(3), write(3), write(3), number, count, count
 
 
 @compiled((*BACKWARD, *SHARE))
-def _backward_share(do, q, k, v, o, lse, dq, dk, dv, scale, t, cut):
+def _backward_share(do, q, k, v, spans, o, lse, dq, dk, dv, scale, longest, work, t, cut):
     """Task t's parts: some query heads that share keys, with a dk and a dv of their own."""
-    (N, T, H, D), (S, P) = q.shape, dk.shape[1:3]
+    (H, D), P = q.shape[1:], dk.shape[1]
     heads = H // P
     scratch = (
         np.empty((D, BLOCK), np.float32),
         np.empty((D, BLOCK), np.float32),
-        np.empty((S, BLOCK), np.float32),
-        np.empty((S, BLOCK), np.float32),
+        np.empty((longest, BLOCK), np.float32),
+        np.empty((longest, BLOCK), np.float32),
         np.empty((2, BLOCK), np.float32),
     )
-    for unit in range(*portion(N * P, t, cut, 1)):
-        n, part = unit // P, unit % P
-        dk[n, :, part] = 0
-        dv[n, :, part] = 0
-        for h in range(part * heads, (part + 1) * heads):
-            for i0 in range(0, T, BLOCK):
-                _backward_block(do, q, k, v, o, lse, dq, dk, dv, n, h, part, i0, scale, scratch)
+    arrays = do, q, k, v, o, lse, dq, dk, dv
+    done = 0
+    for n in range(len(spans)):
+        q0, k0, k1 = spans[n, 0], spans[n, 2], spans[n, 3]
+        T, S = spans[n, 1] - q0, k1 - k0
+        for part in range(P):
+            start, done = done, done + _work(T, S, T)
+            if not _is_mine(start, done, P * work, t, cut):
+                continue
+            dk[k0:k1, part] = 0
+            dv[k0:k1, part] = 0
+            for h in range(part * heads, (part + 1) * heads):
+                for i in range(0, T, BLOCK):
+                    block = q0 + i, min(BLOCK, T - i), k0, S - T + i + 1
+                    _backward_block(arrays, h, part, block, scale, scratch)
 
 
 @compiled((*BACKWARD, count), parallel=True)
-def _attention_backward(do, q, k, v, o, lse, dq, dk, dv, scale, cut):
+def _attention_backward(do, q, k, v, spans, o, lse, dq, dk, dv, scale, longest, work, cut):
     if cut == 1:
         for t in range(cut):
-            _backward_share(do, q, k, v, o, lse, dq, dk, dv, scale, t, cut)
+            _backward_share(do, q, k, v, spans, o, lse, dq, dk, dv, scale, longest, work, t, cut)
     else:
         for t in prange(cut):
-            _backward_share(do, q, k, v, o, lse, dq, dk, dv, scale, t, cut)
+            _backward_share(do, q, k, v, spans, o, lse, dq, dk, dv, scale, longest, work, t, cut)
 
 
-def attention_backward(do, q, k, v, o, lse):
-    """do, q, o (N, T, H, D); k, v (N, S, G, D); lse (N, H, T) -> dq, dk, dv of like shapes."""
-    (N, T, H, D), (S, G) = q.shape, k.shape[1:3]
+def attention_backward(do, q, k, v, spans, o, lse):
+    """do, q, o (M, H, D); k, v (S, G, D); spans (N, 4); lse (M, H) -> dq, dk, dv of like shapes."""
+    k, v, spans, _, longest, queries, keys, work = _checked(q, k, v, spans)
+    (M, H, D), (S, G) = q.shape, k.shape[:2]
     do, q, o = (dense(a, q.shape) for a in (do, q, o))
-    k, v = _keys_and_values(q, k, v)
-    parts = H if N * G < FEW_GROUPS else G
-    shapes = q.shape, (N, S, parts, D), (N, S, parts, D)
-    dq, dk, dv = (np.empty(shape, np.float32) for shape in shapes)
-    cut = tasks(2 * N * H * T * S * D, GRAIN)
-    scale = 1 / math.sqrt(D)
-    _attention_backward(do, q, k, v, o, dense(lse, (N, H, T)), dq, dk, dv, scale, cut)
+    parts = H if len(spans) * G < FEW_GROUPS else G
+    dq = (np.empty if queries == M else np.zeros)(q.shape, np.float32)
+    new = np.empty if keys == S else np.zeros
+    dk, dv = new((S, parts, D), np.float32), new((S, parts, D), np.float32)
+    cut = tasks(2 * queries * longest * H * D, GRAIN)
+    arrays = do, q, k, v, spans, o, dense(lse, (M, H)), dq, dk, dv
+    _attention_backward(*arrays, 1 / math.sqrt(D), longest, work, cut)
     if parts != G:
-        dk, dv = (d.reshape(N, S, G, H // G, D).sum(axis=3) for d in (dk, dv))
+        dk, dv = (d.reshape(S, G, H // G, D).sum(axis=2) for d in (dk, dv))
     return dq, dk, dv

@@ -147,38 +147,37 @@ def rmsnorm_dg(dy, x, rstd):
     return dg
 
 
-ROPE = read(4), read(2), read(2), write(4)
+ROPE = read(3), read(2), read(2), write(3)
 
 
 @compiled((*ROPE, *SHARE))
-def _rope_positions(x, cos, sin, y, t, cut):
-    N, T, H = x.shape[:3]
-    for i in range(*portion(N * T, t, cut, 1)):
-        n, place = i // T, i % T
+def _rope_rows(x, cos, sin, y, t, cut):
+    M, H = x.shape[:2]
+    for m in range(*portion(M, t, cut, 1)):
         for h in range(H):
-            turn_pairs(x[n, place, h], cos[place], sin[place], y[n, place, h])
+            turn_pairs(x[m, h], cos[m], sin[m], y[m, h])
 
 
 @compiled((*ROPE, count), parallel=True)
 def _rope(x, cos, sin, y, cut):
     if cut == 1:
         for t in range(cut):
-            _rope_positions(x, cos, sin, y, t, cut)
+            _rope_rows(x, cos, sin, y, t, cut)
     else:
         for t in prange(cut):
-            _rope_positions(x, cos, sin, y, t, cut)
+            _rope_rows(x, cos, sin, y, t, cut)
 
 
 def rope(x, cos, sin):
-    """Turn the pair (x[j], x[j + D/2]) by its angle.
+    """Rotate the pair (x[j], x[j + D/2]) by its angle.
 
-    x (N, T, H, D), cos, sin (T, D/2) -> (N, T, H, D). The half-split pairing of Hugging Face's
-    Llama; rope(y, cos, -sin) turns back. Raises ValueError where D is odd.
+    x (M, H, D), cos, sin (M, D/2), the angles of each row -> (M, H, D). The half-split pairing of
+    Hugging Face's Llama; rope(y, cos, -sin) rotates back. Raises ValueError where D is odd.
     """
-    _, T, _, D = x.shape
+    M, _, D = x.shape
     if D % 2:
         raise ValueError(f"rope: got heads of {D} numbers, wanted pairs")
-    angles, y = (T, D // 2), np.empty(x.shape, np.float32)
+    angles, y = (M, D // 2), np.empty(x.shape, np.float32)
     inputs = dense(x, x.shape), dense(cos, angles), dense(sin, angles)
     _rope(*inputs, y, tasks(x.size, GRAIN))
     return y

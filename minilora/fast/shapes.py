@@ -1,101 +1,107 @@
-"""The kernels on arrays without numbers: what each allocates and returns.
+"""What each kernel computes, and what it allocates and returns where arrays have a shape alone.
 
-Same names and signatures as `numpy_ref`.
+The functions' names and arguments are those of the kernels, and their docstrings are the kernels'.
 """
 
 from ..support.meta import Meta
 
 
 def matmul_nt(x, w, add_to=None):
-    """x (M, K), w (N, K) -> (M, N)."""
+    """y = x wᵀ.   x (M, K), w (N, K) -> y (M, N); with add_to (M, N): add_to += x wᵀ, returned."""
     return Meta((x.shape[0], w.shape[0]), x.dtype) if add_to is None else add_to
 
 
 def matmul_nn(x, w, add_to=None):
-    """x (M, K), w (K, N) -> (M, N)."""
+    """y = x w.   x (M, K), w (K, N) -> y (M, N); with add_to (M, N): add_to += x w, returned."""
     return Meta((x.shape[0], w.shape[1]), x.dtype) if add_to is None else add_to
 
 
 def matmul_tn(x, y, add_to=None):
-    """x (M, K), y (M, N) -> (K, N)."""
+    """g = xᵀ y.   x (M, K), y (M, N) -> g (K, N); with add_to (K, N): add_to += xᵀ y, returned."""
     return Meta((x.shape[1], y.shape[1]), x.dtype) if add_to is None else add_to
 
 
 def adapted_nt(x, w, z, b):
-    """x (M, K), w (N, K) -> (M, N)."""
+    """y = x wᵀ + z bᵀ.   x (M, K), w (N, K), z (M, r), b (N, r) -> y (M, N)."""
     return matmul_nt(x, w)
 
 
 def adapted_nn(x, w, z, b):
-    """x (M, K), w (K, N) -> (M, N)."""
+    """y = x w + z b.   x (M, K), w (K, N), z (M, r), b (r, N) -> y (M, N)."""
     return matmul_nn(x, w)
 
 
 def add(x, y):
-    """-> x + y."""
+    """x + y, of one shape."""
     return x + y
 
 
 def rmsnorm_forward(x, g, eps):
-    """x (M, C) -> y (M, C), rstd (M,)."""
+    """y = x · rstd · g, rstd = 1/√(mean(x²) + eps).   x (M, C), g (C,) -> y (M, C), rstd (M,)."""
     return x.copy(), Meta(x.shape[:1], x.dtype)
 
 
 def rmsnorm_dx(dy, x, g, rstd):
-    """-> dx (M, C)."""
+    """dx = rstd (dy·g) - x rstd³ mean(dy·g·x).   dy, x (M, C), g (C,), rstd (M,) -> dx (M, C)."""
     return x.copy()
 
 
 def rmsnorm_dg(dy, x, rstd):
-    """-> dg (C,)."""
+    """dg = Σ rows of dy · x · rstd.   dy, x (M, C), rstd (M,) -> dg (C,)."""
     return Meta(x.shape[1:], x.dtype)
 
 
 def rope(x, cos, sin):
-    """-> (N, T, H, D)."""
+    """Rotates the pair (x[j], x[j + D/2]) by its angle.   x (M, H, D), cos, sin (M, D/2) -> x's."""
     return x.copy()
 
 
 def swiglu_forward(gate, up):
-    """-> h (M, F)."""
+    """h = silu(gate) · up.   gate, up (M, F) -> h (M, F)."""
     return gate.copy()
 
 
 def swiglu_backward(dh, gate, up):
-    """-> dgate, dup (M, F)."""
+    """dh, gate, up (M, F) -> dgate, dup (M, F)."""
     return gate.copy(), up.copy()
 
 
 def feed_forward(x, Wg, Wu, Wd):
-    """-> y (M, C), gate, up (M, F)."""
+    """y = (silu(x Wgᵀ) · x Wuᵀ) Wdᵀ.   x (M, C), Wg, Wu (F, C), Wd (C, F) -> y, gate, up (M, F)."""
     gate, up = matmul_nt(x, Wg), matmul_nt(x, Wu)
     h = swiglu_forward(gate, up)
     return matmul_nt(h, Wd), gate, up
 
 
 def feed_forward_dx(dy, gate, up, Wg, Wu, Wd):
-    """-> dx (M, C)."""
+    """dy (M, C), gate, up (M, F), Wg, Wu (F, C), Wd (C, F) -> dx (M, C)."""
     dh = matmul_nn(dy, Wd)
     dgate, dup = swiglu_backward(dh, gate, up)
     dx, _dx_up = matmul_nn(dgate, Wg), matmul_nn(dup, Wu)  # both there until they are added
     return dx
 
 
-def attention_forward(q, k, v):
-    """-> o (N, T, H, D), lse (N, H, T)."""
-    N, T, H, _ = q.shape
-    return q.copy(), Meta((N, H, T), q.dtype)
+def attention_forward(q, k, v, spans):
+    """softmax(q kᵀ / √D, causal) v in each span.
+
+    q (M, H, D); k, v (S, G, D); spans (N, 4)  ->  o (M, H, D), lse (M, H).
+    """
+    return q.copy(), Meta(q.shape[:2], q.dtype)
 
 
-def attention_backward(do, q, k, v, o, lse):
-    """-> dq, dk, dv."""
+def attention_backward(do, q, k, v, spans, o, lse):
+    """do, q, o (M, H, D); k, v (S, G, D); spans (N, 4); lse (M, H)  ->  dq, dk, dv."""
     return q.copy(), k.copy(), v.copy()
 
 
 def cross_entropy(logits, targets, out):
-    """-> losses (M,)."""
+    """losses = logsumexp(logits) - logits[target]; out = softmax(logits) - onehot(target).
+
+    logits, out (M, V), which may be one array; targets (M,), -100 where a row does not count (loss
+    0, gradient 0)  ->  losses (M,).
+    """
     return Meta(logits.shape[:1], logits.dtype)
 
 
 def adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step, factor=1.0):
-    """In place."""
+    """One AdamW step in place on p, m, v; see the page."""

@@ -6,8 +6,8 @@ import numpy as np
 from numba import int64, prange
 
 from .jit import ONE, SHARE, compiled, count, portion, read, tasks, write
-from .numpy_ref import IGNORED
 from .sums import total
+from .twins import IGNORED
 from .vectors import exp, maximum
 
 GRAIN = 10_000  # logits below which a second thread costs more than it brings

@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-from .. import fast as kernels
+from .. import fast
 from ..llama.model import Llama
 from ..support.files import data_folder
 from . import gguf_llama, huggingface
@@ -22,7 +22,7 @@ def load_model(source: str | Path) -> Llama:
     Raises FileNotFoundError, or ValueError for another architecture, an unsupported field or a
     damaged file.
     """
-    kernels.prepare_memory()
+    fast.prepare_memory()
     if str(source) == SMOLLM2:
         return gguf_llama.read_model(smollm2_path())
     path = data_folder() / "base" if str(source) == "base" else Path(source)

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..bench import machine
+from ..fast import is_plain, plain
 from ..support.files import check_kind, make_folder, parse_json, read_text, write_atomically
 from ..support.values import whole
 
@@ -60,7 +61,7 @@ def run(
         disable=None if progress is None else not progress,
         leave=False,
     )
-    calls = [(function, cell, made_by()) for cell in missing]
+    calls = [(function, cell, made_by(), is_plain()) for cell in missing]
     with bar, contextlib.closing(each(_record, calls, jobs, dask)) as outcomes:
         for _, record in outcomes:
             done[_key(record["cell"])] = record
@@ -219,10 +220,11 @@ def _one_thread() -> None:
     os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
 
 
-def _record(function, cell: Cell, origin: dict[str, Any]) -> Record:
-    """Run in the worker. "cell" comes first: see START."""
+def _record(function, cell: Cell, origin: dict[str, Any], only_pages: bool) -> Record:
+    """Run in the worker, with or without twins as in the caller. "cell" comes first: see START."""
     start = _processor_seconds()
-    result = function(**cell)
+    with plain(only_pages):
+        result = function(**cell)
     seconds = round(_processor_seconds() - start, 2)
     return {"cell": cell, "result": result, "seconds": seconds, "made_by": origin}
 

@@ -14,16 +14,23 @@ class KVCache:
 
     def __init__(self, config, batch_size: int, capacity: int, dtype):
         shape = (batch_size, capacity, config.num_key_value_heads, config.head_dim)
+        self.capacity = capacity
         self.k = [np.empty(shape, dtype) for _ in range(config.num_hidden_layers)]
         self.v = [np.empty(shape, dtype) for _ in range(config.num_hidden_layers)]
         self.length = 0  # tokens in it, per row
 
     def extend(self, layer: int, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Append (N, T, G, D) to a layer; returns all (N, length + T, G, D)."""
-        end = self.length + k.shape[1]
-        self.k[layer][:, self.length : end] = k
-        self.v[layer][:, self.length : end] = v
-        return self.k[layer][:, :end], self.v[layer][:, :end]
+        """Append k and v (N·T, G, D) to a layer; returns all rows (N·capacity, G, D) of both.
+
+        Sequence n has its keys in the rows from n·capacity on.
+        """
+        rows = []
+        for stored, new in ((self.k[layer], k), (self.v[layer], v)):
+            N, capacity, *head = stored.shape
+            T = len(new) // N
+            stored[:, self.length : self.length + T] = new.reshape(N, T, *head)
+            rows.append(stored.reshape(N * capacity, *head))
+        return rows[0], rows[1]
 
 
 def generate(
@@ -36,7 +43,7 @@ def generate(
     seed: int = 0,
     stop: int | None = None,
     on_token: Callable[[np.ndarray], None] | None = None,
-    **how,
+    how=None,
 ) -> np.ndarray:
     """Continue each row of ids (N, T) by at most max_new_tokens, with a KV cache  ->  (N, T + new).
 
@@ -44,8 +51,8 @@ def generate(
     of the mass.
     stop: a token that ends a row (it is repeated until all have ended). on_token is called with
     each new column (N,).
-    how: weights, linear, feed_forward, as for `Llama.hidden`. Raises ValueError for ids or choices
-    out of range.
+    how: weights and linears, a `Forward`; the model's own where None. Raises ValueError for ids or
+    choices out of range.
     """
     ids = check_ids(ids, model.config.vocab_size)
     if not (temperature >= 0 and 0 < top_p <= 1):
@@ -55,12 +62,12 @@ def generate(
         )
     max_new_tokens = whole("generate: max_new_tokens", max_new_tokens)
     rng = np.random.default_rng(whole("generate: seed", seed))
-    W = array(model.head(how.get("weights")))
+    W = array(model.head(how))
     N, T = ids.shape
     cache = KVCache(model.config, N, T + max_new_tokens, model.dtype)
     ended, new = np.zeros(N, bool), ids
     for _ in range(max_new_tokens):
-        h = model.hidden(new, cache=cache, **how).data.reshape(N, -1, model.config.hidden_size)
+        h = model.hidden(new, how, cache).data.reshape(N, -1, model.config.hidden_size)
         token = _choose(ops.frozen_linear(h[:, -1], W).data, temperature, top_p, rng)
         if stop is not None:
             token[ended] = stop

@@ -1,9 +1,9 @@
-"""A Llama: a flat dict of arrays under the checkpoint's own names, and one forward pass written
-over them.
+"""A Llama: a flat dict of arrays under the checkpoint's own names, and one forward pass over them.
 
-The same pass serves training and generation: it asks `weights[name]` for embeddings and norms,
-`linear(name, x)` for the linears of an attention and `feed_forward(name, h)` for the rest. Who
-fine-tunes passes leaves of the tape, or linears of their own; the pass does not know.
+The same pass serves training and generation. It takes embeddings, norms and the head from
+`weights[name]`, runs the linears of an attention by `linear(name, x)` and a layer's feed-forward by
+`feed_forward(name, h)`: a `Forward` holds these three. The model's own are its frozen arrays; a
+technique gives others.
 """
 
 import dataclasses
@@ -18,7 +18,8 @@ import numpy as np
 
 from .. import ops
 from ..engine import Tensor, scope
-from ..fast.numpy_ref import IGNORED
+from ..ops.loss import IGNORED
+from ..support.meta import filled
 from . import generation, rotation
 from .rotation import Llama3Scaling
 
@@ -27,6 +28,16 @@ FeedForward = Callable[[str, Tensor], Tensor]  # the "…mlp" of this name, on (
 
 MLP = "gate_proj", "up_proj", "down_proj"
 EMBED, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What one forward pass runs with."""
+
+    weights: Mapping[str, Any]  # name -> array, or leaf of the tape: embeddings, norms, head
+    linear: Linear  # runs the linear of a name
+    feed_forward: FeedForward  # runs a layer's feed-forward whole
+    recompute: bool = False  # keep of each layer its input only, and run it again in backward?
 
 
 @dataclass(frozen=True)
@@ -148,86 +159,90 @@ class Llama:
         c = self.config
         return rotation.tables(c.head_dim, c.rope_theta, c.rope_scaling, length, self.dtype)
 
-    def linear(self, name: str, x: Tensor) -> Tensor:
-        """A linear without an adapter, frozen."""
+    def angles(self, N: int, start: int, end: int) -> tuple[Any, Any]:
+        """cos and sin of each row of N sequences at the places start … end - 1: (N·T, D/2) each."""
+        tables = self.rope_tables(start, end)
+        if N == 1:
+            return tables
+        like, shape = self.params[EMBED], (N * (end - start), self.config.head_dim // 2)
+        cos, sin = (filled(like, shape, lambda t=t: np.tile(t, (N, 1))) for t in tables)
+        return cos, sin
+
+    @property
+    def frozen(self) -> Forward:
+        """The model by itself: no adapter, nothing that trains."""
+        return Forward(self.params, self._linear, self._feed_forward)
+
+    def _linear(self, name: str, x: Tensor) -> Tensor:
         return ops.frozen_linear(x, self.params[f"{name}.weight"])
 
-    def feed_forward(self, name: str, h: Tensor) -> Tensor:
-        """A layer's feed-forward without adapters, frozen."""
+    def _feed_forward(self, name: str, h: Tensor) -> Tensor:
         Wg, Wu, Wd = (self.params[f"{name}.{part}.weight"] for part in MLP)
         return ops.frozen_feed_forward(h, Wg, Wu, Wd)
 
     def hidden(
         self,
         ids: np.ndarray,
-        weights: Mapping[str, Any] | None = None,
-        linear: Linear | None = None,
-        feed_forward: FeedForward | None = None,
+        how: Forward | None = None,
         cache: generation.KVCache | None = None,
-        recompute: bool = False,
     ) -> Tensor:
         """The last hidden states, normalised.   ids (N, T) ints -> (N·T, C).
 
-        weights: leaves instead of params for embedding and norms; linear: what runs a layer's
-        linears; feed_forward: what runs its feed-forward whole, by `linear` where None; cache: keys
-        and values of earlier tokens, extended by these; recompute: of each layer keep its input
-        only, and run it again in backward.
+        how: weights and linears, the model's own where None; cache: keys and values of the places
+        before these, extended by theirs.
         """
-        weights, config = weights or self.params, self.config
-        if feed_forward is None:
-            feed_forward = functools.partial(gated, linear) if linear else self.feed_forward
-        run = linear or self.linear, feed_forward
+        how, (N, T) = how or self.frozen, ids.shape
         start = cache.length if cache else 0
-        tables = self.rope_tables(start, start + ids.shape[1])
+        angles = self.angles(N, start, start + T)
+        keys = cache.capacity if cache else T  # rows of keys a sequence
+        n = np.arange(N)[:, None]
+        spans = n * [T, T, keys, keys] + [0, T, 0, start + T]
         with scope("model.embed_tokens"):
-            x = ops.embedding(weights[EMBED], ids.reshape(-1))
-        for i in range(config.num_hidden_layers):
-            layer = functools.partial(self._layer, i, ids.shape, weights, run, tables, cache)
+            x = ops.embedding(how.weights[EMBED], ids.reshape(-1))
+        for i in range(self.config.num_hidden_layers):
+            layer = functools.partial(self._layer, i, how, angles, spans, cache)
             with scope(f"model.layers.{i}"):
-                x = ops.checkpoint(layer, x) if recompute else layer(x)
+                x = ops.checkpoint(layer, x) if how.recompute else layer(x)
         if cache:
-            cache.length += ids.shape[1]
+            cache.length += T
         with scope("model.norm"):
-            return ops.rmsnorm(x, weights[NORM], config.rms_norm_eps)
+            return ops.rmsnorm(x, how.weights[NORM], self.config.rms_norm_eps)
 
-    def _layer(self, i, batch, weights, run, tables, cache, x):
+    def _layer(self, i, how, angles, spans, cache, x):
         """x + attention(norm(x)), then x + mlp(norm(x)).   x (M, C) -> (M, C)."""
-        c, layer = self.config, f"model.layers.{i}"
-        (N, T), (linear, feed_forward) = batch, run
+        c, layer, M = self.config, f"model.layers.{i}", x.shape[0]
+        H, G, D = c.num_attention_heads, c.num_key_value_heads, c.head_dim
+
+        def heads(name, h, n):
+            return ops.reshape(how.linear(f"{layer}.self_attn.{name}", h), (M, n, D))
+
         with scope("input_layernorm"):
-            h = ops.rmsnorm(x, weights[f"{layer}.input_layernorm.weight"], c.rms_norm_eps)
+            h = ops.rmsnorm(x, how.weights[f"{layer}.input_layernorm.weight"], c.rms_norm_eps)
         with scope("self_attn"):
-            q, k, v = (
-                ops.reshape(linear(f"{layer}.self_attn.{name}", h), (N, T, heads, c.head_dim))
-                for name, heads in (
-                    ("q_proj", c.num_attention_heads),
-                    ("k_proj", c.num_key_value_heads),
-                    ("v_proj", c.num_key_value_heads),
-                )
-            )
-            q, k = ops.rope(q, *tables), ops.rope(k, *tables)
+            q, k, v = heads("q_proj", h, H), heads("k_proj", h, G), heads("v_proj", h, G)
+            q, k = ops.rope(q, *angles), ops.rope(k, *angles)
             if cache:
                 k, v = (Tensor(a) for a in cache.extend(i, k.data, v.data))
-            o = ops.reshape(ops.attention(q, k, v), (N * T, c.num_attention_heads * c.head_dim))
-            x = ops.add(x, linear(f"{layer}.self_attn.o_proj", o))
+            o = ops.reshape(ops.attention(q, k, v, spans), (M, H * D))
+            x = ops.add(x, how.linear(f"{layer}.self_attn.o_proj", o))
         with scope("post_attention_layernorm"):
-            h = ops.rmsnorm(x, weights[f"{layer}.post_attention_layernorm.weight"], c.rms_norm_eps)
+            gain = how.weights[f"{layer}.post_attention_layernorm.weight"]
+            h = ops.rmsnorm(x, gain, c.rms_norm_eps)
         with scope("mlp"):
-            return ops.add(x, feed_forward(f"{layer}.mlp", h))
+            return ops.add(x, how.feed_forward(f"{layer}.mlp", h))
 
-    def head(self, weights: Mapping[str, Any] | None = None) -> Any:
+    def head(self, how: Forward | None = None) -> Any:
         """The head's matrix (V, C), an array or a leaf: the embedding where they are tied."""
-        return (weights or self.params)[EMBED if self.config.tie_word_embeddings else HEAD]
+        weights = how.weights if how else self.params
+        return weights[EMBED if self.config.tie_word_embeddings else HEAD]
 
-    def logits(self, ids, **how) -> np.ndarray:
+    def logits(self, ids, how: Forward | None = None) -> np.ndarray:
         """ids (N, T) ints -> logits (N, T, V)."""
         ids = generation.check_ids(ids, self.config.vocab_size)
-        z = ops.frozen_linear(
-            self.hidden(ids, **how).data, generation.array(self.head(how.get("weights")))
-        ).data
-        return z.reshape(*ids.shape, self.config.vocab_size)
+        h, W = self.hidden(ids, how).data, generation.array(self.head(how))
+        return ops.frozen_linear(h, W).data.reshape(*ids.shape, self.config.vocab_size)
 
-    def loss(self, ids, targets, count=None, **how) -> Tensor:
+    def loss(self, ids, targets, count=None, how: Forward | None = None) -> Tensor:
         """Mean cross-entropy over the targets that are not -100.   ids, targets (N, T) ints -> ().
 
         count: divide by this instead (a part of a larger batch). Logits exist only for rows whose
@@ -235,14 +250,14 @@ class Llama:
         """
         ids = generation.check_ids(ids, self.config.vocab_size)
         targets = check_targets(targets, ids.shape, self.config.vocab_size)
-        h, W = self.hidden(ids, **how), self.head(how.get("weights"))
+        h, W = self.hidden(ids, how), self.head(how)
         op = ops.head_loss if isinstance(W, Tensor) else ops.frozen_head_loss
         with scope("lm_head"):
             return op(h, W, targets.reshape(-1), count)
 
-    def generate(self, ids, max_new_tokens: int, **how) -> np.ndarray:
+    def generate(self, ids, max_new_tokens: int, **choices) -> np.ndarray:
         """Continue each row: see `generation.generate`."""
-        return generation.generate(self, ids, max_new_tokens, **how)
+        return generation.generate(self, ids, max_new_tokens, **choices)
 
 
 def gated(linear: Linear, name: str, h: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ whatif: pairs that keep more than they need · savers: memory for time
 """
 
 from ..support.meta import arrays_in
-from .saved import Saved, by_kind, cache_names, saved_arrays
+from .saved import Saved, by_kind, saved_arrays
 from .step import CATEGORIES, Ledger, largest, ledger, measure, predict, shadow
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "Saved",
     "arrays_in",
     "by_kind",
-    "cache_names",
     "largest",
     "ledger",
     "measure",

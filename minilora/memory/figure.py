@@ -14,7 +14,7 @@ from .step import Ledger, ledger
 from .whatif import REFERENCE
 
 PARTS = {  # what is stacked, from the bottom -> colour, and its bytes
-    "frozen weights": ("#C9CED6", lambda row: row.frozen + row.shared + row.packed),
+    "frozen weights": ("#C9CED6", lambda row: row.frozen + row.shared),
     "weights that a step rule moves": ("#8A94A3", lambda row: row.moved),
     "trained weights": ("#4F9A6B", lambda row: row.trainable),
     "gradients": (plots.PARTS["gradients"][0], lambda row: row.gradients),

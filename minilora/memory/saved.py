@@ -2,12 +2,8 @@
 what.
 """
 
-import ast
-import functools
-import inspect
 import re
-import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,34 +47,16 @@ def saved_arrays(nodes: Iterable[Node], besides: Iterable[np.ndarray] = ()) -> l
 
 
 def _named(node: Node) -> Iterator[tuple[str, str, Any]]:
-    """(op, name, array) for each array in a node's cache."""
+    """(op, name, array) for each array in a node's cache that is an activation."""
     if node.op is None:  # a leaf
         return
     parts = node.cache if isinstance(node.cache, tuple) else (node.cache,)
-    names = cache_names(node.op.forward)
+    names = node.op.saves
     for i, part in enumerate(parts):
-        for a in arrays_in(part):
-            yield node.op.name, names[i] if i < len(names) else f"saved {i}", a
-
-
-@functools.cache
-def cache_names(forward: Callable) -> tuple[str, ...]:
-    """What a forward calls the parts of its cache:
-    they stand in its own last line, `return y, (x, z, W)`.
-    """
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(forward)))
-    except (OSError, TypeError, SyntaxError):
-        return ()
-    returns = [
-        n.value
-        for n in ast.walk(tree)
-        if isinstance(n, ast.Return) and isinstance(n.value, ast.Tuple)
-    ]
-    if not returns or len(returns[-1].elts) != 2:
-        return ()
-    cache = returns[-1].elts[1]
-    return tuple(ast.unparse(e) for e in (cache.elts if isinstance(cache, ast.Tuple) else [cache]))
+        name = names[i] if i < len(names) else f"saved {i}"
+        if name not in node.op.constants:
+            for a in arrays_in(part):
+                yield node.op.name, name, a
 
 
 def storage(a) -> tuple[int, int]:

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import fast as K
 from ..engine import Tensor, backward, tape
 from ..llama.model import Llama, ModelConfig
+from ..methods.base import Method
 from ..support import meta
 from ..support.meta import Meta, is_array
 from ..support.values import whole
@@ -36,7 +36,7 @@ class Ledger:
     ledger["weights"] and the like answer for the four categories.
     """
 
-    weights: int  # frozen + trainable + shared + moved + packed
+    weights: int  # frozen + trainable + shared + moved
     gradients: int  # of the trainable arrays
     optimizer: int  # AdamW's two moments (mixed precision: and the 32-bit master copy)
     activations: int  # saved arrays on the tape when backward starts, once a storage
@@ -44,7 +44,6 @@ class Ledger:
     trainable: int  # of weights: what trains
     shared: int  # of weights: projections that all layers share (VeRA)
     moved: int  # of weights: what a step rule moves or remembers (Delta-LoRA: W, start factors)
-    packed: int  # of weights: copies in a kernel's own order, see kernels.packed_bytes
     # no step needs it, so it is neither of weights nor of the peak: the base's arrays in whose
     # place a copy moves (full, Delta-LoRA), kept so that detach gives them back bit for bit
     base_kept: int
@@ -72,7 +71,7 @@ def ledger(
     batch_size: int,
     seq_len: int,
     *,
-    method: str | None = None,
+    method: str | Method | None = None,
     mixed: bool = False,
     **how: Any,
 ) -> Ledger:
@@ -209,10 +208,9 @@ def _account(tuned, tokens, step_peak: Callable[[], int], walk, arrays, optimize
     aside = storages([*_base_kept(tuned), *tables])  # beside the weights
     needed = {place: a for a in arrays if (place := storage(a)[0]) not in aside}
     held = _bytes(needed.values())
-    packed = sum(K.packed_bytes(a) for a in needed.values())
     activations = sum(s.nbytes for s in saved)
     return Ledger(
-        weights=held + packed,
+        weights=held,
         gradients=gradients,
         optimizer=optimizer,
         activations=activations,
@@ -220,10 +218,9 @@ def _account(tuned, tokens, step_peak: Callable[[], int], walk, arrays, optimize
         trainable=trainable,
         shared=shared,
         moved=moved,
-        packed=packed,
         base_kept=base_kept,
         scratch=scratch,
-        peak=held + packed + optimizer + scratch + peak,
+        peak=held + optimizer + scratch + peak,
         transient=peak - activations,
         saved=tuple(saved),
     )
@@ -242,10 +239,8 @@ def _base_kept(tuned):
 
 
 def _moved(tuned):
-    """What a step rule moves or remembers:
-    arguments that are neither trained, nor shared, nor small frozen factors.
-    """
-    keeps = ("W", "A_start", "B_start")
+    """What a step rule moves or remembers: the weight, and what the record says."""
+    keeps = ("W", *tuned.record.remembers)
     return [a for arguments in tuned.layers.values() for n, a in arguments.items() if n in keeps]
 
 
@@ -253,7 +248,7 @@ def _bytes(arrays) -> int:
     return sum(storages(arrays).values())
 
 
-def without_numbers(config: ModelConfig, dtype, method: str, **how: Any) -> Tuned:
+def without_numbers(config: ModelConfig, dtype, method: str | Method, **how: Any) -> Tuned:
     """A Tuned of shapes alone; how: attach's keywords."""
     params: dict[str, Any] = {name: Meta(shape, dtype) for name, shape in config.shapes().items()}
     return attach(Llama(config, params), method, **how)
@@ -265,7 +260,7 @@ def shadow(tuned: Tuned) -> Tuned:
     given = {name: getattr(tuned, name) for name in names}
     how = {k: v for k, v in given.items() if v is not None} | tuned.options
     how["recompute"] = tuned.recompute
-    shadow = without_numbers(tuned.config, tuned.base.dtype, tuned.method, **how)
+    shadow = without_numbers(tuned.config, tuned.base.dtype, tuned.record, **how)
     for layer, arguments in tuned.layers.items():
         added = arguments.keys() - shadow.layers[layer].keys()
         shadow.layers[layer] |= {n: Meta(arguments[n].shape, arguments[n].dtype) for n in added}

@@ -21,7 +21,6 @@ PARTS = {  # field of a Ledger -> what it is
     "trainable": "weights that train",
     "shared": "projections that all layers share",
     "moved": "what a step rule moves or remembers",
-    "packed": "weights in a kernel's own order",
     "gradients": "of what trains",
     "optimizer": "AdamW's two moments",
     "activations": "saved for backward, as below",

@@ -7,7 +7,8 @@ import importlib
 
 from .base import Method
 
-ORDER = ("full", "lora", "lora_fa", "vera", "delta_lora", "lora_plus")
+DEFAULT = ("full", "lora", "lora_fa", "vera", "delta_lora", "lora_plus")  # where none is named
+ORDER = (*DEFAULT, "dora")
 
 METHODS: dict[str, Method] = {
     name: importlib.import_module(f".{name}", __name__).METHOD for name in ORDER

@@ -1,75 +1,172 @@
-"""What a technique states: its parameters, its pair, what trains, its step rule, its merge, its
-names on disk.
+"""What a technique states: its pair, what trains, its step rule, its merge, its form on disk.
+
+The arguments of one adapted linear go by name, in a dict. These names are reserved:
+
+    x     the input (M, I): the pair's first argument, given by the model
+    W     the frozen weight (O, I): the second argument, given by the model or, where the technique
+          moves it (`owns_weight`), the technique's own copy
+    xd    what dropout made of x: the pair's last argument, None where nothing is dropped; only a
+          technique with the option `dropout` has it
+    s     a number that scales the product of the technique's `factors`
+    alpha, rank   come to `init` with the options and the rank: alpha of this linear, its rank
+
+All other names are the technique's own. A name in `trains` is an array that gets a gradient.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..engine import Op
 
-Arrays = dict[
-    str, Any
-]  # the arguments of one adapted linear by name: arrays, and numbers such as the scaling s
+Arrays = dict[str, Any]  # arguments by name: arrays, and numbers such as the scaling s
+Options = Mapping[str, Any]  # the technique's options by name, and alpha where it takes one
+
+
+class Init(Protocol):
+    """The arguments after W of a fresh linear, which change nothing: ΔW = 0."""
+
+    def __call__(
+        self, W: np.ndarray, rank: int, options: Options, rng: np.random.Generator, shared: Arrays
+    ) -> Arrays: ...
+
+
+class Delta(Protocol):
+    """ΔW (O, I) of the adapter from its arguments, W among them: the merged weight is W + ΔW."""
+
+    def __call__(self, **arguments: Any) -> np.ndarray: ...
+
+
+class Count(Protocol):
+    """How many numbers of one linear train."""
+
+    def __call__(self, I: int, O: int, rank: int) -> int: ...
+
+
+class Factors(Protocol):
+    """Thin factors (O, k), (k, I): s times their product is all that changed since the base."""
+
+    def __call__(self, options: Options, **arguments: Any) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+class Prepare(Protocol):
+    """Arrays that all layers share, of the dtype of `like`.   shapes: (O, I) of each linear."""
+
+    def __call__(
+        self, shapes: list[tuple[int, int]], rank: int, options: Options, like: np.ndarray
+    ) -> Arrays: ...
+
+
+class Derived(Protocol):
+    """Frozen arguments that are made from the others before each pass: constants for backward."""
+
+    def __call__(self, **arguments: Any) -> Arrays: ...
+
+
+class GradRule(Protocol):
+    """Changes the gradients of one linear in place, after clipping and before AdamW."""
+
+    def __call__(self, arrays: Arrays, grads: dict[str, np.ndarray], options: Options) -> None: ...
+
+
+class BeforeStep(Protocol):
+    """What `after_step` wants to know of the arrays before AdamW's step."""
+
+    def __call__(self, arrays: Arrays) -> Any: ...
+
+
+class AfterStep(Protocol):
+    """The technique's own step, in place, after AdamW's step number `step` = 1, 2, …"""
+
+    def __call__(self, arrays: Arrays, kept: Any, step: int, options: Options) -> None: ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an adapter was attached with, for its form on disk."""
+
+    rank: int | None
+    alpha: float | None
+    options: Options
+    rank_pattern: Mapping[str, int]  # name or regular expression of linears -> their own rank
+    alpha_pattern: Mapping[str, float]
+
+
+class ToPeft(Protocol):
+    """(fields of adapter_config.json, layer -> argument -> array that is written)."""
+
+    def __call__(
+        self, settings: Settings, layers: Mapping[str, Arrays]
+    ) -> tuple[dict[str, Any], dict[str, Arrays]]: ...
+
+
+class FromPeft(Protocol):
+    """attach's keywords out of adapter_config.json; None where it is not of this technique.
+
+    Raises ValueError for a field whose value the technique cannot have.
+    """
+
+    def __call__(self, config: Mapping[str, Any]) -> dict[str, Any] | None: ...
 
 
 @dataclass(frozen=True)
 class PeftFormat:
-    """How PEFT stores a technique: adapter_config.json's peft_type, and each array's name on
-    disk.
-    """
+    """How PEFT stores a technique. Saving checks that what is written gives each change back."""
 
-    type: str  # "LORA", "VERA"
+    type: str  # adapter_config.json's peft_type: "LORA", "VERA"
     names: Mapping[str, str]  # argument -> suffix of its key: {"A": "lora_A.weight"}
-    shared: Mapping[str, str] = field(
-        default_factory=dict
-    )  # argument -> its one key: {"A": "vera_A"}
+    to_peft: ToPeft
+    from_peft: FromPeft
+    shared: Mapping[str, str] = field(default_factory=dict)  # argument -> its one key
+    drawn: str = ""  # config field: False where the shared arrays are left out, drawn by a key
+    claims: tuple[str, ...] = ()  # fields that change the formula, and that this technique knows
 
 
 @dataclass(frozen=True)
 class Method:
-    """One technique as a record. attach, train, merge, the ledger and the formats read nothing
-    else.
-    """
+    """One technique as a record: all that attach, train, merge, the ledger and storage read."""
 
     name: str
     title: str  # as it is printed: "LoRA-FA"
     source: str  # paper, arXiv id, equation
     formula: str  # the adapted weight in a line
-    op: Op  # one adapted linear, forward(x, W, …): the true vector-Jacobian product of it
+    op: Op  # the pair of one adapted linear, forward(x, W, …): its true vector-Jacobian product
     trains: tuple[str, ...]  # which arguments get gradients
-    init: Callable[..., Arrays]  # (W, rank, options, rng, shared) -> arguments after W
-    delta: Callable[..., np.ndarray]  # (**arguments) -> ΔW (O, I) of the adapter: merged is W + ΔW
-    count: Callable[[int, int, int], int]  # (I, O, rank) -> trainable numbers of one linear
-    factors: Callable[..., tuple[np.ndarray, np.ndarray]] | None = (
-        None  # (options, **arguments) -> (O, k), (k, I): their product, times s where the method
-        # has one, is all that changed since the untouched base
-    )
-    options: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # the only keywords that attach accepts
+    init: Init
+    delta: Delta
+    count: Count
+    factors: Factors | None = None  # None: the change is no product of thin factors
+    options: Mapping[str, Any] = field(default_factory=dict)  # name -> default, for attach
     takes: tuple[str, ...] = ("rank", "alpha", "targets")  # which of these the technique has
     default_rank: int = 8
     rank_above_width: bool = False  # is a rank above min(I, O) of use?
-    check: Callable[[Mapping[str, Any]], None] | None = None  # options -> raises ValueError
-    prepare: Callable[..., Arrays] | None = (
-        None  # (shapes, rank, options, like) -> arrays shared by all layers
-    )
-    grad_rule: Callable[..., None] | None = (
-        None  # (arrays, grads, options): in place, after clipping
-    )
-    lr_scale: Callable[[Mapping[str, Any]], Mapping[str, float]] | None = (
-        None  # options -> {"B": ratio}
-    )
-    before_step: Callable[..., Any] | None = None  # (arrays) -> what after_step wants to remember
-    after_step: Callable[..., None] | None = None  # (arrays, kept, step, options): in place
+    check: Callable[[Options], None] | None = None  # raises ValueError for a wrong option
+    prepare: Prepare | None = None
+    derived: Derived | None = None
+    grad_rule: GradRule | None = None
+    lr_scale: Callable[[Options], Mapping[str, float]] | None = None  # -> {"B": factor on the rate}
+    before_step: BeforeStep | None = None
+    after_step: AfterStep | None = None
+    remembers: tuple[str, ...] = ()  # arguments that a step rule adds and keeps between steps
     owns_weight: bool = False  # W moves: train a copy
     whole_model: bool = False  # embeddings, norms and head train too
-    peft: PeftFormat | None = None
+    peft: PeftFormat | None = None  # None: PEFT does not know the technique
 
     @property
     def has_dropout(self) -> bool:
-        """Does the pair take a dropout probability p and a key?"""
+        """Does the pair take xd, the input after dropout?"""
         return "dropout" in self.options
+
+
+def check_probability(options: Options) -> None:
+    """Raises ValueError unless 0 <= dropout < 1."""
+    p = options["dropout"]
+    if not (isinstance(p, int | float) and 0 <= p < 1):
+        raise ValueError(f"dropout: got {p!r}, wanted a probability of at least 0 and below 1")
+
+
+def whole_number(value: float) -> float:
+    """8.0 as 8: PEFT writes whole alphas as whole numbers."""
+    return int(value) if abs(value) < 2**53 and value == int(value) else value

@@ -8,9 +8,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from .. import fast as K
+from ..fast import bind
 from ..support.values import whole
 from . import lora
+
+
+def add_product(W, left, right):
+    """W ← W + left right, in place.   W (O, I), left (O, 2r), right (2r, I)."""
+    W += left @ right
+
+
+add_product = bind(add_product)
 
 
 def before_step(arrays):
@@ -34,11 +42,10 @@ def after_step(arrays, kept, step, options):
         if step <= options["start_step"]:
             return
         arrays["A_start"], arrays["B_start"] = A, B
-    left = np.concatenate([arrays["B"], -B], axis=1) * (
-        options["update_ratio"] * arrays["s"]
-    )  # (O, 2r)
-    right = np.concatenate([arrays["A"], A], axis=0)  # (2r, I)
-    K.matmul_nn(left, right, add_to=arrays["W"])
+    rate = options["update_ratio"] * arrays["s"]
+    left = np.concatenate([arrays["B"], -B], axis=1) * rate
+    right = np.concatenate([arrays["A"], A], axis=0)
+    add_product(arrays["W"], left, right)  # λ s (B'A' - B A)
 
 
 def factors(options, A, B, A_start=None, B_start=None, **_):
@@ -51,6 +58,27 @@ def factors(options, A, B, A_start=None, B_start=None, **_):
     ratio = options["update_ratio"]
     left = np.concatenate([(1 + ratio) * B, -ratio * B_start], axis=1)
     return left, np.concatenate([A, A_start], axis=0)
+
+
+def to_peft(settings, layers):
+    """The LoRA of rank 2r that does the same on the untouched base, see `factors`.
+
+    Its alpha is as many times larger as keeps the scaling s.
+    """
+    written = {}
+    for layer, arguments in layers.items():
+        B, A = factors(settings.options, **arguments)
+        written[layer] = {"A": A, "B": B}
+    times = max(len(written[layer]["A"]) // len(a["A"]) for layer, a in layers.items())
+    louder = times ** (0.5 if settings.options["rank_stabilized"] else 1)
+    wider = replace(
+        settings,
+        rank=settings.rank * times,
+        alpha=settings.alpha * louder,
+        rank_pattern={k: r * times for k, r in settings.rank_pattern.items()},
+        alpha_pattern={k: a * louder for k, a in settings.alpha_pattern.items()},
+    )
+    return lora.to_peft(wider, layers)[0], written
 
 
 def check(options):
@@ -74,5 +102,7 @@ METHOD = replace(
     factors=factors,
     before_step=before_step,
     after_step=after_step,
+    remembers=("A_start", "B_start"),
     owns_weight=True,
+    peft=replace(lora.PEFT, to_peft=to_peft),
 )

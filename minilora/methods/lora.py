@@ -1,58 +1,64 @@
 """LoRA: the change of a weight as a product of two thin matrices.
 
-A (r, I) is the down-projection, which touches x; B (O, r) the up-projection, zero at the start.
+A (r, I) is the down-projection, which reads x; B (O, r) is the up-projection, zero at the start.
 """
 
 import math
 
 import numpy as np
 
-from .. import fast as K
 from ..engine import Op
 from ..support.meta import filled
-from .base import Method, PeftFormat
-from .dropout import check_probability, drop, mask, through_both
+from .base import Method, PeftFormat, check_probability, whole_number
 
 
-def lora_forward(x, W, s, A, B, p=0.0, key=None):
-    """y = x Wᵀ + s (xd Aᵀ) Bᵀ, xd = x · mask(p, key).
+def lora_forward(x, W, s, A, B, xd=None):
+    """y = x Wᵀ + s (xa Aᵀ) Bᵀ, xa = x, or what dropout made of it where xd is given.
 
-    x (M, I), W (O, I) frozen, s scaling, A (r, I), B (O, r)  ->  y (M, O).
-    Source: Hu et al. 2021, arXiv:2106.09685, eq. 3; dropout on the adapter's input, section 4.1's
-    code.
+    x, xd (M, I), W (O, I) frozen, s scaling, A (r, I), B (O, r)  ->  y (M, O).
+    Source: Hu et al. 2021, arXiv:2106.09685, eq. 3; dropout on the adapter's input as in its code.
     """
-    z = K.matmul_nt(drop(x, mask(p, key, x)), A)  # (M, r)
-    y = K.adapted_nt(x, W, z * s, B)
-    return y, (x, z, W, s, A, B, p, key)  # x for dA, z for dB; the mask comes again from its key
+    xa = x if xd is None else xd
+    z = xa @ A.T  # (M, r)
+    y = x @ W.T + s * (z @ B.T)
+    return y, (xa, z, W, s, A, B, xd is not None)  # xa for dA, z for dB; W, A, B are references
 
 
-def lora_backward(dy, cache, need=(True,) * 7):
-    """dy (M, O) -> dx (M, I), None, None, dA (r, I), dB (O, r), None, None."""
-    x, z, W, s, A, B, p, key = cache
-    m = mask(p, key, x)
-    dz = K.matmul_nn(dy, B) * s  # y has s z Bᵀ
-    dB = K.matmul_tn(dy, z) * s  # y has s z Bᵀ
-    dA = K.matmul_tn(dz, drop(x, m))  # z = (x m) Aᵀ
-    if not need[0]:
-        return None, None, None, dA, dB, None, None
-    dx = through_both(dy, W, dz, A, m)  # y has x Wᵀ, z = (x m) Aᵀ
-    return dx, None, None, dA, dB, None, None
+def lora_backward(dy, cache, need=(True,) * 6):
+    """dy (M, O) -> dx (M, I), None, None, dA (r, I), dB (O, r), dxd (M, I) where xd was given."""
+    xa, z, W, s, A, B, dropped = cache
+    dz = s * (dy @ B)  # y has s z Bᵀ
+    dB = s * (dy.T @ z)  # y has s z Bᵀ
+    dA = dz.T @ xa  # z = xa Aᵀ
+    if not need[0]:  # nothing before x trains, and so nothing before xd
+        return None, None, None, dA, dB, None
+    dx, dxa = dy @ W, dz @ A  # y has x Wᵀ, z = xa Aᵀ
+    if dropped:
+        return dx, None, None, dA, dB, dxa
+    return dx + dxa, None, None, dA, dB, None  # xa = x
 
 
-lora = Op("lora", lora_forward, lora_backward)
+lora = Op("lora", lora_forward, lora_backward, saves=("x", "z", "W", "s", "A", "B", "dropped"))
+
+
+def scaling(rank, alpha, rank_stabilized):
+    """s = alpha/r, or alpha/√r where rank-stabilised.
+
+    Source: Hu et al. 2021, section 4.1; Kalajdzievski 2023, arXiv:2312.03732.
+    """
+    return alpha / (math.sqrt(rank) if rank_stabilized else rank)
 
 
 def init(W, rank, options, rng, shared):
-    """A uniform in ±1/√I (Kaiming with a = √5, as PEFT and loralib), B = 0, s = alpha/r or
-    alpha/√r.
+    """A uniform in ±1/√I (Kaiming with a = √5, as PEFT and loralib), B = 0.
 
-    Source: Hu et al. 2021, section 4.1; rank-stabilised scaling: Kalajdzievski 2023,
-    arXiv:2312.03732.
+    W (O, I)  ->  s, A (r, I), B (O, r).
+    Source: Hu et al. 2021, section 4.1, which leaves A's variance open.
     """
     O, I = W.shape
     bound = 1 / math.sqrt(I)
     return {
-        "s": options["alpha"] / (math.sqrt(rank) if options["rank_stabilized"] else rank),
+        "s": scaling(rank, options["alpha"], options["rank_stabilized"]),
         "A": filled(W, (rank, I), lambda: rng.uniform(-bound, bound, (rank, I))),
         "B": np.zeros_like(W, shape=(O, rank)),
     }
@@ -73,7 +79,36 @@ def count(I, O, rank):
     return rank * (I + O)
 
 
-PEFT = PeftFormat("LORA", {"A": "lora_A.weight", "B": "lora_B.weight"})
+def to_peft(settings, layers):
+    """A and B as PEFT's LoRA has them."""
+    fields = {
+        "r": settings.rank,
+        "lora_alpha": whole_number(settings.alpha),
+        "lora_dropout": settings.options.get("dropout", 0.0),
+        "use_rslora": settings.options["rank_stabilized"],
+        "init_lora_weights": True,
+    }
+    patterns = {
+        "rank_pattern": dict(settings.rank_pattern),
+        "alpha_pattern": {k: whole_number(a) for k, a in settings.alpha_pattern.items()},
+    }
+    fields |= {name: pattern for name, pattern in patterns.items() if pattern}
+    return fields, {layer: {"A": a["A"], "B": a["B"]} for layer, a in layers.items()}
+
+
+def from_peft(config):
+    """attach's keywords; None for what is not a LoRA, or a DoRA. PEFT's alpha is 8 where absent."""
+    if config.get("peft_type") != "LORA" or config.get("use_dora"):
+        return None
+    return {
+        "rank": config.get("r"),
+        "alpha": config.get("lora_alpha", 8),
+        "rank_stabilized": config.get("use_rslora", False),
+        "dropout": config.get("lora_dropout", 0.0),
+    }
+
+
+PEFT = PeftFormat("LORA", {"A": "lora_A.weight", "B": "lora_B.weight"}, to_peft, from_peft)
 
 METHOD = Method(
     name="lora",

@@ -2,37 +2,39 @@
 
 import numpy as np
 
-from .. import fast as K
 from ..engine import Op
 from . import lora
-from .base import Method
-from .dropout import check_probability, drop, mask, through_both
+from .base import Method, check_probability
 
 
-def lora_fa_forward(x, W, s, A, B, p=0.0, key=None):
-    """y = x Wᵀ + s (xd Aᵀ) Bᵀ, xd = x · mask(p, key), W and A frozen.
+def lora_fa_forward(x, W, s, A, B, xd=None):
+    """y = x Wᵀ + s (xa Aᵀ) Bᵀ, W and A frozen; xa = x, or what dropout made of it, xd.
 
-    x (M, I), W (O, I), s scaling, A (r, I), B (O, r)  ->  y (M, O).
+    x, xd (M, I), W (O, I), s scaling, A (r, I), B (O, r)  ->  y (M, O).
     Source: Zhang et al. 2023, arXiv:2308.03303, section 3.
     """
-    z = K.matmul_nt(drop(x, mask(p, key, x)), A)  # (M, r)
-    y = K.adapted_nt(x, W, z * s, B)
-    return y, (z, W, s, A, B, p, key)  # z for dB; no x: nothing asks for dA
+    xa = x if xd is None else xd
+    z = xa @ A.T  # (M, r)
+    y = x @ W.T + s * (z @ B.T)
+    return y, (z, W, s, A, B, xd is not None)  # z for dB; no x: nothing asks for dA
 
 
-def lora_fa_backward(dy, cache, need=(True,) * 7):
-    """dy (M, O) -> dx (M, I), None, None, None, dB (O, r), None, None."""
-    z, W, s, A, B, p, key = cache
-    dB = K.matmul_tn(dy, z) * s  # y has s z Bᵀ
-    if not need[0]:
-        return None, None, None, None, dB, None, None
-    dz = K.matmul_nn(dy, B) * s  # y has s z Bᵀ
-    m = mask(p, key, dy, W.shape[1])
-    dx = through_both(dy, W, dz, A, m)  # y has x Wᵀ, z = (x m) Aᵀ
-    return dx, None, None, None, dB, None, None
+def lora_fa_backward(dy, cache, need=(True,) * 6):
+    """dy (M, O) -> dx (M, I), None, None, None, dB (O, r), dxd (M, I) where xd was given."""
+    z, W, s, A, B, dropped = cache
+    dB = s * (dy.T @ z)  # y has s z Bᵀ
+    if not need[0]:  # nothing before x trains, and so nothing before xd
+        return None, None, None, None, dB, None
+    dz = s * (dy @ B)  # y has s z Bᵀ
+    dx, dxa = dy @ W, dz @ A  # y has x Wᵀ, z = xa Aᵀ
+    if dropped:
+        return dx, None, None, None, dB, dxa
+    return dx + dxa, None, None, None, dB, None  # xa = x
 
 
-lora_fa = Op("lora_fa", lora_fa_forward, lora_fa_backward)
+lora_fa = Op(
+    "lora_fa", lora_fa_forward, lora_fa_backward, saves=("z", "W", "s", "A", "B", "dropped")
+)
 
 
 def corrected_gradient(arrays, grads, options):

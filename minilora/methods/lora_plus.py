@@ -7,7 +7,7 @@ import math
 from dataclasses import replace
 
 from . import lora
-from .dropout import check_probability
+from .base import check_probability
 
 
 def lr_scale(options):

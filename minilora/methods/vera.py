@@ -4,41 +4,40 @@ import math
 
 import numpy as np
 
-from .. import fast as K
 from ..engine import Op
 from ..support.meta import filled
-from .base import Method, PeftFormat
-from .dropout import check_probability, drop, mask, through_both
+from .base import Method, PeftFormat, check_probability
 
 
-def vera_forward(x, W, A, B, b, d, p=0.0, key=None):
-    """y = x Wᵀ + b · ((d · u) Bᵀ), u = xd Aᵀ, xd = x · mask(p, key).
+def vera_forward(x, W, A, B, b, d, xd=None):
+    """y = x Wᵀ + b · ((d · u) Bᵀ), u = xa Aᵀ; xa = x, or what dropout made of it, xd.
 
-    x (M, I), W (O, I), A (r, I), B (O, r) frozen, b (O,), d (r,)  ->  y (M, O). The column form:
-    Λ_b B Λ_d A x.
+    x, xd (M, I), W (O, I), A (r, I), B (O, r) frozen, b (O,), d (r,)  ->  y (M, O). In the paper's
+    columns: Λ_b B Λ_d A x.
     Source: Kopiczko et al. 2023, arXiv:2310.11454, eq. 2.
     """
-    u = K.matmul_nt(drop(x, mask(p, key, x)), A)  # (M, r)
-    # scaling B's rows by b costs O·r, scaling the result M·O
-    y = K.adapted_nt(x, W, u * d, B * b[:, None])
-    return y, (u, W, A, B, b, d, p, key)  # u for db and dd; no x, and (d·u) Bᵀ is not needed
+    xa = x if xd is None else xd
+    u = xa @ A.T  # (M, r)
+    y = x @ W.T + b * ((d * u) @ B.T)
+    return y, (u, W, A, B, b, d, xd is not None)  # u for db and dd; neither x nor (d·u) Bᵀ
 
 
-def vera_backward(dy, cache, need=(True,) * 8):
-    """dy (M, O) -> dx (M, I), None, None, None, db (O,), dd (r,), None, None."""
-    u, W, A, B, b, d, p, key = cache
-    G = K.matmul_tn(dy, u)  # (O, r): Σ over rows of dy uᵀ, all that b and d want to know of dy
+def vera_backward(dy, cache, need=(True,) * 7):
+    """dy (M, O) -> dx (M, I), None, None, None, db (O,), dd (r,), dxd (M, I) where xd was given."""
+    u, W, A, B, b, d, dropped = cache
+    G = dy.T @ u  # (O, r): all that b and d ask of dy and u, summed over the rows
     db = (G * B) @ d  # y has b · (B (d · u))
     dd = b @ (G * B)  # y has b · (B (d · u))
-    if not need[0]:
-        return None, None, None, None, db, dd, None, None
-    du = K.matmul_nn(dy, B * b[:, None]) * d  # y has (u · d) (b · B)ᵀ
-    m = mask(p, key, dy, W.shape[1])
-    dx = through_both(dy, W, du, A, m)  # y has x Wᵀ, u = (x m) Aᵀ
-    return dx, None, None, None, db, dd, None, None
+    if not need[0]:  # nothing before x trains, and so nothing before xd
+        return None, None, None, None, db, dd, None
+    du = d * ((b * dy) @ B)  # y has b · ((d · u) Bᵀ)
+    dx, dxa = dy @ W, du @ A  # y has x Wᵀ, u = xa Aᵀ
+    if dropped:
+        return dx, None, None, None, db, dd, dxa
+    return dx + dxa, None, None, None, db, dd, None  # xa = x
 
 
-vera = Op("vera", vera_forward, vera_backward)
+vera = Op("vera", vera_forward, vera_backward, saves=("u", "W", "A", "B", "b", "d", "dropped"))
 
 
 def prepare(shapes, rank, options, like):
@@ -50,9 +49,8 @@ def prepare(shapes, rank, options, like):
     """
     O, I = (max(sizes) for sizes in zip(*shapes, strict=True))
     stream = np.random.MT19937()
-    stream._legacy_seeding(
-        options["projection_prng_key"] % 2**32
-    )  # torch's CPU generator: MT19937 by init_genrand
+    # torch's generator for the CPU is MT19937, seeded by init_genrand
+    stream._legacy_seeding(options["projection_prng_key"] % 2**32)
     return {
         "A": filled(like, (rank, I), lambda: _torch_uniform(stream, (rank, I), fan_in=I)),
         "B": filled(like, (O, rank), lambda: _torch_uniform(stream, (O, rank), fan_in=rank)),
@@ -60,16 +58,14 @@ def prepare(shapes, rank, options, like):
 
 
 def _torch_uniform(stream, shape, fan_in):
-    """float32 draws as torch makes them:
-    24 bits of a word times 2⁻²⁴, scaled by one fused multiply-add.
+    """float32 draws as torch makes them: 24 bits of a word times 2⁻²⁴, scaled by a fused
+    multiply-add, which rounds once.
     """
     high = np.float32(math.sqrt(3) * (math.sqrt(2) / math.sqrt(fan_in)))
     low, width = -high, high - -high
     words = stream.random_raw(math.prod(shape)) & 0xFFFFFF
     units = words * 2.0**-24
-    return (
-        (units * float(width) + float(low)).astype(np.float32).reshape(shape)
-    )  # fused: rounded once
+    return (units * float(width) + float(low)).astype(np.float32).reshape(shape)
 
 
 def init(W, rank, options, rng, shared):
@@ -108,6 +104,27 @@ def check(options):
         raise ValueError(f"vera: d_initial is {d!r}, wanted a finite number")
 
 
+def to_peft(settings, layers):
+    """b and d as PEFT's VeRA has them."""
+    fields = {
+        "r": settings.rank,
+        "projection_prng_key": settings.options["projection_prng_key"],
+        "d_initial": settings.options["d_initial"],
+        "vera_dropout": settings.options["dropout"],
+        "init_weights": True,
+    }
+    return fields, {layer: {"b": a["b"], "d": a["d"]} for layer, a in layers.items()}
+
+
+def from_peft(config):
+    """attach's keywords; None for what is not a VeRA."""
+    if config.get("peft_type") != "VERA":
+        return None
+    names = {"vera_dropout": "dropout", "projection_prng_key": "projection_prng_key"}
+    names |= {"r": "rank", "d_initial": "d_initial"}
+    return {names[k]: value for k, value in config.items() if k in names}
+
+
 METHOD = Method(
     name="vera",
     title="VeRA",
@@ -128,6 +145,9 @@ METHOD = Method(
     peft=PeftFormat(
         "VERA",
         {"b": "vera_lambda_b", "d": "vera_lambda_d"},
+        to_peft,
+        from_peft,
         shared={"A": "base_model.vera_A", "B": "base_model.vera_B"},
+        drawn="save_projection",
     ),
 )

@@ -17,6 +17,7 @@ from .basic import (
     tanh,
     transpose,
 )
+from .dropout import dropout
 from .embedding import embedding
 from .feed_forward import frozen_feed_forward
 from .linear import frozen_linear, linear
@@ -32,6 +33,7 @@ __all__ = [
     "concat",
     "checkpoint",
     "cross_entropy",
+    "dropout",
     "embedding",
     "exp",
     "frozen_feed_forward",

@@ -1,25 +1,69 @@
-"""Causal attention with grouped queries (Vaswani et al. 2017, eq. 1; Ainslie et al.
+"""Causal attention with grouped queries, over sequences that lie one after another."""
 
-2023, arXiv:2305.13245).
-"""
+import math
 
-from .. import fast as K
+import numpy as np
+
 from ..engine import Op
 
 
-def attention_forward(q, k, v):
-    """o = softmax(q kᵀ / √D + causal mask) v, each group of H/G query heads on one key head.
+def scores(q, k):
+    """q kᵀ / √D where a query may look, -∞ elsewhere.   q (H, T, D), k (H, S, D)  ->  (H, T, S).
 
-    q (N, T, H, D); k, v (N, S, G, D), S >= T: query i stands at place S - T + i  ->  o (N, T, H,
-    D).
+    Query i stands at the place S - T + i and sees the keys up to there.
     """
-    o, lse = K.attention_forward(q, k, v)
-    return o, (q, k, v, o, lse)  # lse (N, H, T) brings the probabilities back; (T, S) is never kept
+    T, S = q.shape[1], k.shape[1]
+    s = q @ k.swapaxes(1, 2) / math.sqrt(q.shape[2])
+    ahead = np.arange(S) > np.arange(S - T, S)[:, None]
+    s[:, ahead] = -math.inf
+    return s
+
+
+def attention_forward(q, k, v, spans):
+    """o = softmax(q kᵀ / √D + causal mask) v, in each sequence by itself.
+
+    q (M, H, D); k, v (S, G, D): each group of H/G query heads shares one key head. spans (N, 4)
+    ints: where a sequence's queries begin and end, where its keys begin and end  ->  o (M, H, D).
+    Source: Vaswani et al. 2017, arXiv:1706.03762, eq. 1; Ainslie et al. 2023, arXiv:2305.13245.
+    """
+    o, lse = np.zeros_like(q), np.zeros_like(q[:, :, 0])  # lse (M, H)
+    times = q.shape[1] // k.shape[1]
+    for q0, q1, k0, k1 in spans:
+        qs = q[q0:q1].swapaxes(0, 1)  # (H, T, D)
+        ks, vs = (a[k0:k1].swapaxes(0, 1).repeat(times, axis=0) for a in (k, v))  # (H, S, D)
+        s = scores(qs, ks)
+        top = s.max(axis=2, keepdims=True)
+        e = np.exp(s - top)
+        total = e.sum(axis=2, keepdims=True)
+        o[q0:q1] = ((e / total) @ vs).swapaxes(0, 1)
+        lse[q0:q1] = (top + np.log(total))[:, :, 0].T
+    return o, (q, k, v, spans, o, lse)  # lse gives the probabilities again: (T, S) is never kept
 
 
 def attention_backward(do, cache):
-    """do (N, T, H, D) -> dq (N, T, H, D), dk, dv (N, S, G, D)."""
-    return K.attention_backward(do, *cache)
+    """do (M, H, D) -> dq (M, H, D), dk, dv (S, G, D), None."""
+    q, k, v, spans, o, lse = cache
+    dq, dk, dv = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
+    times = q.shape[1] // k.shape[1]
+    for q0, q1, k0, k1 in spans:
+        qs, dos, os = (a[q0:q1].swapaxes(0, 1) for a in (q, do, o))  # (H, T, D)
+        ks, vs = (a[k0:k1].swapaxes(0, 1).repeat(times, axis=0) for a in (k, v))  # (H, S, D)
+        p = np.exp(scores(qs, ks) - lse[q0:q1].T[:, :, None])  # (H, T, S)
+        dp = dos @ vs.swapaxes(1, 2)  # o = p v
+        ds = p * (dp - (dos * os).sum(axis=2, keepdims=True))  # p = softmax(s), Σ p dp = do · o
+        ds = ds / math.sqrt(q.shape[2])  # s = q kᵀ / √D
+        dq[q0:q1] = (ds @ ks).swapaxes(0, 1)  # s = q kᵀ
+        dks, dvs = ds.swapaxes(1, 2) @ qs, p.swapaxes(1, 2) @ dos  # s = q kᵀ, o = p v
+        for d, d_heads in ((dk, dks), (dv, dvs)):  # one key head served `times` query heads
+            d_groups = d_heads.reshape(k.shape[1], times, k1 - k0, k.shape[2]).sum(axis=1)
+            d[k0:k1] = d_groups.swapaxes(0, 1)
+    return dq, dk, dv, None
 
 
-attention = Op("attention", attention_forward, attention_backward)
+attention = Op(
+    "attention",
+    attention_forward,
+    attention_backward,
+    saves=("q", "k", "v", "spans", "o", "lse"),
+    constants=("spans",),
+)

@@ -18,4 +18,4 @@ def embedding_backward(dx, cache):
     return dE, None
 
 
-embedding = Op("embedding", embedding_forward, embedding_backward)
+embedding = Op("embedding", embedding_forward, embedding_backward, saves=("ids", "shape"))

@@ -1,22 +1,39 @@
-"""The gated feed-forward whole, where none of its three linears trains (Shazeer 2020,
-arXiv:2002.05202, eq. 6).
-"""
+"""The whole gated feed-forward as one op, where none of its three linears trains."""
 
-from .. import fast as K
+import numpy as np
+
 from ..engine import Op
 
 
+def sigmoid(z):
+    """σ(z) = 1 / (1 + e⁻ᶻ), written with tanh, which does not overflow."""
+    return 0.5 * (1 + np.tanh(0.5 * z))
+
+
 def frozen_feed_forward_forward(x, Wg, Wu, Wd):
-    """y = (silu(x Wgᵀ) · x Wuᵀ) Wdᵀ.   x (M, C), Wg, Wu (F, C), Wd (C, F)  ->  y (M, C)."""
-    y, gate, up = K.feed_forward(x, Wg, Wu, Wd)
-    return y, (gate, up, Wg, Wu, Wd)  # gate, up for silu's slope and the product; Ws are references
+    """y = (silu(x Wgᵀ) · x Wuᵀ) Wdᵀ.   x (M, C), Wg, Wu (F, C), Wd (C, F)  ->  y (M, C).
+
+    Source: Shazeer 2020, arXiv:2002.05202, eq. 6.
+    """
+    gate, up = x @ Wg.T, x @ Wu.T  # (M, F)
+    h = gate * sigmoid(gate) * up
+    return h @ Wd.T, (gate, up, Wg, Wu, Wd)  # gate and up for silu's slope and the product
 
 
 def frozen_feed_forward_backward(dy, cache):
     """dy (M, C) -> dx (M, C), None, None, None."""
-    return K.feed_forward_dx(dy, *cache), None, None, None  # x reaches y by gate and by up
+    gate, up, Wg, Wu, Wd = cache
+    p = sigmoid(gate)
+    dh = dy @ Wd  # y = h Wdᵀ
+    dgate = dh * up * p * (1 + gate * (1 - p))  # h = silu(gate) up, silu'(z) = σ + z σ (1 - σ)
+    dup = dh * gate * p  # h = silu(gate) up
+    dx = dgate @ Wg + dup @ Wu  # gate = x Wgᵀ, up = x Wuᵀ
+    return dx, None, None, None
 
 
 frozen_feed_forward = Op(
-    "frozen_feed_forward", frozen_feed_forward_forward, frozen_feed_forward_backward
+    "frozen_feed_forward",
+    frozen_feed_forward_forward,
+    frozen_feed_forward_backward,
+    saves=("gate", "up", "Wg", "Wu", "Wd"),
 )

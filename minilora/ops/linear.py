@@ -1,31 +1,30 @@
-"""The linear layer, trained and frozen: what it must remember depends on which."""
+"""The linear layer, trained and frozen: what it must keep for backward depends on which."""
 
-from .. import fast as K
 from ..engine import Op
 
 
 def linear_forward(x, W):
     """y = x Wᵀ.   x (M, I), W (O, I)  ->  y (M, O)."""
-    return K.matmul_nt(x, W), (x, W)  # x for dW; W is a reference
+    return x @ W.T, (x, W)  # x for dW, W for dx; W is a reference
 
 
 def linear_backward(dy, cache, need=(True, True)):
     """dy (M, O) -> dx (M, I), dW (O, I)."""
     x, W = cache
-    dx = K.matmul_nn(dy, W) if need[0] else None  # y = x Wᵀ
-    dW = K.matmul_tn(dy, x) if need[1] else None  # y = x Wᵀ
+    dx = dy @ W if need[0] else None  # y = x Wᵀ
+    dW = dy.T @ x if need[1] else None  # y = x Wᵀ
     return dx, dW
 
 
 def frozen_linear_forward(x, W):
     """y = x Wᵀ, W frozen.   x (M, I), W (O, I)  ->  y (M, O). Keeps W and no activation."""
-    return K.matmul_nt(x, W), W
+    return x @ W.T, W
 
 
 def frozen_linear_backward(dy, W):
     """dy (M, O) -> dx (M, I), None."""
-    return K.matmul_nn(dy, W), None  # y = x Wᵀ
+    return dy @ W, None  # y = x Wᵀ
 
 
-linear = Op("linear", linear_forward, linear_backward)
-frozen_linear = Op("frozen_linear", frozen_linear_forward, frozen_linear_backward)
+linear = Op("linear", linear_forward, linear_backward, saves=("x", "W"))
+frozen_linear = Op("frozen_linear", frozen_linear_forward, frozen_linear_backward, saves=("W",))

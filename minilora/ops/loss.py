@@ -1,119 +1,109 @@
-"""Softmax cross-entropy, alone and fused with the head that makes the logits.
+"""Softmax cross-entropy, alone and together with the head that makes the logits.
 
-The gradient softmax(z) - onehot costs next to nothing once the softmax is there, so these pairs
-make it in forward and
-keep it: backward only multiplies by ∂loss/∂(this loss). With the head, logits exist for CHUNK rows
-at a time, and only for rows whose target counts.
+The gradient softmax(z) - onehot costs next to nothing once the softmax is there. So these pairs
+make it in forward and keep it, and backward only multiplies by ∂loss/∂(this loss).
 """
 
 import numpy as np
 
-from .. import fast as K
 from ..engine import Op
-from ..fast.numpy_ref import IGNORED
 
-CHUNK = 128  # rows of logits that exist at once
+IGNORED = -100  # a target that does not count
+
+
+def losses_and_gradients(z, targets):
+    """logsumexp(z) - z[target] of each row, and its gradient softmax(z) - onehot(target).
+
+    z (M, V), targets (M,) ints; 0 and 0 where the target is IGNORED  ->  (M,), (M, V).
+    """
+    rows = np.flatnonzero(targets != IGNORED)
+    top = z.max(axis=1, keepdims=True)
+    e = np.exp(z - top)
+    total = e.sum(axis=1, keepdims=True)
+    losses = np.zeros_like(z[:, 0])
+    losses[rows] = (top + np.log(total))[rows, 0] - z[rows, targets[rows]]
+    dz = e / total
+    dz[rows, targets[rows]] -= 1
+    dz[targets == IGNORED] = 0
+    return losses, dz
 
 
 def cross_entropy_forward(logits, targets, count=None):
-    """loss = Σ (logsumexp(z) - z[target]) / count over rows whose target is not -100.
+    """loss = Σ (logsumexp(z) - z[target]) / count, over the rows whose target is not -100.
 
-    logits z (M, V), targets (M,) ints; count: what the sum is divided by, the rows that count where
-    None  ->  loss ().
+    logits z (M, V), targets (M,) ints; count: the divisor, the number of rows that count where it
+    is None  ->  loss ().
     """
-    dlogits = np.empty_like(logits)
-    losses = K.cross_entropy(logits, targets, dlogits)
+    losses, dlogits = losses_and_gradients(logits, targets)
     count = count or max(1, int((targets != IGNORED).sum()))
-    return _total(losses, count), (dlogits, count)
+    return (losses.sum() / count).astype(logits.dtype), (dlogits, count)
 
 
 def cross_entropy_backward(dloss, cache):
     """dloss () -> dlogits (M, V), None, None."""
     dlogits, count = cache
-    return (
-        dlogits * (dloss / count),
-        None,
-        None,
-    )  # ∂/∂z (logsumexp(z) - z[target]) = softmax - onehot
+    dz = dlogits * (dloss / count)  # loss = Σ losses / count
+    return dz, None, None
 
 
 def head_loss_forward(h, W, targets, count=None):
-    """loss = cross-entropy of z = h Wᵀ, W trained.   h (M, C), W (V, C), targets (M,), count  ->
-    loss ().
+    """loss = cross-entropy of z = h Wᵀ, W trained.   h (M, C), W (V, C), targets (M,)  ->  loss ().
 
-    Keeps dh (rows that count, C) and dW (V, C), made chunk by chunk.
+    Keeps dh (R, C) of the R rows that count, and dW (V, C).
     """
-    dW = np.zeros_like(W)
-    loss, rows, dh, count = _head_in_chunks(h, W, targets, count, dW)
-    return loss, (rows, dh, dW, h.shape, count)
+    rows = np.flatnonzero(targets != IGNORED)
+    losses, dz = losses_and_gradients(h[rows] @ W.T, targets[rows])
+    dh, dW = dz @ W, dz.T @ h[rows]  # z = h Wᵀ
+    count = count or max(1, len(rows))
+    return (losses.sum() / count).astype(h.dtype), (rows, dh, dW, h.shape, count)
 
 
 def head_loss_backward(dloss, cache):
     """dloss () -> dh (M, C), dW (V, C), None, None."""
     rows, dh, dW, shape, count = cache
-    return _spread(dh, rows, shape, dloss / count), dW * (dloss / count), None, None
+    scale = np.asarray(dloss / count, dh.dtype)  # loss = Σ losses / count
+    all_rows = np.zeros_like(dh, shape=shape)
+    all_rows[rows] = dh * scale
+    return all_rows, dW * scale, None, None
 
 
 def frozen_head_loss_forward(h, W, targets, count=None):
-    """loss = cross-entropy of z = h Wᵀ, W frozen. As head_loss, but keeps dh only."""
-    loss, rows, dh, count = _head_in_chunks(h, W, targets, count)
-    return loss, (rows, dh, h.shape, count)
+    """loss = cross-entropy of z = h Wᵀ, W frozen. As `head_loss_forward`, but keeps dh only."""
+    rows = np.flatnonzero(targets != IGNORED)
+    losses, dz = losses_and_gradients(h[rows] @ W.T, targets[rows])
+    count = count or max(1, len(rows))
+    return (losses.sum() / count).astype(h.dtype), (rows, dz @ W, h.shape, count)  # z = h Wᵀ
 
 
 def frozen_head_loss_backward(dloss, cache):
     """dloss () -> dh (M, C), None, None, None."""
     rows, dh, shape, count = cache
-    return _spread(dh, rows, shape, dloss / count), None, None, None
+    all_rows = np.zeros_like(dh, shape=shape)
+    all_rows[rows] = dh * np.asarray(dloss / count, dh.dtype)  # loss = Σ losses / count
+    return all_rows, None, None, None
 
 
 def head_loss_value(h, W, targets, count=None):
-    """The loss alone, for evaluation."""
+    """The loss alone, where nothing trains."""
     rows = np.flatnonzero(targets != IGNORED)
-    total = sum(float(losses.sum()) for _, losses, _ in _chunks(h, W, targets, rows))
-    return _total(np.array(total, h.dtype), count or max(1, len(rows)))
+    losses, _ = losses_and_gradients(h[rows] @ W.T, targets[rows])
+    return (losses.sum() / (count or max(1, len(rows)))).astype(h.dtype)
 
 
-def _head_in_chunks(h, W, targets, count, dW=None):
-    """Loss, the rows that count, their dh (R, C), the divisor;
-    dW (V, C), where given, is added to.
-    """
-    rows = np.flatnonzero(targets != IGNORED)
-    dh = np.empty_like(h, shape=(len(rows), h.shape[1]))
-    total = np.zeros((), np.float64)
-    for start, losses, dlogits in _chunks(h, W, targets, rows):
-        total += losses.sum()
-        here = rows[start : start + CHUNK]
-        dh[start : start + CHUNK] = K.matmul_nn(dlogits, W)  # z = h Wᵀ
-        if dW is not None:
-            K.matmul_tn(dlogits, h[here], add_to=dW)  # z = h Wᵀ
-    count = count or max(1, len(rows))
-    return _total(total.astype(h.dtype), count), rows, dh, count
-
-
-def _chunks(h, W, targets, rows):
-    """For CHUNK of the counting rows at a time:
-    where they start, their losses, softmax - onehot.
-    """
-    for start in range(0, len(rows), CHUNK):
-        here = rows[start : start + CHUNK]
-        logits = K.matmul_nt(h[here], W)
-        losses = K.cross_entropy(logits, targets[here], logits)
-        yield start, losses, logits  # by now the gradient stands in logits
-
-
-def _total(losses, count):
-    return (losses.sum() / count).astype(losses.dtype)
-
-
-def _spread(dh, rows, shape, scale):
-    """(R, C) back to all M rows, zero where no target counted."""
-    full = np.zeros_like(dh, shape=shape)
-    full[rows] = dh * np.asarray(scale, dh.dtype)
-    return full
-
-
-cross_entropy = Op("cross_entropy", cross_entropy_forward, cross_entropy_backward)
-head_loss = Op("head_loss", head_loss_forward, head_loss_backward, value=head_loss_value)
+cross_entropy = Op(
+    "cross_entropy", cross_entropy_forward, cross_entropy_backward, saves=("dlogits", "count")
+)
+head_loss = Op(
+    "head_loss",
+    head_loss_forward,
+    head_loss_backward,
+    value=head_loss_value,
+    saves=("rows", "dh", "dW", "shape", "count"),
+)
 frozen_head_loss = Op(
-    "frozen_head_loss", frozen_head_loss_forward, frozen_head_loss_backward, value=head_loss_value
+    "frozen_head_loss",
+    frozen_head_loss_forward,
+    frozen_head_loss_backward,
+    value=head_loss_value,
+    saves=("rows", "dh", "shape", "count"),
 )

@@ -1,9 +1,9 @@
 """Memory for time: what backward makes again instead of keeping it, to the same bits."""
 
-import functools
 from collections.abc import Callable
 
 from ..engine import Node, Op, Tensor, backward, param, place
+from ..fast import twin
 from .swiglu import swiglu
 
 
@@ -42,19 +42,18 @@ def remaking(op: Op, h: Tensor) -> Op:
     if node is None or node.op is not swiglu:
         return op
 
-    @functools.wraps(op.forward)
     def leaner_forward(*args):
-        y, cache = op.forward(*args)
+        y, cache = twin(op.forward, args[0])(*args)
         return y, _swapped(cache, args[0], _HOLE)
 
-    @functools.wraps(op.backward)
-    def leaner_backward(dy, cache, *need):
+    def leaner_backward(dy, cache, need):
         # the node that made h is an ancestor of this one, so its gate and up are there still
         holes = isinstance(cache, tuple) and any(part is _HOLE for part in cache)
-        again = swiglu.forward(*node.cache)[0] if holes else None
-        return op.backward(dy, _swapped(cache, _HOLE, again), *need)
+        again = twin(swiglu.forward, dy)(*node.cache)[0] if holes else None
+        wanted = (need,) if op.takes_need else ()
+        return twin(op.backward, dy)(dy, _swapped(cache, _HOLE, again), *wanted)
 
-    return Op(op.name, leaner_forward, leaner_backward)
+    return Op(op.name, leaner_forward, leaner_backward, saves=op.saves, constants=op.constants)
 
 
 _HOLE = object()  # stands in a cache for h

@@ -1,21 +1,31 @@
-"""Root-mean-square normalisation (Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4)."""
+"""Root-mean-square normalisation."""
 
-from .. import fast as K
+import numpy as np
+
 from ..engine import Op
 
 
 def rmsnorm_forward(x, g, eps):
-    """y = x · rstd · g, rstd = 1/√(mean(x²) + eps).   x (M, C), gain g (C,), eps  ->  y (M, C)."""
-    y, rstd = K.rmsnorm_forward(x, g, eps)
-    return y, (x, g, rstd)  # x and rstd (M,) rebuild what dx and dg read; y is not kept
+    """y = x · rstd · g, rstd = 1/√(mean(x²) + eps).   x (M, C), gain g (C,), eps  ->  y (M, C).
+
+    Source: Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4.
+    """
+    rstd = 1 / np.sqrt((x * x).mean(axis=1) + eps)  # (M,)
+    y = x * rstd[:, None] * g
+    return y, (x, g, rstd)  # x and rstd give x · rstd again, so y is not kept
 
 
 def rmsnorm_backward(dy, cache, need=(True, True, False)):
     """dy (M, C) -> dx (M, C), dg (C,), None."""
     x, g, rstd = cache
-    dx = K.rmsnorm_dx(dy, x, g, rstd) if need[0] else None  # y = x · rstd(x) · g, x twice
-    dg = K.rmsnorm_dg(dy, x, rstd) if need[1] else None  # y = (x · rstd) · g
+    r = rstd[:, None]
+    dg = (dy * x * r).sum(axis=0) if need[1] else None  # y = (x r) g
+    if not need[0]:
+        return None, dg, None
+    dxr = dy * g  # y = (x r) g
+    dr = (dxr * x).sum(axis=1, keepdims=True)  # x r, by its factor r
+    dx = dxr * r - dr * r**3 * x / x.shape[1]  # x r, by its factor x; r = (mean(x²) + eps)^(-1/2)
     return dx, dg, None
 
 
-rmsnorm = Op("rmsnorm", rmsnorm_forward, rmsnorm_backward)
+rmsnorm = Op("rmsnorm", rmsnorm_forward, rmsnorm_backward, saves=("x", "g", "rstd"))

@@ -1,21 +1,30 @@
-"""Rotary position embedding in the half-split layout (Su et al. 2021, arXiv:2104.09864, eq. 34)."""
+"""Rotary position embedding, with the two numbers of a pair half a head apart."""
 
-from .. import fast as K
+import numpy as np
+
 from ..engine import Op
 
 
 def rope_forward(x, cos, sin):
-    """y = R(t) x: the pair (x[j], x[j+D/2]) turned by its angle.
+    """y = R x: the pair (x[j], x[j + D/2]) is rotated by the angle of its row and of j.
 
-    x (N, T, H, D); cos, sin (T, D/2), of the T places  ->  y (N, T, H, D).
+    x (M, H, D); cos, sin (M, D/2) of each row's angles  ->  y (M, H, D).
+    Source: Su et al. 2021, arXiv:2104.09864, eq. 34; the pairing as in Hugging Face's Llama.
     """
-    return K.rope(x, cos, sin), (cos, sin)  # a rotation is undone without its input
+    c, s = cos[:, None], sin[:, None]  # the same angles for all heads of a row
+    a, b = np.split(x, 2, axis=-1)
+    y = np.concatenate([a * c - b * s, b * c + a * s], axis=-1)
+    return y, (cos, sin)  # a rotation is undone without its input
 
 
 def rope_backward(dy, cache):
-    """dy (N, T, H, D) -> dx = R(-t) dy, None, None."""
+    """dy (M, H, D) -> dx = Rᵀ dy (M, H, D), None, None: Rᵀ rotates by the opposite angle."""
     cos, sin = cache
-    return K.rope(dy, cos, -sin), None, None  # y = R(t) x and Rᵀ(t) = R(-t)
+    c, s = cos[:, None], sin[:, None]
+    da, db = np.split(dy, 2, axis=-1)
+    dx = np.concatenate([da * c + db * s, db * c - da * s], axis=-1)  # a c - b s, b c + a s
+    return dx, None, None
 
 
-rope = Op("rope", rope_forward, rope_backward)
+# The angles follow from the places of the rows, so the ledger does not count them as activations.
+rope = Op("rope", rope_forward, rope_backward, saves=("cos", "sin"), constants=("cos", "sin"))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..fast.numpy_ref import IGNORED
+from ..ops.loss import IGNORED
 from ..support.files import data_folder, find, parse_json, read_text
 
 Pair = tuple[str, str | tuple[str, ...]]  # a prompt, and its completion or every right one

@@ -1,13 +1,12 @@
-"""A technique on a model: attach, train through it, merge, detach. The base's arrays are never
-written to.
+"""A technique on a model: attach, train through it, merge, detach. The base stays as it is.
 
-`Tuned` is a base, a method and the arrays that the method added. What moves a weight of the base
-(full fine-tuning, Delta-LoRA) moves a copy that belongs to the Tuned.
+`Tuned` is a base, a technique and the arrays that the technique added. A technique that moves a
+weight of the base (full fine-tuning, Delta-LoRA) moves a copy that belongs to the Tuned.
 """
 
-import dataclasses
 import inspect
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,7 @@ import numpy as np
 from .. import ops
 from ..engine import Tensor, param, scope
 from ..llama import generation
-from ..llama.model import EMBED, MLP, Llama, gated
-from ..methods import METHODS
+from ..llama.model import EMBED, MLP, Forward, Llama, gated
 from ..methods.base import Arrays, Method
 from ..support.meta import is_array
 from ..support.values import whole
@@ -34,48 +32,48 @@ from .choices import (
 )
 
 
-@dataclasses.dataclass
-class Slot:
-    """One trainable array: its key on disk, the layer and argument that it is ("" and the key for
-    whole weights).
-    """
+@dataclass
+class Trained:
+    """One trainable array and where it belongs."""
 
-    key: str
-    layer: str
-    argument: str
+    key: str  # its name on disk
+    layer: str  # the linear that it adapts; "" for a whole weight
+    argument: str  # its name in the pair; the key for a whole weight
     array: np.ndarray
 
 
 class Tuned:
-    """A base model under one method. Made by `attach`;
-    `layers` holds each adapted linear's arguments by name.
+    """A base model under one technique. Made by `attach`.
+
+    layers: adapted linear -> its arguments by name; shared: the arrays that all layers share;
+    weights: of a technique that trains the whole model, the copy of every weight.
     """
 
     def __init__(
         self,
         base: Llama,
-        method: str,
-        rank,
-        alpha,
+        record: Method,
+        rank: int | None,
+        alpha: float | None,
         targets,
         seed: int,
         options: dict[str, Any],
         recompute: str | None = None,
     ):
-        self.base, self.method, self.seed, self.options = base, method, seed, options
+        self.base, self.record, self.seed, self.options = base, record, seed, options
         self.rank, self.alpha, self.targets = rank, alpha, targets
-        self.rank_pattern: dict[str, int] = {}  # layers whose rank is another: see choices.py
+        self.rank_pattern: dict[str, int] = {}  # linears whose rank is another: see choices.py
         self.alpha_pattern: dict[str, float] = {}
         self.recompute = check_recompute(recompute)  # may be set to another at any time
         self.shared: Arrays = {}
         self.layers: dict[str, Arrays] = {}
-        self.weights: dict[str, np.ndarray] = {}  # whole-model methods: the copy of every weight
-        self._arguments = tuple(inspect.signature(self.record.op.forward).parameters)[1:]
+        self.weights: dict[str, np.ndarray] = {}
+        self._arguments = tuple(inspect.signature(record.op.forward).parameters)[1:]
 
     @property
-    def record(self) -> Method:
-        """The method's record."""
-        return METHODS[self.method]
+    def method(self) -> str:
+        """The technique's name."""
+        return self.record.name
 
     @property
     def tokenizer(self):
@@ -85,12 +83,12 @@ class Tuned:
     def config(self):
         return self.base.config
 
-    def slots(self) -> list[Slot]:
+    def trained(self) -> list[Trained]:
         """The trainable arrays, live, in a fixed order."""
         if self.record.whole_model:
-            return [Slot(name, "", name, array) for name, array in self.weights.items()]
+            return [Trained(name, "", name, array) for name, array in self.weights.items()]
         return [
-            Slot(self.key(layer, name), layer, name, arrays[name])
+            Trained(self.key(layer, name), layer, name, arrays[name])
             for layer, arrays in self.layers.items()
             for name in self.record.trains
         ]
@@ -98,21 +96,22 @@ class Tuned:
     @property
     def trainable(self) -> dict[str, np.ndarray]:
         """Key on disk -> array, live: what the optimizer moves."""
-        return {slot.key: slot.array for slot in self.slots()}
+        return {t.key: t.array for t in self.trained()}
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """The trainable arrays and the frozen ones that the method added;
-        a moved weight as `….base_layer.weight`.
+        """The trainable arrays and the frozen ones that the technique added, by their keys.
+
+        A moved weight is `….base_layer.weight`.
         """
-        found = self.trainable
+        arrays = self.trainable
         shared = self.record.peft.shared if self.record.peft else {}
-        found |= {shared.get(name, f"shared.{name}"): a for name, a in self.shared.items()}
+        arrays |= {shared.get(name, f"shared.{name}"): a for name, a in self.shared.items()}
         for layer, arguments in self.layers.items():
             for name, a in arguments.items():
                 if is_array(a) and name not in self.shared:
-                    found.setdefault(self.key(layer, name), a)
-        return found
+                    arrays.setdefault(self.key(layer, name), a)
+        return arrays
 
     def key(self, layer: str, argument: str) -> str:
         """The name of a layer's array on disk: PEFT's where it has one."""
@@ -122,43 +121,45 @@ class Tuned:
 
     def leaves(self) -> dict[str, Tensor]:
         """A fresh leaf of the tape for every trainable array, by key."""
-        return {slot.key: param(slot.array, slot.key) for slot in self.slots()}
+        return {t.key: param(t.array, t.key) for t in self.trained()}
 
     def how(
         self,
         leaves: Mapping[str, Tensor] | None = None,
         key: tuple[int, ...] | None = None,
-    ) -> dict[str, Any]:
-        """What the base's forward pass runs with under this method: the keywords
-        of `Llama.hidden`.
+    ) -> Forward:
+        """What the base's forward pass runs with under this technique.
 
         leaves: take gradients for these; key: (seed, step, micro-batch), switches dropout on.
         """
         again = check_recompute(self.recompute)
         leaves = leaves or {}
         weights: dict[str, Any] = {**self.base.params, **self.weights, **leaves}
+        arguments: dict[str, Arrays] = {}  # of the adapted linears, for this pass
         place = {name: i for i, name in enumerate(self.layers)}
         p = self.options.get("dropout", 0.0) if key else 0.0
 
-        def remade(op, x):
-            return ops.remaking(op, x) if again == "swiglu" else op
+        def arguments_of(name: str) -> Arrays:
+            if name not in arguments:
+                given = {"W": weights[f"{name}.weight"], **self.layers[name]}
+                if self.record.derived:
+                    given |= self.record.derived(**given)
+                keys = {a: self.key(name, a) for a in self.record.trains}
+                given |= {a: leaves[k] for a, k in keys.items() if k in leaves}
+                arguments[name] = given
+            return arguments[name]
 
         def linear(name: str, x: Tensor) -> Tensor:
-            W = weights[f"{name}.weight"]
             with scope(name.rsplit(".", 1)[-1]):
-                if name not in self.layers:
-                    op = ops.linear if isinstance(W, Tensor) else ops.frozen_linear
-                    return remade(op, x)(x, W)
-                values = {
-                    "W": W,
-                    **self.layers[name],
-                    "p": p,
-                    "key": (*key, place[name]) if p and key else None,
-                }
-                values |= {
-                    a: leaves[k] for a in self.record.trains if (k := self.key(name, a)) in leaves
-                }
-                return remade(self.record.op, x)(x, *(values[a] for a in self._arguments))
+                if name in self.layers:
+                    op, given = self.record.op, arguments_of(name)
+                    rest = [given[a] for a in self._arguments if a != "xd"]
+                    if p and key:
+                        rest.append(ops.dropout(x, p, (*key, place[name])))
+                else:
+                    W = weights[f"{name}.weight"]
+                    op, rest = ops.linear if isinstance(W, Tensor) else ops.frozen_linear, [W]
+                return (ops.remaking(op, x) if again == "swiglu" else op)(x, *rest)
 
         def feed_forward(name: str, h: Tensor) -> Tensor:
             parts = [f"{name}.{part}" for part in MLP]
@@ -167,36 +168,31 @@ class Tuned:
                 return gated(linear, name, h)
             return ops.frozen_feed_forward(h, *Ws)
 
-        return {
-            "weights": weights,
-            "linear": linear,
-            "feed_forward": feed_forward,
-            "recompute": again == "layers",
-        }
+        return Forward(weights, linear, feed_forward, recompute=again == "layers")
 
     def loss(self, ids, targets, count=None, leaves=None, key=None) -> Tensor:
-        """The base's loss under this method; leaves and key as for `how`."""
-        return self.base.loss(ids, targets, count, **self.how(leaves, key))
+        """The base's loss under this technique; leaves and key as for `how`."""
+        return self.base.loss(ids, targets, count, self.how(leaves, key))
 
     def logits(self, ids) -> np.ndarray:
         """ids (N, T) ints -> logits (N, T, V), without dropout."""
-        return self.base.logits(ids, **self.how())
+        return self.base.logits(ids, self.how())
 
     def generate(self, ids, max_new_tokens: int, **choices) -> np.ndarray:
         """Continue each row: see `generation.generate`."""
-        return generation.generate(self.base, ids, max_new_tokens, **choices, **self.how())
+        return generation.generate(self.base, ids, max_new_tokens, **choices, how=self.how())
 
     def factors(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         """(O, k) and (k, I): their product, times the layer's s where it has one, is all that was
-        learned for one linear. Raises ValueError for a method that is no product.
+        learned for one linear. Raises ValueError for a technique whose change is no such product.
         """
         if self.record.factors is None:
             raise ValueError(f"{self.method}: its change of a weight is no product of two factors")
         return self.record.factors(self.options, **self.layers[layer])
 
     def delta(self, layer: str) -> np.ndarray:
-        """All that was learned for one linear, in float64:
-        its adapter's ΔW, and where W moved, that too.  (O, I).
+        """All that was learned for one linear, in float64 (O, I): its adapter's ΔW, and where W
+        moved, that too.
         """
         W = self.base.params[f"{layer}.weight"]
         arguments = {"W": self.weights.get(f"{layer}.weight", W), **self.layers.get(layer, {})}
@@ -210,7 +206,7 @@ class Tuned:
 
 def attach(
     model,
-    method: str,
+    method: str | Method,
     *,
     rank=None,
     alpha=None,
@@ -221,16 +217,16 @@ def attach(
     recompute=None,
     **options,
 ) -> Tuned:
-    """Put a method on a model: fresh arrays, the base untouched.
+    """Put a technique on a model: fresh arrays, the base untouched.
 
-    method: a name of METHODS. rank: the method's default where None (8; VeRA 256). alpha: 2·rank
-    where None. rank_pattern, alpha_pattern: {name or regular expression of adapted linears: their
-    own}, as in PEFT. targets: names of linears ("q_proj", or a full name), or "all-linear";
-    ("q_proj", "v_proj") where None. recompute: less memory for time, see `check_recompute`.
-    options: the method's own.
-    Raises ValueError for what the method does not take, with the nearest right names.
+    method: a name of METHODS, or a Method of your own. rank: its default where None (8; VeRA 256).
+    alpha: 2·rank where None. rank_pattern, alpha_pattern: {name or regular expression of adapted
+    linears: their own}, as in PEFT. targets: names of linears ("q_proj", or a full name), or
+    "all-linear"; ("q_proj", "v_proj") where None. recompute: less memory for time, see
+    `check_recompute`. options: the technique's own.
+    Raises ValueError for what the technique does not take, with the nearest right names.
     """
-    record = find_method(method)
+    record = method if isinstance(method, Method) else find_method(method)
     if not isinstance(model, Llama):
         raise TypeError(
             f"attach: got a {type(model).__name__}, wanted a Llama; detach or merge first"
@@ -240,7 +236,7 @@ def attach(
     options = check_options(record, options, **given, **{k: v or None for k, v in patterns.items()})
     seed = whole("attach: seed", seed)
     if record.whole_model:
-        tuned = Tuned(model, method, None, None, None, seed, options, recompute)
+        tuned = Tuned(model, record, None, None, None, seed, options, recompute)
         tuned.weights = {name: a.copy() for name, a in model.params.items()}
         return tuned
 
@@ -250,7 +246,7 @@ def attach(
         rank = check_rank(record, rank)
     if "alpha" in record.takes:
         alpha = check_alpha(2 * rank if alpha is None else alpha)
-    tuned = Tuned(model, method, rank, alpha, targets or DEFAULT_TARGETS, seed, options, recompute)
+    tuned = Tuned(model, record, rank, alpha, targets or DEFAULT_TARGETS, seed, options, recompute)
     tuned.rank_pattern = check_pattern("rank_pattern", patterns["rank_pattern"], names)
     tuned.alpha_pattern = check_pattern("alpha_pattern", patterns["alpha_pattern"], names)
     if tuned.rank is not None:
@@ -282,16 +278,15 @@ def detach(tuned: Tuned) -> Llama:
 
 
 def merge(tuned: Tuned) -> Llama:
-    """A new model whose weights are W + ΔW, added in float64 and rounded once;
+    """A new model whose weights are W + ΔW, added in float64 and rounded once.
+
     tuned is left as it was.
     """
     return _with_change(tuned.base, tuned, +1)
 
 
 def unmerge(merged: Llama, tuned: Tuned) -> Llama:
-    """A new model whose weights are those of `merged` less tuned's ΔW:
-    the base, up to one rounding.
-    """
+    """A new model of the weights of `merged` less tuned's ΔW: the base, up to one rounding."""
     return _with_change(merged, tuned, -1)
 
 

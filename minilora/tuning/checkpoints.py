@@ -62,7 +62,7 @@ def load(path: str | Path, tuned: Tuned, adam: AdamW, settings: Mapping[str, Any
         raise ValueError(
             f"{path}: it is of step {saved['steps']}, this run ends at {settings['steps']}"
         )
-    for slot in tuned.slots():
+    for slot in tuned.trained():
         for kind in ("array", "m", "v"):
             found = arrays.get(f"{kind}.{slot.key}")
             if found is None or found.shape != slot.array.shape or not np.isfinite(found).all():

@@ -142,8 +142,8 @@ def _as_lora(base, factors):
             A, B = np.concatenate(rights, axis=0), np.concatenate(lefts, axis=1)
             layers[name] = {"s": 1.0, "A": A, "B": B}
     ranks = {name: len(arrays["A"]) for name, arrays in layers.items()}
-    rank = max(ranks.values())
-    tuned = Tuned(base, "lora", rank, rank, tuple(layers), 0, dict(METHODS["lora"].options))
+    rank, lora = max(ranks.values()), METHODS["lora"]
+    tuned = Tuned(base, lora, rank, rank, tuple(layers), 0, dict(lora.options))
     tuned.layers = layers
     tuned.rank_pattern = {name: r for name, r in ranks.items() if r != rank}
     tuned.alpha_pattern = dict(tuned.rank_pattern)

@@ -1,9 +1,7 @@
-"""Adapters in PEFT's layout: a folder with adapter_config.json and adapter_model.safetensors.
+"""Adapters on disk in PEFT's layout: adapter_config.json and adapter_model.safetensors.
 
-LoRA-FA and LoRA+ are stored as plain LoRA. Delta-LoRA is stored as the LoRA of rank 2r that does
-the same on the untouched base: see its `factors`; its moved base is what `merge` and save_model
-write. Full fine-tuning is stored as the weights themselves, under adapter_config.json's "FULL",
-which PEFT does not know.
+What a technique writes, it says itself (`Method.peft`). Full fine-tuning is stored as the weights
+themselves, under the peft_type "FULL", and a technique that PEFT does not know under "MINILORA".
 """
 
 import json
@@ -17,6 +15,7 @@ import numpy as np
 from ..formats.safetensors import array_bytes, read_weights, refuse_pickles
 from ..llama.model import EMBED, HEAD, Llama
 from ..methods import METHODS
+from ..methods.base import Method, Settings
 from ..support.files import check_kind, parse_json, read_json, write_together
 from .adapters import Tuned, attach
 from .choices import find_method, match_targets, matches
@@ -24,7 +23,11 @@ from .choices import find_method, match_targets, matches
 CONFIG, ARRAYS = "adapter_config.json", "adapter_model.safetensors"
 ABOUT = "minilora"  # the entry of the arrays' metadata; PEFT reads none
 DESCRIPTIVE = ("base_model_name_or_path", "task_type", "inference_mode", "save_projection")
-CHANGES = (  # fields of PEFT's configs that, set, make another formula or other layers
+FLAGS = ("use_rslora", "use_dora", "save_projection")
+LOST = 1e-5  # of a weight's size: a change that is not given back to so much is not stored
+# Fields of PEFT's configs that, set, make another formula or other layers. A technique claims those
+# that it knows.
+CHANGES = (
     "bias",
     "fan_in_fan_out",
     "use_dora",
@@ -53,14 +56,13 @@ SAME_BASE = (True, False, "gaussian", "orthogonal")  # init_lora_weights that le
 
 
 def save_adapter(tuned: Tuned, folder: str | Path, *, save_projection: bool = True) -> int:
-    """Write tuned's adapter for PEFT (and load_adapter) to read; returns the bytes of its arrays'
-    file.
+    """Write tuned's adapter for PEFT and load_adapter to read; returns the bytes of its arrays.
 
-    save_projection=False leaves out VeRA's shared A and B, which its key regenerates.
+    save_projection=False leaves out VeRA's shared A and B, which its key draws again. Raises
+    ValueError where what would be written does not give every linear's change back.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     config, arrays = export(tuned, save_projection)
+    _check_written(tuned, config, arrays)
     own = {
         "method": tuned.method,
         "rank": tuned.rank,
@@ -70,6 +72,8 @@ def save_adapter(tuned: Tuned, folder: str | Path, *, save_projection: bool = Tr
     }
     data = array_bytes(arrays, {ABOUT: json.dumps(own)})
     text = json.dumps(dict(sorted(config.items())), indent=1) + "\n"  # patterns keep their order
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     write_together({folder / ARRAYS: data, folder / CONFIG: text.encode()})
     return len(data)
 
@@ -79,9 +83,8 @@ def export(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """adapter_config.json's contents and the arrays under their names on disk."""
     record, peft = tuned.record, tuned.record.peft
-    arrays = dict(tuned.trainable)
     config: dict[str, Any] = {
-        "peft_type": peft.type if peft else "MINILORA",
+        "peft_type": "FULL" if record.whole_model else "MINILORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": None,
         "inference_mode": True,
@@ -89,37 +92,39 @@ def export(
         "fan_in_fan_out": False,
     }
     if record.whole_model:
-        return config | {"peft_type": "FULL"}, arrays
+        return config, tuned.trainable
     config |= {"r": tuned.rank, "target_modules": _target_modules(tuned)}
-    if peft and peft.type == "LORA":
-        arrays, times = _as_plain_lora(tuned)
-        stabilized = tuned.options["rank_stabilized"]
-        louder = times ** (0.5 if stabilized else 1)  # of another rank, the same scaling
-        config |= {
-            "r": tuned.rank * times,
-            "lora_alpha": _plain(tuned.alpha * louder),
-            "lora_dropout": tuned.options.get("dropout", 0.0),
-            "use_rslora": stabilized,
-            "init_lora_weights": True,
-        }
-        patterns = {
-            "rank_pattern": {k: r * times for k, r in tuned.rank_pattern.items()},
-            "alpha_pattern": {k: _plain(a * louder) for k, a in tuned.alpha_pattern.items()},
-        }
-        config |= {name: pattern for name, pattern in patterns.items() if pattern}
-    elif peft and peft.type == "VERA":
-        config |= {
-            "projection_prng_key": tuned.options["projection_prng_key"],
-            "d_initial": tuned.options["d_initial"],
-            "vera_dropout": tuned.options["dropout"],
-            "save_projection": save_projection,
-            "init_weights": True,
-        }
-        if save_projection:
-            arrays |= {peft.shared[name]: a for name, a in tuned.shared.items()}
-    else:
-        arrays = dict(tuned.arrays)
-    return config, arrays
+    if peft is None:
+        return config, tuned.arrays
+    settings = Settings(
+        tuned.rank, tuned.alpha, tuned.options, tuned.rank_pattern, tuned.alpha_pattern
+    )
+    fields, layers = peft.to_peft(settings, tuned.layers)
+    arrays = {tuned.key(n, argument): a for n, row in layers.items() for argument, a in row.items()}
+    if peft.drawn:
+        fields[peft.drawn] = save_projection
+    if save_projection:
+        arrays |= {peft.shared[name]: a for name, a in tuned.shared.items()}
+    return config | {"peft_type": peft.type} | fields, arrays
+
+
+def _check_written(tuned, config, arrays):
+    """Read what was written as a stranger would, and compare each linear's whole change."""
+    if tuned.record.whole_model:
+        return
+    own = {"method": tuned.record, "options": tuned.options, "alpha": tuned.alpha}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # attach warned of the ranks
+        again = _empty(tuned.base, tuned.method, config, own, None, {})
+        _fill(again, tuned.method, arrays, _drawn(again.record, config))
+    for layer in tuned.layers:
+        change = tuned.delta(layer)
+        size = np.linalg.norm(change) + np.linalg.norm(tuned.base.params[f"{layer}.weight"])
+        if not np.linalg.norm(again.delta(layer) - change) <= LOST * size:
+            raise ValueError(
+                f"{tuned.method}: its form on disk ({config['peft_type']}, read as "
+                f"{again.method}) does not give back the change of {layer}; nothing was saved"
+            )
 
 
 def _target_modules(tuned):
@@ -129,24 +134,9 @@ def _target_modules(tuned):
     return kinds if len(same) == len(tuned.layers) else sorted(tuned.layers)
 
 
-def _as_plain_lora(tuned):
-    """All arrays of a LoRA that does the same on the untouched base, and how many times the rank it
-    has.
-    """
-    arrays, times = {}, 1
-    for layer, arguments in tuned.layers.items():
-        B, A = tuned.factors(layer)
-        times = len(A) // len(arguments["A"])
-        arrays[tuned.key(layer, "A")], arrays[tuned.key(layer, "B")] = A, B
-    return arrays, times
-
-
-def _plain(alpha):
-    """8.0 as 8: PEFT writes whole alphas as whole numbers."""
-    return int(alpha) if abs(alpha) < 2**53 and alpha == int(alpha) else alpha
-
-
-def load_adapter(model: Llama, folder: str | Path, method: str | None = None, **options) -> Tuned:
+def load_adapter(
+    model: Llama, folder: str | Path, method: str | Method | None = None, **options
+) -> Tuned:
     """Put a stored adapter on a model. method says which technique trains on: LoRA-FA and LoRA+ are
     stored as LoRA.
 
@@ -166,10 +156,15 @@ def load_adapter(model: Llama, folder: str | Path, method: str | None = None, **
                 f"{path}: {name} is {config.get(name)!r:.80}, but {ARRAYS} was saved with "
                 f"{value!r:.80}: files of two adapters"
             )
-    drawn = tuned.record.peft and config.get("save_projection") is False  # the key draws them again
-    optional = set(tuned.record.peft.shared.values()) if drawn else set()
-    _fill(tuned, Path(folder) / ARRAYS, arrays, optional)
+    _fill(tuned, Path(folder) / ARRAYS, arrays, _drawn(tuned.record, config))
     return tuned
+
+
+def _drawn(record, config):
+    """The keys of shared arrays that may be missing, since a key draws them again."""
+    peft = record.peft
+    left_out = peft and peft.drawn and config.get(peft.drawn) is False
+    return set(peft.shared.values()) if left_out else set()
 
 
 def _own(path, about):
@@ -203,58 +198,80 @@ def _fill(tuned, path, arrays, optional):
 def _empty(model, path, config, own, method, options):
     """attach as the config says; the arrays come afterwards."""
     kind = config.get("peft_type")
-    kinds = {"LORA": "lora", "VERA": "vera", "FULL": "full"}
-    stored = own.get("method") if kind == "MINILORA" else kinds.get(str(kind))
-    if stored is None:
-        raise ValueError(f"{path}: peft_type is {kind!r:.80}, supported are LORA and VERA")
-    method = method or stored
-    record = find_method(method)
+    for name in FLAGS:
+        check_kind(path, name, config.get(name, False), bool)
+    record, fields = _technique(path, config, own, method)
     if kind == "FULL":
-        if not record.whole_model:
-            raise ValueError(f"{path}: stored as whole weights, which {method} cannot train on")
-        return attach(model, method, **options)
-    if kind != "MINILORA" and (record.peft is None or record.peft.type != kind):
-        same = [m for m, r in METHODS.items() if r.peft and r.peft.type == kind]
-        raise ValueError(
-            f"{path}: stored as {kind}, which {method} cannot train on; "
-            f"wanted one of {', '.join(same)}"
-        )
-    _check_formula(path, config)
+        return attach(model, record, **options)
+    claims = record.peft.claims if record.peft else ()
+    _check_formula(path, config, claims)
     given: dict[str, Any] = {"targets": _targets(path, config.get("target_modules"), model)}
-    if "rank" in record.takes:
-        given["rank"] = config.get("r")
-    if "alpha" in record.takes:
-        given["alpha"] = config.get("lora_alpha", own.get("alpha", 8))  # PEFT's where it is absent
+    given |= {k: v for k, v in fields.items() if k in record.takes}
     for name, kind in (("rank_pattern", int), ("alpha_pattern", float)):
         given[name] = _pattern(path, name, config, kind, model, given["targets"])
     if settled := given.keys() & options.keys():
         raise ValueError(f"{path}: {min(settled)} is settled by the adapter's own files")
-    read = {
-        "rank_stabilized": config.get("use_rslora"),
-        "dropout": config.get("lora_dropout", config.get("vera_dropout")),
-        "projection_prng_key": config.get("projection_prng_key"),
-        "d_initial": config.get("d_initial"),
-    }
-    read = {k: v for k, v in read.items() if k in record.options and v is not None}
-    mine = own["options"] if own.get("method") == method else {}  # ratio, update_ratio, …
+    read = {k: v for k, v in fields.items() if k in record.options and v is not None}
+    mine = own["options"] if _name(own.get("method")) == record.name else {}  # ratio and the like
     options = {**{k: v for k, v in mine.items() if k in record.options}, **read, **options}
     try:
-        return attach(model, method, **given, **options)
+        return attach(model, record, **given, **options)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _check_formula(path, config):
-    """Raises ValueError for a field that makes another formula than this library's; warns of one
-    that it does not know.
+def _name(method):
+    return method.name if isinstance(method, Method) else method
+
+
+def _technique(path, config, own, method) -> tuple[Method, dict[str, Any]]:
+    """The record that trains on, and what it reads out of the config as attach's keywords.
+
+    method: a name or a record, None for the first technique whose form this is.
+    """
+    kind = config.get("peft_type")
+    if kind in ("FULL", "MINILORA"):
+        whole = next(name for name, record in METHODS.items() if record.whole_model)
+        stored = whole if kind == "FULL" else own.get("method")
+        chosen = stored if method is None else method
+        if chosen is None:
+            raise ValueError(f"{path}: peft_type is {kind!r}, and nothing says which technique")
+        record = chosen if isinstance(chosen, Method) else find_method(chosen)
+        if (kind == "FULL") != record.whole_model:
+            form = "whole weights" if kind == "FULL" else "an adapter"
+            raise ValueError(f"{path}: stored as {form}, which {record.name} cannot train on")
+        return record, {"rank": config.get("r"), "alpha": own.get("alpha")}
+    records = dict(METHODS)
+    if method is not None:
+        record = method if isinstance(method, Method) else find_method(method)
+        records[record.name] = record
+    try:
+        readings = {n: r.peft.from_peft(config) for n, r in records.items() if r.peft}
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    fits = {name: fields for name, fields in readings.items() if fields is not None}
+    if not fits:
+        raise ValueError(f"{path}: peft_type is {kind!r:.80}, supported are LORA and VERA")
+    name = next(iter(fits)) if method is None else record.name
+    if name not in fits:
+        raise ValueError(
+            f"{path}: stored as {kind}, which {name} cannot train on; "
+            f"wanted one of {', '.join(fits)}"
+        )
+    return records[name], fits[name]
+
+
+def _check_formula(path, config, claims):
+    """Raises ValueError for a field that makes another formula than the technique's, which claims
+    some; warns of a field that is not known here.
     """
     given = {k: v for k, v in config.items() if v not in (None, False, "none", {}, [])}
     for name in CHANGES:
-        if name in given:
+        if name in given and name not in claims:
             raise ValueError(
                 f"{path}: {name} is {given[name]!r:.80}: not supported, it changes the mathematics"
             )
-    if unknown := sorted(given.keys() - HARMLESS):
+    if unknown := sorted(given.keys() - HARMLESS - set(claims)):
         warnings.warn(
             f"{path}: {unknown[0]} is {given[unknown[0]]!r:.80}: unknown here, and taken to change "
             "nothing",
@@ -266,8 +283,6 @@ def _check_formula(path, config):
             f"{path}: init_lora_weights is {init!r:.80}: not supported; wanted one that is known "
             f"to leave the base as it is: {', '.join(map(repr, SAME_BASE))}"
         )
-    for name in ("use_rslora", "save_projection"):
-        check_kind(path, name, config.get(name, False), bool)
 
 
 def _pattern(path, name, config, kind, model, targets):

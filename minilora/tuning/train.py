@@ -16,9 +16,9 @@ import numpy as np
 from tqdm import tqdm
 
 from ..engine import Node, backward
-from ..fast.numpy_ref import IGNORED
 from ..llama.generation import check_ids
 from ..llama.model import check_targets
+from ..ops.loss import IGNORED
 from ..support.files import nearest
 from ..support.values import number, whole
 from . import checkpoints, optim
@@ -147,7 +147,7 @@ def _optimizer(tuned, settings) -> optim.AdamW:
     ratios = tuned.record.lr_scale(tuned.options) if tuned.record.lr_scale else {}
     return optim.AdamW(
         tuned.trainable,
-        scale={s.key: ratios[s.argument] for s in tuned.slots() if s.argument in ratios},
+        scale={s.key: ratios[s.argument] for s in tuned.trained() if s.argument in ratios},
         **{k: settings[k] for k in ("betas", "eps", "weight_decay")},
     )
 

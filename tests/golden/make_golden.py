@@ -54,6 +54,12 @@ CASES = {  # name -> method, what attach is given, what train is given
         {**LORA, "update_ratio": 0.5, "start_step": 10},
         {"lr": 1e-2, "weight_decay": 0.1},
     ),
+    "dora": ("dora", LORA, {"lr": 1e-2}),
+    "dora_weight_decay": (
+        "dora",
+        {**LORA, "rank_stabilized": True},
+        {"lr": 1e-2, "weight_decay": 0.2},
+    ),
 }
 
 
@@ -113,7 +119,12 @@ def adapted(model, name, method, attach):
         )
     else:
         stabilized = attach.get("rank_stabilized", False)
-        peft_config = LoraConfig(**common, lora_alpha=attach["alpha"], use_rslora=stabilized)
+        peft_config = LoraConfig(
+            **common,
+            lora_alpha=attach["alpha"],
+            use_rslora=stabilized,
+            use_dora=method == "dora",
+        )
     model = get_peft_model(model, peft_config, autocast_adapter_dtype=False).double()
     rng = np.random.RandomState(1)
     new = [p for p in model.parameters() if p.requires_grad]
@@ -121,7 +132,9 @@ def adapted(model, name, method, attach):
         new += [model.base_model.vera_A["default"], model.base_model.vera_B["default"]]
     with torch.no_grad():
         for p in new:
-            p.copy_(torch.tensor((0.3 * rng.standard_normal(tuple(p.shape))).astype(np.float32)))
+            drawn = torch.tensor((0.3 * rng.standard_normal(tuple(p.shape))).astype(np.float32))
+            is_magnitude = method == "dora" and p.ndim == 1  # it stays near the norm of a row of W
+            p.copy_((p + drawn).float() if is_magnitude else drawn)
     return model
 
 

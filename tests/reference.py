@@ -1,14 +1,8 @@
-"""The definition of correct: every kernel in plain NumPy, to be read beside its fast twin of the
-same name.
-
-All take and return ordinary arrays in row-major order and keep the dtype that they are given. A
-kernel allocates what it returns, except where an argument is documented as written to (`add_to`,
-`out`, and AdamW's p, m, v).
-"""
-
-import math
+"""Every kernel a second time in plain NumPy, under the same name and with the same arguments."""
 
 import numpy as np
+
+from minilora import ops
 
 IGNORED = -100  # a target that does not count
 
@@ -69,13 +63,9 @@ def rmsnorm_dg(dy, x, rstd):
 
 
 def rope(x, cos, sin):
-    """Turn the pair (x[j], x[j + D/2]) by its angle.   x (N, T, H, D), cos, sin (T, D/2) -> (N, T,
-    H, D).
-
-    The half-split pairing of Hugging Face's Llama; rope(y, cos, -sin) turns back.
-    """
+    """Rotate the pair (x[j], x[j + D/2]) by its angle.   x (M, H, D), cos, sin (M, D/2)."""
     a, b = np.split(x, 2, axis=-1)
-    c, s = cos[:, None], sin[:, None]  # the same angle for all heads of a position
+    c, s = cos[:, None], sin[:, None]  # the same angle for all heads of a row
     return np.concatenate([a * c - b * s, b * c + a * s], axis=-1)
 
 
@@ -108,56 +98,15 @@ def _sigmoid(z):
     return 0.5 * (1 + np.tanh(0.5 * z))  # no overflow at either end
 
 
-def attention_forward(q, k, v):
-    """o = softmax(q kᵀ / √D, keys up to the query's own place) v, grouped-query.
-
-    q (N, T, H, D); k, v (N, S, G, D), H a multiple of G, S >= T: query i stands at place S - T + i.
-    -> o (N, T, H, D), lse (N, H, T), the logarithm of each softmax's denominator.
-    """
-    scores = _scores(q, k)
-    top = scores.max(axis=-1, keepdims=True)
-    e = np.exp(scores - top)
-    total = e.sum(axis=-1, keepdims=True)
-    N, T, H, D = q.shape
-    o = (e / total) @ _per_query_head(v, H)
-    return np.ascontiguousarray(o.transpose(0, 2, 1, 3)), (top + np.log(total))[..., 0]
+def attention_forward(q, k, v, spans):
+    """The page's o and lse."""
+    o, (*_, lse) = ops.attention.forward(q, k, v, spans)
+    return o, lse
 
 
-def attention_backward(do, q, k, v, o, lse):
-    """do, q, o (N, T, H, D); k, v (N, S, G, D);
-    lse (N, H, T) -> dq, dk, dv of their primals' shapes.
-    """
-    N, T, H, D = q.shape
-    scale = 1 / math.sqrt(D)
-    p = np.exp(_scores(q, k) - lse[..., None])  # (N, H, T, S), recomputed
-    doh = do.transpose(0, 2, 1, 3)
-    dp = doh @ _per_query_head(v, H).swapaxes(-1, -2)  # o = p v
-    ds = p * (dp - (do * o).sum(axis=-1).transpose(0, 2, 1)[..., None]) * scale  # the softmax
-    dq = ds @ _per_query_head(k, H)  # s = q kᵀ / √D
-    dk = ds.swapaxes(-1, -2) @ q.transpose(0, 2, 1, 3)
-    dv = p.swapaxes(-1, -2) @ doh
-    return np.ascontiguousarray(dq.transpose(0, 2, 1, 3)), _per_group(dk, k), _per_group(dv, v)
-
-
-def _scores(q, k):
-    """q kᵀ / √D where a query may look, -inf elsewhere: (N, H, T, S)."""
-    N, T, H, D = q.shape
-    S = k.shape[1]
-    scores = q.transpose(0, 2, 1, 3) @ _per_query_head(k, H).swapaxes(-1, -2) * (1 / math.sqrt(D))
-    ahead = np.arange(S)[None, :] > np.arange(S - T, S)[:, None]
-    scores[..., ahead] = -math.inf
-    return scores
-
-
-def _per_query_head(k, H):
-    """(N, S, G, D) -> (N, H, S, D): query head h reads group h // (H / G)."""
-    return k.transpose(0, 2, 1, 3).repeat(H // k.shape[2], axis=1)
-
-
-def _per_group(dk, k):
-    """(N, H, S, D) -> (N, S, G, D): a group's gradient is the sum over its query heads."""
-    N, S, G, D = k.shape
-    return np.ascontiguousarray(dk.reshape(N, G, -1, S, D).sum(axis=2).transpose(0, 2, 1, 3))
+def attention_backward(do, q, k, v, spans, o, lse):
+    """The page's dq, dk, dv."""
+    return ops.attention.backward(do, (q, k, v, spans, o, lse))[:3]
 
 
 def cross_entropy(logits, targets, out):

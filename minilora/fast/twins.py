@@ -1,0 +1,276 @@
+"""Twins of the pages' functions, written with kernels: the same names, arguments, caches.
+
+What a twin computes, and why, stands on its page: see the function of the same name in ops/ and
+methods/. Here stands the order of the work and what is done in one pass over memory.
+"""
+
+import numpy as np
+
+from ..support.meta import filled
+from . import kernels as K
+
+CHUNK = 128  # rows of logits that exist at once
+IGNORED = -100  # a target that does not count, as on the page
+
+
+# ---------------------------------------- linears, and linears under an adapter
+
+
+def linear_forward(x, W):
+    return K.matmul_nt(x, W), (x, W)
+
+
+def linear_backward(dy, cache, need=(True, True)):
+    x, W = cache
+    return K.matmul_nn(dy, W) if need[0] else None, K.matmul_tn(dy, x) if need[1] else None
+
+
+def frozen_linear_forward(x, W):
+    return K.matmul_nt(x, W), W
+
+
+def frozen_linear_backward(dy, W):
+    return K.matmul_nn(dy, W), None
+
+
+def _through_both(dy, W, dz, A, dropped):
+    """dx and dxd: one fused product where the adapter reads x itself, two where it reads xd."""
+    if dropped:
+        return K.matmul_nn(dy, W), K.matmul_nn(dz, A)
+    return K.adapted_nn(dy, W, dz, A), None
+
+
+def lora_forward(x, W, s, A, B, xd=None):
+    xa = x if xd is None else xd
+    z = K.matmul_nt(xa, A)
+    y = K.adapted_nt(x, W, z * s, B)
+    return y, (xa, z, W, s, A, B, xd is not None)
+
+
+def lora_backward(dy, cache, need=(True,) * 6):
+    xa, z, W, s, A, B, dropped = cache
+    dz = K.matmul_nn(dy, B) * s
+    dB = K.matmul_tn(dy, z) * s
+    dA = K.matmul_tn(dz, xa)
+    if not need[0]:
+        return None, None, None, dA, dB, None
+    dx, dxd = _through_both(dy, W, dz, A, dropped)
+    return dx, None, None, dA, dB, dxd
+
+
+def lora_fa_forward(x, W, s, A, B, xd=None):
+    z = K.matmul_nt(x if xd is None else xd, A)
+    y = K.adapted_nt(x, W, z * s, B)
+    return y, (z, W, s, A, B, xd is not None)
+
+
+def lora_fa_backward(dy, cache, need=(True,) * 6):
+    z, W, s, A, B, dropped = cache
+    dB = K.matmul_tn(dy, z) * s
+    if not need[0]:
+        return None, None, None, None, dB, None
+    dz = K.matmul_nn(dy, B) * s
+    dx, dxd = _through_both(dy, W, dz, A, dropped)
+    return dx, None, None, None, dB, dxd
+
+
+def vera_forward(x, W, A, B, b, d, xd=None):
+    u = K.matmul_nt(x if xd is None else xd, A)
+    # scaling B's rows by b costs O·r multiplications, scaling the result M·O
+    y = K.adapted_nt(x, W, u * d, B * b[:, None])
+    return y, (u, W, A, B, b, d, xd is not None)
+
+
+def vera_backward(dy, cache, need=(True,) * 7):
+    u, W, A, B, b, d, dropped = cache
+    G = K.matmul_tn(dy, u)
+    db = (G * B) @ d
+    dd = b @ (G * B)
+    if not need[0]:
+        return None, None, None, None, db, dd, None
+    du = K.matmul_nn(dy, B * b[:, None]) * d
+    dx, dxd = _through_both(dy, W, du, A, dropped)
+    return dx, None, None, None, db, dd, dxd
+
+
+def dora_forward(x, W, s, A, B, m, norm):
+    z = K.matmul_nt(x, A)
+    u = K.adapted_nt(x, W, z * s, B)
+    return m / norm * u, (x, z, u, W, s, A, B, m, norm)
+
+
+def dora_backward(dy, cache, need=(True,) * 7):
+    x, z, u, W, s, A, B, m, norm = cache
+    dm = (dy * u).sum(axis=0) / norm
+    du = dy * (m / norm)
+    dz = K.matmul_nn(du, B) * s
+    dB = K.matmul_tn(du, z) * s
+    dA = K.matmul_tn(dz, x)
+    dx = K.adapted_nn(du, W, dz, A) if need[0] else None
+    return dx, None, None, dA, dB, dm, None
+
+
+def add_product(W, left, right):
+    K.matmul_nn(left, right, add_to=W)
+
+
+# ---------------------------------------- the rest of the model
+
+
+def add(a, b):
+    return K.add(a, b)
+
+
+def add_forward(a, b):
+    shapes = np.shape(a), np.shape(b)
+    return K.add(a, b) if shapes[0] == shapes[1] else a + b, shapes
+
+
+def mask(x, p, key):
+    bits = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+    m = filled(x, x.shape, lambda: bits.random(x.shape, np.float32))
+    return np.multiply(m >= p, 1 / (1 - p), out=m)  # in place: one array, not two
+
+
+def rmsnorm_forward(x, g, eps):
+    y, rstd = K.rmsnorm_forward(x, g, eps)
+    return y, (x, g, rstd)
+
+
+def rmsnorm_backward(dy, cache, need=(True, True, False)):
+    x, g, rstd = cache
+    dx = K.rmsnorm_dx(dy, x, g, rstd) if need[0] else None
+    dg = K.rmsnorm_dg(dy, x, rstd) if need[1] else None
+    return dx, dg, None
+
+
+def rope_forward(x, cos, sin):
+    return K.rope(x, cos, sin), (cos, sin)
+
+
+def rope_backward(dy, cache):
+    cos, sin = cache
+    return K.rope(dy, cos, -sin), None, None
+
+
+def attention_forward(q, k, v, spans):
+    o, lse = K.attention_forward(q, k, v, spans)
+    return o, (q, k, v, spans, o, lse)
+
+
+def attention_backward(do, cache):
+    return *K.attention_backward(do, *cache), None
+
+
+def swiglu_forward(gate, up):
+    return K.swiglu_forward(gate, up), (gate, up)
+
+
+def swiglu_backward(dh, cache):
+    return K.swiglu_backward(dh, *cache)
+
+
+def frozen_feed_forward_forward(x, Wg, Wu, Wd):
+    y, gate, up = K.feed_forward(x, Wg, Wu, Wd)
+    return y, (gate, up, Wg, Wu, Wd)
+
+
+def frozen_feed_forward_backward(dy, cache):
+    return K.feed_forward_dx(dy, *cache), None, None, None
+
+
+# ---------------------------------------- the loss: logits exist for CHUNK rows at a time
+
+
+def cross_entropy_forward(logits, targets, count=None):
+    dlogits = np.empty_like(logits)
+    losses = K.cross_entropy(logits, targets, dlogits)
+    count = count or max(1, int((targets != IGNORED).sum()))
+    return _mean(losses, count), (dlogits, count)
+
+
+def head_loss_forward(h, W, targets, count=None):
+    dW = np.zeros_like(W)
+    loss, rows, dh, count = _head_in_chunks(h, W, targets, count, dW)
+    return loss, (rows, dh, dW, h.shape, count)
+
+
+def frozen_head_loss_forward(h, W, targets, count=None):
+    loss, rows, dh, count = _head_in_chunks(h, W, targets, count)
+    return loss, (rows, dh, h.shape, count)
+
+
+def head_loss_value(h, W, targets, count=None):
+    rows = np.flatnonzero(targets != IGNORED)
+    total = sum(float(losses.sum()) for _, losses, _ in _chunks(h, W, targets, rows))
+    return _mean(np.array(total, h.dtype), count or max(1, len(rows)))
+
+
+def _head_in_chunks(h, W, targets, count, dW=None):
+    """Loss, the rows that count, their dh (R, C), the divisor; adds to dW (V, C) where given."""
+    rows = np.flatnonzero(targets != IGNORED)
+    dh = np.empty_like(h, shape=(len(rows), h.shape[1]))
+    total = np.zeros((), np.float64)
+    for start, losses, dlogits in _chunks(h, W, targets, rows):
+        total += losses.sum()
+        here = rows[start : start + CHUNK]
+        dh[start : start + CHUNK] = K.matmul_nn(dlogits, W)
+        if dW is not None:
+            K.matmul_tn(dlogits, h[here], add_to=dW)
+    count = count or max(1, len(rows))
+    return _mean(total.astype(h.dtype), count), rows, dh, count
+
+
+def _chunks(h, W, targets, rows):
+    """For CHUNK of the rows at a time: where they start, their losses, softmax - onehot."""
+    for start in range(0, len(rows), CHUNK):
+        here = rows[start : start + CHUNK]
+        logits = K.matmul_nt(h[here], W)
+        losses = K.cross_entropy(logits, targets[here], logits)
+        yield start, losses, logits  # the kernel has written the gradient into logits
+
+
+def _mean(losses, count):
+    return (losses.sum() / count).astype(losses.dtype)
+
+
+def adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step, factor=1.0):
+    K.adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step, factor)
+
+
+TWINS = {
+    f.__name__: f
+    for f in (
+        linear_forward,
+        linear_backward,
+        frozen_linear_forward,
+        frozen_linear_backward,
+        lora_forward,
+        lora_backward,
+        lora_fa_forward,
+        lora_fa_backward,
+        vera_forward,
+        vera_backward,
+        dora_forward,
+        dora_backward,
+        add_product,
+        add,
+        add_forward,
+        mask,
+        rmsnorm_forward,
+        rmsnorm_backward,
+        rope_forward,
+        rope_backward,
+        attention_forward,
+        attention_backward,
+        swiglu_forward,
+        swiglu_backward,
+        frozen_feed_forward_forward,
+        frozen_feed_forward_backward,
+        cross_entropy_forward,
+        head_loss_forward,
+        frozen_head_loss_forward,
+        head_loss_value,
+        adamw,
+    )
+}

@@ -1,0 +1,129 @@
+"""DoRA: the size of each row of the weight and its direction learn apart.
+
+A row of W + s B A gives the direction, as in LoRA; the number m gives the row's size.
+"""
+
+import numpy as np
+
+from ..engine import Op
+from . import lora
+from .base import Method, PeftFormat
+
+
+def dora_forward(x, W, s, A, B, m, norm):
+    """y = (m / norm) · (x Wᵀ + s (x Aᵀ) Bᵀ), one factor an output.
+
+    x (M, I), W (O, I) frozen, s scaling, A (r, I), B (O, r), m (O,); norm (O,) frozen, the size of
+    each row of W + s B A (`derived`)  ->  y (M, O).
+    Source: Liu et al. 2024, arXiv:2402.09353, eq. 5, with the norm held constant, section 4.3.
+    """
+    z = x @ A.T  # (M, r)
+    u = x @ W.T + s * (z @ B.T)  # (M, O)
+    return m / norm * u, (x, z, u, W, s, A, B, m, norm)  # x for dA, z for dB, u for dm
+
+
+def dora_backward(dy, cache, need=(True,) * 7):
+    """dy (M, O) -> dx (M, I), None, None, dA (r, I), dB (O, r), dm (O,), None."""
+    x, z, u, W, s, A, B, m, norm = cache
+    dm = (dy * u).sum(axis=0) / norm  # y = (m / norm) u
+    du = dy * (m / norm)  # y = (m / norm) u
+    dz = s * (du @ B)  # u has s z Bᵀ
+    dB = s * (du.T @ z)  # u has s z Bᵀ
+    dA = dz.T @ x  # z = x Aᵀ
+    dx = du @ W + dz @ A if need[0] else None  # u has x Wᵀ, z = x Aᵀ
+    return dx, None, None, dA, dB, dm, None
+
+
+dora = Op(
+    "dora",
+    dora_forward,
+    dora_backward,
+    saves=("x", "z", "u", "W", "s", "A", "B", "m", "norm"),
+)
+
+
+def row_norm_forward(W, s, A, B):
+    """norm = √Σ over a row of V², V = W + s B A.   W (O, I), A (r, I), B (O, r)  ->  norm (O,)."""
+    V = W + s * (B @ A)
+    norm = np.sqrt((V * V).sum(axis=1))
+    return norm, (V, norm, s, A, B)
+
+
+def row_norm_backward(dnorm, cache):
+    """dnorm (O,) -> None, None, dA (r, I), dB (O, r): the derivative that training leaves out.
+
+    With dnorm = -Σ over rows of x of dy · u · m / norm², it makes `dora_backward` the derivative of
+    eq. 5 whole.
+    """
+    V, norm, s, A, B = cache
+    dV = (dnorm / norm)[:, None] * V  # norm² = Σ V²
+    return None, None, s * (B.T @ dV), s * (dV @ A.T)  # V has s B A
+
+
+def derived(W, s, A, B, **_):
+    """norm (O,), of the arrays as they are now: a constant for backward, as in PEFT."""
+    norm, _ = row_norm_forward(W, s, A, B)
+    return {"norm": norm + 0 * norm}  # a norm that overflowed is NaN now, and training stops
+
+
+def init(W, rank, options, rng, shared):
+    """A and B as LoRA's, m the size of each row of W: y = x Wᵀ at the start.
+
+    One size an output, as in PEFT. Raises ValueError where a row of W is 0: it has no direction.
+    Source: Liu et al. 2024, section 4.1.
+    """
+    start = lora.init(W, rank, options, rng, shared)
+    m = row_norm_forward(W, **start)[0]
+    if isinstance(m, np.ndarray) and not m.all():
+        raise ValueError("dora: a row of the weight is 0 in all its entries, wanted a direction")
+    return start | {"m": m}
+
+
+def delta(W, s, A, B, m, **_):
+    """ΔW = (m / norm) · (W + s B A) - W.   ->  (O, I)."""
+    norm, (V, *_) = row_norm_forward(W, s, A, B)
+    return (m / norm)[:, None] * V - W
+
+
+def count(I, O, rank):
+    """r (I + O) + O."""
+    return rank * (I + O) + O
+
+
+def to_peft(settings, layers):
+    """LoRA's fields and arrays with use_dora, and m beside A and B."""
+    fields, arrays = lora.to_peft(settings, layers)
+    return fields | {"use_dora": True}, {n: a | {"m": layers[n]["m"]} for n, a in arrays.items()}
+
+
+def from_peft(config):
+    """attach's keywords; None for what is not a DoRA."""
+    if not config.get("use_dora"):
+        return None
+    given = lora.from_peft({**config, "use_dora": False})
+    # PEFT's dropout acts on a DoRA's x Wᵀ too, which is another formula
+    if given and (p := given.pop("dropout")):
+        raise ValueError(f"dora: lora_dropout is {p!r}, wanted 0: dropout is not supported")
+    return given
+
+
+METHOD = Method(
+    name="dora",
+    title="DoRA",
+    source="Liu et al. 2024, arXiv:2402.09353, eq. 5",
+    formula="(m / ‖W + s B A‖) · (W + s B A), a row at a time",
+    op=dora,
+    trains=("A", "B", "m"),
+    init=init,
+    delta=delta,
+    count=count,
+    options={"rank_stabilized": False},
+    derived=derived,
+    peft=PeftFormat(
+        "LORA",
+        {**lora.PEFT.names, "m": "lora_magnitude_vector"},
+        to_peft,
+        from_peft,
+        claims=("use_dora",),
+    ),
+)

@@ -1,0 +1,203 @@
+"""Each twin against its page: values, and caches by name, shape and bytes; shapes alone too."""
+
+import inspect
+import tracemalloc
+
+import numpy as np
+import pytest
+from cases import ALONE, OPS, PAIRS, arguments
+from conftest import LAYOUTS, laid_out
+from hypothesis import given
+from hypothesis import strategies as st
+
+import minilora as ml
+from minilora import engine, fast, ops
+from minilora.fast import twins
+from minilora.ops.loss import IGNORED
+from minilora.support.meta import Meta, arrays_in
+
+needs_numba = pytest.mark.skipif(fast.backend() == "numpy", reason="about Numba's twins")
+PAGES = {f.__name__: inspect.unwrap(f) for pair in PAIRS.values() for f in pair}
+PAGES |= {name: inspect.unwrap(f) for name, f in ALONE.items()}
+PAGES |= {"add": inspect.unwrap(engine.add), "head_loss_value": ops.head_loss.value}
+WITH_TWIN = [name for name, pair in PAIRS.items() if {f.__name__ for f in pair} & fast.TWINS.keys()]
+TOLERANCE = 2e-5  # of the largest number: a chain of float32 products, summed in another order
+
+
+def single(args, layout="plain"):
+    """The same arguments in float32, laid out in some way."""
+    return [
+        laid_out(a.astype(np.float32), layout) if is_float(a) and a.ndim else a for a in args
+    ]
+
+
+def is_float(a):
+    return isinstance(a, np.ndarray) and a.dtype.kind == "f"
+
+
+def close(got, wanted, what):
+    got, wanted = np.asarray(got), np.asarray(wanted)
+    assert got.shape == wanted.shape and got.dtype == np.float32, what
+    size = max(1.0, np.abs(wanted).max(initial=0))
+    assert np.abs(got - wanted).max(initial=0) <= TOLERANCE * size, what
+
+
+def of_shape(a):
+    return Meta(a.shape, np.float32) if is_float(a) else a
+
+
+def in_cache(name, cache):
+    """(name, shape, bytes) of each array of a cache."""
+    parts = cache if isinstance(cache, tuple) else (cache,)
+    names = OPS[name].saves if name in OPS else range(len(parts))
+    return [(n, a.shape, a.nbytes) for n, part in zip(names, parts) for a in arrays_in(part)]
+
+
+def test_a_twin_has_its_page_s_name_and_arguments():
+    assert fast.TWINS.keys() <= PAGES.keys()
+    for name, fast_one in fast.TWINS.items():
+        wanted = inspect.signature(PAGES[name]).parameters
+        assert list(inspect.signature(fast_one).parameters) == list(wanted), name
+
+
+def test_every_op_names_what_it_saves():
+    for name, (forward, _) in PAIRS.items():
+        if name in OPS:
+            _, cache = forward(*arguments(name))
+            parts = len(cache) if isinstance(cache, tuple) else 1
+            one = not OPS[name].saves or parts == len(OPS[name].saves) or len(OPS[name].saves) == 1
+            assert OPS[name].saves and one, name
+            assert set(OPS[name].constants) <= set(OPS[name].saves)
+
+
+SIZES = st.one_of(st.integers(1, 9), st.sampled_from([16, 33, 49]))
+
+
+@needs_numba
+@pytest.mark.parametrize("name", WITH_TWIN)
+@given(
+    sizes=st.tuples(SIZES, SIZES, SIZES, st.integers(1, 9)),
+    layout=st.sampled_from(LAYOUTS),
+    seed=st.integers(0, 999),
+)
+def test_a_twin_gives_what_its_page_gives(name, sizes, layout, seed):
+    """The page in float64 on the same numbers; the caches have the same arrays by name."""
+    forward, backward = PAIRS[name]
+    args = single(arguments(name, seed, *sizes), layout)
+    wide = [a.astype(np.float64) if is_float(a) else a for a in args]
+    out, cache = fast.twin(forward, args[0])(*args)
+    assert name == "row_norm" or fast.twin(forward, args[0]) is not forward
+    wanted, page_cache = forward(*wide)
+    _, page_cache_single = forward(*args)
+    close(out, wanted, f"{name}: value")
+    assert in_cache(name, cache) == in_cache(name, page_cache_single)
+    dout = np.asarray(np.random.default_rng(seed).standard_normal(np.shape(out)))
+    grads = fast.twin(backward, out)(dout.astype(np.float32), cache)
+    for i, (got, exact) in enumerate(zip(grads, backward(dout, page_cache), strict=True)):
+        assert (got is None) == (exact is None)
+        if got is not None:
+            close(got, exact, f"{name}: gradient {i}")
+
+
+@pytest.mark.parametrize("name", WITH_TWIN)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_twin_on_shapes_alone_has_the_same_cache(name, seed):
+    forward, backward = PAIRS[name]
+    args = single(arguments(name, seed, 6, 4, 5, 3))
+    out, cache = fast.twin(forward, args[0])(*args)
+    shape, shape_cache = fast.twin(forward, of_shape(args[0]))(*map(of_shape, args))
+    assert shape.shape == out.shape and in_cache(name, shape_cache) == in_cache(name, cache)
+    grads = fast.twin(backward, out)(np.ones_like(out), cache)
+    dout = Meta(shape.shape) if isinstance(shape, Meta) else np.ones_like(shape)
+    shapes = fast.twin(backward, shape)(dout, shape_cache)
+    for got, alone in zip(grads, shapes, strict=True):
+        assert (got is None) == (alone is None) and (got is None or got.shape == alone.shape)
+
+
+def test_a_reader_s_function_has_no_twin_whatever_its_name():
+    def lora_forward(x, W, s, A, B, xd=None):
+        return ops.linear.forward(x, W)
+
+    x = np.ones((2, 2), np.float32)
+    assert fast.twin(lora_forward, x) is lora_forward
+    op = ml.Op("lora", lora_forward, ml.METHODS["lora"].op.backward)
+    assert np.array_equal(op(x, x, 5.0, x, x).data, x @ x.T)
+
+
+@needs_numba
+def test_only_float32_has_twins():
+    forward = ops.linear.forward
+    assert fast.twin(forward, np.ones((1, 1), np.float32)) is twins.linear_forward
+    for other in (np.ones((1, 1)), np.ones((1, 1), np.float16), 2.0, None):
+        assert fast.twin(forward, other) is forward
+
+
+@pytest.mark.parametrize("name", WITH_TWIN)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_page_keeps_the_dtype(name, dtype):
+    forward, backward = PAIRS[name]
+    args = [a.astype(dtype) if is_float(a) else a for a in arguments(name, 1)]
+    out, cache = forward(*args)
+    grads = backward(np.ones_like(out), cache)
+    assert out.dtype == dtype and {g.dtype for g in grads if g is not None} == {np.dtype(dtype)}
+
+
+# ---------------------------------------- the head: logits for some rows at a time
+
+
+def head(rng, M, V, C, ignored):
+    targets = rng.integers(0, V, M)
+    targets[rng.random(M) < ignored] = IGNORED
+    h, W = (rng.standard_normal(shape, dtype=np.float32) for shape in ((M, C), (V, C)))
+    return h, W, targets
+
+
+@needs_numba
+@pytest.mark.parametrize("chunk", [1, 3, 128])
+@pytest.mark.parametrize("ignored", [0.0, 0.5, 1.0])
+def test_the_head_in_chunks_is_the_page(chunk, ignored, rng, monkeypatch):
+    monkeypatch.setattr(twins, "CHUNK", chunk)
+    h, W, targets = head(rng, 10, 6, 4, ignored)
+    for op in (ops.head_loss, ops.frozen_head_loss):
+        loss, cache = fast.twin(op.forward, h)(h, W, targets)
+        wanted, page_cache = op.forward(h, W, targets)
+        close(loss, wanted, "loss")
+        for got, exact in zip(arrays_in(cache), arrays_in(page_cache), strict=True):
+            np.testing.assert_allclose(got, exact, atol=1e-5)
+        np.testing.assert_allclose(fast.twin(op.value, h)(h, W, targets), wanted, rtol=1e-5)
+
+
+@needs_numba
+def test_the_head_with_more_rows_than_a_chunk(rng):
+    h, W, targets = head(rng, 2 * twins.CHUNK + 17, 5, 3, 0.2)
+    for op in (ops.head_loss, ops.frozen_head_loss):
+        got = fast.twin(op.forward, h)(h, W, targets)[1]
+        for a, b in zip(arrays_in(got), arrays_in(op.forward(h, W, targets)[1]), strict=True):
+            close(np.asarray(a, np.float32), b, op.name)
+
+
+@needs_numba
+@pytest.mark.parametrize("name", ["head_loss", "frozen_head_loss"])
+@pytest.mark.parametrize("trains", [True, False])
+def test_no_array_of_all_logits_is_ever_alive(name, trains, rng):
+    M, V = 2048, 1000
+    h, W, targets = head(rng, M, V, 4, 0.0)
+    loss = getattr(ops, name)(h, W, targets)  # compiled now
+    tracemalloc.start()
+    loss = getattr(ops, name)(ml.param(h) if trains else h, W, targets)
+    if trains:
+        ml.backward(loss)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < M * V * 4 / 2  # chunks of 128 rows: about a sixteenth, a few at a time
+
+
+@needs_numba
+def test_rows_that_do_not_count_are_not_multiplied(rng, monkeypatch):
+    """A thousandth of the targets counts: so many rows of logits are made, and no more."""
+    rows, product = [], twins.K.matmul_nt
+    monkeypatch.setattr(twins.K, "matmul_nt", lambda x, w: rows.append(len(x)) or product(x, w))
+    h, W, targets = head(rng, 1000, 4, 2, 1.0)
+    targets[[3, 997]] = 1
+    ops.frozen_head_loss(ml.param(h), W, targets)
+    assert rows == [2]
