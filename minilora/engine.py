@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from .fast import bind, twin
+from .fast import answers, bind, twin_of
 
 # numbers nodes in the order of their making: every parent comes before its child
 _ticket = itertools.count()
@@ -113,6 +113,7 @@ class Op:
         self.name, self.forward, self.backward, self.value = name, forward, backward, value
         self.saves, self.constants = saves, constants
         self.takes_need = "need" in inspect.signature(backward).parameters
+        self.twins = twin_of(forward), twin_of(backward), value and twin_of(value)
 
     def __call__(self, *args) -> Tensor:
         values, traced = [], False
@@ -121,9 +122,11 @@ class Op:
                 traced = traced or a.node is not None
                 a = a.data
             values.append(a)
+        forward, _, value = self.twins
+        fast = forward is not None and answers(values[0])
         if not traced and self.value:
-            return Tensor(twin(self.value, values[0])(*values))
-        out, cache = twin(self.forward, values[0])(*values)
+            return Tensor((value if fast and value else self.value)(*values))
+        out, cache = (forward if fast and forward else self.forward)(*values)
         if not traced:
             return Tensor(out)
         parents = tuple([a.node if isinstance(a, Tensor) else None for a in args])
@@ -132,7 +135,9 @@ class Op:
     def gradients(self, dout: np.ndarray, cache: Any, parents: tuple[Node | None, ...]) -> tuple:
         """backward's answer: one gradient per argument, then None for those that had defaults."""
         need = (tuple([p is not None for p in parents]),) if self.takes_need else ()
-        grads = twin(self.backward, dout)(dout, cache, *need)
+        fast = self.twins[1]
+        backward = fast if fast and answers(dout) else self.backward
+        grads = backward(dout, cache, *need)
         if len(grads) < len(parents):
             raise ValueError(
                 f"{self.name}: backward gave {len(grads)} gradients, wanted {len(parents)}"

@@ -80,25 +80,34 @@ def has_unit() -> bool:
     return importlib.import_module(".amx", __name__).usable()
 
 
-def twin(function: Callable, first: Any) -> Callable:
-    """The twin of a page's function where it answers for arrays like `first`, else the function.
+def answers(first: Any) -> bool:
+    """Do twins answer for arrays like `first`: of shape alone, or float32 where they are on?"""
+    if type(first) is Meta:
+        return True
+    return type(first) is np.ndarray and first.dtype == FLOAT32 and on()
 
-    A reader's own function has no twin, whatever its name.
-    """
+
+def twin_of(function: Callable) -> Callable | None:
+    """The twin of a page's function; None for one without, and for a reader's own function."""
     fast = TWINS.get(getattr(function, "__name__", ""))
-    if fast is None or not function.__module__.startswith(PACKAGE):
-        return function
-    if type(first) is Meta or (getattr(first, "dtype", None) == FLOAT32 and on()):
-        return fast
-    return function
+    return fast if fast and function.__module__.startswith(PACKAGE) else None
+
+
+def twin(function: Callable, first: Any) -> Callable:
+    """The twin of a page's function where it answers for arrays like `first`, else the function."""
+    fast = twin_of(function)
+    return fast if fast and answers(first) else function
 
 
 def bind(function: Callable) -> Callable:
     """A page's function that is no op, such as AdamW: its twin answers where it can."""
 
+    fast = twin_of(function)
+
     @functools.wraps(function)
     def bound(first, *rest, **named):
-        return twin(function, first)(first, *rest, **named)
+        chosen = fast if fast and answers(first) else function
+        return chosen(first, *rest, **named)
 
     return bound
 
