@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The parser with all commands and their options."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="minilora",
         description="Five ways to fine-tune a language model, to read, check and time.",
     )
