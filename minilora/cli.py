@@ -1,4 +1,4 @@
-"""`minilora …`: reads the command line, runs one command; an error is one line and exit code 2."""
+"""`minilora …` reads the command line and runs one command. An error is one line, exit code 2."""
 
 import argparse
 import sys
@@ -9,13 +9,14 @@ from .commands import MODULES
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, or 2 after a one-line error."""
+    """Run one command; returns the exit code: 0, 2 after an error, 130 after Ctrl-C."""
     arguments = parser().parse_args(argv)
     warnings.showwarning = _show_warning
     try:
         arguments.command(arguments)
     except (ValueError, OSError, AssertionError, MemoryError) as error:
-        print(f"minilora: {_one_line(error)}", file=sys.stderr)
+        text = " ".join(str(error).split())
+        print(f"minilora: {text or type(error).__name__}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("minilora: stopped", file=sys.stderr)
@@ -24,21 +25,20 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """All commands and their options."""
-    top = argparse.ArgumentParser(
+    """The parser with all commands and their options."""
+    top = _Parser(
         prog="minilora",
         description="Five ways to fine-tune a language model, to read, check and time.",
     )
     top.add_argument("--version", action="version", version=f"minilora {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-
     for module in MODULES:
         module.add(commands)
     return top
 
 
 class _Parser(argparse.ArgumentParser):
-    """Wrong arguments: one line and exit code 2."""
+    """An argument parser whose error is one line, without the usage text."""
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {message}\n")
@@ -46,11 +46,6 @@ class _Parser(argparse.ArgumentParser):
 
 def _show_warning(message, category, filename, lineno, file=None, line=None):
     print(f"minilora: warning: {message}", file=sys.stderr)
-
-
-def _one_line(error):
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
 
 
 if __name__ == "__main__":

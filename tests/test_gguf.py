@@ -387,9 +387,9 @@ def test_a_tokenizer_of_another_kind_leaves_a_model_without_one(tmp_path, change
 
 
 def test_without_the_tokenizers_library_a_line_says_what_to_install(tmp_path, monkeypatch):
-    import minilora.byte_pairs
+    import minilora.text.byte_pairs
 
-    monkeypatch.setattr(minilora.byte_pairs.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(minilora.text.byte_pairs.importlib.util, "find_spec", lambda name: None)
     about, tensors = parts(llama())
     path = write(tmp_path, with_tokenizer(about, TOKENS), tensors)
     with pytest.warns(UserWarning, match=r"pip install 'minilora\[smollm\]'"):

@@ -139,7 +139,7 @@ class TestSavers:
         """Full fine-tuning: at most the head's gradient, which forward makes, and one more."""
         row, freed = (
             savers.bytes_of(fresh("full"), SAVERS[title], 1, 4)[0]
-            for title in ("as it is", "gradients freed")
+            for title in ("as it is", "free gradients")
         )
         assert row.gradients == row.weights and freed.gradients == 0
         largest = 4 * C * max(F, 512)
@@ -187,7 +187,7 @@ class TestFigure:
 
     def test_the_heading_says_what_it_is_of(self):
         heading = figure.heading("base", {"lora": {"targets": ALL, "recompute": "layers"}}, 3, True)
-        for word in ("base", "3 rows", "mixed precision", "all linears", "layers made again"):
+        for word in ("base", "3 rows", "mixed precision", "all linears", "layers recomputed"):
             assert word in heading
 
 
@@ -204,7 +204,7 @@ class TestCommands:
         out = capsys.readouterr().out
         assert all(title in out for title in SAVERS)
         assert main("memory --savers --method full --batch 1 --seq 4 --json".split()) == 0
-        assert json.loads(capsys.readouterr().out)["full"]["layers again"]["measured_peak"] > 0
+        assert json.loads(capsys.readouterr().out)["full"]["recompute layers"]["measured_peak"] > 0
 
     def test_recompute(self, capsys):
         words = "memory --method lora --seq 32 --measure --json --recompute layers".split()

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from ..ops.loss import IGNORED
 from ..llama.model import Llama, ModelConfig, init_params
 from ..methods import METHODS
+from ..ops.loss import IGNORED
 from ..tuning.adapters import Tuned, attach
 
 

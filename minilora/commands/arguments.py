@@ -1,4 +1,4 @@
-"""What commands share: how one is put on the parser, and texts of the command line as values."""
+"""Shared by the commands: adding one to the parser, and turning its texts into values."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ from ..tuning.choices import find_method
 def command(
     commands, name: str, function: Callable[[argparse.Namespace], None], summary: str
 ) -> argparse.ArgumentParser:
-    """A parser for one more command, which calls the function with its arguments."""
+    """Add a command, which calls the function with its arguments; returns the command's parser."""
     p = commands.add_parser(name, help=summary, description=summary)
     p.set_defaults(command=function)
     return p
@@ -22,7 +22,7 @@ def command(
 def adapter_options(
     p: argparse.ArgumentParser, default: str | None = None, several: bool = False
 ) -> None:
-    """--method, --rank, --targets, --option; several: --method may be a list."""
+    """Add --method, --rank, --targets, --option; several: --method may be a list."""
     listed = f"{'some of ' if several else ''}{', '.join(METHODS)} ({default or 'all'})"
     p.add_argument("--method", default=default, help=listed)
     p.add_argument("--rank", type=int, help="rank of the adapter")
@@ -33,37 +33,38 @@ def adapter_options(
 
 
 def names(text: str) -> tuple[str, ...] | str:
-    """A list with commas in it, or the word all-linear."""
-    found = tuple(n.strip() for n in text.split(",") if n.strip())
-    return "all-linear" if found == ("all-linear",) else found
+    """Names separated by commas; "all-linear" stays one text."""
+    listed = tuple(n.strip() for n in text.split(",") if n.strip())
+    return "all-linear" if listed == ("all-linear",) else listed
 
 
 def read_whole(name: str, text: str) -> int:
     """A text as a whole number; raises ValueError with the option's name."""
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"{name}: got {text!r}, wanted a whole number") from None
+    return _read(int, name, text, "a whole number")
 
 
 def read_number(name: str, text: str) -> float:
     """A text as a number; raises ValueError with the option's name."""
+    return _read(float, name, text, "numbers")
+
+
+def _read(kind, name, text, wanted):
     try:
-        return float(text)
+        return kind(text)
     except ValueError:
-        raise ValueError(f"{name}: got {text!r}, wanted numbers") from None
+        raise ValueError(f"{name}: got {text!r}, wanted {wanted}") from None
 
 
 def options(texts: Iterable[str], method: str | None) -> dict[str, Any]:
-    """NAME=VALUE as Python values: true, false, numbers.
+    """NAME=VALUE texts as {name: Python value}: true, false or a number.
 
-    Raises ValueError for a name that is none of the method's own options, and without a method.
+    Raises ValueError for a name that is no option of the method, or if there is no method.
     """
     texts = list(texts)
     if texts and not method:
         raise ValueError(f"--option: got {texts[0]!r} without --method, whose option it is")
     known = find_method(method).options if method else {}
-    found = {}
+    values = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
@@ -71,13 +72,10 @@ def options(texts: Iterable[str], method: str | None) -> dict[str, Any]:
         name = name.strip().replace("-", "_")
         if name not in known:
             raise nearest(f"option of {method}", name, known)
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            raise ValueError(f"--option: got {text!r}, wanted a number, true or false") from None
-    return found
+        values[name] = _read(json.loads, f"--option {name}", value, "a number, true or false")
+    return values
 
 
 def given(a: argparse.Namespace, *wanted: str) -> dict[str, Any]:
-    """Those of the arguments that the command line gave."""
+    """Name -> value, for those of the wanted arguments that the command line has."""
     return {name: value for name in wanted if (value := getattr(a, name)) is not None}

@@ -1,1 +1,1 @@
-"""Files of other libraries: Hugging Face's bases and PEFT's adapters."""
+"""File formats of other libraries: Hugging Face's models, GGUF, safetensors."""

@@ -1,6 +1,6 @@
-"""GGUF files, version 2 and 3: metadata, and tensors out of their blocks of 4 or 8 bits.
+"""GGUF files, versions 2 and 3: metadata, and tensors unpacked from blocks of 4 or 8 bits.
 
-Source: ggml's docs/gguf.md, and the blocks' layouts in ggml-common.h.
+Source: ggml's docs/gguf.md; the layouts of the blocks are in ggml-common.h.
 """
 
 import math
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 MAGIC = b"GGUF"
-ALIGNMENT = 32  # bytes to whose multiple the tensors' offsets count, where the file says no other
-# kind of a value -> struct's letter for it
+ALIGNMENT = 32  # bytes; the tensors begin at a multiple of it, unless the metadata says another
+# kind of a metadata value -> its format character in the struct module
 NUMBERS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9  # the other two kinds
 
@@ -27,41 +27,39 @@ def _f16(blocks):
     return blocks.view("<f2").astype(np.float32)
 
 
-def _half(blocks, start):
-    """A column of float16 in the blocks' bytes  ->  (blocks, 1) float32."""
-    return np.ascontiguousarray(blocks[:, start : start + 2]).view("<f2").astype(np.float32)
+def _column(blocks, start):
+    """The float16 at byte `start` of each block  ->  (blocks, 1) float32."""
+    return _f16(np.ascontiguousarray(blocks[:, start : start + 2]))
 
 
 def _nibbles(codes):
-    """(blocks, 16) bytes -> (blocks, 32): the low halves, then the high ones."""
+    """(blocks, 16) bytes -> (blocks, 32): first the low halves of the bytes, then the high ones."""
     return np.concatenate([codes & 15, codes >> 4], axis=1)
 
 
 def _q4_0(blocks):
-    """w = d (q - 8).   20 bytes less 2: d float16, 16 bytes of q."""
-    return _half(blocks, 0) * (_nibbles(blocks[:, 2:]).astype(np.float32) - 8)
+    """w = d (q - 8).   18 bytes: d float16, 16 bytes of q."""
+    return _column(blocks, 0) * (_nibbles(blocks[:, 2:]).astype(np.float32) - 8)
 
 
 def _q4_1(blocks):
     """w = d q + m.   20 bytes: d and m float16, 16 bytes of q."""
-    return _half(blocks, 0) * _nibbles(blocks[:, 4:]) + _half(blocks, 2)
+    return _column(blocks, 0) * _nibbles(blocks[:, 4:]) + _column(blocks, 2)
 
 
 def _q8_0(blocks):
-    """w = d q.   34 bytes: d float16, 32 signed bytes."""
-    return _half(blocks, 0) * np.ascontiguousarray(blocks[:, 2:]).view(np.int8)
+    """w = d q.   34 bytes: d float16, 32 signed bytes of q."""
+    return _column(blocks, 0) * np.ascontiguousarray(blocks[:, 2:]).view(np.int8)
 
 
 @dataclass(frozen=True)
 class Packing:
-    """How a tensor's numbers stand in the file."""
+    """A type of block."""
 
     name: str
-    weights: int  # of a block
+    weights: int  # in a block
     nbytes: int  # of a block
-    unpack: Callable[
-        [np.ndarray], np.ndarray
-    ]  # (blocks, nbytes) uint8 -> (blocks, weights) float32
+    unpack: Callable[[np.ndarray], np.ndarray]  # (blocks, nbytes) uint8 -> (blocks, weights) f32
 
 
 PACKINGS = {
@@ -75,22 +73,22 @@ PACKINGS = {
 
 @dataclass(frozen=True)
 class GGUFTensor:
-    """One tensor, still packed."""
+    """One tensor, not yet unpacked."""
 
-    shape: tuple[int, ...]  # as NumPy writes it: the last axis is contiguous
+    shape: tuple[int, ...]  # in NumPy's order: the last axis is contiguous
     packing: Packing
     blocks: np.ndarray  # (blocks, nbytes) uint8, a view of the file
 
     def array(self) -> np.ndarray:
-        """Its numbers in float32."""
+        """The weights in float32."""
         return self.packing.unpack(self.blocks).reshape(self.shape)
 
 
 def read_gguf(path: str | Path) -> tuple[dict[str, Any], dict[str, GGUFTensor]]:
-    """A file's metadata, and its tensors by name, mapped and not yet unpacked.
+    """A file's metadata, and its tensors by name, mapped into memory and not yet unpacked.
 
-    Raises FileNotFoundError, or ValueError for a file that is no whole GGUF file, or has a tensor
-    of a type that is not supported.
+    Raises FileNotFoundError, or ValueError if the file is no whole GGUF file or a tensor's type is
+    not supported.
     """
     path = Path(path)
     if not path.is_file():
@@ -98,48 +96,42 @@ def read_gguf(path: str | Path) -> tuple[dict[str, Any], dict[str, GGUFTensor]]:
     if path.stat().st_size < 24:
         raise ValueError(f"{path}: {path.stat().st_size} bytes, not even a GGUF header")
     data = np.memmap(path, np.uint8, "r")
-    walk = _Walk(path, data)
-    if walk.bytes(4) != MAGIC:
+    reader = _Reader(path, data)
+    if reader.bytes(4) != MAGIC:
         raise ValueError(f"{path}: begins with {data[:4].tobytes()!r}, wanted {MAGIC!r}")
-    version = walk.number("I")
+    version = reader.number("I")
     if version not in (2, 3):
         raise ValueError(f"{path}: GGUF version {version}, supported are 2 and 3")
-    tensors, entries = walk.count(24), walk.count(12)
+    tensors, entries = reader.count(24), reader.count(12)
     about = {}
     for _ in range(entries):
-        key = walk.text()
-        about[key] = walk.value(walk.number("I"))
-    listed = [walk.tensor() for _ in range(tensors)]
+        key = reader.text()
+        about[key] = reader.value(reader.number("I"))
+    listed = [reader.tensor() for _ in range(tensors)]
     align = about.get("general.alignment", ALIGNMENT)
     if not (isinstance(align, int) and align > 0):
         raise ValueError(f"{path}: general.alignment is {align!r:.40}, wanted a number above 0")
-    start = -(-walk.place // align) * align
+    start = -(-reader.place // align) * align
     return about, {name: _slice(path, data, start, name, *rest) for name, *rest in listed}
 
 
 def _slice(path, data, start, name, shape, kind, offset):
-    """A listed tensor as a GGUFTensor; raises ValueError where the file does not hold it."""
+    """A tensor of the list as a GGUFTensor; raises ValueError if its blocks are not in the file."""
     if kind not in PACKINGS:
         supported = ", ".join(f"{k} ({p.name})" for k, p in PACKINGS.items())
         raise ValueError(f"{path}: {name} is of type {kind}, supported are {supported}")
     packing = PACKINGS[kind]
-    count = math.prod(shape)
     if shape[-1] % packing.weights:
-        raise ValueError(
-            f"{path}: {name} has rows of {shape[-1]}, {packing.name} wants multiples of "
-            f"{packing.weights}"
-        )
-    nbytes = count // packing.weights * packing.nbytes
-    if start + offset + nbytes > len(data):
-        raise ValueError(
-            f"{path}: {len(data)} bytes, {name} would end at {start + offset + nbytes}"
-        )
-    blocks = data[start + offset :][:nbytes].reshape(-1, packing.nbytes)
-    return GGUFTensor(shape, packing, blocks)
+        wanted = f"{packing.name} wants multiples of {packing.weights}"
+        raise ValueError(f"{path}: {name} has rows of {shape[-1]}, {wanted}")
+    end = start + offset + math.prod(shape) // packing.weights * packing.nbytes
+    if end > len(data):
+        raise ValueError(f"{path}: {len(data)} bytes, {name} would end at {end}")
+    return GGUFTensor(shape, packing, data[start + offset : end].reshape(-1, packing.nbytes))
 
 
-class _Walk:
-    """A place in the file's bytes, which reading moves on."""
+class _Reader:
+    """Reads the file's bytes in order; `place` is the next one to read."""
 
     def __init__(self, path, data):
         self.path, self.buffer, self.place = path, memoryview(data), 0
@@ -147,28 +139,27 @@ class _Walk:
     def bytes(self, length: int) -> bytes:
         """The next bytes; raises ValueError past the end."""
         if length > len(self.buffer) - self.place:
-            raise ValueError(
-                f"{self.path}: not a whole GGUF file: {len(self.buffer)} bytes, wanted {length} "
-                f"more after {self.place}"
-            )
+            raise self._cut(f"wanted {length} more after {self.place}")
         self.place += length
         return bytes(self.buffer[self.place - length : self.place])
 
     def number(self, code: str):
-        """The next number, by struct's letter for it."""
+        """The next number; code: its format character in the struct module."""
         return struct.unpack(f"<{code}", self.bytes(struct.calcsize(code)))[0]
 
     def count(self, least: int) -> int:
-        """A number of things of at least so many bytes each; raises ValueError where they cannot
-        all be in the file.
+        """The next number, which counts items of at least `least` bytes each.
+
+        Raises ValueError if so many items cannot be in the file.
         """
         n = self.number("Q")
         if n * least > len(self.buffer):
-            raise ValueError(
-                f"{self.path}: not a whole GGUF file: {len(self.buffer)} bytes, too few for {n} "
-                f"things at {self.place}"
-            )
+            raise self._cut(f"too few for {n} items at {self.place}")
         return n
+
+    def _cut(self, why):
+        size = len(self.buffer)
+        return ValueError(f"{self.path}: not a whole GGUF file: {size} bytes, {why}")
 
     def text(self) -> str:
         """The next string."""
@@ -179,7 +170,7 @@ class _Walk:
             raise ValueError(f"{self.path}: {raw[:40]!r} is not UTF-8") from None
 
     def value(self, kind: int):
-        """A value of metadata of a kind."""
+        """The next value of the metadata, of this kind."""
         if kind in NUMBERS:
             return self.number(NUMBERS[kind])
         if kind == STRING:
@@ -196,7 +187,7 @@ class _Walk:
         return list(struct.unpack(f"<{n}{NUMBERS[inner]}", self.bytes(n * size)))
 
     def tensor(self):
-        """A line of the list of tensors  ->  name, shape, type, offset."""
+        """The next entry in the list of tensors  ->  name, shape, type, offset."""
         name, axes = self.text(), self.number("I")
         if not 1 <= axes <= 4:
             raise ValueError(f"{self.path}: {name} has {axes} axes, wanted 1 to 4")

@@ -1,4 +1,4 @@
-"""A Llama out of a GGUF file: llama.cpp's names and layout as this library's own."""
+"""A Llama from a GGUF file: llama.cpp's names and layout, translated into this library's."""
 
 import warnings
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..llama.model import EMBED, HEAD, NORM, Llama, ModelConfig
+from ..support.files import errors_at
 from ..text.byte_pairs import BytePairTokenizer
 from ..text.tokenizer import ForeignTokenizer
 from .gguf import read_gguf
@@ -33,46 +34,45 @@ FIELDS = {  # ModelConfig's field -> the metadata's
 
 
 def read_model(path: str | Path) -> Llama:
-    """A .gguf file of the llama architecture, unpacked to float32, with its tokenizer.
+    """Read a .gguf file of the llama architecture, unpacked to float32, with its tokenizer.
 
-    Warns where the tokenizer is of a kind that this library does not read: the model comes without.
+    If this library cannot read the tokenizer, the model has none and a warning says so.
     Raises FileNotFoundError, or ValueError for another architecture, an unsupported type, a tensor
-    that is missing, foreign or of another shape, or a tokenizer that does not fit.
+    that is missing, unknown or of another shape, or a tokenizer of another size.
     """
     about, tensors = read_gguf(path)
     config = _config(path, about, tensors)
     names = _names(config)
     wanted = config.shapes()
-    for name, mine in names.items():
-        if name not in tensors:
-            raise ValueError(f"{path}: no {name}, wanted it with shape {wanted[mine]}")
-        if tensors[name].shape != wanted[mine]:
-            raise ValueError(
-                f"{path}: {name} has shape {tensors[name].shape}, wanted {wanted[mine]}"
-            )
-    if foreign := sorted(tensors.keys() - names.keys()):
-        raise ValueError(
-            f"{path}: {foreign[0]} of shape {tensors[foreign[0]].shape} has no place in this Llama"
-        )
+    for theirs, mine in names.items():
+        if theirs not in tensors:
+            raise ValueError(f"{path}: no {theirs}, wanted it with shape {wanted[mine]}")
+        shape = tensors[theirs].shape
+        if shape != wanted[mine]:
+            raise ValueError(f"{path}: {theirs} has shape {shape}, wanted {wanted[mine]}")
+    if unknown := sorted(tensors.keys() - names.keys()):
+        shape = tensors[unknown[0]].shape
+        raise ValueError(f"{path}: {unknown[0]} of shape {shape} has no place in this Llama")
     tokenizer = _tokenizer(path, about, config)
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
     params: dict[str, np.ndarray] = {}
-    for name, mine in names.items():
-        array = tensors[name].array()
-        kind = name.removesuffix(".weight").rsplit(".", 1)[-1]
+    for theirs, mine in names.items():
+        array = tensors[theirs].array()
+        kind = theirs.removesuffix(".weight").rsplit(".", 1)[-1]
         params[mine] = half_split(array, heads[kind]) if kind in heads else array
     return Llama(config, params, tokenizer)
 
 
 def half_split(w: np.ndarray, heads: int) -> np.ndarray:
-    """q's or k's rows from llama.cpp's order, which rotates entries 2j and 2j + 1 of a head with
-    each other, to this one's, which rotates j and j + D/2.   (heads·D, C) -> the same.
+    """The rows of q or k, reordered for this library's RoPE.   (heads·D, C) -> (heads·D, C).
+
+    llama.cpp rotates entries 2j and 2j + 1 of a head together, this library j and j + D/2.
     """
     return w.reshape(heads, -1, 2, w.shape[1]).swapaxes(1, 2).reshape(w.shape)
 
 
 def _config(path, about, tensors):
-    """The metadata as a ModelConfig; raises ValueError naming the field that is not as wanted."""
+    """The metadata as a ModelConfig; raises ValueError with the first field that is wrong."""
     kind = about.get("general.architecture")
     if kind != "llama":
         raise ValueError(f"{path}: general.architecture is {kind!r:.80}, wanted 'llama'")
@@ -90,43 +90,40 @@ def _config(path, about, tensors):
     given["vocab_size"] = tensors["token_embd.weight"].shape[0]
     given["num_key_value_heads"] = about.get("llama.attention.head_count_kv", heads)
     given["head_dim"] = about.get("llama.attention.key_length", 0)
-    given["rope_theta"] = _short(about.get("llama.rope.freq_base", 10000.0))
-    given["rms_norm_eps"] = _short(about.get("llama.attention.layer_norm_rms_epsilon", 1e-5))
-    try:
+    given["rope_theta"] = _shortest(about.get("llama.rope.freq_base", 10000.0))
+    given["rms_norm_eps"] = _shortest(about.get("llama.attention.layer_norm_rms_epsilon", 1e-5))
+    with errors_at(path, "config: "):
         config = ModelConfig(**given)
-    except ValueError as error:
-        raise ValueError(f"{path}: {str(error).removeprefix('config: ')}") from None
-    turned = about.get("llama.rope.dimension_count", config.head_dim)
-    if turned != config.head_dim:
+    rotated, D = about.get("llama.rope.dimension_count", config.head_dim), config.head_dim
+    if rotated != D:
         raise ValueError(
-            f"{path}: llama.rope.dimension_count is {turned!r:.80}, wanted {config.head_dim}: "
-            "all of a head"
+            f"{path}: llama.rope.dimension_count is {rotated!r:.80}, wanted {D}: all of a head"
         )
-    if config.num_hidden_layers > len(tensors):  # before anyone lists the arrays of all layers
-        raise ValueError(
-            f"{path}: {len(tensors)} tensors, too few for {config.num_hidden_layers} layers"
-        )
+    # a damaged file may claim 10⁹ layers, and a list of their arrays would fill the memory
+    n, layers = len(tensors), config.num_hidden_layers
+    if layers > n:
+        raise ValueError(f"{path}: {n} tensors, too few for {layers} layers")
     return config
 
 
-def _short(value):
-    """A float32 of the file as the shortest decimal that means it: 1e-05, not 9.99999974e-06."""
+def _shortest(value):
+    """The shortest decimal that is the same float32: 1e-05, not 9.99999974e-06."""
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
 def _names(config):
-    """llama.cpp's name -> this library's, of every array that the config wants."""
-    names = {
+    """llama.cpp's name -> this library's, for every array of the config."""
+    inner = {
         f"blk.{i}.{theirs}.weight": f"model.layers.{i}.{mine}.weight"
         for i in range(config.num_hidden_layers)
         for theirs, mine in INNER.items()
     }
     tied = config.tie_word_embeddings
-    return {k: v for k, v in OUTER.items() if not (tied and v == HEAD)} | names
+    return {k: v for k, v in OUTER.items() if not (tied and v == HEAD)} | inner
 
 
 def _tokenizer(path, about, config):
-    """The metadata's tokenizer, or None with a warning where it cannot be used."""
+    """The tokenizer in the metadata; None, with a warning, if this library cannot read it."""
     try:
         tokenizer = BytePairTokenizer.from_gguf(about)
     except ForeignTokenizer as error:

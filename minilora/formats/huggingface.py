@@ -1,5 +1,6 @@
-"""Bases in Hugging Face's layout: a folder with config.json, model.safetensors (or its shards and
-their index) and, where there is one, a tokenizer.
+"""A base in Hugging Face's layout: a folder with config.json, the weights, perhaps a tokenizer.
+
+The weights are in model.safetensors, or in several such files (shards) with an index.
 """
 
 import contextlib
@@ -13,14 +14,14 @@ import numpy as np
 
 from ..llama.model import HEAD, Llama, ModelConfig
 from ..llama.rotation import Llama3Scaling
-from ..support.files import check_kind, read_json, write_together
+from ..support.files import check_kind, errors_at, read_json, write_together
 from ..text.byte_pairs import BytePairTokenizer
 from ..text.tokenizer import CharTokenizer, ForeignTokenizer
 from .safetensors import array_bytes, read_weights, refuse_pickles
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-DERIVED = "rotary_emb.inv_freq"  # old checkpoints store the rotation's frequencies, too
-UNSUPPORTED = {  # config field -> the only values that leave the mathematics as it is here
+DERIVED = "rotary_emb.inv_freq"  # old checkpoints also store the rotation's frequencies
+UNSUPPORTED = {  # config field -> the only values that this library can compute with
     "hidden_act": ("silu",),
     "attention_bias": (False,),
     "mlp_bias": (False,),
@@ -30,9 +31,9 @@ UNSUPPORTED = {  # config field -> the only values that leave the mathematics as
 
 
 def read_model(folder: str | Path) -> Llama:
-    """The folder of a Hugging Face LlamaForCausalLM, in float32 (float64 kept).
+    """Read the folder of a Hugging Face LlamaForCausalLM, in float32 (float64 stays).
 
-    Warns where the tokenizer is of another kind than this library's: the model comes without one.
+    If this library cannot read the tokenizer, the model has none and a warning says so.
     Raises FileNotFoundError, or ValueError for another architecture, an unsupported field or a
     damaged file.
     """
@@ -45,49 +46,42 @@ def read_model(folder: str | Path) -> Llama:
         if not name.endswith(DERIVED)
     }
     if config.tie_word_embeddings:
-        params.pop(HEAD, None)  # some writers store the tied matrix twice
-    if config.num_hidden_layers > len(params):  # before anyone lists the arrays of all layers
-        raise ValueError(
-            f"{path}: {len(params)} arrays, too few for the "
-            f"{config.num_hidden_layers} layers of {CONFIG}"
-        )
+        params.pop(HEAD, None)  # some programs store the tied matrix twice
+    # a wrong config may claim 10⁹ layers, and a list of their arrays would fill the memory
+    n, layers = len(params), config.num_hidden_layers
+    if layers > n:
+        raise ValueError(f"{path}: {n} arrays, too few for the {layers} layers of {CONFIG}")
     tokenizer = _tokenizer(folder)
-    if tokenizer and tokenizer.vocab_size > config.vocab_size:
-        raise ValueError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, "
-            f"the model {config.vocab_size}"
-        )
-    try:
+    tokens, rows = tokenizer.vocab_size if tokenizer else 0, config.vocab_size
+    if tokens > rows:
+        raise ValueError(f"{folder}: the tokenizer has {tokens} tokens, the model {rows}")
+    with errors_at(path, "model: "):
         return Llama(config, params, tokenizer)
-    except ValueError as error:
-        raise ValueError(f"{path}: {str(error).removeprefix('model: ')}") from None
 
 
 def _read_params(folder):
-    """The file to name in an error, and all arrays: of one file, or of the shards of an index."""
+    """(the file to name in errors, all arrays): of model.safetensors, or of an index's shards."""
     path, index = folder / WEIGHTS, folder / INDEX
     if path.is_file() or not index.is_file():
         refuse_pickles(path)
         return path, read_weights(path)[0]
-    place = read_json(index, {"weight_map": {str: str}})["weight_map"]
+    shards = read_json(index, {"weight_map": {str: str}})["weight_map"]
     params: dict[str, np.ndarray] = {}
-    for shard in sorted(set(place.values())):
+    for shard in sorted(set(shards.values())):
         if Path(shard).name != shard:
             raise ValueError(f"{index}: weight_map has {shard!r:.80}, wanted a file beside it")
-        found, _ = read_weights(folder / shard)
-        for name in found:
-            if place.get(name) != shard:
-                raise ValueError(
-                    f"{folder / shard}: holds {name}, which {INDEX} has in {place.get(name)}"
-                )
-        params |= found
-    if missing := sorted(place.keys() - params.keys()):
-        raise ValueError(f"{folder / place[missing[0]]}: no {missing[0]}, which {INDEX} has in it")
+        arrays, _ = read_weights(folder / shard)
+        for name in arrays:
+            if (listed := shards.get(name)) != shard:
+                raise ValueError(f"{folder / shard}: holds {name}, which {INDEX} has in {listed}")
+        params |= arrays
+    if missing := sorted(shards.keys() - params.keys()):
+        raise ValueError(f"{folder / shards[missing[0]]}: no {missing[0]}, which {INDEX} has in it")
     return index, params
 
 
 def _tokenizer(folder):
-    """The folder's tokenizer; None where there is none, or none that this library can read."""
+    """The folder's tokenizer; None if there is none or, with a warning, if it cannot be read."""
     if not (folder / "tokenizer.json").is_file():
         return None
     try:
@@ -100,7 +94,7 @@ def _tokenizer(folder):
 
 
 def save_model(model: Llama, folder: str | Path) -> None:
-    """Write a folder that load_model and transformers can load."""
+    """Write a model into a folder that `load_model` and transformers can load."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = {
@@ -112,23 +106,22 @@ def save_model(model: Llama, folder: str | Path) -> None:
 
 
 def config_json(model: Llama) -> dict:
-    """config.json's contents; theta and a scaling stand under their old and their new names, so
-    that every transformers reads them.
+    """The contents of config.json.
+
+    RoPE's θ and its scaling are written under their old and their new names, for old and new
+    versions of transformers.
     """
     fields, tokens = dataclasses.asdict(model.config), {}
-    stretched = fields.pop("rope_scaling")
-    rope = {"rope_type": "llama3", **stretched} if stretched else {"rope_type": "default"}
+    scaling = fields.pop("rope_scaling")
+    rope = {"rope_type": "llama3", **scaling} if scaling else {"rope_type": "default"}
     if model.tokenizer:
-        tokens = {
-            "eos_token_id": model.tokenizer.eos_id,
-            "pad_token_id": model.tokenizer.pad_id,
-            "bos_token_id": None,
-        }
+        eos, pad = model.tokenizer.eos_id, model.tokenizer.pad_id
+        tokens = {"eos_token_id": eos, "pad_token_id": pad, "bos_token_id": None}
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         **fields,
-        **({"rope_scaling": rope} if stretched else {}),
+        **({"rope_scaling": rope} if scaling else {}),
         "rope_parameters": {**rope, "rope_theta": fields["rope_theta"]},
         "hidden_act": "silu",
         "attention_bias": False,
@@ -139,9 +132,9 @@ def config_json(model: Llama) -> dict:
 
 
 def read_config(path: str | Path) -> ModelConfig:
-    """A ModelConfig from config.json; what is absent or null is as in transformers.
+    """A ModelConfig from config.json; a field that is absent or null has transformers' default.
 
-    Raises FileNotFoundError, or ValueError naming the field that this Llama does not have.
+    Raises FileNotFoundError, or ValueError with the first field that is wrong or not supported.
     """
     fields = {name: value for name, value in read_json(path).items() if value is not None}
     if fields.get("model_type") != "llama":
@@ -160,17 +153,16 @@ def read_config(path: str | Path) -> ModelConfig:
             given[field.name] = fields[field.name]
         elif field.default is dataclasses.MISSING:
             raise ValueError(f"{path}: no {field.name} in it")
-    try:
+    with errors_at(path, "config: "):
         return ModelConfig(**given)
-    except ValueError as error:
-        raise ValueError(f"{path}: {str(error).removeprefix('config: ')}") from None
 
 
 def _rope(path: str | Path, fields: dict[str, Any]) -> dict[str, Any]:
-    """{"rope_theta": θ where the config has one, "rope_scaling": Llama3Scaling or None}; both stand
-    by themselves, in rope_parameters, or in that one's older name rope_scaling.
+    """{"rope_scaling": Llama3Scaling or None}, and "rope_theta": θ if the config has one.
 
-    Raises ValueError for other kinds of scaling, and where two places say two things.
+    θ may be a field of the config, or of its object rope_parameters, or of rope_scaling, which is
+    the older name of that object; a scaling is in one of the two objects.
+    Raises ValueError for other kinds of scaling, and if two places have different values.
     """
     thetas: dict[str, Any] = {"rope_theta": fields.get("rope_theta")}
     scalings: dict[str, Llama3Scaling | None] = {}
@@ -183,35 +175,34 @@ def _rope(path: str | Path, fields: dict[str, Any]) -> dict[str, Any]:
     thetas = {name: theta for name, theta in thetas.items() if theta is not None}
     for name, theta in thetas.items():
         check_kind(path, name, theta, float)
-    for said in (thetas, scalings):
-        if len(set(said.values())) > 1:
-            listed = ", ".join(f"{name} is {value!r:.200}" for name, value in said.items())
+    for values in (thetas, scalings):
+        if len(set(values.values())) > 1:
+            listed = ", ".join(f"{name} is {value!r:.200}" for name, value in values.items())
             raise ValueError(f"{path}: {listed}; wanted one and the same")
     scaling = {"rope_scaling": next(iter(scalings.values()), None)}
     return scaling | ({"rope_theta": next(iter(thetas.values()))} if thetas else {})
 
 
 def _scaling(place, rope):
-    """One of config.json's objects about RoPE, θ apart, as a Llama3Scaling, or None for "default".
+    """The object rope_parameters or rope_scaling, without θ, as a Llama3Scaling; None: "default".
 
-    Raises ValueError naming what is not supported or not there.
+    Raises ValueError with the first field that is missing or not supported.
     """
-    kinds = {key: rope.pop(key) for key in ("rope_type", "type") if key in rope}  # new name, old
+    # "type" is the older name of "rope_type"
+    kinds = {key: rope.pop(key) for key in ("rope_type", "type") if key in rope}
     for key, kind in kinds.items():
         if kind not in ("default", "llama3"):
             raise ValueError(
                 f"{place}: {key} is {kind!r:.80}, supported are 'default' and 'llama3': "
                 "it changes the mathematics"
             )
-    stretched = "llama3" in kinds.values()
-    wanted = [field.name for field in dataclasses.fields(Llama3Scaling)] if stretched else []
+    llama3 = "llama3" in kinds.values()
+    wanted = [field.name for field in dataclasses.fields(Llama3Scaling)] if llama3 else []
     if not rope.keys() <= set(wanted):
         supported = ", ".join(("rope_type", "rope_theta", *wanted))
         raise ValueError(f"{place} is {rope!r:.120}, supported are {supported}")
     for name in wanted:
         if name not in rope:
             raise ValueError(f"{place}: no {name} in it")
-    try:
-        return Llama3Scaling(**rope) if stretched else None
-    except ValueError as error:
-        raise ValueError(f"{place}: {str(error).removeprefix('config: rope scaling: ')}") from None
+    with errors_at(place, "config: rope scaling: "):
+        return Llama3Scaling(**rope) if llama3 else None

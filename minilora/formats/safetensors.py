@@ -1,6 +1,4 @@
-"""Arrays in a .safetensors file, written so that a kill leaves the old file whole, and read with
-care.
-"""
+"""Read and write arrays in .safetensors files. Damaged files and pickles are refused."""
 
 import json
 import math
@@ -15,30 +13,25 @@ from safetensors.numpy import save
 
 from ..support.files import write_atomically
 
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")  # endings of what torch.save and pickle write
-WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes of a number, by the header's word for it
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")  # suffixes of files by torch.save and pickle
+WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # dtype in the header -> bytes of a number
 
 
 def write_arrays(
     path: str | Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, str] | None = None
 ) -> None:
-    """Write all arrays and a metadata map of strings;
-    the old file stays whole until the new one is on the disk.
-    """
+    """Write arrays and metadata into a file: see `array_bytes`, `write_atomically`."""
     write_atomically(path, array_bytes(arrays, about))
 
 
 def array_bytes(arrays: Mapping[str, np.ndarray], about: Mapping[str, str] | None = None) -> bytes:
-    """The contents of a .safetensors file of these arrays and a metadata map of strings."""
+    """The contents of a .safetensors file with these arrays and the metadata `about`."""
     whole = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
     return save(whole, metadata={"format": "pt", **(about or {})})
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """`read_arrays`, for arrays to compute with.
-
-    Raises ValueError naming an array that is of whole numbers or has a NaN or an infinity too.
-    """
+    """`read_arrays`; also raises ValueError for an array of whole numbers, a NaN or an infinity."""
     arrays, about = read_arrays(path)
     for name, a in arrays.items():
         if a.dtype.kind != "f":
@@ -52,22 +45,22 @@ def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str
 
 
 def refuse_pickles(path: str | Path) -> None:
-    """Raises ValueError where a pickle is asked for: at path itself, or beside it in its stead."""
+    """Raises ValueError if `path` is a pickle, or is missing while its folder contains a pickle."""
     path = Path(path)
-    found = [path] if path.suffix in PICKLES and path.is_file() else []
+    pickles = [path] if path.suffix in PICKLES and path.is_file() else []
     if path.suffix == ".safetensors" and not path.exists():
-        found = sorted(p for p in path.parent.glob("*") if p.suffix in PICKLES)
-    if found:
+        pickles = sorted(p for p in path.parent.glob("*") if p.suffix in PICKLES)
+    if pickles:
         raise ValueError(
-            f"{found[0]}: a pickle, which can run any code as it is opened: refused; wanted "
-            ".safetensors (transformers and PEFT write it by save_pretrained)"
+            f"{pickles[0]}: a pickle, which can run any code when it is opened: refused; wanted "
+            ".safetensors (save_pretrained of transformers and PEFT writes it)"
         )
 
 
 def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """All arrays of a file and its metadata; bfloat16, which NumPy lacks, as float32.
+    """All arrays of a file, and its metadata. bfloat16 becomes float32, as NumPy lacks it.
 
-    Raises ValueError for a truncated or foreign file, FileNotFoundError.
+    Raises FileNotFoundError, or ValueError if the file is truncated or of another format.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{path}: no such file")
@@ -82,13 +75,13 @@ def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]
 
 
 def _bfloat16(path, names):
-    """These arrays as float32: a bfloat16 is the upper half of one.
+    """These bfloat16 arrays as float32: a bfloat16 is the upper half of a float32.
 
-    The file has passed safe_open's checks.
+    safe_open has already checked the header.
     """
     if not names:
         return {}
-    found = {}
+    arrays = {}
     with open(path, "rb") as f:
         (length,) = struct.unpack("<Q", f.read(8))
         header = json.loads(f.read(length))
@@ -96,21 +89,19 @@ def _bfloat16(path, names):
             start, end = header[name]["data_offsets"]
             f.seek(8 + length + start)
             upper = np.frombuffer(f.read(end - start), "<u2").astype(np.uint32)
-            found[name] = (upper << 16).view(np.float32).reshape(header[name]["shape"])
-    return found
+            arrays[name] = (upper << 16).view(np.float32).reshape(header[name]["shape"])
+    return arrays
 
 
 def _reason(path, error):
-    """What is wrong with the file, in a few words:
-    the length that its header promises against what is there.
-    """
+    """Why the file cannot be read, in a few words: mostly its size is not as its header says."""
     size = os.path.getsize(path)
     with open(path, "rb") as f:
         start = f.read(8)
         if len(start) < 8:
             return f"{size} bytes, not even a header"
         if start[:4] == b"PK\x03\x04" or (start[0] == 0x80 and start[1] < 6):
-            return "it begins as a pickle or a zip of one does, which could run code"
+            return "it begins as a pickle or a zip of one does; a pickle can run any code"
         (length,) = struct.unpack("<Q", start)
         if length > size - 8:
             return f"{size} bytes, its header alone would be {length}"
@@ -118,16 +109,16 @@ def _reason(path, error):
             header = json.loads(f.read(length))
             entries = {name: v for name, v in header.items() if name != "__metadata__"}
             end = 8 + length + max((v["data_offsets"][1] for v in entries.values()), default=0)
-            lies = [lie for lie in map(_lie, entries, entries.values()) if lie]
+            wrong = [text for text in map(_wrong_size, entries, entries.values()) if text]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return "its header is not JSON of the right form"
     if end != size:
         return f"{size} bytes, its header promises {end}"
-    return lies[0] if lies else str(error).replace("\n", " ")[:160]
+    return wrong[0] if wrong else str(error).replace("\n", " ")[:160]
 
 
-def _lie(name, entry):
-    """Where an entry's shape is not of as many bytes as its place: this, in words."""
+def _wrong_size(name, entry):
+    """What is wrong, if an entry of the header has a shape and a place of different sizes."""
     start, stop = entry["data_offsets"]
     wanted = math.prod(entry["shape"]) * WIDTHS.get(entry["dtype"], 0)
     if wanted and wanted != stop - start:

@@ -1,4 +1,4 @@
-"""Continuing a text: the cache of keys and values, and the choice of the next token."""
+"""Text generation: the cache of keys and values, and the choice of the next token."""
 
 from collections.abc import Callable
 
@@ -10,14 +10,14 @@ from ..support.values import whole
 
 
 class KVCache:
-    """Keys and values of the tokens seen so far: what generation need not compute again."""
+    """The keys and values of all earlier tokens, so that they are computed only once."""
 
     def __init__(self, config, batch_size: int, capacity: int, dtype):
         shape = (batch_size, capacity, config.num_key_value_heads, config.head_dim)
         self.capacity = capacity
         self.k = [np.empty(shape, dtype) for _ in range(config.num_hidden_layers)]
         self.v = [np.empty(shape, dtype) for _ in range(config.num_hidden_layers)]
-        self.length = 0  # tokens in it, per row
+        self.length = 0  # number of tokens in each row
 
     def extend(self, layer: int, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Append k and v (N·T, G, D) to a layer; returns all rows (N·capacity, G, D) of both.
@@ -47,12 +47,11 @@ def generate(
 ) -> np.ndarray:
     """Continue each row of ids (N, T) by at most max_new_tokens, with a KV cache  ->  (N, T + new).
 
-    temperature 0: the likeliest token; above: sampled, from the likeliest tokens that make up top_p
-    of the mass.
-    stop: a token that ends a row (it is repeated until all have ended). on_token is called with
-    each new column (N,).
-    how: weights and linears, a `Forward`; the model's own where None. Raises ValueError for ids or
-    choices out of range.
+    temperature: 0 takes the most probable token; above 0 a token is sampled from the most probable
+    ones, whose probabilities sum to top_p. stop: this token ends a row; an ended row repeats it
+    until all rows have ended. on_token: called with each new column (N,).
+    how: weights and linears, a `Forward`; the model's own where None.
+    Raises ValueError if ids or a setting is out of range.
     """
     ids = check_ids(ids, model.config.vocab_size)
     if not (temperature >= 0 and 0 < top_p <= 1):
@@ -82,7 +81,7 @@ def generate(
 
 
 def _choose(logits, temperature, top_p, rng):
-    """One token a row.   logits (N, V) -> (N,) ints."""
+    """The next token of each row.   logits (N, V) -> (N,) ints."""
     if temperature == 0:
         return logits.argmax(axis=1)
     z = logits.astype(np.float64) / temperature
@@ -90,16 +89,15 @@ def _choose(logits, temperature, top_p, rng):
     p /= p.sum(axis=1, keepdims=True)
     order = np.argsort(-p, axis=1, kind="stable")
     p = np.take_along_axis(p, order, axis=1)
-    p[np.cumsum(p, axis=1) - p >= top_p] = (
-        0  # a token stays while the mass before it is below top_p
-    )
-    mass = np.cumsum(p, axis=1)
-    rank = (mass < rng.random((len(p), 1)) * mass[:, -1:]).sum(axis=1)
-    return order[np.arange(len(p)), rank]
+    # a token stays if the more probable ones before it sum to less than top_p
+    p[np.cumsum(p, axis=1) - p >= top_p] = 0
+    total = np.cumsum(p, axis=1)
+    place = (total < rng.random((len(p), 1)) * total[:, -1:]).sum(axis=1)
+    return order[np.arange(len(p)), place]
 
 
 def check_ids(ids, vocab_size: int) -> np.ndarray:
-    """ids as an (N, T) array of ints within the vocabulary; raises ValueError."""
+    """ids as an (N, T) array of ints; raises ValueError if one is outside the vocabulary."""
     ids = np.asarray(ids)
     if ids.ndim != 2 or ids.size == 0 or ids.dtype.kind not in "iu":
         raise ValueError(
@@ -110,6 +108,6 @@ def check_ids(ids, vocab_size: int) -> np.ndarray:
     return ids
 
 
-def array(a):
-    """The plain array of a tensor or an array."""
+def array(a: Tensor | np.ndarray) -> np.ndarray:
+    """The array of a Tensor; an array as it is."""
     return a.data if isinstance(a, Tensor) else a

@@ -1,6 +1,4 @@
-"""RoPE's angles: one wavelength for each pair of a head's entries, and Llama 3's stretching of the
-long ones.
-"""
+"""RoPE's angles: one wavelength for each pair of a head's entries; Llama 3 scales the long ones."""
 
 import dataclasses
 import math
@@ -11,12 +9,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Llama3Scaling:
-    """Wavelengths for more tokens than the model was first made for, under config.json's names."""
+    """Longer wavelengths for rows longer than in pretraining; config.json's names."""
 
-    factor: float  # by which long wavelengths grow
-    low_freq_factor: float  # wavelengths above original / this grow by the whole factor
-    high_freq_factor: float  # wavelengths below original / this stay
-    original_max_position_embeddings: int  # T of the first training, tokens
+    factor: float  # multiplies the long wavelengths
+    low_freq_factor: float  # wavelengths above original / low_freq_factor are long
+    high_freq_factor: float  # wavelengths below original / high_freq_factor do not change
+    original_max_position_embeddings: int  # T of the pretraining, tokens
 
     def __post_init__(self):
         for name, value in dataclasses.asdict(self).items():
@@ -30,20 +28,23 @@ class Llama3Scaling:
             )
 
     def scale(self, periods: np.ndarray) -> np.ndarray:
-        """p -> p / ((1-k)/factor + k); k, cut to 0 … 1, is (T/2πp - low) / (high - low).
+        """p -> p / ((1-k)/factor + k), where k = (T/2πp - low) / (high - low), clipped to 0 … 1.
 
         p: tokens a radian. Source: transformers' rope type "llama3", for Llama 3.1's checkpoints.
         """
         turns = self.original_max_position_embeddings / (2 * math.pi * periods)
-        kept = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
-        kept = kept.clip(0, 1)
-        return periods / ((1 - kept) / self.factor + kept)
+        k = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        k = k.clip(0, 1)
+        return periods / ((1 - k) / self.factor + k)
 
 
 def tables(
     head_dim: int, theta: float, scaling: Llama3Scaling | None, length: int, dtype
 ) -> tuple[np.ndarray, np.ndarray]:
-    """cos and sin of place / p_j, p_j = θ^(2j/D).   -> (length, D/2) each, computed in float64."""
+    """cos and sin of t / p_j, where p_j = θ^(2j/D), t = 0 … length - 1.   -> (length, D/2) each.
+
+    They are computed in float64 and then rounded to dtype.
+    """
     periods = theta ** (np.arange(0, head_dim, 2) / head_dim)  # tokens a radian
     if scaling:
         periods = scaling.scale(periods)

@@ -1,8 +1,8 @@
-"""Published models as lists of linears, for counting what they would cost. No weights are needed.
+"""The sizes of published models, to count what a technique would train in them. No weights needed.
 
-All use one set of names: q_proj k_proj v_proj o_proj up_proj down_proj (gate_proj where the
-feed-forward is gated), with q, k, v apart also where the original fuses them. Embeddings, head,
-pooler and classifier are not linears here.
+All models use one set of names: q_proj k_proj v_proj o_proj up_proj down_proj, and gate_proj where
+the feed-forward is gated. q, k and v are three linears even where the original fuses them.
+Embeddings, head, pooler and classifier are not counted as linears.
 """
 
 from dataclasses import dataclass
@@ -18,19 +18,19 @@ class Shape:
     layers: int  # L
     width: int  # C
     feed_forward: int  # F
-    kv_width: int = 0  # G·D, outputs of k and v; 0: as wide as q
-    gated: bool = False  # three matrices in the feed-forward instead of two
-    llama: dict[str, Any] | None = None  # the other fields of a Llama's config, where it is one
+    llama: dict[str, Any] | None = None  # for a Llama: the other fields of its ModelConfig
 
     def linears(self) -> dict[str, tuple[int, int]]:
         """Name -> (O, I) of every linear of the layers."""
-        C, F, kv = self.width, self.feed_forward, self.kv_width or self.width
+        C, F, kv = self.width, self.feed_forward, self.width
+        if self.llama:
+            kv = C // self.llama["num_attention_heads"] * self.llama["num_key_value_heads"]
         layer = {
             "self_attn.q_proj": (C, C),
             "self_attn.k_proj": (kv, C),
             "self_attn.v_proj": (kv, C),
             "self_attn.o_proj": (C, C),
-            **({"mlp.gate_proj": (F, C)} if self.gated else {}),
+            **({"mlp.gate_proj": (F, C)} if self.llama else {}),
             "mlp.up_proj": (F, C),
             "mlp.down_proj": (C, F),
         }
@@ -39,22 +39,18 @@ class Shape:
         }
 
     def config_fields(self) -> dict[str, Any]:
-        """A ModelConfig's fields; raises ValueError where the model is no Llama."""
+        """A ModelConfig's fields; raises ValueError if the model is no Llama."""
         if self.llama is None:
             llamas = ", ".join(name for name, shape in SHAPES.items() if shape.llama)
             raise ValueError(
                 f"{self.name} is no Llama, so its activations are not known here; "
                 f"wanted one of {llamas}"
             )
-        sizes = {
-            "hidden_size": self.width,
-            "intermediate_size": self.feed_forward,
-            "num_hidden_layers": self.layers,
-        }
-        return sizes | self.llama
+        sizes = {"hidden_size": self.width, "intermediate_size": self.feed_forward}
+        return sizes | {"num_hidden_layers": self.layers} | self.llama
 
 
-def _llama(vocab_size, heads, kv_heads, theta=10000.0, eps=1e-5, context=4096, tied=False):
+def _llama(vocab_size, heads, kv_heads, theta, eps, context, tied=False):
     return {
         "vocab_size": vocab_size,
         "num_attention_heads": heads,
@@ -66,10 +62,15 @@ def _llama(vocab_size, heads, kv_heads, theta=10000.0, eps=1e-5, context=4096, t
     }
 
 
+LLAMA = "Touvron et al. 2023, arXiv:2302.13971, table 2"
+LLAMA_3_2 = "Meta 2024, the model's config.json"
+SMOLLM2 = "Allal et al. 2025, arXiv:2502.02737, the model's config.json"
+
+# fmt: off
 SHAPES = {
     shape.name: shape
     for shape in (
-        Shape("gpt3-175b", "Brown et al. 2020, arXiv:2005.14165, table 2.1", 96, 12288, 4 * 12288),
+        Shape("gpt3-175b", "Brown et al. 2020, arXiv:2005.14165, table 2.1", 96, 12288, 49152),
         Shape("gpt2-medium", "Radford et al. 2019, table 2", 24, 1024, 4096),
         Shape("gpt2-large", "Radford et al. 2019, table 2", 36, 1280, 5120),
         Shape("roberta-base", "Liu et al. 2019, arXiv:1907.11692, section 2", 12, 768, 3072),
@@ -77,43 +78,12 @@ SHAPES = {
         Shape("deberta-xxl", "He et al. 2021, arXiv:2006.03654, version 2", 48, 1536, 6144),
         Shape("vit-base", "Dosovitskiy et al. 2021, arXiv:2010.11929, table 1", 12, 768, 3072),
         Shape("vit-large", "Dosovitskiy et al. 2021, arXiv:2010.11929, table 1", 24, 1024, 4096),
-        Shape(
-            "llama-7b",
-            "Touvron et al. 2023, arXiv:2302.13971, table 2",
-            32,
-            4096,
-            11008,
-            gated=True,
-            llama=_llama(32000, 32, 32, eps=1e-6, context=2048),
-        ),
-        Shape(
-            "llama-13b",
-            "Touvron et al. 2023, arXiv:2302.13971, table 2",
-            40,
-            5120,
-            13824,
-            gated=True,
-            llama=_llama(32000, 40, 40, eps=1e-6, context=2048),
-        ),
-        Shape(
-            "llama-3.2-3b",
-            "Meta 2024, the model's config.json",
-            28,
-            3072,
-            8192,
-            kv_width=1024,
-            gated=True,
-            llama=_llama(128256, 24, 8, theta=500000.0, context=131072, tied=True),
-        ),
-        Shape(
-            "smollm2-135m",
-            "Allal et al. 2025, arXiv:2502.02737, the model's config.json",
-            30,
-            576,
-            1536,
-            kv_width=192,
-            gated=True,
-            llama=_llama(49152, 9, 3, theta=100000.0, context=8192, tied=True),
-        ),
+        Shape("llama-7b", LLAMA, 32, 4096, 11008, _llama(32000, 32, 32, 1e4, 1e-6, 2048)),
+        Shape("llama-13b", LLAMA, 40, 5120, 13824, _llama(32000, 40, 40, 1e4, 1e-6, 2048)),
+        Shape("llama-3.2-3b", LLAMA_3_2, 28, 3072, 8192,
+              _llama(128256, 24, 8, 5e5, 1e-5, 131072, tied=True)),
+        Shape("smollm2-135m", SMOLLM2, 30, 576, 1536,
+              _llama(49152, 9, 3, 1e5, 1e-5, 8192, tied=True)),
     )
 }
+# fmt: on

@@ -1,4 +1,4 @@
-"""How many numbers a technique trains: by each technique's closed form, from a list of linears."""
+"""How many numbers a technique trains, by the technique's formula, from a list of linears."""
 
 import math
 from typing import Any
@@ -11,12 +11,12 @@ from ..tuning.choices import check_options, check_rank, find_method, match_targe
 def count(
     model: Any, method: str, *, rank: int | None = None, targets=None, **options
 ) -> dict[str, Any]:
-    """Trainable numbers of a method on a model; nothing is allocated.
+    """The trainable numbers of a method on a model. No array is allocated.
 
-    model: anything with linears(), name -> (O, I): a ModelConfig, or one of `shapes.SHAPES`.
-    -> trainable; frozen_shared (VeRA's A and B, not in trainable); rank; per_linear: kind ->
-    {"count", "each"}. Full fine-tuning counts the linears, and where the model lists all its arrays
-    (a ModelConfig) these.
+    model: has linears(), name -> (O, I): a ModelConfig, or one of `shapes.SHAPES`.
+    Returns trainable; frozen_shared (VeRA's A and B, not part of trainable); rank; per_linear:
+    kind -> {"count", "each"}. Full fine-tuning counts all arrays of a ModelConfig, but only the
+    linears of a Shape, which has no others.
     """
     record = find_method(method)
     options = check_options(record, options, rank=rank, targets=targets)
@@ -47,7 +47,7 @@ def count(
 
 
 def table(model: Any, rank: int | None = None, targets=None) -> dict[str, dict[str, Any]]:
-    """`count` for every method, each with what it takes of rank and targets."""
+    """`count` for every method; rank and targets only for methods that take them."""
     given = {"rank": rank, "targets": targets}
     return {
         name: count(model, name, **{k: v for k, v in given.items() if k in record.takes})

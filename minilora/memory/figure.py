@@ -1,6 +1,5 @@
-"""The figure of bytes against the length of a row: a panel a method, what it holds stacked."""
+"""The figure of bytes against the length of a row: one panel a method, its parts stacked."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from ..support import plots
 from ..support.files import write_atomically
 from ..tuning.choices import DEFAULT_TARGETS
 from .step import Ledger, ledger
-from .whatif import REFERENCE
+from .whatif import REFERENCE, Settings
 
-PARTS = {  # what is stacked, from the bottom -> colour, and its bytes
+PARTS = {  # label, from the bottom of the stack up -> (colour, its bytes)
     "frozen weights": ("#C9CED6", lambda row: row.frozen + row.shared),
     "weights that a step rule moves": ("#8A94A3", lambda row: row.moved),
     "trained weights": ("#4F9A6B", lambda row: row.trainable),
@@ -24,9 +23,9 @@ PARTS = {  # what is stacked, from the bottom -> colour, and its bytes
 
 
 def overtaking(lengths: Sequence[int], rows: Sequence[Ledger]) -> int:
-    """The first length, in tokens, whose activations outweigh the weights.
+    """The first length, in tokens, at which activations have more bytes than weights.
 
-    Activations are a straight line over the length: two ledgers give it.
+    Activations grow on a straight line, so the first and the last given length determine it.
     """
     (start, end), (one, two) = (lengths[0], lengths[-1]), (rows[0], rows[-1])
     rise = two.activations - one.activations
@@ -35,10 +34,12 @@ def overtaking(lengths: Sequence[int], rows: Sequence[Ledger]) -> int:
 
 
 def curves(
-    config: ModelConfig, settings: Mapping[str, Mapping[str, Any]], batch: int, mixed: bool = False
+    config: ModelConfig, settings: Settings, batch: int, mixed: bool = False
 ) -> tuple[list[int], dict[str, list[Ledger]]]:
-    """Lengths, and the ledger of each method at each: as far as twice the last overtaking, at most
-    what the model was made for, in tokens.
+    """Lengths in tokens, and the ledgers of each method at these lengths.
+
+    The longest is twice the length at which the last method's activations overtake its weights, but
+    at most what the model was made for.
     """
 
     def rows(lengths):
@@ -53,26 +54,31 @@ def curves(
     return lengths, rows(lengths)
 
 
-def memory_by_length(lengths: Sequence[int], found: Mapping[str, Sequence[Ledger]], title: str):
-    """A stack a method over the length of a row in tokens, where activations overtake marked."""
-    columns = min(3, len(found))
-    lines = -(-len(found) // columns)
+def memory_by_length(
+    lengths: Sequence[int], ledgers: Mapping[str, Sequence[Ledger]], title: str
+) -> Any:
+    """One panel a method: its parts, stacked, against the length of a row in tokens.
+
+    A dotted line marks where activations overtake weights.
+    """
+    columns = min(3, len(ledgers))
+    lines = -(-len(ledgers) // columns)
     with plots.style():
         figure = plots.canvas(4.5 * columns + 0.6, 3.7 * lines + 1.5)
         figure.suptitle(title, fontsize=17, x=0.01, ha="left")
         grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
         panels = list(grid.flat)
-        for axes, (name, rows) in zip(panels, found.items()):
+        for axes, (name, rows) in zip(panels, ledgers.items()):
             _stack(axes, lengths, rows)
-            if name != REFERENCE and REFERENCE in found:
-                total = [row.total() for row in found[REFERENCE]]
+            if name != REFERENCE and REFERENCE in ledgers:
+                total = [row.total() for row in ledgers[REFERENCE]]
                 label = f"all that {METHODS[REFERENCE].title} holds"
                 axes.plot(lengths, total, color=plots.INK, ls="--", lw=1.8, label=label)
             axes.set_title(METHODS[name].title, fontsize=16)
-        _scale(panels, lengths, found)
+        _scale(panels, lengths, max(row.total() for rows in ledgers.values() for row in rows))
         for axes in grid[-1]:
             axes.set_xlabel("tokens of a row", fontsize=14)
-        for axes in panels[len(found) :]:
+        for axes in panels[len(ledgers) :]:
             axes.remove()
         handles: dict[str, Any] = {}
         for axes in figure.axes:
@@ -82,7 +88,7 @@ def memory_by_length(lengths: Sequence[int], found: Mapping[str, Sequence[Ledger
 
 
 def _stack(axes, lengths, rows):
-    """The parts on one another, and a line where activations outgrow the weights."""
+    """The stacked parts, and a line where activations overtake weights."""
     colours, sizes = zip(*PARTS.values())
     heights = [[size(row) for row in rows] for size in sizes]
     axes.stackplot(lengths, heights, colors=colours, labels=PARTS, lw=0)
@@ -101,38 +107,35 @@ def _stack(axes, lengths, rows):
     )
 
 
-def _scale(panels, lengths, found):
-    """One scale for all: ticks at round binary sizes, room for the words above the stacks."""
+def _scale(panels, lengths, most):
+    """The same scale in all panels, with ticks at round binary sizes; most: the highest stack."""
     from matplotlib.ticker import MaxNLocator, MultipleLocator
 
-    most = max(row.total() for rows in found.values() for row in rows)
     step = 2 ** (most.bit_length() - 3)  # four to eight ticks
     for axes in panels:
         axes.set_xlim(lengths[0], lengths[-1])
         axes.set_ylim(0, most * 1.02)
         axes.yaxis.set_major_locator(MultipleLocator(step))
-        axes.yaxis.set_major_formatter(lambda value, _: re.sub(r"\.0+ ", " ", plots.human(value)))
+        axes.yaxis.set_major_formatter(lambda value, _: plots.round_human(value))
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 
 
 def draw(
     config: ModelConfig,
-    settings: Mapping[str, Mapping[str, Any]],
+    settings: Settings,
     batch: int,
     path: str | Path,
     title: str,
     mixed: bool = False,
 ) -> None:
-    """Draw predicted bytes against the length of a row, one panel a method, as a PNG."""
-    lengths, found = curves(config, settings, batch, mixed)
-    write_atomically(path, plots.png(memory_by_length(lengths, found, title)))
+    """Write the figure of predicted bytes against the length of a row as a PNG file."""
+    lengths, ledgers = curves(config, settings, batch, mixed)
+    write_atomically(path, plots.png(memory_by_length(lengths, ledgers, title)))
 
 
-def heading(
-    model: str, settings: Mapping[str, Mapping[str, Any]], batch: int, mixed: bool = False
-) -> str:
-    """What the figure shows, in a line."""
+def heading(model: str, settings: Settings, batch: int, mixed: bool = False) -> str:
+    """The title of the figure: model, rows, precision, targets, what is recomputed."""
     how = {k: v for given in settings.values() for k, v in given.items()}
     targets = how.get("targets", DEFAULT_TARGETS)
     parts = [
@@ -140,6 +143,6 @@ def heading(
         "one row" if batch == 1 else f"{batch} rows",
         "mixed precision" if mixed else "float32",
         f"adapters on {'all linears' if targets == 'all-linear' else ', '.join(targets)}",
-        f"{how['recompute']} made again" if "recompute" in how else "",
+        f"{how['recompute']} recomputed" if "recompute" in how else "",
     ]
     return f"{', '.join(filter(None, parts))}: bytes of a training step"

@@ -1,6 +1,4 @@
-"""Where memory could still go down, each with its price in time: predicted bytes, measured bytes,
-measured seconds.
-"""
+"""Ways to need less memory: their bytes, predicted and measured, and their cost in seconds."""
 
 import statistics
 import time
@@ -19,27 +17,27 @@ from .step import Ledger, measure, predict, shadow
 
 @dataclass(frozen=True)
 class Saver:
-    """One way to hold less."""
+    """One way to need less memory."""
 
     title: str
     meaning: str
     recompute: str | None = None  # see choices.check_recompute
-    frees: bool = False  # does AdamW take each gradient as soon as it is whole?
+    frees: bool = False  # does AdamW use and free each gradient as soon as it is complete?
 
 
 SAVERS = (
     Saver("as it is", "forward, backward, then AdamW on every array"),
-    Saver("product again", "backward makes SwiGLU's product again from gate and up", "swiglu"),
-    Saver("layers again", "of a layer only its input is kept; backward runs it again", "layers"),
-    Saver("gradients freed", "AdamW takes each gradient once it is whole and drops it", frees=True),
+    Saver("recompute swiglu", "backward computes down_proj's input again", "swiglu"),
+    Saver("recompute layers", "only each layer's input is kept; backward runs it again", "layers"),
+    Saver("free gradients", "AdamW uses and frees each gradient once it is complete", frees=True),
 )
 
 
 def freeing(tuned: Tuned, rate: float = 0.0) -> Callable[[Tensor], None]:
-    """A backward pass in which AdamW takes each gradient as soon as it is whole, and drops it.
+    """A backward pass in which AdamW uses each gradient as soon as it is complete, then frees it.
 
-    The same step to the bit as one after backward. Clipping by the global norm wants all gradients
-    at once, and so cannot go with it.
+    The step is bit for bit the same. Clipping is not possible, since the global norm needs all
+    gradients at once.
     """
     optimizers = {key: AdamW({key: array}) for key, array in tuned.trainable.items()}
 
@@ -52,7 +50,7 @@ def freeing(tuned: Tuned, rate: float = 0.0) -> Callable[[Tensor], None]:
 
 
 def step(tuned: Tuned, saver: Saver, rate: float = 0.0) -> Callable[[np.ndarray], None]:
-    """A function of ids (N, T) that takes one optimizer step under a saver."""
+    """A function of ids (N, T) that does one optimizer step with a saver."""
     free, adam = freeing(tuned, rate), AdamW(tuned.trainable)
 
     def run(ids):
@@ -69,7 +67,7 @@ def step(tuned: Tuned, saver: Saver, rate: float = 0.0) -> Callable[[np.ndarray]
 
 
 def bytes_of(tuned: Tuned, saver: Saver, batch: int, seq: int) -> tuple[Ledger, Ledger]:
-    """A step's bytes under a saver, predicted and measured."""
+    """The bytes of a step with a saver, predicted and measured."""
     tuned.recompute = saver.recompute
     twin = shadow(tuned)
     walks = [freeing(t) if saver.frees else backward for t in (twin, tuned)]
@@ -79,7 +77,7 @@ def bytes_of(tuned: Tuned, saver: Saver, batch: int, seq: int) -> tuple[Ledger, 
 def seconds(tuned: Tuned, batch: int, seq: int, rounds: int = 9) -> dict[str, float]:
     """Title -> seconds of a step: the first saver's median, times the median ratio to it.
 
-    The savers take turns, so that what else the machine does meets all of them alike.
+    The savers alternate, so that other work on the machine slows all of them alike.
     """
     ids = np.random.default_rng(0).integers(0, tuned.config.vocab_size, (batch, seq))
     steps = {saver.title: step(tuned, saver) for saver in SAVERS}
@@ -88,7 +86,7 @@ def seconds(tuned: Tuned, batch: int, seq: int, rounds: int = 9) -> dict[str, fl
         for title, run in steps.items():
             start = time.perf_counter()
             run(ids)
-            if turn:  # the first round warms up
+            if turn:  # the first round is a warm-up
                 times[title].append(time.perf_counter() - start)
     first = times[SAVERS[0].title]
     unit = statistics.median(first)
@@ -97,41 +95,40 @@ def seconds(tuned: Tuned, batch: int, seq: int, rounds: int = 9) -> dict[str, fl
 
 
 def savers(tuned: Tuned, batch: int, seq: int) -> dict[str, dict[str, float]]:
-    """Title -> bytes "saved" for backward and of the "peak", as predicted, the "measured_peak", and
-    "seconds" of a step; tuned stays as it was.
+    """Title -> the bytes "saved" for backward, "peak" and "measured_peak", and the "seconds".
 
-    Steps are taken at rate 0, which moves nothing.
+    saved and peak are predicted. tuned does not change: the learning rate of the steps is 0.
     """
     recompute, times = tuned.recompute, seconds(tuned, batch, seq)
     rows = {}
     for saver in SAVERS:
-        said, found = bytes_of(tuned, saver, batch, seq)
+        predicted, measured = bytes_of(tuned, saver, batch, seq)
         rows[saver.title] = {
-            "saved": said.activations,
-            "peak": said.peak,
-            "measured_peak": found.peak,
+            "saved": predicted.activations,
+            "peak": predicted.peak,
+            "measured_peak": measured.peak,
             "seconds": times[saver.title],
         }
     tuned.recompute = recompute
     return rows
 
 
-def table(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[str]:
-    """A block a method, a row a saver: bytes, and the change of the peak and of the time."""
-    for name, rows in found.items():
+def table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[str]:
+    """A block a method, a row a saver: bytes, and the changes of the peak and of the time."""
+    for name, rows in results.items():
         yield _cells(METHODS[name].title, ("saved", "peak", "measured", "less", "time"))
         first = rows[SAVERS[0].title]
         for title, row in rows.items():
             sizes = (human(row[part]) for part in ("saved", "peak", "measured_peak"))
             less = _signed(first["peak"] - row["peak"])
-            price = f"{row['seconds'] / first['seconds'] - 1:+.0%}"
-            change = ("", f"{1000 * row['seconds']:.1f} ms") if row is first else (less, price)
+            longer = f"{row['seconds'] / first['seconds'] - 1:+.0%}"
+            change = ("", f"{1000 * row['seconds']:.1f} ms") if row is first else (less, longer)
             yield _cells(title, (*sizes, *change))
         yield ""
     for saver in SAVERS:
-        yield f"{saver.title + ':':17}{saver.meaning}"
+        yield f"{saver.title + ':':18}{saver.meaning}"
     yield "saved: kept for backward; peak: predicted, then measured; less: of the predicted peak"
-    yield "time: of a step with AdamW, the medians of runs that took turns"
+    yield "time: a step with AdamW, medians of alternating runs"
 
 
 def _cells(title, cells):

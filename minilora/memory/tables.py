@@ -1,4 +1,4 @@
-"""The ledger for reading: tables, and what fits."""
+"""The ledger as text: tables of bytes, and which batches fit into a memory."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -12,22 +12,21 @@ from ..tuning.adapters import attach
 from .saved import by_kind
 from .savers import savers
 from .step import CATEGORIES, Ledger, largest, ledger, measure
+from .whatif import Settings
 
-ROWS, TOKENS = 2**12, 2**17  # as far as `fits` looks
-Settings = Mapping[str, Mapping[str, Any]]  # method -> `ledger`'s keywords
-
-PARTS = {  # field of a Ledger -> what it is
+ROWS, TOKENS = 2**12, 2**17  # the largest batch and length that `fits` tries
+PARTS = {  # field of a Ledger -> its meaning
     "frozen": "weights that do not train",
     "trainable": "weights that train",
     "shared": "projections that all layers share",
     "moved": "what a step rule moves or remembers",
-    "gradients": "of what trains",
+    "gradients": "of the weights that train",
     "optimizer": "AdamW's two moments",
-    "activations": "saved for backward, as below",
+    "activations": "saved for backward, listed below",
     "scratch": "rope's tables",
-    "transient": "the most beyond all these at one time",
-    "peak": "the most that was alive at one time",
-    "base_kept": "of the base, for detach to give back",
+    "transient": "what the peak has beyond the above",
+    "peak": "the most bytes held at one time",
+    "base_kept": "base arrays that detach gives back",
 }
 
 
@@ -42,7 +41,7 @@ def ledgers(
 
 
 def measured(model: str, settings: Settings, batch: int, seq: int) -> dict[str, Ledger]:
-    """The measured bytes of each method; the model must be there with its weights."""
+    """The measured bytes of each method. model: one with weights, as for `load_model`."""
     base = load_model(model)
     return {n: measure(attach(base, n, **how), batch, seq) for n, how in settings.items()}
 
@@ -50,38 +49,36 @@ def measured(model: str, settings: Settings, batch: int, seq: int) -> dict[str, 
 def savers_of(
     model: str, settings: Settings, batch: int, seq: int
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Method -> `savers`; the model must be there with its weights."""
+    """Method -> `savers`. model: one with weights, as for `load_model`."""
     if any("recompute" in how for how in settings.values()):
-        raise ValueError("--savers tries what --recompute does: give one of the two")
+        raise ValueError("--savers tries every --recompute itself: give one of the two")
     base = load_model(model)
     return {n: savers(attach(base, n, **how), batch, seq) for n, how in settings.items()}
 
 
 def overview(
-    found: Mapping[str, Ledger],
-    real: Mapping[str, Ledger],
+    predicted: Mapping[str, Ledger],
+    measured: Mapping[str, Ledger],
     details: bool = False,
     mixed: bool = False,
 ) -> Iterator[str]:
-    """A row a method; below it, where it was measured, what was measured; and with details what
-    the weights and the activations consist of.
-    """
+    """A row a method, and below it the measured bytes, if any; details: also every part."""
     yield f"{'method':18} {''.join(f'{c:>13}' for c in (*CATEGORIES, 'peak'))}"
-    for name, row in found.items():
+    for name, row in predicted.items():
         yield f"{METHODS[name].title:18} {_cells(row)}"
-        if name in real:
-            same = all(row[c] == real[name][c] for c in CATEGORIES)
-            off = real[name].peak / row.peak - 1
+        if real := measured.get(name):
+            same = all(row[c] == real[c] for c in CATEGORIES)
             verdict = "the same bytes" if same else "NOT the same bytes"
-            yield f"  measured         {_cells(real[name])}   {verdict}, peak {off:+.1%}"
+            off = real.peak / row.peak - 1
+            yield f"  measured         {_cells(real)}   {verdict}, peak {off:+.1%}"
     moments = "master copy and two moments" if mixed else "two moments"
-    yield f"weights: frozen, trained, shared, moved; optimizer: {moments}; peak: the most that"
-    yield "was alive at one time, weights and optimizer included. 1 KiB = 1,024 bytes."
-    kept = {name: row.base_kept for name, row in found.items() if row.base_kept}
+    yield f"weights: frozen, trained, shared, moved; optimizer: {moments}; peak: the most bytes"
+    yield "held at one time, with weights and optimizer. 1 KiB = 1,024 bytes."
+    kept = {name: row.base_kept for name, row in predicted.items() if row.base_kept}
     if kept and not details:
         listed = ", ".join(f"{METHODS[name].title} {human(n)}" for name, n in kept.items())
-        yield f"base kept, beside all this, for detach to give back: {listed}"
-    for row in found.values() if details else ():
+        yield f"base kept, in addition, so that detach gives it back: {listed}"
+    for row in predicted.values() if details else ():
         yield from parts(row, mixed)
         yield from saved(row)
 
@@ -91,7 +88,7 @@ def _cells(row):
 
 
 def parts(row: Ledger, mixed: bool = False) -> Iterator[str]:
-    """Every category that the ledger has, in bytes; the last is in none of the sums."""
+    """Every part of a ledger in bytes. The last, "base kept", is part of no sum."""
     yield ""
     master = {"optimizer": "a 32-bit master copy and two moments"} if mixed else {}
     for name, meaning in (PARTS | master).items():
@@ -99,26 +96,28 @@ def parts(row: Ledger, mixed: bool = False) -> Iterator[str]:
 
 
 def saved(row: Ledger) -> Iterator[str]:
-    """What the activations consist of, summed over layers, each storage once."""
+    """The arrays that make up the activations, summed over layers, each storage once."""
     yield ""
-    yield f"{'saved for backward':44} {'arrays':>7} {'bytes':>16}   kept also by"
+    yield f"{'saved for backward':44} {'arrays':>7} {'bytes':>16}   also kept by"
     for part, op, what, count, nbytes, shared in by_kind(row.saved):
         where = f"{part}: {what}" + (f" ({op})" if op not in part else "")
-        yield f"{where:44} {count:>7} {nbytes:>16,}   {', '.join(shared)}"
+        yield f"{where:44} {count:>7} {nbytes:>16,}   {', '.join(shared)}".rstrip()
     yield f"{'together':44} {len(row.saved):>7} {row.activations:>16,}"
 
 
 def fits(
     config: ModelConfig, settings: Settings, gigabytes: float, seq: int, mixed: bool = False
 ) -> dict[str, dict[str, int]]:
-    """Method -> "rows" of seq tokens, and "tokens" of one row, whose predicted peak is within so
-    many times 10⁹ bytes; 0 where none is, ROWS and TOKENS where it may be more.
+    """Method -> the most "rows" of seq tokens, and the most "tokens" of one row, that fit.
+
+    They fit if the predicted peak is at most gigabytes · 10⁹ bytes. 0: nothing fits. ROWS and
+    TOKENS are the largest numbers tried. Raises ValueError for gigabytes out of range.
     """
     if not 0 < gigabytes < 1e12:
         raise ValueError(f"--fit is {gigabytes:g}, wanted a number of GB above 0 and below 1e12")
 
     def most(name, how, limit, sizes):
-        """The largest n up to limit whose (batch, length) = sizes(n) is within the budget."""
+        """The largest n up to limit for which sizes(n) = (batch, length) fits."""
 
         def peak(n):
             return ledger(config, *sizes(n), method=name, mixed=mixed, **how).peak
@@ -135,22 +134,22 @@ def fits(
 
 
 def fit_table(
-    found: Mapping[str, Mapping[str, int]], config: ModelConfig, gigabytes: float, seq: int
+    limits: Mapping[str, Mapping[str, int]], config: ModelConfig, gigabytes: float, seq: int
 ) -> Iterator[str]:
-    """A row a method: the largest batch at this length, and the longest row alone."""
+    """A row a method: the largest batch of this length, and the longest single row."""
     yield f"within {gigabytes:g} GB (10⁹ bytes), by the predicted peak:"
     yield f"{'method':18} {f'rows of {seq} tokens':>22} {'tokens of one row':>20}"
-    for name, row in found.items():
-        limits = zip(row.values(), (ROWS, TOKENS))
-        cells = (f"{n:,}{' or more' if n == most else ''}" if n else "none" for n, most in limits)
+    for name, row in limits.items():
+        tried = zip(row.values(), (ROWS, TOKENS))
+        cells = (f"{n:,}{' or more' if n == most else ''}" if n else "none" for n, most in tried)
         yield "{:18} {:>22} {:>20}".format(METHODS[name].title, *cells)
-    yield f"by memory alone: the model was made for {config.max_position_embeddings:,} tokens a row"
+    yield f"memory only: the model was made for {config.max_position_embeddings:,} tokens a row"
 
 
-def as_json(found: Mapping[str, Ledger], real: Mapping[str, Ledger]) -> dict[str, Any]:
-    """All numbers in bytes, by method."""
+def as_json(predicted: Mapping[str, Ledger], measured: Mapping[str, Ledger]) -> dict[str, Any]:
+    """Method -> all numbers of its ledger, in bytes."""
     return {
         name: dataclasses.asdict(row)
-        | ({"measured": dataclasses.asdict(real[name])} if name in real else {})
-        for name, row in found.items()
+        | ({"measured": dataclasses.asdict(measured[name])} if name in measured else {})
+        for name, row in predicted.items()
     }

@@ -1,7 +1,7 @@
-"""What backward would keep if pairs kept more than it reads: the same step over such pairs.
+"""How many bytes a training step would keep for backward if some ops kept more than they need.
 
-So an engine's habits are told apart from a technique's mathematics: what LoRA-FA saves over LoRA is
-x, and whoever keeps x, or something as large, for another reason takes the saving back.
+Many engines keep such arrays. LoRA-FA saves x compared with LoRA; an engine that keeps x for
+another reason, or an array as large as x, loses this saving.
 """
 
 import contextlib
@@ -20,18 +20,19 @@ from ..support.plots import human
 from ..tuning.choices import find_method
 from .step import ledger
 
+Settings = Mapping[str, Mapping[str, Any]]  # method -> keywords for `ledger`
 P = 0.1  # the dropout of the cases that have one
-REFERENCE = "lora"  # what the others are held against
-ADAPTER = "adapter"  # stands for the method's own pair among a case's pairs
+REFERENCE = "lora"  # the method that the others are compared with
+ADAPTER = "adapter"  # in Case.ops: the method's own op
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Which pairs keep what besides."""
+    """A set of ops that keep an additional array."""
 
     title: str  # of its column
     meaning: str
-    pairs: tuple[str, ...] = ()  # names in ops, or ADAPTER
+    ops: tuple[str, ...] = ()  # names in minilora.ops, or ADAPTER
     more: Callable[[Mapping[str, Any], Any], Any] | None = None  # (arguments, out) -> array or None
     dropout: float = 0.0
 
@@ -42,45 +43,35 @@ def _mask(given, out):
 
 def _mask_of_bytes(given, out):
     m = _mask(given, out)
-    return None if m is None else m > 0  # none where nothing is dropped: in evaluation
+    return None if m is None else m > 0  # None without dropout, as in evaluation
 
 
 def _inputs(x, Wg=None, Wu=None, Wd=None, **others):
-    """x; of a feed-forward whole also the product that the last of its linears reads."""
+    """The inputs of an op's linears: x; for a whole feed-forward also the input of down_proj."""
     if Wd is None:
         return x
     return x, ops.swiglu(ops.frozen_linear(x, Wg), ops.frozen_linear(x, Wu)).data
 
 
 CASES = (
-    Case("as it is", "each pair keeps what its backward reads, and nothing else"),
-    Case("norm's y", "a norm keeps its output as well", ("rmsnorm",), lambda given, out: out),
+    Case("as it is", "each op keeps what its backward reads, and nothing else"),
+    Case("norm's y", "a norm also keeps its output", ("rmsnorm",), lambda given, out: out),
     Case(
         "every x",
-        "every linear keeps its input, whether or not its weight trains",
+        "every linear keeps its input, even if its weight is frozen",
         ("linear", "frozen_linear", "frozen_feed_forward", ADAPTER),
         lambda given, out: _inputs(**given),
     ),
-    Case("dropout", f"dropout {P:g} on the adapter's input, its mask made again", dropout=P),
+    Case("dropout", f"dropout {P:g} on the adapter's input, its mask recomputed", dropout=P),
     Case(
-        "mask, bytes",
-        "that mask kept, a byte a number (PyTorch on a GPU)",
-        (ADAPTER,),
-        _mask_of_bytes,
-        P,
+        "mask, bytes", "its mask kept in bytes, as PyTorch on a GPU", (ADAPTER,), _mask_of_bytes, P
     ),
-    Case(
-        "mask, floats",
-        "that mask kept in x's precision (PyTorch on a processor)",
-        (ADAPTER,),
-        _mask,
-        P,
-    ),
+    Case("mask, floats", "its mask kept in x's dtype, as PyTorch on a CPU", (ADAPTER,), _mask, P),
 )
 
 
 def keeping(op: Op, more: Callable[[Mapping[str, Any], Any], Any]) -> Op:
-    """op with more(arguments by name, out) in its cache besides, which backward does not read."""
+    """An op whose cache also has more(arguments by name, out), which its backward does not read."""
     names = tuple(inspect.signature(op.forward).parameters)
 
     @functools.wraps(op.forward)
@@ -97,14 +88,14 @@ def keeping(op: Op, more: Callable[[Mapping[str, Any], Any], Any]) -> Op:
 
 @contextlib.contextmanager
 def supposing(case: Case, method: str) -> Iterator[None]:
-    """Inside, the case's pairs keep more, for every model that runs this method."""
+    """Within the with block, the case's ops keep more, in every model that uses this method."""
     record, more = find_method(method), case.more
-    pairs, records = {}, {}
+    changed, records = {}, {}
     if more:
-        pairs = {n: keeping(getattr(ops, n), more) for n in case.pairs if n != ADAPTER}
-        if ADAPTER in case.pairs:
+        changed = {n: keeping(getattr(ops, n), more) for n in case.ops if n != ADAPTER}
+        if ADAPTER in case.ops:
             records = {method: dataclasses.replace(record, op=keeping(record.op, more))}
-    with _replaced(vars(ops), pairs), _replaced(METHODS, records):
+    with _replaced(vars(ops), changed), _replaced(METHODS, records):
         yield
 
 
@@ -121,9 +112,9 @@ def _replaced(table: dict[str, Any], changes: Mapping[str, Any]) -> Iterator[Non
 def saved_bytes(
     case: Case, method: str, config: ModelConfig, batch: int, seq: int, **how: Any
 ) -> int | None:
-    """What a step keeps for backward in this case; None where it has dropout and the method none.
+    """The bytes that a step keeps for backward. how: keywords for `ledger`.
 
-    how: `ledger`'s keywords.
+    None if the case has dropout, but the method has none.
     """
     if case.dropout:
         if not find_method(method).has_dropout:
@@ -134,13 +125,9 @@ def saved_bytes(
 
 
 def what_ifs(
-    config: ModelConfig,
-    settings: Mapping[str, Mapping[str, Any]],
-    batch: int,
-    seq: int,
-    mixed: bool = False,
+    config: ModelConfig, settings: Settings, batch: int, seq: int, mixed: bool = False
 ) -> dict[str, dict[str, int | None]]:
-    """method -> case -> bytes kept for backward."""
+    """method -> title of the case -> bytes kept for backward."""
     return {
         name: {
             case.title: saved_bytes(case, name, config, batch, seq, mixed=mixed, **how)
@@ -150,21 +137,18 @@ def what_ifs(
     }
 
 
-def table(found: Mapping[str, Mapping[str, int | None]]) -> Iterator[str]:
-    """A row a method, a column a case; below each row its share of the reference as it is;
-    then what the cases are.
-    """
+def table(kept: Mapping[str, Mapping[str, int | None]]) -> Iterator[str]:
+    """A row a method, a column a case; below each row its percentages; then the cases' meanings."""
     yield f"{'kept for backward':18}{''.join(f'{case.title:>14}' for case in CASES)}"
-    whole = found.get(REFERENCE, {}).get(CASES[0].title)
-    for name, row in found.items():
+    whole = kept.get(REFERENCE, {}).get(CASES[0].title)
+    for name, row in kept.items():
         yield _cells(METHODS[name].title, ("–" if n is None else human(n) for n in row.values()))
         if whole:
-            shares = ("" if n is None else f"{n / whole:.1%}" for n in row.values())
-            yield _cells("", shares)
+            yield _cells("", ("" if n is None else f"{n / whole:.1%}" for n in row.values()))
     yield ""
     for case in CASES:
         yield f"{case.title + ':':14}{case.meaning}"
-    yield f"%: of what {METHODS[REFERENCE].title} keeps as it is"
+    yield f"%: of the first column of {METHODS[REFERENCE].title}"
 
 
 def _cells(title, cells):

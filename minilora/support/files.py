@@ -1,6 +1,4 @@
-"""Where the data lies, reading JSON with care, writing files whole or not at all, and the error for
-a misspelt name.
-"""
+"""Where the data lies, checked JSON, files written whole, and the error for a misspelt name."""
 
 import contextlib
 import difflib
@@ -8,12 +6,12 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).resolve().parents[1]
-KINDS = {  # what JSON holds -> how an error calls it
+KINDS = {  # a Python type -> what an error calls it
     bool: "true or false",
     int: "a whole number",
     float: "a number",
@@ -24,9 +22,9 @@ KINDS = {  # what JSON holds -> how an error calls it
 
 
 def data_folder() -> Path:
-    """The checkout's data/, or the copy inside an installed package.
+    """The folder data/ of the checkout, or its copy inside an installed package.
 
-    Raises FileNotFoundError if neither holds words/.
+    Raises FileNotFoundError if neither contains words/.
     """
     places = [PACKAGE.parent / "data", PACKAGE / "_data"]
     for folder in places:
@@ -36,9 +34,9 @@ def data_folder() -> Path:
 
 
 def make_folder(path: str | Path) -> Path:
-    """A folder that can be written into, made where it is not there: to know before hours of work.
+    """Make a folder if it is missing, and test that a file can be written into it.
 
-    Raises OSError.
+    A command calls this before hours of work. Raises OSError.
     """
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
@@ -47,9 +45,9 @@ def make_folder(path: str | Path) -> Path:
 
 
 def read_text(path: str | Path) -> str:
-    """A text file in UTF-8, without a byte order mark.
+    """The contents of a text file in UTF-8, without a byte order mark.
 
-    Raises FileNotFoundError, or ValueError naming the line that is no UTF-8.
+    Raises FileNotFoundError, or ValueError with the first line that is not UTF-8.
     """
     try:
         return Path(path).read_text(encoding="utf-8-sig")
@@ -61,30 +59,31 @@ def read_text(path: str | Path) -> str:
 
 
 def read_json(path: str | Path, wanted: Any = dict) -> Any:
-    """What a JSON file holds, of the kind `wanted`: see `check_kind`.
+    """The value in a JSON file, which must be of the kind `wanted`: see `check_kind`.
 
-    Raises FileNotFoundError, or ValueError naming the place that is not as wanted.
+    Raises FileNotFoundError, or ValueError with the place in the file that is wrong.
     """
-    found = parse_json(path, read_text(path))
-    check_kind(path, "it", found, wanted)
-    return found
+    value = parse_json(path, read_text(path))
+    check_kind(path, "it", value, wanted)
+    return value
 
 
 def parse_json(place: str | Path, text: str) -> Any:
-    """What a JSON text holds; raises ValueError naming its place."""
+    """The value of a JSON text; raises ValueError that begins with `place`."""
     try:
         return json.loads(text)
     except RecursionError:
-        raise ValueError(f"{place}: not JSON: too many brackets in each other") from None
+        raise ValueError(f"{place}: not JSON: too many brackets inside one another") from None
     except ValueError as error:
         raise ValueError(f"{place}: not JSON: {error}") from None
 
 
 def check_kind(path: str | Path, name: str, value: Any, wanted: Any) -> None:
-    """Raises ValueError, naming file and place, unless a value out of JSON is of this kind.
+    """Raises ValueError, with the file and the place in it, if a JSON value is of another kind.
 
-    wanted: bool, int, float (a whole number too), str, list, dict; [kind]: a list of them;
-    {"name": kind}: an object that has these names; {str: kind}: an object of nothing else.
+    wanted: bool, int, float (a whole number is allowed too), str, list, dict; [kind]: a list of
+    such values; {"name": kind}: an object with at least these names; {str: kind}: an object all of
+    whose values are of this kind.
     """
     kind = wanted if isinstance(wanted, type) else type(wanted)
     fits = isinstance(value, int | float if kind is float else kind)
@@ -102,25 +101,34 @@ def check_kind(path: str | Path, name: str, value: Any, wanted: Any) -> None:
             check_kind(path, place, value[key], inner)
 
 
-def write_atomically(path: str | Path, data: bytes) -> None:
-    """The file at `path` becomes `data`, or stays as it was: never a part of either.
+@contextlib.contextmanager
+def errors_at(place: str | Path, without: str = "") -> Iterator[None]:
+    """A ValueError raised in the with block is raised again: `place` replaces the prefix `without`.
 
-    Raises OSError, with the old file whole and nothing left beside it.
+    with errors_at("a/config.json", "config: "): …   config: rank is 0  ->  a/config.json: rank is 0
     """
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{place}: {str(error).removeprefix(without)}") from None
+
+
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Replace the file at `path` by one with these bytes; see `write_together`. Raises OSError."""
     write_together({path: data})
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Make a file at path hold a value as JSON, whole: a record that people read, too."""
+    """Replace the file at `path` by a value as JSON, indented for people to read."""
     write_atomically(path, json.dumps(value, indent=1).encode() + b"\n")
 
 
 def write_together(files: Mapping[Any, bytes]) -> None:
-    """Path -> bytes: every file becomes its bytes, whole.
+    """Replace several files: path -> bytes. No file ever holds a part of its old or new bytes.
 
-    All are written beside their places under other names and flushed to the disk before the first
-    is renamed: no full disk, and no kill but one between the renamings, mixes old and new.
-    Raises OSError.
+    All bytes are first written to temporary files and flushed to the disk; then these are renamed.
+    A full disk leaves every old file as it was. Old and new files can be mixed only if the process
+    is killed between two renamings. Raises OSError, after removing the temporary files.
     """
     staged: dict[Path, Path] = {}
     try:
@@ -134,7 +142,7 @@ def write_together(files: Mapping[Any, bytes]) -> None:
                 os.fsync(file.fileno())
         for temporary, path in staged.items():
             os.replace(temporary, path)
-    except BaseException:  # Ctrl-C too
+    except BaseException:  # also KeyboardInterrupt
         for temporary in staged:
             temporary.unlink(missing_ok=True)
         raise
@@ -143,12 +151,12 @@ def write_together(files: Mapping[Any, bytes]) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the renaming itself last through a power cut, where the system can (not on Windows)."""
+    """Flush the renamings in a folder to the disk. Windows has no such call."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        # some network file systems refuse; the file itself is already safe
+        # some network file systems do not allow it; the files themselves are already flushed
         with contextlib.suppress(OSError):
             os.fsync(handle)
     finally:
@@ -156,23 +164,23 @@ def _sync_folder(folder: Path) -> None:
 
 
 def find(what: str, name: str, table: Mapping[str, Any]) -> Any:
-    """table[name]; raises ValueError with the nearest right names: see `nearest`."""
+    """table[name]; raises ValueError with the most similar names: see `nearest`."""
     if name not in table:
         raise nearest(what, name, table)
     return table[name]
 
 
 def nearest(what: str, got: str, choices: Iterable[str]) -> ValueError:
-    """The error for a name that is not among `choices`: it names the likeliest, then all. Raise it.
+    """The error to raise for a name that is not in `choices`: the most similar names, then all.
 
     nearest("task", "pastt", TASKS)  ->  unknown task 'pastt'; did you mean 'past'? (past, plural)
     """
     choices = list(choices)
     if not choices:
         return ValueError(f"unknown {what} {got!r}; there is none")
-    close = difflib.get_close_matches(str(got), choices, n=2)
+    similar = difflib.get_close_matches(str(got), choices, n=2)
     listed = ", ".join(choices)
-    if not close:
+    if not similar:
         return ValueError(f"unknown {what} {got!r}; wanted one of: {listed}")
-    guess = " or ".join(map(repr, close))
+    guess = " or ".join(map(repr, similar))
     return ValueError(f"unknown {what} {got!r}; did you mean {guess}? ({listed})")

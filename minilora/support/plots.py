@@ -1,4 +1,4 @@
-"""Figures of a comparison: results in, a matplotlib Figure out. No computing, no window."""
+"""Figures of a comparison: a function takes results and returns a matplotlib Figure, no window."""
 
 import io
 import re
@@ -7,7 +7,7 @@ from typing import Any
 
 INK, GRID = "#222222", "#dddddd"
 
-# Okabe and Ito's colours, which the colour-blind can tell apart; the marker says it once more.
+# Okabe and Ito's colours: colour-blind readers can distinguish them. The markers differ as well.
 LOOKS = {
     "full": ("#4d4d4d", "s"),
     "lora": ("#0072B2", "o"),
@@ -36,7 +36,7 @@ PARTS = {  # part of a record's bytes -> colour of its bar, its marker
 
 
 def human(n: float) -> str:
-    """n bytes in the binary unit that reads best, to three digits: 28672 -> "28.0 KiB"."""
+    """n bytes with three digits and a binary unit: 28672 -> "28.0 KiB"."""
     if n < 1000:
         return f"{n:.0f} B"
     for unit in ("KiB", "MiB", "GiB", "TiB"):
@@ -46,14 +46,19 @@ def human(n: float) -> str:
     return f"{n:.{2 if n < 9.995 else 1 if n < 99.95 else 0}f} {unit}"
 
 
+def round_human(n: float) -> str:
+    """`human` without zeros after the point, for an axis: 28672 -> "28 KiB"."""
+    return re.sub(r"\.0+ ", " ", human(n))
+
+
 def rows(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Name -> record of every row: the methods in their order, then from scratch if it was run."""
+    """Name -> record of every row: the methods in their order, then "scratch" if it was run."""
     scratch = {"scratch": results["scratch"]} if "scratch" in results else {}
     return {**results["methods"], **scratch}
 
 
 def reference_title(name: str) -> str:
-    """How a reference is called."""
+    """The label of a reference."""
     return REFERENCES.get(name, name.replace("_", " "))
 
 
@@ -65,13 +70,13 @@ def looks(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     return {name: {**LOOKS, **free}[name] for name in names}
 
 
-def style():
-    """The house style, as a context: large type, no frame, a light grid."""
+def style() -> Any:
+    """A context manager for the style of all figures: large type, no frame, a light grid."""
     import matplotlib
 
     return matplotlib.rc_context(
         {
-            "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same
+            "font.family": "DejaVu Sans",  # part of matplotlib: the same on every machine
             "font.size": 13,
             "axes.titlesize": 14,
             "axes.titlelocation": "left",
@@ -89,8 +94,8 @@ def style():
     )
 
 
-def canvas(width: float = 11, height: float = 6):
-    """An empty figure of so many inches, on an Agg canvas."""
+def canvas(width: float = 11, height: float = 6) -> Any:
+    """An empty figure, width × height inches, on an Agg canvas."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -100,7 +105,7 @@ def canvas(width: float = 11, height: float = 6):
 
 
 def png(figure, dpi: int = 140) -> bytes:
-    """The figure as a PNG file, of so many dots an inch; the same figure gives the same bytes."""
+    """The bytes of a figure as a PNG file. dpi: dots an inch. Equal figures give equal bytes."""
     file = io.BytesIO()
     with style():
         figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
@@ -110,8 +115,11 @@ def png(figure, dpi: int = 140) -> bytes:
 # ------------------------------------------------------------------------------------- convergence
 
 
-def convergence(results: Mapping[str, Any]):
-    """Loss against optimizer steps, a colour a row: on validation words, and thin in training."""
+def convergence(results: Mapping[str, Any]) -> Any:
+    """Loss against optimizer steps, one colour a row: left on validation words, right in training.
+
+    The legend lists the rows from the lowest final loss to the highest.
+    """
     from matplotlib.ticker import LogLocator, MaxNLocator
 
     records = rows(results)
@@ -120,13 +128,14 @@ def convergence(results: Mapping[str, Any]):
         figure = canvas(13, 6)
         validating, training = figure.subplots(1, 2, width_ratios=(1.5, 1))
         by_loss = sorted(records, key=lambda name: records[name]["curve"][-1][2])
-        for place, name in enumerate(by_loss):  # the legend ranks them
+        for place, name in enumerate(by_loss):
             steps, train, validation = zip(*records[name]["curve"])
             colour, marker = appearance[name]
             line = dict(color=colour, ls="--" if name == "scratch" else "-")
             label = f"{validation[-1]:.3f}  {records[name]['title']}"
-            where = (place % 3, 3) if len(steps) > 6 else 1  # close lines: their markers in turn
-            validating.plot(steps, validation, **line, marker=marker, markevery=where, label=label)
+            # lines may lie close together, so each marks other points than its neighbours
+            marked = (place % 3, 3) if len(steps) > 6 else 1
+            validating.plot(steps, validation, **line, marker=marker, markevery=marked, label=label)
             training.plot(steps, train, **line, lw=1.3)
         for axes, title in ((validating, "On validation words"), (training, "In training")):
             axes.set_title(title)
@@ -145,10 +154,11 @@ def convergence(results: Mapping[str, Any]):
 # ---------------------------------------------------------------------------------------- accuracy
 
 
-def accuracy(results: Mapping[str, Any]):
-    """Trainable numbers (log) against held-out exact match, with the references as dotted lines.
+def accuracy(results: Mapping[str, Any]) -> Any:
+    """Exact match on held-out words against trainable numbers (log); references are dotted lines.
 
-    Where nothing lies between the low and the high values, the axis leaves the gap out.
+    If there is a wide gap between the lowest method and the references below it, the axis is broken
+    there.
     """
     records, references = results["methods"], results["references"]
     with style():
@@ -166,7 +176,7 @@ def accuracy(results: Mapping[str, Any]):
 
 
 def _panels(figure, records, references):
-    """One axes over all values; or two, with a wide gap left out below the lowest method."""
+    """One Axes for all values; or two, if a wide gap below the lowest method is left out."""
     ends = [r["exact_match"] + sign * r["exact_match_sd"] for r in records for sign in (-1, 1)]
     below = [value for value in references if value < min(ends)]
     above = [*ends, *(value for value in references if value >= min(ends))]
@@ -179,20 +189,21 @@ def _panels(figure, records, references):
     lower.set_ylim(*_with_margin(below, 0.25))
     upper.spines["bottom"].set_visible(False)
     upper.tick_params(axis="x", which="both", length=0)
+    # the slanted strokes of a broken axis
     cut = dict(marker=[(-1, -0.5), (1, 0.5)], ms=11, ls="none", color=INK, mew=1.2, clip_on=False)
-    upper.plot([0], [0], transform=upper.transAxes, **cut)  # the slanted strokes of a broken axis
+    upper.plot([0], [0], transform=upper.transAxes, **cut)
     lower.plot([0], [1], transform=lower.transAxes, **cut)
     return [upper, lower]
 
 
 def _with_margin(values, share):
-    """(low, high) around the values with so much of their range to spare, never of no height."""
+    """(low, high): the range of the values, widened on both sides by this share of it, or 0.02."""
     margin = max(share * (max(values) - min(values)), 0.02)
     return min(values) - margin, max(values) + margin
 
 
 def _points(axes, records):
-    """A point with its spread for every method; those of one abscissa side by side."""
+    """A point with its standard deviation for every method; points of equal x are side by side."""
     from matplotlib.ticker import LogLocator
 
     appearance = looks(records)
@@ -219,10 +230,10 @@ def _points(axes, records):
 
 
 def _lines(axes, references):
-    """A dotted line for every reference within the axes, its label in the right margin."""
+    """A dotted line for every reference within the axes' limits, its label in the right margin."""
     low, high = axes.get_ylim()
     inside = {n: v for n, v in references.items() if low <= v <= high}
-    height = axes.get_position().height * axes.figure.get_figheight() * 0.8  # inches, about
+    height = axes.get_position().height * axes.figure.get_figheight() * 0.8  # roughly, in inches
     places = spread([(v - low) / (high - low) for v in inside.values()], 0.24 / height)
     for (name, value), place in zip(inside.items(), places):
         axes.axhline(value, color="#777777", ls=":", lw=1.6, zorder=1)
@@ -238,7 +249,7 @@ def _lines(axes, references):
 
 
 def spread(places: Iterable[float], gap: float) -> list[float]:
-    """The places, moved up and down until any two are `gap` apart or more; their mean stays."""
+    """The places, moved up or down so that any two are at least `gap` apart; same mean."""
     places = list(places)
     moved, last = list(places), float("-inf")
     for i in sorted(range(len(places)), key=places.__getitem__):
@@ -250,8 +261,8 @@ def spread(places: Iterable[float], gap: float) -> list[float]:
 # ------------------------------------------------------------------------------------------ memory
 
 
-def memory(results: Mapping[str, Any]):
-    """Bytes of a step by part: left stacked, in MiB; right each part on a logarithmic scale."""
+def memory(results: Mapping[str, Any]) -> Any:
+    """Bytes of a step: left the parts stacked, in MiB; right each part on a logarithmic scale."""
     records = rows(results)
     titles = [record["title"] for record in records.values()]
     with style():
@@ -263,12 +274,12 @@ def memory(results: Mapping[str, Any]):
             dots = dict(ls="none", marker=marker, ms=10, color=colour, mec=INK, mew=0.6)
             right.plot(values, range(len(values)), **dots, label=part)
         left.set_yticks(range(len(titles)), titles)
-        left.set_ylim(len(titles) - 0.4, -0.6)  # the first row on top
+        left.set_ylim(len(titles) - 0.4, -0.6)  # puts the first row on top
         left.grid(axis="y", visible=False)
         right.tick_params(axis="y", length=0)
         right.set_xscale("log", base=2)
         right.xaxis.set_major_locator(_powers_of_two(records.values()))
-        right.xaxis.set_major_formatter(lambda value, _: re.sub(r"\.0+ ", " ", human(value)))
+        right.xaxis.set_major_formatter(lambda value, _: round_human(value))
         left.set_xlabel("MiB (1,048,576 bytes)")
         right.set_xlabel("bytes, logarithmic")
         left.set_title("Memory of one training step")
@@ -279,7 +290,7 @@ def memory(results: Mapping[str, Any]):
 
 
 def _stacks(axes, sizes):
-    """A stacked bar for each row, its largest part labelled with its bytes."""
+    """A stacked bar for each row; a label gives the bytes of its largest part."""
     edges = [0.0] * len(sizes)
     for part, (colour, _) in PARTS.items():
         lengths = [size[part] / 2**20 for size in sizes]
@@ -292,7 +303,7 @@ def _stacks(axes, sizes):
 
 
 def _powers_of_two(records):
-    """At most seven ticks at powers of two, round in KiB and MiB, over all parts of the records."""
+    """At most seven ticks, at powers of two, over the bytes of all parts of the records."""
     from matplotlib.ticker import FixedLocator
 
     sizes = [record["bytes"][part] for record in records for part in PARTS]

@@ -1,4 +1,4 @@
-"""Settings as plain Python numbers, or the one-line error that says what was wanted."""
+"""Settings as plain Python numbers, or a one-line error that says what was wanted."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def whole(what: str, value, least: int = 0) -> int:
-    """value as an int of at least `least`; raises ValueError, naming `what`."""
+    """value as an int of at least `least`; raises ValueError that begins with `what`."""
     is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not is_whole or value < least:
         raise ValueError(f"{what} is {value!r}, wanted a whole number of at least {least}")
@@ -14,9 +14,9 @@ def whole(what: str, value, least: int = 0) -> int:
 
 
 def number(what: str, value, *, least: float = -math.inf, above: float = -math.inf) -> float:
-    """value as a finite float within its bounds; raises ValueError, naming `what`.
+    """value as a finite float >= least and > above; raises ValueError that begins with `what`.
 
-    A Python float, because a np.float64 would make float64 of float32 arrays.
+    The result is a Python float: a np.float64 would turn float32 arrays into float64.
     """
     is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or value < least or value <= above:
@@ -27,7 +27,8 @@ def number(what: str, value, *, least: float = -math.inf, above: float = -math.i
 
 
 def plain(value):
-    """NumPy's scalars as Python's: np.float64 would turn float32 arrays into float64, and is no
-    JSON.
+    """A NumPy scalar as a Python number, anything else as it is.
+
+    JSON cannot store a np.float64, and it would turn float32 arrays into float64.
     """
     return value.item() if isinstance(value, np.generic) else value

@@ -1,37 +1,36 @@
-"""Text to ids and back by byte pairs, as SmolLM2 and GPT-2 have it (extra: smollm).
+"""The byte-pair tokenizer of SmolLM2 and GPT-2 (optional: pip install 'minilora[smollm]').
 
-The pairs are merged by the tokenizers library; here stand the recipe, the ends and the chat.
+The tokenizers library merges the pairs. This file builds it from a model's files, and writes chats.
 """
 
 import importlib.util
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..support.files import read_json, read_text
-from .tokenizer import ForeignTokenizer
+from .tokenizer import ForeignTokenizer, known_ids, tokenizer_config
 
-START, STOP = "<|im_start|>", "<|im_end|>"  # of a message: the ChatML of the chat templates
-SPECIAL = 3  # tokenizer.ggml.token_type of what is no text
+START, STOP = "<|im_start|>", "<|im_end|>"  # around each message of a chat (ChatML)
+SPECIAL = 3  # tokenizer.ggml.token_type of a token that is not text
 
 
 class BytePairTokenizer:
-    """text -> ids. Any text has ids, and every id's bytes come back."""
+    """text -> ids. Every text can be encoded, and decoding gives it back."""
 
     def __init__(self, inner: Any, eos_id: int, pad_id: int, template: str = ""):
         self._inner = inner  # a tokenizers.Tokenizer
         self.eos_id = eos_id  # ends an answer
-        self.pad_id = pad_id  # fills up short rows
-        self.template = template  # the chat's, in Jinja
+        self.pad_id = pad_id  # pads short rows
+        self.template = template  # the chat template, in Jinja
 
     @classmethod
     def from_gguf(cls, about: Mapping[str, Any]) -> "BytePairTokenizer":
-        """Out of a GGUF file's metadata.
+        """The tokenizer in a GGUF file's metadata.
 
-        Raises ForeignTokenizer for another kind or where the library is not there, ValueError for
-        metadata that is damaged.
+        Raises ForeignTokenizer if it is of another kind or the tokenizers library is not installed,
+        ValueError if the metadata is damaged.
         """
         for key, wanted in (("tokenizer.ggml.model", "gpt2"), ("tokenizer.ggml.pre", "smollm")):
             if about.get(key) != wanted:
@@ -39,8 +38,8 @@ class BytePairTokenizer:
         needed()
         from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-        tokens = _listed(about, "tokenizer.ggml.tokens")
-        merges = [tuple(pair.split(" ")) for pair in _listed(about, "tokenizer.ggml.merges")]
+        tokens = _texts(about, "tokenizer.ggml.tokens")
+        merges = [tuple(pair.split(" ")) for pair in _texts(about, "tokenizer.ggml.merges")]
         kinds = about.get("tokenizer.ggml.token_type", [1] * len(tokens))
         ids = {token: i for i, token in enumerate(tokens)}
         if len(ids) != len(tokens) or len(kinds) != len(tokens):
@@ -50,14 +49,11 @@ class BytePairTokenizer:
             )
         try:
             inner = Tokenizer(models.BPE(vocab=ids, merges=merges))
-        except Exception as error:  # of no class of its own
+        except Exception as error:  # the library raises plain Exception
             raise ValueError(f"tokenizer.ggml.merges: {error}") from None
-        inner.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Digits(individual_digits=True),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-            ]
-        )
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        inner.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
         inner.decoder = decoders.ByteLevel()
         special = [token for token, kind in zip(tokens, kinds) if kind == SPECIAL]
         inner.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
@@ -69,10 +65,10 @@ class BytePairTokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> "BytePairTokenizer":
-        """Out of tokenizer.json and tokenizer_config.json, which names the end token.
+        """The tokenizer in tokenizer.json and tokenizer_config.json.
 
-        Raises ForeignTokenizer where it is not named, or the library cannot read it or is not
-        there.
+        Raises ForeignTokenizer if tokenizer_config.json names no end token, the tokenizers library
+        cannot read tokenizer.json, or the library is not installed.
         """
         folder = Path(folder)
         config = folder / "tokenizer_config.json"
@@ -84,52 +80,42 @@ class BytePairTokenizer:
 
         try:
             inner = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:  # of no class of its own
+        except Exception as error:  # the library raises plain Exception
             raise ForeignTokenizer(f"{folder / 'tokenizer.json'}: {error}") from None
         eos = inner.token_to_id(_content(fields["eos_token"]))
         pad = inner.token_to_id(_content(fields.get("pad_token") or fields["eos_token"]))
         if eos is None or pad is None:
             raise ForeignTokenizer(f"{config}: its eos_token or pad_token is no token")
-        beside = folder / "chat_template.jinja"
-        template = read_text(beside) if beside.is_file() else fields.get("chat_template", "")
+        jinja = folder / "chat_template.jinja"
+        template = read_text(jinja) if jinja.is_file() else fields.get("chat_template", "")
         return cls(inner, eos, pad, template if isinstance(template, str) else "")
 
     def files(self) -> dict[str, bytes]:
-        """Name -> contents of the files that `load` and transformers read."""
-        fields = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "eos_token": self._inner.id_to_token(self.eos_id),
-            "pad_token": self._inner.id_to_token(self.pad_id),
-            "clean_up_tokenization_spaces": False,
-            **({"chat_template": self.template} if self.template else {}),
-        }
-        return {
-            "tokenizer.json": self._inner.to_str(pretty=False).encode() + b"\n",
-            "tokenizer_config.json": f"{json.dumps(fields, indent=1)}\n".encode(),
-        }
+        """File name -> contents, for `load` and for transformers."""
+        pad, end = map(self._inner.id_to_token, (self.pad_id, self.eos_id))
+        more = {"chat_template": self.template} if self.template else {}
+        tokenizer = self._inner.to_str(pretty=False)
+        return {"tokenizer.json": f"{tokenizer}\n".encode(), **tokenizer_config(pad, end, **more)}
 
     @property
     def vocab_size(self) -> int:
-        """V."""
+        """V, the number of tokens."""
         return self._inner.get_vocab_size()
 
     def encode(self, text: str) -> list[int]:
-        """Text to ids; nothing is put before or after."""
+        """Text to ids; no token is added before or after."""
         return self._inner.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Ids to text, special tokens left out. Raises ValueError on an id that is no token's."""
-        ids = [int(i) for i in ids]
-        wrong = [i for i in ids if not 0 <= i < self.vocab_size]
-        if wrong:
-            raise ValueError(f"tokenizer: id {wrong[0]}, wanted 0 to {self.vocab_size - 1}")
-        return self._inner.decode(ids)
+        """Ids to text, without special tokens. Raises ValueError for an id out of range."""
+        return self._inner.decode(known_ids(ids, self.vocab_size))
 
     def chat(self, messages: str | Sequence[Mapping[str, str]]) -> str:
-        """A conversation as text that the assistant is to continue, by the template's ChatML.
+        """A conversation as one ChatML text, which the model continues with the assistant's answer.
 
-        messages: what the user says, or {"role", "content"} each; the template's own system message
-        comes first where none is given. Raises ValueError for a template of another kind.
+        messages: the user's message, or a list of {"role", "content"}. If the first message is no
+        system message, the template's own comes first. Raises ValueError if the template is not
+        ChatML.
         """
         if START not in self.template or STOP not in self.template:
             raise ValueError("tokenizer: its chat template is not ChatML, or it has none")
@@ -138,25 +124,25 @@ class BytePairTokenizer:
         default = re.search(rf"{re.escape(START)}system\n(.*?){re.escape(STOP)}", self.template)
         if default and messages and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": default[1]}, *messages]
-        said = (f"{START}{m['role']}\n{m['content']}{STOP}\n" for m in messages)
-        return "".join(said) + f"{START}assistant\n"
+        turns = (f"{START}{m['role']}\n{m['content']}{STOP}\n" for m in messages)
+        return "".join(turns) + f"{START}assistant\n"
 
 
 def needed() -> None:
-    """Raises ForeignTokenizer, saying what to install, where the library is not there."""
+    """Raises ForeignTokenizer, with the command to install it, if tokenizers is not installed."""
     if importlib.util.find_spec("tokenizers") is None:
         raise ForeignTokenizer(
             "its tokenizer needs the tokenizers library: pip install 'minilora[smollm]'"
         )
 
 
-def _listed(about, key):
-    found = about.get(key)
-    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
-        raise ValueError(f"{key} is {found!r:.80}, wanted a list of texts")
-    return found
+def _texts(about, key):
+    texts = about.get(key)
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{key} is {texts!r:.80}, wanted a list of texts")
+    return texts
 
 
 def _content(token):
-    """A token of tokenizer_config.json: a text, or an object around it."""
+    """The text of a token in tokenizer_config.json: the value itself, or its field "content"."""
     return str(token["content"] if isinstance(token, dict) else token)

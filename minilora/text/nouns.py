@@ -1,7 +1,7 @@
-"""Ten kinds of nouns: a task for a language model, asked in a sentence and answered in one token.
+"""Ten categories of nouns: a prompt is a sentence, its answer one token.
 
-"A whale is a type of" -> " animal". The table is data/categories/: nouns all of whose senses are of
-one category of WordNet's. Held-out nouns can be answered only from what the model has read before.
+"A whale is a type of" -> " animal". The table is data/categories/: nouns all of whose senses are in
+one category of WordNet. A model can answer the test nouns only from its pretraining.
 """
 
 from collections.abc import Sequence
@@ -9,53 +9,48 @@ from typing import Any
 
 import numpy as np
 
-from ..support.files import data_folder
-from .tasks import Pair, TaskData, of_one_length
+from .tasks import Pair, TaskData, of_one_length, read_table, required
 
 NAME, TITLE = "category", "category of a noun"
-PROMPT = "A {} is a type of"  # chosen on training words
+PROMPT = "A {} is a type of"  # chosen on training nouns
 
 
 def load() -> TaskData:
     """All nouns as (prompt, (answer,)), in the order of their md5; validation is empty."""
-    table = (data_folder() / "categories" / "category.tsv").read_text(encoding="utf-8")
-    pairs: dict[str, list[Pair]] = {"train": [], "test": []}
-    for line in table.splitlines()[1:]:
-        noun, category, split = line.split("\t")
-        pairs[split].append((PROMPT.format(noun), (f" {category}",)))
-    return TaskData(pairs["train"], [], pairs["test"])
+    return read_table(
+        "categories/category.tsv", lambda noun, answer: (PROMPT.format(noun), (f" {answer}",))
+    )
 
 
 def exact_match(
     model: Any, pairs: Sequence[Pair], batch_size: int = 64, return_answers: bool = False
 ) -> Any:
-    """The share of prompts whose likeliest next token is the answer; as tasks.exact_match."""
-    return _share(model, pairs, batch_size, return_answers)
+    """The share of prompts whose most probable next token is the answer; as tasks.exact_match."""
+    return _score(model, pairs, batch_size, return_answers)
 
 
 def best_of_ten(model: Any, pairs: Sequence[Pair], batch_size: int = 64) -> float:
-    """The share of prompts whose answer is the likeliest of the answers that occur: what a model
-    knows, apart from how it would say it.
+    """The share of prompts for which, among all answers of `pairs`, the right one is most probable.
+
+    This measures what a model knows, even if it would say it in other words.
     """
-    tokenizer = getattr(model, "base", model).tokenizer
-    among = np.array(sorted({_token(tokenizer, pair) for pair in pairs}))
-    return _share(model, pairs, batch_size, False, among)
+    tokenizer = required("nouns", getattr(model, "base", model).tokenizer)
+    allowed = np.array(sorted({_token(tokenizer, pair) for pair in pairs}))
+    return _score(model, pairs, batch_size, False, allowed)
 
 
-def _share(model, pairs, batch_size, return_answers, among=None):
-    """Right answers by the likeliest next token, of all or of some."""
-    tokenizer = getattr(model, "base", model).tokenizer
-    if tokenizer is None:
-        raise ValueError("nouns: the model has no tokenizer to read its prompts with")
+def _score(model, pairs, batch_size, return_answers, allowed=None):
+    """The share of right answers; an answer is the most probable of all tokens or of `allowed`."""
+    tokenizer = required("nouns", getattr(model, "base", model).tokenizer)
     prompts = [tokenizer.encode(prompt) for prompt, _ in pairs]
-    said = np.zeros(len(pairs), int)
+    answers = np.zeros(len(pairs), int)
     for places, ids in of_one_length(prompts, batch_size):
-        if among is None:
-            said[places] = model.generate(ids, 1)[:, -1]
+        if allowed is None:
+            answers[places] = model.generate(ids, 1)[:, -1]
         else:
-            said[places] = among[model.logits(ids)[:, -1, among].argmax(axis=1)]
-    score = float(np.mean(said == [_token(tokenizer, pair) for pair in pairs]))
-    return (score, [tokenizer.decode([i]) for i in said]) if return_answers else score
+            answers[places] = allowed[model.logits(ids)[:, -1, allowed].argmax(axis=1)]
+    score = float(np.mean(answers == [_token(tokenizer, pair) for pair in pairs]))
+    return (score, [tokenizer.decode([i]) for i in answers]) if return_answers else score
 
 
 def _token(tokenizer, pair):

@@ -12,26 +12,26 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..ops.loss import IGNORED
-from ..support.files import data_folder, find, parse_json, read_text
+from ..support.files import data_folder, errors_at, find, parse_json, read_text
 
-Pair = tuple[str, str | tuple[str, ...]]  # a prompt, and its completion or every right one
+Pair = tuple[str, str | tuple[str, ...]]  # a prompt, and its completion or all right completions
 Batch = tuple[np.ndarray, np.ndarray]  # ids (N, T), targets (N, T), int64
-COLUMNS = ("prompt", "completion")  # of a user's own file
+COLUMNS = ("prompt", "completion")  # the names in a user's own file
 
 
 @dataclass(frozen=True)
 class Task:
-    """One table of data/words/ and how it is asked: tag + word + ">"."""
+    """One table of data/words/, and its form of a prompt."""
 
     name: str  # also the table's file name
     tag: str  # the prompt's first character
     title: str  # what is asked
     example: str  # prompt and answer
     pretrain: bool = False  # the base was trained on it
-    rules: tuple[str, ...] = ()  # names in RULES, to print beside a model's score
+    rules: tuple[str, ...] = ()  # names in RULES, whose scores are printed beside a model's
 
     def prompt(self, word: str) -> str:
-        """How a word is asked: tag + word + ">"."""
+        """The prompt for a word: tag + word + ">"."""
         return f"{self.tag}{word}>"
 
 
@@ -51,7 +51,7 @@ TASKS = {
 
 
 class TaskData(NamedTuple):
-    """Pairs to train on, to choose settings by, and to report."""
+    """Pairs: to train on, to choose settings with, and to report scores on."""
 
     train: list[Pair]
     validation: list[Pair]
@@ -59,23 +59,32 @@ class TaskData(NamedTuple):
 
 
 def load_task(name: str) -> TaskData:
-    """All pairs of a task, in the order of the lemmas' md5; validation is empty until `select`.
+    """All pairs of a task, in the order of the lemmas' md5. `select` fills validation.
 
-    Raises ValueError on an unknown name.
+    Raises ValueError for an unknown name.
     """
     task = find("task", name, TASKS)
-    table = (data_folder() / "words" / f"{name}.tsv").read_text(encoding="utf-8")
+    return read_table(
+        f"words/{name}.tsv", lambda word, answers: (task.prompt(word), tuple(answers.split("/")))
+    )
+
+
+def read_table(name: str, to_pair: Callable[[str, str], Pair]) -> TaskData:
+    """A table in data/, whose columns are: word, answers, "train" or "test". validation is empty.
+
+    to_pair: (word, answers) -> the pair.
+    """
     pairs: dict[str, list[Pair]] = {"train": [], "test": []}
-    for line in table.splitlines()[1:]:
+    for line in read_text(data_folder() / name).splitlines()[1:]:
         word, answers, split = line.split("\t")
-        pairs[split].append((task.prompt(word), tuple(answers.split("/"))))
+        pairs[split].append(to_pair(word, answers))
     return TaskData(pairs["train"], [], pairs["test"])
 
 
 def select(task: str | TaskData, train_size: int) -> TaskData:
-    """The first `train_size` pairs to train on, as many of the next to validate on, and the test.
+    """Take the first `train_size` pairs for training, the next `train_size` for validation.
 
-    Where fewer are left, the rest validates. Raises ValueError if none would be.
+    If fewer are left, validation gets these; the test pairs stay. Raises ValueError if none is.
     """
     data = load_task(task) if isinstance(task, str) else task
     if not 1 <= train_size < len(data.train):
@@ -87,10 +96,9 @@ def select(task: str | TaskData, train_size: int) -> TaskData:
 
 
 def read_pairs(path: str | Path) -> list[tuple[str, str]]:
-    """(prompt, completion) pairs from a .jsonl or a .csv file with these two names, in UTF-8.
+    """(prompt, completion) pairs from a .jsonl or .csv file in UTF-8 that has these two names.
 
-    Blank lines do not count, nor do other names. Raises ValueError naming the line,
-    FileNotFoundError.
+    Blank lines and other names are skipped. Raises ValueError with the line, FileNotFoundError.
     """
     path = Path(path)
     readers = {".jsonl": _jsonl_records, ".csv": _csv_records}
@@ -110,7 +118,8 @@ def read_pairs(path: str | Path) -> list[tuple[str, str]]:
 
 def _jsonl_records(path: Path, text: str):
     """(line number, object) of each line that is not blank."""
-    for number, line in enumerate(text.split("\n"), 1):  # U+2028 may stand inside a string
+    # not splitlines(): it also splits at U+2028, which a JSON string may contain
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         record = parse_json(f"{path} line {number}", line)
@@ -120,15 +129,15 @@ def _jsonl_records(path: Path, text: str):
 
 
 def _csv_records(path: Path, text: str):
-    """(number of its last line, row by column name) of each row that is not blank."""
+    """(number of its last line, {column: cell}) of each row that is not blank."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows = ((reader.line_num, row) for row in reader if any(cell.strip() for cell in row))
     try:
         line, columns = next(rows, (0, list(COLUMNS)))
         for name in COLUMNS:
             if (times := columns.count(name)) != 1:
-                said = f"{times} columns" if times else "no column"
-                raise ValueError(f"{path} line {line}: {said} {name!r} in {columns}")
+                count = f"{times} columns" if times else "no column"
+                raise ValueError(f"{path} line {line}: {count} {name!r} in {columns}")
         for line, row in rows:
             if len(row) > len(columns):
                 raise ValueError(f"{path} line {line}: more cells than columns")
@@ -150,15 +159,15 @@ def batches(
 ) -> list[Batch]:
     """targets[t] = ids[t+1] on the completion and its end, -100 on the prompt and the padding.
 
-    Each epoch is shuffled anew, and its last batch filled up from the next one, so all batches have
-    one size: batch_size, or all pairs if they are fewer. ids, targets (N, T), T by the longest.
-    by_length: so many batches share their rows out by length, and come in a random order: less
-    padding; their number is rounded up to whole sets of so many. More epochs only add batches.
-    Raises ValueError on no pairs, an empty prompt, an end inside a completion, no tokenizer, or a
-    character that it does not have.
+    ids, targets (N, T), T of the longest row. Each epoch has its own order. The last batch of an
+    epoch is completed from the next one: all batches have batch_size rows, or all pairs if fewer.
+    by_length: rows of this many batches are sorted by length among them, so that less is padded;
+    the batches then come in random order, and their number is a multiple of by_length. More epochs
+    add batches after the same first ones.
+    Raises ValueError for no pairs, no tokenizer, an empty prompt, an end token inside a completion,
+    or a character without a token.
     """
-    if tokenizer is None:
-        raise ValueError("batches: the model has no tokenizer to read its prompts with")
+    required("batches", tokenizer)
     if not pairs or min(batch_size, epochs, by_length) < 1:
         raise ValueError(
             f"batches: {len(pairs)} pairs, batch_size {batch_size}, epochs {epochs}, by_length "
@@ -173,13 +182,14 @@ def batches(
     chosen = order[:total].reshape(sets, by_length, size)
     if by_length > 1:
         lengths = np.array([len(ids) for ids, _ in rows])
-        rng = np.random.default_rng((seed, by_length))  # its own: see "More epochs"
-        chosen = np.stack([_alike(each, lengths, rng) for each in chosen])
+        # not the generator above: more epochs would change the order of the first batches
+        rng = np.random.default_rng((seed, by_length))
+        chosen = np.stack([_by_length(each, lengths, rng) for each in chosen])
     return [_pad([rows[i] for i in batch], tokenizer.pad_id) for batch in chosen.reshape(-1, size)]
 
 
-def _alike(batches, lengths, rng):
-    """The rows of some batches (K, size), shared out anew: those of one are alike in length."""
+def _by_length(batches, lengths, rng):
+    """The rows of K batches (K, size), sorted by length into batches, which are then shuffled."""
     rows = batches.ravel()
     rows = rows[np.argsort(lengths[rows], kind="stable")]
     return rng.permutation(rows.reshape(batches.shape))
@@ -193,13 +203,13 @@ def enough_batches(
     seed: int,
     by_length: int = 1,
 ) -> list[Batch]:
-    """`batches` of as many epochs as so many steps of one batch want."""
+    """`batches` with enough epochs for this number of steps."""
     epochs = -(-steps * batch_size // max(1, len(pairs)))
     return batches(pairs, tokenizer, batch_size, seed, epochs, by_length)
 
 
 def all_once(pairs: Sequence[Pair], tokenizer: Any, batch_size: int = 64) -> list[Batch]:
-    """All pairs, each once, in batches alike in length: what a mean loss is taken over."""
+    """All pairs, each once, in batches of similar length: for a mean loss."""
     pairs = sorted(pairs, key=lambda pair: len(pair[0]) + len(_right(pair[1])[0]))
     parts = [pairs[k : k + batch_size] for k in range(0, len(pairs), batch_size)]
     return [batch for part in parts for batch in batches(part, tokenizer, len(part))]
@@ -207,19 +217,17 @@ def all_once(pairs: Sequence[Pair], tokenizer: Any, batch_size: int = 64) -> lis
 
 def _row(pair: Pair, tokenizer: Any) -> tuple[list[int], list[int]]:
     """ids and targets of prompt + completion + end."""
-    (prompt, completion), place = pair, f"batches: {pair!r:.120}"
-    try:
-        asked, answer = tokenizer.encode(prompt), tokenizer.encode(_right(completion)[0])
-    except ValueError as error:
-        raise ValueError(f"{place}: {error}") from None
-    if not asked or tokenizer.eos_id in answer:
+    place = f"batches: {pair!r:.120}"
+    with errors_at(place):
+        prompt, answer = tokenizer.encode(pair[0]), tokenizer.encode(_right(pair[1])[0])
+    if not prompt or tokenizer.eos_id in answer:
         raise ValueError(f"{place}: wanted a prompt, and no end token in the completion")
-    text = [*asked, *answer, tokenizer.eos_id]
-    return text[:-1], [IGNORED] * (len(asked) - 1) + text[len(asked) :]
+    row = [*prompt, *answer, tokenizer.eos_id]
+    return row[:-1], [IGNORED] * (len(prompt) - 1) + row[len(prompt) :]
 
 
 def _pad(rows: list[tuple[list[int], list[int]]], pad_id: int) -> Batch:
-    """Rows of unequal length, filled up on the right."""
+    """Rows of unequal length as one batch, padded on the right."""
     shape = len(rows), max(len(ids) for ids, _ in rows)
     ids, targets = np.full(shape, pad_id, np.int64), np.full(shape, IGNORED, np.int64)
     for n, (row_ids, row_targets) in enumerate(rows):
@@ -229,7 +237,7 @@ def _pad(rows: list[tuple[list[int], list[int]]], pad_id: int) -> Batch:
 
 
 def _right(completion: str | tuple[str, ...]) -> tuple[str, ...]:
-    """Every right completion; the first is the one trained on. Raises ValueError on none."""
+    """All right completions; training uses the first. Raises ValueError if there is none."""
     right = (completion,) if isinstance(completion, str) else tuple(completion)
     if not right:
         raise ValueError("a pair has no right completion, wanted at least one")
@@ -245,14 +253,12 @@ def exact_match(
     """The share of prompts whose greedy answer, up to the end token, is a right completion.
 
     model: has .tokenizer or .base.tokenizer, and .generate(ids (N, T), max_new_tokens, stop=id).
-    Returns a float, or (float, the answers in the order of `pairs`). An answer that does not end
-    within the length of the longest right completion is wrong. Raises ValueError on no pairs.
+    Returns a float; with return_answers (float, answers in the order of `pairs`). An answer longer
+    than the longest right completion is wrong. Raises ValueError for no pairs or no tokenizer.
     """
     if not pairs:
         raise ValueError("exact_match: no pairs")
-    tokenizer = getattr(getattr(model, "base", model), "tokenizer", None)
-    if tokenizer is None:
-        raise ValueError("exact_match: the model has no tokenizer to read its prompts with")
+    tokenizer = required("exact_match", getattr(getattr(model, "base", model), "tokenizer", None))
     prompts = [tokenizer.encode(prompt) for prompt, _ in pairs]
     right = [_right(completion) for _, completion in pairs]
     longest = max(len(tokenizer.encode(text)) for texts in right for text in texts)
@@ -269,10 +275,17 @@ def exact_match(
     return (score, answers) if return_answers else score
 
 
+def required(place: str, tokenizer: Any) -> Any:
+    """The tokenizer. Raises ValueError, which begins with `place`, if it is None."""
+    if tokenizer is None:
+        raise ValueError(f"{place}: the model has no tokenizer to read its prompts with")
+    return tokenizer
+
+
 def of_one_length(
     prompts: Sequence[list[int]], batch_size: int
 ) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Places among the prompts, and their ids (N, T): prompts of one length need no padding."""
+    """Batches of prompts of equal length, without padding: their places, their ids (N, T)."""
     by_length = defaultdict(list)
     for place, prompt in enumerate(prompts):
         by_length[len(prompt)].append(place)
@@ -303,13 +316,9 @@ def rule_four(word: str) -> str:
     return word + "ed"
 
 
-RULES: dict[str, Callable[[str], str]] = {
-    "rule_ed": rule_ed,
-    "rule_s": rule_s,
-    "rule_four": rule_four,
-}
+RULES: dict[str, Callable[[str], str]] = {f.__name__: f for f in (rule_ed, rule_s, rule_four)}
 
 
 def score_rule(rule: Callable[[str], str], pairs: Sequence[Pair]) -> float:
-    """The share of a task's pairs that a rule on the bare word gets right."""
+    """The share of a task's pairs that a rule, applied to the word itself, answers right."""
     return sum(rule(prompt[1:-1]) in _right(answers) for prompt, answers in pairs) / len(pairs)

@@ -1,4 +1,4 @@
-"""Text to ids and back, one token a character."""
+"""A tokenizer with one token for each character."""
 
 import json
 import string
@@ -6,23 +6,26 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ..support.files import check_kind, read_json, write_together
 
 PAD = "<pad>"
-END = "\n"  # the end of an answer
-ANY_CHARACTER = r"[\s\S]"  # a dot would leave the newline out
+END = "\n"  # the token that ends an answer
+ANY_CHARACTER = r"[\s\S]"  # in this regular expression "." would not match the newline
 
 
 class ForeignTokenizer(ValueError):
-    """A tokenizer.json of another kind: of byte pairs, pieces or words."""
+    """A tokenizer.json of another kind: byte pairs, word pieces or whole words."""
 
 
 @dataclass(frozen=True)
 class CharTokenizer:
-    """text -> ids, a character each. Id 0 fills up short rows, the newline ends an answer."""
+    """text -> ids, one for each character. Id 0 pads short rows; the newline ends an answer."""
 
-    tokens: tuple[str, ...]  # id -> token: "<pad>", then single characters, the newline among them
+    tokens: tuple[str, ...]  # id -> token: "<pad>", then single characters, one of them the newline
+
+    pad_id = 0  # pads short rows
 
     def __post_init__(self):
         characters = self.tokens[1:]
@@ -33,15 +36,15 @@ class CharTokenizer:
 
     @classmethod
     def from_characters(cls, characters: Iterable[str]) -> "CharTokenizer":
-        """Ids from 1 in the order given; a repeat counts once; a missing newline comes first."""
+        """Ids 1, 2, … in the given order, without repeats; a missing newline gets id 1."""
         once = list(dict.fromkeys(characters))
         return cls((PAD, *([] if END in once else [END]), *once))
 
     @classmethod
     def load(cls, folder: str | Path) -> "CharTokenizer":
-        """Read tokenizer.json as `save` writes it.
+        """Read a tokenizer.json that `save` wrote.
 
-        Raises ForeignTokenizer on any other kind, ValueError on a damaged file, FileNotFoundError.
+        Raises ForeignTokenizer for another kind, ValueError for a damaged file, FileNotFoundError.
         """
         path = Path(folder) / "tokenizer.json"
         model = read_json(path, {"model": dict})["model"]
@@ -64,20 +67,9 @@ class CharTokenizer:
         write_together({folder / name: data for name, data in self.files().items()})
 
     def files(self) -> dict[str, bytes]:
-        """Name -> contents of what `save` writes."""
-        records = {
-            "tokenizer.json": self._tokenizer_json(),
-            "tokenizer_config.json": {
-                "tokenizer_class": "PreTrainedTokenizerFast",
-                "pad_token": PAD,
-                "eos_token": END,
-                "clean_up_tokenization_spaces": False,
-            },
-        }
-        return {
-            name: f"{json.dumps(record, ensure_ascii=False, indent=1)}\n".encode()
-            for name, record in records.items()
-        }
+        """File name -> contents, as `save` writes them."""
+        tokenizer = json.dumps(self._tokenizer_json(), ensure_ascii=False, indent=1)
+        return {"tokenizer.json": f"{tokenizer}\n".encode(), **tokenizer_config(PAD, END)}
 
     def _tokenizer_json(self) -> dict:
         pad = {"id": 0, "content": PAD, "special": True}
@@ -96,7 +88,7 @@ class CharTokenizer:
             },
             "post_processor": None,
             "decoder": {"type": "Fuse"},
-            # no such token: an unknown character is an error there as it is here
+            # "<unk>" has no id, so an unknown character is an error for other libraries, too
             "model": {"type": "WordLevel", "vocab": dict(self._ids), "unk_token": "<unk>"},
         }
 
@@ -106,36 +98,48 @@ class CharTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """V, the padding included."""
+        """V, the number of tokens, with the padding."""
         return len(self.tokens)
 
     @property
-    def pad_id(self) -> int:
-        """The id that fills up short rows."""
-        return 0
-
-    @property
     def eos_id(self) -> int:
-        """The id that ends an answer: the newline's."""
+        """The id of the newline, which ends an answer."""
         return self._ids[END]
 
     def encode(self, text: str) -> list[int]:
-        """Text to ids. Raises ValueError naming every character that has none."""
+        """Text to ids. Raises ValueError with every character that has no id."""
         unknown = sorted(set(text).difference(self.tokens))
         if unknown:
             raise ValueError(f"tokenizer: no token for {', '.join(map(repr, unknown))}")
         return [self._ids[character] for character in text]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Ids to text, padding left out. Raises ValueError on an id that is no token's."""
-        ids = [int(i) for i in ids]
-        wrong = [i for i in ids if not 0 <= i < self.vocab_size]
-        if wrong:
-            raise ValueError(f"tokenizer: id {wrong[0]}, wanted 0 to {self.vocab_size - 1}")
-        return "".join(self.tokens[i] for i in ids if i != self.pad_id)
+        """Ids to text, without padding. Raises ValueError for an id out of range."""
+        return "".join(self.tokens[i] for i in known_ids(ids, self.vocab_size) if i != self.pad_id)
 
 
-# The word lab's: end, prompt mark, a tag a task, letters, and the sounds that no letter stands for.
+def tokenizer_config(pad: str, end: str, **more: Any) -> dict[str, bytes]:
+    """The file tokenizer_config.json, which tells transformers the padding and the end token."""
+    fields = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "pad_token": pad,
+        "eos_token": end,
+        "clean_up_tokenization_spaces": False,
+        **more,
+    }
+    return {"tokenizer_config.json": f"{json.dumps(fields, indent=1)}\n".encode()}
+
+
+def known_ids(ids: Iterable[int], vocab_size: int) -> list[int]:
+    """The ids as ints. Raises ValueError for an id out of range."""
+    ids = [int(i) for i in ids]
+    for i in ids:
+        if not 0 <= i < vocab_size:
+            raise ValueError(f"tokenizer: id {i}, wanted 0 to {vocab_size - 1}")
+    return ids
+
+
+# The word lab's: end, prompt mark, one tag a task, letters, and the sounds that no letter writes.
 WORD_LAB = CharTokenizer.from_characters(
     "\n>" + "SGPDNCLW" + string.ascii_lowercase + "ɑæʌɔäïɛɝɪöʊʧðʤŋʃθʒ"
 )

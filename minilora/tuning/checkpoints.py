@@ -1,4 +1,4 @@
-"""A training run as one file: everything that its next step depends on."""
+"""A checkpoint: one file with everything that the next step of a training run depends on."""
 
 import json
 import zlib
@@ -14,7 +14,7 @@ from ..support.files import check_kind, parse_json
 from .adapters import Tuned
 from .optim import AdamW
 
-ABOUT = "minilora_checkpoint"  # the entry of the file's metadata
+ABOUT = "minilora_checkpoint"  # the name of our entry in the file's metadata
 HISTORY = {
     "losses": [0.0],
     "rates": [0.0],
@@ -25,14 +25,11 @@ HISTORY = {
 
 
 def save(
-    path: str | Path,
-    tuned: Tuned,
-    adam: AdamW,
-    run: Mapping[str, Any],
-    history: Mapping[str, Any],
+    path: str | Path, tuned: Tuned, adam: AdamW, run: Mapping[str, Any], history: Mapping[str, Any]
 ) -> None:
-    """Arrays, moments, what the run is (`describe`) and its history in one safetensors file, which
-    replaces the old one at once.
+    """Write arrays, AdamW's moments, run (`describe`) and history into one safetensors file.
+
+    The file replaces an older one as a whole.
     """
     arrays = {f"array.{key}": a for key, a in tuned.arrays.items()}
     arrays |= {f"m.{key}": a for key, a in adam.m.items()}
@@ -42,11 +39,11 @@ def save(
 
 
 def load(path: str | Path, tuned: Tuned, adam: AdamW, settings: Mapping[str, Any]) -> dict:
-    """Put a checkpoint's arrays and moments in place; returns its history.
+    """Copy a checkpoint's arrays and moments into tuned and adam; returns its history.
 
-    Raises ValueError where it is damaged, or of another run: another base, method, option or
-    setting, or more steps than this one. More steps here than there are another run only where the
-    schedule depends on their number.
+    Raises ValueError if the file is damaged, was saved by another run (another base, method, option
+    or setting), or has more steps than this run. A constant schedule may resume with another number
+    of steps; with any other schedule that is another run, since each rate depends on the number.
     """
     arrays, about = read_arrays(path)
     if ABOUT not in about:
@@ -58,30 +55,27 @@ def load(path: str | Path, tuned: Tuned, adam: AdamW, settings: Mapping[str, Any
             _check_settings(path, saved[name], mine)
         elif saved.get(name) != mine:
             raise ValueError(f"{path}: {name} is {saved.get(name)!r}, this run has {mine!r}")
-    if not 0 <= saved["steps"] <= settings.get("steps", saved["steps"]):
-        raise ValueError(
-            f"{path}: it is of step {saved['steps']}, this run ends at {settings['steps']}"
-        )
-    for slot in tuned.trained():
-        for kind in ("array", "m", "v"):
-            found = arrays.get(f"{kind}.{slot.key}")
-            if found is None or found.shape != slot.array.shape or not np.isfinite(found).all():
-                raise ValueError(
-                    f"{path}: no {kind}.{slot.key} of shape {slot.array.shape} and finite numbers"
-                )
-    foreign = {k.removeprefix("m.") for k in arrays if k.startswith("m.")} - adam.params.keys()
-    if foreign:
-        raise ValueError(f"{path}: its array {min(foreign)} has no place in this run")
+    steps, last = saved["steps"], settings.get("steps", saved["steps"])
+    if not 0 <= steps <= last:
+        raise ValueError(f"{path}: it is of step {steps}, this run ends at {last}")
+    for key, own in tuned.trainable.items():
+        for name in (f"array.{key}", f"m.{key}", f"v.{key}"):
+            a = arrays.get(name)
+            if a is None or a.shape != own.shape or not np.isfinite(a).all():
+                raise ValueError(f"{path}: no {name} of shape {own.shape} and finite numbers")
+    unknown = {k.removeprefix("m.") for k in arrays if k.startswith("m.")} - adam.params.keys()
+    if unknown:
+        raise ValueError(f"{path}: its array {min(unknown)} has no place in this run")
     _restore(tuned, arrays)
     for name in adam.params:
         adam.m[name][:] = arrays[f"m.{name}"]
         adam.v[name][:] = arrays[f"v.{name}"]
-    adam.steps = saved["steps"]
+    adam.steps = steps
     return saved["history"]
 
 
 def fingerprint(model: Llama) -> str:
-    """CRC-32 over all weights, by name: tells one base from another."""
+    """The CRC-32 of all weights and their names, which distinguishes one base from another."""
     crc = 0
     for name, a in sorted(model.params.items()):
         crc = zlib.crc32(f"{name}{a.shape}{a.dtype}".encode(), crc)
@@ -90,18 +84,10 @@ def fingerprint(model: Llama) -> str:
 
 
 def describe(tuned: Tuned, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be the same for the next step to be the same; reads every weight of the base."""
-    return {
-        "method": tuned.method,
-        "rank": tuned.rank,
-        "alpha": tuned.alpha,
-        "rank_pattern": tuned.rank_pattern,
-        "alpha_pattern": tuned.alpha_pattern,
-        "seed": tuned.seed,
-        "options": tuned.options,
-        "base": fingerprint(tuned.base),
-        "settings": dict(settings),
-    }
+    """Everything that must be equal for a run to resume. This reads every weight of the base."""
+    names = ("rank", "alpha", "rank_pattern", "alpha_pattern", "seed", "options")
+    own = {"method": tuned.method} | {name: getattr(tuned, name) for name in names}
+    return own | {"base": fingerprint(tuned.base), "settings": dict(settings)}
 
 
 def _check_settings(path, saved, mine):
@@ -112,17 +98,19 @@ def _check_settings(path, saved, mine):
 
 
 def _restore(tuned, arrays):
-    """Write saved arrays into tuned's own; what a step rule adds (Delta-LoRA's start factors) comes
-    and goes with them.
+    """Copy the saved arrays into tuned's own.
+
+    Delta-LoRA's step rule adds arrays (the start factors) during a run: those that the checkpoint
+    does not have are deleted, those that only the checkpoint has are added.
     """
-    live = tuned.arrays
-    for key, array in live.items():
+    own = tuned.arrays
+    for key, array in own.items():
         if f"array.{key}" in arrays:
             array[:] = arrays[f"array.{key}"]
     for layer, arguments in tuned.layers.items():
-        place = tuned.key(layer, "")
-        saved = {k.removeprefix("array.") for k in arrays if k.startswith(f"array.{place}")}
-        for name in [n for n in arguments if (k := tuned.key(layer, n)) in live and k not in saved]:
+        prefix = tuned.key(layer, "")
+        saved = {k.removeprefix("array.") for k in arrays if k.startswith(f"array.{prefix}")}
+        for name in [n for n in arguments if (k := tuned.key(layer, n)) in own and k not in saved]:
             del arguments[name]
-        for key in saved - live.keys():
-            arguments[key.removeprefix(place)] = arrays[f"array.{key}"]
+        for key in saved - own.keys():
+            arguments[key.removeprefix(prefix)] = arrays[f"array.{key}"]

@@ -1,4 +1,4 @@
-"""What a caller may ask of a technique, checked: which linears, rank and alpha of each, options."""
+"""Checks of what a caller asks for: targets, rank and alpha of each layer, a method's options."""
 
 import re
 import warnings
@@ -15,14 +15,19 @@ DEFAULT_TARGETS = ("q_proj", "v_proj")
 
 
 def find_method(name: str) -> Method:
-    """METHODS[name], or a ValueError with the nearest right names."""
+    """METHODS[name]; raises ValueError with the most similar names."""
     return find("method", name, METHODS)
 
 
+def _kinds(layers):
+    """The last parts of layers' names, each once: q_proj, k_proj, …"""
+    return list(dict.fromkeys(layer.rsplit(".", 1)[-1] for layer in layers))
+
+
 def match_targets(config, targets=None) -> list[str]:
-    """The full names of the linears that `targets` mean, in the order of the forward pass."""
+    """The full names of the linears that `targets` select, in the order of the forward pass."""
     linears = list(config.linears())
-    kinds = list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in linears))
+    kinds = _kinds(linears)
     if targets is None:
         targets = DEFAULT_TARGETS
     if targets == "all-linear":
@@ -34,48 +39,45 @@ def match_targets(config, targets=None) -> list[str]:
     targets = (targets,) if isinstance(targets, str) else tuple(targets)
     if not targets:
         raise ValueError(f"targets: got none, wanted some of {', '.join(kinds)} or 'all-linear'")
-    found = set()
+    selected = set()
     for target in targets:
         if target in ("lm_head", "embed_tokens", "model.embed_tokens", EMBED, HEAD):
             raise ValueError(
-                f"targets: {target} cannot be adapted: it maps tokens, and where embedding and "
-                "head are tied one adapter would change both"
+                f"targets: {target} cannot be adapted: it maps tokens, and if embedding and head "
+                "are tied, one adapter would change both"
             )
-        hits = [name for name in linears if name == target or name.endswith(f".{target}")]
-        if not hits:
+        matching = [name for name in linears if name == target or name.endswith(f".{target}")]
+        if not matching:
             raise nearest("target", target, [*kinds, "all-linear"])
-        found.update(hits)
-    return [name for name in linears if name in found]
+        selected.update(matching)
+    return [name for name in linears if name in selected]
 
 
 def check_rank(record: Method, rank) -> int:
-    """The rank as an int, the method's default where None; raises below 1 or where it is not
-    whole.
-    """
+    """The rank as an int; None: the method's default. Raises ValueError unless it is 1, 2, …"""
     return whole(f"{record.name}: rank", record.default_rank if rank is None else rank, 1)
 
 
 def warn_of_ranks(
     record: Method, shapes: Iterable[tuple[str, tuple[int, ...]]], ranks: Mapping[str, int]
 ) -> None:
-    """Warn once for each rank that is above what a product can use; the first layer stands for all.
+    """Warn, once for each rank, if it is above min(O, I) of a layer: ΔW cannot have such a rank.
 
     shapes: (layer, (O, I)); ranks: layer -> rank.
     """
-    useful: dict[int, int] = {}
+    smallest: dict[int, int] = {}  # rank -> the least min(O, I) of its layers
     for layer, shape in () if record.rank_above_width else shapes:
-        useful[ranks[layer]] = min(*shape, useful.get(ranks[layer], min(shape)))
-    for rank, least in useful.items():
+        rank = ranks[layer]
+        smallest[rank] = min(*shape, smallest.get(rank, min(shape)))
+    for rank, least in smallest.items():
         if rank > least:
-            warnings.warn(
-                f"{record.name}: rank {rank} is above {least}, the smaller side of a target: "
-                "more parameters, no more rank",
-                stacklevel=3,
-            )
+            side = f"rank {rank} is above {least}, the smaller side of a target"
+            text = f"{record.name}: {side}: more parameters, no more rank"
+            warnings.warn(text, stacklevel=3)
 
 
 def check_alpha(alpha) -> float:
-    """alpha, a finite number other than 0."""
+    """alpha as a Python number. Raises ValueError if it is 0 or not finite."""
     try:
         if number("alpha", alpha) != 0:
             return plain(alpha)
@@ -91,25 +93,22 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
 
 
 def check_pattern(name: str, pattern: Mapping[str, Any], layers: Iterable[str]) -> dict[str, Any]:
-    """{pattern of layers' names: rank or alpha} as plain numbers.
+    """{pattern of layers' names: rank or alpha} with Python numbers. layers: the adapted ones.
 
-    layers: those that are adapted. Raises ValueError for a value out of range, and for a pattern
-    that matches none of them.
+    Raises ValueError if a value is out of range or a pattern matches no layer.
     """
     layers = list(layers)
-    kinds = dict.fromkeys(layer.rsplit(".", 1)[-1] for layer in layers)
     for key in pattern:
         if not any(matches(key, layer) for layer in layers):
-            raise ValueError(
-                f"{name}: {key!r:.80} matches no adapted layer; adapted are {', '.join(kinds)}"
-            )
+            kinds = ", ".join(_kinds(layers))
+            raise ValueError(f"{name}: {key!r:.80} matches no adapted layer; adapted are {kinds}")
     return {key: CHECKS[name](key, value) for key, value in pattern.items()}
 
 
 def matches(pattern: str, layer: str) -> bool:
-    """Is the pattern the layer's name, or the end of it after a dot? As PEFT reads it.
+    """Does a regular expression match the layer's name, or the end of it after a dot? As in PEFT.
 
-    Raises ValueError where it is no regular expression.
+    Raises ValueError if it is no regular expression.
     """
     try:
         return bool(re.fullmatch(rf"(.*\.)?({pattern})", layer))
@@ -118,13 +117,15 @@ def matches(pattern: str, layer: str) -> bool:
 
 
 def pick(pattern: Mapping[str, Any], layer: str, default: Any) -> Any:
-    """The value of the first pattern that the layer's name matches, or the default."""
+    """The value of the first pattern that matches the layer's name, or the default."""
     return next((value for key, value in pattern.items() if matches(key, layer)), default)
 
 
 def check_recompute(recompute: str | None) -> str | None:
-    """What backward makes again instead of keeping it: None for nothing, "layers" (of a layer only
-    its input is kept), "swiglu" (the product that down_proj reads). No gradient changes by a bit.
+    """Which activations backward computes again instead of keeping them. No gradient changes.
+
+    None: none. "layers": all of a layer; only its input is kept. "swiglu": the product that
+    down_proj reads. Raises ValueError for another value.
     """
     if recompute not in (None, "layers", "swiglu"):
         raise ValueError(f"recompute is {recompute!r}, wanted None, 'layers' or 'swiglu'")
@@ -132,9 +133,10 @@ def check_recompute(recompute: str | None) -> str | None:
 
 
 def check_options(record: Method, options: Mapping[str, Any], **common: Any) -> dict[str, Any]:
-    """The method's options with its defaults; raises ValueError for what it does not take, of the
-    options and of what methods have in common: rank, alpha, targets, and patterns of ranks and
-    alphas.
+    """The given options and the defaults of the others.
+
+    common: rank, alpha, targets, rank_pattern, alpha_pattern. Raises ValueError for an option out
+    of range, and for an option or common argument that the method does not take.
     """
     patterns = ("rank_pattern", "alpha_pattern") if "alpha" in record.takes else ()
     for name, value in common.items():
@@ -143,10 +145,10 @@ def check_options(record: Method, options: Mapping[str, Any], **common: Any) -> 
     for name in options:
         if name not in record.options:
             raise nearest(f"option of {record.name}", name, record.options)
-    found = {**record.options, **{k: plain(v) for k, v in options.items()}}
-    for name, value in found.items():
+    values = {**record.options, **{k: plain(v) for k, v in options.items()}}
+    for name, value in values.items():
         if isinstance(record.options[name], bool) and not isinstance(value, bool):
             raise ValueError(f"{record.name}: {name} is {value!r}, wanted True or False")
     if record.check:
-        record.check(found)
-    return found
+        record.check(values)
+    return values

@@ -1,48 +1,50 @@
-"""Where a run went bad: the first number that is not finite, by name."""
+"""When a training run diverges: the error that names the first array that is not finite."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ..engine import tape
 from ..support.meta import arrays_in
+from .adapters import Tuned
 
 
 class Diverged(ValueError):
-    """The loss or a gradient is no finite number any more: the arrays are as before that step. Or
-    an array is not, after it: the step itself overflowed, and no checkpoint was written.
+    """The loss or an array is no longer finite.
+
+    If the loss or a gradient is not finite, the arrays stay as they were before that step. If the
+    step itself overflowed, an array is not finite after it; no checkpoint has been written.
     """
 
     def __init__(self, step: int, what: str):
-        super().__init__(step, what)  # both, so that it can be sent from process to process
+        super().__init__(step, what)  # both arguments: pickle needs them, for another process
         self.step = step
 
     def __str__(self):
         return f"train: step {self.step}: {self.args[1]}"
 
 
-def check_gradients(tuned, parts, loss, grads, step):
-    """Raises Diverged with the first array that went bad, in the order in which they are
-    computed.
+def check_gradients(
+    tuned: Tuned, parts: Sequence, loss: float, grads: Mapping[str, np.ndarray], step: int
+) -> None:
+    """Raises Diverged if the loss or a gradient is not finite.
+
+    The error names the first array that is not finite, in the order of computation.
     """
     bad = [key for key, g in grads.items() if not np.isfinite(g).all()]
     if math.isfinite(loss) and not bad:
         return
     weights = {**tuned.base.params, **tuned.arrays}
-    first = next(
-        (f"the array {key}" for key, a in weights.items() if not np.isfinite(a).all()), None
-    )
+    first = next((f"the array {k}" for k, a in weights.items() if not np.isfinite(a).all()), None)
     if first is None and bad and math.isfinite(loss):
-        first = f"the gradient of {bad[-1]}"  # backward reaches the last layer first
-    raise Diverged(
-        step,
-        f"the loss is {loss}; "
-        f"the first that is not finite: {first or _first_bad_activation(tuned, parts, step)}",
-    )
+        first = f"the gradient of {bad[-1]}"  # backward computes the last layer first
+    first = first or _first_bad_activation(tuned, parts, step)
+    raise Diverged(step, f"the loss is {loss}; the first that is not finite: {first}")
 
 
 def _first_bad_activation(tuned, parts, step):
-    """The first in the forward pass, run again, among what is kept for backward."""
+    """Run the forward pass again; name the first op whose cache is not finite."""
     for j, (ids, targets) in enumerate(parts):
         loss = tuned.loss(ids, targets, leaves=tuned.leaves(), key=(tuned.seed, step, j))
         for node in tape(loss):
@@ -51,10 +53,8 @@ def _first_bad_activation(tuned, parts, step):
     return "the loss itself"
 
 
-def check_arrays(tuned, step):
-    """Raises Diverged where the step itself overflowed an array:
-    before it is written to a checkpoint or handed back.
-    """
+def check_arrays(tuned: Tuned, step: int) -> None:
+    """Raises Diverged if a step overflowed an array; call it before a checkpoint is written."""
     for key, a in tuned.arrays.items():
         if not np.isfinite(a).all():
             raise Diverged(step, f"the array {key} is not finite after it; the rate is too high")

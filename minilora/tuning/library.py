@@ -1,46 +1,47 @@
-"""Several adapters on one base: kept by name, switched in microseconds, added up.
+"""Several adapters on one base: stored by name, switched in microseconds, summed.
 
-A base is hundreds of times the size of an adapter; here it stands in memory once.
+A base has hundreds of times the bytes of an adapter; all adapters share one copy of it.
 """
 
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..llama.model import Llama
+from ..llama.model import Llama, ModelConfig
 from ..methods import METHODS
 from ..support.files import find
 from ..support.values import number
-from ..tuning.storage import load_adapter
 from .adapters import Tuned
+from .storage import load_adapter
 
 
 class Library:
-    """Adapters of one base by name, one of them (or none) in use.
+    """The adapters of one base, by name. At most one of them is active.
 
-    What is in use answers `logits` and `generate`; `library["past"]` is an adapter by itself.
+    `logits` and `generate` run the active adapter, or the base; `library["past"]` is one adapter.
     """
 
     def __init__(self, base: Llama):
         self.base = base
-        self.current: str | None = None  # the adapter in use; None: the base alone
+        self.current: str | None = None  # the active adapter's name; None: the base alone
         self._adapters: dict[str, Tuned] = {}
 
     def load(self, folder: str | Path, name: str | None = None) -> Tuned:
-        """Read an adapter's folder; its name is the folder's where none is given.
+        """Read an adapter's folder and add it; its name is the folder's if none is given.
 
-        Raises what load_adapter raises, and ValueError for a name that is taken.
+        Raises what load_adapter raises, and ValueError if the name is in use.
         """
         name = Path(folder).name if name is None else name
         self._check_free(name)
         return self.add(name, load_adapter(self.base, folder))
 
     def add(self, name: str, tuned: Tuned) -> Tuned:
-        """Take an adapter in, live: what trains it on is seen here.
+        """Add an adapter, not a copy of it: training it further changes the library's adapter.
 
-        Raises ValueError for a name that is taken, and for one on another base or of whole weights.
+        Raises ValueError if the name is in use, or the adapter is of another base or whole weights.
         """
         self._check_free(name)
         if tuned.base is not self.base:
@@ -51,40 +52,38 @@ class Library:
         return tuned
 
     def combine(self, name: str, weights: Mapping[str, float]) -> Tuned:
-        """Keep Σ wᵢ ΔWᵢ under a name: a LoRA whose rank is the sum of the parts' ranks.
+        """Add Σ wᵢ ΔWᵢ as a new LoRA, whose rank is the sum of the adapters' ranks.
 
-        weights: name of an adapter here -> wᵢ. With ΔWᵢ = Lᵢ Rᵢ the sum is
-        [w₁L₁ w₂L₂ …] [R₁; R₂; …], exact and never formed. Delta-LoRA counts with all that its
-        weight moved.
+        weights: name of an adapter -> wᵢ. With ΔWᵢ = Lᵢ Rᵢ the sum is [w₁L₁ w₂L₂ …] [R₁; R₂; …]:
+        exact, and no matrix (O, I) is computed. Delta-LoRA's ΔW includes the change of its weight.
         """
         self._check_free(name)
-        parts = [(number(f"library: weight of {n}", w), self[n]) for n, w in weights.items()]
-        if not parts:
+        terms = [(number(f"library: weight of {n}", w), self[n]) for n, w in weights.items()]
+        if not terms:
             raise ValueError("library: got no weights, wanted some adapter's")
         factors: dict[str, list] = {}
-        for w, tuned in parts:
+        for w, tuned in terms:
             for layer, arrays in tuned.layers.items():
                 left, right = tuned.factors(layer)
-                scaled = left * (w * arrays.get("s", 1.0))
-                factors.setdefault(layer, []).append((scaled, right))
+                factors.setdefault(layer, []).append((left * (w * arrays.get("s", 1.0)), right))
         return self.add(name, _as_lora(self.base, factors))
 
     def remove(self, name: str) -> None:
-        """Let an adapter go; the base alone answers where it was in use."""
+        """Remove an adapter; if it was active, the base alone is active."""
         find("adapter", name, self._adapters)
         del self._adapters[name]
         if self.current == name:
             self.current = None
 
     def use(self, name: str | None) -> None:
-        """Switch to an adapter; None: to the base alone. No array is touched."""
+        """Make an adapter active; None: the base alone. No array is copied or changed."""
         if name is not None:
             find("adapter", name, self._adapters)
         self.current = name
 
     @contextlib.contextmanager
     def using(self, name: str | None) -> Iterator["Library"]:
-        """`use` for a with block; afterwards what was in use before, if it is still here."""
+        """`use` within a with block; after it the earlier adapter is active, unless removed."""
         before = self.current
         self.use(name)
         try:
@@ -102,31 +101,33 @@ class Library:
         return len(self._adapters)
 
     @property
-    def speaker(self) -> Llama | Tuned:
-        """What is in use."""
+    def active(self) -> Llama | Tuned:
+        """The active adapter, or the base."""
         return self.base if self.current is None else self._adapters[self.current]
 
     @property
-    def tokenizer(self):
+    def tokenizer(self) -> Any:
+        """The base's tokenizer."""
         return self.base.tokenizer
 
     @property
-    def config(self):
+    def config(self) -> ModelConfig:
+        """The base's config."""
         return self.base.config
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all adapters' arrays, without the base."""
+        """Bytes of the arrays of all adapters, without the base."""
         arrays = [a for tuned in self._adapters.values() for a in tuned.arrays.values()]
         return sum({id(a): a.nbytes for a in arrays}.values())
 
     def logits(self, ids) -> np.ndarray:
-        """ids (N, T) ints -> logits (N, T, V) of what is in use."""
-        return self.speaker.logits(ids)
+        """ids (N, T) ints -> logits (N, T, V) of the active adapter, or of the base."""
+        return self.active.logits(ids)
 
     def generate(self, ids, max_new_tokens: int, **choices) -> np.ndarray:
-        """Continue each row by what is in use: see `generation.generate`."""
-        return self.speaker.generate(ids, max_new_tokens, **choices)
+        """Continue each row with the active adapter, or the base: see `generation.generate`."""
+        return self.active.generate(ids, max_new_tokens, **choices)
 
     def _check_free(self, name):
         if name in self._adapters:
@@ -134,13 +135,12 @@ class Library:
 
 
 def _as_lora(base, factors):
-    """layer -> [(left (O, r), right (r, I)), …]  ->  a LoRA of their summed products, s = 1."""
+    """layer -> [(left (O, r), right (r, I)), …]  ->  a LoRA with ΔW = Σ left right, s = 1."""
     layers: dict[str, dict] = {}
     for name in base.config.linears():
         if name in factors:
             lefts, rights = zip(*factors[name], strict=True)
-            A, B = np.concatenate(rights, axis=0), np.concatenate(lefts, axis=1)
-            layers[name] = {"s": 1.0, "A": A, "B": B}
+            layers[name] = {"s": 1.0, "A": np.concatenate(rights), "B": np.concatenate(lefts, 1)}
     ranks = {name: len(arrays["A"]) for name, arrays in layers.items()}
     rank, lora = max(ranks.values()), METHODS["lora"]
     tuned = Tuned(base, lora, rank, rank, tuple(layers), 0, dict(lora.options))
