@@ -19,7 +19,7 @@ from minilora.tuning.checkpoints import fingerprint
 from minilora.tuning.storage import ARRAYS
 
 IDS = np.random.default_rng(5).integers(0, 29, (2, 7))
-ADAPTERS = [name for name, record in ml.METHODS.items() if not record.whole_model]
+ADAPTERS = [name for name, record in ml.METHODS.items() if record.factors]
 
 
 def trained(base, method, seed=1, **how):

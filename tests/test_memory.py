@@ -11,8 +11,7 @@ import pytest
 from conftest import same_peak
 
 import minilora as ml
-from minilora import fast as kernels
-from minilora import ops
+from minilora import fast, ops
 from minilora.check.doctor import method_case, op_cases
 from minilora.cli import main
 from minilora.engine import Op, Tensor, backward
@@ -22,7 +21,6 @@ from minilora.memory import (
     CATEGORIES,
     arrays_in,
     by_kind,
-    cache_names,
     largest,
     ledger,
     measure,
@@ -73,7 +71,6 @@ def test_predicted_is_measured(method, how, case):
         "trainable",
         "shared",
         "moved",
-        "packed",
         "base_kept",
         "scratch",
     ):
@@ -287,7 +284,7 @@ def test_base_kept_and_the_master_copy_are_said(capsys):
     assert "a 32-bit master copy and two moments" in out and "optimizer: two" not in out
 
 
-@pytest.mark.skipif(not kernels.compiled(), reason="the twins hold more for a moment")
+@pytest.mark.skipif(not fast.on(), reason="the pages hold more for a moment")
 @pytest.mark.parametrize("method, how", [("full", {}), ("lora", {"rank": 32, "targets": ALL})])
 @pytest.mark.parametrize("clip", [None, 1e-3])
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -315,22 +312,9 @@ def test_train_s_own_step_holds_what_the_ledger_says(method, how, clip, accumula
 def test_weights_are_the_sum_of_their_parts():
     for method, how in settings():
         row = ledger(CASES["tied"][0], 1, 100, method=method, **how)
-        parts = row.frozen + row.trainable + row.shared + row.moved + row.packed
+        parts = row.frozen + row.trainable + row.shared + row.moved
         assert row.weights == parts
-        assert row.scratch == 4 * 2 * 100 * 8 and row.packed == 0  # cos and sin (100, D/2)
-
-
-def test_a_kernels_packed_copies_have_their_row(monkeypatch):
-    """Whatever a kernel keeps of the weights is told by kernels.packed_bytes, real or shape."""
-    config, batch, length = CASES["wide"]
-    tuned = ml.attach(Llama(config, init_params(config)), "lora", rank=4)
-    plain = ledger(tuned, batch, length)
-    monkeypatch.setattr(kernels, "packed_bytes", lambda W: W.nbytes if W.shape[0] == 384 else 0)
-    said, found = ledger(tuned, batch, length), measure(tuned, batch, length)
-    packed = 2 * 4 * 4 * 384 * 128  # gate and up of four layers
-    for row in (said, found):
-        assert row.packed == packed and row.weights == plain.weights + packed
-    assert said.peak == plain.peak + packed and said.frozen == plain.frozen
+        assert row.scratch == 4 * 2 * 100 * 8  # cos and sin (100, D/2)
 
 
 def test_a_large_model_in_no_memory_and_no_time():
@@ -427,12 +411,6 @@ def without(cache, array):
     if isinstance(cache, tuple):
         return tuple(without(part, array) for part in cache)
     return None if cache is array else cache
-
-
-def test_names_of_what_is_kept_stand_in_the_pairs():
-    assert cache_names(METHODS["lora"].op.forward)[:2] == ("x", "z")
-    assert cache_names(ops.attention.forward) == ("q", "k", "v", "o", "lse")
-    assert cache_names(np.sum) == ()
 
 
 def test_rows_by_kind_add_up():

@@ -67,10 +67,16 @@ class TestWhatIf:
     @pytest.mark.parametrize("targets, inputs", [(QV, 2 * C), (ALL, 6 * C + F)])
     @pytest.mark.parametrize("method", WITH_DROPOUT)
     def test_a_stored_mask(self, method, targets, inputs):
-        """One for each adapted linear: q, k and v share x, but not the mask."""
-        assert more("dropout", method, targets) == 0
-        assert more("mask, bytes", method, targets) == L * N * inputs
-        assert more("mask, floats", method, targets) == 4 * L * N * inputs
+        """One for each adapted linear: q, k and v share x, but neither the mask nor what it leaves.
+
+        LoRA keeps that in place of x: of its inputs it kept one for q, k, v and one for gate, up
+        before, and none for o, which attention keeps.
+        """
+        kept_x = {QV: C, ALL: 2 * C + F}[targets]
+        dropped = 4 * L * N * (inputs - kept_x) if method in KEEP_X else 0
+        assert more("dropout", method, targets) == dropped
+        assert more("mask, bytes", method, targets) == dropped + L * N * inputs
+        assert more("mask, floats", method, targets) == dropped + 4 * L * N * inputs
 
     def test_a_stored_mask_of_floats_is_twice_what_lora_fa_saved(self):
         saving = kept("as it is", "lora") - kept("as it is", "lora_fa")

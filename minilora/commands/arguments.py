@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..methods import METHODS
+from ..methods import DEFAULT, METHODS
 from ..support.files import nearest
 from ..tuning.choices import find_method
 
@@ -23,7 +23,8 @@ def adapter_options(
     p: argparse.ArgumentParser, default: str | None = None, several: bool = False
 ) -> None:
     """Add --method, --rank, --targets, --option; several: --method may be a list."""
-    listed = f"{'some of ' if several else ''}{', '.join(METHODS)} ({default or 'all'})"
+    which = default or ", ".join(DEFAULT)
+    listed = f"{'some of ' if several else ''}{', '.join(METHODS)} (default: {which})"
     p.add_argument("--method", default=default, help=listed)
     p.add_argument("--rank", type=int, help="rank of the adapter")
     p.add_argument("--targets", type=names, help="q_proj,v_proj,… or all-linear")

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..llama.model import ModelConfig
 from ..llama.shapes import SHAPES
-from ..methods import METHODS
+from ..methods import DEFAULT, METHODS
 from ..support.files import data_folder, nearest
 from .arguments import adapter_options, command, given, options
 
@@ -36,7 +36,7 @@ def add(commands) -> None:
 
 
 def count(a: Namespace) -> None:
-    """Print the trainable numbers of one method, of several or of all."""
+    """Print the trainable numbers of one method, of several or of the default ones."""
     from ..memory.count import count as count_one
     from ..memory.count import table as count_all
 
@@ -98,7 +98,7 @@ def memory(a: Namespace) -> None:
 
 
 def _settings(a) -> dict[str, dict[str, Any]]:
-    """Method -> keywords for `ledger`: of the methods that were asked for, or of all.
+    """Method -> keywords for `ledger`: of the methods that were asked for, or of the default ones.
 
     If none was asked for, each method gets only those keywords that it takes.
     """
@@ -107,7 +107,7 @@ def _settings(a) -> dict[str, dict[str, Any]]:
         return {name: common | options(a.option, name) | recompute for name in asked}
     return {
         name: {k: v for k, v in common.items() if k in record.takes} | recompute
-        for name, record in METHODS.items()
+        for name, record in ((name, METHODS[name]) for name in DEFAULT)
     }
 
 

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from ..methods import METHODS
+from ..methods import DEFAULT, METHODS
 from ..support.meta import Meta
 from ..tuning.choices import check_options, check_rank, find_method, match_targets, warn_of_ranks
 
@@ -47,9 +47,9 @@ def count(
 
 
 def table(model: Any, rank: int | None = None, targets=None) -> dict[str, dict[str, Any]]:
-    """`count` for every method; rank and targets only for methods that take them."""
+    """`count` for every default method; rank and targets only for methods that take them."""
     given = {"rank": rank, "targets": targets}
     return {
         name: count(model, name, **{k: v for k, v in given.items() if k in record.takes})
-        for name, record in METHODS.items()
+        for name, record in ((name, METHODS[name]) for name in DEFAULT)
     }

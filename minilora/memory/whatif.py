@@ -6,16 +6,16 @@ another reason, or an array as large as x, loses this saving.
 
 import contextlib
 import dataclasses
-import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from .. import ops
 from ..engine import Op
+from ..fast import twin
 from ..llama.model import ModelConfig
 from ..methods import METHODS
-from ..methods.dropout import mask
+from ..ops.dropout import mask
 from ..support.plots import human
 from ..tuning.choices import find_method
 from .step import ledger
@@ -38,12 +38,11 @@ class Case:
 
 
 def _mask(given, out):
-    return mask(given["p"], given["key"], given["x"])
+    return mask(given["x"], given["p"], given["key"])
 
 
 def _mask_of_bytes(given, out):
-    m = _mask(given, out)
-    return None if m is None else m > 0  # None without dropout, as in evaluation
+    return _mask(given, out) > 0
 
 
 def _inputs(x, Wg=None, Wu=None, Wd=None, **others):
@@ -64,38 +63,40 @@ CASES = (
     ),
     Case("dropout", f"dropout {P:g} on the adapter's input, its mask recomputed", dropout=P),
     Case(
-        "mask, bytes", "its mask kept in bytes, as PyTorch on a GPU", (ADAPTER,), _mask_of_bytes, P
+        "mask, bytes",
+        "its mask kept in bytes, as PyTorch on a GPU",
+        ("dropout",),
+        _mask_of_bytes,
+        P,
     ),
-    Case("mask, floats", "its mask kept in x's dtype, as PyTorch on a CPU", (ADAPTER,), _mask, P),
+    Case("mask, floats", "its mask kept in x's dtype, as PyTorch on a CPU", ("dropout",), _mask, P),
 )
 
 
 def keeping(op: Op, more: Callable[[Mapping[str, Any], Any], Any]) -> Op:
     """An op whose cache also has more(arguments by name, out), which its backward does not read."""
-    names = tuple(inspect.signature(op.forward).parameters)
+    forward, backward, takes_need = op.forward, op.backward, op.takes_need
+    names = tuple(inspect.signature(forward).parameters)
 
-    @functools.wraps(op.forward)
     def wider_forward(*args):
-        out, cache = op.forward(*args)
+        out, cache = twin(forward, args[0])(*args)
         return out, (cache, more(dict(zip(names, args)), out))
 
-    @functools.wraps(op.backward)
-    def wider_backward(dout, cache, *need):
-        return op.backward(dout, cache[0], *need)
+    def wider_backward(dout, cache, need):
+        wanted = (need,) if takes_need else ()
+        return twin(backward, dout)(dout, cache[0], *wanted)
 
+    wider_forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
     return Op(op.name, wider_forward, wider_backward)
 
 
 @contextlib.contextmanager
 def supposing(case: Case, method: str) -> Iterator[None]:
     """Within the with block, the case's ops keep more, in every model that uses this method."""
-    record, more = find_method(method), case.more
-    changed, records = {}, {}
-    if more:
-        changed = {n: keeping(getattr(ops, n), more) for n in case.ops if n != ADAPTER}
-        if ADAPTER in case.ops:
-            records = {method: dataclasses.replace(record, op=keeping(record.op, more))}
-    with _replaced(vars(ops), changed), _replaced(METHODS, records):
+    chosen = [find_method(method).op if n == ADAPTER else getattr(ops, n) for n in case.ops]
+    with contextlib.ExitStack() as stack:
+        for op in {id(op): op for op in chosen if case.more}.values():
+            stack.enter_context(_replaced(vars(op), vars(keeping(op, case.more))))
         yield
 
 

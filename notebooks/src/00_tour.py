@@ -19,6 +19,7 @@ import numpy as np
 import minilora as ml
 from minilora.check import check, course
 from minilora.lab import rates
+from minilora.methods import DEFAULT
 from minilora.text import tasks
 
 # %% [markdown]
@@ -120,7 +121,7 @@ Each states in one file what it trains and how:
 """
 
 # %%
-for record in ml.METHODS.values():
+for record in (ml.METHODS[name] for name in DEFAULT):
     print(f"{record.title:17} {record.formula:45} trains {', '.join(record.trains)}")
 
 # %% [markdown]
@@ -133,7 +134,7 @@ other verbs. VeRA has rank 256, the others 4.
 chosen = rates.chosen_for("past", rates.read())
 ranks = {"full": {}, "vera": {"rank": 256}}
 runs = {}
-for name in ml.METHODS:
+for name in DEFAULT:
     tuned = ml.attach(model, name, **ranks.get(name, {"rank": 4}))
     history = ml.train(tuned, batches, steps=60, lr=chosen[name]["lr"], schedule="linear", warmup=6)
     runs[name] = tuned, history.losses, dict(ml.ledger(tuned, 32, 25))
