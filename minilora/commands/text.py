@@ -140,7 +140,7 @@ def generate(a) -> None:
     """Print the prompt's continuation, each token as it comes."""
     import minilora as ml
 
-    from ..bench import decoding as speed
+    from ..bench import decoding, limits
 
     model = ml.load_model(a.base)
     if model.tokenizer is None:
@@ -148,9 +148,9 @@ def generate(a) -> None:
     if a.max_new_tokens < 1:
         raise ValueError(f"--max-new-tokens is {a.max_new_tokens}, wanted at least 1")
     speaker = ml.load_adapter(model, a.adapter) if a.adapter else model
-    stream, clock = _Stream(model.tokenizer), speed.Clock()
-    size = max(1 << 28, speed.token_bytes(model))  # as much as a token reads: no cache helps one
-    before = speed.read_bandwidth(nbytes=size) if a.speed else 0.0
+    stream, clock = _Stream(model.tokenizer), decoding.Clock()
+    size = max(1 << 28, decoding.token_bytes(model))  # as much as a token reads, not in a cache
+    before = limits.read_bandwidth(nbytes=size) if a.speed else 0.0
 
     def on_token(token):
         clock(token)
@@ -167,7 +167,8 @@ def generate(a) -> None:
     )
     stream.end()
     if a.speed:
-        print(clock.line(model, max(before, speed.read_bandwidth(nbytes=size))), file=sys.stderr)
+        bandwidth = max(before, limits.read_bandwidth(nbytes=size))
+        print(clock.line(model, bandwidth), file=sys.stderr)
 
 
 def _prompt(a, tokenizer):
