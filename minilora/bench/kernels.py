@@ -28,7 +28,7 @@ def compared(settings: Settings, tell: Callable[[dict], None]) -> dict[str, Any]
         sides.append(Side(TORCH, threads, settings.python))
     records = []
     with turns.together(sides):
-        peaks, rates = sides[0].ask("limits.peaks"), {}
+        peaks, rates = sides[0].ask("machine.peaks"), {}
         if sides[0].ask("machine.kernels")["backend"] != "numpy":
             how = {"sizes": (512, 512, 512), "rounds": settings.rounds, "blas": False}
             cube = sides[0].ask("ladder.rungs", **how)

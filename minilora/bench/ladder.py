@@ -39,33 +39,30 @@ def climbed(settings: Settings, tell: Callable[[dict], None]) -> dict[str, Any]:
     threads = settings.number_of_threads()
     one, more = Side("one", 1, hide="OPENBLAS_"), Side(turns.OURS, threads)
     blas = Side(BLAS, threads, hide="OPENBLAS_")
-    products = []
     with turns.together([one, more, blas]):
         pages = {
             "large pages": blas.ask("ladder.pages"),
             "small pages": blas.ask("ladder.pages", small=True),
             "kept": more.ask("ladder.pages", keep=True),
         }
-        peaks = {"1": one.ask("limits.peaks", threads=1)}
-        peaks[str(threads)] = more.ask("limits.peaks", threads=threads)
+        peaks = {"1": one.ask("machine.peaks", threads=1)}
+        peaks[str(threads)] = more.ask("machine.peaks", threads=threads)
+        products = []
         for columns in COLUMNS:
             sizes = rows, DEPTH, columns
             products.append(one.ask("ladder.rungs", sizes=sizes, rounds=settings.rounds))
             tell(products[-1])
         ask = kernels.asking("matmul_nn", sizes, 0.1)
         rounds = turns.in_turn([more, blas], settings.rounds, ask)
-        fused_times = one.ask("ladder.fused", rows=rows, rounds=settings.rounds)
-    return {
-        "peaks": peaks,
-        "threads": threads,
-        "pages": pages,
-        "products": products,
-        "together": {
-            "register tile": turns.summary(rounds[more.name])["median"],
-            BLAS: turns.summary(rounds[BLAS])["median"],
-        },
-        "fused": fused_times,
-    }
+        ways = {"register tile": rounds[more.name], BLAS: rounds[BLAS]}
+        return {
+            "peaks": peaks,
+            "threads": threads,
+            "pages": pages,
+            "products": products,
+            "together": {way: turns.summary(times)["median"] for way, times in ways.items()},
+            "fused": one.ask("ladder.fused", rows=rows, rounds=settings.rounds),
+        }
 
 
 def rungs(sizes: tuple[int, int, int], rounds: int, blas: bool = True) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def _one(size: str, case: str, settings: Settings) -> dict[str, Any]:
         _check(case, losses)
         rounds = _in_turn(sides, settings)
         memory = {side.name: side.ask("training.memory") for side in sides}
-        peak = sides[0].ask("limits.tile_flops")
+        peak = sides[0].ask("machine.tile_flops")
     summaries = {name: turns.summary(times) for name, times in rounds.items()}
     return {
         "size": size,

@@ -13,8 +13,7 @@ import torch
 from ..llama.model import Llama
 from ..tuning.storage import save_adapter
 from .cases import Batch, Tuned
-from .training import Train
-from .turns import SIDES
+from .turns import SIDES, Train
 
 
 def theirs(tuned: Tuned, batch: Batch, lr: float, side: str, threads: int) -> Train:

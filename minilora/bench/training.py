@@ -1,18 +1,16 @@
 """The training that a worker times: ours, or the one in PyTorch."""
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from ..support.files import find
 from ..tuning.train import train
 from . import cases, machine, turns
 
-Train = Callable[[int], tuple[list[float], list[float]]]  # n steps -> their losses, wall seconds
 _now: dict[str, Any] = {}  # of this worker: its training, and its bytes of memory before that
 
 
-def ours(tuned: cases.Tuned, batch: cases.Batch, lr: float) -> Train:
+def ours(tuned: cases.Tuned, batch: cases.Batch, lr: float) -> turns.Train:
     """Training steps in this package."""
 
     def steps(n):
@@ -29,7 +27,7 @@ def start(side: str, size: str, case: str, lr: float, threads: int) -> None:
     what is measured.
     """
 
-    def make(of) -> Train:
+    def make(of) -> turns.Train:
         tuned, batch = cases.make(of, attached), cases.batch(of)
         if side not in turns.SIDES[1:]:
             return ours(tuned, batch, lr)

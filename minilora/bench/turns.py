@@ -21,6 +21,7 @@ UNIT = "minilora amx"  # ours again, with the large products on the matrix unit
 REST = 0.3  # seconds: the idle threads of a pool keep a core busy for up to 0.2
 THREADS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
+Train = Callable[[int], tuple[list[float], list[float]]]  # n steps -> their losses, wall seconds
 Times = dict[str, float]  # of a step or a call, in seconds: median, least, cpu; steps: how many
 Rounds = dict[str, list[Times]]  # side -> its times in each round
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import fast, ops
+from ..fast import kernels
 from ..ops.loss import losses_and_gradients
 from ..tuning.optim import adamw
 
@@ -51,7 +52,7 @@ class Kernel(NamedTuple):
 
 def kernel(name: str) -> Callable[..., Any]:
     """The kernel as minilora runs it: compiled, or the page where Numba is not in use."""
-    return getattr(fast.kernels, name) if fast.on() else KERNELS[name].numpy
+    return getattr(kernels, name) if fast.on() else KERNELS[name].numpy
 
 
 def arguments(name: str, sizes: tuple[int, ...]) -> list[Any]:

@@ -140,7 +140,7 @@ def generate(a) -> None:
     """Print the prompt's continuation, each token as it comes."""
     import minilora as ml
 
-    from ..bench import decoding, limits
+    from ..bench import decoding, machine
 
     model = ml.load_model(a.base)
     if model.tokenizer is None:
@@ -150,7 +150,7 @@ def generate(a) -> None:
     speaker = ml.load_adapter(model, a.adapter) if a.adapter else model
     stream, clock = _Stream(model.tokenizer), decoding.Clock()
     size = max(1 << 28, decoding.token_bytes(model))  # as much as a token reads, not in a cache
-    before = limits.read_bandwidth(nbytes=size) if a.speed else 0.0
+    before = machine.read_bandwidth(nbytes=size) if a.speed else 0.0
 
     def on_token(token):
         clock(token)
@@ -167,7 +167,7 @@ def generate(a) -> None:
     )
     stream.end()
     if a.speed:
-        bandwidth = max(before, limits.read_bandwidth(nbytes=size))
+        bandwidth = max(before, machine.read_bandwidth(nbytes=size))
         print(clock.line(model, bandwidth), file=sys.stderr)
 
 
