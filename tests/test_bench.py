@@ -1,4 +1,4 @@
-"""The bench: that it counts right, compares before it tells, and runs where torch is absent."""
+"""The bench: it counts right, compares results before it times, and runs without torch."""
 
 import json
 import math
@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from minilora import cli
-from minilora import fast as kernels
-from minilora.bench import cases, figures, growth, ladder, steps, tables, turns, work
+from minilora import fast
+from minilora.bench import cases, figures, growth, kernels, ladder, steps, tables, turns, work
 from minilora.memory import ledger
 
-NUMBA = kernels.compiled()
+NUMBA = fast.backend() != "numpy"
 
 
 @pytest.mark.smoke
@@ -58,14 +58,31 @@ def test_a_kernel_is_checked_and_timed(name):
     sizes = dict(work.FUSED).get(name, (6, 5, 4))
     sizes = tuple(min(n, 8) for n in sizes)
     for side in ("minilora", "numpy"):
-        assert work.timed(side, name, sizes, 0.0)["least"] > 0
+        assert kernels.timed(side, name, sizes, 0.0)["least"] > 0
 
 
 @pytest.mark.smoke
 def test_a_wrong_kernel_is_not_timed(monkeypatch):
-    monkeypatch.setattr(kernels, "matmul_nt", lambda x, w: 1.001 * (x @ w.T))
+    monkeypatch.setattr(work, "kernel", lambda name: lambda x, w: 1.001 * (x @ w.T))
     with pytest.raises(ValueError, match=r"minilora: matmul_nt .* wrong by"):
-        work.timed("minilora", "matmul_nt", (6, 5, 4), 0.0)
+        kernels.timed("minilora", "matmul_nt", (6, 5, 4), 0.0)
+
+
+@pytest.mark.smoke
+def test_what_a_kernel_writes_is_checked(monkeypatch):
+    """AdamW returns nothing: its arrays are compared. The argument x must stay as it is."""
+    monkeypatch.setattr(work, "kernel", lambda name: lambda p, *_: None)
+    with pytest.raises(ValueError, match="minilora: adamw .* wrong by"):
+        kernels.timed("minilora", "adamw", (8,), 0.0)
+
+    def spoils(x, w):
+        y = x @ w.T
+        x += 1
+        return y
+
+    monkeypatch.setattr(work, "kernel", lambda name: spoils)
+    with pytest.raises(ValueError, match="minilora: matmul_nt .* wrong by"):
+        kernels.timed("minilora", "matmul_nt", (6, 5, 4), 0.0)
 
 
 @pytest.mark.skipif(not NUMBA, reason="about Numba's kernels")
@@ -109,12 +126,12 @@ def test_growth_is_measured_beside_the_ledger():
     M, numbers = 4 * 32, ledger(tuned, 4, 32).trainable // 4
     assert cases.adapter_flops(size, tuned) == 6 * M * numbers
     record = {"axis": "rank", "points": points, "exponents": dict.fromkeys(points[0], 1.0)}
-    assert figures.growth([record]).axes and tables.row(tables.GROWTH, record)
+    assert figures.growth([record]).axes and len(list(tables.lines("growth", [record]))) == 2
 
 
 def test_the_command_without_torch(tmp_path, capsys, monkeypatch):
     """Our own side alone: a table, a record of the machine and of the rounds."""
-    monkeypatch.setattr(steps.Settings, "peers", lambda self: ())
+    monkeypatch.setattr(turns.Settings, "peers", lambda self: ())
     asked = f"bench steps methods --quick --cases lora lora_fa --out {tmp_path}"
     assert cli.main(asked.split()) == 0
     out = capsys.readouterr().out
@@ -142,8 +159,11 @@ def test_wrong_arguments_are_met_with_the_right_ones(arguments, message, capsys)
 
 
 def test_a_worker_says_what_went_wrong():
-    with turns.together([turns.Side("minilora")]) as (side,):
-        with pytest.raises(ValueError, match=r"minilora: make: .*size"):
-            side.ask("make", side="minilora", size="huge", case="lora", lr=1e-3, threads=1)
-        side.ask("make", side="minilora", size="toy", case="lora", lr=1e-3, threads=1)
-        assert len(side.ask("steps", n=2)) == 2
+    how = {"side": "minilora", "case": "lora", "lr": 1e-3, "threads": 1}
+    with turns.together([turns.Side("minilora", threads=1)]) as (side,):
+        with pytest.raises(ValueError, match=r"minilora: training.start: .*size"):
+            side.ask("training.start", size="huge", **how)
+        side.ask("training.start", size="toy", **how)
+        assert len(side.ask("training.losses", n=2)) == 2
+        times = side.ask("training.timed", n=3)
+        assert times["steps"] == 3 and 0 < times["least"] <= times["median"]

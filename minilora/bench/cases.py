@@ -1,4 +1,4 @@
-"""What is timed: some sizes of Llama, and each technique as it is attached to them."""
+"""What is timed: sizes of Llama, and each technique as it is attached to them."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,18 +10,20 @@ from ..methods import METHODS
 from ..ops.loss import IGNORED
 from ..tuning.adapters import Tuned, attach
 
+Batch = tuple[np.ndarray, np.ndarray]  # tokens, targets, both (N, T)
+
 
 @dataclass(frozen=True)
 class Size:
-    """A model and a batch of tokens."""
+    """A model and the shape of a batch."""
 
     config: ModelConfig
-    batch: int  # N, rows of tokens
-    length: int  # T, tokens in a row
+    batch: int  # N, sequences
+    length: int  # T, tokens of a sequence
 
 
 def size(C, L, H, G, F, V, N, T, tied=False) -> Size:
-    """A size by the letters of its numbers."""
+    """A size from its numbers: L layers, the others as everywhere in this project."""
     config = ModelConfig(
         vocab_size=V,
         hidden_size=C,
@@ -44,35 +46,32 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Case:
-    """A technique as it is attached."""
+    """A technique and how it is attached."""
 
     title: str
     method: str
     how: dict[str, Any] = field(default_factory=dict)  # keywords of attach
 
 
-def _cases() -> dict[str, Case]:
-    cases = {}
-    for name, record in METHODS.items():
-        how: dict[str, Any] = {}
-        if "rank" in record.takes:
-            how = {"rank": 64 if record.rank_above_width else 8, "targets": ("q_proj", "v_proj")}
-        cases[name] = Case(record.title, name, how)
-    everywhere = {"rank": 8, "targets": "all-linear"}
-    cases["lora-all"] = Case("LoRA, all linears", "lora", everywhere)
-    return cases
+def _of_method(record) -> Case:
+    if "rank" not in record.takes:
+        return Case(record.title, record.name)
+    rank = 64 if record.rank_above_width else 8
+    return Case(record.title, record.name, {"rank": rank, "targets": ("q_proj", "v_proj")})
 
 
-CASES = _cases()
+CASES = {name: _of_method(record) for name, record in METHODS.items()} | {
+    "lora-all": Case("LoRA, all linears", "lora", {"rank": 8, "targets": "all-linear"})
+}
 
 
 def make(of: Size, case: Case) -> Tuned:
-    """The case on a model of random weights: the same numbers each time."""
+    """The case on a model of random weights, the same numbers each time."""
     return attach(Llama(of.config, init_params(of.config)), case.method, **case.how)
 
 
-def batch(of: Size) -> tuple[np.ndarray, np.ndarray]:
-    """Random tokens (N, T), and as targets the token after each; after the last none counts."""
+def batch(of: Size) -> Batch:
+    """Random tokens (N, T), and the next tokens as targets; the last place of a row has none."""
     rng = np.random.default_rng(0)
     ids = rng.integers(0, of.config.vocab_size, (of.batch, of.length))
     targets = np.full_like(ids, IGNORED)
@@ -81,20 +80,21 @@ def batch(of: Size) -> tuple[np.ndarray, np.ndarray]:
 
 
 def flops(of: Size, case: Case) -> float:
-    """Floating-point operations of a step's matrix products: 2 a multiply-add.
+    """Floating-point operations of the matrix products of a step, without the adapters' own.
 
-    Every linear and the head forward, as much again for dx, and for dW where W trains; half of
-    attention (it is causal) forward and 2.5 times that backward. Without the adapters' own.
+    A multiplication and an addition are two. The linears and the head: forward, the same again for
+    dx, and again for dW where W trains. Attention: half of its products, because it is causal,
+    forward, and 2.5 times that backward.
     """
     c, M = of.config, of.batch * of.length
     weights = sum(O * I for O, I in c.linears().values()) + c.vocab_size * c.hidden_size
     heads = c.num_hidden_layers * c.num_attention_heads * c.head_dim
     attention = 4 * M * of.length * heads / 2
-    products = 3 if METHODS[case.method].whole_model else 2
-    return products * 2 * M * weights + 3.5 * attention
+    passes = 3 if METHODS[case.method].whole_model else 2
+    return passes * 2 * M * weights + 3.5 * attention
 
 
 def adapter_flops(of: Size, tuned: Tuned) -> float:
-    """The adapters' own: of a linear (O, I), each of its trained factors forward and twice back."""
+    """Floating-point operations of the adapters: each trained factor once forward, twice back."""
     M = of.batch * of.length
     return 6.0 * M * sum(a.size for a in tuned.trainable.values())

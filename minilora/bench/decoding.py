@@ -1,12 +1,10 @@
 """How fast a model decodes, beside what this machine's memory allows.
 
-A decoded token reads every weight once and computes little with it: at best its time is the bytes
-of the weights over the bandwidth of reading.
+A decoded token reads every weight once and computes little with it. So the shortest possible time
+is the bytes of the weights over the bandwidth of reading.
 """
 
-import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -14,33 +12,16 @@ from ..llama.model import EMBED, Llama
 
 
 def token_bytes(model: Llama) -> int:
-    """Bytes of weights that decoding a token reads: of an embedding that is not the head, none."""
+    """Bytes of the weights that a decoded token reads; an embedding counts where it is the head."""
     nbytes = sum(a.nbytes for a in model.params.values())
     tied = model.config.tie_word_embeddings
     return nbytes if tied else nbytes - model.params[EMBED].nbytes
 
 
-def read_bandwidth(threads: int | None = None, nbytes: int = 1 << 28, times: int = 5) -> float:
-    """Bytes a second of reading an array of nbytes, on all processors: the best of some times.
-
-    What reads is np.max, which does not add to the time that memory takes. An array smaller than
-    the largest cache, which servers share among many, may come from there and not from memory.
-    """
-    threads = threads or os.cpu_count() or 1
-    parts = np.ones((threads, nbytes // 4 // threads), np.float32)
-    best = 0.0
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in range(times):
-            start = time.perf_counter()
-            list(pool.map(np.max, parts))
-            best = max(best, parts.nbytes / (time.perf_counter() - start))
-    return best
-
-
 class Clock:
-    """Called with each token: when it came.
+    """The time at which each token came: call it with every token.
 
-    The first comes after the whole prompt, so it does not count.
+    The first token comes after the whole prompt was read, so it is not counted.
     """
 
     def __init__(self):
@@ -50,7 +31,7 @@ class Clock:
         self.times.append(time.perf_counter())
 
     def line(self, model: Llama, bandwidth: float) -> str:
-        """Tokens a second of the decoding, and its share of the bandwidth (bytes a second).
+        """Tokens a second, and the share of the bandwidth (bytes a second) that they use.
 
         Raises ValueError for fewer than three tokens.
         """

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import cases, turns
-from .steps import LR, Settings
+from .steps import LR
 
 AXES: dict[str, Sequence[int]] = {
     "length": (32, 64, 128, 256, 512),
@@ -18,7 +18,7 @@ START = {"length": 128, "width": 128, "layers": 4, "rank": 8}
 
 
 def size_of(length: int, width: int, layers: int, rank: int) -> tuple[cases.Size, cases.Case]:
-    """A Llama with heads of 32 and a feed-forward of three widths; LoRA on all linears."""
+    """A Llama with heads of 32 and a feed-forward width of 3 C; LoRA on all linears."""
     heads = width // 32
     model = dict(C=width, L=layers, H=heads, G=heads, F=3 * width, V=512)
     how = {"rank": rank, "targets": "all-linear"}
@@ -28,35 +28,39 @@ def size_of(length: int, width: int, layers: int, rank: int) -> tuple[cases.Size
 def measured(axis: str, values: Sequence[int], rounds: int, seconds: float) -> list[dict[str, Any]]:
     """For each value the median time of a step and its peak of bytes, beside what is expected.
 
-    Expected: floating-point operations, and the bytes that the ledger predicts.
+    Expected are floating-point operations, and the bytes that the ledger predicts.
     """
     from ..memory import ledger, measure
-    from .ours import Ours
+    from .training import ours
 
-    sides, found = [], []
+    trains, points = [], []
     for value in values:
         size, case = size_of(**{**START, axis: value})
-        side = Ours(size, case, LR)
-        sides.append(side)
-        predicted = ledger(side.tuned, size.batch, size.length).peak
-        peak = measure(side.tuned, size.batch, size.length).peak
-        flops = cases.flops(size, case) + cases.adapter_flops(size, side.tuned)
-        found.append({"value": value, "bytes": peak, "predicted": predicted, "flops": flops})
-    times: list[list[float]] = [[] for _ in values]
+        tuned = cases.make(size, case)
+        trains.append(ours(tuned, cases.batch(size), LR))
+        points.append(
+            {
+                "value": value,
+                "predicted": ledger(tuned, size.batch, size.length).peak,
+                "bytes": measure(tuned, size.batch, size.length).peak,
+                "flops": cases.flops(size, case) + cases.adapter_flops(size, tuned),
+            }
+        )
+    wall: list[list[float]] = [[] for _ in values]
     for _ in range(rounds):
-        for side, taken in zip(sides, times):
-            first = side.seconds(3)
-            taken += side.seconds(max(3, int(seconds / len(values) / min(first))))
-    return [{**f, "seconds": statistics.median(taken)} for f, taken in zip(found, times)]
+        for train, mine in zip(trains, wall):
+            least = min(train(3)[1])
+            mine += train(max(3, int(seconds / len(values) / least)))[1]
+    return [{**p, "seconds": statistics.median(mine)} for p, mine in zip(points, wall)]
 
 
-def all_axes(settings: Settings, tell: Callable[[dict], None]) -> list[dict[str, Any]]:
+def all_axes(settings: turns.Settings, tell: Callable[[dict], None]) -> list[dict[str, Any]]:
     """Every axis; tell is called with each record."""
-    records = []
+    records, threads = [], settings.number_of_threads()
     for axis, values in AXES.items():
-        with turns.together([turns.Side("minilora", "", settings.number_of_threads())]) as sides:
-            how = {"rounds": settings.rounds, "seconds": settings.seconds}
-            points = sides[0].ask("growth", axis=axis, values=values, **how)
+        how = {"rounds": settings.rounds, "seconds": settings.seconds}
+        with turns.together([turns.Side(turns.OURS, threads)]) as (side,):
+            points = side.ask("growth.measured", axis=axis, values=values, **how)
         exponents = {
             name: slope([p["value"] for p in points], [p[name] for p in points])
             for name in ("seconds", "flops", "bytes", "predicted")
@@ -67,8 +71,5 @@ def all_axes(settings: Settings, tell: Callable[[dict], None]) -> list[dict[str,
 
 
 def slope(xs: Sequence[float], ys: Sequence[float]) -> float:
-    """The exponent p of y = c xᵖ that is nearest to the points, by least squares of logarithms."""
-    u, v = [math.log(x) for x in xs], [math.log(y) for y in ys]
-    mean_u, mean_v = statistics.mean(u), statistics.mean(v)
-    above = sum((a - mean_u) * (b - mean_v) for a, b in zip(u, v))
-    return above / sum((a - mean_u) ** 2 for a in u)
+    """The exponent p of y = c xᵖ, fitted to the points by least squares of logarithms."""
+    return statistics.linear_regression(list(map(math.log, xs)), list(map(math.log, ys))).slope

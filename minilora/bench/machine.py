@@ -1,4 +1,4 @@
-"""What the numbers depend on: the processor, the kernels, the libraries, the environment."""
+"""What the numbers depend on: the machine and its limits, the libraries, the environment."""
 
 import contextlib
 import ctypes
@@ -6,29 +6,33 @@ import importlib.metadata
 import os
 import platform
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import fast as kernels
+from .. import fast
 
 LIBRARIES = ("numpy", "numba", "llvmlite", "tbb", "torch", "transformers", "peft")
+DEPTH = 128  # rows of the tile's panel: with 48 columns it fills half of an L1 cache
+TILES = 4000  # that a thread computes in one try
 VARIABLES = ("OPENBLAS_", "MKL_", "OMP_", "NUMBA_", "MINILORA_", "KMP_")
 
 
 def facts() -> dict[str, Any]:
-    """Of this process, as plain data."""
+    """The machine as this process sees it, as plain data."""
     return {
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "versions": versions(),
-        "kernels": kernel_names(),
+        "kernels": kernels(),
         "blas": blas(),
         "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(VARIABLES)},
-        "load": load(),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,  # of the last minute
     }
 
 
@@ -36,30 +40,30 @@ def processor() -> str:
     """The processor's name, as the system gives it."""
     with contextlib.suppress(OSError):
         text = Path("/proc/cpuinfo").read_text()
-        if found := re.search(r"model name\s*: (.*)", text):
-            return found[1]
+        if line := re.search(r"model name\s*: (.*)", text):
+            return line[1]
     return platform.processor() or platform.machine()
 
 
 def versions() -> dict[str, str]:
     """Library -> version, of those that are installed."""
-    found = {}
+    installed = {}
     for name in LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            installed[name] = importlib.metadata.version(name)
+    return installed
 
 
-def kernel_names() -> dict[str, Any]:
-    """The backend, and for Numba its tile, its instruction set, its threads."""
-    if not kernels.compiled():
+def kernels() -> dict[str, Any]:
+    """The backend; for Numba also its tile, its instruction set and its threads."""
+    if fast.backend() == "numpy":
         return {"backend": "numpy"}
     import llvmlite.binding as llvm
 
     from ..fast import threads, tile
 
     return {
-        "backend": kernels.backend(),
+        "backend": fast.backend(),
         "tile": f"{tile.MR} x {tile.NR}",
         "target": llvm.get_host_cpu_name(),
         "threads": threads.THREADS,
@@ -69,34 +73,29 @@ def kernel_names() -> dict[str, Any]:
 def blas() -> dict[str, Any]:
     """NumPy's BLAS: its name, its version, and for OpenBLAS the kernels that it chose."""
     build = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    found = {"name": build.get("name"), "version": build.get("version")}
+    about = {"name": build.get("name"), "version": build.get("version")}
     folder = Path(np.__file__).parent.parent / "numpy.libs"
     for path in folder.glob("*openblas*"):
         with contextlib.suppress(OSError, AttributeError):
             corename = ctypes.CDLL(str(path)).scipy_openblas_get_corename64_
             corename.restype = ctypes.c_char_p
-            found["kernels"] = corename().decode()
-    return found
-
-
-def load() -> float | None:
-    """How many processes wanted to run in the last minute, on average."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+            about["kernels"] = corename().decode()
+    return about
 
 
 def resident() -> dict[str, int]:
-    """Bytes of memory that this process holds now, and the most it held; empty off Linux."""
-    found = {}
+    """Bytes of memory that this process holds now, and the most that it held; {} off Linux."""
+    nbytes = {}
     with contextlib.suppress(OSError):
         text = Path("/proc/self/status").read_text()
         for name, field in (("now", "VmRSS"), ("peak", "VmHWM")):
             if line := re.search(rf"{field}:\s+(\d+) kB", text):
-                found[name] = int(line[1]) * 1024
-    return found
+                nbytes[name] = int(line[1]) * 1024
+    return nbytes
 
 
 def forget_peak() -> None:
-    """Let the peak be counted from now on."""
+    """Count the peak of memory from now on (Linux)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
@@ -108,3 +107,60 @@ def page_faults() -> int:
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     return 0
+
+
+def peaks(threads: int | None = None) -> dict[str, float | None]:
+    """ "flops": of the register tile, a second; "bandwidth": bytes a second of reading."""
+    return {"flops": tile_flops(), "bandwidth": read_bandwidth(threads)}
+
+
+def tile_flops(tries: int = 7) -> float | None:
+    """FLOP/s of the register tile on numbers that stay in L1, over all threads.
+
+    The best of some tries; None without Numba's compiler.
+    """
+    if fast.backend() == "numpy":
+        return None
+    from numba import prange
+
+    from ..fast.jit import compiled, room
+    from ..fast.threads import THREADS, settings
+    from ..fast.tile import MR, NR, tile16, tile48
+
+    if settings["DISABLE_JIT"]:
+        return None
+    tile = tile48 if NR == 48 else tile16
+
+    @compiled(parallel=True)
+    def run(a, b, c):
+        for t in prange(len(a)):
+            for _ in range(TILES):
+                tile(a[t].T, 0, 0, b[t], 0, 0, c[t], 0, 0, DEPTH, MR, NR, True)
+
+    shapes = (DEPTH, MR), (DEPTH, NR), (MR, NR)
+    arrays = [room(THREADS * m, n).reshape(THREADS, m, n) for m, n in shapes]
+    for array in arrays:
+        array[:] = 0
+    best = float("inf")
+    for _ in range(tries):
+        start = time.perf_counter()
+        run(*arrays)
+        best = min(best, time.perf_counter() - start)
+    return 2 * MR * NR * DEPTH * TILES * THREADS / best
+
+
+def read_bandwidth(threads: int | None = None, nbytes: int = 1 << 28, tries: int = 5) -> float:
+    """Bytes a second of reading an array of nbytes on all processors, the best of some tries.
+
+    np.max reads the array: its computing takes no time beside the reading. An array smaller than
+    the largest cache may come from the cache; on servers many programs share that cache.
+    """
+    threads = threads or os.cpu_count() or 1
+    parts = np.ones((threads, nbytes // 4 // threads), np.float32)
+    best = 0.0
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(tries):
+            start = time.perf_counter()
+            list(pool.map(np.max, parts))
+            best = max(best, parts.nbytes / (time.perf_counter() - start))
+    return best

@@ -1,45 +1,66 @@
-"""Processes that take turns, so that whatever else the machine does meets all of them alike."""
+"""Workers that take turns: what else the machine does then slows all of them down alike."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SIDES = ("minilora", "torch sdpa", "torch eager", "torch oneDNN")  # of a comparison of steps
-UNIT = "minilora amx"  # ours once more, with the large products on the matrix unit
-REST = 0.3  # seconds: idle threads of a pool wait busily for up to 0.2
+from .. import fast
+from ..methods import DEFAULT
+
+OURS = "minilora"
+SIDES = (OURS, "torch sdpa", "torch eager", "torch oneDNN")  # of a comparison of steps
+UNIT = "minilora amx"  # ours again, with the large products on the matrix unit
+REST = 0.3  # seconds: the idle threads of a pool keep a core busy for up to 0.2
+THREADS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+Train = Callable[[int], tuple[list[float], list[float]]]  # n steps -> their losses, wall seconds
+Times = dict[str, float]  # of a step or a call, in seconds: median, least, cpu; steps: how many
+Rounds = dict[str, list[Times]]  # side -> its times in each round
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is timed, for how long, beside whom."""
+
+    sizes: tuple[str, ...] = ("tiny", "small", "smollm2")
+    cases: tuple[str, ...] = (*DEFAULT, "lora-all")
+    rounds: int = 5
+    seconds: float = 2.0  # of a turn
+    threads: int = 0  # of each side; 0: as many as cores
+    python: str = ""  # a Python that has torch; "": this one
+    sides: tuple[str, ...] = SIDES
+
+    def number_of_threads(self) -> int:
+        """Threads of each side."""
+        return self.threads or os.cpu_count() or 1
+
+    def peers(self) -> tuple[str, ...]:
+        """The sides of torch; none where it is not installed."""
+        here = importlib.util.find_spec("torch") and importlib.util.find_spec("peft")
+        return self.sides[1:] if self.python or here else ()
 
 
 class Side:
-    """A worker in a process of its own, which sees no variable that begins with `without`.
+    """A worker in a process of its own.
 
-    kind: what it is asked to be, one of SIDES or of the kernels' libraries; its name where none is
-    given.
+    hide: it does not see the variables of the environment that begin so; more: further variables.
     """
 
-    def __init__(
-        self,
-        name: str,
-        python: str = "",
-        threads: int = 0,
-        without: str = "-",
-        also: Mapping[str, str] | None = None,
-        kind: str = "",
-    ):
-        self.name, self.kind = name, kind or name
-        package = str(Path(__file__).parents[2])  # the other Python may not have it
+    def __init__(self, name: str, threads: int, python: str = "", hide: str = "-", **more: str):
+        self.name = name
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(hide)}
+        package = str(Path(__file__).parents[2])  # python may be one that has no minilora
         paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(without)}
-        environment = {**kept, "PYTHONPATH": os.pathsep.join(paths), **(also or {})}
-        if threads:
-            for variable in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-                environment[variable] = str(threads)
+        environment |= {"PYTHONPATH": os.pathsep.join(paths), **more}
+        environment |= dict.fromkeys(THREADS, str(threads))
         self.process = subprocess.Popen(
             [python or sys.executable, "-m", "minilora.bench.worker"],
             stdin=subprocess.PIPE,
@@ -49,16 +70,16 @@ class Side:
             text=True,
         )
 
-    def ask(self, do: str, **arguments: Any) -> Any:
-        """The worker's answer; raises ValueError with its words where it failed."""
+    def ask(self, call: str, **arguments: Any) -> Any:
+        """What "module.function" of the bench returns there; raises ValueError where it failed."""
         assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+        self.process.stdin.write(json.dumps([*call.split("."), arguments]) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
-        answer = json.loads(line) if line else {"error": "the process ended"}
-        if "error" in answer:
-            raise ValueError(f"{self.name}: {do}: {answer['error']}")
-        return answer["answer"]
+        reply = json.loads(line) if line else {"error": "the process ended"}
+        if "error" in reply:
+            raise ValueError(f"{self.name}: {call}: {reply['error']}")
+        return reply["answer"]
 
     def close(self) -> None:
         """End the process."""
@@ -68,9 +89,19 @@ class Side:
         self.process.wait()
 
 
+def ours(threads: int, name: str = OURS) -> Side:
+    """Our own side, on the vector registers."""
+    return Side(name, threads, **{"MINILORA_KERNELS": "numba"} if fast.backend() == "amx" else {})
+
+
+def ours_on_unit(threads: int) -> list[Side]:
+    """Our own side on the matrix unit; [] where the processor has none."""
+    return [Side(UNIT, threads, MINILORA_KERNELS="amx")] if fast.has_unit() else []
+
+
 @contextlib.contextmanager
 def together(sides: Sequence[Side]) -> Iterator[Sequence[Side]]:
-    """The sides, all closed at the end."""
+    """The sides; all are closed at the end."""
     try:
         yield sides
     finally:
@@ -78,74 +109,35 @@ def together(sides: Sequence[Side]) -> Iterator[Sequence[Side]]:
             side.close()
 
 
-def ours(threads: int, title: str = SIDES[0]) -> Side:
-    """Our own side, on the vector registers."""
-    from ..fast import backend
-
-    also = {"MINILORA_KERNELS": "numba"} if backend() == "amx" else {}
-    return Side(title, "", threads, also=also, kind=SIDES[0])
-
-
-def ours_on_unit(threads: int) -> list[Side]:
-    """Our own side on the matrix unit, where there is one."""
-    from ..fast import has_unit
-
-    if not has_unit():
-        return []
-    return [Side(UNIT, "", threads, also={"MINILORA_KERNELS": "amx"}, kind=SIDES[0])]
-
-
-def order(sides: Sequence[Side], rounds: int, rest: float = REST) -> Iterator[Side]:
-    """Whose turn it is, after a rest: every other round in the reverse order."""
+def in_turn(sides: Sequence[Side], rounds: int, ask: Callable[[Side], Times]) -> Rounds:
+    """The times that each side answers in each round; every other round in the reverse order."""
+    times: Rounds = {side.name: [] for side in sides}
     for turn in range(rounds):
         for side in sides if turn % 2 == 0 else reversed(sides):
-            time.sleep(rest)
-            yield side
+            times[side.name].append(ask(side))
+    return times
 
 
-def in_turn(sides: Sequence[Side], rounds: int, seconds: float) -> dict[str, list[dict[str, Any]]]:
-    """Side -> for each round its median, its least wall time and its processor time of a step.
-
-    A round lasts about `seconds` a side.
-    """
-    counts = {}
-    for side in sides:
-        first = side.ask("seconds", n=2)["wall"]
-        counts[side.name] = max(3, round(seconds / min(first)))
-    found: dict[str, list[dict[str, Any]]] = {side.name: [] for side in sides}
-    for side in order(sides, rounds):
-        n = counts[side.name]
-        taken = side.ask("seconds", n=n + 1)
-        counted = taken["wall"][1:]  # the first wakes the pool up
-        found[side.name].append(
-            {
-                "median": statistics.median(counted),
-                "least": min(counted),
-                "cpu": taken["cpu"] / (n + 1),
-                "steps": n,
-            }
-        )
-    return found
+def times_of(wall: Sequence[float], cpu: float) -> Times:
+    """The times of one turn; cpu: processor seconds of one step."""
+    return {"median": statistics.median(wall), "least": min(wall), "cpu": cpu, "steps": len(wall)}
 
 
-def summary(rounds: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Over the rounds: the median of medians, the least time, the least processor time."""
+def summary(times: Sequence[Times]) -> Times:
+    """Over the rounds: the median of the medians, the least time, the least processor time."""
     return {
-        "median": statistics.median(r["median"] for r in rounds),
-        "least": min(r["least"] for r in rounds),
-        "cpu": min(r["cpu"] for r in rounds),
+        "median": statistics.median(t["median"] for t in times),
+        "least": min(t["least"] for t in times),
+        "cpu": min(t["cpu"] for t in times),
     }
 
 
-def ratio(theirs: Sequence[dict[str, Any]], ours: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """How many times as long they take: of the medians, with the least and largest of the pairs.
+def ratio(theirs: Sequence[Times], ours: Sequence[Times]) -> dict[str, float]:
+    """Their time over ours: of the summaries, with the least and the largest of single rounds.
 
-    Of five or more pairs, these two enclose the true median in at least 94 of 100 experiments.
+    With five or more rounds, these two enclose the true median in at least 94 of 100 experiments.
     """
     pairs = [t["median"] / o["median"] for t, o in zip(theirs, ours, strict=True)]
-    whole = statistics.median(t["median"] for t in theirs) / statistics.median(
-        o["median"] for o in ours
-    )
-    least = min(t["least"] for t in theirs) / min(o["least"] for o in ours)
-    cpu = min(t["cpu"] for t in theirs) / min(o["cpu"] for o in ours)
-    return {"median": whole, "low": min(pairs), "high": max(pairs), "least": least, "cpu": cpu}
+    above, below = summary(theirs), summary(ours)
+    whole = {name: above[name] / below[name] for name in above}
+    return {**whole, "low": min(pairs), "high": max(pairs)}

@@ -1,24 +1,20 @@
-"""Single kernels: what each is given, what it has to do, and how long it takes."""
+"""The kernels that are timed: the page that defines each, its arguments, and its cost."""
 
-import functools
-import statistics
-import time
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import fast as kernels
-from ..fast import numpy_ref
-from .turns import REST
+from .. import fast, ops
+from ..fast import kernels
+from ..ops.loss import losses_and_gradients
+from ..tuning.optim import adamw
 
 TOLERANCE = 2e-5  # of the largest number of a result
-WARM = 0.05  # seconds of calls before those that are counted
-
 WIDTHS = (64, 128, 256, 384, 576, 1024, 1536)
 RANKS = (1, 4, 8, 16, 64, 256)
-PRODUCTS: list[tuple[str, tuple[int, int, int]]] = [
+PRODUCTS: list[tuple[str, tuple[int, int, int]]] = [  # a kernel, M, K, N
     *(("matmul_nt", (1024, width, width)) for width in WIDTHS),
     *(("matmul_nt", (rows, 576, 576)) for rows in (16, 256, 4096)),
     ("matmul_nn", (1024, 576, 576)),
@@ -29,7 +25,9 @@ PRODUCTS: list[tuple[str, tuple[int, int, int]]] = [
     *(("matmul_nn", (2048, rank, 576)) for rank in RANKS),  # dx = dz A
     *(("matmul_tn", (2048, rank, 576)) for rank in RANKS),  # dA = dzᵀ x
 ]
-FUSED: list[tuple[str, tuple[int, ...]]] = [
+
+
+FUSED: list[tuple[str, tuple[int, ...]]] = [  # a kernel, its sizes: see KERNELS
     ("rmsnorm_forward", (1024, 256)),
     ("rmsnorm_dx", (1024, 256)),
     ("rope", (8, 128, 8, 32)),
@@ -44,135 +42,128 @@ FUSED: list[tuple[str, tuple[int, ...]]] = [
 ]
 
 
-@dataclass(frozen=True)
-class Work:
-    """A kernel's arguments, its floating-point operations, and the bytes that must move."""
+class Kernel(NamedTuple):
+    """What one kernel computes, how its arguments are made, and what it costs."""
 
-    arguments: list[Any]
-    flops: float
-    nbytes: float
+    numpy: Callable[..., Any]  # its definition, the page
+    arguments: Callable[..., list]  # (normal, *sizes); normal(*shape) makes random numbers
+    cost: Callable[..., tuple[float, float]]  # (*sizes) -> operations, float32 numbers that move
 
 
-def work(name: str, sizes: tuple[int, ...]) -> Work:
-    """What a kernel is given at these sizes: M, K, N of a product, M, C, F of a feed-forward, the
-    shape of x otherwise.
-    """
+def kernel(name: str) -> Callable[..., Any]:
+    """The kernel as minilora runs it: compiled, or the page where Numba is not in use."""
+    return getattr(kernels, name) if fast.on() else KERNELS[name].numpy
+
+
+def arguments(name: str, sizes: tuple[int, ...]) -> list[Any]:
+    """What a kernel is called with: the same random numbers each time."""
     rng = np.random.default_rng(0)
-
-    def normal(*shape):
-        return rng.standard_normal(shape, dtype=np.float32)
-
-    if name.startswith("matmul"):
-        M, K, N = sizes
-        shapes = {"nt": ((M, K), (N, K)), "nn": ((M, K), (K, N)), "tn": ((M, K), (M, N))}
-        x, y = (normal(*shape) for shape in shapes[name[-2:]])
-        result = K * N if name.endswith("tn") else M * N
-        return Work([x, y], 2.0 * M * K * N, 4.0 * (x.size + y.size + result))
-    if name.startswith("feed_forward"):
-        M, C, F = sizes
-        Ws, kept = [normal(F, C), normal(F, C), normal(C, F)], [normal(M, F), normal(M, F)]
-        given = [normal(M, C)] if name == "feed_forward" else [normal(M, C), *kept]
-        return Work([*given, *Ws], 6.0 * M * C * F, 4.0 * (3 * C * F + 2 * M * C + 2 * M * F))
-    x = normal(*sizes)
-    if name.startswith("attention"):
-        N, T, H, D = sizes
-        k, v = normal(*sizes), normal(*sizes)
-        forward = 4.0 * N * H * T * T * D / 2
-        if name.endswith("forward"):
-            return Work([x, k, v], forward, 4.0 * 4 * x.size)
-        return Work(
-            [normal(*sizes), x, k, v, *numpy_ref.attention_forward(x, k, v)],
-            2.5 * forward,
-            4.0 * 8 * x.size,
-        )
-    M, C = sizes[0], sizes[-1]
-    half = np.cos(normal(sizes[1], C // 2)) if name == "rope" else x
-    found: dict[str, tuple[Callable[[], list], int, int]] = {  # arguments; flops, floats an entry
-        "rmsnorm_forward": (lambda: [x, normal(C), 1e-5], 4, 2),
-        "rmsnorm_dx": (lambda: [normal(M, C), x, normal(C), 1 + normal(M) ** 2], 8, 3),
-        "rope": (lambda: [x, half, half], 3, 2),
-        "swiglu_forward": (lambda: [x, normal(M, C)], 15, 3),
-        "swiglu_backward": (lambda: [normal(M, C), x, normal(M, C)], 20, 5),
-        "cross_entropy": (lambda: [x, rng.integers(0, C, M), np.empty_like(x)], 15, 2),
-        "adamw": (lambda: [x, normal(M), x * 0, x * 0, 1e-3, 0.9, 0.999, 1e-8, 0.1, 1], 14, 7),
-    }
-    arguments, flops, floats = found[name]
-    return Work(arguments(), float(flops * x.size), 4.0 * floats * x.size)
+    return KERNELS[name].arguments(lambda *shape: rng.standard_normal(shape, np.float32), *sizes)
 
 
-def _function(side: str, name: str) -> Callable[..., Any]:
-    """The kernel here, or the same in NumPy or torch."""
-    if side == "minilora":
-        return getattr(kernels, name)
-    if side == "numpy":
-        return getattr(numpy_ref, name)
-    return {
-        "matmul_nt": lambda x, w: x @ w.T,
-        "matmul_nn": lambda x, w: x @ w,
-        "matmul_tn": lambda x, y: x.T @ y,
-    }[name]
+def cost(name: str, sizes: tuple[int, ...]) -> tuple[float, float]:
+    """Floating-point operations, and the bytes that must move at least."""
+    flops, numbers = KERNELS[name].cost(*sizes)
+    return float(flops), 4.0 * numbers
 
 
-def timed(side: str, name: str, sizes: tuple[int, ...], seconds: float) -> dict[str, Any]:
-    """Median and least time of a call, for about so many seconds; raises ValueError if it is wrong.
-
-    A call is right if it agrees with the NumPy twin in float64.
-    """
-    arguments, call = work(name, sizes).arguments, _function(side, name)
-    wanted = _results(getattr(numpy_ref, name), _double(arguments))
-    if side == "torch":
-        from .theirs import tensors
-
-        arguments = tensors(arguments)
-    first = [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
-    got = _results(call, first)
-    for g, w in zip(got, wanted, strict=True):
-        error = np.abs(np.asarray(g) - w).max() / (np.abs(w).max() or 1)
-        if not error <= TOLERANCE:
-            raise ValueError(f"{side}: {name} {sizes}: wrong by {error:.1e} of its largest number")
-    time.sleep(REST)  # the check ran on NumPy's BLAS, in this process
-    _taken(lambda: call(*arguments), WARM)
-    return _taken(lambda: call(*arguments), seconds)
+def check(what: str, got, wanted) -> None:
+    """Raises ValueError unless the two arrays agree."""
+    error = np.abs(np.asarray(got) - wanted).max() / (np.abs(wanted).max() or 1)
+    if not error <= TOLERANCE:
+        raise ValueError(f"{what}: wrong by {error:.1e} of its largest number")
 
 
-def _taken(call: Callable[[], Any], seconds: float) -> dict[str, Any]:
-    taken: list[float] = []
-    before = time.process_time()
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(taken) < 5:
-        start = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - start)
-    n = len(taken)
-    cpu = (time.process_time() - before) / n
-    return {"median": statistics.median(taken), "least": min(taken), "cpu": cpu, "steps": n}
+def _forward(op, *kept):
+    """A page's forward as its kernel gives it: the result, and these parts of the cache."""
+
+    def call(*arguments):
+        y, cache = op.forward(*arguments)
+        return y, *(cache[op.saves.index(name)] for name in kept)
+
+    return call
 
 
-def _results(call, arguments) -> list[np.ndarray]:
-    """What a call returns, or where that is nothing, what it wrote to first."""
-    got = call(*arguments)
-    return list(got) if isinstance(got, tuple) else [arguments[0] if got is None else got]
+def _backward(op, count):
+    """A page's backward as its kernel gives it: the cache as arguments, the first gradients."""
+    return lambda dy, *cache: op.backward(dy, cache)[:count]
 
 
-def _double(arguments):
-    return [
-        a.astype(np.float64) if isinstance(a, np.ndarray) and a.dtype == np.float32 else a
-        for a in arguments
-    ]
+def _rmsnorm_dx(dy, *cache):
+    return ops.rmsnorm.backward(dy, cache, need=(True, False, False))[0]
 
 
-def ladder(sizes: tuple[int, int, int], seconds: float) -> dict[str, float]:
-    """FLOP/s of each way to write a product of M, K, N numbers; ValueError if one is wrong."""
-    from ..fast.ladder import LADDER
+def _cross_entropy(logits, targets, out):
+    losses, out[:] = losses_and_gradients(logits, targets)
+    return losses
 
-    doing = work("matmul_nn", sizes)
-    wanted = numpy_ref.matmul_nn(*_double(doing.arguments))
-    found = {}
-    for name, call in LADDER.items():
-        error = np.abs(call(*doing.arguments) - wanted).max() / np.abs(wanted).max()
-        if not error <= TOLERANCE:
-            raise ValueError(f"{name}: wrong by {error:.1e} of its largest number")
-        found[name] = (
-            doing.flops / _taken(functools.partial(call, *doing.arguments), seconds)["least"]
-        )
-    return found
+
+def _sequences(n, N, T, H, D):
+    begin = np.arange(N) * T
+    spans = np.stack([begin, begin + T, begin, begin + T], axis=1)
+    return [*(n(N * T, H, D) for _ in "qkv"), spans]
+
+
+def _with_results(n, N, T, H, D):
+    return [n(N * T, H, D), *ops.attention.forward(*_sequences(n, N, T, H, D))[1]]
+
+
+def _each(flops, numbers):
+    """The cost of a kernel from the cost of one entry of x."""
+    return lambda *sizes: (flops * math.prod(sizes), numbers * math.prod(sizes))
+
+
+def _product(M, K, N):
+    return 2 * M * K * N, M * K + K * N + M * N
+
+
+def _gated(M, C, F):
+    return 6 * M * C * F, 3 * C * F + 2 * M * C + 2 * M * F
+
+
+KERNELS = {
+    "matmul_nt": Kernel(lambda x, w: x @ w.T, lambda n, M, K, N: [n(M, K), n(N, K)], _product),
+    "matmul_nn": Kernel(lambda x, w: x @ w, lambda n, M, K, N: [n(M, K), n(K, N)], _product),
+    "matmul_tn": Kernel(lambda x, y: x.T @ y, lambda n, M, K, N: [n(M, K), n(M, N)], _product),
+    "rmsnorm_forward": Kernel(
+        _forward(ops.rmsnorm, "rstd"), lambda n, M, C: [n(M, C), n(C), 1e-5], _each(4, 2)
+    ),
+    "rmsnorm_dx": Kernel(
+        _rmsnorm_dx, lambda n, M, C: [n(M, C), n(M, C), n(C), 1 + n(M) ** 2], _each(8, 3)
+    ),
+    "rope": Kernel(
+        _forward(ops.rope),
+        lambda n, N, T, H, D: [n(N * T, H, D), n(N * T, D // 2), n(N * T, D // 2)],
+        _each(3, 2),
+    ),
+    "swiglu_forward": Kernel(
+        _forward(ops.swiglu), lambda n, M, F: [n(M, F), n(M, F)], _each(15, 3)
+    ),
+    "swiglu_backward": Kernel(
+        _backward(ops.swiglu, 2), lambda n, M, F: [n(M, F), n(M, F), n(M, F)], _each(20, 5)
+    ),
+    "feed_forward": Kernel(
+        _forward(ops.frozen_feed_forward, "gate", "up"),
+        lambda n, M, C, F: [n(M, C), n(F, C), n(F, C), n(C, F)],
+        _gated,
+    ),
+    "feed_forward_dx": Kernel(
+        _backward(ops.frozen_feed_forward, 1),
+        lambda n, M, C, F: [n(M, C), n(M, F), n(M, F), n(F, C), n(F, C), n(C, F)],
+        _gated,
+    ),
+    "attention_forward": Kernel(
+        _forward(ops.attention, "lse"), _sequences, lambda *of: _each(2 * of[1], 4)(*of)
+    ),
+    "attention_backward": Kernel(
+        _backward(ops.attention, 3), _with_results, lambda *of: _each(5 * of[1], 8)(*of)
+    ),
+    "cross_entropy": Kernel(
+        _cross_entropy, lambda n, M, V: [n(M, V), np.arange(M) % V, n(M, V)], _each(15, 2)
+    ),
+    "adamw": Kernel(
+        adamw,
+        lambda n, M: [n(M), n(M), n(M) * 0, n(M) * 0, 1e-3, 0.9, 0.999, 1e-8, 0.1, 1],
+        _each(14, 7),
+    ),
+}

@@ -38,7 +38,7 @@ def add(commands) -> None:
 
 def settings_of(a: argparse.Namespace):
     """Settings from the options; raises ValueError for what is not known or not positive."""
-    from ..bench import cases, steps
+    from ..bench import cases, turns
     from ..support.files import find
 
     rounds = (2 if a.quick else 5) if a.rounds is None else a.rounds
@@ -48,14 +48,12 @@ def settings_of(a: argparse.Namespace):
         if not value > 0:
             raise ValueError(f"--{name} is {value}, wanted more than 0")
     sizes = a.sizes or (["toy"] if a.quick else [name for name in cases.SIZES if name != "toy"])
-    chosen = a.cases or list(cases.CASES)
-    for name in sizes:
-        find("size", name, cases.SIZES)
-    for name in chosen:
-        find("case", name, cases.CASES)
-    for name in a.parts:
-        find("part", name, dict.fromkeys(PARTS))
-    return steps.Settings(
+    chosen = a.cases or turns.Settings.cases
+    tables = {"size": cases.SIZES, "case": cases.CASES, "part": dict.fromkeys(PARTS)}
+    for what, names in (("size", sizes), ("case", chosen), ("part", a.parts)):
+        for name in names:
+            find(what, name, tables[what])
+    return turns.Settings(
         tuple(sizes), tuple(chosen), rounds, seconds, threads, python=a.peer_python
     )
 
@@ -72,17 +70,16 @@ def bench(a: argparse.Namespace) -> None:
     about = {k: v for k, v in vars(settings).items() if k != "python"}  # a path of this machine
     record: dict[str, Any] = {"machine": machine.facts(), "settings": about}
     print(tables.about(record["machine"]))
-    run = dict(zip(PARTS, (_kernels, _steps, _methods, _growth, _ladder), strict=True))
     for part in PARTS:
         if part in (a.parts or PARTS):
-            record[part] = run[part](settings, a.out)
+            record[part] = _run(part, settings, a.out)
             write_json(a.out / "bench.json", record)
             print()
     print(a.out / "bench.json")
 
 
 def _show(record, parts) -> None:
-    """The tables of a record, of the parts that are named, or of all that it has."""
+    """The tables of a record: of the parts that are named, or of all that it has."""
     from ..bench import tables
 
     print(tables.about(record["machine"]))
@@ -91,68 +88,31 @@ def _show(record, parts) -> None:
             print(*tables.lines(part, record[part]), sep="\n", end="\n\n")
 
 
-def _kernels(settings, out):
-    from ..bench import figures, kernels, tables
-
-    print(tables.head(tables.KERNELS))
-    found = kernels.compared(settings, _printing(tables.KERNELS))
-    print(tables.about_kernels(found))
-    _draw(out / "roofline.png", figures.roofline(found))
-    return found
-
-
-def _steps(settings, out):
-    from ..bench import steps, tables
-
-    if not settings.peers():
-        print("PyTorch and PEFT are not installed: no comparison with them")
-        return []
-    print(tables.head(tables.STEPS))
-    return steps.against_torch(settings, _printing(tables.STEPS))
-
-
-def _methods(settings, out):
-    from ..bench import steps, tables
-
-    def tell(record):
-        print(f"{record['size']}\n{tables.head(tables.METHODS)}")
-        for row in tables.rows_of_methods(record):
-            print(tables.row(tables.METHODS, row))
-
-    return steps.among_ourselves(settings, tell)
-
-
-def _growth(settings, out):
-    from ..bench import figures, growth, tables
-
-    print(tables.head(tables.GROWTH))
-    found = growth.all_axes(settings, _printing(tables.GROWTH))
-    _draw(out / "growth.png", figures.growth(found))
-    return found
-
-
-def _ladder(settings, out):
-    from ..bench import ladder, tables
-    from ..fast import compiled
-
-    if not compiled():
-        print("Numba's kernels are not in use: no ladder")
-        return {}
-    print(tables.head(tables.LADDER))
-    found = ladder.climbed(settings, _printing(tables.LADDER))
-    print(tables.about_ladder(found))
-    return found
-
-
-def _printing(columns):
-    from ..bench import tables
-
-    return lambda record: print(tables.row(columns, record), flush=True)
-
-
-def _draw(path, figure):
+def _run(part, settings, out):
+    """Measure a part; print each record when it is measured; draw the part's figure."""
+    from ..bench import figures, growth, kernels, ladder, steps, tables
     from ..support.files import write_atomically
     from ..support.plots import png
 
-    write_atomically(path, png(figure))
-    print(path)
+    measure = {
+        "kernels": kernels.compared,
+        "steps": steps.against_torch,
+        "methods": steps.among_ourselves,
+        "growth": growth.all_axes,
+        "ladder": ladder.climbed,
+    }[part]
+    told = []
+
+    def tell(record):
+        print(*tables.rows(part, record, first=not told), sep="\n", flush=True)
+        told.append(record)
+
+    measured = measure(settings, tell)
+    for line in tables.closing(part, measured):
+        print(line)
+    figure = {"kernels": figures.roofline, "growth": figures.growth}.get(part)
+    if figure:
+        path = out / f"{figure.__name__}.png"
+        write_atomically(path, png(figure(measured)))
+        print(path)
+    return measured

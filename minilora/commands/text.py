@@ -136,16 +136,16 @@ def generate(a: Namespace) -> None:
     """Print the continuation of the prompt, token by token."""
     import minilora as ml
 
-    from ..bench import decoding as speed
+    from ..bench import decoding, machine
 
     model = _load_base(a)
     if a.max_new_tokens < 1:
         raise ValueError(f"--max-new-tokens is {a.max_new_tokens}, wanted at least 1")
     answering = ml.load_adapter(model, a.adapter) if a.adapter else model
-    stream, clock = _Stream(model.tokenizer), speed.Clock()
+    stream, clock = _Stream(model.tokenizer), decoding.Clock()
     # as many bytes as one token reads, and more than a processor's cache can hold
-    size = max(1 << 28, speed.token_bytes(model))
-    before = speed.read_bandwidth(nbytes=size) if a.speed else 0.0
+    size = max(1 << 28, decoding.token_bytes(model))
+    before = machine.read_bandwidth(nbytes=size) if a.speed else 0.0
 
     def on_token(token):
         clock(token)
@@ -162,7 +162,8 @@ def generate(a: Namespace) -> None:
     )
     stream.end()
     if a.speed:
-        print(clock.line(model, max(before, speed.read_bandwidth(nbytes=size))), file=sys.stderr)
+        bandwidth = max(before, machine.read_bandwidth(nbytes=size))
+        print(clock.line(model, bandwidth), file=sys.stderr)
 
 
 def _prompt(a, tokenizer):
