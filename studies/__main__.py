@@ -7,7 +7,7 @@ from pathlib import Path
 from minilora.commands.sweep import running
 from minilora.support.files import make_folder
 
-from . import ORDER, answer, question
+from . import ORDER, run_study, study
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--quick", action="store_true", help="a few cells of seconds, and no figure")
     running(p)
     try:
-        run(p.parse_args(argv))
+        run_all(p.parse_args(argv))
     except (ValueError, OSError) as error:
         print(f"studies: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -29,21 +29,20 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def run(a: argparse.Namespace) -> None:
-    """What the command line asks for."""
-    chosen = ORDER if a.names == ["all"] else dict.fromkeys(a.names)
-    asked = [question(name) for name in chosen]
-    for folder in (a.out, a.figures or a.out):
+def run_all(a: argparse.Namespace) -> None:
+    """Do what the command line asks for."""
+    chosen = [study(name) for name in (ORDER if a.names == ["all"] else dict.fromkeys(a.names))]
+    figures = a.figures or a.out
+    for folder in (a.out, figures):
         make_folder(folder)
-    for study in asked:
-        print(f"{study.name}: {study.title}", flush=True)
-        path = a.out / f"{study.name}{'.quick' if a.quick else ''}.jsonl"
-        records = answer(study, path, quick=a.quick, jobs=a.jobs, dask=a.dask)
+    for each in chosen:
+        print(f"{each.name}: {each.title}", flush=True)
+        path = a.out / f"{each.name}{'.quick' if a.quick else ''}.jsonl"
+        records = run_study(each, path, quick=a.quick, jobs=a.jobs, dask=a.dask)
         if not a.quick:
-            print(f"\n{study.table(records)}\n")
-            drawn = (a.figures or a.out) / f"{study.name}.png"
-            study.figure(records, drawn)
-            print(f"drawn: {drawn}")
+            print(f"\n{each.table(records)}\n")
+            each.figure(records, figures / f"{each.name}.png")
+            print(f"drawn: {figures / f'{each.name}.png'}")
         print(f"{len(records)} cells in {path}, {sum(r['seconds'] for r in records):.0f} s of work")
 
 

@@ -1,18 +1,17 @@
-"""The sentences of the article that can be tested, and what the questions' records say of each.
+"""The sentences of the article that can be tested, and what the studies' records say of each.
 
-A verdict follows from numbers. "Better" is a difference further from 0 than 95 % of what chance
-would give so few seeds (`markdown.sign`); "the same quality" is one whose 95 % interval lies above
--SAME: that few seeds show no difference is no proof that there is none. SAME was set when some of
-the records were known.
+A verdict follows from numbers. "Better" is a difference whose 95 % interval leaves out 0
+(`Estimate.sign`); "the same quality" is one whose 95 % interval lies above -SAME: that few seeds
+show no difference is no proof that there is none. SAME was set when some of the records were known.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from minilora.lab.cells import Record
-from minilora.lab.spread import chance, milliseconds, sign
+from minilora.lab.statistics import Estimate
 
-from . import question
+from . import study
 from .comparison import RANKS
 
 SAME = 0.03  # exact match: about two standard errors of a score of 0.85 on 655 words
@@ -28,128 +27,119 @@ class Claim(NamedTuple):
     """A sentence, and what the records say of it."""
 
     sentence: str
-    found: str  # numbers, with their spread
+    evidence: str  # numbers, with their deviation
     verdict: str  # HOLDS, "holds when …" or NOT_SEEN
 
 
 def claims(name: str, records: Sequence[Record]) -> list[Claim]:
-    """What a question's records say."""
-    return SAID[name](question(name).summary(list(records)))
+    """What a study's records say."""
+    return CLAIMS[name](study(name).summary(list(records)))
 
 
-def _gap(spread: tuple[float, float, int], unit: str = "", digits: int = 3) -> str:
-    mean, sd, n = spread
-    if mean is None:
-        return f"diverged (n = {n})"
-    how = "" if sign(mean, sd, n) else ", within chance"
-    return f"{mean:+.{digits}f} ± {sd:.{digits}f}{' ' if unit else ''}{unit} (n = {n}{how})"
+def _verdict(holds: bool, when: str = "") -> str:
+    return (f"{HOLDS} when {when}" if when else HOLDS) if holds else NOT_SEEN
 
 
-def _same(gap: tuple[float, float, int]) -> bool:
+def _gap(gap: Estimate, unit: str = "") -> str:
+    chance = "" if gap.sign or gap.mean is None else ", within chance"
+    return f"{gap:+.3f|.3f}{' ' if unit else ''}{unit} (n = {gap.n}{chance})"
+
+
+def _same(gap: Estimate) -> bool:
     """Is a difference from LoRA's exact match surely no more than SAME below?"""
-    mean, sd, n = gap
-    return mean - chance(sd, n) >= -SAME
+    return gap.mean - gap.margin >= -SAME
 
 
-def _comparison(found: Mapping[str, Any]) -> list[Claim]:
-    rows, gaps, early = found["methods"], found["against_lora"], found["early"]
+def _comparison(s: Mapping[str, Any]) -> list[Claim]:
+    rows, gaps, early = s["methods"], s["against_lora"], s["early"]["lora_plus"]
     plain, fa, vera, plus = (rows[m] for m in ("lora", "lora_fa", "vera", "lora_plus"))
-    same = {name: _same(gap) for name, gap in gaps.items()}
-    better = {name: sign(*gap) > 0 for name, gap in gaps.items()}
-    ahead = {name: sign(*gap) < 0 for name, gap in early.items()}  # of losses: lower
-    unit = "exact match against LoRA, mean of five tasks"
+    said = {
+        name: _gap(gap, "exact match against LoRA, mean of five tasks")
+        for name, gap in gaps.items()
+    }
     saved = 1 - fa["activations"] / plain["activations"]
-    times = [milliseconds(row["step_seconds"]) for row in (plus, plain)]
+    ours, loras = (f"{row['step_seconds'].times(1e3):.1f} ms" for row in (plus, plain))
+    small, large = (row["cost"]["file"] for row in (vera, plain))
     return [
         Claim(
             CHEAPER,
-            f"{100 * saved:.0f} % less kept for backward; {_gap(gaps['lora_fa'], unit)}",
-            HOLDS if same["lora_fa"] and saved > 0 else NOT_SEEN,
+            f"{100 * saved:.0f} % less kept for backward; {said['lora_fa']}",
+            _verdict(_same(gaps["lora_fa"]) and saved > 0),
         ),
         Claim(
             f"{SMALLER} (rank {RANKS['vera']}, against LoRA of rank {RANKS['lora']})",
-            f"{vera['cost']['file']:,} bytes on disk against {plain['cost']['file']:,}; "
-            f"{_gap(gaps['vera'], unit)}",
-            HOLDS if same["vera"] and vera["cost"]["file"] < plain["cost"]["file"] else NOT_SEEN,
+            f"{small:,} bytes on disk against {large:,}; {said['vera']}",
+            _verdict(_same(gaps["vera"]) and small < large),
         ),
         Claim(
-            "Delta-LoRA learns better",
-            _gap(gaps["delta_lora"], unit),
-            HOLDS if better["delta_lora"] else NOT_SEEN,
+            "Delta-LoRA learns better", said["delta_lora"], _verdict(gaps["delta_lora"].sign > 0)
         ),
         Claim(
             FASTER,
-            f"after a fifth of the steps {_gap(early['lora_plus'], 'nats per token')} on "
-            f"validation words of past tenses, in the end {_gap(gaps['lora_plus'], unit)}; a step "
-            f"takes {times[0]}, LoRA's "
-            f"{times[1]}",
-            HOLDS if ahead["lora_plus"] else NOT_SEEN,
+            f"after a fifth of the steps {_gap(early, 'nats per token')} on validation words of "
+            f"past tenses, in the end {said['lora_plus']}; a step takes {ours}, LoRA's {loras}",
+            _verdict(early.sign < 0),  # a lower loss
         ),
     ]
 
 
-def _lora_plus(found: Mapping[str, Any]) -> list[Claim]:
-    widths, words = found["toy"]["widths"], found["words"]
+def _lora_plus(s: Mapping[str, Any]) -> list[Claim]:
+    toy, words, target = s["toy"], s["words"], min(s["words"])
+    widths = toy["widths"]
     first, last = widths[min(widths)], widths[max(widths)]
-    target = min(words)
     ratios = {n: row for n, row in words[target]["ratios"].items() if n > 1}
     steps = words[target]["validation_steps"]
     best = min(ratios, key=lambda n: steps[n, ratios[n]["lr"]])
-    saved, time = ratios[best]["saved"], found["seconds"]
-    grows = [row["steps"].mean - row["steps_apart"].mean for row in (first, last)]
-    theory = abs(found["toy"]["exponent"].mean + 0.5) < 0.03 and grows[1] > grows[0]
+    saved = ratios[best]["saved"]
+    gains = [row["steps"].mean - row["steps_apart"].mean for row in (first, last)]
+    theory = abs(toy["exponent"].mean + 0.5) < 0.03 and gains[1] > gains[0]
     return [
         Claim(
             f"{FASTER}: in the limit of large widths",
-            f"one linear unit: LoRA's best rate falls as n^({found['toy']['exponent']:.3f}), "
+            f"one linear unit: LoRA's best rate falls as n^({toy['exponent']:.3f|.2g}), "
             f"theory -1/2, and its steps grow from {first['steps']} to {last['steps']} between "
             f"widths {min(widths):,} and {max(widths):,}; with two rates "
             f"{first['steps_apart']} and {last['steps_apart']} (n = {first['steps'].n})",
-            "holds when the width grows without bound" if theory else NOT_SEEN,
+            _verdict(theory, "the width grows without bound"),
         ),
         Claim(
             f"{FASTER}: on words, each ratio at its own rate",
-            f"the ratio that validation chose, {best}, saves {saved:%} of LoRA's steps to a "
-            f"loss of {target} (n = {saved.n}); a step takes {time['plus_over_lora']:.2f} of "
-            "LoRA's time",
-            HOLDS if sign(*saved) > 0 else NOT_SEEN,
+            f"the ratio that validation chose, {best}, saves {saved.times(100):.0f} % of LoRA's "
+            f"steps to a loss of {target} (n = {saved.n}); a step takes "
+            f"{s['seconds']['plus_over_lora']:.2f} of LoRA's time",
+            _verdict(saved.sign > 0),
         ),
     ]
 
 
-def _lora_fa(found: Mapping[str, Any]) -> list[Claim]:
-    fa, memory = found["words"]["lora_fa"], found["memory"]
-    n = fa[min(fa)]["less_lora"].n
-    gaps = ", ".join(f"rank {r} {fa[r]['less_lora']:.3f}" for r in sorted(fa))
-    shares = [row["activations_saved"] for row in memory.values()]
-    worse = [rank for rank in fa if not _same(fa[rank]["less_lora"])]
-    even = [rank for rank in fa if rank > max(worse, default=0)]
-    when = f"holds when the rank is {min(even)} or more" if even else NOT_SEEN
-    when = when if min(shares) > 0 else NOT_SEEN
+def _lora_fa(s: Mapping[str, Any]) -> list[Claim]:
+    gaps = {rank: row["less_lora"] for rank, row in sorted(s["words"]["lora_fa"].items())}
+    shares = [row["activations_saved"] for row in s["memory"].values()]
+    worse = [rank for rank, gap in gaps.items() if not _same(gap)]
+    even = [rank for rank in gaps if rank > max(worse, default=0)]
+    holds = not worse or (bool(even) and min(shares) > 0)
+    listed = ", ".join(f"rank {rank} {gap:.3f|.2g}" for rank, gap in gaps.items())
     return [
         Claim(
             CHEAPER,
             f"{100 * min(shares):.0f} to {100 * max(shares):.0f} % less kept for backward, by "
-            f"model and targets; exact match less LoRA's: {gaps} (n = {n})",
-            when if worse else HOLDS,
+            f"model and targets; exact match less LoRA's: {listed} (n = {gaps[min(gaps)].n})",
+            _verdict(holds, f"the rank is {min(even)} or more" if worse and even else ""),
         )
     ]
 
 
-def _vera(found: Mapping[str, Any]) -> list[Claim]:
-    vera, lora, files = found["vera"], found["lora"], found["files"]["vera"]
-
-    def score(row):
-        return row["exact_match"]["mean"]
+def _vera(s: Mapping[str, Any]) -> list[Claim]:
+    vera, lora, files = s["vera"], s["lora"], s["files"]["vera"]
 
     def smallest(row):
-        """The LoRA of fewest numbers that scores as well."""
-        even = [r for r in lora if score(lora[r]) >= score(row) - SAME]
-        return min(even, key=lambda r: lora[r]["trainable"], default=None)
+        """The rank of the LoRA of fewest numbers that scores as well."""
+        wanted = row["exact_match"].mean - SAME
+        even = [rank for rank in lora if lora[rank]["exact_match"].mean >= wanted]
+        return min(even, key=lambda rank: lora[rank]["trainable"], default=None)
 
     def said(row):
-        spread = row["exact_match"]
-        return f"{spread['mean']:.3f} ± {spread['sd']:.3f} with {row['trainable']:,} numbers"
+        return f"{row['exact_match']:.3f} with {row['trainable']:,} numbers"
 
     rivals = {rank: smallest(row) for rank, row in vera.items()}
     fewer = [
@@ -158,99 +148,89 @@ def _vera(found: Mapping[str, Any]) -> list[Claim]:
         if rival is None or vera[rank]["trainable"] < lora[rival]["trainable"]
     ]
     above = [rank for rank in sorted(vera) if rank not in fewer]
-    shown = [*sorted(fewer)[-1:], *above[:1]]  # the last that is smaller, and the first that is not
     pairs = [
         f"rank {rank}: {said(vera[rank])}, "
         + (f"LoRA of rank {rival}: {said(lora[rival])}" if (rival := rivals[rank]) else "no LoRA")
-        for rank in shown
+        # the last that is smaller, and the first that is not
+        for rank in [*sorted(fewer)[-1:], *above[:1]]
     ]
     alike = sum(file["same_bits_elsewhere"] for file in files.values())
     sizes = files[max(fewer, default=min(files))]
-    when = f"holds when the rank is {max(fewer)} or less" if fewer else NOT_SEEN
+    when = f"the rank is {max(fewer)} or less" if fewer and above else ""
     return [
         Claim(
             f"{SMALLER}: against the smallest LoRA that scores as well",
-            f"{'; '.join(pairs)} (n = {next(iter(vera.values()))['exact_match']['n']})",
-            HOLDS if len(fewer) == len(vera) else when,
+            f"{'; '.join(pairs)} (n = {next(iter(vera.values()))['exact_match'].n})",
+            _verdict(bool(fewer), when),
         ),
         Claim(
             "VeRA moves between systems easily",
             f"{alike} of {len(files)} × one file gave the same bits in another process; "
             f"{sizes['bytes']:,} bytes without A and B, {sizes['bytes_with_projections']:,} with",
-            "holds when both sides draw A and B alike" if alike == len(files) else NOT_SEEN,
+            _verdict(alike == len(files), "both sides draw A and B alike"),
         ),
     ]
 
 
-def _delta_lora(found: Mapping[str, Any]) -> list[Claim]:
-    def spread(kind, name):
-        row = found[kind]["difference"][name]
-        return row["mean"], row["sd"], row["n"]
-
+def _delta_lora(s: Mapping[str, Any]) -> list[Claim]:
     def claim(sentence, kind, holds):
-        names = found[kind]["difference"]
-        said = ", ".join(f"{n.replace('_', ' ')} {_gap(spread(kind, n))}" for n in names)
-        return Claim(sentence, f"less LoRA's, both tuned: {said}", HOLDS if holds else NOT_SEEN)
+        gaps = s[kind]["difference"].items()
+        listed = ", ".join(f"{name.replace('_', ' ')} {_gap(gap)}" for name, gap in gaps)
+        return Claim(sentence, f"less LoRA's, both tuned: {listed}", _verdict(holds))
 
-    fits = sign(*spread("few", "gap")) < 0 and sign(*spread("few", "test_loss")) <= 0
+    shift, few = (s[kind]["difference"] for kind in ("shift", "few"))
     return [
-        claim(LEARNS, "shift", sign(*spread("shift", "new_test_loss")) < 0),
-        claim(FITS, "few", fits),
+        claim(LEARNS, "shift", shift["new_test_loss"].sign < 0),
+        claim(FITS, "few", few["gap"].sign < 0 and few["test_loss"].sign <= 0),
     ]
 
 
-def _lora(found: Mapping[str, Any]) -> list[Claim]:
-    elbows = found["teacher"]
-    off = [
-        row["error"]["mean"]
-        for known, ranks in elbows.items()
-        for r, row in ranks.items()
-        if r >= known
-    ]
-    n = next(iter(next(iter(elbows.values())).values()))["error"]["n"]
-    worst = max(elbows[k][k]["error"]["sd"] for k in elbows)
-    met = max(off) < 1e-3
+def _lora(s: Mapping[str, Any]) -> list[Claim]:
+    errors = {
+        known: {rank: row["error"] for rank, row in ranks.items()}
+        for known, ranks in s["teacher"].items()
+    }
+    left = max(e.mean for known, row in errors.items() for rank, e in row.items() if rank >= known)
+    at_elbows = [row[known] for known, row in errors.items()]
+    deviation, n = max(error.sd for error in at_elbows), at_elbows[0].n
     return [
         Claim(
             "A change of low rank is enough",
-            f"a known change of rank {', '.join(map(str, elbows))} is met from that rank on: "
-            f"what is left is at most {max(off):.1e} ± {worst:.0e} (n = {n})",
-            "holds when the change is of low rank" if met else NOT_SEEN,
+            f"a known change of rank {', '.join(map(str, errors))} is met from that rank on: "
+            f"what is left is at most {left:.1e} ± {deviation:.0e} (n = {n})",
+            _verdict(left < 1e-3, "the change is of low rank"),
         )
     ]
 
 
-def _swapping(found: Mapping[str, Any]) -> list[Claim]:
-    size, took = found["bytes"], found["seconds"]
-    things = ("switches_with_other_bits", "scores", "base", "adapters")
-    faults = ["copied", things[0], *(f"{name}_changed" for name in things[1:])]
-    still = not any(found[name] for name in faults)
-    ways = found["ways"].values()
-    last = [row["drift"][max(row["drift"])]["logit"] for row in ways]
-    moved = " or ".join(f"{mean:.1e} ± {sd:.0e}" for mean, sd in last)
+def _swapping(s: Mapping[str, Any]) -> list[Claim]:
+    size, took, ways = s["bytes"], s["seconds"], s["ways"].values()
+    faults = ("copied", "switches_with_other_bits", "scores_changed", "base_changed")
+    still = not any(s[name] for name in (*faults, "adapters_changed"))
     switches = max(next(iter(ways))["drift"])
+    moved = " or ".join(f"{row['drift'][switches]['logit']:.1e|.0e}" for row in ways)
     changed = sum(row["scores_changed"] for row in ways)
     cases = sum(row["orders"] for row in ways) * size["adapters"]
     return [
         Claim(
             "LoRA's adapters swap freely without retraining",
-            f"beside the base {found['switches_with_other_bits']} of {found['orders']} × "
-            f"{switches:,} switches gave other bits and {found['scores_changed']} scores changed; "
+            f"beside the base {s['switches_with_other_bits']} of {s['orders']} × "
+            f"{switches:,} switches gave other bits and {s['scores_changed']} scores changed; "
             f"a switch takes {1e6 * took['use_seconds']:.2g} µs, reading a model "
             f"{1e3 * took['load_model_seconds']:.2g} ms; base and five adapters are "
             f"{size['library_bytes']:,} bytes, five models {size['models_bytes']:,}",
-            HOLDS if still else NOT_SEEN,
+            _verdict(still),
         ),
         Claim(
             "… also by adding to the weights and subtracting again",
             f"after {switches:,} switches a logit has moved by {moved} (rounded once, in place; "
-            f"n = {found['orders']} orders each), {changed} of {cases} scores changed",
-            "holds when the last bits of float32 do not matter" if not changed else NOT_SEEN,
+            f"n = {s['orders']} orders each), {changed} of {cases} scores changed",
+            _verdict(not changed, "the last bits of float32 do not matter"),
         ),
     ]
 
 
-SAID: dict[str, Callable[[Mapping[str, Any]], list[Claim]]] = {
+CLAIMS: dict[str, Callable[[Mapping[str, Any]], list[Claim]]] = {
     "comparison": _comparison,
     "lora_plus": _lora_plus,
     "lora_fa": _lora_fa,

@@ -7,36 +7,33 @@ per cent of each other (arXiv:2602.04998), which is why nothing here is run at a
 Set-up: 300 words of a task, 150 steps of 32, q_proj and v_proj, rank 4 (VeRA 256); 1000 and all
 words for two tasks. The rate of a method on a task is chosen with one seed on 300 validation words,
 from the five rates of the one grid around the method's own best on past tenses (`minilora tune`:
-eleven rates, three seeds); that one choice is taken over for past tenses as it stands. Held-out
-words choose nothing. The larger sets use the rates of 300 words.
+eleven rates, three seeds); past tenses themselves use that best rate. Held-out words choose
+nothing. The larger sets use the rates of 300 words.
 """
 
 import math
-import statistics
 import time
-from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from minilora.formats.models import load_model
-from minilora.lab import rates
+from minilora.lab import rates, runs
 from minilora.lab.cells import Cell, Record, grid
-from minilora.lab.markdown import table as markdown
-from minilora.lab.runs import adapter_bytes, load_words, make_batches
-from minilora.lab.runs import run as train_run
-from minilora.lab.spread import difference, mean_sd, milliseconds, plus_minus
-from minilora.lab.sweep import rounded, settings_of, the_model, word_run
+from minilora.lab.statistics import by_exact_match, chosen, difference, estimate, rounded
+from minilora.lab.sweep import word_run
+from minilora.lab.table import markdown
 from minilora.lab.tune import GRID
 from minilora.lab.word_adapters import NAMES as TASKS
 from minilora.memory import CATEGORIES, measure
-from minilora.methods import METHODS
+from minilora.methods import DEFAULT, METHODS
+from minilora.support import plots
 from minilora.text import tasks
 from minilora.tuning.train import train
 
-from . import Question
-from ._comparison_figure import figure
-from ._turns import in_turns
+from . import Study, common
 
-RANKS = {name: 256 if record.rank_above_width else 4 for name, record in METHODS.items()}
+RANKS = {name: 256 if METHODS[name].rank_above_width else 4 for name in DEFAULT}
 TUNED = rates.DEFAULT_TASK  # its rates are on record, of all eleven and three seeds
 TRIED = 5  # rates of the grid for every other task, that one in their middle as far as it can be
 SEEDS, FEWER_SEEDS = tuple(range(5)), tuple(range(3))
@@ -44,38 +41,42 @@ SIZES = {"past": (1000, 5733), "spelling": (1000, 13180)}  # all words but one, 
 EARLY = 30  # steps of 150: who is ahead by then
 COST_STEPS = 2  # optimizer steps before the bytes are counted
 TURNS = 6  # of every method, to time its steps; the first, which may compile kernels, is left out
+COSTS = {"numbers": "trainable numbers", "step": "MiB kept for a step, weights aside"}  # -> label
+
+# ------------------------------------------------------------------------------------------- cells
 
 
 def cells() -> list[Cell]:
     """What a step costs, what the untrained base knows, and the choice of the rates."""
-    best = rates.chosen_for(TUNED, rates.read())
-    found = grid(kind="base", task=TASKS)
-    found += [_cell("cost", m, lr=best[m]["lr"], steps=COST_STEPS, seed=0) for m in METHODS]
-    found.append({"kind": "seconds", "ranks": RANKS, "turns": TURNS, "steps": 20, "seed": 0})
+    best = {name: row["lr"] for name, row in rates.chosen_for(TUNED, rates.read()).items()}
+    work = grid(kind="base", task=TASKS)
+    work += [_cell("cost", m, lr=best[m], steps=COST_STEPS, seed=0) for m in RANKS]
+    work.append({"kind": "seconds", "ranks": RANKS, "turns": TURNS, "steps": 20, "seed": 0})
     for task in TASKS:
-        for method in METHODS if task != TUNED else ():
-            place = GRID.index(best[method]["lr"]) - TRIED // 2
+        for method in RANKS if task != TUNED else ():
+            place = GRID.index(best[method]) - TRIED // 2
             place = min(max(0, place), len(GRID) - TRIED)
             for lr in GRID[place : place + TRIED]:
-                found.append(_learn(method, task, 300, lr, 0, ["validation"], purpose="rate"))
-    return found
+                work.append(_learn(method, task, 300, lr, 0, ["validation"], purpose="rate"))
+    return work
 
 
 def then(records: list[Record]) -> list[Cell]:
     """The runs that count, at the rates which the first part chose."""
-    found = []
-    for (task, method), lr in chosen(records).items():
-        found += [_learn(method, task, 300, lr, seed, ["test"]) for seed in SEEDS]
+    work = []
+    for (task, method), lr in chosen_rates(records).items():
+        work += [_learn(method, task, 300, lr, seed, ["test"]) for seed in SEEDS]
         for size in SIZES.get(task, ()):
-            found += [_learn(method, task, size, lr, seed, ["test"]) for seed in FEWER_SEEDS]
-    return found
+            work += [_learn(method, task, size, lr, seed, ["test"]) for seed in FEWER_SEEDS]
+    return work
 
 
 def quick() -> list[Cell]:
     """Few steps on few words."""
-    few = {"train_size": 40, "steps": 4, "score": ["validation"]}
-    learn = [_cell("learn", m, task="plural", lr=0.01, seed=0, purpose="", **few) for m in RANKS]
-    return [*learn[1:3], {"kind": "base", "task": "comparative"}]
+    few = {"train_size": 40, "steps": 4, "score": ["validation"], "purpose": ""}
+    methods = list(RANKS)[1:3]
+    learn = [_cell("learn", m, task="plural", lr=0.01, seed=0, **few) for m in methods]
+    return [*learn, {"kind": "base", "task": "comparative"}]
 
 
 def _cell(kind: str, method: str, **settings) -> Cell:
@@ -88,18 +89,12 @@ def _learn(method, task, size, lr, seed, score, purpose="score") -> Cell:
     return _cell("learn", method, lr=lr, **where, every=every, score=score, purpose=purpose)
 
 
-# --------------------------------------------------------------------------------------- the cells
+# -------------------------------------------------------------------------------------------- runs
 
 
 def run(kind: str, **cell) -> dict[str, Any]:
     """One cell."""
-    kinds: dict[str, Callable[..., dict[str, Any]]] = {
-        "learn": learn,
-        "cost": cost,
-        "base": base,
-        "seconds": seconds,
-    }
-    return kinds[kind](**cell)
+    return {"learn": learn, "cost": cost, "base": base, "seconds": seconds}[kind](**cell)
 
 
 def learn(purpose: str, **cell) -> dict[str, Any]:
@@ -108,195 +103,226 @@ def learn(purpose: str, **cell) -> dict[str, Any]:
 
 
 def base(task: str) -> dict[str, Any]:
-    """What the untrained base knows of a task."""
-    model = load_model("base")
-    return {"test": tasks.exact_match(model, tasks.load_task(task).test)}
+    """The untrained base's score on a task."""
+    return {"test": tasks.exact_match(load_model("base"), tasks.load_task(task).test)}
 
 
 def cost(method: str, rank: int, lr: float, steps: int, seed: int) -> dict[str, Any]:
     """Bytes of a step and of the adapter's file."""
-    settings = settings_of(rank=rank, steps=steps)
-    words = load_words(settings)
-    tuned, _ = train_run(the_model(settings.base), words, settings, method, lr, seed)
-    batches = make_batches(tuned.base, words.train, settings, seed)
-    shape = max((ids.shape for ids, _ in batches), key=math.prod)
-    measured = measure(tuned, *shape)
+    model, settings, words, batches = common.setting(seed, rank=rank, steps=steps)
+    tuned, _ = runs.run(model, words, settings, method, lr, seed)
+    measured = measure(tuned, *runs.largest_batch(batches))
     return {
-        "trainable": sum(a.size for a in tuned.trainable.values()),
-        "adapter_bytes": adapter_bytes(tuned, None),
+        "trainable": runs.trainable_numbers(tuned),
+        "adapter_bytes": runs.adapter_bytes(tuned),
         "bytes": {name: measured[name] for name in CATEGORIES},
     }
 
 
 def seconds(ranks: dict[str, int], turns: int, steps: int, seed: int) -> dict[str, Any]:
-    """Processor seconds a step of every method, all on the same batches, taking turns: what else
-    the machine does is not in them.
-    """
-    settings = settings_of(steps=steps)
-    model = the_model(settings.base)
-    batches = make_batches(model, load_words(settings).train, settings, seed)
+    """Processor seconds a step of every method, in turns on the same batches."""
+    model, settings, _, batches = common.setting(seed, steps=steps)
 
     def spent(method):
-        tuned = settings_of(rank=ranks[method], steps=steps).attach(model, method, seed)
+        tuned = settings.changed(rank=ranks[method]).attach(model, method, seed)
         start = time.process_time()
         train(tuned, batches, steps=steps, lr=1e-3, progress=False)
         return [rounded((time.process_time() - start) / steps)]
 
-    found = in_turns(spent, ranks, turns)
-    return {f"{method}_seconds": values for method, values in found.items()}
+    taken = common.in_turns(spent, ranks, turns)
+    return {f"{method}_seconds": values for method, values in taken.items()}
 
 
-# ------------------------------------------------------------------------------------- the answers
+# ----------------------------------------------------------------------------------------- summary
 
 
-def chosen(records: list[Record]) -> dict[tuple[str, str], float]:
+def chosen_rates(records: list[Record]) -> dict[tuple[str, str], float]:
     """(task, method) -> the rate of the highest validation exact match, of equals of the lower
     loss; on past tenses the one on record.
     """
-    found = {(TUNED, m): row["lr"] for m, row in rates.chosen_for(TUNED, rates.read()).items()}
-    found = {place: lr for place, lr in found.items() if place[1] in METHODS}
-    for task in TASKS:
-        mine = [r for r in records if _is(r, task=task, purpose="rate")]
-        found |= {(task, m): row["lr"] for m, row in rates.choose(map(_as_tuned, mine)).items()}
-    return found
+    on_record = rates.chosen_for(TUNED, rates.read())
+    tried = [record for record in records if record["cell"].get("purpose") == "rate"]
+    best = [of_seeds[0]["cell"] for of_seeds in chosen(tried, by_exact_match)]
+    return {
+        **{(TUNED, method): on_record[method]["lr"] for method in RANKS},
+        **{(cell["task"], cell["method"]): cell["lr"] for cell in best},
+    }
 
 
-def _as_tuned(record):
-    """A cell as the record of `tune` has it."""
-    cell, validation = record["cell"], record["result"]["validation"]
-    judged = {f"validation_{name}": value for name, value in validation.items()}
-    return {"method": cell["method"], "rank": cell["rank"], "lr": cell["lr"], **judged}
+def front(rows: dict[str, dict[str, Any]], cost: str) -> list[str]:
+    """The methods that no other beats: none costs at most as much and scores higher."""
 
+    def beaten(name, other):
+        cheaper = rows[other]["cost"][cost] <= rows[name]["cost"][cost]
+        return cheaper and rows[other]["mean"].mean > rows[name]["mean"].mean
 
-def _is(record: Record, **wanted) -> bool:
-    return all(record["cell"].get(name) == value for name, value in wanted.items())
-
-
-def runs(records: list[Record], **wanted) -> list[dict[str, Any]]:
-    """The results of the runs that count and have these settings, in the order of their seeds."""
-    return [r["result"] for r in records if _is(r, purpose="score", **wanted)]
-
-
-def _scores(records: list[Record], method: str, task: str, size: int) -> list[float]:
-    """Held-out exact match, seed by seed."""
-    found = runs(records, method=method, task=task, train_size=size)
-    return [result["test"]["exact_match"] for result in found]
-
-
-def _means(records: list[Record], method: str) -> list[float]:
-    """The mean over the tasks, seed by seed."""
-    by_task = [_scores(records, method, task, 300) for task in TASKS]
-    return [statistics.fmean(of_seed) for of_seed in zip(*by_task)]
-
-
-def _early(records: list[Record], method: str) -> list[float]:
-    """The validation loss after EARLY steps on past tenses, seed by seed."""
-    found = runs(records, method=method, task=TUNED, train_size=300)
-    return [dict(result["evaluations"]).get(EARLY, math.inf) for result in found]
+    return [name for name in rows if not any(beaten(name, other) for other in rows)]
 
 
 def summary(records: list[Record]) -> dict[str, Any]:
-    """By method: scores (mean, sd over seeds) by task and size, costs, rates; and the fronts."""
-    rates_chosen, rows = chosen(records), {}
-    (timed,) = (r["result"] for r in records if _is(r, kind="seconds"))
-    for method in METHODS:
-        (spent,) = (r["result"] for r in records if _is(r, kind="cost", method=method))
-        by_task = {task: _scores(records, method, task, 300) for task in TASKS}
+    """By method: estimates of the scores by task and size, costs, rates; and the fronts."""
+    kinds = common.by_kind(records)
+    (timed,) = (record["result"] for record in kinds["seconds"])
+    costs = {record["cell"]["method"]: record["result"] for record in kinds["cost"]}
+    learned = common.grouped(kinds["learn"], _place)
+    tuned = chosen_rates(records)
+    means, early, rows = {}, {}, {}
+    for method, spent in costs.items():
+        results = {
+            task: {
+                size: [run["result"] for run in learned.get(("score", method, task, size), [])]
+                for size in (300, *SIZES.get(task, ()))
+            }
+            for task in TASKS
+        }
+        scores = {
+            task: {n: [r["test"]["exact_match"] for r in of_n] for n, of_n in sizes.items()}
+            for task, sizes in results.items()
+        }
+        curves = [result["evaluations"] for result in results[TUNED][300]]
+        means[method] = [fmean(values) for values in zip(*(scores[task][300] for task in TASKS))]
+        early[method] = [dict(curve).get(EARLY, math.inf) for curve in curves]
         rows[method] = {
-            "tasks": {task: mean_sd(found) for task, found in by_task.items()},
-            "mean": mean_sd(_means(records, method)),
+            "tasks": {task: estimate(sizes[300]) for task, sizes in scores.items()},
+            "mean": estimate(means[method]),
             "sizes": {
-                task: {n: mean_sd(_scores(records, method, task, n)) for n in (300, *sizes)}
-                for task, sizes in SIZES.items()
+                task: {n: estimate(values) for n, values in scores[task].items()} for task in SIZES
             },
-            "curve": _curve(runs(records, method=method, task=TUNED, train_size=300)),
+            "curve": [  # (step, the validation loss)
+                (points[0][0], estimate(loss for _, loss in points)) for points in zip(*curves)
+            ],
             "cost": {
                 "numbers": spent["trainable"],
                 "file": spent["adapter_bytes"],
                 "step": sum(spent["bytes"][k] for k in ("gradients", "optimizer", "activations")),
             },
             "activations": spent["bytes"]["activations"],
-            "step_seconds": mean_sd(timed[f"{method}_seconds"]),
-            "lr": {task: lr for (task, m), lr in rates_chosen.items() if m == method},
+            "step_seconds": estimate(timed[f"{method}_seconds"]),
+            "lr": {task: tuned[task, method] for task in TASKS},
         }
     return {
         "methods": rows,
-        "against_lora": {
-            method: difference(_means(records, method), _means(records, "lora"))
-            for method in METHODS
-        },
-        "early": {
-            method: difference(_early(records, method), _early(records, "lora"))
-            for method in METHODS
-        },
-        "base": {r["cell"]["task"]: r["result"]["test"] for r in records if _is(r, kind="base")},
+        "against_lora": {m: difference(values, means["lora"]) for m, values in means.items()},
+        "early": {m: difference(values, early["lora"]) for m, values in early.items()},
+        "base": {r["cell"]["task"]: r["result"]["test"] for r in kinds["base"]},
         "fronts": {cost: front(rows, cost) for cost in ("numbers", "file", "step")},
     }
 
 
-def _curve(results):
-    """[step, mean, sd] of the validation loss over the seeds."""
-    curves = [result["evaluations"] for result in results]
-    return [(points[0][0], *mean_sd(loss for _, loss in points)) for points in zip(*curves)]
-
-
-def front(rows: dict[str, dict[str, Any]], cost: str) -> list[str]:
-    """The methods than which no other costs at most as much and scores higher."""
-
-    def beaten(name, other):
-        cheaper = rows[other]["cost"][cost] <= rows[name]["cost"][cost]
-        return cheaper and rows[other]["mean"][0] > rows[name]["mean"][0]
-
-    return [name for name in rows if not any(beaten(name, other) for other in rows)]
+def _place(cell):
+    return cell["purpose"], cell["method"], cell["task"], cell["train_size"]
 
 
 def table(records: list[Record]) -> str:
     """Scores by task, then costs."""
-    found = summary(records)
-    titles = {name: METHODS[name].title for name in found["methods"]}
-    head = ["exact match, 300 words", *(tasks.TASKS[t].title for t in TASKS), "mean"]
-    by_task = [
-        [titles[m], *(plus_minus(*row["tasks"][t]) for t in TASKS), plus_minus(*row["mean"])]
-        for m, row in found["methods"].items()
-    ]
+    s = summary(records)
+    titles = {name: METHODS[name].title for name in s["methods"]}
+    by_task, by_size, costs = [], [], []
     words = [(task, size) for task, sizes in SIZES.items() for size in (300, *sizes)]
-    more = [
-        [titles[m], *(plus_minus(*row["sizes"][task][size]) for task, size in words)]
-        for m, row in found["methods"].items()
+    for name, row in s["methods"].items():
+        matches = [*(row["tasks"][task] for task in TASKS), row["mean"]]
+        by_task.append([titles[name], *(f"{match:.3f}" for match in matches)])
+        matches = [row["sizes"][task][size] for task, size in words]
+        by_size.append([titles[name], *(f"{match:.3f}" for match in matches)])
+        numbers = [f"{row['cost'][k]:,}" for k in ("numbers", "file", "step")]
+        step = f"{row['step_seconds'].times(1e3):.1f} ms"
+        fronts = ", ".join(k for k, names in s["fronts"].items() if name in names) or "–"
+        lrs = ", ".join(f"{lr:g}" for lr in row["lr"].values())
+        costs.append([titles[name], *numbers, step, f"{row['curve'][-1][1].mean:.3f}", fronts, lrs])
+    heads = [
+        ["exact match, 300 words", *(tasks.TASKS[task].title for task in TASKS), "mean"],
+        ["exact match", *(f"{tasks.TASKS[task].title}, {n:,} words" for task, n in words)],
+        ["cost", "numbers", "bytes of the file", "bytes of a step", "a step", "loss"],
     ]
-    bytes_of = [
-        [
-            titles[m],
-            f"{row['cost']['numbers']:,}",
-            f"{row['cost']['file']:,}",
-            f"{row['cost']['step']:,}",
-            milliseconds(row["step_seconds"]),
-            f"{row['curve'][-1][1]:.3f}",
-            ", ".join(k for k, names in found["fronts"].items() if m in names) or "–",
-            ", ".join(f"{lr:g}" for lr in row["lr"].values()),
-        ]
-        for m, row in found["methods"].items()
-    ]
-    costs = ["cost", "numbers", "bytes of the file", "bytes of a step", "a step", "loss"]
-    return "\n\n".join(
-        [
-            markdown(head, by_task),
-            markdown(
-                ["exact match", *(f"{tasks.TASKS[t].title}, {n:,} words" for t, n in words)], more
-            ),
-            markdown([*costs, "on the front of", "rates"], bytes_of),
-        ]
-    )
+    heads[2] += ["on the front of", "rates"]
+    return "\n\n".join(map(markdown, heads, (by_task, by_size, costs)))
 
 
-QUESTION = Question(
-    name="comparison",
-    title="Each at its own learning rate: who learns what, how fast, and at what cost in bytes?",
-    cells=cells,
-    then=then,
-    run=run,
-    summary=summary,
-    table=table,
-    figure=lambda records, path: figure(summary(records), path),
-    quick=quick,
-)
+# ------------------------------------------------------------------------------------------ figure
+
+
+def figure(records: list[Record], path: Path) -> None:
+    """Six panels; each method has one colour and one marker in all of them."""
+    s = summary(records)
+    rows, looks = s["methods"], plots.looks(s["methods"])
+    with common.panels(path, 15.5, 9.4, 2, 3, dpi=75) as axes:
+        _draw_curves(axes[0, 0], rows, looks, "optimizer steps", lambda row: 1.0)
+        one_thread = "seconds on one thread"
+        _draw_curves(axes[0, 1], rows, looks, one_thread, lambda row: row["step_seconds"].mean)
+        _draw_tasks(axes[0, 2], rows, looks)
+        _draw_against(axes[1, 0], s, looks, "numbers", 1.0)
+        _draw_against(axes[1, 1], s, looks, "step", 2**20)
+        _draw_sizes(axes[1, 2], rows, looks)
+        axes[0, 0].set_title("Past tense: loss on validation words")
+        axes[0, 1].set_title("The same against time")
+        lines = axes[0, 0].get_legend_handles_labels()
+        axes[0, 0].figure.legend(*lines, loc="outside lower center", ncols=len(looks))
+
+
+def _draw_curves(axes, rows, looks, label, scale):
+    """Validation loss with a band of one standard deviation."""
+    for name, row in rows.items():
+        colour, marker = looks[name]
+        x = [step * scale(row) for step, _ in row["curve"]]
+        losses = [loss for _, loss in row["curve"]]
+        means = [loss.mean for loss in losses]
+        axes.plot(x, means, color=colour, marker=marker, label=METHODS[name].title)
+        low, high = zip(*((loss.mean - loss.sd, loss.mean + loss.sd) for loss in losses))
+        axes.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
+    axes.set_yscale("log")
+    common.plain_log(axes.yaxis, how="g")
+    axes.set_xlabel(label)
+    axes.set_ylabel("cross-entropy (nats per token)")
+
+
+def _draw_tasks(axes, rows, looks):
+    """Exact match by task, the methods side by side."""
+    for i, (name, row) in enumerate(rows.items()):
+        x = [place + (i - (len(looks) - 1) / 2) * 0.12 for place in range(len(TASKS))]
+        _draw_points(axes, x, row["tasks"].values(), looks[name])
+    axes.set_xticks(range(len(TASKS)), TASKS)
+    axes.tick_params(axis="x", labelsize=11)
+    axes.set_ylabel("held-out exact match")
+    axes.set_title("300 words of each task, five seeds")
+
+
+def _draw_against(axes, s, looks, cost, unit):
+    """Mean exact match over the tasks against a cost; the front as a line of steps."""
+    costs = [row["cost"][cost] / unit for row in s["methods"].values()]
+    for i, (name, row) in enumerate(s["methods"].items()):
+        beside = costs[:i].count(costs[i]) - (costs.count(costs[i]) - 1) / 2  # of equal ones
+        apart = 1.1**beside if cost == "numbers" else 1 + beside / 60
+        _draw_points(axes, [costs[i] * apart], [row["mean"]], looks[name], size=11)
+    best = [s["methods"][name] for name in s["fronts"][cost]]
+    points = sorted((row["cost"][cost] / unit, row["mean"].mean) for row in best)
+    axes.plot(*zip(*points), color="#999999", ls="--", lw=1.5, drawstyle="steps-post", zorder=1)
+    if cost == "numbers":
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.xaxis.set_minor_formatter("")
+    axes.set_xlabel(COSTS[cost])
+    axes.set_ylabel("exact match, mean of five tasks")
+    axes.set_title("Dashed: what nothing cheaper beats")
+
+
+def _draw_sizes(axes, rows, looks):
+    """Exact match against the number of words: a line style a task."""
+    for task, style in {"past": "-", "spelling": ":"}.items():
+        for name, row in rows.items():
+            sizes = row["sizes"][task]
+            means = [match.mean for match in sizes.values()]
+            axes.plot(list(sizes), means, color=looks[name][0], ls=style, lw=1.8)
+            _draw_points(axes, sizes, sizes.values(), looks[name])
+    axes.set_xscale("log")
+    common.plain_log(axes.xaxis, subs=(1, 3), how=",.0f")
+    axes.set_xlabel("words to train on (always 150 steps of 32)")
+    axes.set_ylabel("held-out exact match")
+    axes.set_title("Past tense (—) and sounds to spelling (···)")
+
+
+def _draw_points(axes, x, estimates, look, size=8):
+    common.errorbars(axes, x, estimates, look, ms=size, capsize=3, ls="none")
+
+
+TITLE = "Each at its own learning rate: who learns what, how fast, and at what cost in bytes?"
+STUDY = Study("comparison", TITLE, cells, quick, run, summary, table, figure, then)

@@ -4,28 +4,29 @@ Its sum of steps telescopes: where W moves from the first step, W + s B A is W�
 every step, LoRA with its scaling times 1 + λ; where it moves from a later one, a change of rank 2r
 at most. So LoRA's scaling is tuned here as well as its rate, on validation words.
 
-Four runs: `grid`, λ and the start step on the past tense; `same`, the identity in float64; `shift`,
-one stream of data that changes from the past tense to the plural half-way: how fast the second is
-learned, how much of the first is left; `few`, a hundred words many times over: the gap between
-held-out and training loss.
+Four kinds of runs: `grid`, λ and the start step on the past tense; `same`, the identity in float64;
+`shift`, one stream of data that changes from the past tense to the plural half-way: how fast the
+second is learned, how much of the first is left; `few`, a hundred words many times over: the gap
+between held-out and training loss.
 
 Source: Zi et al. 2023, arXiv:2309.02411, algorithm 1, where λ = 2 and W rests for K = 500 steps.
 """
 
 import json
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minilora.lab import markdown
-from minilora.lab.cells import grid
-from minilora.lab.sweep import rounded, the_model
+from minilora.lab.cells import Cell, Record, grid
+from minilora.lab.runs import the_model
+from minilora.lab.statistics import difference, estimate, rounded
+from minilora.lab.table import markdown
 from minilora.methods import METHODS
+from minilora.support import plots
 from minilora.text import tasks
 
-from . import Question, _lab
-from ._telescoping import same
+from . import Study, common
 
 RATES = (0.005, 0.01, 0.02)
 RANK = 4
@@ -35,170 +36,136 @@ ALPHAS = (8.0, 12.0, 16.0, 24.0, 40.0)  # ALPHA, and (1 + λ) ALPHA for every λ
 STEPS = 80
 HALF = 50  # steps of each of two tasks
 LORA, DELTA = {"method": "lora", "ratio": 0.0, "start": 0}, {"method": "delta_lora", "alpha": ALPHA}
+ROUNDING = 1e-12  # below it a difference is rounding, and its size depends on the processor
+
+# ------------------------------------------------------------------------------------------- cells
 
 
-# ---------------------------------------------------------------------------------------- the cells
-
-
-def cells():
+def cells() -> list[Cell]:
     """Every run."""
-    common = {"rank": RANK, "lr": RATES, "seed": _lab.TUNING}
-    on_grid = {"kind": "grid", "task": "past", "train_size": 300, "steps": STEPS, **common}
-    shift = {"kind": "shift", "task": "past", "then": "plural", "train_size": 300, "half": HALF}
-    few = {"kind": "few", "task": "past", "train_size": 100, "steps": 150, **common}
+    common_to_all = {"rank": RANK, "lr": RATES, "seed": common.TUNING}
+    past = {"task": "past", "train_size": 300, **common_to_all}
+    on_grid = {"kind": "grid", "steps": STEPS, **past}
+    shift = {"kind": "shift", "then": "plural", "half": HALF, **past}
+    few = {"kind": "few", "task": "past", "train_size": 100, "steps": 150, **common_to_all}
     return [
         *grid(kind="same", ratio=RATIOS, start=(0, 10), rank=RANK, alpha=ALPHA, steps=40, seed=0),
         *grid(**on_grid, **LORA, alpha=ALPHAS),
         *grid(**on_grid, **DELTA, ratio=RATIOS, start=(0, 25, 50)),
-        *grid(**shift, **common, **LORA, alpha=(8.0, 24.0, 40.0)),
-        *grid(**shift, **common, **DELTA, ratio=(2.0, 4.0), start=(0, HALF)),
+        *grid(**shift, **LORA, alpha=(8.0, 24.0, 40.0)),
+        *grid(**shift, **DELTA, ratio=(2.0, 4.0), start=(0, HALF)),
         *grid(**few, **LORA, alpha=(8.0, 24.0)),
         *grid(**few, **DELTA, ratio=2.0, start=(0, 50)),
     ]
 
 
-def then(records):
-    """More seeds at the chosen rates."""
-    return _lab.more_seeds(r for r in records if r["cell"]["kind"] != "same")
+def then(records: list[Record]) -> list[Cell]:
+    """Further seeds at the chosen rates."""
+    return common.more_seeds(r for r in records if r["cell"]["kind"] != "same")
 
 
-def quick():
+def quick() -> list[Cell]:
     """Short ones of each kind."""
-    common = {"rank": 2, "lr": 0.01, "seed": 0, "train_size": 40}
+    short = {"rank": 2, "lr": 0.01, "seed": 0, "train_size": 40}
     return [
-        *grid(kind="few", task="past", steps=4, **common, **DELTA, ratio=2.0, start=1),
-        *grid(kind="shift", task="past", then="plural", half=2, **common, **LORA, alpha=8.0),
+        *grid(kind="few", task="past", steps=4, **short, **DELTA, ratio=2.0, start=1),
+        *grid(kind="shift", task="past", then="plural", half=2, **short, **LORA, alpha=8.0),
         *grid(kind="same", ratio=2.0, start=(0, 2), rank=2, alpha=8.0, steps=6, seed=0),
     ]
 
 
-def run(kind, **cell):
-    """One training run, or two that are to be the same."""
-    kinds: dict[str, Callable[..., Any]] = {"shift": _shift, "same": same}
-    return kinds.get(kind, _words)(**cell)
+# -------------------------------------------------------------------------------------------- runs
 
 
-def _words(task, train_size, steps, lr, seed, **how):
-    """One task: scores, and the training words' own loss in the end; both curves."""
+def run(kind: str, **cell) -> dict[str, Any]:
+    """One training run, or two that should be the same."""
+    return {"grid": one_task, "few": one_task, "shift": two_tasks, "same": identity}[kind](**cell)
+
+
+def one_task(task, train_size, steps, lr, seed, **how) -> dict[str, Any]:
+    """Scores, the final loss of the training words, and the curves of both losses."""
     model, words = the_model("base"), tasks.select(task, train_size)
-    tuned, every = _lab.lora_or_delta(model, seed=seed, **how), max(1, steps // 5)
+    tuned = common.lora_or_delta(model, seed=seed, **how)
 
     def work():
-        history = _lab.teach(
+        history = common.teach(
             tuned,
-            _lab.word_batches(tuned, words.train, steps, seed),
+            common.word_batches(tuned, words.train, steps, seed),
             lr=lr,
             steps=steps,
-            evaluate=lambda t: [_lab.loss_on(t, words.train), _lab.loss_on(t, words.validation)],
-            evaluate_every=every,
+            evaluate=lambda t: [common.loss_on(t, part) for part in words[:2]],
+            evaluate_every=max(1, steps // 5),
         )
-        found = _lab.scores(tuned, words)
-        found["train_loss"] = history.evaluations[-1][1][0]
-        found["curve"] = [[step, *losses] for step, losses in history.evaluations]
-        return {**found, "gap": rounded(found["test_loss"] - found["train_loss"])}
+        scores = common.scores(tuned, words)
+        curve = [[step, *losses] for step, losses in history.evaluations]
+        scores |= {"train_loss": curve[-1][1], "curve": curve}
+        return {**scores, "gap": rounded(scores["test_loss"] - scores["train_loss"])}
 
-    return _lab.or_diverged(work)
+    return common.or_diverged(work)
 
 
-def _shift(task, then, train_size, half, lr, seed, **how):
+def two_tasks(task, then, train_size, half, lr, seed, **how) -> dict[str, Any]:
     """So many steps of one task, then as many of the next, at one constant rate."""
     both = [tasks.select(name, train_size) for name in (task, then)]
-    tuned = _lab.lora_or_delta(the_model("base"), seed=seed, **how)
+    tuned = common.lora_or_delta(the_model("base"), seed=seed, **how)
     stream = [
         batch
         for words in both
-        for batch in _lab.word_batches(tuned, words.train, half, seed)[:half]
+        for batch in common.word_batches(tuned, words.train, half, seed)[:half]
     ]
 
     def work():
-        history = _lab.teach(
+        history = common.teach(
             tuned,
             stream,
             lr=lr,
             steps=2 * half,
             schedule="constant",
-            evaluate=lambda t: [_lab.loss_on(t, words.validation) for words in both],
+            evaluate=lambda t: [common.loss_on(t, words.validation) for words in both],
             evaluate_every=max(1, half // 5),
         )
-        old, new = (_lab.scores(tuned, words) for words in both)
+        old, new = (common.scores(tuned, words) for words in both)
         while_learning = [loss for step, (_, loss) in history.evaluations if step > half]
         return {
             "curve": [[step, *losses] for step, losses in history.evaluations],
-            "validation_loss": new["validation_loss"],  # what is chosen by
+            "validation_loss": new["validation_loss"],  # chooses the rate
             "adapting": rounded(float(np.mean(while_learning))),
             **{f"old_{name}": value for name, value in old.items()},
             **{f"new_{name}": value for name, value in new.items()},
         }
 
-    return _lab.or_diverged(work)
+    return common.or_diverged(work)
 
 
-# ----------------------------------------------------------------------------- what the records say
+def identity(ratio, start, rank, alpha, steps, seed) -> dict[str, Any]:
+    """Delta-LoRA beside LoRA of (1 + λ) times the scaling, in float64, on the same batches.
 
-SHOWN = {  # kind -> what is shown of it
-    "grid": ("test_loss", "exact_match"),
-    "shift": ("adapting", "new_test_loss", "new_exact_match", "old_test_loss", "old_exact_match"),
-    "few": ("train_loss", "test_loss", "gap", "exact_match"),
-}
-
-
-def summary(records):
-    """{"grid", "shift", "few": {"each": setting -> …, "tuned": method -> …, "difference": …},
-    "same": …}.
+    LoRA's ε is (1 + λ) times as large, as its gradients are; without clipping, which depends on
+    their size. -> the largest relative difference of the losses (ROUNDING at least), and the rank
+    of each change of W.
     """
-    found = {kind: _of(_lab.of_kind(records, kind), names) for kind, names in SHOWN.items()}
-    same = _lab.of_kind(records, "same")
-    at_once = [r for r in same if r["cell"]["start"] == 0]
-    later = [r for r in same if r["cell"]["start"] > 0]
-    found["same"] = {
-        "largest_difference": max(r["result"]["difference"] for r in at_once),
-        "ranks_at_once": sorted({rank for r in at_once for rank in r["result"]["ranks"]}),
-        "ranks_later": sorted({rank for r in later for rank in r["result"]["ranks"]}),
-        "rank": same[0]["cell"]["rank"],
+    model, words = the_model("base").astype(np.float64), tasks.select("past", 60)
+    losses, moved = [], {}
+    for method, factor in (("delta_lora", 1.0), ("lora", 1 + ratio)):
+        how = dict(rank=rank, alpha=factor * alpha, ratio=ratio, start=start, seed=seed)
+        tuned = common.lora_or_delta(model, method, **how)
+        batches = common.word_batches(tuned, words.train, steps, seed)
+        history = common.teach(tuned, batches, lr=0.01, steps=steps, clip=None, eps=factor * 1e-8)
+        losses.append(np.array(history.losses))
+        if tuned.record.owns_weight:
+            W = {name: model.params[f"{name}.weight"] for name in tuned.layers}
+            moved = {name: arrays["W"] - W[name] for name, arrays in tuned.layers.items()}
+    values = [np.linalg.svd(change, compute_uv=False) for change in moved.values()]
+    apart = np.max(np.abs(losses[0] - losses[1]) / losses[1])
+    return {
+        "difference": max(ROUNDING, float(f"{apart:.1e}")),
+        "ranks": [int((v > 1e-9 * v[0]).sum()) for v in values],
     }
-    return found
 
 
-def _of(records, names):
-    """Each setting at its best rate; each method at its best setting; and, seed by seed, what
-    Delta-LoRA's result is above LoRA's.
-    """
-    each = {}
-    for settings, runs in _lab.tuned_rates(records).items():
-        each[label(json.loads(settings))] = _lab.of_runs(runs, records, *names)
-    best = {}
-    for runs in _lab.tuned_rates(records, free=("lr", "alpha", "ratio", "start")).values():
-        best[runs[0]["cell"]["method"]] = runs
-    tuned = {
-        method: {"setting": label(runs[0]["cell"]), **_lab.of_runs(runs, records, *names)}
-        for method, runs in best.items()
-    }
-    return {"each": each, "tuned": tuned, "difference": _differences(best, names)}
+# --------------------------------------------------------------------------- summary, table, figure
 
-
-def _differences(best, names):
-    by_seed = [
-        {run["cell"]["seed"]: run["result"] for run in best[method]}
-        for method in ("delta_lora", "lora")
-    ]
-    pairs = [(by_seed[0][seed], by_seed[1][seed]) for seed in by_seed[0] if seed in by_seed[1]]
-    return {name: _lab.spread(_less(a.get(name), b.get(name)) for a, b in pairs) for name in names}
-
-
-def _less(ours, theirs):
-    """The difference; None where one of the runs diverged."""
-    return None if ours is None or theirs is None else ours - theirs
-
-
-def label(cell) -> str:
-    """A setting in words: LoRA's scaling against the usual one, Delta-LoRA's λ and start."""
-    if not cell["ratio"]:
-        return f"LoRA, s × {cell['alpha'] / ALPHA:g}"
-    late = f", from step {cell['start'] + 1}" if cell["start"] else ""
-    return f"Delta-LoRA, λ = {cell['ratio']:g}{late}"
-
-
-HEADS = {
+HEADS = {  # kind -> the heads of its table
     "grid": ["past tense, 300 words", "rate", "held-out loss", "exact match"],
     "shift": [
         "past tense, then plural",
@@ -211,54 +178,105 @@ HEADS = {
     ],
     "few": ["100 words, 48 times", "rate", "training loss", "held-out loss", "gap", "exact match"],
 }
+SHOWN = {  # kind -> the results in its columns
+    "grid": ("test_loss", "exact_match"),
+    "shift": ("adapting", "new_test_loss", "new_exact_match", "old_test_loss", "old_exact_match"),
+    "few": ("train_loss", "test_loss", "gap", "exact_match"),
+}
 
 
-def table(records):
+def summary(records: list[Record]) -> dict[str, Any]:
+    """{"grid", "shift", "few": {"each": setting -> …, "tuned": method -> …, "difference": …},
+    "same": …}.
+    """
+    kinds = common.by_kind(records)
+    at_once, later = (
+        [r["result"] for r in kinds["same"] if (r["cell"]["start"] > 0) == late]
+        for late in (False, True)
+    )
+    same = {
+        "largest_difference": max(result["difference"] for result in at_once),
+        "ranks_at_once": sorted({rank for result in at_once for rank in result["ranks"]}),
+        "ranks_later": sorted({rank for result in later for rank in result["ranks"]}),
+        "rank": kinds["same"][0]["cell"]["rank"],
+    }
+    return {**{kind: _of_kind(kinds[kind], names) for kind, names in SHOWN.items()}, "same": same}
+
+
+def _of_kind(records, names):
+    """Each setting at its best rate; each method at its best setting; and, seed by seed, how far
+    Delta-LoRA's result is above LoRA's.
+    """
+    each = {
+        label(runs[0]["cell"]): common.row_of(runs, records, *names)
+        for runs in common.at_best_rates(records)
+    }
+    best = {
+        runs[0]["cell"]["method"]: runs
+        for runs in common.at_best_rates(records, free=("lr", "alpha", "ratio", "start"))
+    }
+    tuned = {
+        method: {"setting": label(runs[0]["cell"]), **common.row_of(runs, records, *names)}
+        for method, runs in best.items()
+    }
+    delta, lora = (
+        {run["cell"]["seed"]: run["result"] for run in best[method]}
+        for method in ("delta_lora", "lora")
+    )
+    seeds = [seed for seed in delta if seed in lora]
+    gaps = {
+        name: difference(*([of[seed].get(name) for seed in seeds] for of in (delta, lora)))
+        for name in names
+    }
+    return {"each": each, "tuned": tuned, "difference": gaps}
+
+
+def label(cell: Cell) -> str:
+    """A setting in words: LoRA's scaling against the usual one, Delta-LoRA's λ and start."""
+    if not cell["ratio"]:
+        return f"LoRA, s × {cell['alpha'] / ALPHA:g}"
+    late = f", from step {cell['start'] + 1}" if cell["start"] else ""
+    return f"Delta-LoRA, λ = {cell['ratio']:g}{late}"
+
+
+def table(records: list[Record]) -> str:
     """One table for each kind."""
     s = summary(records)
     same = s["same"]
     at_once, later = (" or ".join(map(str, same[f"ranks_{n}"])) for n in ("at_once", "later"))
-    identity = (
+    sentence = (
         "Where W moves from the first step, it is LoRA with (1 + λ) s: in float64 the losses "
         f"differ by no more than {same['largest_difference']:.0e} of themselves. The change of W, "
         f"adapter and all, has rank {at_once} then, and {later} where W moves from a later step "
         f"(r = {same['rank']})."
     )
-    tables = [_table(HEADS[kind], s[kind], SHOWN[kind]) for kind in SHOWN]
-    return "\n".join([*tables, identity])
+    tables = [_table(HEADS[kind], s[kind], names) + "\n" for kind, names in SHOWN.items()]
+    return "\n".join([*tables, sentence])
 
 
-def _table(head, found, names):
-    def row(name, r):
-        return [name, _lab.at_rate(r), *(_lab.said(r[n]) for n in names)]
-
-    rows = [row(name, r) for name, r in found["each"].items()]
-    rows += [
-        row(f"**{METHODS[method].title}, all tuned** ({r['setting'].split(', ', 1)[1]})", r)
-        for method, r in found["tuned"].items()
+def _table(head, part, names):
+    tuned = {
+        f"**{METHODS[method].title}, all tuned** ({row['setting'].split(', ', 1)[1]})": row
+        for method, row in part["tuned"].items()
+    }
+    lines = [
+        [name, common.rate_of(row), *(f"{row[n]:.3f}" for n in names)]
+        for name, row in [*part["each"].items(), *tuned.items()]
     ]
-    difference = [_lab.said(found["difference"][name]) for name in names]
-    rows.append(["**Delta-LoRA less LoRA, seed by seed**", "", *difference])
-    return markdown.table(head, rows) + "\n"
+    gaps = [f"{part['difference'][name]:.3f}" for name in names]
+    return markdown(head, [*lines, ["**Delta-LoRA less LoRA, seed by seed**", "", *gaps]])
 
 
-def figure(records, path):
+def figure(records: list[Record], path: Path) -> None:
     """What each setting learned of the new and kept of the old; the curves of a hundred words."""
-    from minilora.support import plots
-
-    s = summary(records)
-    with plots.style():
-        drawing = plots.canvas(13, 6)
-        left, right = drawing.subplots(1, 2)
-        _draw_shift(left, _lab.of_kind(records, "shift"))
-        _draw_few(right, _lab.of_kind(records, "few"), s["few"]["tuned"])
-    path.write_bytes(plots.png(drawing))
+    kinds = common.by_kind(records)
+    with common.panels(path, 13, 6, 1, 2) as (left, right):
+        _draw_shift(left, kinds["shift"])
+        _draw_few(right, kinds["few"], summary(records)["few"]["tuned"])
 
 
 def _draw_shift(axes, records):
     """A point a setting and rate."""
-    from minilora.support import plots
-
     groups: dict[str, list] = {}
     for record in records:
         own = {k: v for k, v in record["cell"].items() if k != "seed"}
@@ -267,38 +285,29 @@ def _draw_shift(axes, records):
         runs = [r for own, r in groups.items() if json.loads(own)["method"] == method]
         runs = [r for r in runs if all("diverged" not in result for result in r)]
         old, new = (
-            [_lab.spread(result[name] for result in r) for r in runs]
+            [estimate(result[name] for result in r) for r in runs]
             for name in ("old_test_loss", "new_test_loss")
         )
-        axes.errorbar(
-            [v["mean"] for v in new],
-            [v["mean"] for v in old],
-            xerr=[v["sd"] for v in new],
-            yerr=[v["sd"] for v in old],
-            ls="none",
-            marker=marker,
-            color=colour,
-            elinewidth=1,
-            label=METHODS[method].title,
-        )
+        deviations = {"xerr": [e.sd for e in new], "yerr": [e.sd for e in old]}
+        look = dict(ls="none", marker=marker, color=colour, elinewidth=1)
+        means = [[e.mean for e in estimates] for estimates in (new, old)]
+        axes.errorbar(*means, **deviations, **look, label=METHODS[method].title)
     axes.set(xscale="log", yscale="log", xlabel="loss on the new task, plural (nats per token)")
     axes.set_ylabel("loss on the old task, past tense")
     axes.set_title("Data that change half-way: learned, kept")
-    _lab.plain_log(axes.xaxis)
-    _lab.plain_log(axes.yaxis)
+    common.plain_log(axes.xaxis)
+    common.plain_log(axes.yaxis)
     axes.legend(title="each scaling, λ, start and rate")
 
 
 def _draw_few(axes, records, tuned):
     """Held-out and training loss of both methods, all tuned."""
-    from minilora.support import plots
-
     for method, (colour, marker) in plots.looks(["lora", "delta_lora"]).items():
         chosen = tuned[method]
         curves = [
-            r["result"]["curve"]
-            for r in records
-            if label(r["cell"]) == chosen["setting"] and r["cell"]["lr"] == chosen["lr"]
+            record["result"]["curve"]
+            for record in records
+            if (label(record["cell"]), record["cell"]["lr"]) == (chosen["setting"], chosen["lr"])
         ]
         steps, train, held_out = np.mean(curves, axis=0).T
         axes.plot(steps, held_out, color=colour, marker=marker, label=chosen["setting"])
@@ -307,18 +316,9 @@ def _draw_few(axes, records, tuned):
     axes.plot([], [], color=plots.INK, ls=":", label="the words trained on")
     axes.set(yscale="log", xlabel="optimizer steps", ylabel="loss (nats per token)")
     axes.set_title("A hundred words, over and over")
-    _lab.plain_log(axes.yaxis)
+    common.plain_log(axes.yaxis)
     axes.legend()
 
 
-QUESTION = Question(
-    name="delta_lora",
-    title="Delta-LoRA: λ, where W starts to move, changing data, few words",
-    cells=cells,
-    run=run,
-    summary=summary,
-    table=table,
-    figure=figure,
-    quick=quick,
-    then=then,
-)
+TITLE = "Delta-LoRA: λ, where W starts to move, changing data, few words"
+STUDY = Study("delta_lora", TITLE, cells, quick, run, summary, table, figure, then)

@@ -1,29 +1,32 @@
-"""LoRA: how much rank a change needs, where what is learned points, which weights to adapt.
+"""LoRA: how much rank a change needs, in which directions it lies, which weights to adapt.
 
 `teacher`: one linear of the base, and a teacher whose weight is of known rank r* away from it. LoRA
 of rank r cannot come nearer than the best rank-r matrix, and the Eckart-Young theorem says how near
-that is: the elbow stands at r*. `words`: the past tense at several ranks, every rate tried; and how
-much a change amplifies of what W has in its directions. `pair`: two such runs from different seeds,
-how far their directions agree, what chance gives taken off. `budget`: one number of trainable
-numbers, spent on different weights.
+that is: the elbow stands at r*. `words`: the past tense at several ranks and rates; and how much ΔW
+amplifies what W has in its directions. `pair`: two such runs from different seeds, how far their
+directions agree, less what chance gives. `budget`: one number of trainable numbers, spent on
+different weights.
 
 Source: Hu et al. 2021, arXiv:2106.09685, section 7: tables 5 to 7, figures 3 and 4.
 """
 
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minilora.lab import markdown
-from minilora.lab.cells import grid
-from minilora.lab.sweep import rounded, the_model
+from minilora.lab.cells import Cell, Record, grid
+from minilora.lab.runs import the_model, trainable_numbers
+from minilora.lab.statistics import estimate, rounded
+from minilora.lab.table import markdown
+from minilora.methods import METHODS
+from minilora.methods.lora import lora_backward, lora_forward
+from minilora.support import plots
 from minilora.text import tasks
 from minilora.tuning.adapters import attach
+from minilora.tuning.optim import AdamW, learning_rate
 
-from . import Question, _lab, _lora_figure
-from ._known_rank import known_rank
-from ._subspaces import amplification, by_chance, directions, similarity
+from . import Study, common
 
 RATES = (0.002, 0.005, 0.01, 0.02, 0.05)
 KNOWN, RANKS = (2, 4, 8), (1, 2, 3, 4, 6, 8, 12, 16)
@@ -39,14 +42,14 @@ BUDGET = {  # targets -> the rank whose trainable numbers come nearest to 4 · 4
     "gate up down": 3,
     "q k v o gate up down": 2,
 }
+LAYER = "model.layers.0.self_attn.q_proj.weight"  # the teacher's
+
+# ------------------------------------------------------------------------------------------- cells
 
 
-# ---------------------------------------------------------------------------------------- the cells
-
-
-def cells():
+def cells() -> list[Cell]:
     """Every run but the pairs."""
-    words = {"kind": "words", **COMMON, "lr": RATES, "seed": _lab.TUNING}
+    words = {"kind": "words", **COMMON, "lr": RATES, "seed": common.TUNING}
     return [
         *grid(kind="teacher", known=KNOWN, rank=RANKS, steps=400, lr=0.02, seed=(0, 1, 2)),
         *grid(**words, targets="q v", rank=(4, 8, 64)),
@@ -54,27 +57,24 @@ def cells():
     ]
 
 
-def then(records):
-    """More seeds at the chosen rates; and pairs of seeds at them, after training and before."""
-    words = _lab.of_kind(records, "words")
-    chosen = {
-        cell["rank"]: cell["lr"]
-        for cell in (runs[0]["cell"] for runs in _lab.tuned_rates(words).values())
-        if cell["targets"] == "q v"
-    }
-    pairs = [
-        {"ranks": [[one, other]], "rates": [[chosen[one], chosen[other]]]}
-        for one, other in ((8, 64), (64, 64))
-    ]
-    pair = {"kind": "pair", **COMMON, "seeds": [[0, 10], [1, 11], [2, 12]]}
-    return [
-        *_lab.more_seeds(words),
-        *[c for ranks in pairs for c in grid(**pair, **ranks)],
-        *[c for ranks in pairs for c in grid(**{**pair, "steps": 0}, **ranks)],
+def then(records: list[Record]) -> list[Cell]:
+    """Further seeds at the chosen rates; and pairs of seeds at them, after training and before."""
+    words = common.by_kind(records)["words"]
+    chosen = [runs[0]["cell"] for runs in common.at_best_rates(words)]
+    rates = {cell["rank"]: cell["lr"] for cell in chosen if cell["targets"] == "q v"}
+    seeds = {"seeds": [[0, 10], [1, 11], [2, 12]]}
+    return common.more_seeds(words) + [
+        cell
+        for steps in (COMMON["steps"], 0)
+        for ranks in ([8, 64], [64, 64])
+        for cell in grid(
+            **{"kind": "pair", **COMMON, "steps": steps, "ranks": [ranks]},
+            **{"rates": [[rates[rank] for rank in ranks]], **seeds},
+        )
     ]
 
 
-def quick():
+def quick() -> list[Cell]:
     """Short ones of each kind."""
     short = {**COMMON, "train_size": 40, "steps": 4}
     return [
@@ -84,112 +84,199 @@ def quick():
     ]
 
 
-def run(kind, **cell):
+def run(kind: str, **cell) -> dict[str, Any]:
     """One of the kinds above."""
-    kinds: dict[str, Callable[..., Any]] = {"teacher": known_rank, "words": _words, "pair": _pair}
-    return kinds[kind](**cell)
+    return {"teacher": known_rank, "words": words_run, "pair": pair_run}[kind](**cell)
 
 
-# ---------------------------------------------------------------------------------------- the words
+# --------------------------------------------------------------------------- a change of known rank
 
 
-def _learned(targets, rank, task, train_size, steps, lr, seed):
-    """(the words, LoRA after so many steps on them)."""
-    words = tasks.select(task, train_size)
-    names = [f"{name}_proj" for name in targets.split()]
-    tuned = attach(the_model("base"), "lora", rank=rank, targets=names, seed=seed)
-    if steps:
-        _lab.teach(tuned, _lab.word_batches(tuned, words.train, steps, seed), lr=lr, steps=steps)
-    return words, tuned
+def known_rank(known: int, rank: int, steps: int, lr: float, seed: int) -> dict[str, float]:
+    """The squared distance from the teacher that LoRA leaves, and that the best matrix of its rank
+    leaves by the Eckart-Young theorem; both as shares of ‖Δ‖², Δ of rank `known` as large as W.
 
-
-def _words(**cell):
-    """One run: scores, and the amplification of each kind of linear, mean over the layers."""
-
-    def work():
-        words, tuned = _learned(**cell)
-        trainable = sum(a.size for a in tuned.trainable.values())
-        shown = {"trainable": trainable, "amplification": _amplification(tuned)}
-        return {**shown, **_lab.scores(tuned, words)}
-
-    return _lab.or_diverged(work)
-
-
-def _amplification(tuned):
-    found: dict[str, list] = {}
-    for layer in tuned.layers:
-        W = tuned.base.params[f"{layer}.weight"].astype(np.float64)
-        kind = layer.rsplit(".", 1)[-1].removesuffix("_proj")
-        found.setdefault(kind, []).append(amplification(tuned.delta(layer), W, tuned.rank))
+    The inputs are white, XᵀX = M·1, so that the mean squared error is the squared distance of the
+    weights.
+    """
+    rng = np.random.default_rng((seed, known))
+    W = the_model("base").params[LAYER].astype(np.float64)
+    change = teacher(rng, W, known)
+    X = white(rng, 2 * W.shape[1], W.shape[1])
+    goal = X @ (W + change).T
+    lora = METHODS["lora"]
+    arrays = lora.init(W, rank, {"alpha": rank, "rank_stabilized": False}, rng, {})
+    adam = AdamW({"A": arrays["A"], "B": arrays["B"]}, betas=(0.9, 0.98))
+    for step in range(1, steps + 1):
+        y, cache = lora_forward(X, W, **arrays)
+        _, _, _, dA, dB, *_ = lora_backward((y - goal) / len(X), cache)
+        rate = learning_rate(step, lr=lr, steps=steps, schedule="linear", warmup=steps // 10)
+        adam.step({"A": dA, "B": dB}, rate)
+    left = np.sum((change - lora.delta(**arrays)) ** 2)
     return {
-        kind: {name: rounded(float(np.mean([each[name] for each in all]))) for name in all[0]}
-        for kind, all in found.items()
+        "error": rounded(float(left / np.sum(change**2))),
+        "best": rounded(best_of_rank(change, rank)),
     }
 
 
-def _pair(seeds, ranks, rates, **cell):
+def teacher(rng: np.random.Generator, W: np.ndarray, known: int) -> np.ndarray:
+    """Δ, a random product of rank `known`, as large as W."""
+    change = rng.standard_normal((len(W), known)) @ rng.standard_normal((known, W.shape[1]))
+    return change * np.linalg.norm(W) / np.linalg.norm(change)
+
+
+def white(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
+    """X (rows, columns) with XᵀX = rows · 1."""
+    return np.linalg.qr(rng.standard_normal((rows, columns)))[0] * np.sqrt(rows)
+
+
+def best_of_rank(change: np.ndarray, rank: int) -> float:
+    """The share of ‖Δ‖² that the best matrix of that rank leaves: the singular values after it.
+    Those that are only rounding differ between machines; they count as 0, as in matrix_rank.
+
+    Source: Eckart & Young 1936, Psychometrika 1, 211-218.
+    """
+    values = np.linalg.svd(change, compute_uv=False)
+    values[values < values[0] * max(change.shape) * np.finfo(values.dtype).eps] = 0
+    return float(np.sum(values[rank:] ** 2) / np.sum(values**2))
+
+
+# ------------------------------------------------------------------------ directions, amplification
+# Source: Hu et al. 2021, arXiv:2106.09685, sections 7.2 (equation 4) and 7.3 (table 7).
+
+
+def similarity(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """φ(i, j) = ‖U_iᵀ V_j‖² / min(i, j) for all i, j from 1, of the first i and j columns.
+
+    one (d, m), other (d, n), orthonormal columns  ->  (m, n), each between 0 and 1.
+    """
+    overlaps = np.cumsum(np.cumsum((one.T @ other) ** 2, axis=0), axis=1)
+    i, j = np.indices(overlaps.shape) + 1
+    return overlaps / np.minimum(i, j)
+
+
+def by_chance(m: int, n: int, d: int) -> np.ndarray:
+    """(m, n): the mean φ(i, j) of random subspaces of d dimensions: max(i, j) / d.
+
+    Two random unit vectors have a squared product of 1/d on average, and φ adds i·j of them.
+    """
+    i, j = np.indices((m, n)) + 1
+    return np.maximum(i, j) / d
+
+
+def directions(matrix: np.ndarray, count: int) -> np.ndarray:
+    """(O, I) -> (I, count): the right singular vectors, the largest first."""
+    return np.linalg.svd(matrix, full_matrices=False)[2][:count].T
+
+
+def amplification(change: np.ndarray, W: np.ndarray, rank: int) -> dict[str, float]:
+    """‖ΔW‖ / ‖Uᵀ W V‖, how much the change adds to what W has in its directions: U, V of ΔW's
+    `rank` largest singular values, and ‖Uᵀ W V‖ with W's own ones beside it.
+    """
+    norm = float(np.linalg.norm(change))
+    U, _, Vt = np.linalg.svd(change, full_matrices=False)
+    in_directions = float(np.linalg.norm(U[:, :rank].T @ W @ Vt[:rank].T))
+    own = np.linalg.svd(W, compute_uv=False)[:rank]
+    return {
+        "change": norm,
+        "weight": in_directions,
+        "weight_own": float(np.linalg.norm(own)),
+        "factor": norm / in_directions,
+    }
+
+
+# --------------------------------------------------------------------------------------- the words
+
+
+def learned(words, targets, rank, steps, lr, seed):
+    """LoRA after so many steps on the words; targets: "q v"."""
+    names = [f"{name}_proj" for name in targets.split()]
+    tuned = attach(the_model("base"), "lora", rank=rank, targets=names, seed=seed)
+    if steps:
+        batches = common.word_batches(tuned, words.train, steps, seed)
+        common.teach(tuned, batches, lr=lr, steps=steps)
+    return tuned
+
+
+def words_run(task, train_size, **how) -> dict[str, Any]:
+    """One run: scores, and the amplification of each kind of linear, mean over the layers."""
+
+    def work():
+        words = tasks.select(task, train_size)
+        tuned = learned(words, **how)
+        amplified: dict[str, list] = {}
+        for layer in tuned.layers:
+            W = tuned.base.params[f"{layer}.weight"].astype(np.float64)
+            of_layer = amplification(tuned.delta(layer), W, tuned.rank)
+            amplified.setdefault(_kind_of(layer), []).append(of_layer)
+        means = {
+            kind: {name: rounded(float(np.mean([one[name] for one in all]))) for name in all[0]}
+            for kind, all in amplified.items()
+        }
+        numbers = {"trainable": trainable_numbers(tuned), "amplification": means}
+        return {**numbers, **common.scores(tuned, words)}
+
+    return common.or_diverged(work)
+
+
+def _kind_of(layer):
+    """model.layers.0.self_attn.q_proj -> q."""
+    return layer.rsplit(".", 1)[-1].removesuffix("_proj")
+
+
+def pair_run(task, train_size, seeds, ranks, rates, steps) -> dict[str, Any]:
     """φ(i, j) of two runs' A, as the paper's, and of their ΔW: mean over the layers, by kind."""
-    (_, one), (_, other) = (
-        _learned(targets="q v", rank=rank, lr=lr, seed=seed, **cell)
+    words = tasks.select(task, train_size)
+    one, other = (
+        learned(words, "q v", rank, steps, lr, seed)
         for seed, rank, lr in zip(seeds, ranks, rates)
     )
-    found: dict[str, dict[str, list]] = {"A": {}, "change": {}}
+    phi: dict[str, dict[str, list]] = {"A": {}, "change": {}}
     for layer, arrays in one.layers.items():
-        kind = layer.rsplit(".", 1)[-1].removesuffix("_proj")
         matrices = {"A": (arrays["A"], other.layers[layer]["A"])}
-        if cell["steps"]:
+        if steps:
             matrices["change"] = (one.delta(layer), other.delta(layer))
         for name, (a, b) in matrices.items():
             both = directions(a, ranks[0]), directions(b, ranks[1])
-            found[name].setdefault(kind, []).append(similarity(*both))
+            phi[name].setdefault(_kind_of(layer), []).append(similarity(*both))
     places = [j - 1 for j in PLACES if j <= ranks[1]]
     return {
         name: {
             kind: [[rounded(float(v)) for v in row] for row in np.mean(all, axis=0)[:8, places]]
             for kind, all in kinds.items()
         }
-        for name, kinds in found.items()
+        for name, kinds in phi.items()
     }
 
 
-# ----------------------------------------------------------------------------- what the records say
+# --------------------------------------------------------------------------- summary, table, figure
 
 
-def summary(records):
+def summary(records: list[Record]) -> dict[str, Any]:
     """{"teacher": r* -> r -> …, "budget": targets -> …, "ranks": r -> …, "similarity": … -> …}."""
-    found = {"teacher": _teachers(_lab.of_kind(records, "teacher")), "budget": {}, "ranks": {}}
-    words = _lab.of_kind(records, "words")
-    for runs in _lab.tuned_rates(words).values():
+    kinds, budget, ranks = common.by_kind(records), {}, {}
+    for runs in common.at_best_rates(kinds["words"]):
         cell = runs[0]["cell"]
-        row = _lab.of_runs(runs, words, "exact_match", "test_loss", "validation_loss")
+        names = ("exact_match", "test_loss", "validation_loss")
+        row = common.row_of(runs, kinds["words"], *names)
         row["trainable"] = runs[0]["result"]["trainable"]
         if BUDGET.get(cell["targets"]) == cell["rank"]:
-            found["budget"][cell["targets"]] = {"rank": cell["rank"], **row}
+            budget[cell["targets"]] = {"rank": cell["rank"], **row}
         else:
-            kinds = {kind: _amplified(runs, kind) for kind in cell["targets"].split()}
-            found["ranks"][cell["rank"]] = {**row, "amplification": kinds}
-    found["similarity"] = _similarities(_lab.of_kind(records, "pair"))
-    return found
-
-
-def _teachers(records):
-    found: dict[int, dict] = {}
-    for record in records:
-        cell, result = record["cell"], record["result"]
-        row = found.setdefault(cell["known"], {}).setdefault(
-            cell["rank"], {"error": [], "best": []}
-        )
-        row["error"].append(result["error"])
-        row["best"].append(result["best"])
-    return {
-        known: {rank: {k: _lab.spread(v) for k, v in row.items()} for rank, row in rows.items()}
-        for known, rows in found.items()
-    }
+            amplified = {kind: _amplified(runs, kind) for kind in cell["targets"].split()}
+            ranks[cell["rank"]] = {**row, "amplification": amplified}
+    teachers: dict[int, dict] = {}
+    shapes = common.grouped(kinds["teacher"], lambda cell: (cell["known"], cell["rank"]))
+    for (known, rank), runs in shapes.items():
+        row = {k: estimate(run["result"][k] for run in runs) for k in ("error", "best")}
+        teachers.setdefault(known, {})[rank] = row
+    similarities = _similarities(kinds["pair"])
+    return {"teacher": teachers, "budget": budget, "ranks": ranks, "similarity": similarities}
 
 
 def _amplified(runs, kind):
     return {
-        name: _lab.spread(run["result"]["amplification"][kind][name] for run in runs)
+        name: estimate(run["result"]["amplification"][kind][name] for run in runs)
         for name in ("factor", "change", "weight", "weight_own")
     }
 
@@ -202,82 +289,102 @@ def _similarities(records):
         for name, kinds in record["result"].items():
             for kind, phi in kinds.items():
                 title = name if trained else f"untrained {name}"
-                groups.setdefault((tuple(ranks), title, kind), []).append(_less_chance(phi, ranks))
-    found: dict[str, dict] = {}
-    for (ranks, title, kind), all in groups.items():
-        values = {i: _lab.spread(excess[i] for excess in all) for i in all[0]}
-        found.setdefault(", ".join(map(str, ranks)), {}).setdefault(title, {})[kind] = values
-    return found
+                key = (", ".join(map(str, ranks)), title, kind)
+                groups.setdefault(key, []).append(_less_chance(phi, ranks))
+    similarities: dict[str, dict] = {}
+    for (ranks, title, kind), of_seeds in groups.items():
+        values = {i: estimate(excess[i] for excess in of_seeds) for i in of_seeds[0]}
+        similarities.setdefault(ranks, {}).setdefault(title, {})[kind] = values
+    return similarities
 
 
 def _less_chance(phi, ranks):
     """{i: φ(i, i) less what chance gives}; d is the width of the base."""
-    width = the_model("base").config.hidden_size
-    chance = by_chance(ranks[0], ranks[1], width)
+    chance = by_chance(*ranks, the_model("base").config.hidden_size)
     places = [j for j in PLACES if j <= min(8, *ranks)]
     return {j: phi[j - 1][PLACES.index(j)] - float(chance[j - 1, j - 1]) for j in places}
 
 
-def table(records):
+def table(records: list[Record]) -> str:
     """Known rank; budget; amplification; similarity."""
     s = summary(records)
-    head = ["r* of the teacher", *(f"r = {rank}" for rank in RANKS)]
-    teacher = [
-        [f"{known}: {name}", *(f"{rows[rank][key]['mean']:.3f}" for rank in RANKS)]
+    teachers = [
+        [f"{known}: {name}", *(f"{rows[rank][key].mean:.3f}" for rank in RANKS)]
         for known, rows in s["teacher"].items()
         for name, key in (("LoRA", "error"), ("the best of that rank", "best"))
     ]
     budget = [
-        [targets, row["rank"], f"{row['trainable']:,}", *_end(row)]
+        [targets, row["rank"], f"{row['trainable']:,}", *common.rate_and_scores(row)]
         for targets, row in s["budget"].items()
     ]
     ranks = [
         [
             f"{kind}_proj, r = {rank}",
-            *(_lab.said(a[n], 2) for n in ("change", "weight")),
-            _lab.said(a["factor"], 2),
-            *_end(row),
+            *(f"{amplified[name]:.2f}" for name in ("change", "weight", "factor")),
+            *common.rate_and_scores(row),
         ]
         for rank, row in s["ranks"].items()
-        for kind, a in row["amplification"].items()
+        for kind, amplified in row["amplification"].items()
     ]
     alike = [
-        [f"ranks {pair}: {title}, {kind}_proj", *(_lab.said(v) for v in values.values())]
+        [f"ranks {pair}: {title}, {kind}_proj", *(f"{value:.3f}" for value in values.values())]
         for pair, titles in s["similarity"].items()
         for title, kinds in titles.items()
         for kind, values in kinds.items()
     ]
     end = ["rate", "exact match", "loss"]
-    return (
-        "\n\n".join(
-            [
-                markdown.table(head, teacher),
-                markdown.table(["adapted", "rank", "trainable", *end], budget),
-                markdown.table(["", "‖ΔW‖", "‖Uᵀ W V‖", "amplification", *end], ranks),
-                markdown.table(["φ(i, i) less chance", "i = 1", "i = 2", "i = 4", "i = 8"], alike),
-            ]
-        )
-        + "\n"
-    )
+    tables = [
+        markdown(["r* of the teacher", *(f"r = {rank}" for rank in RANKS)], teachers),
+        markdown(["adapted", "rank", "trainable", *end], budget),
+        markdown(["", "‖ΔW‖", "‖Uᵀ W V‖", "amplification", *end], ranks),
+        markdown(["φ(i, i) less chance", "i = 1", "i = 2", "i = 4", "i = 8"], alike),
+    ]
+    return "\n\n".join(tables) + "\n"
 
 
-def _end(row):
-    return _lab.at_rate(row), _lab.said(row["exact_match"]), _lab.said(row["test_loss"])
-
-
-def figure(records, path):
+def figure(records: list[Record], path: Path) -> None:
     """The elbow; agreement beyond chance; one budget on different weights."""
-    _lora_figure.draw(summary(records), path)
+    s = summary(records)
+    ratios = (1.1, 1, 1)
+    with common.panels(path, 15, 5.4, 1, 3, width_ratios=ratios) as (elbow, alike, budget):
+        _draw_teacher(elbow, s["teacher"])
+        _draw_similarity(alike, s["similarity"]["8, 64"])
+        titles = {t: "all" if t.count(" ") > 4 else t for t in s["budget"]}
+        names = [f"{titles[t]}, r = {row['rank']}" for t, row in s["budget"].items()]
+        matches = [row["exact_match"] for row in s["budget"].values()]
+        common.scores_by_name(budget, names, matches, plots.LOOKS["lora"])
+        budget.set_title("One budget, different weights")
 
 
-QUESTION = Question(
-    name="lora",
-    title="LoRA: how much rank, which directions, which weights",
-    cells=cells,
-    run=run,
-    summary=summary,
-    table=table,
-    figure=figure,
-    quick=quick,
-    then=then,
-)
+def _draw_teacher(axes, teachers):
+    colour, _ = plots.LOOKS["lora"]
+    for (known, rows), marker in zip(teachers.items(), "osD"):
+        look = dict(color=colour, marker=marker, ls="none", mfc="white", mew=2)
+        errors, best = ([row[key].mean for row in rows.values()] for key in ("error", "best"))
+        axes.plot(list(rows), errors, label=f"r* = {known}", **look)
+        axes.plot(list(rows), best, color=colour, lw=1.2)
+    axes.plot([], [], color=colour, lw=1.2, label="best of rank r")
+    axes.set_xticks(list(next(iter(teachers.values()))))
+    axes.set(xlabel="rank r of LoRA", ylabel="left of ‖Δ‖², share")
+    axes.set_title("A change of known rank r*")
+    axes.legend()
+
+
+def _draw_similarity(axes, titles):
+    colour, _ = plots.LOOKS["lora"]
+    for title, kind, look, ls, label in (
+        ("change", "q", (colour, "o"), "-", "ΔW of q_proj"),
+        ("change", "v", ("#E69F00", "s"), "-", "ΔW of v_proj"),
+        ("untrained A", "q", (plots.INK, "x"), ":", "before training, A"),
+    ):
+        values = titles[title][kind]
+        common.errorbars(axes, values, values.values(), look, ls=ls, capsize=4, label=label)
+    axes.axhline(0, color=plots.INK, lw=1)
+    axes.set_xticks([1, 2, 4, 8])
+    axes.set(xlabel="first i directions of each", ylabel="φ(i, i) less chance")
+    axes.set_title("Rank 8 and rank 64, two seeds")
+    axes.legend()
+
+
+TITLE = "LoRA: how much rank, which directions, which weights"
+STUDY = Study("lora", TITLE, cells, quick, run, summary, table, figure, then)

@@ -8,29 +8,27 @@ those that a step really holds. And the corrected gradient of the paper's 2026 v
 on the words.
 """
 
-import statistics
-from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from minilora.lab.cells import Cell, Record, grid
-from minilora.lab.markdown import table as markdown
-from minilora.lab.runs import fit, load_words, make_batches, mean_loss
-from minilora.lab.sweep import rounded, settings_of, the_model, word_run
+from minilora.lab.runs import fit, the_model
+from minilora.lab.statistics import by_exact_match, chosen, difference, estimate, lowest
+from minilora.lab.sweep import word_run
+from minilora.lab.table import markdown
 from minilora.llama.model import ModelConfig
 from minilora.llama.shapes import SHAPES
 from minilora.memory import ledger
 from minilora.methods.lora_fa import corrected_gradient
+from minilora.support import plots
 from minilora.support.plots import human
-from minilora.text import tasks
 from minilora.tuning.adapters import attach
 from minilora.tuning.optim import clip_factor, learning_rate
 from minilora.tuning.train import gradients, train
 
-from . import Question
-from . import _correction as linear
-from ._lora_fa_found import SEEDS, summary
-from ._turns import in_turns
+from . import Study, common
+from ._linear_fit import solve
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 RATES: dict[str, dict[int, tuple[float, ...]]] = {  # method -> rank -> around the best
@@ -59,50 +57,38 @@ ADAM_RATES = [float(10 ** (k / 4)) for k in range(-8, 3)]
 LINEAR = ((128, 1), (128, 4), (128, 16), (128, 64), (64, 32), (256, 64), (4096, 8), (4096, 64))
 KNOWN_CONDITION = {(4096, 8): 1.12, (4096, 64): 1.6, (256, 64): 7.4}  # measured elsewhere
 Q_V, ALL = ["q_proj", "v_proj"], "all-linear"
-MORE = range(SEEDS, 7)  # seeds of which only the chosen rates are run
-
+SEEDS = range(3)  # every rate runs with these, and they choose
+MORE_SEEDS = range(3, 7)  # only the chosen rates run with these
 
 # ------------------------------------------------------------------------------------------- cells
 
 
 def cells() -> list[Cell]:
     """Quality by rank, the corrected gradient, memory, seconds a step."""
-    adam = [
-        _words(method, rank, lr, seed, corrected)
-        for method, by_rank in RATES.items()
-        for rank, rates in by_rank.items()
-        for corrected in (False, True)
-        if not corrected or (method == "lora_fa" and rank in CORRECTED_RANKS)
-        for lr in rates
-        for seed in range(SEEDS)
+    adam, sgd = [], []
+    for method, by_rank in RATES.items():
+        for rank, rates in by_rank.items():
+            adam += _words(method, rank, rates, corrected=False)
+            if method == "lora_fa" and rank in CORRECTED_RANKS:
+                adam += _words(method, rank, rates, corrected=True)
+    for rank, rates in SGD_RATES.items():
+        both = _sgd(rank, [False, True], rates)
+        sgd += grid(**both, steps=100, words=300, seed=SEEDS)
+    return [
+        *_linear(LINEAR, range(5)),
+        *_memory(),
+        *grid(kind="scalar", rank=1, lr=0.02, steps=20, seed=[0, 1, 2]),
+        *sgd,
+        *adam,
+        {"kind": "seconds", "rank": 4, "targets": ALL, "steps": 40, "seed": 0},
     ]
-    sgd = [
-        cell
-        for rank, rates in SGD_RATES.items()
-        for cell in grid(
-            kind="sgd",
-            rank=rank,
-            corrected=[False, True],
-            lr=rates,
-            steps=100,
-            words=300,
-            seed=range(SEEDS),
-        )
-    ]
-    scalar = grid(kind="scalar", rank=1, lr=0.02, steps=20, seed=[0, 1, 2])
-    seconds = {"kind": "seconds", "rank": 4, "targets": ALL, "steps": 40, "seed": 0}
-    return [*_linear(LINEAR, range(5)), *_memory(), *scalar, *sgd, *adam, seconds]
 
 
 def then(records: list[Record]) -> list[Cell]:
     """Further seeds of each rank at the rate that validation chose."""
-    found = summary(records)["words"]
-    return [
-        _words(method, rank, found[method][rank]["lr"], seed)
-        for method, by_rank in RATES.items()
-        for rank in by_rank
-        for seed in MORE
-    ]
+    best = [runs[0]["cell"] for runs in at_best_rates(common.by_kind(records)["words"])]
+    plain = [cell for cell in best if not cell["options"].get("corrected")]
+    return [{**cell, "seed": seed} for cell in plain for seed in MORE_SEEDS]
 
 
 def quick() -> list[Cell]:
@@ -111,144 +97,198 @@ def quick() -> list[Cell]:
         *_linear([(32, 4)], [0]),
         {**_memory()[0], "rank": 2},
         {"kind": "scalar", "rank": 1, "lr": 0.02, "steps": 3, "seed": 0},
-        {
-            **{"kind": "sgd", "rank": 4, "corrected": True, "lr": 4.0},
-            **{"steps": 3, "words": 20, "seed": 0},
-        },
+        {**_sgd(4, True, 4.0), "steps": 3, "words": 20, "seed": 0},
     ]
+
+
+def _sgd(rank, corrected, lr) -> Cell:
+    return {"kind": "sgd", "rank": rank, "corrected": corrected, "lr": lr}
 
 
 def _linear(shapes, seeds) -> list[Cell]:
-    return [
-        {
-            **{"kind": "linear", "width": width, "outputs": 32, "rank": rank, "seed": seed},
-            **{"tolerance": 0.01, "rates": ADAM_RATES if width <= 256 else []},
-        }
-        for width, rank in shapes
-        for seed in seeds
-    ]
+    fixed, cells = {"kind": "linear", "outputs": 32, "tolerance": 0.01, "seed": seeds}, []
+    for width, rank in shapes:
+        cells += grid(**fixed, width=width, rank=rank, rates=[ADAM_RATES if width <= 256 else []])
+    return cells
 
 
 def _memory() -> list[Cell]:
-    ours = grid(
-        kind="memory",
-        shape="base",
-        method=["lora", "lora_fa"],
-        targets=[Q_V, ALL],
-        rank=[4, 64],
-        dropout=0.0,
-        rows=32,
-        tokens=29,
-    )
-    theirs = grid(
-        kind="memory",
-        shape="llama-7b",
-        method=["lora", "lora_fa"],
-        targets=[Q_V, ALL],
-        rank=16,
-        dropout=0.0,
-        rows=8,
-        tokens=1024,
-    )
-    return [*ours, *theirs]
+    both = {"kind": "memory", "method": ["lora", "lora_fa"], "targets": [Q_V, ALL], "dropout": 0.0}
+    return [
+        *grid(**both, shape="base", rank=[4, 64], rows=32, tokens=29),
+        *grid(**both, shape="llama-7b", rank=16, rows=8, tokens=1024),
+    ]
 
 
-def _words(method, rank, lr, seed, corrected=False) -> Cell:
+def _words(method, rank, rates, corrected) -> list[Cell]:
+    fixed = {"method": method, "task": "past", "train_size": 300, "rank": rank, "targets": [Q_V]}
     options = {"corrected": corrected} if method == "lora_fa" else {}
-    return {
-        **{"kind": "words", "method": method, "task": "past", "train_size": 300, "rank": rank},
-        **{"targets": Q_V, "lr": lr, "steps": 150, "seed": seed, "options": options},
-    }
+    return grid(kind="words", **fixed, steps=150, options=options, lr=rates, seed=SEEDS)
 
 
-# --------------------------------------------------------------------------------------------- run
+# -------------------------------------------------------------------------------------------- runs
 
 
-def run(*, kind: str, **cell: Any) -> dict[str, Any]:
+def run(kind: str, **cell: Any) -> dict[str, Any]:
     """One cell, by its kind."""
-    return KINDS[kind](**cell)
+    kinds = {"words": words_run, "sgd": sgd, "scalar": scalar, "linear": solve}
+    return {**kinds, "memory": memory, "seconds": seconds}[kind](**cell)
 
 
-def _run_words(**cell):
-    found = word_run(**cell)
+def words_run(**cell) -> dict[str, Any]:
+    """One training run on words by AdamW."""
+    result = word_run(**cell)
     kept = ("diverged", "trainable", "validation", "test")
-    return {name: found[name] for name in kept if name in found}
+    return {name: result[name] for name in kept if name in result}
 
 
-def _run_sgd(rank, corrected, lr, steps, words, seed):
-    """Plain gradient descent on the words, clipped, warmed up and run down as the comparison's
-    AdamW  ->  the validation and test loss over so many words of each.
+def sgd(rank, corrected, lr, steps, words, seed) -> dict[str, float]:
+    """Plain gradient descent on the words, clipped and with the schedule of the comparison's AdamW
+    ->  the validation and test loss over so many words of each.
     """
-    settings = settings_of("past", 300, rank, tuple(Q_V), steps)
-    model, found = the_model(settings.base), load_words(settings)
+    model, settings, data, batches = common.setting(seed, rank=rank, steps=steps)
     tuned = settings.attach(model, "lora_fa", seed, corrected=corrected)
-    batches = make_batches(model, found.train, settings, seed)
+    schedule = dict(steps=steps, schedule=settings.schedule, warmup=settings.warmup)
     for step in range(1, steps + 1):
         _, grads = gradients(tuned, [batches[step - 1]], step)
         factor = clip_factor(grads, settings.clip)
-        rate = learning_rate(
-            step, lr=lr, steps=steps, schedule=settings.schedule, warmup=settings.warmup
-        )
+        rate = learning_rate(step, lr=lr, **schedule)
         for name, arrays in tuned.layers.items():
-            mine = {"B": grads[tuned.key(name, "B")] * factor}
-            corrected_gradient(arrays, mine, tuned.options)
-            arrays["B"] -= arrays["B"].dtype.type(rate) * mine["B"]
-    parts = {"validation": found.validation[:words], "test": found.test[:words]}
-    return {
-        name: rounded(mean_loss(tuned, tasks.all_once(pairs, model.tokenizer)))
-        for name, pairs in parts.items()
-    }
+            of_layer = {"B": grads[tuned.key(name, "B")] * factor}
+            corrected_gradient(arrays, of_layer, tuned.options)
+            arrays["B"] -= arrays["B"].dtype.type(rate) * of_layer["B"]
+    parts = {"validation": data.validation[:words], "test": data.test[:words]}
+    return {name: common.loss_on(tuned, pairs) for name, pairs in parts.items()}
 
 
-def _run_scalar(rank, lr, steps, seed):
+def scalar(rank, lr, steps, seed) -> dict[str, float]:
     """The largest difference of a loss with and without correction, under AdamW."""
-    settings = settings_of("past", 300, rank, tuple(Q_V), steps)
-    model, found = the_model(settings.base), load_words(settings)
-    batches = make_batches(model, found.train, settings, seed)
-    plain, corrected = (
-        fit(
-            settings.attach(model, "lora_fa", seed, corrected=corrected),
-            batches,
-            settings,
-            lr,
-            schedule="constant",
-            weight_decay=0.0,
-        ).losses
-        for corrected in (False, True)
-    )
+    model, settings, _, batches = common.setting(seed, rank=rank, steps=steps)
+
+    def losses(corrected):
+        tuned = settings.attach(model, "lora_fa", seed, corrected=corrected)
+        return fit(tuned, batches, settings, lr, schedule="constant", weight_decay=0.0).losses
+
+    plain, corrected = losses(False), losses(True)
     apart = [abs(a - b) / a for a, b in zip(plain, corrected, strict=True)]
     return {"losses_differ_by_share": max(apart), "from": plain[0], "to": plain[-1]}
 
 
-def _run_memory(shape, method, targets, rank, dropout, rows, tokens):
+def memory(shape, method, targets, rank, dropout, rows, tokens) -> dict[str, int]:
+    """The ledger's bytes of one step."""
     model = the_model("base") if shape == "base" else ModelConfig(**SHAPES[shape].config_fields())
     how = {"rank": rank, "targets": targets if targets == ALL else tuple(targets)}
-    found = ledger(model, rows, tokens, method=method, dropout=dropout, **how)
-    return {**dict(found), "peak": found.peak}
+    predicted = ledger(model, rows, tokens, method=method, dropout=dropout, **how)
+    return {**dict(predicted), "peak": predicted.peak}
 
 
-def _run_seconds(rank, targets, steps, seed):
+def seconds(rank, targets, steps, seed) -> dict[str, float]:
     """Median seconds a step of LoRA and of LoRA-FA, in turns on the same batches."""
-    settings = settings_of("past", 300, rank, targets, steps)
-    model, found = the_model(settings.base), load_words(settings)
-    batches = make_batches(model, found.train, settings, seed)
+    model, _, _, batches = common.setting(seed, rank=rank, steps=steps)
 
-    def seconds(method):
+    def of_steps(method):
         tuned = attach(model, method, rank=rank, targets=targets, seed=seed)
         return train(tuned, batches, steps=steps, lr=1e-3, progress=False).seconds
 
-    timed = in_turns(seconds, ("lora", "lora_fa"), 4)
-    return {f"{method}_seconds": statistics.median(mine) for method, mine in timed.items()}
+    taken = common.in_turns(of_steps, ("lora", "lora_fa"), 4)
+    return {f"{method}_seconds": median(values) for method, values in taken.items()}
 
 
-KINDS: dict[str, Callable[..., dict[str, Any]]] = {
-    "words": _run_words,
-    "sgd": _run_sgd,
-    "scalar": _run_scalar,
-    "linear": linear.solve,
-    "memory": _run_memory,
-    "seconds": _run_seconds,
-}
+# ----------------------------------------------------------------------------------------- summary
+
+
+def summary(records: list[Record]) -> dict[str, Any]:
+    """The numbers of every part that has records."""
+    parts = {
+        "words": words_summary,
+        "sgd": _sgd_summary,
+        "scalar": _scalar_summary,
+        "linear": _linear_summary,
+        "memory": _memory_summary,
+        "seconds": lambda runs: runs[0]["result"],
+    }
+    kinds = common.by_kind(records)
+    return {kind: part(kinds[kind]) for kind, part in parts.items() if kind in kinds}
+
+
+def at_best_rates(records: list[Record]) -> list[list[Record]]:
+    """Of each method, rank and gradient all runs at the rate that validation chose."""
+    return chosen(records, by_exact_match, seeds=SEEDS)
+
+
+def words_summary(records: list[Record]) -> dict[str, dict[int, dict[str, Any]]]:
+    """name -> rank -> the test scores at the rate that validation chose; LoRA-FA by its corrected
+    gradient is a name of its own.
+    """
+    names: dict[str, dict[int, dict[str, Any]]] = {}
+    for runs in at_best_rates(sorted(records, key=lambda record: record["cell"]["seed"])):
+        cell, tests = runs[0]["cell"], [run["result"]["test"] for run in runs]
+        scores = [test["exact_match"] for test in tests]
+        name = cell["method"] + ("_corrected" if cell["options"].get("corrected") else "")
+        names.setdefault(name, {})[cell["rank"]] = {
+            "lr": cell["lr"],
+            "at_an_end": common.at_an_end(cell, records),
+            "trainable": runs[0]["result"].get("trainable"),
+            "exact_match": estimate(scores),
+            "loss": estimate(test["loss"] for test in tests),
+            "seeds": scores,
+        }
+    lora = names.get("lora", {})
+    for rank, row in names.get("lora_fa", {}).items():
+        if rank in lora:
+            row["less_lora"] = difference(row["seeds"], lora[rank]["seeds"])
+    return names
+
+
+def _sgd_summary(records):
+    """rank -> plain and corrected: the test loss at the rate that validation chose."""
+    ranks: dict[int, dict[str, Any]] = {}
+    for runs in chosen(records, lowest("validation")):
+        cell = runs[0]["cell"]
+        loss = estimate(run["result"]["test"] for run in runs)
+        name = "corrected" if cell["corrected"] else "plain"
+        ranks.setdefault(cell["rank"], {})[name] = {"lr": cell["lr"], "loss": loss}
+    return ranks
+
+
+def _scalar_summary(records):
+    return {"largest_share": max(r["result"]["losses_differ_by_share"] for r in records)}
+
+
+def _linear_summary(records):
+    """(width, rank) -> condition of A Aᵀ and steps, over the seeds."""
+    shapes = common.grouped(records, lambda cell: (cell["width"], cell["rank"]))
+    return {
+        shape: {
+            key: estimate(run["result"][key] for run in runs)
+            for key in runs[0]["result"]
+            if all(run["result"][key] is not None for run in runs)
+        }
+        for shape, runs in shapes.items()
+    }
+
+
+def _memory_summary(records):
+    """(shape, "q, v" or "all-linear", rank) -> bytes of LoRA, of LoRA-FA, and the share saved."""
+
+    def place(cell):
+        return cell["shape"], ALL if cell["targets"] == ALL else "q, v", cell["rank"]
+
+    places = {}
+    for key, runs in common.grouped(records, place).items():
+        both = {run["cell"]["method"]: run["result"] for run in runs}
+
+        def saved(*parts, both=both):
+            ours, loras = (sum(both[m][part] for part in parts) for m in ("lora_fa", "lora"))
+            return 1 - ours / loras
+
+        places[key] = {
+            **both,
+            "activations_saved": saved("activations"),
+            "gradients_and_moments_saved": saved("gradients", "optimizer"),
+            "all_saved": saved("weights", "gradients", "optimizer", "activations"),
+        }
+    return places
 
 
 # ------------------------------------------------------------------------------- table and figure
@@ -256,73 +296,107 @@ KINDS: dict[str, Callable[..., dict[str, Any]]] = {
 
 def table(records: list[Record]) -> str:
     """Markdown: quality by rank, memory, the corrected gradient."""
-    found = summary(records)
-    lora, fa = found["words"]["lora"], found["words"]["lora_fa"]
-    corrected = found["words"]["lora_fa_corrected"]
-    quality = markdown(
-        ["rank", "LoRA (rate)", "LoRA-FA (rate)", "difference", "LoRA-FA corrected"],
+    s = summary(records)
+    lora, fa, corrected = (s["words"][name] for name in ("lora", "lora_fa", "lora_fa_corrected"))
+    quality = [
         [
-            [
-                str(rank),
-                _at_rate(lora[rank]),
-                _at_rate(fa[rank]),
-                f"{fa[rank]['less_lora']:.3f}",
-                f"{corrected[rank]['exact_match']:.3f}" if rank in corrected else "–",
-            ]
-            for rank in RANKS
-        ],
-    )
-    memory = markdown(
-        ["model", "targets", "rank", "kept by LoRA", "by LoRA-FA", "saved", "of all bytes"],
+            rank,
+            *(f"{m[rank]['exact_match']:.3f|.2g} ({common.rate_of(m[rank])})" for m in (lora, fa)),
+            f"{fa[rank]['less_lora']:.3f|.2g}",
+            f"{corrected[rank]['exact_match']:.3f|.2g}" if rank in corrected else "–",
+        ]
+        for rank in RANKS
+    ]
+    sizes = [
         [
-            [
-                *map(str, place),
-                human(row["lora"]["activations"]),
-                human(row["lora_fa"]["activations"]),
-                f"{row['activations_saved']:.1%}",
-                f"{row['all_saved']:.1%}",
-            ]
-            for place, row in found["memory"].items()
-        ],
-    )
+            *place,
+            *(human(row[method]["activations"]) for method in ("lora", "lora_fa")),
+            *(f"{row[share]:.1%}" for share in ("activations_saved", "all_saved")),
+        ]
+        for place, row in s["memory"].items()
+    ]
     names = ("condition", "sgd_plain", "sgd_corrected", "adam_plain", "adam_corrected")
-    steps = markdown(
-        ["width, rank", "condition of A Aᵀ", "SGD steps", "corrected", "Adam steps", "corrected"],
-        [
-            [f"{width}, {rank}", *(str(row.get(name, "–")) for name in names)]
-            for (width, rank), row in found["linear"].items()
-        ],
-    )
-    sgd = markdown(
-        ["rank", "test loss by SGD (rate)", "corrected (rate)"],
-        [
-            [str(rank), *("{loss:.3f} ({lr:g})".format(**row[k]) for k in ("plain", "corrected"))]
-            for rank, row in found["sgd"].items()
-        ],
-    )
-    return "\n\n".join([quality, memory, steps, sgd])
-
-
-def _at_rate(row):
-    end = ", an end of its grid" if row["at_an_end"] else ""
-    return f"{row['exact_match']:.3f} ({row['lr']:g}{end})"
+    steps = [
+        [f"{width}, {rank}", *(row.get(name, "–") for name in names)]
+        for (width, rank), row in s["linear"].items()
+    ]
+    descent = [
+        [rank, *(f"{row[k]['loss']:.3f|.2g} ({row[k]['lr']:g})" for k in ("plain", "corrected"))]
+        for rank, row in s["sgd"].items()
+    ]
+    of_steps = ["condition of A Aᵀ", "SGD steps", "corrected", "Adam steps", "corrected"]
+    of_memory = ["kept by LoRA", "by LoRA-FA", "saved", "of all bytes"]
+    tables = [
+        (["rank", "LoRA (rate)", "LoRA-FA (rate)", "difference", "LoRA-FA corrected"], quality),
+        (["model", "targets", "rank", *of_memory], sizes),
+        (["width, rank", *of_steps], steps),
+        (["rank", "test loss by SGD (rate)", "corrected (rate)"], descent),
+    ]
+    return "\n\n".join(markdown(head, body) for head, body in tables)
 
 
 def figure(records: list[Record], path: Path) -> None:
-    """Exact match by rank; bytes kept; steps with and without the correction."""
-    from ._draw import lora_fa
+    """Left: exact match by rank. Middle: bytes kept for backward. Right: what the corrected
+    gradient does for gradient descent and for Adam.
+    """
+    s, ratios = summary(records), (1.1, 1, 1)
+    with common.panels(path, 15, 5.2, 1, 3, width_ratios=ratios) as (left, middle, right):
+        _draw_quality(left, s["words"])
+        _draw_kept(middle, s["memory"])
+        _draw_corrected(right, s["linear"])
 
-    lora_fa(summary(records), path)
+
+def _draw_quality(axes, words):
+    for name, title in (("lora", "LoRA"), ("lora_fa", "LoRA-FA")):
+        matches = [row["exact_match"] for row in words[name].values()]
+        common.errorbars(axes, words[name], matches, plots.LOOKS[name], capsize=4, label=title)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(RANKS, [str(rank) for rank in RANKS])
+    axes.set_xlabel("rank, each at its own best rate")
+    axes.set_ylabel("share of 655 held-out words exact")
+    axes.set_title("Quality")
+    axes.legend(loc="lower right")
 
 
-QUESTION = Question(
-    name="lora_fa",
-    title="Does LoRA-FA need less memory at the quality of a tuned LoRA?",
-    cells=cells,
-    then=then,
-    run=run,
-    summary=summary,
-    table=table,
-    figure=figure,
-    quick=quick,
-)
+def _draw_kept(axes, memory):
+    """Bytes of saved activations as a share of LoRA's, and the bytes themselves."""
+    names = {"base": "word lab", "llama-7b": "Llama-7B"}
+    places = [place for place in memory if place[2] in (4, 16)]
+    labels = [f"{names[shape]}\n{where}\nrank {rank}" for shape, where, rank in places]
+    for k, (method, title) in enumerate((("lora", "LoRA"), ("lora_fa", "LoRA-FA"))):
+        for place, key in enumerate(places):
+            size, of_lora = (memory[key][m]["activations"] for m in (method, "lora"))
+            x, label = place + 0.4 * (k - 0.5), title if place == 0 else None
+            axes.bar(x, 100 * size / of_lora, 0.38, color=plots.LOOKS[method][0], label=label)
+            ink = "white" if method == "lora" else plots.INK
+            axes.text(x, 40, human(size), rotation=90, ha="center", va="center", color=ink)
+    axes.set_xticks(range(len(places)), labels, fontsize=11)
+    axes.set_ylim(0, 125)
+    axes.grid(axis="x", visible=False)
+    axes.set_ylabel("kept for backward, % of LoRA's")
+    axes.set_title("Memory: activations")
+    axes.legend(loc="upper center", ncols=2)
+
+
+def _draw_corrected(axes, linear):
+    """Steps with and without, by the condition of A Aᵀ at width 128."""
+    rows = {rank: row for (width, rank), row in linear.items() if width == 128}
+    for optimizer, colour, title in (("sgd", plots.INK, "SGD"), ("adam", "#E69F00", "Adam")):
+        for gradient, line, marker in (("plain", "-", "o"), ("corrected", "--", "s")):
+            key = f"{optimizer}_{gradient}"
+            steps = {rank: row[key] for rank, row in rows.items() if key in row}
+            style = {"ls": line, "capsize": 4, "label": f"{title}, {gradient}"}
+            common.errorbars(axes, steps, steps.values(), (colour, marker), **style)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(list(rows), [str(rank) for rank in rows])
+    axes.set_yscale("log")
+    axes.set_xlabel("rank of A (r, 128)")
+    axes.set_ylabel("steps to 1 % of the excess loss")
+    axes.set_title("Corrected gradient, a linear fit")
+    axes.set_yticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
+    axes.minorticks_off()
+    axes.legend(loc="center left", bbox_to_anchor=(0, 0.62), fontsize=12)
+
+
+TITLE = "Does LoRA-FA need less memory at the quality of a tuned LoRA?"
+STUDY = Study("lora_fa", TITLE, cells, quick, run, summary, table, figure, then)

@@ -1,33 +1,29 @@
 """Claim: "LoRA+ converges faster at the same cost" (LoRA+: Hayou et al. 2024, arXiv:2402.12354).
 
 Three models, from the theory's own to a real one. One number and one sample by gradient descent:
-the paper's linear example, for the table that is known of it. One layer by AdamW at widths 64 to
-512. The word lab: a pretrained Llama on the past tense, constant rate, so that no schedule says
-when to be done. Everywhere it is steps to a target loss, and LoRA (ratio 1) has its rate tuned on
-the same grid as every other ratio: by the validation words; the steps reported are to the target on
-test words.
+the paper's linear example, for which a table is known. One layer by AdamW at widths 64 to 512. The
+word lab: a pretrained Llama on the past tense, at a constant rate, so that no schedule says when to
+be done. Everywhere steps to a target loss are counted, and LoRA (ratio 1) has its rate tuned on the
+same grid as every other ratio: by the validation words; the steps reported are those to the target
+on test words.
 """
 
-import dataclasses
+import itertools
 import math
-import statistics
-from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
 
 from minilora.lab.cells import Cell, Record, grid
-from minilora.lab.markdown import table as markdown
-from minilora.lab.runs import fit, load_words, make_batches, mean_loss
-from minilora.lab.sweep import rounded, settings_of, the_model
-from minilora.text import tasks
+from minilora.lab.runs import fit
+from minilora.lab.statistics import chosen, estimate, rounded
+from minilora.lab.table import markdown
+from minilora.support import plots
 from minilora.tuning.train import Diverged
 
-from . import Question
-from . import _two_rates as small
-from ._lora_plus_found import TARGETS, summary
-from ._turns import in_turns
+from . import Study, _small_models, common
 
 WIDTHS = tuple(4**k for k in range(2, 9))  # of the linear toy
 TOY_RATES = [float(10 ** (k / 8)) for k in range(-48, 9)]
@@ -41,99 +37,95 @@ KNOWN = {  # width -> (best equal rate, its steps, steps at TOY_PAIR): measured 
 LAYER_WIDTHS = (64, 128, 256, 512)
 LAYER_RATES = [float(10 ** (k / 4)) for k in range(-12, 1)]
 RATIOS = (1, 2, 4, 8, 16, 32, 64)
-LAB_RATES = [0.04 / 2**k for k in range(7)]  # of A
+WORD_RATES = [0.04 / 2**k for k in range(7)]  # of A
 BAND = (0.005, 0.045)  # of lr √ratio: outside of it nothing learns in time
 SEEDS = 4
-
+TARGETS = (0.4, 0.3)  # loss, nats a token; 0.2 is beyond the 80 steps of most runs of any ratio
+NEAR = 1.05  # the basin: pairs of rates that need at most so many times the fewest steps
+VALIDATION, TEST = 1, 2  # places of the losses in a point of a curve, after the step
 
 # ------------------------------------------------------------------------------------------- cells
 
 
 def cells() -> list[Cell]:
     """Toy, layer, word lab, ratio 1 against LoRA, seconds a step."""
-    toys = grid(
-        kind="toy", width=WIDTHS, draws=31, seed=range(5), rates=[TOY_RATES], pair=[list(TOY_PAIR)]
-    )
-    layers = [_layer(width, LAYER_RATES, 120, seed) for width in LAYER_WIDTHS for seed in range(5)]
-    pairs = [
-        (lr, ratio)
-        for ratio in RATIOS
-        for lr in LAB_RATES
-        if BAND[0] <= lr * math.sqrt(ratio) <= BAND[1]
+    toys = {"rates": [TOY_RATES], "pair": [list(TOY_PAIR)], "draws": 31}
+    return [
+        *grid(kind="toy", width=WIDTHS, seed=range(5), **toys),
+        *_layers(width=LAYER_WIDTHS, rates=[LAYER_RATES], limit=120, seed=range(5)),
+        *(
+            cell
+            for ratio in RATIOS
+            for lr in WORD_RATES
+            if BAND[0] <= lr * math.sqrt(ratio) <= BAND[1]
+            for cell in _words(lr=lr, ratio=ratio, seed=range(SEEDS), steps=80, words=150)
+        ),
+        *grid(kind="same", lr=0.01, seed=[0, 1], steps=20),
+        {"kind": "seconds", "steps": 60, "seed": 0},
     ]
-    words = [
-        _words(lr=lr, ratio=ratio, seed=seed, steps=80, words=150)
-        for lr, ratio in pairs
-        for seed in range(SEEDS)
-    ]
-    same = grid(kind="same", lr=0.01, seed=[0, 1], steps=20)
-    return [*toys, *layers, *words, *same, {"kind": "seconds", "steps": 60, "seed": 0}]
 
 
 def quick() -> list[Cell]:
     """One of each kind but seconds."""
+    toys = {"rates": [TOY_RATES], "pair": [list(TOY_PAIR)], "draws": 31}
     return [
-        {
-            **{"kind": "toy", "width": 32, "draws": 31, "seed": 0},
-            **{"rates": TOY_RATES, "pair": list(TOY_PAIR)},
-        },
-        _layer(64, [0.01, 0.1], 40, 0),
-        _words(lr=0.01, ratio=4, seed=0, steps=4, words=20),
+        *grid(kind="toy", width=32, seed=0, **toys),
+        *_layers(width=64, rates=[[0.01, 0.1]], limit=40, seed=0),
+        *_words(lr=0.01, ratio=4, seed=0, steps=4, words=20),
         {"kind": "same", "lr": 0.01, "seed": 0, "steps": 4},
     ]
 
 
-def _layer(width, rates, limit, seed) -> Cell:
-    fixed = {"rank": 4, "target": 0.1, "limit": limit, "rows": 128}
-    return {"kind": "layer", "width": width, "rates": rates, **fixed, "seed": seed}
+def _layers(**axes) -> list[Cell]:
+    return grid(kind="layer", rank=4, target=0.1, rows=128, **axes)
 
 
-def _words(**given) -> Cell:
+def _words(**axes) -> list[Cell]:
     fixed = {"method": "lora_plus", "task": "past", "train_size": 300, "rank": 4, "every": 4}
-    return {"kind": "words", **fixed, **given}
+    return grid(kind="words", **fixed, **axes)
 
 
-# --------------------------------------------------------------------------------------------- run
+# -------------------------------------------------------------------------------------------- runs
 
 
-def run(*, kind: str, **cell: Any) -> dict[str, Any]:
+def run(kind: str, **cell: Any) -> dict[str, Any]:
     """One cell, by its kind."""
-    return KINDS[kind](**cell)
+    kinds = {"toy": toy, "layer": layer, "words": words_run, "same": same, "seconds": seconds}
+    return kinds[kind](**cell)
 
 
-def _run_toy(width, draws, seed, rates, pair):
+def toy(width, draws, seed, rates, pair) -> dict[str, Any]:
+    """The best equal rate of the toy model, and its steps; the steps of the pair of rates."""
     starts = abs(np.random.default_rng(seed).standard_normal(draws))
-    return small.toy(width, rates, pair, starts)
+    return _small_models.toy(width, rates, pair, starts)
 
 
-def _run_layer(width, rank, rates, target, limit, rows, seed):
-    steps = small.layer_steps(width, rank, rates, rates, target, limit, rows, seed)
+def layer(width, rank, rates, target, limit, rows, seed) -> dict[str, Any]:
+    """Steps of one layer for every pair of rates; None where the limit was too short."""
+    steps = _small_models.layer_steps(width, rank, rates, rates, target, limit, rows, seed)
     return {"steps": [[int(s) if np.isfinite(s) else None for s in row] for row in steps]}
 
 
-def _run_words(method, task, train_size, rank, lr, ratio, seed, steps, every, words):
+def words_run(method, task, train_size, rank, lr, ratio, seed, steps, every, words):
     """Validation and test loss each `every` steps, over the first so many words of each."""
-    model, settings, found = _setting(task, train_size, rank, steps)
-    held_out = [tasks.all_once(part[:words], model.tokenizer) for part in found[1:]]
+    how = dict(task=task, train_size=train_size, rank=rank, steps=steps)
+    model, settings, data, batches = common.setting(seed, schedule="constant", **how)
+    parts = [part[:words] for part in (data.validation, data.test)]
     tuned = settings.attach(model, method, seed, ratio=float(ratio))
+
+    def losses(tuned):
+        return [common.loss_on(tuned, pairs) for pairs in parts]
+
     try:
-        history = fit(
-            tuned,
-            make_batches(model, found[0], settings, seed),
-            settings,
-            lr,
-            evaluate=lambda t: [rounded(mean_loss(t, batches)) for batches in held_out],
-            evaluate_every=every,
-        )
+        history = fit(tuned, batches, settings, lr, evaluate=losses, evaluate_every=every)
     except Diverged as error:
         return {"diverged": error.step, "curve": []}
     return {"curve": [[step, *losses] for step, losses in history.evaluations]}
 
 
-def _run_same(lr, seed, steps):
+def same(lr, seed, steps) -> dict[str, float]:
     """LoRA+ of ratio 1 beside LoRA: the largest difference in a loss and in a number learned."""
-    model, settings, found = _setting("past", 300, 4, steps)
-    batches = make_batches(model, found[0], settings, seed)
+    model, settings, _, batches = common.setting(seed, schedule="constant", steps=steps)
     runs = []
     for method, options in (("lora", {}), ("lora_plus", {"ratio": 1.0})):
         tuned = settings.attach(model, method, seed, **options)
@@ -146,35 +138,145 @@ def _run_same(lr, seed, steps):
     }
 
 
-def _run_seconds(steps, seed):
+def seconds(steps, seed) -> dict[str, float]:
     """Median seconds a step of LoRA and of LoRA+, the two in turns on the same batches."""
-    model, settings, found = _setting("past", 300, 4, steps)
-    batches = make_batches(model, found[0], settings, seed)
+    model, settings, _, batches = common.setting(seed, schedule="constant", steps=steps)
 
-    def seconds(method):
+    def of_steps(method):
         return fit(settings.attach(model, method, seed), batches, settings, 0.002).seconds
 
-    found = in_turns(seconds, ("lora", "lora_plus"), 4)
-    return {f"{method}_seconds": statistics.median(mine) for method, mine in found.items()}
+    taken = common.in_turns(of_steps, ("lora", "lora_plus"), 4)
+    return {f"{method}_seconds": median(values) for method, values in taken.items()}
 
 
-KINDS: dict[str, Callable[..., dict[str, Any]]] = {
-    "toy": _run_toy,
-    "layer": _run_layer,
-    "words": _run_words,
-    "same": _run_same,
-    "seconds": _run_seconds,
-}
+# ----------------------------------------------------------------------------------------- summary
 
 
-def _setting(task, train_size, rank, steps):
-    """The base, the comparison's settings at a constant rate, and the words in their three parts:
-    train, validation, test.
+def summary(records: list[Record]) -> dict[str, Any]:
+    """The numbers of every part that has records."""
+    parts = {
+        "toy": _toy_summary,
+        "layer": _layer_summary,
+        "words": lambda runs: {target: at_target(runs, target) for target in TARGETS},
+        "same": _same_summary,
+        "seconds": _seconds_summary,
+    }
+    kinds = common.by_kind(records)
+    return {kind: part(kinds[kind]) for kind, part in parts.items() if kind in kinds}
+
+
+def _toy_summary(records):
+    widths = {
+        n: [run["result"] for run in runs]
+        for n, runs in common.grouped(records, lambda cell: cell["width"]).items()
+    }
+    logs = np.log(list(widths))
+    slopes = [
+        np.polyfit(logs, np.log([result["rate"] for result in of_seed]), 1)[0]
+        for of_seed in zip(*widths.values(), strict=True)
+    ]
+    return {
+        "exponent": estimate(slopes),
+        "widths": {
+            n: {
+                "rate": fmean(result["rate"] for result in results),
+                "rate_root_n": estimate(result["rate"] * n**0.5 for result in results),
+                "steps": estimate(result["steps"] for result in results),
+                "steps_apart": estimate(result["steps_apart"] for result in results),
+            }
+            for n, results in widths.items()
+        },
+    }
+
+
+def _layer_summary(records):
+    """By width: the fewest steps of any pair and of equal rates, and the basin's middle ratio."""
+    widths = {}
+    for n, runs in common.grouped(records, lambda cell: cell["width"]).items():
+        rates = runs[0]["cell"]["rates"]
+        steps = [
+            np.array([[s or math.inf for s in row] for row in run["result"]["steps"]])
+            for run in runs
+        ]
+        basins = [_basin(of_seed, rates) for of_seed in steps]
+        widths[n] = {
+            "pair": estimate(of_seed.min() for of_seed in steps),
+            "equal": estimate(np.diag(of_seed).min() for of_seed in steps),
+            "log10_ratio": estimate(map(fmean, basins)),
+            "basin": [min(map(min, basins)), max(map(max, basins))],
+            "steps": [  # None for infinity, which JSON cannot hold
+                [float(s) if math.isfinite(s) else None for s in row]
+                for row in np.mean(steps, axis=0)
+            ],
+            "rates": rates,
+        }
+    return widths
+
+
+def _basin(steps, rates):
+    """log10 of η_B / η_A of every pair that is within 5 % of the fastest."""
+    a, b = np.where(steps <= NEAR * steps.min())
+    return (np.log10(rates)[b] - np.log10(rates)[a]).tolist()
+
+
+def steps_to(curve: list[list[float]], target: float, column: int) -> float:
+    """The step at which the loss first is at the target, between two evaluations by interpolation
+    of its logarithm; inf where never. curve: [step, validation loss, test loss].
     """
-    settings = settings_of(task, train_size, rank, ("q_proj", "v_proj"), steps)
-    settings = dataclasses.replace(settings, schedule="constant")
-    words = load_words(settings)
-    return the_model(settings.base), settings, (words.train, words.validation, words.test)
+    for before, after in itertools.pairwise(curve):
+        if after[column] <= target:
+            high, low = math.log(before[column]), math.log(after[column])
+            share = (high - math.log(target)) / (high - low) if high > low else 0.0
+            return before[0] + max(0.0, share) * (after[0] - before[0])
+    return math.inf
+
+
+def at_target(records: list[Record], target: float) -> dict[str, Any]:
+    """Each ratio at the rate that validation chose: its steps, and the share of LoRA's that it
+    saves. A run that does not reach the target counts with its last step, which is a lower bound.
+    """
+
+    def steps(runs, column):
+        curves = [(run["cell"]["steps"], run["result"]["curve"]) for run in runs]
+        return [min(steps_to(curve, target, column), last) for last, curve in curves]
+
+    def merit(runs):
+        return -fmean(steps(runs, VALIDATION))
+
+    def saved(runs, lora):
+        pairs = zip(steps(runs, TEST), steps(lora, TEST), strict=True)
+        return estimate(1 - ours / theirs for ours, theirs in pairs)
+
+    records = sorted(records, key=lambda record: record["cell"]["seed"])
+    pairs = common.grouped(records, lambda cell: (cell["ratio"], cell["lr"]))
+    best = {runs[0]["cell"]["ratio"]: runs for runs in chosen(records, merit)}
+    slow = min(lr for ratio, lr in pairs if ratio == 1)  # as if LoRA's rate had not been tuned
+    return {
+        "ratios": {
+            ratio: {
+                "lr": best[ratio][0]["cell"]["lr"],
+                "steps": estimate(steps(best[ratio], TEST)),
+                "saved": saved(best[ratio], best[1]),
+                "late": sum(s >= records[0]["cell"]["steps"] for s in steps(best[ratio], TEST)),
+            }
+            for ratio in sorted(best)
+        },
+        "untuned": {
+            "lr": slow,
+            "saved": {n: saved(r, pairs[1, lr]) for (n, lr), r in pairs.items() if lr == slow},
+        },
+        "validation_steps": {pair: -merit(runs) for pair, runs in pairs.items()},
+    }
+
+
+def _same_summary(records):
+    keys = ("losses_differ_by", "arrays_differ_by")
+    return {"largest_difference": max(r["result"][k] for r in records for k in keys)}
+
+
+def _seconds_summary(records):
+    taken = records[0]["result"]
+    return {**taken, "plus_over_lora": taken["lora_plus_seconds"] / taken["lora_seconds"]}
 
 
 # ------------------------------------------------------------------------------- table and figure
@@ -182,67 +284,115 @@ def _setting(task, train_size, rank, steps):
 
 def table(records: list[Record]) -> str:
     """Markdown: the toy beside what is known, the layer by width, the word lab by ratio."""
-    found = summary(records)
-    toy = markdown(
-        ["width n", "best equal rate", "· √n", "steps", "steps at (0.316/n, 1)", "known"],
+    s = summary(records)
+    toys = [
         [
-            [
-                f"{n:,}",
-                f"{row['rate']:.3g}",
-                *(str(row[key]) for key in ("rate_root_n", "steps", "steps_apart")),
-                "{:.3g}, {}, {}".format(*KNOWN[n]) if n in KNOWN else "–",
-            ]
-            for n, row in found["toy"]["widths"].items()
-        ],
+            f"{n:,}",
+            f"{row['rate']:.3g}",
+            *(row[key] for key in ("rate_root_n", "steps", "steps_apart")),
+            "{:.3g}, {}, {}".format(*KNOWN[n]) if n in KNOWN else "–",
+        ]
+        for n, row in s["toy"]["widths"].items()
+    ]
+    layers = [
+        [n, row["equal"], row["pair"], row["log10_ratio"], "{:g} to {:g}".format(*row["basin"])]
+        for n, row in s["layer"].items()
+    ]
+    last = s["words"][TARGETS[-1]]
+    untuned = last["untuned"]["saved"]
+    words = [
+        [
+            ratio,
+            *("{lr:g}, {steps}".format(**s["words"][t]["ratios"][ratio]) for t in TARGETS),
+            percent(last["ratios"][ratio]["saved"]),
+            percent(untuned[ratio]) if ratio in untuned else "–",
+        ]
+        for ratio in RATIOS
+    ]
+    toy_head = ["width n", "best equal rate", "· √n", "steps", "steps at (0.316/n, 1)", "known"]
+    layer_head = ["width", "fewest steps, equal rates", "any pair", "log₁₀ η_B/η_A", "from, to"]
+    words_head = ["ratio", *(f"η_A, steps to {t:g}" for t in TARGETS), "steps saved"]
+    words_head.append(f"at η_A {last['untuned']['lr']:g} for all")
+    return "\n\n".join(
+        [
+            markdown(toy_head, toys),
+            f"Exponent of the best equal rate: {s['toy']['exponent']} (theory -0.5).",
+            markdown(layer_head, layers),
+            markdown(words_head, words),
+        ]
     )
-    layer = markdown(
-        ["width", "fewest steps, equal rates", "any pair", "log₁₀ η_B/η_A", "from, to"],
-        [
-            [
-                *map(str, (n, r["equal"], r["pair"], r["log10_ratio"])),
-                "{:g} to {:g}".format(*r["basin"]),
-            ]
-            for n, r in found["layer"].items()
-        ],
-    )
-    last = found["words"][TARGETS[-1]]
-    words = markdown(
-        [
-            "ratio",
-            *(f"η_A, steps to {t:g}" for t in TARGETS),
-            "steps saved",
-            "at η_A {:g} for all".format(last["untuned"]["lr"]),
-        ],
-        [
-            [
-                str(ratio),
-                *("{lr:g}, {steps}".format(**found["words"][t]["ratios"][ratio]) for t in TARGETS),
-                f"{last['ratios'][ratio]['saved']:%}",
-                f"{last['untuned']['saved'][ratio]:%}"
-                if ratio in last["untuned"]["saved"]
-                else "–",
-            ]
-            for ratio in RATIOS
-        ],
-    )
-    exponent = f"Exponent of the best equal rate: {found['toy']['exponent']} (theory -0.5)."
-    return "\n\n".join([toy, exponent, layer, words])
+
+
+def percent(share) -> str:
+    """An estimate of a share: "12 ± 3 %"."""
+    return f"{share.times(100):.0f} %"
 
 
 def figure(records: list[Record], path: Path) -> None:
-    """The toy's steps by width, the layer's basin, the word lab's steps by ratio."""
-    from ._draw import lora_plus
+    """Left: the toy's steps by width. Middle: which pair of rates is fast for a layer. Right: the
+    word lab's steps by ratio.
+    """
+    s, ratios = summary(records), (1, 1.15, 1.1)
+    with common.panels(path, 15, 5.2, 1, 3, width_ratios=ratios) as (left, middle, right):
+        _draw_toy(left, s["toy"]["widths"])
+        _draw_basin(middle, s["layer"])
+        _draw_ratios(right, s["words"])
 
-    lora_plus(summary(records), path)
+
+def _draw_toy(axes, widths):
+    for name, key, label in (
+        ("lora", "steps", "equal rates, the best at this width"),
+        ("lora_plus", "steps_apart", "η_A = 0.316 / n, η_B = 1"),
+    ):
+        steps = [row[key] for row in widths.values()]
+        common.errorbars(axes, widths, steps, plots.LOOKS[name], label=label, capsize=4)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(list(widths))
+    axes.set_ylim(0, 14)
+    axes.set_xlabel("width n")
+    axes.set_ylabel("steps until |f − y| < 0.01")
+    axes.set_title("One number, gradient descent")
+    axes.legend(loc="lower right", fontsize=12)
 
 
-QUESTION = Question(
-    name="lora_plus",
-    title="Does LoRA+ need fewer steps than a LoRA whose rate is tuned?",
-    cells=cells,
-    run=run,
-    summary=summary,
-    table=table,
-    figure=figure,
-    quick=quick,
-)
+def _draw_basin(axes, widths):
+    """Steps of every pair at the largest width, and the middle of the basin at each width."""
+    width = max(widths)
+    rates = np.log10(widths[width]["rates"])
+    steps = np.array(widths[width]["steps"], float)  # None: nan
+    half = (rates[1] - rates[0]) / 2
+    extent = (rates[0] - half, rates[-1] + half) * 2
+    colours = dict(cmap="viridis_r", vmin=20, vmax=90)
+    image = axes.imshow(steps, origin="lower", extent=extent, aspect="auto", **colours)
+    bar = axes.figure.colorbar(image, ax=axes, extend="max")
+    bar.set_label("steps to a tenth of the loss (white: not in 120)")
+    axes.plot(extent[:2], extent[:2], color="white", ls="--", lw=2)
+    place = (rates[0], rates[0] + 0.15)
+    axes.text(*place, "equal rates", color=plots.INK, rotation=38, fontsize=12)
+    best = np.argwhere(steps <= NEAR * np.nanmin(steps))
+    axes.plot(rates[best[:, 1]], rates[best[:, 0]], "o", mfc="none", mec="white", ms=11, mew=2)
+    axes.grid(visible=False)
+    axes.set_xlabel("log₁₀ η_B")
+    axes.set_ylabel("log₁₀ η_A")
+    axes.set_title(f"A layer of width {width}, AdamW")
+
+
+def _draw_ratios(axes, targets):
+    (plus, marker), (colour, dot) = plots.LOOKS["lora_plus"], plots.LOOKS["lora"]
+    for (target, part), line in zip(targets.items(), ("#7f7f7f", plus)):
+        steps = [row["steps"] for row in part["ratios"].values()]
+        label = f"to {target:g} nats a token"
+        common.errorbars(axes, part["ratios"], steps, (line, marker), capsize=4, label=label)
+        axes.plot([1], [steps[0].mean], dot, color=colour, ms=12, zorder=5)
+    axes.plot([], [], dot, color=colour, ms=12, label="LoRA (ratio 1)")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(RATIOS, [str(ratio) for ratio in RATIOS])
+    axes.set_ylim(0, 1.45 * axes.get_ylim()[1])  # room for the legend
+    axes.set_xlabel("ratio η_B / η_A, each at its own best η_A")
+    axes.set_ylabel("optimizer steps to a test loss")
+    axes.set_title("The word lab: past tense")
+    axes.legend(loc="upper right")
+
+
+TITLE = "Does LoRA+ need fewer steps than a LoRA whose rate is tuned?"
+STUDY = Study("lora_plus", TITLE, cells, quick, run, summary, table, figure)

@@ -1,4 +1,4 @@
-"""Five adapters on one base, switched back and forth a thousand times: does anything change?
+"""Five adapters on one base, switched a thousand times: does anything change?
 
 The claim: LoRA's adapters "swap freely without retraining". Hu et al. (arXiv:2106.09685, section
 4.2) recover W by subtracting B A and adding another B'A'. Here an adapter stays beside the base, so
@@ -7,23 +7,39 @@ that switching touches no array; the subtraction is measured beside it, as the l
 in data/adapters, one a task of the word lab; a seed is an order of switching.
 """
 
+import copy
+import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from minilora.lab.cells import Cell, Record, grid
-from minilora.lab.markdown import table as markdown
-from minilora.lab.spread import mean_sd
-from minilora.support import plots
+import numpy as np
 
-from . import Question, _switching
+from minilora.formats.models import load_model
+from minilora.lab.cells import Cell, Record, grid
+from minilora.lab.statistics import estimate, rounded
+from minilora.lab.table import markdown
+from minilora.lab.word_adapters import NAMES, open_library
+from minilora.llama.model import Llama
+from minilora.support.files import data_folder
+from minilora.text import tasks
+from minilora.tuning.adapters import Tuned, merge, unmerge
+from minilora.tuning.checkpoints import fingerprint
+from minilora.tuning.library import Library
+
+from . import Study, common
 
 SWITCHES, SEEDS, WORDS = 1000, tuple(range(5)), 200  # words: held out, of each task
-WAYS = {  # how a model gets into an adapter and out of it -> what it is called
+CHECKED = (1, 3, 10, 30, 100, 300, 1000)  # switches after which the drift is measured
+WAYS = {  # how an adapter is merged and unmerged -> its title
     "library": "merged and unmerged, rounded once from float64",
     "in_place": "merged and unmerged in place, float32",
 }
-COLOURS = {"library": ("#0072B2", "o"), "in_place": ("#D55E00", "s")}
+LOOKS = {"library": ("#0072B2", "o"), "in_place": ("#D55E00", "s")}  # colour, marker
+
+# ------------------------------------------------------------------------------------------- cells
 
 
 def cells() -> list[Cell]:
@@ -45,55 +61,209 @@ def quick() -> list[Cell]:
 
 def run(kind: str, **cell) -> dict[str, Any]:
     """One cell."""
-    kinds: dict[str, Callable[..., dict[str, Any]]] = {
-        "switch": _switching.switch,
-        "merge": _switching.merging,
-        "bytes": _switching.sizes,
-        "times": _switching.times,
+    return {"switch": switch, "merge": merging, "bytes": sizes, "times": times}[kind](**cell)
+
+
+# -------------------------------------------------------------------------------------------- runs
+
+
+def switch(switches: int, words: int, seed: int) -> dict[str, Any]:
+    """Adapters beside the base: are logits, scores and the base the same bits afterwards?"""
+    library = open_library()
+    before, scores = _logits(library), _scores(_adapters(library), words)
+    base, adapters = fingerprint(library.base), _adapters_crc(library)
+    others = 0
+    for name in order(switches, seed):
+        library.use(name)
+        others += library.logits(_prompts(library, name)).tobytes() != before[name].tobytes()
+    return {
+        "switches_with_other_bits": others,
+        "exact_match_before": scores,
+        "exact_match_after": _scores(_adapters(library), words),
+        "base_is_the_same": fingerprint(library.base) == base,
+        "adapters_are_the_same": _adapters_crc(library) == adapters,
+        "arrays_of_the_base_that_an_adapter_copied": copied_arrays(library),
     }
-    return kinds[kind](**cell)
 
 
-# ------------------------------------------------------------------------------------- the answers
+def merging(way: str, switches: int, words: int, seed: int) -> dict[str, Any]:
+    """One adapter after another merged into the weights and taken out again: how far do the
+    weights, and the logits under each adapter, move?
+    """
+    library = open_library()
+    model = Llama(library.config, dict(library.base.params), library.tokenizer)
+    into, out_of = {"library": (merge, unmerge), "in_place": (added, subtracted)}[way]
+    before, drift = _logits(library), []
+    for i, name in enumerate(order(switches, seed), 1):
+        tuned = _on(model, library[name])
+        model = out_of(into(tuned), tuned)
+        if i in CHECKED or i == switches:
+            drift.append([i, *map(rounded, _drift(library, model, before))])
+    merged = {name: merge(_on(model, library[name])) for name in library}
+    return {
+        "drift": drift,  # [switches, largest change of a weight, of a logit]
+        "exact_match_before": _scores(_adapters(library), words),
+        "exact_match_after": _scores(merged, words),
+        "base_is_the_same": fingerprint(model) == fingerprint(library.base),
+    }
+
+
+def sizes() -> dict[str, Any]:
+    """Bytes of five adapters on one base, and of five whole models."""
+    library, folder = open_library(), data_folder()
+    base = sum(a.nbytes for a in library.base.params.values())
+    files = [folder / "adapters" / name / "adapter_model.safetensors" for name in library]
+    return {
+        "adapters": len(library),
+        "base_bytes": base,
+        "adapters_bytes": library.nbytes,
+        "library_bytes": base + library.nbytes,
+        "models_bytes": base * len(library),
+        "adapter_file_bytes": {p.parent.name: p.stat().st_size for p in files},
+        "model_file_bytes": (folder / "base" / "model.safetensors").stat().st_size,
+    }
+
+
+def times(repeats: int) -> dict[str, Any]:
+    """Median seconds of getting from one adapter to the next, in five ways."""
+    library, folder = open_library(), data_folder() / "adapters"
+    merged = {name: merge(library[name]) for name in NAMES}
+
+    def seconds(action: Callable[[str], Any], count: int) -> float:
+        taken = []
+        for i in range(count):
+            start = time.perf_counter()
+            action(NAMES[i % len(NAMES)])
+            taken.append(time.perf_counter() - start)
+        return median(taken)
+
+    def merge_another(name):
+        return unmerge(merged[name], library[name]), merge(library[name])
+
+    return {
+        "use_seconds": seconds(library.use, 50 * repeats),
+        "unmerge_and_merge_seconds": seconds(merge_another, repeats),
+        "load_adapter_seconds": seconds(lambda n: Library(library.base).load(folder / n), repeats),
+        "load_model_seconds": seconds(lambda name: load_model("base"), repeats // 4),
+        "answer_seconds": seconds(lambda n: library[n].logits(_prompts(library, n)), repeats),
+    }
+
+
+def order(switches: int, seed: int) -> list[str]:
+    """Adapters in a random order, none after itself."""
+    steps = np.random.default_rng(seed).integers(1, len(NAMES), switches)
+    return [NAMES[place] for place in np.cumsum(steps) % len(NAMES)]
+
+
+def copied_arrays(library: Library) -> int:
+    """Arrays of the base that stand in memory once more for some adapter."""
+    return sum(
+        not np.shares_memory(array, weights[name])
+        for tuned in _adapters(library).values()
+        for weights in [tuned.how().weights]
+        for name, array in library.base.params.items()
+    )
+
+
+def added(tuned: Tuned) -> Llama:
+    """W + s B A, all in float32."""
+    return _moved(tuned.base, tuned, np.float32(1))
+
+
+def subtracted(model: Llama, tuned: Tuned) -> Llama:
+    """W - s B A, all in float32."""
+    return _moved(model, tuned, np.float32(-1))
+
+
+def _moved(model, tuned, sign):
+    params = dict(model.params)
+    for layer, arrays in tuned.layers.items():
+        left, right = tuned.factors(layer)
+        change = np.float32(arrays["s"]) * (left @ right)
+        params[f"{layer}.weight"] = params[f"{layer}.weight"] + sign * change
+    return Llama(model.config, params, model.tokenizer)
+
+
+def _adapters(library: Library) -> dict[str, Tuned]:
+    return {name: library[name] for name in library}
+
+
+def _adapters_crc(library: Library) -> int:
+    arrays = [a for tuned in _adapters(library).values() for a in tuned.arrays.values()]
+    return zlib.crc32(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays))
+
+
+def _prompts(library: Library, name: str) -> np.ndarray:
+    """Ids of prompts of the adapter's task, of one length."""
+    prompts = [library.tokenizer.encode(prompt) for prompt, _ in tasks.load_task(name).test[:200]]
+    return max((ids for _, ids in tasks.of_one_length(prompts, 8)), key=len)
+
+
+def _logits(library: Library) -> dict[str, np.ndarray]:
+    return {name: library[name].logits(_prompts(library, name)) for name in library}
+
+
+def _scores(models: dict[str, Any], words: int) -> dict[str, float]:
+    """Exact match of each model on the first held-out words of its task."""
+    return {
+        name: rounded(tasks.exact_match(model, tasks.load_task(name).test[:words]))
+        for name, model in models.items()
+    }
+
+
+def _on(model: Llama, tuned: Tuned) -> Tuned:
+    """The same adapter on another base."""
+    other = copy.copy(tuned)
+    other.base = model
+    return other
+
+
+def _drift(library, model, before) -> tuple[float, float]:
+    """The largest change of a weight, and of a logit under any adapter."""
+    weights = max(np.abs(a - library.base.params[name]).max() for name, a in model.params.items())
+    logits = max(
+        np.abs(_on(model, library[name]).logits(_prompts(library, name)) - before[name]).max()
+        for name in library
+    )
+    return float(weights), float(logits)
+
+
+# --------------------------------------------------------------------------- summary, table, figure
 
 
 def summary(records: list[Record]) -> dict[str, Any]:
     """What changed, over all orders; bytes; seconds."""
-    of = {
-        kind: [r["result"] for r in records if r["cell"]["kind"] == kind]
-        for kind in ("switch", "bytes", "times")
-    }
+    kinds = common.by_kind(records)
+    switched = [record["result"] for record in kinds["switch"]]
     ways = {}
     for way in WAYS:
-        found = [r["result"] for r in records if r["cell"].get("way") == way]
-        steps = [point[0] for point in found[0]["drift"]]
-        drift = [[result["drift"][i] for result in found] for i in range(len(steps))]
+        merged = [r["result"] for r in kinds["merge"] if r["cell"]["way"] == way]
         ways[way] = {
-            "drift": {
-                step: {
-                    "weight": mean_sd(p[1] for p in points),
-                    "logit": mean_sd(p[2] for p in points),
+            "drift": {  # switches -> over the orders
+                points[0][0]: {
+                    "weight": estimate(weight for _, weight, _ in points),
+                    "logit": estimate(logit for _, _, logit in points),
                 }
-                for step, points in zip(steps, drift)
+                for points in zip(*(result["drift"] for result in merged))
             },
-            "scores_changed": sum(_changed(result) for result in found),
-            "orders": len(found),
+            "scores_changed": sum(map(_scores_changed, merged)),
+            "orders": len(merged),
         }
     return {
-        "orders": len(of["switch"]),
-        "switches_with_other_bits": sum(r["switches_with_other_bits"] for r in of["switch"]),
-        "scores_changed": sum(_changed(r) for r in of["switch"]),
-        "base_changed": sum(not r["base_is_the_same"] for r in of["switch"]),
-        "adapters_changed": sum(not r["adapters_are_the_same"] for r in of["switch"]),
-        "copied": sum(r["arrays_of_the_base_that_an_adapter_copied"] for r in of["switch"]),
-        "scores": of["switch"][0]["exact_match_after"],
+        "orders": len(switched),
+        "switches_with_other_bits": sum(r["switches_with_other_bits"] for r in switched),
+        "scores_changed": sum(map(_scores_changed, switched)),
+        "base_changed": sum(not r["base_is_the_same"] for r in switched),
+        "adapters_changed": sum(not r["adapters_are_the_same"] for r in switched),
+        "copied": sum(r["arrays_of_the_base_that_an_adapter_copied"] for r in switched),
+        "scores": switched[0]["exact_match_after"],
         "ways": ways,
-        "bytes": of["bytes"][0],
-        "seconds": of["times"][0],
+        "bytes": kinds["bytes"][0]["result"],
+        "seconds": kinds["times"][0]["result"],
     }
 
 
-def _changed(result) -> int:
+def _scores_changed(result) -> int:
     """Tasks whose exact match is another afterwards."""
     before, after = result["exact_match_before"], result["exact_match_after"]
     return sum(before[name] != after[name] for name in before)
@@ -101,33 +271,21 @@ def _changed(result) -> int:
 
 def table(records: list[Record]) -> str:
     """What moved, what it takes, what it weighs."""
-    found = summary(records)
-    merged = {label: found["ways"][way]["drift"][SWITCHES] for way, label in WAYS.items()}
-    still = [
-        f"beside the base: `Library.use`, {found['orders']} orders of {SWITCHES:,} switches",
-        str(found["switches_with_other_bits"]),
-        "0",
-        "0",
-        str(found["scores_changed"]),
-    ]
-    moving = [
+    s = summary(records)
+    lines = [
         [
-            f"{label}, {found['ways'][way]['orders']} orders of {SWITCHES:,}",
-            "–",
-            f"{merged[label]['weight'][0]:.1e} ± {merged[label]['weight'][1]:.0e}",
-            f"{merged[label]['logit'][0]:.1e} ± {merged[label]['logit'][1]:.0e}",
-            str(found["ways"][way]["scores_changed"]),
+            f"beside the base: `Library.use`, {s['orders']} orders of {SWITCHES:,} switches",
+            *(s["switches_with_other_bits"], 0, 0, s["scores_changed"]),
         ]
-        for way, label in WAYS.items()
     ]
-    head = [
-        "adapters switched",
-        "switches with other logits",
-        "a weight moved by",
-        "a logit by",
-        "scores changed",
-    ]
-    size, took = found["bytes"], found["seconds"]
+    for way, title in WAYS.items():
+        row = s["ways"][way]
+        moved = [f"{row['drift'][SWITCHES][name]:.1e|.0e}" for name in ("weight", "logit")]
+        name = f"{title}, {row['orders']} orders of {SWITCHES:,}"
+        lines.append([name, "–", *moved, row["scores_changed"]])
+    head = ["adapters switched", "switches with other logits"]
+    head += ["a weight moved by", "a logit by", "scores changed"]
+    size, took = s["bytes"], s["seconds"]
     costs = [
         ["`Library.use`", f"{1e6 * took['use_seconds']:.2g} µs"],
         ["unmerge one, merge another", f"{1e3 * took['unmerge_and_merge_seconds']:.2g} ms"],
@@ -136,24 +294,17 @@ def table(records: list[Record]) -> str:
         ["one base and five adapters", f"{size['library_bytes']:,} bytes"],
         ["five whole models", f"{size['models_bytes']:,} bytes"],
     ]
-    return f"{markdown(head, [still, *moving])}\n\n{markdown(['', ''], costs)}"
-
-
-# -------------------------------------------------------------------------------------- the figure
+    return f"{markdown(head, lines)}\n\n{markdown(['', ''], costs)}"
 
 
 def figure(records: list[Record], path: Path) -> None:
     """Drift of a logit against switches, beside the times of a switch."""
-    found = summary(records)
-    with plots.style():
-        canvas = plots.canvas(14, 6)
-        left, right = canvas.subplots(1, 2, width_ratios=(1.4, 1))
-        for way, label in WAYS.items():
-            drift = found["ways"][way]["drift"]
-            means, sds = zip(*(row["logit"] for row in drift.values()))
-            colour, marker = COLOURS[way]
-            style = dict(color=colour, marker=marker, capsize=3)
-            left.errorbar(list(drift), means, yerr=sds, label=label, **style)
+    s = summary(records)
+    with common.panels(path, 14, 6, 1, 2, width_ratios=(1.4, 1)) as (left, right):
+        for way, title in WAYS.items():
+            drift = s["ways"][way]["drift"]
+            logits = [row["logit"] for row in drift.values()]
+            common.errorbars(left, drift, logits, LOOKS[way], label=title, capsize=3)
         left.set_xscale("log")
         left.set_yscale("log")
         left.set_ylim(bottom=left.get_ylim()[0] / 3, top=left.get_ylim()[1] * 8)
@@ -161,11 +312,10 @@ def figure(records: list[Record], path: Path) -> None:
         left.set_ylabel("largest change of a logit")
         left.set_title("Adapters beside the base change by 0; merging drifts")
         left.legend(loc="upper left")
-        _times(right, found["seconds"])
-    Path(path).write_bytes(plots.png(canvas))
+        _draw_times(right, s["seconds"])
 
 
-def _times(axes, took):
+def _draw_times(axes, took):
     names = {
         "use_seconds": "use another\nadapter",
         "unmerge_and_merge_seconds": "unmerge,\nmerge",
@@ -179,20 +329,12 @@ def _times(axes, took):
     axes.set_xscale("log")
     axes.set_xlim(min(values) / 3, max(values) * 30)
     for y, value in enumerate(values):
-        said = f"{value:.2g} ms" if value > 0.1 else f"{1e3 * value:.2g} µs"
-        axes.annotate(said, (value, y), xytext=(6, 0), textcoords="offset points", va="center")
+        text = f"{value:.2g} ms" if value > 0.1 else f"{1e3 * value:.2g} µs"
+        axes.annotate(text, (value, y), xytext=(6, 0), textcoords="offset points", va="center")
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("milliseconds")
     axes.set_title("Time of a switch")
 
 
-QUESTION = Question(
-    name="swapping",
-    title="Five adapters on one base, switched a thousand times: does anything change?",
-    cells=cells,
-    run=run,
-    summary=summary,
-    table=table,
-    figure=figure,
-    quick=quick,
-)
+TITLE = "Five adapters on one base, switched a thousand times: does anything change?"
+STUDY = Study("swapping", TITLE, cells, quick, run, summary, table, figure)

@@ -1,9 +1,9 @@
 """VeRA: "shrinks the adapter and moves between systems easily".
 
-Past tense, 300 words, q_proj and v_proj: loss against trainable numbers over ranks, beside LoRA;
-then at one rank what the paper's tables 6 and 7 take apart: only b or only d trained, d's start,
-how A and B are drawn, and a pair of its own for every layer in place of the shared one. Every rate
-chosen on validation words. Then the file: with A and B in it, without, and made whole again by
+Past tense, 300 words, q_proj and v_proj: loss against trainable numbers over ranks, beside LoRA.
+Then, at one rank, the variants of the paper's tables 6 and 7: only b or only d trained, d's start,
+the draw of A and B, and a pair of its own for every layer in place of the shared one. Every rate is
+chosen on validation words. Then the adapter's file: with A and B in it, without, and loaded by
 another process.
 
 Source: Kopiczko et al. 2023, arXiv:2310.11454, tables 6 to 8 and figure 2.
@@ -11,37 +11,41 @@ Source: Kopiczko et al. 2023, arXiv:2310.11454, tables 6 to 8 and figure 2.
 
 import json
 import math
+import os
+import subprocess
+import sys
+import tempfile
+import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minilora.lab import markdown
-from minilora.lab.cells import grid
-from minilora.lab.sweep import the_model
+from minilora.lab.cells import ONE_THREAD, Cell, Record, grid
+from minilora.lab.runs import the_model, trainable_numbers
+from minilora.lab.statistics import rounded
+from minilora.lab.table import markdown
 from minilora.methods import METHODS, vera
+from minilora.support import plots
 from minilora.text import tasks
 from minilora.tuning.adapters import Tuned, attach
+from minilora.tuning.storage import load_adapter, save_adapter
 
-from . import Question, _lab
-from ._file import of_file
+from . import Study, common
 
 RANKS = (1, 4, 16, 64, 256, 1024)
 LORA_RANKS = (1, 2, 4, 8, 16)
 RATES = {"vera": (0.05, 0.1, 0.2, 0.5, 1.0), "lora": (0.005, 0.01, 0.02, 0.05, 0.1)}
-OWN_RATES = {  # of what a step moves more, or less, than it does with d = 0.1 and Kaiming's A, B
+OWN_RATES = {  # variants whose steps are larger or smaller than with d = 0.1 and Kaiming's A, B
     "only b": (0.2, 0.5, 1.0, 2.0, 5.0),
     "only d": (0.005, 0.02, 0.05, 0.2, 0.5),
     "d from 1": (0.005, 0.02, 0.05, 0.2, 0.5),
     "A, B in [0, 0.1]": (0.1, 0.2, 0.5, 1.0),
 }
-AT = 64  # the rank of what is taken apart
-AS_PUBLISHED: dict[str, Any] = {
-    "trains": ["b", "d"],
-    "d_initial": 0.1,
-    "draw": "kaiming uniform",
-    "shared": True,
-}
-VARIANTS: dict[str, dict[str, Any]] = {  # what is changed -> in words
+VARIANT_RANK = 64
+PUBLISHED = "as published"
+VARIANTS: dict[str, dict[str, Any]] = {  # title -> what differs from the published method
+    PUBLISHED: {"trains": ["b", "d"], "d_initial": 0.1, "draw": "kaiming uniform", "shared": True},
     "only b": {"trains": ["b"]},
     "only d": {"trains": ["d"]},
     "d from 1e-7": {"d_initial": 1e-7},
@@ -52,32 +56,36 @@ VARIANTS: dict[str, dict[str, Any]] = {  # what is changed -> in words
 }
 COMMON = {"task": "past", "train_size": 300, "steps": 100}
 
+# ------------------------------------------------------------------------------------------- cells
 
-# ---------------------------------------------------------------------------------------- the cells
 
-
-def cells():
-    """Every run."""
-    vera = {"kind": "train", "method": "vera", **COMMON}
-    lora = {"kind": "train", "method": "lora", **COMMON, "lr": RATES["lora"]}
-    trained = grid(**vera, lr=RATES["vera"], rank=RANKS, variant="as published", seed=_lab.TUNING)
-    for name in VARIANTS:
-        rates = OWN_RATES.get(name, RATES["vera"])
-        trained += grid(**vera, lr=rates, rank=AT, variant=name, seed=_lab.TUNING)
+def cells() -> list[Cell]:
+    """Files; VeRA over ranks; its variants; LoRA over ranks."""
     return [
         *grid(kind="file", method="vera", rank=RANKS, seed=0),
         *grid(kind="file", method="lora", rank=LORA_RANKS, seed=0),
-        *trained,
-        *grid(**lora, rank=LORA_RANKS, variant="as published", seed=_lab.TUNING),
+        *_training("vera", RATES["vera"], RANKS, PUBLISHED),
+        *(
+            cell
+            for name in VARIANTS
+            if name != PUBLISHED
+            for cell in _training("vera", OWN_RATES.get(name, RATES["vera"]), VARIANT_RANK, name)
+        ),
+        *_training("lora", RATES["lora"], LORA_RANKS, PUBLISHED),
     ]
 
 
-def then(records):
-    """More seeds at the chosen rates."""
-    return _lab.more_seeds(_lab.of_kind(records, "train"))
+def _training(method, rates, ranks, variant) -> list[Cell]:
+    tried = {"lr": rates, "rank": ranks, "variant": variant, "seed": common.TUNING}
+    return grid(kind="train", method=method, **COMMON, **tried)
 
 
-def quick():
+def then(records: list[Record]) -> list[Cell]:
+    """Further seeds at the chosen rates."""
+    return common.more_seeds(common.by_kind(records)["train"])
+
+
+def quick() -> list[Cell]:
     """Short ones of each kind."""
     short = {**COMMON, "train_size": 40, "steps": 4, "lr": 0.1, "seed": 0}
     changed = ["only d", "A, B normal", "A, B of its own each"]
@@ -87,44 +95,47 @@ def quick():
     ]
 
 
-def run(kind, **cell):
+# -------------------------------------------------------------------------------------------- runs
+
+
+def run(kind: str, **cell) -> dict[str, Any]:
     """One training run, or one file."""
-    return (_train if kind == "train" else of_file)(**cell)
+    return {"train": train, "file": file}[kind](**cell)
 
 
-def _train(method, rank, variant, task, train_size, steps, lr, seed):
+def train(method, rank, variant, task, train_size, steps, lr, seed) -> dict[str, Any]:
+    """One training run: its scores, and its last training loss."""
     model, words = the_model("base"), tasks.select(task, train_size)
-    tuned = (ready if _lab.shares(method) else _lora)(model, rank, variant, seed)
+    if method == "vera":
+        tuned = attach_variant(model, rank, variant, seed)
+    else:
+        tuned = attach(model, method, rank=rank, seed=seed)
 
     def work():
-        batches = _lab.word_batches(tuned, words.train, steps, seed)
-        history = _lab.teach(tuned, batches, lr=lr, steps=steps)
-        return {**_lab.scores(tuned, words), "train_loss": _lab.rounded(history.losses[-1])}
+        batches = common.word_batches(tuned, words.train, steps, seed)
+        history = common.teach(tuned, batches, lr=lr, steps=steps)
+        return {**common.scores(tuned, words), "train_loss": rounded(history.losses[-1])}
 
-    return {"trainable": sum(a.size for a in tuned.trainable.values()), **_lab.or_diverged(work)}
-
-
-def _lora(model, rank, variant, seed):
-    return attach(model, "lora", rank=rank, seed=seed)
+    return {"trainable": trainable_numbers(tuned), **common.or_diverged(work)}
 
 
-def ready(model, rank: int, variant: str, seed: int) -> Tuned:
+def attach_variant(model, rank: int, variant: str, seed: int) -> Tuned:
     """VeRA with one thing changed: the arrays are overwritten before training."""
-    how = {**AS_PUBLISHED, **VARIANTS.get(variant, {})}
+    how = {**VARIANTS[PUBLISHED], **VARIANTS[variant]}
     options = {"projection_prng_key": seed, "d_initial": how["d_initial"]}
     tuned = attach(model, "vera", rank=rank, seed=seed, **options)
     if not how["shared"]:
-        _own_pairs(tuned, rank, seed)
+        _draw_own_pairs(tuned, rank, seed)
     _redraw(tuned.shared, how["draw"], seed)
-    slots = [slot for slot in tuned.trained() if slot.argument in how["trains"]]
-    if how["trains"] == ["d"]:  # b is left out: 1, and the change is 0 at the start because d is
+    trained = [t for t in tuned.trained() if t.argument in how["trains"]]
+    if how["trains"] == ["d"]:  # b is left out: it is 1, and d starts at 0, so that ΔW does too
         for arrays in tuned.layers.values():
             arrays["b"][:], arrays["d"][:] = 1, 0
-    tuned.slots = lambda: slots  # type: ignore[method-assign]
+    tuned.trained = lambda: trained
     return tuned
 
 
-def _own_pairs(tuned, rank, seed):
+def _draw_own_pairs(tuned, rank, seed):
     """Another A and B for every layer, drawn as the shared ones are."""
     for place, arrays in enumerate(tuned.layers.values()):
         key = {"projection_prng_key": 1000 * (seed + 1) + place}
@@ -143,117 +154,121 @@ def _redraw(shared, draw, seed):
             array[:] = rng.uniform(0, 0.1, array.shape)
 
 
-# ----------------------------------------------------------------------------- what the records say
+def file(method, rank, seed) -> dict[str, Any]:
+    """Bytes with A and B and without; does another process load the same adapter from the smaller
+    file?
+    """
+    tuned = attach(the_model("base"), method, rank=rank, seed=seed)
+    rng = np.random.default_rng(seed)
+    for array in tuned.trainable.values():
+        array[:] = rng.normal(0, 0.1, array.shape)
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = {"bytes": save_adapter(tuned, folder, save_projection=False)}
+        if method == "vera":
+            sizes["bytes_with_projections"] = save_adapter(tuned, Path(folder) / "whole")
+        there = _checksums_elsewhere(folder)
+    here = checksums(tuned)
+    same = {"checksums": here, "same_bits_elsewhere": here == there}
+    return {**sizes, "trainable": trainable_numbers(tuned), **same}
 
 
-def summary(records):
+def checksums(tuned: Tuned) -> dict[str, int]:
+    """CRC-32 of every array of the adapter together, and of the logits of some ids."""
+    ids = np.arange(2 * 12).reshape(2, 12) % tuned.config.vocab_size
+    arrays = b"".join(tuned.arrays[key].tobytes() for key in sorted(tuned.arrays))
+    return {"arrays": zlib.crc32(arrays), "logits": zlib.crc32(tuned.logits(ids).tobytes())}
+
+
+def print_checksums(folder: str) -> None:
+    """Load an adapter and print its checksums: runs in the other process."""
+    print(json.dumps(checksums(load_adapter(the_model("base"), folder))))
+
+
+def _checksums_elsewhere(folder):
+    command = f"from {__name__} import print_checksums; print_checksums({str(folder)!r})"
+    package = Path(__file__).resolve().parents[1]
+    env = {**os.environ, **dict.fromkeys(ONE_THREAD, "1"), "PYTHONPATH": str(package)}
+    process = [sys.executable, "-W", "ignore", "-c", command]
+    out = subprocess.run(process, capture_output=True, text=True, check=True, env=env)
+    return json.loads(out.stdout)
+
+
+# --------------------------------------------------------------------------- summary, table, figure
+
+
+def summary(records: list[Record]) -> dict[str, Any]:
     """{"vera", "lora": rank -> …}, {"variants": name -> …}, {"files": method -> rank -> …}."""
-    found: dict[str, Any] = {
-        "vera": {},
-        "lora": {},
-        "variants": {},
-        "files": {"vera": {}, "lora": {}},
-    }
-    trained = _lab.of_kind(records, "train")
-    for settings, runs in _lab.tuned_rates(trained).items():
-        cell = json.loads(settings)
-        row = _lab.of_runs(runs, trained, "exact_match", "test_loss", "validation_loss")
+    kinds, files = common.by_kind(records), {"vera": {}, "lora": {}}
+    parts: dict[str, Any] = {"vera": {}, "lora": {}, "variants": {}, "files": files}
+    for runs in common.at_best_rates(kinds["train"]):
+        cell = runs[0]["cell"]
+        names = ("exact_match", "test_loss", "validation_loss")
+        row = common.row_of(runs, kinds["train"], *names)
         row["trainable"] = runs[0]["result"]["trainable"]
-        if cell["variant"] == "as published":
-            found[cell["method"]][cell["rank"]] = row
-        if _lab.shares(cell["method"]) and cell["rank"] == AT:
-            found["variants"][cell["variant"]] = row
-    for record in _lab.of_kind(records, "file"):
-        cell = record["cell"]
-        found["files"][cell["method"]][cell["rank"]] = record["result"]
-    return found
+        if cell["variant"] == PUBLISHED:
+            parts[cell["method"]][cell["rank"]] = row
+        if cell["method"] == "vera" and cell["rank"] == VARIANT_RANK:
+            parts["variants"][cell["variant"]] = row
+    for record in kinds["file"]:
+        files[record["cell"]["method"]][record["cell"]["rank"]] = record["result"]
+    return parts
 
 
-def table(records):
-    """Ranks with bytes, then what was taken apart."""
+def table(records: list[Record]) -> str:
+    """Ranks with bytes, then the variants."""
     s = summary(records)
     ranks = [
         [
             f"{METHODS[method].title}, rank {rank}",
             f"{row['trainable']:,}",
             f"{(file := s['files'][method][rank])['bytes']:,}",
-            f"{file['bytes_with_projections']:,}" if _lab.shares(method) else "",
-            *_end(row),
+            f"{file['bytes_with_projections']:,}" if method == "vera" else "",
+            *common.rate_and_scores(row),
         ]
         for method in ("vera", "lora")
         for rank, row in sorted(s[method].items())
     ]
-    apart = [[name, f"{row['trainable']:,}", *_end(row)] for name, row in s["variants"].items()]
+    variants = [
+        [name, f"{row['trainable']:,}", *common.rate_and_scores(row)]
+        for name, row in s["variants"].items()
+    ]
     end = ["rate", "exact match", "loss"]
-    first = markdown.table(["", "trainable", "bytes on disk", "with A and B", *end], ranks)
-    return f"{first}\n\n{markdown.table([f'VeRA, rank {AT}', 'trainable', *end], apart)}\n"
+    first = markdown(["", "trainable", "bytes on disk", "with A and B", *end], ranks)
+    return f"{first}\n\n{markdown([f'VeRA, rank {VARIANT_RANK}', 'trainable', *end], variants)}\n"
 
 
-def _end(row):
-    return _lab.at_rate(row), _lab.said(row["exact_match"]), _lab.said(row["test_loss"])
-
-
-def figure(records, path):
-    """Left loss against trainable numbers; right what was taken apart."""
-    from minilora.support import plots
-
+def figure(records: list[Record], path: Path) -> None:
+    """Left loss against trainable numbers; right the variants."""
     s = summary(records)
-    with plots.style():
-        drawing = plots.canvas(13, 5.8)
-        left, right = drawing.subplots(1, 2, width_ratios=(1.25, 1))
+    with common.panels(path, 13, 5.8, 1, 2, width_ratios=(1.25, 1)) as (left, right):
         _draw_ranks(left, s)
-        _draw_variants(right, s["variants"])
-    path.write_bytes(plots.png(drawing))
+        look, variants = plots.LOOKS["vera"], s["variants"]
+        matches = [row["exact_match"] for row in variants.values()]
+        common.scores_by_name(right, list(variants), matches, look, ms=9, elinewidth=1.4)
+        right.axvline(variants[PUBLISHED]["exact_match"].mean, color=look[0], ls=":", lw=1.6)
+        right.set_xlim(-0.02, 1)
+        right.set_title(f"VeRA at rank {VARIANT_RANK}, one thing changed")
 
 
 def _draw_ranks(axes, s):
-    from minilora.support import plots
-
     aside = {"vera": dict(xytext=(-8, -20), ha="right"), "lora": dict(xytext=(0, 14), ha="center")}
-    for method, (colour, marker) in plots.looks(aside).items():
+    for method, look in plots.looks(aside).items():
         rows = dict(sorted(s[method].items()))
-        loss = [row["test_loss"] for row in rows.values()]
-        x, y = [row["trainable"] for row in rows.values()], [v["mean"] for v in loss]
-        look = dict(color=colour, marker=marker, capsize=4, elinewidth=1.4)
-        axes.errorbar(x, y, [v["sd"] for v in loss], label=METHODS[method].title, **look)
-        place = dict(textcoords="offset points", fontsize=11, color=colour, **aside[method])
-        for rank, a, b in zip(rows, x, y):
-            axes.annotate(f"r = {rank}" if rank == 1 else str(rank), (a, b), **place)
+        x, losses = [[row[k] for row in rows.values()] for k in ("trainable", "test_loss")]
+        title = METHODS[method].title
+        common.errorbars(axes, x, losses, look, label=title, capsize=4, elinewidth=1.4)
+        place = dict(textcoords="offset points", fontsize=11, color=look[0], **aside[method])
+        for rank, numbers, loss in zip(rows, x, losses):
+            text = f"r = {rank}" if rank == 1 else str(rank)
+            axes.annotate(text, (numbers, loss.mean), **place)
     axes.set(xscale="log", yscale="log", xlabel="trainable numbers")
     axes.set_xlim(axes.get_xlim()[0] / 1.35)
     axes.set_ylabel("loss on held-out words (nats per token)")
     axes.set_title("Past tense: what a trainable number buys")
-    _lab.plain_log(axes.xaxis)
-    _lab.plain_log(axes.yaxis)
+    common.plain_log(axes.xaxis)
+    common.plain_log(axes.yaxis)
     axes.legend()
 
 
-def _draw_variants(axes, variants):
-    from minilora.support import plots
-
-    names = list(variants)
-    colour, marker = plots.LOOKS["vera"]
-    score = [variants[name]["exact_match"] for name in names]
-    look = dict(ls="none", marker=marker, color=colour, capsize=4, ms=9, elinewidth=1.4)
-    axes.errorbar(
-        [v["mean"] for v in score], range(len(names)), xerr=[v["sd"] for v in score], **look
-    )
-    axes.axvline(variants["as published"]["exact_match"]["mean"], color=colour, ls=":", lw=1.6)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlim(-0.02, 1)
-    axes.set_xlabel("share answered exactly")
-    axes.set_title(f"VeRA at rank {AT}, one thing changed")
-
-
-QUESTION = Question(
-    name="vera",
-    title="VeRA: what rank, b, d, A and B do, and what a file of it weighs",
-    cells=cells,
-    run=run,
-    summary=summary,
-    table=table,
-    figure=figure,
-    quick=quick,
-    then=then,
-)
+TITLE = "VeRA: what rank, b, d, A and B do, and what a file of it weighs"
+STUDY = Study("vera", TITLE, cells, quick, run, summary, table, figure, then)

@@ -13,7 +13,7 @@ import shlex
 import sys
 from pathlib import Path
 
-import studies as questions
+import studies
 from minilora.cli import main
 from minilora.lab import cells
 from studies import claims
@@ -28,26 +28,26 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 
 def records(page: Path) -> list[tuple[str, str]]:
-    """(question, table) of every table of a record."""
+    """(study, table) of every table of a record."""
     return [(m[1], m[2].strip()) for m in TABLE.finditer(page.read_text(encoding="utf-8"))]
 
 
 def table(name: str) -> str:
-    """The table of a question's committed record; of "claims": every question's rows."""
+    """The table of a study's committed record; of "claims": every study's rows."""
     if name == "claims":
         return verdicts()
-    return questions.question(name).table(cells.read(questions.record_path(name))).strip()
+    return studies.study(name).table(cells.read(studies.record_path(name))).strip()
 
 
 def verdicts() -> str:
     """Claim, experiment, what came out, verdict."""
     rows = ["| claim | experiment | what came out | verdict |", "| --- | --- | --- | --- |"]
-    for name in questions.ORDER:
-        if not questions.record_path(name).is_file():
+    for name in studies.ORDER:
+        if not studies.record_path(name).is_file():
             continue
-        for claim in claims.claims(name, cells.read(questions.record_path(name))):
+        for claim in claims.claims(name, cells.read(studies.record_path(name))):
             place = f"[{name}](#{name.replace('_', '-')})"
-            rows.append(f"| {claim.sentence} | {place} | {claim.found} | **{claim.verdict}** |")
+            rows.append(f"| {claim.sentence} | {place} | {claim.evidence} | **{claim.verdict}** |")
     return "\n".join(rows)
 
 
@@ -75,7 +75,7 @@ def write(page: Path) -> None:
 def _filled(match: re.Match) -> str:
     """The table between its markers; as it was where there is no record yet."""
     name = match[1]
-    if name != "claims" and not questions.record_path(name).is_file():
+    if name != "claims" and not studies.record_path(name).is_file():
         return match[0]
     return f"<!-- record: {name} -->\n\n{table(name)}\n\n<!-- end -->"
 

@@ -12,7 +12,7 @@ from minilora.lab import tune as sweep
 from minilora.lab.compare import SCRATCH, Settings, compare
 from minilora.lab.runs import load_words, make_batches, run
 from minilora.lab.tune import tune
-from minilora.methods import METHODS
+from minilora.methods import DEFAULT
 from minilora.text import tasks
 
 FEW = Settings(methods=("lora",), train_size=40, steps=3, warmup=1, seeds=2)
@@ -225,7 +225,7 @@ def test_the_committed_rates_are_those_of_the_default_comparison(model):
     settings = settings_of(parser().parse_args(["compare"]))
     record = rates.read()
     assert rates.differences(settings, fingerprint(model), record) == []
-    assert set(rates.chosen_for("past", record)) == {*METHODS, SCRATCH}
+    assert set(rates.chosen_for("past", record)) == {*DEFAULT, SCRATCH}
     assert rates.choose(record["sweeps"]["past"]["cells"]) == record["chosen"]["past"]
 
 

@@ -15,7 +15,7 @@ from minilora.cli import main
 from minilora.lab import cells, sweep
 from minilora.lab.runs import load_words, run
 from minilora.lab.settings import Settings
-from minilora.methods import METHODS
+from minilora.methods import DEFAULT
 
 ROOT = Path(__file__).parent.parent
 FEW = {
@@ -92,9 +92,9 @@ def test_a_method_is_run_once_for_what_it_does_not_take():
 
 
 def test_the_rate_on_record_stands_in_for_none():
-    found = sweep.sweep_cells({**FEW, "method": list(METHODS)})
+    found = sweep.sweep_cells({**FEW, "method": list(DEFAULT)})
     assert {c["method"]: c["lr"] for c in found}["lora"] == 0.02
-    assert len(found) == len(METHODS)
+    assert len(found) == len(DEFAULT)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_the_closing_table_has_the_best_of_each_method():
         record("vera", 0.2, 0, 0.0, None),
     ]
     lora, vera = sweep.best(records)
-    assert lora["cell"]["lr"] == 0.2 and lora["seeds"] == 2 and lora["validation"] == (0.6, 0.0)
+    assert lora["cell"]["lr"] == 0.2 and lora["validation"] == (0.6, 0.0, 2)
     assert vera["cell"]["method"] == "vera"
     assert "0.600 ± 0.000" in sweep.table(records)
 

@@ -1,10 +1,9 @@
 """compare, tune, report, pretrain: the word lab's experiments."""
 
-import dataclasses
 import json
 from pathlib import Path
 
-from ..methods import METHODS
+from ..methods import DEFAULT, METHODS
 from ..support.files import make_folder, nearest
 from ..support.values import whole
 from ..tuning.choices import find_method
@@ -13,19 +12,10 @@ from .arguments import command, given, names, read_number, read_whole
 
 def add(commands) -> None:
     """Put these commands on the parser."""
-    p = command(
-        commands,
-        "compare",
-        compare,
-        "all methods on the same words: who learned what, at what cost",
-    )
+    about = "all methods on the same words: who learned what, at what cost"
+    p = command(commands, "compare", compare, about)
     _comparison_options(p)
-    p.add_argument(
-        "--out",
-        type=Path,
-        default=Path("runs/compare"),
-        help="folder for the results (%(default)s)",
-    )
+    _out(p, "runs/compare", "folder for the results")
     p.add_argument(
         "--lr", action="append", default=[], metavar="METHOD=RATE", help="instead of the tuned rate"
     )
@@ -36,32 +26,33 @@ def add(commands) -> None:
 
     p = command(commands, "tune", tune, "the sweep of learning rates on validation words")
     _comparison_options(p)
-    p.add_argument(
-        "--out", type=Path, default=Path("runs/tuning.json"), help="the record (%(default)s)"
-    )
-    p.add_argument(
-        "--grid",
-        type=lambda text: text.split(","),
-        help="learning rates to try: 1e-3,1e-2 (eleven)",
-    )
+    _out(p, "runs/tuning.json", "the record; a new one starts as a copy of the built-in one")
+    rates = "learning rates to try: 1e-3,1e-2 (eleven)"
+    p.add_argument("--grid", type=lambda text: text.split(","), help=rates)
 
     p = command(commands, "report", report, "draw the figures and the page of a comparison again")
     p.add_argument("folder", type=Path, help="a folder made by compare")
 
     p = command(commands, "pretrain", pretrain, "make the word lab's base from its words")
-    p.add_argument(
-        "--out", type=Path, default=Path("runs/base"), help="folder of the model (%(default)s)"
-    )
+    _out(p, "runs/base", "folder of the model")
     p.add_argument("--steps", type=int, help="optimizer steps")
     p.add_argument("--seed", type=int, help="of the weights and the order of the words")
 
 
+def _out(p, default, what):
+    p.add_argument("--out", type=Path, default=Path(default), help=f"{what} (%(default)s)")
+
+
 def _comparison_options(p):
+    all_methods, usual = ",".join(METHODS), ",".join(DEFAULT)
+    default = "all" if all_methods == usual else usual
     p.add_argument(
         "--task", default="past", help="of the word lab, or category, SmolLM2's (%(default)s)"
     )
     p.add_argument("--base", help="'base', smollm2-135m or a model's folder (the task's)")
-    p.add_argument("--methods", type=names, help=f"some of {','.join(METHODS)} (all that fit)")
+    p.add_argument(
+        "--methods", type=names, help=f"some of {all_methods} ({default}; category: without full)"
+    )
     p.add_argument("--train-size", type=int, help="words to train on (300; category: 800)")
     p.add_argument(
         "--rank",
@@ -76,7 +67,7 @@ def _comparison_options(p):
 
 
 def settings_of(a):
-    """Settings from a command line. A bare --rank is of the techniques whose rank is bounded by the
+    """Settings from a command line. A bare --rank is for techniques whose rank is bounded by the
     width; VeRA's stays, unless it is given by name.
     """
     from ..lab.settings import STARTS, Settings
@@ -93,30 +84,24 @@ def settings_of(a):
     for name in (*methods, *own):
         find_method(name)
     wide = {name: r.default_rank for name, r in METHODS.items() if r.rank_above_width}
-    return dataclasses.replace(
-        start,
-        methods=methods,
-        warmup=min(start.warmup, counts.get("steps", start.steps) // 10),
-        rank=common[-1] if common else start.rank,
-        ranks=wide | own,
-        **counts,
-        **given(a, "base", "targets"),
-    )
+    rank = common[-1] if common else start.rank
+    others = given(a, "base", "targets")
+    return start.changed(methods=methods, rank=rank, ranks=wide | own, **counts, **others)
 
 
 def compare(a) -> None:
     """Run the comparison, print the table, write results.json, figures, adapters and
     report.html.
     """
-    from ..lab import compare as experiment
+    from ..lab import compare as comparison
     from ..lab import rates
     from ..lab import report as pages
 
-    settings, lr = settings_of(a), _rates(a.lr)
+    settings, lr = settings_of(a), _given_rates(a.lr)
     if a.rates is not None and not a.rates.is_file():
         raise FileNotFoundError(f"{a.rates}: no such file; wanted a record of minilora tune")
     make_folder(a.out)
-    results = experiment.compare(
+    results = comparison.compare(
         settings,
         lr,
         a.out,
@@ -130,31 +115,31 @@ def compare(a) -> None:
     print(f"\nwritten to {a.out}: results.json, report.html, {', '.join(pages.FIGURES)}, adapters/")
 
 
-def _rates(texts) -> dict[str, float]:
+def _given_rates(texts) -> dict[str, float]:
     """--lr METHOD=RATE, … as a dict."""
     from ..lab.settings import SCRATCH
 
-    found = {}
+    rates = {}
     for text in texts:
         name, _, value = text.partition("=")
         if name not in (*METHODS, SCRATCH):
             raise nearest("method", name, [*METHODS, SCRATCH])
         try:
-            found[name] = float(value)
+            rates[name] = float(value)
         except ValueError:
             raise ValueError(f"--lr: got {text!r}, wanted {name}=RATE") from None
-    return found
+    return rates
 
 
 def tune(a) -> None:
-    """Run the sweep, each method's cells into the record as its last ends."""
+    """Run the sweep; each method's cells go into the record as its last one ends."""
     from ..formats.models import load_model
     from ..lab import rates
-    from ..lab import tune as experiment
+    from ..lab import tune as sweep
     from ..tuning.checkpoints import fingerprint
 
     settings = settings_of(a)
-    grid = experiment.GRID if a.grid is None else tuple(read_number("--grid", t) for t in a.grid)
+    grid = sweep.GRID if a.grid is None else tuple(read_number("--grid", t) for t in a.grid)
     if not grid or not all(0 < lr < float("inf") for lr in grid):
         raise ValueError(f"--grid: got {a.grid}, wanted rates above 0")
     rates.read(a.out)  # says now where another file is in the way
@@ -169,7 +154,7 @@ def tune(a) -> None:
         if len(cells) == len(grid):
             rates.add(a.out, settings, base, cells)
 
-    experiment.tune(settings, grid, report=keep)
+    sweep.tune(settings, grid, report=keep)
     for name, choice in rates.read(a.out)["chosen"][settings.task].items():
         rank = f", rank {choice['rank']}" if choice["rank"] else ""
         print(f"{name:12} lr {choice['lr']:g}{rank}")
@@ -186,11 +171,10 @@ def report(a) -> None:
 
 def pretrain(a) -> None:
     """Train the base and write its folder."""
-    from ..lab import pretrain as experiment
+    from ..lab import pretrain as base
 
     own = given(a, "steps", "seed")
     for name, value in own.items():
         whole(f"--{name}", value, 1 if name == "steps" else 0)
     make_folder(a.out)
-    record = experiment.pretrain(experiment.Recipe(**own), a.out)
-    print(json.dumps(record, indent=1))
+    print(json.dumps(base.pretrain(base.Recipe(**own), a.out), indent=1))

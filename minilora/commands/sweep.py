@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..methods import METHODS
+from ..methods import DEFAULT
 from .arguments import command, names, read_number, read_whole
 
 Reader = Callable[[str, str], Any]  # option and text -> a value
@@ -13,13 +13,13 @@ Reader = Callable[[str, str], Any]  # option and text -> a value
 
 def _targets(name: str, text: str) -> list[str] | str:
     """q_proj+v_proj -> both; all-linear."""
-    found = names(text.replace("+", ","))
-    return found if isinstance(found, str) else list(found)
+    targets = names(text.replace("+", ","))
+    return targets if isinstance(targets, str) else list(targets)
 
 
-# Axes of the grid: their reader, what they start from (None: absent), and what they are.
+# Axes of the grid: the reader of a value, the default (None: no such axis), a description.
 AXES: dict[str, tuple[Reader, str | None, str]] = {
-    "method": (lambda _, text: text, ",".join(METHODS), "techniques"),
+    "method": (lambda _, text: text, ",".join(DEFAULT), "techniques"),
     "task": (lambda _, text: text, "past", "of the word lab"),
     "train_size": (read_whole, "300", "words to train on"),
     "rank": (read_whole, "4", "ranks, of what has one; VeRA too"),
@@ -36,15 +36,11 @@ AXES: dict[str, tuple[Reader, str | None, str]] = {
 
 def add(commands) -> None:
     """Put these commands on the parser."""
-    p = command(
-        commands,
-        "sweep",
-        sweep,
-        "a grid of runs of the word lab, a JSON line each; every axis a list with commas",
-    )
-    for name, (_, start, what) in AXES.items():
-        of = f" ({start})" if start else ""
-        p.add_argument(f"--{_dashed(name)}", metavar="A,B,…", help=what + of)
+    about = "a grid of runs of the word lab, a JSON line each; every axis a list with commas"
+    p = command(commands, "sweep", sweep, about)
+    for name, (_, default, what) in AXES.items():
+        shown = f" ({default})" if default else ""
+        p.add_argument(f"--{_dashed(name)}", metavar="A,B,…", help=what + shown)
     p.add_argument(
         "--out", type=Path, default=Path("runs/sweep.jsonl"), help="the record (%(default)s)"
     )
@@ -62,18 +58,18 @@ def _dashed(name: str) -> str:
 
 
 def axes_of(a: argparse.Namespace) -> dict[str, list[Any]]:
-    """The axes that the command line gave, and those that have a start."""
-    found = {}
-    for name, (read, start, _) in AXES.items():
-        text = start if getattr(a, name) is None else getattr(a, name)
+    """The axes that the command line gave, and those that have a default."""
+    axes = {}
+    for name, (read, default, _) in AXES.items():
+        text = default if getattr(a, name) is None else getattr(a, name)
         if text is None:
             continue
         option = f"--{_dashed(name)}"
         values = [read(option, part.strip()) for part in text.split(",") if part.strip()]
         if not values:
             raise ValueError(f"{option}: got {text!r}, wanted at least one value")
-        found[name] = values
-    return found
+        axes[name] = values
+    return axes
 
 
 def sweep(a: argparse.Namespace) -> None:
@@ -84,4 +80,3 @@ def sweep(a: argparse.Namespace) -> None:
     print(f"{len(grid)} cells into {a.out}", flush=True)
     records = cells.run(sweep.word_run, grid, a.out, jobs=a.jobs, dask=a.dask, title="sweep")
     print(sweep.table(records))
-

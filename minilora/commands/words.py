@@ -34,9 +34,8 @@ def adapters(a) -> None:
         for name, recipe in recipes.items():
             recipes[name] = dataclasses.replace(recipe, steps=steps, warmup=steps // 10)
     make_folder(a.out)
-    print(
-        f"{'task':12} {'trainable':>10} {'bytes':>10} {'seconds':>8} {'exact match, held out':>22}"
-    )
+    heads = ("task", "trainable", "bytes", "seconds", "exact match, held out")
+    print("{:12} {:>10} {:>10} {:>8} {:>22}".format(*heads))
     word_adapters.make(a.out, recipes, lambda name, row: print(_line(name, row), flush=True))
     print(f"written to {a.out}: a folder a task, and {word_adapters.RECORD}")
 

@@ -1,5 +1,5 @@
-"""Many small runs side by side: a cell is a dict of plain settings, its record what a function made
-of them.
+"""Many small runs side by side: a cell is a dict of plain settings, its record holds the result
+that a function gave for them.
 
 A cell runs in a process of one thread: many small runs are faster side by side than each on all
 cores. joblib does the running, on this machine or on a Dask cluster.
@@ -52,7 +52,7 @@ def run(
     """
     cells = list(cells)
     jobs = None if jobs is None else whole("cells: jobs", jobs, 1)
-    done = {_key(r["cell"]): r for r in _before(path)}
+    done = {_key(record["cell"]): record for record in _records_before(path)}
     missing = [cell for key, cell in {_key(c): c for c in cells}.items() if key not in done]
     bar = tqdm(
         total=len(cells),
@@ -61,7 +61,7 @@ def run(
         disable=None if progress is None else not progress,
         leave=False,
     )
-    calls = [(function, cell, made_by(), is_plain()) for cell in missing]
+    calls = [(function, cell, made_by()) for cell in missing]
     with bar, contextlib.closing(each(_record, calls, jobs, dask)) as outcomes:
         for _, record in outcomes:
             done[_key(record["cell"])] = record
@@ -82,17 +82,17 @@ def read(path: str | Path) -> list[Record]:
     Raises FileNotFoundError, or ValueError naming the line that is no record.
     """
     text = read_text(path)
-    whole = text[: text.rfind("\n") + 1]
-    cut_off = text[len(whole) :][: len(START)]
+    complete = text[: text.rfind("\n") + 1]
+    cut_off = text[len(complete) :][: len(START)]
     if cut_off != START[: len(cut_off)]:
         raise ValueError(f"{path}: its last line, {cut_off!r}…, is not the start of a record")
     records = []
-    for number, line in enumerate(whole.splitlines(), 1):
-        record = parse_json(f"{path} line {number}", line)
-        check_kind(f"{path} line {number}", "it", record, {"cell": dict, "made_by": dict})
-        check_kind(f"{path} line {number}", "it", record, {"seconds": float})
+    for number, line in enumerate(complete.splitlines(), 1):
+        place = f"{path} line {number}"
+        record = parse_json(place, line)
+        check_kind(place, "it", record, {"cell": dict, "made_by": dict, "seconds": float})
         if "result" not in record:
-            raise ValueError(f"{path} line {number}: no result in it")
+            raise ValueError(f"{place}: no result in it")
         records.append(record)
     return records
 
@@ -114,26 +114,23 @@ def grid(**axes: Any) -> list[Cell]:
     return cells
 
 
-def _before(path: str | Path | None) -> list[Record]:
-    """What an earlier run left in the file; says now where no file can be written there."""
+def _records_before(path: str | Path | None) -> list[Record]:
+    """The records that an earlier run left in the file, without a broken last line; raises now
+    where no file can be written there.
+    """
     if path is None:
         return []
     make_folder(Path(path).parent)
     if not Path(path).exists():
         return []
     records = read(path)
-    _cut_broken_line(path)
+    with open(path, "rb+") as file:  # the next record starts on a line of its own
+        file.truncate(file.read().rfind(b"\n") + 1)
     return records
 
 
 def _key(cell: Cell) -> str:
     return json.dumps(cell, sort_keys=True)
-
-
-def _cut_broken_line(path: str | Path) -> None:
-    """Take off what an interruption left of a last line, so that the next can follow."""
-    with open(path, "rb+") as file:
-        file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def _append(path: str | Path, record: Record) -> None:
@@ -148,7 +145,7 @@ def each(
     jobs: int | None = None,
     dask: str | None = None,
 ) -> Generator[tuple[int, Any], None, None]:
-    """function(*call) of every call, in processes of one thread  ->  (its place, its answer), as
+    """function(*call) of every call, in processes of one thread  ->  (its place, its result), as
     they end. jobs, dask: as for `run`.
     """
     if not calls:
@@ -156,25 +153,25 @@ def each(
     import joblib
 
     jobs = min(jobs or cores(), len(calls))
+    work = [(place, function, call, is_plain()) for place, call in enumerate(calls)]
     if jobs == 1 and dask is None:
-        yield from _one_by_one(function, calls)
+        yield from _one_by_one(work)
         return
     at_once = -1 if dask else jobs  # as many as a cluster has workers
-    work = (joblib.delayed(_placed)(i, function, call) for i, call in enumerate(calls))
     with _workers(jobs, dask):
         parallel = joblib.Parallel(n_jobs=at_once, return_as="generator_unordered", batch_size=1)
-        yield from parallel(work)
+        yield from parallel(joblib.delayed(_placed)(*item) for item in work)
 
 
-def _one_by_one(function, calls):
-    """The calls in one process of one thread. joblib would run a single job in this process, where
+def _one_by_one(work):
+    """All of it in one process of one thread. joblib would run a single job in this process, where
     BLAS has all its threads and so adds in another order.
     """
     from joblib.externals.loky import ProcessPoolExecutor
 
     with ProcessPoolExecutor(max_workers=1, env=dict.fromkeys(ONE_THREAD, "1")) as process:
-        for i, call in enumerate(calls):
-            yield i, process.submit(function, *call).result()
+        for item in work:
+            yield process.submit(_placed, *item).result()
 
 
 def cores() -> int:
@@ -184,13 +181,15 @@ def cores() -> int:
     return joblib.cpu_count()
 
 
-def _placed(place, function, call):
-    return place, function(*call)
+def _placed(place, function, call, only_pages):
+    """Runs in the worker, with or without twins as in the caller."""
+    with plain(only_pages):
+        return place, function(*call)
 
 
 @contextlib.contextmanager
 def _workers(jobs: int, dask: str | None) -> Iterator[None]:
-    """What joblib runs on inside: processes of this machine, or the workers of a Dask cluster."""
+    """joblib's jobs run inside: on processes of this machine, or on a Dask cluster's workers."""
     import joblib
 
     if dask is None:
@@ -220,24 +219,23 @@ def _one_thread() -> None:
     os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
 
 
-def _record(function, cell: Cell, origin: dict[str, Any], only_pages: bool) -> Record:
-    """Run in the worker, with or without twins as in the caller. "cell" comes first: see START."""
+def _record(function, cell: Cell, origin: dict[str, Any]) -> Record:
+    """Runs in the worker. "cell" comes first: see START."""
     start = _processor_seconds()
-    with plain(only_pages):
-        result = function(**cell)
+    result = function(**cell)
     seconds = round(_processor_seconds() - start, 2)
     return {"cell": cell, "result": result, "seconds": seconds, "made_by": origin}
 
 
 def _processor_seconds() -> float:
-    """Of this process and of those that it started: what else the machine does is not in it."""
+    """Of this process and of those that it started; what else the machine does is not counted."""
     used = os.times()
     return used.user + used.system + used.children_user + used.children_system
 
 
 @functools.cache
 def made_by() -> dict[str, Any]:
-    """What a record depends on beside its cell: versions, the checkout's commit, the processor."""
+    """The provenance of a record: versions, the checkout's commit, the processor."""
     versions = {k: v for k, v in machine.versions().items() if k in ("numpy", "numba")}
     return {
         "minilora": __version__,

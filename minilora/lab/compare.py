@@ -4,10 +4,10 @@ who learned what, at what cost.
 
 import contextlib
 import dataclasses
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 from ..llama.model import Llama
@@ -16,8 +16,9 @@ from ..text import nouns, tasks
 from ..tuning.checkpoints import fingerprint
 from . import rates
 from .cells import cores, each
-from .runs import EXAMPLES, Words, lab, load_words, seed_run, the_model, took
+from .runs import EXAMPLES, lab, load_words, seed_run, the_model, time_and_peak
 from .settings import SCRATCH, STARTS, Settings
+from .statistics import estimate
 
 __all__ = ["SCRATCH", "STARTS", "Settings", "compare"]
 
@@ -48,7 +49,7 @@ def compare(
     has no rate, or cannot be run.
     """
     lr, record = dict(lr or {}), record or rates.read()
-    chosen = _chosen(settings, lr, record)
+    chosen = _chosen_rates(settings, lr, record)
     model = the_model(settings.base)
     words, crc32 = load_words(settings), fingerprint(model)
     for name in settings.methods:  # says now what a method does not take
@@ -57,6 +58,7 @@ def compare(
     ready()
     start = time.perf_counter()
     scores = references(model, words, settings)
+    sizes = {f"{part}_size": len(getattr(words, part)) for part in ("train", "validation", "test")}
     results: dict[str, Any] = {
         "base": {
             "name": settings.base,
@@ -68,28 +70,23 @@ def compare(
             "differences": rates.differences(settings, crc32, record),
         },
         "task": settings.task,
-        "settings": {
-            **dataclasses.asdict(settings),
-            "train_size": len(words.train),
-            "validation_size": len(words.validation),
-            "test_size": len(words.test),
-        },
+        "settings": {**dataclasses.asdict(settings), **sizes},
         "references": scores,
         "methods": {},
-        "took": {"base": took(start), "jobs": jobs},
+        "took": {"base": time_and_peak(start), "jobs": jobs},
     }
     examples = [{"prompt": p, "right": list(right)} for p, right in words.test[:EXAMPLES]]
     results["examples"] = [{**example, "answers": {}} for example in examples]
-    for name, found in _rows_as_they_end(settings, chosen, out, jobs):
-        for example, answer in zip(results["examples"], found.pop("answers")):
+    for name, row in _rows_as_they_end(settings, chosen, out, jobs):
+        for example, answer in zip(results["examples"], row.pop("answers")):
             example["answers"][name] = answer
         if name == SCRATCH:
-            results["references"][SCRATCH] = found["exact_match"]
-            results[SCRATCH] = found
+            results["references"][SCRATCH] = row["exact_match"]
+            results[SCRATCH] = row
         else:
-            results["methods"][name] = found
-        report(name, found)
-    results["took"] |= took(start)
+            results["methods"][name] = row
+        report(name, row)
+    results["took"] |= time_and_peak(start)
     return results
 
 
@@ -104,7 +101,7 @@ def _side_by_side(jobs: int | None, model: Llama, settings: Settings) -> int:
     return min(cores(), runs) if small else 1
 
 
-def _chosen(settings, lr, record) -> dict[str, float]:
+def _chosen_rates(settings, lr, record) -> dict[str, float]:
     """The rate of each row, given or on record; raises ValueError where one is missing or out of
     place.
     """
@@ -113,16 +110,10 @@ def _chosen(settings, lr, record) -> dict[str, float]:
         raise ValueError(f"compare: a rate for {foreign[0]}, which is not run: {', '.join(names)}")
     for name, rate in lr.items():
         number(f"compare: the rate of {name}", rate, above=0)
-    chosen = {name: c["lr"] for name, c in rates.chosen_for(settings.task, record).items()} | lr
-    if missing := [name for name in names if name not in chosen]:
-        raise ValueError(
-            f"compare: no learning rate for {', '.join(missing)}; give --lr {missing[0]}=RATE, or "
-            "choose one by minilora tune and give its record as --rates"
-        )
-    return chosen
+    return rates.of_methods(names, settings.task, record, lr)
 
 
-def references(model: Llama, words: Words, settings: Settings) -> dict[str, float]:
+def references(model: Llama, words: tasks.TaskData, settings: Settings) -> dict[str, float]:
     """Exact match of the untrained base and of the rules that the task has, over all held-out
     words.
     """
@@ -136,21 +127,24 @@ def references(model: Llama, words: Words, settings: Settings) -> dict[str, floa
 
 def _rows_as_they_end(settings, chosen, out, jobs) -> Iterator[tuple[str, dict[str, Any]]]:
     """(name, record) of each row, in their order, each once all of its seeds are done."""
+    names, seeds = rows(settings), range(settings.seeds)
     calls = [
         (settings, name, chosen[name], seed, _folder(out, name) if seed == 0 else None)
-        for name in rows(settings)
-        for seed in range(settings.seeds)
+        for name in names
+        for seed in seeds
     ]
     done: dict[int, dict[str, Any]] = {}
-    waiting = list(rows(settings))
-    one_by_one = ((i, seed_run(*call)) for i, call in enumerate(calls))
-    with contextlib.closing(one_by_one if jobs == 1 else each(seed_run, calls, jobs)) as outcomes:
-        for place, found in outcomes:
-            done[place] = found
-            first = settings.seeds * (len(rows(settings)) - len(waiting))
-            while waiting and all(first + n in done for n in range(settings.seeds)):
-                yield waiting.pop(0), together([done[first + n] for n in range(settings.seeds)])
-                first += settings.seeds
+    ended = 0  # rows
+    here = ((i, seed_run(*call)) for i, call in enumerate(calls))
+    with contextlib.closing(here if jobs == 1 else each(seed_run, calls, jobs)) as outcomes:
+        for place, result in outcomes:
+            done[place] = result
+            while ended < len(names):
+                places = [ended * len(seeds) + seed for seed in seeds]
+                if not all(place in done for place in places):
+                    break
+                yield names[ended], together([done[place] for place in places])
+                ended += 1
 
 
 def _folder(out, name) -> Path | None:
@@ -158,16 +152,17 @@ def _folder(out, name) -> Path | None:
 
 
 def together(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """A row's record out of what its seeds gave; the answers are the first one's."""
+    """A row's record out of the results of its seeds; the answers are the first one's."""
     scores = [run["score"] for run in runs]
     peaks = [run["took"]["resident_peak"] for run in runs if run["took"]["resident_peak"]]
+    match = estimate(scores)
     return {
         **runs[0]["about"],
-        "exact_match": statistics.fmean(scores),
-        "exact_match_sd": statistics.stdev(scores) if len(scores) > 1 else 0.0,
+        "exact_match": match.mean,
+        "exact_match_sd": match.sd,
         "seeds": scores,
-        "loss": statistics.fmean(run["loss"] for run in runs),
-        "ms_per_step": 1e3 * statistics.median(s for run in runs for s in run["seconds"]),
+        "loss": fmean(run["loss"] for run in runs),
+        "ms_per_step": 1e3 * median(s for run in runs for s in run["seconds"]),
         "took": {
             "seconds": sum(run["took"]["seconds"] for run in runs),
             "resident_peak": max(peaks, default=None),
@@ -180,6 +175,6 @@ def together(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def mean_curve(curves) -> list[list[float]]:
     """[step, training loss since the point before, validation loss], mean over the runs."""
     return [
-        [points[0][0], *(statistics.fmean(values) for values in zip(*(p[1:] for p in points)))]
+        [points[0][0], *(fmean(values) for values in zip(*(point[1:] for point in points)))]
         for points in zip(*curves)
     ]

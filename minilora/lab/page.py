@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from ..support.plots import PARTS, human, rows
-from .table import COLUMNS, Record, notes_on, references, score, standard_error, task_title
+from .table import COLUMNS, Results, notes_on, references, score, standard_error, task_title
 
 TITLES = {  # figure -> its heading
     "convergence": "Who learns how fast",
@@ -106,7 +106,7 @@ $recipe
 """)
 
 
-def page(results: Record, images: Mapping[str, bytes]) -> str:
+def page(results: Results, images: Mapping[str, bytes]) -> str:
     """The whole page; images: file name -> PNG, embedded."""
     figures = [figure(results, name.removesuffix(".png"), png) for name, png in images.items()]
     return PAGE.substitute(
@@ -120,41 +120,36 @@ def page(results: Record, images: Mapping[str, bytes]) -> str:
     )
 
 
-def headline(results: Record) -> str:
+def headline(results: Results) -> str:
     """The best row, the smallest and the references, in numbers."""
     settings, methods = results["settings"], results["methods"].values()
-    total = results["base"]["parameters"]
-    best = max(methods, key=lambda r: r["exact_match"])
-    least = min(methods, key=lambda r: r["trainable"])
+    best = max(methods, key=lambda row: row["exact_match"])
+    least = min(methods, key=lambda row: row["trainable"])
     text = (
         f"After {settings['steps']:,} steps on {settings['train_size']:,} words, {best['title']} "
-        f"answers {score(best)} of {settings['test_size']:,} held-out words exactly, "
-        f"training {best['trainable']:,} numbers (the base has {total:,})"
+        f"answers {score(best)} of {settings['test_size']:,} held-out words exactly, training "
+        f"{best['trainable']:,} numbers (the base has {results['base']['parameters']:,})"
     )
     if least is not best:
         text += f"; {least['title']} {score(least)}, training only {least['trainable']:,}"
     return f"{text}. For comparison: {references(results)}."
 
 
-def rows_table(results: Record) -> str:
+def rows_table(results: Results) -> str:
     """The terminal's columns, and the standard error of each row."""
     n = results["settings"]["test_size"]
-    groups = [
-        *COLUMNS,
-        ("", [("std. error", lambda r: f"{standard_error(r['exact_match'], n):.3f}")]),
-    ]
+    error = ("std. error", lambda row: f"{standard_error(row['exact_match'], n):.3f}")
+    groups = [*COLUMNS, ("", [error])]
     over = "".join(f'<th colspan="{len(c)}" scope="colgroup">{escape(t)}</th>' for t, c in groups)
-    columns = [column for _, part in groups for column in part]
-    heads = "".join(f'<th scope="col">{escape(head)}</th>' for head, _ in columns)
-    body = [_row(cell(record) for _, cell in columns) for record in rows(results).values()]
+    columns = [column for _, group in groups for column in group]
     return _table(
-        f'<tr class="groups">{over}</tr>\n<tr>{heads}</tr>',
-        body,
+        f'<tr class="groups">{over}</tr>\n{_heads(head for head, _ in columns)}',
+        [_row(cell(row) for _, cell in columns) for row in rows(results).values()],
         "A row a technique; loss and exact match are means over its seeds.",
     )
 
 
-def figure(results: Record, name: str, png: bytes) -> str:
+def figure(results: Results, name: str, png: bytes) -> str:
     """One figure with its heading, its numbers as alternative text, and what to see in it."""
     data = base64.b64encode(png).decode()
     return (
@@ -165,58 +160,53 @@ def figure(results: Record, name: str, png: bytes) -> str:
     )
 
 
-def alternative(results: Record, name: str) -> str:
+def alternative(results: Results, name: str) -> str:
     """What a figure shows, in words and numbers."""
-    records = rows(results).values()
+    every, methods = rows(results).values(), results["methods"].values()
     if name == "convergence":
         first = "Lines of loss against optimizer steps. Validation loss after the last step"
-        parts = [f"{r['title']} {r['curve'][-1][2]:.3f}" for r in records]
+        parts = [f"{row['title']} {row['curve'][-1][2]:.3f}" for row in every]
     elif name == "accuracy":
         first = "Points of exact match against trainable numbers"
-        methods = results["methods"].values()
         parts = [f"{r['title']} {r['exact_match']:.3f} with {r['trainable']:,}" for r in methods]
     else:
         first = "Bars of bytes by part"
-        parts = [
-            f"{r['title']} " + ", ".join(f"{part} {human(r['bytes'][part])}" for part in PARTS)
-            for r in records
-        ]
+        sizes = [[f"{part} {human(row['bytes'][part])}" for part in PARTS] for row in every]
+        parts = [f"{row['title']} {', '.join(size)}" for row, size in zip(every, sizes)]
     return f"{first}: {'; '.join(parts)}."
 
 
-def answers(results: Record) -> str:
+def answers(results: Results) -> str:
     """The examples with every row's answer: right ones ticked, wrong ones crossed."""
-    records = rows(results)
-    heads = ["word", "right", *(r["title"] for r in records.values())]
-    body = []
+    every, body = rows(results), []
     for example in results["examples"]:
         cells = [f'<th scope="row">{escape(example["prompt"][1:-1])}</th>']
         cells += [f"<td>{escape(' or '.join(example['right']))}</td>"]
-        for name in records:
+        for name in every:
             answer = example["answers"][name]
-            good = answer in example["right"]
-            look, mark = ("right", "✓") if good else ("wrong", "✗")
+            look, mark = ("right", "✓") if answer in example["right"] else ("wrong", "✗")
             cells.append(f'<td class="{look}">{mark} {escape(answer) or "(nothing)"}</td>')
         body.append(f"<tr>{''.join(cells)}</tr>")
-    row = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
     caption = f"The first {len(body)} held-out words, each row's first seed. ✓ right, ✗ wrong."
-    return _table(f"<tr>{row}</tr>", body, caption, "text")
+    heads = _heads(["word", "right", *(row["title"] for row in every.values())])
+    return _table(heads, body, caption, "text")
 
 
-def recipe(results: Record) -> str:
-    """The command line, what it leaves at its default, every seed's score, and what ran it."""
-    seeds = range(results["settings"]["seeds"])
+def recipe(results: Results) -> str:
+    """The command line, the settings that it leaves at their default, every seed's score, and the
+    versions and the machine that ran it.
+    """
     scores = [
         _row([r["title"], f"{r['lr']:g}", *(f"{s:.4f}" for s in r["seeds"]), _options(r)])
         for r in rows(results).values()
     ]
-    heads = ["method", "learning rate", *(f"seed {s}" for s in seeds), "options"]
-    row = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
+    seeds = [f"seed {seed}" for seed in range(results["settings"]["seeds"])]
+    heads = _heads(["method", "learning rate", *seeds, "options"])
     settings = {k.replace("_", " "): _plain(v) for k, v in results["settings"].items()}
     return "\n".join(
         [
             f"<pre><code>{escape(command_line(results))}</code></pre>",
-            _table(f"<tr>{row}</tr>", scores, "Exact match of each seed."),
+            _table(heads, scores, "Exact match of each seed."),
             "<h3>Settings</h3>",
             _pairs(settings),
             "<h3>Made with</h3>",
@@ -225,7 +215,7 @@ def recipe(results: Record) -> str:
     )
 
 
-def command_line(results: Record) -> str:
+def command_line(results: Results) -> str:
     """The command that makes these results again."""
     s = results["settings"]
     words = ["minilora", "compare", "--base", s["base"], "--task", s["task"]]
@@ -235,14 +225,14 @@ def command_line(results: Record) -> str:
         words += ["--rank", f"{name}={rank}"]
     words += ["--targets", _plain(s["targets"], ",")]
     words += ["--steps", s["steps"], "--seeds", s["seeds"]]
-    for name, record in rows(results).items():
-        words += ["--lr", f"{name}={record['lr']!r}"]
+    for name, row in rows(results).items():
+        words += ["--lr", f"{name}={row['lr']!r}"]
     return shlex.join(map(str, words))
 
 
-def _options(record):
-    alpha = {"alpha": record["alpha"]} if record["alpha"] else {}
-    return _plain({**alpha, **record["options"]})
+def _options(row):
+    alpha = {"alpha": row["alpha"]} if row["alpha"] else {}
+    return _plain({**alpha, **row["options"]})
 
 
 def _plain(value: Any, separator: str = ", ") -> str:
@@ -252,6 +242,11 @@ def _plain(value: Any, separator: str = ", ") -> str:
     if isinstance(value, list | tuple):
         return separator.join(map(_plain, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _heads(names: Iterable[str]) -> str:
+    cells = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
+    return f"<tr>{cells}</tr>"
 
 
 def _row(cells: Iterable[str]) -> str:
@@ -273,7 +268,5 @@ def _table(head: str, body: Iterable[str], caption: str, look: str = "") -> str:
 
 def _pairs(named: Mapping[str, str]) -> str:
     """Name and value, a line each."""
-    lines = [_row([name, str(value)]) for name, value in named.items()]
-    return (
-        f'<div class="wide"><table class="text"><tbody>\n{"".join(lines)}\n</tbody></table></div>'
-    )
+    lines = "".join(_row([name, str(value)]) for name, value in named.items())
+    return f'<div class="wide"><table class="text"><tbody>\n{lines}\n</tbody></table></div>'

@@ -15,7 +15,7 @@ from ..support.files import write_json
 from ..text import tasks
 from ..text.tokenizer import WORD_LAB
 from ..tuning.adapters import attach
-from ..tuning.train import train
+from .runs import fit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.01
     clip: float = 1.0
-    # of the weights and of the order of the words: the first from 0 whose base gets none of the
-    # *training* words of the tasks that it never saw, plural apart (with a tag that it does not
-    # know, it is left to chance into which habit it falls, and -s or -ing is now and then right)
+    # Of the weights and of the order of the words: the first from 0 whose base answers none of the
+    # *training* words of the tasks that it never saw, plural apart. (It does not know that task's
+    # tag, so chance decides which ending it gives, and -s or -ing is now and then right.)
     seed: int = 2
 
 
@@ -63,30 +63,16 @@ def pretrain(recipe: Recipe, folder: str | Path) -> dict[str, Any]:
     The scores are exact matches over all held-out words of every task, the five that it never saw
     included.
     """
-    pairs = [
-        p
-        for name, task in tasks.TASKS.items()
-        if task.pretrain
-        for p in tasks.load_task(name).train
-    ]
+    r, data = recipe, {name: tasks.load_task(name) for name in tasks.TASKS}
+    pairs = [pair for name, t in tasks.TASKS.items() if t.pretrain for pair in data[name].train]
     model = new_model(recipe)
-    r = recipe
     batches = tasks.enough_batches(r.steps, pairs, model.tokenizer, r.batch_size, r.seed)
     tuned = attach(model, "full", seed=recipe.seed)
     start = time.perf_counter()
-    history = train(
-        tuned,
-        batches,
-        steps=recipe.steps,
-        lr=recipe.lr,
-        warmup=recipe.warmup,
-        schedule=recipe.schedule,
-        betas=recipe.betas,
-        weight_decay=recipe.weight_decay,
-        clip=recipe.clip,
-    )
+    history = fit(tuned, batches, recipe, recipe.lr, progress=None)
     seconds = time.perf_counter() - start
     base = Llama(model.config, tuned.weights, WORD_LAB)
+    held_out = {name: of_task.test for name, of_task in data.items()}
     record = {
         "command": "minilora pretrain",
         "recipe": dataclasses.asdict(recipe),
@@ -95,10 +81,9 @@ def pretrain(recipe: Recipe, folder: str | Path) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "loss": float(np.mean(history.losses[-50:])),
         "held_out_exact_match": {
-            name: round(tasks.exact_match(base, tasks.load_task(name).test), 4)
-            for name in tasks.TASKS
+            name: round(tasks.exact_match(base, test), 4) for name, test in held_out.items()
         },
-        "held_out_words": {name: len(tasks.load_task(name).test) for name in tasks.TASKS},
+        "held_out_words": {name: len(test) for name, test in held_out.items()},
     }
     save_model(base, folder)
     write_json(Path(folder) / "record.json", record)

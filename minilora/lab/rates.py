@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ..support.files import data_folder, write_json
+from .settings import SCRATCH
+from .statistics import by_exact_match
 
 DEFAULT_TASK = "past"  # whose rates serve a task that has no sweep of its own
-FREE = ("base", "seeds", "warmup")  # of the settings, what the rates may be used without
-
-ABSENT = ("methods", "scratch", "points")  # of the settings, what no rate depends on
+FREE = ("base", "seeds", "warmup")  # settings that may differ from the sweep's
+ABSENT = ("methods", "scratch", "points")  # settings that no rate depends on
 
 
 def default_path() -> Path:
@@ -41,8 +42,9 @@ def choose(cells: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """
 
     def merit(cell):
-        loss = cell["validation_loss"]
-        return cell["validation_exact_match"], -float("inf") if loss is None else -loss
+        names = ("exact_match", "loss")
+        judged = {name: cell[f"validation_{name}"] for name in names}
+        return by_exact_match([{"result": {"validation": judged}}])
 
     best: dict[str, Mapping[str, Any]] = {}
     for cell in cells:
@@ -54,8 +56,10 @@ def choose(cells: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 def add(path: str | Path, settings: Any, base_crc32: str, cells: list[dict[str, Any]]) -> None:
     """Put cells into the record at path: a method's new ones in place of its old ones, everything
     anew where the task was swept on another base or with other settings.
+
+    A new file starts as a copy of the committed record, so that it has a rate for every method.
     """
-    record, task = read(path), settings.task
+    record, task = read(path if Path(path).is_file() else None), settings.task
     about_it = {"settings": about(settings), "base_crc32": base_crc32}
     old, new = record["sweeps"].get(task, {}), {cell["method"] for cell in cells}
     if all(old.get(k) == v for k, v in json.loads(json.dumps(about_it)).items()):
@@ -66,13 +70,32 @@ def add(path: str | Path, settings: Any, base_crc32: str, cells: list[dict[str, 
 
 
 def about(settings: Any) -> dict[str, Any]:
-    """The settings as plain data, without what is run and how it is watched."""
+    """The settings as plain data, without those that no rate depends on."""
     return {k: v for k, v in dataclasses.asdict(settings).items() if k not in ABSENT}
 
 
 def chosen_for(task: str, record: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """method -> {"lr", "rank"}, of the task's own sweep, or of the default task's."""
     return record["chosen"].get(task) or record["chosen"].get(DEFAULT_TASK, {})
+
+
+def of_methods(
+    names: Iterable[str], task: str, record: Mapping[str, Any], given: Mapping[str, float]
+) -> dict[str, float]:
+    """method -> its learning rate: the one given, or the one on record for the task.
+
+    Raises ValueError where a method has neither, and says how to get one.
+    """
+    names = list(names)
+    known = {name: row["lr"] for name, row in chosen_for(task, record).items()} | dict(given)
+    if missing := [name for name in names if name not in known]:
+        methods = ",".join(name for name in missing if name != SCRATCH)
+        raise ValueError(
+            f"no learning rate for {', '.join(missing)}; give --lr {missing[0]}=RATE, or run "
+            f"minilora tune --task {task}{f' --methods {methods}' if methods else ''} "
+            "and give its record by --rates"
+        )
+    return {name: known[name] for name in names}
 
 
 def differences(settings: Any, base_crc32: str, record: Mapping[str, Any]) -> list[str]:
@@ -83,11 +106,11 @@ def differences(settings: Any, base_crc32: str, record: Mapping[str, Any]) -> li
     if not sweep:
         return ["no sweep is on record"]
     mine = json.loads(json.dumps(about(settings)))
-    found = ["another base"] if sweep["base_crc32"] != base_crc32 else []
+    words = ["another base"] if sweep["base_crc32"] != base_crc32 else []
     for name, was in sweep["settings"].items():
         if name not in FREE and mine.get(name) != was:
-            found.append(f"{name.replace('_', ' ')} {_in_words(was)} there")
-    return found
+            words.append(f"{name.replace('_', ' ')} {_in_words(was)} there")
+    return words
 
 
 def _in_words(value):

@@ -1,6 +1,5 @@
 """What a comparison leaves behind: the table, results.json, the figures and one HTML page."""
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -10,6 +9,7 @@ from typing import Any
 
 from .. import __version__
 from .. import fast as kernels
+from ..bench import machine
 from ..support import plots
 from ..support.files import write_atomically
 from ..support.plots import rows
@@ -71,23 +71,12 @@ def _missing(record, keys):
 
 def made_with() -> dict[str, str]:
     """Versions, kernels and machine of this process."""
-    found = {"python": platform.python_version(), "minilora": __version__}
-    for package in ("numpy", "numba"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    found["kernels"] = kernels.backend()
-    found["system"] = f"{platform.system()} {platform.machine()}"
-    found["processor"] = f"{processor()}, {many(os.cpu_count() or 1, 'core')}"
-    return found
-
-
-def processor() -> str:
-    """The processor's own name where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return next(iter(names), platform.processor() or platform.machine() or "unknown")
+    versions = machine.versions()
+    return {
+        "python": platform.python_version(),
+        "minilora": __version__,
+        **{name: versions.get(name, "not installed") for name in ("numpy", "numba")},
+        "kernels": kernels.backend(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": f"{machine.processor()}, {many(os.cpu_count() or 1, 'core')}",
+    }

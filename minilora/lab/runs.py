@@ -1,12 +1,11 @@
 """One run of a comparison: its words, its batches, the training, the scores; plain data."""
 
-import dataclasses
 import functools
 import math
-import statistics
 import tempfile
 import time
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from ..bench import machine
@@ -38,63 +37,48 @@ def lab(task: str) -> Any:
     return nouns if task == nouns.NAME else tasks
 
 
-@dataclasses.dataclass(frozen=True)
-class Words:
-    """A task's words as a comparison uses them: lists of (prompt, right answers)."""
-
-    train: list
-    validation: list
-    test: list
-
-
-def load_words(settings: Settings) -> Words:
-    """Train: the first words; validation: the next, trained on by nobody;
-    test: all held-out words.
-    """
+def load_words(settings: Settings) -> tasks.TaskData:
+    """The first words to train on, the next to validate on, and all held-out words."""
     task = nouns.load() if settings.task == nouns.NAME else settings.task
-    return Words(*tasks.select(task, settings.train_size))
-
-
-def new_base(model: Llama, seed: int) -> Llama:
-    """The same shape, untrained: for training from scratch."""
-    return Llama(model.config, init_params(model.config, seed), model.tokenizer)
+    return tasks.select(task, settings.train_size)
 
 
 def run(
     model: Llama,
-    words: Words,
+    words: tasks.TaskData,
     settings: Settings,
     name: str,
     lr: float,
     seed: int,
     every: int | None = None,
     **options,
-):
-    """One training run of a method (or from scratch)  ->  (tuned, history).
+) -> tuple[Tuned, History]:
+    """One training run of a method (or from scratch).
 
     every: also the mean loss over the validation words each so many steps. options: alpha, and the
     method's own.
     """
     batches = make_batches(model, words.train, settings, seed)
     if name == SCRATCH:
-        tuned = settings.attach(new_base(model, seed), "full", seed)
+        untrained = Llama(model.config, init_params(model.config, seed), model.tokenizer)
+        tuned = settings.attach(untrained, "full", seed)
     else:
         tuned = settings.attach(model, name, seed, **options)
-    if not every:
-        return tuned, fit(tuned, batches, settings, lr)
-    held_out = tasks.all_once(words.validation, model.tokenizer)
-    watched = {"evaluate": lambda t: mean_loss(t, held_out), "evaluate_every": every}
+    watched: dict[str, Any] = {}
+    if every:
+        validation = tasks.all_once(words.validation, model.tokenizer)
+        watched = {"evaluate": lambda t: mean_loss(t, validation), "evaluate_every": every}
     return tuned, fit(tuned, batches, settings, lr, **watched)
 
 
-def fit(tuned: Tuned, batches, settings: Settings, lr: float, **others) -> History:
-    """Train as the settings say; others: what `train` takes, beside that or in its place."""
+def fit(tuned: Tuned, batches, settings: Any, lr: float, **others) -> History:
+    """Train as the settings (or a recipe) say; others: further arguments of `train`, which win."""
     names = ("steps", "schedule", "warmup", "betas", "weight_decay", "clip")
     usual = {name: getattr(settings, name) for name in names}
     return train(tuned, batches, **{**usual, "lr": lr, "progress": False, **others})
 
 
-def make_batches(model, pairs, settings, seed):
+def make_batches(model, pairs, settings: Settings, seed: int) -> list[tasks.Batch]:
     """Enough epochs for all steps: the same for every method of a seed."""
     s = settings
     return tasks.enough_batches(s.steps, pairs, model.tokenizer, s.batch_size, seed, s.by_length)
@@ -103,13 +87,11 @@ def make_batches(model, pairs, settings, seed):
 def mean_loss(tuned: Tuned, batches) -> float:
     """Mean cross-entropy over the targets that count, without dropout."""
     counts = [int((targets >= 0).sum()) for _, targets in batches]
-    total = sum(
-        float(tuned.loss(*batch).data) * n for batch, n in zip(batches, counts, strict=True)
-    )
-    return total / sum(counts)
+    losses = [float(tuned.loss(*batch).data) for batch in batches]
+    return sum(loss * n for loss, n in zip(losses, counts)) / sum(counts)
 
 
-def took(start: float) -> dict[str, float | None]:
+def time_and_peak(start: float) -> dict[str, float | None]:
     """Seconds since the start, and the most bytes that the process ever held (where it is told)."""
     return {"seconds": time.perf_counter() - start, "resident_peak": machine.resident().get("peak")}
 
@@ -125,52 +107,61 @@ def seed_run(
     every = max(1, settings.steps // settings.points)
     tuned, history = run(model, words, settings, name, lr, seed, every)
     score, answers = lab(settings.task).exact_match(tuned, words.test, return_answers=True)
-    loss = mean_loss(tuned, tasks.all_once(words.test, model.tokenizer))
-    found = {
+    result = {
         "score": score,
-        "loss": loss,
+        "loss": mean_loss(tuned, tasks.all_once(words.test, model.tokenizer)),
         "answers": answers[:EXAMPLES],
         # the first steps of a process may compile kernels
         "seconds": history.seconds[len(history.seconds) // 5 :],
         "curve": curve(history),
-        "took": took(start),  # training and scoring
+        "took": time_and_peak(start),  # training and scoring
     }
     if seed == 0:
-        found["about"] = about(tuned, words, settings, name, lr, folder)
-    return found
+        result["about"] = about(tuned, words, settings, name, lr, folder)
+    return result
 
 
-def about(tuned: Tuned, words: Words, settings: Settings, name, lr, folder=None) -> dict[str, Any]:
+def about(
+    tuned: Tuned, words: tasks.TaskData, settings: Settings, name: str, lr: float, folder=None
+) -> dict[str, Any]:
     """What is the same for all seeds of a row: its settings, its numbers, its bytes."""
-    batches = make_batches(tuned.base, words.train, settings, 0)[: settings.steps]
-    largest = max((ids.shape for ids, _ in batches), key=math.prod)
+    shape = largest_batch(make_batches(tuned.base, words.train, settings, 0)[: settings.steps])
     return {
         "title": "From scratch" if name == SCRATCH else tuned.record.title,
-        "trainable": sum(a.size for a in tuned.trainable.values()),
+        "trainable": trainable_numbers(tuned),
         "lr": lr,
         "rank": tuned.rank,
         "alpha": tuned.alpha,
         "targets": tuned.targets,
         "options": tuned.options,
         "adapter_bytes": adapter_bytes(tuned, folder),
-        "bytes": dict(measure(tuned, *largest)),
-        "bytes_at": list(largest),
+        "bytes": dict(measure(tuned, *shape)),
+        "bytes_at": list(shape),
     }
 
 
-def curve(history) -> list[tuple[int, float, float]]:
+def largest_batch(batches) -> tuple[int, int]:
+    """The shape (N, T) of the batch with the most ids."""
+    return max((ids.shape for ids, _ in batches), key=math.prod)
+
+
+def trainable_numbers(tuned: Tuned) -> int:
+    """How many numbers the optimizer moves."""
+    return sum(array.size for array in tuned.trainable.values())
+
+
+def curve(history: History) -> list[tuple[int, float, float]]:
     """(step, mean training loss since the point before, validation loss) at each evaluation."""
     points, last = [], 0
     for step, value in history.evaluations:
-        points.append((step, statistics.fmean(history.losses[last:step]), value))
+        points.append((step, fmean(history.losses[last:step]), value))
         last = step
     return points
 
 
-def adapter_bytes(tuned: Tuned, folder: Path | None) -> int:
-    """Bytes of the adapter's array file; without what a key regenerates.
-
-    Kept where a folder is given.
+def adapter_bytes(tuned: Tuned, folder: Path | None = None) -> int:
+    """Bytes of the adapter's array file, without what a key regenerates; kept where a folder is
+    given.
     """
     if folder:
         return save_adapter(tuned, folder, save_projection=False)

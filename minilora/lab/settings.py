@@ -1,11 +1,12 @@
-"""What a comparison depends on, and from what each task starts."""
+"""What a comparison depends on, and the settings that each task starts from."""
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from ..formats.models import SMOLLM2
 from ..llama.model import Llama
-from ..methods import METHODS
+from ..methods import DEFAULT, METHODS
 from ..text import nouns
 from ..tuning.adapters import Tuned, attach
 
@@ -18,15 +19,13 @@ class Settings:
 
     base: str = "base"  # the pretrained model: "base" or a folder
     task: str = "past"
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = DEFAULT
     train_size: int = 300  # words: the first by md5 of the lemma; validation is the next as many
     steps: int = 150  # optimizer steps
     batch_size: int = 32  # words
     by_length: int = 8  # batches that share their words out by length: see tasks.batches
     rank: int = 4  # of a technique that has one
-    ranks: Mapping[str, int] = dataclasses.field(
-        default_factory=dict
-    )  # method -> a rank of its own
+    ranks: Mapping[str, int] = dataclasses.field(default_factory=dict)  # method -> its own rank
     targets: tuple[str, ...] | str = ("q_proj", "v_proj")
     seeds: int = 3  # initialisations and batch orders
     schedule: str = "linear"
@@ -37,15 +36,23 @@ class Settings:
     scratch: bool = True  # is the same model trained from scratch, too?
     points: int = 15  # evaluations of the validation loss in a run
 
+    def changed(self, **changes: Any) -> "Settings":
+        """These settings with some of them changed; the warm-up is at most a tenth of the steps."""
+        if isinstance(changes.get("targets"), list):
+            changes["targets"] = tuple(changes["targets"])
+        new = dataclasses.replace(self, **changes)
+        return dataclasses.replace(new, warmup=min(new.warmup, new.steps // 10))
+
     def rank_of(self, method: str) -> int | None:
         """The method's own rank, or the common one; None for what has none, as from scratch."""
         takes = METHODS[method].takes if method in METHODS else ()
         return self.ranks.get(method, self.rank) if "rank" in takes else None
 
     def attach(self, model: Llama, method: str, seed: int, **options) -> Tuned:
-        """The method on the model, with what of rank and targets it takes; alpha is 2·rank where
-        the options do not say it. The seed draws what the method initialises, VeRA's projections
-        too.
+        """The method on the model, with the rank and the targets where it takes them.
+
+        alpha is 2·rank where the options do not say it. The seed draws the initialisation, VeRA's
+        projections too.
         """
         record = METHODS[method]
         given = {"rank": self.rank_of(method), "targets": self.targets}
@@ -54,13 +61,13 @@ class Settings:
         return attach(model, method, seed=seed, **given, **drawn | options)
 
 
-# What a task starts from where it is not the word lab's: no row of SmolLM2 but on request moves all
-# of its weights.
+# A task that is not the word lab's has settings of its own. On SmolLM2 full fine-tuning moves all
+# weights, so it runs on request only.
 STARTS = {
     nouns.NAME: Settings(
         base=SMOLLM2,
         task=nouns.NAME,
-        methods=tuple(name for name, record in METHODS.items() if not record.whole_model),
+        methods=tuple(name for name in DEFAULT if not METHODS[name].whole_model),
         train_size=800,
         steps=60,
         batch_size=16,

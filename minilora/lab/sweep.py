@@ -2,9 +2,10 @@
 cells, and what came out best.
 """
 
+import dataclasses
 import inspect
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from ..support.files import find
@@ -15,14 +16,13 @@ from ..tuning.choices import find_method
 from ..tuning.train import Diverged
 from . import rates
 from .cells import Cell, Record, grid
-from .markdown import table as markdown_table
-from .runs import Words, load_words, mean_loss, run, the_model
+from .runs import load_words, mean_loss, run, the_model, trainable_numbers
 from .settings import Settings
-from .spread import mean_sd, plus_minus
+from .statistics import by_exact_match, chosen, estimate, rounded
+from .table import markdown
 
 POINTS = 50  # of a loss curve in a record, at most
-
-ADAPTERS = ("rank", "alpha", "targets")  # of the settings, what not every method takes
+ADAPTERS = ("rank", "alpha", "targets")  # settings that not every method takes
 
 
 def word_run(
@@ -42,7 +42,7 @@ def word_run(
     every: int | None = None,
     score: Iterable[str] = ("validation", "test"),
 ) -> dict[str, Any]:
-    """One run of a method (or from "scratch"): what it cost in numbers, learned, and scores.
+    """One run of a method (or from "scratch"): its cost in numbers, its losses, its scores.
 
     rank: of a method that has one, VeRA's too; alpha: 2·rank where None. options: the method's own.
     every: the validation loss each so many steps. score: on which words it is judged in the end.
@@ -51,23 +51,37 @@ def word_run(
     diverged has scores of 0, losses of None, and the step as "diverged".
     Raises ValueError for what cannot be run.
     """
-    settings = settings_of(task, train_size, rank, targets, steps, batch_size, weight_decay)
+    given = dict(task=task, train_size=train_size, rank=rank, targets=targets, steps=steps)
+    settings = Settings().changed(**given, batch_size=batch_size, weight_decay=weight_decay)
     own = {} if alpha is None else {"alpha": alpha}
-    model, words = the_model(settings.base), load_words(settings)
-    scored = list(score)
+    model, words, judged = the_model(settings.base), load_words(settings), list(score)
     try:
         tuned, history = run(
             model, words, settings, method, lr, seed, every, **own, **(options or {})
         )
     except Diverged as error:
-        nothing = {name: {"exact_match": 0.0, "loss": None} for name in scored}
+        nothing = {name: {"exact_match": 0.0, "loss": None} for name in judged}
         return {"diverged": error.step, "losses": [], "evaluations": [], **nothing}
     return {
-        "trainable": sum(a.size for a in tuned.trainable.values()),
+        "trainable": trainable_numbers(tuned),
         "losses": thinned(history.losses),
         "evaluations": [[step, rounded(loss)] for step, loss in history.evaluations],
-        **{name: scores(tuned, words, name) for name in scored},
+        **{name: scores(tuned, words, name) for name in judged},
     }
+
+
+def scores(tuned: Tuned, words: tasks.TaskData, name: str) -> dict[str, float]:
+    """Exact match and mean loss over the words of that name: "train", "validation", "test"."""
+    pairs = getattr(words, name)
+    loss = mean_loss(tuned, tasks.all_once(pairs, tuned.tokenizer))
+    return {"exact_match": rounded(tasks.exact_match(tuned, pairs)), "loss": rounded(loss)}
+
+
+def thinned(losses: Sequence[float], points: int = POINTS) -> list[list[float]]:
+    """[step, mean loss since the point before]: a curve for a record, of so many points at most."""
+    size = -(-len(losses) // points) or 1
+    parts = [losses[k : k + size] for k in range(0, len(losses), size)]
+    return [[min(n * size, len(losses)), rounded(fmean(p))] for n, p in enumerate(parts, 1)]
 
 
 # ------------------------------------------------------------------------------------------- grids
@@ -87,12 +101,12 @@ def sweep_cells(axes: Mapping[str, Sequence[Any]]) -> list[Cell]:
     for name in own:
         if not any(name in record.options for record in methods.values()):
             raise ValueError(f"sweep: none of {', '.join(methods)} has an option {name}")
-    found = []
+    work = []
     for method, record in methods.items():
         fixed = {n: axes[n] for n in common if n not in ADAPTERS or n in record.takes}
         options = grid(**{name: axes[name] for name in own if name in record.options})
-        found += grid(**{"lr": [None], **fixed, "method": method, "options": options})
-    return [_checked(cell) for cell in found]
+        work += grid(**{"lr": [None], **fixed, "method": method, "options": options})
+    return [_checked(cell) for cell in work]
 
 
 def _checked(cell: Cell) -> Cell:
@@ -101,110 +115,45 @@ def _checked(cell: Cell) -> Cell:
     for name in ("train_size", "steps", "batch_size"):
         whole(f"sweep: {name}", cell[name], 1)
     if cell["lr"] is None:
-        cell = {**cell, "lr": rates.chosen_for(cell["task"], rates.read())[cell["method"]]["lr"]}
+        method = cell["method"]
+        cell = {**cell, "lr": rates.of_methods([method], cell["task"], rates.read(), {})[method]}
     number("sweep: lr", cell["lr"], above=0)
-    given = inspect.signature(settings_of).parameters
-    settings = settings_of(**{name: cell[name] for name in given if name in cell})
+    names = {field.name for field in dataclasses.fields(Settings)}
+    settings = Settings().changed(**{k: v for k, v in cell.items() if k in names})
     load_words(settings)
     settings.attach(the_model(settings.base), cell["method"], cell["seed"], **cell["options"])
     return cell
 
 
-def best(records: Iterable[Record]) -> list[dict[str, Any]]:
+def best(records: Sequence[Record]) -> list[dict[str, Any]]:
     """Of each task, train size and method the settings with the highest exact match on validation
     words, of equals with the lower loss; means over the seeds.
 
-    ->  {"cell" (without its seed), "seeds": their number, "validation": (mean, sd), "test": …}.
+    ->  {"cell" (without its seed), "validation": Estimate, "test": Estimate}.
     """
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        cell = {k: v for k, v in record["cell"].items() if k != "seed"}
-        groups.setdefault(repr(sorted(cell.items())), []).append(record)
-    rows: dict[tuple, dict[str, Any]] = {}
-    for group in groups.values():
-        row = _row(group)
-        place = tuple(row["cell"][name] for name in ("task", "train_size", "method"))
-        if place not in rows or row["merit"] > rows[place]["merit"]:
-            rows[place] = row
-    return list(rows.values())
+    fixed = {"task", "train_size", "method", "seed"}
+    free = {name for record in records for name in record["cell"]} - fixed
+    return [
+        {
+            "cell": {k: v for k, v in runs[0]["cell"].items() if k != "seed"},
+            **{
+                words: estimate(run["result"][words]["exact_match"] for run in runs)
+                for words in ("validation", "test")
+            },
+        }
+        for runs in chosen(records, by_exact_match, free)
+    ]
 
 
-def table(records: Iterable[Record]) -> str:
+def table(records: Sequence[Record]) -> str:
     """The best of each method, for people."""
     head = ["method", "task", "words", "rank", "targets", "lr", "options", "seeds"]
     lines = []
     for row in best(records):
         cell, targets = row["cell"], row["cell"].get("targets", "–")
-        lines.append(
-            [
-                cell["method"],
-                cell["task"],
-                str(cell["train_size"]),
-                str(cell.get("rank", "–")),
-                targets if isinstance(targets, str) else "+".join(targets),
-                f"{cell['lr']:g}",
-                " ".join(f"{k}={v:g}" for k, v in cell["options"].items()) or "–",
-                str(row["seeds"]),
-                *(plus_minus(*row[name]) for name in ("validation", "test")),
-            ]
-        )
-    return markdown_table([*head, "validation", "test"], lines)
-
-
-def _row(group):
-    """What the seeds of one setting say together."""
-    results = [record["result"] for record in group]
-    losses = [result["validation"]["loss"] for result in results]
-    loss = float("inf") if None in losses else statistics.fmean(losses)
-    found = {
-        name: mean_sd(result[name]["exact_match"] for result in results)
-        for name in ("validation", "test")
-    }
-    cell = {k: v for k, v in group[0]["cell"].items() if k != "seed"}
-    merit = (found["validation"][0], -loss)
-    return {"cell": cell, "seeds": len(group), "loss": loss, "merit": merit, **found}
-
-
-# ------------------------------------------------------------------------------------- the pieces
-
-
-def settings_of(
-    task="past",
-    train_size=300,
-    rank=4,
-    targets=("q_proj", "v_proj"),
-    steps=150,
-    batch_size=32,
-    weight_decay=0.01,
-) -> Settings:
-    """The comparison's settings but for these; every technique that has a rank has this one."""
-    return Settings(
-        task=task,
-        train_size=train_size,
-        rank=rank,
-        targets=targets if isinstance(targets, str) else tuple(targets),
-        steps=steps,
-        batch_size=batch_size,
-        warmup=min(Settings.warmup, steps // 10),
-        weight_decay=weight_decay,
-    )
-
-
-def scores(tuned: Tuned, words: Words, name: str) -> dict[str, float]:
-    """Exact match and mean loss over the words of that name: "train", "validation", "test"."""
-    pairs = getattr(words, name)
-    loss = mean_loss(tuned, tasks.all_once(pairs, tuned.tokenizer))
-    return {"exact_match": rounded(tasks.exact_match(tuned, pairs)), "loss": rounded(loss)}
-
-
-def thinned(losses: Sequence[float], points: int = POINTS) -> list[list[float]]:
-    """[step, mean loss since the point before]: a curve for a record, of so many points at most."""
-    size = -(-len(losses) // points) or 1
-    parts = [losses[k : k + size] for k in range(0, len(losses), size)]
-    ends = [min(k + size, len(losses)) for k in range(0, len(losses), size)]
-    return [[end, rounded(statistics.fmean(part))] for end, part in zip(ends, parts)]
-
-
-def rounded(value: float, digits: int = 6) -> float:
-    """To so many significant digits: what a record keeps of a number."""
-    return float(f"{value:.{digits}g}")
+        options = " ".join(f"{k}={v:g}" for k, v in cell["options"].items()) or "–"
+        targets = targets if isinstance(targets, str) else "+".join(targets)
+        settings = [*(cell[k] for k in ("method", "task", "train_size")), cell.get("rank", "–")]
+        judged = [f"{row[words]:.3f}" for words in ("validation", "test")]
+        lines.append([*settings, targets, f"{cell['lr']:g}", options, row["test"].n, *judged])
+    return markdown([*head, "validation", "test"], lines)

@@ -1,20 +1,47 @@
-"""A comparison in the terminal: what is said before it, as each row is done, and at its end."""
+"""A comparison in the terminal: what is printed before it, as each row is done, and at its end."""
 
 import math
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..methods import METHODS
-from ..support import plots
-from ..support.plots import human, rows
+from ..support.plots import human, reference_title, rows
 from ..text import nouns, tasks
 
-Record = Mapping[str, Any]  # the results, or one row of them
-Column = tuple[str, Callable[[Record], str]]  # head, row -> cell
+Results = Mapping[str, Any]  # of a whole comparison: results.json
+Row = Mapping[str, Any]  # one method's record in it
+Column = tuple[str, Callable[[Row], str]]  # head, row -> cell
 
 WIDTH = 110  # columns of the terminal's table
 STEP, SCORING = 0.016, 1.5  # seconds of a step and of scoring a run, with the embedded base
+
+
+def markdown(head: Sequence[str], body: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table with its columns lined up: the first to the left, the others right."""
+    lines = [list(head), *([str(cell) for cell in line] for line in body)]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    padded = [
+        [line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:]))]
+        for line in [lines[0], rule, *lines[1:]]
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
+
+
+def score(row: Row) -> str:
+    """Exact match, with its standard deviation where there are several seeds."""
+    deviation = f" ± {row['exact_match_sd']:.3f}" if len(row["seeds"]) > 1 else ""
+    return f"{row['exact_match']:.3f}{deviation}"
+
+
+def _count(n):
+    return f"{n:,}" if n < 10_000_000 else f"{n / 1e6:,.1f} M"
+
+
+def _bytes(part):
+    return lambda row: human(row["bytes"][part])
+
 
 COLUMNS: list[tuple[str, list[Column]]] = [  # in groups, each with a title or none
     (
@@ -28,55 +55,53 @@ COLUMNS: list[tuple[str, list[Column]]] = [  # in groups, each with a title or n
     (
         "memory of one step",
         [
-            ("weights", lambda r: human(r["bytes"]["weights"])),
-            ("gradients", lambda r: human(r["bytes"]["gradients"])),
-            ("optimizer", lambda r: human(r["bytes"]["optimizer"])),
-            ("saved", lambda r: human(r["bytes"]["activations"])),
+            ("weights", _bytes("weights")),
+            ("gradients", _bytes("gradients")),
+            ("optimizer", _bytes("optimizer")),
+            ("saved", _bytes("activations")),
         ],
     ),
     ("", [("ms/step", lambda r: f"{r['ms_per_step']:.{1 if r['ms_per_step'] < 1000 else 0}f}")]),
-    (
-        "held-out words",
-        [("loss", lambda r: f"{r['loss']:.3f}"), ("exact match", lambda r: score(r))],
-    ),
+    ("held-out words", [("loss", lambda r: f"{r['loss']:.3f}"), ("exact match", score)]),
     ("", [("adapter", lambda r: human(r["adapter_bytes"]))]),
 ]
 
 
 def opening(settings: Any) -> str:
-    """What will be done, and about how long it takes; settings: of experiments.compare."""
+    """What a comparison of these settings will do, and about how long it takes."""
     titles = ", ".join(METHODS[name].title for name in settings.methods)
     runs = (len(settings.methods) + settings.scratch) * settings.seeds
     seconds = runs * (settings.steps * STEP + SCORING)
+    duration = many(round(seconds / 60), "minute") if seconds >= 50 else "half a minute"
+    about = f"; with the embedded base about {duration} on two cores"
     scratch = "; and the same model from scratch" if settings.scratch else ""
-    about = f"; with the embedded base about {_duration(seconds)} on two cores"
-    time = about if settings.task in tasks.TASKS else ""
     lines = [
         f"{task_title(settings.task).capitalize()} from {settings.train_size:,} words, "
         f"base {settings.base!r}: {titles}{scratch}.",
         f"{many(runs, 'run')} ({many(settings.seeds, 'seed')} each) of {settings.steps:,} steps of "
-        f"{settings.batch_size} words, each scored on all held-out words{time}.",
+        f"{settings.batch_size} words, each scored on all held-out words"
+        f"{about if settings.task in tasks.TASKS else ''}.",
     ]
     return "\n".join(textwrap.fill(line, WIDTH) for line in lines) + "\n"
 
 
-def progress_line(record: Record) -> str:
+def progress_line(row: Row) -> str:
     """A row that is done, on one line."""
     return (
-        f"{record['title']:<17}{record['trainable']:>11,} numbers   "
-        f"exact match {score(record):<13}   {record['ms_per_step']:.1f} ms/step"
+        f"{row['title']:<17}{row['trainable']:>11,} numbers   "
+        f"exact match {score(row):<13}   {row['ms_per_step']:.1f} ms/step"
     )
 
 
-def table(results: Record) -> str:
-    """The final table, the scores to hold it against, and what its numbers are."""
-    heads = [[head for head, _ in part] for _, part in COLUMNS]
+def table(results: Results) -> str:
+    """The final table, the scores to compare with, and what its numbers are."""
+    heads = [[head for head, _ in group] for _, group in COLUMNS]
     body = [
-        [[cell(record) for _, cell in part] for _, part in COLUMNS]
-        for record in rows(results).values()
+        [[cell(row) for _, cell in group] for _, group in COLUMNS]
+        for row in rows(results).values()
     ]
-    widths = [[max(map(len, column)) for column in zip(*part)] for part in zip(heads, *body)]
-    spans = [sum(part) + len(part) - 1 for part in widths]
+    widths = [[max(map(len, column)) for column in zip(*group)] for group in zip(heads, *body)]
+    spans = [sum(group) + len(group) - 1 for group in widths]
     titles = [
         f" {title} ".center(span, "─" if title else " ") for (title, _), span in zip(COLUMNS, spans)
     ]
@@ -93,17 +118,17 @@ def _line(groups: list[list[str]], widths: list[list[int]]) -> str:
     return "  ".join(" ".join(part) for part in padded)
 
 
-def notes_on(results: Record) -> list[str]:
-    """Sentences under the table: references, spread, choice of the rates, counting of bytes."""
+def notes_on(results: Results) -> list[str]:
+    """Sentences under the table: references, deviation, choice of the rates, counting of bytes."""
     settings, methods = results["settings"], list(results["methods"].values())
-    n, best = settings["test_size"], max(r["exact_match"] for r in methods)
-    spread = "one seed, so no spread is known"
+    n, best = settings["test_size"], max(row["exact_match"] for row in methods)
+    deviation = "one seed, so no spread is known"
     if settings["seeds"] > 1:
-        spread = f"± is the standard deviation over {settings['seeds']} seeds"
+        deviation = f"± is the standard deviation over {settings['seeds']} seeds"
     batch, length = methods[0]["bytes_at"]
     return [
         f"Exact match to compare with: {references(results)}.",
-        f"Scored on {n:,} held-out words: {spread}; as a sample of words, {best:.3f} has a "
+        f"Scored on {n:,} held-out words: {deviation}; as a sample of words, {best:.3f} has a "
         f"standard error √(p(1-p)/n) of {standard_error(best, n):.3f}.",
         choice_of_rates(results),
         *cost(results),
@@ -113,10 +138,10 @@ def notes_on(results: Record) -> list[str]:
     ]
 
 
-def choice_of_rates(results: Record) -> str:
+def choice_of_rates(results: Results) -> str:
     """The learning rates, and how far they were chosen for this comparison."""
     rates, given = results["rates"], results["rates"]["given"]
-    listed = ", ".join(f"{r['title']} {r['lr']:g}" for r in rows(results).values())
+    listed = ", ".join(f"{row['title']} {row['lr']:g}" for row in rows(results).values())
     text = f"Learning rates ({listed}): "
     if len(given) < len(rows(results)):
         text += "chosen on validation words by minilora tune, from one grid for every row"
@@ -126,38 +151,33 @@ def choice_of_rates(results: Record) -> str:
     return text + (f" Given with --lr: {', '.join(given)}." if given else "")
 
 
-def cost(results: Record) -> list[str]:
+def cost(results: Results) -> list[str]:
     """A sentence on the time and the memory that it all took, where the results tell them."""
     if not (took := results.get("took")):
         return []
-    of_rows = [r["took"]["seconds"] for r in rows(results).values()]
+    of_rows = [row["took"] for row in rows(results).values()]
+    seconds = [part["seconds"] for part in of_rows]
     text = (
         f"Time: {took['seconds'] / 60:.1f} minutes in all; {took['base']['seconds']:.0f} s for the "
-        f"base's scores, {min(of_rows):.0f} to {max(of_rows):.0f} s for a row, trained and scored."
+        f"base's scores, {min(seconds):.0f} to {max(seconds):.0f} s for a row, trained and scored."
     )
     if took.get("jobs", 1) > 1:
         text += f" {took['jobs']} runs at a time, one thread each: ms/step is of one thread."
-    peaks = [took["resident_peak"], *(r["took"]["resident_peak"] for r in rows(results).values())]
+    peaks = [part["resident_peak"] for part in (took, *of_rows)]
     if all(peaks):
         text += f" A process held at most {human(max(peaks))} at once."
     return [text]
 
 
-def references(results: Record) -> str:
-    """What to hold a score against: each reference with its own."""
+def references(results: Results) -> str:
+    """The scores to compare with: each reference with its own."""
     scores = results["references"].items()
-    return ", ".join(f"{plots.reference_title(name)} {value:.3f}" for name, value in scores)
+    return ", ".join(f"{reference_title(name)} {value:.3f}" for name, value in scores)
 
 
 def standard_error(p: float, n: int) -> float:
     """√(p(1-p)/n): of a share p among n independent words."""
     return math.sqrt(p * (1 - p) / n)
-
-
-def score(record: Record) -> str:
-    """Exact match, with its standard deviation where there are several seeds."""
-    spread = f" ± {record['exact_match_sd']:.3f}" if len(record["seeds"]) > 1 else ""
-    return f"{record['exact_match']:.3f}{spread}"
 
 
 def task_title(name: str) -> str:
@@ -169,11 +189,3 @@ def task_title(name: str) -> str:
 def many(n: int, what: str) -> str:
     """n and a noun: "1 seed", "3 seeds"."""
     return f"{n:,} {what}{'' if n == 1 else 's'}"
-
-
-def _count(n):
-    return f"{n:,}" if n < 10_000_000 else f"{n / 1e6:,.1f} M"
-
-
-def _duration(seconds):
-    return many(round(seconds / 60), "minute") if seconds >= 50 else "half a minute"

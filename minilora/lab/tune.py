@@ -3,8 +3,8 @@ never on the test's.
 """
 
 import contextlib
-import statistics
 from collections.abc import Callable, Iterable
+from statistics import fmean
 from typing import Any
 
 from ..text import tasks
@@ -29,13 +29,13 @@ def tune(
     jobs: processes, one thread each; as many as there are processors where None. report: called
     with each cell as it ends.
     """
-    work = [(settings, name, lr) for name in rows(settings) for lr in grid]
-    found: dict[int, dict[str, Any]] = {}
-    with contextlib.closing(each(_cell, work, jobs)) as outcomes:
+    calls = [(settings, name, lr) for name in rows(settings) for lr in grid]
+    done: dict[int, dict[str, Any]] = {}
+    with contextlib.closing(each(_cell, calls, jobs)) as outcomes:
         for place, cell in outcomes:
-            found[place] = cell
+            done[place] = cell
             report(cell)
-    return [found[place] for place in range(len(work))]
+    return [done[place] for place in range(len(calls))]
 
 
 def _cell(settings: Settings, name: str, lr: float) -> dict[str, Any]:
@@ -51,13 +51,12 @@ def _cell(settings: Settings, name: str, lr: float) -> dict[str, Any]:
             continue
         scores.append(lab(settings.task).exact_match(tuned, words.validation))
         losses.append(mean_loss(tuned, held_out))
+    all_learned = len(losses) == len(scores)
     return {
         "method": name,
         "rank": settings.rank_of(name),
         "lr": lr,
-        "validation_exact_match": round(statistics.fmean(scores), 4),
-        "validation_loss": round(statistics.fmean(losses), 4)
-        if len(losses) == len(scores)
-        else None,
+        "validation_exact_match": round(fmean(scores), 4),
+        "validation_loss": round(fmean(losses), 4) if all_learned else None,
         "seeds": [round(score, 4) for score in scores],
     }

@@ -14,7 +14,7 @@ from ..tuning.adapters import attach
 from ..tuning.checkpoints import fingerprint
 from ..tuning.library import Library
 from ..tuning.storage import save_adapter
-from ..tuning.train import train
+from .runs import fit, trainable_numbers
 
 RECORD = "record.json"
 NAMES = tuple(name for name, task in tasks.TASKS.items() if not task.pretrain)
@@ -38,7 +38,7 @@ class Recipe:
     seed: int = 0
 
 
-# A far shift wants more: to spell what is heard.
+# From sounds to spelling is further from what the base knows: it needs more numbers and steps.
 RECIPES: Mapping[str, Recipe] = {name: Recipe() for name in NAMES} | {
     "spelling": Recipe(rank=8, targets="all-linear", lr=5e-3, steps=600)
 }
@@ -64,17 +64,15 @@ def make(
 
 
 def _make_one(base: Llama, name: str, recipe: Recipe, folder: Path) -> dict[str, Any]:
-    data = tasks.load_task(name)
-    tuned = attach(base, recipe.method, rank=recipe.rank, targets=recipe.targets, seed=recipe.seed)
-    r = recipe
+    data, r = tasks.load_task(name), recipe
+    tuned = attach(base, r.method, rank=r.rank, targets=r.targets, seed=r.seed)
     batches = tasks.enough_batches(r.steps, data.train, base.tokenizer, r.batch_size, r.seed)
-    wanted = ("steps", "lr", "warmup", "schedule", "betas", "weight_decay", "clip")
     start = time.perf_counter()
-    history = train(tuned, batches, **{field: getattr(recipe, field) for field in wanted})
+    history = fit(tuned, batches, recipe, recipe.lr, progress=None)
     seconds = time.perf_counter() - start
     return {
         "recipe": dataclasses.asdict(recipe),
-        "trainable": sum(a.size for a in tuned.trainable.values()),
+        "trainable": trainable_numbers(tuned),
         "bytes": save_adapter(tuned, folder),
         "seconds": round(seconds, 1),
         "loss": sum(history.losses[-20:]) / len(history.losses[-20:]),
@@ -100,25 +98,25 @@ def open_library(folder: str | Path | None = None) -> Library:
 
 
 def ask(library: Library, word: str) -> dict[str, str]:
-    """What the base and each adapter of a task make of one word  ->  task: answer.
+    """The answers of the base and of each adapter of a task to one word  ->  task: answer.
 
     The spelling adapter reads sounds: those that the base gives for the word.
     Raises ValueError for a character that the base does not know.
     """
     answers = {}
-    for name in [n for n, task in tasks.TASKS.items() if task.pretrain]:
+    for name in [name for name, task in tasks.TASKS.items() if task.pretrain]:
         with library.using(None):
             answers[name] = answer(library, name, word)
     for name in [name for name in tasks.TASKS if name in set(library)]:
-        heard = answers["phonemes"] if name == "spelling" else word
+        prompt = answers["phonemes"] if name == "spelling" else word
         with library.using(name):
-            answers[name] = answer(library, name, heard)
+            answers[name] = answer(library, name, prompt)
     return answers
 
 
-def answer(speaker: Any, task: str, word: str, longest: int = 24) -> str:
-    """The greedy answer to one word, asked as the task asks."""
-    tokenizer = speaker.tokenizer
+def answer(model: Any, task: str, word: str, longest: int = 24) -> str:
+    """The model's greedy answer to one word of a task; model: also a Tuned or a Library."""
+    tokenizer = model.tokenizer
     prompt = tokenizer.encode(tasks.TASKS[task].prompt(word))
-    out = speaker.generate([prompt], longest, stop=tokenizer.eos_id)[0, len(prompt) :]
+    out = model.generate([prompt], longest, stop=tokenizer.eos_id)[0, len(prompt) :]
     return tokenizer.decode(out).split("\n")[0]

@@ -7,27 +7,26 @@ import math
 import numpy as np
 import pytest
 
-import studies as questions
+import studies
 from minilora.lab import cells
-from studies import _correction as linear
-from studies import _lora_fa_found as says
-from studies import lora_fa as question
+from studies import _linear_fit as linear
+from studies import lora_fa
 
-RECORD = questions.record_path("lora_fa")
+RECORD = studies.record_path("lora_fa")
 
 
 @pytest.fixture(scope="module")
 def found():
-    return question.summary(cells.read(RECORD))
+    return lora_fa.summary(cells.read(RECORD))
 
 
-@pytest.mark.parametrize("width, rank", question.KNOWN_CONDITION)
+@pytest.mark.parametrize("width, rank", lora_fa.KNOWN_CONDITION)
 def test_the_condition_of_a_fresh_a_is_the_known_one(width, rank):
     """Within 10 %: a draw of a random matrix; and below the limit of large ones, or at most 5 %
     above.
     """
     got = linear.condition(linear.Problem(width, 1, rank, 0).A)
-    assert got == pytest.approx(question.KNOWN_CONDITION[width, rank], rel=0.1)
+    assert got == pytest.approx(lora_fa.KNOWN_CONDITION[width, rank], rel=0.1)
     assert got < 1.05 * linear.expected_condition(width, rank)
 
 
@@ -71,18 +70,18 @@ def test_a_scalar_correction_is_nothing_to_adam():
     assert problem.sgd_steps(True, 1e-20) == problem.sgd_steps(False, 1e-20) == 1
 
 
-@pytest.mark.parametrize("targets", [question.Q_V, question.ALL])
+@pytest.mark.parametrize("targets", [lora_fa.Q_V, lora_fa.ALL])
 def test_what_lora_fa_saves_is_the_inputs(targets):
     """Word lab, 32 x 29 rows of float32: q, k and v share an x, gate and up another, down has its
     own; o's is kept by attention anyway.
     """
     fixed = {"shape": "base", "rank": 4, "dropout": 0.0, "rows": 32, "tokens": 29}
     kept = [
-        question._run_memory(method=method, targets=targets, **fixed)["activations"]
+        lora_fa.memory(method=method, targets=targets, **fixed)["activations"]
         for method in ("lora", "lora_fa")
     ]
     width, inner, layers, rows = 128, 336, 4, 32 * 29
-    inputs = width if targets == question.Q_V else 2 * width + inner
+    inputs = width if targets == lora_fa.Q_V else 2 * width + inner
     assert kept[0] - kept[1] == layers * rows * inputs * 4
 
 
@@ -99,7 +98,15 @@ def test_the_rate_is_the_best_on_validation_and_the_test_score_its_own():
         0.2: [result(0.6, 0.7), result(0.6, 0.5)],
         0.5: [{"diverged": 3, "validation": nothing, "test": nothing}, result(0.9, 0.9)],
     }
-    got = says._tuned(rates)
+    records = [
+        {
+            "cell": {"method": "lora", "rank": 4, "options": {}, "lr": lr, "seed": seed},
+            "result": found,
+        }
+        for lr, results in rates.items()
+        for seed, found in enumerate(results)
+    ]
+    got = lora_fa.words_summary(records)["lora"][4]
     assert (got["lr"], got["at_an_end"]) == (0.2, False)
     assert got["exact_match"].mean == pytest.approx(0.6)
     assert got["exact_match"].sd == pytest.approx(0.2 / math.sqrt(2))
@@ -119,7 +126,7 @@ def test_the_correction_matters_to_gradient_descent_where_the_condition_is_bad(f
 
 def test_every_rank_is_there_with_its_seeds(found):
     for method in ("lora", "lora_fa"):
-        assert list(found["words"][method]) == list(question.RANKS)
+        assert list(found["words"][method]) == list(lora_fa.RANKS)
         assert all(row["exact_match"].n == 7 for row in found["words"][method].values())
 
 
@@ -137,6 +144,6 @@ def test_llama_7b_keeps_its_inputs_less(found):
 
 def test_table_and_figure_come_of_the_record(tmp_path):
     records = cells.read(RECORD)
-    assert question.table(records).count("|") > 100
-    question.figure(records, tmp_path / "it.png")
+    assert lora_fa.table(records).count("|") > 100
+    lora_fa.figure(records, tmp_path / "it.png")
     assert 10_000 < (tmp_path / "it.png").stat().st_size < 200_000

@@ -74,7 +74,7 @@ def layer_steps(
     W, down, up = draw(width, width) / width**0.5, draw(rank, width) / width**0.5, draw(width, rank)
     bound = width**-0.5
     A = rng.uniform(-bound, bound, (rank, width)).astype(np.float32)
-    students = {k: _student(A, pair) for k, pair in enumerate(pairs)}
+    students = {k: student(A, pair) for k, pair in enumerate(pairs)}
     steps = np.full(len(pairs), np.inf)
     for step in range(limit + 1):
         x = draw(rows, width)
@@ -82,7 +82,7 @@ def layer_steps(
         wanted = np.maximum(plain + x @ down.T @ (up / rank**0.5).T, 0)
         start = float(np.square(np.maximum(plain, 0) - wanted).mean())
         for k in list(students):
-            loss = _layer_step(*students[k], x, plain, wanted)
+            loss = layer_step(*students[k], x, plain, wanted)
             if loss <= target * start:
                 steps[k] = step
             if not target * start < loss < 1e3 * start:
@@ -92,13 +92,13 @@ def layer_steps(
     return steps.reshape(len(rates_a), len(rates_b))
 
 
-def _student(A, pair) -> tuple[dict[str, np.ndarray], AdamW]:
+def student(A, pair) -> tuple[dict[str, np.ndarray], AdamW]:
     """Fresh A and B with their optimizer, whose rates are the pair."""
     arrays = {"A": A.copy(), "B": np.zeros(A.T.shape, np.float32)}
     return arrays, AdamW(arrays, scale=dict(zip("AB", pair, strict=True)))
 
 
-def _layer_step(arrays, adam, x, plain, wanted) -> float:
+def layer_step(arrays, adam, x, plain, wanted) -> float:
     """One step of AdamW  ->  the loss before it."""
     A, B = arrays["A"], arrays["B"]
     z = x @ A.T

@@ -1,5 +1,5 @@
 """LoRA+ put to the test: the toy beside its table, one layer beside the package's own pair, steps
-to a target on curves that are known; and what the record says.
+to a target on curves that are known; and what the record lora_plus.
 """
 
 import math
@@ -7,30 +7,29 @@ import math
 import numpy as np
 import pytest
 
-import studies as questions
+import studies
 from minilora.lab import cells
 from minilora.methods import METHODS
-from studies import _lora_plus_found as says
-from studies import _two_rates as small
-from studies import lora_plus as question
+from studies import _small_models as small
+from studies import lora_plus
 
-RECORD = questions.record_path("lora_plus")
+RECORD = studies.record_path("lora_plus")
 
 
 @pytest.fixture(scope="module")
 def found():
-    return question.summary(cells.read(RECORD))
+    return lora_plus.summary(cells.read(RECORD))
 
 
 def starts(seed):
     return abs(np.random.default_rng(seed).standard_normal(31))
 
 
-@pytest.mark.parametrize("width", question.KNOWN)
+@pytest.mark.parametrize("width", lora_plus.KNOWN)
 def test_the_toy_gives_the_table_that_is_known(width):
     """Within one point of the grid of rates (a factor 10^(1/8)) and one step."""
-    rate, steps, apart = question.KNOWN[width]
-    got = small.toy(width, question.TOY_RATES, question.TOY_PAIR, starts(0))
+    rate, steps, apart = lora_plus.KNOWN[width]
+    got = small.toy(width, lora_plus.TOY_RATES, lora_plus.TOY_PAIR, starts(0))
     assert abs(math.log10(got["rate"] / rate)) < 0.125 + 1e-3
     assert abs(got["steps"] - steps) <= 1 and abs(got["steps_apart"] - apart) <= 1
 
@@ -65,7 +64,7 @@ def test_the_layer_steps_by_the_true_gradient():
             self.grads = grads
 
     adam = Remembers()
-    loss = small._layer_step({"A": A, "B": B}, adam, x, x @ W.T, wanted)
+    loss = small.layer_step({"A": A, "B": B}, adam, x, x @ W.T, wanted)
     forward, backward = METHODS["lora"].op.forward, METHODS["lora"].op.backward
     y, cache = forward(x, W, 1.0, A, B)
     error = np.maximum(y, 0) - wanted
@@ -76,7 +75,7 @@ def test_the_layer_steps_by_the_true_gradient():
 
 
 def test_the_layer_gives_each_factor_its_own_rate():
-    arrays, adam = small._student(np.ones((2, 3), np.float32), (0.1, 0.5))
+    arrays, adam = small.student(np.ones((2, 3), np.float32), (0.1, 0.5))
     adam.step({"A": np.ones((2, 3), np.float32), "B": np.ones((3, 2), np.float32)}, lr=1.0)
     np.testing.assert_allclose(arrays["A"], 0.9, rtol=1e-6)
     np.testing.assert_allclose(arrays["B"], -0.5, rtol=1e-6)
@@ -84,11 +83,11 @@ def test_the_layer_gives_each_factor_its_own_rate():
 
 def test_steps_to_a_target_lie_between_two_evaluations():
     curve = [[4, 1.0, 8.0], [8, 0.25, 8.0], [12, 0.1, 1.0]]
-    assert says.steps_to(curve, 0.5, 1) == pytest.approx(6)  # half of the way in the logarithm
-    assert says.steps_to(curve, 0.25, 1) == pytest.approx(8)
-    assert says.steps_to(curve, 2.0, 2) == pytest.approx(8 + 4 * 2 / 3)
-    assert says.steps_to(curve, 0.01, 1) == math.inf
-    assert says.steps_to([], 0.5, 1) == math.inf  # it diverged
+    assert lora_plus.steps_to(curve, 0.5, 1) == pytest.approx(6)  # half of the way in the logarithm
+    assert lora_plus.steps_to(curve, 0.25, 1) == pytest.approx(8)
+    assert lora_plus.steps_to(curve, 2.0, 2) == pytest.approx(8 + 4 * 2 / 3)
+    assert lora_plus.steps_to(curve, 0.01, 1) == math.inf
+    assert lora_plus.steps_to([], 0.5, 1) == math.inf  # it diverged
 
 
 def test_a_rate_is_chosen_on_validation_and_reported_on_test():
@@ -99,7 +98,7 @@ def test_a_rate_is_chosen_on_validation_and_reported_on_test():
 
     runs = [of(1, 0.1, s, 40, 100) for s in (0, 1)] + [of(1, 0.2, s, 60, 61) for s in (0, 1)]
     runs += [of(4, 0.1, 0, 30, 50), of(4, 0.1, 1, 30, 80)]
-    ratios = says._at_target(runs, 0.2)["ratios"]
+    ratios = lora_plus.at_target(runs, 0.2)["ratios"]
     assert ratios[1]["lr"] == 0.1 and ratios[1]["steps"].mean == pytest.approx(100)
     assert ratios[4]["saved"].mean == pytest.approx(0.35)
     assert ratios[4]["saved"].sd == pytest.approx(0.15 * 2**0.5)
@@ -107,7 +106,7 @@ def test_a_rate_is_chosen_on_validation_and_reported_on_test():
 
 @pytest.mark.slow
 def test_ratio_one_is_lora_bit_for_bit():
-    got = question.run(kind="same", lr=0.01, seed=0, steps=6)
+    got = lora_plus.run(kind="same", lr=0.01, seed=0, steps=6)
     assert got["losses_differ_by"] == got["arrays_differ_by"] == 0
 
 
@@ -127,12 +126,12 @@ def test_ratio_one_is_lora_on_record(found):
 
 
 def test_the_word_lab_has_every_ratio(found):
-    for target in says.TARGETS:
-        assert list(found["words"][target]["ratios"]) == list(question.RATIOS)
+    for target in lora_plus.TARGETS:
+        assert list(found["words"][target]["ratios"]) == list(lora_plus.RATIOS)
 
 
 def test_table_and_figure_come_of_the_record(tmp_path):
     records = cells.read(RECORD)
-    assert question.table(records).count("|") > 100
-    question.figure(records, tmp_path / "it.png")
+    assert lora_plus.table(records).count("|") > 100
+    lora_plus.figure(records, tmp_path / "it.png")
     assert 10_000 < (tmp_path / "it.png").stat().st_size < 200_000

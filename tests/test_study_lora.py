@@ -1,16 +1,16 @@
-"""LoRA's question: subspaces, known ranks, and what stands on record."""
+"""The study of LoRA: subspaces, known ranks, and what stands on record."""
 
 import numpy as np
 import pytest
 
-import studies as questions
+import studies
 from minilora.lab import cells
 from minilora.lab.sweep import the_model
 from minilora.methods import METHODS
-from studies import _known_rank, lora
-from studies._subspaces import amplification, by_chance, directions, similarity
+from studies import lora
+from studies.lora import amplification, by_chance, directions, similarity
 
-RECORD = questions.record_path("lora")
+RECORD = studies.record_path("lora")
 
 
 def orthonormal(rng, d, columns):
@@ -60,20 +60,20 @@ def test_directions_are_the_right_singular_vectors():
 
 @pytest.mark.parametrize("rank", [1, 2, 3, 5])
 def test_lora_comes_as_near_a_teacher_as_eckart_and_young_allow(rank):
-    found = _known_rank.known_rank(known=3, rank=rank, steps=400, lr=0.02, seed=5)
+    found = lora.known_rank(known=3, rank=rank, steps=400, lr=0.02, seed=5)
     assert found["error"] == pytest.approx(found["best"], rel=1e-4, abs=1e-6)
     assert (found["best"] > 0.1) == (rank < 3)
 
 
 def test_the_inputs_are_white_and_the_change_of_its_rank():
     rng = np.random.default_rng(4)
-    X = _known_rank.white(rng, 40, 20)
+    X = lora.white(rng, 40, 20)
     np.testing.assert_allclose(X.T @ X, 40 * np.eye(20), atol=1e-10)
     W = rng.standard_normal((12, 20))
-    change = _known_rank.teacher(rng, W, 4)
+    change = lora.teacher(rng, W, 4)
     assert np.linalg.matrix_rank(change) == 4
     assert np.linalg.norm(change) == pytest.approx(np.linalg.norm(W))
-    assert _known_rank.best_of_rank(change, 4) < 1e-25 < _known_rank.best_of_rank(change, 3)
+    assert lora.best_of_rank(change, 4) < 1e-25 < lora.best_of_rank(change, 3)
 
 
 def test_one_budget_is_one_budget():
@@ -95,11 +95,11 @@ def test_the_record(tmp_path):
     s = lora.summary(records)
     for known, rows in s["teacher"].items():
         for row in rows.values():  # Eckart and Young's number, to a ten-thousandth of ‖Δ‖²
-            assert row["error"]["mean"] == pytest.approx(row["best"]["mean"], abs=1e-4)
-        assert rows[known]["error"]["mean"] < 1e-4
+            assert row["error"].mean == pytest.approx(row["best"].mean, abs=1e-4)
+        assert rows[known]["error"].mean < 1e-4
     for kinds in (pair["untrained A"] for pair in s["similarity"].values()):
         for values in kinds.values():  # before training there is nothing but chance
-            assert all(abs(v["mean"]) < 0.05 for v in values.values())
+            assert all(abs(v.mean) < 0.05 for v in values.values())
     for cell in (r["cell"] for r in records if r["cell"]["kind"] == "pair"):  # at their own rates
         assert cell["rates"] == [s["ranks"][rank]["lr"] for rank in cell["ranks"]]
     assert "nan" not in lora.table(records)

@@ -5,13 +5,13 @@ import itertools
 import numpy as np
 import pytest
 
-import studies as questions
+import studies
 from minilora.lab import cells
 from minilora.lab.word_adapters import NAMES, open_library
 from minilora.llama.model import Llama
 from minilora.tuning.adapters import merge, unmerge
 from minilora.tuning.checkpoints import fingerprint
-from studies import _switching, claims, swapping
+from studies import claims, swapping
 
 
 @pytest.fixture
@@ -20,10 +20,10 @@ def library():
 
 
 def test_an_order_visits_all_and_nothing_twice_running():
-    order = _switching._order(1000, 3)
+    order = swapping.order(1000, 3)
     assert set(order) == set(NAMES) and len(order) == 1000
     assert all(a != b for a, b in itertools.pairwise(order))
-    assert order == _switching._order(1000, 3) != _switching._order(1000, 4)
+    assert order == swapping.order(1000, 3) != swapping.order(1000, 4)
 
 
 def test_switching_changes_nothing():
@@ -42,7 +42,7 @@ def test_a_switch_that_writes_is_noticed(monkeypatch, library):
         self["past"].layers["model.layers.0.self_attn.q_proj"]["B"][0, 0] += 1e-3
 
     monkeypatch.setattr(type(library), "use", use)
-    found = _switching.switch(5, 1, 0)
+    found = swapping.switch(5, 1, 0)
     assert found["switches_with_other_bits"] > 0 and not found["adapters_are_the_same"]
     assert found["base_is_the_same"]
 
@@ -52,14 +52,14 @@ def test_a_copied_base_is_noticed(library):
         library.config, {k: a.copy() for k, a in library.base.params.items()}, library.tokenizer
     )
     library["past"].base = other
-    assert _switching._copied(library) == len(other.params)
+    assert swapping.copied_arrays(library) == len(other.params)
 
 
 def test_in_place_is_the_library_s_sum_up_to_float32(library):
     tuned = library["spelling"]
     for ours, theirs in (
-        (_switching._add(tuned), merge(tuned)),
-        (_switching._subtract(library.base, tuned), unmerge(library.base, tuned)),
+        (swapping.added(tuned), merge(tuned)),
+        (swapping.subtracted(library.base, tuned), unmerge(library.base, tuned)),
     ):
         for name, array in theirs.params.items():
             assert ours.params[name] == pytest.approx(array, abs=1e-6)
@@ -91,11 +91,11 @@ def test_the_bytes_are_the_arrays(library):
 
 
 def test_the_record_says_what_the_claim_says():
-    records = cells.read(questions.record_path("swapping"))
+    records = cells.read(studies.record_path("swapping"))
     found = swapping.summary(records)
     assert found["orders"] == 5 and found["switches_with_other_bits"] == 0
     assert found["copied"] == found["base_changed"] == found["scores_changed"] == 0
     assert found["seconds"]["use_seconds"] < found["seconds"]["unmerge_and_merge_seconds"]
     first, second = claims.claims("swapping", records)
-    assert first.verdict == "holds" and "0 of 5 × 1,000 switches" in first.found
+    assert first.verdict == "holds" and "0 of 5 × 1,000 switches" in first.evidence
     assert second.verdict.startswith("holds when")

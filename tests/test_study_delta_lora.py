@@ -1,27 +1,28 @@
-"""Delta-LoRA's question: the identity that it stands on, what is chosen, what stands on record."""
+"""The study of Delta-LoRA: the identity that it rests on, what is chosen, what is on record."""
 
 import numpy as np
 import pytest
 
-import studies as questions
+import studies
 from minilora.lab import cells
+from minilora.lab.statistics import estimate
 from minilora.lab.sweep import the_model
-from studies import _lab, delta_lora
-from studies._telescoping import ROUNDING, same
+from studies import common, delta_lora
+from studies.delta_lora import ROUNDING, identity
 
-RECORD = questions.record_path("delta_lora")
+RECORD = studies.record_path("delta_lora")
 
 
 @pytest.mark.parametrize("ratio", [0.5, 2.0])
 def test_from_the_first_step_it_is_lora_rescaled(ratio):
     """To float64's rounding, weight decay and schedule and all: W moved by rank r."""
-    found = same(ratio=ratio, start=0, rank=2, alpha=4.0, steps=5, seed=1)
+    found = identity(ratio=ratio, start=0, rank=2, alpha=4.0, steps=5, seed=1)
     assert found["difference"] == ROUNDING
     assert set(found["ranks"]) == {2}
 
 
 def test_from_a_later_step_it_is_not_and_moves_w_by_twice_the_rank():
-    found = same(ratio=2.0, start=2, rank=2, alpha=4.0, steps=5, seed=1)
+    found = identity(ratio=2.0, start=2, rank=2, alpha=4.0, steps=5, seed=1)
     assert found["difference"] > 1e-3
     assert set(found["ranks"]) == {4}
 
@@ -32,9 +33,9 @@ def test_clipping_and_epsilon_are_what_the_identity_wants():
     pairs = [("Dwalk>", "walked"), ("Dcry>", "cried")]
     found = []
     for method, alpha in (("delta_lora", 4.0), ("lora", 12.0)):
-        tuned = _lab.lora_or_delta(model, method, rank=2, alpha=alpha, ratio=2.0, start=0, seed=0)
-        batches = _lab.word_batches(tuned, pairs, 3, 0)
-        found.append(_lab.teach(tuned, batches, lr=0.01, steps=3, clip=None, eps=1e-2).losses)
+        tuned = common.lora_or_delta(model, method, rank=2, alpha=alpha, ratio=2.0, start=0, seed=0)
+        batches = common.word_batches(tuned, pairs, 3, 0)
+        found.append(common.teach(tuned, batches, lr=0.01, steps=3, clip=None, eps=1e-2).losses)
     assert np.abs(np.subtract(*found)).max() > 1e-4
 
 
@@ -46,20 +47,20 @@ def record(lr, seed, loss, **more):
 def test_a_rate_is_chosen_by_the_mean_over_seeds_and_a_diverged_run_never():
     records = [record(0.1, 0, 1.0), record(0.1, 1, 3.0), record(0.2, 0, 0.1), record(0.2, 1, None)]
     records += [record(0.1, 0, 5.0, rank=2), record(0.3, 0, 4.0, rank=2)]
-    more = _lab.more_seeds(records)
+    more = common.more_seeds(records)
     assert [(c["lr"], c["seed"]) for c in more if "rank" not in c] == [
-        (0.1, seed) for seed in _lab.MORE
+        (0.1, seed) for seed in common.MORE
     ]
     # what the further seeds came to chooses nothing
-    records += [record(0.3, seed, 99.0, rank=2) for seed in _lab.MORE]
-    chosen = _lab.tuned_rates(records)
-    assert [{r["cell"]["lr"] for r in runs} for runs in chosen.values()] == [{0.1}, {0.3}]
-    assert [len(runs) for runs in chosen.values()] == [2, 1 + len(_lab.MORE)]
+    records += [record(0.3, seed, 99.0, rank=2) for seed in common.MORE]
+    chosen = common.at_best_rates(records)
+    assert [{r["cell"]["lr"] for r in runs} for runs in chosen] == [{0.1}, {0.3}]
+    assert [len(runs) for runs in chosen] == [2, 1 + len(common.MORE)]
 
 
-def test_spread_is_the_sample_standard_deviation():
-    assert _lab.spread([1, 2, 4]) == {"mean": 2.33333, "sd": 1.52753, "n": 3}
-    assert _lab.spread([1, None])["mean"] is None
+def test_an_estimate_has_the_sample_standard_deviation():
+    assert estimate([1, 2, 4]) == (pytest.approx(7 / 3), pytest.approx((7 / 3) ** 0.5), 3)
+    assert estimate([1, None]).mean is None
 
 
 def test_a_run_that_diverges_is_data():

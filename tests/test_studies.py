@@ -1,4 +1,4 @@
-"""The questions: every committed record is what its settings give, and says what the page says."""
+"""The studies: every committed record is what its settings give, and says what the page says."""
 
 import importlib
 import json
@@ -11,20 +11,20 @@ from pathlib import Path
 import pages
 import pytest
 
-import studies as questions
+import studies
 from minilora.lab import cells
 from studies import claims
 from studies.__main__ import main
 
 ROOT = Path(__file__).parent.parent
 CLAIMS = ROOT / "docs" / "claims.md"
-each_question = pytest.mark.parametrize("name", questions.ORDER)
+each_study = pytest.mark.parametrize("name", studies.ORDER)
 
 
 @pytest.fixture(scope="module")
 def record():
     """Name -> the committed record, read once."""
-    found = {name: cells.read(questions.record_path(name)) for name in questions.ORDER}
+    found = {name: cells.read(studies.record_path(name)) for name in studies.ORDER}
     return found.__getitem__
 
 
@@ -40,62 +40,62 @@ def plain(value):
     return json.loads(json.dumps(value, allow_nan=False))
 
 
-@each_question
-def test_a_question_is_whole(name):
-    asked = questions.question(name)
-    assert asked.name == name and asked.title
-    for work in (asked.cells(), asked.quick()):
+@each_study
+def test_a_study_is_whole(name):
+    study = studies.study(name)
+    assert study.name == name and study.title
+    for work in (study.cells(), study.quick()):
         assert plain(work) == work, "settings are plain JSON"
         assert len({json.dumps(cell, sort_keys=True) for cell in work}) == len(work)
-    assert 2 <= len(asked.quick()) <= 6
+    assert 2 <= len(study.quick()) <= 6
 
 
-@each_question
-def test_the_record_holds_the_questions_cells_and_nothing_else(name, record):
-    asked = questions.question(name)
-    wanted = asked.cells()
-    if asked.then:
-        wanted = [*wanted, *asked.then(record(name)[: len(wanted)])]
+@each_study
+def test_the_record_holds_the_studys_cells_and_nothing_else(name, record):
+    study = studies.study(name)
+    wanted = study.cells()
+    if study.then:
+        wanted = [*wanted, *study.then(record(name)[: len(wanted)])]
     assert [r["cell"] for r in record(name)] == plain(wanted)
 
 
-@each_question
+@each_study
 def test_a_record_says_by_what_it_was_made(name, record):
     for made in (r["made_by"] for r in record(name)):
         assert {"minilora", "commit", "python", "numpy", "numba", "processor"} <= set(made)
         assert re.fullmatch("[0-9a-f]{7,}", made["commit"]), "a clean checkout's commit"
-    assert questions.record_path(name).stat().st_size < 500_000
+    assert studies.record_path(name).stat().st_size < 500_000
 
 
 def test_all_records_together_are_made_in_their_time(record):
-    seconds = {name: sum(r["seconds"] for r in record(name)) / 2 for name in questions.ORDER}
+    seconds = {name: sum(r["seconds"] for r in record(name)) / 2 for name in studies.ORDER}
     assert max(seconds.values()) < 15 * 60, seconds  # on two cores
     assert sum(seconds.values()) < 75 * 60, seconds
 
 
 @pytest.mark.slow
-@each_question
+@each_study
 def test_quick_cells_give_the_same_bits_in_another_process(name, tmp_path):
-    asked = questions.question(name)
+    study = studies.study(name)
     one, two = (
-        questions.answer(asked, tmp_path / f"{jobs}.jsonl", quick=True, jobs=jobs)
+        studies.run_study(study, tmp_path / f"{jobs}.jsonl", quick=True, jobs=jobs)
         for jobs in (1, 2)
     )
     assert [lasting(r["result"]) for r in one] == [lasting(r["result"]) for r in two]
-    assert [r["cell"] for r in one] == plain(asked.quick())
+    assert [r["cell"] for r in one] == plain(study.quick())
 
 
 @pytest.mark.slow
-@each_question
+@each_study
 def test_the_record_comes_again_from_its_settings(name, record, tmp_path):
     """To the same bits where it was made by the same processor and versions. The shortest cells,
     one of each kind.
     """
-    asked, chosen = questions.question(name), {}
+    study, chosen = studies.study(name), {}
     for found in sorted(record(name), key=lambda r: r["seconds"]):
         chosen.setdefault(str(found["cell"].get("kind", "")), found)
     few = [found for found in chosen.values() if found["seconds"] < 15]
-    again = cells.run(asked.run, [found["cell"] for found in few], tmp_path / "a.jsonl")
+    again = cells.run(study.run, [found["cell"] for found in few], tmp_path / "a.jsonl")
     for was, now in zip(few, again, strict=True):
         same = all(was["made_by"][k] == now["made_by"][k] for k in ("numpy", "numba", "processor"))
         if same:
@@ -117,13 +117,13 @@ def assert_close(now, was):
         assert now == pytest.approx(was, rel=0.5, abs=0.1)
 
 
-@each_question
+@each_study
 def test_tables_and_figures_come_from_the_record_in_seconds(name, record, tmp_path):
-    asked, path = questions.question(name), tmp_path / "figure.png"
+    study, path = studies.study(name), tmp_path / "figure.png"
     start = time.process_time()
-    json.dumps(plain_keys(asked.summary(record(name))), allow_nan=False)
-    table = asked.table(record(name))
-    asked.figure(record(name), path)
+    json.dumps(plain_keys(study.summary(record(name))), allow_nan=False)
+    table = study.table(record(name))
+    study.figure(record(name), path)
     assert time.process_time() - start < 20
     assert table.count("\n|") >= 2 and "nan" not in table
     assert path.read_bytes().startswith(b"\x89PNG")
@@ -142,10 +142,10 @@ def plain_keys(value):
 
 
 @pytest.mark.skipif(not CLAIMS.is_file(), reason="an installed package has no pages")
-@each_question
+@each_study
 def test_the_page_has_the_records_table_and_figure(name, record):
     shown = dict(pages.records(CLAIMS))
-    assert shown[name] == questions.question(name).table(record(name)).strip()
+    assert shown[name] == studies.study(name).table(record(name)).strip()
     assert f"figures/{name}.png" in CLAIMS.read_text(encoding="utf-8")
 
 
@@ -154,13 +154,13 @@ def test_the_verdicts_are_the_records():
     assert dict(pages.records(CLAIMS))["claims"] == pages.table("claims")
 
 
-@each_question
+@each_study
 def test_a_verdict_is_one_of_three_and_has_a_spread(name, record):
     found = claims.claims(name, record(name))
-    assert found, "every question answers to a sentence of the article"
+    assert found, "every study answers to a sentence of the article"
     for claim in found:
         assert re.match(r"(holds|not seen here)$|holds when \w", claim.verdict), claim
-        assert re.search(r"±|\bof \d+ × ", claim.found), "no verdict without seeds and a spread"
+        assert re.search(r"±|\bof \d+ × ", claim.evidence), "no verdict without seeds and a spread"
         assert "|" not in "".join(claim)
 
 
@@ -169,12 +169,12 @@ def test_a_verdict_is_one_of_three_and_has_a_spread(name, record):
 
 def test_a_whole_record_is_only_drawn_again(tmp_path, capsys, record):
     path = tmp_path / "swapping.jsonl"
-    path.write_bytes(questions.record_path("swapping").read_bytes())
+    path.write_bytes(studies.record_path("swapping").read_bytes())
     before = path.read_bytes()
     start = time.process_time()
     assert main(["swapping", "--out", str(tmp_path)]) == 0
     assert time.process_time() - start < 20
-    assert questions.question("swapping").table(record("swapping")) in capsys.readouterr().out
+    assert studies.study("swapping").table(record("swapping")) in capsys.readouterr().out
     assert path.read_bytes() == before and (tmp_path / "swapping.png").is_file()
 
 
@@ -209,7 +209,7 @@ def test_another_file_in_the_way_stays(tmp_path, capsys):
     assert path.read_text() == "a letter"
 
 
-def test_every_question_s_file_is_in_the_order():
+def test_every_study_s_file_is_in_the_order():
     folder = Path(importlib.import_module("studies").__file__).parent
     names = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")}
-    assert names - {"claims"} == set(questions.ORDER)
+    assert names - {"claims", "common"} == set(studies.ORDER)

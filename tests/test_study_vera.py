@@ -1,21 +1,20 @@
-"""VeRA's question: what its variants change, what a file weighs, what stands on record."""
+"""The study of VeRA: what its variants change, what a file weighs, what stands on record."""
 
 import numpy as np
 import pytest
 
-import studies as questions
+import studies
 from minilora.lab import cells
 from minilora.lab.sweep import the_model
-from studies import vera
+from studies import common, vera
 
-RECORD = questions.record_path("vera")
+RECORD = studies.record_path("vera")
 RANK = 16
-BOTH = [*vera.VARIANTS, "as published"]
-each_variant = pytest.mark.parametrize("variant", BOTH)
+each_variant = pytest.mark.parametrize("variant", vera.VARIANTS)
 
 
 def made(variant):
-    return vera.ready(the_model("base"), RANK, variant, seed=3)
+    return vera.attach_variant(the_model("base"), RANK, variant, seed=3)
 
 
 @each_variant
@@ -36,7 +35,7 @@ def test_what_does_not_train_stays(variant):
     before = [a[kept].copy() for a in tuned.layers.values()]
     moving = [a.copy() for a in tuned.trainable.values()]
     pairs = [("Dwalk>", "walked"), ("Dcry>", "cried")]
-    vera._lab.teach(tuned, vera._lab.word_batches(tuned, pairs, 2, 0), lr=0.1, steps=2, warmup=0)
+    common.teach(tuned, common.word_batches(tuned, pairs, 2, 0), lr=0.1, steps=2, warmup=0)
     assert all(np.array_equal(a[kept], b) for a, b in zip(tuned.layers.values(), before))
     assert all((a != b).any() for a, b in zip(tuned.trainable.values(), moving))
 
@@ -86,7 +85,7 @@ def test_the_record(tmp_path):
         for rank, row in rows.items():
             assert row["trainable"] == s[method][rank]["trainable"]
             assert row["bytes"] - 4 * row["trainable"] < 6000
-    assert {row["exact_match"]["n"] for row in s["vera"].values()} == {5}
+    assert {row["exact_match"].n for row in s["vera"].values()} == {5}
     assert "nan" not in vera.table(records)
     vera.figure(records, tmp_path / "figure.png")
     assert 10_000 < (tmp_path / "figure.png").stat().st_size < 200_000

@@ -1,0 +1,175 @@
+"""What the studies share: training on words, the runs that count, rows of tables, figures."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from minilora.lab.cells import Cell, Record
+from minilora.lab.runs import fit, load_words, make_batches, mean_loss, the_model
+from minilora.lab.settings import Settings
+from minilora.lab.statistics import Estimate, chosen, estimate, lowest, rounded
+from minilora.methods import METHODS
+from minilora.support import plots
+from minilora.text import tasks
+from minilora.tuning.adapters import Tuned, attach
+from minilora.tuning.train import Diverged, History
+
+TUNING, MORE = (0, 1), (2, 3, 4)  # seeds that choose a rate; those that run at the chosen rate only
+
+# ---------------------------------------------------------------------------------------- training
+
+
+def setting(seed: int, **changes):
+    """The comparison's settings with these changes  ->  (the base, the settings, the words, the
+    seed's batches).
+    """
+    settings = Settings().changed(**changes)
+    model, words = the_model(settings.base), load_words(settings)
+    return model, settings, words, make_batches(model, words.train, settings, seed)
+
+
+def teach(tuned: Tuned, batches: Iterable, *, lr: float, steps: int, **others) -> History:
+    """`fit` with the comparison's settings and so many steps; others: arguments of `train`."""
+    return fit(tuned, batches, Settings().changed(steps=steps), lr, **others)
+
+
+def word_batches(tuned: Tuned, pairs: Sequence, steps: int, seed: int) -> list:
+    """The comparison's batches, enough for so many steps."""
+    return make_batches(tuned, pairs, Settings().changed(steps=steps), seed)
+
+
+def loss_on(tuned: Tuned, pairs: Sequence) -> float:
+    """Mean cross-entropy over all pairs, in nats per token."""
+    return rounded(mean_loss(tuned, tasks.all_once(pairs, tuned.tokenizer)))
+
+
+def scores(tuned: Tuned, words: tasks.TaskData) -> dict[str, Any]:
+    """The validation loss, which chooses rates; loss and exact match on the test words."""
+    return {
+        "validation_loss": loss_on(tuned, words.validation),
+        "test_loss": loss_on(tuned, words.test),
+        "exact_match": rounded(tasks.exact_match(tuned, words.test)),
+    }
+
+
+def or_diverged(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The result of work(); of a run that diverged the step, and a score of 0."""
+    try:
+        return work()
+    except Diverged as error:
+        missing = {"validation_loss": None, "test_loss": None}
+        return {"diverged": error.step, "exact_match": 0.0, **missing}
+
+
+def lora_or_delta(model, method, *, rank, alpha, ratio, start, seed) -> Tuned:
+    """LoRA; or Delta-LoRA with λ = ratio, whose W rests for `start` steps."""
+    moves = {"update_ratio": ratio, "start_step": start}
+    moves = {name: value for name, value in moves.items() if name in METHODS[method].options}
+    return attach(model, method, rank=rank, alpha=alpha, seed=seed, **moves)
+
+
+def in_turns(
+    seconds: Callable[[str], list[float]], methods: Iterable[str], turns: int
+) -> dict[str, list[float]]:
+    """seconds(method) of every method in turns, so that other work of the machine slows all alike
+    ->  method -> its seconds; without the first turn, which may compile kernels.
+    """
+    taken: dict[str, list[float]] = {method: [] for method in methods}
+    for turn in range(turns):
+        for method, kept in taken.items():
+            new = seconds(method)
+            kept += new if turn else []
+    return taken
+
+
+# --------------------------------------------------------------------------------- runs that count
+
+
+def by_kind(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Records by the kind of their cell."""
+    return grouped(records, lambda cell: cell["kind"])
+
+
+def grouped(records: Iterable[Record], key: Callable[[Cell], Any]) -> dict[Any, list[Record]]:
+    """Records by what the key makes of their cell."""
+    groups: dict[Any, list[Record]] = {}
+    for record in records:
+        groups.setdefault(key(record["cell"]), []).append(record)
+    return groups
+
+
+def at_best_rates(records: Iterable[Record], free: Sequence[str] = ("lr",)) -> list[list[Record]]:
+    """Of each setting all runs at the rate with the lowest validation loss over TUNING's seeds."""
+    return chosen(records, lowest("validation_loss"), free, TUNING)
+
+
+def more_seeds(records: Iterable[Record]) -> list[Cell]:
+    """Each setting at its chosen rate with further seeds, which the other rates need not have."""
+    return [{**runs[0]["cell"], "seed": seed} for runs in at_best_rates(records) for seed in MORE]
+
+
+def at_an_end(cell: Cell, records: Iterable[Record]) -> bool:
+    """Is the cell's rate the lowest or the highest of those that its setting was tried at?"""
+    setting = {k: v for k, v in cell.items() if k not in ("lr", "seed")}
+    others = [record["cell"] for record in records]
+    rates = {c["lr"] for c in others if all(c.get(k) == v for k, v in setting.items())}
+    return len(rates) > 1 and cell["lr"] in (min(rates), max(rates))
+
+
+def row_of(runs: Sequence[Record], records: Sequence[Record], *names: str) -> dict[str, Any]:
+    """Of the runs at a rate that was chosen among the records': the rate, whether it stands at an
+    end of its grid, and the estimate of each of these results.
+    """
+    cell = runs[0]["cell"]
+    estimates = {name: estimate(run["result"].get(name) for run in runs) for name in names}
+    return {"lr": cell["lr"], "at_an_end": at_an_end(cell, records), **estimates}
+
+
+def rate_of(row: dict[str, Any]) -> str:
+    """A row's rate, for a table."""
+    return f"{row['lr']:g}{', an end of its grid' if row['at_an_end'] else ''}"
+
+
+def rate_and_scores(row: dict[str, Any]) -> list[str]:
+    """A row's rate, exact match and test loss, for a table."""
+    return [rate_of(row), f"{row['exact_match']:.3f}", f"{row['test_loss']:.3f}"]
+
+
+# ----------------------------------------------------------------------------------------- figures
+
+
+@contextlib.contextmanager
+def panels(
+    path: Path, width: float, height: float, *shape: int, dpi: int = 140, **ratios: Any
+) -> Iterator[Any]:
+    """The axes of a figure of so many inches, which is written to the path in the end."""
+    with plots.style():
+        canvas = plots.canvas(width, height)
+        yield canvas.subplots(*shape, **ratios)
+    Path(path).write_bytes(plots.png(canvas, dpi=dpi))
+
+
+def errorbars(axes, x, estimates: Iterable[Estimate], look: tuple[str, str], **style) -> None:
+    """Means with their standard deviations; look: colour and marker."""
+    means, deviations = zip(*((e.mean, e.sd) for e in estimates))
+    axes.errorbar(list(x), means, deviations, color=look[0], marker=look[1], **style)
+
+
+def scores_by_name(axes, names: Sequence[str], estimates, look, **style) -> None:
+    """A line for each name, from top to bottom: exact match with its standard deviation."""
+    means, deviations = zip(*((e.mean, e.sd) for e in estimates))
+    style = {"ls": "none", "capsize": 4, **style}
+    axes.errorbar(means, range(len(names)), xerr=deviations, color=look[0], marker=look[1], **style)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel("share answered exactly")
+
+
+def plain_log(axis, subs: Sequence[int] = (1, 2, 5), how: str = ",.10g") -> None:
+    """0.1, 0.2, 0.5, 1 on a logarithmic axis, in place of powers of ten."""
+    from matplotlib.ticker import LogLocator
+
+    axis.set_major_locator(LogLocator(subs=subs, numticks=20))
+    axis.set_major_formatter(lambda value, _: f"{value:{how}}")
+    axis.set_minor_formatter("")
