@@ -7,8 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from minilora import cli
-from minilora import fast
+from minilora import cli, fast
 from minilora.bench import cases, figures, growth, kernels, ladder, steps, tables, turns, work
 from minilora.memory import ledger
 
@@ -72,7 +71,7 @@ def test_a_wrong_kernel_is_not_timed(monkeypatch):
 def test_what_a_kernel_writes_is_checked(monkeypatch):
     """AdamW returns nothing: its arrays are compared. The argument x must stay as it is."""
     monkeypatch.setattr(work, "kernel", lambda name: lambda p, *_: None)
-    with pytest.raises(ValueError, match="minilora: adamw .* wrong by"):
+    with pytest.raises(ValueError, match=r"minilora: adamw .* wrong by"):
         kernels.timed("minilora", "adamw", (8,), 0.0)
 
     def spoils(x, w):
@@ -81,7 +80,7 @@ def test_what_a_kernel_writes_is_checked(monkeypatch):
         return y
 
     monkeypatch.setattr(work, "kernel", lambda name: spoils)
-    with pytest.raises(ValueError, match="minilora: matmul_nt .* wrong by"):
+    with pytest.raises(ValueError, match=r"minilora: matmul_nt .* wrong by"):
         kernels.timed("minilora", "matmul_nt", (6, 5, 4), 0.0)
 
 

@@ -30,7 +30,7 @@ def roofline(measured: Mapping[str, Any]):
         for start, label, color, marker in FAMILIES:
             mine = [r for r in left if r["name"].startswith(start)]
             left = [r for r in left if r not in mine]
-            look = {"ls": "", "marker": marker, "color": color}
+            look: dict[str, Any] = {"ls": "", "marker": marker, "color": color}
             axes.plot(*_points((r, OURS) for r in mine), **look, label=label)
             axes.plot(*_points((r, r["best"]) for r in mine), **look, mfc="none", alpha=0.7)
         on_unit = [(r, UNIT) for r in measured["kernels"] if UNIT in r["sides"]]

@@ -49,7 +49,8 @@ def settings_of(a: argparse.Namespace):
             raise ValueError(f"--{name} is {value}, wanted more than 0")
     sizes = a.sizes or (["toy"] if a.quick else [name for name in cases.SIZES if name != "toy"])
     chosen = a.cases or turns.Settings.cases
-    tables = {"size": cases.SIZES, "case": cases.CASES, "part": dict.fromkeys(PARTS)}
+    parts: dict[str, Any] = dict.fromkeys(PARTS)
+    tables: dict[str, Any] = {"size": cases.SIZES, "case": cases.CASES, "part": parts}
     for what, names in (("size", sizes), ("case", chosen), ("part", a.parts)):
         for name in names:
             find(what, name, tables[what])
@@ -94,14 +95,15 @@ def _run(part, settings, out):
     from ..support.files import write_atomically
     from ..support.plots import png
 
-    measure = {
+    measures: dict[str, Any] = {
         "kernels": kernels.compared,
         "steps": steps.against_torch,
         "methods": steps.among_ourselves,
         "growth": growth.all_axes,
         "ladder": ladder.climbed,
-    }[part]
-    told = []
+    }
+    measure = measures[part]
+    told: list[Any] = []
 
     def tell(record):
         print(*tables.rows(part, record, first=not told), sep="\n", flush=True)
@@ -110,7 +112,8 @@ def _run(part, settings, out):
     measured = measure(settings, tell)
     for line in tables.closing(part, measured):
         print(line)
-    figure = {"kernels": figures.roofline, "growth": figures.growth}.get(part)
+    drawn: dict[str, Any] = {"kernels": figures.roofline, "growth": figures.growth}
+    figure = drawn.get(part)
     if figure:
         path = out / f"{figure.__name__}.png"
         write_atomically(path, png(figure(measured)))

@@ -165,7 +165,7 @@ class Llama:
         if N == 1:
             return tables
         like, shape = self.params[EMBED], (N * (end - start), self.config.head_dim // 2)
-        cos, sin = (filled(like, shape, lambda t=t: np.tile(t, (N, 1))) for t in tables)
+        cos, sin = (filled(like, shape, functools.partial(np.tile, t, (N, 1))) for t in tables)
         return cos, sin
 
     @property

@@ -36,7 +36,7 @@ def count(
         trainable = sum(math.prod(shape) for shape in model.shapes().values())
     shared = {}
     if record.prepare:
-        shared = record.prepare(list(linears.values()), rank, options, Meta(()))
+        shared = record.prepare(list(linears.values()), rank or 0, options, Meta(()))
     return {
         "method": method,
         "rank": rank,

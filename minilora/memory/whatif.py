@@ -95,8 +95,9 @@ def supposing(case: Case, method: str) -> Iterator[None]:
     """Within the with block, the case's ops keep more, in every model that uses this method."""
     chosen = [find_method(method).op if n == ADAPTER else getattr(ops, n) for n in case.ops]
     with contextlib.ExitStack() as stack:
-        for op in {id(op): op for op in chosen if case.more}.values():
-            stack.enter_context(_replaced(vars(op), vars(keeping(op, case.more))))
+        for op in {id(op): op for op in chosen}.values():
+            if case.more:
+                stack.enter_context(_replaced(vars(op), vars(keeping(op, case.more))))
         yield
 
 

@@ -36,7 +36,7 @@ class Init(Protocol):
 class Delta(Protocol):
     """ΔW (O, I) of the adapter from its arguments, W among them: the merged weight is W + ΔW."""
 
-    def __call__(self, **arguments: Any) -> np.ndarray: ...
+    def __call__(self, *_: Any, **arguments: Any) -> np.ndarray: ...
 
 
 class Count(Protocol):
@@ -48,21 +48,23 @@ class Count(Protocol):
 class Factors(Protocol):
     """Thin factors (O, k), (k, I): s times their product is all that changed since the base."""
 
-    def __call__(self, options: Options, **arguments: Any) -> tuple[np.ndarray, np.ndarray]: ...
+    def __call__(
+        self, options: Options, /, *_: Any, **arguments: Any
+    ) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 class Prepare(Protocol):
     """Arrays that all layers share, of the dtype of `like`.   shapes: (O, I) of each linear."""
 
     def __call__(
-        self, shapes: list[tuple[int, int]], rank: int, options: Options, like: np.ndarray
+        self, shapes: list[tuple[int, int]], rank: int, options: Options, like: Any
     ) -> Arrays: ...
 
 
 class Derived(Protocol):
     """Frozen arguments that are made from the others before each pass: constants for backward."""
 
-    def __call__(self, **arguments: Any) -> Arrays: ...
+    def __call__(self, *_: Any, **arguments: Any) -> Arrays: ...
 
 
 class GradRule(Protocol):
