@@ -49,7 +49,7 @@ class Ledger:
     base_kept: int
     scratch: int  # what else stays from step to step: rope's tables
     # weights + optimizer + scratch + the most that forward and backward held at once, predicted for
-    # the Numba kernels: the NumPy twins hold more for a moment, such as (T, T) scores of all heads
+    # the twins: the pages hold more for a moment, such as (T, T) scores of all heads
     peak: int
     transient: int  # of the peak: neither weights, nor optimizer, nor scratch, nor activations
     saved: tuple[Saved, ...]  # the storages behind `activations`

@@ -137,19 +137,19 @@ check("llama_break", unmasked)
 r"""
 ## RoPE: places as angles
 
-Nothing so far knows where a token stands. RoPE takes the numbers of $q$ and $k$ in pairs and turns pair
-$j$ at place $t$ by the angle $t\,\theta^{-2j/D}$. A product of two turned pairs depends on the difference
+Nothing so far knows where a token stands. RoPE takes the numbers of $q$ and $k$ in pairs and rotates pair
+$j$ at place $t$ by the angle $t\,\theta^{-2j/D}$. A product of two rotated pairs depends on the difference
 of their places alone:
 """
 
 # %%
 cos, sin = rotation.tables(config.head_dim, config.rope_theta, None, 64, np.float64)
-q, k = rng.normal(size=(2, 1, 1, 1, config.head_dim))
+q, k = rng.normal(size=(2, 1, 1, config.head_dim))
 
 def score(i, j):
     """q at place i times k at place j."""
-    turned = [ops.rope.forward(a, cos[t : t + 1], sin[t : t + 1])[0] for a, t in ((q, i), (k, j))]
-    return float((turned[0] * turned[1]).sum())
+    rotated = [ops.rope.forward(a, cos[t : t + 1], sin[t : t + 1])[0] for a, t in ((q, i), (k, j))]
+    return float((rotated[0] * rotated[1]).sum())
 
 assert np.isclose(score(9, 4), score(39, 34)) and not np.isclose(score(9, 4), score(9, 5))
 print("five places apart is five places apart, wherever it is")
@@ -173,10 +173,10 @@ letters = [model.tokenizer.decode([int(n)]) or "⊢" for n in ids[0]]
 
 def weights(layer, head):
     """(T, T): how much each place takes from each."""
-    q, k, _, _, lse = attentions[layer]
+    q, k, _, _, _, lse = attentions[layer]
     group = config.num_attention_heads // config.num_key_value_heads
-    scores = q[0, :, head] @ k[0, :, head // group].T / np.sqrt(config.head_dim)
-    return np.tril(np.exp(scores - lse[0, head][:, None]))
+    scores = q[:, head] @ k[:, head // group].T / np.sqrt(config.head_dim)
+    return np.tril(np.exp(scores - lse[:, head][:, None]))
 
 assert np.allclose(weights(0, 0).sum(1), 1, atol=1e-5)
 finger = np.mean([weights(1, 0)[6 + i, 1 + i] for i in range(5)])
@@ -213,7 +213,7 @@ r"""
 ## A layer
 
 Two additions to the stream: $x + \text{attention}(\text{norm}(x))$, then
-$x + \text{down}(\text{silu}(\text{gate}(h))\odot\text{up}(h))$ with $h = \text{norm}(x)$. `minilora/model.py`
+$x + \text{down}(\text{silu}(\text{gate}(h))\odot\text{up}(h))$ with $h = \text{norm}(x)$. `minilora/llama/model.py`
 is that, once, for training and for generation. What it says:
 """
 

@@ -19,8 +19,8 @@ from collections import OrderedDict
 
 import numpy as np
 
-from minilora import fast as kernels
 from minilora.check import check, course
+from minilora.fast import kernels
 from minilora.fast.ladder import LADDER
 from minilora.fast.tile import plain_tile
 from minilora.support import files
@@ -260,15 +260,16 @@ r"""
 
 An adapted linear is $xW^\top + zB^\top$. In pieces, $y$ is written, read and written again; in one kernel each task
 adds the second product while its rectangle is near. Attention gains more: its scores, $T$ by $T$ for each
-head, are never whole. A block of 32 queries is scored, softened and used, then the next.
+head, are never whole. A block of 32 queries is scored, passed through the softmax and used, then the next.
 """
 
 # %%
-q = rng.standard_normal((1, 200, 2, 32), dtype=np.float32)
-scores = np.where(np.tri(200), np.einsum("ihd,jhd->hij", q[0], q[0]) / np.sqrt(32), -np.inf)
+q = rng.standard_normal((200, 2, 32), dtype=np.float32)
+scores = np.where(np.tri(200), np.einsum("ihd,jhd->hij", q, q) / np.sqrt(32), -np.inf)
 weights = np.exp(scores - scores.max(-1, keepdims=True))
-whole = np.einsum("hij,jhd->ihd", weights / weights.sum(-1, keepdims=True), q[0])
-assert np.allclose(kernels.attention_forward(q, q, q)[0][0], whole, atol=1e-5)
+whole = np.einsum("hij,jhd->ihd", weights / weights.sum(-1, keepdims=True), q)
+spans = np.array([[0, 200, 0, 200]])  # one sequence: its queries, its keys
+assert np.allclose(kernels.attention_forward(q, q, q, spans)[0], whole, atol=1e-5)
 print(f"4,096 tokens: scores of a head {4096**2 * 4:,} bytes, of a block of 32 queries {4096 * 32 * 4:,}")
 for work, taken in ladder["fused"].items():
     print(f"{work:15} {taken['in one'] * 1e3:6.1f} ms in one, {taken['in pieces'] * 1e3:6.1f} in pieces")
@@ -317,7 +318,7 @@ r"""
 
 - The operations are the same in every way; what changed is how far the numbers travel.
 - Tiling in Numba's loops alone gains little, and loses for few columns: the compiler keeps no array in
-  registers. The register tile is written as instructions for vectors, in `minilora/kernels/tile.py`.
+  registers. The register tile is written as instructions for vectors, in `minilora/fast/tile.py`.
 - The record is of one processor with vectors of 16 numbers; on others the tile is smaller. BLAS is as fast:
   what minilora gains lies in thin products, in fusing and in memory that stays.
 """
