@@ -38,9 +38,9 @@ def same_peak(said, found) -> bool:
     less. Products on the matrix unit pack into at most so much a thread while they run.
     """
     if fast.backend() == "amx":
-        from minilora.fast import threads, unit
+        from minilora.fast import amx_product, threads
 
-        most = 1.02 * said.peak + unit.ROOM * threads.THREADS
+        most = 1.02 * said.peak + amx_product.MOST_BYTES * threads.THREADS
         return said.peak / 1.02 <= found.peak <= most
     if not fast.on():
         return said.peak <= 1.02 * found.peak

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from minilora import fast as kernels
 
 amx = pytest.importorskip("minilora.fast.amx", reason="needs Numba")
-unit = pytest.importorskip("minilora.fast.unit", reason="needs Numba")
+amx_product = pytest.importorskip("minilora.fast.amx_product", reason="needs Numba")
 needs_unit = pytest.mark.skipif(not amx.usable(), reason="needs a processor with AMX")
 
 SIZES = st.one_of(st.integers(1, 70), st.sampled_from([95, 128, 129, 300]))
-WIDE = st.one_of(SIZES, st.just(unit.COLUMNS + 33))
+WIDE = st.one_of(SIZES, st.just(amx_product.COLUMNS + 33))
 
 
 def normal(rng, *shape):
@@ -28,7 +28,7 @@ def normal(rng, *shape):
 def product(a, b, out=None):
     """a b on the unit, or added to `out`."""
     c = np.empty((len(a), b.shape[1]), np.float32) if out is None else out.copy()
-    unit.split_region(a, b, c, out is not None, 0, c.shape[0], 0, c.shape[1])
+    amx_product.amx_rectangle(a, b, c, out is not None, 0, c.shape[0], 0, c.shape[1])
     return c
 
 
@@ -78,7 +78,7 @@ def test_every_shape_and_order_in_memory(M, K, N, left, right, add, seed):
 def test_it_adds_to_a_part_of_a_larger_array(rng):
     a, b, c = normal(rng, 70, 40), normal(rng, 40, 50), normal(rng, 90, 80)
     whole = c.copy()
-    unit.split_region(a, b, whole[10:80, 20:70], True, 0, 70, 0, 50)
+    amx_product.amx_rectangle(a, b, whole[10:80, 20:70], True, 0, 70, 0, 50)
     assert error(whole[10:80, 20:70], a, b, c[10:80, 20:70]) < 3e-7
     whole[10:80, 20:70] = c[10:80, 20:70]
     assert np.array_equal(whole, c)
@@ -92,7 +92,7 @@ def test_as_near_to_the_truth_as_the_register_tile(rng, depth, times):
 
     a, b = normal(rng, 128, depth), normal(rng, depth, 96)
     truth, usual = a.astype(np.float64) @ b, np.empty((128, 96), np.float32)
-    matmul.whole(a, b, usual, False, False)
+    matmul.serial_product(a, b, usual, False, False)
     assert np.linalg.norm(product(a, b) - truth) < times * np.linalg.norm(usual - truth)
 
 
@@ -106,7 +106,9 @@ def test_small_and_large_numbers_are_as_exact(rng, power):
 
 
 @needs_unit
-@given(st.integers(1, 200), st.sampled_from([50, unit.COLUMNS + 70]), st.booleans(), st.data())
+@given(
+    st.integers(1, 200), st.sampled_from([50, amx_product.COLUMNS + 70]), st.booleans(), st.data()
+)
 def test_the_bits_do_not_hang_on_how_it_is_cut(M, N, add, data):
     """By rows and by columns, anywhere."""
     rng = np.random.default_rng(M * N)
@@ -115,7 +117,7 @@ def test_the_bits_do_not_hang_on_how_it_is_cut(M, N, add, data):
     rows, columns = (sorted({0, data.draw(st.integers(0, n)), n}) for n in (M, N))
     for i0, i1 in itertools.pairwise(rows):
         for j0, j1 in itertools.pairwise(columns):
-            unit.split_region(a, b, cut, add, i0, i1, j0, j1)
+            amx_product.amx_rectangle(a, b, cut, add, i0, i1, j0, j1)
     assert np.array_equal(whole, cut)
 
 
@@ -152,7 +154,7 @@ def test_an_adapted_product_on_the_unit(rng, both, cut):
         normal(rng, 64, 150),
     )
     y = np.empty((200, 150), np.float32)
-    matmul._two_products(x, w, z, b, y, cut, True, both)
+    matmul._two_products(x, w, z, b, y, True, both, cut)
     assert error(y, np.hstack([x, z]), np.vstack([w, b])) < 3e-7
 
 

@@ -123,7 +123,7 @@ def tile_flops(tries: int = 7) -> float | None:
         return None
     from numba import prange
 
-    from ..fast.jit import compiled, room
+    from ..fast.jit import aligned_empty, compiled
     from ..fast.threads import THREADS, settings
     from ..fast.tile import MR, NR, tile16, tile48
 
@@ -138,7 +138,7 @@ def tile_flops(tries: int = 7) -> float | None:
                 tile(a[t].T, 0, 0, b[t], 0, 0, c[t], 0, 0, DEPTH, MR, NR, True)
 
     shapes = (DEPTH, MR), (DEPTH, NR), (MR, NR)
-    arrays = [room(THREADS * m, n).reshape(THREADS, m, n) for m, n in shapes]
+    arrays = [aligned_empty(THREADS * m, n).reshape(THREADS, m, n) for m, n in shapes]
     for array in arrays:
         array[:] = 0
     best = float("inf")

@@ -1,45 +1,45 @@
-"""The gated feed-forward whole, on weights that nobody trains: each thread takes some rows through
-all of it, so that gate, up and their product are still near when they are read.
+"""The whole gated feed-forward, for frozen weights: each thread takes some rows through all of it.
 
-To the bit what its products and SwiGLU give one by one: each number is the same sum in the same
-order.
+So gate, up and their product are still in a cache when they are read. The result is bit-equal to
+that of the single products and SwiGLU: each number is the same sum in the same order.
 """
 
 import numpy as np
-from numba import prange
+from numba import boolean, int64, prange
 
-from .jit import compiled, count, dense, flag, portion, read, tasks, write
-from .matmul import FEW, matmul_nn, matmul_nt, whole
+from .amx_product import amx_pays
+from .jit import compiled, contiguous, portion, read, tasks, write
+from .matmul import matmul_nn, matmul_nt, serial_product
 from .pointwise import swiglu_backward, swiglu_backward_part, swiglu_forward, swiglu_part
 from .threads import THREADS
 from .tile import MR
-from .unit import pays
+from .unpacked import FEW_DOTS
 
-BLOCK = 512  # rows at a time: fewer stay nearer, but all three matrices are packed for each block
-LEAST = 256  # rows a thread, which packs all three matrices for itself
+BLOCK = 512  # rows at once: fewer stay in nearer caches, but each block packs all three matrices
+LEAST = 256  # rows of a thread, because each thread packs all three matrices
 
 READ, WRITE = read(2), write(2)
 
 
-@compiled((READ, READ, READ, READ, *(WRITE,) * 4, count, flag), parallel=True)
-def _forward(x, Wg, Wu, Wd, gate, up, h, y, cut, unit):
-    for t in prange(cut):
-        start, stop = portion(len(x), t, cut, MR)
+@compiled((READ, READ, READ, READ, *(WRITE,) * 4, int64, boolean), parallel=True)
+def _forward(x, Wg, Wu, Wd, gate, up, h, y, n_tasks, use_amx):
+    for t in prange(n_tasks):
+        start, stop = portion(len(x), t, n_tasks, MR)
         for i in range(start, stop, BLOCK):
             j = min(i + BLOCK, stop)
-            whole(x[i:j], Wg.T, gate[i:j], False, unit)
-            whole(x[i:j], Wu.T, up[i:j], False, unit)
+            serial_product(x[i:j], Wg.T, gate[i:j], False, use_amx)
+            serial_product(x[i:j], Wu.T, up[i:j], False, use_amx)
             swiglu_part(gate[i:j].reshape(-1), up[i:j].reshape(-1), h[i:j].reshape(-1), 0, 1)
-            whole(h[i:j], Wd.T, y[i:j], False, unit)
+            serial_product(h[i:j], Wd.T, y[i:j], False, use_amx)
 
 
-@compiled((*(READ,) * 6, *(WRITE,) * 5, count, flag), parallel=True)
-def _backward(dy, gate, up, Wg, Wu, Wd, dh, dgate, dup, dx, dx_up, cut, unit):
-    for t in prange(cut):
-        start, stop = portion(len(dy), t, cut, MR)
+@compiled((*(READ,) * 6, *(WRITE,) * 5, int64, boolean), parallel=True)
+def _backward(dy, gate, up, Wg, Wu, Wd, dh, dgate, dup, dx, dx_up, n_tasks, use_amx):
+    for t in prange(n_tasks):
+        start, stop = portion(len(dy), t, n_tasks, MR)
         for i in range(start, stop, BLOCK):
             j = min(i + BLOCK, stop)
-            whole(dy[i:j], Wd, dh[i:j], False, unit)  # y = h Wdᵀ
+            serial_product(dy[i:j], Wd, dh[i:j], False, use_amx)  # y = h Wdᵀ
             swiglu_backward_part(
                 dh[i:j].reshape(-1),
                 gate[i:j].reshape(-1),
@@ -49,16 +49,17 @@ def _backward(dy, gate, up, Wg, Wu, Wd, dh, dgate, dup, dx, dx_up, cut, unit):
                 0,
                 1,
             )
-            whole(dgate[i:j], Wg, dx[i:j], False, unit)  # gate = x Wgᵀ
-            whole(dup[i:j], Wu, dx_up[i:j], False, unit)  # up = x Wuᵀ
+            serial_product(dgate[i:j], Wg, dx[i:j], False, use_amx)  # gate = x Wgᵀ
+            serial_product(dup[i:j], Wu, dx_up[i:j], False, use_amx)  # up = x Wuᵀ
             for m in range(i, j):
                 for c in range(dx.shape[1]):
                     dx[m, c] += dx_up[m, c]
 
 
 def feed_forward(x, Wg, Wu, Wd):
-    """y = (silu(x Wgᵀ) · x Wuᵀ) Wdᵀ.   x (M, C), Wg, Wu (F, C), Wd (C, F) -> y (M, C), gate, up
-    (M, F).
+    """y = (silu(x Wgᵀ) · x Wuᵀ) Wdᵀ.
+
+    x (M, C), Wg, Wu (F, C), Wd (C, F) -> y (M, C), gate, up (M, F).
     """
     M, F = _sizes(x, Wg, Wu, Wd)
     if _in_parts(M, Wg):
@@ -66,7 +67,8 @@ def feed_forward(x, Wg, Wu, Wd):
         return matmul_nt(swiglu_forward(gate, up), Wd), gate, up
     gate, up, h = (np.empty((M, F), np.float32) for _ in range(3))
     y = np.empty((M, len(Wd)), np.float32)
-    _forward(*map(_dense, (x, Wg, Wu, Wd)), gate, up, h, y, tasks(M, 1), pays(M, *Wg.shape))
+    inputs = _contiguous(x, Wg, Wu, Wd)
+    _forward(*inputs, gate, up, h, y, tasks(M, 1), amx_pays(M, *Wg.shape))
     return y, gate, up
 
 
@@ -85,13 +87,13 @@ def feed_forward_dx(dy, gate, up, Wg, Wu, Wd):
         return dx
     dh, dgate, dup = (np.empty(gate.shape, np.float32) for _ in range(3))
     dx, dx_up = (np.empty((M, C), np.float32) for _ in range(2))
-    arrays = map(_dense, (dy, gate, up, Wg, Wu, Wd))
-    _backward(*arrays, dh, dgate, dup, dx, dx_up, tasks(M, 1), pays(M, F, C))
+    inputs = _contiguous(dy, gate, up, Wg, Wu, Wd)
+    _backward(*inputs, dh, dgate, dup, dx, dx_up, tasks(M, 1), amx_pays(M, F, C))
     return dx
 
 
 def _sizes(x, Wg, Wu, Wd):
-    """M and F; raises ValueError where the arrays do not fit."""
+    """M and F; raises ValueError where the shapes do not fit together."""
     (M, C), F = x.shape, len(Wg)
     if (Wg.shape, Wu.shape, Wd.shape) != ((F, C), (F, C), (C, F)):
         raise ValueError(
@@ -102,9 +104,9 @@ def _sizes(x, Wg, Wu, Wd):
 
 
 def _in_parts(M, Wg):
-    """Is it better done by single kernels: few rows a thread, or products that dot products do?"""
-    return M < LEAST * THREADS or min(Wg.shape) <= FEW
+    """Are single kernels better: few rows for each thread, or products that dot products do?"""
+    return M < LEAST * THREADS or min(Wg.shape) <= FEW_DOTS
 
 
-def _dense(a):
-    return dense(a, a.shape)
+def _contiguous(*arrays):
+    return [contiguous(a, a.shape) for a in arrays]

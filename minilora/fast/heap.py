@@ -1,7 +1,7 @@
-"""How the C library's heap is set up for arrays: kept when they are freed, and in large pages.
+"""Sets up the C library's heap for arrays: freed memory is kept, and pages are large.
 
-Before the weights are loaded, so that they lie in such pages too: decoding, which reads them all
-for each token, is a tenth faster for it.
+This should happen before the weights are loaded. Then the weights lie in large pages too, and
+decoding, which reads all of them for each token, is faster.
 """
 
 import contextlib
@@ -12,10 +12,10 @@ import os
 
 @functools.cache  # once a process
 def set_up() -> None:
-    """Let the C library keep the memory of freed arrays below 256 MB for the next ones.
+    """Make the C library (glibc only) reuse the memory of freed arrays below 256 MB.
 
-    By default it gives it back to the system, which clears each page anew when it is next touched:
-    for arrays of a megabyte or more that costs several times what the kernels do.
+    By default it returns this memory to the system, and the system clears each page again at the
+    next use. For arrays of a megabyte or more that costs several times the kernel's own time.
     """
     with contextlib.suppress(OSError, AttributeError, ValueError):
         if os.confstr("CS_GNU_LIBC_VERSION"):
@@ -23,15 +23,15 @@ def set_up() -> None:
             libc = ctypes.CDLL(None)
             libc.mallopt(mmap_threshold, 1 << 28)
             libc.mallopt(trim_threshold, (1 << 31) - 1)
-            _ask_for_large_pages(libc)
+            _request_large_pages(libc)
 
 
-def _ask_for_large_pages(libc) -> None:
-    """Let the heap's next gigabyte be made of pages of 2 MB, not 4 KB, as it comes to be used.
+def _request_large_pages(libc) -> None:
+    """Ask the system to use pages of 2 MB instead of 4 KB for the heap's next gigabyte.
 
-    The processor remembers where some 2,000 pages are; a step touches more of the small ones than
-    that. Four blocks, each below the threshold above, make the heap grow; freed, they stay its
-    free end, and none of it is memory before it is written to.
+    The processor keeps the addresses of about 2,000 pages; a training step uses more small pages
+    than that. The heap grows by four blocks, each below the threshold above. They are freed at
+    once and remain the free end of the heap. They take no memory before something is written.
     """
     size, large, advice = (1 << 28) - 4096, 1 << 21, 14  # MADV_HUGEPAGE
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]

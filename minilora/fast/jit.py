@@ -1,4 +1,4 @@
-"""What the Numba files share: how kernels are compiled, and how they are cut into tasks."""
+"""How the Numba files compile their kernels and divide the work into tasks."""
 
 import contextlib
 import time
@@ -9,40 +9,36 @@ from numba import boolean, float32, int64, njit, types
 
 from . import threads
 
-# A product may be fused with the sum that takes it, and a division become a product with the
-# reciprocal, but nothing is done in another order than it is bracketed ("reassoc"): LLVM would
-# choose one by what was compiled together and what came from the disk. For sums in vectors there
-# is sums.py. NaN and inf are passed on: a trainer stops at them.
+# A product may be fused with the sum that uses it, and a division may become a product with the
+# reciprocal. Sums are never reordered ("reassoc"): LLVM would choose an order that depends on what
+# is compiled together and what comes from the cache on disk. sums.py states an order instead. NaN
+# and inf are kept, because training stops when it meets them.
 FASTMATH = {"contract", "arcp", "nsz"}
 
 
-def _drop_outdated() -> None:
+def _delete_outdated() -> None:
     """Delete compiled code that is older than any file of this folder.
 
-    Numba keeps it on disk, and looks only at the file that a kernel stands in, not at the tile.
+    Numba keeps compiled kernels on disk. It checks only the kernel's own file, not the files of
+    the functions that the kernel calls.
     """
     here = Path(__file__).parent
-    with contextlib.suppress(OSError):  # a folder that is not ours to write
+    with contextlib.suppress(OSError):  # this user may not write to the folder
         newest = max(path.stat().st_mtime for path in here.glob("*.py"))
         for index in (here / "__pycache__").glob("*.nbi"):
             if index.stat().st_mtime < newest <= time.time():
                 index.unlink(missing_ok=True)
 
 
-_drop_outdated()
-
-flag, count, number = boolean, int64, float32
-SHARE = count, count  # the number of a task, of how many
-PLACE = count, count  # row and column
-SIZES = count, count, count  # depth, rows, columns
-ONE = np.float32(1)
+_delete_outdated()
 
 
 def compiled(signature=None, parallel=False, fast=FASTMATH):
-    """njit, cached on disk. With a signature: compiled at import, once, whoever calls it.
+    """Decorator: njit, cached on disk.
 
-    So a share done by the only task and one done by a thread give the same, to the last bit.
-    fast=False: each operation rounded where it stands, also inside a fast kernel.
+    With a signature a function is compiled once, at import, for all its callers. So a share of the
+    work gives the same bits when it is the only task and when it is one of several.
+    fast=False: each operation is rounded by itself, also when a fast kernel calls the function.
     """
     return njit(
         signature,
@@ -55,7 +51,7 @@ def compiled(signature=None, parallel=False, fast=FASTMATH):
 
 
 def read(ndim, layout="C", dtype=float32):
-    """The type of an array that is only read, and may be read-only. "A": of any strides."""
+    """The type of an array that is only read, and may be read-only. Layout "A": any strides."""
     return types.Array(dtype, ndim, layout, readonly=True)
 
 
@@ -64,36 +60,55 @@ def write(ndim, layout="C"):
     return types.Array(float32, ndim, layout)
 
 
-def dense(array, shape):
-    """The array itself where it has that shape and is contiguous, else a copy, broadcast to it.
+# Types of groups of arguments.
+TASK = int64, int64  # t, n_tasks: the number of this task, and how many tasks there are
+PLACE = int64, int64  # row, column
+SIZES = int64, int64, int64  # depth, rows, columns
+PRODUCT = read(2, "A"), read(2, "A"), write(2, "A"), boolean  # a, b, c, add
 
-    Raises ValueError where it cannot be broadcast.
+ONE = np.float32(1)
+# Flat arrays are divided at multiples of 256 numbers, which are whole vectors. Then the numbers at
+# the very end, which are processed one by one and may round differently, are always the same ones.
+CHUNK = 256
+
+
+def tasks(work, grain):
+    """The number of tasks: 1 if there is less work than the grain, else one for each thread."""
+    return 1 if work < grain else threads.THREADS
+
+
+def run(share, parallel, arguments, n_tasks):
+    """Do all tasks of a kernel.
+
+    share(*arguments, t, n_tasks) does task t; parallel(*arguments, n_tasks) runs all of them on
+    threads. A single task runs on the calling thread, because starting threads takes time.
+    """
+    if n_tasks == 1:
+        share(*arguments, 0, 1)
+    else:
+        parallel(*arguments, n_tasks)
+
+
+@compiled()
+def portion(size, t, n_tasks, multiple):
+    """Start and stop of task t's portion of `size` things; portions are multiples of `multiple`."""
+    share = -(-size // (multiple * n_tasks)) * multiple
+    return min(t * share, size), min((t + 1) * share, size)
+
+
+def contiguous(array, shape):
+    """The array, or a contiguous copy if it is not contiguous or must be broadcast to the shape.
+
+    Raises ValueError if it cannot be broadcast.
     """
     if array.shape != shape:
         array = np.broadcast_to(array, shape)
     return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
 
-def tasks(work, grain):
-    """Into how many tasks to cut some work: one where it is below the grain, else one a thread."""
-    return 1 if work < grain else threads.THREADS
-
-
-# Flat arrays are cut after whole vectors: then the same few numbers at the very end are done one by
-# one, which may round differently, whatever the number of tasks.
-WHOLE = 256
-
-
-@compiled((count, count))
-def room(rows, cols):
-    """An array of that shape, from a cache line on: else each vector would lie in two."""
-    numbers = np.empty(rows * cols + 16, np.float32)
-    start = (-numbers.ctypes.data % 64) // 4
-    return numbers[start : start + rows * cols].reshape(rows, cols)
-
-
-@compiled()
-def portion(size, t, cut, whole):
-    """Start and stop of task t's share of `size` things, of `cut` shares, in units of `whole`."""
-    share = -(-size // (whole * cut)) * whole
-    return min(t * share, size), min((t + 1) * share, size)
+@compiled((int64, int64))
+def aligned_empty(rows, cols):
+    """An uninitialised array that starts at a cache line; else each vector would span two lines."""
+    buffer = np.empty(rows * cols + 16, np.float32)
+    start = (-buffer.ctypes.data % 64) // 4
+    return buffer[start : start + rows * cols].reshape(rows, cols)

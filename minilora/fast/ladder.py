@@ -1,8 +1,8 @@
 """Four ways to write one matrix product, each some times as fast as the one before.
 
 All compute y = x w, x (M, K), w (K, N), with the same 2 M K N operations. They differ in what
-stands in a register, what in a near cache, and what comes from far away each time it is used.
-`minilora bench kernels` times them; the last one is what the ops call.
+stays in a register, what stays in a near cache, and what is read from far away at each use.
+`minilora bench ladder` times them. The ops call the last one.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ FACTORS = read(2), read(2), write(2)
 
 @compiled(FACTORS)
 def _three_loops(x, w, y):
-    """As it is defined: a number of y at a time. w is read down a column, a cache line a number."""
+    """The definition: one number of y at once. w is read down a column, a cache line a number."""
     for i in range(x.shape[0]):
         for j in range(w.shape[1]):
             total = np.float32(0)
@@ -28,24 +28,24 @@ def _three_loops(x, w, y):
 
 @compiled(FACTORS)
 def _reordered(x, w, y):
-    """The two inner loops exchanged: w and y are read along rows, so LLVM makes vector code of it.
+    """The inner loops exchanged: w and y are read along rows, so LLVM makes vector code of them.
 
-    But for each multiplication a number of y is loaded and stored.
+    But each multiplication loads and stores a number of y.
     """
     y[:] = 0
     for i in range(x.shape[0]):
         for k in range(x.shape[1]):
-            number = x[i, k]
+            a = x[i, k]
             for j in range(w.shape[1]):
-                y[i, j] += number * w[k, j]
+                y[i, j] += a * w[k, j]
 
 
 @compiled(FACTORS)
 def _tiled(x, w, y):
-    """Blocks of w that stay near, and eight steps of k for each visit of a number of y.
+    """Blocks of w that stay in a near cache, and eight steps of k each time y is visited.
 
-    The eight numbers of x wait in registers, spread over vectors; y is loaded and stored once where
-    the way before did it eight times. What is left over at the end of k is done as before.
+    Eight numbers of x stay in registers, broadcast to vectors. y is loaded and stored once, where
+    the way before did it eight times. The rest at the end of k is done as before.
     """
     (M, K), N = x.shape, w.shape[1]
     whole = K - K % DEPTH
@@ -68,12 +68,14 @@ def _tiled(x, w, y):
                     )
         for k in range(whole, K):
             for i in range(M):
-                row, below, number = y[i, columns], w[k, columns], x[i, k]
+                row, w_row, a = y[i, columns], w[k, columns], x[i, k]
                 for j in range(len(row)):
-                    row[j] += number * below[j]
+                    row[j] += a * w_row[j]
 
 
-def _made(kernel):
+def _allocating(kernel):
+    """kernel(x, w, y) as a function of x and w that returns y, with the kernel's docstring."""
+
     def product(x, w):
         y = np.empty((x.shape[0], w.shape[1]), np.float32)
         kernel(np.ascontiguousarray(x), np.ascontiguousarray(w), y)
@@ -84,8 +86,8 @@ def _made(kernel):
 
 
 LADDER = {
-    "three loops": _made(_three_loops),
-    "reordered": _made(_reordered),
-    "tiled": _made(_tiled),
-    "register tile": matmul_nn,  # a block of y in registers while all of k goes by: see tile.py
+    "three loops": _allocating(_three_loops),
+    "reordered": _allocating(_reordered),
+    "tiled": _allocating(_tiled),
+    "register tile": matmul_nn,  # a block of y stays in registers for all of k: see tile.py
 }

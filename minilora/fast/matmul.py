@@ -1,30 +1,42 @@
-"""Products of matrices on the register tile: the right one is packed, and the left one too where
-its rows are columns in memory, as in xᵀ y; else it is read in place.
+"""Matrix products on the register tile (tile.py), or on the matrix unit (amx.py).
 
-Packed means: 48 columns at a time are copied into a small panel, so that the tile finds the next
-row in the next cache lines. A panel belongs to one task and lives as long as its columns are
-worked on, a packed left factor as long as DEPTH of its columns: at most 0.9 MB a task. Whatever the
-number of threads, each number of the result is summed by one task in one order.
+The right factor b is packed: 48 columns at a time are copied into a small panel, where the tile
+finds the next row of b in the next cache lines. The left factor a is packed too where its rows are
+columns in memory, as in xᵀ y; else it is read in place. A panel belongs to one task and lives while
+its columns are in use. A packed left factor lives for DEPTH of its columns. Together they take at
+most 0.9 MB for each task. Each number of the result is summed by one task in one order, so the
+number of threads does not change it.
 """
 
 import math
 
 import numpy as np
-from numba import prange
+from numba import boolean, int64, prange
 
 from .amx import SIDE
-from .jit import PLACE, SHARE, SIZES, compiled, count, flag, portion, read, room, tasks, write
-from .narrow import PRODUCT, narrow, one_row, turned
-from .strips import SKINNY, THIN, skinny, skinny_turned, thin
-from .tile import DOTS, MR, NR, ask, copy16, tile16, tile32, tile48, turn16
-from .unit import pays, split_region
+from .amx_product import amx_pays, amx_rectangle
+from .jit import (
+    PLACE,
+    PRODUCT,
+    SIZES,
+    TASK,
+    aligned_empty,
+    compiled,
+    portion,
+    read,
+    run,
+    tasks,
+    write,
+)
+from .tile import MR, NR, tile16, tile32, tile48
+from .unpacked import FEW_DOTS, FEW_ROWS, SHALLOW, by_dots, few_columns, few_rows, one_row, shallow
+from .vectors import copy16, prefetch_at, transpose16
 
-DEPTH = 384  # rows of a panel at most: 48 columns of them are 72 KB, and stream from the L2 cache
-ROWS = 512
-SIDE_BY_SIDE = math.lcm(MR, 16)  # rows of a packed left factor: whole tiles, whole vectors
-FEW = 2 * DOTS  # up to as many rows or columns, the product is done by dot products
-GRAIN = 800_000  # multiplications below which a second thread costs more than it brings
-STREAM = 60_000  # the same in numbers of w, where few rows use it and reading it is the work
+DEPTH = 384  # most rows of a panel: 48 columns of them are 72 KB, which are read from the L2 cache
+ROWS = 512  # most rows of a packed left factor
+LEFT_COLUMNS = math.lcm(MR, 16)  # rows of a that are packed side by side: whole tiles and vectors
+GRAIN = 800_000  # multiplications below which a second thread costs more than it saves
+ROW_GRAIN = 60_000  # the same in numbers of w, where few rows use w and reading w takes the time
 
 
 @compiled((read(2, "A"), *PLACE, *PLACE, write(2)))
@@ -39,7 +51,7 @@ def _pack(b, k, j, depth, cols, panel):
         width = min(16, cols - n)
         if b.strides[0] == 4:
             for d in range(0, depth, 16):
-                turn16(b.T, j + n, k + d, width, min(16, depth - d), panel, d, n)
+                transpose16(b.T, j + n, k + d, width, min(16, depth - d), panel, d, n)
         else:
             for d in range(depth):
                 panel[d, n : n + 16] = 0
@@ -47,44 +59,44 @@ def _pack(b, k, j, depth, cols, panel):
                     panel[d, n + m] = b[k + d, j + n + m]
 
 
-@compiled((read(2, "A"), *PLACE, *PLACE, *SHARE))
-def _ask_for(b, k, j, depth, cols, t, cut):
-    """Ask for share t of b[k:k+depth, j:j+cols], so that it is near when it is packed."""
+@compiled((read(2, "A"), *PLACE, *PLACE, *TASK))
+def _prefetch(b, k, j, depth, cols, t, n_parts):
+    """Fetch part t of b[k:k+depth, j:j+cols] into L2, where it is packed soon."""
     if b.strides[1] == 4:
-        for d in range(*portion(depth, t, cut, 1)):
+        for d in range(*portion(depth, t, n_parts, 1)):
             for n in range(0, cols + 15, 16):
-                ask(b, k + d, j + min(n, cols - 1))
+                prefetch_at(b, k + d, j + min(n, cols - 1))
     else:
-        for n in range(*portion(cols, t, cut, 1)):
+        for n in range(*portion(cols, t, n_parts, 1)):
             for d in range(0, depth + 15, 16):
-                ask(b, k + min(d, depth - 1), j + n)
+                prefetch_at(b, k + min(d, depth - 1), j + n)
 
 
 @compiled((read(2, "A"), *PLACE, *PLACE, write(2)))
 def _pack_left(a, i, k, rows, depth, left):
-    """a[i:i+rows, k:k+depth]ᵀ into left: SIDE_BY_SIDE columns of it, below them the next ones."""
-    for r in range(0, rows, SIDE_BY_SIDE):
-        start = r // SIDE_BY_SIDE * depth
-        _pack(a.T, k, i + r, depth, min(SIDE_BY_SIDE, rows - r), left[start : start + depth])
+    """left = a[i:i+rows, k:k+depth]ᵀ, LEFT_COLUMNS columns of it, below them the next ones."""
+    for r in range(0, rows, LEFT_COLUMNS):
+        start = r // LEFT_COLUMNS * depth
+        _pack(a.T, k, i + r, depth, min(LEFT_COLUMNS, rows - r), left[start : start + depth])
 
 
-@compiled((*PRODUCT, write(2), flag, *PLACE, *PLACE, *SIZES))
-def _walk(a, b, c, add, panel, packed, i0, size, k, step, j, j0, j1):
-    """c (+)= a b for some rows and a panel of columns; meanwhile the next panel is asked for.
+@compiled((*PRODUCT, write(2), boolean, *PLACE, *PLACE, *SIZES))
+def _tile_column(a, b, c, add, panel, packed, i0, size, k, step, j, j0, j1):
+    """c (+)= a b for some rows and a panel of columns; the next panel is prefetched meanwhile.
 
     packed: a is the transpose of what _pack_left made of these rows and this depth.
     """
     K, tiles = b.shape[0], -(-size // MR)
     depth, cols = min(step, K - k), min(NR, j1 - j)
-    k2, j2 = (k, j + NR) if j + NR < j1 else (k + step, j0)
+    next_k, next_j = (k, j + NR) if j + NR < j1 else (k + step, j0)
     for t in range(tiles):
-        if k2 < K:
-            _ask_for(b, k2, j2, min(step, K - k2), min(NR, j1 - j2), t, tiles)
+        if next_k < K:
+            _prefetch(b, next_k, next_j, min(step, K - next_k), min(NR, j1 - next_j), t, tiles)
         i = i0 + t * MR
         rows = min(MR, i0 + size - i)
         row, column = i, k
         if packed:
-            row, column = t * MR % SIDE_BY_SIDE, t * MR // SIDE_BY_SIDE * depth
+            row, column = t * MR % LEFT_COLUMNS, t * MR // LEFT_COLUMNS * depth
         if cols > 32:
             tile48(a, row, column, panel, 0, 0, c, i, j, depth, rows, cols, add)
         elif cols > 16:
@@ -93,22 +105,19 @@ def _walk(a, b, c, add, panel, packed, i0, size, k, step, j, j0, j1):
             tile16(a, row, column, panel, 0, 0, c, i, j, depth, rows, cols, add)
 
 
-RECTANGLE = *PLACE, *PLACE
-
-
-@compiled((*PRODUCT, *RECTANGLE, flag))
-def _region(a, b, c, add, i0, i1, j0, j1, unit):
-    """c[i0:i1, j0:j1] (+)= that part of a b, a panel of b after the other."""
-    if unit:
-        split_region(a, b, c, add, i0, i1, j0, j1)
+@compiled((*PRODUCT, *PLACE, *PLACE, boolean))
+def _rectangle(a, b, c, add, i0, i1, j0, j1, use_amx):
+    """c[i0:i1, j0:j1] (+)= that part of a b, one panel of b after the other."""
+    if use_amx:
+        amx_rectangle(a, b, c, add, i0, i1, j0, j1)
         return
     K = a.shape[1]
     step = -(-K // -(-K // DEPTH))  # equal depths
-    panel = room(step, NR)
-    # In place, a tile would use MR of the 16 numbers of a line. One panel alone pays no packing.
+    panel = aligned_empty(step, NR)
+    # In place, a tile would use MR of the 16 numbers of a line. A single panel does not pay for it.
     packs_left = a.strides[0] == 4 and j1 - j0 > NR
-    blocks = -(-min(ROWS, i1 - i0) // SIDE_BY_SIDE) if packs_left else 0
-    left = room(blocks * step, SIDE_BY_SIDE)
+    blocks = -(-min(ROWS, i1 - i0) // LEFT_COLUMNS) if packs_left else 0
+    left = aligned_empty(blocks * step, LEFT_COLUMNS)
     for i in range(i0, i1, ROWS):
         size = min(ROWS, i1 - i)
         for k in range(0, K, step):
@@ -118,104 +127,97 @@ def _region(a, b, c, add, i0, i1, j0, j1, unit):
             for j in range(j0, j1, NR):
                 _pack(b, k, j, depth, min(NR, j1 - j), panel)
                 if packs_left:
-                    _walk(left.T, b, c, more, panel, True, i, size, k, step, j, j0, j1)
+                    _tile_column(left.T, b, c, more, panel, True, i, size, k, step, j, j0, j1)
                 else:
-                    _walk(a, b, c, more, panel, False, i, size, k, step, j, j0, j1)
+                    _tile_column(a, b, c, more, panel, False, i, size, k, step, j, j0, j1)
 
 
-@compiled((*PRODUCT, flag))
-def whole(a, b, c, add, unit):
-    """c (+)= a b on the thread that calls it."""
-    _region(a, b, c, add, 0, c.shape[0], 0, c.shape[1], unit)
+@compiled((*PRODUCT, boolean))
+def serial_product(a, b, c, add, use_amx):
+    """c (+)= a b on the calling thread."""
+    _rectangle(a, b, c, add, 0, c.shape[0], 0, c.shape[1], use_amx)
 
 
 @compiled()
-def _grid(tiles, units, cut):
-    """(down, across), down · across = cut: the smallest share for the busiest task.
+def _grid(tiles, vectors, n_tasks):
+    """(down, across), down · across = n_tasks: the grid whose largest share is smallest.
 
-    Of equals the one with the most across, which packs the least of b.
+    Among equals it is the one with the most shares across, which packs the least of b.
     """
-    best, down = tiles * units + 1, 1
-    for d in range(1, cut + 1):
-        if cut % d == 0:
-            share = -(-tiles // d) * -(-units // (cut // d))
+    best, down = tiles * vectors + 1, 1
+    for d in range(1, n_tasks + 1):
+        if n_tasks % d == 0:
+            share = -(-tiles // d) * -(-vectors // (n_tasks // d))
             if share < best:
                 best, down = share, d
-    return down, cut // down
+    return down, n_tasks // down
 
 
 @compiled()
-def _rectangle(c, t, cut, unit):
-    """Rows and columns of c that are task t's, of `cut` in a grid."""
+def _share_of(c, t, n_tasks, use_amx):
+    """i0, i1, j0, j1: the rectangle of c that task t computes."""
     M, N = c.shape
-    if unit:  # both factors are split and packed: the longer side is cut
-        down, across = (cut, 1) if M >= N else (1, cut)
+    if use_amx:  # both factors are split and packed: only the longer side is divided
+        down, across = (n_tasks, 1) if M >= N else (1, n_tasks)
         rows, cols = SIDE, SIDE
     else:
-        down, across = _grid(-(-M // MR), -(-N // 16), cut)
+        down, across = _grid(-(-M // MR), -(-N // 16), n_tasks)
         rows, cols = MR, 16
     i0, i1 = portion(M, t // across, down, rows)
     j0, j1 = portion(N, t % across, across, cols)
     return i0, i1, j0, j1
 
 
-@compiled((*PRODUCT, *SHARE, flag))
-def _share(a, b, c, add, t, cut, unit):
-    """Task t's rectangle of c (+)= a b."""
-    i0, i1, j0, j1 = _rectangle(c, t, cut, unit)
-    _region(a, b, c, add, i0, i1, j0, j1, unit)
+@compiled((*PRODUCT, boolean, *TASK))
+def _product_share(a, b, c, add, use_amx, t, n_tasks):
+    i0, i1, j0, j1 = _share_of(c, t, n_tasks, use_amx)
+    _rectangle(a, b, c, add, i0, i1, j0, j1, use_amx)
 
 
-@compiled((*PRODUCT, count, flag), parallel=True)
-def _product(a, b, c, add, cut, unit):
-    """c (+)= a b, in `cut` tasks: a grid of row ranges by column ranges."""
-    if cut == 1:
-        for t in range(cut):
-            _share(a, b, c, add, t, cut, unit)
-    else:
-        for t in prange(cut):
-            _share(a, b, c, add, t, cut, unit)
+@compiled((*PRODUCT, boolean, int64), parallel=True)
+def _product(a, b, c, add, use_amx, n_tasks):
+    for t in prange(n_tasks):
+        _product_share(a, b, c, add, use_amx, t, n_tasks)
 
 
-@compiled((*PRODUCT[:2], *PRODUCT[:3], *SHARE, flag, flag))
-def _two_shares(a, b, a2, b2, c, t, cut, unit, unit2):
-    """Task t's rectangle of c = a b + a2 b2: the second is added while the first is near."""
-    i0, i1, j0, j1 = _rectangle(c, t, cut, unit)
-    _region(a, b, c, False, i0, i1, j0, j1, unit)
-    _region(a2, b2, c, True, i0, i1, j0, j1, unit2)
+TWO_PRODUCTS = *PRODUCT[:2], *PRODUCT[:3], boolean, boolean
 
 
-@compiled((*PRODUCT[:2], *PRODUCT[:3], count, flag, flag), parallel=True)
-def _two_products(a, b, a2, b2, c, cut, unit, unit2):
-    """c = a b + a2 b2, in `cut` tasks."""
-    if cut == 1:
-        for t in range(cut):
-            _two_shares(a, b, a2, b2, c, t, cut, unit, unit2)
-    else:
-        for t in prange(cut):
-            _two_shares(a, b, a2, b2, c, t, cut, unit, unit2)
+@compiled((*TWO_PRODUCTS, *TASK))
+def _two_products_share(a, b, a2, b2, c, use_amx, use_amx2, t, n_tasks):
+    """Task t's rectangle of c = a b + a2 b2: the second is added while c is still in a cache."""
+    i0, i1, j0, j1 = _share_of(c, t, n_tasks, use_amx)
+    _rectangle(a, b, c, False, i0, i1, j0, j1, use_amx)
+    _rectangle(a2, b2, c, True, i0, i1, j0, j1, use_amx2)
+
+
+@compiled((*TWO_PRODUCTS, int64), parallel=True)
+def _two_products(a, b, a2, b2, c, use_amx, use_amx2, n_tasks):
+    for t in prange(n_tasks):
+        _two_products_share(a, b, a2, b2, c, use_amx, use_amx2, t, n_tasks)
 
 
 def matmul_nt(x, w, add_to=None):
     """y = x wᵀ.   x (M, K), w (N, K) -> y (M, N); with add_to (M, N): add_to += x wᵀ, returned."""
     (M, K), (N, L) = x.shape, w.shape
-    few = min(M, N) <= FEW and x.strides[1] == w.strides[1] == 4
-    if few and M > N == 1 and K == L:  # a matrix and one vector: the same the other way round
+    few = min(M, N) <= FEW_DOTS and x.strides[1] == w.strides[1] == 4
+    if few and M > N == 1 and K == L:  # a matrix times one vector: computed as w xᵀ
         if add_to is None:
             return matmul_nt(w, x).reshape(M, 1)
         if add_to.shape == (M, 1):
             matmul_nt(w, x, add_to.T)
             return add_to
-    if few and M <= FEW:
-        return _into(one_row if M == 1 else narrow, x, w.T, (M, N), K, L, add_to, STREAM * M)
-    return _into(narrow if few else _tiled, x, w.T, (M, N), K, L, add_to)
+    if few and M <= FEW_DOTS:
+        kernel = one_row if M == 1 else by_dots
+        return _into(kernel, x, w.T, (M, N), K, L, add_to, ROW_GRAIN * M)
+    return _into(by_dots if few else _tiled, x, w.T, (M, N), K, L, add_to)
 
 
 def matmul_nn(x, w, add_to=None):
     """y = x w.   x (M, K), w (K, N) -> y (M, N); with add_to (M, N): add_to += x w, returned."""
     (M, K), (L, N) = x.shape, w.shape
-    few = N <= FEW and x.strides[1] == w.strides[1] == 4
-    return _into(narrow if few else _tiled, x, w, (M, N), K, L, add_to)
+    few = N <= FEW_DOTS and x.strides[1] == w.strides[1] == 4
+    return _into(by_dots if few else _tiled, x, w, (M, N), K, L, add_to)
 
 
 def matmul_tn(x, y, add_to=None):
@@ -223,10 +225,10 @@ def matmul_tn(x, y, add_to=None):
     M, K = x.shape
     N = y.shape[1]
     kernel = _tiled
-    if K <= SKINNY and K <= N and y.strides[1] == 4:
-        kernel = skinny
-    elif N <= SKINNY and x.strides[1] == 4:
-        kernel = skinny_turned
+    if K <= FEW_ROWS and K <= N and y.strides[1] == 4:
+        kernel = few_rows
+    elif N <= FEW_ROWS and x.strides[1] == 4:
+        kernel = few_columns
     return _into(kernel, x.T, y, (K, N), M, y.shape[0], add_to)
 
 
@@ -245,38 +247,39 @@ def _adapted(a, b, a2, b2):
     wanted = (K, N), (M, len(b2)), (len(b2), N)
     if (b.shape, a2.shape, b2.shape) != wanted or not K or not len(b2):
         shapes = a.shape, b.shape, a2.shape, b2.shape
-        raise ValueError(f"adapted: factors of {shapes} do not meet, wanted {((M, K), *wanted)}")
-    if M <= FEW and b.strides[0] == b2.strides[0] == 4:  # then packing costs more than it brings
+        raise ValueError(f"adapted: got factors of {shapes}, wanted {((M, K), *wanted)}, none of 0")
+    if M <= FEW_DOTS and b.strides[0] == b2.strides[0] == 4:  # too few rows to pack b
         return matmul_nt(a2, b2.T, add_to=matmul_nt(a, b.T))
     y = np.empty((M, N), np.float32)
-    units = pays(M, K, N), pays(M, len(b2), N)
-    _two_products(a, b, a2, b2, y, tasks(M * N * K, GRAIN), *units)
+    arguments = a, b, a2, b2, y, amx_pays(M, K, N), amx_pays(M, len(b2), N)
+    run(_two_products_share, _two_products, arguments, tasks(M * N * K, GRAIN))
     return y
 
 
-def _tiled(a, b, c, add, cut):
+def _tiled(a, b, c, add, n_tasks):
     """c (+)= a b on the register tile, or on the matrix unit."""
-    if a.shape[1] <= THIN and 4 in b.strides:
-        thin(a, b if b.strides[1] == 4 else turned(b.T), c, add, cut)
-        return
-    _product(a, b, c, add, cut, pays(a.shape[0], a.shape[1], c.shape[1]))
+    if a.shape[1] <= SHALLOW and 4 in b.strides:
+        shallow(a, b, c, add, n_tasks)
+    else:
+        use_amx = amx_pays(a.shape[0], a.shape[1], c.shape[1])
+        run(_product_share, _product, (a, b, c, add, use_amx), n_tasks)
 
 
 def _into(kernel, a, b, shape, depth, depth_b, add_to, grain=GRAIN):
-    """kernel(a, b) into a new array, or added to add_to, which must not overlap a or b."""
+    """kernel(a, b) in a new array, or added to add_to, which must not overlap a or b."""
     if depth != depth_b:
-        raise ValueError(f"matmul: factors meet in {depth} and {depth_b} numbers, wanted the same")
-    if not depth:  # a sum of nothing
+        raise ValueError(f"matmul: got factors with inner sizes {depth}, {depth_b}, wanted equal")
+    if not depth:  # an empty sum
         return np.zeros(shape, np.float32) if add_to is None else add_to
-    cut = tasks(shape[0] * shape[1] * depth, grain)
+    n_tasks = tasks(shape[0] * shape[1] * depth, grain)
     if add_to is None:
         out = np.empty(shape, np.float32)
-        kernel(a, b, out, False, cut)
+        kernel(a, b, out, False, n_tasks)
         return out
     if add_to.shape != shape:
         raise ValueError(f"matmul: add_to has shape {add_to.shape}, wanted {shape}")
     if add_to.strides[1] == 4 or shape[1] == 1:
-        kernel(a, b, add_to, True, cut)
+        kernel(a, b, add_to, True, n_tasks)
     else:
         add_to += _into(kernel, a, b, shape, depth, depth_b, None)
     return add_to

@@ -1,34 +1,34 @@
 """Sums, RMSNorm, rotary positions, SwiGLU: one pass over the numbers, on all cores.
 
-Each comes in three parts: the loop of one task over its portion; the compiled kernel, which runs
-the tasks; and the kernel of the table, which makes room for the result.
+Each kernel has three functions: one does the share of one task, one runs the tasks in parallel,
+and the public one allocates the result.
 """
 
 import numpy as np
-from numba import prange
+from numba import float32, int64, prange
 
-from .jit import ONE, SHARE, WHOLE, compiled, count, dense, number, portion, read, tasks, write
+from .jit import CHUNK, ONE, TASK, compiled, contiguous, portion, read, run, tasks, write
 from .sums import dot, dot3
-from .vectors import exp, fused, turn_pairs
+from .vectors import exp, fma, rotate_pairs
 
-GRAIN = 50_000  # numbers below which a second thread costs more than it brings
-
-
-TWO = read(1), read(1), write(1)
+GRAIN = 50_000  # numbers below which a second thread costs more than it saves
 
 
-@compiled((*TWO, *SHARE))
-def _add_part(x, y, out, t, cut):
-    i0, i1 = portion(out.size, t, cut, WHOLE)
+ADD = read(1), read(1), write(1)
+
+
+@compiled((*ADD, *TASK))
+def _add_part(x, y, out, t, n_tasks):
+    i0, i1 = portion(out.size, t, n_tasks, CHUNK)
     x, y, out = x[i0:i1], y[i0:i1], out[i0:i1]
     for i in range(i1 - i0):
         out[i] = x[i] + y[i]
 
 
-@compiled((*TWO, count), parallel=True)
-def _add(x, y, out, cut):
-    for t in prange(cut):
-        _add_part(x, y, out, t, cut)
+@compiled((*ADD, int64), parallel=True)
+def _add(x, y, out, n_tasks):
+    for t in prange(n_tasks):
+        _add_part(x, y, out, t, n_tasks)
 
 
 def add(x, y):
@@ -36,87 +36,78 @@ def add(x, y):
     if x.size < GRAIN or y.dtype != np.float32:
         return x + y
     out = np.empty(x.shape, np.float32)
-    parts = (dense(a, x.shape).reshape(-1) for a in (x, y))
-    _add(*parts, out.reshape(-1), tasks(x.size, GRAIN))
+    x, y = (contiguous(a, x.shape).reshape(-1) for a in (x, y))
+    run(_add_part, _add, (x, y, out.reshape(-1)), tasks(x.size, GRAIN))
     return out
 
 
-ROWS = read(2), read(1), number, write(2), write(1)
+RMSNORM = read(2), read(1), float32, write(2), write(1)
 
 
-@compiled((*ROWS, *SHARE))
-def _rmsnorm_rows(x, g, eps, y, rstd, t, cut):
+@compiled((*RMSNORM, *TASK))
+def _rmsnorm_rows(x, g, eps, y, rstd, t, n_tasks):
     C = x.shape[1]
-    for i in range(*portion(len(x), t, cut, 1)):
+    for i in range(*portion(len(x), t, n_tasks, 1)):
         r = ONE / np.sqrt(dot(x[i], x[i]) / np.float32(C) + eps)
         rstd[i] = r
         for j in range(C):
             y[i, j] = x[i, j] * r * g[j]
 
 
-@compiled((*ROWS, count), parallel=True)
-def _rmsnorm_forward(x, g, eps, y, rstd, cut):
-    if cut == 1:
-        for t in range(cut):
-            _rmsnorm_rows(x, g, eps, y, rstd, t, cut)
-    else:
-        for t in prange(cut):
-            _rmsnorm_rows(x, g, eps, y, rstd, t, cut)
+@compiled((*RMSNORM, int64), parallel=True)
+def _rmsnorm(x, g, eps, y, rstd, n_tasks):
+    for t in prange(n_tasks):
+        _rmsnorm_rows(x, g, eps, y, rstd, t, n_tasks)
 
 
 def rmsnorm_forward(x, g, eps):
     """y = x · rstd · g, rstd = 1/√(mean(x²) + eps).   x (M, C), g (C,) -> y (M, C), rstd (M,)."""
     M, C = x.shape
     y, rstd = np.empty((M, C), np.float32), np.empty(M, np.float32)
-    _rmsnorm_forward(dense(x, (M, C)), dense(g, (C,)), eps, y, rstd, tasks(M * C, GRAIN))
+    arguments = contiguous(x, (M, C)), contiguous(g, (C,)), eps, y, rstd
+    run(_rmsnorm_rows, _rmsnorm, arguments, tasks(M * C, GRAIN))
     return y, rstd
 
 
-DX = read(2), read(2), read(1), read(1), write(2)
+RMSNORM_DX = read(2), read(2), read(1), read(1), write(2)
 
 
-@compiled((*DX, *SHARE))
-def _rmsnorm_dx_rows(dy, x, g, rstd, dx, t, cut):
+@compiled((*RMSNORM_DX, *TASK))
+def _rmsnorm_dx_rows(dy, x, g, rstd, dx, t, n_tasks):
     C = x.shape[1]
-    each = ONE / np.float32(C)
-    for i in range(*portion(len(x), t, cut, 1)):
+    share = ONE / np.float32(C)
+    for i in range(*portion(len(x), t, n_tasks, 1)):
         r = rstd[i]
-        slope = dot3(dy[i], g, x[i]) * (r * r * r)  # times 1/C below, as the records were made
+        slope = dot3(dy[i], g, x[i]) * (r * r * r)  # 1/C follows below: the order of the records
         for j in range(C):
-            dx[i, j] = fused(g[j], dy[i, j] * r, -(x[i, j] * slope * each))
+            dx[i, j] = fma(g[j], dy[i, j] * r, -(x[i, j] * slope * share))
 
 
-@compiled((*DX, count), parallel=True)
-def _rmsnorm_dx(dy, x, g, rstd, dx, cut):
-    if cut == 1:
-        for t in range(cut):
-            _rmsnorm_dx_rows(dy, x, g, rstd, dx, t, cut)
-    else:
-        for t in prange(cut):
-            _rmsnorm_dx_rows(dy, x, g, rstd, dx, t, cut)
+@compiled((*RMSNORM_DX, int64), parallel=True)
+def _rmsnorm_dx(dy, x, g, rstd, dx, n_tasks):
+    for t in prange(n_tasks):
+        _rmsnorm_dx_rows(dy, x, g, rstd, dx, t, n_tasks)
 
 
 def rmsnorm_dx(dy, x, g, rstd):
-    """dx = rstd (dy·g) - x rstd³ mean(dy·g·x).
-
-    dy, x (M, C), g (C,), rstd (M,) -> dx (M, C).
-    """
+    """dx = rstd (dy·g) - x rstd³ mean(dy·g·x).   dy, x (M, C), g (C,), rstd (M,) -> dx (M, C)."""
     M, C = x.shape
     dx = np.empty((M, C), np.float32)
-    inputs = dense(dy, (M, C)), dense(x, (M, C)), dense(g, (C,)), dense(rstd, (M,))
-    _rmsnorm_dx(*inputs, dx, tasks(M * C, GRAIN))
+    inputs = zip((dy, x, g, rstd), ((M, C), (M, C), (C,), (M,)))
+    arguments = *(contiguous(a, shape) for a, shape in inputs), dx
+    run(_rmsnorm_dx_rows, _rmsnorm_dx, arguments, tasks(M * C, GRAIN))
     return dx
 
 
-DG = read(2), read(2), read(1), write(1)
+RMSNORM_DG = read(2), read(2), read(1), write(1)
 
 
-@compiled((*DG, *SHARE))
-def _rmsnorm_dg_columns(dy, x, rstd, dg, t, cut):
-    """Columns, not rows, are shared out: then no two tasks add to the same number."""
-    M, (j0, j1) = len(x), portion(x.shape[1], t, cut, 16)
+@compiled((*RMSNORM_DG, *TASK))
+def _rmsnorm_dg_columns(dy, x, rstd, dg, t, n_tasks):
+    """Task t's columns. Rows are not divided: two tasks would add to the same numbers."""
+    M, (j0, j1) = len(x), portion(x.shape[1], t, n_tasks, 16)
     totals, some = np.zeros(j1 - j0, np.float64), np.empty(j1 - j0, np.float32)
-    for i0 in range(0, M, 32):  # 32 rows in float32, then into the long sum
+    for i0 in range(0, M, 32):  # 32 rows are summed in float32, these sums in float64
         some[:] = 0
         for i in range(i0, min(i0 + 32, M)):
             row_dy, row_x, r = dy[i, j0:j1], x[i, j0:j1], rstd[i]
@@ -128,44 +119,36 @@ def _rmsnorm_dg_columns(dy, x, rstd, dg, t, cut):
         dg[j0 + j] = totals[j]
 
 
-@compiled((*DG, count), parallel=True)
-def _rmsnorm_dg(dy, x, rstd, dg, cut):
-    if cut == 1:
-        for t in range(cut):
-            _rmsnorm_dg_columns(dy, x, rstd, dg, t, cut)
-    else:
-        for t in prange(cut):
-            _rmsnorm_dg_columns(dy, x, rstd, dg, t, cut)
+@compiled((*RMSNORM_DG, int64), parallel=True)
+def _rmsnorm_dg(dy, x, rstd, dg, n_tasks):
+    for t in prange(n_tasks):
+        _rmsnorm_dg_columns(dy, x, rstd, dg, t, n_tasks)
 
 
 def rmsnorm_dg(dy, x, rstd):
     """dg = Σ rows of dy · x · rstd.   dy, x (M, C), rstd (M,) -> dg (C,)."""
     M, C = x.shape
     dg = np.empty(C, np.float32)
-    inputs = dense(dy, (M, C)), dense(x, (M, C)), dense(rstd, (M,))
-    _rmsnorm_dg(*inputs, dg, tasks(M * C, GRAIN))
+    arguments = contiguous(dy, (M, C)), contiguous(x, (M, C)), contiguous(rstd, (M,)), dg
+    run(_rmsnorm_dg_columns, _rmsnorm_dg, arguments, tasks(M * C, GRAIN))
     return dg
 
 
 ROPE = read(3), read(2), read(2), write(3)
 
 
-@compiled((*ROPE, *SHARE))
-def _rope_rows(x, cos, sin, y, t, cut):
+@compiled((*ROPE, *TASK))
+def _rope_rows(x, cos, sin, y, t, n_tasks):
     M, H = x.shape[:2]
-    for m in range(*portion(M, t, cut, 1)):
+    for m in range(*portion(M, t, n_tasks, 1)):
         for h in range(H):
-            turn_pairs(x[m, h], cos[m], sin[m], y[m, h])
+            rotate_pairs(x[m, h], cos[m], sin[m], y[m, h])
 
 
-@compiled((*ROPE, count), parallel=True)
-def _rope(x, cos, sin, y, cut):
-    if cut == 1:
-        for t in range(cut):
-            _rope_rows(x, cos, sin, y, t, cut)
-    else:
-        for t in prange(cut):
-            _rope_rows(x, cos, sin, y, t, cut)
+@compiled((*ROPE, int64), parallel=True)
+def _rope(x, cos, sin, y, n_tasks):
+    for t in prange(n_tasks):
+        _rope_rows(x, cos, sin, y, t, n_tasks)
 
 
 def rope(x, cos, sin):
@@ -176,51 +159,47 @@ def rope(x, cos, sin):
     """
     M, _, D = x.shape
     if D % 2:
-        raise ValueError(f"rope: got heads of {D} numbers, wanted pairs")
+        raise ValueError(f"rope: got heads of {D} numbers, wanted an even number")
     angles, y = (M, D // 2), np.empty(x.shape, np.float32)
-    inputs = dense(x, x.shape), dense(cos, angles), dense(sin, angles)
-    _rope(*inputs, y, tasks(x.size, GRAIN))
+    arguments = contiguous(x, x.shape), contiguous(cos, angles), contiguous(sin, angles), y
+    run(_rope_rows, _rope, arguments, tasks(x.size, GRAIN))
     return y
 
 
-GATED = read(1), read(1), write(1)
+SWIGLU = read(1), read(1), write(1)
 
 
-@compiled((*GATED, *SHARE))
-def swiglu_part(gate, up, h, t, cut):
-    """Task t's share of h = silu(gate) · up, each (M · F,)."""
-    i0, i1 = portion(h.size, t, cut, WHOLE)
+@compiled((*SWIGLU, *TASK))
+def swiglu_part(gate, up, h, t, n_tasks):
+    """Task t's part of h = silu(gate) · up, each (M · F,)."""
+    i0, i1 = portion(h.size, t, n_tasks, CHUNK)
     gate, up, h = gate[i0:i1], up[i0:i1], h[i0:i1]
     for i in range(i1 - i0):
         z = gate[i]
         h[i] = z * up[i] / (ONE + exp(-z))
 
 
-@compiled((*GATED, count), parallel=True)
-def _swiglu_forward(gate, up, h, cut):
-    if cut == 1:
-        for t in range(cut):
-            swiglu_part(gate, up, h, t, cut)
-    else:
-        for t in prange(cut):
-            swiglu_part(gate, up, h, t, cut)
+@compiled((*SWIGLU, int64), parallel=True)
+def _swiglu(gate, up, h, n_tasks):
+    for t in prange(n_tasks):
+        swiglu_part(gate, up, h, t, n_tasks)
 
 
 def swiglu_forward(gate, up):
     """h = silu(gate) · up, silu(z) = z σ(z).   gate, up (M, F) -> h (M, F)."""
     h = np.empty(gate.shape, np.float32)
-    inputs = (dense(a, gate.shape).reshape(-1) for a in (gate, up))
-    _swiglu_forward(*inputs, h.reshape(-1), tasks(h.size, GRAIN))
+    gate, up = (contiguous(a, gate.shape).reshape(-1) for a in (gate, up))
+    run(swiglu_part, _swiglu, (gate, up, h.reshape(-1)), tasks(h.size, GRAIN))
     return h
 
 
-BACK = read(1), read(1), read(1), write(1), write(1)
+SWIGLU_BACKWARD = read(1), read(1), read(1), write(1), write(1)
 
 
-@compiled((*BACK, *SHARE))
-def swiglu_backward_part(dh, gate, up, dgate, dup, t, cut):
-    """Task t's share of dgate and dup, each (M · F,)."""
-    i0, i1 = portion(dup.size, t, cut, WHOLE)
+@compiled((*SWIGLU_BACKWARD, *TASK))
+def swiglu_backward_part(dh, gate, up, dgate, dup, t, n_tasks):
+    """Task t's part of dgate and dup, each (M · F,)."""
+    i0, i1 = portion(dup.size, t, n_tasks, CHUNK)
     dh, gate, up, dgate, dup = dh[i0:i1], gate[i0:i1], up[i0:i1], dgate[i0:i1], dup[i0:i1]
     for i in range(i1 - i0):
         z = gate[i]
@@ -229,19 +208,16 @@ def swiglu_backward_part(dh, gate, up, dgate, dup, t, cut):
         dgate[i] = dh[i] * up[i] * sigma * (ONE + z * (ONE - sigma))
 
 
-@compiled((*BACK, count), parallel=True)
-def _swiglu_backward(dh, gate, up, dgate, dup, cut):
-    if cut == 1:
-        for t in range(cut):
-            swiglu_backward_part(dh, gate, up, dgate, dup, t, cut)
-    else:
-        for t in prange(cut):
-            swiglu_backward_part(dh, gate, up, dgate, dup, t, cut)
+@compiled((*SWIGLU_BACKWARD, int64), parallel=True)
+def _swiglu_backward(dh, gate, up, dgate, dup, n_tasks):
+    for t in prange(n_tasks):
+        swiglu_backward_part(dh, gate, up, dgate, dup, t, n_tasks)
 
 
 def swiglu_backward(dh, gate, up):
     """dh, gate, up (M, F) -> dgate, dup (M, F); silu'(z) = σ(z) (1 + z (1 - σ(z)))."""
     dgate, dup = np.empty(gate.shape, np.float32), np.empty(gate.shape, np.float32)
-    inputs = (dense(a, gate.shape).reshape(-1) for a in (dh, gate, up))
-    _swiglu_backward(*inputs, dgate.reshape(-1), dup.reshape(-1), tasks(gate.size, GRAIN))
+    inputs = (contiguous(a, gate.shape).reshape(-1) for a in (dh, gate, up))
+    arguments = *inputs, dgate.reshape(-1), dup.reshape(-1)
+    run(swiglu_backward_part, _swiglu_backward, arguments, tasks(dup.size, GRAIN))
     return dgate, dup

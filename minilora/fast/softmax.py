@@ -5,30 +5,32 @@ import math
 import numpy as np
 from numba import int64, prange
 
-from .jit import ONE, SHARE, compiled, count, portion, read, tasks, write
+from .jit import ONE, TASK, compiled, portion, read, run, tasks, write
 from .sums import total
 from .twins import IGNORED
 from .vectors import exp, maximum
 
-GRAIN = 10_000  # logits below which a second thread costs more than it brings
+GRAIN = 10_000  # logits below which a second thread costs more than it saves
 
 
-LOSS = write(2), read(1, dtype=int64), write(1)
+# z holds the logits and becomes the gradient. With two arrays LLVM could not know whether they
+# overlap, and would not make vector code.
+CROSS_ENTROPY = write(2), read(1, dtype=int64), write(1)
 
 
-@compiled((*LOSS, *SHARE))
-def _rows(z, targets, losses, task, cut):
+@compiled((*CROSS_ENTROPY, *TASK))
+def _cross_entropy_rows(z, targets, losses, t, n_tasks):
     V = z.shape[1]
-    for i in range(*portion(len(z), task, cut, 1)):
-        t = targets[i]
-        if t == IGNORED:
+    for i in range(*portion(len(z), t, n_tasks, 1)):
+        target = targets[i]
+        if target == IGNORED:
             losses[i] = 0
             z[i] = 0
             continue
         top = z[i, 0]
         for j in range(1, V):
             top = maximum(top, z[i, j])
-        below = top - z[i, t]
+        below = top - z[i, target]
         for j in range(V):
             z[i, j] = exp(z[i, j] - top)
         denominator = total(z[i])
@@ -36,25 +38,18 @@ def _rows(z, targets, losses, task, cut):
         share = ONE / denominator
         for j in range(V):
             z[i, j] *= share
-        z[i, t] -= ONE
+        z[i, target] -= ONE
 
 
-@compiled((*LOSS, count), parallel=True)
-def _cross_entropy(z, targets, losses, cut):
-    """z holds the logits and becomes the gradient: of two arrays, LLVM could not know that they
-    are the same or apart, and would not make vector code.
-    """
-    if cut == 1:
-        for t in range(cut):
-            _rows(z, targets, losses, t, cut)
-    else:
-        for t in prange(cut):
-            _rows(z, targets, losses, t, cut)
+@compiled((*CROSS_ENTROPY, int64), parallel=True)
+def _cross_entropy(z, targets, losses, n_tasks):
+    for t in prange(n_tasks):
+        _cross_entropy_rows(z, targets, losses, t, n_tasks)
 
 
-@compiled((read(1, dtype=int64), count))
-def _stray(targets, V):
-    """The place of the first target that is no column of V and not IGNORED, or -1."""
+@compiled((read(1, dtype=int64), int64))
+def _first_wrong(targets, V):
+    """The index of the first target that is no column of V and not IGNORED, or -1."""
     for i in range(len(targets)):
         if not -V <= targets[i] < V and targets[i] != IGNORED:
             return i
@@ -71,17 +66,18 @@ def cross_entropy(logits, targets, out):
     targets = np.ascontiguousarray(targets, np.int64)
     if targets.shape != (M,) or out.shape != (M, V):
         raise ValueError(
-            f"cross_entropy: got targets {targets.shape}, out {out.shape} for logits {(M, V)}"
+            f"cross_entropy: got targets {targets.shape}, out {out.shape} for logits {(M, V)}, "
+            f"wanted {(M,)}, {(M, V)}"
         )
-    stray = _stray(targets, V)
-    if stray >= 0:
-        got, wanted = targets[stray], f"0 to {V - 1} or {IGNORED}"
-        raise IndexError(f"cross_entropy: target {got} in row {stray}, wanted {wanted}")
+    wrong = _first_wrong(targets, V)
+    if wrong >= 0:
+        got, wanted = targets[wrong], f"0 to {V - 1} or {IGNORED}"
+        raise IndexError(f"cross_entropy: target {got} in row {wrong}, wanted {wanted}")
     losses = np.empty(M, np.float32)
     z = out if out.flags.c_contiguous else np.empty((M, V), np.float32)
     if z is not logits:
         z[...] = logits
-    _cross_entropy(z, targets, losses, tasks(M * V, GRAIN))
+    run(_cross_entropy_rows, _cross_entropy, (z, targets, losses), tasks(M * V, GRAIN))
     if z is not out:
         out[...] = z
     return losses

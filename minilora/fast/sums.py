@@ -1,10 +1,11 @@
-"""Sums along rows, in an order that is written down.
+"""Sums along rows, in an order that is written down here.
 
-LLVM sums in vectors only where it may choose the order, and its choice hangs on what was compiled
-together and what came from the disk. So the order is ours: term k goes to partial sum k mod 32, in
-four vectors of eight; what is left over to one of four, and what is left then is added one by one.
-Four vectors become one in turn, or, where the terms are products, in pairs: so LLVM had chosen in
-training where the results of `data/` were made, which so come again to the last bit.
+LLVM sums in vectors only where it may choose the order, and its choice depends on what is compiled
+together and what comes from the cache on disk. So these sums state their order: term k goes to the
+partial sum k mod 32, in four vectors of eight. What remains goes to one vector of four, and what
+remains then is added one by one. The four vectors are added one after the other or, where the
+terms are products, in pairs. This is the order that LLVM chose when the results of `data/` were
+made; so they are reproduced to the last bit.
 """
 
 import functools
@@ -13,20 +14,20 @@ import numpy as np
 from numba import float32, types
 from numba.core import cgutils
 
-from .vectors import (
+from .llvm import (
     FLOAT,
     INT,
     INT32,
-    choose,
     constant,
+    int_vector,
+    intrinsic_or,
     load,
+    loop,
     multiply_add,
-    numbers,
-    repeat,
     vector,
 )
 
-STAGES = (8, 4), (4, 1), (1, 1)  # lanes of a vector, vectors
+STAGES = (8, 4), (4, 1), (1, 1)  # lanes of a vector, number of vectors
 
 
 def _sum(b, size, add, in_pairs):
@@ -42,24 +43,25 @@ def _sum(b, size, add, in_pairs):
             sums = [constant(0.0, vector(lanes))] * vectors
             sums[0] = b.insert_element(sums[0], b.load(total), INT32(0))
 
-            def visit(k, sums, start=start, lanes=lanes):
+            def add_terms(k, sums, start=start, lanes=lanes):
                 k = b.add(start, k)
                 return [add(b.add(k, INT(lanes * v)), lanes, old) for v, old in enumerate(sums)]
 
-            b.store(_fold(b, repeat(b, span, sums, visit, step), in_pairs), total)
+            b.store(_fold(b, loop(b, span, sums, add_terms, step), in_pairs), total)
             b.store(b.add(start, span), done)
     return b.load(total)
 
 
 def _fold(b, sums, in_pairs):
-    """The sum of all the numbers in some vectors: first of the vectors, then of halves of one."""
+    """The sum of all numbers of some vectors: first the vectors are added, then halves of one."""
     if in_pairs and len(sums) > 1:
         sums = [b.fadd(x, y) for x, y in zip(sums[::2], sums[1::2])]
     folded = functools.reduce(b.fadd, sums)
     half = folded.type.count // 2
     while half:
         lower, upper = (
-            b.shuffle_vector(folded, folded, numbers([*range(i, i + half)] * 2)) for i in (0, half)
+            b.shuffle_vector(folded, folded, int_vector([*range(i, i + half)] * 2))
+            for i in (0, half)
         )
         folded = b.fadd(lower, upper)
         half //= 2
@@ -67,7 +69,7 @@ def _fold(b, sums, in_pairs):
 
 
 def _codegen(context, b, signature, values):
-    """Σ of the products of as many rows as there are arguments, each (n,) and contiguous."""
+    """Σ of the products of the arguments, one row or several, each (n,) and contiguous."""
     rows = [context.make_array(k)(context, b, v) for k, v in zip(signature.args, values)]
 
     def add(k, lanes, old):
@@ -81,18 +83,18 @@ def _codegen(context, b, signature, values):
 
 
 def _typed(*rows):
-    """What these rows give; nothing, which Numba refuses, where one is no plain row of float32."""
-    plain = (types.Array(float32, 1, "C"), types.Array(float32, 1, "C", readonly=True))
-    return (float32(*rows), _codegen) if all(row in plain for row in rows) else None
+    """Numba's answer for these types; None, an error, if one is no contiguous row of float32."""
+    allowed = (types.Array(float32, 1, "C"), types.Array(float32, 1, "C", readonly=True))
+    return (float32(*rows), _codegen) if all(row in allowed for row in rows) else None
 
 
-@choose(np.sum)
+@intrinsic_or(np.sum)
 def total(typing, x):
     """Σ x.   x (n,), float32."""
     return _typed(x)
 
 
-@choose(np.dot)
+@intrinsic_or(np.dot)
 def dot(typing, x, y):
     """Σ x y.   x, y (n,), float32."""
     return _typed(x, y)
@@ -103,7 +105,7 @@ def plain_dot3(x, y, z):
     return np.dot(x * y, z)
 
 
-@choose(plain_dot3)
+@intrinsic_or(plain_dot3)
 def dot3(typing, x, y, z):
     """Σ (x y) z.   x, y, z (n,), float32."""
     return _typed(x, y, z)

@@ -1,8 +1,8 @@
-"""The one place that sets up threads; importing it does, before the first kernel.
+"""Sets up Numba's threads when it is imported, before the first kernel is compiled.
 
-Numba can run its loops on three pools. On two cores a parallel call costs 1 to 4 us on TBB or
-OpenMP and about 70 us on its own work queue; and OpenMP's idle threads spin on the cores that
-NumPy's BLAS wants. So TBB, where it is installed.
+Numba can run its parallel loops on three thread pools: TBB, OpenMP and its own work queue. TBB is
+preferred. On two cores a parallel call takes 1 to 4 us on TBB or OpenMP, but about 70 us on the
+work queue. And OpenMP's idle threads keep the cores busy that NumPy's BLAS needs.
 """
 
 import contextlib
@@ -14,19 +14,19 @@ import numba
 
 from . import heap
 
-settings = vars(numba.config)  # made at run time, so that a type checker knows none of its names
+settings = vars(numba.config)  # a dict, because a type checker does not know numba.config's names
 settings["THREADING_LAYER_PRIORITY"] = ["tbb", "omp", "workqueue"]
 
 
 def _preload_tbb() -> None:
-    """Let the loader find the TBB that pip puts into <prefix>/lib, where it does not look."""
-    with contextlib.suppress(OSError):  # another platform, or no TBB: Numba takes the next pool
+    """Load the TBB that pip installs into <prefix>/lib, where the dynamic loader does not look."""
+    with contextlib.suppress(OSError):  # no TBB here: Numba takes the next pool
         path = os.path.join(sys.prefix, "lib", "libtbb.so.12")
         ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
 
 
 def num_threads() -> int:
-    """How many threads a large kernel is cut for: NUMBA_NUM_THREADS, else the cores allowed."""
+    """The number of threads of a large kernel: NUMBA_NUM_THREADS, else the number of cores."""
     return settings["NUMBA_NUM_THREADS"]
 
 

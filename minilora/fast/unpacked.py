@@ -1,0 +1,128 @@
+"""Matrix products that do not pack their factors, because one side of the product is short.
+
+Then each number of the long factor is used only a few times. Reading it, or writing the result,
+takes most of the time, and packing it would add to that. All compute c (+)= a b.
+"""
+
+import numpy as np
+from numba import int64, prange
+
+from .jit import PRODUCT, TASK, compiled, portion, read, run
+from .tile import DOTS, MR, NR, dots, prefetching_tile, row_dots, tile_row
+from .vectors import transpose16
+
+FEW_DOTS = 2 * DOTS  # up to so many rows or columns, a product is done by dot products
+SHALLOW = 16  # up to so much depth, a product is done row by row
+FEW_ROWS = 32  # up to so many rows or columns, xᵀ y is done by prefetching_tile
+
+
+@compiled((read(2, "A"),))
+def transposed(b):
+    """bᵀ with adjacent columns; b's columns are adjacent."""
+    K, N = b.shape
+    w = np.empty((N, K + 15), np.float32)  # transpose16 writes 16 numbers at once
+    for n in range(0, N, 16):
+        for k in range(0, K, 16):
+            transpose16(b, k, n, min(16, K - k), min(16, N - n), w[n:], 0, k)
+    return w
+
+
+@compiled((*PRODUCT, *TASK))
+def _dots_share(a, w, c, add, t, n_tasks):
+    """Task t's rows or columns of c (+)= a wᵀ, whichever are more."""
+    (M, N), K = c.shape, a.shape[1]
+    i0, i1 = portion(M, t, n_tasks, DOTS) if M >= N else (0, M)
+    j0, j1 = portion(N, t, n_tasks, 4) if M < N else (0, N)
+    for i in range(i0, i1, DOTS):
+        for j in range(j0, j1, 4):
+            dots(a, i, w, j, c, i, j, K, min(DOTS, i1 - i), min(4, j1 - j), add)
+
+
+@compiled((*PRODUCT, int64), parallel=True)
+def _dots(a, w, c, add, n_tasks):
+    for t in prange(n_tasks):
+        _dots_share(a, w, c, add, t, n_tasks)
+
+
+def by_dots(a, b, c, add, n_tasks):
+    """Dot products of rows of a and columns of b, for a c with few rows or few columns."""
+    w = b.T if b.strides[0] == 4 else transposed(b)
+    run(_dots_share, _dots, (a, w, c, add), n_tasks)
+
+
+@compiled((*PRODUCT, *TASK))
+def _one_row_share(a, w, c, add, t, n_tasks):
+    """Task t's columns of c (+)= a wᵀ."""
+    j0, j1 = portion(c.shape[1], t, n_tasks, 4)
+    for j in range(j0, j1, 4):
+        row_dots(a, 0, w, j, c, 0, j, a.shape[1], 1, min(4, j1 - j), add)
+
+
+@compiled((*PRODUCT, int64), parallel=True)
+def _one_row(a, w, c, add, n_tasks):
+    for t in prange(n_tasks):
+        _one_row_share(a, w, c, add, t, n_tasks)
+
+
+def one_row(a, b, c, add, n_tasks):
+    """For an a of one row, as in decoding: b is read as fast as the memory allows.
+
+    b's rows are adjacent in memory.
+    """
+    run(_one_row_share, _one_row, (a, b.T, c, add), n_tasks)
+
+
+@compiled((*PRODUCT, *TASK))
+def _shallow_share(a, b, c, add, t, n_tasks):
+    """Task t's rows of c (+)= a b, written from left to right."""
+    i0, i1 = portion(c.shape[0], t, n_tasks, MR)
+    for i in range(i0, i1, MR):
+        tile_row(a, i, 0, b, 0, 0, c, i, 0, a.shape[1], min(MR, i1 - i), c.shape[1], add)
+
+
+@compiled((*PRODUCT, int64), parallel=True)
+def _shallow(a, b, c, add, n_tasks):
+    for t in prange(n_tasks):
+        _shallow_share(a, b, c, add, t, n_tasks)
+
+
+def shallow(a, b, c, add, n_tasks):
+    """For an a of few columns: writing c takes most of the time."""
+    b = b if b.strides[1] == 4 else transposed(b.T)
+    run(_shallow_share, _shallow, (a, b, c, add), n_tasks)
+
+
+@compiled((*PRODUCT, *TASK))
+def _few_rows_share(a, b, c, add, t, n_tasks):
+    """Task t's columns of c (+)= a b, 128 rows of b at once, which stay in the L1 cache."""
+    j0, j1 = portion(c.shape[1], t, n_tasks, 16)
+    R, M = a.shape
+    whole = j1 - (j1 - j0) % NR
+    for k in range(0, M, 128):
+        depth, more = min(128, M - k), add or k > 0
+        for i in range(0, R, MR):
+            rows = min(MR, R - i)
+            for j in range(j0, whole, NR):
+                prefetching_tile(a, i, k, b, k, j, c, i, j, depth, rows, NR, more)
+            tile_row(a, i, k, b, k, whole, c, i, whole, depth, rows, j1 - whole, more)
+
+
+@compiled((*PRODUCT, int64), parallel=True)
+def _few_rows(a, b, c, add, n_tasks):
+    for t in prange(n_tasks):
+        _few_rows_share(a, b, c, add, t, n_tasks)
+
+
+def few_rows(a, b, c, add, n_tasks):
+    """For a c of few rows: b is read once, in place; b's columns are adjacent."""
+    run(_few_rows_share, _few_rows, (a, b, c, add), n_tasks)
+
+
+def few_columns(a, b, c, add, n_tasks):
+    """For a c of few columns: the same on bᵀ aᵀ, then transposed; a's rows are adjacent."""
+    transpose = np.empty((c.shape[1], c.shape[0]), np.float32)
+    few_rows(b.T, a.T, transpose, False, n_tasks)
+    if add:
+        c += transpose.T
+    else:
+        c[:] = transpose.T
