@@ -13,7 +13,7 @@ from minilora.methods.delta_lora import add_product
 from minilora.ops.dropout import mask
 from minilora.tuning.optim import adamw
 
-TOOLS = ("checkpoint",)  # of the tape: they run other ops, and have no mathematics of their own
+TOOLS = ("recompute",)  # of the tape: they run other ops, and have no mathematics of their own
 
 OPS = {name: op for name, op in vars(ops).items() if isinstance(op, Op)} | {
     record.op.name: record.op for record in ml.METHODS.values()

@@ -349,3 +349,14 @@ def test_peft_and_minilora_read_each_others(tmp_path, patterns, rank_stabilized)
     for layer in of_kind(loaded, M_KEY):
         mine = ml.merge(loaded).params[f"{layer}.weight"]
         assert rel(mine, merged[f"{layer}.weight"].numpy()) < 1e-5
+
+
+def test_a_form_on_disk_that_loses_the_change_is_not_written(tmp_path):
+    """DoRA's record with LoRA's form would lose m: another model would come back."""
+    wrong = dataclasses.replace(METHODS["dora"], peft=METHODS["lora"].peft)
+    tuned = ml.attach(make_llama(dtype=np.float32), wrong, rank=2)
+    ml.train(tuned, [(np.arange(12).reshape(2, 6),) * 2], steps=2, lr=1e-2)
+    folder = tmp_path / "adapter"
+    with pytest.raises(ValueError, match=r"LORA, read as lora\) does not give back the change of"):
+        ml.save_adapter(tuned, folder)
+    assert not folder.exists()

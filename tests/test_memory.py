@@ -223,9 +223,9 @@ class TestRecompute:
         with pytest.raises(ValueError, match="recompute is 'layer', wanted None, 'layers' or"):
             gradients(tuned, np.zeros((1, 2), int))
 
-    def test_a_checkpoint_without_anything_that_trains_is_off_the_tape(self):
+    def test_a_recomputed_segment_without_anything_that_trains_is_off_the_tape(self):
         x = Tensor(np.ones(3))
-        assert ops.checkpoint(lambda t: ops.mul(t, t), x).node is None
+        assert ops.recompute(lambda t: ops.mul(t, t), x).node is None
 
     @pytest.mark.parametrize("accumulate", [1, 3])
     def test_training_takes_the_same_steps(self, accumulate):

@@ -61,7 +61,7 @@ def test_every_function_of_the_pages_is_tested_here():
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef) and node.name.endswith(ends):
                 assert node.name in tested, f"{path.name}: {node.name}"
-    assert "checkpoint" in TOOLS and not any(name in PAIRS for name in TOOLS)
+    assert "recompute" in TOOLS and not any(name in PAIRS for name in TOOLS)
 
 
 @pytest.mark.parametrize("path", page_files(), ids=lambda p: f"{p.parent.name}/{p.name}")

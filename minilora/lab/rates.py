@@ -99,8 +99,9 @@ def of_methods(
 
 
 def differences(settings: Any, base_crc32: str, record: Mapping[str, Any]) -> list[str]:
-    """In what the sweep that the rates come from was another comparison, in words; [] where in
-    nothing.
+    """How the settings of the sweep that chose the rates differ from these, in words.
+
+    [] where they do not differ.
     """
     sweep = record["sweeps"].get(settings.task) or record["sweeps"].get(DEFAULT_TASK)
     if not sweep:

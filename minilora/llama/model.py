@@ -202,7 +202,7 @@ class Llama:
         for i in range(self.config.num_hidden_layers):
             layer = functools.partial(self._layer, i, how, angles, spans, cache)
             with scope(f"model.layers.{i}"):
-                x = ops.checkpoint(layer, x) if how.recompute else layer(x)
+                x = ops.recompute(layer, x) if how.recompute else layer(x)
         if cache:
             cache.length += T
         with scope("model.norm"):

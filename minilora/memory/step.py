@@ -1,8 +1,7 @@
 """Where the memory goes, in bytes: predicted from shapes alone, and measured in the process.
 
-Both run the same step: `ledger` over arrays that have no numbers (`meta`), `measure` over the real
-ones. So there is no second description of the model, and what the two say differs by nothing but
-the truth.
+Both run the same step: `ledger` on arrays that have no numbers (`meta`), `measure` on real ones. So
+the model is described once, and where the two differ, the prediction is wrong.
 """
 
 import contextlib
@@ -95,13 +94,13 @@ def ledger(
     config = model.config if isinstance(model, Llama) else model
     dtype = np.float16 if mixed else model.dtype if isinstance(model, Llama) else np.float32
     tuned = without_numbers(config, dtype, method, **how)
-    found = predict(tuned, batch_size, seq_len)
+    row = predict(tuned, batch_size, seq_len)
     if not mixed:
-        return found
+        return row
     numbers = sum(a.size for a in tuned.trainable.values())
     optimizer = 12 * numbers  # a master copy and two moments of 4 bytes
-    change = optimizer - found.optimizer
-    return dataclasses.replace(found, optimizer=optimizer, peak=found.peak + change)
+    change = optimizer - row.optimizer
+    return dataclasses.replace(row, optimizer=optimizer, peak=row.peak + change)
 
 
 def predict(
@@ -120,7 +119,7 @@ def measure(
 ) -> Ledger:
     """The same as `ledger`, measured: one step's forward and backward on random tokens.
 
-    Weights: every array that is found from the Tuned on, wherever it is kept. Activations and
+    Weights: every array that the Tuned refers to, directly or not. Activations and
     gradients: read off the tape. Optimizer and peak: by tracemalloc.
     The weights stay as they are: the optimizer's moments are made, its step is not taken. walk: the
     backward pass, where it is to be another.
@@ -173,10 +172,12 @@ def _traced(make: Callable[[], Any]) -> int:
 
 
 def _reachable(tuned: Tuned) -> dict[int, np.ndarray]:
-    """id -> array: all that the Tuned keeps alive, found by the references that Python's own
-    collector follows; the tokenizer, which is text, and code aside.
+    """id -> array: all arrays that the Tuned keeps alive.
+
+    It follows the references that Python's garbage collector follows, but not into the tokenizer,
+    which is text, nor into code.
     """
-    found: dict[int, np.ndarray] = {}
+    arrays: dict[int, np.ndarray] = {}
     seen, waiting = {id(tuned.base.tokenizer)}, [tuned]
     while waiting:
         thing = waiting.pop()
@@ -184,10 +185,10 @@ def _reachable(tuned: Tuned) -> dict[int, np.ndarray]:
             continue
         seen.add(id(thing))
         if isinstance(thing, np.ndarray):
-            found[id(thing)] = thing
+            arrays[id(thing)] = thing
         else:
             waiting.extend(gc.get_referents(thing))
-    return found
+    return arrays
 
 
 CODE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)
@@ -233,7 +234,7 @@ def weight_arrays(tuned: Tuned) -> list[np.ndarray]:
 
 
 def _base_kept(tuned):
-    """The base's arrays that a moved copy stands for: no step reads them."""
+    """The base's arrays of which the technique moves a copy: no step reads them."""
     names = [f"{layer}.weight" for layer, arrays in tuned.layers.items() if "W" in arrays]
     return [tuned.base.params[name] for name in (*tuned.weights, *names)]
 

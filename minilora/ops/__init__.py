@@ -22,7 +22,7 @@ from .embedding import embedding
 from .feed_forward import frozen_feed_forward
 from .linear import frozen_linear, linear
 from .loss import cross_entropy, frozen_head_loss, head_loss
-from .recompute import checkpoint, remaking
+from .recompute import recompute, remaking
 from .rmsnorm import rmsnorm
 from .rope import rope
 from .swiglu import swiglu
@@ -31,7 +31,6 @@ __all__ = [
     "add",
     "attention",
     "concat",
-    "checkpoint",
     "cross_entropy",
     "dropout",
     "embedding",
@@ -48,6 +47,7 @@ __all__ = [
     "mean",
     "mul",
     "power",
+    "recompute",
     "remaking",
     "reshape",
     "rmsnorm",

@@ -1,4 +1,4 @@
-"""Memory for time: what backward makes again instead of keeping it, to the same bits."""
+"""Less memory for more time: backward computes again what the tape does not keep, bit for bit."""
 
 from collections.abc import Callable
 
@@ -7,16 +7,16 @@ from ..fast import twin
 from .swiglu import swiglu
 
 
-def checkpoint(segment: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """segment(x), of which the tape keeps x alone: backward runs the segment again for the rest.
+def recompute(segment: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """segment(x), for which the tape keeps x alone; backward runs the segment again.
 
-    Leaves that the segment uses inside get their gradients too. It must answer the same each time.
-    Source: Chen et al. 2016, arXiv:1604.06174, section 3.
+    Leaves that the segment uses get their gradients too. The segment must give the same each time.
+    Source: Chen et al. 2016, arXiv:1604.06174, section 3 (activation checkpointing).
     """
-    out, cache = _run(segment, x.data)  # the segment's own tape ends with this function
+    out, cache = _run(segment, x.data)  # the segment's own tape is dropped with its output
     if x.node is None and out.node is None:
         return out
-    return Tensor(out.data, Node(_checkpoint, cache, (None, x.node), place()))
+    return Tensor(out.data, Node(_recompute, cache, (None, x.node), place()))
 
 
 def _run(segment, x):
@@ -30,13 +30,14 @@ def _run_again(dy, cache, need):
     return None, again.grad
 
 
-_checkpoint = Op("checkpoint", _run, _run_again)
+_recompute = Op("recompute", _run, _run_again)
 
 
 def remaking(op: Op, h: Tensor) -> Op:
-    """op without h = silu(gate) · up in its cache: backward makes h again from gate and up.
+    """An op like `op` that does not keep h = silu(gate) · up: backward computes h again.
 
-    op itself where h is not swiglu's on the tape, which keeps gate and up in any case.
+    h: the op's first argument. Where it is not the output of swiglu on the tape, whose cache has
+    gate and up, the op itself is returned.
     """
     node = h.node
     if node is None or node.op is not swiglu:
@@ -47,7 +48,7 @@ def remaking(op: Op, h: Tensor) -> Op:
         return y, _swapped(cache, args[0], _HOLE)
 
     def leaner_backward(dy, cache, need):
-        # the node that made h is an ancestor of this one, so its gate and up are there still
+        # backward reaches the node of h after this one, so its gate and up are not freed yet
         holes = isinstance(cache, tuple) and any(part is _HOLE for part in cache)
         again = twin(swiglu.forward, dy)(*node.cache)[0] if holes else None
         wanted = (need,) if op.takes_need else ()
@@ -56,9 +57,9 @@ def remaking(op: Op, h: Tensor) -> Op:
     return Op(op.name, leaner_forward, leaner_backward, saves=op.saves, constants=op.constants)
 
 
-_HOLE = object()  # stands in a cache for h
+_HOLE = object()  # what a cache has in place of h
 
 
 def _swapped(cache, old, new):
-    """The cache with `new` wherever `old` itself stood."""
+    """The cache with `new` in place of the object `old`."""
     return tuple(new if a is old else a for a in cache) if isinstance(cache, tuple) else cache

@@ -1,5 +1,5 @@
-"""One training loop: batch, loss, backward, clip, the method's gradient rule, AdamW, the method's
-step rule.
+"""The training loop. One step: batch, loss, backward, clipping, the technique's gradient rule, AdamW,
+the technique's step rule.
 """
 
 import itertools
@@ -177,39 +177,43 @@ def gradients(
 ) -> tuple[float, dict[str, np.ndarray]]:
     """The loss over all targets of the micro-batches together, and its gradient by key.
 
-    step: numbers the dropout masks, key = (seed, step, micro-batch, adapter). The arrays returned
-    belong to the caller.
+    step: counts from 1; dropout's key is (seed, step, micro-batch, adapter). The caller may write
+    into the arrays.
     """
     micro_batches = [_check_batch(batch, tuned.config.vocab_size) for batch in micro_batches]
     count = sum(int((targets != IGNORED).sum()) for _, targets in micro_batches)
     if count == 0:
         raise ValueError(f"train: step {step}: no target counts, all are {IGNORED}")
-    total, found = 0.0, dict[str, np.ndarray]()
+    total, sums = 0.0, dict[str, np.ndarray]()
     arrays, several = tuned.trainable, len(micro_batches) > 1
 
     def take(leaf: Node | None) -> None:
-        """Into the sum as soon as it is whole: then one is there twice, and not all."""
+        """Add a leaf's gradient to the sum as soon as it is complete, and let the leaf drop it.
+
+        So only one gradient exists twice at a time, in the leaf and in the sum.
+        """
         if leaf is None or leaf.grad is None:
             return
         grad, leaf.grad = np.asarray(leaf.grad, arrays[leaf.name].dtype), None
-        if leaf.name in found:
-            found[leaf.name] += grad
-        else:  # only a sum needs an array of its own: backward's may stand elsewhere
-            found[leaf.name] = grad.copy() if several else grad
+        if leaf.name in sums:
+            sums[leaf.name] += grad
+        else:  # a sum needs an array of its own: others may hold backward's too
+            sums[leaf.name] = grad.copy() if several else grad
 
     for j, (ids, targets) in enumerate(micro_batches):
         leaves = tuned.leaves()
         loss = tuned.loss(ids, targets, count, leaves, key=(tuned.seed, step, j))
         backward(loss, ready=take if several else None)
-        for leaf in leaves.values():  # those inside of checkpoints are not called ready
+        for leaf in leaves.values():  # recomputed segments call no leaf ready
             take(leaf.node)
         total += float(loss.data)
-    return total, {k: found[k] if k in found else np.zeros_like(a) for k, a in arrays.items()}
+    return total, {k: sums[k] if k in sums else np.zeros_like(a) for k, a in arrays.items()}
 
 
 def _apply_grad_rule(tuned, grads, factor):
-    """The method's own rule on the clipped gradients, layer by layer, on copies: backward's arrays
-    may stand elsewhere.
+    """Apply the technique's rule to the clipped gradients of each layer.
+
+    It writes into copies, because others may hold backward's arrays too.
     """
     for name, arrays in tuned.layers.items():
         mine = {argument: tuned.key(name, argument) for argument in tuned.record.trains}
@@ -233,11 +237,11 @@ def _cycle(batches: Iterable[Batch]) -> Iterator[Batch]:
 
 
 def _skip(stream, n: int, crc32: int) -> None:
-    """Take n batches off; raises ValueError where they are not those that the run has had."""
-    found = 0
+    """Skip n batches; raises ValueError where they are not the batches that the run used."""
+    had = 0
     for batch in itertools.islice(stream, n):
-        found = _crc32([batch], found)
-    if found != crc32:
+        had = _crc32([batch], had)
+    if had != crc32:
         raise ValueError(
             f"train: the first {n} batches are not those of the checkpoint's run (other data, "
             "order, batch size or seed)"
