@@ -3,6 +3,7 @@
 The trajectories of PEFT's DoRA are replayed in test_golden.py.
 """
 
+import dataclasses
 import json
 
 import numpy as np
@@ -353,7 +354,7 @@ def test_peft_and_minilora_read_each_others(tmp_path, patterns, rank_stabilized)
 
 def test_a_form_on_disk_that_loses_the_change_is_not_written(tmp_path):
     """DoRA's record with LoRA's form would lose m: another model would come back."""
-    wrong = dataclasses.replace(METHODS["dora"], peft=METHODS["lora"].peft)
+    wrong = dataclasses.replace(ml.METHODS["dora"], peft=ml.METHODS["lora"].peft)
     tuned = ml.attach(make_llama(dtype=np.float32), wrong, rank=2)
     ml.train(tuned, [(np.arange(12).reshape(2, 6),) * 2], steps=2, lr=1e-2)
     folder = tmp_path / "adapter"

@@ -1,4 +1,4 @@
-"""The training loop. One step: batch, loss, backward, clipping, the technique's gradient rule, AdamW,
+"""The training loop. A step: batch, loss, backward, clipping, the technique's gradient rule, AdamW,
 the technique's step rule.
 """
 
