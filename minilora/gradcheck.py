@@ -1,124 +1,118 @@
-"""Is this pair right? Directional finite differences in float64, and where they disagree the entry
-that is wrong.
+"""Is this pair right? Finite differences in float64; where they disagree, the entry that is wrong.
 
-One random direction covers every entry of an argument for four evaluations of forward, whatever its
-size.
+One random direction covers every entry of an argument with four calls of forward, whatever the size
+of the argument.
 """
 
-import inspect
-import itertools
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
+from .support.pair_form import GradientError, PairRun, are_right, run_pair
+
 STEP = 1e-3  # of the five-point stencil: its error is O(STEP⁴), its rounding about 1e-16 / STEP
-SALT = 0x5EED  # keeps the draws here apart from default_rng(seed)'s, which a caller may use
-MOST_ENTRIES = 4096  # how many entries are tried one by one when a direction has disagreed
+SMALL = 1e-4  # of the largest entry: down to here, small entries are lifted in the second direction
+ONE_BY_ONE = 512  # among so many entries the worst is looked for one by one
 
 
-class GradientError(AssertionError):
-    """A pair's backward is not the derivative of its forward."""
+def gradcheck(
+    forward: Callable,
+    backward: Callable,
+    *arrays: Any,
+    frozen: str | Iterable[str] = (),
+    tolerance: float = 1e-7,
+    seed: int = 0,
+) -> tuple[str, ...]:
+    """Check backward(dout, cache) against finite differences of forward(*arrays) -> (out, cache).
 
-
-def gradcheck(forward, backward, *args, tolerance=1e-7, seed=0, frozen=()):
-    """Check backward(dout, cache) of a pair against finite differences of forward(*args), in
-    float64.
-
-    Every float array among args is checked; other arguments (None, numbers, int arrays) are passed
-    as they are, and a gradient of None says that the argument is frozen. The error allowed is
-    `tolerance` relative to the size of the terms that the derivative sums. Start away from zeros:
-    where B = 0 a wrong dA looks right.
-    Raises GradientError with the first wrong gradient's name, numbers and place; also where a pair
-    writes into its arguments.
+    Every float array is cast to float64 and checked. Numbers, None and int arrays are passed as
+    they are. frozen: names of float arrays for which backward returns None. tolerance: the error
+    allowed, relative to the terms that the derivative sums. Start away from zeros: where B = 0 a
+    wrong dA looks right.
+    Returns the names of what was checked. Raises GradientError with the first wrong gradient's
+    name, numbers and place, or with the fault in the pair's form; ValueError where the call is
+    wrong or leaves nothing to check.
     """
-    args = tuple(_as_float64(a) for a in args)
-    names = _names(forward, args)
-    before = [np.copy(a) if isinstance(a, np.ndarray) else a for a in args]
-    out, cache = forward(*args)
-    rng = np.random.default_rng([seed, SALT])
-    dout = np.asarray(rng.standard_normal(np.shape(out)))
-    seen = dout.copy()
-    grads = backward(seen, cache)
-    _check_form(grads, args, names, forward.__name__)
-    for name, a, b in zip([*names, "dout"], [*args, seen], [*before, dout]):
-        if isinstance(a, np.ndarray) and not np.array_equal(a, b, equal_nan=a.dtype.kind == "f"):
-            raise GradientError(f"{forward.__name__}: the pair writes into its argument {name}")
-
+    if not 0 < tolerance <= 0.01:
+        raise ValueError(f"gradcheck: tolerance is {tolerance}, wanted above 0 and at most 0.01")
+    run = run_pair(forward, backward, arrays, frozen, seed)
     right: list[str] = []
-    for i, (name, a, grad) in enumerate(zip(names, args, grads, strict=False)):
-        if grad is None:
-            continue
-        direction = rng.standard_normal(a.shape)
-        numeric = _slope(forward, args, i, direction, dout)
-        terms = grad * direction
-        size = np.sqrt((terms**2).sum()) + abs(numeric) + 1e-3 * np.sqrt((dout**2).sum())
-        if not abs(terms.sum() - numeric) <= tolerance * size:
-            others = (
-                f" ({', '.join(right)} {'is' if len(right) == 1 else 'are'} right)" if right else ""
-            )
-            where = _worst(forward, args, i, grad, dout)
-            raise GradientError(f"{backward.__name__}: d{name} is wrong{others}: {where}")
+    for name in run.grads:
+        if not has_shape(run, name):
+            shapes = f"{run.grads[name].shape}, {name} has {run.args[name].shape}"
+            raise GradientError(f"{run.title}: d{name} has shape {shapes}")
+        if not agrees(run, name, tolerance):
+            others = f" ({are_right(right)})" if right else ""
+            raise GradientError(f"{run.title}: d{name} is wrong{others}: {_worst(run, name)}")
         right.append(f"d{name}")
+    return tuple(name for name in run.grads if run.args[name].size)
 
 
-def _as_float64(a):
-    return a.astype(np.float64) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a
+def has_shape(run: PairRun, name: str) -> bool:
+    """Has a gradient the shape of its argument?"""
+    return run.grads[name].shape == run.args[name].shape
 
 
-def _names(forward, args):
-    try:
-        parameters = list(inspect.signature(forward).parameters)
-    except (TypeError, ValueError):
-        parameters = []
-    spare = (f"argument {i}" for i in itertools.count(len(parameters)))
-    return [name for name, _ in zip(itertools.chain(parameters, spare), args, strict=False)]
+def agrees(run: PairRun, name: str, tolerance: float) -> bool:
+    """Is a gradient right along two random directions?
 
-
-def _check_form(grads, args, names, pair):
-    """One gradient or None per argument, each of its primal's shape;
-    never one for what is no float array.
+    In the second, entries weigh the more the smaller they are: a large one hides no small one.
     """
-    if not isinstance(grads, tuple) or len(grads) < len(args):
-        got = len(grads) if isinstance(grads, tuple) else type(grads).__name__
-        raise GradientError(
-            f"{pair}: backward gave {got}, wanted a tuple of {len(args)}, one an argument"
-        )
-    if any(g is not None for g in grads[len(args) :]):
-        raise GradientError(f"{pair}: backward gave a gradient for an argument that was not passed")
-    for name, a, grad in zip(names, args, grads, strict=False):
-        is_float = isinstance(a, np.ndarray) and a.dtype.kind == "f"
-        if grad is not None and not is_float:
-            raise GradientError(
-                f"{pair}: backward gave a gradient for {name}, which is no float array"
-            )
-        if grad is not None and np.shape(grad) != a.shape:
-            raise GradientError(f"{pair}: d{name} has shape {np.shape(grad)}, {name} has {a.shape}")
+    sizes = np.abs(run.grads[name])
+    lifted = np.maximum(sizes, SMALL * sizes.max(initial=0.0) or 1.0)
+    return all(
+        _agrees_along(run, name, weights * run.rng.standard_normal(sizes.shape), tolerance)
+        for weights in (1.0, lifted.min(initial=1.0) / lifted)
+    )
 
 
-def _slope(forward, args, i, direction, dout):
-    """d/dt <dout, forward(args, args[i] + t·direction)> at t = 0, by the five-point stencil."""
+def _agrees_along(run, name, direction, tolerance):
+    terms = run.grads[name] * direction
+    got, slopes = terms.sum(), []
+    for h in (STEP, STEP / 4, STEP / 32):  # the smaller two only where there is doubt
+        slopes.append(_slope(run, name, direction, h))
+        size = np.sqrt((terms**2).sum()) + abs(slopes[-1])
+        if abs(got - slopes[-1]) <= tolerance * size:
+            return True
+    # A gradient near 0 may lie below rounding, which is in the first slope the least.
+    scale = np.sqrt((run.dout**2).sum()) + np.sqrt(((run.dout * run.out) ** 2).sum())
+    rounding = 1e-13 * scale + (max(slopes) - min(slopes)) / 4
+    return abs(got - slopes[0]) <= min(rounding, 1e-10 * scale)
 
-    def value(t):
-        moved = args[:i] + (args[i] + t * direction,) + args[i + 1 :]
-        return float((dout * forward(*moved)[0]).sum())
 
-    h = STEP
-    return (8 * (value(h) - value(-h)) - (value(2 * h) - value(-2 * h))) / (12 * h)
+def _slope(run, name, direction, h=STEP):
+    """d loss / dt at t = 0, where an argument moves by t · direction."""
+
+    def at(t):
+        return run.loss(name, run.args[name] + t * direction)
+
+    return (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h)
 
 
-def _worst(forward, args, i, grad, dout):
+def derivative(run: PairRun, name: str, place: tuple[int, ...]) -> float:
+    """∂loss/∂ of one entry of an argument, by finite differences."""
+    unit = np.zeros(run.args[name].shape)
+    unit[place] = 1
+    return _slope(run, name, unit)
+
+
+def _worst(run, name):
     """The entry that is furthest off, in words."""
-    places = list(np.ndindex(args[i].shape))
-    if len(places) > MOST_ENTRIES:
-        chosen = np.random.default_rng(0).choice(len(places), MOST_ENTRIES, replace=False)
-        places = [places[j] for j in chosen]
-    worst, gap = (places[0], 0.0, 0.0), -1.0
-    for place in places:
-        unit = np.zeros(args[i].shape)
-        unit[place] = 1
-        numeric = _slope(forward, args, i, unit, dout)
-        off = abs(float(grad[place]) - numeric)
-        if not off <= gap:  # a NaN is the worst of all
-            worst, gap = (place, float(grad[place]), numeric), off
-    place, got, wanted = worst
-    ratio = f", ratio {got / wanted:.4g}" if wanted else ""
-    return f"at {list(place)} got {got:.6g}, finite differences give {wanted:.6g}{ratio}"
+    grad = run.grads[name]
+    places = list(np.ndindex(grad.shape))
+    while len(places) > ONE_BY_ONE:  # go on in the half that is further off
+        places = max((places[::2], places[1::2]), key=lambda half: _gap(run, name, half))
+    wanted = [derivative(run, name, place) for place in places]
+    i = int(np.argmax([abs(grad[p] - w) for p, w in zip(places, wanted)]))
+    got = grad[places[i]]
+    ratio = f", ratio {got / wanted[i]:.4g}" if wanted[i] else ""
+    place = [int(n) for n in places[i]]
+    return f"at {place} got {got:.6g}, finite differences give {wanted[i]:.6g}{ratio}"
+
+
+def _gap(run, name, places):
+    """How far off a gradient is along a random direction of some entries."""
+    direction = np.zeros(run.args[name].shape)
+    direction[tuple(np.transpose(places))] = run.rng.standard_normal(len(places))
+    return abs((run.grads[name] * direction).sum() - _slope(run, name, direction))

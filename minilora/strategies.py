@@ -2,7 +2,7 @@
 
     @given(linears(), scalings)
     def test_mine(case, s):
-        gradcheck(my_forward, my_backward, case.x, case.W, s, case.A, case.B)
+        gradcheck(my_forward, my_backward, case.x, case.W, s, case.A, case.B, frozen="W")
 
 An array is drawn as a shape and a seed, its values normal: Hypothesis shrinks the shape, and no
 array is ever all zero (where B = 0 a wrong dA looks right).
@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 sizes = st.integers(1, 7)
 seeds = st.integers(0, 2**32 - 1)
 scalings = st.sampled_from([0.25, 1.0, 2.0, -3.0])
-dropouts = st.sampled_from([0.0, 0.1, 0.5])
+dropouts = st.sampled_from([0.0, 0.1, 0.5])  # p of ops.dropout(x, p, key)
+keys = st.tuples(*[st.integers(0, 2**16)] * 4)  # seed, step, micro-batch, adapter index
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
-"""The checks of the course: right answers pass, and each known slip is caught and named."""
+"""The answers to exercises and a reader's own pair: what is right passes, each slip is named."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -492,8 +494,8 @@ def arrays(dtype=np.float64):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_right_pair_passes_in_any_precision(dtype):
-    verdict = check_pair(*pair(), *arrays(dtype))
-    assert verdict and verdict.says == "dx, dA, dB are right, by finite differences"
+    verdict = check_pair(*pair(), *arrays(dtype), frozen="W")
+    assert verdict and verdict.says == "dx, dA and dB are right, by finite differences"
 
 
 @pytest.mark.parametrize(
@@ -507,18 +509,113 @@ def test_a_right_pair_passes_in_any_precision(dtype):
         ("path missing", lambda g, dy, x, W, s, A, B: (dy @ W, *g[1:])),
         ("path missing", lambda g, dy, x, W, s, A, B: (g[0] - dy @ W, *g[1:])),
         (None, lambda g, dy, x, W, s, A, B: (*g[:3], g[3] * 1.1, g[4])),
+        (None, lambda g, dy, x, W, s, A, B: (*g[:3], g[3] + 1, g[4])),
     ],
 )
 def test_a_slip_in_a_readers_own_pair_is_named(slip, change):
-    verdict = check_pair(*pair(change), *arrays())
+    verdict = check_pair(*pair(change), *arrays(), frozen="W")
     assert not verdict and verdict.slip == slip, verdict
+    assert verdict.status == "failed" and " is wrong" in verdict.says
+
+
+@pytest.mark.parametrize("rows", [2, 3, 6])
+@pytest.mark.parametrize(
+    "factor, words",
+    [
+        (1 / 2, "dW is half of the right one"),
+        (2, "dW is twice the right one"),
+        (-1, "dW is minus the right one"),
+        (-1 / 2, "dW is -1/2 of the right one"),
+        (1 / 7, "dW is 1/7 of the right one"),
+        (7, "dW is 7 times the right one"),
+        (0.123, "dW is 0.123 times the right one"),
+        (1.0001, "dW is 1.0001 times the right one"),
+    ],
+)
+def test_a_gradient_times_a_number_is_told_by_this_number(rows, factor, words):
+    def backward(dy, cache):
+        dx, dW = linear_backward(dy, *cache)
+        return dx, factor * dW
+
+    x, W = np.random.default_rng(rows).normal(size=(rows, 4)), np.eye(3, 4) + 0.5
+    verdict = check_pair(lambda x, W: (x @ W.T, (x, W)), backward, x, W)
+    assert not verdict and verdict.slip is None, verdict
+    assert words in dict(verdict.notes)["looks like"]
+    assert ("a mean over 2 rows" in repr(verdict)) == (rows == 2 and factor == 1 / 2)
+
+
+def test_a_mean_over_rows_is_a_missing_sum():
+    """Where the rows are two, it is half of the right one first of all."""
+
+    def backward(dy, cache):
+        return cache[1].T @ dy / len(dy), dy @ cache[0].T
+
+    def forward(W, x):
+        return x @ W, (W, x)
+
+    x = np.random.default_rng(0).normal(size=(6, 4))
+    six = check_pair(forward, backward, np.ones((4, 3)), x)
+    assert six.slip == "no sum" and "dW is 1/6 of the right one: dW is not the sum" in repr(six)
+    two = check_pair(forward, backward, np.ones((4, 3)), x[:2])
+    assert two.slip is None and "half of the right one, as a mean over 2 rows" in repr(two)
 
 
 def test_a_pair_of_the_wrong_form_is_told_so():
     forward, _ = pair()
     short = check_pair(forward, lambda dy, cache: (dy,), *arrays())
-    assert "returned 1, wanted a tuple of 5" in short.says
+    assert "returned 1 gradient, wanted 5, one for each argument" in short.says
     bare = check_pair(forward, lambda dy, cache: dy, *arrays())
-    assert "returned a ndarray" in bare.says
+    assert "returned an array of float64, wanted the tuple (dx, dW, ds, dA, dB)" in bare.says
+    no_cache = check_pair(lambda x: x @ x.T, lambda dy, cache: (dy,), np.ones((2, 2)))
+    assert "wanted (output, cache)" in no_cache.says
+    assert {v.status for v in (short, bare, no_cache)} == {"failed"}
     with pytest.raises(ValueError, match="at most 20,000"):
         check_pair(forward, lambda dy, cache: (dy,), np.ones((200, 200)))
+
+
+def test_what_is_not_checked_does_not_pass():
+    forward, backward = pair()
+    undeclared = check_pair(forward, backward, *arrays())
+    assert not undeclared and "None for W, a float array" in undeclared.says
+    assert "frozen='W'" in undeclared.says
+    nothing = check_pair(forward, lambda dy, cache: (None,) * 5, *arrays(), frozen="W")
+    assert not nothing and "None for x, A and B" in nothing.says
+    with pytest.raises(ValueError, match="nothing to check"):
+        check_pair(*pair(lambda *_: (None,) * 5), *arrays(), frozen=("x", "W", "A", "B"))
+    with pytest.raises(ValueError, match="unknown name in frozen 'V'"):
+        check_pair(forward, backward, *arrays(), frozen="V")
+
+
+def test_a_large_entry_does_not_hide_a_small_one_that_is_missing():
+    scale = np.array([1.0, 1e-8])
+    for factor in (1, 0):
+        verdict = check_pair(
+            lambda x: (scale * x, None),
+            lambda dy, _, f=factor: (dy * scale * [1, f],),
+            np.ones((3, 2)),
+        )
+        assert bool(verdict) == (factor == 1), verdict
+
+
+SCRIPT = """
+from minilora.check import check, check_pair
+import numpy as np
+check_pair(lambda x: (2 * x, None), lambda dy, _: (dy,), np.ones(3))
+check("lora_count", 768)
+"""
+
+
+def test_a_script_prints_its_verdicts():
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0] == "✗ <lambda>: dx is wrong"
+    assert lines[3] == "  looks like  dx is half of the right one"
+    assert lines[4].startswith("✓ lora_count: 768 is right.") and not lines[5:]
+
+
+def test_a_prompt_shows_its_verdicts_itself(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    assert check("lora_count", 768)
+    assert not capsys.readouterr().out

@@ -1,23 +1,23 @@
 """Every pair under two judges: finite differences, and the same op written in elementary ops.
 
 The second judge is the engine, which differentiates exactly: what it says holds to rounding.
-And the judge itself, gradcheck, must tell a wrong pair from a right one.
 """
 
 import functools
+import inspect
 import math
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from conftest import as_pair
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from minilora import ops
 from minilora import strategies as some
 from minilora.engine import Op, Tensor, backward, param
-from minilora.gradcheck import GradientError, gradcheck
+from minilora.gradcheck import gradcheck
 
 # ---- each op a second time, in elementary ops
 
@@ -180,10 +180,10 @@ each_op = pytest.mark.parametrize("name", CASES)
 def test_against_finite_differences(name, data):
     op, case = getattr(ops, name), CASES[name]
     args = data.draw(case.arguments)
-    gradcheck(op.forward, op.backward, *args)
-    out, cache = op.forward(*args)
-    given_ = tuple(g is not None for g in op.backward(np.ones_like(out), cache))
-    assert given_ == case.trains  # gradcheck takes a None as a frozen argument
+    trains = dict(zip(inspect.signature(op.forward).parameters, case.trains, strict=True))
+    frozen = [name for name in trains if not trains[name]]
+    checked = gradcheck(op.forward, op.backward, *args, frozen=frozen)
+    assert checked == tuple(name for name in trains if trains[name])
 
 
 @pytest.mark.smoke
@@ -337,105 +337,6 @@ def test_caches_hold_what_the_docstrings_say(rng):
     assert kept is ids and shape == x.shape
     _, tables = ops.rope.forward(x.reshape(3, 1, 4), cos, sin)
     assert tables[0] is cos and tables[1] is sin
-
-
-# ---- gradcheck is a judge
-
-
-def pair(y, dx, dW):
-    """y and its gradients as functions of (x, W) and (dy, x, W)."""
-    return lambda x, W: (y(x, W), (x, W)), lambda dy, cache: (dx(dy, *cache), dW(dy, *cache))
-
-
-def right():
-    return [lambda x, W: x @ W.T, lambda dy, x, W: dy @ W, lambda dy, x, W: dy.T @ x]
-
-
-def spoil(x):
-    x += 1.0
-
-
-WRONG = {
-    "scale": (1, lambda dy, x, W: dy @ W * (1 + 1e-5), "dx is wrong"),
-    "sign": (1, lambda dy, x, W: -dy @ W, "dx is wrong: at .* ratio -1"),
-    "twice": (2, lambda dy, x, W: 2 * dy.T @ x, r"dW is wrong \(dx is right\): .* ratio 2"),
-    "transposed": (2, lambda dy, x, W: x.T @ dy, "dW is wrong"),
-    "missing term": (2, lambda dy, x, W: dy[:-1].T @ x[:-1], r"dW is wrong \(dx is right\): at"),
-    "one entry": (2, lambda dy, x, W: dy.T @ x + np.eye(len(W)), r"at \[(0, 0|1, 1|2, 2)\] got"),
-    "zero": (1, lambda dy, x, W: np.zeros_like(x), "got 0, finite differences give"),
-    "NaN": (1, lambda dy, x, W: np.full_like(x, np.nan), "got nan"),
-    "shape": (2, lambda dy, x, W: (dy.T @ x)[:, :2], r"dW has shape \(3, 2\), W has \(3, 3\)"),
-    "writes an argument": (1, lambda dy, x, W: (spoil(x), dy @ W)[1], "writes into its argument x"),
-    "writes dy": (1, lambda dy, x, W: (dy @ W, spoil(dy))[0], "writes into its argument dout"),
-}
-
-
-@pytest.mark.smoke
-def test_gradcheck_passes_the_right_pair(rng):
-    gradcheck(*pair(*right()), rng.standard_normal((4, 3)), rng.standard_normal((3, 3)))
-
-
-@pytest.mark.parametrize("slip", WRONG)
-def test_gradcheck_fails_on(slip, rng):
-    place, function, message = WRONG[slip]
-    functions = right()
-    functions[place] = function
-    with pytest.raises(GradientError, match=message) as caught:
-        gradcheck(*pair(*functions), rng.standard_normal((4, 3)), rng.standard_normal((3, 3)))
-    assert "\n" not in str(caught.value)
-
-
-def test_gradcheck_says_where(rng):
-    """The place, both numbers and their ratio."""
-
-    def wrong(dy, x):
-        dx = dy.copy()
-        dx[1, 2] *= 3
-        return (dx,)
-
-    with pytest.raises(GradientError, match=r"wrong: dx is wrong: at \[1, 2\] got .*, ratio 3"):
-        gradcheck(lambda x: (x + 0, x), wrong, rng.standard_normal((2, 4)))
-
-
-@pytest.mark.parametrize(
-    "answer, message",
-    [
-        (lambda dy: dy, "gave ndarray, wanted a tuple of 2"),
-        (lambda dy: (dy,), "gave 1, wanted a tuple of 2"),
-        (lambda dy: (dy, dy), "a gradient for n, which is no float array"),
-        (lambda dy: (dy, None, dy), "an argument that was not passed"),
-    ],
-)
-def test_gradcheck_wants_a_gradient_an_argument(answer, message):
-    with pytest.raises(GradientError, match=message):
-        gradcheck(lambda x, n: (x * 1, None), lambda dy, _: answer(dy), np.ones(2), 3)
-
-
-def test_gradcheck_finds_a_wrong_entry_among_many(rng):
-    def wrong(dy, _):
-        dx = dy.copy()
-        dx[77, 333] += 0.01
-        return (dx,)
-
-    with pytest.raises(GradientError, match="dx is wrong"):
-        gradcheck(lambda x: (x + 0, None), wrong, rng.standard_normal((100, 1000)))
-
-
-@given(case=some.linears(), s=some.scalings, seed=some.seeds)
-def test_gradcheck_is_blind_where_b_is_zero_and_sees_where_it_is_not(case, s, seed):
-    """Why the strategies never draw zeros: at LoRA's start a wrong dA looks right."""
-
-    def forward(x, A, B):
-        return s * (x @ A.T) @ B.T, (x, A, B)
-
-    def wrong(dy, cache):
-        x, A, B = cache
-        return s * dy @ B @ A, 2 * s * (dy @ B).T @ x, s * dy.T @ (x @ A.T)
-
-    gradcheck(forward, wrong, case.x, case.A, np.zeros_like(case.B))
-    assume(abs(case.B).max() > 0.1 and abs(case.x).max() > 0.1)
-    with pytest.raises(GradientError, match="dA is wrong"):
-        gradcheck(forward, wrong, case.x, case.A, case.B, seed=seed)
 
 
 def test_an_op_is_called_with_tensors_and_plain_values(rng):

@@ -1,106 +1,108 @@
-"""The general check: a reader's own pair, forward and backward, every gradient in float64."""
+"""A reader's own pair: is every gradient right, and if not, which known slip is it?"""
 
-import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
-from ..gradcheck import STEP
-from .judge import describe
+from ..gradcheck import agrees, derivative, has_shape
+from ..support.pair_form import GradientError, PairRun, are_right, run_pair
+from .judge import describe, fraction
 from .slips import SLIPS, agree
-from .verdict import Verdict
+from .verdict import Verdict, show
 
-MOST_ENTRIES = 20_000  # each entry costs four forward passes
+MOST_ENTRIES = 20_000  # each entry of a wrong gradient costs four forward passes
 
 
-def check_pair(forward: Callable, backward: Callable, *args: Any, seed: int = 0) -> Verdict:
-    """Is backward(dout, cache) the derivative of forward(*args) -> (out, cache)? A Verdict.
+def check_pair(
+    forward: Callable,
+    backward: Callable,
+    *arrays: Any,
+    frozen: str | Iterable[str] = (),
+    seed: int = 0,
+) -> Verdict:
+    """Is backward(dout, cache) the derivative of forward(*arrays) -> (out, cache)?
 
-    Every float array is cast to float64 and every entry of it moved, by the five-point stencil; a
-    gradient of None says that its argument is frozen. Start away from zeros: where B = 0 a wrong
-    dA looks right. Raises ValueError for more than 20,000 entries: `gradcheck` takes those.
+    It asks what `gradcheck` asks, and answers with a Verdict, which a script prints. A wrong
+    gradient is described, and the known slip that it looks like is named.
+    Raises ValueError for more than 20,000 numbers, which `gradcheck` takes; where the call is
+    wrong; and where it leaves nothing to check.
     """
-    values = [_wide(a) for a in args]
-    count = sum(a.size for a in values if _trains(a))
+    count = sum(a.size for a in arrays if isinstance(a, np.ndarray) and a.dtype.kind == "f")
     if count > MOST_ENTRIES:
-        raise ValueError(f"check_pair: {count:,} entries, wanted at most {MOST_ENTRIES:,}")
-    names = _names(forward, len(values))
-    out, cache = forward(*values)
-    dout = np.asarray(np.random.default_rng(seed).standard_normal(np.shape(out)))
-    grads = backward(dout.copy(), cache)
-    title = backward.__name__
-    if not isinstance(grads, tuple) or len(grads) < len(values):
-        got = len(grads) if isinstance(grads, tuple) else f"a {type(grads).__name__}"
-        says = f"it returned {got}, wanted a tuple of {len(values)}, one an argument"
-        return Verdict(title, "failed", says, hints_in_all=0)
-    checked = [i for i, g in enumerate(grads[: len(values)]) if g is not None]
-    true = {i: _numeric(forward, values, i, dout) for i in checked if _trains(values[i])}
-    wrong = [i for i in checked if not agree(grads[i], true.get(i), 1e-6)]
-    right = ", ".join(f"d{names[i]}" for i in checked if i not in wrong)
+        raise ValueError(f"check_pair: got {count:,} numbers, wanted at most {MOST_ENTRIES:,}")
+    try:
+        return show(_judged(run_pair(forward, backward, arrays, frozen, seed)))
+    except GradientError as fault:
+        title, _, words = str(fault).partition(": ")
+        return show(Verdict(title, "failed", words, hints_in_all=0))
+
+
+def _judged(run: PairRun) -> Verdict:
+    wrong = [n for n in run.grads if not (has_shape(run, n) and agrees(run, n, 1e-7))]
+    right = [f"d{n}" for n in run.grads if n not in wrong]
     if not wrong:
-        says = f"{right} {'is' if len(checked) == 1 else 'are'} right, by finite differences"
-        return Verdict(title, "passed", says, hints_in_all=0)
-    i = wrong[0]
-    name = f"d{names[i]}"
-    notes = describe(name, grads[i], true.get(i))
-    slip = (
-        _recognise(np.asarray(grads[i]), true[i], dict(zip(names, values)), dout)
-        if i in true
-        else None
-    )
-    if slip:
-        notes.append(("looks like", SLIPS[slip].says.format(name=name, s="")))
-    others = f" ({right} {'is' if ',' not in right else 'are'} right)" if right else ""
-    return Verdict(title, "failed", f"{name} is wrong{others}", tuple(notes), slip, (), 0)
+        words = f"{are_right(right)}, by finite differences"
+        return Verdict(run.title, "passed", words, hints_in_all=0)
+    name, *_ = wrong
+    got, true = run.grads[name], np.empty(run.args[name].shape)
+    for place in np.ndindex(true.shape):
+        true[place] = derivative(run, name, place)
+    notes = describe(f"d{name}", got, true)
+    slip, words = _looks_like(got, true, run)
+    if words:
+        notes += (("looks like", words.format(name=f"d{name}", s="")),)
+    others = f" ({are_right(right)})" if right else ""
+    return Verdict(run.title, "failed", f"d{name} is wrong{others}", notes, slip, (), 0)
 
 
-def _wide(a):
-    return a.astype(np.float64) if _trains(a) else a
+def _looks_like(got, true, run) -> tuple[str | None, str]:
+    """The known slip that gives this gradient, as far as one can know without knowing the pair;
+    and in words what it looks like: the ratio to the right one first.
+    """
+    if agree(got, true, 1e-6):  # wrong by too little to look like anything
+        return None, ""
+    ratio = _constant_ratio(got, true)
+    rows = len(run.dout) if run.dout.ndim > 1 else 1
+    slip = _slip_by_ratio(ratio, rows, run.args) or _slip_by_form(got, true, run)
+    words = [SLIPS[slip].says] if slip else []
+    if ratio:
+        text = fraction(ratio)
+        plain = {"1/2": "half of", "2": "twice", "-1": "minus"}
+        times = plain.get(text, f"{text} of" if "/" in text else f"{text} times")
+        as_mean = f", as a mean over {rows} rows would be" if text == "1/2" and rows == 2 else ""
+        words.insert(0, f"{{name}} is {times} the right one{as_mean}")
+    return slip, ": ".join(words)
 
 
-def _trains(a) -> bool:
-    return isinstance(a, np.ndarray) and a.dtype.kind == "f"
+def _constant_ratio(got, true) -> float:
+    """What every entry is multiplied by, or 0 where that is not one number."""
+    if got.shape != true.shape or not true.any():
+        return 0.0
+    ratio = float((got * true).sum() / (true**2).sum())
+    return ratio if agree(got, ratio * true, 1e-6) else 0.0
 
 
-def _names(forward, count) -> list[str]:
-    given = list(inspect.signature(forward).parameters)[:count]
-    return given + [f"[argument {i}]" for i in range(len(given), count)]
-
-
-def _numeric(forward, values, i, dout) -> np.ndarray:
-    """∂<dout, out>/∂values[i], entry by entry."""
-    grad = np.empty(values[i].shape)
-    for place in np.ndindex(grad.shape):
-
-        def at(t, place=place):
-            moved = values[i].copy()
-            moved[place] += t
-            return float((dout * forward(*values[:i], moved, *values[i + 1 :])[0]).sum())
-
-        h = STEP
-        grad[place] = (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h)
-    return grad
-
-
-def _recognise(got, true, given, dout) -> str | None:
-    """A slip that needs no knowledge of what the pair computes."""
-    numbers = [n for n in given.values() if isinstance(n, int | float) and n not in (0, 1)]
-    matrices = [a for a in given.values() if np.ndim(a) == 2]
-    through = [
-        dout @ a
-        for a in matrices
-        if (len(dout), a.shape[1]) == true.shape and dout.shape[1:] == a.shape[:1]
-    ]
-    tries = [
-        *(("scale missing", true / n) for n in numbers),
-        *(("scale twice", true * n) for n in numbers),
-        *(("transposed", true.T) for _ in range(true.ndim == 2)),
-        *(("path missing", part) for base in through for part in (base, true - base)),
-    ]
-    for slip, value in tries:
-        if agree(got, value, 1e-6) and not agree(value, true, 1e-6):
+def _slip_by_ratio(ratio, rows, args) -> str | None:
+    scales = [a for a in args.values() if isinstance(a, int | float) and a not in (0, 1)]
+    for slip, wanted in (
+        *(("scale missing", 1 / s) for s in scales),
+        *(("scale twice", s) for s in scales),
+        *(("no sum", 1 / rows) for _ in range(rows > 2)),  # half is more often only a half
+    ):
+        if agree(ratio, wanted, 1e-6):
             return slip
-    per_row = got.ndim == true.ndim + 1 and agree(got.sum(0), true, 1e-6)
-    mean = np.ndim(dout) > 1 and len(dout) > 1 and agree(got * len(dout), true, 1e-6)
-    return "no sum" if per_row or mean else None
+    return None
+
+
+def _slip_by_form(got, true, run) -> str | None:
+    dout, matrices = run.dout, [a for a in run.args.values() if np.ndim(a) == 2]
+    paths = [dout @ a for a in matrices if dout.shape[1:] == a.shape[:1]]
+    paths = [path for path in paths if path.shape == true.shape]
+    if got.ndim == true.ndim + 1 and agree(got.sum(0), true, 1e-6):
+        return "no sum"
+    if true.ndim == 2 and agree(got, true.T, 1e-6):
+        return "transposed"
+    if any(agree(got, part, 1e-6) for path in paths for part in (path, true - path)):
+        return "path missing"
+    return None

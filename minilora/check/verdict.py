@@ -1,7 +1,8 @@
-"""What a check answers: plain in a terminal, rich in a notebook, JSON for a grader."""
+"""The answer of a check: plain in a terminal, rich in a notebook, JSON for a grader."""
 
 import html
 import json
+import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,14 +11,14 @@ MARKS = {"passed": ("✓", "#009E73"), "failed": ("✗", "#D55E00"), "open": ("�
 
 @dataclass(frozen=True)
 class Verdict:
-    """An answer, judged. True where it passed."""
+    """What is right or wrong with an answer. True where it passed."""
 
-    exercise: str  # its name
+    exercise: str  # its name; for a reader's own pair, backward's
     status: str  # "passed", "failed", or "open": nothing is written yet
-    says: str  # in a line
-    notes: tuple[tuple[str, str], ...] = ()  # (label, what was found)
+    says: str  # one line
+    notes: tuple[tuple[str, str], ...] = ()  # (label, words)
     slip: str | None = None  # the known slip that it looks like: a name of SLIPS
-    hints: tuple[str, ...] = ()  # those that are shown by now
+    hints: tuple[str, ...] = ()  # those that are shown
     hints_in_all: int = 3
 
     def __bool__(self):
@@ -26,13 +27,13 @@ class Verdict:
     @property
     def rows(self) -> list[tuple[str, str]]:
         """The notes, then the hints: (label, words)."""
-        of = self.hints_in_all
-        return [*self.notes, *((f"hint {i} of {of}", h) for i, h in enumerate(self.hints, 1))]
+        hints = enumerate(self.hints, 1)
+        return [*self.notes, *((f"hint {i} of {self.hints_in_all}", words) for i, words in hints)]
 
     def __repr__(self):
         lines = [f"{MARKS[self.status][0]} {self.exercise}: {self.says}"]
-        wide = max((len(label) for label, _ in self.rows), default=0)
-        return "\n".join([*lines, *(f"  {label:{wide}}  {words}" for label, words in self.rows)])
+        width = max((len(label) for label, _ in self.rows), default=0)
+        return "\n".join([*lines, *(f"  {label:{width}}  {words}" for label, words in self.rows)])
 
     def _repr_html_(self):
         mark, colour = MARKS[self.status]
@@ -48,7 +49,7 @@ class Verdict:
         )
 
     def _ipython_display_(self):
-        """Shown, and no result of its cell: nbgrader would take that for a score."""
+        """Display it without making it the cell's result, which nbgrader would take for a score."""
         from IPython.display import display
 
         display({"text/plain": repr(self), "text/html": self._repr_html_()}, raw=True)
@@ -60,3 +61,10 @@ class Verdict:
     def to_json(self) -> str:
         """For a grader: one line of JSON."""
         return json.dumps(self.to_dict(), ensure_ascii=False)
+
+
+def show(verdict: Verdict) -> Verdict:
+    """Print a verdict in a script; a notebook and a prompt display it themselves."""
+    if not hasattr(sys, "ps1"):  # a prompt
+        print(verdict)
+    return verdict
