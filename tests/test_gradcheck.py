@@ -332,9 +332,12 @@ def test_a_large_output_does_not_hide_a_missing_gradient():
 
 
 def test_noise_does_not_excuse_a_wrong_gradient():
-    """Steps of 1e-6 in the output: finite differences of many sizes, none of them a derivative."""
-    with pytest.raises(GradientError, match="dx is wrong"):
-        gradcheck(lambda x: (np.round(x, 6), None), lambda dy, _: (1.1 * dy,), X)
+    """Small stairs in the output: finite differences of many sizes, none of them a derivative."""
+    for digits in (3, 4, 5, 6):
+        with pytest.raises(GradientError, match="dx is wrong"):
+            gradcheck(
+                lambda x, n: (np.round(x, n), None), lambda dy, _: (1.1 * dy, None), X, digits
+            )
 
 
 @pytest.mark.parametrize("tolerance", [0, -1e-7, 0.5, math.inf, math.nan])
@@ -418,6 +421,11 @@ def test_a_check_of_nothing_is_an_error(what):
         gradcheck(run, lambda dy, _: (None,) * len(arrays), *arrays)
 
 
+def test_the_gradient_of_an_empty_array_is_nothing():
+    with pytest.raises(ValueError, match="nothing to check: x is empty"):
+        gradcheck(lambda x: (np.ones(3), x), lambda dy, x: (x,), X[:0])
+
+
 UNSEEN = {
     "a list of numbers": ([[1.0, 2.0]], "x is a list, wanted a NumPy array"),
     "a list of arrays": ([X], "x is a list that holds float arrays: pass each as an argument"),
@@ -481,7 +489,10 @@ FORWARD = {
         lambda x, W: (x @ W.T * next(calls), (x, W)),
         "two calls with the same arguments gave two outputs",
     ),
-    "writes an argument": (lambda x, W: (spoil(W), forward(x, W))[1], "it writes into W: make a"),
+    "writes an argument": (
+        lambda x, W: (spoil(W), forward(x, W))[1],
+        "^<lambda>: it writes into W: make a",
+    ),
 }
 
 
@@ -491,6 +502,11 @@ def test_a_forward_of_another_form(what):
     with pytest.raises(GradientError, match=message) as caught:
         gradcheck(run, backward, X, W3)
     assert "\n" not in str(caught.value)
+
+
+def test_a_forward_whose_outputs_differ_in_shape():
+    with pytest.raises(GradientError, match="two calls with the same arguments gave two outputs"):
+        gradcheck(lambda x: (np.ones(next(calls)), None), lambda dy, _: (0 * X,), X)
 
 
 BACKWARD = {
@@ -545,6 +561,15 @@ def test_a_backward_that_writes_into_its_cache(what):
     assert gradcheck(lambda x: (x + 0, keep(x)), lambda dy, c: (dy,), X) == ("x",)
 
 
+def test_arguments_may_be_named_as_what_backward_takes():
+    def run(dout, cache):
+        return dout + cache, None
+
+    assert gradcheck(run, lambda dy, _: (dy, dy), X, X + 1) == ("dout", "cache")
+    with pytest.raises(GradientError, match="dcache is wrong"):
+        gradcheck(run, lambda dy, _: (dy, 2 * dy), X, X + 1)
+
+
 def test_an_op_in_elementary_ops_may_be_checked():
     """Its cache holds tensors, to whose leaves the tape adds gradients: that is no fault."""
 
@@ -568,6 +593,16 @@ def test_a_gradient_for_what_has_none():
     ):
         with pytest.raises(GradientError, match=f"it returned dn, and n is {kind}: only a float"):
             gradcheck(lambda x, n: (x * 1, None), lambda dy, _: (dy, 0.0), X, n)
+
+
+def test_a_gradient_for_an_argument_that_was_not_passed():
+    def back(dy, cache):
+        return (*adapted_backward(dy, cache)[:5], dy)
+
+    with pytest.raises(
+        GradientError, match="returned 6 gradients, wanted 5, one for each argument"
+    ):
+        gradcheck(adapted, back, *LORA, frozen="W")
 
 
 def test_too_many_arguments():
