@@ -350,8 +350,8 @@ def test_no_slip_is_named_where_an_answer_is_wrong_in_another_way():
 @pytest.mark.parametrize("name", [n for n, e in EXERCISES.items() if e.kind == "predict"])
 def test_wrong_numbers_that_are_expected_are_explained(name):
     exercise = EXERCISES[name]
-    assert exercise.number() not in exercise.near()
-    for number, words in exercise.near().items():
+    assert exercise.number() not in exercise.near
+    for number, words in exercise.near.items():
         verdict = check(name, number, hints=0)
         assert not verdict and words in repr(verdict)
     assert not check(name, 123456.5, hints=0)

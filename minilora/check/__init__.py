@@ -1,11 +1,12 @@
-"""Checks that teach: what is wrong, the numbers and the place, the slip it looks like, a hint.
+"""Judge an answer or a pair, in words: what is wrong, the numbers and the place, the slip, a hint.
 
 from minilora.check import check, check_pair
 check("lora_backward", lora_backward)        # an exercise of the notebooks
 check_pair(forward, backward, x, W)          # your own pair
 
-verdict: what a check answers · slips: the known slips, as data · judge: a function on its cases
-lessons: the exercises · pairs: the general check
+answer: a reader's answer to an exercise · pairs: a reader's own pair · lessons: the exercises
+judge: a function on its cases · slips: the known slips · verdict: what is said
+doctor: this machine · course: figures and controls of the notebooks
 """
 
 from .answer import check, hint

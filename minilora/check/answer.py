@@ -51,7 +51,7 @@ def _number(exercise, answer) -> Judgement:
     right = float(exercise.number())
     if agree(float(answer), right, exercise.tolerance):
         return Judgement("passed", f"{right:,g} is right. {exercise.because}")
-    near = [words for wrong, words in exercise.near().items() if agree(float(answer), wrong, 1e-9)]
+    near = [words for wrong, words in exercise.near.items() if agree(float(answer), wrong, 1e-9)]
     notes = ("yours", f"{answer:,g}"), *(("looks like", words) for words in near)
     return Judgement("failed", "that is not the number", notes)
 

@@ -1,4 +1,4 @@
-"""What the notebooks show: a figure with its caption, and a control beside its static twin."""
+"""What the notebooks show: figures with captions, and sliders that draw them again."""
 
 import contextlib
 import os
@@ -8,26 +8,26 @@ from typing import Any
 from ..methods import METHODS
 from ..support import plots
 
-STATIC = "MINILORA_STATIC"  # set where notebooks are built: no control is shown that cannot move
+STATIC = "MINILORA_STATIC"  # set where notebooks are built: there no slider can move
 
 
 @contextlib.contextmanager
 def figure(
-    caption: str, width: float = 9, height: float = 4.5, columns: int = 1, **how: Any
+    caption: str, width: float = 9, height: float = 4.5, columns: int = 1, **settings: Any
 ) -> Iterator[Any]:
-    """Axes in the house style, for a with block; afterwards the figure is shown, and its caption.
+    """Axes in the project's style, for a with block; after it the figure and its caption are shown.
 
-    width, height: inches; columns: panels side by side, which gives an array of axes; how: for
-    `subplots`.
+    width, height: inches. columns: panels side by side; above 1 the axes are an array. settings:
+    for Matplotlib's `subplots`.
     """
     with plots.style():
-        drawn = plots.canvas(width, height)
-        yield drawn.subplots(1, columns, **how)
-        for axes in drawn.axes:
+        canvas = plots.canvas(width, height)
+        yield canvas.subplots(1, columns, **settings)
+        for axes in canvas.axes:
             for axis in (axes.xaxis, axes.yaxis):
                 if axis.get_scale() == "log":
                     _plain_numbers(axis)
-    show(drawn, caption)
+    show(canvas, caption)
 
 
 def _plain_numbers(axis) -> None:
@@ -40,21 +40,21 @@ def _plain_numbers(axis) -> None:
     axis.set_minor_formatter("")
 
 
-def show(drawn, caption: str) -> None:
-    """A figure as a PNG, and below it what to see in it."""
+def show(canvas, caption: str) -> None:
+    """Display a figure as a PNG, and below it what to see in it."""
     from IPython.display import Image, Markdown, display
 
-    display(Image(plots.png(drawn), alt=caption), Markdown(f"**Figure.** {caption}"))
+    display(Image(plots.png(canvas), alt=caption), Markdown(f"**Figure.** {caption}"))
 
 
 def look(name: str) -> dict[str, str]:
-    """A method's own colour, marker and title, as keywords for `plot`."""
+    """A method's own colour, marker and title, as keywords for Matplotlib's `plot`."""
     colour, marker = plots.looks([name])[name]
     return {"color": colour, "marker": marker, "label": METHODS[name].title}
 
 
 def explore(draw: Callable[..., None], **values: list) -> None:
-    """Sliders over the values, each redrawing by draw(**chosen); a line of text where none can be.
+    """Sliders over the values; moving one calls draw(**chosen). A line of text where none can be.
 
     The first value of each list is the one that the figure above shows.
     """
@@ -75,16 +75,16 @@ def explore(draw: Callable[..., None], **values: list) -> None:
 
 
 def race(calls: Mapping[str, Callable[[], Any]], flops: float, rounds: int = 7) -> None:
-    """Print each call's rate on this machine, in turn; where notebooks are built, that it would.
+    """Print each call's rate on this machine; where notebooks are built, a line of text instead.
 
-    flops: operations of a call. Times differ from run to run, and a built notebook does not.
+    flops: operations of a call. Times differ from run to run, and a built notebook must not.
     """
     if os.environ.get(STATIC):
         print(f"In a running notebook, this machine's rates for {', '.join(calls)} stand here.")
         return
     from statistics import median
 
-    from ..bench.ladder import race as taken
+    from ..bench.ladder import race as seconds_of_each
 
-    for name, seconds in taken(calls, rounds).items():
+    for name, seconds in seconds_of_each(calls, rounds).items():
         print(f"{name:15} {flops / median(seconds) / 1e9:6.1f} GFLOP/s")

@@ -1,92 +1,114 @@
-"""Is all well here? What `minilora gradcheck` and `minilora doctor` print."""
+"""Is the mathematics right here? What `minilora gradcheck` and `minilora doctor` print."""
 
 import importlib.metadata
+import inspect
 import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from .. import fast as kernels
-from .. import ops
-from ..fast import numpy_ref
+from .. import engine, fast, ops
+from ..engine import Op
 from ..gradcheck import gradcheck
-from ..methods import METHODS
+from ..methods import METHODS, delta_lora
+from ..ops.dropout import mask
 from ..support.files import data_folder
+from ..support.meta import arrays_in
+from ..tuning.optim import adamw
+
+AGREEMENT = 1e-4  # a twin's largest difference from its page, relative to the largest number
+
+FROZEN = {  # op: the float arrays for which it has no gradient
+    "frozen_linear": ("W",),
+    "frozen_feed_forward": ("Wg", "Wu", "Wd"),
+    "frozen_head_loss": ("W",),
+    "rope": ("cos", "sin"),
+}
 
 
-def op_cases(rng: np.random.Generator) -> dict[str, tuple]:
-    """Op name -> arguments to check it on: small, away from zero."""
-    x, W, n = rng.standard_normal((6, 8)), rng.standard_normal((5, 8)), rng.standard_normal
-    targets = np.array([1, -100, 0, 4, 2, 3])
-    angle = rng.uniform(0, 6, (3, 2))
+def op_cases(rng: np.random.Generator, M: int = 6, I: int = 8, O: int = 5) -> dict[str, tuple]:
+    """Op name -> arguments to check it on, all away from zero.   x (M, I), W (O, I)."""
+    n = rng.standard_normal
+    x, W = n((M, I)), n((O, I))
+    targets = np.where(rng.random(M) < 0.2, -100, rng.integers(0, O, M))
+    targets[0] = 1
+    angle, T = rng.uniform(0, 6, (M, 2)), min(M, 60)  # attention keeps T² numbers for a moment
+    spans = np.array([[0, T // 3, 0, T // 3 + 2], [T // 3, T, T // 3 + 2, T + 2]])
     return {
-        "add": (x, n(8)),
-        "mul": (x, n((6, 1))),
+        "add": (x, n(I)),
+        "mul": (x, n((M, 1))),
         "matmul": (n((2, 6, 8)), n((8, 5))),
         "power": (np.exp(x), -0.5),
         "exp": (x,),
         "log": (np.exp(x),),
         "tanh": (x,),
         "sum": (x, 1, False),
-        "reshape": (x, (2, 24)),
+        "reshape": (x, (-1, 2)),
         "transpose": (n((2, 3, 4)), (1, 2, 0)),
         "index": (x, np.array([1, 1, 4])),
-        "concat": (x, n((2, 8)), 0),
-        "maximum": (x, n(8)),
+        "concat": (x, n((2, I)), 0),
+        "maximum": (x, n(I)),
         "linear": (x, W),
         "frozen_linear": (x, W),
         "embedding": (W, np.array([1, 1, 4])),
-        "rmsnorm": (x, n(8), 1e-5),
-        "rope": (n((2, 3, 4, 4)), np.cos(angle), np.sin(angle)),
-        "attention": (n((2, 3, 4, 6)), n((2, 5, 2, 6)), n((2, 5, 2, 6))),
-        "swiglu": (x, n((6, 8))),
-        "frozen_feed_forward": (x, n((5, 8)), n((5, 8)), n((8, 5))),
-        "cross_entropy": (n((6, 5)), targets, None),
+        "dropout": (x, 0.3, (0, 1, 0, 0)),
+        "rmsnorm": (x, n(I), 1e-5),
+        "rope": (n((M, 4, 4)), np.cos(angle), np.sin(angle)),
+        "attention": (n((T, 4, 6)), n((T + 2, 2, 6)), n((T + 2, 2, 6)), spans),
+        "swiglu": (x, n((M, I))),
+        "frozen_feed_forward": (x, W, n((O, I)), n((I, O))),
+        "cross_entropy": (n((M, O)), targets, None),
         "head_loss": (x, W, targets, None),
         "frozen_head_loss": (x, W, targets, None),
     }
 
 
-def method_case(name: str, rng: np.random.Generator, dropout: float = 0.0) -> tuple:
-    """Arguments for a method's pair, x (6, 8), W (5, 8), rank 3, every array drawn anew:
-    zeros would hide errors.
+def method_case(
+    name: str, rng: np.random.Generator, dropout: float = 0.0, M: int = 6, I: int = 8, O: int = 5
+) -> tuple:
+    """Arguments for a method's pair, of rank 3: x (M, I), W (O, I), and every other array drawn
+    anew, since zeros would hide errors. dropout: if above 0, xd too.
     """
-    import inspect
-
     record = METHODS[name]
-    x, W = rng.standard_normal((6, 8)), rng.standard_normal((5, 8))
+    x, W = rng.standard_normal((M, I)), rng.standard_normal((O, I))
     options = {**record.options, "alpha": 6.0}
     shared = record.prepare([W.shape], 3, options, W) if record.prepare else {}
-    arguments = {
-        "W": W,
-        **record.init(W, 3, options, rng, shared),
-        "p": dropout,
-        "key": (0, 1, 0, 0),
-    }
-    names = list(inspect.signature(record.op.forward).parameters)[1:]
-    values = [arguments[n] for n in names]
-    return (x, *(rng.standard_normal(v.shape) if isinstance(v, np.ndarray) else v for v in values))
+    args = {"W": W, **record.init(W, 3, options, rng, shared)}
+    if record.derived:
+        args |= record.derived(**args)
+    args |= {n: rng.standard_normal(a.shape) for n, a in args.items() if isinstance(a, np.ndarray)}
+    if dropout:
+        args["xd"] = ops.dropout.forward(x, dropout, (0, 1, 0, 0))[0]
+    names = [n for n in inspect.signature(record.op.forward).parameters if n in args]
+    return (x, *(args[n] for n in names))
+
+
+def pairs(rng: np.random.Generator, **sizes: int) -> Iterator[tuple[str, Op, tuple, tuple]]:
+    """(title, op, arguments, names of the frozen ones) of every op and every method."""
+    for name, case in op_cases(rng, **sizes).items():
+        yield name, getattr(ops, name), case, FROZEN.get(name, ())
+    for name, record in METHODS.items():
+        trained = {"x", "xd", *record.trains}
+        frozen = tuple(inspect.signature(record.op.forward).parameters.keys() - trained)
+        for p in (0.0, 0.3) if record.has_dropout else (0.0,):
+            title = f"method {name}" + (f", dropout {p}" if p else "")
+            yield title, record.op, method_case(name, rng, p, **sizes), frozen
 
 
 def gradients() -> Iterator[str]:
-    """Check every pair in float64; a line each. Raises GradientError at the first wrong one."""
-    rng = np.random.default_rng(0)
-    cases = {name: (getattr(ops, name), case) for name, case in op_cases(rng).items()}
-    for name, record in METHODS.items():
-        cases[f"method {name}"] = record.op, method_case(name, rng)
-        if record.has_dropout:
-            cases[f"method {name}, dropout 0.3"] = record.op, method_case(name, rng, 0.3)
-    for title, (op, case) in cases.items():
-        gradcheck(op.forward, op.backward, *case)
+    """Check every pair in float64, with a line for each. Raises GradientError at a wrong one."""
+    for title, op, case, frozen in pairs(np.random.default_rng(0)):
+        checked = gradcheck(op.forward, op.backward, *case, frozen=frozen)
+        words = f"{', '.join(f'd{name}' for name in checked)} right"
         shapes = ", ".join(str(a.shape) for a in case if isinstance(a, np.ndarray))
-        yield f"✓ {title:28} backward is the derivative of forward   {shapes}"
+        yield f"✓ {title:28} {words:28} {shapes}"
 
 
 def machine() -> Iterator[str]:
-    """Versions, kernels, threads, data; then each kernel against its twin.
+    """Versions, kernels, threads, data; then each twin against its page.
 
     Raises ValueError where two disagree.
     """
@@ -96,78 +118,82 @@ def machine() -> Iterator[str]:
             yield f"{package:11} {importlib.metadata.version(package)}"
         except importlib.metadata.PackageNotFoundError:
             yield f"{package:11} not installed"
-    yield f"kernels     {kernels.backend()}" + (
-        " (MINILORA_KERNELS)" if "MINILORA_KERNELS" in os.environ else ""
-    )
+    asked = " (MINILORA_KERNELS)" if "MINILORA_KERNELS" in os.environ else ""
+    yield f"kernels     {fast.backend()}{asked}"
     yield f"processors  {os.cpu_count()}"
     yield f"data        {data_folder()}"
-    watched = sys.stderr.isatty()
-    yield f"terminal    {'progress bars' if watched else 'no progress bars: nobody watches'}"
-    rng = np.random.default_rng(0)
-    for name, case in kernel_cases(rng).items():
+    bars = "progress bars" if sys.stderr.isatty() else "no progress bars"
+    yield f"terminal    {bars}"
+    if not fast.on():
+        yield "twins       off: every function is its page's own"
+        return
+    yield from twins()
+    import numba
+
+    from ..fast.threads import num_threads
+
+    yield f"threads     {num_threads()}, pool {numba.threading_layer()}"
+
+
+def twins() -> Iterator[str]:
+    """Compare each fast twin with its page in float32, with a line for each.
+
+    Raises ValueError where two disagree.
+    """
+    for name, calls in page_calls().items():
         start = time.perf_counter()
-        error = disagreement(name, case)
-        if not error < 1e-4:
+        error = max(disagreement(function, args) for function, args in calls)
+        if not error <= AGREEMENT:
             raise ValueError(
-                f"kernel {name}: disagrees with its NumPy twin by {error:.1e}, wanted below 1e-4"
+                f"doctor: the twin of {name} differs from its page by {error:.1e}, "
+                f"wanted at most {AGREEMENT:.0e}"
             )
         seconds = time.perf_counter() - start
-        yield f"✓ {name:19} agrees with its twin to {error:.0e} ({seconds:.2f} s)"
-    if kernels.compiled():
-        import numba
-
-        from ..fast.threads import num_threads
-
-        yield f"threads     {num_threads()}, pool {numba.threading_layer()}"
+        yield f"✓ {name:28} agrees with its page to {error:.0e} ({seconds:.2f} s)"
 
 
-def kernel_cases(rng: np.random.Generator) -> dict[str, tuple]:
-    """Kernel name -> float32 arguments."""
+def page_calls() -> dict[str, list[tuple[Callable, tuple]]]:
+    """Name of a page's function that has a twin -> calls of it: (function, float32 arguments)."""
+    rng, rows = np.random.default_rng(0), 300 * (os.cpu_count() or 1)  # enough for every thread
 
     def n(*shape):
-        return rng.standard_normal(shape).astype(np.float32)
+        return rng.standard_normal(shape, dtype=np.float32)
 
-    angle = rng.uniform(0, 6, (9, 8))
-    cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
-    q, k, v = n(2, 9, 4, 16), n(2, 9, 2, 16), n(2, 9, 2, 16)
-    o, lse = numpy_ref.attention_forward(q, k, v)
-    p = [n(33) for _ in range(3)]
-    rows = 300 * (os.cpu_count() or 1)  # enough for every thread: see fast/gated.py
-    return {
-        "matmul_nt": (n(37, 29), n(51, 29)),
-        "matmul_nn": (n(37, 29), n(29, 51)),
-        "matmul_tn": (n(37, 29), n(37, 51)),
-        "add": (n(300, 200), n(300, 200)),
-        "rmsnorm_forward": (n(37, 29), n(29), 1e-5),
-        "rmsnorm_dx": (n(37, 29), n(37, 29), n(29), np.abs(n(37))),
-        "rmsnorm_dg": (n(37, 29), n(37, 29), np.abs(n(37))),
-        "rope": (q, cos, sin),
-        "swiglu_forward": (n(37, 29), n(37, 29)),
-        "swiglu_backward": (n(37, 29), n(37, 29), n(37, 29)),
-        "feed_forward": (n(rows, 29), n(51, 29), n(51, 29), n(29, 51)),
-        "feed_forward_dx": (
-            *(n(rows, 29), n(rows, 51), n(rows, 51)),
-            *(n(51, 29), n(51, 29), n(29, 51)),
-        ),
-        "attention_forward": (q, k, v),
-        "attention_backward": (n(2, 9, 4, 16), q, k, v, o, lse),
-        "cross_entropy": (n(37, 29), rng.integers(0, 29, 37), np.empty((37, 29), np.float32)),
-        "adamw": (*p, np.abs(n(33)), 0.1, 0.9, 0.99, 1e-8, 0.01, 3),
-    }
+    moments = n(33), n(33), n(33), np.abs(n(33))
+    calls = [
+        (ops.add.forward, (n(rows, 200), n(rows, 200))),
+        (engine.add, (n(rows, 200), n(rows, 200))),
+        (mask, (n(rows, 29), 0.3, (0, 1, 0, 0))),
+        (delta_lora.add_product, (n(37, 29), n(37, 6), n(6, 29))),
+        (adamw, (*moments, 0.1, 0.9, 0.99, 1e-8, 0.01, 3)),
+    ]
+    for _, op, case, _ in pairs(rng, M=rows, I=29, O=51):
+        args = _single(case)
+        with fast.plain():
+            out, cache = op.forward(*args)
+        calls += [(op.forward, args), (op.backward, (np.asarray(n(*out.shape)), cache))]
+        calls += [(op.value, args)] if op.value else []
+    return {name: [c for c in calls if c[0].__name__ == name] for name in fast.TWINS}
 
 
-def disagreement(name: str, case: tuple) -> float:
-    """The largest difference between a kernel and its twin, relative to the largest entry, in all
-    that they write.
+def _single(args):
+    """Float arrays as float32."""
+    is_float = [isinstance(a, np.ndarray) and a.dtype.kind == "f" for a in args]
+    return tuple(a.astype(np.float32) if f else a for a, f in zip(args, is_float))
+
+
+def disagreement(function: Callable, args: tuple) -> float:
+    """The largest difference between a twin and its page in all that they return and write,
+    relative to the largest number in each array.
     """
     mine, theirs = (
-        tuple(np.copy(a) if isinstance(a, np.ndarray) else a for a in case) for _ in range(2)
+        tuple(np.copy(a) if isinstance(a, np.ndarray) else a for a in args) for _ in range(2)
     )
-    results = getattr(kernels, name)(*mine), getattr(numpy_ref, name)(*theirs)
-    got, wanted = (r if isinstance(r, tuple) else (r,) for r in results)
-    pairs = [*zip(got, wanted, strict=True), *zip(mine, theirs, strict=True)]
+    with fast.plain():
+        wanted = arrays_in((function(*theirs), theirs))
+    got = arrays_in((fast.twin(function, mine[0])(*mine), mine))
     return max(
         float(np.abs(a - b).max() / (np.abs(b).max() + 1e-30))
-        for a, b in pairs
-        if isinstance(a, np.ndarray)
+        for a, b in zip(got, wanted, strict=True)
+        if b.size
     )

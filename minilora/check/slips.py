@@ -1,6 +1,6 @@
-"""The nine known slips, as data: each says what a wrong answer would be had it been made.
+"""The nine known slips, as data: each gives the wrong outputs that it leads to.
 
-A check tries them: where one gives the reader's own wrong numbers, it is named.
+Where a slip gives the very numbers of a reader's wrong answer, it is named.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-Outputs = dict[str, Any]  # name -> array, number, or None where nothing is to come back
+Outputs = dict[str, Any]  # name -> array, number, or None where nothing is to be returned
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class Case:
 
     args: Outputs  # in the order in which the function takes them
     reference: Callable[..., Outputs]  # (**args) -> the right outputs, by name
-    rows: tuple[str, ...] = ()  # arguments with a row a token
+    rows: tuple[str, ...] = ()  # arguments with one row for each token
     summed: tuple[str, ...] = ()  # outputs that are sums over those rows
     adapter: str = ""  # the argument that switches the adapter off when it is zero
-    two_paths: tuple[str, ...] = ()  # outputs that have a base path and an adapter path
+    two_paths: tuple[str, ...] = ()  # outputs with a base path and an adapter path
     slips: Mapping[str, Callable[..., list[Outputs]]] = field(default_factory=dict)  # its own
 
     @property
@@ -34,69 +34,60 @@ class Case:
         return replace(self, args={**self.args, **changed})
 
     def base(self, name: str) -> Any:
-        """An output's base path: with the adapter switched off; 0 for one without such a path."""
+        """An output with the adapter switched off; 0 where it has no base path."""
         if name not in self.two_paths:
             return 0.0
         off = np.zeros_like(self.args[self.adapter])
         return self.but(**{self.adapter: off}).true[name]
 
-    def own(self, slip: str, name: str) -> Iterator[Any]:
-        """What this exercise's own variants of a slip give for an output."""
-        for outputs in self.slips.get(slip, lambda **_: [])(**self.args):
-            if name in outputs:
-                yield outputs[name]
+
+Tries = Callable[[Case, str], Iterator[Any]]  # (case, output) -> wrong values of this output
 
 
-def _scaled(case: Case, name: str, power: int) -> Iterator[Any]:
-    true, base = case.true[name], case.base(name)
-    if true is not None and "s" in case.args:
-        yield base + (true - base) * case.args["s"] ** power
+def _scaled(power: int) -> Tries:
+    """The adapter's part times a power of s."""
+
+    def tries(case, name):
+        true, base = case.true[name], case.base(name)
+        if true is not None and "s" in case.args:
+            yield base + (true - base) * case.args["s"] ** power
+
+    return tries
 
 
-def scale_missing(case: Case, name: str) -> Iterator[Any]:
-    """The adapter's part over s."""
-    yield from _scaled(case, name, -1)
-
-
-def scale_twice(case: Case, name: str) -> Iterator[Any]:
-    """The adapter's part times s."""
-    yield from _scaled(case, name, 1)
-
-
-def transposed(case: Case, name: str) -> Iterator[Any]:
-    """The transposed output, or its adapter's part; the output from transposed square matrices."""
+def _transposed(case: Case, name: str) -> Iterator[Any]:
+    """The output transposed, or its adapter's part; or made from transposed square matrices."""
     true, base = case.true[name], case.base(name)
     if np.ndim(true) != 2:
         return
     yield true.T
-    turned = {
-        argument: a.T
-        for argument, a in case.args.items()
-        if argument not in case.rows and np.ndim(a) == 2 and a.shape[0] == a.shape[1]
+    square = {
+        n: a.T
+        for n, a in case.args.items()
+        if n not in case.rows and np.ndim(a) == 2 and a.shape[0] == a.shape[1]
     }
-    changes = [{argument: a} for argument, a in turned.items()] + [turned]
     if name in case.two_paths and true.shape[0] == true.shape[1]:
         yield base + (true - base).T
-        factors = {argument: a for argument, a in turned.items() if argument != "W"}
+        factors = {n: a for n, a in square.items() if n != "W"}
         yield base + (case.but(**factors).true[name] - base).T  # A B for B A
-    for changed in changes:
+    for changed in [*({n: a} for n, a in square.items()), square]:
         yield case.but(**changed).true[name]
 
 
-def no_sum(case: Case, name: str) -> Iterator[Any]:
-    """A gradient a row, its mean, one row's or one sequence's alone."""
+def _no_sum(case: Case, name: str) -> Iterator[Any]:
+    """Each row's part by itself, their mean, one row's or one sequence's alone."""
     if name not in case.summed:
         return
-    count = len(case.args[case.rows[0]])
-    cuts = [{r: case.args[r][i : i + 1] for r in case.rows} for i in range(count)]
-    terms = np.stack([case.but(**cut).true[name] for cut in cuts])
-    yield from (terms, terms.mean(0), terms[0], terms[-1])
-    for n in (n for n in range(2, count) if count % n == 0):  # N sequences of M/N tokens
-        by_sequence = terms.reshape(n, count // n, *terms.shape[1:])
-        yield from (by_sequence.sum(1), by_sequence.sum(0), by_sequence.sum(1).mean(0))
+    M = len(case.args[case.rows[0]])
+    rows = [{r: case.args[r][i : i + 1] for r in case.rows} for i in range(M)]
+    parts = np.stack([case.but(**row).true[name] for row in rows])
+    yield from (parts, parts.mean(0), parts[0], parts[-1])
+    for N in (n for n in range(2, M) if M % n == 0):  # N sequences of M/N tokens
+        sequences = parts.reshape(N, M // N, *parts.shape[1:])
+        yield from (sequences.sum(1), sequences.sum(0), sequences.sum(1).mean(0))
 
 
-def path_missing(case: Case, name: str) -> Iterator[Any]:
+def _path_missing(case: Case, name: str) -> Iterator[Any]:
     """One of the two paths alone."""
     if name in case.two_paths:
         base = case.base(name)
@@ -105,37 +96,31 @@ def path_missing(case: Case, name: str) -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class Slip:
-    """A known slip: how it is said, and what it would have given for an output of a case."""
+    """A known slip."""
 
-    says: str  # {name}: the output, {s}: the scale
-    tries: Callable[[Case, str], Iterator[Any]] | None = None  # None: the exercise's own variants
-
-    def gives(self, slip: str, case: Case, name: str) -> Iterator[Any]:
-        """Every wrong value that this slip could give."""
-        if self.tries:
-            yield from self.tries(case, name)
-        yield from case.own(slip, name)
+    says: str  # {name}: the output; {s}: " = 16" where the scale is known
+    tries: Tries | None = None  # besides the exercise's own variants
 
 
 SLIPS = {
-    "scale missing": Slip("the scale s = α/r{s} was left out of {name}", scale_missing),
-    "scale twice": Slip("the scale s = α/r{s} went into {name} twice", scale_twice),
-    "transposed": Slip("{name} is transposed, or was made with a transposed matrix", transposed),
+    "scale missing": Slip("the scale s = α/r{s} was left out of {name}", _scaled(-1)),
+    "scale twice": Slip("the scale s = α/r{s} is in {name} twice", _scaled(1)),
+    "transposed": Slip("{name} is transposed, or was made with a transposed matrix", _transposed),
     "no sum": Slip(
-        "{name} is not the sum over all rows: in a batch, all tokens of all sequences", no_sum
+        "{name} is not the sum over all rows: all tokens of all sequences in the batch", _no_sum
     ),
     "path missing": Slip(
-        "{name} has one of its two paths only: one goes through W, one through the adapter",
-        path_missing,
+        "{name} has only one of its two paths: one goes through W, one through the adapter",
+        _path_missing,
     ),
     "frozen moved": Slip("A is frozen here, but {name} would move it"),
     "b on the wrong side": Slip(
-        "b scaled the r numbers before B: it belongs after B, one number an output, in {name}"
+        "in {name}, b scales the r numbers before B: it belongs after B, one number an output"
     ),
     "not the products' difference": Slip(
         "{name} moved by gradients or by the factors' differences: it moves by B'A' - BA"
     ),
-    "ratio on A": Slip("the ratio went to A: it is B that learns faster, see {name}"),
+    "ratio on A": Slip("the ratio went to A: B is the one that learns faster, see {name}"),
 }
 
 
@@ -150,18 +135,25 @@ def agree(got: Any, wanted: Any, tolerance: float = 1e-7) -> bool:
     return bool(np.all(np.abs(got - wanted) <= tolerance * (size + 1e-12)))
 
 
-def recognise(cases: list[tuple[Case, Outputs]], name: str) -> str | None:
-    """The slip that gives the reader's wrong output in every case where it is wrong.
+def recognise(runs: list[tuple[Case, Outputs]], name: str) -> str | None:
+    """The slip that gives the reader's output in every case where this output is wrong.
 
-    cases: (case, what the reader's function gave for it).
+    runs: (case, the outputs of the reader's function for it).
     """
-    wrong = [(case, got[name]) for case, got in cases if not agree(got[name], case.true[name])]
+    wrong = [(case, got[name]) for case, got in runs if not agree(got[name], case.true[name])]
     if any(case.true[name] is None for case, _ in wrong):
         return "frozen moved"
-    for slip, record in SLIPS.items():
-        if wrong and all(
-            any(agree(value, wanted) for wanted in record.gives(slip, case, name))
-            for case, value in wrong
-        ):
+    for slip in SLIPS if wrong else ():
+        if all(any(agree(got, v) for v in _values(slip, case, name)) for case, got in wrong):
             return slip
     return None
+
+
+def _values(slip, case, name) -> Iterator[Any]:
+    """The wrong values of an output that a slip gives in a case."""
+    tries, variants = SLIPS[slip].tries, case.slips.get(slip)
+    if tries:
+        yield from tries(case, name)
+    for outputs in variants(**case.args) if variants else ():
+        if name in outputs:
+            yield outputs[name]

@@ -1,4 +1,4 @@
-"""gradcheck and doctor: is the mathematics right, are the kernels?"""
+"""gradcheck and doctor: is the mathematics right, and do the fast twins agree with it?"""
 
 from .arguments import command
 
@@ -8,23 +8,23 @@ def add(commands) -> None:
     command(
         commands,
         "gradcheck",
-        gradcheck,
+        print_gradients,
         "check every pair's backward against finite differences",
     )
-    command(commands, "doctor", doctor, "what this machine has, and whether the kernels agree")
+    command(commands, "doctor", print_machine, "what this machine has, and whether the twins agree")
 
 
-def gradcheck(a) -> None:
+def print_gradients(a) -> None:
     """Print a line a pair; an error where one is wrong."""
-    from ..check import doctor as checkup
+    from ..check import doctor
 
-    for line in checkup.gradients():
+    for line in doctor.gradients():
         print(line)
 
 
-def doctor(a) -> None:
-    """Print versions, threads, kernels and a check of each kernel against its twin."""
-    from ..check import doctor as checkup
+def print_machine(a) -> None:
+    """Print versions, threads and kernels, then whether each fast twin agrees with its page."""
+    from ..check import doctor
 
-    for line in checkup.machine():
+    for line in doctor.machine():
         print(line)

@@ -1,5 +1,7 @@
 """The exercises, in the order of the notebooks: a file a lesson."""
 
+from dataclasses import replace
+
 from . import (
     comparison,
     delta_lora,
@@ -16,21 +18,13 @@ from . import (
 )
 from .exercise import Exercise
 
+LESSONS = (  # in the order of their numbers
+    *(tour, tape, llama, low_rank),
+    *(lora, lora_fa, vera, delta_lora, lora_plus),
+    *(kernels, comparison, language_model),
+)
 EXERCISES: dict[str, Exercise] = {
-    exercise.name: exercise
-    for lesson in (
-        tour,
-        tape,
-        llama,
-        low_rank,
-        lora,
-        lora_fa,
-        vera,
-        delta_lora,
-        lora_plus,
-        kernels,
-        comparison,
-        language_model,
-    )
+    exercise.name: replace(exercise, lesson=number)
+    for number, lesson in enumerate(LESSONS)
     for exercise in lesson.EXERCISES
 }

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from ..slips import Case
-from .exercise import Exercise, draw
+from .exercise import blank, broken, draw, predict
 
 
 def choose(rates, validation, test):
@@ -20,19 +20,14 @@ def by_test(rates, validation, test):
 
 def choice_cases():
     """For rate = f(rates, validation, test)."""
-    found = []
-    for seed in (0, 5):
-        scores = draw(seed, validation=(6,), test=(6,))
-        rates = 10.0 ** np.arange(-4, 2)
-        found.append(Case({"rates": rates, **scores}, choose))
-    return found
+    rates = 10.0 ** np.arange(-4, 2)
+    draws = [draw(seed, validation=(6,), test=(6,)) for seed in (0, 5)]
+    return [Case({"rates": rates, **scores}, choose) for scores in draws]
 
 
 EXERCISES = (
-    Exercise(
+    predict(
         "fair_error",
-        10,
-        "predict",
         "0.8 of 400 words are right: what is the standard error of that share?",
         (
             "Each word is a coin that falls right with p = 0.8.",
@@ -40,37 +35,34 @@ EXERCISES = (
             "√(0.8 · 0.2 / 400).",
         ),
         number=lambda: math.sqrt(0.8 * 0.2 / 400),
-        because="√(p (1-p) / n): two scores closer than two of these are not told apart by words.",
-        near=lambda: {
+        because="√(p (1-p) / n): two scores that differ by less than two of these are no "
+        "different.",
+        near={
             0.8 * 0.2 / 400: "that is the variance: take its root",
             math.sqrt(0.8 * 0.2): "that is one word's: divide by √n",
             0.4: "that is one word's: divide by √n",
         },
         tolerance=0.01,
     ),
-    Exercise(
+    blank(
         "fair_choice",
-        10,
-        "blank",
         "Which rate is used? rates, validation, test (6 each) -> a rate",
         (
-            "The test words are there to be reported.",
+            "The test words are only for the report.",
             "np.argmax gives the place of the highest score.",
             "rates[np.argmax(validation)]",
         ),
-        cases=choice_cases,
+        choice_cases,
     ),
-    Exercise(
+    broken(
         "fair_break",
-        10,
-        "break",
         "Choose the rate by the test words: the same arguments -> a rate",
         (
             "What would look best in the table?",
-            "The highest of six test scores is higher than it ought to be.",
+            "The highest of six test scores is too high: it was chosen for being high.",
             "rates[np.argmax(test)]",
         ),
-        cases=choice_cases,
+        choice_cases,
         wanted=by_test,
     ),
 )

@@ -6,48 +6,44 @@ import numpy as np
 
 from ...methods.delta_lora import after_step
 from ..slips import Case
-from .exercise import Exercise, draw
+from .exercise import blank, broken, draw, predict
 
 OPTIONS = {"update_ratio": 2.0, "start_step": 0}
 
 
 def step(W, s, ratio, lr, A, B, dA, dB):
     """W', A', B' after a step of plain gradient descent: W' = W + λ s (B'A' - B A)."""
+    lr = float(lr)  # `Case.base` gives an array of zero
     new = {"W": W.copy(), "s": s, "A": A - lr * dA, "B": B - lr * dB}
     after_step(new, (A, B), 1, {**OPTIONS, "update_ratio": ratio})
     return {"W'": new["W"], "A'": new["A"], "B'": new["B"]}
 
 
 def by_gradients(W, s, ratio, lr, A, B, dA, dB):
-    """W from the factors' differences, from the gradients' product, to first order."""
+    """W moved by the product of the factors' differences, by gradients, by the new product."""
     to_first_order = W - ratio * s * lr * (dB @ A + B @ dA)
     return [
         {"W'": W + ratio * s * lr**2 * (dB @ dA)},  # (B' - B)(A' - A)
         {"W'": W - ratio * s * lr * (dB @ dA)},
         {"W'": to_first_order},
-        {"W'": W + ratio * s * (B - lr * dB) @ (A - lr * dA)},  # the product, not its difference
+        {"W'": W + ratio * s * (B - lr * dB) @ (A - lr * dA)},
     ]
 
 
 def step_cases():
     """For W', A', B' = f(W, s, ratio, lr, A, B, dA, dB)."""
-    found = []
+    cases = []
     for seed, (O, I, r) in enumerate([(10, 16, 4), (5, 5, 5)]):
         a = draw(seed, W=(O, I), A=(r, I), B=(O, r), dA=(r, I), dB=(O, r))
-        numbers = {"s": 4.0, "ratio": 2.0, "lr": 0.1}
-        args = {"W": a.pop("W"), **numbers, **a}
-        known = {"not the products' difference": by_gradients}
-        found.append(Case(args, moving, slips=known, adapter="lr", two_paths=("W'",)))
-    return found
-
-
-def moving(**args):
-    """`step`; an lr of zero, as an array, switches the move off."""
-    return step(**{**args, "lr": float(args["lr"])})
+        args = {"W": a.pop("W"), "s": 4.0, "ratio": 2.0, "lr": 0.1, **a}
+        slips = {"not the products' difference": by_gradients}
+        # with lr = 0 nothing moves: that is W's other path
+        cases.append(Case(args, step, slips=slips, adapter="lr", two_paths=("W'",)))
+    return cases
 
 
 def rank_reached(r=3):
-    """The rank of W - W₀ after ten steps of which the first three left W alone."""
+    """The rank of W - W₀ after ten steps, where W stands still in the first three."""
     rng = np.random.default_rng(0)
     a: dict[str, Any] = {
         "W": np.zeros((20, 30)),
@@ -63,47 +59,41 @@ def rank_reached(r=3):
 
 
 EXERCISES = (
-    Exercise(
+    predict(
         "delta_lora_rank",
-        7,
-        "predict",
         "Rank 3, W begins to move after step 3: what is the rank of W - W₀ after 10 steps?",
         (
-            "Write the sum of the moves out: what cancels?",
+            "Write out the sum of the moves: what cancels?",
             "W - W₀ = λ s (B'A' - B_start A_start): a difference of two products.",
             "Each product has rank r, so the difference has at most 2r.",
         ),
         number=rank_reached,
-        because="2r: the moves telescope, however many there are.",
-        near=lambda: {
-            3: "that is r: so it is only where W moves from the very first step, with B = 0",
-            21: "a move has rank 2r or less, but the seven do not add up: they telescope",
-            20: "full rank: the sum telescopes, so it never gets there",
+        because="2r: in the sum of the moves all products cancel but the last and the first.",
+        near={
+            3: "that is r: it would be so if W moved from the very first step, with B = 0",
+            21: "the ranks of the seven moves do not add up: most of their sum cancels",
+            20: "that is full rank: most of the sum cancels, so it stays far below",
         },
     ),
-    Exercise(
+    blank(
         "delta_lora_step",
-        7,
-        "blank",
         "One step with plain gradient descent: W, s, ratio, lr, A, B, dA, dB -> W', A', B'",
         (
-            "First the factors take their step. W moves afterwards, and has no gradient.",
-            "W follows the product: how far did s·B A go in this step?",
+            "First A and B take their step. W moves afterwards, and has no gradient.",
+            "W follows the product: by how much did s·B A change in this step?",
             "W + ratio * s * (B_new @ A_new - B @ A), A_new, B_new",
         ),
-        cases=step_cases,
+        step_cases,
     ),
-    Exercise(
+    broken(
         "delta_lora_break",
-        7,
-        "break",
         "Move W by the product of the factors' differences: the same arguments -> W', A', B'",
         (
             "B'A' - B A is not (B' - B)(A' - A).",
-            "The second leaves out the two terms that matter most.",
+            "The second leaves out the two largest terms.",
             "W + ratio * s * (B_new - B) @ (A_new - A), A_new, B_new",
         ),
-        cases=step_cases,
+        step_cases,
         slip="not the products' difference",
     ),
 )

@@ -1,34 +1,58 @@
-"""An exercise as a record."""
+"""An exercise as a record; and the three kinds: predict a number, fill a blank, break it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from ..slips import Case, Outputs
+
+Hints = tuple[str, str, str]  # shown one at a time; the last is almost the answer
 
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise of a notebook: predict a number, fill a blank, or break it."""
+    """One exercise of a notebook."""
 
     name: str
-    lesson: int  # the notebook that has it
     kind: str  # "predict", "blank", "break"
-    asks: str  # in a line
-    hints: tuple[str, str, str]  # one at a time, the last almost the answer
-    cases: Callable[[], list[Case]] = field(default=list)  # blank, break: what it is run on
-    number: Callable[[], float] = field(default=float)  # predict: what is right
-    because: str = ""  # predict: why, once it is
-    near: Callable[[], dict[float, str]] = field(default=dict)  # predict: wrong numbers, explained
-    tolerance: float = 1e-9  # predict: relative
-    slip: str | None = None  # break: the one asked for
-    wanted: Callable[..., Outputs] | None = None  # break: else the wrong outputs asked for
-    unseen: Callable[[Case], dict[str, Any]] | None = None  # break: arguments where it is not seen
+    asks: str  # one line
+    hints: Hints
+    lesson: int = 0  # the notebook that has it
+    # predict
+    number: Callable[[], float] = float  # gives the right one
+    because: str = ""  # said once the number is right
+    near: Mapping[float, str] = field(default_factory=dict)  # wrong numbers, explained
+    tolerance: float = 1e-9  # relative
+    # blank and break
+    cases: Callable[[], list[Case]] = list  # gives what the function is run on
+    # break: what is asked for is one of these
+    slip: str | None = None  # a known slip
+    wanted: Callable[..., Outputs] | None = None  # these wrong outputs
+    unseen: Callable[[Case], dict[str, Any]] | None = None  # not to be seen with these arguments
+
+
+def predict(
+    name: str, asks: str, hints: Hints, number: Callable[[], float], because: str, **more: Any
+) -> Exercise:
+    """Write a number before it is computed.   more: near, tolerance."""
+    return Exercise(name, "predict", asks, hints, number=number, because=because, **more)
+
+
+def blank(name: str, asks: str, hints: Hints, cases: Callable[[], list[Case]]) -> Exercise:
+    """Write a function."""
+    return Exercise(name, "blank", asks, hints, cases=cases)
+
+
+def broken(
+    name: str, asks: str, hints: Hints, cases: Callable[[], list[Case]], **wrong: Any
+) -> Exercise:
+    """Write a function that is wrong in a certain way.   wrong: slip, wanted or unseen."""
+    return Exercise(name, "break", asks, hints, cases=cases, **wrong)
 
 
 def draw(seed: int, **shapes: tuple[int, ...]) -> dict[str, Any]:
     """Standard normal float64 arrays of these shapes: far from zero, the same each time."""
-    import numpy as np
-
     rng = np.random.default_rng(seed)
     return {name: rng.standard_normal(shape) for name, shape in shapes.items()}

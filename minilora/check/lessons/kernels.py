@@ -3,11 +3,11 @@
 import numpy as np
 
 from ..slips import Case
-from .exercise import Exercise, draw
+from .exercise import blank, broken, draw, predict
 
 
 def roof(peak, bandwidth, intensity):
-    """What a machine allows at so many operations a byte: the lower of its two roofs."""
+    """The rate that a machine allows at so many operations a byte: the lower of its two roofs."""
     return {"rate": np.minimum(peak, bandwidth * intensity)}
 
 
@@ -20,12 +20,12 @@ def roof_cases():
 
 
 def tile(a, b):
-    """y = Σ_k a_k b_kᵀ: outer products, added up."""
+    """y = Σ_k a_k b_kᵀ: a sum of outer products."""
     return {"y": a.T @ b}
 
 
 def tile_cases():
-    """For y = f(a, b): a (K, R), b (K, C), a row for each step k of the walk."""
+    """For y = f(a, b): a (K, R), b (K, C), one row for each step k."""
     return [
         Case(draw(i, a=(K, R), b=(K, C)), tile, rows=("a", "b"), summed=("y",))
         for i, (K, R, C) in enumerate([(6, 4, 5), (7, 3, 3)])
@@ -38,22 +38,20 @@ def times_faster(mine, theirs):
 
 
 def times_cases():
-    """For ratio = f(mine, theirs): seconds of each round; in some, something else was running."""
-    found = []
+    """For ratio = f(mine, theirs): seconds of each round; in some, other work was running."""
+    cases = []
     for seed in (0, 1):
         noise = draw(seed, mine=(7,), theirs=(7,))
-        busy = np.array([1, 1, 6, 3, 1, 1, 1.5])  # the machine's other work meets both
+        busy = np.array([1, 1, 6, 3, 1, 1, 1.5])  # other work that slows both
         mine, theirs = (busy * (1 + 0.1 * noise[n] ** 2) for n in ("mine", "theirs"))
         theirs[1] *= 9  # and once only one of them
-        found.append(Case({"mine": 2e-3 * mine, "theirs": 5e-3 * theirs}, times_faster))
-    return found
+        cases.append(Case({"mine": 2e-3 * mine, "theirs": 5e-3 * theirs}, times_faster))
+    return cases
 
 
 EXERCISES = (
-    Exercise(
+    predict(
         "kernel_intensity",
-        9,
-        "predict",
         "x and w are 600 x 600 in float32 and y = x w: how many operations for each byte that must "
         "move, if each number moves once?",
         (
@@ -62,60 +60,52 @@ EXERCISES = (
             "2·600³ / (4·3·600²).",
         ),
         number=lambda: 2 * 600**3 / (4 * 3 * 600**2),
-        because="2n³ operations on 12n² bytes: n/6, so the larger the product, the less it waits.",
-        near=lambda: {
-            200: "that is operations a number: one has four bytes",
+        because="2n³ operations on 12n² bytes, n/6: the larger the product, the less it waits.",
+        near={
+            200: "that is operations for each number: a number has four bytes",
             50: "a multiplication and an addition are two operations",
-            150: "y has to be written, too",
+            150: "y must be written, too",
         },
     ),
-    Exercise(
+    blank(
         "kernel_roof",
-        9,
-        "blank",
         "The two roofs: peak, bandwidth, intensity -> operations a second",
         (
-            "So many bytes a second arrive, and each allows `intensity` operations.",
-            "No more is done than arrives, and no more than the processor can do.",
+            "`bandwidth` bytes arrive each second, and each byte allows `intensity` operations.",
+            "The rate is limited by the bytes that arrive, and by what the processor can do.",
             "np.minimum(peak, bandwidth * intensity)",
         ),
-        cases=roof_cases,
+        roof_cases,
     ),
-    Exercise(
+    blank(
         "kernel_tile",
-        9,
-        "blank",
-        "A tile: a (K, R), b (K, C) -> y (R, C), a step k after the other",
+        "A tile: a (K, R), b (K, C) -> y (R, C), one step k after the other",
         (
             "Step k multiplies each number of a[k] with each of b[k]: np.outer.",
             "The block y stays where it is, and each step adds to it.",
             "y = np.zeros((R, C)), then for each k: y += np.outer(a[k], b[k])",
         ),
-        cases=tile_cases,
+        tile_cases,
     ),
-    Exercise(
+    broken(
         "kernel_break",
-        9,
-        "break",
         "Write = where += is meant: a (K, R), b (K, C) -> y (R, C)",
         (
             "Start from the right tile.",
-            "What is in the registers after the walk, if each step replaces them?",
+            "What is in y after the last step, if each step replaces it?",
             "np.outer(a[-1], b[-1])",
         ),
-        cases=tile_cases,
+        tile_cases,
         slip="no sum",
     ),
-    Exercise(
+    blank(
         "kernel_ratio",
-        9,
-        "blank",
         "Seconds of two ways, round by round: mine, theirs -> how many times as fast mine is",
         (
-            "A round meets both ways in the same weather: divide within it.",
-            "One round in which something else ran must not count for more than one.",
+            "In one round the machine is equally busy for both ways: divide within the round.",
+            "A round with other work must not count for more than one round.",
             "np.median(theirs / mine)",
         ),
-        cases=times_cases,
+        times_cases,
     ),
 )

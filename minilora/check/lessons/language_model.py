@@ -1,19 +1,19 @@
-"""Notebook 11, a real language model: likeliest of ten, and rows with an adapter each."""
+"""Notebook 11, a real language model: the likeliest of ten, and an adapter for each row."""
 
 import numpy as np
 
 from ...methods.lora import count
 from ..slips import Case
-from .exercise import Exercise, draw
+from .exercise import blank, broken, draw, predict
 
 
 def best_of(logits, among):
-    """Of some tokens the likeliest, for each row."""
+    """The likeliest of some tokens, for each row."""
     return {"token": among[logits[:, among].argmax(axis=1)]}
 
 
 def best_of_all(logits, among):
-    """The likeliest of the whole vocabulary: what is said, not what is known."""
+    """The likeliest of the whole vocabulary: what the model says, not what it knows."""
     return {"token": logits.argmax(axis=1)}
 
 
@@ -33,22 +33,18 @@ def serve(x, W, s, A, B, which):
 
 def serve_cases():
     """For y = f(x, W, s, A, B, which): three adapters."""
-    found = []
+    cases = []
     for i, (M, I, O, r) in enumerate([(6, 8, 5, 2), (7, 4, 4, 3)]):
-        arrays = draw(i, x=(M, I), W=(O, I), A=(3, r, I), B=(3, O, r))
-        given = {"x": arrays["x"], "W": arrays["W"], "s": 4.0, "A": arrays["A"], "B": arrays["B"]}
+        a = draw(i, x=(M, I), W=(O, I), A=(3, r, I), B=(3, O, r))
         which = np.arange(M) % 3
-        found.append(
-            Case({**given, "which": which}, serve, rows=("x",), adapter="B", two_paths=("y",))
-        )
-    return found
+        args = {"x": a["x"], "W": a["W"], "s": 4.0, "A": a["A"], "B": a["B"], "which": which}
+        cases.append(Case(args, serve, rows=("x",), adapter="B", two_paths=("y",)))
+    return cases
 
 
 EXERCISES = (
-    Exercise(
+    predict(
         "real_count",
-        11,
-        "predict",
         "30 layers, each with a q_proj of 576 x 576 and a v_proj of 192 x 576: how many numbers "
         "does LoRA of rank 8 train?",
         (
@@ -58,47 +54,41 @@ EXERCISES = (
         ),
         number=lambda: 30 * (count(576, 576, 8) + count(576, 192, 8)),
         because="a third of a percent of the model's 134,515,008.",
-        near=lambda: {
+        near={
             15360: "that is one layer's",
             30 * 8 * 2 * (576 + 576): "v_proj has 192 outputs: three key heads of 64",
-            30 * 8 * (576 + 192): "B alone: that is LoRA-FA's",
+            30 * 8 * (576 + 192): "that is B alone, LoRA-FA's count",
         },
     ),
-    Exercise(
+    blank(
         "real_best",
-        11,
-        "blank",
         "The likeliest of some tokens: logits (N, V), among (n,) -> tokens (N,)",
         (
             "logits[:, among] has a column for each of them.",
-            "argmax gives a place among them, wanted is the token that stands there.",
+            "argmax gives a place in `among`; the answer is the token at this place.",
             "among[logits[:, among].argmax(axis=1)]",
         ),
-        cases=best_cases,
+        best_cases,
     ),
-    Exercise(
+    broken(
         "real_break",
-        11,
-        "break",
         "Take the likeliest of all tokens: logits (N, V), among (n,) -> tokens (N,)",
         (
             "Start from the right function.",
-            "Let the whole vocabulary compete.",
+            "Choose from the whole vocabulary.",
             "logits.argmax(axis=1)",
         ),
-        cases=best_cases,
+        best_cases,
         wanted=best_of_all,
     ),
-    Exercise(
+    blank(
         "real_serve",
-        11,
-        "blank",
-        "Rows with an adapter each: x, W, s, A (n, r, I), B (n, O, r), which (M,) -> y",
+        "An adapter for each row: x, W, s, A (n, r, I), B (n, O, r), which (M,) -> y",
         (
-            "The base's product is one for all rows: x @ W.T.",
+            "The base is the same for all rows: x @ W.T.",
             "A[which] (M, r, I) has each row's own A: z = np.einsum('mi,mri->mr', x, A[which]).",
             "x @ W.T + s * np.einsum('mr,mor->mo', z, B[which])",
         ),
-        cases=serve_cases,
+        serve_cases,
     ),
 )

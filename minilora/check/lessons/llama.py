@@ -6,7 +6,7 @@ import numpy as np
 
 from ...ops import attention, rmsnorm
 from ..slips import Case
-from .exercise import Exercise, draw
+from .exercise import blank, broken, draw, predict
 
 
 def norm(x, g, eps):
@@ -16,7 +16,8 @@ def norm(x, g, eps):
 
 def one_head(q, k, v):
     """Causal attention of one head: q, k, v (T, D) -> o (T, D)."""
-    return {"o": attention.forward(*(a[None, :, None] for a in (q, k, v)))[0][0, :, 0]}
+    spans = np.array([[0, len(q), 0, len(k)]])
+    return {"o": attention.forward(*(a[:, None] for a in (q, k, v)), spans)[0][:, 0]}
 
 
 def without_mask(q, k, v):
@@ -39,10 +40,8 @@ def norm_cases():
 
 
 EXERCISES = (
-    Exercise(
+    predict(
         "llama_kv",
-        2,
-        "predict",
         "Width 128, 4 query heads of 32 and 2 key heads: how many numbers has k_proj's weight?",
         (
             "k_proj maps the width to all key heads side by side.",
@@ -51,46 +50,40 @@ EXERCISES = (
         ),
         number=lambda: 2 * 32 * 128,
         because="G·D outputs, C inputs: half of q_proj's, since two query heads share a key head.",
-        near=lambda: {
-            128 * 128: "that is q_proj's: the key heads are fewer",
-            32 * 128: "one head of the two",
+        near={
+            128 * 128: "that is q_proj's weight: there are fewer key heads",
+            32 * 128: "that is one of the two key heads",
         },
     ),
-    Exercise(
+    blank(
         "llama_norm",
-        2,
-        "blank",
         "RMSNorm: x (M, C), g (C,), eps -> y (M, C)",
         (
             "Each row is divided by its root mean square; no mean is subtracted.",
             "eps goes under the root; g multiplies each column.",
             "g * x / np.sqrt((x**2).mean(1, keepdims=True) + eps)",
         ),
-        cases=norm_cases,
+        norm_cases,
     ),
-    Exercise(
+    blank(
         "llama_attention",
-        2,
-        "blank",
         "Causal attention of one head: q, k, v (T, D) -> o (T, D)",
         (
-            "Scores q kᵀ/√D, a softmax over each row, times v.",
-            "Place t may not see what comes after it: those scores are -inf before the softmax.",
+            "The scores are q kᵀ/√D. A softmax over each row, times v.",
+            "Place t may not see the places after it: set those scores to -inf before the softmax.",
             "np.where(np.tri(len(q)), q @ k.T / np.sqrt(q.shape[1]), -np.inf)",
         ),
-        cases=attention_cases,
+        attention_cases,
     ),
-    Exercise(
+    broken(
         "llama_break",
-        2,
-        "break",
         "Attention without the mask: q, k, v (T, D) -> o (T, D)",
         (
             "Start from your attention.",
-            "Leave the np.where out.",
+            "Leave out the np.where.",
             "The softmax of q @ k.T / np.sqrt(D), times v.",
         ),
-        cases=attention_cases,
+        attention_cases,
         wanted=without_mask,
     ),
 )

@@ -2,7 +2,7 @@
 
 from ...methods.lora_plus import lr_scale
 from ..slips import Case
-from .exercise import Exercise, draw
+from .exercise import blank, broken, draw, predict
 
 
 def step(A, B, dA, dB, lr, ratio):
@@ -12,7 +12,7 @@ def step(A, B, dA, dB, lr, ratio):
 
 
 def ratio_on_a(A, B, dA, dB, lr, ratio):
-    """The ratio on A; A slowed down instead; both fast."""
+    """The ratio on A; A slowed down instead; both slowed down."""
     return [
         {"A'": A - ratio * lr * dA, "B'": B - lr * dB},
         {"A'": A - lr / ratio * dA, "B'": B - lr / ratio * dB},
@@ -30,10 +30,8 @@ def step_cases():
 
 
 EXERCISES = (
-    Exercise(
+    predict(
         "lora_plus_rate",
-        8,
-        "predict",
         "The learning rate is 0.002 and the ratio 16: at what rate does B learn?",
         (
             "The rate that you give is A's.",
@@ -42,34 +40,30 @@ EXERCISES = (
         ),
         number=lambda: 0.002 * lr_scale({"ratio": 16.0})["B"],
         because="η_B = ratio · η_A, and η_A is the rate that you give.",
-        near=lambda: {
+        near={
             0.002: "that is A's rate",
-            0.002 / 16: "B is the fast one: times the ratio, not over it",
+            0.002 / 16: "B is the fast one: multiply by the ratio",
         },
     ),
-    Exercise(
+    blank(
         "lora_plus_step",
-        8,
-        "blank",
         "One step of plain gradient descent: A, B, dA, dB, lr, ratio -> A', B'",
         (
-            "A (r, I) is the down-projection, which touches x; B (O, r) comes after it.",
-            "B starts at zero and has the farther to go: it is the fast one.",
+            "A (r, I) is the down-projection, which reads x; B (O, r) comes after it.",
+            "B starts at zero and has further to go: it gets the larger rate.",
             "A - lr * dA, B - ratio * lr * dB",
         ),
-        cases=step_cases,
+        step_cases,
     ),
-    Exercise(
+    broken(
         "lora_plus_break",
-        8,
-        "break",
         "Give the ratio to A: A, B, dA, dB, lr, ratio -> A', B'",
         (
             "Start from the right step.",
-            "Swap the two rates.",
+            "Exchange the two rates.",
             "A - ratio * lr * dA, B - lr * dB",
         ),
-        cases=step_cases,
+        step_cases,
         slip="ratio on A",
     ),
 )

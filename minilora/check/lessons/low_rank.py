@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..slips import Case
-from .exercise import Exercise, draw
+from .exercise import blank, broken, draw, predict
 
 
 def truncate(D, r):
@@ -27,49 +27,43 @@ def truncate_cases():
 
 
 EXERCISES = (
-    Exercise(
+    predict(
         "low_rank_error",
-        3,
-        "predict",
         "A matrix has singular values 12, 4 and 3: how far, in the Frobenius norm, is the nearest "
         "matrix of rank 1?",
         (
             "The nearest one keeps the largest singular value.",
-            "What is left over has the other two as its singular values.",
+            "The difference has the other two as its singular values.",
             "√(4² + 3²).",
         ),
         number=lambda: float(np.linalg.norm(np.diag([12.0, 4, 3]) - np.diag([12.0, 0, 0]))),
-        because="√(4² + 3²): what is left over has the singular values that were cut.",
-        near=lambda: {
-            7: "a sum: norms add as squares",
+        because="√(4² + 3²): the difference has the singular values that were cut.",
+        near={
+            7: "that is the sum: the squares add up, then comes the root",
             4: "that is the distance in the spectral norm",
-            25: "squared",
-            13: "√(12² + 4² + 3²) is the matrix's own norm",
+            25: "that is the square of the distance",
+            13: "√(12² + 4² + 3²) is the norm of the matrix itself",
         },
     ),
-    Exercise(
+    blank(
         "low_rank_truncate",
-        3,
-        "blank",
         "The nearest matrix of rank r: D, r -> D_r",
         (
             "np.linalg.svd(D, full_matrices=False) gives U, values, V with D = (U * values) @ V.",
-            "The values come largest first: keep r of them, with their columns and rows.",
+            "The largest values come first: keep r of them, with their columns and rows.",
             "(U[:, :r] * values[:r]) @ V[:r]",
         ),
-        cases=truncate_cases,
+        truncate_cases,
     ),
-    Exercise(
+    broken(
         "low_rank_break",
-        3,
-        "break",
         "Keep the r smallest singular values: D, r -> D_r",
         (
-            "The values come largest first.",
-            "Take the last r in place of the first.",
+            "The largest values come first.",
+            "Take the last r in place of the first r.",
             "(U[:, -r:] * values[-r:]) @ V[-r:]",
         ),
-        cases=truncate_cases,
+        truncate_cases,
         wanted=smallest,
     ),
 )

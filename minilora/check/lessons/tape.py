@@ -1,10 +1,10 @@
-"""Notebook 01, the tape: two pairs to write, a cache to weigh."""
+"""Notebook 01, the tape: two backwards to write, a cache to weigh."""
 
 import numpy as np
 
 from ...ops import linear, mul
 from ..slips import Case
-from .exercise import Exercise, draw
+from .exercise import blank, broken, draw, predict
 
 
 def mul_backward(dy, a, b):
@@ -24,72 +24,60 @@ def mul_cases():
 
 def linear_cases():
     """For dx, dW = f(dy, x, W)."""
+    shapes = [dict(dy=(6, 4), x=(6, 5), W=(4, 5)), dict(dy=(6, 3), x=(6, 3), W=(3, 3))]
     return [
-        Case(
-            draw(i, dy=(M, O), x=(M, I), W=(O, I)),
-            linear_backward,
-            rows=("dy", "x"),
-            summed=("dW",),
-        )
-        for i, (M, I, O) in enumerate([(6, 5, 4), (6, 3, 3)])
+        Case(draw(i, **shape), linear_backward, rows=("dy", "x"), summed=("dW",))
+        for i, shape in enumerate(shapes)
     ]
 
 
 EXERCISES = (
-    Exercise(
+    predict(
         "tape_bytes",
-        1,
-        "predict",
         "a and b are 100 x 100 in float64: how many bytes does the cache of a · b hold?",
         (
             "What does backward read? da = dy · b.",
-            "And db = dy · a: both inputs, and not the output.",
+            "And db = dy · a: it reads both inputs, and not the output.",
             "Two arrays of 10,000 numbers of 8 bytes.",
         ),
         number=lambda: sum(a.nbytes for a in mul.forward(*np.ones((2, 100, 100)))[1]),
         because="backward reads a and b: two arrays of 80,000 bytes.",
-        near=lambda: {
-            80_000: "one array: da reads b, and db reads a",
-            240_000: "the output as well: backward does not read it",
-            20_000: "those are numbers: float64 has 8 bytes each",
-            80_000 / 2: "that is float32, and one array",
+        near={
+            80_000: "that is one array: da reads b, and db reads a",
+            240_000: "that is the output as well: backward does not read it",
+            20_000: "that is the count of numbers: in float64 each has 8 bytes",
+            80_000 / 2: "that is one array in float32",
         },
     ),
-    Exercise(
+    blank(
         "mul_backward",
-        1,
-        "blank",
         "Both gradients of y = a · b, element by element: dy, a, b -> da, db",
         (
             "Hold b fixed: y is a times a constant.",
-            "dy is handed on, times what stood beside a.",
+            "a's gradient is dy times the factor of a.",
             "dy * b, dy * a",
         ),
-        cases=mul_cases,
+        mul_cases,
     ),
-    Exercise(
+    blank(
         "linear_backward",
-        1,
-        "blank",
         "Both gradients of y = x Wᵀ: dy, x, W -> dx, dW",
         (
-            "A gradient has its primal's shape: (M, I) and (O, I).",
-            "Only one way to multiply dy (M, O) with W gives (M, I). For dW the rows must go.",
+            "A gradient has its argument's shape: (M, I) and (O, I).",
+            "Only one product of dy (M, O) and W is (M, I). In dW the sum runs over the rows.",
             "dy @ W, dy.T @ x",
         ),
-        cases=linear_cases,
+        linear_cases,
     ),
-    Exercise(
+    broken(
         "linear_break",
-        1,
-        "break",
         "Leave out the sum over rows in dW: dy, x, W -> dx, dW",
         (
-            "W serves every row, so its gradient is a sum over the rows.",
+            "All rows use W, so its gradient is a sum over the rows.",
             "A mean, or one row alone, has the right shape and the wrong numbers.",
             "dy @ W, dy.T @ x / len(x)",
         ),
-        cases=linear_cases,
+        linear_cases,
         slip="no sum",
     ),
 )

@@ -2,7 +2,7 @@
 
 from ...methods.lora import count
 from ..slips import Case
-from .exercise import Exercise, draw
+from .exercise import blank, broken, draw, predict
 
 
 def step(w, dw, lr):
@@ -11,7 +11,7 @@ def step(w, dw, lr):
 
 
 def without_rate(w, dw, lr):
-    """The rate forgotten."""
+    """The learning rate forgotten."""
     return {"w'": w - dw}
 
 
@@ -24,10 +24,8 @@ def step_cases():
 
 
 EXERCISES = (
-    Exercise(
+    predict(
         "tour_count",
-        0,
-        "predict",
         "Two weights of 128 x 128 and 64 x 128 get LoRA of rank 4: how many numbers are trained?",
         (
             "Each weight (O, I) gets two thin matrices.",
@@ -35,35 +33,31 @@ EXERCISES = (
             "4 · (128 + 128) + 4 · (64 + 128).",
         ),
         number=lambda: count(128, 128, 4) + count(128, 64, 4),
-        because="r (I + O) for each; the two weights themselves have 24,576.",
-        near=lambda: {
-            128 * 128 + 64 * 128: "that is full fine-tuning: all of the two weights",
-            4 * (128 + 64): "that is LoRA-FA's: one of the two thin matrices each",
+        because="r (I + O) for each weight; the two weights themselves have 24,576 numbers.",
+        near={
+            128 * 128 + 64 * 128: "that is full fine-tuning: all numbers of the two weights",
+            4 * (128 + 64): "that is LoRA-FA's count: one thin matrix for each weight",
         },
     ),
-    Exercise(
+    blank(
         "tour_step",
-        0,
-        "blank",
         "One step of gradient descent: w, dw, lr -> w'",
         (
-            "dw says in which direction the loss grows.",
-            "The loss is to fall: go against dw, and not all the way.",
+            "dw is the direction in which the loss grows.",
+            "The loss must fall: go against dw, by a small step.",
             "w - lr * dw",
         ),
-        cases=step_cases,
+        step_cases,
     ),
-    Exercise(
+    broken(
         "tour_break",
-        0,
-        "break",
         "Forget the learning rate: w, dw, lr -> w'",
         (
             "Start from the right step.",
-            "A step without a rate goes all the way along the gradient.",
+            "Without a learning rate the step is the whole gradient.",
             "w - dw",
         ),
-        cases=step_cases,
+        step_cases,
         wanted=without_rate,
     ),
 )

@@ -2,7 +2,7 @@
 
 from ...methods.vera import count, delta, vera_backward, vera_forward
 from ..slips import Case
-from .exercise import Exercise, draw
+from .exercise import blank, broken, draw, predict
 
 SHAPES = ((6, 8, 5, 3), (6, 7, 4, 4))  # M rows (2 sequences of 3), I, O, r; r = O in the second
 
@@ -14,7 +14,7 @@ def forward(x, W, A, B, b, d):
 
 def backward(dy, u, W, A, B, b, d):
     """dx, db, dd: from u = x Aᵀ alone."""
-    dx, _, _, _, db, dd, *_ = vera_backward(dy, (u, W, A, B, b, d, 0.0, None))
+    dx, _, _, _, db, dd, *_ = vera_backward(dy, (u, W, A, B, b, d, False))
     return {"dx": dx, "db": db, "dd": dd}
 
 
@@ -32,28 +32,27 @@ def forward_wrong_side(x, W, A, B, b, d):
 
 
 def backward_wrong_side(dy, u, W, A, B, b, d):
-    """The gradients of that forward: db has r numbers; the others want r = O."""
+    """The gradients of that forward: db has r numbers; dx and dd need r = O."""
     dz = dy @ B
-    found = [{"db": (dz * d * u).sum(0)}, {"db": (dz * u).sum(0)}]
+    wrong = [{"db": (dz * d * u).sum(0)}, {"db": (dz * u).sum(0)}]
     if len(b) == len(d):
-        found.append({"dx": dy @ W + (dz * b * d) @ A, "dd": (dz * b * u).sum(0)})
-    return found
+        wrong.append({"dx": dy @ W + (dz * b * d) @ A, "dd": (dz * b * u).sum(0)})
+    return wrong
 
 
 def merge_wrong_side(W, A, B, b, d):
-    """b as columns' scale."""
+    """b as a scale of columns."""
     return [{"W'": W + (B * b * d) @ A}] if len(b) == len(d) else []
 
 
-def _cases(reference, names, slip, **known):
-    found = []
+def _cases(reference, names, wrong_side, **paths):
+    cases, slips = [], {"b on the wrong side": wrong_side}
     for seed, (M, I, O, r) in enumerate(SHAPES):
         a = draw(seed, dy=(M, O), x=(M, I), W=(O, I), A=(r, I), B=(O, r), b=(O,), d=(r,))
         a["u"] = a["x"] @ a["A"].T
         args = {n: a[n] for n in names}
-        wrong_side = {"b on the wrong side": slip}
-        found.append(Case(args, reference, adapter="b", slips=wrong_side, **known))
-    return found
+        cases.append(Case(args, reference, adapter="b", slips=slips, **paths))
+    return cases
 
 
 def forward_cases():
@@ -64,8 +63,9 @@ def forward_cases():
 
 def backward_cases():
     """For dx, db, dd = f(dy, u, W, A, B, b, d)."""
-    known = dict(rows=("dy", "u"), summed=("db", "dd"), two_paths=("dx",))
-    return _cases(backward, ("dy", "u", "W", "A", "B", "b", "d"), backward_wrong_side, **known)
+    names = ("dy", "u", "W", "A", "B", "b", "d")
+    paths = dict(rows=("dy", "u"), summed=("db", "dd"), two_paths=("dx",))
+    return _cases(backward, names, backward_wrong_side, **paths)
 
 
 def merge_cases():
@@ -74,10 +74,8 @@ def merge_cases():
 
 
 EXERCISES = (
-    Exercise(
+    predict(
         "vera_count",
-        6,
-        "predict",
         "How many numbers does VeRA of rank 256 train on a linear of 64 inputs and 128 outputs?",
         (
             "A and B are drawn once, for all layers, and never trained.",
@@ -85,29 +83,25 @@ EXERCISES = (
             "O + r = 128 + 256.",
         ),
         number=lambda: count(64, 128, 256),
-        because="O + r: neither I nor a product with r is in it.",
-        near=lambda: {
+        because="O + r: the number of inputs does not matter, and r is added, not multiplied.",
+        near={
             256 * (64 + 128): "that is LoRA's count: here A and B are frozen",
-            64 + 256: "b has one number an output, not one an input",
-            384 + 256 * 192: "the shared A and B are frozen: not counted as trainable",
+            64 + 256: "b has one number for each output, not for each input",
+            384 + 256 * 192: "that counts the shared A and B too: they are frozen",
         },
     ),
-    Exercise(
+    blank(
         "vera_forward",
-        6,
-        "blank",
         "y = x Wᵀ + b·((d·u) Bᵀ), u = x Aᵀ: x, W, A, B, b, d -> y",
         (
-            "d has r numbers and b has O: the shapes say where each of them stands.",
-            "Down by A, times d, up by B, times b; and the base path beside it.",
+            "d has r numbers and b has O: the shapes show where each of them stands.",
+            "Multiply x by A, by d, by B, by b; then add the base path.",
             "x @ W.T + b * ((d * (x @ A.T)) @ B.T)",
         ),
-        cases=forward_cases,
+        forward_cases,
     ),
-    Exercise(
+    blank(
         "vera_backward",
-        6,
-        "blank",
         "Both vectors' gradients: dy, u, W, A, B, b, d -> dx, db, dd",
         (
             "Go back through y = … + b·v, v = z Bᵀ, z = d·u, one step at a time.",
@@ -115,31 +109,27 @@ EXERCISES = (
             "dz = (dy * b) @ B; db = (dy * ((d * u) @ B.T)).sum(0); dd = (dz * u).sum(0); "
             "dx = dy @ W + (dz * d) @ A",
         ),
-        cases=backward_cases,
+        backward_cases,
     ),
-    Exercise(
+    blank(
         "vera_merge",
-        6,
-        "blank",
         "One matrix that does it all: W, A, B, b, d -> W'",
         (
             "Λ_b is a diagonal matrix: what does it do to the rows of B?",
             "A column of numbers, b[:, None], scales rows; d, as it is, scales columns.",
             "W + (b[:, None] * B * d) @ A",
         ),
-        cases=merge_cases,
+        merge_cases,
     ),
-    Exercise(
+    broken(
         "vera_break",
-        6,
-        "break",
         "Put b on the wrong side of B in forward: x, W, A, B, b, d -> y",
         (
-            "When does (b·d·u) Bᵀ run at all?",
-            "Only where r = O: the check tries that, too.",
+            "For which shapes does (b·d·u) Bᵀ run?",
+            "Only where r = O: one of the cases has such a shape.",
             "Return x @ W.T + (b * d * (x @ A.T)) @ B.T",
         ),
-        cases=forward_cases,
+        forward_cases,
         slip="b on the wrong side",
     ),
 )
