@@ -160,7 +160,7 @@ def page_calls() -> dict[str, list[tuple[Callable, tuple]]]:
         return rng.standard_normal(shape, dtype=np.float32)
 
     moments = n(33), n(33), n(33), np.abs(n(33))
-    calls = [
+    calls: list[tuple[Callable, tuple]] = [
         (ops.add.forward, (n(rows, 200), n(rows, 200))),
         (engine.add, (n(rows, 200), n(rows, 200))),
         (mask, (n(rows, 29), 0.3, (0, 1, 0, 0))),

@@ -140,7 +140,7 @@ ty = tx @ ops.transpose(ml.param(W)) + (tx @ ops.transpose(tA)) @ ops.transpose(
 ml.backward(ty, dy)
 assert np.allclose(ty.data, y)
 assert all(np.allclose(t.grad, g) for t, g in zip([tx, tA, tB], [dx, dA, dB]))
-check_pair(lora.lora_forward, lora.lora_backward, x, W, s, A, B)
+check_pair(lora.lora_forward, lora.lora_backward, x, W, s, A, B, frozen="W")
 
 # %% [markdown]
 r"""

@@ -42,7 +42,7 @@ record = ml.METHODS["delta_lora"]
 dW = dy.T @ x  # the gradient that W would have had
 dBA = s * dy.T @ x  # y = x Wᵀ + s x (BA)ᵀ
 assert np.allclose(dBA, s * dW) and record.op is ml.METHODS["lora"].op
-check_pair(record.op.forward, record.op.backward, x, W, s, A, B)
+check_pair(record.op.forward, record.op.backward, x, W, s, A, B, frozen="W")
 
 # %% [markdown]
 r"""
