@@ -1,5 +1,6 @@
 """The answers to exercises and a reader's own pair: what is right passes, each slip is named."""
 
+import inspect
 import json
 import subprocess
 import sys
@@ -7,8 +8,13 @@ import sys
 import numpy as np
 import pytest
 
-from minilora.check import EXERCISES, SLIPS, check, check_pair, hint
+from minilora import fast, ops
+from minilora.check import EXERCISES, SLIPS, check, check_pair, doctor, hint
 from minilora.check import answer as answers
+from minilora.engine import Op
+from minilora.gradcheck import GradientError
+from minilora.methods import METHODS
+from minilora.support.meta import arrays_in
 
 
 def lora_forward(x, W, s, A, B):
@@ -619,3 +625,64 @@ def test_a_prompt_shows_its_verdicts_itself(monkeypatch, capsys):
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
     assert check("lora_count", 768)
     assert not capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------------- the doctor
+
+
+def test_the_doctor_checks_every_op_and_every_technique():
+    lines = list(doctor.gradients())
+    checked = {line.split()[1] for line in lines if not line.startswith("✓ method")}
+    assert checked == {name for name in ops.__all__ if isinstance(getattr(ops, name), Op)}
+    for name, record in METHODS.items():
+        line = next(line for line in lines if line.startswith(f"✓ method {name} "))
+        assert all(f"d{a}" in line for a in ("x", *record.trains)), line
+        assert any(f"method {name}, dropout" in line for line in lines) == record.has_dropout
+    assert all(" right " in line for line in lines)
+
+
+def test_the_doctor_finds_a_wrong_backward(monkeypatch):
+    wrong = Op("exp", ops.exp.forward, lambda dy, y: (2 * dy * y,))
+    monkeypatch.setattr(ops, "exp", wrong)
+    with pytest.raises(GradientError, match="da is wrong"):
+        list(doctor.gradients())
+
+
+def test_the_doctor_has_calls_of_every_twin():
+    calls = doctor.page_calls()
+    assert calls.keys() == fast.TWINS.keys() and all(calls.values())
+    assert len(calls["lora_forward"]) > len(calls["dora_forward"])  # with dropout, and without
+    for function, args in sum(calls.values(), []):
+        floats = [a for a in arrays_in(args) if a.dtype.kind == "f"]
+        assert floats and {a.dtype for a in floats} == {np.dtype(np.float32)}, function.__name__
+
+
+@pytest.mark.parametrize("place", ["output", "cache", "argument"])
+def test_the_doctor_finds_a_twin_that_differs(place, monkeypatch):
+    """In what it returns, in what it keeps, in what it writes."""
+
+    def swiglu_forward(gate, up):
+        h, (gate, up) = inspect.unwrap(ops.swiglu.forward)(gate, up)
+        if place == "argument":
+            gate += 1e-3
+        return h + 1e-3 * (place == "output"), (gate + 1e-3 * (place == "cache"), up)
+
+    monkeypatch.setattr(fast, "TWINS", {"swiglu_forward": swiglu_forward})
+    monkeypatch.setattr(fast, "on", lambda: not fast.is_plain())
+    with pytest.raises(
+        ValueError, match="doctor: the twin of swiglu_forward differs from its page"
+    ):
+        list(doctor.twins())
+
+
+def test_the_doctor_agrees_where_twins_are_off(monkeypatch):
+    monkeypatch.setattr(fast, "on", lambda: False)
+    *_, last = doctor.machine()
+    assert last.split() == "twins off: every function is its page's own".split()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(fast.backend() == "numpy", reason="there is no twin")
+def test_the_twins_agree_here():
+    lines = list(doctor.machine())
+    assert sum("agrees with its page" in line for line in lines) == len(fast.TWINS)

@@ -91,7 +91,8 @@ tx, tB = ml.param(x), ml.param(B)
 ty = tx @ W.T + (tx @ A.T) @ ops.transpose(tB) * s
 ml.backward(ty, dy)
 assert np.allclose(tx.grad, dx) and np.allclose(tB.grad, dB)
-check_pair(lora_fa.lora_fa_forward, lora_fa.lora_fa_backward, x, W, s, A, B, frozen=("W", "A"))
+frozen = ("W", "A")
+check_pair(lora_fa.lora_fa_forward, lora_fa.lora_fa_backward, x, W, s, A, B, frozen=frozen)
 
 # %% [markdown]
 r"""
