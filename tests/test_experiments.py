@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from minilora.formats.models import load_model
-from minilora.lab import rates
+from minilora.lab import rates, report
 from minilora.lab import tune as sweep
 from minilora.lab.compare import SCRATCH, Settings, compare
 from minilora.lab.runs import load_words, make_batches, run
 from minilora.lab.tune import tune
-from minilora.methods import DEFAULT
+from minilora.methods import DEFAULT, METHODS
 from minilora.text import tasks
 
 FEW = Settings(methods=("lora",), train_size=40, steps=3, warmup=1, seeds=2)
@@ -146,6 +146,21 @@ def test_a_method_without_a_rate_is_named(monkeypatch):
         compare(FEW)
 
 
+def test_a_further_method_without_a_rate_is_told_how_to_get_one():
+    both = dataclasses.replace(FEW, methods=("lora", "dora"))
+    says = "for dora; give --lr dora=RATE, or run minilora tune --task past --methods dora and "
+    with pytest.raises(ValueError, match=says):
+        compare(both)
+
+
+def test_a_further_method_is_compared_and_drawn(tmp_path):
+    few = dataclasses.replace(FEW, methods=("dora",), seeds=1, scratch=False)
+    results = compare(few, {"dora": 0.01}, jobs=1)
+    report.write_all(results, tmp_path)
+    assert METHODS["dora"].title in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "dora" not in Settings().methods
+
+
 # -------------------------------------------------------------------------------------- the sweep
 
 
@@ -207,6 +222,14 @@ def test_a_record_grows_by_method_and_starts_anew_for_another_comparison(tmp_pat
     assert rates.differences(longer, "base", record) == ["steps 3 there"]
     rates.add(path, longer, "base", [cell("full", 0.1, 0.5, 0.4)])
     assert list(rates.chosen_for("past", rates.read(path))) == ["full"]
+
+
+def test_a_new_record_starts_as_a_copy_of_the_committed_one(tmp_path):
+    path, past = tmp_path / "tuning.json", rates.read()["sweeps"]["past"]
+    settings = Settings(methods=("dora",), ranks={"vera": 256})
+    rates.add(path, settings, past["base_crc32"], [cell("dora", 0.1, 0.5, 0.4)])
+    assert set(rates.chosen_for("past", rates.read(path))) == {*DEFAULT, SCRATCH, "dora"}
+    assert rates.read(path)["sweeps"]["past"]["cells"][:-1] == past["cells"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"chosen": 3, "sweeps": 1}'])

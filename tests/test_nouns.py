@@ -11,7 +11,7 @@ from conftest import make_llama
 
 from minilora import cli
 from minilora.lab import compare, runs
-from minilora.methods import METHODS
+from minilora.methods import DEFAULT, METHODS
 from minilora.support.files import data_folder
 from minilora.text import nouns, tasks
 from minilora.text.tokenizer import CharTokenizer
@@ -82,7 +82,7 @@ def test_what_a_comparison_of_it_starts_from():
 
     start = settings("compare --task category")
     assert start.base == "smollm2-135m" and not start.scratch and start.rank == 8
-    assert start.methods == tuple(n for n, r in METHODS.items() if not r.whole_model)
+    assert start.methods == tuple(n for n in DEFAULT if not METHODS[n].whole_model)
     assert compare.rows(start) == start.methods
     given = settings("compare --base x --task category --methods full --steps 5 --train-size 50")
     assert (given.base, given.methods, given.steps, given.train_size) == ("x", ("full",), 5, 50)

@@ -102,6 +102,7 @@ def test_the_rate_on_record_stands_in_for_none():
     [
         ("--method lorra", "lora"),
         ("--task pats", "past"),
+        ("--method dora", "no learning rate is on record for dora"),
         ("--rank 2.5", "--rank: got '2.5'"),
         ("--rank 0", "rank is 0"),
         ("--lr 1e-2,x", "--lr: got 'x'"),

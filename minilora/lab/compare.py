@@ -110,7 +110,16 @@ def _chosen_rates(settings, lr, record) -> dict[str, float]:
         raise ValueError(f"compare: a rate for {foreign[0]}, which is not run: {', '.join(names)}")
     for name, rate in lr.items():
         number(f"compare: the rate of {name}", rate, above=0)
-    return rates.of_methods(names, settings.task, record, lr)
+    on_record = rates.chosen_for(settings.task, record)
+    chosen = {name: row["lr"] for name, row in on_record.items()} | lr
+    if missing := [name for name in names if name not in chosen]:
+        swept = ",".join(name for name in missing if name != SCRATCH)
+        raise ValueError(
+            f"compare: no learning rate for {', '.join(missing)}; give --lr {missing[0]}=RATE, or "
+            f"run minilora tune --task {settings.task}{f' --methods {swept}' if swept else ''} and "
+            "give its record as --rates"
+        )
+    return chosen
 
 
 def references(model: Llama, words: tasks.TaskData, settings: Settings) -> dict[str, float]:

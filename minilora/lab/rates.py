@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from ..support.files import data_folder, write_json
-from .settings import SCRATCH
 from .statistics import by_exact_match
 
 DEFAULT_TASK = "past"  # whose rates serve a task that has no sweep of its own
@@ -77,25 +76,6 @@ def about(settings: Any) -> dict[str, Any]:
 def chosen_for(task: str, record: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """method -> {"lr", "rank"}, of the task's own sweep, or of the default task's."""
     return record["chosen"].get(task) or record["chosen"].get(DEFAULT_TASK, {})
-
-
-def of_methods(
-    names: Iterable[str], task: str, record: Mapping[str, Any], given: Mapping[str, float]
-) -> dict[str, float]:
-    """method -> its learning rate: the one given, or the one on record for the task.
-
-    Raises ValueError where a method has neither, and says how to get one.
-    """
-    names = list(names)
-    known = {name: row["lr"] for name, row in chosen_for(task, record).items()} | dict(given)
-    if missing := [name for name in names if name not in known]:
-        methods = ",".join(name for name in missing if name != SCRATCH)
-        raise ValueError(
-            f"no learning rate for {', '.join(missing)}; give --lr {missing[0]}=RATE, or run "
-            f"minilora tune --task {task}{f' --methods {methods}' if methods else ''} "
-            "and give its record by --rates"
-        )
-    return {name: known[name] for name in names}
 
 
 def differences(settings: Any, base_crc32: str, record: Mapping[str, Any]) -> list[str]:

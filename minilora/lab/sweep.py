@@ -115,8 +115,10 @@ def _checked(cell: Cell) -> Cell:
     for name in ("train_size", "steps", "batch_size"):
         whole(f"sweep: {name}", cell[name], 1)
     if cell["lr"] is None:
-        method = cell["method"]
-        cell = {**cell, "lr": rates.of_methods([method], cell["task"], rates.read(), {})[method]}
+        known, method = rates.chosen_for(cell["task"], rates.read()), cell["method"]
+        if method not in known:
+            raise ValueError(f"sweep: no learning rate is on record for {method}; give --lr RATE")
+        cell = {**cell, "lr": known[method]["lr"]}
     number("sweep: lr", cell["lr"], above=0)
     names = {field.name for field in dataclasses.fields(Settings)}
     settings = Settings().changed(**{k: v for k, v in cell.items() if k in names})

@@ -142,9 +142,9 @@ def choice_of_rates(results: Results) -> str:
     """The learning rates, and how far they were chosen for this comparison."""
     rates, given = results["rates"], results["rates"]["given"]
     listed = ", ".join(f"{row['title']} {row['lr']:g}" for row in rows(results).values())
-    text = f"Learning rates ({listed}): "
+    text = f"Learning rates ({listed}):"
     if len(given) < len(rows(results)):
-        text += "chosen on validation words by minilora tune, from one grid for every row"
+        text += " chosen on validation words by minilora tune, from one grid for every row"
         if rates["differences"]:
             text += f", though for another comparison ({'; '.join(rates['differences'])})"
         text += "; never on held-out words."
