@@ -1,6 +1,7 @@
 """The answers to exercises and a reader's own pair: what is right passes, each slip is named."""
 
 import inspect
+import itertools
 import json
 import subprocess
 import sys
@@ -652,7 +653,7 @@ def test_the_doctor_has_calls_of_every_twin():
     calls = doctor.page_calls()
     assert calls.keys() == fast.TWINS.keys() and all(calls.values())
     assert len(calls["lora_forward"]) > len(calls["dora_forward"])  # with dropout, and without
-    for function, args in sum(calls.values(), []):
+    for function, args in itertools.chain(*calls.values()):
         floats = [a for a in arrays_in(args) if a.dtype.kind == "f"]
         assert floats and {a.dtype for a in floats} == {np.dtype(np.float32)}, function.__name__
 
