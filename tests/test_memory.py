@@ -27,7 +27,7 @@ from minilora.memory import (
     step,
     tables,
 )
-from minilora.methods import METHODS
+from minilora.methods import DEFAULT, METHODS
 from minilora.support import meta
 from minilora.support.meta import Meta
 from minilora.tuning.optim import AdamW
@@ -212,6 +212,7 @@ class TestRecompute:
                 for r in (None, "swiglu")
             )
             keeps_x = "A" in METHODS[method].trains or METHODS[method].whole_model
+            keeps_x = keeps_x and not how.get("dropout")  # then it keeps what dropout made of x
             assert kept - again == (each if keeps_x and how.get("targets", ALL) == ALL else 0)
 
     def test_an_unknown_word_is_refused(self):
@@ -345,7 +346,9 @@ def test_vera_of_a_large_model_draws_no_numbers():
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("method, how", list(settings()), ids=named)
 def test_no_more_is_held_than_the_ledger_says(method, how, case):
-    """After the forward pass NumPy holds the saved arrays, to the byte, and no other array."""
+    """After the forward pass NumPy holds the saved arrays, to the byte, the angles of the rows and
+    four numbers a sequence that say where it begins and ends, and no other array.
+    """
     config, batch, length = CASES[case]
     tuned = ml.attach(Llama(config, init_params(config)), method, **how)
     ids = np.random.default_rng(0).integers(0, config.vocab_size, (batch, length))
@@ -356,7 +359,9 @@ def test_no_more_is_held_than_the_ledger_says(method, how, case):
     held = tracemalloc.take_snapshot().filter_traces([of_numpy]).traces
     tracemalloc.stop()
     assert loss.node is not None
-    assert sum(t.size for t in held) == ledger(tuned, batch, length).activations
+    said, tables = ledger(tuned, batch, length), tuned.base.rope_tables(0, length)
+    angles, spans = said.scratch - sum(a.nbytes for a in tables), 4 * 8 * batch
+    assert sum(t.size for t in held) == said.activations + angles + spans
 
 
 def elementary_cases(rng):
@@ -399,7 +404,7 @@ def test_nothing_is_saved_in_vain(name):
         if a.dtype.kind == "f":
             a[...] = np.nan
         else:
-            a[...] = a[::-1].copy() if (a[::-1] != a).any() else 0
+            a[...] = a[::-1].copy() if a.ndim == 1 and (a[::-1] != a).any() else 0
         wrong = op.backward(dout, spoilt)
         assert not all(a is b is None or np.array_equal(a, b) for a, b in zip(right, wrong)), i
         with pytest.raises((TypeError, AttributeError, ValueError, IndexError)):
@@ -504,7 +509,7 @@ class TestCommands:
     def test_memory(self, capsys):
         assert main("memory --batch 4 --seq 20 --rank 4 --measure".split()) == 0
         out = capsys.readouterr().out
-        assert out.count("the same bytes") == len(METHODS) and "NOT" not in out
+        assert out.count("the same bytes") == len(DEFAULT) and "NOT" not in out
         assert main("memory --method lora --rank 4 --targets all-linear --seq 16".split()) == 0
         assert "self_attn.k_proj" in capsys.readouterr().out
         assert main("memory --model smollm2-135m --method lora --json".split()) == 0

@@ -46,7 +46,7 @@ class Ledger:
     # no step needs it, so it is neither of weights nor of the peak: the base's arrays in whose
     # place a copy moves (full, Delta-LoRA), kept so that detach gives them back bit for bit
     base_kept: int
-    scratch: int  # what else stays from step to step: rope's tables
+    scratch: int  # RoPE's tables, and the angles of the batch's rows
     # weights + optimizer + scratch + the most that forward and backward held at once, predicted for
     # the twins: the pages hold more for a moment, such as (T, T) scores of all heads
     peak: int
@@ -197,15 +197,17 @@ CODE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)
 def _account(tuned, tokens, step_peak: Callable[[], int], walk, arrays, optimizer) -> Ledger:
     """One forward and backward pass, and what it held beside the arrays, and the optimizer."""
     tables = tuned.base.rope_tables(0, tokens.shape[1])
+    scratch = _bytes([*tables, *tuned.base.angles(len(tokens), 0, tokens.shape[1])])
+    angles = scratch - _bytes(tables)  # made in each step, and so part of its peak
     ids = tokens.copy()  # a batch belongs to the step
     leaves = tuned.leaves()
     loss = tuned.loss(ids, ids, leaves=leaves, key=(tuned.seed, 1, 0))
     saved = saved_arrays(tape(loss), besides=[*arrays, *tables])
     walk(loss)
-    peak = step_peak()
+    peak = step_peak() - angles
     gradients = sum(leaf.grad.nbytes for leaf in leaves.values() if leaf.grad is not None)
     trainable, shared = _bytes(tuned.trainable.values()), _bytes(tuned.shared.values())
-    moved, base_kept, scratch = map(_bytes, (_moved(tuned), _base_kept(tuned), tables))
+    moved, base_kept = map(_bytes, (_moved(tuned), _base_kept(tuned)))
     aside = storages([*_base_kept(tuned), *tables])  # beside the weights
     needed = {place: a for a in arrays if (place := storage(a)[0]) not in aside}
     held = _bytes(needed.values())

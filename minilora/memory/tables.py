@@ -23,7 +23,7 @@ PARTS = {  # field of a Ledger -> its meaning
     "gradients": "of the weights that train",
     "optimizer": "AdamW's two moments",
     "activations": "saved for backward, listed below",
-    "scratch": "rope's tables",
+    "scratch": "RoPE's tables and the rows' angles",
     "transient": "what the peak has beyond the above",
     "peak": "the most bytes held at one time",
     "base_kept": "base arrays that detach gives back",

@@ -76,18 +76,20 @@ CASES = (
 def keeping(op: Op, more: Callable[[Mapping[str, Any], Any], Any]) -> Op:
     """An op whose cache also has more(arguments by name, out), which its backward does not read."""
     forward, backward, takes_need = op.forward, op.backward, op.takes_need
-    names = tuple(inspect.signature(forward).parameters)
+    names, alone = tuple(inspect.signature(forward).parameters), len(op.saves) == 1
 
     def wider_forward(*args):
         out, cache = twin(forward, args[0])(*args)
-        return out, (cache, more(dict(zip(names, args)), out))
+        extra = more(dict(zip(names, args)), out)
+        return out, (cache, extra) if alone else (*cache, extra)
 
     def wider_backward(dout, cache, need):
         wanted = (need,) if takes_need else ()
-        return twin(backward, dout)(dout, cache[0], *wanted)
+        return twin(backward, dout)(dout, cache[0] if alone else cache[:-1], *wanted)
 
     wider_forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
-    return Op(op.name, wider_forward, wider_backward)
+    saves = (*op.saves, "kept in vain")
+    return Op(op.name, wider_forward, wider_backward, saves=saves, constants=op.constants)
 
 
 @contextlib.contextmanager

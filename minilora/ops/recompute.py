@@ -30,7 +30,7 @@ def _run_again(dy, cache, need):
     return None, again.grad
 
 
-_recompute = Op("recompute", _run, _run_again)
+_recompute = Op("recompute", _run, _run_again, saves=("segment", "x"))
 
 
 def remaking(op: Op, h: Tensor) -> Op:
