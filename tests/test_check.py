@@ -12,6 +12,7 @@ import pytest
 from minilora import fast, ops
 from minilora.check import EXERCISES, SLIPS, check, check_pair, doctor, hint
 from minilora.check import answer as answers
+from minilora.cli import main
 from minilora.engine import Op
 from minilora.gradcheck import GradientError
 from minilora.methods import METHODS
@@ -642,11 +643,14 @@ def test_the_doctor_checks_every_op_and_every_technique():
     assert all(" right " in line for line in lines)
 
 
-def test_the_doctor_finds_a_wrong_backward(monkeypatch):
+def test_the_doctor_finds_a_wrong_backward(monkeypatch, capsys):
     wrong = Op("exp", ops.exp.forward, lambda dy, y: (2 * dy * y,))
     monkeypatch.setattr(ops, "exp", wrong)
     with pytest.raises(GradientError, match="da is wrong"):
         list(doctor.gradients())
+    assert main(["gradcheck"]) == 2
+    printed = capsys.readouterr()
+    assert "✓ power " in printed.out and "da is wrong" in printed.err
 
 
 def test_the_doctor_has_calls_of_every_twin():

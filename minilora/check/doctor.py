@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import inspect
+import itertools
 import os
 import platform
 import sys
@@ -36,7 +37,8 @@ def op_cases(rng: np.random.Generator, M: int = 6, I: int = 8, O: int = 5) -> di
     targets = np.where(rng.random(M) < 0.2, -100, rng.integers(0, O, M))
     targets[0] = 1
     angle, T = rng.uniform(0, 6, (M, 2)), min(M, 60)  # attention keeps T² numbers for a moment
-    spans = np.array([[0, T // 3, 0, T // 3 + 2], [T // 3, T, T // 3 + 2, T + 2]])
+    ends = [0, T // 3, T] if T > 20 else [0, T]  # of the sequences, the first with 2 earlier keys
+    spans = np.array([(q0, q1, q0 and q0 + 2, q1 + 2) for q0, q1 in itertools.pairwise(ends)])
     return {
         "add": (x, n(I)),
         "mul": (x, n((M, 1))),
