@@ -29,14 +29,10 @@ def setting(seed: int, **changes):
     return model, settings, words, make_batches(model, words.train, settings, seed)
 
 
-def teach(tuned: Tuned, batches: Iterable, *, lr: float, steps: int, **others) -> History:
-    """`fit` with the comparison's settings and so many steps; others: arguments of `train`."""
-    return fit(tuned, batches, Settings().changed(steps=steps), lr, **others)
-
-
-def word_batches(tuned: Tuned, pairs: Sequence, steps: int, seed: int) -> list:
-    """The comparison's batches, enough for so many steps."""
-    return make_batches(tuned, pairs, Settings().changed(steps=steps), seed)
+def learn(tuned: Tuned, pairs: Sequence, *, lr: float, steps: int, seed: int, **others) -> History:
+    """Train on words with the comparison's settings; others: arguments of `train`."""
+    settings = Settings().changed(steps=steps)
+    return fit(tuned, make_batches(tuned, pairs, settings, seed), settings, lr, **others)
 
 
 def loss_on(tuned: Tuned, pairs: Sequence) -> float:
@@ -119,11 +115,11 @@ def at_an_end(cell: Cell, records: Iterable[Record]) -> bool:
 
 def row_of(runs: Sequence[Record], records: Sequence[Record], *names: str) -> dict[str, Any]:
     """Of the runs at a rate that was chosen among the records': the rate, whether it stands at an
-    end of its grid, and the estimate of each of these results.
+    end of its grid, the trainable numbers, and the estimate of each of these results.
     """
-    cell = runs[0]["cell"]
-    estimates = {name: estimate(run["result"].get(name) for run in runs) for name in names}
-    return {"lr": cell["lr"], "at_an_end": at_an_end(cell, records), **estimates}
+    cell, numbers = runs[0]["cell"], runs[0]["result"].get("trainable")
+    row = {"lr": cell["lr"], "at_an_end": at_an_end(cell, records), "trainable": numbers}
+    return {**row, **{name: estimate(run["result"].get(name) for run in runs) for name in names}}
 
 
 def rate_of(row: dict[str, Any]) -> str:

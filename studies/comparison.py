@@ -164,29 +164,28 @@ def summary(records: list[Record]) -> dict[str, Any]:
     kinds = common.by_kind(records)
     (timed,) = (record["result"] for record in kinds["seconds"])
     costs = {record["cell"]["method"]: record["result"] for record in kinds["cost"]}
-    learned = common.grouped(kinds["learn"], _place)
+    names = ("purpose", "method", "task", "train_size")
+    learned = common.grouped(kinds["learn"], lambda cell: tuple(cell[name] for name in names))
     tuned = chosen_rates(records)
     means, early, rows = {}, {}, {}
+
+    def matches(method, task, size=300):
+        results = [run["result"] for run in learned.get(("score", method, task, size), [])]
+        return [result["test"]["exact_match"] for result in results]
+
     for method, spent in costs.items():
-        results = {
-            task: {
-                size: [run["result"] for run in learned.get(("score", method, task, size), [])]
-                for size in (300, *SIZES.get(task, ()))
-            }
-            for task in TASKS
-        }
-        scores = {
-            task: {n: [r["test"]["exact_match"] for r in of_n] for n, of_n in sizes.items()}
-            for task, sizes in results.items()
-        }
-        curves = [result["evaluations"] for result in results[TUNED][300]]
-        means[method] = [fmean(values) for values in zip(*(scores[task][300] for task in TASKS))]
+        by_task = {task: matches(method, task) for task in TASKS}
+        curves = [
+            r["result"]["evaluations"] for r in learned.get(("score", method, TUNED, 300), [])
+        ]
+        means[method] = [fmean(of_seed) for of_seed in zip(*by_task.values())]
         early[method] = [dict(curve).get(EARLY, math.inf) for curve in curves]
         rows[method] = {
-            "tasks": {task: estimate(sizes[300]) for task, sizes in scores.items()},
+            "tasks": {task: estimate(values) for task, values in by_task.items()},
             "mean": estimate(means[method]),
             "sizes": {
-                task: {n: estimate(values) for n, values in scores[task].items()} for task in SIZES
+                task: {n: estimate(matches(method, task, n)) for n in (300, *sizes)}
+                for task, sizes in SIZES.items()
             },
             "curve": [  # (step, the validation loss)
                 (points[0][0], estimate(loss for _, loss in points)) for points in zip(*curves)
@@ -207,10 +206,6 @@ def summary(records: list[Record]) -> dict[str, Any]:
         "base": {r["cell"]["task"]: r["result"]["test"] for r in kinds["base"]},
         "fronts": {cost: front(rows, cost) for cost in ("numbers", "file", "step")},
     }
-
-
-def _place(cell):
-    return cell["purpose"], cell["method"], cell["task"], cell["train_size"]
 
 
 def table(records: list[Record]) -> str:

@@ -12,14 +12,14 @@ between held-out and training loss.
 Source: Zi et al. 2023, arXiv:2309.02411, algorithm 1, where λ = 2 and W rests for K = 500 steps.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minilora.lab.cells import Cell, Record, grid
-from minilora.lab.runs import the_model
+from minilora.lab.runs import fit, make_batches, the_model
+from minilora.lab.settings import Settings
 from minilora.lab.statistics import difference, estimate, rounded
 from minilora.lab.table import markdown
 from minilora.methods import METHODS
@@ -87,17 +87,14 @@ def one_task(task, train_size, steps, lr, seed, **how) -> dict[str, Any]:
     model, words = the_model("base"), tasks.select(task, train_size)
     tuned = common.lora_or_delta(model, seed=seed, **how)
 
+    def losses(tuned):
+        return [common.loss_on(tuned, part) for part in (words.train, words.validation)]
+
     def work():
-        history = common.teach(
-            tuned,
-            common.word_batches(tuned, words.train, steps, seed),
-            lr=lr,
-            steps=steps,
-            evaluate=lambda t: [common.loss_on(t, part) for part in words[:2]],
-            evaluate_every=max(1, steps // 5),
-        )
+        watched = {"evaluate": losses, "evaluate_every": max(1, steps // 5)}
+        history = common.learn(tuned, words.train, lr=lr, steps=steps, seed=seed, **watched)
         scores = common.scores(tuned, words)
-        curve = [[step, *losses] for step, losses in history.evaluations]
+        curve = [[step, *values] for step, values in history.evaluations]
         scores |= {"train_loss": curve[-1][1], "curve": curve}
         return {**scores, "gap": rounded(scores["test_loss"] - scores["train_loss"])}
 
@@ -108,26 +105,19 @@ def two_tasks(task, then, train_size, half, lr, seed, **how) -> dict[str, Any]:
     """So many steps of one task, then as many of the next, at one constant rate."""
     both = [tasks.select(name, train_size) for name in (task, then)]
     tuned = common.lora_or_delta(the_model("base"), seed=seed, **how)
-    stream = [
-        batch
-        for words in both
-        for batch in common.word_batches(tuned, words.train, half, seed)[:half]
-    ]
+    of_half, settings = (Settings().changed(steps=steps) for steps in (half, 2 * half))
+    first, second = (make_batches(tuned, words.train, of_half, seed)[:half] for words in both)
+
+    def losses(tuned):
+        return [common.loss_on(tuned, words.validation) for words in both]
 
     def work():
-        history = common.teach(
-            tuned,
-            stream,
-            lr=lr,
-            steps=2 * half,
-            schedule="constant",
-            evaluate=lambda t: [common.loss_on(t, words.validation) for words in both],
-            evaluate_every=max(1, half // 5),
-        )
+        watched = {"evaluate": losses, "evaluate_every": max(1, half // 5)}
+        history = fit(tuned, first + second, settings, lr, schedule="constant", **watched)
         old, new = (common.scores(tuned, words) for words in both)
         while_learning = [loss for step, (_, loss) in history.evaluations if step > half]
         return {
-            "curve": [[step, *losses] for step, losses in history.evaluations],
+            "curve": [[step, *values] for step, values in history.evaluations],
             "validation_loss": new["validation_loss"],  # chooses the rate
             "adapting": rounded(float(np.mean(while_learning))),
             **{f"old_{name}": value for name, value in old.items()},
@@ -149,8 +139,8 @@ def identity(ratio, start, rank, alpha, steps, seed) -> dict[str, Any]:
     for method, factor in (("delta_lora", 1.0), ("lora", 1 + ratio)):
         how = dict(rank=rank, alpha=factor * alpha, ratio=ratio, start=start, seed=seed)
         tuned = common.lora_or_delta(model, method, **how)
-        batches = common.word_batches(tuned, words.train, steps, seed)
-        history = common.teach(tuned, batches, lr=0.01, steps=steps, clip=None, eps=factor * 1e-8)
+        unclipped = {"clip": None, "eps": factor * 1e-8}
+        history = common.learn(tuned, words.train, lr=0.01, steps=steps, seed=seed, **unclipped)
         losses.append(np.array(history.losses))
         if tuned.record.owns_weight:
             W = {name: model.params[f"{name}.weight"] for name in tuned.layers}
@@ -277,15 +267,12 @@ def figure(records: list[Record], path: Path) -> None:
 
 def _draw_shift(axes, records):
     """A point a setting and rate."""
-    groups: dict[str, list] = {}
-    for record in records:
-        own = {k: v for k, v in record["cell"].items() if k != "seed"}
-        groups.setdefault(json.dumps(own), []).append(record["result"])
+    alike = common.grouped(records, lambda cell: (label(cell), cell["lr"])).values()
     for method, (colour, marker) in plots.looks(["lora", "delta_lora"]).items():
-        runs = [r for own, r in groups.items() if json.loads(own)["method"] == method]
-        runs = [r for r in runs if all("diverged" not in result for result in r)]
+        groups = [runs for runs in alike if runs[0]["cell"]["method"] == method]
+        groups = [g for g in groups if not any("diverged" in run["result"] for run in g)]
         old, new = (
-            [estimate(result[name] for result in r) for r in runs]
+            [estimate(run["result"][name] for run in runs) for runs in groups]
             for name in ("old_test_loss", "new_test_loss")
         )
         deviations = {"xerr": [e.sd for e in new], "yerr": [e.sd for e in old]}

@@ -33,14 +33,8 @@ KNOWN, RANKS = (2, 4, 8), (1, 2, 3, 4, 6, 8, 12, 16)
 PLACES = (1, 2, 4, 8, 16, 32, 64)  # j of φ(i, j)
 COMMON = {"task": "past", "train_size": 300, "steps": 100}
 BUDGET = {  # targets -> the rank whose trainable numbers come nearest to 4 · 4576
-    "q": 18,
-    "k": 24,
-    "v": 24,
-    "o": 18,
-    "q v": 10,
-    "q k v o": 5,
-    "gate up down": 3,
-    "q k v o gate up down": 2,
+    **{"q": 18, "k": 24, "v": 24, "o": 18, "q v": 10, "q k v o": 5},
+    **{"gate up down": 3, "q k v o gate up down": 2},
 }
 LAYER = "model.layers.0.self_attn.q_proj.weight"  # the teacher's
 
@@ -193,8 +187,7 @@ def learned(words, targets, rank, steps, lr, seed):
     names = [f"{name}_proj" for name in targets.split()]
     tuned = attach(the_model("base"), "lora", rank=rank, targets=names, seed=seed)
     if steps:
-        batches = common.word_batches(tuned, words.train, steps, seed)
-        common.teach(tuned, batches, lr=lr, steps=steps)
+        common.learn(tuned, words.train, lr=lr, steps=steps, seed=seed)
     return tuned
 
 
@@ -228,8 +221,7 @@ def pair_run(task, train_size, seeds, ranks, rates, steps) -> dict[str, Any]:
     """φ(i, j) of two runs' A, as the paper's, and of their ΔW: mean over the layers, by kind."""
     words = tasks.select(task, train_size)
     one, other = (
-        learned(words, "q v", rank, steps, lr, seed)
-        for seed, rank, lr in zip(seeds, ranks, rates)
+        learned(words, "q v", rank, steps, lr, seed) for seed, rank, lr in zip(seeds, ranks, rates)
     )
     phi: dict[str, dict[str, list]] = {"A": {}, "change": {}}
     for layer, arrays in one.layers.items():
@@ -257,14 +249,20 @@ def summary(records: list[Record]) -> dict[str, Any]:
     kinds, budget, ranks = common.by_kind(records), {}, {}
     for runs in common.at_best_rates(kinds["words"]):
         cell = runs[0]["cell"]
-        names = ("exact_match", "test_loss", "validation_loss")
-        row = common.row_of(runs, kinds["words"], *names)
-        row["trainable"] = runs[0]["result"]["trainable"]
+        row = common.row_of(runs, kinds["words"], "exact_match", "test_loss", "validation_loss")
         if BUDGET.get(cell["targets"]) == cell["rank"]:
             budget[cell["targets"]] = {"rank": cell["rank"], **row}
         else:
-            amplified = {kind: _amplified(runs, kind) for kind in cell["targets"].split()}
-            ranks[cell["rank"]] = {**row, "amplification": amplified}
+            amplified = [run["result"]["amplification"] for run in runs]
+            ranks[cell["rank"]] = row | {
+                "amplification": {
+                    kind: {
+                        name: estimate(of_run[kind][name] for of_run in amplified)
+                        for name in ("factor", "change", "weight", "weight_own")
+                    }
+                    for kind in cell["targets"].split()
+                }
+            }
     teachers: dict[int, dict] = {}
     shapes = common.grouped(kinds["teacher"], lambda cell: (cell["known"], cell["rank"]))
     for (known, rank), runs in shapes.items():
@@ -274,35 +272,27 @@ def summary(records: list[Record]) -> dict[str, Any]:
     return {"teacher": teachers, "budget": budget, "ranks": ranks, "similarity": similarities}
 
 
-def _amplified(runs, kind):
-    return {
-        name: estimate(run["result"]["amplification"][kind][name] for run in runs)
-        for name in ("factor", "change", "weight", "weight_own")
-    }
-
-
 def _similarities(records):
     """ "8, 64" -> "A", "change", "untrained A" -> q, v -> φ(i, i) less chance, i = 1, 2, 4, 8."""
-    groups: dict[tuple, list] = {}
-    for record in records:
-        ranks, trained = record["cell"]["ranks"], record["cell"]["steps"] > 0
-        for name, kinds in record["result"].items():
-            for kind, phi in kinds.items():
-                title = name if trained else f"untrained {name}"
-                key = (", ".join(map(str, ranks)), title, kind)
-                groups.setdefault(key, []).append(_less_chance(phi, ranks))
     similarities: dict[str, dict] = {}
-    for (ranks, title, kind), of_seeds in groups.items():
-        values = {i: estimate(excess[i] for excess in of_seeds) for i in of_seeds[0]}
-        similarities.setdefault(ranks, {}).setdefault(title, {})[kind] = values
+    width = the_model("base").config.hidden_size
+    pairs = common.grouped(records, lambda cell: (*cell["ranks"], cell["steps"] > 0))
+    for (one, other, trained), runs in pairs.items():
+        of_pair = similarities.setdefault(f"{one}, {other}", {})
+        chance = by_chance(one, other, width)
+        for name, kinds in runs[0]["result"].items():
+            of_pair[name if trained else f"untrained {name}"] = {
+                kind: {
+                    i: estimate(
+                        run["result"][name][kind][i - 1][PLACES.index(i)] - chance[i - 1, i - 1]
+                        for run in runs
+                    )
+                    for i in PLACES
+                    if i <= min(8, one, other)
+                }
+                for kind in kinds
+            }
     return similarities
-
-
-def _less_chance(phi, ranks):
-    """{i: φ(i, i) less what chance gives}; d is the width of the base."""
-    chance = by_chance(*ranks, the_model("base").config.hidden_size)
-    places = [j for j in PLACES if j <= min(8, *ranks)]
-    return {j: phi[j - 1][PLACES.index(j)] - float(chance[j - 1, j - 1]) for j in places}
 
 
 def table(records: list[Record]) -> str:

@@ -226,9 +226,7 @@ def words_summary(records: list[Record]) -> dict[str, dict[int, dict[str, Any]]]
         scores = [test["exact_match"] for test in tests]
         name = cell["method"] + ("_corrected" if cell["options"].get("corrected") else "")
         names.setdefault(name, {})[cell["rank"]] = {
-            "lr": cell["lr"],
-            "at_an_end": common.at_an_end(cell, records),
-            "trainable": runs[0]["result"].get("trainable"),
+            **common.row_of(runs, records),
             "exact_match": estimate(scores),
             "loss": estimate(test["loss"] for test in tests),
             "seeds": scores,

@@ -112,8 +112,7 @@ def train(method, rank, variant, task, train_size, steps, lr, seed) -> dict[str,
         tuned = attach(model, method, rank=rank, seed=seed)
 
     def work():
-        batches = common.word_batches(tuned, words.train, steps, seed)
-        history = common.teach(tuned, batches, lr=lr, steps=steps)
+        history = common.learn(tuned, words.train, lr=lr, steps=steps, seed=seed)
         return {**common.scores(tuned, words), "train_loss": rounded(history.losses[-1])}
 
     return {"trainable": trainable_numbers(tuned), **common.or_diverged(work)}
@@ -202,9 +201,7 @@ def summary(records: list[Record]) -> dict[str, Any]:
     parts: dict[str, Any] = {"vera": {}, "lora": {}, "variants": {}, "files": files}
     for runs in common.at_best_rates(kinds["train"]):
         cell = runs[0]["cell"]
-        names = ("exact_match", "test_loss", "validation_loss")
-        row = common.row_of(runs, kinds["train"], *names)
-        row["trainable"] = runs[0]["result"]["trainable"]
+        row = common.row_of(runs, kinds["train"], "exact_match", "test_loss", "validation_loss")
         if cell["variant"] == PUBLISHED:
             parts[cell["method"]][cell["rank"]] = row
         if cell["method"] == "vera" and cell["rank"] == VARIANT_RANK:

@@ -40,8 +40,8 @@ def table(name: str) -> str:
 
 
 def verdicts() -> str:
-    """Claim, experiment, what came out, verdict."""
-    rows = ["| claim | experiment | what came out | verdict |", "| --- | --- | --- | --- |"]
+    """Claim, study, what came out, verdict."""
+    rows = ["| claim | study | what came out | verdict |", "| --- | --- | --- | --- |"]
     for name in studies.ORDER:
         if not studies.record_path(name).is_file():
             continue

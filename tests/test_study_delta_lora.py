@@ -34,8 +34,8 @@ def test_clipping_and_epsilon_are_what_the_identity_wants():
     found = []
     for method, alpha in (("delta_lora", 4.0), ("lora", 12.0)):
         tuned = common.lora_or_delta(model, method, rank=2, alpha=alpha, ratio=2.0, start=0, seed=0)
-        batches = common.word_batches(tuned, pairs, 3, 0)
-        found.append(common.teach(tuned, batches, lr=0.01, steps=3, clip=None, eps=1e-2).losses)
+        how = dict(lr=0.01, steps=3, seed=0, clip=None, eps=1e-2)
+        found.append(common.learn(tuned, pairs, **how).losses)
     assert np.abs(np.subtract(*found)).max() > 1e-4
 
 

@@ -35,7 +35,7 @@ def test_what_does_not_train_stays(variant):
     before = [a[kept].copy() for a in tuned.layers.values()]
     moving = [a.copy() for a in tuned.trainable.values()]
     pairs = [("Dwalk>", "walked"), ("Dcry>", "cried")]
-    common.teach(tuned, common.word_batches(tuned, pairs, 2, 0), lr=0.1, steps=2, warmup=0)
+    common.learn(tuned, pairs, lr=0.1, steps=2, seed=0, warmup=0)
     assert all(np.array_equal(a[kept], b) for a, b in zip(tuned.layers.values(), before))
     assert all((a != b).any() for a, b in zip(tuned.trainable.values(), moving))
 

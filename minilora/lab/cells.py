@@ -54,13 +54,8 @@ def run(
     jobs = None if jobs is None else whole("cells: jobs", jobs, 1)
     done = {_key(record["cell"]): record for record in _records_before(path)}
     missing = [cell for key, cell in {_key(c): c for c in cells}.items() if key not in done]
-    bar = tqdm(
-        total=len(cells),
-        initial=len(cells) - len(missing),
-        desc=title,
-        disable=None if progress is None else not progress,
-        leave=False,
-    )
+    known, hidden = len(cells) - len(missing), None if progress is None else not progress
+    bar = tqdm(desc=title, total=len(cells), initial=known, disable=hidden, leave=False)
     calls = [(function, cell, made_by()) for cell in missing]
     with bar, contextlib.closing(each(_record, calls, jobs, dask)) as outcomes:
         for _, record in outcomes:

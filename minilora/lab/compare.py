@@ -58,17 +58,12 @@ def compare(
     ready()
     start = time.perf_counter()
     scores = references(model, words, settings)
+    numbers = sum(a.size for a in model.params.values())
+    differences = rates.differences(settings, crc32, record)
     sizes = {f"{part}_size": len(getattr(words, part)) for part in ("train", "validation", "test")}
     results: dict[str, Any] = {
-        "base": {
-            "name": settings.base,
-            "parameters": sum(a.size for a in model.params.values()),
-            "crc32": crc32,
-        },
-        "rates": {
-            "given": sorted(lr),
-            "differences": rates.differences(settings, crc32, record),
-        },
+        "base": {"name": settings.base, "parameters": numbers, "crc32": crc32},
+        "rates": {"given": sorted(lr), "differences": differences},
         "task": settings.task,
         "settings": {**dataclasses.asdict(settings), **sizes},
         "references": scores,
@@ -137,8 +132,9 @@ def references(model: Llama, words: tasks.TaskData, settings: Settings) -> dict[
 def _rows_as_they_end(settings, chosen, out, jobs) -> Iterator[tuple[str, dict[str, Any]]]:
     """(name, record) of each row, in their order, each once all of its seeds are done."""
     names, seeds = rows(settings), range(settings.seeds)
+    folders = {name: Path(out) / "adapters" / name for name in settings.methods} if out else {}
     calls = [
-        (settings, name, chosen[name], seed, _folder(out, name) if seed == 0 else None)
+        (settings, name, chosen[name], seed, folders.get(name) if seed == 0 else None)
         for name in names
         for seed in seeds
     ]
@@ -154,10 +150,6 @@ def _rows_as_they_end(settings, chosen, out, jobs) -> Iterator[tuple[str, dict[s
                     break
                 yield names[ended], together([done[place] for place in places])
                 ended += 1
-
-
-def _folder(out, name) -> Path | None:
-    return Path(out) / "adapters" / name if out and name != SCRATCH else None
 
 
 def together(runs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """One run of a comparison: its words, its batches, the training, the scores; plain data."""
 
+import contextlib
 import functools
 import math
 import tempfile
@@ -163,7 +164,5 @@ def adapter_bytes(tuned: Tuned, folder: Path | None = None) -> int:
     """Bytes of the adapter's array file, without what a key regenerates; kept where a folder is
     given.
     """
-    if folder:
-        return save_adapter(tuned, folder, save_projection=False)
-    with tempfile.TemporaryDirectory() as scrap:
-        return save_adapter(tuned, scrap, save_projection=False)
+    with contextlib.nullcontext(folder) if folder else tempfile.TemporaryDirectory() as place:
+        return save_adapter(tuned, place, save_projection=False)

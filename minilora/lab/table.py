@@ -43,6 +43,7 @@ def _bytes(part):
     return lambda row: human(row["bytes"][part])
 
 
+MEMORY = {part: part for part in ("weights", "gradients", "optimizer")} | {"saved": "activations"}
 COLUMNS: list[tuple[str, list[Column]]] = [  # in groups, each with a title or none
     (
         "",
@@ -52,15 +53,7 @@ COLUMNS: list[tuple[str, list[Column]]] = [  # in groups, each with a title or n
             ("trainable", lambda r: _count(r["trainable"])),
         ],
     ),
-    (
-        "memory of one step",
-        [
-            ("weights", _bytes("weights")),
-            ("gradients", _bytes("gradients")),
-            ("optimizer", _bytes("optimizer")),
-            ("saved", _bytes("activations")),
-        ],
-    ),
+    ("memory of one step", [(head, _bytes(part)) for head, part in MEMORY.items()]),
     ("", [("ms/step", lambda r: f"{r['ms_per_step']:.{1 if r['ms_per_step'] < 1000 else 0}f}")]),
     ("held-out words", [("loss", lambda r: f"{r['loss']:.3f}"), ("exact match", score)]),
     ("", [("adapter", lambda r: human(r["adapter_bytes"]))]),
@@ -97,8 +90,7 @@ def table(results: Results) -> str:
     """The final table, the scores to compare with, and what its numbers are."""
     heads = [[head for head, _ in group] for _, group in COLUMNS]
     body = [
-        [[cell(row) for _, cell in group] for _, group in COLUMNS]
-        for row in rows(results).values()
+        [[cell(row) for _, cell in group] for _, group in COLUMNS] for row in rows(results).values()
     ]
     widths = [[max(map(len, column)) for column in zip(*group)] for group in zip(heads, *body)]
     spans = [sum(group) + len(group) - 1 for group in widths]
