@@ -92,9 +92,6 @@ def select(task: str | TaskData, train_size: int) -> TaskData:
     return TaskData(data.train[:train_size], data.train[train_size : 2 * train_size], data.test)
 
 
-# ------------------------------------------------------------------------------- a user's own file
-
-
 def read_pairs(path: str | Path) -> list[tuple[str, str]]:
     """(prompt, completion) pairs from a .jsonl or .csv file in UTF-8 that has these two names.
 
@@ -144,9 +141,6 @@ def _csv_records(path: Path, text: str):
             yield line, dict(zip(columns, row))
     except csv.Error as error:
         raise ValueError(f"{path} line {reader.line_num}: not CSV: {error}") from None
-
-
-# ------------------------------------------------------------------------------------------ batches
 
 
 def batches(
@@ -242,9 +236,6 @@ def _right(completion: str | tuple[str, ...]) -> tuple[str, ...]:
     if not right:
         raise ValueError("a pair has no right completion, wanted at least one")
     return right
-
-
-# ------------------------------------------------------------------------------------------- scores
 
 
 def exact_match(
