@@ -3,6 +3,7 @@
 import argparse
 import sys
 import warnings
+from typing import NoReturn
 
 from . import __version__
 from .commands import MODULES
@@ -40,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
 class _Parser(argparse.ArgumentParser):
     """An argument parser whose error is one line, without the usage text."""
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n")
 
 

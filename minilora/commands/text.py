@@ -76,12 +76,7 @@ def train(a: Namespace) -> None:
     whole("--steps", a.steps, 1)
     whole("--batch-size", a.batch_size, 1)
     model = _load_base(a)
-    if a.data is None:
-        data = tasks.load_task(a.task)
-        pairs, held_out = data.train, data.test
-    else:
-        pairs, held_out = list(tasks.read_pairs(a.data)), []
-    held_out = list(tasks.read_pairs(a.eval)) if a.eval else held_out
+    pairs, held_out = _pairs(a)
     if held_out:
         # an unreadable pair is an error now, not after the training
         ml.batches(held_out, model.tokenizer, len(held_out))
@@ -116,6 +111,18 @@ def train(a: Namespace) -> None:
         score = ml.exact_match(tuned, held_out)
         print(f"exact match on {len(held_out):,} held-out pairs: {score:.3f}")
     print(f"adapter: {a.out} ({size:,} bytes)")
+
+
+def _pairs(a):
+    """Pairs to train on, and held-out pairs, from the task or the user's files."""
+    from ..text import tasks
+
+    if a.data is None:
+        data = tasks.load_task(a.task)
+        pairs, held_out = data.train, data.test
+    else:
+        pairs, held_out = list(tasks.read_pairs(a.data)), []
+    return pairs, list(tasks.read_pairs(a.eval)) if a.eval else held_out
 
 
 def _tuned_rate(method: str) -> float:
@@ -190,12 +197,12 @@ class _Stream:
             self.ids.append(last)
             self.show(self.tokenizer.decode(self.ids).rstrip("\ufffd"))
 
-    def show(self, text):
+    def show(self, text: str) -> None:
         """Print the part of the text that is not yet printed."""
         print(text[len(self.printed) :], end="", flush=True)
         self.printed = text
 
-    def end(self):
+    def end(self) -> None:
         """Print the rest, and a newline."""
         self.show(self.tokenizer.decode(self.ids))
         print()

@@ -143,7 +143,7 @@ class _Reader:
         self.place += length
         return bytes(self.buffer[self.place - length : self.place])
 
-    def number(self, code: str):
+    def number(self, code: str) -> Any:
         """The next number; code: its format character in the struct module."""
         return struct.unpack(f"<{code}", self.bytes(struct.calcsize(code)))[0]
 
@@ -169,7 +169,7 @@ class _Reader:
         except UnicodeDecodeError:
             raise ValueError(f"{self.path}: {raw[:40]!r} is not UTF-8") from None
 
-    def value(self, kind: int):
+    def value(self, kind: int) -> Any:
         """The next value of the metadata, of this kind."""
         if kind in NUMBERS:
             return self.number(NUMBERS[kind])
@@ -186,7 +186,7 @@ class _Reader:
         n = self.count(size)
         return list(struct.unpack(f"<{n}{NUMBERS[inner]}", self.bytes(n * size)))
 
-    def tensor(self):
+    def tensor(self) -> tuple[str, tuple[int, ...], int, int]:
         """The next entry in the list of tensors  ->  name, shape, type, offset."""
         name, axes = self.text(), self.number("I")
         if not 1 <= axes <= 4:

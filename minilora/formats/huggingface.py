@@ -144,17 +144,15 @@ def read_config(path: str | Path) -> ModelConfig:
             raise ValueError(f"{path}: {name} is {fields[name]!r:.80}, supported is {allowed[0]!r}")
     absent = {"num_key_value_heads": fields.get("num_attention_heads"), "rms_norm_eps": 1e-6}
     fields = {**absent, **fields, **_rope(path, fields)}
-    given = {"rope_scaling": fields.pop("rope_scaling")}
-    for field in dataclasses.fields(ModelConfig):
-        if field.name in given:
-            continue
-        if field.name in fields:
-            check_kind(path, field.name, fields[field.name], field.type)
-            given[field.name] = fields[field.name]
-        elif field.default is dataclasses.MISSING:
-            raise ValueError(f"{path}: no {field.name} in it")
+    scaling = fields.pop("rope_scaling")
+    kinds = {
+        field.name: field.type
+        for field in dataclasses.fields(ModelConfig)
+        if field.name in fields or field.default is dataclasses.MISSING
+    }
+    check_kind(path, "it", fields, kinds)
     with errors_at(path, "config: "):
-        return ModelConfig(**given)
+        return ModelConfig(**{name: fields[name] for name in kinds}, rope_scaling=scaling)
 
 
 def _rope(path: str | Path, fields: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ Embeddings, head, pooler and classifier are not counted as linears.
 from dataclasses import dataclass
 from typing import Any
 
+from .model import ModelConfig
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -22,32 +24,24 @@ class Shape:
 
     def linears(self) -> dict[str, tuple[int, int]]:
         """Name -> (O, I) of every linear of the layers."""
-        C, F, kv = self.width, self.feed_forward, self.width
-        if self.llama:
-            kv = C // self.llama["num_attention_heads"] * self.llama["num_key_value_heads"]
-        layer = {
-            "self_attn.q_proj": (C, C),
-            "self_attn.k_proj": (kv, C),
-            "self_attn.v_proj": (kv, C),
-            "self_attn.o_proj": (C, C),
-            **({"mlp.gate_proj": (F, C)} if self.llama else {}),
-            "mlp.up_proj": (F, C),
-            "mlp.down_proj": (C, F),
-        }
-        return {
-            f"model.layers.{i}.{n}": size for i in range(self.layers) for n, size in layer.items()
-        }
+        other = self.llama or _llama(1, 1, 1, 1e4, 1e-5, 1)  # these fields change no size
+        linears = ModelConfig(**self._sizes(), **other).linears()
+        return {n: size for n, size in linears.items() if self.llama or "gate_proj" not in n}
 
     def config_fields(self) -> dict[str, Any]:
         """A ModelConfig's fields; raises ValueError if the model is no Llama."""
         if self.llama is None:
             llamas = ", ".join(name for name, shape in SHAPES.items() if shape.llama)
-            raise ValueError(
-                f"{self.name} is no Llama, so its activations are not known here; "
-                f"wanted one of {llamas}"
-            )
-        sizes = {"hidden_size": self.width, "intermediate_size": self.feed_forward}
-        return sizes | {"num_hidden_layers": self.layers} | self.llama
+            reason = "is no Llama, so its activations are not known here"
+            raise ValueError(f"{self.name} {reason}; wanted one of {llamas}")
+        return self._sizes() | self.llama
+
+    def _sizes(self) -> dict[str, Any]:
+        return {
+            "hidden_size": self.width,
+            "intermediate_size": self.feed_forward,
+            "num_hidden_layers": self.layers,
+        }
 
 
 def _llama(vocab_size, heads, kv_heads, theta, eps, context, tied=False):

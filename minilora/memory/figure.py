@@ -96,15 +96,9 @@ def _stack(axes, lengths, rows):
     if here > lengths[-1]:
         return
     axes.axvline(here, color=plots.INK, lw=1.6, ls=":")
-    axes.annotate(
-        f"activations > weights\nfrom {here:,} tokens",
-        xy=(here, 0.97),
-        xycoords=("data", "axes fraction"),
-        xytext=(7, 0),
-        textcoords="offset points",
-        va="top",
-        fontsize=13,
-    )
+    place = dict(xy=(here, 0.97), xycoords=("data", "axes fraction"), va="top", fontsize=13)
+    text = f"activations > weights\nfrom {here:,} tokens"
+    axes.annotate(text, xytext=(7, 0), textcoords="offset points", **place)
 
 
 def _scale(panels, lengths, most):

@@ -112,9 +112,6 @@ def png(figure, dpi: int = 140) -> bytes:
     return file.getvalue()
 
 
-# ------------------------------------------------------------------------------------- convergence
-
-
 def convergence(results: Mapping[str, Any]) -> Any:
     """Loss against optimizer steps, one colour a row: left on validation words, right in training.
 
@@ -149,9 +146,6 @@ def convergence(results: Mapping[str, Any]) -> Any:
         title = "validation loss\nafter the last step"
         figure.legend(loc="outside right upper", title=title, alignment="left")
     return figure
-
-
-# ---------------------------------------------------------------------------------------- accuracy
 
 
 def accuracy(results: Mapping[str, Any]) -> Any:
@@ -210,17 +204,11 @@ def _points(axes, records):
     counts = [r["trainable"] for r in records.values()]
     for i, (name, record) in enumerate(records.items()):
         shift = counts[:i].count(counts[i]) - (counts.count(counts[i]) - 1) / 2
-        axes.errorbar(
-            counts[i] * 1.09**shift,
-            record["exact_match"],
-            yerr=record["exact_match_sd"] or None,
-            color=appearance[name][0],
-            marker=appearance[name][1],
-            ms=11,
-            capsize=5,
-            ls="none",
-            label=f"{record['title']}  {record['exact_match']:.3f}",
-        )
+        (colour, marker), score = appearance[name], record["exact_match"]
+        point = dict(color=colour, marker=marker, ms=11, capsize=5, ls="none")
+        deviation = record["exact_match_sd"] or None
+        label = f"{record['title']}  {score:.3f}"
+        axes.errorbar(counts[i] * 1.09**shift, score, yerr=deviation, label=label, **point)
     axes.set_xscale("log")
     axes.set_xlim(min(counts) / 2, max(counts) * 2)
     subs = (1, 2, 5) if max(counts) < 30 * min(counts) else (1,)
@@ -235,17 +223,12 @@ def _lines(axes, references):
     inside = {n: v for n, v in references.items() if low <= v <= high}
     height = axes.get_position().height * axes.figure.get_figheight() * 0.8  # roughly, in inches
     places = spread([(v - low) / (high - low) for v in inside.values()], 0.24 / height)
+    line = dict(arrowstyle="-", color="#777777", lw=0.8, relpos=(0, 0.5), shrinkB=0)
     for (name, value), place in zip(inside.items(), places):
         axes.axhline(value, color="#777777", ls=":", lw=1.6, zorder=1)
-        axes.annotate(
-            f"{reference_title(name)}  {value:.3f}",
-            xy=(1, (value - low) / (high - low)),
-            xytext=(1.03, place),
-            xycoords="axes fraction",
-            va="center",
-            fontsize=12,
-            arrowprops=dict(arrowstyle="-", color="#777777", lw=0.8, relpos=(0, 0.5), shrinkB=0),
-        )
+        text, end = f"{reference_title(name)}  {value:.3f}", (1, (value - low) / (high - low))
+        at = dict(xy=end, xytext=(1.03, place), xycoords="axes fraction", va="center", fontsize=12)
+        axes.annotate(text, **at, arrowprops=line)
 
 
 def spread(places: Iterable[float], gap: float) -> list[float]:
@@ -256,9 +239,6 @@ def spread(places: Iterable[float], gap: float) -> list[float]:
         last = moved[i] = max(places[i], last + gap)
     shift = sum(m - p for m, p in zip(moved, places)) / max(len(places), 1)
     return [m - shift for m in moved]
-
-
-# ------------------------------------------------------------------------------------------ memory
 
 
 def memory(results: Mapping[str, Any]) -> Any:

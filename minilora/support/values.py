@@ -1,6 +1,7 @@
 """Settings as plain Python numbers, or a one-line error that says what was wanted."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ def number(what: str, value, *, least: float = -math.inf, above: float = -math.i
     return float(value)
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """A NumPy scalar as a Python number, anything else as it is.
 
     JSON cannot store a np.float64, and it would turn float32 arrays into float64.

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .tasks import Pair, TaskData, of_one_length, read_table, required
+from .tasks import Pair, TaskData, of_one_length, read_table, require_tokenizer
 
 NAME, TITLE = "category", "category of a noun"
 PROMPT = "A {} is a type of"  # chosen on training nouns
@@ -34,14 +34,14 @@ def best_of_ten(model: Any, pairs: Sequence[Pair], batch_size: int = 64) -> floa
 
     This measures what a model knows, even if it would say it in other words.
     """
-    tokenizer = required("nouns", getattr(model, "base", model).tokenizer)
+    tokenizer = require_tokenizer("nouns", getattr(model, "base", model).tokenizer)
     allowed = np.array(sorted({_token(tokenizer, pair) for pair in pairs}))
     return _score(model, pairs, batch_size, False, allowed)
 
 
 def _score(model, pairs, batch_size, return_answers, allowed=None):
     """The share of right answers; an answer is the most probable of all tokens or of `allowed`."""
-    tokenizer = required("nouns", getattr(model, "base", model).tokenizer)
+    tokenizer = require_tokenizer("nouns", getattr(model, "base", model).tokenizer)
     prompts = [tokenizer.encode(prompt) for prompt, _ in pairs]
     answers = np.zeros(len(pairs), int)
     for places, ids in of_one_length(prompts, batch_size):

@@ -84,15 +84,12 @@ def read_table(name: str, to_pair: Callable[[str, str], Pair]) -> TaskData:
 def select(task: str | TaskData, train_size: int) -> TaskData:
     """Take the first `train_size` pairs for training, the next `train_size` for validation.
 
-    If fewer are left, validation gets these; the test pairs stay. Raises ValueError if none is.
+    If fewer are left, validation gets these. Raises ValueError if none are left.
     """
     data = load_task(task) if isinstance(task, str) else task
     if not 1 <= train_size < len(data.train):
         raise ValueError(f"select: train_size {train_size}, wanted 1 to {len(data.train) - 1}")
     return TaskData(data.train[:train_size], data.train[train_size : 2 * train_size], data.test)
-
-
-# ------------------------------------------------------------------------------- a user's own file
 
 
 def read_pairs(path: str | Path) -> list[tuple[str, str]]:
@@ -146,9 +143,6 @@ def _csv_records(path: Path, text: str):
         raise ValueError(f"{path} line {reader.line_num}: not CSV: {error}") from None
 
 
-# ------------------------------------------------------------------------------------------ batches
-
-
 def batches(
     pairs: Sequence[Pair],
     tokenizer: Any,
@@ -167,7 +161,7 @@ def batches(
     Raises ValueError for no pairs, no tokenizer, an empty prompt, an end token inside a completion,
     or a character without a token.
     """
-    required("batches", tokenizer)
+    require_tokenizer("batches", tokenizer)
     if not pairs or min(batch_size, epochs, by_length) < 1:
         raise ValueError(
             f"batches: {len(pairs)} pairs, batch_size {batch_size}, epochs {epochs}, by_length "
@@ -244,9 +238,6 @@ def _right(completion: str | tuple[str, ...]) -> tuple[str, ...]:
     return right
 
 
-# ------------------------------------------------------------------------------------------- scores
-
-
 def exact_match(
     model: Any, pairs: Sequence[Pair], batch_size: int = 512, return_answers: bool = False
 ) -> Any:
@@ -258,7 +249,8 @@ def exact_match(
     """
     if not pairs:
         raise ValueError("exact_match: no pairs")
-    tokenizer = required("exact_match", getattr(getattr(model, "base", model), "tokenizer", None))
+    base = getattr(model, "base", model)
+    tokenizer = require_tokenizer("exact_match", getattr(base, "tokenizer", None))
     prompts = [tokenizer.encode(prompt) for prompt, _ in pairs]
     right = [_right(completion) for _, completion in pairs]
     longest = max(len(tokenizer.encode(text)) for texts in right for text in texts)
@@ -275,7 +267,7 @@ def exact_match(
     return (score, answers) if return_answers else score
 
 
-def required(place: str, tokenizer: Any) -> Any:
+def require_tokenizer(place: str, tokenizer: Any) -> Any:
     """The tokenizer. Raises ValueError, which begins with `place`, if it is None."""
     if tokenizer is None:
         raise ValueError(f"{place}: the model has no tokenizer to read its prompts with")
@@ -295,16 +287,6 @@ def of_one_length(
             yield chosen, np.array([prompts[place] for place in chosen], np.int64)
 
 
-def rule_ed(word: str) -> str:
-    """word + "ed"."""
-    return word + "ed"
-
-
-def rule_s(word: str) -> str:
-    """word + "s"."""
-    return word + "s"
-
-
 def rule_four(word: str) -> str:
     """Past tense by spelling: smile -> smiled, cry -> cried, stop -> stopped, else + "ed"."""
     if word.endswith("e"):
@@ -316,7 +298,11 @@ def rule_four(word: str) -> str:
     return word + "ed"
 
 
-RULES: dict[str, Callable[[str], str]] = {f.__name__: f for f in (rule_ed, rule_s, rule_four)}
+RULES: dict[str, Callable[[str], str]] = {
+    "rule_ed": lambda word: word + "ed",
+    "rule_s": lambda word: word + "s",
+    "rule_four": rule_four,
+}
 
 
 def score_rule(rule: Callable[[str], str], pairs: Sequence[Pair]) -> float:

@@ -32,13 +32,12 @@ def match_targets(config, targets=None) -> list[str]:
         targets = DEFAULT_TARGETS
     if targets == "all-linear":
         return linears
+    wanted = f"wanted some of {', '.join(kinds)} or 'all-linear'"
     if not isinstance(targets, str | Iterable):
-        raise ValueError(
-            f"targets is {targets!r}, wanted names of linears ({', '.join(kinds)}) or 'all-linear'"
-        )
+        raise ValueError(f"targets is {targets!r}, {wanted}")
     targets = (targets,) if isinstance(targets, str) else tuple(targets)
     if not targets:
-        raise ValueError(f"targets: got none, wanted some of {', '.join(kinds)} or 'all-linear'")
+        raise ValueError(f"targets: got none, {wanted}")
     selected = set()
     for target in targets:
         if target in ("lm_head", "embed_tokens", "model.embed_tokens", EMBED, HEAD):
@@ -54,7 +53,7 @@ def match_targets(config, targets=None) -> list[str]:
 
 
 def check_rank(record: Method, rank) -> int:
-    """The rank as an int; None: the method's default. Raises ValueError unless it is 1, 2, …"""
+    """The rank as an int; None: the method's default. Raises ValueError unless it is at least 1."""
     return whole(f"{record.name}: rank", record.default_rank if rank is None else rank, 1)
 
 
