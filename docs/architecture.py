@@ -208,7 +208,7 @@ class Words(NamedTuple):
 
 
 FORWARD = (
-    Words("makes a leaf of the tape of each array that trains", ("ids, targets (N, T)", "leaves")),
+    Words("makes a leaf of the tape for each array that trains", ("ids, targets (N, T)", "leaves")),
     Words("says how the base is to run its linears: `Forward`", ("ids, targets", "Forward")),
     Words("embeds, then runs each layer", ("the name of a linear", "x (M, I), a tensor")),
     Words("finds the arguments of this linear", ("the op", "x, W, s, A, B")),
