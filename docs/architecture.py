@@ -1,9 +1,10 @@
 """The rooms of the package and one LoRA step through them, read from the code.
 
-    python docs/architecture.py     # rewrites the tables of architecture.md, draws its figure
+    python docs/architecture.py     # draws the figure; rewrites the tables of architecture.md
+                                    # and the numbers of lines in the README's reading order
 
-Rooms, sentences, lines and imports come from the files; the hops from a training step that runs
-under Python's profiler. Words alone are written here.
+Rooms, lines and imports come from the files, the hops from a training step that runs under Python's
+profiler. The words are written here.
 """
 
 import ast
@@ -26,6 +27,7 @@ from minilora.tuning import optim
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "minilora"
+README = ROOT / "README.md"
 PAGE, FIGURE = ROOT / "docs" / "architecture.md", ROOT / "docs" / "figures" / "architecture.png"
 TARGET = "q_proj"  # the linear that is followed
 
@@ -71,20 +73,19 @@ def place(name: str) -> Path:
     return next((folder for folder in folders if folder.is_dir()), PACKAGE / f"{name}.py")
 
 
-def files_of(name: str) -> list[Path]:
-    """A room's files of Python."""
-    where = place(name)
+def files_in(where: Path) -> list[Path]:
+    """A folder's files of Python, or the file itself."""
     return sorted(where.rglob("*.py")) if where.is_dir() else [where]
 
 
-def lines_of(name: str) -> int:
-    """How many lines of Python a room has."""
-    return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files_of(name))
+def lines_in(where: Path) -> int:
+    """How many lines of Python a folder or a file has."""
+    return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files_in(where))
 
 
 def imports_of(name: str) -> list[str]:
     """The rooms that a room imports, from the top floor to the ground."""
-    imported = {room for path in files_of(name) for room in imported_rooms(path)}
+    imported = {room for path in files_in(place(name)) for room in imported_rooms(path)}
     return [room for room in ROOMS if room in imported and room != name]
 
 
@@ -118,7 +119,7 @@ def table_of_rooms() -> str:
         where = place(name)
         link = f"[{name}](../{where.relative_to(ROOT).as_posix()}{'/' * where.is_dir()})"
         imports = ", ".join(imports_of(name)) or "none"
-        rows.append(f"| {link} | {question} | {about(lines_of(name)):,} | {imports} |")
+        rows.append(f"| {link} | {question} | {about(lines_in(where)):,} | {imports} |")
     return "\n".join(rows)
 
 
@@ -207,7 +208,7 @@ class Words(NamedTuple):
 
 
 FORWARD = (
-    Words("makes a leaf of the tape of each array that trains", ("ids, targets (N, T)", "leaves")),
+    Words("makes a leaf of the tape for each array that trains", ("ids, targets (N, T)", "leaves")),
     Words("says how the base is to run its linears: `Forward`", ("ids, targets", "Forward")),
     Words("embeds, then runs each layer", ("the name of a linear", "x (M, I), a tensor")),
     Words("finds the arguments of this linear", ("the op", "x, W, s, A, B")),
@@ -262,6 +263,13 @@ def filled(text: str) -> str:
         text = re.sub(block, lambda m, t=table: f"{m[1]}\n{t}\n\n{m[2]}", text, flags=re.S)
     return text
 
+
+def with_lines(text: str) -> str:
+    """The README with the number of lines after each "[file](path), "."""
+    return LINES.sub(lambda m: f"]({m[1]}), {about(lines_in(ROOT / m[1])):,} lines", text)
+
+
+LINES = re.compile(r"\]\(([^)]+)\), ([\d,]+) lines")
 
 WIDTH, HEIGHT = 11.0, 8.8  # inches
 TINTS = {  # the rooms that the step passes
@@ -329,7 +337,7 @@ def draw_rooms(axes, left, right):
         bodies = [textwrap.wrap(question, int((width - 0.1) / 0.076)) for question in questions]
         height = 0.13 + LINE * (1 + max(map(len, bodies)) + narrow)
         for i, (name, body) in enumerate(zip(floor, bodies)):
-            x, lines = left + i * (width + gap), f"{about(lines_of(name)):,} lines"
+            x, lines = left + i * (width + gap), f"{about(lines_in(place(name))):,} lines"
             inside = [*body, lines] if narrow else body
             box(axes, x, y, x + width, y + height, TINTS.get(name, GREY), name, inside)
             note(axes, x + width - 0.1, y + 0.16, [] if narrow else [lines], ha="right")
@@ -391,5 +399,6 @@ def hop_box(axes, left, i, right, hop, number=None):
 
 
 if __name__ == "__main__":
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for path, now in ((PAGE, filled), (README, with_lines)):
+        path.write_text(now(path.read_text(encoding="utf-8")), encoding="utf-8")
     FIGURE.write_bytes(plots.png(draw()))
