@@ -163,7 +163,9 @@ def check_delta(name):
     run()
     tuned = tune(name)
     assert rel(tuned.logits(BATCHES[0][0]), base().logits(BATCHES[0][0])) < 1e-14
-    assert not any(tuned.delta(layer).any() for layer in tuned.layers)
+    for layer in tuned.layers:  # up to rounding, where a part is taken out of W and added again
+        W = base().params[f"{layer}.weight"]
+        assert rel(W + tuned.delta(layer), W) < 1e-14
 
 
 def check_nothing_saved_in_vain(name):
@@ -287,13 +289,13 @@ def draws(tuned):
 
 
 def check_frozen_stays(name):
-    """Training moves every trained array and no other, except a weight that is owned."""
+    """Training moves every trained array and no other, except a weight that a step rule moves."""
     record, tuned = ml.METHODS[name], tune(name)
     before = copies(tuned.arrays)
     ml.train(tuned, BATCHES, steps=3, lr=1e-2, weight_decay=0.1)
     for key, a in before.items():
-        own = record.owns_weight and key.endswith(".base_layer.weight")
-        assert np.array_equal(a, tuned.arrays[key]) != (key in tuned.trainable or own), key
+        moves = bool(record.after_step) and key.endswith(".base_layer.weight")
+        assert np.array_equal(a, tuned.arrays[key]) != (key in tuned.trainable or moves), key
 
 
 def check_round_trip(name, folder):

@@ -26,7 +26,10 @@ Options = Mapping[str, Any]  # the technique's options by name, and alpha where 
 
 
 class Init(Protocol):
-    """The arguments after W of a fresh linear, which change nothing: ΔW = 0."""
+    """The arguments after W of a fresh linear, which change nothing: ΔW = 0.
+
+    A technique that owns its weight may return another W, such as what a part is taken out of.
+    """
 
     def __call__(
         self, W: np.ndarray, rank: int, options: Options, rng: np.random.Generator, shared: Arrays
@@ -152,7 +155,7 @@ class Method:
     before_step: BeforeStep | None = None
     after_step: AfterStep | None = None
     remembers: tuple[str, ...] = ()  # arguments that a step rule adds and keeps between steps
-    owns_weight: bool = False  # W moves: train a copy
+    owns_weight: bool = False  # W is the technique's own copy, which it moves or `init` returns
     whole_model: bool = False  # embeddings, norms and head train too
     peft: PeftFormat | None = None  # None: PEFT does not know the technique
 

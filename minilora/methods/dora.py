@@ -100,7 +100,7 @@ def from_peft(config):
     """attach's keywords; None for what is not a DoRA."""
     if not config.get("use_dora"):
         return None
-    given = lora.from_peft({**config, "use_dora": False})
+    given = lora.from_peft(config)
     # PEFT's dropout acts on a DoRA's x Wᵀ too, which is another formula
     if given and (p := given.pop("dropout")):
         raise ValueError(f"dora: lora_dropout is {p!r}, wanted 0: dropout is not supported")

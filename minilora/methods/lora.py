@@ -97,8 +97,8 @@ def to_peft(settings, layers):
 
 
 def from_peft(config):
-    """attach's keywords; None for what is not a LoRA, or a DoRA. PEFT's alpha is 8 where absent."""
-    if config.get("peft_type") != "LORA" or config.get("use_dora"):
+    """attach's keywords; None for what is not a LoRA. PEFT's alpha is 8 where absent."""
+    if config.get("peft_type") != "LORA":
         return None
     return {
         "rank": config.get("r"),

@@ -252,7 +252,9 @@ def _technique(path, config, own, method) -> tuple[Method, dict[str, Any]]:
     fits = {name: fields for name, fields in readings.items() if fields is not None}
     if not fits:
         raise ValueError(f"{path}: peft_type is {kind!r:.80}, supported are LORA and VERA")
-    name = next(iter(fits)) if method is None else record.name
+    # a technique that claims a field goes before those that would refuse it
+    claims = {name: r.peft.claims for name, r in records.items() if r.peft}
+    name = max(fits, key=lambda n: bool(claims[n])) if method is None else record.name
     if name not in fits:
         raise ValueError(
             f"{path}: stored as {kind}, which {name} cannot train on; "
@@ -278,7 +280,7 @@ def _check_formula(path, config, claims):
             stacklevel=4,
         )
     init = config.get("init_lora_weights", True)
-    if init not in SAME_BASE:
+    if init not in SAME_BASE and "init_lora_weights" not in claims:
         raise ValueError(
             f"{path}: init_lora_weights is {init!r:.80}: not supported; wanted one that is known "
             f"to leave the base as it is: {', '.join(map(repr, SAME_BASE))}"
