@@ -86,9 +86,9 @@ def solve(width, outputs, rank, seed, tolerance, rates) -> dict[str, Any]:
     rates for each.
     """
     problem = Problem(width, outputs, rank, seed)
-    found: dict[str, Any] = {"condition": condition(problem.A)}
+    results: dict[str, Any] = {"condition": condition(problem.A)}
     for name, corrected in (("plain", False), ("corrected", True)):
-        found[f"sgd_{name}"] = problem.sgd_steps(corrected, tolerance)
+        results[f"sgd_{name}"] = problem.sgd_steps(corrected, tolerance)
         steps = [problem.adam_steps(corrected, tolerance, rate) for rate in rates]
-        found[f"adam_{name}"] = min((s for s in steps if s is not None), default=None)
-    return found
+        results[f"adam_{name}"] = min((s for s in steps if s is not None), default=None)
+    return results

@@ -42,7 +42,7 @@ def toy(width: int, rates, pair, starts) -> dict[str, Any]:
     Of rates that are equally fast, their geometric mean.
     """
     steps = toy_steps(width, rates, rates, starts)
-    best = [rate for rate, found in zip(rates, steps, strict=True) if found == steps.min()]
+    best = [rate for rate, needed in zip(rates, steps, strict=True) if needed == steps.min()]
     apart = toy_steps(width, [pair[0] / width], [pair[1]], starts)
     return {
         "rate": float(np.exp(np.mean(np.log(best)))),

@@ -1,4 +1,4 @@
-"""compare, tune, report, pretrain: the word lab's experiments."""
+"""compare, tune, report: techniques on the same words; pretrain: the base of the word lab."""
 
 import json
 from pathlib import Path
