@@ -174,7 +174,7 @@ import numpy as np, minilora as ml
 from minilora.bench import cases
 tuned = cases.make(cases.SIZES["tiny"], cases.CASES["delta_lora"])
 history = ml.train(tuned, [cases.batch(cases.SIZES["tiny"])], steps=5, lr=1e-3, progress=False)
-print(ml.kernels.backend(), *map(repr, history.losses))
+print(ml.fast.backend(), *map(repr, history.losses))
 """
     found = {}
     for chosen in ("amx", "numba"):

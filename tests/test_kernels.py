@@ -49,8 +49,8 @@ def double(arguments):
 def close(got, wanted, scale=0.0):
     """The largest error is within the tolerance of the largest number, or of scale, if larger."""
     assert got.shape == wanted.shape and got.dtype == np.float32
-    largest = max(float(np.abs(wanted).max()), float(scale))
-    error = float(np.abs(got - wanted).max())
+    largest = max(float(np.abs(wanted).max(initial=0)), float(scale))
+    error = float(np.abs(got - wanted).max(initial=0))
     assert error <= TOLERANCE * largest, f"error {error / (largest or 1):.1e} of the largest number"
 
 

@@ -1,8 +1,11 @@
 """PyTorch as a peer: what its tape keeps of one adapted linear, beside what ours keeps."""
 
+import inspect
+
 import numpy as np
 import pytest
 
+from minilora import ops
 from minilora.memory.saved import arrays_in, storages
 from minilora.methods import METHODS
 
@@ -40,12 +43,14 @@ def kept_by_us(method, p):
     x, W = rng.standard_normal((M, I)).astype("f4"), rng.standard_normal((O, I)).astype("f4")
     options = {**record.options, "alpha": 16.0}
     shared = record.prepare([W.shape], R, options, W) if record.prepare else {}
-    given = {"W": W, "p": p, "key": (0, 1, 0, 0)} | record.init(W, R, options, rng, shared)
-    names = record.op.forward.__code__.co_varnames[1 : record.op.forward.__code__.co_argcount]
+    given = {"W": W} | record.init(W, R, options, rng, shared)
+    names = [n for n in inspect.signature(record.op.forward).parameters if n in given]
     arguments = [given[name] for name in names]
     weights = storages(a for a in arguments if isinstance(a, np.ndarray))
-    _, cache = record.op.forward(x, *arguments)
-    return sum(n for place, n in storages(arrays_in(cache)).items() if place not in weights)
+    dropped, kept = ops.dropout.forward(x, p, (0, 1, 0, 0)) if p else (None, ())
+    _, cache = record.op.forward(x, *arguments, dropped)
+    places = storages([*arrays_in(cache), *arrays_in(kept)])
+    return sum(n for place, n in places.items() if place not in weights)
 
 
 X, Z, Y = 4 * M * I, 4 * M * R, 4 * M * O  # bytes of x (and of a mask of floats), xAᵀ, y
