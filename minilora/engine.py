@@ -48,7 +48,7 @@ class Node:
         self.op, self.cache, self.parents, self.name = op, cache, parents, name
         self.order = next(_ticket)
         self.grad: np.ndarray | None = None
-        self.owned = False  # did the tape make the array `grad`, so that it may be added into?
+        self.owned = False  # did the tape allocate `grad`? Then it may add into it
 
     def receive(self, grad: np.ndarray) -> None:
         """Add a gradient, never into an array that an op returned: it may stand elsewhere too."""

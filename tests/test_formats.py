@@ -1,6 +1,7 @@
 """Files: bases in Hugging Face's layout, adapters in PEFT's; damaged files, full disks."""
 
 import ast
+import dataclasses
 import json
 import os
 import pickle
@@ -1138,7 +1139,10 @@ def test_loading_leaves_the_base_as_it_was(tmp_path):
         assert all(np.array_equal(tuned.base.params[k], a) for k, a in before.items())
 
 
-@pytest.mark.parametrize("settled", [{"rank": 4}, {"alpha": 2.0}, {"targets": "all-linear"}])
+@pytest.mark.parametrize(
+    "settled",
+    [{"rank": 4}, {"alpha": 2.0}, {"targets": "all-linear"}, {"rank_stabilized": True}],
+)
 def test_what_the_files_settle_is_refused(tmp_path, settled):
     model = make_llama()
     ml.save_adapter(ml.attach(model, "lora", rank=2), tmp_path)
@@ -1183,3 +1187,37 @@ def test_nothing_is_ever_unpickled():
             assert not (
                 isinstance(node, ast.Attribute) and ast.unparse(node) in ("np.load", "eval")
             ), path
+
+
+def test_the_key_of_projections_is_settled_and_dropout_is_not(tmp_path):
+    model = make_llama()
+    ml.save_adapter(ml.attach(model, "vera", rank=2), tmp_path, save_projection=False)
+    with pytest.raises(ValueError, match="projection_prng_key is settled by the adapter's"):
+        ml.load_adapter(model, tmp_path, projection_prng_key=5)
+    assert ml.load_adapter(model, tmp_path, dropout=0.3).options["dropout"] == 0.3
+
+
+def test_shared_arrays_that_the_key_would_not_draw_are_not_lost(tmp_path):
+    tuned = ml.attach(make_llama(), "vera", rank=2)
+    tuned.shared["A"] *= -1
+    with pytest.raises(ValueError, match="does not give back the shared A"):
+        ml.save_adapter(tuned, tmp_path, save_projection=False)
+    ml.save_adapter(tuned, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["lora", "delta_lora"])
+def test_a_technique_without_a_form_of_peft_s_comes_back_whole(tmp_path, name):
+    """Ranks and alphas of single linears, and what a step rule keeps; as itself and as no other."""
+    mine = dataclasses.replace(ml.METHODS[name], name="mine", peft=None)
+    patterns = {"rank_pattern": {"v_proj": 3}, "alpha_pattern": {"q_proj": 100.0}}
+    tuned = ml.attach(make_llama(), mine, rank=2, **patterns)
+    ml.save_adapter(tuned, tmp_path / "fresh")
+    assert ml.load_adapter(tuned.base, tmp_path / "fresh", method=mine).alpha_pattern
+    ml.train(tuned, [(IDS, IDS)], steps=3, lr=1e-2)
+    ml.save_adapter(tuned, tmp_path)
+    again = ml.load_adapter(tuned.base, tmp_path, method=mine)
+    assert all(np.array_equal(again.arrays[k], a) for k, a in tuned.arrays.items())
+    assert np.array_equal(again.logits(IDS), tuned.logits(IDS))
+    with pytest.raises(ValueError, match="stored as mine, which is not other"):
+        other = dataclasses.replace(mine, name="other")
+        ml.load_adapter(tuned.base, tmp_path, method=other)

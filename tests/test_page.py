@@ -71,6 +71,8 @@ def test_no_kernel_is_named_on_a_page(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and "fast" in (node.module or ""):
             assert {alias.name for alias in node.names} <= allowed
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            assert not any("fast" in alias.name.split(".") for alias in node.names)
 
 
 def test_adamw_alone_is_the_formula():

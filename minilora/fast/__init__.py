@@ -35,7 +35,8 @@ _plain: ContextVar[bool] = ContextVar("minilora_plain", default=False)
 def plain(only: bool = True) -> Iterator[None]:
     """Inside, every function of a page is the page's own: no twin answers and no Numba code runs.
 
-    only=False turns the twins on again for a block. Workers of the lab's runs are told, too.
+    only=False turns the twins on again for a block. The lab's workers are told, too. A thread that
+    is started inside is not told, as it has a context of its own.
     """
     token = _plain.set(only)
     try:

@@ -9,6 +9,7 @@ import dataclasses
 import gc
 import tracemalloc
 import types
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -243,7 +244,7 @@ def _base_kept(tuned):
 
 def _moved(tuned):
     """What a step rule moves or remembers: the weight, and what the record says."""
-    keeps = ("W", *tuned.record.remembers)
+    keeps = {"W", *tuned.record.remembers} - {*tuned.record.trains}
     return [a for arguments in tuned.layers.values() for n, a in arguments.items() if n in keeps]
 
 
@@ -263,7 +264,9 @@ def shadow(tuned: Tuned) -> Tuned:
     given = {name: getattr(tuned, name) for name in names}
     how = {k: v for k, v in given.items() if v is not None} | tuned.options
     how["recompute"] = tuned.recompute
-    shadow = without_numbers(tuned.config, tuned.base.dtype, tuned.record, **how)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # attach warned of the ranks
+        shadow = without_numbers(tuned.config, tuned.base.dtype, tuned.record, **how)
     for layer, arguments in tuned.layers.items():
         added = arguments.keys() - shadow.layers[layer].keys()
         shadow.layers[layer] |= {n: Meta(arguments[n].shape, arguments[n].dtype) for n in added}

@@ -32,9 +32,8 @@ def after_step(arrays, kept, step, options):
     """W ← W + λ s (B'A' - B A) once step > start_step, A', B' after the AdamW step, as one product
     of rank 2r in place.
 
-    W (O, I), A (r, I), B (O, r); step counts from 1. The factors from which W began to move stay in
-    A_start, B_start: the sum telescopes to W - W₀ = λ s (B'A' - B_start A_start), so a W that has
-    begun never pauses.
+    W (O, I), A (r, I), B (O, r); step counts from 1. A_start, B_start are A and B when W first
+    moved. From then on W moves in every step: W - W₀ = λ s (B'A' - B_start A_start).
     Source: Zi et al. 2023, arXiv:2309.02411, algorithm 1 (its K is start_step - 1).
     """
     A, B = kept

@@ -17,7 +17,7 @@ from ..llama import generation
 from ..llama.model import EMBED, MLP, Forward, Llama, gated
 from ..methods.base import Arrays, Method
 from ..support.meta import is_array
-from ..support.values import whole
+from ..support.values import plain, whole
 from .choices import (
     DEFAULT_TARGETS,
     check_alpha,
@@ -260,7 +260,8 @@ def attach(
     for name, W in weights.items():
         own = {"W": W.copy()} if record.owns_weight else {}
         r, how = _of_layer(tuned, name)
-        tuned.layers[name] = own | record.init(W, r, how, rng, tuned.shared)
+        made = record.init(W, r, how, rng, tuned.shared)
+        tuned.layers[name] = own | {argument: plain(a) for argument, a in made.items()}
     return tuned
 
 

@@ -17,6 +17,7 @@ from ..llama.model import EMBED, HEAD, Llama
 from ..methods import METHODS
 from ..methods.base import Method, Settings
 from ..support.files import check_kind, parse_json, read_json, write_together
+from ..support.meta import is_array
 from .adapters import Tuned, attach
 from .choices import find_method, match_targets, matches
 
@@ -24,7 +25,9 @@ CONFIG, ARRAYS = "adapter_config.json", "adapter_model.safetensors"
 ABOUT = "minilora"  # the entry of the arrays' metadata; PEFT reads none
 DESCRIPTIVE = ("base_model_name_or_path", "task_type", "inference_mode", "save_projection")
 FLAGS = ("use_rslora", "use_dora", "save_projection")
-LOST = 1e-5  # of a weight's size: a change that is not given back to so much is not stored
+# A change has to come back to this part of its own size, and to so many roundings of the weight's.
+LOST, ROUNDING = 1e-5, 3e-6
+START = ("dropout", "d_initial")  # options that do not change what the stored arrays compute
 # Fields of PEFT's configs that, set, make another formula or other layers. A technique claims those
 # that it knows.
 CHANGES = (
@@ -95,7 +98,8 @@ def export(
         return config, tuned.trainable
     config |= {"r": tuned.rank, "target_modules": _target_modules(tuned)}
     if peft is None:
-        return config, tuned.arrays
+        patterns = {"rank_pattern": tuned.rank_pattern, "alpha_pattern": tuned.alpha_pattern}
+        return config | {name: p for name, p in patterns.items() if p}, tuned.arrays
     settings = Settings(
         tuned.rank, tuned.alpha, tuned.options, tuned.rank_pattern, tuned.alpha_pattern
     )
@@ -109,7 +113,7 @@ def export(
 
 
 def _check_written(tuned, config, arrays):
-    """Read what was written as a stranger would, and compare each linear's whole change."""
+    """Read what was written as a stranger would; compare each linear's whole change and numbers."""
     if tuned.record.whole_model:
         return
     own = {"method": tuned.record, "options": tuned.options, "alpha": tuned.alpha}
@@ -117,13 +121,21 @@ def _check_written(tuned, config, arrays):
         warnings.simplefilter("ignore")  # attach warned of the ranks
         again = _empty(tuned.base, tuned.method, config, own, None, {})
         _fill(again, tuned.method, arrays, _drawn(again.record, config))
-    for layer in tuned.layers:
-        change = tuned.delta(layer)
-        size = np.linalg.norm(change) + np.linalg.norm(tuned.base.params[f"{layer}.weight"])
-        if not np.linalg.norm(again.delta(layer) - change) <= LOST * size:
+    form = f"its form on disk ({config['peft_type']}, read as {again.method})"
+    for layer, arguments in tuned.layers.items():
+        change, weight = tuned.delta(layer), tuned.base.params[f"{layer}.weight"]
+        most = LOST * np.linalg.norm(change) + ROUNDING * np.linalg.norm(weight)
+        numbers = {n: v for n, v in again.layers[layer].items() if not is_array(v)}
+        same = all(np.isclose(v, arguments.get(n, v)) for n, v in numbers.items())
+        if not (same and np.linalg.norm(again.delta(layer) - change) <= most):
             raise ValueError(
-                f"{tuned.method}: its form on disk ({config['peft_type']}, read as "
-                f"{again.method}) does not give back the change of {layer}; nothing was saved"
+                f"{tuned.method}: {form} does not give back the change of {layer}; "
+                "nothing was saved"
+            )
+    for name in again.shared.keys() & tuned.shared.keys():
+        if not np.array_equal(again.shared[name], tuned.shared[name]):
+            raise ValueError(
+                f"{tuned.method}: {form} does not give back the shared {name}; nothing was saved"
             )
 
 
@@ -178,6 +190,9 @@ def _own(path, about):
 
 def _fill(tuned, path, arrays, optional):
     """Write the stored arrays into tuned's own; raises ValueError where they are not the same."""
+    for layer, arguments in tuned.layers.items():  # what a step rule adds is not there yet
+        keys = {name: tuned.key(layer, name) for name in tuned.record.remembers}
+        arguments |= {name: arrays[key].copy() for name, key in keys.items() if key in arrays}
     live = tuned.arrays
     derived = {k for k in live if k.endswith(".base_layer.weight")}
     if missing := sorted(live.keys() - derived - optional - arrays.keys()):
@@ -207,11 +222,12 @@ def _empty(model, path, config, own, method, options):
     _check_formula(path, config, claims)
     given: dict[str, Any] = {"targets": _targets(path, config.get("target_modules"), model)}
     given |= {k: v for k, v in fields.items() if k in record.takes}
-    for name, kind in (("rank_pattern", int), ("alpha_pattern", float)):
-        given[name] = _pattern(path, name, config, kind, model, given["targets"])
-    if settled := given.keys() & options.keys():
-        raise ValueError(f"{path}: {min(settled)} is settled by the adapter's own files")
+    for name, of in (("rank_pattern", int), ("alpha_pattern", float)):
+        given[name] = _pattern(path, name, config, of, model, given["targets"])
     read = {k: v for k, v in fields.items() if k in record.options and v is not None}
+    differ = {k for k in read.keys() & options.keys() - {*START} if options[k] != read[k]}
+    if settled := given.keys() & options.keys() | differ:
+        raise ValueError(f"{path}: {min(settled)} is settled by the adapter's own files")
     mine = own["options"] if _name(own.get("method")) == record.name else {}  # ratio and the like
     options = {**{k: v for k, v in mine.items() if k in record.options}, **read, **options}
     try:
@@ -237,6 +253,8 @@ def _technique(path, config, own, method) -> tuple[Method, dict[str, Any]]:
         if chosen is None:
             raise ValueError(f"{path}: peft_type is {kind!r}, and nothing says which technique")
         record = chosen if isinstance(chosen, Method) else find_method(chosen)
+        if kind == "MINILORA" and record.name != _name(stored):
+            raise ValueError(f"{path}: stored as {_name(stored)}, which is not {record.name}")
         if (kind == "FULL") != record.whole_model:
             form = "whole weights" if kind == "FULL" else "an adapter"
             raise ValueError(f"{path}: stored as {form}, which {record.name} cannot train on")
