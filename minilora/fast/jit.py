@@ -23,9 +23,11 @@ def _delete_outdated() -> None:
     the functions that the kernel calls.
     """
     here = Path(__file__).parent
+    elsewhere = threads.settings["CACHE_DIR"]  # NUMBA_CACHE_DIR
+    folders = Path(elsewhere).glob(f"{here.name}_*") if elsewhere else [here / "__pycache__"]
     with contextlib.suppress(OSError):  # this user may not write to the folder
         newest = max(path.stat().st_mtime for path in here.glob("*.py"))
-        for index in (here / "__pycache__").glob("*.nbi"):
+        for index in (path for folder in folders for path in folder.glob("*.nbi")):
             if index.stat().st_mtime < newest <= time.time():
                 index.unlink(missing_ok=True)
 

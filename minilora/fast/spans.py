@@ -7,7 +7,6 @@ import numpy as np
 from numba import int64
 
 from .jit import TASK, compiled, read
-from .tile import MR
 
 BLOCK = 32  # queries of a block of attention
 SPANS = read(2, dtype=int64)
@@ -18,15 +17,19 @@ def time_of(T, S, i):
     """An estimate, in some unit, of the time of a head's first i queries, of T, with S keys.
 
     Twice the pairs of query and key: each query counts 32 keys more than it sees, which stand for
-    its other work, and queries are counted in whole tiles.
+    its other work, and queries are counted in eights, as tiles of rows are computed whole. 8
+    divides BLOCK, so every block counts more than 0, as is_mine requires.
     """
-    i = -(-i // MR) * MR
+    i = -(-i // 8) * 8
     return i * (2 * (S - T + BLOCK) + i)
 
 
 @compiled((int64, int64, int64, *TASK))
 def is_mine(start, stop, time, t, n_tasks):
-    """Does the middle of this piece of the time lie in task t's part, of n_tasks equal parts?"""
+    """Does the middle of this piece of the time lie in task t's part, of n_tasks equal parts?
+
+    start < stop; so exactly one task takes the piece.
+    """
     middle = (start + stop) * n_tasks
     return 2 * time * t <= middle < 2 * time * (t + 1)
 

@@ -7,7 +7,7 @@ takes most of the time, and packing it would add to that. All compute c (+)= a b
 import numpy as np
 from numba import int64, prange
 
-from .jit import PRODUCT, TASK, compiled, portion, read, run
+from .jit import PLACE, PRODUCT, TASK, compiled, portion, read, run
 from .tile import DOTS, MR, NR, dots, prefetching_tile, row_dots, tile_row
 from .vectors import transpose16
 
@@ -28,9 +28,10 @@ def transposed(b):
 
 
 @compiled((*PRODUCT, *TASK))
-def _dots_share(a, w, c, add, t, n_tasks):
-    """Task t's rows or columns of c (+)= a wᵀ, whichever are more."""
+def _dots_share(a, b, c, add, t, n_tasks):
+    """Task t's rows or columns of c (+)= a b, whichever are more."""
     (M, N), K = c.shape, a.shape[1]
+    w = b.T if b.strides[0] == 4 else transposed(b)
     i0, i1 = portion(M, t, n_tasks, DOTS) if M >= N else (0, M)
     j0, j1 = portion(N, t, n_tasks, 4) if M < N else (0, N)
     for i in range(i0, i1, DOTS):
@@ -39,29 +40,29 @@ def _dots_share(a, w, c, add, t, n_tasks):
 
 
 @compiled((*PRODUCT, int64), parallel=True)
-def _dots(a, w, c, add, n_tasks):
+def _dots(a, b, c, add, n_tasks):
     for t in prange(n_tasks):
-        _dots_share(a, w, c, add, t, n_tasks)
+        _dots_share(a, b, c, add, t, n_tasks)
 
 
 def by_dots(a, b, c, add, n_tasks):
     """Dot products of rows of a and columns of b, for a c with few rows or few columns."""
-    w = b.T if b.strides[0] == 4 else transposed(b)
-    run(_dots_share, _dots, (a, w, c, add), n_tasks)
+    run(_dots_share, _dots, (a, b, c, add), n_tasks)
 
 
 @compiled((*PRODUCT, *TASK))
-def _one_row_share(a, w, c, add, t, n_tasks):
-    """Task t's columns of c (+)= a wᵀ."""
+def _one_row_share(a, b, c, add, t, n_tasks):
+    """Task t's columns of c (+)= a b."""
+    w = b.T
     j0, j1 = portion(c.shape[1], t, n_tasks, 4)
     for j in range(j0, j1, 4):
         row_dots(a, 0, w, j, c, 0, j, a.shape[1], 1, min(4, j1 - j), add)
 
 
 @compiled((*PRODUCT, int64), parallel=True)
-def _one_row(a, w, c, add, n_tasks):
+def _one_row(a, b, c, add, n_tasks):
     for t in prange(n_tasks):
-        _one_row_share(a, w, c, add, t, n_tasks)
+        _one_row_share(a, b, c, add, t, n_tasks)
 
 
 def one_row(a, b, c, add, n_tasks):
@@ -69,7 +70,7 @@ def one_row(a, b, c, add, n_tasks):
 
     b's rows are adjacent in memory.
     """
-    run(_one_row_share, _one_row, (a, b.T, c, add), n_tasks)
+    run(_one_row_share, _one_row, (a, b, c, add), n_tasks)
 
 
 @compiled((*PRODUCT, *TASK))
@@ -92,10 +93,9 @@ def shallow(a, b, c, add, n_tasks):
     run(_shallow_share, _shallow, (a, b, c, add), n_tasks)
 
 
-@compiled((*PRODUCT, *TASK))
-def _few_rows_share(a, b, c, add, t, n_tasks):
-    """Task t's columns of c (+)= a b, 128 rows of b at once, which stay in the L1 cache."""
-    j0, j1 = portion(c.shape[1], t, n_tasks, 16)
+@compiled((*PRODUCT, *PLACE))
+def _columns(a, b, c, add, j0, j1):
+    """Columns j0 to j1 of c (+)= a b, 128 rows of b at once, which stay in the L1 cache."""
     R, M = a.shape
     whole = j1 - (j1 - j0) % NR
     for k in range(0, M, 128):
@@ -105,6 +105,12 @@ def _few_rows_share(a, b, c, add, t, n_tasks):
             for j in range(j0, whole, NR):
                 prefetching_tile(a, i, k, b, k, j, c, i, j, depth, rows, NR, more)
             tile_row(a, i, k, b, k, whole, c, i, whole, depth, rows, j1 - whole, more)
+
+
+@compiled((*PRODUCT, *TASK))
+def _few_rows_share(a, b, c, add, t, n_tasks):
+    j0, j1 = portion(c.shape[1], t, n_tasks, 16)
+    _columns(a, b, c, add, j0, j1)
 
 
 @compiled((*PRODUCT, int64), parallel=True)
@@ -118,11 +124,22 @@ def few_rows(a, b, c, add, n_tasks):
     run(_few_rows_share, _few_rows, (a, b, c, add), n_tasks)
 
 
+@compiled((*PRODUCT, *TASK))
+def _few_columns_share(a, b, c, add, t, n_tasks):
+    i0, i1 = portion(c.shape[0], t, n_tasks, 16)
+    transpose = np.empty((c.shape[1], i1 - i0), np.float32)
+    _columns(b.T, a.T[:, i0:i1], transpose, False, 0, i1 - i0)
+    for i in range(i0, i1):
+        for j in range(c.shape[1]):
+            c[i, j] = c[i, j] + transpose[j, i - i0] if add else transpose[j, i - i0]
+
+
+@compiled((*PRODUCT, int64), parallel=True)
+def _few_columns(a, b, c, add, n_tasks):
+    for t in prange(n_tasks):
+        _few_columns_share(a, b, c, add, t, n_tasks)
+
+
 def few_columns(a, b, c, add, n_tasks):
     """For a c of few columns: the same on bᵀ aᵀ, then transposed; a's rows are adjacent."""
-    transpose = np.empty((c.shape[1], c.shape[0]), np.float32)
-    few_rows(b.T, a.T, transpose, False, n_tasks)
-    if add:
-        c += transpose.T
-    else:
-        c[:] = transpose.T
+    run(_few_columns_share, _few_columns, (a, b, c, add), n_tasks)
