@@ -622,13 +622,14 @@ def test_a_sum_along_a_row_comes_in_the_order_that_is_written_down(size, rng):
 @needs_jit
 @pytest.mark.slow
 @pytest.mark.parametrize("processor, block", [("haswell", (6, 16)), ("nehalem", (2, 16))])
-def test_products_with_the_blocks_of_other_processors(processor, block, tmp_path):
+def test_products_and_attention_with_the_blocks_of_other_processors(processor, block, tmp_path):
     """With code for an older processor, which this one understands."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         pytest.skip("about code for x86")
     code = """
 import numpy as np
-from minilora.fast import matmul as mm
+from minilora.fast import attention, matmul as mm
+from minilora.ops.attention import attention_forward
 r = np.random.default_rng(0)
 n = lambda *shape: np.abs(r.standard_normal(shape, dtype=np.float32))
 for M, K, N in ((7, 5, 19), (61, 400, 70), (530, 40, 50), (33, 9, 200), (40, 300, 3)):
@@ -639,6 +640,10 @@ for M, K, N in ((7, 5, 19), (61, 400, 70), (530, 40, 50), (33, 9, 200), (40, 300
         (mm.matmul_tn(x, y), x.T @ y),
     ):
         assert np.abs(got - wanted).max() < 1e-5 * wanted.max(), (M, K, N)
+q, k, v = n(104, 4, 6), n(110, 2, 6), n(110, 2, 6)
+spans = np.array([[0, 33, 0, 33], [33, 34, 33, 40], [34, 104, 40, 110]])
+wanted = attention_forward(q.astype(float), k.astype(float), v.astype(float), spans)[0]
+assert np.abs(attention.attention_forward(q, k, v, spans)[0] - wanted).max() < 1e-5
 print(mm.MR, mm.NR)
 """
     features = "+avx2,+fma,+avx" if processor == "haswell" else "+sse4.2"
