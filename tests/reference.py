@@ -1,10 +1,12 @@
 """Every kernel a second time in plain NumPy, under the same name and with the same arguments."""
 
+import inspect
+
 import numpy as np
 
 from minilora import ops
-
-IGNORED = -100  # a target that does not count
+from minilora.ops.loss import IGNORED
+from minilora.tuning import optim
 
 
 def matmul_nt(x, w, add_to=None):
@@ -63,39 +65,29 @@ def rmsnorm_dg(dy, x, rstd):
 
 
 def rope(x, cos, sin):
-    """Rotate the pair (x[j], x[j + D/2]) by its angle.   x (M, H, D), cos, sin (M, D/2)."""
-    a, b = np.split(x, 2, axis=-1)
-    c, s = cos[:, None], sin[:, None]  # the same angle for all heads of a row
-    return np.concatenate([a * c - b * s, b * c + a * s], axis=-1)
+    """The page's y."""
+    return ops.rope.forward(x, cos, sin)[0]
 
 
 def swiglu_forward(gate, up):
-    """h = silu(gate) · up, silu(z) = z σ(z).   gate, up (M, F) -> h (M, F)."""
-    return gate * _sigmoid(gate) * up
+    """The page's h."""
+    return ops.swiglu.forward(gate, up)[0]
 
 
 def swiglu_backward(dh, gate, up):
-    """dh, gate, up (M, F) -> dgate, dup (M, F); silu'(z) = σ(z) (1 + z (1 - σ(z)))."""
-    sigma = _sigmoid(gate)
-    return dh * up * sigma * (1 + gate * (1 - sigma)), dh * gate * sigma
+    """The page's dgate, dup."""
+    return ops.swiglu.backward(dh, (gate, up))
 
 
 def feed_forward(x, Wg, Wu, Wd):
-    """y = (silu(x Wgᵀ) · x Wuᵀ) Wdᵀ.   x (M, C), Wg, Wu (F, C), Wd (C, F) -> y (M, C), gate, up
-    (M, F).
-    """
-    gate, up = x @ Wg.T, x @ Wu.T
-    return swiglu_forward(gate, up) @ Wd.T, gate, up
+    """The page's y, gate, up."""
+    y, (gate, up, *_) = ops.frozen_feed_forward.forward(x, Wg, Wu, Wd)
+    return y, gate, up
 
 
 def feed_forward_dx(dy, gate, up, Wg, Wu, Wd):
-    """dy (M, C), gate, up (M, F), Wg, Wu (F, C), Wd (C, F) -> dx (M, C)."""
-    dgate, dup = swiglu_backward(dy @ Wd, gate, up)  # y = h Wdᵀ
-    return dgate @ Wg + dup @ Wu  # gate = x Wgᵀ, up = x Wuᵀ
-
-
-def _sigmoid(z):
-    return 0.5 * (1 + np.tanh(0.5 * z))  # no overflow at either end
+    """The page's dx."""
+    return ops.frozen_feed_forward.backward(dy, (gate, up, Wg, Wu, Wd))[0]
 
 
 def attention_forward(q, k, v, spans):
@@ -129,18 +121,4 @@ def cross_entropy(logits, targets, out):
     return losses
 
 
-def adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step, factor=1.0):
-    """One AdamW step in place on p, m, v (any shape, contiguous); step counts from 1; torch's
-    formula.
-
-    p ← p (1 - lr·wd);  m ← β₁m + (1-β₁)g;  v ← β₂v + (1-β₂)g²;  p ← p - lr · m̂ / (√v̂ + eps), m̂,
-    v̂ bias-corrected, g the gradient times factor.
-    Source: Loshchilov & Hutter 2017, arXiv:1711.05101, algorithm 2.
-    """
-    g = g * factor
-    m *= beta1
-    m += (1 - beta1) * g
-    v *= beta2
-    v += (1 - beta2) * g * g
-    p *= 1 - lr * weight_decay
-    p -= (lr / (1 - beta1**step)) * m / (np.sqrt(v * (1 / (1 - beta2**step))) + eps)
+adamw = inspect.unwrap(optim.adamw)  # the page's
