@@ -89,7 +89,10 @@ def arguments(name, seed=0, M=5, I=4, O=6, r=3):
     if name in ("head_loss", "frozen_head_loss"):
         return x, W, targets_of(rng, M, O), *([7] if seed % 2 else [])
     if name == "dropout":
-        return x, 0.5, (seed, 1, 0, 2)
+        rows = np.flatnonzero(rng.permutation(2 * M) < M)
+        return x, 0.5, (seed, 1, 0, 2), *([rows] if seed % 2 else [])
+    if name == "take":
+        return x, rng.permutation(M)[: max(1, M // 2)]
     more = {
         "matmul": (x, normal(I, O)),
         "power": (np.abs(x) + 0.5, 3),

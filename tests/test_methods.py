@@ -597,9 +597,9 @@ def test_each_adapter_step_and_micro_batch_has_its_own_mask(name, monkeypatch):
     """train makes the keys (seed, step, micro-batch, adapter)."""
     seen = []
 
-    def forward(x, p, key):
+    def forward(x, p, key, rows):
         seen.append(key)
-        return pair.forward(x, p, key)
+        return pair.forward(x, p, key, rows)
 
     pair = ops.dropout
     monkeypatch.setattr(ops, "dropout", Op("dropout", forward, ops.dropout.backward))

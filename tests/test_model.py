@@ -356,10 +356,15 @@ def test_the_same_seed_gives_the_same_text(tiny, rng):
     assert np.array_equal(texts[0], texts[1]) and not np.array_equal(texts[0], texts[2])
 
 
-def frequencies(p, temperature, top_p, draws=20_000):
-    z = np.tile(np.log(p), (draws, 1))
-    tokens = _choose(z, temperature, top_p, np.random.default_rng(0))
-    return np.bincount(tokens, minlength=len(p)) / draws
+def draws(z):
+    """A random number for each row."""
+    return np.random.default_rng(0).random((len(z), 1))
+
+
+def frequencies(p, temperature, top_p, n=20_000):
+    z = np.tile(np.log(p), (n, 1))
+    tokens = _choose(z, temperature, top_p, draws(z))
+    return np.bincount(tokens, minlength=len(p)) / n
 
 
 def test_temperature():
@@ -384,7 +389,7 @@ def test_top_p_keeps_the_smallest_set_that_has_the_mass(top_p, kept):
 
 @given(z=some.arrays(some.shapes(2, 2)), top_p=st.floats(0.01, 1), temperature=st.floats(0.01, 10))
 def test_a_choice_is_always_in_the_kept_set(z, top_p, temperature):
-    tokens = _choose(z, temperature, top_p, np.random.default_rng(0))
+    tokens = _choose(z, temperature, top_p, draws(z))
     for row, token in zip(z, tokens):
         p = np.exp((row - row.max()) / temperature)
         p /= p.sum()

@@ -56,6 +56,7 @@ def op_cases(rng: np.random.Generator, M: int = 6, I: int = 8, O: int = 5) -> di
         "linear": (x, W),
         "frozen_linear": (x, W),
         "embedding": (W, np.array([1, 1, 4])),
+        "take": (x, np.array([4, 0])),
         "dropout": (x, 0.3, (0, 1, 0, 0)),
         "rmsnorm": (x, n(I), 1e-5),
         "rope": (n((M, 4, 4)), np.cos(angle), np.sin(angle)),

@@ -126,10 +126,26 @@ def add_forward(a, b):
     return K.add(a, b) if shapes[0] == shapes[1] else a + b, shapes
 
 
-def mask(x, p, key):
-    bits = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
-    m = filled(x, x.shape, lambda: bits.random(x.shape, np.float32))
+def mask(x, p, key, rows=None):
+    m = filled(x, x.shape, lambda: _uniform(key, rows, x.shape))
     return np.multiply(m >= p, 1 / (1 - p), out=m)  # in place: one array, not two
+
+
+def _uniform(key, rows, shape):
+    """The numbers that the page draws for these rows, without drawing those of the others."""
+    philox = np.random.Philox(np.random.SeedSequence(key))
+    bits, (M, columns) = np.random.Generator(philox), shape
+    if rows is None:
+        return bits.random(shape, np.float32)
+    if columns % 8:  # a counter gives 8 numbers: a row does not begin with a new one
+        return bits.random((int(rows[-1]) + 1, columns), np.float32)[rows]
+    u, row = np.empty(shape, np.float32), 0  # row: the batch's row that would be drawn next
+    starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)  # of runs of adjacent rows
+    for start, stop in zip(starts, [*starts[1:], M]):
+        philox.advance(int(rows[start] - row) * columns // 8)
+        bits.random(out=u[start:stop], dtype=np.float32)
+        row = rows[stop - 1] + 1
+    return u
 
 
 def rmsnorm_forward(x, g, eps):

@@ -1,36 +1,43 @@
 """Text generation: the cache of keys and values, and the choice of the next token."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from .. import ops
 from ..engine import Tensor
 from ..support.values import whole
+from .rows import Rows, rest_of, rows_of
 
 
 class KVCache:
-    """The keys and values of all earlier tokens, so that they are computed only once."""
+    """The keys and values of all earlier tokens, so that they are computed only once.
+
+    Sequence n has its keys in the rows from n·capacity on.
+    """
 
     def __init__(self, config, batch_size: int, capacity: int, dtype):
-        shape = (batch_size, capacity, config.num_key_value_heads, config.head_dim)
+        shape = (batch_size * capacity, config.num_key_value_heads, config.head_dim)
         self.capacity = capacity
         self.k = [np.empty(shape, dtype) for _ in range(config.num_hidden_layers)]
         self.v = [np.empty(shape, dtype) for _ in range(config.num_hidden_layers)]
-        self.length = 0  # number of tokens in each row
+        self.lengths = np.zeros(batch_size, int)  # number of tokens of each sequence
 
-    def extend(self, layer: int, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Append k and v (N·T, G, D) to a layer; returns all rows (N·capacity, G, D) of both.
+    def rows(self, new: np.ndarray, model, of: np.ndarray) -> Rows:
+        """The rows of the next tokens: `new` of them, (K,) ints, of each of the sequences `of`."""
+        begin = self.lengths[of]
+        end = begin + new
+        return rows_of(begin, end, of * self.capacity, model.rope_tables(0, int(end.max())))
 
-        Sequence n has its keys in the rows from n·capacity on.
-        """
-        rows = []
-        for stored, new in ((self.k[layer], k), (self.v[layer], v)):
-            N, capacity, *head = stored.shape
-            T = len(new) // N
-            stored[:, self.length : self.length + T] = new.reshape(N, T, *head)
-            rows.append(stored.reshape(N * capacity, *head))
-        return rows[0], rows[1]
+    def extend(self, layer: int, k: Any, v: Any, rows: Rows) -> tuple[Any, Any]:
+        """Store k and v (M, G, D) of these rows; returns all rows (N·capacity, G, D) of both."""
+        self.k[layer][rows.keys], self.v[layer][rows.keys] = k, v
+        return self.k[layer], self.v[layer]
+
+    def advance(self, rows: Rows) -> None:
+        """Every layer has stored these rows."""
+        self.lengths[rows.spans[:, 2] // self.capacity] = rows.spans[:, 3] - rows.spans[:, 2]
 
 
 def generate(
@@ -44,16 +51,18 @@ def generate(
     stop: int | None = None,
     on_token: Callable[[np.ndarray], None] | None = None,
     how=None,
-) -> np.ndarray:
-    """Continue each row of ids (N, T) by at most max_new_tokens, with a KV cache  ->  (N, T + new).
+) -> Any:
+    """Continue each row of ids by at most max_new_tokens, with a KV cache.
 
+    ids (N, T) -> (N, T + new); a list of N rows of several lengths -> a list of N arrays, each row
+    with its new tokens. Nothing is padded, and a row that has ended is not computed any more.
     temperature: 0 takes the most probable token; above 0 a token is sampled from the most probable
     ones, whose probabilities sum to top_p. stop: this token ends a row; an ended row repeats it
     until all rows have ended. on_token: called with each new column (N,).
     how: weights and linears, a `Forward`; the model's own where None.
     Raises ValueError if ids or a setting is out of range.
     """
-    ids = check_ids(ids, model.config.vocab_size)
+    prompts = check_prompts(ids, model.config.vocab_size)
     if not (temperature >= 0 and 0 < top_p <= 1):
         raise ValueError(
             f"generate: temperature {temperature}, wanted at least 0; "
@@ -61,27 +70,34 @@ def generate(
         )
     max_new_tokens = whole("generate: max_new_tokens", max_new_tokens)
     rng = np.random.default_rng(whole("generate: seed", seed))
-    W = array(model.head(how))
-    N, T = ids.shape
-    cache = KVCache(model.config, N, T + max_new_tokens, model.dtype)
-    ended, new = np.zeros(N, bool), ids
+    lengths, W = np.array([len(p) for p in prompts]), array(model.head(how))
+    cache = KVCache(model.config, len(prompts), lengths.max() + max_new_tokens, model.dtype)
+    going, columns = np.arange(len(prompts)), []  # the rows that have not ended; the new tokens
+    new, count = np.concatenate(prompts), lengths
     for _ in range(max_new_tokens):
-        h = model.hidden(new, how, cache).data.reshape(N, -1, model.config.hidden_size)
-        token = _choose(ops.frozen_linear(h[:, -1], W).data, temperature, top_p, rng)
-        if stop is not None:
-            token[ended] = stop
-            ended |= token == stop
-        new = token[:, None]
-        ids = np.concatenate([ids, new], axis=1)
+        every = cache.rows(count, model, going)
+        last = rest_of(every, every.spans[:, 3] - every.spans[:, 2] - 1)
+        h = model.run(new, (every, last), how, cache).data
+        u = rng.random((len(prompts), 1))[going] if temperature else None
+        new = _choose(ops.frozen_linear(h, W).data, temperature, top_p, u)
+        token = np.full(len(prompts), stop or 0)
+        token[going] = new
+        columns.append(token)
         if on_token:
             on_token(token)
-        if ended.all():
+        if stop is not None:
+            going = going[new != stop]
+            new = new[new != stop]
+        if not len(going):
             break
-    return ids
+        count = np.ones_like(going)
+    out = np.array(columns, int).reshape(-1, len(prompts)).T  # (N, new)
+    rows = [np.concatenate(pair) for pair in zip(prompts, out)]
+    return np.stack(rows) if len(set(lengths)) == 1 else rows
 
 
-def _choose(logits, temperature, top_p, rng):
-    """The next token of each row.   logits (N, V) -> (N,) ints."""
+def _choose(logits, temperature, top_p, u=None):
+    """The next token of each row.   logits (N, V), u (N, 1) random in [0, 1) -> (N,) ints."""
     if temperature == 0:
         return logits.argmax(axis=1)
     z = logits.astype(np.float64) / temperature
@@ -92,8 +108,15 @@ def _choose(logits, temperature, top_p, rng):
     # a token stays if the more probable ones before it sum to less than top_p
     p[np.cumsum(p, axis=1) - p >= top_p] = 0
     total = np.cumsum(p, axis=1)
-    place = (total < rng.random((len(p), 1)) * total[:, -1:]).sum(axis=1)
+    place = (total < u * total[:, -1:]).sum(axis=1)
     return order[np.arange(len(p)), place]
+
+
+def check_prompts(ids, vocab_size: int) -> list[np.ndarray]:
+    """The rows of ids (N, T), or of a list of rows of several lengths; raises as `check_ids`."""
+    if isinstance(ids, list | tuple) and len({np.size(row) for row in ids}) > 1:
+        return [check_ids(np.asarray(row)[None], vocab_size)[0] for row in ids]
+    return list(check_ids(ids, vocab_size))
 
 
 def check_ids(ids, vocab_size: int) -> np.ndarray:

@@ -1,9 +1,10 @@
 """A Llama: a flat dict of arrays under the checkpoint's own names, and one forward pass over them.
 
 The same pass serves training and generation. It takes embeddings, norms and the head from
-`weights[name]`, runs the linears of an attention by `linear(name, x)` and a layer's feed-forward by
-`feed_forward(name, h)`: a `Forward` holds these three. The model's own are its frozen arrays; a
-technique gives others.
+`weights[name]`, runs the linears of an attention by `linear(name, x, rows)` and a layer's
+feed-forward by `feed_forward(name, h, rows)`: a `Forward` holds these three. The model's own are
+its frozen arrays; a technique gives others. The pass computes the rows that are asked of it, not
+the whole batch: see rows.py.
 """
 
 import dataclasses
@@ -19,12 +20,13 @@ import numpy as np
 from .. import ops
 from ..engine import Tensor, scope
 from ..ops.loss import IGNORED
-from ..support.meta import filled
+from ..support.meta import Meta
 from . import generation, rotation
 from .rotation import Llama3Scaling
+from .rows import Rows, all_rows, last_targets, needed_rows
 
-Linear = Callable[[str, Tensor], Tensor]  # of this name, on (M, I)
-FeedForward = Callable[[str, Tensor], Tensor]  # the "…mlp" of this name, on (M, C)
+Linear = Callable[[str, Tensor, Rows], Tensor]  # of this name, on (M, I), which are these rows
+FeedForward = Callable[[str, Tensor, Rows], Tensor]  # the "…mlp" of this name, on (M, C)
 
 MLP = "gate_proj", "up_proj", "down_proj"
 EMBED, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
@@ -157,26 +159,20 @@ class Llama:
 
     def _angles(self, length):
         c = self.config
-        return rotation.tables(c.head_dim, c.rope_theta, c.rope_scaling, length, self.dtype)
-
-    def angles(self, N: int, start: int, end: int) -> tuple[Any, Any]:
-        """cos and sin of each row of N sequences at the places start … end - 1: (N·T, D/2) each."""
-        tables = self.rope_tables(start, end)
-        if N == 1:
-            return tables
-        like, shape = self.params[EMBED], (N * (end - start), self.config.head_dim // 2)
-        cos, sin = (filled(like, shape, functools.partial(np.tile, t, (N, 1))) for t in tables)
-        return cos, sin
+        tables = rotation.tables(c.head_dim, c.rope_theta, c.rope_scaling, length, self.dtype)
+        if isinstance(self.params[EMBED], Meta):
+            return tuple(Meta(t.shape, t.dtype) for t in tables)
+        return tables
 
     @property
     def frozen(self) -> Forward:
         """The model by itself: no adapter, nothing that trains."""
         return Forward(self.params, self._linear, self._feed_forward)
 
-    def _linear(self, name: str, x: Tensor) -> Tensor:
+    def _linear(self, name: str, x: Tensor, rows: Rows) -> Tensor:
         return ops.frozen_linear(x, self.params[f"{name}.weight"])
 
-    def _feed_forward(self, name: str, h: Tensor) -> Tensor:
+    def _feed_forward(self, name: str, h: Tensor, rows: Rows) -> Tensor:
         Wg, Wu, Wd = (self.params[f"{name}.{part}.weight"] for part in MLP)
         return ops.frozen_feed_forward(h, Wg, Wu, Wd)
 
@@ -186,50 +182,71 @@ class Llama:
         how: Forward | None = None,
         cache: generation.KVCache | None = None,
     ) -> Tensor:
-        """The last hidden states, normalised.   ids (N, T) ints -> (N·T, C).
+        """The last hidden states of a batch, normalised.   ids (N, T) ints -> (N·T, C).
 
         how: weights and linears, the model's own where None; cache: keys and values of the places
         before these, extended by theirs.
         """
-        how, (N, T) = how or self.frozen, ids.shape
-        start = cache.length if cache else 0
-        angles = self.angles(N, start, start + T)
-        keys = cache.capacity if cache else T  # rows of keys a sequence
-        n = np.arange(N)[:, None]
-        spans = n * [T, T, keys, keys] + [0, T, 0, start + T]
+        N, T = ids.shape
+        if cache:
+            every = cache.rows(np.full(N, T), self, np.arange(N))
+        else:
+            every = all_rows(N, T, self.rope_tables(0, T))
+        return self.run(ids.reshape(-1), (every, every), how, cache)
+
+    def run(
+        self,
+        ids: np.ndarray,
+        rows: tuple[Rows, Rows],
+        how: Forward | None = None,
+        cache: generation.KVCache | None = None,
+    ) -> Tensor:
+        """The forward pass on rows: the last hidden states, normalised.   ids (M,) ints -> (R, C).
+
+        rows: those of all layers (M), and those that go on after the last layer's keys and values
+        (R). how, cache: as for `hidden`.
+        """
+        how, (every, asked) = how or self.frozen, rows
+        layers = self.config.num_hidden_layers
         with scope("model.embed_tokens"):
-            x = ops.embedding(how.weights[EMBED], ids.reshape(-1))
-        for i in range(self.config.num_hidden_layers):
-            layer = functools.partial(self._layer, i, how, angles, spans, cache)
+            x = ops.embedding(how.weights[EMBED], ids)
+        for i in range(layers):
+            goes_on = asked if i == layers - 1 else every
+            layer = functools.partial(self._layer, i, how, every, goes_on, cache)
             with scope(f"model.layers.{i}"):
                 x = ops.recompute(layer, x) if how.recompute else layer(x)
         if cache:
-            cache.length += T
+            cache.advance(every)
         with scope("model.norm"):
             return ops.rmsnorm(x, how.weights[NORM], self.config.rms_norm_eps)
 
-    def _layer(self, i, how, angles, spans, cache, x):
-        """x + attention(norm(x)), then x + mlp(norm(x)).   x (M, C) -> (M, C)."""
-        c, layer, M = self.config, f"model.layers.{i}", x.shape[0]
-        H, G, D = c.num_attention_heads, c.num_key_value_heads, c.head_dim
+    def _layer(self, i, how, every, asked, cache, x):
+        """x + attention(norm(x)), then x + mlp(norm(x)).   x (M, C) -> (R, C).
 
-        def heads(name, h, n):
-            return ops.reshape(how.linear(f"{layer}.self_attn.{name}", h), (M, n, D))
+        Keys and values are those of every row; all else is computed for the rows asked for.
+        """
+        c, layer = self.config, f"model.layers.{i}"
+
+        def heads(name, h, rows, n):
+            y = how.linear(f"{layer}.self_attn.{name}", h, rows)
+            return ops.reshape(y, (y.shape[0], n, c.head_dim))
 
         with scope("input_layernorm"):
             h = ops.rmsnorm(x, how.weights[f"{layer}.input_layernorm.weight"], c.rms_norm_eps)
         with scope("self_attn"):
-            q, k, v = heads("q_proj", h, H), heads("k_proj", h, G), heads("v_proj", h, G)
-            q, k = ops.rope(q, *angles), ops.rope(k, *angles)
+            q = ops.rope(heads("q_proj", asked.of(h), asked, c.num_attention_heads), *asked.angles)
+            k = ops.rope(heads("k_proj", h, every, c.num_key_value_heads), *every.angles)
+            v = heads("v_proj", h, every, c.num_key_value_heads)
             if cache:
-                k, v = (Tensor(a) for a in cache.extend(i, k.data, v.data))
-            o = ops.reshape(ops.attention(q, k, v, spans), (M, H * D))
-            x = ops.add(x, how.linear(f"{layer}.self_attn.o_proj", o))
+                k, v = (Tensor(a) for a in cache.extend(i, k.data, v.data, every))
+            o = ops.attention(q, k, v, asked.spans)
+            o = ops.reshape(o, (o.shape[0], c.num_attention_heads * c.head_dim))
+            x = ops.add(asked.of(x), how.linear(f"{layer}.self_attn.o_proj", o, asked))
         with scope("post_attention_layernorm"):
             gain = how.weights[f"{layer}.post_attention_layernorm.weight"]
             h = ops.rmsnorm(x, gain, c.rms_norm_eps)
         with scope("mlp"):
-            return ops.add(x, how.feed_forward(f"{layer}.mlp", h))
+            return ops.add(x, how.feed_forward(f"{layer}.mlp", h, asked))
 
     def head(self, how: Forward | None = None) -> Any:
         """The head's matrix (V, C), an array or a leaf: the embedding where they are tied."""
@@ -245,25 +262,36 @@ class Llama:
     def loss(self, ids, targets, count=None, how: Forward | None = None) -> Tensor:
         """Mean cross-entropy over the targets that are not -100.   ids, targets (N, T) ints -> ().
 
-        count: divide by this instead (a part of a larger batch). Logits exist only for rows whose
-        target counts.
+        count: divide by this instead (a part of a larger batch). Only the rows that can change the
+        loss are computed, and logits only for rows whose target counts.
         """
         ids = generation.check_ids(ids, self.config.vocab_size)
         targets = check_targets(targets, ids.shape, self.config.vocab_size)
-        h, W = self.hidden(ids, how), self.head(how)
+        every, asked = rows = self.rows_for(targets)
+        ids, targets = ids.reshape(-1), targets.reshape(-1)
+        if every.batch is not None:
+            ids = ids[every.batch]
+        if asked.batch is not None:
+            targets = targets[asked.batch]
+        h, W = self.run(ids, rows, how), self.head(how)
         op = ops.head_loss if isinstance(W, Tensor) else ops.frozen_head_loss
         with scope("lm_head"):
-            return op(h, W, targets.reshape(-1), count)
+            return op(h, W, targets, count)
+
+    def rows_for(self, targets: np.ndarray) -> tuple[Rows, Rows]:
+        """The rows that a loss on these targets (N, T) needs: see `rows.needed_rows`."""
+        longest = max(1, int(last_targets(targets).max()))
+        return needed_rows(targets, self.rope_tables(0, longest))
 
     def generate(self, ids, max_new_tokens: int, **choices) -> np.ndarray:
         """Continue each row: see `generation.generate`."""
         return generation.generate(self, ids, max_new_tokens, **choices)
 
 
-def gated(linear: Linear, name: str, h: Tensor) -> Tensor:
+def gated(linear: Linear, name: str, h: Tensor, rows: Rows) -> Tensor:
     """A layer's feed-forward by its three linears.   h (M, C) -> (M, C)."""
     gate, up, down = (f"{name}.{part}" for part in MLP)
-    return linear(down, ops.swiglu(linear(gate, h), linear(up, h)))
+    return linear(down, ops.swiglu(linear(gate, h, rows), linear(up, h, rows)), rows)
 
 
 def init_params(config: ModelConfig, seed: int = 0, std: float = 0.02, dtype=np.float32) -> dict:

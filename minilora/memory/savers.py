@@ -71,7 +71,8 @@ def bytes_of(tuned: Tuned, saver: Saver, batch: int, seq: int) -> tuple[Ledger, 
     tuned.recompute = saver.recompute
     twin = shadow(tuned)
     walks = [freeing(t) if saver.frees else backward for t in (twin, tuned)]
-    return predict(twin, batch, seq, walks[0]), measure(tuned, batch, seq, walks[1])
+    ids = np.zeros((batch, seq), int)
+    return predict(twin, (ids, ids), walks[0]), measure(tuned, batch, seq, walk=walks[1])
 
 
 def seconds(tuned: Tuned, batch: int, seq: int, rounds: int = 9) -> dict[str, float]:

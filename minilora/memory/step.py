@@ -26,6 +26,7 @@ from ..tuning.adapters import Tuned, attach
 from ..tuning.optim import AdamW
 from .saved import Saved, saved_arrays, storage, storages
 
+Batch = tuple[np.ndarray, np.ndarray]  # ids and targets (N, T)
 CATEGORIES = ("weights", "gradients", "optimizer", "activations")
 
 
@@ -68,16 +69,18 @@ class Ledger:
 
 def ledger(
     model: Tuned | Llama | ModelConfig,
-    batch_size: int,
-    seq_len: int,
+    batch_size: int | None = None,
+    seq_len: int | None = None,
     *,
+    batch: Batch | None = None,
     method: str | Method | None = None,
     mixed: bool = False,
     **how: Any,
 ) -> Ledger:
-    """Predicted bytes of a training step on (batch_size, seq_len) tokens, all of which count;
-    nothing is allocated.
+    """Predicted bytes of a training step; no array of the model's is allocated.
 
+    batch_size, seq_len: the step has so many tokens, and all are counted targets; or batch: ids and
+    targets (N, T), of which only the rows that can matter are computed.
     model: a Tuned, or a Llama or ModelConfig with method= and attach's keywords (rank, targets,
     recompute, options).
     mixed: 16-bit weights, gradients and activations, with a 32-bit master copy and moments of what
@@ -89,13 +92,13 @@ def ledger(
                 "ledger: a Tuned has its method and its settings; got method=, mixed= or attach's "
                 "keywords too"
             )
-        return predict(shadow(model), batch_size, seq_len)
+        return predict(shadow(model), _batch(batch_size, seq_len, batch))
     if method is None:
         raise ValueError("ledger: wanted method= for a model without one")
     config = model.config if isinstance(model, Llama) else model
     dtype = np.float16 if mixed else model.dtype if isinstance(model, Llama) else np.float32
     tuned = without_numbers(config, dtype, method, **how)
-    row = predict(tuned, batch_size, seq_len)
+    row = predict(tuned, _batch(batch_size, seq_len, batch))
     if not mixed:
         return row
     numbers = sum(a.size for a in tuned.trainable.values())
@@ -104,35 +107,49 @@ def ledger(
     return dataclasses.replace(row, optimizer=optimizer, peak=row.peak + change)
 
 
-def predict(
-    tuned: Tuned, batch_size: int, seq_len: int, walk: Callable[[Tensor], None] = backward
-) -> Ledger:
+def _batch(batch_size, seq_len, batch, tokens=np.zeros) -> Batch:
+    """ids and targets (N, T): those given, or tokens((N, T), int) that all count."""
+    if batch is not None:
+        if batch_size is not None or seq_len is not None:
+            raise ValueError("memory: got a batch, and batch_size or seq_len too; give one of them")
+        ids, targets = (np.asarray(a) for a in batch)
+        return ids, targets
+    for name, n in (("batch_size", batch_size), ("seq_len", seq_len)):
+        whole(f"memory: {name}", n, 1)
+    ids = tokens((batch_size, seq_len), int)
+    return ids, ids
+
+
+def predict(tuned: Tuned, batch: Batch, walk: Callable[[Tensor], None] = backward) -> Ledger:
     """The bytes of a step of a Tuned of shapes alone (`without_numbers`); walk: its backward."""
-    _check_sizes(batch_size, seq_len)
-    ids = np.zeros((batch_size, seq_len), np.int64)
     held, optimizer = weight_arrays(tuned), AdamW(tuned.trainable).nbytes
     with meta.counting() as memory, np.errstate(over="ignore"):  # 131,072 rows are inf in float16
-        return _account(tuned, ids, lambda: memory.peak, walk, held, optimizer)
+        return _account(tuned, batch, lambda: memory.peak, walk, held, optimizer)
 
 
 def measure(
-    tuned: Tuned, batch_size: int, seq_len: int, walk: Callable[[Tensor], None] = backward
+    tuned: Tuned,
+    batch_size: int | None = None,
+    seq_len: int | None = None,
+    *,
+    batch: Batch | None = None,
+    walk: Callable[[Tensor], None] = backward,
 ) -> Ledger:
-    """The same as `ledger`, measured: one step's forward and backward on random tokens.
+    """The same as `ledger`, measured: one step's forward and backward, on random tokens where no
+    batch is given.
 
     Weights: every array that the Tuned refers to, directly or not. Activations and
     gradients: read off the tape. Optimizer and peak: by tracemalloc.
     The weights stay as they are: the optimizer's moments are made, its step is not taken. walk: the
     backward pass, where it is to be another.
     """
-    _check_sizes(batch_size, seq_len)
-    rng = np.random.default_rng(0)
-    tokens = rng.integers(0, tuned.config.vocab_size, (batch_size, seq_len))
-    tuned.loss(tokens, tokens)  # whatever is made once (rope tables, compiled kernels) is made now
+    rng, vocabulary = np.random.default_rng(0), tuned.config.vocab_size
+    batch = _batch(batch_size, seq_len, batch, lambda n, _: rng.integers(0, vocabulary, n))
+    tuned.loss(*batch)  # whatever is made once (rope tables, compiled kernels) is made now
     held = [*_reachable(tuned).values()]
     with _tracing():
         optimizer = _traced(lambda: AdamW(tuned.trainable))
-        runs = [_account(tuned, tokens, _traced_peak(), walk, held, optimizer) for _ in range(2)]
+        runs = [_account(tuned, batch, _traced_peak(), walk, held, optimizer) for _ in range(2)]
     # Python's own tables grow at odd moments, which is no part of a step: the smaller peak counts
     return min(runs, key=lambda run: run.peak)
 
@@ -195,14 +212,15 @@ def _reachable(tuned: Tuned) -> dict[int, np.ndarray]:
 CODE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)
 
 
-def _account(tuned, tokens, step_peak: Callable[[], int], walk, arrays, optimizer) -> Ledger:
+def _account(tuned, batch, step_peak: Callable[[], int], walk, arrays, optimizer) -> Ledger:
     """One forward and backward pass, and what it held beside the arrays, and the optimizer."""
-    tables = tuned.base.rope_tables(0, tokens.shape[1])
-    scratch = _bytes([*tables, *tuned.base.angles(len(tokens), 0, tokens.shape[1])])
+    ids, targets = batch[0].copy(), batch[1]  # a batch belongs to the step
+    tables = tuned.base.rope_tables(0, ids.shape[1])
+    every, asked = tuned.base.rows_for(targets)
+    scratch = _bytes([*tables, *every.angles, *asked.angles])
     angles = scratch - _bytes(tables)  # made in each step, and so part of its peak
-    ids = tokens.copy()  # a batch belongs to the step
     leaves = tuned.leaves()
-    loss = tuned.loss(ids, ids, leaves=leaves, key=(tuned.seed, 1, 0))
+    loss = tuned.loss(ids, targets, leaves=leaves, key=(tuned.seed, 1, 0))
     saved = saved_arrays(tape(loss), besides=[*arrays, *tables])
     walk(loss)
     peak = step_peak() - angles
@@ -271,11 +289,6 @@ def shadow(tuned: Tuned) -> Tuned:
         added = arguments.keys() - shadow.layers[layer].keys()
         shadow.layers[layer] |= {n: Meta(arguments[n].shape, arguments[n].dtype) for n in added}
     return shadow
-
-
-def _check_sizes(batch_size, seq_len):
-    for name, n in (("batch_size", batch_size), ("seq_len", seq_len)):
-        whole(f"memory: {name}", n, 1)
 
 
 def largest(size: Callable[[int], int], budget: float, limit: int = 2**20) -> int:

@@ -26,6 +26,7 @@ from .recompute import recompute, remaking
 from .rmsnorm import rmsnorm
 from .rope import rope
 from .swiglu import swiglu
+from .take import take
 
 __all__ = [
     "add",
@@ -54,6 +55,7 @@ __all__ = [
     "rope",
     "sum",
     "swiglu",
+    "take",
     "tanh",
     "transpose",
 ]

@@ -6,29 +6,33 @@ from ..engine import Op
 from ..fast import bind
 
 
-def mask(x, p, key):
+def mask(x, p, key, rows=None):
     """m: 0 with probability p, else 1/(1-p), so that E[m] = 1.   x (M, I) gives shape and dtype.
 
-    key: a tuple of ints (seed, optimizer step, micro-batch, adapter); it decides m.
+    key: a tuple of ints (seed, optimizer step, micro-batch, adapter); it decides m. rows (M,)
+    ascending ints: x has these rows of a batch, and m is the batch's own at them; None: all.
     Source: Philox, Salmon et al. 2011; inverted dropout, Srivastava et al. 2014, section 10.
     """
     bits = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
-    kept = bits.random(x.shape, np.float32) >= p  # the same for every dtype of x
-    return kept * np.asarray(1 / (1 - p), x.dtype)
+    if rows is None:
+        u = bits.random(x.shape, np.float32)  # the same for every dtype of x
+    else:
+        u = bits.random((int(rows[-1]) + 1, x.shape[1]), np.float32)[rows]
+    return (u >= p) * np.asarray(1 / (1 - p), x.dtype)
 
 
 mask = bind(mask)
 
 
-def dropout_forward(x, p, key):
-    """xd = x · m, m = mask(p, key).   x (M, I)  ->  xd (M, I). Keeps the key, not the mask."""
-    return x * mask(x, p, key), (p, key)
+def dropout_forward(x, p, key, rows=None):
+    """xd = x · m, m = mask(p, key, rows).   x (M, I)  ->  xd (M, I). Keeps the key, not the mask."""
+    return x * mask(x, p, key, rows), (p, key, rows)
 
 
 def dropout_backward(dxd, cache):
-    """dxd (M, I) -> dx (M, I), None, None."""
-    p, key = cache
-    return dxd * mask(dxd, p, key), None, None  # xd = x · m
+    """dxd (M, I) -> dx (M, I), None, None, None."""
+    p, key, rows = cache
+    return dxd * mask(dxd, p, key, rows), None, None, None  # xd = x · m
 
 
-dropout = Op("dropout", dropout_forward, dropout_backward, saves=("p", "key"))
+dropout = Op("dropout", dropout_forward, dropout_backward, saves=("p", "key", "rows"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .tasks import Pair, TaskData, of_one_length, read_table, require_tokenizer
+from .tasks import Pair, TaskData, of_one_length, prompt_batches, read_table, require_tokenizer
 
 NAME, TITLE = "category", "category of a noun"
 PROMPT = "A {} is a type of"  # chosen on training nouns
@@ -44,10 +44,11 @@ def _score(model, pairs, batch_size, return_answers, allowed=None):
     tokenizer = require_tokenizer("nouns", getattr(model, "base", model).tokenizer)
     prompts = [tokenizer.encode(prompt) for prompt, _ in pairs]
     answers = np.zeros(len(pairs), int)
-    for places, ids in of_one_length(prompts, batch_size):
-        if allowed is None:
-            answers[places] = model.generate(ids, 1)[:, -1]
-        else:
+    if allowed is None:
+        for places, ids in prompt_batches(getattr(model, "base", model), prompts, batch_size):
+            answers[places] = [row[-1] for row in model.generate(ids, 1)]
+    else:
+        for places, ids in of_one_length(prompts, batch_size):
             answers[places] = allowed[model.logits(ids)[:, -1, allowed].argmax(axis=1)]
     score = float(np.mean(answers == [_token(tokenizer, pair) for pair in pairs]))
     return (score, [tokenizer.decode([i]) for i in answers]) if return_answers else score

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..llama.model import Llama
 from ..ops.loss import IGNORED
 from ..support.files import data_folder, errors_at, find, parse_json, read_text
 
@@ -146,10 +147,11 @@ def _csv_records(path: Path, text: str):
 def batches(
     pairs: Sequence[Pair],
     tokenizer: Any,
-    batch_size: int,
+    batch_size: int | None = None,
     seed: int = 0,
     epochs: int = 1,
     by_length: int = 1,
+    max_tokens: int | None = None,
 ) -> list[Batch]:
     """targets[t] = ids[t+1] on the completion and its end, -100 on the prompt and the padding.
 
@@ -158,20 +160,37 @@ def batches(
     by_length: rows of this many batches are sorted by length among them, so that less is padded;
     the batches then come in random order, and their number is a multiple of by_length. More epochs
     add batches after the same first ones.
+    max_tokens, in place of batch_size: a batch takes the next rows as long as it has at most so
+    many tokens, without the padding. So all batches cost about the same.
     Raises ValueError for no pairs, no tokenizer, an empty prompt, an end token inside a completion,
-    or a character without a token.
+    a character without a token, or a row longer than max_tokens.
     """
     require_tokenizer("batches", tokenizer)
-    if not pairs or min(batch_size, epochs, by_length) < 1:
+    if (batch_size is None) == (max_tokens is None):
+        raise ValueError(
+            f"batches: batch_size {batch_size}, max_tokens {max_tokens}; wanted one of them"
+        )
+    if max_tokens is not None and by_length != 1:
+        raise ValueError("batches: by_length is for batch_size; max_tokens counts no padding")
+    if not pairs or min(batch_size or max_tokens or 0, epochs, by_length) < 1:
         raise ValueError(
             f"batches: {len(pairs)} pairs, batch_size {batch_size}, epochs {epochs}, by_length "
-            f"{by_length}; each from 1"
+            f"{by_length}, max_tokens {max_tokens}; each from 1"
         )
     rows = [_row(pair, tokenizer) for pair in pairs]
+    rng = np.random.default_rng(seed)
+    if max_tokens is not None:
+        chosen = _by_tokens([len(ids) for ids, _ in rows], max_tokens, epochs, rng)
+    else:
+        chosen = _by_number(rows, batch_size, seed, epochs, by_length, rng)
+    return [_pad([rows[i] for i in batch], tokenizer.pad_id) for batch in chosen]
+
+
+def _by_number(rows, batch_size, seed, epochs, by_length, rng):
+    """Which rows are in each batch, where all batches have batch_size rows: (batches, size)."""
     size = min(batch_size, len(rows))
     sets = -(-epochs * len(rows) // (size * by_length))  # rounded up: every pair in every epoch
     total = sets * by_length * size
-    rng = np.random.default_rng(seed)
     order = np.concatenate([rng.permutation(len(rows)) for _ in range(-(-total // len(rows)))])
     chosen = order[:total].reshape(sets, by_length, size)
     if by_length > 1:
@@ -179,7 +198,27 @@ def batches(
         # not the generator above: more epochs would change the order of the first batches
         rng = np.random.default_rng((seed, by_length))
         chosen = np.stack([_by_length(each, lengths, rng) for each in chosen])
-    return [_pad([rows[i] for i in batch], tokenizer.pad_id) for batch in chosen.reshape(-1, size)]
+    return chosen.reshape(-1, size)
+
+
+def _by_tokens(lengths: list[int], most: int, epochs: int, rng) -> list[list[int]]:
+    """Which rows are in each batch, where a batch has at most `most` tokens."""
+    if max(lengths) > most:
+        raise ValueError(
+            f"batches: a row has {max(lengths)} tokens, wanted at most max_tokens {most}"
+        )
+    most = min(most, sum(lengths))  # no batch has a row twice
+    chosen: list[list[int]] = [[]]
+    tokens, taken = 0, 0
+    while True:  # until the batch that has the last row of the last epoch is full
+        for i in rng.permutation(len(lengths)):
+            if tokens + lengths[i] > most:
+                if taken >= epochs * len(lengths):
+                    return chosen
+                chosen.append([])
+                tokens = 0
+            chosen[-1].append(int(i))
+            tokens, taken = tokens + lengths[i], taken + 1
 
 
 def _by_length(batches, lengths, rng):
@@ -243,7 +282,8 @@ def exact_match(
 ) -> Any:
     """The share of prompts whose greedy answer, up to the end token, is a right completion.
 
-    model: has .tokenizer or .base.tokenizer, and .generate(ids (N, T), max_new_tokens, stop=id).
+    model: has .tokenizer or .base.tokenizer, and .generate(ids (N, T), max_new_tokens, stop=id). A
+    model of this package gets prompts of several lengths at once.
     Returns a float; with return_answers (float, answers in the order of `pairs`). An answer longer
     than the longest right completion is wrong. Raises ValueError for no pairs or no tokenizer.
     """
@@ -256,9 +296,10 @@ def exact_match(
     longest = max(len(tokenizer.encode(text)) for texts in right for text in texts)
 
     answers, hits = [""] * len(pairs), 0
-    for places, ids in of_one_length(prompts, batch_size):
+    for places, ids in prompt_batches(base, prompts, batch_size):
         out = model.generate(ids, longest + 1, stop=tokenizer.eos_id)
-        for place, new in zip(places, out[:, ids.shape[1] :].tolist()):
+        for place, row in zip(places, out):
+            new = row[len(prompts[place]) :].tolist()
             ended = tokenizer.eos_id in new
             text = tokenizer.decode(new[: new.index(tokenizer.eos_id)] if ended else new)
             answers[place] = text
@@ -272,6 +313,20 @@ def require_tokenizer(place: str, tokenizer: Any) -> Any:
     if tokenizer is None:
         raise ValueError(f"{place}: the model has no tokenizer to read its prompts with")
     return tokenizer
+
+
+def prompt_batches(
+    base: Any, prompts: Sequence[list[int]], batch_size: int
+) -> Iterator[tuple[list[int], Any]]:
+    """Batches of prompts for `generate`: their places, their ids. A Llama takes several lengths at
+    once; another model gets arrays (N, T).
+    """
+    if not isinstance(base, Llama):
+        yield from of_one_length(prompts, batch_size)
+        return
+    for start in range(0, len(prompts), batch_size):
+        chosen = prompts[start : start + batch_size]
+        yield list(range(start, start + len(chosen))), chosen
 
 
 def of_one_length(

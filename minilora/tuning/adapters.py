@@ -15,6 +15,7 @@ from .. import ops
 from ..engine import Tensor, param, scope
 from ..llama import generation
 from ..llama.model import EMBED, MLP, Forward, Llama, gated
+from ..llama.rows import Rows
 from ..methods.base import Arrays, Method
 from ..support.meta import is_array
 from ..support.values import plain, whole
@@ -149,23 +150,23 @@ class Tuned:
                 arguments[name] = given
             return arguments[name]
 
-        def linear(name: str, x: Tensor) -> Tensor:
+        def linear(name: str, x: Tensor, rows: Rows) -> Tensor:
             with scope(name.rsplit(".", 1)[-1]):
                 if name in self.layers:
                     op, given = self.record.op, arguments_of(name)
                     rest = [given[a] for a in self._arguments if a != "xd"]
                     if p and key:
-                        rest.append(ops.dropout(x, p, (*key, place[name])))
+                        rest.append(ops.dropout(x, p, (*key, place[name]), rows.batch))
                 else:
                     W = weights[f"{name}.weight"]
                     op, rest = ops.linear if isinstance(W, Tensor) else ops.frozen_linear, [W]
                 return (ops.remaking(op, x) if again == "swiglu" else op)(x, *rest)
 
-        def feed_forward(name: str, h: Tensor) -> Tensor:
+        def feed_forward(name: str, h: Tensor, rows: Rows) -> Tensor:
             parts = [f"{name}.{part}" for part in MLP]
             Ws = [weights[f"{part}.weight"] for part in parts]
             if any(part in self.layers for part in parts) or any(isinstance(W, Tensor) for W in Ws):
-                return gated(linear, name, h)
+                return gated(linear, name, h, rows)
             return ops.frozen_feed_forward(h, *Ws)
 
         return Forward(weights, linear, feed_forward, recompute=again == "layers")
