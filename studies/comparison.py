@@ -111,7 +111,7 @@ def cost(method: str, rank: int, lr: float, steps: int, seed: int) -> dict[str, 
     """Bytes of a step and of the adapter's file."""
     model, settings, words, batches = common.setting(seed, rank=rank, steps=steps)
     tuned, _ = runs.run(model, words, settings, method, lr, seed)
-    measured = measure(tuned, *runs.largest_batch(batches))
+    measured = measure(tuned, batch=runs.largest_batch(batches))
     return {
         "trainable": runs.trainable_numbers(tuned),
         "adapter_bytes": runs.adapter_bytes(tuned),

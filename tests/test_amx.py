@@ -92,7 +92,7 @@ def test_as_near_to_the_truth_as_the_register_tile(rng, depth, times):
 
     a, b = normal(rng, 128, depth), normal(rng, depth, 96)
     truth, usual = a.astype(np.float64) @ b, np.empty((128, 96), np.float32)
-    matmul.serial_product(a, b, usual, False, False)
+    matmul._products_share(a, b, matmul.NOTHING, matmul.NOTHING, usual, False, 0, 1)
     assert np.linalg.norm(product(a, b) - truth) < times * np.linalg.norm(usual - truth)
 
 
@@ -122,40 +122,31 @@ def test_the_bits_do_not_hang_on_how_it_is_cut(M, N, add, data):
 
 
 @needs_unit
-@pytest.mark.parametrize("M", [520, 1000])
-def test_the_feed_forward_whole_is_its_parts_to_the_bit(rng, M):
-    from minilora.fast import gated
-    from minilora.fast.pointwise import swiglu_forward
-
-    C, F = 70, 130
-    x, Wg, Wu, Wd = normal(rng, M, C), normal(rng, F, C), normal(rng, F, C), normal(rng, C, F)
-    gate, up, h = (np.empty((M, F), np.float32) for _ in range(3))
-    y, dy = np.empty((M, C), np.float32), normal(rng, M, C)
-    gated._forward(x, Wg, Wu, Wd, gate, up, h, y, 2, True)
-    assert np.array_equal(gate, product(x, Wg.T)) and np.array_equal(up, product(x, Wu.T))
-    assert np.array_equal(y, product(swiglu_forward(gate, up), Wd.T))
-    others = [np.empty((M, n), np.float32) for n in (F, F, F, C, C)]
-    gated._backward(dy, gate, up, Wg, Wu, Wd, *others, 2, True)
-    dh, dgate, dup, dx, _ = others
-    assert np.array_equal(dh, product(dy, Wd))
-    assert np.array_equal(dx, product(dgate, Wg) + product(dup, Wu))
-
-
-@needs_unit
-@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("r", [8, 64])  # the second product is done on the tile, on the unit
 @pytest.mark.parametrize("cut", [1, 2])
-def test_an_adapted_product_on_the_unit(rng, both, cut):
-    from minilora.fast import matmul
+def test_an_adapted_product_on_the_unit(rng, r, cut, monkeypatch):
+    from minilora.fast import amx, matmul
 
+    monkeypatch.setattr(amx, "requested", lambda: True)
+    monkeypatch.setattr(matmul, "tasks", lambda work, grain: cut)
     x, w, z, b = (
         normal(rng, 200, 96),
         normal(rng, 96, 150),
-        normal(rng, 200, 64),
-        normal(rng, 64, 150),
+        normal(rng, 200, r),
+        normal(rng, r, 150),
     )
-    y = np.empty((200, 150), np.float32)
-    matmul._two_products(x, w, z, b, y, True, both, cut)
+    y = matmul.adapted_nn(x, w, z, b)
     assert error(y, np.hstack([x, z]), np.vstack([w, b])) < 3e-7
+    assert np.array_equal(y, matmul.matmul_nn(z, b, add_to=matmul.matmul_nn(x, w)))
+    assert not np.array_equal(y, matmul.matmul_nn(z, b, add_to=_on_the_tile(x, w)))
+
+
+def _on_the_tile(x, w):
+    from minilora.fast import matmul
+
+    y = np.empty((len(x), w.shape[1]), np.float32)
+    matmul._products_share(x, w, matmul.NOTHING, matmul.NOTHING, y, False, 0, 1)
+    return y
 
 
 @needs_unit

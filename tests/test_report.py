@@ -44,7 +44,8 @@ def a_row(title, trainable, scores, rank=4):
             "optimizer": 8 * trainable,
             "activations": 20_000_000 + 900 * len(title),
         },
-        "bytes_at": [32, 29],
+        "bytes_at": [32, 29, 600],
+        "rectangle_activations": 30_000_000,
         "ms_per_step": 25 + trainable / 1e5,
         "curve": [[n, 3 / n, 4 / n + 0.05] for n in (10, 20, 30)],
     }

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from battery import shake
+from conftest import make_llama, rel
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,8 +13,6 @@ from minilora.engine import Tensor, backward, tape
 from minilora.llama.rows import needed_rows
 from minilora.ops.dropout import mask
 from minilora.ops.loss import IGNORED
-from battery import shake
-from conftest import make_llama, rel
 
 METHODS = tuple(ml.METHODS)
 

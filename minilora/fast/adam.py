@@ -1,7 +1,7 @@
 """AdamW over flat arrays: each entry reads or writes seven numbers, without arrays in between."""
 
 import numpy as np
-from numba import float32, int64, prange, types
+from numba import float32, types
 
 from .jit import CHUNK, TASK, compiled, contiguous, portion, read, run, tasks, write
 from .vectors import fma
@@ -30,12 +30,6 @@ def _adamw_part(p, g, m, v, constants, t, n_tasks):
         p[i] = keep * p[i] - rate * m[i] / (np.sqrt(correction * v[i]) + eps)
 
 
-@compiled((*ADAMW, int64), parallel=True)
-def _adamw(p, g, m, v, constants, n_tasks):
-    for t in prange(n_tasks):
-        _adamw_part(p, g, m, v, constants, t, n_tasks)
-
-
 def adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step, factor=1.0):
     """One AdamW step in place on p, m, v (any shape, contiguous); step counts from 1; as torch.
 
@@ -51,4 +45,4 @@ def adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step, factor=1.0):
     keep, rate, correction = 1 - lr * weight_decay, lr / (1 - beta1**step), 1 / (1 - beta2**step)
     constants = keep, rate, beta1, 1 - beta1, beta2, 1 - beta2, correction, eps, factor
     arrays = (a.reshape(-1) for a in (p, g, m, v))
-    run(_adamw_part, _adamw, (*arrays, constants), tasks(p.size, GRAIN))
+    run(_adamw_part, (*arrays, constants), tasks(p.size, GRAIN))

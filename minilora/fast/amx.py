@@ -49,6 +49,7 @@ from .llvm import (
 )
 from .threads import settings
 
+LEAST = 64  # of each side: packing shorter sides costs more than the unit saves
 SIDE = 2 * LANES  # rows and columns of a block of the result, and the depth of a tile
 PIECES = 3
 # (piece of A, piece of B): of two neighbours one piece is the same, and stays in its tiles
@@ -72,6 +73,11 @@ def usable() -> bool:
 def requested() -> bool:
     """Does MINILORA_KERNELS ask for AMX, and is it usable?"""
     return os.environ.get("MINILORA_KERNELS") == "amx" and usable()
+
+
+def pays(M: int, K: int, N: int) -> bool:
+    """Is a product of (M, K) and (K, N) done on the unit: is it asked for, are all sides long?"""
+    return requested() and min(M, K, N) >= LEAST
 
 
 def split(x):

@@ -15,23 +15,16 @@ from .amx import (
     copy,
     multiply_block,
     release_tiles,
-    requested,
     split_left,
     split_right,
 )
-from .jit import PLACE, PRODUCT, aligned_empty, compiled, read, write
+from .jit import PLACE, PRODUCT, TASK, aligned_empty, compiled, portion, read, run, write
 from .vectors import transpose16
 
-LEAST = 64  # of each side: packing shorter sides costs more than the unit saves
 DEPTH = 128  # how much of the depth is packed at once
 TILE = 256  # numbers of memory that a tile takes
 COLUMNS = 768  # columns of B that are packed at once: 576 KB, in L2
 MOST_BYTES = 6 * DEPTH * (COLUMNS + SIDE) + 8 * SIDE * SIDE + 128  # that a thread packs into
-
-
-def amx_pays(M, K, N):
-    """Is a product of (M, K) and (K, N) done on the unit: is it requested, are all sides long?"""
-    return requested() and min(M, K, N) >= LEAST
 
 
 @compiled((read(2, "A"), *PLACE, *PLACE, write(2)))
@@ -112,3 +105,18 @@ def amx_rectangle(a, b, c, add, i0, i1, j0, j1):
                     multiply_block(left, 0, right, t, chunks, edge, 0, 0, more)
                     copy(edge, 0, 0, m, n, c, i, j)
     release_tiles()
+
+
+@compiled((*PRODUCT, *TASK))
+def _product_share(a, b, c, add, t, n_tasks):
+    """Task t's part of the longer side of c: both factors are split and packed for each task."""
+    M, N = c.shape
+    i0, i1 = portion(M, t, n_tasks, SIDE) if M >= N else (0, M)
+    j0, j1 = portion(N, t, n_tasks, SIDE) if M < N else (0, N)
+    if i0 < i1 and j0 < j1:
+        amx_rectangle(a, b, c, add, i0, i1, j0, j1)
+
+
+def product(a, b, c, add, n_tasks):
+    """c (+)= a b."""
+    run(_product_share, (a, b, c, add), n_tasks)

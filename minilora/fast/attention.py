@@ -14,7 +14,7 @@ of tasks does not change the result.
 import math
 
 import numpy as np
-from numba import float32, int64, prange
+from numba import float32, int64
 
 from .jit import ONE, TASK, compiled, contiguous, read, run, tasks, write
 from .spans import BLOCK, SPANS, checked, is_mine, time_of
@@ -108,12 +108,6 @@ def _forward_share(q, k, v, spans, o, lse, scale, longest, time, t, n_tasks):
             done += time_of(T, S, T)
 
 
-@compiled((*FORWARD, int64), parallel=True)
-def _forward(q, k, v, spans, o, lse, scale, longest, time, n_tasks):
-    for t in prange(n_tasks):
-        _forward_share(q, k, v, spans, o, lse, scale, longest, time, t, n_tasks)
-
-
 @compiled()
 def _softmax_row(s, scale):
     """s = softmax(scale s) of a row; returns the logarithm of its denominator."""
@@ -159,12 +153,6 @@ def _one_query_share(q, k, v, spans, o, lse, scale, longest, time, t, n_tasks):
                 tile_row(s, h, 0, v[:, g], k0, 0, o[i], h0 + h, 0, S, rows, D, False)
 
 
-@compiled((*FORWARD, int64), parallel=True)
-def _one_query(q, k, v, spans, o, lse, scale, longest, time, n_tasks):
-    for t in prange(n_tasks):
-        _one_query_share(q, k, v, spans, o, lse, scale, longest, time, t, n_tasks)
-
-
 def attention_forward(q, k, v, spans):
     """o = softmax(q kᵀ / √D, keys up to the query's own place) v, grouped-query, by sequences.
 
@@ -180,9 +168,9 @@ def attention_forward(q, k, v, spans):
     arguments = contiguous(q, q.shape), k, v, spans, o, lse, 1 / math.sqrt(D), longest, time
     n_tasks = tasks(queries * longest * H * D, GRAIN)
     if most == 1 and queries == len(spans):
-        run(_one_query_share, _one_query, arguments, n_tasks)
+        run(_one_query_share, arguments, n_tasks)
     else:
-        run(_forward_share, _forward, arguments, n_tasks)
+        run(_forward_share, arguments, n_tasks)
     return o, lse
 
 
@@ -251,12 +239,6 @@ def _backward_share(do, q, k, v, spans, o, lse, dq, dk, dv, scale, longest, time
                     _backward_block(arrays, h, part, block, scale, scratch)
 
 
-@compiled((*BACKWARD, int64), parallel=True)
-def _backward(do, q, k, v, spans, o, lse, dq, dk, dv, scale, longest, time, n_tasks):
-    for t in prange(n_tasks):
-        _backward_share(do, q, k, v, spans, o, lse, dq, dk, dv, scale, longest, time, t, n_tasks)
-
-
 def attention_backward(do, q, k, v, spans, o, lse):
     """do, q, o (M, H, D); k, v (S, G, D); spans (N, 4); lse (M, H) -> dq, dk, dv of like shapes.
 
@@ -271,7 +253,7 @@ def attention_backward(do, q, k, v, spans, o, lse):
     dk, dv = new((S, parts, D), np.float32), new((S, parts, D), np.float32)
     arrays = do, q, k, v, spans, o, contiguous(lse, (M, H)), dq, dk, dv
     arguments = *arrays, 1 / math.sqrt(D), longest, time
-    run(_backward_share, _backward, arguments, tasks(2 * queries * longest * H * D, GRAIN))
+    run(_backward_share, arguments, tasks(2 * queries * longest * H * D, GRAIN))
     if parts != G:
         dk, dv = (d.reshape(S, G, H // G, D).sum(axis=2) for d in (dk, dv))
     return dq, dk, dv

@@ -1,13 +1,15 @@
 """How the Numba files compile their kernels and divide the work into tasks."""
 
 import contextlib
+import functools
 import time
 from pathlib import Path
 
 import numpy as np
-from numba import boolean, float32, int64, njit, types
+from numba import boolean, float32, int64, njit, prange, types
 
-from . import threads
+from . import clock, threads
+from .llvm import by_address
 
 # A product may be fused with the sum that uses it, and a division may become a product with the
 # reciprocal. Sums are never reordered ("reassoc"): LLVM would choose an order that depends on what
@@ -35,11 +37,10 @@ def _delete_outdated() -> None:
 _delete_outdated()
 
 
-def compiled(signature=None, parallel=False, fast=FASTMATH):
+def compiled(signature=None, fast=FASTMATH, parallel=False):
     """Decorator: njit, cached on disk.
 
-    With a signature a function is compiled once, at import, for all its callers. So a share of the
-    work gives the same bits when it is the only task and when it is one of several.
+    With a signature a function is compiled at import, for all its callers.
     fast=False: each operation is rounded by itself, also when a fast kernel calls the function.
     """
     return njit(
@@ -79,16 +80,43 @@ def tasks(work, grain):
     return 1 if work < grain else threads.THREADS
 
 
-def run(share, parallel, arguments, n_tasks):
-    """Do all tasks of a kernel.
+def run(share, arguments, n_tasks):
+    """Do all tasks of a kernel; share(*arguments, t, n_tasks) does task t.
 
-    share(*arguments, t, n_tasks) does task t; parallel(*arguments, n_tasks) runs all of them on
-    threads. A single task runs on the calling thread, because starting threads takes time.
+    A single task runs on the calling thread, because starting threads takes time.
     """
     if n_tasks == 1:
         share(*arguments, 0, 1)
     else:
-        parallel(*arguments, n_tasks)
+        _on_threads(share)(*arguments, n_tasks)
+
+
+@functools.cache
+def _on_threads(share):
+    """A parallel loop over the tasks of a share, compiled when it is first used.
+
+    The loop calls the share by its address. So the same machine code runs when it is the only task
+    and when it is one of several: the bits are the same.
+    """
+    if threads.settings["DISABLE_JIT"]:
+        return lambda *given: [share(*given[:-1], t, given[-1]) for t in range(given[-1])]
+    source = share.py_func.__code__
+    arguments = ", ".join(source.co_varnames[: source.co_argcount - 2])
+    lines = (
+        f"def loop({arguments}, n_tasks):",
+        "    for t in prange(n_tasks):",
+        f"        call({arguments}, t, n_tasks)",
+    )
+    names = {"prange": prange, "call": by_address(share)}
+    # Numba names the code on the disk after the function, and its file and line.
+    exec(compile("\n".join(lines), source.co_filename, "exec"), names)
+    loop = names["loop"]
+    loop.__module__, loop.__qualname__ = share.__module__, f"{share.__name__}_on_threads"
+    loop.__code__ = loop.__code__.replace(
+        co_name=loop.__qualname__, co_firstlineno=source.co_firstlineno
+    )
+    with clock.running():
+        return compiled((*share.signatures[0][:-2], int64), parallel=True)(loop)
 
 
 @compiled()

@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Callable
 
 from ..support.meta import Meta
-from . import shapes
+from . import clock, shapes
 
 TABLE: dict[str, tuple[str, Callable]] = {  # kernel: the file of its Numba code, its shapes
     "matmul_nt": ("matmul", shapes.matmul_nt),
@@ -25,8 +25,6 @@ TABLE: dict[str, tuple[str, Callable]] = {  # kernel: the file of its Numba code
     "rope": ("pointwise", shapes.rope),
     "swiglu_forward": ("pointwise", shapes.swiglu_forward),
     "swiglu_backward": ("pointwise", shapes.swiglu_backward),
-    "feed_forward": ("gated", shapes.feed_forward),
-    "feed_forward_dx": ("gated", shapes.feed_forward_dx),
     "attention_forward": ("attention", shapes.attention_forward),
     "attention_backward": ("attention", shapes.attention_backward),
     "cross_entropy": ("softmax", shapes.cross_entropy),
@@ -37,7 +35,14 @@ TABLE: dict[str, tuple[str, Callable]] = {  # kernel: the file of its Numba code
 @functools.cache
 def compiled(name: str) -> Callable:
     """A kernel's Numba code; importing its file also sets up the one pool of threads."""
-    return getattr(importlib.import_module(f".{TABLE[name][0]}", __package__), name)
+    with clock.running():
+        _compile_missing()
+        return getattr(importlib.import_module(f".{TABLE[name][0]}", __package__), name)
+
+
+@functools.cache
+def _compile_missing() -> None:
+    importlib.import_module(".build", __package__).compile_missing()
 
 
 def _entry(name: str) -> Callable:
@@ -64,8 +69,6 @@ rmsnorm_dg = _entry("rmsnorm_dg")
 rope = _entry("rope")
 swiglu_forward = _entry("swiglu_forward")
 swiglu_backward = _entry("swiglu_backward")
-feed_forward = _entry("feed_forward")
-feed_forward_dx = _entry("feed_forward_dx")
 attention_forward = _entry("attention_forward")
 attention_backward = _entry("attention_backward")
 cross_entropy = _entry("cross_entropy")

@@ -11,8 +11,9 @@ exist: one of AVX-512, two of AVX2, four of NEON. Intrinsics do not work where t
 """
 
 import functools
+import inspect
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.core.registry import cpu_target
@@ -48,6 +49,40 @@ def procedure(plain):
         return intrinsic_or(plain)(typed)
 
     return decorate
+
+
+def by_address(function):
+    """An intrinsic that calls a compiled function by its address.
+
+    Where a kernel simply calls another one, Numba copies the other's code into it, and compiles the
+    copy. The address gets a name that is the same in every process, because Numba keeps the caller
+    on the disk. The function has one signature, returns nothing and raises nothing.
+    """
+    if settings["DISABLE_JIT"]:
+        return function
+    wanted, code = function.signatures[0], function.overloads[function.signatures[0]]
+    name = f"{function.__module__}.{function.__name__}"
+    address = code.library.get_pointer_to_function(code.fndesc.llvm_func_name)
+    binding.add_symbol(name, address)
+
+    def codegen(context, b, signature, values):
+        arguments = [
+            value if isinstance(kind, types.Array) else context.cast(b, value, kind, to)
+            for value, kind, to in zip(values, signature.args, wanted)
+        ]
+        convention = context.call_conv
+        kind = convention.get_function_type(types.none, wanted)
+        place = cgutils.get_or_insert_function(b.module, kind, name)
+        convention.call_function(b, place, types.none, wanted, arguments)
+        return context.get_dummy_value()
+
+    def typed(typing, *given):
+        return types.void(*given), codegen
+
+    own = inspect.signature(function.py_func)  # Numba reads the names of the arguments here
+    first = inspect.Parameter("typing", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    typed.__signature__ = own.replace(parameters=[first, *own.parameters.values()])
+    return intrinsic(typed)
 
 
 class Array:

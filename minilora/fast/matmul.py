@@ -1,4 +1,4 @@
-"""Matrix products on the register tile (tile.py), or on the matrix unit (amx.py).
+"""Matrix products on the register tile (tile.py); the matrix unit's are in amx_product.py.
 
 The right factor b is packed: 48 columns at a time are copied into a small panel, where the tile
 finds the next row of b in the next cache lines. The left factor a is packed too where its rows are
@@ -11,10 +11,9 @@ number of threads does not change it.
 import math
 
 import numpy as np
-from numba import boolean, int64, prange
+from numba import boolean
 
-from .amx import SIDE
-from .amx_product import amx_pays, amx_rectangle
+from . import amx
 from .jit import (
     PLACE,
     PRODUCT,
@@ -28,6 +27,7 @@ from .jit import (
     tasks,
     write,
 )
+from .llvm import by_address
 from .tile import MR, NR, tile16, tile32, tile48
 from .unpacked import FEW_DOTS, FEW_ROWS, SHALLOW, by_dots, few_columns, few_rows, one_row, shallow
 from .vectors import copy16, prefetch_at, transpose16
@@ -57,6 +57,9 @@ def _pack(b, k, j, depth, cols, panel):
                 panel[d, n : n + 16] = 0
                 for m in range(width):
                     panel[d, n + m] = b[k + d, j + n + m]
+
+
+_pack = by_address(_pack)
 
 
 @compiled((read(2, "A"), *PLACE, *PLACE, *TASK))
@@ -105,12 +108,12 @@ def _tile_column(a, b, c, add, panel, packed, i0, size, k, step, j, j0, j1):
             tile16(a, row, column, panel, 0, 0, c, i, j, depth, rows, cols, add)
 
 
-@compiled((*PRODUCT, *PLACE, *PLACE, boolean))
-def _rectangle(a, b, c, add, i0, i1, j0, j1, use_amx):
+_tile_column = by_address(_tile_column)
+
+
+@compiled((*PRODUCT, *PLACE, *PLACE))
+def _rectangle(a, b, c, add, i0, i1, j0, j1):
     """c[i0:i1, j0:j1] (+)= that part of a b, one panel of b after the other."""
-    if use_amx:
-        amx_rectangle(a, b, c, add, i0, i1, j0, j1)
-        return
     K = a.shape[1]
     step = -(-K // -(-K // DEPTH))  # equal depths
     panel = aligned_empty(step, NR)
@@ -132,10 +135,7 @@ def _rectangle(a, b, c, add, i0, i1, j0, j1, use_amx):
                     _tile_column(a, b, c, more, panel, False, i, size, k, step, j, j0, j1)
 
 
-@compiled((*PRODUCT, boolean))
-def serial_product(a, b, c, add, use_amx):
-    """c (+)= a b on the calling thread."""
-    _rectangle(a, b, c, add, 0, c.shape[0], 0, c.shape[1], use_amx)
+_rectangle = by_address(_rectangle)
 
 
 @compiled()
@@ -153,48 +153,22 @@ def _grid(tiles, vectors, n_tasks):
     return down, n_tasks // down
 
 
-@compiled()
-def _share_of(c, t, n_tasks, use_amx):
-    """i0, i1, j0, j1: the rectangle of c that task t computes."""
-    M, N = c.shape
-    if use_amx:  # both factors are split and packed: only the longer side is divided
-        down, across = (n_tasks, 1) if M >= N else (1, n_tasks)
-        rows, cols = SIDE, SIDE
-    else:
-        down, across = _grid(-(-M // MR), -(-N // 16), n_tasks)
-        rows, cols = MR, 16
-    i0, i1 = portion(M, t // across, down, rows)
-    j0, j1 = portion(N, t % across, across, cols)
-    return i0, i1, j0, j1
-
-
-@compiled((*PRODUCT, boolean, *TASK))
-def _product_share(a, b, c, add, use_amx, t, n_tasks):
-    i0, i1, j0, j1 = _share_of(c, t, n_tasks, use_amx)
-    _rectangle(a, b, c, add, i0, i1, j0, j1, use_amx)
-
-
-@compiled((*PRODUCT, boolean, int64), parallel=True)
-def _product(a, b, c, add, use_amx, n_tasks):
-    for t in prange(n_tasks):
-        _product_share(a, b, c, add, use_amx, t, n_tasks)
-
-
-TWO_PRODUCTS = *PRODUCT[:2], *PRODUCT[:3], boolean, boolean
+TWO_PRODUCTS = *PRODUCT[:2], *PRODUCT
 
 
 @compiled((*TWO_PRODUCTS, *TASK))
-def _two_products_share(a, b, a2, b2, c, use_amx, use_amx2, t, n_tasks):
-    """Task t's rectangle of c = a b + a2 b2: the second is added while c is still in a cache."""
-    i0, i1, j0, j1 = _share_of(c, t, n_tasks, use_amx)
-    _rectangle(a, b, c, False, i0, i1, j0, j1, use_amx)
-    _rectangle(a2, b2, c, True, i0, i1, j0, j1, use_amx2)
+def _products_share(a, b, a2, b2, c, add, t, n_tasks):
+    """Task t's rectangle of c (+)= a b + a2 b2: the second is added while c is still in a cache."""
+    M, N = c.shape
+    down, across = _grid(-(-M // MR), -(-N // 16), n_tasks)
+    i0, i1 = portion(M, t // across, down, MR)
+    j0, j1 = portion(N, t % across, across, 16)
+    _rectangle(a, b, c, add, i0, i1, j0, j1)
+    if len(b2):
+        _rectangle(a2, b2, c, True, i0, i1, j0, j1)
 
 
-@compiled((*TWO_PRODUCTS, int64), parallel=True)
-def _two_products(a, b, a2, b2, c, use_amx, use_amx2, n_tasks):
-    for t in prange(n_tasks):
-        _two_products_share(a, b, a2, b2, c, use_amx, use_amx2, t, n_tasks)
+NOTHING = np.empty((0, 0), np.float32)  # in place of a second product
 
 
 def matmul_nt(x, w, add_to=None):
@@ -251,18 +225,26 @@ def _adapted(a, b, a2, b2):
     if M <= FEW_DOTS and b.strides[0] == b2.strides[0] == 4:  # too few rows to pack b
         return matmul_nt(a2, b2.T, add_to=matmul_nt(a, b.T))
     y = np.empty((M, N), np.float32)
-    arguments = a, b, a2, b2, y, amx_pays(M, K, N), amx_pays(M, len(b2), N)
-    run(_two_products_share, _two_products, arguments, tasks(M * N * K, GRAIN))
+    n_tasks = tasks(M * N * K, GRAIN)
+    if amx.pays(M, K, N):
+        _tiled(a, b, y, False, n_tasks)
+        _tiled(a2, b2, y, True, n_tasks)
+    else:
+        run(_products_share, (a, b, a2, b2, y, False), n_tasks)
     return y
 
 
 def _tiled(a, b, c, add, n_tasks):
-    """c (+)= a b on the register tile, or on the matrix unit."""
-    if a.shape[1] <= SHALLOW and 4 in b.strides:
+    """c (+)= a b on the register tile, or on the matrix unit where that is asked for and pays."""
+    (M, K), N = a.shape, c.shape[1]
+    if K <= SHALLOW and 4 in b.strides:
         shallow(a, b, c, add, n_tasks)
+    elif amx.pays(M, K, N):
+        from .amx_product import product
+
+        product(a, b, c, add, n_tasks)
     else:
-        use_amx = amx_pays(a.shape[0], a.shape[1], c.shape[1])
-        run(_product_share, _product, (a, b, c, add, use_amx), n_tasks)
+        run(_products_share, (a, b, NOTHING, NOTHING, c, add), n_tasks)
 
 
 def _into(kernel, a, b, shape, depth, depth_b, add_to, grain=GRAIN):

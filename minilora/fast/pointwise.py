@@ -1,11 +1,11 @@
 """Sums, RMSNorm, rotary positions, SwiGLU: one pass over the numbers, on all cores.
 
-Each kernel has three functions: one does the share of one task, one runs the tasks in parallel,
-and the public one allocates the result.
+Each kernel has two functions: one does the share of one task, and the public one allocates the
+result and runs the tasks.
 """
 
 import numpy as np
-from numba import float32, int64, prange
+from numba import float32
 
 from .jit import CHUNK, ONE, TASK, compiled, contiguous, portion, read, run, tasks, write
 from .sums import dot, dot3
@@ -25,19 +25,13 @@ def _add_part(x, y, out, t, n_tasks):
         out[i] = x[i] + y[i]
 
 
-@compiled((*ADD, int64), parallel=True)
-def _add(x, y, out, n_tasks):
-    for t in prange(n_tasks):
-        _add_part(x, y, out, t, n_tasks)
-
-
 def add(x, y):
     """x + y, of one shape."""
     if x.size < GRAIN or y.dtype != np.float32:
         return x + y
     out = np.empty(x.shape, np.float32)
     x, y = (contiguous(a, x.shape).reshape(-1) for a in (x, y))
-    run(_add_part, _add, (x, y, out.reshape(-1)), tasks(x.size, GRAIN))
+    run(_add_part, (x, y, out.reshape(-1)), tasks(x.size, GRAIN))
     return out
 
 
@@ -54,18 +48,12 @@ def _rmsnorm_rows(x, g, eps, y, rstd, t, n_tasks):
             y[i, j] = x[i, j] * r * g[j]
 
 
-@compiled((*RMSNORM, int64), parallel=True)
-def _rmsnorm(x, g, eps, y, rstd, n_tasks):
-    for t in prange(n_tasks):
-        _rmsnorm_rows(x, g, eps, y, rstd, t, n_tasks)
-
-
 def rmsnorm_forward(x, g, eps):
     """y = x · rstd · g, rstd = 1/√(mean(x²) + eps).   x (M, C), g (C,) -> y (M, C), rstd (M,)."""
     M, C = x.shape
     y, rstd = np.empty((M, C), np.float32), np.empty(M, np.float32)
     arguments = contiguous(x, (M, C)), contiguous(g, (C,)), eps, y, rstd
-    run(_rmsnorm_rows, _rmsnorm, arguments, tasks(M * C, GRAIN))
+    run(_rmsnorm_rows, arguments, tasks(M * C, GRAIN))
     return y, rstd
 
 
@@ -83,19 +71,13 @@ def _rmsnorm_dx_rows(dy, x, g, rstd, dx, t, n_tasks):
             dx[i, j] = fma(g[j], dy[i, j] * r, -(x[i, j] * slope * share))
 
 
-@compiled((*RMSNORM_DX, int64), parallel=True)
-def _rmsnorm_dx(dy, x, g, rstd, dx, n_tasks):
-    for t in prange(n_tasks):
-        _rmsnorm_dx_rows(dy, x, g, rstd, dx, t, n_tasks)
-
-
 def rmsnorm_dx(dy, x, g, rstd):
     """dx = rstd (dy·g) - x rstd³ mean(dy·g·x).   dy, x (M, C), g (C,), rstd (M,) -> dx (M, C)."""
     M, C = x.shape
     dx = np.empty((M, C), np.float32)
     inputs = zip((dy, x, g, rstd), ((M, C), (M, C), (C,), (M,)))
     arguments = *(contiguous(a, shape) for a, shape in inputs), dx
-    run(_rmsnorm_dx_rows, _rmsnorm_dx, arguments, tasks(M * C, GRAIN))
+    run(_rmsnorm_dx_rows, arguments, tasks(M * C, GRAIN))
     return dx
 
 
@@ -119,18 +101,12 @@ def _rmsnorm_dg_columns(dy, x, rstd, dg, t, n_tasks):
         dg[j0 + j] = totals[j]
 
 
-@compiled((*RMSNORM_DG, int64), parallel=True)
-def _rmsnorm_dg(dy, x, rstd, dg, n_tasks):
-    for t in prange(n_tasks):
-        _rmsnorm_dg_columns(dy, x, rstd, dg, t, n_tasks)
-
-
 def rmsnorm_dg(dy, x, rstd):
     """dg = Σ rows of dy · x · rstd.   dy, x (M, C), rstd (M,) -> dg (C,)."""
     M, C = x.shape
     dg = np.empty(C, np.float32)
     arguments = contiguous(dy, (M, C)), contiguous(x, (M, C)), contiguous(rstd, (M,)), dg
-    run(_rmsnorm_dg_columns, _rmsnorm_dg, arguments, tasks(M * C, GRAIN))
+    run(_rmsnorm_dg_columns, arguments, tasks(M * C, GRAIN))
     return dg
 
 
@@ -145,12 +121,6 @@ def _rope_rows(x, cos, sin, y, t, n_tasks):
             rotate_pairs(x[m, h], cos[m], sin[m], y[m, h])
 
 
-@compiled((*ROPE, int64), parallel=True)
-def _rope(x, cos, sin, y, n_tasks):
-    for t in prange(n_tasks):
-        _rope_rows(x, cos, sin, y, t, n_tasks)
-
-
 def rope(x, cos, sin):
     """Rotate the pair (x[j], x[j + D/2]) by its angle.
 
@@ -162,7 +132,7 @@ def rope(x, cos, sin):
         raise ValueError(f"rope: got heads of {D} numbers, wanted an even number")
     angles, y = (M, D // 2), np.empty(x.shape, np.float32)
     arguments = contiguous(x, x.shape), contiguous(cos, angles), contiguous(sin, angles), y
-    run(_rope_rows, _rope, arguments, tasks(x.size, GRAIN))
+    run(_rope_rows, arguments, tasks(x.size, GRAIN))
     return y
 
 
@@ -179,17 +149,11 @@ def swiglu_part(gate, up, h, t, n_tasks):
         h[i] = z * up[i] / (ONE + exp(-z))
 
 
-@compiled((*SWIGLU, int64), parallel=True)
-def _swiglu(gate, up, h, n_tasks):
-    for t in prange(n_tasks):
-        swiglu_part(gate, up, h, t, n_tasks)
-
-
 def swiglu_forward(gate, up):
     """h = silu(gate) · up, silu(z) = z σ(z).   gate, up (M, F) -> h (M, F)."""
     h = np.empty(gate.shape, np.float32)
     gate, up = (contiguous(a, gate.shape).reshape(-1) for a in (gate, up))
-    run(swiglu_part, _swiglu, (gate, up, h.reshape(-1)), tasks(h.size, GRAIN))
+    run(swiglu_part, (gate, up, h.reshape(-1)), tasks(h.size, GRAIN))
     return h
 
 
@@ -208,16 +172,10 @@ def swiglu_backward_part(dh, gate, up, dgate, dup, t, n_tasks):
         dgate[i] = dh[i] * up[i] * sigma * (ONE + z * (ONE - sigma))
 
 
-@compiled((*SWIGLU_BACKWARD, int64), parallel=True)
-def _swiglu_backward(dh, gate, up, dgate, dup, n_tasks):
-    for t in prange(n_tasks):
-        swiglu_backward_part(dh, gate, up, dgate, dup, t, n_tasks)
-
-
 def swiglu_backward(dh, gate, up):
     """dh, gate, up (M, F) -> dgate, dup (M, F); silu'(z) = σ(z) (1 + z (1 - σ(z)))."""
     dgate, dup = np.empty(gate.shape, np.float32), np.empty(gate.shape, np.float32)
     inputs = (contiguous(a, gate.shape).reshape(-1) for a in (dh, gate, up))
     arguments = *inputs, dgate.reshape(-1), dup.reshape(-1)
-    run(swiglu_backward_part, _swiglu_backward, arguments, tasks(dup.size, GRAIN))
+    run(swiglu_backward_part, arguments, tasks(dup.size, GRAIN))
     return dgate, dup

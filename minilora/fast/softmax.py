@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from numba import int64, prange
+from numba import int64
 
 from .jit import ONE, TASK, compiled, portion, read, run, tasks, write
 from .sums import total
@@ -41,12 +41,6 @@ def _cross_entropy_rows(z, targets, losses, t, n_tasks):
         z[i, target] -= ONE
 
 
-@compiled((*CROSS_ENTROPY, int64), parallel=True)
-def _cross_entropy(z, targets, losses, n_tasks):
-    for t in prange(n_tasks):
-        _cross_entropy_rows(z, targets, losses, t, n_tasks)
-
-
 @compiled((read(1, dtype=int64), int64))
 def _first_wrong(targets, V):
     """The index of the first target that is no column of V and not IGNORED, or -1."""
@@ -77,7 +71,7 @@ def cross_entropy(logits, targets, out):
     z = out if out.flags.c_contiguous else np.empty((M, V), np.float32)
     if z is not logits:
         z[...] = logits
-    run(_cross_entropy_rows, _cross_entropy, (z, targets, losses), tasks(M * V, GRAIN))
+    run(_cross_entropy_rows, (z, targets, losses), tasks(M * V, GRAIN))
     if z is not out:
         out[...] = z
     return losses

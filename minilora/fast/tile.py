@@ -41,6 +41,7 @@ from .llvm import (
     INT,
     LANES,
     broadcast,
+    by_address,
     constant,
     int_vector,
     load,
@@ -177,6 +178,9 @@ def tile_row(a, i, k, b, l, j, c, p, q, depth, rows, cols, add):
         else:
             masked_tile16(a, i, k, b, l, j + n, c, p, q + n, depth, rows, width, add)
         n += width
+
+
+tile_row = by_address(tile_row)
 
 
 def plain_dots(A, i, W, j, C, p, q, depth, rows, cols, add):

@@ -5,9 +5,9 @@ takes most of the time, and packing it would add to that. All compute c (+)= a b
 """
 
 import numpy as np
-from numba import int64, prange
 
 from .jit import PLACE, PRODUCT, TASK, compiled, portion, read, run
+from .llvm import by_address
 from .tile import DOTS, MR, NR, dots, prefetching_tile, row_dots, tile_row
 from .vectors import transpose16
 
@@ -39,15 +39,9 @@ def _dots_share(a, b, c, add, t, n_tasks):
             dots(a, i, w, j, c, i, j, K, min(DOTS, i1 - i), min(4, j1 - j), add)
 
 
-@compiled((*PRODUCT, int64), parallel=True)
-def _dots(a, b, c, add, n_tasks):
-    for t in prange(n_tasks):
-        _dots_share(a, b, c, add, t, n_tasks)
-
-
 def by_dots(a, b, c, add, n_tasks):
     """Dot products of rows of a and columns of b, for a c with few rows or few columns."""
-    run(_dots_share, _dots, (a, b, c, add), n_tasks)
+    run(_dots_share, (a, b, c, add), n_tasks)
 
 
 @compiled((*PRODUCT, *TASK))
@@ -59,18 +53,12 @@ def _one_row_share(a, b, c, add, t, n_tasks):
         row_dots(a, 0, w, j, c, 0, j, a.shape[1], 1, min(4, j1 - j), add)
 
 
-@compiled((*PRODUCT, int64), parallel=True)
-def _one_row(a, b, c, add, n_tasks):
-    for t in prange(n_tasks):
-        _one_row_share(a, b, c, add, t, n_tasks)
-
-
 def one_row(a, b, c, add, n_tasks):
     """For an a of one row, as in decoding: b is read as fast as the memory allows.
 
     b's rows are adjacent in memory.
     """
-    run(_one_row_share, _one_row, (a, b, c, add), n_tasks)
+    run(_one_row_share, (a, b, c, add), n_tasks)
 
 
 @compiled((*PRODUCT, *TASK))
@@ -81,16 +69,10 @@ def _shallow_share(a, b, c, add, t, n_tasks):
         tile_row(a, i, 0, b, 0, 0, c, i, 0, a.shape[1], min(MR, i1 - i), c.shape[1], add)
 
 
-@compiled((*PRODUCT, int64), parallel=True)
-def _shallow(a, b, c, add, n_tasks):
-    for t in prange(n_tasks):
-        _shallow_share(a, b, c, add, t, n_tasks)
-
-
 def shallow(a, b, c, add, n_tasks):
     """For an a of few columns: writing c takes most of the time."""
     b = b if b.strides[1] == 4 else transposed(b.T)
-    run(_shallow_share, _shallow, (a, b, c, add), n_tasks)
+    run(_shallow_share, (a, b, c, add), n_tasks)
 
 
 @compiled((*PRODUCT, *PLACE))
@@ -107,21 +89,18 @@ def _columns(a, b, c, add, j0, j1):
             tile_row(a, i, k, b, k, whole, c, i, whole, depth, rows, j1 - whole, more)
 
 
+_columns = by_address(_columns)
+
+
 @compiled((*PRODUCT, *TASK))
 def _few_rows_share(a, b, c, add, t, n_tasks):
     j0, j1 = portion(c.shape[1], t, n_tasks, 16)
     _columns(a, b, c, add, j0, j1)
 
 
-@compiled((*PRODUCT, int64), parallel=True)
-def _few_rows(a, b, c, add, n_tasks):
-    for t in prange(n_tasks):
-        _few_rows_share(a, b, c, add, t, n_tasks)
-
-
 def few_rows(a, b, c, add, n_tasks):
     """For a c of few rows: b is read once, in place; b's columns are adjacent."""
-    run(_few_rows_share, _few_rows, (a, b, c, add), n_tasks)
+    run(_few_rows_share, (a, b, c, add), n_tasks)
 
 
 @compiled((*PRODUCT, *TASK))
@@ -134,12 +113,6 @@ def _few_columns_share(a, b, c, add, t, n_tasks):
             c[i, j] = c[i, j] + transpose[j, i - i0] if add else transpose[j, i - i0]
 
 
-@compiled((*PRODUCT, int64), parallel=True)
-def _few_columns(a, b, c, add, n_tasks):
-    for t in prange(n_tasks):
-        _few_columns_share(a, b, c, add, t, n_tasks)
-
-
 def few_columns(a, b, c, add, n_tasks):
     """For a c of few columns: the same on bᵀ aᵀ, then transposed; a's rows are adjacent."""
-    run(_few_columns_share, _few_columns, (a, b, c, add), n_tasks)
+    run(_few_columns_share, (a, b, c, add), n_tasks)

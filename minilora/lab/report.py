@@ -23,6 +23,7 @@ FIGURES = ("convergence.png", "accuracy.png", "memory.png")
 NEEDED = ("base", "task", "settings", "rates", "references", "methods", "examples")
 NEEDED_IN_A_ROW = (
     *("title", "rank", "alpha", "options", "lr", "trainable", "adapter_bytes", "bytes", "bytes_at"),
+    "rectangle_activations",
     *("ms_per_step", "loss", "exact_match", "exact_match_sd", "seeds", "curve"),
 )
 

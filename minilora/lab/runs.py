@@ -2,9 +2,9 @@
 
 import contextlib
 import functools
-import math
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -12,7 +12,8 @@ from typing import Any
 from ..bench import machine
 from ..formats.models import load_model
 from ..llama.model import Llama, init_params
-from ..memory import measure
+from ..llama.rows import last_targets
+from ..memory import ledger, measure
 from ..text import nouns, tasks
 from ..tuning.adapters import Tuned
 from ..tuning.storage import save_adapter
@@ -126,7 +127,8 @@ def about(
     tuned: Tuned, words: tasks.TaskData, settings: Settings, name: str, lr: float, folder=None
 ) -> dict[str, Any]:
     """What is the same for all seeds of a row: its settings, its numbers, its bytes."""
-    shape = largest_batch(make_batches(tuned.base, words.train, settings, 0)[: settings.steps])
+    batch = largest_batch(make_batches(tuned.base, words.train, settings, 0)[: settings.steps])
+    shape = batch[0].shape
     return {
         "title": "From scratch" if name == SCRATCH else tuned.record.title,
         "trainable": trainable_numbers(tuned),
@@ -136,14 +138,20 @@ def about(
         "targets": tuned.targets,
         "options": tuned.options,
         "adapter_bytes": adapter_bytes(tuned, folder),
-        "bytes": dict(measure(tuned, *shape)),
-        "bytes_at": list(shape),
+        "bytes": dict(measure(tuned, batch=batch)),
+        "bytes_at": [*shape, computed_rows(batch)],
+        "rectangle_activations": ledger(tuned, *shape).activations,
     }
 
 
-def largest_batch(batches) -> tuple[int, int]:
-    """The shape (N, T) of the batch with the most ids."""
-    return max((ids.shape for ids, _ in batches), key=math.prod)
+def largest_batch(batches: Sequence[tasks.Batch]) -> tasks.Batch:
+    """The batch of which the most rows are computed."""
+    return max(batches, key=computed_rows)
+
+
+def computed_rows(batch: tasks.Batch) -> int:
+    """How many rows of a batch can matter: each sequence up to its last counted target."""
+    return int(last_targets(batch[1]).sum())
 
 
 def trainable_numbers(tuned: Tuned) -> int:

@@ -117,15 +117,19 @@ def notes_on(results: Results) -> list[str]:
     deviation = "one seed, so no spread is known"
     if settings["seeds"] > 1:
         deviation = f"± is the standard deviation over {settings['seeds']} seeds"
-    batch, length = methods[0]["bytes_at"]
+    batch, length, computed = methods[0]["bytes_at"]
+    whole = methods[0]["rectangle_activations"] / methods[0]["bytes"]["activations"]
     return [
         f"Exact match to compare with: {references(results)}.",
         f"Scored on {n:,} held-out words: {deviation}; as a sample of words, {best:.3f} has a "
         f"standard error √(p(1-p)/n) of {standard_error(best, n):.3f}.",
         choice_of_rates(results),
         *cost(results),
-        f"Memory: arrays held in a step of {batch} × {length} tokens; saved = activations kept for "
-        "backward, each array once. 1 KiB = 1,024 bytes; results.json has the exact bytes. "
+        f"Memory: arrays held in a step on the largest batch, {batch} × {length} tokens, of which "
+        f"{computed} can matter and are computed; saved = activations kept for backward, each "
+        f"array once (for all {batch * length} tokens {methods[0]['title']} would keep {whole:.1f} "
+        "times as much). "
+        "1 KiB = 1,024 bytes; results.json has the exact bytes. "
         "adapter = the file of its arrays.",
     ]
 

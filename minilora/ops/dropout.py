@@ -25,7 +25,7 @@ mask = bind(mask)
 
 
 def dropout_forward(x, p, key, rows=None):
-    """xd = x · m, m = mask(p, key, rows).   x (M, I)  ->  xd (M, I). Keeps the key, not the mask."""
+    """xd = x · m, m = mask(p, key, rows).   x (M, I)  ->  xd (M, I). Keeps the key, no mask."""
     return x * mask(x, p, key, rows), (p, key, rows)
 
 

@@ -4,7 +4,6 @@ the technique's step rule.
 
 import itertools
 import json
-import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..engine import Node, backward
+from ..fast import clock
 from ..llama.generation import check_ids
 from ..llama.model import check_targets
 from ..ops.loss import IGNORED
@@ -36,7 +36,8 @@ class History:
 
     losses: list[float] = field(default_factory=list)  # a step: the mean over its targets
     rates: list[float] = field(default_factory=list)  # a step: the learning rate
-    seconds: list[float] = field(default_factory=list)  # a step: wall time, without evaluation
+    # a step: wall time, without evaluation and without compiling kernels
+    seconds: list[float] = field(default_factory=list)
     evaluations: list[tuple[int, Any]] = field(
         default_factory=list
     )  # (step, what `evaluate` returned)
@@ -122,14 +123,14 @@ def train(
     )
     with bar:
         for step in range(adam.steps + 1, steps + 1):
-            start = time.perf_counter()
+            start = clock.now()
             rate = optim.learning_rate(step, **_of_rate(settings))
             parts = list(itertools.islice(stream, accumulate))
             loss = _step(tuned, adam, parts, step, rate, settings)
             history.batches_crc32 = _crc32(parts, history.batches_crc32)
             history.losses.append(loss)
             history.rates.append(rate)
-            history.seconds.append(time.perf_counter() - start)
+            history.seconds.append(clock.now() - start)
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             bar.update()
             due = step == steps or bool(checkpoint_every and step % checkpoint_every == 0)

@@ -1,0 +1,38 @@
+"""Compile the kernels before the first one runs, and say so.
+
+Numba keeps compiled code on disk. So this happens once for an installation and a processor; later
+runs read the code in a second.
+"""
+
+import importlib
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from .jit import portion
+from .threads import settings
+
+FILES = ("unpacked", "matmul", "pointwise", "softmax", "attention", "adam")
+
+
+def compile_missing() -> None:
+    """Compile the files of which nothing is on disk yet; one line on stderr, and a bar."""
+    folder = cache_folder()
+    missing = [name for name in FILES if folder and not any(folder.glob(f"{name}.*.nbi"))]
+    if not missing or settings["DISABLE_JIT"]:
+        return
+    print(
+        "minilora: compiling its kernels for this processor. This happens once; later runs read "
+        f"them from {folder}",
+        file=sys.stderr,
+        flush=True,
+    )
+    for name in tqdm(missing, desc="compiling", unit="file", disable=None, leave=False):
+        importlib.import_module(f".{name}", __package__)
+
+
+def cache_folder() -> Path | None:
+    """Where Numba keeps the compiled code of this folder's files; None where it keeps none."""
+    path = getattr(getattr(portion, "_cache", None), "cache_path", None)
+    return Path(path) if path else None
