@@ -79,6 +79,17 @@ def swiglu_backward(dh, gate, up):
     return ops.swiglu.backward(dh, (gate, up))
 
 
+def feed_forward(x, Wg, Wu, Wd):
+    """The page's y, gate, up."""
+    y, (gate, up, *_) = ops.frozen_feed_forward.forward(x, Wg, Wu, Wd)
+    return y, gate, up
+
+
+def feed_forward_dx(dy, gate, up, Wg, Wu, Wd):
+    """The page's dx."""
+    return ops.frozen_feed_forward.backward(dy, (gate, up, Wg, Wu, Wd))[0]
+
+
 def attention_forward(q, k, v, spans):
     """The page's o and lse."""
     o, (*_, lse) = ops.attention.forward(q, k, v, spans)

@@ -88,6 +88,8 @@ def arguments_of(name, rng, M=7, K=5, N=19):
         "rope": (q, normal(rng, M * K, 3), normal(rng, M * K, 3)),
         "swiglu_forward": (3 * y, normal(rng, M, N)),
         "swiglu_backward": (normal(rng, M, N), 3 * y, normal(rng, M, N)),
+        "feed_forward": (x, w, w / 2, normal(rng, K, N)),
+        "feed_forward_dx": (x, 3 * y, normal(rng, M, N), w, w / 2, normal(rng, K, N)),
         "attention_forward": (q, k, v, spans),
         "attention_backward": (do, q, k, v, spans, o, lse),
         "cross_entropy": (4 * y, rng.integers(0, N, M), np.empty_like(y)),
@@ -242,6 +244,36 @@ def test_swiglu(M, F, layout, seed):
     dh, gate, up = (laid_out(normal(rng, M, F), layout) for _ in range(3))
     agrees("swiglu_forward", 4 * gate, up, scale=1)
     agrees("swiglu_backward", dh, 4 * gate, up, scale=1)
+
+
+@pytest.mark.parametrize("M", [1, 7, 511, 512, 513, 1500])  # from 512 on: all of it by each thread
+@pytest.mark.parametrize("C, F", [(24, 40), (33, 401), (8, 24), (16, 8)])
+def test_the_feed_forward_whole_is_its_parts_to_the_bit(M, C, F, rng, monkeypatch):
+    monkeypatch.setattr(sys.modules[kernels.compiled("feed_forward").__module__], "THREADS", 2)
+    x, dy = normal(rng, M, C), normal(rng, M, C)
+    Wg, Wu, Wd = normal(rng, F, C), normal(rng, F, C), normal(rng, C, F)
+    y, gate, up = agrees("feed_forward", x, Wg, Wu, Wd)
+    dx = agrees("feed_forward_dx", dy, gate, up, Wg, Wu, Wd)
+    np.testing.assert_array_equal(gate, kernels.matmul_nt(x, Wg))
+    np.testing.assert_array_equal(up, kernels.matmul_nt(x, Wu))
+    h = kernels.swiglu_forward(gate, up)
+    dgate, dup = kernels.swiglu_backward(kernels.matmul_nn(dy, Wd), gate, up)
+    parts = kernels.adapted_nn(dgate, Wg, dup, Wu)
+    np.testing.assert_array_equal(y, kernels.matmul_nt(h, Wd))
+    np.testing.assert_array_equal(dx, parts)
+
+
+@pytest.mark.parametrize("M", [7, 1500])
+@pytest.mark.parametrize("wrong", [0, 1, 2])
+def test_weights_that_do_not_fit_a_feed_forward(M, wrong, rng):
+    x, shapes = normal(rng, M, 20), [(24, 20), (24, 20), (20, 24)]
+    kept = [normal(rng, M, 24), normal(rng, M, 24)]
+    shapes[wrong] = (shapes[wrong][0], shapes[wrong][1] + 1)
+    weights = [normal(rng, *shape) for shape in shapes]
+    with pytest.raises(ValueError):
+        kernels.feed_forward(x, *weights)
+    with pytest.raises(ValueError):
+        kernels.feed_forward_dx(x, *kept, *weights)
 
 
 @pytest.mark.parametrize("rows", [1, 9, 40])
@@ -679,7 +711,7 @@ from test_kernels import arguments_of, kernels, run
 said = hashlib.sha256()
 for sizes in ((7, 5, 19), (37, 33, 75), (1400, 24, 40)):  # of these two threads take a share
     for name, (home, _) in kernels.TABLE.items():
-        if home in ("pointwise", "softmax", "adam") or (
+        if home in ("pointwise", "softmax", "adam", "gated") or (
             home == "attention" and sizes[0] < 40
         ):
             arguments = arguments_of(name, np.random.default_rng(0), *sizes)

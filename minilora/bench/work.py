@@ -33,6 +33,8 @@ FUSED: list[tuple[str, tuple[int, ...]]] = [  # a kernel, its sizes: see KERNELS
     ("rope", (8, 128, 8, 32)),
     ("swiglu_forward", (1024, 768)),
     ("swiglu_backward", (1024, 768)),
+    ("feed_forward", (1024, 128, 384)),
+    ("feed_forward_dx", (1024, 128, 384)),
     ("attention_forward", (8, 128, 8, 32)),
     ("attention_backward", (8, 128, 8, 32)),
     ("cross_entropy", (128, 2048)),
@@ -115,6 +117,10 @@ def _product(M, K, N):
     return 2 * M * K * N, M * K + K * N + M * N
 
 
+def _gated(M, C, F):
+    return 6 * M * C * F, 3 * C * F + 2 * M * C + 2 * M * F
+
+
 KERNELS = {
     "matmul_nt": Kernel(lambda x, w: x @ w.T, lambda n, M, K, N: [n(M, K), n(N, K)], _product),
     "matmul_nn": Kernel(lambda x, w: x @ w, lambda n, M, K, N: [n(M, K), n(K, N)], _product),
@@ -135,6 +141,16 @@ KERNELS = {
     ),
     "swiglu_backward": Kernel(
         _backward(ops.swiglu, 2), lambda n, M, F: [n(M, F), n(M, F), n(M, F)], _each(20, 5)
+    ),
+    "feed_forward": Kernel(
+        _forward(ops.frozen_feed_forward, "gate", "up"),
+        lambda n, M, C, F: [n(M, C), n(F, C), n(F, C), n(C, F)],
+        _gated,
+    ),
+    "feed_forward_dx": Kernel(
+        _backward(ops.frozen_feed_forward, 1),
+        lambda n, M, C, F: [n(M, C), n(M, F), n(M, F), n(F, C), n(F, C), n(C, F)],
+        _gated,
     ),
     "attention_forward": Kernel(
         _forward(ops.attention, "lse"), _sequences, lambda *of: _each(2 * of[1], 4)(*of)

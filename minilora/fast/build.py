@@ -13,7 +13,7 @@ from tqdm import tqdm
 from .jit import portion
 from .threads import settings
 
-FILES = ("unpacked", "matmul", "pointwise", "softmax", "attention", "adam")
+FILES = ("unpacked", "matmul", "pointwise", "softmax", "gated", "attention", "adam")
 
 
 def compile_missing() -> None:

@@ -25,6 +25,8 @@ TABLE: dict[str, tuple[str, Callable]] = {  # kernel: the file of its Numba code
     "rope": ("pointwise", shapes.rope),
     "swiglu_forward": ("pointwise", shapes.swiglu_forward),
     "swiglu_backward": ("pointwise", shapes.swiglu_backward),
+    "feed_forward": ("gated", shapes.feed_forward),
+    "feed_forward_dx": ("gated", shapes.feed_forward_dx),
     "attention_forward": ("attention", shapes.attention_forward),
     "attention_backward": ("attention", shapes.attention_backward),
     "cross_entropy": ("softmax", shapes.cross_entropy),
@@ -69,6 +71,8 @@ rmsnorm_dg = _entry("rmsnorm_dg")
 rope = _entry("rope")
 swiglu_forward = _entry("swiglu_forward")
 swiglu_backward = _entry("swiglu_backward")
+feed_forward = _entry("feed_forward")
+feed_forward_dx = _entry("feed_forward_dx")
 attention_forward = _entry("attention_forward")
 attention_backward = _entry("attention_backward")
 cross_entropy = _entry("cross_entropy")

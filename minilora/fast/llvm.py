@@ -81,7 +81,7 @@ def by_address(function):
 
     own = inspect.signature(function.py_func)  # Numba reads the names of the arguments here
     first = inspect.Parameter("typing", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    typed.__signature__ = own.replace(parameters=[first, *own.parameters.values()])
+    vars(typed)["__signature__"] = own.replace(parameters=[first, *own.parameters.values()])
     return intrinsic(typed)
 
 

@@ -135,7 +135,7 @@ def _rectangle(a, b, c, add, i0, i1, j0, j1):
                     _tile_column(a, b, c, more, panel, False, i, size, k, step, j, j0, j1)
 
 
-_rectangle = by_address(_rectangle)
+rectangle = by_address(_rectangle)
 
 
 @compiled()
@@ -163,9 +163,9 @@ def _products_share(a, b, a2, b2, c, add, t, n_tasks):
     down, across = _grid(-(-M // MR), -(-N // 16), n_tasks)
     i0, i1 = portion(M, t // across, down, MR)
     j0, j1 = portion(N, t % across, across, 16)
-    _rectangle(a, b, c, add, i0, i1, j0, j1)
+    rectangle(a, b, c, add, i0, i1, j0, j1)
     if len(b2):
-        _rectangle(a2, b2, c, True, i0, i1, j0, j1)
+        rectangle(a2, b2, c, True, i0, i1, j0, j1)
 
 
 NOTHING = np.empty((0, 0), np.float32)  # in place of a second product

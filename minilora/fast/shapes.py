@@ -66,6 +66,20 @@ def swiglu_backward(dh, gate, up):
     return gate.copy(), up.copy()
 
 
+def feed_forward(x, Wg, Wu, Wd):
+    """y = (silu(x Wgᵀ) · x Wuᵀ) Wdᵀ.   x (M, C), Wg, Wu (F, C), Wd (C, F) -> y, gate, up (M, F)."""
+    gate, up = matmul_nt(x, Wg), matmul_nt(x, Wu)
+    h = swiglu_forward(gate, up)
+    return matmul_nt(h, Wd), gate, up
+
+
+def feed_forward_dx(dy, gate, up, Wg, Wu, Wd):
+    """dy (M, C), gate, up (M, F), Wg, Wu (F, C), Wd (C, F) -> dx (M, C)."""
+    dh = matmul_nn(dy, Wd)
+    dgate, dup = swiglu_backward(dh, gate, up)
+    return adapted_nn(dgate, Wg, dup, Wu)
+
+
 def attention_forward(q, k, v, spans):
     """softmax(q kᵀ / √D, causal) v in each span.
 

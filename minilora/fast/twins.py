@@ -187,14 +187,12 @@ def swiglu_backward(dh, cache):
 
 
 def frozen_feed_forward_forward(x, Wg, Wu, Wd):
-    gate, up = K.matmul_nt(x, Wg), K.matmul_nt(x, Wu)
-    return K.matmul_nt(K.swiglu_forward(gate, up), Wd), (gate, up, Wg, Wu, Wd)
+    y, gate, up = K.feed_forward(x, Wg, Wu, Wd)
+    return y, (gate, up, Wg, Wu, Wd)
 
 
 def frozen_feed_forward_backward(dy, cache):
-    gate, up, Wg, Wu, Wd = cache
-    dgate, dup = K.swiglu_backward(K.matmul_nn(dy, Wd), gate, up)
-    return K.adapted_nn(dgate, Wg, dup, Wu), None, None, None
+    return K.feed_forward_dx(dy, *cache), None, None, None
 
 
 # ---------------------------------------- the loss: logits exist for CHUNK rows at a time
