@@ -1,17 +1,19 @@
-"""What several runs say together: means over seeds, their intervals, the setting that validates
-best.
+"""What several runs say together: means over seeds, intervals, tests, the setting that validates
+best. Every study uses this file and no other statistics.
 """
 
+import functools
 import json
 import math
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .cells import Record
 
-# Student's t for a two-sided interval of 95 %, by the number of seeds
-T95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+LEVEL = 0.95  # of every interval
 
 
 class Estimate(NamedTuple):
@@ -24,7 +26,25 @@ class Estimate(NamedTuple):
     @property
     def margin(self) -> float:
         """Half the width of the 95 % interval of the mean; infinite for a single seed."""
-        return T95[self.n] * (self.sd or 0.0) / math.sqrt(self.n) if self.n > 1 else math.inf
+        if self.n < 2:
+            return math.inf
+        return t_quantile((1 + LEVEL) / 2, self.n - 1) * (self.sd or 0.0) / math.sqrt(self.n)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the mean; all numbers where a run diverged."""
+        if self.mean is None:
+            return -math.inf, math.inf
+        return self.mean - self.margin, self.mean + self.margin
+
+    def p(self, bound: float = 0.0) -> float:
+        """Two-sided p of the t test that the mean is `bound`; 1 where it cannot be tested."""
+        if self.mean is None or self.n < 2:
+            return 1.0
+        far = abs(self.mean - bound)
+        if not self.sd:
+            return 0.0 if far else 1.0
+        return 2 * t_cdf(-far / self.sd * math.sqrt(self.n), self.n - 1)
 
     @property
     def sign(self) -> int:
@@ -36,7 +56,7 @@ class Estimate(NamedTuple):
         """The same in another unit."""
         if self.mean is None or self.sd is None:
             return self
-        return Estimate(factor * self.mean, factor * self.sd, self.n)
+        return Estimate(factor * self.mean, abs(factor) * self.sd, self.n)
 
     def __format__(self, how: str) -> str:
         """f"{e:.3f}" is 0.855 ± 0.004; f"{e:+.3f|.2g}": the mean by +.3f, the deviation by .2g."""
@@ -67,6 +87,121 @@ def difference(ours: Iterable[float | None], theirs: Iterable[float | None]) -> 
 def rounded(value: float, digits: int = 6) -> float:
     """To so many significant digits: what a record keeps of a number."""
     return float(f"{value:.{digits}g}")
+
+
+# ------------------------------------------------------------------------------------ Student's t
+
+
+def t_cdf(t: float, freedom: int) -> float:
+    """P(T <= t) of Student's t.
+
+    P(|T| > t) = I_x(f/2, 1/2) at x = f / (f + t²), I the regularized incomplete beta function.
+    Source: DLMF 8.17.
+    """
+    tail = _incomplete_beta(freedom / 2, 0.5, freedom / (freedom + t * t)) / 2
+    return 1 - tail if t > 0 else tail
+
+
+@functools.cache
+def t_quantile(p: float, freedom: int) -> float:
+    """The t with P(T <= t) = p, for p above one half, by bisection."""
+    low, high = 0.0, 1.0
+    while t_cdf(high, freedom) < p:
+        high *= 2
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if t_cdf(middle, freedom) < p else (low, middle)
+    return (low + high) / 2
+
+
+def _incomplete_beta(a: float, b: float, x: float) -> float:
+    """I_x(a, b) by its continued fraction (DLMF 8.17.22), from the last term to the first."""
+    if x <= 0 or x >= 1:
+        return float(x >= 1)
+    if x > (a + 1) / (a + b + 2):  # where the fraction converges slowly
+        return 1 - _incomplete_beta(b, a, 1 - x)
+    fraction = 1.0
+    for m in range(200, 0, -1):
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        fraction = 1 + even / (1 + odd / fraction)
+    fraction = 1 - (a + b) * x / (a + 1) / fraction
+    scale = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+    return math.exp(scale + a * math.log(x) + b * math.log1p(-x)) / (a * fraction)
+
+
+# ------------------------------------------------------------------------------ the three verdicts
+
+HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot tell"
+
+
+def higher(gap: Estimate, enough: float) -> tuple[str, float]:
+    """Is ours higher?  gap: ours less theirs; enough: the smallest gain that matters.
+
+    holds: the 95 % interval lies above 0. does not hold: it lies below `enough`. Else cannot tell.
+    ->  the verdict, and the p of the test that it rests on.
+    """
+    low, high = gap.interval
+    if low > 0:
+        return HOLDS, gap.p()
+    return (FAILS if high < enough else UNKNOWN), gap.p(enough)
+
+
+def lower(gap: Estimate, enough: float) -> tuple[str, float]:
+    """Is ours lower? `higher` of the opposite: a loss, a time, bytes."""
+    return higher(gap.times(-1), enough)
+
+
+def as_good(gap: Estimate, margin: float) -> tuple[str, float]:
+    """Is ours as good, but for `margin`?  gap: ours less theirs, high is good.
+
+    holds: the 95 % interval lies above -margin. does not hold: it does not, and all of it lies
+    below 0. Else cannot tell: that no difference is seen is no proof that there is none.
+    ->  the verdict, and the p of the test that it rests on.
+    """
+    low, high = gap.interval
+    if low > -margin:
+        return HOLDS, gap.p(-margin)
+    return (FAILS if high < 0 else UNKNOWN), gap.p()
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """p of each of several tests, adjusted so that all verdicts together err in 1 of 20 cases.
+
+    The k-th smallest of m is multiplied by m - k + 1, and is at least the one before it.
+    Source: Holm 1979, Scandinavian Journal of Statistics 6, 65-70.
+    """
+    adjusted, last = [1.0] * len(ps), 0.0
+    for place, i in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        last = max(last, min(1.0, (len(ps) - place) * ps[i]))
+        adjusted[i] = last
+    return adjusted
+
+
+# --------------------------------------------------------------------------- bootstrap over words
+
+
+def resampled(
+    hits: Mapping[Any, np.ndarray], draws: int = 1000, seed: int = 0
+) -> dict[Any, np.ndarray]:
+    """name -> (words,): the share of the seeds that answered each word  ->  name -> (draws,), the
+    mean over words drawn with replacement, the same words for every name.
+
+    A score's sample is its words, hundreds of them; a handful of seeds is none for a bootstrap.
+    """
+    count = {len(values) for values in hits.values()}
+    if len(count) != 1:
+        raise ValueError(f"resampled: {sorted(count)} words, wanted the same for every name")
+    rng = np.random.default_rng(seed)
+    (words,) = count
+    weights = rng.multinomial(words, np.full(words, 1 / words), draws) / words
+    return {name: weights @ np.asarray(values, float) for name, values in hits.items()}
+
+
+def middle(draws: np.ndarray) -> tuple[float, float]:
+    """The middle 95 % of a bootstrap's draws."""
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
 
 
 # ------------------------------------------------------------------------ choosing by validation
