@@ -11,6 +11,8 @@ How training and test words are separated:
 - A training row contains no held-out lemma and no form of one. In the two sound tasks it also
   contains no word that can sound like one of these. A row that breaks this rule is left out.
 - A test row is left out if its prompt is also a string of a training row, in any task.
+- A test row of the past tense is left out if its verb is another spelling of a verb that the base
+  was trained on: neutralize, where neutralise was seen. See `one_spelling`.
 """
 
 import argparse
@@ -66,6 +68,7 @@ INFLECTIONS = {
     "plural": ("noun", 0),
     "comparative": ("adj", 0),
 }
+SEEN_VERBS = ("third", "ing")  # the tasks whose training verbs the base has seen
 LEMMA_IS_THE_ANSWER = ("lemma", "spelling")  # in all other tasks the prompt is the lemma
 
 
@@ -154,6 +157,27 @@ def words_of(lexicon: Lexicon, lemmas: set[str]) -> set[str]:
     return words
 
 
+def one_spelling(word: str) -> str:
+    """The same string for spellings that differ by -ise or -ize, -yse or -yze, our or or, ae or e,
+    oe or e, ll or l: belabour and belabor give belabor.
+    """
+    word = re.sub(r"([iy])se$", r"\1ze", word)
+    for british, american in (("our", "or"), ("ae", "e"), ("oe", "e"), ("ll", "l")):
+        word = word.replace(british, american)
+    return word
+
+
+def without_other_spellings(tables: Tables) -> list[Row]:
+    """The past tense's rows without those test verbs that the base has seen in another spelling."""
+    seen = {
+        one_spelling(row.prompt)
+        for task in SEEN_VERBS
+        for row in tables[task]
+        if row.split == "train"
+    }
+    return [r for r in tables["past"] if r.split == "train" or one_spelling(r.prompt) not in seen]
+
+
 def split_rows(task: str, rows: list[Row], barred: set[str]) -> list[Row]:
     """Test: a lemma is held out. Train: no lemma is held out, and no string is in `barred`.
 
@@ -188,6 +212,7 @@ def build_tables(lexicon: Lexicon, sounds: dict[str, tuple[str, ...]]) -> Tables
 
     tables = {task: split_rows(task, rows[task], barred[task]) for task in rows}
     seen = train_strings(tables)
+    tables["past"] = without_other_spellings(tables)
     return {
         task: [row for row in table if row.split == "train" or row.prompt not in seen]
         for task, table in tables.items()
