@@ -6,6 +6,7 @@ under a name that ends in "seconds". A further study is one more file and its na
 """
 
 import importlib
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,22 @@ from minilora.lab import cells
 from minilora.lab.cells import Cell, Record
 from minilora.support.files import data_folder, find
 
-ORDER = ("comparison", "lora_plus", "lora_fa", "vera", "delta_lora", "lora", "swapping")
+from ._question import Question
+
+ORDER = (
+    "scratch",
+    "forgetting",
+    "cost",
+    "comparison",
+    "bases",
+    "lora",
+    "lora_fa",
+    "vera",
+    "delta_lora",
+    "lora_plus",
+    "swapping",
+)
+APART = ("language_model",)  # wants SmolLM2, and more time: run by name only
 
 
 @dataclass(frozen=True)
@@ -30,13 +46,14 @@ class Study:
     summary: Callable[[list[Record]], dict[str, Any]]  # the numbers that a page may quote
     table: Callable[[list[Record]], str]  # the same for people: a Markdown table or several
     figure: Callable[[list[Record], Path], None]  # draws into that file
-    # the records of `cells` -> further cells, which depend on them
+    questions: tuple[Question, ...] = ()  # what it asks, and the rule of each verdict
+    # the records so far -> further cells, which depend on them; asked until it has no new ones
     then: Callable[[list[Record]], list[Cell]] | None = None
 
 
 def study(name: str) -> Study:
     """The one of this name; raises ValueError, with the nearest right names, for no such one."""
-    find("study", name, dict.fromkeys(ORDER))
+    find("study", name, dict.fromkeys((*ORDER, *APART)))
     return importlib.import_module(f".{name}", __name__).STUDY
 
 
@@ -46,14 +63,29 @@ def run_study(study: Study, path: str | Path, *, quick: bool = False, **how: Any
     quick: only its quick cells. how: jobs, dask, progress of `cells.run`. The file holds nothing
     else afterwards.
     """
-    wanted = study.quick() if quick else study.cells()
-    records = cells.run(study.run, wanted, path, title=study.name, **how)
-    if study.then and not quick:
-        wanted = [*wanted, *study.then(records)]
-        records = cells.run(study.run, wanted, path, title=f"{study.name}, second part", **how)
+
+    def run(wanted: list[Cell], part: int) -> list[Record]:
+        return cells.run(study.run, wanted, path, title=f"{study.name}, part {part}", **how)
+
+    records = run(study.quick(), 1) if quick else completed(study, run)
     if cells.read(path) != records:  # cells that were the study's once
         cells.write(path, records)
     return records
+
+
+def completed(study: Study, run: Callable[[list[Cell], int], list[Record]]) -> list[Record]:
+    """run(cells, part) of the study's cells, and of what its `then` makes of the records, until
+    that asks for nothing new.
+    """
+    wanted = study.cells()
+    for part in itertools.count(1):
+        records = run(wanted, part)
+        more = study.then(records) if study.then else []
+        new = [cell for cell in more if cell not in wanted]
+        if not new:
+            return records
+        wanted = [*wanted, *new]
+    raise AssertionError
 
 
 def record_path(name: str) -> Path:

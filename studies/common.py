@@ -8,7 +8,7 @@ from typing import Any
 from minilora.lab.cells import Cell, Record
 from minilora.lab.runs import fit, load_words, make_batches, mean_loss, the_model
 from minilora.lab.settings import Settings
-from minilora.lab.statistics import Estimate, chosen, estimate, lowest, rounded
+from minilora.lab.statistics import Estimate, by_exact_match, chosen, estimate, rounded
 from minilora.methods import METHODS
 from minilora.support import plots
 from minilora.text import tasks
@@ -16,6 +16,7 @@ from minilora.tuning.adapters import Tuned, attach
 from minilora.tuning.train import Diverged, History
 
 TUNING, MORE = (0, 1), (2, 3, 4)  # seeds that choose a rate; those that run at the chosen rate only
+EXTENSIONS = 3  # how often a grid is extended whose best rate stands at its end
 
 # ---------------------------------------------------------------------------------------- training
 
@@ -41,9 +42,12 @@ def loss_on(tuned: Tuned, pairs: Sequence) -> float:
 
 
 def scores(tuned: Tuned, words: tasks.TaskData) -> dict[str, Any]:
-    """The validation loss, which chooses rates; loss and exact match on the test words."""
+    """The validation scores, which choose rates; loss and exact match on the test words."""
     return {
-        "validation_loss": loss_on(tuned, words.validation),
+        "validation": {
+            "exact_match": rounded(tasks.exact_match(tuned, words.validation)),
+            "loss": loss_on(tuned, words.validation),
+        },
         "test_loss": loss_on(tuned, words.test),
         "exact_match": rounded(tasks.exact_match(tuned, words.test)),
     }
@@ -54,7 +58,7 @@ def or_diverged(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return work()
     except Diverged as error:
-        missing = {"validation_loss": None, "test_loss": None}
+        missing = {"validation": {"exact_match": 0.0, "loss": None}, "test_loss": None}
         return {"diverged": error.step, "exact_match": 0.0, **missing}
 
 
@@ -63,6 +67,18 @@ def lora_or_delta(model, method, *, rank, alpha, ratio, start, seed) -> Tuned:
     moves = {"update_ratio": ratio, "start_step": start}
     moves = {name: value for name, value in moves.items() if name in METHODS[method].options}
     return attach(model, method, rank=rank, alpha=alpha, seed=seed, **moves)
+
+
+def named(runs: Iterable[Record], *path: str) -> Estimate:
+    """The estimate over runs of the result at this path: "test", "exact_match"."""
+    return estimate(at(run["result"], *path) for run in runs)
+
+
+def at(result: Any, *path: str) -> Any:
+    """result[path[0]][path[1]]…; None where a run diverged before it."""
+    for name in path:
+        result = None if result is None else result.get(name)
+    return result
 
 
 def in_turns(
@@ -95,14 +111,60 @@ def grouped(records: Iterable[Record], key: Callable[[Cell], Any]) -> dict[Any, 
     return groups
 
 
-def at_best_rates(records: Iterable[Record], free: Sequence[str] = ("lr",)) -> list[list[Record]]:
-    """Of each setting all runs at the rate with the lowest validation loss over TUNING's seeds."""
-    return chosen(records, lowest("validation_loss"), free, TUNING)
+def around(rate: float) -> list[float]:
+    """A first grid: half of a rate, the rate, twice the rate."""
+    return [half(rate), rate, twice(rate)]
 
 
-def more_seeds(records: Iterable[Record]) -> list[Cell]:
-    """Each setting at its chosen rate with further seeds, which the other rates need not have."""
-    return [{**runs[0]["cell"], "seed": seed} for runs in at_best_rates(records) for seed in MORE]
+def half(rate: float) -> float:
+    """The next lower rate of a grid."""
+    return float(f"{rate / 2:.6g}")
+
+
+def twice(rate: float) -> float:
+    """The next higher rate of a grid."""
+    return float(f"{rate * 2:.6g}")
+
+
+def at_best_rates(
+    records: Iterable[Record], free: Sequence[str] = ("lr",), seeds: Sequence[int] = TUNING
+) -> list[list[Record]]:
+    """Of each setting all runs at the rate with the highest validation exact match over these
+    seeds, of equals the one with the lower validation loss: the one rule of all studies.
+    """
+    return chosen(records, by_exact_match, free, seeds)
+
+
+def searched(
+    records: Iterable[Record],
+    first: int,
+    seeds: Sequence[int] = TUNING,
+    more: Sequence[int] = MORE,
+) -> list[Cell]:
+    """The cells that a search for the best rate still wants, setting by setting.
+
+    A grid of `first` rates whose best one stands at an end gets one rate more there, half or twice
+    the last, at most EXTENSIONS times; when the best one is inside, or the extensions are used up,
+    that rate runs with the further seeds. A run that diverged is worse than any other.
+    """
+    records, work = list(records), []
+    for runs in at_best_rates(records, seeds=seeds):
+        cell = runs[0]["cell"]
+        rates = rates_tried(cell, records, seeds)
+        if cell["lr"] in (rates[0], rates[-1]) and len(rates) < first + EXTENSIONS:
+            new = half(rates[0]) if cell["lr"] == rates[0] else twice(rates[-1])
+            work += [{**cell, "lr": new, "seed": seed} for seed in seeds]
+        else:
+            work += [{**cell, "seed": seed} for seed in more]
+    return work
+
+
+def rates_tried(cell: Cell, records: Iterable[Record], seeds: Sequence[int]) -> list[float]:
+    """All rates at which the cell's setting ran, from the lowest."""
+    setting = {k: v for k, v in cell.items() if k not in ("lr", "seed")}
+    cells = [r["cell"] for r in records if r["cell"].get("seed") in seeds]
+    same = [c for c in cells if {k: v for k, v in c.items() if k not in ("lr", "seed")} == setting]
+    return sorted({c["lr"] for c in same})
 
 
 def at_an_end(cell: Cell, records: Iterable[Record]) -> bool:

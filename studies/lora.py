@@ -2,7 +2,9 @@
 
 `teacher`: one linear of the base, and a teacher whose weight is of known rank r* away from it. LoRA
 of rank r cannot come nearer than the best rank-r matrix, and the Eckart-Young theorem says how near
-that is: the elbow stands at r*. `words`: the past tense at several ranks and rates; and how much ΔW
+that is: the elbow stands at r*. This checks that LoRA reaches the optimum; it says nothing of what
+ranks real tasks need. `cut` asks that: full fine-tuning's own change, each linear's cut to its best
+matrix of rank r. `words`: the past tense at several ranks and rates; and how much ΔW
 amplifies what W has in its directions. `pair`: two such runs from different seeds, how far their
 directions agree, less what chance gives. `budget`: one number of trainable numbers, spent on
 different weights.
@@ -17,8 +19,9 @@ import numpy as np
 
 from minilora.lab.cells import Cell, Record, grid
 from minilora.lab.runs import the_model, trainable_numbers
-from minilora.lab.statistics import estimate, rounded
+from minilora.lab.statistics import FAILS, HOLDS, as_good, difference, estimate, rounded
 from minilora.lab.table import markdown
+from minilora.llama.model import Llama
 from minilora.methods import METHODS
 from minilora.methods.lora import lora_backward, lora_forward
 from minilora.support import plots
@@ -27,8 +30,12 @@ from minilora.tuning.adapters import attach
 from minilora.tuning.optim import AdamW, learning_rate
 
 from . import Study, common
+from ._question import MARGIN, Finding, Question, shown
 
-RATES = (0.002, 0.005, 0.01, 0.02, 0.05)
+MIDDLES = {4: 0.02, 8: 0.01, 64: 0.0025}  # of the first grids on q and v, by rank
+BUDGET_MIDDLE, FIRST = 0.01, 3
+CUTS = (1, 2, 4, 8, 16, 32, 64)  # ranks that full fine-tuning's change is cut to
+CUT_RANK = 8  # of the verdict: a sixteenth of the width
 KNOWN, RANKS = (2, 4, 8), (1, 2, 3, 4, 6, 8, 12, 16)
 PLACES = (1, 2, 4, 8, 16, 32, 64)  # j of φ(i, j)
 COMMON = {"task": "past", "train_size": 300, "steps": 100}
@@ -43,21 +50,38 @@ LAYER = "model.layers.0.self_attn.q_proj.weight"  # the teacher's
 
 def cells() -> list[Cell]:
     """Every run but the pairs."""
-    words = {"kind": "words", **COMMON, "lr": RATES, "seed": common.TUNING}
-    return [
-        *grid(kind="teacher", known=KNOWN, rank=RANKS, steps=400, lr=0.02, seed=(0, 1, 2)),
-        *grid(**words, targets="q v", rank=(4, 8, 64)),
-        *[c for targets, rank in BUDGET.items() for c in grid(**words, targets=targets, rank=rank)],
+    words = {"kind": "words", **COMMON, "seed": common.TUNING}
+    on_q_v = [
+        cell
+        for rank, middle in MIDDLES.items()
+        for cell in grid(**words, targets="q v", rank=rank, lr=common.around(middle))
     ]
+    budget = [
+        cell
+        for targets, rank in BUDGET.items()
+        for cell in grid(**words, targets=targets, rank=rank, lr=common.around(BUDGET_MIDDLE))
+    ]
+    teacher = grid(kind="teacher", known=KNOWN, rank=RANKS, steps=400, lr=0.02, seed=(0, 1, 2))
+    cut = grid(kind="cut", task="past", train_size=300, steps=150, lr=0.0005, seed=range(5))
+    return [*teacher, *on_q_v, *budget, *cut]
 
 
 def then(records: list[Record]) -> list[Cell]:
-    """Further seeds at the chosen rates; and pairs of seeds at them, after training and before."""
+    """Wider grids, further seeds at the chosen rates; and pairs of seeds at them, after training
+    and before.
+    """
     words = common.by_kind(records)["words"]
-    chosen = [runs[0]["cell"] for runs in common.at_best_rates(words)]
-    rates = {cell["rank"]: cell["lr"] for cell in chosen if cell["targets"] == "q v"}
+    work = common.searched(words, FIRST)
+    chosen = {
+        runs[0]["cell"]["rank"]: runs
+        for runs in common.at_best_rates(words)
+        if runs[0]["cell"]["targets"] == "q v"
+    }
+    if not all(len(chosen[rank]) == len(common.TUNING + common.MORE) for rank in MIDDLES):
+        return work
+    rates = {rank: runs[0]["cell"]["lr"] for rank, runs in chosen.items()}
     seeds = {"seeds": [[0, 10], [1, 11], [2, 12]]}
-    return common.more_seeds(words) + [
+    return work + [
         cell
         for steps in (COMMON["steps"], 0)
         for ranks in ([8, 64], [64, 64])
@@ -80,7 +104,8 @@ def quick() -> list[Cell]:
 
 def run(kind: str, **cell) -> dict[str, Any]:
     """One of the kinds above."""
-    return {"teacher": known_rank, "words": words_run, "pair": pair_run}[kind](**cell)
+    kinds = {"teacher": known_rank, "words": words_run, "pair": pair_run, "cut": cut_run}
+    return kinds[kind](**cell)
 
 
 # --------------------------------------------------------------------------- a change of known rank
@@ -217,6 +242,31 @@ def _kind_of(layer):
     return layer.rsplit(".", 1)[-1].removesuffix("_proj")
 
 
+def cut_run(task, train_size, steps, lr, seed) -> dict[str, Any]:
+    """Exact match of full fine-tuning, and with the change of every linear cut to its best matrix
+    of each rank; embeddings and norms keep what they learned.
+    """
+    words = tasks.select(task, train_size)
+    base = the_model("base")
+    tuned = attach(base, "full", seed=seed)
+    common.learn(tuned, words.train, lr=lr, steps=steps, seed=seed)
+    whole = {name: np.asarray(array) for name, array in tuned.weights.items()}
+    found = {"whole": rounded(tasks.exact_match(tuned, words.test)), "cut": {}}
+    changes = {
+        name: np.linalg.svd(whole[name].astype(np.float64) - base.params[name], full_matrices=False)
+        for name in whole
+        if name.endswith("_proj.weight")
+    }
+    for rank in (0, *CUTS):
+        cut = dict(whole)
+        for name, (U, values, Vt) in changes.items():
+            change = (U[:, :rank] * values[:rank]) @ Vt[:rank]
+            cut[name] = (base.params[name] + change).astype(np.float32)
+        model = Llama(base.config, {**base.params, **cut}, base.tokenizer)
+        found["cut"][str(rank)] = rounded(tasks.exact_match(model, words.test))
+    return found
+
+
 def pair_run(task, train_size, seeds, ranks, rates, steps) -> dict[str, Any]:
     """φ(i, j) of two runs' A, as the paper's, and of their ΔW: mean over the layers, by kind."""
     words = tasks.select(task, train_size)
@@ -249,7 +299,7 @@ def summary(records: list[Record]) -> dict[str, Any]:
     kinds, budget, ranks = common.by_kind(records), {}, {}
     for runs in common.at_best_rates(kinds["words"]):
         cell = runs[0]["cell"]
-        row = common.row_of(runs, kinds["words"], "exact_match", "test_loss", "validation_loss")
+        row = common.row_of(runs, kinds["words"], "exact_match", "test_loss")
         if BUDGET.get(cell["targets"]) == cell["rank"]:
             budget[cell["targets"]] = {"rank": cell["rank"], **row}
         else:
@@ -269,7 +319,16 @@ def summary(records: list[Record]) -> dict[str, Any]:
         row = {k: estimate(run["result"][k] for run in runs) for k in ("error", "best")}
         teachers.setdefault(known, {})[rank] = row
     similarities = _similarities(kinds["pair"])
-    return {"teacher": teachers, "budget": budget, "ranks": ranks, "similarity": similarities}
+    wholes = [run["result"]["whole"] for run in kinds["cut"]]
+    cuts = {
+        rank: {
+            "exact_match": common.named(kinds["cut"], "cut", str(rank)),
+            "less_whole": difference((r["result"]["cut"][str(rank)] for r in kinds["cut"]), wholes),
+        }
+        for rank in (0, *CUTS)
+    }
+    parts = {"budget": budget, "ranks": ranks, "similarity": similarities}
+    return {"teacher": teachers, **parts, "cut": cuts, "whole": estimate(wholes)}
 
 
 def _similarities(records):
@@ -293,6 +352,49 @@ def _similarities(records):
                 for kind in kinds
             }
     return similarities
+
+
+def _intrinsic(s):
+    found = s["cut"][CUT_RANK]["less_whole"]
+    verdict, p = as_good(found, MARGIN)
+    said = "; ".join(f"rank {r}: {row['exact_match']:.3f}" for r, row in s["cut"].items())
+    return Finding(f"cut to rank {CUT_RANK} less all of it: {shown(found)}; {said}", verdict, p)
+
+
+def _reaches(s):
+    errors = {k: {r: row["error"] for r, row in of.items()} for k, of in s["teacher"].items()}
+    left = max(e.mean for k, row in errors.items() for r, e in row.items() if r >= k)
+    at_elbows = [row[known] for known, row in errors.items()]
+    deviation, n = max(error.sd for error in at_elbows), at_elbows[0].n
+    return Finding(
+        f"a known change of rank {', '.join(map(str, errors))} is met from that rank on: what is "
+        f"left is at most {left:.1e} ± {deviation:.0e} of it (n = {n})",
+        HOLDS if left < 1e-3 else FAILS,
+    )
+
+
+QUESTIONS = (
+    Question(
+        "L2",
+        "The change that a task needs is of low rank: full fine-tuning's own change",
+        "the trained weights, the words; embeddings and norms keep their change",
+        f"every linear's change cut to rank {CUT_RANK}, a sixteenth of the width: as good but for "
+        f"{MARGIN} of exact match",
+        "a score that falls with the cut",
+        "that another change of lower rank would do: cutting afterwards is the harder test. Rank 0 "
+        "shows what embeddings and norms do alone",
+        _intrinsic,
+    ),
+    Question(
+        "L2",
+        "LoRA of rank r finds a change of rank r (Eckart and Young): optimisation, not tasks",
+        "one linear, white inputs",
+        "holds: less than a thousandth of the change is left from its rank on",
+        "a larger rest",
+        "what rank a task needs: that is the row above",
+        _reaches,
+    ),
+)
 
 
 def table(records: list[Record]) -> str:
@@ -323,7 +425,13 @@ def table(records: list[Record]) -> str:
         for kind, values in kinds.items()
     ]
     end = ["rate", "exact match", "loss"]
+    cut = [
+        [rank, f"{row['exact_match']:.3f}", shown(row["less_whole"])]
+        for rank, row in s["cut"].items()
+    ]
+    cut_head = ["full fine-tuning cut to rank", "exact match", f"less all of it, {s['whole']:.3f}"]
     tables = [
+        markdown(cut_head, cut),
         markdown(["r* of the teacher", *(f"r = {rank}" for rank in RANKS)], teachers),
         markdown(["adapted", "rank", "trainable", *end], budget),
         markdown(["", "‖ΔW‖", "‖Uᵀ W V‖", "amplification", *end], ranks),
@@ -343,7 +451,7 @@ def figure(records: list[Record], path: Path) -> None:
         names = [f"{titles[t]}, r = {row['rank']}" for t, row in s["budget"].items()]
         matches = [row["exact_match"] for row in s["budget"].values()]
         common.scores_by_name(budget, names, matches, plots.LOOKS["lora"])
-        budget.set_title("One budget, different weights")
+        budget.set_title("One budget, different weights (bars: sd of 5 seeds)", fontsize=12)
 
 
 def _draw_teacher(axes, teachers):
@@ -372,9 +480,9 @@ def _draw_similarity(axes, titles):
     axes.axhline(0, color=plots.INK, lw=1)
     axes.set_xticks([1, 2, 4, 8])
     axes.set(xlabel="first i directions of each", ylabel="φ(i, i) less chance")
-    axes.set_title("Rank 8 and rank 64, two seeds")
+    axes.set_title("Rank 8 and 64, two seeds (bars: sd of 3 pairs)", fontsize=12)
     axes.legend()
 
 
 TITLE = "LoRA: how much rank, which directions, which weights"
-STUDY = Study("lora", TITLE, cells, quick, run, summary, table, figure, then)
+STUDY = Study("lora", TITLE, cells, quick, run, summary, table, figure, QUESTIONS, then)

@@ -1,11 +1,9 @@
-"""Claim: "LoRA-FA needs less memory at the same quality" (LoRA-FA: Zhang et al. 2023,
-arXiv:2308.03303).
+"""LoRA-FA (Zhang et al. 2023, arXiv:2308.03303): the memory that it needs at an equal rank, and its
+corrected gradient. What memory it needs at an equal quality is the question of `cost`.
 
-Quality: the past tense from 300 words, LoRA-FA and LoRA at every rank from 1 to 64, each at the
-rate that the validation words chose for it at that rank. Memory: the ledger's bytes, which are
-those that a step really holds. And the corrected gradient of the paper's 2026 version, dB (A Aᵀ)⁻¹
-/ s²: by gradient descent and by Adam, on a linear problem whose steps are known in closed form, and
-on the words.
+Memory: the ledger's bytes, which are those that a step really holds. And the corrected gradient of
+the paper's 2026 version, dB (A Aᵀ)⁻¹ / s²: by gradient descent and by Adam, on a linear problem
+whose steps are known in closed form, and on the words.
 """
 
 from pathlib import Path
@@ -14,7 +12,18 @@ from typing import Any
 
 from minilora.lab.cells import Cell, Record, grid
 from minilora.lab.runs import fit, the_model
-from minilora.lab.statistics import by_exact_match, chosen, difference, estimate, lowest
+from minilora.lab.statistics import (
+    FAILS,
+    HOLDS,
+    UNKNOWN,
+    Estimate,
+    chosen,
+    difference,
+    estimate,
+    higher,
+    lower,
+    lowest,
+)
 from minilora.lab.sweep import word_run
 from minilora.lab.table import markdown
 from minilora.llama.model import ModelConfig
@@ -29,36 +38,17 @@ from minilora.tuning.train import gradients, train
 
 from . import Study, common
 from ._linear_fit import solve
+from ._question import MARGIN, Finding, Question, shown
 
-RANKS = (1, 2, 4, 8, 16, 32, 64)
-RATES: dict[str, dict[int, tuple[float, ...]]] = {  # method -> rank -> around the best
-    "lora": {
-        1: (0.01, 0.02, 0.05, 0.1),
-        2: (0.01, 0.02, 0.05),
-        4: (0.01, 0.02, 0.05),
-        8: (0.005, 0.01, 0.02),
-        16: (0.002, 0.005, 0.01, 0.02),
-        32: (0.002, 0.005, 0.01),
-        64: (0.001, 0.002, 0.005),
-    },
-    "lora_fa": {
-        1: (0.1, 0.2, 0.5, 1.0),
-        2: (0.1, 0.2, 0.5, 1.0),
-        4: (0.05, 0.1, 0.2),
-        8: (0.02, 0.05, 0.1, 0.2),
-        16: (0.01, 0.02, 0.05),
-        32: (0.005, 0.01, 0.02),
-        64: (0.002, 0.005, 0.01),
-    },
-}
-CORRECTED_RANKS = (4, 64)  # at which the words are learned by the corrected gradient too
+RANKS = (4, 64)  # at which the words are learned, plainly and by the corrected gradient
+MIDDLE = {4: 0.1, 64: 0.005}  # of the first grids
+FIRST, TURNS = 3, 6
 SGD_RATES = {4: (2.0, 4.0, 8.0, 16.0), 64: (0.5, 1.0, 2.0, 4.0, 8.0)}
 ADAM_RATES = [float(10 ** (k / 4)) for k in range(-8, 3)]
 LINEAR = ((128, 1), (128, 4), (128, 16), (128, 64), (64, 32), (256, 64), (4096, 8), (4096, 64))
 KNOWN_CONDITION = {(4096, 8): 1.12, (4096, 64): 1.6, (256, 64): 7.4}  # measured elsewhere
 Q_V, ALL = ["q_proj", "v_proj"], "all-linear"
-SEEDS = range(3)  # every rate runs with these, and they choose
-MORE_SEEDS = range(3, 7)  # only the chosen rates run with these
+SEEDS = range(3)  # of gradient descent on the words
 
 # ------------------------------------------------------------------------------------------- cells
 
@@ -66,11 +56,9 @@ MORE_SEEDS = range(3, 7)  # only the chosen rates run with these
 def cells() -> list[Cell]:
     """Quality by rank, the corrected gradient, memory, seconds a step."""
     adam, sgd = [], []
-    for method, by_rank in RATES.items():
-        for rank, rates in by_rank.items():
-            adam += _words(method, rank, rates, corrected=False)
-            if method == "lora_fa" and rank in CORRECTED_RANKS:
-                adam += _words(method, rank, rates, corrected=True)
+    for rank, middle in MIDDLE.items():
+        for corrected in (False, True):
+            adam += _words(rank, common.around(middle), corrected)
     for rank, rates in SGD_RATES.items():
         both = _sgd(rank, [False, True], rates)
         sgd += grid(**both, steps=100, words=300, seed=SEEDS)
@@ -85,10 +73,8 @@ def cells() -> list[Cell]:
 
 
 def then(records: list[Record]) -> list[Cell]:
-    """Further seeds of each rank at the rate that validation chose."""
-    best = [runs[0]["cell"] for runs in at_best_rates(common.by_kind(records)["words"])]
-    plain = [cell for cell in best if not cell["options"].get("corrected")]
-    return [{**cell, "seed": seed} for cell in plain for seed in MORE_SEEDS]
+    """Wider grids, and further seeds at the chosen rates."""
+    return common.searched(common.by_kind(records)["words"], FIRST)
 
 
 def quick() -> list[Cell]:
@@ -120,10 +106,10 @@ def _memory() -> list[Cell]:
     ]
 
 
-def _words(method, rank, rates, corrected) -> list[Cell]:
-    fixed = {"method": method, "task": "past", "train_size": 300, "rank": rank, "targets": [Q_V]}
-    options = {"corrected": corrected} if method == "lora_fa" else {}
-    return grid(kind="words", **fixed, steps=150, options=options, lr=rates, seed=SEEDS)
+def _words(rank, rates, corrected) -> list[Cell]:
+    fixed = {"method": "lora_fa", "task": "past", "train_size": 300, "rank": rank}
+    fixed |= {"targets": [Q_V], "options": {"corrected": corrected}}
+    return grid(kind="words", **fixed, steps=150, lr=rates, seed=common.TUNING)
 
 
 # -------------------------------------------------------------------------------------------- runs
@@ -183,15 +169,15 @@ def memory(shape, method, targets, rank, dropout, rows, tokens) -> dict[str, int
 
 
 def seconds(rank, targets, steps, seed) -> dict[str, float]:
-    """Median seconds a step of LoRA and of LoRA-FA, in turns on the same batches."""
+    """Median seconds a step of LoRA and of LoRA-FA in each of several turns on the same batches."""
     model, _, _, batches = common.setting(seed, rank=rank, steps=steps)
 
     def of_steps(method):
         tuned = attach(model, method, rank=rank, targets=targets, seed=seed)
-        return train(tuned, batches, steps=steps, lr=1e-3, progress=False).seconds
+        return [median(train(tuned, batches, steps=steps, lr=1e-3, progress=False).seconds)]
 
-    taken = common.in_turns(of_steps, ("lora", "lora_fa"), 4)
-    return {f"{method}_seconds": median(values) for method, values in taken.items()}
+    taken = common.in_turns(of_steps, ("lora", "lora_fa"), TURNS)
+    return {f"{method}_seconds": values for method, values in taken.items()}
 
 
 # ----------------------------------------------------------------------------------------- summary
@@ -205,36 +191,28 @@ def summary(records: list[Record]) -> dict[str, Any]:
         "scalar": _scalar_summary,
         "linear": _linear_summary,
         "memory": _memory_summary,
-        "seconds": lambda runs: runs[0]["result"],
+        "seconds": _seconds_summary,
     }
     kinds = common.by_kind(records)
     return {kind: part(kinds[kind]) for kind, part in parts.items() if kind in kinds}
 
 
-def at_best_rates(records: list[Record]) -> list[list[Record]]:
-    """Of each method, rank and gradient all runs at the rate that validation chose."""
-    return chosen(records, by_exact_match, seeds=SEEDS)
-
-
 def words_summary(records: list[Record]) -> dict[str, dict[int, dict[str, Any]]]:
-    """name -> rank -> the test scores at the rate that validation chose; LoRA-FA by its corrected
-    gradient is a name of its own.
-    """
+    """ "plain" and "corrected" -> rank -> the test scores at the rate that validation chose."""
     names: dict[str, dict[int, dict[str, Any]]] = {}
-    for runs in at_best_rates(sorted(records, key=lambda record: record["cell"]["seed"])):
-        cell, tests = runs[0]["cell"], [run["result"]["test"] for run in runs]
-        scores = [test["exact_match"] for test in tests]
-        name = cell["method"] + ("_corrected" if cell["options"].get("corrected") else "")
+    for runs in common.at_best_rates(records):
+        cell = runs[0]["cell"]
+        name = "corrected" if cell["options"]["corrected"] else "plain"
         names.setdefault(name, {})[cell["rank"]] = {
             **common.row_of(runs, records),
-            "exact_match": estimate(scores),
-            "loss": estimate(test["loss"] for test in tests),
-            "seeds": scores,
+            "exact_match": common.named(runs, "test", "exact_match"),
+            "loss": common.named(runs, "test", "loss"),
+            "seeds": {r["cell"]["seed"]: r["result"]["test"]["exact_match"] for r in runs},
         }
-    lora = names.get("lora", {})
-    for rank, row in names.get("lora_fa", {}).items():
-        if rank in lora:
-            row["less_lora"] = difference(row["seeds"], lora[rank]["seeds"])
+    for rank, row in names.get("corrected", {}).items():
+        plain = names["plain"][rank]["seeds"]
+        seeds = sorted(set(row["seeds"]) & set(plain))
+        row["less_plain"] = difference(*([of[k] for k in seeds] for of in (row["seeds"], plain)))
     return names
 
 
@@ -247,6 +225,12 @@ def _sgd_summary(records):
         name = "corrected" if cell["corrected"] else "plain"
         ranks.setdefault(cell["rank"], {})[name] = {"lr": cell["lr"], "loss": loss}
     return ranks
+
+
+def _seconds_summary(records):
+    """The seconds of LoRA-FA's step as a share of LoRA's, turn by turn."""
+    ours, theirs = (records[0]["result"][f"{m}_seconds"] for m in ("lora_fa", "lora"))
+    return {"share": estimate(a / b for a, b in zip(ours, theirs, strict=True))}
 
 
 def _scalar_summary(records):
@@ -289,19 +273,81 @@ def _memory_summary(records):
     return places
 
 
+# --------------------------------------------------------------------------------------- questions
+
+
+def _kept(s):
+    shares = [row["activations_saved"] for row in s["memory"].values()]
+    everything = [row["all_saved"] for row in s["memory"].values()]
+    return Finding(
+        f"{100 * min(shares):.0f} to {100 * max(shares):.0f} % less kept for backward at equal rank, "
+        f"{100 * min(everything):.1f} to {100 * max(everything):.1f} % less of all bytes, by model, "
+        "rank and linears; counted",
+        HOLDS if min(shares) > 0 else FAILS,
+    )
+
+
+def _efficient(s):
+    share = s["seconds"]["share"]
+    gain = Estimate(share.mean - 1, share.sd, share.n)
+    verdict, p = lower(gain, 0.05)
+    text = f"a step at rank 4, all linears, beside LoRA's: {shown(gain.times(100), '+.1f', '%')}"
+    return Finding(f"{text}; there is no gradient of A and no moment of it", verdict, p)
+
+
+def _corrected(s):
+    gaps = {rank: row["less_plain"] for rank, row in s["words"]["corrected"].items()}
+    judged = {rank: higher(gap, MARGIN) for rank, gap in gaps.items()}
+    said = "; ".join(f"rank {rank}: {shown(gap)}" for rank, gap in gaps.items())
+    same = {verdict for verdict, _ in judged.values()}
+    verdict = same.pop() if len(same) == 1 else UNKNOWN
+    return Finding(f"less plain LoRA-FA, {said}", verdict, max(p for _, p in judged.values()))
+
+
+QUESTIONS = (
+    Question(
+        "F2",
+        "LoRA-FA needs less activation memory: at an equal rank",
+        "model, rows, rank, linears; no dropout, no recomputation",
+        "counted: holds if it keeps fewer bytes for backward in every case",
+        "inputs that are kept for another reason, as o_proj's",
+        "equal quality, which needs a higher rank: see cost",
+        _kept,
+    ),
+    Question(
+        "F3",
+        "LoRA-FA's training is simpler and more efficient: the time of a step",
+        "batches, rank, linears, one thread, turn by turn",
+        "holds: the interval of its time less LoRA's lies below 0; does not hold: above -5 %",
+        "a step that takes as long",
+        "another machine; the higher rank and the steps that equal quality needs",
+        _efficient,
+    ),
+    Question(
+        "F5",
+        "LoRA-FA's quality stays high: the corrected gradient of 2026 improves it, under AdamW",
+        "words, batches, steps, rank, seeds; each at its own rate",
+        f"higher: the interval lies above 0; does not hold: below {MARGIN}; at ranks 4 and 64 alike",
+        "a gain at both ranks",
+        "gradient descent, where it does help (the table); wider layers",
+        _corrected,
+    ),
+)
+
 # ------------------------------------------------------------------------------- table and figure
 
 
 def table(records: list[Record]) -> str:
-    """Markdown: quality by rank, memory, the corrected gradient."""
+    """Markdown: memory, the corrected gradient."""
     s = summary(records)
-    lora, fa, corrected = (s["words"][name] for name in ("lora", "lora_fa", "lora_fa_corrected"))
     quality = [
         [
             rank,
-            *(f"{m[rank]['exact_match']:.3f|.2g} ({common.rate_of(m[rank])})" for m in (lora, fa)),
-            f"{fa[rank]['less_lora']:.3f|.2g}",
-            f"{corrected[rank]['exact_match']:.3f|.2g}" if rank in corrected else "–",
+            *(
+                f"{s['words'][n][rank]['exact_match']:.3f} ({common.rate_of(s['words'][n][rank])})"
+                for n in ("plain", "corrected")
+            ),
+            shown(s["words"]["corrected"][rank]["less_plain"]),
         ]
         for rank in RANKS
     ]
@@ -325,8 +371,8 @@ def table(records: list[Record]) -> str:
     of_steps = ["condition of A Aᵀ", "SGD steps", "corrected", "Adam steps", "corrected"]
     of_memory = ["kept by LoRA", "by LoRA-FA", "saved", "of all bytes"]
     tables = [
-        (["rank", "LoRA (rate)", "LoRA-FA (rate)", "difference", "LoRA-FA corrected"], quality),
         (["model", "targets", "rank", *of_memory], sizes),
+        (["rank", "LoRA-FA (rate)", "corrected (rate)", "corrected less plain"], quality),
         (["width, rank", *of_steps], steps),
         (["rank", "test loss by SGD (rate)", "corrected (rate)"], descent),
     ]
@@ -334,26 +380,13 @@ def table(records: list[Record]) -> str:
 
 
 def figure(records: list[Record], path: Path) -> None:
-    """Left: exact match by rank. Middle: bytes kept for backward. Right: what the corrected
-    gradient does for gradient descent and for Adam.
+    """Left: bytes kept for backward. Right: what the corrected gradient does for gradient descent
+    and for Adam.
     """
-    s, ratios = summary(records), (1.1, 1, 1)
-    with common.panels(path, 15, 5.2, 1, 3, width_ratios=ratios) as (left, middle, right):
-        _draw_quality(left, s["words"])
-        _draw_kept(middle, s["memory"])
+    s = summary(records)
+    with common.panels(path, 12, 5.2, 1, 2) as (left, right):
+        _draw_kept(left, s["memory"])
         _draw_corrected(right, s["linear"])
-
-
-def _draw_quality(axes, words):
-    for name, title in (("lora", "LoRA"), ("lora_fa", "LoRA-FA")):
-        matches = [row["exact_match"] for row in words[name].values()]
-        common.errorbars(axes, words[name], matches, plots.LOOKS[name], capsize=4, label=title)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(RANKS, [str(rank) for rank in RANKS])
-    axes.set_xlabel("rank, each at its own best rate")
-    axes.set_ylabel("share of 655 held-out words exact")
-    axes.set_title("Quality")
-    axes.legend(loc="lower right")
 
 
 def _draw_kept(axes, memory):
@@ -390,11 +423,11 @@ def _draw_corrected(axes, linear):
     axes.set_yscale("log")
     axes.set_xlabel("rank of A (r, 128)")
     axes.set_ylabel("steps to 1 % of the excess loss")
-    axes.set_title("Corrected gradient, a linear fit")
+    axes.set_title("Corrected gradient, a linear fit (bars: sd of 5 seeds)")
     axes.set_yticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
     axes.minorticks_off()
     axes.legend(loc="center left", bbox_to_anchor=(0, 0.62), fontsize=12)
 
 
-TITLE = "Does LoRA-FA need less memory at the quality of a tuned LoRA?"
-STUDY = Study("lora_fa", TITLE, cells, quick, run, summary, table, figure, then)
+TITLE = "What does LoRA-FA keep at an equal rank, and what does its corrected gradient do?"
+STUDY = Study("lora_fa", TITLE, cells, quick, run, summary, table, figure, QUESTIONS, then)

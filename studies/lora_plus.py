@@ -18,12 +18,23 @@ import numpy as np
 
 from minilora.lab.cells import Cell, Record, grid
 from minilora.lab.runs import fit
-from minilora.lab.statistics import chosen, estimate, rounded
+from minilora.lab.statistics import (
+    FAILS,
+    HOLDS,
+    UNKNOWN,
+    Estimate,
+    as_good,
+    chosen,
+    estimate,
+    higher,
+    rounded,
+)
 from minilora.lab.table import markdown
 from minilora.support import plots
 from minilora.tuning.train import Diverged
 
 from . import Study, _small_models, common
+from ._question import Finding, Question, shown
 
 WIDTHS = tuple(4**k for k in range(2, 9))  # of the linear toy
 TOY_RATES = [float(10 ** (k / 8)) for k in range(-48, 9)]
@@ -38,8 +49,8 @@ LAYER_WIDTHS = (64, 128, 256, 512)
 LAYER_RATES = [float(10 ** (k / 4)) for k in range(-12, 1)]
 RATIOS = (1, 2, 4, 8, 16, 32, 64)
 WORD_RATES = [0.04 / 2**k for k in range(7)]  # of A
-BAND = (0.005, 0.045)  # of lr √ratio: outside of it nothing learns in time
-SEEDS = 4
+BAND = (0.0035, 0.045)  # of lr √ratio: outside of it nothing learns in time
+SEEDS = 5
 TARGETS = (0.4, 0.3)  # loss, nats a token; 0.2 is beyond the 80 steps of most runs of any ratio
 NEAR = 1.05  # the basin: pairs of rates that need at most so many times the fewest steps
 VALIDATION, TEST = 1, 2  # places of the losses in a point of a curve, after the step
@@ -139,14 +150,14 @@ def same(lr, seed, steps) -> dict[str, float]:
 
 
 def seconds(steps, seed) -> dict[str, float]:
-    """Median seconds a step of LoRA and of LoRA+, the two in turns on the same batches."""
+    """Median seconds a step of LoRA and of LoRA+ in each of several turns on the same batches."""
     model, settings, _, batches = common.setting(seed, schedule="constant", steps=steps)
 
     def of_steps(method):
-        return fit(settings.attach(model, method, seed), batches, settings, 0.002).seconds
+        return [median(fit(settings.attach(model, method, seed), batches, settings, 0.002).seconds)]
 
-    taken = common.in_turns(of_steps, ("lora", "lora_plus"), 4)
-    return {f"{method}_seconds": median(values) for method, values in taken.items()}
+    taken = common.in_turns(of_steps, ("lora", "lora_plus"), 6)
+    return {f"{method}_seconds": values for method, values in taken.items()}
 
 
 # ----------------------------------------------------------------------------------------- summary
@@ -275,9 +286,110 @@ def _same_summary(records):
 
 
 def _seconds_summary(records):
-    taken = records[0]["result"]
-    return {**taken, "plus_over_lora": taken["lora_plus_seconds"] / taken["lora_seconds"]}
+    ours, theirs = (records[0]["result"][f"{m}_seconds"] for m in ("lora_plus", "lora"))
+    return {"plus_over_lora": estimate(a / b for a, b in zip(ours, theirs, strict=True))}
 
+
+# --------------------------------------------------------------------------------------- questions
+
+
+def _layer(s):
+    """log10 of the fastest ratio of one layer, at every width: is it above 0, and that of LoRA+?"""
+    gaps = {n: row["log10_ratio"] for n, row in s["layer"].items()}
+    judged = {n: higher(gap, math.log10(2)) for n, gap in gaps.items()}
+    verdicts = {verdict for verdict, _ in judged.values()}
+    verdict = verdicts.pop() if len(verdicts) == 1 else UNKNOWN
+    if FAILS in verdicts and HOLDS not in verdicts:  # on some widths surely not, on none surely
+        verdict = FAILS
+    fails = [p for v, p in judged.values() if v == FAILS]
+    p = (
+        min(1.0, len(judged) * min(fails))
+        if verdict == FAILS
+        else max(p for _, p in judged.values())
+    )
+    said = "; ".join(f"width {n}: {shown(gap, '+.2f')}" for n, gap in gaps.items())
+    return Finding(f"log₁₀ η_B/η_A of the fastest pairs, {said}", verdict, p)
+
+
+def _limit(s):
+    toy = s["toy"]
+    widths = toy["widths"]
+    first, last = widths[min(widths)], widths[max(widths)]
+    gains = [row["steps"].mean - row["steps_apart"].mean for row in (first, last)]
+    theory = abs(toy["exponent"].mean + 0.5) < 0.03 and gains[1] > gains[0]
+    return Finding(
+        f"one linear unit: the best equal rate falls as n^({toy['exponent']:.3f|.2g}), theory -1/2, "
+        f"and its steps grow from {first['steps']} to {last['steps']} between widths "
+        f"{min(widths):,} and {max(widths):,}; with two rates {first['steps_apart']} and "
+        f"{last['steps_apart']} (n = {first['steps'].n})",
+        HOLDS if theory else FAILS,
+        when="one number learns one sample by gradient descent" if theory else "",
+    )
+
+
+def _words_faster(s):
+    words, target = s["words"], min(s["words"])
+    ratios = {n: row for n, row in words[target]["ratios"].items() if n > 1}
+    steps = words[target]["validation_steps"]
+    best = min(ratios, key=lambda n: steps[n, ratios[n]["lr"]])
+    saved = ratios[best]["saved"]
+    verdict, p = higher(saved, 0.1)
+    return Finding(
+        f"the ratio that validation chose, {best}, saves {shown(saved.times(100), '+.0f', '%')} of "
+        f"LoRA's steps to a loss of {target}; ratio 16: "
+        f"{shown(ratios[16]['saved'].times(100), '+.0f', '%')}",
+        verdict,
+        p,
+    )
+
+
+def _same_cost(s):
+    found = s["seconds"]["plus_over_lora"]
+    gap = Estimate(1 - found.mean, found.sd, found.n)
+    verdict, p = as_good(gap, 0.05)
+    return Finding(f"a step takes {found:.3f} of LoRA's time; the same arrays are kept", verdict, p)
+
+
+QUESTIONS = (
+    Question(
+        "P2",
+        "LoRA+ converges faster: in the limit of large widths",
+        "one linear unit, one sample, gradient descent; the best equal rate against two rates",
+        "holds: the best equal rate falls as n^-1/2 within 0.03 and the steps saved grow",
+        "steps that do not grow with the width",
+        "anything but a scalar: the next row has a layer, the one after it words",
+        _limit,
+    ),
+    Question(
+        "P1 P2",
+        "B wants the larger rate: one layer under AdamW, widths 64 to 512",
+        "layer, data, steps; every pair of 13 × 13 rates",
+        "log₁₀ of the ratio of the fastest pairs (within 5 % of the fewest steps); at each width "
+        "holds: the interval lies above 0; does not hold: below log₁₀ 2. All widths: one verdict, "
+        "or does not hold where some do not and none does",
+        "fastest pairs with the larger rate on B",
+        "other widths, losses and optimizers; the basin is broad, and its middle is one number of it",
+        _layer,
+    ),
+    Question(
+        "P2 P5",
+        "LoRA+ converges faster: on words, each ratio at its own rate",
+        "words, batches, seeds, a constant rate; ratio and rate chosen by steps on validation words",
+        "holds: the interval of the share of steps saved lies above 0; does not hold: below 10 %",
+        "LoRA at its own rate being as fast",
+        "large widths, where the theory speaks",
+        _words_faster,
+    ),
+    Question(
+        "P4",
+        "LoRA+ has the same savings as LoRA: the time of a step",
+        "batches, one thread, turn by turn",
+        "holds: its time is surely less than 5 % above LoRA's",
+        "a slower step",
+        "-",
+        _same_cost,
+    ),
+)
 
 # ------------------------------------------------------------------------------- table and figure
 
@@ -351,7 +463,7 @@ def _draw_toy(axes, widths):
     axes.set_ylim(0, 14)
     axes.set_xlabel("width n")
     axes.set_ylabel("steps until |f − y| < 0.01")
-    axes.set_title("One number, gradient descent")
+    axes.set_title("One number, gradient descent (bars: sd)")
     axes.legend(loc="lower right", fontsize=12)
 
 
@@ -390,9 +502,9 @@ def _draw_ratios(axes, targets):
     axes.set_ylim(0, 1.45 * axes.get_ylim()[1])  # room for the legend
     axes.set_xlabel("ratio η_B / η_A, each at its own best η_A")
     axes.set_ylabel("optimizer steps to a test loss")
-    axes.set_title("The word lab: past tense")
+    axes.set_title("The word lab: past tense (bars: sd)")
     axes.legend(loc="upper right")
 
 
 TITLE = "Does LoRA+ need fewer steps than a LoRA whose rate is tuned?"
-STUDY = Study("lora_plus", TITLE, cells, quick, run, summary, table, figure)
+STUDY = Study("lora_plus", TITLE, cells, quick, run, summary, table, figure, QUESTIONS)

@@ -19,7 +19,7 @@ import numpy as np
 
 from minilora.formats.models import load_model
 from minilora.lab.cells import Cell, Record, grid
-from minilora.lab.statistics import estimate, rounded
+from minilora.lab.statistics import FAILS, HOLDS, estimate, rounded
 from minilora.lab.table import markdown
 from minilora.lab.word_adapters import NAMES, open_library
 from minilora.llama.model import Llama
@@ -30,6 +30,7 @@ from minilora.tuning.checkpoints import fingerprint
 from minilora.tuning.library import Library
 
 from . import Study, common
+from ._question import Finding, Question
 
 SWITCHES, SEEDS, WORDS = 1000, tuple(range(5)), 200  # words: held out, of each task
 CHECKED = (1, 3, 10, 30, 100, 300, 1000)  # switches after which the drift is measured
@@ -269,6 +270,57 @@ def _scores_changed(result) -> int:
     return sum(before[name] != after[name] for name in before)
 
 
+def _swaps(s):
+    size, took, ways = s["bytes"], s["seconds"], s["ways"].values()
+    faults = ("copied", "switches_with_other_bits", "scores_changed", "base_changed")
+    still = not any(s[name] for name in (*faults, "adapters_changed"))
+    switches = max(next(iter(ways))["drift"])
+    return Finding(
+        f"beside the base {s['switches_with_other_bits']} of {s['orders']} × {switches:,} switches "
+        f"gave other bits and {s['scores_changed']} scores changed; a switch takes "
+        f"{1e6 * took['use_seconds']:.2g} µs, reading a model {1e3 * took['load_model_seconds']:.2g} "
+        f"ms; base and five adapters are {size['library_bytes']:,} bytes, five models "
+        f"{size['models_bytes']:,}",
+        HOLDS if still else FAILS,
+    )
+
+
+def _merges(s):
+    ways = s["ways"].values()
+    switches = max(next(iter(ways))["drift"])
+    moved = " or ".join(f"{row['drift'][switches]['logit']:.1e|.0e}" for row in ways)
+    changed = sum(row["scores_changed"] for row in ways)
+    cases = sum(row["orders"] for row in ways) * s["bytes"]["adapters"]
+    return Finding(
+        f"after {switches:,} switches a logit has moved by {moved} (rounded once, in place; n = "
+        f"{s['orders']} orders each), {changed} of {cases} scores changed",
+        FAILS if changed else HOLDS,
+        when="" if changed else "the last bits of float32 do not matter",
+    )
+
+
+QUESTIONS = (
+    Question(
+        "L8 L3",
+        "The parameters of a task are swapped quickly, without retraining; W stays untouched",
+        "one base, five adapters, a thousand switches in five orders",
+        "counted: holds if no bit of base, adapters or logits and no score changes",
+        "one bit that changes",
+        "adapters in another process or on a device, whose copying takes time",
+        _swaps,
+    ),
+    Question(
+        "L8",
+        "… also by adding to the weights and subtracting again",
+        "the same orders",
+        "counted: holds, where last bits do not matter, if no score changes",
+        "a score that changes",
+        "16-bit weights, where the rounding is larger",
+        _merges,
+    ),
+)
+
+
 def table(records: list[Record]) -> str:
     """What moved, what it takes, what it weighs."""
     s = summary(records)
@@ -337,4 +389,4 @@ def _draw_times(axes, took):
 
 
 TITLE = "Five adapters on one base, switched a thousand times: does anything change?"
-STUDY = Study("swapping", TITLE, cells, quick, run, summary, table, figure)
+STUDY = Study("swapping", TITLE, cells, quick, run, summary, table, figure, QUESTIONS)

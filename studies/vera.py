@@ -1,10 +1,10 @@
 """VeRA: "shrinks the adapter and moves between systems easily".
 
-Past tense, 300 words, q_proj and v_proj: loss against trainable numbers over ranks, beside LoRA.
-Then, at one rank, the variants of the paper's tables 6 and 7: only b or only d trained, d's start,
-the draw of A and B, and a pair of its own for every layer in place of the shared one. Every rate is
-chosen on validation words. Then the adapter's file: with A and B in it, without, and loaded by
-another process.
+Past tense, 300 words, q_proj and v_proj, at one rank: the variants of the paper's tables 6 and 7,
+only b or only d trained, d's start, the draw of A and B, and a pair of its own for every layer in
+place of the shared one. Every rate is chosen on validation words. Then the adapter's file: with A
+and B in it, without, and loaded by other processes: with other kernels, and with another number of
+threads. How VeRA's size and quality compare with LoRA's is the question of `cost`.
 
 Source: Kopiczko et al. 2023, arXiv:2310.11454, tables 6 to 8 and figure 2.
 """
@@ -23,7 +23,7 @@ import numpy as np
 
 from minilora.lab.cells import ONE_THREAD, Cell, Record, grid
 from minilora.lab.runs import the_model, trainable_numbers
-from minilora.lab.statistics import rounded
+from minilora.lab.statistics import FAILS, HOLDS, rounded
 from minilora.lab.table import markdown
 from minilora.methods import METHODS, vera
 from minilora.support import plots
@@ -32,15 +32,22 @@ from minilora.tuning.adapters import Tuned, attach
 from minilora.tuning.storage import load_adapter, save_adapter
 
 from . import Study, common
+from ._question import Finding, Question
 
-RANKS = (1, 4, 16, 64, 256, 1024)
+RANKS = (1, 4, 16, 64, 256, 1024)  # of files
 LORA_RANKS = (1, 2, 4, 8, 16)
-RATES = {"vera": (0.05, 0.1, 0.2, 0.5, 1.0), "lora": (0.005, 0.01, 0.02, 0.05, 0.1)}
-OWN_RATES = {  # variants whose steps are larger or smaller than with d = 0.1 and Kaiming's A, B
-    "only b": (0.2, 0.5, 1.0, 2.0, 5.0),
-    "only d": (0.005, 0.02, 0.05, 0.2, 0.5),
-    "d from 1": (0.005, 0.02, 0.05, 0.2, 0.5),
-    "A, B in [0, 0.1]": (0.1, 0.2, 0.5, 1.0),
+MIDDLE = 0.2  # of the first grids
+OWN_MIDDLE = {  # of variants whose steps are larger or smaller than with d = 0.1 and Kaiming's A, B
+    "only b": 1.0,
+    "only d": 0.04,
+    "d from 1": 0.04,
+    "A, B in [0, 0.1]": 0.4,
+}
+FIRST = 3
+ELSEWHERE = {  # other processes that load the file: what differs there
+    "the same": {},
+    "NumPy's BLAS in place of the kernels": {"MINILORA_KERNELS": "numpy"},
+    "two threads": dict.fromkeys(ONE_THREAD, "2"),
 }
 VARIANT_RANK = 64
 PUBLISHED = "as published"
@@ -60,29 +67,24 @@ COMMON = {"task": "past", "train_size": 300, "steps": 100}
 
 
 def cells() -> list[Cell]:
-    """Files; VeRA over ranks; its variants; LoRA over ranks."""
+    """Files; the first grid of every variant."""
     return [
         *grid(kind="file", method="vera", rank=RANKS, seed=0),
         *grid(kind="file", method="lora", rank=LORA_RANKS, seed=0),
-        *_training("vera", RATES["vera"], RANKS, PUBLISHED),
         *(
             cell
             for name in VARIANTS
-            if name != PUBLISHED
-            for cell in _training("vera", OWN_RATES.get(name, RATES["vera"]), VARIANT_RANK, name)
+            for cell in grid(
+                kind="train", method="vera", **COMMON, rank=VARIANT_RANK, variant=name,
+                lr=common.around(OWN_MIDDLE.get(name, MIDDLE)), seed=common.TUNING,
+            )
         ),
-        *_training("lora", RATES["lora"], LORA_RANKS, PUBLISHED),
-    ]
-
-
-def _training(method, rates, ranks, variant) -> list[Cell]:
-    tried = {"lr": rates, "rank": ranks, "variant": variant, "seed": common.TUNING}
-    return grid(kind="train", method=method, **COMMON, **tried)
+    ]  # fmt: skip
 
 
 def then(records: list[Record]) -> list[Cell]:
-    """Further seeds at the chosen rates."""
-    return common.more_seeds(common.by_kind(records)["train"])
+    """Wider grids, and further seeds at the chosen rates."""
+    return common.searched(common.by_kind(records)["train"], FIRST)
 
 
 def quick() -> list[Cell]:
@@ -154,8 +156,8 @@ def _redraw(shared, draw, seed):
 
 
 def file(method, rank, seed) -> dict[str, Any]:
-    """Bytes with A and B and without; does another process load the same adapter from the smaller
-    file?
+    """Bytes with A and B and without; do other processes load the same arrays from the smaller
+    file, and how far apart are their logits?
     """
     tuned = attach(the_model("base"), method, rank=rank, seed=seed)
     rng = np.random.default_rng(seed)
@@ -165,28 +167,46 @@ def file(method, rank, seed) -> dict[str, Any]:
         sizes = {"bytes": save_adapter(tuned, folder, save_projection=False)}
         if method == "vera":
             sizes["bytes_with_projections"] = save_adapter(tuned, Path(folder) / "whole")
-        there = _checksums_elsewhere(folder)
-    here = checksums(tuned)
-    same = {"checksums": here, "same_bits_elsewhere": here == there}
-    return {**sizes, "trainable": trainable_numbers(tuned), **same}
+        there = {name: _identity_elsewhere(folder, env) for name, env in ELSEWHERE.items()}
+    here, logits = identity(tuned), np.array(some_logits(tuned))
+    return {
+        **sizes,
+        "trainable": trainable_numbers(tuned),
+        "arrays": here,
+        "elsewhere": {
+            name: {
+                "same_arrays": found["arrays"] == here,
+                "logits_apart": rounded(float(abs(np.array(found["logits"]) - logits).max()), 2),
+                "same_answers": np.array_equal(
+                    np.argmax(found["logits"], axis=-1), np.argmax(logits, axis=-1)
+                ),
+            }
+            for name, found in there.items()
+        },
+    }
 
 
-def checksums(tuned: Tuned) -> dict[str, int]:
-    """CRC-32 of every array of the adapter together, and of the logits of some ids."""
+def identity(tuned: Tuned) -> int:
+    """CRC-32 of every array of the adapter together."""
+    return zlib.crc32(b"".join(tuned.arrays[key].tobytes() for key in sorted(tuned.arrays)))
+
+
+def some_logits(tuned: Tuned) -> list:
+    """The logits of some ids, as plain numbers."""
     ids = np.arange(2 * 12).reshape(2, 12) % tuned.config.vocab_size
-    arrays = b"".join(tuned.arrays[key].tobytes() for key in sorted(tuned.arrays))
-    return {"arrays": zlib.crc32(arrays), "logits": zlib.crc32(tuned.logits(ids).tobytes())}
+    return tuned.logits(ids).tolist()
 
 
-def print_checksums(folder: str) -> None:
-    """Load an adapter and print its checksums: runs in the other process."""
-    print(json.dumps(checksums(load_adapter(the_model("base"), folder))))
+def print_identity(folder: str) -> None:
+    """Load an adapter and print what it is: runs in the other process."""
+    tuned = load_adapter(the_model("base"), folder)
+    print(json.dumps({"arrays": identity(tuned), "logits": some_logits(tuned)}))
 
 
-def _checksums_elsewhere(folder):
-    command = f"from {__name__} import print_checksums; print_checksums({str(folder)!r})"
+def _identity_elsewhere(folder, changed):
+    command = f"from {__name__} import print_identity; print_identity({str(folder)!r})"
     package = Path(__file__).resolve().parents[1]
-    env = {**os.environ, **dict.fromkeys(ONE_THREAD, "1"), "PYTHONPATH": str(package)}
+    env = {**os.environ, **dict.fromkeys(ONE_THREAD, "1"), "PYTHONPATH": str(package), **changed}
     process = [sys.executable, "-W", "ignore", "-c", command]
     out = subprocess.run(process, capture_output=True, text=True, check=True, env=env)
     return json.loads(out.stdout)
@@ -196,76 +216,87 @@ def _checksums_elsewhere(folder):
 
 
 def summary(records: list[Record]) -> dict[str, Any]:
-    """{"vera", "lora": rank -> …}, {"variants": name -> …}, {"files": method -> rank -> …}."""
+    """{"variants": name -> …}, {"files": method -> rank -> …}."""
     kinds, files = common.by_kind(records), {"vera": {}, "lora": {}}
-    parts: dict[str, Any] = {"vera": {}, "lora": {}, "variants": {}, "files": files}
+    parts: dict[str, Any] = {"variants": {}, "files": files}
     for runs in common.at_best_rates(kinds["train"]):
-        cell = runs[0]["cell"]
-        row = common.row_of(runs, kinds["train"], "exact_match", "test_loss", "validation_loss")
-        if cell["variant"] == PUBLISHED:
-            parts[cell["method"]][cell["rank"]] = row
-        if cell["method"] == "vera" and cell["rank"] == VARIANT_RANK:
-            parts["variants"][cell["variant"]] = row
+        row = common.row_of(runs, kinds["train"], "exact_match", "test_loss")
+        parts["variants"][runs[0]["cell"]["variant"]] = row
     for record in kinds["file"]:
         files[record["cell"]["method"]][record["cell"]["rank"]] = record["result"]
     return parts
 
 
+def _moves(s):
+    files = s["files"]["vera"]
+    places = next(iter(files.values()))["elsewhere"]
+    said, sure = [], True
+    for name in places:
+        found = [file["elsewhere"][name] for file in files.values()]
+        arrays, answers = (sum(f[k] for f in found) for k in ("same_arrays", "same_answers"))
+        apart = max(f["logits_apart"] for f in found)
+        sure &= arrays == answers == len(found)
+        said.append(
+            f"{name}: {arrays} of {len(found)} × one file gave the same arrays, {answers} the same "
+            f"likeliest tokens, logits at most {apart:.0e} apart"
+        )
+    small, large = (files[VARIANT_RANK][k] for k in ("bytes", "bytes_with_projections"))
+    text = (
+        f"{'; '.join(said)}; rank {VARIANT_RANK}: {small:,} bytes without A and B, {large:,} with"
+    )
+    return Finding(
+        text, HOLDS if sure else FAILS, when="both sides draw A and B alike" if sure else ""
+    )
+
+
+QUESTIONS = (
+    Question(
+        "V6",
+        "Models fine-tuned with VeRA move between systems easily",
+        "one file without A and B, ranks 1 to 1,024",
+        "holds: other processes, with other kernels and another number of threads, draw the same "
+        "A and B bit for bit and give the same likeliest tokens; does not hold: one does not",
+        "an array or an answer that differs",
+        "another processor, operating system or library: one machine was used. PEFT draws A and B "
+        "with torch, and the tests compare both",
+        _moves,
+    ),
+)
+
+
 def table(records: list[Record]) -> str:
-    """Ranks with bytes, then the variants."""
+    """Files by rank, then the variants."""
     s = summary(records)
     ranks = [
         [
             f"{METHODS[method].title}, rank {rank}",
-            f"{row['trainable']:,}",
-            f"{(file := s['files'][method][rank])['bytes']:,}",
+            f"{file['trainable']:,}",
+            f"{file['bytes']:,}",
             f"{file['bytes_with_projections']:,}" if method == "vera" else "",
-            *common.rate_and_scores(row),
         ]
         for method in ("vera", "lora")
-        for rank, row in sorted(s[method].items())
+        for rank, file in sorted(s["files"][method].items())
     ]
     variants = [
         [name, f"{row['trainable']:,}", *common.rate_and_scores(row)]
         for name, row in s["variants"].items()
     ]
     end = ["rate", "exact match", "loss"]
-    first = markdown(["", "trainable", "bytes on disk", "with A and B", *end], ranks)
+    first = markdown(["q and v", "trainable", "bytes on disk", "with A and B"], ranks)
     return f"{first}\n\n{markdown([f'VeRA, rank {VARIANT_RANK}', 'trainable', *end], variants)}\n"
 
 
 def figure(records: list[Record], path: Path) -> None:
-    """Left loss against trainable numbers; right the variants."""
-    s = summary(records)
-    with common.panels(path, 13, 5.8, 1, 2, width_ratios=(1.25, 1)) as (left, right):
-        _draw_ranks(left, s)
-        look, variants = plots.LOOKS["vera"], s["variants"]
+    """The variants."""
+    variants = summary(records)["variants"]
+    look = plots.LOOKS["vera"]
+    with common.panels(path, 9, 5.4) as axes:
         matches = [row["exact_match"] for row in variants.values()]
-        common.scores_by_name(right, list(variants), matches, look, ms=9, elinewidth=1.4)
-        right.axvline(variants[PUBLISHED]["exact_match"].mean, color=look[0], ls=":", lw=1.6)
-        right.set_xlim(-0.02, 1)
-        right.set_title(f"VeRA at rank {VARIANT_RANK}, one thing changed")
+        common.scores_by_name(axes, list(variants), matches, look, ms=9, elinewidth=1.4)
+        axes.axvline(variants[PUBLISHED]["exact_match"].mean, color=look[0], ls=":", lw=1.6)
+        axes.set_xlim(-0.02, 1)
+        axes.set_title(f"VeRA at rank {VARIANT_RANK}, one thing changed (bars: sd of 5 seeds)")
 
 
-def _draw_ranks(axes, s):
-    aside = {"vera": dict(xytext=(-8, -20), ha="right"), "lora": dict(xytext=(0, 14), ha="center")}
-    for method, look in plots.looks(aside).items():
-        rows = dict(sorted(s[method].items()))
-        x, losses = [[row[k] for row in rows.values()] for k in ("trainable", "test_loss")]
-        title = METHODS[method].title
-        common.errorbars(axes, x, losses, look, label=title, capsize=4, elinewidth=1.4)
-        place = dict(textcoords="offset points", fontsize=11, color=look[0], **aside[method])
-        for rank, numbers, loss in zip(rows, x, losses):
-            text = f"r = {rank}" if rank == 1 else str(rank)
-            axes.annotate(text, (numbers, loss.mean), **place)
-    axes.set(xscale="log", yscale="log", xlabel="trainable numbers")
-    axes.set_xlim(axes.get_xlim()[0] / 1.35)
-    axes.set_ylabel("loss on held-out words (nats per token)")
-    axes.set_title("Past tense: what a trainable number buys")
-    common.plain_log(axes.xaxis)
-    common.plain_log(axes.yaxis)
-    axes.legend()
-
-
-TITLE = "VeRA: what rank, b, d, A and B do, and what a file of it weighs"
-STUDY = Study("vera", TITLE, cells, quick, run, summary, table, figure, then)
+TITLE = "VeRA: what b, d, A and B do, and what a file of it weighs"
+STUDY = Study("vera", TITLE, cells, quick, run, summary, table, figure, QUESTIONS, then)

@@ -1,0 +1,525 @@
+"""What quality costs: every technique, on several choices of linears and at several ranks, against
+the bytes of a step, the bytes of the adapter's file, and the seconds of a processor.
+
+Each arm is tuned by itself: three rates around a guess, extended until the best is inside; 300 past
+tenses, 150 steps of 32 words, two seeds that choose and three more. Bytes are the ledger's, those
+of a step on 32 × 29 tokens; seconds are of one thread, all arms in turns.
+
+Known before these runs: LoRA of rank 2 on all linears scored 0.904 ± 0.008 in 100 steps and full
+fine-tuning 0.907 ± 0.005; LoRA of rank 1 on v alone 0.751 ± 0.020, VeRA of rank 64 there 0.729; on
+q and v LoRA-FA of rank 64 scored as LoRA of rank 4 did, and held more bytes. The guesses of the
+first rates come from those runs.
+"""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minilora.lab.cells import Cell, Record
+from minilora.lab.runs import adapter_bytes, the_model, trainable_numbers
+from minilora.lab.statistics import (
+    FAILS,
+    HOLDS,
+    UNKNOWN,
+    Estimate,
+    as_good,
+    difference,
+    estimate,
+    lower,
+    middle,
+    resampled,
+    rounded,
+)
+from minilora.lab.table import markdown
+from minilora.memory import CATEGORIES, ledger
+from minilora.methods import METHODS
+from minilora.support import plots
+from minilora.text import tasks
+from minilora.tuning.adapters import attach
+from minilora.tuning.train import train
+
+from . import Study, _words, common
+from ._question import MARGIN, Finding, Question, shown
+
+ALL, QV, V = "all-linear", "q v", "v"
+PUBLISHED = {"start_step": 3}  # 2 % of 150 steps: the share of Delta-LoRA's K = 500, see delta_lora
+ROWS, TOKENS = 32, 29  # of the step whose bytes are counted
+SHORT = {ALL: "all", QV: "q, v", V: "v", "": ""}
+
+
+def arm(method: str, targets: str = "", rank: int = 0, **options: Any) -> Cell:
+    """One arm: what a cell says of it."""
+    fixed = {"targets": targets, "rank": rank} if rank else {}
+    return {"method": method, **fixed, "options": options}
+
+
+ARMS: list[tuple[Cell, float]] = [  # an arm, and the middle of its first grid
+    (arm("full"), 0.0005),
+    *((arm("lora", QV, r), lr) for r, lr in ((1, 0.04), (4, 0.02), (16, 0.005), (64, 0.0025))),
+    *((arm("lora", V, r), lr) for r, lr in ((1, 0.04), (4, 0.02), (16, 0.01))),
+    *((arm("lora", ALL, r), lr) for r, lr in ((1, 0.02), (2, 0.01), (4, 0.01), (16, 0.0025))),
+    # alpha 8 at every rank: by α/r, and by α/√r
+    *((arm("lora", ALL, r, alpha=8.0), lr) for r, lr in ((1, 0.005), (16, 0.01))),
+    (arm("lora", ALL, 4, alpha=8.0, rank_stabilized=True), 0.005),
+    *((arm("lora_fa", QV, r), lr) for r, lr in ((4, 0.1), (16, 0.02), (64, 0.005))),
+    *((arm("lora_fa", ALL, r), lr) for r, lr in ((4, 0.04), (16, 0.01), (64, 0.005))),
+    *((arm("vera", QV, r), 0.2) for r in (16, 64, 256)),
+    *((arm("vera", V, r), 0.2) for r in (16, 64, 256)),
+    *((arm("vera", ALL, r), 0.1) for r in (64, 256)),
+    (arm("delta_lora", QV, 4, **PUBLISHED), 0.01),
+    (arm("delta_lora", ALL, 2, **PUBLISHED), 0.005),
+    (arm("lora_plus", QV, 4), 0.005),
+    (arm("lora_plus", ALL, 2), 0.0025),
+]
+FIRST, TURNS, STEPS = 3, 4, 15
+COSTS = {  # name in a row -> label, unit
+    "total": ("MiB held in a step: weights, gradients, optimizer, kept for backward", 2**20),
+    "adapter": ("KiB of the adapter's file", 2**10),
+    "seconds": ("ms of one processor a step", 1e-3),
+}
+
+# ------------------------------------------------------------------------------------------- cells
+
+
+def cells() -> list[Cell]:
+    """The bytes and seconds of every arm, and the first grid of its rates."""
+    arms = [cell for cell, _ in ARMS]
+    return [
+        *({"kind": "bytes", **cell} for cell in arms),
+        {"kind": "seconds", "arms": arms, "turns": TURNS, "steps": STEPS, "seed": 0},
+        *(_learn(cell, lr, seed) for cell, middle in ARMS for lr in common.around(middle)
+          for seed in common.TUNING),
+    ]  # fmt: skip
+
+
+def _learn(cell: Cell, lr: float, seed: int) -> Cell:
+    return {"kind": "learn", **cell, "steps": 150, "lr": lr, "seed": seed}
+
+
+def then(records: list[Record]) -> list[Cell]:
+    """Wider grids, and further seeds at the chosen rates."""
+    return common.searched(common.by_kind(records)["learn"], FIRST)
+
+
+def quick() -> list[Cell]:
+    """Short ones of each kind but seconds."""
+    short = {"train_size": 40, "steps": 4, "lr": 0.01, "seed": 0}
+    return [
+        {"kind": "bytes", **arm("vera", V, 4)},
+        {"kind": "learn", **arm("delta_lora", QV, 2, start_step=2), **short},
+        {"kind": "learn", **arm("full"), **short},
+    ]
+
+
+# -------------------------------------------------------------------------------------------- runs
+
+
+def run(kind: str, **cell: Any) -> dict[str, Any]:
+    """One cell."""
+    return {"learn": _words.word_run, "bytes": sizes, "seconds": seconds}[kind](**cell)
+
+
+def attached(cell: Cell, seed: int = 0) -> Any:
+    """The arm on the shipped base."""
+    own = (
+        {"targets": _words.linears(cell["targets"]), "rank": cell["rank"]} if "rank" in cell else {}
+    )
+    return attach(the_model("base"), cell["method"], seed=seed, **own, **cell["options"])
+
+
+def sizes(**cell: Any) -> dict[str, Any]:
+    """The ledger's bytes of a step, its peak, and the bytes of the adapter's file."""
+    tuned = attached(cell)
+    predicted = ledger(tuned, ROWS, TOKENS)
+    parts = {name: int(predicted[name]) for name in CATEGORIES}
+    return {
+        "trainable": trainable_numbers(tuned),
+        "adapter": adapter_bytes(tuned),
+        **parts,
+        "total": sum(parts.values()),
+        "peak": int(predicted.peak),
+    }
+
+
+def seconds(arms: list[Cell], turns: int, steps: int, seed: int) -> dict[str, Any]:
+    """Processor seconds a step of every arm, in turns on the same batches."""
+    _, _, _, batches = common.setting(seed, steps=steps)
+
+    def spent(place):
+        tuned = attached(arms[int(place)], seed)
+        start = time.process_time()
+        train(tuned, batches, steps=steps, lr=1e-4, progress=False)
+        return [rounded((time.process_time() - start) / steps)]
+
+    taken = common.in_turns(spent, [str(place) for place in range(len(arms))], turns)
+    return {"arms_seconds": list(taken.values())}
+
+
+# ----------------------------------------------------------------------------------------- summary
+
+
+def label(cell: Cell) -> str:
+    """The name of an arm, for people: "LoRA r 4, q, v"."""
+    title = METHODS[cell["method"]].title
+    if not cell.get("rank"):
+        return title
+    how = cell["options"]
+    if "alpha" in how:
+        title += f" (alpha {how['alpha']:g}{', by √r' if how.get('rank_stabilized') else ''})"
+    return f"{title} r {cell['rank']}, {SHORT[cell['targets']]}"
+
+
+def summary(records: list[Record]) -> dict[str, Any]:
+    """{"arms": label -> its cell, rate, scores, costs, bootstrap; "fronts": cost -> …; "best_rates"}."""
+    kinds = common.by_kind(records)
+    words = len(tasks.load_task("past").test)
+    sizes = {label(r["cell"]): r["result"] for r in kinds["bytes"]}
+    (timed,) = kinds["seconds"]
+    taken = {
+        label(cell): estimate(values)
+        for cell, values in zip(timed["cell"]["arms"], timed["result"]["arms_seconds"], strict=True)
+    }
+    arms: dict[str, dict[str, Any]] = {}
+    hits: dict[str, np.ndarray] = {}
+    for runs in common.at_best_rates(kinds["learn"]):
+        cell, name = runs[0]["cell"], label(runs[0]["cell"])
+        seeds = {r["cell"]["seed"]: r["result"]["test"]["exact_match"] for r in runs}
+        hits[name] = np.mean(
+            [_words.hits(r["result"]["test"]["right"], words) for r in runs], axis=0
+        )
+        arms[name] = {
+            "cell": {k: cell.get(k) for k in ("method", "targets", "rank", "options")},
+            "lr": cell["lr"],
+            "at_an_end": common.at_an_end(cell, kinds["learn"]),
+            "exact_match": estimate(seeds.values()),
+            "seeds": seeds,
+            "loss": common.named(runs, "test", "loss"),
+            **sizes[name],
+            "seconds": taken[name],
+        }
+    drawn = resampled(hits)
+    for name, row in arms.items():
+        row["words"] = middle(drawn[name])
+    return {"arms": arms, "fronts": {cost: fronts(arms, drawn, cost) for cost in COSTS}}
+
+
+def price(row: dict[str, Any], cost: str) -> float:
+    """A row's cost as a number."""
+    value = row[cost]
+    return value.mean if isinstance(value, Estimate) else value
+
+
+def fronts(arms, drawn, cost) -> dict[str, float]:
+    """Arm -> the share of the bootstrap's draws of words in which nothing that costs at most as
+    much scores higher.
+    """
+    names = sorted(
+        arms, key=lambda name: (price(arms[name], cost), -arms[name]["exact_match"].mean)
+    )
+    best, shares = np.full(len(next(iter(drawn.values()))), -np.inf), {}
+    for name in names:  # from the cheapest
+        shares[name] = float(np.mean(drawn[name] > best))
+        best = np.maximum(best, drawn[name])
+    return shares
+
+
+def gap(ours: dict[str, Any], theirs: dict[str, Any]) -> Estimate:
+    """Exact match, ours less theirs, seed by seed."""
+    seeds = sorted(set(ours["seeds"]) & set(theirs["seeds"]))
+    return difference(*([row["seeds"][seed] for seed in seeds] for row in (ours, theirs)))
+
+
+# --------------------------------------------------------------------------------------- questions
+
+
+def of(arms: dict[str, Any], method: str, targets: str | None = None) -> dict[str, dict[str, Any]]:
+    """The arms of a technique with its usual scaling, on these linears or on any."""
+    return {
+        name: row
+        for name, row in arms.items()
+        if row["cell"]["method"] == method
+        and targets in (None, row["cell"]["targets"])
+        and "alpha" not in row["cell"]["options"]
+    }
+
+
+def rivals(arms, ours, theirs, cost) -> list[tuple[str, str, Estimate, float]]:
+    """For each arm of `ours`: the cheapest arm of `theirs` that is surely as good, on any choice of
+    linears, which both have alike  ->  (our arm, that arm, the gap of exact match, our cost over
+    its cost).
+    """
+    found = []
+    for name, row in of(arms, ours).items():
+        even = [
+            other
+            for other, rival in of(arms, theirs).items()
+            if as_good(gap(rival, row), MARGIN)[0] == HOLDS
+        ]
+        if even:
+            cheapest = min(even, key=lambda other: price(arms[other], cost))
+            share = price(row, cost) / price(arms[cheapest], cost)
+            found.append((name, cheapest, gap(row, arms[cheapest]), share))
+        else:
+            found.append((name, "", Estimate(None, None, 0), math.nan))
+    return found
+
+
+def cheaper_at_equal_quality(arms, ours, theirs, cost, useful=0.5) -> Finding:
+    """Does every arm of ours that is of use (at least `useful` exact match) cost less than the
+    cheapest of theirs that is surely as good?
+
+    holds: each does. does not hold: none does. cannot tell: some do, or an end of a grid was best.
+    """
+    pairs = rivals(arms, ours, theirs, cost)
+    pairs = [pair for pair in pairs if arms[pair[0]]["exact_match"].mean >= useful]
+    told = [pair for pair in pairs if pair[1]]
+    cheaper = [pair for pair in told if pair[3] < 1]
+    listed = "; ".join(
+        f"{name} ({arms[name]['exact_match']:.3f}) needs {100 * (share - 1):+.1f} % beside "
+        f"{other} ({arms[other]['exact_match']:.3f})"
+        for name, other, _, share in told
+    )
+    alone = [name for name, other, _, _ in pairs if not other]
+    if alone:
+        listed += f"; nothing of {METHODS[theirs].title} is surely as good as {', '.join(alone)}"
+    ends = [name for pair in told for name in pair[:2] if arms[name]["at_an_end"]]
+    if ends or not told or 0 < len(cheaper) < len(told):
+        verdict = UNKNOWN
+    else:
+        verdict = HOLDS if cheaper else FAILS
+    return Finding(f"{listed} (n = 5)", verdict)
+
+
+def _fa_bytes(s):
+    return cheaper_at_equal_quality(s["arms"], "lora_fa", "lora", "total")
+
+
+def _fa_peak(s):
+    return cheaper_at_equal_quality(s["arms"], "lora_fa", "lora", "peak")
+
+
+def _vera_size(s):
+    return cheaper_at_equal_quality(s["arms"], "vera", "lora", "adapter")
+
+
+def _vera_bytes(s):
+    return cheaper_at_equal_quality(s["arms"], "vera", "lora", "total")
+
+
+def _placement(s):
+    """LoRA on all linears against LoRA on q and v, and against full fine-tuning."""
+    arms = s["arms"]
+    small, large = arms["LoRA r 2, all"], arms["Full fine-tuning"]
+    verdict, p = as_good(found := gap(small, large), MARGIN)
+    other = gap(small, arms["LoRA r 64, q, v"])
+    return Finding(
+        f"rank 2 on all linears, {small['trainable']:,} numbers, less full fine-tuning's "
+        f"{large['trainable']:,}: {shown(found)}; less rank 64 on q and v, "
+        f"{arms['LoRA r 64, q, v']['trainable']:,} numbers: {shown(other)}",
+        UNKNOWN if small["at_an_end"] or large["at_an_end"] else verdict,
+        p,
+    )
+
+
+def _bytes_of(method, cost, other="full"):
+    """Is the cost of every arm of a technique below the other's? Counted, not sampled."""
+
+    def judge(s):
+        arms = s["arms"]
+        theirs = price(next(iter(of(arms, other).values())), cost)
+        shares = [price(row, cost) / theirs for row in of(arms, method).values()]
+        low, high = min(shares), max(shares)
+        verdict = HOLDS if high < 1 else FAILS if low >= 1 else UNKNOWN
+        name = METHODS[other].title
+        text = f"{100 * low:.2g} to {100 * high:.3g} % of {name}'s, over all arms, counted"
+        return Finding(text, verdict)
+
+    return judge
+
+
+def _time_of(s):
+    """Seconds a step of LoRA at rank 4 on q and v against full fine-tuning, turn by turn."""
+    arms = s["arms"]
+    lora, full = (arms[name]["seconds"] for name in ("LoRA r 4, q, v", "Full fine-tuning"))
+    saved = 1 - lora.mean / full.mean
+    sd = lora.mean / full.mean * math.hypot(lora.sd / lora.mean, full.sd / full.mean)
+    found = Estimate(-saved, sd, lora.n)
+    verdict, p = lower(found, 0.1)
+    return Finding(
+        f"a step takes {lora.times(1e3):.1f} ms of a processor, {shown(found.times(100), '+.0f', '%')} "
+        f"against full fine-tuning's {full.times(1e3):.1f}",
+        verdict,
+        p,
+    )
+
+
+EQUAL = (
+    "task, 300 words, batches, 150 steps, seeds; each arm at the rate that validation words chose"
+)
+ONE_BASE = "Whether it holds on another base, task or width: see bases for two more bases."
+QUESTIONS = (
+    Question(
+        "F2 F4",
+        "LoRA-FA needs less memory at the same quality: all bytes of a step",
+        f"quality: each LoRA-FA arm beside the cheapest LoRA that is surely as good (95 % interval "
+        f"above -{MARGIN} of exact match); both may adapt q and v, or all. Also equal: {EQUAL}",
+        "holds: every arm of 0.5 or more needs fewer bytes; does not hold: none does; "
+        "else cannot tell",
+        "a LoRA of so low a rank that it keeps less, scoring as well",
+        f"long rows and large widths, where x outweighs the rest. {ONE_BASE}",
+        _fa_bytes,
+    ),
+    Question(
+        "F2 F4",
+        "LoRA-FA needs less memory at the same quality: the peak of a step",
+        "as above, by the peak of live bytes",
+        "as above",
+        "as above",
+        "as above",
+        _fa_peak,
+    ),
+    Question(
+        "V3",
+        "VeRA shrinks the adapter: bytes of the file, at the same quality",
+        f"quality; both may adapt q and v, v alone, or all. Also equal: {EQUAL}",
+        "holds: every VeRA arm of 0.5 or more has a smaller file than the smallest LoRA that is "
+        "surely as good; does not hold: none has; else cannot tell",
+        "LoRA of rank 1, which is the smallest there is, scoring as well with a smaller file",
+        f"ranks below 1 do not exist, so nothing smaller than LoRA of rank 1 was tried. {ONE_BASE}",
+        _vera_size,
+    ),
+    Question(
+        "V4 V5 W2",
+        "VeRA's use of memory is minimal: all bytes of a step, at the same quality",
+        f"quality, as for the file. Also equal: {EQUAL}",
+        "as for the file",
+        "that rank 256 keeps fewer bytes for backward than LoRA of rank 1",
+        ONE_BASE,
+        _vera_bytes,
+    ),
+    Question(
+        "L4",
+        "The computational cost falls clearly below that of full fine-tuning: seconds",
+        "batches, steps, one thread, in turns",
+        "holds: the 95 % interval of the time saved lies above 0; does not hold: it lies below 10 %",
+        "a step of LoRA that takes 90 % of full's or more",
+        "another machine; steps until done, which differ",
+        _time_of,
+    ),
+    Question(
+        "L2 L5",
+        "A and B are much smaller than W: far fewer numbers train",
+        "the model",
+        "counted: holds if every LoRA arm trains fewer numbers than full fine-tuning",
+        "a rank near the width",
+        "-",
+        _bytes_of("lora", "trainable"),
+    ),
+    Question(
+        "L6 G1",
+        "Far less memory is needed than for full fine-tuning: all bytes of a step",
+        "the batch: 32 × 29 tokens",
+        "counted: holds if every LoRA arm holds fewer bytes than full fine-tuning",
+        "activations outweighing gradients and moments",
+        "how much less at a large width: docs/memory.md",
+        _bytes_of("lora", "total"),
+    ),
+    Question(
+        "L2",
+        "A change of low rank is enough: rank 2 on all linears against full fine-tuning",
+        EQUAL,
+        f"as good but for {MARGIN} of exact match",
+        "full fine-tuning surely better, by more than the margin",
+        f"harder tasks and more words. {ONE_BASE}",
+        _placement,
+    ),
+)
+
+# --------------------------------------------------------------------------------- table and figure
+
+
+def table(records: list[Record]) -> str:
+    """Every arm with its costs and scores; the best rates of each rank and scaling."""
+    s = summary(records)
+    arms, full = s["arms"], s["arms"]["Full fine-tuning"]
+    body = []
+    for name, row in arms.items():
+        on = [cost for cost, shares in s["fronts"].items() if shares[name] >= 0.5]
+        low, high = row["words"]
+        body.append(
+            [
+                name,
+                common.rate_of(row),
+                f"{row['trainable']:,}",
+                f"{row['adapter']:,}",
+                f"{row['total']:,}",
+                f"{row['peak']:,}",
+                f"{row['seconds'].times(1e3):.1f}",
+                f"{row['exact_match']:.3f}",
+                f"{low:.3f} to {high:.3f}",
+                ", ".join(on) or "–",
+            ]
+        )
+    head = ["arm", "rate", "numbers", "file, bytes", "step, bytes", "peak, bytes", "ms"]
+    head += ["exact match", "by words", "on the front of"]
+    rates = [
+        [name, f"{scaling(row):g}", common.rate_of(row), f"{row['lr'] / full['lr']:g}"]
+        for name, row in arms.items()
+        if row["cell"]["method"] == "lora" and row["cell"]["targets"] == ALL
+    ]
+    second = markdown(["LoRA on all linears", "s", "best rate", "times full's"], rates)
+    return f"{markdown(head, body)}\n\n{second}"
+
+
+def scaling(row: dict[str, Any]) -> float:
+    """s of a LoRA arm."""
+    how, rank = row["cell"]["options"], row["cell"]["rank"]
+    return how.get("alpha", 2 * rank) / (rank**0.5 if how.get("rank_stabilized") else rank)
+
+
+def figure(records: list[Record], path: Path) -> None:
+    """Exact match against three costs: every arm, and the front."""
+    s = summary(records)
+    with common.panels(path, 16, 6.6, 1, 3, dpi=90, sharey=True) as axes:
+        for place, (cost, (name, unit)) in enumerate(COSTS.items()):
+            _draw(axes[place], s, cost, name, unit)
+        axes[0].set_ylabel("exact match on held-out past tenses")
+        handles = axes[0].get_legend_handles_labels()
+        note = (
+            "Bars: 95 % of a bootstrap over words. Line: the front; filled: on it in at least half "
+            "of the draws. Marker's size: v, q and v, all linears."
+        )
+        axes[0].figure.legend(*handles, loc="outside lower center", ncols=6, title=note)
+
+
+def _draw(axes, s, cost, label, unit):
+    sizes, seen = {V: 6, QV: 9, ALL: 13, None: 13}, set()
+    on = s["fronts"][cost]
+    looks = plots.looks({row["cell"]["method"]: None for row in s["arms"].values()})
+    for name, row in s["arms"].items():
+        method = row["cell"]["method"]
+        (colour, marker), (low, high) = looks[method], row["words"]
+        x, y = price(row, cost) / unit, row["exact_match"].mean
+        look = dict(color=colour, marker=marker, ms=sizes[row["cell"]["targets"]], capsize=2)
+        look |= {"ls": "none", "elinewidth": 1, "mfc": colour if on[name] >= 0.5 else "white"}
+        axes.errorbar(x, y, yerr=[[max(0, y - low)], [max(0, high - y)]], **look)
+        if method not in seen:
+            seen.add(method)
+            label_look = dict(color=colour, marker=marker, ls="none", ms=10)
+            axes.plot([], [], label=METHODS[method].title, **label_look)
+    best = sorted(
+        (price(row, cost) / unit, row["exact_match"].mean)
+        for name, row in s["arms"].items()
+        if on[name] >= 0.5
+    )
+    axes.plot(*zip(*best), color="#999999", lw=1.5, drawstyle="steps-post", zorder=1)
+    axes.set_xscale("log")
+    common.plain_log(axes.xaxis, subs=(1, 2, 4), how=",.4g")
+    axes.set_xlabel(label, fontsize=10)
+
+
+TITLE = "What does quality cost: in bytes of a step, bytes of a file, seconds?"
+STUDY = Study("cost", TITLE, cells, quick, run, summary, table, figure, QUESTIONS, then)

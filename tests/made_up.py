@@ -1,0 +1,249 @@
+"""Records that no run made: whole ones of every study, with results of ours, so that each rule of a
+verdict can be shown a case that holds, one that does not, and one that cannot be told.
+"""
+
+import json
+import math
+import zlib
+
+import numpy as np
+
+import studies
+from studies import _words, lora, lora_plus, vera
+
+WORDS = 611  # test words of the past tense
+
+
+def noise(cell, size, what=""):
+    """A number in ±size that depends on the cell and its seed alone."""
+    key = json.dumps(cell, sort_keys=True) + what
+    return size * (2 * (zlib.crc32(key.encode()) / 2**32) - 1)
+
+
+def word_result(score, loss=None, kept=0.5, words=WORDS):
+    """What `_words.word_run` gives, for an exact match of the test words."""
+    score = min(max(score, 0.0), 1.0)
+    loss = 1.2 - score if loss is None else loss
+    right = round(score * words)
+    judged = {"exact_match": right / words, "loss": loss}
+    return {
+        "trainable": 1000,
+        "validation": {"exact_match": score, "loss": loss},
+        "test": {**judged, "right": _words.bits([k < right for k in range(words)])},
+        "old": {name: kept * known for name, known in SKILLS.items()},
+        "curve": [[step, loss * (1 + 15 / step)] for step in range(15, 151, 15)],
+    }
+
+
+SKILLS = {"third": 0.9, "ing": 0.8, "phonemes": 0.5}
+
+
+def peak(cell, middle):
+    """How much a rate that is off the middle costs: 0 there, 0.1 for each factor of two."""
+    return 0.1 * abs(math.log2(cell["lr"] / middle))
+
+
+def made(study, answer):
+    """A whole record of the study, cells that depend on others and all: answer(cell) -> result."""
+
+    def run(cells, part):
+        return [
+            {"cell": cell, "result": answer(dict(cell)), "seconds": 1.0, "made_by": {}}
+            for cell in cells
+        ]
+
+    return studies.completed(study, run)
+
+
+def words_answer(score, kept=lambda cell: 0.5, sizes=None, size=0.004):
+    """The answers of scratch, forgetting, cost, comparison, bases: score(cell) is the exact match
+    at the best of the rates, which is the middle of the first grid.
+    """
+    middles = {}
+
+    def answer(cell):
+        kind = cell.pop("kind", "learn")
+        if kind == "base":
+            return {"old": SKILLS, "past": 0.0, "test": 0.0}
+        if kind == "bytes":
+            return sizes(cell) if sizes else some_sizes(cell)
+        if kind == "seconds":
+            return {"arms_seconds": [[0.01, 0.011, 0.0105]] * len(cell["arms"])}
+        key = json.dumps({k: v for k, v in cell.items() if k not in ("lr", "seed")}, sort_keys=True)
+        middle = middles.setdefault(key, 2 * cell["lr"])  # the first that is seen is half of it
+        cost = peak(cell, middle) if cell.get("train_size", 300) == 300 else 0.0
+        value = score(cell) - cost + noise({"seed": cell["seed"]}, size, key)
+        return word_result(value, kept=kept(cell))
+
+    return answer
+
+
+def some_sizes(cell):
+    """Bytes that grow with the rank."""
+    rank = cell.get("rank", 200)
+    parts = dict.fromkeys(("weights", "gradients", "optimizer", "activations"), 1000 + rank)
+    return {
+        "trainable": 10 * rank,
+        "adapter": 40 * rank,
+        **parts,
+        "total": 4 * 1000 + 4 * rank,
+        "peak": 5000 + rank,
+    }
+
+
+# ------------------------------------------------------------- the studies with results of their own
+
+
+def delta_answer(
+    score=lambda cell: 0.8, train=lambda cell: 0.01, gap=lambda cell: 0.17, size=0.004
+):
+    """delta_lora: train, gap: training loss in the end, held-out less training loss by training
+    loss of the moment.
+    """
+
+    def answer(cell):
+        kind = cell.pop("kind")
+        if kind == "same":
+            late = cell["start"] > 0
+            return {"difference": 0.1 if late else 1e-12, "ranks": [8 if late else 4] * 8}
+        value = score(cell) - peak(cell, {"grid": 0.01}.get(kind, 0.005))
+        value += noise({"seed": cell["seed"]}, size, json.dumps([cell["method"], cell["start"]]))
+        common = {"validation": {"exact_match": value, "loss": 1 - value}}
+        if kind == "shift":
+            both = {"test_loss": 1 - value, "exact_match": value}
+            both = {f"{when}_{name}": v for when in ("old", "new") for name, v in both.items()}
+            return {"curve": [[10, 1.0, 1.0]], **common, "adapting": 1 - value, **both}
+        end = train(cell)
+        losses = np.geomspace(1.0, end, 30)
+        jitter = noise({"seed": cell["seed"]}, size, cell["method"])
+        curve = [
+            [5 * k, loss, gap(cell) + loss + jitter] for k, loss in enumerate(losses.tolist(), 1)
+        ]
+        found = {"train_loss": end, "test_loss": curve[-1][2], "exact_match": value, "curve": curve}
+        return {**common, **found, "gap": curve[-1][2] - end}
+
+    return answer
+
+
+def vera_answer(same=True):
+    def answer(cell):
+        if cell.pop("kind") == "train":
+            middle = vera.OWN_MIDDLE.get(cell["variant"], vera.MIDDLE)
+            found = word_result(0.7 - peak(cell, middle))
+            scores = {"test_loss": found["test"]["loss"], **found["test"], "train_loss": 0.1}
+            return {"trainable": 100, "validation": found["validation"], **scores}
+        more = {"bytes_with_projections": 9000} if cell["method"] == "vera" else {}
+        there = {"same_arrays": same, "logits_apart": 1e-6, "same_answers": True}
+        elsewhere = dict.fromkeys(vera.ELSEWHERE, there)
+        return {"bytes": 1000, **more, "trainable": 100, "arrays": 1, "elsewhere": elsewhere}
+
+    return answer
+
+
+def lora_answer(cut=lambda rank: 0.9, left=1e-9):
+    def answer(cell):
+        kind = cell.pop("kind")
+        if kind == "teacher":
+            error = left if cell["rank"] >= cell["known"] else 0.5
+            return {"error": error, "best": 0.0}
+        if kind == "cut":
+            whole = 0.9 + noise(cell, 0.003)
+            ranks = {str(r): cut(r) + noise(cell, 0.003, str(r)) for r in (0, *lora.CUTS)}
+            return {"whole": whole, "cut": ranks}
+        if kind == "pair":
+            table = [[0.5] * len(lora.PLACES)] * 8
+            names = ("A", "change") if cell["steps"] else ("A",)
+            return {name: {"q": table, "v": table} for name in names}
+        middle = (
+            lora.MIDDLES[cell["rank"]]
+            if cell["targets"] == "q v" and cell["rank"] in lora.MIDDLES
+            else lora.BUDGET_MIDDLE
+        )
+        found = word_result(0.8 - peak(cell, middle))
+        numbers = {"change": 1.0, "weight": 1.0, "weight_own": 1.0, "factor": 2.0}
+        amplified = {kind: numbers for kind in cell["targets"].split()}
+        scores = {"test_loss": found["test"]["loss"], "exact_match": found["test"]["exact_match"]}
+        return {
+            "trainable": 100,
+            "amplification": amplified,
+            "validation": found["validation"],
+            **scores,
+        }
+
+    return answer
+
+
+def fa_answer(corrected=0.0, kept=0.8, share=0.98, size=0.004):
+    def answer(cell):
+        kind = cell.pop("kind")
+        if kind == "linear":
+            names = ("sgd_plain", "adam_plain", "sgd_corrected", "adam_corrected")
+            return {"condition": 2.0, **dict.fromkeys(names, 5)}
+        if kind == "memory":
+            ours = cell["method"] == "lora_fa"
+            parts = dict.fromkeys(("weights", "gradients", "optimizer"), 100)
+            return {**parts, "activations": 1000 * (kept if ours else 1), "peak": 2000}
+        if kind == "scalar":
+            return {"losses_differ_by_share": 1e-6, "from": 4.0, "to": 1.0}
+        if kind == "sgd":
+            return {"validation": 1.0, "test": 1.0}
+        if kind == "seconds":
+            return {
+                "lora_fa_seconds": [share * t for t in (1.0, 1.01, 0.99)],
+                "lora_seconds": [1.0, 1.0, 1.0],
+            }
+        more = corrected if cell["options"]["corrected"] else 0.0
+        middle = {4: 0.1, 64: 0.005}[cell["rank"]]
+        return word_result(0.7 + more - peak(cell, middle) + noise(cell, size))
+
+    return answer
+
+
+def plus_answer(log_ratio=-1.0, exponent=-0.5, saved=lambda cell: 0.0, share=1.0, spread=0.2):
+    def answer(cell):
+        kind = cell.pop("kind")
+        if kind == "toy":
+            steps = 5 + math.log2(cell["width"]) / 4
+            rate = cell["width"] ** exponent
+            return {"rate": rate, "fastest_rates": [rate], "steps": steps, "steps_apart": 5.0}
+        if kind == "layer":
+            rates = np.log10(cell["rates"])
+            wanted = log_ratio + noise({"seed": cell["seed"]}, spread, str(cell["width"]))
+            far = abs(rates[None, :] - rates[:, None] - wanted)
+            return {"steps": (20 + 40 * far).astype(int).tolist()}
+        if kind == "words":
+            slow = 30 * (1 - saved(cell)) * (1 + peak(cell, 0.01 / math.sqrt(cell["ratio"])))
+            slow += noise({"seed": cell["seed"]}, 1.0, str(cell["ratio"]))
+            curve = [[k, *[0.3 * math.exp((slow - k) / 20)] * 2] for k in range(4, 81, 4)]
+            return {"curve": curve}
+        if kind == "same":
+            return {"losses_differ_by": 0.0, "arrays_differ_by": 0.0, "last_loss": 1.0}
+        return {
+            "lora_plus_seconds": [share * t for t in (1.0, 1.001, 0.999)],
+            "lora_seconds": [1.0] * 3,
+        }
+
+    return answer
+
+
+def verdicts(name, answer):
+    """numbers and sentence of each question -> its finding."""
+    study = studies.study(name)
+    summary = study.summary(made(study, answer))
+    return [question.judge(summary) for question in study.questions]
+
+
+USUAL = {
+    "scratch": words_answer(lambda cell: 0.8),
+    "forgetting": words_answer(lambda cell: 0.8),
+    "cost": words_answer(lambda cell: 0.8),
+    "comparison": words_answer(lambda cell: 0.8),
+    "bases": words_answer(lambda cell: 0.8),
+    "delta_lora": delta_answer(),
+    "vera": vera_answer(),
+    "lora": lora_answer(),
+    "lora_fa": fa_answer(),
+    "lora_plus": plus_answer(),
+}
+
+assert lora_plus.SEEDS > 1
