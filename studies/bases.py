@@ -13,8 +13,6 @@ from typing import Any
 
 from minilora.lab.cells import Cell, Record
 from minilora.lab.statistics import (
-    FAILS,
-    HOLDS,
     UNKNOWN,
     Estimate,
     as_good,
@@ -23,7 +21,6 @@ from minilora.lab.statistics import (
     higher,
 )
 from minilora.lab.table import markdown
-from minilora.support import plots
 
 from . import Study, _bases, _words, common
 from ._question import MARGIN, Finding, Question, shown

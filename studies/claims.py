@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from minilora.lab.cells import Record
 from minilora.lab.statistics import UNKNOWN, holm
 
-from . import ORDER, study
+from . import APART, ORDER, study
 from ._question import Finding, Question
 
 ERROR = 0.05  # of all verdicts together
@@ -32,9 +32,9 @@ SAID: tuple[tuple[str, str, str, str], ...] = (  # numbers, sentence, what is tr
     (
         "G1 L6 W2 W3",
         "Massive models become feasible where memory is scarce; less computation is less cost",
-        "bytes follow from shapes, so this carries over: [where the memory goes](memory.md) has "
-        "Llama-7B's. The base's weights stay, whatever the adapter: no technique makes them smaller. "
-        "Money was not measured",
+        "bytes follow from shapes, so this carries over: [where the memory goes](memory.md) "
+        "has Llama-7B's. The base's weights stay: no technique makes them smaller. Money"
+        " was not measured",
         "counted, not run",
     ),
     (
@@ -46,8 +46,8 @@ SAID: tuple[tuple[str, str, str, str], ...] = (  # numbers, sentence, what is tr
     ),
     (
         "L3 F1 V2 P1",
-        "W stays while A and B train; LoRA-FA freezes A; VeRA shares one fixed pair; LoRA+ gives B a "
-        "larger rate",
+        "W stays while A and B train; LoRA-FA freezes A; VeRA shares one fixed pair; LoRA+ gives "
+        "B a larger rate",
         "these define the techniques: `trains`, `prepare`, `lr_scale` of each file in "
         "[methods](../minilora/methods); tests check that what is frozen keeps its bits",
         "definition",
@@ -73,8 +73,8 @@ SAID: tuple[tuple[str, str, str, str], ...] = (  # numbers, sentence, what is tr
     (
         "W1",
         "smaller teams can fine-tune language models",
-        "a sentence about teams. Here: SmolLM2-135M in half a minute on two cores (README). It would "
-        "take teams to test it",
+        "a sentence about teams. Here: SmolLM2-135M in half a minute on two cores (README). It "
+        "would take teams to test it",
         "not testable here",
     ),
     (
@@ -99,7 +99,7 @@ def findings(
 ) -> list[tuple[str, Question, Finding]]:
     """(study, question, finding) of every study that has records, with Holm's correction."""
     found = []
-    for name in ORDER:
+    for name in (*ORDER, *APART):
         if name in records:
             each = study(name)
             summary = each.summary(list(records[name]))
@@ -114,7 +114,8 @@ def corrected(found: list[tuple[str, Question, Finding]]) -> list[tuple[str, Que
     for i, p in zip(tested, adjusted, strict=True):
         name, question, finding = found[i]
         if finding.verdict != UNKNOWN and p > ERROR:
-            text = f"{finding.evidence}; alone it {finding.verdict}, among {len(tested)} tests p = {p:.2f}"
+            alone = f"alone it {finding.verdict}, among {len(tested)} tests p = {p:.2f}"
+            text = f"{finding.evidence}; {alone}"
             finding = dataclasses.replace(finding, evidence=text, verdict=UNKNOWN, when="")
             found[i] = name, question, finding
     return found

@@ -233,8 +233,8 @@ def _early(s):
 
 EQUAL = "words, batches, steps, rank (VeRA's is 256), linears, seeds; each at its own rate, by task"
 BY_TASK = (
-    f"task by task, on those with {FEW} test words or more and a score of {FLOOR:g} or more; holds: "
-    "on each; does not hold: on one at least, and it holds on none"
+    f"task by task, on those with {FEW} test words or more and a score of {FLOOR:g} or more; "
+    "holds: on each; does not hold: on one at least, and it holds on none"
 )
 OTHERS = (
     "the tasks that are not judged, other ranks and linears (see cost), other bases (see bases)"

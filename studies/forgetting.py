@@ -17,7 +17,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-
 from minilora.lab.cells import Cell, Record
 from minilora.lab.statistics import Estimate, as_good, difference, estimate, higher
 from minilora.lab.table import markdown
@@ -55,7 +54,7 @@ def cells() -> list[Cell]:
     for alpha, rates in FEWER_RATES.items():
         work += _runs("lora", rates, alpha=alpha)
     for method in ("full", "lora"):
-        work += _runs(method, [BEST[method][0] * share for share in SHARES[2:]], FEW_STEPS)
+        work += _runs(method, [BEST[method][0] * share for share in SHARES[2:4]], FEW_STEPS)
     work += _runs("lora", (0.0025, 0.005, 0.01), targets="all-linear", rank=2)
     return work
 
@@ -99,7 +98,7 @@ def kept(result: dict[str, Any], known: dict[str, float]) -> float:
 
 
 def summary(records: list[Record]) -> dict[str, Any]:
-    """{"base": skill -> score, "points": …, "chosen": method -> …, "levels": level -> method -> …}."""
+    """{"base": skill -> score, "points", "chosen": method -> point, "levels": level -> method}."""
     kinds = common.by_kind(records)
     known = kinds["base"][0]["result"]["old"]
     points, by_method = [], {}
@@ -177,7 +176,7 @@ def _keeps(method: str):
         old = ", ".join(
             f"{name} {score:.3f} of {s['base'][name]:.3f}" for name, score in point["old"].items()
         )
-        most = {seed: share for seed, share in s["levels"][LEVEL].get(method, {}).items()}
+        most = s["levels"][LEVEL].get(method, {})
         best = estimate(most.values()) if most else None
         return Finding(
             f"at the rate that validates best (past tense {point['past']:.3f}): {old}; share lost "
@@ -279,7 +278,10 @@ def figure(records: list[Record], path: Path) -> None:
             _draw(axes[place], s, name)
         axes[0].set_ylabel("exact match on the old skill, adapter on")
         handles = axes[0].get_legend_handles_labels()
-        note = "Bars: sd of 5 seeds. Filled: the comparison's setting; open: other scaling, steps, linears"
+        note = (
+            "Bars: sd of 5 seeds. Filled: the comparison's setting; open: other scaling, steps, "
+            "linears"
+        )
         axes[0].figure.legend(*handles, loc="outside lower center", ncols=6, title=note)
 
 

@@ -280,9 +280,9 @@ def _kept(s):
     shares = [row["activations_saved"] for row in s["memory"].values()]
     everything = [row["all_saved"] for row in s["memory"].values()]
     return Finding(
-        f"{100 * min(shares):.0f} to {100 * max(shares):.0f} % less kept for backward at equal rank, "
-        f"{100 * min(everything):.1f} to {100 * max(everything):.1f} % less of all bytes, by model, "
-        "rank and linears; counted",
+        f"{100 * min(shares):.0f} to {100 * max(shares):.0f} % less kept for backward at equal "
+        f"rank, {100 * min(everything):.1f} to {100 * max(everything):.1f} % less of all bytes, by "
+        "model, rank and linears; counted",
         HOLDS if min(shares) > 0 else FAILS,
     )
 
@@ -327,7 +327,7 @@ QUESTIONS = (
         "F5",
         "LoRA-FA's quality stays high: the corrected gradient of 2026 improves it, under AdamW",
         "words, batches, steps, rank, seeds; each at its own rate",
-        f"higher: the interval lies above 0; does not hold: below {MARGIN}; at ranks 4 and 64 alike",
+        f"higher: the interval lies above 0; does not hold: below {MARGIN}; ranks 4 and 64 alike",
         "a gain at both ranks",
         "gradient descent, where it does help (the table); wider layers",
         _corrected,

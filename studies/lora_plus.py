@@ -318,8 +318,8 @@ def _limit(s):
     gains = [row["steps"].mean - row["steps_apart"].mean for row in (first, last)]
     theory = abs(toy["exponent"].mean + 0.5) < 0.03 and gains[1] > gains[0]
     return Finding(
-        f"one linear unit: the best equal rate falls as n^({toy['exponent']:.3f|.2g}), theory -1/2, "
-        f"and its steps grow from {first['steps']} to {last['steps']} between widths "
+        f"one linear unit: the best equal rate falls as n^({toy['exponent']:.3f|.2g}), theory "
+        f"-1/2, and its steps grow from {first['steps']} to {last['steps']} between widths "
         f"{min(widths):,} and {max(widths):,}; with two rates {first['steps_apart']} and "
         f"{last['steps_apart']} (n = {first['steps'].n})",
         HOLDS if theory else FAILS,
@@ -368,13 +368,13 @@ QUESTIONS = (
         "holds: the interval lies above 0; does not hold: below log₁₀ 2. All widths: one verdict, "
         "or does not hold where some do not and none does",
         "fastest pairs with the larger rate on B",
-        "other widths, losses and optimizers; the basin is broad, and its middle is one number of it",
+        "other widths, losses and optimizers; the basin is broad, and this is its middle",
         _layer,
     ),
     Question(
         "P2 P5",
         "LoRA+ converges faster: on words, each ratio at its own rate",
-        "words, batches, seeds, a constant rate; ratio and rate chosen by steps on validation words",
+        "words, batches, seeds, a constant rate; ratio and rate by steps on validation words",
         "holds: the interval of the share of steps saved lies above 0; does not hold: below 10 %",
         "LoRA at its own rate being as fast",
         "large widths, where the theory speaks",

@@ -8,6 +8,7 @@ writes blocks and tables of these pages anew.
 
 import contextlib
 import io
+import json
 import re
 import shlex
 import sys
@@ -39,16 +40,32 @@ def table(name: str) -> str:
     return studies.study(name).table(cells.read(studies.record_path(name))).strip()
 
 
+def is_whole(name: str) -> bool:
+    """Does the committed record hold all of the study's cells and nothing else?"""
+    path = studies.record_path(name)
+    if not path.is_file():
+        return False
+    known = {json.dumps(r["cell"], sort_keys=True): r for r in cells.read(path)}
+
+    def run(wanted, part):
+        return [known[json.dumps(cell, sort_keys=True)] for cell in wanted]
+
+    try:
+        records = studies.completed(studies.study(name), run)
+    except (KeyError, ValueError):  # a cell is missing, or a result is of an older form
+        return False
+    return [r["cell"] for r in records] == [r["cell"] for r in cells.read(path)]
+
+
 def verdicts() -> str:
-    """Claim, study, what came out, verdict."""
-    rows = ["| claim | study | what came out | verdict |", "| --- | --- | --- | --- |"]
-    for name in studies.ORDER:
-        if not studies.record_path(name).is_file():
-            continue
-        for claim in claims.claims(name, cells.read(studies.record_path(name))):
-            place = f"[{name}](#{name.replace('_', '-')})"
-            rows.append(f"| {claim.sentence} | {place} | {claim.evidence} | **{claim.verdict}** |")
-    return "\n".join(rows)
+    """Number, claim, study, what came out, verdict: of every study whose record is whole."""
+    lines = ["| no. | claim | study | what came out | verdict |", "| --- | --- | --- | --- | --- |"]
+    names = [n for n in (*studies.ORDER, *studies.APART) if is_whole(n)]
+    for row in claims.rows({name: cells.read(studies.record_path(name)) for name in names}):
+        place = f"[{row.study}](#{row.study.replace('_', '-')})" if row.study else "–"
+        said = (row.numbers, row.sentence, place, row.evidence, f"**{row.verdict}**")
+        lines.append(f"| {' | '.join(said)} |")
+    return "\n".join(lines)
 
 
 def prose(page: Path) -> str:
@@ -75,7 +92,7 @@ def write(page: Path) -> None:
 def _filled(match: re.Match) -> str:
     """The table between its markers; as it was where there is no record yet."""
     name = match[1]
-    if name != "claims" and not studies.record_path(name).is_file():
+    if name != "claims" and not is_whole(name):
         return match[0]
     return f"<!-- record: {name} -->\n\n{table(name)}\n\n<!-- end -->"
 

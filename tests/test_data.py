@@ -113,7 +113,7 @@ def test_words_are_plain_and_short(name):
 
 
 def test_no_test_verb_of_the_past_tense_was_seen_in_another_spelling():
-    """neutralize was tested where the base had been trained on neutralise: 44 such verbs are out."""
+    """neutralize was tested, and the base had been trained on neutralise: 44 such verbs."""
     build = builder()
     same = build.one_spelling
     assert same("neutralise") == same("neutralize") and same("belabour") == same("belabor")

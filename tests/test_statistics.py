@@ -1,4 +1,4 @@
-"""The statistics of every study, against scipy's numbers (scipy 1.17.1, written down) and by hand."""
+"""The statistics of every study, against scipy 1.17.1's numbers, written down, and by hand."""
 
 import math
 

@@ -26,7 +26,9 @@ TOLERANCE = 2e-5  # of the largest number: a chain of float32 products, summed i
 
 def single(args, layout="plain"):
     """The same arguments in float32, laid out in some way."""
-    return [laid_out(a.astype(np.float32), layout) if is_float(a) and a.ndim else a for a in args]
+    return [
+        laid_out(a.astype(np.float32), layout) if is_float(a) and a.ndim else a for a in args
+    ]
 
 
 def is_float(a):

@@ -1,0 +1,433 @@
+"""Every question has its one form, and every rule of a verdict gives what it must on records that
+are made up to hold, not to hold, and to leave it open.
+"""
+
+import dataclasses
+import math
+
+import made_up
+import numpy as np
+import pytest
+
+import studies
+from minilora.lab.statistics import FAILS, HOLDS, UNKNOWN
+from studies import claims, common, comparison, cost, delta_lora, forgetting, scratch
+from studies._question import Finding, Question
+
+EVERY = (*studies.ORDER, *studies.APART)
+
+
+def found(name, answer, part):
+    """The finding of the question whose sentence contains `part`."""
+    study = studies.study(name)
+    (question,) = (q for q in study.questions if part in q.sentence)
+    return question.judge(study.summary(made_up.made(study, answer)))
+
+
+def noisy(cell, size):
+    return made_up.noise({"seed": cell["seed"]}, size, str(cell.get("method")))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_question_says_all_that_its_form_asks(name):
+    questions = studies.study(name).questions
+    assert questions
+    for question in questions:
+        for field in dataclasses.fields(Question):
+            assert getattr(question, field.name), (question.sentence, field.name)
+        assert "|" not in question.sentence + question.numbers
+
+
+@pytest.mark.parametrize("name", made_up.USUAL)
+def test_a_whole_record_gives_table_figure_and_findings(name, tmp_path):
+    study = studies.study(name)
+    records = made_up.made(study, made_up.USUAL[name])
+    summary = study.summary(records)
+    assert study.table(records).count("\n|") > 2
+    study.figure(records, tmp_path / "figure.png")
+    for question in study.questions:
+        finding = question.judge(summary)
+        assert finding.verdict in (HOLDS, FAILS, UNKNOWN) and finding.evidence
+        assert "|" not in finding.evidence and "nan" not in finding.evidence
+
+
+# ------------------------------------------------------------------------------------------ scratch
+
+
+@pytest.mark.parametrize(
+    "of_scratch, size, verdict",
+    [(0.5, 0.004, HOLDS), (0.8, 0.004, FAILS), (0.78, 0.2, UNKNOWN)],
+)
+def test_the_worth_of_a_base(of_scratch, size, verdict):
+    def score(cell):
+        return (of_scratch if cell["method"] == "scratch" else 0.8) + noisy(cell, size)
+
+    answer = made_up.words_answer(score)
+    assert found("scratch", answer, "pretrained model").verdict == verdict
+
+
+def test_more_steps_are_tried_where_the_most_were_best():
+    def score(cell):
+        gain = 0.05 if cell["method"] == "scratch" else -0.05
+        return 0.5 + gain * math.log2(cell["steps"] / 75)
+
+    study = studies.study("scratch")
+    summary = study.summary(made_up.made(study, made_up.words_answer(score)))
+    assert max(summary["scratch"]["curve"]) == 3000 and summary["scratch"]["still_rising"]
+    assert max(summary["lora"]["curve"]) == max(scratch.STEPS["lora"])
+
+
+# --------------------------------------------------------------------------------------- forgetting
+
+
+@pytest.mark.parametrize(
+    "kept, size, verdict",
+    [(1.0, 0.005, HOLDS), (0.2, 0.005, FAILS), (0.95, 0.3, UNKNOWN)],
+)
+def test_what_lora_keeps(kept, size, verdict):
+    answer = made_up.words_answer(lambda cell: 0.8, kept=lambda cell: kept + noisy(cell, size))
+    assert found("forgetting", answer, "keeps its general knowledge").verdict == verdict
+
+
+@pytest.mark.parametrize(
+    "more, size, verdict",
+    [(0.2, 0.005, HOLDS), (-0.2, 0.005, FAILS), (0.02, 0.5, UNKNOWN)],
+)
+def test_what_is_kept_at_equal_learning(more, size, verdict):
+    """Full fine-tuning keeps 0.4 where it reaches 0.7; a run of LoRA that learns nothing and keeps
+    everything does not count.
+    """
+
+    def kept(cell):
+        if cell["method"] == "lora" and cell["lr"] == min(RATES):
+            return 1.0
+        return 0.4 + more * (cell["method"] == "lora") + noisy(cell, size)
+
+    def score(cell):
+        return 0.3 if cell["method"] == "lora" and cell["lr"] == min(RATES) else 0.8
+
+    work = [c for c in forgetting.cells() if c["kind"] == "learn" and c["method"] == "lora"]
+    RATES = {c["lr"] for c in work}
+
+    def answer(cell):
+        if cell.pop("kind") == "base":
+            return {"old": made_up.SKILLS}
+        return made_up.word_result(score(cell), kept=kept(cell))
+
+    assert found("forgetting", answer, "forgets less").verdict == verdict
+
+
+# --------------------------------------------------------------------------------------------- cost
+
+
+def scores_of(**by_method):
+    """By method a function of the cell; 0.8 for the others."""
+    return lambda cell: by_method.get(cell["method"], lambda cell: 0.8)(cell)
+
+
+@pytest.mark.parametrize(
+    "fa_score, verdict",
+    [
+        (lambda cell: 0.8, FAILS),  # LoRA of rank 1 scores as well, with fewer bytes
+        (lambda cell: 0.95, UNKNOWN),  # no LoRA is as good: there is no equal quality
+    ],
+)
+def test_bytes_at_equal_quality(fa_score, verdict):
+    answer = made_up.words_answer(scores_of(lora_fa=fa_score))
+    assert found("cost", answer, "same quality: all bytes of a step").verdict == verdict
+
+
+def test_bytes_at_equal_quality_may_hold_and_may_be_mixed():
+    """LoRA needs rank 64 to be as good; one arm of LoRA-FA is larger than that one, or none is."""
+
+    def verdict(limit):
+        def sizes(cell):
+            found = made_up.some_sizes(cell)
+            if cell["method"] == "lora_fa":
+                found["total"] = 4001 if cell["rank"] < limit else 9000
+            return found
+
+        answer = made_up.words_answer(good, sizes=sizes)
+        return found("cost", answer, "same quality: all bytes of a step").verdict
+
+    good = scores_of(lora=lambda cell: 0.8 if cell["rank"] == 64 else 0.6)
+    assert [verdict(limit) for limit in (1000, 64)] == [HOLDS, UNKNOWN]
+
+
+@pytest.mark.parametrize("smallest, verdict", [(0.8, FAILS), (0.4, HOLDS)])
+def test_the_smallest_lora_may_undercut_vera(smallest, verdict):
+    """40 bytes a rank for LoRA, 1 a rank for VeRA: it is smaller unless rank 1 is, which is not
+    possible where LoRA of rank 1 on v scores as well and VeRA's file is larger.
+    """
+
+    def sizes(cell):
+        found = made_up.some_sizes(cell)
+        small = {"lora": 50 * cell.get("rank", 1), "vera": 100 if verdict == FAILS else 49}
+        found["adapter"] = small.get(cell["method"], found["adapter"])
+        return found
+
+    score = scores_of(lora=lambda cell: smallest if cell["rank"] == 1 else 0.8)
+    answer = made_up.words_answer(score, sizes=sizes)
+    assert found("cost", answer, "bytes of the file").verdict == verdict
+
+
+@pytest.mark.parametrize(
+    "score, size, verdict",
+    [(0.8, 0.004, HOLDS), (0.6, 0.004, FAILS), (0.79, 0.2, UNKNOWN)],
+)
+def test_low_rank_on_all_linears_against_full(score, size, verdict):
+    by = scores_of(lora=lambda cell: score + noisy(cell, size))
+    assert found("cost", made_up.words_answer(by), "low rank is enough").verdict == verdict
+
+
+def test_the_front_is_what_nothing_cheaper_beats():
+    rows = {
+        name: {"price": price, "exact_match": made_up_estimate(score)}
+        for name, price, score in (("a", 1, 0.5), ("b", 2, 0.6), ("c", 3, 0.55), ("d", 2, 0.59))
+    }
+    drawn = {name: np.full(10, row["exact_match"].mean) for name, row in rows.items()}
+    assert cost.fronts(rows, drawn, "price") == {"a": 1.0, "b": 1.0, "c": 0.0, "d": 0.0}
+
+
+def made_up_estimate(mean):
+    return common.estimate([mean, mean])
+
+
+# ------------------------------------------------------------------------------- comparison, bases
+
+
+@pytest.mark.parametrize(
+    "change, verdict, when",
+    [
+        ({}, HOLDS, ""),
+        ({"past": -0.1, "plural": -0.1, "lemma": -0.1}, FAILS, ""),
+        ({"past": -0.1, "plural": -0.1}, HOLDS, "the task is lemma"),
+    ],
+)
+def test_a_verdict_by_task(change, verdict, when):
+    """The floor, sounds to spelling at 0.03, and 77 comparatives decide nothing."""
+
+    def score(cell):
+        if cell["task"] == "spelling":
+            return 0.03
+        if cell["task"] == "comparative":
+            return 0.1
+        return 0.8 + change.get(cell["task"], 0.0) * (cell["method"] == "lora_fa")
+
+    finding = found("comparison", made_up.words_answer(score, size=0.002), "LoRA-FA's quality")
+    assert (finding.verdict, finding.when) == (verdict, when), finding
+
+
+def test_a_verdict_by_task_may_be_open():
+    def score(cell):
+        return 0.8 - 0.01 * (cell["method"] == "lora_fa") + noisy(cell, 0.1)
+
+    assert found("comparison", made_up.words_answer(score), "LoRA-FA's quality").verdict == UNKNOWN
+
+
+@pytest.mark.parametrize("more, verdict", [(0.1, HOLDS), (0.0, FAILS)])
+def test_published_delta_lora_is_its_own_row(more, verdict):
+    def score(cell):
+        return 0.6 + more * bool(cell["options"].get("start_step"))
+
+    answer = made_up.words_answer(score)
+    assert found("comparison", answer, "Delta-LoRA, as published").verdict == verdict
+    assert found("comparison", answer, "from step 1").verdict == FAILS
+
+
+@pytest.mark.parametrize(
+    "by_base, verdict",
+    [
+        ({None: 0.1, 0: 0.1, 1: 0.1}, HOLDS),
+        ({None: 0.0, 0: 0.0, 1: 0.0}, FAILS),
+        ({None: 0.1, 0: 0.1, 1: -0.1}, UNKNOWN),  # another sign on one base
+    ],
+)
+def test_a_headline_needs_the_same_sign_on_all_bases(by_base, verdict):
+    def score(cell):
+        return 0.7 + by_base[cell["base"]] * (cell["method"] == "full")
+
+    finding = found("bases", made_up.words_answer(score), "Full fine-tuning is better")
+    assert finding.verdict == verdict
+
+
+# --------------------------------------------------------------------------------------- delta_lora
+
+
+def is_delta(cell):
+    return cell["method"] == "delta_lora"
+
+
+@pytest.mark.parametrize(
+    "train, gap, size, verdict, said",
+    [
+        # the same fit, a lower held-out loss
+        (lambda c: 0.01, lambda c: 0.10 if is_delta(c) else 0.17, 0.004, HOLDS, "a smaller gap"),
+        # the gap is smaller only because the words are fitted less
+        (
+            lambda c: 0.05 if is_delta(c) else 0.004,
+            lambda c: 0.17,
+            0.001,
+            FAILS,
+            "a smaller gap, by fitting less",
+        ),
+        (lambda c: 0.01, lambda c: 0.17, 0.2, UNKNOWN, ""),
+    ],
+)
+def test_overfitting_is_judged_at_an_equal_fit(train, gap, size, verdict, said):
+    finding = found("delta_lora", made_up.delta_answer(train=train, gap=gap, size=size), "overfit")
+    assert finding.verdict == verdict and said in finding.evidence, finding
+
+
+def test_fits_less_is_told_from_generalises_better():
+    """Both lie on one curve of held-out against training loss, and one stops earlier on it."""
+
+    def curve(end):
+        fit = np.geomspace(1.0, end, 40).tolist()
+        return [[k, loss, 0.2 + 0.05 * math.log(0.1 / loss) ** 2] for k, loss in enumerate(fit, 1)]
+
+    early, late = ({"train_loss": end, "curve": curve(end)} for end in (0.05, 0.004))
+    gaps = [run["curve"][-1][2] - run["train_loss"] for run in (early, late)]
+    assert gaps[0] < gaps[1] - 0.1, "the gap alone would say: overfits less"
+    assert delta_lora.at_equal_fit(early, late) == pytest.approx(0, abs=0.01)
+    better = {**early, "curve": [[k, a, b - 0.05] for k, a, b in early["curve"]]}
+    assert delta_lora.at_equal_fit(better, late) == pytest.approx(-0.05, abs=0.01)
+    assert delta_lora.at_equal_fit({"diverged": 3}, late) is None
+
+
+def test_a_grid_whose_end_stays_best_cannot_tell():
+    def answer(cell):
+        result = made_up.delta_answer()(dict(cell))
+        if cell["kind"] == "few" and is_delta(cell):
+            result["validation"] = {"exact_match": 1 / (1 + cell["lr"]), "loss": 1.0}
+        return result
+
+    assert found("delta_lora", answer, "overfit").verdict == UNKNOWN
+    study = studies.study("delta_lora")
+    few = [r["cell"] for r in made_up.made(study, answer) if r["cell"]["kind"] == "few"]
+    rates = {c["lr"] for c in few if is_delta(c)}
+    assert len(rates) == delta_lora.FIRST + common.EXTENSIONS, "three extensions, and no more"
+
+
+@pytest.mark.parametrize(
+    "more, size, verdict", [(0.1, 0.004, HOLDS), (0, 0.004, FAILS), (0, 0.3, UNKNOWN)]
+)
+def test_changing_data(more, size, verdict):
+    answer = made_up.delta_answer(score=lambda c: 0.7 + more * is_delta(c), size=size)
+    assert found("delta_lora", answer, "changing data").verdict == verdict
+
+
+# --------------------------------------------------------------- lora, lora_fa, lora_plus, vera
+
+
+@pytest.mark.parametrize(
+    "cut, size, verdict",
+    [
+        (lambda rank: 0.9, 0.003, HOLDS),
+        (lambda rank: 0.9 * (rank >= 64), 0.003, FAILS),
+        (lambda rank: 0.9, 0.3, UNKNOWN),
+    ],
+)
+def test_the_change_that_a_task_needs(cut, size, verdict):
+    finding = found("lora", made_up.lora_answer(cut=cut, size=size), "is of low rank")
+    assert finding.verdict == verdict
+
+
+@pytest.mark.parametrize("left, verdict", [(1e-9, HOLDS), (0.2, FAILS)])
+def test_lora_finds_what_there_is(left, verdict):
+    finding = found("lora", made_up.lora_answer(left=left), "Eckart")
+    assert finding.verdict == verdict
+
+
+@pytest.mark.parametrize("kept, verdict", [(0.8, HOLDS), (1.0, FAILS)])
+def test_fewer_activations(kept, verdict):
+    assert found("lora_fa", made_up.fa_answer(kept=kept), "activation memory").verdict == verdict
+
+
+@pytest.mark.parametrize("share, verdict", [(0.5, HOLDS), (1.2, FAILS), (0.94, HOLDS)])
+def test_a_faster_step(share, verdict):
+    finding = found("lora_fa", made_up.fa_answer(share=share), "time of a step")
+    assert finding.verdict == verdict
+    unsure = made_up.fa_answer(share=0.94, turns=0.2)
+    assert found("lora_fa", unsure, "time of a step").verdict == UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "more, size, verdict", [(0.1, 0.004, HOLDS), (0.0, 0.004, FAILS), (0.0, 0.3, UNKNOWN)]
+)
+def test_a_corrected_gradient(more, size, verdict):
+    answer = made_up.fa_answer(corrected=more, size=size)
+    assert found("lora_fa", answer, "corrected gradient").verdict == verdict
+
+
+@pytest.mark.parametrize(
+    "log_ratio, spread, verdict", [(1.5, 0.2, HOLDS), (-1.0, 0.2, FAILS), (0.3, 3.0, UNKNOWN)]
+)
+def test_the_layer_is_a_row_of_its_own(log_ratio, spread, verdict):
+    answer = made_up.plus_answer(log_ratio=log_ratio, spread=spread)
+    assert found("lora_plus", answer, "B wants the larger rate").verdict == verdict
+
+
+@pytest.mark.parametrize(
+    "saved, size, verdict", [(0.5, 1.0, HOLDS), (-0.3, 1.0, FAILS), (0.05, 20.0, UNKNOWN)]
+)
+def test_steps_saved_on_words(saved, size, verdict):
+    answer = made_up.plus_answer(lambda c: saved if c["ratio"] > 1 else 0.0, size=size)
+    assert found("lora_plus", answer, "on words").verdict == verdict
+
+
+@pytest.mark.parametrize("same, verdict", [(True, HOLDS), (False, FAILS)])
+def test_moving_between_systems(same, verdict):
+    assert found("vera", made_up.vera_answer(same=same), "move between systems").verdict == verdict
+
+
+# ----------------------------------------------------------------------------- rates, and the page
+
+
+def record(lr, seed, score):
+    result = {"validation": {"exact_match": score, "loss": 1 - score}}
+    return {"cell": {"lr": lr, "seed": seed}, "result": result, "seconds": 0.0, "made_by": {}}
+
+
+def test_a_grid_is_extended_at_its_best_end_and_then_gets_its_seeds():
+    first = [record(lr, seed, lr) for lr in (0.1, 0.2, 0.4) for seed in common.TUNING]
+    new = common.searched(first, 3)
+    assert [(c["lr"], c["seed"]) for c in new] == [(0.8, seed) for seed in common.TUNING]
+    worse = [*first, *(record(0.8, seed, 0.1) for seed in common.TUNING)]
+    assert common.searched(worse, 3) == [{"lr": 0.4, "seed": seed} for seed in common.MORE]
+    # what diverges is worse, and what the further seeds come to chooses nothing
+    more = [*worse, *(record(0.4, seed, 0.0) for seed in common.MORE)]
+    assert common.searched(more, 3) == common.searched(worse, 3)
+
+
+def test_the_rate_of_equal_scores_is_the_one_of_lower_loss():
+    records = [record(lr, 0, 0.5) for lr in (0.1, 0.2, 0.4)]
+    records[1]["result"]["validation"]["loss"] = 0.1
+    (runs,) = common.at_best_rates(records, seeds=(0,))
+    assert runs[0]["cell"]["lr"] == 0.2
+
+
+def test_holm_turns_a_verdict_that_many_tests_leave_in_doubt():
+    def row(p, verdict=HOLDS):
+        question = Question(*["x"] * 6, judge=lambda s: None)
+        return "cost", question, Finding("some numbers", verdict, p)
+
+    alone = claims.corrected([row(0.03)])
+    assert alone[0][2].verdict == HOLDS
+    many = claims.corrected([row(0.03), row(0.001), row(0.5, UNKNOWN), row(None)])
+    assert [f.verdict for _, _, f in many] == [UNKNOWN, HOLDS, UNKNOWN, HOLDS]
+    assert "among 3 tests p = 0.06" in many[0][2].evidence
+
+
+def test_every_sentence_that_is_claimed_has_a_row():
+    counts = {"G": 1, "L": 8, "F": 5, "V": 6, "D": 4, "P": 5, "W": 4}
+    wanted = {f"{letter}{n}" for letter, count in counts.items() for n in range(1, count + 1)}
+    questions = [q for name in studies.ORDER for q in studies.study(name).questions]
+    answered = {n for q in questions for n in q.numbers.split()}
+    answered |= {n for numbers, *_ in claims.SAID for n in numbers.split()}
+    assert answered == wanted
+
+
+def test_the_rows_of_the_comparison_hold_the_published_delta_lora():
+    assert comparison.ROWS["delta_lora"]["options"] == {"start_step": 3}
+    assert comparison.ROWS[comparison.AT_ONCE]["options"] == {}
