@@ -350,8 +350,8 @@ def _time_of(s):
     verdict, p = lower(found, 0.1)
     change = shown(found.times(100), "+.0f", "%")
     return Finding(
-        f"a step takes {lora.times(1e3):.1f} ms of a processor, {change} against full fine-tuning's "
-        f"{full.times(1e3):.1f}",
+        f"a step takes {lora.times(1e3):.1f} ms of a processor, {change} against full "
+        f"fine-tuning's {full.times(1e3):.1f}",
         verdict,
         p,
     )

@@ -279,8 +279,8 @@ def _swaps(s):
         f"beside the base {s['switches_with_other_bits']} of {s['orders']} × {switches:,} switches "
         f"gave other bits and {s['scores_changed']} scores changed; a switch takes "
         f"{1e6 * took['use_seconds']:.2g} µs, reading a model "
-        f"{1e3 * took['load_model_seconds']:.2g} ms; base and five adapters are {size['library_bytes']:,} bytes, five models "
-        f"{size['models_bytes']:,}",
+        f"{1e3 * took['load_model_seconds']:.2g} ms; base and five adapters are "
+        f"{size['library_bytes']:,} bytes, five models {size['models_bytes']:,}",
         HOLDS if still else FAILS,
     )
 

@@ -369,7 +369,7 @@ def test_the_layer_is_a_row_of_its_own(log_ratio, spread, verdict):
 
 
 @pytest.mark.parametrize(
-    "saved, size, verdict", [(0.5, 1.0, HOLDS), (-0.3, 1.0, FAILS), (0.05, 20.0, UNKNOWN)]
+    "saved, size, verdict", [(0.5, 1.0, HOLDS), (-0.3, 1.0, FAILS), (0.05, 30.0, UNKNOWN)]
 )
 def test_steps_saved_on_words(saved, size, verdict):
     answer = made_up.plus_answer(lambda c: saved if c["ratio"] > 1 else 0.0, size=size)

@@ -23,17 +23,8 @@ each_study = pytest.mark.parametrize("name", studies.ORDER)
 
 @pytest.fixture(scope="module")
 def record():
-    """Name -> the committed record, read once; skips the test where that record is yet to be made
-    again, which `test_the_record_holds_the_studys_cells_and_nothing_else` says.
-    """
-
-    @functools.cache
-    def found(name):
-        if not pages.is_whole(name):
-            pytest.skip(f"the record of {name} is yet to be made: python -m studies {name}")
-        return cells.read(studies.record_path(name))
-
-    return found
+    """Name -> the committed record, read once."""
+    return functools.cache(pages.whole)
 
 
 def lasting(value):
@@ -148,8 +139,8 @@ def plain_keys(value):
 @pytest.mark.skipif(not CLAIMS.is_file(), reason="an installed package has no pages")
 @each_study
 def test_the_page_has_the_records_table_and_figure(name, record):
-    shown = dict(pages.records(CLAIMS))
-    assert shown[name] == studies.study(name).table(record(name)).strip()
+    found, shown = record(name), dict(pages.records(CLAIMS))
+    assert shown[name] == studies.study(name).table(found).strip()
     assert f"figures/{name}.png" in CLAIMS.read_text(encoding="utf-8")
 
 

@@ -1,16 +1,13 @@
 """The study of Delta-LoRA: the identity that it rests on, what is chosen, what is on record."""
 
 import numpy as np
+import pages
 import pytest
 
-import studies
-from minilora.lab import cells
 from minilora.lab.statistics import estimate
 from minilora.lab.sweep import the_model
 from studies import common, delta_lora
 from studies.delta_lora import ROUNDING, identity
-
-RECORD = studies.record_path("delta_lora")
 
 
 @pytest.mark.parametrize("ratio", [0.5, 2.0])
@@ -41,13 +38,14 @@ def test_clipping_and_epsilon_are_what_the_identity_wants():
 
 def record(lr, seed, loss, **more):
     cell = {"kind": "x", "lr": lr, "seed": seed, **more}
-    return {"cell": cell, "result": {"validation_loss": loss}, "seconds": 0.0, "made_by": {}}
+    result = {"validation": {"exact_match": 0.5, "loss": loss}}
+    return {"cell": cell, "result": result, "seconds": 0.0, "made_by": {}}
 
 
 def test_a_rate_is_chosen_by_the_mean_over_seeds_and_a_diverged_run_never():
     records = [record(0.1, 0, 1.0), record(0.1, 1, 3.0), record(0.2, 0, 0.1), record(0.2, 1, None)]
     records += [record(0.1, 0, 5.0, rank=2), record(0.3, 0, 4.0, rank=2)]
-    more = common.more_seeds(records)
+    more = common.searched(records, first=-2)  # no grid is extended
     assert [(c["lr"], c["seed"]) for c in more if "rank" not in c] == [
         (0.1, seed) for seed in common.MORE
     ]
@@ -68,7 +66,7 @@ def test_a_run_that_diverges_is_data():
     with np.errstate(all="ignore"):
         found = delta_lora.run(**{**cell, "lr": 1e30})
     assert found["diverged"] >= 1 and found["exact_match"] == 0
-    assert found["validation_loss"] is None
+    assert found["validation"]["loss"] is None
 
 
 @pytest.mark.slow
@@ -81,13 +79,13 @@ def test_the_stream_changes_half_way():
 
 
 def test_the_record(tmp_path):
-    records = cells.read(RECORD)
+    records = pages.whole("delta_lora")
     s = delta_lora.summary(records)
     assert s["same"]["largest_difference"] == ROUNDING
     rank = s["same"]["rank"]
     assert (s["same"]["ranks_at_once"], s["same"]["ranks_later"]) == ([rank], [2 * rank])
     for kind in delta_lora.SHOWN:
-        assert set(s[kind]["tuned"]) == {"lora", "delta_lora"}
+        assert set(s[kind]["tuned"]) == {"lora", "delta_lora", "published"}
     assert "nan" not in delta_lora.table(records)
     delta_lora.figure(records, tmp_path / "figure.png")
     assert 10_000 < (tmp_path / "figure.png").stat().st_size < 200_000

@@ -1,16 +1,13 @@
 """The study of LoRA: subspaces, known ranks, and what stands on record."""
 
 import numpy as np
+import pages
 import pytest
 
-import studies
-from minilora.lab import cells
 from minilora.lab.sweep import the_model
 from minilora.methods import METHODS
 from studies import lora
 from studies.lora import amplification, by_chance, directions, similarity
-
-RECORD = studies.record_path("lora")
 
 
 def orthonormal(rng, d, columns):
@@ -91,7 +88,7 @@ def test_one_budget_is_one_budget():
 
 
 def test_the_record(tmp_path):
-    records = cells.read(RECORD)
+    records = pages.whole("lora")
     s = lora.summary(records)
     for known, rows in s["teacher"].items():
         for row in rows.values():  # Eckart and Young's number, to a ten-thousandth of ‖Δ‖²

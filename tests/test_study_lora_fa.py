@@ -5,19 +5,16 @@ choice of a rate; and what the record says.
 import math
 
 import numpy as np
+import pages
 import pytest
 
-import studies
-from minilora.lab import cells
 from studies import _linear_fit as linear
 from studies import lora_fa
-
-RECORD = studies.record_path("lora_fa")
 
 
 @pytest.fixture(scope="module")
 def found():
-    return lora_fa.summary(cells.read(RECORD))
+    return lora_fa.summary(pages.whole("lora_fa"))
 
 
 @pytest.mark.parametrize("width, rank", lora_fa.KNOWN_CONDITION)
@@ -98,15 +95,16 @@ def test_the_rate_is_the_best_on_validation_and_the_test_score_its_own():
         0.2: [result(0.6, 0.7), result(0.6, 0.5)],
         0.5: [{"diverged": 3, "validation": nothing, "test": nothing}, result(0.9, 0.9)],
     }
+    cell = {"method": "lora_fa", "rank": 4, "options": {"corrected": False}}
     records = [
         {
-            "cell": {"method": "lora", "rank": 4, "options": {}, "lr": lr, "seed": seed},
+            "cell": {**cell, "lr": lr, "seed": seed},
             "result": found,
         }
         for lr, results in rates.items()
         for seed, found in enumerate(results)
     ]
-    got = lora_fa.words_summary(records)["lora"][4]
+    got = lora_fa.words_summary(records)["plain"][4]
     assert (got["lr"], got["at_an_end"]) == (0.2, False)
     assert got["exact_match"].mean == pytest.approx(0.6)
     assert got["exact_match"].sd == pytest.approx(0.2 / math.sqrt(2))
@@ -125,9 +123,9 @@ def test_the_correction_matters_to_gradient_descent_where_the_condition_is_bad(f
 
 
 def test_every_rank_is_there_with_its_seeds(found):
-    for method in ("lora", "lora_fa"):
-        assert list(found["words"][method]) == list(lora_fa.RANKS)
-        assert all(row["exact_match"].n == 7 for row in found["words"][method].values())
+    for gradient in ("plain", "corrected"):
+        assert list(found["words"][gradient]) == list(lora_fa.RANKS)
+        assert all(row["exact_match"].n == 5 for row in found["words"][gradient].values())
 
 
 def test_lora_fa_keeps_less_of_everything(found):
@@ -143,7 +141,7 @@ def test_llama_7b_keeps_its_inputs_less(found):
 
 
 def test_table_and_figure_come_of_the_record(tmp_path):
-    records = cells.read(RECORD)
+    records = pages.whole("lora_fa")
     assert lora_fa.table(records).count("|") > 100
     lora_fa.figure(records, tmp_path / "it.png")
     assert 10_000 < (tmp_path / "it.png").stat().st_size < 200_000

@@ -5,20 +5,17 @@ to a target on curves that are known; and what the record lora_plus.
 import math
 
 import numpy as np
+import pages
 import pytest
 
-import studies
-from minilora.lab import cells
 from minilora.methods import METHODS
 from studies import _small_models as small
 from studies import lora_plus
 
-RECORD = studies.record_path("lora_plus")
-
 
 @pytest.fixture(scope="module")
 def found():
-    return lora_plus.summary(cells.read(RECORD))
+    return lora_plus.summary(pages.whole("lora_plus"))
 
 
 def starts(seed):
@@ -131,7 +128,7 @@ def test_the_word_lab_has_every_ratio(found):
 
 
 def test_table_and_figure_come_of_the_record(tmp_path):
-    records = cells.read(RECORD)
+    records = pages.whole("lora_plus")
     assert lora_plus.table(records).count("|") > 100
     lora_plus.figure(records, tmp_path / "it.png")
     assert 10_000 < (tmp_path / "it.png").stat().st_size < 200_000

@@ -3,15 +3,14 @@
 import itertools
 
 import numpy as np
+import pages
 import pytest
 
-import studies
-from minilora.lab import cells
 from minilora.lab.word_adapters import NAMES, open_library
 from minilora.llama.model import Llama
 from minilora.tuning.adapters import merge, unmerge
 from minilora.tuning.checkpoints import fingerprint
-from studies import claims, swapping
+from studies import swapping
 
 
 @pytest.fixture
@@ -91,11 +90,11 @@ def test_the_bytes_are_the_arrays(library):
 
 
 def test_the_record_says_what_the_claim_says():
-    records = cells.read(studies.record_path("swapping"))
+    records = pages.whole("swapping")
     found = swapping.summary(records)
     assert found["orders"] == 5 and found["switches_with_other_bits"] == 0
     assert found["copied"] == found["base_changed"] == found["scores_changed"] == 0
     assert found["seconds"]["use_seconds"] < found["seconds"]["unmerge_and_merge_seconds"]
-    first, second = claims.claims("swapping", records)
+    first, second = (q.judge(found) for q in swapping.QUESTIONS)
     assert first.verdict == "holds" and "0 of 5 × 1,000 switches" in first.evidence
-    assert second.verdict.startswith("holds when")
+    assert second.verdict == "holds" and second.when

@@ -1,14 +1,12 @@
 """The study of VeRA: what its variants change, what a file weighs, what stands on record."""
 
 import numpy as np
+import pages
 import pytest
 
-import studies
-from minilora.lab import cells
 from minilora.lab.sweep import the_model
 from studies import common, vera
 
-RECORD = studies.record_path("vera")
 RANK = 16
 each_variant = pytest.mark.parametrize("variant", vera.VARIANTS)
 
@@ -69,7 +67,10 @@ def test_the_draws_have_their_moments():
 def test_a_file_without_projections_is_made_whole_elsewhere():
     """Without: 4 bytes a trainable number and a header. With: 4 r (I + O) more, to the header."""
     found = vera.run(kind="file", method="vera", rank=RANK, seed=3)
-    assert found["same_bits_elsewhere"]
+    assert set(found["elsewhere"]) == set(vera.ELSEWHERE) and len(vera.ELSEWHERE) == 3
+    for there in found["elsewhere"].values():
+        assert there["same_arrays"] and there["same_answers"] and there["logits_apart"] < 1e-3
+    assert found["elsewhere"]["the same"]["logits_apart"] == 0
     config = the_model("base").config
     assert found["trainable"] == config.num_hidden_layers * (128 + 64 + 2 * RANK)
     assert 0 < found["bytes"] - 4 * found["trainable"] < 4000
@@ -78,14 +79,13 @@ def test_a_file_without_projections_is_made_whole_elsewhere():
 
 
 def test_the_record(tmp_path):
-    records = cells.read(RECORD)
+    records = pages.whole("vera")
     s = vera.summary(records)
-    assert all(r["same_bits_elsewhere"] for files in s["files"].values() for r in files.values())
-    for method, rows in s["files"].items():
-        for rank, row in rows.items():
-            assert row["trainable"] == s[method][rank]["trainable"]
+    for rows in s["files"].values():
+        for row in rows.values():
+            assert all(there["same_arrays"] for there in row["elsewhere"].values())
             assert row["bytes"] - 4 * row["trainable"] < 6000
-    assert {row["exact_match"].n for row in s["vera"].values()} == {5}
+    assert {row["exact_match"].n for row in s["variants"].values()} == {5}
     assert "nan" not in vera.table(records)
     vera.figure(records, tmp_path / "figure.png")
     assert 10_000 < (tmp_path / "figure.png").stat().st_size < 200_000
