@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import studies
+from minilora.lab.pretrain import Recipe
 from minilora.lab.statistics import FAILS, HOLDS, UNKNOWN
-from studies import claims, common, comparison, cost, delta_lora, forgetting, scratch
+from studies import _bases, claims, common, comparison, cost, delta_lora, forgetting, scratch
 from studies._question import Finding, Question
 
 EVERY = (*studies.ORDER, *studies.APART)
@@ -426,6 +427,18 @@ def test_every_sentence_that_is_claimed_has_a_row():
     answered = {n for q in questions for n in q.numbers.split()}
     answered |= {n for numbers, *_ in claims.SAID for n in numbers.split()}
     assert answered == wanted
+
+
+@pytest.mark.slow
+def test_a_further_base_is_made_once_and_put_in_its_place_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(_bases, "PLACE", tmp_path / "bases")
+    short = dataclasses.replace(Recipe(), seed=7, steps=2, warmup=1, batch_size=4, layers=1)
+    folder = _bases.made(7, short)
+    before = (folder / "model.safetensors").stat().st_mtime_ns
+    assert folder == tmp_path / "bases" / "7" and _bases.made(7, short) == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == before
+    assert _bases.model(7).config.num_hidden_layers == 1
+    assert [path.name for path in folder.parent.iterdir()] == ["7"]
 
 
 def test_the_rows_of_the_comparison_hold_the_published_delta_lora():

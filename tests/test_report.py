@@ -332,6 +332,16 @@ def test_labels_are_moved_apart():
     assert spread([], 0.1) == []
 
 
+def test_every_marker_stands_at_its_own_numbers_and_the_bars_are_named():
+    """LoRA, Delta-LoRA and LoRA+ train equally many: none is moved aside."""
+    results = make_results()
+    figure = plots.accuracy(results)
+    counts = sorted(row["trainable"] for row in results["methods"].values())
+    for axes in figure.axes:
+        assert sorted(float(bar.lines[0].get_xdata()[0]) for bar in axes.containers) == counts
+    assert "bars: standard deviation over" in figure.axes[-1].get_xlabel()
+
+
 @pytest.mark.parametrize("only", [None, ["lora"]])
 @pytest.mark.parametrize("name", ["convergence", "accuracy", "memory"])
 def test_no_text_of_a_figure_is_cut_or_covered(name, only, monkeypatch):

@@ -50,11 +50,14 @@ def after_step(arrays, kept, step, options):
 def factors(options, A, B, A_start=None, B_start=None, **_):
     """s B A + λ s (B A - B_start A_start) = s · [(1+λ) B, -λ B_start] [A; A_start].
 
-    ->  (O, 2r), (2r, I); (O, r), (r, I) before W has moved.
+    ->  (O, 2r), (2r, I); (O, r), (r, I) before W has moved, and where B_start = 0: W moved from the
+    first step then.
     """
     if A_start is None:
         return B, A
     ratio = options["update_ratio"]
+    if not B_start.any():
+        return (1 + ratio) * B, A
     left = np.concatenate([(1 + ratio) * B, -ratio * B_start], axis=1)
     return left, np.concatenate([A, A_start], axis=0)
 

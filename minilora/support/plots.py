@@ -163,10 +163,18 @@ def accuracy(results: Mapping[str, Any]) -> Any:
             _lines(axes, references)
         panels[0].set_title(f"Exact match on {results['settings']['test_size']:,} held-out words")
         figure.supylabel("share answered exactly", fontsize=13)
-        panels[-1].set_xlabel("trainable numbers")
+        panels[-1].set_xlabel(f"trainable numbers (bars: {_bars(records)})")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
+
+
+def _bars(records):
+    """What the bars are."""
+    counts = {len(record.get("seeds", [])) for record in records.values()}
+    if counts == {1}:
+        return "none, one seed"
+    return f"standard deviation over {' or '.join(map(str, sorted(counts)))} seeds"
 
 
 def _panels(figure, records, references):
@@ -197,18 +205,19 @@ def _with_margin(values, share):
 
 
 def _points(axes, records):
-    """A point with its standard deviation for every method; points of equal x are side by side."""
+    """A point with its standard deviation for every method, at its own numbers: points of equal
+    numbers stand above each other, told apart by colour, marker and the legend.
+    """
     from matplotlib.ticker import LogLocator
 
     appearance = looks(records)
     counts = [r["trainable"] for r in records.values()]
-    for i, (name, record) in enumerate(records.items()):
-        shift = counts[:i].count(counts[i]) - (counts.count(counts[i]) - 1) / 2
+    for name, record in records.items():
         (colour, marker), score = appearance[name], record["exact_match"]
         point = dict(color=colour, marker=marker, ms=11, capsize=5, ls="none")
         deviation = record["exact_match_sd"] or None
         label = f"{record['title']}  {score:.3f}"
-        axes.errorbar(counts[i] * 1.09**shift, score, yerr=deviation, label=label, **point)
+        axes.errorbar(record["trainable"], score, yerr=deviation, label=label, **point)
     axes.set_xscale("log")
     axes.set_xlim(min(counts) / 2, max(counts) * 2)
     subs = (1, 2, 5) if max(counts) < 30 * min(counts) else (1,)
