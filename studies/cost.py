@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from minilora.lab.cells import Cell, Record
-from minilora.lab.runs import adapter_bytes, the_model, trainable_numbers
+from minilora.lab.runs import adapter_bytes, largest_batch, the_model, trainable_numbers
 from minilora.lab.statistics import (
     FAILS,
     HOLDS,
@@ -73,7 +73,7 @@ ARMS: list[tuple[Cell, float]] = [  # an arm, and the middle of its first grid
     (arm("lora_plus", QV, 4), 0.005),
     (arm("lora_plus", ALL, 2), 0.0025),
 ]
-FIRST, TURNS, STEPS = 3, 4, 15
+FIRST, TURNS, STEPS = 3, 6, 15
 COSTS = {  # name in a row -> label, unit
     "total": ("MiB held in a step: weights, gradients, optimizer, kept for backward", 2**20),
     "adapter": ("KiB of the adapter's file", 2**10),
@@ -133,7 +133,7 @@ def sizes(**cell: Any) -> dict[str, Any]:
     """The ledger's bytes of a step, its peak, and the bytes of the adapter's file."""
     tuned = attached(cell)
     _, _, _, batches = common.setting(0, steps=150)
-    predicted = ledger(tuned, batch=max(batches, key=lambda batch: batch[0].size))
+    predicted = ledger(tuned, batch=largest_batch(batches))
     parts = {name: int(predicted[name]) for name in CATEGORIES}
     return {
         "trainable": trainable_numbers(tuned),
