@@ -12,7 +12,6 @@ say.
     w.grad                                  # array([2., 2., 2.])
 """
 
-import contextlib
 import inspect
 import itertools
 from collections import Counter
@@ -113,29 +112,30 @@ class Op:
         self.name, self.forward, self.backward, self.value = name, forward, backward, value
         self.saves, self.constants = saves, constants
         self.takes_need = "need" in inspect.signature(backward).parameters
-        self.twins = twin_of(forward), twin_of(backward), value and twin_of(value)
+        self.has_twin, self.fast_backward = twin_of(forward) is not None, twin_of(backward)
+        self.twins = twin_of(forward) or forward, (value and twin_of(value)) or value
 
     def __call__(self, *args) -> Tensor:
-        values, traced = [], False
-        for a in args:  # one plain loop: a decoded token makes 600 calls
-            if isinstance(a, Tensor):
+        traced, values = False, list(args)
+        for i, a in enumerate(args):  # one plain loop: a decoded token makes 600 calls
+            if type(a) is Tensor:
+                values[i] = a.data
                 traced = traced or a.node is not None
-                a = a.data
-            values.append(a)
-        forward, _, value = self.twins
-        fast = forward is not None and answers(values[0])
-        if not traced and self.value:
-            return Tensor((value if fast and value else self.value)(*values))
-        out, cache = (forward if fast and forward else self.forward)(*values)
+        forward, value = self.forward, self.value
+        if self.has_twin and answers(values[0]):
+            forward, value = self.twins
+        if not traced and value:
+            return Tensor(value(*values))
+        out, cache = forward(*values)
         if not traced:
             return Tensor(out)
-        parents = tuple([a.node if isinstance(a, Tensor) else None for a in args])
+        parents = tuple([a.node if type(a) is Tensor else None for a in args])
         return Tensor(out, Node(self, cache, parents, place()))
 
     def gradients(self, dout: np.ndarray, cache: Any, parents: tuple[Node | None, ...]) -> tuple:
         """backward's answer: one gradient per argument, then None for those that had defaults."""
         need = (tuple([p is not None for p in parents]),) if self.takes_need else ()
-        fast = self.twins[1]
+        fast = self.fast_backward
         backward = fast if fast and answers(dout) else self.backward
         grads = backward(dout, cache, *need)
         if len(grads) < len(parents):
@@ -153,13 +153,18 @@ def param(data: np.ndarray, name: str = "") -> Tensor:
     return Tensor(data, Node(None, None, (), name))
 
 
-@contextlib.contextmanager
-def scope(name: str) -> Iterator[None]:
+class scope:
     """Nodes made inside carry this name, joined to the outer scope's by a dot: their place."""
-    _scopes.append(f"{_scopes[-1]}.{name}" if _scopes else name)
-    try:
-        yield
-    finally:
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __enter__(self) -> None:
+        _scopes.append(f"{_scopes[-1]}.{self.name}" if _scopes else self.name)
+
+    def __exit__(self, *error) -> None:
         _scopes.pop()
 
 

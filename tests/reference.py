@@ -79,6 +79,11 @@ def swiglu_backward(dh, gate, up):
     return ops.swiglu.backward(dh, (gate, up))
 
 
+def embedding_dE(dx, ids, V):
+    """The page's dE."""
+    return ops.embedding.backward(dx, (ids, (V, dx.shape[1])))[0]
+
+
 def feed_forward(x, Wg, Wu, Wd):
     """The page's y, gate, up."""
     y, (gate, up, *_) = ops.frozen_feed_forward.forward(x, Wg, Wu, Wd)

@@ -88,6 +88,7 @@ def arguments_of(name, rng, M=7, K=5, N=19):
         "rope": (q, normal(rng, M * K, 3), normal(rng, M * K, 3)),
         "swiglu_forward": (3 * y, normal(rng, M, N)),
         "swiglu_backward": (normal(rng, M, N), 3 * y, normal(rng, M, N)),
+        "embedding_dE": (y, rng.integers(-7, 7, M), 7),
         "feed_forward": (x, w, w / 2, normal(rng, K, N)),
         "feed_forward_dx": (x, 3 * y, normal(rng, M, N), w, w / 2, normal(rng, K, N)),
         "attention_forward": (q, k, v, spans),

@@ -119,8 +119,8 @@ def test_rows_are_those_up_to_each_last_target(data):
     assert (flat if asked is every else asked.batch).tolist() == wanted
     for rows in (every, asked):
         at = np.arange(N * T) if rows.batch is None else rows.batch
-        assert np.array_equal(rows.places, at % T)
         assert np.array_equal(rows.angles[0][:, 0], at % T)
+        assert np.array_equal(rows.angles[1][:, 0], -(at % T))
         for q0, q1, k0, k1 in rows.spans:
             assert at[q0] // T == at[q1 - 1] // T == kept[k0] // T == kept[k1 - 1] // T
             assert k1 - k0 == at[q1 - 1] % T + 1  # the last row sees all keys up to itself

@@ -25,6 +25,7 @@ TABLE: dict[str, tuple[str, Callable]] = {  # kernel: the file of its Numba code
     "rope": ("pointwise", shapes.rope),
     "swiglu_forward": ("pointwise", shapes.swiglu_forward),
     "swiglu_backward": ("pointwise", shapes.swiglu_backward),
+    "embedding_dE": ("pointwise", shapes.embedding_dE),
     "feed_forward": ("gated", shapes.feed_forward),
     "feed_forward_dx": ("gated", shapes.feed_forward_dx),
     "attention_forward": ("attention", shapes.attention_forward),
@@ -48,13 +49,15 @@ def _compile_missing() -> None:
 
 
 def _entry(name: str) -> Callable:
-    on_shapes = TABLE[name][1]
+    on_shapes, code = TABLE[name][1], None
 
     @functools.wraps(on_shapes)
-    def kernel(first, *rest, **named):
-        if type(first) is Meta:
-            return on_shapes(first, *rest, **named)
-        return compiled(name)(first, *rest, **named)
+    def kernel(*given, **named):
+        nonlocal code
+        if type(given[0]) is Meta:
+            return on_shapes(*given, **named)
+        code = code or compiled(name)
+        return code(*given, **named)
 
     return kernel
 
@@ -71,6 +74,7 @@ rmsnorm_dg = _entry("rmsnorm_dg")
 rope = _entry("rope")
 swiglu_forward = _entry("swiglu_forward")
 swiglu_backward = _entry("swiglu_backward")
+embedding_dE = _entry("embedding_dE")
 feed_forward = _entry("feed_forward")
 feed_forward_dx = _entry("feed_forward_dx")
 attention_forward = _entry("attention_forward")

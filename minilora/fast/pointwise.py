@@ -1,11 +1,11 @@
-"""Sums, RMSNorm, rotary positions, SwiGLU: one pass over the numbers, on all cores.
+"""Sums, RMSNorm, rotary positions, SwiGLU, the embedding: one pass over the numbers.
 
 Each kernel has two functions: one does the share of one task, and the public one allocates the
 result and runs the tasks.
 """
 
 import numpy as np
-from numba import float32
+from numba import float32, int64
 
 from .jit import CHUNK, ONE, TASK, compiled, contiguous, portion, read, run, tasks, write
 from .sums import dot, dot3
@@ -179,3 +179,19 @@ def swiglu_backward(dh, gate, up):
     arguments = *inputs, dgate.reshape(-1), dup.reshape(-1)
     run(swiglu_backward_part, arguments, tasks(dup.size, GRAIN))
     return dgate, dup
+
+
+@compiled((read(2), read(1, dtype=int64), write(2)))
+def _add_rows(dx, ids, dE):
+    V, C = dE.shape
+    for i in range(len(ids)):
+        row = dE[ids[i] + V if ids[i] < 0 else ids[i]]
+        for c in range(C):
+            row[c] += dx[i, c]
+
+
+def embedding_dE(dx, ids, V):
+    """dE[ids[i]] += dx[i], in the order of the rows.   dx (M, C), ids (M,) ints -> dE (V, C)."""
+    dE = np.zeros((V, dx.shape[1]), np.float32)
+    _add_rows(contiguous(dx, dx.shape), np.ascontiguousarray(ids, np.int64), dE)
+    return dE

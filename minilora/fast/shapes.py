@@ -66,6 +66,11 @@ def swiglu_backward(dh, gate, up):
     return gate.copy(), up.copy()
 
 
+def embedding_dE(dx, ids, V):
+    """dE[ids[i]] += dx[i], in the order of the rows.   dx (M, C), ids (M,) ints -> dE (V, C)."""
+    return Meta((V, dx.shape[1]), dx.dtype)
+
+
 def feed_forward(x, Wg, Wu, Wd):
     """y = (silu(x Wgᵀ) · x Wuᵀ) Wdᵀ.   x (M, C), Wg, Wu (F, C), Wd (C, F) -> y, gate, up (M, F)."""
     gate, up = matmul_nt(x, Wg), matmul_nt(x, Wu)

@@ -178,6 +178,11 @@ def attention_backward(do, cache):
     return *K.attention_backward(do, *cache), None
 
 
+def embedding_backward(dx, cache):
+    ids, (V, _) = cache
+    return K.embedding_dE(dx, ids, V), None
+
+
 def swiglu_forward(gate, up):
     return K.swiglu_forward(gate, up), (gate, up)
 
@@ -279,6 +284,7 @@ TWINS = {
         rope_backward,
         attention_forward,
         attention_backward,
+        embedding_backward,
         swiglu_forward,
         swiglu_backward,
         frozen_feed_forward_forward,

@@ -8,7 +8,7 @@ import numpy as np
 from .. import ops
 from ..engine import Tensor
 from ..support.values import whole
-from .rows import Rows, rest_of, rows_of
+from .rows import Rows, last_rows, next_rows
 
 
 class KVCache:
@@ -28,7 +28,7 @@ class KVCache:
         """The rows of the next tokens: `new` of them, (K,) ints, of each of the sequences `of`."""
         begin = self.lengths[of]
         end = begin + new
-        return rows_of(begin, end, of * self.capacity, model.rope_tables(0, int(end.max())))
+        return next_rows(begin, end, of * self.capacity, model.rope_tables(0, int(end.max())))
 
     def extend(self, layer: int, k: Any, v: Any, rows: Rows) -> tuple[Any, Any]:
         """Store k and v (M, G, D) of these rows; returns all rows (N·capacity, G, D) of both."""
@@ -76,8 +76,7 @@ def generate(
     new, count = np.concatenate(prompts), lengths
     for _ in range(max_new_tokens):
         every = cache.rows(count, model, going)
-        last = rest_of(every, every.spans[:, 3] - every.spans[:, 2] - 1)
-        h = model.run(new, (every, last), how, cache).data
+        h = model.run(new, (every, last_rows(every)), how, cache).data
         u = rng.random((len(prompts), 1))[going] if temperature else None
         new = _choose(ops.frozen_linear(h, W).data, temperature, top_p, u)
         token = np.full(len(prompts), stop or 0)

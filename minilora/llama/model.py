@@ -23,7 +23,7 @@ from ..ops.loss import IGNORED
 from ..support.meta import Meta
 from . import generation, rotation
 from .rotation import Llama3Scaling
-from .rows import Rows, all_rows, last_targets, needed_rows
+from .rows import Rows, all_rows, needed_rows
 
 Linear = Callable[[str, Tensor, Rows], Tensor]  # of this name, on (M, I), which are these rows
 FeedForward = Callable[[str, Tensor, Rows], Tensor]  # the "…mlp" of this name, on (M, C)
@@ -280,8 +280,7 @@ class Llama:
 
     def rows_for(self, targets: np.ndarray) -> tuple[Rows, Rows]:
         """The rows that a loss on these targets (N, T) needs: see `rows.needed_rows`."""
-        longest = max(1, int(last_targets(targets).max()))
-        return needed_rows(targets, self.rope_tables(0, longest))
+        return needed_rows(targets, self.rope_tables(0, targets.shape[1]))
 
     def generate(self, ids, max_new_tokens: int, **choices) -> np.ndarray:
         """Continue each row: see `generation.generate`."""

@@ -5,7 +5,7 @@ gradient, so it is not computed. In the last layer only keys and values need the
 the first counted target. Rows lie sequence after sequence, without padding.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,62 +21,43 @@ Tables = tuple[Any, Any]  # cos and sin (T, D/2) of the positions 0 … T - 1
 class Rows:
     """Some positions of each sequence, and the keys that they see."""
 
-    places: np.ndarray  # (M,): the position of each row in its sequence
-    keys: np.ndarray  # (M,): the row of its own key among the keys
     spans: np.ndarray  # (N, 4): where a sequence's rows begin and end, where its keys begin and end
     angles: Tables  # cos and sin (M, D/2) of each row
     batch: np.ndarray | None = None  # (M,): which row of the batch (N·T) it is; None: all, in order
     among: np.ndarray | None = None  # (M,): which row of the layers before it is; None: all
+    keys: np.ndarray | None = None  # (M,): where a KV cache stores its key; None without a cache
 
     def of(self, x: Tensor) -> Tensor:
         """These rows of x, which has the rows of the layers before.   (·, C) -> (M, C)."""
         return x if self.among is None else ops.take(x, self.among)
 
 
-def _layout(begin, end, keys):
-    """places, keys and spans of the positions begin … end - 1 of each sequence."""
-    stop = np.cumsum(end - begin)
-    start = stop - end + begin
-    places = np.arange(stop[-1]) - np.repeat(start - begin, end - begin)
-    own = places + np.repeat(keys, end - begin)
-    return places, own, np.stack([start, stop, keys, keys + end], axis=1)
-
-
-def rows_of(begin: np.ndarray, end: np.ndarray, keys: np.ndarray, tables: Tables) -> Rows:
-    """The positions begin … end - 1 of each sequence, whose keys lie from the row `keys` on.
-
-    begin, end, keys (N,) ints. Position 0 of a sequence has its key in the row `keys`.
-    """
-    places, own, spans = _layout(begin, end, keys)
-    one = slice(begin[0], end[0]) if len(end) == 1 else places  # one sequence needs no copy
-    return Rows(places, own, spans, (tables[0][one], tables[1][one]))
-
-
-def rest_of(every: Rows, begin: np.ndarray) -> Rows:
-    """Of each sequence the rows from the position `begin` (N,) on; `every` itself where these are
-    all.
-    """
-    start, stop, keys, keys_end = every.spans.T
-    end = keys_end - keys
-    had = end - stop + start  # the position of each sequence's first row
-    if np.array_equal(begin, had):
-        return every
-    places, own, spans = _layout(begin, end, keys)
-    among = places + np.repeat(start - had, end - begin)
-    cos, sin = every.angles
-    batch = among if every.batch is None else every.batch[among]
-    return Rows(places, own, spans, (cos[among], sin[among]), batch, among)
-
-
 def all_rows(N: int, T: int, tables: Tables) -> Rows:
     """Every position of N sequences of length T."""
-    return rows_of(np.zeros(N, int), np.full(N, T), np.arange(N) * T, tables)
+    begin = np.arange(N) * T
+    angles = tables if N == 1 else _angles(tables, np.tile(np.arange(T), N))
+    return Rows(_spans(begin, begin + T, begin, begin + T), angles)
 
 
-def last_targets(targets: np.ndarray) -> np.ndarray:
-    """For each sequence the number of positions up to its last counted target.  (N, T) -> (N,)."""
-    counts = targets != IGNORED
-    return np.where(counts.any(axis=1), counts.shape[1] - counts[:, ::-1].argmax(axis=1), 0)
+def next_rows(begin: np.ndarray, end: np.ndarray, keys: np.ndarray, tables: Tables) -> Rows:
+    """With a KV cache: the positions begin … end - 1 of each sequence.
+
+    begin, end, keys (N,) ints; the cache stores position 0 of a sequence in the row `keys`.
+    """
+    n = end - begin
+    stop = np.cumsum(n)
+    places = np.arange(stop[-1]) - np.repeat(stop - n - begin, n)
+    spans = _spans(stop - n, stop, keys, keys + end)
+    return Rows(spans, _angles(tables, places), keys=places + np.repeat(keys, n))
+
+
+def last_rows(every: Rows) -> Rows:
+    """The last row of each sequence, whose logits choose the next token."""
+    start, stop, keys, end = every.spans.T
+    if len(start) == stop[-1]:
+        return every
+    n, last = np.arange(len(start)), stop - 1
+    return Rows(_spans(n, n + 1, keys, end), _angles(every.angles, last), among=last)
 
 
 def needed_rows(targets: np.ndarray, tables: Tables) -> tuple[Rows, Rows]:
@@ -86,13 +67,42 @@ def needed_rows(targets: np.ndarray, tables: Tables) -> tuple[Rows, Rows]:
     first counted target to the last. A sequence without one has no row; where no target counts at
     all, one row stays, so that no array is empty.
     """
-    N, T = targets.shape
-    end = last_targets(targets)
-    if not end.any():
-        end[0] = 1
-    has = np.flatnonzero(end)
-    end, first = end[has], (targets[has] != IGNORED).argmax(axis=1)
-    every = rows_of(np.zeros_like(end), end, np.cumsum(end) - end, tables)
-    if len(every.places) < N * T:
-        every = replace(every, batch=np.repeat(has * T, end) + every.places)
-    return every, rest_of(every, first)
+    (N, T), counts = targets.shape, targets != IGNORED
+    first, end = counts.argmax(axis=1), T - counts[:, ::-1].argmax(axis=1)
+    has = counts[np.arange(N), first]
+    if not has.all():
+        has[0] |= not has.any()
+        end *= has
+    stop = np.cumsum(end)
+    if stop[-1] == N * T and not first.any():
+        every = all_rows(N, T, tables)
+        return every, every
+    place = np.arange(T)
+    kept = (place < end[:, None]).ravel()
+    batch = kept.nonzero()[0]
+    spans = _spans(stop - end, stop, stop - end, stop)[has]
+    every = Rows(spans, _angles(tables, batch % T), batch)
+    if not first[has].any():
+        return every, every
+    among = (place >= first[:, None]).ravel()[batch].nonzero()[0]
+    queries = np.cumsum(end - first * has)
+    spans = _spans(queries - end + first * has, queries, stop - end, stop)[has]
+    return every, Rows(spans, _angles(every.angles, among), batch[among], among)
+
+
+def last_targets(targets: np.ndarray) -> np.ndarray:
+    """For each sequence the number of positions up to its last counted target.  (N, T) -> (N,)."""
+    counts = targets != IGNORED
+    return np.where(counts.any(axis=1), counts.shape[1] - counts[:, ::-1].argmax(axis=1), 0)
+
+
+def _angles(tables, places):
+    return tables[0][places], tables[1][places]
+
+
+def _spans(*columns):
+    """(N, 4) int64 of four columns (N,)."""
+    spans = np.empty((len(columns[0]), 4), np.int64)
+    for i, column in enumerate(columns):
+        spans[:, i] = column
+    return spans
