@@ -269,6 +269,26 @@ def _pad(rows: list[tuple[list[int], list[int]]], pad_id: int) -> Batch:
     return ids, targets
 
 
+def random_batch(
+    vocab_size: int,
+    batch_size: int,
+    prompts: tuple[int, int] = (60, 200),
+    answers: tuple[int, int] = (5, 60),
+    seed: int = 0,
+) -> Batch:
+    """Random tokens in the form of instruction data: a prompt without targets, then an answer.
+
+    prompts, answers: the least and the most tokens of each, drawn for every row.
+    """
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(batch_size):
+        prompt, answer = (int(rng.integers(least, most + 1)) for least, most in (prompts, answers))
+        row = rng.integers(0, vocab_size, prompt + answer).tolist()
+        rows.append((row[:-1], [IGNORED] * (prompt - 1) + row[prompt:]))
+    return _pad(rows, 0)
+
+
 def _right(completion: str | tuple[str, ...]) -> tuple[str, ...]:
     """All right completions; training uses the first. Raises ValueError if there is none."""
     right = (completion,) if isinstance(completion, str) else tuple(completion)
