@@ -15,7 +15,7 @@ from ..methods import METHODS
 from ..support.files import find
 from ..support.values import number
 from .adapters import Tuned
-from .storage import load_adapter
+from .storage import load_unmoved
 
 
 class Library:
@@ -32,11 +32,12 @@ class Library:
     def load(self, folder: str | Path, name: str | None = None) -> Tuned:
         """Read an adapter's folder and add it; its name is the folder's if none is given.
 
+        Delta-LoRA is read as the LoRA that PEFT reads, so that the base's weights are not copied.
         Raises what load_adapter raises, and ValueError if the name is in use.
         """
         name = Path(folder).name if name is None else name
         self._check_free(name)
-        return self.add(name, load_adapter(self.base, folder))
+        return self.add(name, load_unmoved(self.base, folder))
 
     def add(self, name: str, tuned: Tuned) -> Tuned:
         """Add an adapter, not a copy of it: training it further changes the library's adapter.

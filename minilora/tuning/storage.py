@@ -16,7 +16,7 @@ from ..formats.safetensors import array_bytes, read_weights, refuse_pickles
 from ..llama.model import EMBED, HEAD, Llama
 from ..methods import METHODS
 from ..methods.base import Method, Settings
-from ..support.files import check_kind, parse_json, read_json, write_together
+from ..support.files import check_kind, errors_at, parse_json, read_json, write_together
 from ..support.meta import is_array
 from .adapters import Tuned, attach
 from .choices import find_method, match_targets, matches
@@ -70,6 +70,8 @@ def save_adapter(tuned: Tuned, folder: str | Path, *, save_projection: bool = Tr
         "method": tuned.method,
         "rank": tuned.rank,
         "alpha": tuned.alpha,
+        "rank_pattern": tuned.rank_pattern,
+        "alpha_pattern": tuned.alpha_pattern,
         "options": tuned.options,
         "config": {k: v for k, v in config.items() if k not in DESCRIPTIVE},
     }
@@ -116,7 +118,9 @@ def _check_written(tuned, config, arrays):
     """Read what was written as a stranger would; compare each linear's whole change and numbers."""
     if tuned.record.whole_model:
         return
-    own = {"method": tuned.record, "options": tuned.options, "alpha": tuned.alpha}
+    own = {}
+    if tuned.record.peft is None:
+        own = {"method": tuned.record, "options": tuned.options, "alpha": tuned.alpha}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # attach warned of the ranks
         again = _empty(tuned.base, tuned.method, config, own, None, {})
@@ -149,18 +153,33 @@ def _target_modules(tuned):
 def load_adapter(
     model: Llama, folder: str | Path, method: str | Method | None = None, **options
 ) -> Tuned:
-    """Put a stored adapter on a model. method says which technique trains on: LoRA-FA and LoRA+ are
-    stored as LoRA.
+    """Put a stored adapter on a model.
 
+    method: the technique that trains on. None: the one that was saved, which the arrays' metadata
+    names; in a file of PEFT's own, what its config says. options: the technique's, where the files
+    do not settle them. Delta-LoRA's own arrays come back up to the rounding of float32.
     Raises ValueError for an adapter of another kind or of a base of other shapes (as PEFT's files,
     these do not tell two of one shape apart), for a damaged file, for files of two adapters, and
     for a keyword that the files settle; FileNotFoundError.
     """
+    return _load(model, folder, method, options)
+
+
+def load_unmoved(model: Llama, folder: str | Path) -> Tuned:
+    """`load_adapter` for use, not for training: a technique that moves a weight is loaded as PEFT
+    reads it, so that no weight of the base is copied.
+    """
+    return _load(model, folder, None, {}, unmoved=True)
+
+
+def _load(model, folder, method, options, unmoved=False):
     path = Path(folder) / CONFIG
     config = {name: value for name, value in read_json(path).items() if value is not None}
     refuse_pickles(Path(folder) / ARRAYS)
     arrays, about = read_weights(Path(folder) / ARRAYS)
     own = _own(Path(folder) / ARRAYS, about)
+    if unmoved and _wrote_others(METHODS.get(own.get("method")), own):
+        own = {"config": own.get("config", {})}
     tuned = _empty(model, path, config, own, method, options)
     for name, value in own.get("config", {}).items():
         if config.get(name) != value:
@@ -168,8 +187,34 @@ def load_adapter(
                 f"{path}: {name} is {config.get(name)!r:.80}, but {ARRAYS} was saved with "
                 f"{value!r:.80}: files of two adapters"
             )
+    with errors_at(Path(folder) / ARRAYS):
+        arrays = _restored(tuned, arrays, own)
     _fill(tuned, Path(folder) / ARRAYS, arrays, _drawn(tuned.record, config))
     return tuned
+
+
+def _restored(tuned, arrays, own):
+    """The technique's own arrays by their keys, where it wrote others for PEFT to read.
+
+    Arrays of which it makes nothing stay as they are: `_fill` refuses them.
+    """
+    peft = tuned.record.peft
+    if not _wrote_others(tuned.record, own):
+        return arrays
+    found = dict(arrays)
+    for layer, arguments in tuned.layers.items():
+        keys = {name: tuned.key(layer, name) for name in peft.names}
+        written = {name: arrays[key] for name, key in keys.items() if key in arrays}
+        if len(written) == len(keys):
+            whole = peft.restore(tuned.options, arguments, written)
+            found |= {tuned.key(layer, name): a for name, a in whole.items()}
+    return found
+
+
+def _wrote_others(record, own):
+    """Did this technique write the file, and other arrays than its own?"""
+    peft = record.peft if record else None
+    return bool(peft and peft.restore) and _name(own.get("method")) == record.name
 
 
 def _drawn(record, config):
@@ -192,7 +237,8 @@ def _fill(tuned, path, arrays, optional):
     """Write the stored arrays into tuned's own; raises ValueError where they are not the same."""
     for layer, arguments in tuned.layers.items():  # what a step rule adds is not there yet
         keys = {name: tuned.key(layer, name) for name in tuned.record.remembers}
-        arguments |= {name: arrays[key].copy() for name, key in keys.items() if key in arrays}
+        kept = {name: arrays[key] for name, key in keys.items() if key in arrays}
+        arguments |= {name: array.astype(tuned.base.dtype) for name, array in kept.items()}
     live = tuned.arrays
     derived = {k for k in live if k.endswith(".base_layer.weight")}
     if missing := sorted(live.keys() - derived - optional - arrays.keys()):
@@ -222,14 +268,20 @@ def _empty(model, path, config, own, method, options):
     _check_formula(path, config, claims)
     given: dict[str, Any] = {"targets": _targets(path, config.get("target_modules"), model)}
     given |= {k: v for k, v in fields.items() if k in record.takes}
+    settings = config
+    if _wrote_others(record, own):
+        settings = own
+        given |= {name: own.get(name) for name in ("rank", "alpha") if name in record.takes}
     for name, of in (("rank_pattern", int), ("alpha_pattern", float)):
-        given[name] = _pattern(path, name, config, of, model, given["targets"])
+        given[name] = _pattern(path, name, settings, of, model, given["targets"])
     read = {k: v for k, v in fields.items() if k in record.options and v is not None}
-    differ = {k for k in read.keys() & options.keys() - {*START} if options[k] != read[k]}
+    mine = own["options"] if _name(own.get("method")) == record.name else {}  # ratio and the like
+    mine = {k: v for k, v in mine.items() if k in record.options}
+    settle = mine | read if _wrote_others(record, own) else read
+    differ = {k for k in settle.keys() & options.keys() - {*START} if options[k] != settle[k]}
     if settled := given.keys() & options.keys() | differ:
         raise ValueError(f"{path}: {min(settled)} is settled by the adapter's own files")
-    mine = own["options"] if _name(own.get("method")) == record.name else {}  # ratio and the like
-    options = {**{k: v for k, v in mine.items() if k in record.options}, **read, **options}
+    options = {**mine, **read, **options}
     try:
         return attach(model, record, **given, **options)
     except ValueError as error:
@@ -243,7 +295,7 @@ def _name(method):
 def _technique(path, config, own, method) -> tuple[Method, dict[str, Any]]:
     """The record that trains on, and what it reads out of the config as attach's keywords.
 
-    method: a name or a record, None for the first technique whose form this is.
+    method: a name or a record; None: the one that was saved, or the first whose form this is.
     """
     kind = config.get("peft_type")
     if kind in ("FULL", "MINILORA"):
@@ -270,9 +322,21 @@ def _technique(path, config, own, method) -> tuple[Method, dict[str, Any]]:
     fits = {name: fields for name, fields in readings.items() if fields is not None}
     if not fits:
         raise ValueError(f"{path}: peft_type is {kind!r:.80}, supported are LORA and VERA")
-    # a technique that claims a field goes before those that would refuse it
-    claims = {name: r.peft.claims for name, r in records.items() if r.peft}
-    name = max(fits, key=lambda n: bool(claims[n])) if method is None else record.name
+    saved = own.get("method")
+    if method is not None:
+        name = record.name
+    elif saved in fits:
+        name = saved
+    else:
+        # a technique that claims a field goes before those that would refuse it
+        claims = {name: r.peft.claims for name, r in records.items() if r.peft}
+        name = max(fits, key=lambda n: bool(claims[n]))
+        if saved is not None and saved not in METHODS:
+            warnings.warn(
+                f"{path}: saved by {saved!r:.80}, which is unknown here, and loaded as {name}; "
+                "method= takes your own Method",
+                stacklevel=5,
+            )
     if name not in fits:
         raise ValueError(
             f"{path}: stored as {kind}, which {name} cannot train on; "
@@ -295,7 +359,7 @@ def _check_formula(path, config, claims):
         warnings.warn(
             f"{path}: {unknown[0]} is {given[unknown[0]]!r:.80}: unknown here, and taken to change "
             "nothing",
-            stacklevel=4,
+            stacklevel=5,
         )
     init = config.get("init_lora_weights", True)
     if init not in SAME_BASE and "init_lora_weights" not in claims:
