@@ -272,3 +272,30 @@ def test_an_adapter_of_another_base(tmp_path):
 def test_unmerge_of_another_model(tmp_path):
     """Shapes that do not fit are refused, not broadcast."""
     refuses(lambda: ml.unmerge(base(width=24), tune("lora")), "config|shape")
+
+
+# ---------------------------------------- names of PEFT
+
+
+@pytest.mark.parametrize(
+    "method, given, said",
+    [
+        ("lora", {"r": 4}, "rank is what PEFT calls r;"),
+        ("lora", {"lora_alpha": 16}, "alpha is what PEFT calls lora_alpha"),
+        ("lora", {"target_modules": ["q_proj"]}, "targets is what PEFT calls target_modules"),
+        ("lora", {"lora_dropout": 0.1}, "dropout is what PEFT calls lora_dropout"),
+        ("vera", {"vera_dropout": 0.1}, "dropout is what PEFT calls vera_dropout"),
+        ("lora_fa", {"use_rslora": True}, "rank_stabilized is what PEFT calls use_rslora"),
+        ("lora_plus", {"loraplus_lr_ratio": 16}, "ratio is what PEFT calls loraplus_lr_ratio"),
+        ("vera", {"lora_alpha": 16}, "vera: takes no alpha, which PEFT calls lora_alpha"),
+        ("full", {"r": 16}, "full: takes no rank, which PEFT calls r"),
+        ("lora", {"use_dora": True}, "the method 'dora' is what PEFT calls use_dora=True"),
+        ("LoRA", {}, "unknown method 'LoRA'; did you mean 'lora'"),
+        ("lora+", {}, "did you mean 'lora_plus'"),
+        ("LoRA-FA", {}, "did you mean 'lora_fa'"),
+        ("Delta LoRA", {}, "did you mean 'delta_lora'"),
+        ("VeRA", {}, "did you mean 'vera'"),
+    ],
+)
+def test_peft_s_names_are_answered_with_ours(method, given, said):
+    refuses(lambda: ml.attach(base(), method, **given), re.escape(said))

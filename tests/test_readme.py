@@ -126,6 +126,16 @@ def test_each_technique_has_its_row():
             assert authors in method.source and year in method.source
 
 
+def test_every_option_has_its_row():
+    """Techniques, default and meaning are the records'."""
+    for record in METHODS.values():
+        for option, default in record.options.items():
+            rows = re.findall(rf"^\| `{option}` \|.*$", README, re.M)
+            cells = [[c.strip() for c in row.strip("|").split("|")] for row in rows]
+            (mine,) = [c for c in cells if record.title in c[1].split(", ")]
+            assert mine[2:] == [str(default), record.about[option]]
+
+
 @pytest.mark.parametrize("line", sorted(set(re.findall(r"^    (minilora .*?)$", README, re.M))))
 def test_commands_are_understood(line):
     arguments = parser().parse_args(shlex.split(line, comments=True)[1:])

@@ -155,6 +155,7 @@ class Method:
     count: Count
     factors: Factors | None = None  # None: the change is no product of thin factors
     options: Mapping[str, Any] = field(default_factory=dict)  # name -> default, for attach
+    about: Mapping[str, str] = field(default_factory=dict)  # option -> its meaning and unit
     takes: tuple[str, ...] = ("rank", "alpha", "targets")  # which of these the technique has
     default_rank: int = 8
     rank_above_width: bool = False  # is a rank above min(I, O) of use?

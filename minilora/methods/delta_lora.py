@@ -120,6 +120,11 @@ METHOD = replace(
     source="Zi et al. 2023, arXiv:2309.02411, algorithm 1",
     formula="W + s B A, W moved by λ s Δ(B A) each step",
     options={"rank_stabilized": False, "update_ratio": 2.0, "start_step": 0},
+    about={
+        "rank_stabilized": lora.ABOUT["rank_stabilized"],
+        "update_ratio": "λ: in each step W moves by λ times the change of s B A",
+        "start_step": "optimizer steps before W first moves",
+    },
     check=check,
     factors=factors,
     before_step=before_step,

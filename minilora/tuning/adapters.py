@@ -26,6 +26,7 @@ from .choices import (
     check_pattern,
     check_rank,
     check_recompute,
+    describe_options,
     find_method,
     match_targets,
     pick,
@@ -224,7 +225,7 @@ def attach(
     alpha: 2·rank where None. rank_pattern, alpha_pattern: {name or regular expression of adapted
     linears: their own}, as in PEFT. targets: names of linears ("q_proj", or a full name), or
     "all-linear"; ("q_proj", "v_proj") where None. recompute: less memory for time, see
-    `check_recompute`. options: the technique's own.
+    `check_recompute`. options: the technique's own, listed below with their defaults.
     Raises ValueError for what the technique does not take, with the nearest right names.
     """
     record = method if isinstance(method, Method) else find_method(method)
@@ -264,6 +265,9 @@ def attach(
         made = record.init(W, r, how, rng, tuned.shared)
         tuned.layers[name] = own | {argument: plain(a) for argument, a in made.items()}
     return tuned
+
+
+attach.__doc__ = f"{attach.__doc__}\n{describe_options()}\n"
 
 
 def _of_layer(tuned, name):

@@ -14,9 +14,41 @@ from ..support.values import number, plain, whole
 DEFAULT_TARGETS = ("q_proj", "v_proj")
 
 
+# What PEFT calls it -> what it is called here.
+PEFT_NAMES = {
+    "r": "rank",
+    "lora_alpha": "alpha",
+    "target_modules": "targets",
+    "lora_dropout": "dropout",
+    "vera_dropout": "dropout",
+    "use_rslora": "rank_stabilized",
+    "loraplus_lr_ratio": "ratio",
+}
+
+
 def find_method(name: str) -> Method:
     """METHODS[name]; raises ValueError with the most similar names."""
+    if isinstance(name, str) and name not in METHODS:
+        for known, record in METHODS.items():  # "LoRA", "lora+", "Delta LoRA"
+            if _letters(name) in (_letters(known), _letters(record.title)):
+                raise ValueError(f"unknown method {name!r}; did you mean {known!r}?")
     return find("method", name, METHODS)
+
+
+def _letters(name):
+    return re.sub(r"[\s_-]", "", name.lower())
+
+
+def describe_options() -> str:
+    """A paragraph a technique: what attach takes for it, with defaults, meanings and units."""
+    lines = []
+    for name, record in METHODS.items():
+        own = {"rank": record.default_rank, "alpha": "2·rank", "targets": "q_proj, v_proj"}
+        taken = ", ".join(f"{k} ({v})" for k, v in own.items() if k in record.takes)
+        lines.append(f"{name}: {taken or 'no rank, alpha or targets'}")
+        for option, default in record.options.items():
+            lines.append(f"    {option} ({default}): {record.about.get(option, '')}")
+    return "\n".join(lines)
 
 
 def _kinds(layers):
@@ -143,6 +175,7 @@ def check_options(record: Method, options: Mapping[str, Any], **common: Any) -> 
             raise ValueError(f"{record.name}: takes no {name}, got {value!r}")
     for name in options:
         if name not in record.options:
+            _check_peft_name(record, name)
             raise nearest(f"option of {record.name}", name, record.options)
     values = {**record.options, **{k: plain(v) for k, v in options.items()}}
     for name, value in values.items():
@@ -151,3 +184,15 @@ def check_options(record: Method, options: Mapping[str, Any], **common: Any) -> 
     if record.check:
         record.check(values)
     return values
+
+
+def _check_peft_name(record, name):
+    """Raises ValueError with the name that is used here, if it is one of PEFT's."""
+    ours = PEFT_NAMES.get(name)
+    if ours in (*record.takes, *record.options):
+        raise ValueError(f"{record.name}: {ours} is what PEFT calls {name}; wanted {ours}=")
+    if ours:
+        raise ValueError(f"{record.name}: takes no {ours}, which PEFT calls {name}")
+    for other, its in METHODS.items():
+        if its.peft and name in its.peft.claims:
+            raise ValueError(f"{record.name}: the method {other!r} is what PEFT calls {name}=True")
