@@ -45,6 +45,9 @@ def _out(p, default, what):
 
 def _comparison_options(p):
     all_methods, usual = ",".join(METHODS), ",".join(DEFAULT)
+    wide = ", ".join(
+        f"{r.title}'s {r.default_rank}" for r in METHODS.values() if r.rank_above_width
+    )
     default = "all" if all_methods == usual else usual
     p.add_argument(
         "--task", default="past", help="of the word lab, or category, SmolLM2's (%(default)s)"
@@ -59,7 +62,7 @@ def _comparison_options(p):
         action="append",
         default=[],
         metavar="R or METHOD=R",
-        help="rank, or one method's own (4, category 8; vera=256)",
+        help=f"rank of all but {wide} (4, category 8), or one method's own",
     )
     p.add_argument("--targets", type=names, help="q_proj,v_proj,… or all-linear (q_proj,v_proj)")
     p.add_argument("--steps", type=int, help="optimizer steps (150; category: 60)")

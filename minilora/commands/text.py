@@ -1,6 +1,7 @@
 """train, generate, merge: fine-tune a model on text, and use the adapter."""
 
 import sys
+import warnings
 from argparse import Namespace
 from pathlib import Path
 
@@ -24,8 +25,8 @@ def add(commands) -> None:
     p.add_argument("--max-new-tokens", type=int, default=32, help="(%(default)s)")
     p.add_argument("--speed", action="store_true", help="print tokens/s, and the memory's limit")
     p.add_argument("--temperature", type=float, default=0.0, help="0: no sampling (%(default)s)")
-    p.add_argument("--top-p", type=float, default=1.0, help="(%(default)s)")
-    p.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    p.add_argument("--top-p", type=float, help="sample from the likeliest of this sum (1.0)")
+    p.add_argument("--seed", type=int, help="of the sampling (0)")
 
     p = command(commands, "merge", merge, "write the base with the adapter's change added in")
     p.add_argument("--base", default="base", help=BASE)
@@ -44,10 +45,10 @@ def _add_train(commands):
     p.add_argument("--recompute", metavar="WHAT", help="less memory, more time: layers or swiglu")
     p.add_argument("--alpha", type=float, help="scaling alpha (2·rank)")
     p.add_argument("--steps", type=int, default=150, help="optimizer steps (%(default)s)")
-    p.add_argument("--batch-size", type=int, default=32, help="pairs a step (%(default)s)")
+    p.add_argument("--batch-size", type=int, help="pairs a step (32)")
     p.add_argument("--lr", type=float, help="peak learning rate (what minilora tune chose)")
     p.add_argument("--schedule", default="linear", help="constant, linear or cosine (%(default)s)")
-    p.add_argument("--warmup", type=int, default=15, help="steps (%(default)s)")
+    p.add_argument("--warmup", type=int, help="steps (15, at most a tenth of --steps)")
     p.add_argument("--weight-decay", type=float, default=0.01, help="(%(default)s)")
     p.add_argument("--clip", type=float, default=1.0, help="of the global norm (%(default)s)")
     p.add_argument("--seed", type=int, default=0, help="(%(default)s)")
@@ -74,9 +75,15 @@ def train(a: Namespace) -> None:
     from ..text import tasks
 
     whole("--steps", a.steps, 1)
-    whole("--batch-size", a.batch_size, 1)
+    batch_size = 32 if a.batch_size is None else whole("--batch-size", a.batch_size, 1)
     model = _load_base(a)
     pairs, held_out = _pairs(a)
+    if a.batch_size and a.batch_size > len(pairs):
+        warnings.warn(
+            f"--batch-size is {a.batch_size}, and there are {len(pairs)} pairs: a step takes all "
+            "of them",
+            stacklevel=2,
+        )
     if held_out:
         # an unreadable pair is an error now, not after the training
         ml.batches(held_out, model.tokenizer, len(held_out))
@@ -87,11 +94,11 @@ def train(a: Namespace) -> None:
     tuned = ml.attach(model, a.method, seed=a.seed, **how)
     history = ml.train(
         tuned,
-        tasks.enough_batches(a.steps, pairs, model.tokenizer, a.batch_size, a.seed, by_length=8),
+        tasks.enough_batches(a.steps, pairs, model.tokenizer, batch_size, a.seed, by_length=8),
         steps=a.steps,
         lr=_tuned_rate(a.method) if a.lr is None else a.lr,
         schedule=a.schedule,
-        warmup=min(a.warmup, a.steps // 10),
+        warmup=min(15, a.steps // 10) if a.warmup is None else a.warmup,
         weight_decay=a.weight_decay,
         betas=(0.9, 0.98),
         clip=a.clip,
@@ -148,6 +155,10 @@ def generate(a: Namespace) -> None:
     model = _load_base(a)
     if a.max_new_tokens < 1:
         raise ValueError(f"--max-new-tokens is {a.max_new_tokens}, wanted at least 1")
+    sampling = given(a, "top_p", "seed")
+    for name in sampling if a.temperature == 0 else ():
+        option = f"--{name.replace('_', '-')}"
+        warnings.warn(f"{option} does nothing at --temperature 0", stacklevel=2)
     answering = ml.load_adapter(model, a.adapter) if a.adapter else model
     stream, clock = _Stream(model.tokenizer), decoding.Clock()
     # as many bytes as one token reads, and more than a processor's cache can hold
@@ -162,8 +173,7 @@ def generate(a: Namespace) -> None:
         [model.tokenizer.encode(_prompt(a, model.tokenizer))],
         a.max_new_tokens,
         temperature=a.temperature,
-        top_p=a.top_p,
-        seed=a.seed,
+        **sampling,
         stop=model.tokenizer.eos_id,
         on_token=on_token,
     )

@@ -292,6 +292,10 @@ def _settings(*, steps, lr, weight_decay, betas, eps, schedule, warmup, clip, ac
     }
     if settings["lr"] > 0 and optim.learning_rate(1, **_of_rate(settings)) == 0 and steps == 1:
         warnings.warn(f"train: with one step the {schedule} schedule's rate is 0", stacklevel=3)
+    if warmup > steps:
+        warnings.warn(
+            f"train: warmup is {warmup}, steps is {steps}: the rate never reaches lr", stacklevel=3
+        )
     return settings
 
 
