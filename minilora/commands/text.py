@@ -5,7 +5,7 @@ import warnings
 from argparse import Namespace
 from pathlib import Path
 
-from ..support.files import find, make_folder
+from ..support.files import data_folder, find, make_folder
 from ..support.values import whole
 from .arguments import adapter_options, command, given, options
 
@@ -128,8 +128,16 @@ def _pairs(a):
         data = tasks.load_task(a.task)
         pairs, held_out = data.train, data.test
     else:
-        pairs, held_out = list(tasks.read_pairs(a.data)), []
-    return pairs, list(tasks.read_pairs(a.eval)) if a.eval else held_out
+        pairs, held_out = tasks.read_pairs(_there(a.data)), []
+    return pairs, tasks.read_pairs(_there(a.eval)) if a.eval else held_out
+
+
+def _there(path: Path) -> Path:
+    """The path; of data/… that is not in this folder, the copy in the installed package."""
+    if not path.exists() and path.parts[:1] == ("data",):
+        shipped = data_folder().joinpath(*path.parts[1:])
+        return shipped if shipped.is_file() else path
+    return path
 
 
 def _tuned_rate(method: str) -> float:
