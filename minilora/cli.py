@@ -7,14 +7,22 @@ from typing import NoReturn
 
 from . import __version__
 from .commands import MODULES
+from .support import terminal
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 2 after an error, 130 after Ctrl-C."""
+    """Run one command; returns the exit code: 0, 2 after an error, 130 after Ctrl-C, 141 where the
+    reader of the output has gone.
+    """
+    terminal.set_up()
     arguments = parser().parse_args(argv)
     warnings.showwarning = _show_warning
     try:
         arguments.command(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        terminal.drop_output()
+        return 141
     except (ValueError, OSError, AssertionError, MemoryError) as error:
         text = " ".join(str(error).split())
         print(f"minilora: {text or type(error).__name__}", file=sys.stderr)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..methods import DEFAULT, METHODS
 from ..support.files import make_folder, nearest
+from ..support.terminal import width
 from ..support.values import whole
 from ..tuning.choices import find_method
 from .arguments import command, given, names, read_number, read_whole
@@ -109,12 +110,12 @@ def compare(a) -> None:
         lr,
         a.out,
         report=lambda name, row: print(pages.progress_line(row), flush=True),
-        ready=lambda: print(pages.opening(settings), flush=True),
+        ready=lambda: print(pages.opening(settings, width()), flush=True),
         record=rates.read(a.rates),
         jobs=a.jobs,
     )
     pages.write_all(results, a.out)
-    print(pages.table(results))
+    print(pages.table(results, width()))
     print(f"\nwritten to {a.out}: results.json, report.html, {', '.join(pages.FIGURES)}, adapters/")
 
 
@@ -169,7 +170,7 @@ def report(a) -> None:
 
     results = pages.read_results(a.folder)
     pages.write_all(results, a.folder)
-    print(pages.table(results))
+    print(pages.table(results, width()))
 
 
 def pretrain(a) -> None:
