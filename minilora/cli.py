@@ -27,8 +27,8 @@ def main(argv: list[str] | None = None) -> int:
         text = " ".join(str(error).split())
         print(f"minilora: {text or type(error).__name__}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("minilora: stopped", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        print(f"minilora: {stopped or 'stopped'}", file=sys.stderr)
         return 130
     return 0
 

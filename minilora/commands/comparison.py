@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from ..methods import DEFAULT, METHODS
 from ..support.files import make_folder, nearest
@@ -105,15 +106,25 @@ def compare(a) -> None:
     if a.rates is not None and not a.rates.is_file():
         raise FileNotFoundError(f"{a.rates}: no such file; wanted a record of minilora tune")
     make_folder(a.out)
-    results = comparison.compare(
-        settings,
-        lr,
-        a.out,
-        report=lambda name, row: print(pages.progress_line(row), flush=True),
-        ready=lambda: print(pages.opening(settings, width()), flush=True),
-        record=rates.read(a.rates),
-        jobs=a.jobs,
-    )
+    so_far: dict[str, Any] = {}
+    try:
+        results = comparison.compare(
+            settings,
+            lr,
+            a.out,
+            report=lambda name, row: print(pages.progress_line(row), flush=True),
+            ready=lambda: print(pages.opening(settings, width()), flush=True),
+            record=rates.read(a.rates),
+            jobs=a.jobs,
+            keep=so_far.update,
+        )
+    except KeyboardInterrupt:
+        if not so_far.get("methods"):
+            raise
+        pages.write_all(so_far, a.out)
+        print(pages.table(so_far, width()))
+        done, wanted = len(pages.rows(so_far)), len(comparison.rows(settings))
+        raise KeyboardInterrupt(f"stopped; {done} of {wanted} rows are in {a.out}") from None
     pages.write_all(results, a.out)
     print(pages.table(results, width()))
     print(f"\nwritten to {a.out}: results.json, report.html, {', '.join(pages.FIGURES)}, adapters/")

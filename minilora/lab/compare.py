@@ -38,9 +38,11 @@ def compare(
     ready: Callable[[], None] = lambda: None,
     record: Mapping[str, Any] | None = None,
     jobs: int | None = None,
+    keep: Callable[[dict[str, Any]], None] = lambda results: None,
 ) -> dict[str, Any]:
     """Run everything; returns the results of results.json. `report(name, record)` is called as each
-    row is done, `ready()` once everything is checked, before the first.
+    row is done, `ready()` once everything is checked, before the first; `keep(results)` with the
+    results so far, also as each row is done.
 
     lr: method -> learning rate ("scratch" too), in place of what `tune` chose. out: a folder for
     the adapters of the first seed. record: of `tune` (see `rates.read`); the committed one where
@@ -80,7 +82,9 @@ def compare(
             results[SCRATCH] = row
         else:
             results["methods"][name] = row
+        results["took"] |= time_and_peak(start)
         report(name, row)
+        keep(results)
     results["took"] |= time_and_peak(start)
     return results
 

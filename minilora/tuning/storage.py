@@ -18,6 +18,7 @@ from ..methods import METHODS
 from ..methods.base import Method, Settings
 from ..support.files import check_kind, errors_at, parse_json, read_json, write_together
 from ..support.meta import is_array
+from . import checkpoints
 from .adapters import Tuned, attach
 from .choices import find_method, match_targets, matches
 
@@ -158,10 +159,15 @@ def load_adapter(
     method: the technique that trains on. None: the one that was saved, which the arrays' metadata
     names; in a file of PEFT's own, what its config says. options: the technique's, where the files
     do not settle them. Delta-LoRA's own arrays come back up to the rounding of float32.
+    folder: or a checkpoint of `train`, which settles all of it.
     Raises ValueError for an adapter of another kind or of a base of other shapes (as PEFT's files,
     these do not tell two of one shape apart), for a damaged file, for files of two adapters, and
     for a keyword that the files settle; FileNotFoundError.
     """
+    if Path(folder).is_file():
+        if method is not None or options:
+            raise ValueError(f"{folder}: a checkpoint settles its method and options; got others")
+        return checkpoints.load_tuned(folder, model)
     return _load(model, folder, method, options)
 
 
