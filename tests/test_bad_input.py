@@ -1,6 +1,9 @@
 """Bad input: each is answered in one line that says what, what was got and what was wanted."""
 
+import contextlib
+import json
 import re
+import time
 import warnings
 
 import numpy as np
@@ -145,6 +148,68 @@ def test_targets_that_match_nothing():
     refuses(lambda: ml.attach(base(), "lora", targets="input_layernorm"), "input_layernorm")
     one = ml.attach(base(), "lora", targets="model.layers.1.self_attn.q_proj")
     assert list(one.layers) == ["model.layers.1.self_attn.q_proj"]
+
+
+LAYER = "model.layers.{}.{}"
+Q, V = "self_attn.q_proj", "self_attn.v_proj"
+
+
+@pytest.mark.parametrize(
+    "given, wanted",
+    [
+        ({"targets": r".*\.(q|v)_proj"}, [(0, Q), (0, V), (1, Q), (1, V)]),
+        ({"targets": (r"layers\.1\..*q_proj", "v_proj")}, [(0, V), (1, Q), (1, V)]),
+        ({"layers_to_transform": 1}, [(1, Q), (1, V)]),
+        ({"layers_to_transform": [0], "layers_pattern": "layers"}, [(0, Q), (0, V)]),
+        ({"layers_to_transform": 0, "layers_pattern": ["h", "layers"]}, [(0, Q), (0, V)]),
+        ({"exclude_modules": "v_proj"}, [(0, Q), (1, Q)]),
+        ({"exclude_modules": ["v_proj", LAYER.format(0, Q)]}, [(1, Q)]),
+        ({"exclude_modules": r".*\.1\..*"}, [(0, Q), (0, V)]),
+        ({"targets": r"(?!.*mlp).*[qv]_proj", "layers_to_transform": 0}, [(0, Q), (0, V)]),
+    ],
+)
+def test_layers_are_chosen_by_patterns_and_numbers(given, wanted, tmp_path):
+    tuned = ml.attach(base(), "lora", rank=2, **given)
+    assert list(tuned.layers) == [LAYER.format(*each) for each in wanted]
+    ml.save_adapter(tuned, tmp_path)
+    assert ml.load_adapter(base(), tmp_path).layers.keys() == tuned.layers.keys()
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"targets": ".*x_proj"}, "'.*x_proj' matches no linear; their names are as model"),
+        ({"targets": "(q_proj"}, "no regular expression"),
+        ({"layers_to_transform": 2}, "no layer 2, wanted 0 to 1"),
+        ({"layers_to_transform": [0, 1.5]}, "layers_to_transform is 1.5"),
+        ({"layers_pattern": "layers"}, "wanted layers_to_transform too"),
+        ({"exclude_modules": ".*"}, "no linear is left.*exclude_modules '.*'"),
+        ({"layers_to_transform": 0, "layers_pattern": "h"}, "no linear is left.*pattern 'h'"),
+    ],
+)
+def test_a_choice_of_layers_that_chooses_none(given, said):
+    refuses(lambda: ml.attach(base(), "lora", **given), said)
+    refuses(lambda: ml.attach(base(), "full", **given), f"full: takes no {next(iter(given))}")
+
+
+def test_a_stranger_s_pattern_does_not_hang(tmp_path):
+    """In each field of PEFT's config that chooses layers."""
+    ml.save_adapter(tune("lora", targets="q_proj"), tmp_path)
+    path = tmp_path / "adapter_config.json"
+    fields = json.loads(path.read_text())
+    evil, start = r"(.*.*)*.*.*.*.*.*.*x", time.process_time()
+    for name, value in (
+        ("target_modules", evil),
+        ("exclude_modules", evil),
+        ("rank_pattern", {evil: 2}),
+        ("alpha_pattern", {evil: 2}),
+        ("layers_pattern", evil),
+    ):
+        number = {"layers_to_transform": 0} if name == "layers_pattern" else {}
+        path.write_text(json.dumps({**fields, **number, name: value}))
+        with contextlib.suppress(ValueError):  # it chooses no layer, or takes too many steps
+            ml.load_adapter(base(), tmp_path)
+    assert time.process_time() - start < 9
 
 
 @pytest.mark.parametrize(

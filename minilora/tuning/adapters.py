@@ -215,6 +215,9 @@ def attach(
     rank_pattern=None,
     alpha_pattern=None,
     targets=None,
+    layers_to_transform=None,
+    layers_pattern=None,
+    exclude_modules=None,
     seed: int = 0,
     recompute=None,
     **options,
@@ -223,9 +226,10 @@ def attach(
 
     method: a name of METHODS, or a Method of your own. rank: its default where None (8; VeRA 256).
     alpha: 2·rank where None. rank_pattern, alpha_pattern: {name or regular expression of adapted
-    linears: their own}, as in PEFT. targets: names of linears ("q_proj", or a full name), or
-    "all-linear"; ("q_proj", "v_proj") where None. recompute: less memory for time, see
-    `check_recompute`. options: the technique's own, listed below with their defaults.
+    linears: their own}, as in PEFT. targets: names of linears ("q_proj", or a full name), regular
+    expressions of them, or "all-linear"; ("q_proj", "v_proj") where None. layers_to_transform,
+    layers_pattern, exclude_modules: fewer of them, see `match_targets`. recompute: less memory for
+    time, see `check_recompute`. options: the technique's own, listed below with their defaults.
     Raises ValueError for what the technique does not take, with the nearest right names.
     """
     record = method if isinstance(method, Method) else find_method(method)
@@ -234,7 +238,12 @@ def attach(
             f"attach: got a {type(model).__name__}, wanted a Llama; detach or merge first"
         )
     patterns = {"rank_pattern": rank_pattern or {}, "alpha_pattern": alpha_pattern or {}}
-    given = {"rank": rank, "alpha": alpha, "targets": targets}
+    selection = {
+        "layers_to_transform": layers_to_transform,
+        "layers_pattern": layers_pattern,
+        "exclude_modules": exclude_modules,
+    }
+    given = {"rank": rank, "alpha": alpha, "targets": targets, **selection}
     options = check_options(record, options, **given, **{k: v or None for k, v in patterns.items()})
     seed = whole("attach: seed", seed)
     if record.whole_model:
@@ -242,7 +251,9 @@ def attach(
         tuned.weights = {name: a.copy() for name, a in model.params.items()}
         return tuned
 
-    names = match_targets(model.config, targets)
+    names = match_targets(model.config, targets, **selection)
+    if any(value is not None for value in selection.values()):
+        targets = tuple(names)
     weights = {name: model.params[f"{name}.weight"] for name in names}
     if "rank" in record.takes:
         rank = check_rank(record, rank)

@@ -5,7 +5,6 @@ themselves, under the peft_type "FULL", and a technique that PEFT does not know 
 """
 
 import json
-import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from ..methods import METHODS
 from ..methods.base import Method, Settings
 from ..support.files import check_kind, errors_at, parse_json, read_json, write_together
 from ..support.meta import is_array
-from . import checkpoints
+from . import checkpoints, patterns
 from .adapters import Tuned, attach
-from .choices import find_method, match_targets, matches
+from .choices import SELECTION, find_method, match_targets
 
 CONFIG, ARRAYS = "adapter_config.json", "adapter_model.safetensors"
 ABOUT = "minilora"  # the entry of the arrays' metadata; PEFT reads none
@@ -43,8 +42,6 @@ CHANGES = (
     "lora_bias",
     "alora_invocation_tokens",
     "modules_to_save",
-    "exclude_modules",
-    "layers_to_transform",
     "layer_replication",
     "target_parameters",
     "trainable_token_indices",
@@ -53,8 +50,9 @@ HARMLESS = set(  # fields that are read here, or say how the arrays were made or
     "peft_type r target_modules lora_alpha lora_dropout use_rslora init_lora_weights init_weights "
     "rank_pattern alpha_pattern vera_dropout d_initial projection_prng_key save_projection "
     "base_model_name_or_path task_type inference_mode auto_mapping revision peft_version "
-    "layers_pattern loftq_config eva_config corda_config lora_ga_config megatron_config "
-    "megatron_core qalora_group_size ensure_weight_tying runtime_config".split()
+    "layers_to_transform layers_pattern exclude_modules loftq_config eva_config corda_config "
+    "lora_ga_config megatron_config megatron_core qalora_group_size ensure_weight_tying "
+    "runtime_config".split()
 )
 SAME_BASE = (True, False, "gaussian", "orthogonal")  # init_lora_weights that leave W as it is
 
@@ -272,7 +270,7 @@ def _empty(model, path, config, own, method, options):
         return attach(model, record, **options)
     claims = record.peft.claims if record.peft else ()
     _check_formula(path, config, claims)
-    given: dict[str, Any] = {"targets": _targets(path, config.get("target_modules"), model)}
+    given: dict[str, Any] = {"targets": _targets(path, config, model)}
     given |= {k: v for k, v in fields.items() if k in record.takes}
     settings = config
     if _wrote_others(record, own):
@@ -383,28 +381,43 @@ def _pattern(path, name, config, kind, model, targets):
     check_kind(path, name, pattern, {str: kind})
     try:
         adapted = match_targets(model.config, targets) if pattern else []
-        return {k: v for k, v in pattern.items() if any(matches(k, n) for n in adapted)}
+        return {k: v for k, v in pattern.items() if any(patterns.end(k, n) for n in adapted)}
     except ValueError as error:
         raise ValueError(f"{path}: {name}: {error}") from None
 
 
-def _targets(path, modules, model):
-    """target_modules as attach takes them: names, or PEFT's regular expression for whole ones."""
+def _targets(path, config, model):
+    """target_modules and what else chooses layers in PEFT's config, as attach's targets."""
+    modules = config.get("target_modules")
+    selection = {name: config[name] for name in SELECTION if config.get(name)}
+    if isinstance(config.get("layers_to_transform"), int):  # 0 too
+        selection["layers_to_transform"] = config["layers_to_transform"]
+    for name, value in selection.items():
+        kind = int if name == "layers_to_transform" else str
+        check_kind(path, name, value, [kind] if isinstance(value, list) else kind)
+    if isinstance(excluded := selection.get("exclude_modules"), str):
+        selection["exclude_modules"] = f"(?:{excluded})"  # PEFT takes a name for a pattern, too
     if not isinstance(modules, str):
         check_kind(path, "target_modules", modules, [str])
-        return tuple(modules)
-    if modules.lower() == "all-linear":
-        return "all-linear"
+        targets: Any = tuple(modules)
+    elif modules.lower() == "all-linear":
+        targets = "all-linear"
+    else:
+        targets = _whole_names(path, modules, model)
+    if not selection:
+        return targets
+    with errors_at(path):
+        return tuple(match_targets(model.config, targets, **selection))
+
+
+def _whole_names(path, pattern, model):
+    """The names that PEFT's regular expression matches as a whole."""
     ends = [name.removesuffix(".weight") for name in (EMBED, HEAD)]
-    try:
-        hits = [n for n in (*ends, *model.config.linears()) if re.fullmatch(modules, n)]
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(
-            f"{path}: target_modules is {modules!r:.80}, no regular expression: {error}"
-        ) from None
+    with errors_at(f"{path}: target_modules"):
+        hits = [n for n in (*ends, *model.config.linears()) if patterns.full(pattern, n)]
     if not hits:
         raise ValueError(
-            f"{path}: target_modules is {modules!r:.80}, which matches no linear's whole name, "
+            f"{path}: target_modules is {pattern!r:.80}, which matches no linear's whole name, "
             f"as {next(iter(model.config.linears()))} is one"
         )
     return tuple(hits)
