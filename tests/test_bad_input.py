@@ -11,6 +11,7 @@ import pytest
 from battery import BATCHES, base, same_bits, tune
 
 import minilora as ml
+from minilora.cli import main
 
 NAMES = list(ml.METHODS)
 RANKED = [n for n in NAMES if "rank" in ml.METHODS[n].takes]
@@ -364,3 +365,48 @@ def test_unmerge_of_another_model(tmp_path):
 )
 def test_peft_s_names_are_answered_with_ours(method, given, said):
     refuses(lambda: ml.attach(base(), method, **given), re.escape(said))
+
+
+# ---------------------------------------- what newcomers type
+
+
+def test_what_is_no_tuned_is_not_merged():
+    for call in (lambda: ml.merge(base()), lambda: ml.unmerge(base(), base())):
+        refuses(call, "merge: got a Llama, wanted a Tuned: what attach returns", error=TypeError)
+
+
+def test_texts_are_no_pairs():
+    model = ml.load_model("base")
+    for pairs in (["abc"], ["ab"], [("a",)], [3], [(1, "a")]):
+        refuses(lambda p=pairs: ml.batches(p, model.tokenizer, 1), "wanted a pair .prompt, comp")
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        (["generate", "--prompt", ""], "--prompt is empty, wanted some text"),
+        (["compare", "--lr", "0.1"], "--lr: got '0.1', wanted METHOD=RATE, as lora=0.1"),
+        (["memory", "--batch", "100000000"], "tokens, wanted at most"),
+    ],
+)
+def test_lines_of_newcomers(line, said, capsys):
+    assert main(line) == 2
+    (err,) = capsys.readouterr().err.splitlines()
+    assert said in err
+
+
+def test_the_base_that_an_adapter_wants_is_named(tmp_path):
+    """Of other shapes: with the error; of the same shapes: in a warning, once it is loaded."""
+    model = ml.load_model("base")
+    ml.save_adapter(ml.attach(model, "lora", rank=2), tmp_path)
+    which = r"the base 'base' \([0-9a-f]{8}\)"
+    refuses(lambda: ml.load_adapter(base(), tmp_path), "arrays|shape", f"; wanted {which}")
+    params = {**model.params, "model.norm.weight": 2 * model.params["model.norm.weight"]}
+    other = ml.Llama(model.config, params)
+    said = rf"saved on {which}, and this is another, \([0-9a-f]{{8}}\)"
+    with pytest.warns(UserWarning, match=said) as caught:
+        ml.load_adapter(other, tmp_path)
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ml.load_adapter(model.astype("float64"), tmp_path)

@@ -11,6 +11,7 @@ import minilora as ml
 from minilora.cli import main
 from minilora.formats.safetensors import read_arrays
 from minilora.lab.settings import Settings
+from minilora.text.tasks import read_pairs
 from minilora.tuning.train import History
 
 train = importlib.import_module("minilora.tuning.train")  # ml.train is the function
@@ -224,3 +225,18 @@ def test_an_interrupted_comparison_keeps_its_rows(tmp_path, capsys, monkeypatch)
     assert "stopped; 1 of 3 rows are in" in err and "LoRA " in out
     assert list(json.loads((tmp_path / "results.json").read_text())["methods"]) == ["lora"]
     assert (tmp_path / "report.html").exists()
+
+
+# ---------------------------------------- files of other names
+
+
+def test_a_file_of_other_names(run, tmp_path):
+    path = tmp_path / "other.jsonl"
+    path.write_text("".join(json.dumps({"q": p, "a": c, "n": 1}) + "\n" for p, c in PAIRS))
+    code, _, err = run("train --steps 1 --data", path)
+    assert code == 2 and "line 1: prompt is None, wanted some text; its names are q, a, n" in err
+    assert read_pairs(path, "q", "a") == PAIRS
+    code, out, _ = run("train --steps 1 --columns q,a --data", path)
+    assert code == 0 and "on 4 pairs" in out
+    code, _, err = run("train --steps 1 --columns q --data", path)
+    assert code == 2 and "--columns: got 'q', wanted two names" in err

@@ -136,7 +136,11 @@ def _given_rates(texts) -> dict[str, float]:
 
     rates = {}
     for text in texts:
-        name, _, value = text.partition("=")
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(
+                f"--lr: got {text!r}, wanted METHOD=RATE, as lora={text}: each has its own rate"
+            )
         if name not in (*METHODS, SCRATCH):
             raise nearest("method", name, [*METHODS, SCRATCH])
         try:

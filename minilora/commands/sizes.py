@@ -11,6 +11,8 @@ from ..methods import DEFAULT, METHODS
 from ..support.files import data_folder, nearest
 from .arguments import adapter_options, command, given, options
 
+MOST_TOKENS = 1 << 24  # a prediction runs on ids and places, a few numbers a token
+
 
 def add(commands) -> None:
     """Add these commands to the parser."""
@@ -73,6 +75,11 @@ def memory(a: Namespace) -> None:
     if a.fit is not None and a.batch is not None:
         raise ValueError("--fit searches for the batch: without --batch")
     batch = 1 if a.batch is None else a.batch
+    if batch * seq > MOST_TOKENS:
+        raise ValueError(
+            f"--batch {batch:,} × --seq {seq:,} are {batch * seq:,} tokens, wanted at most "
+            f"{MOST_TOKENS:,}; activations grow in proportion to the batch"
+        )
     if a.figure:
         title = figure.heading(a.model, settings, batch, a.mixed)
         figure.draw(config, settings, batch, a.figure, title, a.mixed)

@@ -49,6 +49,8 @@ def generate(a: Namespace) -> None:
     from ..bench import decoding, machine
 
     model = load_base(a)
+    if not a.prompt:
+        raise ValueError("--prompt is empty, wanted some text")
     if a.max_new_tokens < 1:
         raise ValueError(f"--max-new-tokens is {a.max_new_tokens}, wanted at least 1")
     sampling = given(a, "top_p", "seed")

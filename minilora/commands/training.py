@@ -7,7 +7,7 @@ from typing import Any
 
 from ..support.files import data_folder, make_folder
 from ..support.values import whole
-from .arguments import adapter_options, command, given, options
+from .arguments import adapter_options, command, given, names, options
 from .text import BASE, load_base
 
 LOG, CHECKPOINT = "log.jsonl", "checkpoint.safetensors"  # in the folder of the adapter
@@ -21,6 +21,8 @@ def add(commands) -> None:
     source.add_argument("--data", type=Path, help="JSONL or CSV with prompt and completion")
     source.add_argument("--task", help="a task of the word lab")
     p.add_argument("--eval", type=Path, help="JSONL or CSV to score on (a task's test words)")
+    columns = "names of the two in your files (prompt,completion)"
+    p.add_argument("--columns", type=names, metavar="PROMPT,COMPLETION", help=columns)
     adapter_options(p, "lora")
     p.set_defaults(method=None)
     p.add_argument("--adapter", type=Path, help="train this on: an adapter's folder, a checkpoint")
@@ -214,8 +216,17 @@ def _pairs(a) -> tuple[list[Any], list[Any]]:
     if a.data is None:
         pairs, _, held_out = tasks.load_task(a.task)
     else:
-        pairs, held_out = [*tasks.read_pairs(_there(a.data))], []
-    return pairs, [*tasks.read_pairs(_there(a.eval))] if a.eval else held_out
+        pairs, held_out = _read(a, a.data), []
+    return pairs, _read(a, a.eval) if a.eval else held_out
+
+
+def _read(a, path) -> list[Any]:
+    from ..text import tasks
+
+    columns = a.columns or ("prompt", "completion")
+    if len(columns) != 2:
+        raise ValueError(f"--columns: got {','.join(columns)!r}, wanted two names and a comma")
+    return [*tasks.read_pairs(_there(path), *columns)]
 
 
 def _there(path: Path) -> Path:

@@ -286,6 +286,8 @@ class Llama:
         """Continue each row: see `generation.generate`."""
         return generation.generate(self, ids, max_new_tokens, **choices)
 
+    name = ""  # what it was loaded as
+
 
 def gated(linear: Linear, name: str, h: Tensor, rows: Rows) -> Tensor:
     """A layer's feed-forward by its three linears.   h (M, C) -> (M, C)."""

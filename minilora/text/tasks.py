@@ -17,7 +17,6 @@ from ..support.files import data_folder, errors_at, find, parse_json, read_text
 
 Pair = tuple[str, str | tuple[str, ...]]  # a prompt, and its completion or all right completions
 Batch = tuple[np.ndarray, np.ndarray]  # ids (N, T), targets (N, T), int64
-COLUMNS = ("prompt", "completion")  # the names in a user's own file
 
 
 @dataclass(frozen=True)
@@ -93,28 +92,35 @@ def select(task: str | TaskData, train_size: int) -> TaskData:
     return TaskData(data.train[:train_size], data.train[train_size : 2 * train_size], data.test)
 
 
-def read_pairs(path: str | Path) -> list[tuple[str, str]]:
-    """(prompt, completion) pairs from a .jsonl or .csv file in UTF-8 that has these two names.
+def read_pairs(
+    path: str | Path, prompt: str = "prompt", completion: str = "completion"
+) -> list[tuple[str, str]]:
+    """(prompt, completion) pairs from a .jsonl or .csv file in UTF-8.
 
-    Blank lines and other names are skipped. Raises ValueError with the line, FileNotFoundError.
+    prompt, completion: the names that the file has for them. Blank lines and other names are
+    skipped. Raises ValueError with the line, FileNotFoundError.
     """
+    columns = prompt, completion
     path = Path(path)
     readers = {".jsonl": _jsonl_records, ".csv": _csv_records}
     if path.suffix.lower() not in readers:
         raise ValueError(f"{path}: suffix {path.suffix!r}, wanted .jsonl or .csv")
     pairs = []
-    for line, record in readers[path.suffix.lower()](path, read_text(path)):
-        for key in COLUMNS:
+    for line, record in readers[path.suffix.lower()](path, read_text(path), columns):
+        for key in columns:
             value = record.get(key)
             if not isinstance(value, str) or not value:
-                raise ValueError(f"{path} line {line}: {key} is {value!r:.80}, wanted some text")
-        pairs.append((record["prompt"], record["completion"]))
+                has = "" if key in record else f"; its names are {', '.join(record):.80}"
+                raise ValueError(
+                    f"{path} line {line}: {key} is {value!r:.80}, wanted some text{has}"
+                )
+        pairs.append((record[prompt], record[completion]))
     if not pairs:
         raise ValueError(f"{path}: no pairs in it")
     return pairs
 
 
-def _jsonl_records(path: Path, text: str):
+def _jsonl_records(path: Path, text: str, columns: tuple[str, ...]):
     """(line number, object) of each line that is not blank."""
     # not splitlines(): it also splits at U+2028, which a JSON string may contain
     for number, line in enumerate(text.split("\n"), 1):
@@ -126,13 +132,13 @@ def _jsonl_records(path: Path, text: str):
         yield number, record
 
 
-def _csv_records(path: Path, text: str):
+def _csv_records(path: Path, text: str, wanted: tuple[str, ...]):
     """(number of its last line, {column: cell}) of each row that is not blank."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows = ((reader.line_num, row) for row in reader if any(cell.strip() for cell in row))
     try:
-        line, columns = next(rows, (0, list(COLUMNS)))
-        for name in COLUMNS:
+        line, columns = next(rows, (0, list(wanted)))
+        for name in wanted:
             if (times := columns.count(name)) != 1:
                 count = f"{times} columns" if times else "no column"
                 raise ValueError(f"{path} line {line}: {count} {name!r} in {columns}")
@@ -251,6 +257,8 @@ def all_once(pairs: Sequence[Pair], tokenizer: Any, batch_size: int = 64) -> lis
 def _row(pair: Pair, tokenizer: Any) -> tuple[list[int], list[int]]:
     """ids and targets of prompt + completion + end."""
     place = f"batches: {pair!r:.120}"
+    if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
+        raise ValueError(f"{place}: wanted a pair (prompt, completion)")
     with errors_at(place):
         prompt, answer = tokenizer.encode(pair[0]), tokenizer.encode(_right(pair[1])[0])
     if not prompt or tokenizer.eos_id in answer:

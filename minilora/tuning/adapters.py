@@ -299,12 +299,21 @@ def merge(tuned: Tuned) -> Llama:
 
     tuned is left as it was.
     """
-    return _with_change(tuned.base, tuned, +1)
+    return _with_change(_adapted(tuned, "merge").base, tuned, +1)
 
 
 def unmerge(merged: Llama, tuned: Tuned) -> Llama:
     """A new model of the weights of `merged` less tuned's ΔW: the base, up to one rounding."""
-    return _with_change(merged, tuned, -1)
+    return _with_change(merged, _adapted(tuned, "unmerge"), -1)
+
+
+def _adapted(tuned: Tuned, what: str) -> Tuned:
+    """tuned; raises TypeError for what attach did not make."""
+    if not isinstance(tuned, Tuned):
+        raise TypeError(
+            f"{what}: got a {type(tuned).__name__}, wanted a Tuned: what attach returns"
+        )
+    return tuned
 
 
 def _with_change(model: Llama, tuned: Tuned, sign: int) -> Llama:

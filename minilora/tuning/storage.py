@@ -6,6 +6,7 @@ themselves, under the peft_type "FULL", and a technique that PEFT does not know 
 
 import json
 import warnings
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ def save_adapter(tuned: Tuned, folder: str | Path, *, save_projection: bool = Tr
         "rank_pattern": tuned.rank_pattern,
         "alpha_pattern": tuned.alpha_pattern,
         "options": tuned.options,
+        "base": {"name": tuned.base.name, "crc32": _mark(tuned.base)},
         "config": {k: v for k, v in config.items() if k not in DESCRIPTIVE},
     }
     data = array_bytes(arrays, {ABOUT: json.dumps(own)})
@@ -158,9 +160,9 @@ def load_adapter(
     names; in a file of PEFT's own, what its config says. options: the technique's, where the files
     do not settle them. Delta-LoRA's own arrays come back up to the rounding of float32.
     folder: or a checkpoint of `train`, which settles all of it.
-    Raises ValueError for an adapter of another kind or of a base of other shapes (as PEFT's files,
-    these do not tell two of one shape apart), for a damaged file, for files of two adapters, and
-    for a keyword that the files settle; FileNotFoundError.
+    Warns where it was saved on another base of the same shapes.
+    Raises ValueError for an adapter of another kind or of a base of other shapes, for a damaged
+    file, for files of two adapters, and for a keyword that the files settle; FileNotFoundError.
     """
     if Path(folder).is_file():
         if method is not None or options:
@@ -193,8 +195,40 @@ def _load(model, folder, method, options, unmoved=False):
             )
     with errors_at(Path(folder) / ARRAYS):
         arrays = _restored(tuned, arrays, own)
-    _fill(tuned, Path(folder) / ARRAYS, arrays, _drawn(tuned.record, config))
+    wanted = _other_base(model, own)
+    try:
+        _fill(tuned, Path(folder) / ARRAYS, arrays, _drawn(tuned.record, config))
+    except ValueError as error:
+        raise ValueError(f"{error}{f'; wanted {wanted}' if wanted else ''}") from None
+    if wanted:
+        this = f"{model.name!r} ({_mark(model)})" if model.name else f"({_mark(model)})"
+        warnings.warn(f"{folder}: saved on {wanted}, and this is another, {this}", stacklevel=3)
     return tuned
+
+
+def _other_base(model, own) -> str:
+    """The base that the adapter was saved on, in words, if it is another; "" where it is not told.
+
+    The number in brackets is its fingerprint.
+    """
+    saved = own.get("base")
+    if not isinstance(saved, dict) or saved.get("crc32") == _mark(model):
+        return ""
+    name = f"{saved['name']!r:.40} " if saved.get("name") else ""
+    return f"the base {name}({saved.get('crc32')!s:.8})"
+
+
+MARKS: weakref.WeakKeyDictionary[Llama, str] = weakref.WeakKeyDictionary()  # a base -> its own
+
+
+def _mark(model) -> str:
+    """The fingerprint of a base's weights in float32: of one base in any precision. Kept, since an
+    adapter is read in less time than a base's weights.
+    """
+    if model not in MARKS:
+        narrow = model if model.dtype == np.float32 else model.astype(np.float32)
+        MARKS[model] = checkpoints.fingerprint(narrow)
+    return MARKS[model]
 
 
 def _restored(tuned, arrays, own):
