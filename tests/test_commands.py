@@ -240,3 +240,13 @@ def test_a_file_of_other_names(run, tmp_path):
     assert code == 0 and "on 4 pairs" in out
     code, _, err = run("train --steps 1 --columns q --data", path)
     assert code == 2 and "--columns: got 'q', wanted two names" in err
+
+
+def test_adapters_of_an_earlier_comparison_are_removed(tmp_path):
+    """Those of techniques that are not in this one; a file of one's own stays."""
+    out = ["--steps", "1", "--seeds", "1", "--train-size", "20", "--jobs", "1", "--out"]
+    main(["compare", "--methods", "lora,vera,lora_fa", *out, str(tmp_path)])
+    (tmp_path / "adapters" / "vera" / "mine.txt").touch()
+    main(["compare", "--methods", "lora", *out, str(tmp_path)])
+    assert {path.name for path in (tmp_path / "adapters").iterdir()} == {"lora", "vera"}
+    assert [path.name for path in (tmp_path / "adapters" / "vera").iterdir()] == ["mine.txt"]
