@@ -11,10 +11,13 @@ from ..tuning.choices import describe_options, find_method
 
 
 def command(
-    commands, name: str, function: Callable[[argparse.Namespace], None], summary: str
+    commands, name: str, function: Callable[[argparse.Namespace], None]
 ) -> argparse.ArgumentParser:
-    """Add a command, which calls the function with its arguments; returns the command's parser."""
-    p = commands.add_parser(name, help=summary, description=summary)
+    """Let a command call the function with its arguments; returns the command's parser.
+
+    What it does, in words, stands in `COMMANDS`.
+    """
+    p = commands.add_parser(name)
     p.set_defaults(command=function)
     return p
 

@@ -14,8 +14,7 @@ from .arguments import command, given, names, read_number, read_whole
 
 def add(commands) -> None:
     """Put these commands on the parser."""
-    about = "all methods on the same words: who learned what, at what cost"
-    p = command(commands, "compare", compare, about)
+    p = command(commands, "compare", compare)
     _comparison_options(p)
     _out(p, "runs/compare", "folder for the results")
     p.add_argument(
@@ -26,16 +25,16 @@ def add(commands) -> None:
         "--jobs", type=int, help="runs side by side, one thread each (one a core; a large model: 1)"
     )
 
-    p = command(commands, "tune", tune, "the sweep of learning rates on validation words")
+    p = command(commands, "tune", tune)
     _comparison_options(p)
     _out(p, "runs/tuning.json", "the record; a new one starts as a copy of the built-in one")
     rates = "learning rates to try: 1e-3,1e-2 (eleven)"
     p.add_argument("--grid", type=lambda text: text.split(","), help=rates)
 
-    p = command(commands, "report", report, "draw the figures and the page of a comparison again")
+    p = command(commands, "report", report)
     p.add_argument("folder", type=Path, help="a folder made by compare")
 
-    p = command(commands, "pretrain", pretrain, "make the word lab's base from its words")
+    p = command(commands, "pretrain", pretrain)
     _out(p, "runs/base", "folder of the model")
     p.add_argument("--steps", type=int, help="optimizer steps")
     p.add_argument("--seed", type=int, help="of the weights and the order of the words")

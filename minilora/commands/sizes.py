@@ -16,12 +16,12 @@ MOST_TOKENS = 1 << 24  # a prediction runs on ids and places, a few numbers a to
 
 def add(commands) -> None:
     """Add these commands to the parser."""
-    p = command(commands, "count", count, "trainable numbers, from shapes alone")
+    p = command(commands, "count", count)
     p.add_argument("--shape", default="base", help="gpt3-175b, llama-7b, … or a config.json")
     adapter_options(p, several=True)
     p.add_argument("--json", action="store_true", help="as JSON")
 
-    p = command(commands, "memory", memory, "bytes of a training step, predicted or measured")
+    p = command(commands, "memory", memory)
     p.add_argument("--model", default="base", help="'base', a folder, or llama-7b, … (%(default)s)")
     adapter_options(p, several=True)
     p.add_argument("--recompute", metavar="WHAT", help="less memory, more time: layers or swiglu")

@@ -14,7 +14,7 @@ BASE = "'base', smollm2-135m, a model's folder or a .gguf file (%(default)s)"
 
 def add(commands) -> None:
     """Add these commands to the parser."""
-    p = command(commands, "generate", generate, "continue a prompt")
+    p = command(commands, "generate", generate)
     p.add_argument("--base", default="base", help=BASE)
     p.add_argument("--adapter", type=Path, help="a folder of train, compare or PEFT; a checkpoint")
     p.add_argument("--prompt", required=True, help="the text; with --task only the word")
@@ -26,7 +26,7 @@ def add(commands) -> None:
     p.add_argument("--top-p", type=float, help="sample from the likeliest of this sum (1.0)")
     p.add_argument("--seed", type=int, help="of the sampling (0)")
 
-    p = command(commands, "merge", merge, "write the base with the adapter's change added in")
+    p = command(commands, "merge", merge)
     p.add_argument("--base", default="base", help=BASE)
     p.add_argument("--adapter", type=Path, required=True)
     p.add_argument("--out", type=Path, required=True, help="folder of the merged model")

@@ -15,7 +15,7 @@ LOG, CHECKPOINT = "log.jsonl", "checkpoint.safetensors"  # in the folder of the 
 
 def add(commands) -> None:
     """Put the command on the parser."""
-    p = command(commands, "train", train, "fine-tune on a task or your own file; writes an adapter")
+    p = command(commands, "train", train)
     p.add_argument("--base", default="base", help=BASE)
     source = p.add_mutually_exclusive_group(required=True)
     source.add_argument("--data", type=Path, help="JSONL or CSV with prompt and completion")
