@@ -59,7 +59,7 @@ class Settings:
         projections too.
         """
         record = METHODS[method]
-        given = {"rank": self.rank_of(method), "targets": self.targets}
+        given: dict[str, Any] = {"rank": self.rank_of(method), "targets": self.targets}
         given = {k: v for k, v in given.items() if k in record.takes}
         drawn = {"projection_prng_key": seed} if "projection_prng_key" in record.options else {}
         return attach(model, method, seed=seed, **given, **drawn | options)

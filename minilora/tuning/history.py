@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from ..support import show
 
-@dataclass
+
+@dataclass(repr=False)
 class History:
     """What happened, as plain data."""
 
@@ -29,6 +31,21 @@ class History:
         """What `to_dict` gave."""
         known = {name: saved[name] for name in cls.__dataclass_fields__}
         return cls(**{**known, "evaluations": [(n, value) for n, value in saved["evaluations"]]})
+
+    def _facts(self) -> dict[str, str]:
+        facts = {"steps": f"{len(self.losses):,}"}
+        if self.losses:
+            facts["loss"] = f"{self.losses[0]:.4f} -> {self.losses[-1]:.4f}"
+            facts["seconds"] = f"{sum(self.seconds):.1f}"
+        if self.evaluations:
+            facts["last evaluation"] = f"{self.evaluations[-1][1]!r:.60}"
+        return facts
+
+    def __repr__(self) -> str:
+        return show.line("History", self._facts())
+
+    def _repr_html_(self) -> str:
+        return show.table("History", self._facts(), show.curve(self.losses))
 
 
 def python_values(value: Any) -> Any:
