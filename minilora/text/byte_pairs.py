@@ -121,15 +121,28 @@ class BytePairTokenizer:
         system message, the template's own comes first. Raises ValueError if the template is not
         ChatML.
         """
-        if START not in self.template or STOP not in self.template:
-            raise ValueError("tokenizer: its chat template is not ChatML, or it has none")
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
+        return "".join(text for text, _ in self.turns(messages)) + f"{START}assistant\n"
+
+    def turns(self, messages: Sequence[Mapping[str, str]]) -> list[tuple[str, bool]]:
+        """The parts of a conversation's ChatML text, and which of them the assistant says: the
+        content of its turns, with the token that ends a turn. Raises ValueError as `chat` does.
+        """
+        if START not in self.template or STOP not in self.template:
+            raise ValueError("tokenizer: its chat template is not ChatML, or it has none")
         default = re.search(rf"{re.escape(START)}system\n(.*?){re.escape(STOP)}", self.template)
         if default and messages and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": default[1]}, *messages]
-        turns = (f"{START}{m['role']}\n{m['content']}{STOP}\n" for m in messages)
-        return "".join(turns) + f"{START}assistant\n"
+        return [
+            part
+            for m in messages
+            for part in (
+                (f"{START}{m['role']}\n", False),
+                (f"{m['content']}{STOP}", m["role"] == "assistant"),
+                ("\n", False),
+            )
+        ]
 
 
 def needed() -> None:
