@@ -186,7 +186,8 @@ def test_the_page_needs_nothing_else(tmp_path):
     report.write_all(make_results(), tmp_path)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     found = Reader(text)
-    assert "http://" not in text and "https://" not in text
+    loaded = text.replace('<a href="https://arxiv.org/abs/', "")  # a link loads nothing
+    assert "http://" not in loaded and "https://" not in loaded
     assert (
         len(re.findall(r"src=", text)) == len(re.findall(r'src="data:image/png;base64,', text)) == 3
     )
@@ -364,3 +365,42 @@ def drawn_text(figure, monkeypatch):
     with plots.style():
         figure.canvas.draw()
     return boxes
+
+
+def test_the_page_says_what_each_technique_is_and_links_its_paper():
+    _, reader = made(make_results())
+    links = [a["href"] for a in reader.all("a")]
+    assert links == ["https://arxiv.org/abs/2106.09685"]
+    assert "LoRA : W + s B A (Hu et al. 2021, arXiv:2106.09685 , eq. 3)" in " ".join(
+        reader.text.split()
+    )
+
+
+def test_the_page_has_the_spread_of_the_times_and_a_column_that_stays():
+    results = make_results()
+    results["methods"]["lora"]["ms_per_step_quartiles"] = [24.04, 27.96]
+    text, reader = made(results)
+    assert "its middle half" in reader.text and "24.0–28.0" in reader.text
+    assert re.search(r"th\[scope=row\].*\{ position: sticky; left: 0", text)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_points_stand_at_their_numbers_with_a_bar_each(seeds):
+    """Two of equally many numbers too; of one seed, the bar is that of the sample of words."""
+    results = make_results(seeds=seeds)
+    results["methods"]["thing"]["trainable"] = 7168
+    panels = plots.accuracy(results).axes
+    for axes in panels:
+        points = [c for c in axes.containers if hasattr(c, "has_yerr")]
+        assert [c.lines[0].get_xdata()[0] for c in points] == [720_896, 7168, 7168]
+        assert all(c.has_yerr for c in points)
+    bar = panels[0].containers[1].lines[2][0].get_segments()[0]
+    p = results["methods"]["lora"]["exact_match"]
+    half = standard_error(p, 655) if seeds == 1 else results["methods"]["lora"]["exact_match_sd"]
+    assert bar[1][1] - bar[0][1] == pytest.approx(2 * half)
+
+
+def test_small_differences_look_small():
+    results = make_results(only=["lora"])
+    upper = plots.accuracy(results).axes[0]
+    assert upper.get_ylim()[1] - upper.get_ylim()[0] >= 0.3

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 import minilora as ml
 from minilora.tuning import checkpoints, optim
+from minilora.tuning.callbacks import Callback, EarlyStopping, Log, TensorBoard
 from minilora.tuning.train import Diverged, gradients
 
 train = importlib.import_module("minilora.tuning.train")  # ml.train is the function
@@ -268,6 +270,134 @@ def test_progress_bar(capfd):
     ml.train(tune("lora"), BATCHES, steps=2, lr=0.01, progress=True)
     out, err = capfd.readouterr()
     assert out == "" and "LoRA" in err
+
+
+# ---------------------------------------- what is told while a run goes on
+
+
+class Diary(Callback):
+    """Writes down each moment; ends the run after a step where it is told to."""
+
+    def __init__(self, until=None):
+        self.moments, self.until = [], until
+
+    def step(self, run):
+        self.moments.append(("step", run.step, len(run.history.losses)))
+        if run.step == self.until:
+            run.stop("enough")
+
+    def evaluation(self, run):
+        self.moments.append(("evaluation", *run.history.evaluations[-1]))
+
+    def checkpoint(self, run):
+        self.moments.append(("checkpoint", run.step))
+
+    def end(self, run):
+        self.moments.append(("end", run.step, run.stopped))
+
+
+@pytest.mark.smoke
+def test_callbacks_are_told_of_four_moments(tmp_path):
+    diary = Diary()
+    settings = dict(lr=0.01, checkpoint=tmp_path / "run.safetensors", checkpoint_every=2)
+    ml.train(tune("lora"), BATCHES, steps=3, evaluate=lambda t: 7.0, callbacks=[diary], **settings)
+    steps = [("step", n, n) for n in (1, 2, 3)]
+    assert diary.moments == [
+        *steps[:2],
+        ("checkpoint", 2),
+        steps[2],
+        ("evaluation", 3, 7.0),
+        ("checkpoint", 3),
+        ("end", 3, ""),
+    ]
+
+
+def test_a_callback_ends_the_run_and_it_goes_on_to_the_same_bits(tmp_path):
+    """The evaluation and the checkpoint of the last step are those of the step where it ended."""
+    diary, path, whole = Diary(until=2), tmp_path / "run.safetensors", tune("lora")
+    settings = dict(steps=5, lr=0.01, schedule="cosine", checkpoint=path)
+    history = ml.train(tune("lora"), BATCHES, evaluate=lambda t: 7.0, callbacks=[diary], **settings)
+    assert len(history.losses) == 2 and history.evaluations == [(2, 7.0)]
+    assert diary.moments[-3:] == [("evaluation", 2, 7.0), ("checkpoint", 2), ("end", 2, "enough")]
+    resumed = tune("lora")
+    ml.train(resumed, BATCHES, resume=True, **settings)
+    ml.train(whole, BATCHES, **{**settings, "checkpoint": None})
+    assert same_bits(resumed.arrays, whole.arrays)
+
+
+@pytest.mark.parametrize(
+    "values, higher, least, ends",
+    [
+        ([3, 2, 2.5, 2.2, 1], False, 0.0, 4),
+        ([3, 2, 2.5, 1, 1, 1], False, 0.0, 6),
+        ([0.1, 0.3, 0.2, 0.3, 0.9], True, 0.0, 4),
+        ([3, 2.9, 2.8, 2, 1], False, 0.5, 3),
+        ([4, 3, 2, 1, 0], False, 0.0, None),
+        ([1, float("nan"), float("nan"), 0], False, 0.0, 3),
+    ],
+)
+def test_early_stopping(values, higher, least, ends):
+    stopping, left = EarlyStopping(2, higher=higher, least=least), iter(values)
+    history = ml.train(
+        tune("lora"),
+        BATCHES,
+        steps=len(values),
+        lr=0.0,
+        evaluate=lambda t: next(left),
+        evaluate_every=1,
+        callbacks=[stopping],
+    )
+    assert len(history.losses) == (ends or len(values))
+
+
+def test_a_log_goes_on_with_its_run(tmp_path):
+    path, log = tmp_path / "run.safetensors", tmp_path / "new" / "log.jsonl"
+    settings = dict(lr=0.01, checkpoint=path)
+    ml.train(tune("lora"), BATCHES, steps=2, **settings, callbacks=[Log(log)])
+    with log.open("a") as file:
+        file.write('{"step": 3, "loss": 1.0}\n{"step": 4, "lo')  # after the checkpoint, and cut off
+    more = ml.train(tune("lora"), BATCHES, steps=4, resume=True, **settings, callbacks=[Log(log)])
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["loss"] for line in lines] == more.losses
+    ml.train(tune("lora"), BATCHES, steps=1, lr=0.01, callbacks=[Log(log)])
+    assert len(log.read_text().splitlines()) == 1
+
+
+def test_tensorboard_s_package_is_asked_for_by_name(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard.summary", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install tensorboard"):
+        TensorBoard(tmp_path)
+
+
+def test_tensorboard_is_told_loss_rate_and_evaluation(tmp_path, monkeypatch):
+    """What its own writer is called with, as tensorboard 2.21 has it."""
+    told = []
+
+    class Writer:
+        def __init__(self, folder):
+            told.append(folder)
+
+        def add_scalar(self, tag, data, step):
+            told.append((tag, data, step))
+
+        def close(self):
+            told.append("closed")
+
+    monkeypatch.setitem(sys.modules, "tensorboard", types.ModuleType("tensorboard"))
+    summary = types.ModuleType("tensorboard.summary")
+    summary.Writer = Writer
+    monkeypatch.setitem(sys.modules, "tensorboard.summary", summary)
+    board = TensorBoard(tmp_path)
+    history = ml.train(
+        tune("lora"), BATCHES, steps=1, lr=0.01, evaluate=lambda t: 2.0, callbacks=[board]
+    )
+    assert told == [
+        str(tmp_path),
+        ("loss", history.losses[0], 1),
+        ("rate", 0.01, 1),
+        ("evaluation", 2.0, 1),
+        "closed",
+    ]
 
 
 # ---------------------------------------- divergence

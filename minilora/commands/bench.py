@@ -12,7 +12,7 @@ PARTS = ("kernels", "steps", "methods", "growth", "ladder")
 
 def add(commands) -> None:
     """Put the command on the parser."""
-    p = command(commands, "bench", bench, "time kernels and steps, beside NumPy and PyTorch")
+    p = command(commands, "bench", bench)
     p.add_argument(
         "parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (all where none is named)"
     )

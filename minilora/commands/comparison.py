@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from ..methods import DEFAULT, METHODS
 from ..support.files import make_folder, nearest
+from ..support.terminal import width
 from ..support.values import whole
 from ..tuning.choices import find_method
 from .arguments import command, given, names, read_number, read_whole
@@ -12,8 +14,7 @@ from .arguments import command, given, names, read_number, read_whole
 
 def add(commands) -> None:
     """Put these commands on the parser."""
-    about = "all methods on the same words: who learned what, at what cost"
-    p = command(commands, "compare", compare, about)
+    p = command(commands, "compare", compare)
     _comparison_options(p)
     _out(p, "runs/compare", "folder for the results")
     p.add_argument(
@@ -24,16 +25,16 @@ def add(commands) -> None:
         "--jobs", type=int, help="runs side by side, one thread each (one a core; a large model: 1)"
     )
 
-    p = command(commands, "tune", tune, "the sweep of learning rates on validation words")
+    p = command(commands, "tune", tune)
     _comparison_options(p)
     _out(p, "runs/tuning.json", "the record; a new one starts as a copy of the built-in one")
     rates = "learning rates to try: 1e-3,1e-2 (eleven)"
     p.add_argument("--grid", type=lambda text: text.split(","), help=rates)
 
-    p = command(commands, "report", report, "draw the figures and the page of a comparison again")
+    p = command(commands, "report", report)
     p.add_argument("folder", type=Path, help="a folder made by compare")
 
-    p = command(commands, "pretrain", pretrain, "make the word lab's base from its words")
+    p = command(commands, "pretrain", pretrain)
     _out(p, "runs/base", "folder of the model")
     p.add_argument("--steps", type=int, help="optimizer steps")
     p.add_argument("--seed", type=int, help="of the weights and the order of the words")
@@ -45,6 +46,9 @@ def _out(p, default, what):
 
 def _comparison_options(p):
     all_methods, usual = ",".join(METHODS), ",".join(DEFAULT)
+    wide = ", ".join(
+        f"{r.title}'s {r.default_rank}" for r in METHODS.values() if r.rank_above_width
+    )
     default = "all" if all_methods == usual else usual
     p.add_argument(
         "--task", default="past", help="of the word lab, or category, SmolLM2's (%(default)s)"
@@ -59,7 +63,7 @@ def _comparison_options(p):
         action="append",
         default=[],
         metavar="R or METHOD=R",
-        help="rank, or one method's own (4, category 8; vera=256)",
+        help=f"rank of all but {wide} (4, category 8), or one method's own",
     )
     p.add_argument("--targets", type=names, help="q_proj,v_proj,… or all-linear (q_proj,v_proj)")
     p.add_argument("--steps", type=int, help="optimizer steps (150; category: 60)")
@@ -101,17 +105,27 @@ def compare(a) -> None:
     if a.rates is not None and not a.rates.is_file():
         raise FileNotFoundError(f"{a.rates}: no such file; wanted a record of minilora tune")
     make_folder(a.out)
-    results = comparison.compare(
-        settings,
-        lr,
-        a.out,
-        report=lambda name, row: print(pages.progress_line(row), flush=True),
-        ready=lambda: print(pages.opening(settings), flush=True),
-        record=rates.read(a.rates),
-        jobs=a.jobs,
-    )
+    so_far: dict[str, Any] = {}
+    try:
+        results = comparison.compare(
+            settings,
+            lr,
+            a.out,
+            report=lambda name, row: print(pages.progress_line(row), flush=True),
+            ready=lambda: print(pages.opening(settings, width()), flush=True),
+            record=rates.read(a.rates),
+            jobs=a.jobs,
+            keep=so_far.update,
+        )
+    except KeyboardInterrupt:
+        if not so_far.get("methods"):
+            raise
+        pages.write_all(so_far, a.out)
+        print(pages.table(so_far, width()))
+        done, wanted = len(pages.rows(so_far)), len(comparison.rows(settings))
+        raise KeyboardInterrupt(f"stopped; {done} of {wanted} rows are in {a.out}") from None
     pages.write_all(results, a.out)
-    print(pages.table(results))
+    print(pages.table(results, width()))
     print(f"\nwritten to {a.out}: results.json, report.html, {', '.join(pages.FIGURES)}, adapters/")
 
 
@@ -121,7 +135,11 @@ def _given_rates(texts) -> dict[str, float]:
 
     rates = {}
     for text in texts:
-        name, _, value = text.partition("=")
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(
+                f"--lr: got {text!r}, wanted METHOD=RATE, as lora={text}: each has its own rate"
+            )
         if name not in (*METHODS, SCRATCH):
             raise nearest("method", name, [*METHODS, SCRATCH])
         try:
@@ -166,7 +184,7 @@ def report(a) -> None:
 
     results = pages.read_results(a.folder)
     pages.write_all(results, a.folder)
-    print(pages.table(results))
+    print(pages.table(results, width()))
 
 
 def pretrain(a) -> None:

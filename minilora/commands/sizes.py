@@ -13,15 +13,17 @@ from .arguments import adapter_options, command, given, options, read_whole
 
 PAIRS = 100  # of a task, from which --task makes batches
 
+MOST_TOKENS = 1 << 24  # a prediction runs on ids and places, a few numbers a token
+
 
 def add(commands) -> None:
     """Add these commands to the parser."""
-    p = command(commands, "count", count, "trainable numbers, from shapes alone")
+    p = command(commands, "count", count)
     p.add_argument("--shape", default="base", help="gpt3-175b, llama-7b, … or a config.json")
     adapter_options(p, several=True)
     p.add_argument("--json", action="store_true", help="as JSON")
 
-    p = command(commands, "memory", memory, "bytes of a training step, predicted or measured")
+    p = command(commands, "memory", memory)
     p.add_argument("--model", default="base", help="'base', a folder, or llama-7b, … (%(default)s)")
     adapter_options(p, several=True)
     p.add_argument("--recompute", metavar="WHAT", help="less memory, more time: layers or swiglu")
@@ -78,6 +80,11 @@ def memory(a: Namespace) -> None:
     if a.fit is not None and a.batch is not None:
         raise ValueError("--fit searches for the batch: without --batch")
     batch = 1 if a.batch is None else a.batch
+    if batch * seq > MOST_TOKENS:
+        raise ValueError(
+            f"--batch {batch:,} × --seq {seq:,} are {batch * seq:,} tokens, wanted at most "
+            f"{MOST_TOKENS:,}; activations grow in proportion to the batch"
+        )
     if a.figure:
         title = figure.heading(a.model, settings, batch, a.mixed)
         figure.draw(config, settings, batch, a.figure, title, a.mixed)

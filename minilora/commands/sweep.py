@@ -36,8 +36,7 @@ AXES: dict[str, tuple[Reader, str | None, str]] = {
 
 def add(commands) -> None:
     """Put these commands on the parser."""
-    about = "a grid of runs of the word lab, a JSON line each; every axis a list with commas"
-    p = command(commands, "sweep", sweep, about)
+    p = command(commands, "sweep", sweep)
     for name, (_, default, what) in AXES.items():
         shown = f" ({default})" if default else ""
         p.add_argument(f"--{_dashed(name)}", metavar="A,B,…", help=what + shown)

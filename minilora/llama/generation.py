@@ -95,6 +95,25 @@ def generate(
     return np.stack(rows) if len(set(lengths)) == 1 else rows
 
 
+def generate_text(model, prompt: str, max_new_tokens: int = 32, **choices) -> str:
+    """The text with which a model goes on after a prompt, without the prompt and the end token.
+
+    model: a Llama, a Tuned or a Library. choices: of `generate`; the tokenizer's end token ends the
+    text. Raises ValueError for an empty prompt or a model without a tokenizer.
+    """
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        raise ValueError("generate_text: the model has no tokenizer")
+    ids = tokenizer.encode(prompt)
+    if not ids:
+        raise ValueError(f"generate_text: prompt is {prompt!r}, wanted some text")
+    choices = {"stop": tokenizer.eos_id, **choices}
+    new = [int(token) for token in model.generate([ids], max_new_tokens, **choices)[0][len(ids) :]]
+    if choices["stop"] in new:
+        new = new[: new.index(choices["stop"])]
+    return tokenizer.decode(new)
+
+
 def _choose(logits, temperature, top_p, u=None):
     """The next token of each row.   logits (N, V), u (N, 1) random in [0, 1) -> (N,) ints."""
     if temperature == 0:

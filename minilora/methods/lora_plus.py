@@ -35,6 +35,7 @@ METHOD = replace(
     source="Hayou et al. 2024, arXiv:2402.12354, section 4",
     formula="W + s B A, B's learning rate times a ratio",
     options={**lora.METHOD.options, "ratio": 16.0},
+    about=lora.ABOUT | {"ratio": "learning rate of B divided by that of A, above 0"},
     check=check,
     lr_scale=lr_scale,
 )

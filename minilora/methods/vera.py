@@ -6,6 +6,7 @@ import numpy as np
 
 from ..engine import Op
 from ..support.meta import filled
+from . import lora
 from .base import Method, PeftFormat, check_probability
 
 
@@ -137,6 +138,11 @@ METHOD = Method(
     count=count,
     factors=factors,
     options={"d_initial": 0.1, "projection_prng_key": 0, "dropout": 0.0},
+    about={
+        "d_initial": "start value of every entry of d",
+        "projection_prng_key": "seed that draws the shared A and B, a whole number",
+        "dropout": lora.ABOUT["dropout"],
+    },
     takes=("rank", "targets"),
     default_rank=256,
     rank_above_width=True,

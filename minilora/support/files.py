@@ -142,9 +142,12 @@ def write_together(files: Mapping[Any, bytes]) -> None:
                 os.fsync(file.fileno())
         for temporary, path in staged.items():
             os.replace(temporary, path)
-    except BaseException:  # also KeyboardInterrupt
+    except BaseException as error:  # also KeyboardInterrupt
         for temporary in staged:
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and not error.filename:  # a full disk
+            places = ", ".join(map(str, files))
+            raise OSError(error.errno, f"{error.strerror}: {places:.200}") from None
         raise
     for folder in {path.parent for path in staged.values()}:
         _sync_folder(folder)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..support.files import read_json, read_text
-from .tokenizer import ForeignTokenizer, known_ids, tokenizer_config
+from .tokenizer import ForeignTokenizer, known_ids, tokenized, tokenizer_config
 
 START, STOP = "<|im_start|>", "<|im_end|>"  # around each message of a chat (ChatML)
 SPECIAL = 3  # tokenizer.ggml.token_type of a token that is not text
@@ -106,6 +106,10 @@ class BytePairTokenizer:
         """Text to ids; no token is added before or after."""
         return self._inner.encode(text, add_special_tokens=False).ids
 
+    def __call__(self, text: str | Sequence[str]) -> dict[str, Any]:
+        """{"input_ids": …} of a text, or of each of several: see `tokenizer.tokenized`."""
+        return tokenized(self, text)
+
     def decode(self, ids: Iterable[int]) -> str:
         """Ids to text, without special tokens. Raises ValueError for an id out of range."""
         return self._inner.decode(known_ids(ids, self.vocab_size))
@@ -117,15 +121,28 @@ class BytePairTokenizer:
         system message, the template's own comes first. Raises ValueError if the template is not
         ChatML.
         """
-        if START not in self.template or STOP not in self.template:
-            raise ValueError("tokenizer: its chat template is not ChatML, or it has none")
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
+        return "".join(text for text, _ in self.turns(messages)) + f"{START}assistant\n"
+
+    def turns(self, messages: Sequence[Mapping[str, str]]) -> list[tuple[str, bool]]:
+        """The parts of a conversation's ChatML text, and which of them the assistant says: the
+        content of its turns, with the token that ends a turn. Raises ValueError as `chat` does.
+        """
+        if START not in self.template or STOP not in self.template:
+            raise ValueError("tokenizer: its chat template is not ChatML, or it has none")
         default = re.search(rf"{re.escape(START)}system\n(.*?){re.escape(STOP)}", self.template)
         if default and messages and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": default[1]}, *messages]
-        turns = (f"{START}{m['role']}\n{m['content']}{STOP}\n" for m in messages)
-        return "".join(turns) + f"{START}assistant\n"
+        return [
+            part
+            for m in messages
+            for part in (
+                (f"{START}{m['role']}\n", False),
+                (f"{m['content']}{STOP}", m["role"] == "assistant"),
+                ("\n", False),
+            )
+        ]
 
 
 def needed() -> None:

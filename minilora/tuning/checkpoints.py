@@ -10,11 +10,13 @@ import numpy as np
 
 from ..formats.safetensors import read_arrays, write_arrays
 from ..llama.model import Llama
-from ..support.files import check_kind, parse_json
-from .adapters import Tuned
+from ..support.files import check_kind, errors_at, parse_json
+from .adapters import Tuned, attach
+from .choices import find_method
 from .optim import AdamW
 
 ABOUT = "minilora_checkpoint"  # the name of our entry in the file's metadata
+PATTERNS = "rank_pattern", "alpha_pattern"
 HISTORY = {
     "losses": [0.0],
     "rates": [0.0],
@@ -74,6 +76,41 @@ def load(path: str | Path, tuned: Tuned, adam: AdamW, settings: Mapping[str, Any
     return saved["history"]
 
 
+def load_tuned(path: str | Path, model: Llama) -> Tuned:
+    """The adapter in a checkpoint, on the base that it was trained on: what an adapter's folder is.
+
+    Raises ValueError for a damaged file, one that is no checkpoint, and another base.
+    """
+    arrays, about = read_arrays(path)
+    if ABOUT not in about:
+        raise ValueError(
+            f"{path}: not a checkpoint of minilora; wanted one, or an adapter's folder"
+        )
+    saved = parse_json(path, about[ABOUT])
+    check_kind(path, "it", saved, {"method": "", "base": "", "options": {}, "seed": 0})
+    if saved["base"] != fingerprint(model):
+        raise ValueError(
+            f"{path}: its base has the fingerprint {saved['base']}, this one {fingerprint(model)}"
+        )
+    start = "array.base_model.model."
+    given = {name: saved.get(name) for name in ("rank", "alpha", "rank_pattern", "alpha_pattern")}
+    given["targets"] = [
+        layer
+        for layer in model.config.linears()
+        if any(key.startswith(f"{start}{layer}.") for key in arrays)
+    ]
+    with errors_at(path):
+        record = find_method(saved["method"])
+        taken = {k: v for k, v in given.items() if v and k in (*record.takes, *PATTERNS)}
+        tuned = attach(model, record, seed=saved["seed"], **taken, **saved["options"])
+        for key, own in tuned.trainable.items():
+            a = arrays.get(f"array.{key}")
+            if a is None or a.shape != own.shape or not np.isfinite(a).all():
+                raise ValueError(f"no array {key} of shape {own.shape} and finite numbers")
+        _restore(tuned, arrays)
+    return tuned
+
+
 def fingerprint(model: Llama) -> str:
     """The CRC-32 of all weights and their names, which distinguishes one base from another."""
     crc = 0
@@ -94,7 +131,13 @@ def _check_settings(path, saved, mine):
     for name, value in mine.items():
         free = name == "steps" and mine["schedule"] == "constant"
         if saved.get(name) != value and not free:
-            raise ValueError(f"{path}: {name} was {saved.get(name)!r}, this run has {value!r}")
+            why = ""
+            if name == "steps":
+                why = (
+                    f"; each rate of a {mine['schedule']} schedule depends on it. A new run can "
+                    "start from this file as its adapter"
+                )
+            raise ValueError(f"{path}: {name} was {saved.get(name)!r}, this run has {value!r}{why}")
 
 
 def _restore(tuned, arrays):
