@@ -149,7 +149,7 @@ def test_activations_of_an_adapter_by_formula():
     shared = [s for s in lora.saved if s.what == "x" and s.where.endswith("q_proj")]
     assert all(len(s.shared_with) == 2 for s in shared) and len(shared) == L  # with k and v
     attention = [s for s in lora.saved if s.op == "attention" and s.what == "o"]
-    assert all("o_proj (lora)" in "".join(s.shared_with) for s in attention)
+    assert all("o_proj (lora)" in "".join(s.shared_with) for s in attention) and len(attention) == L
 
 
 def gradients(tuned, ids):
