@@ -127,13 +127,14 @@ def check(case: str, losses: dict[str, Sequence[float]]) -> dict[str, float]:
     """The largest difference of each other side's losses from ours, as a share of the first loss.
 
     Raises ValueError unless the losses agree, step by step. PEFT has no technique that moves
-    weights: its LoRA stands in, and only the first loss is equal and compared.
+    weights: its LoRA stands in, and only the first loss is equal and compared. On the matrix unit
+    such a training is compared for NEAR steps: moving weights makes a rounding grow fast.
     """
     moves_weights = METHODS[cases.CASES[case].method].after_step is not None
     ours, *others = losses
     largest = dict.fromkeys(others, 0.0)
     for other in others:
-        steps = 1 if moves_weights and other != UNIT else None
+        steps = (NEAR if other == UNIT else 1) if moves_weights else None
         first = abs(losses[other][0])
         for step, (a, b) in enumerate(zip(losses[ours][:steps], losses[other][:steps]), 1):
             apart = abs(a - b)
