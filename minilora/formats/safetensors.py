@@ -26,7 +26,8 @@ def write_arrays(
 
 def array_bytes(arrays: Mapping[str, np.ndarray], about: Mapping[str, str] | None = None) -> bytes:
     """The contents of a .safetensors file with these arrays and the metadata `about`."""
-    whole = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
+    # ascontiguousarray gives a single number, of shape (), the shape (1,)
+    whole = {name: np.ascontiguousarray(a).reshape(a.shape) for name, a in arrays.items()}
     return save(whole, metadata={"format": "pt", **(about or {})})
 
 

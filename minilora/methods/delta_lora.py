@@ -101,7 +101,7 @@ METHOD = replace(
     factors=factors,
     before_step=before_step,
     after_step=after_step,
-    remembers=("A_start", "B_start"),
+    remembers={"A_start": "A", "B_start": "B"},
     owns_weight=True,
     peft=replace(lora.PEFT, to_peft=to_peft),
 )
