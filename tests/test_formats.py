@@ -9,6 +9,7 @@ import re
 import struct
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -1064,6 +1065,55 @@ def test_an_adapter_config_that_is_not_ours(tmp_path, changes, message):
         ml.load_adapter(tuned.base, tmp_path)
     assert one_line(caught) and f"{tmp_path / CONFIG}: " in str(caught.value)
     assert "two adapters" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "method, changes",
+    [
+        ("lora", {"r": 300_000}),
+        ("dora", {"r": 300_000}),
+        ("lora", {"rank_pattern": {"v_proj": 300_000}}),
+        ("lora", {"target_modules": "all-linear"}),
+        ("vera", {"r": 300_000}),
+    ],
+)
+def test_a_config_cannot_ask_for_more_memory_than_its_arrays_have(tmp_path, method, changes):
+    """The header's shapes are compared first. On the narrow base a rank of 300,000 is 19 MB."""
+    tuned = trained(method)
+    ml.save_adapter(tuned, tmp_path)
+    of_peft(tmp_path, **changes)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"this base wants|arrays are missing") as caught:
+            ml.load_adapter(tuned.base, tmp_path)
+        assert one_line(caught) and tracemalloc.get_traced_memory()[1] < 2e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_vera_drawn_by_its_key_has_the_rank_of_its_vectors(tmp_path):
+    tuned = trained("vera")
+    ml.save_adapter(tuned, tmp_path, save_projection=False)
+    of_peft(tmp_path, r=300_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"vera_lambda_d has shape \(3,\), this base wants"):
+            ml.load_adapter(tuned.base, tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 2e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_start_factor_of_another_shape_is_refused(tmp_path):
+    mine = dataclasses.replace(ml.METHODS["delta_lora"], name="mine", peft=None)
+    tuned = ml.attach(narrow(), mine, rank=2)
+    ml.train(tuned, [(IDS, IDS)], steps=2, lr=1e-2)
+    ml.save_adapter(tuned, tmp_path)
+    arrays, about = read_arrays(tmp_path / ARRAYS)
+    name = next(name for name in arrays if name.endswith("B_start"))
+    write_arrays(tmp_path / ARRAYS, {**arrays, name: arrays[name][:1]}, about)
+    with pytest.raises(ValueError, match=r"B_start has shape \(1, 2\), wanted that of B"):
+        ml.load_adapter(tuned.base, tmp_path, method=mine)
 
 
 def of_peft(folder, **changes):

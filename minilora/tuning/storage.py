@@ -4,6 +4,7 @@ What a technique writes, it says itself (`Method.peft`). Full fine-tuning is sto
 themselves, under the peft_type "FULL", and a technique that PEFT does not know under "MINILORA".
 """
 
+import contextlib
 import json
 import re
 import warnings
@@ -17,7 +18,7 @@ from ..llama.model import EMBED, HEAD, Llama
 from ..methods import METHODS
 from ..methods.base import Method, Settings
 from ..support.files import check_kind, parse_json, read_json, write_together
-from ..support.meta import is_array
+from ..support.meta import Meta, is_array
 from .adapters import Tuned, attach
 from .choices import find_method, match_targets, matches
 
@@ -161,15 +162,48 @@ def load_adapter(
     refuse_pickles(Path(folder) / ARRAYS)
     arrays, about = read_weights(Path(folder) / ARRAYS)
     own = _own(Path(folder) / ARRAYS, about)
-    tuned = _empty(model, path, config, own, method, options)
+    shapes = _on_shapes(model, path, config, own, method, options)
     for name, value in own.get("config", {}).items():
         if config.get(name) != value:
             raise ValueError(
                 f"{path}: {name} is {config.get(name)!r:.80}, but {ARRAYS} was saved with "
                 f"{value!r:.80}: files of two adapters"
             )
+    if shapes:
+        _check_sizes(shapes, Path(folder) / ARRAYS, arrays, _drawn(shapes.record, config))
+    tuned = _empty(model, path, config, own, method, options)
     _fill(tuned, Path(folder) / ARRAYS, arrays, _drawn(tuned.record, config))
     return tuned
+
+
+def _on_shapes(model, path, config, own, method, options):
+    """`_empty` on shapes alone, which takes no memory; None for a reader's own technique that
+    computes what shapes alone cannot.
+    """
+    params: dict[str, Any] = {name: Meta(a.shape, a.dtype) for name, a in model.params.items()}
+    with warnings.catch_warnings(), contextlib.suppress(TypeError):
+        warnings.simplefilter("ignore")  # attach on numbers warns
+        return _empty(Llama(model.config, params), path, config, own, method, options)
+    return None
+
+
+def _check_sizes(shapes, path, arrays, optional):
+    """Raises ValueError where attach would make a larger array than the file has: a wrong rank
+    would fill the memory before it is noticed.
+    """
+    _check_missing(shapes, path, arrays, optional)
+    wanted = shapes.arrays
+    for name, array in arrays.items():
+        if name in wanted and array.size < wanted[name].size:
+            raise ValueError(
+                f"{path}: {name} has shape {array.shape}, this base wants {wanted[name].shape}"
+            )
+
+
+def _check_missing(tuned, path, arrays, optional):
+    derived = {k for k in tuned.arrays if k.endswith(".base_layer.weight")}
+    if missing := sorted(tuned.arrays.keys() - derived - optional - arrays.keys()):
+        raise ValueError(f"{path}: {len(missing)} arrays are missing, the first is {missing[0]}")
 
 
 def _drawn(record, config):
@@ -193,10 +227,14 @@ def _fill(tuned, path, arrays, optional):
     for layer, arguments in tuned.layers.items():  # what a step rule adds is not there yet
         keys = {name: tuned.key(layer, name) for name in tuned.record.remembers}
         arguments |= {name: arrays[key].copy() for name, key in keys.items() if key in arrays}
+        for name, like in tuned.record.remembers.items():
+            if name in arguments and (found := arguments[name].shape) != arguments[like].shape:
+                raise ValueError(
+                    f"{path}: {tuned.key(layer, name)} has shape {found}, wanted that "
+                    f"of {like}, {arguments[like].shape}"
+                )
     live = tuned.arrays
-    derived = {k for k in live if k.endswith(".base_layer.weight")}
-    if missing := sorted(live.keys() - derived - optional - arrays.keys()):
-        raise ValueError(f"{path}: {len(missing)} arrays are missing, the first is {missing[0]}")
+    _check_missing(tuned, path, arrays, optional)
     if extra := sorted(arrays.keys() - live.keys()):
         raise ValueError(
             f"{path}: {len(extra)} arrays have no place in this base, the first is {extra[0]}"
