@@ -447,6 +447,16 @@ DAMAGED = {
     "shape that is too large": with_header({"a": entry(shape=(2**40, 2**40))}, b"\0" * 8),
     "shape that is not the data's": with_header({"a": entry(shape=(3,))}, b"\0" * 8),
     "unknown type": with_header({"a": entry(dtype="F33")}, b"\0" * 8),
+    "one offset": with_header({"a": entry(offsets=(0,))}, b"\0" * 8),
+    "offset of another kind": with_header({"a": entry(offsets=("0", "8"))}, b"\0" * 8),
+    "offset of 400 digits": with_header({"a": entry(offsets=(0, 10**400))}, b"\0" * 8),
+    "list inside a shape": with_header({"a": entry(shape=([1] * 99, 999))}, b"\0" * 8),
+    "text as a shape": with_header({"a": {**entry(), "shape": "2"}}, b"\0" * 8),
+    "shape of a thousand axes": with_header({"a": entry(shape=[2**62] * 1000)}, b"\0" * 8),
+    "list as a type": with_header({"a": entry(dtype=["F32"])}, b"\0" * 8),
+    "number as an entry": with_header({"a": 5}, b"\0" * 8),
+    "number as metadata": with_header({"__metadata__": 5, "a": entry()}, b"\0" * 8),
+    "type that NumPy lacks": with_header({"a": entry(dtype="F8_E4M3", shape=(8,))}, b"\0" * 8),
     "two arrays in one place": with_header({"a": entry(), "b": entry()}, b"\0" * 8),
 }
 
@@ -506,12 +516,16 @@ def test_a_truncated_model_says_what_is_there_and_what_was_promised(tmp_path):
 
 
 def test_bfloat16_is_read_as_float32(tmp_path):
-    """By hand: 1, -2, the smallest step above 1, an infinity; beside an array of another type."""
-    upper = np.array([0x3F80, 0xC000, 0x3F81, 0x7F80], "<u2")
+    """By hand: 1, -2, the smallest step above 1, an infinity; beside an array of another type and
+    one more in bfloat16.
+    """
+    upper = np.array([0x3F80, 0xC000, 0x3F81, 0x7F80, 0x4000], "<u2")
     header = {"a": entry("BF16", (2, 2), (8, 16)), "b": entry("F32", (2,), (0, 8))}
+    header["c"] = entry("BF16", (1,), (16, 18))
     path = tmp_path / "x.safetensors"
     path.write_bytes(with_header(header, np.array([3, 4], "<f4").tobytes() + upper.tobytes()))
     arrays, _ = read_arrays(path)
+    assert arrays["c"].tolist() == [2]
     assert arrays["a"].dtype == np.float32 and arrays["b"].tolist() == [3, 4]
     assert arrays["a"].tolist() == [[1, -2], [1 + 2**-7, np.inf]]
 

@@ -68,7 +68,7 @@ def read_json(path: str | Path, wanted: Any = dict) -> Any:
     return value
 
 
-def parse_json(place: str | Path, text: str) -> Any:
+def parse_json(place: str | Path, text: str | bytes) -> Any:
     """The value of a JSON text; raises ValueError that begins with `place`."""
     try:
         return json.loads(text)
