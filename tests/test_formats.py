@@ -1118,6 +1118,18 @@ def test_a_vera_drawn_by_its_key_has_the_rank_of_its_vectors(tmp_path):
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("method", ["lora", "vera", "full"])
+def test_an_adapter_that_is_too_large_for_the_base_s_dtype(tmp_path, method):
+    """1e39 is a number of float64 and an infinity of float32."""
+    wide = trained(method, make_llama())
+    next(iter(wide.trainable.values())).flat[1] = 1e39
+    ml.save_adapter(wide, tmp_path)
+    with pytest.raises(ValueError, match=r"as float32 has 1 of \d+ numbers not finite") as caught:
+        ml.load_adapter(narrow(), tmp_path)
+    assert one_line(caught) and str(tmp_path / ARRAYS) in str(caught.value)
+    ml.load_adapter(make_llama(), tmp_path)
+
+
 def test_a_start_factor_of_another_shape_is_refused(tmp_path):
     mine = dataclasses.replace(ml.METHODS["delta_lora"], name="mine", peft=None)
     tuned = ml.attach(narrow(), mine, rank=2)

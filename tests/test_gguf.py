@@ -263,6 +263,21 @@ def test_a_header_that_lies_costs_nothing(tmp_path, case):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", PACKINGS)
+def test_numbers_that_are_not_finite_are_named(tmp_path, kind, value):
+    """A weight of F32 or F16, the scale of one block of the others."""
+    about, tensors = parts(llama(), kind)
+    name = "blk.1.ffn_up.weight"
+    shape, kind, data = tensors[name]
+    wrong = np.array(value, "<f4" if kind == F32 else "<f2").tobytes()
+    place = 6 * PACKINGS[kind].nbytes
+    tensors[name] = shape, kind, data[:place] + wrong + data[place + len(wrong) :]
+    with pytest.raises(ValueError, match=rf"{name} has \d+ of 2048 numbers not finite") as caught:
+        ml.load_model(path := write(tmp_path, about, tensors))
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
 @pytest.mark.parametrize("shape", [(2**40, 2**40), (0, 32)])
 def test_a_tensor_of_no_or_of_endless_size(tmp_path, shape):
     about, tensors = parts(llama())

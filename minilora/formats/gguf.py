@@ -80,8 +80,9 @@ class GGUFTensor:
     blocks: np.ndarray  # (blocks, nbytes) uint8, a view of the file
 
     def array(self) -> np.ndarray:
-        """The weights in float32."""
-        return self.packing.unpack(self.blocks).reshape(self.shape)
+        """The weights in float32. A damaged scale of a block may make them NaN or infinite."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self.packing.unpack(self.blocks).reshape(self.shape)
 
 
 def read_gguf(path: str | Path) -> tuple[dict[str, Any], dict[str, GGUFTensor]]:

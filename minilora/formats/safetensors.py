@@ -39,12 +39,17 @@ def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str
     for name, a in arrays.items():
         if a.dtype.kind != "f":
             raise ValueError(f"{path}: {name} is of {a.dtype}, wanted floating-point numbers")
-        if not np.isfinite(a).all():
-            bad = a[~np.isfinite(a)]
-            raise ValueError(
-                f"{path}: {name} has {bad.size} of {a.size} numbers not finite, the first {bad[0]}"
-            )
+        check_finite(path, name, a)
     return arrays, about
+
+
+def check_finite(path: str | Path, name: str, a: np.ndarray) -> None:
+    """Raises ValueError for a NaN or an infinity in an array of the file."""
+    if not np.isfinite(a).all():
+        bad = a[~np.isfinite(a)]
+        raise ValueError(
+            f"{path}: {name} has {bad.size} of {a.size} numbers not finite, the first {bad[0]}"
+        )
 
 
 def refuse_pickles(path: str | Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..formats.safetensors import array_bytes, read_weights, refuse_pickles
+from ..formats.safetensors import array_bytes, check_finite, read_weights, refuse_pickles
 from ..llama.model import EMBED, HEAD, Llama
 from ..methods import METHODS
 from ..methods.base import Method, Settings
@@ -245,7 +245,9 @@ def _fill(tuned, path, arrays, optional):
                 f"{path}: {name} has shape {array.shape}, this base wants {live[name].shape}"
             )
     for name, array in arrays.items():
-        live[name][...] = array
+        with np.errstate(over="ignore"):
+            live[name][...] = array
+        check_finite(path, f"{name} as {live[name].dtype}", live[name])
 
 
 def _empty(model, path, config, own, method, options):
