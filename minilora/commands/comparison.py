@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..methods import DEFAULT, METHODS
 from ..support.files import make_folder, nearest
+from ..support.locks import using
 from ..support.values import whole
 from ..tuning.choices import find_method
 from .arguments import command, given, names, read_number, read_whole
@@ -100,17 +101,17 @@ def compare(a) -> None:
     settings, lr = settings_of(a), _given_rates(a.lr)
     if a.rates is not None and not a.rates.is_file():
         raise FileNotFoundError(f"{a.rates}: no such file; wanted a record of minilora tune")
-    make_folder(a.out)
-    results = comparison.compare(
-        settings,
-        lr,
-        a.out,
-        report=lambda name, row: print(pages.progress_line(row), flush=True),
-        ready=lambda: print(pages.opening(settings), flush=True),
-        record=rates.read(a.rates),
-        jobs=a.jobs,
-    )
-    pages.write_all(results, a.out)
+    with using(a.out):
+        results = comparison.compare(
+            settings,
+            lr,
+            a.out,
+            report=lambda name, row: print(pages.progress_line(row), flush=True),
+            ready=lambda: print(pages.opening(settings), flush=True),
+            record=rates.read(a.rates),
+            jobs=a.jobs,
+        )
+        pages.write_all(results, a.out)
     print(pages.table(results))
     print(f"\nwritten to {a.out}: results.json, report.html, {', '.join(pages.FIGURES)}, adapters/")
 
@@ -165,7 +166,8 @@ def report(a) -> None:
     from ..lab import report as pages
 
     results = pages.read_results(a.folder)
-    pages.write_all(results, a.folder)
+    with using(a.folder):
+        pages.write_all(results, a.folder)
     print(pages.table(results))
 
 
@@ -176,5 +178,5 @@ def pretrain(a) -> None:
     own = given(a, "steps", "seed")
     for name, value in own.items():
         whole(f"--{name}", value, 1 if name == "steps" else 0)
-    make_folder(a.out)
-    print(json.dumps(base.pretrain(base.Recipe(**own), a.out), indent=1))
+    with using(a.out):
+        print(json.dumps(base.pretrain(base.Recipe(**own), a.out), indent=1))

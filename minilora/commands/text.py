@@ -4,7 +4,8 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from ..support.files import find, make_folder
+from ..support.files import find
+from ..support.locks import using
 from ..support.values import whole
 from .arguments import adapter_options, command, given, options
 
@@ -71,8 +72,6 @@ def train(a: Namespace) -> None:
     """Fine-tune, print the score, write the adapter."""
     import minilora as ml
 
-    from ..text import tasks
-
     whole("--steps", a.steps, 1)
     whole("--batch-size", a.batch_size, 1)
     model = _load_base(a)
@@ -80,9 +79,15 @@ def train(a: Namespace) -> None:
     if held_out:
         # an unreadable pair is an error now, not after the training
         ml.batches(held_out, model.tokenizer, len(held_out))
-    make_folder(a.out)
-    if a.checkpoint:
-        make_folder(a.checkpoint.parent)
+    with using(a.out, a.checkpoint):
+        _train(a, model, pairs, held_out)
+
+
+def _train(a, model, pairs, held_out):
+    import minilora as ml
+
+    from ..text import tasks
+
     how = given(a, "rank", "alpha", "targets", "recompute") | options(a.option, a.method)
     tuned = ml.attach(model, a.method, seed=a.seed, **how)
     history = ml.train(
