@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from minilora.lab import cells, sweep
 from minilora.lab.runs import load_words, run
 from minilora.lab.settings import Settings
 from minilora.methods import DEFAULT
+from minilora.support import locks
 
 ROOT = Path(__file__).parent.parent
 FEW = {
@@ -176,6 +179,87 @@ def test_a_broken_last_line_is_run_again(tmp_path):
         seen.clear()
         cells.run(square, work, path, jobs=1, report=seen.append)
         assert [r["cell"]["x"] for r in seen] == [3] and bare(path) == whole
+
+
+def test_two_runs_into_one_file_keep_each_other_s_records(tmp_path):
+    """The second one starts and ends while the first one runs."""
+    path, first, second = tmp_path / "a.jsonl", cells.grid(x=[3, 1, 2]), cells.grid(x=[5, 1, 4])
+    started = []
+
+    def meanwhile(record):
+        if not started:
+            started.append(record)
+            assert [r["result"] for r in cells.run(square, second, path, jobs=1)] == [25, 1, 16]
+
+    assert [r["result"] for r in cells.run(square, first, path, jobs=1, report=meanwhile)] == [
+        9,
+        1,
+        4,
+    ]
+    assert [r["cell"]["x"] for r in cells.read(path)] == [5, 4, 3, 1, 2]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_writers_at_the_same_time_lose_nothing(tmp_path):
+    """Eight add records while a ninth puts the file in order, again and again."""
+    path = tmp_path / "a.jsonl"
+    made = [
+        {"cell": {"x": x}, "result": "x" * 5000, "seconds": 0.0, "made_by": {}} for x in range(200)
+    ]
+    with ThreadPoolExecutor(9) as pool:
+        ordering = pool.submit(lambda: [cells._put_in_order(path, {}) for _ in range(50)])
+        list(pool.map(lambda record: cells._append(path, record), made))
+        ordering.result()
+    assert sorted(r["cell"]["x"] for r in cells.read(path)) == list(range(200))
+
+
+def test_a_part_of_a_line_is_cut_off_before_the_next_one(tmp_path):
+    path, work = tmp_path / "a.jsonl", cells.grid(x=[1, 2])
+    cells.run(square, work, path, jobs=1)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"cell": {"x": 3')
+    cells._append(path, {"cell": {"x": 4}, "result": 16, "seconds": 0.0, "made_by": {}})
+    assert path.read_bytes().startswith(whole) and len(cells.read(path)) == 3
+
+
+@pytest.mark.parametrize("what", ["compare", "train", "pretrain", "report", "checkpoint"])
+def test_a_folder_in_use_is_refused(tmp_path, capsys, what):
+    """Another process is writing there: nothing is run, nothing is changed."""
+    lines = {
+        "compare": "compare --steps 1 --seeds 1 --methods lora --out",
+        "train": "train --task past --steps 1 --out",
+        "pretrain": "pretrain --steps 1 --out",
+        "report": "report",
+        "checkpoint": f"train --task past --steps 1 --out {tmp_path / 'b'} --checkpoint",
+    }
+    place = tmp_path / "a"
+    if what == "report":
+        place.mkdir()
+        shutil.copy(ROOT / "data" / "results" / "compare" / "results.json", place)
+    here = (tmp_path / "c", place) if what == "checkpoint" else (place,)
+    with locks.using(*here):
+        before = sorted(tmp_path.rglob("*"))
+        assert main([*lines[what].split(), str(place)]) == 2
+        assert sorted({*tmp_path.rglob("*")} - {tmp_path / "b"}) == before
+    error = capsys.readouterr().err
+    assert error.startswith(f"minilora: {place}: another process is writing there")
+    assert not list(tmp_path.rglob("*.lock"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills by a signal")
+def test_a_lock_ends_with_its_process(tmp_path):
+    """What a killed process leaves behind stops nobody."""
+    script = "from minilora.support.locks import using\nimport time\n"
+    script += f"with using({str(tmp_path)!r}):\n    print(1, flush=True)\n    time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    with pytest.raises(ValueError, match="another process is writing there"):
+        locks.using(tmp_path).__enter__()
+    process.kill()
+    process.wait()
+    with locks.using(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

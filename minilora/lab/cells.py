@@ -21,6 +21,7 @@ from .. import __version__
 from ..bench import machine
 from ..fast import is_plain, plain
 from ..support.files import check_kind, make_folder, parse_json, read_text, write_atomically
+from ..support.locks import writing
 from ..support.values import whole
 
 Cell = dict[str, Any]  # plain settings, seed and all: the function's arguments by name
@@ -45,7 +46,7 @@ def run(
     function: stands at the top of a module, takes and returns what JSON can hold, and gives the
     same bits for the same cell. path: a file of JSON lines that each record is added to as it ends;
     a cell that is in it is not run again, so that an interrupted sweep goes on where it stopped;
-    records of other cells stay, before these.
+    records of other cells stay, before these. Several runs may write to one file at a time.
     jobs: processes, as many as there are cores where None. dask: a scheduler's address, tcp://…, or
     "local" for a cluster of so many workers here. progress: a bar (None: only on a terminal).
     report: called with each new record. Raises ValueError where path is no such file.
@@ -65,9 +66,8 @@ def run(
             report(record)
             bar.update()
     keys = [_key(cell) for cell in cells]
-    if path and missing:  # in the cells' order, whichever ended first; and no broken last line
-        others = [key for key in done if key not in set(keys)]
-        write(path, [done[key] for key in dict.fromkeys([*others, *keys])])
+    if path and missing:
+        _put_in_order(path, {key: done[key] for key in keys})
     return [done[key] for key in keys]
 
 
@@ -116,12 +116,8 @@ def _records_before(path: str | Path | None) -> list[Record]:
     if path is None:
         return []
     make_folder(Path(path).parent)
-    if not Path(path).exists():
-        return []
-    records = read(path)
-    with open(path, "rb+") as file:  # the next record starts on a line of its own
-        file.truncate(file.read().rfind(b"\n") + 1)
-    return records
+    with writing(path):
+        return read(path) if Path(path).exists() else []
 
 
 def _key(cell: Cell) -> str:
@@ -129,9 +125,21 @@ def _key(cell: Cell) -> str:
 
 
 def _append(path: str | Path, record: Record) -> None:
-    """A line at the end of a file."""
-    with open(path, "ab") as file:
+    """A line at the end of a file, which another run may be writing to as well."""
+    with writing(path), open(path, "ab+") as file:
+        file.seek(max(0, file.tell() - 1))
+        if file.read(1) not in (b"", b"\n"):  # a run was killed while it wrote its line
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
         file.write(json.dumps(record).encode() + b"\n")
+
+
+def _put_in_order(path: str | Path, mine: dict[str, Record]) -> None:
+    """Write the file's records again: those of other runs, then these in their cells' order."""
+    with writing(path):
+        there = read(path) if Path(path).exists() else []
+        others = [record for record in there if _key(record["cell"]) not in mine]
+        write(path, [*others, *mine.values()])
 
 
 def each(

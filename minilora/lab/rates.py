@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..support.files import data_folder, write_json
+from ..support.locks import writing
 from .statistics import by_exact_match
 
 DEFAULT_TASK = "past"  # whose rates serve a task that has no sweep of its own
@@ -58,6 +59,11 @@ def add(path: str | Path, settings: Any, base_crc32: str, cells: list[dict[str, 
 
     A new file starts as a copy of the committed record, so that it has a rate for every method.
     """
+    with writing(path):
+        _add(path, settings, base_crc32, cells)
+
+
+def _add(path, settings, base_crc32, cells):
     record, task = read(path if Path(path).is_file() else None), settings.task
     about_it = {"settings": about(settings), "base_crc32": base_crc32}
     old, new = record["sweeps"].get(task, {}), {cell["method"] for cell in cells}
