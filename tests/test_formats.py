@@ -158,6 +158,12 @@ LLAMA3 = {
         ({"hidden_size": 32}, "has shape"),
         ({"num_hidden_layers": 3}, "9 arrays are missing"),
         ({"num_hidden_layers": 1}, "9 arrays do not belong"),
+        ({"rope_theta": 10**400}, "rope_theta is a number of more than 64 bits, wanted a number"),
+        ({"rms_norm_eps": 10**400}, "rms_norm_eps is a number of more than 64 bits"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan, wanted a number that is finite"),
+        ({"rope_scaling": {**LLAMA3, "factor": 10**400}}, "factor is a number of more than 64"),
+        ({"vocab_size": 10**400}, "vocab_size is a number of more than 64 bits"),
+        ({"max_position_embeddings": 10**400}, "max_position_embeddings is a number of more"),
         ({"num_hidden_layers": 10**9}, "20 arrays, too few for the 1000000000 layers"),
     ],
 )
@@ -1069,6 +1075,10 @@ def test_an_adapter_of_another_base(tmp_path, shape, message):
         ({"target_modules": []}, "targets: got none"),
         ({"target_modules": ["lm_head"]}, "lm_head cannot be adapted"),
         ({"lora_dropout": 1.5}, "dropout: got 1.5"),
+        ({"r": 10**400}, "rank is above 18446744073709551615"),
+        ({"lora_alpha": 10**400}, "alpha is a number of more than 64 bits"),
+        ({"alpha_pattern": {"q_proj": 10**400}}, "q_proj is a number of more than 64 bits"),
+        ({"rank_pattern": {"q_proj": 10**400}}, "q_proj is a number of more than 64 bits"),
     ],
 )
 def test_an_adapter_config_that_is_not_ours(tmp_path, changes, message):

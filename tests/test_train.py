@@ -562,7 +562,11 @@ DAMAGES = {
     ),
     "no pattern": ("lora", lambda about, arrays: about.pop("rank_pattern"), "rank_pattern is None"),
     "negative step": ("lora", lambda about, arrays: about.update(steps=-5), "of step -5"),
-    "a step of 400 digits": ("lora", lambda about, arrays: about.update(steps=10**400), "of step"),
+    "a step of 400 digits": (
+        "lora",
+        lambda about, arrays: about.update(steps=10**400),
+        "steps is a number of more than 64 bits",
+    ),
     "no moment": ("lora", lambda about, arrays: arrays.pop(of(arrays, "m.")), r"no m\."),
     "moment of a shape": ("lora", replace_by("m.", "", lambda a: np.ones((3, 3))), r"no m\."),
     "moment of a dtype": (

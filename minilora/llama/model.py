@@ -21,6 +21,7 @@ from .. import ops
 from ..engine import Tensor, scope
 from ..ops.loss import IGNORED
 from ..support.meta import Meta
+from ..support.values import is_finite, shown
 from . import generation, rotation
 from .rotation import Llama3Scaling
 from .rows import Rows, all_rows, needed_rows
@@ -67,10 +68,8 @@ class ModelConfig:
                 raise ValueError(
                     f"config: {field.name} is {value!r}, wanted a whole number of at least {least}"
                 )
-            if field.type is float and not (
-                isinstance(value, int | float) and 0 < value < math.inf
-            ):
-                raise ValueError(f"config: {field.name} is {value!r}, wanted a number above 0")
+            if field.type is float and not (is_finite(value) and value > 0):
+                raise ValueError(f"config: {field.name} is {shown(value)}, wanted a number above 0")
         if not self.head_dim:
             if self.hidden_size % self.num_attention_heads:
                 raise ValueError(

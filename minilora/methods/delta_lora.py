@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..fast import bind
-from ..support.values import whole
+from ..support.values import number, whole
 from . import lora
 
 
@@ -84,9 +84,7 @@ def check(options):
     """Raises ValueError unless the ratio is a finite number and the start step a whole one of at
     least 0.
     """
-    ratio = options["update_ratio"]
-    if not (isinstance(ratio, int | float) and abs(ratio) < float("inf")):
-        raise ValueError(f"delta_lora: update_ratio is {ratio!r}, wanted a finite number")
+    number("delta_lora: update_ratio", options["update_ratio"])
     whole("delta_lora: start_step", options["start_step"])
 
 

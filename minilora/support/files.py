@@ -3,14 +3,20 @@
 import contextlib
 import difflib
 import json
+import math
 import os
 import secrets
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .values import MOST, is_finite, shown
+
 PACKAGE = Path(__file__).resolve().parents[1]
+DEEPEST = 64  # levels of brackets in a JSON text
+TOO_DEEP = "too many brackets inside one another"
 KINDS = {  # a Python type -> what an error calls it
     bool: "true or false",
     int: "a whole number",
@@ -71,34 +77,107 @@ def read_json(path: str | Path, wanted: Any = dict) -> Any:
 def parse_json(place: str | Path, text: str | bytes) -> Any:
     """The value of a JSON text; raises ValueError that begins with `place`."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except RecursionError:
-        raise ValueError(f"{place}: not JSON: too many brackets inside one another") from None
+        raise ValueError(f"{place}: not JSON: {TOO_DEEP}") from None
     except ValueError as error:
         raise ValueError(f"{place}: not JSON: {error}") from None
+    inner, depth = [[value]], 0
+    while inner := [child for parent in inner for child in _brackets(parent)]:
+        if (depth := depth + 1) > DEEPEST:
+            raise ValueError(f"{place}: not JSON of ours: {TOO_DEEP}")
+    return value
+
+
+def _brackets(value):
+    """The lists and objects directly inside a value."""
+    inside = value.values() if isinstance(value, dict) else value
+    return (
+        [v for v in inside if isinstance(v, dict | list)] if isinstance(value, dict | list) else []
+    )
+
+
+@dataclass(frozen=True)
+class Within:
+    """A kind for `check_kind`: a number of at least `least` and at most `most`."""
+
+    kind: type
+    least: float
+    most: float = math.inf
+
+    def __str__(self):
+        if self.most == math.inf:
+            return f" of at least {self.least:g}"
+        return f" from {self.least:g} to {self.most:g}"
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Another kind: what is of one of these; None stands for null."""
+
+    kinds: tuple[Any, ...]
+
+    def __init__(self, *kinds: Any):
+        object.__setattr__(self, "kinds", kinds)
 
 
 def check_kind(path: str | Path, name: str, value: Any, wanted: Any) -> None:
     """Raises ValueError, with the file and the place in it, if a JSON value is of another kind.
 
-    wanted: bool, int, float (a whole number is allowed too), str, list, dict; [kind]: a list of
-    such values; {"name": kind}: an object with at least these names; {str: kind}: an object all of
-    whose values are of this kind.
+    wanted: bool; int (of 64 bits); float (finite; a whole number is allowed too); str; list; dict;
+    [kind]: a list of such values; (kind, kind): a list of exactly these;
+    {"name": kind}: an object with at least these names, but for those that end in "?";
+    {str: kind}: an object all of whose values are of this kind; Within, OneOf.
     """
+    if isinstance(wanted, OneOf):
+        _check_one_of(path, name, value, wanted)
+        return
+    within, wanted = (wanted, wanted.kind) if isinstance(wanted, Within) else (None, wanted)
     kind = wanted if isinstance(wanted, type) else type(wanted)
+    kind = list if kind is tuple else kind
     fits = isinstance(value, int | float if kind is float else kind)
-    if not fits or isinstance(value, bool) != (kind is bool):
-        raise ValueError(f"{path}: {name} is {value!r:.80}, wanted {KINDS[kind]}")
-    if isinstance(wanted, list):
-        for i, item in enumerate(value):
-            check_kind(path, f"{name}[{i}]", item, wanted[0])
+    fits = fits and isinstance(value, bool) == (kind is bool)
+    if not fits or not _in_range(value, kind, within):
+        bounds = " that is finite and of 64 bits" if fits else ""
+        bounds = str(within) if within else bounds
+        raise ValueError(f"{path}: {name} is {shown(value)}, wanted {KINDS[kind]}{bounds}")
+    if isinstance(wanted, tuple) and len(value) != len(wanted):
+        raise ValueError(f"{path}: {name} has {len(value)} entries, wanted {len(wanted)}")
+    if isinstance(wanted, list | tuple):
+        kinds = wanted if isinstance(wanted, tuple) else wanted * len(value)
+        for i, (item, inner) in enumerate(zip(value, kinds, strict=True)):
+            check_kind(path, f"{name}[{i}]", item, inner)
     if isinstance(wanted, dict):
         inside = dict.fromkeys(value, wanted[str]) if str in wanted else wanted
         for key, inner in inside.items():
             place = key if name == "it" else f"{name}.{key}"
-            if key not in value:
+            if key.removesuffix("?") in value:
+                check_kind(path, place.removesuffix("?"), value[key.removesuffix("?")], inner)
+            elif not key.endswith("?"):
                 raise ValueError(f"{path}: no {place} in it")
-            check_kind(path, place, value[key], inner)
+
+
+def _in_range(value, kind, within):
+    """A number that a computer's numbers can hold, within the bounds if there are some."""
+    if kind not in (int, float):
+        return True
+    if not (is_finite(value) if kind is float else abs(value) <= MOST):
+        return False
+    return within is None or within.least <= value <= within.most
+
+
+def _check_one_of(path, name, value, wanted):
+    """Raises what the last kind has to say if none of them fits."""
+    for kind in wanted.kinds:
+        if kind is None and value is None:
+            return
+        if kind is not None:
+            try:
+                check_kind(path, name, value, kind)
+                return
+            except ValueError as error:
+                last = error
+    raise last
 
 
 @contextlib.contextmanager
