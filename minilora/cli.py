@@ -1,16 +1,24 @@
 """`minilora …` reads the command line and runs one command. An error is one line, exit code 2."""
 
 import argparse
+import os
+import shlex
 import sys
+import traceback
 import warnings
+from pathlib import Path
 from typing import NoReturn
 
 from . import __version__
 from .commands import MODULES
 
+DEBUG = "MINILORA_DEBUG"  # environment variable: show tracebacks of errors that should not happen
+
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 2 after an error, 130 after Ctrl-C."""
+    """Run one command; returns the exit code: 0, 2 after an error, 1 after one that should not
+    happen, 130 after Ctrl-C.
+    """
     arguments = parser().parse_args(argv)
     warnings.showwarning = _show_warning
     try:
@@ -22,7 +30,24 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("minilora: stopped", file=sys.stderr)
         return 130
+    except Exception as error:  # the outermost net: no user should meet a traceback
+        if os.environ.get(DEBUG):
+            raise
+        print(_unexpected(error, sys.argv[1:] if argv is None else argv), file=sys.stderr)
+        return 1
     return 0
+
+
+def _unexpected(error: Exception, argv: list[str]) -> str:
+    """One line on an error that no code foresaw, with what to report and how."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    place = f"{Path(last.filename).name}:{last.lineno}"
+    command = shlex.join(["minilora", *argv])
+    return (
+        f"minilora: this should not happen: {what} in {place}; please report it with this command: "
+        f"{command} (with {DEBUG}=1 it prints a traceback), see SECURITY.md"
+    )
 
 
 def parser() -> argparse.ArgumentParser:

@@ -181,6 +181,25 @@ def test_a_broken_last_line_is_run_again(tmp_path):
         assert [r["cell"]["x"] for r in seen] == [3] and bare(path) == whole
 
 
+@pytest.mark.parametrize(
+    "result, says",
+    [
+        ({}, "no result.validation in it"),
+        ({"validation": {"exact_match": 2, "loss": 1.0}}, "result.validation.exact_match is 2"),
+        ({"validation": {"exact_match": 0.5, "loss": 10**400}}, "result.validation.loss is a numb"),
+        (None, "result is None, wanted an object"),
+    ],
+)
+def test_a_result_that_is_none_of_a_sweep_is_named(tmp_path, capsys, result, says):
+    path = tmp_path / "a.jsonl"
+    record = {"cell": {"method": "lora"}, "result": result, "seconds": 1.0, "made_by": {}}
+    path.write_text(json.dumps(record) + "\n")
+    before = path.read_bytes()
+    assert main(["sweep", *LINE, "--method", "lora", "--seed", "0", "--out", str(path)]) == 2
+    assert f"minilora: {path} line 1: {says}" in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
 def test_two_runs_into_one_file_keep_each_other_s_records(tmp_path):
     """The second one starts and ends while the first one runs."""
     path, first, second = tmp_path / "a.jsonl", cells.grid(x=[3, 1, 2]), cells.grid(x=[5, 1, 4])

@@ -26,6 +26,7 @@ from ..support.values import whole
 
 Cell = dict[str, Any]  # plain settings, seed and all: the function's arguments by name
 Record = dict[str, Any]  # {"cell", "result", "seconds" of one processor, "made_by"}
+RECORD = {"cell": dict, "made_by": dict, "seconds": float}
 START = '{"cell": {'  # of every line
 ONE_THREAD = ("NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -40,6 +41,7 @@ def run(
     title: str = "cells",
     progress: bool | None = None,
     report: Callable[[Record], None] = lambda record: None,
+    form: Any = object,
 ) -> list[Record]:
     """function(**cell) for every cell  ->  their records, in the order of the cells.
 
@@ -49,11 +51,12 @@ def run(
     records of other cells stay, before these. Several runs may write to one file at a time.
     jobs: processes, as many as there are cores where None. dask: a scheduler's address, tcp://…, or
     "local" for a cluster of so many workers here. progress: a bar (None: only on a terminal).
-    report: called with each new record. Raises ValueError where path is no such file.
+    report: called with each new record. form: what a result in the file must be, for `check_kind`.
+    Raises ValueError where path is no such file.
     """
     cells = list(cells)
     jobs = None if jobs is None else whole("cells: jobs", jobs, 1)
-    done = {_key(record["cell"]): record for record in _records_before(path)}
+    done = {_key(record["cell"]): record for record in _records_before(path, form)}
     missing = [cell for key, cell in {_key(c): c for c in cells}.items() if key not in done]
     known, hidden = len(cells) - len(missing), None if progress is None else not progress
     bar = tqdm(desc=title, total=len(cells), initial=known, disable=hidden, leave=False)
@@ -71,10 +74,11 @@ def run(
     return [done[key] for key in keys]
 
 
-def read(path: str | Path) -> list[Record]:
+def read(path: str | Path, form: Any = object) -> list[Record]:
     """The records in a file; a last line that was cut off while it was written does not count.
 
-    Raises FileNotFoundError, or ValueError naming the line that is no record.
+    form: the kind of their results, for `check_kind`. Raises FileNotFoundError, or ValueError
+    naming the line that is no record.
     """
     text = read_text(path)
     complete = text[: text.rfind("\n") + 1]
@@ -85,9 +89,7 @@ def read(path: str | Path) -> list[Record]:
     for number, line in enumerate(complete.splitlines(), 1):
         place = f"{path} line {number}"
         record = parse_json(place, line)
-        check_kind(place, "it", record, {"cell": dict, "made_by": dict, "seconds": float})
-        if "result" not in record:
-            raise ValueError(f"{place}: no result in it")
+        check_kind(place, "it", record, {**RECORD, "result": form})
         records.append(record)
     return records
 
@@ -109,7 +111,7 @@ def grid(**axes: Any) -> list[Cell]:
     return cells
 
 
-def _records_before(path: str | Path | None) -> list[Record]:
+def _records_before(path: str | Path | None, form: Any) -> list[Record]:
     """The records that an earlier run left in the file, without a broken last line; raises now
     where no file can be written there.
     """
@@ -117,7 +119,7 @@ def _records_before(path: str | Path | None) -> list[Record]:
         return []
     make_folder(Path(path).parent)
     with writing(path):
-        return read(path) if Path(path).exists() else []
+        return read(path, form) if Path(path).exists() else []
 
 
 def _key(cell: Cell) -> str:

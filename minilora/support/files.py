@@ -125,12 +125,14 @@ def check_kind(path: str | Path, name: str, value: Any, wanted: Any) -> None:
     """Raises ValueError, with the file and the place in it, if a JSON value is of another kind.
 
     wanted: bool; int (of 64 bits); float (finite; a whole number is allowed too); str; list; dict;
-    [kind]: a list of such values; (kind, kind): a list of exactly these;
+    object: anything; [kind]: a list of such values; (kind, kind): a list of exactly these;
     {"name": kind}: an object with at least these names, but for those that end in "?";
     {str: kind}: an object all of whose values are of this kind; Within, OneOf.
     """
     if isinstance(wanted, OneOf):
         _check_one_of(path, name, value, wanted)
+        return
+    if wanted is object:
         return
     within, wanted = (wanted, wanted.kind) if isinstance(wanted, Within) else (None, wanted)
     kind = wanted if isinstance(wanted, type) else type(wanted)
