@@ -21,7 +21,7 @@ from minilora.formats.huggingface import INDEX, UNSUPPORTED, read_config
 from minilora.formats.safetensors import read_arrays, write_arrays
 from minilora.llama.model import EMBED, HEAD, NORM, Llama
 from minilora.llama.rotation import Llama3Scaling
-from minilora.text.tokenizer import CharTokenizer
+from minilora.text.tokenizer import CharTokenizer, ForeignTokenizer
 from minilora.tuning.storage import ARRAYS, CHANGES, CONFIG
 
 PEFT_SHAPE = dict(
@@ -375,6 +375,25 @@ def test_a_damaged_tokenizer_is_told_in_a_line(tmp_path, text, message):
     with pytest.raises(ValueError, match=message) as caught:
         ml.load_model(tmp_path)
     assert one_line(caught) and f"{tmp_path / 'tokenizer.json'}: " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("normalizer", {"type": "Lowercase"}),
+        ("pre_tokenizer", {"type": "Whitespace"}),
+        ("pre_tokenizer", None),
+        ("post_processor", {"type": "TemplateProcessing"}),
+    ],
+)
+def test_characters_that_are_changed_before_they_are_ids_are_another_s(tmp_path, name, value):
+    """A normaliser that were passed over would give other ids than the model was trained on."""
+    CharTokenizer.from_characters("ab").save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    with pytest.raises(ForeignTokenizer, match=f"{name} is .*, wanted") as caught:
+        CharTokenizer.load(tmp_path)
+    assert one_line(caught) and str(path) in str(caught.value)
 
 
 def test_every_unsupported_field_is_refused(tmp_path):
