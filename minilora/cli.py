@@ -1,11 +1,15 @@
 """`minilora …` reads the command line and runs one command. An error is one line, exit code 2."""
 
 import argparse
+import contextlib
 import os
 import shlex
+import signal
 import sys
+import threading
 import traceback
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,25 +21,48 @@ DEBUG = "MINILORA_DEBUG"  # environment variable: show tracebacks of errors that
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 after an error, 1 after one that should not
-    happen, 130 after Ctrl-C.
+    happen, 130 after Ctrl-C, 143 after SIGTERM.
     """
     arguments = parser().parse_args(argv)
     warnings.showwarning = _show_warning
     try:
-        arguments.command(arguments)
+        with _terminated_in_order():
+            arguments.command(arguments)
     except (ValueError, OSError, AssertionError, MemoryError) as error:
         text = " ".join(str(error).split())
         print(f"minilora: {text or type(error).__name__}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("minilora: stopped", file=sys.stderr)
-        return 130
+        return 143 if isinstance(stop, Terminated) else 130
     except Exception as error:  # the outermost net: no user should meet a traceback
         if os.environ.get(DEBUG):
             raise
         print(_unexpected(error, sys.argv[1:] if argv is None else argv), file=sys.stderr)
         return 1
     return 0
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: end as after Ctrl-C, with workers, locks and temporary files cleared away."""
+
+
+@contextlib.contextmanager
+def _terminated_in_order() -> Iterator[None]:
+    """Inside, SIGTERM raises Terminated, unless the program has a handler of its own."""
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def terminated(*_: object) -> NoReturn:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _unexpected(error: Exception, argv: list[str]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from minilora.cli import main
-from minilora.lab import cells, sweep
+from minilora.lab import cells, sweep, workers
 from minilora.lab.runs import load_words, run
 from minilora.lab.settings import Settings
 from minilora.methods import DEFAULT
@@ -30,6 +30,12 @@ FEW = {
     "targets": [["q_proj"]],
 }
 LINE = "--train-size 40 --steps 3 --batch-size 8 --targets q_proj".split()
+
+
+def read_all(pipe, seconds):
+    """All that comes through a pipe, which must be closed in time."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(pipe.read).result(timeout=seconds)
 
 
 def square(x, seconds=0.0):
@@ -160,7 +166,7 @@ def test_cells_are_run_once_and_come_in_their_order(tmp_path):
 
 def threads(x):
     """The threads of NumPy's BLAS here: its own, as the environment has them."""
-    return {name: os.environ.get(name) for name in cells.ONE_THREAD}
+    return {name: os.environ.get(name) for name in workers.ONE_THREAD}
 
 
 def test_one_cell_meets_one_thread_too():
@@ -281,30 +287,39 @@ def test_a_lock_ends_with_its_process(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+GRID = [*LINE, "--method", "lora,vera", "--rank", "2", "--lr", "1e-3,1e-2,1e-1", "--seed", "0,1"]
+SWEEP = [sys.executable, "-m", "minilora", "sweep", *GRID, "--jobs"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The records of a sweep that nobody stopped."""
+    path = tmp_path_factory.mktemp("sweep") / "one.jsonl"
+    subprocess.run([*SWEEP, "2", "--out", str(path)], cwd=ROOT, check=True, capture_output=True)
+    return bare(path)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kills by a signal")
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_sweep_goes_on_to_the_same_file(how, tmp_path):
-    line = [*LINE, "--method", "lora,vera", "--rank", "2", "--lr", "1e-3,1e-2,1e-1", "--seed"]
-    line += ["0,1", "--jobs", "2", "--out"]
-    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
-    command = [sys.executable, "-m", "minilora", "sweep", *line]
-    subprocess.run([*command, str(one)], cwd=ROOT, check=True, capture_output=True)
-    process = subprocess.Popen(
-        [*command, str(two)],
-        cwd=ROOT,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    while not two.exists() or two.read_bytes().count(b"\n") < 3:
+@pytest.mark.parametrize(
+    "how, jobs, code", [("SIGKILL", "2", -9), ("SIGINT", "2", 130), ("SIGTERM", "1", 143)]
+)
+def test_a_killed_sweep_goes_on_to_the_same_file(how, jobs, code, undisturbed, tmp_path):
+    """Only the sweep itself gets the signal: its workers end with it, and nothing is left."""
+    path = tmp_path / "two.jsonl"
+    command = [*SWEEP, jobs, "--out", str(path)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while not path.exists() or path.read_bytes().count(b"\n") < 3:
         time.sleep(0.02)
-    os.killpg(process.pid, how)
-    assert process.wait(timeout=60) == (130 if how == signal.SIGINT else -how)
-    left = cells.read(two)
-    assert 3 <= len(left) < 12
-    subprocess.run([*command, str(two)], cwd=ROOT, check=True, capture_output=True)
-    assert bare(two) == bare(one)
+    os.kill(process.pid, getattr(signal, how))
+    assert process.wait(timeout=10) == code
+    # the pipe is closed once the last worker has ended
+    error = read_all(process.stderr, seconds=5)
+    assert how == "SIGKILL" or error == b"minilora: stopped\n"
+    left = cells.read(path)
+    assert 3 <= len(left) < 12 and list(tmp_path.iterdir()) == [path]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert bare(path) == undisturbed
 
 
 @pytest.mark.slow

@@ -1,8 +1,7 @@
 """Many small runs side by side: a cell is a dict of plain settings, its record holds the result
 that a function gave for them.
 
-A cell runs in a process of one thread: many small runs are faster side by side than each on all
-cores. joblib does the running, on this machine or on a Dask cluster.
+The cells run side by side: see workers.py.
 """
 
 import contextlib
@@ -11,7 +10,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,15 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..bench import machine
-from ..fast import is_plain, plain
 from ..support.files import check_kind, make_folder, parse_json, read_text, write_atomically
 from ..support.locks import writing
 from ..support.values import whole
+from .workers import each
 
 Cell = dict[str, Any]  # plain settings, seed and all: the function's arguments by name
 Record = dict[str, Any]  # {"cell", "result", "seconds" of one processor, "made_by"}
 RECORD = {"cell": dict, "made_by": dict, "seconds": float}
 START = '{"cell": {'  # of every line
-ONE_THREAD = ("NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def run(
@@ -142,86 +140,6 @@ def _put_in_order(path: str | Path, mine: dict[str, Record]) -> None:
         there = read(path) if Path(path).exists() else []
         others = [record for record in there if _key(record["cell"]) not in mine]
         write(path, [*others, *mine.values()])
-
-
-def each(
-    function: Callable[..., Any],
-    calls: Sequence[tuple],
-    jobs: int | None = None,
-    dask: str | None = None,
-) -> Generator[tuple[int, Any], None, None]:
-    """function(*call) of every call, in processes of one thread  ->  (its place, its result), as
-    they end. jobs, dask: as for `run`.
-    """
-    if not calls:
-        return
-    import joblib
-
-    jobs = min(jobs or cores(), len(calls))
-    work = [(place, function, call, is_plain()) for place, call in enumerate(calls)]
-    if jobs == 1 and dask is None:
-        yield from _one_by_one(work)
-        return
-    at_once = -1 if dask else jobs  # as many as a cluster has workers
-    with _workers(jobs, dask):
-        parallel = joblib.Parallel(n_jobs=at_once, return_as="generator_unordered", batch_size=1)
-        yield from parallel(joblib.delayed(_placed)(*item) for item in work)
-
-
-def _one_by_one(work):
-    """All of it in one process of one thread. joblib would run a single job in this process, where
-    BLAS has all its threads and so adds in another order.
-    """
-    from joblib.externals.loky import ProcessPoolExecutor
-
-    with ProcessPoolExecutor(max_workers=1, env=dict.fromkeys(ONE_THREAD, "1")) as process:
-        for item in work:
-            yield process.submit(_placed, *item).result()
-
-
-def cores() -> int:
-    """How many of the machine's this process may use."""
-    import joblib
-
-    return joblib.cpu_count()
-
-
-def _placed(place, function, call, only_pages):
-    """Runs in the worker, with or without twins as in the caller."""
-    with plain(only_pages):
-        return place, function(*call)
-
-
-@contextlib.contextmanager
-def _workers(jobs: int, dask: str | None) -> Iterator[None]:
-    """joblib's jobs run inside: on processes of this machine, or on a Dask cluster's workers."""
-    import joblib
-
-    if dask is None:
-        with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
-            yield
-        return
-    try:
-        from distributed import Client, LocalCluster
-    except ImportError:
-        raise ValueError("--dask: Dask is not installed: pip install 'minilora[dask]'") from None
-    with contextlib.ExitStack() as stack:
-        address: Any = dask
-        if dask == "local":
-            local = LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
-            address = stack.enter_context(local)
-        try:
-            client = stack.enter_context(Client(address, timeout=10))  # seconds
-        except (OSError, ValueError) as error:
-            raise ValueError(f"--dask: no scheduler at {dask!r} ({error})") from None
-        client.run(_one_thread)
-        with joblib.parallel_config(backend="dask"):
-            yield
-
-
-def _one_thread() -> None:
-    """Before this process loads Numba and BLAS."""
-    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
 
 
 def _record(function, cell: Cell, origin: dict[str, Any]) -> Record:

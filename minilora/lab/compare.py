@@ -15,10 +15,10 @@ from ..support.values import number, whole
 from ..text import nouns, tasks
 from ..tuning.checkpoints import fingerprint
 from . import rates
-from .cells import cores, each
 from .runs import EXAMPLES, lab, load_words, seed_run, the_model, time_and_peak
 from .settings import SCRATCH, STARTS, Settings
 from .statistics import estimate
+from .workers import cores, each
 
 __all__ = ["SCRATCH", "STARTS", "Settings", "compare"]
 
