@@ -11,10 +11,11 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from . import __version__
 from .commands import MODULES
+from .support.values import printable
 
 DEBUG = "MINILORA_DEBUG"  # environment variable: show tracebacks of errors that should not happen
 
@@ -26,11 +27,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     warnings.showwarning = _show_warning
     try:
-        with _terminated_in_order():
+        with _terminated_in_order(), contextlib.redirect_stdout(_Printable(sys.stdout)):
             arguments.command(arguments)
     except (ValueError, OSError, AssertionError, MemoryError) as error:
         text = " ".join(str(error).split())
-        print(f"minilora: {text or type(error).__name__}", file=sys.stderr)
+        print(printable(f"minilora: {text or type(error).__name__}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print("minilora: stopped", file=sys.stderr)
@@ -38,7 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:  # the outermost net: no user should meet a traceback
         if os.environ.get(DEBUG):
             raise
-        print(_unexpected(error, sys.argv[1:] if argv is None else argv), file=sys.stderr)
+        line = _unexpected(error, sys.argv[1:] if argv is None else argv)
+        print(printable(line), file=sys.stderr)
         return 1
     return 0
 
@@ -90,15 +92,31 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+class _Printable:
+    """A text stream on which a stranger's text (a vocabulary, a title, a path) cannot move the
+    cursor or change what was printed before.
+    """
+
+    def __init__(self, stream: Any):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        self.stream.write(printable(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
 class _Parser(argparse.ArgumentParser):
     """An argument parser whose error is one line, without the usage text."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, printable(f"{self.prog}: {message}") + "\n")
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None):
-    print(f"minilora: warning: {message}", file=sys.stderr)
+    print(printable(f"minilora: warning: {message}"), file=sys.stderr)
 
 
 if __name__ == "__main__":

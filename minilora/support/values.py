@@ -1,10 +1,13 @@
 """Settings as plain Python numbers, or a one-line error that says what was wanted."""
 
 import math
+import re
 from typing import Any
 
 import numpy as np
 
+# What a terminal obeys instead of printing it; the last ones turn the direction of writing.
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 MOST = 2**64 - 1  # the largest whole number of 64 bits
 
 
@@ -46,6 +49,11 @@ def shown(value: Any) -> str:
     if isinstance(value, int) and abs(value) > MOST:
         return "a number of more than 64 bits"
     return f"{value!r:.80}"
+
+
+def printable(text: str) -> str:
+    """The text with its control characters written out, but for newlines and tabs: "\\x1b"."""
+    return CONTROLS.sub(lambda c: ascii(c[0])[1:-1], text)
 
 
 def plain(value: Any) -> Any:
