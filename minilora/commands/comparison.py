@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from ..methods import DEFAULT, METHODS
-from ..support.files import make_folder, nearest
+from ..support.files import make_folder, nearest, replacing
 from ..support.locks import using
 from ..support.values import whole
 from ..tuning.choices import find_method
@@ -101,17 +101,17 @@ def compare(a) -> None:
     settings, lr = settings_of(a), _given_rates(a.lr)
     if a.rates is not None and not a.rates.is_file():
         raise FileNotFoundError(f"{a.rates}: no such file; wanted a record of minilora tune")
-    with using(a.out):
+    with using(a.out), replacing(a.out) as folder:
         results = comparison.compare(
             settings,
             lr,
-            a.out,
+            folder,
             report=lambda name, row: print(pages.progress_line(row), flush=True),
             ready=lambda: print(pages.opening(settings), flush=True),
             record=rates.read(a.rates),
             jobs=a.jobs,
         )
-        pages.write_all(results, a.out)
+        pages.write_all(results, folder)
     print(pages.table(results))
     print(f"\nwritten to {a.out}: results.json, report.html, {', '.join(pages.FIGURES)}, adapters/")
 
