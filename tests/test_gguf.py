@@ -265,6 +265,21 @@ def test_a_header_that_lies_costs_nothing(tmp_path, case):
     assert "\n" not in str(caught.value)
 
 
+def test_names_that_stand_twice(tmp_path):
+    """The second one would win without a word."""
+    about, tensors = parts(llama())
+    data = gguf(about, tensors)
+    key, other = (text(name) for name in ("llama.block_count", "llama.block_coun2"))
+    twice = gguf(about | {"llama.block_coun2": 1}, tensors).replace(other, key)
+    for wrong, says in (
+        (twice, "'llama.block_count' stands twice in the metadata"),
+        (data.replace(text("blk.1.ffn_up.weight"), text("blk.0.ffn_up.weight")), "stands twice in"),
+    ):
+        (tmp_path / "x.gguf").write_bytes(wrong)
+        with pytest.raises(ValueError, match=says):
+            ml.load_model(tmp_path / "x.gguf")
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("kind", PACKINGS)
 def test_numbers_that_are_not_finite_are_named(tmp_path, kind, value):

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from minilora.support.files import OneOf, Within, check_kind, parse_json
+from minilora.support.files import parse_json
+from minilora.support.kinds import OneOf, Within, check_kind
 
 SHARE = Within(float, 0, 1)
 

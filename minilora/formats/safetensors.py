@@ -71,7 +71,8 @@ def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]
     Raises FileNotFoundError, or ValueError if the file is truncated or of another format.
     """
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"{path}: no such file")
+        wrong = "no file" if os.path.exists(path) else "no such file"
+        raise FileNotFoundError(f"{path}: {wrong}")
     try:
         with safe_open(path, framework="numpy") as f:
             names = list(f.keys())

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ..support.files import OneOf, Within, check_kind
+from ..support.kinds import OneOf, Within, check_kind
 from ..support.plots import PARTS, rows
 
 SHARE = Within(float, 0, 1)  # exact match

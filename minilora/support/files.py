@@ -3,28 +3,22 @@
 import contextlib
 import difflib
 import json
-import math
 import os
 import secrets
+import shutil
+import stat
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .values import MOST, is_finite, shown
+from .kinds import check_kind
 
 PACKAGE = Path(__file__).resolve().parents[1]
+MOST_TEXT = 1 << 28  # bytes of a text file
 DEEPEST = 64  # levels of brackets in a JSON text
 TOO_DEEP = "too many brackets inside one another"
-KINDS = {  # a Python type -> what an error calls it
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    list: "a list",
-    dict: "an object",
-}
 
 
 def data_folder() -> Path:
@@ -53,15 +47,27 @@ def make_folder(path: str | Path) -> Path:
 def read_text(path: str | Path) -> str:
     """The contents of a text file in UTF-8, without a byte order mark.
 
-    Raises FileNotFoundError, or ValueError with the first line that is not UTF-8.
+    Raises FileNotFoundError, or ValueError for what is no file of at most 256 MiB, with the first
+    line that is not UTF-8.
     """
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        with open(path, "rb", opener=_without_waiting) as file:
+            about = os.fstat(file.fileno())
+            if not stat.S_ISREG(about.st_mode) or about.st_size > MOST_TEXT:
+                raise ValueError(f"{path}: wanted a file of at most {MOST_TEXT} bytes of text")
+            return file.read().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except IsADirectoryError:
+        raise ValueError(f"{path}: a folder, wanted a file") from None
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ValueError(f"{path}: line {line}: not UTF-8") from None
+
+
+def _without_waiting(path, flags):
+    """For open: a named pipe that nobody writes to is opened at once, and then refused."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def read_json(path: str | Path, wanted: Any = dict) -> Any:
@@ -97,91 +103,6 @@ def _brackets(value):
     )
 
 
-@dataclass(frozen=True)
-class Within:
-    """A kind for `check_kind`: a number of at least `least` and at most `most`."""
-
-    kind: type
-    least: float
-    most: float = math.inf
-
-    def __str__(self):
-        if self.most == math.inf:
-            return f" of at least {self.least:g}"
-        return f" from {self.least:g} to {self.most:g}"
-
-
-@dataclass(frozen=True)
-class OneOf:
-    """Another kind: what is of one of these; None stands for null."""
-
-    kinds: tuple[Any, ...]
-
-    def __init__(self, *kinds: Any):
-        object.__setattr__(self, "kinds", kinds)
-
-
-def check_kind(path: str | Path, name: str, value: Any, wanted: Any) -> None:
-    """Raises ValueError, with the file and the place in it, if a JSON value is of another kind.
-
-    wanted: bool; int (of 64 bits); float (finite; a whole number is allowed too); str; list; dict;
-    object: anything; [kind]: a list of such values; (kind, kind): a list of exactly these;
-    {"name": kind}: an object with at least these names, but for those that end in "?";
-    {str: kind}: an object all of whose values are of this kind; Within, OneOf.
-    """
-    if isinstance(wanted, OneOf):
-        _check_one_of(path, name, value, wanted)
-        return
-    if wanted is object:
-        return
-    within, wanted = (wanted, wanted.kind) if isinstance(wanted, Within) else (None, wanted)
-    kind = wanted if isinstance(wanted, type) else type(wanted)
-    kind = list if kind is tuple else kind
-    fits = isinstance(value, int | float if kind is float else kind)
-    fits = fits and isinstance(value, bool) == (kind is bool)
-    if not fits or not _in_range(value, kind, within):
-        bounds = " that is finite and of 64 bits" if fits else ""
-        bounds = str(within) if within else bounds
-        raise ValueError(f"{path}: {name} is {shown(value)}, wanted {KINDS[kind]}{bounds}")
-    if isinstance(wanted, tuple) and len(value) != len(wanted):
-        raise ValueError(f"{path}: {name} has {len(value)} entries, wanted {len(wanted)}")
-    if isinstance(wanted, list | tuple):
-        kinds = wanted if isinstance(wanted, tuple) else wanted * len(value)
-        for i, (item, inner) in enumerate(zip(value, kinds, strict=True)):
-            check_kind(path, f"{name}[{i}]", item, inner)
-    if isinstance(wanted, dict):
-        inside = dict.fromkeys(value, wanted[str]) if str in wanted else wanted
-        for key, inner in inside.items():
-            place = key if name == "it" else f"{name}.{key}"
-            if key.removesuffix("?") in value:
-                check_kind(path, place.removesuffix("?"), value[key.removesuffix("?")], inner)
-            elif not key.endswith("?"):
-                raise ValueError(f"{path}: no {place} in it")
-
-
-def _in_range(value, kind, within):
-    """A number that a computer's numbers can hold, within the bounds if there are some."""
-    if kind not in (int, float):
-        return True
-    if not (is_finite(value) if kind is float else abs(value) <= MOST):
-        return False
-    return within is None or within.least <= value <= within.most
-
-
-def _check_one_of(path, name, value, wanted):
-    """Raises what the last kind has to say if none of them fits."""
-    for kind in wanted.kinds:
-        if kind is None and value is None:
-            return
-        if kind is not None:
-            try:
-                check_kind(path, name, value, kind)
-                return
-            except ValueError as error:
-                last = error
-    raise last
-
-
 @contextlib.contextmanager
 def errors_at(place: str | Path, without: str = "") -> Iterator[None]:
     """A ValueError raised in the with block is raised again: `place` replaces the prefix `without`.
@@ -209,15 +130,18 @@ def write_together(files: Mapping[Any, bytes]) -> None:
 
     All bytes are first written to temporary files and flushed to the disk; then these are renamed.
     A full disk leaves every old file as it was. Old and new files can be mixed only if the process
-    is killed between two renamings. Raises OSError, after removing the temporary files.
+    is killed between two renamings. Raises OSError that names the file, after removing the
+    temporary files. Those that a killed process left behind are removed, too, a day later.
     """
+    for folder in {Path(path).parent for path in files}:
+        _remove_old_temporaries(folder)
     staged: dict[Path, Path] = {}
     try:
         for path, data in files.items():
             path = Path(path)
             temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
             staged[temporary] = path
-            with open(temporary, "xb") as file:
+            with _named(path), open(temporary, "xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -229,6 +153,45 @@ def write_together(files: Mapping[Any, bytes]) -> None:
         raise
     for folder in {path.parent for path in staged.values()}:
         _sync_folder(folder)
+
+
+@contextlib.contextmanager
+def replacing(folder: str | Path) -> Iterator[Path]:
+    """A new folder inside `folder`; at the end, all in it takes the place of what had its name.
+
+    After an error, or a kill before the end, `folder` has what it had, and nothing of both.
+    """
+    folder = Path(folder)
+    new = folder / ".unfinished"
+    shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
+    new.mkdir()
+    try:
+        yield new
+        for path in sorted(new.iterdir()):
+            old = folder / path.name
+            if old.is_dir():
+                shutil.rmtree(old)
+            os.replace(path, old)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """An OSError inside names this file: a full disk does not say which file it had no room for."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
+def _remove_old_temporaries(folder: Path) -> None:
+    """Remove temporary files of `write_together` that are older than a day."""
+    with contextlib.suppress(OSError):
+        for path in folder.glob(".*.????????.tmp"):
+            if time.time() - path.stat().st_mtime > 86_400:  # seconds
+                path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

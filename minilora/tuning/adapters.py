@@ -262,8 +262,14 @@ def attach(
         own = {"W": W.copy()} if record.owns_weight else {}
         r, how = _of_layer(tuned, name)
         made = record.init(W, r, how, rng, tuned.shared)
+        # arrays made like a weight in Fortran's order are in that order: AdamW wants rows
+        made |= {k: np.array(made[k], order="C") for k in record.trains if _is_turned(made.get(k))}
         tuned.layers[name] = own | {argument: plain(a) for argument, a in made.items()}
     return tuned
+
+
+def _is_turned(a) -> bool:
+    return isinstance(a, np.ndarray) and not a.flags.c_contiguous
 
 
 def _of_layer(tuned, name):
