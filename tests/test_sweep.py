@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from test_report import make_results
 
 from minilora.cli import main
 from minilora.lab import cells, sweep, workers
@@ -260,7 +260,7 @@ def test_a_folder_in_use_is_refused(tmp_path, capsys, what):
     place = tmp_path / "a"
     if what == "report":
         place.mkdir()
-        shutil.copy(ROOT / "data" / "results" / "compare" / "results.json", place)
+        (place / "results.json").write_text(json.dumps(make_results(only=["lora"])))
     here = (tmp_path / "c", place) if what == "checkpoint" else (place,)
     with locks.using(*here):
         before = sorted(tmp_path.rglob("*"))
