@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import re
 import signal
 
@@ -125,14 +126,14 @@ def test_the_log_has_every_step_and_evaluation(run, pairs, tmp_path):
     assert [entry["step"] for entry in found] == [2, 4] and found[0]["evaluation"] > 0
 
 
-def interrupt_after(monkeypatch, steps):
-    """Ctrl-C while the step after these is computed."""
+def interrupt_after(monkeypatch, steps, how=signal.SIGINT):
+    """Ctrl-C, or another signal, while the step after these is computed."""
     real, done = train._step, []
 
     def step(*given):
         done.append(1)
         if len(done) == steps:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(how)
         return real(*given)
 
     monkeypatch.setattr(train, "_step", step)
@@ -156,6 +157,24 @@ def test_ctrl_c_says_where_and_how_to_go_on(run, pairs, tmp_path, monkeypatch, n
     assert run("train --steps 6 --data", pairs)[0] == 0
     whole, _ = read_arrays(tmp_path / "out" / "adapter_model.safetensors")
     assert all((whole[key] == a).all() for key, a in resumed.items())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGTERM")
+@pytest.mark.parametrize("ignored", [False, True], ids=["alone", "in the background"])
+def test_sigterm_is_as_ctrl_c(run, pairs, tmp_path, monkeypatch, ignored):
+    """As a cluster ends a job. A shell's background jobs ignore Ctrl-C: they stop at once."""
+    before = signal.getsignal(signal.SIGINT)
+    if ignored:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        interrupt_after(monkeypatch, 3, signal.SIGTERM)
+        code, _, err = run("train --steps 6 --data", pairs)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert code == 143 and ("stopped after step 3 of 6" in err or err == "minilora: stopped\n")
+    assert (tmp_path / "out" / "checkpoint.safetensors").exists() != ignored
+    assert not (tmp_path / "out" / ".lock").exists()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_an_earlier_checkpoint_is_not_overwritten(run, pairs, tmp_path):
@@ -225,6 +244,36 @@ def test_an_interrupted_comparison_keeps_its_rows(tmp_path, capsys, monkeypatch)
     assert "stopped; 1 of 3 rows are in" in err and "LoRA " in out
     assert list(json.loads((tmp_path / "results.json").read_text())["methods"]) == ["lora"]
     assert (tmp_path / "report.html").exists()
+    assert main(["report", str(tmp_path)]) == 0
+
+
+def test_an_interrupted_comparison_mixes_nothing(tmp_path, capsys, monkeypatch):
+    """Neither an earlier run's adapters nor one of a row whose seeds were not all run."""
+    from minilora.lab import compare
+
+    line = "compare --methods vera,lora_fa --steps 2 --seeds 1 --train-size 20 --jobs 1 --out"
+    assert main([*line.split(), str(tmp_path)]) == 0
+    earlier = (tmp_path / "results.json").read_bytes()
+    real, calls = compare.seed_run, []
+
+    def run_of(*call):
+        calls.append(call)
+        if len(calls) in stop_at:
+            raise KeyboardInterrupt
+        return real(*call)
+
+    monkeypatch.setattr(compare, "seed_run", run_of)
+    line = "compare --methods lora,vera --steps 2 --seeds 2 --train-size 20 --jobs 1 --out"
+    stop_at = [2]  # before the first row is done: the earlier run stays
+    assert main([*line.split(), str(tmp_path)]) == 130
+    assert (tmp_path / "results.json").read_bytes() == earlier
+    assert {path.name for path in (tmp_path / "adapters").iterdir()} == {"vera", "lora_fa"}
+    stop_at = [6]  # lora is done, and one seed of vera
+    assert main([*line.split(), str(tmp_path)]) == 130
+    assert "stopped; 1 of 3 rows are in" in capsys.readouterr().err
+    assert list(json.loads((tmp_path / "results.json").read_text())["methods"]) == ["lora"]
+    assert [path.name for path in (tmp_path / "adapters").iterdir()] == ["lora"]
+    assert not list(tmp_path.glob(".*"))
 
 
 # ---------------------------------------- files of other names

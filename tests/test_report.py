@@ -1,7 +1,10 @@
 """What a comparison prints and draws: from results made up here, none of them measured."""
 
+import copy
+import functools
 import json
 import math
+import operator
 import re
 from html.parser import HTMLParser
 
@@ -158,10 +161,11 @@ def test_no_results_are_told_in_a_line(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b'{"base": ', "damaged"),
-        (b"\xff\xfe", "damaged"),
-        (b"[]", "no base, task, settings"),
-        (b'{"base": 1}', "no task, settings"),
+        (b'{"base": ', r"results\.json: not JSON"),
+        (b"\xff\xfe", r"results\.json: line 1: not UTF-8"),
+        (b"[]", r"results\.json: it is \[\], wanted an object"),
+        (b'{"base": 1}', r"results\.json: base is 1, wanted an object"),
+        (b'{"base": ' + b"[" * 70 + b"]" * 70 + b"}", "too many brackets inside one another"),
     ],
 )
 def test_damaged_results_are_told_in_a_line(tmp_path, text, message):
@@ -175,8 +179,67 @@ def test_a_damaged_row_is_named(tmp_path):
     results = make_results()
     del results["methods"]["lora"]["curve"]
     (tmp_path / "results.json").write_text(json.dumps(results))
-    with pytest.raises(ValueError, match="no curve of lora in it"):
+    with pytest.raises(ValueError, match=r"no methods\.lora\.curve in it"):
         report.read_results(tmp_path)
+
+
+def places(value, place=()):
+    """The way to every value inside a JSON value: names and numbers."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, inner in inside:
+        yield (*place, key)
+        if isinstance(inner, dict | list) and inner:
+            yield from places(inner, (*place, key))
+
+
+WRONG = [None, True, -1, 0, 10**400, 10**18, float("nan"), 1e308, "x", "$\\frac{$", [], {}, [[]]]
+
+
+def test_whatever_stands_in_results_is_told_or_drawn(tmp_path):
+    """Every value of a results.json, each replaced by every wrong one, and each left out."""
+    results = make_results(only=["lora", "thing"])
+    results["took"] = {"seconds": 5.0, "resident_peak": 10**8, "base": {}, "jobs": 2}
+    results["took"]["base"] = {"seconds": 1.0, "resident_peak": None}
+    for row in (*results["methods"].values(), results["scratch"]):
+        row["took"] = {"seconds": 2.0, "resident_peak": None}
+        row["ms_per_step_quartiles"] = [24.0, 28.0]
+    results = json.loads(json.dumps(results))
+    path, refused = tmp_path / "results.json", 0
+    for *way, last in places(results):
+        for wrong in (*WRONG, "left out"):
+            damaged = copy.deepcopy(results)
+            inner = functools.reduce(operator.getitem, way, damaged)
+            inner[last] = wrong
+            if wrong == "left out":
+                del inner[last]
+            path.write_text(json.dumps(damaged))
+            try:
+                read = report.read_results(tmp_path)
+            except ValueError as error:
+                assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+                assert len(str(error)) < 300
+                refused += 1
+            else:
+                assert report.table(read) and page(read, dict.fromkeys(report.FIGURES, b""))
+    assert refused > 500
+
+
+def test_a_dollar_in_a_title_is_drawn_as_it_is(tmp_path):
+    results = make_results(only=["lora"])
+    results["methods"]["lora"]["title"] = r"$\frac{$ and $x$"
+    report.write_all(results, tmp_path)
+
+
+def test_any_error_of_a_command_is_one_line(monkeypatch, capsys, tmp_path):
+    """Also one that nobody thought of: with the command and where to report it."""
+    monkeypatch.setattr(report, "read_results", lambda folder: {}["methods"])
+    assert main(["report", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("minilora: this should not happen: KeyError: 'methods' in ")
+    assert "minilora report" in error and "MINILORA_DEBUG=1" in error and error.count("\n") == 1
+    monkeypatch.setenv("MINILORA_DEBUG", "1")
+    with pytest.raises(KeyError):
+        main(["report", str(tmp_path)])
 
 
 # -------------------------------------------------------------------------------------------- page

@@ -1,11 +1,14 @@
 """compare, tune, report: techniques on the same words; pretrain: the base of the word lab."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 from ..methods import DEFAULT, METHODS
-from ..support.files import make_folder, nearest
+from ..support.files import make_folder, nearest, replacing
+from ..support.locks import using
+from ..support.plots import rows
 from ..support.terminal import width
 from ..support.values import whole
 from ..tuning.choices import find_method
@@ -100,33 +103,44 @@ def compare(a) -> None:
     from ..lab import compare as comparison
     from ..lab import rates
     from ..lab import report as pages
+    from ..tuning.storage import ARRAYS, CONFIG
 
     settings, lr = settings_of(a), _given_rates(a.lr)
     if a.rates is not None and not a.rates.is_file():
         raise FileNotFoundError(f"{a.rates}: no such file; wanted a record of minilora tune")
-    make_folder(a.out)
     so_far: dict[str, Any] = {}
-    try:
-        results = comparison.compare(
-            settings,
-            lr,
-            a.out,
-            report=lambda name, row: print(pages.progress_line(row), flush=True),
-            ready=lambda: print(pages.opening(settings, width()), flush=True),
-            record=rates.read(a.rates),
-            jobs=a.jobs,
-            keep=so_far.update,
-        )
-    except KeyboardInterrupt:
-        if not so_far.get("methods"):
-            raise
-        pages.write_all(so_far, a.out)
-        print(pages.table(so_far, width()))
-        done, wanted = len(pages.rows(so_far)), len(comparison.rows(settings))
-        raise KeyboardInterrupt(f"stopped; {done} of {wanted} rows are in {a.out}") from None
-    pages.write_all(results, a.out)
-    print(pages.table(results, width()))
+    stopped = ""
+    with using(a.out), replacing(a.out, remove=(CONFIG, ARRAYS)) as folder:
+        try:
+            so_far = comparison.compare(
+                settings,
+                lr,
+                folder,
+                report=lambda name, row: print(pages.progress_line(row), flush=True),
+                ready=lambda: print(pages.opening(settings, width()), flush=True),
+                record=rates.read(a.rates),
+                jobs=a.jobs,
+                keep=so_far.update,
+            )
+        except KeyboardInterrupt:
+            if not so_far.get("methods"):
+                raise
+            done, wanted = len(rows(so_far)), len(comparison.rows(settings))
+            stopped = f"stopped; {done} of {wanted} rows are in {a.out}"
+        if stopped:
+            _remove_unfinished(folder / "adapters", so_far["methods"])
+        pages.write_all(so_far, folder)
+    print(pages.table(so_far, width()))
+    if stopped:
+        raise KeyboardInterrupt(stopped)
     print(f"\nwritten to {a.out}: results.json, report.html, {', '.join(pages.FIGURES)}, adapters/")
+
+
+def _remove_unfinished(adapters: Path, finished) -> None:
+    """Remove the adapters of rows that have no results, since not all of their seeds were run."""
+    for folder in adapters.iterdir():
+        if folder.name not in finished:
+            shutil.rmtree(folder)
 
 
 def _given_rates(texts) -> dict[str, float]:
@@ -183,7 +197,8 @@ def report(a) -> None:
     from ..lab import report as pages
 
     results = pages.read_results(a.folder)
-    pages.write_all(results, a.folder)
+    with using(a.folder):
+        pages.write_all(results, a.folder)
     print(pages.table(results, width()))
 
 
@@ -194,5 +209,5 @@ def pretrain(a) -> None:
     own = given(a, "steps", "seed")
     for name, value in own.items():
         whole(f"--{name}", value, 1 if name == "steps" else 0)
-    make_folder(a.out)
-    print(json.dumps(base.pretrain(base.Recipe(**own), a.out), indent=1))
+    with using(a.out):
+        print(json.dumps(base.pretrain(base.Recipe(**own), a.out), indent=1))

@@ -73,9 +73,10 @@ def axes_of(a: argparse.Namespace) -> dict[str, list[Any]]:
 
 def sweep(a: argparse.Namespace) -> None:
     """Run the cells that are missing, then print the best settings of each method."""
-    from ..lab import cells, sweep
+    from ..lab import cells, forms, sweep
 
     grid = sweep.sweep_cells(axes_of(a))
     print(f"{len(grid)} cells into {a.out}", flush=True)
-    records = cells.run(sweep.word_run, grid, a.out, jobs=a.jobs, dask=a.dask, title="sweep")
+    how = {"jobs": a.jobs, "dask": a.dask, "title": "sweep", "form": forms.WORD_RUN}
+    records = cells.run(sweep.word_run, grid, a.out, **how)
     print(sweep.table(records))

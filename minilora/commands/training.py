@@ -5,7 +5,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from ..support.files import data_folder, make_folder
+from ..support.files import data_folder
+from ..support.locks import using
 from ..support.values import whole
 from .arguments import adapter_options, command, given, names, options
 from .text import BASE, load_base
@@ -48,37 +49,32 @@ def add(commands) -> None:
 
 def train(a: Namespace) -> None:
     """Fine-tune, print the score, write the adapter and a log."""
-    import minilora as ml
-
-    from ..tuning.callbacks import Callback
-
-    class KeepWhenStopped(Callback):
-        run: Any = None
-
-        def end(self, run):
-            if run.interrupted:
-                self.run = run
-                if not a.checkpoint:
-                    run.save(a.out / CHECKPOINT)
-
-    model, keep = load_base(a), KeepWhenStopped()
+    model = load_base(a)
     pairs, held_out = _pairs(a)
     _check(a, pairs, held_out, model)
+    with using(a.out, a.checkpoint):
+        _train(a, model, pairs, held_out)
+
+
+def _train(a, model, pairs, held_out):
+    import minilora as ml
+
     tuned = _tuned(a, model)
     settings = _settings(a, tuned)
     print(_plan(a, tuned, settings, len(pairs)), flush=True)
+    stopped: list[Any] = []
     try:
         history = ml.train(
             tuned,
             _batches(a, pairs, model.tokenizer),
             **settings,
             **_watched(a, held_out, model),
-            callbacks=[*_callbacks(a), keep],
+            callbacks=[*_callbacks(a), _keeper(a, stopped)],
         )
     except KeyboardInterrupt:
-        if keep.run is None:  # a second Ctrl-C, or before the first step
+        if not stopped:  # a second Ctrl-C, or before the first step
             raise
-        at = f"stopped after step {keep.run.step} of {a.steps}"
+        at = f"stopped after step {stopped[0].step} of {a.steps}"
         more = "" if a.checkpoint else f" --checkpoint {a.out / CHECKPOINT}"
         line = "the same line" if a.resume and not more else f"the same line with{more} --resume"
         raise KeyboardInterrupt(f"{at}; {line} goes on from there") from None
@@ -92,8 +88,22 @@ def train(a: Namespace) -> None:
     print(f"adapter: {a.out} ({size:,} bytes); log: {a.out / LOG}")
 
 
+def _keeper(a, stopped):
+    """A callback: a run that Ctrl-C ends goes into the list, and its state into a checkpoint."""
+    from ..tuning.callbacks import Callback
+
+    class Keeper(Callback):
+        def end(self, run):
+            if run.interrupted:
+                stopped.append(run)
+                if not a.checkpoint:
+                    run.save(a.out / CHECKPOINT)
+
+    return Keeper()
+
+
 def _check(a, pairs, held_out, model) -> None:
-    """Raises now what would be an error after the training; makes the folders."""
+    """Raises now what would be an error after the training."""
     import minilora as ml
 
     whole("--steps", a.steps, 1)
@@ -115,9 +125,6 @@ def _check(a, pairs, held_out, model) -> None:
             f"{a.checkpoint}: an earlier run's checkpoint; wanted --resume to go on from it, "
             "or another name"
         )
-    make_folder(a.out)
-    if a.checkpoint:
-        make_folder(a.checkpoint.parent)
 
 
 def _tuned(a, model):

@@ -13,16 +13,14 @@ from typing import Any
 import numpy as np
 
 from ..llama.model import Llama
-from ..methods import METHODS
 from ..support.values import number, whole
 from ..text import nouns, tasks
 from ..tuning.checkpoints import fingerprint
-from ..tuning.storage import ARRAYS, CONFIG
 from . import rates
-from .cells import cores, each
 from .runs import EXAMPLES, lab, load_words, seed_run, the_model, time_and_peak
 from .settings import SCRATCH, STARTS, Settings
 from .statistics import estimate
+from .workers import cores, each
 
 __all__ = ["SCRATCH", "STARTS", "Settings", "compare"]
 
@@ -61,8 +59,6 @@ def compare(
     for name in settings.methods:  # says now what a method does not take
         settings.attach(model, name, 0)
     jobs = _side_by_side(jobs, model, settings)
-    if out:
-        _remove_others(Path(out) / "adapters", settings.methods)
     ready()
     start = time.perf_counter()
     scores = references(model, words, settings)
@@ -93,15 +89,6 @@ def compare(
         keep(results)
     results["took"] |= time_and_peak(start)
     return results
-
-
-def _remove_others(folder: Path, methods) -> None:
-    """Remove the adapters that an earlier comparison left here and this one does not make."""
-    for name in METHODS.keys() - set(methods):
-        for file in (CONFIG, ARRAYS):
-            (folder / name / file).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # not there, or something else is in it
-            (folder / name).rmdir()
 
 
 def _side_by_side(jobs: int | None, model: Llama, settings: Settings) -> int:

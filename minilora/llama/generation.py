@@ -60,7 +60,7 @@ def generate(
     ones, whose probabilities sum to top_p. stop: this token ends a row; an ended row repeats it
     until all rows have ended. on_token: called with each new column (N,).
     how: weights and linears, a `Forward`; the model's own where None.
-    Raises ValueError if ids or a setting is out of range.
+    Raises ValueError if ids or a setting is out of range, or the logits are not finite.
     """
     prompts = check_prompts(ids, model.config.vocab_size)
     if not (temperature >= 0 and 0 < top_p <= 1):
@@ -116,8 +116,11 @@ def generate_text(model, prompt: str, max_new_tokens: int = 32, **choices) -> st
 
 def _choose(logits, temperature, top_p, u=None):
     """The next token of each row.   logits (N, V), u (N, 1) random in [0, 1) -> (N,) ints."""
+    best = logits.argmax(axis=1)  # of a NaN, where there is one
+    if not np.isfinite(logits[np.arange(len(best)), best]).all():
+        raise ValueError("generate: the logits are not finite: a weight of the model is too large")
     if temperature == 0:
-        return logits.argmax(axis=1)
+        return best
     z = logits.astype(np.float64) / temperature
     p = np.exp(z - z.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)

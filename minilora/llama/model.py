@@ -23,6 +23,7 @@ from ..ops.loss import IGNORED
 from ..support import show
 from ..support.meta import Meta
 from ..support.plots import human
+from ..support.values import is_finite, shown
 from . import generation, rotation
 from .rotation import Llama3Scaling
 from .rows import Rows, all_rows, needed_rows
@@ -69,10 +70,8 @@ class ModelConfig:
                 raise ValueError(
                     f"config: {field.name} is {value!r}, wanted a whole number of at least {least}"
                 )
-            if field.type is float and not (
-                isinstance(value, int | float) and 0 < value < math.inf
-            ):
-                raise ValueError(f"config: {field.name} is {value!r}, wanted a number above 0")
+            if field.type is float and not (is_finite(value) and value > 0):
+                raise ValueError(f"config: {field.name} is {shown(value)}, wanted a number above 0")
         if not self.head_dim:
             if self.hidden_size % self.num_attention_heads:
                 raise ValueError(

@@ -166,7 +166,8 @@ class Method:
     lr_scale: Callable[[Options], Mapping[str, float]] | None = None  # -> {"B": factor on the rate}
     before_step: BeforeStep | None = None
     after_step: AfterStep | None = None
-    remembers: tuple[str, ...] = ()  # arguments that a step rule adds and keeps between steps
+    # arguments that a step rule adds and keeps between steps -> the argument of the same shape
+    remembers: Mapping[str, str] = field(default_factory=dict)
     owns_weight: bool = False  # W is the technique's own copy, which it moves or `init` returns
     whole_model: bool = False  # embeddings, norms and head train too
     peft: PeftFormat | None = None  # None: PEFT does not know the technique

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..fast import bind
-from ..support.values import whole
+from ..support.values import number, whole
 from . import lora
 
 
@@ -107,9 +107,7 @@ def check(options):
     """Raises ValueError unless the ratio is a finite number and the start step a whole one of at
     least 0.
     """
-    ratio = options["update_ratio"]
-    if not (isinstance(ratio, int | float) and abs(ratio) < float("inf")):
-        raise ValueError(f"delta_lora: update_ratio is {ratio!r}, wanted a finite number")
+    number("delta_lora: update_ratio", options["update_ratio"])
     whole("delta_lora: start_step", options["start_step"])
 
 
@@ -129,7 +127,7 @@ METHOD = replace(
     factors=factors,
     before_step=before_step,
     after_step=after_step,
-    remembers=("A_start", "B_start"),
+    remembers={"A_start": "A", "B_start": "B"},
     owns_weight=True,
     peft=replace(lora.PEFT, to_peft=to_peft, restore=restore),
 )

@@ -91,6 +91,7 @@ def style() -> Any:
             "lines.linewidth": 2.4,
             "lines.markersize": 8,
             "savefig.facecolor": "white",
+            "text.parse_math": False,  # a dollar in a title is a dollar
         }
     )
 

@@ -1,7 +1,8 @@
-"""What a terminal can show: its width, and the characters of its encoding."""
+"""What a terminal can show: its width, the characters of its encoding, and no control ones."""
 
 import codecs
 import os
+import re
 import shutil
 import sys
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 WIDTH = 110  # columns of what is printed into a file or a pipe, and the most on a terminal
 ERRORS = "minilora.plain"  # an error handler of codecs: other characters for those that are missing
 
+# What a terminal obeys instead of printing it; the last ones turn the direction of writing.
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 PLAIN = {  # character -> what stands for it where the encoding lacks it
     "─": "-",
     "–": "-",
@@ -52,7 +55,29 @@ def set_up() -> None:
             stream.reconfigure(errors=ERRORS)
 
 
-def printable(text: str, stream: Any = None) -> str:
+def printable(text: str) -> str:
+    """The text with its control characters written out, but for newlines and tabs: "\\x1b"."""
+    return CONTROLS.sub(lambda c: ascii(c[0])[1:-1], text)
+
+
+class Printable:
+    """A text stream on which a stranger's text (a vocabulary, a title, a path) cannot move the
+    cursor or change what was printed before.
+    """
+
+    def __init__(self, stream: Any):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """As the stream's own: the number of characters."""
+        self.stream.write(printable(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def encodable(text: str, stream: Any = None) -> str:
     """A text in characters that a stream (stdout where None) can encode."""
     encoding = getattr(stream or sys.stdout, "encoding", None) or "utf-8"
     return text.encode(encoding, ERRORS).decode(encoding)

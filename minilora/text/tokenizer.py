@@ -47,7 +47,8 @@ class CharTokenizer:
         Raises ForeignTokenizer for another kind, ValueError for a damaged file, FileNotFoundError.
         """
         path = Path(folder) / "tokenizer.json"
-        model = read_json(path, {"model": dict})["model"]
+        fields = read_json(path, {"model": dict})
+        model = fields["model"]
         if model.get("type") != "WordLevel":
             kind = str(model.get("type"))[:40]
             raise ForeignTokenizer(f"{path}: model {kind}, wanted WordLevel of characters")
@@ -56,9 +57,16 @@ class CharTokenizer:
         if [i for _, i in vocabulary] != list(range(len(vocabulary))):
             raise ValueError(f"{path}: the ids are not 0 to {len(vocabulary) - 1}, each once")
         try:
-            return cls(tuple(token for token, _ in vocabulary))
+            tokenizer = cls(tuple(token for token, _ in vocabulary))
         except ValueError as error:
             raise ForeignTokenizer(f"{path}: {error}") from None
+        written = tokenizer._tokenizer_json()
+        for name in ("normalizer", "pre_tokenizer", "post_processor"):
+            if fields.get(name, written[name]) != written[name]:
+                raise ForeignTokenizer(
+                    f"{path}: {name} is {fields[name]!r:.80}, wanted {written[name]!r:.80}"
+                )
+        return tokenizer
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json in Hugging Face's layout."""

@@ -18,7 +18,7 @@ from ..llama.model import EMBED, MLP, Forward, Llama, gated
 from ..llama.rows import Rows
 from ..methods.base import Arrays, Method
 from ..support import show
-from ..support.meta import is_array
+from ..support.meta import Meta, is_array
 from ..support.plots import human
 from ..support.values import plain, whole
 from .choices import (
@@ -317,11 +317,25 @@ def attach(
         own = {"W": W.copy()} if record.owns_weight else {}
         r, how = _of_layer(tuned, name)
         made = record.init(W, r, how, rng, tuned.shared)
+        # arrays made like a weight in Fortran's order are in that order: AdamW wants rows
+        made |= {k: np.array(made[k], order="C") for k in record.trains if _is_turned(made.get(k))}
         tuned.layers[name] = own | {argument: plain(a) for argument, a in made.items()}
     return tuned
 
 
 attach.__doc__ = f"{attach.__doc__}\n{describe_options()}\n"
+
+
+def _is_turned(a) -> bool:
+    return isinstance(a, np.ndarray) and not a.flags.c_contiguous
+
+
+def shapes_of(model: Llama) -> Llama:
+    """The model on shapes alone. What `attach` makes on it takes no memory, however large a file
+    says that it is.
+    """
+    params: dict[str, Any] = {name: Meta(a.shape, a.dtype) for name, a in model.params.items()}
+    return Llama(model.config, params)
 
 
 def _of_layer(tuned, name):

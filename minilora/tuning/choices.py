@@ -9,7 +9,7 @@ from ..llama.model import EMBED, HEAD
 from ..methods import METHODS
 from ..methods.base import Method
 from ..support.files import find, nearest
-from ..support.values import number, plain, whole
+from ..support.values import number, plain, shown, whole
 from . import patterns
 
 DEFAULT_TARGETS = ("q_proj", "v_proj")
@@ -171,7 +171,7 @@ def check_alpha(alpha) -> float:
             return plain(alpha)
     except ValueError:
         pass
-    raise ValueError(f"alpha is {alpha!r}, wanted a finite number other than 0")
+    raise ValueError(f"alpha is {shown(alpha)}, wanted a finite number other than 0")
 
 
 CHECKS: dict[str, Callable[[str, Any], Any]] = {

@@ -4,6 +4,7 @@ What a technique writes, it says itself (`Method.peft`). Full fine-tuning is sto
 themselves, under the peft_type "FULL", and a technique that PEFT does not know under "MINILORA".
 """
 
+import contextlib
 import json
 import warnings
 import weakref
@@ -12,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from ..formats.safetensors import array_bytes, read_weights, refuse_pickles
+from ..formats.safetensors import array_bytes, check_finite, read_weights, refuse_pickles
 from ..llama.model import EMBED, HEAD, Llama
 from ..methods import METHODS
 from ..methods.base import Method, Settings
 from ..support.files import check_kind, errors_at, parse_json, read_json, write_together
 from ..support.meta import is_array
 from . import checkpoints, patterns
-from .adapters import Tuned, attach
+from .adapters import Tuned, attach, shapes_of
 from .choices import SELECTION, find_method, match_targets
 
 CONFIG, ARRAYS = "adapter_config.json", "adapter_model.safetensors"
@@ -186,13 +187,16 @@ def _load(model, folder, method, options, unmoved=False):
     own = _own(Path(folder) / ARRAYS, about)
     if unmoved and _wrote_others(METHODS.get(own.get("method")), own):
         own = {"config": own.get("config", {})}
-    tuned = _empty(model, path, config, own, method, options)
+    shapes = _on_shapes(model, path, config, own, method, options)
     for name, value in own.get("config", {}).items():
         if config.get(name) != value:
             raise ValueError(
                 f"{path}: {name} is {config.get(name)!r:.80}, but {ARRAYS} was saved with "
                 f"{value!r:.80}: files of two adapters"
             )
+    if shapes:
+        _check_sizes(shapes, Path(folder) / ARRAYS, arrays, _drawn(shapes.record, config))
+    tuned = _empty(model, path, config, own, method, options)
     with errors_at(Path(folder) / ARRAYS):
         arrays = _restored(tuned, arrays, own)
     wanted = _other_base(model, own)
@@ -204,6 +208,35 @@ def _load(model, folder, method, options, unmoved=False):
         this = f"{model.name!r} ({_mark(model)})" if model.name else f"({_mark(model)})"
         warnings.warn(f"{folder}: saved on {wanted}, and this is another, {this}", stacklevel=3)
     return tuned
+
+
+def _on_shapes(model, path, config, own, method, options):
+    """`_empty` on shapes alone; None for a reader's own technique that computes what shapes alone
+    cannot.
+    """
+    with warnings.catch_warnings(), contextlib.suppress(TypeError):
+        warnings.simplefilter("ignore")  # attach on numbers warns
+        return _empty(shapes_of(model), path, config, own, method, options)
+    return None
+
+
+def _check_sizes(shapes, path, arrays, optional):
+    """Raises ValueError where attach would make a larger array than the file has: a wrong rank
+    would fill the memory before it is noticed.
+    """
+    _check_missing(shapes, path, arrays, optional)
+    wanted = shapes.arrays
+    for name, array in arrays.items():
+        if name in wanted and array.size < wanted[name].size:
+            raise ValueError(
+                f"{path}: {name} has shape {array.shape}, this base wants {wanted[name].shape}"
+            )
+
+
+def _check_missing(tuned, path, arrays, optional):
+    derived = {k for k in tuned.arrays if k.endswith(".base_layer.weight")}
+    if missing := sorted(tuned.arrays.keys() - derived - optional - arrays.keys()):
+        raise ValueError(f"{path}: {len(missing)} arrays are missing, the first is {missing[0]}")
 
 
 def _other_base(model, own) -> str:
@@ -244,7 +277,9 @@ def _restored(tuned, arrays, own):
         keys = {name: tuned.key(layer, name) for name in peft.names}
         written = {name: arrays[key] for name, key in keys.items() if key in arrays}
         if len(written) == len(keys):
-            whole = peft.restore(tuned.options, arguments, written)
+            # what overflows is refused by `_fill`
+            with np.errstate(over="ignore", invalid="ignore"):
+                whole = peft.restore(tuned.options, arguments, written)
             found |= {tuned.key(layer, name): a for name, a in whole.items()}
     return found
 
@@ -275,12 +310,12 @@ def _fill(tuned, path, arrays, optional):
     """Write the stored arrays into tuned's own; raises ValueError where they are not the same."""
     for layer, arguments in tuned.layers.items():  # what a step rule adds is not there yet
         keys = {name: tuned.key(layer, name) for name in tuned.record.remembers}
-        kept = {name: arrays[key] for name, key in keys.items() if key in arrays}
-        arguments |= {name: array.astype(tuned.base.dtype) for name, array in kept.items()}
+        for name, like in tuned.record.remembers.items():
+            if any(key in arrays for key in keys.values()):
+                _check_like(path, keys[name], arrays, like, arguments[like].shape)
+                arguments[name] = np.empty_like(arguments[like])
     live = tuned.arrays
-    derived = {k for k in live if k.endswith(".base_layer.weight")}
-    if missing := sorted(live.keys() - derived - optional - arrays.keys()):
-        raise ValueError(f"{path}: {len(missing)} arrays are missing, the first is {missing[0]}")
+    _check_missing(tuned, path, arrays, optional)
     if extra := sorted(arrays.keys() - live.keys()):
         raise ValueError(
             f"{path}: {len(extra)} arrays have no place in this base, the first is {extra[0]}"
@@ -291,7 +326,17 @@ def _fill(tuned, path, arrays, optional):
                 f"{path}: {name} has shape {array.shape}, this base wants {live[name].shape}"
             )
     for name, array in arrays.items():
-        live[name][...] = array
+        with np.errstate(over="ignore"):
+            live[name][...] = array
+        check_finite(path, f"{name} as {live[name].dtype}", live[name])
+
+
+def _check_like(path, key, arrays, like, shape):
+    """Raises ValueError unless the file has this array, in the shape of the argument `like`."""
+    if key not in arrays:
+        raise ValueError(f"{path}: {key} is missing")
+    if (found := arrays[key].shape) != shape:
+        raise ValueError(f"{path}: {key} has shape {found}, wanted that of {like}, {shape}")
 
 
 def _empty(model, path, config, own, method, options):
