@@ -89,6 +89,14 @@ def test_a_pipe_that_nobody_reads_any_more(folder):
         process.stderr.close()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="a shell's >&-")
+def test_output_that_is_closed(folder):
+    line = [sys.executable, "-m", "minilora", "count"]
+    for closed in (1, 2):
+        done = subprocess.run(line, preexec_fn=lambda fd=closed: os.close(fd))
+        assert done.returncode == 0
+
+
 def test_no_colour_is_printed(folder):
     """NO_COLOR has nothing to switch off but what argparse colours itself."""
     for words in (["report", folder], ["count"], ["train", "--help"], ["--help"]):

@@ -49,10 +49,17 @@ codecs.register_error(ERRORS, _plain)
 
 
 def set_up() -> None:
-    """Let stdout and stderr print every text, in plain characters where theirs lack one."""
+    """Let stdout and stderr print every text, in plain characters where theirs lack one; nowhere
+    where they are closed, as by >&- in a shell.
+    """
+    sys.stdout, sys.stderr = (s or _nowhere() for s in (sys.stdout, sys.stderr))
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors=ERRORS)
+
+
+def _nowhere():
+    return os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
 
 
 def printable(text: str) -> str:
