@@ -832,7 +832,7 @@ def test_a_changed_number_is_noticed(tmp_path, place):
 @pytest.mark.parametrize(
     "field, value, says",
     [
-        ("kernels", "amx", "kernels: 'amx' when it was saved"),
+        ("kernels", "others", "kernels: 'others' when it was saved"),
         ("blas_threads", 77, "BLAS threads: 77 when it was saved"),
     ],
 )
