@@ -57,6 +57,15 @@ def test_real_batches_keep_at_most_65_percent_of_what_every_position_kept():
     assert len(shares) == 6 and max(shares) <= 65
 
 
+def test_the_seconds_in_the_readme_are_the_records():
+    (words,) = (t for c, t in pages.blocks(SPEED) if c.startswith("bench words"))
+    line = next(line for line in words.splitlines() if re.match(r"words +LoRA ", line))
+    here, padded, packed = re.findall(r"\d+\.\d+", line)[:3]
+    readme = " ".join((DOCS.parent / "README.md").read_text(encoding="utf-8").split())
+    said = re.search(r"on the verbs take ([\d.]+) s here, ([\d.]+) s .*?, and ([\d.]+) s", readme)
+    assert [f"{float(n):.1f}" for n in (here, padded, packed)] == list(said.groups())
+
+
 def test_the_arithmetic_of_the_errata():
     """Every `a · b = n` is true, and what a command prints is such an n."""
     found = re.findall(r"([\d(][\d\s·+()]*·[\d\s·+()]*) = (\d[\d,]*\d)", pages.prose(ERRATA))
