@@ -19,6 +19,9 @@ JUPYTER   := .venv/.jupyter
 LINT      := .venv/.lint
 SMOLLM    := .venv/.smollm
 
+# Jupyter starts for root, as in a container, only where it is told to.
+ROOT := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup compare test experiments test-oracles smoke lint types words words-check base smollm2 categories course student notebooks clean
@@ -64,7 +67,7 @@ categories: $(NOUNS)/.installed $(SMOLLM)  ## python data/build_categories.py --
 	$(PY) data/build_categories.py --wordnet $(NOUNS)/package/dict $(ARGS)
 
 course: $(JUPYTER)              ## python -m jupyter lab notebooks    after pip install -e ".[notebooks]"
-	$(PY) -m jupyter lab notebooks $(ARGS)
+	$(PY) -m jupyter lab notebooks $(ROOT) $(ARGS)
 
 student: $(JUPYTER)             ## python notebooks/build.py --student build/student
 	$(PY) notebooks/build.py --student build/student

@@ -6,24 +6,51 @@ tuned = ml.attach(model, "lora", rank=4)
 history = ml.train(tuned, ml.batches(pairs, model.tokenizer, 32), steps=150, lr=1e-2)
 """
 
-from .engine import Op, Tensor, backward, param
-from .fast import plain
-from .formats.huggingface import save_model
-from .formats.models import load_model
-from .gradcheck import gradcheck
-from .llama.model import Llama, ModelConfig
-from .memory import ledger, measure
-from .methods import METHODS
-from .text.tasks import batches, exact_match, load_task
-from .tuning.adapters import Tuned, attach, detach, merge, unmerge
-from .tuning.library import Library
-from .tuning.storage import load_adapter, save_adapter
-from .tuning.train import train
+import importlib
+import sys
+import types
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what a type checker and an editor read; each is imported when it is first used
+    from .engine import Op, Tensor, backward, param
+    from .fast import plain
+    from .formats.huggingface import save_model
+    from .formats.models import load_model
+    from .gradcheck import gradcheck
+    from .llama.model import Llama, ModelConfig
+    from .memory import ledger, measure
+    from .methods import METHODS
+    from .text.tasks import batches, exact_match, load_task, read_pairs
+    from .tuning.adapters import Tuned, attach, detach, merge, unmerge
+    from .tuning.callbacks import Callback, EarlyStopping
+    from .tuning.library import Library
+    from .tuning.storage import load_adapter, save_adapter
+    from .tuning.train import train
 
 __version__ = "0.1.0"
 
+HOMES = {  # module -> the public names in it
+    "engine": ("Op", "Tensor", "backward", "param"),
+    "fast": ("plain",),
+    "formats.huggingface": ("save_model",),
+    "formats.models": ("load_model",),
+    "gradcheck": ("gradcheck",),
+    "llama.model": ("Llama", "ModelConfig"),
+    "memory": ("ledger", "measure"),
+    "methods": ("METHODS",),
+    "text.tasks": ("batches", "exact_match", "load_task", "read_pairs"),
+    "tuning.adapters": ("Tuned", "attach", "detach", "merge", "unmerge"),
+    "tuning.callbacks": ("Callback", "EarlyStopping"),
+    "tuning.library": ("Library",),
+    "tuning.storage": ("load_adapter", "save_adapter"),
+    "tuning.train": ("train",),
+}
+HOME = {name: home for home, names in HOMES.items() for name in names}
+
 __all__ = [
     "METHODS",
+    "Callback",
+    "EarlyStopping",
     "Library",
     "Llama",
     "ModelConfig",
@@ -44,8 +71,39 @@ __all__ = [
     "merge",
     "param",
     "plain",
+    "read_pairs",
     "save_adapter",
     "save_model",
     "train",
     "unmerge",
 ]
+
+
+def __getattr__(name: str):
+    """A public name, or a room of the package, imported when it is first asked for."""
+    if name in HOME:
+        value = getattr(importlib.import_module(f".{HOME[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    if not name.startswith("_"):
+        try:
+            return importlib.import_module(f".{name}", __name__)
+        except ModuleNotFoundError as error:
+            if error.name != f"{__name__}.{name}":
+                raise
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(types.ModuleType):
+    """This module: importing minilora.gradcheck does not hide the function of the same name."""
+
+    def __setattr__(self, name, value):
+        if not (name in HOME and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

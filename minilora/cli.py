@@ -1,28 +1,91 @@
 """`minilora …` reads the command line and runs one command. An error is one line, exit code 2."""
 
 import argparse
+import contextlib
+import importlib
+import os
+import shlex
+import signal
 import sys
+import threading
+import traceback
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
 from typing import NoReturn
 
 from . import __version__
-from .commands import MODULES
+from .commands import COMMANDS
+from .support import terminal
+from .support.terminal import printable
+
+DEBUG = "MINILORA_DEBUG"  # environment variable: show tracebacks of errors that should not happen
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 2 after an error, 130 after Ctrl-C."""
+    """Run one command; returns the exit code: 0, 2 after an error, 1 after one that should not
+    happen, 130 after Ctrl-C, 143 after SIGTERM, 141 where the reader of the output has gone.
+    """
+    terminal.set_up()
     arguments = parser().parse_args(argv)
     warnings.showwarning = _show_warning
+    terminated = threading.Event()
     try:
-        arguments.command(arguments)
+        with _as_ctrl_c(terminated), contextlib.redirect_stdout(terminal.Printable(sys.stdout)):
+            arguments.command(arguments)
+            sys.stdout.flush()
+    except BrokenPipeError:
+        terminal.drop_output()
+        return 141
     except (ValueError, OSError, AssertionError, MemoryError) as error:
         text = " ".join(str(error).split())
-        print(f"minilora: {text or type(error).__name__}", file=sys.stderr)
+        print(printable(f"minilora: {text or type(error).__name__}"), file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("minilora: stopped", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        print(printable(f"minilora: {str(stop) or 'stopped'}"), file=sys.stderr)
+        return 143 if terminated.is_set() else 130
+    except Exception as error:  # the outermost net: no user should meet a traceback
+        if os.environ.get(DEBUG):
+            raise
+        line = _unexpected(error, sys.argv[1:] if argv is None else argv)
+        print(printable(line), file=sys.stderr)
+        return 1
     return 0
+
+
+@contextlib.contextmanager
+def _as_ctrl_c(came: threading.Event) -> Iterator[None]:
+    """Inside, SIGTERM does what Ctrl-C does: workers, locks and temporary files are cleared away,
+    and what a command keeps, it keeps. `came` tells afterwards. A program's own handler stays.
+    """
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def terminated(number, frame):
+        came.set()
+        handler = signal.getsignal(signal.SIGINT)
+        # a shell's background jobs ignore Ctrl-C
+        (handler if callable(handler) else signal.default_int_handler)(number, frame)
+
+    signal.signal(signal.SIGTERM, terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _unexpected(error: Exception, argv: list[str]) -> str:
+    """One line on an error that no code foresaw, with what to report and how."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    place = f"{Path(last.filename).name}:{last.lineno}"
+    command = shlex.join(["minilora", *argv])
+    return (
+        f"minilora: this should not happen: {what} in {place}; please report it with this command: "
+        f"{command} (with {DEBUG}=1 it prints a traceback), see SECURITY.md"
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,9 +95,10 @@ def parser() -> argparse.ArgumentParser:
         description="Five ways to fine-tune a language model, to read, check and time.",
     )
     top.add_argument("--version", action="version", version=f"minilora {__version__}")
-    commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    for module in MODULES:
-        module.add(commands)
+    commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=_Command)
+    for name, (module, summary) in COMMANDS.items():
+        p = commands.add_parser(name, help=summary, description=summary)
+        p.module = module
     return top
 
 
@@ -42,11 +106,42 @@ class _Parser(argparse.ArgumentParser):
     """An argument parser whose error is one line, without the usage text."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, printable(f"{self.prog}: {message}") + "\n")
+
+
+class _Command(_Parser):
+    """The parser of one command. Its module gives it its options when they are first needed."""
+
+    module = ""
+
+    def _fill(self):
+        if self.module:
+            module = importlib.import_module(f".commands.{self.module}", __package__)
+            self.module = ""
+            module.add(_Only(self.prog.split()[-1], self))
+
+    def parse_known_args(self, args=None, namespace=None):
+        self._fill()
+        return super().parse_known_args(args, namespace)
+
+    def format_help(self) -> str:
+        self._fill()
+        return super().format_help()
+
+
+class _Only:
+    """What a module puts its commands on: one is kept, and the others are left out."""
+
+    def __init__(self, name: str, parser: argparse.ArgumentParser):
+        self.name, self.parser = name, parser
+
+    def add_parser(self, name: str) -> argparse.ArgumentParser:
+        """The parser for a command of this name."""
+        return self.parser if name == self.name else argparse.ArgumentParser()
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None):
-    print(f"minilora: warning: {message}", file=sys.stderr)
+    print(printable(f"minilora: warning: {message}"), file=sys.stderr)
 
 
 if __name__ == "__main__":

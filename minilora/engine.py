@@ -16,6 +16,7 @@ import inspect
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,8 @@ from .fast import answers, bind, twin_of
 
 # numbers nodes in the order of their making: every parent comes before its child
 _ticket = itertools.count()
-_scopes: list[str] = []  # the names that new nodes carry
+# the name that new nodes carry: each thread has its own
+_scope: ContextVar[str] = ContextVar("minilora_scope", default="")
 
 
 def add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -130,7 +132,7 @@ class Op:
         if not traced:
             return Tensor(out)
         parents = tuple([a.node if type(a) is Tensor else None for a in args])
-        return Tensor(out, Node(self, cache, parents, place()))
+        return Tensor(out, Node(self, cache, parents, _scope.get()))
 
     def gradients(self, dout: np.ndarray, cache: Any, parents: tuple[Node | None, ...]) -> tuple:
         """backward's answer: one gradient per argument, then None for those that had defaults."""
@@ -154,23 +156,27 @@ def param(data: np.ndarray, name: str = "") -> Tensor:
 
 
 class scope:
-    """Nodes made inside carry this name, joined to the outer scope's by a dot: their place."""
+    """Nodes made inside carry this name, joined to the outer scope's by a dot: their place.
 
-    __slots__ = ("name",)
+    with scope("q_proj"): …    A class, since a generator takes twice as long to enter and leave.
+    """
+
+    __slots__ = ("name", "token")
 
     def __init__(self, name: str):
         self.name = name
 
     def __enter__(self) -> None:
-        _scopes.append(f"{_scopes[-1]}.{self.name}" if _scopes else self.name)
+        outer = _scope.get()
+        self.token = _scope.set(f"{outer}.{self.name}" if outer else self.name)
 
-    def __exit__(self, *error) -> None:
-        _scopes.pop()
+    def __exit__(self, *_: object) -> None:
+        _scope.reset(self.token)
 
 
 def place() -> str:
     """The scopes that are open, joined by dots: the name of a node made now."""
-    return _scopes[-1] if _scopes else ""
+    return _scope.get()
 
 
 def tape(*outputs: Tensor) -> list[Node]:

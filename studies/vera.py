@@ -21,10 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from minilora.lab.cells import ONE_THREAD, Cell, Record, grid
+from minilora.lab.cells import Cell, Record, grid
 from minilora.lab.runs import the_model, trainable_numbers
 from minilora.lab.statistics import FAILS, HOLDS, rounded
 from minilora.lab.table import markdown
+from minilora.lab.workers import ONE_THREAD
 from minilora.methods import METHODS, vera
 from minilora.support import plots
 from minilora.text import tasks

@@ -1,6 +1,9 @@
 """Bad input: each is answered in one line that says what, what was got and what was wanted."""
 
+import contextlib
+import json
 import re
+import time
 import warnings
 
 import numpy as np
@@ -8,6 +11,8 @@ import pytest
 from battery import BATCHES, base, same_bits, tune
 
 import minilora as ml
+from minilora.cli import main
+from minilora.support.values import shown
 
 NAMES = list(ml.METHODS)
 RANKED = [n for n in NAMES if "rank" in ml.METHODS[n].takes]
@@ -31,6 +36,11 @@ def refuses(call, *said, error=ValueError):
 @pytest.mark.parametrize("name", RANKED)
 def test_ranks(name, rank):
     refuses(lambda: ml.attach(base(), name, rank=rank), name, "rank", repr(rank), "at least 1")
+
+
+def test_ranks_of_more_than_64_bits():
+    for rank in (2**64, 10**400, 10**5000):
+        refuses(lambda r=rank: ml.attach(base(), "lora", rank=r), "rank is above 18446744073709551")
 
 
 def test_numpy_s_numbers_are_numbers(tmp_path):
@@ -87,9 +97,9 @@ def test_seeds(seed):
     refuses(lambda: ml.attach(base(), "lora", seed=seed), "seed", repr(seed), "at least 0")
 
 
-@pytest.mark.parametrize("alpha", [0, float("nan"), float("inf"), "8", True])
+@pytest.mark.parametrize("alpha", [0, float("nan"), float("inf"), "8", True, 10**4000])
 def test_alphas(alpha):
-    refuses(lambda: ml.attach(base(), "lora", alpha=alpha), "alpha", repr(alpha), "other than 0")
+    refuses(lambda: ml.attach(base(), "lora", alpha=alpha), "alpha", shown(alpha), "other than 0")
 
 
 def test_what_a_method_does_not_take():
@@ -147,14 +157,76 @@ def test_targets_that_match_nothing():
     assert list(one.layers) == ["model.layers.1.self_attn.q_proj"]
 
 
+LAYER = "model.layers.{}.{}"
+Q, V = "self_attn.q_proj", "self_attn.v_proj"
+
+
+@pytest.mark.parametrize(
+    "given, wanted",
+    [
+        ({"targets": r".*\.(q|v)_proj"}, [(0, Q), (0, V), (1, Q), (1, V)]),
+        ({"targets": (r"layers\.1\..*q_proj", "v_proj")}, [(0, V), (1, Q), (1, V)]),
+        ({"layers_to_transform": 1}, [(1, Q), (1, V)]),
+        ({"layers_to_transform": [0], "layers_pattern": "layers"}, [(0, Q), (0, V)]),
+        ({"layers_to_transform": 0, "layers_pattern": ["h", "layers"]}, [(0, Q), (0, V)]),
+        ({"exclude_modules": "v_proj"}, [(0, Q), (1, Q)]),
+        ({"exclude_modules": ["v_proj", LAYER.format(0, Q)]}, [(1, Q)]),
+        ({"exclude_modules": r".*\.1\..*"}, [(0, Q), (0, V)]),
+        ({"targets": r"(?!.*mlp).*[qv]_proj", "layers_to_transform": 0}, [(0, Q), (0, V)]),
+    ],
+)
+def test_layers_are_chosen_by_patterns_and_numbers(given, wanted, tmp_path):
+    tuned = ml.attach(base(), "lora", rank=2, **given)
+    assert list(tuned.layers) == [LAYER.format(*each) for each in wanted]
+    ml.save_adapter(tuned, tmp_path)
+    assert ml.load_adapter(base(), tmp_path).layers.keys() == tuned.layers.keys()
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"targets": ".*x_proj"}, "'.*x_proj' matches no linear; their names are as model"),
+        ({"targets": "(q_proj"}, "no regular expression"),
+        ({"layers_to_transform": 2}, "no layer 2, wanted 0 to 1"),
+        ({"layers_to_transform": [0, 1.5]}, "layers_to_transform is 1.5"),
+        ({"layers_pattern": "layers"}, "wanted layers_to_transform too"),
+        ({"exclude_modules": ".*"}, "no linear is left.*exclude_modules '.*'"),
+        ({"layers_to_transform": 0, "layers_pattern": "h"}, "no linear is left.*pattern 'h'"),
+    ],
+)
+def test_a_choice_of_layers_that_chooses_none(given, said):
+    refuses(lambda: ml.attach(base(), "lora", **given), said)
+    refuses(lambda: ml.attach(base(), "full", **given), f"full: takes no {next(iter(given))}")
+
+
+def test_a_stranger_s_pattern_does_not_hang(tmp_path):
+    """In each field of PEFT's config that chooses layers."""
+    ml.save_adapter(tune("lora", targets="q_proj"), tmp_path)
+    path = tmp_path / "adapter_config.json"
+    fields = json.loads(path.read_text())
+    evil, start = r"(.*.*)*.*.*.*.*.*.*x", time.process_time()
+    for name, value in (
+        ("target_modules", evil),
+        ("exclude_modules", evil),
+        ("rank_pattern", {evil: 2}),
+        ("alpha_pattern", {evil: 2}),
+        ("layers_pattern", evil),
+    ):
+        number = {"layers_to_transform": 0} if name == "layers_pattern" else {}
+        path.write_text(json.dumps({**fields, **number, name: value}))
+        with contextlib.suppress(ValueError):  # it chooses no layer, or takes too many steps
+            ml.load_adapter(base(), tmp_path)
+    assert time.process_time() - start < 9
+
+
 @pytest.mark.parametrize(
     "name, option, values",
     [
-        ("lora_plus", "ratio", [0, -1, float("inf"), "16", None, True]),
-        ("delta_lora", "update_ratio", [float("nan"), float("inf"), "2", None]),
+        ("lora_plus", "ratio", [0, -1, float("inf"), "16", None, True, 10**5000]),
+        ("delta_lora", "update_ratio", [float("nan"), float("inf"), "2", None, -(10**5000)]),
         ("delta_lora", "start_step", [-1, 1.5, "3", None, True]),
         ("vera", "projection_prng_key", [1.5, "3", None, True]),
-        ("vera", "d_initial", [float("nan"), "0.1", None]),
+        ("vera", "d_initial", [float("nan"), "0.1", None, 10**400]),
         ("lora", "rank_stabilized", ["yes", 1, None]),
         ("lora_fa", "corrected", ["yes", 1, None]),
     ],
@@ -162,7 +234,7 @@ def test_targets_that_match_nothing():
 def test_options_out_of_range(name, option, values):
     for value in values:
         refuses(
-            lambda v=value: ml.attach(base(), name, **{option: v}), option, re.escape(repr(value))
+            lambda v=value: ml.attach(base(), name, **{option: v}), option, re.escape(shown(value))
         )
 
 
@@ -219,7 +291,7 @@ def test_batches():
     "setting, values",
     [
         ("steps", [0, -1, 1.5, True, "3", None]),
-        ("lr", [-0.1, float("nan"), float("inf"), "fast", None]),
+        ("lr", [-0.1, float("nan"), float("inf"), "fast", None, 10**5000]),
         ("weight_decay", [-0.1, float("nan"), float("inf"), "a"]),
         ("betas", [(0.9, 1.0), (-0.1, 0.9), (0.9,), 0.9, ("a", "b"), (float("nan"), 0.9)]),
         ("eps", [0, -1e-8, float("nan"), "a"]),
@@ -234,7 +306,7 @@ def test_settings_of_train(setting, values):
     tuned = tune("lora")
     for value in values:
         settings = {"steps": 1, "lr": 0.1, setting: value}
-        refuses(lambda s=settings: ml.train(tuned, BATCHES, **s), setting, re.escape(repr(value)))
+        refuses(lambda s=settings: ml.train(tuned, BATCHES, **s), setting, re.escape(shown(value)))
     assert same_bits(tuned.arrays, tune("lora").arrays)
 
 
@@ -272,3 +344,75 @@ def test_an_adapter_of_another_base(tmp_path):
 def test_unmerge_of_another_model(tmp_path):
     """Shapes that do not fit are refused, not broadcast."""
     refuses(lambda: ml.unmerge(base(width=24), tune("lora")), "config|shape")
+
+
+# ---------------------------------------- names of PEFT
+
+
+@pytest.mark.parametrize(
+    "method, given, said",
+    [
+        ("lora", {"r": 4}, "rank is what PEFT calls r;"),
+        ("lora", {"lora_alpha": 16}, "alpha is what PEFT calls lora_alpha"),
+        ("lora", {"target_modules": ["q_proj"]}, "targets is what PEFT calls target_modules"),
+        ("lora", {"lora_dropout": 0.1}, "dropout is what PEFT calls lora_dropout"),
+        ("vera", {"vera_dropout": 0.1}, "dropout is what PEFT calls vera_dropout"),
+        ("lora_fa", {"use_rslora": True}, "rank_stabilized is what PEFT calls use_rslora"),
+        ("lora_plus", {"loraplus_lr_ratio": 16}, "ratio is what PEFT calls loraplus_lr_ratio"),
+        ("vera", {"lora_alpha": 16}, "vera: takes no alpha, which PEFT calls lora_alpha"),
+        ("full", {"r": 16}, "full: takes no rank, which PEFT calls r"),
+        ("lora", {"use_dora": True}, "the method 'dora' is what PEFT calls use_dora=True"),
+        ("LoRA", {}, "unknown method 'LoRA'; did you mean 'lora'"),
+        ("lora+", {}, "did you mean 'lora_plus'"),
+        ("LoRA-FA", {}, "did you mean 'lora_fa'"),
+        ("Delta LoRA", {}, "did you mean 'delta_lora'"),
+        ("VeRA", {}, "did you mean 'vera'"),
+    ],
+)
+def test_peft_s_names_are_answered_with_ours(method, given, said):
+    refuses(lambda: ml.attach(base(), method, **given), re.escape(said))
+
+
+# ---------------------------------------- what newcomers type
+
+
+def test_what_is_no_tuned_is_not_merged():
+    for call in (lambda: ml.merge(base()), lambda: ml.unmerge(base(), base())):
+        refuses(call, "merge: got a Llama, wanted a Tuned: what attach returns", error=TypeError)
+
+
+def test_texts_are_no_pairs():
+    model = ml.load_model("base")
+    for pairs in (["abc"], ["ab"], [("a",)], [3], [(1, "a")]):
+        refuses(lambda p=pairs: ml.batches(p, model.tokenizer, 1), "wanted a pair .prompt, comp")
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        (["generate", "--prompt", ""], "--prompt is empty, wanted some text"),
+        (["compare", "--lr", "0.1"], "--lr: got '0.1', wanted METHOD=RATE, as lora=0.1"),
+        (["memory", "--batch", "100000000"], "tokens, wanted at most"),
+    ],
+)
+def test_lines_of_newcomers(line, said, capsys):
+    assert main(line) == 2
+    (err,) = capsys.readouterr().err.splitlines()
+    assert said in err
+
+
+def test_the_base_that_an_adapter_wants_is_named(tmp_path):
+    """Of other shapes: with the error; of the same shapes: in a warning, once it is loaded."""
+    model = ml.load_model("base")
+    ml.save_adapter(ml.attach(model, "lora", rank=2), tmp_path)
+    which = r"the base 'base' \([0-9a-f]{8}\)"
+    refuses(lambda: ml.load_adapter(base(), tmp_path), "arrays|shape", f"; wanted {which}")
+    params = {**model.params, "model.norm.weight": 2 * model.params["model.norm.weight"]}
+    other = ml.Llama(model.config, params)
+    said = rf"saved on {which}, and this is another, \([0-9a-f]{{8}}\)"
+    with pytest.warns(UserWarning, match=said) as caught:
+        ml.load_adapter(other, tmp_path)
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ml.load_adapter(model.astype("float64"), tmp_path)

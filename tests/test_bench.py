@@ -1,5 +1,6 @@
 """The bench: it counts right, compares results before it times, and runs without torch."""
 
+import dataclasses
 import json
 import math
 import time
@@ -8,7 +9,21 @@ import numpy as np
 import pytest
 
 from minilora import cli, fast
-from minilora.bench import cases, figures, growth, kernels, ladder, steps, tables, turns, work
+from minilora.bench import (
+    cases,
+    figures,
+    growth,
+    kernels,
+    ladder,
+    masked,
+    steps,
+    tables,
+    training,
+    turns,
+    work,
+)
+from minilora.lab import rates, runs
+from minilora.lab.settings import Settings
 from minilora.memory import ledger
 
 NUMBA = fast.backend() != "numpy"
@@ -43,12 +58,19 @@ def test_the_exponent_of_a_power_is_its_exponent():
 @pytest.mark.smoke
 def test_losses_that_differ_are_refused():
     same = {"minilora": [3.0, 2.0], "torch": [3.0, 2.0001]}
-    steps._check("lora", same)
+    steps.check("lora", same)
     with pytest.raises(ValueError, match=r"step 2: the loss is 2.000000 here, 2.100000 in torch"):
-        steps._check("lora", {**same, "torch": [3.0, 2.1]})
-    steps._check("delta_lora", {**same, "torch": [3.0, 2.1]})  # PEFT's LoRA, after its first step
+        steps.check("lora", {**same, "torch": [3.0, 2.1]})
+    steps.check("delta_lora", {**same, "torch": [3.0, 2.1]})  # PEFT's LoRA, after its first step
+    early = {"minilora": [3.0] * 10, "torch": [3.0] * 9 + [3.001]}
+    with pytest.raises(ValueError, match="step 10"):
+        steps.check("lora", early)
+    late = {"minilora": [3.0] * 10 + [0.01], "torch": [3.0] * 10 + [0.05]}
+    assert math.isclose(steps.check("lora", late)["torch"], 0.04 / 3)
+    with pytest.raises(ValueError, match="step 11"):
+        steps.check("lora", {**late, "torch": [3.0] * 10 + [0.08]})
     with pytest.raises(ValueError, match="step 1"):
-        steps._check("delta_lora", {**same, "torch": [math.nan, 2.0]})
+        steps.check("delta_lora", {**same, "torch": [math.nan, 2.0]})
 
 
 @pytest.mark.smoke
@@ -131,12 +153,13 @@ def test_growth_is_measured_beside_the_ledger():
 def test_the_command_without_torch(tmp_path, capsys, monkeypatch):
     """Our own side alone: a table, a record of the machine and of the rounds."""
     monkeypatch.setattr(turns.Settings, "peers", lambda self: ())
-    asked = f"bench steps methods --quick --cases lora lora_fa --out {tmp_path}"
+    asked = f"bench steps words methods --quick --cases lora lora_fa --out {tmp_path}"
     assert cli.main(asked.split()) == 0
     out = capsys.readouterr().out
-    assert "LoRA-FA" in out and "not installed" in out
+    assert "LoRA-FA" in out and out.count("not installed") == 2
     record = json.loads((tmp_path / "bench.json").read_text())
-    assert record["steps"] == [] and record["machine"]["versions"]["numpy"] == np.__version__
+    assert record["steps"] == record["words"] == []
+    assert record["machine"]["versions"]["numpy"] == np.__version__
     (found,) = record["methods"]
     assert found["size"] == "toy" and found["ratios"]["lora"]["median"] == 1.0
     assert len(found["rounds"]["lora_fa"]) == record["settings"]["rounds"] == 2
@@ -166,3 +189,90 @@ def test_a_worker_says_what_went_wrong():
         assert len(side.ask("training.losses", n=2)) == 2
         times = side.ask("training.timed", n=3)
         assert times["steps"] == 3 and 0 < times["least"] <= times["median"]
+
+
+@pytest.mark.smoke
+def test_instructions_have_the_lengths_that_they_promise():
+    """A sequence: a prompt without targets, an answer with them, padding."""
+    lengths = set()
+    for ids, targets in masked.toy(cases.CASES["lora"]).batches:
+        counts = targets != -100
+        first, last = counts.argmax(axis=1), counts.shape[1] - counts[:, ::-1].argmax(axis=1)
+        assert (counts.sum(axis=1) == last - first).all() and last.max() == ids.shape[1]
+        lengths |= {(n + 1, m - n) for n, m in zip(first.tolist(), last.tolist())}
+        inside = counts[:, :-1] & (np.arange(ids.shape[1] - 1) < last[:, None] - 1)
+        assert (targets[:, :-1][inside] == ids[:, 1:][inside]).all()
+        assert not ids[np.arange(ids.shape[1]) >= last[:, None]].any()
+    for seen, (least, most) in zip(zip(*lengths), (masked.TOY_PROMPTS, masked.TOY_ANSWERS)):
+        assert min(seen) == least and max(seen) == most
+
+
+@pytest.mark.smoke
+def test_rows_by_hand():
+    none = -100
+    targets = np.array([[none, 5, 6, none, none], [none, none, none, none, 7]])
+    found = masked.rows([(np.zeros_like(targets), targets), (targets[:, :2], targets[:, :2])])
+    assert found == {"all": (10 + 4) / 2, "matter": (3 + 5 + 2) / 2, "targets": (3 + 1) / 2}
+
+
+@pytest.mark.parametrize("by_length", [1, 8])
+def test_words_are_the_training_of_a_comparison(by_length):
+    comparison = Settings().changed(by_length=by_length)
+    make = masked.words if by_length == 1 else masked.words_by_length
+    found = make(cases.CASES["vera"])
+    words = runs.load_words(comparison)
+    wanted = runs.make_batches(found.tuned.base, words.train, comparison, seed=0)
+    assert len(found.batches) == comparison.steps == 150
+    for (ids, targets), (wanted_ids, wanted_targets) in zip(found.batches, wanted):
+        assert np.array_equal(ids, wanted_ids) and np.array_equal(targets, wanted_targets)
+    chosen = rates.chosen_for("past", rates.read())["vera"]
+    assert found.recipe["lr"] == chosen["lr"] and found.recipe["warmup"] == 15
+    assert masked.words(cases.CASES["lora-all"]).recipe["lr"] == 0.02 / 4
+    assert found.tuned.rank == chosen["rank"]
+    model, settings = found.tuned.base, comparison.changed(ranks={"vera": chosen["rank"]}, steps=2)
+    _, history = runs.run(model, words, settings, "vera", chosen["lr"], seed=0)
+    recipe = {**found.recipe, "warmup": settings.warmup}
+    assert training.ours(dataclasses.replace(found, recipe=recipe))(2)[0] == history.losses
+
+
+def test_a_turn_goes_on_where_the_last_one_ended(monkeypatch):
+    ran = []
+    monkeypatch.setattr(
+        training, "_now", {"next": 0, "train": lambda n, first: (ran.append((first, n)), [1.0] * n)}
+    )
+    assert [training.timed(3)["total"], training.timed(2)["total"]] == [3.0, 2.0]
+    assert ran == [(-1, 4), (2, 3)]  # one step more, on the batch before
+
+
+@pytest.mark.parametrize("case", ["full", "lora", "lora_plus", "vera", "lora-all"])
+def test_torch_trains_alike_padded_and_packed(case):
+    """With a schedule, clipping and decay, as a comparison trains."""
+    pytest.importorskip("peft")
+    from minilora.bench.theirs import theirs
+
+    made = masked.toy(cases.CASES[case])
+    recipe = dict(lr=0.02, schedule="linear", warmup=2, betas=(0.9, 0.98), weight_decay=0.1)
+    made = dataclasses.replace(made, recipe={**recipe, "clip": 0.05})
+    padded, packed = (theirs(made, side, threads=1)(8)[0] for side in (turns.PADDED, turns.PACKED))
+    ours = training.ours(made)(8)[0]  # the last: it moves the arrays that torch starts from
+    np.testing.assert_allclose(packed, padded, rtol=2e-6)
+    np.testing.assert_allclose(padded, ours, rtol=1e-5)
+
+
+def test_the_command_beside_torch(tmp_path, capsys):
+    """Both sides agree, are timed, and the record prints again."""
+    pytest.importorskip("peft")
+    asked = "bench words instructions --quick --cases lora --rounds 1 --threads 1"
+    assert cli.main([*asked.split(), "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert cli.main(["bench", "--record", str(tmp_path / "bench.json")]) == 0
+    again = capsys.readouterr().out
+    assert again.split() == out.removesuffix(f"{tmp_path / 'bench.json'}\n").split()
+    record = json.loads((tmp_path / "bench.json").read_text())
+    assert [r["training"] for r in record["words"]] == ["words", "words by length"]
+    (found,) = record["instructions"]
+    assert len(found["losses"]["minilora"]) == steps.CHECKED and found["steps"] == masked.BATCHES
+    for r in (*record["words"], found):
+        assert max(r["apart"].values()) < steps.TOLERANCE
+        assert all(r["sides"][name]["seconds"] > 0 for name in r["losses"])
+        assert r["rows"]["all"] > r["rows"]["matter"] > r["rows"]["targets"]

@@ -2,8 +2,10 @@
 
 import contextlib
 import gc
+import threading
 import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 
 from minilora import ops
 from minilora import strategies as some
-from minilora.engine import Op, Tensor, backward, param, scope, tape
+from minilora.engine import Op, Tensor, backward, param, place, scope, tape
 from minilora.gradcheck import gradcheck
 
 
@@ -407,3 +409,22 @@ def test_float32_stays_float32(rng):
     assert out.dtype == np.float32
     backward(out)
     assert x.grad.dtype == y.grad.dtype == np.float32
+
+
+def test_each_thread_has_its_own_scopes():
+    """Two threads inside theirs at once: no node carries the other one's name."""
+    both = threading.Barrier(2)
+
+    def places(name):
+        found = []
+        for i in range(50):
+            with scope(name):
+                both.wait()
+                with scope(str(i)):
+                    both.wait()
+                    found.append((ops.add(param(np.ones(1)), np.ones(1)).node.name, place()))
+        return found, place()
+
+    with ThreadPoolExecutor(2) as pool:
+        for name, (found, after) in zip("ab", pool.map(places, "ab")):
+            assert found == [(f"{name}.{i}",) * 2 for i in range(50)] and after == ""

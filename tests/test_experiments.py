@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
 
+from minilora import fast
 from minilora.formats.models import load_model
 from minilora.lab import rates, report
 from minilora.lab import tune as sweep
@@ -44,9 +46,13 @@ def test_rows_come_in_order_and_are_plain_data(results):
     assert 0 < took["base"]["seconds"] + runs / took["jobs"] <= took["seconds"]
 
 
+@pytest.mark.skipif(
+    not fast.on() and os.environ.get("OPENBLAS_NUM_THREADS") != "1",
+    reason="NumPy's BLAS sums in another order on several threads",
+)
 def test_runs_side_by_side_give_the_same_bits_as_one_after_the_other(results):
     found, _, _ = results
-    measured = ("took", "ms_per_step")
+    measured = ("took", "ms_per_step", "ms_per_step_quartiles")
     one = compare(FEW, {"lora": 0.01, SCRATCH: 0.002}, jobs=1)
     assert one["took"]["jobs"] == 1
     for mine, theirs in zip(

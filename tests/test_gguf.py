@@ -1,7 +1,9 @@
 """GGUF files: blocks by hand, a tiny Llama in each packing, damaged and foreign files."""
 
+import json
 import math
 import struct
+import types
 
 import numpy as np
 import pytest
@@ -263,6 +265,36 @@ def test_a_header_that_lies_costs_nothing(tmp_path, case):
     assert "\n" not in str(caught.value)
 
 
+def test_names_that_stand_twice(tmp_path):
+    """The second one would win without a word."""
+    about, tensors = parts(llama())
+    data = gguf(about, tensors)
+    key, other = (text(name) for name in ("llama.block_count", "llama.block_coun2"))
+    twice = gguf(about | {"llama.block_coun2": 1}, tensors).replace(other, key)
+    for wrong, says in (
+        (twice, "'llama.block_count' stands twice in the metadata"),
+        (data.replace(text("blk.1.ffn_up.weight"), text("blk.0.ffn_up.weight")), "stands twice in"),
+    ):
+        (tmp_path / "x.gguf").write_bytes(wrong)
+        with pytest.raises(ValueError, match=says):
+            ml.load_model(tmp_path / "x.gguf")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", PACKINGS)
+def test_numbers_that_are_not_finite_are_named(tmp_path, kind, value):
+    """A weight of F32 or F16, the scale of one block of the others."""
+    about, tensors = parts(llama(), kind)
+    name = "blk.1.ffn_up.weight"
+    shape, kind, data = tensors[name]
+    wrong = np.array(value, "<f4" if kind == F32 else "<f2").tobytes()
+    place = 6 * PACKINGS[kind].nbytes
+    tensors[name] = shape, kind, data[:place] + wrong + data[place + len(wrong) :]
+    with pytest.raises(ValueError, match=rf"{name} has \d+ of 2048 numbers not finite") as caught:
+        ml.load_model(path := write(tmp_path, about, tensors))
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
 @pytest.mark.parametrize("shape", [(2**40, 2**40), (0, 32)])
 def test_a_tensor_of_no_or_of_endless_size(tmp_path, shape):
     about, tensors = parts(llama())
@@ -357,6 +389,12 @@ def test_a_pair_of_tasks_words_trains_through_byte_pairs(with_text):
         (TOKENS, {"eos_token_id": 10**6}, "eos_token_id is 1000000, wanted a token's"),
         (TOKENS, {"merges": ["a é9"]}, "tokenizer.ggml.merges: "),
         (TOKENS, {"merges": 3}, "tokenizer.ggml.merges is 3, wanted a list of texts"),
+        (TOKENS, {"merges": ["a b", "ab"]}, "merges: 'ab' is no pair of tokens"),
+        (TOKENS, {"merges": ["a b c"]}, "merges: 'a b c' is no pair of tokens"),
+        (TOKENS, {"token_type": 3}, "token_type is 3, wanted a list"),
+        (TOKENS, {"padding_token_id": 10**6}, "padding_token_id is 1000000, wanted a token's"),
+        (TOKENS, {"padding_token_id": "pad"}, "padding_token_id is 'pad', wanted a token's"),
+        (TOKENS, {"eos_token_id": 1.0}, "eos_token_id is 1.0, wanted a token's"),
     ],
 )
 def test_a_tokenizer_that_does_not_fit(tmp_path, tokens, changes, message):
@@ -367,6 +405,65 @@ def test_a_tokenizer_that_does_not_fit(tmp_path, tokens, changes, message):
     with pytest.raises(ValueError, match=message) as caught:
         ml.load_model(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_chat_template_that_is_no_text(tmp_path):
+    pytest.importorskip("tokenizers", reason="extra: smollm")
+    model = make_llama(dtype=np.float32, vocab_size=len(TOKENS), hidden_size=32)
+    about, tensors = parts(model)
+    about = with_tokenizer(about, TOKENS) | {"tokenizer.chat_template": 7}
+    with pytest.raises(ValueError, match=r"tokenizer\.chat_template is 7, wanted a text"):
+        ml.load_model(write(tmp_path, about, tensors))
+
+
+class Panic(BaseException):
+    """As a panic of Rust comes: no Exception."""
+
+
+@pytest.mark.parametrize("call", ["encode", "decode"])
+def test_a_panic_of_the_tokenizers_library_is_an_error(with_text, call):
+    def panic(*_, **__):
+        raise Panic("index out\nof range")
+
+    tokenizer = with_text.tokenizer
+    tokenizer._inner = types.SimpleNamespace(encode=panic, decode=panic)
+    with pytest.raises(ValueError, match="tokenizer: index out of range"):
+        getattr(tokenizer, call)("ab" if call == "encode" else [2])
+
+
+def test_a_panic_while_a_file_is_read_leaves_a_model_without_a_tokenizer(
+    with_text, tmp_path, monkeypatch
+):
+    import tokenizers
+
+    def panic(*_):
+        raise Panic("called `Option::unwrap()` on a `None` value")
+
+    ml.save_model(with_text, tmp_path / "folder")
+    wrong = types.SimpleNamespace(from_file=panic)
+    monkeypatch.setattr(tokenizers, "Tokenizer", wrong)
+    with pytest.warns(UserWarning, match="comes without a tokenizer"):
+        assert ml.load_model(tmp_path / "folder").tokenizer is None
+
+
+def test_an_id_beyond_the_vocabulary_is_refused(with_text, tmp_path):
+    """Also where there are few tokens: it would be no row of the embedding."""
+    ml.save_model(with_text, tmp_path / "folder")
+    path = tmp_path / "folder" / "tokenizer.json"
+    fields = json.loads(path.read_text())
+    fields["model"]["vocab"]["abc"] = 10**6
+    path.write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match="the tokenizer has 1000001 tokens, the model"):
+        ml.load_model(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("token", [7, ["<|im_end|>"], {}, {"content": 5}, "no token"])
+def test_an_end_token_that_is_none_leaves_a_model_without_a_tokenizer(with_text, tmp_path, token):
+    ml.save_model(with_text, tmp_path / "folder")
+    path = tmp_path / "folder" / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token": token}))
+    with pytest.warns(UserWarning, match="comes without a tokenizer"):
+        assert ml.load_model(tmp_path / "folder").tokenizer is None
 
 
 @pytest.mark.parametrize(

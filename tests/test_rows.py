@@ -100,6 +100,13 @@ def test_where_every_target_counts_nothing_is_taken(rng):
     assert asked is every and every.batch is None
 
 
+def test_where_no_target_counts_one_row_stays():
+    tables = np.zeros((8, 1)), np.zeros((8, 1))
+    every, asked = needed_rows(np.full((3, 8), IGNORED), tables)
+    assert asked is every and every.batch.tolist() == [0]
+    assert every.spans.tolist() == [[0, 1, 0, 1]]
+
+
 @given(st.data())
 def test_rows_are_those_up_to_each_last_target(data):
     N, T = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 7))

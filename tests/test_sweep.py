@@ -7,15 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from test_report import make_results
 
 from minilora.cli import main
-from minilora.lab import cells, sweep
+from minilora.lab import cells, sweep, workers
 from minilora.lab.runs import load_words, run
 from minilora.lab.settings import Settings
 from minilora.methods import DEFAULT
+from minilora.support import locks
 
 ROOT = Path(__file__).parent.parent
 FEW = {
@@ -27,6 +30,12 @@ FEW = {
     "targets": [["q_proj"]],
 }
 LINE = "--train-size 40 --steps 3 --batch-size 8 --targets q_proj".split()
+
+
+def read_all(pipe, seconds):
+    """All that comes through a pipe, which must be closed in time."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(pipe.read).result(timeout=seconds)
 
 
 def square(x, seconds=0.0):
@@ -157,7 +166,7 @@ def test_cells_are_run_once_and_come_in_their_order(tmp_path):
 
 def threads(x):
     """The threads of NumPy's BLAS here: its own, as the environment has them."""
-    return {name: os.environ.get(name) for name in cells.ONE_THREAD}
+    return {name: os.environ.get(name) for name in workers.ONE_THREAD}
 
 
 def test_one_cell_meets_one_thread_too():
@@ -178,30 +187,139 @@ def test_a_broken_last_line_is_run_again(tmp_path):
         assert [r["cell"]["x"] for r in seen] == [3] and bare(path) == whole
 
 
+@pytest.mark.parametrize(
+    "result, says",
+    [
+        ({}, "no result.validation in it"),
+        ({"validation": {"exact_match": 2, "loss": 1.0}}, "result.validation.exact_match is 2"),
+        ({"validation": {"exact_match": 0.5, "loss": 10**400}}, "result.validation.loss is a numb"),
+        (None, "result is None, wanted an object"),
+    ],
+)
+def test_a_result_that_is_none_of_a_sweep_is_named(tmp_path, capsys, result, says):
+    path = tmp_path / "a.jsonl"
+    record = {"cell": {"method": "lora"}, "result": result, "seconds": 1.0, "made_by": {}}
+    path.write_text(json.dumps(record) + "\n")
+    before = path.read_bytes()
+    assert main(["sweep", *LINE, "--method", "lora", "--seed", "0", "--out", str(path)]) == 2
+    assert f"minilora: {path} line 1: {says}" in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
+def test_two_runs_into_one_file_keep_each_other_s_records(tmp_path):
+    """The second one starts and ends while the first one runs."""
+    path, first, second = tmp_path / "a.jsonl", cells.grid(x=[3, 1, 2]), cells.grid(x=[5, 1, 4])
+    started = []
+
+    def meanwhile(record):
+        if not started:
+            started.append(record)
+            assert [r["result"] for r in cells.run(square, second, path, jobs=1)] == [25, 1, 16]
+
+    assert [r["result"] for r in cells.run(square, first, path, jobs=1, report=meanwhile)] == [
+        9,
+        1,
+        4,
+    ]
+    assert [r["cell"]["x"] for r in cells.read(path)] == [5, 4, 3, 1, 2]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_writers_at_the_same_time_lose_nothing(tmp_path):
+    """Eight add records while a ninth puts the file in order, again and again."""
+    path = tmp_path / "a.jsonl"
+    made = [
+        {"cell": {"x": x}, "result": "x" * 5000, "seconds": 0.0, "made_by": {}} for x in range(200)
+    ]
+    with ThreadPoolExecutor(9) as pool:
+        ordering = pool.submit(lambda: [cells._put_in_order(path, {}) for _ in range(50)])
+        list(pool.map(lambda record: cells._append(path, record), made))
+        ordering.result()
+    assert sorted(r["cell"]["x"] for r in cells.read(path)) == list(range(200))
+
+
+def test_a_part_of_a_line_is_cut_off_before_the_next_one(tmp_path):
+    path, work = tmp_path / "a.jsonl", cells.grid(x=[1, 2])
+    cells.run(square, work, path, jobs=1)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"cell": {"x": 3')
+    cells._append(path, {"cell": {"x": 4}, "result": 16, "seconds": 0.0, "made_by": {}})
+    assert path.read_bytes().startswith(whole) and len(cells.read(path)) == 3
+
+
+@pytest.mark.parametrize("what", ["compare", "train", "pretrain", "report", "checkpoint"])
+def test_a_folder_in_use_is_refused(tmp_path, capsys, what):
+    """Another process is writing there: nothing is run, nothing is changed."""
+    lines = {
+        "compare": "compare --steps 1 --seeds 1 --methods lora --out",
+        "train": "train --task past --steps 1 --out",
+        "pretrain": "pretrain --steps 1 --out",
+        "report": "report",
+        "checkpoint": f"train --task past --steps 1 --out {tmp_path / 'b'} --checkpoint",
+    }
+    place = tmp_path / "a"
+    if what == "report":
+        place.mkdir()
+        (place / "results.json").write_text(json.dumps(make_results(only=["lora"])))
+    here = (tmp_path / "c", place) if what == "checkpoint" else (place,)
+    with locks.using(*here):
+        before = sorted(tmp_path.rglob("*"))
+        assert main([*lines[what].split(), str(place)]) == 2
+        assert sorted({*tmp_path.rglob("*")} - {tmp_path / "b"}) == before
+    error = capsys.readouterr().err
+    assert error.startswith(f"minilora: {place}: another process is writing there")
+    assert not list(tmp_path.rglob("*.lock"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills by a signal")
+def test_a_lock_ends_with_its_process(tmp_path):
+    """What a killed process leaves behind stops nobody."""
+    script = "from minilora.support.locks import using\nimport time\n"
+    script += f"with using({str(tmp_path)!r}):\n    print(1, flush=True)\n    time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    with pytest.raises(ValueError, match="another process is writing there"):
+        locks.using(tmp_path).__enter__()
+    process.kill()
+    process.wait()
+    with locks.using(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+GRID = [*LINE, "--method", "lora,vera", "--rank", "2", "--lr", "1e-3,1e-2,1e-1", "--seed", "0,1"]
+SWEEP = [sys.executable, "-m", "minilora", "sweep", *GRID, "--jobs"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The records of a sweep that nobody stopped."""
+    path = tmp_path_factory.mktemp("sweep") / "one.jsonl"
+    subprocess.run([*SWEEP, "2", "--out", str(path)], cwd=ROOT, check=True, capture_output=True)
+    return bare(path)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kills by a signal")
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_sweep_goes_on_to_the_same_file(how, tmp_path):
-    line = [*LINE, "--method", "lora,vera", "--rank", "2", "--lr", "1e-3,1e-2,1e-1", "--seed"]
-    line += ["0,1", "--jobs", "2", "--out"]
-    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
-    command = [sys.executable, "-m", "minilora", "sweep", *line]
-    subprocess.run([*command, str(one)], cwd=ROOT, check=True, capture_output=True)
-    process = subprocess.Popen(
-        [*command, str(two)],
-        cwd=ROOT,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    while not two.exists() or two.read_bytes().count(b"\n") < 3:
+@pytest.mark.parametrize(
+    "how, jobs, code", [("SIGKILL", "2", -9), ("SIGINT", "2", 130), ("SIGTERM", "1", 143)]
+)
+def test_a_killed_sweep_goes_on_to_the_same_file(how, jobs, code, undisturbed, tmp_path):
+    """Only the sweep itself gets the signal: its workers end with it, and nothing is left."""
+    path = tmp_path / "two.jsonl"
+    command = [*SWEEP, jobs, "--out", str(path)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while not path.exists() or path.read_bytes().count(b"\n") < 3:
         time.sleep(0.02)
-    os.killpg(process.pid, how)
-    assert process.wait(timeout=60) == (130 if how == signal.SIGINT else -how)
-    left = cells.read(two)
-    assert 3 <= len(left) < 12
-    subprocess.run([*command, str(two)], cwd=ROOT, check=True, capture_output=True)
-    assert bare(two) == bare(one)
+    os.kill(process.pid, getattr(signal, how))
+    assert process.wait(timeout=10) == code
+    # the pipe is closed once the last worker has ended
+    error = read_all(process.stderr, seconds=5)
+    assert how == "SIGKILL" or error == b"minilora: stopped\n"
+    left = cells.read(path)
+    assert 3 <= len(left) < 12 and list(tmp_path.iterdir()) == [path]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert bare(path) == undisturbed
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 import minilora as ml
 from minilora.tuning import checkpoints, optim
+from minilora.tuning.callbacks import Callback, EarlyStopping, Log, TensorBoard
 from minilora.tuning.train import Diverged, gradients
 
 train = importlib.import_module("minilora.tuning.train")  # ml.train is the function
@@ -268,6 +270,134 @@ def test_progress_bar(capfd):
     ml.train(tune("lora"), BATCHES, steps=2, lr=0.01, progress=True)
     out, err = capfd.readouterr()
     assert out == "" and "LoRA" in err
+
+
+# ---------------------------------------- what is told while a run goes on
+
+
+class Diary(Callback):
+    """Writes down each moment; ends the run after a step where it is told to."""
+
+    def __init__(self, until=None):
+        self.moments, self.until = [], until
+
+    def step(self, run):
+        self.moments.append(("step", run.step, len(run.history.losses)))
+        if run.step == self.until:
+            run.stop("enough")
+
+    def evaluation(self, run):
+        self.moments.append(("evaluation", *run.history.evaluations[-1]))
+
+    def checkpoint(self, run):
+        self.moments.append(("checkpoint", run.step))
+
+    def end(self, run):
+        self.moments.append(("end", run.step, run.stopped))
+
+
+@pytest.mark.smoke
+def test_callbacks_are_told_of_four_moments(tmp_path):
+    diary = Diary()
+    settings = dict(lr=0.01, checkpoint=tmp_path / "run.safetensors", checkpoint_every=2)
+    ml.train(tune("lora"), BATCHES, steps=3, evaluate=lambda t: 7.0, callbacks=[diary], **settings)
+    steps = [("step", n, n) for n in (1, 2, 3)]
+    assert diary.moments == [
+        *steps[:2],
+        ("checkpoint", 2),
+        steps[2],
+        ("evaluation", 3, 7.0),
+        ("checkpoint", 3),
+        ("end", 3, ""),
+    ]
+
+
+def test_a_callback_ends_the_run_and_it_goes_on_to_the_same_bits(tmp_path):
+    """The evaluation and the checkpoint of the last step are those of the step where it ended."""
+    diary, path, whole = Diary(until=2), tmp_path / "run.safetensors", tune("lora")
+    settings = dict(steps=5, lr=0.01, schedule="cosine", checkpoint=path)
+    history = ml.train(tune("lora"), BATCHES, evaluate=lambda t: 7.0, callbacks=[diary], **settings)
+    assert len(history.losses) == 2 and history.evaluations == [(2, 7.0)]
+    assert diary.moments[-3:] == [("evaluation", 2, 7.0), ("checkpoint", 2), ("end", 2, "enough")]
+    resumed = tune("lora")
+    ml.train(resumed, BATCHES, resume=True, **settings)
+    ml.train(whole, BATCHES, **{**settings, "checkpoint": None})
+    assert same_bits(resumed.arrays, whole.arrays)
+
+
+@pytest.mark.parametrize(
+    "values, higher, least, ends",
+    [
+        ([3, 2, 2.5, 2.2, 1], False, 0.0, 4),
+        ([3, 2, 2.5, 1, 1, 1], False, 0.0, 6),
+        ([0.1, 0.3, 0.2, 0.3, 0.9], True, 0.0, 4),
+        ([3, 2.9, 2.8, 2, 1], False, 0.5, 3),
+        ([4, 3, 2, 1, 0], False, 0.0, None),
+        ([1, float("nan"), float("nan"), 0], False, 0.0, 3),
+    ],
+)
+def test_early_stopping(values, higher, least, ends):
+    stopping, left = EarlyStopping(2, higher=higher, least=least), iter(values)
+    history = ml.train(
+        tune("lora"),
+        BATCHES,
+        steps=len(values),
+        lr=0.0,
+        evaluate=lambda t: next(left),
+        evaluate_every=1,
+        callbacks=[stopping],
+    )
+    assert len(history.losses) == (ends or len(values))
+
+
+def test_a_log_goes_on_with_its_run(tmp_path):
+    path, log = tmp_path / "run.safetensors", tmp_path / "new" / "log.jsonl"
+    settings = dict(lr=0.01, checkpoint=path)
+    ml.train(tune("lora"), BATCHES, steps=2, **settings, callbacks=[Log(log)])
+    with log.open("a") as file:
+        file.write('{"step": 3, "loss": 1.0}\n{"step": 4, "lo')  # after the checkpoint, and cut off
+    more = ml.train(tune("lora"), BATCHES, steps=4, resume=True, **settings, callbacks=[Log(log)])
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["loss"] for line in lines] == more.losses
+    ml.train(tune("lora"), BATCHES, steps=1, lr=0.01, callbacks=[Log(log)])
+    assert len(log.read_text().splitlines()) == 1
+
+
+def test_tensorboard_s_package_is_asked_for_by_name(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard.summary", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install tensorboard"):
+        TensorBoard(tmp_path)
+
+
+def test_tensorboard_is_told_loss_rate_and_evaluation(tmp_path, monkeypatch):
+    """What its own writer is called with, as tensorboard 2.21 has it."""
+    told = []
+
+    class Writer:
+        def __init__(self, folder):
+            told.append(folder)
+
+        def add_scalar(self, tag, data, step):
+            told.append((tag, data, step))
+
+        def close(self):
+            told.append("closed")
+
+    monkeypatch.setitem(sys.modules, "tensorboard", types.ModuleType("tensorboard"))
+    summary = types.ModuleType("tensorboard.summary")
+    summary.Writer = Writer
+    monkeypatch.setitem(sys.modules, "tensorboard.summary", summary)
+    board = TensorBoard(tmp_path)
+    history = ml.train(
+        tune("lora"), BATCHES, steps=1, lr=0.01, evaluate=lambda t: 2.0, callbacks=[board]
+    )
+    assert told == [
+        str(tmp_path),
+        ("loss", history.losses[0], 1),
+        ("rate", 0.01, 1),
+        ("evaluation", 2.0, 1),
+        "closed",
+    ]
 
 
 # ---------------------------------------- divergence
@@ -523,33 +653,192 @@ def test_patterns_are_part_of_the_run(tmp_path, pattern):
         ml.train(tune("lora"), BATCHES, steps=5, lr=0.01, checkpoint=path, resume=True)
 
 
-@pytest.mark.parametrize(
-    "damage, says",
-    [
-        (lambda about, arrays: about.pop("steps"), "no steps in it"),
-        (lambda about, arrays: about.pop("history"), "no history in it"),
-        (lambda about, arrays: about["history"].pop("losses"), "no history.losses in it"),
-        (lambda about, arrays: about.pop("rank_pattern"), "rank_pattern is None"),
-        (lambda about, arrays: about.update(steps=-5), "of step -5"),
-        (lambda about, arrays: arrays.pop(next(k for k in arrays if k[0] == "m")), r"no m\."),
-        (lambda about, arrays: arrays.update({m_of(arrays): np.ones((3, 3))}), r"no m\."),
-        (lambda about, arrays: arrays[m_of(arrays)].fill(np.nan), r"no m\..* finite numbers"),
-    ],
-)
-def test_a_damaged_checkpoint_is_told_in_a_line(tmp_path, damage, says):
+def rewritten(path, damage, seal=True):
+    """The checkpoint again after damage(metadata, arrays); seal: with a right checksum."""
     from minilora.formats.safetensors import read_arrays, write_arrays
 
-    path = tmp_path / "run.safetensors"
-    saved_run(path)
     arrays, about = read_arrays(path)
     inner = json.loads(about[checkpoints.ABOUT])
     arrays = {k: a.copy() for k, a in arrays.items()}
     damage(inner, arrays)
-    write_arrays(path, arrays, {checkpoints.ABOUT: json.dumps(inner)})
+    about[checkpoints.ABOUT] = json.dumps(inner)
+    if seal:
+        about[checkpoints.CHECKSUM] = checkpoints.checksum(arrays, about[checkpoints.ABOUT])
+    write_arrays(path, arrays, about)
+
+
+def of(arrays, start, end=""):
+    """The first of the arrays' names that starts and ends so."""
+    return next(k for k in arrays if k.startswith(start) and k.endswith(end))
+
+
+def replace_by(start, end, make):
+    """Damage: another array in the place of the one whose name starts and ends so."""
+
+    def damage(about, arrays):
+        name = of(arrays, start, end)
+        arrays[name] = make(arrays[name])
+
+    return damage
+
+
+DAMAGES = {
+    "no steps": ("lora", lambda about, arrays: about.pop("steps"), "no steps in it"),
+    "no history": ("lora", lambda about, arrays: about.pop("history"), "no history in it"),
+    "no losses": (
+        "lora",
+        lambda about, arrays: about["history"].pop("losses"),
+        "no history.losses in it",
+    ),
+    "no pattern": ("lora", lambda about, arrays: about.pop("rank_pattern"), "rank_pattern is None"),
+    "negative step": ("lora", lambda about, arrays: about.update(steps=-5), "of step -5"),
+    "a step of 400 digits": (
+        "lora",
+        lambda about, arrays: about.update(steps=10**400),
+        "steps is a number of more than 64 bits",
+    ),
+    "no moment": ("lora", lambda about, arrays: arrays.pop(of(arrays, "m.")), r"no m\."),
+    "moment of a shape": ("lora", replace_by("m.", "", lambda a: np.ones((3, 3))), r"no m\."),
+    "moment of a dtype": (
+        "lora",
+        replace_by("v.", "", lambda a: a.astype(np.float32)),
+        r"no v\..* float64, found .* float32",
+    ),
+    "moment of NaN": ("lora", replace_by("m.", "", lambda a: a * np.nan), r"m\..* not finite"),
+    "negative squares": (
+        "lora",
+        replace_by("v.", "", lambda a: a - 1),
+        r"v\..*, a mean of squares, has the negative number -",
+    ),
+    "a row less of A": (
+        "vera",
+        replace_by("array.base_model.vera_A", "", lambda a: a[:1, :1]),
+        r"no array.base_model.vera_A of \(3, 24\)",
+    ),
+    "a frozen A of NaN": (
+        "lora_fa",
+        replace_by("array.", "lora_A.weight", lambda a: a * np.nan),
+        "lora_A.weight has numbers that are not finite",
+    ),
+    "a scaling": (
+        "lora",
+        lambda about, arrays: arrays.update(
+            {of(arrays, "array.", "lora_A.weight").replace("lora_A.weight", "s"): np.ones(())}
+        ),
+        r"its array array\..*\.s has no place",
+    ),
+    "a weight that did not move": (
+        "delta_lora",
+        lambda about, arrays: arrays.pop(of(arrays, "array.", "base_layer.weight")),
+        "no array.*base_layer.weight",
+    ),
+    "one start factor less": (
+        "delta_lora",
+        lambda about, arrays: arrays.pop(of(arrays, "array.", "A_start")),
+        "no array.*A_start",
+    ),
+    "a start factor of a shape": (
+        "delta_lora",
+        replace_by("array.", "B_start", lambda a: a[:1]),
+        "no array.*B_start",
+    ),
+    "a loss less": (
+        "lora",
+        lambda about, arrays: about["history"]["losses"].pop(),
+        "history.losses has 2 entries, it is of step 3",
+    ),
+    "a step more": (
+        "lora",
+        lambda about, arrays: about.update(steps=4),
+        "history.losses has 3 entries, it is of step 4",
+    ),
+    "an evaluation of a later step": (
+        "lora",
+        lambda about, arrays: about["history"].update(evaluations=[[4, 0.5]]),
+        r"history.evaluations\[0\] is \[4, 0.5\]",
+    ),
+    "an evaluation of no step": (
+        "lora",
+        lambda about, arrays: about["history"].update(evaluations=[["a", 0.5]]),
+        r"history.evaluations\[0\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("name, damage, says", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_checkpoint_is_told_in_a_line(tmp_path, name, damage, says):
+    """Also one whose checksum is right: a file is a stranger's as long as it is not checked."""
+    path = tmp_path / "run.safetensors"
+    ml.train(tune(name), BATCHES, steps=3, lr=0.01, checkpoint=path)
+    rewritten(path, damage)
+    tuned = tune(name)
+    before = copies(tuned.arrays)
     with pytest.raises(ValueError, match=says) as found:
-        ml.train(tune("lora"), BATCHES, steps=5, lr=0.01, checkpoint=path, resume=True)
+        ml.train(tuned, BATCHES, steps=5, lr=0.01, checkpoint=path, resume=True)
     assert str(path) in str(found.value) and "\n" not in str(found.value)
+    assert same_bits(tuned.arrays, before)
 
 
-def m_of(arrays):
-    return next(k for k in arrays if k.startswith("m."))
+ADAPTER_DAMAGES = {
+    "not sealed": (lambda about, arrays: about["history"]["losses"].pop(), "damaged: its checksum"),
+    "a rank of 10¹²": (lambda about, arrays: about.update(rank=10**12), "no array.*1000000000000"),
+    "a method of none": (lambda about, arrays: about.update(method="lor"), "did you mean"),
+    "no base": (lambda about, arrays: about.pop("base"), "no base in it"),
+    "a moment less": (lambda about, arrays: arrays.pop(of(arrays, "v.")), r"no v\."),
+    "a moved W of NaN": (
+        replace_by("array.", "base_layer.weight", lambda a: a * np.nan),
+        "base_layer.weight has numbers that are not finite",
+    ),
+    "one start factor less": (
+        lambda about, arrays: arrays.pop(of(arrays, "array.", "A_start")),
+        "no array.*A_start",
+    ),
+    "an array too many": (
+        lambda about, arrays: arrays.update(x=np.ones(1)),
+        "its array x has no place",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage, says", ADAPTER_DAMAGES.values(), ids=ADAPTER_DAMAGES)
+def test_a_damaged_checkpoint_is_no_adapter(tmp_path, damage, says):
+    """What is checked before a run goes on is checked before its adapter is used."""
+    path = tmp_path / "run.safetensors"
+    ml.train(tune("delta_lora"), BATCHES, steps=3, lr=0.01, checkpoint=path)
+    ml.load_adapter(base(), path)
+    rewritten(path, damage, seal="checksum" not in says)
+    with pytest.raises(ValueError, match=says) as found:
+        ml.load_adapter(base(), path)
+    assert str(found.value).count(str(path)) == 1 and "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("place", ["losses", "A"])
+def test_a_changed_number_is_noticed(tmp_path, place):
+    path = tmp_path / "run.safetensors"
+    saved_run(path)
+
+    def damage(about, arrays):
+        if place == "losses":
+            about["history"]["losses"][0] += 1e-9
+        else:
+            name = of(arrays, "array.", "lora_A.weight")
+            arrays[name][0, 0] = np.nextafter(arrays[name][0, 0], 1)
+
+    rewritten(path, damage, seal=False)
+    with pytest.raises(ValueError, match=r"damaged: its checksum is '[0-9a-f]{8}', its contents"):
+        ml.train(tune("lora"), BATCHES, steps=5, lr=0.01, checkpoint=path, resume=True)
+
+
+@pytest.mark.parametrize(
+    "field, value, says",
+    [
+        ("kernels", "others", "kernels: 'others' when it was saved"),
+        ("blas_threads", 77, "BLAS threads: 77 when it was saved"),
+    ],
+)
+def test_a_run_of_another_machine_goes_on_with_a_warning(tmp_path, field, value, says):
+    path = tmp_path / "run.safetensors"
+    saved_run(path)
+    rewritten(path, lambda about, arrays: about.update({field: value}))
+    with pytest.warns(UserWarning, match=f"{says}.*not to the same bits"):
+        ml.train(tune("lora"), BATCHES, steps=5, lr=0.01, checkpoint=path, resume=True)

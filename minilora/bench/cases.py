@@ -1,5 +1,6 @@
 """What is timed: sizes of Llama, and each technique as it is attached to them."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,6 +78,20 @@ def batch(of: Size) -> Batch:
     targets = np.full_like(ids, IGNORED)
     targets[:, :-1] = ids[:, 1:]
     return ids, targets
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is trained, on which batches, and how."""
+
+    tuned: Tuned
+    batches: Sequence[Batch]  # cycled
+    recipe: Mapping[str, Any]  # keywords of `train`: lr and others
+
+
+def full_batches(of: Size, case: Case, lr: float) -> Training:
+    """The case on a model of random weights and one batch without padding."""
+    return Training(make(of, case), [batch(of)], {"lr": lr})
 
 
 def flops(of: Size, case: Case) -> float:

@@ -36,8 +36,9 @@ def measured(axis: str, values: Sequence[int], rounds: int, seconds: float) -> l
     trains, points = [], []
     for value in values:
         size, case = size_of(**{**START, axis: value})
-        tuned = cases.make(size, case)
-        trains.append(ours(tuned, cases.batch(size), LR))
+        training = cases.full_batches(size, case, LR)
+        tuned = training.tuned
+        trains.append(ours(training))
         points.append(
             {
                 "value": value,

@@ -11,7 +11,10 @@ from .turns import OURS, REST, SIDES, UNIT, Settings, Side
 BASE = "lora"  # the case that the others are compared with
 LR = 1e-3
 CHECKED = 4  # steps whose losses must agree
-TOLERANCE = 2e-4  # of a loss
+NEAR, TOLERANCE = 10, 2e-4  # in the first 10 steps, of the loss of the step
+# Two programs round differently, and a long training makes the difference grow, while the loss
+# itself becomes small. So later losses are compared with the first one.
+LATER = 0.02  # after these steps, of the first loss
 
 
 def against_torch(settings: Settings, tell: Callable[[dict], None]) -> list[dict[str, Any]]:
@@ -44,7 +47,7 @@ def _one(size: str, case: str, settings: Settings) -> dict[str, Any]:
         for side in sides:
             _start(side, size, case, threads)
         losses = {side.name: side.ask("training.losses", n=CHECKED) for side in sides}
-        _check(case, losses)
+        check(case, losses)
         rounds = _in_turn(sides, settings)
         memory = {side.name: side.ask("training.memory") for side in sides}
         peak = sides[0].ask("machine.tile_flops")
@@ -120,18 +123,25 @@ def _in_turn(sides: Sequence[Side], settings: Settings) -> turns.Rounds:
     return turns.in_turn(sides, settings.rounds, ask)
 
 
-def _check(case: str, losses: dict[str, Sequence[float]]) -> None:
-    """Raises ValueError unless all sides had the same losses, step by step.
+def check(case: str, losses: dict[str, Sequence[float]]) -> dict[str, float]:
+    """The largest difference of each other side's losses from ours, as a share of the first loss.
 
-    PEFT has no technique that moves weights: its LoRA stands in, and only the first loss is equal.
+    Raises ValueError unless the losses agree, step by step. PEFT has no technique that moves
+    weights: its LoRA stands in, and only the first loss is equal and compared. On the matrix unit
+    such a training is compared for NEAR steps: moving weights makes a rounding grow fast.
     """
     moves_weights = METHODS[cases.CASES[case].method].after_step is not None
     ours, *others = losses
+    largest = dict.fromkeys(others, 0.0)
     for other in others:
-        steps = 1 if moves_weights and other != UNIT else CHECKED
+        steps = (NEAR if other == UNIT else 1) if moves_weights else None
+        first = abs(losses[other][0])
         for step, (a, b) in enumerate(zip(losses[ours][:steps], losses[other][:steps]), 1):
-            if not abs(a - b) <= TOLERANCE * abs(b):
+            apart = abs(a - b)
+            if not apart <= (TOLERANCE * abs(b) if step <= NEAR else LATER * first):
                 raise ValueError(
                     f"{case}: step {step}: the loss is {a:.6f} here, {b:.6f} in {other}; "
                     "both must compute the same before they are timed"
                 )
+            largest[other] = max(largest[other], apart / first)
+    return largest

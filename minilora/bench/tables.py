@@ -5,7 +5,7 @@ from typing import Any
 
 from . import cases
 from .steps import shares_of_peak
-from .turns import OURS, SIDES, UNIT
+from .turns import OURS, PACKED, PADDED, SIDES, UNIT
 
 Record = Mapping[str, Any]
 Column = tuple[str, int, Callable[[Record], str]]  # head, width, record -> cell
@@ -42,6 +42,30 @@ def _exponent(of: str) -> Callable[[Record], str]:
     return lambda r: f"{r['exponents'][of]:.2f}"
 
 
+def _seconds(side: str) -> Callable[[Record], str]:
+    """Of all steps."""
+    return lambda r: f"{r['sides'][side]['seconds']:.2f}" if side in r["sides"] else "–"
+
+
+def _rows(which: str) -> Callable[[Record], str]:
+    return lambda r: f"{r['rows'][which]:.0f}"
+
+
+ON_MASKED: Sequence[Column] = (
+    ("batches", 15, lambda r: r["training"]),
+    ("technique", 17, lambda r: cases.CASES[r["case"]].title),
+    ("rows", 5, _rows("all")),
+    ("matter", 6, _rows("matter")),
+    ("targets", 7, _rows("targets")),
+    ("steps", 5, lambda r: str(r["steps"])),
+    ("s here", 7, _seconds(OURS)),
+    ("padded", 7, _seconds(PADDED)),
+    ("packed", 7, _seconds(PACKED)),
+    ("padded / here", 19, lambda r: _ratio(r["ratios"][PADDED])),
+    ("packed / here", 19, lambda r: _ratio(r["ratios"][PACKED])),
+    ("amx", 7, _seconds(UNIT)),
+    ("losses apart", 12, lambda r: f"{max(r['apart'].values()):.0e}"),
+)
 WAYS = ("three loops", "reordered", "tiled", "register tile", "BLAS")  # of a product
 COLUMNS: dict[str, Sequence[Column]] = {
     "kernels": (
@@ -67,6 +91,8 @@ COLUMNS: dict[str, Sequence[Column]] = {
         ("memory", 7, lambda r: _share(r["ratios"].get("memory above import"))),
         ("process", 7, lambda r: _share(r["ratios"].get("memory of the process"))),
     ),
+    "words": ON_MASKED,
+    "instructions": ON_MASKED,
     "methods": (
         ("technique", 17, lambda r: cases.CASES[r["case"]].title),
         ("ms", 8, lambda r: _ms(r["median"])),
@@ -136,10 +162,8 @@ def about(facts: Record) -> str:
 def closing(part: str, measured: Any) -> Iterator[str]:
     """The lines below the table of a part; in place of it where nothing was measured."""
     if not measured:
-        yield {
-            "steps": "PyTorch and PEFT are not installed: no comparison with them",
-            "ladder": "Numba's kernels are not in use: no ladder",
-        }[part]
+        without = "PyTorch and PEFT are not installed: no comparison with them"
+        yield "Numba's kernels are not in use: no ladder" if part == "ladder" else without
     elif part in ("kernels", "ladder"):
         yield from (_below_kernels if part == "kernels" else _below_ladder)(measured)
 

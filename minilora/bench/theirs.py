@@ -11,26 +11,42 @@ import numpy as np
 import torch
 
 from ..llama.model import Llama
+from ..llama.rows import last_targets
+from ..ops.loss import IGNORED
+from ..tuning.optim import learning_rate
 from ..tuning.storage import save_adapter
-from .cases import Batch, Tuned
-from .turns import SIDES, Train
+from .cases import Training, Tuned
+from .turns import PACKED, PADDED, SIDES, Train
+
+ATTENTION = {SIDES[2]: "eager", PACKED: "each_sequence"}  # the others: "sdpa"
 
 
-def theirs(tuned: Tuned, batch: Batch, lr: float, side: str, threads: int) -> Train:
-    """Training steps in PyTorch; side: one of torch's in SIDES."""
+def theirs(training: Training, side: str, threads: int) -> Train:
+    """Training steps in PyTorch; side: one of torch's in SIDES, PADDED or PACKED.
+
+    What the model is given is made before, as a loader in another process would do.
+    """
     torch.set_num_threads(threads)
-    model = _adapted(_llama(tuned.base, "eager" if side == SIDES[2] else "sdpa"), tuned)
+    tuned, recipe = training.tuned, dict(training.recipe)
+    model = _adapted(_llama(tuned.base, ATTENTION.get(side, "sdpa")), tuned)
     if side == SIDES[3]:
         _through_onednn(model)
-    ids = torch.from_numpy(batch[0])  # transformers makes the targets of them
-    optimizer = torch.optim.AdamW(_groups(model, tuned, lr), lr=lr, weight_decay=0.0, fused=True)
+    given = [GIVEN.get(side, _whole)(*batch) for batch in training.batches]
+    names = {"betas", "weight_decay"} & recipe.keys()
+    about = {"weight_decay": 0.0, **{name: recipe.pop(name) for name in names}}
+    clip, trained = recipe.pop("clip", None), [p for p in model.parameters() if p.requires_grad]
 
-    def steps(n):
+    def steps(n, first=0):
+        optimizer = torch.optim.AdamW(_groups(model, tuned), fused=True, **about)
         losses, seconds = [], []
-        for _ in range(n):
+        for step in range(n):
             start = time.perf_counter()
-            loss = model(input_ids=ids, labels=ids).loss
+            for group in optimizer.param_groups:
+                group["lr"] = group["ratio"] * learning_rate(step + 1, steps=n, **recipe)
+            loss = model(**given[(first + step) % len(given)]).loss
             loss.backward()
+            if clip is not None:
+                torch.nn.utils.clip_grad_norm_(trained, clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             losses.append(loss.item())
@@ -40,11 +56,63 @@ def theirs(tuned: Tuned, batch: Batch, lr: float, side: str, threads: int) -> Tr
     return steps
 
 
+def _whole(ids, targets) -> dict[str, Any]:
+    """A batch without padding: transformers makes the targets of the tokens."""
+    ids = torch.from_numpy(ids)
+    return {"input_ids": ids, "labels": ids}
+
+
+def _padded(ids, targets) -> dict[str, Any]:
+    """A batch as a collator gives it: whole sequences, so each has one token more than here.
+
+    transformers shifts the labels itself: a label is the token of its own place.
+    """
+    N, T = ids.shape
+    labels = np.full((N, T + 1), IGNORED)
+    labels[:, 1:] = targets
+    tokens = np.where(labels != IGNORED, labels, np.pad(ids, ((0, 0), (0, 1))))
+    mask = np.arange(T + 1) <= last_targets(targets)[:, None]
+    arrays = {"input_ids": tokens, "attention_mask": mask.astype(int), "labels": labels}
+    return {name: torch.from_numpy(a) for name, a in arrays.items()}
+
+
+def _packed(ids, targets) -> dict[str, Any]:
+    """All sequences in one row, without padding; logits only where a target counts."""
+    lengths = last_targets(targets)
+    kept = np.arange(ids.shape[1]) < lengths[:, None]
+    counts = targets[kept] != IGNORED
+    labels = torch.from_numpy(targets[kept][counts][None])
+    return {
+        "input_ids": torch.from_numpy(ids[kept][None]),
+        "position_ids": torch.from_numpy(np.nonzero(kept)[1][None]),
+        "logits_to_keep": torch.from_numpy(np.flatnonzero(counts)),
+        "labels": labels,
+        "shift_labels": labels,
+        "lengths": lengths.tolist(),  # for _each_sequence
+    }
+
+
+GIVEN = {PADDED: _padded, PACKED: _packed}  # the others: _whole
+
+
+def _each_sequence(module, q, k, v, mask, lengths=(), scaling=None, **_):
+    """Causal attention inside each sequence of a row.   q, k, v (1, heads, M, D).
+
+    The block-diagonal mask without its zeros: on processors torch has neither attention over
+    sequences of several lengths nor a backward of flex_attention.
+    """
+    parts = zip(*(x.split(lengths, dim=2) for x in (q, k, v)))
+    attention = torch.nn.functional.scaled_dot_product_attention
+    done = [attention(*p, is_causal=True, scale=scaling, enable_gqa=True) for p in parts]
+    return torch.cat(done, dim=2).transpose(1, 2), None
+
+
 def _llama(base: Llama, attention: str) -> Any:
     """transformers' model with the weights of base, in float32."""
     import transformers
 
     transformers.logging.set_verbosity_error()
+    transformers.AttentionInterface.register("each_sequence", _each_sequence)
     fields = {k: v for k, v in vars(base.config).items() if k != "rope_theta"}
     rope = {"rope_type": "default", "rope_theta": base.config.rope_theta}
     settings = transformers.LlamaConfig(
@@ -72,8 +140,10 @@ def _adapted(model, tuned: Tuned) -> Any:
     return model.train()
 
 
-def _groups(model, tuned: Tuned, lr: float) -> list[dict[str, Any]]:
-    """What trains, in groups of one learning rate; PEFT calls the argument B of a layer lora_B."""
+def _groups(model, tuned: Tuned) -> list[dict[str, Any]]:
+    """What trains, in groups of one ratio of the learning rate; PEFT calls the argument B of a
+    layer lora_B.
+    """
     rule = tuned.record.lr_scale
     ratios = rule(tuned.options) if rule else {}
     groups: dict[float, list] = {}
@@ -81,7 +151,7 @@ def _groups(model, tuned: Tuned, lr: float) -> list[dict[str, Any]]:
         if weight.requires_grad:
             mine = [ratio for argument, ratio in ratios.items() if f".lora_{argument}." in name]
             groups.setdefault(mine[0] if mine else 1.0, []).append(weight)
-    return [{"params": weights, "lr": lr * ratio} for ratio, weights in groups.items()]
+    return [{"params": weights, "ratio": ratio} for ratio, weights in groups.items()]
 
 
 def _through_onednn(model) -> None:

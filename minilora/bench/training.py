@@ -1,56 +1,84 @@
 """The training that a worker times: ours, or the one in PyTorch."""
 
+import gc
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ..support.files import find
 from ..tuning.train import train
-from . import cases, machine, turns
+from . import cases, machine, masked, turns
 
 _now: dict[str, Any] = {}  # of this worker: its training, and its bytes of memory before that
 
 
-def ours(tuned: cases.Tuned, batch: cases.Batch, lr: float) -> turns.Train:
+def ours(training: cases.Training) -> turns.Train:
     """Training steps in this package."""
 
-    def steps(n):
-        history = train(tuned, [batch], steps=n, lr=lr, progress=False)
+    def steps(n, first=0):
+        batches = [training.batches[k % len(training.batches)] for k in range(first, first + n)]
+        history = train(training.tuned, batches, steps=n, progress=False, **training.recipe)
         return history.losses, history.seconds
 
     return steps
 
 
 def start(side: str, size: str, case: str, lr: float, threads: int) -> None:
-    """Make the training of a side; the functions below are about it.
+    """Make the training of a side on one batch without padding; what follows is about it."""
+    of, attached = find("size", size, cases.SIZES), find("case", case, cases.CASES)
+    toy = cases.SIZES["toy"]
+    _make(
+        side,
+        threads,
+        lambda: cases.full_batches(toy, attached, lr),
+        lambda: cases.full_batches(of, attached, lr),
+    )
 
-    One step of a toy comes first: what is loaded or compiled at the first use is then no part of
+
+def start_masked(side: str, which: str, case: str, threads: int) -> dict[str, float]:
+    """Make the training of a side on batches with padding: see `masked.TRAININGS`.
+
+    Returns how many rows a batch has, in the mean: see `masked.rows`.
+    """
+    attached, make = find("case", case, cases.CASES), find("training", which, masked.TRAININGS)
+    training = make(attached)
+    _make(side, threads, lambda: masked.TRAININGS["toy"](attached), lambda: training)
+    return masked.rows(training.batches)
+
+
+def _make(side, threads, toy: Callable[[], cases.Training], real: Callable[[], cases.Training]):
+    """One step of a toy comes first: what is loaded or compiled at the first use is then no part of
     what is measured.
     """
 
-    def make(of) -> turns.Train:
-        tuned, batch = cases.make(of, attached), cases.batch(of)
-        if side not in turns.SIDES[1:]:
-            return ours(tuned, batch, lr)
+    def begin(training) -> turns.Train:
+        if side not in (*turns.SIDES[1:], turns.PADDED, turns.PACKED):
+            return ours(training)
         from .theirs import theirs
 
-        return theirs(tuned, batch, lr, side, threads)
+        return theirs(training, side, threads)
 
-    of, attached = find("size", size, cases.SIZES), find("case", case, cases.CASES)
-    make(cases.SIZES["toy"])(1)
+    _now.clear()
+    gc.collect()  # a worker that had a training before gives its memory back
+    begin(toy())(1)
     _now["baseline"] = machine.resident().get("now")
-    _now["train"] = make(of)
+    _now["train"], _now["next"] = begin(real()), 0
     machine.forget_peak()
 
 
 def losses(n: int) -> list[float]:
-    """The loss before each of n steps."""
+    """The loss before each of the first n steps."""
     return _now["train"](n)[0]
 
 
 def timed(n: int) -> turns.Times:
-    """The times of n steps; one more runs before them, which wakes up the pool of threads."""
-    before = time.process_time()
-    wall = _now["train"](n + 1)[1]
+    """The times of the next n steps; one more, on the batch before them, runs first.
+
+    It wakes up the pool of threads.
+    """
+    before, first = time.process_time(), _now["next"]
+    _now["next"] += n
+    wall = _now["train"](n + 1, first - 1)[1]
     return turns.times_of(wall[1:], (time.process_time() - before) / (n + 1))
 
 

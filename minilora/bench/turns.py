@@ -17,12 +17,15 @@ from ..methods import DEFAULT
 
 OURS = "minilora"
 SIDES = (OURS, "torch sdpa", "torch eager", "torch oneDNN")  # of a comparison of steps
+PADDED, PACKED = "torch padded", "torch packed"  # of a comparison on batches with padding
 UNIT = "minilora amx"  # ours again, with the large products on the matrix unit
 REST = 0.3  # seconds: the idle threads of a pool keep a core busy for up to 0.2
 THREADS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
-Train = Callable[[int], tuple[list[float], list[float]]]  # n steps -> their losses, wall seconds
-Times = dict[str, float]  # of a step or a call, in seconds: median, least, cpu; steps: how many
+Train = Callable[..., tuple[list[float], list[float]]]  # (n steps, first=0: the batch that they
+# begin with) -> their losses, their wall seconds
+Times = dict[str, float]  # of a step or a call, in seconds: median, least, cpu; total: of all of
+# them; steps: how many
 Rounds = dict[str, list[Times]]  # side -> its times in each round
 
 
@@ -37,6 +40,8 @@ class Settings:
     threads: int = 0  # of each side; 0: as many as cores
     python: str = ""  # a Python that has torch; "": this one
     sides: tuple[str, ...] = SIDES
+    instructed: tuple[str, ...] = ("lora",)  # the cases of the part "instructions"
+    quick: bool = False  # small models, few steps
 
     def number_of_threads(self) -> int:
         """Threads of each side."""
@@ -120,7 +125,13 @@ def in_turn(sides: Sequence[Side], rounds: int, ask: Callable[[Side], Times]) ->
 
 def times_of(wall: Sequence[float], cpu: float) -> Times:
     """The times of one turn; cpu: processor seconds of one step."""
-    return {"median": statistics.median(wall), "least": min(wall), "cpu": cpu, "steps": len(wall)}
+    return {
+        "median": statistics.median(wall),
+        "least": min(wall),
+        "total": sum(wall),
+        "cpu": cpu,
+        "steps": len(wall),
+    }
 
 
 def summary(times: Sequence[Times]) -> Times:

@@ -6,6 +6,8 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..support.terminal import encodable
+
 MARKS = {"passed": ("✓", "#009E73"), "failed": ("✗", "#D55E00"), "open": ("○", "#7F7F7F")}
 
 
@@ -66,5 +68,5 @@ class Verdict:
 def show(verdict: Verdict) -> Verdict:
     """Print a verdict in a script; a notebook and a prompt display it themselves."""
     if not hasattr(sys, "ps1"):  # a prompt
-        print(verdict)
+        print(encodable(str(verdict)))
     return verdict

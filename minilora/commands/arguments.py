@@ -7,14 +7,17 @@ from typing import Any
 
 from ..methods import DEFAULT, METHODS
 from ..support.files import nearest
-from ..tuning.choices import find_method
+from ..tuning.choices import describe_options, find_method
 
 
 def command(
-    commands, name: str, function: Callable[[argparse.Namespace], None], summary: str
+    commands, name: str, function: Callable[[argparse.Namespace], None]
 ) -> argparse.ArgumentParser:
-    """Add a command, which calls the function with its arguments; returns the command's parser."""
-    p = commands.add_parser(name, help=summary, description=summary)
+    """Let a command call the function with its arguments; returns the command's parser.
+
+    What it does, in words, stands in `COMMANDS`.
+    """
+    p = commands.add_parser(name)
     p.set_defaults(command=function)
     return p
 
@@ -29,8 +32,14 @@ def adapter_options(
     p.add_argument("--rank", type=int, help="rank of the adapter")
     p.add_argument("--targets", type=names, help="q_proj,v_proj,… or all-linear")
     p.add_argument(
-        "--option", action="append", default=[], metavar="NAME=VALUE", help="of the method"
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the method: see below",
     )
+    p.formatter_class = argparse.RawDescriptionHelpFormatter  # the epilog keeps its lines
+    p.epilog = f"what a method takes, with its default:\n\n{describe_options()}"
 
 
 def names(text: str) -> tuple[str, ...] | str:

@@ -7,12 +7,12 @@ from typing import Any
 from ..support.values import whole
 from .arguments import command
 
-PARTS = ("kernels", "steps", "methods", "growth", "ladder")
+PARTS = ("kernels", "steps", "words", "instructions", "methods", "growth", "ladder")
 
 
 def add(commands) -> None:
     """Put the command on the parser."""
-    p = command(commands, "bench", bench, "time kernels and steps, beside NumPy and PyTorch")
+    p = command(commands, "bench", bench)
     p.add_argument(
         "parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (all where none is named)"
     )
@@ -55,7 +55,14 @@ def settings_of(a: argparse.Namespace):
         for name in names:
             find(what, name, tables[what])
     return turns.Settings(
-        tuple(sizes), tuple(chosen), rounds, seconds, threads, python=a.peer_python
+        tuple(sizes),
+        tuple(chosen),
+        rounds,
+        seconds,
+        threads,
+        python=a.peer_python,
+        instructed=tuple(a.cases or turns.Settings.instructed),
+        quick=a.quick,
     )
 
 
@@ -91,13 +98,15 @@ def _show(record, parts) -> None:
 
 def _run(part, settings, out):
     """Measure a part; print each record when it is measured; draw the part's figure."""
-    from ..bench import figures, growth, kernels, ladder, steps, tables
+    from ..bench import figures, growth, kernels, ladder, masked, steps, tables
     from ..support.files import write_atomically
     from ..support.plots import png
 
     measures: dict[str, Any] = {
         "kernels": kernels.compared,
         "steps": steps.against_torch,
+        "words": masked.on_words,
+        "instructions": masked.on_instructions,
         "methods": steps.among_ourselves,
         "growth": growth.all_axes,
         "ladder": ladder.climbed,

@@ -5,13 +5,8 @@ from .arguments import command
 
 def add(commands) -> None:
     """Put these commands on the parser."""
-    command(
-        commands,
-        "gradcheck",
-        print_gradients,
-        "check every pair's backward against finite differences",
-    )
-    command(commands, "doctor", print_machine, "what this machine has, and whether the twins agree")
+    command(commands, "gradcheck", print_gradients)
+    command(commands, "doctor", print_machine)
 
 
 def print_gradients(a) -> None:

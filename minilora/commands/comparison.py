@@ -1,10 +1,15 @@
 """compare, tune, report: techniques on the same words; pretrain: the base of the word lab."""
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 from ..methods import DEFAULT, METHODS
-from ..support.files import make_folder, nearest
+from ..support.files import make_folder, nearest, replacing
+from ..support.locks import using
+from ..support.plots import rows
+from ..support.terminal import width
 from ..support.values import whole
 from ..tuning.choices import find_method
 from .arguments import command, given, names, read_number, read_whole
@@ -12,8 +17,7 @@ from .arguments import command, given, names, read_number, read_whole
 
 def add(commands) -> None:
     """Put these commands on the parser."""
-    about = "all methods on the same words: who learned what, at what cost"
-    p = command(commands, "compare", compare, about)
+    p = command(commands, "compare", compare)
     _comparison_options(p)
     _out(p, "runs/compare", "folder for the results")
     p.add_argument(
@@ -24,16 +28,16 @@ def add(commands) -> None:
         "--jobs", type=int, help="runs side by side, one thread each (one a core; a large model: 1)"
     )
 
-    p = command(commands, "tune", tune, "the sweep of learning rates on validation words")
+    p = command(commands, "tune", tune)
     _comparison_options(p)
     _out(p, "runs/tuning.json", "the record; a new one starts as a copy of the built-in one")
     rates = "learning rates to try: 1e-3,1e-2 (eleven)"
     p.add_argument("--grid", type=lambda text: text.split(","), help=rates)
 
-    p = command(commands, "report", report, "draw the figures and the page of a comparison again")
+    p = command(commands, "report", report)
     p.add_argument("folder", type=Path, help="a folder made by compare")
 
-    p = command(commands, "pretrain", pretrain, "make the word lab's base from its words")
+    p = command(commands, "pretrain", pretrain)
     _out(p, "runs/base", "folder of the model")
     p.add_argument("--steps", type=int, help="optimizer steps")
     p.add_argument("--seed", type=int, help="of the weights and the order of the words")
@@ -45,6 +49,9 @@ def _out(p, default, what):
 
 def _comparison_options(p):
     all_methods, usual = ",".join(METHODS), ",".join(DEFAULT)
+    wide = ", ".join(
+        f"{r.title}'s {r.default_rank}" for r in METHODS.values() if r.rank_above_width
+    )
     default = "all" if all_methods == usual else usual
     p.add_argument(
         "--task", default="past", help="of the word lab, or category, SmolLM2's (%(default)s)"
@@ -59,7 +66,7 @@ def _comparison_options(p):
         action="append",
         default=[],
         metavar="R or METHOD=R",
-        help="rank, or one method's own (4, category 8; vera=256)",
+        help=f"rank of all but {wide} (4, category 8), or one method's own",
     )
     p.add_argument("--targets", type=names, help="q_proj,v_proj,… or all-linear (q_proj,v_proj)")
     p.add_argument("--steps", type=int, help="optimizer steps (150; category: 60)")
@@ -96,23 +103,44 @@ def compare(a) -> None:
     from ..lab import compare as comparison
     from ..lab import rates
     from ..lab import report as pages
+    from ..tuning.storage import ARRAYS, CONFIG
 
     settings, lr = settings_of(a), _given_rates(a.lr)
     if a.rates is not None and not a.rates.is_file():
         raise FileNotFoundError(f"{a.rates}: no such file; wanted a record of minilora tune")
-    make_folder(a.out)
-    results = comparison.compare(
-        settings,
-        lr,
-        a.out,
-        report=lambda name, row: print(pages.progress_line(row), flush=True),
-        ready=lambda: print(pages.opening(settings), flush=True),
-        record=rates.read(a.rates),
-        jobs=a.jobs,
-    )
-    pages.write_all(results, a.out)
-    print(pages.table(results))
+    so_far: dict[str, Any] = {}
+    stopped = ""
+    with using(a.out), replacing(a.out, remove=(CONFIG, ARRAYS)) as folder:
+        try:
+            so_far = comparison.compare(
+                settings,
+                lr,
+                folder,
+                report=lambda name, row: print(pages.progress_line(row), flush=True),
+                ready=lambda: print(pages.opening(settings, width()), flush=True),
+                record=rates.read(a.rates),
+                jobs=a.jobs,
+                keep=so_far.update,
+            )
+        except KeyboardInterrupt:
+            if not so_far.get("methods"):
+                raise
+            done, wanted = len(rows(so_far)), len(comparison.rows(settings))
+            stopped = f"stopped; {done} of {wanted} rows are in {a.out}"
+        if stopped:
+            _remove_unfinished(folder / "adapters", so_far["methods"])
+        pages.write_all(so_far, folder)
+    print(pages.table(so_far, width()))
+    if stopped:
+        raise KeyboardInterrupt(stopped)
     print(f"\nwritten to {a.out}: results.json, report.html, {', '.join(pages.FIGURES)}, adapters/")
+
+
+def _remove_unfinished(adapters: Path, finished) -> None:
+    """Remove the adapters of rows that have no results, since not all of their seeds were run."""
+    for folder in adapters.iterdir():
+        if folder.name not in finished:
+            shutil.rmtree(folder)
 
 
 def _given_rates(texts) -> dict[str, float]:
@@ -121,7 +149,11 @@ def _given_rates(texts) -> dict[str, float]:
 
     rates = {}
     for text in texts:
-        name, _, value = text.partition("=")
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(
+                f"--lr: got {text!r}, wanted METHOD=RATE, as lora={text}: each has its own rate"
+            )
         if name not in (*METHODS, SCRATCH):
             raise nearest("method", name, [*METHODS, SCRATCH])
         try:
@@ -165,8 +197,9 @@ def report(a) -> None:
     from ..lab import report as pages
 
     results = pages.read_results(a.folder)
-    pages.write_all(results, a.folder)
-    print(pages.table(results))
+    with using(a.folder):
+        pages.write_all(results, a.folder)
+    print(pages.table(results, width()))
 
 
 def pretrain(a) -> None:
@@ -176,5 +209,5 @@ def pretrain(a) -> None:
     own = given(a, "steps", "seed")
     for name, value in own.items():
         whole(f"--{name}", value, 1 if name == "steps" else 0)
-    make_folder(a.out)
-    print(json.dumps(base.pretrain(base.Recipe(**own), a.out), indent=1))
+    with using(a.out):
+        print(json.dumps(base.pretrain(base.Recipe(**own), a.out), indent=1))

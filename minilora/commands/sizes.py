@@ -9,22 +9,29 @@ from ..llama.model import ModelConfig
 from ..llama.shapes import SHAPES
 from ..methods import DEFAULT, METHODS
 from ..support.files import data_folder, nearest
-from .arguments import adapter_options, command, given, options
+from .arguments import adapter_options, command, given, options, read_whole
+
+PAIRS = 100  # of a task, from which --task makes batches
+
+MOST_TOKENS = 1 << 24  # a prediction runs on ids and places, a few numbers a token
 
 
 def add(commands) -> None:
     """Add these commands to the parser."""
-    p = command(commands, "count", count, "trainable numbers, from shapes alone")
+    p = command(commands, "count", count)
     p.add_argument("--shape", default="base", help="gpt3-175b, llama-7b, … or a config.json")
     adapter_options(p, several=True)
     p.add_argument("--json", action="store_true", help="as JSON")
 
-    p = command(commands, "memory", memory, "bytes of a training step, predicted or measured")
+    p = command(commands, "memory", memory)
     p.add_argument("--model", default="base", help="'base', a folder, or llama-7b, … (%(default)s)")
     adapter_options(p, several=True)
     p.add_argument("--recompute", metavar="WHAT", help="less memory, more time: layers or swiglu")
     p.add_argument("--batch", type=int, help="rows (1); not with --fit")
     p.add_argument("--seq", type=int, help="tokens a row (512, or the model's); not with --figure")
+    p.add_argument("--task", help="a batch of this task, and what its rows without a target save")
+    p.add_argument("--prompts", help="the same for a batch of random lengths: 60-200 tokens, and")
+    p.add_argument("--answers", help="5-60 tokens with a counted target")
     p.add_argument("--mixed", action="store_true", help="16 bits, with 32-bit master and moments")
     p.add_argument("--json", action="store_true", help="as JSON; not with --figure")
     view = p.add_mutually_exclusive_group()
@@ -73,13 +80,21 @@ def memory(a: Namespace) -> None:
     if a.fit is not None and a.batch is not None:
         raise ValueError("--fit searches for the batch: without --batch")
     batch = 1 if a.batch is None else a.batch
+    if batch * seq > MOST_TOKENS:
+        raise ValueError(
+            f"--batch {batch:,} × --seq {seq:,} are {batch * seq:,} tokens, wanted at most "
+            f"{MOST_TOKENS:,}; activations grow in proportion to the batch"
+        )
     if a.figure:
         title = figure.heading(a.model, settings, batch, a.mixed)
         figure.draw(config, settings, batch, a.figure, title, a.mixed)
         print(f"written to {a.figure}")
         return
     data: dict[str, Any]
-    if a.fit is not None:
+    if real := _real_batch(a, config, batch):
+        data = tables.kept_by_rows(config, settings, real, a.mixed)
+        lines = tables.rows_table(data, real)
+    elif a.fit is not None:
         data = tables.fits(config, settings, a.fit, seq, a.mixed)
         lines = tables.fit_table(data, config, a.fit, seq)
     elif a.what_if:
@@ -95,6 +110,41 @@ def memory(a: Namespace) -> None:
         lines = tables.overview(predicted, measured, len(settings) == 1, a.mixed)
     for line in [json.dumps(data, indent=1)] if a.json else lines:
         print(line)
+
+
+def _real_batch(a, config: ModelConfig, batch_size: int):
+    """ids and targets of --task, or of random --prompts and --answers; None where none is given."""
+    lengths = {"--prompts": a.prompts, "--answers": a.answers}
+    if a.task is None and not any(lengths.values()):
+        return None
+    others = a.seq is not None or a.measure or a.savers or a.what_if or a.fit is not None
+    if others or (a.task is not None) == any(lengths.values()):
+        raise ValueError(
+            "memory: wanted --task alone, or --prompts and --answers, without --seq, --measure, "
+            "--fit, --what-if and --savers"
+        )
+    if a.task is not None:
+        from ..formats.models import load_model
+        from ..lab.runs import largest_batch
+        from ..text import nouns, tasks
+
+        task = nouns.load() if a.task == nouns.NAME else a.task
+        pairs = tasks.select(task, PAIRS).train
+        drawn = tasks.batches(pairs, load_model(a.model).tokenizer, batch_size)
+        return largest_batch(drawn)
+    from ..text.tasks import random_batch
+
+    prompts, answers = (_range(name, text) for name, text in lengths.items())
+    return random_batch(config.vocab_size, batch_size, prompts, answers)
+
+
+def _range(name: str, text: str | None) -> tuple[int, int]:
+    """ "60-200" as two numbers; raises ValueError."""
+    least, dash, most = (text or "").partition("-")
+    both = read_whole(name, least), read_whole(name, most if dash else least)
+    if not 1 <= both[0] <= both[1]:
+        raise ValueError(f"{name}: got {text!r}, wanted a range of lengths such as 5-60")
+    return both
 
 
 def _settings(a) -> dict[str, dict[str, Any]]:

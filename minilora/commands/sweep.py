@@ -36,8 +36,7 @@ AXES: dict[str, tuple[Reader, str | None, str]] = {
 
 def add(commands) -> None:
     """Put these commands on the parser."""
-    about = "a grid of runs of the word lab, a JSON line each; every axis a list with commas"
-    p = command(commands, "sweep", sweep, about)
+    p = command(commands, "sweep", sweep)
     for name, (_, default, what) in AXES.items():
         shown = f" ({default})" if default else ""
         p.add_argument(f"--{_dashed(name)}", metavar="A,B,…", help=what + shown)
@@ -74,9 +73,10 @@ def axes_of(a: argparse.Namespace) -> dict[str, list[Any]]:
 
 def sweep(a: argparse.Namespace) -> None:
     """Run the cells that are missing, then print the best settings of each method."""
-    from ..lab import cells, sweep
+    from ..lab import cells, forms, sweep
 
     grid = sweep.sweep_cells(axes_of(a))
     print(f"{len(grid)} cells into {a.out}", flush=True)
-    records = cells.run(sweep.word_run, grid, a.out, jobs=a.jobs, dask=a.dask, title="sweep")
+    how = {"jobs": a.jobs, "dask": a.dask, "title": "sweep", "form": forms.WORD_RUN}
+    records = cells.run(sweep.word_run, grid, a.out, **how)
     print(sweep.table(records))

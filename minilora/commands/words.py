@@ -8,13 +8,13 @@ from .arguments import command
 
 def add(commands) -> None:
     """Put these commands on the parser."""
-    p = command(commands, "adapters", adapters, "train the word lab's five adapters, one a task")
+    p = command(commands, "adapters", adapters)
     p.add_argument(
         "--out", type=Path, default=Path("runs/adapters"), help="folder for them (%(default)s)"
     )
     p.add_argument("--steps", type=int, help="optimizer steps, in place of each recipe's own")
 
-    p = command(commands, "ask", ask, "one word, answered by the base and by every adapter on it")
+    p = command(commands, "ask", ask)
     p.add_argument("word", help="a word in lowercase letters")
     p.add_argument(
         "--adapters", type=Path, help="a folder of adapters, each named as its task (the built-in)"

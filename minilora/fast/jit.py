@@ -1,15 +1,13 @@
 """How the Numba files compile their kernels and divide the work into tasks."""
 
-import contextlib
 import functools
-import time
-from pathlib import Path
 
 import numpy as np
 from numba import boolean, float32, int64, njit, prange, types
 
-from . import clock, threads
+from . import clock, disk, threads
 from .llvm import by_address
+from .threads import settings
 
 # A product may be fused with the sum that uses it, and a division may become a product with the
 # reciprocal. Sums are never reordered ("reassoc"): LLVM would choose an order that depends on what
@@ -18,39 +16,28 @@ from .llvm import by_address
 FASTMATH = {"contract", "arcp", "nsz"}
 
 
-def _delete_outdated() -> None:
-    """Delete compiled code that is older than any file of this folder.
-
-    Numba keeps compiled kernels on disk. It checks only the kernel's own file, not the files of
-    the functions that the kernel calls.
-    """
-    here = Path(__file__).parent
-    elsewhere = threads.settings["CACHE_DIR"]  # NUMBA_CACHE_DIR
-    folders = Path(elsewhere).glob(f"{here.name}_*") if elsewhere else [here / "__pycache__"]
-    with contextlib.suppress(OSError):  # this user may not write to the folder
-        newest = max(path.stat().st_mtime for path in here.glob("*.py"))
-        for index in (path for folder in folders for path in folder.glob("*.nbi")):
-            if index.stat().st_mtime < newest <= time.time():
-                index.unlink(missing_ok=True)
-
-
-_delete_outdated()
+disk.delete_outdated()
 
 
 def compiled(signature=None, fast=FASTMATH, parallel=False):
-    """Decorator: njit, cached on disk.
+    """Decorator: njit, kept on the disk.
 
     With a signature a function is compiled at import, for all its callers.
     fast=False: each operation is rounded by itself, also when a fast kernel calls the function.
     """
-    return njit(
-        signature,
-        cache=True,
-        error_model="numpy",
-        nogil=True,
-        parallel=parallel,
-        fastmath=fast,
-    )
+    how = njit(error_model="numpy", nogil=True, parallel=parallel, fastmath=fast)
+
+    def decorated(function):
+        kernel = how(function)
+        if settings["DISABLE_JIT"]:
+            return kernel
+        disk.keep(kernel)
+        if signature is not None:
+            kernel.compile(signature)
+            kernel.disable_compile()
+        return kernel
+
+    return decorated
 
 
 def read(ndim, layout="C", dtype=float32):
@@ -88,7 +75,9 @@ def run(share, arguments, n_tasks):
     if n_tasks == 1:
         share(*arguments, 0, 1)
     else:
-        _on_threads(share)(*arguments, n_tasks)
+        loop = _on_threads(share)
+        with threads.turn():
+            loop(*arguments, n_tasks)
 
 
 @functools.cache
@@ -98,7 +87,7 @@ def _on_threads(share):
     The loop calls the share by its address. So the same machine code runs when it is the only task
     and when it is one of several: the bits are the same.
     """
-    if threads.settings["DISABLE_JIT"]:
+    if settings["DISABLE_JIT"]:
         return lambda *given: [share(*given[:-1], t, given[-1]) for t in range(given[-1])]
     source = share.py_func.__code__
     arguments = ", ".join(source.co_varnames[: source.co_argcount - 2])

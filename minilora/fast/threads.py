@@ -9,11 +9,13 @@ import contextlib
 import ctypes
 import os
 import sys
+import threading
 
 import numba
 
 from . import heap
 
+_TURN, _NO_TURNS = threading.Lock(), contextlib.nullcontext()
 settings = vars(numba.config)  # a dict, because a type checker does not know numba.config's names
 settings["THREADING_LAYER_PRIORITY"] = ["tbb", "omp", "workqueue"]
 
@@ -28,6 +30,14 @@ def _preload_tbb() -> None:
 def num_threads() -> int:
     """The number of threads of a large kernel: NUMBA_NUM_THREADS, else the number of cores."""
     return settings["NUMBA_NUM_THREADS"]
+
+
+def turn() -> contextlib.AbstractContextManager:
+    """Held while a parallel loop runs. Numba's own work queue ends the process if two threads use
+    it at once; with it they take turns.
+    """
+    several = settings["DISABLE_JIT"] or numba.threading_layer() in ("tbb", "omp")
+    return _NO_TURNS if several else _TURN
 
 
 _preload_tbb()

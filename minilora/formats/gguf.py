@@ -80,8 +80,9 @@ class GGUFTensor:
     blocks: np.ndarray  # (blocks, nbytes) uint8, a view of the file
 
     def array(self) -> np.ndarray:
-        """The weights in float32."""
-        return self.packing.unpack(self.blocks).reshape(self.shape)
+        """The weights in float32. A damaged scale of a block may make them NaN or infinite."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self.packing.unpack(self.blocks).reshape(self.shape)
 
 
 def read_gguf(path: str | Path) -> tuple[dict[str, Any], dict[str, GGUFTensor]]:
@@ -106,8 +107,12 @@ def read_gguf(path: str | Path) -> tuple[dict[str, Any], dict[str, GGUFTensor]]:
     about = {}
     for _ in range(entries):
         key = reader.text()
+        if key in about:
+            raise ValueError(f"{path}: {key!r:.80} stands twice in the metadata")
         about[key] = reader.value(reader.number("I"))
     listed = [reader.tensor() for _ in range(tensors)]
+    if len(listed) > len({name for name, *_ in listed}):
+        raise ValueError(f"{path}: a tensor's name stands twice in the list")
     align = about.get("general.alignment", ALIGNMENT)
     if not (isinstance(align, int) and align > 0):
         raise ValueError(f"{path}: general.alignment is {align!r:.40}, wanted a number above 0")

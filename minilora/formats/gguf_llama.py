@@ -11,6 +11,7 @@ from ..support.files import errors_at
 from ..text.byte_pairs import BytePairTokenizer
 from ..text.tokenizer import ForeignTokenizer
 from .gguf import read_gguf
+from .safetensors import check_finite
 
 OUTER = {"token_embd.weight": EMBED, "output_norm.weight": NORM, "output.weight": HEAD}
 INNER = {
@@ -38,7 +39,7 @@ def read_model(path: str | Path) -> Llama:
 
     If this library cannot read the tokenizer, the model has none and a warning says so.
     Raises FileNotFoundError, or ValueError for another architecture, an unsupported type, a tensor
-    that is missing, unknown or of another shape, or a tokenizer of another size.
+    that is missing, unknown, of another shape or not finite, or a tokenizer of another size.
     """
     about, tensors = read_gguf(path)
     config = _config(path, about, tensors)
@@ -58,6 +59,7 @@ def read_model(path: str | Path) -> Llama:
     params: dict[str, np.ndarray] = {}
     for theirs, mine in names.items():
         array = tensors[theirs].array()
+        check_finite(path, theirs, array)
         kind = theirs.removesuffix(".weight").rsplit(".", 1)[-1]
         params[mine] = half_split(array, heads[kind]) if kind in heads else array
     return Llama(config, params, tokenizer)

@@ -25,17 +25,22 @@ def load_model(source: str | Path) -> Llama:
     """
     fast.prepare_memory()
     if str(source) == SMOLLM2:
-        return gguf_llama.read_model(smollm2_path())
+        model = gguf_llama.read_model(smollm2_path())
+        model.name = SMOLLM2
+        return model
     path = data_folder() / "base" if str(source) == "base" else Path(source)
     refuse_pickles(path)
     if path.suffix == ".gguf" and not path.is_dir():
-        return gguf_llama.read_model(path)
-    if not path.is_dir():
+        model = gguf_llama.read_model(path)
+    elif path.is_dir():
+        model = huggingface.read_model(path)
+    else:
         raise FileNotFoundError(
             f"load_model: {path} is no folder; wanted 'base' or {SMOLLM2!r}, a folder with "
             "config.json or a .gguf file"
         )
-    return huggingface.read_model(path)
+    model.name = path.name
+    return model
 
 
 def smollm2_path() -> Path:

@@ -11,10 +11,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from ..support.files import write_atomically
+from ..support.files import check_kind, parse_json, write_atomically
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")  # suffixes of files by torch.save and pickle
 WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # dtype in the header -> bytes of a number
+NO_FLOATS = ("BOOL", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64")  # also read
+MOST, AXES = 2**63, 64  # above the bytes of any file, and the axes of NumPy's arrays
 
 
 def write_arrays(
@@ -26,7 +28,8 @@ def write_arrays(
 
 def array_bytes(arrays: Mapping[str, np.ndarray], about: Mapping[str, str] | None = None) -> bytes:
     """The contents of a .safetensors file with these arrays and the metadata `about`."""
-    whole = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
+    # ascontiguousarray gives a single number, of shape (), the shape (1,)
+    whole = {name: np.ascontiguousarray(a).reshape(a.shape) for name, a in arrays.items()}
     return save(whole, metadata={"format": "pt", **(about or {})})
 
 
@@ -36,12 +39,17 @@ def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str
     for name, a in arrays.items():
         if a.dtype.kind != "f":
             raise ValueError(f"{path}: {name} is of {a.dtype}, wanted floating-point numbers")
-        if not np.isfinite(a).all():
-            bad = a[~np.isfinite(a)]
-            raise ValueError(
-                f"{path}: {name} has {bad.size} of {a.size} numbers not finite, the first {bad[0]}"
-            )
+        check_finite(path, name, a)
     return arrays, about
+
+
+def check_finite(path: str | Path, name: str, a: np.ndarray) -> None:
+    """Raises ValueError for a NaN or an infinity in an array of the file."""
+    if not np.isfinite(a).all():
+        bad = a[~np.isfinite(a)]
+        raise ValueError(
+            f"{path}: {name} has {bad.size} of {a.size} numbers not finite, the first {bad[0]}"
+        )
 
 
 def refuse_pickles(path: str | Path) -> None:
@@ -63,11 +71,16 @@ def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]
     Raises FileNotFoundError, or ValueError if the file is truncated or of another format.
     """
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"{path}: no such file")
+        wrong = "no file" if os.path.exists(path) else "no such file"
+        raise FileNotFoundError(f"{path}: {wrong}")
     try:
         with safe_open(path, framework="numpy") as f:
             names = list(f.keys())
-            narrow = {name for name in names if f.get_slice(name).get_dtype() == "BF16"}
+            kinds = {name: f.get_slice(name).get_dtype() for name in names}
+            for name, kind in kinds.items():
+                if kind not in (*WIDTHS, *NO_FLOATS):
+                    raise ValueError(f"{name} is of {kind}, wanted one of {', '.join(WIDTHS)}")
+            narrow = {name for name in names if kinds[name] == "BF16"}
             arrays = {name: f.get_tensor(name) for name in names if name not in narrow}
             return arrays | _bfloat16(path, narrow), f.metadata() or {}
     except (SafetensorError, ValueError, TypeError, OverflowError) as error:
@@ -105,22 +118,31 @@ def _reason(path, error):
         (length,) = struct.unpack("<Q", start)
         if length > size - 8:
             return f"{size} bytes, its header alone would be {length}"
-        try:
-            header = json.loads(f.read(length))
-            entries = {name: v for name, v in header.items() if name != "__metadata__"}
-            end = 8 + length + max((v["data_offsets"][1] for v in entries.values()), default=0)
-            wrong = [text for text in map(_wrong_size, entries, entries.values()) if text]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            return "its header is not JSON of the right form"
+        text = f.read(length)
+    try:
+        header = parse_json("its header", text)
+        check_kind("its header", "it", header, dict)
+        header.pop("__metadata__", None)
+        end = 8 + length + max(map(_end_of, header, header.values()), default=0)
+    except ValueError as wrong:
+        return str(wrong).replace("\n", " ")[:160]
     if end != size:
         return f"{size} bytes, its header promises {end}"
-    return wrong[0] if wrong else str(error).replace("\n", " ")[:160]
+    return str(error).replace("\n", " ")[:160]
 
 
-def _wrong_size(name, entry):
-    """What is wrong, if an entry of the header has a shape and a place of different sizes."""
-    start, stop = entry["data_offsets"]
-    wanted = math.prod(entry["shape"]) * WIDTHS.get(entry["dtype"], 0)
-    if wanted and wanted != stop - start:
-        return f"{name} of shape {entry['shape']} is {wanted} bytes, its place has {stop - start}"
-    return ""
+def _end_of(name, entry):
+    """Where the array of an entry of the header ends; raises ValueError where the entry is wrong:
+    its kinds, its places, or a shape and a place of different sizes.
+    """
+    check_kind("its header", name, entry, {"dtype": str, "shape": [int], "data_offsets": [int]})
+    shape, places = entry["shape"], entry["data_offsets"]
+    if len(places) != 2 or not 0 <= places[0] <= places[1] < MOST:
+        raise ValueError(f"its header: {name}.data_offsets is {places!r:.80}, wanted [start, end]")
+    if len(shape) > AXES or not all(0 <= n < MOST for n in shape):
+        raise ValueError(f"its header: {name}.shape is {shape!r:.80}, wanted sizes")
+    start, end = places
+    wanted = math.prod(shape) * WIDTHS.get(entry["dtype"], 0)
+    if wanted and wanted != end - start:
+        raise ValueError(f"{name} of shape {shape} is {wanted} bytes, its place has {end - start}")
+    return end

@@ -1,8 +1,7 @@
 """Many small runs side by side: a cell is a dict of plain settings, its record holds the result
 that a function gave for them.
 
-A cell runs in a process of one thread: many small runs are faster side by side than each on all
-cores. joblib does the running, on this machine or on a Dask cluster.
+The cells run side by side: see workers.py.
 """
 
 import contextlib
@@ -11,7 +10,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,15 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..bench import machine
-from ..fast import is_plain, plain
 from ..support.files import check_kind, make_folder, parse_json, read_text, write_atomically
+from ..support.locks import writing
 from ..support.values import whole
+from .workers import each
 
 Cell = dict[str, Any]  # plain settings, seed and all: the function's arguments by name
 Record = dict[str, Any]  # {"cell", "result", "seconds" of one processor, "made_by"}
+RECORD = {"cell": dict, "made_by": dict, "seconds": float}
 START = '{"cell": {'  # of every line
-ONE_THREAD = ("NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def run(
@@ -39,20 +39,22 @@ def run(
     title: str = "cells",
     progress: bool | None = None,
     report: Callable[[Record], None] = lambda record: None,
+    form: Any = object,
 ) -> list[Record]:
     """function(**cell) for every cell  ->  their records, in the order of the cells.
 
     function: stands at the top of a module, takes and returns what JSON can hold, and gives the
     same bits for the same cell. path: a file of JSON lines that each record is added to as it ends;
     a cell that is in it is not run again, so that an interrupted sweep goes on where it stopped;
-    records of other cells stay, before these.
+    records of other cells stay, before these. Several runs may write to one file at a time.
     jobs: processes, as many as there are cores where None. dask: a scheduler's address, tcp://…, or
     "local" for a cluster of so many workers here. progress: a bar (None: only on a terminal).
-    report: called with each new record. Raises ValueError where path is no such file.
+    report: called with each new record. form: what a result in the file must be, for `check_kind`.
+    Raises ValueError where path is no such file.
     """
     cells = list(cells)
     jobs = None if jobs is None else whole("cells: jobs", jobs, 1)
-    done = {_key(record["cell"]): record for record in _records_before(path)}
+    done = {_key(record["cell"]): record for record in _records_before(path, form)}
     missing = [cell for key, cell in {_key(c): c for c in cells}.items() if key not in done]
     known, hidden = len(cells) - len(missing), None if progress is None else not progress
     bar = tqdm(desc=title, total=len(cells), initial=known, disable=hidden, leave=False)
@@ -65,16 +67,16 @@ def run(
             report(record)
             bar.update()
     keys = [_key(cell) for cell in cells]
-    if path and missing:  # in the cells' order, whichever ended first; and no broken last line
-        others = [key for key in done if key not in set(keys)]
-        write(path, [done[key] for key in dict.fromkeys([*others, *keys])])
+    if path and missing:
+        _put_in_order(path, {key: done[key] for key in keys})
     return [done[key] for key in keys]
 
 
-def read(path: str | Path) -> list[Record]:
+def read(path: str | Path, form: Any = object) -> list[Record]:
     """The records in a file; a last line that was cut off while it was written does not count.
 
-    Raises FileNotFoundError, or ValueError naming the line that is no record.
+    form: the kind of their results, for `check_kind`. Raises FileNotFoundError, or ValueError
+    naming the line that is no record.
     """
     text = read_text(path)
     complete = text[: text.rfind("\n") + 1]
@@ -85,9 +87,7 @@ def read(path: str | Path) -> list[Record]:
     for number, line in enumerate(complete.splitlines(), 1):
         place = f"{path} line {number}"
         record = parse_json(place, line)
-        check_kind(place, "it", record, {"cell": dict, "made_by": dict, "seconds": float})
-        if "result" not in record:
-            raise ValueError(f"{place}: no result in it")
+        check_kind(place, "it", record, {**RECORD, "result": form})
         records.append(record)
     return records
 
@@ -109,19 +109,15 @@ def grid(**axes: Any) -> list[Cell]:
     return cells
 
 
-def _records_before(path: str | Path | None) -> list[Record]:
+def _records_before(path: str | Path | None, form: Any) -> list[Record]:
     """The records that an earlier run left in the file, without a broken last line; raises now
     where no file can be written there.
     """
     if path is None:
         return []
     make_folder(Path(path).parent)
-    if not Path(path).exists():
-        return []
-    records = read(path)
-    with open(path, "rb+") as file:  # the next record starts on a line of its own
-        file.truncate(file.read().rfind(b"\n") + 1)
-    return records
+    with writing(path):
+        return read(path, form) if Path(path).exists() else []
 
 
 def _key(cell: Cell) -> str:
@@ -129,89 +125,21 @@ def _key(cell: Cell) -> str:
 
 
 def _append(path: str | Path, record: Record) -> None:
-    """A line at the end of a file."""
-    with open(path, "ab") as file:
+    """A line at the end of a file, which another run may be writing to as well."""
+    with writing(path), open(path, "ab+") as file:
+        file.seek(max(0, file.tell() - 1))
+        if file.read(1) not in (b"", b"\n"):  # a run was killed while it wrote its line
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
         file.write(json.dumps(record).encode() + b"\n")
 
 
-def each(
-    function: Callable[..., Any],
-    calls: Sequence[tuple],
-    jobs: int | None = None,
-    dask: str | None = None,
-) -> Generator[tuple[int, Any], None, None]:
-    """function(*call) of every call, in processes of one thread  ->  (its place, its result), as
-    they end. jobs, dask: as for `run`.
-    """
-    if not calls:
-        return
-    import joblib
-
-    jobs = min(jobs or cores(), len(calls))
-    work = [(place, function, call, is_plain()) for place, call in enumerate(calls)]
-    if jobs == 1 and dask is None:
-        yield from _one_by_one(work)
-        return
-    at_once = -1 if dask else jobs  # as many as a cluster has workers
-    with _workers(jobs, dask):
-        parallel = joblib.Parallel(n_jobs=at_once, return_as="generator_unordered", batch_size=1)
-        yield from parallel(joblib.delayed(_placed)(*item) for item in work)
-
-
-def _one_by_one(work):
-    """All of it in one process of one thread. joblib would run a single job in this process, where
-    BLAS has all its threads and so adds in another order.
-    """
-    from joblib.externals.loky import ProcessPoolExecutor
-
-    with ProcessPoolExecutor(max_workers=1, env=dict.fromkeys(ONE_THREAD, "1")) as process:
-        for item in work:
-            yield process.submit(_placed, *item).result()
-
-
-def cores() -> int:
-    """How many of the machine's this process may use."""
-    import joblib
-
-    return joblib.cpu_count()
-
-
-def _placed(place, function, call, only_pages):
-    """Runs in the worker, with or without twins as in the caller."""
-    with plain(only_pages):
-        return place, function(*call)
-
-
-@contextlib.contextmanager
-def _workers(jobs: int, dask: str | None) -> Iterator[None]:
-    """joblib's jobs run inside: on processes of this machine, or on a Dask cluster's workers."""
-    import joblib
-
-    if dask is None:
-        with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
-            yield
-        return
-    try:
-        from distributed import Client, LocalCluster
-    except ImportError:
-        raise ValueError("--dask: Dask is not installed: pip install 'minilora[dask]'") from None
-    with contextlib.ExitStack() as stack:
-        address: Any = dask
-        if dask == "local":
-            local = LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
-            address = stack.enter_context(local)
-        try:
-            client = stack.enter_context(Client(address, timeout=10))  # seconds
-        except (OSError, ValueError) as error:
-            raise ValueError(f"--dask: no scheduler at {dask!r} ({error})") from None
-        client.run(_one_thread)
-        with joblib.parallel_config(backend="dask"):
-            yield
-
-
-def _one_thread() -> None:
-    """Before this process loads Numba and BLAS."""
-    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+def _put_in_order(path: str | Path, mine: dict[str, Record]) -> None:
+    """Write the file's records again: those of other runs, then these in their cells' order."""
+    with writing(path):
+        there = read(path) if Path(path).exists() else []
+        others = [record for record in there if _key(record["cell"]) not in mine]
+        write(path, [*others, *mine.values()])
 
 
 def _record(function, cell: Cell, origin: dict[str, Any]) -> Record:

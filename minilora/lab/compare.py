@@ -10,15 +10,17 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+import numpy as np
+
 from ..llama.model import Llama
 from ..support.values import number, whole
 from ..text import nouns, tasks
 from ..tuning.checkpoints import fingerprint
 from . import rates
-from .cells import cores, each
 from .runs import EXAMPLES, lab, load_words, seed_run, the_model, time_and_peak
 from .settings import SCRATCH, STARTS, Settings
 from .statistics import estimate
+from .workers import cores, each
 
 __all__ = ["SCRATCH", "STARTS", "Settings", "compare"]
 
@@ -38,9 +40,11 @@ def compare(
     ready: Callable[[], None] = lambda: None,
     record: Mapping[str, Any] | None = None,
     jobs: int | None = None,
+    keep: Callable[[dict[str, Any]], None] = lambda results: None,
 ) -> dict[str, Any]:
     """Run everything; returns the results of results.json. `report(name, record)` is called as each
-    row is done, `ready()` once everything is checked, before the first.
+    row is done, `ready()` once everything is checked, before the first; `keep(results)` with the
+    results so far, also as each row is done.
 
     lr: method -> learning rate ("scratch" too), in place of what `tune` chose. out: a folder for
     the adapters of the first seed. record: of `tune` (see `rates.read`); the committed one where
@@ -80,7 +84,9 @@ def compare(
             results[SCRATCH] = row
         else:
             results["methods"][name] = row
+        results["took"] |= time_and_peak(start)
         report(name, row)
+        keep(results)
     results["took"] |= time_and_peak(start)
     return results
 
@@ -157,13 +163,15 @@ def together(runs: list[dict[str, Any]]) -> dict[str, Any]:
     scores = [run["score"] for run in runs]
     peaks = [run["took"]["resident_peak"] for run in runs if run["took"]["resident_peak"]]
     match = estimate(scores)
+    seconds = [s for run in runs for s in run["seconds"]]
     return {
         **runs[0]["about"],
         "exact_match": match.mean,
         "exact_match_sd": match.sd,
         "seeds": scores,
         "loss": fmean(run["loss"] for run in runs),
-        "ms_per_step": 1e3 * median(s for run in runs for s in run["seconds"]),
+        "ms_per_step": 1e3 * median(seconds),
+        "ms_per_step_quartiles": [1e3 * float(q) for q in np.quantile(seconds, (0.25, 0.75))],
         "took": {
             "seconds": sum(run["took"]["seconds"] for run in runs),
             "resident_peak": max(peaks, default=None),

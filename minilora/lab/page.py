@@ -1,12 +1,14 @@
 """A comparison as one HTML page that needs no other file: to read, to project, to print."""
 
 import base64
+import re
 import shlex
 import string
 from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
+from ..methods import METHODS
 from ..support.plots import PARTS, human, rows
 from .table import COLUMNS, Results, notes_on, references, score, standard_error, task_title
 
@@ -25,9 +27,10 @@ CAPTIONS = {  # figure -> how to read it, and what to look for
     ),
     "accuracy": (
         "Held-out words answered exactly, against the numbers that the optimizer moves. A point "
-        "is the mean over the seeds, its bar one standard deviation each way; equally many numbers "
-        "stand side by side. Dotted lines do without the base or without training. Look for how "
-        "much accuracy more numbers buy, and whether any row beats a rule written by hand."
+        "is the mean over the seeds, its bar one standard deviation each way (of the sample of "
+        "words where there is one seed). Dotted lines do without the base or without training. "
+        "Look for how much accuracy more numbers buy, and whether any row beats a rule written by "
+        "hand."
     ),
     "memory": (
         "Bytes that one training step holds. Left, stacked: look for the largest part, and for how "
@@ -66,6 +69,9 @@ thead th { vertical-align: bottom; }
 thead tr.groups th { text-align: center; font-weight: 400; color: var(--soft); }
 th[scope=row], .text th, .text td, thead th:first-child { text-align: left; }
 .text th { white-space: normal; }
+th[scope=row], thead tr:last-child th:first-child { position: sticky; left: 0;
+  background: var(--paper); }
+a { color: inherit; }
 .text { font-size: .8rem; }
 tbody tr:nth-child(even) { background: var(--band); }
 .right { color: var(--right); }
@@ -86,6 +92,10 @@ pre { padding: .8rem 1rem; background: var(--band); border-radius: 6px; overflow
 <p class="lead">$headline</p>
 </header>
 <main>
+<section>
+<h2>The techniques</h2>
+$techniques
+</section>
 <section>
 <h2>All rows</h2>
 $table
@@ -112,6 +122,7 @@ def page(results: Results, images: Mapping[str, bytes]) -> str:
     return PAGE.substitute(
         title=escape(f"Fine-tuning compared: {task_title(results['task'])}"),
         headline=escape(headline(results)),
+        techniques=techniques(results),
         table=rows_table(results),
         notes="".join(f'<p class="soft">{escape(note)}</p>\n' for note in notes_on(results)),
         figures="\n".join(figures),
@@ -138,14 +149,43 @@ def headline(results: Results) -> str:
 def rows_table(results: Results) -> str:
     """The terminal's columns, and the standard error of each row."""
     n = results["settings"]["test_size"]
+    spread = ("its middle half", _middle_half)
     error = ("std. error", lambda row: f"{standard_error(row['exact_match'], n):.3f}")
-    groups = [*COLUMNS, ("", [error])]
+    groups = [
+        (title, [*group, spread] if group[0][0] == "ms/step" else group) for title, group in COLUMNS
+    ] + [("", [error])]
     over = "".join(f'<th colspan="{len(c)}" scope="colgroup">{escape(t)}</th>' for t, c in groups)
     columns = [column for _, group in groups for column in group]
     return _table(
         f'<tr class="groups">{over}</tr>\n{_heads(head for head, _ in columns)}',
         [_row(cell(row) for _, cell in columns) for row in rows(results).values()],
-        "A row a technique; loss and exact match are means over its seeds.",
+        "A row a technique; loss and exact match are means over its seeds, ms/step is a median.",
+    )
+
+
+def _middle_half(row) -> str:
+    """The quartiles of the times of a step, where the record has them."""
+    quartiles = row.get("ms_per_step_quartiles")
+    return "–".join(f"{q:.1f}" for q in quartiles) if quartiles else "–"
+
+
+def techniques(results: Results) -> str:
+    """A line a technique: the weight that it makes, and its paper."""
+    lines = []
+    for name, row in results["methods"].items():
+        record = METHODS.get(name)
+        if record is None:
+            continue
+        source = escape(record.source)
+        for number in re.findall(r"arXiv:(\d+\.\d+)", record.source):
+            link = f'<a href="https://arxiv.org/abs/{number}">arXiv:{number}</a>'
+            source = source.replace(f"arXiv:{number}", link)
+        lines.append(
+            f"<li><strong>{escape(row['title'])}</strong>: {escape(record.formula)} ({source})</li>"
+        )
+    return (
+        "<p>A linear is y = x Wᵀ. The weight that stands in W's place, A (r, I) and B (O, r) of "
+        f"rank r:</p>\n<ul>\n{chr(10).join(lines)}\n</ul>"
     )
 
 

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..support.files import data_folder, write_json
+from ..support.files import data_folder, errors_at, read_json, write_json
+from ..support.locks import writing
+from .forms import RATES
 from .statistics import by_exact_match
 
 DEFAULT_TASK = "past"  # whose rates serve a task that has no sweep of its own
@@ -28,11 +30,9 @@ def read(path: str | Path | None = None) -> dict[str, Any]:
     path = Path(path) if path else default_path()
     if not path.is_file():
         return {"chosen": {}, "sweeps": {}}
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return {"chosen": dict(record["chosen"]), "sweeps": dict(record["sweeps"])}
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path}: not a record of minilora tune ({error})") from None
+    with errors_at(f"{path}: not a record of minilora tune", f"{path}: "):
+        record = read_json(path, RATES)
+    return {"chosen": record["chosen"], "sweeps": record["sweeps"]}
 
 
 def choose(cells: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -58,6 +58,11 @@ def add(path: str | Path, settings: Any, base_crc32: str, cells: list[dict[str, 
 
     A new file starts as a copy of the committed record, so that it has a rate for every method.
     """
+    with writing(path):
+        _add(path, settings, base_crc32, cells)
+
+
+def _add(path, settings, base_crc32, cells):
     record, task = read(path if Path(path).is_file() else None), settings.task
     about_it = {"settings": about(settings), "base_crc32": base_crc32}
     old, new = record["sweeps"].get(task, {}), {cell["method"] for cell in cells}

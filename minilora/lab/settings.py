@@ -37,10 +37,14 @@ class Settings:
     points: int = 15  # evaluations of the validation loss in a run
 
     def changed(self, **changes: Any) -> "Settings":
-        """These settings with some of them changed; the warm-up is at most a tenth of the steps."""
+        """These settings with some of them changed; a warm-up that is not among them is at
+        most a tenth of the steps.
+        """
         if isinstance(changes.get("targets"), list):
             changes["targets"] = tuple(changes["targets"])
         new = dataclasses.replace(self, **changes)
+        if "warmup" in changes:
+            return new
         return dataclasses.replace(new, warmup=min(new.warmup, new.steps // 10))
 
     def rank_of(self, method: str) -> int | None:
@@ -55,7 +59,7 @@ class Settings:
         projections too.
         """
         record = METHODS[method]
-        given = {"rank": self.rank_of(method), "targets": self.targets}
+        given: dict[str, Any] = {"rank": self.rank_of(method), "targets": self.targets}
         given = {k: v for k, v in given.items() if k in record.takes}
         drawn = {"projection_prng_key": seed} if "projection_prng_key" in record.options else {}
         return attach(model, method, seed=seed, **given, **drawn | options)

@@ -1,5 +1,6 @@
 """A comparison in the terminal: what is printed before it, as each row is done, and at its end."""
 
+import itertools
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -7,13 +8,13 @@ from typing import Any
 
 from ..methods import METHODS
 from ..support.plots import human, reference_title, rows
+from ..support.terminal import WIDTH
 from ..text import nouns, tasks
 
 Results = Mapping[str, Any]  # of a whole comparison: results.json
 Row = Mapping[str, Any]  # one method's record in it
 Column = tuple[str, Callable[[Row], str]]  # head, row -> cell
 
-WIDTH = 110  # columns of the terminal's table
 STEP, SCORING = 0.016, 1.5  # seconds of a step and of scoring a run, with the embedded base
 
 
@@ -60,7 +61,7 @@ COLUMNS: list[tuple[str, list[Column]]] = [  # in groups, each with a title or n
 ]
 
 
-def opening(settings: Any) -> str:
+def opening(settings: Any, width: int = WIDTH) -> str:
     """What a comparison of these settings will do, and about how long it takes."""
     titles = ", ".join(METHODS[name].title for name in settings.methods)
     runs = (len(settings.methods) + settings.scratch) * settings.seeds
@@ -75,7 +76,7 @@ def opening(settings: Any) -> str:
         f"{settings.batch_size} words, each scored on all held-out words"
         f"{about if settings.task in tasks.TASKS else ''}.",
     ]
-    return "\n".join(textwrap.fill(line, WIDTH) for line in lines) + "\n"
+    return "\n".join(textwrap.fill(line, width) for line in lines) + "\n"
 
 
 def progress_line(row: Row) -> str:
@@ -86,21 +87,38 @@ def progress_line(row: Row) -> str:
     )
 
 
-def table(results: Results) -> str:
-    """The final table, the scores to compare with, and what its numbers are."""
-    heads = [[head for head, _ in group] for _, group in COLUMNS]
-    body = [
-        [[cell(row) for _, cell in group] for _, group in COLUMNS] for row in rows(results).values()
-    ]
+def table(results: Results, width: int = WIDTH) -> str:
+    """The final table, the scores to compare with, and what its numbers are.
+
+    width: columns. A wider table continues in a further one below it, with the methods again.
+    """
+    every = list(rows(results).values())
+    first, *others = [(title, column) for title, group in COLUMNS for column in group]
+    blocks = [[first]]
+    for column in others:
+        wider = [*blocks[-1], column]
+        if len(wider) > 2 and len(_block(wider, every)[1]) > width:
+            blocks.append([first, column])
+        else:
+            blocks[-1] = wider
+    lines = [line for block in blocks for line in ("", *_block(block, every))]
+    notes = [textwrap.fill(note, width, subsequent_indent="  ") for note in notes_on(results)]
+    return "\n".join([*lines, *notes])
+
+
+def _block(columns, every) -> list[str]:
+    """The lines of a table of these columns, under the titles of their groups."""
+    groups = [list(group) for _, group in itertools.groupby(columns, key=lambda c: c[0])]
+    heads = [[head for _, (head, _) in group] for group in groups]
+    body = [[[cell(row) for _, (_, cell) in group] for group in groups] for row in every]
     widths = [[max(map(len, column)) for column in zip(*group)] for group in zip(heads, *body)]
-    spans = [sum(group) + len(group) - 1 for group in widths]
-    titles = [
-        f" {title} ".center(span, "─" if title else " ") for (title, _), span in zip(COLUMNS, spans)
-    ]
-    head, *lines = (_line(groups, widths) for groups in (heads, *body))
-    rule = "─" * len(head)
-    notes = [textwrap.fill(note, WIDTH, subsequent_indent="  ") for note in notes_on(results)]
-    return "\n".join(["", "  ".join(titles).rstrip(), head, rule, *lines, rule, *notes])
+    titles = []
+    for group, wide in zip(groups, widths):
+        title = f" {group[0][0]} " if group[0][0] else ""
+        wide[0] += max(0, len(title) - sum(wide) - len(wide) + 1)
+        titles.append(title.center(sum(wide) + len(wide) - 1, "─" if title else " "))
+    head, *lines = (_line(cells, widths) for cells in (heads, *body))
+    return ["  ".join(titles).rstrip(), head, rule := "─" * len(head), *lines, rule]
 
 
 def _line(groups: list[list[str]], widths: list[list[int]]) -> str:

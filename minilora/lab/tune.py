@@ -9,10 +9,10 @@ from typing import Any
 
 from ..text import tasks
 from ..tuning.train import Diverged
-from .cells import each
 from .compare import rows
 from .runs import lab, load_words, mean_loss, run, the_model
 from .settings import Settings
+from .workers import each
 
 GRID = (2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1, 2e-1, 5e-1)
 

@@ -60,7 +60,7 @@ def generate(
     ones, whose probabilities sum to top_p. stop: this token ends a row; an ended row repeats it
     until all rows have ended. on_token: called with each new column (N,).
     how: weights and linears, a `Forward`; the model's own where None.
-    Raises ValueError if ids or a setting is out of range.
+    Raises ValueError if ids or a setting is out of range, or the logits are not finite.
     """
     prompts = check_prompts(ids, model.config.vocab_size)
     if not (temperature >= 0 and 0 < top_p <= 1):
@@ -95,10 +95,32 @@ def generate(
     return np.stack(rows) if len(set(lengths)) == 1 else rows
 
 
+def generate_text(model, prompt: str, max_new_tokens: int = 32, **choices) -> str:
+    """The text with which a model goes on after a prompt, without the prompt and the end token.
+
+    model: a Llama, a Tuned or a Library. choices: of `generate`; the tokenizer's end token ends the
+    text. Raises ValueError for an empty prompt or a model without a tokenizer.
+    """
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        raise ValueError("generate_text: the model has no tokenizer")
+    ids = tokenizer.encode(prompt)
+    if not ids:
+        raise ValueError(f"generate_text: prompt is {prompt!r}, wanted some text")
+    choices = {"stop": tokenizer.eos_id, **choices}
+    new = [int(token) for token in model.generate([ids], max_new_tokens, **choices)[0][len(ids) :]]
+    if choices["stop"] in new:
+        new = new[: new.index(choices["stop"])]
+    return tokenizer.decode(new)
+
+
 def _choose(logits, temperature, top_p, u=None):
     """The next token of each row.   logits (N, V), u (N, 1) random in [0, 1) -> (N,) ints."""
+    best = logits.argmax(axis=1)  # of a NaN, where there is one
+    if not np.isfinite(logits[np.arange(len(best)), best]).all():
+        raise ValueError("generate: the logits are not finite: a weight of the model is too large")
     if temperature == 0:
-        return logits.argmax(axis=1)
+        return best
     z = logits.astype(np.float64) / temperature
     p = np.exp(z - z.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)

@@ -20,7 +20,10 @@ import numpy as np
 from .. import ops
 from ..engine import Tensor, scope
 from ..ops.loss import IGNORED
+from ..support import show
 from ..support.meta import Meta
+from ..support.plots import human
+from ..support.values import is_finite, shown
 from . import generation, rotation
 from .rotation import Llama3Scaling
 from .rows import Rows, all_rows, needed_rows
@@ -67,10 +70,8 @@ class ModelConfig:
                 raise ValueError(
                     f"config: {field.name} is {value!r}, wanted a whole number of at least {least}"
                 )
-            if field.type is float and not (
-                isinstance(value, int | float) and 0 < value < math.inf
-            ):
-                raise ValueError(f"config: {field.name} is {value!r}, wanted a number above 0")
+            if field.type is float and not (is_finite(value) and value > 0):
+                raise ValueError(f"config: {field.name} is {shown(value)}, wanted a number above 0")
         if not self.head_dim:
             if self.hidden_size % self.num_attention_heads:
                 raise ValueError(
@@ -285,6 +286,28 @@ class Llama:
     def generate(self, ids, max_new_tokens: int, **choices) -> np.ndarray:
         """Continue each row: see `generation.generate`."""
         return generation.generate(self, ids, max_new_tokens, **choices)
+
+    name = ""  # what it was loaded as
+
+    def generate_text(self, prompt: str, max_new_tokens: int = 32, **choices) -> str:
+        """The text that follows a prompt, up to the end token: see `generation.generate_text`."""
+        return generation.generate_text(self, prompt, max_new_tokens, **choices)
+
+    def _facts(self) -> dict[str, str]:
+        c, arrays = self.config, self.params.values()
+        return {
+            "parameters": f"{sum(a.size for a in arrays):,}",
+            "size": f"{human(sum(a.nbytes for a in arrays))} of {self.dtype}",
+            "layers": str(c.num_hidden_layers),
+            "width": str(c.hidden_size),
+            "vocabulary": f"{c.vocab_size:,}",
+        }
+
+    def __repr__(self) -> str:
+        return show.line(f"Llama {self.name}".rstrip(), self._facts())
+
+    def _repr_html_(self) -> str:
+        return show.table(f"Llama {self.name}".rstrip(), self._facts())
 
 
 def gated(linear: Linear, name: str, h: Tensor, rows: Rows) -> Tensor:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..support.values import is_finite, shown
+
 
 @dataclass(frozen=True)
 class Llama3Scaling:
@@ -18,9 +20,11 @@ class Llama3Scaling:
 
     def __post_init__(self):
         for name, value in dataclasses.asdict(self).items():
-            wanted = int if name.startswith("original") else int | float
-            if not isinstance(value, wanted) or isinstance(value, bool) or not 0 < value < math.inf:
-                raise ValueError(f"config: rope scaling: {name} is {value!r}, wanted it above 0")
+            whole = isinstance(value, int) or not name.startswith("original")
+            if not (whole and is_finite(value) and value > 0):
+                raise ValueError(
+                    f"config: rope scaling: {name} is {shown(value)}, wanted it above 0"
+                )
         if self.high_freq_factor <= self.low_freq_factor:
             raise ValueError(
                 f"config: rope scaling: high_freq_factor is {self.high_freq_factor!r}, wanted it "

@@ -67,13 +67,11 @@ def needed_rows(targets: np.ndarray, tables: Tables) -> tuple[Rows, Rows]:
     first counted target to the last. A sequence without one has no row; where no target counts at
     all, one row stays, so that no array is empty.
     """
-    (N, T), counts = targets.shape, targets != IGNORED
-    first, end = counts.argmax(axis=1), T - counts[:, ::-1].argmax(axis=1)
-    has = counts[np.arange(N), first]
-    if not has.all():
-        has[0] |= not has.any()
-        end *= has
-    stop = np.cumsum(end)
+    (N, T), end = targets.shape, last_targets(targets)
+    first = (targets != IGNORED).argmax(axis=1)  # 0 in a sequence without one
+    if not end.any():
+        end[0] = 1
+    has, stop = end > 0, np.cumsum(end)
     if stop[-1] == N * T and not first.any():
         every = all_rows(N, T, tables)
         return every, every
@@ -82,11 +80,11 @@ def needed_rows(targets: np.ndarray, tables: Tables) -> tuple[Rows, Rows]:
     batch = kept.nonzero()[0]
     spans = _spans(stop - end, stop, stop - end, stop)[has]
     every = Rows(spans, _angles(tables, batch % T), batch)
-    if not first[has].any():
+    if not first.any():
         return every, every
     among = (place >= first[:, None]).ravel()[batch].nonzero()[0]
-    queries = np.cumsum(end - first * has)
-    spans = _spans(queries - end + first * has, queries, stop - end, stop)[has]
+    queries = np.cumsum(end - first)
+    spans = _spans(queries - end + first, queries, stop - end, stop)[has]
     return every, Rows(spans, _angles(every.angles, among), batch[among], among)
 
 

@@ -123,6 +123,7 @@ def _batch(batch_size, seq_len, batch, tokens=np.zeros) -> Batch:
 def predict(tuned: Tuned, batch: Batch, walk: Callable[[Tensor], None] = backward) -> Ledger:
     """The bytes of a step of a Tuned of shapes alone (`without_numbers`); walk: its backward."""
     held, optimizer = weight_arrays(tuned), AdamW(tuned.trainable).nbytes
+    tuned.base.rope_tables(0, batch[0].shape[1])  # made once, not in a step
     with meta.counting() as memory, np.errstate(over="ignore"):  # 131,072 rows are inf in float16
         return _account(tuned, batch, lambda: memory.peak, walk, held, optimizer)
 
@@ -216,8 +217,7 @@ def _account(tuned, batch, step_peak: Callable[[], int], walk, arrays, optimizer
     """One forward and backward pass, and what it held beside the arrays, and the optimizer."""
     ids, targets = batch[0].copy(), batch[1]  # a batch belongs to the step
     tables = tuned.base.rope_tables(0, ids.shape[1])
-    every, asked = tuned.base.rows_for(targets)
-    scratch = _bytes([*tables, *every.angles, *asked.angles])
+    scratch = _bytes([*tables, *(a for rows in tuned.base.rows_for(targets) for a in rows.angles)])
     angles = scratch - _bytes(tables)  # made in each step, and so part of its peak
     leaves = tuned.leaves()
     loss = tuned.loss(ids, targets, leaves=leaves, key=(tuned.seed, 1, 0))

@@ -6,12 +6,14 @@ from typing import Any
 
 from ..formats.models import load_model
 from ..llama.model import ModelConfig
+from ..llama.rows import last_targets
 from ..methods import METHODS
+from ..ops.loss import IGNORED
 from ..support.plots import human
 from ..tuning.adapters import attach
 from .saved import by_kind
 from .savers import savers
-from .step import CATEGORIES, Ledger, largest, ledger, measure
+from .step import CATEGORIES, Batch, Ledger, largest, ledger, measure
 from .whatif import Settings
 
 ROWS, TOKENS = 2**12, 2**17  # the largest batch and length that `fits` tries
@@ -153,3 +155,38 @@ def as_json(predicted: Mapping[str, Ledger], measured: Mapping[str, Ledger]) -> 
         | ({"measured": dataclasses.asdict(measured[name])} if name in measured else {})
         for name, row in predicted.items()
     }
+
+
+def kept_by_rows(
+    config: ModelConfig, settings: Settings, batch: Batch, mixed: bool = False
+) -> dict[str, dict[str, int]]:
+    """Method -> bytes kept for backward on a batch (ids, targets): of "every" position, of the
+    rows that can "matter", and of those where the layers are "recomputed".
+    """
+
+    def kept(name, how, **what):
+        return ledger(config, method=name, mixed=mixed, **how, **what).activations
+
+    N, T = batch[0].shape
+    return {
+        name: {
+            "every": kept(name, how, batch_size=N, seq_len=T),
+            "matter": kept(name, how, batch=batch),
+            "recomputed": kept(name, {**how, "recompute": "layers"}, batch=batch),
+        }
+        for name, how in settings.items()
+    }
+
+
+def rows_table(kept: Mapping[str, Mapping[str, int]], batch: Batch) -> Iterator[str]:
+    """A row a method: bytes kept for backward, and shares of the first column."""
+    (N, T), targets = batch[0].shape, batch[1]
+    rows, counted = int(last_targets(targets).sum()), int((targets != IGNORED).sum())
+    yield f"{'kept for backward':18}{'every position':>16}{'that matter':>22}{'and recompute':>22}"
+    for name, row in kept.items():
+        cells = (f"{human(row[k])} {row[k] / row['every']:6.1%}" for k in ("matter", "recomputed"))
+        yield f"{METHODS[name].title:18}{human(row['every']):>16}" + "".join(
+            f"{cell:>22}" for cell in cells
+        )
+    yield f"{N} × {T} positions, of which {rows} can matter and {counted} have a counted target"
+    yield "and recompute: also with --recompute layers"

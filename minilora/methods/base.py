@@ -116,6 +116,16 @@ class FromPeft(Protocol):
     def __call__(self, config: Mapping[str, Any]) -> dict[str, Any] | None: ...
 
 
+class Restore(Protocol):
+    """A linear's own arrays, a moved W among them, out of those that `to_peft` wrote.
+
+    arguments: the linear's as it was attached; written: argument -> array. Raises ValueError where
+    what was written does not hold them.
+    """
+
+    def __call__(self, options: Options, arguments: Arrays, written: Arrays) -> Arrays: ...
+
+
 @dataclass(frozen=True)
 class PeftFormat:
     """How PEFT stores a technique. Saving checks that what is written gives each change back."""
@@ -127,6 +137,7 @@ class PeftFormat:
     shared: Mapping[str, str] = field(default_factory=dict)  # argument -> its one key
     drawn: str = ""  # config field: False where the shared arrays are left out, drawn by a key
     claims: tuple[str, ...] = ()  # fields that change the formula, and that this technique knows
+    restore: Restore | None = None  # None: the arrays that are written are the technique's own
 
 
 @dataclass(frozen=True)
@@ -144,6 +155,7 @@ class Method:
     count: Count
     factors: Factors | None = None  # None: the change is no product of thin factors
     options: Mapping[str, Any] = field(default_factory=dict)  # name -> default, for attach
+    about: Mapping[str, str] = field(default_factory=dict)  # option -> its meaning and unit
     takes: tuple[str, ...] = ("rank", "alpha", "targets")  # which of these the technique has
     default_rank: int = 8
     rank_above_width: bool = False  # is a rank above min(I, O) of use?
@@ -154,7 +166,8 @@ class Method:
     lr_scale: Callable[[Options], Mapping[str, float]] | None = None  # -> {"B": factor on the rate}
     before_step: BeforeStep | None = None
     after_step: AfterStep | None = None
-    remembers: tuple[str, ...] = ()  # arguments that a step rule adds and keeps between steps
+    # arguments that a step rule adds and keeps between steps -> the argument of the same shape
+    remembers: Mapping[str, str] = field(default_factory=dict)
     owns_weight: bool = False  # W is the technique's own copy, which it moves or `init` returns
     whole_model: bool = False  # embeddings, norms and head train too
     peft: PeftFormat | None = None  # None: PEFT does not know the technique

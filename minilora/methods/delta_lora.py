@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..fast import bind
-from ..support.values import whole
+from ..support.values import number, whole
 from . import lora
 
 
@@ -69,6 +69,9 @@ def to_peft(settings, layers):
     """
     written = {}
     for layer, arguments in layers.items():
+        if settings.options["start_step"] == 0 and "A_start" not in arguments:
+            # B was set by hand if it is not 0: of rank r it would be read as (1+λ) B
+            arguments = {**arguments, "A_start": arguments["A"], "B_start": arguments["B"]}
         B, A = factors(settings.options, **arguments)
         written[layer] = {"A": A, "B": B}
     times = max(len(written[layer]["A"]) // len(a["A"]) for layer, a in layers.items())
@@ -83,13 +86,37 @@ def to_peft(settings, layers):
     return lora.to_peft(wider, layers)[0], written
 
 
+def restore(options, arguments, written):
+    """A, B, A_start, B_start and the moved W out of [A; A_start] and [(1+λ) B, -λ B_start].
+
+    (2r, I), (O, 2r). Of rank r they are A and (1+λ) B where W moves from the first step (B_start is
+    0 then), else A and B: W had not moved. See `factors`.
+    Raises ValueError where λ = -1: then (1+λ) B is 0, and B is lost.
+    """
+    W, s, (O, r) = arguments["W"], arguments["s"], arguments["B"].shape
+    right, left = written["A"].astype(np.float64), written["B"].astype(np.float64)
+    if left.shape == (O, r) and options["start_step"] == 0:
+        right, left = np.concatenate([right, right]), np.concatenate([left, 0 * left], axis=1)
+    if (left.shape, right.shape) != ((O, 2 * r), (2 * r, W.shape[1])):
+        return {}
+    ratio = options["update_ratio"]
+    if ratio == -1:
+        raise ValueError(
+            "delta_lora: update_ratio is -1, so what is stored does not hold B; wanted the run's "
+            "checkpoint to train on, or method='lora' for what was learned"
+        )
+    A, A_start = right[:r], right[r:]
+    # where λ = 0, W never moves and nothing reads B_start
+    B, B_start = left[:, :r] / (1 + ratio), left[:, r:] / (-ratio or 1)
+    W = W + ratio * s * (B @ A - B_start @ A_start)
+    return {"W": W, "A": A, "B": B, "A_start": A_start, "B_start": B_start}
+
+
 def check(options):
     """Raises ValueError unless the ratio is a finite number and the start step a whole one of at
     least 0.
     """
-    ratio = options["update_ratio"]
-    if not (isinstance(ratio, int | float) and abs(ratio) < float("inf")):
-        raise ValueError(f"delta_lora: update_ratio is {ratio!r}, wanted a finite number")
+    number("delta_lora: update_ratio", options["update_ratio"])
     whole("delta_lora: start_step", options["start_step"])
 
 
@@ -100,11 +127,16 @@ METHOD = replace(
     source="Zi et al. 2023, arXiv:2309.02411, algorithm 1",
     formula="W + s B A, W moved by λ s Δ(B A) each step",
     options={"rank_stabilized": False, "update_ratio": 2.0, "start_step": 0},
+    about={
+        "rank_stabilized": lora.ABOUT["rank_stabilized"],
+        "update_ratio": "λ: in each step W moves by λ times the change of s B A",
+        "start_step": "optimizer steps before W first moves",
+    },
     check=check,
     factors=factors,
     before_step=before_step,
     after_step=after_step,
-    remembers=("A_start", "B_start"),
+    remembers={"A_start": "A", "B_start": "B"},
     owns_weight=True,
-    peft=replace(lora.PEFT, to_peft=to_peft),
+    peft=replace(lora.PEFT, to_peft=to_peft, restore=restore),
 )

@@ -118,6 +118,7 @@ METHOD = Method(
     delta=delta,
     count=count,
     options={"rank_stabilized": False},
+    about={"rank_stabilized": lora.ABOUT["rank_stabilized"]},
     derived=derived,
     peft=PeftFormat(
         "LORA",

@@ -110,6 +110,11 @@ def from_peft(config):
 
 PEFT = PeftFormat("LORA", {"A": "lora_A.weight", "B": "lora_B.weight"}, to_peft, from_peft)
 
+ABOUT = {
+    "rank_stabilized": "scale by alpha / √rank, not by alpha / rank",
+    "dropout": "probability of dropping an input of the adapter in training, below 1",
+}
+
 METHOD = Method(
     name="lora",
     title="LoRA",
@@ -122,6 +127,7 @@ METHOD = Method(
     count=count,
     factors=factors,
     options={"rank_stabilized": False, "dropout": 0.0},
+    about=ABOUT,
     check=check_probability,
     peft=PEFT,
 )

@@ -67,6 +67,7 @@ METHOD = Method(
     count=count,
     factors=lora.factors,
     options={"rank_stabilized": False, "dropout": 0.0, "corrected": False},
+    about=lora.ABOUT | {"corrected": "multiply dB by (A Aᵀ)⁻¹ / s², as the paper of 2026 does"},
     check=check_probability,
     grad_rule=corrected_gradient,
     peft=lora.PEFT,

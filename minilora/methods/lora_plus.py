@@ -3,9 +3,9 @@
 The pair is LoRA's; the optimizer is told a ratio.
 """
 
-import math
 from dataclasses import replace
 
+from ..support.values import number
 from . import lora
 from .base import check_probability
 
@@ -21,11 +21,9 @@ def lr_scale(options):
 
 
 def check(options):
-    """Raises ValueError unless the ratio is a positive number."""
+    """Raises ValueError unless the ratio is a number above 0."""
     check_probability(options)
-    ratio = options["ratio"]
-    if isinstance(ratio, bool) or not (isinstance(ratio, int | float) and 0 < ratio < math.inf):
-        raise ValueError(f"lora_plus: ratio is {ratio!r}, wanted a positive number")
+    number("lora_plus: ratio", options["ratio"], above=0)
 
 
 METHOD = replace(
@@ -35,6 +33,7 @@ METHOD = replace(
     source="Hayou et al. 2024, arXiv:2402.12354, section 4",
     formula="W + s B A, B's learning rate times a ratio",
     options={**lora.METHOD.options, "ratio": 16.0},
+    about=lora.ABOUT | {"ratio": "learning rate of B divided by that of A, above 0"},
     check=check,
     lr_scale=lr_scale,
 )

@@ -6,6 +6,8 @@ import numpy as np
 
 from ..engine import Op
 from ..support.meta import filled
+from ..support.values import number
+from . import lora
 from .base import Method, PeftFormat, check_probability
 
 
@@ -100,8 +102,7 @@ def check(options):
     key, d = options["projection_prng_key"], options["d_initial"]
     if not isinstance(key, int) or isinstance(key, bool):
         raise ValueError(f"vera: projection_prng_key is {key!r}, wanted a whole number")
-    if not (isinstance(d, int | float) and abs(d) < float("inf")):
-        raise ValueError(f"vera: d_initial is {d!r}, wanted a finite number")
+    number("vera: d_initial", d)
 
 
 def to_peft(settings, layers):
@@ -137,6 +138,11 @@ METHOD = Method(
     count=count,
     factors=factors,
     options={"d_initial": 0.1, "projection_prng_key": 0, "dropout": 0.0},
+    about={
+        "d_initial": "start value of every entry of d",
+        "projection_prng_key": "seed that draws the shared A and B, a whole number",
+        "dropout": lora.ABOUT["dropout"],
+    },
     takes=("rank", "targets"),
     default_rank=256,
     rank_above_width=True,

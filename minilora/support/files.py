@@ -5,20 +5,20 @@ import difflib
 import json
 import os
 import secrets
+import shutil
+import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from .kinds import check_kind
+
 PACKAGE = Path(__file__).resolve().parents[1]
-KINDS = {  # a Python type -> what an error calls it
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    list: "a list",
-    dict: "an object",
-}
+MOST_TEXT = 1 << 28  # bytes of a text file
+DEEPEST = 64  # levels of brackets in a JSON text
+TOO_DEEP = "too many brackets inside one another"
 
 
 def data_folder() -> Path:
@@ -47,15 +47,27 @@ def make_folder(path: str | Path) -> Path:
 def read_text(path: str | Path) -> str:
     """The contents of a text file in UTF-8, without a byte order mark.
 
-    Raises FileNotFoundError, or ValueError with the first line that is not UTF-8.
+    Raises FileNotFoundError, or ValueError for what is no file of at most 256 MiB, with the first
+    line that is not UTF-8.
     """
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        with open(path, "rb", opener=_without_waiting) as file:
+            about = os.fstat(file.fileno())
+            if not stat.S_ISREG(about.st_mode) or about.st_size > MOST_TEXT:
+                raise ValueError(f"{path}: wanted a file of at most {MOST_TEXT} bytes of text")
+            return file.read().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except IsADirectoryError:
+        raise ValueError(f"{path}: a folder, wanted a file") from None
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ValueError(f"{path}: line {line}: not UTF-8") from None
+
+
+def _without_waiting(path, flags):
+    """For open: a named pipe that nobody writes to is opened at once, and then refused."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def read_json(path: str | Path, wanted: Any = dict) -> Any:
@@ -68,37 +80,27 @@ def read_json(path: str | Path, wanted: Any = dict) -> Any:
     return value
 
 
-def parse_json(place: str | Path, text: str) -> Any:
+def parse_json(place: str | Path, text: str | bytes) -> Any:
     """The value of a JSON text; raises ValueError that begins with `place`."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except RecursionError:
-        raise ValueError(f"{place}: not JSON: too many brackets inside one another") from None
+        raise ValueError(f"{place}: not JSON: {TOO_DEEP}") from None
     except ValueError as error:
         raise ValueError(f"{place}: not JSON: {error}") from None
+    inner, depth = [[value]], 0
+    while inner := [child for parent in inner for child in _brackets(parent)]:
+        if (depth := depth + 1) > DEEPEST:
+            raise ValueError(f"{place}: not JSON of ours: {TOO_DEEP}")
+    return value
 
 
-def check_kind(path: str | Path, name: str, value: Any, wanted: Any) -> None:
-    """Raises ValueError, with the file and the place in it, if a JSON value is of another kind.
-
-    wanted: bool, int, float (a whole number is allowed too), str, list, dict; [kind]: a list of
-    such values; {"name": kind}: an object with at least these names; {str: kind}: an object all of
-    whose values are of this kind.
-    """
-    kind = wanted if isinstance(wanted, type) else type(wanted)
-    fits = isinstance(value, int | float if kind is float else kind)
-    if not fits or isinstance(value, bool) != (kind is bool):
-        raise ValueError(f"{path}: {name} is {value!r:.80}, wanted {KINDS[kind]}")
-    if isinstance(wanted, list):
-        for i, item in enumerate(value):
-            check_kind(path, f"{name}[{i}]", item, wanted[0])
-    if isinstance(wanted, dict):
-        inside = dict.fromkeys(value, wanted[str]) if str in wanted else wanted
-        for key, inner in inside.items():
-            place = key if name == "it" else f"{name}.{key}"
-            if key not in value:
-                raise ValueError(f"{path}: no {place} in it")
-            check_kind(path, place, value[key], inner)
+def _brackets(value):
+    """The lists and objects directly inside a value."""
+    inside = value.values() if isinstance(value, dict) else value
+    return (
+        [v for v in inside if isinstance(v, dict | list)] if isinstance(value, dict | list) else []
+    )
 
 
 @contextlib.contextmanager
@@ -128,26 +130,86 @@ def write_together(files: Mapping[Any, bytes]) -> None:
 
     All bytes are first written to temporary files and flushed to the disk; then these are renamed.
     A full disk leaves every old file as it was. Old and new files can be mixed only if the process
-    is killed between two renamings. Raises OSError, after removing the temporary files.
+    is killed between two renamings. Raises OSError that names the file, after removing the
+    temporary files. Those that a killed process left behind are removed, too, a day later.
     """
+    for folder in {Path(path).parent for path in files}:
+        _remove_old_temporaries(folder)
     staged: dict[Path, Path] = {}
     try:
         for path, data in files.items():
             path = Path(path)
             temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
             staged[temporary] = path
-            with open(temporary, "xb") as file:
+            with _named(path), open(temporary, "xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
         for temporary, path in staged.items():
             os.replace(temporary, path)
-    except BaseException:  # also KeyboardInterrupt
+    except BaseException as error:  # also KeyboardInterrupt
         for temporary in staged:
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and not error.filename:  # a full disk
+            places = ", ".join(map(str, files))
+            raise OSError(error.errno, f"{error.strerror}: {places:.200}") from None
         raise
     for folder in {path.parent for path in staged.values()}:
         _sync_folder(folder)
+
+
+@contextlib.contextmanager
+def replacing(folder: str | Path, remove: Collection[str] = ()) -> Iterator[Path]:
+    """A new folder inside `folder`; at the end, its files take the places of those of their names.
+
+    From subfolders that the new folder has too, all files of the names `remove` and all empty
+    folders are removed before; a user's own files stay.
+    After an error, or a kill before the end, `folder` has what it had, and nothing of both.
+    """
+    folder = Path(folder)
+    new = folder / ".unfinished"
+    shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
+    new.mkdir()
+    try:
+        yield new
+        for part in [path for path in new.iterdir() if path.is_dir()]:
+            _clear(folder / part.name, remove)
+        for path in sorted(new.rglob("*")):  # a folder before what is in it
+            place = folder / path.relative_to(new)
+            if path.is_dir():
+                place.mkdir(exist_ok=True)
+            else:
+                os.replace(path, place)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _clear(folder, names):
+    """Remove the files of these names, and then what folders are empty."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder before the folder
+        if path.is_dir() and not path.is_symlink():
+            with contextlib.suppress(OSError):  # not empty
+                path.rmdir()
+        elif path.name in names:
+            path.unlink()
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """An OSError inside names this file: a full disk does not say which file it had no room for."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
+def _remove_old_temporaries(folder: Path) -> None:
+    """Remove temporary files of `write_together` that are older than a day."""
+    with contextlib.suppress(OSError):
+        for path in folder.glob(".*.????????.tmp"):
+            if time.time() - path.stat().st_mtime > 86_400:  # seconds
+                path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

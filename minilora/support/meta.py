@@ -10,6 +10,7 @@ references that would keep real arrays alive.
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -27,17 +28,19 @@ class Memory:
         self.peak = max(self.peak, self.live)
 
 
-_memories = [Memory()]
+# where new storages count: each thread has its own
+_uncounted = Memory()
+_memory: ContextVar[Memory] = ContextVar("minilora_memory", default=_uncounted)
 
 
 @contextlib.contextmanager
 def counting() -> Iterator[Memory]:
     """Storages made inside count in a Memory of their own."""
-    _memories.append(Memory())
+    token = _memory.set(memory := Memory())
     try:
-        yield _memories[-1]
+        yield memory
     finally:
-        _memories.pop()
+        _memory.reset(token)
 
 
 class Storage:
@@ -46,7 +49,7 @@ class Storage:
     __slots__ = ("__weakref__", "memory", "nbytes")
 
     def __init__(self, nbytes: int):
-        self.nbytes, self.memory = nbytes, _memories[-1]
+        self.nbytes, self.memory = nbytes, _memory.get()
         self.memory.add(nbytes)
 
     def __del__(self):

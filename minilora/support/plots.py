@@ -1,6 +1,7 @@
 """Figures of a comparison: a function takes results and returns a matplotlib Figure, no window."""
 
 import io
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -90,6 +91,7 @@ def style() -> Any:
             "lines.linewidth": 2.4,
             "lines.markersize": 8,
             "savefig.facecolor": "white",
+            "text.parse_math": False,  # a dollar in a title is a dollar
         }
     )
 
@@ -157,9 +159,10 @@ def accuracy(results: Mapping[str, Any]) -> Any:
     records, references = results["methods"], results["references"]
     with style():
         figure = canvas(11, 6.6)
-        panels = _panels(figure, list(records.values()), list(references.values()))
+        size = results["settings"]["test_size"]
+        panels = _panels(figure, list(records.values()), list(references.values()), size)
         for axes in panels:
-            _points(axes, records)
+            _points(axes, records, size)
             _lines(axes, references)
         panels[0].set_title(f"Exact match on {results['settings']['test_size']:,} held-out words")
         figure.supylabel("share answered exactly", fontsize=13)
@@ -170,16 +173,24 @@ def accuracy(results: Mapping[str, Any]) -> Any:
 
 
 def _bars(records):
-    """What the bars are."""
-    counts = {len(record.get("seeds", [])) for record in records.values()}
+    """What the bars are, see `_bar`."""
+    counts = {len(record["seeds"]) for record in records.values()}
     if counts == {1}:
-        return "none, one seed"
+        return "one seed, standard error over the words"
     return f"standard deviation over {' or '.join(map(str, sorted(counts)))} seeds"
 
 
-def _panels(figure, records, references):
+def _bar(record, size):
+    """Half of the error bar: the standard deviation over the seeds; of one seed, the standard error
+    √(p(1-p)/n) of a share p of n words.
+    """
+    p = record["exact_match"]
+    return record["exact_match_sd"] if len(record["seeds"]) > 1 else math.sqrt(p * (1 - p) / size)
+
+
+def _panels(figure, records, references, size):
     """One Axes for all values; or two, if a wide gap below the lowest method is left out."""
-    ends = [r["exact_match"] + sign * r["exact_match_sd"] for r in records for sign in (-1, 1)]
+    ends = [r["exact_match"] + sign * _bar(r, size) for r in records for sign in (-1, 1)]
     below = [value for value in references if value < min(ends)]
     above = [*ends, *(value for value in references if value >= min(ends))]
     if not below or min(above) - max(below) < 0.15:
@@ -187,7 +198,7 @@ def _panels(figure, records, references):
         axes.set_ylim(*_with_margin([*below, *above], 0.1))
         return [axes]
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    upper.set_ylim(*_with_margin(above, 0.1))
+    upper.set_ylim(*_with_margin(above, 0.1, least=0.32))
     lower.set_ylim(*_with_margin(below, 0.25))
     upper.spines["bottom"].set_visible(False)
     upper.tick_params(axis="x", which="both", length=0)
@@ -198,15 +209,18 @@ def _panels(figure, records, references):
     return [upper, lower]
 
 
-def _with_margin(values, share):
-    """(low, high): the range of the values, widened on both sides by this share of it, or 0.02."""
-    margin = max(share * (max(values) - min(values)), 0.02)
+def _with_margin(values, share, least=0.0):
+    """(low, high): the range of the values, widened on both sides by this share of it, or 0.02, or
+    until it is `least` wide, so that small differences look small.
+    """
+    width = max(values) - min(values)
+    margin = max(share * width, 0.02, (least - width) / 2)
     return min(values) - margin, max(values) + margin
 
 
-def _points(axes, records):
-    """A point with its standard deviation for every method, at its own numbers: points of equal
-    numbers stand above each other, told apart by colour, marker and the legend.
+def _points(axes, records, size):
+    """A point with its error bar for every method, at its own number: points of equal numbers stand
+    above each other, told apart by colour, marker and the legend.
     """
     from matplotlib.ticker import LogLocator
 
@@ -215,7 +229,7 @@ def _points(axes, records):
     for name, record in records.items():
         (colour, marker), score = appearance[name], record["exact_match"]
         point = dict(color=colour, marker=marker, ms=11, capsize=5, ls="none")
-        deviation = record["exact_match_sd"] or None
+        deviation = _bar(record, size) or None
         label = f"{record['title']}  {score:.3f}"
         axes.errorbar(record["trainable"], score, yerr=deviation, label=label, **point)
     axes.set_xscale("log")

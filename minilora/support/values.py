@@ -5,12 +5,16 @@ from typing import Any
 
 import numpy as np
 
+MOST = 2**64 - 1  # the largest whole number of 64 bits
+
 
 def whole(what: str, value, least: int = 0) -> int:
     """value as an int of at least `least`; raises ValueError that begins with `what`."""
     is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not is_whole or value < least:
-        raise ValueError(f"{what} is {value!r}, wanted a whole number of at least {least}")
+        raise ValueError(f"{what} is {shown(value)}, wanted a whole number of at least {least}")
+    if value > MOST:
+        raise ValueError(f"{what} is above {MOST}, wanted a whole number of 64 bits")
     return int(value)
 
 
@@ -19,12 +23,29 @@ def number(what: str, value, *, least: float = -math.inf, above: float = -math.i
 
     The result is a Python float: a np.float64 would turn float32 arrays into float64.
     """
-    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value < least or value <= above:
+    if not is_finite(value) or value < least or value <= above:
         bound = f" above {above:g}" if above > -math.inf else ""
         bound = f" of at least {least:g}" if least > -math.inf else bound
-        raise ValueError(f"{what} is {value!r}, wanted a finite number{bound}")
+        raise ValueError(f"{what} is {shown(value)}, wanted a finite number{bound}")
     return float(value)
+
+
+def is_finite(value: Any) -> bool:
+    """Is it a number, Python's or NumPy's, that a float can hold?"""
+    if not isinstance(value, int | float | np.number) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
+
+
+def shown(value: Any) -> str:
+    """The beginning of a value as it is written in Python."""
+    # Python refuses to write whole numbers of thousands of digits
+    if isinstance(value, int) and abs(value) > MOST:
+        return "a number of more than 64 bits"
+    return f"{value!r:.80}"
 
 
 def plain(value: Any) -> Any:

@@ -3,14 +3,15 @@
 The tokenizers library merges the pairs. This file builds it from a model's files, and writes chats.
 """
 
+import contextlib
 import importlib.util
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..support.files import read_json, read_text
-from .tokenizer import ForeignTokenizer, known_ids, tokenizer_config
+from .tokenizer import ForeignTokenizer, known_ids, tokenized, tokenizer_config
 
 START, STOP = "<|im_start|>", "<|im_end|>"  # around each message of a chat (ChatML)
 SPECIAL = 3  # tokenizer.ggml.token_type of a token that is not text
@@ -24,6 +25,7 @@ class BytePairTokenizer:
         self.eos_id = eos_id  # ends an answer
         self.pad_id = pad_id  # pads short rows
         self.template = template  # the chat template, in Jinja
+        self._size = 1 + max(inner.get_vocab().values(), default=-1)
 
     @classmethod
     def from_gguf(cls, about: Mapping[str, Any]) -> "BytePairTokenizer":
@@ -40,28 +42,33 @@ class BytePairTokenizer:
 
         tokens = _texts(about, "tokenizer.ggml.tokens")
         merges = [tuple(pair.split(" ")) for pair in _texts(about, "tokenizer.ggml.merges")]
+        if wrong := [" ".join(merge) for merge in merges if len(merge) != 2]:
+            raise ValueError(f"tokenizer.ggml.merges: {wrong[0]!r:.80} is no pair of tokens")
         kinds = about.get("tokenizer.ggml.token_type", [1] * len(tokens))
+        if not isinstance(kinds, list):
+            raise ValueError(f"tokenizer.ggml.token_type is {kinds!r:.80}, wanted a list")
         ids = {token: i for i, token in enumerate(tokens)}
         if len(ids) != len(tokens) or len(kinds) != len(tokens):
             raise ValueError(
                 f"tokenizer.ggml.tokens has {len(ids)} different ones of {len(tokens)}, "
                 f"token_type {len(kinds)}; wanted as many"
             )
-        try:
+        with _in_rust("tokenizer.ggml.merges"):
             inner = Tokenizer(models.BPE(vocab=ids, merges=merges))
-        except Exception as error:  # the library raises plain Exception
-            raise ValueError(f"tokenizer.ggml.merges: {error}") from None
         digits = pre_tokenizers.Digits(individual_digits=True)
         words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
         inner.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
         inner.decoder = decoders.ByteLevel()
         special = [token for token, kind in zip(tokens, kinds) if kind == SPECIAL]
-        inner.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
-        eos = about.get("tokenizer.ggml.eos_token_id")
-        if not (isinstance(eos, int) and 0 <= eos < len(tokens)):
-            raise ValueError(f"tokenizer.ggml.eos_token_id is {eos!r:.40}, wanted a token's")
-        pad = about.get("tokenizer.ggml.padding_token_id", eos)
-        return cls(inner, eos, pad, about.get("tokenizer.chat_template", ""))
+        with _in_rust("tokenizer.ggml.token_type"):
+            added = [AddedToken(token, special=True, normalized=False) for token in special]
+            inner.add_special_tokens(added)
+        eos = _id(about, "tokenizer.ggml.eos_token_id", len(tokens))
+        pad = _id(about, "tokenizer.ggml.padding_token_id", len(tokens), eos)
+        template = about.get("tokenizer.chat_template", "")
+        if not isinstance(template, str):
+            raise ValueError(f"tokenizer.chat_template is {template!r:.80}, wanted a text")
+        return cls(inner, eos, pad, template)
 
     @classmethod
     def load(cls, folder: str | Path) -> "BytePairTokenizer":
@@ -78,12 +85,10 @@ class BytePairTokenizer:
         needed()
         from tokenizers import Tokenizer
 
-        try:
+        with _in_rust(folder / "tokenizer.json", ForeignTokenizer):
             inner = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:  # the library raises plain Exception
-            raise ForeignTokenizer(f"{folder / 'tokenizer.json'}: {error}") from None
-        eos = inner.token_to_id(_content(fields["eos_token"]))
-        pad = inner.token_to_id(_content(fields.get("pad_token") or fields["eos_token"]))
+        eos = _id_of(inner, fields["eos_token"])
+        pad = _id_of(inner, fields.get("pad_token") or fields["eos_token"])
         if eos is None or pad is None:
             raise ForeignTokenizer(f"{config}: its eos_token or pad_token is no token")
         jinja = folder / "chat_template.jinja"
@@ -99,16 +104,23 @@ class BytePairTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """V, the number of tokens."""
-        return self._inner.get_vocab_size()
+        """V: one more than the largest id."""
+        return self._size
 
     def encode(self, text: str) -> list[int]:
         """Text to ids; no token is added before or after."""
-        return self._inner.encode(text, add_special_tokens=False).ids
+        with _in_rust("tokenizer"):
+            return self._inner.encode(text, add_special_tokens=False).ids
+
+    def __call__(self, text: str | Sequence[str]) -> dict[str, Any]:
+        """{"input_ids": …} of a text, or of each of several: see `tokenizer.tokenized`."""
+        return tokenized(self, text)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Ids to text, without special tokens. Raises ValueError for an id out of range."""
-        return self._inner.decode(known_ids(ids, self.vocab_size))
+        known = known_ids(ids, self.vocab_size)
+        with _in_rust("tokenizer"):
+            return self._inner.decode(known)
 
     def chat(self, messages: str | Sequence[Mapping[str, str]]) -> str:
         """A conversation as one ChatML text, which the model continues with the assistant's answer.
@@ -117,15 +129,28 @@ class BytePairTokenizer:
         system message, the template's own comes first. Raises ValueError if the template is not
         ChatML.
         """
-        if START not in self.template or STOP not in self.template:
-            raise ValueError("tokenizer: its chat template is not ChatML, or it has none")
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
+        return "".join(text for text, _ in self.turns(messages)) + f"{START}assistant\n"
+
+    def turns(self, messages: Sequence[Mapping[str, str]]) -> list[tuple[str, bool]]:
+        """The parts of a conversation's ChatML text, and which of them the assistant says: the
+        content of its turns, with the token that ends a turn. Raises ValueError as `chat` does.
+        """
+        if START not in self.template or STOP not in self.template:
+            raise ValueError("tokenizer: its chat template is not ChatML, or it has none")
         default = re.search(rf"{re.escape(START)}system\n(.*?){re.escape(STOP)}", self.template)
         if default and messages and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": default[1]}, *messages]
-        turns = (f"{START}{m['role']}\n{m['content']}{STOP}\n" for m in messages)
-        return "".join(turns) + f"{START}assistant\n"
+        return [
+            part
+            for m in messages
+            for part in (
+                (f"{START}{m['role']}\n", False),
+                (f"{m['content']}{STOP}", m["role"] == "assistant"),
+                ("\n", False),
+            )
+        ]
 
 
 def needed() -> None:
@@ -143,6 +168,29 @@ def _texts(about, key):
     return texts
 
 
-def _content(token):
-    """The text of a token in tokenizer_config.json: the value itself, or its field "content"."""
-    return str(token["content"] if isinstance(token, dict) else token)
+def _id(about, key, size, default=None):
+    """The id of a token in a GGUF file's metadata; raises ValueError where it is none."""
+    value = about.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < size:
+        raise ValueError(f"{key} is {value!r:.40}, wanted a token's")
+    return value
+
+
+def _id_of(inner, token):
+    """The id of a token in tokenizer_config.json, which is a text or an object with its "content";
+    None where it is no token.
+    """
+    text = token.get("content") if isinstance(token, dict) else token
+    return inner.token_to_id(text) if isinstance(text, str) else None
+
+
+@contextlib.contextmanager
+def _in_rust(place: Any, kind: type[ValueError] = ValueError) -> Iterator[None]:
+    """What the tokenizers library raises is raised again as a ValueError that begins with place."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # a panic of Rust is no Exception
+        reason = " ".join(str(error).split())
+        raise kind(f"{place}: {reason[:160]}") from None

@@ -14,10 +14,11 @@ import numpy as np
 from ..llama.model import Llama
 from ..ops.loss import IGNORED
 from ..support.files import data_folder, errors_at, find, parse_json, read_text
+from .chats import Chat
 
-Pair = tuple[str, str | tuple[str, ...]]  # a prompt, and its completion or all right completions
+Words = tuple[str, str | tuple[str, ...]]  # a prompt, and its completion or all right completions
+Pair = Words | Chat
 Batch = tuple[np.ndarray, np.ndarray]  # ids (N, T), targets (N, T), int64
-COLUMNS = ("prompt", "completion")  # the names in a user's own file
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ TASKS = {
 class TaskData(NamedTuple):
     """Pairs: to train on, to choose settings with, and to report scores on."""
 
-    train: list[Pair]
-    validation: list[Pair]
-    test: list[Pair]
+    train: list[Words]
+    validation: list[Words]
+    test: list[Words]
 
 
 def load_task(name: str) -> TaskData:
@@ -70,12 +71,12 @@ def load_task(name: str) -> TaskData:
     )
 
 
-def read_table(name: str, to_pair: Callable[[str, str], Pair]) -> TaskData:
+def read_table(name: str, to_pair: Callable[[str, str], Words]) -> TaskData:
     """A table in data/, whose columns are: word, answers, "train" or "test". validation is empty.
 
     to_pair: (word, answers) -> the pair.
     """
-    pairs: dict[str, list[Pair]] = {"train": [], "test": []}
+    pairs: dict[str, list[Words]] = {"train": [], "test": []}
     for line in read_text(data_folder() / name).splitlines()[1:]:
         word, answers, split = line.split("\t")
         pairs[split].append(to_pair(word, answers))
@@ -93,28 +94,39 @@ def select(task: str | TaskData, train_size: int) -> TaskData:
     return TaskData(data.train[:train_size], data.train[train_size : 2 * train_size], data.test)
 
 
-def read_pairs(path: str | Path) -> list[tuple[str, str]]:
-    """(prompt, completion) pairs from a .jsonl or .csv file in UTF-8 that has these two names.
+def read_pairs(
+    path: str | Path, prompt: str = "prompt", completion: str = "completion"
+) -> list[Pair]:
+    """(prompt, completion) pairs from a .jsonl or .csv file in UTF-8.
 
-    Blank lines and other names are skipped. Raises ValueError with the line, FileNotFoundError.
+    prompt, completion: the names that the file has for them. A line of JSONL may have "messages"
+    instead, a list of {"role", "content"}: it is read as a `Chat`. Blank lines and other names are
+    skipped. Raises ValueError with the line, FileNotFoundError.
     """
+    columns = prompt, completion
     path = Path(path)
     readers = {".jsonl": _jsonl_records, ".csv": _csv_records}
     if path.suffix.lower() not in readers:
         raise ValueError(f"{path}: suffix {path.suffix!r}, wanted .jsonl or .csv")
-    pairs = []
-    for line, record in readers[path.suffix.lower()](path, read_text(path)):
-        for key in COLUMNS:
+    pairs: list[Pair] = []
+    for line, record in readers[path.suffix.lower()](path, read_text(path), columns):
+        if isinstance(record.get("messages"), list) and prompt not in record:
+            pairs.append(Chat.read(f"{path} line {line}", record["messages"]))
+            continue
+        for key in columns:
             value = record.get(key)
             if not isinstance(value, str) or not value:
-                raise ValueError(f"{path} line {line}: {key} is {value!r:.80}, wanted some text")
-        pairs.append((record["prompt"], record["completion"]))
+                has = "" if key in record else f"; its names are {', '.join(record):.80}"
+                raise ValueError(
+                    f"{path} line {line}: {key} is {value!r:.80}, wanted some text{has}"
+                )
+        pairs.append((record[prompt], record[completion]))
     if not pairs:
         raise ValueError(f"{path}: no pairs in it")
     return pairs
 
 
-def _jsonl_records(path: Path, text: str):
+def _jsonl_records(path: Path, text: str, columns: tuple[str, ...]):
     """(line number, object) of each line that is not blank."""
     # not splitlines(): it also splits at U+2028, which a JSON string may contain
     for number, line in enumerate(text.split("\n"), 1):
@@ -126,13 +138,13 @@ def _jsonl_records(path: Path, text: str):
         yield number, record
 
 
-def _csv_records(path: Path, text: str):
+def _csv_records(path: Path, text: str, wanted: tuple[str, ...]):
     """(number of its last line, {column: cell}) of each row that is not blank."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows = ((reader.line_num, row) for row in reader if any(cell.strip() for cell in row))
     try:
-        line, columns = next(rows, (0, list(COLUMNS)))
-        for name in COLUMNS:
+        line, columns = next(rows, (0, list(wanted)))
+        for name in wanted:
             if (times := columns.count(name)) != 1:
                 count = f"{times} columns" if times else "no column"
                 raise ValueError(f"{path} line {line}: {count} {name!r} in {columns}")
@@ -243,14 +255,26 @@ def enough_batches(
 
 def all_once(pairs: Sequence[Pair], tokenizer: Any, batch_size: int = 64) -> list[Batch]:
     """All pairs, each once, in batches of similar length: for a mean loss."""
-    pairs = sorted(pairs, key=lambda pair: len(pair[0]) + len(_right(pair[1])[0]))
+    pairs = sorted(pairs, key=_length)
     parts = [pairs[k : k + batch_size] for k in range(0, len(pairs), batch_size)]
     return [batch for part in parts for batch in batches(part, tokenizer, len(part))]
+
+
+def _length(pair):
+    """Characters of a pair or a conversation."""
+    if isinstance(pair, Chat):
+        return sum(len(message["content"]) for message in pair.messages)
+    return len(pair[0]) + len(_right(pair[1])[0])
 
 
 def _row(pair: Pair, tokenizer: Any) -> tuple[list[int], list[int]]:
     """ids and targets of prompt + completion + end."""
     place = f"batches: {pair!r:.120}"
+    if isinstance(pair, Chat):
+        with errors_at(place):
+            return pair.row(tokenizer)
+    if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
+        raise ValueError(f"{place}: wanted a pair (prompt, completion)")
     with errors_at(place):
         prompt, answer = tokenizer.encode(pair[0]), tokenizer.encode(_right(pair[1])[0])
     if not prompt or tokenizer.eos_id in answer:
@@ -267,6 +291,26 @@ def _pad(rows: list[tuple[list[int], list[int]]], pad_id: int) -> Batch:
         ids[n, : len(row_ids)] = row_ids
         targets[n, : len(row_targets)] = row_targets
     return ids, targets
+
+
+def random_batch(
+    vocab_size: int,
+    batch_size: int,
+    prompts: tuple[int, int] = (60, 200),
+    answers: tuple[int, int] = (5, 60),
+    seed: int = 0,
+) -> Batch:
+    """Random tokens in the form of instruction data: a prompt without targets, then an answer.
+
+    prompts, answers: the least and the most tokens of each, drawn for every row.
+    """
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(batch_size):
+        prompt, answer = (int(rng.integers(least, most + 1)) for least, most in (prompts, answers))
+        row = rng.integers(0, vocab_size, prompt + answer).tolist()
+        rows.append((row[:-1], [IGNORED] * (prompt - 1) + row[prompt:]))
+    return _pad(rows, 0)
 
 
 def _right(completion: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -291,8 +335,9 @@ def exact_match(
         raise ValueError("exact_match: no pairs")
     base = getattr(model, "base", model)
     tokenizer = require_tokenizer("exact_match", getattr(base, "tokenizer", None))
-    prompts = [tokenizer.encode(prompt) for prompt, _ in pairs]
-    right = [_right(completion) for _, completion in pairs]
+    words = [pair.pair(tokenizer) if isinstance(pair, Chat) else pair for pair in pairs]
+    prompts = [tokenizer.encode(prompt) for prompt, _ in words]
+    right = [_right(completion) for _, completion in words]
     longest = max(len(tokenizer.encode(text)) for texts in right for text in texts)
 
     answers, hits = [""] * len(pairs), 0
@@ -360,6 +405,6 @@ RULES: dict[str, Callable[[str], str]] = {
 }
 
 
-def score_rule(rule: Callable[[str], str], pairs: Sequence[Pair]) -> float:
+def score_rule(rule: Callable[[str], str], pairs: Sequence[Words]) -> float:
     """The share of a task's pairs that a rule, applied to the word itself, answers right."""
     return sum(rule(prompt[1:-1]) in _right(answers) for prompt, answers in pairs) / len(pairs)

@@ -2,7 +2,7 @@
 
 import json
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,7 +47,8 @@ class CharTokenizer:
         Raises ForeignTokenizer for another kind, ValueError for a damaged file, FileNotFoundError.
         """
         path = Path(folder) / "tokenizer.json"
-        model = read_json(path, {"model": dict})["model"]
+        fields = read_json(path, {"model": dict})
+        model = fields["model"]
         if model.get("type") != "WordLevel":
             kind = str(model.get("type"))[:40]
             raise ForeignTokenizer(f"{path}: model {kind}, wanted WordLevel of characters")
@@ -56,9 +57,16 @@ class CharTokenizer:
         if [i for _, i in vocabulary] != list(range(len(vocabulary))):
             raise ValueError(f"{path}: the ids are not 0 to {len(vocabulary) - 1}, each once")
         try:
-            return cls(tuple(token for token, _ in vocabulary))
+            tokenizer = cls(tuple(token for token, _ in vocabulary))
         except ValueError as error:
             raise ForeignTokenizer(f"{path}: {error}") from None
+        written = tokenizer._tokenizer_json()
+        for name in ("normalizer", "pre_tokenizer", "post_processor"):
+            if fields.get(name, written[name]) != written[name]:
+                raise ForeignTokenizer(
+                    f"{path}: {name} is {fields[name]!r:.80}, wanted {written[name]!r:.80}"
+                )
+        return tokenizer
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json in Hugging Face's layout."""
@@ -113,6 +121,10 @@ class CharTokenizer:
             raise ValueError(f"tokenizer: no token for {', '.join(map(repr, unknown))}")
         return [self._ids[character] for character in text]
 
+    def __call__(self, text: str | Sequence[str]) -> dict[str, Any]:
+        """{"input_ids": …} of a text, or of each of several: see `tokenized`."""
+        return tokenized(self, text)
+
     def decode(self, ids: Iterable[int]) -> str:
         """Ids to text, without padding. Raises ValueError for an id out of range."""
         return "".join(self.tokens[i] for i in known_ids(ids, self.vocab_size) if i != self.pad_id)
@@ -128,6 +140,15 @@ def tokenizer_config(pad: str, end: str, **more: Any) -> dict[str, bytes]:
         **more,
     }
     return {"tokenizer_config.json": f"{json.dumps(fields, indent=1)}\n".encode()}
+
+
+def tokenized(tokenizer: Any, text: str | Sequence[str]) -> dict[str, Any]:
+    """{"input_ids": ids of the text} as transformers' tokenizers answer a call; of several texts a
+    list each, of its own length.
+    """
+    if isinstance(text, str):
+        return {"input_ids": tokenizer.encode(text)}
+    return {"input_ids": [tokenizer.encode(each) for each in text]}
 
 
 def known_ids(ids: Iterable[int], vocab_size: int) -> list[int]:

@@ -5,9 +5,9 @@ weight of the base (full fine-tuning, Delta-LoRA) moves a copy that belongs to t
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,7 +17,9 @@ from ..llama import generation
 from ..llama.model import EMBED, MLP, Forward, Llama, gated
 from ..llama.rows import Rows
 from ..methods.base import Arrays, Method
-from ..support.meta import is_array
+from ..support import show
+from ..support.meta import Meta, is_array
+from ..support.plots import human
 from ..support.values import plain, whole
 from .choices import (
     DEFAULT_TARGETS,
@@ -26,11 +28,15 @@ from .choices import (
     check_pattern,
     check_rank,
     check_recompute,
+    describe_options,
     find_method,
     match_targets,
     pick,
     warn_of_ranks,
 )
+
+# The built-in techniques by name, for editors and type checkers; a test compares it with METHODS.
+Technique = Literal["full", "lora", "lora_fa", "vera", "delta_lora", "lora_plus", "dora"]
 
 
 @dataclass
@@ -204,27 +210,69 @@ class Tuned:
         change = self.record.delta(**wide) if layer in self.layers else 0
         return change + (wide["W"] - W)  # W - W is 0 where it stands still
 
+    def generate_text(self, prompt: str, max_new_tokens: int = 32, **choices) -> str:
+        """The text that follows a prompt, up to the end token: see `generation.generate_text`."""
+        return generation.generate_text(self, prompt, max_new_tokens, **choices)
+
+    def count_parameters(self) -> tuple[int, int]:
+        """How many numbers train, and how many there are, counted as PEFT counts them: the base's
+        and the adapters', without the arrays that all layers share.
+        """
+        trainable = sum(a.size for a in self.trainable.values())
+        base = sum(a.size for a in self.base.params.values())
+        if self.record.whole_model:
+            return trainable, base
+        others = {"W", *self.shared, *self.record.remembers}
+        own = [a for row in self.layers.values() for n, a in row.items() if n not in others]
+        return trainable, base + sum(a.size for a in own if is_array(a))
+
+    def print_trainable_parameters(self) -> None:
+        """Print `count_parameters` in PEFT's own sentence."""
+        trainable, every = self.count_parameters()
+        share = 100 * trainable / every
+        print(
+            f"trainable params: {trainable:,} || all params: {every:,} || trainable%: {share:.4f}"
+        )
+
+    def _facts(self) -> dict[str, str]:
+        trainable, every = self.count_parameters()
+        targets = self.targets if isinstance(self.targets, str) else ", ".join(self.targets or ())
+        size = human(sum(a.nbytes for a in self.trainable.values()))
+        facts = {"rank": self.rank, "alpha": self.alpha, "targets": targets}
+        facts |= {"trainable": f"{trainable:,} of {every:,}", "size": size}
+        return {name: str(value) for name, value in facts.items() if value}
+
+    def __repr__(self) -> str:
+        return show.line(f"{self.record.title} on Llama {self.base.name}".rstrip(), self._facts())
+
+    def _repr_html_(self) -> str:
+        return show.table(f"{self.record.title} on Llama {self.base.name}".rstrip(), self._facts())
+
 
 def attach(
-    model,
-    method: str | Method,
+    model: Llama,
+    method: Technique | str | Method,
     *,
-    rank=None,
-    alpha=None,
-    rank_pattern=None,
-    alpha_pattern=None,
-    targets=None,
+    rank: int | None = None,
+    alpha: float | None = None,
+    rank_pattern: Mapping[str, int] | None = None,
+    alpha_pattern: Mapping[str, float] | None = None,
+    targets: str | Iterable[str] | None = None,
+    layers_to_transform: int | Iterable[int] | None = None,
+    layers_pattern: str | Iterable[str] | None = None,
+    exclude_modules: str | Iterable[str] | None = None,
     seed: int = 0,
-    recompute=None,
+    recompute: Literal["layers", "swiglu"] | None = None,
     **options,
 ) -> Tuned:
     """Put a technique on a model: fresh arrays, the base untouched.
 
     method: a name of METHODS, or a Method of your own. rank: its default where None (8; VeRA 256).
     alpha: 2·rank where None. rank_pattern, alpha_pattern: {name or regular expression of adapted
-    linears: their own}, as in PEFT. targets: names of linears ("q_proj", or a full name), or
-    "all-linear"; ("q_proj", "v_proj") where None. recompute: less memory for time, see
-    `check_recompute`. options: the technique's own.
+    linears: their own}, as in PEFT. targets: names of linears ("q_proj", or a full name), regular
+    expressions of them, or "all-linear"; ("q_proj", "v_proj") where None. layers_to_transform,
+    layers_pattern, exclude_modules: fewer of them, see `match_targets`. recompute: less memory for
+    time, see `check_recompute`. options: the technique's own, listed below with their defaults.
     Raises ValueError for what the technique does not take, with the nearest right names.
     """
     record = method if isinstance(method, Method) else find_method(method)
@@ -233,7 +281,12 @@ def attach(
             f"attach: got a {type(model).__name__}, wanted a Llama; detach or merge first"
         )
     patterns = {"rank_pattern": rank_pattern or {}, "alpha_pattern": alpha_pattern or {}}
-    given = {"rank": rank, "alpha": alpha, "targets": targets}
+    selection: dict[str, Any] = {
+        "layers_to_transform": layers_to_transform,
+        "layers_pattern": layers_pattern,
+        "exclude_modules": exclude_modules,
+    }
+    given = {"rank": rank, "alpha": alpha, "targets": targets, **selection}
     options = check_options(record, options, **given, **{k: v or None for k, v in patterns.items()})
     seed = whole("attach: seed", seed)
     if record.whole_model:
@@ -241,12 +294,14 @@ def attach(
         tuned.weights = {name: a.copy() for name, a in model.params.items()}
         return tuned
 
-    names = match_targets(model.config, targets)
+    names = match_targets(model.config, targets, **selection)
+    if any(value is not None for value in selection.values()):
+        targets = tuple(names)
     weights = {name: model.params[f"{name}.weight"] for name in names}
     if "rank" in record.takes:
         rank = check_rank(record, rank)
     if "alpha" in record.takes:
-        alpha = check_alpha(2 * rank if alpha is None else alpha)
+        alpha = check_alpha(2 * (rank or 1) if alpha is None else alpha)
     tuned = Tuned(model, record, rank, alpha, targets or DEFAULT_TARGETS, seed, options, recompute)
     tuned.rank_pattern = check_pattern("rank_pattern", patterns["rank_pattern"], names)
     tuned.alpha_pattern = check_pattern("alpha_pattern", patterns["alpha_pattern"], names)
@@ -255,15 +310,32 @@ def attach(
         warn_of_ranks(record, ((name, W.shape) for name, W in weights.items()), ranks)
     if record.prepare:
         tuned.shared = record.prepare(
-            [W.shape for W in weights.values()], rank, options, model.params[EMBED]
+            [W.shape for W in weights.values()], rank or 0, options, model.params[EMBED]
         )
     rng = np.random.default_rng(seed)
     for name, W in weights.items():
         own = {"W": W.copy()} if record.owns_weight else {}
         r, how = _of_layer(tuned, name)
         made = record.init(W, r, how, rng, tuned.shared)
+        # arrays made like a weight in Fortran's order are in that order: AdamW wants rows
+        made |= {k: np.array(made[k], order="C") for k in record.trains if _is_turned(made.get(k))}
         tuned.layers[name] = own | {argument: plain(a) for argument, a in made.items()}
     return tuned
+
+
+attach.__doc__ = f"{attach.__doc__}\n{describe_options()}\n"
+
+
+def _is_turned(a) -> bool:
+    return isinstance(a, np.ndarray) and not a.flags.c_contiguous
+
+
+def shapes_of(model: Llama) -> Llama:
+    """The model on shapes alone. What `attach` makes on it takes no memory, however large a file
+    says that it is.
+    """
+    params: dict[str, Any] = {name: Meta(a.shape, a.dtype) for name, a in model.params.items()}
+    return Llama(model.config, params)
 
 
 def _of_layer(tuned, name):
@@ -284,12 +356,21 @@ def merge(tuned: Tuned) -> Llama:
 
     tuned is left as it was.
     """
-    return _with_change(tuned.base, tuned, +1)
+    return _with_change(_adapted(tuned, "merge").base, tuned, +1)
 
 
 def unmerge(merged: Llama, tuned: Tuned) -> Llama:
     """A new model of the weights of `merged` less tuned's ΔW: the base, up to one rounding."""
-    return _with_change(merged, tuned, -1)
+    return _with_change(merged, _adapted(tuned, "unmerge"), -1)
+
+
+def _adapted(tuned: Tuned, what: str) -> Tuned:
+    """tuned; raises TypeError for what attach did not make."""
+    if not isinstance(tuned, Tuned):
+        raise TypeError(
+            f"{what}: got a {type(tuned).__name__}, wanted a Tuned: what attach returns"
+        )
+    return tuned
 
 
 def _with_change(model: Llama, tuned: Tuned, sign: int) -> Llama:

@@ -1,6 +1,7 @@
 """A checkpoint: one file with everything that the next step of a training run depends on."""
 
 import json
+import warnings
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,13 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from .. import fast
 from ..formats.safetensors import read_arrays, write_arrays
 from ..llama.model import Llama
-from ..support.files import check_kind, parse_json
-from .adapters import Tuned
+from ..support import blas
+from ..support.files import check_kind, errors_at, parse_json
+from .adapters import Tuned, attach, shapes_of
+from .choices import find_method
 from .optim import AdamW
 
 ABOUT = "minilora_checkpoint"  # the name of our entry in the file's metadata
+CHECKSUM = "minilora_crc32"  # another entry: of ABOUT and of all arrays
+PATTERNS = "rank_pattern", "alpha_pattern"
 HISTORY = {
     "losses": [0.0],
     "rates": [0.0],
@@ -22,6 +28,7 @@ HISTORY = {
     "evaluations": [list],
     "batches_crc32": 0,
 }
+MACHINE = {"kernels": "kernels", "blas_threads": "BLAS threads"}  # name -> as a warning says it
 
 
 def save(
@@ -34,38 +41,38 @@ def save(
     arrays = {f"array.{key}": a for key, a in tuned.arrays.items()}
     arrays |= {f"m.{key}": a for key, a in adam.m.items()}
     arrays |= {f"v.{key}": a for key, a in adam.v.items()}
-    about = {**run, "steps": adam.steps, "history": history}
-    write_arrays(path, arrays, {ABOUT: json.dumps(about)})
+    about = json.dumps({**run, **machine(), "steps": adam.steps, "history": history})
+    write_arrays(path, arrays, {ABOUT: about, CHECKSUM: checksum(arrays, about)})
 
 
 def load(path: str | Path, tuned: Tuned, adam: AdamW, settings: Mapping[str, Any]) -> dict:
     """Copy a checkpoint's arrays and moments into tuned and adam; returns its history.
 
+    Warns if the kernels or the threads of BLAS are not those of the saved run: then the run does
+    not go on to the same bits.
     Raises ValueError if the file is damaged, was saved by another run (another base, method, option
     or setting), or has more steps than this run. A constant schedule may resume with another number
     of steps; with any other schedule that is another run, since each rate depends on the number.
     """
-    arrays, about = read_arrays(path)
-    if ABOUT not in about:
-        raise ValueError(f"{path}: not a checkpoint of minilora")
-    saved = parse_json(path, about[ABOUT])
+    arrays, saved = _read(path)
     check_kind(path, "it", saved, {"settings": {}, "steps": 0, "history": HISTORY})
     for name, mine in json.loads(json.dumps(describe(tuned, settings))).items():
         if name == "settings":
             _check_settings(path, saved[name], mine)
         elif saved.get(name) != mine:
-            raise ValueError(f"{path}: {name} is {saved.get(name)!r}, this run has {mine!r}")
+            raise ValueError(f"{path}: {name} is {saved.get(name)!r:.200}, this run has {mine!r}")
     steps, last = saved["steps"], settings.get("steps", saved["steps"])
     if not 0 <= steps <= last:
         raise ValueError(f"{path}: it is of step {steps}, this run ends at {last}")
-    for key, own in tuned.trainable.items():
-        for name in (f"array.{key}", f"m.{key}", f"v.{key}"):
-            a = arrays.get(name)
-            if a is None or a.shape != own.shape or not np.isfinite(a).all():
-                raise ValueError(f"{path}: no {name} of shape {own.shape} and finite numbers")
-    unknown = {k.removeprefix("m.") for k in arrays if k.startswith("m.")} - adam.params.keys()
-    if unknown:
-        raise ValueError(f"{path}: its array {min(unknown)} has no place in this run")
+    _check_history(path, saved["history"], steps)
+    _check_arrays(path, arrays, tuned)
+    for name, mine in machine().items():
+        if saved.get(name) != mine:
+            warnings.warn(
+                f"{path}: {MACHINE[name]}: {saved.get(name)!r:.40} when it was saved, {mine!r} "
+                "now: the run goes on, but not to the same bits",
+                stacklevel=3,
+            )
     _restore(tuned, arrays)
     for name in adam.params:
         adam.m[name][:] = arrays[f"m.{name}"]
@@ -74,13 +81,71 @@ def load(path: str | Path, tuned: Tuned, adam: AdamW, settings: Mapping[str, Any
     return saved["history"]
 
 
-def fingerprint(model: Llama) -> str:
-    """The CRC-32 of all weights and their names, which distinguishes one base from another."""
-    crc = 0
-    for name, a in sorted(model.params.items()):
+def load_tuned(path: str | Path, model: Llama) -> Tuned:
+    """The adapter in a checkpoint, on the base that it was trained on: what an adapter's folder is.
+
+    Raises ValueError for a damaged file, one that is no checkpoint, and another base.
+    """
+    arrays, saved = _read(path)
+    check_kind(path, "it", saved, {"method": "", "base": "", "options": {}, "seed": 0})
+    if saved["base"] != fingerprint(model):
+        raise ValueError(
+            f"{path}: its base has the fingerprint {saved['base']!s:.80}, "
+            f"this one {fingerprint(model)}"
+        )
+    given = {name: saved.get(name) for name in ("rank", "alpha", *PATTERNS)}
+    given["targets"] = _layers(model, arrays)
+    with errors_at(path):
+        record = find_method(saved["method"])
+        taken = {k: v for k, v in given.items() if v and k in (*record.takes, *PATTERNS)}
+        how = {"seed": saved["seed"], **taken, **saved["options"]}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # attach on numbers warns
+            shapes = attach(shapes_of(model), record, **how)
+    _check_arrays(path, arrays, shapes)
+    tuned = attach(model, record, **how)
+    _restore(tuned, arrays)
+    return tuned
+
+
+def _layers(model, arrays):
+    """The linears that have an adapter's arrays in the file."""
+    starts = {name: f"array.base_model.model.{name}." for name in model.config.linears()}
+    return [name for name, start in starts.items() if any(key.startswith(start) for key in arrays)]
+
+
+def _read(path):
+    """The arrays and what is written about the run, both as they were saved."""
+    arrays, about = read_arrays(path)
+    if ABOUT not in about:
+        raise ValueError(
+            f"{path}: not a checkpoint of minilora; wanted one, or an adapter's folder"
+        )
+    if (found := checksum(arrays, about[ABOUT])) != about.get(CHECKSUM):
+        raise ValueError(
+            f"{path}: damaged: its checksum is {about.get(CHECKSUM)!r:.40}, its contents give "
+            f"{found!r}"
+        )
+    return arrays, parse_json(path, about[ABOUT])
+
+
+def machine() -> dict[str, Any]:
+    """What the bits of a sum depend on: the kernels, and the threads of BLAS."""
+    return {"kernels": fast.backend() if fast.on() else "numpy", "blas_threads": blas.threads()}
+
+
+def checksum(arrays: Mapping[str, np.ndarray], text: str = "") -> str:
+    """The CRC-32 of a text and of all arrays: their names, shapes, dtypes and numbers."""
+    crc = zlib.crc32(text.encode())
+    for name, a in sorted(arrays.items()):
         crc = zlib.crc32(f"{name}{a.shape}{a.dtype}".encode(), crc)
         crc = zlib.crc32(np.ascontiguousarray(a).data, crc)
     return f"{crc:08x}"
+
+
+def fingerprint(model: Llama) -> str:
+    """The `checksum` of all weights, which distinguishes one base from another."""
+    return checksum(model.params)
 
 
 def describe(tuned: Tuned, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,23 +159,67 @@ def _check_settings(path, saved, mine):
     for name, value in mine.items():
         free = name == "steps" and mine["schedule"] == "constant"
         if saved.get(name) != value and not free:
-            raise ValueError(f"{path}: {name} was {saved.get(name)!r}, this run has {value!r}")
+            why = ""
+            if name == "steps":
+                why = (
+                    f"; each rate of a {mine['schedule']} schedule depends on it. A new run can "
+                    "start from this file as its adapter"
+                )
+            raise ValueError(f"{path}: {name} was {saved.get(name)!r}, this run has {value!r}{why}")
+
+
+def _check_history(path, history, steps):
+    """Raises ValueError unless the history has an entry for each step and nothing of later ones."""
+    for name in ("losses", "rates", "seconds"):
+        if (length := len(history[name])) != steps:
+            raise ValueError(f"{path}: history.{name} has {length} entries, it is of step {steps}")
+    last = 0
+    for i, point in enumerate(history["evaluations"]):
+        step = point[0] if len(point) == 2 else None
+        if not isinstance(step, int) or not last < step <= steps:
+            raise ValueError(
+                f"{path}: history.evaluations[{i}] is {point!r:.80}, wanted [step, value] with a "
+                f"step of {last + 1} to {steps}"
+            )
+        last = step
+
+
+def _check_arrays(path, arrays, tuned):
+    """Raises ValueError unless the file has the arrays of this run: names, shapes, dtypes, and
+    numbers that are finite. What the step rule adds (Delta-LoRA's start factors) may be absent as
+    a whole.
+    """
+    added: dict[str, np.ndarray] = {}
+    own = tuned.arrays
+    for layer in tuned.layers:
+        for name, like in tuned.record.remembers.items():
+            own.pop(tuned.key(layer, name), None)
+            added[f"array.{tuned.key(layer, name)}"] = own[tuned.key(layer, like)]
+    wanted = {f"array.{key}": a for key, a in own.items()}
+    wanted |= {f"{moment}.{key}": a for key, a in tuned.trainable.items() for moment in "mv"}
+    if added.keys() & arrays.keys():
+        wanted |= added
+    for name, mine in wanted.items():
+        a = arrays.get(name)
+        if a is None or a.shape != mine.shape or a.dtype != mine.dtype:
+            found = "none" if a is None else f"{a.shape} of {a.dtype}"
+            raise ValueError(f"{path}: no {name} of {mine.shape} and {mine.dtype}, found {found}")
+        if not np.isfinite(a).all():
+            raise ValueError(f"{path}: {name} has numbers that are not finite")
+        if name.startswith("v.") and a.size and a.min() < 0:
+            raise ValueError(
+                f"{path}: {name}, a mean of squares, has the negative number {a.min()}"
+            )
+    if unknown := arrays.keys() - wanted.keys():
+        raise ValueError(f"{path}: its array {min(unknown)} has no place in this run")
 
 
 def _restore(tuned, arrays):
-    """Copy the saved arrays into tuned's own.
-
-    Delta-LoRA's step rule adds arrays (the start factors) during a run: those that the checkpoint
-    does not have are deleted, those that only the checkpoint has are added.
-    """
-    own = tuned.arrays
-    for key, array in own.items():
-        if f"array.{key}" in arrays:
-            array[:] = arrays[f"array.{key}"]
+    """Copy the saved arrays into tuned's own. What a step rule added is deleted or added, too."""
     for layer, arguments in tuned.layers.items():
-        prefix = tuned.key(layer, "")
-        saved = {k.removeprefix("array.") for k in arrays if k.startswith(f"array.{prefix}")}
-        for name in [n for n in arguments if (k := tuned.key(layer, n)) in own and k not in saved]:
-            del arguments[name]
-        for key in saved - own.keys():
-            arguments[key.removeprefix(prefix)] = arrays[f"array.{key}"]
+        for name in tuned.record.remembers:
+            arguments.pop(name, None)
+            if (key := f"array.{tuned.key(layer, name)}") in arrays:
+                arguments[name] = arrays[key].copy()
+    for key, array in tuned.arrays.items():
+        array[:] = arrays[f"array.{key}"]

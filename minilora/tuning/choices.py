@@ -9,14 +9,48 @@ from ..llama.model import EMBED, HEAD
 from ..methods import METHODS
 from ..methods.base import Method
 from ..support.files import find, nearest
-from ..support.values import number, plain, whole
+from ..support.values import number, plain, shown, whole
+from . import patterns
 
 DEFAULT_TARGETS = ("q_proj", "v_proj")
+SELECTION = "layers_to_transform", "layers_pattern", "exclude_modules"  # PEFT's, beside targets
+
+
+# What PEFT calls it -> what it is called here.
+PEFT_NAMES = {
+    "r": "rank",
+    "lora_alpha": "alpha",
+    "target_modules": "targets",
+    "lora_dropout": "dropout",
+    "vera_dropout": "dropout",
+    "use_rslora": "rank_stabilized",
+    "loraplus_lr_ratio": "ratio",
+}
 
 
 def find_method(name: str) -> Method:
     """METHODS[name]; raises ValueError with the most similar names."""
+    if isinstance(name, str) and name not in METHODS:
+        for known, record in METHODS.items():  # "LoRA", "lora+", "Delta LoRA"
+            if _letters(name) in (_letters(known), _letters(record.title)):
+                raise ValueError(f"unknown method {name!r}; did you mean {known!r}?")
     return find("method", name, METHODS)
+
+
+def _letters(name):
+    return re.sub(r"[\s_-]", "", name.lower())
+
+
+def describe_options() -> str:
+    """A paragraph a technique: what attach takes for it, with defaults, meanings and units."""
+    lines = []
+    for name, record in METHODS.items():
+        own = {"rank": record.default_rank, "alpha": "2·rank", "targets": "q_proj, v_proj"}
+        taken = ", ".join(f"{k} ({v})" for k, v in own.items() if k in record.takes)
+        lines.append(f"{name}: {taken or 'no rank, alpha or targets'}")
+        for option, default in record.options.items():
+            lines.append(f"    {option} ({default}): {record.about.get(option, '')}")
+    return "\n".join(lines)
 
 
 def _kinds(layers):
@@ -24,12 +58,35 @@ def _kinds(layers):
     return list(dict.fromkeys(layer.rsplit(".", 1)[-1] for layer in layers))
 
 
-def match_targets(config, targets=None) -> list[str]:
-    """The full names of the linears that `targets` select, in the order of the forward pass."""
+def match_targets(
+    config,
+    targets=None,
+    layers_to_transform: int | Iterable[int] | None = None,
+    layers_pattern: str | Iterable[str] | None = None,
+    exclude_modules: str | Iterable[str] | None = None,
+) -> list[str]:
+    """The full names of the linears that are chosen, in the order of the forward pass.
+
+    targets: names, or regular expressions of names. The others are PEFT's: the numbers of the
+    layers; the name that stands before that number ("layers"); names that are left out, or one
+    regular expression of whole names. Raises ValueError where nothing is chosen.
+    """
     linears = list(config.linears())
+    chosen = _targeted(linears, DEFAULT_TARGETS if targets is None else targets)
+    chosen = _numbered(chosen, layers_to_transform, layers_pattern)
+    if exclude_modules:
+        chosen = [name for name in chosen if not _excluded(name, exclude_modules)]
+    if not chosen:
+        raise ValueError(
+            f"targets: no linear is left, with layers_to_transform {layers_to_transform!r:.40}, "
+            f"layers_pattern {layers_pattern!r:.40}, exclude_modules {exclude_modules!r:.40}"
+        )
+    return chosen
+
+
+def _targeted(linears, targets):
+    """The linears that targets name."""
     kinds = _kinds(linears)
-    if targets is None:
-        targets = DEFAULT_TARGETS
     if targets == "all-linear":
         return linears
     wanted = f"wanted some of {', '.join(kinds)} or 'all-linear'"
@@ -46,10 +103,42 @@ def match_targets(config, targets=None) -> list[str]:
                 "are tied, one adapter would change both"
             )
         matching = [name for name in linears if name == target or name.endswith(f".{target}")]
+        if not matching and isinstance(target, str) and not patterns.PLAIN.fullmatch(target):
+            matching = [name for name in linears if patterns.end(target, name)]
+            if not matching:
+                raise ValueError(
+                    f"targets: {target!r:.80} matches no linear; their names are as {linears[0]}"
+                )
         if not matching:
             raise nearest("target", target, [*kinds, "all-linear"])
         selected.update(matching)
     return [name for name in linears if name in selected]
+
+
+def _numbered(names, numbers, before):
+    """Those in the layers of these numbers; before: what stands before a layer's number."""
+    if before and numbers is None:
+        raise ValueError("layers_pattern is given, wanted layers_to_transform too")
+    if numbers is None or (not isinstance(numbers, int) and not list(numbers)):
+        return names
+    listed = [numbers] if isinstance(numbers, int) else list(numbers)
+    chosen = {whole("layers_to_transform", number) for number in listed}
+    found = {name: int(part) for name in names for part in name.split(".") if part.isdigit()}
+    if missing := sorted(chosen - set(found.values())):
+        raise ValueError(
+            f"layers_to_transform: no layer {missing[0]}, wanted 0 to {max(found.values())}"
+        )
+    befores = [before] if isinstance(before, str) else list(before or ())
+    shapes = [rf".*\.({each})\.\d+\..*" for each in befores]
+    names = [n for n in names if not shapes or any(patterns.full(s, n) for s in shapes)]
+    return [name for name in names if found[name] in chosen]
+
+
+def _excluded(name, modules):
+    if isinstance(modules, str) and not patterns.PLAIN.fullmatch(modules):
+        return patterns.full(modules, name)
+    modules = [modules] if isinstance(modules, str) else modules
+    return any(name == module or name.endswith(f".{module}") for module in modules)
 
 
 def check_rank(record: Method, rank) -> int:
@@ -82,7 +171,7 @@ def check_alpha(alpha) -> float:
             return plain(alpha)
     except ValueError:
         pass
-    raise ValueError(f"alpha is {alpha!r}, wanted a finite number other than 0")
+    raise ValueError(f"alpha is {shown(alpha)}, wanted a finite number other than 0")
 
 
 CHECKS: dict[str, Callable[[str, Any], Any]] = {
@@ -98,26 +187,15 @@ def check_pattern(name: str, pattern: Mapping[str, Any], layers: Iterable[str]) 
     """
     layers = list(layers)
     for key in pattern:
-        if not any(matches(key, layer) for layer in layers):
+        if not any(patterns.end(key, layer) for layer in layers):
             kinds = ", ".join(_kinds(layers))
             raise ValueError(f"{name}: {key!r:.80} matches no adapted layer; adapted are {kinds}")
     return {key: CHECKS[name](key, value) for key, value in pattern.items()}
 
 
-def matches(pattern: str, layer: str) -> bool:
-    """Does a regular expression match the layer's name, or the end of it after a dot? As in PEFT.
-
-    Raises ValueError if it is no regular expression.
-    """
-    try:
-        return bool(re.fullmatch(rf"(.*\.)?({pattern})", layer))
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"pattern {pattern!r:.80}: no regular expression: {error}") from None
-
-
 def pick(pattern: Mapping[str, Any], layer: str, default: Any) -> Any:
     """The value of the first pattern that matches the layer's name, or the default."""
-    return next((value for key, value in pattern.items() if matches(key, layer)), default)
+    return next((value for key, value in pattern.items() if patterns.end(key, layer)), default)
 
 
 def check_recompute(recompute: str | None) -> str | None:
@@ -134,15 +212,19 @@ def check_recompute(recompute: str | None) -> str | None:
 def check_options(record: Method, options: Mapping[str, Any], **common: Any) -> dict[str, Any]:
     """The given options and the defaults of the others.
 
-    common: rank, alpha, targets, rank_pattern, alpha_pattern. Raises ValueError for an option out
-    of range, and for an option or common argument that the method does not take.
+    common: rank, alpha, targets, rank_pattern, alpha_pattern, and those of SELECTION. Raises
+    ValueError for an option out of range, and for an option or common argument that the method does
+    not take.
     """
-    patterns = ("rank_pattern", "alpha_pattern") if "alpha" in record.takes else ()
+    taken = [*record.takes]
+    taken += ["rank_pattern", "alpha_pattern"] if "alpha" in taken else []
+    taken += SELECTION if "targets" in taken else []
     for name, value in common.items():
-        if value is not None and name not in (*record.takes, *patterns):
+        if value is not None and name not in taken:
             raise ValueError(f"{record.name}: takes no {name}, got {value!r}")
     for name in options:
         if name not in record.options:
+            _check_peft_name(record, name)
             raise nearest(f"option of {record.name}", name, record.options)
     values = {**record.options, **{k: plain(v) for k, v in options.items()}}
     for name, value in values.items():
@@ -151,3 +233,15 @@ def check_options(record: Method, options: Mapping[str, Any], **common: Any) -> 
     if record.check:
         record.check(values)
     return values
+
+
+def _check_peft_name(record, name):
+    """Raises ValueError with the name that is used here, if it is one of PEFT's."""
+    ours = PEFT_NAMES.get(name)
+    if ours in (*record.takes, *record.options):
+        raise ValueError(f"{record.name}: {ours} is what PEFT calls {name}; wanted {ours}=")
+    if ours:
+        raise ValueError(f"{record.name}: takes no {ours}, which PEFT calls {name}")
+    for other, its in METHODS.items():
+        if its.peft and name in its.peft.claims:
+            raise ValueError(f"{record.name}: the method {other!r} is what PEFT calls {name}=True")

@@ -12,10 +12,12 @@ import numpy as np
 
 from ..llama.model import Llama, ModelConfig
 from ..methods import METHODS
+from ..support import show
 from ..support.files import find
+from ..support.plots import human
 from ..support.values import number
 from .adapters import Tuned
-from .storage import load_adapter
+from .storage import load_unmoved
 
 
 class Library:
@@ -32,11 +34,12 @@ class Library:
     def load(self, folder: str | Path, name: str | None = None) -> Tuned:
         """Read an adapter's folder and add it; its name is the folder's if none is given.
 
+        Delta-LoRA is read as the LoRA that PEFT reads, so that the base's weights are not copied.
         Raises what load_adapter raises, and ValueError if the name is in use.
         """
         name = Path(folder).name if name is None else name
         self._check_free(name)
-        return self.add(name, load_adapter(self.base, folder))
+        return self.add(name, load_unmoved(self.base, folder))
 
     def add(self, name: str, tuned: Tuned) -> Tuned:
         """Add an adapter, not a copy of it: training it further changes the library's adapter.
@@ -128,6 +131,21 @@ class Library:
     def generate(self, ids, max_new_tokens: int, **choices) -> np.ndarray:
         """Continue each row with the active adapter, or the base: see `generation.generate`."""
         return self.active.generate(ids, max_new_tokens, **choices)
+
+    def generate_text(self, prompt: str, max_new_tokens: int = 32, **choices) -> str:
+        """The text that follows a prompt, by the active adapter, or the base."""
+        return self.active.generate_text(prompt, max_new_tokens, **choices)
+
+    def _facts(self) -> dict[str, str]:
+        active = {self.current: " (active)"}
+        facts = {name: t.record.title + active.get(name, "") for name, t in self._adapters.items()}
+        return facts | {"size": human(self.nbytes)}
+
+    def __repr__(self) -> str:
+        return show.line(f"Library on Llama {self.base.name}".rstrip(), self._facts())
+
+    def _repr_html_(self) -> str:
+        return show.table(f"Library on Llama {self.base.name}".rstrip(), self._facts())
 
     def _check_free(self, name):
         if name in self._adapters:

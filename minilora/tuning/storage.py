@@ -4,22 +4,24 @@ What a technique writes, it says itself (`Method.peft`). Full fine-tuning is sto
 themselves, under the peft_type "FULL", and a technique that PEFT does not know under "MINILORA".
 """
 
+import contextlib
 import json
-import re
 import warnings
+import weakref
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..formats.safetensors import array_bytes, read_weights, refuse_pickles
+from ..formats.safetensors import array_bytes, check_finite, read_weights, refuse_pickles
 from ..llama.model import EMBED, HEAD, Llama
 from ..methods import METHODS
 from ..methods.base import Method, Settings
-from ..support.files import check_kind, parse_json, read_json, write_together
+from ..support.files import check_kind, errors_at, parse_json, read_json, write_together
 from ..support.meta import is_array
-from .adapters import Tuned, attach
-from .choices import find_method, match_targets, matches
+from . import checkpoints, patterns
+from .adapters import Tuned, attach, shapes_of
+from .choices import SELECTION, find_method, match_targets
 
 CONFIG, ARRAYS = "adapter_config.json", "adapter_model.safetensors"
 ABOUT = "minilora"  # the entry of the arrays' metadata; PEFT reads none
@@ -42,8 +44,6 @@ CHANGES = (
     "lora_bias",
     "alora_invocation_tokens",
     "modules_to_save",
-    "exclude_modules",
-    "layers_to_transform",
     "layer_replication",
     "target_parameters",
     "trainable_token_indices",
@@ -52,8 +52,9 @@ HARMLESS = set(  # fields that are read here, or say how the arrays were made or
     "peft_type r target_modules lora_alpha lora_dropout use_rslora init_lora_weights init_weights "
     "rank_pattern alpha_pattern vera_dropout d_initial projection_prng_key save_projection "
     "base_model_name_or_path task_type inference_mode auto_mapping revision peft_version "
-    "layers_pattern loftq_config eva_config corda_config lora_ga_config megatron_config "
-    "megatron_core qalora_group_size ensure_weight_tying runtime_config".split()
+    "layers_to_transform layers_pattern exclude_modules loftq_config eva_config corda_config "
+    "lora_ga_config megatron_config megatron_core qalora_group_size ensure_weight_tying "
+    "runtime_config".split()
 )
 SAME_BASE = (True, False, "gaussian", "orthogonal")  # init_lora_weights that leave W as it is
 
@@ -70,7 +71,10 @@ def save_adapter(tuned: Tuned, folder: str | Path, *, save_projection: bool = Tr
         "method": tuned.method,
         "rank": tuned.rank,
         "alpha": tuned.alpha,
+        "rank_pattern": tuned.rank_pattern,
+        "alpha_pattern": tuned.alpha_pattern,
         "options": tuned.options,
+        "base": {"name": tuned.base.name, "crc32": _mark(tuned.base)},
         "config": {k: v for k, v in config.items() if k not in DESCRIPTIVE},
     }
     data = array_bytes(arrays, {ABOUT: json.dumps(own)})
@@ -116,7 +120,9 @@ def _check_written(tuned, config, arrays):
     """Read what was written as a stranger would; compare each linear's whole change and numbers."""
     if tuned.record.whole_model:
         return
-    own = {"method": tuned.record, "options": tuned.options, "alpha": tuned.alpha}
+    own = {}
+    if tuned.record.peft is None:
+        own = {"method": tuned.record, "options": tuned.options, "alpha": tuned.alpha}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # attach warned of the ranks
         again = _empty(tuned.base, tuned.method, config, own, None, {})
@@ -149,27 +155,139 @@ def _target_modules(tuned):
 def load_adapter(
     model: Llama, folder: str | Path, method: str | Method | None = None, **options
 ) -> Tuned:
-    """Put a stored adapter on a model. method says which technique trains on: LoRA-FA and LoRA+ are
-    stored as LoRA.
+    """Put a stored adapter on a model.
 
-    Raises ValueError for an adapter of another kind or of a base of other shapes (as PEFT's files,
-    these do not tell two of one shape apart), for a damaged file, for files of two adapters, and
-    for a keyword that the files settle; FileNotFoundError.
+    method: the technique that trains on. None: the one that was saved, which the arrays' metadata
+    names; in a file of PEFT's own, what its config says. options: the technique's, where the files
+    do not settle them. Delta-LoRA's own arrays come back up to the rounding of float32.
+    folder: or a checkpoint of `train`, which settles all of it.
+    Warns where it was saved on another base of the same shapes.
+    Raises ValueError for an adapter of another kind or of a base of other shapes, for a damaged
+    file, for files of two adapters, and for a keyword that the files settle; FileNotFoundError.
     """
+    if Path(folder).is_file():
+        if method is not None or options:
+            raise ValueError(f"{folder}: a checkpoint settles its method and options; got others")
+        return checkpoints.load_tuned(folder, model)
+    return _load(model, folder, method, options)
+
+
+def load_unmoved(model: Llama, folder: str | Path) -> Tuned:
+    """`load_adapter` for use, not for training: a technique that moves a weight is loaded as PEFT
+    reads it, so that no weight of the base is copied.
+    """
+    return _load(model, folder, None, {}, unmoved=True)
+
+
+def _load(model, folder, method, options, unmoved=False):
     path = Path(folder) / CONFIG
     config = {name: value for name, value in read_json(path).items() if value is not None}
     refuse_pickles(Path(folder) / ARRAYS)
     arrays, about = read_weights(Path(folder) / ARRAYS)
     own = _own(Path(folder) / ARRAYS, about)
-    tuned = _empty(model, path, config, own, method, options)
+    if unmoved and _wrote_others(METHODS.get(own.get("method")), own):
+        own = {"config": own.get("config", {})}
+    shapes = _on_shapes(model, path, config, own, method, options)
     for name, value in own.get("config", {}).items():
         if config.get(name) != value:
             raise ValueError(
                 f"{path}: {name} is {config.get(name)!r:.80}, but {ARRAYS} was saved with "
                 f"{value!r:.80}: files of two adapters"
             )
-    _fill(tuned, Path(folder) / ARRAYS, arrays, _drawn(tuned.record, config))
+    if shapes:
+        _check_sizes(shapes, Path(folder) / ARRAYS, arrays, _drawn(shapes.record, config))
+    tuned = _empty(model, path, config, own, method, options)
+    with errors_at(Path(folder) / ARRAYS):
+        arrays = _restored(tuned, arrays, own)
+    wanted = _other_base(model, own)
+    try:
+        _fill(tuned, Path(folder) / ARRAYS, arrays, _drawn(tuned.record, config))
+    except ValueError as error:
+        raise ValueError(f"{error}{f'; wanted {wanted}' if wanted else ''}") from None
+    if wanted:
+        this = f"{model.name!r} ({_mark(model)})" if model.name else f"({_mark(model)})"
+        warnings.warn(f"{folder}: saved on {wanted}, and this is another, {this}", stacklevel=3)
     return tuned
+
+
+def _on_shapes(model, path, config, own, method, options):
+    """`_empty` on shapes alone; None for a reader's own technique that computes what shapes alone
+    cannot.
+    """
+    with warnings.catch_warnings(), contextlib.suppress(TypeError):
+        warnings.simplefilter("ignore")  # attach on numbers warns
+        return _empty(shapes_of(model), path, config, own, method, options)
+    return None
+
+
+def _check_sizes(shapes, path, arrays, optional):
+    """Raises ValueError where attach would make a larger array than the file has: a wrong rank
+    would fill the memory before it is noticed.
+    """
+    _check_missing(shapes, path, arrays, optional)
+    wanted = shapes.arrays
+    for name, array in arrays.items():
+        if name in wanted and array.size < wanted[name].size:
+            raise ValueError(
+                f"{path}: {name} has shape {array.shape}, this base wants {wanted[name].shape}"
+            )
+
+
+def _check_missing(tuned, path, arrays, optional):
+    derived = {k for k in tuned.arrays if k.endswith(".base_layer.weight")}
+    if missing := sorted(tuned.arrays.keys() - derived - optional - arrays.keys()):
+        raise ValueError(f"{path}: {len(missing)} arrays are missing, the first is {missing[0]}")
+
+
+def _other_base(model, own) -> str:
+    """The base that the adapter was saved on, in words, if it is another; "" where it is not told.
+
+    The number in brackets is its fingerprint.
+    """
+    saved = own.get("base")
+    if not isinstance(saved, dict) or saved.get("crc32") == _mark(model):
+        return ""
+    name = f"{saved['name']!r:.40} " if saved.get("name") else ""
+    return f"the base {name}({saved.get('crc32')!s:.8})"
+
+
+MARKS: weakref.WeakKeyDictionary[Llama, str] = weakref.WeakKeyDictionary()  # a base -> its own
+
+
+def _mark(model) -> str:
+    """The fingerprint of a base's weights in float32: of one base in any precision. Kept, since an
+    adapter is read in less time than a base's weights.
+    """
+    if model not in MARKS:
+        narrow = model if model.dtype == np.float32 else model.astype(np.float32)
+        MARKS[model] = checkpoints.fingerprint(narrow)
+    return MARKS[model]
+
+
+def _restored(tuned, arrays, own):
+    """The technique's own arrays by their keys, where it wrote others for PEFT to read.
+
+    Arrays of which it makes nothing stay as they are: `_fill` refuses them.
+    """
+    peft = tuned.record.peft
+    if not _wrote_others(tuned.record, own):
+        return arrays
+    found = dict(arrays)
+    for layer, arguments in tuned.layers.items():
+        keys = {name: tuned.key(layer, name) for name in peft.names}
+        written = {name: arrays[key] for name, key in keys.items() if key in arrays}
+        if len(written) == len(keys):
+            # what overflows is refused by `_fill`
+            with np.errstate(over="ignore", invalid="ignore"):
+                whole = peft.restore(tuned.options, arguments, written)
+            found |= {tuned.key(layer, name): a for name, a in whole.items()}
+    return found
+
+
+def _wrote_others(record, own):
+    """Did this technique write the file, and other arrays than its own?"""
+    peft = record.peft if record else None
+    return bool(peft and peft.restore) and _name(own.get("method")) == record.name
 
 
 def _drawn(record, config):
@@ -192,11 +310,12 @@ def _fill(tuned, path, arrays, optional):
     """Write the stored arrays into tuned's own; raises ValueError where they are not the same."""
     for layer, arguments in tuned.layers.items():  # what a step rule adds is not there yet
         keys = {name: tuned.key(layer, name) for name in tuned.record.remembers}
-        arguments |= {name: arrays[key].copy() for name, key in keys.items() if key in arrays}
+        for name, like in tuned.record.remembers.items():
+            if any(key in arrays for key in keys.values()):
+                _check_like(path, keys[name], arrays, like, arguments[like].shape)
+                arguments[name] = np.empty_like(arguments[like])
     live = tuned.arrays
-    derived = {k for k in live if k.endswith(".base_layer.weight")}
-    if missing := sorted(live.keys() - derived - optional - arrays.keys()):
-        raise ValueError(f"{path}: {len(missing)} arrays are missing, the first is {missing[0]}")
+    _check_missing(tuned, path, arrays, optional)
     if extra := sorted(arrays.keys() - live.keys()):
         raise ValueError(
             f"{path}: {len(extra)} arrays have no place in this base, the first is {extra[0]}"
@@ -207,7 +326,17 @@ def _fill(tuned, path, arrays, optional):
                 f"{path}: {name} has shape {array.shape}, this base wants {live[name].shape}"
             )
     for name, array in arrays.items():
-        live[name][...] = array
+        with np.errstate(over="ignore"):
+            live[name][...] = array
+        check_finite(path, f"{name} as {live[name].dtype}", live[name])
+
+
+def _check_like(path, key, arrays, like, shape):
+    """Raises ValueError unless the file has this array, in the shape of the argument `like`."""
+    if key not in arrays:
+        raise ValueError(f"{path}: {key} is missing")
+    if (found := arrays[key].shape) != shape:
+        raise ValueError(f"{path}: {key} has shape {found}, wanted that of {like}, {shape}")
 
 
 def _empty(model, path, config, own, method, options):
@@ -220,16 +349,22 @@ def _empty(model, path, config, own, method, options):
         return attach(model, record, **options)
     claims = record.peft.claims if record.peft else ()
     _check_formula(path, config, claims)
-    given: dict[str, Any] = {"targets": _targets(path, config.get("target_modules"), model)}
+    given: dict[str, Any] = {"targets": _targets(path, config, model)}
     given |= {k: v for k, v in fields.items() if k in record.takes}
+    settings = config
+    if _wrote_others(record, own):
+        settings = own
+        given |= {name: own.get(name) for name in ("rank", "alpha") if name in record.takes}
     for name, of in (("rank_pattern", int), ("alpha_pattern", float)):
-        given[name] = _pattern(path, name, config, of, model, given["targets"])
+        given[name] = _pattern(path, name, settings, of, model, given["targets"])
     read = {k: v for k, v in fields.items() if k in record.options and v is not None}
-    differ = {k for k in read.keys() & options.keys() - {*START} if options[k] != read[k]}
+    mine = own["options"] if _name(own.get("method")) == record.name else {}  # ratio and the like
+    mine = {k: v for k, v in mine.items() if k in record.options}
+    settle = mine | read if _wrote_others(record, own) else read
+    differ = {k for k in settle.keys() & options.keys() - {*START} if options[k] != settle[k]}
     if settled := given.keys() & options.keys() | differ:
         raise ValueError(f"{path}: {min(settled)} is settled by the adapter's own files")
-    mine = own["options"] if _name(own.get("method")) == record.name else {}  # ratio and the like
-    options = {**{k: v for k, v in mine.items() if k in record.options}, **read, **options}
+    options = {**mine, **read, **options}
     try:
         return attach(model, record, **given, **options)
     except ValueError as error:
@@ -243,7 +378,7 @@ def _name(method):
 def _technique(path, config, own, method) -> tuple[Method, dict[str, Any]]:
     """The record that trains on, and what it reads out of the config as attach's keywords.
 
-    method: a name or a record, None for the first technique whose form this is.
+    method: a name or a record; None: the one that was saved, or the first whose form this is.
     """
     kind = config.get("peft_type")
     if kind in ("FULL", "MINILORA"):
@@ -270,9 +405,21 @@ def _technique(path, config, own, method) -> tuple[Method, dict[str, Any]]:
     fits = {name: fields for name, fields in readings.items() if fields is not None}
     if not fits:
         raise ValueError(f"{path}: peft_type is {kind!r:.80}, supported are LORA and VERA")
-    # a technique that claims a field goes before those that would refuse it
-    claims = {name: r.peft.claims for name, r in records.items() if r.peft}
-    name = max(fits, key=lambda n: bool(claims[n])) if method is None else record.name
+    saved = own.get("method")
+    if method is not None:
+        name = record.name
+    elif saved in fits:
+        name = saved
+    else:
+        # a technique that claims a field goes before those that would refuse it
+        claims = {name: r.peft.claims for name, r in records.items() if r.peft}
+        name = max(fits, key=lambda n: bool(claims[n]))
+        if saved is not None and saved not in METHODS:
+            warnings.warn(
+                f"{path}: saved by {saved!r:.80}, which is unknown here, and loaded as {name}; "
+                "method= takes your own Method",
+                stacklevel=5,
+            )
     if name not in fits:
         raise ValueError(
             f"{path}: stored as {kind}, which {name} cannot train on; "
@@ -295,7 +442,7 @@ def _check_formula(path, config, claims):
         warnings.warn(
             f"{path}: {unknown[0]} is {given[unknown[0]]!r:.80}: unknown here, and taken to change "
             "nothing",
-            stacklevel=4,
+            stacklevel=5,
         )
     init = config.get("init_lora_weights", True)
     if init not in SAME_BASE and "init_lora_weights" not in claims:
@@ -313,28 +460,43 @@ def _pattern(path, name, config, kind, model, targets):
     check_kind(path, name, pattern, {str: kind})
     try:
         adapted = match_targets(model.config, targets) if pattern else []
-        return {k: v for k, v in pattern.items() if any(matches(k, n) for n in adapted)}
+        return {k: v for k, v in pattern.items() if any(patterns.end(k, n) for n in adapted)}
     except ValueError as error:
         raise ValueError(f"{path}: {name}: {error}") from None
 
 
-def _targets(path, modules, model):
-    """target_modules as attach takes them: names, or PEFT's regular expression for whole ones."""
+def _targets(path, config, model):
+    """target_modules and what else chooses layers in PEFT's config, as attach's targets."""
+    modules = config.get("target_modules")
+    selection = {name: config[name] for name in SELECTION if config.get(name)}
+    if isinstance(config.get("layers_to_transform"), int):  # 0 too
+        selection["layers_to_transform"] = config["layers_to_transform"]
+    for name, value in selection.items():
+        kind = int if name == "layers_to_transform" else str
+        check_kind(path, name, value, [kind] if isinstance(value, list) else kind)
+    if isinstance(excluded := selection.get("exclude_modules"), str):
+        selection["exclude_modules"] = f"(?:{excluded})"  # PEFT takes a name for a pattern, too
     if not isinstance(modules, str):
         check_kind(path, "target_modules", modules, [str])
-        return tuple(modules)
-    if modules.lower() == "all-linear":
-        return "all-linear"
+        targets: Any = tuple(modules)
+    elif modules.lower() == "all-linear":
+        targets = "all-linear"
+    else:
+        targets = _whole_names(path, modules, model)
+    if not selection:
+        return targets
+    with errors_at(path):
+        return tuple(match_targets(model.config, targets, **selection))
+
+
+def _whole_names(path, pattern, model):
+    """The names that PEFT's regular expression matches as a whole."""
     ends = [name.removesuffix(".weight") for name in (EMBED, HEAD)]
-    try:
-        hits = [n for n in (*ends, *model.config.linears()) if re.fullmatch(modules, n)]
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(
-            f"{path}: target_modules is {modules!r:.80}, no regular expression: {error}"
-        ) from None
+    with errors_at(f"{path}: target_modules"):
+        hits = [n for n in (*ends, *model.config.linears()) if patterns.full(pattern, n)]
     if not hits:
         raise ValueError(
-            f"{path}: target_modules is {modules!r:.80}, which matches no linear's whole name, "
+            f"{path}: target_modules is {pattern!r:.80}, which matches no linear's whole name, "
             f"as {next(iter(model.config.linears()))} is one"
         )
     return tuple(hits)

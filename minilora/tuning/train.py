@@ -2,17 +2,17 @@
 the technique's step rule.
 """
 
+import contextlib
 import itertools
-import json
+import signal
+import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from ..engine import Node, backward
 from ..fast import clock
@@ -23,42 +23,13 @@ from ..support.files import nearest
 from ..support.values import number, whole
 from . import checkpoints, optim
 from .adapters import Tuned
+from .callbacks import Bar, Callback, Run
 from .divergence import Diverged, check_arrays, check_gradients
+from .history import History
 
-__all__ = ["Diverged", "History", "gradients", "train"]
+__all__ = ["Callback", "Diverged", "History", "Run", "gradients", "train"]
 
 Batch = tuple[np.ndarray, np.ndarray]
-
-
-@dataclass
-class History:
-    """What happened, as plain data."""
-
-    losses: list[float] = field(default_factory=list)  # a step: the mean over its targets
-    rates: list[float] = field(default_factory=list)  # a step: the learning rate
-    # a step: wall time, without evaluation and without compiling kernels
-    seconds: list[float] = field(default_factory=list)
-    evaluations: list[tuple[int, Any]] = field(
-        default_factory=list
-    )  # (step, what `evaluate` returned)
-    batches_crc32: int = 0  # of all batches so far: tells whether a resumed run gets the same
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON: NumPy's numbers in the evaluations as Python's."""
-        return json.loads(json.dumps(asdict(self), default=_python))
-
-    @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> "History":
-        """What `to_dict` gave."""
-        known = {name: saved[name] for name in cls.__dataclass_fields__}
-        return cls(**{**known, "evaluations": [(n, value) for n, value in saved["evaluations"]]})
-
-
-def _python(value):
-    """For JSON: NumPy's scalars and arrays as Python's."""
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    raise TypeError(f"train: evaluate returned a {type(value).__name__}, which JSON cannot hold")
 
 
 def train(
@@ -70,7 +41,7 @@ def train(
     weight_decay: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
-    schedule: str = "constant",
+    schedule: Literal["constant", "linear", "cosine"] = "constant",
     warmup: int = 0,
     clip: float | None = None,
     accumulate: int = 1,
@@ -80,6 +51,7 @@ def train(
     checkpoint_every: int | None = None,
     resume: bool = False,
     progress: bool | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> History:
     """Move tuned's trainable arrays by `steps` AdamW steps.
 
@@ -88,8 +60,10 @@ def train(
     Rates, clipping, decay: see `optim`.
     evaluate: called every `evaluate_every` steps and after the last. checkpoint: a file written
     every `checkpoint_every` steps and after the last; resume=True goes on from it, to the same
-    bits. progress: a bar (None: only on a terminal). Raises Diverged, naming the step and the first
-    bad array; ValueError for settings out of range.
+    bits. progress: a bar (None: only on a terminal). callbacks: see `callbacks`.
+    Ctrl-C ends the run after the step that it interrupts, and the checkpoint is written.
+    Raises Diverged, naming the step and the first bad array; KeyboardInterrupt, which says how to
+    go on; ValueError for settings out of range.
     """
     if not isinstance(tuned, Tuned):
         raise TypeError(f"train: got a {type(tuned).__name__}, wanted what attach returns")
@@ -111,19 +85,20 @@ def train(
         if checkpoint is None:
             raise ValueError("train: resume=True wants the checkpoint's path")
         history = History.from_dict(checkpoints.load(checkpoint, tuned, adam, settings))
-    run = checkpoints.describe(tuned, settings) if checkpoint else {}
+    about = checkpoints.describe(tuned, settings) if checkpoint else None
     stream = _cycle(batches)
     _skip(stream, adam.steps * accumulate, history.batches_crc32)
-    bar = tqdm(
-        total=steps,
-        initial=adam.steps,
-        desc=tuned.record.title,
-        disable=None if progress is None else not progress,
-        leave=False,
-    )
-    with bar:
-        for step in range(adam.steps + 1, steps + 1):
-            start = clock.now()
+
+    def save(path):
+        described = about or checkpoints.describe(tuned, settings)
+        checkpoints.save(path, tuned, adam, described, history.to_dict())
+
+    run = Run(tuned, history, steps, adam.steps, save)
+    bar = Bar(run, progress)
+    told = [bar, *callbacks]
+    with contextlib.closing(bar), _interruptible(run):
+        while run.step < steps and not run.stopped:
+            start, step = clock.now(), run.step + 1
             rate = optim.learning_rate(step, **_of_rate(settings))
             parts = list(itertools.islice(stream, accumulate))
             loss = _step(tuned, adam, parts, step, rate, settings)
@@ -131,16 +106,50 @@ def train(
             history.losses.append(loss)
             history.rates.append(rate)
             history.seconds.append(clock.now() - start)
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-            bar.update()
-            due = step == steps or bool(checkpoint_every and step % checkpoint_every == 0)
-            if due:
-                check_arrays(tuned, step)
-            if evaluate and (step == steps or (evaluate_every and step % evaluate_every == 0)):
+            run.step = step
+            _tell(told, "step", run)
+            if evaluate and not run.interrupted and run.due(evaluate_every):
                 history.evaluations.append((step, evaluate(tuned)))
-            if checkpoint and due:
-                checkpoints.save(checkpoint, tuned, adam, run, history.to_dict())
+                _tell(told, "evaluation", run)
+            if run.due(checkpoint_every):
+                check_arrays(tuned, step)
+                if checkpoint:
+                    save(checkpoint)
+                    _tell(told, "checkpoint", run)
+        _tell(told, "end", run)
+    if run.interrupted:
+        kept = f"; resume=True goes on from {checkpoint}" if checkpoint else ""
+        raise KeyboardInterrupt(f"train: stopped after step {run.step} of {steps}{kept}")
     return history
+
+
+def _tell(callbacks, moment, run):
+    for callback in callbacks:
+        getattr(callback, moment)(run)
+
+
+@contextlib.contextmanager
+def _interruptible(run):
+    """Let Ctrl-C end the run after the present step; a second one stops at once.
+
+    Only in the main thread, and where nobody else handles it.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT) if main else None
+    if before is not signal.default_int_handler:
+        yield
+        return
+
+    def stop(number, frame):
+        run.interrupted = True
+        run.stop("Ctrl-C")
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _optimizer(tuned, settings) -> optim.AdamW:
@@ -292,6 +301,10 @@ def _settings(*, steps, lr, weight_decay, betas, eps, schedule, warmup, clip, ac
     }
     if settings["lr"] > 0 and optim.learning_rate(1, **_of_rate(settings)) == 0 and steps == 1:
         warnings.warn(f"train: with one step the {schedule} schedule's rate is 0", stacklevel=3)
+    if warmup > steps:
+        warnings.warn(
+            f"train: warmup is {warmup}, steps is {steps}: the rate never reaches lr", stacklevel=3
+        )
     return settings
 
 

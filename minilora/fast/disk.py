@@ -1,0 +1,157 @@
+"""Compiled code on the disk: what Numba writes, with a checksum, and read only if it is right.
+
+Numba keeps the compiled code of each function in two kinds of files: an index (.nbi) and data
+(.nbc). It runs what stands in them. Here a damaged file is deleted and its function compiled again;
+a read-only folder is used if it has the code; and where no folder can be written to, the code stays
+in memory. Each of these costs time at most, and a warning once.
+"""
+
+import contextlib
+import functools
+import glob
+import os
+import time
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any, ClassVar
+
+from numba.core import caching
+
+from .threads import settings
+
+HERE = Path(__file__).parent
+CRC = 4  # bytes at the end of a file
+
+
+def delete_outdated() -> None:
+    """Delete compiled code that is older than any file of this folder.
+
+    Numba checks only the kernel's own file, not the files of the functions that the kernel calls.
+    """
+    elsewhere = settings["CACHE_DIR"]  # NUMBA_CACHE_DIR
+    folders = Path(elsewhere).glob(f"{HERE.name}_*") if elsewhere else [HERE / "__pycache__"]
+    with contextlib.suppress(OSError):  # this user may not write to the folder
+        for index in (path for folder in folders for path in folder.glob("*.nbi")):
+            if index.stat().st_mtime < _newest() <= time.time():
+                index.unlink(missing_ok=True)
+
+
+def keep(kernel: Any) -> None:
+    """Let a function of Numba keep its compiled code on the disk, where some folder allows it."""
+    try:
+        kernel._cache = _Kept(kernel.py_func)
+    except RuntimeError:  # Numba has found no folder
+        _warn(
+            f"no folder can be written to for the compiled kernels (not {HERE}, nor the "
+            "user's own); they are compiled again in each process. NUMBA_CACHE_DIR names another"
+        )
+
+
+@functools.cache
+def _newest() -> float:
+    """When the last of the sources was changed."""
+    return max(path.stat().st_mtime for path in HERE.glob("*.py"))
+
+
+@functools.cache
+def _warn(text: str) -> None:
+    """Once in a process."""
+    warnings.warn(text, stacklevel=4)
+
+
+class _Damaged(ValueError):
+    pass
+
+
+class _Files(caching.IndexDataCacheFile):
+    """Numba's files, each with the CRC-32 of its bytes at its end, which no unpickling reads."""
+
+    @contextlib.contextmanager
+    def _open_for_write(self, filepath):
+        with super()._open_for_write(filepath) as file:
+            yield (sealed := _Sealed(file))
+            file.write(sealed.crc.to_bytes(CRC, "little"))
+
+    def _load_index(self):
+        _check(self._index_path)
+        return super()._load_index()
+
+    def _load_data(self, name):
+        _check(self._data_path(name))
+        return super()._load_data(name)
+
+
+class _Sealed:
+    """A file to write to, which counts the CRC-32."""
+
+    def __init__(self, file):
+        self.file, self.crc = file, 0
+
+    def write(self, data):
+        self.crc = zlib.crc32(data, self.crc)
+        return self.file.write(data)
+
+
+def _check(path):
+    with contextlib.suppress(FileNotFoundError):
+        data = Path(path).read_bytes()
+        if len(data) < CRC or zlib.crc32(data[:-CRC]).to_bytes(CRC, "little") != data[-CRC:]:
+            raise _Damaged(f"{path} is damaged")
+
+
+class _Package(caching.InTreeCacheLocator):
+    """The package's own folder, also if it is read-only and has code of this file, not older than
+    the sources.
+    """
+
+    @classmethod
+    def from_function(cls, py_func, py_file):
+        if found := super().from_function(py_func, py_file):
+            return found
+        self = cls(py_func, py_file)
+        indexes = Path(self.get_cache_path()).glob(f"{Path(py_file).stem}.*.nbi")
+        return self if any(path.stat().st_mtime >= _newest() for path in indexes) else None
+
+
+class _Places(caching.CompileResultCacheImpl):
+    _locator_classes: ClassVar = [
+        _Package if locator is caching.InTreeCacheLocator else locator
+        for locator in caching.CompileResultCacheImpl._locator_classes
+    ]
+
+
+class _Kept(caching.FunctionCache):
+    """Numba's cache of one function, of which no fault of a file or a disk is an error."""
+
+    _impl_class = _Places
+
+    def __init__(self, py_func):
+        super().__init__(py_func)
+        place = self._impl.locator
+        self._cache_file = _Files(
+            self._cache_path, self._impl.filename_base, place.get_source_stamp()
+        )
+
+    def load_overload(self, sig, target_context):
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # whatever unpickling makes of it, too
+            self._delete()
+            _warn(f"damaged files of compiled kernels in {self._cache_path}: compiling")
+            return None
+
+    def save_overload(self, sig, data):
+        try:
+            super().save_overload(sig, data)
+        except OSError as error:
+            _warn(
+                f"compiled kernels cannot be kept in {self._cache_path} "
+                f"({error.strerror}): they are compiled again in each process"
+            )
+
+    def _delete(self):
+        files = glob.escape(os.path.join(self._cache_path, self._impl.filename_base))
+        for path in glob.glob(f"{files}.*nb[ci]"):
+            with contextlib.suppress(OSError):
+                os.unlink(path)

@@ -1,0 +1,121 @@
+"""Many calls side by side, each in a process of one thread: many small runs are faster so than each
+on all cores. joblib does the running, on this machine or on a Dask cluster.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from ..fast import is_plain, plain
+
+ONE_THREAD = ("NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def each(
+    function: Callable[..., Any],
+    calls: Sequence[tuple],
+    jobs: int | None = None,
+    dask: str | None = None,
+) -> Generator[tuple[int, Any], None, None]:
+    """function(*call) of every call, in processes of one thread  ->  (its place, its result), as
+    they end.
+
+    jobs: processes, as many as there are cores where None. dask: a scheduler's address, tcp://…, or
+    "local" for a cluster of so many workers here. Raises ValueError where there is no scheduler.
+    """
+    if not calls:
+        return
+    import joblib
+
+    jobs = min(jobs or cores(), len(calls))
+    work = [(place, function, call, is_plain()) for place, call in enumerate(calls)]
+    if jobs == 1 and dask is None:
+        yield from _one_by_one(work)
+        return
+    at_once = -1 if dask else jobs  # as many as a cluster has workers
+    with _workers(jobs, dask):
+        parallel = joblib.Parallel(n_jobs=at_once, return_as="generator_unordered", batch_size=1)
+        yield from parallel(joblib.delayed(_placed)(*item) for item in work)
+
+
+def _one_by_one(work):
+    """All of it in one process of one thread. joblib would run a single job in this process, where
+    BLAS has all its threads and so adds in another order.
+    """
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    one_thread = dict.fromkeys(ONE_THREAD, "1")
+    process = ProcessPoolExecutor(1, initializer=_begin, initargs=(os.getpid(),), env=one_thread)
+    try:
+        for item in work:
+            yield process.submit(_placed, *item).result()
+    finally:
+        process.shutdown(kill_workers=True)
+
+
+def cores() -> int:
+    """How many of the machine's this process may use."""
+    import joblib
+
+    return joblib.cpu_count()
+
+
+def _placed(place, function, call, only_pages):
+    """Runs in the worker, with or without twins as in the caller."""
+    with plain(only_pages):
+        return place, function(*call)
+
+
+@contextlib.contextmanager
+def _workers(jobs: int, dask: str | None) -> Iterator[None]:
+    """joblib's jobs run inside: on processes of this machine, or on a Dask cluster's workers."""
+    import joblib
+
+    if dask is None:
+        begin = {"initializer": _begin, "initargs": (os.getpid(),)}
+        with joblib.parallel_config(backend="loky", inner_max_num_threads=1, **begin):
+            yield
+        return
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        raise ValueError("--dask: Dask is not installed: pip install 'minilora[dask]'") from None
+    with contextlib.ExitStack() as stack:
+        address: Any = dask
+        if dask == "local":
+            local = LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
+            address = stack.enter_context(local)
+        try:
+            client = stack.enter_context(Client(address, timeout=10))  # seconds
+        except (OSError, ValueError) as error:
+            raise ValueError(f"--dask: no scheduler at {dask!r} ({error})") from None
+        client.run(_one_thread)
+        with joblib.parallel_config(backend="dask"):
+            yield
+
+
+def _begin(parent: int) -> None:
+    """Runs first in a new worker. It ends soon after its parent, however that one ends, and leaves
+    Ctrl-C to it.
+    """
+
+    def end_with_parent():
+        while os.getppid() == parent:
+            time.sleep(0.5)  # seconds
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    # its own lock is one between processes, which nobody removes if this one is killed
+    tqdm.set_lock(threading.RLock())
+
+
+def _one_thread() -> None:
+    """Before this process loads Numba and BLAS."""
+    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))

@@ -1,0 +1,45 @@
+"""Conversations to train on: only what the assistant says counts in the loss."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..ops.loss import IGNORED
+from ..support.files import check_kind
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A conversation: {"role": "system", "user" or "assistant", "content": text} in order."""
+
+    messages: tuple[Mapping[str, str], ...]
+
+    @classmethod
+    def read(cls, place: str, messages: Any) -> "Chat":
+        """The value of a record's "messages". Raises ValueError, which begins with `place`."""
+        check_kind(place, "messages", messages, [{"role": "", "content": ""}])
+        if "assistant" not in [message["role"] for message in messages]:
+            raise ValueError(f"{place}: messages has no turn of the assistant, wanted one to learn")
+        return cls(tuple(messages))
+
+    def row(self, tokenizer: Any) -> tuple[list[int], list[int]]:
+        """ids and targets of the whole conversation; -100 where the assistant does not speak."""
+        ids: list[int] = []
+        targets: list[int] = []
+        for text, counts in _turns(tokenizer, self.messages):
+            part = tokenizer.encode(text)
+            ids += part
+            targets += part if counts else [IGNORED] * len(part)
+        return ids[:-1], targets[1:]
+
+    def pair(self, tokenizer: Any) -> tuple[str, str]:
+        """The text up to the assistant's last turn, and what it says there: to score an answer."""
+        last = max(i for i, m in enumerate(self.messages) if m["role"] == "assistant")
+        *before, _, _ = _turns(tokenizer, self.messages[: last + 1])
+        return "".join(text for text, _ in before), self.messages[last]["content"]
+
+
+def _turns(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list[tuple[str, bool]]:
+    if not hasattr(tokenizer, "turns"):
+        raise ValueError("its tokenizer has no chat template, which messages need")
+    return tokenizer.turns(messages)

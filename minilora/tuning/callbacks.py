@@ -1,0 +1,172 @@
+"""What is told of a training run while it goes on: a bar, a log, early stopping, and your own.
+
+A `Callback` has four moments: after a step, an evaluation, a checkpoint, and at the end. Each gets
+the `Run`, and may end it with `run.stop(reason)`.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..support.files import make_folder
+from ..support.values import number, whole
+from .adapters import Tuned
+from .history import History, python_values
+
+
+@dataclass
+class Run:
+    """A training run as it is now."""
+
+    tuned: Tuned
+    history: History
+    steps: int  # of the whole run
+    step: int  # how many are done
+    save: Callable[[str | Path], None]  # writes a checkpoint of this moment
+    stopped: str = ""  # why it ends before `steps`
+    interrupted: bool = False  # by Ctrl-C
+
+    def stop(self, reason: str) -> None:
+        """End the run after this step."""
+        self.stopped = self.stopped or reason
+
+    def due(self, every: int | None) -> bool:
+        """Is it time for what happens every so many steps, and after the last step?"""
+        last = self.step == self.steps or bool(self.stopped)
+        return last or bool(every and self.step % every == 0)
+
+
+class Callback:
+    """Does nothing at any moment. Write a class with those methods that you need."""
+
+    def step(self, run: Run) -> None:
+        """After each step; history.losses[-1] and .rates[-1] are its loss and learning rate."""
+
+    def evaluation(self, run: Run) -> None:
+        """After each call of `evaluate`; history.evaluations[-1] is (step, what it returned)."""
+
+    def checkpoint(self, run: Run) -> None:
+        """After the checkpoint was written."""
+
+    def end(self, run: Run) -> None:
+        """After the last step, or the one after which the run was stopped."""
+
+
+class Bar(Callback):
+    """A progress bar on stderr. shown: None only on a terminal."""
+
+    def __init__(self, run: Run, shown: bool | None = None):
+        from tqdm import tqdm
+
+        hidden = None if shown is None else not shown
+        title = run.tuned.record.title
+        self.bar = tqdm(total=run.steps, initial=run.step, desc=title, disable=hidden, leave=False)
+
+    def step(self, run: Run) -> None:
+        """One further, with the loss."""
+        self.bar.set_postfix(loss=f"{run.history.losses[-1]:.3f}", refresh=False)
+        self.bar.update()
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self.bar.close()
+
+
+class Log(Callback):
+    """A file of JSON lines: {step, loss, rate, seconds} of each step, {step, evaluation}.
+
+    A resumed run adds to its file, without the steps that it does again; any other starts it anew.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path, self.started = Path(path), False
+        make_folder(self.path.parent)
+
+    def step(self, run: Run) -> None:
+        """A line of the step."""
+        if not self.started:
+            self._start(run.step)
+        history = run.history
+        loss, rate, seconds = history.losses[-1], history.rates[-1], history.seconds[-1]
+        self._add({"step": run.step, "loss": loss, "rate": rate, "seconds": seconds})
+
+    def evaluation(self, run: Run) -> None:
+        """A line of the evaluation."""
+        step, value = run.history.evaluations[-1]
+        self._add({"step": step, "evaluation": value})
+
+    def _start(self, step):
+        self.started = True
+        lines = []
+        if step > 1 and self.path.is_file():
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < step]
+        self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def _add(self, line):
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line, default=python_values) + "\n")
+
+
+class TensorBoard(Callback):
+    """loss, rate and evaluation (a number) in TensorBoard's format, into a folder.
+
+    Raises ModuleNotFoundError where the tensorboard package is not installed.
+    """
+
+    def __init__(self, folder: str | Path):
+        try:
+            from tensorboard.summary import Writer
+        except ImportError:
+            raise ModuleNotFoundError(
+                "TensorBoard's format needs its package: pip install tensorboard"
+            ) from None
+        self.writer = Writer(str(folder))
+
+    def step(self, run: Run) -> None:
+        """Loss and learning rate."""
+        self.writer.add_scalar("loss", run.history.losses[-1], run.step)
+        self.writer.add_scalar("rate", run.history.rates[-1], run.step)
+
+    def evaluation(self, run: Run) -> None:
+        """The evaluation, where it is a number."""
+        step, value = run.history.evaluations[-1]
+        if isinstance(value, int | float):
+            self.writer.add_scalar("evaluation", float(value), step)
+
+    def end(self, run: Run) -> None:
+        """Write what is still in memory."""
+        self.writer.close()
+
+
+class EarlyStopping(Callback):
+    """Ends the run after `patience` evaluations in a row that are not better than the best one.
+
+    A lower value is better, unless higher=True. least: by how much it has to be better. of: the
+    number in what `evaluate` returned. The arrays stay those of the last step.
+    """
+
+    def __init__(
+        self,
+        patience: int = 3,
+        *,
+        higher: bool = False,
+        least: float = 0.0,
+        of: Callable[[Any], float] = float,
+    ):
+        self.patience = whole("early stopping: patience", patience, 1)
+        self.least = number("early stopping: least", least, least=0)
+        self.sign, self.of = (-1 if higher else 1), of
+
+    def evaluation(self, run: Run) -> None:
+        """Look for the best evaluation so far, those before a resumption included."""
+        best, waited = math.inf, 0
+        for _, value in run.history.evaluations:
+            loss, waited = self.sign * self.of(value), waited + 1
+            if loss < best - self.least:
+                best, waited = loss, 0
+        if waited >= self.patience and run.step < run.steps:
+            run.stop(f"no evaluation was better than {self.sign * best:g} in the last {waited}")

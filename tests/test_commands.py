@@ -1,0 +1,301 @@
+"""train, generate and merge on the command line, as a user without Python types them."""
+
+import importlib
+import json
+import os
+import re
+import signal
+
+import pytest
+
+import minilora as ml
+from minilora.cli import main
+from minilora.formats.safetensors import read_arrays
+from minilora.lab.settings import Settings
+from minilora.text.tasks import read_pairs
+from minilora.tuning.train import History
+
+train = importlib.import_module("minilora.tuning.train")  # ml.train is the function
+
+PAIRS = [("Dwalk>", "walked"), ("Djump>", "jumped"), ("Dtry>", "tried"), ("Dstop>", "stopped")]
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """A user's own file."""
+    path = tmp_path / "pairs.jsonl"
+    lines = (json.dumps({"prompt": p, "completion": c}) for p, c in PAIRS)
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    """run("train …") -> (exit code, stdout, stderr); what is written goes to tmp_path / out."""
+
+    def call(line, *more):
+        out = ["--out", str(tmp_path / "out")] if line.split()[0] in ("train", "merge") else []
+        code = main([*line.split(), *map(str, more), *out])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+# ---------------------------------------- what is set is done, or it is said
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What `minilora train` gives to ml.train; nothing is trained."""
+    found = {}
+
+    def record(tuned, batches, **settings):
+        found.update(settings, batch=batches[0][0].shape[0], tuned=tuned)
+        return History(losses=[1.0], rates=[0.1], seconds=[0.1])
+
+    monkeypatch.setattr(ml, "train", record)
+    return found
+
+
+def test_the_warmup_is_the_one_that_is_asked_for(run, pairs, asked):
+    for line, wanted in (("--warmup 7", 7), ("--warmup 0", 0), ("", 2)):
+        assert run(f"train --steps 20 {line} --data", pairs)[0] == 0
+        assert asked["warmup"] == wanted
+    run("train --steps 400 --data", pairs)
+    assert asked["warmup"] == 15
+
+
+def test_a_comparison_s_own_warmup_is_kept():
+    assert Settings().changed(steps=20).warmup == 2
+    assert Settings().changed(steps=20, warmup=9).warmup == 9
+
+
+def test_a_warmup_longer_than_the_run_is_told(tiny):
+    tuned = ml.attach(tiny, "lora", rank=2)
+    with pytest.warns(UserWarning, match="warmup is 9, steps is 3: the rate never reaches lr"):
+        history = ml.train(tuned, [([[1, 2]], [[2, 3]])], steps=3, lr=0.09, warmup=9)
+    assert history.rates == pytest.approx([0.01, 0.02, 0.03])
+
+
+def test_a_batch_of_fewer_pairs_is_told(run, pairs, asked):
+    code, _, err = run("train --steps 2 --batch-size 8 --data", pairs)
+    assert code == 0 and asked["batch"] == 4
+    assert "--batch-size is 8, and there are 4 pairs: a batch takes all of them" in err
+    assert "--batch-size" not in run("train --steps 2 --data", pairs)[2]
+
+
+def test_sampling_that_is_off_is_told(run):
+    for option in ("--top-p 0.5", "--seed 3"):
+        code, _, err = run(f"generate --max-new-tokens 1 {option} --prompt Dwalk>")
+        assert code == 0 and f"{option.split()[0]} does nothing at --temperature 0" in err
+    assert run("generate --max-new-tokens 1 --prompt Dwalk>")[2] == ""
+
+
+def test_a_rank_without_a_name_says_whom_it_leaves_out(capsys):
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    assert re.search(r"rank of all but VeRA's 256", " ".join(capsys.readouterr().out.split()))
+
+
+# ---------------------------------------- runs
+
+
+def log_of(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_the_learning_rate_is_printed_and_where_it_is_from(run, pairs):
+    for line, said in (
+        ("--method lora", "learning rate 0.02 (chosen by minilora tune on the task past), linear"),
+        ("--method dora", "learning rate 0.01 (a first guess: minilora tune --methods dora has"),
+        ("--lr 0.003 --warmup 1", "learning rate 0.003, linear, warm-up 1 steps"),
+    ):
+        assert said in run(f"train --steps 2 {line} --data", pairs)[1]
+
+
+def test_the_log_has_every_step_and_evaluation(run, pairs, tmp_path):
+    line = "train --steps 4 --evaluate-every 2 --accumulate 2 --data"
+    code, out, _ = run(line, pairs, "--eval", pairs)
+    assert code == 0 and f"log: {tmp_path / 'out' / 'log.jsonl'}" in out
+    lines = log_of(tmp_path / "out")
+    steps = [entry for entry in lines if "loss" in entry]
+    assert [entry["step"] for entry in steps] == [1, 2, 3, 4]
+    assert all(entry.keys() == {"step", "loss", "rate", "seconds"} for entry in steps)
+    assert steps[-1]["rate"] == 0 < steps[0]["rate"]
+    found = [entry for entry in lines if "evaluation" in entry]
+    assert [entry["step"] for entry in found] == [2, 4] and found[0]["evaluation"] > 0
+
+
+def interrupt_after(monkeypatch, steps, how=signal.SIGINT):
+    """Ctrl-C, or another signal, while the step after these is computed."""
+    real, done = train._step, []
+
+    def step(*given):
+        done.append(1)
+        if len(done) == steps:
+            signal.raise_signal(how)
+        return real(*given)
+
+    monkeypatch.setattr(train, "_step", step)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_ctrl_c_says_where_and_how_to_go_on(run, pairs, tmp_path, monkeypatch, named):
+    """The step is finished first, and the run goes on to the same bits."""
+    path = tmp_path / ("own.safetensors" if named else "out/checkpoint.safetensors")
+    own = ("--checkpoint", path) if named else ()
+    interrupt_after(monkeypatch, 3)
+    code, _, err = run("train --steps 6 --data", pairs, *own)
+    monkeypatch.undo()
+    more = "" if named else f" --checkpoint {path}"
+    says = f"stopped after step 3 of 6; the same line with{more} --resume goes on from there"
+    assert code == 130 and says in err
+    assert not (tmp_path / "out" / "adapter_model.safetensors").exists()
+    assert run("train --steps 6 --data", pairs, "--checkpoint", path, "--resume")[0] == 0
+    resumed, _ = read_arrays(tmp_path / "out" / "adapter_model.safetensors")
+    assert [entry["step"] for entry in log_of(tmp_path / "out")] == [1, 2, 3, 4, 5, 6]
+    assert run("train --steps 6 --data", pairs)[0] == 0
+    whole, _ = read_arrays(tmp_path / "out" / "adapter_model.safetensors")
+    assert all((whole[key] == a).all() for key, a in resumed.items())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGTERM")
+@pytest.mark.parametrize("ignored", [False, True], ids=["alone", "in the background"])
+def test_sigterm_is_as_ctrl_c(run, pairs, tmp_path, monkeypatch, ignored):
+    """As a cluster ends a job. A shell's background jobs ignore Ctrl-C: they stop at once."""
+    before = signal.getsignal(signal.SIGINT)
+    if ignored:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        interrupt_after(monkeypatch, 3, signal.SIGTERM)
+        code, _, err = run("train --steps 6 --data", pairs)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert code == 143 and ("stopped after step 3 of 6" in err or err == "minilora: stopped\n")
+    assert (tmp_path / "out" / "checkpoint.safetensors").exists() != ignored
+    assert not (tmp_path / "out" / ".lock").exists()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_an_earlier_checkpoint_is_not_overwritten(run, pairs, tmp_path):
+    path = tmp_path / "run.safetensors"
+    assert run("train --steps 3 --data", pairs, "--checkpoint", path)[0] == 0
+    before = path.read_bytes()
+    code, _, err = run("train --steps 3 --data", pairs, "--checkpoint", path)
+    assert code == 2 and "an earlier run's checkpoint; wanted --resume" in err
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("method", ["lora", "vera", "delta_lora", "full"])
+def test_a_checkpoint_is_an_adapter(run, pairs, tmp_path, method):
+    """It answers, it is merged, it is trained on, and it is extended or says why not."""
+    path, model = tmp_path / "run.safetensors", ml.load_model("base")
+    line = f"train --steps 3 --method {method} --data"
+    assert run(line, pairs, "--checkpoint", path)[0] == 0
+    folder = ml.load_adapter(model, tmp_path / "out")
+    tuned = ml.load_adapter(model, path)
+    ids = [model.tokenizer.encode("Dwalk>")]
+    assert tuned.method == method and (tuned.rank, tuned.alpha) == (folder.rank, folder.alpha)
+    assert abs(tuned.logits(ids) - folder.logits(ids)).max() < 1e-4
+    assert run("generate --max-new-tokens 2 --prompt Dwalk> --adapter", path)[0] == 0
+    assert run("merge --adapter", path)[0] == 0
+    code, out, _ = run("train --steps 2 --lr 0.001 --data", pairs, "--adapter", path)
+    assert code == 0 and ml.METHODS[method].title in out
+    code, _, err = run(line.replace("3", "5"), pairs, "--checkpoint", path, "--resume")
+    assert code == 2 and "steps was 3, this run has 5; each rate of a linear schedule" in err
+
+
+def test_a_checkpoint_of_another_base_is_no_adapter_here(tiny, tmp_path):
+    tuned, path = ml.attach(tiny, "lora", rank=2), tmp_path / "run.safetensors"
+    ml.train(tuned, [([[1, 2]], [[2, 3]])], steps=1, lr=0.01, checkpoint=path)
+    with pytest.raises(ValueError, match="its base has the fingerprint"):
+        ml.load_adapter(tiny.astype("float32"), path)
+    with pytest.raises(ValueError, match="a checkpoint settles its method and options"):
+        ml.load_adapter(tiny, path, method="lora_fa")
+
+
+def test_early_stopping_and_what_it_wants(run, pairs):
+    line = "train --steps 9 --schedule constant --lr 0 --evaluate-every 2 --patience 2 --data"
+    code, out, _ = run(line, pairs, "--eval", pairs)
+    assert code == 0 and "in 6 steps (stopped early)" in out
+    for line, said in (
+        ("--patience 2", "--patience is 2, wanted --evaluate-every too"),
+        ("--evaluate-every 2", "nothing to evaluate on, wanted --eval too"),
+    ):
+        code, _, err = run(f"train --steps 2 {line} --data", pairs)
+        assert code == 2 and said in err
+
+
+def test_an_interrupted_comparison_keeps_its_rows(tmp_path, capsys, monkeypatch):
+    from minilora.lab import compare
+
+    real, calls = compare.seed_run, []
+
+    def run_of(*call):
+        calls.append(call)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*call)
+
+    monkeypatch.setattr(compare, "seed_run", run_of)
+    line = "compare --methods lora,vera --steps 2 --seeds 1 --train-size 20 --jobs 1 --out"
+    assert main([*line.split(), str(tmp_path)]) == 130
+    out, err = capsys.readouterr()
+    assert "stopped; 1 of 3 rows are in" in err and "LoRA " in out
+    assert list(json.loads((tmp_path / "results.json").read_text())["methods"]) == ["lora"]
+    assert (tmp_path / "report.html").exists()
+    assert main(["report", str(tmp_path)]) == 0
+
+
+def test_an_interrupted_comparison_mixes_nothing(tmp_path, capsys, monkeypatch):
+    """Neither an earlier run's adapters nor one of a row whose seeds were not all run."""
+    from minilora.lab import compare
+
+    line = "compare --methods vera,lora_fa --steps 2 --seeds 1 --train-size 20 --jobs 1 --out"
+    assert main([*line.split(), str(tmp_path)]) == 0
+    earlier = (tmp_path / "results.json").read_bytes()
+    real, calls = compare.seed_run, []
+
+    def run_of(*call):
+        calls.append(call)
+        if len(calls) in stop_at:
+            raise KeyboardInterrupt
+        return real(*call)
+
+    monkeypatch.setattr(compare, "seed_run", run_of)
+    line = "compare --methods lora,vera --steps 2 --seeds 2 --train-size 20 --jobs 1 --out"
+    stop_at = [2]  # before the first row is done: the earlier run stays
+    assert main([*line.split(), str(tmp_path)]) == 130
+    assert (tmp_path / "results.json").read_bytes() == earlier
+    assert {path.name for path in (tmp_path / "adapters").iterdir()} == {"vera", "lora_fa"}
+    stop_at = [6]  # lora is done, and one seed of vera
+    assert main([*line.split(), str(tmp_path)]) == 130
+    assert "stopped; 1 of 3 rows are in" in capsys.readouterr().err
+    assert list(json.loads((tmp_path / "results.json").read_text())["methods"]) == ["lora"]
+    assert [path.name for path in (tmp_path / "adapters").iterdir()] == ["lora"]
+    assert not list(tmp_path.glob(".*"))
+
+
+# ---------------------------------------- files of other names
+
+
+def test_a_file_of_other_names(run, tmp_path):
+    path = tmp_path / "other.jsonl"
+    path.write_text("".join(json.dumps({"q": p, "a": c, "n": 1}) + "\n" for p, c in PAIRS))
+    code, _, err = run("train --steps 1 --data", path)
+    assert code == 2 and "line 1: prompt is None, wanted some text; its names are q, a, n" in err
+    assert read_pairs(path, "q", "a") == PAIRS
+    code, out, _ = run("train --steps 1 --columns q,a --data", path)
+    assert code == 0 and "on 4 pairs" in out
+    code, _, err = run("train --steps 1 --columns q --data", path)
+    assert code == 2 and "--columns: got 'q', wanted two names" in err
+
+
+def test_adapters_of_an_earlier_comparison_are_removed(tmp_path):
+    """Those of techniques that are not in this one; a file of one's own stays."""
+    out = ["--steps", "1", "--seeds", "1", "--train-size", "20", "--jobs", "1", "--out"]
+    main(["compare", "--methods", "lora,vera,lora_fa", *out, str(tmp_path)])
+    (tmp_path / "adapters" / "vera" / "mine.txt").touch()
+    main(["compare", "--methods", "lora", *out, str(tmp_path)])
+    assert {path.name for path in (tmp_path / "adapters").iterdir()} == {"lora", "vera"}
+    assert [path.name for path in (tmp_path / "adapters" / "vera").iterdir()] == ["mine.txt"]

@@ -1,0 +1,134 @@
+"""Files that are none, full disks, temporary files that a killed process left behind."""
+
+import errno
+import os
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from battery import BATCHES
+from conftest import make_llama
+
+import minilora as ml
+from minilora.support.files import read_text, replacing, write_together
+
+posix = pytest.mark.skipif(os.name != "posix", reason="named pipes and devices")
+
+
+@posix
+@pytest.mark.parametrize("kind", ["pipe", "device", "link", "folder"])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_what_is_no_file_is_refused_at_once(tmp_path, kind, name):
+    ml.save_model(make_llama(dtype=np.float32), tmp_path)
+    path = tmp_path / name
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else path)
+    done = []
+
+    def load():
+        with pytest.raises((ValueError, OSError), match=name):
+            ml.load_model(tmp_path)
+        done.append(True)
+
+    if name == "tokenizer.json":  # what is there, but no file, is as no tokenizer
+        done.append(ml.load_model(tmp_path).tokenizer is None)
+        assert done == [True]
+        return
+    thread = threading.Thread(target=load, daemon=True)
+    thread.start()
+    thread.join(timeout=5)
+    assert done == [True]
+
+
+@posix
+def test_a_text_is_a_file_of_bounded_size(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero", "/dev/null"):
+        with pytest.raises(ValueError, match=f"{path}: wanted a file of at most 268435456 bytes"):
+            read_text(path)
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate((1 << 28) + 1)
+    with pytest.raises(ValueError, match="large: wanted a file of at most"):
+        read_text(tmp_path / "large")
+    with pytest.raises(ValueError, match="a folder, wanted a file"):
+        read_text(tmp_path)
+    (tmp_path / "lines").write_bytes(b"\xef\xbb\xbfa\r\nb\rc\n")
+    assert read_text(tmp_path / "lines") == "a\nb\nc\n"
+
+
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    """As the system says it: without a name."""
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*model\.bin") as caught:
+        write_together({tmp_path / "model.bin": b"1"})
+    assert caught.value.errno == errno.ENOSPC and not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
+    """As compare does: two runs are never mixed."""
+    (tmp_path / "adapters" / "full").mkdir(parents=True)
+    (tmp_path / "results.json").write_text("old")
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path) as new:
+        (new / "results.json").write_text("new")
+        (new / "adapters" / "lora").mkdir(parents=True)
+        raise KeyboardInterrupt
+    assert (tmp_path / "results.json").read_text() == "old"
+    assert [path.name for path in (tmp_path / "adapters").iterdir()] == ["full"]
+    (tmp_path / ".unfinished").mkdir()
+    (tmp_path / ".unfinished" / "results.json").write_text("of a run that was killed")
+    with replacing(tmp_path) as new:
+        (new / "adapters" / "lora").mkdir(parents=True)
+    assert (tmp_path / "results.json").read_text() == "old"
+    assert [path.name for path in (tmp_path / "adapters").iterdir()] == ["lora"]
+    assert {p.name for p in tmp_path.iterdir()} == {"adapters", "results.json", "mine.txt"}
+
+
+def test_a_comparison_that_fails_leaves_the_old_one(tmp_path, monkeypatch, capsys):
+    from minilora.cli import main
+    from minilora.lab import compare
+
+    (tmp_path / "results.json").write_text("old")
+
+    def stopped(settings, lr, out, **_):
+        (Path(out) / "adapters").mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare, "compare", stopped)
+    assert main(["compare", "--methods", "lora", "--out", str(tmp_path)]) == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_temporary_files_of_killed_processes_are_removed_a_day_later(tmp_path):
+    old, new, other = (
+        tmp_path / name for name in (".a.json.0123abcd.tmp", ".a.json.9876fedc.tmp", "mine.tmp")
+    )
+    for path in (old, new, other):
+        path.write_bytes(b"part")
+    for path in (old, other):
+        os.utime(path, (time.time() - 90_000,) * 2)
+    write_together({tmp_path / "b.json": b"{}"})
+    assert {path.name for path in tmp_path.iterdir()} == {new.name, other.name, "b.json"}
+
+
+@pytest.mark.parametrize("name", ml.METHODS)
+def test_a_base_in_fortran_s_order_trains_as_in_c_s(name):
+    model = make_llama(dtype=np.float32)
+    other = ml.Llama(model.config, {k: np.asfortranarray(a) for k, a in model.params.items()})
+    how = {"rank": 2} if "rank" in ml.METHODS[name].takes else {}
+    losses = [
+        ml.train(ml.attach(base, name, **how), BATCHES, steps=3, lr=1e-2).losses
+        for base in (model, other)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
