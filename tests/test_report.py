@@ -230,6 +230,13 @@ def test_a_dollar_in_a_title_is_drawn_as_it_is(tmp_path):
     report.write_all(results, tmp_path)
 
 
+def test_powers_of_ten_on_an_axis_are_drawn_as_powers():
+    with plots.style():
+        axes = plots.canvas().subplots()
+        axes.set_xscale("log")
+        assert all(label.get_parse_math() for label in axes.get_xticklabels())
+
+
 def test_any_error_of_a_command_is_one_line(monkeypatch, capsys, tmp_path):
     """Also one that nobody thought of: with the command and where to report it."""
     monkeypatch.setattr(report, "read_results", lambda folder: {}["methods"])
