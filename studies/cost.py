@@ -42,6 +42,7 @@ from minilora.tuning.adapters import attach
 from minilora.tuning.train import train
 
 from . import Study, _words, common
+from ._headline import headline
 from ._question import MARGIN, Finding, Question, shown
 
 ALL, QV, V = "all-linear", "q v", "v"
@@ -482,8 +483,11 @@ def scaling(row: dict[str, Any]) -> float:
 
 
 def figure(records: list[Record], path: Path) -> None:
-    """Exact match against three costs: every arm, and the front."""
+    """Exact match against three costs: every arm, and the front. Beside it the README's figure,
+    headline.png.
+    """
     s = summary(records)
+    headline(s["arms"], path.with_name("headline.png"))
     with common.panels(path, 16, 6.6, 1, 3, dpi=90, sharey=True) as axes:
         for place, (cost, (name, unit)) in enumerate(COSTS.items()):
             _draw(axes[place], s, cost, name, unit)
