@@ -253,7 +253,8 @@ def _lines(axes, references):
     line = dict(arrowstyle="-", color="#777777", lw=0.8, relpos=(0, 0.5), shrinkB=0)
     for (name, value), place in zip(inside.items(), places):
         axes.axhline(value, color="#777777", ls=":", lw=1.6, zorder=1)
-        text, end = f"{literal(reference_title(name))}  {value:.3f}", (1, (value - low) / (high - low))
+        text = f"{literal(reference_title(name))}  {value:.3f}"
+        end = (1, (value - low) / (high - low))
         at = dict(xy=end, xytext=(1.03, place), xycoords="axes fraction", va="center", fontsize=12)
         axes.annotate(text, **at, arrowprops=line)
 
