@@ -78,6 +78,7 @@ STARTS = {
         batch_size=16,
         warmup=6,
         rank=8,
+        seeds=1,
         scratch=False,
         points=3,
     )
