@@ -5,8 +5,10 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ..lab.cells import Record, read
 from ..methods import METHODS
 from ..support import plots
+from ..support.files import data_folder
 
 STATIC = "MINILORA_STATIC"  # set where notebooks are built: there no slider can move
 
@@ -72,6 +74,17 @@ def explore(draw: Callable[..., None], **values: list) -> None:
         for name, v in values.items()
     }
     interact(draw, **sliders)
+
+
+def records(study: str, **cell: Any) -> list[Record]:
+    """The committed runs of a study whose cells have these settings: records("cost", kind="bytes").
+
+    Raises FileNotFoundError where the study has no record here.
+    """
+    path = data_folder() / "results" / f"{study}.jsonl"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not there; python -m studies {study} --out data/results")
+    return [r for r in read(path) if all(r["cell"].get(k) == v for k, v in cell.items())]
 
 
 def race(calls: Mapping[str, Callable[[], Any]], flops: float, rounds: int = 7) -> None:
