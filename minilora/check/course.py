@@ -33,9 +33,12 @@ def figure(
 
 
 def _plain_numbers(axis) -> None:
-    """0.1, 20 and 1,000 on a logarithmic axis, in place of powers of ten."""
-    from matplotlib.ticker import LogLocator
+    """0.1, 20 and 1,000 on a logarithmic axis, in place of powers of ten; ticks that were set stay."""
+    from matplotlib.ticker import FixedLocator, LogLocator
 
+    if isinstance(axis.get_major_locator(), FixedLocator):
+        axis.set_minor_formatter("")
+        return
     low, high = axis.get_view_interval()
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,), numticks=12))
     axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")

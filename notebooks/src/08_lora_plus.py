@@ -195,6 +195,8 @@ with course.figure(caption, width=8, height=4.2, columns=2) as (left, right):
     right.plot(widths, double, **course.look("lora_plus") | {"label": "0.316/n and 1"})
     right.set(xscale="log", xlabel="width n", ylabel="steps until |f − y| < 0.01", ylim=(0, 14))
     right.legend(loc="lower right", fontsize=11)
+    for axes in (left, right):
+        axes.set_xticks([100, 10_000, 1_000_000], ["100", "10,000", "1,000,000"])
 
 # %% [markdown]
 r"""
