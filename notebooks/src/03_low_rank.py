@@ -182,6 +182,32 @@ with course.figure(caption, width=7, height=3.8) as axes:
 
 # %% [markdown]
 r"""
+## The symbols of this course
+
+One table for all notebooks. Where a letter has two meanings, the last column says which notebook has which.
+
+| symbol | shape | what it is | notebook |
+|---|---|---|---|
+| $x,\ y$ | (M, I), (M, O) | input and output of a linear; $M$ rows, one a token | all |
+| $W,\ W_0$ | (O, I) | its weight; where it moves, the weight of the start | all |
+| $I,\ O,\ r$ | | inputs, outputs, rank | all |
+| $d$ before a name | as that name | a gradient: $dX = \partial\,\text{loss}/\partial X$ | all |
+| $\Delta$ before a name | as that name | a change: $\Delta W$ by training, $\Delta A$ by one step. No gradient | all |
+| $A,\ B$ | (r, I), (O, r) | down-projection, which reads $x$; up-projection | 04 on |
+| $s,\ \alpha$ | | the scale of $BA$, $s = \alpha/r$ | 04 on |
+| $z$ | (M, r) | what $B$ reads: $xA^\top$ in LoRA, $d\odot u$ in VeRA | 04 on |
+| $b,\ d$ | (O,), (r,) | VeRA's two vectors. So $db$, $dd$ are their gradients | 06 |
+| $u,\ v$ | (M, r), (M, O) | VeRA: $u = xA^\top$ before $d$ scales it, $v = zB^\top$ before $b$ scales it | 06 |
+| $G$ | (O, r) | VeRA: $dy^\top u$ | 06 |
+| $\lambda,\ K$ | | Delta-LoRA's update ratio; the steps before $W$ moves | 07 |
+| $\eta$, ratio | | learning rate; LoRA+: $\eta_B/\eta_A$ | 08 |
+| $a,\ b,\ f,\ e$ | (n,), numbers | the smallest LoRA: $A$ and $B$ of one output, the output, its error | 08 |
+| $q,\ k,\ v$ | (T, D) | attention's queries, keys, values; $D$ is the size of a head | 02 |
+| $g$ | (C,) | the gain of a norm; $C$ is the width | 02 |
+| $D = U\,\text{diag}(\sigma)\,V^\top$ | (O, I) | any matrix and its SVD; $u_k$, $v_k$ are columns of $U$ and of $V$ | 03 |
+
+`np.linalg.svd` returns $V^\top$, not $V$: in code it is `Vt`, and its rows are the $v_k$.
+
 ## Honest limits
 
 - The directions were found *after* training all numbers. LoRA has to find them while it trains.

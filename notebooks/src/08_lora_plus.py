@@ -10,7 +10,8 @@ When you are done you can
 
 *Needs*: notebook 04. *Time*: 20 minutes to read, 20 to do.
 *Paper*: Hayou et al. 2024, [arXiv:2402.12354](https://arxiv.org/abs/2402.12354), sections 3 and 4.
-*The one idea*: at equal rates the steps of $A$ and of $B$ change the output by different orders in the width.
+*Symbols*: the table in notebook 03. *The one idea*: at equal rates the steps of $A$ and of $B$ change the output by
+different orders in the width.
 """
 
 # %%
@@ -86,84 +87,88 @@ print(lora_plus.lr_scale({"ratio": 16.0}))
 r"""
 ## Why: two contributions to one output
 
-The smallest LoRA has one output and rank 1: $f = b\,p$ with $p = a\cdot x$. The row $a$ is $A$ and the number $b$ is
+The smallest LoRA has one output and rank 1: $f = b\,z$ with $z = a\cdot x$. The row $a$ is $A$ and the number $b$ is
 $B$. The width $n$ is the length of $x$, whose numbers are of order one, so $\|x\|^2$ is about $n$. At the start $b = 0$,
-and $p$ is of order one. A step changes $f$ by
+and $z$ is of order one. With the error $e = f - y$ the gradients are $db = e\,z$ and $da = e\,b\,x$. (The paper writes $a^\top x$ for $z$, and $U$ for
+$e$.) A step changes $f$ by
 
-$$\Delta f = b\,\Delta p + \Delta b\,p + \Delta b\,\Delta p .$$
+$$\Delta f = b\,\Delta z + \Delta b\,z + \Delta b\,\Delta z .$$
 
 The first term is what $A$ contributes, the second what $B$ does. **With Adam** every number moves by about its rate,
-however small its gradient is. So $|\Delta b|$ is about $\eta_B$. But $\Delta p = \Delta a\cdot x$ sums $n$ moves, all of
-one sign since $da_i = db\,(b/p)\,x_i$: it is about $\eta_A\sum_i|x_i|$, of order $\eta_A n$. With $b$ and $p$ of order one:
+however small its gradient is. So $|\Delta b|$ is about $\eta_B$. But $\Delta z = \Delta a\cdot x$ sums $n$ products
+$\Delta a_i\,x_i$. They all have one sign, for $\Delta a_i$ has that of $-e\,b\,x_i$. So $|\Delta z|$ is about
+$\eta_A\sum_i|x_i|$, of order $\eta_A n$. With $b$ and $z$ of order one:
 
 | contribution | in general | equal rates $\eta$ | $\eta_A$ of order $1/n$, $\eta_B$ of order 1 |
 |---|---|---|---|
-| of $A$: $b\,\Delta p$ | $b\,\eta_A n$ | $\eta n$ | 1 |
-| of $B$: $\Delta b\,p$ | $\eta_B\,p$ | $\eta$ | 1 |
+| of $A$: $b\,\Delta z$ | $b\,\eta_A n$ | $\eta n$ | 1 |
+| of $B$: $\Delta b\,z$ | $\eta_B\,z$ | $\eta$ | 1 |
 
 At equal rates $A$ contributes $n$ times as much as $B$. Where $A$'s part is of order one, $B$'s vanishes as the width
 grows. The paper calls it **efficient feature learning** when both are of order one. That wants a ratio of order $n$.
+(At one rate of order $1/\sqrt n$ both are of order one again, but only because $z$ itself grows to order $\sqrt n$ and $b$
+stays at $1/\sqrt n$: put them into the table. So $f$ learns, and what $B$ reads does not stay of order one.)
 """
 
 # %%
 rng = np.random.default_rng(0)
 for n in (64, 1024, 16384):
     x, a, b, rate = rng.normal(size=n), rng.normal(size=n) / np.sqrt(n), 1.0, 1e-3
-    p = a @ x
-    U = b * p - 1.0  # the error, for y = 1: db = U p, da = U b x
-    from_A = b * (-rate * np.sign(U * b * x)) @ x  # Adam's first step: the rate times a sign
-    from_B = -rate * np.sign(U * p) * p
-    print(f"width {n:6}: A contributes {abs(from_A / from_B):9.1f} times B's part, {abs(from_A / from_B * p) / n:.2f} n / |p|")
+    z = a @ x
+    e = b * z - 1.0  # the error, for y = 1: db = e z, da = e b x
+    from_A = b * (-rate * np.sign(e * b * x)) @ x  # Adam's first step: the rate times a sign
+    from_B = -rate * np.sign(e * z) * z
+    print(f"width {n:6}: A contributes {abs(from_A / from_B):9.1f} times B's part, {abs(from_A / from_B * z) / n:.2f} n / |z|")
 
 # %% [markdown]
 r"""
 ## Gradient descent: where the best single rate lies
 
-Without Adam $\Delta b = -\eta_B\,U p$ and $\Delta p = -\eta_A\,U b\,n$, with the error $U = f - y$, so that
+Without Adam $\Delta b = -\eta_B\,e z$ and $\Delta z = -\eta_A\,e b\,n$, so that
 
-$$\Delta f = -\eta_B\,U p^2\;-\;\eta_A\,U b^2 n\;+\;\eta_A\eta_B\,U^2 b\,p\,n .$$
+$$\Delta f = -\eta_B\,e z^2\;-\;\eta_A\,e b^2 n\;+\;\eta_A\eta_B\,e^2 b\,z\,n .$$
 
 *Two rates.* With $\eta_B$ of order one and $\eta_A$ of order $1/n$ all three are of order one, at every width, while $b$
-and $p$ are.
+and $z$ are.
 
-*One rate.* If $p$ stayed of order one, $b$ would have to become of order one to reach $y$, and the second term would
-allow no more than $\eta \sim 1/n$. But $p$ does not stay. For small steps $\Delta p/\Delta b = n b/p$, so
-$p\,\Delta p = n\,b\,\Delta b$, and **$p^2 - n b^2$ keeps its value at the start, $p_0^2$**. At the end $b\,p = y$. Two
-equations for $p^2$ and $nb^2$, whose difference is $p_0^2$ and whose product is $n y^2$; so their sum is
+*One rate.* If $z$ stayed of order one, $b$ would have to become of order one to reach $y$, and the second term would
+allow no more than $\eta \sim 1/n$. But $z$ does not stay. For small steps $\Delta z/\Delta b = n b/z$, so
+$z\,\Delta z = n\,b\,\Delta b$, and **$z^2 - n b^2$ keeps its value at the start, $z_0^2$**. At the end $b\,z = y$. Two
+equations for $z^2$ and $nb^2$, whose difference is $z_0^2$ and whose product is $n y^2$; so their sum is
 
-$$p^2 + n b^2 = \sqrt{p_0^4 + 4 n y^2}\;\approx\;2\sqrt n\,|y| ,\qquad
-p \approx n^{1/4}\sqrt{|y|},\qquad |b| \approx n^{-1/4}\sqrt{|y|} .$$
+$$z^2 + n b^2 = \sqrt{z_0^4 + 4 n y^2}\;\approx\;2\sqrt n\,|y| ,\qquad
+z \approx n^{1/4}\sqrt{|y|},\qquad |b| \approx n^{-1/4}\sqrt{|y|} .$$
 
-**$p$ grows as $n^{1/4}$ while $b$ falls as $n^{-1/4}$.** Near the end $U$ shrinks in a step by the factor
-$1 - \eta\,(p^2 + n b^2)$: it flies away for $\eta > 2/(p^2 + nb^2)$ and is fastest at half of that, so the best $\eta$ is of
-order $1/\sqrt n$. On the way $p$ has to grow from order one to $n^{1/4}$, by a factor $1 + \eta\sqrt n\,|y|$ a step, which
+**$z$ grows as $n^{1/4}$ while $b$ falls as $n^{-1/4}$.** Near the end $e$ shrinks in a step by the factor
+$1 - \eta\,(z^2 + n b^2)$: it flies away for $\eta > 2/(z^2 + nb^2)$ and is fastest at half of that, so the best $\eta$ is of
+order $1/\sqrt n$. On the way $z$ has to grow from order one to $n^{1/4}$, by a factor $1 + \eta\sqrt n\,|y|$ a step, which
 at this rate does not depend on $n$. That takes a number of steps that grows as $\log n$. First the change, on numbers:
 """
 
 # %%
 n, y, rate_A, rate_B = 64, 1.0, 0.002, 0.1
 x, a, b = np.ones(n), rng.normal(size=n) / np.sqrt(n), 0.3
-p, U = a @ x, 0.3 * (a @ x) - y
-stepped = (b - rate_B * U * p) * ((a - rate_A * U * b * x) @ x)
-change = -rate_B * U * p**2 - rate_A * U * b**2 * n + rate_A * rate_B * U**2 * b * p * n
-assert np.isclose(stepped - b * p, change)
+z, e = a @ x, 0.3 * (a @ x) - y
+stepped = (b - rate_B * e * z) * ((a - rate_A * e * b * x) @ x)
+change = -rate_B * e * z**2 - rate_A * e * b**2 * n + rate_A * rate_B * e**2 * b * z * n
+assert np.isclose(stepped - b * z, change)
 
 # %% [markdown]
 r"""
-Then descent until $|U| < 0.01$ at several widths, from 31 draws of $p_0$: with the best single rate of a grid, and with
-$\eta_A = 0.316/n$, $\eta_B = 1$ at every width. What are $p$ and $b$ at the end?
+Then descent until $|e| < 0.01$ at several widths, from 31 draws of $z_0$: with the best single rate of a grid, and with
+$\eta_A = 0.316/n$, $\eta_B = 1$ at every width. What are $z$ and $b$ at the end?
 """
 
 # %%
-def descend(n, rate_A, rate_B, p, y=1.0, most=200):
-    """Gradient descent until |f - y| < 0.01, for many p at once -> medians of steps, |b| and p there."""
-    b, count = np.zeros_like(p), np.zeros_like(p)
+def descend(n, rate_A, rate_B, z, y=1.0, most=200):
+    """Gradient descent until |f - y| < 0.01, for many z at once -> medians of steps, |b| and z there."""
+    b, count = np.zeros_like(z), np.zeros_like(z)
     with np.errstate(over="ignore", invalid="ignore"):
         for _ in range(most):
-            U = np.where(np.abs(b * p - y) < 0.01, 0, b * p - y)  # who has arrived stays
-            count += U != 0
-            b, p = b - rate_B * U * p, p - rate_A * U * b * n
-    return np.median(count), np.median(np.abs(b)), np.median(p)
+            e = np.where(np.abs(b * z - y) < 0.01, 0, b * z - y)  # who has arrived stays
+            count += e != 0
+            b, z = b - rate_B * e * z, z - rate_A * e * b * n
+    return np.median(count), np.median(np.abs(b)), np.median(z)
 
 # %%
 starts = np.abs(np.random.default_rng(0).normal(size=31))
@@ -171,19 +176,19 @@ widths, grid = 4 ** np.arange(2, 11), 10.0 ** np.arange(-4, 0, 0.125)
 best = [min((descend(n, g, g, starts)[0], g) for g in grid)[1] for n in widths]
 single = np.array([(rate, *descend(n, rate, rate, starts)) for n, rate in zip(widths, best)])
 double = [descend(n, 0.316 / n, 1.0, starts)[0] for n in widths]
-slopes = dict(zip(["rate", "|b|", "p"], np.polyfit(np.log(widths), np.log(single[:, [0, 2, 3]]), 1)[0]))
+slopes = dict(zip(["rate", "|b|", "z"], np.polyfit(np.log(widths), np.log(single[:, [0, 2, 3]]), 1)[0]))
 print("as n to the power", {name: round(float(slope), 3) for name, slope in slopes.items()})
 assert np.allclose([*slopes.values()], [-1 / 2, -1 / 4, 1 / 4], atol=0.03)
 print("steps:", dict(zip(widths.tolist(), zip(single[:, 1].astype(int).tolist(), map(int, double)))))
 
 # %%
 caption = (
-    "One number, one sample, gradient descent at the best single rate. Left: the rate falls as n^-1/2, p at "
+    "One number, one sample, gradient descent at the best single rate. Left: the rate falls as n^-1/2, z at "
     "the end grows as n^1/4, and b falls as n^-1/4 (dotted: exactly so). Right: its steps grow with the "
     "logarithm of the width; with two rates they do not grow."
 )
 with course.figure(caption, width=8, height=4.2, columns=2) as (left, right):
-    kinds = [(3, "p at the end", "#009E73", "D", 1 / 4), (2, "b at the end", "#CC79A7", "^", -1 / 4),
+    kinds = [(3, "z at the end", "#009E73", "D", 1 / 4), (2, "b at the end", "#CC79A7", "^", -1 / 4),
              (0, "best single rate", course.look("lora")["color"], "o", -1 / 2)]  # fmt: skip
     for column, label, colour, marker, power in kinds:
         line = single[:, column]
@@ -314,7 +319,7 @@ r"""
 
 Along one column, at a fixed small rate, a larger ratio looks like a great gain: it is mostly a larger rate
 for $B$. The fair question is each ratio at *its own* best rate, the second table above, with more than one seed:
-[the claims](../docs/claims.md) have that. Weight decay acts through the rate, so $B$ decays faster, too.
+`docs/claims.md` has that. Weight decay acts through the rate, so $B$ decays faster, too.
 
 **Open.** Predict, run, explain; there is no single answer. The paper's ratio acts on the *product* of two things: how
 fast $B$ moves, and how fast $A$ does. Hold $\eta_A\eta_B$ fixed and change the ratio from 1/16 to 64. Where do you expect
