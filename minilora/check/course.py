@@ -1,6 +1,7 @@
 """What the notebooks show: figures with captions, and sliders that draw them again."""
 
 import contextlib
+import io
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -49,7 +50,17 @@ def show(canvas, caption: str) -> None:
     """Display a figure as a PNG, and below it what to see in it."""
     from IPython.display import Image, Markdown, display
 
-    display(Image(plots.png(canvas), alt=caption), Markdown(f"**Figure.** {caption}"))
+    display(Image(_small(plots.png(canvas)), alt=caption), Markdown(f"**Figure.** {caption}"))
+
+
+def _small(png: bytes) -> bytes:
+    """The same picture in 256 colours: about a third of the bytes, since notebooks hold many."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    picture.quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    return file.getvalue()
 
 
 def look(name: str) -> dict[str, str]:
