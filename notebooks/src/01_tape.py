@@ -194,9 +194,10 @@ assert all(node.cache is engine.FREED for node in nodes if node.op)
 
 # %% [markdown]
 r"""
-## What is frozen keeps nothing
+## What is frozen keeps no activation
 
-Whether $x$ must be kept depends on what trains. The gradient $dW$ reads $x$; a frozen linear has no $dW$:
+Whether $x$ must be kept depends on what trains. The gradient $dW$ reads $x$; a frozen linear has no $dW$.
+The one array in its cache is $W$ itself, which $dx$ reads: a reference to a weight that exists anyway.
 """
 
 # %%
