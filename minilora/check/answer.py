@@ -24,8 +24,7 @@ def check(name: str, answer: Any = None, hints: int | None = None) -> Verdict:
     Raises ValueError on an unknown exercise; where nbgrader runs, AssertionError on a wrong answer.
     """
     exercise: Exercise = find("exercise", name, EXERCISES)
-    judges = {"predict": _number, "blank": _function, "break": _broken}
-    judgement = judges[exercise.kind](exercise, answer)
+    judgement = judged(exercise, answer)
     if hints is None:
         _failed[name] += judgement.status == "failed"
         hints = _failed[name] if judgement.status == "failed" else 0
@@ -41,6 +40,12 @@ def hint(name: str, number: int = 1) -> str:
     if number not in (1, 2, 3):
         raise ValueError(f"hint: got {number!r}, wanted 1, 2 or 3")
     return exercise.hints[number - 1]
+
+
+def judged(exercise: Exercise, answer: Any) -> Judgement:
+    """What there is to say of an answer: its number, its function, or a tuple of functions."""
+    judges = {"predict": _number, "blank": _function, "break": _broken}
+    return judges[exercise.kind](exercise, answer)
 
 
 def _number(exercise, answer) -> Judgement:
@@ -59,9 +64,12 @@ def _number(exercise, answer) -> Judgement:
 def _function(exercise, answer) -> Judgement:
     if answer is None or answer is ...:
         return Judgement("open", "not written yet")
-    if not callable(answer):
-        return Judgement("failed", f"got a {type(answer).__name__}, wanted a function")
-    return judge(answer, exercise.cases())
+    functions = answer if isinstance(answer, tuple) else (answer,)
+    if len(functions) != exercise.functions or not all(map(callable, functions)):
+        wanted = "a function" if exercise.functions == 1 else "the tuple (forward, backward)"
+        return Judgement("failed", f"got a {type(answer).__name__}, wanted {wanted}")
+    run = exercise.through(*functions) if exercise.through else answer
+    return judge(run, exercise.cases())
 
 
 def _broken(exercise, answer) -> Judgement:

@@ -1,4 +1,7 @@
-"""What the notebooks show: figures with captions, and sliders that draw them again."""
+"""What the notebooks show: figures with captions, and sliders that draw them again.
+
+From kept: `keep`, `mine` and `technique`, for what a student has written.
+"""
 
 import contextlib
 import os
@@ -7,6 +10,9 @@ from typing import Any
 
 from ..methods import METHODS
 from ..support import plots
+from .kept import keep, mine, technique
+
+__all__ = ["explore", "figure", "keep", "look", "mine", "race", "show", "technique"]
 
 STATIC = "MINILORA_STATIC"  # set where notebooks are built: there no slider can move
 

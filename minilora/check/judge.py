@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..support.pair_form import and_list, are_right
-from .slips import SLIPS, Case, Outputs, agree, recognise
+from .slips import Case, Outputs, agree, recognise, slip_in_words
 
 Notes = tuple[tuple[str, str], ...]  # (label, words)
 
@@ -83,7 +83,7 @@ def _wrong(case, outputs, wrong, runs) -> Judgement:
     slip = recognise(runs, name)
     if slip:
         s = f" = {case.args['s']:g}" if "s" in case.args else ""
-        notes += (("looks like", SLIPS[slip].says.format(name=name, s=s)),)
+        notes += (("looks like", slip_in_words(slip, name, s)),)
     return Judgement("failed", f"{name} is wrong{others}{also}", notes, slip)
 
 

@@ -22,7 +22,8 @@ class Case:
     summed: tuple[str, ...] = ()  # outputs that are sums over those rows
     adapter: str = ""  # the argument that switches the adapter off when it is zero
     two_paths: tuple[str, ...] = ()  # outputs with a base path and an adapter path
-    slips: Mapping[str, Callable[..., list[Outputs]]] = field(default_factory=dict)  # its own
+    # the wrong outputs of a known slip here, or of a slip of this exercise alone, by its words
+    slips: Mapping[str, Callable[..., list[Outputs]]] = field(default_factory=dict)
 
     @property
     def true(self) -> Outputs:
@@ -143,15 +144,22 @@ def recognise(runs: list[tuple[Case, Outputs]], name: str) -> str | None:
     wrong = [(case, got[name]) for case, got in runs if not agree(got[name], case.true[name])]
     if any(case.true[name] is None for case, _ in wrong):
         return "frozen moved"
-    for slip in SLIPS if wrong else ():
+    own = {slip: None for case, _ in wrong for slip in case.slips if slip not in SLIPS}
+    for slip in (*own, *SLIPS) if wrong else ():
         if all(any(agree(got, v) for v in _values(slip, case, name)) for case, got in wrong):
             return slip
     return None
 
 
+def slip_in_words(slip: str, name: str, s: str = "") -> str:
+    """A slip in words.   name: the output that is wrong; s: the scale where it is known."""
+    return SLIPS[slip].says.format(name=name, s=s) if slip in SLIPS else slip
+
+
 def _values(slip, case, name) -> Iterator[Any]:
     """The wrong values of an output that a slip gives in a case."""
-    tries, variants = SLIPS[slip].tries, case.slips.get(slip)
+    tries = SLIPS[slip].tries if slip in SLIPS else None
+    variants = case.slips.get(slip)
     if tries:
         yield from tries(case, name)
     for outputs in variants(**case.args) if variants else ():

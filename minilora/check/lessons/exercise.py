@@ -19,7 +19,7 @@ class Exercise:
     kind: str  # "predict", "blank", "break"
     asks: str  # one line
     hints: Hints
-    lesson: int = 0  # the notebook that has it
+    lesson: str = ""  # the number of the notebook that has it: "04"
     # predict
     number: Callable[[], float] = float  # gives the right one
     because: str = ""  # said once the number is right
@@ -27,6 +27,10 @@ class Exercise:
     tolerance: float = 1e-9  # relative
     # blank and break
     cases: Callable[[], list[Case]] = list  # gives what the function is run on
+    functions: int = 1  # how many are to be written: 2 for a pair, forward and backward
+    # the functions that were written -> the one that is run on the cases; None: they are one
+    through: Callable[..., Callable[..., Any]] | None = None
+    package: Any = None  # what notebooks use where nothing is written; None: what is right
     # break: what is asked for is one of these
     slip: str | None = None  # a known slip
     wanted: Callable[..., Outputs] | None = None  # these wrong outputs
@@ -40,9 +44,39 @@ def predict(
     return Exercise(name, "predict", asks, hints, number=number, because=because, **more)
 
 
-def blank(name: str, asks: str, hints: Hints, cases: Callable[[], list[Case]]) -> Exercise:
-    """Write a function."""
-    return Exercise(name, "blank", asks, hints, cases=cases)
+def blank(
+    name: str, asks: str, hints: Hints, cases: Callable[[], list[Case]], **more: Any
+) -> Exercise:
+    """Write a function, or a pair.   more: functions, through, package."""
+    return Exercise(name, "blank", asks, hints, cases=cases, **more)
+
+
+def blank_pair(
+    name: str, asks: str, hints: Hints, cases: Callable[[], list[Case]], package: Any
+) -> Exercise:
+    """Write a pair in the form of the package's: forward(*args) -> (y, cache), backward(dy, cache).
+
+    cases: for y, dx, … = f(dy, *args), None where there is no gradient. package: its (forward,
+    backward), which takes the place of a pair that is not written.
+    """
+    return blank(name, asks, hints, cases, functions=2, through=both, package=package)
+
+
+def both(forward: Callable, backward: Callable) -> Callable:
+    """The function (dy, *args) -> y and what backward returns, of a pair."""
+
+    def run(dy, *args):
+        done = forward(*args)
+        if done is None or done is ...:
+            return None  # not written yet
+        y, cache = done
+        grads = backward(dy, cache)
+        if grads is None or grads is ...:
+            return None
+        more = grads[len(args) :]  # for arguments that have a default
+        return (y, *(grads if any(g is not None for g in more) else grads[: len(args)]))
+
+    return run
 
 
 def broken(
