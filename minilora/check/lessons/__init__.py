@@ -4,10 +4,13 @@ from dataclasses import replace
 
 from . import (
     attached,
+    backward,
     comparison,
     delta_lora,
+    gradients,
     kernels,
     language_model,
+    layer,
     llama,
     lora,
     lora_fa,
@@ -23,7 +26,9 @@ from .exercise import Exercise
 LESSONS = {  # number of the notebook -> its exercises
     "00": tour.EXERCISES,
     "01": tape.EXERCISES + walk.EXERCISES,
+    "01b": gradients.EXERCISES,
     "02": llama.EXERCISES,
+    "02b": backward.EXERCISES + layer.EXERCISES,
     "03": low_rank.EXERCISES,
     "04": lora.EXERCISES + attached.LORA,
     "05": lora_fa.EXERCISES,
