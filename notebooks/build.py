@@ -26,6 +26,8 @@ import nbformat
 from nbclient import NotebookClient
 from PIL import Image
 
+from minilora.check import kept
+
 HERE = Path(__file__).parent
 FIGURES = HERE.parent / "docs" / "figures" / "course"
 WIDTH = 480  # pixels of a small copy: twice what the README shows
@@ -93,16 +95,34 @@ def blank(solution: re.Match) -> str:
     return f"{solution[1]}...  # your code here\n" if solution[1] else ""
 
 
-def run(made):
-    """Run a notebook from its top in a fresh kernel; an error in a cell is raised."""
-    with tempfile.TemporaryDirectory() as folder:  # a student's file, empty at the start
-        return _run(made, Path(folder) / "my_minilora.py")
+def run(made, students_file: str = ""):
+    """Run a notebook from its top in a fresh kernel; an error in a cell is raised.
 
-
-def _run(made, students_file):
+    students_file: what a student has kept before.
+    """
     # one thread of BLAS: two that wait for each other on a busy machine are far slower
     os.environ |= {"MINILORA_STATIC": "1", "OPENBLAS_NUM_THREADS": "1"}
-    os.environ["MINILORA_MINE"] = str(students_file)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "my_minilora.py"
+        if students_file:
+            path.write_text(students_file, encoding="utf-8")
+        os.environ["MINILORA_MINE"] = str(path)
+        return _run(made)
+
+
+def kept_before(path: Path) -> str:
+    """The file of a student who has solved, and kept, all that is asked before a notebook."""
+    found = [kept.HEADER]
+    for earlier in (p for p in sources() if p < path):
+        cells = {kind.split()[-1]: text for kind, text in parts(earlier) if " exercise" in kind}
+        asked = re.findall(r'^course.keep\("(\w+)", (.*)\)', earlier.read_text("utf-8"), re.M)
+        for name, functions in asked:
+            found.append(re.sub(r"^ *### .*\n", "", cells[name], flags=re.M).strip())
+            found += [f"{name} = {functions}"] * (functions != name)
+    return "\n\n\n".join(part.strip() for part in found) + "\n"
+
+
+def _run(made):
     client = NotebookClient(
         made,
         timeout=SECONDS,
@@ -131,8 +151,8 @@ def thumbnail(done) -> bytes:
 def share(path: Path) -> tuple[int, int]:
     """Lines of code that a student writes, and all that are neither plots nor imports.
 
-    A line of code is one on which a statement has a part; docstrings and comments are none. Plots
-    are what draws: statements of a figure's `with`, its caption, a function `draw` and its calls.
+    A line of code is one on which a statement has a part; docstrings and comments are none. A plot
+    is a figure's `with`, its caption, a function `draw` and its calls.
     """
     written = whole = 0
     for kind, text in parts(path):
@@ -156,18 +176,11 @@ def code_lines(body) -> set[int]:
             continue  # a docstring
         inner = [n for name in ("body", "orelse") for n in getattr(node, name, [])]
         if inner and all(isinstance(n, ast.stmt) for n in inner):
-            lines |= set(range(node.lineno, inner[0].lineno)) - docstring(node)
+            lines |= set(range(node.lineno, inner[0].lineno))
             lines |= code_lines(inner)
         else:
             lines |= set(range(node.lineno, node.end_lineno + 1))
     return lines
-
-
-def docstring(node) -> set[int]:
-    """The lines of a function's docstring."""
-    first = node.body[0]
-    is_text = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
-    return set(range(first.lineno, first.end_lineno + 1)) if is_text else set()
 
 
 def is_plot(node) -> bool:
@@ -208,7 +221,8 @@ def main(arguments=None) -> None:
         FIGURES.mkdir(exist_ok=True)
         (FIGURES / f"{number(path)}.png").write_bytes(thumbnail(done))
         (HERE / "solutions").mkdir(exist_ok=True)
-        nbformat.write(run(notebook(path, solved=True)), HERE / "solutions" / name)
+        done = run(notebook(path, solved=True), kept_before(path))
+        nbformat.write(done, HERE / "solutions" / name)
 
 
 if __name__ == "__main__":

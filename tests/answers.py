@@ -89,6 +89,14 @@ def overwriting_walk(nodes, dy):
     return grads
 
 
+def network_backward(x, t, W1, W2, square=2.0, slope=True, mean=True):
+    hidden = np.tanh(x @ W1.T)
+    error = hidden @ W2.T - t
+    derror = square * error / (error.size if mean else 1)
+    dz = (derror @ W2) * (1 - hidden**2 if slope else 1)
+    return dz.T @ x, derror.T @ hidden
+
+
 def llama_layer(x, w, use, rope_v=False):
     h = use.norm(x, w["norm1"])
     q, k, v = (use.linear(h, w[name]) for name in "qkv")
@@ -115,6 +123,7 @@ def layer_without(first=False, second=False, rope=False):
 
 RIGHT = {
     "tape_walk": walk.walk,
+    "tape_network": network_backward,
     "gradient_error": 0.01,
     "gradient_step": -5,
     "gradient_smallest": 2,
@@ -147,14 +156,19 @@ def sigmoid(z):
 
 # exercise -> (wrong answer, a part of what is said of it)
 WRONG = {
+    "tape_network": [
+        (lambda *a: network_backward(*a, square=1), "the 2 is missing"),
+        (lambda *a: network_backward(*a, slope=False), "tanh' = 1 - tanh² is missing"),
+        (lambda *a: network_backward(*a, mean=False), "the loss is a mean"),
+    ],
     "tape_walk": [(overwriting_walk, "the second gradient replaced the first")],
     "gradient_central": [
         (one_side, "on one side only"),
         (lambda f, x, h: 2 * central(f, x, h), "divided by h"),
     ],
     "gradient_check": [
-        (lambda forward, backward, x, W: True, "right is wrong"),
-        (lambda forward, backward, x, W: False, "right is wrong"),
+        (lambda forward, backward, x, W: True, "the answer is wrong"),
+        (lambda forward, backward, x, W: False, "the answer is wrong"),
         (lambda forward, backward, x, W: is_right_with(np.ones, forward, backward, x, W), "wrong"),
     ],
     "backward_loss": [

@@ -128,7 +128,18 @@ def test_a_file_that_is_broken_is_left_alone_and_the_package_steps_in(own, capsy
     assert "raises ModuleNotFoundError" in capsys.readouterr().out
     own.write_text("def lora_forward(x, W, s, A, B):\n    return x\n", encoding="utf-8")
     course.mine("lora_forward")
-    assert "the one in my_minilora.py does not pass its check" in capsys.readouterr().out
+    assert "what is in my_minilora.py does not pass its check" in capsys.readouterr().out
+
+
+def test_several_come_at_once_and_a_line_says_whose_they_are(own, capsys):
+    course.keep("lora_forward", cell(LORA)["lora_forward"])
+    capsys.readouterr()
+    forward, backward, merge = course.mine("lora_forward", "lora_backward", "lora_merge")
+    assert capsys.readouterr().out == (
+        "lora_forward: yours, from my_minilora.py\n"
+        "lora_backward, lora_merge: the package's, since you have kept none yet\n"
+    )
+    assert check("lora_backward", backward) and check("lora_merge", merge)
 
 
 @pytest.mark.parametrize("name", [n for n, e in EXERCISES.items() if e.kind == "blank"])

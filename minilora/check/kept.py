@@ -20,7 +20,6 @@ from ..methods.base import Method
 from ..support.files import find, write_atomically
 from ..support.terminal import encodable
 from .answer import judged
-from .judge import Judgement
 from .lessons import EXERCISES
 from .lessons.exercise import Exercise
 
@@ -51,7 +50,7 @@ def keep(name: str, *functions: Callable) -> None:
     judgement = judged(exercise, functions if exercise.functions > 1 else functions[0])
     if judgement.status != "passed":
         state = "is not written yet" if judgement.status == "open" else "does not pass its check"
-        return _say(f"{name} {state}, so it is not kept: what follows uses the package's")
+        return _say(f"{name} {state}: it is not kept")
     path = file()
     try:
         text = path.read_text(encoding="utf-8") if path.is_file() else HEADER
@@ -69,26 +68,34 @@ def keep(name: str, *functions: Callable) -> None:
     return _say(f"{name} is kept in {path.name}")
 
 
-def mine(name: str) -> Any:
-    """The student's answer to an exercise; the package's where none is kept, and a line says so.
+def mine(*names: str) -> Any:
+    """The student's answers to exercises; the package's where none is kept. A line says which.
 
-    A pair is the tuple (forward, backward).
+    A pair is the tuple (forward, backward); for several names, a list of answers.
     """
-    exercise, path = find("exercise", name, EXERCISES), file()
+    answers, said = [], dict[str, list[str]]()
+    for name in names:
+        answer, whose = _one(find("exercise", name, EXERCISES), file())
+        answers.append(answer)
+        said.setdefault(whose, []).append(name)
+    for whose, which in said.items():
+        _say(f"{', '.join(which)}: {whose}")
+    return answers[0] if len(names) == 1 else answers
+
+
+def _one(exercise, path) -> tuple[Any, str]:
+    """The answer to one exercise, and whose it is."""
     why = "you have kept none yet"
     if path.is_file():
         try:
             kept = _run(path.read_text(encoding="utf-8"))
         except Exception as error:  # the file of a student may raise anything
             kept, why = {}, f"{path.name} raises {type(error).__name__}: {error}"
-        if name in kept:
-            judgement: Judgement = judged(exercise, kept[name])
-            if judgement.status == "passed":
-                _say(f"{name}: yours, from {path.name}")
-                return kept[name]
-            why = f"the one in {path.name} does not pass its check"
-    _say(f"{name}: the package's, since {why}")
-    return exercise.package or _right(exercise)
+        if exercise.name in kept:
+            if judged(exercise, kept[exercise.name]).status == "passed":
+                return kept[exercise.name], f"yours, from {path.name}"
+            why = f"what is in {path.name} does not pass its check"
+    return exercise.package or _right(exercise), f"the package's, since {why}"
 
 
 def technique(method: str, pair: str = "") -> Method:

@@ -127,7 +127,7 @@ def test_cases():
     return [
         Case(
             {"forward": forward, "backward": b, **arrays},
-            lambda forward, backward, x, W, says=float(b is backward): {"right": says},
+            lambda forward, backward, x, W, says=float(b is backward): {"the answer": says},
         )
         for b in (backward, *WRONG)
     ]

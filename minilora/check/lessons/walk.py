@@ -1,4 +1,6 @@
-"""Notebook 01, the walk along the tape from its end to its beginning."""
+"""Notebook 01, a network's gradients by hand, and the walk along the tape that finds them."""
+
+import numpy as np
 
 from ... import ops
 from ...engine import Tensor, backward, param, tape
@@ -71,7 +73,46 @@ def cases():
     return [Case(draw(i, **shape), reference, slips=slips) for i, shape in enumerate(shapes)]
 
 
+# ---- by hand
+
+
+def by_hand(x, t, W1, W2, square=2.0, slope=True, mean=True):
+    """dW1, dW2 of mean((tanh(x W1ᵀ) W2ᵀ - t)²), from which a factor can be left out."""
+    hidden = np.tanh(x @ W1.T)
+    error = hidden @ W2.T - t
+    derror = square * error / (error.size if mean else 1)
+    dhidden = derror @ W2
+    dW1 = (dhidden * (1 - hidden**2 if slope else 1)).T @ x
+    return {"dW1": dW1, "dW2": derror.T @ hidden}
+
+
+def by_hand_cases():
+    """For dW1, dW2 = f(x, t, W1, W2)."""
+    slips = {
+        "error² has the derivative 2 error: the 2 is missing": lambda **a: [by_hand(**a, square=1)],
+        "tanh' = 1 - tanh² is missing": lambda **a: [by_hand(**a, slope=False)],
+        "the loss is a mean: divide by the count of numbers in error": lambda **a: [
+            by_hand(**a, mean=False)
+        ],
+    }
+    shapes = [
+        dict(x=(5, 4), t=(5, 2), W1=(6, 4), W2=(2, 6)),
+        dict(x=(3, 2), t=(3, 3), W1=(4, 2), W2=(3, 4)),
+    ]
+    return [Case(draw(i, **shape), by_hand, slips=slips) for i, shape in enumerate(shapes)]
+
+
 EXERCISES = (
+    blank(
+        "tape_network",
+        "loss = mean((tanh(x W1ᵀ) W2ᵀ - t)²): x, t, W1, W2 -> dW1, dW2",
+        (
+            "Name every step: hidden, error, loss. Then go back: derror, dW2, dhidden, dW1.",
+            "derror = 2 error / error.size; dhidden = derror W2; tanh' = 1 - hidden².",
+            "(dhidden * (1 - hidden**2)).T @ x, derror.T @ hidden",
+        ),
+        by_hand_cases,
+    ),
     blank(
         "tape_walk",
         "The walk: nodes (parents before children), dy -> {node: its gradient}",
