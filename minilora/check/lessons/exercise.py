@@ -2,13 +2,21 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..slips import Case, Outputs
 
 Hints = tuple[str, str, str]  # shown one at a time; the last is almost the answer
+Cases = Callable[[np.random.Generator], list[Case]]  # draws what a function is called with
+
+
+class Unseen(NamedTuple):
+    """What is to be wrong, and where it is not to be seen."""
+
+    start: Callable[[Case], dict[str, Any]]  # the arguments with which nothing is to be seen
+    output: str  # the one that is to be wrong elsewhere
 
 
 @dataclass(frozen=True)
@@ -26,11 +34,17 @@ class Exercise:
     near: Mapping[float, str] = field(default_factory=dict)  # wrong numbers, explained
     tolerance: float = 1e-9  # relative
     # blank and break
-    cases: Callable[[], list[Case]] = list  # gives what the function is run on
+    cases: Cases = lambda rng: []
     # break: what is asked for is one of these
-    slip: str | None = None  # a known slip
+    slip: str | None = None  # a known slip, in one output or more
     wanted: Callable[..., Outputs] | None = None  # these wrong outputs
-    unseen: Callable[[Case], dict[str, Any]] | None = None  # not to be seen with these arguments
+    unseen: Unseen | None = None
+
+    def drawn(self, seed: int) -> list[Case]:
+        """The cases that a seed gives; for `unseen`, then the same with the start's arguments."""
+        cases = self.cases(np.random.default_rng(seed))
+        start = [case.but(**self.unseen.start(case)) for case in cases] if self.unseen else []
+        return cases + start
 
 
 def predict(
@@ -40,19 +54,36 @@ def predict(
     return Exercise(name, "predict", asks, hints, number=number, because=because, **more)
 
 
-def blank(name: str, asks: str, hints: Hints, cases: Callable[[], list[Case]]) -> Exercise:
+def blank(name: str, asks: str, hints: Hints, cases: Cases) -> Exercise:
     """Write a function."""
     return Exercise(name, "blank", asks, hints, cases=cases)
 
 
-def broken(
-    name: str, asks: str, hints: Hints, cases: Callable[[], list[Case]], **wrong: Any
-) -> Exercise:
+def broken(name: str, asks: str, hints: Hints, cases: Cases, **wrong: Any) -> Exercise:
     """Write a function that is wrong in a certain way.   wrong: slip, wanted or unseen."""
     return Exercise(name, "break", asks, hints, cases=cases, **wrong)
 
 
-def draw(seed: int, **shapes: tuple[int, ...]) -> dict[str, Any]:
-    """Standard normal float64 arrays of these shapes: far from zero, the same each time."""
-    rng = np.random.default_rng(seed)
+def draw(rng: np.random.Generator, **shapes: tuple[int, ...]) -> dict[str, Any]:
+    """Standard normal float64 arrays of these shapes: far from zero."""
     return {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+
+
+def rows(rng: np.random.Generator) -> int:
+    """A number of rows: even, so that they can be two sequences, and different from any width."""
+    return int(rng.choice([6, 8, 10]))
+
+
+def widths(rng: np.random.Generator, count: int) -> list[int]:
+    """So many different widths, all of them odd."""
+    return [int(n) for n in rng.choice([5, 7, 9, 11, 13], count, replace=False)]
+
+
+def rank(rng: np.random.Generator) -> int:
+    """A rank: smaller than any width."""
+    return int(rng.choice([2, 3, 4]))
+
+
+def number(rng: np.random.Generator, low: float, high: float) -> float:
+    """A number in between, with three digits."""
+    return float(f"{rng.uniform(low, high):.3g}")
