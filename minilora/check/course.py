@@ -10,11 +10,11 @@ from typing import Any
 
 from ..methods import METHODS
 from ..support import plots
+from .hints import STATIC
 from .kept import keep, mine, technique
 
 __all__ = ["explore", "figure", "keep", "look", "mine", "race", "show", "technique"]
 
-STATIC = "MINILORA_STATIC"  # set where notebooks are built: there no slider can move
 
 
 @contextlib.contextmanager

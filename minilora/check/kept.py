@@ -24,6 +24,7 @@ from .lessons import EXERCISES
 from .lessons.exercise import Exercise
 
 FILE = "MINILORA_MINE"  # names another file than my_minilora.py in the folder of the notebook
+SEED = 1  # of the arguments that an answer is called with
 HEADER = '''"""What I have written in the course. The notebooks add to this file and import it."""
 
 import math
@@ -47,7 +48,7 @@ def keep(name: str, *functions: Callable) -> None:
     The functions of the same notebook that these call are written with them.
     """
     exercise = find("exercise", name, EXERCISES)
-    judgement = judged(exercise, functions if exercise.functions > 1 else functions[0])
+    judgement = judged(name, functions if exercise.functions > 1 else functions[0], SEED)
     if judgement.status != "passed":
         state = "is not written yet" if judgement.status == "open" else "does not pass its check"
         return _say(f"{name} {state}: it is not kept")
@@ -55,7 +56,7 @@ def keep(name: str, *functions: Callable) -> None:
     try:
         text = path.read_text(encoding="utf-8") if path.is_file() else HEADER
         text = _with(text, _sources(functions), name, [f.__name__ for f in functions])
-        alone = judged(exercise, _run(text)[name])
+        alone = judged(name, _run(text)[name], SEED)
     except OSError as error:  # no source; or a file that cannot be read
         return _say(f"{name} is not kept: {error}")
     except SyntaxError as error:
@@ -92,7 +93,7 @@ def _one(exercise, path) -> tuple[Any, str]:
         except Exception as error:  # the file of a student may raise anything
             kept, why = {}, f"{path.name} raises {type(error).__name__}: {error}"
         if exercise.name in kept:
-            if judged(exercise, kept[exercise.name]).status == "passed":
+            if judged(exercise.name, kept[exercise.name], SEED).status == "passed":
                 return kept[exercise.name], f"yours, from {path.name}"
             why = f"what is in {path.name} does not pass its check"
     return exercise.package or _right(exercise), f"the package's, since {why}"
@@ -130,7 +131,7 @@ def _say(line: str) -> None:
 
 def _right(exercise: Exercise) -> Callable:
     """The exercise's own reference as the function that it asks for."""
-    reference = exercise.cases()[0].reference
+    reference = exercise.drawn(SEED)[0].reference
 
     def right(*args):
         outputs = tuple(reference(*args).values())

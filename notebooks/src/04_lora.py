@@ -14,8 +14,6 @@ section 4.1. *The one idea*: the change of a weight, as a product of two thin ma
 """
 
 # %%
-import dataclasses
-
 import numpy as np
 
 import minilora as ml
@@ -352,6 +350,8 @@ again, and predict before you run: how do the bytes kept for backward change, ho
 
 # %% open lora_keep_z
 ### BEGIN SOLUTION
+import dataclasses
+
 def keeping_forward(x, W, s, A, B):
     z = x @ A.T
     return x @ W.T + s * z @ B.T, (x, z, W, s, A, B)

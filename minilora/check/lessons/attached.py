@@ -12,11 +12,11 @@ def lora_pair(dy, x, W, s, A, B):
     return {"y": y, "dx": dx, "dW": dW, "ds": ds, "dA": dA, "dB": dB}
 
 
-def lora_pair_cases():
+def lora_pair_cases(rng):
     """For y, dx, None, None, dA, dB = f(dy, x, W, s, A, B)."""
     names = ("dy", "x", "W", "s", "A", "B")
     paths = dict(rows=("dy", "x"), summed=("dA", "dB"), two_paths=("y", "dx"))
-    return lora.cases(lora_pair, names, **paths)
+    return lora.cases(rng, lora_pair, names, **paths)
 
 
 LORA: tuple[Exercise, ...] = (

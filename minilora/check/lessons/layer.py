@@ -42,11 +42,11 @@ def pairs(cos, sin) -> SimpleNamespace:
 NAMES = ("norm1", "q", "k", "v", "o", "norm2", "gate", "up", "down")
 
 
-def layer_weights(seed, C, F):
+def layer_weights(rng, C, F):
     """A layer's arrays: gains (C,), q, k, v, o (C, C), gate, up (F, C), down (C, F)."""
-    shapes = dict.fromkeys(("q", "k", "v", "o"), (C, C))
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("q", "k", "v", "o"), (C, C))
     shapes |= {"gate": (F, C), "up": (F, C), "down": (C, F), "norm1": (C,), "norm2": (C,)}
-    drawn = draw(seed, **{name: shapes[name] for name in NAMES})
+    drawn = draw(rng, **{name: shapes[name] for name in NAMES})
     return {name: 1 + a / 4 if a.ndim == 1 else a / np.sqrt(C) for name, a in drawn.items()}
 
 
@@ -56,12 +56,12 @@ def layered(function):
     def run(x, cos, sin, *arrays):
         w = {name: param(a, name) for name, a in zip(NAMES, arrays)}
         y = function(param(x, "x"), w, pairs(cos, sin))
-        return None if y is None or y is ... else y.data
+        return None if y is None else y.data
 
     return run
 
 
-def layer_cases():
+def layer_cases(rng):
     """For y = f(x, cos, sin, *weights)."""
 
     def right(x, cos, sin, **w):
@@ -91,10 +91,10 @@ def layer_cases():
         ),
     }
     cases = []
-    for i, (T, C, F) in enumerate([(5, 4, 6), (3, 6, 7)]):
+    for T, C, F in [(5, 4, 6), (3, 6, 7)]:
         angle = np.outer(np.arange(T), 0.5 ** np.arange(C // 2))
-        args = {**draw(i, x=(T, C)), "cos": np.cos(angle), "sin": np.sin(angle)}
-        cases.append(Case({**args, **layer_weights(i, C, F)}, right, slips=slips))
+        args = {**draw(rng, x=(T, C)), "cos": np.cos(angle), "sin": np.sin(angle)}
+        cases.append(Case({**args, **layer_weights(rng, C, F)}, right, slips=slips))
     return cases
 
 
