@@ -120,9 +120,7 @@ def technique(method: str, pair: str = "") -> Method:
     named.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     options = {name: value for name, value in record.options.items() if name != "dropout"}
     check = None if record.has_dropout else record.check
-    return dataclasses.replace(
-        record, op=Op("mine", named, backward), options=options, check=check
-    )
+    return dataclasses.replace(record, op=Op("mine", named, backward), options=options, check=check)
 
 
 def _say(line: str) -> None:

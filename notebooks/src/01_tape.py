@@ -252,9 +252,10 @@ print("three ways, the same gradients")
 
 # %% [markdown]
 r"""
-## What is frozen keeps nothing
+## What is frozen keeps no activation
 
-Whether $x$ must be kept depends on what trains. The gradient $dW$ reads $x$; a frozen linear has no $dW$:
+Whether $x$ must be kept depends on what trains. The gradient $dW$ reads $x$; a frozen linear has no $dW$.
+The one array in its cache is $W$ itself, which $dx$ reads: a reference to a weight that exists anyway.
 """
 
 # %%

@@ -82,8 +82,8 @@ r"""
 ## Backward
 
 Write $dy$ for $\partial\,\text{loss}/\partial y$, a number for each number of $y$. The tool is one rule:
-where $y = uV^\top$, it is $du = dy\,V$ and $dV = dy^\top u$. Each gradient has its primal's shape, and
-a weight's gradient sums over all rows: $dy^\top u$ does that.
+where $y = xW^\top$, it is $dx = dy\,W$ and $dW = dy^\top x$ (notebook 01), whatever stands in the places of $x$
+and $W$. Each gradient has its primal's shape, and a weight's gradient sums over all rows: $dy^\top x$ does that.
 
 **Fill the blank** before you read on: three gradients. $W$ is frozen and gets none.
 """
@@ -107,7 +107,8 @@ With $z = xA^\top$ in the middle, $y = xW^\top + s\,zB^\top$. From the end to th
 
 $$dB = s\,dy^\top z,\qquad dz = s\,dy\,B,\qquad dA = dz^\top x,\qquad dx = dy\,W + dz\,A .$$
 
-$x$ has two terms because it reaches $y$ by two paths. $s$ stands once in each.
+$dx$ has two terms because $x$ reaches $y$ by two paths. $s$ stands once in $dB$ and once in $dz$; through $dz$ it
+comes into $dA$ and into the second term of $dx$.
 
 ## A pair
 
@@ -351,6 +352,7 @@ again, and predict before you run: how do the bytes kept for backward change, ho
 # %% open lora_keep_z
 ### BEGIN SOLUTION
 import dataclasses
+
 
 def keeping_forward(x, W, s, A, B):
     z = x @ A.T
