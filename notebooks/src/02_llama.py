@@ -116,6 +116,10 @@ def attention(q, k, v):
 # %% check llama_attention
 check("llama_attention", attention)
 
+# %%
+course.keep("llama_norm", norm)  # in my_minilora.py, for notebook 02b
+course.keep("llama_attention", attention)
+
 # %% [markdown]
 r"""
 **Break it**: leave the mask out. In training such a model reads the answer off the next place, and its loss

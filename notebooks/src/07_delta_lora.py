@@ -8,12 +8,14 @@ When you are done you can
 - prove that its moves telescope, how large a rank they can reach, and see it reached,
 - say what Delta-LoRA is when $W$ moves from the very first step.
 
-*Needs*: notebooks 03 (singular values) and 04. *Time*: 25 minutes to read, 25 to do.
+*Needs*: notebooks 03 (singular values) and 04. *Time*: 25 minutes to read, 35 to do.
 *Paper*: Zi et al. 2023, [arXiv:2309.02411](https://arxiv.org/abs/2309.02411), algorithm 1. *Symbols*: the table in
 notebook 03. *The one idea*: $W$ follows the product $BA$ from step to step, and the sum of these moves telescopes.
 """
 
 # %%
+import dataclasses
+
 import numpy as np
 
 import minilora as ml
@@ -96,6 +98,22 @@ right = ratio * s * (arrays["B"] @ arrays["A"] - B @ A)
 slip = ratio * s * (arrays["B"] - B) @ (arrays["A"] - A)
 assert np.allclose(arrays["W"] - W, right)
 print(f"the slip moves W {np.linalg.norm(slip) / np.linalg.norm(right):.3f} times as far")
+
+# %% [markdown]
+r"""
+**Fill the blank**: the rule by itself, as it comes after any optimizer's step. Below, it trains a model.
+"""
+
+# %% exercise delta_lora_move
+def delta_lora_move(W, s, ratio, A, B, A_new, B_new):
+    """Factors before and after the optimizer's step -> W' (O, I)."""
+    ### BEGIN SOLUTION
+    before, after = B @ A, B_new @ A_new
+    return W + ratio * s * (after - before)
+    ### END SOLUTION
+
+# %% check delta_lora_move
+check("delta_lora_move", delta_lora_move)
 
 # %% [markdown]
 r"""
@@ -209,6 +227,20 @@ one, two = (ml.train(t, batches, **settings).losses for t in (delta, scaled))
 gap = np.abs(np.subtract(one, two)).max()
 assert gap < 1e-4
 print("the two loss curves agree to 1e-4 over all 40 steps")
+
+# %%
+course.keep("delta_lora_move", delta_lora_move)
+move = course.mine("delta_lora_move")
+
+def after_step(arrays, kept, step, options):
+    """Your rule, after AdamW's step; kept: A and B before it."""
+    new = move(arrays["W"], arrays["s"], options["update_ratio"], *kept, arrays["A"], arrays["B"])
+    arrays["W"][...] = new
+
+mine = dataclasses.replace(course.technique("delta_lora", "lora_pair"), after_step=after_step)
+yours = ml.train(ml.attach(wide, mine, rank=4, alpha=8), batches, **settings).losses
+assert np.allclose(yours, one, rtol=1e-6)
+print("your pair of notebook 04 and your rule: Delta-LoRA's losses, to 1e-6")
 
 # %%
 caption = "Delta-LoRA (s = 2, λ = 2, W moves from step 1) and LoRA with s = 6: one curve, not two."
