@@ -180,6 +180,22 @@ with course.figure(caption, width=7, height=3.8) as axes:
 
 # %% [markdown]
 r"""
+**Open.** Predict, run, explain; there is no single answer. Cut the weights themselves to rank $r$, $W + \Delta W$ in place of $\Delta W$. Which rank do
+they need? What does that say about the claim that *networks* are of low rank?
+"""
+
+# %% open low_rank_own
+### BEGIN SOLUTION
+for r in (8, 16, 32, 64):
+    params = dict(tuned.weights)
+    for name in changes:
+        params[f"{name}.weight"] = cut(params[f"{name}.weight"], r).astype(np.float32)
+    cut_whole = ml.Llama(model.config, params, model.tokenizer)
+    print(f"rank {r:2}: ΔW cut {dict(zip(ranks, scores))[r]:.2f}, W cut {ml.exact_match(cut_whole, words.test[:200]):.2f}")
+### END SOLUTION
+
+# %% [markdown]
+r"""
 ## The symbols of this course
 
 One table for all notebooks. Where a letter has two meanings, the last column says which notebook has which.

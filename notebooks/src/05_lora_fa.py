@@ -254,7 +254,14 @@ both = [ml.train(ml.attach(model, t, rank=4), batches, steps=20, lr=0.05).losses
 assert np.allclose(*both, rtol=1e-3)
 print("20 steps with your pair and with the package's: the same losses, to 1e-3")
 
-# %%
+# %% [markdown]
+r"""
+**Do it.** Take the first $A$ again (`ml.attach` with the same seed gives it) and take from $\Delta W$ what lies in its rows:
+$\Delta W - \Delta W A^+A$, with `np.linalg.pinv`. What share is left, for LoRA and for LoRA-FA? Predict both.
+"""
+
+# %% open lora_fa_rows
+### BEGIN SOLUTION
 for name, (tuned, _, _) in runs.items():
     layer = next(iter(tuned.layers))
     start = ml.attach(model, name, rank=4).layers[layer]["A"].astype(float)
@@ -263,6 +270,7 @@ for name, (tuned, _, _) in runs.items():
     share = np.linalg.norm(outside) / np.linalg.norm(change)
     print(f"{ml.METHODS[name].title:8} {share:.3f} of ΔW lies outside the rows of the first A")
     assert (share < 1e-5) == (name == "lora_fa")
+### END SOLUTION
 
 # %%
 caption = "The same 100 steps: LoRA-FA learns, with fewer directions to do it in. Means of 10 steps, one seed."

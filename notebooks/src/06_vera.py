@@ -173,12 +173,16 @@ r"""
 
 $b = 0$, so a fresh adapter changes nothing; $d = 0.1$ everywhere. As in LoRA one of the two gradients
 is exactly zero at the first step.
+
+**Do it.** Predict which one, then ask the package's pair with $b = 0$ and $d = 0.1$.
 """
 
-# %%
+# %% open vera_start
+### BEGIN SOLUTION
 start = vera.vera_backward(dy, vera.vera_forward(x, W, A, B, 0 * b, np.full(r, 0.1))[1])
 assert not start[5].any() and start[4].any()
 print("dd is 0 and db is not: b moves first")
+### END SOLUTION
 
 # %% [markdown]
 r"""

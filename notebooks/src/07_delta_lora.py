@@ -87,17 +87,22 @@ $$B'A' - BA = B\,\Delta A + \Delta B\,A + \Delta B\,\Delta A :$$
 
 the slip keeps the one term that is second order in the step, and drops the two of first order. The package
 keeps copies of the old factors and moves $W$ by one product of rank $2r$, in place:
+
+**Do it.** Take one step of gradient descent with rate 0.01 on the arrays above, let `delta_lora.after_step(arrays, (A, B), 1, options)`
+move $W$, and compare: how much shorter is the move of the slip?
 """
 
-# %%
+# %% open delta_lora_slip
 lr, ratio = 0.01, 2.0
 _, _, _, dA, dB, *_ = record.op.backward(dy, record.op.forward(x, W, s, A, B)[1])
+### BEGIN SOLUTION
 arrays = {"W": W.copy(), "s": s, "A": A - lr * dA, "B": B - lr * dB}
 delta_lora.after_step(arrays, (A, B), 1, {"update_ratio": ratio, "start_step": 0})
 right = ratio * s * (arrays["B"] @ arrays["A"] - B @ A)
 slip = ratio * s * (arrays["B"] - B) @ (arrays["A"] - A)
 assert np.allclose(arrays["W"] - W, right)
 print(f"the slip moves W {np.linalg.norm(slip) / np.linalg.norm(right):.3f} times as far")
+### END SOLUTION
 
 # %% [markdown]
 r"""
@@ -187,12 +192,19 @@ with course.figure(caption, width=7, height=4.4) as axes:
     axes.set(xticks=range(0, 21, 4), yticks=[0, 4, 8, 16, 24, 32])
     axes.legend(loc="upper right", fontsize=11)
 
-# %%
+# %% [markdown]
+r"""
+**Do it.** Check the telescope on `tuned[5].layers[layer]`: it holds `W`, `s`, `A`, `B`, and of the start `A_start`, `B_start`.
+"""
+
+# %% open delta_lora_telescope
 arrays = tuned[5].layers[layer]
+### BEGIN SOLUTION
 product = arrays["B"] @ arrays["A"] - arrays["B_start"] @ arrays["A_start"]
 error = np.abs(arrays["W"] - W0 - 2.0 * arrays["s"] * product).max()
 assert error < 1e-12
 print("W - W₀ = λ s (B A - B_K A_K), to 1e-12")
+### END SOLUTION
 
 # %% [markdown]
 r"""

@@ -123,10 +123,14 @@ At equal rates $A$ contributes $n$ times as much as $B$. Where $A$'s part is of 
 grows. The paper calls it **efficient feature learning** when both are of order one. That wants a ratio of order $n$.
 (At one rate of order $1/\sqrt n$ both are of order one again, but only because $z$ itself grows to order $\sqrt n$ and $b$
 stays at $1/\sqrt n$: put them into the table. So $f$ learns, and what $B$ reads does not stay of order one.)
+
+**Do it.** Draw $x$ and $a$ at the widths 64, 1024 and 16384, take Adam's first step (the rate times a sign), and print how many times
+$B$'s part $A$'s is. Does it grow as $n$?
 """
 
-# %%
+# %% open lora_plus_parts
 rng = np.random.default_rng(0)
+### BEGIN SOLUTION
 for n in (64, 1024, 16384):
     x, a, b, rate = rng.normal(size=n), rng.normal(size=n) / np.sqrt(n), 1.0, 1e-3
     z = a @ x
@@ -134,6 +138,7 @@ for n in (64, 1024, 16384):
     from_A = b * (-rate * np.sign(e * b * x)) @ x  # Adam's first step: the rate times a sign
     from_B = -rate * np.sign(e * z) * z
     print(f"width {n:6}: A contributes {abs(from_A / from_B):9.1f} times B's part, {abs(from_A / from_B * z) / n:.2f} n / |z|")
+### END SOLUTION
 
 # %% [markdown]
 r"""
@@ -158,15 +163,19 @@ z \approx n^{1/4}\sqrt{|y|},\qquad |b| \approx n^{-1/4}\sqrt{|y|} .$$
 $1 - \eta\,(z^2 + n b^2)$: it flies away for $\eta > 2/(z^2 + nb^2)$ and is fastest at half of that, so the best $\eta$ is of
 order $1/\sqrt n$. On the way $z$ has to grow from order one to $n^{1/4}$, by a factor $1 + \eta\sqrt n\,|y|$ a step, which
 at this rate does not depend on $n$. That takes a number of steps that grows as $\log n$. First the change, on numbers:
+
+**Do it.** $f$ before and after one step, and the three terms of the formula: are they the same?
 """
 
-# %%
+# %% open lora_plus_change
 n, y, rate_A, rate_B = 64, 1.0, 0.002, 0.1
 x, a, b = np.ones(n), rng.normal(size=n) / np.sqrt(n), 0.3
+### BEGIN SOLUTION
 z, e = a @ x, 0.3 * (a @ x) - y
 stepped = (b - rate_B * e * z) * ((a - rate_A * e * b * x) @ x)
 change = -rate_B * e * z**2 - rate_A * e * b**2 * n + rate_A * rate_B * e**2 * b * z * n
 assert np.isclose(stepped - b * z, change)
+### END SOLUTION
 
 # %% [markdown]
 r"""

@@ -287,14 +287,19 @@ r"""
 
 Each thread does its own rectangle of $y$, so nobody waits for a sum of another's, and each number is added up
 in the same order whoever does it. The result has the same bits, in one piece or in two:
+
+**Do it.** Compute `kernels.matmul_nn` of the two halves of $x$'s rows, put them together, and compare with the whole, bit for bit. Then print the
+record's `ladder["together"]` beside `big["seconds"]`: how many times as fast are two threads?
 """
 
-# %%
+# %% open kernel_threads
+### BEGIN SOLUTION
 halves = [kernels.matmul_nn(part, w) for part in (x[:32], x[32:])]
 assert np.array_equal(kernels.matmul_nn(x, w), np.concatenate(halves))
 for way, seconds in ladder["together"].items():
     gain = big["seconds"][way] / seconds
     print(f"{way:13} {big['flops'] / seconds / 1e9:4.0f} GFLOP/s on {ladder['threads']} threads, {gain:.2f} times one")
+### END SOLUTION
 
 # %% [markdown]
 r"""
@@ -303,10 +308,14 @@ r"""
 An adapted linear is $xW^\top + zB^\top$. In pieces, $y$ is written, read and written again; in one kernel each task
 adds the second product while its rectangle is near. Attention gains more: its scores, $T$ by $T$ for each
 head, are never whole. A block of 32 queries is scored, passed through the softmax and used, then the next.
+
+**Do it.** Write attention with whole scores, as in notebook 02, for the $q$ given (also as $k$ and $v$), and compare with
+`kernels.attention_forward`. Print the record's `ladder["fused"]`: what does one kernel gain over pieces?
 """
 
-# %%
+# %% open kernel_fused
 q = rng.standard_normal((200, 2, 32), dtype=np.float32)
+### BEGIN SOLUTION
 scores = np.where(np.tri(200), np.einsum("ihd,jhd->hij", q, q) / np.sqrt(32), -np.inf)
 weights = np.exp(scores - scores.max(-1, keepdims=True))
 whole = np.einsum("hij,jhd->ihd", weights / weights.sum(-1, keepdims=True), q)
@@ -315,6 +324,7 @@ assert np.allclose(kernels.attention_forward(q, q, q, spans)[0], whole, atol=1e-
 print(f"4,096 tokens: scores of a head {4096**2 * 4:,} bytes, of a block of 32 queries {4096 * 32 * 4:,}")
 for work, taken in ladder["fused"].items():
     print(f"{work:15} {taken['in one'] * 1e3:6.1f} ms in one, {taken['in pieces'] * 1e3:6.1f} in pieces")
+### END SOLUTION
 
 # %% [markdown]
 r"""
