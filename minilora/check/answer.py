@@ -9,9 +9,8 @@ import numpy as np
 
 from ..support.files import find
 from ..support.pair_form import and_list
-from .calls import call_each
-from .course import STATIC
-from .hints import count_wrong, grader_runs, hints_for
+from .calls import call_each, is_blank
+from .hints import STATIC, count_wrong, grader_runs, hints_for
 from .judge import Judgement, judge, sort_out
 from .lessons import EXERCISES
 from .slips import agree, explains, is_right, numbers
@@ -40,7 +39,7 @@ def check(
         failed = judgement.status == "failed"
         hints = count_wrong(name, _mark(name, answer)) if failed else 0
     shown = hints_for(EXERCISES[name], judgement.slip)
-    used = seed if callable(answer) and judgement.status == "failed" else None
+    used = seed if EXERCISES[name].takes(answer) and judgement.status == "failed" else None
     verdict = Verdict(name, *judgement, shown[:hints], len(shown), used)
     if grader_runs() and not verdict:
         raise AssertionError(repr(verdict))
@@ -52,18 +51,22 @@ def judged(name: str, answer: Any, seed: int) -> Judgement:
 
     seed: of the arguments that a function is called with.
     """
-    if EXERCISES[name].kind == "predict":
-        return _number(EXERCISES[name], answer)
+    exercise: Exercise = EXERCISES[name]
+    if exercise.kind == "predict":
+        return _number(exercise, answer)
     if answer is None or answer is ...:
         return Judgement("open", "not written yet")
-    if not callable(answer):
+    if not exercise.takes(answer):
+        wanted = "a function" if exercise.functions == 1 else "the tuple (forward, backward)"
         words = ": its name, without brackets behind it" if np.ndim(answer) else ""
-        return Judgement("failed", f"got a {type(answer).__name__}, wanted a function{words}")
-    returned = call_each(answer, arguments(name, seed))
-    cases = EXERCISES[name].drawn(seed)  # not before: a function could read them from here
-    if EXERCISES[name].kind == "blank":
+        return Judgement("failed", f"got a {type(answer).__name__}, wanted {wanted}{words}")
+    if exercise.through and any(map(is_blank, answer if isinstance(answer, tuple) else [answer])):
+        return Judgement("open", "not written yet")
+    returned = call_each(exercise.run(answer), arguments(name, seed))
+    cases = exercise.drawn(seed)  # not before: a function could read them from here
+    if exercise.kind == "blank":
         return judge(cases, returned)
-    return _broken(EXERCISES[name], cases, returned)
+    return _broken(exercise, cases, returned)
 
 
 def arguments(name: str, seed: int) -> list[dict[str, Any]]:
@@ -73,9 +76,10 @@ def arguments(name: str, seed: int) -> list[dict[str, Any]]:
 
 def _mark(name, answer) -> Any:
     """Equal for two answers that are wrong in the same way."""
-    if not callable(answer):
+    exercise: Exercise = EXERCISES[name]
+    if not exercise.takes(answer):
         return _plain(answer)
-    return [_plain(value) for value in call_each(answer, arguments(name, 0))]
+    return [_plain(value) for value in call_each(exercise.run(answer), arguments(name, 0))]
 
 
 def _plain(value) -> Any:

@@ -29,7 +29,8 @@ class Case:
     adapter: str = ""  # the argument that switches the adapter, or the step, off when it is zero
     two_paths: tuple[str, ...] = ()  # outputs with a base path and an adapter path
     paths: str = "paths: one goes through W, one through the adapter"
-    slips: Mapping[str, Callable[..., list[Outputs]]] = field(default_factory=dict)  # its own
+    # the wrong outputs of a known slip here; or of a slip of this exercise alone, by its words
+    slips: Mapping[str, Callable[..., list[Outputs]]] = field(default_factory=dict)
 
     @cached_property
     def true(self) -> Outputs:
@@ -245,7 +246,8 @@ def recognise(runs: Runs, name: str) -> str | None:
         return "swapped"
     if any(case.true[name] is None and got[name] is not None for case, got in runs):
         return "frozen moved"
-    return next((slip for slip in SLIPS if explains(slip, runs, name)), None)
+    own = dict.fromkeys(s for case, _ in runs for s in case.slips if s not in SLIPS)
+    return next((slip for slip in (*own, *SLIPS) if explains(slip, runs, name)), None)
 
 
 def explains(slip: str, runs: Runs, name: str) -> bool:
@@ -256,7 +258,8 @@ def explains(slip: str, runs: Runs, name: str) -> bool:
 
 def _gives(slip, case, outputs, name) -> bool:
     """Does a slip give the wrong output of one case?"""
-    tries, variants = SLIPS[slip].tries, case.slips.get(slip)
+    tries = SLIPS[slip].tries if slip in SLIPS else None
+    variants = case.slips.get(slip)
     got = numbers(outputs[name])
     if got is None or not np.isfinite(got).all() or case.true[name] is None:
         return False

@@ -27,7 +27,7 @@ class Exercise:
     kind: str  # "predict", "blank", "break"
     asks: str  # one line
     hints: Hints
-    lesson: int = 0  # the notebook that has it
+    lesson: str = ""  # the number of the notebook that has it: "04"
     # predict
     number: Callable[[], float] = float  # gives the right one
     because: str = ""  # said once the number is right
@@ -35,10 +35,24 @@ class Exercise:
     tolerance: float = 1e-9  # relative
     # blank and break
     cases: Cases = lambda rng: []
+    functions: int = 1  # how many are to be written: 2 for a pair, forward and backward
+    # the functions that were written -> the one that is run on the cases; None: they are one
+    through: Callable[..., Callable[..., Any]] | None = None
+    package: Any = None  # what notebooks use where nothing is written; None: what is right
     # break: what is asked for is one of these
     slip: str | None = None  # a known slip, in one output or more
     wanted: Callable[..., Outputs] | None = None  # these wrong outputs
     unseen: Unseen | None = None
+
+    def takes(self, answer: Any) -> bool:
+        """Is an answer the function, or the tuple of functions, that is asked for?"""
+        functions = answer if isinstance(answer, tuple) else (answer,)
+        return len(functions) == self.functions and all(map(callable, functions))
+
+    def run(self, answer: Any) -> Callable[..., Any]:
+        """The function that is run on the cases."""
+        functions = answer if isinstance(answer, tuple) else (answer,)
+        return self.through(*functions) if self.through else functions[0]
 
     def drawn(self, seed: int) -> list[Case]:
         """The cases that a seed gives; for `unseen`, then the same with the start's arguments."""
@@ -54,9 +68,32 @@ def predict(
     return Exercise(name, "predict", asks, hints, number=number, because=because, **more)
 
 
-def blank(name: str, asks: str, hints: Hints, cases: Cases) -> Exercise:
-    """Write a function."""
-    return Exercise(name, "blank", asks, hints, cases=cases)
+def blank(name: str, asks: str, hints: Hints, cases: Cases, **more: Any) -> Exercise:
+    """Write a function, or a pair.   more: functions, through, package."""
+    return Exercise(name, "blank", asks, hints, cases=cases, **more)
+
+
+def blank_pair(name: str, asks: str, hints: Hints, cases: Cases, package: Any) -> Exercise:
+    """Write a pair in the form of the package's: forward(*args) -> (y, cache), backward(dy, cache).
+
+    cases: for y, dx, … = f(dy, *args), None where there is no gradient. package: its (forward,
+    backward), which takes the place of a pair that is not written.
+    """
+    return blank(name, asks, hints, cases, functions=2, through=both, package=package)
+
+
+def both(forward: Callable, backward: Callable) -> Callable:
+    """The function (dy, *args) -> y and what backward returns, of a pair."""
+
+    def run(dy, *args):
+        y, cache = forward(*args)
+        grads = backward(dy, cache)
+        if grads is None:
+            return None
+        more = grads[len(args) :]  # for arguments that have a default
+        return (y, *(grads if any(g is not None for g in more) else grads[: len(args)]))
+
+    return run
 
 
 def broken(name: str, asks: str, hints: Hints, cases: Cases, **wrong: Any) -> Exercise:
