@@ -108,6 +108,11 @@ def draw(rng: np.random.Generator, **shapes: tuple[int, ...]) -> dict[str, Any]:
     return {name: rng.standard_normal(shape) for name, shape in shapes.items()}
 
 
+def old_and_step(*outputs: str) -> dict[str, Any]:
+    """How outputs of a Case are made: the old value and a step, which vanishes with lr."""
+    return {"adapter": "lr", "two_paths": outputs, "paths": "parts: the old value, and the step"}
+
+
 def rows(rng: np.random.Generator) -> int:
     """A number of rows: even, so that they can be two sequences, and different from any width."""
     return int(rng.choice([6, 8, 10]))

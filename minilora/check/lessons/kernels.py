@@ -36,8 +36,8 @@ def last_step(a, b):
 def tile_cases(rng):
     """For y = f(a, b): a (K, R), b (K, C), one row for each step k."""
     shapes = [(rows(rng), *widths(rng, 2)), (rows(rng), *widths(rng, 2)), (8, 5, 5)]
-    sums = dict(rows=("a", "b"), summed=("y",), over="all steps k")
-    return [Case(draw(rng, a=(K, R), b=(K, C)), tile, **sums) for K, R, C in shapes]
+    args = [draw(rng, a=(K, R), b=(K, C)) for K, R, C in shapes]
+    return [Case(a, tile, rows=("a", "b"), summed=("y",), over="all steps k") for a in args]
 
 
 def times_faster(mine, theirs):
