@@ -73,8 +73,7 @@ check("llama_norm", norm)
 
 # %% [markdown]
 r"""
-Its gradient is the longest in this model. With $\rho = 1/\sqrt{\text{mean}(x^2)+\varepsilon}$, one number a
-row, and $w = dy\odot g$:
+Its gradient, with $\rho = 1/\sqrt{\text{mean}(x^2)+\varepsilon}$, one number a row, and $w = dy\odot g$:
 
 $$dg = \sum_m dy\odot x\,\rho,\qquad dx = \rho\,w - x\,\rho^3\,\text{mean}(w\odot x) .$$
 
@@ -145,7 +144,7 @@ check("llama_break", unmasked)
 r"""
 ## RoPE: places as angles
 
-Nothing so far knows where a token stands. RoPE takes the numbers of $q$ and $k$ in pairs and rotates pair
+But for the mask, nothing so far depends on where a token stands. RoPE takes the numbers of $q$ and $k$ in pairs and rotates pair
 $j$ at place $t$ by the angle $t\,\theta^{-2j/D}$. A product of two rotated pairs depends on the difference
 of their places alone:
 

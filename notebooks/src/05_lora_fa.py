@@ -301,9 +301,13 @@ The paper's 2026 version corrects $dB$ so that the step of $s\,BA$ comes nearest
 would follow: $dB \leftarrow dB\,(AA^\top)^{-1}/s^2$. To prove it, write the wanted step as $C$ and minimise
 $\|s\,CA - dW\|^2$: its gradient by $C$ is $2s\,(s\,CA - dW)\,A^\top$, which is 0 for $C = dW A^\top (AA^\top)^{-1}/s$. And
 backward gives $dB = s\,dW A^\top$.
+
+**Do it.** On the arrays above: `lora_fa.corrected_gradient(arrays, grads, {"corrected": True})` changes `grads["B"]` in place. Compare with
+`np.linalg.lstsq`.
 """
 
-# %%
+# %% open lora_fa_corrected
+### BEGIN SOLUTION
 dW = dy.T @ x  # ∂loss/∂W, which LoRA-FA never forms
 arrays, corrected = {"A": A, "s": s}, {"B": s * dW @ A.T}  # dB, as backward gives it
 assert np.allclose(corrected["B"], dB)
@@ -311,6 +315,7 @@ lora_fa.corrected_gradient(arrays, corrected, {"corrected": True})
 best = np.linalg.lstsq((s * A).T, dW.T, rcond=None)[0].T
 assert np.allclose(corrected["B"], best)
 print("the corrected dB is the least-squares one")
+### END SOLUTION
 
 # %% [markdown]
 r"""
