@@ -161,7 +161,7 @@ ANSWERS = {
         ("(number for number in w)", "failed", "a generator"),
         ("[[1.0], [1.0, 2.0]]", "failed", "w' is wrong"),
         ("w > lr * dw", "failed", "of bool"),
-        ("is 3", "failed", "got a int, wanted a function"),
+        ("is 3", "failed", "got an int, wanted a function"),
         ("is np.ones(3)", "failed", "its name, without brackets behind it"),
         ("is lambda w, dw: w - 0.1 * dw", "failed", "it is called with 3: w, dw, lr"),
         ("is lambda *args: args[0] - args[2] * args[1]", "passed", ""),
