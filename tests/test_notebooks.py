@@ -1,5 +1,6 @@
 """The notebooks: what is committed is what the sources say, and each runs from top to bottom."""
 
+import ast
 import importlib.util
 import io
 import itertools
@@ -7,6 +8,7 @@ import re
 import statistics
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -143,6 +145,18 @@ def test_no_solution_is_handed_out(path, tmp_path):
     assert "SOLUTION" not in text and "outputs" in text
     assert not outputs(nbformat.reads(text, as_version=4))
     assert "SOLUTION" not in committed(path, False).read_text(encoding="utf-8")
+
+
+@each_notebook
+def test_what_it_imports_is_installed_for_the_course(path):
+    """By `pip install "minilora[notebooks]"`: hypothesis, too."""
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["notebooks"]
+    have = {re.match(r"[\w-]+", line)[0].lower() for line in wanted} | {"minilora"}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) else []
+        assert {name.split(".")[0] for name in names} <= have | sys.stdlib_module_names
 
 
 OPEN = [path for path in SOURCES if "# %% open " in path.read_text(encoding="utf-8")]
