@@ -161,6 +161,23 @@ for name, (tuned, _, held) in runs.items():
 
 # %% [markdown]
 r"""
+**Open.** Predict, run, explain; there is no single answer. How many verbs does LoRA need? Train on a few of them, and on more, with the same
+number of steps. Where does the score bend?
+"""
+
+# %% open tour_own
+scores = {}  # number of verbs -> exact match
+### BEGIN SOLUTION
+for count in (10, 30, 100, 300):
+    some = ml.batches(words.train[:count], model.tokenizer, batch_size=32, epochs=6000 // count)
+    few = ml.attach(model, "lora", rank=4)
+    ml.train(few, some, steps=60, lr=2e-2, schedule="linear", warmup=6)
+    scores[count] = round(ml.exact_match(few, words.test[:200]), 2)
+print(scores)
+### END SOLUTION
+
+# %% [markdown]
+r"""
 Three things to take along:
 
 - What is trained differs by a factor of hundreds; what is **kept for backward** hardly differs, and it is

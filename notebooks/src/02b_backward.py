@@ -313,6 +313,9 @@ check("backward_layer", backward_layer)
 r"""
 Notebook 01's tape needs pairs. `bind` makes a pair of two functions: its cache is all arguments. Then the layer,
 with your walk from notebook 01, is a pair, too: ten arrays in, one out. So `gradcheck` can be asked.
+
+**Do it.** Write that pair, in the second cell: forward makes leaves, calls `layer(x, w, use)` and returns the output and what backward needs; backward walks
+the tape. Ask `ml.gradcheck` about all ten arrays.
 """
 
 # %%
@@ -338,13 +341,14 @@ def pieces(cos, sin, norm_back=back["rmsnorm"]):
         attention=bind("attention", attention, back["attention"]),
     )
 
-# %%
+# %% open backward_whole
 course.keep("backward_layer", backward_layer)
 layer, walk = course.mine("backward_layer", "tape_walk")
 C, F, T = 32, 48, 60
 shapes = dict(norm1=C, q=(C, C), k=(C, C), v=(C, C), o=(C, C), norm2=C, gate=(F, C), up=(F, C), down=(C, F))
 w = {n: np.ones(C) if shape == C else rng.normal(size=shape) / 8 for n, shape in shapes.items()}
 cos, sin = rotation.tables(C, 10000.0, None, T, np.float64)
+### BEGIN SOLUTION
 use = pieces(cos, sin)
 
 def whole_forward(x, *arrays):
@@ -358,6 +362,7 @@ def whole_backward(dy, cache):
     return tuple(grads[leaf.node] for leaf in leaves)
 
 print(ml.gradcheck(whole_forward, whole_backward, rng.normal(size=(T, C)), *w.values()))
+### END SOLUTION
 
 # %% [markdown]
 r"""

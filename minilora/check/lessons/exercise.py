@@ -73,13 +73,15 @@ def blank(name: str, asks: str, hints: Hints, cases: Cases, **more: Any) -> Exer
     return Exercise(name, "blank", asks, hints, cases=cases, **more)
 
 
-def blank_pair(name: str, asks: str, hints: Hints, cases: Cases, package: Any) -> Exercise:
+def blank_pair(
+    name: str, asks: str, hints: Hints, cases: Cases, package: Any, through: Callable | None = None
+) -> Exercise:
     """Write a pair in the form of the package's: forward(*args) -> (y, cache), backward(dy, cache).
 
     cases: for y, dx, … = f(dy, *args), None where there is no gradient. package: its (forward,
-    backward), which takes the place of a pair that is not written.
+    backward), which takes the place of a pair that is not written. through: `both` where None.
     """
-    return blank(name, asks, hints, cases, functions=2, through=both, package=package)
+    return blank(name, asks, hints, cases, functions=2, through=through or both, package=package)
 
 
 def both(forward: Callable, backward: Callable) -> Callable:
