@@ -137,15 +137,21 @@ def _broken(exercise, cases, returned) -> Judgement:
         return _unseen(exercise.unseen.output, cases, returned)
     status, says, notes, slip = judgement
     if exercise.wanted:
-        asked = judge([replace(case, reference=exercise.wanted) for case in cases], returned)
-        if asked.status != "passed":
-            return Judgement("failed", "broken, but not in the way asked for", notes, slip)
+        asked = [replace(case, reference=exercise.wanted) for case, _ in runs]
+        others = _wrong_names(list(zip(asked, (outputs for _, outputs in runs))))
+        if others:
+            says = f"broken, but not in the way asked for: see {and_list(others)}"
+            return Judgement("failed", says, notes, slip)
         caught = f"caught and named: {slip}" if slip else f"broken as asked, and caught: {says}"
         return Judgement("passed", caught, notes, slip)
     asked_for: str = exercise.slip
-    if all(explains(asked_for, runs, name) for name in _wrong_names(runs)):
+    wrong = _wrong_names(runs)
+    others = [name for name in wrong if not explains(asked_for, runs, name)]
+    if not others:
         return Judgement("passed", f"caught and named: {asked_for}", notes, asked_for)
-    return Judgement("failed", f"broken, but not by the slip asked for, {asked_for}", notes, slip)
+    only = "only " if len(others) < len(wrong) else ""
+    says = f"broken, but not {only}by the slip asked for, {asked_for}: see {and_list(others)}"
+    return Judgement("failed", says, notes, slip)
 
 
 def _unseen(only, cases, returned) -> Judgement:
