@@ -172,6 +172,8 @@ def test_a_cell_of_the_blanks_uses_no_name_that_only_a_solution_defines(path):
                 names |= {node.name, *(a.arg for a in ast.walk(node) if isinstance(a, ast.arg))}
             elif isinstance(node, ast.Lambda):
                 names |= {a.arg for a in ast.walk(node) if isinstance(a, ast.arg)}
+            elif isinstance(node, ast.ExceptHandler):
+                names.add(node.name)
             elif isinstance(node, ast.alias):
                 names.add((node.asname or node.name).split(".")[0])
         used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
