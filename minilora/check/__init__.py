@@ -5,11 +5,13 @@ check("lora_backward", lora_backward)        # an exercise of the notebooks
 check_pair(forward, backward, x, W)          # your own pair
 
 answer: a reader's answer to an exercise · pairs: a reader's own pair · lessons: the exercises
-judge: a function on its cases · slips: the known slips · verdict: what is said
+calls: run a function · judge: compare what it returned · slips: the known slips
+hints: one after the other · verdict: what is said
 doctor: this machine · course: figures and controls of the notebooks
 """
 
-from .answer import check, hint
+from .answer import check
+from .hints import hint
 from .lessons import EXERCISES
 from .pairs import check_pair
 from .slips import SLIPS

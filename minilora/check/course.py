@@ -1,4 +1,7 @@
-"""What the notebooks show: figures with captions, and sliders that draw them again."""
+"""What the notebooks show: figures with captions, and sliders that draw them again.
+
+From kept: `keep`, `mine` and `technique`, for what a student has written.
+"""
 
 import contextlib
 import io
@@ -10,8 +13,20 @@ from ..lab.cells import Record, read
 from ..methods import METHODS
 from ..support import plots
 from ..support.files import data_folder
+from .hints import STATIC
+from .kept import keep, mine, technique
 
-STATIC = "MINILORA_STATIC"  # set where notebooks are built: there no slider can move
+__all__ = [
+    "explore",
+    "figure",
+    "keep",
+    "look",
+    "mine",
+    "race",
+    "records",
+    "show",
+    "technique",
+]
 
 
 @contextlib.contextmanager

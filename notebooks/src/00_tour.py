@@ -8,7 +8,7 @@ When you are done you can
 - say what each of six techniques trains, what it keeps, and what it costs,
 - read every table of this course: numbers, bytes, steps, exact match.
 
-*Needs*: Python and a little NumPy. *Time*: 15 minutes to read, 10 to do.
+*Needs*: Python and a little NumPy. *Time*: 15 minutes to read, 15 to do.
 *Papers*: one a technique; each has its own notebook, 04 to 08. *The one idea*: the weights stay, a
 small change is learned beside them.
 """
@@ -161,12 +161,33 @@ for name, (tuned, _, held) in runs.items():
 
 # %% [markdown]
 r"""
+**Open.** Predict, run, explain; there is no single answer. How many verbs does LoRA need? Train on a few of them, and on more, with the same
+number of steps. Where does the score bend?
+"""
+
+# %% open tour_own
+scores = {}  # number of verbs -> exact match
+### BEGIN SOLUTION
+for count in (10, 30, 100, 300):
+    some = ml.batches(words.train[:count], model.tokenizer, batch_size=32, epochs=6000 // count)
+    few = ml.attach(model, "lora", rank=4)
+    ml.train(few, some, steps=60, lr=2e-2, schedule="linear", warmup=6)
+    scores[count] = round(ml.exact_match(few, words.test[:200]), 2)
+print(scores)
+### END SOLUTION
+
+# %% [markdown]
+r"""
 Three things to take along:
 
 - What is trained differs by a factor of hundreds; what is **kept for backward** hardly differs, and it is
   the largest part. Notebook 05 is about that.
 - Few numbers are enough for a rule of English, since the base knows English words already.
 - One seed, 60 steps, 200 words: no ranking. `README.md` has three seeds, 150 steps and all the words.
+
+From here: 01 the tape, 01b how to check a gradient, 02 a Llama, 02b its backward, 03 low rank, 04 to 08 a technique each, 09
+kernels, 10 the fair comparison, 11 a real language model. What you write in one is kept in a file of your own,
+`my_minilora.py`, and does the work in those after it.
 
 Next: 01, the tape that finds every gradient in this course.
 """

@@ -1,9 +1,11 @@
 """Notebook 09, kernels: what a product could reach, the tile in registers, how it is timed."""
 
+from collections import OrderedDict
+
 import numpy as np
 
 from ..slips import Case
-from .exercise import blank, broken, draw, predict
+from .exercise import blank, broken, draw, number, predict, rows, widths
 
 
 def roof(peak, bandwidth, intensity):
@@ -11,12 +13,14 @@ def roof(peak, bandwidth, intensity):
     return {"rate": np.minimum(peak, bandwidth * intensity)}
 
 
-def roof_cases():
-    """For rate = f(peak, bandwidth, intensity)."""
-    return [
-        Case({"peak": peak, "bandwidth": speed, "intensity": 2.0 ** np.arange(-2, 9)}, roof)
-        for peak, speed in ((200.0, 14.0), (50.0, 30.0))
-    ]
+def roof_cases(rng):
+    """For rate = f(peak, bandwidth, intensity): numbers, below the ridge and above it."""
+    cases = []
+    for low, high in ((0.1, 0.8), (1.2, 5.0), (0.1, 0.8), (1.2, 5.0)):
+        peak, speed = number(rng, 50, 300), number(rng, 5, 50)
+        intensity = peak / speed * rng.uniform(low, high)
+        cases.append(Case({"peak": peak, "bandwidth": speed, "intensity": intensity}, roof))
+    return cases
 
 
 def tile(a, b):
@@ -24,12 +28,16 @@ def tile(a, b):
     return {"y": a.T @ b}
 
 
-def tile_cases():
+def last_step(a, b):
+    """What the last step alone puts into y."""
+    return {"y": np.outer(a[-1], b[-1])}
+
+
+def tile_cases(rng):
     """For y = f(a, b): a (K, R), b (K, C), one row for each step k."""
-    return [
-        Case(draw(i, a=(K, R), b=(K, C)), tile, rows=("a", "b"), summed=("y",))
-        for i, (K, R, C) in enumerate([(6, 4, 5), (7, 3, 3)])
-    ]
+    shapes = [(rows(rng), *widths(rng, 2)), (rows(rng), *widths(rng, 2)), (8, 5, 5)]
+    args = [draw(rng, a=(K, R), b=(K, C)) for K, R, C in shapes]
+    return [Case(a, tile, rows=("a", "b"), summed=("y",), over="all steps k") for a in args]
 
 
 def times_faster(mine, theirs):
@@ -37,16 +45,75 @@ def times_faster(mine, theirs):
     return {"ratio": np.median(theirs / mine)}
 
 
-def times_cases():
+def times_cases(rng):
     """For ratio = f(mine, theirs): seconds of each round; in some, other work was running."""
     cases = []
-    for seed in (0, 1):
-        noise = draw(seed, mine=(7,), theirs=(7,))
-        busy = np.array([1, 1, 6, 3, 1, 1, 1.5])  # other work that slows both
+    for count in widths(rng, 3):
+        noise = draw(rng, mine=(count,), theirs=(count,))
+        busy = rng.permutation([6, 3, 1.5] + [1] * (count - 3))  # other work that slows both
         mine, theirs = (busy * (1 + 0.1 * noise[n] ** 2) for n in ("mine", "theirs"))
-        theirs[1] *= 9  # and once only one of them
-        cases.append(Case({"mine": 2e-3 * mine, "theirs": 5e-3 * theirs}, times_faster))
+        theirs[rng.integers(count)] *= 9  # and once only one of them
+        args = {"mine": 2e-3 * mine, "theirs": number(rng, 3e-3, 8e-3) * theirs}
+        cases.append(Case(args, times_faster))
     return cases
+
+
+def blocked(x, w, height, width):
+    """y = x w, whatever the blocks."""
+    return {"y": x @ w}
+
+
+def blocked_cases(rng):
+    """For y = f(x, w, height, width): the last blocks are smaller."""
+
+    def whole_blocks_only(x, w, height, width):
+        y = x @ w
+        y[len(x) // height * height :] = 0
+        y[:, w.shape[1] // width * width :] = 0
+        return [{"y": y}]
+
+    slips = {"the last blocks are missing: they are smaller than the others": whole_blocks_only}
+    cases = []
+    for height, width in [(4, 2), (2, 8)]:  # no width divides by them
+        M, (K, N) = rows(rng) + 1, widths(rng, 2)
+        arrays = draw(rng, x=(M, K), w=(K, N))
+        cases.append(Case({**arrays, "height": height, "width": width}, blocked, slips=slips))
+    return cases
+
+
+def count_fetched(places, lines, newest=True):
+    """How many lines a cache that holds `lines` of them fetches for these places."""
+    cache: OrderedDict[int, None] = OrderedDict()
+    count = 0
+    for place in places:
+        line = int(place) // 16
+        count += line not in cache
+        cache[line] = None
+        if newest:
+            cache.move_to_end(line)
+        if len(cache) > lines:
+            cache.popitem(last=False)
+    return count
+
+
+def fetched(places, lines):
+    """The number of lines fetched."""
+    return {"lines fetched": count_fetched(places, lines)}
+
+
+def fetched_cases(rng):
+    """For lines fetched = f(places, lines)."""
+
+    def oldest_out(places, lines):
+        return [{"lines fetched": count_fetched(places, lines, newest=False)}]
+
+    slips = {
+        "a line that is used again is the newest again: the one not used longest leaves": oldest_out
+    }
+    return [
+        Case({"places": rng.integers(0, 16 * 8, 200 + rows(rng)), "lines": n}, fetched, slips=slips)
+        for n in (3, 5)
+    ]
 
 
 EXERCISES = (
@@ -96,7 +163,7 @@ EXERCISES = (
             "np.outer(a[-1], b[-1])",
         ),
         tile_cases,
-        slip="no sum",
+        wanted=last_step,
     ),
     blank(
         "kernel_ratio",
@@ -107,5 +174,27 @@ EXERCISES = (
             "np.median(theirs / mine)",
         ),
         times_cases,
+    ),
+    blank(
+        "kernel_fetched",
+        "A cache that holds `lines` lines of 16 numbers: places, lines -> how many are fetched",
+        (
+            "place // 16 is the line. A line in the cache is not fetched.",
+            "A line that is used becomes the newest. Beyond `lines`, the oldest leaves.",
+            "With a dict, which keeps its order: cache.pop(line, None), cache[line] = None, del "
+            "cache[next(iter(cache))]",
+        ),
+        fetched_cases,
+        package=count_fetched,
+    ),
+    blank(
+        "kernel_blocked",
+        "A product in blocks: x (M, K), w (K, N), height, width -> y (M, N)",
+        (
+            "y[i : i + height, j : j + width] is a tile of some rows of x and columns of w.",
+            "Your kernel_tile takes a (K, R): the rows of x, transposed.",
+            "kernel_tile(x[i : i + height].T, w[:, j : j + width]) for every i and j",
+        ),
+        blocked_cases,
     ),
 )

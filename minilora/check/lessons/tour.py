@@ -2,7 +2,7 @@
 
 from ...methods.lora import count
 from ..slips import Case
-from .exercise import blank, broken, draw, predict
+from .exercise import blank, broken, draw, number, old_and_step, predict, rows, widths
 
 
 def step(w, dw, lr):
@@ -15,12 +15,11 @@ def without_rate(w, dw, lr):
     return {"w'": w - dw}
 
 
-def step_cases():
+def step_cases(rng):
     """For w' = f(w, dw, lr)."""
-    return [
-        Case({**draw(i, w=shape, dw=shape), "lr": 0.1}, step)
-        for i, shape in enumerate([(3, 4), (5,)])
-    ]
+    shapes = tuple(widths(rng, 2)), (rows(rng),), (3, 2, 4)
+    args = [{**draw(rng, w=n, dw=n), "lr": number(rng, 0.05, 0.5)} for n in shapes]
+    return [Case(a, step, **old_and_step("w'")) for a in args]
 
 
 EXERCISES = (
