@@ -271,7 +271,11 @@ def _kill_command(line, rng, how) -> None:
     """Start a command of its own, end it within its first seconds; its processes end with it."""
     start = [sys.executable, "-m", "minilora", *line]
     process = subprocess.Popen(
-        start, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        start,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     time.sleep(rng.uniform(0.1, 1.2) * _seconds(line[0]))
     _send(process.pid, how)
@@ -286,7 +290,9 @@ def _seconds(name: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         line = {"sweep": sweep_line, "compare": compare_line}[name](Path(folder))
         start = time.monotonic()
-        done = subprocess.run([sys.executable, "-m", "minilora", *line], cwd=ROOT, capture_output=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "minilora", *line], cwd=ROOT, capture_output=True
+        )
         assert done.returncode == 0, done.stderr
         return time.monotonic() - start
 

@@ -43,6 +43,7 @@ from damage import damaged
 import minilora as ml
 from minilora.llama.model import EMBED
 from minilora.tuning import checkpoints
+from minilora.tuning.train import Diverged
 
 SECONDS, BYTES = 2.0, 200 << 20  # of one case
 HANGS = 60.0  # seconds by the clock after which a case is ended
@@ -96,7 +97,7 @@ def use_tuned(tuned) -> None:
         raise Useless("logits that are not finite")
     try:
         ml.train(tuned, BATCH, steps=1, lr=1e-3)
-    except ml.Diverged:
+    except Diverged:
         if not large:
             raise Useless("the first step diverges") from None
     for key, a in start.items():
@@ -369,7 +370,7 @@ def with_checksum(data: bytes) -> bytes:
 
 
 def outcome(reader: str, files: dict[str, bytes], folder: Path) -> str:
-    """"used", "refused", or what is wrong, in words."""
+    """ "used", "refused", or what is wrong, in words."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for name, data in files.items():
@@ -400,7 +401,9 @@ def judged(reader: str, folder: Path) -> str:
 
 def _most_bytes() -> int:
     """The most memory that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 # ---------------------------------------- many cases

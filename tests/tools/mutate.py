@@ -13,6 +13,7 @@ equivalent.json, each with its reason, are not counted.
 
 import argparse
 import collections
+import contextlib
 import gc
 import hashlib
 import json
@@ -40,23 +41,23 @@ ROOT = Path(__file__).resolve().parents[2]
 LIST = Path(__file__).with_name("equivalent.json")
 # room -> its files, and the files of tests that may be run for it
 ROOMS = {
-    "methods": ("methods/*", "methods dora golden count formats train oracles bad_input model"),
+    "methods": ("methods/*", "methods dora golden count formats train bad_input model"),
     "ops": ("ops/*", "ops page engine memory model rows stress train methods"),
-    "engine": ("engine", "engine ops train memory model methods stress"),
+    "engine": ("engine", "engine ops train memory model methods stress boundaries"),
     "optim": ("tuning/optim", "train ops page golden methods stress bad_input"),
     "adapters": (
         "tuning/adapters tuning/choices tuning/storage",
-        "methods formats bad_input dora library train count memory patterns survivors model",
+        "methods formats bad_input dora library train count memory patterns boundaries model",
     ),
-    "train": ("tuning/train", "train methods bad_input golden memory survivors"),
-    "gradcheck": ("gradcheck", "gradcheck page survivors methods"),
-    "memory": ("memory/*", "memory memory_choices count methods survivors"),
-    "formats": ("formats/*", "formats gguf bad_input files smollm2 survivors"),
-    "checkpoints": ("tuning/checkpoints", "train formats methods bad_input dora survivors"),
-    "generation": ("llama/generation", "model rows formats commands survivors library"),
+    "train": ("tuning/train", "train methods bad_input golden memory boundaries"),
+    "gradcheck": ("gradcheck", "gradcheck page boundaries methods"),
+    "memory": ("memory/*", "memory memory_choices count methods boundaries"),
+    "formats": ("formats/*", "formats gguf bad_input files smollm2 boundaries"),
+    "checkpoints": ("tuning/checkpoints", "train formats methods bad_input dora boundaries"),
+    "generation": ("llama/generation", "model rows formats commands boundaries library"),
     "check": ("check/*", "check gradcheck questions"),
 }
-LIMIT = 60.0  # seconds of tests for a mutant, as the first run took them
+LIMIT = 10.0  # seconds of tests for a mutant, as the first run took them
 UNPATCHED = 77  # exit code: the change is in no function
 
 
@@ -112,10 +113,8 @@ def forked(job, jobs: int, work, done) -> None:
 
 def _kill(pid, wait) -> None:
     """End a child and what it started."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     if wait:
         os.waitpid(pid, 0)
 
@@ -196,7 +195,8 @@ class Loop:
         items = {item.nodeid: item for item in session.items}
         ran = first_run(session, items, self.jobs)
         failed = [name for name in items if not ran[name].passed]
-        print(f"{len(items)} tests; left out, since they fail without a change: {failed or 'none'}")
+        print(f"{len(items)} tests, {len(self.plan)} mutants; left out, since they fail without a ")
+        print(f"change: {', '.join(failed) or 'none'}", flush=True)
         work = []
         for mutant, room in self.plan:
             tests = choose(ran, room, mutant)
@@ -234,7 +234,7 @@ class Ran:
 
     seconds: float
     passed: bool
-    lines: frozenset[tuple[str, int]]  # file, from the top of the checkout, and line
+    lines: dict[str, int]  # file, from the top of the checkout -> a bit for each line
 
 
 def choose(ran: dict[str, Ran], room: str, mutant: Mutant | None = None) -> list[str]:
@@ -242,14 +242,20 @@ def choose(ran: dict[str, Ran], room: str, mutant: Mutant | None = None) -> list
     seconds together.
     """
     found, total, files = [], 0.0, tests_of([room])
-    spot = mutant and {(mutant.file, n) for n in range(mutant.first, mutant.last + 1)}
+    spot = mutant and _bits(range(mutant.first, mutant.last + 1))
     for name, test in sorted(ran.items(), key=lambda pair: pair[1].seconds):
-        if test.passed and name.split("::")[0] in files and (not spot or spot & test.lines):
+        runs = not mutant or test.lines.get(mutant.file, 0) & spot
+        if test.passed and name.split("::")[0] in files and runs:
             total += test.seconds
             if total > LIMIT and found:
                 break
             found.append(name)
     return found
+
+
+def _bits(numbers) -> int:
+    """A whole number with these bits."""
+    return sum(1 << n for n in set(numbers))
 
 
 def first_run(session, items, jobs) -> dict[str, Ran]:
@@ -272,13 +278,15 @@ def first_run(session, items, jobs) -> dict[str, Ran]:
         start = time.process_time()
         failed = run_tests(session, [items[name]])
         took = time.process_time() - start
-        top = len(str(ROOT)) + 1
-        found = frozenset((file[top:], line) for file, line in lines)
-        (folder / "ran").write_bytes(pickle.dumps(Ran(took, not failed, found)))
+        top, found = len(str(ROOT)) + 1, collections.defaultdict(list)
+        for file, line in lines:
+            found[file[top:]].append(line)
+        told = Ran(took, not failed, {file: _bits(those) for file, those in found.items()})
+        (folder / "ran").write_bytes(pickle.dumps(told))
         return 0
 
     def done(name, code, folder):
-        nothing = Ran(0.0, False, frozenset())
+        nothing = Ran(0.0, False, {})
         ran[name] = pickle.loads((folder / "ran").read_bytes()) if code == 0 else nothing
 
     def again(name, code, folder):
@@ -408,6 +416,8 @@ def main() -> None:
     about.add_argument("--sample", type=int, default=200, help="mutants a room; 0: all")
     about.add_argument("--seed", type=int, default=0)
     about.add_argument("--jobs", type=int, default=2)
+    about.add_argument("--at", help="only these places: FILE:LINE,...")
+    about.add_argument("--tests", help="only these files of tests: boundaries,formats")
     about.add_argument("--again", type=Path, help="a record: only what survived there")
     about.add_argument("--out", type=Path, default=ROOT / "build" / "mutations.json")
     asked = about.parse_args()
@@ -422,8 +432,14 @@ def main() -> None:
         phases=(Phase.explicit, Phase.generate),  # a failure is not made smaller
         suppress_health_check=[HealthCheck.too_slow],
     )
+    if asked.tests:
+        ROOMS.update({room: (of, asked.tests.replace(",", " ")) for room, (of, _) in ROOMS.items()})
     old = []
-    if asked.again:
+    if asked.at:
+        wanted = set(asked.at.split(","))
+        plan = [(m, room) for room in ROOMS for m in draw(room, 0, 0)]
+        plan = [(m, room) for m, room in plan if f"{m.file}:{m.line}" in wanted]
+    elif asked.again:
         old = json.loads(asked.again.read_text())["mutants"]
         wanted = {_key(r) for r in old if r["result"] == "survived"}
         plan = [(m, room) for room in ROOMS for m in draw(room, 0, 0) if m.key() in wanted]
@@ -431,7 +447,11 @@ def main() -> None:
         old = [r for r in old if r["result"] == "killed"]
         print(f"{len(wanted)} survivors, {len(wanted - again)} of them changed or listed since")
     else:
-        plan = [(m, room) for room in asked.rooms.split(",") for m in draw(room, asked.sample, asked.seed)]
+        plan = [
+            (m, room)
+            for room in asked.rooms.split(",")
+            for m in draw(room, asked.sample, asked.seed)
+        ]
     start = time.monotonic()
     records = [*old, *run(plan, asked.jobs)]
     print(table(records))
