@@ -124,3 +124,13 @@ def test_headers_that_say_nothing_possible(tmp_path, fields, said):
     with pytest.raises(ValueError, match=said) as caught:
         read_arrays(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_two_arrays_in_bfloat16_one_after_the_other(tmp_path):
+    """The second one's place begins where the first one's ends."""
+    header = {"a": entry("BF16", (2,), (0, 4)), "b": entry("BF16", (2,), (4, 8))}
+    path = tmp_path / "x.safetensors"
+    numbers = np.array([1, 2, 3, -4], np.float32)
+    path.write_bytes(with_header(header, (numbers.view(np.uint32) >> 16).astype("<u2").tobytes()))
+    arrays, _ = read_arrays(path)
+    assert arrays["a"].tolist() == [1, 2] and arrays["b"].tolist() == [3, -4]

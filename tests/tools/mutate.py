@@ -57,7 +57,6 @@ ROOMS = {
     "generation": ("llama/generation", "model rows formats commands boundaries library"),
     "check": ("check/*", "check gradcheck questions"),
 }
-LIMIT = 10.0  # seconds of tests for a mutant, as the first run took them
 UNPATCHED = 77  # exit code: the change is in no function
 
 
@@ -187,8 +186,8 @@ class Finder:
 class Loop:
     """Takes the place of pytest's own loop over the tests that it has collected."""
 
-    def __init__(self, plan, jobs, answer):
-        self.plan, self.jobs, self.answer = plan, jobs, answer
+    def __init__(self, plan, jobs, limit, answer):
+        self.plan, self.jobs, self.limit, self.answer = plan, jobs, limit, answer
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session):
@@ -199,7 +198,7 @@ class Loop:
         print(f"change: {', '.join(failed) or 'none'}", flush=True)
         work = []
         for mutant, room in self.plan:
-            tests = choose(ran, room, mutant)
+            tests = choose(ran, room, self.limit, mutant)
             work.append(((mutant, room, tests), 30 + 10 * sum(ran[t].seconds for t in tests)))
 
         def run(item, folder):
@@ -211,7 +210,7 @@ class Loop:
         def done(item, code, folder):
             mutant, room, names = item
             if code == UNPATCHED:
-                self.answer(mutant, room, choose(ran, room))
+                self.answer(mutant, room, choose(ran, room, self.limit))
             else:
                 self.answer(mutant, room, names, "survived" if code == 0 else "killed")
 
@@ -237,9 +236,9 @@ class Ran:
     lines: dict[str, int]  # file, from the top of the checkout -> a bit for each line
 
 
-def choose(ran: dict[str, Ran], room: str, mutant: Mutant | None = None) -> list[str]:
-    """The room's tests that run a mutant's statement (None: all), the quick ones first, up to LIMIT
-    seconds together.
+def choose(ran: dict[str, Ran], room: str, limit: float, mutant: Mutant | None = None) -> list[str]:
+    """The room's tests that run a mutant's statement (None: all), the quick ones first, up to
+    `limit` seconds together.
     """
     found, total, files = [], 0.0, tests_of([room])
     spot = mutant and _bits(range(mutant.first, mutant.last + 1))
@@ -247,7 +246,7 @@ def choose(ran: dict[str, Ran], room: str, mutant: Mutant | None = None) -> list
         runs = not mutant or test.lines.get(mutant.file, 0) & spot
         if test.passed and name.split("::")[0] in files and runs:
             total += test.seconds
-            if total > LIMIT and found:
+            if total > limit and found:
                 break
             found.append(name)
     return found
@@ -333,7 +332,7 @@ def _trace() -> set[tuple[str, int]]:
 OPTIONS = ["--capture=sys", "-p", "no:cacheprovider", "-p", "no:xdist", "-q", "-m", "not slow"]
 
 
-def in_forks(plan, jobs, log) -> None:
+def in_forks(plan, jobs, limit, log) -> None:
     """Mutants of functions: in forks of one process that has collected all tests."""
 
     def answer(mutant, room, names, result=None):
@@ -347,7 +346,7 @@ def in_forks(plan, jobs, log) -> None:
         code = 1
         try:
             files = tests_of({room for _, room in plan})
-            code = pytest.main([*OPTIONS, *files], plugins=[Loop(plan, jobs, answer)])
+            code = pytest.main([*OPTIONS, *files], plugins=[Loop(plan, jobs, limit, answer)])
         finally:
             sys.stdout.flush()
             os._exit(code)
@@ -369,7 +368,7 @@ def anew(mutant, names) -> int:
     return int(pytest.main([*OPTIONS, "-x", *files], plugins=[Chosen()]))
 
 
-def run(plan, jobs) -> list[dict]:
+def run(plan, jobs, limit) -> list[dict]:
     """A record of each mutant of the plan, pairs (mutant, room)."""
     log = Path(tempfile.mkdtemp()) / "log"
     records = []
@@ -378,13 +377,13 @@ def run(plan, jobs) -> list[dict]:
         about = {k: v for k, v in vars(mutant).items() if k not in ("n", "first", "last")}
         records.append({"room": room, **about, "tests": tests, "result": result})
 
-    in_forks(plan, jobs, log)
+    in_forks(plan, jobs, limit, log)
     later = []
     for line in log.read_text().splitlines() if log.exists() else ():
         fields, room, names, result = json.loads(line)
         mutant = Mutant(**fields)
         if result is None:
-            later.append(((mutant, room, names), 60 + 20 * LIMIT))
+            later.append(((mutant, room, names), 60 + 20 * limit))
         else:
             note(mutant, room, len(names), result)
 
@@ -416,6 +415,7 @@ def main() -> None:
     about.add_argument("--sample", type=int, default=200, help="mutants a room; 0: all")
     about.add_argument("--seed", type=int, default=0)
     about.add_argument("--jobs", type=int, default=2)
+    about.add_argument("--limit", type=float, default=10.0, help="seconds of tests for a mutant")
     about.add_argument("--at", help="only these places: FILE:LINE,...")
     about.add_argument("--tests", help="only these files of tests: boundaries,formats")
     about.add_argument("--again", type=Path, help="a record: only what survived there")
@@ -453,7 +453,7 @@ def main() -> None:
             for m in draw(room, asked.sample, asked.seed)
         ]
     start = time.monotonic()
-    records = [*old, *run(plan, asked.jobs)]
+    records = [*old, *run(plan, asked.jobs, asked.limit)]
     print(table(records))
     kernels = os.environ["MINILORA_KERNELS"]
     print(f"seed {asked.seed}, kernels {kernels}, {time.monotonic() - start:.0f} s; {asked.out}")
