@@ -120,6 +120,17 @@ def test_what_is_compiled_in_a_read_only_package_is_used(package):
     assert out == "(2, 3) 0\n" and err.count("Warning") == 1
 
 
+def test_an_edited_file_is_compiled_again_whatever_the_clock_says(package):
+    """Of the files that a kernel calls too, which Numba does not look at."""
+    assert run(KERNEL, package) == ("(2, 3) 0\n", "")
+    assert run(KERNEL, package) == ("(2, 3) 1\n", "")
+    path = package / "minilora" / "fast" / "threads.py"
+    path.write_bytes(path.read_bytes() + b"# edited\n")
+    os.utime(path, (1e9, 1e9))  # by a clock that was set back
+    assert run(KERNEL, package) == ("(2, 3) 0\n", "")
+    assert run(KERNEL, package) == ("(2, 3) 1\n", "")
+
+
 @pytest.mark.parametrize("layer", ["workqueue", "default"])
 def test_two_threads_may_use_the_kernels_at_once(layer):
     """Numba's work queue ends the process where two threads use it at the same time."""

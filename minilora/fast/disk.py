@@ -9,6 +9,7 @@ in memory. Each of these costs time at most, and a warning once.
 import contextlib
 import functools
 import glob
+import hashlib
 import os
 import time
 import warnings
@@ -52,6 +53,13 @@ def keep(kernel: Any) -> None:
 def _newest() -> float:
     """When the last of the sources was changed."""
     return max(path.stat().st_mtime for path in HERE.glob("*.py"))
+
+
+@functools.cache
+def _contents() -> str:
+    """A hash of all sources: times of files do not tell when a clock was set back."""
+    texts = (path.read_bytes() for path in sorted(HERE.glob("*.py")))
+    return hashlib.sha256(b"\0".join(texts)).hexdigest()
 
 
 @functools.cache
@@ -129,9 +137,8 @@ class _Kept(caching.FunctionCache):
     def __init__(self, py_func):
         super().__init__(py_func)
         place = self._impl.locator
-        self._cache_file = _Files(
-            self._cache_path, self._impl.filename_base, place.get_source_stamp()
-        )
+        stamp = place.get_source_stamp(), _contents()
+        self._cache_file = _Files(self._cache_path, self._impl.filename_base, stamp)
 
     def load_overload(self, sig, target_context):
         try:

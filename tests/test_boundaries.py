@@ -1,0 +1,136 @@
+"""What no other test noticed when a line was changed: tests/tools/mutate.py finds such lines."""
+
+import importlib
+import warnings
+
+import numpy as np
+import pytest
+from battery import BATCHES, base, tune
+from test_formats import entry, with_header
+
+import minilora as ml
+from minilora import ops
+from minilora.engine import backward, param
+from minilora.formats.safetensors import AXES, MOST, read_arrays
+from minilora.memory import savers
+from minilora.memory.count import count
+
+training = importlib.import_module("minilora.tuning.train")  # ml.train is the function
+
+# ---------------------------------------- gradients that are given away early
+
+
+def test_a_leaf_is_ready_once_and_as_soon_as_its_gradient_is_whole():
+    """d((a b + a) c): c is used by the last node alone, so it is ready before a and b are."""
+    arrays = {name: np.array([2.0, 3.0]) + i for i, name in enumerate("abc")}
+
+    def walked(ready):
+        leaves = {name: param(array, name) for name, array in arrays.items()}
+        total = ops.add(ops.mul(leaves["a"], leaves["b"]), leaves["a"])
+        backward(ops.sum(ops.mul(total, leaves["c"])), ready=ready)
+        return {name: leaf.grad for name, leaf in leaves.items()}
+
+    told = []
+    whole = walked(None)
+    walked(lambda node: told.append((node.name, node.grad.copy())))
+    assert [name for name, _ in told] == ["c", "a", "b"] or [n for n, _ in told] == ["c", "b", "a"]
+    assert all(np.array_equal(grad, whole[name]) for name, grad in told)
+
+
+def test_several_batches_never_hold_all_gradients_twice(monkeypatch):
+    """In the sum and in a leaf at the same time: one of them at most. A single batch has no sum."""
+    tuned, seen = tune("full"), []
+
+    def counted(loss, ready=None):
+        if ready is None:
+            seen.append(None)
+            return backward(loss)
+
+        def told(node):
+            ready(node)
+            seen.append(sum(leaf.node.grad is not None for leaf in leaves[-1].values()))
+
+        return backward(loss, ready=told)
+
+    leaves, make = [], type(tuned).leaves
+    monkeypatch.setattr(type(tuned), "leaves", lambda self: leaves.append(make(self)) or leaves[-1])
+    monkeypatch.setattr(training, "backward", counted)
+    training.gradients(tuned, BATCHES[:2])
+    assert len(seen) == 2 * len(tuned.trainable) and max(seen) <= 1
+    seen.clear()
+    training.gradients(tuned, BATCHES[:1])
+    assert seen == [None]
+
+
+@pytest.mark.parametrize("saver", savers.SAVERS, ids=lambda saver: saver.title)
+def test_a_step_that_frees_gradients_keeps_none(saver, monkeypatch):
+    tuned, leaves = tune("lora", base("float32")), []
+    make = type(tuned).leaves
+    monkeypatch.setattr(type(tuned), "leaves", lambda self: leaves.append(make(self)) or leaves[-1])
+    savers.step(tuned, saver)(BATCHES[0][0])
+    kept = [leaf.grad is not None for leaf in leaves[-1].values()]
+    assert kept == [not saver.frees] * len(kept)
+
+
+# ---------------------------------------- counts and ledgers
+
+
+def test_count_warns_of_a_rank_above_the_width():
+    config = base().config
+    with pytest.warns(UserWarning, match="rank 999 is above"):
+        count(config, "lora", rank=999)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert count(config, "full")["rank"] is None
+        assert count(config, "lora")["rank"] == ml.METHODS["lora"].default_rank
+
+
+def test_a_ledger_of_a_model_wants_a_method():
+    for model in (base(), base().config):
+        with pytest.raises(ValueError, match="ledger: wanted method= for a model without one"):
+            ml.ledger(model, 1, 8)
+
+
+# ---------------------------------------- safetensors
+
+
+@pytest.mark.parametrize("dtype, width", {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}.items())
+def test_a_place_of_another_size_than_its_shape_is_told_in_bytes(tmp_path, dtype, width):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(with_header({"a": entry(dtype, (3,), (0, 3 * width + 1))}, b"0" * 25))
+    wanted = rf"a of shape \[3\] is {3 * width} bytes, its place has {3 * width + 1}"
+    with pytest.raises(ValueError, match=wanted):
+        read_arrays(path)
+    path.write_bytes(with_header({"a": entry(dtype, (3,), (0, 3 * width))}, bytes(3 * width)))
+    assert read_arrays(path)[0]["a"].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "fields, said",
+    [
+        ({"data_offsets": [0]}, r"a.data_offsets is \[0\], wanted \[start, end\]"),
+        ({"data_offsets": [0, 4, 8]}, "data_offsets is"),
+        ({"data_offsets": [8, 0]}, r"data_offsets is \[8, 0\]"),
+        ({"data_offsets": [-1, 7]}, r"data_offsets is \[-1, 7\]"),
+        ({"data_offsets": [0, MOST]}, "data_offsets is"),
+        ({"shape": [-2]}, r"a.shape is \[-2\], wanted sizes"),
+        ({"shape": [MOST]}, "a.shape is"),
+        ({"shape": [1] * (AXES + 1)}, "a.shape is"),
+    ],
+)
+def test_headers_that_say_nothing_possible(tmp_path, fields, said):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(with_header({"a": {**entry(), **fields}}, bytes(8)))
+    with pytest.raises(ValueError, match=said) as caught:
+        read_arrays(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_two_arrays_in_bfloat16_one_after_the_other(tmp_path):
+    """The second one's place begins where the first one's ends."""
+    header = {"a": entry("BF16", (2,), (0, 4)), "b": entry("BF16", (2,), (4, 8))}
+    path = tmp_path / "x.safetensors"
+    numbers = np.array([1, 2, 3, -4], np.float32)
+    path.write_bytes(with_header(header, (numbers.view(np.uint32) >> 16).astype("<u2").tobytes()))
+    arrays, _ = read_arrays(path)
+    assert arrays["a"].tolist() == [1, 2] and arrays["b"].tolist() == [3, -4]

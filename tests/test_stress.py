@@ -1,0 +1,218 @@
+"""Numbers and shapes at the edges, many steps, and memory beside the arrays."""
+
+import ctypes
+import gc
+import mmap
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from battery import BATCHES, base, tune
+from cases import FROZEN, PAIRS, arguments, parameters
+from conftest import LAYOUTS, laid_out, make_llama, rel
+from test_twins import WITH_TWIN, is_float, single
+
+import minilora as ml
+from minilora import fast, ops
+
+THOROUGH = os.environ.get("MINILORA_TESTS") == "thorough"  # the nightly part
+needs_numba = pytest.mark.skipif(fast.backend() == "numpy", reason="about Numba's twins")
+
+
+def both(name, args):
+    """Value and gradients of a pair: in float32, by its twin where there is one; and by the page in
+    float64 on the same numbers.
+    """
+    forward, backward = PAIRS[name]
+    found = []
+    for given in (args, [a.astype(np.float64) if is_float(a) else a for a in args]):
+        out, cache = fast.twin(forward, given[0])(*given)
+        dout = np.ones_like(out)
+        found.append([out, *fast.twin(backward, dout)(dout, cache)])
+    return found
+
+
+# ---------------------------------------- sizes of 1
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (1, 5, 4, 1), (5, 1, 1, 1), (4, 3, 5, 1)])
+def test_one_row_one_column_rank_one(name, sizes):
+    """M, I, O, r: the gradients against finite differences, and the twin against the page."""
+    args = arguments(name, 2, *sizes)
+    ml.gradcheck(*PAIRS[name], *args, frozen=FROZEN.get(name, ()))
+    got, wanted = both(name, single(args))
+    for what, a, b in zip(("value", *parameters(PAIRS[name][0])), got, wanted):
+        assert (a is None) == (b is None)
+        if a is not None:
+            size = max(1.0, np.abs(b).max(initial=0.0))
+            assert np.abs(a - b).max(initial=0.0) <= 2e-5 * size, f"{what} of {name}"
+
+
+@pytest.mark.parametrize("name", ml.METHODS)
+def test_one_token_trains(name):
+    tuned = tune(name, base("float32"), rank=1)
+    ids = np.array([[3]])
+    history = ml.train(tuned, [(ids, ids)], steps=3, lr=1e-2)
+    assert history.losses[-1] < history.losses[0]
+
+
+def test_the_gradient_of_rmsnorm_of_width_one_is_a_small_difference():
+    """dx = dy g (r - r³ x²): two terms that are almost equal, so what is left of them in float32 is
+    exact to the rounding of a term, and not of dx.
+    """
+    x = np.array([[0.3], [2.0], [-7.0]], np.float32)
+    args = [x, np.array([1.7], np.float32), 1e-5]
+    (_, dx, dg, _), (_, exact, exact_g, _) = both("rmsnorm", args)
+    term = 1.7 / np.abs(x)
+    assert (np.abs(exact) < 2e-4 * term).all()
+    assert (np.abs(dx - exact) <= 4 * np.finfo(np.float32).eps * term).all()
+    assert rel(dg, exact_g) < 1e-6
+
+
+# ---------------------------------------- large and small numbers
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "head_loss", "frozen_head_loss"])
+def test_logits_of_ten_thousand(name):
+    logits = np.array([[1e4, 0, -1e4], [-1e4, -1e4, 1e4], [0, 1e4, 1e4]], np.float32)
+    targets = np.array([0, 1, 2])
+    args = [logits, targets] if name == "cross_entropy" else [logits, np.eye(3, dtype="f"), targets]
+    got, wanted = both(name, args)
+    assert got[0] == pytest.approx((0 + 2e4 + np.log(2)) / 3, rel=1e-6)
+    for a, b in zip(got, wanted):
+        assert a is None or (np.isfinite(a).all() and np.abs(a - b).max() <= 1e-6 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("size", [1e-45, 1e-40, 1e-38, 1e-20])
+@pytest.mark.parametrize("name", WITH_TWIN)
+def test_numbers_too_small_for_their_precision(name, size):
+    """Subnormal numbers: finite answers, off by what such numbers round to and no more."""
+    args = single(arguments(name, 3, 4, 3, 5, 2))
+    small = [(a * np.float32(size)).astype("f") if is_float(a) and a.ndim else a for a in args]
+    if name == "rope":
+        small[1:] = args[1:]  # a cosine and a sine
+    if name == "dora":
+        small[-1] = args[-1]  # it divides by the norm
+    got, wanted = both(name, small)
+    for a, b in zip(got, wanted):
+        if a is not None:
+            assert np.isfinite(a).all()
+            assert np.abs(a - b).max(initial=0.0) <= 2e-5 * np.abs(b).max(initial=0.0) + 1e-42
+
+
+def test_where_rmsnorm_ends_in_float32():
+    """A limit, see docs/reliability.md: above 1.8e19, the root of float32's largest number, a square
+    overflows. The page then gives 0, with NumPy's warning; the twin gives NaN or 0.
+    """
+    g, row = np.ones(4, np.float32), np.array([[1, -0.5, 0.25, 1]])
+    for size in (1e15, 1e19):
+        got, wanted = both("rmsnorm", [(row * size).astype("f"), g, 1e-5])
+        assert rel(got[0], wanted[0]) < 1e-6 and np.isfinite(got[1]).all()
+    for size in (2e19, 1e30):
+        x = (row * size).astype("f")
+        with pytest.warns(RuntimeWarning, match="overflow"):
+            assert not ops.rmsnorm.forward(x, g, 1e-5)[0].any()
+        if fast.on():
+            y = fast.twin(ops.rmsnorm.forward, x)(x, g, 1e-5)[0]
+            assert (np.isnan(y) | (y == 0)).all()
+
+
+def test_rows_past_the_tables_of_angles():
+    """The table grows: the logits are those of a model whose table was long from the start."""
+    ids = np.arange(200)[None] % 29
+    short = make_llama(max_position_embeddings=8)
+    with pytest.warns(UserWarning, match="more than the 8 tokens"):
+        short.logits(ids[:, :9])
+        found = short.logits(ids)
+    assert np.array_equal(found, make_llama(max_position_embeddings=256).logits(ids))
+
+
+# ---------------------------------------- many steps
+
+
+def resident() -> int:
+    """Bytes of memory that this process has now."""
+    pages = Path("/proc/self/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
+def test_many_steps_do_not_grow():
+    """2,000 steps, or 50,000 in the nightly part: the process stays as large as it was."""
+    tuned = ml.attach(make_llama(dtype=np.float32), "lora", rank=2)
+    rounds = 50 if THOROUGH else 10
+    steps = 1000 if THOROUGH else 200
+    sizes = []
+    for _ in range(rounds):
+        ml.train(tuned, BATCHES, steps=steps, lr=1e-4)
+        gc.collect()
+        sizes.append(resident())
+    assert sizes[-1] - sizes[2] < 1 << 20, [n >> 10 for n in sizes]
+
+
+# ---------------------------------------- memory beside the arrays
+
+
+def guarded(array: np.ndarray, keep: list) -> np.ndarray:
+    """The same numbers at the end of a page after which the process may touch nothing."""
+    page = mmap.PAGESIZE
+    size = -(-max(array.nbytes, 1) // page) * page
+    area = mmap.mmap(-1, size + 2 * page)
+    keep.append(area)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(area))
+    protect = ctypes.CDLL(None, use_errno=True).mprotect
+    for at in (start, start + page + size):
+        assert protect(ctypes.c_void_p(at), ctypes.c_size_t(page), 0) == 0
+    flat = np.frombuffer(area, array.dtype, array.size, page + size - array.nbytes)
+    return np.copyto(flat, array.ravel()) or flat.reshape(array.shape)
+
+
+def run_guarded(examples: int, seed: int) -> None:
+    """Every twin on random shapes, its arrays between two pages that nobody may touch."""
+    rng = np.random.default_rng(seed)
+    sizes = [*range(1, 10), 16, 33, 49]
+    for n in range(examples):
+        name = WITH_TWIN[n % len(WITH_TWIN)]
+        forward, backward = PAIRS[name]
+        M, I, O = (int(rng.choice(sizes)) for _ in range(3))
+        args = single(arguments(name, n, M, I, O, int(rng.integers(1, 10))))
+        keep: list = []
+        held = [guarded(a, keep) if is_float(a) and a.ndim else a for a in args]
+        if n % 3 == 1:  # another layout between the same pages: every second row
+            held = [a[::-1] if is_float(a) and a.ndim else a for a in held]
+            args = [laid_out(a[::-1], LAYOUTS[0]) if is_float(a) and a.ndim else a for a in args]
+        out, cache = fast.twin(forward, held[0])(*held)
+        dout = guarded(np.ones_like(np.atleast_1d(out)), keep).reshape(np.shape(out))
+        grads = fast.twin(backward, dout)(dout, cache)
+        wide = [a.astype(np.float64) if is_float(a) else a for a in args]
+        wanted, page_cache = forward(*wide)
+        exact = backward(np.ones_like(wanted), page_cache)
+        for got, right in zip((out, *grads), (wanted, *exact)):
+            if got is not None:
+                size = max(1.0, np.abs(right).max(initial=0.0))
+                off = np.abs(got - right).max(initial=0.0)
+                assert off <= 2e-5 * size, (name, n, seed, off)
+
+
+@needs_numba
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="mprotect")
+def test_twins_touch_nothing_beside_their_arrays():
+    """300 shapes, or 20,000 in the nightly part, in a process that would end at the first touch."""
+    examples, seed = (20_000, int.from_bytes(os.urandom(3))) if THOROUGH else (300, 0)
+    code = f"import test_stress; test_stress.run_guarded({examples}, {seed})"
+    place = Path(__file__).parent
+    path = os.pathsep.join([str(place.parent), str(place)])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert done.returncode == 0, f"seed {seed}: {done.returncode} {done.stderr[-2000:]}"

@@ -1,0 +1,133 @@
+"""The tools in tests/tools: they find what they are made to find."""
+
+import json
+import os
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(__file__).parent / "tools"
+sys.path.insert(0, str(TOOLS))
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks, limits and signals")
+
+SOURCE = """
+def f(a, b):
+    '''Words.'''
+    if a < b and a:
+        raise ValueError(f"{a} is too small")
+    total = a - b
+    total += 2
+    return total
+"""
+
+
+def test_mutants_change_one_place_each():
+    from mutants import mutants, mutated
+
+    found = mutants("f.py", SOURCE)
+    changes = [mutant.change for mutant in found]
+    for wanted in (
+        "a < b -> a <= b",
+        "a < b and a -> a < b or a",
+        "a < b and a -> not (a < b and a)",
+        "raise ValueError(f'{a} is too small') -> pass",
+        "a - b -> a + b",
+        "total += 2 -> total -= 2",
+        "2 -> 3",
+        "return total -> return None",
+    ):
+        assert changes.count(wanted) == 1, changes
+    answers = {_answers(mutated(SOURCE, n)) for n in range(len(found))}
+    assert _answers(SOURCE) not in answers and len(answers) > 4
+
+
+def _answers(source):
+    """What f gives for some arguments."""
+    space, found = {}, []
+    exec(compile(source, "f.py", "exec"), space)
+    for a, b in ((5, 2), (2, 2), (1, 2), (0, 1)):
+        try:
+            found.append(space["f"](a, b))
+        except ValueError as error:
+            found.append(str(error))
+    return tuple(found)
+
+
+def test_every_mutant_listed_as_equivalent_is_still_there():
+    from mutants import mutants
+
+    listed = json.loads((TOOLS / "equivalent.json").read_text(encoding="utf-8"))
+    for entry in listed:
+        source = (TOOLS.parents[1] / entry["file"]).read_text(encoding="utf-8")
+        keys = {mutant.key() for mutant in mutants(entry["file"], source)}
+        key = entry["file"], entry["text"], entry["column"], entry["change"]
+        assert key in keys, f"no longer in the source: {key}"
+        assert len(entry["reason"]) > 10
+
+
+def test_damaged_files_differ_from_the_valid_one_and_repeat_by_seed():
+    from damage import damaged
+
+    data = json.dumps({"a": [1, 2.5], "b": {"c": "d"}}).encode()
+    found = [damaged("x.json", data, random.Random(n), [data]) for n in range(100)]
+    assert found == [damaged("x.json", data, random.Random(n), [data]) for n in range(100)]
+    assert len({*found} - {data}) > 70
+
+
+@pytest.mark.parametrize("n", range(4))
+def test_damaged_files_are_refused_by_name_or_can_be_used(tmp_path, n):
+    """Some cases of every loader; .ci/run has two minutes of new ones."""
+    import fuzz
+
+    for reader in fuzz.READERS:
+        assert fuzz.outcome(reader, fuzz.example(reader), tmp_path / "case") == "used", reader
+        for k in range(5 * n, 5 * n + 5):
+            said = fuzz.outcome(reader, fuzz.case(reader, 0, k), tmp_path / "case")
+            assert said in ("used", "refused"), (reader, k, said)
+
+
+@pytest.mark.parametrize("error", [KeyError("a"), ValueError("of no file"), RecursionError()])
+def test_an_error_that_is_not_promised_is_an_escape(tmp_path, monkeypatch, error):
+    import fuzz
+
+    def use(path):
+        raise error
+
+    monkeypatch.setitem(fuzz.READERS, "csv", (*fuzz.READERS["csv"][:1], use, "data.csv", ()))
+    assert fuzz.outcome("csv", fuzz.example("csv"), tmp_path / "case") not in ("used", "refused")
+
+
+CORPUS = sorted((TOOLS / "corpus").glob("*/"))
+
+
+@pytest.mark.parametrize("folder", CORPUS, ids=lambda folder: folder.name)
+def test_what_once_escaped_is_refused(folder):
+    """Each folder is a case that a loader did not stand: <loader>-<what>."""
+    import fuzz
+
+    assert fuzz.judged(folder.name.split("-")[0], folder) == "refused"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["train", "save_model", "save_adapter"])
+def test_a_killed_process_loses_nothing(kind, tmp_path):
+    """Three kills of each kind; tests/tools/faults.py does hundreds."""
+    import signal
+
+    import faults
+
+    rng = random.Random(kind)
+    for n, how in enumerate((signal.SIGKILL, signal.SIGTERM, signal.SIGKILL)):
+        (tmp_path / str(n)).mkdir()
+        faults.KILLS[kind][0](rng, how, tmp_path / str(n))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["full", "read_only", "removed", "two_writers"])
+def test_faults_of_the_disk_lose_nothing(kind, tmp_path):
+    import faults
+
+    os.chmod(tmp_path, 0o755)
+    faults.OTHERS[kind](random.Random(kind), tmp_path)
