@@ -6,13 +6,15 @@ check_pair(forward, backward, x, W)          # your own pair
 
 answer: a reader's answer to an exercise · pairs: a reader's own pair · lessons: the exercises
 judge: a function on its cases · slips: the known slips · verdict: what is said
+grading: the points of an answer, on cases that no notebook shows
 doctor: this machine · course: figures and controls of the notebooks
 """
 
 from .answer import check, hint
+from .grading import grade, points
 from .lessons import EXERCISES
 from .pairs import check_pair
 from .slips import SLIPS
 from .verdict import Verdict
 
-__all__ = ["EXERCISES", "SLIPS", "Verdict", "check", "check_pair", "hint"]
+__all__ = ["EXERCISES", "SLIPS", "Verdict", "check", "check_pair", "grade", "hint", "points"]

@@ -24,8 +24,7 @@ def check(name: str, answer: Any = None, hints: int | None = None) -> Verdict:
     Raises ValueError on an unknown exercise; where nbgrader runs, AssertionError on a wrong answer.
     """
     exercise: Exercise = find("exercise", name, EXERCISES)
-    judges = {"predict": _number, "blank": _function, "break": _broken}
-    judgement = judges[exercise.kind](exercise, answer)
+    judgement = judged(exercise, answer)
     if hints is None:
         _failed[name] += judgement.status == "failed"
         hints = _failed[name] if judgement.status == "failed" else 0
@@ -41,6 +40,12 @@ def hint(name: str, number: int = 1) -> str:
     if number not in (1, 2, 3):
         raise ValueError(f"hint: got {number!r}, wanted 1, 2 or 3")
     return exercise.hints[number - 1]
+
+
+def judged(exercise: Exercise, answer: Any) -> Judgement:
+    """What there is to say of an answer: its number, its function, or a tuple of functions."""
+    judges = {"predict": _number, "blank": _function, "break": _broken}
+    return judges[exercise.kind](exercise, answer)
 
 
 def _number(exercise, answer) -> Judgement:

@@ -26,7 +26,7 @@ def judge(function: Callable, cases: Sequence[Case]) -> Judgement:
     runs: list[tuple[Case, Outputs]] = []
     stopped: list[Judgement] = []
     for case in cases:
-        outputs = _run(function, case)
+        outputs = run_case(function, case)
         if isinstance(outputs, Judgement):
             stopped.append(outputs)
         else:
@@ -43,7 +43,7 @@ def judge(function: Callable, cases: Sequence[Case]) -> Judgement:
     return Judgement("passed", f"{are_right(names)}, in float64, on {len(cases)} sets of shapes")
 
 
-def _run(function, case) -> Outputs | Judgement:
+def run_case(function, case) -> Outputs | Judgement:
     """The function's outputs by name, or what stopped it."""
     args = {n: np.copy(a) if isinstance(a, np.ndarray) else a for n, a in case.args.items()}
     names = list(case.true)
