@@ -11,9 +11,9 @@ import re
 import textwrap
 from pathlib import Path
 
-import build
 import nbformat
 
+import build
 from minilora.check import EXERCISES, points
 
 HIDDEN = """\

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import build
-
 from minilora.check import EXERCISES, points
 
 ROOT = Path(__file__).parent.parent
 WORDS_A_MINUTE, SECONDS_A_LINE = 130, 8
 QUOTED = re.compile(r"\d+ minutes to read, \d+ to do")
+PATH = re.compile(r"^(?P<start>\| [^|]+ \| )(?P<notebooks>\d\d\w*(?:, \d\d\w*)*) \| \d+ \|$", re.M)
 START = "| notebook | words | lines of code | formulas, figures | exercises | to read | to do |"
 
 
@@ -106,8 +106,15 @@ def quoted() -> dict[Path, str]:
         readme = re.sub(row, now, readme, flags=re.M)
     teaching = (ROOT / "TEACHING.md").read_text(encoding="utf-8")
     old = re.compile(re.escape(START) + r"\n(?:\|.*\n)*?\| all \|.*")
-    found[ROOT / "TEACHING.md"] = old.sub(lambda _: table(), teaching)
-    return found | {ROOT / "README.md": readme}
+    teaching = PATH.sub(_path_row, old.sub(lambda _: table(), teaching))
+    return found | {ROOT / "README.md": readme, ROOT / "TEACHING.md": teaching}
+
+
+def _path_row(row: re.Match) -> str:
+    """A path through the course, with the sum of its notebooks' minutes."""
+    sizes = {path.stem.partition("_")[0]: size(path) for path in build.sources()}
+    minutes = sum(sizes[n].to_read + sizes[n].to_do for n in row["notebooks"].split(", "))
+    return f"{row['start']}{row['notebooks']} | {minutes} |"
 
 
 def main(arguments=None) -> None:

@@ -16,13 +16,13 @@ import shutil
 import textwrap
 from pathlib import Path
 
-import build
 import nbformat
 from nbconvert.filters.markdown_mistune import markdown2html_mistune
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
+import build
 from minilora.check import EXERCISES
 
 PARTS = {  # name beside the slides -> place in the packages

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_check import LB, RIGHT, WRONG
 
 import minilora as ml
 from minilora.check import EXERCISES, grade, points
 from minilora.check.grading import drawn_anew
 from minilora.methods import lora, vera
-from test_check import RIGHT, WRONG
 
 ROOT = Path(__file__).parent.parent
 if not (ROOT / "TEACHING.md").is_file():
@@ -27,6 +27,11 @@ def number(path):
     """notebooks/src/04_lora.py -> "04"."""
     return path.name.partition("_")[0]
 
+
+LORA = ("lora_count", "lora_first_step", "lora_forward", "lora_backward", "lora_merge") + (
+    "lora_break",
+    "lora_blind",
+)
 
 # ---------------------------------------------------------------------------- the quiz
 
@@ -65,7 +70,9 @@ def parsed(block):
         if kind == "number":
             value, _, tolerance = answer.partition(":")
             answer = float(value), float(tolerance)
-        answers.append((answer if kind == "number" else unescaped(answer), share, unescaped(feedback)))
+        answers.append(
+            (answer if kind == "number" else unescaped(answer), share, unescaped(feedback))
+        )
     return objective, unescaped(name), unescaped(asks), kind, answers
 
 
@@ -144,7 +151,11 @@ NUMBERS = {
 def test_there_are_thirty_questions_of_three_kinds():
     assert len(QUESTIONS) == QUIZ.count("\n::") == 30
     kinds = [kind for _, _, kind, _ in QUESTIONS.values()]
-    assert {kind: kinds.count(kind) for kind in set(kinds)} == {"choice": 14, "number": 12, "word": 4}
+    assert {kind: kinds.count(kind) for kind in set(kinds)} == {
+        "choice": 14,
+        "number": 12,
+        "word": 4,
+    }
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
@@ -163,7 +174,11 @@ def test_a_question_has_one_right_answer_and_feedback_to_each(name):
 
 def test_the_right_answer_is_not_the_longest_of_most_choices():
     """Nor always the first in another way than by its place: a system shuffles the places."""
-    longest = [max(answers, key=lambda a: len(a[0]))[1] == 1 for _, _, kind, answers in QUESTIONS.values() if kind == "choice"]
+    longest = [
+        max(answers, key=lambda a: len(a[0]))[1] == 1
+        for _, _, kind, answers in QUESTIONS.values()
+        if kind == "choice"
+    ]
     assert sum(longest) <= len(longest) / 2
 
 
@@ -202,7 +217,8 @@ def test_every_question_has_an_objective_and_every_notebook_a_question():
 def test_a_right_answer_gets_all_points_whatever_the_seed(name, capsys):
     for seed in (0, 1, 2026):
         assert grade(name, RIGHT[name], seed) == points(name) >= 1
-    assert capsys.readouterr().out.count("✓") == 3
+    said = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith(f"✓ {name}: ") for line in said) == 3
 
 
 @pytest.mark.parametrize("name", EXERCISES)
@@ -219,7 +235,7 @@ def test_each_right_gradient_gets_a_point(capsys):
 
     assert points("lora_backward") == 3
     assert grade("lora_backward", two_of_three, 0) == 2
-    assert "dA is wrong (dB, dx are right)" in capsys.readouterr().out
+    assert "dA is wrong (dx and dB are right)" in capsys.readouterr().out
     assert grade("lora_backward", lambda *a: 1 / 0, 0) == 0
     assert grade("lora_count", 8192, 0) == 0
 
@@ -227,7 +243,9 @@ def test_each_right_gradient_gets_a_point(capsys):
 ANSWERS = [(name, f) for table in WRONG.values() for name, each in table.items() for f in each]
 
 
-@pytest.mark.parametrize("name, wrong", [(n, f) for n, f in ANSWERS if EXERCISES[n].kind == "blank"])
+@pytest.mark.parametrize(
+    "name, wrong", [(n, f) for n, f in ANSWERS if EXERCISES[n].kind == "blank"]
+)
 def test_no_known_slip_gets_all_points(name, wrong, capsys):
     assert grade(name, wrong, 0) < points(name)
 
@@ -249,7 +267,8 @@ def test_hidden_cases_have_the_shapes_of_the_shown_ones_and_other_numbers(name):
 def test_learning_the_shown_cases_by_heart_gets_nothing(capsys):
     """A function that knows the right outputs of the cases of the notebook, and nothing else."""
     table = {
-        case.args["x"].tobytes(): tuple(case.true.values()) for case in EXERCISES["lora_backward"].cases()
+        case.args["x"].tobytes(): tuple(case.true.values())
+        for case in EXERCISES["lora_backward"].cases()
     }
 
     def by_heart(dy, x, W, s, A, B):
@@ -257,3 +276,196 @@ def test_learning_the_shown_cases_by_heart_gets_nothing(capsys):
 
     assert ml.check.check("lora_backward", by_heart)
     assert grade("lora_backward", by_heart, 0) == 0
+
+
+def test_the_three_imagined_students_get_what_the_page_says(capsys):
+    """Nine points in notebook 04, five and none: with other numbers than the page's trial."""
+    names = [name for name in EXERCISES if name.startswith("lora_") and name in LORA]
+    half = RIGHT | {
+        "lora_backward": lambda *a: tuple(g / (5 if i == 1 else 1) for i, g in enumerate(LB(*a))),
+        "lora_count": 8192,
+        "lora_merge": lambda W, s, A, B: W + B @ A,
+        "lora_blind": None,
+    }
+    scores = [sum(grade(n, who.get(n), 7) for n in names) for who in (RIGHT, half, {})]
+    most = sum(map(points, names))
+    assert (scores, most) == ([9, 5, 0], 9)
+    said = " ".join(TEACHING.split())
+    assert "all right 9 of 9; half right" in said and "5 of 9; nothing written 0 of 9" in said
+
+
+def test_without_a_seed_nobody_is_graded(monkeypatch):
+    monkeypatch.delenv("MINILORA_SEED", raising=False)
+    with pytest.raises(ValueError, match="MINILORA_SEED is '', wanted a whole number"):
+        grade("lora_count", 768)
+    monkeypatch.setenv("MINILORA_SEED", "12")
+    assert grade("lora_count", 768) == 1
+
+
+# ---------------------------------------------------------------------------- what is handed out
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    """notebooks/build.py, grading.py, slides.py and minutes.py as modules."""
+    for name in ("nbformat", "nbclient", "PIL"):
+        pytest.importorskip(name)
+    sys.path.insert(0, str(ROOT / "notebooks"))
+    try:
+        names = ("build", "grading", "minutes")
+        yield {name: importlib.import_module(name) for name in names}
+    finally:
+        sys.path.remove(str(ROOT / "notebooks"))
+
+
+def graded_cells(notebook):
+    return [c for c in notebook.cells if "nbgrader" in c.metadata]
+
+
+# nbgrader's schema of a cell, version 3: key -> type; all are wanted but points
+SCHEMA = {
+    "schema_version": int,
+    "grade_id": str,
+    "grade": bool,
+    "solution": bool,
+    "locked": bool,
+    "task": bool,
+}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
+def test_nbgrader_takes_the_course(path, scripts):
+    made = scripts["grading"].assignment(path)
+    ids = [cell.metadata["nbgrader"]["grade_id"] for cell in graded_cells(made)]
+    assert ids and len(set(ids)) == len(ids)
+    asked = {i.removeprefix("exercise-") for i in ids if i.startswith("exercise-")}
+    assert {i.removeprefix("check-") for i in ids if i.startswith("check-")} == asked
+    for cell in graded_cells(made):
+        about = dict(cell.metadata["nbgrader"])
+        worth = about.pop("points", None)
+        assert {key: type(value) for key, value in about.items()} == SCHEMA
+        assert about["schema_version"] == 3 and re.fullmatch(r"[\w-]+", about["grade_id"])
+        assert about["solution"] != about["grade"] == about["locked"] and not about["task"]
+        assert cell.cell_type == "code" and "outputs" in cell and not cell.outputs
+        name = about["grade_id"].partition("-")[2]
+        if about["grade"]:
+            assert worth == points(name)
+            assert cell.source.count("### BEGIN HIDDEN TESTS") == 1
+            assert cell.source.splitlines()[-2] == "### END HIDDEN TESTS"
+            assert cell.source.splitlines()[-1].startswith(f'check("{name}", ')
+        else:
+            assert worth is None
+            assert cell.source.count("### BEGIN SOLUTION") == 1
+    if (schema := importlib.util.find_spec("nbgrader")) is not None:
+        validator = pytest.importorskip("nbgrader.nbgraderformat").MetadataValidator()
+        assert schema and validator.validate_nb(made) is None
+
+
+def test_the_course_folder_has_the_seed_and_the_key_outside_of_what_is_handed_out(
+    scripts, tmp_path
+):
+    scripts["grading"].main([str(tmp_path), "04", "--seed", "77"])
+    assert '"MINILORA_SEED"] = "77"' in (tmp_path / "nbgrader_config.py").read_text()
+    compile((tmp_path / "nbgrader_config.py").read_text(), "config", "exec")
+    files = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
+    assert files == {"answers.md", "nbgrader_config.py", "source/04_lora/04_lora.ipynb"}
+    assert "77" not in (tmp_path / "source/04_lora/04_lora.ipynb").read_text()
+    key = (tmp_path / "answers.md").read_text(encoding="utf-8")
+    for name in LORA:
+        assert f"**{name}** (" in key
+    assert "    return W + s * B @ A" in key and "- 8,192: that is all of W" in key
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
+def test_no_answer_is_in_the_student_copy(path, scripts, tmp_path):
+    """No line of a solution in its cell, no reason and no word on wrong numbers in any."""
+    scripts["build"].main(["--student", str(tmp_path), path.stem])
+    (file,) = tmp_path.iterdir()
+    cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+    code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    key = scripts["build"].notebook(path, solved=True)
+    for cell, handed_out in zip((c for c in key.cells if c.cell_type == "code"), code, strict=True):
+        for solution in scripts["grading"].SOLUTION.findall(cell.source):
+            for line in solution.strip().splitlines():
+                assert line.strip() not in handed_out
+    text = "\n".join(code)
+    for exercise in EXERCISES.values():
+        for said in (exercise.because, *exercise.near.values()):
+            assert not said or len(said) < 20 or said not in text
+    assert "HIDDEN" not in text and "seed=" not in text.replace("random_seed=", "")
+
+
+# ---------------------------------------------------------------------------- TEACHING.md
+
+
+def test_the_minutes_are_those_that_are_counted(scripts):
+    """Here, in the README and in each notebook: python notebooks/minutes.py --write."""
+    for file, text in scripts["minutes"].quoted().items():
+        assert text == file.read_text(encoding="utf-8"), file.name
+
+
+def test_the_counting_is_what_the_page_says(scripts):
+    minutes = scripts["minutes"]
+    size = minutes.Size("", words=130, lines=15, formulas=1, figures=1, exercises=())
+    assert size.to_read == 5  # 1 + 2 + 1 + 1
+    assert size._replace(words=131).to_read == 10
+    some = size._replace(exercises=("lora_count", "lora_break", "lora_backward"))
+    assert some.to_do == 20  # 2 + 3 + 4 · 3, rounded up
+    for said in ("130 words a minute", "8 seconds a line", "2 minutes to predict", "3 to break"):
+        assert said in " ".join(TEACHING.split()) and said in " ".join(minutes.__doc__.split())
+
+
+def test_every_notebook_is_in_the_four_weeks():
+    weeks = re.findall(r"^\| Week \d.*?\| ([\w, ]+) \| \d+ \|$", TEACHING, re.M)
+    assert len(weeks) == 4
+    assert sorted(", ".join(weeks).split(", ")) == [number(path) for path in SOURCES]
+
+
+CURES = re.findall(
+    r"\[(\w+) · ([^\]]+)\]\(notebooks/([\w.]+)\)",
+    TEACHING.partition("## Hand out")[0].partition("## Misconceptions")[2],
+)
+
+
+@pytest.mark.parametrize("cure", CURES, ids=lambda c: f"{c[0]} {c[1][:20]}")
+def test_the_cell_that_cures_is_there(cure):
+    notebook, heading, file = cure
+    source = ROOT / "notebooks" / "src" / file.replace(".ipynb", ".py")
+    assert number(source) == notebook
+    assert re.search(rf"^##+ {re.escape(heading)}$", source.read_text(encoding="utf-8"), re.M)
+
+
+def test_there_are_enough_misconceptions_and_the_page_counts_the_quiz():
+    assert len(CURES) >= 12 and len({notebook for notebook, *_ in CURES}) >= 9
+    assert "30 questions (14 of choice, 12 numbers, 4 words)" in TEACHING
+
+
+PAGES = [ROOT / "TEACHING.md", *sorted((ROOT / "docs" / "teaching").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_link_leads_somewhere(page):
+    links = re.findall(r"\]\((?!http)([^)#]+)(#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    assert links or page.name == "none"
+    for place, _ in links:
+        assert (page.parent / place).exists(), place
+
+
+def test_the_projects_name_what_exists():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(
+        r"(?:`|^    )make ([a-z]+)", "".join(p.read_text(encoding="utf-8") for p in PAGES), re.M
+    ):
+        assert re.search(rf"^{target}:", makefile, re.M), target
+    worked = (ROOT / "docs" / "teaching" / "dora.md").read_text(encoding="utf-8")
+    tests = (ROOT / "tests" / "test_dora.py").read_text(encoding="utf-8")
+    for name in re.findall(r"`(test_\w+)`", worked):
+        assert f"def {name}(" in tests
+    for name in ("dora_forward", "dora_backward", "row_norm_backward", "derived", "init", "delta"):
+        assert f"`{name}`" in worked and hasattr(
+            importlib.import_module("minilora.methods.dora"), name
+        )
+
+
+def test_the_readme_leads_teachers_here():
+    assert "[TEACHING.md](TEACHING.md)" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Points for an answer, from cases with numbers that no notebook shows: one for each right output."""
+"""Points for an answer, one for each right output, on cases that no notebook shows."""
 
 import os
 from collections.abc import Sequence
@@ -16,7 +16,9 @@ from .lessons.exercise import Exercise
 from .slips import Case, agree
 from .verdict import Verdict
 
-SEED = "MINILORA_SEED"  # set where a class is graded: feedback shows cells, and so no seed is in them
+SEED = (
+    "MINILORA_SEED"  # set where a class is graded: feedback shows cells, and so no seed is in them
+)
 DRAWS = 3  # each case is drawn so many times
 
 

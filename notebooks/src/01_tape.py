@@ -8,7 +8,7 @@ When you are done you can
 - say what a cache must hold, and weigh it in bytes,
 - read the tape of a small network and follow a gradient back along it.
 
-*Needs*: NumPy and the chain rule. *Time*: 25 minutes to read, 25 to do.
+*Needs*: NumPy and the chain rule. *Time*: 20 minutes to read, 25 to do.
 *Papers*: none; the idea is Linnainmaa's, 1970. *The one idea*: forward leaves behind just what
 backward will read, and that is where the memory of training goes.
 """

@@ -8,7 +8,7 @@ When you are done you can
 - prove how large a rank $W$'s change can reach, and see it reached,
 - say what Delta-LoRA is when $W$ moves from the very first step.
 
-*Needs*: notebook 04. *Time*: 20 minutes to read, 20 to do.
+*Needs*: notebook 04. *Time*: 25 minutes to read, 20 to do.
 *Paper*: Zi et al. 2023, [arXiv:2309.02411](https://arxiv.org/abs/2309.02411), algorithm 1.
 *The one idea*: $W$ follows the product $BA$ from step to step; and what that adds up to telescopes.
 """

@@ -8,7 +8,7 @@ When you are done you can
 - give $B$ its own, and name the slip that is made with it,
 - read a heat map of losses over rate and ratio without fooling yourself.
 
-*Needs*: notebook 04. *Time*: 15 minutes to read, 15 to do.
+*Needs*: notebook 04. *Time*: 20 minutes to read, 15 to do.
 *Paper*: Hayou et al. 2024, [arXiv:2402.12354](https://arxiv.org/abs/2402.12354), section 4.
 *The one idea*: $B$ starts at zero and has the farther to go, so it learns faster.
 """
