@@ -91,7 +91,8 @@ class Deck:
 
 def text(source: str) -> str:
     """Markdown as HTML; formulas stay as they are, for MathJax."""
-    return markdown2html_mistune(source)
+    made = markdown2html_mistune(source)
+    return re.sub(r' id="[^"]*"|<a class="anchor-link".*?</a>', "", made)
 
 
 def code(source: str) -> str:

@@ -1,5 +1,6 @@
 """What teachers get: the quiz, points and hidden cases, the answer key, minutes, misconceptions."""
 
+import html
 import importlib
 import importlib.util
 import json
@@ -393,6 +394,70 @@ def test_no_answer_is_in_the_student_copy(path, scripts, tmp_path):
         for said in (exercise.because, *exercise.near.values()):
             assert not said or len(said) < 20 or said not in text
     assert "HIDDEN" not in text and "seed=" not in text.replace("random_seed=", "")
+
+
+# ---------------------------------------------------------------------------- slides
+
+
+@pytest.fixture(scope="module")
+def slides(scripts):
+    """notebooks/slides.py as a module."""
+    for name in ("nbconvert", "pygments"):
+        pytest.importorskip(name)
+    sys.path.insert(0, str(ROOT / "notebooks"))
+    try:
+        yield importlib.import_module("slides")
+    finally:
+        sys.path.remove(str(ROOT / "notebooks"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
+def test_a_deck_has_every_heading_figure_and_question_and_needs_no_network(path, slides):
+    deck = slides.page(path, answers=True)
+    source = path.read_text(encoding="utf-8")
+    for tag in re.findall(r"<(?:script|link|img|iframe)[^>]*>", deck):
+        assert not re.search(r"(?:src|href)=.(?:https?:)?//", tag), tag
+    assert "@import" not in slides.STYLE.read_text() and "url(" not in slides.STYLE.read_text()
+    assert deck.count("<section") == deck.count("</section>")
+    headings = re.findall(r"^## (.*)$", source, re.M)
+    shown = [re.sub("<.*?>", "", h) for h in re.findall(r"<h2>(.*?)</h2>", deck)]
+    shown = [html.unescape(h) for h in shown]
+    assert [h for h in headings if h not in shown] == []
+    committed = json.loads((ROOT / "notebooks/solutions" / f"{path.stem}.ipynb").read_text("utf-8"))
+    outputs = [o for c in committed["cells"] for o in c.get("outputs", ())]
+    drawn = sum("image/png" in o.get("data", {}) for o in outputs)
+    assert deck.count("<figure") == drawn >= 1
+    asked = re.findall(r"^# %% exercise (\w+)", source, re.M)
+    assert deck.count('class="fragment answer"') == len(asked)
+    to_hand_out = slides.page(path, answers=False)
+    assert 'class="fragment answer"' not in to_hand_out
+    for because in filter(None, (EXERCISES[name].because for name in asked)):
+        assert html.escape(because) in deck and html.escape(because) not in to_hand_out
+
+
+def test_what_is_too_long_for_a_slide_goes_on_below(slides):
+    deck = slides.Deck()
+    deck.begin("Long", column=True)
+    for i in range(5):
+        deck.add(f"<p>{i}</p>", lines=slides.LINES / 2)
+    deck.begin("Next", column=True)
+    deck.add("<p>5</p>", lines=1)
+    deck.flush()
+    texts = [[re.findall(r"<p>(\d)</p>", slide) for slide in column] for column in deck.columns]
+    assert texts == [[["0", "1"], ["2", "3"], ["4"]], [["5"]]]
+
+
+def test_slides_are_written_with_the_files_that_they_name(slides, tmp_path):
+    parts = tmp_path / "parts"
+    for place in slides.PARTS.values():
+        (parts / place).parent.mkdir(parents=True, exist_ok=True)
+        (parts / place).write_text("")
+    slides.main([str(tmp_path / "out"), "03", "--parts", str(parts)])
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {"03_low_rank.html", "index.html", "slides.css", *slides.PARTS}
+    deck = (tmp_path / "out" / "03_low_rank.html").read_text(encoding="utf-8")
+    named = re.findall(r'<(?:script|link)[^>]*(?:src|href)="([^"]+)"', deck)
+    assert len(named) == 4 and set(named) <= files
 
 
 # ---------------------------------------------------------------------------- TEACHING.md
