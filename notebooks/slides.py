@@ -34,7 +34,7 @@ STYLE = build.HERE.parent / "docs" / "teaching" / "slides.css"
 LINES = 13  # of text that fit on a slide below its heading
 SMALL_FIGURE = 9  # of these lines, for a figure with some text above it
 MOST_CODE = 14  # lines: longer code stays in the notebook
-ASKED = re.compile(r"\*\*(?:Predict|Fill the blank|Break it)\b.*", re.S)
+ASKED = re.compile(r"\*\*(?:Predict|Fill the blank|Break it)\b.*", re.S | re.I)
 KINDS = {"predict": "Predict", "blank": "Fill the blank", "break": "Break it"}
 PAGE = """\
 <!doctype html>
