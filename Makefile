@@ -70,6 +70,7 @@ categories: $(NOUNS)/.installed $(SMOLLM)  ## python data/build_categories.py --
 	$(PY) data/build_categories.py --wordnet $(NOUNS)/package/dict $(ARGS)
 
 course: $(JUPYTER)              ## python -m jupyter lab notebooks    after pip install -e ".[notebooks]"
+	@$(PY) -c "from minilora import fast; from minilora.fast import build; fast.on() and build.compile_missing()"
 	$(PY) -m jupyter lab notebooks $(ROOT) $(ARGS)
 
 student: $(JUPYTER)             ## python notebooks/build.py --student build/student

@@ -3,24 +3,30 @@
     python notebooks/build.py [04 …]              run them; write NN.ipynb and solutions/NN.ipynb,
                                                   and the README's small copy of one figure
     python notebooks/build.py --student FOLDER    copies to hand out: no solutions, no outputs
+    python notebooks/build.py --share             how much of the code a student writes
 
 A source is a Python file in cells. `# %% [markdown]` begins one of text, in triple quotes; `# %%`
 one of code; `# %% figure` the one whose figure the README shows; `# %% exercise NAME` one that a
-reader fills in, its solution between nbgrader's markers; `# %% check NAME` the one that judges it.
+reader fills in, its solution between nbgrader's markers; `# %% check NAME` the one that judges it;
+`# %% open NAME` one that a reader fills in and nothing judges, also with a solution.
 """
 
 import argparse
+import ast
 import base64
 import io
 import os
 import re
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 from PIL import Image
+
+from minilora.check import kept
 
 HERE = Path(__file__).parent
 FIGURES = HERE.parent / "docs" / "figures" / "course"
@@ -30,17 +36,27 @@ SECONDS = 1800  # a cell may take at most so long: a busy machine is no error
 
 
 def sources(wanted=()) -> list[Path]:
-    """The sources whose names begin with one of the words wanted; all where there is none."""
+    """The sources of the numbers or names that are wanted; all where there is none."""
     found = sorted((HERE / "src").glob("*.py"))
-    return [path for path in found if not wanted or path.name.startswith(tuple(wanted))]
+    return [p for p in found if not wanted or number(p) in wanted or p.stem in wanted]
+
+
+def number(path: Path) -> str:
+    """A notebook's number: 04; 01b is between 01 and 02."""
+    return path.stem.partition("_")[0]
+
+
+def parts(path: Path) -> list[tuple[str, str]]:
+    """The cells of a source: what stands behind `# %%`, and the text."""
+    found = re.split(r"^# %%(.*)\n", path.read_text(encoding="utf-8"), flags=re.M)[1:]
+    return list(zip(found[::2], found[1::2]))
 
 
 def notebook(path: Path, solved: bool):
     """A source as a notebook without outputs."""
-    parts = re.split(r"^# %%(.*)\n", path.read_text(encoding="utf-8"), flags=re.M)[1:]
     made = [
-        cell(kind.split(), text, f"{path.stem[:2]}-{i:02}", solved)
-        for i, (kind, text) in enumerate(zip(parts[::2], parts[1::2]))
+        cell(kind.split(), text, f"{number(path)}-{i:02}", solved)
+        for i, (kind, text) in enumerate(parts(path))
     ]
     about = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -60,14 +76,14 @@ def cell(kind: list[str], text: str, number: str, solved: bool):
         made.metadata["tags"] = kind
     elif kind:
         role, name = kind
-        graded = role == "check"
+        graded = role in ("check", "open")  # an open one by the teacher
         points = {"points": 1} if graded else {}
         made.metadata["nbgrader"] = {
             "schema_version": 3,
             "grade_id": f"{role}-{name}",
-            "solution": not graded,
+            "solution": role != "check",
             "grade": graded,
-            "locked": graded,
+            "locked": role == "check",
             "task": False,
             **points,
         }
@@ -79,10 +95,34 @@ def blank(solution: re.Match) -> str:
     return f"{solution[1]}...  # your code here\n" if solution[1] else ""
 
 
-def run(made):
-    """Run a notebook from its top in a fresh kernel; an error in a cell is raised."""
+def run(made, students_file: str = ""):
+    """Run a notebook from its top in a fresh kernel; an error in a cell is raised.
+
+    students_file: what a student has kept before.
+    """
     # one thread of BLAS: two that wait for each other on a busy machine are far slower
     os.environ |= {"MINILORA_STATIC": "1", "OPENBLAS_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "my_minilora.py"
+        if students_file:
+            path.write_text(students_file, encoding="utf-8")
+        os.environ["MINILORA_MINE"] = str(path)
+        return _run(made)
+
+
+def kept_before(path: Path) -> str:
+    """The file of a student who has solved, and kept, all that is asked before a notebook."""
+    found = [kept.HEADER]
+    for earlier in (p for p in sources() if p < path):
+        cells = {kind.split()[-1]: text for kind, text in parts(earlier) if " exercise" in kind}
+        asked = re.findall(r'^course.keep\("(\w+)", (.*)\)', earlier.read_text("utf-8"), re.M)
+        for name, functions in asked:
+            found.append(re.sub(r"^ *### .*\n", "", cells[name], flags=re.M).strip())
+            found += [f"{name} = {functions}"] * (functions != name)
+    return "\n\n\n".join(part.strip() for part in found) + "\n"
+
+
+def _run(made):
     client = NotebookClient(
         made,
         timeout=SECONDS,
@@ -108,12 +148,67 @@ def thumbnail(done) -> bytes:
     return file.getvalue()
 
 
+def share(path: Path) -> tuple[int, int]:
+    """Lines of code that a student writes, and all that are neither plots nor imports.
+
+    A line of code is one on which a statement has a part; docstrings and comments are none. A plot
+    is a figure's `with`, its caption, a function `draw` and its calls.
+    """
+    written = whole = 0
+    for kind, text in parts(path):
+        if kind.split() == ["[markdown]"]:
+            continue
+        marks = [i for i, line in enumerate(text.splitlines(), 1) if "### " in line]
+        lines = code_lines(ast.parse(text).body) - set(marks)
+        whole += len(lines)
+        ends = zip(marks[::2], marks[1::2])
+        written += len({n for first, last in ends for n in lines if first < n < last})
+    return written, whole
+
+
+def code_lines(body) -> set[int]:
+    """The lines of these statements that are neither plots, imports nor docstrings."""
+    lines: set[int] = set()
+    for node in body:
+        if isinstance(node, ast.Import | ast.ImportFrom) or is_plot(node):
+            continue
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue  # a docstring
+        inner = [n for name in ("body", "orelse") for n in getattr(node, name, [])]
+        if inner and all(isinstance(n, ast.stmt) for n in inner):
+            lines |= set(range(node.lineno, inner[0].lineno))
+            lines |= code_lines(inner)
+        else:
+            lines |= set(range(node.lineno, node.end_lineno + 1))
+    return lines
+
+
+def is_plot(node) -> bool:
+    """Does a statement draw a figure, or say what is in it?"""
+    if isinstance(node, ast.FunctionDef):
+        return node.name == "draw"
+    source = ast.unparse(node).split("\n")[0]
+    starts = ("with course.figure", "caption", "draw(", "course.explore", "LOOKS")
+    return source.startswith(starts)
+
+
+def print_shares(paths: list[Path]) -> None:
+    """A line a notebook, and one for all."""
+    shares = {path.stem: share(path) for path in paths}
+    shares["all"] = tuple(map(sum, zip(*shares.values())))
+    for name, (written, whole) in shares.items():
+        print(f"{name:20} {written:4} of {whole:4} lines {written / whole:4.0%}")
+
+
 def main(arguments=None) -> None:
     """The command line above."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("wanted", nargs="*", help="numbers of notebooks: 04; none: all")
     parser.add_argument("--student", metavar="FOLDER", type=Path)
+    parser.add_argument("--share", action="store_true", help="count lines and stop")
     chosen = parser.parse_args(arguments)
+    if chosen.share:
+        return print_shares(sources(chosen.wanted))
     for path in sources(chosen.wanted):
         name = f"{path.stem}.ipynb"
         if chosen.student:
@@ -124,9 +219,10 @@ def main(arguments=None) -> None:
         done = run(notebook(path, solved=False))
         nbformat.write(done, HERE / name)
         FIGURES.mkdir(exist_ok=True)
-        (FIGURES / f"{path.stem[:2]}.png").write_bytes(thumbnail(done))
+        (FIGURES / f"{number(path)}.png").write_bytes(thumbnail(done))
         (HERE / "solutions").mkdir(exist_ok=True)
-        nbformat.write(run(notebook(path, solved=True)), HERE / "solutions" / name)
+        done = run(notebook(path, solved=True), kept_before(path))
+        nbformat.write(done, HERE / "solutions" / name)
 
 
 if __name__ == "__main__":

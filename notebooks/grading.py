@@ -35,6 +35,8 @@ c.CourseDirectory.course_id = "minilora"
 c.ClearSolutions.code_stub = {{"python": "...  # your code here"}}
 c.ExecutePreprocessor.timeout = 1800  # seconds for a cell: nbgrader's 30 are too few to train
 '''
+OPEN = 6  # points of an open question: three rows of the rubric in TEACHING.md
+KINDS = {"predict": "predict", "blank": "fill the blank", "break": "break it"}
 SOLUTION = re.compile(r"^ *### BEGIN SOLUTION\n(.*?)^ *### END SOLUTION", re.M | re.S)
 
 
@@ -42,16 +44,19 @@ def assignment(path: Path):
     """A source as nbgrader wants it: with solutions, points and hidden cases, without outputs."""
     made = build.notebook(path, solved=True)
     for cell in made.cells:
-        about = cell.metadata.get("nbgrader", {})
-        if about.get("grade"):
-            about["points"] = points(name_of(cell))
+        role, name = role_of(cell)
+        if role == "check":
+            cell.metadata["nbgrader"]["points"] = points(name)
             cell.source = HIDDEN + cell.source
+        elif role == "open":
+            cell.metadata["nbgrader"]["points"] = OPEN
     return made
 
 
-def name_of(cell) -> str:
-    """The exercise that a cell asks or judges."""
-    return cell.metadata["nbgrader"]["grade_id"].partition("-")[2]
+def role_of(cell) -> tuple[str, str]:
+    """What a cell is, "exercise", "check" or "open", and of which exercise; else empty words."""
+    role, _, name = cell.metadata.get("nbgrader", {}).get("grade_id", "").partition("-")
+    return role, name
 
 
 def answer_key(paths) -> str:
@@ -61,20 +66,30 @@ def answer_key(paths) -> str:
         made = build.notebook(path, solved=True)
         lines += ["", f"## {made.cells[0].source.splitlines()[0].lstrip('# ')}"]
         for cell in made.cells:
-            about = cell.metadata.get("nbgrader", {})
-            if about.get("solution"):
-                exercise = EXERCISES[name_of(cell)]
-                kind = {"predict": "predict", "blank": "fill the blank", "break": "break it"}
-                most = points(exercise.name)
-                count = f"{most} point{'s' * (most > 1)}"
-                (solution,) = SOLUTION.findall(cell.source)
-                code = textwrap.indent(textwrap.dedent(solution).rstrip(), "    ")
-                title = f"**{exercise.name}** ({kind[exercise.kind]}, {count})"
-                lines += ["", f"{title}: {exercise.asks}", "", code]
-                lines += ["", f"Why: {exercise.because}"] * bool(exercise.because)
-                slips = [f"- {wrong:,g}: {words}" for wrong, words in exercise.near.items()]
-                lines += ["", "Wrong answers:", "", *slips] if slips else []
+            lines += entry(cell)
     return "\n".join(lines) + "\n"
+
+
+def solution(source: str) -> str:
+    """What stands between the marks, of all blanks of a cell."""
+    return "\n\n".join(textwrap.dedent(found).rstrip() for found in SOLUTION.findall(source))
+
+
+def entry(cell) -> list[str]:
+    """What the key says of a cell; nothing where it asks nothing."""
+    role, name = role_of(cell)
+    if role not in ("exercise", "open"):
+        return []
+    code = textwrap.indent(solution(cell.source), "    ")
+    if role == "open":
+        return ["", f"**{name}** (open, {OPEN} points, by hand). One of many answers:", "", code]
+    exercise, most = EXERCISES[name], points(name)
+    about = f"{KINDS[exercise.kind]}, {most} point{'s' * (most > 1)}"
+    lines = ["", f"**{name}** ({about}): {exercise.asks}", "", code]
+    if exercise.because:
+        lines += ["", f"Why: {exercise.because}"]
+    slips = [f"- {wrong:,g}: {words}" for wrong, words in exercise.near.items()]
+    return lines + (["", "Wrong numbers:", "", *slips] if slips else [])
 
 
 def main(arguments=None) -> None:

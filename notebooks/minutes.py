@@ -5,7 +5,8 @@
 
 To read: 130 words a minute, a speed for technical text in a second language; 8 seconds a line of
 code; a minute for each displayed formula and each figure. To do: 2 minutes to predict a number,
-3 to break a function, 4 for each output of a function to write. Both are rounded up to 5.
+3 to break a function, 4 for each output of a function to write, 10 for an open question. Both are
+rounded up to 5.
 """
 
 import argparse
@@ -21,7 +22,9 @@ ROOT = Path(__file__).parent.parent
 WORDS_A_MINUTE, SECONDS_A_LINE = 130, 8
 QUOTED = re.compile(r"\d+ minutes to read, \d+ to do")
 PATH = re.compile(r"^(?P<start>\| [^|]+ \| )(?P<notebooks>\d\d\w*(?:, \d\d\w*)*) \| \d+ \|$", re.M)
-START = "| notebook | words | lines of code | formulas, figures | exercises | to read | to do |"
+START = (
+    "| notebook | words | lines of code | formulas, figures | exercises, open | to read | to do |"
+)
 
 
 class Size(NamedTuple):
@@ -33,6 +36,7 @@ class Size(NamedTuple):
     formulas: int
     figures: int
     exercises: tuple[str, ...]
+    open: int  # questions that no check judges
 
     @property
     def to_read(self) -> int:
@@ -45,7 +49,8 @@ class Size(NamedTuple):
         """Minutes."""
         each = {"predict": 2, "break": 3}
         kinds = [(name, EXERCISES[name].kind) for name in self.exercises]
-        return _to_five(sum(each.get(kind) or 4 * points(name) for name, kind in kinds))
+        asked = sum(each.get(kind) or 4 * points(name) for name, kind in kinds)
+        return _to_five(asked + 10 * self.open)
 
 
 def _to_five(minutes: float) -> int:
@@ -54,11 +59,10 @@ def _to_five(minutes: float) -> int:
 
 def size(path: Path) -> Size:
     """Count one source."""
-    text = path.read_text(encoding="utf-8")
-    parts = re.split(r"^# %%(.*)\n", text, flags=re.M)[1:]
-    words = lines = formulas = figures = 0
+    cells = build.parts(path)
+    words = lines = formulas = figures = asked = 0
     exercises = []
-    for kind, cell in zip(map(str.split, parts[::2]), parts[1::2]):
+    for kind, cell in ((kind.split(), cell) for kind, cell in cells):
         if kind == ["[markdown]"]:
             formulas += cell.count("$$") // 2
             prose = re.sub(r"\$\$.*?\$\$|\]\([^)]*\)", " ", cell, flags=re.S)
@@ -66,19 +70,30 @@ def size(path: Path) -> Size:
             words += len(re.findall(r"[^\W_][\w'’-]*", prose))
         elif kind[:1] == ["exercise"]:
             exercises.append(kind[1])
+        elif kind[:1] == ["open"]:
+            asked += 1
         elif kind[:1] != ["check"]:
             figures += "caption = " in cell
             lines += sum(bool(line.strip()) for line in cell.splitlines())
-    title = re.search(r"^# (.*)$", parts[1], re.M)[1]
-    return Size(title, words, lines, formulas, figures, tuple(exercises))
+    title = re.search(r"^# (.*)$", cells[0][1], re.M)[1]
+    return Size(title, words, lines, formulas, figures, tuple(exercises), asked)
 
 
 def table() -> str:
     """The table of TEACHING.md, with its sums."""
-    rows, sums = [START, "|---|---|---|---|---|---|---|"], [0] * 7
+    rows, sums = [START, "|---|---|---|---|---|---|---|"], [0] * 8
     for path in build.sources():
         s = size(path)
-        counts = s.words, s.lines, s.formulas, s.figures, len(s.exercises), s.to_read, s.to_do
+        counts = (
+            s.words,
+            s.lines,
+            s.formulas,
+            s.figures,
+            len(s.exercises),
+            s.open,
+            s.to_read,
+            s.to_do,
+        )
         link = f"[{s.title}](notebooks/{path.stem}.ipynb)"
         rows.append(_row(link, counts))
         sums = [a + b for a, b in zip(sums, counts)]
@@ -86,9 +101,9 @@ def table() -> str:
 
 
 def _row(name, counts) -> str:
-    words, lines, formulas, figures, exercises, to_read, to_do = counts
-    cells = name, f"{words:,}", f"{lines:,}", f"{formulas}, {figures}", exercises, to_read, to_do
-    return "| " + " | ".join(map(str, cells)) + " |"
+    words, lines, formulas, figures, exercises, asked, to_read, to_do = counts
+    cells = f"{words:,}", f"{lines:,}", f"{formulas}, {figures}", f"{exercises}, {asked}"
+    return "| " + " | ".join([name, *cells, str(to_read), str(to_do)]) + " |"
 
 
 def quoted() -> dict[Path, str]:
@@ -112,7 +127,7 @@ def quoted() -> dict[Path, str]:
 
 def _path_row(row: re.Match) -> str:
     """A path through the course, with the sum of its notebooks' minutes."""
-    sizes = {path.stem.partition("_")[0]: size(path) for path in build.sources()}
+    sizes = {build.number(path): size(path) for path in build.sources()}
     minutes = sum(sizes[n].to_read + sizes[n].to_do for n in row["notebooks"].split(", "))
     return f"{row['start']}{row['notebooks']} | {minutes} |"
 

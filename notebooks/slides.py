@@ -13,7 +13,6 @@ import html
 import math
 import re
 import shutil
-import textwrap
 from pathlib import Path
 
 import nbformat
@@ -23,6 +22,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 import build
+import grading
 from minilora.check import EXERCISES
 
 PARTS = {  # name beside the slides -> place in the packages
@@ -35,7 +35,6 @@ LINES = 13  # of text that fit on a slide below its heading
 SMALL_FIGURE = 9  # of these lines, for a figure with some text above it
 MOST_CODE = 14  # lines: longer code stays in the notebook
 ASKED = re.compile(r"\*\*(?:Predict|Fill the blank|Break it)\b.*", re.S | re.I)
-KINDS = {"predict": "Predict", "blank": "Fill the blank", "break": "Break it"}
 PAGE = """\
 <!doctype html>
 <html lang="en">
@@ -129,23 +128,25 @@ def add_text(deck: Deck, source: str) -> str:
     return asked[0] if asked else ""
 
 
-def add_exercise(deck: Deck, cell, asked: str, answers: bool) -> None:
-    """The question and the blank; the answer at the next key press."""
-    exercise = EXERCISES[cell.metadata["nbgrader"]["grade_id"].partition("-")[2]]
-    if not re.sub(r"\*\*.*?\*\*", "", asked).strip():  # no words but Fill the blank
-        asked = f"**{KINDS[exercise.kind]}.** {exercise.asks}"
+def add_exercise(deck: Deck, cell, asked: str, exercise, answers: bool) -> None:
+    """The question, the blank, and the answer at the next key press.   exercise: None if open."""
+    if exercise and not re.sub(r"\*\*.*?\*\*", "", asked).strip():  # no words but Fill the blank
+        asked = f"**{grading.KINDS[exercise.kind].capitalize()}.** {exercise.asks}"
     parts, lines = [text(asked)], height(asked)
-    if exercise.kind != "predict":
-        blank = build.SOLUTION.sub(build.blank, cell.source)
+    blank = build.SOLUTION.sub(build.blank, cell.source).strip()
+    if blank and not (exercise and exercise.kind == "predict"):
         parts.append(code(blank))
         lines += code_height(blank)
-    solution = re.search(r"BEGIN SOLUTION\n(.*?)\n *### END", cell.source, re.S)[1]
-    lines += code_height(solution) + 1.5 * bool(exercise.because)
-    if answers:
-        why = f"<p>{html.escape(exercise.because)}</p>" if exercise.because else ""
-        shown = code(textwrap.dedent(solution))
-        parts.append(f'<div class="fragment answer">{shown}{why}</div>')
-    deck.add("\n".join(parts), lines)
+    solution = grading.solution(cell.source)
+    why = f"<p>{html.escape(exercise.because)}</p>" if exercise and exercise.because else ""
+    shown = f'<div class="fragment answer">{code(solution)}{why}</div>' if answers else ""
+    more = code_height(solution) + 1.5 * bool(why)
+    if lines + more > LINES:  # the answer on the next slide
+        deck.add("\n".join(parts), lines)
+        deck.flush()
+        parts, lines = [], 0
+    if parts or shown:
+        deck.add("\n".join([*parts, shown]), lines + more)
     deck.flush()
 
 
@@ -196,12 +197,12 @@ def page(path: Path, answers: bool) -> str:
     for block in rest[1:]:
         deck.add(text(block.split("*The one idea*")[0]), height(block))
     for cell in cells:
-        role = cell.metadata.get("nbgrader", {}).get("grade_id", "").partition("-")[0]
+        role, _, name = cell.metadata.get("nbgrader", {}).get("grade_id", "").partition("-")
         if cell.cell_type == "markdown":
             asked = add_text(deck, cell.source)
             continue
-        if role == "exercise":
-            add_exercise(deck, cell, asked, answers)
+        if role in ("exercise", "open"):
+            add_exercise(deck, cell, asked, EXERCISES.get(name), answers)
         elif role != "check":
             if asked:  # a question that the next cell answers
                 deck.add(text(asked), height(asked))

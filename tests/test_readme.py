@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import tomllib
+import types
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,21 @@ def test_the_failed_gradient_is_told_in_these_words():
     assert "GradientError: " + " ".join(str(found.value).split()) in " ".join(
         SNIPPETS[1].replace("\n# ", " ").split()
     )
+
+
+def test_the_property_test_shrinks_its_example_as_it_says():
+    shapes = []
+
+    def recorded(forward, backward, *arrays):
+        shapes.append([a.shape for a in arrays])
+        return ml.gradcheck(forward, backward, *arrays)
+
+    names = {"ml": types.SimpleNamespace(gradcheck=recorded)}
+    for snippet in SNIPPETS[1:3]:  # the second goes on from the first's forward and backward
+        with pytest.raises(GradientError, match="dW is wrong"):
+            exec(snippet, names)
+    assert len(shapes) > 2 and shapes[-1] == [(1, 1), (1, 1)]
+    assert "every array is 1 × 1" in SNIPPETS[2]
 
 
 def test_each_technique_has_its_row():

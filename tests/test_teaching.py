@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_check import LB, RIGHT, WRONG
+from test_check import RIGHT, WRONG
 
 import minilora as ml
 from minilora.check import EXERCISES, grade, points
-from minilora.check.grading import drawn_anew
 from minilora.methods import lora, vera
 
 ROOT = Path(__file__).parent.parent
@@ -26,12 +25,12 @@ SOURCES = sorted((ROOT / "notebooks" / "src").glob("*.py"))
 
 def number(path):
     """notebooks/src/04_lora.py -> "04"."""
-    return path.name.partition("_")[0]
+    return path.stem.partition("_")[0]
 
 
-LORA = ("lora_count", "lora_first_step", "lora_forward", "lora_backward", "lora_merge") + (
-    "lora_break",
-    "lora_blind",
+LORA = (
+    *("lora_count", "lora_first_step", "lora_forward", "lora_backward", "lora_pair"),
+    *("lora_break", "lora_blind", "lora_merge"),
 )
 
 # ---------------------------------------------------------------------------- the quiz
@@ -224,8 +223,7 @@ def test_a_right_answer_gets_all_points_whatever_the_seed(name, capsys):
 
 @pytest.mark.parametrize("name", EXERCISES)
 def test_nothing_written_gets_no_points(name, capsys):
-    empty = (lambda *_: None) if EXERCISES[name].cases is not list else None
-    for nothing in (None, ..., empty):
+    for nothing in (None, ..., lambda *_: None):
         assert grade(name, nothing, 0) == 0
 
 
@@ -252,47 +250,50 @@ def test_no_known_slip_gets_all_points(name, wrong, capsys):
 
 
 @pytest.mark.parametrize("name", [n for n, e in EXERCISES.items() if e.kind != "predict"])
-def test_hidden_cases_have_the_shapes_of_the_shown_ones_and_other_numbers(name):
-    shown = EXERCISES[name].cases()
-    hidden = drawn_anew(shown, 1)
-    assert len(hidden) > len(shown)
-    for a, b in zip(shown, hidden):
-        for key, value in a.args.items():
-            assert np.shape(value) == np.shape(b.args[key])
-            if np.asarray(value).dtype.kind == "f":
-                assert not np.array_equal(value, b.args[key])
-    again = drawn_anew(shown, 1)
-    assert all(np.array_equal(a.args[k], b.args[k]) for a, b in zip(hidden, again) for k in a.args)
+def test_another_seed_asks_with_other_numbers_and_the_same_seed_with_the_same(name):
+    draw = EXERCISES[name].drawn
+    for a, again, b in zip(draw(1), draw(1), draw(2)):
+        same = [np.array_equal(a.args[k], again.args[k]) for k in a.args]
+        floats = [k for k, v in a.args.items() if np.asarray(v).dtype.kind == "f" and np.ndim(v)]
+        assert all(same) or not floats
+        other = [k for k in floats if not np.array_equal(a.args[k], b.args[k])]
+        assert other or not floats
 
 
-def test_learning_the_shown_cases_by_heart_gets_nothing(capsys):
-    """A function that knows the right outputs of the cases of the notebook, and nothing else."""
+def test_learning_by_heart_gets_nothing(capsys):
+    """A function that knows the right outputs for one seed, and nothing else."""
     table = {
         case.args["x"].tobytes(): tuple(case.true.values())
-        for case in EXERCISES["lora_backward"].cases()
+        for case in EXERCISES["lora_backward"].drawn(5)
     }
 
     def by_heart(dy, x, W, s, A, B):
         return table.get(x.tobytes(), (0 * x, 0 * A, 0 * B))
 
-    assert ml.check.check("lora_backward", by_heart)
+    assert ml.check.check("lora_backward", by_heart, seed=5)
     assert grade("lora_backward", by_heart, 0) == 0
 
 
 def test_the_three_imagined_students_get_what_the_page_says(capsys):
-    """Nine points in notebook 04, five and none: with other numbers than the page's trial."""
-    names = [name for name in EXERCISES if name.startswith("lora_") and name in LORA]
+    """With another seed than the page's trial."""
+
+    def half_backward(*args):
+        dx, dA, dB = RIGHT["lora_backward"](*args)
+        return dx, dA / 5, dB
+
     half = RIGHT | {
-        "lora_backward": lambda *a: tuple(g / (5 if i == 1 else 1) for i, g in enumerate(LB(*a))),
+        "lora_backward": half_backward,
         "lora_count": 8192,
         "lora_merge": lambda W, s, A, B: W + B @ A,
         "lora_blind": None,
+        "lora_pair": None,
     }
-    scores = [sum(grade(n, who.get(n), 7) for n in names) for who in (RIGHT, half, {})]
-    most = sum(map(points, names))
-    assert (scores, most) == ([9, 5, 0], 9)
+    assert {n for n, e in EXERCISES.items() if e.lesson == "04"} == set(LORA)
+    scores = [sum(grade(n, who.get(n), 7) for n in LORA) for who in (RIGHT, half, {})]
+    most = sum(map(points, LORA))
+    assert (scores, most) == ([13, 5, 0], 13)
     said = " ".join(TEACHING.split())
-    assert "all right 9 of 9; half right" in said and "5 of 9; nothing written 0 of 9" in said
+    assert "all right 13 of 13; half right" in said and "5 of 13; nothing written 0 of 13" in said
 
 
 def test_without_a_seed_nobody_is_graded(monkeypatch):
@@ -346,17 +347,28 @@ def test_nbgrader_takes_the_course(path, scripts):
         worth = about.pop("points", None)
         assert {key: type(value) for key, value in about.items()} == SCHEMA
         assert about["schema_version"] == 3 and re.fullmatch(r"[\w-]+", about["grade_id"])
-        assert about["solution"] != about["grade"] == about["locked"] and not about["task"]
-        assert cell.cell_type == "code" and "outputs" in cell and not cell.outputs
-        name = about["grade_id"].partition("-")[2]
-        if about["grade"]:
+        assert cell.cell_type == "code" and not cell.outputs and not about["task"]
+        role, _, name = about["grade_id"].partition("-")
+        flags = about["grade"], about["solution"], about["locked"]
+        assert (
+            flags
+            == {
+                "exercise": (False, True, False),
+                "check": (True, False, True),
+                "open": (True, True, False),
+            }[role]
+        )
+        if role == "open":
+            assert worth == scripts["grading"].OPEN == 6
+        elif role == "check":
             assert worth == points(name)
             assert cell.source.count("### BEGIN HIDDEN TESTS") == 1
             assert cell.source.splitlines()[-2] == "### END HIDDEN TESTS"
             assert cell.source.splitlines()[-1].startswith(f'check("{name}", ')
         else:
             assert worth is None
-            assert cell.source.count("### BEGIN SOLUTION") == 1
+        if role != "check":
+            assert cell.source.count("### BEGIN SOLUTION") >= 1
     if (schema := importlib.util.find_spec("nbgrader")) is not None:
         validator = pytest.importorskip("nbgrader.nbgraderformat").MetadataValidator()
         assert schema and validator.validate_nb(made) is None
@@ -387,13 +399,13 @@ def test_no_answer_is_in_the_student_copy(path, scripts, tmp_path):
     key = scripts["build"].notebook(path, solved=True)
     for cell, handed_out in zip((c for c in key.cells if c.cell_type == "code"), code, strict=True):
         for solution in scripts["grading"].SOLUTION.findall(cell.source):
-            for line in solution.strip().splitlines():
+            for line in filter(str.strip, solution.splitlines()):
                 assert line.strip() not in handed_out
     text = "\n".join(code)
     for exercise in EXERCISES.values():
         for said in (exercise.because, *exercise.near.values()):
             assert not said or len(said) < 20 or said not in text
-    assert "HIDDEN" not in text and "seed=" not in text.replace("random_seed=", "")
+    assert "HIDDEN" not in text
 
 
 # ---------------------------------------------------------------------------- slides
@@ -414,21 +426,22 @@ def slides(scripts):
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
 def test_a_deck_has_every_heading_figure_and_question_and_needs_no_network(path, slides):
     deck = slides.page(path, answers=True)
-    source = path.read_text(encoding="utf-8")
+    file = ROOT / "notebooks" / "solutions" / path.with_suffix(".ipynb").name
+    cells = json.loads(file.read_text("utf-8"))["cells"]
+    words = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    ids = [c["metadata"].get("nbgrader", {}).get("grade_id", "") for c in cells]
     for tag in re.findall(r"<(?:script|link|img|iframe)[^>]*>", deck):
         assert not re.search(r"(?:src|href)=.(?:https?:)?//", tag), tag
     assert "@import" not in slides.STYLE.read_text() and "url(" not in slides.STYLE.read_text()
     assert deck.count("<section") == deck.count("</section>")
-    headings = re.findall(r"^## (.*)$", source, re.M)
     shown = [re.sub("<.*?>", "", h) for h in re.findall(r"<h2>(.*?)</h2>", deck)]
-    shown = [html.unescape(h) for h in shown]
-    assert [h for h in headings if h not in shown] == []
-    committed = json.loads((ROOT / "notebooks/solutions" / f"{path.stem}.ipynb").read_text("utf-8"))
-    outputs = [o for c in committed["cells"] for o in c.get("outputs", ())]
+    assert set(re.findall(r"^## (.*)$", words, re.M)) <= set(map(html.unescape, shown))
+    outputs = [o for c in cells for o in c.get("outputs", ())]
     drawn = sum("image/png" in o.get("data", {}) for o in outputs)
     assert deck.count("<figure") == drawn >= 1
-    asked = re.findall(r"^# %% exercise (\w+)", source, re.M)
-    assert deck.count('class="fragment answer"') == len(asked)
+    asked = [i.removeprefix("exercise-") for i in ids if i.startswith("exercise-")]
+    openly = [i for i in ids if i.startswith("open-")]
+    assert deck.count('class="fragment answer"') == len(asked) + len(openly)
     to_hand_out = slides.page(path, answers=False)
     assert 'class="fragment answer"' not in to_hand_out
     for because in filter(None, (EXERCISES[name].because for name in asked)):
@@ -471,11 +484,12 @@ def test_the_minutes_are_those_that_are_counted(scripts):
 
 def test_the_counting_is_what_the_page_says(scripts):
     minutes = scripts["minutes"]
-    size = minutes.Size("", words=130, lines=15, formulas=1, figures=1, exercises=())
+    size = minutes.Size("", words=130, lines=15, formulas=1, figures=1, exercises=(), open=0)
     assert size.to_read == 5  # 1 + 2 + 1 + 1
     assert size._replace(words=131).to_read == 10
     some = size._replace(exercises=("lora_count", "lora_break", "lora_backward"))
     assert some.to_do == 20  # 2 + 3 + 4 · 3, rounded up
+    assert some._replace(open=1).to_do == 30  # 10 more
     for said in ("130 words a minute", "8 seconds a line", "2 minutes to predict", "3 to break"):
         assert said in " ".join(TEACHING.split()) and said in " ".join(minutes.__doc__.split())
 

@@ -1,99 +1,167 @@
 """A reader's answer to an exercise: a number, a function, or a function broken on purpose."""
 
 import os
-from collections import Counter
+import secrets
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..support.files import find
-from .judge import Judgement, judge
+from ..support.pair_form import and_list
+from .calls import call_each, is_blank
+from .hints import STATIC, count_wrong, grader_runs, hints_for
+from .judge import Judgement, judge, sort_out
 from .lessons import EXERCISES
 from .lessons.exercise import Exercise
-from .slips import agree
+from .slips import agree, explains, is_right, numbers
 from .verdict import Verdict, show
 
-_failed: Counter[str] = Counter()  # exercise -> tries that failed: each shows one hint more
+SEEDS = 1_000_000  # a seed of a check has at most six digits
 
 
-def check(name: str, answer: Any = None, hints: int | None = None) -> Verdict:
+def check(
+    name: str, answer: Any = None, hints: int | None = None, seed: int | None = None
+) -> Verdict:
     """Judge an answer to an exercise: its number, or its function, which is called in float64.
 
-    hints: how many are shown; None: one more with each try that fails. A script prints the Verdict.
-    Raises ValueError on an unknown exercise; where nbgrader runs, AssertionError on a wrong answer.
+    hints: how many are shown; None: one more with each wrong answer that differs from those before.
+    seed: of the arguments that the function is called with; None: others at each call, and a
+    verdict that is not "passed" says which. A script prints the Verdict.
+    Where nbgrader runs (NBGRADER_EXECUTION or NBGRADER_VALIDATING is set), a wrong answer raises
+    AssertionError. There, and where a teacher sets MINILORA_GRADED=1, the last hint is not shown.
+    Raises ValueError on an unknown exercise.
     """
-    exercise: Exercise = find("exercise", name, EXERCISES)
-    judgement = judged(exercise, answer)
+    find("exercise", name, EXERCISES)
+    if seed is None:
+        seed = 0 if os.environ.get(STATIC) else secrets.randbelow(SEEDS)
+    judgement = judged(name, answer, seed)
     if hints is None:
-        _failed[name] += judgement.status == "failed"
-        hints = _failed[name] if judgement.status == "failed" else 0
-    verdict = Verdict(name, *judgement, exercise.hints[:hints], len(exercise.hints))
-    if os.environ.get("NBGRADER_EXECUTION") == "autograde" and not verdict:
+        failed = judgement.status == "failed"
+        hints = count_wrong(name, _mark(name, answer)) if failed else 0
+    shown = hints_for(EXERCISES[name], judgement.slip)
+    used = seed if EXERCISES[name].takes(answer) and judgement.status == "failed" else None
+    verdict = Verdict(name, *judgement, shown[:hints], len(shown), used)
+    if grader_runs() and not verdict:
         raise AssertionError(repr(verdict))
     return show(verdict)
 
 
-def hint(name: str, number: int = 1) -> str:
-    """One of an exercise's three hints. Raises ValueError for a number that is not 1, 2 or 3."""
-    exercise: Exercise = find("exercise", name, EXERCISES)
-    if number not in (1, 2, 3):
-        raise ValueError(f"hint: got {number!r}, wanted 1, 2 or 3")
-    return exercise.hints[number - 1]
+def judged(name: str, answer: Any, seed: int) -> Judgement:
+    """What there is to say of an answer, without a hint.
+
+    seed: of the arguments that a function is called with.
+    """
+    exercise: Exercise = EXERCISES[name]
+    if exercise.kind == "predict":
+        return _number(exercise, answer)
+    if answer is None or answer is ...:
+        return Judgement("open", "not written yet")
+    if not exercise.takes(answer):
+        wanted = "a function" if exercise.functions == 1 else "the tuple (forward, backward)"
+        words = ": its name, without brackets behind it" if np.ndim(answer) else ""
+        return Judgement("failed", f"got a {type(answer).__name__}, wanted {wanted}{words}")
+    if exercise.through and any(map(is_blank, answer if isinstance(answer, tuple) else [answer])):
+        return Judgement("open", "not written yet")
+    returned = call_each(exercise.run(answer), arguments(name, seed))
+    cases = exercise.drawn(seed)  # not before: a function could read them from here
+    if exercise.kind == "blank":
+        return judge(cases, returned)
+    return _broken(exercise, cases, returned)
 
 
-def judged(exercise: Exercise, answer: Any) -> Judgement:
-    """What there is to say of an answer: its number, its function, or a tuple of functions."""
-    judges = {"predict": _number, "blank": _function, "break": _broken}
-    return judges[exercise.kind](exercise, answer)
+def arguments(name: str, seed: int) -> list[dict[str, Any]]:
+    """What an exercise's function is called with."""
+    return [case.args for case in EXERCISES[name].drawn(seed)]
+
+
+def _mark(name, answer) -> Any:
+    """Equal for two answers that are wrong in the same way."""
+    exercise: Exercise = EXERCISES[name]
+    if not exercise.takes(answer):
+        return _plain(answer)
+    return [_plain(value) for value in call_each(exercise.run(answer), arguments(name, 0))]
+
+
+def _plain(value) -> Any:
+    """A returned value as one that can be compared: to six digits."""
+    if isinstance(value, tuple | list) and numbers(value) is None:
+        return [_plain(part) for part in value]
+    a = numbers(value)
+    if a is None:
+        return repr(value) if isinstance(value, str | tuple) else type(value).__name__
+    return a.shape, [f"{number:.5e}" for number in a.ravel()]
 
 
 def _number(exercise, answer) -> Judgement:
     if answer is None or answer is ...:
         return Judgement("open", "no number yet: write one before you go on")
-    if not isinstance(answer, int | float | np.number) or isinstance(answer, bool):
-        return Judgement("failed", f"got a {type(answer).__name__}, wanted a number")
+    try:
+        given = None if isinstance(answer, str | bytes | bool | np.bool) else float(answer)
+    except (TypeError, ValueError, OverflowError):
+        given = None
+    if given is None or np.ndim(answer):
+        return Judgement("failed", f"got {_an(type(answer).__name__)}, wanted a number")
     right = float(exercise.number())
-    if agree(float(answer), right, exercise.tolerance):
+    if agree(given, right, exercise.tolerance):
         return Judgement("passed", f"{right:,g} is right. {exercise.because}")
-    near = [words for wrong, words in exercise.near.items() if agree(float(answer), wrong, 1e-9)]
-    notes = ("yours", f"{answer:,g}"), *(("looks like", words) for words in near)
+    near = [words for wrong, words in exercise.near.items() if agree(given, wrong, 1e-9)]
+    notes = ("yours", f"{given:,g}"), *(("looks like", words) for words in near)
     return Judgement("failed", "that is not the number", notes)
 
 
-def _function(exercise, answer) -> Judgement:
-    if answer is None or answer is ...:
-        return Judgement("open", "not written yet")
-    if not callable(answer):
-        return Judgement("failed", f"got a {type(answer).__name__}, wanted a function")
-    return judge(answer, exercise.cases())
+def _an(noun) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def _broken(exercise, answer) -> Judgement:
+def _broken(exercise: Exercise, cases, returned) -> Judgement:
     """Passed where the function is wrong in the way that was asked for."""
-    judgement = _function(exercise, answer)
-    status, says, notes, slip = judgement
-    if status == "open" or not callable(answer):
+    judgement = judge(cases, returned)
+    runs, faults = sort_out(cases, returned)
+    if judgement.status == "open":
         return judgement
-    if status == "passed":
+    if judgement.status == "passed":
         return Judgement("failed", "nothing is broken: it is right everywhere")
-    cases = exercise.cases()
+    if faults:
+        return Judgement(*faults[0])
     if exercise.unseen:
-        at_start = judge(answer, [case.but(**exercise.unseen(case)) for case in cases])
-        if at_start.status == "passed":
-            return Judgement(
-                "passed", f"wrong, and unseen at the start; away from it: {says}", notes
-            )
-        return Judgement("failed", f"it is seen at the start already: {at_start.says}")
+        return _unseen(exercise.unseen.output, cases, returned)
+    status, says, notes, slip = judgement
     if exercise.wanted:
-        if (
-            judge(answer, [replace(case, reference=exercise.wanted) for case in cases])[0]
-            == "passed"
-        ):
-            return Judgement("passed", f"broken as asked, and caught: {says}", notes)
-        return Judgement("failed", "broken, but not in the way asked for", notes)
-    if slip == exercise.slip:
-        return Judgement("passed", f"caught and named: {slip}", notes, slip)
+        asked = judge([replace(case, reference=exercise.wanted) for case in cases], returned)
+        if asked.status != "passed":
+            return Judgement("failed", "broken, but not in the way asked for", notes, slip)
+        caught = f"caught and named: {slip}" if slip else f"broken as asked, and caught: {says}"
+        return Judgement("passed", caught, notes, slip)
+    wrong = _wrong_names(runs)
+    if all(explains(exercise.slip, runs, name) for name in wrong):
+        return Judgement("passed", f"caught and named: {exercise.slip}", notes, exercise.slip)
     return Judgement(
         "failed", f"broken, but not by the slip asked for, {exercise.slip}", notes, slip
     )
+
+
+def _unseen(only, cases, returned) -> Judgement:
+    """Passed where one output alone is wrong, and right with the arguments of the start."""
+    half = len(cases) // 2  # the first half is away from the start
+    seen, found = judge(cases[half:], returned[half:]), judge(cases[:half], returned[:half])
+    if seen.status != "passed":
+        return Judgement("failed", f"it is seen at the start already: {seen.says}", seen.notes)
+    away, _ = sort_out(cases[:half], returned[:half])
+    others = [name for name in _wrong_names(away) if name != only]
+    if others:
+        says = f"{and_list(others)} must stay right: only {only} is to be wrong"
+        return Judgement("failed", says, found.notes)
+    for case, outputs in away:
+        got = numbers(outputs[only])
+        if np.shape(got) != case.true[only].shape or not np.isfinite(got).all():
+            says = f"{only} must keep its shape and be finite: every check would see that"
+            return Judgement("failed", says, found.notes)
+    says = f"wrong, and unseen at the start; away from it: {found.says}"
+    return Judgement("passed", says, found.notes)
+
+
+def _wrong_names(runs) -> list[str]:
+    """The outputs that are wrong in some case."""
+    names = runs[0][0].true
+    return [n for n in names if any(not is_right(case, outputs, n) for case, outputs in runs)]

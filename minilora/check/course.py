@@ -1,14 +1,25 @@
-"""What the notebooks show: figures with captions, and sliders that draw them again."""
+"""What the notebooks show: figures with captions, and sliders that draw them again.
+
+From kept: `keep`, `mine` and `technique`, for what a student has written.
+"""
 
 import contextlib
+import io
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ..lab.cells import Record, read
 from ..methods import METHODS
 from ..support import plots
+from ..support.files import data_folder
+from .hints import STATIC
+from .kept import keep, mine, technique
 
-STATIC = "MINILORA_STATIC"  # set where notebooks are built: there no slider can move
+__all__ = [
+    *("explore", "figure", "look", "race", "records", "show"),
+    *("keep", "mine", "technique"),
+]
 
 
 @contextlib.contextmanager
@@ -31,9 +42,12 @@ def figure(
 
 
 def _plain_numbers(axis) -> None:
-    """0.1, 20 and 1,000 on a logarithmic axis, in place of powers of ten."""
-    from matplotlib.ticker import LogLocator
+    """0.1, 20, 1,000 on a logarithmic axis, in place of powers of ten; ticks that were set stay."""
+    from matplotlib.ticker import FixedLocator, LogLocator
 
+    if isinstance(axis.get_major_locator(), FixedLocator):
+        axis.set_minor_formatter("")
+        return
     low, high = axis.get_view_interval()
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,), numticks=12))
     axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
@@ -44,7 +58,17 @@ def show(canvas, caption: str) -> None:
     """Display a figure as a PNG, and below it what to see in it."""
     from IPython.display import Image, Markdown, display
 
-    display(Image(plots.png(canvas), alt=caption), Markdown(f"**Figure.** {caption}"))
+    display(Image(_small(plots.png(canvas)), alt=caption), Markdown(f"**Figure.** {caption}"))
+
+
+def _small(png: bytes) -> bytes:
+    """The same picture in 256 colours: about a third of the bytes, since notebooks hold many."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    picture.quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    return file.getvalue()
 
 
 def look(name: str) -> dict[str, str]:
@@ -72,6 +96,17 @@ def explore(draw: Callable[..., None], **values: list) -> None:
         for name, v in values.items()
     }
     interact(draw, **sliders)
+
+
+def records(study: str, **cell: Any) -> list[Record]:
+    """The committed runs of a study whose cells have these settings: records("cost", kind="bytes").
+
+    Raises FileNotFoundError where the study has no record here.
+    """
+    path = data_folder() / "results" / f"{study}.jsonl"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not there; python -m studies {study} --out data/results")
+    return [r for r in read(path) if all(r["cell"].get(k) == v for k, v in cell.items())]
 
 
 def race(calls: Mapping[str, Callable[[], Any]], flops: float, rounds: int = 7) -> None:

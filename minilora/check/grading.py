@@ -1,25 +1,20 @@
-"""Points for an answer, one for each right output, on cases that no notebook shows."""
+"""Points for an answer, one for each right output, on arguments that no student can know."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from ..support.files import find
 from ..support.terminal import encodable
-from .answer import judged
-from .judge import run_case
+from .answer import arguments, judged
+from .calls import call_each
+from .judge import sort_out
 from .lessons import EXERCISES
 from .lessons.exercise import Exercise
-from .slips import Case, agree
+from .slips import is_right
 from .verdict import Verdict
 
-SEED = (
-    "MINILORA_SEED"  # set where a class is graded: feedback shows cells, and so no seed is in them
-)
-DRAWS = 3  # each case is drawn so many times
+SEED = "MINILORA_SEED"  # set where a class is graded: feedback shows cells, so no cell has it
+DRAWS = 3  # so many times the arguments are drawn
 
 
 def points(name: str) -> int:
@@ -28,14 +23,16 @@ def points(name: str) -> int:
     Raises ValueError on an unknown exercise.
     """
     exercise: Exercise = find("exercise", name, EXERCISES)
-    return len(exercise.cases()[0].true) if exercise.kind == "blank" else 1
+    if exercise.kind != "blank":
+        return 1
+    return sum(output is not None for output in exercise.drawn(0)[0].true.values())
 
 
 def grade(name: str, answer: Any, seed: int | None = None) -> float:
     """The points of an answer, from 0 to `points(name)`; the verdict on it is printed.
 
-    An output counts where it is right in every case. seed: draws the numbers of the cases; None:
-    the whole number in the environment variable MINILORA_SEED.
+    An output counts where it is right with all arguments. seed: draws them; None: the whole number
+    in the environment variable MINILORA_SEED. One seed asks the same of a whole class.
     Raises ValueError on an unknown exercise, or where no seed is given.
     """
     exercise: Exercise = find("exercise", name, EXERCISES)
@@ -44,44 +41,23 @@ def grade(name: str, answer: Any, seed: int | None = None) -> float:
         if not given.isdecimal():
             raise ValueError(f"grade: {SEED} is {given!r}, wanted a whole number")
         seed = int(given)
-    cases = drawn_anew(exercise.cases(), seed)
-    judgement = judged(replace(exercise, cases=lambda: cases), answer)
+    seeds = range(DRAWS * seed, DRAWS * (seed + 1))
+    verdicts = [judged(name, answer, each) for each in seeds]
+    judgement = next((j for j in verdicts if j.status != "passed"), verdicts[0])
     print(encodable(str(Verdict(name, *judgement, hints_in_all=0))))
     if judgement.status == "passed":
         return float(points(name))
-    if judgement.status == "open" or exercise.kind != "blank":
+    if judgement.status == "open" or exercise.kind != "blank" or not exercise.takes(answer):
         return 0.0
-    return float(_right_outputs(exercise, answer, cases))
+    right = set.intersection(*(_right_outputs(exercise, answer, each) for each in seeds))
+    return float(min(len(right), points(name) - 1))
 
 
-def drawn_anew(cases: Sequence[Case], seed: int) -> list[Case]:
-    """The cases with other numbers, `DRAWS` times: same shapes, same signs where all are one sign.
-
-    Each float is multiplied by a factor from 1/2 to 2, and an array with both signs gets new ones.
-    Whole numbers stay: ranks, tokens, places.
-    """
-    rng = np.random.default_rng(seed)
-
-    def other(value):
-        if isinstance(value, float):
-            return value * 2.0 ** rng.uniform(-1, 1)
-        if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
-            return value
-        signs = rng.choice([-1.0, 1.0], value.shape) if (value < 0).any() else 1.0
-        return value * signs * 2.0 ** rng.uniform(-1, 1, value.shape)
-
-    return [
-        case.but(**{name: other(value) for name, value in case.args.items()})
-        for case in list(cases) * DRAWS
-    ]
-
-
-def _right_outputs(exercise: Exercise, answer: Any, cases: Sequence[Case]) -> int:
-    """How many outputs of the function are right in every case; 0 where it stops in one."""
-    right = set(cases[0].true)
-    for case in cases:
-        outputs = run_case(answer, case)
-        if not isinstance(outputs, dict):
-            return 0
-        right = {name for name in right if agree(outputs[name], case.true[name])}
-    return len(right)
+def _right_outputs(exercise: Exercise, answer: Any, seed: int) -> set[str]:
+    """The outputs that are right in all cases of a seed; none where the function stops in one."""
+    returned = call_each(exercise.run(answer), arguments(exercise.name, seed))
+    runs, faults = sort_out(exercise.drawn(seed), returned)
+    if faults:
+        return set()
+    names = [name for name, true in runs[0][0].true.items() if true is not None]
+    return {n for n in names if all(is_right(case, outputs, n) for case, outputs in runs)}

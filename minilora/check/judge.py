@@ -1,15 +1,13 @@
-"""A reader's function against the right outputs: what is wrong, where, and which slip it is."""
+"""What a reader's function returned against the right outputs: what is wrong, where, which slip."""
 
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..support.pair_form import and_list, are_right
-from .slips import SLIPS, Case, Outputs, agree, recognise
-
-Notes = tuple[tuple[str, str], ...]  # (label, words)
+from .calls import Fault, Notes
+from .slips import EXACT, SLIPS, Case, Outputs, Runs, agree, is_right, numbers, recognise
 
 
 class Judgement(NamedTuple):
@@ -21,54 +19,80 @@ class Judgement(NamedTuple):
     slip: str | None = None
 
 
-def judge(function: Callable, cases: Sequence[Case]) -> Judgement:
-    """Run a reader's function on every case, and say what is wrong first."""
-    runs: list[tuple[Case, Outputs]] = []
-    stopped: list[Judgement] = []
-    for case in cases:
-        outputs = run_case(function, case)
-        if isinstance(outputs, Judgement):
-            stopped.append(outputs)
-        else:
-            runs.append((case, outputs))
+def judge(cases: Sequence[Case], returned: Sequence[Any]) -> Judgement:
+    """Compare what a function returned in each case; say what is wrong first.
+
+    returned: by `call_each`, one for each case.
+    """
+    runs, faults = sort_out(cases, returned)
     for case, outputs in runs:
-        wrong = [name for name, true in case.true.items() if not agree(outputs[name], true)]
+        wrong = [name for name in case.true if not is_right(case, outputs, name)]
         if wrong:
             judgement = _wrong(case, outputs, wrong, runs)
-            also = tuple(("other shapes", other.says) for other in stopped[:1])
+            also = tuple(("other shapes", fault.says) for fault in faults[:1])
             return judgement._replace(notes=judgement.notes + also)
-    if stopped:
-        return stopped[0]
-    names = [name for name, true in cases[0].true.items() if true is not None]
-    return Judgement("passed", f"{are_right(names)}, in float64, on {len(cases)} sets of shapes")
+    return Judgement(*faults[0]) if faults else _right(runs)
 
 
-def run_case(function, case) -> Outputs | Judgement:
-    """The function's outputs by name, or what stopped it."""
-    args = {n: np.copy(a) if isinstance(a, np.ndarray) else a for n, a in case.args.items()}
-    names = list(case.true)
-    try:
-        returned = function(*args.values())
-    except NotImplementedError:
-        return Judgement("open", "not written yet")
-    except Exception as error:  # a reader's function may raise anything
-        line = traceback.extract_tb(error.__traceback__)[-1].line
-        shapes = ", ".join(f"{n} {np.shape(a)}" for n, a in args.items() if np.ndim(a))
-        message = str(error).splitlines()[:1] or [""]
-        where = (("in the line", line),) if line else ()
-        says = f"it raised {type(error).__name__}: {message[0]}"
-        return Judgement("failed", says, (*where, ("shapes", shapes)))
-    if returned is None or returned is ...:
-        return Judgement("open", "not written yet")
-    outputs = returned if isinstance(returned, tuple) else (returned,)
-    if len(outputs) != len(names):
-        says = f"it returned {len(outputs)} values, wanted {len(names)}: {', '.join(names)}"
-        return Judgement("failed", says)
-    for name, a in args.items():
-        if isinstance(a, np.ndarray) and not np.array_equal(a, case.args[name]):
-            says = f"it wrote into its argument {name}: make a new array instead"
-            return Judgement("failed", says)
-    return dict(zip(names, outputs))
+def sort_out(cases: Sequence[Case], returned: Sequence[Any]) -> tuple[Runs, list[Fault]]:
+    """The cases with outputs, and the faults of those without."""
+    runs, faults = [], []
+    for case, value in zip(cases, returned):
+        outputs = value if isinstance(value, Fault) else _by_name(value, case.true)
+        if isinstance(outputs, Fault):
+            faults.append(outputs)
+        else:
+            runs.append((case, outputs))
+    return runs, faults
+
+
+def _by_name(returned, true) -> Outputs | Fault:
+    """The outputs by name; a list or an array of them will do as well as a tuple."""
+    names = list(true)
+    several = isinstance(returned, tuple | list)
+    if len(names) == 1:
+        (name,) = names
+        if several and len(returned) == 1:
+            returned = returned[0]
+        elif isinstance(returned, tuple) and np.shape(numbers(returned)) != np.shape(true[name]):
+            return Fault("failed", f"it returned {len(returned)} values, wanted 1: {name}")
+        elif isinstance(returned, np.ndarray) and returned.size == 1 and not np.ndim(true[name]):
+            returned = returned.reshape(())
+        return {name: returned}
+    several = several or (isinstance(returned, np.ndarray) and len(returned) == len(names))
+    listed = ", ".join(names)
+    if not several:
+        says = f"it returned {_kind(returned)}, wanted {len(names)} values: {listed}"
+        return Fault("failed", says)
+    if len(returned) != len(names):
+        count = f"{len(returned)} value{'s' * (len(returned) != 1)}"
+        return Fault("failed", f"it returned {count}, wanted {len(names)}: {listed}")
+    return dict(zip(names, returned))
+
+
+def _right(runs) -> Judgement:
+    """All is right: to which precision, and in which dtype."""
+    names = [name for name, true in runs[0][0].true.items() if true is not None]
+    single = [n for n in names if any(_dtype(o[n]) == np.float32 for _, o in runs)]
+    coarse = [n for n in names if any(not agree(o[n], c.true[n], EXACT) for c, o in runs)]
+    notes: Notes = ()
+    if single:
+        come = "comes" if len(single) == 1 else "come"
+        words = f"{and_list(single)} {come} back as float32, from float64"
+        notes = (("dtype", f"{words}: a result has the dtype of the arguments"),)
+    elif coarse:
+        s = "s" * (len(coarse) == 1)
+        words = f"{and_list(coarse)} agree{s} to seven digits or fewer, as in float32"
+        notes = (("digits", words),)
+    how = "to the precision of float32" if single or coarse else "in float64"
+    return Judgement(
+        "passed", f"{are_right(names)}, {how}, on {len(runs)} sets of arguments", notes
+    )
+
+
+def _dtype(a):
+    a = numbers(a)
+    return None if a is None else a.dtype
 
 
 def _wrong(case, outputs, wrong, runs) -> Judgement:
@@ -80,10 +104,16 @@ def _wrong(case, outputs, wrong, runs) -> Judgement:
         f", and so {'is' if len(wrong) == 2 else 'are'} {and_list(wrong[1:])}" if wrong[1:] else ""
     )
     notes = describe(name, outputs[name], true[name])
-    slip = recognise(runs, name)
+    slips = ((n, recognise(runs, n)) for n in wrong)
+    which, slip = next((found for found in slips if found[1]), (name, None))
+    words = ""
     if slip:
         s = f" = {case.args['s']:g}" if "s" in case.args else ""
-        notes += (("looks like", SLIPS[slip].says.format(name=name, s=s)),)
+        says = SLIPS[slip].says if slip in SLIPS else slip  # of this exercise alone: its words
+        words = says.format(name=which, s=s, over=case.over, paths=case.paths)
+    elif ratio := constant_ratio(outputs[name], true[name]):
+        words = f"{name} is {times(ratio)} the right one"
+    notes += (("looks like", words),) if words else ()
     return Judgement("failed", f"{name} is wrong{others}{also}", notes, slip)
 
 
@@ -91,13 +121,14 @@ def describe(name: str, got: Any, true: Any) -> Notes:
     """Shape and worst entry of a wrong output."""
     if true is None:
         return (("wanted", f"None: {name} is not needed"), ("got", _kind(got)))
-    if got is None or np.asarray(got).dtype.kind not in "fiu":
-        return (("wanted", _kind(true)), ("got", "None" if got is None else type(got).__name__))
-    same = np.shape(got) == np.shape(true)
-    shape = f"expected {np.shape(true)}, got {np.shape(got)}  {'✓' if same else '✗'}"
+    given = numbers(got)
+    if got is None or given is None:
+        return (("wanted", _kind(true)), ("got", _kind(got)))
+    same = given.shape == np.shape(true)
+    shape = f"expected {np.shape(true)}, got {given.shape}  {'✓' if same else '✗'}"
     if not same:
         return (("shape", shape),)
-    got, true = np.asarray(got, np.float64), np.asarray(true)
+    got, true = given.astype(np.float64), np.asarray(true)
     gaps = np.abs(got - true)
     place = np.unravel_index(np.argmax(np.where(np.isnan(gaps), np.inf, gaps)), true.shape)
     yours, expected = float(got[place]), float(true[place])
@@ -110,9 +141,27 @@ def describe(name: str, got: Any, true: Any) -> Notes:
 
 
 def _kind(a) -> str:
-    if np.ndim(a):
-        return f"an array {np.shape(a)}"
-    return f"the number {a:.6g}" if isinstance(a, int | float | np.number) else type(a).__name__
+    if isinstance(a, np.ndarray) and a.ndim:
+        return f"an array {a.shape}" + ("" if a.dtype.kind in "fiu" else f" of {a.dtype}")
+    if isinstance(a, int | float | np.number) and not isinstance(a, bool):
+        return f"the number {a:.6g}"
+    return "None" if a is None else f"a {type(a).__name__}"
+
+
+def constant_ratio(got: Any, true: Any) -> float:
+    """What every entry is multiplied by, or 0 where that is not one number."""
+    got = numbers(got)
+    if got is None or true is None or got.shape != np.shape(true) or not np.any(true):
+        return 0.0
+    ratio = float((got * true).sum() / np.square(true).sum())
+    return ratio if np.isfinite(ratio) and agree(got, ratio * true, 1e-6) else 0.0
+
+
+def times(ratio: float) -> str:
+    """A ratio in words, before "the right one": half of, 3 times."""
+    text = fraction(ratio)
+    plain = {"1/2": "half of", "2": "twice", "-1": "minus"}
+    return plain.get(text, f"{text} of" if "/" in text else f"{text} times")
 
 
 def fraction(ratio: float) -> str:

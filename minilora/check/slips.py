@@ -1,15 +1,20 @@
-"""The nine known slips, as data: each gives the wrong outputs that it leads to.
+"""The known slips, as data: each gives the wrong outputs that it leads to.
 
 Where a slip gives the very numbers of a reader's wrong answer, it is named.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import permutations
 from typing import Any
 
 import numpy as np
 
 Outputs = dict[str, Any]  # name -> array, number, or None where nothing is to be returned
+
+EXACT = 1e-9  # relative to the largest entry: float64, whatever the order of a sum
+SINGLE = 1e-5  # the same mathematics in float32
 
 
 @dataclass(frozen=True)
@@ -20,11 +25,14 @@ class Case:
     reference: Callable[..., Outputs]  # (**args) -> the right outputs, by name
     rows: tuple[str, ...] = ()  # arguments with one row for each token
     summed: tuple[str, ...] = ()  # outputs that are sums over those rows
-    adapter: str = ""  # the argument that switches the adapter off when it is zero
+    over: str = "all rows: all tokens of all sequences in the batch"  # what they sum over
+    adapter: str = ""  # the argument that switches the adapter, or the step, off when it is zero
     two_paths: tuple[str, ...] = ()  # outputs with a base path and an adapter path
-    slips: Mapping[str, Callable[..., list[Outputs]]] = field(default_factory=dict)  # its own
+    paths: str = "paths: one goes through W, one through the adapter"
+    # the wrong outputs of a known slip here; or of a slip of this exercise alone, by its words
+    slips: Mapping[str, Callable[..., list[Outputs]]] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def true(self) -> Outputs:
         """The right outputs."""
         return self.reference(**self.args)
@@ -37,25 +45,27 @@ class Case:
         """An output with the adapter switched off; 0 where it has no base path."""
         if name not in self.two_paths:
             return 0.0
-        off = np.zeros_like(self.args[self.adapter])
-        return self.but(**{self.adapter: off}).true[name]
+        switch = self.args[self.adapter]
+        return self.but(**{self.adapter: np.zeros_like(switch) if np.ndim(switch) else 0.0}).true[
+            name
+        ]
 
 
-Tries = Callable[[Case, str], Iterator[Any]]  # (case, output) -> wrong values of this output
+Tries = Callable[[Case, str, Any], Iterator[Any]]  # (case, output, what came) -> wrong values
 
 
 def _scaled(power: int) -> Tries:
     """The adapter's part times a power of s."""
 
-    def tries(case, name):
+    def tries(case, name, got):
         true, base = case.true[name], case.base(name)
-        if true is not None and "s" in case.args:
+        if "s" in case.args:
             yield base + (true - base) * case.args["s"] ** power
 
     return tries
 
 
-def _transposed(case: Case, name: str) -> Iterator[Any]:
+def _transposed(case: Case, name: str, got: Any) -> Iterator[Any]:
     """The output transposed, or its adapter's part; or made from transposed square matrices."""
     true, base = case.true[name], case.base(name)
     if np.ndim(true) != 2:
@@ -74,86 +84,201 @@ def _transposed(case: Case, name: str) -> Iterator[Any]:
         yield case.but(**changed).true[name]
 
 
-def _no_sum(case: Case, name: str) -> Iterator[Any]:
-    """Each row's part by itself, their mean, one row's or one sequence's alone."""
+def _no_sum(case: Case, name: str, got: Any) -> Iterator[Any]:
+    """Each row's part by itself, one of them, their mean, some of them, or each sequence's sum."""
     if name not in case.summed:
         return
     M = len(case.args[case.rows[0]])
     rows = [{r: case.args[r][i : i + 1] for r in case.rows} for i in range(M)]
     parts = np.stack([case.but(**row).true[name] for row in rows])
-    yield from (parts, parts.mean(0), parts[0], parts[-1])
+    yield from (parts.transpose(order) for order in permutations(range(parts.ndim)))
+    yield from (parts.mean(0), *parts, parts.max(0), parts.min(0), np.median(parts, 0))
+    for reduce in (np.sum, np.mean):  # before the product in place of after it
+        once = {r: reduce(case.args[r], axis=0, keepdims=True) for r in case.rows}
+        yield case.but(**once).true[name]
     for N in (n for n in range(2, M) if M % n == 0):  # N sequences of M/N tokens
         sequences = parts.reshape(N, M // N, *parts.shape[1:])
         yield from (sequences.sum(1), sequences.sum(0), sequences.sum(1).mean(0))
+    if np.shape(got) == parts.shape[1:] and got.size >= 2 * M:
+        # a sum of the parts with weights that are not the same for all rows
+        weights, *_ = np.linalg.lstsq(parts.reshape(M, -1).T, got.ravel(), rcond=None)
+        if not agree(weights, np.full(M, weights.mean()), SINGLE):
+            yield np.tensordot(weights, parts, 1)
 
 
-def _path_missing(case: Case, name: str) -> Iterator[Any]:
+def _path_missing(case: Case, name: str, got: Any) -> Iterator[Any]:
     """One of the two paths alone."""
     if name in case.two_paths:
         base = case.base(name)
         yield from (base, case.true[name] - base)
 
 
+def _other_sign(case: Case, name: str, got: Any) -> Iterator[Any]:
+    """Minus the output, or one of its two paths subtracted."""
+    true, base = case.true[name], case.base(name)
+    yield from (-true, 2 * base - true, true - 2 * base)
+
+
+def _rounded(case: Case, name: str, got: Any) -> Iterator[Any]:
+    """Values that float16 or integers can hold."""
+    true = case.true[name]
+    if not np.ndim(true) or np.asarray(true).dtype.kind != "f" or np.shape(got) != true.shape:
+        return
+    yield from (np.trunc(true), np.rint(true), np.floor(true))
+    with np.errstate(over="ignore"):
+        if np.array_equal(got, got.astype(np.float16)) and agree(got, true, 0.01):
+            yield got
+
+
 @dataclass(frozen=True)
 class Slip:
     """A known slip."""
 
-    says: str  # {name}: the output; {s}: " = 16" where the scale is known
+    says: (
+        str  # {name}: the output; {s}: " = 16" where the scale is known; {over}, {paths}: see Case
+    )
+    hint: str  # leads to the place, and does not give the answer
     tries: Tries | None = None  # besides the exercise's own variants
 
 
 SLIPS = {
-    "scale missing": Slip("the scale s = α/r{s} was left out of {name}", _scaled(-1)),
-    "scale twice": Slip("the scale s = α/r{s} is in {name} twice", _scaled(1)),
-    "transposed": Slip("{name} is transposed, or was made with a transposed matrix", _transposed),
+    "swapped": Slip(
+        "the outputs are right and in another order: {name} stands in the place of another",
+        "Compare the order of what you return with the order that is asked for.",
+    ),
+    "scale missing": Slip(
+        "the scale s = α/r{s} was left out of {name}",
+        "Mark s in the forward pass. Which of your lines belong to the path that it stands in?",
+        _scaled(-1),
+    ),
+    "scale twice": Slip(
+        "the scale s = α/r{s} is in {name} twice",
+        "Mark s in each of your lines. Does a line with s use another line that has it already?",
+        _scaled(1),
+    ),
+    "sign": Slip(
+        "{name}, or a part of it, has the wrong sign",
+        "Look at each + and -. A gradient says where the loss grows; a step goes against it.",
+        _other_sign,
+    ),
+    "transposed": Slip(
+        "{name} is transposed, or was made with a transposed matrix",
+        "Write the shape below each factor. Where a matrix is square, no error shows a wrong one.",
+        _transposed,
+    ),
     "no sum": Slip(
-        "{name} is not the sum over all rows: all tokens of all sequences in the batch", _no_sum
+        "{name} is not the sum over {over}",
+        "What does one row alone give to this output? And then all of them together?",
+        _no_sum,
     ),
     "path missing": Slip(
-        "{name} has only one of its two paths: one goes through W, one through the adapter",
+        "{name} has only one of its two {paths}",
+        "In how many places does the forward pass use it? Each of them gives a term.",
         _path_missing,
     ),
-    "frozen moved": Slip("A is frozen here, but {name} would move it"),
+    "frozen moved": Slip(
+        "A is frozen here, but {name} would move it",
+        "Which arrays does this technique train? All others stay as they are.",
+    ),
     "b on the wrong side": Slip(
-        "in {name}, b scales the r numbers before B: it belongs after B, one number an output"
+        "in {name}, b scales the r numbers before B: it belongs after B, one number an output",
+        "b has O numbers, and d has r. Which array in the middle of the pass has O columns?",
     ),
     "not the products' difference": Slip(
-        "{name} moved by gradients or by the factors' differences: it moves by B'A' - BA"
+        "{name} moved by gradients, by the factors' differences or by the new product: it moves by "
+        "B'A' - BA",
+        "Work out the product of the factors twice, before their step and after it.",
     ),
-    "ratio on A": Slip("the ratio went to A: B is the one that learns faster, see {name}"),
+    "ratio on A": Slip(
+        "the ratio went to A: B is the one that learns faster, see {name}",
+        "Which of the two factors starts at zero, and so has further to go?",
+    ),
+    "ratio missing": Slip(
+        "{name} learns at the rate lr: the ratio was left out",
+        "The two factors have different rates. Which argument do you not use?",
+    ),
+    "epsilon": Slip(
+        "eps is missing in {name}, or it stands in another place",
+        "Say the formula from the inside out: square, mean, … At which of these does eps come in?",
+    ),
+    "dtype": Slip(
+        "{name} is right but for rounding, as if float16 or integers had held it",
+        "Look for astype, for float16, and for arrays of integers that results are written into.",
+        _rounded,
+    ),
 }
 
 
-def agree(got: Any, wanted: Any, tolerance: float = 1e-7) -> bool:
+def numbers(a: Any) -> np.ndarray | None:
+    """An output as an array of numbers; None where it is not one."""
+    try:
+        a = np.asarray(a)
+    except Exception:  # rows of different lengths; an object with a life of its own
+        return None
+    if a.dtype.kind == "c" and np.abs(a.imag).max(initial=0) <= EXACT * np.abs(a).max(initial=0):
+        a = a.real
+    return a if a.dtype.kind in "fiu" else None
+
+
+def agree(got: Any, wanted: Any, tolerance: float) -> bool:
     """Do two outputs have one shape and one value, relative to the largest entry?"""
     if got is None or wanted is None:
         return got is None and wanted is None
-    got, wanted = np.asarray(got), np.asarray(wanted)
-    if got.shape != wanted.shape or got.dtype.kind not in "fiu":
+    got, wanted = numbers(got), np.asarray(wanted, np.float64)
+    if got is None or got.shape != wanted.shape:
         return False
     size = np.abs(wanted).max(initial=0.0)
-    return bool(np.all(np.abs(got - wanted) <= tolerance * (size + 1e-12)))
+    gaps = np.abs(got.astype(np.float64) - wanted)
+    return bool(np.all(gaps <= tolerance * (size + 1e-12)))
 
 
-def recognise(runs: list[tuple[Case, Outputs]], name: str) -> str | None:
-    """The slip that gives the reader's output in every case where this output is wrong.
+def is_right(case: Case, outputs: Outputs, name: str) -> bool:
+    """Is an output right, to the precision of float32 at least?"""
+    return agree(outputs[name], case.true[name], SINGLE)
 
-    runs: (case, the outputs of the reader's function for it).
-    """
-    wrong = [(case, got[name]) for case, got in runs if not agree(got[name], case.true[name])]
-    if any(case.true[name] is None for case, _ in wrong):
+
+Runs = list[tuple[Case, Outputs]]  # (case, the outputs of the reader's function for it)
+
+
+def recognise(runs: Runs, name: str) -> str | None:
+    """The slip that gives the reader's output in every case where this output is wrong."""
+    if _swapped(runs, name):
+        return "swapped"
+    if any(case.true[name] is None and got[name] is not None for case, got in runs):
         return "frozen moved"
-    for slip in SLIPS if wrong else ():
-        if all(any(agree(got, v) for v in _values(slip, case, name)) for case, got in wrong):
-            return slip
-    return None
+    own = dict.fromkeys(s for case, _ in runs for s in case.slips if s not in SLIPS)
+    return next((slip for slip in (*own, *SLIPS) if explains(slip, runs, name)), None)
 
 
-def _values(slip, case, name) -> Iterator[Any]:
-    """The wrong values of an output that a slip gives in a case."""
-    tries, variants = SLIPS[slip].tries, case.slips.get(slip)
-    if tries:
-        yield from tries(case, name)
-    for outputs in variants(**case.args) if variants else ():
-        if name in outputs:
-            yield outputs[name]
+def explains(slip: str, runs: Runs, name: str) -> bool:
+    """Is an output wrong, and does this slip give it in every case where it is wrong?"""
+    wrong = [(case, outputs) for case, outputs in runs if not is_right(case, outputs, name)]
+    return bool(wrong) and all(_gives(slip, case, outputs, name) for case, outputs in wrong)
+
+
+def _gives(slip, case, outputs, name) -> bool:
+    """Does a slip give the wrong output of one case?"""
+    tries = SLIPS[slip].tries if slip in SLIPS else None
+    variants = case.slips.get(slip)
+    got = numbers(outputs[name])
+    if got is None or not np.isfinite(got).all() or case.true[name] is None:
+        return False
+    for wrong in variants(**case.args) if variants else ():
+        if name in wrong and all(agree(outputs[n], v, SINGLE) for n, v in wrong.items()):
+            return True
+    return tries is not None and any(agree(got, v, SINGLE) for v in tries(case, name, got))
+
+
+def _swapped(runs, name) -> bool:
+    """Is an output wrong because right ones were returned in another order?"""
+    wrong = [(case, outputs) for case, outputs in runs if not is_right(case, outputs, name)]
+    names = list(runs[0][0].true) if wrong else []
+    for order in permutations(names):
+        moved = order[names.index(name)] != name
+        if moved and all(
+            agree(outputs[n], case.true[other], SINGLE)
+            for case, outputs in wrong
+            for n, other in zip(names, order)
+        ):
+            return True
+    return False

@@ -22,15 +22,21 @@ class Verdict:
     slip: str | None = None  # the known slip that it looks like: a name of SLIPS
     hints: tuple[str, ...] = ()  # those that are shown
     hints_in_all: int = 3
+    seed: int | None = None  # draws the arguments again with which the answer failed
 
     def __bool__(self):
         return self.status == "passed"
 
     @property
     def rows(self) -> list[tuple[str, str]]:
-        """The notes, then the hints: (label, words)."""
+        """The notes, the seed, then the hints: (label, words)."""
         hints = enumerate(self.hints, 1)
-        return [*self.notes, *((f"hint {i} of {self.hints_in_all}", words) for i, words in hints)]
+        again = f'check("{self.exercise}", …, seed={self.seed}) calls it with the same arguments'
+        return [
+            *self.notes,
+            *((("again", again),) if self.seed is not None else ()),
+            *((f"hint {i} of {self.hints_in_all}", words) for i, words in hints),
+        ]
 
     def __repr__(self):
         lines = [f"{MARKS[self.status][0]} {self.exercise}: {self.says}"]

@@ -6,9 +6,9 @@ When you are done you can
 
 - write an operation as a pair of plain functions, forward and backward,
 - say what a cache must hold, and weigh it in bytes,
-- read the tape of a small network and follow a gradient back along it.
+- write the walk along a tape that finds every gradient of a network.
 
-*Needs*: NumPy and the chain rule. *Time*: 20 minutes to read, 25 to do.
+*Needs*: NumPy and the chain rule. *Time*: 20 minutes to read, 50 to do.
 *Papers*: none; the idea is Linnainmaa's, 1970. *The one idea*: forward leaves behind just what
 backward will read, and that is where the memory of training goes.
 """
@@ -176,27 +176,86 @@ with course.figure(caption, width=11, height=4) as axes:
 r"""
 ## Backward
 
-`backward` walks the tape from its end, hands each op its gradient and its cache, adds up where two paths
-meet, and frees every cache as it passes. What is left are the leaves' gradients. By hand:
+By hand first. Name the steps: $z = xW_1^\top$, $\text{hidden} = \tanh z$, $\text{error} = \text{hidden}\,W_2^\top - t$,
+$\text{loss} = \text{mean}(\text{error}^2)$, with $\tanh' = 1 - \tanh^2$. **Fill the blank**: start at the loss, and
+undo one step a line.
 """
 
-# %%
-hidden = np.tanh(x @ W1.data.T)
-error = hidden @ W2.data.T - t
-derror = 2 * error / error.size  # mean of error²
-dW2 = derror.T @ hidden  # y = hidden W₂ᵀ
-dhidden = derror @ W2.data
-dW1 = (dhidden * (1 - hidden**2)).T @ x  # tanh' = 1 - tanh²
+# %% exercise tape_network
+def tape_network(x, t, W1, W2):
+    """x (M, I), t (M, O), W1 (H, I), W2 (O, H) -> dW1 (H, I), dW2 (O, H)."""
+    ### BEGIN SOLUTION
+    hidden = np.tanh(x @ W1.T)
+    error = hidden @ W2.T - t
+    derror = 2 * error / error.size  # mean of error²
+    dW2 = derror.T @ hidden  # error = hidden W₂ᵀ - t
+    dhidden = derror @ W2  # error = hidden W₂ᵀ - t
+    dz = dhidden * (1 - hidden**2)  # hidden = tanh z
+    return dz.T @ x, dW2  # z = x W₁ᵀ
+    ### END SOLUTION
 
-ml.backward(loss)
-assert np.allclose(W1.grad, dW1) and np.allclose(W2.grad, dW2)
-assert all(node.cache is engine.FREED for node in nodes if node.op)
+# %% check tape_network
+check("tape_network", tape_network)
 
 # %% [markdown]
 r"""
-## What is frozen keeps nothing
+The tape can do this for any network. Walk it from its end: hand each op the gradient of its output and its cache,
+and give what its backward returns to its parents. Where two paths meet in a node, as at `error * error`, add.
 
-Whether $x$ must be kept depends on what trains. The gradient $dW$ reads $x$; a frozen linear has no $dW$:
+**Fill the blank.** A node has `op` (None for a leaf), `cache` and `parents`; `node.op.backward(dy, node.cache)` gives
+one gradient for each parent. A parent is None where nothing trains.
+"""
+
+# %% exercise tape_walk
+def tape_walk(nodes, dy):
+    """nodes of a tape, parents before children; dy of the last one -> {node: its gradient}."""
+    ### BEGIN SOLUTION
+    grads = {nodes[-1]: dy}
+    for node in reversed(nodes):
+        if node.op:
+            given = node.op.backward(grads[node], node.cache)
+            for parent, grad in zip(node.parents, given):
+                if parent is not None and grad is not None:
+                    grads[parent] = grads[parent] + grad if parent in grads else grad
+    return grads
+    ### END SOLUTION
+
+# %% check tape_walk
+check("tape_walk", tape_walk)
+
+# %% [markdown]
+r"""
+What passes its check is kept in a file of your own, `my_minilora.py`, beside the notebooks. Later notebooks import
+your function from there; as long as there is none, they use the package's and say so.
+"""
+
+# %%
+course.keep("mul_backward", mul_backward)
+course.keep("linear_backward", linear_backward)
+course.keep("tape_network", tape_network)
+course.keep("tape_walk", tape_walk)
+by_hand, walk = course.mine("tape_network", "tape_walk")
+
+# %% [markdown]
+r"""
+By hand, by your walk, and by the package's `backward`, which does one thing more: it frees every cache as it passes.
+"""
+
+# %%
+dW1, dW2 = by_hand(x, t, W1.data, W2.data)
+grads = walk(nodes, np.ones(()))
+ml.backward(loss)
+for leaf, right in ((W1, dW1), (W2, dW2)):
+    assert np.allclose(grads[leaf.node], right) and np.allclose(leaf.grad, right)
+assert all(node.cache is engine.FREED for node in nodes if node.op)
+print("three ways, the same gradients")
+
+# %% [markdown]
+r"""
+## What is frozen keeps no activation
+
+Whether $x$ must be kept depends on what trains. The gradient $dW$ reads $x$; a frozen linear has no $dW$.
+The one array in its cache is $W$ itself, which $dx$ reads: a reference to a weight that exists anyway.
 """
 
 # %%
@@ -219,7 +278,7 @@ assert ops.frozen_linear(h.data, W2.data).node is None
 r"""
 ## It learns
 
-Gradient descent on the network above, a hundred steps.
+Gradient descent on the network above, a hundred steps, on your walk.
 """
 
 # %%
@@ -227,11 +286,37 @@ losses = []
 for _ in range(100):
     W1, W2 = ml.param(W1.data, "W₁"), ml.param(W2.data, "W₂")
     loss = network()
-    ml.backward(loss)
+    grads = walk(engine.tape(loss), np.ones(()))
     losses.append(float(loss.data))
-    W1, W2 = (ml.param(w.data - 0.2 * w.grad) for w in (W1, W2))
+    W1, W2 = (ml.param(w.data - 0.2 * grads[w.node]) for w in (W1, W2))
 print(f"{losses[0]:.3f} -> {losses[-1]:.3f}")
 assert losses[-1] < 0.8 * losses[0]
+
+# %% [markdown]
+r"""
+**Open.** Give the tape an op that it does not have: a pair of your own, such as the sine, bound by
+`ml.Op("sine", forward, backward)`. Check it with `check_pair`. Then put it in `tanh`'s place and train. Predict
+first: what does its cache have to hold, and does the loss fall further?
+"""
+
+# %% open tape_sine
+### BEGIN SOLUTION
+def sine_forward(x):
+    return np.sin(x), x
+
+def sine_backward(dy, x):
+    return (dy * np.cos(x),)
+
+sine = ml.Op("sine", sine_forward, sine_backward, saves=("x",))
+for _ in range(100):
+    W1, W2 = ml.param(W1.data), ml.param(W2.data)
+    error = ops.linear(sine(ops.linear(x, W1)), W2) - t
+    loss = ops.mean(error * error)
+    grads = walk(engine.tape(loss), np.ones(()))
+    W1, W2 = (ml.param(w.data - 0.2 * grads[w.node]) for w in (W1, W2))
+print(f"with sines {float(loss.data):.3f}")
+check_pair(sine_forward, sine_backward, x)
+### END SOLUTION
 
 # %% [markdown]
 r"""
@@ -241,5 +326,5 @@ r"""
 - The tape keeps nodes, never tensors, so the memory of training is what the caches say.
 - What trains decides what is kept. All that follows in this course about memory is this sentence.
 
-Next: 02, a Llama made of such pairs.
+Next: 01b, how to check a gradient; then 02, a Llama made of such pairs.
 """

@@ -158,9 +158,10 @@ print("five places apart is five places apart, wherever it is")
 r"""
 ## Look into it
 
-The tape of a loss has each attention's $q$, $k$ and the logarithm of its sum (notebook 01), so its weights
-can be read off: $\exp(qk^\top/\sqrt D - \text{lse})$. The prompt is a verb, asked in the third person,
-which the base has learned.
+A softmax divides by a sum of exponentials. Attention keeps $q$, $k$, and for each place and head the logarithm
+of that sum, $\text{lse}_i = \log\sum_j \exp(q_i\cdot k_j/\sqrt D)$ over the places $j \le i$. So backward can
+make the weights again, and so can we: $\exp(qk^\top/\sqrt D - \text{lse})$. The prompt is a verb, asked in the
+third person, which the base has learned.
 """
 
 # %%
@@ -180,28 +181,30 @@ def weights(layer, head):
 
 assert np.allclose(weights(0, 0).sum(1), 1, atol=1e-5)
 finger = np.mean([weights(1, 0)[6 + i, 1 + i] for i in range(5)])
-print(f"layer 1, head 0: {finger:.2f} of what > and its followers read is the letter to come")
+print(f"layer 1, head 0, this word: {finger:.2f} of what > and its followers read is the letter to come")
 assert finger > 0.8
 
 # %% figure
 def draw(layer=1, head=0):
     """The map of one head, and the wheel of four pairs."""
-    with course.figure(caption, width=11, height=5.2, columns=2) as (left, right):
+    with course.figure(caption, width=8, height=4.4, columns=2) as (left, right):
         left.imshow(weights(layer, head), cmap="cividis", vmin=0, vmax=1)
-        left.set_xticks(range(len(letters)), letters, fontsize=11)
-        left.set_yticks(range(len(letters)), letters, fontsize=11)
+        left.set_xticks(range(len(letters)), letters, fontsize=10)
+        left.set_yticks(range(len(letters)), letters, fontsize=10)
         left.set(xlabel="is read", ylabel="reads", title=f"layer {layer}, head {head}")
         left.grid(visible=False)
-        pairs = [0, 2, 4, 6]
-        for radius, (j, colour) in enumerate(zip(pairs, ["#0072B2", "#D55E00", "#009E73", "#CC79A7"]), 1):
-            right.plot(radius * cos[:7, j], radius * sin[:7, j], "o-", color=colour, label=f"pair {j}")
-        right.set(aspect="equal", xlim=(-4.4, 4.4), ylim=(-4.4, 4.4), title="places 0 to 6, turned")
-        right.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        looks = zip([0, 2, 4, 6], ["#0072B2", "#D55E00", "#009E73", "#CC79A7"], "osD^")
+        for radius, (j, colour, marker) in enumerate(looks, 1):  # a ring a pair, by its radius alone
+            label = f"pair {j}: {np.degrees(np.arctan2(sin[1, j], cos[1, j])):.0f}° a place"
+            right.plot(radius * cos[:7, j], radius * sin[:7, j], marker + "-", color=colour, label=label)
+        right.set(aspect="equal", xlim=(-4.6, 4.6), ylim=(-4.6, 4.6), xticks=[0], yticks=[0])
+        right.set(xlabel="first number of a pair", ylabel="its second number", title="places 0 to 6")
+        right.legend(loc="lower center", fontsize=11)
 
 caption = (
-    "Left: one head, a row for each place that reads, bright is 1. From > on it points at the letter "
-    "to be written next, and moves along with it. Right: RoPE turns early pairs fast and late pairs "
-    "hardly; a ring is a pair, a dot a place."
+    "Left: one head on one word, a row for each place that reads, bright is 1. From > on it points at the "
+    "letter to be written next. Right: what RoPE makes of the pair (1, 0) at places 0 to 6. Early pairs "
+    "turn by a large angle a place, late ones hardly; each pair has a ring of its own, to be told apart."
 )
 draw()
 
@@ -214,14 +217,15 @@ r"""
 
 Two additions to the stream: $x + \text{attention}(\text{norm}(x))$, then
 $x + \text{down}(\text{silu}(\text{gate}(h))\odot\text{up}(h))$ with $h = \text{norm}(x)$. `minilora/llama/model.py`
-is that, once, for training and for generation. What it says:
+is that, once, for training and for generation. What it answers:
 """
 
 # %%
 score, answers = ml.exact_match(model, words.test[:100], return_answers=True)
 for (prompt, right), answer in zip(words.test[:5], answers):
     print(f"{prompt:14} wanted {right[0]:14} got {answer}")
-print(f"{score:.2f} of 100 held-out verbs in the third person")
+error = np.sqrt(score * (1 - score) / 100)
+print(f"{score:.2f} of 100 held-out verbs in the third person, standard error {error:.2f}")
 
 # %% [markdown]
 r"""

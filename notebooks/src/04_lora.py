@@ -4,11 +4,11 @@ r"""
 
 When you are done you can
 
-- write LoRA's forward pass and every one of its gradients on plain arrays,
+- write LoRA's forward pass and every one of its gradients, and train a model with them,
 - say what it trains, what it keeps for backward, and why B may start at zero,
 - merge an adapter into a weight, and say how exact that is.
 
-*Needs*: a matrix product and the chain rule. *Time*: 25 minutes to read, 30 to do.
+*Needs*: a matrix product and the chain rule. *Time*: 30 minutes to read, 60 to do.
 *Paper*: Hu et al. 2021, [arXiv:2106.09685](https://arxiv.org/abs/2106.09685), equation 3 and
 section 4.1. *The one idea*: the change of a weight, as a product of two thin matrices.
 """
@@ -53,8 +53,18 @@ r"""
 $$y = xW^\top + s\,(xA^\top)B^\top$$
 
 The brackets matter: $z = xA^\top$ has $r$ columns, so the second path costs $r(I+O)$ products a row.
-Forming $BA$ first would cost $O\cdot I$. Some small arrays, $M$ rows (one a token), and both ways:
+Forming $BA$ first would cost $O\cdot I$. **Fill the blank**; below it some small arrays, and both ways.
 """
+
+# %% exercise lora_forward
+def lora_forward(x, W, s, A, B):
+    """x (M, I), W (O, I), s, A (r, I), B (O, r) -> y (M, O)."""
+    ### BEGIN SOLUTION
+    return x @ W.T + s * (x @ A.T) @ B.T
+    ### END SOLUTION
+
+# %% check lora_forward
+check("lora_forward", lora_forward)
 
 # %%
 M, I, O, r, s = 6, 16, 10, 4, 2.0
@@ -69,26 +79,11 @@ print(f"{r * (I + O)} products a row on the thin path, {O * I} through a whole m
 
 # %% [markdown]
 r"""
-**Fill the blank.** The same as a function.
-"""
-
-# %% exercise lora_forward
-def lora_forward(x, W, s, A, B):
-    """x (M, I), W (O, I), s, A (r, I), B (O, r) -> y (M, O)."""
-    ### BEGIN SOLUTION
-    return x @ W.T + s * (x @ A.T) @ B.T
-    ### END SOLUTION
-
-# %% check lora_forward
-check("lora_forward", lora_forward)
-
-# %% [markdown]
-r"""
 ## Backward
 
 Write $dy$ for $\partial\,\text{loss}/\partial y$, a number for each number of $y$. The tool is one rule:
-where $y = uV^\top$, it is $du = dy\,V$ and $dV = dy^\top u$. Each gradient has its primal's shape, and
-a weight's gradient sums over all rows: $dy^\top u$ does that.
+where $y = xW^\top$, it is $dx = dy\,W$ and $dW = dy^\top x$ (notebook 01), whatever stands in the places of $x$
+and $W$. Each gradient has its primal's shape, and a weight's gradient sums over all rows: $dy^\top x$ does that.
 
 **Fill the blank** before you read on: three gradients. $W$ is frozen and gets none.
 """
@@ -112,35 +107,56 @@ With $z = xA^\top$ in the middle, $y = xW^\top + s\,zB^\top$. From the end to th
 
 $$dB = s\,dy^\top z,\qquad dz = s\,dy\,B,\qquad dA = dz^\top x,\qquad dx = dy\,W + dz\,A .$$
 
-$x$ has two terms because it reaches $y$ by two paths. $s$ stands once in each.
+$dx$ has two terms because $x$ reaches $y$ by two paths. $s$ stands once in $dB$ and once in $dz$; through $dz$ it
+comes into $dA$ and into the second term of $dx$.
+
+## A pair
+
+The engine asks forward for the output and a **cache**, and hands the cache to backward. Backward returns one
+gradient for each argument of forward, None for what is frozen. **Fill the blank**: a pair made of your two
+functions. What must its cache hold?
 """
 
-# %%
-dB = s * dy.T @ z  # y has s z Bᵀ
-dz = s * dy @ B  # y has s z Bᵀ
-dA = dz.T @ x  # z = x Aᵀ
-dx = dy @ W + dz @ A  # y has x Wᵀ, z = x Aᵀ
+# %% exercise lora_pair
+def my_lora_forward(x, W, s, A, B):
+    """-> y (M, O), and what your backward reads."""
+    ### BEGIN SOLUTION
+    return lora_forward(x, W, s, A, B), (x, W, s, A, B)
+    ### END SOLUTION
 
-out, cache = lora.lora_forward(x, W, s, A, B)  # the package's pair: the first witness
-grads = lora.lora_backward(dy, cache)
-assert np.allclose(out, y)
-for mine, theirs in zip([dx, dA, dB], [grads[0], grads[3], grads[4]]):
-    assert mine.shape == theirs.shape and np.allclose(mine, theirs)
+def my_lora_backward(dy, cache):
+    """-> dx, None, None, dA, dB: a gradient or None for each argument of forward."""
+    ### BEGIN SOLUTION
+    dx, dA, dB = lora_backward(dy, *cache)
+    return dx, None, None, dA, dB
+    ### END SOLUTION
+
+# %% check lora_pair
+check("lora_pair", (my_lora_forward, my_lora_backward))
 
 # %% [markdown]
 r"""
-The package, which has this pair in one short file, agrees. The second witness is the engine: the same
-forward in elementary operations, differentiated by the tape. The third is nobody's algebra at all:
-`check_pair` moves each number a little and sees what the loss does. It takes any pair of yours.
+Three witnesses. The first is the package, which has this pair in one short file. The second is the engine: the
+same forward in elementary operations, differentiated by the tape. The third is nobody's algebra at all:
+`check_pair` moves each number a little and sees what the loss does.
 """
 
 # %%
+course.keep("lora_forward", lora_forward)
+course.keep("lora_backward", lora_backward)
+course.keep("lora_pair", my_lora_forward, my_lora_backward)
+forward, backward = course.mine("lora_pair")
+
+out, cache = forward(x, W, s, A, B)
+dx, _, _, dA, dB, *_ = backward(dy, cache)
+theirs = lora.lora_backward(dy, lora.lora_forward(x, W, s, A, B)[1])
+assert all(np.allclose(a, b) for a, b in zip([dx, dA, dB], [theirs[0], theirs[3], theirs[4]]))
+
 tx, tA, tB = (ml.param(a) for a in (x, A, B))
 ty = tx @ ops.transpose(ml.param(W)) + (tx @ ops.transpose(tA)) @ ops.transpose(tB) * s
 ml.backward(ty, dy)
-assert np.allclose(ty.data, y)
 assert all(np.allclose(t.grad, g) for t, g in zip([tx, tA, tB], [dx, dA, dB]))
-check_pair(lora.lora_forward, lora.lora_backward, x, W, s, A, B, frozen="W")
+check_pair(forward, backward, x, W, s, A, B, frozen="W")
 
 # %% [markdown]
 r"""
@@ -163,7 +179,8 @@ r"""
 ## "How can B be trained if it is zero?"
 
 A fresh adapter must change nothing, so $B = 0$ and $A$ is random. **Predict** how large $\|dA\|$ is at
-the very first step.
+the very first step. The figure below has it on a model: a small Llama that knows English spelling and sounds, and
+has never seen a past tense, gets 300 verbs. After each of the first 20 steps we ask for the gradient on one batch.
 """
 
 # %% exercise lora_first_step
@@ -174,12 +191,6 @@ norm_of_dA = 0
 
 # %% check lora_first_step
 check("lora_first_step", norm_of_dA)
-
-# %% [markdown]
-r"""
-Now on a model: a small Llama that knows English spelling and sounds, and has never seen a past tense.
-It gets 300 verbs. After each of the first 20 steps we ask for the gradient on one fixed batch.
-"""
 
 # %% figure
 model, words = ml.load_model("base"), ml.load_task("past")
@@ -245,19 +256,31 @@ r"""
 Gradients and optimizer all but vanish. Activations, the largest part here, shrink by less: that is why
 "LoRA uses as much memory as full fine-tuning" is so often reported. Notebook 05 is about that part.
 
-## Does it learn?
+## Your pair trains the model
+
+`course.technique("lora")` is LoRA's record with your pair as its op; a technique is a record, and `attach` takes it.
+Every adapted linear of the model now runs your forward and your backward. Beside it the package's, with the
+same batches:
 """
 
 # %%
-tuned = ml.attach(model, "lora", rank=4)
-history = ml.train(tuned, batches, steps=150, lr=2e-2, schedule="linear", warmup=15)
+mine = course.technique("lora")
+settings = dict(steps=150, lr=2e-2, schedule="linear", warmup=15)
+tuned = ml.attach(model, mine, rank=4)
+history = ml.train(tuned, batches, **settings)
+theirs = ml.train(ml.attach(model, "lora", rank=4), batches, **settings)
+gap = np.abs(np.divide(history.losses[:20], theirs.losses[:20]) - 1).max()
+assert gap < 1e-4  # float32: each rounds in its own order, and the steps add it up
+print("your losses and the package's agree to 1e-4 over the first 20 steps")
 score, before = (ml.exact_match(m, words.test) for m in (tuned, model))
 print(f"loss {history.losses[0]:.2f} -> {np.mean(history.losses[-10:]):.2f}")
 print(f"{score:.0%} of {len(words.test)} held-out verbs; the base {before:.0%}")
-caption = "150 steps on 300 verbs: the loss of each batch, on a logarithmic scale."
-with course.figure(caption, height=3.8) as axes:
-    axes.plot(range(1, 151), history.losses, **course.look("lora") | {"marker": None}, lw=1.5)
+caption = "150 steps on 300 verbs, on a logarithmic scale: the loss of each batch with your pair, and the package's."
+with course.figure(caption, width=8, height=3.4) as axes:
+    axes.plot(range(1, 151), theirs.losses, color="#BFBFBF", lw=4, label="the package's pair")
+    axes.plot(range(1, 151), history.losses, color=course.look("lora")["color"], lw=1.5, label="yours")
     axes.set(yscale="log", xlabel="optimizer steps", ylabel="cross-entropy\n(nats per token)")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
 
 # %% [markdown]
 r"""
@@ -280,7 +303,7 @@ def draw(alpha):
         f"The loss at one rate, 0.01, mean of eight batches: α = {alpha}, which is "
         f"s = {alpha / 4:g}, and in grey six others from 1 to 64."
     )
-    with course.figure(caption, height=3.8) as axes:
+    with course.figure(caption, width=8, height=3.4) as axes:
         for losses in curves.values():
             axes.plot(range(1, 81), losses, color="#BFBFBF", lw=1)
         axes.plot(range(1, 81), curves[alpha], color=course.look("lora")["color"], lw=2.5)
@@ -295,8 +318,9 @@ Who compares two techniques at one rate and two values of $\alpha$ compares two 
 
 ## Merge
 
-After training the two paths are one: $W' = W + s\,BA$, and nothing is slower than before.
-**Fill the blank.**
+After training the two paths are one: $W' = W + s\,BA$, and nothing is slower than before. **Fill the blank.** Below
+it: how exact is it? Merging rounds once to float32. So merged and attached agree to rounding, and not bit for bit;
+subtracting again returns the base, up to a rounding.
 """
 
 # %% exercise lora_merge
@@ -309,12 +333,6 @@ def lora_merge(W, s, A, B):
 # %% check lora_merge
 check("lora_merge", lora_merge)
 
-# %% [markdown]
-r"""
-How exact is it? Merging rounds once to float32. So merged and attached agree to rounding, and not bit
-for bit; subtracting again returns the base, up to a rounding.
-"""
-
 # %%
 ids = batches[0][0]
 merged = ml.merge(tuned)
@@ -323,6 +341,35 @@ back = ml.unmerge(merged, tuned)
 off = max(np.abs(back.params[name] - W).max() for name, W in model.params.items())
 assert error < 1e-5 and off < 1e-6
 print("merged and attached agree to 1e-5 of the largest logit; unmerged and base to 1e-6")
+
+# %% [markdown]
+r"""
+**Open.** Your pair keeps $x$ for $dA$ and makes $z = xA^\top$ again. Write one that keeps $z$ instead of making it
+again, and predict before you run: how do the bytes kept for backward change, how the losses? Then explain what
+`ml.measure` and `ml.train` say. (`dataclasses.replace(mine, op=ml.Op("kept", …, saves=…))` is a record with it.)
+"""
+
+# %% open lora_keep_z
+### BEGIN SOLUTION
+import dataclasses
+
+
+def keeping_forward(x, W, s, A, B):
+    z = x @ A.T
+    return x @ W.T + s * z @ B.T, (x, z, W, s, A, B)
+
+def keeping_backward(dy, cache):
+    x, z, W, s, A, B = cache
+    dz = s * dy @ B
+    return dy @ W + dz @ A, None, None, dz.T @ x, s * dy.T @ z
+
+op = ml.Op("kept", keeping_forward, keeping_backward, saves=("x", "z", "W", "s", "A", "B"))
+kept = ml.attach(model, dataclasses.replace(mine, op=op), rank=4)
+more = ml.measure(kept, 32, 25)["activations"] - ml.measure(tuned, 32, 25)["activations"]
+losses = ml.train(kept, batches, steps=5, lr=2e-2).losses
+print(f"z costs {more:,} bytes more, 4 numbers a row and linear: {len(kept.layers) * 32 * 25 * 4 * 4:,}")
+print("and the losses stay:", np.round(losses, 3))
+### END SOLUTION
 
 # %% [markdown]
 r"""

@@ -8,9 +8,9 @@ When you are done you can
 - say which bytes LoRA-FA saves, which it does not, and when the saving is taken back,
 - name what is lost: the directions that a frozen $A$ cannot reach.
 
-*Needs*: notebook 04. *Time*: 20 minutes to read, 25 to do.
-*Paper*: Zhang et al. 2023, [arXiv:2308.03303](https://arxiv.org/abs/2308.03303), section 3.
-*The one idea*: what is frozen needs no gradient, and what needs no gradient need not be remembered.
+*Needs*: notebook 04, and from 03 what a rank is. *Time*: 25 minutes to read, 35 to do.
+*Paper*: Zhang et al. 2023, [arXiv:2308.03303](https://arxiv.org/abs/2308.03303), section 3. *Symbols*: the table in
+notebook 03. *The one idea*: what is frozen needs no gradient, and what needs no gradient need not be remembered.
 """
 
 # %%
@@ -19,6 +19,8 @@ import numpy as np
 import minilora as ml
 from minilora import ops
 from minilora.check import check, check_pair, course
+from minilora.lab import rates
+from minilora.lab.statistics import by_exact_match, chosen, estimate
 from minilora.methods import lora_fa
 
 # %% [markdown]
@@ -29,8 +31,8 @@ LoRA's backward has four lines. With $z = xA^\top$:
 
 $$dB = s\,dy^\top z,\qquad dz = s\,dy\,B,\qquad dA = dz^\top x,\qquad dx = dy\,W + dz\,A .$$
 
-One of them reads $x$. Freeze $A$, as it was drawn, and nobody does: $M$ rows of $I$ numbers need not
-be kept for backward, only $z$, with its $r$ numbers a row. The forward pass is LoRA's.
+One of them reads $x$. Freeze $A$ as it was drawn, and none of those that are left does: $M$ rows of $I$ numbers need
+not be kept for backward, only $z$, with its $r$ numbers a row. The forward pass is LoRA's.
 
 **Predict.** 32 rows of 25 tokens, 128 inputs, rank 4: how many numbers are kept for backward, $W$, $A$
 and $B$ left out?
@@ -151,7 +153,7 @@ def kept_bytes(method, length, rank=4, batch=32):
 # %% figure
 def draw(rank=4, batch=32):
     """The figure: what LoRA keeps against what LoRA-FA keeps."""
-    with course.figure(caption, height=4.8, columns=2, sharey=True) as panels:
+    with course.figure(caption, width=8, height=4.6, columns=2, sharey=True) as panels:
         for axes, method in zip(panels, ("lora", "lora_fa")):
             x, z, whole = np.transpose([kept_bytes(method, n, rank, batch) for n in lengths])
             parts, colours = [whole - x - z, z, x], ["#C9CED6", "#D55E00", "#5B8DB8"]
@@ -159,7 +161,8 @@ def draw(rank=4, batch=32):
             axes.stackplot(lengths, parts, colors=colours, labels=labels)
             axes.set(title=ml.METHODS[method].title, xlabel="tokens of a row", ylim=(0, None))
         panels[0].set_ylabel("MiB kept for backward")
-        panels[0].figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        legend = panels[0].get_legend_handles_labels()
+        panels[0].figure.legend(*legend, loc="outside lower center", ncols=3, fontsize=12)
 
 caption = "LoRA keeps x for dA (blue). LoRA-FA keeps z alone (the thin orange band); the rest stays."
 draw()
@@ -205,12 +208,13 @@ $\Delta W = s\,BA$ with $A$ fixed: every row of $\Delta W$ is a mixture of the $
 
 # %%
 batches = ml.batches(words.train[:300], model.tokenizer, batch_size=32, epochs=11)
+best_rates = rates.chosen_for("past", rates.read())  # on validation words, for 150 steps
 runs = {}
-for name, lr in {"lora": 0.02, "lora_fa": 0.05}.items():  # each rate chosen on validation words
-    tuned = ml.attach(model, name, rank=4)
+for name in ("lora", "lora_fa"):
+    tuned, lr = ml.attach(model, name, rank=4), best_rates[name]["lr"]
     history = ml.train(tuned, batches, steps=100, lr=lr, schedule="linear", warmup=10)
     runs[name] = tuned, history, ml.exact_match(tuned, words.test)
-    print(f"{ml.METHODS[name].title:8} {runs[name][2]:.0%} of {len(words.test)} held-out verbs")
+    print(f"{ml.METHODS[name].title:8} at {lr:g}: {runs[name][2]:.0%} of {len(words.test)} held-out verbs")
 
 # %%
 for name, (tuned, _, _) in runs.items():
@@ -223,36 +227,69 @@ for name, (tuned, _, _) in runs.items():
     assert (share < 1e-5) == (name == "lora_fa")
 
 # %%
-caption = "The same 100 steps: LoRA-FA learns, with fewer directions to do it in. Means of 10 steps."
-with course.figure(caption, height=3.8) as axes:
+caption = "The same 100 steps: LoRA-FA learns, with fewer directions to do it in. Means of 10 steps, one seed."
+with course.figure(caption, width=7, height=3.8) as axes:
     for name, (_, history, _) in runs.items():
         means = np.reshape(history.losses, (-1, 10)).mean(1)
         axes.plot(range(10, 101, 10), means, **course.look(name))
     axes.set(yscale="log", xlabel="optimizer steps", ylabel="cross-entropy\n(nats per token)")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    axes.legend(loc="upper right")
 
 # %% [markdown]
 r"""
-The paper's 2026 version corrects $dB$ so that the step of $s\,BA$ comes nearest to the full gradient
-$g$: $dB \leftarrow dB\,(AA^\top)^{-1}/s^2$. It is the least-squares solution:
+What that costs in accuracy depends on the rank: a larger $A$ reaches more directions. The record of `studies/cost.py` has
+both techniques at several ranks on the same two linears a layer, each rank at its own rate, five seeds:
 """
 
 # %%
-g = dy.T @ x  # ∂loss/∂W
-arrays, corrected = {"A": A, "s": s}, {"B": s * g @ A.T}  # dB, as backward gives it
+kept = {(r["cell"]["method"], r["cell"]["rank"]): r["result"]["activations"]
+        for r in course.records("cost", kind="bytes", targets="q v")}  # fmt: skip
+for name in runs:
+    for group in chosen(course.records("cost", kind="learn", method=name, targets="q v"), by_exact_match, seeds=(0, 1)):
+        rank, score = group[0]["cell"]["rank"], estimate(r["result"]["test"]["exact_match"] for r in group)
+        print(f"{ml.METHODS[name].title:8} rank {rank:2}: {score:.3f} exact, keeps {kept[name, rank] / 2**20:.1f} MiB")
+
+# %% [markdown]
+r"""
+The paper's 2026 version corrects $dB$ so that the step of $s\,BA$ comes nearest to the gradient $dW$ that full fine-tuning
+would follow: $dB \leftarrow dB\,(AA^\top)^{-1}/s^2$. To prove it, write the wanted step as $C$ and minimise
+$\|s\,CA - dW\|^2$: its gradient by $C$ is $2s\,(s\,CA - dW)\,A^\top$, which is 0 for $C = dW A^\top (AA^\top)^{-1}/s$. And
+backward gives $dB = s\,dW A^\top$.
+"""
+
+# %%
+dW = dy.T @ x  # ∂loss/∂W, which LoRA-FA never forms
+arrays, corrected = {"A": A, "s": s}, {"B": s * dW @ A.T}  # dB, as backward gives it
 assert np.allclose(corrected["B"], dB)
 lora_fa.corrected_gradient(arrays, corrected, {"corrected": True})
-best = np.linalg.lstsq((s * A).T, g.T, rcond=None)[0].T
+best = np.linalg.lstsq((s * A).T, dW.T, rcond=None)[0].T
 assert np.allclose(corrected["B"], best)
 print("the corrected dB is the least-squares one")
 
 # %% [markdown]
 r"""
+**Open.** Predict, run, explain; there is no single answer. Does the correction help? The steps of AdamW do not depend on the
+size of a gradient. So what can the correction change, and at which ranks do you expect to see it? How many seeds do you want?
+"""
+
+# %% open lora_fa_own
+lost = {}  # (rank, corrected) -> mean loss of the last ten of 40 steps
+### BEGIN SOLUTION
+for rank in (4, 64):  # the rows of A are nearly orthogonal at rank 4, and far from it at 64
+    for how in (False, True):
+        tuned = ml.attach(model, "lora_fa", rank=rank, alpha=8, corrected=how)
+        history = ml.train(tuned, batches, steps=40, lr=0.05, schedule="linear", warmup=4)
+        lost[rank, how] = round(float(np.mean(history.losses[-10:])), 2)
+print(lost)
+### END SOLUTION
+
+# %% [markdown]
+r"""
 ## What changed, and what did not
 
-- $x$ is not kept, $A$ has no gradient and no moments: half the optimizer, and all of the blue area.
-- The rows of $\Delta W$ stay in $A$'s row space. Here, at rank 4, that costs accuracy.
-- Where the peak of memory is elsewhere, in logits or attention, nothing visible is saved.
+- $x$ is not kept: all of the blue area. $A$ has no gradient and no moments: $rO$ numbers train instead of $r(I+O)$.
+- The rows of $\Delta W$ stay in $A$'s row space. What that costs here is in the table by rank above.
+- What is saved is a part of what is kept, and the peak of memory may be elsewhere: in logits or attention.
 
 Next: 06, VeRA, which freezes $B$ too.
 """

@@ -5,12 +5,12 @@ r"""
 When you are done you can
 
 - write Delta-LoRA's step, in which $W$ moves without a gradient of its own,
-- prove how large a rank $W$'s change can reach, and see it reached,
+- prove that its moves telescope, how large a rank they can reach, and see it reached,
 - say what Delta-LoRA is when $W$ moves from the very first step.
 
-*Needs*: notebook 04. *Time*: 25 minutes to read, 20 to do.
-*Paper*: Zi et al. 2023, [arXiv:2309.02411](https://arxiv.org/abs/2309.02411), algorithm 1.
-*The one idea*: $W$ follows the product $BA$ from step to step; and what that adds up to telescopes.
+*Needs*: notebooks 03 (singular values) and 04. *Time*: 30 minutes to read, 30 to do.
+*Paper*: Zi et al. 2023, [arXiv:2309.02411](https://arxiv.org/abs/2309.02411), algorithm 1. *Symbols*: the table in
+notebook 03. *The one idea*: $W$ follows the product $BA$ from step to step, and the sum of these moves telescopes.
 """
 
 # %%
@@ -24,12 +24,13 @@ from minilora.methods import delta_lora
 r"""
 ## A weight that follows
 
-$W$ is too large for moments of its own. Delta-LoRA moves it by what it has anyway: after every step of
-AdamW on $A$ and $B$, the change of their product,
+Gradients and moments for $W$ would need three arrays of its size. Delta-LoRA moves it by what it has anyway: after
+every step of AdamW on $A$ and $B$, the change of their product,
 
 $$W \leftarrow W + \lambda\,s\,(B'A' - BA),$$
 
-with $\lambda$ the *update ratio* (2 in the paper). Forward and backward are LoRA's, without dropout: then
+with $\lambda$ the *update ratio* (2 in the paper; `ratio` in the blanks below, `update_ratio` in the package; it has
+nothing to do with LoRA+'s ratio of two rates). Forward and backward are LoRA's, without dropout: then
 $\partial\,\text{loss}/\partial W$ and $\partial\,\text{loss}/\partial (BA)$ are the same up to $s$.
 """
 
@@ -82,7 +83,7 @@ How far apart are the two? Write $\Delta A = A' - A$ and $\Delta B = B' - B$. Th
 
 $$B'A' - BA = B\,\Delta A + \Delta B\,A + \Delta B\,\Delta A :$$
 
-the slip keeps the one term that is second order in the step, and drops the two that matter. The package
+the slip keeps the one term that is second order in the step, and drops the two of first order. The package
 keeps copies of the old factors and moves $W$ by one product of rank $2r$, in place:
 """
 
@@ -117,12 +118,19 @@ check("delta_lora_rank", rank)
 r"""
 ### The telescope
 
-The moves are differences of successive products, and all but the ends cancel:
+**Claim.** If $\lambda$ and $s$ do not change, and $W$ moves in every step after step $K$, then after step $T \ge K$
 
 $$W_T - W_0 = \lambda s\,(B_T A_T - B_K A_K).$$
 
-Two products of rank $r$: at most $2r$, after however many steps. Trained in float64, so that rank can be
-read off; two runs that differ in $K$:
+*Proof*, by induction on $T$. For $T = K$ both sides are 0. Step $T+1$ adds $\lambda s\,(B_{T+1}A_{T+1} - B_T A_T)$ by its
+definition. Added to the right side, the two $B_T A_T$ cancel, and $\lambda s\,(B_{T+1}A_{T+1} - B_K A_K)$ is left. ∎
+
+Nothing was said of *how* $A$ and $B$ move: gradients, moments, clipping and weight decay are all within.
+
+**Rank.** A product of (O, r) and (r, I) has at most rank $r$, and the rank of a sum is at most the sum of the ranks. So
+$W_T - W_0$ has at most rank $2r$, after however many steps. Where $B_K = 0$, that is $K = 0$, at most $r$.
+
+Trained in float64, so that singular values that are rounding can be told from others; two runs that differ in $K$:
 """
 
 # %%
@@ -148,10 +156,10 @@ print("W moves from the first step: rank", ranks[0][-1], " from the sixth:", ran
 
 # %% figure
 caption = (
-    "Rank of W - W₀ at r = 4. If the moves did not cancel, each could add 2r (dotted). They do: W "
-    "passes r only where it starts late, and stops at 2r."
+    "Rank of W - W₀ in one layer at r = 4. If the moves did not cancel, each could add 2r (dotted). They do: "
+    "W passes r only where it starts late, and stops at 2r."
 )
-with course.figure(caption, height=4.6) as axes:
+with course.figure(caption, width=7, height=4.4) as axes:
     moves = [min(2 * 4 * n, 64) for n in range(8)]
     axes.plot(range(5, 13), moves, ls=":", color="#7F7F7F", label="if moves did not cancel")
     colour, marker = course.look("delta_lora")["color"], course.look("delta_lora")["marker"]
@@ -159,7 +167,7 @@ with course.figure(caption, height=4.6) as axes:
     axes.plot(ranks[0], color=colour, ls="--", label="W moves from step 1")
     axes.set(xlabel="optimizer steps taken", ylabel="rank of W - W₀", ylim=(-1, 34))
     axes.set(xticks=range(0, 21, 4), yticks=[0, 4, 8, 16, 24, 32])
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=12)
+    axes.legend(loc="upper right", fontsize=11)
 
 # %%
 arrays = tuned[5].layers[layer]
@@ -183,9 +191,14 @@ assert np.allclose(arrays["s"] * left @ right, tuned[5].delta(layer), atol=1e-12
 r"""
 ## From the first step: a LoRA with a larger scale
 
-With $K = 0$, $B_K = 0$: all that was learned is $(1+\lambda)\,s\,BA$. The forward pass never sees anything
-else, and gradients differ by the factor $1+\lambda$, which AdamW divides out. So Delta-LoRA with scale
-$s$ should train as LoRA does with scale $(1+\lambda)s$:
+**Claim.** With $K = 0$, Delta-LoRA of scale $s$ goes through the same $A_t, B_t$ as LoRA of scale $(1+\lambda)s$ under AdamW
+with $\varepsilon = 0$ and without clipping.
+
+*Proof*, by induction. Both start from the same $A$ and $B = 0$. If they have been the same up to step $t$, the forward
+pass of Delta-LoRA sees $W_t + s\,BA = W_0 + (1+\lambda)s\,BA$ by the telescope, as $B_K = 0$: that of the LoRA. So
+$\partial\,\text{loss}/\partial y$ is the same. In $dA$ and $dB$ stands $s$ once, in the LoRA's $(1+\lambda)s$: they differ by
+the same factor $1+\lambda$ in every step. AdamW divides the mean of the gradients by the root of the mean of
+their squares, and the factor cancels. So the next $A$ and $B$ are the same, too. ∎
 """
 
 # %%
@@ -199,52 +212,67 @@ print("the two loss curves agree to 1e-4 over all 40 steps")
 
 # %%
 caption = "Delta-LoRA (s = 2, λ = 2, W moves from step 1) and LoRA with s = 6: one curve, not two."
-with course.figure(caption, height=3.8) as axes:
+with course.figure(caption, width=7, height=3.6) as axes:
     steps = range(1, 41)
     axes.plot(steps, two, color=course.look("lora")["color"], lw=6, alpha=0.4, label="LoRA, s = 6")
     axes.plot(steps, one, color=colour, lw=1.8, label="Delta-LoRA, s = 2, λ = 2")
     axes.set(yscale="log", xlabel="optimizer steps", ylabel="cross-entropy\n(nats per token)")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    axes.legend(loc="lower left")
 
 # %% [markdown]
 r"""
 ### λ, and a late start
 
-With $K = 10$ the first ten steps are LoRA's at scale $s$, and those after it as if the scale had grown
-to $(1+\lambda)s$. **Predict** what $\lambda = 0$ gives, then turn $\lambda$ up.
+With $K = 10$ the first ten steps are LoRA's at scale $s$. From then on the whole change is
+$\Delta W = s\,BA + \lambda s\,(BA - B_K A_K)$: each further step of $BA$ counts $1+\lambda$ times. **Predict** what $\lambda = 0$
+gives. What moves is the size of $\Delta W$; what that does to the loss is another question. Three seeds:
 """
 
 # %%
-late = {}
-for ratio in (2, 0, 0.5, 1, 4, 8):
-    delta = ml.attach(model, "delta_lora", rank=4, alpha=8, update_ratio=ratio, start_step=10)
-    scaled = ml.attach(model, "lora", rank=4, alpha=8 * (1 + ratio))
-    late[ratio] = [ml.train(t, batches, **settings).losses for t in (delta, scaled)]
-assert late[0][0] == late[0][1]  # λ = 0 is LoRA, to the bit
-assert all(run[0][:10] == late[0][0][:10] for run in late.values())  # W has not moved yet
+def late(ratio, seed, method="delta_lora"):
+    """40 steps -> the losses, and ‖ΔW‖ of one layer after each step."""
+    scale = {"update_ratio": ratio, "start_step": 10} if method == "delta_lora" else {}
+    tuned = ml.attach(model, method, rank=4, alpha=8 if scale else 8 * (1 + ratio), seed=seed, **scale)
+    history = ml.train(tuned, batches, **settings, evaluate_every=1,
+                       evaluate=lambda t: float(np.linalg.norm(t.delta(layer))))  # fmt: skip
+    return history.losses, [0.0, *(size for _, size in history.evaluations)]
 
-def draw(ratio):
+tried = (0, 1, 2, 4)
+both = {m: {ratio: [late(ratio, seed, m) for seed in range(3)] for ratio in tried} for m in ("delta_lora", "lora")}
+plain = both["lora"][0][0]
+assert both["delta_lora"][0][0] == plain  # λ = 0 is LoRA, to the bit
+assert all(runs[0][0][:10] == plain[0][:10] for runs in both["delta_lora"].values())  # W has not moved yet
+
+# %%
+def draw(ratio=2):
     caption = (
-        f"Delta-LoRA with λ = {ratio:g} whose W moves from step 11 (line), and LoRA with "
-        f"s = {2 * (1 + ratio):g} from the start; in grey Delta-LoRA at other λ."
+        f"Left: size of one layer's ΔW. Delta-LoRA with λ = {ratio:g} is LoRA (s = 2) up to step 10, and then "
+        f"grows faster. Right: the loss at the end over λ, against LoRA with (1 + λ) s from the start; "
+        "mean and standard deviation of three seeds, all at one learning rate."
     )
-    with course.figure(caption, height=3.8) as axes:
-        for one, _ in late.values():
-            axes.plot(steps, one, color="#BFBFBF", lw=1)
-        one, two = late[ratio]
-        axes.plot(steps, two, color=course.look("lora")["color"], lw=6, alpha=0.4, label="LoRA")
-        axes.plot(steps, one, color=colour, lw=2, label="Delta-LoRA")
-        axes.axvline(10, ls=":", color="#7F7F7F")
-        axes.set(yscale="log", xlabel="optimizer steps", ylabel="cross-entropy\n(nats per token)")
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    with course.figure(caption, width=8, height=4, columns=2) as (left, right):
+        curves = [(plain, "lora", ":", "LoRA, s = 2"), (both["delta_lora"][ratio][0], "delta_lora", "-", "Delta-LoRA"),
+                  (both["lora"][ratio][0], "lora", "--", f"LoRA, s = {2 * (1 + ratio):g}")]  # fmt: skip
+        for (_, sizes), name, style, label in curves:
+            left.plot(sizes, style, color=course.look(name)["color"], label=label)
+        left.axvline(10, color="#7F7F7F", lw=1)
+        left.set(xlabel="optimizer steps taken", ylabel="‖ΔW‖ of one layer", ylim=(0, 1.45 * left.get_ylim()[1]))
+        left.legend(loc="upper left", fontsize=11)
+        for name, runs in both.items():
+            ends = np.array([[np.mean(losses[-10:]) for losses, _ in runs[ratio]] for ratio in tried])
+            right.errorbar(range(len(tried)), ends.mean(1), ends.std(1, ddof=1), capsize=4, **course.look(name))
+        right.set_xticks(range(len(tried)), tried)
+        right.set(xlabel="λ", ylabel="loss, last 10 of 40 steps", ylim=(0, None))
+        right.legend(loc="lower left", fontsize=11)
 
-draw(2)
-course.explore(draw, ratio=list(late))
+draw()
+course.explore(draw, ratio=[2, *(n for n in tried if n != 2)])
 
 # %% [markdown]
 r"""
-What breaks the identity: a late start, a ratio or scale that changes, rounding (a 16-bit $W$ loses small
-moves), AdamW's ε, which is a part in $1+\lambda$ smaller against these gradients.
+At one learning rate the two need not agree on a loss: a late switch of the scale is not a larger scale from the start.
+And one rate cannot suit every $\lambda$. What breaks the identity with a LoRA: a late start, a ratio or scale that changes, rounding (a 16-bit $W$ loses small
+moves), and AdamW's $\varepsilon$: Delta-LoRA's gradients are $1+\lambda$ times smaller, so $\varepsilon$ weighs as much more.
 
 ## What it costs
 """
@@ -258,12 +286,30 @@ assert row.moved == row.base_kept > 0  # W moves in a copy, for detach to give t
 
 # %% [markdown]
 r"""
+**Open.** Predict, run, explain; there is no single answer. The paper waits for $K = 500$ steps before $W$ moves. What is the
+waiting good for? Choose values of `start_step` and a measure of your own (loss, $\|\Delta W\|$, rank, the singular values
+beyond the $r$-th), and say what you would need to see to call a late start better than a LoRA of a larger scale.
+"""
+
+# %% open delta_lora_own
+found = {}  # start_step -> share of ‖ΔW‖² in the singular values beyond the r-th
+### BEGIN SOLUTION
+for start in (0, 2, 5, 10, 20):
+    delta = ml.attach(model, "delta_lora", rank=4, start_step=start)
+    ml.train(delta, batches, **settings)
+    values = np.linalg.svd(delta.delta(layer), compute_uv=False)
+    found[start] = round(float((values[4:] ** 2).sum() / (values**2).sum()), 4)
+print(found)
+### END SOLUTION
+
+# %% [markdown]
+r"""
 ## What changed, and what did not
 
 - Every $W$ that moves is a copy: the base can no longer be shared while training.
 - Gradients, moments and activations are LoRA's.
-- The change is of rank $2r$ at most. What is gained over LoRA is, in the end, a larger scale and a late
-  switch to it: compare only with LoRA's own rate and scale tuned as well.
+- The change is of rank $2r$ at most. From step 1 on it is LoRA with a larger scale; from a later step on, a change of
+  scale in mid-course. So compare only with a LoRA whose own rate and scale are tuned as well.
 
 Next: 08, LoRA+, which changes one number of the optimizer.
 """

@@ -6,11 +6,11 @@ When you are done you can
 
 - say what has to be equal in a comparison of techniques, and what has to be chosen for each,
 - read a score with its two errors, that of the seeds and that of the words,
-- see bytes, seconds and loss side by side, and doubt a table that shows one of them.
+- see numbers, bytes by part, convergence, seconds and scores of all techniques side by side.
 
-*Needs*: notebook 00. *Time*: 15 minutes to read, 10 to do.
+*Needs*: notebook 00; a mean and a standard deviation. *Time*: 30 minutes to read, 10 to do.
 *Papers*: those of 04 to 08; on tuning each method, [arXiv:2602.04998](https://arxiv.org/abs/2602.04998).
-*The one idea*: a technique at another's learning rate is no comparison.
+*The one idea*: to run one technique at another's learning rate is no comparison.
 """
 
 # %%
@@ -18,14 +18,16 @@ import numpy as np
 
 from minilora.check import check, course
 from minilora.lab import rates, report, table
+from minilora.llama.shapes import SHAPES
+from minilora.memory.count import count
 from minilora.support import files, plots
 
 # %% [markdown]
 r"""
 ## What is equal
 
-The record of `make compare` is committed: the same 300 verbs, the same batches, the same steps, the same
-schedule for each technique, three seeds.
+The record of `make compare` is committed. All of this is the same for each technique, and each seed gives all of them
+the same batches:
 """
 
 # %%
@@ -38,8 +40,8 @@ for name in ("train_size", "validation_size", "test_size", "steps", "batch_size"
 r"""
 ## What is chosen for each
 
-The learning rate, from one grid for all, by the score on **validation** words: a third set, of which
-nobody is trained and nothing reported. **Fill the blank.**
+The learning rate, by the score on **validation** words: a third set. No technique is trained on it, and no score on
+it is reported. **Fill the blank.**
 """
 
 # %% exercise fair_choice
@@ -85,19 +87,18 @@ print("rates that every technique was tried at:", common)
 # %%
 def draw(rate=0.01):
     """The sweep's curves; in the legend each technique at one rate for all, and at its own."""
-    with course.figure(caption, width=12, height=4.8) as axes:
+    with course.figure(caption, width=7.5, height=5.6) as axes:
         for name, curve in curves.items():
             look, scores = course.look(name), dict(curve)
             label = f"{look['label']}: {scores[rate]:.2f}, at its own {max(scores.values()):.2f}"
             axes.plot(*zip(*curve), **look | {"label": label})
         axes.axvline(rate, color="#7F7F7F", ls=":", zorder=0)
-        axes.set(xscale="log", xlabel="learning rate", ylabel="exact match, validation words")
-        where = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "alignment": "left"}
-        axes.legend(**where, title=f"all at {rate:g}", fontsize=12)
+        axes.set(xscale="log", xlabel="learning rate", ylabel="exact match,\nvalidation words")
+        axes.figure.legend(loc="outside lower center", ncols=2, title=f"all at {rate:g}", fontsize=11)
 
 caption = (
-    "Validation score against the learning rate. Each technique has its own best place: any one "
-    "rate for all, as at the dotted line, favours somebody."
+    "Validation score against the learning rate, mean over the seeds of the sweep. Each technique has its own "
+    "best place. The dotted line is one rate for all; the legend says what each loses there."
 )
 draw()
 
@@ -115,8 +116,8 @@ for lr in common:
 r"""
 ## Two errors
 
-Seeds differ, and words are a sample. **Predict.** 0.8 of 400 words are right: what is the standard error of
-that share?
+The score depends on the seed: on the start of $A$ and on the order of the batches. And the test words are a sample of all
+words. **Predict.** 0.8 of 400 words are right: what is the standard error of that share?
 """
 
 # %% exercise fair_error
@@ -129,10 +130,91 @@ error = np.sqrt(0.8 * 0.2 / 400)
 check("fair_error", error)
 
 # %%
-for record in results["methods"].values():
+methods, words_error = results["methods"], {}
+for name, record in methods.items():
     p, n = record["exact_match"], settings["test_size"]
-    words = np.sqrt(p * (1 - p) / n)
-    print(f"{record['title']:17} {p:.3f}  seeds ± {record['exact_match_sd']:.3f}  words ± {words:.3f}")
+    words_error[name] = np.sqrt(p * (1 - p) / n)
+    print(f"{record['title']:17} {p:.3f}  seeds ± {record['exact_match_sd']:.3f}  words ± {words_error[name]:.3f}")
+
+# %% [markdown]
+r"""
+The two errors answer two questions. Would another seed give the same order? Look at the first. Would other words? The
+second. All techniques answer the *same* words, so their difference is surer than the second error suggests.
+
+## What is trained
+
+The first of three figures of what this course is about, for all techniques: how many numbers train.
+"""
+
+# %%
+qv = {"targets": settings["targets"]}
+large = {name: count(SHAPES["llama-7b"], name, **({"rank": r["rank"], **qv} if r["rank"] else {}))["trainable"]
+         for name, r in methods.items()}  # fmt: skip
+caption = (
+    f"How many numbers each technique trains: left this model of {results['base']['parameters']:,} numbers, right "
+    f"the linears of Llama 7B. Adapters are on {' and '.join(settings['targets'])}. The axes are logarithmic."
+)
+with course.figure(caption, width=8, height=3.9, columns=2, sharey=True) as panels:
+    for axes, numbers, limits in zip(panels, ({n: r["trainable"] for n, r in methods.items()}, large), ((5e2, 2e8), (5e4, 2e13))):
+        for row, (name, n) in enumerate(numbers.items()):
+            axes.barh(row, n, color=course.look(name)["color"])
+            axes.text(1.3 * n, row, f"{n:,}", va="center", fontsize=11)
+        axes.set(xscale="log", xlim=limits, xlabel="numbers that train")
+    panels[0].set_xticks([1e3, 1e5, 1e7], ["1,000", "100,000", "10 M"])
+    panels[1].set_xticks([1e6, 1e8, 1e10], ["1 M", "100 M", "10,000 M"])
+    ranks_in_words = [r["title"] + (f", rank {r['rank']}" if r["rank"] else "") for r in methods.values()]
+    panels[0].set_yticks(range(len(methods)), ranks_in_words)
+    panels[0].invert_yaxis()
+
+# %% [markdown]
+r"""
+## Where the memory goes
+
+Bytes of one step on the largest batch, by part. *Activations* are what is kept for backward. The left panel shows
+the sum; there the gradients and moments of an adapter are too small to see, so the right panel has each part by itself.
+"""
+
+# %%
+caption = (
+    "Memory of one training step by part. Left: stacked. Right: each part by itself, on a logarithmic scale. "
+    "The techniques differ in gradients and optimizer by large factors, and in activations by small ones."
+)
+with course.figure(caption, width=8, height=4.6, columns=2, sharey=True) as (left, right):
+    starts = np.zeros(len(methods))
+    for part, (colour, marker) in plots.PARTS.items():
+        sizes = np.array([record["bytes"][part] for record in methods.values()])
+        left.barh(range(len(methods)), sizes / 2**20, left=starts, color=colour, label=part)
+        right.plot(sizes / 2**20, range(len(methods)), marker, color=colour, mec="#222222", mew=0.6, ms=10, label=part)
+        starts += sizes / 2**20
+    left.set_yticks(range(len(methods)), [record["title"] for record in methods.values()])
+    left.invert_yaxis()
+    left.set(xlabel="MiB held in a step")
+    right.set(xscale="log", xlabel="MiB, logarithmic")
+    right.set_xticks([0.01, 0.1, 1, 10], ["0.01", "0.1", "1", "10"])
+    right.figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=11)
+
+# %%
+parts = {part: [record["bytes"][part] for record in methods.values()] for part in plots.PARTS}
+for part, sizes in parts.items():
+    print(f"{part:12} the most is {max(sizes) / min(sizes):8.1f} times the least")
+assert max(parts["activations"]) / min(parts["activations"]) < 2 < max(parts["gradients"]) / min(parts["gradients"])
+
+# %% [markdown]
+r"""
+## How fast each learns
+"""
+
+# %%
+caption = (
+    "Convergence: loss on validation words during training, mean over the seeds, each technique at its own "
+    "rate, which falls to 0 at the last step. Curves that cross say nothing of who is better at the end."
+)
+with course.figure(caption, width=7.5, height=5.2) as axes:
+    for place, (name, record) in enumerate(methods.items()):
+        steps, _, validation = zip(*record["curve"])
+        axes.plot(steps, validation, **course.look(name), markevery=(place % 3, 3))
+    axes.set(yscale="log", xlabel="optimizer steps", ylabel="cross-entropy, validation words\n(nats per token)")
+    axes.figure.legend(loc="outside lower center", ncols=3, fontsize=11)
 
 # %% [markdown]
 r"""
@@ -146,34 +228,46 @@ print(table.table(results))
 
 # %% figure
 caption = (
-    "Loss on held-out words against bytes of a step and against its time. Lower and further left is "
-    "better; the cheapest are not the best, and the best is not cheap."
+    "Exact match on held-out words against bytes of a step and against its time; higher and further left is "
+    "better. Thin bars with caps: standard deviation over the seeds, and quartiles of the time. Thick bars: the "
+    "standard error of a share of so many words."
 )
-with course.figure(caption, width=11, height=4.6, columns=2, sharey=True) as panels:
-    for name, record in results["methods"].items():
-        look = course.look(name) | {"ls": "none", "ms": 12}
+with course.figure(caption, width=8, height=5, columns=2, sharey=True) as panels:
+    for name, record in methods.items():
+        look, score = course.look(name) | {"ls": "none", "ms": 9}, record["exact_match"]
         held = sum(record["bytes"][part] for part in plots.PARTS) / 2**20
-        panels[0].plot(held, record["loss"], **look)
-        panels[1].plot(record["ms_per_step"], record["loss"], **look)
-    panels[0].set(xlabel="MiB held in a step", ylabel="loss, held-out words")
+        times = np.abs(np.subtract(record["ms_per_step_quartiles"], record["ms_per_step"]))[:, None]
+        for axes, place, spread in zip(panels, (held, record["ms_per_step"]), (None, times)):
+            axes.errorbar(place, score, words_error[name], elinewidth=4, alpha=0.45, color=look["color"])
+            axes.errorbar(place, score, record["exact_match_sd"], spread, capsize=4, elinewidth=1.5, **look)
+    panels[0].set(xlabel="MiB held in a step", ylabel="exact match, held-out words")
     panels[1].set(xlabel="milliseconds a step")
-    panels[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    panels[0].figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=11)
 
 # %%
+def held(name):
+    """Bytes of a step, all parts together."""
+    return sum(methods[name]["bytes"][part] for part in plots.PARTS)
+
 first = {
-    "loss": min(results["methods"], key=lambda n: results["methods"][n]["loss"]),
-    "bytes": min(results["methods"], key=lambda n: sum(
-        results["methods"][n]["bytes"][part] for part in plots.PARTS)),
-    "numbers": min(results["methods"], key=lambda n: results["methods"][n]["trainable"]),
+    "exact match": max(methods, key=lambda n: methods[n]["exact_match"]),
+    "bytes": min(methods, key=held),
+    "numbers": min(methods, key=lambda n: methods[n]["trainable"]),
+    "time": min(methods, key=lambda n: methods[n]["ms_per_step"]),
 }
-print(first)
-assert len(set(first.values())) > 1
+print("first by", {what: methods[name]["title"] for what, name in first.items()})
+assert len(set(first.values())) > 1  # no technique is first in all of them
+top = first["exact match"]
+near = [r["title"] for name, r in methods.items() if name != top and methods[top]["exact_match"] - r["exact_match"]
+        < 2 * np.hypot(words_error[top], words_error[name])]  # fmt: skip
+print("within two standard errors of its score:", ", ".join(near) or "none")
 
 # %% [markdown]
 r"""
 ## Honest limits
 
-- One task, one model of under a million numbers, three seeds: it shows how techniques behave.
+- One task, one model of under a million numbers, few seeds: it shows how techniques behave here.
+- Full fine-tuning and the adapters train different linears; `studies/cost.py` gives every technique several choices.
 - A grid has steps: a best rate is best of those tried.
 - Times are of one machine and one implementation. Bytes and counts are exact anywhere.
 """

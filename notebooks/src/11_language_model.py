@@ -109,8 +109,8 @@ assert before[0] < before[1]
 
 # %% [markdown]
 r"""
-It knows far more than it says, for nobody told it in which words to answer. That is the first thing an adapter
-teaches, and the easiest.
+It knows far more than it says: nothing in the prompt tells it in which words to answer. That is the first thing that this
+adapter will teach.
 
 ## An adapter
 
@@ -151,17 +151,17 @@ caption = (
     "Left: shares of 100 held-out nouns. It says far more of what it knew, and knows more. "
     "Right: how likely the right answer is as the next token, for nouns of each kind."
 )
-with course.figure(caption, width=12, height=5, columns=2) as (left, right):
+with course.figure(caption, width=8, height=4.6, columns=2) as (left, right):
     for i, (speaker, pair, colour) in enumerate([(model, before, "#A6A6A6"), (adapter, after, "#0072B2")]):
         label, at = ["SmolLM2", "with the adapter"][i], np.arange(len(kinds)) - 0.4 * i + 0.2
         bars = left.bar(np.arange(2) + 0.4 * i - 0.2, pair, 0.38, color=colour, label=label)
         left.bar_label(bars, [f"{share:.0%}" for share in pair])
         right.barh(at, chances(speaker), 0.38, color=colour)
     left.set(ylim=(0, 1), ylabel="share of nouns", xticks=[0, 1])
-    left.set_xticklabels(["says it", "knows it: likeliest of ten"])
-    left.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    left.set_xticklabels(["says it", "likeliest of ten"])
+    left.figure.legend(loc="outside lower center", ncols=2)
     right.set_yticks(range(len(kinds)), kinds)
-    right.set(xlim=(0, 1), xlabel="probability of the right next token")
+    right.set(xlim=(0, 1), xlabel="P(right next token)")
 
 # %% [markdown]
 r"""
@@ -242,8 +242,9 @@ check("real_serve", real_serve)
 r"""
 ## Memory
 
-One step of 16 rows of 8 tokens. At this size the weights are the large part, and full fine-tuning holds them
-four times: the weights, their gradients, and AdamW's two averages.
+One step of 16 rows of 8 tokens. At this size the weights are the large part. Full fine-tuning holds four arrays of their
+size: the weights, their gradients, and AdamW's two averages. (The untouched base, which it keeps to give it back, is a fifth
+one, and is not counted here: no step reads it.)
 """
 
 # %%
@@ -256,16 +257,19 @@ assert full["optimizer"] == 2 * full["gradients"] and thin["gradients"] == 4 * 4
 # %%
 def draw(length=8):
     """Bytes of a step of 16 rows of so many tokens."""
-    with course.figure(caption, height=3.6) as axes:
+    with course.figure(caption, width=7.5, height=3.6) as axes:
         for row, method in enumerate(("lora", "full")):
             start, book = 0, ml.ledger(model, 16, length, method=method)
             for part, (colour, _) in plots.PARTS.items():
-                axes.barh(row, book[part] / 2**20, left=start, color=colour, label=part if row else None)
+                axes.barh(row, book[part] / 2**20, left=start, color=colour, ec="w", label=part if row else None)
                 start += book[part] / 2**20
         axes.set(yticks=[0, 1], yticklabels=["LoRA", "full"], xlabel="MiB held in a step")
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=12)
 
-caption = "What a step of short rows holds: of SmolLM2 in full almost all is weights, three times over again."
+caption = (
+    "What a step of short rows holds. In full fine-tuning of SmolLM2 the weights, their gradients and two averages "
+    "are nearly everything, each as large as the model; with LoRA the weights alone are."
+)
 draw()
 
 # %%
@@ -277,7 +281,7 @@ r"""
 
 - A hundred nouns have a standard error of up to five points, and this is one seed and one learning rate. Both
   adapters would go on learning; `minilora compare --task category` does it with care, for each technique.
-- Most of what was learned is the form of the answer. The second bar is the fairer measure, and it moved less.
+- Much of what was learned is the form of the answer. The second pair of bars is the fairer measure, and it moved less.
 - The weights come in 4 bits a number and are unpacked to float32: text and scores are those of that copy.
 - 135 million numbers are few. For larger models use [PEFT](https://github.com/huggingface/peft), which reads the folders
   written here.

@@ -3,10 +3,14 @@
 from dataclasses import replace
 
 from . import (
+    attached,
+    backward,
     comparison,
     delta_lora,
+    gradients,
     kernels,
     language_model,
+    layer,
     llama,
     lora,
     lora_fa,
@@ -15,16 +19,28 @@ from . import (
     tape,
     tour,
     vera,
+    walk,
 )
 from .exercise import Exercise
 
-LESSONS = (  # in the order of their numbers
-    *(tour, tape, llama, low_rank),
-    *(lora, lora_fa, vera, delta_lora, lora_plus),
-    *(kernels, comparison, language_model),
-)
+LESSONS = {  # number of the notebook -> its exercises
+    "00": tour.EXERCISES,
+    "01": tape.EXERCISES + walk.EXERCISES,
+    "01b": gradients.EXERCISES,
+    "02": llama.EXERCISES,
+    "02b": backward.EXERCISES + layer.EXERCISES,
+    "03": low_rank.EXERCISES,
+    "04": lora.EXERCISES + attached.LORA,
+    "05": lora_fa.EXERCISES,
+    "06": vera.EXERCISES,
+    "07": delta_lora.EXERCISES,
+    "08": lora_plus.EXERCISES,
+    "09": kernels.EXERCISES,
+    "10": comparison.EXERCISES,
+    "11": language_model.EXERCISES,
+}
 EXERCISES: dict[str, Exercise] = {
     exercise.name: replace(exercise, lesson=number)
-    for number, lesson in enumerate(LESSONS)
-    for exercise in lesson.EXERCISES
+    for number, exercises in LESSONS.items()
+    for exercise in exercises
 }

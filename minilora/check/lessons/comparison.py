@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from ..slips import Case
-from .exercise import blank, broken, draw, predict
+from .exercise import blank, broken, predict, widths
 
 
 def choose(rates, validation, test):
@@ -18,11 +18,17 @@ def by_test(rates, validation, test):
     return {"rate": rates[np.argmax(test)]}
 
 
-def choice_cases():
-    """For rate = f(rates, validation, test)."""
-    rates = 10.0 ** np.arange(-4, 2)
-    draws = [draw(seed, validation=(6,), test=(6,)) for seed in (0, 5)]
-    return [Case({"rates": rates, **scores}, choose) for scores in draws]
+def choice_cases(rng):
+    """For rate = f(rates, validation, test): the two kinds of words choose different rates."""
+    cases = []
+    for count in widths(rng, 3):
+        rates = 10 ** np.sort(rng.uniform(-5, 1, count))
+        validation = rng.uniform(0, 1, count)
+        test = np.roll(validation, rng.integers(1, count)) * rng.uniform(0.9, 1, count)
+        test[np.argmax(validation)] *= 0.5
+        scores = {"validation": validation, "test": test}
+        cases.append(Case({"rates": rates, **scores}, choose))
+    return cases
 
 
 EXERCISES = (
@@ -46,7 +52,7 @@ EXERCISES = (
     ),
     blank(
         "fair_choice",
-        "Which rate is used? rates, validation, test (6 each) -> a rate",
+        "Which rate is used? rates, validation, test (n each) -> a rate",
         (
             "The test words are only for the report.",
             "np.argmax gives the place of the highest score.",

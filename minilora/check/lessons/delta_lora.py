@@ -6,14 +6,14 @@ import numpy as np
 
 from ...methods.delta_lora import after_step
 from ..slips import Case
-from .exercise import blank, broken, draw, predict
+from .exercise import blank, broken, draw, number, predict
+from .lora import shapes
 
 OPTIONS = {"update_ratio": 2.0, "start_step": 0}
 
 
 def step(W, s, ratio, lr, A, B, dA, dB):
     """W', A', B' after a step of plain gradient descent: W' = W + λ s (B'A' - B A)."""
-    lr = float(lr)  # `Case.base` gives an array of zero
     new = {"W": W.copy(), "s": s, "A": A - lr * dA, "B": B - lr * dB}
     after_step(new, (A, B), 1, {**OPTIONS, "update_ratio": ratio})
     return {"W'": new["W"], "A'": new["A"], "B'": new["B"]}
@@ -30,15 +30,23 @@ def by_gradients(W, s, ratio, lr, A, B, dA, dB):
     ]
 
 
-def step_cases():
+def by_the_differences(W, s, ratio, lr, A, B, dA, dB):
+    """W moved by (B' - B)(A' - A)."""
+    moved = W + ratio * s * lr**2 * (dB @ dA)
+    return {**step(W, s, ratio, lr, A, B, dA, dB), "W'": moved}
+
+
+def step_cases(rng):
     """For W', A', B' = f(W, s, ratio, lr, A, B, dA, dB)."""
     cases = []
-    for seed, (O, I, r) in enumerate([(10, 16, 4), (5, 5, 5)]):
-        a = draw(seed, W=(O, I), A=(r, I), B=(O, r), dA=(r, I), dB=(O, r))
-        args = {"W": a.pop("W"), "s": 4.0, "ratio": 2.0, "lr": 0.1, **a}
+    for _, I, O, r, s in shapes(rng):
+        a = draw(rng, W=(O, I), A=(r, I), B=(O, r), dA=(r, I), dB=(O, r))
+        rates = {"ratio": number(rng, 1.5, 3), "lr": number(rng, 0.05, 0.5)}
+        args = {"W": a.pop("W"), "s": s, **rates, **a}
         slips = {"not the products' difference": by_gradients}
-        # with lr = 0 nothing moves: that is W's other path
-        cases.append(Case(args, step, slips=slips, adapter="lr", two_paths=("W'",)))
+        # with lr = 0 nothing moves: that is the other path
+        paths = dict(two_paths=("W'", "A'", "B'"), paths="parts: the old value, and the step")
+        cases.append(Case(args, step, slips=slips, adapter="lr", **paths))
     return cases
 
 
@@ -94,6 +102,6 @@ EXERCISES = (
             "W + ratio * s * (B_new - B) @ (A_new - A), A_new, B_new",
         ),
         step_cases,
-        slip="not the products' difference",
+        wanted=by_the_differences,
     ),
 )

@@ -2,13 +2,21 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..slips import Case, Outputs
 
 Hints = tuple[str, str, str]  # shown one at a time; the last is almost the answer
+Cases = Callable[[np.random.Generator], list[Case]]  # draws what a function is called with
+
+
+class Unseen(NamedTuple):
+    """What is to be wrong, and where it is not to be seen."""
+
+    start: Callable[[Case], dict[str, Any]]  # the arguments with which nothing is to be seen
+    output: str  # the one that is to be wrong elsewhere
 
 
 @dataclass(frozen=True)
@@ -19,18 +27,38 @@ class Exercise:
     kind: str  # "predict", "blank", "break"
     asks: str  # one line
     hints: Hints
-    lesson: int = 0  # the notebook that has it
+    lesson: str = ""  # the number of the notebook that has it: "04"
     # predict
     number: Callable[[], float] = float  # gives the right one
     because: str = ""  # said once the number is right
     near: Mapping[float, str] = field(default_factory=dict)  # wrong numbers, explained
     tolerance: float = 1e-9  # relative
     # blank and break
-    cases: Callable[[], list[Case]] = list  # gives what the function is run on
+    cases: Cases = lambda rng: []
+    functions: int = 1  # how many are to be written: 2 for a pair, forward and backward
+    # the functions that were written -> the one that is run on the cases; None: they are one
+    through: Callable[..., Callable[..., Any]] | None = None
+    package: Any = None  # what notebooks use where nothing is written; None: what is right
     # break: what is asked for is one of these
-    slip: str | None = None  # a known slip
+    slip: str | None = None  # a known slip, in one output or more
     wanted: Callable[..., Outputs] | None = None  # these wrong outputs
-    unseen: Callable[[Case], dict[str, Any]] | None = None  # not to be seen with these arguments
+    unseen: Unseen | None = None
+
+    def takes(self, answer: Any) -> bool:
+        """Is an answer the function, or the tuple of functions, that is asked for?"""
+        functions = answer if isinstance(answer, tuple) else (answer,)
+        return len(functions) == self.functions and all(map(callable, functions))
+
+    def run(self, answer: Any) -> Callable[..., Any]:
+        """The function that is run on the cases."""
+        functions = answer if isinstance(answer, tuple) else (answer,)
+        return self.through(*functions) if self.through else functions[0]
+
+    def drawn(self, seed: int) -> list[Case]:
+        """The cases that a seed gives; for `unseen`, then the same with the start's arguments."""
+        cases = self.cases(np.random.default_rng(seed))
+        start = [case.but(**self.unseen.start(case)) for case in cases] if self.unseen else []
+        return cases + start
 
 
 def predict(
@@ -40,19 +68,59 @@ def predict(
     return Exercise(name, "predict", asks, hints, number=number, because=because, **more)
 
 
-def blank(name: str, asks: str, hints: Hints, cases: Callable[[], list[Case]]) -> Exercise:
-    """Write a function."""
-    return Exercise(name, "blank", asks, hints, cases=cases)
+def blank(name: str, asks: str, hints: Hints, cases: Cases, **more: Any) -> Exercise:
+    """Write a function, or a pair.   more: functions, through, package."""
+    return Exercise(name, "blank", asks, hints, cases=cases, **more)
 
 
-def broken(
-    name: str, asks: str, hints: Hints, cases: Callable[[], list[Case]], **wrong: Any
-) -> Exercise:
+def blank_pair(name: str, asks: str, hints: Hints, cases: Cases, package: Any) -> Exercise:
+    """Write a pair in the form of the package's: forward(*args) -> (y, cache), backward(dy, cache).
+
+    cases: for y, dx, … = f(dy, *args), None where there is no gradient. package: its (forward,
+    backward), which takes the place of a pair that is not written.
+    """
+    return blank(name, asks, hints, cases, functions=2, through=both, package=package)
+
+
+def both(forward: Callable, backward: Callable) -> Callable:
+    """The function (dy, *args) -> y and what backward returns, of a pair."""
+
+    def run(dy, *args):
+        y, cache = forward(*args)
+        grads = backward(dy, cache)
+        if grads is None:
+            return None
+        more = grads[len(args) :]  # for arguments that have a default
+        return (y, *(grads if any(g is not None for g in more) else grads[: len(args)]))
+
+    return run
+
+
+def broken(name: str, asks: str, hints: Hints, cases: Cases, **wrong: Any) -> Exercise:
     """Write a function that is wrong in a certain way.   wrong: slip, wanted or unseen."""
     return Exercise(name, "break", asks, hints, cases=cases, **wrong)
 
 
-def draw(seed: int, **shapes: tuple[int, ...]) -> dict[str, Any]:
-    """Standard normal float64 arrays of these shapes: far from zero, the same each time."""
-    rng = np.random.default_rng(seed)
+def draw(rng: np.random.Generator, **shapes: tuple[int, ...]) -> dict[str, Any]:
+    """Standard normal float64 arrays of these shapes: far from zero."""
     return {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+
+
+def rows(rng: np.random.Generator) -> int:
+    """A number of rows: even, so that they can be two sequences, and different from any width."""
+    return int(rng.choice([6, 8, 10]))
+
+
+def widths(rng: np.random.Generator, count: int) -> list[int]:
+    """So many different widths, all of them odd."""
+    return [int(n) for n in rng.choice([5, 7, 9, 11, 13], count, replace=False)]
+
+
+def rank(rng: np.random.Generator) -> int:
+    """A rank: smaller than any width."""
+    return int(rng.choice([2, 3, 4]))
+
+
+def number(rng: np.random.Generator, low: float, high: float) -> float:
+    """A number in between, with three digits."""
+    return float(f"{rng.uniform(low, high):.3g}")

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..slips import Case
-from .exercise import blank, broken, draw, predict
+from .exercise import blank, broken, draw, number, predict, rows, widths
 
 
 def roof(peak, bandwidth, intensity):
@@ -11,12 +11,14 @@ def roof(peak, bandwidth, intensity):
     return {"rate": np.minimum(peak, bandwidth * intensity)}
 
 
-def roof_cases():
-    """For rate = f(peak, bandwidth, intensity)."""
-    return [
-        Case({"peak": peak, "bandwidth": speed, "intensity": 2.0 ** np.arange(-2, 9)}, roof)
-        for peak, speed in ((200.0, 14.0), (50.0, 30.0))
-    ]
+def roof_cases(rng):
+    """For rate = f(peak, bandwidth, intensity): numbers, below the ridge and above it."""
+    cases = []
+    for low, high in ((0.1, 0.8), (1.2, 5.0), (0.1, 0.8), (1.2, 5.0)):
+        peak, speed = number(rng, 50, 300), number(rng, 5, 50)
+        intensity = peak / speed * rng.uniform(low, high)
+        cases.append(Case({"peak": peak, "bandwidth": speed, "intensity": intensity}, roof))
+    return cases
 
 
 def tile(a, b):
@@ -24,12 +26,16 @@ def tile(a, b):
     return {"y": a.T @ b}
 
 
-def tile_cases():
+def last_step(a, b):
+    """What the last step alone puts into y."""
+    return {"y": np.outer(a[-1], b[-1])}
+
+
+def tile_cases(rng):
     """For y = f(a, b): a (K, R), b (K, C), one row for each step k."""
-    return [
-        Case(draw(i, a=(K, R), b=(K, C)), tile, rows=("a", "b"), summed=("y",))
-        for i, (K, R, C) in enumerate([(6, 4, 5), (7, 3, 3)])
-    ]
+    shapes = [(rows(rng), *widths(rng, 2)), (rows(rng), *widths(rng, 2)), (8, 5, 5)]
+    sums = dict(rows=("a", "b"), summed=("y",), over="all steps k")
+    return [Case(draw(rng, a=(K, R), b=(K, C)), tile, **sums) for K, R, C in shapes]
 
 
 def times_faster(mine, theirs):
@@ -37,15 +43,16 @@ def times_faster(mine, theirs):
     return {"ratio": np.median(theirs / mine)}
 
 
-def times_cases():
+def times_cases(rng):
     """For ratio = f(mine, theirs): seconds of each round; in some, other work was running."""
     cases = []
-    for seed in (0, 1):
-        noise = draw(seed, mine=(7,), theirs=(7,))
-        busy = np.array([1, 1, 6, 3, 1, 1, 1.5])  # other work that slows both
+    for count in widths(rng, 3):
+        noise = draw(rng, mine=(count,), theirs=(count,))
+        busy = rng.permutation([6, 3, 1.5] + [1] * (count - 3))  # other work that slows both
         mine, theirs = (busy * (1 + 0.1 * noise[n] ** 2) for n in ("mine", "theirs"))
-        theirs[1] *= 9  # and once only one of them
-        cases.append(Case({"mine": 2e-3 * mine, "theirs": 5e-3 * theirs}, times_faster))
+        theirs[rng.integers(count)] *= 9  # and once only one of them
+        args = {"mine": 2e-3 * mine, "theirs": number(rng, 3e-3, 8e-3) * theirs}
+        cases.append(Case(args, times_faster))
     return cases
 
 
@@ -96,7 +103,7 @@ EXERCISES = (
             "np.outer(a[-1], b[-1])",
         ),
         tile_cases,
-        slip="no sum",
+        wanted=last_step,
     ),
     blank(
         "kernel_ratio",

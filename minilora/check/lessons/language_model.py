@@ -4,7 +4,8 @@ import numpy as np
 
 from ...methods.lora import count
 from ..slips import Case
-from .exercise import blank, broken, draw, predict
+from .exercise import blank, broken, draw, predict, rows
+from .lora import shapes
 
 
 def best_of(logits, among):
@@ -17,12 +18,14 @@ def best_of_all(logits, among):
     return {"token": logits.argmax(axis=1)}
 
 
-def best_cases():
-    """For token = f(logits, among)."""
-    kinds = np.array([3, 5, 11, 17])
-    return [
-        Case({**draw(i, logits=(N, 20)), "among": kinds}, best_of) for i, N in enumerate((6, 9))
-    ]
+def best_cases(rng):
+    """For token = f(logits, among): the tokens stand in no order."""
+    cases = []
+    for N in (rows(rng), rows(rng), 7):
+        V = int(rng.integers(18, 30))
+        among = rng.choice(V, 4, replace=False)
+        cases.append(Case({**draw(rng, logits=(N, V)), "among": among}, best_of))
+    return cases
 
 
 def serve(x, W, s, A, B, which):
@@ -31,13 +34,14 @@ def serve(x, W, s, A, B, which):
     return {"y": x @ W.T + s * np.einsum("mr,mor->mo", z, B[which])}
 
 
-def serve_cases():
-    """For y = f(x, W, s, A, B, which): three adapters."""
+def serve_cases(rng):
+    """For y = f(x, W, s, A, B, which): some adapters, in any order."""
     cases = []
-    for i, (M, I, O, r) in enumerate([(6, 8, 5, 2), (7, 4, 4, 3)]):
-        a = draw(i, x=(M, I), W=(O, I), A=(3, r, I), B=(3, O, r))
-        which = np.arange(M) % 3
-        args = {"x": a["x"], "W": a["W"], "s": 4.0, "A": a["A"], "B": a["B"], "which": which}
+    for M, I, O, r, s in shapes(rng):
+        n = int(rng.integers(3, 6))
+        a = draw(rng, x=(M, I), W=(O, I), A=(n, r, I), B=(n, O, r))
+        which = rng.integers(n, size=M)
+        args = {"x": a["x"], "W": a["W"], "s": s, "A": a["A"], "B": a["B"], "which": which}
         cases.append(Case(args, serve, rows=("x",), adapter="B", two_paths=("y",)))
     return cases
 

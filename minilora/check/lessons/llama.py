@@ -6,7 +6,7 @@ import numpy as np
 
 from ...ops import attention, rmsnorm
 from ..slips import Case
-from .exercise import blank, broken, draw, predict
+from .exercise import blank, broken, draw, number, predict, rows, widths
 
 
 def norm(x, g, eps):
@@ -26,16 +26,38 @@ def without_mask(q, k, v):
     return {"o": scores / scores.sum(1, keepdims=True) @ v}
 
 
-def attention_cases():
+def attention_cases(rng):
     """For o = f(q, k, v)."""
-    return [Case(draw(i, q=n, k=n, v=n), one_head) for i, n in enumerate([(5, 8), (7, 4)])]
+    shapes = [(rows(rng), *widths(rng, 1)) for _ in range(2)] + [(6, 6)]
+    return [Case(draw(rng, q=n, k=n, v=n), one_head) for n in shapes]
 
 
-def norm_cases():
-    """For y = f(x, g, eps)."""
+def eps_elsewhere(x, g, eps):
+    """eps left out; beside the root, its square or its root under it; on the sum; as a floor."""
+    square = (x**2).mean(1, keepdims=True)
+    roots = [
+        np.sqrt(square),
+        np.sqrt(square) + eps,
+        np.sqrt(square + eps**2),
+        np.sqrt(square + np.sqrt(eps)),
+        np.sqrt(square + eps / x.shape[1]),
+        np.sqrt(square + 1e-5),  # a number in place of the argument
+        np.sqrt(square + 1e-6),
+        np.sqrt(np.maximum(square, eps)),
+        np.sqrt(square) + np.sqrt(eps),
+    ]
+    return [{"y": g * x / root} for root in roots] + [{"y": g * x / roots[0] + eps}]
+
+
+def norm_cases(rng):
+    """For y = f(x, g, eps): eps is large, so that its place matters."""
     return [
-        Case({**draw(i, x=(M, C), g=(C,)), "eps": 1e-5}, norm)
-        for i, (M, C) in enumerate([(4, 6), (3, 9)])
+        Case(
+            {**draw(rng, x=(rows(rng), C), g=(C,)), "eps": number(rng, 0.05, 0.5)},
+            norm,
+            slips={"epsilon": eps_elsewhere},
+        )
+        for C in widths(rng, 3)
     ]
 
 

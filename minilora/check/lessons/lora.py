@@ -4,7 +4,7 @@ import numpy as np
 
 from ...methods.lora import count, delta, lora_backward, lora_forward
 from ..slips import Case
-from .exercise import blank, broken, draw, predict
+from .exercise import Unseen, blank, broken, draw, predict, rank, rows, widths
 
 
 def forward(x, W, s, A, B):
@@ -23,41 +23,45 @@ def merge(W, s, A, B):
     return {"W'": W + delta(s, A, B)}
 
 
-SHAPES = ((6, 16, 10, 4, 16.0), (6, 5, 5, 5, 2.0))  # M rows (2 sequences of 3), I, O, r, s
+def shapes(rng):
+    """M rows, I, O, r and s, three times: the last has I = O = r."""
+    sides = [[*widths(rng, 2), rank(rng)] for _ in range(2)] + [widths(rng, 1) * 3]
+    scales = rng.choice([2.0, 4.0, 8.0, 16.0], 3, replace=False)
+    return [(rows(rng), *side, float(s)) for side, s in zip(sides, scales)]
 
 
-def arrays(seed, M, I, O, r, s):
+def arrays(rng, M, I, O, r, s):
     """dy, x, W, s, A, B: B away from zero, as it is after the first step."""
-    a = draw(seed, dy=(M, O), x=(M, I), W=(O, I), A=(r, I), B=(O, r))
+    a = draw(rng, dy=(M, O), x=(M, I), W=(O, I), A=(r, I), B=(O, r))
     return {"dy": a["dy"], "x": a["x"], "W": a["W"], "s": s, "A": a["A"], "B": a["B"]}
 
 
-def cases(reference, names, **paths):
-    """Two sets of shapes, one rectangular and one square, with the named arguments."""
-    args = [arrays(seed, *shape) for seed, shape in enumerate(SHAPES)]
+def cases(rng, reference, names, **paths):
+    """Two sets of rectangular shapes and a square one, with the named arguments."""
+    args = [arrays(rng, *shape) for shape in shapes(rng)]
     return [Case({n: a[n] for n in names}, reference, adapter="B", **paths) for a in args]
 
 
-def forward_cases():
+def forward_cases(rng):
     """For y = f(x, W, s, A, B)."""
-    return cases(forward, ("x", "W", "s", "A", "B"), two_paths=("y",), rows=("x",))
+    return cases(rng, forward, ("x", "W", "s", "A", "B"), two_paths=("y",), rows=("x",))
 
 
-def backward_cases():
+def backward_cases(rng):
     """For dx, dA, dB = f(dy, x, W, s, A, B)."""
     names = ("dy", "x", "W", "s", "A", "B")
     paths = dict(rows=("dy", "x"), summed=("dA", "dB"), two_paths=("dx",))
-    return cases(backward, names, **paths)
+    return cases(rng, backward, names, **paths)
 
 
-def merge_cases():
+def merge_cases(rng):
     """For W' = f(W, s, A, B)."""
-    return cases(merge, ("W", "s", "A", "B"), two_paths=("W'",))
+    return cases(rng, merge, ("W", "s", "A", "B"), two_paths=("W'",))
 
 
 def first_dA():
     """The largest entry of dA where B = 0."""
-    start = {**arrays(0, *SHAPES[0]), "B": np.zeros((10, 4))}
+    start = {**arrays(np.random.default_rng(0), 6, 16, 10, 4, 2.0), "B": np.zeros((10, 4))}
     return float(np.abs(backward(**start)["dA"]).max())
 
 
@@ -140,6 +144,6 @@ EXERCISES = (
             "Return dx, 3 * dA, dB.",
         ),
         backward_cases,
-        unseen=lambda case: {"B": np.zeros_like(case.args["B"])},
+        unseen=Unseen(lambda case: {"B": np.zeros_like(case.args["B"])}, "dA"),
     ),
 )

@@ -1,9 +1,11 @@
 """Notebook 05, LoRA-FA: what is kept, a backward without x, a step with A frozen."""
 
+import numpy as np
+
 from ...methods.lora_fa import lora_fa_backward, lora_fa_forward
 from ..slips import Case
-from .exercise import blank, broken, draw, predict
-from .lora import SHAPES, arrays
+from .exercise import blank, broken, draw, number, predict, rank, widths
+from .lora import arrays, shapes
 
 
 def backward(dy, z, W, s, A, B):
@@ -12,11 +14,16 @@ def backward(dy, z, W, s, A, B):
     return {"dx": dx, "dA": dA, "dB": dB}
 
 
-def backward_cases():
+def without_the_adapters_path(dy, z, W, s, A, B):
+    """dx through W alone."""
+    return {**backward(dy, z, W, s, A, B), "dx": dy @ W}
+
+
+def backward_cases(rng):
     """For dx, dA, dB = f(dy, z, W, s, A, B)."""
     cases = []
-    for seed, shape in enumerate(SHAPES):
-        a = arrays(seed, *shape)
+    for shape in shapes(rng):
+        a = arrays(rng, *shape)
         args = {"dy": a["dy"], "z": a["x"] @ a["A"].T} | {n: a[n] for n in ("W", "s", "A", "B")}
         rows, summed = ("dy", "z"), ("dB",)
         cases.append(Case(args, backward, rows, summed, adapter="B", two_paths=("dx",)))
@@ -29,22 +36,25 @@ def step(A, B, dA, dB, lr):
 
 
 def moved(A, B, dA, dB, lr):
-    """A moves too; or A instead of B."""
-    return [{"A": A - lr * dA, "B": B - lr * dB}, {"A": A - lr * dA, "B": B}]
+    """A moves too, or A instead of B."""
+    return [{"A": A - lr * dA}]
 
 
-def step_cases():
+def step_cases(rng):
     """For A, B = f(A, B, dA, dB, lr)."""
-    draws = [
-        draw(i, A=(r, I), B=(O, r), dA=(r, I), dB=(O, r))
-        for i, (r, I, O) in enumerate([(4, 16, 10), (3, 5, 7)])
-    ]
-    return [Case({**a, "lr": 0.1}, step, slips={"frozen moved": moved}) for a in draws]
+    cases = []
+    for _ in range(3):
+        (I, O), r = widths(rng, 2), rank(rng)
+        a = draw(rng, A=(r, I), B=(O, r), dA=(r, I), dB=(O, r))
+        args, slips = {**a, "lr": number(rng, 0.05, 0.5)}, {"frozen moved": moved}
+        paths = dict(two_paths=("B",), paths="parts: the old value, and the step")
+        cases.append(Case(args, step, slips=slips, adapter="lr", **paths))
+    return cases
 
 
 def kept_numbers(rows, I, r):
     """How many numbers of activations the pair keeps."""
-    a = arrays(0, rows, I, I, r, 2.0)
+    a = arrays(np.random.default_rng(0), rows, I, I, r, 2.0)
     _, (z, *_) = lora_fa_forward(a["x"], a["W"], a["s"], a["A"], a["B"])
     return z.size
 
@@ -96,6 +106,6 @@ EXERCISES = (
             "Return dy @ W as dx.",
         ),
         backward_cases,
-        slip="path missing",
+        wanted=without_the_adapters_path,
     ),
 )

@@ -2,7 +2,7 @@
 
 from ...methods.lora_plus import lr_scale
 from ..slips import Case
-from .exercise import blank, broken, draw, predict
+from .exercise import blank, broken, draw, number, predict, rank, widths
 
 
 def step(A, B, dA, dB, lr, ratio):
@@ -12,21 +12,30 @@ def step(A, B, dA, dB, lr, ratio):
 
 
 def ratio_on_a(A, B, dA, dB, lr, ratio):
-    """The ratio on A; A slowed down instead; both slowed down."""
-    return [
-        {"A'": A - ratio * lr * dA, "B'": B - lr * dB},
-        {"A'": A - lr / ratio * dA, "B'": B - lr / ratio * dB},
-    ]
+    """The ratio on A; A slowed down instead."""
+    return [{"A'": A - ratio * lr * dA}, {"A'": A - lr / ratio * dA}]
 
 
-def step_cases():
+def without_ratio(A, B, dA, dB, lr, ratio):
+    """Both at the rate lr: plain LoRA."""
+    return [{"A'": A - lr * dA, "B'": B - lr * dB}]
+
+
+def exchanged(A, B, dA, dB, lr, ratio):
+    """The ratio on A in place of B."""
+    return {"A'": A - ratio * lr * dA, "B'": B - lr * dB}
+
+
+def step_cases(rng):
     """For A', B' = f(A, B, dA, dB, lr, ratio)."""
-    draws = [
-        draw(i, A=(r, I), B=(O, r), dA=(r, I), dB=(O, r))
-        for i, (r, I, O) in enumerate([(4, 16, 10), (3, 5, 7)])
-    ]
-    numbers = {"lr": 0.01, "ratio": 16.0}
-    return [Case({**a, **numbers}, step, slips={"ratio on A": ratio_on_a}) for a in draws]
+    cases, slips = [], {"ratio on A": ratio_on_a, "ratio missing": without_ratio}
+    for _ in range(3):
+        (I, O), r = widths(rng, 2), rank(rng)
+        a = draw(rng, A=(r, I), B=(O, r), dA=(r, I), dB=(O, r))
+        args = {**a, "lr": number(rng, 0.01, 0.05), "ratio": number(rng, 4, 20)}
+        paths = dict(two_paths=("A'", "B'"), paths="parts: the old value, and the step")
+        cases.append(Case(args, step, slips=slips, adapter="lr", **paths))
+    return cases
 
 
 EXERCISES = (
@@ -64,6 +73,6 @@ EXERCISES = (
             "A - ratio * lr * dA, B - lr * dB",
         ),
         step_cases,
-        slip="ratio on A",
+        wanted=exchanged,
     ),
 )

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..slips import Case
-from .exercise import blank, broken, draw, predict
+from .exercise import blank, broken, draw, predict, widths
 
 
 def truncate(D, r):
@@ -18,11 +18,13 @@ def smallest(D, r):
     return {"D_r": (U[:, -r:] * values[-r:]) @ V[-r:]}
 
 
-def truncate_cases():
-    """For D_r = f(D, r)."""
+def truncate_cases(rng):
+    """For D_r = f(D, r): a wide one, a tall one, a square one."""
+    short, long = sorted(widths(rng, 2))
+    ranks = rng.choice([1, 2, 3], 3, replace=False)
     return [
-        Case({**draw(i, D=shape), "r": r}, truncate)
-        for i, (shape, r) in enumerate([((6, 9), 2), ((5, 4), 1)])
+        Case({**draw(rng, D=shape), "r": int(r)}, truncate)
+        for shape, r in zip([(short, long), (long, short), (6, 6)], ranks)
     ]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from ...ops import linear, mul
 from ..slips import Case
-from .exercise import blank, broken, draw, predict
+from .exercise import blank, broken, draw, predict, rows, widths
 
 
 def mul_backward(dy, a, b):
@@ -17,17 +17,23 @@ def linear_backward(dy, x, W):
     return dict(zip(("dx", "dW"), linear.backward(dy, (x, W))))
 
 
-def mul_cases():
+def mul_cases(rng):
     """For da, db = f(dy, a, b)."""
-    return [Case(draw(i, dy=n, a=n, b=n), mul_backward) for i, n in enumerate([(3, 4), (2, 5)])]
+    shapes = tuple(widths(rng, 2)), (rows(rng), *widths(rng, 1)), (4, 4)
+    return [Case(draw(rng, dy=n, a=n, b=n), mul_backward) for n in shapes]
 
 
-def linear_cases():
-    """For dx, dW = f(dy, x, W)."""
-    shapes = [dict(dy=(6, 4), x=(6, 5), W=(4, 5)), dict(dy=(6, 3), x=(6, 3), W=(3, 3))]
+def linear_cases(rng):
+    """For dx, dW = f(dy, x, W): the last W is square."""
+    shapes = [(rows(rng), *widths(rng, 2)), (rows(rng), *widths(rng, 2)), (8, 5, 5)]
     return [
-        Case(draw(i, **shape), linear_backward, rows=("dy", "x"), summed=("dW",))
-        for i, shape in enumerate(shapes)
+        Case(
+            draw(rng, dy=(M, O), x=(M, I), W=(O, I)),
+            linear_backward,
+            rows=("dy", "x"),
+            summed=("dW",),
+        )
+        for M, I, O in shapes
     ]
 
 

@@ -2,7 +2,7 @@
 
 from ...methods.lora import count
 from ..slips import Case
-from .exercise import blank, broken, draw, predict
+from .exercise import blank, broken, draw, number, predict, rows, widths
 
 
 def step(w, dw, lr):
@@ -15,11 +15,13 @@ def without_rate(w, dw, lr):
     return {"w'": w - dw}
 
 
-def step_cases():
+def step_cases(rng):
     """For w' = f(w, dw, lr)."""
+    shapes = tuple(widths(rng, 2)), (rows(rng),), (3, 2, 4)
+    paths = dict(adapter="lr", two_paths=("w'",), paths="parts: the old value, and the step")
     return [
-        Case({**draw(i, w=shape, dw=shape), "lr": 0.1}, step)
-        for i, shape in enumerate([(3, 4), (5,)])
+        Case({**draw(rng, w=shape, dw=shape), "lr": number(rng, 0.05, 0.5)}, step, **paths)
+        for shape in shapes
     ]
 
 

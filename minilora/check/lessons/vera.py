@@ -2,9 +2,7 @@
 
 from ...methods.vera import count, delta, vera_backward, vera_forward
 from ..slips import Case
-from .exercise import blank, broken, draw, predict
-
-SHAPES = ((6, 8, 5, 3), (6, 7, 4, 4))  # M rows (2 sequences of 3), I, O, r; r = O in the second
+from .exercise import blank, broken, draw, predict, rank, rows, widths
 
 
 def forward(x, W, A, B, b, d):
@@ -36,7 +34,7 @@ def backward_wrong_side(dy, u, W, A, B, b, d):
     dz = dy @ B
     wrong = [{"db": (dz * d * u).sum(0)}, {"db": (dz * u).sum(0)}]
     if len(b) == len(d):
-        wrong.append({"dx": dy @ W + (dz * b * d) @ A, "dd": (dz * b * u).sum(0)})
+        wrong += [{"dx": dy @ W + (dz * b * d) @ A}, {"dd": (dz * b * u).sum(0)}]
     return wrong
 
 
@@ -45,32 +43,40 @@ def merge_wrong_side(W, A, B, b, d):
     return [{"W'": W + (B * b * d) @ A}] if len(b) == len(d) else []
 
 
-def _cases(reference, names, wrong_side, **paths):
+def _cases(rng, reference, names, wrong_side, squares=1, **paths):
+    """Three sets of shapes; in the last ones, as many as squares, r = O."""
     cases, slips = [], {"b on the wrong side": wrong_side}
-    for seed, (M, I, O, r) in enumerate(SHAPES):
-        a = draw(seed, dy=(M, O), x=(M, I), W=(O, I), A=(r, I), B=(O, r), b=(O,), d=(r,))
+    for left in (3, 2, 1):
+        M, (I, O), r = rows(rng), widths(rng, 2), rank(rng)
+        r = O if left <= squares else r
+        a = draw(rng, dy=(M, O), x=(M, I), W=(O, I), A=(r, I), B=(O, r), b=(O,), d=(r,))
         a["u"] = a["x"] @ a["A"].T
         args = {n: a[n] for n in names}
         cases.append(Case(args, reference, adapter="b", slips=slips, **paths))
     return cases
 
 
-def forward_cases():
+def forward_cases(rng, squares=1):
     """For y = f(x, W, A, B, b, d)."""
-    names = ("x", "W", "A", "B", "b", "d")
-    return _cases(forward, names, forward_wrong_side, rows=("x",), two_paths=("y",))
+    names, paths = ("x", "W", "A", "B", "b", "d"), dict(rows=("x",), two_paths=("y",))
+    return _cases(rng, forward, names, forward_wrong_side, squares, **paths)
 
 
-def backward_cases():
+def square_cases(rng):
+    """The same with r = O, where b fits on either side."""
+    return forward_cases(rng, squares=3)
+
+
+def backward_cases(rng):
     """For dx, db, dd = f(dy, u, W, A, B, b, d)."""
     names = ("dy", "u", "W", "A", "B", "b", "d")
     paths = dict(rows=("dy", "u"), summed=("db", "dd"), two_paths=("dx",))
-    return _cases(backward, names, backward_wrong_side, **paths)
+    return _cases(rng, backward, names, backward_wrong_side, **paths)
 
 
-def merge_cases():
+def merge_cases(rng):
     """For W' = f(W, A, B, b, d)."""
-    return _cases(merge, ("W", "A", "B", "b", "d"), merge_wrong_side, two_paths=("W'",))
+    return _cases(rng, merge, ("W", "A", "B", "b", "d"), merge_wrong_side, two_paths=("W'",))
 
 
 EXERCISES = (
@@ -126,10 +132,10 @@ EXERCISES = (
         "Put b on the wrong side of B in forward: x, W, A, B, b, d -> y",
         (
             "For which shapes does (b·d·u) Bᵀ run?",
-            "Only where r = O: one of the cases has such a shape.",
+            "Only where r = O: the check calls it with such shapes.",
             "Return x @ W.T + (b * d * (x @ A.T)) @ B.T",
         ),
-        forward_cases,
+        square_cases,
         slip="b on the wrong side",
     ),
 )

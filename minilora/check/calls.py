@@ -1,0 +1,82 @@
+"""Call a reader's function on some arguments, and keep what it returned or what stopped it.
+
+While it runs, no variable of the functions that call it holds a right output, nor an exercise,
+which could compute one: what is right is computed afterwards, in `judge`.
+"""
+
+import copy
+import dis
+import functools
+import inspect
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Notes = tuple[tuple[str, str], ...]  # (label, words)
+IDLE = {"RESUME", "NOP", "CACHE", "POP_TOP", "RETURN_VALUE", "COPY_FREE_VARS", "MAKE_CELL"}
+
+
+class Fault(NamedTuple):
+    """Why there are no outputs to compare."""
+
+    status: str  # "failed", or "open": nothing is written yet
+    says: str
+    notes: Notes = ()
+
+
+def call_each(function: Callable, sets: Sequence[dict[str, Any]]) -> list[Any]:
+    """What a function returned for each set of arguments, or the Fault that stopped it.
+
+    sets: name -> argument, in the order in which the function takes them.
+    """
+    return [_call(function, args) for args in sets]
+
+
+def is_blank(function: Callable) -> bool:
+    """Has a function no statement but a docstring, `...`, pass or return None?"""
+    while isinstance(function, functools.partial):
+        function = function.func
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return code is not None and all(
+        i.opname in IDLE or ("CONST" in i.opname and i.argval in (None, ...))
+        for i in dis.get_instructions(code)
+    )
+
+
+def _call(function, args) -> Any:
+    given = {n: np.copy(a) if isinstance(a, np.ndarray) else a for n, a in args.items()}
+    try:
+        returned = function(*given.values())
+    except NotImplementedError:
+        return Fault("open", "not written yet")
+    except Exception as error:  # a reader's function may raise anything
+        return _raised(error, args)
+    if returned is ... or (returned is None and is_blank(function)):
+        return Fault("open", "not written yet")
+    if returned is None:
+        return Fault("failed", "it returned None: is the return missing?")
+    for name, a in given.items():
+        if isinstance(a, np.ndarray) and not np.array_equal(a, args[name]):
+            return Fault("failed", f"it wrote into its argument {name}: make a new array instead")
+    try:
+        return copy.deepcopy(returned)  # the next call may write into these arrays
+    except Exception:  # a generator, a lock: no output in any case
+        return returned
+
+
+def _raised(error, args) -> Fault:
+    """An error in words: where it was raised, and what was passed."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is the call above
+    notes = [("in the line", frames[-1].line)] if frames and frames[-1].line else []
+    if frames:
+        shapes = ", ".join(f"{n} {np.shape(a)}" for n, a in args.items() if np.ndim(a))
+        notes += [("shapes", shapes)] if shapes else []
+    else:
+        notes.append(("arguments", f"it is called with {len(args)}: {', '.join(args)}"))
+    if "truth value of an array" in str(error):
+        words = "min, max and if take one number; np.minimum, np.maximum, np.where take arrays"
+        notes.append(("arrays", words))
+    message = str(error).splitlines()[:1] or [""]
+    return Fault("failed", f"it raised {type(error).__name__}: {message[0]}", tuple(notes))

@@ -1,0 +1,292 @@
+"""Notebook 02b, the Llama's backward: each piece of a layer."""
+
+import math
+
+import numpy as np
+
+from ... import ops
+from ...ops.swiglu import sigmoid
+from ..slips import Case
+from .exercise import blank, broken, draw, predict
+
+
+def softmax(s):
+    """Softmax of each row."""
+    e = np.exp(s - s.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+# ---- the right outputs
+
+
+def loss_backward(z, targets):
+    """dz of the mean cross-entropy of softmax(z)."""
+    return {"dz": ops.cross_entropy.forward(z, targets)[1][0] / len(z)}
+
+
+def softmax_backward(dp, p):
+    """ds of p = softmax(s)."""
+    return {"ds": p * (dp - (p * dp).sum(-1, keepdims=True))}
+
+
+def rmsnorm_backward(dy, x, g, eps):
+    """dx, dg."""
+    return dict(zip(("dx", "dg"), ops.rmsnorm.backward(dy, ops.rmsnorm.forward(x, g, eps)[1])))
+
+
+def rope_backward(dy, cos, sin):
+    """dx, for one head.   dy (T, D), cos, sin (T, D/2)."""
+    return {"dx": ops.rope.backward(dy[:, None], (cos, sin))[0][:, 0]}
+
+
+def swiglu_backward(dh, gate, up):
+    """dgate, dup."""
+    return dict(zip(("dgate", "dup"), ops.swiglu.backward(dh, (gate, up))))
+
+
+def attention_backward(do, q, k, v):
+    """dq, dk, dv of causal attention, one head.   do, q, k, v (T, D)."""
+    spans = np.array([[0, len(q)] * 2])
+    _, cache = ops.attention.forward(q[:, None], k[:, None], v[:, None], spans)
+    grads = ops.attention.backward(do[:, None], cache)
+    return {name: grad[:, 0] for name, grad in zip(("dq", "dk", "dv"), grads)}
+
+
+# ---- cases, with the slips of each exercise
+
+
+def loss_cases(rng):
+    """For dz = f(z, targets)."""
+
+    def slips(z, targets):
+        p, right = softmax(z), loss_backward(z, targets)["dz"]
+        return {"no target": p / len(z), "no mean": right * len(z)}
+
+    said = {
+        "the 1 at the target was not subtracted": "no target",
+        "the loss is a mean over the rows: divide by their number": "no mean",
+    }
+    return [
+        Case(
+            {**draw(rng, z=shape), "targets": np.arange(shape[0]) % shape[1]},
+            loss_backward,
+            slips={words: _named(slips, key, "dz") for words, key in said.items()},
+        )
+        for shape in [(4, 5), (3, 7)]
+    ]
+
+
+def _named(slips, key, output):
+    """A slip's wrong outputs, for `Case.slips`."""
+    return lambda **args: [{output: slips(**args)[key]}]
+
+
+NO_ROW_SUM = "the sum over the row is missing: every score of a row is in every p"
+
+
+def softmax_cases(rng):
+    """For ds = f(dp, p)."""
+    slips = {
+        NO_ROW_SUM: lambda dp, p: [{"ds": p * dp}],
+        "each p was taken to depend on its own score alone": lambda dp, p: [
+            {"ds": p * (1 - p) * dp}
+        ],
+        "the sum runs over the columns: softmax is of each row": lambda dp, p: [
+            {"ds": p * (dp - (p * dp).sum(0))}
+        ],
+    }
+    return [
+        Case({**draw(rng, dp=shape), "p": softmax(rng.standard_normal(shape))}, softmax_backward,
+             slips=slips)
+        for shape in [(3, 5), (4, 6)]
+    ]  # fmt: skip
+
+
+NO_RHO = "the path through ρ is missing: every x of a row is in ρ"
+
+
+def rmsnorm_cases(rng):
+    """For dx, dg = f(dy, x, g, eps)."""
+
+    def parts(dy, x, g, eps):
+        rho = 1 / np.sqrt((x * x).mean(1, keepdims=True) + eps)
+        w = dy * g
+        return rho, w, x * rho**3 * (w * x).mean(1, keepdims=True)
+
+    def sign(dy, x, g, eps):
+        rho, w, second = parts(dy, x, g, eps)
+        return [{"dx": rho * w + second}]
+
+    def summed(dy, x, g, eps):
+        rho, w, second = parts(dy, x, g, eps)
+        return [{"dx": rho * w - x.shape[1] * second}]
+
+    def no_gain(dy, x, g, eps):
+        return [{"dx": rmsnorm_backward(dy, x, np.ones_like(g), eps)["dx"]}]
+
+    slips = {
+        NO_RHO: lambda dy, x, g, eps: [{"dx": math.prod(parts(dy, x, g, eps)[:2])}],
+        "ρ falls where x grows: its term is subtracted": sign,
+        "ρ has the mean of x², not the sum": summed,
+        "y = g · xρ: dx passes through g": no_gain,
+        "dg multiplies dy by xρ, not by x": lambda dy, x, g, eps: [{"dg": (dy * x).sum(0)}],
+    }
+    return [
+        Case({**draw(rng, dy=n, x=n, g=n[1:]), "eps": 1e-5}, rmsnorm_backward, rows=("dy", "x"),
+             summed=("dg",), slips=slips)
+        for n in [(4, 6), (3, 5)]
+    ]  # fmt: skip
+
+
+FORWARD_AGAIN = "it was turned forward once more: backward turns back, sin with the other sign"
+
+
+def rope_cases(rng):
+    """For dx = f(dy, cos, sin)."""
+    cases = []
+    for T, D in [(5, 4), (4, 6)]:
+        angle = np.outer(np.arange(1, T + 1), 0.7 ** np.arange(D // 2))
+        cases.append(
+            Case(
+                {**draw(rng, dy=(T, D)), "cos": np.cos(angle), "sin": np.sin(angle)},
+                rope_backward,
+                slips={FORWARD_AGAIN: lambda dy, cos, sin: [rope_backward(dy, cos, -sin)]},
+            )
+        )
+    return cases
+
+
+def swiglu_cases(rng):
+    """For dgate, dup = f(dh, gate, up)."""
+
+    def gate_slip(change):
+        return lambda dh, gate, up: [{"dgate": dh * up * change(gate, sigmoid(gate))}]
+
+    slips = {
+        "silu'(z) is not σ(z): z stands before σ(z), and inside it": gate_slip(lambda z, p: p),
+        "the first term of the product rule is missing: σ(z) itself": gate_slip(
+            lambda z, p: z * p * (1 - p)
+        ),
+        "silu'(z) has z σ(z) (1 - σ(z)): the z is missing": gate_slip(lambda z, p: p + p * (1 - p)),
+        "dup multiplies dh by silu(gate) = gate σ(gate), not by σ(gate)": lambda dh, gate, up: [
+            {"dup": dh * sigmoid(gate)}
+        ],
+    }
+    return [
+        Case(draw(rng, dh=n, gate=n, up=n), swiglu_backward, slips=slips)
+        for n in [(3, 4), (5, 2)]
+    ]
+
+
+def attention_by(do, q, k, v, scale=True, row_sum=True, mask=True):
+    """attention_backward, from which a part can be left out."""
+    root = np.sqrt(q.shape[1])
+    p = softmax(np.where(np.tri(len(q)) if mask else True, q @ k.T / root, -np.inf))
+    dp = do @ v.T
+    ds = p * (dp - (p * dp).sum(1, keepdims=True) * row_sum) / (root if scale else 1)
+    return {"dq": ds @ k, "dk": ds.T @ q, "dv": p.T @ do}
+
+
+NO_ROOT = "the scores are q kᵀ / √D: the factor 1/√D is missing"
+
+
+def attention_cases(rng):
+    """For dq, dk, dv = f(do, q, k, v)."""
+    slips = {
+        NO_ROOT: lambda **a: [attention_by(**a, scale=False)],
+        NO_ROW_SUM: lambda **a: [attention_by(**a, row_sum=False)],
+        "the mask is missing: p was made again without it": lambda **a: [
+            attention_by(**a, mask=False)
+        ],
+    }
+    return [
+        Case(draw(rng, do=n, q=n, k=n, v=n), attention_backward, slips=slips)
+        for n in [(5, 3), (4, 6)]
+    ]
+
+
+EXERCISES = (
+    predict(
+        "backward_sum",
+        "z has 3 rows of logits, each with a target. What do all numbers of dz add up to?",
+        (
+            "dz is (p - onehot) / 3 in every row.",
+            "What do the probabilities of a row add up to, and what does its onehot?",
+            "1 - 1 in each row.",
+        ),
+        number=lambda: round(float(loss_backward(np.eye(3, 7), np.arange(3))["dz"].sum()), 12),
+        because="p and onehot both add up to 1: what one logit loses, the others gain.",
+        near={1: "that is p alone: onehot also adds up to 1", 3: "that is p alone, over 3 rows"},
+    ),
+    blank(
+        "backward_loss",
+        "Cross-entropy of softmax(z), mean over the rows: z (M, V), targets (M,) -> dz",
+        (
+            "loss of a row = log Σ exp(z) - z[target]. Differentiate each of the two terms.",
+            "log Σ exp(z) gives softmax(z); z[target] gives 1 at the target.",
+            "dz = p; dz[np.arange(M), targets] -= 1; dz / M",
+        ),
+        loss_cases,
+    ),
+    blank(
+        "backward_softmax",
+        "p = softmax(s) of each row: dp, p -> ds",
+        (
+            "∂p_j/∂s_i = p_j ([i = j] - p_i): two terms.",
+            "ds_i = Σ_j dp_j p_j ([i = j] - p_i) = p_i (dp_i - Σ_j p_j dp_j).",
+            "p * (dp - (p * dp).sum(-1, keepdims=True))",
+        ),
+        softmax_cases,
+    ),
+    blank(
+        "backward_rmsnorm",
+        "y = g · xρ, ρ = 1/√(mean(x²) + eps): dy, x, g, eps -> dx, dg",
+        (
+            "x reaches y by two paths: as the factor x, and through ρ.",
+            "∂ρ/∂x_i = -ρ³ x_i / C, and dρ = Σ_c dy_c g_c x_c.",
+            "w = dy g; dx = ρ w - x ρ³ mean(w x); dg = Σ_m dy x ρ",
+        ),
+        rmsnorm_cases,
+    ),
+    blank(
+        "backward_rope",
+        "y = R x, a rotation of each pair: dy, cos, sin -> dx",
+        (
+            "A linear map y = R x has dx = Rᵀ dy.",
+            "The transpose of a rotation is the rotation back: sin changes its sign.",
+            "a, b = np.split(dy, 2, axis=1); then a cos + b sin, b cos - a sin side by side",
+        ),
+        rope_cases,
+    ),
+    blank(
+        "backward_swiglu",
+        "h = silu(gate) · up, silu(z) = z σ(z): dh, gate, up -> dgate, dup",
+        (
+            "dup holds silu(gate) fixed; dgate holds up fixed.",
+            "silu' by the product rule, with σ' = σ (1 - σ).",
+            "dh * up * σ * (1 + gate * (1 - σ)), dh * gate * σ",
+        ),
+        swiglu_cases,
+    ),
+    blank(
+        "backward_attention",
+        "o = p v, p = softmax(q kᵀ / √D + mask): do, q, k, v (T, D) -> dq, dk, dv",
+        (
+            "Make p again, then go back: o = p v gives dp and dv.",
+            "p = softmax(s) gives ds, by your own function; a masked p is 0, and so is its ds.",
+            "ds = softmax_backward(do @ v.T, p) / √D; ds @ k, ds.T @ q, p.T @ do",
+        ),
+        attention_cases,
+    ),
+    broken(
+        "backward_break",
+        "Leave the path through ρ out of RMSNorm's dx: dy, x, g, eps -> dx, dg",
+        (
+            "Start from your backward of RMSNorm.",
+            "dx has two terms. Which of them is ρ's?",
+            "dx = rho * dy * g, and dg as it is",
+        ),
+        rmsnorm_cases,
+        slip=NO_RHO,
+    ),
+)

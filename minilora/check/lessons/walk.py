@@ -1,0 +1,130 @@
+"""Notebook 01, a network's gradients by hand, and the walk along the tape that finds them."""
+
+import numpy as np
+
+from ... import ops
+from ...engine import Tensor, backward, param, tape
+from ..slips import Case, Outputs
+from .exercise import blank, draw
+
+
+def walk(nodes, dy):
+    """The gradient of every node of a tape.   dy: of the last one  ->  {node: gradient}."""
+    grads = {nodes[-1]: dy}
+    for node in reversed(nodes):
+        if node.op:
+            for parent, grad in zip(node.parents, node.op.backward(grads[node], node.cache)):
+                if parent is not None and grad is not None:
+                    grads[parent] = grads[parent] + grad if parent in grads else grad
+    return grads
+
+
+def network(x, U, V) -> tuple[Tensor, Tensor, Tensor]:
+    """y = h ∘ h with h = tanh(x Uᵀ) Vᵀ + x Uᵀ, in which U has two paths.   ->  y, U, V."""
+    tU, tV = param(U, "U"), param(V, "V")
+    z = ops.linear(x, tU)
+    h = ops.add(ops.linear(ops.tanh(z), tV), z)
+    return ops.mul(h, h), tU, tV
+
+
+def walked(function):
+    """The function dy, x, U, V -> dU, dV that a walk gives."""
+
+    def run(dy, x, U, V):
+        y, tU, tV = network(x, U, V)
+        grads = function(tape(y), dy)
+        if grads is None:
+            return None
+        return grads.get(tU.node), grads.get(tV.node)
+
+    return run
+
+
+def reference(dy, x, U, V):
+    """dU, dV by the engine's own walk."""
+    y, tU, tV = network(x, U, V)
+    backward(y, dy)
+    return {"dU": tU.grad, "dV": tV.grad}
+
+
+def last_path_alone(dy, x, U, V) -> list[Outputs]:
+    """Where a second gradient for a node replaces the first."""
+
+    def overwrites(nodes, dy):
+        grads = {nodes[-1]: dy}
+        for node in reversed(nodes):
+            if node.op:
+                given = node.op.backward(grads[node], node.cache)
+                grads |= {p: g for p, g in zip(node.parents, given) if p is not None}
+        return grads
+
+    return [dict(zip(("dU", "dV"), walked(overwrites)(dy, x, U, V)))]
+
+
+def cases(rng):
+    """For dU, dV = f(dy, x, U, V)."""
+    slips = {
+        "where two paths meet, the second gradient replaced the first: add them": last_path_alone
+    }
+    shapes = [
+        dict(dy=(5, 3), x=(5, 4), U=(3, 4), V=(3, 3)),
+        dict(dy=(2, 2), x=(2, 3), U=(2, 3), V=(2, 2)),
+    ]
+    return [Case(draw(rng, **shape), reference, slips=slips) for shape in shapes]
+
+
+# ---- by hand
+
+
+def by_hand(x, t, W1, W2, square=2.0, slope=True, mean=True):
+    """dW1, dW2 of mean((tanh(x W1ᵀ) W2ᵀ - t)²), from which a factor can be left out."""
+    hidden = np.tanh(x @ W1.T)
+    error = hidden @ W2.T - t
+    derror = square * error / (error.size if mean else 1)
+    dhidden = derror @ W2
+    dW1 = (dhidden * (1 - hidden**2 if slope else 1)).T @ x
+    return {"dW1": dW1, "dW2": derror.T @ hidden}
+
+
+def by_hand_cases(rng):
+    """For dW1, dW2 = f(x, t, W1, W2)."""
+    slips = {
+        "error² has the derivative 2 error: the 2 is missing": lambda **a: [by_hand(**a, square=1)],
+        "tanh' = 1 - tanh² is missing": lambda **a: [by_hand(**a, slope=False)],
+        "the loss is a mean: divide by the count of numbers in error": lambda **a: [
+            by_hand(**a, mean=False)
+        ],
+    }
+    shapes = [
+        dict(x=(5, 4), t=(5, 2), W1=(6, 4), W2=(2, 6)),
+        dict(x=(3, 2), t=(3, 3), W1=(4, 2), W2=(3, 4)),
+    ]
+    return [Case(draw(rng, **shape), by_hand, slips=slips) for shape in shapes]
+
+
+EXERCISES = (
+    blank(
+        "tape_network",
+        "loss = mean((tanh(x W1ᵀ) W2ᵀ - t)²): x, t, W1, W2 -> dW1, dW2",
+        (
+            "Name every step: hidden, error, loss. Then go back: derror, dW2, dhidden, dW1.",
+            "derror = 2 error / error.size; dhidden = derror W2; tanh' = 1 - hidden².",
+            "(dhidden * (1 - hidden**2)).T @ x, derror.T @ hidden",
+        ),
+        by_hand_cases,
+    ),
+    blank(
+        "tape_walk",
+        "The walk: nodes (parents before children), dy -> {node: its gradient}",
+        (
+            "Begin with the last node, whose gradient is dy, and go backward: every child comes "
+            "before its parents.",
+            "node.op.backward(its gradient, node.cache) gives one gradient for each of "
+            "node.parents; a parent may be None.",
+            "grads[parent] = grads[parent] + grad if parent in grads else grad",
+        ),
+        cases,
+        through=walked,
+        package=walk,
+    ),
+)

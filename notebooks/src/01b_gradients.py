@@ -1,0 +1,335 @@
+# %% [markdown]
+r"""
+# 01b · Check a gradient: differences, and a test that finds its own examples
+
+When you are done you can
+
+- compare any backward with central differences, and choose the step,
+- check a gradient of any size with two calls of forward,
+- write a property test, and read the smallest example that breaks it.
+
+*Needs*: notebook 01. *Time*: 20 minutes to read, 40 to do.
+*Paper*: Claessen and Hughes 2000, [doi:10.1145/351240.351266](https://doi.org/10.1145/351240.351266),
+on property tests. *The one idea*: a gradient says what a small move does, so make small moves and look.
+"""
+
+# %%
+import numpy as np
+from hypothesis import given, settings
+
+import minilora as ml
+from minilora import strategies
+from minilora.check import check, course
+
+# %% [markdown]
+r"""
+## Both sides
+
+Let $f$ give one number, and move $t$ by $h$. Taylor's formula:
+
+$$f(t \pm h) = f(t) \pm h\,f'(t) + \tfrac{h^2}{2} f''(t) \pm \tfrac{h^3}{6} f'''(t) + \dots$$
+
+One side, $\big(f(t+h) - f(t)\big)/h$, is wrong by about $\tfrac{h}{2} f''$. In the difference of the two
+sides the terms with even powers cancel. This is the **central difference**:
+
+$$\frac{f(t+h) - f(t-h)}{2h} = f'(t) + \tfrac{h^2}{6} f'''(t) + \dots$$
+
+**Predict.** $f(t) = t^3$ at $t = 2$ has $f' = 12$. With $h = 0.1$, by how much is the central difference
+too large?
+"""
+
+# %% exercise gradient_error
+too_large = None  # your number
+### BEGIN SOLUTION
+too_large = 0.1**2
+### END SOLUTION
+
+# %% check gradient_error
+check("gradient_error", too_large)
+
+# %% [markdown]
+r"""
+An array has one derivative for each of its numbers: move one number, hold the others. **Fill the blank.**
+"""
+
+# %% exercise gradient_central
+def gradient_central(f, x, h):
+    """f: array -> number; x an array; h the step -> ∂f/∂x, in x's shape."""
+    ### BEGIN SOLUTION
+    grad = np.zeros_like(x)
+    for place in np.ndindex(x.shape):
+        step = np.zeros_like(x)
+        step[place] = h
+        grad[place] = (f(x + step) - f(x - step)) / (2 * h)
+    return grad
+    ### END SOLUTION
+
+# %% check gradient_central
+check("gradient_central", gradient_central)
+
+# %% [markdown]
+r"""
+**Break it.** Take the difference on one side only. You will see in the figure what that costs.
+"""
+
+# %% exercise gradient_break
+def one_side(f, x, h):
+    """The same, with f(x + h) - f(x)."""
+    ### BEGIN SOLUTION
+    grad = np.zeros_like(x)
+    for place in np.ndindex(x.shape):
+        step = np.zeros_like(x)
+        step[place] = h
+        grad[place] = (f(x + step) - f(x)) / h
+    return grad
+    ### END SOLUTION
+
+# %% check gradient_break
+check("gradient_break", one_side)
+
+# %% [markdown]
+r"""
+## Which step?
+
+A small $h$ is not always better. A computer keeps a number with a relative error $\varepsilon$: $2\cdot
+10^{-16}$ in float64, $10^{-7}$ in float32. The difference of two nearly equal numbers keeps that error,
+and the division by $h$ makes it large: $\varepsilon/h$. The whole error is about $h^2 + \varepsilon/h$.
+
+**Predict.** At which power of ten is it smallest in float64? (Write -3 for $h = 10^{-3}$.)
+"""
+
+# %% exercise gradient_step
+power = None  # your number
+### BEGIN SOLUTION
+power = -5  # h³ = ε
+### END SOLUTION
+
+# %% check gradient_step
+check("gradient_step", power)
+
+# %% [markdown]
+r"""
+Now look. **Fill the blank**: the largest error of a gradient, at each of several steps.
+"""
+
+# %% exercise gradient_errors
+def gradient_errors(gradient, f, x, right, steps):
+    """gradient(f, x, h) for every h in steps -> its largest error, an array."""
+    ### BEGIN SOLUTION
+    found = [gradient(f, x, h) for h in steps]
+    return np.array([np.abs(g - right).max() for g in found])
+    ### END SOLUTION
+
+# %% check gradient_errors
+check("gradient_errors", gradient_errors)
+
+# %%
+course.keep("gradient_central", gradient_central)
+course.keep("gradient_errors", gradient_errors)
+central, errors = course.mine("gradient_central", "gradient_errors")
+
+def forward_only(f, x, h):
+    """One side, for the figure."""
+    return np.array([(f(x + h * e) - f(x)) / h for e in np.eye(len(x), dtype=x.dtype)])
+
+def loss(x):
+    return np.exp(np.sin(x)).sum()
+
+x = np.array([0.3, 1.1, -0.7])
+right, steps = np.exp(np.sin(x)) * np.cos(x), 10.0 ** np.arange(-13, 0.1, 0.25)
+curves = {
+    "one side, float64": errors(forward_only, loss, x, right, steps),
+    "central, float64": errors(central, loss, x, right, steps),
+    "central, float32": errors(central, loss, x.astype(np.float32), right, steps.astype(np.float32)),
+}
+for name, curve in curves.items():
+    print(f"{name:18} best at h = {steps[curve.argmin()]:.0e}, error {curve.min():.0e}")
+assert curves["central, float32"].min() > 1e4 * curves["central, float64"].min()
+
+# %% figure
+caption = (
+    "The error of a gradient by differences, against the step. On the right Taylor's rest, which falls "
+    "with h (one side) or h² (both). On the left rounding, which grows with 1/h. Float32 leaves no step "
+    "that is good: its best error is more than ten thousand times that of float64."
+)
+with course.figure(caption, height=4.8) as axes:
+    for (name, curve), colour in zip(curves.items(), ["#E69F00", "#0072B2", "#7F7F7F"]):
+        axes.plot(steps, curve, color=colour, label=name)
+    axes.set(xscale="log", yscale="log", xlabel="step h", ylabel="largest error", ylim=(1e-12, 10))
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=12)
+
+# %% [markdown]
+r"""
+So a check casts to float64, whatever the model trains in.
+
+## A direction
+
+A weight of a million numbers wants two million calls of forward. One direction covers all of them. Move
+every number at once, by $h\,v$ with a random $v$. The chain rule gives the slope along $v$:
+
+$$\frac{f(x + h v) - f(x - h v)}{2h} \approx \sum_i \frac{\partial f}{\partial x_i} v_i .$$
+
+A wrong entry is seen unless its error is orthogonal to $v$, and a random $v$ is almost never so.
+**Fill the blank**: both sides of it.
+"""
+
+# %% exercise gradient_directional
+def gradient_directional(f, df, x, v, h):
+    """f: array -> number; df its gradient at x; v in x's shape -> by differences, by the gradient."""
+    ### BEGIN SOLUTION
+    by_differences = (f(x + h * v) - f(x - h * v)) / (2 * h)
+    by_gradient = (df * v).sum()
+    return by_differences, by_gradient
+    ### END SOLUTION
+
+# %% check gradient_directional
+check("gradient_directional", gradient_directional)
+
+# %% [markdown]
+r"""
+## A pair
+
+An op returns an array, not a number. Make a loss of it with a fixed random $dy$: $\text{loss} = \sum dy
+\odot y$. Its gradient by $y$ is $dy$, which is what backward gets. Why random? A plain sum has $dy = 1$
+everywhere, and hides every slip that only another $dy$ shows.
+
+**Fill the blank**: is a pair right? Your central differences do the work. The check hands it a right pair
+and four wrong ones.
+"""
+
+# %% exercise gradient_check
+def gradient_check(forward, backward, x, W):
+    """forward(x, W) -> (y, cache); backward(dy, cache) -> dx, dW. -> True or False."""
+    ### BEGIN SOLUTION
+    y, cache = forward(x, W)
+    dy = np.random.default_rng(0).normal(size=y.shape)
+    dx, dW = backward(dy, cache)
+    by_x = gradient_central(lambda a: (dy * forward(a, W)[0]).sum(), x, 1e-5)
+    by_W = gradient_central(lambda a: (dy * forward(x, a)[0]).sum(), W, 1e-5)
+    return np.allclose(dx, by_x, atol=1e-6) and np.allclose(dW, by_W, atol=1e-6)
+    ### END SOLUTION
+
+# %% check gradient_check
+check("gradient_check", gradient_check)
+
+# %%
+course.keep("gradient_check", gradient_check)
+rng = np.random.default_rng(0)
+x, W = rng.normal(size=(4, 3)), rng.normal(size=(2, 3))
+
+def forward(x, W):
+    return x @ W.T, (x, W)
+
+def as_mean(dy, cache):
+    """dW as a mean over the rows: the slip."""
+    x, W = cache
+    return dy @ W, dy.T @ x / len(x)
+
+assert not course.mine("gradient_check")(forward, as_mean, x, W)
+try:
+    ml.gradcheck(forward, as_mean, x, W)
+except AssertionError as error:
+    print(error)
+
+# %% [markdown]
+r"""
+`ml.gradcheck` is yours with a few things more: any number of arguments, two directions for each, a
+difference of five points (its error is of order $h^4$), and a sentence that says where it is wrong.
+
+## A property test
+
+One `x` of one shape is one example. A **property** is what holds for every shape: *backward is the derivative
+of forward*. [Hypothesis](https://hypothesis.readthedocs.io) draws the examples, and where one fails it
+**shrinks** it: it tries smaller ones until nothing smaller fails. `minilora.strategies` has what to draw.
+
+Planted: LoRA's backward with the scale left out of $dA$.
+"""
+
+# %%
+def forward_lora(x, W, s, A, B):
+    return x @ W.T + s * (x @ A.T) @ B.T, (x, W, s, A, B)
+
+def slip(dy, cache):
+    x, W, s, A, B = cache
+    return dy @ (W + s * B @ A), None, None, (dy @ B).T @ x, s * dy.T @ (x @ A.T)
+
+found = {}
+
+@settings(max_examples=50, deadline=None, derandomize=True, database=None)
+@given(strategies.linears(), strategies.scalings)
+def property_lora(case, s):
+    found.update(vars(case), s=s)  # the last example is the smallest
+    ml.gradcheck(forward_lora, slip, case.x, case.W, s, case.A, case.B, frozen="W")
+
+# %%
+try:
+    property_lora()
+except AssertionError as error:
+    print(str(error).split(":")[1].strip())
+print({name: getattr(a, "shape", a) for name, a in found.items()})
+assert all(found[name].shape == (1, 1) for name in ("x", "W", "A", "B"))
+
+# %% [markdown]
+r"""
+Every array is 1 × 1: the slip is not one of shapes. It is a plain factor, and $s$ shows which: the first
+scale that is not 1. Read a smallest example in this way: *what could not be made smaller is what matters*.
+
+**Predict.** The slip `as_mean` from above: how many rows has the smallest $x$ that shows it?
+"""
+
+# %% exercise gradient_smallest
+rows = None  # your number
+### BEGIN SOLUTION
+rows = 2
+### END SOLUTION
+
+# %% check gradient_smallest
+check("gradient_smallest", rows)
+
+# %%
+@settings(max_examples=50, deadline=None, derandomize=True, database=None)
+@given(strategies.linears())
+def property_linear(case):
+    found.update(vars(case))
+    ml.gradcheck(forward, as_mean, case.x, case.W)
+
+try:
+    property_linear()
+except AssertionError:
+    print("the smallest x has shape", found["x"].shape)
+
+# %% [markdown]
+r"""
+**Open.** Write an op of your own, forward and backward, and a property test for it: softplus
+$\log(1 + e^x)$, a clipped square, the distance of two arrays. `strategies.arrays()` draws an array of any
+shape, `strategies.broadcast_pair()` two whose shapes fit. Which example breaks your first version?
+Where has your op no derivative, and does the test know it?
+"""
+
+# %% open gradient_property
+### BEGIN SOLUTION
+def softplus_forward(x):
+    return np.logaddexp(0, x), x
+
+def softplus_backward(dy, x):
+    return (dy / (1 + np.exp(-x)),)
+
+@settings(max_examples=50, deadline=None, derandomize=True, database=None)
+@given(strategies.arrays())
+def property_softplus(x):
+    assert ml.gradcheck(softplus_forward, softplus_backward, x) == ("x",)
+
+property_softplus()
+print("50 arrays of all shapes, and softplus' = σ holds for each")
+### END SOLUTION
+
+# %% [markdown]
+r"""
+## What changed
+
+- A gradient is checked by moves of forward, in float64, on both sides, with $h$ near $10^{-5}$.
+- A random direction and a random $dy$ leave no entry out.
+- A property test draws the examples, and the smallest that fails says what kind of slip it is.
+
+Next: 02, a Llama made of pairs; and 02b, where you write their backward.
+"""

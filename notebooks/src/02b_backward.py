@@ -1,0 +1,440 @@
+# %% [markdown]
+r"""
+# 02b · The Llama's backward: every piece of a layer, by hand
+
+When you are done you can
+
+- derive the backward of softmax with cross-entropy, RMSNorm, RoPE, SwiGLU and attention,
+- say for each what it keeps, and which slip is made with it,
+- put the pieces on the tape: a whole layer of your own trains.
+
+*Needs*: notebooks 01, 01b and 02. *Time*: 35 minutes to read, 60 to do.
+*Papers*: Vaswani et al. 2017, [arXiv:1706.03762](https://arxiv.org/abs/1706.03762), equation 1; Zhang and
+Sennrich 2019, [arXiv:1910.07467](https://arxiv.org/abs/1910.07467); Su et al. 2021,
+[arXiv:2104.09864](https://arxiv.org/abs/2104.09864), equation 34; Shazeer 2020,
+[arXiv:2002.05202](https://arxiv.org/abs/2002.05202). *The one idea*: name every step of forward, then go
+back one step at a time.
+"""
+
+# %%
+from types import SimpleNamespace
+
+import numpy as np
+
+import minilora as ml
+from minilora import engine, ops
+from minilora.check import check, course
+from minilora.check.lessons.layer import pairs
+from minilora.llama import rotation
+
+# %% [markdown]
+r"""
+Three rules are enough for the whole notebook. $d$ stands for $\partial\,\text{loss}/\partial$, and each
+gradient has its array's shape.
+
+1. *One path*: $y = f(x)$ gives $dx_i = \sum_j dy_j\,\partial y_j/\partial x_i$.
+2. *Two paths*: where $x$ reaches the loss by two paths, $dx$ is the sum of both.
+3. *A product of matrices*: $y = uV^\top$ gives $du = dy\,V$ and $dV = dy^\top u$ (notebook 01).
+
+## The loss: softmax with cross-entropy
+
+Logits $z$ (M, V), one row a token; $p = \text{softmax}(z)$; the target of row $m$ is $t_m$. Of one row:
+
+$$\text{loss}_m = -\log p_{t} = \log \textstyle\sum_v e^{z_v} - z_t .$$
+
+Go back through each term. The first is a function of all $z_v$, and $\partial \log\sum e^{z} / \partial z_v
+= e^{z_v}/\sum e^{z} = p_v$. The second gives $-1$ at $v = t$ and 0 elsewhere. The loss is the mean of the $M$
+rows, so each row gets $1/M$:
+
+$$dz_{mv} = \tfrac1M\,\big(p_{mv} - [v = t_m]\big).$$
+
+**Predict.** Three rows of logits: what do all numbers of $dz$ add up to?
+"""
+
+# %% exercise backward_sum
+total = None  # your number
+### BEGIN SOLUTION
+total = 0
+### END SOLUTION
+
+# %% check backward_sum
+check("backward_sum", total)
+
+# %% exercise backward_loss
+def backward_loss(z, targets):
+    """z (M, V), targets (M,) ints -> dz (M, V) of the mean loss."""
+    ### BEGIN SOLUTION
+    M = len(z)
+    e = np.exp(z - z.max(1, keepdims=True))  # the largest logit is taken out: no overflow
+    dz = e / e.sum(1, keepdims=True)  # log Σ exp(z)
+    dz[np.arange(M), targets] -= 1  # - z[target]
+    return dz / M  # the mean over M rows
+    ### END SOLUTION
+
+# %% check backward_loss
+check("backward_loss", backward_loss)
+
+# %% [markdown]
+r"""
+## Softmax alone
+
+Attention has a softmax without a loss behind it. $p_j = e^{s_j}/\sum_k e^{s_k}$, of each row. The score $s_i$
+stands in the numerator of $p_i$, and in the sum below every $p_j$:
+
+$$\frac{\partial p_j}{\partial s_i} = p_j\,\big([i = j] - p_i\big) .$$
+
+Rule 1, $ds_i = \sum_j dp_j\,p_j\,([i=j] - p_i)$, has two terms: the one of $i = j$, and one with a sum over
+the row that is the same for every $i$:
+
+$$ds_i = p_i\,\Big(dp_i - \sum_j dp_j\,p_j\Big).$$
+
+Backward reads $p$ alone. **Fill the blank.**
+"""
+
+# %% exercise backward_softmax
+def backward_softmax(dp, p):
+    """dp, p (T, S), each row of p a softmax -> ds (T, S)."""
+    ### BEGIN SOLUTION
+    row = (dp * p).sum(-1, keepdims=True)  # Σ exp(s) stands below every p of the row
+    return p * (dp - row)
+    ### END SOLUTION
+
+# %% check backward_softmax
+check("backward_softmax", backward_softmax)
+
+# %% [markdown]
+r"""
+## RMSNorm
+
+Name the steps: $\rho = \big(\tfrac1C\sum_c x_c^2 + \varepsilon\big)^{-1/2}$, one number a row; $n = x\rho$;
+$y = g \odot n$, with the gain $g$ (C,) for all rows. From the end to the start:
+
+- $y = g \odot n$: $dn = dy \odot g$, and $dg = \sum_m dy \odot n$, since every row used the same $g$.
+- $n = x\rho$ with $\rho$ as a factor: $d\rho = \sum_c dn_c\,x_c$, a number a row.
+- $\rho$ as a function of $x$: $\partial\rho/\partial x_i = -\tfrac12\,\rho^3 \cdot \tfrac2C x_i = -\rho^3
+  x_i / C$.
+- $x$ has two paths, as a factor of $n$ and through $\rho$:
+
+$$dx = dn\,\rho \;-\; x\,\rho^3\,\tfrac1C\sum_c dn_c\,x_c .$$
+
+**Fill the blank.**
+"""
+
+# %% exercise backward_rmsnorm
+def backward_rmsnorm(dy, x, g, eps):
+    """dy, x (M, C), g (C,) -> dx (M, C), dg (C,)."""
+    ### BEGIN SOLUTION
+    rho = 1 / np.sqrt((x**2).mean(1, keepdims=True) + eps)
+    dg = (dy * x * rho).sum(0)  # y = g n
+    dn = dy * g  # y = g n
+    drho = (dn * x).sum(1, keepdims=True)  # n = x ρ
+    dx = dn * rho - drho * rho**3 * x / x.shape[1]  # n = x ρ, and ρ of x
+    return dx, dg
+    ### END SOLUTION
+
+# %% check backward_rmsnorm
+check("backward_rmsnorm", backward_rmsnorm)
+
+# %% [markdown]
+r"""
+**Break it.** Leave the path through $\rho$ out. The slip is small where $C$ is large, and a model trains with
+it, only worse: that is why it is so seldom found.
+"""
+
+# %% exercise backward_break
+def one_path(dy, x, g, eps):
+    """The same arguments, ρ taken for a constant."""
+    ### BEGIN SOLUTION
+    rho = 1 / np.sqrt((x**2).mean(1, keepdims=True) + eps)
+    return dy * g * rho, (dy * x * rho).sum(0)
+    ### END SOLUTION
+
+# %% check backward_break
+check("backward_break", one_path)
+
+# %% [markdown]
+r"""
+## RoPE
+
+The two halves $a$, $b$ of a row are turned pair by pair, by an angle of its place (notebook 02):
+
+$$y = \big[\,a\cos - b\sin,\;\; b\cos + a\sin\,\big].$$
+
+It is linear in $x$. $a$ has two paths: into the first half by $\cos$, into the second by $\sin$. With $dy = [u, v]$:
+
+$$da = u\cos + v\sin,\qquad db = v\cos - u\sin .$$
+
+That is the rotation back. Backward reads the angles, and no activation at all. **Fill the blank.**
+"""
+
+# %% exercise backward_rope
+def backward_rope(dy, cos, sin):
+    """dy (T, D), cos, sin (T, D/2) -> dx (T, D)."""
+    ### BEGIN SOLUTION
+    u, v = np.split(dy, 2, axis=1)
+    da = u * cos + v * sin  # a cos, a sin
+    db = v * cos - u * sin  # b cos, -b sin
+    return np.concatenate([da, db], axis=1)
+    ### END SOLUTION
+
+# %% check backward_rope
+check("backward_rope", backward_rope)
+
+# %% [markdown]
+r"""
+## SwiGLU
+
+$h = \text{silu}(z)\odot w$ with the gate $z$ and the values $w$ (both (M, F)), $\text{silu}(z) = z\,\sigma(z)$,
+$\sigma(z) = 1/(1+e^{-z})$. As $\sigma' = \sigma(1-\sigma)$, the product rule gives
+
+$$\text{silu}'(z) = \sigma(z) + z\,\sigma(z)\,\big(1 - \sigma(z)\big),\qquad
+dz = dh\odot w\odot \text{silu}'(z),\qquad dw = dh\odot \text{silu}(z) .$$
+
+**Fill the blank.**
+"""
+
+# %% exercise backward_swiglu
+def backward_swiglu(dh, gate, up):
+    """dh, gate, up (M, F) -> dgate, dup (M, F)."""
+    ### BEGIN SOLUTION
+    p = 1 / (1 + np.exp(-gate))
+    dgate = dh * up * (p + gate * p * (1 - p))  # h = silu(gate) up
+    dup = dh * gate * p  # h = silu(gate) up
+    return dgate, dup
+    ### END SOLUTION
+
+# %% check backward_swiglu
+check("backward_swiglu", backward_swiglu)
+
+# %% [markdown]
+r"""
+## Attention
+
+One head, $q, k, v$ (T, D). Name the steps: $s = qk^\top/\sqrt D$ where $j \le i$, $-\infty$ elsewhere;
+$p = \text{softmax}(s)$; $o = pv$. From the end, with rule 3 and your softmax:
+
+$$dp = do\,v^\top,\qquad dv = p^\top do,\qquad ds = p\odot\Big(dp - \textstyle\sum_j dp\odot p\Big),\qquad
+dq = \tfrac{1}{\sqrt D}\,ds\,k,\qquad dk = \tfrac{1}{\sqrt D}\,ds^\top q .$$
+
+Where the mask is, $p = 0$, so $ds = 0$: nothing goes back to what was not seen. The package keeps $q, k, v, o$
+and one number a row, never $p$ (T, T). You may make $p$ again. **Fill the blank.**
+"""
+
+# %% exercise backward_attention
+def backward_attention(do, q, k, v):
+    """do, q, k, v (T, D) -> dq, dk, dv (T, D)."""
+    ### BEGIN SOLUTION
+    root = np.sqrt(q.shape[1])
+    s = np.where(np.tri(len(q)), q @ k.T / root, -np.inf)
+    e = np.exp(s - s.max(1, keepdims=True))
+    p = e / e.sum(1, keepdims=True)  # made again, (T, T)
+    dv = p.T @ do  # o = p v
+    ds = backward_softmax(do @ v.T, p) / root  # o = p v, p = softmax(s), s = q kᵀ / √D
+    return ds @ k, ds.T @ q, dv  # s = q kᵀ / √D
+    ### END SOLUTION
+
+# %% check backward_attention
+check("backward_attention", backward_attention)
+
+# %% [markdown]
+r"""
+## What the five do
+
+Each backward multiplies $dy$ by a matrix of derivatives, the **Jacobian**, without ever making it. To see one,
+hand backward a $dy$ that is 1 at one place, and do so for each place. From here on your functions work, and the
+package's where one is not written yet.
+"""
+
+# %%
+course.keep("backward_loss", backward_loss)
+course.keep("backward_softmax", backward_softmax)
+course.keep("backward_rmsnorm", backward_rmsnorm)
+course.keep("backward_rope", backward_rope)
+course.keep("backward_swiglu", backward_swiglu)
+course.keep("backward_attention", backward_attention)
+names = ("loss", "softmax", "rmsnorm", "rope", "swiglu", "attention")
+back = dict(zip(names, course.mine(*(f"backward_{name}" for name in names))))
+
+rng = np.random.default_rng(0)
+ones, n = np.eye(8), np.exp(rng.normal(size=(1, 8)))
+x, g, angle = rng.normal(size=(1, 8)), np.ones(8), np.array([[0.9, 0.6, 0.3, 0.1]])
+(q, k, v), p = rng.normal(size=(3, 8, 1)) * 2, n / n.sum()
+jacobians = {
+    "softmax": [back["softmax"](e[None], p)[0] for e in ones],
+    "RMSNorm": [back["rmsnorm"](e[None], x, g, 0.0)[0][0] for e in ones],
+    "RoPE": [back["rope"](e[None], np.cos(angle), np.sin(angle))[0] for e in ones],
+    "attention, o by v": [back["attention"](e[:, None], q, k, v)[2][:, 0] for e in ones],
+}
+J = {name: np.array(rows) for name, rows in jacobians.items()}
+assert np.allclose(J["softmax"], np.diag(p[0]) - np.outer(p, p))
+assert np.allclose(J["RMSNorm"] @ x[0], 0)  # a longer x changes nothing
+assert np.allclose(J["RoPE"] @ J["RoPE"].T, np.eye(8))
+assert np.allclose(J["attention, o by v"].sum(1), 1)  # a row of weights
+
+# %% figure
+caption = (
+    "Jacobians of 8 numbers each: row j is how output j changes with each input. Softmax: a positive "
+    "diagonal, all else below zero. RMSNorm: the identity, less the direction of x. RoPE: four rotations. "
+    "Attention: an output depends on its own place and on those before it."
+)
+with course.figure(caption, width=12, height=3.6, columns=4) as panels:
+    for axes, (name, matrix) in zip(panels, J.items()):
+        top = np.abs(matrix).max()
+        axes.imshow(matrix, cmap="RdBu", vmin=-top, vmax=top)
+        axes.set(title=name, xticks=[], yticks=[], xlabel="input")
+        axes.grid(visible=False)
+    panels[0].set_ylabel("output")
+
+# %% [markdown]
+r"""
+## A layer on the tape
+
+**Fill the blank**: the layer's forward, out of such pieces: `use.rope(q)` and so on. There are two additions to
+the stream, as at the end of notebook 02. $x$ is a tensor of the tape, and `+` adds two.
+"""
+
+# %% exercise backward_layer
+def backward_layer(x, w, use):
+    """x (T, C); w: norm1, q, k, v, o, norm2, gate, up, down; use: norm, linear, … -> y (T, C)."""
+    ### BEGIN SOLUTION
+    h = use.norm(x, w["norm1"])
+    q, k, v = (use.linear(h, w[name]) for name in "qkv")
+    o = use.attention(use.rope(q), use.rope(k), v)
+    x = x + use.linear(o, w["o"])
+    h = use.norm(x, w["norm2"])
+    gate, up = use.linear(h, w["gate"]), use.linear(h, w["up"])
+    return x + use.linear(use.swiglu(gate, up), w["down"])
+    ### END SOLUTION
+
+# %% check backward_layer
+check("backward_layer", backward_layer)
+
+# %% [markdown]
+r"""
+Notebook 01's tape needs pairs. `bind` makes a pair of two functions: its cache is all arguments. Then the layer,
+with your walk from notebook 01, is a pair, too: ten arrays in, one out. So `gradcheck` can be asked.
+"""
+
+# %%
+def bind(name, forward, backward):
+    """An op on the tape.   forward(*args) -> y; backward(dy, *args) -> gradients."""
+    return ml.Op(name, lambda *args: (forward(*args), args), lambda dy, args: backward(dy, *args))
+
+def rope(x, cos, sin):
+    a, b = np.split(x, 2, axis=1)
+    return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=1)
+
+norm, attention, linear_back = course.mine("llama_norm", "llama_attention", "linear_backward")
+
+def pieces(cos, sin, norm_back=back["rmsnorm"]):
+    """Your pieces as ops, for one head and these angles (T, D/2)."""
+    normed = bind("norm", norm, norm_back)
+    turned = bind("rope", rope, lambda dy, x, c, s: (back["rope"](dy, c, s),))
+    return SimpleNamespace(
+        norm=lambda x, g: normed(x, g, 1e-5),
+        linear=bind("linear", lambda x, W: x @ W.T, linear_back),
+        rope=lambda x: turned(x, cos, sin),
+        swiglu=bind("swiglu", lambda z, w: z / (1 + np.exp(-z)) * w, back["swiglu"]),
+        attention=bind("attention", attention, back["attention"]),
+    )
+
+# %%
+course.keep("backward_layer", backward_layer)
+layer, walk = course.mine("backward_layer", "tape_walk")
+C, F, T = 32, 48, 60
+shapes = dict(norm1=C, q=(C, C), k=(C, C), v=(C, C), o=(C, C), norm2=C, gate=(F, C), up=(F, C), down=(C, F))
+w = {n: np.ones(C) if shape == C else rng.normal(size=shape) / 8 for n, shape in shapes.items()}
+cos, sin = rotation.tables(C, 10000.0, None, T, np.float64)
+use = pieces(cos, sin)
+
+def whole_forward(x, *arrays):
+    leaves = [ml.param(a) for a in (x, *arrays)]
+    y = layer(leaves[0], dict(zip(w, leaves[1:])), use)
+    return y.data, (y, leaves)
+
+def whole_backward(dy, cache):
+    y, leaves = cache
+    grads = walk(engine.tape(y), dy)
+    return tuple(grads[leaf.node] for leaf in leaves)
+
+print(ml.gradcheck(whole_forward, whole_backward, rng.normal(size=(T, C)), *w.values()))
+
+# %% [markdown]
+r"""
+## It trains
+
+A table of embeddings in front, a head behind, your loss at the end. The text is a few verbs and their past
+tense, and every letter is asked for from those before it. The same steps once more with the package's ops and
+its own walk:
+"""
+
+# %%
+words, tokenizer = ml.load_task("past"), ml.load_model("base").tokenizer
+text = np.concatenate([tokenizer.encode(verb + past[0]) for verb, past in words.train[:8]])
+ids, targets = text[:T], text[1 : T + 1]
+start = {**w, "table": rng.normal(size=(tokenizer.vocab_size, C)) / 2,
+         "head": rng.normal(size=(tokenizer.vocab_size, C)) / 8}
+
+def loss_of(z, targets):
+    """The mean cross-entropy."""
+    top = z.max(1, keepdims=True)
+    return (top[:, 0] + np.log(np.exp(z - top).sum(1)) - z[np.arange(len(z)), targets]).mean()
+
+mine = bind("loss", loss_of, lambda dloss, z, t: (dloss * back["loss"](z, t),))
+
+def train(use, layer, loss, gradients, steps=150, rate=0.3):
+    """Gradient descent -> the loss of every step."""
+    arrays, losses = dict(start), []
+    for _ in range(steps):
+        leaves = {name: ml.param(a, name) for name, a in arrays.items()}
+        x = layer(ops.embedding(leaves["table"], ids), leaves, use)
+        out = loss(use.linear(x, leaves["head"]), targets)
+        losses.append(float(out.data))
+        grads = gradients(out, leaves)
+        arrays = {name: a - rate * grads[name] for name, a in arrays.items()}
+    return losses
+
+def by_walk(out, leaves):
+    grads = walk(engine.tape(out), np.ones_like(out.data))
+    return {name: grads[leaf.node] for name, leaf in leaves.items()}
+
+def by_package(out, leaves):
+    ml.backward(out)
+    return {name: leaf.grad for name, leaf in leaves.items()}
+
+# %%
+yours = train(use, layer, mine, by_walk)
+theirs = train(pairs(cos, sin), layer, ops.cross_entropy, by_package)
+assert np.allclose(yours, theirs, rtol=1e-9) and yours[-1] < 0.2 * yours[0]
+print(f"yours      {yours[0]:.6f} -> {yours[-1]:.6f}")
+print(f"package's  {theirs[0]:.6f} -> {theirs[-1]:.6f}")
+caption = "One layer on eight verbs: the loss with your pieces and your walk, over the package's. One curve."
+with course.figure(caption, height=3.6) as axes:
+    axes.plot(theirs, color="#56B4E9", lw=6, alpha=0.5, label="the package's ops and walk")
+    axes.plot(yours, color="#D55E00", lw=1.5, label="yours")
+    axes.set(yscale="log", xlabel="step", ylabel="cross-entropy\n(nats per token)")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+
+# %% [markdown]
+r"""
+**Open.** Put a slip into one piece, such as `one_path` for the norm. Predict first: does the loss still fall, and
+how far? Then train with it, and explain what you see. `pieces(cos, sin, norm_back=one_path)` changes the norm.
+"""
+
+# %% open backward_slip
+### BEGIN SOLUTION
+slipped = train(pieces(cos, sin, norm_back=one_path), layer, mine, by_walk)
+print(f"without ρ's path {slipped[-1]:.4f}, right {yours[-1]:.4f}")
+print("It trains, and nothing looks broken: the first term of dx points downhill already.")
+### END SOLUTION
+
+# %% [markdown]
+r"""
+## What changed
+
+- Five derivations, three rules. Every line of a backward undoes one line of forward.
+- What is kept follows: softmax keeps $p$, RoPE its angles, the norm $x$, attention $q, k, v$.
+- A slip can train. Only a check of the gradient finds it.
+
+Next: 03, what fine-tuning changes in the weights of such layers.
+"""

@@ -1,0 +1,76 @@
+"""The exercises that build on one another: what is right passes, each slip of theirs is named."""
+
+import numpy as np
+import pytest
+from more_answers import RIGHT, WRONG
+
+from minilora.check import EXERCISES, check
+from minilora.check.lessons import backward
+from minilora.gradcheck import gradcheck
+
+TABLE = [
+    pytest.param(name, wrong, says, id=f"{name}-{i}")
+    for name, row in WRONG.items()
+    for i, (wrong, says) in enumerate(row)
+]
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_right_answer_passes(name):
+    verdict = check(name, RIGHT[name])
+    assert verdict and verdict.status == "passed", verdict
+
+
+@pytest.mark.parametrize("name, wrong, says", TABLE)
+def test_a_wrong_answer_is_told_what_is_wrong(name, wrong, says):
+    verdict = check(name, wrong, hints=0)
+    assert not verdict and says in repr(verdict), verdict
+
+
+def test_a_slip_of_each_kind_is_planted():
+    """Every slip that one of these exercises names is made by one of the wrong answers."""
+    for name in WRONG:
+        exercise = EXERCISES[name]
+        said = [repr(check(name, wrong, hints=0)) for wrong, _ in WRONG[name]]
+        for case in exercise.drawn(0):
+            for slip in case.slips:
+                assert any(slip in words for words in said), f"{name}: {slip}"
+
+
+@pytest.mark.parametrize("name", [n for n, e in EXERCISES.items() if e.lesson in ("01b", "02b")])
+def test_what_is_not_written_is_open(name):
+    exercise = EXERCISES[name]
+    answer = None if exercise.kind == "predict" else lambda *args: None
+    assert check(name, answer).status == "open"
+
+
+def test_the_references_agree_with_finite_differences():
+    rng = np.random.default_rng(0)
+    q, k, v = rng.normal(size=(3, 5, 4))
+    angles = backward.rope_cases(rng)[0].args
+    cos, sin = angles["cos"], angles["sin"]
+    gradcheck(
+        lambda s: (backward.softmax(s), backward.softmax(s)),
+        lambda dp, p: (backward.softmax_backward(dp, p)["ds"],),
+        q,
+    )
+    gradcheck(
+        lambda q, k, v: (attention(q, k, v), (q, k, v)),
+        lambda do, cache: tuple(backward.attention_backward(do, *cache).values()),
+        *(q, k, v),
+    )
+    gradcheck(
+        lambda x: (rope(x, cos, sin), None),
+        lambda dy, _: tuple(backward.rope_backward(dy, cos, sin).values()),
+        q,
+    )
+
+
+def attention(q, k, v):
+    scores = np.where(np.tri(len(q)), q @ k.T / np.sqrt(q.shape[1]), -np.inf)
+    return backward.softmax(scores) @ v
+
+
+def rope(x, cos, sin):
+    a, b = np.split(x, 2, axis=1)
+    return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=1)
