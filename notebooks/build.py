@@ -152,7 +152,8 @@ def share(path: Path) -> tuple[int, int]:
     """Lines of code that a student writes, and all that are neither plots nor imports.
 
     A line of code is one on which a statement has a part; docstrings and comments are none. A plot
-    is a figure's `with`, its caption, a function `draw` and its calls.
+    is a figure's `with`, its caption, a function `draw` and its calls. What only serves an exercise
+    is not counted: `check`, `course.keep`, and the None that stands for a number to be written.
     """
     written = whole = 0
     for kind, text in parts(path):
@@ -170,7 +171,7 @@ def code_lines(body) -> set[int]:
     """The lines of these statements that are neither plots, imports nor docstrings."""
     lines: set[int] = set()
     for node in body:
-        if isinstance(node, ast.Import | ast.ImportFrom) or is_plot(node):
+        if isinstance(node, ast.Import | ast.ImportFrom) or is_plot(node) or serves(node):
             continue
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             continue  # a docstring
@@ -190,6 +191,12 @@ def is_plot(node) -> bool:
     source = ast.unparse(node).split("\n")[0]
     starts = ("with course.figure", "caption", "draw(", "course.explore", "LOOKS")
     return source.startswith(starts)
+
+
+def serves(node) -> bool:
+    """Does a statement only serve an exercise?"""
+    is_none = isinstance(node, ast.Assign) and ast.unparse(node.value) == "None"
+    return is_none or ast.unparse(node).startswith(("check(", "course.keep("))
 
 
 def print_shares(paths: list[Path]) -> None:

@@ -1,5 +1,7 @@
 """Right answers to the exercises that build on one another, and wrong ones with what is said."""
 
+from collections import OrderedDict
+
 import numpy as np
 
 from minilora.check.lessons import walk
@@ -80,6 +82,69 @@ def lora_pair_backward(dy, cache):
     return dy @ W + dz @ A, None, None, dz.T @ x, s * dy.T @ (x @ A.T)
 
 
+def fa_forward(x, W, s, A, B):
+    z = x @ A.T
+    return x @ W.T + s * z @ B.T, (z, W, s, A, B)
+
+
+def fa_backward(dy, cache):
+    z, W, s, A, B = cache
+    return dy @ W + s * (dy @ B) @ A, None, None, None, s * dy.T @ z
+
+
+def vera_pair_forward(x, W, A, B, b, d):
+    u = x @ A.T
+    return x @ W.T + b * ((d * u) @ B.T), (u, W, A, B, b, d)
+
+
+def vera_pair_backward(dy, cache):
+    u, W, A, B, b, d = cache
+    dz = (dy * b) @ B
+    db = (dy * ((d * u) @ B.T)).sum(0)
+    return dy @ W + (dz * d) @ A, None, None, None, db, (dz * u).sum(0)
+
+
+def blocked(x, w, height, width):
+    y = np.zeros((len(x), w.shape[1]))
+    for i in range(0, len(x), height):
+        for j in range(0, w.shape[1], width):
+            y[i : i + height, j : j + width] = x[i : i + height] @ w[:, j : j + width]
+    return y
+
+
+def whole_blocks(x, w, height, width):
+    y = np.zeros((len(x), w.shape[1]))
+    for i in range(0, len(x) - height + 1, height):
+        for j in range(0, w.shape[1] - width + 1, width):
+            y[i : i + height, j : j + width] = x[i : i + height] @ w[:, j : j + width]
+    return y
+
+
+def fetched(places, lines, newest=True):
+    cache, count = OrderedDict(), 0
+    for line in places // 16:
+        count += line not in cache
+        cache[line] = None
+        if newest:
+            cache.move_to_end(line)
+        if len(cache) > lines:
+            cache.popitem(last=False)
+    return count
+
+
+def descend(n, rate_A, rate_B, z, at_once=True):
+    b, count = np.zeros_like(z), np.zeros_like(z)
+    for _ in range(200):
+        e = np.where(np.abs(b * z - 1) < 0.01, 0, b * z - 1)
+        count += e != 0
+        if at_once:
+            b, z = b - rate_B * e * z, z - rate_A * e * b * n
+        else:
+            b = b - rate_B * e * z
+            z = z - rate_A * e * b * n
+    return count, b, z
+
+
 def overwriting_walk(nodes, dy):
     grads = {nodes[-1]: dy}
     for node in reversed(nodes):
@@ -147,6 +212,16 @@ RIGHT = {
     "backward_break": lambda *args: rmsnorm_backward(*args, by_rho=0),
     "backward_layer": llama_layer,
     "lora_pair": (lora_pair_forward, lora_pair_backward),
+    "lora_fa_pair": (fa_forward, fa_backward),
+    "lora_fa_ledger": lambda inputs, linears, M, r: (4 * M * sum(inputs), 4 * M * r * linears),
+    "vera_pair": (vera_pair_forward, vera_pair_backward),
+    "delta_lora_move": lambda W, s, ratio, A, B, A_new, B_new: (
+        W + ratio * s * (B_new @ A_new - B @ A)
+    ),
+    "lora_plus_factors": lambda ratio: (1.0, ratio),
+    "lora_plus_descend": descend,
+    "kernel_fetched": fetched,
+    "kernel_blocked": blocked,
 }
 
 
@@ -156,6 +231,44 @@ def sigmoid(z):
 
 # exercise -> (wrong answer, a part of what is said of it)
 WRONG = {
+    "lora_fa_pair": [
+        (
+            (
+                lambda x, W, s, A, B: (fa_forward(x, W, s, A, B)[0], (x, W, s, A, B)),
+                lambda dy, cache: fa_backward(dy, (cache[0] @ cache[3].T, *cache[1:])),
+            ),
+            "the cache holds x",
+        ),
+        ((fa_forward, lambda dy, cache: (*fa_backward(dy, cache)[:3], 0, 0)), "dA is wrong"),
+    ],
+    "lora_fa_ledger": [
+        (lambda inputs, linears, M, r: (M * sum(inputs), M * r * linears), "has 4 bytes"),
+        (
+            lambda inputs, linears, M, r: (4 * M * sum(inputs) * linears, 4 * M * r * linears),
+            "kept once, however many",
+        ),
+    ],
+    "vera_pair": [
+        (
+            (
+                lambda *args: (vera_pair_forward(*args)[0], args),
+                lambda dy, cache: vera_pair_backward(dy, (cache[0] @ cache[2].T, *cache[1:])),
+            ),
+            "the cache holds x",
+        ),
+    ],
+    "delta_lora_move": [
+        (
+            lambda W, s, ratio, A, B, A_new, B_new: W + ratio * s * (B_new - B) @ (A_new - A),
+            "it moves by B'A' - BA",
+        ),
+        (lambda W, s, ratio, A, B, A1, B1: W + s * (B1 @ A1 - B @ A), "ratio is missing"),
+        (lambda W, s, ratio, A, B, A1, B1: W + ratio * (B1 @ A1 - B @ A), "s is missing"),
+    ],
+    "lora_plus_factors": [(lambda ratio: (ratio, 1.0), "another order")],
+    "lora_plus_descend": [(lambda *a: descend(*a, at_once=False), "b moved before z did")],
+    "kernel_fetched": [(lambda *a: fetched(*a, newest=False), "not used longest")],
+    "kernel_blocked": [(whole_blocks, "the last blocks are missing")],
     "tape_network": [
         (lambda *a: network_backward(*a, square=1), "the 2 is missing"),
         (lambda *a: network_backward(*a, slope=False), "tanh' = 1 - tanh² is missing"),
@@ -266,5 +379,3 @@ def is_right_with(loss, forward, backward, x, W):
     by_x = central(lambda a: (dy * forward(a, W)[0]).sum(), x, 1e-5)
     by_W = central(lambda a: (dy * forward(x, a)[0]).sum(), W, 1e-5)
     return np.allclose(dx, by_x, atol=1e-6) and np.allclose(dW, by_W, atol=1e-6)
-
-

@@ -1,5 +1,6 @@
 """The answers to exercises and a reader's own pair: what is right passes, each slip is named."""
 
+import functools
 import inspect
 import itertools
 import json
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from minilora import fast, ops
-from minilora.check import EXERCISES, SLIPS, check, check_pair, doctor, hint, hints
+from minilora.check import EXERCISES, SLIPS, check, check_pair, course, doctor, hint, hints
 from minilora.cli import main
 from minilora.engine import Op
 from minilora.gradcheck import GradientError
@@ -366,6 +367,60 @@ def test_the_table_of_answers_is_large():
     } - more_answers.RIGHT.keys()
 
 
+FUNCTIONS = [name for name, exercise in EXERCISES.items() if exercise.kind != "predict"]
+
+
+def called_with(name, seed=None):
+    """The arguments of each call that a check makes."""
+    calls = []
+    check(name, lambda *args: calls.append(args) or 1, hints=0, seed=seed)
+    return calls
+
+
+def same(a, b):
+    return all(
+        np.array_equal(x, y) for call in zip(a, b, strict=True) for x, y in zip(*call, strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_each_check_draws_other_arguments_and_a_seed_draws_them_again(name):
+    first, second = called_with(name), called_with(name)
+    assert not same(first[:1], second[:1])
+    assert same(called_with(name, seed=7), called_with(name, seed=7))
+    shapes = {str([[np.shape(a) for a in args] for args in called_with(name, n)]) for n in range(9)}
+    assert len(shapes) > 1 or name == "kernel_roof"  # whose arguments are numbers
+
+
+def test_a_verdict_says_how_to_draw_its_arguments_again():
+    verdict = check("lora_forward", WRONG["scale missing"]["lora_forward"][0], hints=0)
+    again = check(
+        "lora_forward", WRONG["scale missing"]["lora_forward"][0], hints=0, seed=verdict.seed
+    )
+    assert repr(again) == repr(verdict) and f"seed={verdict.seed})" in repr(verdict)
+    assert json.loads(verdict.to_json())["seed"] == verdict.seed
+    assert check("lora_forward", lora_forward).seed is None
+
+
+def test_what_was_seen_before_is_no_answer():
+    """Neither its values, by their shapes, nor the arguments of the package's own tests."""
+    seen = {}
+    for seed in range(5):
+        for args in called_with("lora_forward", seed):
+            seen[args[0].shape, args[1].shape] = lora_forward(*args)
+
+    def by_shape(x, W, s, A, B):
+        return seen.get((x.shape, W.shape), x @ W.T)
+
+    assert not check("lora_forward", by_shape, hints=0)
+    assert not any(check("lora_forward", by_shape, hints=0, seed=n) for n in range(5, 15))
+
+
+def test_a_built_notebook_is_the_same_each_time(monkeypatch):
+    monkeypatch.setenv(course.STATIC, "1")
+    assert same(called_with("lora_forward"), called_with("lora_forward"))
+
+
 def test_no_slip_is_named_where_an_answer_is_wrong_in_another_way():
     for exercise in ("lora_forward", "lora_backward", "vera_backward", "delta_lora_step"):
         right = RIGHT[exercise]
@@ -495,7 +550,7 @@ def named_pair(name):
         (lambda *a: ..., "not written yet"),
         (3, "wanted a function"),
         (lambda x: x, "raised TypeError"),
-        (lambda x, W, s, A, B: x @ np.ones((7, 7)), "raised ValueError"),
+        (lambda x, W, s, A, B: x @ np.ones((99, 7)), "raised ValueError"),
         (lambda x, W, s, A, B: (x, x), "returned 2 values, wanted 1"),
         (lambda x, W, s, A, B: "y", "y is wrong"),
         (lambda x, W, s, A, B: x @ W.T * np.nan, "y is wrong"),
@@ -644,6 +699,120 @@ def test_a_mean_over_rows_is_a_missing_sum():
     assert six.slip == "no sum" and "dW is 1/6 of the right one: dW is not the sum" in repr(six)
     two = check_pair(forward, backward, np.ones((4, 3)), x[:2])
     assert two.slip is None and "half of the right one, as a mean over 2 rows" in repr(two)
+
+
+def linear(x, W):
+    return x @ W.T
+
+
+def needs_a_cache(dy, cache):
+    x, W = cache
+    return dy @ W, dy.T @ x
+
+
+@pytest.mark.parametrize(
+    "backward",
+    [
+        linear_backward,
+        needs_a_cache,
+        lambda dy, W, x: (dy @ W, dy.T @ x),  # its own order, by the names of forward
+        lambda g, a, b: [g @ b, g.T @ a],
+        lambda *args: linear_backward(*args),
+        functools.partial(lambda k, dy, x, W: (k * dy @ W, dy.T @ x), 1),
+    ],
+)
+def test_a_forward_may_return_its_output_alone(backward):
+    """As the exercises' functions do. Backward takes forward's arguments, or a tuple of them."""
+    x, W = np.random.default_rng(0).normal(size=(6, 4)), np.eye(3, 4) + 0.5
+    verdict = check_pair(linear, backward, x, W)
+    assert verdict and verdict.says == "dx and dW are right, by finite differences"
+    twice = check_pair(lambda x, W: 2 * linear(x, W), backward, x, W)
+    assert not twice and "dx is half of the right one" in repr(twice)
+
+
+def test_the_functions_of_the_exercises_are_a_pair():
+    assert check_pair(lora_forward, lora_backward, *arrays(), frozen="W")
+    wrong = check_pair(lora_forward, but(LB, _2=lambda dB, *_: 2 * dB), *arrays(), frozen="W")
+    assert wrong.says == "dB is wrong (dx and dA are right)" and wrong.slip == "scale twice"
+    assert not check_pair(lora_forward, lora_backward, *arrays())  # W is not declared frozen
+    assert check_pair(np.exp, lambda dy, x: dy * np.exp(x), np.ones(3))
+
+
+def in_float32(x, W):
+    return (x.astype(np.float32) @ W.T.astype(np.float32)).astype(np.float64), (x, W)
+
+
+def empties(dy, cache):
+    grads = needs_a_cache(dy, cache)
+    for a in cache:
+        a[...] = 0
+    return grads
+
+
+with_cache = lambda x, W: (x @ W.T, (x, W))  # noqa: E731
+DIAGNOSES = {
+    "float32 inside forward": (in_float32, needs_a_cache, "dtype", "moves in steps"),
+    "float32 from forward": (
+        lambda x, W: ((x @ W.T).astype(np.float32), (x, W)),
+        *(needs_a_cache, "dtype", "the output is an array of float32, wanted float64"),
+    ),
+    "float32 from backward": (
+        with_cache,
+        lambda dy, cache: tuple(g.astype(np.float32) for g in needs_a_cache(dy, cache)),
+        *("dtype", "dx is an array of float32, wanted float64"),
+    ),
+    "float16 inside backward": (
+        with_cache,
+        lambda dy, cache: (dy @ cache[1], np.float64(np.float16(dy.T @ cache[0]))),
+        *("dtype", "dW is right to a few digits only, with a small error, as of float32"),
+    ),
+    "a cache that backward empties": (
+        with_cache,
+        empties,
+        None,
+        "it writes into cache[0], which is x:",
+    ),
+    "no return in forward": (lambda x, W: None, needs_a_cache, None, "is the return missing?"),
+    "no return in backward": (with_cache, lambda *_: None, None, "is the return missing?"),
+    "swapped": (
+        with_cache,
+        lambda dy, cache: needs_a_cache(dy, cache)[::-1],
+        *("swapped", "in another order"),
+    ),
+    "sign": (
+        with_cache,
+        lambda dy, cache: (-dy @ cache[1], dy.T @ cache[0]),
+        *("sign", "dx is minus the right one"),
+    ),
+    "sign of a path": (
+        lambda x, W: (x @ W.T + 3 * x[:, :3], (x, W)),
+        lambda dy, cache: (np.pad(3 * dy, [(0, 0), (0, 1)]) - dy @ cache[1], dy.T @ cache[0]),
+        *("sign", "or a part of it, has the wrong sign"),
+    ),
+}
+
+
+@pytest.mark.parametrize("forward, backward, slip, words", DIAGNOSES.values(), ids=DIAGNOSES)
+def test_what_is_wrong_with_a_pair_is_not_misleading(forward, backward, slip, words):
+    x, W = np.random.default_rng(0).normal(size=(6, 4)), np.eye(3, 4) + 0.5
+    verdict = check_pair(forward, backward, x, W)
+    assert verdict.status == "failed" and verdict.slip == slip, verdict
+    assert words in repr(verdict), verdict
+
+
+def test_a_misplaced_eps_in_a_pair_is_a_small_error():
+    def forward(x):
+        r = 1 / np.sqrt((x**2).mean(1, keepdims=True) + 1e-5)
+        return x * r, (x, r)
+
+    def backward(dy, cache):
+        x, r = cache
+        r = 1 / (1 / r + 1e-5)  # once more
+        return (r * dy - x * r**3 * (dy * x).mean(1, keepdims=True),)
+
+    verdict = check_pair(forward, backward, np.random.default_rng(0).normal(size=(4, 6)))
+    assert not verdict and verdict.slip is None
+    assert "dx is right to a few digits only" in repr(verdict), verdict
 
 
 def test_a_pair_of_the_wrong_form_is_told_so():

@@ -532,7 +532,7 @@ BACKWARD = {
     "too many Nones": (lambda dy, c: (*backward(dy, c), None), "returned 3 gradients, wanted 2"),
     "writes an argument": (
         lambda dy, c: (backward(dy, c), spoil(c[0]))[0],
-        "it writes into x: make a new array",
+        r"it writes into cache\[0\], which is x: make a new array",
     ),
     "writes dout": (lambda dy, c: (backward(dy, c), spoil(dy))[0], "it writes into dout: make a"),
 }

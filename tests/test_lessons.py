@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from more_answers import RIGHT, WRONG
 
-from minilora.check import EXERCISES, check
+from minilora.check import EXERCISES, SLIPS, check
 from minilora.check.lessons import backward
 from minilora.gradcheck import gradcheck
 
@@ -33,7 +33,7 @@ def test_a_slip_of_each_kind_is_planted():
         exercise = EXERCISES[name]
         said = [repr(check(name, wrong, hints=0)) for wrong, _ in WRONG[name]]
         for case in exercise.drawn(0):
-            for slip in case.slips:
+            for slip in case.slips.keys() - SLIPS.keys():
                 assert any(slip in words for words in said), f"{name}: {slip}"
 
 

@@ -13,7 +13,6 @@ from .calls import call_each, is_blank
 from .hints import STATIC, count_wrong, grader_runs, hints_for
 from .judge import Judgement, judge, sort_out
 from .lessons import EXERCISES
-from .lessons.exercise import Exercise
 from .slips import agree, explains, is_right, numbers
 from .verdict import Verdict, show
 
@@ -114,7 +113,7 @@ def _an(noun) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def _broken(exercise: Exercise, cases, returned) -> Judgement:
+def _broken(exercise, cases, returned) -> Judgement:
     """Passed where the function is wrong in the way that was asked for."""
     judgement = judge(cases, returned)
     runs, faults = sort_out(cases, returned)
@@ -133,12 +132,10 @@ def _broken(exercise: Exercise, cases, returned) -> Judgement:
             return Judgement("failed", "broken, but not in the way asked for", notes, slip)
         caught = f"caught and named: {slip}" if slip else f"broken as asked, and caught: {says}"
         return Judgement("passed", caught, notes, slip)
-    wrong = _wrong_names(runs)
-    if all(explains(exercise.slip, runs, name) for name in wrong):
-        return Judgement("passed", f"caught and named: {exercise.slip}", notes, exercise.slip)
-    return Judgement(
-        "failed", f"broken, but not by the slip asked for, {exercise.slip}", notes, slip
-    )
+    asked_for: str = exercise.slip
+    if all(explains(asked_for, runs, name) for name in _wrong_names(runs)):
+        return Judgement("passed", f"caught and named: {asked_for}", notes, asked_for)
+    return Judgement("failed", f"broken, but not by the slip asked for, {asked_for}", notes, slip)
 
 
 def _unseen(only, cases, returned) -> Judgement:

@@ -17,8 +17,15 @@ from .hints import STATIC
 from .kept import keep, mine, technique
 
 __all__ = [
-    *("explore", "figure", "look", "race", "records", "show"),
-    *("keep", "mine", "technique"),
+    "explore",
+    "figure",
+    "keep",
+    "look",
+    "mine",
+    "race",
+    "records",
+    "show",
+    "technique",
 ]
 
 

@@ -169,10 +169,11 @@ def _looks_like(got, true, run) -> tuple[str | None, str]:
     and in words what it looks like: the ratio to the right one first.
     """
     ratio = 0.0 if agree(got, true, 1e-6) else constant_ratio(got, true)
-    if agree(got, true, 1e-4) and not ratio:
-        slip = "dtype" if np.array_equal(got, got.astype(np.float32)) else None
-        small = "computed in float32" if slip else "such as eps that is missing or misplaced"
-        return slip, f"{{name}} is right to a few digits only: a small error, {small}"
+    if agree(got, true, 1e-3) and not ratio:
+        rounded = np.array_equal(got, got.astype(np.float32))  # as all of float16 are
+        small = "as of float32 or float16" if rounded else "as of a missing or misplaced eps"
+        says = f"{{name}} is right to a few digits only, with a small error, {small}"
+        return ("dtype" if rounded else None), says
     rows = len(run.dout) if run.dout.ndim > 1 else 1
     slip = _slip_by_ratio(ratio, rows, run.args) or _slip_by_form(got, true, run)
     words = [SLIPS[slip].says] if slip and not (ratio and slip == "sign") else []

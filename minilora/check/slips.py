@@ -266,7 +266,8 @@ def _gives(slip, case, outputs, name) -> bool:
     for wrong in variants(**case.args) if variants else ():
         if name in wrong and all(agree(outputs[n], v, SINGLE) for n, v in wrong.items()):
             return True
-    return tries is not None and any(agree(got, v, SINGLE) for v in tries(case, name, got))
+    found = tries(case, name, got.astype(np.float64)) if tries else ()
+    return any(agree(got, value, SINGLE) for value in found)
 
 
 def _swapped(runs, name) -> bool:

@@ -70,7 +70,7 @@ def run_pair(
     passed = {"dout": dout.copy(), "cache": cache}
     passed_before = _snapshot(passed)
     grads = backward(passed["dout"], cache)
-    _must_be_unchanged(passed_before, passed, title)  # first: backward knows the cache alone
+    _must_be_unchanged(passed_before, passed, title, args)  # first: backward knows the cache alone
     _must_be_unchanged(args_before, args, title)
     again, _ = _call(forward, args)
     if again.shape != out.shape or np.abs(again - out).max() > 1e-12 * np.abs(out).max():
@@ -166,12 +166,13 @@ def _snapshot(values) -> list[tuple[str, np.ndarray, np.ndarray]]:
     return [(place, a, a.copy()) for place, a in _arrays_in("", values)]
 
 
-def _must_be_unchanged(before, values, title) -> None:
+def _must_be_unchanged(before, values, title, args=()) -> None:
     after = dict(_arrays_in("", values))
     for place, a, was in before:
         same = np.array_equal(a, was, equal_nan=a.dtype.kind in "fc")
         if not same or after.get(place) is not a:
-            raise GradientError(f"{title}: it writes into {place}: make a new array instead")
+            too = next((f", which is {name}" for name in args if args[name] is a), "")
+            raise GradientError(f"{title}: it writes into {place}{too}: make a new array instead")
 
 
 # ---- what comes back

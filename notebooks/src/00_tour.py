@@ -8,7 +8,7 @@ When you are done you can
 - say what each of six techniques trains, what it keeps, and what it costs,
 - read every table of this course: numbers, bytes, steps, exact match.
 
-*Needs*: Python and a little NumPy. *Time*: 15 minutes to read, 10 to do.
+*Needs*: Python and a little NumPy. *Time*: 15 minutes to read, 20 to do.
 *Papers*: one a technique; each has its own notebook, 04 to 08. *The one idea*: the weights stay, a
 small change is learned beside them.
 """
@@ -158,6 +158,23 @@ print(f"{'':17} {'weights':>10} {'gradients':>10} {'optimizer':>10} {'kept':>11}
 for name, (tuned, _, held) in runs.items():
     sizes = " ".join(f"{n:>{w},}" for n, w in zip(held.values(), (10, 10, 10, 11)))
     print(f"{ml.METHODS[name].title:17} {sizes}   {ml.exact_match(tuned, words.test[:200]):.2f}")
+
+# %% [markdown]
+r"""
+**Open.** Predict, run, explain; there is no single answer. How many verbs does LoRA need? Train on a few of them, and on more, with the same
+number of steps. Where does the score bend?
+"""
+
+# %% open tour_own
+scores = {}  # number of verbs -> exact match
+### BEGIN SOLUTION
+for count in (10, 30, 100, 300):
+    some = ml.batches(words.train[:count], model.tokenizer, batch_size=32, epochs=6000 // count)
+    few = ml.attach(model, "lora", rank=4)
+    ml.train(few, some, steps=60, lr=2e-2, schedule="linear", warmup=6)
+    scores[count] = round(ml.exact_match(few, words.test[:200]), 2)
+print(scores)
+### END SOLUTION
 
 # %% [markdown]
 r"""

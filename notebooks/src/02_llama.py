@@ -8,7 +8,7 @@ When you are done you can
 - write its norm and its attention on plain arrays, and say what RoPE turns,
 - look into a trained model: who attends to what, and read it off the tape.
 
-*Needs*: notebook 01. *Time*: 20 minutes to read, 15 to do.
+*Needs*: notebook 01. *Time*: 20 minutes to read, 45 to do.
 *Papers*: Touvron et al. 2023, [arXiv:2302.13971](https://arxiv.org/abs/2302.13971); Su et al. 2021,
 [arXiv:2104.09864](https://arxiv.org/abs/2104.09864), section 3. *The one idea*: a stream of numbers a
 token, to which each layer adds something it read from the others.
@@ -79,11 +79,14 @@ row, and $w = dy\odot g$:
 $$dg = \sum_m dy\odot x\,\rho,\qquad dx = \rho\,w - x\,\rho^3\,\text{mean}(w\odot x) .$$
 
 The second term is there because every $x$ of a row is in $\rho$.
+
+**Do it.** Write both lines on random arrays, and compare with `ops.rmsnorm` and with `check_pair`. (The derivation is in notebook 02b.)
 """
 
-# %%
+# %% open llama_norm_gradient
 rng = np.random.default_rng(0)
 x, g, dy = rng.normal(size=(4, 6)), rng.normal(size=6), rng.normal(size=(4, 6))
+### BEGIN SOLUTION
 rho = 1 / np.sqrt((x**2).mean(1, keepdims=True) + 1e-5)
 w = dy * g
 dx = rho * w - x * rho**3 * (w * x).mean(1, keepdims=True)
@@ -92,6 +95,7 @@ y, cache = ops.rmsnorm.forward(x, g, 1e-5)
 for mine, theirs in zip((dx, dg), ops.rmsnorm.backward(dy, cache)):
     assert np.allclose(mine, theirs)
 check_pair(ops.rmsnorm.forward, ops.rmsnorm.backward, x, g, 1e-5)
+### END SOLUTION
 
 # %% [markdown]
 r"""
@@ -115,6 +119,10 @@ def attention(q, k, v):
 
 # %% check llama_attention
 check("llama_attention", attention)
+
+# %%
+course.keep("llama_norm", norm)  # in my_minilora.py, for notebook 02b
+course.keep("llama_attention", attention)
 
 # %% [markdown]
 r"""
@@ -140,12 +148,16 @@ r"""
 Nothing so far knows where a token stands. RoPE takes the numbers of $q$ and $k$ in pairs and rotates pair
 $j$ at place $t$ by the angle $t\,\theta^{-2j/D}$. A product of two rotated pairs depends on the difference
 of their places alone:
+
+**Do it.** Write `score(i, j)`: $q$ turned to place $i$, times $k$ turned to place $j$ (`ops.rope.forward` takes the rows `cos[i : i + 1]`).
+Compare places that are five apart.
 """
 
-# %%
+# %% open llama_distance
 cos, sin = rotation.tables(config.head_dim, config.rope_theta, None, 64, np.float64)
 q, k = rng.normal(size=(2, 1, 1, config.head_dim))
 
+### BEGIN SOLUTION
 def score(i, j):
     """q at place i times k at place j."""
     rotated = [ops.rope.forward(a, cos[t : t + 1], sin[t : t + 1])[0] for a, t in ((q, i), (k, j))]
@@ -153,6 +165,7 @@ def score(i, j):
 
 assert np.isclose(score(9, 4), score(39, 34)) and not np.isclose(score(9, 4), score(9, 5))
 print("five places apart is five places apart, wherever it is")
+### END SOLUTION
 
 # %% [markdown]
 r"""
@@ -210,6 +223,22 @@ draw()
 
 # %%
 course.explore(draw, layer=[1, 0, 2, 3], head=[0, 1, 2, 3])
+
+# %% [markdown]
+r"""
+**Open.** Predict, run, explain; there is no single answer. Does some head read the letter just before its own? And which one reads the first
+place? Measure it for all heads, on this word and on another.
+"""
+
+# %% open llama_heads
+### BEGIN SOLUTION
+for layer in range(config.num_hidden_layers):
+    for head in range(config.num_attention_heads):
+        p = weights(layer, head)
+        before, first = np.diagonal(p, -1).mean(), p[2:, 0].mean()
+        if max(before, first) > 0.5:
+            print(f"layer {layer}, head {head}: the place before {before:.2f}, the first {first:.2f}")
+### END SOLUTION
 
 # %% [markdown]
 r"""

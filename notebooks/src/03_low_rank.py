@@ -8,7 +8,7 @@ When you are done you can
 - give the nearest matrix of a rank, and how near it is,
 - say what a real fine-tuning needs, and tell that from what a random matrix would show.
 
-*Needs*: a matrix product and an orthogonal basis; the SVD is explained here. *Time*: 20 minutes to read, 10 to do.
+*Needs*: a matrix product and an orthogonal basis; the SVD is explained here. *Time*: 20 minutes to read, 20 to do.
 *Papers*: Hu et al. 2021, [arXiv:2106.09685](https://arxiv.org/abs/2106.09685), section 7; Eckart and
 Young 1936. *The one idea*: most of what fine-tuning adds here is a sum of few directions.
 """
@@ -145,14 +145,12 @@ r"""
 ## Does the cut matter?
 
 Put each linear's $\Delta W$ back at rank $r$ only, all else as full fine-tuning left it, and ask for
-the held-out verbs.
+the held-out verbs. Your `truncate` does the cutting.
 """
 
 # %%
-def cut(D, r):
-    """The nearest matrix of rank r."""
-    U, values, Vt = np.linalg.svd(D, full_matrices=False)
-    return (U[:, :r] * values[:r]) @ Vt[:r]
+course.keep("low_rank_truncate", truncate)
+cut = course.mine("low_rank_truncate")
 
 def with_rank(r):
     """The model with every linear's change cut to rank r."""
@@ -179,6 +177,22 @@ with course.figure(caption, width=7, height=3.8) as axes:
     axes.errorbar(range(len(ranks)), scores, errors, color=course.look("full")["color"], marker="s", capsize=4)
     axes.set_xticks(range(len(ranks)), ranks)
     axes.set(xlabel="rank r of every ΔW", ylabel="share answered exactly", ylim=(-0.03, 1))
+
+# %% [markdown]
+r"""
+**Open.** Predict, run, explain; there is no single answer. Cut the weights themselves to rank $r$, $W + \Delta W$ in place of $\Delta W$. Which rank do
+they need? What does that say about the claim that *networks* are of low rank?
+"""
+
+# %% open low_rank_own
+### BEGIN SOLUTION
+for r in (8, 16, 32, 64):
+    params = dict(tuned.weights)
+    for name in changes:
+        params[f"{name}.weight"] = cut(params[f"{name}.weight"], r).astype(np.float32)
+    cut_whole = ml.Llama(model.config, params, model.tokenizer)
+    print(f"rank {r:2}: ΔW cut {dict(zip(ranks, scores))[r]:.2f}, W cut {ml.exact_match(cut_whole, words.test[:200]):.2f}")
+### END SOLUTION
 
 # %% [markdown]
 r"""

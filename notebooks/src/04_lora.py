@@ -8,7 +8,7 @@ When you are done you can
 - say what it trains, what it keeps for backward, and why B may start at zero,
 - merge an adapter into a weight, and say how exact that is.
 
-*Needs*: a matrix product and the chain rule. *Time*: 30 minutes to read, 60 to do.
+*Needs*: a matrix product and the chain rule. *Time*: 30 minutes to read, 70 to do.
 *Paper*: Hu et al. 2021, [arXiv:2106.09685](https://arxiv.org/abs/2106.09685), equation 3 and
 section 4.1. *The one idea*: the change of a weight, as a product of two thin matrices.
 """
@@ -241,15 +241,20 @@ r"""
 
 LoRA trains $r(I+O)$ numbers a linear. AdamW keeps two more for each. What that leaves untouched is
 the **activations**: $dA = dz^\top x$ reads $x$, so $x$ must be kept for backward, as in full fine-tuning.
+
+**Do it.** Print `ml.ledger(model, 32, 25, method=…)` of full fine-tuning and of LoRA, a line for each of `CATEGORIES`. Which part hardly
+changes? Check `.trainable` against $r(I+O)$, summed over `q_proj` and `v_proj`.
 """
 
-# %%
+# %% open lora_ledger
+### BEGIN SOLUTION
 full = ml.ledger(model, 32, 25, method="full")
 thin = ml.ledger(model, 32, 25, method="lora", rank=4)
 for part in CATEGORIES:
     print(f"{part:12} full {full[part]:>11,} bytes    LoRA {thin[part]:>11,} bytes")
 shapes = [W.shape for name, W in model.params.items() if "q_proj" in name or "v_proj" in name]
 assert thin.trainable == 4 * sum(lora.count(I, O, 4) for O, I in shapes)
+### END SOLUTION
 
 # %% [markdown]
 r"""

@@ -8,7 +8,7 @@ When you are done you can
 - say which bytes LoRA-FA saves, which it does not, and when the saving is taken back,
 - name what is lost: the directions that a frozen $A$ cannot reach.
 
-*Needs*: notebook 04, and from 03 what a rank is. *Time*: 25 minutes to read, 35 to do.
+*Needs*: notebook 04, and from 03 what a rank is. *Time*: 25 minutes to read, 65 to do.
 *Paper*: Zhang et al. 2023, [arXiv:2308.03303](https://arxiv.org/abs/2308.03303), section 3. *Symbols*: the table in
 notebook 03. *The one idea*: what is frozen needs no gradient, and what needs no gradient need not be remembered.
 """
@@ -64,37 +64,50 @@ check("lora_fa_backward", lora_fa_backward)
 
 # %% [markdown]
 r"""
-## On small arrays
+## A pair
+
+Forward makes $z$ for $y$ anyway. **Fill the blank**: a pair whose cache holds what backward reads, and not $x$. The check
+looks into the cache. A frozen $A$ gets None, and still passes gradient on to $x$.
+"""
+
+# %% exercise lora_fa_pair
+def my_fa_forward(x, W, s, A, B):
+    """-> y (M, O), and what your backward reads."""
+    ### BEGIN SOLUTION
+    z = x @ A.T
+    return x @ W.T + s * z @ B.T, (z, W, s, A, B)
+    ### END SOLUTION
+
+def my_fa_backward(dy, cache):
+    """-> dx, None, None, None, dB: a gradient or None for each argument of forward."""
+    ### BEGIN SOLUTION
+    dx, _, dB = lora_fa_backward(dy, *cache)
+    return dx, None, None, None, dB
+    ### END SOLUTION
+
+# %% check lora_fa_pair
+check("lora_fa_pair", (my_fa_forward, my_fa_backward))
+
+# %% [markdown]
+r"""
+Your pair, the package's, the engine in elementary operations, and finite differences agree.
 """
 
 # %%
+course.keep("lora_fa_backward", lora_fa_backward)
+course.keep("lora_fa_pair", my_fa_forward, my_fa_backward)
+forward, backward = course.mine("lora_fa_pair")
 M, I, O, r, s = 6, 16, 10, 4, 2.0
 rng = np.random.default_rng(0)
 x, W, dy = (rng.normal(size=n) for n in [(M, I), (O, I), (M, O)])
 A, B = rng.normal(size=(r, I)), rng.normal(size=(O, r))
-
-z = x @ A.T
-y = x @ W.T + s * z @ B.T
-dB = s * dy.T @ z  # y has s z Bᵀ
-dx = dy @ W + s * dy @ B @ A  # y has x Wᵀ and s x Aᵀ Bᵀ: a frozen A still passes gradient on
-
-# %% [markdown]
-r"""
-The package, the engine in elementary operations, and finite differences agree.
-"""
-
-# %%
-out, cache = lora_fa.lora_fa_forward(x, W, s, A, B)
-grads = lora_fa.lora_fa_backward(dy, cache)
-assert np.allclose(out, y) and np.allclose(grads[0], dx) and np.allclose(grads[4], dB)
-assert grads[3] is None  # no dA
-
+dx, _, _, dA, dB, *_ = backward(dy, forward(x, W, s, A, B)[1])
+theirs = lora_fa.lora_fa_backward(dy, lora_fa.lora_fa_forward(x, W, s, A, B)[1])
+assert np.allclose(theirs[0], dx) and np.allclose(theirs[4], dB) and dA is None
 tx, tB = ml.param(x), ml.param(B)
-ty = tx @ W.T + (tx @ A.T) @ ops.transpose(tB) * s
-ml.backward(ty, dy)
+ml.backward(tx @ W.T + (tx @ A.T) @ ops.transpose(tB) * s, dy)
 assert np.allclose(tx.grad, dx) and np.allclose(tB.grad, dB)
-frozen = ("W", "A")
-check_pair(lora_fa.lora_fa_forward, lora_fa.lora_fa_backward, x, W, s, A, B, frozen=frozen)
+check_pair(forward, backward, x, W, s, A, B, frozen=("W", "A"))
 
 # %% [markdown]
 r"""
@@ -134,8 +147,23 @@ r"""
 ## Memory against length
 
 Does it *really* drop $x$? "Other operations may still keep it" is a fair objection. The ledger walks the
-tape and counts every storage once, whoever holds it. Adapters on all linears of the embedded model:
+tape and counts every storage once, whoever holds it. Adapters are on all linears of the embedded model.
+
+**Fill the blank** first: a ledger of your own. In a layer $q$, $k$ and $v$ read one $x$, gate and up another, down a third
+(attention keeps what `o_proj` reads). Each different $x$ is kept once, each $z$ for itself.
 """
+
+# %% exercise lora_fa_ledger
+def lora_fa_ledger(inputs, linears, M, r):
+    """inputs: widths of the different x; M rows; r rank -> bytes of x (LoRA), bytes of z, float32."""
+    ### BEGIN SOLUTION
+    bytes_of_x = sum(4 * M * width for width in inputs)
+    bytes_of_z = linears * 4 * M * r
+    return bytes_of_x, bytes_of_z
+    ### END SOLUTION
+
+# %% check lora_fa_ledger
+check("lora_fa_ledger", lora_fa_ledger)
 
 # %%
 model, words = ml.load_model("base"), ml.load_task("past")
@@ -173,6 +201,12 @@ course.explore(draw, rank=[4, 1, 16, 64], batch=[32, 8])
 # %%
 (x_lora, z_lora, lora), (x_fa, z_fa, fa) = (kept_bytes(m, 32) for m in ("lora", "lora_fa"))
 assert x_fa == 0 and z_fa == z_lora and np.isclose(lora - fa, x_lora)
+course.keep("lora_fa_ledger", lora_fa_ledger)
+c = model.config
+inputs = [c.hidden_size, c.hidden_size, c.intermediate_size] * c.num_hidden_layers
+yours = course.mine("lora_fa_ledger")(inputs, len(c.linears()), 32 * 32, 4)
+assert np.allclose(np.divide(yours, 2**20), (x_lora, z_lora))
+print(f"x {yours[0]:,} bytes, z {yours[1]:,}: your ledger and the package's agree to the byte")
 print(f"LoRA {lora:.2f} MiB, LoRA-FA {fa:.2f} MiB: {1 - fa / lora:.0%} less, and all of it is x")
 tuned = ml.attach(model, "lora_fa", rank=4, targets=targets)
 assert ml.measure(tuned, 32, 32)["activations"] == ml.ledger(tuned, 32, 32)["activations"]
@@ -215,8 +249,19 @@ for name in ("lora", "lora_fa"):
     history = ml.train(tuned, batches, steps=100, lr=lr, schedule="linear", warmup=10)
     runs[name] = tuned, history, ml.exact_match(tuned, words.test)
     print(f"{ml.METHODS[name].title:8} at {lr:g}: {runs[name][2]:.0%} of {len(words.test)} held-out verbs")
+both = [ml.train(ml.attach(model, t, rank=4), batches, steps=20, lr=0.05).losses
+        for t in (course.technique("lora_fa"), "lora_fa")]  # fmt: skip
+assert np.allclose(*both, rtol=1e-3)
+print("20 steps with your pair and with the package's: the same losses, to 1e-3")
 
-# %%
+# %% [markdown]
+r"""
+**Do it.** Take the first $A$ again (`ml.attach` with the same seed gives it) and take from $\Delta W$ what lies in its rows:
+$\Delta W - \Delta W A^+A$, with `np.linalg.pinv`. What share is left, for LoRA and for LoRA-FA? Predict both.
+"""
+
+# %% open lora_fa_rows
+### BEGIN SOLUTION
 for name, (tuned, _, _) in runs.items():
     layer = next(iter(tuned.layers))
     start = ml.attach(model, name, rank=4).layers[layer]["A"].astype(float)
@@ -225,6 +270,7 @@ for name, (tuned, _, _) in runs.items():
     share = np.linalg.norm(outside) / np.linalg.norm(change)
     print(f"{ml.METHODS[name].title:8} {share:.3f} of ΔW lies outside the rows of the first A")
     assert (share < 1e-5) == (name == "lora_fa")
+### END SOLUTION
 
 # %%
 caption = "The same 100 steps: LoRA-FA learns, with fewer directions to do it in. Means of 10 steps, one seed."

@@ -8,7 +8,7 @@ When you are done you can
 - count what it trains, what it stores and what it keeps for backward, which are three numbers,
 - say what a rank costs here, and why it may be larger than the layer.
 
-*Needs*: notebook 04. *Time*: 25 minutes to read, 35 to do.
+*Needs*: notebook 04. *Time*: 25 minutes to read, 65 to do.
 *Paper*: Kopiczko et al. 2023, [arXiv:2310.11454](https://arxiv.org/abs/2310.11454), equation 2 and section 3.3.
 *Symbols*: the table in notebook 03. *The one idea*: random directions need not be stored; train only how much of each
 is wanted.
@@ -104,20 +104,39 @@ Name every step: $z = d\odot u$, $v = zB^\top$, $y = xW^\top + b\odot v$. Back f
 $$db = \textstyle\sum_m dy\odot v,\qquad dv = dy\odot b,\qquad dz = dv\,B,\qquad
 dd = \sum_m dz\odot u,\qquad dx = dy\,W + (dz\odot d)\,A .$$
 
-One vector serves all $M$ rows, so its gradient sums over them.
+One vector serves all $M$ rows, so its gradient sums over them. **Fill the blank**: a pair of your two functions. Its cache
+holds $u$, and not $x$.
 """
 
+# %% exercise vera_pair
+def my_vera_forward(x, W, A, B, b, d):
+    """-> y (M, O), and what your backward reads."""
+    ### BEGIN SOLUTION
+    u = x @ A.T
+    return x @ W.T + b * ((d * u) @ B.T), (u, W, A, B, b, d)
+    ### END SOLUTION
+
+def my_vera_backward(dy, cache):
+    """-> dx, None, None, None, db, dd: a gradient or None for each argument of forward."""
+    ### BEGIN SOLUTION
+    dx, db, dd = vera_backward(dy, *cache)
+    return dx, None, None, None, db, dd
+    ### END SOLUTION
+
+# %% check vera_pair
+check("vera_pair", (my_vera_forward, my_vera_backward))
+
 # %%
+course.keep("vera_forward", vera_forward)
+course.keep("vera_backward", vera_backward)
+course.keep("vera_pair", my_vera_forward, my_vera_backward)
+forward, backward = course.mine("vera_pair")
 M, I, O, r = 6, 8, 5, 12
 rng = np.random.default_rng(0)
 sizes = dict(x=(M, I), W=(O, I), A=(r, I), B=(O, r), b=O, d=r, dy=(M, O))
 x, W, A, B, b, d, dy = (rng.normal(size=n) for n in sizes.values())
-
-u = x @ A.T
-z, v = d * u, (d * u) @ B.T
-db = (dy * v).sum(0)  # y has b v
-dz = (dy * b) @ B  # v = z Bᵀ
-dd, dx = (dz * u).sum(0), dy @ W + (dz * d) @ A  # z = d u, u = x Aᵀ
+y, cache = forward(x, W, A, B, b, d)
+dx, _, _, _, db, dd, *_ = backward(dy, cache)
 
 # %% [markdown]
 r"""
@@ -135,18 +154,18 @@ So $db = (G\odot B)\,d$ and $dd = b\,(G\odot B)$. On numbers; then the package, 
 """
 
 # %%
-G = dy.T @ u
+G = dy.T @ (x @ A.T)
 assert np.allclose((G * B) @ d, db) and np.allclose(b @ (G * B), dd)
 out, cache = vera.vera_forward(x, W, A, B, b, d)
 grads = vera.vera_backward(dy, cache)
-assert np.allclose(out, x @ W.T + b * v)
+assert np.allclose(out, y)
 assert all(np.allclose(g, w) for g, w in zip([grads[0], *grads[4:6]], [dx, db, dd]))
 
 tx, tb, td = (ml.param(a) for a in (x, b, d))
 ml.backward(tx @ W.T + ((tx @ A.T) * td) @ B.T * tb, dy)
 assert all(np.allclose(t.grad, g) for t, g in zip([tx, tb, td], [dx, db, dd]))
 frozen = ("W", "A", "B")
-check_pair(vera.vera_forward, vera.vera_backward, x, W, A, B, b, d, frozen=frozen)
+check_pair(forward, backward, x, W, A, B, b, d, frozen=frozen)
 
 # %% [markdown]
 r"""
@@ -154,12 +173,16 @@ r"""
 
 $b = 0$, so a fresh adapter changes nothing; $d = 0.1$ everywhere. As in LoRA one of the two gradients
 is exactly zero at the first step.
+
+**Do it.** Predict which one, then ask the package's pair with $b = 0$ and $d = 0.1$.
 """
 
-# %%
+# %% open vera_start
+### BEGIN SOLUTION
 start = vera.vera_backward(dy, vera.vera_forward(x, W, A, B, 0 * b, np.full(r, 0.1))[1])
 assert not start[5].any() and start[4].any()
 print("dd is 0 and db is not: b moves first")
+### END SOLUTION
 
 # %% [markdown]
 r"""
@@ -280,7 +303,8 @@ check("vera_merge", vera_merge)
 # %% [markdown]
 r"""
 Layers of different shapes share one pair: $A$ and $B$ are as large as the largest layer wants, and each
-layer takes a slice. Their bits come from a key, so a file without them loads as it was saved.
+layer takes a slice. Their bits come from a key, so a file without them loads as it was saved. Your pair gets such slices, and
+trains the model beside the package's:
 """
 
 # %%
@@ -291,6 +315,12 @@ for name, arrays in list(tuned.layers.items())[:2]:
     assert np.shares_memory(arrays["A"], tuned.shared["A"])
     print(f"{name}: A {arrays['A'].shape}, B {arrays['B'].shape}, slices of one pair")
 
+batches = ml.batches(words.train[:300], model.tokenizer, batch_size=32, epochs=4)
+both = [ml.train(ml.attach(model, t, rank=64), batches, steps=20, lr=0.1).losses
+        for t in (course.technique("vera"), "vera")]  # fmt: skip
+assert np.allclose(*both, rtol=1e-3)
+print("20 steps with your pair and with the package's: the same losses, to 1e-3")
+
 # %% [markdown]
 r"""
 **Open.** Predict, run, explain; there is no single answer. Which of the two vectors does the work? Give one of them a
@@ -299,7 +329,6 @@ such rows. Why might your order differ from the paper's?
 """
 
 # %% open vera_own
-batches = ml.batches(words.train[:300], model.tokenizer, batch_size=32, epochs=4)
 lost = {}  # d_initial -> mean loss of the last ten of 30 steps
 ### BEGIN SOLUTION
 for start in (1e-7, 0.1, 1.0):

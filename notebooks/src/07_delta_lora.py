@@ -8,12 +8,14 @@ When you are done you can
 - prove that its moves telescope, how large a rank they can reach, and see it reached,
 - say what Delta-LoRA is when $W$ moves from the very first step.
 
-*Needs*: notebooks 03 (singular values) and 04. *Time*: 30 minutes to read, 30 to do.
+*Needs*: notebooks 03 (singular values) and 04. *Time*: 30 minutes to read, 55 to do.
 *Paper*: Zi et al. 2023, [arXiv:2309.02411](https://arxiv.org/abs/2309.02411), algorithm 1. *Symbols*: the table in
 notebook 03. *The one idea*: $W$ follows the product $BA$ from step to step, and the sum of these moves telescopes.
 """
 
 # %%
+import dataclasses
+
 import numpy as np
 
 import minilora as ml
@@ -85,17 +87,38 @@ $$B'A' - BA = B\,\Delta A + \Delta B\,A + \Delta B\,\Delta A :$$
 
 the slip keeps the one term that is second order in the step, and drops the two of first order. The package
 keeps copies of the old factors and moves $W$ by one product of rank $2r$, in place:
+
+**Do it.** Take one step of gradient descent with rate 0.01 on the arrays above, let `delta_lora.after_step(arrays, (A, B), 1, options)`
+move $W$, and compare: how much shorter is the move of the slip?
 """
 
-# %%
+# %% open delta_lora_slip
 lr, ratio = 0.01, 2.0
 _, _, _, dA, dB, *_ = record.op.backward(dy, record.op.forward(x, W, s, A, B)[1])
+### BEGIN SOLUTION
 arrays = {"W": W.copy(), "s": s, "A": A - lr * dA, "B": B - lr * dB}
 delta_lora.after_step(arrays, (A, B), 1, {"update_ratio": ratio, "start_step": 0})
 right = ratio * s * (arrays["B"] @ arrays["A"] - B @ A)
 slip = ratio * s * (arrays["B"] - B) @ (arrays["A"] - A)
 assert np.allclose(arrays["W"] - W, right)
 print(f"the slip moves W {np.linalg.norm(slip) / np.linalg.norm(right):.3f} times as far")
+### END SOLUTION
+
+# %% [markdown]
+r"""
+**Fill the blank**: the rule by itself, as it comes after any optimizer's step. Below, it trains a model.
+"""
+
+# %% exercise delta_lora_move
+def delta_lora_move(W, s, ratio, A, B, A_new, B_new):
+    """Factors before and after the optimizer's step -> W' (O, I)."""
+    ### BEGIN SOLUTION
+    before, after = B @ A, B_new @ A_new
+    return W + ratio * s * (after - before)
+    ### END SOLUTION
+
+# %% check delta_lora_move
+check("delta_lora_move", delta_lora_move)
 
 # %% [markdown]
 r"""
@@ -169,12 +192,19 @@ with course.figure(caption, width=7, height=4.4) as axes:
     axes.set(xticks=range(0, 21, 4), yticks=[0, 4, 8, 16, 24, 32])
     axes.legend(loc="upper right", fontsize=11)
 
-# %%
+# %% [markdown]
+r"""
+**Do it.** Check the telescope on `tuned[5].layers[layer]`: it holds `W`, `s`, `A`, `B`, and of the start `A_start`, `B_start`.
+"""
+
+# %% open delta_lora_telescope
 arrays = tuned[5].layers[layer]
+### BEGIN SOLUTION
 product = arrays["B"] @ arrays["A"] - arrays["B_start"] @ arrays["A_start"]
 error = np.abs(arrays["W"] - W0 - 2.0 * arrays["s"] * product).max()
 assert error < 1e-12
 print("W - W₀ = λ s (B A - B_K A_K), to 1e-12")
+### END SOLUTION
 
 # %% [markdown]
 r"""
@@ -209,6 +239,20 @@ one, two = (ml.train(t, batches, **settings).losses for t in (delta, scaled))
 gap = np.abs(np.subtract(one, two)).max()
 assert gap < 1e-4
 print("the two loss curves agree to 1e-4 over all 40 steps")
+
+# %%
+course.keep("delta_lora_move", delta_lora_move)
+move = course.mine("delta_lora_move")
+
+def after_step(arrays, kept, step, options):
+    """Your rule, after AdamW's step; kept: A and B before it."""
+    new = move(arrays["W"], arrays["s"], options["update_ratio"], *kept, arrays["A"], arrays["B"])
+    arrays["W"][...] = new
+
+mine = dataclasses.replace(course.technique("delta_lora", "lora_pair"), after_step=after_step)
+yours = ml.train(ml.attach(wide, mine, rank=4, alpha=8), batches, **settings).losses
+assert np.allclose(yours, one, rtol=1e-6)
+print("your pair of notebook 04 and your rule: Delta-LoRA's losses, to 1e-6")
 
 # %%
 caption = "Delta-LoRA (s = 2, λ = 2, W moves from step 1) and LoRA with s = 6: one curve, not two."

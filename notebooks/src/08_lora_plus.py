@@ -8,13 +8,15 @@ When you are done you can
 - give $B$ its own, and name the slip that is made with it,
 - read a heat map of losses over rate and ratio, and say what a theory of large widths does not say.
 
-*Needs*: notebook 04. *Time*: 35 minutes to read, 25 to do.
+*Needs*: notebook 04. *Time*: 35 minutes to read, 65 to do.
 *Paper*: Hayou et al. 2024, [arXiv:2402.12354](https://arxiv.org/abs/2402.12354), sections 3 and 4.
 *Symbols*: the table in notebook 03. *The one idea*: at equal rates the steps of $A$ and of $B$ change the output by
 different orders in the width.
 """
 
 # %%
+import dataclasses
+
 import numpy as np
 
 import minilora as ml
@@ -75,10 +77,23 @@ check("lora_plus_break", broken)
 
 # %% [markdown]
 r"""
-In the package that is one line, and everything else is LoRA's record:
+The optimizer asks for less: only by what it shall multiply the learning rate. **Fill the blank**; in the package that is one
+line, too, and everything else is LoRA's record.
 """
 
+# %% exercise lora_plus_factors
+def lora_plus_factors(ratio):
+    """-> what the learning rate is multiplied by: for A, for B."""
+    ### BEGIN SOLUTION
+    for_A, for_B = 1.0, ratio
+    return for_A, for_B
+    ### END SOLUTION
+
+# %% check lora_plus_factors
+check("lora_plus_factors", lora_plus_factors)
+
 # %%
+course.keep("lora_plus_factors", lora_plus_factors)
 record = ml.METHODS["lora_plus"]
 assert record.op is lora.lora and record.init is lora.init and record.delta is lora.delta
 print(lora_plus.lr_scale({"ratio": 16.0}))
@@ -108,10 +123,14 @@ At equal rates $A$ contributes $n$ times as much as $B$. Where $A$'s part is of 
 grows. The paper calls it **efficient feature learning** when both are of order one. That wants a ratio of order $n$.
 (At one rate of order $1/\sqrt n$ both are of order one again, but only because $z$ itself grows to order $\sqrt n$ and $b$
 stays at $1/\sqrt n$: put them into the table. So $f$ learns, and what $B$ reads does not stay of order one.)
+
+**Do it.** Draw $x$ and $a$ at the widths 64, 1024 and 16384, take Adam's first step (the rate times a sign), and print how many times
+$B$'s part $A$'s is. Does it grow as $n$?
 """
 
-# %%
+# %% open lora_plus_parts
 rng = np.random.default_rng(0)
+### BEGIN SOLUTION
 for n in (64, 1024, 16384):
     x, a, b, rate = rng.normal(size=n), rng.normal(size=n) / np.sqrt(n), 1.0, 1e-3
     z = a @ x
@@ -119,6 +138,7 @@ for n in (64, 1024, 16384):
     from_A = b * (-rate * np.sign(e * b * x)) @ x  # Adam's first step: the rate times a sign
     from_B = -rate * np.sign(e * z) * z
     print(f"width {n:6}: A contributes {abs(from_A / from_B):9.1f} times B's part, {abs(from_A / from_B * z) / n:.2f} n / |z|")
+### END SOLUTION
 
 # %% [markdown]
 r"""
@@ -143,34 +163,52 @@ z \approx n^{1/4}\sqrt{|y|},\qquad |b| \approx n^{-1/4}\sqrt{|y|} .$$
 $1 - \eta\,(z^2 + n b^2)$: it flies away for $\eta > 2/(z^2 + nb^2)$ and is fastest at half of that, so the best $\eta$ is of
 order $1/\sqrt n$. On the way $z$ has to grow from order one to $n^{1/4}$, by a factor $1 + \eta\sqrt n\,|y|$ a step, which
 at this rate does not depend on $n$. That takes a number of steps that grows as $\log n$. First the change, on numbers:
+
+**Do it.** $f$ before and after one step, and the three terms of the formula: are they the same?
 """
 
-# %%
+# %% open lora_plus_change
 n, y, rate_A, rate_B = 64, 1.0, 0.002, 0.1
 x, a, b = np.ones(n), rng.normal(size=n) / np.sqrt(n), 0.3
+### BEGIN SOLUTION
 z, e = a @ x, 0.3 * (a @ x) - y
 stepped = (b - rate_B * e * z) * ((a - rate_A * e * b * x) @ x)
 change = -rate_B * e * z**2 - rate_A * e * b**2 * n + rate_A * rate_B * e**2 * b * z * n
 assert np.isclose(stepped - b * z, change)
+### END SOLUTION
 
 # %% [markdown]
 r"""
 Then descent until $|e| < 0.01$ at several widths, from 31 draws of $z_0$: with the best single rate of a grid, and with
-$\eta_A = 0.316/n$, $\eta_B = 1$ at every width. What are $z$ and $b$ at the end?
+$\eta_A = 0.316/n$, $\eta_B = 1$ at every width. What are $z$ and $b$ at the end? **Fill the blank**: the descent, for all
+starts at once.
 """
 
-# %%
-def descend(n, rate_A, rate_B, z, y=1.0, most=200):
-    """Gradient descent until |f - y| < 0.01, for many z at once -> medians of steps, |b| and z there."""
+# %% exercise lora_plus_descend
+def lora_plus_descend(n, rate_A, rate_B, z):
+    """200 steps on b = 0 and z, an array of starts, for y = 1 -> steps until |e| < 0.01, b, z."""
+    ### BEGIN SOLUTION
     b, count = np.zeros_like(z), np.zeros_like(z)
-    with np.errstate(over="ignore", invalid="ignore"):
-        for _ in range(most):
-            e = np.where(np.abs(b * z - y) < 0.01, 0, b * z - y)  # who has arrived stays
-            count += e != 0
-            b, z = b - rate_B * e * z, z - rate_A * e * b * n
-    return np.median(count), np.median(np.abs(b)), np.median(z)
+    for _ in range(200):
+        e = np.where(np.abs(b * z - 1) < 0.01, 0, b * z - 1)  # who has arrived stays
+        count += e != 0
+        b, z = b - rate_B * e * z, z - rate_A * e * b * n  # db = e z, dz = e b n
+    return count, b, z
+    ### END SOLUTION
+
+# %% check lora_plus_descend
+check("lora_plus_descend", lora_plus_descend)
 
 # %%
+course.keep("lora_plus_descend", lora_plus_descend)
+yours = course.mine("lora_plus_descend")
+
+def descend(n, rate_A, rate_B, z):
+    """Medians over the starts of the steps, of |b| and of z."""
+    with np.errstate(over="ignore", invalid="ignore"):  # too large a rate flies away
+        count, b, z = yours(n, rate_A, rate_B, z)
+    return np.median(count), np.median(np.abs(b)), np.median(z)
+
 starts = np.abs(np.random.default_rng(0).normal(size=31))
 widths, grid = 4 ** np.arange(2, 11), 10.0 ** np.arange(-4, 0, 0.125)
 best = [min((descend(n, g, g, starts)[0], g) for g in grid)[1] for n in widths]
@@ -267,6 +305,14 @@ curves = [ml.train(tuned, batches, lr=1e-2, **settings).losses for tuned in (one
 assert curves[0] == curves[1]
 assert all(np.array_equal(one.trainable[k], two.trainable[k]) for k in one.trainable)
 print(f"ratio 1: the same losses, the same arrays; the width is {model.config.hidden_size}")
+
+factors = course.mine("lora_plus_factors")
+mine = dataclasses.replace(course.technique("lora_plus", "lora_pair"),
+                           lr_scale=lambda options: dict(zip("AB", factors(options["ratio"]))))  # fmt: skip
+both = [ml.train(ml.attach(model, t, rank=4, ratio=16.0), batches, lr=2e-3, **settings).losses
+        for t in (mine, "lora_plus")]  # fmt: skip
+assert np.allclose(*both, rtol=1e-3)
+print("ratio 16, with your pair of notebook 04 and your factors: LoRA+'s losses, to 1e-3")
 
 # %% [markdown]
 r"""

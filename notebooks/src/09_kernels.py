@@ -8,7 +8,7 @@ When you are done you can
 - go from three loops to a tile in registers, and say at each step what moves less,
 - time two pieces of code so that you may believe the result.
 
-*Needs*: a matrix product and nested loops; the roofline is explained here. *Time*: 25 minutes to read, 20 to do.
+*Needs*: a matrix product and nested loops; the roofline is explained here. *Time*: 25 minutes to read, 45 to do.
 *Sources*: Goto and van de Geijn 2008, [doi:10.1145/1356052.1356053](https://doi.org/10.1145/1356052.1356053);
 Williams et al. 2009, [doi:10.1145/1498765.1498785](https://doi.org/10.1145/1498765.1498785) (roofline).
 *The one idea*: a processor multiplies faster than memory brings numbers, so what a kernel fetches decides.
@@ -64,24 +64,31 @@ assert sorted(ways, key=speed.get) == ways
 r"""
 ## What the order changes
 
-Memory comes in **lines** of 64 bytes, 16 numbers. A cache holds the lines used last. A toy cache counts how
-often a line has to be fetched:
+Memory comes in **lines** of 64 bytes, 16 numbers. A cache holds the lines used last. **Fill the blank**: a toy cache,
+which counts how often a line has to be fetched. `OrderedDict` has `move_to_end` and `popitem(last=False)`.
 """
 
-# %%
-def fetched(numbers, lines):
-    """How many lines a cache of `lines` fetches for these numbers, one after the other."""
+# %% exercise kernel_fetched
+def kernel_fetched(places, lines):
+    """Places of numbers, one after the other; lines that the cache holds -> how many are fetched."""
+    ### BEGIN SOLUTION
     cache, count = OrderedDict(), 0
-    for number in numbers:
-        line = number // 16
+    for place in places:
+        line = place // 16
         count += line not in cache
         cache[line] = None
-        cache.move_to_end(line)
+        cache.move_to_end(line)  # the newest
         if len(cache) > lines:
-            cache.popitem(last=False)
+            cache.popitem(last=False)  # the one not used longest
     return count
+    ### END SOLUTION
+
+# %% check kernel_fetched
+check("kernel_fetched", kernel_fetched)
 
 # %%
+course.keep("kernel_fetched", kernel_fetched)
+fetched = course.mine("kernel_fetched")
 n = 48  # x, w and y are n by n, one behind the other
 X, W, Y = (np.arange(n * n).reshape(n, n) + at * n * n for at in range(3))
 places = [(X[i, k], W[k, j], Y[i, j]) for i in range(n) for k in range(n) for j in range(n)]
@@ -195,15 +202,7 @@ Even near caches are slow beside registers. Count what a step moves between the 
 
 The last keeps a block of $y$, 8 by 48, in 24 vector registers while *all* of $k$ goes by. Each step adds
 an **outer product**: a column of $x$ times a row of $w$.
-"""
 
-# %%
-for way, adds, numbers in [("three loops", 1, 2), ("reordered", 1, 3), ("tiled", 8, 10), ("tile", 384, 56)]:
-    print(f"{way:12} {numbers / adds:.2f} numbers moved a multiply-add")
-assert about["kernels"]["tile"] == "8 x 48" and 8 * 48 == 384 and 384 / 16 == 24
-
-# %% [markdown]
-r"""
 **Fill the blank.** $a$ has a row for each step, the tile's eight numbers of $x$; $b$ the same of $w$.
 """
 
@@ -239,14 +238,38 @@ check("kernel_break", broken)
 
 # %% [markdown]
 r"""
-## Packing, and blocks for the cache
+## Blocks, and packing for the cache
+
+**Fill the blank**: a whole product, one block of $y$ after the other, each by your tile. The last blocks may be smaller.
+Below it the package's, with one thing more.
 
 A tile reads 48 neighbours of a row of $w$, then the same of the next row, which lies a whole row farther:
 another line, often another page. So 48 columns are first copied into a small **panel** where the next row
 is next. The copy is used by every tile of rows. And $k$ is cut so that the panel stays in a near cache.
 """
 
+# %% exercise kernel_blocked
+def kernel_blocked(x, w, height, width):
+    """x (M, K), w (K, N); a block of y is height by width -> y (M, N)."""
+    ### BEGIN SOLUTION
+    y = np.zeros((len(x), w.shape[1]))
+    for i in range(0, len(x), height):
+        for j in range(0, w.shape[1], width):
+            rows, columns = x[i : i + height], w[:, j : j + width]
+            y[i : i + height, j : j + width] = kernel_tile(rows.T, columns)
+    return y
+    ### END SOLUTION
+
+# %% check kernel_blocked
+check("kernel_blocked", kernel_blocked)
+
 # %%
+for way, adds, numbers in [("three loops", 1, 2), ("reordered", 1, 3), ("tiled", 8, 10), ("tile", 384, 56)]:
+    print(f"{way:12} {numbers / adds:.2f} numbers moved a multiply-add")
+assert about["kernels"]["tile"] == "8 x 48" and 8 * 48 == 384 and 384 / 16 == 24
+course.keep("kernel_tile", kernel_tile)
+course.keep("kernel_blocked", kernel_blocked)
+blocked = course.mine("kernel_blocked")
 w = rng.standard_normal((576, 1024), dtype=np.float32)
 x, y = rng.standard_normal((64, 576), dtype=np.float32), np.zeros((64, 1024), np.float32)
 for k in range(0, 576, 288):
@@ -254,7 +277,8 @@ for k in range(0, 576, 288):
         panel = w[k : k + 288, j : j + 48].copy()  # packed
         for i in range(0, 64, 8):
             plain_tile(x, i, k, panel, 0, 0, y, i, j, 288, 8, panel.shape[1], k > 0)
-assert np.allclose(y, x @ w, atol=1e-3)
+assert np.allclose(y, x @ w, atol=1e-3) and np.allclose(y, blocked(x, w, 8, 48), atol=1e-3)
+print("your blocks, the package's tile and NumPy agree on 64 x 576 x 1024")
 print(f"from row to row: {w.strides[0]:,} bytes in w, {48 * 4} in a panel; a panel has {288 * 48 * 4:,}")
 
 # %% [markdown]
@@ -263,14 +287,19 @@ r"""
 
 Each thread does its own rectangle of $y$, so nobody waits for a sum of another's, and each number is added up
 in the same order whoever does it. The result has the same bits, in one piece or in two:
+
+**Do it.** Compute `kernels.matmul_nn` of the two halves of $x$'s rows, put them together, and compare with the whole, bit for bit. Then print the
+record's `ladder["together"]` beside `big["seconds"]`: how many times as fast are two threads?
 """
 
-# %%
+# %% open kernel_threads
+### BEGIN SOLUTION
 halves = [kernels.matmul_nn(part, w) for part in (x[:32], x[32:])]
 assert np.array_equal(kernels.matmul_nn(x, w), np.concatenate(halves))
 for way, seconds in ladder["together"].items():
     gain = big["seconds"][way] / seconds
     print(f"{way:13} {big['flops'] / seconds / 1e9:4.0f} GFLOP/s on {ladder['threads']} threads, {gain:.2f} times one")
+### END SOLUTION
 
 # %% [markdown]
 r"""
@@ -279,10 +308,14 @@ r"""
 An adapted linear is $xW^\top + zB^\top$. In pieces, $y$ is written, read and written again; in one kernel each task
 adds the second product while its rectangle is near. Attention gains more: its scores, $T$ by $T$ for each
 head, are never whole. A block of 32 queries is scored, passed through the softmax and used, then the next.
+
+**Do it.** Write attention with whole scores, as in notebook 02, for the $q$ given (also as $k$ and $v$), and compare with
+`kernels.attention_forward`. Print the record's `ladder["fused"]`: what does one kernel gain over pieces?
 """
 
-# %%
+# %% open kernel_fused
 q = rng.standard_normal((200, 2, 32), dtype=np.float32)
+### BEGIN SOLUTION
 scores = np.where(np.tri(200), np.einsum("ihd,jhd->hij", q, q) / np.sqrt(32), -np.inf)
 weights = np.exp(scores - scores.max(-1, keepdims=True))
 whole = np.einsum("hij,jhd->ihd", weights / weights.sum(-1, keepdims=True), q)
@@ -291,6 +324,7 @@ assert np.allclose(kernels.attention_forward(q, q, q, spans)[0], whole, atol=1e-
 print(f"4,096 tokens: scores of a head {4096**2 * 4:,} bytes, of a block of 32 queries {4096 * 32 * 4:,}")
 for work, taken in ladder["fused"].items():
     print(f"{work:15} {taken['in one'] * 1e3:6.1f} ms in one, {taken['in pieces'] * 1e3:6.1f} in pieces")
+### END SOLUTION
 
 # %% [markdown]
 r"""

@@ -8,7 +8,7 @@ When you are done you can
 - read a score with its two errors, that of the seeds and that of the words,
 - see numbers, bytes by part, convergence, seconds and scores of all techniques side by side.
 
-*Needs*: notebook 00; a mean and a standard deviation. *Time*: 30 minutes to read, 10 to do.
+*Needs*: notebook 00; a mean and a standard deviation. *Time*: 25 minutes to read, 20 to do.
 *Papers*: those of 04 to 08; on tuning each method, [arXiv:2602.04998](https://arxiv.org/abs/2602.04998).
 *The one idea*: to run one technique at another's learning rate is no comparison.
 """
@@ -244,7 +244,14 @@ with course.figure(caption, width=8, height=5, columns=2, sharey=True) as panels
     panels[1].set(xlabel="milliseconds a step")
     panels[0].figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=11)
 
-# %%
+# %% [markdown]
+r"""
+**Do it.** `methods[name]` has `exact_match`, `bytes` (by part), `trainable` and `ms_per_step`. Which technique is first by each? Is one
+first by all? And which are within two standard errors, `words_error`, of the best score?
+"""
+
+# %% open fair_first
+### BEGIN SOLUTION
 def held(name):
     """Bytes of a step, all parts together."""
     return sum(methods[name]["bytes"][part] for part in plots.PARTS)
@@ -261,6 +268,7 @@ top = first["exact match"]
 near = [r["title"] for name, r in methods.items() if name != top and methods[top]["exact_match"] - r["exact_match"]
         < 2 * np.hypot(words_error[top], words_error[name])]  # fmt: skip
 print("within two standard errors of its score:", ", ".join(near) or "none")
+### END SOLUTION
 
 # %% [markdown]
 r"""

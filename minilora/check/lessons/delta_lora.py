@@ -6,7 +6,7 @@ import numpy as np
 
 from ...methods.delta_lora import after_step
 from ..slips import Case
-from .exercise import blank, broken, draw, number, predict
+from .exercise import blank, broken, draw, number, old_and_step, predict
 from .lora import shapes
 
 OPTIONS = {"update_ratio": 2.0, "start_step": 0}
@@ -44,9 +44,7 @@ def step_cases(rng):
         rates = {"ratio": number(rng, 1.5, 3), "lr": number(rng, 0.05, 0.5)}
         args = {"W": a.pop("W"), "s": s, **rates, **a}
         slips = {"not the products' difference": by_gradients}
-        # with lr = 0 nothing moves: that is the other path
-        paths = dict(two_paths=("W'", "A'", "B'"), paths="parts: the old value, and the step")
-        cases.append(Case(args, step, slips=slips, adapter="lr", **paths))
+        cases.append(Case(args, step, slips=slips, **old_and_step("W'", "A'", "B'")))
     return cases
 
 

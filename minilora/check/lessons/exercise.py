@@ -73,13 +73,15 @@ def blank(name: str, asks: str, hints: Hints, cases: Cases, **more: Any) -> Exer
     return Exercise(name, "blank", asks, hints, cases=cases, **more)
 
 
-def blank_pair(name: str, asks: str, hints: Hints, cases: Cases, package: Any) -> Exercise:
+def blank_pair(
+    name: str, asks: str, hints: Hints, cases: Cases, package: Any, through: Callable | None = None
+) -> Exercise:
     """Write a pair in the form of the package's: forward(*args) -> (y, cache), backward(dy, cache).
 
     cases: for y, dx, … = f(dy, *args), None where there is no gradient. package: its (forward,
-    backward), which takes the place of a pair that is not written.
+    backward), which takes the place of a pair that is not written. through: `both` where None.
     """
-    return blank(name, asks, hints, cases, functions=2, through=both, package=package)
+    return blank(name, asks, hints, cases, functions=2, through=through or both, package=package)
 
 
 def both(forward: Callable, backward: Callable) -> Callable:
@@ -104,6 +106,11 @@ def broken(name: str, asks: str, hints: Hints, cases: Cases, **wrong: Any) -> Ex
 def draw(rng: np.random.Generator, **shapes: tuple[int, ...]) -> dict[str, Any]:
     """Standard normal float64 arrays of these shapes: far from zero."""
     return {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+
+
+def old_and_step(*outputs: str) -> dict[str, Any]:
+    """How outputs of a Case are made: the old value and a step, which vanishes with lr."""
+    return {"adapter": "lr", "two_paths": outputs, "paths": "parts: the old value, and the step"}
 
 
 def rows(rng: np.random.Generator) -> int:

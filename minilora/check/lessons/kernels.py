@@ -1,5 +1,7 @@
 """Notebook 09, kernels: what a product could reach, the tile in registers, how it is timed."""
 
+from collections import OrderedDict
+
 import numpy as np
 
 from ..slips import Case
@@ -34,8 +36,8 @@ def last_step(a, b):
 def tile_cases(rng):
     """For y = f(a, b): a (K, R), b (K, C), one row for each step k."""
     shapes = [(rows(rng), *widths(rng, 2)), (rows(rng), *widths(rng, 2)), (8, 5, 5)]
-    sums = dict(rows=("a", "b"), summed=("y",), over="all steps k")
-    return [Case(draw(rng, a=(K, R), b=(K, C)), tile, **sums) for K, R, C in shapes]
+    args = [draw(rng, a=(K, R), b=(K, C)) for K, R, C in shapes]
+    return [Case(a, tile, rows=("a", "b"), summed=("y",), over="all steps k") for a in args]
 
 
 def times_faster(mine, theirs):
@@ -54,6 +56,63 @@ def times_cases(rng):
         args = {"mine": 2e-3 * mine, "theirs": number(rng, 3e-3, 8e-3) * theirs}
         cases.append(Case(args, times_faster))
     return cases
+
+
+def blocked(x, w, height, width):
+    """y = x w, whatever the blocks."""
+    return {"y": x @ w}
+
+
+def blocked_cases(rng):
+    """For y = f(x, w, height, width): the last blocks are smaller."""
+
+    def whole_blocks_only(x, w, height, width):
+        y = x @ w
+        y[len(x) // height * height :] = 0
+        y[:, w.shape[1] // width * width :] = 0
+        return [{"y": y}]
+
+    slips = {"the last blocks are missing: they are smaller than the others": whole_blocks_only}
+    cases = []
+    for M, K, N, height, width in [(10, 7, 11, 4, 3), (9, 5, 13, 4, 8)]:
+        arrays = draw(rng, x=(M, K), w=(K, N))
+        cases.append(Case({**arrays, "height": height, "width": width}, blocked, slips=slips))
+    return cases
+
+
+def count_fetched(places, lines, newest=True):
+    """How many lines a cache that holds `lines` of them fetches for these places."""
+    cache: OrderedDict[int, None] = OrderedDict()
+    count = 0
+    for place in places:
+        line = int(place) // 16
+        count += line not in cache
+        cache[line] = None
+        if newest:
+            cache.move_to_end(line)
+        if len(cache) > lines:
+            cache.popitem(last=False)
+    return count
+
+
+def fetched(places, lines):
+    """The number of lines fetched."""
+    return {"lines fetched": count_fetched(places, lines)}
+
+
+def fetched_cases(rng):
+    """For lines fetched = f(places, lines)."""
+
+    def oldest_out(places, lines):
+        return [{"lines fetched": count_fetched(places, lines, newest=False)}]
+
+    slips = {
+        "a line that is used again is the newest again: the one not used longest leaves": oldest_out
+    }
+    return [
+        Case({"places": rng.integers(0, 16 * 8, 200), "lines": n}, fetched, slips=slips)
+        for n in (3, 5)
+    ]
 
 
 EXERCISES = (
@@ -114,5 +173,27 @@ EXERCISES = (
             "np.median(theirs / mine)",
         ),
         times_cases,
+    ),
+    blank(
+        "kernel_fetched",
+        "A cache that holds `lines` lines of 16 numbers: places, lines -> how many are fetched",
+        (
+            "place // 16 is the line. A line in the cache is not fetched.",
+            "A line that is used becomes the newest. Beyond `lines`, the oldest leaves.",
+            "With an OrderedDict: cache[line] = None, cache.move_to_end(line), "
+            "cache.popitem(last=False)",
+        ),
+        fetched_cases,
+        package=count_fetched,
+    ),
+    blank(
+        "kernel_blocked",
+        "A product in blocks: x (M, K), w (K, N), height, width -> y (M, N)",
+        (
+            "y[i : i + height, j : j + width] is a tile of some rows of x and columns of w.",
+            "Your kernel_tile takes a (K, R): the rows of x, transposed.",
+            "kernel_tile(x[i : i + height].T, w[:, j : j + width]) for every i and j",
+        ),
+        blocked_cases,
     ),
 )

@@ -4,7 +4,7 @@ import numpy as np
 
 from ...methods.lora_fa import lora_fa_backward, lora_fa_forward
 from ..slips import Case
-from .exercise import blank, broken, draw, number, predict, rank, widths
+from .exercise import blank, broken, draw, number, old_and_step, predict, rank, widths
 from .lora import arrays, shapes
 
 
@@ -47,8 +47,7 @@ def step_cases(rng):
         (I, O), r = widths(rng, 2), rank(rng)
         a = draw(rng, A=(r, I), B=(O, r), dA=(r, I), dB=(O, r))
         args, slips = {**a, "lr": number(rng, 0.05, 0.5)}, {"frozen moved": moved}
-        paths = dict(two_paths=("B",), paths="parts: the old value, and the step")
-        cases.append(Case(args, step, slips=slips, adapter="lr", **paths))
+        cases.append(Case(args, step, slips=slips, **old_and_step("B")))
     return cases
 
 

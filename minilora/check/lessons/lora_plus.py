@@ -2,7 +2,7 @@
 
 from ...methods.lora_plus import lr_scale
 from ..slips import Case
-from .exercise import blank, broken, draw, number, predict, rank, widths
+from .exercise import blank, broken, draw, number, old_and_step, predict, rank, widths
 
 
 def step(A, B, dA, dB, lr, ratio):
@@ -33,8 +33,7 @@ def step_cases(rng):
         (I, O), r = widths(rng, 2), rank(rng)
         a = draw(rng, A=(r, I), B=(O, r), dA=(r, I), dB=(O, r))
         args = {**a, "lr": number(rng, 0.01, 0.05), "ratio": number(rng, 4, 20)}
-        paths = dict(two_paths=("A'", "B'"), paths="parts: the old value, and the step")
-        cases.append(Case(args, step, slips=slips, adapter="lr", **paths))
+        cases.append(Case(args, step, slips=slips, **old_and_step("A'", "B'")))
     return cases
 
 

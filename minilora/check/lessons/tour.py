@@ -2,7 +2,7 @@
 
 from ...methods.lora import count
 from ..slips import Case
-from .exercise import blank, broken, draw, number, predict, rows, widths
+from .exercise import blank, broken, draw, number, old_and_step, predict, rows, widths
 
 
 def step(w, dw, lr):
@@ -18,11 +18,8 @@ def without_rate(w, dw, lr):
 def step_cases(rng):
     """For w' = f(w, dw, lr)."""
     shapes = tuple(widths(rng, 2)), (rows(rng),), (3, 2, 4)
-    paths = dict(adapter="lr", two_paths=("w'",), paths="parts: the old value, and the step")
-    return [
-        Case({**draw(rng, w=shape, dw=shape), "lr": number(rng, 0.05, 0.5)}, step, **paths)
-        for shape in shapes
-    ]
+    args = [{**draw(rng, w=n, dw=n), "lr": number(rng, 0.05, 0.5)} for n in shapes]
+    return [Case(a, step, **old_and_step("w'")) for a in args]
 
 
 EXERCISES = (
