@@ -5,8 +5,8 @@
 
 To read: 130 words a minute, a speed for technical text in a second language; 8 seconds a line of
 code; a minute for each displayed formula and each figure. To do: 2 minutes to predict a number,
-3 to break a function, 4 for each output of a function to write, 10 for an open question. Both are
-rounded up to 5.
+3 to break a function, 4 for each output of a function to write; for an open question one for each
+line of its solution, and at least 5. Both are rounded up to 5.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import build
+import grading
 from minilora.check import EXERCISES, points
 
 ROOT = Path(__file__).parent.parent
@@ -36,7 +37,7 @@ class Size(NamedTuple):
     formulas: int
     figures: int
     exercises: tuple[str, ...]
-    open: int  # questions that no check judges
+    open: tuple[int, ...]  # of each question that no check judges, the lines of its solution
 
     @property
     def to_read(self) -> int:
@@ -50,7 +51,7 @@ class Size(NamedTuple):
         each = {"predict": 2, "break": 3}
         kinds = [(name, EXERCISES[name].kind) for name in self.exercises]
         asked = sum(each.get(kind) or 4 * points(name) for name, kind in kinds)
-        return _to_five(asked + 10 * self.open)
+        return _to_five(asked + sum(max(5, lines) for lines in self.open))
 
 
 def _to_five(minutes: float) -> int:
@@ -60,8 +61,8 @@ def _to_five(minutes: float) -> int:
 def size(path: Path) -> Size:
     """Count one source."""
     cells = build.parts(path)
-    words = lines = formulas = figures = asked = 0
-    exercises = []
+    words = lines = formulas = figures = 0
+    exercises, asked = [], []
     for kind, cell in ((kind.split(), cell) for kind, cell in cells):
         if kind == ["[markdown]"]:
             formulas += cell.count("$$") // 2
@@ -71,12 +72,13 @@ def size(path: Path) -> Size:
         elif kind[:1] == ["exercise"]:
             exercises.append(kind[1])
         elif kind[:1] == ["open"]:
-            asked += 1
+            found = grading.solution(cell).splitlines()
+            asked.append(sum(bool(line.strip()) for line in found))
         elif kind[:1] != ["check"]:
             figures += "caption = " in cell
             lines += sum(bool(line.strip()) for line in cell.splitlines())
     title = re.search(r"^# (.*)$", cells[0][1], re.M)[1]
-    return Size(title, words, lines, formulas, figures, tuple(exercises), asked)
+    return Size(title, words, lines, formulas, figures, tuple(exercises), tuple(asked))
 
 
 def table() -> str:
@@ -84,16 +86,8 @@ def table() -> str:
     rows, sums = [START, "|---|---|---|---|---|---|---|"], [0] * 8
     for path in build.sources():
         s = size(path)
-        counts = (
-            s.words,
-            s.lines,
-            s.formulas,
-            s.figures,
-            len(s.exercises),
-            s.open,
-            s.to_read,
-            s.to_do,
-        )
+        asked = len(s.exercises), len(s.open)
+        counts = s.words, s.lines, s.formulas, s.figures, *asked, s.to_read, s.to_do
         link = f"[{s.title}](notebooks/{path.stem}.ipynb)"
         rows.append(_row(link, counts))
         sums = [a + b for a, b in zip(sums, counts)]

@@ -484,12 +484,12 @@ def test_the_minutes_are_those_that_are_counted(scripts):
 
 def test_the_counting_is_what_the_page_says(scripts):
     minutes = scripts["minutes"]
-    size = minutes.Size("", words=130, lines=15, formulas=1, figures=1, exercises=(), open=0)
+    size = minutes.Size("", words=130, lines=15, formulas=1, figures=1, exercises=(), open=())
     assert size.to_read == 5  # 1 + 2 + 1 + 1
     assert size._replace(words=131).to_read == 10
     some = size._replace(exercises=("lora_count", "lora_break", "lora_backward"))
     assert some.to_do == 20  # 2 + 3 + 4 · 3, rounded up
-    assert some._replace(open=1).to_do == 30  # 10 more
+    assert some._replace(open=(2, 7)).to_do == 30  # 5 and 7 more
     for said in ("130 words a minute", "8 seconds a line", "2 minutes to predict", "3 to break"):
         assert said in " ".join(TEACHING.split()) and said in " ".join(minutes.__doc__.split())
 
