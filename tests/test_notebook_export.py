@@ -1,9 +1,15 @@
-"""What an export of a notebook keeps: each figure's alternative text."""
+"""Figures of the notebooks: what an export keeps of them, and the records that they show."""
 
+import io
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from minilora.check import course
+from minilora.lab import cells
+from minilora.support import plots
 
 ROOT = Path(__file__).parent.parent / "notebooks"
 if not ROOT.is_dir():
@@ -48,3 +54,38 @@ def test_a_page_of_html_has_each_figures_alternative_text():
 
 def test_markdown_has_each_figures_alternative_text():
     assert f"![{CAPTION}](" in exported(nbconvert.MarkdownExporter)
+
+
+def test_a_notebook_asks_for_the_runs_of_a_study_by_their_settings(tmp_path, monkeypatch):
+    folder = tmp_path / "results"
+    folder.mkdir()
+    about = {"seconds": 0.1, "made_by": {}}
+    runs = [{"cell": {"kind": "learn", "rank": n}, "result": n} | about for n in (1, 2)]
+    runs += [{"cell": {"kind": "bytes"}, "result": 3} | about]
+    cells.write(folder / "made_up.jsonl", runs)
+    monkeypatch.setattr(course, "data_folder", lambda: tmp_path)
+    assert [run["result"] for run in course.records("made_up", kind="learn")] == [1, 2]
+    assert [run["result"] for run in course.records("made_up", rank=2)] == [2]
+    with pytest.raises(FileNotFoundError, match="python -m studies none"):
+        course.records("none")
+
+
+def test_ticks_that_a_notebook_sets_on_a_logarithmic_axis_stay(monkeypatch):
+    shown = []
+    monkeypatch.setattr(course, "show", lambda canvas, caption: shown.append(canvas))
+    with course.figure("made up", width=3) as axes:
+        axes.plot([64, 512], [1, 2])
+        axes.set_xscale("log")
+        axes.set_xticks([64, 512], [64, 512])
+    (canvas,) = shown
+    assert [text.get_text() for text in canvas.axes[0].get_xticklabels()] == ["64", "512"]
+
+
+def test_a_notebooks_picture_is_small_and_of_the_same_size():
+    with plots.style():
+        canvas = plots.canvas(4, 3)
+        canvas.subplots().plot([1, 2])
+    large = plots.png(canvas)
+    small = course._small(large)
+    assert len(small) < 0.6 * len(large)
+    assert Image.open(io.BytesIO(small)).size == Image.open(io.BytesIO(large)).size

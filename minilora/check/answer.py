@@ -51,7 +51,7 @@ def judged(name: str, answer: Any, seed: int) -> Judgement:
 
     seed: of the arguments that a function is called with.
     """
-    exercise: Exercise = EXERCISES[name]
+    exercise = EXERCISES[name]
     if exercise.kind == "predict":
         return _number(exercise, answer)
     if answer is None or answer is ...:
@@ -76,7 +76,7 @@ def arguments(name: str, seed: int) -> list[dict[str, Any]]:
 
 def _mark(name, answer) -> Any:
     """Equal for two answers that are wrong in the same way."""
-    exercise: Exercise = EXERCISES[name]
+    exercise = EXERCISES[name]
     if not exercise.takes(answer):
         return _plain(answer)
     return [_plain(value) for value in call_each(exercise.run(answer), arguments(name, 0))]

@@ -49,7 +49,7 @@ def figure(
 
 
 def _plain_numbers(axis) -> None:
-    """0.1, 20, 1,000 on a logarithmic axis, in place of powers of ten; ticks that were set stay."""
+    """0.1, 20 and 1,000 on a logarithmic axis, not powers of ten; ticks that were set stay."""
     from matplotlib.ticker import FixedLocator, LogLocator
 
     if isinstance(axis.get_major_locator(), FixedLocator):

@@ -8,7 +8,7 @@ When you are done you can
 - say what a cache must hold, and weigh it in bytes,
 - write the walk along a tape that finds every gradient of a network.
 
-*Needs*: NumPy and the chain rule. *Time*: 20 minutes to read, 50 to do.
+*Needs*: NumPy and the chain rule. *Time*: 20 minutes to read, 65 to do.
 *Papers*: none; the idea is Linnainmaa's, 1970. *The one idea*: forward leaves behind just what
 backward will read, and that is where the memory of training goes.
 """
@@ -256,15 +256,19 @@ r"""
 
 Whether $x$ must be kept depends on what trains. The gradient $dW$ reads $x$; a frozen linear has no $dW$.
 The one array in its cache is $W$ itself, which $dx$ reads: a reference to a weight that exists anyway.
+
+**Do it.** Call `ops.frozen_linear(h, W2.data)` and `ops.linear(h, W2)`, and print the shapes of `arrays_in(tensor.node.cache)` of both.
 """
 
-# %%
+# %% open tape_frozen
 h = ml.param(rng.normal(size=(50, 16)))  # something upstream trains
+### BEGIN SOLUTION
 frozen, trained = ops.frozen_linear(h, W2.data), ops.linear(h, W2)
 for name, tensor in (("frozen", frozen), ("trained", trained)):
     names = [a.shape for a in arrays_in(tensor.node.cache)]
     print(f"{name:8} keeps {names}")
 assert h.shape not in [a.shape for a in arrays_in(frozen.node.cache)]
+### END SOLUTION
 
 # %% [markdown]
 r"""
@@ -279,10 +283,14 @@ r"""
 ## It learns
 
 Gradient descent on the network above, a hundred steps, on your walk.
+
+**Do it.** In each step: fresh leaves of $W_1$ and $W_2$ (`ml.param`), the loss of `network()`, your walk, a step of 0.2 times the
+gradient. Keep the losses. They should fall by more than a fifth.
 """
 
-# %%
+# %% open tape_train
 losses = []
+### BEGIN SOLUTION
 for _ in range(100):
     W1, W2 = ml.param(W1.data, "W₁"), ml.param(W2.data, "W₂")
     loss = network()
@@ -291,6 +299,7 @@ for _ in range(100):
     W1, W2 = (ml.param(w.data - 0.2 * grads[w.node]) for w in (W1, W2))
 print(f"{losses[0]:.3f} -> {losses[-1]:.3f}")
 assert losses[-1] < 0.8 * losses[0]
+### END SOLUTION
 
 # %% [markdown]
 r"""

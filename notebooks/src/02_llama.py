@@ -8,7 +8,7 @@ When you are done you can
 - write its norm and its attention on plain arrays, and say what RoPE turns,
 - look into a trained model: who attends to what, and read it off the tape.
 
-*Needs*: notebook 01. *Time*: 20 minutes to read, 45 to do.
+*Needs*: notebook 01. *Time*: 20 minutes to read, 35 to do.
 *Papers*: Touvron et al. 2023, [arXiv:2302.13971](https://arxiv.org/abs/2302.13971); Su et al. 2021,
 [arXiv:2104.09864](https://arxiv.org/abs/2104.09864), section 3. *The one idea*: a stream of numbers a
 token, to which each layer adds something it read from the others.
@@ -73,8 +73,7 @@ check("llama_norm", norm)
 
 # %% [markdown]
 r"""
-Its gradient is the longest in this model. With $\rho = 1/\sqrt{\text{mean}(x^2)+\varepsilon}$, one number a
-row, and $w = dy\odot g$:
+Its gradient, with $\rho = 1/\sqrt{\text{mean}(x^2)+\varepsilon}$, one number a row, and $w = dy\odot g$:
 
 $$dg = \sum_m dy\odot x\,\rho,\qquad dx = \rho\,w - x\,\rho^3\,\text{mean}(w\odot x) .$$
 
@@ -145,7 +144,7 @@ check("llama_break", unmasked)
 r"""
 ## RoPE: places as angles
 
-Nothing so far knows where a token stands. RoPE takes the numbers of $q$ and $k$ in pairs and rotates pair
+But for the mask, nothing so far depends on where a token stands. RoPE takes the numbers of $q$ and $k$ in pairs and rotates pair
 $j$ at place $t$ by the angle $t\,\theta^{-2j/D}$. A product of two rotated pairs depends on the difference
 of their places alone:
 

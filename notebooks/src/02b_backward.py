@@ -8,7 +8,7 @@ When you are done you can
 - say for each what it keeps, and which slip is made with it,
 - put the pieces on the tape: a whole layer of your own trains.
 
-*Needs*: notebooks 01, 01b and 02. *Time*: 35 minutes to read, 60 to do.
+*Needs*: notebooks 01, 01b and 02. *Time*: 35 minutes to read, 65 to do.
 *Papers*: Vaswani et al. 2017, [arXiv:1706.03762](https://arxiv.org/abs/1706.03762), equation 1; Zhang and
 Sennrich 2019, [arXiv:1910.07467](https://arxiv.org/abs/1910.07467); Su et al. 2021,
 [arXiv:2104.09864](https://arxiv.org/abs/2104.09864), equation 34; Shazeer 2020,
@@ -313,6 +313,9 @@ check("backward_layer", backward_layer)
 r"""
 Notebook 01's tape needs pairs. `bind` makes a pair of two functions: its cache is all arguments. Then the layer,
 with your walk from notebook 01, is a pair, too: ten arrays in, one out. So `gradcheck` can be asked.
+
+**Do it.** Write that pair, in the second cell: forward makes leaves, calls `layer(x, w, use)` and returns the output and what backward needs; backward walks
+the tape. Ask `ml.gradcheck` about all ten arrays.
 """
 
 # %%
@@ -338,13 +341,14 @@ def pieces(cos, sin, norm_back=back["rmsnorm"]):
         attention=bind("attention", attention, back["attention"]),
     )
 
-# %%
+# %% open backward_whole
 course.keep("backward_layer", backward_layer)
 layer, walk = course.mine("backward_layer", "tape_walk")
 C, F, T = 32, 48, 60
 shapes = dict(norm1=C, q=(C, C), k=(C, C), v=(C, C), o=(C, C), norm2=C, gate=(F, C), up=(F, C), down=(C, F))
 w = {n: np.ones(C) if shape == C else rng.normal(size=shape) / 8 for n, shape in shapes.items()}
 cos, sin = rotation.tables(C, 10000.0, None, T, np.float64)
+### BEGIN SOLUTION
 use = pieces(cos, sin)
 
 def whole_forward(x, *arrays):
@@ -358,6 +362,7 @@ def whole_backward(dy, cache):
     return tuple(grads[leaf.node] for leaf in leaves)
 
 print(ml.gradcheck(whole_forward, whole_backward, rng.normal(size=(T, C)), *w.values()))
+### END SOLUTION
 
 # %% [markdown]
 r"""

@@ -8,7 +8,7 @@ When you are done you can
 - say which bytes LoRA-FA saves, which it does not, and when the saving is taken back,
 - name what is lost: the directions that a frozen $A$ cannot reach.
 
-*Needs*: notebook 04, and from 03 what a rank is. *Time*: 25 minutes to read, 65 to do.
+*Needs*: notebook 04, and from 03 what a rank is. *Time*: 25 minutes to read, 70 to do.
 *Paper*: Zhang et al. 2023, [arXiv:2308.03303](https://arxiv.org/abs/2308.03303), section 3. *Symbols*: the table in
 notebook 03. *The one idea*: what is frozen needs no gradient, and what needs no gradient need not be remembered.
 """
@@ -301,9 +301,13 @@ The paper's 2026 version corrects $dB$ so that the step of $s\,BA$ comes nearest
 would follow: $dB \leftarrow dB\,(AA^\top)^{-1}/s^2$. To prove it, write the wanted step as $C$ and minimise
 $\|s\,CA - dW\|^2$: its gradient by $C$ is $2s\,(s\,CA - dW)\,A^\top$, which is 0 for $C = dW A^\top (AA^\top)^{-1}/s$. And
 backward gives $dB = s\,dW A^\top$.
+
+**Do it.** On the arrays above: `lora_fa.corrected_gradient(arrays, grads, {"corrected": True})` changes `grads["B"]` in place. Compare with
+`np.linalg.lstsq`.
 """
 
-# %%
+# %% open lora_fa_corrected
+### BEGIN SOLUTION
 dW = dy.T @ x  # ∂loss/∂W, which LoRA-FA never forms
 arrays, corrected = {"A": A, "s": s}, {"B": s * dW @ A.T}  # dB, as backward gives it
 assert np.allclose(corrected["B"], dB)
@@ -311,6 +315,7 @@ lora_fa.corrected_gradient(arrays, corrected, {"corrected": True})
 best = np.linalg.lstsq((s * A).T, dW.T, rcond=None)[0].T
 assert np.allclose(corrected["B"], best)
 print("the corrected dB is the least-squares one")
+### END SOLUTION
 
 # %% [markdown]
 r"""

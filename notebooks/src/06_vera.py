@@ -189,10 +189,14 @@ r"""
 ## Three numbers
 
 Trained, stored, kept for backward: they are easily confused.
+
+**Do it.** Ask `ml.ledger(model, 32, 25, method=…, rank=…)` for LoRA at rank 4 and VeRA at rank 256, and print its `trainable`, `shared` and
+`activations`. Predict first which is larger in each.
 """
 
-# %%
+# %% open vera_ledger
 model, words = ml.load_model("base"), ml.load_task("past")
+### BEGIN SOLUTION
 found = {name: ml.ledger(model, 32, 25, method=name, rank=rank)
          for name, rank in (("lora", 4), ("vera", 256))}
 for name, row in found.items():
@@ -200,6 +204,7 @@ for name, row in found.items():
           f"{row.shared:7,}, keeps {row.activations:10,} for backward")
 assert found["vera"].trainable < found["lora"].trainable
 assert found["vera"].activations > found["lora"].activations
+### END SOLUTION
 
 # %% [markdown]
 r"""

@@ -1,11 +1,13 @@
 """What a student writes and then trains the model with: pairs and rules of notebooks 04 to 08."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ...methods import lora_fa, vera
 from ...methods.lora import lora_backward, lora_forward
 from ...support.meta import arrays_in
-from ..slips import Case
+from ..slips import Case, Outputs
 from . import lora
 from .exercise import blank, blank_pair, both, draw, rank, rows, widths
 
@@ -87,7 +89,7 @@ def ledger_cases(rng):
     """For (bytes of x, bytes of z) = f(inputs, linears, M, r)."""
     return [
         Case(
-            {"inputs": widths(rng, 3), "linears": linears, "M": rows(rng), "r": rank(rng)},
+            {"inputs": widths(rng, rank(rng)), "linears": linears, "M": rows(rng), "r": rank(rng)},
             ledger,
             slips={
                 "a number of float32 has 4 bytes": lambda **a: [
@@ -160,7 +162,7 @@ def move_cases(rng):
         (I, O), r = widths(rng, 2), rank(rng)
         a = draw(rng, W=(O, I), A=(r, I), B=(O, r), A_new=(r, I), B_new=(O, r))
         args = {"W": a.pop("W"), "s": 2.0, "ratio": 1.5, **a}
-        slips = {
+        slips: dict[str, Callable[..., list[Outputs]]] = {
             "not the products' difference": lambda W, s, ratio, A, B, A_new, B_new: [
                 {"W'": W + ratio * s * (B_new - B) @ (A_new - A)},
                 {"W'": W + ratio * s * B_new @ A_new},

@@ -7,7 +7,7 @@ import numpy as np
 from ... import ops
 from ...ops.swiglu import sigmoid
 from ..slips import Case
-from .exercise import blank, broken, draw, predict
+from .exercise import blank, broken, draw, predict, rank, rows, widths
 
 
 def softmax(s):
@@ -55,6 +55,11 @@ def attention_backward(do, q, k, v):
 # ---- cases, with the slips of each exercise
 
 
+def _shapes(rng):
+    """Two shapes: rows, which are even, and a width, which is odd."""
+    return [(rows(rng), *widths(rng, 1)) for _ in range(2)]
+
+
 def loss_cases(rng):
     """For dz = f(z, targets)."""
 
@@ -72,7 +77,7 @@ def loss_cases(rng):
             loss_backward,
             slips={words: _named(slips, key, "dz") for words, key in said.items()},
         )
-        for shape in [(4, 5), (3, 7)]
+        for shape in _shapes(rng)
     ]
 
 
@@ -98,7 +103,7 @@ def softmax_cases(rng):
     return [
         Case({**draw(rng, dp=shape), "p": softmax(rng.standard_normal(shape))}, softmax_backward,
              slips=slips)
-        for shape in [(3, 5), (4, 6)]
+        for shape in _shapes(rng)
     ]  # fmt: skip
 
 
@@ -134,7 +139,7 @@ def rmsnorm_cases(rng):
     return [
         Case({**draw(rng, dy=n, x=n, g=n[1:]), "eps": 1e-5}, rmsnorm_backward, rows=("dy", "x"),
              summed=("dg",), slips=slips)
-        for n in [(4, 6), (3, 5)]
+        for n in _shapes(rng)
     ]  # fmt: skip
 
 
@@ -144,7 +149,7 @@ FORWARD_AGAIN = "it was turned forward once more: backward turns back, sin with 
 def rope_cases(rng):
     """For dx = f(dy, cos, sin)."""
     cases = []
-    for T, D in [(5, 4), (4, 6)]:
+    for T, D in [(rows(rng), 2 * rank(rng)) for _ in range(2)]:
         angle = np.outer(np.arange(1, T + 1), 0.7 ** np.arange(D // 2))
         cases.append(
             Case(
@@ -172,9 +177,7 @@ def swiglu_cases(rng):
             {"dup": dh * sigmoid(gate)}
         ],
     }
-    return [
-        Case(draw(rng, dh=n, gate=n, up=n), swiglu_backward, slips=slips) for n in [(3, 4), (5, 2)]
-    ]
+    return [Case(draw(rng, dh=n, gate=n, up=n), swiglu_backward, slips=slips) for n in _shapes(rng)]
 
 
 def attention_by(do, q, k, v, scale=True, row_sum=True, mask=True):
@@ -199,8 +202,7 @@ def attention_cases(rng):
         ],
     }
     return [
-        Case(draw(rng, do=n, q=n, k=n, v=n), attention_backward, slips=slips)
-        for n in [(5, 3), (4, 6)]
+        Case(draw(rng, do=n, q=n, k=n, v=n), attention_backward, slips=slips) for n in _shapes(rng)
     ]
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..slips import Case
-from .exercise import blank, broken, draw, predict
+from .exercise import blank, broken, draw, predict, rank, rows, widths
 
 
 def central(f, x, h):
@@ -46,7 +46,7 @@ def central_cases(rng):
             lambda f, x, h: {"df": central(f, x, h)},
             slips=slips,
         )
-        for shape, h in [((3,), 0.1), ((2, 4), 0.05)]
+        for shape, h in [(tuple(widths(rng, 1)), 0.1), ((2, rank(rng)), 0.05)]
     ]
 
 
@@ -59,7 +59,7 @@ def errors_cases(rng):
     """For errors = f(gradient, f, x, right, steps)."""
     cases = []
     for gradient in (central, one_side):
-        x = rng.standard_normal(4)
+        x = rng.standard_normal(widths(rng, 1))
         args = {"gradient": gradient, "f": cubes, "x": x, "right": 3 * x**2 + 1}
         cases.append(Case({**args, "steps": 10.0 ** np.arange(-3, 0)}, errors))
     return cases
@@ -76,7 +76,7 @@ def directional(f, df, x, v, h):
 def directional_cases(rng):
     """For (by differences, by the gradient) = f(f, df, x, v, h)."""
     cases = []
-    for shape in [(3,), (2, 4)]:
+    for shape in [tuple(widths(rng, 1)), (2, rank(rng))]:
         a = draw(rng, x=shape, v=shape, off=shape)
         args = {"f": cubes, "df": 3 * a["x"] ** 2 + a["off"], "x": a["x"], "v": a["v"], "h": 1e-2}
         cases.append(Case(args, directional))
@@ -123,7 +123,8 @@ def tested(function):
 
 def pair_cases(rng):
     """For 1.0 or 0.0 = f(forward, backward, x, W)."""
-    arrays = draw(rng, x=(4, 3), W=(2, 3))
+    M, (I, O) = rows(rng), widths(rng, 2)
+    arrays = draw(rng, x=(M, I), W=(O, I))
     return [
         Case(
             {"forward": forward, "backward": b, **arrays},

@@ -74,7 +74,8 @@ def blocked_cases(rng):
 
     slips = {"the last blocks are missing: they are smaller than the others": whole_blocks_only}
     cases = []
-    for M, K, N, height, width in [(10, 7, 11, 4, 3), (9, 5, 13, 4, 8)]:
+    for height, width in [(4, 2), (2, 8)]:  # no width divides by them
+        M, (K, N) = rows(rng) + 1, widths(rng, 2)
         arrays = draw(rng, x=(M, K), w=(K, N))
         cases.append(Case({**arrays, "height": height, "width": width}, blocked, slips=slips))
     return cases
@@ -110,7 +111,7 @@ def fetched_cases(rng):
         "a line that is used again is the newest again: the one not used longest leaves": oldest_out
     }
     return [
-        Case({"places": rng.integers(0, 16 * 8, 200), "lines": n}, fetched, slips=slips)
+        Case({"places": rng.integers(0, 16 * 8, 200 + rows(rng)), "lines": n}, fetched, slips=slips)
         for n in (3, 5)
     ]
 

@@ -7,7 +7,7 @@ import numpy as np
 from ... import ops
 from ...engine import param
 from ..slips import Case
-from .exercise import blank, draw
+from .exercise import blank, draw, rank, rows, widths
 
 
 def layer(x, w, use):
@@ -91,7 +91,8 @@ def layer_cases(rng):
         ),
     }
     cases = []
-    for T, C, F in [(5, 4, 6), (3, 6, 7)]:
+    for _ in range(2):
+        T, C, (F,) = rows(rng), 2 * rank(rng), widths(rng, 1)
         angle = np.outer(np.arange(T), 0.5 ** np.arange(C // 2))
         args = {**draw(rng, x=(T, C)), "cos": np.cos(angle), "sin": np.sin(angle)}
         cases.append(Case({**args, **layer_weights(rng, C, F)}, right, slips=slips))

@@ -58,7 +58,7 @@ EXERCISES = (
         "One step of plain gradient descent: A, B, dA, dB, lr, ratio -> A', B'",
         (
             "A (r, I) is the down-projection, which reads x; B (O, r) comes after it.",
-            "B starts at zero and has further to go: it gets the larger rate.",
+            "A sums over all inputs, so its steps count for more: the larger rate is B's.",
             "A - lr * dA, B - ratio * lr * dB",
         ),
         step_cases,

@@ -5,7 +5,7 @@ import numpy as np
 from ... import ops
 from ...engine import Tensor, backward, param, tape
 from ..slips import Case, Outputs
-from .exercise import blank, draw
+from .exercise import blank, draw, rank, rows, widths
 
 
 def walk(nodes, dy):
@@ -66,10 +66,10 @@ def cases(rng):
     slips = {
         "where two paths meet, the second gradient replaced the first: add them": last_path_alone
     }
-    shapes = [
-        dict(dy=(5, 3), x=(5, 4), U=(3, 4), V=(3, 3)),
-        dict(dy=(2, 2), x=(2, 3), U=(2, 3), V=(2, 2)),
-    ]
+    shapes = []
+    for _ in range(2):
+        M, (I, H) = rows(rng), widths(rng, 2)
+        shapes.append(dict(dy=(M, H), x=(M, I), U=(H, I), V=(H, H)))
     return [Case(draw(rng, **shape), reference, slips=slips) for shape in shapes]
 
 
@@ -95,10 +95,10 @@ def by_hand_cases(rng):
             by_hand(**a, mean=False)
         ],
     }
-    shapes = [
-        dict(x=(5, 4), t=(5, 2), W1=(6, 4), W2=(2, 6)),
-        dict(x=(3, 2), t=(3, 3), W1=(4, 2), W2=(3, 4)),
-    ]
+    shapes = []
+    for _ in range(2):
+        M, (I, H), O = rows(rng), widths(rng, 2), rank(rng)
+        shapes.append(dict(x=(M, I), t=(M, O), W1=(H, I), W2=(O, H)))
     return [Case(draw(rng, **shape), by_hand, slips=slips) for shape in shapes]
 
 
