@@ -239,6 +239,16 @@ def test_each_right_gradient_gets_a_point(capsys):
     assert grade("lora_count", 8192, 0) == 0
 
 
+def test_an_output_that_is_right_by_chance_gets_no_point(capsys):
+    """Each is right with some arguments, and neither with all."""
+
+    def by_chance(dy, a, b):
+        return (dy * b, 0 * a) if dy.flat[0] > 0 else (0 * a, dy * a)
+
+    assert grade("mul_backward", by_chance, 0) == 0
+    assert grade("mul_backward", lambda dy, a, b: (dy * b, 0 * a), 0) == 1
+
+
 ANSWERS = [(name, f) for table in WRONG.values() for name, each in table.items() for f in each]
 
 
