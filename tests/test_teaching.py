@@ -1,0 +1,560 @@
+"""What teachers get: the quiz, points and hidden cases, the answer key, minutes, misconceptions."""
+
+import html
+import importlib
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_check import RIGHT, WRONG
+
+import minilora as ml
+from minilora.check import EXERCISES, grade, points
+from minilora.methods import lora, vera
+
+ROOT = Path(__file__).parent.parent
+if not (ROOT / "TEACHING.md").is_file():
+    pytest.skip("an installed package has no material for teachers", allow_module_level=True)
+TEACHING = (ROOT / "TEACHING.md").read_text(encoding="utf-8")
+SOURCES = sorted((ROOT / "notebooks" / "src").glob("*.py"))
+
+
+def number(path):
+    """notebooks/src/04_lora.py -> "04"."""
+    return path.stem.partition("_")[0]
+
+
+LORA = (
+    *("lora_count", "lora_first_step", "lora_forward", "lora_backward", "lora_pair"),
+    *("lora_break", "lora_blind", "lora_merge"),
+)
+
+# ---------------------------------------------------------------------------- the quiz
+
+QUIZ = (ROOT / "docs" / "teaching" / "quiz.gift").read_text(encoding="utf-8")
+ESCAPED = {r"\=": "\1", r"\:": "\2", r"\#": "\3", r"\~": "\4", r"\{": "\5", r"\}": "\6"}
+
+
+def unescaped(text):
+    for sign, place in ESCAPED.items():
+        text = text.replace(place, sign[1])
+    return text.strip()
+
+
+def parsed(block):
+    """A question in GIFT, by the rules of Moodle's importer: objective, name, text, kind, answers.
+
+    answers: (text, share of the points, feedback), of a number's (value, tolerance) for its text.
+    """
+    objective = re.search(r"^// objective (\w+\.\d)$", block, re.M)[1]
+    text = "\n".join(line for line in block.splitlines() if not line.startswith("//")).strip()
+    for sign, place in ESCAPED.items():
+        text = text.replace(sign, place)
+    found = re.fullmatch(r"::(.+?)::(.+?)\{([^{}]*)\}", text, re.S)
+    assert found, f"not a question: {block}"
+    name, asks, inside = map(str.strip, found.groups())
+    kind = "number" if inside[0] == "#" else "choice" if "~" in inside else "word"
+    inside = inside.removeprefix("#")
+    if kind == "number":  # one ~# may stand at the end: what is said to any other number
+        inside, _, other = inside.partition("~")
+        assert other.startswith("#") and "~" not in other
+    answers = []
+    for mark, written in re.findall(r"([=~])([^=~]*)", inside):
+        weight, answer = re.fullmatch(r"(?:%(\d+)%)?(.*)", written, re.S).groups()
+        answer, _, feedback = answer.partition("#")
+        share = float(mark == "=") if weight is None else float(weight) / 100
+        if kind == "number":
+            value, _, tolerance = answer.partition(":")
+            answer = float(value), float(tolerance)
+        answers.append(
+            (answer if kind == "number" else unescaped(answer), share, unescaped(feedback))
+        )
+    return objective, unescaped(name), unescaped(asks), kind, answers
+
+
+QUESTIONS = {
+    name: (objective, asks, kind, answers)
+    for objective, name, asks, kind, answers in (
+        parsed(block) for block in re.split(r"\n\s*\n", QUIZ) if "::" in block
+    )
+}
+
+
+def first_step():
+    """Which of dA and dB are exactly 0 at B = 0."""
+    rng = np.random.default_rng(0)
+    x, W, A, dy = (rng.normal(size=n) for n in [(6, 5), (4, 5), (3, 5), (6, 4)])
+    _, cache = lora.lora_forward(x, W, 2.0, A, np.zeros((4, 3)))
+    _, _, _, dA, dB, _ = lora.lora_backward(dy, cache)
+    return bool(dA.any()), bool(dB.any())
+
+
+def kept(rows, inputs, rank):
+    """Numbers that LoRA-FA's pair keeps, without W, A and B."""
+    x, W = np.ones((rows, inputs)), np.ones((3, inputs))
+    record = ml.METHODS["lora_fa"]
+    _, cache = record.op.forward(x, W, 1.0, np.ones((rank, inputs)), np.ones((3, rank)))
+    return next(a.size for a in cache if isinstance(a, np.ndarray))
+
+
+def reached(rank, steps, start, size=60):
+    """The rank of W's change after Delta-LoRA's steps."""
+    rng = np.random.default_rng(0)
+    record = ml.METHODS["delta_lora"]
+    options = {"update_ratio": 2.0, "start_step": start}
+    a = {"W": np.zeros((size, size)), "s": 1.0}
+    a |= {"A": rng.normal(size=(rank, size)), "B": np.zeros((size, rank))}
+    for n in range(1, steps + 1):
+        before = a["A"].copy(), a["B"].copy()
+        a["A"], a["B"] = (m + 0.1 * rng.normal(size=m.shape) for m in before)
+        record.after_step(a, before, n, options)
+    return np.linalg.matrix_rank(a["W"], tol=1e-9)
+
+
+def cache_bytes(*shape):
+    a = np.ones(shape, np.float32)
+    return sum(kept.nbytes for kept in ml.ops.mul.forward(a, a)[1])
+
+
+def head_numbers(width, heads, keys):
+    config = ml.ModelConfig(
+        vocab_size=10,
+        hidden_size=width,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=heads,
+        num_key_value_heads=keys,
+    )
+    return np.prod(config.linears()["model.layers.0.self_attn.k_proj"])
+
+
+NUMBERS = {
+    "00 Count for two weights": lambda: lora.count(64, 256, 8) + lora.count(64, 64, 8),
+    "01 Bytes of a cache": lambda: cache_bytes(50, 200),
+    "02 Grouped keys": lambda: head_numbers(576, 9, 3),
+    "03 The nearest matrix": lambda: np.linalg.norm(np.diag([20.0, 8, 6]) - np.diag([20.0, 0, 0])),
+    "04 Count for one linear": lambda: lora.count(128, 512, 8),
+    "04 The scale": lambda: lora.scaling(4, 16, rank_stabilized=False),
+    "05 What LoRA-FA keeps": lambda: kept(16 * 100, 512, 8),
+    "06 Count for VeRA": lambda: vera.count(512, 256, 64),
+    "07 The rank that is reached": lambda: reached(5, 100, 10),
+    "08 The rate of B": lambda: 0.0005 * ml.METHODS["lora_plus"].lr_scale({"ratio": 16.0})["B"],
+    "09 Intensity": lambda: 2 * 300**3 / sum(np.zeros((300, 300), "f4").nbytes for _ in range(3)),
+    "10 The error of a share": lambda: np.sqrt(0.9 * 0.1 / 400),
+}
+
+
+def test_there_are_thirty_questions_of_three_kinds():
+    assert len(QUESTIONS) == QUIZ.count("\n::") == 30
+    kinds = [kind for _, _, kind, _ in QUESTIONS.values()]
+    assert {kind: kinds.count(kind) for kind in set(kinds)} == {
+        "choice": 14,
+        "number": 12,
+        "word": 4,
+    }
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_a_question_has_one_right_answer_and_feedback_to_each(name):
+    _, asks, kind, answers = QUESTIONS[name]
+    assert len(asks) > 20
+    assert sorted(share for _, share, _ in answers)[-1] == 1
+    assert [share for _, share, _ in answers].count(0) == len(answers) - 1 >= 1
+    assert kind != "choice" or len(answers) == 4
+    assert len({answer for answer, _, _ in answers}) == len(answers)
+    for answer, share, feedback in answers:
+        assert feedback, answer
+        assert (share == 1) == feedback.startswith("Right") or kind != "choice"
+        assert kind != "choice" or share == 1 or feedback.startswith("No.")
+
+
+def test_the_right_answer_is_not_the_longest_of_most_choices():
+    """Nor always the first in another way than by its place: a system shuffles the places."""
+    longest = [
+        max(answers, key=lambda a: len(a[0]))[1] == 1
+        for _, _, kind, answers in QUESTIONS.values()
+        if kind == "choice"
+    ]
+    assert sum(longest) <= len(longest) / 2
+
+
+@pytest.mark.parametrize("name", [n for n, q in QUESTIONS.items() if q[2] == "number"])
+def test_a_number_is_what_the_package_computes(name):
+    _, _, _, answers = QUESTIONS[name]
+    true = float(NUMBERS[name]())
+    for (value, tolerance), share, _ in answers:
+        assert (abs(value - true) <= tolerance + 1e-12) == (share == 1)
+
+
+def test_what_is_said_of_the_first_step_is_so():
+    (right,) = [a for a, share, _ in QUESTIONS["04 The first step"][3] if share]
+    assert right == "dA is exactly 0, dB is not" and first_step() == (False, True)
+
+
+def promised(path):
+    """The objectives of a notebook: the lines of its first cell's list."""
+    first = path.read_text(encoding="utf-8").split("# %%")[1]
+    return re.findall(r"^- ((?:.|\n  )*)", first, re.M)
+
+
+def test_every_question_has_an_objective_and_every_notebook_a_question():
+    count = {number(path): len(promised(path)) for path in SOURCES}
+    for name, (objective, *_) in QUESTIONS.items():
+        notebook, _, place = objective.partition(".")
+        assert name.startswith(notebook) and 1 <= int(place) <= count[notebook]
+    asked = {objective.partition(".")[0] for objective, *_ in QUESTIONS.values()}
+    assert asked >= {n for n in count if n.isdigit()}
+
+
+# ---------------------------------------------------------------------------- points
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_a_right_answer_gets_all_points_whatever_the_seed(name, capsys):
+    for seed in (0, 1, 2026):
+        assert grade(name, RIGHT[name], seed) == points(name) >= 1
+    said = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith(f"✓ {name}: ") for line in said) == 3
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_nothing_written_gets_no_points(name, capsys):
+    for nothing in (None, ..., lambda *_: None):
+        assert grade(name, nothing, 0) == 0
+
+
+def test_each_right_gradient_gets_a_point(capsys):
+    def two_of_three(dy, x, W, s, A, B):
+        dx, dA, dB = RIGHT["lora_backward"](dy, x, W, s, A, B)
+        return dx, dA / s, dB
+
+    assert points("lora_backward") == 3
+    assert grade("lora_backward", two_of_three, 0) == 2
+    assert "dA is wrong (dx and dB are right)" in capsys.readouterr().out
+    assert grade("lora_backward", lambda *a: 1 / 0, 0) == 0
+    assert grade("lora_count", 8192, 0) == 0
+
+
+def test_an_output_that_is_right_by_chance_gets_no_point(capsys):
+    """Each is right with some arguments, and neither with all."""
+
+    def by_chance(dy, a, b):
+        return (dy * b, 0 * a) if dy.flat[0] > 0 else (0 * a, dy * a)
+
+    assert grade("mul_backward", by_chance, 0) == 0
+    assert grade("mul_backward", lambda dy, a, b: (dy * b, 0 * a), 0) == 1
+
+
+ANSWERS = [(name, f) for table in WRONG.values() for name, each in table.items() for f in each]
+
+
+@pytest.mark.parametrize(
+    "name, wrong", [(n, f) for n, f in ANSWERS if EXERCISES[n].kind == "blank"]
+)
+def test_no_known_slip_gets_all_points(name, wrong, capsys):
+    assert grade(name, wrong, 0) < points(name)
+
+
+@pytest.mark.parametrize("name", [n for n, e in EXERCISES.items() if e.kind != "predict"])
+def test_another_seed_asks_with_other_numbers_and_the_same_seed_with_the_same(name):
+    draw = EXERCISES[name].drawn
+    for a, again, b in zip(draw(1), draw(1), draw(2)):
+        same = [np.array_equal(a.args[k], again.args[k]) for k in a.args]
+        floats = [k for k, v in a.args.items() if np.asarray(v).dtype.kind == "f" and np.ndim(v)]
+        assert all(same) or not floats
+        other = [k for k in floats if not np.array_equal(a.args[k], b.args[k])]
+        assert other or not floats
+
+
+def test_learning_by_heart_gets_nothing(capsys):
+    """A function that knows the right outputs for one seed, and nothing else."""
+    table = {
+        case.args["x"].tobytes(): tuple(case.true.values())
+        for case in EXERCISES["lora_backward"].drawn(5)
+    }
+
+    def by_heart(dy, x, W, s, A, B):
+        return table.get(x.tobytes(), (0 * x, 0 * A, 0 * B))
+
+    assert ml.check.check("lora_backward", by_heart, seed=5)
+    assert grade("lora_backward", by_heart, 0) == 0
+
+
+def test_the_three_imagined_students_get_what_the_page_says(capsys):
+    """With another seed than the page's trial."""
+
+    def half_backward(*args):
+        dx, dA, dB = RIGHT["lora_backward"](*args)
+        return dx, dA / 5, dB
+
+    half = RIGHT | {
+        "lora_backward": half_backward,
+        "lora_count": 8192,
+        "lora_merge": lambda W, s, A, B: W + B @ A,
+        "lora_blind": None,
+        "lora_pair": None,
+    }
+    assert {n for n, e in EXERCISES.items() if e.lesson == "04"} == set(LORA)
+    scores = [sum(grade(n, who.get(n), 7) for n in LORA) for who in (RIGHT, half, {})]
+    most = sum(map(points, LORA))
+    assert (scores, most) == ([13, 5, 0], 13)
+    said = " ".join(TEACHING.split())
+    assert "all right 13 of 13; half right" in said and "5 of 13; nothing written 0 of 13" in said
+
+
+def test_without_a_seed_nobody_is_graded(monkeypatch):
+    monkeypatch.delenv("MINILORA_SEED", raising=False)
+    with pytest.raises(ValueError, match="MINILORA_SEED is '', wanted a whole number"):
+        grade("lora_count", 768)
+    monkeypatch.setenv("MINILORA_SEED", "12")
+    assert grade("lora_count", 768) == 1
+
+
+# ---------------------------------------------------------------------------- what is handed out
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    """notebooks/build.py, grading.py, slides.py and minutes.py as modules."""
+    for name in ("nbformat", "nbclient", "PIL"):
+        pytest.importorskip(name)
+    sys.path.insert(0, str(ROOT / "notebooks"))
+    try:
+        names = ("build", "grading", "minutes")
+        yield {name: importlib.import_module(name) for name in names}
+    finally:
+        sys.path.remove(str(ROOT / "notebooks"))
+
+
+def graded_cells(notebook):
+    return [c for c in notebook.cells if "nbgrader" in c.metadata]
+
+
+# nbgrader's schema of a cell, version 3: key -> type; all are wanted but points
+SCHEMA = {
+    "schema_version": int,
+    "grade_id": str,
+    "grade": bool,
+    "solution": bool,
+    "locked": bool,
+    "task": bool,
+}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
+def test_nbgrader_takes_the_course(path, scripts):
+    made = scripts["grading"].assignment(path)
+    ids = [cell.metadata["nbgrader"]["grade_id"] for cell in graded_cells(made)]
+    assert ids and len(set(ids)) == len(ids)
+    asked = {i.removeprefix("exercise-") for i in ids if i.startswith("exercise-")}
+    assert {i.removeprefix("check-") for i in ids if i.startswith("check-")} == asked
+    for cell in graded_cells(made):
+        about = dict(cell.metadata["nbgrader"])
+        worth = about.pop("points", None)
+        assert {key: type(value) for key, value in about.items()} == SCHEMA
+        assert about["schema_version"] == 3 and re.fullmatch(r"[\w-]+", about["grade_id"])
+        assert cell.cell_type == "code" and not cell.outputs and not about["task"]
+        role, _, name = about["grade_id"].partition("-")
+        flags = about["grade"], about["solution"], about["locked"]
+        assert (
+            flags
+            == {
+                "exercise": (False, True, False),
+                "check": (True, False, True),
+                "open": (True, True, False),
+            }[role]
+        )
+        if role == "open":
+            assert worth == scripts["grading"].OPEN == 6
+        elif role == "check":
+            assert worth == points(name)
+            assert cell.source.count("### BEGIN HIDDEN TESTS") == 1
+            assert cell.source.splitlines()[-2] == "### END HIDDEN TESTS"
+            assert cell.source.splitlines()[-1].startswith(f'check("{name}", ')
+        else:
+            assert worth is None
+        if role != "check":
+            assert cell.source.count("### BEGIN SOLUTION") >= 1
+    if (schema := importlib.util.find_spec("nbgrader")) is not None:
+        validator = pytest.importorskip("nbgrader.nbgraderformat").MetadataValidator()
+        assert schema and validator.validate_nb(made) is None
+
+
+def test_the_course_folder_has_the_seed_and_the_key_outside_of_what_is_handed_out(
+    scripts, tmp_path
+):
+    scripts["grading"].main([str(tmp_path), "04", "--seed", "77"])
+    assert '"MINILORA_SEED"] = "77"' in (tmp_path / "nbgrader_config.py").read_text()
+    compile((tmp_path / "nbgrader_config.py").read_text(), "config", "exec")
+    files = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
+    assert files == {"answers.md", "nbgrader_config.py", "source/04_lora/04_lora.ipynb"}
+    assert "77" not in (tmp_path / "source/04_lora/04_lora.ipynb").read_text()
+    key = (tmp_path / "answers.md").read_text(encoding="utf-8")
+    for name in LORA:
+        assert f"**{name}** (" in key
+    assert "    return W + s * B @ A" in key and "- 8,192: that is all of W" in key
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
+def test_no_answer_is_in_the_student_copy(path, scripts, tmp_path):
+    """No line of a solution in its cell, no reason and no word on wrong numbers in any."""
+    scripts["build"].main(["--student", str(tmp_path), path.stem])
+    (file,) = tmp_path.iterdir()
+    cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+    code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    key = scripts["build"].notebook(path, solved=True)
+    for cell, handed_out in zip((c for c in key.cells if c.cell_type == "code"), code, strict=True):
+        for solution in scripts["grading"].SOLUTION.findall(cell.source):
+            for line in filter(str.strip, solution.splitlines()):
+                assert line.strip() not in handed_out
+    text = "\n".join(code)
+    for exercise in EXERCISES.values():
+        for said in (exercise.because, *exercise.near.values()):
+            assert not said or len(said) < 20 or said not in text
+    assert "HIDDEN" not in text
+
+
+# ---------------------------------------------------------------------------- slides
+
+
+@pytest.fixture(scope="module")
+def slides(scripts):
+    """notebooks/slides.py as a module."""
+    for name in ("nbconvert", "pygments"):
+        pytest.importorskip(name)
+    sys.path.insert(0, str(ROOT / "notebooks"))
+    try:
+        yield importlib.import_module("slides")
+    finally:
+        sys.path.remove(str(ROOT / "notebooks"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
+def test_a_deck_has_every_heading_figure_and_question_and_needs_no_network(path, slides):
+    deck = slides.page(path, answers=True)
+    file = ROOT / "notebooks" / "solutions" / path.with_suffix(".ipynb").name
+    cells = json.loads(file.read_text("utf-8"))["cells"]
+    words = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    ids = [c["metadata"].get("nbgrader", {}).get("grade_id", "") for c in cells]
+    for tag in re.findall(r"<(?:script|link|img|iframe)[^>]*>", deck):
+        assert not re.search(r"(?:src|href)=.(?:https?:)?//", tag), tag
+    assert "@import" not in slides.STYLE.read_text() and "url(" not in slides.STYLE.read_text()
+    assert deck.count("<section") == deck.count("</section>")
+    shown = [re.sub("<.*?>", "", h) for h in re.findall(r"<h2>(.*?)</h2>", deck)]
+    assert set(re.findall(r"^## (.*)$", words, re.M)) <= set(map(html.unescape, shown))
+    outputs = [o for c in cells for o in c.get("outputs", ())]
+    drawn = sum("image/png" in o.get("data", {}) for o in outputs)
+    assert deck.count("<figure") == drawn >= 1
+    asked = [i.removeprefix("exercise-") for i in ids if i.startswith("exercise-")]
+    openly = [i for i in ids if i.startswith("open-")]
+    assert deck.count('class="fragment answer"') == len(asked) + len(openly)
+    to_hand_out = slides.page(path, answers=False)
+    assert 'class="fragment answer"' not in to_hand_out
+    for because in filter(None, (EXERCISES[name].because for name in asked)):
+        assert html.escape(because) in deck and html.escape(because) not in to_hand_out
+
+
+def test_what_is_too_long_for_a_slide_goes_on_below(slides):
+    deck = slides.Deck()
+    deck.begin("Long", column=True)
+    for i in range(5):
+        deck.add(f"<p>{i}</p>", lines=slides.LINES / 2)
+    deck.begin("Next", column=True)
+    deck.add("<p>5</p>", lines=1)
+    deck.flush()
+    texts = [[re.findall(r"<p>(\d)</p>", slide) for slide in column] for column in deck.columns]
+    assert texts == [[["0", "1"], ["2", "3"], ["4"]], [["5"]]]
+
+
+def test_slides_are_written_with_the_files_that_they_name(slides, tmp_path):
+    parts = tmp_path / "parts"
+    for place in slides.PARTS.values():
+        (parts / place).parent.mkdir(parents=True, exist_ok=True)
+        (parts / place).write_text("")
+    slides.main([str(tmp_path / "out"), "03", "--parts", str(parts)])
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {"03_low_rank.html", "index.html", "slides.css", *slides.PARTS}
+    deck = (tmp_path / "out" / "03_low_rank.html").read_text(encoding="utf-8")
+    named = re.findall(r'<(?:script|link)[^>]*(?:src|href)="([^"]+)"', deck)
+    assert len(named) == 4 and set(named) <= files
+
+
+# ---------------------------------------------------------------------------- TEACHING.md
+
+
+def test_the_minutes_are_those_that_are_counted(scripts):
+    """Here, in the README and in each notebook: python notebooks/minutes.py --write."""
+    for file, text in scripts["minutes"].quoted().items():
+        assert text == file.read_text(encoding="utf-8"), file.name
+
+
+def test_the_counting_is_what_the_page_says(scripts):
+    minutes = scripts["minutes"]
+    size = minutes.Size("", words=130, lines=15, formulas=1, figures=1, exercises=(), open=())
+    assert size.to_read == 5  # 1 + 2 + 1 + 1
+    assert size._replace(words=131).to_read == 10
+    some = size._replace(exercises=("lora_count", "lora_break", "lora_backward"))
+    assert some.to_do == 20  # 2 + 3 + 4 · 3, rounded up
+    assert some._replace(open=(2, 7)).to_do == 30  # 5 and 7 more
+    for said in ("130 words a minute", "8 seconds a line", "2 minutes to predict", "3 to break"):
+        assert said in " ".join(TEACHING.split()) and said in " ".join(minutes.__doc__.split())
+
+
+def test_every_notebook_is_in_the_four_weeks():
+    weeks = re.findall(r"^\| Week \d.*?\| ([\w, ]+) \| \d+ \|$", TEACHING, re.M)
+    assert len(weeks) == 4
+    assert sorted(", ".join(weeks).split(", ")) == [number(path) for path in SOURCES]
+
+
+CURES = re.findall(
+    r"\[(\w+) · ([^\]]+)\]\(notebooks/([\w.]+)\)",
+    TEACHING.partition("## Hand out")[0].partition("## Misconceptions")[2],
+)
+
+
+@pytest.mark.parametrize("cure", CURES, ids=lambda c: f"{c[0]} {c[1][:20]}")
+def test_the_cell_that_cures_is_there(cure):
+    notebook, heading, file = cure
+    source = ROOT / "notebooks" / "src" / file.replace(".ipynb", ".py")
+    assert number(source) == notebook
+    assert re.search(rf"^##+ {re.escape(heading)}$", source.read_text(encoding="utf-8"), re.M)
+
+
+def test_there_are_enough_misconceptions_and_the_page_counts_the_quiz():
+    assert len(CURES) >= 12 and len({notebook for notebook, *_ in CURES}) >= 9
+    assert "30 questions (14 of choice, 12 numbers, 4 words)" in TEACHING
+
+
+PAGES = [ROOT / "TEACHING.md", *sorted((ROOT / "docs" / "teaching").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_link_leads_somewhere(page):
+    links = re.findall(r"\]\((?!http)([^)#]+)(#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    assert links or page.name == "none"
+    for place, _ in links:
+        assert (page.parent / place).exists(), place
+
+
+def test_the_projects_name_what_exists():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(
+        r"(?:`|^    )make ([a-z]+)", "".join(p.read_text(encoding="utf-8") for p in PAGES), re.M
+    ):
+        assert re.search(rf"^{target}:", makefile, re.M), target
+    worked = (ROOT / "docs" / "teaching" / "dora.md").read_text(encoding="utf-8")
+    tests = (ROOT / "tests" / "test_dora.py").read_text(encoding="utf-8")
+    for name in re.findall(r"`(test_\w+)`", worked):
+        assert f"def {name}(" in tests
+    for name in ("dora_forward", "dora_backward", "row_norm_backward", "derived", "init", "delta"):
+        assert f"`{name}`" in worked and hasattr(
+            importlib.import_module("minilora.methods.dora"), name
+        )
+
+
+def test_the_readme_leads_teachers_here():
+    assert "[TEACHING.md](TEACHING.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
