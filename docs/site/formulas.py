@@ -25,12 +25,15 @@ from unittest import mock
 import numpy as np
 
 from minilora.engine import backward
+from minilora.formats.huggingface import UNSUPPORTED
 from minilora.llama.model import ModelConfig
 from minilora.llama.shapes import SHAPES
 from minilora.memory import step
+from minilora.memory.tables import PARTS
 from minilora.methods import METHODS
 from minilora.methods.base import Method, Settings
 from minilora.support import meta
+from minilora.support.files import data_folder
 from minilora.support.meta import Meta, is_array
 from minilora.tuning.choices import DEFAULT_TARGETS
 
@@ -293,7 +296,7 @@ def tables(methods: Iterable[str] = tuple(METHODS)) -> dict[str, Any]:
         if twin != name:
             cases[name] = cases[twin]
             continue
-        chosen = [((), False), ((), True)] if record.whole_model else [(t, False) for t in subsets()]
+        chosen = [((), False), ((), True)] if record.whole_model else [(t,) for t in subsets()]
         texts = [_numbered(formulas(name, *c), sums) for c in chosen]
         cases[name] = [parts.setdefault(text, len(parts)) for text in texts]
     base = [model(layers).shapes().values() for layers in (2, 3)]
@@ -309,6 +312,8 @@ def tables(methods: Iterable[str] = tuple(METHODS)) -> dict[str, Any]:
         "sums": list(sums),
         "formulas": [json.loads(text) for text in parts],
         "shapes": shapes(),
+        "parts": PARTS,
+        "supported": UNSUPPORTED,
     }
 
 
@@ -324,7 +329,8 @@ def _numbered(formula, sums) -> str:
 
 def shapes() -> dict[str, dict[str, Any]]:
     """The published shapes: a Llama as its config.json has it, another by its three sizes."""
-    found: dict[str, dict[str, Any]] = {}
+    base = json.loads((data_folder() / "base" / "config.json").read_text(encoding="utf-8"))
+    found: dict[str, dict[str, Any]] = {"base": {"source": "this repository", "config": base}}
     for name, shape in SHAPES.items():
         if shape.llama:
             config = ModelConfig(**shape.config_fields())
@@ -405,6 +411,11 @@ def base_numbers() -> list[list[int]]:
     return linear_in_layers(two, three)
 
 
-if __name__ == "__main__":
+def write(path: Path) -> None:
+    """Write all of it as JavaScript."""
     text = json.dumps(tables(), separators=(",", ":"), ensure_ascii=False)
-    Path(sys.argv[1]).write_text(f"const TABLES = {text};\n", encoding="utf-8")
+    path.write_text(f"const TABLES = {text};\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))
