@@ -1,4 +1,4 @@
-"""The site's own files: the calculator's formulas against the ledger, links, what the build stages."""
+"""The site: the calculator's formulas against the ledger, and what the build makes of pages."""
 
 import importlib.util
 import json
@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 import minilora as ml
-from minilora.llama.model import ModelConfig
 from minilora.memory.count import count
 from minilora.tuning.storage import export
 
@@ -47,8 +46,8 @@ def test_trained_numbers_are_those_of_count():
         for method in ml.METHODS:
             t = formulas.technique(ml.METHODS[method])
             how = {} if t["rank"] is None else {"rank": 4, "targets": "all-linear"}
-            numbers = sum(formulas.weigh(t["trained"], I, O, 4) for O, I in shape.linears().values())
-            assert count(shape, method, **how)["trainable"] == numbers, (name, method)
+            each = [formulas.weigh(t["trained"], I, O, 4) for O, I in shape.linears().values()]
+            assert count(shape, method, **how)["trainable"] == sum(each), (name, method)
 
 
 def test_an_adapter_s_file_has_as_many_numbers_as_is_said():
@@ -114,4 +113,3 @@ def test_every_figure_of_a_notebook_gets_its_words():
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             pictures = [o for o in cell.get("outputs", ()) if "image/png" in o.get("data", {})]
             assert len(list(stage.alternatives(cell))) == len(pictures) <= 1, path
-    assert ModelConfig

@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import math
 import random
 import sys
 import warnings
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import minilora as ml
 from minilora.llama.model import ModelConfig
@@ -104,9 +107,7 @@ def on_disk(case: dict[str, Any]) -> int:
     """How many numbers `save_adapter` would write, from arrays as it writes them."""
     record, sizes = METHODS[case["method"]], case["config"].linears()
     if record.whole_model:
-        return sum(_size(shape) for shape in case["config"].shapes().values())
-    import numpy as np
-
+        return sum(math.prod(shape) for shape in case["config"].shapes().values())
     chosen = {n: s for n, s in sizes.items() if n.rsplit(".", 1)[-1] in case["targets"]}
     options, rank = {**record.options, "alpha": 1.0}, case["rank"]
     shared: dict[str, Any] = {}
@@ -121,13 +122,6 @@ def on_disk(case: dict[str, Any]) -> int:
     _, written = record.peft.to_peft(Settings(rank, 1.0, options, {}, {}), layers)
     own = sum(a.size for row in written.values() for a in row.values())
     return own + sum(a.size for a in shared.values())
-
-
-def _size(shape):
-    size = 1
-    for n in shape:
-        size *= n
-    return size
 
 
 def browser_cases(n: int, seed: int = 0) -> list[dict[str, Any]]:
@@ -165,7 +159,9 @@ def _fields(case, model, text=None):
 
 def _wanted(case, disk=None):
     row = ledger_of(case)
-    counted = count(case["config"], case["method"], **how(case))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of ranks above a width
+        counted = count(case["config"], case["method"], **how(case))
     wanted = row | {"trained numbers": counted["trainable"]}
     if disk is not None:
         wanted["adapter file"] = 4 * disk

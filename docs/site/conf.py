@@ -9,7 +9,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-PROJECT = tomllib.loads((HERE.parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+SETTINGS = HERE.parent.parent / "pyproject.toml"
+PROJECT = tomllib.loads(SETTINGS.read_text(encoding="utf-8"))["project"]
 # The one address: "https://github.com/OWNER/NAME". With it a notebook's page has buttons for Colab
 # and Binder; without it there are none.
 ADDRESS = os.environ.get("MINILORA_REPOSITORY") or PROJECT.get("urls", {}).get("Repository", "")

@@ -9,13 +9,20 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterator
+from types import ModuleType
 
 from docutils import nodes
-from docutils.parsers.rst import Directive
+from sphinx.util.docutils import SphinxDirective
 
 from minilora.methods.base import Method
 
 WIDTH = 88  # a signature that is longer gets a line an argument
+
+
+def depends_on(directive: SphinxDirective, *modules: ModuleType | None) -> None:
+    """The page is made anew when one of these files, or this one, has changed."""
+    for path in (__file__, *(module.__file__ for module in modules if module)):
+        directive.env.note_dependency(str(path))
 
 
 def words(docstring: str) -> list[nodes.Node]:
@@ -23,8 +30,7 @@ def words(docstring: str) -> list[nodes.Node]:
     found: list[nodes.Node] = []
     for part in re.split(r"\n\s*\n", inspect.cleandoc(docstring)):
         lines = part.splitlines()
-        if all(line.startswith("    ") for line in lines) or any("  " in l.lstrip() and
-                l.startswith("    ") for l in lines[1:]):
+        if any(line.startswith("    ") for line in lines):
             found.append(code(textwrap.dedent(part), "text"))
         else:
             found.append(nodes.paragraph("", "", *inline(" ".join(map(str.strip, lines)))))
@@ -58,22 +64,21 @@ def box(name: str, *content: nodes.Node) -> nodes.container:
 
 def listed(rows: list[tuple[str, str]]) -> nodes.field_list:
     """Names and what they are."""
-    fields = [
-        nodes.field(
-            "", nodes.field_name("", name), nodes.field_body("", nodes.paragraph("", "", *inline(text)))
-        )
-        for name, text in rows
-    ]
+    fields = []
+    for name, text in rows:
+        body = nodes.field_body("", nodes.paragraph("", "", *inline(text)))
+        fields.append(nodes.field("", nodes.field_name("", name), body))
     return nodes.field_list("", *fields)
 
 
-class Mathematics(Directive):
+class Mathematics(SphinxDirective):
     """`mathematics` MODULE: each function's docstring, and beside it its code."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         module = importlib.import_module(self.arguments[0])
+        depends_on(self, module)
         source = inspect.getsource(module)
         tree = ast.parse(source)
         found = words(ast.get_docstring(tree) or "")
@@ -113,7 +118,7 @@ def without_docstring(function: ast.FunctionDef, source: str) -> str:
     return "\n".join(kept)
 
 
-class Api(Directive):
+class Api(SphinxDirective):
     """`api` PACKAGE: the names of its __all__, each with its signature and its docstring."""
 
     required_arguments = 1
@@ -121,6 +126,7 @@ class Api(Directive):
     def run(self) -> list[nodes.Node]:
         package = importlib.import_module(self.arguments[0])
         named = {name: getattr(package, name) for name in package.__all__}
+        depends_on(self, *(inspect.getmodule(t) for t in named.values() if callable(t)))
         return [
             section(f"ml.{name}", *described(f"ml.{name}", thing))
             for name, thing in named.items()

@@ -1,7 +1,7 @@
-"""The folder that Sphinx reads: the repository's own pages and notebooks, and every file they link to.
+"""The folder that Sphinx reads: the repository's pages and notebooks, and the files they link to.
 
-Nothing is kept twice in the repository: what stands here is made anew by each build. The folders are
-the repository's, so links between pages stay as they are. A link to a file that is no page becomes a
+The repository has nothing twice: each build makes this folder anew. Its folders are the
+repository's, so links between pages stay as they are. A link to a file that is no page becomes a
 link to a page that shows it.
 """
 
@@ -21,6 +21,7 @@ ROOT = HERE.parent.parent
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
 PAGES += [f"notebooks/{p.name}" for p in sorted((ROOT / "notebooks").glob("*.ipynb"))]
 OWN = "index.md", "calculator.md", "api.md"  # of this folder
+LISTED = ".py", ".ipynb", ".json"  # of a folder
 SHOWN = {".py": "python", ".json": "json", ".toml": "toml", "": "text"}  # files shown as they are
 LINK = re.compile(r"(!?\[[^\]\[]*(?:!\[[^\]]*\]\([^)]*\))?\])\((?!\w+:|#)([^)\s#]+)(#[^)\s]*)?\)")
 # a picture that is a link, as GitHub wants it to have a width
@@ -34,10 +35,12 @@ class Stage:
         self.folder = folder
         self.waiting: list[str] = []  # files of the repository that are linked to
         self.done: set[str] = set(PAGES)
+        self.written: set[Path] = set()
 
     def write(self, name: str, text: str) -> None:
-        """A page; one that has not changed keeps its time, so that Sphinx does not read it again."""
+        """A page. One that has not changed keeps its time: Sphinx does not read it again."""
         path = self.folder / name
+        self.written.add(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
@@ -86,9 +89,9 @@ class Stage:
         """A page that shows a file, or that lists what is in a folder."""
         path = ROOT / name
         if path.is_dir():
-            files = sorted(p for p in path.iterdir() if p.suffix in (".py", ".ipynb", ".json"))
-            lines = [f"- {self.entry(name, p)}" for p in files]
-            self.write(f"source/{name}/index.md", f"# {name}\n\n" + "\n".join(lines) + "\n")
+            files = sorted(p.name for p in path.iterdir() if p.suffix in LISTED)
+            lines = "\n".join(f"- {file}" for file in files)
+            self.write(f"source/{name}/index.md", f"# {name}\n\nThe folder's files:\n\n{lines}\n")
             return
         if path.suffix not in SHOWN:
             raise ValueError(f"{name}: a page links to it, and the site cannot show {path.suffix}")
@@ -96,12 +99,11 @@ class Stage:
         fenced = f"# {name}\n\n~~~~~~~~{SHOWN[path.suffix]}\n{text}~~~~~~~~\n"
         self.write(f"source/{name}.md", fenced)
 
-    def entry(self, folder: str, path: Path) -> str:
-        """A line of a folder's list: a link, where the site shows such files."""
-        name = f"{folder}/{path.name}"
-        if path.suffix != ".py":
-            return path.name
-        return f"[{path.name}]({os.path.relpath(self.page_of(name), f'source/{folder}')})"
+    def clear(self) -> None:
+        """Remove the pages of an earlier build that this one did not write."""
+        for pattern in ("*.md", "*.ipynb"):
+            for path in set(self.folder.rglob(pattern)) - self.written:
+                path.unlink()
 
 
 def alternatives(cell: dict) -> Iterator[str]:
@@ -127,8 +129,8 @@ def mathematics(stage: Stage) -> None:
     hidden = "```{toctree}\n:hidden:\n\n" + toctree + "\n```\n"
     stage.write("techniques.md", f"# Techniques\n\n{words}\n\n{table}\n\n{hidden}")
 
-    homes = {op.forward.__module__.rsplit(".", 1)[-1]: None for op in vars(ops).values() if
-             isinstance(op, Op)}
+    found = [op.forward.__module__ for op in vars(ops).values() if isinstance(op, Op)]
+    homes = dict.fromkeys(module.rsplit(".", 1)[-1] for module in found)
     for home in homes:
         title = home.replace("_", " ").capitalize()
         text = f"# {title}\n\n```{{mathematics}} minilora.ops.{home}\n```\n"
@@ -159,4 +161,5 @@ def make(folder: Path) -> None:
     listed = "\n".join(sorted(shown))
     hidden = "```{toctree}\n:maxdepth: 1\n\n" + listed + "\n```\n"
     stage.write("source.md", f"# Files\n\nThe files that the pages name.\n\n{hidden}")
+    stage.clear()
     shutil.copytree(ROOT / "docs" / "figures", folder / "docs" / "figures", dirs_exist_ok=True)
