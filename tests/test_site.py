@@ -1,0 +1,115 @@
+"""The site: the calculator's formulas against the ledger, and what the build makes of pages."""
+
+import importlib.util
+import json
+import random
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+import minilora as ml
+from minilora.memory.count import count
+from minilora.tuning.storage import export
+
+SITE = Path(__file__).parent.parent / "docs" / "site"
+if not SITE.is_dir():
+    pytest.skip("an installed package has no site", allow_module_level=True)
+
+
+def load(name):
+    """A file of docs/site as a module."""
+    spec = importlib.util.spec_from_file_location(f"site_{name}", SITE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+formulas, cases = load("formulas"), load("cases")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_formulas_are_the_ledger_to_the_byte(seed):
+    """50 random shapes, techniques, ranks, targets, batches, lengths and precisions a seed."""
+    rng = random.Random(seed)
+    for case in (cases.draw(rng) for _ in range(50)):
+        found = formulas.evaluate(**case)
+        wanted = cases.ledger_of(case)
+        assert {name: found[name] for name in wanted} == wanted, case
+
+
+def test_trained_numbers_are_those_of_count():
+    """Also for shapes that are no Llama."""
+    for name, shape in ml.llama.shapes.SHAPES.items():
+        for method in ml.METHODS:
+            t = formulas.technique(ml.METHODS[method])
+            how = {} if t["rank"] is None else {"rank": 4, "targets": "all-linear"}
+            each = [formulas.weigh(t["trained"], I, O, 4) for O, I in shape.linears().values()]
+            assert count(shape, method, **how)["trainable"] == sum(each), (name, method)
+
+
+def test_an_adapter_s_file_has_as_many_numbers_as_is_said():
+    """For every technique and a model whose linears have different shapes."""
+    base = ml.load_model("base")
+    targets = ("q_proj", "k_proj", "down_proj")
+    for method, record in ml.METHODS.items():
+        how = {} if record.whole_model else {"rank": 5, "targets": targets}
+        _, arrays = export(ml.attach(base, method, **how))
+        found = formulas.evaluate(base.config, method, 5, targets, 1, 1)
+        assert found["disk_numbers"] == sum(a.size for a in arrays.values()), method
+
+
+def test_a_count_that_is_no_sum_of_products_is_refused():
+    with pytest.raises(ValueError, match="no sum of products"):
+        formulas.in_sizes(lambda I, O, r: r * r * I)
+
+
+def test_more_of_a_step_than_is_alive_is_not_dropped():
+    """`largest` drops a sum only where another has as much of everything."""
+    n = len(formulas.PRODUCTS)
+    one, other = [0] * (2 * n), [0] * (2 * n)
+    one[formulas.PRODUCTS.index(("M", "C"))] = 1
+    other[formulas.PRODUCTS.index(("R1", "C"))] = 1
+    assert len(formulas.largest(formulas.np.array([one, other]))) == 1  # M >= R1
+    other[formulas.PRODUCTS.index(("R1", "F"))] = 1
+    assert len(formulas.largest(formulas.np.array([one, other]))) == 2
+
+
+def test_the_browser_gets_cases_that_the_ledger_has_answered():
+    """What the browser's check compares with: values, verdicts, and errors in words."""
+    drawn = json.loads(json.dumps(cases.browser_cases(6, seed=1)))
+    right = [case for case in drawn if "error" not in case]
+    assert len(right) >= 6 and all(case["wanted"]["trained numbers"] > 0 for case in right)
+    assert sum("config" in case for case in right) >= 2
+    assert all(case["error"] for case in drawn if "error" in case)
+
+
+def test_what_the_calculator_refuses_read_config_refuses_too(tmp_path):
+    for text, _ in cases.WRONG_CONFIGS:
+        path = tmp_path / "config.json"
+        path.write_text(text)
+        with pytest.raises(ValueError), warnings.catch_warnings():
+            ml.formats.huggingface.read_config(path)
+
+
+def test_links_become_pages_of_the_site(tmp_path):
+    stage = load("stage").Stage(tmp_path)
+    text = "[a](../minilora/engine.py#L3) [b](memory.md#x) ![c](figures/lora.png) [d](../tests/) [e](https://x.y)"
+    assert stage.linked(text, "docs/claims.md") == (
+        "[a](../source/minilora/engine.py.md) [b](memory.md#x) ![c](figures/lora.png) "
+        "[d](../source/tests/index.md) [e](https://x.y)"
+    )
+    assert stage.waiting == ["minilora/engine.py", "tests"]
+    stage.source("minilora/engine.py")
+    shown = (tmp_path / "source" / "minilora" / "engine.py.md").read_text()
+    assert "class Tensor" in shown
+
+
+def test_every_figure_of_a_notebook_gets_its_words():
+    stage = load("stage")
+    for path in sorted((SITE.parent.parent / "notebooks").glob("*.ipynb")):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            pictures = [o for o in cell.get("outputs", ()) if "image/png" in o.get("data", {})]
+            assert len(list(stage.alternatives(cell))) == len(pictures) <= 1, path
