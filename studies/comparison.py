@@ -51,7 +51,7 @@ ROWS: dict[str, Cell] = {  # row -> what its cells say of it
         for name in DEFAULT
     },
     "delta_lora": {"method": "delta_lora", "rank": 4, "options": PUBLISHED},
-    AT_ONCE: {"method": "delta_lora", "rank": 4, "options": {}},
+    AT_ONCE: {"method": "delta_lora", "rank": 4, "options": {"start_step": 0}},
 }
 TITLES = {name: METHODS[ROWS[name]["method"]].title for name in ROWS}
 TITLES[AT_ONCE] += ", from step 1"
