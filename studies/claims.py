@@ -7,7 +7,7 @@ together by Holm's method, and a verdict whose adjusted p is above 0.05 becomes 
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from minilora.lab.cells import Record
 from minilora.lab.statistics import UNKNOWN, holm
@@ -136,12 +136,16 @@ def rows(records: Mapping[str, Sequence[Record]]) -> list[Row]:
     return [*tested, *(Row(n, s, "", true, verdict) for n, s, true, verdict in SAID)]
 
 
-def forms(name: str) -> list[Question]:
-    """The questions of a study."""
-    return list(study(name).questions)
-
-
-def as_data(question: Question) -> dict[str, Any]:
-    """What a question says before its runs, for a page."""
-    fields = ("numbers", "sentence", "equal", "rule", "opposite", "silent")
-    return {name: getattr(question, name) for name in fields}
+def form(name: str) -> str:
+    """The questions of a study as they were put before the runs: a Markdown list, folded."""
+    lines = ["<details><summary>The questions, as they were put before the runs</summary>", ""]
+    for q in study(name).questions:
+        said = {
+            "Equal on both sides": q.equal,
+            "Rule": q.rule,
+            "The opposite would be": q.opposite,
+            "It cannot say": q.silent,
+        }
+        lines.append(f"- *{q.sentence}* ({q.numbers})")
+        lines += [f"  - {k}: {text.rstrip('.')}." for k, text in said.items() if text != "-"]
+    return "\n".join([*lines, "", "</details>"])

@@ -42,10 +42,11 @@ from minilora.tuning.adapters import attach
 from minilora.tuning.train import train
 
 from . import Study, _words, common
+from ._headline import headline
 from ._question import MARGIN, Finding, Question, shown
 
 ALL, QV, V = "all-linear", "q v", "v"
-PUBLISHED = {"start_step": 3}  # 2 % of 150 steps: the share of Delta-LoRA's K = 500, see delta_lora
+PUBLISHED = dict(METHODS["delta_lora"].of_run(150))  # {"start_step": 3}, see delta_lora
 SHORT = {ALL: "all", QV: "q, v", V: "v", "": ""}
 
 
@@ -482,8 +483,11 @@ def scaling(row: dict[str, Any]) -> float:
 
 
 def figure(records: list[Record], path: Path) -> None:
-    """Exact match against three costs: every arm, and the front."""
+    """Exact match against three costs: every arm, and the front. Beside it the README's figure,
+    headline.png.
+    """
     s = summary(records)
+    headline(s["arms"], path.with_name("headline.png"))
     with common.panels(path, 16, 6.6, 1, 3, dpi=90, sharey=True) as axes:
         for place, (cost, (name, unit)) in enumerate(COSTS.items()):
             _draw(axes[place], s, cost, name, unit)

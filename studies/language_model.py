@@ -1,6 +1,6 @@
 """SmolLM2-135M learns ten categories of nouns in 60 steps: who learns it, and what becomes of what
-it knew. Three seeds; the rate of each technique by validation nouns with the first, from three
-rates around the committed ones, extended until the best is inside.
+it knew. Three seeds, each technique at the rate that `minilora tune --task category` chose on
+validation nouns with one seed (data/results/tuning.json).
 
 What it knew: twenty questions of general knowledge in its chat template, before, and after with the
 adapter on (with the adapter off the base is bit for bit what it was).
@@ -14,6 +14,7 @@ It wants SmolLM2 (make smollm2) and is not among `all`.
 from pathlib import Path
 from typing import Any
 
+from minilora.lab import rates
 from minilora.lab.cells import Cell, Record
 from minilora.lab.runs import load_words, the_model, trainable_numbers
 from minilora.lab.runs import run as train_run
@@ -29,25 +30,19 @@ from . import Study, _general, common
 from ._question import Finding, Question, shown
 
 SETTINGS = STARTS[nouns.NAME]
-MIDDLES = {"lora": 0.003, "lora_fa": 0.03, "vera": 0.1, "delta_lora": 0.003, "lora_plus": 0.001}
-RANKS = {"vera": 256}
 OPTIONS: dict[str, dict[str, Any]] = {"delta_lora": {"start_step": 1}}  # 2 % of 60 steps
-ONE, TWO = (0,), (1, 2)
-FIRST = 3
+SEEDS = (0, 1, 2)
 
 
 def cells() -> list[Cell]:
-    """The base, and the first grids."""
+    """The base, and each technique at its rate."""
+    chosen = rates.chosen_for(SETTINGS.task, rates.read())
     return [{"kind": "base"}] + [
-        {"kind": "learn", "method": method, "rank": RANKS.get(method, SETTINGS.rank),
-         "options": OPTIONS.get(method, {}), "steps": SETTINGS.steps, "lr": lr, "seed": seed}
-        for method, middle in MIDDLES.items() for lr in common.around(middle) for seed in ONE
+        {"kind": "learn", "method": method, "rank": chosen[method]["rank"],
+         "options": OPTIONS.get(method, {}), "steps": SETTINGS.steps, "lr": chosen[method]["lr"],
+         "seed": seed}
+        for method in SETTINGS.methods for seed in SEEDS
     ]  # fmt: skip
-
-
-def then(records: list[Record]) -> list[Cell]:
-    """Wider grids, and further seeds at the chosen rates."""
-    return common.searched(common.by_kind(records)["learn"], FIRST, ONE, TWO)
 
 
 def quick() -> list[Cell]:
@@ -101,12 +96,10 @@ def summary(records: list[Record]) -> dict[str, Any]:
     kinds = common.by_kind(records)
     (before,) = (r["result"] for r in kinds["base"])
     methods = {}
-    for runs in common.at_best_rates(kinds["learn"], seeds=ONE):
-        cell = runs[0]["cell"]
-        methods[cell["method"]] = {
-            "lr": cell["lr"],
-            "rank": cell["rank"],
-            "at_an_end": common.at_an_end(cell, kinds["learn"]),
+    for method, runs in common.grouped(kinds["learn"], lambda cell: cell["method"]).items():
+        methods[method] = {
+            "lr": runs[0]["cell"]["lr"],
+            "rank": runs[0]["cell"]["rank"],
             "trainable": runs[0]["result"].get("trainable"),
             "exact_match": common.named(runs, "test", "exact_match"),
             "general": common.named(runs, "general"),
@@ -173,7 +166,7 @@ def table(records: list[Record]) -> str:
             METHODS[m].title,
             row["rank"],
             f"{row['trainable']:,}",
-            common.rate_of(row),
+            f"{row['lr']:g}",
             f"{row['exact_match']:.3f}",
             "" if m == "lora" else shown(gap(s, m)),
             f"{row['general']:.2f}",
@@ -190,7 +183,7 @@ def _said(s, records):
     lora = next(
         r["result"]
         for r in kinds["learn"]
-        if r["cell"]["method"] == "lora" and r["cell"]["lr"] == s["methods"]["lora"]["lr"]
+        if r["cell"]["method"] == "lora"
     )
     rows = [
         [question, _short(before), _short(after)]
@@ -225,4 +218,4 @@ def figure(records: list[Record], path: Path) -> None:
 
 
 TITLE = "SmolLM2: what 60 steps teach it, and does it still answer what it knew?"
-STUDY = Study("language_model", TITLE, cells, quick, run, summary, table, figure, QUESTIONS, then)
+STUDY = Study("language_model", TITLE, cells, quick, run, summary, table, figure, QUESTIONS)

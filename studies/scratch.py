@@ -186,7 +186,7 @@ def figure(records: list[Record], path: Path) -> None:
         common.plain_log(axes.xaxis, subs=(1, 2, 5), how=",.0f")
         axes.set_ylabel("exact match on held-out past tenses")
         axes.set_title("300 verbs, with the base and without (bars: sd of 5 seeds)")
-        axes.legend()
+        axes.legend(loc="lower right")
 
 
 TITLE = "With the base and without it: what do 300 verbs teach in how many steps?"

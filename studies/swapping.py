@@ -374,17 +374,17 @@ def _draw_times(axes, took):
         "load_adapter_seconds": "read an\nadapter",
         "load_model_seconds": "read a whole\nmodel",
     }
-    values = [1e3 * took[name] for name in names]
+    values = [took[name] for name in names]
     axes.barh(range(len(values)), values, 0.6, color="#5B8DB8")
     axes.set_yticks(range(len(values)), list(names.values()))
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.set_xlim(min(values) / 3, max(values) * 30)
+    axes.set_xlim(min(values) / 3, max(values) * 60)
     for y, value in enumerate(values):
-        text = f"{value:.2g} ms" if value > 0.1 else f"{1e3 * value:.2g} µs"
+        text = f"{value * 1e3:.2g} ms" if value > 1e-4 else f"{value * 1e6:.2g} µs"
         axes.annotate(text, (value, y), xytext=(6, 0), textcoords="offset points", va="center")
+    axes.set_xticks([1e-7, 1e-6, 1e-5, 1e-4, 1e-3], ["0.1 µs", "1 µs", "10 µs", "0.1 ms", "1 ms"])
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel("milliseconds")
     axes.set_title("Time of a switch")
 
 

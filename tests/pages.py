@@ -23,6 +23,7 @@ from studies import claims
 
 BLOCK = re.compile(r"^```\n\$ minilora (.+)\n((?:(?!```).*\n)*)```$", re.M)
 TABLE = re.compile(r"^<!-- record: (\w+) -->\n(.*?)<!-- end -->$", re.M | re.S)
+FORM = re.compile(r"^<!-- questions: (\w+) -->\n(.*?)<!-- end -->$", re.M | re.S)
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -33,6 +34,11 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 def records(page: Path) -> list[tuple[str, str]]:
     """(study, table) of every table of a record."""
     return [(m[1], m[2].strip()) for m in TABLE.finditer(page.read_text(encoding="utf-8"))]
+
+
+def forms(page: Path) -> list[tuple[str, str]]:
+    """(study, its questions) of every list of questions."""
+    return [(m[1], m[2].strip()) for m in FORM.finditer(page.read_text(encoding="utf-8"))]
 
 
 def table(name: str) -> str:
@@ -97,6 +103,9 @@ def write(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     again = BLOCK.sub(lambda m: f"```\n$ minilora {m[1]}\n{output(m[1])}\n```", text)
     again = TABLE.sub(_filled, again)
+    again = FORM.sub(
+        lambda m: f"<!-- questions: {m[1]} -->\n\n{claims.form(m[1])}\n\n<!-- end -->", again
+    )
     page.write_text(again, encoding="utf-8")
 
 

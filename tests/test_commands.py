@@ -226,16 +226,26 @@ def test_early_stopping_and_what_it_wants(run, pairs):
         assert code == 2 and said in err
 
 
+def test_a_row_that_runs_alone_shows_its_bar(capsys):
+    from minilora.lab.runs import seed_run
+    from minilora.lab.settings import Settings
+
+    settings = Settings().changed(steps=2, train_size=20)
+    for progress, shown in ((True, True), (False, False)):
+        seed_run(settings, "lora", 0.01, 1, progress=progress)
+        assert ("LoRA: 100%" in capsys.readouterr().err) == shown
+
+
 def test_an_interrupted_comparison_keeps_its_rows(tmp_path, capsys, monkeypatch):
     from minilora.lab import compare
 
     real, calls = compare.seed_run, []
 
-    def run_of(*call):
+    def run_of(*call, **how):
         calls.append(call)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return real(*call)
+        return real(*call, **how)
 
     monkeypatch.setattr(compare, "seed_run", run_of)
     line = "compare --methods lora,vera --steps 2 --seeds 1 --train-size 20 --jobs 1 --out"
@@ -256,11 +266,11 @@ def test_an_interrupted_comparison_mixes_nothing(tmp_path, capsys, monkeypatch):
     earlier = (tmp_path / "results.json").read_bytes()
     real, calls = compare.seed_run, []
 
-    def run_of(*call):
+    def run_of(*call, **how):
         calls.append(call)
         if len(calls) in stop_at:
             raise KeyboardInterrupt
-        return real(*call)
+        return real(*call, **how)
 
     monkeypatch.setattr(compare, "seed_run", run_of)
     line = "compare --methods lora,vera --steps 2 --seeds 2 --train-size 20 --jobs 1 --out"

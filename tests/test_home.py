@@ -46,11 +46,12 @@ def objects(model):
         "LoRA on Llama base": (tuned, ["q_proj, v_proj", "7,168 of 728,064", "28.0 KiB"]),
         "Full fine-tuning on": (ml.attach(model, "full"), ["720,896 of 720,896"]),
         "Library on Llama base": (library, ["past", "LoRA (active)"]),
+        "Ledger": (ml.ledger(tuned, 8, 16), ["2.78 MiB", "28.0 KiB", "56.0 KiB", "peak"]),
         "History": (History([3.0, 1.5], [0.1, 0.1], [0.2, 0.3], [(2, 0.5)]), ["3.0000 -> 1.5000"]),
     }
 
 
-@pytest.mark.parametrize("title", ["Llama base", "LoRA on", "Full", "Library", "History"])
+@pytest.mark.parametrize("title", ["Llama base", "LoRA on", "Full", "Library", "Ledger", "History"])
 def test_summaries(model, title):
     """A line at a prompt; in a notebook a table, its elements all closed."""
     name, (shown, says) = next(i for i in objects(model).items() if i[0].startswith(title))

@@ -443,4 +443,4 @@ def test_a_further_base_is_made_once_and_put_in_its_place_whole(tmp_path, monkey
 
 def test_the_rows_of_the_comparison_hold_the_published_delta_lora():
     assert comparison.ROWS["delta_lora"]["options"] == {"start_step": 3}
-    assert comparison.ROWS[comparison.AT_ONCE]["options"] == {}
+    assert comparison.ROWS[comparison.AT_ONCE]["options"] == {"start_step": 0}

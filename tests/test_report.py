@@ -10,9 +10,10 @@ from html.parser import HTMLParser
 
 import pytest
 
+import minilora as ml
 from minilora.cli import main, parser
 from minilora.commands.comparison import settings_of
-from minilora.lab import report
+from minilora.lab import report, table
 from minilora.lab.page import command_line, page
 from minilora.lab.settings import Settings
 from minilora.lab.table import standard_error
@@ -228,6 +229,30 @@ def test_a_dollar_in_a_title_is_drawn_as_it_is(tmp_path):
     results = make_results(only=["lora"])
     results["methods"]["lora"]["title"] = r"$\frac{$ and $x$"
     report.write_all(results, tmp_path)
+
+
+def test_options_other_than_the_defaults_are_named():
+    results = make_results()
+    assert "As published" not in " ".join(table.notes_on(results))
+    delta = {**results["methods"]["lora"], "title": "Delta-LoRA"}
+    results["methods"]["delta_lora"] = {**delta, "options": {"start_step": 3, "update_ratio": 2.0}}
+    said = "As published, not attach's defaults: Delta-LoRA start_step 3."
+    assert said in table.notes_on(results)
+
+
+def test_a_comparison_takes_the_published_start_of_delta_lora():
+    settings = Settings().changed(steps=500)
+    base = ml.load_model("base")
+    assert settings.attach(base, "delta_lora", 0).options["start_step"] == 10
+    assert settings.attach(base, "delta_lora", 0, start_step=0).options["start_step"] == 0
+    assert ml.attach(base, "delta_lora").options["start_step"] == 0
+
+
+def test_powers_of_ten_on_an_axis_are_drawn_as_powers():
+    with plots.style():
+        axes = plots.canvas().subplots()
+        axes.set_xscale("log")
+        assert all(label.get_parse_math() for label in axes.get_xticklabels())
 
 
 def test_any_error_of_a_command_is_one_line(monkeypatch, capsys, tmp_path):

@@ -14,11 +14,13 @@ import pytest
 
 import studies
 from minilora.lab import cells
+from studies import claims
 from studies.__main__ import main
 
 ROOT = Path(__file__).parent.parent
 CLAIMS = ROOT / "docs" / "claims.md"
-each_study = pytest.mark.parametrize("name", studies.ORDER)
+each_record = pytest.mark.parametrize("name", (*studies.ORDER, *studies.APART))
+each_study = pytest.mark.parametrize("name", studies.ORDER)  # can be run by anyone
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def plain(value):
     return json.loads(json.dumps(value, allow_nan=False))
 
 
-@each_study
+@each_record
 def test_a_study_is_whole(name):
     study = studies.study(name)
     assert study.name == name and study.title
@@ -49,12 +51,12 @@ def test_a_study_is_whole(name):
     assert 2 <= len(study.quick()) <= 6 and study.questions
 
 
-@each_study
+@each_record
 def test_the_record_holds_the_studys_cells_and_nothing_else(name):
     assert studies.record_path(name).is_file() and pages.is_whole(name)
 
 
-@each_study
+@each_record
 def test_a_record_says_by_what_it_was_made(name, record):
     for made in (r["made_by"] for r in record(name)):
         assert {"minilora", "commit", "python", "numpy", "numba", "processor"} <= set(made)
@@ -112,7 +114,7 @@ def assert_close(now, was):
         assert now == pytest.approx(was, rel=0.5, abs=0.1)
 
 
-@each_study
+@each_record
 def test_tables_and_figures_come_from_the_record_in_seconds(name, record, tmp_path):
     study, path = studies.study(name), tmp_path / "figure.png"
     start = time.process_time()
@@ -137,7 +139,7 @@ def plain_keys(value):
 
 
 @pytest.mark.skipif(not CLAIMS.is_file(), reason="an installed package has no pages")
-@each_study
+@each_record
 def test_the_page_has_the_records_table_and_figure(name, record):
     found, shown = record(name), dict(pages.records(CLAIMS))
     assert shown[name] == studies.study(name).table(found).strip()
@@ -145,13 +147,19 @@ def test_the_page_has_the_records_table_and_figure(name, record):
 
 
 @pytest.mark.skipif(not CLAIMS.is_file(), reason="an installed package has no pages")
+@pytest.mark.skipif(not CLAIMS.is_file(), reason="an installed package has no pages")
+def test_the_page_has_every_study_s_questions():
+    names = (*studies.ORDER, *studies.APART)
+    assert dict(pages.forms(CLAIMS)) == {name: claims.form(name) for name in names}
+
+
 def test_the_verdicts_are_the_records(record):
-    for name in studies.ORDER:
+    for name in (*studies.ORDER, *studies.APART):
         record(name)
     assert dict(pages.records(CLAIMS))["claims"] == pages.table("claims")
 
 
-@each_study
+@each_record
 def test_a_verdict_is_one_of_three_and_has_a_spread(name, record):
     """Or it is counted, and says so."""
     study = studies.study(name)

@@ -24,7 +24,7 @@ def roofline(measured: Mapping[str, Any]):
         if flops:
             xs = np.geomspace(0.2, 1000, 200)
             roof = np.minimum(flops, bandwidth * xs) / 1e9
-            label = f"{flops / 1e9:.0f} GFLOP/s in registers, {bandwidth / 1e9:.0f} GB/s of memory"
+            label = f"{flops / 1e9:.0f} GFLOP/s of vectors, {bandwidth / 1e9:.0f} GB/s of memory"
             axes.plot(xs, roof, color=INK, label=label)
         left = list(measured["kernels"])
         for start, label, color, marker in FAMILIES:
@@ -41,8 +41,18 @@ def roofline(measured: Mapping[str, Any]):
         axes.plot([], [], **look, label="NumPy or torch, the faster")
         axes.set(xscale="log", yscale="log", ylabel="GFLOP/s")
         axes.set_xlabel("floating-point operations for each byte that must move")
-        axes.set_title("What the kernels reach, and what the machine allows")
-        axes.legend(loc="lower right")
+        axes.set_title("What the kernels reach, and what vectors and memory allow")
+        axes.text(
+            0.02,
+            0.98,
+            "Above the slope: the numbers stand in a cache, so memory is no limit.\n"
+            "Above the flat line: the matrix unit (+), which is faster than vectors.",
+            transform=axes.transAxes,
+            va="top",
+            fontsize=11,
+        )
+        axes.set_ylim(top=3 * axes.get_ylim()[1])
+        figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 

@@ -146,7 +146,8 @@ def _rows_as_they_end(settings, chosen, out, jobs) -> Iterator[tuple[str, dict[s
     ]
     done: dict[int, dict[str, Any]] = {}
     ended = 0  # rows
-    here = ((i, seed_run(*call)) for i, call in enumerate(calls))
+    # side by side, bars would write over each other
+    here = ((i, seed_run(*call, progress=None)) for i, call in enumerate(calls))
     with contextlib.closing(here if jobs == 1 else each(seed_run, calls, jobs)) as outcomes:
         for place, result in outcomes:
             done[place] = result

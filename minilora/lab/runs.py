@@ -53,12 +53,13 @@ def run(
     lr: float,
     seed: int,
     every: int | None = None,
+    progress: bool | None = False,
     **options,
 ) -> tuple[Tuned, History]:
     """One training run of a method (or from scratch).
 
-    every: also the mean loss over the validation words each so many steps. options: alpha, and the
-    method's own.
+    every: also the mean loss over the validation words each so many steps. progress: a bar, see
+    `train`. options: alpha, and the method's own.
     """
     batches = make_batches(model, words.train, settings, seed)
     if name == SCRATCH:
@@ -66,10 +67,10 @@ def run(
         tuned = settings.attach(untrained, "full", seed)
     else:
         tuned = settings.attach(model, name, seed, **options)
-    watched: dict[str, Any] = {}
+    watched: dict[str, Any] = {"progress": progress}
     if every:
         validation = tasks.all_once(words.validation, model.tokenizer)
-        watched = {"evaluate": lambda t: mean_loss(t, validation), "evaluate_every": every}
+        watched |= {"evaluate": lambda t: mean_loss(t, validation), "evaluate_every": every}
     return tuned, fit(tuned, batches, settings, lr, **watched)
 
 
@@ -99,15 +100,20 @@ def time_and_peak(start: float) -> dict[str, float | None]:
 
 
 def seed_run(
-    settings: Settings, name: str, lr: float, seed: int, folder: Path | None = None
+    settings: Settings,
+    name: str,
+    lr: float,
+    seed: int,
+    folder: Path | None = None,
+    progress: bool | None = False,
 ) -> dict[str, Any]:
     """One seed of one row: trained, scored on all held-out words, counted; plain data.
 
-    folder: where its adapter is kept.
+    folder: where its adapter is kept. progress: a bar, see `train`.
     """
     model, words, start = the_model(settings.base), load_words(settings), time.perf_counter()
     every = max(1, settings.steps // settings.points)
-    tuned, history = run(model, words, settings, name, lr, seed, every)
+    tuned, history = run(model, words, settings, name, lr, seed, every, progress)
     score, answers = lab(settings.task).exact_match(tuned, words.test, return_answers=True)
     result = {
         "score": score,

@@ -55,14 +55,15 @@ class Settings:
     def attach(self, model: Llama, method: str, seed: int, **options) -> Tuned:
         """The method on the model, with the rank and the targets where it takes them.
 
-        alpha is 2·rank where the options do not say it. The seed draws the initialisation, VeRA's
-        projections too.
+        alpha is 2·rank where the options do not say it; options that the paper chooses by the
+        number of steps are chosen so. The seed draws the initialisation, VeRA's projections too.
         """
         record = METHODS[method]
+        chosen = record.of_run(self.steps) if record.of_run else {}
         given: dict[str, Any] = {"rank": self.rank_of(method), "targets": self.targets}
         given = {k: v for k, v in given.items() if k in record.takes}
         drawn = {"projection_prng_key": seed} if "projection_prng_key" in record.options else {}
-        return attach(model, method, seed=seed, **given, **drawn | options)
+        return attach(model, method, seed=seed, **given, **{**chosen, **drawn, **options})
 
 
 # A task that is not the word lab's has settings of its own. On SmolLM2 full fine-tuning moves all
@@ -77,6 +78,7 @@ STARTS = {
         batch_size=16,
         warmup=6,
         rank=8,
+        seeds=1,
         scratch=False,
         points=3,
     )

@@ -142,6 +142,7 @@ def notes_on(results: Results) -> list[str]:
         f"Scored on {n:,} held-out words: {deviation}; as a sample of words, {best:.3f} has a "
         f"standard error √(p(1-p)/n) of {standard_error(best, n):.3f}.",
         choice_of_rates(results),
+        *own_options(results),
         *cost(results),
         f"Memory: arrays held in a step on the largest batch, {batch} × {length} tokens, of which "
         f"{computed} can matter and are computed; saved = activations kept for backward, each "
@@ -163,6 +164,17 @@ def choice_of_rates(results: Results) -> str:
             text += f", though for another comparison ({'; '.join(rates['differences'])})"
         text += "; never on held-out words."
     return text + (f" Given with --lr: {', '.join(given)}." if given else "")
+
+
+def own_options(results: Results) -> list[str]:
+    """A sentence on the options that differ from `attach`'s defaults, where there are such."""
+    found = [
+        f"{row['title']} {option} {value}"
+        for name, row in results["methods"].items()
+        for option, value in row.get("options", {}).items()
+        if name in METHODS and value != METHODS[name].options.get(option, value)
+    ]
+    return [f"As published, not attach's defaults: {', '.join(found)}."] if found else []
 
 
 def cost(results: Results) -> list[str]:

@@ -19,8 +19,9 @@ import numpy as np
 from ..engine import Tensor, backward, tape
 from ..llama.model import Llama, ModelConfig
 from ..methods.base import Method
-from ..support import meta
+from ..support import meta, show
 from ..support.meta import Meta, is_array
+from ..support.plots import human
 from ..support.values import whole
 from ..tuning.adapters import Tuned, attach
 from ..tuning.optim import AdamW
@@ -65,6 +66,16 @@ class Ledger:
     def total(self) -> int:
         """The four categories together; the peak is another number."""
         return sum(self[c] for c in CATEGORIES)
+
+    def _facts(self) -> dict[str, str]:
+        rows = {name: self[name] for name in CATEGORIES} | {"total": self.total()}
+        return {name: human(size) for name, size in {**rows, "peak": self.peak}.items()}
+
+    def __repr__(self) -> str:
+        return show.line("Ledger", self._facts())
+
+    def _repr_html_(self) -> str:
+        return show.table("Ledger: bytes of one step", self._facts())
 
 
 def ledger(

@@ -112,6 +112,13 @@ def restore(options, arguments, written):
     return {"W": W, "A": A, "B": B, "A_start": A_start, "B_start": B_start}
 
 
+def of_run(steps):
+    """W rests for 2 % of the steps, at least one: the share that the paper's K = 500 was of its
+    E2E run (42,061 pairs, 5 epochs of batches of 8).
+    """
+    return {"start_step": max(1, round(0.02 * steps))}
+
+
 def check(options):
     """Raises ValueError unless the ratio is a finite number and the start step a whole one of at
     least 0.
@@ -132,6 +139,7 @@ METHOD = replace(
         "update_ratio": "λ: in each step W moves by λ times the change of s B A",
         "start_step": "optimizer steps before W first moves",
     },
+    of_run=of_run,
     check=check,
     factors=factors,
     before_step=before_step,

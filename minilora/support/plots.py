@@ -63,6 +63,11 @@ def reference_title(name: str) -> str:
     return REFERENCES.get(name, name.replace("_", " "))
 
 
+def literal(text: str) -> str:
+    """The text with its dollars as dollars: between two of them a figure would read a formula."""
+    return text.replace("$", r"\$")
+
+
 def looks(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Name -> (colour, marker): the fixed one, or the next free one for a name that has none."""
     names = list(names)
@@ -91,7 +96,6 @@ def style() -> Any:
             "lines.linewidth": 2.4,
             "lines.markersize": 8,
             "savefig.facecolor": "white",
-            "text.parse_math": False,  # a dollar in a title is a dollar
         }
     )
 
@@ -131,7 +135,7 @@ def convergence(results: Mapping[str, Any]) -> Any:
             steps, train, validation = zip(*records[name]["curve"])
             colour, marker = appearance[name]
             line = dict(color=colour, ls="--" if name == "scratch" else "-")
-            label = f"{validation[-1]:.3f}  {records[name]['title']}"
+            label = f"{validation[-1]:.3f}  {literal(records[name]['title'])}"
             # lines may lie close together, so each marks other points than its neighbours
             marked = (place % 3, 3) if len(steps) > 6 else 1
             validating.plot(steps, validation, **line, marker=marker, markevery=marked, label=label)
@@ -230,7 +234,7 @@ def _points(axes, records, size):
         (colour, marker), score = appearance[name], record["exact_match"]
         point = dict(color=colour, marker=marker, ms=11, capsize=5, ls="none")
         deviation = _bar(record, size) or None
-        label = f"{record['title']}  {score:.3f}"
+        label = f"{literal(record['title'])}  {score:.3f}"
         axes.errorbar(record["trainable"], score, yerr=deviation, label=label, **point)
     axes.set_xscale("log")
     axes.set_xlim(min(counts) / 2, max(counts) * 2)
@@ -249,7 +253,8 @@ def _lines(axes, references):
     line = dict(arrowstyle="-", color="#777777", lw=0.8, relpos=(0, 0.5), shrinkB=0)
     for (name, value), place in zip(inside.items(), places):
         axes.axhline(value, color="#777777", ls=":", lw=1.6, zorder=1)
-        text, end = f"{reference_title(name)}  {value:.3f}", (1, (value - low) / (high - low))
+        text = f"{literal(reference_title(name))}  {value:.3f}"
+        end = (1, (value - low) / (high - low))
         at = dict(xy=end, xytext=(1.03, place), xycoords="axes fraction", va="center", fontsize=12)
         axes.annotate(text, **at, arrowprops=line)
 
@@ -267,7 +272,7 @@ def spread(places: Iterable[float], gap: float) -> list[float]:
 def memory(results: Mapping[str, Any]) -> Any:
     """Bytes of a step: left the parts stacked, in MiB; right each part on a logarithmic scale."""
     records = rows(results)
-    titles = [record["title"] for record in records.values()]
+    titles = [literal(record["title"]) for record in records.values()]
     with style():
         figure = canvas(13, 1.9 + 0.56 * len(records))
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.25, 1))
