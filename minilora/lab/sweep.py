@@ -53,7 +53,7 @@ def word_run(
     """
     given = dict(task=task, train_size=train_size, rank=rank, targets=targets, steps=steps)
     settings = Settings().changed(**given, batch_size=batch_size, weight_decay=weight_decay)
-    own = {} if alpha is None else {"alpha": alpha}
+    own: dict[str, Any] = {} if alpha is None else {"alpha": alpha}
     model, words, judged = the_model(settings.base), load_words(settings), list(score)
     try:
         tuned, history = run(
