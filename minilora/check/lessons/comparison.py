@@ -23,9 +23,9 @@ def choice_cases(rng):
     cases = []
     for count in widths(rng, 3):
         rates = 10 ** np.sort(rng.uniform(-5, 1, count))
-        validation = rng.uniform(0, 1, count)
-        test = np.roll(validation, rng.integers(1, count)) * rng.uniform(0.9, 1, count)
-        test[np.argmax(validation)] *= 0.5
+        validation, test = rng.uniform(0, 1, (2, count))
+        while np.argmax(validation) in map(np.argmax, (test, -test, validation + test)):
+            test = rng.uniform(0, 1, count)
         scores = {"validation": validation, "test": test}
         cases.append(Case({"rates": rates, **scores}, choose))
     return cases
