@@ -239,6 +239,13 @@ WRONG = {
             ),
             "the cache holds x",
         ),
+        (
+            (
+                lambda x, W, s, A, B: (fa_forward(x, W, s, A, B)[0], (x.T, W, s, A, B)),
+                lambda dy, cache: fa_backward(dy, (cache[0].T @ cache[3].T, *cache[1:])),
+            ),
+            "the cache holds x",
+        ),
         ((fa_forward, lambda dy, cache: (*fa_backward(dy, cache)[:3], 0, 0)), "dA is wrong"),
     ],
     "lora_fa_ledger": [
@@ -351,7 +358,9 @@ WRONG = {
     ],
     "lora_pair": [
         (lora_pair_forward, "wanted the tuple (forward, backward)"),
-        ((lora_pair_forward, lambda dy, cache: lora_pair_backward(dy, cache)[:1]), "wanted 6"),
+        ((lora_pair_forward, lambda dy, cache: lora_pair_backward(dy, cache)[:1]), "wanted 5, one"),
+        ((lambda *args: lora_pair_forward(*args)[0], lora_pair_backward), "wanted the tuple (y"),
+        ((lora_pair_forward, lambda dy, cache: print(end="")), "is the return missing?"),
         (
             (
                 lambda x, W, s, A, B: (x @ W.T + (x @ A.T) @ B.T, (x, W, s, A, B)),

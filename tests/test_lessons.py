@@ -21,6 +21,10 @@ def test_a_right_answer_passes(name):
     assert verdict and verdict.status == "passed", verdict
 
 
+def test_a_pair_may_come_as_a_list():
+    assert check("lora_pair", list(RIGHT["lora_pair"]))
+
+
 @pytest.mark.parametrize("name, wrong, says", TABLE)
 def test_a_wrong_answer_is_told_what_is_wrong(name, wrong, says):
     verdict = check(name, wrong, hints=0, seed=3)

@@ -74,7 +74,8 @@ def _uncalled(exercise: Exercise, answer) -> Judgement | None:
         wanted = "a function" if exercise.functions == 1 else "the tuple (forward, backward)"
         words = ": its name, without brackets behind it" if np.ndim(answer) else ""
         return Judgement("failed", f"got {_an(type(answer).__name__)}, wanted {wanted}{words}")
-    if exercise.through and any(map(is_blank, answer if isinstance(answer, tuple) else [answer])):
+    functions = answer if isinstance(answer, tuple | list) else [answer]
+    if exercise.through and any(map(is_blank, functions)):
         return Judgement("open", "not written yet")
     return None
 

@@ -49,16 +49,18 @@ def pair_cases(arrays, forward, backward, summed, adapter, keeps_x=True):
     return cases
 
 
+def _holds(a, x) -> bool:
+    """Has an array the numbers of x, in whatever order and precision?"""
+    return a.size == x.size and np.allclose(np.sort(a, axis=None), np.sort(x, axis=None), atol=1e-5)
+
+
 def without_x(forward, backward):
     """As `both`, and whether the cache holds x."""
     run = both(forward, backward)
 
     def run_and_look(dy, x, *args):
         outputs = run(dy, x, *args)
-        if outputs is None:
-            return None
-        held = arrays_in(forward(x, *args)[1])
-        return (*outputs, float(any(np.shape(a) == x.shape and np.all(a == x) for a in held)))
+        return (*outputs, float(any(_holds(a, x) for a in arrays_in(forward(x, *args)[1]))))
 
     return run_and_look
 

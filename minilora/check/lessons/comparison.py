@@ -23,9 +23,11 @@ def choice_cases(rng):
     cases = []
     for count in widths(rng, 3):
         rates = 10 ** np.sort(rng.uniform(-5, 1, count))
-        validation = rng.uniform(0, 1, count)
-        test = np.roll(validation, rng.integers(1, count)) * rng.uniform(0.9, 1, count)
-        test[np.argmax(validation)] *= 0.5
+        best = rng.integers(1, count - 1)  # neither the first nor the last
+        validation = rng.uniform(0, 0.9, count)
+        validation[best], test = 1.0, rng.uniform(0, 1, count)
+        while best in (test.argmax(), test.argmin(), (validation + test).argmax()):
+            test = rng.uniform(0, 1, count)
         scores = {"validation": validation, "test": test}
         cases.append(Case({"rates": rates, **scores}, choose))
     return cases

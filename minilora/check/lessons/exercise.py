@@ -1,5 +1,6 @@
 """An exercise as a record; and the three kinds: predict a number, fill a blank, break it."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -46,12 +47,12 @@ class Exercise:
 
     def takes(self, answer: Any) -> bool:
         """Is an answer the function, or the tuple of functions, that is asked for?"""
-        functions = answer if isinstance(answer, tuple) else (answer,)
+        functions = answer if isinstance(answer, tuple | list) else (answer,)
         return len(functions) == self.functions and all(map(callable, functions))
 
     def run(self, answer: Any) -> Callable[..., Any]:
         """The function that is run on the cases."""
-        functions = answer if isinstance(answer, tuple) else (answer,)
+        functions = answer if isinstance(answer, tuple | list) else (answer,)
         return self.through(*functions) if self.through else functions[0]
 
     def drawn(self, seed: int) -> list[Case]:
@@ -88,14 +89,23 @@ def both(forward: Callable, backward: Callable) -> Callable:
     """The function (dy, *args) -> y and what backward returns, of a pair."""
 
     def run(dy, *args):
-        y, cache = forward(*args)
-        grads = backward(dy, cache)
-        if grads is None:
-            return None
+        y, cache = _values(forward(*args), "forward", 2, 2, "the tuple (y, cache)")
+        wanted = f"{len(args)}, one for each argument"
+        grads = _values(backward(dy, cache), "backward", len(args), math.inf, wanted)
         more = grads[len(args) :]  # for arguments that have a default
         return (y, *(grads if any(g is not None for g in more) else grads[: len(args)]))
 
     return run
+
+
+def _values(returned, name, least, most, wanted) -> tuple | list:
+    """What one of a pair returned. Raises TypeError where it is no tuple of so many values."""
+    several = isinstance(returned, tuple | list)
+    if several and least <= len(returned) <= most:
+        return returned
+    got = f"{len(returned)} value(s)" if several else type(returned).__name__
+    words = ": is the return missing?" if returned is None else ""
+    raise TypeError(f"{name} returned {got}, wanted {wanted}{words}")
 
 
 def broken(name: str, asks: str, hints: Hints, cases: Cases, **wrong: Any) -> Exercise:
