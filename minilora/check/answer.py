@@ -13,6 +13,7 @@ from .calls import call_each, is_blank
 from .hints import STATIC, count_wrong, grader_runs, hints_for
 from .judge import Judgement, judge, sort_out
 from .lessons import EXERCISES
+from .lessons.exercise import Exercise
 from .slips import agree, explains, is_right, numbers
 from .verdict import Verdict, show
 
@@ -51,7 +52,20 @@ def judged(name: str, answer: Any, seed: int) -> Judgement:
 
     seed: of the arguments that a function is called with.
     """
+    uncalled = _uncalled(EXERCISES[name], answer)
+    if uncalled:
+        return uncalled
+    # no variable here holds the exercise: a function could read it, and what is right, from there
+    returned = call_each(EXERCISES[name].run(answer), arguments(name, seed))
     exercise = EXERCISES[name]
+    cases = exercise.drawn(seed)
+    if exercise.kind == "blank":
+        return judge(cases, returned)
+    return _broken(exercise, cases, returned)
+
+
+def _uncalled(exercise: Exercise, answer) -> Judgement | None:
+    """What there is to say of an answer that is a number, or no function."""
     if exercise.kind == "predict":
         return _number(exercise, answer)
     if answer is None or answer is ...:
@@ -59,14 +73,10 @@ def judged(name: str, answer: Any, seed: int) -> Judgement:
     if not exercise.takes(answer):
         wanted = "a function" if exercise.functions == 1 else "the tuple (forward, backward)"
         words = ": its name, without brackets behind it" if np.ndim(answer) else ""
-        return Judgement("failed", f"got a {type(answer).__name__}, wanted {wanted}{words}")
+        return Judgement("failed", f"got {_an(type(answer).__name__)}, wanted {wanted}{words}")
     if exercise.through and any(map(is_blank, answer if isinstance(answer, tuple) else [answer])):
         return Judgement("open", "not written yet")
-    returned = call_each(exercise.run(answer), arguments(name, seed))
-    cases = exercise.drawn(seed)  # not before: a function could read them from here
-    if exercise.kind == "blank":
-        return judge(cases, returned)
-    return _broken(exercise, cases, returned)
+    return None
 
 
 def arguments(name: str, seed: int) -> list[dict[str, Any]]:
@@ -76,10 +86,10 @@ def arguments(name: str, seed: int) -> list[dict[str, Any]]:
 
 def _mark(name, answer) -> Any:
     """Equal for two answers that are wrong in the same way."""
-    exercise = EXERCISES[name]
-    if not exercise.takes(answer):
+    if not EXERCISES[name].takes(answer):
         return _plain(answer)
-    return [_plain(value) for value in call_each(exercise.run(answer), arguments(name, 0))]
+    returned = call_each(EXERCISES[name].run(answer), arguments(name, 0))
+    return [_plain(value) for value in returned]
 
 
 def _plain(value) -> Any:
@@ -127,15 +137,21 @@ def _broken(exercise, cases, returned) -> Judgement:
         return _unseen(exercise.unseen.output, cases, returned)
     status, says, notes, slip = judgement
     if exercise.wanted:
-        asked = judge([replace(case, reference=exercise.wanted) for case in cases], returned)
-        if asked.status != "passed":
-            return Judgement("failed", "broken, but not in the way asked for", notes, slip)
+        asked = [replace(case, reference=exercise.wanted) for case, _ in runs]
+        others = _wrong_names(list(zip(asked, (outputs for _, outputs in runs))))
+        if others:
+            says = f"broken, but not in the way asked for: see {and_list(others)}"
+            return Judgement("failed", says, notes, slip)
         caught = f"caught and named: {slip}" if slip else f"broken as asked, and caught: {says}"
         return Judgement("passed", caught, notes, slip)
     asked_for: str = exercise.slip
-    if all(explains(asked_for, runs, name) for name in _wrong_names(runs)):
+    wrong = _wrong_names(runs)
+    others = [name for name in wrong if not explains(asked_for, runs, name)]
+    if not others:
         return Judgement("passed", f"caught and named: {asked_for}", notes, asked_for)
-    return Judgement("failed", f"broken, but not by the slip asked for, {asked_for}", notes, slip)
+    only = "only " if len(others) < len(wrong) else ""
+    says = f"broken, but not {only}by the slip asked for, {asked_for}: see {and_list(others)}"
+    return Judgement("failed", says, notes, slip)
 
 
 def _unseen(only, cases, returned) -> Judgement:

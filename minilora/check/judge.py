@@ -111,7 +111,7 @@ def _wrong(case, outputs, wrong, runs) -> Judgement:
         s = f" = {case.args['s']:g}" if "s" in case.args else ""
         says = SLIPS[slip].says if slip in SLIPS else slip  # of this exercise alone: its words
         words = says.format(name=which, s=s, over=case.over, paths=case.paths)
-    elif ratio := constant_ratio(outputs[name], true[name]):
+    elif np.ndim(true[name]) and (ratio := constant_ratio(outputs[name], true[name])):
         words = f"{name} is {times(ratio)} the right one"
     notes += (("looks like", words),) if words else ()
     return Judgement("failed", f"{name} is wrong{others}{also}", notes, slip)

@@ -185,5 +185,9 @@ Three things to take along:
 - Few numbers are enough for a rule of English, since the base knows English words already.
 - One seed, 60 steps, 200 words: no ranking. `README.md` has three seeds, 150 steps and all the words.
 
+From here: 01 the tape, 01b how to check a gradient, 02 a Llama, 02b its backward, 03 low rank, 04 to 08 a technique each, 09
+kernels, 10 the fair comparison, 11 a real language model. What you write in one is kept in a file of your own,
+`my_minilora.py`, and does the work in those after it.
+
 Next: 01, the tape that finds every gradient in this course.
 """

@@ -313,14 +313,14 @@ caption = (
     "Mean loss of the last 10 of 60 steps, one seed. Left: at a larger rate the best α is smaller. Right: the same "
     "points over s times the rate lie nearer to one curve, but not on it: α does much of a rate's work, not all."
 )
-with course.figure(caption, width=8, height=4, columns=2, sharey=True) as panels:
+with course.figure(caption, width=8, height=4.3, columns=2, sharey=True) as panels:
     for losses, lr, colour, marker in zip(ends, lrs, ("#56B4E9", "#0072B2", "#222222"), "voD"):
         for axes, x in zip(panels, (alphas, np.divide(alphas, 4) * lr)):
             axes.plot(x, losses, color=colour, marker=marker, label=f"rate {lr:g}")
     panels[0].set(xscale="log", yscale="log", xlabel="α", ylabel="cross-entropy (nats per token)")
     panels[0].set_xticks(alphas, alphas)
     panels[1].set(xscale="log", xlabel="s times the rate")
-    panels[1].legend(loc="upper right")
+    panels[1].figure.legend(*panels[1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 # %% [markdown]
 r"""

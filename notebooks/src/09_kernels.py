@@ -15,8 +15,6 @@ Williams et al. 2009, [doi:10.1145/1498765.1498785](https://doi.org/10.1145/1498
 """
 
 # %%
-from collections import OrderedDict
-
 import numpy as np
 
 from minilora.check import check, course
@@ -65,21 +63,21 @@ r"""
 ## What the order changes
 
 Memory comes in **lines** of 64 bytes, 16 numbers. A cache holds the lines used last. **Fill the blank**: a toy cache,
-which counts how often a line has to be fetched. `OrderedDict` has `move_to_end` and `popitem(last=False)`.
+which counts how often a line has to be fetched. A dict keeps the order in which its keys came.
 """
 
 # %% exercise kernel_fetched
 def kernel_fetched(places, lines):
     """Places of numbers, one after the other; lines that the cache holds -> how many are fetched."""
     ### BEGIN SOLUTION
-    cache, count = OrderedDict(), 0
+    cache, count = {}, 0  # a dict keeps the order of its keys
     for place in places:
         line = place // 16
         count += line not in cache
-        cache[line] = None
-        cache.move_to_end(line)  # the newest
+        cache.pop(line, None)
+        cache[line] = None  # the newest
         if len(cache) > lines:
-            cache.popitem(last=False)  # the one not used longest
+            del cache[next(iter(cache))]  # the one not used longest
     return count
     ### END SOLUTION
 

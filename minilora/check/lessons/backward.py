@@ -7,7 +7,7 @@ import numpy as np
 from ... import ops
 from ...ops.swiglu import sigmoid
 from ..slips import Case
-from .exercise import blank, broken, draw, predict, rank, rows, widths
+from .exercise import blank, broken, draw, predict, rows, widths
 
 
 def softmax(s):
@@ -55,9 +55,9 @@ def attention_backward(do, q, k, v):
 # ---- cases, with the slips of each exercise
 
 
-def _shapes(rng):
-    """Two shapes: rows, which are even, and a width, which is odd."""
-    return [(rows(rng), *widths(rng, 1)) for _ in range(2)]
+def shapes(rng):
+    """Two shapes of matrices, an even number of rows and an odd one of columns."""
+    return [(rows(rng), width) for width in widths(rng, 2)]
 
 
 def loss_cases(rng):
@@ -73,11 +73,11 @@ def loss_cases(rng):
     }
     return [
         Case(
-            {**draw(rng, z=shape), "targets": np.arange(shape[0]) % shape[1]},
+            {**draw(rng, z=shape), "targets": rng.integers(shape[1], size=shape[0])},
             loss_backward,
             slips={words: _named(slips, key, "dz") for words, key in said.items()},
         )
-        for shape in _shapes(rng)
+        for shape in shapes(rng)
     ]
 
 
@@ -103,7 +103,7 @@ def softmax_cases(rng):
     return [
         Case({**draw(rng, dp=shape), "p": softmax(rng.standard_normal(shape))}, softmax_backward,
              slips=slips)
-        for shape in _shapes(rng)
+        for shape in shapes(rng)
     ]  # fmt: skip
 
 
@@ -139,7 +139,7 @@ def rmsnorm_cases(rng):
     return [
         Case({**draw(rng, dy=n, x=n, g=n[1:]), "eps": 1e-5}, rmsnorm_backward, rows=("dy", "x"),
              summed=("dg",), slips=slips)
-        for n in _shapes(rng)
+        for n in shapes(rng)
     ]  # fmt: skip
 
 
@@ -149,7 +149,7 @@ FORWARD_AGAIN = "it was turned forward once more: backward turns back, sin with 
 def rope_cases(rng):
     """For dx = f(dy, cos, sin)."""
     cases = []
-    for T, D in [(rows(rng), 2 * rank(rng)) for _ in range(2)]:
+    for D, T in shapes(rng):
         angle = np.outer(np.arange(1, T + 1), 0.7 ** np.arange(D // 2))
         cases.append(
             Case(
@@ -177,7 +177,7 @@ def swiglu_cases(rng):
             {"dup": dh * sigmoid(gate)}
         ],
     }
-    return [Case(draw(rng, dh=n, gate=n, up=n), swiglu_backward, slips=slips) for n in _shapes(rng)]
+    return [Case(draw(rng, dh=n, gate=n, up=n), swiglu_backward, slips=slips) for n in shapes(rng)]
 
 
 def attention_by(do, q, k, v, scale=True, row_sum=True, mask=True):
@@ -202,7 +202,7 @@ def attention_cases(rng):
         ],
     }
     return [
-        Case(draw(rng, do=n, q=n, k=n, v=n), attention_backward, slips=slips) for n in _shapes(rng)
+        Case(draw(rng, do=n, q=n, k=n, v=n), attention_backward, slips=slips) for n in shapes(rng)
     ]
 
 

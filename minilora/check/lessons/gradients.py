@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..slips import Case
-from .exercise import blank, broken, draw, predict, rank, rows, widths
+from .exercise import blank, broken, draw, predict, rows, widths
 
 
 def central(f, x, h):
@@ -46,7 +46,7 @@ def central_cases(rng):
             lambda f, x, h: {"df": central(f, x, h)},
             slips=slips,
         )
-        for shape, h in [(tuple(widths(rng, 1)), 0.1), ((2, rank(rng)), 0.05)]
+        for shape, h in [((5,), 0.1), (tuple(widths(rng, 2)), 0.05)]
     ]
 
 
@@ -76,7 +76,7 @@ def directional(f, df, x, v, h):
 def directional_cases(rng):
     """For (by differences, by the gradient) = f(f, df, x, v, h)."""
     cases = []
-    for shape in [tuple(widths(rng, 1)), (2, rank(rng))]:
+    for shape in [(5,), tuple(widths(rng, 2))]:
         a = draw(rng, x=shape, v=shape, off=shape)
         args = {"f": cubes, "df": 3 * a["x"] ** 2 + a["off"], "x": a["x"], "v": a["v"], "h": 1e-2}
         cases.append(Case(args, directional))

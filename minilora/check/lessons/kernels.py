@@ -181,8 +181,8 @@ EXERCISES = (
         (
             "place // 16 is the line. A line in the cache is not fetched.",
             "A line that is used becomes the newest. Beyond `lines`, the oldest leaves.",
-            "With an OrderedDict: cache[line] = None, cache.move_to_end(line), "
-            "cache.popitem(last=False)",
+            "With a dict, which keeps its order: cache.pop(line, None), cache[line] = None, del "
+            "cache[next(iter(cache))]",
         ),
         fetched_cases,
         package=count_fetched,

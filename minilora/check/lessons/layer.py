@@ -7,7 +7,7 @@ import numpy as np
 from ... import ops
 from ...engine import param
 from ..slips import Case
-from .exercise import blank, draw, rank, rows, widths
+from .exercise import blank, draw, rows, widths
 
 
 def layer(x, w, use):
@@ -91,8 +91,8 @@ def layer_cases(rng):
         ),
     }
     cases = []
-    for _ in range(2):
-        T, C, (F,) = rows(rng), 2 * rank(rng), widths(rng, 1)
+    for T, F in (widths(rng, 2), widths(rng, 2)):
+        C = rows(rng)  # even: RoPE turns pairs
         angle = np.outer(np.arange(T), 0.5 ** np.arange(C // 2))
         args = {**draw(rng, x=(T, C)), "cos": np.cos(angle), "sin": np.sin(angle)}
         cases.append(Case({**args, **layer_weights(rng, C, F)}, right, slips=slips))

@@ -5,7 +5,7 @@ import numpy as np
 from ... import ops
 from ...engine import Tensor, backward, param, tape
 from ..slips import Case, Outputs
-from .exercise import blank, draw, rank, rows, widths
+from .exercise import blank, draw, rows, widths
 
 
 def walk(nodes, dy):
@@ -66,11 +66,12 @@ def cases(rng):
     slips = {
         "where two paths meet, the second gradient replaced the first: add them": last_path_alone
     }
-    shapes = []
+    cases = []
     for _ in range(2):
-        M, (I, H) = rows(rng), widths(rng, 2)
-        shapes.append(dict(dy=(M, H), x=(M, I), U=(H, I), V=(H, H)))
-    return [Case(draw(rng, **shape), reference, slips=slips) for shape in shapes]
+        M, (I, O) = rows(rng), widths(rng, 2)
+        args = draw(rng, dy=(M, O), x=(M, I), U=(O, I), V=(O, O))
+        cases.append(Case(args, reference, slips=slips))
+    return cases
 
 
 # ---- by hand
@@ -95,11 +96,12 @@ def by_hand_cases(rng):
             by_hand(**a, mean=False)
         ],
     }
-    shapes = []
+    cases = []
     for _ in range(2):
-        M, (I, H), O = rows(rng), widths(rng, 2), rank(rng)
-        shapes.append(dict(x=(M, I), t=(M, O), W1=(H, I), W2=(O, H)))
-    return [Case(draw(rng, **shape), by_hand, slips=slips) for shape in shapes]
+        M, (I, H, O) = rows(rng), widths(rng, 3)
+        args = draw(rng, x=(M, I), t=(M, O), W1=(H, I), W2=(O, H))
+        cases.append(Case(args, by_hand, slips=slips))
+    return cases
 
 
 EXERCISES = (
