@@ -384,6 +384,7 @@ def check_measure(name):
     of_base = sum(a.nbytes for a in model.params.values())
     with traced() as alive:
         tuned = tune(name, model, rank=16)
+        gc.collect()  # what an initialisation by a decomposition leaves behind is not held
         attached = alive()
         adam = AdamW(tuned.trainable)
         moments = alive() - attached
