@@ -4,6 +4,7 @@ import os
 import statistics
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -143,3 +144,23 @@ def test_plain_reaches_the_workers():
         outside = cells.run(is_plain, cells.grid(x=[1, 2]), jobs=jobs)
         assert [r["result"] for r in inside] == [True, True]
         assert [r["result"] for r in outside] == [False, False]
+
+
+@pytest.mark.skipif(fast.backend() == "numpy", reason="there is no kernel to compile")
+@pytest.mark.parametrize("in_a_notebook", [False, True])
+def test_kernels_are_compiled_with_a_line_and_in_a_notebook_with_a_bar(
+    in_a_notebook, tmp_path, monkeypatch, capsys
+):
+    """A notebook's stderr is no terminal, and is watched all the same."""
+    from minilora.fast import build
+
+    monkeypatch.setitem(build.settings, "DISABLE_JIT", False)
+    monkeypatch.setattr(build, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(build, "FILES", ("jit", "threads"))  # which are imported already
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    if in_a_notebook:
+        monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+    build.compile_missing()
+    said = capsys.readouterr().err
+    assert "compiling its kernels for this processor. This happens once" in said
+    assert ("2/2" in said or "compiling:" in said) == in_a_notebook

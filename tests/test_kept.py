@@ -1,8 +1,10 @@
 """What a student has written is kept in their own file, and does the work later on."""
 
+import dataclasses
 import importlib.util
 import linecache
 
+import more_answers
 import numpy as np
 import pytest
 
@@ -164,6 +166,25 @@ def test_the_students_pair_trains_the_model_as_the_packages(own, capsys):
     assert np.allclose(mine, theirs, rtol=1e-5)
     plus = course.technique("lora_plus", "lora_pair")
     assert np.allclose(train(plus), train("lora_plus"), rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["lora_fa", "vera"])
+def test_a_pair_that_does_not_keep_x_trains_the_model_too(own, method):
+    forward, backward = more_answers.RIGHT[f"{method}_pair"]
+    course.keep(f"{method}_pair", forward, backward)
+    assert course.technique(method).op.name == "mine"
+    assert np.allclose(train(course.technique(method)), train(method), rtol=1e-5)
+
+
+def test_a_students_rule_moves_the_weight_as_the_packages(own):
+    move = more_answers.RIGHT["delta_lora_move"]
+
+    def after_step(arrays, kept, step, options):
+        change = arrays["s"], options["update_ratio"], *kept, arrays["A"], arrays["B"]
+        arrays["W"][...] = move(arrays["W"], *change)
+
+    mine = dataclasses.replace(course.technique("delta_lora", "lora_pair"), after_step=after_step)
+    assert np.allclose(train(mine), train("delta_lora"), rtol=1e-5)
 
 
 def test_without_a_pair_the_packages_trains(own, capsys):

@@ -1,5 +1,7 @@
 """The notebooks: what is committed is what the sources say, and each runs from top to bottom."""
 
+import ast
+import builtins
 import importlib.util
 import io
 import itertools
@@ -7,6 +9,7 @@ import re
 import statistics
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -143,6 +146,38 @@ def test_no_solution_is_handed_out(path, tmp_path):
     assert "SOLUTION" not in text and "outputs" in text
     assert not outputs(nbformat.reads(text, as_version=4))
     assert "SOLUTION" not in committed(path, False).read_text(encoding="utf-8")
+
+
+@each_notebook
+def test_what_it_imports_is_installed_for_the_course(path):
+    """By `pip install "minilora[notebooks]"`: hypothesis, too."""
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["notebooks"]
+    have = {re.match(r"[\w-]+", line)[0].lower() for line in wanted} | {"minilora"}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) else []
+        assert {name.split(".")[0] for name in names} <= have | sys.stdlib_module_names
+
+
+@each_notebook
+def test_a_cell_of_the_blanks_uses_no_name_that_only_a_solution_defines(path):
+    names = set(dir(builtins))
+    for cell in code_cells(build.notebook(path, solved=False)):
+        tree = ast.parse(cell.source)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                names.add(node.id)
+            elif isinstance(node, ast.FunctionDef):
+                names |= {node.name, *(a.arg for a in ast.walk(node) if isinstance(a, ast.arg))}
+            elif isinstance(node, ast.Lambda):
+                names |= {a.arg for a in ast.walk(node) if isinstance(a, ast.arg)}
+            elif isinstance(node, ast.ExceptHandler):
+                names.add(node.name)
+            elif isinstance(node, ast.alias):
+                names.add((node.asname or node.name).split(".")[0])
+        used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+        assert used <= names, (cell.source, used - names)
 
 
 OPEN = [path for path in SOURCES if "# %% open " in path.read_text(encoding="utf-8")]

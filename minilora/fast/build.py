@@ -28,7 +28,8 @@ def compile_missing() -> None:
         file=sys.stderr,
         flush=True,
     )
-    for name in tqdm(missing, desc="compiling", unit="file", disable=None, leave=False):
+    quiet = False if "ipykernel" in sys.modules else None  # None: silent where stderr is a file
+    for name in tqdm(missing, desc="compiling", unit="file", disable=quiet, leave=False):
         importlib.import_module(f".{name}", __package__)
 
 

@@ -8,7 +8,7 @@ When you are done you can
 - say what each of six techniques trains, what it keeps, and what it costs,
 - read every table of this course: numbers, bytes, steps, exact match.
 
-*Needs*: Python and a little NumPy. *Time*: 15 minutes to read, 10 to do.
+*Needs*: Python and a little NumPy. *Time*: 15 minutes to read, 15 to do.
 *Papers*: one a technique; each has its own notebook, 04 to 08. *The one idea*: the weights stay, a
 small change is learned beside them.
 """
@@ -184,6 +184,10 @@ Three things to take along:
   the largest part. Notebook 05 is about that.
 - Few numbers are enough for a rule of English, since the base knows English words already.
 - One seed, 60 steps, 200 words: no ranking. `README.md` has three seeds, 150 steps and all the words.
+
+From here: 01 the tape, 01b how to check a gradient, 02 a Llama, 02b its backward, 03 low rank, 04 to 08 a technique each, 09
+kernels, 10 the fair comparison, 11 a real language model. What you write in one is kept in a file of your own,
+`my_minilora.py`, and does the work in those after it.
 
 Next: 01, the tape that finds every gradient in this course.
 """

@@ -348,9 +348,8 @@ C, F, T = 32, 48, 60
 shapes = dict(norm1=C, q=(C, C), k=(C, C), v=(C, C), o=(C, C), norm2=C, gate=(F, C), up=(F, C), down=(C, F))
 w = {n: np.ones(C) if shape == C else rng.normal(size=shape) / 8 for n, shape in shapes.items()}
 cos, sin = rotation.tables(C, 10000.0, None, T, np.float64)
-### BEGIN SOLUTION
 use = pieces(cos, sin)
-
+### BEGIN SOLUTION
 def whole_forward(x, *arrays):
     leaves = [ml.param(a) for a in (x, *arrays)]
     y = layer(leaves[0], dict(zip(w, leaves[1:])), use)

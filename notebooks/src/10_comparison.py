@@ -161,7 +161,7 @@ with course.figure(caption, width=8, height=3.9, columns=2, sharey=True) as pane
             axes.text(1.3 * n, row, f"{n:,}", va="center", fontsize=11)
         axes.set(xscale="log", xlim=limits, xlabel="numbers that train")
     panels[0].set_xticks([1e3, 1e5, 1e7], ["1,000", "100,000", "10 M"])
-    panels[1].set_xticks([1e6, 1e8, 1e10], ["1 M", "100 M", "10,000 M"])
+    panels[1].set_xticks([1e6, 1e9], ["1 M", "1,000 M"])
     ranks_in_words = [r["title"] + (f", rank {r['rank']}" if r["rank"] else "") for r in methods.values()]
     panels[0].set_yticks(range(len(methods)), ranks_in_words)
     panels[0].invert_yaxis()
