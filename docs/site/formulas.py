@@ -299,14 +299,12 @@ def tables(methods: Iterable[str] = tuple(METHODS)) -> dict[str, Any]:
         chosen = [((), False), ((), True)] if record.whole_model else [(t,) for t in subsets()]
         texts = [_numbered(formulas(name, *c), sums) for c in chosen]
         cases[name] = [parts.setdefault(text, len(parts)) for text in texts]
-    base = [model(layers).shapes().values() for layers in (2, 3)]
-    names = {AXES[axis]: axis for axis in WEIGHTS}
     return {
         "products": PRODUCTS,
         "chunk": CHUNK,
-        "linears": {n: [names[O], names[I]] for n, (O, I) in LINEARS.items()},
+        "linears": table_of_linears(),
         "targets": DEFAULT_TARGETS,
-        "base": linear_in_layers(*(total(math.prod(s) for s in shapes) for shapes in base)),
+        "base": list(itertools.chain(*base_numbers())),
         "methods": {name: technique(METHODS[name]) for name in methods},
         "cases": cases,
         "sums": list(sums),

@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
 
 
 class Memory:
@@ -126,7 +127,9 @@ class Meta(np.lib.mixins.NDArrayOperatorsMixin):
 
     def sum(self, axis=None, keepdims=False) -> "Meta":
         """Σ over axes."""
-        return Meta(self._pattern().any(axis=axis, keepdims=keepdims).shape, self.dtype)
+        axes = normalize_axis_tuple(range(self.ndim) if axis is None else axis, self.ndim)
+        every = [(1 if i in axes else n, i) for i, n in enumerate(self.shape)]
+        return Meta([n for n, i in every if keepdims or i not in axes], self.dtype)
 
     mean = max = sum
 
