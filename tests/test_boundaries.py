@@ -2,12 +2,13 @@
 
 import importlib
 import importlib.util
+import json
 import struct
 import warnings
 
 import numpy as np
 import pytest
-from battery import BATCHES, base, tune
+from battery import BATCHES, base, shake, tune
 from conftest import make_llama
 from test_formats import entry, with_header
 from test_gguf import gguf, parts
@@ -17,7 +18,7 @@ import minilora as ml
 from minilora import ops
 from minilora.engine import backward, param
 from minilora.formats.gguf import read_gguf
-from minilora.formats.safetensors import AXES, MOST, read_arrays
+from minilora.formats.safetensors import AXES, MOST, read_arrays, write_arrays
 from minilora.memory import savers
 from minilora.memory.count import count
 from minilora.tuning import checkpoints
@@ -220,3 +221,41 @@ def test_evaluations_stand_in_the_order_of_their_steps(steps, right):
         return
     with pytest.raises(ValueError, match=r"evaluations\[1\] is .*wanted \[step, value\]"):
         checkpoints._check_history("x", history, 2)
+
+
+# ---------------------------------------- PEFT's configs
+
+
+@pytest.mark.parametrize("absent", ["use_rslora", "lora_dropout"])
+def test_a_field_that_peft_s_config_lacks_has_peft_s_default(absent, tmp_path):
+    tuned = shake(tune("lora", base("float32"), rank=4))
+    ml.save_adapter(tuned, tmp_path)
+    path = tmp_path / "adapter_config.json"
+    fields = json.loads(path.read_text())
+    assert fields.pop(absent) in (False, 0.0)
+    path.write_text(json.dumps(fields))
+    arrays = tmp_path / "adapter_model.safetensors"
+    write_arrays(arrays, read_arrays(arrays)[0])  # as PEFT writes it, without our metadata
+    loaded = ml.load_adapter(base("float32"), tmp_path)
+    assert loaded.options == tuned.options
+    assert np.array_equal(loaded.logits(BATCHES[0][0]), tuned.logits(BATCHES[0][0]))
+
+
+# ---------------------------------------- elementary ops
+
+
+@pytest.mark.parametrize("many", [1, 2, 3])
+@pytest.mark.parametrize("name", ["add", "mul"])
+def test_a_row_is_spread_over_one_two_or_three(name, many):
+    """Its gradient is the sum over all, also where these are two."""
+    op, rng = getattr(ops, name), np.random.default_rng(many)
+    wide, row = rng.standard_normal((many, 3)), rng.standard_normal((1, 3))
+    ml.gradcheck(op.forward, op.backward, wide, row)
+    ml.gradcheck(op.forward, op.backward, row, wide)
+
+
+def test_minus_and_division_of_tensors():
+    a, b = param(np.array([2.0, -3.0])), param(np.array([4.0, 5.0]))
+    backward(ops.sum(-a / b - b))
+    assert np.allclose(a.grad, [-1 / 4, -1 / 5])
+    assert np.allclose(b.grad, [2 / 16 - 1, -3 / 25 - 1])
