@@ -1,19 +1,29 @@
 """What no other test noticed when a line was changed: tests/tools/mutate.py finds such lines."""
 
 import importlib
+import importlib.util
+import json
+import struct
 import warnings
 
 import numpy as np
 import pytest
-from battery import BATCHES, base, tune
+from battery import BATCHES, base, shake, tune
+from conftest import make_llama
 from test_formats import entry, with_header
+from test_gguf import gguf, parts
+from test_gguf import llama as small_llama
 
 import minilora as ml
 from minilora import ops
 from minilora.engine import backward, param
-from minilora.formats.safetensors import AXES, MOST, read_arrays
+from minilora.formats.gguf import read_gguf
+from minilora.formats.safetensors import AXES, MOST, read_arrays, write_arrays
 from minilora.memory import savers
 from minilora.memory.count import count
+from minilora.tuning import checkpoints
+from minilora.tuning.history import History
+from minilora.tuning.optim import AdamW
 
 training = importlib.import_module("minilora.tuning.train")  # ml.train is the function
 
@@ -134,3 +144,118 @@ def test_two_arrays_in_bfloat16_one_after_the_other(tmp_path):
     path.write_bytes(with_header(header, (numbers.view(np.uint32) >> 16).astype("<u2").tobytes()))
     arrays, _ = read_arrays(path)
     assert arrays["a"].tolist() == [1, 2] and arrays["b"].tolist() == [3, -4]
+
+
+def test_a_header_without_arrays(tmp_path):
+    """It promises no bytes beside itself: one more byte is one too many."""
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(with_header({}))
+    assert read_arrays(path) == ({}, {})
+    path.write_bytes(with_header({}, b"0"))
+    with pytest.raises(ValueError, match="11 bytes, its header promises 10"):
+        read_arrays(path)
+
+
+# ---------------------------------------- GGUF, other files of models
+
+
+def test_a_gguf_file_of_as_many_tensors_as_there_is_room_for(tmp_path):
+    """An entry of the list has 24 bytes at least: a name's length, axes, type, place."""
+    path, more = tmp_path / "x.gguf", 24
+    for tensors, says in ((2, "has 0 axes, wanted 1 to 4"), (3, "48 bytes, too few for 3 items")):
+        head = struct.pack("<4sIQQ", b"GGUF", 3, tensors, 0)
+        path.write_bytes(head + b"\0" * more)
+        with pytest.raises(ValueError, match=says):
+            read_gguf(path)
+
+
+def test_a_gguf_file_that_says_little_gets_the_usual_numbers(tmp_path):
+    model = small_llama()
+    about, tensors = parts(model)
+    del about["llama.attention.layer_norm_rms_epsilon"], about["llama.rope.freq_base"]
+    (tmp_path / "x.gguf").write_bytes(gguf(about, tensors))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it has no tokenizer
+        config = ml.load_model(tmp_path / "x.gguf").config
+    assert config.rms_norm_eps == 1e-5 and config.rope_theta == 10_000
+
+
+def test_smollm2_says_how_it_is_installed_where_it_is_not(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match="its weights are not installed; wanted: make smo"):
+        ml.load_model("smollm2-135m")
+
+
+# ---------------------------------------- checkpoints
+
+
+@pytest.mark.parametrize("name", ml.METHODS)
+def test_a_checkpoint_is_an_adapter(name, tmp_path):
+    path, tuned = tmp_path / "run.safetensors", tune(name, targets=("q_proj",))
+    ml.train(tuned, BATCHES, steps=2, lr=1e-2, checkpoint=path)
+    loaded = ml.load_adapter(base(), path)
+    assert loaded.method == name and list(loaded.layers) == list(tuned.layers)
+    assert np.array_equal(loaded.logits(BATCHES[0][0]), tuned.logits(BATCHES[0][0]))
+    with pytest.raises(ValueError, match="its base has the fingerprint [0-9a-f]{8}, this one"):
+        ml.load_adapter(make_llama(seed=7), path)
+
+
+def test_a_checkpoint_from_before_the_first_step(tmp_path):
+    path, tuned = tmp_path / "run.safetensors", tune("lora")
+    settings = training._settings(
+        steps=2, lr=0.01, weight_decay=0.0, betas=(0.9, 0.99), eps=1e-8,
+        schedule="constant", warmup=0, clip=None, accumulate=1,
+    )  # fmt: skip
+    adam = AdamW(tuned.trainable)
+    about = checkpoints.describe(tuned, settings)
+    checkpoints.save(path, tuned, adam, about, History().to_dict())
+    assert checkpoints.load(path, tuned, adam, settings)["losses"] == []
+
+
+@pytest.mark.parametrize("steps, right", [([1, 2], True), ([1, 1], False), ([2, 1], False)])
+def test_evaluations_stand_in_the_order_of_their_steps(steps, right):
+    history = {name: [0.5, 0.5] for name in ("losses", "rates", "seconds")}
+    history["evaluations"] = [[step, 0.5] for step in steps]
+    if right:
+        checkpoints._check_history("x", history, 2)
+        return
+    with pytest.raises(ValueError, match=r"evaluations\[1\] is .*wanted \[step, value\]"):
+        checkpoints._check_history("x", history, 2)
+
+
+# ---------------------------------------- PEFT's configs
+
+
+@pytest.mark.parametrize("absent", ["use_rslora", "lora_dropout"])
+def test_a_field_that_peft_s_config_lacks_has_peft_s_default(absent, tmp_path):
+    tuned = shake(tune("lora", base("float32"), rank=4))
+    ml.save_adapter(tuned, tmp_path)
+    path = tmp_path / "adapter_config.json"
+    fields = json.loads(path.read_text())
+    assert fields.pop(absent) in (False, 0.0)
+    path.write_text(json.dumps(fields))
+    arrays = tmp_path / "adapter_model.safetensors"
+    write_arrays(arrays, read_arrays(arrays)[0])  # as PEFT writes it, without our metadata
+    loaded = ml.load_adapter(base("float32"), tmp_path)
+    assert loaded.options == tuned.options
+    assert np.array_equal(loaded.logits(BATCHES[0][0]), tuned.logits(BATCHES[0][0]))
+
+
+# ---------------------------------------- elementary ops
+
+
+@pytest.mark.parametrize("many", [1, 2, 3])
+@pytest.mark.parametrize("name", ["add", "mul"])
+def test_a_row_is_spread_over_one_two_or_three(name, many):
+    """Its gradient is the sum over all, also where these are two."""
+    op, rng = getattr(ops, name), np.random.default_rng(many)
+    wide, row = rng.standard_normal((many, 3)), rng.standard_normal((1, 3))
+    ml.gradcheck(op.forward, op.backward, wide, row)
+    ml.gradcheck(op.forward, op.backward, row, wide)
+
+
+def test_minus_and_division_of_tensors():
+    a, b = param(np.array([2.0, -3.0])), param(np.array([4.0, 5.0]))
+    backward(ops.sum(-a / b - b))
+    assert np.allclose(a.grad, [-1 / 4, -1 / 5])
+    assert np.allclose(b.grad, [2 / 16 - 1, -3 / 25 - 1])

@@ -105,8 +105,8 @@ def test_numbers_too_small_for_their_precision(name, size):
 
 
 def test_where_rmsnorm_ends_in_float32():
-    """A limit, see docs/reliability.md: above 1.8e19, the root of float32's largest number, a square
-    overflows. The page then gives 0, with NumPy's warning; the twin gives NaN or 0.
+    """A limit, see docs/reliability.md: above 1.8e19, the root of float32's largest number, squares
+    overflow. The page then gives 0, with NumPy's warning; the twin gives NaN or 0.
     """
     g, row = np.ones(4, np.float32), np.array([[1, -0.5, 0.25, 1]])
     for size in (1e15, 1e19):

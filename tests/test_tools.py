@@ -99,6 +99,17 @@ def test_an_error_that_is_not_promised_is_an_escape(tmp_path, monkeypatch, error
     assert fuzz.outcome("csv", fuzz.example("csv"), tmp_path / "case") not in ("used", "refused")
 
 
+def test_the_tables_of_the_page_are_the_records():
+    """python tests/tools/records.py writes them."""
+    import records
+
+    shown = records.tables()
+    assert [name for name, _ in shown] == list(records.KINDS)
+    for name, text in shown:
+        assert text == records.table(name), name
+    assert records.read("fuzz")["escapes"] == [] and records.read("faults")["losses"] == []
+
+
 CORPUS = sorted((TOOLS / "corpus").glob("*/"))
 
 

@@ -12,6 +12,7 @@ from ..support.files import data_folder, nearest
 from .arguments import adapter_options, command, given, options, read_whole
 
 PAIRS = 100  # of a task, from which --task makes batches
+MOST_LAYERS = 10_000  # of a config.json without its arrays
 
 MOST_TOKENS = 1 << 24  # a prediction runs on ids and places, a few numbers a token
 
@@ -184,5 +185,9 @@ def _shape_or_config(name: str):
         shape = SHAPES[name]
         return ModelConfig(**shape.config_fields()) if shape.llama else shape
     if path.exists():
-        return read_config(path / "config.json" if path.is_dir() else path)
+        path = path / "config.json" if path.is_dir() else path
+        config = read_config(path)
+        if (layers := config.num_hidden_layers) > MOST_LAYERS:  # no arrays that it could contradict
+            raise ValueError(f"{path}: {layers} layers, wanted at most {MOST_LAYERS}")
+        return config
     raise nearest("shape", name, [*SHAPES, "base", "a folder or config.json"])

@@ -31,9 +31,10 @@ from pathlib import Path
 os.environ.setdefault("MINILORA_KERNELS", "numpy")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
 
 import numpy as np
+import records
 from conftest import make_llama
 
 import minilora as ml
@@ -524,8 +525,7 @@ def main() -> int:
         print(f"{name:24}{times:6}")
     print(f"faults: seed {asked.seed}, {sum(counts.values())} rounds, {len(lost)} losses")
     if asked.record:
-        record = {"seed": asked.seed, "rounds": dict(counts), "losses": lost}
-        asked.record.write_text(json.dumps(record, indent=1) + "\n")
+        records.write(asked.record, {"seed": asked.seed, "rounds": dict(counts), "losses": lost})
     return bool(lost)
 
 

@@ -37,6 +37,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
 
 import numpy as np
+import records
 from conftest import make_llama
 from damage import damaged
 
@@ -82,7 +83,12 @@ def use_model(path) -> None:
     if not np.isfinite(logits).all() and _largest(model.params) < 1e4:
         raise Useless("logits that are not finite")
     if model.tokenizer:
-        found = model.tokenizer.encode("a cab")
+        try:
+            found = model.tokenizer.encode("a cab")
+        except ValueError as error:  # a letter without a token
+            if not str(error).startswith("tokenizer: "):
+                raise
+            return
         if not all(0 <= i < model.config.vocab_size for i in found):
             raise Useless(f"ids outside of the vocabulary: {found}")
         model.tokenizer.decode(list(range(model.tokenizer.vocab_size))[:64])
@@ -129,7 +135,7 @@ def use_results(folder) -> None:
     from minilora.lab import page, report, table
 
     results = report.read_results(folder)
-    html = page.page(results, {name: b"png" for name in report.FIGURES})
+    html = page.page(results, dict.fromkeys(report.FIGURES, b"png"))
     if "</html>" not in html or not table.table(results):
         raise Useless("no page")
 
@@ -197,10 +203,10 @@ def _any_text():
 
 
 def use_config(path) -> None:
-    from minilora.formats.huggingface import read_config
+    from minilora.commands.sizes import _shape_or_config
     from minilora.memory.count import table
 
-    rows = table(read_config(path), rank=2)
+    rows = table(_shape_or_config(str(path)), rank=2)
     if not all(isinstance(row["trainable"], int) for row in rows.values()):
         raise Useless(f"counts {rows}")
 
@@ -517,8 +523,8 @@ def main() -> int:
     total = sum(counts.values())
     print(f"fuzz: seed {asked.seed}, {total:,} cases, {len(escapes)} escapes")
     if asked.record:
-        record = {"seed": asked.seed, "seconds": asked.seconds, "cases": rows, "escapes": escapes}
-        asked.record.write_text(json.dumps(record, indent=1) + "\n")
+        fields = {"seed": asked.seed, "seconds": asked.seconds, "cases": rows, "escapes": escapes}
+        records.write(asked.record, fields)
     return bool(escapes)
 
 

@@ -36,6 +36,7 @@ import numpy as np  # noqa: F401  imported once, for all forks
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from mutants import Mutant, mutants, mutated
+from records import write
 
 ROOT = Path(__file__).resolve().parents[2]
 LIST = Path(__file__).with_name("equivalent.json")
@@ -457,8 +458,7 @@ def main() -> None:
     print(table(records))
     kernels = os.environ["MINILORA_KERNELS"]
     print(f"seed {asked.seed}, kernels {kernels}, {time.monotonic() - start:.0f} s; {asked.out}")
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps({"seed": asked.seed, "mutants": records}, indent=1) + "\n")
+    write(asked.out, {"seed": asked.seed, "mutants": records})
 
 
 def _key(record):

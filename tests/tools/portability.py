@@ -21,6 +21,8 @@ import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import records
+
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("numpy", "numba", "matplotlib", "safetensors", "joblib", "tbb")
 SMOKE = r"""
@@ -143,7 +145,8 @@ def outcome(case: Case, folder: Path, wheel: Path) -> dict:
         how = {"user": 65534, "group": 65534} if case.nobody and os.getuid() == 0 else {}
         with tempfile.TemporaryDirectory(prefix="smoke-") as place:
             os.chmod(place, 0o777)
-            done = run([python, "-c", f"NAMES = {NAMES}\n{SMOKE}"], cwd=place, env=variables, timeout=1800, **how)
+            line = [python, "-c", f"NAMES = {NAMES}\n{SMOKE}"]
+            done = run(line, cwd=place, env=variables, timeout=1800, **how)
         said = json.loads(done.stdout.rsplit("SMOKE ", 1)[1])
         assert Path(said["folder"]).is_relative_to(folder), said["folder"]
         row |= {"passed": True, **{k: said[k] for k in ("python", *NAMES, "kernels")}}
@@ -194,7 +197,7 @@ def main() -> int:
                 print(json.dumps(rows[-1]), flush=True)
     print(table(rows))
     if asked.record:
-        asked.record.write_text(json.dumps(rows, indent=1) + "\n")
+        records.write(asked.record, {"rows": rows})
     return not all(row["passed"] for row in rows)
 
 

@@ -1,0 +1,95 @@
+"""The records of the tools, and the tables of docs/reliability.md that are made from them.
+
+python tests/tools/records.py          # writes the tables of the page anew
+"""
+
+import datetime
+import importlib.metadata
+import json
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+RECORDS = Path(__file__).with_name("records")
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
+TABLE = re.compile(r"^<!-- record: (\w+) -->\n(.*?)<!-- end -->$", re.M | re.S)
+
+
+def write(path: Path, fields: dict[str, Any]) -> None:
+    """A record: the fields, the day and the versions."""
+    versions = {
+        name: importlib.metadata.version(name) for name in ("numpy", "numba", "safetensors")
+    }
+    about = {"day": datetime.date.today().isoformat(), "python": platform.python_version()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**fields, "made_with": about | versions}, indent=1) + "\n")
+
+
+def read(name: str) -> dict[str, Any]:
+    return json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def markdown(head, rows) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return [f"| {' | '.join(map(str, line))} |" for line in lines]
+
+
+def mutations(record) -> list[str]:
+    rows = []
+    rooms = list(dict.fromkeys(m["room"] for m in record["mutants"]))
+    for room in [*rooms, "all"]:
+        mine = [m["result"] for m in record["mutants"] if room in (m["room"], "all")]
+        killed = mine.count("killed")
+        share = f"{100 * killed / len(mine):.1f} %"
+        rows.append([room, len(mine), killed, len(mine) - killed, share])
+    return markdown(["room", "mutants", "killed", "survived", "killed, of all"], rows)
+
+
+def fuzz(record) -> list[str]:
+    rows = [[name, *counts.values()] for name, counts in record["cases"].items()]
+    rows.append(["all", *(sum(row[i] for row in rows) for i in (1, 2, 3))])
+    head = ["loader", "used", "refused", "escaped"]
+    return markdown(head, [[name, *(f"{n:,}" for n in counts)] for name, *counts in rows])
+
+
+def faults(record) -> list[str]:
+    rows = [[kind, n] for kind, n in sorted(record["rounds"].items())]
+    rows.append(["all", sum(n for _, n in rows)])
+    lines = markdown(["what breaks", "rounds"], rows)
+    return [*lines, "", f"Losses: {len(record['losses'])}."]
+
+
+def portability(record) -> list[str]:
+    names = ("case", "python", "numpy", "numba", "tbb", "kernels")
+    rows = [
+        [*(row.get(name, "–") for name in names), "yes" if row["passed"] else "**no**"]
+        for row in record["rows"]
+    ]
+    return markdown([*names, "passed"], rows)
+
+
+KINDS = {f.__name__: f for f in (mutations, fuzz, faults, portability)}
+
+
+def table(name: str) -> str:
+    """The table of a record, and how it was made."""
+    record = read(name)
+    made = ", ".join(f"{k} {v}" for k, v in record["made_with"].items() if k != "day")
+    seed = f"seed {record['seed']}, " if "seed" in record else ""
+    return "\n".join([*KINDS[name](record), "", f"{seed}{record['made_with']['day']}, {made}"])
+
+
+def tables() -> list[tuple[str, str]]:
+    """(record, its table) as the page has them."""
+    return [(m[1], m[2].strip()) for m in TABLE.finditer(PAGE.read_text(encoding="utf-8"))]
+
+
+def main() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    again = TABLE.sub(lambda m: f"<!-- record: {m[1]} -->\n\n{table(m[1])}\n\n<!-- end -->", text)
+    PAGE.write_text(again, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
