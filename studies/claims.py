@@ -73,7 +73,7 @@ SAID: tuple[tuple[str, str, str, str], ...] = (  # numbers, sentence, what is tr
     (
         "W1",
         "smaller teams can fine-tune language models",
-        "a sentence about teams. Here: SmolLM2-135M in half a minute on two cores (README). It "
+        "a sentence about teams. It "
         "would take teams to test it",
         "not testable here",
     ),
@@ -87,7 +87,7 @@ SAID: tuple[tuple[str, str, str, str], ...] = (  # numbers, sentence, what is tr
     (
         "P5 W4",
         "it suits work that has to adapt in little time; it adapts to rapidly changing data",
-        "steps and one change of task are tested (below); a stream that changes for days is not. "
+        "steps and one change of task are tested (above); a stream that changes for days is not. "
         "What would: a logged stream with dates",
         "tested in part",
     ),

@@ -281,7 +281,7 @@ QUESTIONS = (
         "LoRA+ does so at no loss of quality",
         EQUAL + "; ratio 16",
         f"as good but for {MARGIN} of exact match, {BY_TASK}",
-        "a task on which it is surely worse, by more than the margin",
+        "a task on which it is surely worse",
         OTHERS,
         _by_task("lora_plus", as_good),
     ),

@@ -413,7 +413,7 @@ QUESTIONS = (
     Question(
         "D1",
         "Moving W by the change of B A gives more than LoRA, where W moves from the first step",
-        "everything, in float64",
+        "everything but s and AdamW's ε, which are (1 + λ) times as large in LoRA; no clipping; float64",
         "does not hold: the losses are LoRA's with (1 + λ) s to rounding; else holds",
         "a difference above rounding",
         "later starts: those are no LoRA of that rank, and have a change of rank 2r",
@@ -449,7 +449,8 @@ def _draw_shift(axes, records):
     axes.set_title("Data that change half-way: learned, kept")
     common.plain_log(axes.xaxis)
     common.plain_log(axes.yaxis)
-    axes.legend(title="each scaling, λ, start and rate\n(bars: sd over seeds)")
+    title = "each scaling, λ, start and rate (bars: sd of\n5 seeds, of 2 where the rate was not chosen)"
+    axes.legend(title=title, loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=11)
 
 
 def _draw_few(axes, records, tuned):
@@ -470,7 +471,7 @@ def _draw_few(axes, records, tuned):
     axes.plot([], [], color=plots.INK, label="held-out words")
     axes.plot([], [], color=plots.INK, ls=":", label="the words trained on")
     axes.set(yscale="log", xlabel="optimizer steps", ylabel="loss (nats per token)")
-    axes.set_title("A hundred words, over and over")
+    axes.set_title("A hundred words, over and over (mean of 5 seeds)")
     common.plain_log(axes.yaxis)
     axes.legend()
 

@@ -9,8 +9,10 @@ LoRA learns less and forgets less.
 
 Every technique over five rates, from an eighth of the best known one to twice it; LoRA also with
 its scaling times and divided by four; full fine-tuning and LoRA also with a third of the steps.
-Five seeds each. All points stand in the figure; the verdicts compare what is forgotten at equal
-learning.
+Five seeds each. All points stand in the figure; the verdicts compare what is forgotten by runs that
+learn at least so much. The level of the verdict was 0.7 at first; a reading of the records showed
+that both sides' best runs there are at the lowest rate tried, so it is 0.8 now. The sign is the
+same at both.
 """
 
 from pathlib import Path
@@ -39,7 +41,7 @@ BEST = {  # method -> the rate known to be about the best; its rank; its options
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0)  # of the rate
 ALPHAS, FEWER_RATES = (2.0, 32.0), {2.0: (0.02, 0.04, 0.08), 32.0: (0.0025, 0.005, 0.01)}
 FEW_STEPS = 50
-LEVELS = (0.6, 0.7, 0.8)  # exact match of the past tense at which what is kept is compared
+LEVELS = (0.7, 0.8, 0.88)  # exact match of the past tense at which what is kept is compared
 LEVEL = LEVELS[1]  # of the verdicts
 
 # ------------------------------------------------------------------------------------------- cells
@@ -182,7 +184,7 @@ def _keeps(method: str):
             f"at the rate that validates best (past tense {point['past']:.3f}): {old}; share lost "
             f"{shown(lost)}"
             + (
-                f"; the most kept by a run with a past tense of {LEVEL:g}: {best:.2f}"
+                f"; the most kept by a run with a past tense of at least {LEVEL:g}: {best:.2f}"
                 if best
                 else ""
             ),
@@ -204,7 +206,8 @@ def _forgets_less(s):
         if level != LEVEL and less_full(s, "lora", level).n > 1
     )
     return Finding(
-        f"share kept at an equal past tense of {LEVEL:g}, LoRA less full fine-tuning: "
+        f"share kept by the run that keeps most among those with a past tense of at least {LEVEL:g}, "
+        f"LoRA less full fine-tuning: "
         f"{shown(found)}; {others}",
         verdict,
         p,
@@ -229,7 +232,7 @@ QUESTIONS = (
     ),
     Question(
         "L7",
-        "LoRA forgets less than full fine-tuning, at equal learning",
+        "LoRA forgets less than full fine-tuning, among runs that learn as much",
         f"the exact match of the past tense: of each seed the run that keeps most among those that "
         f"reach {LEVEL:g}, of every rate, scaling, placement and number of steps",
         f"holds: the interval of LoRA less full lies above 0; does not hold: below {MARGIN}",

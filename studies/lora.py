@@ -451,7 +451,7 @@ def figure(records: list[Record], path: Path) -> None:
         names = [f"{titles[t]}, r = {row['rank']}" for t, row in s["budget"].items()]
         matches = [row["exact_match"] for row in s["budget"].values()]
         common.scores_by_name(budget, names, matches, plots.LOOKS["lora"])
-        budget.set_title("One budget, different weights (bars: sd of 5 seeds)", fontsize=12)
+        budget.set_title("One budget (bars: sd of 5 seeds)", fontsize=12)
 
 
 def _draw_teacher(axes, teachers):

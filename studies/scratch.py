@@ -125,6 +125,8 @@ def _worth(s):
         f"from scratch after 150 steps: {at_150:.3f}",
         verdict,
         p,
+        # its best number of steps is the most that was tried, so the gap is an upper bound
+        when=f"it stops at {s[SCRATCH]['best']:,} steps" if s[SCRATCH]["still_rising"] else "",
     )
 
 

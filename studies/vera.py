@@ -238,15 +238,15 @@ def _moves(s):
         apart = max(f["logits_apart"] for f in found)
         sure &= arrays == answers == len(found)
         said.append(
-            f"{name}: {arrays} of {len(found)} × one file gave the same arrays, {answers} the same "
-            f"likeliest tokens, logits at most {apart:.0e} apart"
+            f"{name}: in {arrays} of {len(found)} × one file another process drew the same arrays, in "
+            f"{answers} it gave the same likeliest tokens; logits at most {apart:.0e} apart"
         )
     small, large = (files[VARIANT_RANK][k] for k in ("bytes", "bytes_with_projections"))
     text = (
         f"{'; '.join(said)}; rank {VARIANT_RANK}: {small:,} bytes without A and B, {large:,} with"
     )
     return Finding(
-        text, HOLDS if sure else FAILS, when="both sides draw A and B alike" if sure else ""
+        text, HOLDS if sure else FAILS, when="both draw A and B alike; one machine" if sure else ""
     )
 
 

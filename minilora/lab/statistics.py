@@ -211,11 +211,11 @@ Merit = Callable[[Sequence[Record]], Any]  # the runs of one setting -> the high
 
 def by_exact_match(runs: Sequence[Record]) -> tuple[float, float]:
     """Mean exact match on validation words; of equals the lower loss. A run that diverged has an
-    infinite loss.
+    infinite loss. Means are rounded: two that are equal may differ in their last bits.
     """
     judged = [run["result"]["validation"] for run in runs]
     losses = [math.inf if score["loss"] is None else score["loss"] for score in judged]
-    return fmean(score["exact_match"] for score in judged), -fmean(losses)
+    return round(fmean(score["exact_match"] for score in judged), 4), -fmean(losses)
 
 
 def lowest(name: str) -> Merit:
