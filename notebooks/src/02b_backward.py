@@ -376,6 +376,7 @@ its own walk:
 words, tokenizer = ml.load_task("past"), ml.load_model("base").tokenizer
 text = np.concatenate([tokenizer.encode(verb + past[0]) for verb, past in words.train[:8]])
 ids, targets = text[:T], text[1 : T + 1]
+rng = np.random.default_rng(1)  # the same start, whatever was drawn above
 start = {**w, "table": rng.normal(size=(tokenizer.vocab_size, C)) / 2,
          "head": rng.normal(size=(tokenizer.vocab_size, C)) / 8}
 
@@ -386,7 +387,7 @@ def loss_of(z, targets):
 
 mine = bind("loss", loss_of, lambda dloss, z, t: (dloss * back["loss"](z, t),))
 
-def train(use, layer, loss, gradients, steps=150, rate=0.3):
+def train(use, layer, loss, gradients, steps=150, rate=0.2):
     """Gradient descent -> the loss of every step."""
     arrays, losses = dict(start), []
     for _ in range(steps):
