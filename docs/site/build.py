@@ -14,7 +14,7 @@ import formulas
 import stage
 from sphinx.cmd.build import main as sphinx
 
-STATIC = "site.css", "calculator.js"  # beside the formulas and MathJax
+STATIC = "site.css", "site.js", "calculator.js"  # beside the formulas and MathJax
 
 
 def fingerprint() -> str:

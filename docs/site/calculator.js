@@ -259,7 +259,7 @@ function answer() {
   }
   const mixed = $("precision").value === "mixed";
   const found = bytes(model.config, method, rank, targets, batch, length, mixed);
-  const meanings = { ...TABLES.parts };
+  const meanings = { ...TABLES.parts, activations: "saved for backward" };
   if (mixed) meanings.optimizer = "a 32-bit master copy and two moments";
   const made = model.config.max_position_embeddings;
   const long = made && length > BigInt(made)

@@ -29,7 +29,9 @@ myst_dmath_double_inline = True
 
 html_theme = "sphinx_book_theme"
 html_title = "minilora"
-html_css_files = ["site.css"]
+html_css_files, html_js_files = ["site.css"], ["site.js"]
+html_context = {"default_mode": "auto"}
+html_show_search_summary = False  # it would fetch pages, which a browser forbids without a server
 html_theme_options = {
     "use_download_button": True,
     "use_fullscreen_button": False,

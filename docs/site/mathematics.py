@@ -28,7 +28,7 @@ def depends_on(directive: SphinxDirective, *modules: ModuleType | None) -> None:
 def words(docstring: str) -> list[nodes.Node]:
     """A docstring's paragraphs; a paragraph that is indented stays as it is."""
     found: list[nodes.Node] = []
-    for part in re.split(r"\n\s*\n", inspect.cleandoc(docstring)):
+    for part in re.split(r"\n\s*\n|\n(?=Source: |Raises )", inspect.cleandoc(docstring)):
         lines = part.splitlines()
         if any(line.startswith("    ") for line in lines):
             found.append(code(textwrap.dedent(part), "text"))
