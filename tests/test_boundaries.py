@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import json
+import signal
 import struct
 import warnings
 
@@ -22,6 +23,7 @@ from minilora.formats.safetensors import AXES, MOST, read_arrays, write_arrays
 from minilora.memory import savers
 from minilora.memory.count import count
 from minilora.tuning import checkpoints
+from minilora.tuning.callbacks import Callback
 from minilora.tuning.history import History
 from minilora.tuning.optim import AdamW
 
@@ -80,6 +82,12 @@ def test_a_step_that_frees_gradients_keeps_none(saver, monkeypatch):
     savers.step(tuned, saver)(BATCHES[0][0])
     kept = [leaf.grad is not None for leaf in leaves[-1].values()]
     assert kept == [not saver.frees] * len(kept)
+
+
+def test_the_gradient_of_the_output_has_its_shape():
+    x = param(np.ones((2, 3)))
+    with pytest.raises(ValueError, match=r"dout has shape \(3,\), wanted \(2, 3\)"):
+        backward(ops.mul(x, x), np.ones(3))
 
 
 # ---------------------------------------- counts and ledgers
@@ -196,7 +204,7 @@ def test_a_checkpoint_is_an_adapter(name, tmp_path):
     loaded = ml.load_adapter(base(), path)
     assert loaded.method == name and list(loaded.layers) == list(tuned.layers)
     assert np.array_equal(loaded.logits(BATCHES[0][0]), tuned.logits(BATCHES[0][0]))
-    with pytest.raises(ValueError, match="its base has the fingerprint [0-9a-f]{8}, this one"):
+    with pytest.raises(ValueError, match=r"its base has the fingerprint [0-9a-f]{8}, this"):
         ml.load_adapter(make_llama(seed=7), path)
 
 
@@ -259,3 +267,25 @@ def test_minus_and_division_of_tensors():
     backward(ops.sum(-a / b - b))
     assert np.allclose(a.grad, [-1 / 4, -1 / 5])
     assert np.allclose(b.grad, [2 / 16 - 1, -3 / 25 - 1])
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_an_interrupted_run_says_where_it_goes_on(kept, tmp_path):
+    class CtrlC(Callback):
+        def step(self, run):
+            signal.raise_signal(signal.SIGINT)
+
+    path = tmp_path / "run.safetensors" if kept else None
+    with pytest.raises(KeyboardInterrupt) as caught:
+        ml.train(tune("lora"), BATCHES, steps=3, lr=0.01, checkpoint=path, callbacks=[CtrlC()])
+    goes_on = f"; resume=True goes on from {path}" if kept else ""
+    assert str(caught.value) == f"train: stopped after step 1 of 3{goes_on}"
+
+
+def test_a_warm_up_as_long_as_the_run_reaches_the_rate():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        history = ml.train(tune("lora"), BATCHES, steps=2, lr=0.01, warmup=2)
+    assert history.rates == [0.005, 0.01]
+    with pytest.warns(UserWarning, match="warmup is 3, steps is 2: the rate never reaches lr"):
+        ml.train(tune("lora"), BATCHES, steps=2, lr=0.01, warmup=3)
