@@ -25,7 +25,7 @@ from minilora.memory.count import count
 from minilora.tuning import checkpoints
 from minilora.tuning.callbacks import Callback
 from minilora.tuning.history import History
-from minilora.tuning.optim import AdamW
+from minilora.tuning.optim import AdamW, clip_factor
 
 training = importlib.import_module("minilora.tuning.train")  # ml.train is the function
 
@@ -289,3 +289,21 @@ def test_a_warm_up_as_long_as_the_run_reaches_the_rate():
     assert history.rates == [0.005, 0.01]
     with pytest.warns(UserWarning, match="warmup is 3, steps is 2: the rate never reaches lr"):
         ml.train(tune("lora"), BATCHES, steps=2, lr=0.01, warmup=3)
+
+
+@pytest.mark.parametrize("clip", [None, 0.1])
+def test_a_corrected_gradient_reaches_the_step_once(clip):
+    """With a huge eps AdamW's first step is -lr·g/eps: the gradient that it got shows."""
+    tuned = shake(tune("lora_fa", corrected=True))
+    _, grads = training.gradients(tuned, BATCHES[:1])
+    factor = 1.0 if clip is None else clip_factor(grads, clip)
+    wanted = {}
+    for name, arrays in tuned.layers.items():
+        key = tuned.key(name, "B")
+        rule = {"B": factor * grads[key]}
+        tuned.record.grad_rule(arrays, rule, tuned.options)
+        wanted[key] = rule["B"]
+    start = {key: a.copy() for key, a in tuned.trainable.items()}
+    ml.train(tuned, BATCHES[:1], steps=1, lr=1e9, eps=1e9, betas=(0.0, 0.0), clip=clip)
+    for key, a in tuned.trainable.items():
+        assert np.abs(a - start[key] + wanted[key]).max() < 1e-6 * np.abs(wanted[key]).max() + 1e-12
