@@ -18,7 +18,7 @@ from test_gguf import llama as small_llama
 import minilora as ml
 from minilora import ops
 from minilora.engine import backward, param
-from minilora.formats.gguf import read_gguf
+from minilora.formats.gguf import PACKINGS, read_gguf
 from minilora.formats.safetensors import AXES, MOST, read_arrays, write_arrays
 from minilora.memory import savers
 from minilora.memory.count import count
@@ -175,6 +175,12 @@ def test_a_gguf_file_of_as_many_tensors_as_there_is_room_for(tmp_path):
         path.write_bytes(head + b"\0" * more)
         with pytest.raises(ValueError, match=says):
             read_gguf(path)
+
+
+@pytest.mark.parametrize("packing", PACKINGS.values(), ids=lambda packing: packing.name)
+def test_a_block_has_as_many_weights_as_its_packing_says(packing):
+    blocks = np.zeros((3, packing.nbytes), np.uint8)
+    assert packing.unpack(blocks).shape == (3, packing.weights)
 
 
 def test_a_gguf_file_that_says_little_gets_the_usual_numbers(tmp_path):
