@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import inspect
 import json
 import signal
 import struct
@@ -313,3 +314,10 @@ def test_a_corrected_gradient_reaches_the_step_once(clip):
     ml.train(tuned, BATCHES[:1], steps=1, lr=1e9, eps=1e9, betas=(0.0, 0.0), clip=clip)
     for key, a in tuned.trainable.items():
         assert np.abs(a - start[key] + wanted[key]).max() < 1e-6 * np.abs(wanted[key]).max() + 1e-12
+
+
+def test_adamw_has_torch_s_defaults():
+    for function in (AdamW, ml.train):
+        defaults = {k: p.default for k, p in inspect.signature(function).parameters.items()}
+        assert defaults["betas"] == (0.9, 0.999) and defaults["eps"] == 1e-8
+        assert defaults["weight_decay"] == 0.0
