@@ -2,7 +2,9 @@
 
 import importlib
 import importlib.util
+import inspect
 import json
+import signal
 import struct
 import warnings
 
@@ -17,13 +19,14 @@ from test_gguf import llama as small_llama
 import minilora as ml
 from minilora import ops
 from minilora.engine import backward, param
-from minilora.formats.gguf import read_gguf
+from minilora.formats.gguf import PACKINGS, read_gguf
 from minilora.formats.safetensors import AXES, MOST, read_arrays, write_arrays
 from minilora.memory import savers
 from minilora.memory.count import count
 from minilora.tuning import checkpoints
+from minilora.tuning.callbacks import Callback
 from minilora.tuning.history import History
-from minilora.tuning.optim import AdamW
+from minilora.tuning.optim import AdamW, clip_factor
 
 training = importlib.import_module("minilora.tuning.train")  # ml.train is the function
 
@@ -80,6 +83,12 @@ def test_a_step_that_frees_gradients_keeps_none(saver, monkeypatch):
     savers.step(tuned, saver)(BATCHES[0][0])
     kept = [leaf.grad is not None for leaf in leaves[-1].values()]
     assert kept == [not saver.frees] * len(kept)
+
+
+def test_the_gradient_of_the_output_has_its_shape():
+    x = param(np.ones((2, 3)))
+    with pytest.raises(ValueError, match=r"dout has shape \(3,\), wanted \(2, 3\)"):
+        backward(ops.mul(x, x), np.ones(3))
 
 
 # ---------------------------------------- counts and ledgers
@@ -169,6 +178,12 @@ def test_a_gguf_file_of_as_many_tensors_as_there_is_room_for(tmp_path):
             read_gguf(path)
 
 
+@pytest.mark.parametrize("packing", PACKINGS.values(), ids=lambda packing: packing.name)
+def test_a_block_has_as_many_weights_as_its_packing_says(packing):
+    blocks = np.zeros((3, packing.nbytes), np.uint8)
+    assert packing.unpack(blocks).shape == (3, packing.weights)
+
+
 def test_a_gguf_file_that_says_little_gets_the_usual_numbers(tmp_path):
     model = small_llama()
     about, tensors = parts(model)
@@ -196,7 +211,7 @@ def test_a_checkpoint_is_an_adapter(name, tmp_path):
     loaded = ml.load_adapter(base(), path)
     assert loaded.method == name and list(loaded.layers) == list(tuned.layers)
     assert np.array_equal(loaded.logits(BATCHES[0][0]), tuned.logits(BATCHES[0][0]))
-    with pytest.raises(ValueError, match="its base has the fingerprint [0-9a-f]{8}, this one"):
+    with pytest.raises(ValueError, match=r"its base has the fingerprint [0-9a-f]{8}, this"):
         ml.load_adapter(make_llama(seed=7), path)
 
 
@@ -259,3 +274,50 @@ def test_minus_and_division_of_tensors():
     backward(ops.sum(-a / b - b))
     assert np.allclose(a.grad, [-1 / 4, -1 / 5])
     assert np.allclose(b.grad, [2 / 16 - 1, -3 / 25 - 1])
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_an_interrupted_run_says_where_it_goes_on(kept, tmp_path):
+    class CtrlC(Callback):
+        def step(self, run):
+            signal.raise_signal(signal.SIGINT)
+
+    path = tmp_path / "run.safetensors" if kept else None
+    with pytest.raises(KeyboardInterrupt) as caught:
+        ml.train(tune("lora"), BATCHES, steps=3, lr=0.01, checkpoint=path, callbacks=[CtrlC()])
+    goes_on = f"; resume=True goes on from {path}" if kept else ""
+    assert str(caught.value) == f"train: stopped after step 1 of 3{goes_on}"
+
+
+def test_a_warm_up_as_long_as_the_run_reaches_the_rate():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        history = ml.train(tune("lora"), BATCHES, steps=2, lr=0.01, warmup=2)
+    assert history.rates == [0.005, 0.01]
+    with pytest.warns(UserWarning, match="warmup is 3, steps is 2: the rate never reaches lr"):
+        ml.train(tune("lora"), BATCHES, steps=2, lr=0.01, warmup=3)
+
+
+@pytest.mark.parametrize("clip", [None, 0.1])
+def test_a_corrected_gradient_reaches_the_step_once(clip):
+    """With a huge eps AdamW's first step is -lr·g/eps: the gradient that it got shows."""
+    tuned = shake(tune("lora_fa", corrected=True))
+    _, grads = training.gradients(tuned, BATCHES[:1])
+    factor = 1.0 if clip is None else clip_factor(grads, clip)
+    wanted = {}
+    for name, arrays in tuned.layers.items():
+        key = tuned.key(name, "B")
+        rule = {"B": factor * grads[key]}
+        tuned.record.grad_rule(arrays, rule, tuned.options)
+        wanted[key] = rule["B"]
+    start = {key: a.copy() for key, a in tuned.trainable.items()}
+    ml.train(tuned, BATCHES[:1], steps=1, lr=1e9, eps=1e9, betas=(0.0, 0.0), clip=clip)
+    for key, a in tuned.trainable.items():
+        assert np.abs(a - start[key] + wanted[key]).max() < 1e-6 * np.abs(wanted[key]).max() + 1e-12
+
+
+def test_adamw_has_torch_s_defaults():
+    for function in (AdamW, ml.train):
+        defaults = {k: p.default for k, p in inspect.signature(function).parameters.items()}
+        assert defaults["betas"] == (0.9, 0.999) and defaults["eps"] == 1e-8
+        assert defaults["weight_decay"] == 0.0

@@ -493,6 +493,7 @@ def main() -> int:
     about = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     about.add_argument("--kills", type=int, default=300)
     about.add_argument("--faults", type=int, default=40, help="rounds of each of the other faults")
+    about.add_argument("--seconds", type=float, default=1e9, help="start no round after this")
     about.add_argument("--kinds", default=",".join([*KILLS, *OTHERS]))
     about.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**9))
     about.add_argument("--record", type=Path, help="a JSON file for the counts")
@@ -501,12 +502,15 @@ def main() -> int:
     print(f"faults: seed {asked.seed}; a full disk is", end=" ")
     print("a tmpfs" if may_mount() else "a limit on the size of files", flush=True)
     share = sum(KILLS[kind][1] for kind in kinds if kind in KILLS)
+    end = time.monotonic() + asked.seconds
     counts, lost = collections.Counter(), []
     for kind in kinds:
         times = asked.faults
         if kind in KILLS:
             times = max(1, round(asked.kills * KILLS[kind][1] / share)) if asked.kills else 0
         for n in range(times):
+            if time.monotonic() > end:
+                break
             with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as top:
                 os.chmod(top, 0o755)
                 how = rng.choice((signal.SIGKILL, signal.SIGTERM))

@@ -458,7 +458,8 @@ def main() -> None:
     print(table(records))
     kernels = os.environ["MINILORA_KERNELS"]
     print(f"seed {asked.seed}, kernels {kernels}, {time.monotonic() - start:.0f} s; {asked.out}")
-    write(asked.out, {"seed": asked.seed, "mutants": records})
+    before = {"killed_before": len(old)} if asked.again else {}
+    write(asked.out, {"seed": asked.seed, **before, "mutants": records})
 
 
 def _key(record):

@@ -78,11 +78,12 @@ class Case:
 
 CASES = (
     Case("oldest", "oldest"),
+    Case("oldest; pages alone", "oldest", {"MINILORA_KERNELS": "numpy"}),
     Case("newest", "newest"),
     Case("no numba", "no numba"),
     Case("no tbb", "no tbb"),
     Case("JIT off", "newest", {"NUMBA_DISABLE_JIT": "1"}),
-    Case("pages alone", "newest", {"MINILORA_KERNELS": "numpy"}),
+    Case("newest; pages alone", "newest", {"MINILORA_KERNELS": "numpy"}),
     Case("C locale", "newest", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
     Case("a path with ä", "spaces and ä ß 文"),
     Case("read-only, no home", "newest", {"HOME": None, "XDG_CACHE_HOME": None}, nobody=True),

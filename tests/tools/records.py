@@ -43,7 +43,10 @@ def mutations(record) -> list[str]:
         killed = mine.count("killed")
         share = f"{100 * killed / len(mine):.1f} %"
         rows.append([room, len(mine), killed, len(mine) - killed, share])
-    return markdown(["room", "mutants", "killed", "survived", "killed, of all"], rows)
+    lines = markdown(["room", "mutants", "killed", "survived", "killed, of all"], rows)
+    if before := record.get("killed_before"):
+        lines += ["", f"Before the new tests, {before} of {len(record['mutants'])} were killed."]
+    return lines
 
 
 def fuzz(record) -> list[str]:
