@@ -450,7 +450,8 @@ def _draw_shift(axes, records):
     common.plain_log(axes.xaxis)
     common.plain_log(axes.yaxis)
     title = "each scaling, λ, start and rate (bars: sd of\n5 seeds, of 2 where the rate was not chosen)"
-    axes.legend(title=title, loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=11)
+    axes.legend(title=title, loc="upper right", fontsize=11, title_fontsize=11)
+    axes.set_ylim(top=2.5)
 
 
 def _draw_few(axes, records, tuned):
