@@ -322,8 +322,13 @@ def _trace() -> set[tuple[str, int]]:
         return monitoring.DISABLE
 
     monitoring.use_tool_id(monitoring.COVERAGE_ID, "mutate")
-    monitoring.register_callback(monitoring.COVERAGE_ID, monitoring.events.LINE, line)
-    monitoring.set_events(monitoring.COVERAGE_ID, monitoring.events.LINE)
+    def start(code, offset):  # the one line of a lambda is no event of its own
+        return line(code, code.co_firstlineno)
+
+    events = monitoring.events
+    monitoring.register_callback(monitoring.COVERAGE_ID, events.LINE, line)
+    monitoring.register_callback(monitoring.COVERAGE_ID, events.PY_START, start)
+    monitoring.set_events(monitoring.COVERAGE_ID, events.LINE | events.PY_START)
     return lines
 
 
