@@ -161,9 +161,13 @@ def at_level(points: list[dict[str, Any]], level: float) -> dict[int, float]:
 
 
 def less_full(s: dict[str, Any], method: str, level: float = LEVEL) -> Estimate:
-    """What is kept at equal learning, less what full fine-tuning keeps, seed by seed."""
+    """What is kept by runs that reach the level, less what full fine-tuning keeps, seed by seed;
+    without a number where no seed has both.
+    """
     ours, theirs = (s["levels"][level][name] for name in (method, "full"))
     seeds = sorted(set(ours) & set(theirs))
+    if not seeds:
+        return Estimate(None, None, 0)
     return difference([ours[k] for k in seeds], [theirs[k] for k in seeds])
 
 
