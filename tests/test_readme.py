@@ -77,6 +77,9 @@ def test_the_table_is_the_committed_record(record):
 def test_what_is_said_of_smollm2_is_the_studys_record():
     shown = dict(pages.records(ROOT / "README.md"))
     assert shown == {"language_model": pages.table("language_model")}
+    summary = studies.study("language_model").summary(pages.whole("language_model"))
+    assert f"The base answers {100 * summary['base']['general']:.0f} % of them" in PROSE
+    assert max(row["general"].mean for row in summary["methods"].values()) <= 0.05
 
 
 def test_what_is_said_of_training_from_scratch_is_the_studys_record(record):

@@ -22,7 +22,9 @@ PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "do
 PAGES += [f"notebooks/{p.name}" for p in sorted((ROOT / "notebooks").glob("*.ipynb"))]
 OWN = "index.md", "calculator.md", "api.md"  # of this folder
 LISTED = ".py", ".ipynb", ".json"  # of a folder
-SHOWN = {".py": "python", ".json": "json", ".toml": "toml", "": "text"}  # files shown as they are
+SHOWN = {  # suffix of a file that is shown as it is -> its language
+    ".py": "python", ".json": "json", ".toml": "toml", ".gift": "text", "": "text"
+}  # fmt: skip
 LINK = re.compile(r"(!?\[[^\]\[]*(?:!\[[^\]]*\]\([^)]*\))?\])\((?!\w+:|#)([^)\s#]+)(#[^)\s]*)?\)")
 # a picture that is a link, as GitHub wants it to have a width
 PICTURE = re.compile(r'<a href="([^"]+)"><img src="([^"]+)" width="\d+" alt="([^"]*)"></a>')
