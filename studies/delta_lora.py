@@ -413,7 +413,8 @@ QUESTIONS = (
     Question(
         "D1",
         "Moving W by the change of B A gives more than LoRA, where W moves from the first step",
-        "everything but s and AdamW's ε, which are (1 + λ) times as large in LoRA; no clipping; float64",
+        "everything but s and AdamW's ε, which are (1 + λ) times as large in LoRA; no clipping; "
+        "float64",
         "does not hold: the losses are LoRA's with (1 + λ) s to rounding; else holds",
         "a difference above rounding",
         "later starts: those are no LoRA of that rank, and have a change of rank 2r",
@@ -449,7 +450,10 @@ def _draw_shift(axes, records):
     axes.set_title("Data that change half-way: learned, kept")
     common.plain_log(axes.xaxis)
     common.plain_log(axes.yaxis)
-    title = "each scaling, λ, start and rate (bars: sd of\n5 seeds, of 2 where the rate was not chosen)"
+    title = (
+        "each scaling, λ, start and rate (bars: sd of\n"
+        "5 seeds, of 2 where the rate was not chosen)"
+    )
     axes.legend(title=title, loc="upper right", fontsize=11, title_fontsize=11)
     axes.set_ylim(top=2.5)
 

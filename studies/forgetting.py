@@ -210,8 +210,8 @@ def _forgets_less(s):
         if level != LEVEL and less_full(s, "lora", level).n > 1
     )
     return Finding(
-        f"share kept by the run that keeps most among those with a past tense of at least {LEVEL:g}, "
-        f"LoRA less full fine-tuning: "
+        "share kept by the run that keeps most among those with a past tense of at least "
+        f"{LEVEL:g}, LoRA less full fine-tuning: "
         f"{shown(found)}; {others}",
         verdict,
         p,

@@ -337,8 +337,8 @@ def _words_faster(s):
     saved = ratios[best]["saved"]
     verdict, p = higher(saved, 0.1)
     return Finding(
-        f"mean over seeds of the share: the ratio that validation chose, {best}, saves {shown(saved.times(100), '+.0f', '%')} of "
-        f"LoRA's steps to a loss of {target}; ratio 16: "
+        f"mean over seeds of the share: the ratio that validation chose, {best}, saves "
+        f"{shown(saved.times(100), '+.0f', '%')} of LoRA's steps to a loss of {target}; ratio 16: "
         f"{shown(ratios[16]['saved'].times(100), '+.0f', '%')}",
         verdict,
         p,
@@ -426,7 +426,7 @@ def table(records: list[Record]) -> str:
     toy_head = ["width n", "best equal rate", "· √n", "steps", "steps at (0.316/n, 1)", "known"]
     layer_head = ["width", "fewest steps, equal rates", "any pair", "log₁₀ η_B/η_A", "from, to"]
     words_head = ["ratio", *(f"η_A, steps to {t:g}" for t in TARGETS), "steps saved"]
-    words_head.append(f"at η_A {last['untuned']['lr']:g} for all")
+    words_head.append(f"steps saved, all at η_A {last['untuned']['lr']:g}")
     return "\n\n".join(
         [
             markdown(toy_head, toys),

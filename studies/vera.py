@@ -238,8 +238,9 @@ def _moves(s):
         apart = max(f["logits_apart"] for f in found)
         sure &= arrays == answers == len(found)
         said.append(
-            f"{name}: in {arrays} of {len(found)} × one file another process drew the same arrays, in "
-            f"{answers} it gave the same likeliest tokens; logits at most {apart:.0e} apart"
+            f"{name}: in {arrays} of {len(found)} × one file another process drew the same "
+            f"arrays, in {answers} it gave the same likeliest tokens; logits at most {apart:.0e} "
+            "apart"
         )
     small, large = (files[VARIANT_RANK][k] for k in ("bytes", "bytes_with_projections"))
     text = (
