@@ -281,7 +281,7 @@ def cheaper_at_equal_quality(arms, ours, theirs, cost, useful=0.5) -> Finding:
     listed = "; ".join(
         f"{name} ({arms[name]['exact_match']:.3f}) needs {100 * (share - 1):+.1f} % beside "
         f"{other} ({arms[other]['exact_match']:.3f})"
-        + ("" if as_good(even, MARGIN)[0] == HOLDS else " and is less good")
+        + ("" if as_good(even, MARGIN)[0] == HOLDS else ", not surely as good")
         for name, other, even, share in told
     )
     alone = [name for name, other, _, _ in pairs if not other]
