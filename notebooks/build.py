@@ -30,6 +30,7 @@ from minilora.check import kept
 
 HERE = Path(__file__).parent
 FIGURES = HERE.parent / "docs" / "figures" / "course"
+EMPTY = "# your code here"  # in a cell that is a solution as a whole
 WIDTH = 480  # pixels of a small copy: twice what the README shows
 SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n.*?^ *### END SOLUTION\n?", re.M | re.S)
 SECONDS = 1800  # a cell may take at most so long: a busy machine is no error
@@ -71,7 +72,7 @@ def cell(kind: list[str], text: str, number: str, solved: bool):
         words = re.fullmatch(r'r?"""\n(.*)"""', text.strip(), re.S)[1]
         return nbformat.v4.new_markdown_cell(words.strip(), id=number)
     code = text if solved else SOLUTION.sub(blank, text)
-    made = nbformat.v4.new_code_cell(textwrap.dedent(code).strip(), id=number)
+    made = nbformat.v4.new_code_cell(textwrap.dedent(code).strip() or EMPTY, id=number)
     if kind == ["figure"]:
         made.metadata["tags"] = kind
     elif kind:

@@ -233,7 +233,7 @@ def test_a_row_that_runs_alone_shows_its_bar(capsys):
     settings = Settings().changed(steps=2, train_size=20)
     for progress, shown in ((True, True), (False, False)):
         seed_run(settings, "lora", 0.01, 1, progress=progress)
-        assert ("LoRA: 100%" in capsys.readouterr().err) == shown
+        assert ("LoRA: " in capsys.readouterr().err) == shown
 
 
 def test_an_interrupted_comparison_keeps_its_rows(tmp_path, capsys, monkeypatch):
