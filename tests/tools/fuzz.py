@@ -124,6 +124,8 @@ def use_checkpoint(path) -> None:
         history = ml.train(tuned, BATCH, **how)
         if len(history.losses) != 3 or not all(map(math.isfinite, history.losses)):
             raise Useless(f"a history of {history.losses}")
+    except Diverged:  # finite numbers may be too large for a step, which says where
+        pass
     except ValueError as error:
         refused = error
     use_tuned(ml.load_adapter(base(), path))
