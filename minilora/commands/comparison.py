@@ -70,7 +70,7 @@ def _comparison_options(p):
     )
     p.add_argument("--targets", type=names, help="q_proj,v_proj,… or all-linear (q_proj,v_proj)")
     p.add_argument("--steps", type=int, help="optimizer steps (150; category: 60)")
-    p.add_argument("--seeds", type=int, help="runs of each method (3)")
+    p.add_argument("--seeds", type=int, help="runs of each method (3; category: 1)")
 
 
 def settings_of(a):
