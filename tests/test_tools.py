@@ -99,6 +99,24 @@ def test_an_error_that_is_not_promised_is_an_escape(tmp_path, monkeypatch, error
     assert fuzz.outcome("csv", fuzz.example("csv"), tmp_path / "case") not in ("used", "refused")
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_a_case_that_does_not_end_is_ended_and_kept(tmp_path, monkeypatch):
+    """The worker is replaced, and the cases after it are run."""
+    import fuzz
+
+    def use(path):
+        while b"walk" not in path.read_bytes():
+            pass
+
+    monkeypatch.setitem(fuzz.READERS, "csv", (*fuzz.READERS["csv"][:1], use, "data.csv", ()))
+    monkeypatch.setattr(fuzz, "SECONDS", 0.02)
+    counts, escapes = fuzz.campaign(["csv"], 0, 300.0, tmp_path, most=8)
+    assert counts.total() == 8 and counts["csv", "escaped"] == len(escapes) >= 1
+    assert "ended or hung the process" in escapes[0]
+    kept = tmp_path / escapes[0].partition(":")[0]
+    assert b"walk" not in (kept / "data.csv").read_bytes()
+
+
 def test_the_tables_of_the_page_are_the_records():
     """python tests/tools/records.py writes them."""
     import records

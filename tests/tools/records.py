@@ -53,7 +53,10 @@ def fuzz(record) -> list[str]:
     rows = [[name, *counts.values()] for name, counts in record["cases"].items()]
     rows.append(["all", *(sum(row[i] for row in rows) for i in (1, 2, 3))])
     head = ["loader", "used", "refused", "escaped"]
-    return markdown(head, [[name, *(f"{n:,}" for n in counts)] for name, *counts in rows])
+    lines = markdown(head, [[name, *(f"{n:,}" for n in counts)] for name, *counts in rows])
+    if computed := record.get("computed"):
+        lines += ["", f"In {computed:,} seconds of one processor."]
+    return lines
 
 
 def faults(record) -> list[str]:
