@@ -129,14 +129,16 @@ def test_the_tables_of_the_page_are_the_records():
 
 
 CORPUS = sorted((TOOLS / "corpus").glob("*/"))
+USED = {"tokenizer-surrogate"}  # the model comes without a tokenizer, and a warning says so
 
 
 @pytest.mark.parametrize("folder", CORPUS, ids=lambda folder: folder.name)
-def test_what_once_escaped_is_refused(folder):
+def test_what_once_escaped_is_refused_or_used(folder):
     """Each folder is a case that a loader did not stand: <loader>-<what>."""
     import fuzz
 
-    assert fuzz.judged(folder.name.split("-")[0], folder) == "refused"
+    wanted = "used" if folder.name in USED else "refused"
+    assert fuzz.judged(folder.name.split("-")[0], folder) == wanted
 
 
 @pytest.mark.slow
