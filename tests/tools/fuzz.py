@@ -467,6 +467,7 @@ def campaign(readers, seed: int, seconds: float, keep: Path, most: int = 10**9):
         with tempfile.TemporaryDirectory(prefix="fuzz-", dir=where) as folder:
             reading, writing = os.pipe()
             if not (pid := os.fork()):
+                os.close(reading)  # so that a worker ends with this process: nobody reads then
                 cases, out = range(n, min(n + CASES, most)), os.fdopen(writing, "w")
                 _begin(work, readers, seed, cases, end, Path(folder), keep, out)
             os.close(writing)
