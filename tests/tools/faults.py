@@ -145,6 +145,7 @@ def child(function: Callable, *args) -> int:
         os.setsid()
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 1)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # see _listen
         code = function(*args) or 0
     except KeyboardInterrupt:
         code = 130
@@ -301,7 +302,7 @@ def kill_sweep(rng, how, top, side="two") -> None:
     _kill_command(sweep_line(top, side), how, rng.uniform(0, 1.1 * took))
     tidy(top, how == signal.SIGKILL)
     path = top / "s.jsonl"
-    before = [line for line in _bare(path, whole=False)] if path.exists() else []
+    before = _bare(path, whole=False) if path.exists() else []
     assert all(record in whole for record in before), "a record of other bits"
     assert _run(sweep_line(top, side)) == 0
     assert _bare(path) == whole, "it went on to other bits"
@@ -380,9 +381,13 @@ def _start(line, **how) -> subprocess.Popen:
     start = [sys.executable, "-m", "minilora", *line]
     variables = {**os.environ, "PYTHONPATH": str(small_lab())}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(
-        start, cwd=small_lab(), env=variables, start_new_session=True, **{**quiet, **how}
-    )
+    where = {"cwd": small_lab(), "env": variables, "start_new_session": True}
+    return subprocess.Popen(start, preexec_fn=_listen, **where, **{**quiet, **how})
+
+
+def _listen() -> None:
+    """To Ctrl-C, which a shell's background jobs ignore, and so do the processes they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _run(line) -> int:
@@ -601,8 +606,6 @@ def main() -> int:
     about.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**9))
     about.add_argument("--record", type=Path, help="a JSON file for the counts")
     asked = about.parse_args()
-    # a shell's background jobs ignore Ctrl-C, and so do the processes that they start
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     kinds, rng = asked.kinds.split(","), random.Random(asked.seed)
     print(f"faults: seed {asked.seed}; a full disk is", end=" ")
     print("a tmpfs" if may_mount() else "a limit on the size of files", flush=True)
