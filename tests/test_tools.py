@@ -128,6 +128,20 @@ def test_the_tables_of_the_page_are_the_records():
     assert records.read("fuzz")["escapes"] == [] and records.read("faults")["losses"] == []
 
 
+def test_a_second_campaign_is_added_to_the_record_of_the_first(tmp_path):
+    import records
+
+    path = tmp_path / "fuzz.json"
+    first = {"seed": 1, "cases": {"gguf": {"used": 3, "refused": 4}}, "escapes": []}
+    records.write(path, {**first, "computed": 2})
+    second = {"seed": 2, "cases": {"csv": {"used": 5}, "gguf": {"used": 1}}, "escapes": ["x"]}
+    assert records.added(path, second) == {
+        "seed": "1, 2",
+        "cases": {"gguf": {"used": 4, "refused": 4}, "csv": {"used": 5}},
+        "escapes": ["x"],
+    }
+
+
 CORPUS = sorted((TOOLS / "corpus").glob("*/"))
 USED = {"tokenizer-surrogate"}  # the model comes without a tokenizer, and a warning says so
 

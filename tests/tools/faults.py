@@ -297,7 +297,8 @@ def _kill_saver(saver, rng, how, top) -> None:
     tidy(top, how != signal.SIGINT)  # a function of the library: SIGTERM ends it as SIGKILL does
 
 
-def kill_sweep(rng, how, top, side="two") -> None:
+def kill_sweep(rng, how, top, side="") -> None:
+    side = side or rng.choice(("one", "two"))
     whole, took = undisturbed_sweep(side)
     _kill_command(sweep_line(top, side), how, rng.uniform(0, 1.1 * took))
     tidy(top, how == signal.SIGKILL)
@@ -605,6 +606,7 @@ def main() -> int:
     about.add_argument("--kinds", default=",".join([*KILLS, *OTHERS]))
     about.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**9))
     about.add_argument("--record", type=Path, help="a JSON file for the counts")
+    about.add_argument("--more", action="store_true", help="add to the counts that it has")
     asked = about.parse_args()
     kinds, rng = asked.kinds.split(","), random.Random(asked.seed)
     print(f"faults: seed {asked.seed}; a full disk is", end=" ")
@@ -637,7 +639,8 @@ def main() -> int:
         print(f"{name:24}{times:6}")
     print(f"faults: seed {asked.seed}, {sum(counts.values())} rounds, {len(lost)} losses")
     if asked.record:
-        records.write(asked.record, {"seed": asked.seed, "rounds": dict(counts), "losses": lost})
+        fields = {"seed": asked.seed, "rounds": dict(counts), "losses": lost}
+        records.write(asked.record, records.added(asked.record, fields) if asked.more else fields)
     return bool(lost)
 
 

@@ -529,6 +529,7 @@ def main() -> int:
     about.add_argument("--keep", type=Path, default=ROOT / "build" / "fuzz")
     about.add_argument("--case", type=Path, help="a folder that was kept: run it again")
     about.add_argument("--record", type=Path, help="a JSON file for the counts")
+    about.add_argument("--more", action="store_true", help="add to the counts that it has")
     asked = about.parse_args()
     if asked.case:
         said = judged(asked.case.resolve().name.split("-")[0], asked.case.resolve())
@@ -547,7 +548,7 @@ def main() -> int:
     if asked.record:
         fields = {"seed": asked.seed, "seconds": asked.seconds, "computed": round(computed)}
         fields |= {"cases": rows, "escapes": escapes}
-        records.write(asked.record, fields)
+        records.write(asked.record, records.added(asked.record, fields) if asked.more else fields)
     return bool(escapes)
 
 

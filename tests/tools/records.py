@@ -26,6 +26,21 @@ def write(path: Path, fields: dict[str, Any]) -> None:
     path.write_text(json.dumps({**fields, "made_with": about | versions}, indent=1) + "\n")
 
 
+def added(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields, and those of a campaign before this one whose record is at `path`: numbers are
+    added, lists are joined, both seeds are named.
+    """
+    before = json.loads(path.read_text(encoding="utf-8"))
+    seeds = f"{before['seed']}, {fields['seed']}"
+    return {**_sum({k: before.get(k) for k in fields}, fields), "seed": seeds}
+
+
+def _sum(a, b):
+    if isinstance(a, dict) and isinstance(b, dict):
+        return {k: _sum(a.get(k), b.get(k)) for k in {**a, **b}}
+    return a if b is None else b if a is None else a + b
+
+
 def read(name: str) -> dict[str, Any]:
     return json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))
 
