@@ -99,6 +99,21 @@ def test_an_error_that_is_not_promised_is_an_escape(tmp_path, monkeypatch, error
     assert fuzz.outcome("csv", fuzz.example("csv"), tmp_path / "case") not in ("used", "refused")
 
 
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux")
+def test_the_memory_of_a_case_is_its_own(tmp_path, monkeypatch):
+    """A case of many bytes does not hide those of the next one."""
+    import fuzz
+
+    sizes = iter([150, 250, 1])  # MiB
+
+    def use(path):
+        bytearray(next(sizes) << 20)
+
+    monkeypatch.setitem(fuzz.READERS, "csv", (*fuzz.READERS["csv"][:1], use, "data.csv", ()))
+    said = [fuzz.outcome("csv", fuzz.example("csv"), tmp_path / "case") for _ in range(3)]
+    assert said[0] == said[2] == "used" and said[1].startswith("took 2"), said
+
+
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 def test_a_case_that_does_not_end_is_ended_and_kept(tmp_path, monkeypatch):
     """The worker is replaced, and the cases after it are run."""
