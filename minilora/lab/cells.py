@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..bench import machine
-from ..support.files import check_kind, make_folder, parse_json, read_text, write_atomically
+from ..support.files import check_kind, make_folder, naming, parse_json, read_text, write_atomically
 from ..support.locks import writing
 from ..support.values import whole
 from .workers import each
@@ -126,7 +126,7 @@ def _key(cell: Cell) -> str:
 
 def _append(path: str | Path, record: Record) -> None:
     """A line at the end of a file, which another run may be writing to as well."""
-    with writing(path), open(path, "ab+") as file:
+    with naming(path), writing(path), open(path, "ab+") as file:
         file.seek(max(0, file.tell() - 1))
         if file.read(1) not in (b"", b"\n"):  # a run was killed while it wrote its line
             file.seek(0)

@@ -31,6 +31,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 os.environ.setdefault("MINILORA_KERNELS", "numpy")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -43,6 +44,7 @@ from conftest import make_llama
 
 import minilora as ml
 from minilora.cli import main as command
+from minilora.cli import parser
 from minilora.formats.safetensors import read_arrays
 from minilora.llama.model import init_params
 from minilora.support import files
@@ -462,7 +464,7 @@ def full(rng, top) -> None:
         if may_mount():
             free = os.statvfs(place)
             filler.write_bytes(bytes(max(0, free.f_bavail * free.f_frsize - left)))
-        code = ended(child(_write_until_full, place, left, rng.randrange(3)))
+        code = ended(child(_write_until_full, place, left, rng.choice([*WRITERS])))
         assert code in (0, 1), f"ended with {code}"
         filler.unlink(missing_ok=True)
         tidy(place, False)
@@ -470,6 +472,8 @@ def full(rng, top) -> None:
         ml.load_adapter(model(), place / "adapter")
         if (place / "run.safetensors").exists():
             ml.load_adapter(model(), place / "run.safetensors")
+        if (place / "records.jsonl").exists():
+            _write_records(place)  # it goes on where it stopped
         if code:  # what could not be replaced is as it was
             for path, data in before.items():
                 assert path.exists() and (code == 0 or path.read_bytes() == data), path
@@ -480,20 +484,44 @@ def _write_until_full(place, left, what) -> int:
     if not may_mount():
         resource.setrlimit(resource.RLIMIT_FSIZE, (left, left))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    tuned = ml.attach(model(), "lora", rank=4)
     try:
-        if what == 0:
-            ml.save_model(other(2), place / "base")
-        elif what == 1:
-            ml.save_adapter(tuned, place / "adapter")
-        else:
-            ids = np.array([[1, 2, 3]])
-            keep = {"checkpoint": place / "run.safetensors", "checkpoint_every": 1}
-            ml.train(tuned, [(ids, ids)], steps=3, lr=0.01, **keep)
+        WRITERS[what](place)
     except OSError as error:
-        assert str(place) in str(error), f"does not name the place: {error}"
+        assert str(place) in str(error), f"{what} does not name the place: {error}"
         return 1
     return 0
+
+
+def _train_here(place) -> None:
+    """With checkpoints, an adapter and a log."""
+    asked = parser().parse_args(train_line(place))
+    asked.command(asked)
+
+
+def _write_records(place) -> None:
+    from minilora.lab import cells
+
+    mine = [{"n": n, "text": "x" * 500} for n in range(40)]
+    with mock.patch.object(cells, "each", _here):
+        found = cells.run(dict, mine, place / "records.jsonl", progress=False)
+    assert [record["result"] for record in found] == mine
+
+
+def _write_page(place) -> None:
+    from test_report import make_results
+
+    from minilora.lab import report
+
+    report.write_all(make_results(), place / "page")
+
+
+WRITERS: dict[str, Callable] = {
+    "model": lambda place: ml.save_model(other(2), place / "base"),
+    "adapter": lambda place: ml.save_adapter(ml.attach(model(), "lora", rank=4), place / "adapter"),
+    "train": _train_here,
+    "records": _write_records,
+    "page": _write_page,
+}
 
 
 def read_only(rng, top) -> None:
@@ -577,19 +605,19 @@ def two_writers(rng, top) -> None:
 
 
 def _many_records(path, part) -> None:
-    from unittest import mock
-
     from minilora.lab import cells
 
-    def here(function, calls, *_):
-        for place, call in enumerate(calls):
-            time.sleep(0.001)
-            yield place, function(*call)
-
-    with mock.patch.object(cells, "each", here):
+    with mock.patch.object(cells, "each", _here):
         for _ in range(4):  # a run, then it goes on
             mine = [{"n": n} for n in range(40) if n % 2 == part]
             cells.run(dict, mine, path, progress=False)
+
+
+def _here(function, calls, *_):
+    """In place of the workers."""
+    for place, call in enumerate(calls):
+        time.sleep(0.001)
+        yield place, function(*call)
 
 
 OTHERS = {"full": full, "read_only": read_only, "removed": removed, "two_writers": two_writers}
