@@ -473,7 +473,7 @@ def full(rng, top) -> None:
         if (place / "run.safetensors").exists():
             ml.load_adapter(model(), place / "run.safetensors")
         if (place / "records.jsonl").exists():
-            _write_records(place)  # it goes on where it stopped
+            assert ended(child(_write_records, place)) == 0  # it goes on where it stopped
         if code:  # what could not be replaced is as it was
             for path, data in before.items():
                 assert path.exists() and (code == 0 or path.read_bytes() == data), path

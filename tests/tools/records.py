@@ -92,7 +92,7 @@ def portability(record) -> list[str]:
 
 def stress(record) -> list[str]:
     kib = f"{record['grown'] / 1024:,.0f} KiB more memory than after a tenth of them, at most"
-    off = f"{record['off']:.0e} of the largest entry off the page in float64, at most"
+    off = f"{record['off']:.1e} of the largest entry off the page in float64, at most"
     rows = [
         ["steps of LoRA on a tiny model", f"{record['steps']:,}", kib],
         [f"shapes of the {record['twins']} twins, in turn", f"{record['shapes']:,}", off],
