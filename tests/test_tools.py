@@ -107,7 +107,7 @@ def test_the_memory_of_a_case_is_its_own(tmp_path, monkeypatch):
     sizes = iter([150, 250, 1])  # MiB
 
     def use(path):
-        bytearray(next(sizes) << 20)
+        assert b"x" * (next(sizes) << 20)
 
     monkeypatch.setitem(fuzz.READERS, "csv", (*fuzz.READERS["csv"][:1], use, "data.csv", ()))
     said = [fuzz.outcome("csv", fuzz.example("csv"), tmp_path / "case") for _ in range(3)]
@@ -140,7 +140,10 @@ def test_the_tables_of_the_page_are_the_records():
     assert [name for name, _ in shown] == list(records.KINDS)
     for name, text in shown:
         assert text == records.table(name), name
-    assert records.read("fuzz")["escapes"] == [] and records.read("faults")["losses"] == []
+    assert records.read("faults")["losses"] == []
+    fuzz = records.read("fuzz")
+    escaped, mended = {said.partition(":")[0] for said in fuzz["escapes"]}, fuzz.get("mended", {})
+    assert escaped == mended.keys() and {*mended.values()} <= {folder.name for folder in CORPUS}
 
 
 def test_a_second_campaign_is_added_to_the_record_of_the_first(tmp_path):

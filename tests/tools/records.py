@@ -71,6 +71,8 @@ def fuzz(record) -> list[str]:
     lines = markdown(head, [[name, *(f"{n:,}" for n in counts)] for name, *counts in rows])
     if computed := record.get("computed"):
         lines += ["", f"In {computed:,} seconds of one processor."]
+    if mended := record.get("mended"):  # written into the record by who mends: case -> its test
+        lines[-1] += f" What escaped was mended, and is a test now: {', '.join(mended.values())}."
     return lines
 
 
