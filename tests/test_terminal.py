@@ -123,7 +123,8 @@ def test_the_bench_prints_the_first_columns_while_it_measures():
     assert first[0].split() == ["M,", "K,", "N", "FLOP/byte", "three", "loops", "reordered"]
     others = list(tables.others("ladder", [record], 60))
     assert others[0] == "" and others[1].split()[3:] == ["tiled", "register", "tile", "BLAS"]
-    assert list(tables.others("ladder", [record], 200)) == list(tables.others("ladder", [], 60)) == []
+    assert not list(tables.others("ladder", [record], 200))
+    assert not list(tables.others("ladder", [], 60))
 
 
 def test_the_line_of_a_row_fits_into_80_columns():
