@@ -1,11 +1,13 @@
 """What is printed where a terminal is narrow, knows few characters, or has gone."""
 
+import ast
 import contextlib
 import json
 import os
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from test_report import a_row, make_results
@@ -18,6 +20,7 @@ from minilora.support import terminal
 from minilora.support.files import data_folder
 
 BENCH, WAYS = data_folder() / "results" / "bench", tables.WAYS
+PACKAGE, ERRORS = Path(tables.__file__).parent.parent, terminal.ERRORS
 
 SCRIPT = """
 from minilora.check import check_pair
@@ -58,6 +61,21 @@ def test_a_terminal_of_few_characters(folder, encoding):
         env={**os.environ, "PYTHONIOENCODING": encoding},
     )
     assert b"dx is right" in done.stdout and done.returncode == 0
+
+
+def test_every_sign_of_the_program_s_own_texts_has_a_plain_one():
+    """A lesson's feedback, a help text, a table: no question mark stands for a sign of formulas."""
+    phonemes = set("ɑæʌɔäïɛɝɪöʊʧðʤŋʃθʒ")  # letters of a task, not of a formula
+    signs = set()
+    for path in PACKAGE.rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        docstrings = [node.value for node in nodes if isinstance(node, ast.Expr)]
+        texts = [n.value for n in nodes if isinstance(n, ast.Constant) and n not in docstrings]
+        signs |= {c for text in texts if isinstance(text, str) for c in text if ord(c) > 127}
+    signs = {c for c in signs if c.isprintable()} - phonemes - {"\ufffd"}
+    missing = [c for c in signs if b"?" in c.encode("ascii", ERRORS)]
+    assert signs and not missing
+    assert "10⁻⁶ A⁻¹".encode("ascii", ERRORS) == b"10^-6 A^-1"
 
 
 def test_a_narrow_terminal(folder):

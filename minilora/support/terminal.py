@@ -39,6 +39,18 @@ PLAIN = {  # character -> what stands for it where the encoding lacks it
     "ᵀ": "^T",
     "₀": "0",
     "²": "^2",
+    "³": "^3",
+    "⁶": "^6",
+    "⁹": "^9",
+    "¹": "^1",
+    "⁻": "^-",
+    "µ": "u",
+    "α": "alpha",
+    "ε": "epsilon",
+    "η": "eta",
+    "ρ": "rho",
+    "σ": "sigma",
+    "Σ": "Sum ",
 }
 
 
@@ -47,7 +59,7 @@ def _plain(error):
     if not isinstance(error, UnicodeEncodeError):
         raise error
     missing = error.object[error.start : error.end]
-    return "".join(PLAIN.get(c, "?") for c in missing), error.end
+    return "".join(PLAIN.get(c, "?") for c in missing).replace("^-^", "^-"), error.end
 
 
 codecs.register_error(ERRORS, _plain)
