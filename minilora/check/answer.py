@@ -111,7 +111,8 @@ def _number(exercise, answer) -> Judgement:
     except (TypeError, ValueError, OverflowError):
         given = None
     if given is None or np.ndim(answer):
-        return Judgement("failed", f"got {_an(type(answer).__name__)}, wanted a number")
+        words = ", without quotes" if isinstance(answer, str) else ""
+        return Judgement("failed", f"got {_an(type(answer).__name__)}, wanted a number{words}")
     right = float(exercise.number())
     if agree(given, right, exercise.tolerance):
         return Judgement("passed", f"{right:,g} is right. {exercise.because}")

@@ -6,10 +6,10 @@ import numpy as np
 
 from ...methods import lora_fa, vera
 from ...methods.lora import lora_backward, lora_forward
-from ...support.meta import arrays_in
 from ..slips import Case, Outputs
 from . import lora
 from .exercise import blank, blank_pair, both, draw, rank, rows, widths
+from .held import how_held
 
 
 def lora_arrays(rng):
@@ -27,8 +27,11 @@ def vera_arrays(rng):
     return found
 
 
-KEPT = "x in the cache"  # an output of a pair that must not keep x: 1 where it does, else 0
-KEEPS_X = "the cache holds x, or a copy of it: no gradient here reads it"
+KEPT = "x in the cache"  # an output of a pair that must not keep x: 0, or how it is held
+KEEPS_X = {  # said where it is 1 or 2
+    1: "the cache holds x, or a copy of it: no gradient here reads it",
+    2: "x stays in memory after forward: a variable outside of it, or an object, holds it",
+}
 
 
 def pair_cases(arrays, forward, backward, summed, adapter, keeps_x=True):
@@ -43,24 +46,20 @@ def pair_cases(arrays, forward, backward, summed, adapter, keeps_x=True):
 
     def cases(rng):
         paths = dict(rows=("dy", "x"), summed=summed, two_paths=("y", "dx"), adapter=adapter)
-        slips = {} if keeps_x else {KEEPS_X: lambda **_: [{KEPT: 1.0}]}
+        held = {} if keeps_x else KEEPS_X
+        slips = {says: lambda how=how, **_: [{KEPT: float(how)}] for how, says in held.items()}
         return [Case(args, reference, slips=slips, **paths) for args in arrays(rng)]
 
     return cases
 
 
-def _holds(a, x) -> bool:
-    """Has an array the numbers of x, in whatever order and precision?"""
-    return a.size == x.size and np.allclose(np.sort(a, axis=None), np.sort(x, axis=None), atol=1e-5)
-
-
 def without_x(forward, backward):
-    """As `both`, and whether the cache holds x."""
+    """As `both`, and how x is held after forward."""
     run = both(forward, backward)
 
     def run_and_look(dy, x, *args):
         outputs = run(dy, x, *args)
-        return (*outputs, float(any(_holds(a, x) for a in arrays_in(forward(x, *args)[1]))))
+        return (*outputs, float(how_held(forward, x, *args)))
 
     return run_and_look
 

@@ -1,9 +1,11 @@
 """Notebook 11, a real language model: the likeliest of ten, and an adapter for each row."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ...methods.lora import count
-from ..slips import Case
+from ..slips import Case, Outputs
 from .exercise import blank, broken, draw, predict, rows
 from .lora import shapes
 
@@ -20,11 +22,17 @@ def best_of_all(logits, among):
 
 def best_cases(rng):
     """For token = f(logits, among): the tokens stand in no order."""
+    slips: dict[str, Callable[..., list[Outputs]]] = {
+        "that is a place in `among`: return the token that stands there": lambda logits, among: [
+            {"token": logits[:, among].argmax(axis=1)}
+        ],
+        "all tokens competed, not only those in `among`": lambda **a: [best_of_all(**a)],
+    }
     cases = []
     for N in (rows(rng), rows(rng), 7):
         V = int(rng.integers(18, 30))
         among = rng.choice(V, 4, replace=False)
-        cases.append(Case({**draw(rng, logits=(N, V)), "among": among}, best_of))
+        cases.append(Case({**draw(rng, logits=(N, V)), "among": among}, best_of, slips=slips))
     return cases
 
 
