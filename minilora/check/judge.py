@@ -19,14 +19,16 @@ class Judgement(NamedTuple):
     slip: str | None = None
 
 
-def judge(cases: Sequence[Case], returned: Sequence[Any]) -> Judgement:
+def judge(
+    cases: Sequence[Case], returned: Sequence[Any], names: Sequence[str] | None = None
+) -> Judgement:
     """Compare what a function returned in each case; say what is wrong first.
 
-    returned: by `call_each`, one for each case.
+    returned: by `call_each`, one for each case. names: of the outputs to look at; None: all.
     """
     runs, faults = sort_out(cases, returned)
     for case, outputs in runs:
-        wrong = [name for name in case.true if not is_right(case, outputs, name)]
+        wrong = [name for name in names or case.true if not is_right(case, outputs, name)]
         if wrong:
             judgement = _wrong(case, outputs, wrong, runs)
             also = tuple(("other shapes", fault.says) for fault in faults[:1])

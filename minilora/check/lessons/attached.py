@@ -94,10 +94,13 @@ def ledger_cases(rng):
             ledger,
             slips={
                 "a number of float32 has 4 bytes": lambda **a: [
-                    {name: n / 4 for name, n in ledger(**a).items()}
+                    {name: n * factor for name, n in ledger(**a).items()} for factor in (1 / 4, 2)
                 ],
                 "each x is kept once, however many linears read it": lambda inputs, linears, M, r: [
                     {"bytes of x": 4 * M * sum(inputs) * linears}
+                ],
+                "each linear has a z of its own": lambda inputs, linears, M, r: [
+                    {"bytes of z": 4 * M * r * len(inputs)}
                 ],
             },
         )
@@ -201,12 +204,14 @@ def rate_cases(rng):
     return [Case({"ratio": float(r)}, factors_of_the_rate, slips=slips) for r in ratios]
 
 
-def descend(n, rate_A, rate_B, z, together=True):
+def descend(n, rate_A, rate_B, z, together=True, stops=True):
     """Gradient descent of b z on 1, from b = 0, until it is nearer than 0.01.   z (starts,)."""
     b, count = np.zeros_like(z), np.zeros_like(z)
     for _ in range(200):
-        e = np.where(np.abs(b * z - 1) < 0.01, 0, b * z - 1)
-        count += e != 0
+        e = b * z - 1
+        arrived = np.abs(e) < 0.01
+        count += ~arrived
+        e = np.where(arrived & stops, 0, e)
         b_new = b - rate_B * e * z
         z = z - rate_A * e * (b if together else b_new) * n
         b = b_new
@@ -217,8 +222,14 @@ def descend_cases(rng):
     """For steps, b, z = f(n, rate_A, rate_B, z)."""
     slips = {
         "b moved before z did: both steps begin at the old b and z": lambda **a: [
-            descend(**a, together=False)
-        ]
+            descend(**a, together=False, stops=stops) for stops in (True, False)
+        ],
+        "the descent went on after |e| < 0.01: b and z stay where they arrive": lambda **a: [
+            descend(**a, stops=False)
+        ],
+        "the factor n is missing: dz = e b |x|², and |x|² = n": lambda rate_A, n, **a: [
+            descend(n, rate_A / n, stops=stops, **a) for stops in (True, False)
+        ],
     }
     starts = [0.5 + rng.random(count) for count in widths(rng, 2)]
     return [

@@ -103,8 +103,11 @@ def softmax_cases(rng):
         "each p was taken to depend on its own score alone": lambda dp, p: [
             {"ds": p * (1 - p) * dp}
         ],
-        "the sum runs over the columns: softmax is of each row": lambda dp, p: [
-            {"ds": p * (dp - (p * dp).sum(0))}
+        "the sum runs over the columns, or over all: it is of each row": lambda dp, p: [
+            {"ds": p * (dp - (p * dp).sum(axis))} for axis in (0, None)
+        ],
+        "in the sum of a row stands p dp, not dp": lambda dp, p: [
+            {"ds": p * (dp - dp.sum(1, keepdims=True))}
         ],
     }
     return [
@@ -196,8 +199,10 @@ def swiglu_cases(rng):
             lambda z, p: z * p * (1 - p)
         ),
         "silu'(z) has z σ(z) (1 - σ(z)): the z is missing": gate_slip(lambda z, p: p + p * (1 - p)),
-        "dup multiplies dh by silu(gate) = gate σ(gate), not by σ(gate)": lambda dh, gate, up: [
-            {"dup": dh * sigmoid(gate)}
+        "σ (1 - σ) is σ': silu(z) = z σ(z) is a product": gate_slip(lambda z, p: p * (1 - p)),
+        "dup multiplies dh by silu(gate) = gate σ(gate), not by σ(gate) or gate": lambda dh, gate, up: [
+            {"dup": dh * sigmoid(gate)},
+            {"dup": dh * gate},
         ],
     }
     return [Case(draw(rng, dh=n, gate=n, up=n), swiglu_backward, slips=slips) for n in shapes(rng)]

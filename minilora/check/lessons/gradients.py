@@ -64,13 +64,26 @@ def errors(gradient, f, x, right, steps):
     return {"errors": np.array([np.abs(gradient(f, x, h) - right).max() for h in steps])}
 
 
+def errors_by(over, size, gradient, f, x, right, steps):
+    """`errors` by another mean of the numbers, or without their size."""
+    return {"errors": np.array([over(size(gradient(f, x, h) - right)) for h in steps])}
+
+
 def errors_cases(rng):
-    """For errors = f(gradient, f, x, right, steps)."""
+    """For errors = f(gradient, f, x, right, steps): errors below zero, so that |error| matters."""
+    slips = {
+        "an error below 0 is an error, too: take its absolute value": lambda **a: [
+            errors_by(np.max, lambda error: error, **a)
+        ],
+        "the largest error is asked for, not the mean": lambda **a: [
+            errors_by(np.mean, np.abs, **a)
+        ],
+    }
     cases = []
     for gradient in (central, one_side):
         x = rng.standard_normal(widths(rng, 1))
-        args = {"gradient": gradient, "f": cubes, "x": x, "right": 3 * x**2 + 1}
-        cases.append(Case({**args, "steps": 10.0 ** np.arange(-3, 0)}, errors))
+        args = {"gradient": gradient, "f": lambda x: -cubes(x), "x": x, "right": -3 * x**2 - 1}
+        cases.append(Case({**args, "steps": 10.0 ** np.arange(-3, 0)}, errors, slips=slips))
     return cases
 
 
@@ -84,11 +97,19 @@ def directional(f, df, x, v, h):
 
 def directional_cases(rng):
     """For (by differences, by the gradient) = f(f, df, x, v, h)."""
+    slips = {
+        "by the gradient: v is missing, the sum is of df · v": lambda df, **_: [
+            {"by the gradient": df.sum()}
+        ],
+        "v was divided by its length: take it as it is given": lambda v, **a: [
+            directional(v=v / np.linalg.norm(v), **a)
+        ],
+    }
     cases = []
     for shape in [(5,), tuple(widths(rng, 2))]:
         a = draw(rng, x=shape, v=shape, off=shape)
         args = {"f": cubes, "df": 3 * a["x"] ** 2 + a["off"], "x": a["x"], "v": a["v"], "h": 1e-2}
-        cases.append(Case(args, directional))
+        cases.append(Case(args, directional, slips=slips))
     return cases
 
 

@@ -44,13 +44,22 @@ def serve(x, W, s, A, B, which):
 
 def serve_cases(rng):
     """For y = f(x, W, s, A, B, which): some adapters, in any order."""
+    slips: dict[str, Callable[..., list[Outputs]]] = {
+        "all rows got one row's adapter: row m has which[m]": lambda which, **a: [
+            serve(which=which * 0 + n, **a) for n in set(which)
+        ],
+        "each row got every adapter: it has which[m] alone": lambda x, W, s, A, B, which: [
+            {"y": x @ (W + s * np.einsum("nor,nri->oi", B, A)).T}
+        ],
+    }
     cases = []
     for M, I, O, r, s in shapes(rng):
         n = int(rng.integers(3, 6))
         a = draw(rng, x=(M, I), W=(O, I), A=(n, r, I), B=(n, O, r))
         which = rng.integers(n, size=M)
         args = {"x": a["x"], "W": a["W"], "s": s, "A": a["A"], "B": a["B"], "which": which}
-        cases.append(Case(args, serve, rows=("x",), adapter="B", two_paths=("y",)))
+        paths = dict(rows=("x",), adapter="B", two_paths=("y",))
+        cases.append(Case(args, serve, slips=slips, **paths))
     return cases
 
 

@@ -26,10 +26,10 @@ def without_mask(q, k, v):
     return {"o": scores / scores.sum(1, keepdims=True) @ v}
 
 
-def attention_by(q, k, v, root=True, hidden=-np.inf, axis=1):
+def attention_by(q, k, v, root=True, seen=np.asarray, hidden=-np.inf, axis=1):
     """Causal attention, from which a part can be left out."""
     scores = q @ k.T / (math.sqrt(q.shape[1]) if root else 1)
-    weights = np.exp(np.where(np.tri(len(q)), scores, hidden))
+    weights = np.exp(np.where(seen(np.tri(len(q))), scores, hidden))
     return {"o": weights / weights.sum(axis, keepdims=True) @ v}
 
 
@@ -46,6 +46,9 @@ def attention_cases(rng):
             attention_by(**a, root=False)
         ],
         "a place sees those after it: the mask is missing": lambda **a: [without_mask(**a)],
+        "the mask hides what came before: it has to hide what comes later": lambda **a: [
+            attention_by(**a, seen=np.transpose)
+        ],
         "a masked score is 0, and its weight e⁰ = 1: it has to be -inf": lambda **a: [
             attention_by(**a, hidden=0)
         ],

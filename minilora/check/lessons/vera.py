@@ -48,6 +48,11 @@ def merge_wrong_side(W, A, B, b, d):
     return [{"W'": W + (B * b * d) @ A}] if len(b) == len(d) else []
 
 
+def merge_without_d(W, A, B, b, d):
+    """d taken for ones."""
+    return [merge(W, A, B, b, 0 * d + 1)]
+
+
 def _cases(rng, reference, names, wrong_side, squares=1, slips=None, **paths):
     """Three sets of shapes; in the last ones, as many as squares, r = O."""
     cases, slips = [], {"b on the wrong side": wrong_side, **(slips or {})}
@@ -82,7 +87,9 @@ def backward_cases(rng):
 
 def merge_cases(rng):
     """For W' = f(W, A, B, b, d)."""
-    return _cases(rng, merge, ("W", "A", "B", "b", "d"), merge_wrong_side, two_paths=("W'",))
+    slips = {"d is missing: it scales the columns of B": merge_without_d}
+    names = ("W", "A", "B", "b", "d")
+    return _cases(rng, merge, names, merge_wrong_side, slips=slips, two_paths=("W'",))
 
 
 EXERCISES = (
