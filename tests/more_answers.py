@@ -250,7 +250,7 @@ WRONG = {
             "the cache holds x",
         ),
         ((fa_forward, lambda dy, cache: (*fa_backward(dy, cache)[:3], 0, 0)), "dA is wrong"),
-        ((lambda x, *more: OUTSIDE.append(x) or fa_forward(x, *more), fa_backward), "outside of it"),
+        ((lambda x, *a: OUTSIDE.append(x) or fa_forward(x, *a), fa_backward), "outside of it"),
     ],
     "lora_fa_ledger": [
         (lambda inputs, linears, M, r: (M * sum(inputs), M * r * linears), "has 4 bytes"),

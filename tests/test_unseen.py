@@ -84,7 +84,7 @@ FUNCTIONS = [name for name, exercise in EXERCISES.items() if exercise.kind != "p
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_known_slip_is_wrong_at_every_draw(name):
-    for seed in range(12):
+    for seed in range(100):  # of a toy cache, two of these draws let one pass
         cases = EXERCISES[name].drawn(seed)
         for slip in dict.fromkeys(slip for case in cases for slip in case.slips):
             made = [(c, v) for c in cases if slip in c.slips for v in c.slips[slip](**c.args)]

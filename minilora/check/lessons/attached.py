@@ -220,7 +220,7 @@ def descend(n, rate_A, rate_B, z, together=True, stops=True):
 
 def descend_cases(rng):
     """For steps, b, z = f(n, rate_A, rate_B, z)."""
-    slips = {
+    slips: dict[str, Callable[..., list[Outputs]]] = {
         "b moved before z did: both steps begin at the old b and z": lambda **a: [
             descend(**a, together=False, stops=stops) for stops in (True, False)
         ],

@@ -200,10 +200,9 @@ def swiglu_cases(rng):
         ),
         "silu'(z) has z σ(z) (1 - σ(z)): the z is missing": gate_slip(lambda z, p: p + p * (1 - p)),
         "σ (1 - σ) is σ': silu(z) = z σ(z) is a product": gate_slip(lambda z, p: p * (1 - p)),
-        "dup multiplies dh by silu(gate) = gate σ(gate), not by σ(gate) or gate": lambda dh, gate, up: [
-            {"dup": dh * sigmoid(gate)},
-            {"dup": dh * gate},
-        ],
+        "dup multiplies dh by silu(gate) = gate σ(gate), not by σ(gate) or gate": (
+            lambda dh, gate, up: [{"dup": dh * factor} for factor in (sigmoid(gate), gate)]
+        ),
     }
     return [Case(draw(rng, dh=n, gate=n, up=n), swiglu_backward, slips=slips) for n in shapes(rng)]
 

@@ -58,8 +58,7 @@ def serve_cases(rng):
         a = draw(rng, x=(M, I), W=(O, I), A=(n, r, I), B=(n, O, r))
         which = rng.integers(n, size=M)
         args = {"x": a["x"], "W": a["W"], "s": s, "A": a["A"], "B": a["B"], "which": which}
-        paths = dict(rows=("x",), adapter="B", two_paths=("y",))
-        cases.append(Case(args, serve, slips=slips, **paths))
+        cases.append(Case(args, serve, rows=("x",), adapter="B", two_paths=("y",), slips=slips))
     return cases
 
 
