@@ -1,6 +1,7 @@
 """Bad input: each is answered in one line that says what, what was got and what was wanted."""
 
 import contextlib
+import functools
 import json
 import re
 import time
@@ -449,6 +450,20 @@ def test_a_moment_that_no_run_has():
                 pass
 
     refuses(write, "on_step_end; wanted step, evaluation", error=TypeError)
+
+
+@pytest.mark.smoke
+def test_a_class_where_a_callback_is_wanted():
+    tuned = ml.attach(base(), "lora", rank=4)
+    train = functools.partial(ml.train, tuned, BATCHES, steps=1, lr=0.01)
+    words = r"the class Callback, wanted an object, Callback\(\)"
+    refuses(lambda: train(callbacks=[ml.Callback]), words, error=TypeError)
+
+
+@pytest.mark.smoke
+def test_a_prompt_where_pairs_are_wanted():
+    model = ml.load_model("base")
+    refuses(lambda: ml.exact_match(model, "Dwalk>"), "exact_match: 'D': wanted a pair .prompt")
 
 
 def test_early_stopping_without_an_evaluation_is_told():

@@ -40,13 +40,17 @@ class Run:
         return last or bool(every and self.step % every == 0)
 
 
+# How the methods begin that transformers' Trainer calls.
+TRANSFORMERS = "on_train", "on_step", "on_epoch", "on_evaluate", "on_log", "on_save"
+
+
 class Callback:
     """Does nothing at any moment. Write a class with those methods that you need."""
 
     def __init_subclass__(cls) -> None:
         """Raises TypeError for a method named as those of transformers: nothing would call it."""
         for name in vars(cls):
-            if name.startswith("on_"):
+            if name.startswith(TRANSFORMERS):
                 raise TypeError(
                     f"callback: nothing calls {name}; wanted step, evaluation, checkpoint or end"
                 )
