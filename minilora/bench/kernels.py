@@ -33,7 +33,7 @@ def compared(settings: Settings, tell: Callable[[dict], None]) -> dict[str, Any]
             how = {"sizes": (512, 512, 512), "rounds": settings.rounds, "blas": False}
             cube = sides[0].ask("ladder.rungs", **how)
             rates = {way: cube["flops"] / s for way, s in cube["seconds"].items()}
-        blas = numpy.ask("machine.blas")
+        blas = numpy.ask("machine.blas_facts")
         for name, sizes in [*work.PRODUCTS, *work.FUSED]:
             among = sides if name.startswith("matmul") else sides[:2]
             ask = asking(name, sizes, settings.seconds / 20)

@@ -1,21 +1,18 @@
 """What the numbers depend on: the machine and its limits, the libraries, the environment."""
 
 import contextlib
-import ctypes
-import importlib.metadata
 import os
 import platform
-import re
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .. import fast
+from ..support import blas
+from ..support.machine import processor, versions
 
-LIBRARIES = ("numpy", "numba", "llvmlite", "tbb", "torch", "transformers", "peft")
 DEPTH = 128  # rows of the tile's panel: with 48 columns it fills half of an L1 cache
 TILES = 4000  # that a thread computes in one try
 VARIABLES = ("OPENBLAS_", "MKL_", "OMP_", "NUMBA_", "MINILORA_", "KMP_")
@@ -30,28 +27,10 @@ def facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions(),
         "kernels": kernels(),
-        "blas": blas(),
+        "blas": blas_facts(),
         "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(VARIABLES)},
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,  # of the last minute
     }
-
-
-def processor() -> str:
-    """The processor's name, as the system gives it."""
-    with contextlib.suppress(OSError):
-        text = Path("/proc/cpuinfo").read_text()
-        if line := re.search(r"model name\s*: (.*)", text):
-            return line[1]
-    return platform.processor() or platform.machine()
-
-
-def versions() -> dict[str, str]:
-    """Library -> version, of those that are installed."""
-    installed = {}
-    for name in LIBRARIES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            installed[name] = importlib.metadata.version(name)
-    return installed
 
 
 def kernels() -> dict[str, Any]:
@@ -70,34 +49,12 @@ def kernels() -> dict[str, Any]:
     }
 
 
-def blas() -> dict[str, Any]:
+def blas_facts() -> dict[str, Any]:
     """NumPy's BLAS: its name, its version, and for OpenBLAS the kernels that it chose."""
     build = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     about = {"name": build.get("name"), "version": build.get("version")}
-    folder = Path(np.__file__).parent.parent / "numpy.libs"
-    for path in folder.glob("*openblas*"):
-        with contextlib.suppress(OSError, AttributeError):
-            corename = ctypes.CDLL(str(path)).scipy_openblas_get_corename64_
-            corename.restype = ctypes.c_char_p
-            about["kernels"] = corename().decode()
-    return about
-
-
-def resident() -> dict[str, int]:
-    """Bytes of memory that this process holds now, and the most that it held; {} off Linux."""
-    nbytes = {}
-    with contextlib.suppress(OSError):
-        text = Path("/proc/self/status").read_text()
-        for name, field in (("now", "VmRSS"), ("peak", "VmHWM")):
-            if line := re.search(rf"{field}:\s+(\d+) kB", text):
-                nbytes[name] = int(line[1]) * 1024
-    return nbytes
-
-
-def forget_peak() -> None:
-    """Count the peak of memory from now on (Linux)."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+    chosen = blas.kernels()
+    return about | ({"kernels": chosen} if chosen else {})
 
 
 def page_faults() -> int:

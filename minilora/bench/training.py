@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ..support.files import find
+from ..support.machine import forget_peak, resident
 from ..tuning.train import train
-from . import cases, machine, masked, turns
+from . import cases, masked, turns
 
 _now: dict[str, Any] = {}  # of this worker: its training, and its bytes of memory before that
 
@@ -61,9 +62,9 @@ def _make(side, threads, toy: Callable[[], cases.Training], real: Callable[[], c
     _now.clear()
     gc.collect()  # a worker that had a training before gives its memory back
     begin(toy())(1)
-    _now["baseline"] = machine.resident().get("now")
+    _now["baseline"] = resident().get("now")
     _now["train"], _now["next"] = begin(real()), 0
-    machine.forget_peak()
+    forget_peak()
 
 
 def losses(n: int) -> list[float]:
@@ -84,4 +85,4 @@ def timed(n: int) -> turns.Times:
 
 def memory() -> dict[str, int]:
     """Resident bytes: "baseline" before the training was made, and since then "now" and "peak"."""
-    return {"baseline": _now["baseline"], **machine.resident()}
+    return {"baseline": _now["baseline"], **resident()}

@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from .. import __version__
-from ..bench import machine
+from ..support import machine
 from ..support.files import check_kind, make_folder, parse_json, read_text, write_atomically
 from ..support.locks import writing
 from ..support.values import whole

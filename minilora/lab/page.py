@@ -123,7 +123,7 @@ def page(results: Results, images: Mapping[str, bytes]) -> str:
         title=escape(f"Fine-tuning compared: {task_title(results['task'])}"),
         headline=escape(headline(results)),
         techniques=techniques(results),
-        table=rows_table(results),
+        table=comparison_table(results),
         notes="".join(f'<p class="soft">{escape(note)}</p>\n' for note in notes_on(results)),
         figures="\n".join(figures),
         answers=answers(results),
@@ -146,7 +146,7 @@ def headline(results: Results) -> str:
     return f"{text}. For comparison: {references(results)}."
 
 
-def rows_table(results: Results) -> str:
+def comparison_table(results: Results) -> str:
     """The terminal's columns, and the standard error of each row."""
     n = results["settings"]["test_size"]
     spread = ("its middle half", _middle_half)

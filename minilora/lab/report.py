@@ -9,8 +9,7 @@ from typing import Any
 
 from .. import __version__
 from .. import fast as kernels
-from ..bench import machine
-from ..support import plots
+from ..support import machine, plots
 from ..support.files import read_json, write_atomically
 from .forms import check_results
 from .page import page

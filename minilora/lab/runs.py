@@ -9,11 +9,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ..bench import machine
 from ..formats.models import load_model
 from ..llama.model import Llama, init_params
 from ..llama.rows import last_targets
 from ..memory import ledger, measure
+from ..support import machine
 from ..text import nouns, tasks
 from ..tuning.adapters import Tuned
 from ..tuning.storage import save_adapter
