@@ -26,9 +26,9 @@ Options = Mapping[str, Any]  # the technique's options by name, and alpha where 
 
 
 class Init(Protocol):
-    """The arguments after W of a fresh linear, which change nothing: ΔW = 0.
+    """The arguments after W of a fresh linear, with which ΔW = 0.
 
-    A technique that owns its weight may return another W, such as what a part is taken out of.
+    A technique that owns its weight may return another W among them.
     """
 
     def __call__(
@@ -49,7 +49,7 @@ class Count(Protocol):
 
 
 class Factors(Protocol):
-    """Thin factors (O, k), (k, I): s times their product is all that changed since the base."""
+    """Thin factors (O, k), (k, I): s times their product is the whole change of the base's W."""
 
     def __call__(
         self, options: Options, /, *_: Any, **arguments: Any
@@ -77,7 +77,7 @@ class GradRule(Protocol):
 
 
 class BeforeStep(Protocol):
-    """What `after_step` wants to know of the arrays before AdamW's step."""
+    """What `after_step` needs to know of the arrays before AdamW's step."""
 
     def __call__(self, arrays: Arrays) -> Any: ...
 
@@ -108,7 +108,7 @@ class ToPeft(Protocol):
 
 
 class FromPeft(Protocol):
-    """attach's keywords out of adapter_config.json; None where it is not of this technique.
+    """attach's keywords from adapter_config.json; None if the file is not of this technique.
 
     Raises ValueError for a field whose value the technique cannot have.
     """
@@ -117,10 +117,10 @@ class FromPeft(Protocol):
 
 
 class Restore(Protocol):
-    """A linear's own arrays, a moved W among them, out of those that `to_peft` wrote.
+    """A linear's own arrays, with a moved W, from those that `to_peft` wrote.
 
-    arguments: the linear's as it was attached; written: argument -> array. Raises ValueError where
-    what was written does not hold them.
+    arguments: the linear's, as it was attached; written: argument -> array. Raises ValueError if
+    the arrays cannot be computed from what was written.
     """
 
     def __call__(self, options: Options, arguments: Arrays, written: Arrays) -> Arrays: ...
@@ -128,7 +128,7 @@ class Restore(Protocol):
 
 @dataclass(frozen=True)
 class PeftFormat:
-    """How PEFT stores a technique. Saving checks that what is written gives each change back."""
+    """How PEFT stores a technique. Saving checks that reading gives each linear's change again."""
 
     type: str  # adapter_config.json's peft_type: "LORA", "VERA"
     names: Mapping[str, str]  # argument -> suffix of its key: {"A": "lora_A.weight"}

@@ -99,9 +99,9 @@ def read_pairs(
 ) -> list[Pair]:
     """(prompt, completion) pairs from a .jsonl or .csv file in UTF-8.
 
-    prompt, completion: the names that the file has for them. A line of JSONL may have "messages"
-    instead, a list of {"role", "content"}: it is read as a `Chat`. Blank lines and other names are
-    skipped. Raises ValueError with the line, FileNotFoundError.
+    prompt, completion: their names in the file. A line of JSONL may have "messages" instead, a list
+    of {"role", "content"}: it is read as a `Chat`. Blank lines and other names are skipped.
+    Raises FileNotFoundError, or ValueError with the number of the line that is wrong.
     """
     columns = prompt, completion
     path = Path(path)
@@ -169,11 +169,11 @@ def batches(
 
     ids, targets (N, T), T of the longest row. Each epoch has its own order. The last batch of an
     epoch is completed from the next one: all batches have batch_size rows, or all pairs if fewer.
-    by_length: rows of this many batches are sorted by length among them, so that less is padded;
-    the batches then come in random order, and their number is a multiple of by_length. More epochs
-    add batches after the same first ones.
-    max_tokens, in place of batch_size: a batch takes the next rows as long as it has at most so
-    many tokens, without the padding. So all batches cost about the same.
+    by_length: the rows of this many batches are sorted by length and then dealt out again, so that
+    there is less padding. These batches come in random order, and the number of all batches is a
+    multiple of by_length. With more epochs the first batches stay the same.
+    max_tokens, instead of batch_size: a batch takes rows until the next one would give it more
+    tokens than this, padding not counted. So all batches cost about the same.
     Raises ValueError for no pairs, no tokenizer, an empty prompt, an end token inside a completion,
     a character without a token, or a row longer than max_tokens.
     """
@@ -328,8 +328,9 @@ def exact_match(
 
     model: has .tokenizer or .base.tokenizer, and .generate(ids (N, T), max_new_tokens, stop=id). A
     model of this package gets prompts of several lengths at once.
-    Returns a float; with return_answers (float, answers in the order of `pairs`). An answer longer
-    than the longest right completion is wrong. Raises ValueError for no pairs or no tokenizer.
+    Returns a float; with return_answers: (float, answers in the order of `pairs`). An answer longer
+    than the longest right completion is wrong.
+    Raises ValueError for an empty list of pairs or a model without a tokenizer.
     """
     if not pairs:
         raise ValueError("exact_match: no pairs")
@@ -406,5 +407,5 @@ RULES: dict[str, Callable[[str], str]] = {
 
 
 def score_rule(rule: Callable[[str], str], pairs: Sequence[Words]) -> float:
-    """The share of a task's pairs that a rule, applied to the word itself, answers right."""
+    """The share of a task's pairs that a rule answers right; it is applied to the word itself."""
     return sum(rule(prompt[1:-1]) in _right(answers) for prompt, answers in pairs) / len(pairs)
