@@ -1,4 +1,4 @@
-"""What is told of a training run while it goes on: a bar, a log, early stopping, and your own.
+"""Callbacks of a training run: a progress bar, logs, early stopping, and your own.
 
 A `Callback` has four moments: after a step, an evaluation, a checkpoint, and at the end. Each gets
 the `Run`, and may end it with `run.stop(reason)`.
@@ -40,7 +40,7 @@ class Run:
 
 
 class Callback:
-    """Does nothing at any moment. Write a class with those methods that you need."""
+    """A callback that does nothing. Write a subclass with the methods that you need."""
 
     def step(self, run: Run) -> None:
         """After each step; history.losses[-1] and .rates[-1] are its loss and learning rate."""
@@ -78,7 +78,7 @@ class Bar(Callback):
 class Log(Callback):
     """A file of JSON lines: {step, loss, rate, seconds} of each step, {step, evaluation}.
 
-    A resumed run adds to its file, without the steps that it does again; any other starts it anew.
+    A resumed run keeps the lines of the steps before it; any other run starts the file anew.
     """
 
     def __init__(self, path: str | Path):
@@ -145,8 +145,10 @@ class TensorBoard(Callback):
 class EarlyStopping(Callback):
     """Ends the run after `patience` evaluations in a row that are not better than the best one.
 
-    A lower value is better, unless higher=True. least: by how much it has to be better. of: the
-    number in what `evaluate` returned. The arrays stay those of the last step.
+    A lower value is better, unless higher=True. least: an evaluation is better only if it improves
+    by more than this. of: takes the number out of what `evaluate` returned. The arrays stay those
+    of the last step, not of the best evaluation.
+    Raises ValueError if patience is below 1 or least below 0.
     """
 
     def __init__(
@@ -162,7 +164,7 @@ class EarlyStopping(Callback):
         self.sign, self.of = (-1 if higher else 1), of
 
     def evaluation(self, run: Run) -> None:
-        """Look for the best evaluation so far, those before a resumption included."""
+        """Stop if the best evaluation is too long ago; those before a resumption count too."""
         best, waited = math.inf, 0
         for _, value in run.history.evaluations:
             loss, waited = self.sign * self.of(value), waited + 1

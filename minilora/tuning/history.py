@@ -17,10 +17,9 @@ class History:
     rates: list[float] = field(default_factory=list)  # a step: the learning rate
     # a step: wall time, without evaluation and without compiling kernels
     seconds: list[float] = field(default_factory=list)
-    evaluations: list[tuple[int, Any]] = field(
-        default_factory=list
-    )  # (step, what `evaluate` returned)
-    batches_crc32: int = 0  # of all batches so far: tells whether a resumed run gets the same
+    # (step, what `evaluate` returned)
+    evaluations: list[tuple[int, Any]] = field(default_factory=list)
+    batches_crc32: int = 0  # of all batches so far: does a resumed run get the same ones?
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: NumPy's numbers in the evaluations as Python's."""

@@ -50,7 +50,7 @@ class Library:
         if tuned.base is not self.base:
             raise ValueError(f"library: {name} is on another base; load its folder instead")
         if tuned.record.whole_model:
-            raise ValueError(f"library: {name} has whole weights of its own: a model, no adapter")
+            raise ValueError(f"library: {name} trains the whole model, wanted an adapter")
         self._adapters[name] = tuned
         return tuned
 
@@ -59,11 +59,13 @@ class Library:
 
         weights: name of an adapter -> wᵢ. With ΔWᵢ = Lᵢ Rᵢ the sum is [w₁L₁ w₂L₂ …] [R₁; R₂; …]:
         exact, and no matrix (O, I) is computed. Delta-LoRA's ΔW includes the change of its weight.
+        Raises ValueError for an unknown adapter, a name in use, a weight that is not finite, or an
+        adapter whose change is no product of factors.
         """
         self._check_free(name)
         terms = [(number(f"library: weight of {n}", w), self[n]) for n, w in weights.items()]
         if not terms:
-            raise ValueError("library: got no weights, wanted some adapter's")
+            raise ValueError("library: got no weights, wanted one for each adapter to add")
         factors: dict[str, list] = {}
         for w, tuned in terms:
             for layer, arrays in tuned.layers.items():
@@ -86,7 +88,7 @@ class Library:
 
     @contextlib.contextmanager
     def using(self, name: str | None) -> Iterator["Library"]:
-        """`use` within a with block; after it the earlier adapter is active, unless removed."""
+        """`use` in a with block; after it the earlier adapter is active, if it is still here."""
         before = self.current
         self.use(name)
         try:
