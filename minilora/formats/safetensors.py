@@ -107,7 +107,7 @@ def _bfloat16(path, names):
 
 
 def _reason(path, error):
-    """Why the file cannot be read, in a few words: mostly its size is not as its header says."""
+    """Why the file cannot be read, in a few words; most often its size differs from its header."""
     size = os.path.getsize(path)
     with open(path, "rb") as f:
         start = f.read(8)
@@ -132,8 +132,10 @@ def _reason(path, error):
 
 
 def _end_of(name, entry):
-    """Where the array of an entry of the header ends; raises ValueError where the entry is wrong:
-    its kinds, its places, or a shape and a place of different sizes.
+    """The end of an array's bytes, by its entry in the header.
+
+    Raises ValueError if the entry has wrong kinds or places, or its shape and its place differ in
+    size.
     """
     check_kind("its header", name, entry, {"dtype": str, "shape": [int], "data_offsets": [int]})
     shape, places = entry["shape"], entry["data_offsets"]

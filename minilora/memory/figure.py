@@ -38,8 +38,8 @@ def curves(
 ) -> tuple[list[int], dict[str, list[Ledger]]]:
     """Lengths in tokens, and the ledgers of each method at these lengths.
 
-    The longest is twice the length at which the last method's activations overtake its weights, but
-    at most what the model was made for.
+    The longest is about twice the length from which the activations of every method are larger than
+    its weights, but at most the model's own limit.
     """
 
     def rows(lengths):

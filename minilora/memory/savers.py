@@ -1,4 +1,4 @@
-"""Ways to need less memory: their bytes, predicted and measured, and their cost in seconds."""
+"""Ways to save memory: their bytes, predicted and measured, and their time."""
 
 import statistics
 import time

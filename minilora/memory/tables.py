@@ -160,8 +160,10 @@ def as_json(predicted: Mapping[str, Ledger], measured: Mapping[str, Ledger]) -> 
 def kept_by_rows(
     config: ModelConfig, settings: Settings, batch: Batch, mixed: bool = False
 ) -> dict[str, dict[str, int]]:
-    """Method -> bytes kept for backward on a batch (ids, targets): of "every" position, of the
-    rows that can "matter", and of those where the layers are "recomputed".
+    """Method -> bytes kept for backward on a batch (ids, targets), in three ways.
+
+    "every": all positions are computed; "matter": only the rows that can matter; "recomputed":
+    these rows, with the layers computed again in backward.
     """
 
     def kept(name, how, **what):

@@ -1,6 +1,6 @@
 """How many bytes a training step would keep for backward if some ops kept more than they need.
 
-Many engines keep such arrays. LoRA-FA saves x compared with LoRA; an engine that keeps x for
+Many engines keep such arrays. LoRA-FA does not need x, which LoRA keeps. An engine that keeps x for
 another reason, or an array as large as x, loses this saving.
 """
 

@@ -1,4 +1,4 @@
-"""What a terminal can show: its width, the characters of its encoding, and no control ones."""
+"""Text for a terminal: its width, characters that its encoding has, no control characters."""
 
 import codecs
 import os
@@ -10,7 +10,7 @@ from typing import Any
 WIDTH = 110  # columns of what is printed into a file or a pipe, and the most on a terminal
 ERRORS = "minilora.plain"  # an error handler of codecs: other characters for those that are missing
 
-# What a terminal obeys instead of printing it; the last ones turn the direction of writing.
+# Characters that a terminal obeys instead of printing; the last ones set the direction of text.
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 PLAIN = {  # character -> what stands for it where the encoding lacks it
     "─": "-",
@@ -38,7 +38,7 @@ PLAIN = {  # character -> what stands for it where the encoding lacks it
 
 
 def _plain(error):
-    """The characters that could not be encoded, in plain ones; a question mark for any other."""
+    """Replace the characters that cannot be encoded by PLAIN's, all others by a question mark."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     missing = error.object[error.start : error.end]
@@ -49,8 +49,9 @@ codecs.register_error(ERRORS, _plain)
 
 
 def set_up() -> None:
-    """Let stdout and stderr print every text, in plain characters where theirs lack one; nowhere
-    where they are closed, as by >&- in a shell.
+    """Let stdout and stderr print every text, with plain characters for those that they lack.
+
+    Where one is closed, as by >&- in a shell, its text is discarded.
     """
     sys.stdout, sys.stderr = (s or _nowhere() for s in (sys.stdout, sys.stderr))
     for stream in (sys.stdout, sys.stderr):
@@ -68,8 +69,9 @@ def printable(text: str) -> str:
 
 
 class Printable:
-    """A text stream on which a stranger's text (a vocabulary, a title, a path) cannot move the
-    cursor or change what was printed before.
+    """A text stream without control characters.
+
+    So no text of a file (a vocabulary, a title, a path) moves the cursor or changes earlier output.
     """
 
     def __init__(self, stream: Any):
@@ -96,7 +98,7 @@ def width() -> int:
 
 
 def drop_output() -> None:
-    """Send what is still to be printed nowhere: the reader of the pipe is gone."""
+    """Discard the text that is not printed yet, since the reader of the pipe has gone."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:
