@@ -50,7 +50,7 @@ def compared(settings: Settings, tell: Callable[[dict], None]) -> dict[str, Any]
 
 
 def asking(name: str, sizes: tuple[int, ...], seconds: float) -> Callable[[Side], turns.Times]:
-    """The question for the times of a kernel, as `in_turn` puts it to each side."""
+    """A function for `in_turn` that asks a side for the times of a kernel."""
     how = {"name": name, "sizes": sizes, "seconds": seconds}
     return lambda side: side.ask("kernels.timed", side=side.name, **how)
 
@@ -72,7 +72,7 @@ def _record(name, sizes, rounds) -> dict[str, Any]:
 
 
 def geometric_mean(records: list[dict[str, Any]], side: str) -> float | None:
-    """Over all products: the time of the best other side over this side's; None without it."""
+    """The best other side's time divided by this side's, over all products; None without it."""
     products = [r for r in records if r["name"].startswith("matmul")]
     if side not in products[0]["sides"]:
         return None

@@ -1,4 +1,4 @@
-"""What the numbers depend on: the machine and its limits, the libraries, the environment."""
+"""The facts on which the numbers depend: machine, its limits, libraries, environment."""
 
 import contextlib
 import os
@@ -58,7 +58,7 @@ def blas_facts() -> dict[str, Any]:
 
 
 def page_faults() -> int:
-    """How many pages of memory this process was given so far; 0 where the system does not say."""
+    """How many pages of memory this process got so far; 0 where the system does not tell it."""
     with contextlib.suppress(ImportError):  # Windows has no such module
         import resource
 
@@ -109,8 +109,8 @@ def tile_flops(tries: int = 7) -> float | None:
 def read_bandwidth(threads: int | None = None, nbytes: int = 1 << 28, tries: int = 5) -> float:
     """Bytes a second of reading an array of nbytes on all processors, the best of some tries.
 
-    np.max reads the array: its computing takes no time beside the reading. An array smaller than
-    the largest cache may come from the cache; on servers many programs share that cache.
+    np.max reads the array and computes almost nothing. An array smaller than the largest cache may
+    be read from the cache; on servers many programs share that cache.
     """
     threads = threads or os.cpu_count() or 1
     parts = np.ones((threads, nbytes // 4 // threads), np.float32)

@@ -84,7 +84,7 @@ TRAININGS: dict[str, Callable[[cases.Case], cases.Training]] = {
 
 
 def rows(batches: Sequence[cases.Batch]) -> dict[str, float]:
-    """In the mean of the batches: all rows, those that can matter, those with a target."""
+    """Means over the batches: all rows, the rows that can matter, the rows with a target."""
     return {
         "all": statistics.fmean(ids.size for ids, _ in batches),
         "matter": statistics.fmean(int(last_targets(t).sum()) for _, t in batches),
@@ -93,7 +93,7 @@ def rows(batches: Sequence[cases.Batch]) -> dict[str, float]:
 
 
 def on_words(settings: Settings, tell: Callable[[dict], None]) -> list[dict[str, Any]]:
-    """The steps of a comparison, here and in torch: all of their losses agree, then they are timed.
+    """The steps of a comparison, here and in torch; they are timed after their losses agree.
 
     [] where torch is not installed.
     """
@@ -124,7 +124,7 @@ def _compared(trainings, attached, number, checked, settings, tell) -> list[dict
 
 
 def _one(which, case, number, checked, sides, settings) -> dict[str, Any]:
-    """number: steps; so many of them are shared out among the turns. checked: compared losses."""
+    """Compare the losses of `checked` steps, then time `number` steps, divided among the turns."""
     how = {"which": which, "case": case, "threads": settings.number_of_threads()}
     sizes = {s.name: s.ask("training.start_masked", side=s.name, **how) for s in sides}
     losses = {side.name: side.ask("training.losses", n=checked) for side in sides}
@@ -150,12 +150,12 @@ def _one(which, case, number, checked, sides, settings) -> dict[str, Any]:
 
 
 def _all(times: Sequence[turns.Times], number: int) -> dict[str, float]:
-    """Seconds of so many steps, from the steps of all turns; and of one step."""
+    """Seconds of one step, as a mean over all turns, and of `number` steps."""
     step = sum(t["total"] for t in times) / sum(t["steps"] for t in times)
     return {"seconds": number * step, "step": step}
 
 
 def _ratio(theirs: Sequence[turns.Times], ours: Sequence[turns.Times]) -> dict[str, float]:
-    """Their time over ours. A turn has batches of its own, so turn is compared with turn."""
+    """Their time divided by ours, turn by turn, since each turn has its own batches."""
     pairs = [t["total"] / o["total"] for t, o in zip(theirs, ours, strict=True)]
     return {"median": statistics.median(pairs), "low": min(pairs), "high": max(pairs)}

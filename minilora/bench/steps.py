@@ -12,8 +12,8 @@ BASE = "lora"  # the case that the others are compared with
 LR = 1e-3
 CHECKED = 4  # steps whose losses must agree
 NEAR, TOLERANCE = 10, 2e-4  # in the first 10 steps, of the loss of the step
-# Two programs round differently, and a long training makes the difference grow, while the loss
-# itself becomes small. So later losses are compared with the first one.
+# Two programs round differently. In a long training the difference grows and the loss falls, so for
+# later steps the difference is compared with the first loss.
 LATER = 0.02  # after these steps, of the first loss
 
 
@@ -127,8 +127,8 @@ def check(case: str, losses: dict[str, Sequence[float]]) -> dict[str, float]:
     """The largest difference of each other side's losses from ours, as a share of the first loss.
 
     Raises ValueError unless the losses agree, step by step. PEFT has no technique that moves
-    weights: its LoRA stands in, and only the first loss is equal and compared. On the matrix unit
-    such a training is compared for NEAR steps: moving weights makes a rounding grow fast.
+    weights: it runs LoRA instead, and only the first loss is compared. On the matrix unit such a
+    training is compared for NEAR steps, since moving weights makes rounding errors grow fast.
     """
     moves_weights = METHODS[cases.CASES[case].method].after_step is not None
     ours, *others = losses

@@ -117,7 +117,7 @@ COLUMNS: dict[str, Sequence[Column]] = {
 
 
 def lines(part: str, measured: Any) -> Iterator[str]:
-    """All that a part measured, as it was printed when it was measured."""
+    """The lines that were printed when this part was measured."""
     records = measured
     if part in ("kernels", "ladder"):
         records = measured["kernels" if part == "kernels" else "products"]
@@ -160,7 +160,7 @@ def about(facts: Record) -> str:
 
 
 def closing(part: str, measured: Any) -> Iterator[str]:
-    """The lines below the table of a part; in place of it where nothing was measured."""
+    """The lines below the table of a part, or a line that says why nothing was measured."""
     if not measured:
         without = "PyTorch and PEFT are not installed: no comparison with them"
         yield "Numba's kernels are not in use: no ladder" if part == "ladder" else without
@@ -169,7 +169,7 @@ def closing(part: str, measured: Any) -> Iterator[str]:
 
 
 def _below_kernels(measured) -> Iterator[str]:
-    """What the products reach, beside the others and beside the peak."""
+    """The speed of the products, compared with the other sides and with the peak."""
     blas, unit = measured["blas"], measured.get("mean on the unit")
     yield (
         f"products: {measured['mean']:.2f} of the faster of NumPy's BLAS "
@@ -184,7 +184,7 @@ def _below_kernels(measured) -> Iterator[str]:
 
 
 def _below_ladder(measured) -> Iterator[str]:
-    """The machine's limits, more threads, fused kernels, and memory that is given back."""
+    """The machine's limits, more threads, fused kernels, and new arrays."""
     flops = measured["products"][-1]["flops"]
     for count, p in measured["peaks"].items():
         limits = f"{p['flops'] / 1e9:.0f} GFLOP/s in L1, {p['bandwidth'] / 1e9:.0f} GB/s"

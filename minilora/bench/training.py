@@ -10,7 +10,7 @@ from ..support.machine import forget_peak, resident
 from ..tuning.train import train
 from . import cases, masked, turns
 
-_now: dict[str, Any] = {}  # of this worker: its training, and its bytes of memory before that
+_now: dict[str, Any] = {}  # this worker's training, and its bytes of memory before it was made
 
 
 def ours(training: cases.Training) -> turns.Train:
@@ -25,7 +25,7 @@ def ours(training: cases.Training) -> turns.Train:
 
 
 def start(side: str, size: str, case: str, lr: float, threads: int) -> None:
-    """Make the training of a side on one batch without padding; what follows is about it."""
+    """Make the training of a side on one batch without padding, for the calls that follow."""
     of, attached = find("size", size, cases.SIZES), find("case", case, cases.CASES)
     toy = cases.SIZES["toy"]
     _make(
@@ -48,8 +48,8 @@ def start_masked(side: str, which: str, case: str, threads: int) -> dict[str, fl
 
 
 def _make(side, threads, toy: Callable[[], cases.Training], real: Callable[[], cases.Training]):
-    """One step of a toy comes first: what is loaded or compiled at the first use is then no part of
-    what is measured.
+    """Make a training. One step of a toy runs before it, so that no loading and no compiling of a
+    first use is measured.
     """
 
     def begin(training) -> turns.Train:
@@ -73,10 +73,7 @@ def losses(n: int) -> list[float]:
 
 
 def timed(n: int) -> turns.Times:
-    """The times of the next n steps; one more, on the batch before them, runs first.
-
-    It wakes up the pool of threads.
-    """
+    """The times of the next n steps. One more step runs first, to wake up the threads."""
     before, first = time.process_time(), _now["next"]
     _now["next"] += n
     wall = _now["train"](n + 1, first - 1)[1]

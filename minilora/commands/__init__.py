@@ -1,4 +1,4 @@
-"""What each command of `minilora …` takes and does; a module's `add` puts its own on the parser.
+"""The commands of `minilora …`: a module's `add` gives its commands their options.
 
 A module is imported when one of its commands is run, so that `minilora --help` is quick.
 """

@@ -54,7 +54,7 @@ def _comparison_options(p):
     )
     default = "all" if all_methods == usual else usual
     p.add_argument(
-        "--task", default="past", help="of the word lab, or category, SmolLM2's (%(default)s)"
+        "--task", default="past", help="of the word lab, or category, on SmolLM2 (%(default)s)"
     )
     p.add_argument("--base", help="'base', smollm2-135m or a model's folder (the task's)")
     p.add_argument(
@@ -74,8 +74,9 @@ def _comparison_options(p):
 
 
 def settings_of(a):
-    """Settings from a command line. A bare --rank is for techniques whose rank is bounded by the
-    width; VeRA's stays, unless it is given by name.
+    """Settings from a command line.
+
+    A --rank without a name is for all techniques but VeRA, whose rank is of another size.
     """
     from ..lab.settings import STARTS, Settings
 
@@ -97,9 +98,7 @@ def settings_of(a):
 
 
 def compare(a) -> None:
-    """Run the comparison, print the table, write results.json, figures, adapters and
-    report.html.
-    """
+    """Run the comparison; print the table; write results.json, figures, adapters, report.html."""
     from ..lab import compare as comparison
     from ..lab import rates
     from ..lab import report as pages
@@ -164,7 +163,7 @@ def _given_rates(texts) -> dict[str, float]:
 
 
 def tune(a) -> None:
-    """Run the sweep; each method's cells go into the record as its last one ends."""
+    """Run the sweep; a method's cells go into the record when its last one ends."""
     from ..formats.models import load_model
     from ..lab import rates
     from ..lab import tune as sweep
@@ -174,7 +173,7 @@ def tune(a) -> None:
     grid = sweep.GRID if a.grid is None else tuple(read_number("--grid", t) for t in a.grid)
     if not grid or not all(0 < lr < float("inf") for lr in grid):
         raise ValueError(f"--grid: got {a.grid}, wanted rates above 0")
-    rates.read(a.out)  # says now where another file is in the way
+    rates.read(a.out)  # raises now if another kind of file is there
     make_folder(a.out.parent)
     base = fingerprint(load_model(settings.base))
     done: dict[str, list] = {}

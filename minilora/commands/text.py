@@ -18,12 +18,12 @@ def add(commands) -> None:
     p.add_argument("--base", default="base", help=BASE)
     p.add_argument("--adapter", type=Path, help="a folder of train, compare or PEFT; a checkpoint")
     p.add_argument("--prompt", required=True, help="the text; with --task only the word")
-    p.add_argument("--task", help="ask as this task asks: tag + word + '>'")
+    p.add_argument("--task", help="write the prompt as this task does: tag + word + '>'")
     p.add_argument("--chat", action="store_true", help="put the prompt into the chat template")
     p.add_argument("--max-new-tokens", type=int, default=32, help="(%(default)s)")
-    p.add_argument("--speed", action="store_true", help="print tokens/s, and the memory's limit")
+    p.add_argument("--speed", action="store_true", help="print tokens/s, and the limit by memory")
     p.add_argument("--temperature", type=float, default=0.0, help="0: no sampling (%(default)s)")
-    p.add_argument("--top-p", type=float, help="sample from the likeliest of this sum (1.0)")
+    p.add_argument("--top-p", type=float, help="sum of the likeliest tokens' probabilities (1.0)")
     p.add_argument("--seed", type=int, help="of the sampling (0)")
 
     p = command(commands, "merge", merge)
@@ -82,7 +82,7 @@ def generate(a: Namespace) -> None:
 
 
 def _prompt(a, tokenizer):
-    """The text to continue: the prompt itself, or the prompt of a task or a chat with it."""
+    """The text to continue: --prompt, in the form of the task or of the chat."""
     from ..text import tasks
 
     prompt = a.prompt
@@ -94,7 +94,7 @@ def _prompt(a, tokenizer):
 
 
 class _Stream:
-    """Prints the text of tokens as they come; a character of several tokens once it is complete."""
+    """Prints the text of each new token; waits until a character of several tokens is complete."""
 
     def __init__(self, tokenizer):
         self.tokenizer, self.printed = tokenizer, ""

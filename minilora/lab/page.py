@@ -21,22 +21,23 @@ TITLES = {  # figure -> its heading
 CAPTIONS = {  # figure -> how to read it, and what to look for
     "convergence": (
         "Mean cross-entropy over the seeds, on a logarithmic scale: left on validation words, "
-        "which nobody trains on, right on the batches since the point before. Look for who comes "
-        "down first and who furthest, and where a line on the left has stopped while the one on "
-        "the right goes on falling: from there the training words are learned by heart."
+        "which are not in the training data, right on the training batches since the point before. "
+        "Look for the line that falls first and for the one that falls furthest. Where a line on "
+        "the left has stopped while its line on the right still falls, the model only learns the "
+        "training words by heart."
     ),
     "accuracy": (
         "Held-out words answered exactly, against the numbers that the optimizer moves. A point "
         "is the mean over the seeds, its bar one standard deviation each way (of the sample of "
-        "words where there is one seed). Dotted lines do without the base or without training. "
-        "Look for how much accuracy more numbers buy, and whether any row beats a rule written by "
-        "hand."
+        "words where there is one seed). Dotted lines are scores without the base or without "
+        "training. Look for how much accuracy more numbers give, and whether any row beats a rule "
+        "written by hand."
     ),
     "memory": (
         "Bytes that one training step holds. Left, stacked: look for the largest part, and for how "
         "much of the whole bar a technique saves. Right, each part by itself on a logarithmic "
         "scale: look for what shrinks by orders of magnitude. 1 MiB = 1,048,576 bytes. The parts "
-        "need not be held at one moment, so the length of a bar is no peak."
+        "need not be held at the same time, so the length of a bar is not the peak."
     ),
 }
 
@@ -233,9 +234,7 @@ def answers(results: Results) -> str:
 
 
 def recipe(results: Results) -> str:
-    """The command line, the settings that it leaves at their default, every seed's score, and the
-    versions and the machine that ran it.
-    """
+    """The command line, every seed's score, all settings, the versions and the machine."""
     scores = [
         _row([r["title"], f"{r['lr']:g}", *(f"{s:.4f}" for s in r["seeds"]), _options(r)])
         for r in rows(results).values()

@@ -24,7 +24,7 @@ EXAMPLES = 20  # held-out words whose answers are kept
 
 
 def the_model(base: str) -> Llama:
-    """A base, read once a process as long as its file is the same: no run writes into it."""
+    """A base. A process reads it again only if its file has changed; no run writes into it."""
     file = Path(base) / "model.safetensors"
     return _read(base, file.stat().st_mtime_ns if file.is_file() else 0)
 
@@ -75,7 +75,7 @@ def run(
 
 
 def fit(tuned: Tuned, batches, settings: Any, lr: float, **others) -> History:
-    """Train as the settings (or a recipe) say; others: further arguments of `train`, which win."""
+    """Train with the settings or a recipe; others: arguments of `train`, in place of them."""
     names = ("steps", "schedule", "warmup", "betas", "weight_decay", "clip")
     usual = {name: getattr(settings, name) for name in names}
     return train(tuned, batches, **{**usual, "lr": lr, "progress": False, **others})
@@ -95,7 +95,7 @@ def mean_loss(tuned: Tuned, batches) -> float:
 
 
 def time_and_peak(start: float) -> dict[str, float | None]:
-    """Seconds since the start, and the most bytes that the process ever held (where it is told)."""
+    """Seconds since the start, and the most bytes that the process held; None if not known."""
     return {"seconds": time.perf_counter() - start, "resident_peak": machine.resident().get("peak")}
 
 
@@ -175,8 +175,6 @@ def curve(history: History) -> list[tuple[int, float, float]]:
 
 
 def adapter_bytes(tuned: Tuned, folder: Path | None = None) -> int:
-    """Bytes of the adapter's array file, without what a key regenerates; kept where a folder is
-    given.
-    """
+    """Bytes of the adapter's array file, without arrays that a key draws; kept in `folder`."""
     with contextlib.nullcontext(folder) if folder else tempfile.TemporaryDirectory() as place:
         return save_adapter(tuned, place, save_projection=False)

@@ -1,5 +1,5 @@
-"""What several runs say together: means over seeds, intervals, tests, the setting that validates
-best. Every study uses this file and no other statistics.
+"""Statistics of several runs: means over seeds, intervals, tests, and the choice of a setting by
+validation. All studies use this file.
 """
 
 import functools
@@ -139,7 +139,7 @@ def higher(gap: Estimate, enough: float) -> tuple[str, float]:
     """Is ours higher?  gap: ours less theirs; enough: the smallest gain that matters.
 
     holds: the 95 % interval lies above 0. does not hold: it lies below `enough`. Else cannot tell.
-    ->  the verdict, and the p of the test that it rests on.
+    ->  the verdict, and the p of its test.
     """
     low, high = gap.interval
     if low > 0:
@@ -155,9 +155,9 @@ def lower(gap: Estimate, enough: float) -> tuple[str, float]:
 def as_good(gap: Estimate, margin: float) -> tuple[str, float]:
     """Is ours as good, but for `margin`?  gap: ours less theirs, high is good.
 
-    holds: the 95 % interval lies above -margin. does not hold: it does not, and all of it lies
-    below 0. Else cannot tell: that no difference is seen is no proof that there is none.
-    ->  the verdict, and the p of the test that it rests on.
+    holds: the 95 % interval lies above -margin. does not hold: it reaches below -margin, and all of
+    it lies below 0. Else cannot tell: there may be a difference that these seeds do not show.
+    ->  the verdict, and the p of its test.
     """
     low, high = gap.interval
     if low > -margin:
@@ -184,10 +184,11 @@ def holm(ps: Sequence[float]) -> list[float]:
 def resampled(
     hits: Mapping[Any, np.ndarray], draws: int = 1000, seed: int = 0
 ) -> dict[Any, np.ndarray]:
-    """name -> (words,): the share of the seeds that answered each word  ->  name -> (draws,), the
-    mean over words drawn with replacement, the same words for every name.
+    """Bootstrap over words: name -> (words,)  ->  name -> (draws,).
 
-    A score's sample is its words, hundreds of them; a handful of seeds is none for a bootstrap.
+    hits: the share of the seeds that answered each word. Each draw is the mean over words drawn
+    with replacement, the same words for every name. The words are hundreds, while a few seeds are
+    too few for a bootstrap. Raises ValueError if the names have different numbers of words.
     """
     count = {len(values) for values in hits.values()}
     if len(count) != 1:
@@ -210,8 +211,10 @@ Merit = Callable[[Sequence[Record]], Any]  # the runs of one setting -> the high
 
 
 def by_exact_match(runs: Sequence[Record]) -> tuple[float, float]:
-    """Mean exact match on validation words; of equals the lower loss. A run that diverged has an
-    infinite loss. Means are rounded: two that are equal may differ in their last bits.
+    """(mean exact match on validation words, minus the mean loss).
+
+    The loss of a run that diverged is infinite. The matches are rounded, since two equal means may
+    differ in their last bits.
     """
     judged = [run["result"]["validation"] for run in runs]
     losses = [math.inf if score["loss"] is None else score["loss"] for score in judged]
@@ -234,10 +237,10 @@ def chosen(
     free: Container[str] = ("lr",),
     seeds: Container[int] | None = None,
 ) -> list[list[Record]]:
-    """Of each setting the runs of all seeds at the best of what was tried: at the best rate.
+    """For each setting the runs of all seeds with the best tried values, such as the best rate.
 
-    free: the names in a cell that were tried out; what else it holds, but for the seed, is a
-    setting. seeds: those that choose; None: all of them. Of equal merits the first tried wins.
+    free: the names in a cell whose values were tried; all other names but the seed are a setting.
+    seeds: those whose runs choose; None: all. If merits are equal, the values tried first win.
     """
     settings: dict[str, dict[str, list[Record]]] = {}
     for run in runs:

@@ -1,6 +1,4 @@
-"""One training run of the word lab as a cell: plain settings in, plain numbers out; grids of such
-cells, and what came out best.
-"""
+"""One training run of the word lab as a cell, grids of such cells, and the best settings."""
 
 import dataclasses
 import inspect
@@ -88,12 +86,12 @@ def thinned(losses: Sequence[float], points: int = POINTS) -> list[list[float]]:
 
 
 def sweep_cells(axes: Mapping[str, Sequence[Any]]) -> list[Cell]:
-    """Every combination of the axes that a method takes, each checked now, not hours later.
+    """The cells for every combination of the axes; each is checked before the first one runs.
 
-    axes: "method" and whatever else, as a list of values each: what `word_run` takes, and methods'
-    own options by their names. A method is not run again for each value of what it does not take.
-    lr: each method's rate on record where the axis is absent.
-    Raises ValueError for what is unknown, out of range, or taken by none of the methods.
+    axes: name -> list of values; "method", further arguments of `word_run`, and methods' own
+    options. An axis that a method does not take makes no further cells of it. Without the axis lr
+    each method gets its rate on record.
+    Raises ValueError for an axis or a value that is unknown, out of range, or that no method takes.
     """
     methods = {name: find_method(name) for name in axes["method"]}
     common = [name for name in inspect.signature(word_run).parameters if name in axes]
@@ -128,8 +126,7 @@ def _checked(cell: Cell) -> Cell:
 
 
 def best(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Of each task, train size and method the settings with the highest exact match on validation
-    words, of equals with the lower loss; means over the seeds.
+    """For each task, train size and method the best settings, by `by_exact_match`.
 
     ->  {"cell" (without its seed), "validation": Estimate, "test": Estimate}.
     """

@@ -1,4 +1,4 @@
-"""A comparison in the terminal: what is printed before it, as each row is done, and at its end."""
+"""A comparison in the terminal: the lines before it, after each row, and at its end."""
 
 import itertools
 import math
@@ -88,9 +88,9 @@ def progress_line(row: Row) -> str:
 
 
 def table(results: Results, width: int = WIDTH) -> str:
-    """The final table, the scores to compare with, and what its numbers are.
+    """The final table, the scores to compare with, and the meaning of its numbers.
 
-    width: columns. A wider table continues in a further one below it, with the methods again.
+    width: columns. A wider table is split into several, each with the names of the methods.
     """
     every = list(rows(results).values())
     first, *others = [(title, column) for title, group in COLUMNS for column in group]
