@@ -71,10 +71,10 @@ def peaks(threads: int | None = None) -> dict[str, float | None]:
     return {"flops": tile_flops(), "bandwidth": read_bandwidth(threads)}
 
 
-def tile_flops(tries: int = 7) -> float | None:
+def tile_flops() -> float | None:
     """FLOP/s of the register tile on numbers that stay in L1, over all threads.
 
-    The best of some tries; None without Numba's compiler.
+    The best of seven tries; None without Numba's compiler.
     """
     if fast.backend() == "numpy":
         return None
@@ -99,7 +99,7 @@ def tile_flops(tries: int = 7) -> float | None:
     for array in arrays:
         array[:] = 0
     best = float("inf")
-    for _ in range(tries):
+    for _ in range(7):
         start = time.perf_counter()
         run(*arrays)
         best = min(best, time.perf_counter() - start)

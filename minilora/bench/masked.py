@@ -62,11 +62,9 @@ def instructions(
     for _ in range(BATCHES):
         before = rng.integers(prompts[0], prompts[1] + 1, BATCH)
         end = before + rng.integers(answers[0], answers[1] + 1, BATCH)
-        ids = rng.integers(0, of.config.vocab_size, (BATCH, end.max()))
-        place = np.arange(end.max() - 1)
-        answer = (place >= before[:, None] - 1) & (place < end[:, None] - 1)
-        padding = place >= end[:, None] - 1
-        batches.append((np.where(padding, 0, ids[:, :-1]), np.where(answer, ids[:, 1:], IGNORED)))
+        tokens = rng.integers(0, of.config.vocab_size, (BATCH, end.max()))
+        lengths = zip(tokens.tolist(), before.tolist(), end.tolist())
+        batches.append(tasks.pad([tasks.answer_row(row[:n], m) for row, m, n in lengths], 0))
     return cases.Training(cases.make(of, case), batches, {"lr": steps.LR})
 
 
@@ -136,6 +134,10 @@ def _one(which, case, number, checked, sides, settings) -> dict[str, Any]:
         return side.ask("training.timed", n=in_a_turn)
 
     rounds = turns.in_turn(sides, settings.rounds, ask)
+    a_step = {  # seconds, from the steps of all turns
+        name: sum(t["total"] for t in times) / sum(t["steps"] for t in times)
+        for name, times in rounds.items()
+    }
     return {
         "training": which,
         "case": case,
@@ -144,15 +146,9 @@ def _one(which, case, number, checked, sides, settings) -> dict[str, Any]:
         "apart": apart,
         "steps": number,
         "rounds": rounds,
-        "sides": {name: _all(times, number) for name, times in rounds.items()},
+        "sides": {name: {"seconds": number * s, "step": s} for name, s in a_step.items()},
         "ratios": {name: _ratio(times, rounds[OURS]) for name, times in rounds.items()},
     }
-
-
-def _all(times: Sequence[turns.Times], number: int) -> dict[str, float]:
-    """Seconds of one step, as a mean over all turns, and of `number` steps."""
-    step = sum(t["total"] for t in times) / sum(t["steps"] for t in times)
-    return {"seconds": number * step, "step": step}
 
 
 def _ratio(theirs: Sequence[turns.Times], ours: Sequence[turns.Times]) -> dict[str, float]:

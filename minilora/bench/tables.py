@@ -26,10 +26,6 @@ def _rate(side: str) -> Callable[[Record], str]:
     )
 
 
-def _rung(way: str) -> Callable[[Record], str]:
-    return lambda r: f"{r['flops'] / r['seconds'][way] / 1e9:.1f}"
-
-
 def _ratio(ratio: Mapping[str, float] | None) -> str:
     return f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})" if ratio else "–"
 
@@ -111,7 +107,7 @@ COLUMNS: dict[str, Sequence[Column]] = {
     "ladder": (
         ("M, K, N", 14, lambda r: " ".join(map(str, r["sizes"]))),
         ("FLOP/byte", 9, lambda r: f"{r['flops'] / r['bytes']:.1f}"),
-        *((way, 13, _rung(way)) for way in WAYS),
+        *((w, 13, lambda r, w=w: f"{r['flops'] / r['seconds'][w] / 1e9:.1f}") for w in WAYS),
     ),
 }
 

@@ -181,9 +181,7 @@ def holm(ps: Sequence[float]) -> list[float]:
 # --------------------------------------------------------------------------- bootstrap over words
 
 
-def resampled(
-    hits: Mapping[Any, np.ndarray], draws: int = 1000, seed: int = 0
-) -> dict[Any, np.ndarray]:
+def resampled(hits: Mapping[Any, np.ndarray], draws: int = 1000) -> dict[Any, np.ndarray]:
     """Bootstrap over words: name -> (words,)  ->  name -> (draws,).
 
     hits: the share of the seeds that answered each word. Each draw is the mean over words drawn
@@ -193,7 +191,7 @@ def resampled(
     count = {len(values) for values in hits.values()}
     if len(count) != 1:
         raise ValueError(f"resampled: {sorted(count)} words, wanted the same for every name")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     (words,) = count
     weights = rng.multinomial(words, np.full(words, 1 / words), draws) / words
     return {name: weights @ np.asarray(values, float) for name, values in hits.items()}

@@ -135,7 +135,8 @@ class Meta(np.lib.mixins.NDArrayOperatorsMixin):
         if isinstance(key, np.ndarray) and key.ndim == 1 and key.dtype.kind in "iu":
             return Meta((len(key), *self.shape[1:]), self.dtype)
         shape = self._pattern()[key].shape
-        basic = all(isinstance(k, int | slice | type(None) | type(...)) for k in _as_tuple(key))
+        keys = key if isinstance(key, tuple) else (key,)
+        basic = all(isinstance(k, int | slice | type(None) | type(...)) for k in keys)
         return self._view(shape) if basic else Meta(shape, self.dtype)
 
     def __setitem__(self, key, value):
@@ -185,10 +186,6 @@ def arrays_in(cache) -> list:
     if is_array(cache):
         return [cache]
     return [a for part in cache for a in arrays_in(part)] if isinstance(cache, tuple | list) else []
-
-
-def _as_tuple(key):
-    return key if isinstance(key, tuple) else (key,)
 
 
 def _kind(a):

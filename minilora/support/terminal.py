@@ -86,9 +86,9 @@ class Printable:
         return getattr(self.stream, name)
 
 
-def encodable(text: str, stream: Any = None) -> str:
-    """A text in characters that a stream (stdout where None) can encode."""
-    encoding = getattr(stream or sys.stdout, "encoding", None) or "utf-8"
+def encodable(text: str) -> str:
+    """A text in characters that stdout can encode."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return text.encode(encoding, ERRORS).decode(encoding)
 
 

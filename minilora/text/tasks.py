@@ -195,7 +195,7 @@ def batches(
         chosen = _by_tokens([len(ids) for ids, _ in rows], max_tokens, epochs, rng)
     else:
         chosen = _by_number(rows, batch_size, seed, epochs, by_length, rng)
-    return [_pad([rows[i] for i in batch], tokenizer.pad_id) for batch in chosen]
+    return [pad([rows[i] for i in batch], tokenizer.pad_id) for batch in chosen]
 
 
 def _by_number(rows, batch_size, seed, epochs, by_length, rng):
@@ -279,12 +279,16 @@ def _row(pair: Pair, tokenizer: Any) -> tuple[list[int], list[int]]:
         prompt, answer = tokenizer.encode(pair[0]), tokenizer.encode(_right(pair[1])[0])
     if not prompt or tokenizer.eos_id in answer:
         raise ValueError(f"{place}: wanted a prompt, and no end token in the completion")
-    row = [*prompt, *answer, tokenizer.eos_id]
-    return row[:-1], [IGNORED] * (len(prompt) - 1) + row[len(prompt) :]
+    return answer_row([*prompt, *answer, tokenizer.eos_id], len(prompt))
 
 
-def _pad(rows: list[tuple[list[int], list[int]]], pad_id: int) -> Batch:
-    """Rows of unequal length as one batch, padded on the right."""
+def answer_row(tokens: list[int], prompt: int) -> tuple[list[int], list[int]]:
+    """ids and targets of a row of tokens, whose first `prompt` tokens are no targets."""
+    return tokens[:-1], [IGNORED] * (prompt - 1) + tokens[prompt:]
+
+
+def pad(rows: list[tuple[list[int], list[int]]], pad_id: int) -> Batch:
+    """ids and targets (N, T) of N rows, padded on the right to the longest one."""
     shape = len(rows), max(len(ids) for ids, _ in rows)
     ids, targets = np.full(shape, pad_id, np.int64), np.full(shape, IGNORED, np.int64)
     for n, (row_ids, row_targets) in enumerate(rows):
@@ -294,23 +298,19 @@ def _pad(rows: list[tuple[list[int], list[int]]], pad_id: int) -> Batch:
 
 
 def random_batch(
-    vocab_size: int,
-    batch_size: int,
-    prompts: tuple[int, int] = (60, 200),
-    answers: tuple[int, int] = (5, 60),
-    seed: int = 0,
+    vocab_size: int, batch_size: int, prompts: tuple[int, int], answers: tuple[int, int]
 ) -> Batch:
     """Random tokens in the form of instruction data: a prompt without targets, then an answer.
 
     prompts, answers: the least and the most tokens of each, drawn for every row.
+    ->  ids, targets (batch_size, T), the same at each call.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     rows = []
     for _ in range(batch_size):
         prompt, answer = (int(rng.integers(least, most + 1)) for least, most in (prompts, answers))
-        row = rng.integers(0, vocab_size, prompt + answer).tolist()
-        rows.append((row[:-1], [IGNORED] * (prompt - 1) + row[prompt:]))
-    return _pad(rows, 0)
+        rows.append(answer_row(rng.integers(0, vocab_size, prompt + answer).tolist(), prompt))
+    return pad(rows, 0)
 
 
 def _right(completion: str | tuple[str, ...]) -> tuple[str, ...]:
