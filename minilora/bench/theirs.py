@@ -178,5 +178,5 @@ def _through_onednn(model) -> None:
 
 
 def tensors(arrays: list[np.ndarray]) -> list[Any]:
-    """NumPy's arrays as torch's, in the same memory."""
+    """NumPy arrays of any shapes as torch's tensors, in the same memory."""
     return [torch.from_numpy(a) for a in arrays]

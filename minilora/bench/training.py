@@ -25,7 +25,10 @@ def ours(training: cases.Training) -> turns.Train:
 
 
 def start(side: str, size: str, case: str, lr: float, threads: int) -> None:
-    """Make the training of a side on one batch without padding, for the calls that follow."""
+    """Make the training of a side on one batch without padding, for the calls that follow.
+
+    lr: learning rate. Raises ValueError for an unknown size or case.
+    """
     of, attached = find("size", size, cases.SIZES), find("case", case, cases.CASES)
     toy = cases.SIZES["toy"]
     _make(
@@ -39,7 +42,8 @@ def start(side: str, size: str, case: str, lr: float, threads: int) -> None:
 def start_masked(side: str, which: str, case: str, threads: int) -> dict[str, float]:
     """Make the training of a side on batches with padding: see `masked.TRAININGS`.
 
-    Returns how many rows a batch has, in the mean: see `masked.rows`.
+    Returns how many rows a batch has, in the mean: see `masked.rows`. Raises ValueError for an
+    unknown training or case.
     """
     attached, make = find("case", case, cases.CASES), find("training", which, masked.TRAININGS)
     training = make(attached)

@@ -115,7 +115,10 @@ def together(sides: Sequence[Side]) -> Iterator[Sequence[Side]]:
 
 
 def in_turn(sides: Sequence[Side], rounds: int, ask: Callable[[Side], Times]) -> Rounds:
-    """The times that each side answers in each round; every other round in the reverse order."""
+    """The times that each side answers in each round, in seconds.
+
+    Every other round is in the reverse order. Raises ValueError if a side fails.
+    """
     times: Rounds = {side.name: [] for side in sides}
     for turn in range(rounds):
         for side in sides if turn % 2 == 0 else reversed(sides):

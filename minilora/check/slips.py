@@ -210,7 +210,7 @@ SLIPS = {
 
 
 def numbers(a: Any) -> np.ndarray | None:
-    """An output as an array of numbers; None where it is not one."""
+    """An output of any shape as an array of numbers; None if it is no array of numbers."""
     try:
         a = np.asarray(a)
     except Exception:  # rows of different lengths; an object with a life of its own

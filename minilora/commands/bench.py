@@ -67,7 +67,10 @@ def settings_of(a: argparse.Namespace):
 
 
 def bench(a: argparse.Namespace) -> None:
-    """Run the parts, print a table of each, write bench.json and the figures."""
+    """Run the parts, print a table of each, write bench.json and the figures.
+
+    Raises ValueError for unknown names, for numbers that are not positive, or if results differ.
+    """
     from ..bench import machine, tables
     from ..support.files import make_folder, read_json, write_json
 

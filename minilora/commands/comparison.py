@@ -76,7 +76,8 @@ def _comparison_options(p):
 def settings_of(a):
     """Settings from a command line.
 
-    A --rank without a name is for all techniques but VeRA, whose rank is of another size.
+    A --rank without a name is for all techniques but VeRA, whose rank is of another size. Raises
+    ValueError for an unknown method or a number that is no whole number from 1.
     """
     from ..lab.settings import STARTS, Settings
 
@@ -98,7 +99,11 @@ def settings_of(a):
 
 
 def compare(a) -> None:
-    """Run the comparison; print the table; write results.json, figures, adapters, report.html."""
+    """Run the comparison; print the table; write results.json, figures, adapters, report.html.
+
+    Raises ValueError for wrong settings, FileNotFoundError without the file of --rates, OSError if
+    nothing can be written, KeyboardInterrupt after a comparison that Ctrl-C ended.
+    """
     from ..lab import compare as comparison
     from ..lab import rates
     from ..lab import report as pages
@@ -163,7 +168,10 @@ def _given_rates(texts) -> dict[str, float]:
 
 
 def tune(a) -> None:
-    """Run the sweep; a method's cells go into the record when its last one ends."""
+    """Run the sweep; a method's cells go into the record when its last one ends.
+
+    Raises ValueError for wrong settings or for a file of another kind at --out.
+    """
     from ..formats.models import load_model
     from ..lab import rates
     from ..lab import tune as sweep
@@ -202,7 +210,7 @@ def report(a) -> None:
 
 
 def pretrain(a) -> None:
-    """Train the base and write its folder."""
+    """Train the base and write its folder. Raises ValueError for wrong steps or seed."""
     from ..lab import pretrain as base
 
     own = given(a, "steps", "seed")

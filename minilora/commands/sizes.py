@@ -44,7 +44,10 @@ def add(commands) -> None:
 
 
 def count(a: Namespace) -> None:
-    """Print the trainable numbers of one method, of several or of the default ones."""
+    """Print the trainable numbers of one method, of several or of the default ones.
+
+    Raises ValueError for an unknown shape, method or option.
+    """
     from ..memory.count import count as count_one
     from ..memory.count import table as count_all
 
@@ -69,7 +72,10 @@ def count(a: Namespace) -> None:
 
 
 def memory(a: Namespace) -> None:
-    """Print the bytes of a training step; for a single method also its parts."""
+    """Print the bytes of a training step; for a single method also its parts.
+
+    Raises ValueError for options that are unknown, out of range or not allowed together.
+    """
     from ..memory import figure, savers, tables, whatif
 
     config, settings = _config_of(a.model), _settings(a)

@@ -57,7 +57,10 @@ def _dashed(name: str) -> str:
 
 
 def axes_of(a: argparse.Namespace) -> dict[str, list[Any]]:
-    """The axes that the command line gave, and those that have a default."""
+    """Name -> values, of the axes on the command line and of those that have a default.
+
+    Raises ValueError for an axis without a value or with a text that is no number.
+    """
     axes = {}
     for name, (read, default, _) in AXES.items():
         text = default if getattr(a, name) is None else getattr(a, name)
@@ -72,7 +75,10 @@ def axes_of(a: argparse.Namespace) -> dict[str, list[Any]]:
 
 
 def sweep(a: argparse.Namespace) -> None:
-    """Run the cells that are missing, then print the best settings of each method."""
+    """Run the cells that are missing, then print the best settings of each method.
+
+    Raises ValueError for a cell that cannot be run, or if --out is no file of such cells.
+    """
     from ..lab import cells, forms, sweep
 
     grid = sweep.sweep_cells(axes_of(a))

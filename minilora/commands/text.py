@@ -43,7 +43,10 @@ def load_base(a: Namespace) -> Any:
 
 
 def generate(a: Namespace) -> None:
-    """Print the continuation of the prompt, token by token."""
+    """Print the continuation of the prompt, token by token.
+
+    Raises ValueError for an empty prompt, a setting out of range, or a base without a tokenizer.
+    """
     import minilora as ml
 
     from ..bench import decoding, machine
@@ -117,7 +120,7 @@ class _Stream:
 
 
 def merge(a: Namespace) -> None:
-    """Write the merged model."""
+    """Write the merged model. Raises FileNotFoundError, or ValueError for a damaged file."""
     import minilora as ml
 
     tuned = ml.load_adapter(ml.load_model(a.base), a.adapter)

@@ -48,7 +48,11 @@ def add(commands) -> None:
 
 
 def train(a: Namespace) -> None:
-    """Fine-tune, print the score, write the adapter and a log."""
+    """Fine-tune, print the score, write the adapter and a log.
+
+    Raises ValueError for wrong options or data, and if the training diverges; KeyboardInterrupt,
+    after a checkpoint was written, on Ctrl-C.
+    """
     model = load_base(a)
     pairs, held_out = _pairs(a)
     _check(a, pairs, held_out, model)

@@ -22,7 +22,7 @@ def add(commands) -> None:
 
 
 def adapters(a) -> None:
-    """Train, score and write them, a line each."""
+    """Train, score and write the adapters, with a line for each."""
     import dataclasses
 
     from ..lab import word_adapters
@@ -48,7 +48,7 @@ def _line(name, row):
 
 
 def ask(a) -> None:
-    """Print a line a task."""
+    """Print each task's answer to the word. Raises ValueError unless it is in letters a-z."""
     from ..lab import word_adapters
     from ..text import tasks
 

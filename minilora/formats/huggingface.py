@@ -94,7 +94,7 @@ def _tokenizer(folder):
 
 
 def save_model(model: Llama, folder: str | Path) -> None:
-    """Write a model into a folder that `load_model` and transformers can load."""
+    """Write a model into a folder that `load_model` and transformers can load. Raises OSError."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = {

@@ -198,7 +198,7 @@ def resampled(hits: Mapping[Any, np.ndarray], draws: int = 1000) -> dict[Any, np
 
 
 def middle(draws: np.ndarray) -> tuple[float, float]:
-    """The middle 95 % of a bootstrap's draws."""
+    """(low, high): the middle 95 % of a bootstrap's draws (draws,)."""
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 

@@ -153,5 +153,5 @@ def check_ids(ids, vocab_size: int) -> np.ndarray:
 
 
 def array(a: Tensor | np.ndarray) -> np.ndarray:
-    """The array of a Tensor; an array as it is."""
+    """The array of a Tensor, of any shape; an array as it is."""
     return a.data if isinstance(a, Tensor) else a

@@ -24,8 +24,9 @@ class Saved:
 
 
 def saved_arrays(nodes: Iterable[Node], besides: Iterable[np.ndarray] = ()) -> list[Saved]:
-    """Every storage in the nodes' caches, once, in the order of the forward pass, without those of
-    `besides`.
+    """Every storage in the nodes' caches, once, in the order of the forward pass.
+
+    besides: arrays of any shapes, whose storages are left out.
     """
     known = storages(besides)
     holders: dict[int, list[tuple[str, str]]] = {}

@@ -260,7 +260,7 @@ def _account(tuned, batch, step_peak: Callable[[], int], walk, arrays, optimizer
 
 
 def weight_arrays(tuned: Tuned) -> list[np.ndarray]:
-    """Every array that is held whether or not a step runs, the base's own too."""
+    """All arrays that are held between steps, those of the base too."""
     own = [a for arguments in tuned.layers.values() for a in arguments.values() if is_array(a)]
     return [*tuned.base.params.values(), *tuned.weights.values(), *tuned.shared.values(), *own]
 

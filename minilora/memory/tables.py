@@ -43,7 +43,7 @@ def ledgers(
 
 
 def measured(model: str, settings: Settings, batch: int, seq: int) -> dict[str, Ledger]:
-    """The measured bytes of each method. model: one with weights, as for `load_model`."""
+    """The measured bytes of each method. model: with weights. Raises as `load_model`."""
     base = load_model(model)
     return {n: measure(attach(base, n, **how), batch, seq) for n, how in settings.items()}
 
@@ -51,7 +51,10 @@ def measured(model: str, settings: Settings, batch: int, seq: int) -> dict[str, 
 def savers_of(
     model: str, settings: Settings, batch: int, seq: int
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Method -> `savers`. model: one with weights, as for `load_model`."""
+    """Method -> `savers`. model: with weights, as for `load_model`.
+
+    Raises ValueError for settings with "recompute", and what `load_model` raises.
+    """
     if any("recompute" in how for how in settings.values()):
         raise ValueError("--savers tries every --recompute itself: give one of the two")
     base = load_model(model)

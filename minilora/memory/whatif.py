@@ -94,7 +94,10 @@ def keeping(op: Op, more: Callable[[Mapping[str, Any], Any], Any]) -> Op:
 
 @contextlib.contextmanager
 def supposing(case: Case, method: str) -> Iterator[None]:
-    """Within the with block, the case's ops keep more, in every model that uses this method."""
+    """In the with block the case's ops keep more, in every model that uses this method.
+
+    Raises ValueError for an unknown method.
+    """
     chosen = [find_method(method).op if n == ADAPTER else getattr(ops, n) for n in case.ops]
     with contextlib.ExitStack() as stack:
         for op in {id(op): op for op in chosen}.values():

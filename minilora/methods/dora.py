@@ -97,7 +97,10 @@ def to_peft(settings, layers):
 
 
 def from_peft(config):
-    """attach's keywords from PEFT's config; None if it is not a DoRA's."""
+    """attach's keywords from PEFT's config; None if it is not a DoRA's.
+
+    Raises ValueError for a dropout above 0.
+    """
     if not config.get("use_dora"):
         return None
     given = lora.from_peft(config)

@@ -34,7 +34,10 @@ class PairRun:
     rng: np.random.Generator
 
     def loss(self, name: str, moved: np.ndarray) -> float:
-        """<dout, out> with another value of one argument."""
+        """<dout, out> with `moved`, of the argument's shape, in place of one argument.
+
+        Raises GradientError if the output is not finite or its shape changes.
+        """
         out, _ = self.forward(*{**self.args, name: moved}.values())
         words = ""
         if np.shape(out) != self.out.shape:

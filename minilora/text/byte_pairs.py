@@ -108,7 +108,7 @@ class BytePairTokenizer:
         return self._size
 
     def encode(self, text: str) -> list[int]:
-        """Text to ids; no token is added before or after."""
+        """Text to ids; no token is added. Raises ValueError for what the library refuses."""
         with _in_rust("tokenizer"):
             return self._inner.encode(text, add_special_tokens=False).ids
 

@@ -248,13 +248,16 @@ def enough_batches(
     seed: int,
     by_length: int = 1,
 ) -> list[Batch]:
-    """`batches` with enough epochs for this number of steps."""
+    """`batches` with enough epochs for this number of steps. Raises ValueError as `batches`."""
     epochs = -(-steps * batch_size // max(1, len(pairs)))
     return batches(pairs, tokenizer, batch_size, seed, epochs, by_length)
 
 
 def all_once(pairs: Sequence[Pair], tokenizer: Any, batch_size: int = 64) -> list[Batch]:
-    """All pairs, each once, in batches of similar length: for a mean loss."""
+    """All pairs, each once, in batches of similar length, for a mean loss.
+
+    Raises ValueError as `batches`.
+    """
     pairs = sorted(pairs, key=_length)
     parts = [pairs[k : k + batch_size] for k in range(0, len(pairs), batch_size)]
     return [batch for part in parts for batch in batches(part, tokenizer, len(part))]
@@ -407,5 +410,8 @@ RULES: dict[str, Callable[[str], str]] = {
 
 
 def score_rule(rule: Callable[[str], str], pairs: Sequence[Words]) -> float:
-    """The share of a task's pairs that a rule answers right; it is applied to the word itself."""
+    """The share of a task's pairs that a rule answers right; it is applied to the word itself.
+
+    Raises ValueError for a pair without a right completion.
+    """
     return sum(rule(prompt[1:-1]) in _right(answers) for prompt, answers in pairs) / len(pairs)

@@ -179,15 +179,19 @@ class Tuned:
         return Forward(weights, linear, feed_forward, recompute=again == "layers")
 
     def loss(self, ids, targets, count=None, leaves=None, key=None) -> Tensor:
-        """The base's loss under this technique; leaves and key as for `how`."""
+        """The base's mean loss () in nats a target under this technique.
+
+        ids, targets (N, T) ints; count: the divisor, None: the targets that count; leaves and key
+        as for `how`. Raises ValueError if ids or targets are out of range.
+        """
         return self.base.loss(ids, targets, count, self.how(leaves, key))
 
     def logits(self, ids) -> np.ndarray:
-        """ids (N, T) ints -> logits (N, T, V), without dropout."""
+        """ids (N, T) ints -> logits (N, T, V), without dropout. Raises ValueError for wrong ids."""
         return self.base.logits(ids, self.how())
 
     def generate(self, ids, max_new_tokens: int, **choices) -> np.ndarray:
-        """Continue each row: see `generation.generate`."""
+        """Continue each row of ids (N, T) -> (N, T + new): see `generation.generate`."""
         return generation.generate(self.base, ids, max_new_tokens, **choices, how=self.how())
 
     def factors(self, layer: str) -> tuple[np.ndarray, np.ndarray]:

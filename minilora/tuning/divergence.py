@@ -30,7 +30,8 @@ def check_gradients(
 ) -> None:
     """Raises Diverged if the loss or a gradient is not finite.
 
-    The error names the first array that is not finite, in the order of computation.
+    parts: the batches (ids, targets) of the step; grads: key -> gradient of the array's shape. The
+    error names the first array that is not finite, in the order of computation.
     """
     bad = [key for key, g in grads.items() if not np.isfinite(g).all()]
     if math.isfinite(loss) and not bad:

@@ -48,7 +48,7 @@ class History:
 
 
 def python_values(value: Any) -> Any:
-    """For JSON: NumPy's scalars and arrays as Python's."""
+    """For JSON: NumPy's scalars and arrays as Python's. Raises TypeError for another object."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     raise TypeError(f"train: evaluate returned a {type(value).__name__}, which JSON cannot hold")

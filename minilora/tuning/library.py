@@ -74,14 +74,20 @@ class Library:
         return self.add(name, _as_lora(self.base, factors))
 
     def remove(self, name: str) -> None:
-        """Remove an adapter; if it was active, the base alone is active."""
+        """Remove an adapter; if it was active, the base alone becomes active.
+
+        Raises ValueError for an unknown name.
+        """
         find("adapter", name, self._adapters)
         del self._adapters[name]
         if self.current == name:
             self.current = None
 
     def use(self, name: str | None) -> None:
-        """Make an adapter active; None: the base alone. No array is copied or changed."""
+        """Make an adapter active; None: the base alone. No array is copied or changed.
+
+        Raises ValueError for an unknown name.
+        """
         if name is not None:
             find("adapter", name, self._adapters)
         self.current = name
@@ -131,7 +137,7 @@ class Library:
         return self.active.logits(ids)
 
     def generate(self, ids, max_new_tokens: int, **choices) -> np.ndarray:
-        """Continue each row with the active adapter, or the base: see `generation.generate`."""
+        """Continue each row of ids (N, T) with the active adapter: see `generation.generate`."""
         return self.active.generate(ids, max_new_tokens, **choices)
 
     def generate_text(self, prompt: str, max_new_tokens: int = 32, **choices) -> str:

@@ -61,7 +61,7 @@ def save_adapter(tuned: Tuned, folder: str | Path, *, save_projection: bool = Tr
 def export(
     tuned: Tuned, save_projection: bool = True
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """adapter_config.json's contents and the arrays under their names on disk."""
+    """The fields of adapter_config.json, and key on disk -> array."""
     record, peft = tuned.record, tuned.record.peft
     config: dict[str, Any] = {
         "peft_type": "FULL" if record.whole_model else "MINILORA",
@@ -148,7 +148,8 @@ def load_adapter(
 def load_unmoved(model: Llama, folder: str | Path) -> Tuned:
     """`load_adapter` for use without training; no weight of the base is copied.
 
-    A technique that moves a weight is loaded as PEFT reads it: as a LoRA.
+    A technique that moves a weight is loaded as PEFT reads it: as a LoRA. Raises what
+    `load_adapter` raises.
     """
     return _load(model, folder, None, {}, unmoved=True)
 
