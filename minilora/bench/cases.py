@@ -1,4 +1,4 @@
-"""What is timed: sizes of Llama, and each technique as it is attached to them."""
+"""The sizes of Llama and the techniques that are timed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

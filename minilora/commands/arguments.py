@@ -15,7 +15,7 @@ def command(
 ) -> argparse.ArgumentParser:
     """Let a command call the function with its arguments; returns the command's parser.
 
-    What it does, in words, stands in `COMMANDS`.
+    `COMMANDS` says in words what it does.
     """
     p = commands.add_parser(name)
     p.set_defaults(command=function)

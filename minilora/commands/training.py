@@ -146,7 +146,7 @@ def _tuned(a, model):
 
 
 def _settings(a, tuned) -> dict[str, Any]:
-    """What ml.train is given."""
+    """The settings of ml.train."""
     return {
         "steps": a.steps,
         "lr": _chosen_rate(tuned.method)[0] if a.lr is None else a.lr,

@@ -37,7 +37,7 @@ def adapters(a) -> None:
     heads = ("task", "trainable", "bytes", "seconds", "exact match, held out")
     print("{:12} {:>10} {:>10} {:>8} {:>22}".format(*heads))
     word_adapters.make(a.out, recipes, lambda name, row: print(_line(name, row), flush=True))
-    print(f"written to {a.out}: a folder a task, and {word_adapters.RECORD}")
+    print(f"written to {a.out}: a folder for each task, and {word_adapters.RECORD}")
 
 
 def _line(name, row):

@@ -160,7 +160,8 @@ def comparison_table(results: Results) -> str:
     return _table(
         f'<tr class="groups">{over}</tr>\n{_heads(head for head, _ in columns)}',
         [_row(cell(row) for _, cell in columns) for row in rows(results).values()],
-        "A row a technique; loss and exact match are means over its seeds, ms/step is a median.",
+        "One row for each technique: loss and exact match are means over its seeds, ms/step is a "
+        "median.",
     )
 
 
@@ -171,7 +172,7 @@ def _middle_half(row) -> str:
 
 
 def techniques(results: Results) -> str:
-    """A line a technique: the weight that it makes, and its paper."""
+    """One line for each technique: the weight that it makes, and its paper."""
     lines = []
     for name, row in results["methods"].items():
         record = METHODS.get(name)
@@ -185,8 +186,8 @@ def techniques(results: Results) -> str:
             f"<li><strong>{escape(row['title'])}</strong>: {escape(record.formula)} ({source})</li>"
         )
     return (
-        "<p>A linear is y = x Wᵀ. The weight that stands in W's place, A (r, I) and B (O, r) of "
-        f"rank r:</p>\n<ul>\n{chr(10).join(lines)}\n</ul>"
+        "<p>A linear is y = x Wᵀ. Each technique puts another weight in W's place, with A (r, I) "
+        f"and B (O, r) of rank r:</p>\n<ul>\n{chr(10).join(lines)}\n</ul>"
     )
 
 
@@ -275,7 +276,7 @@ def _options(row):
 
 
 def _plain(value: Any, separator: str = ", ") -> str:
-    """A setting as a reader writes it."""
+    """A setting as text."""
     if isinstance(value, Mapping):
         value = [f"{k} = {_plain(v)}" for k, v in value.items()] or ["–"]
     if isinstance(value, list | tuple):
@@ -306,6 +307,6 @@ def _table(head: str, body: Iterable[str], caption: str, look: str = "") -> str:
 
 
 def _pairs(named: Mapping[str, str]) -> str:
-    """Name and value, a line each."""
+    """Name and value, one line for each."""
     lines = "".join(_row([name, str(value)]) for name, value in named.items())
     return f'<div class="wide"><table class="text"><tbody>\n{lines}\n</tbody></table></div>'

@@ -58,8 +58,8 @@ def run(
 ) -> tuple[Tuned, History]:
     """One training run of a method (or from scratch).
 
-    every: also the mean loss over the validation words each so many steps. progress: a bar, see
-    `train`. options: alpha, and the method's own.
+    every: steps between two evaluations of the mean loss over the validation words; None: none.
+    progress: a bar, see `train`. options: alpha, and the method's own.
     """
     batches = make_batches(model, words.train, settings, seed)
     if name == SCRATCH:
@@ -175,6 +175,9 @@ def curve(history: History) -> list[tuple[int, float, float]]:
 
 
 def adapter_bytes(tuned: Tuned, folder: Path | None = None) -> int:
-    """Bytes of the adapter's array file, without arrays that a key draws; kept in `folder`."""
+    """Bytes of the adapter's array file, without arrays that a key draws.
+
+    folder: where the adapter is kept; None: it is not kept.
+    """
     with contextlib.nullcontext(folder) if folder else tempfile.TemporaryDirectory() as place:
         return save_adapter(tuned, place, save_projection=False)

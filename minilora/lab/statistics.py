@@ -53,7 +53,7 @@ class Estimate(NamedTuple):
         return int(math.copysign(certain, self.mean or 0))
 
     def times(self, factor: float) -> "Estimate":
-        """The same in another unit."""
+        """The estimate times a factor, for another unit."""
         if self.mean is None or self.sd is None:
             return self
         return Estimate(factor * self.mean, abs(factor) * self.sd, self.n)
@@ -70,7 +70,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(values: Iterable[float | None]) -> Estimate:
-    """Of one value for each seed; None is that of a run that diverged."""
+    """The estimate from one value for each seed; None stands for a run that diverged."""
     values = list(values)
     known = [float(value) for value in values if value is not None]
     if len(known) < len(values):
@@ -79,13 +79,13 @@ def estimate(values: Iterable[float | None]) -> Estimate:
 
 
 def difference(ours: Iterable[float | None], theirs: Iterable[float | None]) -> Estimate:
-    """Of ours less theirs, seed by seed."""
+    """The estimate of ours minus theirs, seed by seed. Raises ValueError for unequal numbers."""
     pairs = zip(ours, theirs, strict=True)
     return estimate(None if a is None or b is None else a - b for a, b in pairs)
 
 
 def rounded(value: float, digits: int = 6) -> float:
-    """To so many significant digits: what a record keeps of a number."""
+    """value with so many significant digits, for a record."""
     return float(f"{value:.{digits}g}")
 
 
@@ -136,7 +136,7 @@ HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot tell"
 
 
 def higher(gap: Estimate, enough: float) -> tuple[str, float]:
-    """Is ours higher?  gap: ours less theirs; enough: the smallest gain that matters.
+    """Is ours higher?  gap: ours minus theirs; enough: the smallest gain that matters.
 
     holds: the 95 % interval lies above 0. does not hold: it lies below `enough`. Else cannot tell.
     ->  the verdict, and the p of its test.
@@ -148,12 +148,12 @@ def higher(gap: Estimate, enough: float) -> tuple[str, float]:
 
 
 def lower(gap: Estimate, enough: float) -> tuple[str, float]:
-    """Is ours lower? `higher` of the opposite: a loss, a time, bytes."""
+    """Is ours lower?  `higher` with the opposite sign, for a loss, a time or bytes."""
     return higher(gap.times(-1), enough)
 
 
 def as_good(gap: Estimate, margin: float) -> tuple[str, float]:
-    """Is ours as good, but for `margin`?  gap: ours less theirs, high is good.
+    """Is ours as good, up to `margin`?  gap: ours minus theirs; high is good.
 
     holds: the 95 % interval lies above -margin. does not hold: it reaches below -margin, and all of
     it lies below 0. Else cannot tell: there may be a difference that these seeds do not show.

@@ -43,7 +43,7 @@ def word_run(
     """One run of a method (or from "scratch"): its cost in numbers, its losses, its scores.
 
     rank: of a method that has one, VeRA's too; alpha: 2·rank where None. options: the method's own.
-    every: the validation loss each so many steps. score: on which words it is judged in the end.
+    every: steps between two evaluations of the validation loss. score: the words for the scores.
     ->  trainable: numbers. losses: [step, mean training loss since the point before].
     evaluations: [step, validation loss]. validation, test: {"exact_match", "loss"}. A run that
     diverged has scores of 0, losses of None, and the step as "diverged".
@@ -76,7 +76,7 @@ def scores(tuned: Tuned, words: tasks.TaskData, name: str) -> dict[str, float]:
 
 
 def thinned(losses: Sequence[float], points: int = POINTS) -> list[list[float]]:
-    """[step, mean loss since the point before]: a curve for a record, of so many points at most."""
+    """[step, mean loss since the point before]: a curve of at most `points` points."""
     size = -(-len(losses) // points) or 1
     parts = [losses[k : k + size] for k in range(0, len(losses), size)]
     return [[min(n * size, len(losses)), rounded(fmean(p))] for n, p in enumerate(parts, 1)]
@@ -145,7 +145,7 @@ def best(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 
 def table(records: Sequence[Record]) -> str:
-    """The best of each method, for people."""
+    """The best settings of each method as a Markdown table."""
     head = ["method", "task", "words", "rank", "targets", "lr", "options", "seeds"]
     lines = []
     for row in best(records):

@@ -1,4 +1,4 @@
-"""The figure of bytes against the length of a row: one panel a method, its parts stacked."""
+"""The figure of bytes against the length of a row: a panel for each method, its parts stacked."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,7 +57,7 @@ def curves(
 def memory_by_length(
     lengths: Sequence[int], ledgers: Mapping[str, Sequence[Ledger]], title: str
 ) -> Any:
-    """One panel a method: its parts, stacked, against the length of a row in tokens.
+    """A panel for each method: its parts, stacked, against the length of a row in tokens.
 
     A dotted line marks where activations overtake weights.
     """

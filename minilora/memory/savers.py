@@ -115,7 +115,7 @@ def savers(tuned: Tuned, batch: int, seq: int) -> dict[str, dict[str, float]]:
 
 
 def table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[str]:
-    """A block a method, a row a saver: bytes, and the changes of the peak and of the time."""
+    """For each method a row for each saver: bytes, and the changes of the peak and of the time."""
     for name, rows in results.items():
         yield _cells(METHODS[name].title, ("saved", "peak", "measured", "less", "time"))
         first = rows[SAVERS[0].title]

@@ -158,7 +158,7 @@ def measure(
     """
     rng, vocabulary = np.random.default_rng(0), tuned.config.vocab_size
     batch = _batch(batch_size, seq_len, batch, lambda n, _: rng.integers(0, vocabulary, n))
-    tuned.loss(*batch)  # makes what is made only once: rope tables, compiled kernels
+    tuned.loss(*batch)  # a first pass makes RoPE's tables and compiles kernels
     held = [*_reachable(tuned).values()]
     with _tracing():
         optimizer = _traced(lambda: AdamW(tuned.trainable))

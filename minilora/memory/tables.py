@@ -67,7 +67,7 @@ def overview(
     details: bool = False,
     mixed: bool = False,
 ) -> Iterator[str]:
-    """A row a method, and below it the measured bytes, if any; details: also every part."""
+    """A row for each method, with the measured bytes below it, if any; details: every part too."""
     yield f"{'method':18} {''.join(f'{c:>13}' for c in (*CATEGORIES, 'peak'))}"
     for name, row in predicted.items():
         yield f"{METHODS[name].title:18} {_cells(row)}"
@@ -141,7 +141,7 @@ def fits(
 def fit_table(
     limits: Mapping[str, Mapping[str, int]], config: ModelConfig, gigabytes: float, seq: int
 ) -> Iterator[str]:
-    """A row a method: the largest batch of this length, and the longest single row."""
+    """A row for each method: the largest batch of this length, and the longest single row."""
     yield f"within {gigabytes:g} GB (10⁹ bytes), by the predicted peak:"
     yield f"{'method':18} {f'rows of {seq} tokens':>22} {'tokens of one row':>20}"
     for name, row in limits.items():
@@ -184,7 +184,7 @@ def kept_by_rows(
 
 
 def rows_table(kept: Mapping[str, Mapping[str, int]], batch: Batch) -> Iterator[str]:
-    """A row a method: bytes kept for backward, and shares of the first column."""
+    """A row for each method: bytes kept for backward, and shares of the first column."""
     (N, T), targets = batch[0].shape, batch[1]
     rows, counted = int(last_targets(targets).sum()), int((targets != IGNORED).sum())
     yield f"{'kept for backward':18}{'every position':>16}{'that matter':>22}{'and recompute':>22}"

@@ -145,7 +145,7 @@ def what_ifs(
 
 
 def table(kept: Mapping[str, Mapping[str, int | None]]) -> Iterator[str]:
-    """A row a method, a column a case; below each row its percentages; then the cases' meanings."""
+    """A row for each method, a column for each case, percentages below, then the meanings."""
     yield f"{'kept for backward':18}{''.join(f'{case.title:>14}' for case in CASES)}"
     whole = kept.get(REFERENCE, {}).get(CASES[0].title)
     for name, row in kept.items():

@@ -11,7 +11,7 @@ from .base import Method, PeftFormat
 
 
 def dora_forward(x, W, s, A, B, m, norm):
-    """y = (m / norm) · (x Wᵀ + s (x Aᵀ) Bᵀ), one factor an output.
+    """y = (m / norm) · (x Wᵀ + s (x Aᵀ) Bᵀ), one factor for each output.
 
     x (M, I), W (O, I) frozen, s scaling, A (r, I), B (O, r), m (O,); norm (O,) frozen, the size of
     each row of W + s B A (`derived`)  ->  y (M, O).
@@ -69,7 +69,7 @@ def derived(W, s, A, B, **_):
 def init(W, rank, options, rng, shared):
     """A and B as in LoRA, m the norm of each row of W: y = x Wᵀ at the start.
 
-    One norm an output, as in PEFT. Raises ValueError if a row of W is 0: it has no direction.
+    One norm for each output, as in PEFT. Raises ValueError if a row of W is 0: it has no direction.
     Source: Liu et al. 2024, section 4.1.
     """
     start = lora.init(W, rank, options, rng, shared)

@@ -64,7 +64,7 @@ def reference_title(name: str) -> str:
 
 
 def literal(text: str) -> str:
-    """The text with its dollars as dollars: between two of them a figure would read a formula."""
+    """The text with $ escaped: matplotlib would read the part between two of them as a formula."""
     return text.replace("$", r"\$")
 
 
@@ -119,9 +119,9 @@ def png(figure, dpi: int = 140) -> bytes:
 
 
 def convergence(results: Mapping[str, Any]) -> Any:
-    """Loss against optimizer steps, one colour a row: left on validation words, right in training.
+    """Loss against optimizer steps: left on validation words, right in training.
 
-    The legend lists the rows from the lowest final loss to the highest.
+    Each row has its colour. The legend lists the rows from the lowest final loss to the highest.
     """
     from matplotlib.ticker import LogLocator, MaxNLocator
 

@@ -7,7 +7,7 @@ import shutil
 import sys
 from typing import Any
 
-WIDTH = 110  # columns of what is printed into a file or a pipe, and the most on a terminal
+WIDTH = 110  # columns of text in a file or a pipe, and the most on a terminal
 ERRORS = "minilora.plain"  # an error handler of codecs: other characters for those that are missing
 
 # Characters that a terminal obeys instead of printing; the last ones set the direction of text.
@@ -64,7 +64,7 @@ def _nowhere():
 
 
 def printable(text: str) -> str:
-    """The text with its control characters written out, but for newlines and tabs: "\\x1b"."""
+    """The text with its control characters, except newline and tab, as escapes: "\\x1b"."""
     return CONTROLS.sub(lambda c: ascii(c[0])[1:-1], text)
 
 

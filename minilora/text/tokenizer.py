@@ -161,7 +161,7 @@ def known_ids(ids: Iterable[int], vocab_size: int) -> list[int]:
     return ids
 
 
-# The word lab's: end, prompt mark, one tag a task, letters, and the sounds that no letter writes.
+# The word lab's: end, prompt mark, one tag for each task, letters, and sounds that have no letter.
 WORD_LAB = CharTokenizer.from_characters(
     "\n>" + "SGPDNCLW" + string.ascii_lowercase + "ɑæʌɔäïɛɝɪöʊʧðʤŋʃθʒ"
 )

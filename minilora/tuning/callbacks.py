@@ -34,7 +34,7 @@ class Run:
         self.stopped = self.stopped or reason
 
     def due(self, every: int | None) -> bool:
-        """Is it time for what happens every so many steps, and after the last step?"""
+        """Is this step a multiple of `every`, or the last one?"""
         last = self.step == self.steps or bool(self.stopped)
         return last or bool(every and self.step % every == 0)
 
@@ -66,7 +66,7 @@ class Bar(Callback):
         self.bar = tqdm(total=run.steps, initial=run.step, desc=title, disable=hidden, leave=False)
 
     def step(self, run: Run) -> None:
-        """One further, with the loss."""
+        """Move the bar by one step, and show the loss."""
         self.bar.set_postfix(loss=f"{run.history.losses[-1]:.3f}", refresh=False)
         self.bar.update()
 
@@ -86,7 +86,7 @@ class Log(Callback):
         make_folder(self.path.parent)
 
     def step(self, run: Run) -> None:
-        """A line of the step."""
+        """Add a line with the step's loss, rate and seconds."""
         if not self.started:
             self._start(run.step)
         history = run.history
@@ -94,7 +94,7 @@ class Log(Callback):
         self._add({"step": run.step, "loss": loss, "rate": rate, "seconds": seconds})
 
     def evaluation(self, run: Run) -> None:
-        """A line of the evaluation."""
+        """Add a line with the evaluation."""
         step, value = run.history.evaluations[-1]
         self._add({"step": step, "evaluation": value})
 

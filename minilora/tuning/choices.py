@@ -42,7 +42,7 @@ def _letters(name):
 
 
 def describe_options() -> str:
-    """A paragraph a technique: what attach takes for it, with defaults, meanings and units."""
+    """For each technique what attach takes: names, defaults, meanings and units, a line each."""
     lines = []
     for name, record in METHODS.items():
         own = {"rank": record.default_rank, "alpha": "2·rank", "targets": "q_proj, v_proj"}

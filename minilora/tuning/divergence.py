@@ -50,7 +50,7 @@ def _first_bad_activation(tuned, parts, step):
         loss = tuned.loss(ids, targets, leaves=tuned.leaves(), key=(tuned.seed, step, j))
         for node in tape(loss):
             if node.op and any(not np.isfinite(a).all() for a in arrays_in(node.cache)):
-                return f"what {node.op.name} in {node.name} computes with"
+                return f"an array of {node.op.name} in {node.name}"
     return "the loss itself"
 
 
