@@ -15,7 +15,7 @@ All other names are the technique's own. A name in `trains` is an array that get
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -23,69 +23,6 @@ from ..engine import Op
 
 Arrays = dict[str, Any]  # arguments by name: arrays, and numbers such as the scaling s
 Options = Mapping[str, Any]  # the technique's options by name, and alpha where it takes one
-
-
-class Init(Protocol):
-    """The arguments after W of a fresh linear, with which ΔW = 0.
-
-    A technique that owns its weight may return another W among them.
-    """
-
-    def __call__(
-        self, W: np.ndarray, rank: int, options: Options, rng: np.random.Generator, shared: Arrays
-    ) -> Arrays: ...
-
-
-class Delta(Protocol):
-    """ΔW (O, I) of the adapter from its arguments, W among them: the merged weight is W + ΔW."""
-
-    def __call__(self, *_: Any, **arguments: Any) -> np.ndarray: ...
-
-
-class Count(Protocol):
-    """How many numbers of one linear train."""
-
-    def __call__(self, I: int, O: int, rank: int) -> int: ...
-
-
-class Factors(Protocol):
-    """Thin factors (O, k), (k, I): s times their product is the whole change of the base's W."""
-
-    def __call__(
-        self, options: Options, /, *_: Any, **arguments: Any
-    ) -> tuple[np.ndarray, np.ndarray]: ...
-
-
-class Prepare(Protocol):
-    """Arrays that all layers share, of the dtype of `like`.   shapes: (O, I) of each linear."""
-
-    def __call__(
-        self, shapes: list[tuple[int, int]], rank: int, options: Options, like: Any
-    ) -> Arrays: ...
-
-
-class Derived(Protocol):
-    """Frozen arguments that are made from the others before each pass: constants for backward."""
-
-    def __call__(self, *_: Any, **arguments: Any) -> Arrays: ...
-
-
-class GradRule(Protocol):
-    """Changes the gradients of one linear in place, after clipping and before AdamW."""
-
-    def __call__(self, arrays: Arrays, grads: dict[str, np.ndarray], options: Options) -> None: ...
-
-
-class BeforeStep(Protocol):
-    """What `after_step` needs to know of the arrays before AdamW's step."""
-
-    def __call__(self, arrays: Arrays) -> Any: ...
-
-
-class AfterStep(Protocol):
-    """The technique's own step, in place, after AdamW's step number `step` = 1, 2, …"""
-
-    def __call__(self, arrays: Arrays, kept: Any, step: int, options: Options) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -99,45 +36,24 @@ class Settings:
     alpha_pattern: Mapping[str, float]
 
 
-class ToPeft(Protocol):
-    """(fields of adapter_config.json, layer -> argument -> array that is written)."""
-
-    def __call__(
-        self, settings: Settings, layers: Mapping[str, Arrays]
-    ) -> tuple[dict[str, Any], dict[str, Arrays]]: ...
-
-
-class FromPeft(Protocol):
-    """attach's keywords from adapter_config.json; None if the file is not of this technique.
-
-    Raises ValueError for a field whose value the technique cannot have.
-    """
-
-    def __call__(self, config: Mapping[str, Any]) -> dict[str, Any] | None: ...
-
-
-class Restore(Protocol):
-    """A linear's own arrays, with a moved W, from those that `to_peft` wrote.
-
-    arguments: the linear's, as it was attached; written: argument -> array. Raises ValueError if
-    the arrays cannot be computed from what was written.
-    """
-
-    def __call__(self, options: Options, arguments: Arrays, written: Arrays) -> Arrays: ...
-
-
 @dataclass(frozen=True)
 class PeftFormat:
     """How PEFT stores a technique. Saving checks that reading gives each linear's change again."""
 
     type: str  # adapter_config.json's peft_type: "LORA", "VERA"
     names: Mapping[str, str]  # argument -> suffix of its key: {"A": "lora_A.weight"}
-    to_peft: ToPeft
-    from_peft: FromPeft
+    # (settings, layer -> arguments) -> fields of adapter_config.json, layer -> argument -> array
+    to_peft: Callable[[Settings, Mapping[str, Arrays]], tuple[dict[str, Any], dict[str, Arrays]]]
+    # (adapter_config.json) -> attach's keywords; None if the file is not of this technique. Raises
+    # ValueError for a field whose value the technique cannot have.
+    from_peft: Callable[[Mapping[str, Any]], dict[str, Any] | None]
     shared: Mapping[str, str] = field(default_factory=dict)  # argument -> its one key
     drawn: str = ""  # config field: False where the shared arrays are left out, drawn by a key
     claims: tuple[str, ...] = ()  # fields that change the formula, and that this technique knows
-    restore: Restore | None = None  # None: the arrays that are written are the technique's own
+    # (options, a linear's arguments as attached, argument -> array that `to_peft` wrote) -> its own
+    # arrays, with a moved W; None: it wrote its own arrays. Raises ValueError if they cannot be
+    # computed from what was written.
+    restore: Callable[[Options, Arrays, Arrays], Arrays] | None = None
 
 
 @dataclass(frozen=True)
@@ -150,10 +66,14 @@ class Method:
     formula: str  # the adapted weight in a line
     op: Op  # the pair of one adapted linear, forward(x, W, …): its true vector-Jacobian product
     trains: tuple[str, ...]  # which arguments get gradients
-    init: Init
-    delta: Delta
-    count: Count
-    factors: Factors | None = None  # None: the change is no product of thin factors
+    # (W, rank, options, rng, shared) -> the arguments after W of a fresh linear, with which ΔW = 0;
+    # a technique that owns its weight may return another W among them
+    init: Callable[[np.ndarray, int, Options, np.random.Generator, Arrays], Arrays]
+    delta: Callable[..., np.ndarray]  # (**arguments) -> ΔW (O, I): the merged weight is W + ΔW
+    count: Callable[[int, int, int], int]  # (I, O, rank) -> how many numbers of one linear train
+    # (options, **arguments) -> thin (O, k), (k, I): s times their product is the whole change of
+    # the base's W; None: the change is no such product
+    factors: Callable[..., tuple[np.ndarray, np.ndarray]] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)  # name -> default, for attach
     about: Mapping[str, str] = field(default_factory=dict)  # option -> its meaning and unit
     # steps of a run -> options that the paper chooses by them; a comparison takes these
@@ -162,12 +82,19 @@ class Method:
     default_rank: int = 8
     rank_above_width: bool = False  # is a rank above min(I, O) of use?
     check: Callable[[Options], None] | None = None  # raises ValueError for a wrong option
-    prepare: Prepare | None = None
-    derived: Derived | None = None
-    grad_rule: GradRule | None = None
+    # ((O, I) of each linear, rank, options, like) -> arrays that all layers share, of like's dtype
+    prepare: Callable[[list[tuple[int, int]], int, Options, Any], Arrays] | None = None
+    # (**arguments) -> frozen arguments that are made before each pass, constants for backward
+    derived: Callable[..., Arrays] | None = None
+    # (arrays, gradients, options): changes one linear's gradients in place, after clipping and
+    # before AdamW
+    grad_rule: Callable[[Arrays, dict[str, np.ndarray], Options], None] | None = None
     lr_scale: Callable[[Options], Mapping[str, float]] | None = None  # -> {"B": factor on the rate}
-    before_step: BeforeStep | None = None
-    after_step: AfterStep | None = None
+    # (arrays) -> what `after_step` needs to know of them, before AdamW's step
+    before_step: Callable[[Arrays], Any] | None = None
+    # (arrays, what `before_step` returned, step = 1, 2, …, options): the technique's own step, in
+    # place, after AdamW's
+    after_step: Callable[[Arrays, Any, int, Options], None] | None = None
     # arguments that a step rule adds and keeps between steps -> the argument of the same shape
     remembers: Mapping[str, str] = field(default_factory=dict)
     owns_weight: bool = False  # W is the technique's own copy, which it moves or `init` returns
