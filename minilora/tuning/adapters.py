@@ -315,11 +315,9 @@ def attach(
     tuned = Tuned(model, record, rank, alpha, targets or DEFAULT_TARGETS, seed, options, recompute)
     tuned.rank_pattern = check_pattern("rank_pattern", patterns["rank_pattern"], names)
     tuned.alpha_pattern = check_pattern("alpha_pattern", patterns["alpha_pattern"], names)
-    shapes = {name: model.params[f"{name}.weight"].shape for name in names}
     if tuned.rank is not None:
-        warn_of_ranks(record, shapes.items(), {name: _of_layer(tuned, name)[0] for name in names})
-    if record.prepare:
-        tuned.shared = record.prepare([*shapes.values()], rank or 0, options, model.params[EMBED])
+        shapes = ((name, model.params[f"{name}.weight"].shape) for name in names)
+        warn_of_ranks(record, shapes, {name: _of_layer(tuned, name)[0] for name in names})
     _fill_layers(tuned, names)
     return tuned
 
@@ -328,8 +326,12 @@ attach.__doc__ = f"{attach.__doc__}\n{describe_options()}\n"
 
 
 def _fill_layers(tuned, names):
-    """Make the arguments of these linears: a technique's `init`, and its own copy of W."""
+    """Make the shared arrays and the arguments of these linears, with a technique's copy of W."""
     record, rng = tuned.record, np.random.default_rng(tuned.seed)
+    if record.prepare:
+        shapes = [tuned.base.params[f"{name}.weight"].shape for name in names]
+        like = tuned.base.params[EMBED]
+        tuned.shared = record.prepare(shapes, tuned.rank or 0, tuned.options, like)
     for name in names:
         W = tuned.base.params[f"{name}.weight"]
         rank, options = _of_layer(tuned, name)
