@@ -36,7 +36,7 @@ def adapter_options(
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="of the method: see below",
+        help="an option of the method: see below",
     )
     p.formatter_class = argparse.RawDescriptionHelpFormatter  # the epilog keeps its lines
     p.epilog = f"what a method takes, with its default:\n\n{describe_options()}"

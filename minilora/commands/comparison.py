@@ -25,13 +25,13 @@ def add(commands) -> None:
     )
     p.add_argument("--rates", type=Path, help="a record of minilora tune (the built-in one)")
     p.add_argument(
-        "--jobs", type=int, help="runs side by side, one thread each (one a core; a large model: 1)"
+        "--jobs", type=int, help="runs side by side, of one thread (one a core; a large model: 1)"
     )
 
     p = command(commands, "tune", tune)
     _comparison_options(p)
     _out(p, "runs/tuning.json", "the record; a new one starts as a copy of the built-in one")
-    rates = "learning rates to try: 1e-3,1e-2 (eleven)"
+    rates = "learning rates to try, such as 1e-3,1e-2 (eleven of them)"
     p.add_argument("--grid", type=lambda text: text.split(","), help=rates)
 
     p = command(commands, "report", report)
@@ -40,7 +40,7 @@ def add(commands) -> None:
     p = command(commands, "pretrain", pretrain)
     _out(p, "runs/base", "folder of the model")
     p.add_argument("--steps", type=int, help="optimizer steps")
-    p.add_argument("--seed", type=int, help="of the weights and the order of the words")
+    p.add_argument("--seed", type=int, help="seed of the weights and the order of the words")
 
 
 def _out(p, default, what):
@@ -49,12 +49,10 @@ def _out(p, default, what):
 
 def _comparison_options(p):
     all_methods, usual = ",".join(METHODS), ",".join(DEFAULT)
-    wide = ", ".join(
-        f"{r.title}'s {r.default_rank}" for r in METHODS.values() if r.rank_above_width
-    )
+    wide = [f"{r.title} ({r.default_rank})" for r in METHODS.values() if r.rank_above_width]
     default = "all" if all_methods == usual else usual
     p.add_argument(
-        "--task", default="past", help="of the word lab, or category, on SmolLM2 (%(default)s)"
+        "--task", default="past", help="a task of the word lab, or category (%(default)s)"
     )
     p.add_argument("--base", help="'base', smollm2-135m or a model's folder (the task's)")
     p.add_argument(
@@ -66,7 +64,7 @@ def _comparison_options(p):
         action="append",
         default=[],
         metavar="R or METHOD=R",
-        help=f"rank of all but {wide} (4, category 8), or one method's own",
+        help=f"rank of all but {', '.join(wide)}, or of one method (4; category: 8)",
     )
     p.add_argument("--targets", type=names, help="q_proj,v_proj,… or all-linear (q_proj,v_proj)")
     p.add_argument("--steps", type=int, help="optimizer steps (150; category: 60)")

@@ -10,25 +10,26 @@ from ..support.files import find
 from .arguments import command, given
 
 BASE = "'base', smollm2-135m, a model's folder or a .gguf file (%(default)s)"
+ADAPTER = "an adapter's folder, by train, compare or PEFT, or a checkpoint"
 
 
 def add(commands) -> None:
     """Add these commands to the parser."""
     p = command(commands, "generate", generate)
     p.add_argument("--base", default="base", help=BASE)
-    p.add_argument("--adapter", type=Path, help="a folder of train, compare or PEFT; a checkpoint")
+    p.add_argument("--adapter", type=Path, help=ADAPTER)
     p.add_argument("--prompt", required=True, help="the text; with --task only the word")
     p.add_argument("--task", help="write the prompt as this task does: tag + word + '>'")
     p.add_argument("--chat", action="store_true", help="put the prompt into the chat template")
-    p.add_argument("--max-new-tokens", type=int, default=32, help="(%(default)s)")
+    p.add_argument("--max-new-tokens", type=int, default=32, help="most new tokens (%(default)s)")
     p.add_argument("--speed", action="store_true", help="print tokens/s, and the limit by memory")
     p.add_argument("--temperature", type=float, default=0.0, help="0: no sampling (%(default)s)")
-    p.add_argument("--top-p", type=float, help="sum of the likeliest tokens' probabilities (1.0)")
-    p.add_argument("--seed", type=int, help="of the sampling (0)")
+    p.add_argument("--top-p", type=float, help="sample the likeliest up to this probability (1.0)")
+    p.add_argument("--seed", type=int, help="seed of the sampling (0)")
 
     p = command(commands, "merge", merge)
     p.add_argument("--base", default="base", help=BASE)
-    p.add_argument("--adapter", type=Path, required=True)
+    p.add_argument("--adapter", type=Path, required=True, help=ADAPTER)
     p.add_argument("--out", type=Path, required=True, help="folder of the merged model")
 
 

@@ -10,7 +10,7 @@ def add(commands) -> None:
     """Put these commands on the parser."""
     p = command(commands, "adapters", adapters)
     p.add_argument(
-        "--out", type=Path, default=Path("runs/adapters"), help="folder for them (%(default)s)"
+        "--out", type=Path, default=Path("runs/adapters"), help="folder of folders (%(default)s)"
     )
     p.add_argument("--steps", type=int, help="optimizer steps, in place of each recipe's own")
 
