@@ -17,9 +17,9 @@ WARM = 0.05  # seconds of calls before those that are counted
 
 
 def compared(settings: Settings, tell: Callable[[dict], None]) -> dict[str, Any]:
-    """For each kernel and shape the time here and elsewhere, in turn; with the machine's peaks.
+    """Time each kernel and shape here, in NumPy and in torch; measure the machine's peaks.
 
-    NumPy's BLAS chooses its kernels itself: variables that would choose others are hidden from it.
+    NumPy's BLAS shall choose its kernels itself, so variables that choose others are hidden.
     """
     threads = settings.number_of_threads()
     numpy = Side(NUMPY, threads, hide="OPENBLAS_")

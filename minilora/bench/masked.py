@@ -47,7 +47,7 @@ def words(case: cases.Case, by_length: int = 1) -> cases.Training:
 
 
 def words_by_length(case: cases.Case) -> cases.Training:
-    """The same, in batches of similar length, as the comparison has them."""
+    """`words` in batches of similar length, as the comparison has them."""
     return words(case, Comparison.by_length)
 
 
@@ -106,7 +106,7 @@ def on_instructions(settings: Settings, tell: Callable[[dict], None]) -> list[di
 
 
 def _compared(trainings, attached, number, checked, settings, tell) -> list[dict[str, Any]]:
-    """A record of each training and case; one process for each side, for all of them."""
+    """A record of each training and case; each side is one process for all of them."""
     records: list[dict[str, Any]] = []
     if not settings.peers():
         return records

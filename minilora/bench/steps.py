@@ -18,7 +18,7 @@ LATER = 0.02  # after these steps, of the first loss
 
 
 def against_torch(settings: Settings, tell: Callable[[dict], None]) -> list[dict[str, Any]]:
-    """For each size and case our steps and torch's, in turn; tell is called with each record.
+    """Time our steps and torch's, for each size and case; tell is called with each record.
 
     [] where torch is not installed.
     """
@@ -66,7 +66,7 @@ def _one(size: str, case: str, settings: Settings) -> dict[str, Any]:
 
 
 def _ratios(rounds, summaries, memory) -> dict[str, Any]:
-    """Each side's time over ours, and our memory over torch's.
+    """Each side's time divided by ours, and our memory divided by torch's.
 
     "peer" is the faster of torch's two kinds of attention.
     """
@@ -86,7 +86,7 @@ def _ratios(rounds, summaries, memory) -> dict[str, Any]:
 
 
 def among_ourselves(settings: Settings, tell: Callable[[dict], None]) -> list[dict[str, Any]]:
-    """For each size all cases here, in turn, and their time over LoRA's."""
+    """For each size the times of all cases in this package, and each divided by LoRA's."""
     records = []
     threads = settings.number_of_threads()
     for size in settings.sizes:

@@ -132,7 +132,7 @@ def references(model: Llama, words: tasks.TaskData, settings: Settings) -> dict[
 
 
 def _rows_as_they_end(settings, chosen, out, jobs) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(name, record) of each row, in their order, each once all of its seeds are done."""
+    """(name, record) of each row, in the order of the rows, when all of its seeds are done."""
     names, seeds = rows(settings), range(settings.seeds)
     folders = {name: Path(out) / "adapters" / name for name in settings.methods} if out else {}
     calls = [
@@ -156,7 +156,7 @@ def _rows_as_they_end(settings, chosen, out, jobs) -> Iterator[tuple[str, dict[s
 
 
 def together(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """A row's record out of the results of its seeds; the answers are the first one's."""
+    """A row's record from the results of its seeds; the answers are those of the first seed."""
     scores = [run["score"] for run in runs]
     peaks = [run["took"]["resident_peak"] for run in runs if run["took"]["resident_peak"]]
     match = estimate(scores)

@@ -82,7 +82,7 @@ def fit(tuned: Tuned, batches, settings: Any, lr: float, **others) -> History:
 
 
 def make_batches(model, pairs, settings: Settings, seed: int) -> list[tasks.Batch]:
-    """Enough epochs for all steps: the same for every method of a seed."""
+    """The batches of all steps, in the same order for every method of a seed."""
     s = settings
     return tasks.enough_batches(s.steps, pairs, model.tokenizer, s.batch_size, seed, s.by_length)
 
@@ -107,7 +107,7 @@ def seed_run(
     folder: Path | None = None,
     progress: bool | None = False,
 ) -> dict[str, Any]:
-    """One seed of one row: trained, scored on all held-out words, counted; plain data.
+    """Train one seed of one row and score it on all held-out words; returns plain data.
 
     folder: where its adapter is kept. progress: a bar, see `train`.
     """

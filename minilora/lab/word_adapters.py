@@ -1,4 +1,4 @@
-"""The word lab's five adapters on its base: one a task that the base never saw."""
+"""The word lab's five adapters on its base, one for each task that the base never saw."""
 
 import dataclasses
 import time
