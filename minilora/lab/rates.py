@@ -56,19 +56,15 @@ def add(path: str | Path, settings: Any, base_crc32: str, cells: list[dict[str, 
     They replace the task's whole sweep if it had another base or other settings. A new file starts
     as a copy of the committed record, so that it has a rate for every method.
     """
-    with writing(path):
-        _add(path, settings, base_crc32, cells)
-
-
-def _add(path, settings, base_crc32, cells):
-    record, task = read(path if Path(path).is_file() else None), settings.task
     about_it = {"settings": about(settings), "base_crc32": base_crc32}
-    old, new = record["sweeps"].get(task, {}), {cell["method"] for cell in cells}
-    if all(old.get(k) == v for k, v in json.loads(json.dumps(about_it)).items()):
-        cells = [cell for cell in old["cells"] if cell["method"] not in new] + cells
-    record["sweeps"][task] = {**about_it, "cells": cells}
-    record["chosen"][task] = choose(cells)
-    write_json(path, record)
+    with writing(path):
+        record, task = read(path if Path(path).is_file() else None), settings.task
+        old, new = record["sweeps"].get(task, {}), {cell["method"] for cell in cells}
+        if all(old.get(k) == v for k, v in json.loads(json.dumps(about_it)).items()):
+            cells = [cell for cell in old["cells"] if cell["method"] not in new] + cells
+        record["sweeps"][task] = {**about_it, "cells": cells}
+        record["chosen"][task] = choose(cells)
+        write_json(path, record)
 
 
 def about(settings: Any) -> dict[str, Any]:
