@@ -1,7 +1,7 @@
 """Delta-LoRA: LoRA whose frozen weight follows the change of the product B A from step to step.
 
-The pair is LoRA's without dropout, so that ∂loss/∂W = ∂loss/∂(BA) up to s. W gets no gradient and
-no moments of its own.
+The pair is LoRA's, without dropout, so that ∂loss/∂(BA) = s ∂loss/∂W. W gets no gradient and no
+moments of its own.
 """
 
 from dataclasses import replace

@@ -1,6 +1,6 @@
 """LoRA+: LoRA whose B learns faster than its A.
 
-The pair is LoRA's; the optimizer is told a ratio.
+The pair is LoRA's; the optimizer gets a ratio of the two learning rates.
 """
 
 from dataclasses import replace

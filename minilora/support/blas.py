@@ -1,4 +1,4 @@
-"""What NumPy's BLAS library computes with: threads, on which its sums depend, and kernels."""
+"""NumPy's BLAS library: its threads, on whose number its sums depend, and its kernels."""
 
 import contextlib
 import ctypes
