@@ -103,7 +103,7 @@ def compare(a) -> None:
     nothing can be written, KeyboardInterrupt after a comparison that Ctrl-C ended.
     """
     from ..lab import compare as comparison
-    from ..lab import rates
+    from ..lab import rates, table
     from ..lab import report as pages
     from ..tuning.storage import ARRAYS, CONFIG
 
@@ -118,8 +118,8 @@ def compare(a) -> None:
                 settings,
                 lr,
                 folder,
-                report=lambda name, row: print(pages.progress_line(row), flush=True),
-                ready=lambda: print(pages.opening(settings, width()), flush=True),
+                report=lambda name, row: print(table.progress_line(row), flush=True),
+                ready=lambda: print(table.opening(settings, width()), flush=True),
                 record=rates.read(a.rates),
                 jobs=a.jobs,
                 keep=so_far.update,
@@ -132,7 +132,7 @@ def compare(a) -> None:
         if stopped:
             _remove_unfinished(folder / "adapters", so_far["methods"])
         pages.write_all(so_far, folder)
-    print(pages.table(so_far, width()))
+    print(table.table(so_far, width()))
     if stopped:
         raise KeyboardInterrupt(stopped)
     print(f"\nwritten to {a.out}: results.json, report.html, {', '.join(pages.FIGURES)}, adapters/")
@@ -200,11 +200,12 @@ def tune(a) -> None:
 def report(a) -> None:
     """Draw the figures and the page of a comparison again from its results.json."""
     from ..lab import report as pages
+    from ..lab import table
 
     results = pages.read_results(a.folder)
     with using(a.folder):
         pages.write_all(results, a.folder)
-    print(pages.table(results, width()))
+    print(table.table(results, width()))
 
 
 def pretrain(a) -> None:

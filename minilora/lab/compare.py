@@ -16,11 +16,9 @@ from ..text import nouns, tasks
 from ..tuning.checkpoints import fingerprint
 from . import rates
 from .runs import EXAMPLES, lab, load_words, seed_run, the_model, time_and_peak
-from .settings import SCRATCH, STARTS, Settings
+from .settings import SCRATCH, Settings
 from .statistics import estimate
 from .workers import cores, each
-
-__all__ = ["SCRATCH", "STARTS", "Settings", "compare"]
 
 SMALL = 64 << 20  # bytes of a model's arrays, below which its runs go side by side
 

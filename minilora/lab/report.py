@@ -13,9 +13,7 @@ from ..support import machine, plots
 from ..support.files import read_json, write_atomically
 from .forms import check_results
 from .page import page
-from .table import many, opening, progress_line, table
-
-__all__ = ["FIGURES", "opening", "progress_line", "read_results", "table", "write_all"]
+from .table import many
 
 FIGURES = ("convergence.png", "accuracy.png", "memory.png")
 
