@@ -12,7 +12,6 @@ add 200 MB to the process. What does not pass is kept with its files. Not on Win
 
 import argparse
 import collections
-import contextlib
 import functools
 import json
 import math
@@ -44,6 +43,7 @@ from damage import damaged
 
 import minilora as ml
 from minilora.llama.model import EMBED
+from minilora.support.machine import forget_peak
 from minilora.tuning import checkpoints
 from minilora.tuning.train import Diverged
 
@@ -391,7 +391,7 @@ def outcome(reader: str, files: dict[str, bytes], folder: Path) -> str:
 def judged(reader: str, folder: Path) -> str:
     """`outcome` for files that are there."""
     _, use, given, _ = READERS[reader]
-    _forget_most_bytes()
+    forget_peak()
     start, before = time.process_time(), _most_bytes()
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -411,16 +411,10 @@ def judged(reader: str, folder: Path) -> str:
 
 
 def _most_bytes() -> int:
-    """The most memory that this process has had, on Linux since `_forget_most_bytes`."""
+    """The most memory that this process has had, on Linux since `forget_peak`."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
         1 if sys.platform == "darwin" else 1024
     )
-
-
-def _forget_most_bytes() -> None:
-    """Linux: the most memory so far is what there is now."""
-    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
 
 
 # ---------------------------------------- many cases
