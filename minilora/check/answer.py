@@ -29,7 +29,7 @@ def check(
     seed: of the arguments that the function is called with; None: others at each call, and a
     verdict that is not "passed" says which. A script prints the Verdict.
     Where nbgrader runs (NBGRADER_EXECUTION or NBGRADER_VALIDATING is set), a wrong answer raises
-    AssertionError. There, and where a teacher sets MINILORA_GRADED=1, the last hint is not shown.
+    AssertionError.
     Raises ValueError on an unknown exercise.
     """
     find("exercise", name, EXERCISES)

@@ -21,7 +21,7 @@ class Verdict:
     notes: tuple[tuple[str, str], ...] = ()  # (label, words)
     slip: str | None = None  # the known slip that it looks like: a name of SLIPS
     hints: tuple[str, ...] = ()  # those that are shown
-    hints_in_all: int = 3
+    hints_in_all: int = 2
     seed: int | None = None  # draws the arguments again with which the answer failed
 
     def __bool__(self):

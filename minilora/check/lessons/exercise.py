@@ -9,7 +9,7 @@ import numpy as np
 
 from ..slips import Case, Outputs
 
-Hints = tuple[str, str, str]  # shown one at a time; the last is almost the answer
+Hints = tuple[str, str]  # shown one at a time; neither is the answer
 Cases = Callable[[np.random.Generator], list[Case]]  # draws what a function is called with
 
 

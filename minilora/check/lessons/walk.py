@@ -111,7 +111,6 @@ EXERCISES = (
         (
             "Name every step: hidden, error, loss. Then go back: derror, dW2, dhidden, dW1.",
             "derror = 2 error / error.size; dhidden = derror W2; tanh' = 1 - hidden².",
-            "(dhidden * (1 - hidden**2)).T @ x, derror.T @ hidden",
         ),
         by_hand_cases,
     ),
@@ -123,7 +122,6 @@ EXERCISES = (
             "before its parents.",
             "node.op.backward(its gradient, node.cache) gives one gradient for each of "
             "node.parents; a parent may be None.",
-            "grads[parent] = grads[parent] + grad if parent in grads else grad",
         ),
         cases,
         through=walked,
