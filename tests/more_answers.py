@@ -298,7 +298,7 @@ WRONG = {
     "backward_softmax": [
         (lambda dp, p: p * dp, "the sum over the row is missing"),
         (lambda dp, p: p * (1 - p) * dp, "its own score alone"),
-        (lambda dp, p: p * (dp - (p * dp).sum(0)), "over the columns"),
+        (lambda dp, p: p * (dp - (p * dp).sum(0)), "over columns"),
     ],
     "backward_rmsnorm": [
         (lambda *a: rmsnorm_backward(*a, by_rho=0), "the path through ρ is missing"),

@@ -89,7 +89,7 @@ def _mark(name, answer) -> Any:
     """Equal for two answers that are wrong in the same way."""
     if not EXERCISES[name].takes(answer):
         return _plain(answer)
-    returned = call_each(EXERCISES[name].run(answer), arguments(name, 0))
+    returned = call_each(EXERCISES[name].run(answer), arguments(name, 0), silent=True)
     return [_plain(value) for value in returned]
 
 
@@ -112,7 +112,7 @@ def _number(exercise, answer) -> Judgement:
         given = None
     if given is None or np.ndim(answer):
         return Judgement("failed", f"got {_an(type(answer).__name__)}, wanted a number")
-    right = float(exercise.number())
+    right = float(exercise.number()) + 0.0  # -0.0 becomes 0.0
     if agree(given, right, exercise.tolerance):
         return Judgement("passed", f"{right:,g} is right. {exercise.because}")
     near = [words for wrong, words in exercise.near.items() if agree(given, wrong, 1e-9)]

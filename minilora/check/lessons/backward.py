@@ -65,11 +65,20 @@ def loss_cases(rng):
 
     def slips(z, targets):
         p, right = softmax(z), loss_backward(z, targets)["dz"]
-        return {"no target": p / len(z), "no mean": right * len(z)}
+        whole = p.copy()
+        whole[:, targets] -= 1  # indexes whole columns
+        return {
+            "no target": p / len(z),
+            "no mean": right * len(z),
+            "columns": whole / len(z),
+            "all": right / z.shape[1],
+        }
 
     said = {
         "the 1 at the target was not subtracted": "no target",
         "the loss is a mean over the rows: divide by their number": "no mean",
+        "1 was subtracted from whole columns: only one number in each row loses 1": "columns",
+        "the mean is over the rows: divide by their number, not by all numbers": "all",
     }
     return [
         Case(
@@ -89,6 +98,9 @@ def _named(slips, key, output):
 NO_ROW_SUM = "the sum over the row is missing: every score of a row is in every p"
 
 
+OTHER_SUM = "the sum runs over columns or over all numbers: softmax is of each row"
+
+
 def softmax_cases(rng):
     """For ds = f(dp, p)."""
     slips = {
@@ -96,9 +108,7 @@ def softmax_cases(rng):
         "each p was taken to depend on its own score alone": lambda dp, p: [
             {"ds": p * (1 - p) * dp}
         ],
-        "the sum runs over the columns: softmax is of each row": lambda dp, p: [
-            {"ds": p * (dp - (p * dp).sum(0))}
-        ],
+        OTHER_SUM: lambda dp, p: [{"ds": p * (dp - (p * dp).sum(axis))} for axis in (0, None)],
     }
     return [
         Case({**draw(rng, dp=shape), "p": softmax(rng.standard_normal(shape))}, softmax_backward,
@@ -146,6 +156,9 @@ def rmsnorm_cases(rng):
 FORWARD_AGAIN = "it was turned forward once more: backward turns back, sin with the other sign"
 
 
+HALVES = "a pair has a number of each of the two halves of a row, not two neighbours"
+
+
 def rope_cases(rng):
     """For dx = f(dy, cos, sin)."""
     cases = []
@@ -155,7 +168,12 @@ def rope_cases(rng):
             Case(
                 {**draw(rng, dy=(T, D)), "cos": np.cos(angle), "sin": np.sin(angle)},
                 rope_backward,
-                slips={FORWARD_AGAIN: lambda dy, cos, sin: [rope_backward(dy, cos, -sin)]},
+                slips={
+                    FORWARD_AGAIN: lambda dy, cos, sin: [rope_backward(dy, cos, -sin)],
+                    HALVES: lambda dy, cos, sin: [
+                        rope_backward(np.hstack([dy[:, ::2], dy[:, 1::2]]), cos, sin)
+                    ],
+                },
             )
         )
     return cases
@@ -172,6 +190,7 @@ def swiglu_cases(rng):
         "the first term of the product rule is missing: σ(z) itself": gate_slip(
             lambda z, p: z * p * (1 - p)
         ),
+        "that is σ', not silu': silu(z) = z σ(z) is a product": gate_slip(lambda z, p: p * (1 - p)),
         "silu'(z) has z σ(z) (1 - σ(z)): the z is missing": gate_slip(lambda z, p: p + p * (1 - p)),
         "dup multiplies dh by silu(gate) = gate σ(gate), not by σ(gate)": lambda dh, gate, up: [
             {"dup": dh * sigmoid(gate)}
@@ -180,12 +199,12 @@ def swiglu_cases(rng):
     return [Case(draw(rng, dh=n, gate=n, up=n), swiglu_backward, slips=slips) for n in shapes(rng)]
 
 
-def attention_by(do, q, k, v, scale=True, row_sum=True, mask=True):
-    """attention_backward, from which a part can be left out."""
+def attention_by(do, q, k, v, scale=True, row_sum=True, mask=True, axis=1):
+    """attention_backward, with a part left out, or the sum of softmax over another axis."""
     root = np.sqrt(q.shape[1])
     p = softmax(np.where(np.tri(len(q)) if mask else True, q @ k.T / root, -np.inf))
     dp = do @ v.T
-    ds = p * (dp - (p * dp).sum(1, keepdims=True) * row_sum) / (root if scale else 1)
+    ds = p * (dp - (p * dp).sum(axis, keepdims=True) * row_sum) / (root if scale else 1)
     return {"dq": ds @ k, "dk": ds.T @ q, "dv": p.T @ do}
 
 
@@ -197,6 +216,7 @@ def attention_cases(rng):
     slips = {
         NO_ROOT: lambda **a: [attention_by(**a, scale=False)],
         NO_ROW_SUM: lambda **a: [attention_by(**a, row_sum=False)],
+        OTHER_SUM: lambda **a: [attention_by(**a, axis=axis) for axis in (0, None)],
         "the mask is missing: p was made again without it": lambda **a: [
             attention_by(**a, mask=False)
         ],
@@ -223,8 +243,8 @@ EXERCISES = (
         "Cross-entropy of softmax(z), mean over the rows: z (M, V), targets (M,) -> dz",
         (
             "loss of a row = log Σ exp(z) - z[target]. Differentiate each of the two terms.",
-            "log Σ exp(z) gives softmax(z); z[target] gives 1 at the target. a[np.arange(M), targets] "
-            "is one number of each row.",
+            "log Σ exp(z) gives softmax(z); z[target] gives 1 at the target. "
+            "a[np.arange(M), targets] is one number of each row.",
         ),
         loss_cases,
     ),

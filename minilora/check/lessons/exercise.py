@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..calls import WrongForm
 from ..slips import Case, Outputs
 
 Hints = tuple[str, str]  # shown one at a time; neither is the answer
@@ -99,13 +100,13 @@ def both(forward: Callable, backward: Callable) -> Callable:
 
 
 def _values(returned, name, least, most, wanted) -> tuple | list:
-    """What one of a pair returned. Raises TypeError where it is no tuple of so many values."""
+    """What one of a pair returned. Raises WrongForm where it is no tuple of so many values."""
     several = isinstance(returned, tuple | list)
     if several and least <= len(returned) <= most:
         return returned
     got = f"{len(returned)} value(s)" if several else type(returned).__name__
     words = ": is the return missing?" if returned is None else ""
-    raise TypeError(f"{name} returned {got}, wanted {wanted}{words}")
+    raise WrongForm(f"{name} returned {got}, wanted {wanted}{words}")
 
 
 def broken(name: str, asks: str, hints: Hints, cases: Cases, **wrong: Any) -> Exercise:

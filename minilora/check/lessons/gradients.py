@@ -21,6 +21,13 @@ def one_side(f, x, h):
     return np.array([(f(x + h * e) - f(x)) / h for e in _units(x)]).reshape(x.shape)
 
 
+def rows_at_once(f, x, h):
+    """Central differences in which all numbers of x[i] move."""
+    moves = (h * np.eye(len(x))).reshape(len(x), -1, *[1] * (x.ndim - 1))
+    slopes = [(f(x + move) - f(x - move)) / (2 * h) for move in moves]
+    return np.broadcast_to(np.array(slopes).reshape(-1, *[1] * (x.ndim - 1)), x.shape)
+
+
 def _units(x):
     return np.eye(x.size).reshape(-1, *x.shape)
 
@@ -32,6 +39,8 @@ def cubes(x):
 
 ONE_SIDE = "the difference was taken on one side only: f(x + h) - f(x)"
 NOT_TWO_H = "the difference was divided by h: its two points are 2h apart"
+TIMES_H = "a / 2 * h divides by 2 and multiplies by h: write a / (2 * h)"
+WHOLE_ROW = "a whole row moved at once: move one number, x[i, j], at a time"
 
 
 def central_cases(rng):
@@ -39,6 +48,8 @@ def central_cases(rng):
     slips = {
         ONE_SIDE: lambda f, x, h: [{"df": one_side(f, x, h)}],
         NOT_TWO_H: lambda f, x, h: [{"df": 2 * central(f, x, h)}],
+        TIMES_H: lambda f, x, h: [{"df": central(f, x, h) * h**2}],
+        WHOLE_ROW: lambda f, x, h: [{"df": rows_at_once(f, x, h)}],
     }
     return [
         Case(
@@ -56,11 +67,12 @@ def errors(gradient, f, x, right, steps):
 
 
 def errors_cases(rng):
-    """For errors = f(gradient, f, x, right, steps)."""
+    """For errors = f(gradient, f, x, right, steps): errors above zero, then below it."""
     cases = []
-    for gradient in (central, one_side):
+    for gradient, sign in ((one_side, 1), (central, 1), (central, -1)):
         x = rng.standard_normal(widths(rng, 1))
-        args = {"gradient": gradient, "f": cubes, "x": x, "right": 3 * x**2 + 1}
+        right = sign * (3 * x**2 + 1)
+        args = {"gradient": gradient, "f": lambda x, s=sign: s * cubes(x), "x": x, "right": right}
         cases.append(Case({**args, "steps": 10.0 ** np.arange(-3, 0)}, errors))
     return cases
 
@@ -121,6 +133,28 @@ def tested(function):
     return run
 
 
+def _says(*missed, right=1.0):
+    """What a test says that misses some of WRONG; right: what it says of the right pair."""
+
+    def says(forward, backward, x, W):
+        if backward in WRONG:
+            return [{"the answer": float(WRONG.index(backward) in missed)}]
+        return [{"the answer": right}]
+
+    return says
+
+
+TEST_SLIPS = {  # what misses fewer pairs stands first
+    "one number of dW is wrong by 0.001, and that was not seen": _says(2),
+    "dy was 1 everywhere: a wrong pair was called right": _says(3),
+    "the right pair was called wrong: differences are never equal to the last digit": _says(
+        right=0.0
+    ),
+    "a wrong pair was called right: dW was not compared": _says(1, 2),
+    "a wrong pair was called right: dx was not compared": _says(0, 3),
+}
+
+
 def pair_cases(rng):
     """For 1.0 or 0.0 = f(forward, backward, x, W)."""
     M, (I, O) = rows(rng), widths(rng, 2)
@@ -129,6 +163,7 @@ def pair_cases(rng):
         Case(
             {"forward": forward, "backward": b, **arrays},
             lambda forward, backward, x, W, says=float(b is backward): {"the answer": says},
+            slips=TEST_SLIPS,
         )
         for b in (backward, *WRONG)
     ]
@@ -184,7 +219,7 @@ EXERCISES = (
             "With one row, both are that row's part.",
         ),
         number=lambda: 2,
-        because="with one row the mean is the sum, and the slip is not to be seen.",
+        because="with one row the mean is the sum, and the slip cannot be seen.",
         near={1: "with one row the mean is the sum: the test passes"},
     ),
     blank(

@@ -175,8 +175,8 @@ EXERCISES = (
         "A cache that holds `lines` lines of 16 numbers: places, lines -> how many are fetched",
         (
             "place // 16 is the line. A line in the cache is not fetched.",
-            "A line that is used becomes the newest. Beyond `lines`, the oldest leaves. A dict keeps "
-            "an order.",
+            "A line that is used becomes the newest. Beyond `lines`, the oldest leaves. "
+            "A dict keeps an order.",
         ),
         fetched_cases,
         package=count_fetched,

@@ -26,10 +26,46 @@ def without_mask(q, k, v):
     return {"o": scores / scores.sum(1, keepdims=True) @ v}
 
 
+def masked_by(mask, root=None, weigh=None):
+    """Attention with another mask, another root or another way to weigh, for `Case.slips`."""
+
+    def wrong(q, k, v):
+        scores = q @ k.T / math.sqrt(q.shape[1] if root is None else root(q))
+        e = np.exp(np.where(mask(len(q)), scores, -np.inf))
+        return [{"o": w @ v} for w in (weigh(e) if weigh else [e / e.sum(1, keepdims=True)])]
+
+    return wrong
+
+
+def _unmasked(T):
+    return np.ones((T, T))
+
+
+ATTENTION_SLIPS = {
+    "the mask is missing: each place sees what comes after it": masked_by(_unmasked),
+    "the mask came after the softmax: the weights of a row no longer add up to 1": masked_by(
+        _unmasked, weigh=lambda e: [np.tril(e / e.sum(1, keepdims=True))]
+    ),
+    "the mask hides what came before: it is to hide what comes later": masked_by(
+        lambda T: np.tri(T).T
+    ),
+    "the scores are divided by √D, the root of the columns of q": masked_by(
+        np.tri, root=lambda q: len(q)
+    ),
+    "the division of the scores by √D is missing": masked_by(np.tri, root=lambda q: 1),
+    "a softmax is of each row: the weights of a row add up to 1": masked_by(
+        np.tri, weigh=lambda e: [e / e.sum(), e / e.sum(0), e / e.sum(1)]
+    ),
+    "there is no mask, and a softmax is of each row": masked_by(
+        _unmasked, weigh=lambda e: [e / e.sum(), e / e.sum(0), e / e.sum(1)]
+    ),
+}
+
+
 def attention_cases(rng):
     """For o = f(q, k, v)."""
     shapes = [(rows(rng), *widths(rng, 1)) for _ in range(2)] + [(6, 6)]
-    return [Case(draw(rng, q=n, k=n, v=n), one_head) for n in shapes]
+    return [Case(draw(rng, q=n, k=n, v=n), one_head, slips=ATTENTION_SLIPS) for n in shapes]
 
 
 def eps_elsewhere(x, g, eps):
@@ -49,13 +85,31 @@ def eps_elsewhere(x, g, eps):
     return [{"y": g * x / root} for root in roots] + [{"y": g * x / roots[0] + eps}]
 
 
+NORM_SLIPS = {
+    "epsilon": eps_elsewhere,
+    "the mean runs over all numbers: it is of each row": lambda x, g, eps: [
+        {"y": g * x / np.sqrt((x**2).mean() + eps)}
+    ],
+    "it has the mean of x², not the sum": lambda x, g, eps: [
+        {"y": g * x / np.sqrt((x**2).sum(1, keepdims=True) + eps)}
+    ],
+    "no mean is subtracted: that is LayerNorm": lambda x, g, eps: [
+        {"y": g * (a - a.mean(1, keepdims=True)) / np.sqrt((b**2).mean(1, keepdims=True) + eps)}
+        for a, b in ((x, x), (x, x - x.mean(1, keepdims=True)))
+    ],
+    "the square root is missing": lambda x, g, eps: [
+        {"y": g * x / ((x**2).mean(1, keepdims=True) + eps)}
+    ],
+}
+
+
 def norm_cases(rng):
     """For y = f(x, g, eps): eps is large, so that its place matters."""
     return [
         Case(
             {**draw(rng, x=(rows(rng), C), g=(C,)), "eps": number(rng, 0.05, 0.5)},
             norm,
-            slips={"epsilon": eps_elsewhere},
+            slips=NORM_SLIPS,
         )
         for C in widths(rng, 3)
     ]
@@ -81,7 +135,8 @@ EXERCISES = (
         "RMSNorm: x (M, C), g (C,), eps -> y (M, C)",
         (
             "Each row is divided by its root mean square; no mean is subtracted.",
-            "eps goes under the root; g multiplies each column. keepdims=True keeps a mean as a column.",
+            "eps goes under the root; g multiplies each column. "
+            "keepdims=True keeps a mean as a column.",
         ),
         norm_cases,
     ),

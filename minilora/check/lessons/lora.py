@@ -44,7 +44,13 @@ def cases(rng, reference, names, **paths):
 
 def forward_cases(rng):
     """For y = f(x, W, s, A, B)."""
-    return cases(rng, forward, ("x", "W", "s", "A", "B"), two_paths=("y",), rows=("x",))
+    slips = {
+        "s multiplies the adapter's path alone, not x Wᵀ": lambda x, W, s, A, B: [
+            {"y": s * (x @ W.T + x @ A.T @ B.T)}
+        ]
+    }
+    names = ("x", "W", "s", "A", "B")
+    return cases(rng, forward, names, two_paths=("y",), rows=("x",), slips=slips)
 
 
 def backward_cases(rng):

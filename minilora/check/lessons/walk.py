@@ -20,11 +20,16 @@ def walk(nodes, dy):
 
 
 def network(x, U, V) -> tuple[Tensor, Tensor, Tensor]:
-    """y = h ∘ h with h = tanh(x Uᵀ) Vᵀ + x Uᵀ, in which U has two paths.   ->  y, U, V."""
+    """y = (p + h + 1) ∘ tanh p with p = h Vᵀ, h = tanh(x Uᵀ).   ->  y, U, V.
+
+    p and h have two paths each. The sum gives both of them one gradient, the same array. The
+    constants x and 1 have no node.
+    """
     tU, tV = param(U, "U"), param(V, "V")
-    z = ops.linear(x, tU)
-    h = ops.add(ops.linear(ops.tanh(z), tV), z)
-    return ops.mul(h, h), tU, tV
+    h = ops.tanh(ops.linear(x, tU))
+    p = ops.linear(h, tV)
+    tanh = ops.tanh(p)
+    return ops.mul(ops.add(ops.add(p, h), np.ones((len(x), len(U)))), tanh), tU, tV
 
 
 def walked(function):
@@ -61,10 +66,28 @@ def last_path_alone(dy, x, U, V) -> list[Outputs]:
     return [dict(zip(("dU", "dV"), walked(overwrites)(dy, x, U, V)))]
 
 
+def shared_array(dy, x, U, V) -> list[Outputs]:
+    """Where a second gradient is added into the array of the first, which other nodes hold, too."""
+
+    def in_place(nodes, dy):
+        grads = {nodes[-1]: dy}
+        for node in reversed(nodes):
+            if node.op:
+                for parent, grad in zip(node.parents, node.op.backward(grads[node], node.cache)):
+                    if parent in grads and grad is not None:
+                        grads[parent] += grad
+                    elif parent is not None:
+                        grads[parent] = grad
+        return grads
+
+    return [dict(zip(("dU", "dV"), walked(in_place)(dy.copy(), x, U, V)))]
+
+
 def cases(rng):
     """For dU, dV = f(dy, x, U, V)."""
     slips = {
-        "where two paths meet, the second gradient replaced the first: add them": last_path_alone
+        "where two paths meet, the second gradient replaced the first: add them": last_path_alone,
+        "+= changes an array that another node holds, too: write a = a + b": shared_array,
     }
     cases = []
     for _ in range(2):
@@ -77,13 +100,14 @@ def cases(rng):
 # ---- by hand
 
 
-def by_hand(x, t, W1, W2, square=2.0, slope=True, mean=True):
-    """dW1, dW2 of mean((tanh(x W1ᵀ) W2ᵀ - t)²), from which a factor can be left out."""
-    hidden = np.tanh(x @ W1.T)
+def by_hand(x, t, W1, W2, square=2.0, slope=True, mean=True, rows=False, of_z=False):
+    """dW1, dW2 of mean((tanh(x W1ᵀ) W2ᵀ - t)²), with a factor left out or changed."""
+    z = x @ W1.T
+    hidden = np.tanh(z)
     error = hidden @ W2.T - t
-    derror = square * error / (error.size if mean else 1)
+    derror = square * error / ((len(x) if rows else error.size) if mean else 1)
     dhidden = derror @ W2
-    dW1 = (dhidden * (1 - hidden**2 if slope else 1)).T @ x
+    dW1 = (dhidden * (1 - (z if of_z else hidden) ** 2 if slope else 1)).T @ x
     return {"dW1": dW1, "dW2": derror.T @ hidden}
 
 
@@ -94,6 +118,12 @@ def by_hand_cases(rng):
         "tanh' = 1 - tanh² is missing": lambda **a: [by_hand(**a, slope=False)],
         "the loss is a mean: divide by the count of numbers in error": lambda **a: [
             by_hand(**a, mean=False)
+        ],
+        "the mean is over all numbers of error, not only the rows: error.size": lambda **a: [
+            by_hand(**a, rows=True)
+        ],
+        "tanh' = 1 - tanh² is 1 - hidden²: of hidden, not of z": lambda **a: [
+            by_hand(**a, of_z=True)
         ],
     }
     cases = []
