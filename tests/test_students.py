@@ -6,6 +6,7 @@ from first_tries import TRIES
 
 from minilora.check import check
 from minilora.check.lessons import walk
+from minilora.check.verdict import MARKS
 
 
 @pytest.mark.parametrize("name, answer, says", TRIES)
@@ -54,3 +55,23 @@ def test_a_print_is_seen_once(capsys):
 
     check("mul_backward", printing)
     assert capsys.readouterr().out.count("dy is") == 1
+
+
+def luminance(colour):
+    """As WCAG defines it, from 0 to 1."""
+    parts = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def contrast(one, other):
+    dark, light = sorted(map(luminance, (one, other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("status", MARKS)
+def test_the_colour_of_a_verdict_can_be_read(status):
+    _, colour = MARKS[status]
+    assert contrast(colour, "#FFFFFF") >= 4.5
+    for dark in ("#111111", "#1E1E1E"):  # JupyterLab's and VS Code's dark pages
+        assert contrast(colour, dark) >= 3.5, dark

@@ -9,8 +9,9 @@ import numpy as np
 
 from ..support.files import find
 from ..support.pair_form import and_list
+from ..support.terminal import STATIC
 from .calls import call_each, is_blank
-from .hints import STATIC, count_wrong, grader_runs, hints_for
+from .hints import count_wrong, grader_runs, hints_for
 from .judge import Judgement, judge, sort_out
 from .lessons import EXERCISES
 from .lessons.exercise import Exercise

@@ -9,7 +9,6 @@ from .lessons.exercise import Exercise
 from .slips import SLIPS
 
 GRADER = ("NBGRADER_EXECUTION", "NBGRADER_VALIDATING")  # set where nbgrader runs a notebook
-STATIC = "MINILORA_STATIC"  # set where notebooks are built: no slider moves, no check draws anew
 
 _wrong: dict[str, list[Any]] = {}  # exercise -> the wrong answers that were given
 

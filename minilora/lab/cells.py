@@ -20,6 +20,7 @@ from .. import __version__
 from ..bench import machine
 from ..support.files import check_kind, make_folder, parse_json, read_text, write_atomically
 from ..support.locks import writing
+from ..support.terminal import hides_bar
 from ..support.values import whole
 from .workers import each
 
@@ -48,7 +49,7 @@ def run(
     a cell that is in it is not run again, so that an interrupted sweep goes on where it stopped;
     records of other cells stay, before these. Several runs may write to one file at a time.
     jobs: processes, as many as there are cores where None. dask: a scheduler's address, tcp://…, or
-    "local" for a cluster of so many workers here. progress: a bar (None: only on a terminal).
+    "local" for a cluster of so many workers here. progress: a bar (None: only on a terminal and in a notebook).
     report: called with each new record. form: what a result in the file must be, for `check_kind`.
     Raises ValueError where path is no such file.
     """
@@ -56,7 +57,7 @@ def run(
     jobs = None if jobs is None else whole("cells: jobs", jobs, 1)
     done = {_key(record["cell"]): record for record in _records_before(path, form)}
     missing = [cell for key, cell in {_key(c): c for c in cells}.items() if key not in done]
-    known, hidden = len(cells) - len(missing), None if progress is None else not progress
+    known, hidden = len(cells) - len(missing), hides_bar(progress)
     bar = tqdm(desc=title, total=len(cells), initial=known, disable=hidden, leave=False)
     calls = [(function, cell, made_by()) for cell in missing]
     with bar, contextlib.closing(each(_record, calls, jobs, dask)) as outcomes:

@@ -1,4 +1,4 @@
-"""What a terminal can show: its width, the characters of its encoding, and no control ones."""
+"""What a terminal can show: its width, the characters of its encoding, no control ones, a bar."""
 
 import codecs
 import os
@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 WIDTH = 110  # columns of what is printed into a file or a pipe, and the most on a terminal
+STATIC = "MINILORA_STATIC"  # set where notebooks are built or graded, and nobody watches them
 ERRORS = "minilora.plain"  # an error handler of codecs: other characters for those that are missing
 
 # What a terminal obeys instead of printing it; the last ones turn the direction of writing.
@@ -60,6 +61,16 @@ def set_up() -> None:
 
 def _nowhere():
     return os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+
+
+def hides_bar(progress: bool | None) -> bool | None:
+    """What tqdm calls `disable`.   progress: None shows a bar where a reader is there to see it.
+
+    That is on a terminal (tqdm's None) and in a notebook, whose stderr is no terminal.
+    """
+    if progress is not None:
+        return not progress
+    return False if "ipykernel" in sys.modules and not os.environ.get(STATIC) else None
 
 
 def printable(text: str) -> str:
