@@ -49,7 +49,7 @@ def run(
     a cell that is in it is not run again, so that an interrupted sweep goes on where it stopped;
     records of other cells stay, before these. Several runs may write to one file at a time.
     jobs: processes, as many as there are cores where None. dask: a scheduler's address, tcp://…, or
-    "local" for a cluster of so many workers here. progress: a bar (None: only on a terminal and in a notebook).
+    "local" for a cluster of so many workers here. progress: a bar (None: see `train`).
     report: called with each new record. form: what a result in the file must be, for `check_kind`.
     Raises ValueError where path is no such file.
     """
