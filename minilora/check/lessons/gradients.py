@@ -37,6 +37,11 @@ def cubes(x):
     return float((x**3).sum() + x.sum())
 
 
+def minus_cubes(x):
+    """Its central differences are too small."""
+    return -cubes(x)
+
+
 ONE_SIDE = "the difference was taken on one side only: f(x + h) - f(x)"
 NOT_TWO_H = "the difference was divided by h: its two points are 2h apart"
 TIMES_H = "a / 2 * h divides by 2 and multiplies by h: write a / (2 * h)"
@@ -69,10 +74,10 @@ def errors(gradient, f, x, right, steps):
 def errors_cases(rng):
     """For errors = f(gradient, f, x, right, steps): errors above zero, then below it."""
     cases = []
-    for gradient, sign in ((one_side, 1), (central, 1), (central, -1)):
+    for gradient, f in ((one_side, cubes), (central, cubes), (central, minus_cubes)):
         x = rng.standard_normal(widths(rng, 1))
-        right = sign * (3 * x**2 + 1)
-        args = {"gradient": gradient, "f": lambda x, s=sign: s * cubes(x), "x": x, "right": right}
+        right = (3 * x**2 + 1) * (-1 if f is minus_cubes else 1)
+        args = {"gradient": gradient, "f": f, "x": x, "right": right}
         cases.append(Case({**args, "steps": 10.0 ** np.arange(-3, 0)}, errors))
     return cases
 
