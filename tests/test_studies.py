@@ -86,10 +86,11 @@ def test_quick_cells_give_the_same_bits_in_another_process(name, tmp_path):
 @each_study
 def test_the_record_comes_again_from_its_settings(name, record, tmp_path):
     """To the same bits where it was made by the same processor and versions. The shortest cells,
-    one of each kind.
+    one of each kind; on the shipped base, as another one is pretrained first, for minutes.
     """
     study, chosen = studies.study(name), {}
-    for found in sorted(record(name), key=lambda r: r["seconds"]):
+    by_length = sorted(record(name), key=lambda r: r["seconds"])
+    for found in sorted(by_length, key=lambda r: r["cell"].get("base") is not None):
         chosen.setdefault(str(found["cell"].get("kind", "")), found)
     few = [found for found in chosen.values() if found["seconds"] < 15]
     again = cells.run(study.run, [found["cell"] for found in few], tmp_path / "a.jsonl")
