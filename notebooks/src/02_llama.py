@@ -32,11 +32,11 @@ A language model guesses the next token of a text. In the small model of this pa
 two parts. In **attention** each token reads from those before it. The **feed-forward** (`mlp`) works on each
 row alone. Each part begins with a **norm**, and adds its result to the stream. The last stream gives the scores of the next token.
 
-Attention makes a **query** and a **key** from each row. Query times key says how much one token reads from
-another, and what it reads is that token's **value**. This happens in several **heads** side by side, each with its own $D$ numbers of
-a query. All these maps are linears: `q_proj`, `k_proj`, `v_proj`, and `o_proj` for the way back to $C$ numbers.
+Attention makes a **query**, a **key** and a **value** from each row. The query of one token times the key of another
+says how much the first reads from the second; what it reads is the value. This happens in several **heads** side by side, each with
+its own $D$ numbers of query, key and value. All these maps are linears: `q_proj`, `k_proj`, `v_proj`, and `o_proj` for the way back to $C$ numbers.
 
-A model is a dict from names to arrays. The first layer of ours:
+A model is a dict from names to arrays. The table and the first layer of ours:
 """
 
 # %%
@@ -48,7 +48,7 @@ print(f"… {config.num_hidden_layers} layers, {sum(a.size for a in model.params
 
 # %% [markdown]
 r"""
-A Llama has more query heads than key heads: two query heads share one head of keys and values. **Predict.** With
+This Llama has more query heads than key heads: two query heads share one head of keys and values. **Predict.** With
 width $C = 128$, 4 query heads of 32 and 2 key heads: how many numbers has `k_proj`'s weight?
 """
 
