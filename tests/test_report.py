@@ -121,6 +121,14 @@ def made(results):
     return text, Reader(text)
 
 
+def test_no_caption_or_command_is_as_wide_as_the_table_under_it():
+    """On a phone a table scrolls; what is read from left to right does not."""
+    text, reader = made(make_results())
+    assert text.count("<caption><span>") == len(reader.all("caption")) > 0
+    assert "white-space: pre-wrap" in text.partition("@media print")[0]
+    assert "<span>--rank</span> <span>" in text
+
+
 # ------------------------------------------------------------------------------------------- files
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import itertools
 import json
 import re
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 import studies
 from minilora.lab import cells
+from minilora.support import plots
 from studies import claims
 from studies.__main__ import main
 
@@ -127,6 +129,22 @@ def test_tables_and_figures_come_from_the_record_in_seconds(name, record, tmp_pa
     assert path.read_bytes().startswith(b"\x89PNG")
     committed = ROOT / "docs" / "figures" / f"{name}.png"
     assert committed.read_bytes().startswith(b"\x89PNG") and committed.stat().st_size < 200_000
+
+
+@each_record
+def test_no_title_is_cut_off_or_on_another(name, record, tmp_path, monkeypatch):
+    drawn, png = [], plots.png
+    monkeypatch.setattr(plots, "png", lambda figure, **how: drawn.append(figure) or png(figure))
+    studies.study(name).figure(record(name), tmp_path / "figure.png")
+    assert drawn
+    for figure in drawn:
+        with plots.style():
+            figure.canvas.draw()
+            titles = [t for axes in figure.axes for t in (axes.title, axes._left_title)]
+            boxes = [title.get_window_extent() for title in titles if title.get_text()]
+        assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 for box in boxes)
+        for one, other in itertools.combinations(boxes, 2):
+            assert not one.overlaps(other)
 
 
 def plain_keys(value):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ..support.terminal import ANY, GAP, blocks, fill
 from . import cases
 from .steps import shares_of_peak
 from .turns import OURS, PACKED, PADDED, SIDES, UNIT
@@ -116,7 +117,7 @@ COLUMNS: dict[str, Sequence[Column]] = {
 }
 
 
-def lines(part: str, measured: Any) -> Iterator[str]:
+def lines(part: str, measured: Any, width: int = ANY) -> Iterator[str]:
     """All that a part measured, as it was printed when it was measured."""
     records = measured
     if part in ("kernels", "ladder"):
@@ -124,31 +125,54 @@ def lines(part: str, measured: Any) -> Iterator[str]:
     elif part == "steps":
         records = shares_of_peak(measured)
     for i, record in enumerate(records):
-        yield from rows(part, record, first=not i)
-    yield from closing(part, measured)
+        yield from rows(part, record, first=not i, width=width)
+    yield from others(part, records, width)
+    yield from closing(part, measured, width)
 
 
-def rows(part: str, record: Record, first: bool) -> Iterator[str]:
-    """One record as lines; before the first, the names of the columns."""
-    columns, each = COLUMNS[part], [record]
+def rows(part: str, record: Record, first: bool, width: int = ANY) -> Iterator[str]:
+    """One record as lines; before the first, the names of the columns.
+
+    In a narrow terminal these are the first columns; `others` has those for which there is no room.
+    """
+    columns, each = _tables(part, width)[0], [record]
     if part == "methods":  # a table for each size
         yield record["size"]
         first, ratios = True, record["ratios"]
         each = [{"case": c, "ratio": ratios[c], **t} for c, t in record["sides"].items()]
-    if first:
+    yield from _table(columns, each, first)
+
+
+def others(part: str, records: Sequence[Record], width: int) -> Iterator[str]:
+    """The further tables that a narrow terminal needs, when all records are known."""
+    for columns in _tables(part, width)[1:] if records else ():
+        yield ""
+        yield from _table(columns, records, True)
+
+
+def _tables(part: str, width: int) -> list[list[Column]]:
+    """The columns of a part, in tables of at most `width`, each with those that name a row."""
+    columns = COLUMNS[part]
+    keep = 2 if columns[1][0] in ("technique", "sizes") else 1
+    found = blocks([wide + GAP for _, wide, _ in columns], width + GAP, keep)
+    return [[columns[i] for i in block] for block in found]
+
+
+def _table(columns: Sequence[Column], records: Sequence[Record], head: bool) -> Iterator[str]:
+    if head:
         yield _line(columns, [name for name, _, _ in columns])
-    yield from (_line(columns, [cell(row) for _, _, cell in columns]) for row in each)
+    yield from (_line(columns, [cell(row) for _, _, cell in columns]) for row in records)
 
 
 def _line(columns: Sequence[Column], cells: Sequence[str]) -> str:
     left = ("technique", columns[0][0])
-    return "  ".join(
+    return (" " * GAP).join(
         cell.ljust(width) if name in left else cell.rjust(width)
         for cell, (name, width, _) in zip(cells, columns)
     ).rstrip()
 
 
-def about(facts: Record) -> str:
+def about(facts: Record, width: int = ANY) -> str:
     """The machine in two or three lines."""
     kernels = ", ".join(f"{k} {v}" for k, v in facts["kernels"].items())
     texts = [
@@ -156,16 +180,17 @@ def about(facts: Record) -> str:
         ", ".join(f"{k} {v}" for k, v in facts["versions"].items()),
         ", ".join(f"{k}={v}" for k, v in facts["variables"].items()),
     ]
-    return "\n".join(filter(None, texts)) + "\n"
+    return "\n".join(fill(text, width) for text in filter(None, texts)) + "\n"
 
 
-def closing(part: str, measured: Any) -> Iterator[str]:
+def closing(part: str, measured: Any, width: int = ANY) -> Iterator[str]:
     """The lines below the table of a part; in place of it where nothing was measured."""
     if not measured:
         without = "PyTorch and PEFT are not installed: no comparison with them"
         yield "Numba's kernels are not in use: no ladder" if part == "ladder" else without
     elif part in ("kernels", "ladder"):
-        yield from (_below_kernels if part == "kernels" else _below_ladder)(measured)
+        below = _below_kernels if part == "kernels" else _below_ladder
+        yield from (fill(line, width) for line in below(measured))
 
 
 def _below_kernels(measured) -> Iterator[str]:

@@ -26,16 +26,16 @@ IDLE = {"RESUME", "NOP", "CACHE", "POP_TOP", "RETURN_VALUE", "COPY_FREE_VARS", "
 NOT_THEIRS = (str(Path(__file__).parents[1]), *map(sysconfig.get_path, ("stdlib", "purelib")))
 
 
-class WrongForm(TypeError):
-    """What a pair returned has not the form that is asked for."""
-
-
 class Fault(NamedTuple):
     """Why there are no outputs to compare."""
 
     status: str  # "failed", or "open": nothing is written yet
     says: str
     notes: Notes = ()
+
+
+class WrongForm(Exception):
+    """What the code that runs a reader's functions says of a form that it cannot use."""
 
 
 def call_each(

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..methods import DEFAULT, METHODS
 from ..support.files import nearest
+from ..support.terminal import fill, width
 from ..tuning.choices import describe_options, find_method
 
 
@@ -39,7 +40,8 @@ def adapter_options(
         help="of the method: see below",
     )
     p.formatter_class = argparse.RawDescriptionHelpFormatter  # the epilog keeps its lines
-    p.epilog = f"what a method takes, with its default:\n\n{describe_options()}"
+    lines = (fill(line, width(), 6) for line in describe_options().splitlines())
+    p.epilog = "\n".join(["what a method takes, with its default:", "", *lines])
 
 
 def names(text: str) -> tuple[str, ...] | str:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..support.terminal import ANY, width
 from ..support.values import whole
 from .arguments import command
 
@@ -77,7 +78,7 @@ def bench(a: argparse.Namespace) -> None:
     make_folder(a.out)
     about = {k: v for k, v in vars(settings).items() if k != "python"}  # a path of this machine
     record: dict[str, Any] = {"machine": machine.facts(), "settings": about}
-    print(tables.about(record["machine"]))
+    print(tables.about(record["machine"], width(ANY)))
     for part in PARTS:
         if part in (a.parts or PARTS):
             record[part] = _run(part, settings, a.out)
@@ -90,10 +91,10 @@ def _show(record, parts) -> None:
     """The tables of a record: of the parts that are named, or of all that it has."""
     from ..bench import tables
 
-    print(tables.about(record["machine"]))
+    print(tables.about(record["machine"], width(ANY)))
     for part in PARTS:
         if part in (parts or record) and record.get(part):
-            print(*tables.lines(part, record[part]), sep="\n", end="\n\n")
+            print(*tables.lines(part, record[part], width(ANY)), sep="\n", end="\n\n")
 
 
 def _run(part, settings, out):
@@ -113,13 +114,14 @@ def _run(part, settings, out):
     }
     measure = measures[part]
     told: list[Any] = []
+    wide = width(ANY)
 
     def tell(record):
-        print(*tables.rows(part, record, first=not told), sep="\n", flush=True)
+        print(*tables.rows(part, record, not told, wide), sep="\n", flush=True)
         told.append(record)
 
     measured = measure(settings, tell)
-    for line in tables.closing(part, measured):
+    for line in (*tables.others(part, told, wide), *tables.closing(part, measured, wide)):
         print(line)
     drawn: dict[str, Any] = {"kernels": figures.roofline, "growth": figures.growth}
     figure = drawn.get(part)

@@ -1,5 +1,6 @@
 """gradcheck and doctor: is the mathematics right, and do the fast twins agree with it?"""
 
+from ..support.terminal import ANY, fill, width
 from .arguments import command
 
 
@@ -14,7 +15,7 @@ def print_gradients(a) -> None:
     from ..check import doctor
 
     for line in doctor.gradients():
-        print(line)
+        print(fill(line, width(ANY), 2))
 
 
 def print_machine(a) -> None:
@@ -22,4 +23,4 @@ def print_machine(a) -> None:
     from ..check import doctor
 
     for line in doctor.machine():
-        print(line)
+        print(fill(line, width(ANY), 2))

@@ -116,7 +116,7 @@ def compare(a) -> None:
                 settings,
                 lr,
                 folder,
-                report=lambda name, row: print(pages.progress_line(row), flush=True),
+                report=lambda name, row: print(pages.progress_line(row, width()), flush=True),
                 ready=lambda: print(pages.opening(settings, width()), flush=True),
                 record=rates.read(a.rates),
                 jobs=a.jobs,

@@ -9,6 +9,7 @@ from ..llama.model import ModelConfig
 from ..llama.shapes import SHAPES
 from ..methods import DEFAULT, METHODS
 from ..support.files import data_folder, nearest
+from ..support.terminal import ANY, width
 from .arguments import adapter_options, command, given, options, read_whole
 
 PAIRS = 100  # of a task, from which --task makes batches
@@ -92,23 +93,24 @@ def memory(a: Namespace) -> None:
         print(f"written to {a.figure}")
         return
     data: dict[str, Any]
+    wide = width(ANY)
     if real := _real_batch(a, config, batch):
         data = tables.kept_by_rows(config, settings, real, a.mixed)
-        lines = tables.rows_table(data, real)
+        lines = tables.rows_table(data, real, wide)
     elif a.fit is not None:
         data = tables.fits(config, settings, a.fit, seq, a.mixed)
-        lines = tables.fit_table(data, config, a.fit, seq)
+        lines = tables.fit_table(data, config, a.fit, seq, wide)
     elif a.what_if:
         data = whatif.what_ifs(config, settings, batch, seq, a.mixed)
-        lines = whatif.table(data)
+        lines = whatif.table(data, wide)
     elif a.savers:
         data = tables.savers_of(a.model, settings, batch, seq)
-        lines = savers.table(data)
+        lines = savers.table(data, wide)
     else:
         predicted = tables.ledgers(config, settings, batch, seq, a.mixed)
         measured = tables.measured(a.model, settings, batch, seq) if a.measure else {}
         data = tables.as_json(predicted, measured)
-        lines = tables.overview(predicted, measured, len(settings) == 1, a.mixed)
+        lines = tables.overview(predicted, measured, len(settings) == 1, a.mixed, wide)
     for line in [json.dumps(data, indent=1)] if a.json else lines:
         print(line)
 

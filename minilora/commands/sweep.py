@@ -27,7 +27,7 @@ AXES: dict[str, tuple[Reader, str | None, str]] = {
     "lr": (read_number, None, "learning rates (each method's on record)"),
     "ratio": (read_number, None, "LoRA+'s: B's rate by A's"),
     "update_ratio": (read_number, None, "Delta-LoRA's λ"),
-    "start_step": (read_whole, None, "Delta-LoRA's: steps before W moves (2 % of the steps)"),
+    "start_step": (read_whole, None, "Delta-LoRA's: steps before W moves (1 in 50)"),
     "steps": (read_whole, "150", "optimizer steps"),
     "batch_size": (read_whole, "32", "words"),
     "seed": (read_whole, "0,1,2", "initialisations and batch orders"),

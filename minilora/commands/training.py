@@ -7,6 +7,7 @@ from typing import Any
 
 from ..support.files import data_folder
 from ..support.locks import using
+from ..support.terminal import ANY, fill, width
 from ..support.values import whole
 from .arguments import adapter_options, command, given, names, options
 from .text import BASE, load_base
@@ -61,7 +62,8 @@ def _train(a, model, pairs, held_out):
 
     tuned = _tuned(a, model)
     settings = _settings(a, tuned)
-    print(_plan(a, tuned, settings, len(pairs)), flush=True)
+    for line in _plan(a, tuned, settings, len(pairs)):
+        print(fill(line, width(ANY), 2), flush=True)
     stopped: list[Any] = []
     try:
         history = ml.train(
@@ -187,7 +189,7 @@ def _callbacks(a) -> list[Any]:
     return chosen
 
 
-def _plan(a, tuned, settings, pairs) -> str:
+def _plan(a, tuned, settings, pairs) -> tuple[str, str]:
     """What will be trained, and at which learning rate."""
     numbers = sum(x.size for x in tuned.trainable.values())
     scaling = f", alpha {tuned.alpha:g}{_scaling(tuned)}" if tuned.alpha else ""
@@ -197,7 +199,7 @@ def _plan(a, tuned, settings, pairs) -> str:
     rate = (
         f"learning rate {settings['lr']:g}{why}, {a.schedule}, warm-up {settings['warmup']} steps"
     )
-    return f"{what}: {numbers:,} trainable numbers on {pairs:,} pairs\n{rate}"
+    return f"{what}: {numbers:,} trainable numbers on {pairs:,} pairs", rate
 
 
 def _chosen_rate(method: str) -> tuple[float, str]:

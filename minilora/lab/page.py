@@ -53,7 +53,7 @@ PAGE = string.Template("""<!DOCTYPE html>
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e8eb; --soft: #a3aab3; --paper: #16181b;
   --line: #3a3f46; --band: #202328; --right: #6fd39b; --wrong: #ff9b90; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 72rem; color: var(--ink);
+body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 78rem; color: var(--ink);
   background: var(--paper); font: 1rem/1.55 system-ui, sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .6rem; }
 h2 { font-size: 1.25rem; margin: 2.4rem 0 .6rem; }
@@ -61,8 +61,11 @@ p, li, figcaption { max-width: 48rem; }
 .lead { font-size: 1.15rem; }
 .soft, figcaption, caption { color: var(--soft); font-size: .92rem; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: separate; border-spacing: 0; font-size: .87rem;
+  font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding-bottom: .5rem; }
+caption span { display: block; position: sticky; left: 0;
+  max-width: min(48rem, calc(100vw - 2rem)); }
 th, td { padding: .3rem .45rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
 thead th { vertical-align: bottom; }
@@ -70,7 +73,8 @@ thead tr.groups th { text-align: center; font-weight: 400; color: var(--soft); }
 th[scope=row], .text th, .text td, thead th:first-child { text-align: left; }
 .text th { white-space: normal; }
 th[scope=row], thead tr:last-child th:first-child { position: sticky; left: 0;
-  background: var(--paper); }
+  background: inherit; }
+thead tr, tbody tr { background: var(--paper); }
 a { color: inherit; }
 .text { font-size: .8rem; }
 tbody tr:nth-child(even) { background: var(--band); }
@@ -79,10 +83,10 @@ tbody tr:nth-child(even) { background: var(--band); }
 figure { margin: 0; }
 figure img { display: block; width: 100%; min-width: 40rem; background: #fff; border-radius: 6px; }
 figcaption { margin-top: .5rem; }
-pre { padding: .8rem 1rem; background: var(--band); border-radius: 6px; overflow-x: auto; }
+pre { padding: .8rem 1rem; background: var(--band); border-radius: 6px; white-space: pre-wrap; }
+pre span { display: inline-block; max-width: 100%; overflow-wrap: anywhere; }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; }
   table { font-size: 7.5pt; } th, td { padding: .15rem .25rem; } .wide { overflow: visible; }
-  pre { white-space: pre-wrap; }
   figure img { min-width: 0; } figure, tr { break-inside: avoid; } h2 { break-after: avoid; } }
 </style>
 </head>
@@ -245,7 +249,7 @@ def recipe(results: Results) -> str:
     settings = {k.replace("_", " "): _plain(v) for k, v in results["settings"].items()}
     return "\n".join(
         [
-            f"<pre><code>{escape(command_line(results))}</code></pre>",
+            f"<pre><code>{_unbroken(command_line(results))}</code></pre>",
             _table(heads, scores, "Exact match of each seed."),
             "<h3>Settings</h3>",
             _pairs(settings),
@@ -268,6 +272,11 @@ def command_line(results: Results) -> str:
     for name, row in rows(results).items():
         words += ["--lr", f"{name}={row['lr']!r}"]
     return shlex.join(map(str, words))
+
+
+def _unbroken(line: str) -> str:
+    """The words of a line in HTML, each on one line: a browser would break --rank after a dash."""
+    return " ".join(f"<span>{escape(word)}</span>" for word in line.split(" "))
 
 
 def _options(row):
@@ -301,7 +310,7 @@ def _table(head: str, body: Iterable[str], caption: str, look: str = "") -> str:
     return (
         f'<div class="wide" role="region" aria-label="{escape(caption)}" tabindex="0">'
         f'<table class="{look}">\n'
-        f"<caption>{escape(caption)}</caption>\n"
+        f"<caption><span>{escape(caption)}</span></caption>\n"
         f"<thead>\n{head}\n</thead>\n<tbody>\n{lines}\n</tbody>\n</table></div>"
     )
 

@@ -2,13 +2,12 @@
 
 import itertools
 import math
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..methods import METHODS
 from ..support.plots import human, reference_title, rows
-from ..support.terminal import WIDTH
+from ..support.terminal import WIDTH, fill
 from ..text import nouns, tasks
 
 Results = Mapping[str, Any]  # of a whole comparison: results.json
@@ -76,15 +75,16 @@ def opening(settings: Any, width: int = WIDTH) -> str:
         f"{settings.batch_size} words, each scored on all held-out words"
         f"{about if settings.task in tasks.TASKS else ''}.",
     ]
-    return "\n".join(textwrap.fill(line, width) for line in lines) + "\n"
+    return "\n".join(fill(line, width) for line in lines) + "\n"
 
 
-def progress_line(row: Row) -> str:
-    """A row that is done, on one line."""
-    return (
-        f"{row['title']:<17}{row['trainable']:>11,} numbers   "
-        f"exact match {score(row):<13}   {row['ms_per_step']:.1f} ms/step"
+def progress_line(row: Row, width: int = WIDTH) -> str:
+    """A row that is done, on one line where it fits."""
+    text = (
+        f"{row['title']:<17}{row['trainable']:>11,} numbers  "
+        f"exact match {score(row):<13}  {row['ms_per_step']:.1f} ms/step"
     )
+    return fill(text, width, 4)
 
 
 def table(results: Results, width: int = WIDTH) -> str:
@@ -102,7 +102,7 @@ def table(results: Results, width: int = WIDTH) -> str:
         else:
             blocks[-1] = wider
     lines = [line for block in blocks for line in ("", *_block(block, every))]
-    notes = [textwrap.fill(note, width, subsequent_indent="  ") for note in notes_on(results)]
+    notes = [fill(note, width, 2) for note in notes_on(results)]
     return "\n".join([*lines, *notes])
 
 

@@ -20,6 +20,7 @@ from ..engine import Tensor, backward, tape
 from ..llama.model import Llama, ModelConfig
 from ..methods.base import Method
 from ..support import meta, show
+from ..support.files import nearest
 from ..support.meta import Meta, is_array
 from ..support.plots import human
 from ..support.values import whole
@@ -57,7 +58,10 @@ class Ledger:
     saved: tuple[Saved, ...]  # the storages behind `activations`
 
     def __getitem__(self, category: str) -> int:
-        return getattr(self, category)
+        try:
+            return getattr(self, category)
+        except AttributeError:
+            raise nearest("category", category, (*CATEGORIES, "peak")) from None
 
     def keys(self) -> tuple[str, ...]:
         """The four categories: dict(ledger) has these."""

@@ -16,6 +16,7 @@ from ..fast import twin
 from ..llama.model import ModelConfig
 from ..methods import METHODS
 from ..ops.dropout import mask
+from ..support import terminal
 from ..support.plots import human
 from ..tuning.choices import find_method
 from .step import ledger
@@ -141,19 +142,19 @@ def what_ifs(
     }
 
 
-def table(kept: Mapping[str, Mapping[str, int | None]]) -> Iterator[str]:
+def table(
+    kept: Mapping[str, Mapping[str, int | None]], width: int = terminal.ANY
+) -> Iterator[str]:
     """A row a method, a column a case; below each row its percentages; then the cases' meanings."""
-    yield f"{'kept for backward':18}{''.join(f'{case.title:>14}' for case in CASES)}"
+    rows = [["kept for backward", *(case.title for case in CASES)]]
     whole = kept.get(REFERENCE, {}).get(CASES[0].title)
     for name, row in kept.items():
-        yield _cells(METHODS[name].title, ("–" if n is None else human(n) for n in row.values()))
+        cells = ("–" if n is None else human(n) for n in row.values())
+        rows.append([METHODS[name].title, *cells])
         if whole:
-            yield _cells("", ("" if n is None else f"{n / whole:.1%}" for n in row.values()))
+            rows.append(["", *("" if n is None else f"{n / whole:.1%}" for n in row.values())])
+    yield from terminal.table(rows, [18, *[14] * len(CASES)], width)
     yield ""
     for case in CASES:
-        yield f"{case.title + ':':14}{case.meaning}"
+        yield terminal.fill(f"{case.title + ':':14}{case.meaning}", width, 14)
     yield f"%: of the first column of {METHODS[REFERENCE].title}"
-
-
-def _cells(title, cells):
-    return f"{title:18}{''.join(f'{cell:>14}' for cell in cells)}".rstrip()

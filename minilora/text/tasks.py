@@ -273,14 +273,18 @@ def _row(pair: Pair, tokenizer: Any) -> tuple[list[int], list[int]]:
     if isinstance(pair, Chat):
         with errors_at(place):
             return pair.row(tokenizer)
-    if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
-        raise ValueError(f"{place}: wanted a pair (prompt, completion)")
+    _check_pair(place, pair)
     with errors_at(place):
         prompt, answer = tokenizer.encode(pair[0]), tokenizer.encode(_right(pair[1])[0])
     if not prompt or tokenizer.eos_id in answer:
         raise ValueError(f"{place}: wanted a prompt, and no end token in the completion")
     row = [*prompt, *answer, tokenizer.eos_id]
     return row[:-1], [IGNORED] * (len(prompt) - 1) + row[len(prompt) :]
+
+
+def _check_pair(place: str, pair: Any) -> None:
+    if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
+        raise ValueError(f"{place}: wanted a pair (prompt, completion)")
 
 
 def _pad(rows: list[tuple[list[int], list[int]]], pad_id: int) -> Batch:
@@ -336,6 +340,8 @@ def exact_match(
     base = getattr(model, "base", model)
     tokenizer = require_tokenizer("exact_match", getattr(base, "tokenizer", None))
     words = [pair.pair(tokenizer) if isinstance(pair, Chat) else pair for pair in pairs]
+    for pair in words:
+        _check_pair(f"exact_match: {pair!r:.120}", pair)
     prompts = [tokenizer.encode(prompt) for prompt, _ in words]
     right = [_right(completion) for _, completion in words]
     longest = max(len(tokenizer.encode(text)) for texts in right for text in texts)

@@ -236,7 +236,9 @@ class Tuned:
 
     def _facts(self) -> dict[str, str]:
         trainable, every = self.count_parameters()
-        targets = self.targets if isinstance(self.targets, str) else ", ".join(self.targets or ())
+        names = [self.targets] if isinstance(self.targets, str) else [*(self.targets or ())]
+        # seven kinds of linears, or the whole name of each one
+        targets = ", ".join(names) if len(names) < 8 else f"{len(names)} linears"
         size = human(sum(a.nbytes for a in self.trainable.values()))
         facts = {"rank": self.rank, "alpha": self.alpha, "targets": targets}
         facts |= {"trainable": f"{trainable:,} of {every:,}", "size": size}
@@ -247,6 +249,14 @@ class Tuned:
 
     def _repr_html_(self) -> str:
         return show.table(f"{self.record.title} on Llama {self.base.name}".rstrip(), self._facts())
+
+
+def check_base(who: str, model: Any) -> None:
+    """Raises TypeError, with what to do, for what is no model without an adapter."""
+    if isinstance(model, Llama):
+        return
+    what = "detach or merge first" if isinstance(model, Tuned) else "load_model returns one"
+    raise TypeError(f"{who}: got a {type(model).__name__}, wanted a Llama; {what}")
 
 
 def attach(
@@ -276,10 +286,7 @@ def attach(
     Raises ValueError for what the technique does not take, with the nearest right names.
     """
     record = method if isinstance(method, Method) else find_method(method)
-    if not isinstance(model, Llama):
-        raise TypeError(
-            f"attach: got a {type(model).__name__}, wanted a Llama; detach or merge first"
-        )
+    check_base("attach", model)
     patterns = {"rank_pattern": rank_pattern or {}, "alpha_pattern": alpha_pattern or {}}
     selection: dict[str, Any] = {
         "layers_to_transform": layers_to_transform,

@@ -6,6 +6,7 @@ the `Run`, and may end it with `run.stop(reason)`.
 
 import json
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +41,20 @@ class Run:
         return last or bool(every and self.step % every == 0)
 
 
+# How the methods begin that transformers' Trainer calls.
+TRANSFORMERS = "on_train", "on_step", "on_epoch", "on_evaluate", "on_log", "on_save"
+
+
 class Callback:
     """Does nothing at any moment. Write a class with those methods that you need."""
+
+    def __init_subclass__(cls) -> None:
+        """Raises TypeError for a method named as those of transformers: nothing would call it."""
+        for name in vars(cls):
+            if name.startswith(TRANSFORMERS):
+                raise TypeError(
+                    f"callback: nothing calls {name}; wanted step, evaluation, checkpoint or end"
+                )
 
     def step(self, run: Run) -> None:
         """After each step; history.losses[-1] and .rates[-1] are its loss and learning rate."""
@@ -170,3 +183,11 @@ class EarlyStopping(Callback):
                 best, waited = loss, 0
         if waited >= self.patience and run.step < run.steps:
             run.stop(f"no evaluation was better than {self.sign * best:g} in the last {waited}")
+
+    def end(self, run: Run) -> None:
+        """Warn where there was nothing to stop for."""
+        if not (run.history.evaluations or run.interrupted):
+            warnings.warn(
+                "early stopping: no evaluation came; wanted evaluate= and evaluate_every= of train",
+                stacklevel=2,
+            )

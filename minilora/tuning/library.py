@@ -16,7 +16,7 @@ from ..support import show
 from ..support.files import find
 from ..support.plots import human
 from ..support.values import number
-from .adapters import Tuned
+from .adapters import Tuned, check_base
 from .storage import load_unmoved
 
 
@@ -27,6 +27,7 @@ class Library:
     """
 
     def __init__(self, base: Llama):
+        check_base("library", base)
         self.base = base
         self.current: str | None = None  # the active adapter's name; None: the base alone
         self._adapters: dict[str, Tuned] = {}
@@ -44,9 +45,13 @@ class Library:
     def add(self, name: str, tuned: Tuned) -> Tuned:
         """Add an adapter, not a copy of it: training it further changes the library's adapter.
 
-        Raises ValueError if the name is in use, or the adapter is of another base or whole weights.
+        Raises ValueError if the name is in use, or the adapter is of another base or whole weights;
+        TypeError for a folder, which `load` takes.
         """
         self._check_free(name)
+        if not isinstance(tuned, Tuned):
+            kind = type(tuned).__name__
+            raise TypeError(f"library: {name}: got a {kind}, wanted a Tuned; load takes a folder")
         if tuned.base is not self.base:
             raise ValueError(f"library: {name} is on another base; load its folder instead")
         if tuned.record.whole_model:

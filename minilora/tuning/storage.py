@@ -20,7 +20,7 @@ from ..methods.base import Method, Settings
 from ..support.files import check_kind, errors_at, parse_json, read_json, write_together
 from ..support.meta import is_array
 from . import checkpoints, patterns
-from .adapters import Tuned, attach, shapes_of
+from .adapters import Tuned, attach, check_base, shapes_of
 from .choices import SELECTION, find_method, match_targets
 
 CONFIG, ARRAYS = "adapter_config.json", "adapter_model.safetensors"
@@ -163,8 +163,10 @@ def load_adapter(
     folder: or a checkpoint of `train`, which settles all of it.
     Warns where it was saved on another base of the same shapes.
     Raises ValueError for an adapter of another kind or of a base of other shapes, for a damaged
-    file, for files of two adapters, and for a keyword that the files settle; FileNotFoundError.
+    file, for files of two adapters, and for a keyword that the files settle; FileNotFoundError;
+    TypeError for what is no Llama.
     """
+    check_base("load_adapter", model)
     if Path(folder).is_file():
         if method is not None or options:
             raise ValueError(f"{folder}: a checkpoint settles its method and options; got others")

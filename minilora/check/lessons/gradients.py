@@ -21,13 +21,6 @@ def one_side(f, x, h):
     return np.array([(f(x + h * e) - f(x)) / h for e in _units(x)]).reshape(x.shape)
 
 
-def rows_at_once(f, x, h):
-    """Central differences in which all numbers of x[i] move."""
-    moves = (h * np.eye(len(x))).reshape(len(x), -1, *[1] * (x.ndim - 1))
-    slopes = [(f(x + move) - f(x - move)) / (2 * h) for move in moves]
-    return np.broadcast_to(np.array(slopes).reshape(-1, *[1] * (x.ndim - 1)), x.shape)
-
-
 def _units(x):
     return np.eye(x.size).reshape(-1, *x.shape)
 
@@ -37,15 +30,22 @@ def cubes(x):
     return float((x**3).sum() + x.sum())
 
 
-def minus_cubes(x):
-    """Its central differences are too small."""
+def falling(x):
+    """-Σ x³ - Σ x: central differences of it are too small."""
     return -cubes(x)
 
 
 ONE_SIDE = "the difference was taken on one side only: f(x + h) - f(x)"
 NOT_TWO_H = "the difference was divided by h: its two points are 2h apart"
 TIMES_H = "a / 2 * h divides by 2 and multiplies by h: write a / (2 * h)"
-WHOLE_ROW = "a whole row moved at once: move one number, x[i, j], at a time"
+WHOLE_ROWS = "whole rows were moved: move one number at a time"
+
+
+def by_rows(f, x, h):
+    """Each row's derivative, in all of its numbers."""
+    units = np.eye(len(x)).reshape(len(x), len(x), *[1] * (x.ndim - 1))
+    along = [(f(x + h * e) - f(x - h * e)) / (2 * h) for e in units]
+    return np.broadcast_to(np.reshape(along, units.shape[1:]), x.shape)
 
 
 def central_cases(rng):
@@ -54,7 +54,7 @@ def central_cases(rng):
         ONE_SIDE: lambda f, x, h: [{"df": one_side(f, x, h)}],
         NOT_TWO_H: lambda f, x, h: [{"df": 2 * central(f, x, h)}],
         TIMES_H: lambda f, x, h: [{"df": central(f, x, h) * h**2}],
-        WHOLE_ROW: lambda f, x, h: [{"df": rows_at_once(f, x, h)}],
+        WHOLE_ROWS: lambda f, x, h: [{"df": by_rows(f, x, h)}],
     }
     return [
         Case(
@@ -71,14 +71,26 @@ def errors(gradient, f, x, right, steps):
     return {"errors": np.array([np.abs(gradient(f, x, h) - right).max() for h in steps])}
 
 
+def errors_by(over, size, gradient, f, x, right, steps):
+    """`errors` by another mean of the numbers, or without their size."""
+    return {"errors": np.array([over(size(gradient(f, x, h) - right)) for h in steps])}
+
+
 def errors_cases(rng):
-    """For errors = f(gradient, f, x, right, steps): errors above zero, then below it."""
+    """For errors = f(gradient, f, x, right, steps): errors below zero, so that |error| matters."""
+    slips = {
+        "an error below 0 is an error, too: take its absolute value": lambda **a: [
+            errors_by(np.max, lambda error: error, **a)
+        ],
+        "the largest error is asked for, not the mean": lambda **a: [
+            errors_by(np.mean, np.abs, **a)
+        ],
+    }
     cases = []
-    for gradient, f in ((one_side, cubes), (central, cubes), (central, minus_cubes)):
+    for gradient in (central, one_side):
         x = rng.standard_normal(widths(rng, 1))
-        right = (3 * x**2 + 1) * (-1 if f is minus_cubes else 1)
-        args = {"gradient": gradient, "f": f, "x": x, "right": right}
-        cases.append(Case({**args, "steps": 10.0 ** np.arange(-3, 0)}, errors))
+        args = {"gradient": gradient, "f": falling, "x": x, "right": -3 * x**2 - 1}
+        cases.append(Case({**args, "steps": 10.0 ** np.arange(-3, 0)}, errors, slips=slips))
     return cases
 
 
@@ -92,11 +104,19 @@ def directional(f, df, x, v, h):
 
 def directional_cases(rng):
     """For (by differences, by the gradient) = f(f, df, x, v, h)."""
+    slips = {
+        "by the gradient: v is missing, the sum is of df · v": lambda df, **_: [
+            {"by the gradient": df.sum()}
+        ],
+        "v was divided by its length: take it as it is given": lambda v, **a: [
+            directional(v=v / np.linalg.norm(v), **a)
+        ],
+    }
     cases = []
     for shape in [(5,), tuple(widths(rng, 2))]:
         a = draw(rng, x=shape, v=shape, off=shape)
         args = {"f": cubes, "df": 3 * a["x"] ** 2 + a["off"], "x": a["x"], "v": a["v"], "h": 1e-2}
-        cases.append(Case(args, directional))
+        cases.append(Case(args, directional, slips=slips))
     return cases
 
 
@@ -126,6 +146,15 @@ WRONG = (
     # right where dy is 1 everywhere, as in a plain sum of y
     wrong(lambda dy, x, W: (np.full_like(dy, dy.mean()) @ W, dy.T @ x)),
 )
+# what a test says of the right pair (0) and of the wrong ones -> the pairs that it judges so
+MISJUDGED = {
+    "it calls a right pair wrong: no difference is right to the last digit": {0: 0.0},
+    "a pair passes that is right only where dy is 1 everywhere: draw dy at random": {4: 1.0},
+    "a pair passes in which one number of dW is wrong": {3: 1.0},
+    "it does not see a wrong dx": {1: 1.0, 4: 1.0},
+    "it does not see a wrong dW": {2: 1.0, 3: 1.0},
+    "it calls wrong pairs right": {1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0},
+}
 
 
 def tested(function):
@@ -138,28 +167,6 @@ def tested(function):
     return run
 
 
-def _says(*missed, right=1.0):
-    """What a test says that misses some of WRONG; right: what it says of the right pair."""
-
-    def says(forward, backward, x, W):
-        if backward in WRONG:
-            return [{"the answer": float(WRONG.index(backward) in missed)}]
-        return [{"the answer": right}]
-
-    return says
-
-
-TEST_SLIPS = {  # what misses fewer pairs stands first
-    "one number of dW is wrong by 0.001, and that was not seen": _says(2),
-    "dy was 1 everywhere: a wrong pair was called right": _says(3),
-    "the right pair was called wrong: differences are never equal to the last digit": _says(
-        right=0.0
-    ),
-    "a wrong pair was called right: dW was not compared": _says(1, 2),
-    "a wrong pair was called right: dx was not compared": _says(0, 3),
-}
-
-
 def pair_cases(rng):
     """For 1.0 or 0.0 = f(forward, backward, x, W)."""
     M, (I, O) = rows(rng), widths(rng, 2)
@@ -168,9 +175,12 @@ def pair_cases(rng):
         Case(
             {"forward": forward, "backward": b, **arrays},
             lambda forward, backward, x, W, says=float(b is backward): {"the answer": says},
-            slips=TEST_SLIPS,
+            slips={
+                words: lambda i=i, said=said, **_: [{"the answer": said[i]}] if i in said else []
+                for words, said in MISJUDGED.items()
+            },
         )
-        for b in (backward, *WRONG)
+        for i, b in enumerate((backward, *WRONG))
     ]
 
 
@@ -213,6 +223,8 @@ EXERCISES = (
         near={
             -8: "that is √ε, the step for a difference of one side, whose error is h + ε/h",
             -16: "at so small a step, x + h is x",
+            1e-5: "that is h itself: write its power of ten",
+            5: "h is small: its power is below 0",
         },
     ),
     predict(

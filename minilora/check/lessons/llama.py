@@ -26,46 +26,46 @@ def without_mask(q, k, v):
     return {"o": scores / scores.sum(1, keepdims=True) @ v}
 
 
-def masked_by(mask, root=None, weigh=None):
-    """Attention with another mask, another root or another way to weigh, for `Case.slips`."""
-
-    def wrong(q, k, v):
-        scores = q @ k.T / math.sqrt(q.shape[1] if root is None else root(q))
-        e = np.exp(np.where(mask(len(q)), scores, -np.inf))
-        return [{"o": w @ v} for w in (weigh(e) if weigh else [e / e.sum(1, keepdims=True)])]
-
-    return wrong
+def attention_by(q, k, v, columns=np.shape, seen=np.asarray, hidden=-np.inf, axis=1, keep=True):
+    """Causal attention, from which a part can be left out."""
+    scores = q @ k.T / math.sqrt(columns(q)[-1])
+    weights = np.exp(np.where(seen(np.tri(len(q))), scores, hidden))
+    return {"o": weights / weights.sum(axis, keepdims=keep) @ v}
 
 
-def _unmasked(T):
-    return np.ones((T, T))
-
-
-ATTENTION_SLIPS = {
-    "the mask is missing: each place sees what comes after it": masked_by(_unmasked),
-    "the mask came after the softmax: the weights of a row no longer add up to 1": masked_by(
-        _unmasked, weigh=lambda e: [np.tril(e / e.sum(1, keepdims=True))]
-    ),
-    "the mask hides what came before: it is to hide what comes later": masked_by(
-        lambda T: np.tri(T).T
-    ),
-    "the scores are divided by √D, the root of the columns of q": masked_by(
-        np.tri, root=lambda q: len(q)
-    ),
-    "the division of the scores by √D is missing": masked_by(np.tri, root=lambda q: 1),
-    "a softmax is of each row: the weights of a row add up to 1": masked_by(
-        np.tri, weigh=lambda e: [e / e.sum(), e / e.sum(0), e / e.sum(1)]
-    ),
-    "there is no mask, and a softmax is of each row": masked_by(
-        _unmasked, weigh=lambda e: [e / e.sum(), e / e.sum(0), e / e.sum(1)]
-    ),
-}
+def masked_weights(q, k, v):
+    """The mask on the weights, whose rows then add up to less than 1."""
+    weights = np.exp(q @ k.T / math.sqrt(q.shape[1]))
+    return {"o": np.tril(weights / weights.sum(1, keepdims=True)) @ v}
 
 
 def attention_cases(rng):
     """For o = f(q, k, v)."""
+    slips = {
+        "the scores are q kᵀ/√D: the factor 1/√D is missing": lambda **a: [
+            attention_by(**a, columns=lambda q: [1])
+        ],
+        "√D is the root of the columns of q, not of its rows": lambda **a: [
+            attention_by(**a, columns=lambda q: [len(q)])
+        ],
+        "a place sees those after it: the mask is missing": lambda **a: [without_mask(**a)],
+        "the mask hides what came before: it has to hide what comes later": lambda **a: [
+            attention_by(**a, seen=np.transpose)
+        ],
+        "a masked score is 0, and its weight e⁰ = 1: it has to be -inf": lambda **a: [
+            attention_by(**a, hidden=0)
+        ],
+        "the mask came after the softmax: the weights of a row no longer add up to 1": (
+            lambda **a: [masked_weights(**a)]
+        ),
+        "the softmax is of each row: its weights add up to 1": lambda **a: [
+            attention_by(**a, axis=axis, keep=False, seen=seen)
+            for axis in (0, None, 1)
+            for seen in (np.asarray, np.ones_like)
+        ],
+    }
     shapes = [(rows(rng), *widths(rng, 1)) for _ in range(2)] + [(6, 6)]
-    return [Case(draw(rng, q=n, k=n, v=n), one_head, slips=ATTENTION_SLIPS) for n in shapes]
+    return [Case(draw(rng, q=n, k=n, v=n), one_head, slips=slips) for n in shapes]
 
 
 def eps_elsewhere(x, g, eps):
@@ -85,17 +85,21 @@ def eps_elsewhere(x, g, eps):
     return [{"y": g * x / root} for root in roots] + [{"y": g * x / roots[0] + eps}]
 
 
+def less_the_mean(x, g, eps):
+    """A LayerNorm without its bias."""
+    less = x - x.mean(1, keepdims=True)
+    mean_square = (x**2).mean(1, keepdims=True)
+    return [norm(less, g, eps), {"y": g * less / np.sqrt(mean_square + eps)}]
+
+
 NORM_SLIPS = {
     "epsilon": eps_elsewhere,
+    "no mean is subtracted in RMSNorm": less_the_mean,
     "the mean runs over all numbers: it is of each row": lambda x, g, eps: [
         {"y": g * x / np.sqrt((x**2).mean() + eps)}
     ],
     "it has the mean of x², not the sum": lambda x, g, eps: [
         {"y": g * x / np.sqrt((x**2).sum(1, keepdims=True) + eps)}
-    ],
-    "no mean is subtracted: that is LayerNorm": lambda x, g, eps: [
-        {"y": g * (a - a.mean(1, keepdims=True)) / np.sqrt((b**2).mean(1, keepdims=True) + eps)}
-        for a, b in ((x, x), (x, x - x.mean(1, keepdims=True)))
     ],
     "the square root is missing": lambda x, g, eps: [
         {"y": g * x / ((x**2).mean(1, keepdims=True) + eps)}

@@ -45,12 +45,12 @@ def cases(rng, reference, names, **paths):
 def forward_cases(rng):
     """For y = f(x, W, s, A, B)."""
     slips = {
-        "s multiplies the adapter's path alone, not x Wᵀ": lambda x, W, s, A, B: [
-            {"y": s * (x @ W.T + x @ A.T @ B.T)}
+        "s scales the adapter's path alone, not x Wᵀ": lambda x, W, s, A, B: [
+            {"y": s * forward(x, W, 1.0, A, B)["y"]}
         ]
     }
-    names = ("x", "W", "s", "A", "B")
-    return cases(rng, forward, names, two_paths=("y",), rows=("x",), slips=slips)
+    names, paths = ("x", "W", "s", "A", "B"), dict(two_paths=("y",), rows=("x",))
+    return cases(rng, forward, names, slips=slips, **paths)
 
 
 def backward_cases(rng):

@@ -1,10 +1,14 @@
 """Notebook 01, a network's gradients by hand, and the walk along the tape that finds them."""
 
+import operator
+from collections.abc import Mapping
+
 import numpy as np
 
 from ... import ops
 from ...engine import Tensor, backward, param, tape
-from ..slips import Case, Outputs
+from ..calls import WrongForm
+from ..slips import Case
 from .exercise import blank, draw, rows, widths
 
 
@@ -20,16 +24,16 @@ def walk(nodes, dy):
 
 
 def network(x, U, V) -> tuple[Tensor, Tensor, Tensor]:
-    """y = (p + h + 1) ∘ tanh p with p = h Vᵀ, h = tanh(x Uᵀ).   ->  y, U, V.
+    """y = h ∘ h with h = z + z Vᵀ + tanh(z) Vᵀ + 1, z = x Uᵀ: z has three paths.   ->  y, U, V.
 
-    p and h have two paths each. The sum gives both of them one gradient, the same array. The
-    constants x and 1 have no node.
+    `add` hands one array to two parents; what comes to z later must not be written into it. The
+    constants x and 1 have no node: their gradients differ in shape and must not be added.
     """
     tU, tV = param(U, "U"), param(V, "V")
-    h = ops.tanh(ops.linear(x, tU))
-    p = ops.linear(h, tV)
-    tanh = ops.tanh(p)
-    return ops.mul(ops.add(ops.add(p, h), np.ones((len(x), len(U)))), tanh), tU, tV
+    z = ops.linear(x, tU)
+    u, v = ops.linear(z, tV), ops.linear(ops.tanh(z), tV)
+    h = ops.add(ops.add(ops.add(z, u), v), np.ones((len(x), len(U))))
+    return ops.mul(h, h), tU, tV
 
 
 def walked(function):
@@ -40,6 +44,9 @@ def walked(function):
         grads = function(tape(y), dy)
         if grads is None:
             return None
+        if not isinstance(grads, Mapping):
+            kind = type(grads).__name__
+            raise WrongForm(f"it returned a {kind}, wanted a dict: each node to its gradient")
         return grads.get(tU.node), grads.get(tV.node)
 
     return run
@@ -52,79 +59,64 @@ def reference(dy, x, U, V):
     return {"dU": tU.grad, "dV": tV.grad}
 
 
-def last_path_alone(dy, x, U, V) -> list[Outputs]:
-    """Where a second gradient for a node replaces the first."""
+def walk_by(join):
+    """The walk in which a node's first gradient and its next one are joined by a function."""
 
-    def overwrites(nodes, dy):
+    def function(nodes, dy):
         grads = {nodes[-1]: dy}
         for node in reversed(nodes):
-            if node.op:
-                given = node.op.backward(grads[node], node.cache)
-                grads |= {p: g for p, g in zip(node.parents, given) if p is not None}
+            given = node.op.backward(grads[node], node.cache) if node.op else ()
+            for parent, grad in zip(node.parents, given):
+                if parent is not None:
+                    grads[parent] = join(grads[parent], grad) if parent in grads else grad
         return grads
 
-    return [dict(zip(("dU", "dV"), walked(overwrites)(dy, x, U, V)))]
+    return lambda **args: [dict(zip(("dU", "dV"), walked(function)(**args)))]
 
 
-def shared_array(dy, x, U, V) -> list[Outputs]:
-    """Where a second gradient is added into the array of the first, which other nodes hold, too."""
-
-    def in_place(nodes, dy):
-        grads = {nodes[-1]: dy}
-        for node in reversed(nodes):
-            if node.op:
-                for parent, grad in zip(node.parents, node.op.backward(grads[node], node.cache)):
-                    if parent in grads and grad is not None:
-                        grads[parent] += grad
-                    elif parent is not None:
-                        grads[parent] = grad
-        return grads
-
-    return [dict(zip(("dU", "dV"), walked(in_place)(dy.copy(), x, U, V)))]
+SLIPS = {
+    "where two paths meet, the second gradient replaced the first: add them": walk_by(
+        lambda first, second: second
+    ),
+    "a gradient was added in place: += writes into an array that another node holds too; a + b "
+    "is a new one": walk_by(operator.iadd),
+}
 
 
 def cases(rng):
     """For dU, dV = f(dy, x, U, V)."""
-    slips = {
-        "where two paths meet, the second gradient replaced the first: add them": last_path_alone,
-        "+= changes an array that another node holds, too: write a = a + b": shared_array,
-    }
     cases = []
     for _ in range(2):
         M, (I, O) = rows(rng), widths(rng, 2)
         args = draw(rng, dy=(M, O), x=(M, I), U=(O, I), V=(O, O))
-        cases.append(Case(args, reference, slips=slips))
+        cases.append(Case(args, reference, slips=SLIPS))
     return cases
 
 
 # ---- by hand
 
 
-def by_hand(x, t, W1, W2, square=2.0, slope=True, mean=True, rows=False, of_z=False):
-    """dW1, dW2 of mean((tanh(x W1ᵀ) W2ᵀ - t)²), with a factor left out or changed."""
-    z = x @ W1.T
-    hidden = np.tanh(z)
+def by_hand(x, t, W1, W2, square=2.0, slope=lambda hidden: 1 - hidden**2, count=np.size):
+    """dW1, dW2 of mean((tanh(x W1ᵀ) W2ᵀ - t)²), from which a factor can be left out."""
+    hidden = np.tanh(x @ W1.T)
     error = hidden @ W2.T - t
-    derror = square * error / ((len(x) if rows else error.size) if mean else 1)
+    derror = square * error / count(error)
     dhidden = derror @ W2
-    dW1 = (dhidden * (1 - (z if of_z else hidden) ** 2 if slope else 1)).T @ x
-    return {"dW1": dW1, "dW2": derror.T @ hidden}
+    return {"dW1": (dhidden * slope(hidden)).T @ x, "dW2": derror.T @ hidden}
 
 
 def by_hand_cases(rng):
     """For dW1, dW2 = f(x, t, W1, W2)."""
     slips = {
         "error² has the derivative 2 error: the 2 is missing": lambda **a: [by_hand(**a, square=1)],
-        "tanh' = 1 - tanh² is missing": lambda **a: [by_hand(**a, slope=False)],
-        "the loss is a mean: divide by the count of numbers in error": lambda **a: [
-            by_hand(**a, mean=False)
+        "tanh' = 1 - tanh² is missing": lambda **a: [by_hand(**a, slope=np.ones_like)],
+        "hidden is tanh z already: tanh' is 1 - hidden²": lambda **a: [
+            by_hand(**a, slope=lambda hidden, of=of: 1 - of(hidden) ** 2)
+            for of in (np.tanh, np.arctanh)  # arctanh(hidden) is z
         ],
-        "the mean is over all numbers of error, not only the rows: error.size": lambda **a: [
-            by_hand(**a, rows=True)
-        ],
-        "tanh' = 1 - tanh² is 1 - hidden²: of hidden, not of z": lambda **a: [
-            by_hand(**a, of_z=True)
-        ],
+        "the loss is a mean: divide by the count of numbers in error, rows times columns": (
+            lambda **a: [by_hand(**a, count=count) for count in (lambda error: 1, len)]
+        ),
     }
     cases = []
     for _ in range(2):
