@@ -40,10 +40,10 @@ FLOORS = (
         "cli": "How does a command start?",
     },
     {
-        "lab": "Which technique is better?",
         "check": "Is my own answer right?",
         "bench": "How fast is it?",
     },
+    {"lab": "Which technique is better?"},
     {"memory": "Where do the bytes go?"},
     {"tuning": "How is a model adapted, trained, saved?"},
     {

@@ -11,7 +11,7 @@ from .slips import EXACT, SLIPS, Case, Outputs, Runs, agree, is_right, numbers, 
 
 
 class Judgement(NamedTuple):
-    """What there is to say of an answer: the part of a Verdict that no exercise has a share in."""
+    """The part of a Verdict that does not depend on the exercise."""
 
     status: str  # "passed", "failed", or "open"
     says: str
@@ -49,7 +49,7 @@ def sort_out(cases: Sequence[Case], returned: Sequence[Any]) -> tuple[Runs, list
 
 
 def _by_name(returned, true) -> Outputs | Fault:
-    """The outputs by name; a list or an array of them will do as well as a tuple."""
+    """The outputs by name; a list or an array is accepted in place of a tuple."""
     names = list(true)
     several = isinstance(returned, tuple | list)
     if len(names) == 1:
@@ -157,7 +157,7 @@ def _kind(a) -> str:
 
 
 def constant_ratio(got: Any, true: Any) -> float:
-    """What every entry is multiplied by, or 0 where that is not one number."""
+    """The number by which every entry is multiplied; 0 if there is no such number."""
     got = numbers(got)
     if got is None or true is None or got.shape != np.shape(true) or not np.any(true):
         return 0.0

@@ -1,6 +1,6 @@
-"""The known slips, as data: each gives the wrong outputs that it leads to.
+"""The known slips, as data: each computes the wrong outputs that it leads to.
 
-Where a slip gives the very numbers of a reader's wrong answer, it is named.
+If these are the numbers of a reader's wrong answer, the slip is named.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -85,7 +85,7 @@ def _transposed(case: Case, name: str, got: Any) -> Iterator[Any]:
 
 
 def _no_sum(case: Case, name: str, got: Any) -> Iterator[Any]:
-    """Each row's part by itself, one of them, their mean, some of them, or each sequence's sum."""
+    """The rows' parts without a sum, one part, their mean, a sum of some, or sums by sequence."""
     if name not in case.summed:
         return
     M = len(case.args[case.rows[0]])
@@ -220,7 +220,7 @@ SLIPS = {
 
 
 def numbers(a: Any) -> np.ndarray | None:
-    """An output as an array of numbers; None where it is not one."""
+    """An output of any shape as an array of numbers; None if it is no array of numbers."""
     try:
         a = np.asarray(a)
     except Exception:  # rows of different lengths; an object with a life of its own

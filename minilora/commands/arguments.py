@@ -16,7 +16,7 @@ def command(
 ) -> argparse.ArgumentParser:
     """Let a command call the function with its arguments; returns the command's parser.
 
-    What it does, in words, stands in `COMMANDS`.
+    `COMMANDS` says in words what it does.
     """
     p = commands.add_parser(name)
     p.set_defaults(command=function)
@@ -37,7 +37,7 @@ def adapter_options(
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="of the method: see below",
+        help="an option of the method: see below",
     )
     p.formatter_class = argparse.RawDescriptionHelpFormatter  # the epilog keeps its lines
     lines = (fill(line, width(), 6) for line in describe_options().splitlines())

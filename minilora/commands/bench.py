@@ -17,11 +17,11 @@ def add(commands) -> None:
     p.add_argument(
         "parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (all where none is named)"
     )
-    p.add_argument("--sizes", nargs="*", help="of the model: tiny small smollm2 (and toy)")
+    p.add_argument("--sizes", nargs="*", help="sizes of the model: tiny small smollm2 (and toy)")
     p.add_argument("--cases", nargs="*", help="methods, and lora-all: LoRA on all linears")
     p.add_argument("--rounds", type=int, help="turns of each process (5)")
-    p.add_argument("--seconds", type=float, help="that a turn lasts (2)")
-    p.add_argument("--threads", type=int, help="of each side (the number of cores)")
+    p.add_argument("--seconds", type=float, help="length of a turn (2)")
+    p.add_argument("--threads", type=int, help="threads of each process (the number of cores)")
     p.add_argument(
         "--peer-python",
         default="",
@@ -68,7 +68,10 @@ def settings_of(a: argparse.Namespace):
 
 
 def bench(a: argparse.Namespace) -> None:
-    """Run the parts, print a table of each, write bench.json and the figures."""
+    """Run the parts, print a table of each, write bench.json and the figures.
+
+    Raises ValueError for unknown names, for numbers that are not positive, or if results differ.
+    """
     from ..bench import machine, tables
     from ..support.files import make_folder, read_json, write_json
 

@@ -11,7 +11,7 @@ def add(commands) -> None:
 
 
 def print_gradients(a) -> None:
-    """Print a line a pair; an error where one is wrong."""
+    """Print a line for each pair. Raises GradientError if one is wrong."""
     from ..check import doctor
 
     for line in doctor.gradients():
@@ -19,7 +19,10 @@ def print_gradients(a) -> None:
 
 
 def print_machine(a) -> None:
-    """Print versions, threads and kernels, then whether each fast twin agrees with its page."""
+    """Print versions, threads and kernels, then compare each fast twin with its page.
+
+    Raises ValueError if two disagree.
+    """
     from ..check import doctor
 
     for line in doctor.machine():

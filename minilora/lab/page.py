@@ -21,22 +21,23 @@ TITLES = {  # figure -> its heading
 CAPTIONS = {  # figure -> how to read it, and what to look for
     "convergence": (
         "Mean cross-entropy over the seeds, on a logarithmic scale: left on validation words, "
-        "which nobody trains on, right on the batches since the point before. Look for who comes "
-        "down first and who furthest, and where a line on the left has stopped while the one on "
-        "the right goes on falling: from there the training words are learned by heart."
+        "which are not in the training data, right on the training batches since the point before. "
+        "Look for the line that falls first and for the one that falls furthest. Where a line on "
+        "the left has stopped while its line on the right still falls, the model only learns the "
+        "training words by heart."
     ),
     "accuracy": (
         "Held-out words answered exactly, against the numbers that the optimizer moves. A point "
         "is the mean over the seeds, its bar one standard deviation each way (of the sample of "
-        "words where there is one seed). Dotted lines do without the base or without training. "
-        "Look for how much accuracy more numbers buy, and whether any row beats a rule written by "
-        "hand."
+        "words where there is one seed). Dotted lines are scores without the base or without "
+        "training. Look for how much accuracy more numbers give, and whether any row beats a rule "
+        "written by hand."
     ),
     "memory": (
         "Bytes that one training step holds. Left, stacked: look for the largest part, and for how "
         "much of the whole bar a technique saves. Right, each part by itself on a logarithmic "
         "scale: look for what shrinks by orders of magnitude. 1 MiB = 1,048,576 bytes. The parts "
-        "need not be held at one moment, so the length of a bar is no peak."
+        "need not be held at the same time, so the length of a bar is not the peak."
     ),
 }
 
@@ -127,7 +128,7 @@ def page(results: Results, images: Mapping[str, bytes]) -> str:
         title=escape(f"Fine-tuning compared: {task_title(results['task'])}"),
         headline=escape(headline(results)),
         techniques=techniques(results),
-        table=rows_table(results),
+        table=comparison_table(results),
         notes="".join(f'<p class="soft">{escape(note)}</p>\n' for note in notes_on(results)),
         figures="\n".join(figures),
         answers=answers(results),
@@ -150,7 +151,7 @@ def headline(results: Results) -> str:
     return f"{text}. For comparison: {references(results)}."
 
 
-def rows_table(results: Results) -> str:
+def comparison_table(results: Results) -> str:
     """The terminal's columns, and the standard error of each row."""
     n = results["settings"]["test_size"]
     spread = ("its middle half", _middle_half)
@@ -163,7 +164,8 @@ def rows_table(results: Results) -> str:
     return _table(
         f'<tr class="groups">{over}</tr>\n{_heads(head for head, _ in columns)}',
         [_row(cell(row) for _, cell in columns) for row in rows(results).values()],
-        "A row a technique; loss and exact match are means over its seeds, ms/step is a median.",
+        "One row for each technique: loss and exact match are means over its seeds, ms/step is a "
+        "median.",
     )
 
 
@@ -174,7 +176,7 @@ def _middle_half(row) -> str:
 
 
 def techniques(results: Results) -> str:
-    """A line a technique: the weight that it makes, and its paper."""
+    """One line for each technique: the weight that it makes, and its paper."""
     lines = []
     for name, row in results["methods"].items():
         record = METHODS.get(name)
@@ -188,8 +190,8 @@ def techniques(results: Results) -> str:
             f"<li><strong>{escape(row['title'])}</strong>: {escape(record.formula)} ({source})</li>"
         )
     return (
-        "<p>A linear is y = x Wᵀ. The weight that stands in W's place, A (r, I) and B (O, r) of "
-        f"rank r:</p>\n<ul>\n{chr(10).join(lines)}\n</ul>"
+        "<p>A linear is y = x Wᵀ. Each technique puts another weight in W's place, with A (r, I) "
+        f"and B (O, r) of rank r:</p>\n<ul>\n{chr(10).join(lines)}\n</ul>"
     )
 
 
@@ -237,9 +239,7 @@ def answers(results: Results) -> str:
 
 
 def recipe(results: Results) -> str:
-    """The command line, the settings that it leaves at their default, every seed's score, and the
-    versions and the machine that ran it.
-    """
+    """The command line, every seed's score, all settings, the versions and the machine."""
     scores = [
         _row([r["title"], f"{r['lr']:g}", *(f"{s:.4f}" for s in r["seeds"]), _options(r)])
         for r in rows(results).values()
@@ -285,7 +285,7 @@ def _options(row):
 
 
 def _plain(value: Any, separator: str = ", ") -> str:
-    """A setting as a reader writes it."""
+    """A setting as text."""
     if isinstance(value, Mapping):
         value = [f"{k} = {_plain(v)}" for k, v in value.items()] or ["–"]
     if isinstance(value, list | tuple):
@@ -316,6 +316,6 @@ def _table(head: str, body: Iterable[str], caption: str, look: str = "") -> str:
 
 
 def _pairs(named: Mapping[str, str]) -> str:
-    """Name and value, a line each."""
+    """Name and value, one line for each."""
     lines = "".join(_row([name, str(value)]) for name, value in named.items())
     return f'<div class="wide"><table class="text"><tbody>\n{lines}\n</tbody></table></div>'

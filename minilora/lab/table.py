@@ -1,4 +1,4 @@
-"""A comparison in the terminal: what is printed before it, as each row is done, and at its end."""
+"""A comparison in the terminal: the lines before it, after each row, and at its end."""
 
 import itertools
 import math
@@ -88,9 +88,9 @@ def progress_line(row: Row, width: int = WIDTH) -> str:
 
 
 def table(results: Results, width: int = WIDTH) -> str:
-    """The final table, the scores to compare with, and what its numbers are.
+    """The final table, the scores to compare with, and the meaning of its numbers.
 
-    width: columns. A wider table continues in a further one below it, with the methods again.
+    width: columns. A wider table is split into several, each with the names of the methods.
     """
     every = list(rows(results).values())
     first, *others = [(title, column) for title, group in COLUMNS for column in group]
@@ -154,7 +154,7 @@ def notes_on(results: Results) -> list[str]:
 
 
 def choice_of_rates(results: Results) -> str:
-    """The learning rates, and how far they were chosen for this comparison."""
+    """The learning rates, and how each was chosen."""
     rates, given = results["rates"], results["rates"]["given"]
     listed = ", ".join(f"{row['title']} {row['lr']:g}" for row in rows(results).values())
     text = f"Learning rates ({listed}):"
@@ -167,7 +167,7 @@ def choice_of_rates(results: Results) -> str:
 
 
 def own_options(results: Results) -> list[str]:
-    """A sentence on the options that differ from `attach`'s defaults, where there are such."""
+    """A sentence on the options that differ from `attach`'s defaults, if there are any."""
     found = [
         f"{row['title']} {option} {value}"
         for name, row in results["methods"].items()
@@ -178,7 +178,7 @@ def own_options(results: Results) -> list[str]:
 
 
 def cost(results: Results) -> list[str]:
-    """A sentence on the time and the memory that it all took, where the results tell them."""
+    """A sentence on the time and the memory of the comparison, if the results have them."""
     if not (took := results.get("took")):
         return []
     of_rows = [row["took"] for row in rows(results).values()]

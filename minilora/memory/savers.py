@@ -1,4 +1,4 @@
-"""Ways to need less memory: their bytes, predicted and measured, and their cost in seconds."""
+"""Ways to save memory: their bytes, predicted and measured, and their time."""
 
 import statistics
 import time
@@ -118,7 +118,7 @@ def savers(tuned: Tuned, batch: int, seq: int) -> dict[str, dict[str, float]]:
 def table(
     results: Mapping[str, Mapping[str, Mapping[str, float]]], width: int = terminal.ANY
 ) -> Iterator[str]:
-    """A block a method, a row a saver: bytes, and the changes of the peak and of the time."""
+    """For each method a row for each saver: bytes, and the changes of the peak and of the time."""
     for name, rows in results.items():
         lines = [[METHODS[name].title, "saved", "peak", "measured", "less", "time"]]
         first = rows[SAVERS[0].title]

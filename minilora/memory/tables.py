@@ -44,7 +44,7 @@ def ledgers(
 
 
 def measured(model: str, settings: Settings, batch: int, seq: int) -> dict[str, Ledger]:
-    """The measured bytes of each method. model: one with weights, as for `load_model`."""
+    """The measured bytes of each method. model: with weights. Raises as `load_model`."""
     base = load_model(model)
     return {n: measure(attach(base, n, **how), batch, seq) for n, how in settings.items()}
 
@@ -52,7 +52,10 @@ def measured(model: str, settings: Settings, batch: int, seq: int) -> dict[str, 
 def savers_of(
     model: str, settings: Settings, batch: int, seq: int
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Method -> `savers`. model: one with weights, as for `load_model`."""
+    """Method -> `savers`. model: with weights, as for `load_model`.
+
+    Raises ValueError for settings with "recompute", and what `load_model` raises.
+    """
     if any("recompute" in how for how in settings.values()):
         raise ValueError("--savers tries every --recompute itself: give one of the two")
     base = load_model(model)
@@ -66,7 +69,7 @@ def overview(
     mixed: bool = False,
     width: int = ANY,
 ) -> Iterator[str]:
-    """A row a method, and below it the measured bytes, if any; details: also every part."""
+    """A row for each method, with the measured bytes below it, if any; details: every part too."""
     verdicts = [""] if measured else []  # a column without a name
     rows = [["method", *CATEGORIES, "peak", *verdicts]]
     for name, row in predicted.items():
@@ -153,7 +156,7 @@ def fit_table(
     seq: int,
     width: int = ANY,
 ) -> Iterator[str]:
-    """A row a method: the largest batch of this length, and the longest single row."""
+    """A row for each method: the largest batch of this length, and the longest single row."""
     yield fill(f"within {gigabytes:g} GB (10⁹ bytes), by the predicted peak:", width)
     rows = [["method", f"rows of {seq} tokens", "tokens of one row"]]
     for name, row in limits.items():
@@ -177,8 +180,10 @@ def as_json(predicted: Mapping[str, Ledger], measured: Mapping[str, Ledger]) -> 
 def kept_by_rows(
     config: ModelConfig, settings: Settings, batch: Batch, mixed: bool = False
 ) -> dict[str, dict[str, int]]:
-    """Method -> bytes kept for backward on a batch (ids, targets): of "every" position, of the
-    rows that can "matter", and of those where the layers are "recomputed".
+    """Method -> bytes kept for backward on a batch (ids, targets), in three ways.
+
+    "every": all positions are computed; "matter": only the rows that can matter; "recomputed":
+    these rows, with the layers computed again in backward.
     """
 
     def kept(name, how, **what):
@@ -198,7 +203,7 @@ def kept_by_rows(
 def rows_table(
     kept: Mapping[str, Mapping[str, int]], batch: Batch, width: int = ANY
 ) -> Iterator[str]:
-    """A row a method: bytes kept for backward, and shares of the first column."""
+    """A row for each method: bytes kept for backward, and shares of the first column."""
     (N, T), targets = batch[0].shape, batch[1]
     matter, counted = int(last_targets(targets).sum()), int((targets != IGNORED).sum())
     rows = [["kept for backward", "every position", "that matter", "and recompute"]]

@@ -1,6 +1,6 @@
 """How many bytes a training step would keep for backward if some ops kept more than they need.
 
-Many engines keep such arrays. LoRA-FA saves x compared with LoRA; an engine that keeps x for
+Many engines keep such arrays. LoRA-FA does not need x, which LoRA keeps. An engine that keeps x for
 another reason, or an array as large as x, loses this saving.
 """
 
@@ -95,7 +95,10 @@ def keeping(op: Op, more: Callable[[Mapping[str, Any], Any], Any]) -> Op:
 
 @contextlib.contextmanager
 def supposing(case: Case, method: str) -> Iterator[None]:
-    """Within the with block, the case's ops keep more, in every model that uses this method."""
+    """In the with block the case's ops keep more, in every model that uses this method.
+
+    Raises ValueError for an unknown method.
+    """
     chosen = [find_method(method).op if n == ADAPTER else getattr(ops, n) for n in case.ops]
     with contextlib.ExitStack() as stack:
         for op in {id(op): op for op in chosen}.values():
@@ -145,7 +148,7 @@ def what_ifs(
 def table(
     kept: Mapping[str, Mapping[str, int | None]], width: int = terminal.ANY
 ) -> Iterator[str]:
-    """A row a method, a column a case; below each row its percentages; then the cases' meanings."""
+    """A row for each method, a column for each case, percentages below, then the meanings."""
     rows = [["kept for backward", *(case.title for case in CASES)]]
     whole = kept.get(REFERENCE, {}).get(CASES[0].title)
     for name, row in kept.items():

@@ -1,4 +1,4 @@
-"""What a terminal can show: its width, the characters of its encoding, no control ones, a bar."""
+"""Text for a terminal: its width, characters that its encoding has, no control ones, a bar."""
 
 import codecs
 import os
@@ -9,14 +9,14 @@ import textwrap
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-WIDTH = 110  # columns of what is printed into a file or a pipe, and the most on a terminal
+WIDTH = 110  # columns of text in a file or a pipe, and the most on a terminal
 STATIC = "MINILORA_STATIC"  # set where notebooks are built or graded, and nobody watches them
 ANY = 10_000  # columns: nothing is broken
 NOTE = 88  # columns of the sentences below a table, at most
 GAP = 2  # columns between two of a table that has to be narrow
 ERRORS = "minilora.plain"  # an error handler of codecs: other characters for those that are missing
 
-# What a terminal obeys instead of printing it; the last ones turn the direction of writing.
+# Characters that a terminal obeys instead of printing; the last ones set the direction of text.
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 PLAIN = {  # character -> what stands for it where the encoding lacks it
     "─": "-",
@@ -56,7 +56,7 @@ PLAIN = {  # character -> what stands for it where the encoding lacks it
 
 
 def _plain(error):
-    """The characters that could not be encoded, in plain ones; a question mark for any other."""
+    """Replace the characters that cannot be encoded by PLAIN's, all others by a question mark."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     missing = error.object[error.start : error.end]
@@ -67,8 +67,9 @@ codecs.register_error(ERRORS, _plain)
 
 
 def set_up() -> None:
-    """Let stdout and stderr print every text, in plain characters where theirs lack one; nowhere
-    where they are closed, as by >&- in a shell.
+    """Let stdout and stderr print every text, with plain characters for those that they lack.
+
+    Where one is closed, as by >&- in a shell, its text is discarded.
     """
     sys.stdout, sys.stderr = (s or _nowhere() for s in (sys.stdout, sys.stderr))
     for stream in (sys.stdout, sys.stderr):
@@ -91,13 +92,14 @@ def hides_bar(progress: bool | None) -> bool | None:
 
 
 def printable(text: str) -> str:
-    """The text with its control characters written out, but for newlines and tabs: "\\x1b"."""
+    """The text with its control characters, except newline and tab, as escapes: "\\x1b"."""
     return CONTROLS.sub(lambda c: ascii(c[0])[1:-1], text)
 
 
 class Printable:
-    """A text stream on which a stranger's text (a vocabulary, a title, a path) cannot move the
-    cursor or change what was printed before.
+    """A text stream without control characters.
+
+    So no text of a file (a vocabulary, a title, a path) moves the cursor or changes earlier output.
     """
 
     def __init__(self, stream: Any):
@@ -112,9 +114,9 @@ class Printable:
         return getattr(self.stream, name)
 
 
-def encodable(text: str, stream: Any = None) -> str:
-    """A text in characters that a stream (stdout where None) can encode."""
-    encoding = getattr(stream or sys.stdout, "encoding", None) or "utf-8"
+def encodable(text: str) -> str:
+    """A text in characters that stdout can encode."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return text.encode(encoding, ERRORS).decode(encoding)
 
 
@@ -179,7 +181,7 @@ def _lines(rows, widths, block, left):
 
 
 def drop_output() -> None:
-    """Send what is still to be printed nowhere: the reader of the pipe is gone."""
+    """Discard the text that is not printed yet, since the reader of the pipe has gone."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -47,7 +47,7 @@ ROOMS = {
     "engine": ("engine", "engine ops train memory model methods stress boundaries"),
     "optim": ("tuning/optim", "train ops page golden methods stress bad_input"),
     "adapters": (
-        "tuning/adapters tuning/choices tuning/storage",
+        "tuning/adapters tuning/choices tuning/peft_config tuning/storage",
         "methods formats bad_input dora library train count memory patterns boundaries model",
     ),
     "train": ("tuning/train", "train methods bad_input golden memory boundaries"),
