@@ -161,6 +161,8 @@ def test_a_second_campaign_is_added_to_the_record_of_the_first(tmp_path):
         "cases": {"gguf": {"used": 4, "refused": 4}, "csv": {"used": 5}},
         "escapes": ["x"],
     }
+    records.write(path, records.added(path, second))
+    assert records.added(path, {**second, "seed": 3})["seed"] == "1, 2, 3"
 
 
 CORPUS = sorted((TOOLS / "corpus").glob("*/"))

@@ -32,7 +32,8 @@ def added(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
     """
     before = json.loads(path.read_text(encoding="utf-8"))
     seeds = f"{before['seed']}, {fields['seed']}"
-    return {**_sum({k: before.get(k) for k in fields}, fields), "seed": seeds}
+    both = {k: _sum(before.get(k), v) for k, v in fields.items() if k != "seed"}
+    return {**both, "seed": seeds}
 
 
 def _sum(a, b):
