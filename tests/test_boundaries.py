@@ -23,6 +23,7 @@ from minilora.formats.gguf import PACKINGS, read_gguf
 from minilora.formats.safetensors import AXES, MOST, read_arrays, write_arrays
 from minilora.memory import savers
 from minilora.memory.count import count
+from minilora.methods.base import whole_number
 from minilora.tuning import checkpoints
 from minilora.tuning.callbacks import Callback
 from minilora.tuning.history import History
@@ -238,16 +239,34 @@ def test_evaluations_stand_in_the_order_of_their_steps(steps, right):
         checkpoints._check_history("x", history, 2)
 
 
+# ---------------------------------------- techniques
+
+
+@pytest.mark.parametrize(
+    "alpha, text",
+    [(8.0, "8"), (200.0, "200"), (-3.0, "-3"), (0.5, "0.5"), (2.0**53, "9007199254740992.0")],
+)
+def test_whole_alphas_are_written_without_a_point_as_far_as_float64_tells_them_apart(alpha, text):
+    assert json.dumps(whole_number(alpha)) == text
+
+
+@pytest.mark.parametrize("steps, rest", [(1, 1), (74, 1), (100, 2), (1000, 20)])
+def test_a_compared_delta_lora_s_weight_rests_for_a_fiftieth_of_the_run(steps, rest):
+    assert ml.METHODS["delta_lora"].of_run(steps) == {"start_step": rest}
+
+
 # ---------------------------------------- PEFT's configs
 
 
-@pytest.mark.parametrize("absent", ["use_rslora", "lora_dropout"])
-def test_a_field_that_peft_s_config_lacks_has_peft_s_default(absent, tmp_path):
-    tuned = shake(tune("lora", base("float32"), rank=4))
+@pytest.mark.parametrize(
+    "absent, default", [("use_rslora", False), ("lora_dropout", 0.0), ("lora_alpha", 8)]
+)
+def test_a_field_that_peft_s_config_lacks_has_peft_s_default(absent, default, tmp_path):
+    tuned = shake(tune("lora", base("float32"), rank=4, alpha=8.0))
     ml.save_adapter(tuned, tmp_path)
     path = tmp_path / "adapter_config.json"
     fields = json.loads(path.read_text())
-    assert fields.pop(absent) in (False, 0.0)
+    assert fields.pop(absent) == default
     path.write_text(json.dumps(fields))
     arrays = tmp_path / "adapter_model.safetensors"
     write_arrays(arrays, read_arrays(arrays)[0])  # as PEFT writes it, without our metadata

@@ -48,10 +48,13 @@ ROOT = Path(__file__).resolve().parents[2]
 LIST = Path(__file__).with_name("equivalent.json")
 # room -> its files, and the files of tests that may be run for it
 ROOMS = {
-    "methods": ("methods/*", "methods dora golden count formats train bad_input model"),
-    "ops": ("ops/*", "ops page engine memory model rows stress train methods"),
+    "methods": (
+        "methods/*",
+        "methods dora golden count formats train bad_input model library boundaries",
+    ),
+    "ops": ("ops/*", "ops page engine memory model rows stress train methods boundaries"),
     "engine": ("engine", "engine ops train memory model methods stress boundaries"),
-    "optim": ("tuning/optim", "train ops page golden methods stress bad_input"),
+    "optim": ("tuning/optim", "train ops page golden methods stress bad_input boundaries"),
     "adapters": (
         "tuning/adapters tuning/choices tuning/storage",
         "methods formats bad_input dora library train count memory patterns boundaries model",
@@ -62,7 +65,7 @@ ROOMS = {
     "formats": ("formats/*", "formats gguf bad_input files smollm2 boundaries"),
     "checkpoints": ("tuning/checkpoints", "train formats methods bad_input dora boundaries"),
     "generation": ("llama/generation", "model rows formats commands boundaries library"),
-    "check": ("check/*", "check gradcheck questions"),
+    "check": ("check/*", "check gradcheck questions boundaries"),
 }
 KEEP = ROOT / "build" / "mutate"
 UNPATCHED = 77  # exit code: the change is in no function
