@@ -47,7 +47,7 @@ class Mutant:
     first: int  # of the lines of the statement, or of its head where others stand in it
     last: int
     column: int  # in the text
-    function: str  # "Llama.logits" that it stands in, "" at the top of the file
+    function: str  # "Llama.logits", in whose body it stands; "" outside of functions
     text: str  # the source line, without the blanks before it
     change: str  # "end - start -> end + start"
 
@@ -74,13 +74,14 @@ def shuffled(found: list[Mutant], seed: int) -> list[Mutant]:
 
 
 def _functions(node, name="") -> dict[int, str]:
-    """Line -> the class and function that it stands in."""
+    """Line of a function's body -> the function, after its class."""
     found: dict[int, str] = {}
     for child in ast.iter_child_nodes(node):
         inner = name
         if isinstance(child, ast.FunctionDef | ast.ClassDef):
             inner = f"{name}.{child.name}".lstrip(".")
-            found |= dict.fromkeys(range(child.lineno, child.end_lineno + 1), inner)
+        if isinstance(child, ast.FunctionDef):
+            found |= dict.fromkeys(range(child.body[0].lineno, child.end_lineno + 1), inner)
         found |= _functions(child, inner)
     return found
 

@@ -84,9 +84,13 @@ def tests_of(rooms) -> list[str]:
     return [p for s in stems if (ROOT / (p := f"tests/test_{s}.py")).exists()]
 
 
-def draw(room: str, sample: int, seed: int) -> list[Mutant]:
-    """So many mutants of a room at random (0: all); the same ones also where others are new."""
+def draw(room: str, sample: int, seed: int, constants: bool = True) -> list[Mutant]:
+    """So many mutants of a room at random (0: all); the same ones also where others are new.
+
+    constants: also those outside of functions.
+    """
     found = [m for f in files_of(room) for m in mutants(f, (ROOT / f).read_text(encoding="utf-8"))]
+    found = [m for m in found if m.function or constants]
     return shuffled(found, seed)[: sample or None]
 
 
@@ -391,13 +395,14 @@ def _by_file(lines) -> dict[str, int]:
     return {file: _bits(those) for file, those in found.items()}
 
 
-def _stamp(test: str) -> str:
-    """A hash of what a test file's first run depends on."""
-    files = [*(ROOT / "minilora").rglob("*.py"), *(ROOT / "tests").glob("[!t]*.py"), ROOT / test]
+def _stamp(*tests: str) -> str:
+    """A hash of what the first run of these test files depends on."""
+    files = [*(ROOT / "minilora").rglob("*.py"), *(ROOT / "tests").glob("[!t]*.py")]
+    files += [ROOT / test for test in tests]
     whole = hashlib.sha256(os.environ[KERNELS].encode())
     for path in sorted(files):
         whole.update(path.read_bytes())
-    return f"{Path(test).stem}-{whole.hexdigest()[:16]}"
+    return f"{Path(tests[0]).stem}-{whole.hexdigest()[:16]}"
 
 
 def _trace() -> set[tuple[str, int]]:
@@ -426,6 +431,7 @@ def _trace() -> set[tuple[str, int]]:
 
 
 OPTIONS = ["--capture=sys", "-p", "no:cacheprovider", "-p", "no:xdist", "-q", "-m", "not slow"]
+OPTIONS += ["--assert=plain", "--tb=native"]  # nobody reads why a test failed
 
 
 def in_forks(plan, jobs, limit, log) -> None:
@@ -465,43 +471,50 @@ def anew(mutant, names) -> int:
     return 0 if code == pytest.ExitCode.NO_TESTS_COLLECTED else int(code)
 
 
-def run(plan, jobs, limit) -> list[dict]:
-    """A record of each mutant of the plan, pairs (mutant, room)."""
-    log = Path(tempfile.mkdtemp()) / "log"
-    records = []
+def run(plan, jobs, limit, log=None) -> list[dict]:
+    """A record of each mutant of the plan, pairs (mutant, room).
 
-    def note(mutant, room, tests, result):
+    log: where answers are written at once; those that an interrupted run left there are taken.
+    """
+    log = log or Path(tempfile.mkdtemp()) / "log"
+    known = {mutant for mutant, *_ in _answers(log)}
+    if missing := [(mutant, room) for mutant, room in plan if mutant not in known]:
+        in_forks(missing, jobs, limit, log)
+    records, later, wanted = [], [], {mutant for mutant, _ in plan}
+
+    def note(mutant, room, names, result):
         about = {name: getattr(mutant, name) for name in ("line", *KEY)}
-        records.append({"room": room, **about, "tests": tests, "result": result})
-
-    if plan:
-        in_forks(plan, jobs, limit, log)
-    later = []
-    for line in log.read_text().splitlines() if log.exists() else ():
-        fields, room, names, result = json.loads(line)
-        mutant = Mutant(**fields)
-        if result is None:
-            later.append(((mutant, room, names), 60 + 10 * limit))
-        else:
-            note(mutant, room, len(names), result)
+        records.append({"room": room, **about, "tests": len(names), "result": result})
 
     def done(item, code, folder):
-        mutant, room, names = item
-        note(mutant, room, len(names), _result(code))
+        note(*item, _result(code))
         if code == 0:
-            print(f"  {mutant.file}:{mutant.line}: {mutant.change}", flush=True)
+            print(f"  {item[0].file}:{item[0].line}: {item[0].change}", flush=True)
 
+    for mutant, room, names, result in _answers(log):
+        if mutant in wanted and result is None:
+            later.append(((mutant, room, names), 60 + 10 * limit))
+        elif mutant in wanted:
+            note(mutant, room, names, result)
     forked(lambda item, folder: anew(item[0], item[2]), jobs, later, done)
-    shutil.rmtree(log.parent)
     return records
+
+
+def _answers(log):
+    lines = map(json.loads, log.read_text().splitlines() if log.exists() else ())
+    return [(Mutant(**fields), *rest) for fields, *rest in lines]
 
 
 def new_rooms(asked, record) -> None:
     """Run a sample of each room; record: what is known of other rooms."""
     known = listed()
     for room in asked.rooms.split(","):
-        start, drawn = time.monotonic(), draw(room, asked.sample, asked.seed)
-        found = run([(m, room) for m in drawn if m.key() not in known], asked.jobs, asked.limit)
+        start = time.monotonic()
+        drawn = draw(room, asked.sample, asked.seed, asked.constants)
+        plan = [(m, room) for m in drawn if m.key() not in known]
+        KEEP.mkdir(parents=True, exist_ok=True)
+        log = KEEP / f"{room}-{_stamp(*tests_of([room]))}.log"
+        found = run(plan, asked.jobs, asked.limit, log)
         by_time = [f"{r['file']}:{r['line']}" for r in found if r["result"] == "time"]
         record["rooms"][room] = {
             "mutants": len(drawn),
@@ -548,6 +561,7 @@ def main() -> None:
     about.add_argument("--seed", type=int, default=0)
     about.add_argument("--jobs", type=int, default=2)
     about.add_argument("--limit", type=float, default=10.0, help="seconds of tests for a mutant")
+    about.add_argument("--constants", action="store_true", help="also outside of functions: slow")
     about.add_argument("--at", help="only these places: FILE:LINE,...")
     about.add_argument("--tests", help="only these files of tests: boundaries,formats")
     about.add_argument("--again", type=Path, help="a record: only what survived there")
@@ -575,7 +589,12 @@ def main() -> None:
         )  # fmt: skip
         print(*(f"{r['line']} {r['change']}: {r['result']}" for r in found), sep="\n")
         return
-    about_run = {"seed": asked.seed, "sample": asked.sample, "kernels": os.environ[KERNELS]}
+    about_run = {
+        "seed": asked.seed,
+        "sample": asked.sample,
+        "constants": asked.constants,
+        "kernels": os.environ[KERNELS],
+    }
     record = {**about_run, "rooms": {}, "survivors": []}
     if asked.again:
         record = json.loads(asked.again.read_text())
