@@ -52,19 +52,19 @@ ROOMS = {
         "methods/*",
         "methods dora golden count formats train bad_input model library boundaries",
     ),
-    "ops": ("ops/*", "ops page engine memory model rows stress train methods boundaries"),
-    "engine": ("engine", "engine ops train memory model methods stress boundaries"),
-    "optim": ("tuning/optim", "train ops page golden methods stress bad_input boundaries"),
+    "ops": ("ops/*", "ops engine methods model golden boundaries"),
+    "engine": ("engine", "engine ops train model methods boundaries"),
+    "optim": ("tuning/optim", "train ops golden methods bad_input boundaries"),
     "adapters": (
         "tuning/adapters tuning/choices tuning/storage",
-        "methods formats bad_input dora library train count memory patterns boundaries model",
+        "methods formats bad_input dora library train count patterns boundaries model",
     ),
-    "train": ("tuning/train", "train methods bad_input golden memory boundaries"),
-    "gradcheck": ("gradcheck", "gradcheck page boundaries methods"),
+    "train": ("tuning/train", "train methods bad_input golden boundaries"),
+    "gradcheck": ("gradcheck", "gradcheck boundaries methods"),
     "memory": ("memory/*", "memory memory_choices count methods boundaries"),
     "formats": ("formats/*", "formats gguf bad_input files smollm2 boundaries"),
     "checkpoints": ("tuning/checkpoints", "train formats methods bad_input dora boundaries"),
-    "generation": ("llama/generation", "model rows formats commands boundaries library"),
+    "generation": ("llama/generation", "model rows formats boundaries library"),
     "check": ("check/*", "check gradcheck questions boundaries"),
 }
 KEEP = ROOT / "build" / "mutate"
@@ -370,7 +370,7 @@ def first_run(session, items, jobs) -> dict[str, Ran]:
     for many in (20, 1):  # where one of 20 takes too long or ends the process, each by itself
         missing = [name for name in items if name not in ran]
         chunks = [missing[i : i + many] for i in range(0, len(missing), many)]
-        forked(record, jobs, [(names, 10 + 2 * many) for names in chunks], done)
+        forked(record, jobs, [(names, 3 + many) for names in chunks], done)
     for name in items:
         ran.setdefault(name, Ran(0.0, False, {}))
     # tests that measure memory fail only because their lines are counted
@@ -569,6 +569,7 @@ def main() -> None:
     asked = about.parse_args()
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background has none
     settings.register_profile(
         "mutants",
         deadline=None,
