@@ -255,6 +255,14 @@ def test_a_compared_delta_lora_s_weight_rests_for_a_fiftieth_of_the_run(steps, r
     assert ml.METHODS["delta_lora"].of_run(steps) == {"start_step": rest}
 
 
+def test_dora_wants_a_direction_of_every_row():
+    model = make_llama()
+    model.params["model.layers.0.self_attn.q_proj.weight"][1] = 0
+    with pytest.raises(ValueError, match="dora: a row of the weight is 0 in all its entries"):
+        ml.attach(model, "dora")
+    assert ml.attach(model, "dora", targets=("k_proj",)).layers
+
+
 # ---------------------------------------- PEFT's configs
 
 
