@@ -228,6 +228,34 @@ def test_a_checkpoint_from_before_the_first_step(tmp_path):
     assert checkpoints.load(path, tuned, adam, settings)["losses"] == []
 
 
+@pytest.mark.parametrize("change", [{"steps": 3}, {"lr": 0.02}], ids=str)
+def test_only_another_number_of_steps_is_explained_by_the_schedule(change, tmp_path):
+    how = {"steps": 1, "lr": 0.01, "schedule": "cosine", "warmup": 1}
+    path = tmp_path / "run.safetensors"
+    ml.train(tune("lora", targets=("q_proj",)), BATCHES, checkpoint=path, **how)
+    with pytest.raises(ValueError, match=f"{next(iter(change))} was") as caught:
+        tuned = tune("lora", targets=("q_proj",))
+        ml.train(tuned, BATCHES, checkpoint=path, resume=True, **{**how, **change})
+    explained = "each rate of a cosine schedule depends on it" in str(caught.value)
+    assert explained == ("steps" in change)
+
+
+def test_a_checkpoint_as_an_adapter_warns_of_its_rank_once(tmp_path):
+    path = tmp_path / "run.safetensors"
+    ml.train(tune("lora", rank=20, targets=("q_proj",)), BATCHES, steps=1, lr=0.1, checkpoint=path)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        ml.load_adapter(base(), path)
+    assert [str(w.message).count("rank 20 is above") for w in told] == [1]
+
+
+@pytest.mark.parametrize("on, kernels", [(True, "numba"), (False, "numpy")])
+def test_a_checkpoint_names_the_kernels_that_answer(on, kernels, monkeypatch):
+    monkeypatch.setattr(checkpoints.fast, "on", lambda: on)
+    monkeypatch.setattr(checkpoints.fast, "backend", lambda: "numba")
+    assert checkpoints.machine()["kernels"] == kernels
+
+
 @pytest.mark.parametrize("steps, right", [([1, 2], True), ([1, 1], False), ([2, 1], False)])
 def test_evaluations_stand_in_the_order_of_their_steps(steps, right):
     history = {name: [0.5, 0.5] for name in ("losses", "rates", "seconds")}
@@ -348,3 +376,9 @@ def test_adamw_has_torch_s_defaults():
         defaults = {k: p.default for k, p in inspect.signature(function).parameters.items()}
         assert defaults["betas"] == (0.9, 0.999) and defaults["eps"] == 1e-8
         assert defaults["weight_decay"] == 0.0
+
+
+def test_an_array_of_a_larger_rate_moves_as_many_times_as_far():
+    params = {"a": np.zeros(3), "b": np.zeros(3)}
+    AdamW(params, scale={"b": 16.0}).step({name: np.ones(3) for name in params}, lr=0.01)
+    assert np.allclose(params["a"], -0.01) and np.allclose(params["b"], -0.16)
