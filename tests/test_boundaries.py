@@ -6,6 +6,7 @@ import inspect
 import json
 import signal
 import struct
+import types
 import warnings
 
 import numpy as np
@@ -18,7 +19,7 @@ from test_gguf import llama as small_llama
 
 import minilora as ml
 from minilora import ops
-from minilora.engine import backward, param
+from minilora.engine import Tensor, backward, param
 from minilora.formats.gguf import PACKINGS, read_gguf
 from minilora.formats.safetensors import AXES, MOST, read_arrays, write_arrays
 from minilora.memory import savers
@@ -322,6 +323,46 @@ def test_a_row_is_spread_over_one_two_or_three(name, many):
     wide, row = rng.standard_normal((many, 3)), rng.standard_normal((1, 3))
     ml.gradcheck(op.forward, op.backward, wide, row)
     ml.gradcheck(op.forward, op.backward, row, wide)
+
+
+@pytest.mark.parametrize("many", [0, 1, 2])
+@pytest.mark.parametrize("made", [Tensor, param], ids=["the value alone", "on the tape"])
+def test_a_loss_is_the_mean_of_none_of_one_and_of_two_targets(made, many):
+    rng, targets = np.random.default_rng(0), np.array([2, 0, 1])
+    h, W = rng.standard_normal((3, 4)), rng.standard_normal((5, 4))
+    z = h @ W.T
+    losses = np.log(np.exp(z).sum(axis=1)) - z[np.arange(3), targets]
+    targets[many:] = -100
+    wanted = losses[:many].sum() / max(1, many)
+    assert np.isclose(ops.cross_entropy(made(z), targets).data, wanted)
+    assert np.isclose(ops.head_loss(made(h), made(W), targets).data, wanted)
+    assert np.isclose(ops.frozen_head_loss(made(h), W, targets).data, wanted)
+
+
+@pytest.mark.parametrize("p", [0.25, 0.5])
+def test_what_dropout_keeps_it_divides_by_the_probability_of_keeping(p):
+    kept = ops.dropout.forward(np.ones((40, 40)), p, (0, 1, 0, 0))[0]
+    assert set(kept.ravel()) == {0.0, 1 / (1 - p)}
+    assert abs(kept.mean() - 1) < 0.1
+
+
+def test_dropout_drops_below_p_and_keeps_from_p_on(monkeypatch):
+    drawn = np.array([[0.0, 0.125, 0.25, 0.5]], np.float32)
+    bits = types.SimpleNamespace(random=lambda shape, dtype: drawn)
+    monkeypatch.setattr(np.random, "Generator", lambda stream: bits)
+    assert np.flatnonzero(ops.dropout.forward(np.ones((1, 4)), 0.25, (0,))[0]).tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("before, inside", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_a_segment_that_is_computed_again_is_on_the_tape_where_something_trains(before, inside):
+    x, w = (param(np.full(3, 2.0)) if t else Tensor(np.full(3, 2.0)) for t in (before, inside))
+    out = ops.recompute(lambda h: ops.mul(h, w), x)
+    assert out.data.tolist() == [4, 4, 4] and (out.node is not None) == bool(before or inside)
+    if out.node:
+        backward(out)
+        assert [None if t.grad is None else t.grad.tolist() for t in (x, w)] == [
+            [2, 2, 2] if trains else None for trains in (before, inside)
+        ]
 
 
 def test_minus_and_division_of_tensors():

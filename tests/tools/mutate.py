@@ -46,7 +46,7 @@ from records import mutations, write
 
 ROOT = Path(__file__).resolve().parents[2]
 LIST = Path(__file__).with_name("equivalent.json")
-# room -> its files, and the files of tests that may be run for it
+# room -> its files, and the files of tests that may be run for it, its own first
 ROOMS = {
     "methods": (
         "methods/*",
@@ -308,16 +308,19 @@ def choose(ran, room, limit, mutant=None, kills=None, anywhere=False) -> list[st
     """A room's tests that run a mutant's statement (anywhere: some line of its file; None: all), up
     to `limit` seconds together.
 
-    First those that take little time, and those that noticed other changes of the function or of
-    the file; kills: how many, by (test, file) and (test, file, function).
+    First those that take little time, those of the room's first file, and those that noticed other
+    changes of the function or of the file; kills: how many, by (test, file) and (test, file,
+    function).
     """
     kills, files = kills or collections.Counter(), set(tests_of([room]))
+    first = f"tests/test_{ROOMS[room][1].split()[0]}.py"
     spot = _bits(range(mutant.first, mutant.last + 1)) if mutant and not anywhere else -1
 
     def worth(pair):
         name, test = pair
         there = kills[name, mutant.file, mutant.function], kills[name, mutant.file]
-        return test.seconds / (1 + 20 * there[0] + 2 * there[1])
+        own = 10 if name.startswith(first) else 1
+        return test.seconds / own / (1 + 20 * there[0] + 2 * there[1])
 
     mine = [pair for pair in ran.items() if pair[1].passed and pair[0].split("::")[0] in files]
     if mutant:
