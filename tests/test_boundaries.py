@@ -20,6 +20,7 @@ from test_gguf import llama as small_llama
 import minilora as ml
 from minilora import ops
 from minilora.engine import Tensor, backward, param
+from minilora.formats import models
 from minilora.formats.gguf import PACKINGS, read_gguf
 from minilora.formats.safetensors import AXES, MOST, read_arrays, write_arrays
 from minilora.memory import savers
@@ -167,6 +168,14 @@ def test_a_header_without_arrays(tmp_path):
         read_arrays(path)
 
 
+def test_a_file_that_ends_with_its_header_lacks_the_arrays(tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(with_header({"a": entry("F32", (2,), (0, 8))}))
+    size = path.stat().st_size
+    with pytest.raises(ValueError, match=f"{size} bytes, its header promises {size + 8}"):
+        read_arrays(path)
+
+
 # ---------------------------------------- GGUF, other files of models
 
 
@@ -176,6 +185,15 @@ def test_a_gguf_file_of_as_many_tensors_as_there_is_room_for(tmp_path):
     for tensors, says in ((2, "has 0 axes, wanted 1 to 4"), (3, "48 bytes, too few for 3 items")):
         head = struct.pack("<4sIQQ", b"GGUF", 3, tensors, 0)
         path.write_bytes(head + b"\0" * more)
+        with pytest.raises(ValueError, match=says):
+            read_gguf(path)
+
+
+def test_a_gguf_file_of_as_many_entries_as_there_is_room_for(tmp_path):
+    """12 bytes at least: a name's length, a kind."""
+    path = tmp_path / "x.gguf"
+    for entries, says in ((4, "'' stands twice"), (5, "48 bytes, too few for 5 items")):
+        path.write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, 0, entries) + b"\0" * 24)
         with pytest.raises(ValueError, match=says):
             read_gguf(path)
 
@@ -195,6 +213,37 @@ def test_a_gguf_file_that_says_little_gets_the_usual_numbers(tmp_path):
         warnings.simplefilter("ignore")  # it has no tokenizer
         config = ml.load_model(tmp_path / "x.gguf").config
     assert config.rms_norm_eps == 1e-5 and config.rope_theta == 10_000
+
+
+def test_heads_of_their_own_width(tmp_path):
+    model = make_llama(head_dim=6, dtype=np.float32)
+    about, tensors = parts(model)
+    about["llama.attention.key_length"] = about["llama.rope.dimension_count"] = 6
+    (tmp_path / "x.gguf").write_bytes(gguf(about, tensors))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it has no tokenizer
+        loaded = ml.load_model(tmp_path / "x.gguf")
+    assert loaded.config.head_dim == 6 and loaded.name == "x.gguf"
+
+
+def test_a_model_has_the_name_that_it_was_loaded_by(tmp_path, monkeypatch):
+    ml.save_model(make_llama(), tmp_path / "mine")
+    assert ml.load_model(tmp_path / "mine").name == "mine"
+    monkeypatch.setattr(models, "smollm2_path", lambda: "file")
+    monkeypatch.setattr(models.gguf_llama, "read_model", lambda path: make_llama())
+    assert ml.load_model("smollm2-135m").name == "smollm2-135m"
+
+
+def test_smollm2_is_the_file_in_its_installed_package(tmp_path, monkeypatch):
+    empty, full = tmp_path / "empty", tmp_path / "full"
+    for folder in (empty, full):
+        folder.mkdir()
+    package = types.SimpleNamespace(submodule_search_locations=[str(empty), str(full)])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: package)
+    with pytest.raises(FileNotFoundError, match="its weights are not installed"):
+        models.smollm2_path()
+    (full / models.GGUF).write_bytes(b"")
+    assert models.smollm2_path() == full / models.GGUF
 
 
 def test_smollm2_says_how_it_is_installed_where_it_is_not(monkeypatch):
@@ -363,6 +412,19 @@ def test_a_segment_that_is_computed_again_is_on_the_tape_where_something_trains(
         assert [None if t.grad is None else t.grad.tolist() for t in (x, w)] == [
             [2, 2, 2] if trains else None for trains in (before, inside)
         ]
+
+
+@pytest.mark.parametrize("op, keeps", [("linear", True), ("frozen_linear", False)])
+def test_h_is_not_kept_and_is_made_again_only_for_an_op_that_keeps_it(op, keeps, monkeypatch):
+    recompute, ran, rng = importlib.import_module("minilora.ops.recompute"), [], np.random
+    h = ops.swiglu(*(param(rng.standard_normal((2, 3))) for _ in "gu"))
+    W = rng.standard_normal((4, 3))
+    y = recompute.remaking(getattr(ops, op), h)(h, param(W) if keeps else W)
+    parts = y.node.cache if isinstance(y.node.cache, tuple) else (y.node.cache,)
+    assert any(part is W for part in parts) and not any(part is h.data for part in parts)
+    monkeypatch.setattr(recompute, "twin", lambda f, first: ran.append(f.__name__) or f)
+    backward(y)
+    assert ran == ["swiglu_forward"] * keeps + [f"{op}_backward"]
 
 
 def test_minus_and_division_of_tensors():
