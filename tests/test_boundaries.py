@@ -20,9 +20,9 @@ from test_gguf import llama as small_llama
 import minilora as ml
 from minilora import ops
 from minilora.engine import Tensor, backward, param
-from minilora.formats import models
+from minilora.formats import huggingface, models
 from minilora.formats.gguf import PACKINGS, read_gguf
-from minilora.formats.safetensors import AXES, MOST, read_arrays, write_arrays
+from minilora.formats.safetensors import AXES, MOST, read_arrays, refuse_pickles, write_arrays
 from minilora.memory import savers
 from minilora.memory.count import count
 from minilora.methods.base import whole_number
@@ -168,12 +168,45 @@ def test_a_header_without_arrays(tmp_path):
         read_arrays(path)
 
 
-def test_a_file_that_ends_with_its_header_lacks_the_arrays(tmp_path):
+TWO = {"a": entry("F32", (2,), (0, 8))}
+PROMISED = 8 + len(with_header(TWO))
+
+
+@pytest.mark.parametrize(
+    "data, says",
+    [
+        (with_header(TWO), f"{PROMISED - 8} bytes, its header promises {PROMISED}"),
+        (with_header(TWO)[:-1], f"{PROMISED - 9} bytes, its header alone would be {PROMISED - 16}"),
+        (with_header({"a": entry("I64", (2,), (0, 16))}, bytes(8)), "its header promises"),
+        (with_header({"a": entry("F32", (0,), (0, 0))}, b"0"), "its header promises"),
+        (b"\x80\x05" + bytes(40), "it begins as a pickle"),
+        (b"\x80\x06" + bytes(40), "42 bytes, its header alone would be 1664"),
+    ],
+    ids=["no arrays", "a cut header", "whole numbers", "of no size", "a pickle", "no pickle"],
+)
+def test_why_a_file_is_not_whole(tmp_path, data, says):
     path = tmp_path / "x.safetensors"
-    path.write_bytes(with_header({"a": entry("F32", (2,), (0, 8))}))
-    size = path.stat().st_size
-    with pytest.raises(ValueError, match=f"{size} bytes, its header promises {size + 8}"):
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=says):
         read_arrays(path)
+
+
+def test_a_pickle_beside_the_weights_is_refused_only_where_they_are_missing(tmp_path):
+    path = tmp_path / "model.safetensors"
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin: a pickle"):
+        refuse_pickles(path)
+    path.write_bytes(b"")
+    refuse_pickles(path)
+
+
+def test_float32_weights_are_not_copied(tmp_path, monkeypatch):
+    read, arrays = huggingface.read_weights, {}
+    ml.save_model(make_llama(dtype=np.float32), tmp_path)
+    monkeypatch.setattr(
+        huggingface, "read_weights", lambda path: (arrays.update(read(path)[0]) or arrays, {})
+    )
+    assert all(a is arrays[name] for name, a in ml.load_model(tmp_path).params.items())
 
 
 # ---------------------------------------- GGUF, other files of models
@@ -196,6 +229,11 @@ def test_a_gguf_file_of_as_many_entries_as_there_is_room_for(tmp_path):
         path.write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, 0, entries) + b"\0" * 24)
         with pytest.raises(ValueError, match=says):
             read_gguf(path)
+
+
+def test_a_gguf_file_may_be_one_long_text(tmp_path):
+    (tmp_path / "x.gguf").write_bytes(gguf({"k" * 500: 1}, {}))
+    assert read_gguf(tmp_path / "x.gguf") == ({"k" * 500: 1}, {})
 
 
 @pytest.mark.parametrize("packing", PACKINGS.values(), ids=lambda packing: packing.name)

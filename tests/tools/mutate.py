@@ -240,7 +240,7 @@ class Loop:
         def work():
             for mutant, room in self.plan:
                 tests = choose(ran, room, self.limit, mutant, kills)
-                yield (mutant, room, tests), 5 + 10 * sum(ran[t].seconds for t in tests)
+                yield (mutant, room, tests), 1 + 10 * sum(ran[t].seconds for t in tests)
 
         def run(item, folder):
             mutant, _, names = item
