@@ -18,7 +18,7 @@ from test_gguf import gguf, parts
 from test_gguf import llama as small_llama
 
 import minilora as ml
-from minilora import ops
+from minilora import engine, fast, ops
 from minilora.engine import Tensor, backward, param
 from minilora.formats import huggingface, models
 from minilora.formats.gguf import PACKINGS, read_gguf
@@ -92,6 +92,52 @@ def test_the_gradient_of_the_output_has_its_shape():
     x = param(np.ones((2, 3)))
     with pytest.raises(ValueError, match=r"dout has shape \(3,\), wanted \(2, 3\)"):
         backward(ops.mul(x, x), np.ones(3))
+
+
+def test_a_third_gradient_is_added_into_the_tape_s_own_array():
+    """The second makes it; an array that an op gave is never written into."""
+    node, given = param(np.zeros(2)).node, np.ones(2)
+    node.receive(given)
+    assert node.grad is given
+    node.receive(given)
+    own = node.grad
+    node.receive(given)
+    assert node.grad is own and own.tolist() == [3, 3] and given.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("has_twin", [True, False])
+def test_a_twin_serves_arrays_that_it_answers_for(has_twin, monkeypatch):
+    """Here float32 ones, by the first argument; elsewhere, and without a twin, the page's pair."""
+    ran = []
+
+    def noted(name, result):
+        def function(*args):
+            ran.append(function.__name__)
+            return result(*args)
+
+        function.__name__, function.__module__ = name, "minilora.made_up"
+        return function
+
+    pair = {
+        "forward": lambda a, b: (a * b, (a, b)),
+        "backward": lambda dy, cache: (dy * cache[1], dy * cache[0]),
+        "value": lambda a, b: a * b,
+    }
+    monkeypatch.setattr(engine, "answers", lambda first: first.dtype == np.float32)
+    if has_twin:
+        for kind, function in pair.items():
+            monkeypatch.setitem(fast.TWINS, f"page_{kind}", noted(f"fast_{kind}", function))
+    op = engine.Op("made_up", *(noted(f"page_{kind}", f) for kind, f in pair.items()))
+    for dtype, other in (("float32", "float64"), ("float64", "float32")):
+        who = "fast" if has_twin and dtype == "float32" else "page"
+        a, b = param(np.ones(2, dtype)), np.ones(2, other)
+        op(a.data, b)
+        out = op(a, b)
+        backward(out, np.ones(2, dtype))
+        assert ran == [f"{who}_value", f"{who}_forward", f"{who}_backward"]
+        ran.clear()
+    alone = engine.Op("made_up", noted("page_forward", pair["forward"]), pair["backward"])
+    assert alone(np.ones(2), np.ones(2)).data.tolist() == [1, 1] and ran == ["page_forward"]
 
 
 # ---------------------------------------- counts and ledgers

@@ -219,8 +219,9 @@ class Finder:
 class Loop:
     """Takes the place of pytest's own loop over the tests that it has collected."""
 
-    def __init__(self, plan, jobs, limit, answer):
+    def __init__(self, plan, jobs, limit, answer, always):
         self.plan, self.jobs, self.limit, self.answer = plan, jobs, limit, answer
+        self.anew = always  # import the package from each mutant
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session):
@@ -244,7 +245,7 @@ class Loop:
 
         def run(item, folder):
             mutant, _, names = item
-            if not patch(mutant, functions):
+            if self.anew or not patch(mutant, functions):
                 return UNPATCHED
             return run_tests(session, [items[name] for name in names], folder / "failed")
 
@@ -437,7 +438,7 @@ OPTIONS = ["--capture=sys", "-p", "no:cacheprovider", "-p", "no:xdist", "-q", "-
 OPTIONS += ["--assert=plain", "--tb=native"]  # nobody reads why a test failed
 
 
-def in_forks(plan, jobs, limit, log) -> None:
+def in_forks(plan, jobs, limit, log, always) -> None:
     """Mutants of functions: in forks of one process that has collected all tests."""
 
     def answer(mutant, room, names, result=None):
@@ -451,7 +452,9 @@ def in_forks(plan, jobs, limit, log) -> None:
         code = 1
         try:
             files = tests_of({room for _, room in plan})
-            code = pytest.main([*OPTIONS, *files], plugins=[Loop(plan, jobs, limit, answer)])
+            code = pytest.main(
+                [*OPTIONS, *files], plugins=[Loop(plan, jobs, limit, answer, always)]
+            )
         finally:
             sys.stdout.flush()
             os._exit(code)
@@ -474,15 +477,16 @@ def anew(mutant, names) -> int:
     return 0 if code == pytest.ExitCode.NO_TESTS_COLLECTED else int(code)
 
 
-def run(plan, jobs, limit, log=None) -> list[dict]:
+def run(plan, jobs, limit, log=None, always=False) -> list[dict]:
     """A record of each mutant of the plan, pairs (mutant, room).
 
     log: where answers are written at once; those that an interrupted run left there are taken.
+    always: import the package from each mutant, for code that runs only at import.
     """
     log = log or Path(tempfile.mkdtemp()) / "log"
     known = {mutant for mutant, *_ in _answers(log)}
     if missing := [(mutant, room) for mutant, room in plan if mutant not in known]:
-        in_forks(missing, jobs, limit, log)
+        in_forks(missing, jobs, limit, log, always)
     records, later, wanted = [], [], {mutant for mutant, _ in plan}
 
     def note(mutant, room, names, result):
@@ -538,7 +542,7 @@ def new_rooms(asked, record) -> None:
 def again(asked, record) -> None:
     """Run what survived in a record once more."""
     known, here = listed(), {m.key(): m for room in record["rooms"] for m in draw(room, 0, 0)}
-    plan = []
+    plan, how = [], (asked.jobs, asked.limit, None, asked.anew)
     for r in record["survivors"]:
         key = tuple(str(r[name]) for name in KEY)
         if key in known:
@@ -548,7 +552,7 @@ def again(asked, record) -> None:
         elif r["result"] != "killed":
             r["result"] = "survived"
             plan.append((here[key], r["room"]))
-    found = {tuple(str(r[n]) for n in KEY): r for r in run(plan, asked.jobs, asked.limit)}
+    found = {tuple(str(r[n]) for n in KEY): r for r in run(plan, *how)}
     for r in record["survivors"]:
         if new := found.get(tuple(str(r[name]) for name in KEY)):
             r.update(line=new["line"], tests=new["tests"])
@@ -566,6 +570,7 @@ def main() -> None:
     about.add_argument("--limit", type=float, default=10.0, help="seconds of tests for a mutant")
     about.add_argument("--constants", action="store_true", help="also outside of functions: slow")
     about.add_argument("--at", help="only these places: FILE:LINE,...")
+    about.add_argument("--anew", action="store_true", help="with --again, --at: import each mutant")
     about.add_argument("--tests", help="only these files of tests: boundaries,formats")
     about.add_argument("--again", type=Path, help="a record: only what survived there")
     about.add_argument("--out", type=Path, default=ROOT / "build" / "mutations.json")
@@ -589,7 +594,7 @@ def main() -> None:
         plan = [(m, room) for room in ROOMS for m in draw(room, 0, 0)]
         found = run(
             [(m, room) for m, room in plan if f"{m.file}:{m.line}" in wanted],
-            asked.jobs, asked.limit,
+            asked.jobs, asked.limit, None, asked.anew,
         )  # fmt: skip
         print(*(f"{r['line']} {r['change']}: {r['result']}" for r in found), sep="\n")
         return
