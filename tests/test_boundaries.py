@@ -23,6 +23,7 @@ from minilora.engine import Tensor, backward, param
 from minilora.formats import huggingface, models
 from minilora.formats.gguf import PACKINGS, read_gguf
 from minilora.formats.safetensors import AXES, MOST, read_arrays, refuse_pickles, write_arrays
+from minilora.gradcheck import GradientError
 from minilora.memory import savers
 from minilora.memory.count import count
 from minilora.methods.base import whole_number
@@ -569,3 +570,25 @@ def test_an_array_of_a_larger_rate_moves_as_many_times_as_far():
     params = {"a": np.zeros(3), "b": np.zeros(3)}
     AdamW(params, scale={"b": 16.0}).step({name: np.ones(3) for name in params}, lr=0.01)
     assert np.allclose(params["a"], -0.01) and np.allclose(params["b"], -0.16)
+
+
+# ---------------------------------------- gradcheck
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_two_errors_that_cancel_in_a_sum_do_not_hide_each_other(seed):
+    wrong = np.array([1e-3, -1e-3, 0.0])
+    with pytest.raises(GradientError, match="dx is wrong"):
+        ml.gradcheck(
+            lambda x: (2 * x, None), lambda dy, _: (2 * dy + wrong,), np.ones(3), seed=seed
+        )
+
+
+def test_a_gradient_below_the_rounding_of_a_large_output_is_right():
+    ml.gradcheck(lambda x: (1e8 + 1e-12 * x, None), lambda dy, _: (1e-12 * dy,), np.ones(3))
+    with pytest.raises(GradientError, match="dx is wrong"):
+        ml.gradcheck(lambda x: (1e8 + 0 * x, None), lambda dy, _: (0.1 * dy,), np.ones(3))
+
+
+def test_the_largest_tolerance_is_a_hundredth():
+    assert ml.gradcheck(ops.exp.forward, ops.exp.backward, np.ones(3), tolerance=0.01) == ("a",)
