@@ -32,7 +32,9 @@ from minilora.tuning.callbacks import Callback
 from minilora.tuning.history import History
 from minilora.tuning.optim import AdamW, clip_factor
 
-training = importlib.import_module("minilora.tuning.train")  # ml.train is the function
+# their names in the package are functions
+training = importlib.import_module("minilora.tuning.train")
+gradcheck = importlib.import_module("minilora.gradcheck")
 
 # ---------------------------------------- gradients that are given away early
 
@@ -591,4 +593,41 @@ def test_a_gradient_below_the_rounding_of_a_large_output_is_right():
 
 
 def test_the_largest_tolerance_is_a_hundredth():
-    assert ml.gradcheck(ops.exp.forward, ops.exp.backward, np.ones(3), tolerance=0.01) == ("a",)
+    pair = ops.exp.forward, ops.exp.backward
+    assert ml.gradcheck(*pair, np.ones(3), tolerance=0.01) == ("a",)
+    with pytest.raises(ValueError, match=r"at most 0\.01"):
+        ml.gradcheck(*pair, np.ones(3), tolerance=0.011)
+
+
+def test_a_direction_has_entries_of_both_signs_and_none_near_0():
+    direction = gradcheck._random(types.SimpleNamespace(rng=np.random.default_rng(0)), 10_000)
+    sizes = np.abs(direction)
+    assert 1 <= sizes.min() < 1.01 and 1.99 < sizes.max() <= 2
+    assert abs(np.sign(direction).mean()) < 0.05
+
+
+def test_a_small_gradient_does_not_hide_a_smaller_one():
+    scale, wrong = np.array([1e-4, 3e-12]), np.array([1e-4, 6e-12])
+    ml.gradcheck(lambda x: (scale * x, None), lambda dy, _: (scale * dy,), np.ones(2))
+    with pytest.raises(GradientError, match="dx is wrong"):
+        ml.gradcheck(lambda x: (scale * x, None), lambda dy, _: (wrong * dy,), np.ones(2))
+
+
+def test_a_curve_on_a_large_output_is_right_at_the_middle_step():
+    """At the first step it is too curved, at the last the output's rounding is too large."""
+    ml.gradcheck(
+        lambda x: (5e6 + np.sin(60 * x), x), lambda dy, x: (60 * np.cos(60 * x) * dy,), np.ones(1)
+    )
+
+
+def test_the_worst_of_many_entries_is_looked_for_in_halves():
+    calls, slopes = [], np.ones(1100)
+    slopes[701] = 2
+
+    def forward(x):
+        calls.append(None)
+        return x, None
+
+    with pytest.raises(GradientError, match=r"at \[701\] got .*, ratio 2$"):
+        ml.gradcheck(forward, lambda dy, _: (slopes * dy,), np.ones(1100))
+    assert len(calls) < 3000
