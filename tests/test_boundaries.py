@@ -1,5 +1,6 @@
 """What no other test noticed when a line was changed: tests/tools/mutate.py finds such lines."""
 
+import dataclasses
 import importlib
 import importlib.util
 import inspect
@@ -27,7 +28,7 @@ from minilora.gradcheck import GradientError
 from minilora.memory import savers
 from minilora.memory.count import count
 from minilora.methods.base import whole_number
-from minilora.tuning import checkpoints
+from minilora.tuning import checkpoints, storage
 from minilora.tuning.callbacks import Callback
 from minilora.tuning.history import History
 from minilora.tuning.optim import AdamW, clip_factor
@@ -446,6 +447,50 @@ def test_a_field_that_peft_s_config_lacks_has_peft_s_default(absent, default, tm
     loaded = ml.load_adapter(base("float32"), tmp_path)
     assert loaded.options == tuned.options
     assert np.array_equal(loaded.logits(BATCHES[0][0]), tuned.logits(BATCHES[0][0]))
+
+
+def test_an_unknown_technique_s_adapter_is_loaded_with_a_warning(tmp_path):
+    mine = dataclasses.replace(ml.METHODS["lora"], name="mine")
+    ml.save_adapter(ml.attach(base("float32"), mine, rank=2), tmp_path)
+    with pytest.warns(UserWarning, match="saved by 'mine', which is unknown here, and loaded as"):
+        assert ml.load_adapter(base("float32"), tmp_path).method == "lora"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert ml.load_adapter(base("float32"), tmp_path, mine).method == "mine"
+
+
+@pytest.mark.parametrize("excluded, left", [("v_proj", 4), (r".*v_proj", 2), (["v_proj"], 2)])
+def test_a_text_in_peft_s_exclude_modules_is_a_pattern_of_whole_names(excluded, left, tmp_path):
+    config = {"target_modules": ["q_proj", "v_proj"], "exclude_modules": excluded}
+    assert len(storage._targets("x", config, base())) == left
+
+
+@pytest.mark.parametrize("kind", ["LORA", "VERA"])
+def test_a_field_of_peft_that_is_known_makes_no_warning(kind, tmp_path):
+    config = {"peft_type": kind, "auto_mapping": {"a": "b"}, "init_lora_weights": "gaussian"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        storage._check_formula("x", config, ())
+    with pytest.warns(UserWarning, match="x: new is 1: unknown here"):
+        storage._check_formula("x", config | {"new": 1}, ())
+    storage._check_formula("x", config | {"init_lora_weights": "pissa"}, ("init_lora_weights",))
+    with pytest.raises(ValueError, match="init_lora_weights is 'pissa': not supported"):
+        storage._check_formula("x", config | {"init_lora_weights": "pissa"}, ())
+
+
+@pytest.mark.parametrize(
+    "name, words", [("mine", "the base 'mine' (0123abcd)"), ("", "the base (")]
+)
+def test_another_base_is_told_by_its_name_and_its_mark(name, words):
+    own = {"base": {"name": name, "crc32": "0123abcd"}}
+    assert storage._other_base(base("float32"), own).startswith(words)
+    own["base"]["crc32"] = storage._mark(base("float32"))
+    assert storage._other_base(base("float32"), own) == ""
+
+
+def test_an_adapter_shows_itself_as_a_table():
+    shown = tune("lora", rank=3, alpha=6.0)._repr_html_()
+    assert "LoRA on Llama" in shown and "rank" in shown and "all-linear" in shown
 
 
 # ---------------------------------------- elementary ops
