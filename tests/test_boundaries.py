@@ -488,6 +488,34 @@ def test_another_base_is_told_by_its_name_and_its_mark(name, words):
     assert storage._other_base(base("float32"), own) == ""
 
 
+def test_what_was_learned_for_a_linear_without_an_adapter_is_how_far_it_moved():
+    layer = "model.layers.0.self_attn.q_proj"
+    full, lora = tune("full"), tune("lora", targets=("v_proj",))
+    full.weights[f"{layer}.weight"] += 0.5
+    assert np.allclose(full.delta(layer), 0.5) and not lora.delta(layer).any()
+
+
+def test_a_checkpoint_settles_its_method_and_its_options(tmp_path):
+    path = tmp_path / "run.safetensors"
+    ml.train(tune("lora", targets=("q_proj",)), BATCHES, steps=1, lr=0.1, checkpoint=path)
+    for more in ({"method": "lora"}, {"dropout": 0.1}):
+        with pytest.raises(ValueError, match="a checkpoint settles its method and options"):
+            ml.load_adapter(base(), path, **more)
+
+
+def test_kinds_of_linears_are_written_where_they_name_all_that_were_adapted():
+    one = "model.layers.1.self_attn.q_proj"
+    assert storage._target_modules(tune("lora", targets=("q_proj",))) == ["q_proj"]
+    assert storage._target_modules(tune("lora", targets=(one,))) == [one]
+
+
+def test_a_pattern_of_peft_s_config_keeps_what_matches_an_adapted_linear():
+    config = {"rank_pattern": {"q_proj": 2, "k_proj": 3}}
+    found = storage._pattern("x", "rank_pattern", config, int, base(), ("q_proj",))
+    assert found == {"q_proj": 2}
+    assert storage._pattern("x", "rank_pattern", {}, int, base(), ("q_proj",)) == {}
+
+
 def test_an_adapter_shows_itself_as_a_table():
     shown = tune("lora", rank=3, alpha=6.0)._repr_html_()
     assert "LoRA on Llama" in shown and "rank" in shown and "all-linear" in shown
