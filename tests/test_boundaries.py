@@ -30,6 +30,7 @@ from minilora.memory.count import count
 from minilora.methods.base import whole_number
 from minilora.tuning import checkpoints, storage
 from minilora.tuning.callbacks import Callback
+from minilora.tuning.choices import pick
 from minilora.tuning.history import History
 from minilora.tuning.optim import AdamW, clip_factor
 
@@ -444,7 +445,9 @@ def test_a_field_that_peft_s_config_lacks_has_peft_s_default(absent, default, tm
     path.write_text(json.dumps(fields))
     arrays = tmp_path / "adapter_model.safetensors"
     write_arrays(arrays, read_arrays(arrays)[0])  # as PEFT writes it, without our metadata
-    loaded = ml.load_adapter(base("float32"), tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = ml.load_adapter(base("float32"), tmp_path)
     assert loaded.options == tuned.options
     assert np.array_equal(loaded.logits(BATCHES[0][0]), tuned.logits(BATCHES[0][0]))
 
@@ -473,9 +476,10 @@ def test_a_field_of_peft_that_is_known_makes_no_warning(kind, tmp_path):
         storage._check_formula("x", config, ())
     with pytest.warns(UserWarning, match="x: new is 1: unknown here"):
         storage._check_formula("x", config | {"new": 1}, ())
-    storage._check_formula("x", config | {"init_lora_weights": "pissa"}, ("init_lora_weights",))
-    with pytest.raises(ValueError, match="init_lora_weights is 'pissa': not supported"):
-        storage._check_formula("x", config | {"init_lora_weights": "pissa"}, ())
+    for field, value in {"init_lora_weights": "pissa", "use_dora": True}.items():
+        storage._check_formula("x", config | {field: value}, (field,))
+        with pytest.raises(ValueError, match=f"{field} is {value!r}: not supported"):
+            storage._check_formula("x", config | {field: value}, ())
 
 
 @pytest.mark.parametrize(
@@ -516,9 +520,60 @@ def test_a_pattern_of_peft_s_config_keeps_what_matches_an_adapted_linear():
     assert storage._pattern("x", "rank_pattern", {}, int, base(), ("q_proj",)) == {}
 
 
-def test_an_adapter_shows_itself_as_a_table():
-    shown = tune("lora", rank=3, alpha=6.0)._repr_html_()
+def test_an_adapter_s_files_settle_what_its_arrays_were_made_with(tmp_path):
+    """Delta-LoRA's stored arrays depend on its ratio; LoRA+'s are LoRA's at any ratio."""
+    model = base("float32")
+    ml.save_adapter(shake(tune("lora_plus", model)), tmp_path / "plus")
+    assert ml.load_adapter(model, tmp_path / "plus", ratio=4.0).options["ratio"] == 4
+    ml.save_adapter(tune("delta_lora", model), tmp_path / "delta")
+    with pytest.raises(ValueError, match="update_ratio is settled by the adapter's own files"):
+        ml.load_adapter(model, tmp_path / "delta", update_ratio=1.0)
+
+
+def test_an_adapter_shows_itself_and_its_share(capsys):
+    tuned = tune("lora", rank=3, alpha=6.0)
+    shown = tuned._repr_html_()
     assert "LoRA on Llama" in shown and "rank" in shown and "all-linear" in shown
+    tuned.print_trainable_parameters()
+    some, every = tuned.count_parameters()
+    assert capsys.readouterr().out.endswith(f"|| trainable%: {100 * some / every:.4f}\n")
+
+
+def test_a_larger_rank_than_the_file_s_is_refused_before_an_array_is_made(tmp_path, monkeypatch):
+    model, made = base("float32"), []
+    ml.save_adapter(tune("lora", model), tmp_path)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(path.read_text().replace('"r": 3', '"r": 4'))
+    arrays = tmp_path / "adapter_model.safetensors"
+    write_arrays(arrays, read_arrays(arrays)[0])  # as PEFT writes it, without our metadata
+    attach = storage.attach
+    monkeypatch.setattr(
+        storage, "attach", lambda of, *a, **k: made.append(of) or attach(of, *a, **k)
+    )
+    with pytest.raises(ValueError, match=r"has shape .*, this base wants"):
+        ml.load_adapter(model, tmp_path)
+    assert len(made) == 1 and made[0] is not model
+    (tmp_path / "adapter_model.bin").write_bytes(b"")
+    arrays.unlink()
+    with pytest.raises(ValueError, match=r"adapter_model\.bin: a pickle"):
+        ml.load_adapter(model, tmp_path)
+
+
+def test_a_technique_without_factors_says_so():
+    with pytest.raises(ValueError, match="dora: its change of a weight is no product of two fac"):
+        tune("dora").factors("model.layers.0.self_attn.q_proj")
+
+
+def test_the_first_pattern_that_matches_a_linear_is_taken():
+    pattern = {"k_proj": 1, "q_proj": 2, r".*_proj": 3}
+    picked = [pick(pattern, f"model.layers.0.self_attn.{kind}_proj", 8) for kind in "kqv"]
+    assert picked == [1, 2, 3] and pick({"q_proj": 2}, "model.layers.0.self_attn.v_proj", 8) == 8
+
+
+def test_a_node_is_named_after_its_linear():
+    tuned = tune("lora", targets=("q_proj",))
+    names = {node.name for node in engine.tape(tuned.loss(*BATCHES[0], leaves=tuned.leaves()))}
+    assert "model.layers.1.self_attn.q_proj" in names and "model.layers.1.self_attn.v_proj" in names
 
 
 # ---------------------------------------- elementary ops
