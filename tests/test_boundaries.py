@@ -7,6 +7,8 @@ import inspect
 import json
 import signal
 import struct
+import threading
+import time
 import types
 import warnings
 
@@ -660,6 +662,91 @@ def test_an_interrupted_run_says_where_it_goes_on(kept, tmp_path):
         ml.train(tune("lora"), BATCHES, steps=3, lr=0.01, checkpoint=path, callbacks=[CtrlC()])
     goes_on = f"; resume=True goes on from {path}" if kept else ""
     assert str(caught.value) == f"train: stopped after step 1 of 3{goes_on}"
+
+
+class AtTheFirstStep(Callback):
+    """Calls a function while the first step of a run ends."""
+
+    def __init__(self, act):
+        self.act = act
+
+    def step(self, run):
+        if run.step == 1:
+            self.act()
+
+
+def two_steps(*callbacks):
+    return ml.train(tune("lora"), BATCHES, steps=2, lr=0.01, callbacks=callbacks)
+
+
+def test_a_second_ctrl_c_stops_at_once_and_afterwards_it_is_python_s_again():
+    def twice():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        two_steps(AtTheFirstStep(twice))
+    assert str(caught.value) == ""
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    two_steps()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_handler_of_ctrl_c_that_is_not_python_s_stays():
+    def mine(number, frame):
+        seen.append(number)
+
+    seen, before = [], signal.signal(signal.SIGINT, mine)
+    try:
+        two_steps(AtTheFirstStep(lambda: signal.raise_signal(signal.SIGINT)))
+        assert seen == [signal.SIGINT] and signal.getsignal(signal.SIGINT) is mine
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_another_thread_trains_without_signals():
+    found = []
+    thread = threading.Thread(target=lambda: found.append(two_steps()))
+    thread.start()
+    thread.join()
+    assert len(found) == 1 and len(found[0].losses) == 2
+
+
+@pytest.mark.parametrize("batch", [np.zeros((2, 3, 4), int), (*BATCHES[0], BATCHES[0][0]), 3])
+def test_a_batch_is_a_pair(batch):
+    with pytest.raises(ValueError, match=r"got a batch of \w+, wanted a pair"):
+        training.gradients(tune("lora"), [batch])
+
+
+@pytest.mark.parametrize("betas", [(0.9, 1.0), (1.0, 0.9), (-0.1, 0.9), (0.9,), 0.9])
+def test_betas_are_two_numbers_below_1(betas):
+    ml.train(tune("lora"), BATCHES, steps=1, lr=0.01, betas=(0, 0))
+    with pytest.raises(ValueError, match=r"betas is .*, wanted two numbers in \[0, 1\)"):
+        ml.train(tune("lora"), BATCHES, steps=1, lr=0.01, betas=betas)
+
+
+@pytest.mark.parametrize("lr, steps, told", [(0.1, 1, 1), (0.0, 1, 0), (0.1, 2, 0)])
+def test_one_step_of_a_falling_rate_is_warned_of(lr, steps, told):
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        ml.train(tune("lora"), BATCHES, steps=steps, lr=lr, schedule="linear")
+    assert [str(w.message) for w in found] == [
+        "train: with one step the linear schedule's rate is 0"
+    ] * told
+
+
+def test_the_seconds_of_the_steps_are_those_of_the_run():
+    start = time.monotonic()
+    seconds = two_steps().seconds
+    assert min(seconds) > 0 and sum(seconds) <= time.monotonic() - start
+
+
+def test_one_target_is_enough_and_none_is_refused():
+    ids, targets = BATCHES[0][0], np.full_like(BATCHES[0][0], -100)
+    with pytest.raises(ValueError, match="step 1: no target counts, all are -100"):
+        training.gradients(tune("lora"), [(ids, targets)])
+    targets[0, 0] = 3
+    assert training.gradients(tune("lora"), [(ids, targets)])[0] > 0
 
 
 def test_a_warm_up_as_long_as_the_run_reaches_the_rate():
