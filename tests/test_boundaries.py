@@ -27,6 +27,7 @@ from minilora.formats import huggingface, models
 from minilora.formats.gguf import PACKINGS, read_gguf
 from minilora.formats.safetensors import AXES, MOST, read_arrays, refuse_pickles, write_arrays
 from minilora.gradcheck import GradientError
+from minilora.llama import generation
 from minilora.memory import savers
 from minilora.memory.count import count
 from minilora.methods.base import whole_number
@@ -846,3 +847,61 @@ def test_the_worst_of_many_entries_is_looked_for_in_halves():
     with pytest.raises(GradientError, match=r"at \[701\] got .*, ratio 2$"):
         ml.gradcheck(forward, lambda dy, _: (slopes * dy,), np.ones(1100))
     assert len(calls) < 3000
+
+
+# ---------------------------------------- generation
+
+
+@pytest.mark.parametrize(
+    "temperature, top_p, u, token",
+    [
+        (1.0, 1.0, 0.0, 1),
+        (1.0, 1.0, 0.49, 1),
+        (1.0, 1.0, 0.51, 2),
+        (1.0, 1.0, 0.79, 2),
+        (1.0, 1.0, 0.81, 0),
+        (1.0, 0.49, 0.99, 1),  # the first alone
+        (1.0, 0.51, 0.99, 2),  # the first two
+        (1.0, 0.79, 0.62, 1),  # of 0.8, the first has 0.625
+        (1.0, 0.81, 0.99, 0),
+        (2.0, 1.0, 0.45, 2),  # the shares are as the square roots: 0.415, 0.322, 0.263
+        (0.0, 1.0, 0.99, 1),
+    ],
+)
+def test_a_token_is_drawn_by_its_share(temperature, top_p, u, token):
+    logits = np.log([[0.2, 0.5, 0.3]])
+    chosen = generation._choose(logits, temperature, top_p, np.array([[u]]))
+    assert chosen.tolist() == [token]
+
+
+def test_what_stands_before_a_token_may_not_reach_top_p():
+    assert generation._choose(np.zeros((1, 2)), 1.0, 0.5, np.array([[0.99]])).tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": -0.1}, {"top_p": 0.0}, {"top_p": 1.01}, {"temperature": float("nan")}]
+)
+def test_settings_of_a_draw_have_their_ranges(wrong):
+    model, ids = base(), np.array([[0, 28]])  # the first and the last token
+    assert model.generate(ids, 1, temperature=0.0, top_p=1.0).shape == (1, 3)
+    assert model.generate(ids, 0).shape == (1, 2)
+    with pytest.raises(ValueError, match="generate: temperature"):
+        model.generate(ids, 1, **wrong)
+
+
+@pytest.mark.parametrize("ids", [[[-1]], [[29]], [], [[]], [[0.5]], [0], [[[0]]]])
+def test_ids_that_are_none(ids):
+    with pytest.raises(ValueError, match="ids: "):
+        base().generate(np.array(ids), 1)
+
+
+def test_an_ended_row_repeats_the_stop_and_all_ended_rows_end_the_text():
+    model, ids = base(), np.array([[1, 2], [3, 4], [5, 6]])
+    told, free = [], model.generate(ids, 6)[:, 2:]
+    stop = int(free[0, 1])
+    found = model.generate(ids, 6, stop=stop, on_token=lambda token: told.append(token.copy()))
+    ends = [row.tolist().index(stop) if stop in row else 6 for row in free]
+    wanted = [row.tolist()[:end] + [stop] * (6 - end) for row, end in zip(free, ends, strict=True)]
+    length = min(6, max(ends) + 1)
+    assert found[:, 2:].tolist() == [row[:length] for row in wanted]
+    assert np.array_equal(np.stack(told, axis=1), found[:, 2:])
