@@ -8,7 +8,7 @@ tests that run its statement, until one fails, first the quick ones and those th
 changes of the same function: in a forked process, in which
 the functions that differ get the code of the mutant. Where no function differs (a constant at the
 top of a file), the process imports the package anew. Not on Windows.
-A mutant counts as killed where a test fails or takes ten times as long as before. Those listed in
+A mutant counts as killed where a test fails or takes four times as long as before. Those listed in
 equivalent.json, each with its reason, are drawn too, and are not run.
 The record is written after each room. A later run of other rooms with the same seed and the same
 sample adds to it.
@@ -241,7 +241,7 @@ class Loop:
         def work():
             for mutant, room in self.plan:
                 tests = choose(ran, room, self.limit, mutant, kills)
-                yield (mutant, room, tests), 1 + 10 * sum(ran[t].seconds for t in tests)
+                yield (mutant, room, tests), 1 + 4 * sum(ran[t].seconds for t in tests)
 
         def run(item, folder):
             mutant, _, names = item
