@@ -739,6 +739,14 @@ def test_betas_are_two_numbers_below_1(betas):
         ml.train(tune("lora"), BATCHES, steps=1, lr=0.01, betas=betas)
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"accumulate": 0}, {"steps": 0}, {"eps": 0}, {"clip": 0}, {"warmup": -1}], ids=str
+)
+def test_settings_below_their_ranges_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"train: {next(iter(wrong))}"):
+        ml.train(tune("lora"), BATCHES, **{"steps": 1, "lr": 0.0, **wrong})
+
+
 @pytest.mark.parametrize("lr, steps, told", [(0.1, 1, 1), (0.0, 1, 0), (0.1, 2, 0)])
 def test_one_step_of_a_falling_rate_is_warned_of(lr, steps, told):
     with warnings.catch_warnings(record=True) as found:
@@ -747,6 +755,16 @@ def test_one_step_of_a_falling_rate_is_warned_of(lr, steps, told):
     assert [str(w.message) for w in found] == [
         "train: with one step the linear schedule's rate is 0"
     ] * told
+
+
+def test_a_callback_saves_a_run_that_has_no_checkpoint_of_its_own(tmp_path):
+    class Saves(Callback):
+        def step(self, run):
+            run.save(tmp_path / f"{run.step}.safetensors")
+
+    wanted = two_steps(Saves()).losses
+    how = {"steps": 2, "lr": 0.01, "checkpoint": tmp_path / "1.safetensors", "resume": True}
+    assert ml.train(tune("lora"), BATCHES, **how).losses == wanted
 
 
 def test_the_seconds_of_the_steps_are_those_of_the_run():
