@@ -747,6 +747,12 @@ def test_settings_below_their_ranges_are_refused(wrong):
         ml.train(tune("lora"), BATCHES, **{"steps": 1, "lr": 0.0, **wrong})
 
 
+def test_nothing_is_done_every_0_steps(tmp_path):
+    for what, value in {"evaluate": lambda tuned: 0.0, "checkpoint": tmp_path / "x"}.items():
+        with pytest.raises(ValueError, match=f"train: {what}_every"):
+            ml.train(tune("lora"), BATCHES, steps=1, lr=0.0, **{what: value, f"{what}_every": 0})
+
+
 @pytest.mark.parametrize("lr, steps, told", [(0.1, 1, 1), (0.0, 1, 0), (0.1, 2, 0)])
 def test_one_step_of_a_falling_rate_is_warned_of(lr, steps, told):
     with warnings.catch_warnings(record=True) as found:
