@@ -31,6 +31,7 @@ from minilora.llama import generation
 from minilora.memory import savers
 from minilora.memory.count import count
 from minilora.methods.base import whole_number
+from minilora.text.tokenizer import CharTokenizer
 from minilora.tuning import checkpoints, storage
 from minilora.tuning.callbacks import Callback
 from minilora.tuning.choices import pick
@@ -773,6 +774,15 @@ def test_a_callback_saves_a_run_that_has_no_checkpoint_of_its_own(tmp_path):
     assert ml.train(tune("lora"), BATCHES, **how).losses == wanted
 
 
+def test_arrays_that_are_not_finite_are_not_written(tmp_path):
+    tuned, path = tune("lora"), tmp_path / "run.safetensors"
+    first = next(iter(tuned.trainable.values()))
+    spoil = AtTheFirstStep(lambda: first.fill(np.nan))
+    with pytest.raises(ml.Diverged, match="step 1"):
+        ml.train(tuned, BATCHES, steps=1, lr=0.01, checkpoint=path, callbacks=[spoil])
+    assert not path.exists()
+
+
 def test_the_seconds_of_the_steps_are_those_of_the_run():
     start = time.monotonic()
     seconds = two_steps().seconds
@@ -904,8 +914,36 @@ def test_a_token_is_drawn_by_its_share(temperature, top_p, u, token):
     assert chosen.tolist() == [token]
 
 
-def test_what_stands_before_a_token_may_not_reach_top_p():
-    assert generation._choose(np.zeros((1, 2)), 1.0, 0.5, np.array([[0.99]])).tolist() == [0]
+@pytest.mark.parametrize("top_p, u, token", [(0.5, 0.99, 0), (0.51, 0.99, 1), (1.0, 0.5, 0)])
+def test_of_two_equal_tokens_the_first_is_drawn_up_to_the_half(top_p, u, token):
+    assert generation._choose(np.zeros((1, 2)), 1.0, top_p, np.array([[u]])).tolist() == [token]
+
+
+def test_a_draw_from_huge_logits():
+    logits = np.array([[-1e4, 1e4, 1e4]])
+    assert generation._choose(logits, 1.0, 1.0, np.array([[0.9]])).tolist() == [2]
+
+
+def test_a_row_that_ended_with_token_0_repeats_it(monkeypatch):
+    drawn = iter([[0, 5], [7]])
+    monkeypatch.setattr(generation, "_choose", lambda *_: np.array(next(drawn)))
+    found = base().generate(np.array([[1], [2]]), 2, stop=0)
+    assert found.tolist() == [[1, 0, 0], [2, 5, 7]]
+
+
+def test_two_prompts_of_two_lengths():
+    found = base().generate([[1, 2], [3]], 2)
+    alone = [base().generate(np.array([ids]), 2)[0] for ids in ([1, 2], [3])]
+    assert [row.tolist() for row in found] == [row.tolist() for row in alone]
+
+
+def test_a_text_wants_a_tokenizer_and_a_prompt():
+    with pytest.raises(ValueError, match="generate_text: the model has no tokenizer"):
+        base().generate_text("a")
+    model = make_llama(tokenizer=CharTokenizer(("<pad>", "\n", *map(chr, range(97, 124)))))
+    assert isinstance(model.generate_text("a", 2), str)
+    with pytest.raises(ValueError, match="generate_text: prompt is '', wanted some text"):
+        model.generate_text("")
 
 
 @pytest.mark.parametrize(
