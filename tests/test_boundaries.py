@@ -35,6 +35,7 @@ from minilora.text.tokenizer import CharTokenizer
 from minilora.tuning import checkpoints, storage
 from minilora.tuning.callbacks import Callback
 from minilora.tuning.choices import pick
+from minilora.tuning.divergence import Diverged
 from minilora.tuning.history import History
 from minilora.tuning.optim import AdamW, clip_factor
 
@@ -778,7 +779,7 @@ def test_arrays_that_are_not_finite_are_not_written(tmp_path):
     tuned, path = tune("lora"), tmp_path / "run.safetensors"
     first = next(iter(tuned.trainable.values()))
     spoil = AtTheFirstStep(lambda: first.fill(np.nan))
-    with pytest.raises(ml.Diverged, match="step 1"):
+    with pytest.raises(Diverged, match="step 1"):
         ml.train(tuned, BATCHES, steps=1, lr=0.01, checkpoint=path, callbacks=[spoil])
     assert not path.exists()
 
