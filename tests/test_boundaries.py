@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import importlib.util
 import inspect
+import io
 import json
 import signal
 import struct
@@ -22,6 +23,9 @@ from test_gguf import llama as small_llama
 
 import minilora as ml
 from minilora import engine, fast, ops
+from minilora.check import EXERCISES, course
+from minilora.check.grading import points
+from minilora.check.hints import hints_for
 from minilora.engine import Tensor, backward, param
 from minilora.formats import huggingface, models
 from minilora.formats.gguf import PACKINGS, read_gguf
@@ -974,3 +978,41 @@ def test_an_ended_row_repeats_the_stop_and_all_ended_rows_end_the_text():
     length = min(6, max(ends) + 1)
     assert found[:, 2:].tolist() == [row[:length] for row in wanted]
     assert np.array_equal(np.stack(told, axis=1), found[:, 2:])
+
+
+# ---------------------------------------- helpers of the course
+
+
+@pytest.mark.parametrize("static", ["1", ""])
+def test_a_line_stands_for_sliders_and_rates_where_notebooks_are_built(static, monkeypatch, capsys):
+    monkeypatch.setenv(course.STATIC, static)
+    course.race({"twice": lambda: None}, 1e9, rounds=1)
+    said = capsys.readouterr().out
+    assert ("this machine's rates for twice stand here" in said) == bool(static)
+    assert ("GFLOP/s" in said) == (not static)
+    if static:
+        course.explore(lambda **_: None, rank=[1, 2])
+        assert capsys.readouterr().out == ("In a running notebook, sliders for rank stand here.\n")
+
+
+def test_a_picture_of_a_notebook_is_a_smaller_one():
+    image, file = pytest.importorskip("PIL.Image"), io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    image.fromarray(noise).save(file, "PNG")
+    small = course._small(file.getvalue())
+    assert small.startswith(b"\x89PNG") and len(small) < len(file.getvalue())
+
+
+@pytest.mark.parametrize(
+    "graded, hints", [("", 3), ("1", 2)], ids=["for oneself", "where work is graded"]
+)
+def test_the_last_hint_is_not_shown_where_work_is_graded(graded, hints, monkeypatch):
+    monkeypatch.setattr("minilora.check.hints.is_graded", lambda: bool(graded))
+    exercise = types.SimpleNamespace(kind="blank", hints=("a", "b", "c"))
+    assert hints_for(exercise, None) == exercise.hints[:hints]
+
+
+def test_the_points_of_an_exercise_are_its_outputs_or_one():
+    for name, exercise in EXERCISES.items():
+        outputs = exercise.drawn(0)[0].true.values() if exercise.kind == "blank" else ()
+        assert points(name) == (len([o for o in outputs if o is not None]) if outputs else 1)
