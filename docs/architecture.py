@@ -40,10 +40,10 @@ FLOORS = (
         "cli": "How does a command start?",
     },
     {
-        "lab": "Which technique is better?",
         "check": "Is my own answer right?",
         "bench": "How fast is it?",
     },
+    {"lab": "Which technique is better?"},
     {"memory": "Where do the bytes go?"},
     {"tuning": "How is a model adapted, trained, saved?"},
     {
@@ -332,12 +332,14 @@ def draw_rooms(axes, left, right):
     y, gap = 0.5, 0.08
     for floor in FLOORS:
         width = (right - left - gap * (len(floor) - 1)) / len(floor)
-        narrow = len(floor) == 3  # no place for the number beside the name
+        numbers = {name: f"{about(lines_in(place(name))):,} lines" for name in floor}
+        longest = max(len(name) + len(number) for name, number in numbers.items())
+        narrow = len(floor) * longest > 36  # no place for the number beside the name
         questions = [question.replace("`", "") for question in floor.values()]
         bodies = [textwrap.wrap(question, int((width - 0.1) / 0.076)) for question in questions]
         height = 0.13 + LINE * (1 + max(map(len, bodies)) + narrow)
         for i, (name, body) in enumerate(zip(floor, bodies)):
-            x, lines = left + i * (width + gap), f"{about(lines_in(place(name))):,} lines"
+            x, lines = left + i * (width + gap), numbers[name]
             inside = [*body, lines] if narrow else body
             box(axes, x, y, x + width, y + height, TINTS.get(name, GREY), name, inside)
             note(axes, x + width - 0.1, y + 0.16, [] if narrow else [lines], ha="right")

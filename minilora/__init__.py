@@ -95,7 +95,9 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    """What an editor offers: the public names, and the rooms that are imported."""
+    rooms = {name for name in globals() if f"{__name__}.{name}" in sys.modules}
+    return sorted({*__all__, *rooms, *(name for name in globals() if name.startswith("__"))})
 
 
 class _Package(types.ModuleType):

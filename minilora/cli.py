@@ -23,8 +23,10 @@ DEBUG = "MINILORA_DEBUG"  # environment variable: show tracebacks of errors that
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 2 after an error, 1 after one that should not
-    happen, 130 after Ctrl-C, 143 after SIGTERM, 141 where the reader of the output has gone.
+    """Run one command; returns its exit code.
+
+    0; 2 after an error; 1 after an error that should not happen; 130 after Ctrl-C; 143 after
+    SIGTERM; 141 if the reader of the output has gone.
     """
     terminal.set_up()
     arguments = parser().parse_args(argv)
@@ -55,8 +57,8 @@ def main(argv: list[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _as_ctrl_c(came: threading.Event) -> Iterator[None]:
-    """Inside, SIGTERM does what Ctrl-C does: workers, locks and temporary files are cleared away,
-    and what a command keeps, it keeps. `came` tells afterwards. A program's own handler stays.
+    """In the with block SIGTERM acts like Ctrl-C: a command saves its state and removes workers,
+    locks and temporary files. It sets `came`. A program's own handler stays.
     """
     main_thread = threading.current_thread() is threading.main_thread()
     if not main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
@@ -130,7 +132,7 @@ class _Command(_Parser):
 
 
 class _Only:
-    """What a module puts its commands on: one is kept, and the others are left out."""
+    """Given to a module's `add`: it passes one command on to its parser, and drops the others."""
 
     def __init__(self, name: str, parser: argparse.ArgumentParser):
         self.name, self.parser = name, parser

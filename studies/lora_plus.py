@@ -465,7 +465,7 @@ def _draw_toy(axes, widths):
     axes.set_ylim(0, 14)
     axes.set_xlabel("width n")
     axes.set_ylabel("steps until |f − y| < 0.01")
-    axes.set_title("One number, gradient descent (bars: sd of 5 seeds)")
+    axes.set_title("One number, by gradient descent (sd of 5 seeds)", fontsize=12)
     axes.legend(loc="lower right", fontsize=12)
 
 
@@ -488,7 +488,7 @@ def _draw_basin(axes, widths):
     axes.grid(visible=False)
     axes.set_xlabel("log₁₀ η_B")
     axes.set_ylabel("log₁₀ η_A")
-    axes.set_title(f"A layer of width {width}, AdamW")
+    axes.set_title(f"A layer of width {width}, AdamW", fontsize=12)
 
 
 def _draw_ratios(axes, targets):
@@ -504,7 +504,7 @@ def _draw_ratios(axes, targets):
     axes.set_ylim(0, 1.45 * axes.get_ylim()[1])  # room for the legend
     axes.set_xlabel("ratio η_B / η_A, each at its own best η_A")
     axes.set_ylabel("optimizer steps to a test loss")
-    axes.set_title("The word lab: past tense (bars: sd of 5 seeds)")
+    axes.set_title("The word lab: past tense (sd of 5 seeds)", fontsize=12)
     axes.legend(loc="upper right")
 
 

@@ -229,6 +229,9 @@ def sigmoid(z):
     return 1 / (1 + np.exp(-z))
 
 
+OUTSIDE = []  # a variable outside of forward
+
+
 # exercise -> (wrong answer, a part of what is said of it)
 WRONG = {
     "lora_fa_pair": [
@@ -247,6 +250,7 @@ WRONG = {
             "the cache holds x",
         ),
         ((fa_forward, lambda dy, cache: (*fa_backward(dy, cache)[:3], 0, 0)), "dA is wrong"),
+        ((lambda x, *a: OUTSIDE.append(x) or fa_forward(x, *a), fa_backward), "outside of it"),
     ],
     "lora_fa_ledger": [
         (lambda inputs, linears, M, r: (M * sum(inputs), M * r * linears), "has 4 bytes"),
@@ -262,6 +266,13 @@ WRONG = {
                 lambda dy, cache: vera_pair_backward(dy, (cache[0] @ cache[2].T, *cache[1:])),
             ),
             "the cache holds x",
+        ),
+        (
+            (
+                lambda x, *more: OUTSIDE.append(x) or vera_pair_forward(x, *more),
+                vera_pair_backward,
+            ),
+            "outside of it",
         ),
     ],
     "delta_lora_move": [
@@ -287,9 +298,12 @@ WRONG = {
         (lambda f, x, h: 2 * central(f, x, h), "divided by h"),
     ],
     "gradient_check": [
-        (lambda forward, backward, x, W: True, "the answer is wrong"),
-        (lambda forward, backward, x, W: False, "the answer is wrong"),
-        (lambda forward, backward, x, W: is_right_with(np.ones, forward, backward, x, W), "wrong"),
+        (lambda forward, backward, x, W: True, "it calls wrong pairs right"),
+        (lambda forward, backward, x, W: False, "it calls a right pair wrong"),
+        (lambda *a: is_right_with(np.ones, *a), "only where dy is 1 everywhere"),
+        (lambda *a: is_right_with(drawn, *a, atol=0.01), "one number of dW is wrong"),
+        (lambda *a: is_right_with(drawn, *a, both=False), "it does not see a wrong dW"),
+        (lambda *a: is_right_with(drawn, *a, atol=0), "it calls a right pair wrong"),
     ],
     "backward_loss": [
         (lambda z, targets: softmax(z) / len(z), "the 1 at the target"),
@@ -380,11 +394,16 @@ WRONG = {
 }  # fmt: skip
 
 
-def is_right_with(loss, forward, backward, x, W):
-    """A check whose loss is a plain sum of y."""
+def drawn(shape):
+    return np.random.default_rng(1).normal(size=shape)
+
+
+def is_right_with(loss, forward, backward, x, W, atol=1e-6, both=True):
+    """A check with this dy and tolerance, of both gradients or of dx alone."""
     y, cache = forward(x, W)
     dy = loss(y.shape)
     dx, dW = backward(dy, cache)
     by_x = central(lambda a: (dy * forward(a, W)[0]).sum(), x, 1e-5)
     by_W = central(lambda a: (dy * forward(x, a)[0]).sum(), W, 1e-5)
-    return np.allclose(dx, by_x, atol=1e-6) and np.allclose(dW, by_W, atol=1e-6)
+    right = np.allclose(dx, by_x, rtol=0, atol=atol)
+    return right and (not both or np.allclose(dW, by_W, rtol=0, atol=atol))

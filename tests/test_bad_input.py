@@ -1,6 +1,7 @@
 """Bad input: each is answered in one line that says what, what was got and what was wanted."""
 
 import contextlib
+import functools
 import json
 import re
 import time
@@ -416,3 +417,73 @@ def test_the_base_that_an_adapter_wants_is_named(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ml.load_adapter(model.astype("float64"), tmp_path)
+
+
+# ---------------------------------------- what a reader of PEFT and transformers would try
+
+
+@pytest.mark.smoke
+def test_an_adapter_where_a_model_is_wanted():
+    tuned = ml.attach(base(), "lora", rank=4)
+    wrong = {"attach": lambda m: ml.attach(m, "vera"), "library": ml.Library}
+    wrong["load_adapter"] = lambda m: ml.load_adapter(m, "folder")
+    for who, call in wrong.items():
+        refuses(lambda c=call: c(tuned), rf"{who}: got a Tuned.*detach or merge", error=TypeError)
+        refuses(lambda c=call: c("base"), rf"{who}: got a str.*load_model", error=TypeError)
+    library = ml.Library(tuned.base)
+    refuses(lambda: library.add("past", "runs/past"), "a str.*load takes a folder", error=TypeError)
+
+
+@pytest.mark.smoke
+def test_a_part_of_a_ledger_by_another_name():
+    found = ml.ledger(ml.attach(base(), "lora", rank=4), 1, 4)
+    refuses(lambda: found["activation"], "did you mean 'activations'")
+
+
+@pytest.mark.smoke
+def test_a_moment_that_no_run_has():
+    """transformers' names: the method would never be called."""
+
+    def write():
+        class Mine(ml.Callback):
+            def on_step_end(self, run):
+                pass
+
+    refuses(write, "on_step_end; wanted step, evaluation", error=TypeError)
+
+
+@pytest.mark.smoke
+def test_a_class_where_a_callback_is_wanted():
+    tuned = ml.attach(base(), "lora", rank=4)
+    train = functools.partial(ml.train, tuned, BATCHES, steps=1, lr=0.01)
+    words = r"the class Callback, wanted an object, Callback\(\)"
+    refuses(lambda: train(callbacks=[ml.Callback]), words, error=TypeError)
+
+
+@pytest.mark.smoke
+def test_a_prompt_where_pairs_are_wanted():
+    model = ml.load_model("base")
+    refuses(lambda: ml.exact_match(model, "Dwalk>"), "exact_match: 'D': wanted a pair .prompt")
+
+
+def test_early_stopping_without_an_evaluation_is_told():
+    tuned = ml.attach(base(), "lora", rank=4)
+    with pytest.warns(UserWarning, match="no evaluation came; wanted evaluate="):
+        ml.train(tuned, BATCHES, steps=2, lr=0.01, callbacks=[ml.EarlyStopping(1)])
+
+
+@pytest.mark.smoke
+def test_the_name_of_an_adapter_on_many_linears_is_short():
+    model = base()
+    tuned = ml.attach(model, "lora", rank=4, targets="all-linear", exclude_modules=["down_proj"])
+    assert "linears, trainable" in repr(tuned) and len(repr(tuned)) < 150
+    few = ml.attach(model, "lora", rank=4, targets=["q_proj"], layers_to_transform=0)
+    assert "targets model.layers.0.self_attn.q_proj, trainable" in repr(few)
+
+
+@pytest.mark.smoke
+def test_what_an_editor_offers():
+    import minilora.tuning.train
+
+    assert minilora.tuning.train and {"attach", "tuning", "__version__"} <= set(dir(ml))
+    assert not {"importlib", "sys", "types", "HOMES", "TYPE_CHECKING"} & set(dir(ml))

@@ -36,7 +36,7 @@ from minilora.memory import savers
 from minilora.memory.count import count
 from minilora.methods.base import whole_number
 from minilora.text.tokenizer import CharTokenizer
-from minilora.tuning import checkpoints, storage
+from minilora.tuning import checkpoints, peft_config, storage
 from minilora.tuning.callbacks import Callback
 from minilora.tuning.choices import pick
 from minilora.tuning.divergence import Diverged
@@ -474,7 +474,7 @@ def test_an_unknown_technique_s_adapter_is_loaded_with_a_warning(tmp_path):
 @pytest.mark.parametrize("excluded, left", [("v_proj", 4), (r".*v_proj", 2), (["v_proj"], 2)])
 def test_a_text_in_peft_s_exclude_modules_is_a_pattern_of_whole_names(excluded, left, tmp_path):
     config = {"target_modules": ["q_proj", "v_proj"], "exclude_modules": excluded}
-    assert len(storage._targets("x", config, base())) == left
+    assert len(peft_config._targets("x", config, base())) == left
 
 
 @pytest.mark.parametrize("kind", ["LORA", "VERA"])
@@ -482,13 +482,13 @@ def test_a_field_of_peft_that_is_known_makes_no_warning(kind, tmp_path):
     config = {"peft_type": kind, "auto_mapping": {"a": "b"}, "init_lora_weights": "gaussian"}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        storage._check_formula("x", config, ())
+        peft_config._check_formula("x", config, ())
     with pytest.warns(UserWarning, match="x: new is 1: unknown here"):
-        storage._check_formula("x", config | {"new": 1}, ())
+        peft_config._check_formula("x", config | {"new": 1}, ())
     for field, value in {"init_lora_weights": "pissa", "use_dora": True}.items():
-        storage._check_formula("x", config | {field: value}, (field,))
+        peft_config._check_formula("x", config | {field: value}, (field,))
         with pytest.raises(ValueError, match=f"{field} is {value!r}: not supported"):
-            storage._check_formula("x", config | {field: value}, ())
+            peft_config._check_formula("x", config | {field: value}, ())
 
 
 @pytest.mark.parametrize(
@@ -524,9 +524,9 @@ def test_kinds_of_linears_are_written_where_they_name_all_that_were_adapted():
 
 def test_a_pattern_of_peft_s_config_keeps_what_matches_an_adapted_linear():
     config = {"rank_pattern": {"q_proj": 2, "k_proj": 3}}
-    found = storage._pattern("x", "rank_pattern", config, int, base(), ("q_proj",))
+    found = peft_config._pattern("x", "rank_pattern", config, int, base(), ("q_proj",))
     assert found == {"q_proj": 2}
-    assert storage._pattern("x", "rank_pattern", {}, int, base(), ("q_proj",)) == {}
+    assert peft_config._pattern("x", "rank_pattern", {}, int, base(), ("q_proj",)) == {}
 
 
 def test_an_adapter_s_files_settle_what_its_arrays_were_made_with(tmp_path):
@@ -555,9 +555,9 @@ def test_a_larger_rank_than_the_file_s_is_refused_before_an_array_is_made(tmp_pa
     path.write_text(path.read_text().replace('"r": 3', '"r": 4'))
     arrays = tmp_path / "adapter_model.safetensors"
     write_arrays(arrays, read_arrays(arrays)[0])  # as PEFT writes it, without our metadata
-    attach = storage.attach
+    attach = peft_config.attach
     monkeypatch.setattr(
-        storage, "attach", lambda of, *a, **k: made.append(of) or attach(of, *a, **k)
+        peft_config, "attach", lambda of, *a, **k: made.append(of) or attach(of, *a, **k)
     )
     with pytest.raises(ValueError, match=r"has shape .*, this base wants"):
         ml.load_adapter(model, tmp_path)

@@ -9,7 +9,8 @@ import signal
 import pytest
 
 import minilora as ml
-from minilora.cli import main
+from minilora.cli import main, parser
+from minilora.commands import COMMANDS
 from minilora.formats.safetensors import read_arrays
 from minilora.lab.settings import Settings
 from minilora.text.tasks import read_pairs
@@ -94,7 +95,7 @@ def test_sampling_that_is_off_is_told(run):
 def test_a_rank_without_a_name_says_whom_it_leaves_out(capsys):
     with pytest.raises(SystemExit):
         main(["compare", "--help"])
-    assert re.search(r"rank of all but VeRA's 256", " ".join(capsys.readouterr().out.split()))
+    assert re.search(r"rank of all but VeRA \(256\)", " ".join(capsys.readouterr().out.split()))
 
 
 # ---------------------------------------- runs
@@ -309,3 +310,18 @@ def test_adapters_of_an_earlier_comparison_are_removed(tmp_path):
     main(["compare", "--methods", "lora", *out, str(tmp_path)])
     assert {path.name for path in (tmp_path / "adapters").iterdir()} == {"lora", "vera"}
     assert [path.name for path in (tmp_path / "adapters" / "vera").iterdir()] == ["mine.txt"]
+
+
+# ---------------------------------------- help
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_help_with_words_for_each_option(command, capsys):
+    commands = next(a for a in parser()._actions if a.choices)
+    shown = commands.choices[command].format_help()
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0 and capsys.readouterr().out == shown
+    for action in commands.choices[command]._actions:
+        words = (action.help or "").split("(")[0]
+        assert words.strip(), f"{command}: {action.dest} has no words"

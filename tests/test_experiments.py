@@ -11,8 +11,9 @@ from minilora import fast
 from minilora.formats.models import load_model
 from minilora.lab import rates, report
 from minilora.lab import tune as sweep
-from minilora.lab.compare import SCRATCH, Settings, compare
+from minilora.lab.compare import compare
 from minilora.lab.runs import load_words, make_batches, run
+from minilora.lab.settings import SCRATCH, Settings
 from minilora.lab.tune import tune
 from minilora.methods import DEFAULT, METHODS
 from minilora.text import tasks

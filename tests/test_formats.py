@@ -22,7 +22,8 @@ from minilora.formats.safetensors import read_arrays, write_arrays
 from minilora.llama.model import EMBED, HEAD, NORM, Llama
 from minilora.llama.rotation import Llama3Scaling
 from minilora.text.tokenizer import CharTokenizer, ForeignTokenizer
-from minilora.tuning.storage import ABOUT, ARRAYS, CHANGES, CONFIG
+from minilora.tuning.peft_config import CHANGES
+from minilora.tuning.storage import ABOUT, ARRAYS, CONFIG
 
 PEFT_SHAPE = dict(
     vocab_size=128, hidden_size=64, intermediate_size=128

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from more_answers import RIGHT, WRONG
 
-from minilora.check import EXERCISES, SLIPS, check
+from minilora.check import EXERCISES, check
 from minilora.check.lessons import backward
 from minilora.gradcheck import gradcheck
 
@@ -29,16 +29,6 @@ def test_a_pair_may_come_as_a_list():
 def test_a_wrong_answer_is_told_what_is_wrong(name, wrong, says):
     verdict = check(name, wrong, hints=0, seed=3)
     assert not verdict and says in repr(verdict), verdict
-
-
-def test_a_slip_of_each_kind_is_planted():
-    """Every slip that one of these exercises names is made by one of the wrong answers."""
-    for name in WRONG:
-        exercise = EXERCISES[name]
-        said = [repr(check(name, wrong, hints=0, seed=3)) for wrong, _ in WRONG[name]]
-        for case in exercise.drawn(0):
-            for slip in case.slips.keys() - SLIPS.keys():
-                assert any(slip in words for words in said), f"{name}: {slip}"
 
 
 @pytest.mark.parametrize("name", [n for n, e in EXERCISES.items() if e.lesson in ("01b", "02b")])

@@ -148,7 +148,7 @@ def test_switching_takes_microseconds(library):
         (lambda lib: lib.add("one", lib["two"]), "one is taken"),
         (lambda lib: lib.load("some/where/one"), "one is taken"),
         (lambda lib: lib.add("x", ml.attach(make_llama(), "lora")), "x is on another base"),
-        (lambda lib: lib.add("x", ml.attach(lib.base, "full")), "x has whole weights of its own"),
+        (lambda lib: lib.add("x", ml.attach(lib.base, "full")), "x trains the whole model"),
     ],
 )
 def test_what_a_library_refuses(library, do, message):

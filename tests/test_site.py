@@ -121,3 +121,22 @@ def test_every_figure_of_a_notebook_gets_its_words():
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             pictures = [o for o in cell.get("outputs", ()) if "image/png" in o.get("data", {})]
             assert len(list(stage.alternatives(cell))) == len(pictures) <= 1, path
+
+
+@pytest.mark.parametrize(
+    "address, branch, wanted",
+    [
+        ("https://github.com/Some-One/lora", "main", ("https://github.com/Some-One/lora", "main")),
+        ("https://github.com/me/lora.git", "a/b", ("https://github.com/me/lora", "a%2Fb")),
+        ("https://github.com/me/lora/", "v1", ("https://github.com/me/lora", "v1")),
+    ],
+)
+def test_the_address_of_the_buttons_is_one_that_colab_and_binder_know(
+    address, branch, wanted, monkeypatch
+):
+    """pyproject.toml's Repository may be what git clone takes; a branch may have a slash."""
+    monkeypatch.setenv("MINILORA_REPOSITORY", address)
+    monkeypatch.setenv("MINILORA_BRANCH", branch)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    options = load("conf").html_theme_options
+    assert (options["repository_url"], options["repository_branch"]) == wanted

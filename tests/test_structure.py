@@ -26,7 +26,8 @@ FLOORS = (
     {"text", "formats"},
     {"tuning"},
     {"memory"},
-    {"bench", "check", "lab"},
+    {"lab"},
+    {"bench", "check"},
     {"cli", "commands"},
     {"__init__", "__main__"},
 )

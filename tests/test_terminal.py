@@ -1,15 +1,26 @@
 """What is printed where a terminal is narrow, knows few characters, or has gone."""
 
+import ast
+import contextlib
 import json
 import os
 import subprocess
 import sys
+from collections import Counter
+from pathlib import Path
 
 import pytest
-from test_report import make_results
+from test_report import a_row, make_results
 
+from minilora.bench import tables
+from minilora.cli import main
+from minilora.commands import COMMANDS
 from minilora.lab import table
 from minilora.support import terminal
+from minilora.support.files import data_folder
+
+BENCH, WAYS = data_folder() / "results" / "bench", tables.WAYS
+PACKAGE, ERRORS = Path(tables.__file__).parent.parent, terminal.ERRORS
 
 SCRIPT = """
 from minilora.check import check_pair
@@ -52,11 +63,92 @@ def test_a_terminal_of_few_characters(folder, encoding):
     assert b"dx is right" in done.stdout and done.returncode == 0
 
 
+def test_every_sign_of_the_program_s_own_texts_has_a_plain_one():
+    """A lesson's feedback, a help text, a table: no question mark stands for a sign of formulas."""
+    phonemes = set("ɑæʌɔäïɛɝɪöʊʧðʤŋʃθʒ")  # letters of a task, not of a formula
+    signs = set()
+    for path in PACKAGE.rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        docstrings = [node.value for node in nodes if isinstance(node, ast.Expr)]
+        texts = [n.value for n in nodes if isinstance(n, ast.Constant) and n not in docstrings]
+        signs |= {c for text in texts if isinstance(text, str) for c in text if ord(c) > 127}
+    signs = {c for c in signs if c.isprintable()} - phonemes - {"\ufffd"}
+    missing = [c for c in signs if b"?" in c.encode("ascii", ERRORS)]
+    assert signs and not missing
+    assert "10⁻⁶ A⁻¹".encode("ascii", ERRORS) == b"10^-6 A^-1"
+
+
 def test_a_narrow_terminal(folder):
     for columns in (60, 80, 200):
         code, out, _ = minilora("report", folder, COLUMNS=str(columns), PYTHONIOENCODING="utf-8")
         lines = out.decode().splitlines()
         assert code == 0 and max(map(len, lines)) <= min(columns, 110)
+
+
+def printed(words, columns, capsys, monkeypatch):
+    """The lines of a command in a terminal of so many columns."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with contextlib.suppress(SystemExit):
+        assert main(words) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out.splitlines()
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_every_help_text_is_as_narrow_as_the_terminal(command, columns, capsys, monkeypatch):
+    lines = printed([*command.split(), "--help"], columns, capsys, monkeypatch)
+    assert lines[0].startswith("usage: minilora") and max(map(len, lines)) <= columns
+
+
+@pytest.mark.parametrize("columns", [60, 80, 84])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "count",
+        "memory --seq 16",
+        "memory --seq 16 --what-if",
+        "memory --prompts 9 --answers 2",
+        "memory --seq 16 --method lora --fit 0.1",
+        f"bench --record {BENCH / 'bench.json'}",
+        f"bench --record {BENCH / 'rows.json'}",
+        "gradcheck",
+    ],
+)
+def test_every_table_is_as_narrow_as_the_terminal(command, columns, capsys, monkeypatch):
+    assert max(map(len, printed(command.split(), columns, capsys, monkeypatch))) <= columns
+
+
+def test_a_narrow_table_of_bytes_has_every_number(capsys, monkeypatch):
+    for line in ("memory --seq 16", "memory --seq 16 --what-if", "memory --method lora --seq 16"):
+        wide, narrow = (printed(line.split(), n, capsys, monkeypatch) for n in (300, 60))
+        assert len(narrow) > len(wide)
+        assert Counter(" ".join(wide).split()) <= Counter(" ".join(narrow).split())
+
+
+def test_a_narrow_table_of_the_bench_has_every_number_and_names_its_rows(capsys, monkeypatch):
+    line = ["bench", "steps", "--record", str(BENCH / "bench.json")]
+    wide, narrow = (printed(line, n, capsys, monkeypatch) for n in (300, 80))
+    assert Counter(" ".join(wide).split()) <= Counter(" ".join(narrow).split())
+    rows = [text for text in narrow if text.startswith("smollm2   LoRA-FA ")]
+    assert len(rows) == 3 and rows[0] in "".join(wide)
+
+
+def test_the_bench_prints_the_first_columns_while_it_measures():
+    record = {"sizes": [2, 3, 4], "flops": 9e9, "bytes": 1e9, "seconds": dict.fromkeys(WAYS, 1.0)}
+    first = list(tables.rows("ladder", record, True, 60))
+    assert first[0].split() == ["M,", "K,", "N", "FLOP/byte", "three", "loops", "reordered"]
+    others = list(tables.others("ladder", [record], 60))
+    assert others[0] == "" and others[1].split()[3:] == ["tiled", "register", "tile", "BLAS"]
+    assert not list(tables.others("ladder", [record], 200))
+    assert not list(tables.others("ladder", [], 60))
+
+
+def test_the_line_of_a_row_fits_into_80_columns():
+    row = a_row("Full fine-tuning", 134_515_008, [0.9, 0.8]) | {"ms_per_step": 494.1}
+    assert len(table.progress_line(row, 80)) <= 80
+    assert max(map(len, table.progress_line(row, 60).splitlines())) <= 60
 
 
 def test_a_narrow_table_has_all_columns():

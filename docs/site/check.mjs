@@ -70,10 +70,11 @@ function faults() {
   return found;
 }
 
+// The widths side by side: each has a page of the browser, and so a process.
 async function checkPages(browser, pages) {
   const links = new Map(); // target -> a page that has it
   const anchors = new Map();
-  for (const width of WIDTHS) {
+  await Promise.all(WIDTHS.map(async (width) => {
     const page = await open(browser, width);
     for (const name of pages) {
       await page.goto(address(name));
@@ -99,7 +100,7 @@ async function checkPages(browser, pages) {
       }
     }
     await page.close();
-  }
+  }));
   for (const [href, name] of links) {
     if (!href.startsWith("file:")) continue; // another site, which is not asked
     const url = new URL(href), id = decodeURIComponent(url.hash.slice(1));

@@ -5,6 +5,7 @@ import os
 import sys
 import tomllib
 from pathlib import Path
+from urllib.parse import quote
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
@@ -14,7 +15,8 @@ PROJECT = tomllib.loads(SETTINGS.read_text(encoding="utf-8"))["project"]
 # The one address: "https://github.com/OWNER/NAME". With it a notebook's page has buttons for Colab
 # and Binder; without it there are none.
 ADDRESS = os.environ.get("MINILORA_REPOSITORY") or PROJECT.get("urls", {}).get("Repository", "")
-BRANCH = os.environ.get("MINILORA_BRANCH", "main")
+ADDRESS = ADDRESS.rstrip("/").removesuffix(".git")  # as git clone takes it
+BRANCH = quote(os.environ.get("MINILORA_BRANCH", "main"), safe="")  # one part of a path
 
 project, version = "minilora", PROJECT["version"]
 author = copyright = PROJECT["authors"][0]["name"]

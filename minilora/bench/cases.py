@@ -1,4 +1,4 @@
-"""What is timed: sizes of Llama, and each technique as it is attached to them."""
+"""The sizes of Llama and the techniques that are timed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ class Size:
 
 
 def size(C, L, H, G, F, V, N, T, tied=False) -> Size:
-    """A size from its numbers: L layers, the others as everywhere in this project."""
+    """A size from its numbers, in the symbols of this project; L: layers."""
     config = ModelConfig(
         vocab_size=V,
         hidden_size=C,

@@ -1,7 +1,7 @@
-"""How fast a model decodes, beside what this machine's memory allows.
+"""How fast a model decodes, compared with the limit of this machine's memory.
 
 A decoded token reads every weight once and computes little with it. So the shortest possible time
-is the bytes of the weights over the bandwidth of reading.
+is the bytes of the weights divided by the bandwidth of reading.
 """
 
 import time
@@ -19,9 +19,9 @@ def token_bytes(model: Llama) -> int:
 
 
 class Clock:
-    """The time at which each token came: call it with every token.
+    """The time of each token; call it with every new token.
 
-    The first token comes after the whole prompt was read, so it is not counted.
+    The time before the first token is that of the whole prompt, so it is not counted.
     """
 
     def __init__(self):

@@ -26,9 +26,9 @@ def size_of(length: int, width: int, layers: int, rank: int) -> tuple[cases.Size
 
 
 def measured(axis: str, values: Sequence[int], rounds: int, seconds: float) -> list[dict[str, Any]]:
-    """For each value the median time of a step and its peak of bytes, beside what is expected.
+    """For each value the median seconds of a step and its peak of bytes, measured and expected.
 
-    Expected are floating-point operations, and the bytes that the ledger predicts.
+    "flops": the operations of a step, "predicted": the bytes that the ledger predicts.
     """
     from ..memory import ledger, measure
     from .training import ours

@@ -17,9 +17,9 @@ WARM = 0.05  # seconds of calls before those that are counted
 
 
 def compared(settings: Settings, tell: Callable[[dict], None]) -> dict[str, Any]:
-    """For each kernel and shape the time here and elsewhere, in turn; with the machine's peaks.
+    """Time each kernel and shape here, in NumPy and in torch; measure the machine's peaks.
 
-    NumPy's BLAS chooses its kernels itself: variables that would choose others are hidden from it.
+    NumPy's BLAS shall choose its kernels itself, so variables that choose others are hidden.
     """
     threads = settings.number_of_threads()
     numpy = Side(NUMPY, threads, hide="OPENBLAS_")
@@ -33,7 +33,7 @@ def compared(settings: Settings, tell: Callable[[dict], None]) -> dict[str, Any]
             how = {"sizes": (512, 512, 512), "rounds": settings.rounds, "blas": False}
             cube = sides[0].ask("ladder.rungs", **how)
             rates = {way: cube["flops"] / s for way, s in cube["seconds"].items()}
-        blas = numpy.ask("machine.blas")
+        blas = numpy.ask("machine.blas_facts")
         for name, sizes in [*work.PRODUCTS, *work.FUSED]:
             among = sides if name.startswith("matmul") else sides[:2]
             ask = asking(name, sizes, settings.seconds / 20)
@@ -50,7 +50,7 @@ def compared(settings: Settings, tell: Callable[[dict], None]) -> dict[str, Any]
 
 
 def asking(name: str, sizes: tuple[int, ...], seconds: float) -> Callable[[Side], turns.Times]:
-    """The question for the times of a kernel, as `in_turn` puts it to each side."""
+    """A function for `in_turn` that asks a side for the times of a kernel."""
     how = {"name": name, "sizes": sizes, "seconds": seconds}
     return lambda side: side.ask("kernels.timed", side=side.name, **how)
 
@@ -72,7 +72,7 @@ def _record(name, sizes, rounds) -> dict[str, Any]:
 
 
 def geometric_mean(records: list[dict[str, Any]], side: str) -> float | None:
-    """Over all products: the time of the best other side over this side's; None without it."""
+    """The best other side's time divided by this side's, over all products; None without it."""
     products = [r for r in records if r["name"].startswith("matmul")]
     if side not in products[0]["sides"]:
         return None

@@ -1,4 +1,4 @@
-"""The ways to write a matrix product, in turn, on one thread and on more: notebook 09's record.
+"""The ways to write a matrix product, timed on one thread and on more: notebook 09's record.
 
 minilora bench ladder --out data/results/kernels
 """
@@ -27,11 +27,11 @@ Calls = Mapping[str, Callable[[], Any]]
 
 
 def climbed(settings: Settings, tell: Callable[[dict], None]) -> dict[str, Any]:
-    """Every way at every number of columns on one thread; the last two and the rest on more.
+    """Time every way at every number of columns on one thread, and the last two ways on more.
 
     On one thread NumPy's BLAS runs in the same process as the kernels. On more threads it runs in
-    a process of its own, because the two pools of threads would disturb each other. {} without
-    Numba's kernels.
+    a process of its own, because the two pools of threads would disturb each other. Also: the
+    machine's limits, fused kernels, new arrays. {} without Numba's kernels.
     """
     if fast.backend() == "numpy":
         return {}
@@ -87,8 +87,7 @@ def rungs(sizes: tuple[int, int, int], rounds: int, blas: bool = True) -> dict[s
 def race(calls: Calls, rounds: int = 7) -> dict[str, list[float]]:
     """Seconds of each call in each round: all in turn, every other round in the reverse order.
 
-    What else the machine does then slows all of them down alike. A short call is repeated in its
-    turn for 5 ms.
+    So other work on the machine slows all of them alike. A short call is repeated for 5 ms.
     """
     repeats = {}
     for name, call in calls.items():
@@ -113,7 +112,7 @@ def _seconds(call, repeats) -> float:
 
 
 def fused(rows: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Seconds of two pieces of work done in one kernel, and of the same in pieces."""
+    """Seconds of an adapted linear and of attention, each as one kernel and in pieces."""
     product, adapted = work.kernel("matmul_nt"), work.kernel("adapted_nt")
     (x, w), (z, b) = (work.arguments("matmul_nt", (rows, K, DEPTH)) for K in (DEPTH, 8))
     tokens = work.arguments("attention_forward", (1, rows // 2, 4, 64))
@@ -134,7 +133,7 @@ def fused(rows: int, rounds: int) -> dict[str, dict[str, float]]:
 
 
 def pages(small: bool = False, keep: bool = False, times: int = 20) -> dict[str, float]:
-    """Seconds and page faults of making an array of 64 MB, filling it and dropping it.
+    """Seconds and page faults of making an array of 64 MB, filling it and freeing it.
 
     small: with pages of 4 KB only, as on systems that give no large ones (Linux). keep: the C
     library keeps freed memory, as it does where the kernels run.

@@ -1,21 +1,18 @@
-"""What the numbers depend on: the machine and its limits, the libraries, the environment."""
+"""The facts on which the numbers depend: machine, its limits, libraries, environment."""
 
 import contextlib
-import ctypes
-import importlib.metadata
 import os
 import platform
-import re
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .. import fast
+from ..support import blas
+from ..support.machine import processor, versions
 
-LIBRARIES = ("numpy", "numba", "llvmlite", "tbb", "torch", "transformers", "peft")
 DEPTH = 128  # rows of the tile's panel: with 48 columns it fills half of an L1 cache
 TILES = 4000  # that a thread computes in one try
 VARIABLES = ("OPENBLAS_", "MKL_", "OMP_", "NUMBA_", "MINILORA_", "KMP_")
@@ -30,28 +27,10 @@ def facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions(),
         "kernels": kernels(),
-        "blas": blas(),
+        "blas": blas_facts(),
         "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(VARIABLES)},
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,  # of the last minute
     }
-
-
-def processor() -> str:
-    """The processor's name, as the system gives it."""
-    with contextlib.suppress(OSError):
-        text = Path("/proc/cpuinfo").read_text()
-        if line := re.search(r"model name\s*: (.*)", text):
-            return line[1]
-    return platform.processor() or platform.machine()
-
-
-def versions() -> dict[str, str]:
-    """Library -> version, of those that are installed."""
-    installed = {}
-    for name in LIBRARIES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            installed[name] = importlib.metadata.version(name)
-    return installed
 
 
 def kernels() -> dict[str, Any]:
@@ -70,38 +49,16 @@ def kernels() -> dict[str, Any]:
     }
 
 
-def blas() -> dict[str, Any]:
+def blas_facts() -> dict[str, Any]:
     """NumPy's BLAS: its name, its version, and for OpenBLAS the kernels that it chose."""
     build = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     about = {"name": build.get("name"), "version": build.get("version")}
-    folder = Path(np.__file__).parent.parent / "numpy.libs"
-    for path in folder.glob("*openblas*"):
-        with contextlib.suppress(OSError, AttributeError):
-            corename = ctypes.CDLL(str(path)).scipy_openblas_get_corename64_
-            corename.restype = ctypes.c_char_p
-            about["kernels"] = corename().decode()
-    return about
-
-
-def resident() -> dict[str, int]:
-    """Bytes of memory that this process holds now, and the most that it held; {} off Linux."""
-    nbytes = {}
-    with contextlib.suppress(OSError):
-        text = Path("/proc/self/status").read_text()
-        for name, field in (("now", "VmRSS"), ("peak", "VmHWM")):
-            if line := re.search(rf"{field}:\s+(\d+) kB", text):
-                nbytes[name] = int(line[1]) * 1024
-    return nbytes
-
-
-def forget_peak() -> None:
-    """Count the peak of memory from now on (Linux)."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+    chosen = blas.kernels()
+    return about | ({"kernels": chosen} if chosen else {})
 
 
 def page_faults() -> int:
-    """How many pages of memory this process was given so far; 0 where the system does not say."""
+    """How many pages of memory this process got so far; 0 where the system does not tell it."""
     with contextlib.suppress(ImportError):  # Windows has no such module
         import resource
 
@@ -114,10 +71,10 @@ def peaks(threads: int | None = None) -> dict[str, float | None]:
     return {"flops": tile_flops(), "bandwidth": read_bandwidth(threads)}
 
 
-def tile_flops(tries: int = 7) -> float | None:
+def tile_flops() -> float | None:
     """FLOP/s of the register tile on numbers that stay in L1, over all threads.
 
-    The best of some tries; None without Numba's compiler.
+    The best of seven tries; None without Numba's compiler.
     """
     if fast.backend() == "numpy":
         return None
@@ -142,7 +99,7 @@ def tile_flops(tries: int = 7) -> float | None:
     for array in arrays:
         array[:] = 0
     best = float("inf")
-    for _ in range(tries):
+    for _ in range(7):
         start = time.perf_counter()
         run(*arrays)
         best = min(best, time.perf_counter() - start)
@@ -152,8 +109,8 @@ def tile_flops(tries: int = 7) -> float | None:
 def read_bandwidth(threads: int | None = None, nbytes: int = 1 << 28, tries: int = 5) -> float:
     """Bytes a second of reading an array of nbytes on all processors, the best of some tries.
 
-    np.max reads the array: its computing takes no time beside the reading. An array smaller than
-    the largest cache may come from the cache; on servers many programs share that cache.
+    np.max reads the array and computes almost nothing. An array smaller than the largest cache may
+    be read from the cache; on servers many programs share that cache.
     """
     threads = threads or os.cpu_count() or 1
     parts = np.ones((threads, nbytes // 4 // threads), np.float32)

@@ -47,7 +47,7 @@ def words(case: cases.Case, by_length: int = 1) -> cases.Training:
 
 
 def words_by_length(case: cases.Case) -> cases.Training:
-    """The same, in batches of similar length, as the comparison has them."""
+    """`words` in batches of similar length, as the comparison has them."""
     return words(case, Comparison.by_length)
 
 
@@ -62,11 +62,9 @@ def instructions(
     for _ in range(BATCHES):
         before = rng.integers(prompts[0], prompts[1] + 1, BATCH)
         end = before + rng.integers(answers[0], answers[1] + 1, BATCH)
-        ids = rng.integers(0, of.config.vocab_size, (BATCH, end.max()))
-        place = np.arange(end.max() - 1)
-        answer = (place >= before[:, None] - 1) & (place < end[:, None] - 1)
-        padding = place >= end[:, None] - 1
-        batches.append((np.where(padding, 0, ids[:, :-1]), np.where(answer, ids[:, 1:], IGNORED)))
+        tokens = rng.integers(0, of.config.vocab_size, (BATCH, end.max()))
+        lengths = zip(tokens.tolist(), before.tolist(), end.tolist())
+        batches.append(tasks.pad([tasks.answer_row(row[:n], m) for row, m, n in lengths], 0))
     return cases.Training(cases.make(of, case), batches, {"lr": steps.LR})
 
 
@@ -84,7 +82,7 @@ TRAININGS: dict[str, Callable[[cases.Case], cases.Training]] = {
 
 
 def rows(batches: Sequence[cases.Batch]) -> dict[str, float]:
-    """In the mean of the batches: all rows, those that can matter, those with a target."""
+    """Means over the batches: all rows, the rows that can matter, the rows with a target."""
     return {
         "all": statistics.fmean(ids.size for ids, _ in batches),
         "matter": statistics.fmean(int(last_targets(t).sum()) for _, t in batches),
@@ -93,7 +91,7 @@ def rows(batches: Sequence[cases.Batch]) -> dict[str, float]:
 
 
 def on_words(settings: Settings, tell: Callable[[dict], None]) -> list[dict[str, Any]]:
-    """The steps of a comparison, here and in torch: all of their losses agree, then they are timed.
+    """The steps of a comparison, here and in torch; they are timed after their losses agree.
 
     [] where torch is not installed.
     """
@@ -108,7 +106,7 @@ def on_instructions(settings: Settings, tell: Callable[[dict], None]) -> list[di
 
 
 def _compared(trainings, attached, number, checked, settings, tell) -> list[dict[str, Any]]:
-    """A record of each training and case; one process for each side, for all of them."""
+    """A record of each training and case; each side is one process for all of them."""
     records: list[dict[str, Any]] = []
     if not settings.peers():
         return records
@@ -124,7 +122,7 @@ def _compared(trainings, attached, number, checked, settings, tell) -> list[dict
 
 
 def _one(which, case, number, checked, sides, settings) -> dict[str, Any]:
-    """number: steps; so many of them are shared out among the turns. checked: compared losses."""
+    """Compare the losses of `checked` steps, then time `number` steps, divided among the turns."""
     how = {"which": which, "case": case, "threads": settings.number_of_threads()}
     sizes = {s.name: s.ask("training.start_masked", side=s.name, **how) for s in sides}
     losses = {side.name: side.ask("training.losses", n=checked) for side in sides}
@@ -136,6 +134,10 @@ def _one(which, case, number, checked, sides, settings) -> dict[str, Any]:
         return side.ask("training.timed", n=in_a_turn)
 
     rounds = turns.in_turn(sides, settings.rounds, ask)
+    a_step = {  # seconds, from the steps of all turns
+        name: sum(t["total"] for t in times) / sum(t["steps"] for t in times)
+        for name, times in rounds.items()
+    }
     return {
         "training": which,
         "case": case,
@@ -144,18 +146,12 @@ def _one(which, case, number, checked, sides, settings) -> dict[str, Any]:
         "apart": apart,
         "steps": number,
         "rounds": rounds,
-        "sides": {name: _all(times, number) for name, times in rounds.items()},
+        "sides": {name: {"seconds": number * s, "step": s} for name, s in a_step.items()},
         "ratios": {name: _ratio(times, rounds[OURS]) for name, times in rounds.items()},
     }
 
 
-def _all(times: Sequence[turns.Times], number: int) -> dict[str, float]:
-    """Seconds of so many steps, from the steps of all turns; and of one step."""
-    step = sum(t["total"] for t in times) / sum(t["steps"] for t in times)
-    return {"seconds": number * step, "step": step}
-
-
 def _ratio(theirs: Sequence[turns.Times], ours: Sequence[turns.Times]) -> dict[str, float]:
-    """Their time over ours. A turn has batches of its own, so turn is compared with turn."""
+    """Their time divided by ours, turn by turn, since each turn has its own batches."""
     pairs = [t["total"] / o["total"] for t, o in zip(theirs, ours, strict=True)]
     return {"median": statistics.median(pairs), "low": min(pairs), "high": max(pairs)}

@@ -12,13 +12,13 @@ BASE = "lora"  # the case that the others are compared with
 LR = 1e-3
 CHECKED = 4  # steps whose losses must agree
 NEAR, TOLERANCE = 10, 2e-4  # in the first 10 steps, of the loss of the step
-# Two programs round differently, and a long training makes the difference grow, while the loss
-# itself becomes small. So later losses are compared with the first one.
+# Two programs round differently. In a long training the difference grows and the loss falls, so for
+# later steps the difference is compared with the first loss.
 LATER = 0.02  # after these steps, of the first loss
 
 
 def against_torch(settings: Settings, tell: Callable[[dict], None]) -> list[dict[str, Any]]:
-    """For each size and case our steps and torch's, in turn; tell is called with each record.
+    """Time our steps and torch's, for each size and case; tell is called with each record.
 
     [] where torch is not installed.
     """
@@ -66,7 +66,7 @@ def _one(size: str, case: str, settings: Settings) -> dict[str, Any]:
 
 
 def _ratios(rounds, summaries, memory) -> dict[str, Any]:
-    """Each side's time over ours, and our memory over torch's.
+    """Each side's time divided by ours, and our memory divided by torch's.
 
     "peer" is the faster of torch's two kinds of attention.
     """
@@ -86,7 +86,7 @@ def _ratios(rounds, summaries, memory) -> dict[str, Any]:
 
 
 def among_ourselves(settings: Settings, tell: Callable[[dict], None]) -> list[dict[str, Any]]:
-    """For each size all cases here, in turn, and their time over LoRA's."""
+    """For each size the times of all cases in this package, and each divided by LoRA's."""
     records = []
     threads = settings.number_of_threads()
     for size in settings.sizes:
@@ -127,8 +127,8 @@ def check(case: str, losses: dict[str, Sequence[float]]) -> dict[str, float]:
     """The largest difference of each other side's losses from ours, as a share of the first loss.
 
     Raises ValueError unless the losses agree, step by step. PEFT has no technique that moves
-    weights: its LoRA stands in, and only the first loss is equal and compared. On the matrix unit
-    such a training is compared for NEAR steps: moving weights makes a rounding grow fast.
+    weights: it runs LoRA instead, and only the first loss is compared. On the matrix unit such a
+    training is compared for NEAR steps, since moving weights makes rounding errors grow fast.
     """
     moves_weights = METHODS[cases.CASES[case].method].after_step is not None
     ours, *others = losses

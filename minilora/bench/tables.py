@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ..support.terminal import ANY, GAP, blocks, fill
 from . import cases
 from .steps import shares_of_peak
 from .turns import OURS, PACKED, PADDED, SIDES, UNIT
@@ -11,12 +12,20 @@ Record = Mapping[str, Any]
 Column = tuple[str, int, Callable[[Record], str]]  # head, width, record -> cell
 
 
+def _at(*path: str, form: Callable[[Any], str] = "{:.2f}".format) -> Callable[[Record], str]:
+    """The cell for a value in a record, at this path of names; "–" where the record has none."""
+
+    def cell(record):
+        value: Any = record
+        for name in path:
+            value = None if value is None else value.get(name)
+        return "–" if value is None else form(value)
+
+    return cell
+
+
 def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:.{1 if seconds < 1 else 0}f}"
-
-
-def _time(side: str) -> Callable[[Record], str]:
-    return lambda r: _ms(r["sides"][side]["median"]) if side in r["sides"] else "–"
 
 
 def _rate(side: str) -> Callable[[Record], str]:
@@ -26,129 +35,139 @@ def _rate(side: str) -> Callable[[Record], str]:
     )
 
 
-def _rung(way: str) -> Callable[[Record], str]:
-    return lambda r: f"{r['flops'] / r['seconds'][way] / 1e9:.1f}"
+def _ratio(ratio: Mapping[str, float]) -> str:
+    return f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})"
 
 
-def _ratio(ratio: Mapping[str, float] | None) -> str:
-    return f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})" if ratio else "–"
+def _title(record: Record) -> str:
+    return cases.CASES[record["case"]].title
 
 
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.0f} %"
-
-
-def _exponent(of: str) -> Callable[[Record], str]:
-    return lambda r: f"{r['exponents'][of]:.2f}"
-
-
-def _seconds(side: str) -> Callable[[Record], str]:
-    """Of all steps."""
-    return lambda r: f"{r['sides'][side]['seconds']:.2f}" if side in r["sides"] else "–"
-
-
-def _rows(which: str) -> Callable[[Record], str]:
-    return lambda r: f"{r['rows'][which]:.0f}"
-
-
+WHOLE, PERCENT = "{:.0f}".format, lambda share: f"{100 * share:.0f} %"
 ON_MASKED: Sequence[Column] = (
-    ("batches", 15, lambda r: r["training"]),
-    ("technique", 17, lambda r: cases.CASES[r["case"]].title),
-    ("rows", 5, _rows("all")),
-    ("matter", 6, _rows("matter")),
-    ("targets", 7, _rows("targets")),
-    ("steps", 5, lambda r: str(r["steps"])),
-    ("s here", 7, _seconds(OURS)),
-    ("padded", 7, _seconds(PADDED)),
-    ("packed", 7, _seconds(PACKED)),
-    ("padded / here", 19, lambda r: _ratio(r["ratios"][PADDED])),
-    ("packed / here", 19, lambda r: _ratio(r["ratios"][PACKED])),
-    ("amx", 7, _seconds(UNIT)),
+    ("batches", 15, _at("training", form=str)),
+    ("technique", 17, _title),
+    ("rows", 5, _at("rows", "all", form=WHOLE)),
+    ("matter", 6, _at("rows", "matter", form=WHOLE)),
+    ("targets", 7, _at("rows", "targets", form=WHOLE)),
+    ("steps", 5, _at("steps", form=str)),
+    ("s here", 7, _at("sides", OURS, "seconds")),
+    ("padded", 7, _at("sides", PADDED, "seconds")),
+    ("packed", 7, _at("sides", PACKED, "seconds")),
+    ("padded / here", 19, _at("ratios", PADDED, form=_ratio)),
+    ("packed / here", 19, _at("ratios", PACKED, form=_ratio)),
+    ("amx", 7, _at("sides", UNIT, "seconds")),
     ("losses apart", 12, lambda r: f"{max(r['apart'].values()):.0e}"),
 )
 WAYS = ("three loops", "reordered", "tiled", "register tile", "BLAS")  # of a product
 COLUMNS: dict[str, Sequence[Column]] = {
     "kernels": (
-        ("kernel", 18, lambda r: r["name"]),
+        ("kernel", 18, _at("name", form=str)),
         ("sizes", 16, lambda r: " ".join(map(str, r["sizes"]))),
         ("µs here", 9, lambda r: f"{r['sides'][OURS]['median'] * 1e6:.0f}"),
         ("GFLOP/s", 7, _rate(OURS)),
         ("amx", 7, _rate(UNIT)),
         ("numpy", 7, _rate("numpy")),
         ("torch", 7, _rate("torch")),
-        ("best / here", 18, lambda r: _ratio(r["ratio"])),
+        ("best / here", 18, _at("ratio", form=_ratio)),
     ),
     "steps": (
-        ("size", 8, lambda r: r["size"]),
-        ("technique", 17, lambda r: cases.CASES[r["case"]].title),
-        ("ms here", 8, _time(OURS)),
-        *((side.removeprefix("torch "), 8, _time(side)) for side in SIDES[1:]),
-        ("torch / here", 18, lambda r: _ratio(r["ratios"].get("peer"))),
-        ("oneDNN / here", 18, lambda r: _ratio(r["ratios"].get(SIDES[3]))),
-        ("amx", 7, _time(UNIT)),
-        ("torch / amx", 18, lambda r: _ratio(r["ratios"].get("peer over unit"))),
-        ("of peak", 7, lambda r: _share(r["share_of_peak"])),
-        ("memory", 7, lambda r: _share(r["ratios"].get("memory above import"))),
-        ("process", 7, lambda r: _share(r["ratios"].get("memory of the process"))),
+        ("size", 8, _at("size", form=str)),
+        ("technique", 17, _title),
+        ("ms here", 8, _at("sides", OURS, "median", form=_ms)),
+        *(
+            (side.removeprefix("torch "), 8, _at("sides", side, "median", form=_ms))
+            for side in SIDES[1:]
+        ),
+        ("torch / here", 18, _at("ratios", "peer", form=_ratio)),
+        ("oneDNN / here", 18, _at("ratios", SIDES[3], form=_ratio)),
+        ("amx", 7, _at("sides", UNIT, "median", form=_ms)),
+        ("torch / amx", 18, _at("ratios", "peer over unit", form=_ratio)),
+        ("of peak", 7, _at("share_of_peak", form=PERCENT)),
+        ("memory", 7, _at("ratios", "memory above import", form=PERCENT)),
+        ("process", 7, _at("ratios", "memory of the process", form=PERCENT)),
     ),
     "words": ON_MASKED,
     "instructions": ON_MASKED,
     "methods": (
-        ("technique", 17, lambda r: cases.CASES[r["case"]].title),
-        ("ms", 8, lambda r: _ms(r["median"])),
-        ("least", 8, lambda r: _ms(r["least"])),
-        ("over LoRA", 18, lambda r: _ratio(r["ratio"])),
+        ("technique", 17, _title),
+        ("ms", 8, _at("median", form=_ms)),
+        ("least", 8, _at("least", form=_ms)),
+        ("over LoRA", 18, _at("ratio", form=_ratio)),
     ),
     "growth": (
-        ("axis", 8, lambda r: r["axis"]),
+        ("axis", 8, _at("axis", form=str)),
         ("values", 20, lambda r: " ".join(str(p["value"]) for p in r["points"])),
         ("ms", 36, lambda r: " ".join(_ms(p["seconds"]) for p in r["points"])),
-        ("exponent", 8, _exponent("seconds")),
-        ("of FLOPs", 8, _exponent("flops")),
-        ("of bytes", 8, _exponent("bytes")),
-        ("expected", 8, _exponent("predicted")),
+        ("exponent", 8, _at("exponents", "seconds")),
+        ("of FLOPs", 8, _at("exponents", "flops")),
+        ("of bytes", 8, _at("exponents", "bytes")),
+        ("expected", 8, _at("exponents", "predicted")),
     ),
     "ladder": (
         ("M, K, N", 14, lambda r: " ".join(map(str, r["sizes"]))),
         ("FLOP/byte", 9, lambda r: f"{r['flops'] / r['bytes']:.1f}"),
-        *((way, 13, _rung(way)) for way in WAYS),
+        *((w, 13, lambda r, w=w: f"{r['flops'] / r['seconds'][w] / 1e9:.1f}") for w in WAYS),
     ),
 }
 
 
-def lines(part: str, measured: Any) -> Iterator[str]:
-    """All that a part measured, as it was printed when it was measured."""
+def lines(part: str, measured: Any, width: int = ANY) -> Iterator[str]:
+    """The lines that were printed when this part was measured."""
     records = measured
     if part in ("kernels", "ladder"):
         records = measured["kernels" if part == "kernels" else "products"]
     elif part == "steps":
         records = shares_of_peak(measured)
     for i, record in enumerate(records):
-        yield from rows(part, record, first=not i)
-    yield from closing(part, measured)
+        yield from rows(part, record, first=not i, width=width)
+    yield from others(part, records, width)
+    yield from closing(part, measured, width)
 
 
-def rows(part: str, record: Record, first: bool) -> Iterator[str]:
-    """One record as lines; before the first, the names of the columns."""
-    columns, each = COLUMNS[part], [record]
+def rows(part: str, record: Record, first: bool, width: int = ANY) -> Iterator[str]:
+    """One record as lines; before the first, the names of the columns.
+
+    In a narrow terminal these are the first columns; `others` has those for which there is no room.
+    """
+    columns, each = _tables(part, width)[0], [record]
     if part == "methods":  # a table for each size
         yield record["size"]
         first, ratios = True, record["ratios"]
         each = [{"case": c, "ratio": ratios[c], **t} for c, t in record["sides"].items()]
-    if first:
+    yield from _table(columns, each, first)
+
+
+def others(part: str, records: Sequence[Record], width: int) -> Iterator[str]:
+    """The further tables that a narrow terminal needs, when all records are known."""
+    for columns in _tables(part, width)[1:] if records else ():
+        yield ""
+        yield from _table(columns, records, True)
+
+
+def _tables(part: str, width: int) -> list[list[Column]]:
+    """The columns of a part, in tables of at most `width`, each with those that name a row."""
+    columns = COLUMNS[part]
+    keep = 2 if columns[1][0] in ("technique", "sizes") else 1
+    found = blocks([wide + GAP for _, wide, _ in columns], width + GAP, keep)
+    return [[columns[i] for i in block] for block in found]
+
+
+def _table(columns: Sequence[Column], records: Sequence[Record], head: bool) -> Iterator[str]:
+    if head:
         yield _line(columns, [name for name, _, _ in columns])
-    yield from (_line(columns, [cell(row) for _, _, cell in columns]) for row in each)
+    yield from (_line(columns, [cell(row) for _, _, cell in columns]) for row in records)
 
 
 def _line(columns: Sequence[Column], cells: Sequence[str]) -> str:
     left = ("technique", columns[0][0])
-    return "  ".join(
+    return (" " * GAP).join(
         cell.ljust(width) if name in left else cell.rjust(width)
         for cell, (name, width, _) in zip(cells, columns)
     ).rstrip()
 
 
-def about(facts: Record) -> str:
+def about(facts: Record, width: int = ANY) -> str:
     """The machine in two or three lines."""
     kernels = ", ".join(f"{k} {v}" for k, v in facts["kernels"].items())
     texts = [
@@ -156,20 +175,21 @@ def about(facts: Record) -> str:
         ", ".join(f"{k} {v}" for k, v in facts["versions"].items()),
         ", ".join(f"{k}={v}" for k, v in facts["variables"].items()),
     ]
-    return "\n".join(filter(None, texts)) + "\n"
+    return "\n".join(fill(text, width) for text in filter(None, texts)) + "\n"
 
 
-def closing(part: str, measured: Any) -> Iterator[str]:
-    """The lines below the table of a part; in place of it where nothing was measured."""
+def closing(part: str, measured: Any, width: int = ANY) -> Iterator[str]:
+    """The lines below the table of a part, or a line that says why nothing was measured."""
     if not measured:
         without = "PyTorch and PEFT are not installed: no comparison with them"
         yield "Numba's kernels are not in use: no ladder" if part == "ladder" else without
     elif part in ("kernels", "ladder"):
-        yield from (_below_kernels if part == "kernels" else _below_ladder)(measured)
+        below = _below_kernels if part == "kernels" else _below_ladder
+        yield from (fill(line, width) for line in below(measured))
 
 
 def _below_kernels(measured) -> Iterator[str]:
-    """What the products reach, beside the others and beside the peak."""
+    """The speed of the products, compared with the other sides and with the peak."""
     blas, unit = measured["blas"], measured.get("mean on the unit")
     yield (
         f"products: {measured['mean']:.2f} of the faster of NumPy's BLAS "
@@ -184,7 +204,7 @@ def _below_kernels(measured) -> Iterator[str]:
 
 
 def _below_ladder(measured) -> Iterator[str]:
-    """The machine's limits, more threads, fused kernels, and memory that is given back."""
+    """The machine's limits, more threads, fused kernels, and new arrays."""
     flops = measured["products"][-1]["flops"]
     for count, p in measured["peaks"].items():
         limits = f"{p['flops'] / 1e9:.0f} GFLOP/s in L1, {p['bandwidth'] / 1e9:.0f} GB/s"

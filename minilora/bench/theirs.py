@@ -24,7 +24,7 @@ ATTENTION = {SIDES[2]: "eager", PACKED: "each_sequence"}  # the others: "sdpa"
 def theirs(training: Training, side: str, threads: int) -> Train:
     """Training steps in PyTorch; side: one of torch's in SIDES, PADDED or PACKED.
 
-    What the model is given is made before, as a loader in another process would do.
+    The batches are converted before the steps, as a loader in another process would do.
     """
     torch.set_num_threads(threads)
     tuned, recipe = training.tuned, dict(training.recipe)
@@ -57,15 +57,15 @@ def theirs(training: Training, side: str, threads: int) -> Train:
 
 
 def _whole(ids, targets) -> dict[str, Any]:
-    """A batch without padding: transformers makes the targets of the tokens."""
+    """A batch without padding; transformers makes the targets from the tokens."""
     ids = torch.from_numpy(ids)
     return {"input_ids": ids, "labels": ids}
 
 
 def _padded(ids, targets) -> dict[str, Any]:
-    """A batch as a collator gives it: whole sequences, so each has one token more than here.
+    """A batch as a collator makes it: whole sequences, which have one token more than ids.
 
-    transformers shifts the labels itself: a label is the token of its own place.
+    transformers shifts the labels itself, so a label is the token at the same place.
     """
     N, T = ids.shape
     labels = np.full((N, T + 1), IGNORED)
@@ -141,14 +141,12 @@ def _adapted(model, tuned: Tuned) -> Any:
 
 
 def _groups(model, tuned: Tuned) -> list[dict[str, Any]]:
-    """What trains, in groups of one ratio of the learning rate; PEFT calls the argument B of a
-    layer lora_B.
-    """
+    """The trained arrays in groups, each with its ratio of the learning rate (LoRA+)."""
     rule = tuned.record.lr_scale
     ratios = rule(tuned.options) if rule else {}
     groups: dict[float, list] = {}
     for name, weight in model.named_parameters():
-        if weight.requires_grad:
+        if weight.requires_grad:  # PEFT calls a layer's B lora_B
             mine = [ratio for argument, ratio in ratios.items() if f".lora_{argument}." in name]
             groups.setdefault(mine[0] if mine else 1.0, []).append(weight)
     return [{"params": weights, "ratio": ratio} for ratio, weights in groups.items()]
@@ -180,5 +178,5 @@ def _through_onednn(model) -> None:
 
 
 def tensors(arrays: list[np.ndarray]) -> list[Any]:
-    """NumPy's arrays as torch's, in the same memory."""
+    """NumPy arrays of any shapes as torch's tensors, in the same memory."""
     return [torch.from_numpy(a) for a in arrays]

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from ..support.files import find
+from ..support.machine import forget_peak, resident
 from ..tuning.train import train
-from . import cases, machine, masked, turns
+from . import cases, masked, turns
 
-_now: dict[str, Any] = {}  # of this worker: its training, and its bytes of memory before that
+_now: dict[str, Any] = {}  # this worker's training, and its bytes of memory before it was made
 
 
 def ours(training: cases.Training) -> turns.Train:
@@ -24,7 +25,10 @@ def ours(training: cases.Training) -> turns.Train:
 
 
 def start(side: str, size: str, case: str, lr: float, threads: int) -> None:
-    """Make the training of a side on one batch without padding; what follows is about it."""
+    """Make the training of a side on one batch without padding, for the calls that follow.
+
+    lr: learning rate. Raises ValueError for an unknown size or case.
+    """
     of, attached = find("size", size, cases.SIZES), find("case", case, cases.CASES)
     toy = cases.SIZES["toy"]
     _make(
@@ -38,7 +42,8 @@ def start(side: str, size: str, case: str, lr: float, threads: int) -> None:
 def start_masked(side: str, which: str, case: str, threads: int) -> dict[str, float]:
     """Make the training of a side on batches with padding: see `masked.TRAININGS`.
 
-    Returns how many rows a batch has, in the mean: see `masked.rows`.
+    Returns how many rows a batch has, in the mean: see `masked.rows`. Raises ValueError for an
+    unknown training or case.
     """
     attached, make = find("case", case, cases.CASES), find("training", which, masked.TRAININGS)
     training = make(attached)
@@ -47,8 +52,8 @@ def start_masked(side: str, which: str, case: str, threads: int) -> dict[str, fl
 
 
 def _make(side, threads, toy: Callable[[], cases.Training], real: Callable[[], cases.Training]):
-    """One step of a toy comes first: what is loaded or compiled at the first use is then no part of
-    what is measured.
+    """Make a training. One step of a toy runs before it, so that no loading and no compiling of a
+    first use is measured.
     """
 
     def begin(training) -> turns.Train:
@@ -61,9 +66,9 @@ def _make(side, threads, toy: Callable[[], cases.Training], real: Callable[[], c
     _now.clear()
     gc.collect()  # a worker that had a training before gives its memory back
     begin(toy())(1)
-    _now["baseline"] = machine.resident().get("now")
+    _now["baseline"] = resident().get("now")
     _now["train"], _now["next"] = begin(real()), 0
-    machine.forget_peak()
+    forget_peak()
 
 
 def losses(n: int) -> list[float]:
@@ -72,10 +77,7 @@ def losses(n: int) -> list[float]:
 
 
 def timed(n: int) -> turns.Times:
-    """The times of the next n steps; one more, on the batch before them, runs first.
-
-    It wakes up the pool of threads.
-    """
+    """The times of the next n steps. One more step runs first, to wake up the threads."""
     before, first = time.process_time(), _now["next"]
     _now["next"] += n
     wall = _now["train"](n + 1, first - 1)[1]
@@ -84,4 +86,4 @@ def timed(n: int) -> turns.Times:
 
 def memory() -> dict[str, int]:
     """Resident bytes: "baseline" before the training was made, and since then "now" and "peak"."""
-    return {"baseline": _now["baseline"], **machine.resident()}
+    return {"baseline": _now["baseline"], **resident()}

@@ -1,4 +1,4 @@
-"""Workers that take turns: what else the machine does then slows all of them down alike."""
+"""Workers that take turns, so that other work on the machine slows all of them alike."""
 
 import contextlib
 import importlib.util
@@ -22,10 +22,10 @@ UNIT = "minilora amx"  # ours again, with the large products on the matrix unit
 REST = 0.3  # seconds: the idle threads of a pool keep a core busy for up to 0.2
 THREADS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
-Train = Callable[..., tuple[list[float], list[float]]]  # (n steps, first=0: the batch that they
-# begin with) -> their losses, their wall seconds
-Times = dict[str, float]  # of a step or a call, in seconds: median, least, cpu; total: of all of
-# them; steps: how many
+# (n steps, first=0: the number of their first batch) -> their losses, their wall seconds
+Train = Callable[..., tuple[list[float], list[float]]]
+# seconds of a step or a call: median, least, cpu; total: of all of them; steps: how many
+Times = dict[str, float]
 Rounds = dict[str, list[Times]]  # side -> its times in each round
 
 
@@ -56,7 +56,7 @@ class Settings:
 class Side:
     """A worker in a process of its own.
 
-    hide: it does not see the variables of the environment that begin so; more: further variables.
+    hide: environment variables with this beginning are not passed on; more: variables to add.
     """
 
     def __init__(self, name: str, threads: int, python: str = "", hide: str = "-", **more: str):
@@ -115,7 +115,10 @@ def together(sides: Sequence[Side]) -> Iterator[Sequence[Side]]:
 
 
 def in_turn(sides: Sequence[Side], rounds: int, ask: Callable[[Side], Times]) -> Rounds:
-    """The times that each side answers in each round; every other round in the reverse order."""
+    """The times that each side answers in each round, in seconds.
+
+    Every other round is in the reverse order. Raises ValueError if a side fails.
+    """
     times: Rounds = {side.name: [] for side in sides}
     for turn in range(rounds):
         for side in sides if turn % 2 == 0 else reversed(sides):
@@ -144,9 +147,10 @@ def summary(times: Sequence[Times]) -> Times:
 
 
 def ratio(theirs: Sequence[Times], ours: Sequence[Times]) -> dict[str, float]:
-    """Their time over ours: of the summaries, with the least and the largest of single rounds.
+    """Their time divided by ours: of the summaries; "low", "high": of single rounds.
 
-    With five or more rounds, these two enclose the true median in at least 94 of 100 experiments.
+    With five or more rounds, low and high enclose the true median in at least 94 of 100
+    experiments.
     """
     pairs = [t["median"] / o["median"] for t, o in zip(theirs, ours, strict=True)]
     above, below = summary(theirs), summary(ours)

@@ -111,7 +111,8 @@ def _number(exercise, answer) -> Judgement:
     except (TypeError, ValueError, OverflowError):
         given = None
     if given is None or np.ndim(answer):
-        return Judgement("failed", f"got {_an(type(answer).__name__)}, wanted a number")
+        words = ", without quotes" if isinstance(answer, str) else ""
+        return Judgement("failed", f"got {_an(type(answer).__name__)}, wanted a number{words}")
     right = float(exercise.number())
     if agree(given, right, exercise.tolerance):
         return Judgement("passed", f"{right:,g} is right. {exercise.because}")
@@ -138,11 +139,14 @@ def _broken(exercise, cases, returned) -> Judgement:
         return _unseen(exercise.unseen.output, cases, returned)
     status, says, notes, slip = judgement
     if exercise.wanted:
-        asked = [replace(case, reference=exercise.wanted) for case, _ in runs]
-        others = _wrong_names(list(zip(asked, (outputs for _, outputs in runs))))
+        asked_cases = [replace(case, reference=exercise.wanted, slips={}) for case in cases]
+        others = _wrong_names(list(zip(asked_cases, (outputs for _, outputs in runs))))
         if others:
             says = f"broken, but not in the way asked for: see {and_list(others)}"
-            return Judgement("failed", says, notes, slip)
+            seen = judge(cases, returned, others)
+            if seen.status == "passed":  # right, where a slip was asked for
+                seen = seen._replace(notes=judge(asked_cases, returned, others).notes[:2])
+            return seen._replace(status="failed", says=says)
         caught = f"caught and named: {slip}" if slip else f"broken as asked, and caught: {says}"
         return Judgement("passed", caught, notes, slip)
     asked_for: str = exercise.slip
@@ -152,7 +156,7 @@ def _broken(exercise, cases, returned) -> Judgement:
         return Judgement("passed", f"caught and named: {asked_for}", notes, asked_for)
     only = "only " if len(others) < len(wrong) else ""
     says = f"broken, but not {only}by the slip asked for, {asked_for}: see {and_list(others)}"
-    return Judgement("failed", says, notes, slip)
+    return judge(cases, returned, others)._replace(says=says)
 
 
 def _unseen(only, cases, returned) -> Judgement:

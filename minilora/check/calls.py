@@ -26,6 +26,10 @@ class Fault(NamedTuple):
     notes: Notes = ()
 
 
+class WrongForm(Exception):
+    """What the code that runs a reader's functions says of a form that it cannot use."""
+
+
 def call_each(function: Callable, sets: Sequence[dict[str, Any]]) -> list[Any]:
     """What a function returned for each set of arguments, or the Fault that stopped it.
 
@@ -51,6 +55,8 @@ def _call(function, args) -> Any:
         returned = function(*given.values())
     except NotImplementedError:
         return Fault("open", "not written yet")
+    except WrongForm as error:
+        return Fault("failed", str(error))
     except Exception as error:  # a reader's function may raise anything
         return _raised(error, args)
     if returned is ... or (returned is None and is_blank(function)):

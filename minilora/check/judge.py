@@ -11,7 +11,7 @@ from .slips import EXACT, SLIPS, Case, Outputs, Runs, agree, is_right, numbers, 
 
 
 class Judgement(NamedTuple):
-    """What there is to say of an answer: the part of a Verdict that no exercise has a share in."""
+    """The part of a Verdict that does not depend on the exercise."""
 
     status: str  # "passed", "failed", or "open"
     says: str
@@ -19,14 +19,16 @@ class Judgement(NamedTuple):
     slip: str | None = None
 
 
-def judge(cases: Sequence[Case], returned: Sequence[Any]) -> Judgement:
+def judge(
+    cases: Sequence[Case], returned: Sequence[Any], names: Sequence[str] | None = None
+) -> Judgement:
     """Compare what a function returned in each case; say what is wrong first.
 
-    returned: by `call_each`, one for each case.
+    returned: by `call_each`, one for each case. names: of the outputs to look at; None: all.
     """
     runs, faults = sort_out(cases, returned)
     for case, outputs in runs:
-        wrong = [name for name in case.true if not is_right(case, outputs, name)]
+        wrong = [name for name in names or case.true if not is_right(case, outputs, name)]
         if wrong:
             judgement = _wrong(case, outputs, wrong, runs)
             also = tuple(("other shapes", fault.says) for fault in faults[:1])
@@ -47,7 +49,7 @@ def sort_out(cases: Sequence[Case], returned: Sequence[Any]) -> tuple[Runs, list
 
 
 def _by_name(returned, true) -> Outputs | Fault:
-    """The outputs by name; a list or an array of them will do as well as a tuple."""
+    """The outputs by name; a list or an array is accepted in place of a tuple."""
     names = list(true)
     several = isinstance(returned, tuple | list)
     if len(names) == 1:
@@ -110,9 +112,12 @@ def _wrong(case, outputs, wrong, runs) -> Judgement:
     if slip:
         s = f" = {case.args['s']:g}" if "s" in case.args else ""
         says = SLIPS[slip].says if slip in SLIPS else slip  # of this exercise alone: its words
-        words = says.format(name=which, s=s, over=case.over, paths=case.paths)
+        fields = {"of": which.removeprefix("d"), "over": case.over, "paths": case.paths}
+        words = says.format(name=which, s=s, **fields)
     elif np.ndim(true[name]) and (ratio := constant_ratio(outputs[name], true[name])):
         words = f"{name} is {times(ratio)} the right one"
+    elif np.ndim(true[name]) and (got := numbers(outputs[name])) is not None and not got.any():
+        words = f"every number of {name} is 0"
     notes += (("looks like", words),) if words else ()
     return Judgement("failed", f"{name} is wrong{others}{also}", notes, slip)
 
@@ -132,7 +137,8 @@ def describe(name: str, got: Any, true: Any) -> Notes:
     gaps = np.abs(got - true)
     place = np.unravel_index(np.argmax(np.where(np.isnan(gaps), np.inf, gaps)), true.shape)
     yours, expected = float(got[place]), float(true[place])
-    ratio = yours / expected if expected and np.isfinite(yours) else 0
+    is_rounding = abs(expected) <= EXACT * np.abs(true).max()
+    ratio = 0 if is_rounding or not np.isfinite(yours) else yours / expected
     words = f"yours {yours:.4g}, expected {expected:.4g}"
     words += f" (ratio {fraction(ratio)})" if ratio else ""
     where = f"{name}{[int(i) for i in place]}" if place else name
@@ -149,7 +155,7 @@ def _kind(a) -> str:
 
 
 def constant_ratio(got: Any, true: Any) -> float:
-    """What every entry is multiplied by, or 0 where that is not one number."""
+    """The number by which every entry is multiplied; 0 if there is no such number."""
     got = numbers(got)
     if got is None or true is None or got.shape != np.shape(true) or not np.any(true):
         return 0.0

@@ -1,6 +1,6 @@
-"""The known slips, as data: each gives the wrong outputs that it leads to.
+"""The known slips, as data: each computes the wrong outputs that it leads to.
 
-Where a slip gives the very numbers of a reader's wrong answer, it is named.
+If these are the numbers of a reader's wrong answer, the slip is named.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -85,7 +85,7 @@ def _transposed(case: Case, name: str, got: Any) -> Iterator[Any]:
 
 
 def _no_sum(case: Case, name: str, got: Any) -> Iterator[Any]:
-    """Each row's part by itself, one of them, their mean, some of them, or each sequence's sum."""
+    """The rows' parts without a sum, one part, their mean, a sum of some, or sums by sequence."""
     if name not in case.summed:
         return
     M = len(case.args[case.rows[0]])
@@ -124,19 +124,28 @@ def _rounded(case: Case, name: str, got: Any) -> Iterator[Any]:
     true = case.true[name]
     if not np.ndim(true) or np.asarray(true).dtype.kind != "f" or np.shape(got) != true.shape:
         return
+    if not got.any():
+        return
     yield from (np.trunc(true), np.rint(true), np.floor(true))
     with np.errstate(over="ignore"):
         if np.array_equal(got, got.astype(np.float16)) and agree(got, true, 0.01):
             yield got
 
 
+def _moved(case: Case, name: str, got: Any) -> Iterator[Any]:
+    """Other numbers, where the output is one of the arguments as it came."""
+    true = case.true[name]
+    if true is case.args.get(name, ...) and np.shape(got) == np.shape(true):
+        yield got
+
+
 @dataclass(frozen=True)
 class Slip:
     """A known slip."""
 
-    says: (
-        str  # {name}: the output; {s}: " = 16" where the scale is known; {over}, {paths}: see Case
-    )
+    # {name}: the output; {of}: what it is the gradient of; {s}: " = 16" where the scale is known;
+    # {over}, {paths}: see Case
+    says: str
     hint: str  # leads to the place, and does not give the answer
     tries: Tries | None = None  # besides the exercise's own variants
 
@@ -177,8 +186,9 @@ SLIPS = {
         _path_missing,
     ),
     "frozen moved": Slip(
-        "A is frozen here, but {name} would move it",
+        "{of} is frozen: it has no gradient and does not move, see {name}",
         "Which arrays does this technique train? All others stay as they are.",
+        _moved,
     ),
     "b on the wrong side": Slip(
         "in {name}, b scales the r numbers before B: it belongs after B, one number an output",
@@ -190,7 +200,7 @@ SLIPS = {
         "Work out the product of the factors twice, before their step and after it.",
     ),
     "ratio on A": Slip(
-        "the ratio went to A: B is the one that learns faster, see {name}",
+        "the ratio went to A: only B has it, see {name}",
         "Which of the two factors starts at zero, and so has further to go?",
     ),
     "ratio missing": Slip(
@@ -210,7 +220,7 @@ SLIPS = {
 
 
 def numbers(a: Any) -> np.ndarray | None:
-    """An output as an array of numbers; None where it is not one."""
+    """An output of any shape as an array of numbers; None if it is no array of numbers."""
     try:
         a = np.asarray(a)
     except Exception:  # rows of different lengths; an object with a life of its own

@@ -1,4 +1,4 @@
-"""What each command of `minilora …` takes and does; a module's `add` puts its own on the parser.
+"""The commands of `minilora …`: a module's `add` gives its commands their options.
 
 A module is imported when one of its commands is run, so that `minilora --help` is quick.
 """
@@ -8,15 +8,15 @@ COMMANDS = {  # command -> (its module, what it does)
     "tune": ("comparison", "the sweep of learning rates on validation words"),
     "report": ("comparison", "draw the figures and the page of a comparison again"),
     "pretrain": ("comparison", "make the word lab's base from its words"),
-    "sweep": ("sweep", "a grid of runs of the word lab, a JSON line each; every axis a list"),
+    "sweep": ("sweep", "runs of the word lab, one for each combination of lists of settings"),
     "train": ("training", "fine-tune on a task or your own file; writes an adapter"),
     "generate": ("text", "continue a prompt"),
-    "merge": ("text", "write the base with the adapter's change added in"),
-    "adapters": ("words", "train the word lab's five adapters, one a task"),
+    "merge": ("text", "write the base with the adapter's change added"),
+    "adapters": ("words", "train the word lab's five adapters, one for each task"),
     "ask": ("words", "one word, answered by the base and by every adapter on it"),
     "count": ("sizes", "trainable numbers, from shapes alone"),
     "memory": ("sizes", "bytes of a training step, predicted or measured"),
     "gradcheck": ("checks", "check every pair's backward against finite differences"),
-    "doctor": ("checks", "what this machine has, and whether the twins agree"),
+    "doctor": ("checks", "versions and kernels here, and each twin against its page"),
     "bench": ("bench", "time kernels and steps, beside NumPy and PyTorch"),
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..methods import DEFAULT, METHODS
 from ..support.files import nearest
+from ..support.terminal import fill, width
 from ..tuning.choices import describe_options, find_method
 
 
@@ -15,7 +16,7 @@ def command(
 ) -> argparse.ArgumentParser:
     """Let a command call the function with its arguments; returns the command's parser.
 
-    What it does, in words, stands in `COMMANDS`.
+    `COMMANDS` says in words what it does.
     """
     p = commands.add_parser(name)
     p.set_defaults(command=function)
@@ -36,10 +37,11 @@ def adapter_options(
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="of the method: see below",
+        help="an option of the method: see below",
     )
     p.formatter_class = argparse.RawDescriptionHelpFormatter  # the epilog keeps its lines
-    p.epilog = f"what a method takes, with its default:\n\n{describe_options()}"
+    lines = (fill(line, width(), 6) for line in describe_options().splitlines())
+    p.epilog = "\n".join(["what a method takes, with its default:", "", *lines])
 
 
 def names(text: str) -> tuple[str, ...] | str:

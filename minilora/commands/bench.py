@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..support.terminal import ANY, width
 from ..support.values import whole
 from .arguments import command
 
@@ -16,11 +17,11 @@ def add(commands) -> None:
     p.add_argument(
         "parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (all where none is named)"
     )
-    p.add_argument("--sizes", nargs="*", help="of the model: tiny small smollm2 (and toy)")
+    p.add_argument("--sizes", nargs="*", help="sizes of the model: tiny small smollm2 (and toy)")
     p.add_argument("--cases", nargs="*", help="methods, and lora-all: LoRA on all linears")
     p.add_argument("--rounds", type=int, help="turns of each process (5)")
-    p.add_argument("--seconds", type=float, help="that a turn lasts (2)")
-    p.add_argument("--threads", type=int, help="of each side (the number of cores)")
+    p.add_argument("--seconds", type=float, help="length of a turn (2)")
+    p.add_argument("--threads", type=int, help="threads of each process (the number of cores)")
     p.add_argument(
         "--peer-python",
         default="",
@@ -67,7 +68,10 @@ def settings_of(a: argparse.Namespace):
 
 
 def bench(a: argparse.Namespace) -> None:
-    """Run the parts, print a table of each, write bench.json and the figures."""
+    """Run the parts, print a table of each, write bench.json and the figures.
+
+    Raises ValueError for unknown names, for numbers that are not positive, or if results differ.
+    """
     from ..bench import machine, tables
     from ..support.files import make_folder, read_json, write_json
 
@@ -77,7 +81,7 @@ def bench(a: argparse.Namespace) -> None:
     make_folder(a.out)
     about = {k: v for k, v in vars(settings).items() if k != "python"}  # a path of this machine
     record: dict[str, Any] = {"machine": machine.facts(), "settings": about}
-    print(tables.about(record["machine"]))
+    print(tables.about(record["machine"], width(ANY)))
     for part in PARTS:
         if part in (a.parts or PARTS):
             record[part] = _run(part, settings, a.out)
@@ -90,10 +94,10 @@ def _show(record, parts) -> None:
     """The tables of a record: of the parts that are named, or of all that it has."""
     from ..bench import tables
 
-    print(tables.about(record["machine"]))
+    print(tables.about(record["machine"], width(ANY)))
     for part in PARTS:
         if part in (parts or record) and record.get(part):
-            print(*tables.lines(part, record[part]), sep="\n", end="\n\n")
+            print(*tables.lines(part, record[part], width(ANY)), sep="\n", end="\n\n")
 
 
 def _run(part, settings, out):
@@ -113,13 +117,14 @@ def _run(part, settings, out):
     }
     measure = measures[part]
     told: list[Any] = []
+    wide = width(ANY)
 
     def tell(record):
-        print(*tables.rows(part, record, first=not told), sep="\n", flush=True)
+        print(*tables.rows(part, record, not told, wide), sep="\n", flush=True)
         told.append(record)
 
     measured = measure(settings, tell)
-    for line in tables.closing(part, measured):
+    for line in (*tables.others(part, told, wide), *tables.closing(part, measured, wide)):
         print(line)
     drawn: dict[str, Any] = {"kernels": figures.roofline, "growth": figures.growth}
     figure = drawn.get(part)

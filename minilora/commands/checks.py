@@ -1,5 +1,6 @@
 """gradcheck and doctor: is the mathematics right, and do the fast twins agree with it?"""
 
+from ..support.terminal import ANY, fill, width
 from .arguments import command
 
 
@@ -10,16 +11,19 @@ def add(commands) -> None:
 
 
 def print_gradients(a) -> None:
-    """Print a line a pair; an error where one is wrong."""
+    """Print a line for each pair. Raises GradientError if one is wrong."""
     from ..check import doctor
 
     for line in doctor.gradients():
-        print(line)
+        print(fill(line, width(ANY), 2))
 
 
 def print_machine(a) -> None:
-    """Print versions, threads and kernels, then whether each fast twin agrees with its page."""
+    """Print versions, threads and kernels, then compare each fast twin with its page.
+
+    Raises ValueError if two disagree.
+    """
     from ..check import doctor
 
     for line in doctor.machine():
-        print(line)
+        print(fill(line, width(ANY), 2))

@@ -25,13 +25,13 @@ def add(commands) -> None:
     )
     p.add_argument("--rates", type=Path, help="a record of minilora tune (the built-in one)")
     p.add_argument(
-        "--jobs", type=int, help="runs side by side, one thread each (one a core; a large model: 1)"
+        "--jobs", type=int, help="runs side by side, of one thread (one a core; a large model: 1)"
     )
 
     p = command(commands, "tune", tune)
     _comparison_options(p)
     _out(p, "runs/tuning.json", "the record; a new one starts as a copy of the built-in one")
-    rates = "learning rates to try: 1e-3,1e-2 (eleven)"
+    rates = "learning rates to try, such as 1e-3,1e-2 (eleven of them)"
     p.add_argument("--grid", type=lambda text: text.split(","), help=rates)
 
     p = command(commands, "report", report)
@@ -40,7 +40,7 @@ def add(commands) -> None:
     p = command(commands, "pretrain", pretrain)
     _out(p, "runs/base", "folder of the model")
     p.add_argument("--steps", type=int, help="optimizer steps")
-    p.add_argument("--seed", type=int, help="of the weights and the order of the words")
+    p.add_argument("--seed", type=int, help="seed of the weights and the order of the words")
 
 
 def _out(p, default, what):
@@ -49,12 +49,10 @@ def _out(p, default, what):
 
 def _comparison_options(p):
     all_methods, usual = ",".join(METHODS), ",".join(DEFAULT)
-    wide = ", ".join(
-        f"{r.title}'s {r.default_rank}" for r in METHODS.values() if r.rank_above_width
-    )
+    wide = [f"{r.title} ({r.default_rank})" for r in METHODS.values() if r.rank_above_width]
     default = "all" if all_methods == usual else usual
     p.add_argument(
-        "--task", default="past", help="of the word lab, or category, SmolLM2's (%(default)s)"
+        "--task", default="past", help="a task of the word lab, or category (%(default)s)"
     )
     p.add_argument("--base", help="'base', smollm2-135m or a model's folder (the task's)")
     p.add_argument(
@@ -66,7 +64,7 @@ def _comparison_options(p):
         action="append",
         default=[],
         metavar="R or METHOD=R",
-        help=f"rank of all but {wide} (4, category 8), or one method's own",
+        help=f"rank of all but {', '.join(wide)}, or of one method (4; category: 8)",
     )
     p.add_argument("--targets", type=names, help="q_proj,v_proj,… or all-linear (q_proj,v_proj)")
     p.add_argument("--steps", type=int, help="optimizer steps (150; category: 60)")
@@ -74,8 +72,10 @@ def _comparison_options(p):
 
 
 def settings_of(a):
-    """Settings from a command line. A bare --rank is for techniques whose rank is bounded by the
-    width; VeRA's stays, unless it is given by name.
+    """Settings from a command line.
+
+    A --rank without a name is for all techniques but VeRA, whose rank is of another size. Raises
+    ValueError for an unknown method or a number that is no whole number from 1.
     """
     from ..lab.settings import STARTS, Settings
 
@@ -97,11 +97,13 @@ def settings_of(a):
 
 
 def compare(a) -> None:
-    """Run the comparison, print the table, write results.json, figures, adapters and
-    report.html.
+    """Run the comparison; print the table; write results.json, figures, adapters, report.html.
+
+    Raises ValueError for wrong settings, FileNotFoundError without the file of --rates, OSError if
+    nothing can be written, KeyboardInterrupt after a comparison that Ctrl-C ended.
     """
     from ..lab import compare as comparison
-    from ..lab import rates
+    from ..lab import rates, table
     from ..lab import report as pages
     from ..tuning.storage import ARRAYS, CONFIG
 
@@ -116,8 +118,8 @@ def compare(a) -> None:
                 settings,
                 lr,
                 folder,
-                report=lambda name, row: print(pages.progress_line(row), flush=True),
-                ready=lambda: print(pages.opening(settings, width()), flush=True),
+                report=lambda name, row: print(table.progress_line(row, width()), flush=True),
+                ready=lambda: print(table.opening(settings, width()), flush=True),
                 record=rates.read(a.rates),
                 jobs=a.jobs,
                 keep=so_far.update,
@@ -130,7 +132,7 @@ def compare(a) -> None:
         if stopped:
             _remove_unfinished(folder / "adapters", so_far["methods"])
         pages.write_all(so_far, folder)
-    print(pages.table(so_far, width()))
+    print(table.table(so_far, width()))
     if stopped:
         raise KeyboardInterrupt(stopped)
     print(f"\nwritten to {a.out}: results.json, report.html, {', '.join(pages.FIGURES)}, adapters/")
@@ -164,7 +166,10 @@ def _given_rates(texts) -> dict[str, float]:
 
 
 def tune(a) -> None:
-    """Run the sweep; each method's cells go into the record as its last one ends."""
+    """Run the sweep; a method's cells go into the record when its last one ends.
+
+    Raises ValueError for wrong settings or for a file of another kind at --out.
+    """
     from ..formats.models import load_model
     from ..lab import rates
     from ..lab import tune as sweep
@@ -174,7 +179,7 @@ def tune(a) -> None:
     grid = sweep.GRID if a.grid is None else tuple(read_number("--grid", t) for t in a.grid)
     if not grid or not all(0 < lr < float("inf") for lr in grid):
         raise ValueError(f"--grid: got {a.grid}, wanted rates above 0")
-    rates.read(a.out)  # says now where another file is in the way
+    rates.read(a.out)  # raises now if another kind of file is there
     make_folder(a.out.parent)
     base = fingerprint(load_model(settings.base))
     done: dict[str, list] = {}
@@ -195,15 +200,16 @@ def tune(a) -> None:
 def report(a) -> None:
     """Draw the figures and the page of a comparison again from its results.json."""
     from ..lab import report as pages
+    from ..lab import table
 
     results = pages.read_results(a.folder)
     with using(a.folder):
         pages.write_all(results, a.folder)
-    print(pages.table(results, width()))
+    print(table.table(results, width()))
 
 
 def pretrain(a) -> None:
-    """Train the base and write its folder."""
+    """Train the base and write its folder. Raises ValueError for wrong steps or seed."""
     from ..lab import pretrain as base
 
     own = given(a, "steps", "seed")

@@ -9,12 +9,13 @@ from ..llama.model import ModelConfig
 from ..llama.shapes import SHAPES
 from ..methods import DEFAULT, METHODS
 from ..support.files import data_folder, nearest
+from ..support.terminal import ANY, width
 from .arguments import adapter_options, command, given, options, read_whole
 
 PAIRS = 100  # of a task, from which --task makes batches
 MOST_LAYERS = 10_000  # of a config.json without its arrays
 
-MOST_TOKENS = 1 << 24  # a prediction runs on ids and places, a few numbers a token
+MOST_TOKENS = 1 << 24  # of a batch: a prediction holds a few numbers for each token
 
 
 def add(commands) -> None:
@@ -29,22 +30,25 @@ def add(commands) -> None:
     adapter_options(p, several=True)
     p.add_argument("--recompute", metavar="WHAT", help="less memory, more time: layers or swiglu")
     p.add_argument("--batch", type=int, help="rows (1); not with --fit")
-    p.add_argument("--seq", type=int, help="tokens a row (512, or the model's); not with --figure")
-    p.add_argument("--task", help="a batch of this task, and what its rows without a target save")
-    p.add_argument("--prompts", help="the same for a batch of random lengths: 60-200 tokens, and")
-    p.add_argument("--answers", help="5-60 tokens with a counted target")
-    p.add_argument("--mixed", action="store_true", help="16 bits, with 32-bit master and moments")
+    p.add_argument("--seq", type=int, help="tokens of a row (512 or fewer); not with --figure")
+    p.add_argument("--task", help="a batch of this task: bytes of all rows, and of those needed")
+    p.add_argument("--prompts", help="the same for random rows: tokens of a prompt, as 60-200")
+    p.add_argument("--answers", help="with --prompts: tokens of an answer, as 5-60")
+    p.add_argument("--mixed", action="store_true", help="16 bits; master copy and moments 32 bits")
     p.add_argument("--json", action="store_true", help="as JSON; not with --figure")
     view = p.add_mutually_exclusive_group()
     view.add_argument("--measure", action="store_true", help="also run the step and measure it")
-    view.add_argument("--fit", type=float, metavar="GB", help="the largest batch and length")
-    view.add_argument("--what-if", action="store_true", help="if more were kept than is needed")
-    view.add_argument("--savers", action="store_true", help="ways to need less: bytes and seconds")
-    view.add_argument("--figure", type=Path, metavar="PNG", help="bytes against length")
+    view.add_argument("--fit", type=float, metavar="GB", help="largest batch and length that fit")
+    view.add_argument("--what-if", action="store_true", help="bytes if ops kept more than needed")
+    view.add_argument("--savers", action="store_true", help="ways to save memory, with seconds")
+    view.add_argument("--figure", type=Path, metavar="PNG", help="draw bytes against length")
 
 
 def count(a: Namespace) -> None:
-    """Print the trainable numbers of one method, of several or of the default ones."""
+    """Print the trainable numbers of one method, of several or of the default ones.
+
+    Raises ValueError for an unknown shape, method or option.
+    """
     from ..memory.count import count as count_one
     from ..memory.count import table as count_all
 
@@ -69,7 +73,10 @@ def count(a: Namespace) -> None:
 
 
 def memory(a: Namespace) -> None:
-    """Print the bytes of a training step; for a single method also its parts."""
+    """Print the bytes of a training step; for a single method also its parts.
+
+    Raises ValueError for options that are unknown, out of range or not allowed together.
+    """
     from ..memory import figure, savers, tables, whatif
 
     config, settings = _config_of(a.model), _settings(a)
@@ -92,23 +99,24 @@ def memory(a: Namespace) -> None:
         print(f"written to {a.figure}")
         return
     data: dict[str, Any]
+    wide = width(ANY)
     if real := _real_batch(a, config, batch):
         data = tables.kept_by_rows(config, settings, real, a.mixed)
-        lines = tables.rows_table(data, real)
+        lines = tables.rows_table(data, real, wide)
     elif a.fit is not None:
         data = tables.fits(config, settings, a.fit, seq, a.mixed)
-        lines = tables.fit_table(data, config, a.fit, seq)
+        lines = tables.fit_table(data, config, a.fit, seq, wide)
     elif a.what_if:
         data = whatif.what_ifs(config, settings, batch, seq, a.mixed)
-        lines = whatif.table(data)
+        lines = whatif.table(data, wide)
     elif a.savers:
         data = tables.savers_of(a.model, settings, batch, seq)
-        lines = savers.table(data)
+        lines = savers.table(data, wide)
     else:
         predicted = tables.ledgers(config, settings, batch, seq, a.mixed)
         measured = tables.measured(a.model, settings, batch, seq) if a.measure else {}
         data = tables.as_json(predicted, measured)
-        lines = tables.overview(predicted, measured, len(settings) == 1, a.mixed)
+        lines = tables.overview(predicted, measured, len(settings) == 1, a.mixed, wide)
     for line in [json.dumps(data, indent=1)] if a.json else lines:
         print(line)
 
@@ -149,9 +157,9 @@ def _range(name: str, text: str | None) -> tuple[int, int]:
 
 
 def _settings(a) -> dict[str, dict[str, Any]]:
-    """Method -> keywords for `ledger`: of the methods that were asked for, or of the default ones.
+    """Method -> keywords for `ledger`, for the methods of --method or the default ones.
 
-    If none was asked for, each method gets only those keywords that it takes.
+    A default method gets only the keywords that it takes.
     """
     common, recompute = given(a, "rank", "targets"), given(a, "recompute")
     if asked := _methods(a):

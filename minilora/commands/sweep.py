@@ -20,16 +20,16 @@ def _targets(name: str, text: str) -> list[str] | str:
 # Axes of the grid: the reader of a value, the default (None: no such axis), a description.
 AXES: dict[str, tuple[Reader, str | None, str]] = {
     "method": (lambda _, text: text, ",".join(DEFAULT), "techniques"),
-    "task": (lambda _, text: text, "past", "of the word lab"),
+    "task": (lambda _, text: text, "past", "tasks of the word lab"),
     "train_size": (read_whole, "300", "words to train on"),
-    "rank": (read_whole, "4", "ranks, of what has one; VeRA too"),
+    "rank": (read_whole, "4", "ranks, of methods that have one; VeRA too"),
     "targets": (_targets, "q_proj+v_proj", "linears, + between those of one set; all-linear"),
     "lr": (read_number, None, "learning rates (each method's on record)"),
-    "ratio": (read_number, None, "LoRA+'s: B's rate by A's"),
-    "update_ratio": (read_number, None, "Delta-LoRA's λ"),
-    "start_step": (read_whole, None, "Delta-LoRA's: steps before W moves (2 % of the steps)"),
+    "ratio": (read_number, None, "LoRA+: B's rate divided by A's"),
+    "update_ratio": (read_number, None, "Delta-LoRA: λ"),
+    "start_step": (read_whole, None, "Delta-LoRA: steps before W moves (1 in 50)"),
     "steps": (read_whole, "150", "optimizer steps"),
-    "batch_size": (read_whole, "32", "words"),
+    "batch_size": (read_whole, "32", "words in a batch"),
     "seed": (read_whole, "0,1,2", "initialisations and batch orders"),
 }
 
@@ -48,8 +48,8 @@ def add(commands) -> None:
 
 def running(p: argparse.ArgumentParser) -> None:
     """The options that say where the cells run."""
-    p.add_argument("--jobs", type=int, help="processes of one thread (one a core)")
-    p.add_argument("--dask", metavar="ADDRESS", help="a scheduler, tcp://…, or local")
+    p.add_argument("--jobs", type=int, help="processes of one thread (one for each core)")
+    p.add_argument("--dask", metavar="ADDRESS", help="a Dask scheduler, tcp://…, or local")
 
 
 def _dashed(name: str) -> str:
@@ -57,7 +57,10 @@ def _dashed(name: str) -> str:
 
 
 def axes_of(a: argparse.Namespace) -> dict[str, list[Any]]:
-    """The axes that the command line gave, and those that have a default."""
+    """Name -> values, of the axes on the command line and of those that have a default.
+
+    Raises ValueError for an axis without a value or with a text that is no number.
+    """
     axes = {}
     for name, (read, default, _) in AXES.items():
         text = default if getattr(a, name) is None else getattr(a, name)
@@ -72,7 +75,10 @@ def axes_of(a: argparse.Namespace) -> dict[str, list[Any]]:
 
 
 def sweep(a: argparse.Namespace) -> None:
-    """Run the cells that are missing, then print the best settings of each method."""
+    """Run the cells that are missing, then print the best settings of each method.
+
+    Raises ValueError for a cell that cannot be run, or if --out is no file of such cells.
+    """
     from ..lab import cells, forms, sweep
 
     grid = sweep.sweep_cells(axes_of(a))

@@ -10,25 +10,26 @@ from ..support.files import find
 from .arguments import command, given
 
 BASE = "'base', smollm2-135m, a model's folder or a .gguf file (%(default)s)"
+ADAPTER = "an adapter's folder, by train, compare or PEFT, or a checkpoint"
 
 
 def add(commands) -> None:
     """Add these commands to the parser."""
     p = command(commands, "generate", generate)
     p.add_argument("--base", default="base", help=BASE)
-    p.add_argument("--adapter", type=Path, help="a folder of train, compare or PEFT; a checkpoint")
+    p.add_argument("--adapter", type=Path, help=ADAPTER)
     p.add_argument("--prompt", required=True, help="the text; with --task only the word")
-    p.add_argument("--task", help="ask as this task asks: tag + word + '>'")
+    p.add_argument("--task", help="write the prompt as this task does: tag + word + '>'")
     p.add_argument("--chat", action="store_true", help="put the prompt into the chat template")
-    p.add_argument("--max-new-tokens", type=int, default=32, help="(%(default)s)")
-    p.add_argument("--speed", action="store_true", help="print tokens/s, and the memory's limit")
+    p.add_argument("--max-new-tokens", type=int, default=32, help="most new tokens (%(default)s)")
+    p.add_argument("--speed", action="store_true", help="print tokens/s, and the limit by memory")
     p.add_argument("--temperature", type=float, default=0.0, help="0: no sampling (%(default)s)")
-    p.add_argument("--top-p", type=float, help="sample from the likeliest of this sum (1.0)")
-    p.add_argument("--seed", type=int, help="of the sampling (0)")
+    p.add_argument("--top-p", type=float, help="sample the likeliest up to this probability (1.0)")
+    p.add_argument("--seed", type=int, help="seed of the sampling (0)")
 
     p = command(commands, "merge", merge)
     p.add_argument("--base", default="base", help=BASE)
-    p.add_argument("--adapter", type=Path, required=True)
+    p.add_argument("--adapter", type=Path, required=True, help=ADAPTER)
     p.add_argument("--out", type=Path, required=True, help="folder of the merged model")
 
 
@@ -43,7 +44,10 @@ def load_base(a: Namespace) -> Any:
 
 
 def generate(a: Namespace) -> None:
-    """Print the continuation of the prompt, token by token."""
+    """Print the continuation of the prompt, token by token.
+
+    Raises ValueError for an empty prompt, a setting out of range, or a base without a tokenizer.
+    """
     import minilora as ml
 
     from ..bench import decoding, machine
@@ -82,7 +86,7 @@ def generate(a: Namespace) -> None:
 
 
 def _prompt(a, tokenizer):
-    """The text to continue: the prompt itself, or the prompt of a task or a chat with it."""
+    """The text to continue: --prompt, in the form of the task or of the chat."""
     from ..text import tasks
 
     prompt = a.prompt
@@ -94,7 +98,7 @@ def _prompt(a, tokenizer):
 
 
 class _Stream:
-    """Prints the text of tokens as they come; a character of several tokens once it is complete."""
+    """Prints the text of each new token; waits until a character of several tokens is complete."""
 
     def __init__(self, tokenizer):
         self.tokenizer, self.printed = tokenizer, ""
@@ -117,7 +121,7 @@ class _Stream:
 
 
 def merge(a: Namespace) -> None:
-    """Write the merged model."""
+    """Write the merged model. Raises FileNotFoundError, or ValueError for a damaged file."""
     import minilora as ml
 
     tuned = ml.load_adapter(ml.load_model(a.base), a.adapter)

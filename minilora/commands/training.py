@@ -7,6 +7,7 @@ from typing import Any
 
 from ..support.files import data_folder
 from ..support.locks import using
+from ..support.terminal import ANY, fill, width
 from ..support.values import whole
 from .arguments import adapter_options, command, given, names, options
 from .text import BASE, load_base
@@ -22,33 +23,37 @@ def add(commands) -> None:
     source.add_argument("--data", type=Path, help="JSONL or CSV with prompt and completion")
     source.add_argument("--task", help="a task of the word lab")
     p.add_argument("--eval", type=Path, help="JSONL or CSV to score on (a task's test words)")
-    columns = "names of the two in your files (prompt,completion)"
+    columns = "their names in your files (prompt,completion)"
     p.add_argument("--columns", type=names, metavar="PROMPT,COMPLETION", help=columns)
     adapter_options(p, "lora")
     p.set_defaults(method=None)
-    p.add_argument("--adapter", type=Path, help="train this on: an adapter's folder, a checkpoint")
+    p.add_argument("--adapter", type=Path, help="start from this adapter's folder or checkpoint")
     p.add_argument("--recompute", metavar="WHAT", help="less memory, more time: layers or swiglu")
     p.add_argument("--alpha", type=float, help="scaling alpha (2·rank)")
     p.add_argument("--steps", type=int, default=150, help="optimizer steps (%(default)s)")
-    p.add_argument("--batch-size", type=int, help="pairs a batch (32)")
-    p.add_argument("--accumulate", type=int, default=1, help="batches a step (%(default)s)")
+    p.add_argument("--batch-size", type=int, help="pairs in a batch (32)")
+    p.add_argument("--accumulate", type=int, default=1, help="batches in a step (%(default)s)")
     p.add_argument("--lr", type=float, help="peak learning rate (what minilora tune chose)")
     p.add_argument("--schedule", default="linear", help="constant, linear or cosine (%(default)s)")
-    p.add_argument("--warmup", type=int, help="steps (15, at most a tenth of --steps)")
-    p.add_argument("--weight-decay", type=float, default=0.01, help="(%(default)s)")
-    p.add_argument("--clip", type=float, default=1.0, help="of the global norm (%(default)s)")
-    p.add_argument("--seed", type=int, default=0, help="(%(default)s)")
-    p.add_argument("--evaluate-every", type=int, metavar="N", help="steps: loss on --eval's pairs")
-    p.add_argument("--patience", type=int, metavar="N", help="stop after N evaluations no better")
+    p.add_argument("--warmup", type=int, help="steps of rising rate (15, or a tenth of --steps)")
+    p.add_argument("--weight-decay", type=float, default=0.01, help="AdamW's (%(default)s)")
+    p.add_argument("--clip", type=float, default=1.0, help="largest gradient norm (%(default)s)")
+    p.add_argument("--seed", type=int, default=0, help="of start and batches (%(default)s)")
+    p.add_argument("--evaluate-every", type=int, metavar="N", help="steps between evaluations")
+    p.add_argument("--patience", type=int, metavar="N", help="stop after N without a better one")
     p.add_argument("--checkpoint", type=Path, help="file for the state of the run")
-    p.add_argument("--checkpoint-every", type=int, help="steps")
+    p.add_argument("--checkpoint-every", type=int, help="steps between checkpoints")
     p.add_argument("--resume", action="store_true", help="continue from the checkpoint")
     p.add_argument("--tensorboard", type=Path, metavar="DIR", help="a log in TensorBoard's format")
     p.add_argument("--out", type=Path, default=Path("runs/adapter"), help="folder (%(default)s)")
 
 
 def train(a: Namespace) -> None:
-    """Fine-tune, print the score, write the adapter and a log."""
+    """Fine-tune, print the score, write the adapter and a log.
+
+    Raises ValueError for wrong options or data, and if the training diverges; KeyboardInterrupt,
+    after a checkpoint was written, on Ctrl-C.
+    """
     model = load_base(a)
     pairs, held_out = _pairs(a)
     _check(a, pairs, held_out, model)
@@ -61,7 +66,8 @@ def _train(a, model, pairs, held_out):
 
     tuned = _tuned(a, model)
     settings = _settings(a, tuned)
-    print(_plan(a, tuned, settings, len(pairs)), flush=True)
+    for line in _plan(a, tuned, settings, len(pairs)):
+        print(fill(line, width(ANY), 2), flush=True)
     stopped: list[Any] = []
     try:
         history = ml.train(
@@ -89,7 +95,7 @@ def _train(a, model, pairs, held_out):
 
 
 def _keeper(a, stopped):
-    """A callback: a run that Ctrl-C ends goes into the list, and its state into a checkpoint."""
+    """A callback: after Ctrl-C it puts the run into the list, and its state into a checkpoint."""
     from ..tuning.callbacks import Callback
 
     class Keeper(Callback):
@@ -103,7 +109,7 @@ def _keeper(a, stopped):
 
 
 def _check(a, pairs, held_out, model) -> None:
-    """Raises now what would be an error after the training."""
+    """Raise the errors now that would otherwise come after the training."""
     import minilora as ml
 
     whole("--steps", a.steps, 1)
@@ -128,7 +134,7 @@ def _check(a, pairs, held_out, model) -> None:
 
 
 def _tuned(a, model):
-    """The technique on the model: new, or the adapter that is to be trained on."""
+    """The technique on the model: new, or an adapter to train further."""
     import minilora as ml
 
     if a.adapter is None:
@@ -142,7 +148,7 @@ def _tuned(a, model):
 
 
 def _settings(a, tuned) -> dict[str, Any]:
-    """What ml.train is given."""
+    """The settings of ml.train."""
     return {
         "steps": a.steps,
         "lr": _chosen_rate(tuned.method)[0] if a.lr is None else a.lr,
@@ -187,7 +193,7 @@ def _callbacks(a) -> list[Any]:
     return chosen
 
 
-def _plan(a, tuned, settings, pairs) -> str:
+def _plan(a, tuned, settings, pairs) -> tuple[str, str]:
     """What will be trained, and at which learning rate."""
     numbers = sum(x.size for x in tuned.trainable.values())
     scaling = f", alpha {tuned.alpha:g}{_scaling(tuned)}" if tuned.alpha else ""
@@ -197,7 +203,7 @@ def _plan(a, tuned, settings, pairs) -> str:
     rate = (
         f"learning rate {settings['lr']:g}{why}, {a.schedule}, warm-up {settings['warmup']} steps"
     )
-    return f"{what}: {numbers:,} trainable numbers on {pairs:,} pairs\n{rate}"
+    return f"{what}: {numbers:,} trainable numbers on {pairs:,} pairs", rate
 
 
 def _chosen_rate(method: str) -> tuple[float, str]:
@@ -237,7 +243,7 @@ def _read(a, path) -> list[Any]:
 
 
 def _there(path: Path) -> Path:
-    """The path; of data/… that is not in this folder, the copy in the installed package."""
+    """The path; if data/… is not in this folder, that of the copy in the installed package."""
     if not path.exists() and path.parts[:1] == ("data",):
         shipped = data_folder().joinpath(*path.parts[1:])
         return shipped if shipped.is_file() else path

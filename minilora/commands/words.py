@@ -10,7 +10,7 @@ def add(commands) -> None:
     """Put these commands on the parser."""
     p = command(commands, "adapters", adapters)
     p.add_argument(
-        "--out", type=Path, default=Path("runs/adapters"), help="folder for them (%(default)s)"
+        "--out", type=Path, default=Path("runs/adapters"), help="folder of folders (%(default)s)"
     )
     p.add_argument("--steps", type=int, help="optimizer steps, in place of each recipe's own")
 
@@ -22,7 +22,7 @@ def add(commands) -> None:
 
 
 def adapters(a) -> None:
-    """Train, score and write them, a line each."""
+    """Train, score and write the adapters, with a line for each."""
     import dataclasses
 
     from ..lab import word_adapters
@@ -37,7 +37,7 @@ def adapters(a) -> None:
     heads = ("task", "trainable", "bytes", "seconds", "exact match, held out")
     print("{:12} {:>10} {:>10} {:>8} {:>22}".format(*heads))
     word_adapters.make(a.out, recipes, lambda name, row: print(_line(name, row), flush=True))
-    print(f"written to {a.out}: a folder a task, and {word_adapters.RECORD}")
+    print(f"written to {a.out}: a folder for each task, and {word_adapters.RECORD}")
 
 
 def _line(name, row):
@@ -48,7 +48,7 @@ def _line(name, row):
 
 
 def ask(a) -> None:
-    """Print a line a task."""
+    """Print each task's answer to the word. Raises ValueError unless it is in letters a-z."""
     from ..lab import word_adapters
     from ..text import tasks
 

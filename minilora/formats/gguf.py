@@ -80,7 +80,7 @@ class GGUFTensor:
     blocks: np.ndarray  # (blocks, nbytes) uint8, a view of the file
 
     def array(self) -> np.ndarray:
-        """The weights in float32. A damaged scale of a block may make them NaN or infinite."""
+        """The weights in float32, of the shape `shape`; NaN or infinite if a scale is damaged."""
         with np.errstate(over="ignore", invalid="ignore"):
             return self.packing.unpack(self.blocks).reshape(self.shape)
 

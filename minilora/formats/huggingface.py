@@ -94,7 +94,7 @@ def _tokenizer(folder):
 
 
 def save_model(model: Llama, folder: str | Path) -> None:
-    """Write a model into a folder that `load_model` and transformers can load."""
+    """Write a model into a folder that `load_model` and transformers can load. Raises OSError."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = {
@@ -158,9 +158,9 @@ def read_config(path: str | Path) -> ModelConfig:
 def _rope(path: str | Path, fields: dict[str, Any]) -> dict[str, Any]:
     """{"rope_scaling": Llama3Scaling or None}, and "rope_theta": θ if the config has one.
 
-    θ may be a field of the config, or of its object rope_parameters, or of rope_scaling, which is
-    the older name of that object; a scaling is in one of the two objects.
-    Raises ValueError for other kinds of scaling, and if two places have different values.
+    θ is a field of the config, of its object rope_parameters, or of rope_scaling, the older name of
+    that object. A scaling is in one of the two objects.
+    Raises ValueError for other kinds of scaling, or if two places have different values.
     """
     thetas: dict[str, Any] = {"rope_theta": fields.get("rope_theta")}
     scalings: dict[str, Llama3Scaling | None] = {}

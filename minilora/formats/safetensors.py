@@ -22,19 +22,22 @@ MOST, AXES = 2**63, 64  # above the bytes of any file, and the axes of NumPy's a
 def write_arrays(
     path: str | Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, str] | None = None
 ) -> None:
-    """Write arrays and metadata into a file: see `array_bytes`, `write_atomically`."""
+    """Write arrays of any shapes, and metadata, into a file. Raises OSError."""
     write_atomically(path, array_bytes(arrays, about))
 
 
 def array_bytes(arrays: Mapping[str, np.ndarray], about: Mapping[str, str] | None = None) -> bytes:
-    """The contents of a .safetensors file with these arrays and the metadata `about`."""
+    """The contents of a .safetensors file: name -> array of any shape, and the metadata `about`."""
     # ascontiguousarray gives a single number, of shape (), the shape (1,)
     whole = {name: np.ascontiguousarray(a).reshape(a.shape) for name, a in arrays.items()}
     return save(whole, metadata={"format": "pt", **(about or {})})
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """`read_arrays`; also raises ValueError for an array of whole numbers, a NaN or an infinity."""
+    """`read_arrays`, for the weights of a model or an adapter.
+
+    It also raises ValueError for an array of whole numbers, a NaN or an infinity.
+    """
     arrays, about = read_arrays(path)
     for name, a in arrays.items():
         if a.dtype.kind != "f":
@@ -66,7 +69,7 @@ def refuse_pickles(path: str | Path) -> None:
 
 
 def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """All arrays of a file, and its metadata. bfloat16 becomes float32, as NumPy lacks it.
+    """name -> array of a file, and its metadata. bfloat16 becomes float32, as NumPy lacks it.
 
     Raises FileNotFoundError, or ValueError if the file is truncated or of another format.
     """
@@ -107,7 +110,7 @@ def _bfloat16(path, names):
 
 
 def _reason(path, error):
-    """Why the file cannot be read, in a few words: mostly its size is not as its header says."""
+    """Why the file cannot be read, in a few words; most often its size differs from its header."""
     size = os.path.getsize(path)
     with open(path, "rb") as f:
         start = f.read(8)
@@ -132,8 +135,10 @@ def _reason(path, error):
 
 
 def _end_of(name, entry):
-    """Where the array of an entry of the header ends; raises ValueError where the entry is wrong:
-    its kinds, its places, or a shape and a place of different sizes.
+    """The end of an array's bytes, by its entry in the header.
+
+    Raises ValueError if the entry has wrong kinds or places, or its shape and its place differ in
+    size.
     """
     check_kind("its header", name, entry, {"dtype": str, "shape": [int], "data_offsets": [int]})
     shape, places = entry["shape"], entry["data_offsets"]

@@ -1,7 +1,6 @@
-"""Many small runs side by side: a cell is a dict of plain settings, its record holds the result
-that a function gave for them.
+"""Many small runs side by side, in the processes of workers.py.
 
-The cells run side by side: see workers.py.
+A cell is a dict of plain settings; its record holds the result of a function for them.
 """
 
 import contextlib
@@ -17,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from .. import __version__
-from ..bench import machine
+from ..support import machine
 from ..support.files import check_kind, make_folder, parse_json, read_text, write_atomically
 from ..support.locks import writing
 from ..support.values import whole
@@ -43,14 +42,14 @@ def run(
 ) -> list[Record]:
     """function(**cell) for every cell  ->  their records, in the order of the cells.
 
-    function: stands at the top of a module, takes and returns what JSON can hold, and gives the
-    same bits for the same cell. path: a file of JSON lines that each record is added to as it ends;
-    a cell that is in it is not run again, so that an interrupted sweep goes on where it stopped;
-    records of other cells stay, before these. Several runs may write to one file at a time.
-    jobs: processes, as many as there are cores where None. dask: a scheduler's address, tcp://…, or
-    "local" for a cluster of so many workers here. progress: a bar (None: only on a terminal).
-    report: called with each new record. form: what a result in the file must be, for `check_kind`.
-    Raises ValueError where path is no such file.
+    function: a module's own; it takes and returns what JSON can hold, and gives the same bits for
+    the same cell. path: a file of JSON lines, to which each record is added when its cell ends. A
+    cell in the file is not run again, so an interrupted sweep continues. Records of other cells
+    stay, before these. Several runs may write to one file at a time.
+    jobs: processes; None: one a core. dask: a scheduler's address, tcp://…, or "local" for a
+    cluster of `jobs` workers on this machine. progress: a bar (None: only on a terminal). report:
+    called with each new record. form: the kind of a result, for `check_kind`.
+    Raises ValueError if the file at path is no file of records.
     """
     cells = list(cells)
     jobs = None if jobs is None else whole("cells: jobs", jobs, 1)
@@ -73,7 +72,7 @@ def run(
 
 
 def read(path: str | Path, form: Any = object) -> list[Record]:
-    """The records in a file; a last line that was cut off while it was written does not count.
+    """The records in a file, without a last line that was only partly written.
 
     form: the kind of their results, for `check_kind`. Raises FileNotFoundError, or ValueError
     naming the line that is no record.
@@ -93,7 +92,7 @@ def read(path: str | Path, form: Any = object) -> list[Record]:
 
 
 def write(path: str | Path, records: Sequence[Record]) -> None:
-    """A file of these records, a line each, whole."""
+    """Write a file of these records, a line each; it replaces an older one as a whole."""
     write_atomically(path, "".join(json.dumps(r) + "\n" for r in records).encode())
 
 
@@ -110,9 +109,7 @@ def grid(**axes: Any) -> list[Cell]:
 
 
 def _records_before(path: str | Path | None, form: Any) -> list[Record]:
-    """The records that an earlier run left in the file, without a broken last line; raises now
-    where no file can be written there.
-    """
+    """The records that an earlier run left in the file. Raises OSError if it cannot be written."""
     if path is None:
         return []
     make_folder(Path(path).parent)
@@ -125,7 +122,7 @@ def _key(cell: Cell) -> str:
 
 
 def _append(path: str | Path, record: Record) -> None:
-    """A line at the end of a file, which another run may be writing to as well."""
+    """Add a line to a file, to which other runs may write too."""
     with writing(path), open(path, "ab+") as file:
         file.seek(max(0, file.tell() - 1))
         if file.read(1) not in (b"", b"\n"):  # a run was killed while it wrote its line
@@ -135,7 +132,7 @@ def _append(path: str | Path, record: Record) -> None:
 
 
 def _put_in_order(path: str | Path, mine: dict[str, Record]) -> None:
-    """Write the file's records again: those of other runs, then these in their cells' order."""
+    """Write the file again: the records of other cells, then these in the order of their cells."""
     with writing(path):
         there = read(path) if Path(path).exists() else []
         others = [record for record in there if _key(record["cell"]) not in mine]
@@ -151,7 +148,7 @@ def _record(function, cell: Cell, origin: dict[str, Any]) -> Record:
 
 
 def _processor_seconds() -> float:
-    """Of this process and of those that it started; what else the machine does is not counted."""
+    """Processor seconds of this process and of those that it started."""
     used = os.times()
     return used.user + used.system + used.children_user + used.children_system
 
@@ -170,8 +167,9 @@ def made_by() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that the package stands in, "+" where files differ from it; None
-    for an installed package.
+    """The commit of the package's checkout, with "+" if files differ from it.
+
+    None for an installed package.
     """
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():

@@ -1,6 +1,4 @@
-"""The main job: every technique on the same words, the same batches, the same budget;
-who learned what, at what cost.
-"""
+"""The comparison: every technique on the same words, the same batches and the same budget."""
 
 import contextlib
 import dataclasses
@@ -18,11 +16,9 @@ from ..text import nouns, tasks
 from ..tuning.checkpoints import fingerprint
 from . import rates
 from .runs import EXAMPLES, lab, load_words, seed_run, the_model, time_and_peak
-from .settings import SCRATCH, STARTS, Settings
+from .settings import SCRATCH, Settings
 from .statistics import estimate
 from .workers import cores, each
-
-__all__ = ["SCRATCH", "STARTS", "Settings", "compare"]
 
 SMALL = 64 << 20  # bytes of a model's arrays, below which its runs go side by side
 
@@ -42,21 +38,21 @@ def compare(
     jobs: int | None = None,
     keep: Callable[[dict[str, Any]], None] = lambda results: None,
 ) -> dict[str, Any]:
-    """Run everything; returns the results of results.json. `report(name, record)` is called as each
-    row is done, `ready()` once everything is checked, before the first; `keep(results)` with the
-    results so far, also as each row is done.
+    """Run a comparison; returns the contents of results.json.
 
-    lr: method -> learning rate ("scratch" too), in place of what `tune` chose. out: a folder for
-    the adapters of the first seed. record: of `tune` (see `rates.read`); the committed one where
-    None. jobs: how many runs side by side, each on one thread; 1: one after the other on all
-    threads; None: one a core for a small model, 1 for a large one. Raises ValueError where a method
-    has no rate, or cannot be run.
+    lr: method -> learning rate ("scratch" too), in place of the one that `tune` chose. out: folder
+    for the adapters of the first seed. report(name, record): called when a row is done; ready():
+    called before the first run, when all settings are checked; keep(results): called with the
+    results so far when a row is done. record: of `tune` (see `rates.read`); None: the committed
+    one. jobs: how many runs side by side, each on one thread; 1: one after the other on all
+    threads; None: one a core for a small model, 1 for a large one.
+    Raises ValueError if a method has no rate or cannot be run.
     """
     lr, record = dict(lr or {}), record or rates.read()
     chosen = _chosen_rates(settings, lr, record)
     model = the_model(settings.base)
     words, crc32 = load_words(settings), fingerprint(model)
-    for name in settings.methods:  # says now what a method does not take
+    for name in settings.methods:  # raises now if a method does not take a setting
         settings.attach(model, name, 0)
     jobs = _side_by_side(jobs, model, settings)
     ready()
@@ -92,8 +88,10 @@ def compare(
 
 
 def _side_by_side(jobs: int | None, model: Llama, settings: Settings) -> int:
-    """How many runs at a time. Small models: one a core, where each on all cores wastes most of
-    them; large ones one after the other, since each has all of its arrays in memory.
+    """How many runs at a time.
+
+    A small model: one a core, since one run cannot use all cores well. A large one: one after the
+    other, since each run has its own arrays in memory.
     """
     runs = len(rows(settings)) * settings.seeds
     if jobs is not None:
@@ -103,9 +101,7 @@ def _side_by_side(jobs: int | None, model: Llama, settings: Settings) -> int:
 
 
 def _chosen_rates(settings, lr, record) -> dict[str, float]:
-    """The rate of each row, given or on record; raises ValueError where one is missing or out of
-    place.
-    """
+    """The rate of each row, given or on record. Raises ValueError for a missing or a wrong one."""
     names = rows(settings)
     if foreign := [name for name in lr if name not in names]:
         raise ValueError(f"compare: a rate for {foreign[0]}, which is not run: {', '.join(names)}")
@@ -124,9 +120,7 @@ def _chosen_rates(settings, lr, record) -> dict[str, float]:
 
 
 def references(model: Llama, words: tasks.TaskData, settings: Settings) -> dict[str, float]:
-    """Exact match of the untrained base and of the rules that the task has, over all held-out
-    words.
-    """
+    """Exact match of the untrained base and of the task's rules on all held-out words."""
     scores = {"base": lab(settings.task).exact_match(model, words.test)}
     if settings.task == nouns.NAME:
         return scores | {"untrained_base_best_of_ten": nouns.best_of_ten(model, words.test)}
@@ -136,7 +130,7 @@ def references(model: Llama, words: tasks.TaskData, settings: Settings) -> dict[
 
 
 def _rows_as_they_end(settings, chosen, out, jobs) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(name, record) of each row, in their order, each once all of its seeds are done."""
+    """(name, record) of each row, in the order of the rows, when all of its seeds are done."""
     names, seeds = rows(settings), range(settings.seeds)
     folders = {name: Path(out) / "adapters" / name for name in settings.methods} if out else {}
     calls = [
@@ -146,7 +140,7 @@ def _rows_as_they_end(settings, chosen, out, jobs) -> Iterator[tuple[str, dict[s
     ]
     done: dict[int, dict[str, Any]] = {}
     ended = 0  # rows
-    # side by side, bars would write over each other
+    # runs side by side show no bars, which would write over each other
     here = ((i, seed_run(*call, progress=None)) for i, call in enumerate(calls))
     with contextlib.closing(here if jobs == 1 else each(seed_run, calls, jobs)) as outcomes:
         for place, result in outcomes:
@@ -160,7 +154,7 @@ def _rows_as_they_end(settings, chosen, out, jobs) -> Iterator[tuple[str, dict[s
 
 
 def together(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """A row's record out of the results of its seeds; the answers are the first one's."""
+    """A row's record from the results of its seeds; the answers are those of the first seed."""
     scores = [run["score"] for run in runs]
     peaks = [run["took"]["resident_peak"] for run in runs if run["took"]["resident_peak"]]
     match = estimate(scores)

@@ -1,4 +1,4 @@
-"""What the lab's files must hold to be used: results.json, a sweep's records, tune's record."""
+"""The forms that the lab's files must have: results.json, a sweep's records, tune's record."""
 
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ RATES = {  # tune's record
 
 
 def check_results(path: str | Path, results: Any) -> None:
-    """Raises ValueError, with the place in the file, where results cannot be drawn."""
+    """Raises ValueError, with the place in the file, if results cannot be drawn."""
     check_kind(path, "it", results, RESULTS)
     if not 1 <= len(results["methods"]) <= MOST_ROWS:
         raise ValueError(f"{path}: {len(results['methods'])} methods, wanted 1 to {MOST_ROWS}")

@@ -21,22 +21,23 @@ TITLES = {  # figure -> its heading
 CAPTIONS = {  # figure -> how to read it, and what to look for
     "convergence": (
         "Mean cross-entropy over the seeds, on a logarithmic scale: left on validation words, "
-        "which nobody trains on, right on the batches since the point before. Look for who comes "
-        "down first and who furthest, and where a line on the left has stopped while the one on "
-        "the right goes on falling: from there the training words are learned by heart."
+        "which are not in the training data, right on the training batches since the point before. "
+        "Look for the line that falls first and for the one that falls furthest. Where a line on "
+        "the left has stopped while its line on the right still falls, the model only learns the "
+        "training words by heart."
     ),
     "accuracy": (
         "Held-out words answered exactly, against the numbers that the optimizer moves. A point "
         "is the mean over the seeds, its bar one standard deviation each way (of the sample of "
-        "words where there is one seed). Dotted lines do without the base or without training. "
-        "Look for how much accuracy more numbers buy, and whether any row beats a rule written by "
-        "hand."
+        "words where there is one seed). Dotted lines are scores without the base or without "
+        "training. Look for how much accuracy more numbers give, and whether any row beats a rule "
+        "written by hand."
     ),
     "memory": (
         "Bytes that one training step holds. Left, stacked: look for the largest part, and for how "
         "much of the whole bar a technique saves. Right, each part by itself on a logarithmic "
         "scale: look for what shrinks by orders of magnitude. 1 MiB = 1,048,576 bytes. The parts "
-        "need not be held at one moment, so the length of a bar is no peak."
+        "need not be held at the same time, so the length of a bar is not the peak."
     ),
 }
 
@@ -53,7 +54,7 @@ PAGE = string.Template("""<!DOCTYPE html>
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e8eb; --soft: #a3aab3; --paper: #16181b;
   --line: #3a3f46; --band: #202328; --right: #6fd39b; --wrong: #ff9b90; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 72rem; color: var(--ink);
+body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 78rem; color: var(--ink);
   background: var(--paper); font: 1rem/1.55 system-ui, sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .6rem; }
 h2 { font-size: 1.25rem; margin: 2.4rem 0 .6rem; }
@@ -61,8 +62,11 @@ p, li, figcaption { max-width: 48rem; }
 .lead { font-size: 1.15rem; }
 .soft, figcaption, caption { color: var(--soft); font-size: .92rem; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: separate; border-spacing: 0; font-size: .87rem;
+  font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding-bottom: .5rem; }
+caption span { display: block; position: sticky; left: 0;
+  max-width: min(48rem, calc(100vw - 2rem)); }
 th, td { padding: .3rem .45rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
 thead th { vertical-align: bottom; }
@@ -70,7 +74,8 @@ thead tr.groups th { text-align: center; font-weight: 400; color: var(--soft); }
 th[scope=row], .text th, .text td, thead th:first-child { text-align: left; }
 .text th { white-space: normal; }
 th[scope=row], thead tr:last-child th:first-child { position: sticky; left: 0;
-  background: var(--paper); }
+  background: inherit; }
+thead tr, tbody tr { background: var(--paper); }
 a { color: inherit; }
 .text { font-size: .8rem; }
 tbody tr:nth-child(even) { background: var(--band); }
@@ -79,10 +84,10 @@ tbody tr:nth-child(even) { background: var(--band); }
 figure { margin: 0; }
 figure img { display: block; width: 100%; min-width: 40rem; background: #fff; border-radius: 6px; }
 figcaption { margin-top: .5rem; }
-pre { padding: .8rem 1rem; background: var(--band); border-radius: 6px; overflow-x: auto; }
+pre { padding: .8rem 1rem; background: var(--band); border-radius: 6px; white-space: pre-wrap; }
+pre span { display: inline-block; max-width: 100%; overflow-wrap: anywhere; }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; }
   table { font-size: 7.5pt; } th, td { padding: .15rem .25rem; } .wide { overflow: visible; }
-  pre { white-space: pre-wrap; }
   figure img { min-width: 0; } figure, tr { break-inside: avoid; } h2 { break-after: avoid; } }
 </style>
 </head>
@@ -123,7 +128,7 @@ def page(results: Results, images: Mapping[str, bytes]) -> str:
         title=escape(f"Fine-tuning compared: {task_title(results['task'])}"),
         headline=escape(headline(results)),
         techniques=techniques(results),
-        table=rows_table(results),
+        table=comparison_table(results),
         notes="".join(f'<p class="soft">{escape(note)}</p>\n' for note in notes_on(results)),
         figures="\n".join(figures),
         answers=answers(results),
@@ -146,7 +151,7 @@ def headline(results: Results) -> str:
     return f"{text}. For comparison: {references(results)}."
 
 
-def rows_table(results: Results) -> str:
+def comparison_table(results: Results) -> str:
     """The terminal's columns, and the standard error of each row."""
     n = results["settings"]["test_size"]
     spread = ("its middle half", _middle_half)
@@ -159,7 +164,8 @@ def rows_table(results: Results) -> str:
     return _table(
         f'<tr class="groups">{over}</tr>\n{_heads(head for head, _ in columns)}',
         [_row(cell(row) for _, cell in columns) for row in rows(results).values()],
-        "A row a technique; loss and exact match are means over its seeds, ms/step is a median.",
+        "One row for each technique: loss and exact match are means over its seeds, ms/step is a "
+        "median.",
     )
 
 
@@ -170,7 +176,7 @@ def _middle_half(row) -> str:
 
 
 def techniques(results: Results) -> str:
-    """A line a technique: the weight that it makes, and its paper."""
+    """One line for each technique: the weight that it makes, and its paper."""
     lines = []
     for name, row in results["methods"].items():
         record = METHODS.get(name)
@@ -184,8 +190,8 @@ def techniques(results: Results) -> str:
             f"<li><strong>{escape(row['title'])}</strong>: {escape(record.formula)} ({source})</li>"
         )
     return (
-        "<p>A linear is y = x Wᵀ. The weight that stands in W's place, A (r, I) and B (O, r) of "
-        f"rank r:</p>\n<ul>\n{chr(10).join(lines)}\n</ul>"
+        "<p>A linear is y = x Wᵀ. Each technique puts another weight in W's place, with A (r, I) "
+        f"and B (O, r) of rank r:</p>\n<ul>\n{chr(10).join(lines)}\n</ul>"
     )
 
 
@@ -233,9 +239,7 @@ def answers(results: Results) -> str:
 
 
 def recipe(results: Results) -> str:
-    """The command line, the settings that it leaves at their default, every seed's score, and the
-    versions and the machine that ran it.
-    """
+    """The command line, every seed's score, all settings, the versions and the machine."""
     scores = [
         _row([r["title"], f"{r['lr']:g}", *(f"{s:.4f}" for s in r["seeds"]), _options(r)])
         for r in rows(results).values()
@@ -245,7 +249,7 @@ def recipe(results: Results) -> str:
     settings = {k.replace("_", " "): _plain(v) for k, v in results["settings"].items()}
     return "\n".join(
         [
-            f"<pre><code>{escape(command_line(results))}</code></pre>",
+            f"<pre><code>{_unbroken(command_line(results))}</code></pre>",
             _table(heads, scores, "Exact match of each seed."),
             "<h3>Settings</h3>",
             _pairs(settings),
@@ -270,13 +274,18 @@ def command_line(results: Results) -> str:
     return shlex.join(map(str, words))
 
 
+def _unbroken(line: str) -> str:
+    """The words of a line in HTML, each on one line: a browser would break --rank after a dash."""
+    return " ".join(f"<span>{escape(word)}</span>" for word in line.split(" "))
+
+
 def _options(row):
     alpha = {"alpha": row["alpha"]} if row["alpha"] else {}
     return _plain({**alpha, **row["options"]})
 
 
 def _plain(value: Any, separator: str = ", ") -> str:
-    """A setting as a reader writes it."""
+    """A setting as text."""
     if isinstance(value, Mapping):
         value = [f"{k} = {_plain(v)}" for k, v in value.items()] or ["–"]
     if isinstance(value, list | tuple):
@@ -301,12 +310,12 @@ def _table(head: str, body: Iterable[str], caption: str, look: str = "") -> str:
     return (
         f'<div class="wide" role="region" aria-label="{escape(caption)}" tabindex="0">'
         f'<table class="{look}">\n'
-        f"<caption>{escape(caption)}</caption>\n"
+        f"<caption><span>{escape(caption)}</span></caption>\n"
         f"<thead>\n{head}\n</thead>\n<tbody>\n{lines}\n</tbody>\n</table></div>"
     )
 
 
 def _pairs(named: Mapping[str, str]) -> str:
-    """Name and value, a line each."""
+    """Name and value, one line for each."""
     lines = "".join(_row([name, str(value)]) for name, value in named.items())
     return f'<div class="wide"><table class="text"><tbody>\n{lines}\n</tbody></table></div>'

@@ -1,6 +1,4 @@
-"""The word lab's base: a small Llama that learns three things about English words and never sees
-the others.
-"""
+"""The word lab's base: a small Llama that is trained on three of the tasks about English words."""
 
 import dataclasses
 import time
@@ -35,9 +33,9 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.01
     clip: float = 1.0
-    # Of the weights and of the order of the words: the first from 0 whose base answers none of the
-    # *training* words of the tasks that it never saw, plural apart. (It does not know that task's
-    # tag, so chance decides which ending it gives, and -s or -ing is now and then right.)
+    # Draws the weights and the order of the words. It is the first seed from 0 whose base answers
+    # no *training* word of the tasks that it never saw. The plural is an exception: the base does
+    # not know its tag, adds any ending, and -s is sometimes right.
     seed: int = 2
 
 
@@ -57,11 +55,9 @@ def new_model(recipe: Recipe) -> Llama:
 
 
 def pretrain(recipe: Recipe, folder: str | Path) -> dict[str, Any]:
-    """Train the base on the pretraining tasks' training words, write it to folder with record.json;
-    returns the record.
+    """Train the base on the training words of three tasks, and write it with its record.json.
 
-    The scores are exact matches over all held-out words of every task, the five that it never saw
-    included.
+    Returns the record. Its scores are exact matches on all held-out words of all eight tasks.
     """
     r, data = recipe, {name: tasks.load_task(name) for name in tasks.TASKS}
     pairs = [pair for name, t in tasks.TASKS.items() if t.pretrain for pair in data[name].train]

@@ -1,6 +1,4 @@
-"""The record of learning rates that `tune` chose on validation words, and how far it holds for
-another comparison.
-"""
+"""The record of the learning rates that `tune` chose, and how its settings differ from others."""
 
 import dataclasses
 import json
@@ -24,8 +22,10 @@ def default_path() -> Path:
 
 
 def read(path: str | Path | None = None) -> dict[str, Any]:
-    """{"chosen": {task: {method: {"lr", "rank"}}}, "sweeps": {task: {"settings", "base_crc32",
-    "cells"}}}; empty ones where there is no file. Raises ValueError where it is damaged.
+    """{"chosen": {task: {method: {"lr", "rank"}}},
+    "sweeps": {task: {"settings", "base_crc32", "cells"}}}.
+
+    Both are empty where there is no file. Raises ValueError for a damaged file.
     """
     path = Path(path) if path else default_path()
     if not path.is_file():
@@ -36,9 +36,7 @@ def read(path: str | Path | None = None) -> dict[str, Any]:
 
 
 def choose(cells: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """method -> the rate and rank of the highest validation exact match; of equals, of the lower
-    validation loss.
-    """
+    """method -> rate and rank of the highest exact match on validation words, then lowest loss."""
 
     def merit(cell):
         names = ("exact_match", "loss")
@@ -53,24 +51,20 @@ def choose(cells: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def add(path: str | Path, settings: Any, base_crc32: str, cells: list[dict[str, Any]]) -> None:
-    """Put cells into the record at path: a method's new ones in place of its old ones, everything
-    anew where the task was swept on another base or with other settings.
+    """Put cells into the record at path, in place of their methods' old cells.
 
-    A new file starts as a copy of the committed record, so that it has a rate for every method.
+    They replace the task's whole sweep if it had another base or other settings. A new file starts
+    as a copy of the committed record, so that it has a rate for every method.
     """
-    with writing(path):
-        _add(path, settings, base_crc32, cells)
-
-
-def _add(path, settings, base_crc32, cells):
-    record, task = read(path if Path(path).is_file() else None), settings.task
     about_it = {"settings": about(settings), "base_crc32": base_crc32}
-    old, new = record["sweeps"].get(task, {}), {cell["method"] for cell in cells}
-    if all(old.get(k) == v for k, v in json.loads(json.dumps(about_it)).items()):
-        cells = [cell for cell in old["cells"] if cell["method"] not in new] + cells
-    record["sweeps"][task] = {**about_it, "cells": cells}
-    record["chosen"][task] = choose(cells)
-    write_json(path, record)
+    with writing(path):
+        record, task = read(path if Path(path).is_file() else None), settings.task
+        old, new = record["sweeps"].get(task, {}), {cell["method"] for cell in cells}
+        if all(old.get(k) == v for k, v in json.loads(json.dumps(about_it)).items()):
+            cells = [cell for cell in old["cells"] if cell["method"] not in new] + cells
+        record["sweeps"][task] = {**about_it, "cells": cells}
+        record["chosen"][task] = choose(cells)
+        write_json(path, record)
 
 
 def about(settings: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a comparison leaves behind: the table, results.json, the figures and one HTML page."""
+"""The files of a comparison: results.json, the figures and one HTML page."""
 
 import json
 import os
@@ -9,23 +9,20 @@ from typing import Any
 
 from .. import __version__
 from .. import fast as kernels
-from ..bench import machine
-from ..support import plots
+from ..support import machine, plots
 from ..support.files import read_json, write_atomically
 from .forms import check_results
 from .page import page
-from .table import many, opening, progress_line, table
-
-__all__ = ["FIGURES", "opening", "progress_line", "read_results", "table", "write_all"]
+from .table import many
 
 FIGURES = ("convergence.png", "accuracy.png", "memory.png")
 
 
 def write_all(results: Mapping[str, Any], folder: str | Path) -> None:
-    """results.json first, so that no run is lost to a figure; then the figures and report.html.
+    """Write results.json, then the figures and report.html.
 
-    What made the numbers (versions, machine) is added where it is not there yet, so drawing the
-    page again elsewhere keeps it. Raises OSError.
+    Versions and machine are added if the results have none: drawing the page again on another
+    machine keeps those of the run. Raises OSError.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

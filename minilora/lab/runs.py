@@ -9,11 +9,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ..bench import machine
 from ..formats.models import load_model
 from ..llama.model import Llama, init_params
 from ..llama.rows import last_targets
 from ..memory import ledger, measure
+from ..support import machine
 from ..text import nouns, tasks
 from ..tuning.adapters import Tuned
 from ..tuning.storage import save_adapter
@@ -24,7 +24,7 @@ EXAMPLES = 20  # held-out words whose answers are kept
 
 
 def the_model(base: str) -> Llama:
-    """A base, read once a process as long as its file is the same: no run writes into it."""
+    """A base. A process reads it again only if its file has changed; no run writes into it."""
     file = Path(base) / "model.safetensors"
     return _read(base, file.stat().st_mtime_ns if file.is_file() else 0)
 
@@ -58,8 +58,8 @@ def run(
 ) -> tuple[Tuned, History]:
     """One training run of a method (or from scratch).
 
-    every: also the mean loss over the validation words each so many steps. progress: a bar, see
-    `train`. options: alpha, and the method's own.
+    every: steps between two evaluations of the mean loss over the validation words; None: none.
+    progress: a bar, see `train`. options: alpha, and the method's own.
     """
     batches = make_batches(model, words.train, settings, seed)
     if name == SCRATCH:
@@ -75,14 +75,14 @@ def run(
 
 
 def fit(tuned: Tuned, batches, settings: Any, lr: float, **others) -> History:
-    """Train as the settings (or a recipe) say; others: further arguments of `train`, which win."""
+    """Train with the settings or a recipe; others: arguments of `train`, in place of them."""
     names = ("steps", "schedule", "warmup", "betas", "weight_decay", "clip")
     usual = {name: getattr(settings, name) for name in names}
     return train(tuned, batches, **{**usual, "lr": lr, "progress": False, **others})
 
 
 def make_batches(model, pairs, settings: Settings, seed: int) -> list[tasks.Batch]:
-    """Enough epochs for all steps: the same for every method of a seed."""
+    """The batches of all steps, in the same order for every method of a seed."""
     s = settings
     return tasks.enough_batches(s.steps, pairs, model.tokenizer, s.batch_size, seed, s.by_length)
 
@@ -95,7 +95,7 @@ def mean_loss(tuned: Tuned, batches) -> float:
 
 
 def time_and_peak(start: float) -> dict[str, float | None]:
-    """Seconds since the start, and the most bytes that the process ever held (where it is told)."""
+    """Seconds since the start, and the most bytes that the process held; None if not known."""
     return {"seconds": time.perf_counter() - start, "resident_peak": machine.resident().get("peak")}
 
 
@@ -107,7 +107,7 @@ def seed_run(
     folder: Path | None = None,
     progress: bool | None = False,
 ) -> dict[str, Any]:
-    """One seed of one row: trained, scored on all held-out words, counted; plain data.
+    """Train one seed of one row and score it on all held-out words; returns plain data.
 
     folder: where its adapter is kept. progress: a bar, see `train`.
     """
@@ -175,8 +175,9 @@ def curve(history: History) -> list[tuple[int, float, float]]:
 
 
 def adapter_bytes(tuned: Tuned, folder: Path | None = None) -> int:
-    """Bytes of the adapter's array file, without what a key regenerates; kept where a folder is
-    given.
+    """Bytes of the adapter's array file, without arrays that a key draws.
+
+    folder: where the adapter is kept; None: it is not kept.
     """
     with contextlib.nullcontext(folder) if folder else tempfile.TemporaryDirectory() as place:
         return save_adapter(tuned, place, save_projection=False)

@@ -37,8 +37,9 @@ class Settings:
     points: int = 15  # evaluations of the validation loss in a run
 
     def changed(self, **changes: Any) -> "Settings":
-        """These settings with some of them changed; a warm-up that is not among them is at
-        most a tenth of the steps.
+        """These settings with some of them changed.
+
+        If the warm-up is not among them, it becomes at most a tenth of the steps.
         """
         if isinstance(changes.get("targets"), list):
             changes["targets"] = tuple(changes["targets"])
@@ -55,8 +56,8 @@ class Settings:
     def attach(self, model: Llama, method: str, seed: int, **options) -> Tuned:
         """The method on the model, with the rank and the targets where it takes them.
 
-        alpha is 2·rank where the options do not say it; options that the paper chooses by the
-        number of steps are chosen so. The seed draws the initialisation, VeRA's projections too.
+        alpha is 2·rank if it is not among the options. Options that the paper chooses by the number
+        of steps get this value. The seed draws all initial arrays, VeRA's projections too.
         """
         record = METHODS[method]
         chosen = record.of_run(self.steps) if record.of_run else {}

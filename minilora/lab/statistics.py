@@ -1,5 +1,5 @@
-"""What several runs say together: means over seeds, intervals, tests, the setting that validates
-best. Every study uses this file and no other statistics.
+"""Statistics of several runs: means over seeds, intervals, tests, and the choice of a setting by
+validation. All studies use this file.
 """
 
 import functools
@@ -53,7 +53,7 @@ class Estimate(NamedTuple):
         return int(math.copysign(certain, self.mean or 0))
 
     def times(self, factor: float) -> "Estimate":
-        """The same in another unit."""
+        """The estimate times a factor, for another unit."""
         if self.mean is None or self.sd is None:
             return self
         return Estimate(factor * self.mean, abs(factor) * self.sd, self.n)
@@ -70,7 +70,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(values: Iterable[float | None]) -> Estimate:
-    """Of one value for each seed; None is that of a run that diverged."""
+    """The estimate from one value for each seed; None stands for a run that diverged."""
     values = list(values)
     known = [float(value) for value in values if value is not None]
     if len(known) < len(values):
@@ -79,13 +79,13 @@ def estimate(values: Iterable[float | None]) -> Estimate:
 
 
 def difference(ours: Iterable[float | None], theirs: Iterable[float | None]) -> Estimate:
-    """Of ours less theirs, seed by seed."""
+    """The estimate of ours minus theirs, seed by seed. Raises ValueError for unequal numbers."""
     pairs = zip(ours, theirs, strict=True)
     return estimate(None if a is None or b is None else a - b for a, b in pairs)
 
 
 def rounded(value: float, digits: int = 6) -> float:
-    """To so many significant digits: what a record keeps of a number."""
+    """value with so many significant digits, for a record."""
     return float(f"{value:.{digits}g}")
 
 
@@ -136,10 +136,10 @@ HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot tell"
 
 
 def higher(gap: Estimate, enough: float) -> tuple[str, float]:
-    """Is ours higher?  gap: ours less theirs; enough: the smallest gain that matters.
+    """Is ours higher?  gap: ours minus theirs; enough: the smallest gain that matters.
 
     holds: the 95 % interval lies above 0. does not hold: it lies below `enough`. Else cannot tell.
-    ->  the verdict, and the p of the test that it rests on.
+    ->  the verdict, and the p of its test.
     """
     low, high = gap.interval
     if low > 0:
@@ -148,16 +148,16 @@ def higher(gap: Estimate, enough: float) -> tuple[str, float]:
 
 
 def lower(gap: Estimate, enough: float) -> tuple[str, float]:
-    """Is ours lower? `higher` of the opposite: a loss, a time, bytes."""
+    """Is ours lower?  `higher` with the opposite sign, for a loss, a time or bytes."""
     return higher(gap.times(-1), enough)
 
 
 def as_good(gap: Estimate, margin: float) -> tuple[str, float]:
-    """Is ours as good, but for `margin`?  gap: ours less theirs, high is good.
+    """Is ours as good, up to `margin`?  gap: ours minus theirs; high is good.
 
-    holds: the 95 % interval lies above -margin. does not hold: it does not, and all of it lies
-    below 0. Else cannot tell: that no difference is seen is no proof that there is none.
-    ->  the verdict, and the p of the test that it rests on.
+    holds: the 95 % interval lies above -margin. does not hold: it reaches below -margin, and all of
+    it lies below 0. Else cannot tell: there may be a difference that these seeds do not show.
+    ->  the verdict, and the p of its test.
     """
     low, high = gap.interval
     if low > -margin:
@@ -181,25 +181,24 @@ def holm(ps: Sequence[float]) -> list[float]:
 # --------------------------------------------------------------------------- bootstrap over words
 
 
-def resampled(
-    hits: Mapping[Any, np.ndarray], draws: int = 1000, seed: int = 0
-) -> dict[Any, np.ndarray]:
-    """name -> (words,): the share of the seeds that answered each word  ->  name -> (draws,), the
-    mean over words drawn with replacement, the same words for every name.
+def resampled(hits: Mapping[Any, np.ndarray], draws: int = 1000) -> dict[Any, np.ndarray]:
+    """Bootstrap over words: name -> (words,)  ->  name -> (draws,).
 
-    A score's sample is its words, hundreds of them; a handful of seeds is none for a bootstrap.
+    hits: the share of the seeds that answered each word. Each draw is the mean over words drawn
+    with replacement, the same words for every name. The words are hundreds, while a few seeds are
+    too few for a bootstrap. Raises ValueError if the names have different numbers of words.
     """
     count = {len(values) for values in hits.values()}
     if len(count) != 1:
         raise ValueError(f"resampled: {sorted(count)} words, wanted the same for every name")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     (words,) = count
     weights = rng.multinomial(words, np.full(words, 1 / words), draws) / words
     return {name: weights @ np.asarray(values, float) for name, values in hits.items()}
 
 
 def middle(draws: np.ndarray) -> tuple[float, float]:
-    """The middle 95 % of a bootstrap's draws."""
+    """(low, high): the middle 95 % of a bootstrap's draws (draws,)."""
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
@@ -210,8 +209,10 @@ Merit = Callable[[Sequence[Record]], Any]  # the runs of one setting -> the high
 
 
 def by_exact_match(runs: Sequence[Record]) -> tuple[float, float]:
-    """Mean exact match on validation words; of equals the lower loss. A run that diverged has an
-    infinite loss. Means are rounded: two that are equal may differ in their last bits.
+    """(mean exact match on validation words, minus the mean loss).
+
+    The loss of a run that diverged is infinite. The matches are rounded, since two equal means may
+    differ in their last bits.
     """
     judged = [run["result"]["validation"] for run in runs]
     losses = [math.inf if score["loss"] is None else score["loss"] for score in judged]
@@ -234,10 +235,10 @@ def chosen(
     free: Container[str] = ("lr",),
     seeds: Container[int] | None = None,
 ) -> list[list[Record]]:
-    """Of each setting the runs of all seeds at the best of what was tried: at the best rate.
+    """For each setting the runs of all seeds with the best tried values, such as the best rate.
 
-    free: the names in a cell that were tried out; what else it holds, but for the seed, is a
-    setting. seeds: those that choose; None: all of them. Of equal merits the first tried wins.
+    free: the names in a cell whose values were tried; all other names but the seed are a setting.
+    seeds: those whose runs choose; None: all. If merits are equal, the values tried first win.
     """
     settings: dict[str, dict[str, list[Record]]] = {}
     for run in runs:

@@ -1,6 +1,4 @@
-"""One training run of the word lab as a cell: plain settings in, plain numbers out; grids of such
-cells, and what came out best.
-"""
+"""One training run of the word lab as a cell, grids of such cells, and the best settings."""
 
 import dataclasses
 import inspect
@@ -45,7 +43,7 @@ def word_run(
     """One run of a method (or from "scratch"): its cost in numbers, its losses, its scores.
 
     rank: of a method that has one, VeRA's too; alpha: 2·rank where None. options: the method's own.
-    every: the validation loss each so many steps. score: on which words it is judged in the end.
+    every: steps between two evaluations of the validation loss. score: the words for the scores.
     ->  trainable: numbers. losses: [step, mean training loss since the point before].
     evaluations: [step, validation loss]. validation, test: {"exact_match", "loss"}. A run that
     diverged has scores of 0, losses of None, and the step as "diverged".
@@ -78,7 +76,7 @@ def scores(tuned: Tuned, words: tasks.TaskData, name: str) -> dict[str, float]:
 
 
 def thinned(losses: Sequence[float], points: int = POINTS) -> list[list[float]]:
-    """[step, mean loss since the point before]: a curve for a record, of so many points at most."""
+    """[step, mean loss since the point before]: a curve of at most `points` points."""
     size = -(-len(losses) // points) or 1
     parts = [losses[k : k + size] for k in range(0, len(losses), size)]
     return [[min(n * size, len(losses)), rounded(fmean(p))] for n, p in enumerate(parts, 1)]
@@ -88,12 +86,12 @@ def thinned(losses: Sequence[float], points: int = POINTS) -> list[list[float]]:
 
 
 def sweep_cells(axes: Mapping[str, Sequence[Any]]) -> list[Cell]:
-    """Every combination of the axes that a method takes, each checked now, not hours later.
+    """The cells for every combination of the axes; each is checked before the first one runs.
 
-    axes: "method" and whatever else, as a list of values each: what `word_run` takes, and methods'
-    own options by their names. A method is not run again for each value of what it does not take.
-    lr: each method's rate on record where the axis is absent.
-    Raises ValueError for what is unknown, out of range, or taken by none of the methods.
+    axes: name -> list of values; "method", further arguments of `word_run`, and methods' own
+    options. An axis that a method does not take makes no further cells of it. Without the axis lr
+    each method gets its rate on record.
+    Raises ValueError for an axis or a value that is unknown, out of range, or that no method takes.
     """
     methods = {name: find_method(name) for name in axes["method"]}
     common = [name for name in inspect.signature(word_run).parameters if name in axes]
@@ -128,8 +126,7 @@ def _checked(cell: Cell) -> Cell:
 
 
 def best(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Of each task, train size and method the settings with the highest exact match on validation
-    words, of equals with the lower loss; means over the seeds.
+    """For each task, train size and method the best settings, by `by_exact_match`.
 
     ->  {"cell" (without its seed), "validation": Estimate, "test": Estimate}.
     """
@@ -148,7 +145,7 @@ def best(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 
 def table(records: Sequence[Record]) -> str:
-    """The best of each method, for people."""
+    """The best settings of each method as a Markdown table."""
     head = ["method", "task", "words", "rank", "targets", "lr", "options", "seeds"]
     lines = []
     for row in best(records):

@@ -1,14 +1,13 @@
-"""A comparison in the terminal: what is printed before it, as each row is done, and at its end."""
+"""A comparison in the terminal: the lines before it, after each row, and at its end."""
 
 import itertools
 import math
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..methods import METHODS
 from ..support.plots import human, reference_title, rows
-from ..support.terminal import WIDTH
+from ..support.terminal import WIDTH, fill
 from ..text import nouns, tasks
 
 Results = Mapping[str, Any]  # of a whole comparison: results.json
@@ -76,21 +75,22 @@ def opening(settings: Any, width: int = WIDTH) -> str:
         f"{settings.batch_size} words, each scored on all held-out words"
         f"{about if settings.task in tasks.TASKS else ''}.",
     ]
-    return "\n".join(textwrap.fill(line, width) for line in lines) + "\n"
+    return "\n".join(fill(line, width) for line in lines) + "\n"
 
 
-def progress_line(row: Row) -> str:
-    """A row that is done, on one line."""
-    return (
-        f"{row['title']:<17}{row['trainable']:>11,} numbers   "
-        f"exact match {score(row):<13}   {row['ms_per_step']:.1f} ms/step"
+def progress_line(row: Row, width: int = WIDTH) -> str:
+    """A row that is done, on one line where it fits."""
+    text = (
+        f"{row['title']:<17}{row['trainable']:>11,} numbers  "
+        f"exact match {score(row):<13}  {row['ms_per_step']:.1f} ms/step"
     )
+    return fill(text, width, 4)
 
 
 def table(results: Results, width: int = WIDTH) -> str:
-    """The final table, the scores to compare with, and what its numbers are.
+    """The final table, the scores to compare with, and the meaning of its numbers.
 
-    width: columns. A wider table continues in a further one below it, with the methods again.
+    width: columns. A wider table is split into several, each with the names of the methods.
     """
     every = list(rows(results).values())
     first, *others = [(title, column) for title, group in COLUMNS for column in group]
@@ -102,7 +102,7 @@ def table(results: Results, width: int = WIDTH) -> str:
         else:
             blocks[-1] = wider
     lines = [line for block in blocks for line in ("", *_block(block, every))]
-    notes = [textwrap.fill(note, width, subsequent_indent="  ") for note in notes_on(results)]
+    notes = [fill(note, width, 2) for note in notes_on(results)]
     return "\n".join([*lines, *notes])
 
 
@@ -154,7 +154,7 @@ def notes_on(results: Results) -> list[str]:
 
 
 def choice_of_rates(results: Results) -> str:
-    """The learning rates, and how far they were chosen for this comparison."""
+    """The learning rates, and how each was chosen."""
     rates, given = results["rates"], results["rates"]["given"]
     listed = ", ".join(f"{row['title']} {row['lr']:g}" for row in rows(results).values())
     text = f"Learning rates ({listed}):"
@@ -167,7 +167,7 @@ def choice_of_rates(results: Results) -> str:
 
 
 def own_options(results: Results) -> list[str]:
-    """A sentence on the options that differ from `attach`'s defaults, where there are such."""
+    """A sentence on the options that differ from `attach`'s defaults, if there are any."""
     found = [
         f"{row['title']} {option} {value}"
         for name, row in results["methods"].items()
@@ -178,7 +178,7 @@ def own_options(results: Results) -> list[str]:
 
 
 def cost(results: Results) -> list[str]:
-    """A sentence on the time and the memory that it all took, where the results tell them."""
+    """A sentence on the time and the memory of the comparison, if the results have them."""
     if not (took := results.get("took")):
         return []
     of_rows = [row["took"] for row in rows(results).values()]

@@ -1,6 +1,4 @@
-"""Learning rates for the comparison: the same grid for every method, judged on validation words,
-never on the test's.
-"""
+"""Learning rates for the comparison: one grid for all methods, judged on validation words alone."""
 
 import contextlib
 from collections.abc import Callable, Iterable
@@ -23,11 +21,10 @@ def tune(
     jobs: int | None = None,
     report: Callable[[dict[str, Any]], None] = lambda cell: None,
 ) -> list[dict[str, Any]]:
-    """One record per method and rate: exact match on the validation words, mean over the settings'
-    seeds.
+    """A record for each method and rate: exact match on validation words, mean over the seeds.
 
-    jobs: processes, one thread each; as many as there are processors where None. report: called
-    with each cell as it ends.
+    jobs: processes of one thread; None: one a processor. report: called with each cell when it
+    ends.
     """
     calls = [(settings, name, lr) for name in rows(settings) for lr in grid]
     done: dict[int, dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""The word lab's five adapters on its base: one a task that the base never saw."""
+"""The word lab's five adapters on its base, one for each task that the base never saw."""
 
 import dataclasses
 import time
@@ -49,9 +49,9 @@ def make(
     recipes: Mapping[str, Recipe] = RECIPES,
     report: Callable[[str, dict[str, Any]], None] = lambda name, row: None,
 ) -> dict[str, Any]:
-    """Train and write an adapter a task into folder/TASK, and record.json; returns the record.
+    """Train an adapter for each task, write it into folder/TASK; write and return record.json.
 
-    The scores are exact matches over all held-out words.
+    The scores are exact matches over all held-out words. Raises OSError.
     """
     base = load_model("base")
     rows = {}

@@ -1,5 +1,7 @@
-"""Many calls side by side, each in a process of one thread: many small runs are faster so than each
-on all cores. joblib does the running, on this machine or on a Dask cluster.
+"""Many calls side by side, each in a process of one thread.
+
+For small runs this is faster than one run on all cores. joblib runs them, on this machine or on a
+Dask cluster.
 """
 
 import contextlib
@@ -23,11 +25,10 @@ def each(
     jobs: int | None = None,
     dask: str | None = None,
 ) -> Generator[tuple[int, Any], None, None]:
-    """function(*call) of every call, in processes of one thread  ->  (its place, its result), as
-    they end.
+    """Run function(*call) for every call; yields (its place, its result) when it ends.
 
-    jobs: processes, as many as there are cores where None. dask: a scheduler's address, tcp://…, or
-    "local" for a cluster of so many workers here. Raises ValueError where there is no scheduler.
+    jobs: processes; None: one a core. dask: a scheduler's address, tcp://…, or "local" for a
+    cluster of `jobs` workers on this machine. Raises ValueError where there is no scheduler.
     """
     if not calls:
         return
@@ -45,8 +46,10 @@ def each(
 
 
 def _one_by_one(work):
-    """All of it in one process of one thread. joblib would run a single job in this process, where
-    BLAS has all its threads and so adds in another order.
+    """Run all calls in one process of one thread.
+
+    joblib would run a single job in this process, where BLAS has all its threads, and so would add
+    in another order.
     """
     from joblib.externals.loky import ProcessPoolExecutor
 
@@ -60,7 +63,7 @@ def _one_by_one(work):
 
 
 def cores() -> int:
-    """How many of the machine's this process may use."""
+    """How many cores this process may use."""
     import joblib
 
     return joblib.cpu_count()
@@ -74,7 +77,7 @@ def _placed(place, function, call, only_pages):
 
 @contextlib.contextmanager
 def _workers(jobs: int, dask: str | None) -> Iterator[None]:
-    """joblib's jobs run inside: on processes of this machine, or on a Dask cluster's workers."""
+    """In the with block joblib runs its jobs in processes here, or on a Dask cluster's workers."""
     import joblib
 
     if dask is None:
@@ -101,8 +104,9 @@ def _workers(jobs: int, dask: str | None) -> Iterator[None]:
 
 
 def _begin(parent: int) -> None:
-    """Runs first in a new worker. It ends soon after its parent, however that one ends, and leaves
-    Ctrl-C to it.
+    """Runs first in a new worker: it ends soon after its parent, and ignores Ctrl-C.
+
+    The parent handles Ctrl-C.
     """
 
     def end_with_parent():
@@ -112,7 +116,7 @@ def _begin(parent: int) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
-    # its own lock is one between processes, which nobody removes if this one is killed
+    # tqdm's own lock is shared between processes, and stays behind if this process is killed
     tqdm.set_lock(threading.RLock())
 
 

@@ -36,7 +36,7 @@ class KVCache:
         return self.k[layer], self.v[layer]
 
     def advance(self, rows: Rows) -> None:
-        """Every layer has stored these rows."""
+        """Count these rows as stored, once every layer has stored them."""
         self.lengths[rows.spans[:, 2] // self.capacity] = rows.spans[:, 3] - rows.spans[:, 2]
 
 
@@ -96,7 +96,7 @@ def generate(
 
 
 def generate_text(model, prompt: str, max_new_tokens: int = 32, **choices) -> str:
-    """The text with which a model goes on after a prompt, without the prompt and the end token.
+    """The text that a model writes after a prompt, without the prompt and the end token.
 
     model: a Llama, a Tuned or a Library. choices: of `generate`; the tokenizer's end token ends the
     text. Raises ValueError for an empty prompt or a model without a tokenizer.
@@ -116,7 +116,7 @@ def generate_text(model, prompt: str, max_new_tokens: int = 32, **choices) -> st
 
 def _choose(logits, temperature, top_p, u=None):
     """The next token of each row.   logits (N, V), u (N, 1) random in [0, 1) -> (N,) ints."""
-    best = logits.argmax(axis=1)  # of a NaN, where there is one
+    best = logits.argmax(axis=1)  # the place of a NaN, if there is one
     if not np.isfinite(logits[np.arange(len(best)), best]).all():
         raise ValueError("generate: the logits are not finite: a weight of the model is too large")
     if temperature == 0:
@@ -153,5 +153,5 @@ def check_ids(ids, vocab_size: int) -> np.ndarray:
 
 
 def array(a: Tensor | np.ndarray) -> np.ndarray:
-    """The array of a Tensor; an array as it is."""
+    """The array of a Tensor, of any shape; an array as it is."""
     return a.data if isinstance(a, Tensor) else a

@@ -11,7 +11,7 @@ from ..support.values import is_finite, shown
 
 @dataclass(frozen=True)
 class Llama3Scaling:
-    """Longer wavelengths for rows longer than in pretraining; config.json's names."""
+    """Longer wavelengths, for rows longer than in pretraining; names as in config.json."""
 
     factor: float  # multiplies the long wavelengths
     low_freq_factor: float  # wavelengths above original / low_freq_factor are long

@@ -61,11 +61,11 @@ def last_rows(every: Rows) -> Rows:
 
 
 def needed_rows(targets: np.ndarray, tables: Tables) -> tuple[Rows, Rows]:
-    """What a loss needs: the rows of all layers, and the rows of the last layer's queries and rest.
+    """The rows that a loss needs: those of all layers, and those of the last layer's queries.
 
-    targets (N, T) ints. The first go up to each sequence's last counted target, the second from its
-    first counted target to the last. A sequence without one has no row; where no target counts at
-    all, one row stays, so that no array is empty.
+    targets (N, T) ints. The first end at each sequence's last counted target; the second also begin
+    at its first counted target. A sequence without a counted target has no row. If no target counts
+    at all, one row is kept, so that no array is empty.
     """
     (N, T), end = targets.shape, last_targets(targets)
     first = (targets != IGNORED).argmax(axis=1)  # 0 in a sequence without one

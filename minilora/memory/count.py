@@ -17,6 +17,7 @@ def count(
     Returns trainable; frozen_shared (VeRA's A and B, not part of trainable); rank; per_linear:
     kind -> {"count", "each"}. Full fine-tuning counts all arrays of a ModelConfig, but only the
     linears of a Shape, which has no others.
+    Raises ValueError for an unknown method, option or target, or a rank below 1.
     """
     record = find_method(method)
     options = check_options(record, options, rank=rank, targets=targets)

@@ -1,4 +1,4 @@
-"""The figure of bytes against the length of a row: one panel a method, its parts stacked."""
+"""The figure of bytes against the length of a row: a panel for each method, its parts stacked."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,8 +38,8 @@ def curves(
 ) -> tuple[list[int], dict[str, list[Ledger]]]:
     """Lengths in tokens, and the ledgers of each method at these lengths.
 
-    The longest is twice the length at which the last method's activations overtake its weights, but
-    at most what the model was made for.
+    The longest is about twice the length from which the activations of every method are larger than
+    its weights, but at most the model's own limit.
     """
 
     def rows(lengths):
@@ -57,7 +57,7 @@ def curves(
 def memory_by_length(
     lengths: Sequence[int], ledgers: Mapping[str, Sequence[Ledger]], title: str
 ) -> Any:
-    """One panel a method: its parts, stacked, against the length of a row in tokens.
+    """A panel for each method: its parts, stacked, against the length of a row in tokens.
 
     A dotted line marks where activations overtake weights.
     """

@@ -1,6 +1,4 @@
-"""What the tape keeps for backward: every storage once, by where it is kept, by which op, and as
-what.
-"""
+"""The arrays that the tape keeps for backward, each storage once: in which part, op and name."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -26,8 +24,9 @@ class Saved:
 
 
 def saved_arrays(nodes: Iterable[Node], besides: Iterable[np.ndarray] = ()) -> list[Saved]:
-    """Every storage in the nodes' caches, once, in the order of the forward pass, without those of
-    `besides`.
+    """Every storage in the nodes' caches, once, in the order of the forward pass.
+
+    besides: arrays of any shapes, whose storages are left out.
     """
     known = storages(besides)
     holders: dict[int, list[tuple[str, str]]] = {}
@@ -60,9 +59,7 @@ def _named(node: Node) -> Iterator[tuple[str, str, Any]]:
 
 
 def storage(a) -> tuple[int, int]:
-    """Where the root storage behind an array lies, and its bytes:
-    a view, however small, keeps all of its root alive.
-    """
+    """(address, bytes) of an array's root storage, all of which even a small view keeps alive."""
     if isinstance(a, Meta):
         return id(a.storage), a.storage.nbytes
     while isinstance(a.base, np.ndarray):

@@ -1,4 +1,4 @@
-"""Ways to need less memory: their bytes, predicted and measured, and their cost in seconds."""
+"""Ways to save memory: their bytes, predicted and measured, and their time."""
 
 import statistics
 import time
@@ -9,6 +9,7 @@ import numpy as np
 
 from ..engine import Node, Tensor, backward
 from ..methods import METHODS
+from ..support import terminal
 from ..support.plots import human
 from ..tuning.adapters import Tuned
 from ..tuning.optim import AdamW
@@ -114,26 +115,26 @@ def savers(tuned: Tuned, batch: int, seq: int) -> dict[str, dict[str, float]]:
     return rows
 
 
-def table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[str]:
-    """A block a method, a row a saver: bytes, and the changes of the peak and of the time."""
+def table(
+    results: Mapping[str, Mapping[str, Mapping[str, float]]], width: int = terminal.ANY
+) -> Iterator[str]:
+    """For each method a row for each saver: bytes, and the changes of the peak and of the time."""
     for name, rows in results.items():
-        yield _cells(METHODS[name].title, ("saved", "peak", "measured", "less", "time"))
+        lines = [[METHODS[name].title, "saved", "peak", "measured", "less", "time"]]
         first = rows[SAVERS[0].title]
         for title, row in rows.items():
             sizes = (human(row[part]) for part in ("saved", "peak", "measured_peak"))
             less = _signed(first["peak"] - row["peak"])
             longer = f"{row['seconds'] / first['seconds'] - 1:+.0%}"
             change = ("", f"{1000 * row['seconds']:.1f} ms") if row is first else (less, longer)
-            yield _cells(title, (*sizes, *change))
+            lines.append([title, *sizes, *change])
+        yield from terminal.table(lines, [18, *[12] * 5], width)
         yield ""
     for saver in SAVERS:
-        yield f"{saver.title + ':':18}{saver.meaning}"
-    yield "saved: kept for backward; peak: predicted, then measured; less: of the predicted peak"
+        yield terminal.fill(f"{saver.title + ':':18}{saver.meaning}", width, 18)
+    parts = "saved: kept for backward; peak: predicted, then measured; less: of the predicted peak"
+    yield terminal.fill(parts, width)
     yield "time: a step with AdamW, medians of alternating runs"
-
-
-def _cells(title, cells):
-    return f"{title:18}{''.join(f'{cell:>12}' for cell in cells)}".rstrip()
 
 
 def _signed(n):

@@ -1,7 +1,7 @@
 """Where the memory goes, in bytes: predicted from shapes alone, and measured in the process.
 
-Both run the same step: `ledger` on arrays that have no numbers (`meta`), `measure` on real ones. So
-the model is described once, and where the two differ, the prediction is wrong.
+Both run the same step: `ledger` on arrays without numbers (`meta`), `measure` on real ones. If the
+two differ, the prediction is wrong.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from ..engine import Tensor, backward, tape
 from ..llama.model import Llama, ModelConfig
 from ..methods.base import Method
 from ..support import meta, show
+from ..support.files import nearest
 from ..support.meta import Meta, is_array
 from ..support.plots import human
 from ..support.values import whole
@@ -46,18 +47,21 @@ class Ledger:
     trainable: int  # of weights: what trains
     shared: int  # of weights: projections that all layers share (VeRA)
     moved: int  # of weights: what a step rule moves or remembers (Delta-LoRA: W, start factors)
-    # no step needs it, so it is neither of weights nor of the peak: the base's arrays in whose
-    # place a copy moves (full, Delta-LoRA), kept so that detach gives them back bit for bit
+    # the base's arrays of which a copy is trained (full, Delta-LoRA), kept for detach; no step
+    # needs them, so they count neither as weights nor in the peak
     base_kept: int
     scratch: int  # RoPE's tables, and the angles of the batch's rows
-    # weights + optimizer + scratch + the most that forward and backward held at once, predicted for
-    # the twins: the pages hold more for a moment, such as (T, T) scores of all heads
+    # weights + optimizer + scratch + the most that forward and backward held at once; predicted for
+    # the twins, since the pages hold more for a moment, such as (T, T) scores of all heads
     peak: int
     transient: int  # of the peak: neither weights, nor optimizer, nor scratch, nor activations
     saved: tuple[Saved, ...]  # the storages behind `activations`
 
     def __getitem__(self, category: str) -> int:
-        return getattr(self, category)
+        try:
+            return getattr(self, category)
+        except AttributeError:
+            raise nearest("category", category, (*CATEGORIES, "peak")) from None
 
     def keys(self) -> tuple[str, ...]:
         """The four categories: dict(ledger) has these."""
@@ -90,12 +94,14 @@ def ledger(
 ) -> Ledger:
     """Predicted bytes of a training step; no array of the model's is allocated.
 
-    batch_size, seq_len: the step has so many tokens, and all are counted targets; or batch: ids and
-    targets (N, T), of which only the rows that can matter are computed.
+    batch_size, seq_len: rows and tokens a row, all with a counted target. Or batch: ids and targets
+    (N, T), of which only the rows that can matter are computed.
     model: a Tuned, or a Llama or ModelConfig with method= and attach's keywords (rank, targets,
     recompute, options).
     mixed: 16-bit weights, gradients and activations, with a 32-bit master copy and moments of what
     trains.
+    Raises ValueError for a Tuned with method=, mixed= or attach's keywords, for a model without
+    method=, or for sizes below 1.
     """
     if isinstance(model, Tuned):
         if method or how or mixed:
@@ -132,7 +138,7 @@ def _batch(batch_size, seq_len, batch, tokens=np.zeros) -> Batch:
 
 
 def predict(tuned: Tuned, batch: Batch, walk: Callable[[Tensor], None] = backward) -> Ledger:
-    """The bytes of a step of a Tuned of shapes alone (`without_numbers`); walk: its backward."""
+    """The bytes of a step of a Tuned of shapes alone (`without_numbers`); walk: backward pass."""
     held, optimizer = weight_arrays(tuned), AdamW(tuned.trainable).nbytes
     tuned.base.rope_tables(0, batch[0].shape[1])  # made once, not in a step
     with meta.counting() as memory, np.errstate(over="ignore"):  # 131,072 rows are inf in float16
@@ -147,22 +153,21 @@ def measure(
     batch: Batch | None = None,
     walk: Callable[[Tensor], None] = backward,
 ) -> Ledger:
-    """The same as `ledger`, measured: one step's forward and backward, on random tokens where no
-    batch is given.
+    """The same as `ledger`, measured in one forward and backward pass.
 
-    Weights: every array that the Tuned refers to, directly or not. Activations and
-    gradients: read off the tape. Optimizer and peak: by tracemalloc.
-    The weights stay as they are: the optimizer's moments are made, its step is not taken. walk: the
-    backward pass, where it is to be another.
+    Without a batch the tokens are random. Weights: every array that the Tuned refers to, directly
+    or not. Activations and gradients: read from the tape. Optimizer and peak: by tracemalloc.
+    No weight changes: AdamW's moments are made, but its step is not run. walk: another backward
+    pass. Raises ValueError for sizes below 1, or for both a batch and sizes.
     """
     rng, vocabulary = np.random.default_rng(0), tuned.config.vocab_size
     batch = _batch(batch_size, seq_len, batch, lambda n, _: rng.integers(0, vocabulary, n))
-    tuned.loss(*batch)  # whatever is made once (rope tables, compiled kernels) is made now
+    tuned.loss(*batch)  # a first pass makes RoPE's tables and compiles kernels
     held = [*_reachable(tuned).values()]
     with _tracing():
         optimizer = _traced(lambda: AdamW(tuned.trainable))
         runs = [_account(tuned, batch, _traced_peak(), walk, held, optimizer) for _ in range(2)]
-    # Python's own tables grow at odd moments, which is no part of a step: the smaller peak counts
+    # Python's own tables may grow in one of the runs, which is no part of a step
     return min(runs, key=lambda run: run.peak)
 
 
@@ -180,14 +185,14 @@ def _tracing():
 
 
 def _traced_peak() -> Callable[[], int]:
-    """Asked later: the most bytes that were held at one time since now, above those held now."""
+    """A function that returns the most bytes held at one time since now, above those held now."""
     before = tracemalloc.get_traced_memory()[0]
     tracemalloc.reset_peak()
     return lambda: tracemalloc.get_traced_memory()[1] - before
 
 
 def _traced(make: Callable[[], Any]) -> int:
-    """Bytes of NumPy's that making something leaves allocated, as tracemalloc sees them."""
+    """Bytes that NumPy allocates, and keeps, in a call of `make`; by tracemalloc."""
 
     def allocated():
         traces = tracemalloc.take_snapshot().filter_traces([of_numpy]).traces
@@ -204,8 +209,7 @@ def _traced(make: Callable[[], Any]) -> int:
 def _reachable(tuned: Tuned) -> dict[int, np.ndarray]:
     """id -> array: all arrays that the Tuned keeps alive.
 
-    It follows the references that Python's garbage collector follows, but not into the tokenizer,
-    which is text, nor into code.
+    It follows the references of Python's garbage collector, except into the tokenizer and code.
     """
     arrays: dict[int, np.ndarray] = {}
     seen, waiting = {id(tuned.base.tokenizer)}, [tuned]
@@ -225,7 +229,7 @@ CODE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)
 
 
 def _account(tuned, batch, step_peak: Callable[[], int], walk, arrays, optimizer) -> Ledger:
-    """One forward and backward pass, and what it held beside the arrays, and the optimizer."""
+    """Run a forward and a backward pass, and account for all bytes that were held."""
     ids, targets = batch[0].copy(), batch[1]  # a batch belongs to the step
     tables = tuned.base.rope_tables(0, ids.shape[1])
     scratch = _bytes([*tables, *(a for rows in tuned.base.rows_for(targets) for a in rows.angles)])
@@ -260,7 +264,7 @@ def _account(tuned, batch, step_peak: Callable[[], int], walk, arrays, optimizer
 
 
 def weight_arrays(tuned: Tuned) -> list[np.ndarray]:
-    """Every array that is held whether or not a step runs, the base's own too."""
+    """All arrays that are held between steps, those of the base too."""
     own = [a for arguments in tuned.layers.values() for a in arguments.values() if is_array(a)]
     return [*tuned.base.params.values(), *tuned.weights.values(), *tuned.shared.values(), *own]
 
@@ -288,7 +292,7 @@ def without_numbers(config: ModelConfig, dtype, method: str | Method, **how: Any
 
 
 def shadow(tuned: Tuned) -> Tuned:
-    """A Tuned without numbers that holds what this one holds, also what step rules added since."""
+    """The same Tuned on shapes alone, with the arrays that a step rule has added since."""
     names = ("rank", "alpha", "rank_pattern", "alpha_pattern", "targets")
     given = {name: getattr(tuned, name) for name in names}
     how = {k: v for k, v in given.items() if v is not None} | tuned.options
@@ -303,10 +307,10 @@ def shadow(tuned: Tuned) -> Tuned:
 
 
 def largest(size: Callable[[int], int], budget: float, limit: int = 2**20) -> int:
-    """The largest n up to limit with size(n) <= budget, where size grows; 0 where none is.
+    """The largest n up to limit with size(n) <= budget, where size grows; 0 if there is none.
 
-    Sizes lie almost on a straight line, so the next n to try is where one would meet the budget;
-    halving the rest is for what does not.
+    Sizes grow almost linearly, so the next n to try is where a straight line meets the budget.
+    After eight tries the range is halved instead.
     """
     low, high, held = 1, limit + 1, size(1)
     if held > budget:

@@ -10,6 +10,7 @@ from ..llama.rows import last_targets
 from ..methods import METHODS
 from ..ops.loss import IGNORED
 from ..support.plots import human
+from ..support.terminal import ANY, NOTE, fill, table
 from ..tuning.adapters import attach
 from .saved import by_kind
 from .savers import savers
@@ -43,7 +44,7 @@ def ledgers(
 
 
 def measured(model: str, settings: Settings, batch: int, seq: int) -> dict[str, Ledger]:
-    """The measured bytes of each method. model: one with weights, as for `load_model`."""
+    """The measured bytes of each method. model: with weights. Raises as `load_model`."""
     base = load_model(model)
     return {n: measure(attach(base, n, **how), batch, seq) for n, how in settings.items()}
 
@@ -51,7 +52,10 @@ def measured(model: str, settings: Settings, batch: int, seq: int) -> dict[str, 
 def savers_of(
     model: str, settings: Settings, batch: int, seq: int
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Method -> `savers`. model: one with weights, as for `load_model`."""
+    """Method -> `savers`. model: with weights, as for `load_model`.
+
+    Raises ValueError for settings with "recompute", and what `load_model` raises.
+    """
     if any("recompute" in how for how in settings.values()):
         raise ValueError("--savers tries every --recompute itself: give one of the two")
     base = load_model(model)
@@ -63,48 +67,58 @@ def overview(
     measured: Mapping[str, Ledger],
     details: bool = False,
     mixed: bool = False,
+    width: int = ANY,
 ) -> Iterator[str]:
-    """A row a method, and below it the measured bytes, if any; details: also every part."""
-    yield f"{'method':18} {''.join(f'{c:>13}' for c in (*CATEGORIES, 'peak'))}"
+    """A row for each method, with the measured bytes below it, if any; details: every part too."""
+    verdicts = [""] if measured else []  # a column without a name
+    rows = [["method", *CATEGORIES, "peak", *verdicts]]
     for name, row in predicted.items():
-        yield f"{METHODS[name].title:18} {_cells(row)}"
+        rows.append([METHODS[name].title, *_cells(row), *verdicts])
         if real := measured.get(name):
             same = all(row[c] == real[c] for c in CATEGORIES)
             verdict = "the same bytes" if same else "NOT the same bytes"
             off = real.peak / row.peak - 1
-            yield f"  measured         {_cells(real)}   {verdict}, peak {off:+.1%}"
+            rows.append(["  measured", *_cells(real), f" {verdict}, peak {off:+.1%}"])
+    yield from table(rows, [19, *[13] * 5, *[0] * len(verdicts)], width, left=(0, 6))
     moments = "master copy and two moments" if mixed else "two moments"
-    yield f"weights: frozen, trained, shared, moved; optimizer: {moments}; peak: the most bytes"
-    yield "held at one time, with weights and optimizer. 1 KiB = 1,024 bytes."
+    yield fill(
+        f"weights: frozen, trained, shared, moved; optimizer: {moments}; peak: the most bytes "
+        "held at one time, with weights and optimizer. 1 KiB = 1,024 bytes.",
+        min(width, NOTE),
+    )
     kept = {name: row.base_kept for name, row in predicted.items() if row.base_kept}
     if kept and not details:
         listed = ", ".join(f"{METHODS[name].title} {human(n)}" for name, n in kept.items())
-        yield f"base kept, in addition, so that detach gives it back: {listed}"
+        yield fill(f"base kept, in addition, so that detach gives it back: {listed}", width)
     for row in predicted.values() if details else ():
-        yield from parts(row, mixed)
-        yield from saved(row)
+        yield from parts(row, mixed, width)
+        yield from saved(row, width)
 
 
 def _cells(row):
-    return "".join(f"{human(row[c]):>13}" for c in (*CATEGORIES, "peak"))
+    return [human(row[c]) for c in (*CATEGORIES, "peak")]
 
 
-def parts(row: Ledger, mixed: bool = False) -> Iterator[str]:
+def parts(row: Ledger, mixed: bool = False, width: int = ANY) -> Iterator[str]:
     """Every part of a ledger in bytes. The last, "base kept", is part of no sum."""
     yield ""
     master = {"optimizer": "a 32-bit master copy and two moments"} if mixed else {}
-    for name, meaning in (PARTS | master).items():
-        yield f"{name.replace('_', ' ') + ',':13} {meaning:38} {getattr(row, name):>16,}"
+    rows = [
+        [f"{name.replace('_', ' ')},", meaning, f"{getattr(row, name):,}"]
+        for name, meaning in (PARTS | master).items()
+    ]
+    yield from table(rows, (12, 40, 17), width, left=(0, 1))
 
 
-def saved(row: Ledger) -> Iterator[str]:
+def saved(row: Ledger, width: int = ANY) -> Iterator[str]:
     """The arrays that make up the activations, summed over layers, each storage once."""
     yield ""
-    yield f"{'saved for backward':44} {'arrays':>7} {'bytes':>16}   also kept by"
+    rows = [["saved for backward", "arrays", "bytes", " also kept by"]]
     for part, op, what, count, nbytes, shared in by_kind(row.saved):
         where = f"{part}: {what}" + (f" ({op})" if op not in part else "")
-        yield f"{where:44} {count:>7} {nbytes:>16,}   {', '.join(shared)}".rstrip()
-    yield f"{'together':44} {len(row.saved):>7} {row.activations:>16,}"
+        rows.append([where, f"{count}", f"{nbytes:,}", f" {', '.join(shared)}"])
+    rows.append(["together", f"{len(row.saved)}", f"{row.activations:,}", ""])
+    yield from table(rows, (44, 8, 17, 0), width, left=(0, 3))
 
 
 def fits(
@@ -136,16 +150,22 @@ def fits(
 
 
 def fit_table(
-    limits: Mapping[str, Mapping[str, int]], config: ModelConfig, gigabytes: float, seq: int
+    limits: Mapping[str, Mapping[str, int]],
+    config: ModelConfig,
+    gigabytes: float,
+    seq: int,
+    width: int = ANY,
 ) -> Iterator[str]:
-    """A row a method: the largest batch of this length, and the longest single row."""
-    yield f"within {gigabytes:g} GB (10⁹ bytes), by the predicted peak:"
-    yield f"{'method':18} {f'rows of {seq} tokens':>22} {'tokens of one row':>20}"
+    """A row for each method: the largest batch of this length, and the longest single row."""
+    yield fill(f"within {gigabytes:g} GB (10⁹ bytes), by the predicted peak:", width)
+    rows = [["method", f"rows of {seq} tokens", "tokens of one row"]]
     for name, row in limits.items():
         tried = zip(row.values(), (ROWS, TOKENS))
         cells = (f"{n:,}{' or more' if n == most else ''}" if n else "none" for n, most in tried)
-        yield "{:18} {:>22} {:>20}".format(METHODS[name].title, *cells)
-    yield f"memory only: the model was made for {config.max_position_embeddings:,} tokens a row"
+        rows.append([METHODS[name].title, *cells])
+    yield from table(rows, (18, 23, 21), width)
+    longest = f"{config.max_position_embeddings:,} tokens a row"
+    yield fill(f"memory only: the model was made for {longest}", width)
 
 
 def as_json(predicted: Mapping[str, Ledger], measured: Mapping[str, Ledger]) -> dict[str, Any]:
@@ -160,8 +180,10 @@ def as_json(predicted: Mapping[str, Ledger], measured: Mapping[str, Ledger]) -> 
 def kept_by_rows(
     config: ModelConfig, settings: Settings, batch: Batch, mixed: bool = False
 ) -> dict[str, dict[str, int]]:
-    """Method -> bytes kept for backward on a batch (ids, targets): of "every" position, of the
-    rows that can "matter", and of those where the layers are "recomputed".
+    """Method -> bytes kept for backward on a batch (ids, targets), in three ways.
+
+    "every": all positions are computed; "matter": only the rows that can matter; "recomputed":
+    these rows, with the layers computed again in backward.
     """
 
     def kept(name, how, **what):
@@ -178,15 +200,17 @@ def kept_by_rows(
     }
 
 
-def rows_table(kept: Mapping[str, Mapping[str, int]], batch: Batch) -> Iterator[str]:
-    """A row a method: bytes kept for backward, and shares of the first column."""
+def rows_table(
+    kept: Mapping[str, Mapping[str, int]], batch: Batch, width: int = ANY
+) -> Iterator[str]:
+    """A row for each method: bytes kept for backward, and shares of the first column."""
     (N, T), targets = batch[0].shape, batch[1]
-    rows, counted = int(last_targets(targets).sum()), int((targets != IGNORED).sum())
-    yield f"{'kept for backward':18}{'every position':>16}{'that matter':>22}{'and recompute':>22}"
+    matter, counted = int(last_targets(targets).sum()), int((targets != IGNORED).sum())
+    rows = [["kept for backward", "every position", "that matter", "and recompute"]]
     for name, row in kept.items():
         cells = (f"{human(row[k])} {row[k] / row['every']:6.1%}" for k in ("matter", "recomputed"))
-        yield f"{METHODS[name].title:18}{human(row['every']):>16}" + "".join(
-            f"{cell:>22}" for cell in cells
-        )
-    yield f"{N} × {T} positions, of which {rows} can matter and {counted} have a counted target"
+        rows.append([METHODS[name].title, human(row["every"]), *cells])
+    yield from table(rows, (18, 16, 22, 22), width)
+    which = f"{matter} can matter and {counted} have a counted target"
+    yield fill(f"{N} × {T} positions, of which {which}", width)
     yield "and recompute: also with --recompute layers"

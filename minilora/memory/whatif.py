@@ -1,6 +1,6 @@
 """How many bytes a training step would keep for backward if some ops kept more than they need.
 
-Many engines keep such arrays. LoRA-FA saves x compared with LoRA; an engine that keeps x for
+Many engines keep such arrays. LoRA-FA does not need x, which LoRA keeps. An engine that keeps x for
 another reason, or an array as large as x, loses this saving.
 """
 
@@ -16,6 +16,7 @@ from ..fast import twin
 from ..llama.model import ModelConfig
 from ..methods import METHODS
 from ..ops.dropout import mask
+from ..support import terminal
 from ..support.plots import human
 from ..tuning.choices import find_method
 from .step import ledger
@@ -94,7 +95,10 @@ def keeping(op: Op, more: Callable[[Mapping[str, Any], Any], Any]) -> Op:
 
 @contextlib.contextmanager
 def supposing(case: Case, method: str) -> Iterator[None]:
-    """Within the with block, the case's ops keep more, in every model that uses this method."""
+    """In the with block the case's ops keep more, in every model that uses this method.
+
+    Raises ValueError for an unknown method.
+    """
     chosen = [find_method(method).op if n == ADAPTER else getattr(ops, n) for n in case.ops]
     with contextlib.ExitStack() as stack:
         for op in {id(op): op for op in chosen}.values():
@@ -141,19 +145,19 @@ def what_ifs(
     }
 
 
-def table(kept: Mapping[str, Mapping[str, int | None]]) -> Iterator[str]:
-    """A row a method, a column a case; below each row its percentages; then the cases' meanings."""
-    yield f"{'kept for backward':18}{''.join(f'{case.title:>14}' for case in CASES)}"
+def table(
+    kept: Mapping[str, Mapping[str, int | None]], width: int = terminal.ANY
+) -> Iterator[str]:
+    """A row for each method, a column for each case, percentages below, then the meanings."""
+    rows = [["kept for backward", *(case.title for case in CASES)]]
     whole = kept.get(REFERENCE, {}).get(CASES[0].title)
     for name, row in kept.items():
-        yield _cells(METHODS[name].title, ("–" if n is None else human(n) for n in row.values()))
+        cells = ("–" if n is None else human(n) for n in row.values())
+        rows.append([METHODS[name].title, *cells])
         if whole:
-            yield _cells("", ("" if n is None else f"{n / whole:.1%}" for n in row.values()))
+            rows.append(["", *("" if n is None else f"{n / whole:.1%}" for n in row.values())])
+    yield from terminal.table(rows, [18, *[14] * len(CASES)], width)
     yield ""
     for case in CASES:
-        yield f"{case.title + ':':14}{case.meaning}"
+        yield terminal.fill(f"{case.title + ':':14}{case.meaning}", width, 14)
     yield f"%: of the first column of {METHODS[REFERENCE].title}"
-
-
-def _cells(title, cells):
-    return f"{title:18}{''.join(f'{cell:>14}' for cell in cells)}".rstrip()

@@ -1,7 +1,7 @@
 """Delta-LoRA: LoRA whose frozen weight follows the change of the product B A from step to step.
 
-The pair is LoRA's without dropout, so that ∂loss/∂W = ∂loss/∂(BA) up to s. W gets no gradient and
-no moments of its own.
+The pair is LoRA's, without dropout, so that ∂loss/∂(BA) = s ∂loss/∂W. W gets no gradient and no
+moments of its own.
 """
 
 from dataclasses import replace
@@ -22,18 +22,16 @@ add_product = bind(add_product)
 
 
 def before_step(arrays):
-    """Copies of A and B: all that is needed of the product before the step ((I + O) r numbers, not
-    I·O).
-    """
+    """Copies of A and B: (I + O) r numbers, where their product would have I·O."""
     return arrays["A"].copy(), arrays["B"].copy()
 
 
 def after_step(arrays, kept, step, options):
-    """W ← W + λ s (B'A' - B A) once step > start_step, A', B' after the AdamW step, as one product
-    of rank 2r in place.
+    """W ← W + λ s (B'A' - B A) in place, if step > start_step; A', B': after AdamW's step.
 
-    W (O, I), A (r, I), B (O, r); step counts from 1. A_start, B_start are A and B when W first
-    moved. From then on W moves in every step: W - W₀ = λ s (B'A' - B_start A_start).
+    W (O, I), A (r, I), B (O, r); step counts from 1. The difference is computed as one product of
+    rank 2r. A_start, B_start are A and B just before W first moved. From then on W moves in every
+    step, so W - W₀ = λ s (B'A' - B_start A_start).
     Source: Zi et al. 2023, arXiv:2309.02411, algorithm 1 (its K is start_step - 1).
     """
     A, B = kept
@@ -50,8 +48,8 @@ def after_step(arrays, kept, step, options):
 def factors(options, A, B, A_start=None, B_start=None, **_):
     """s B A + λ s (B A - B_start A_start) = s · [(1+λ) B, -λ B_start] [A; A_start].
 
-    ->  (O, 2r), (2r, I); (O, r), (r, I) before W has moved, and where B_start = 0: W moved from the
-    first step then.
+    ->  (O, 2r), (2r, I). Only (O, r), (r, I) if W has not moved yet, or if B_start = 0: then W
+    moved from the first step on.
     """
     if A_start is None:
         return B, A
@@ -63,35 +61,35 @@ def factors(options, A, B, A_start=None, B_start=None, **_):
 
 
 def to_peft(settings, layers):
-    """The LoRA of rank 2r that does the same on the untouched base, see `factors`.
+    """A LoRA of rank 2r that has the same effect on the unchanged base: see `factors`.
 
-    Its alpha is as many times larger as keeps the scaling s.
+    Its alpha grows with its rank, so that the scaling s stays the same.
     """
     written = {}
     for layer, arguments in layers.items():
         if settings.options["start_step"] == 0 and "A_start" not in arguments:
-            # B was set by hand if it is not 0: of rank r it would be read as (1+λ) B
+            # a B other than 0 was set by hand here; with rank r it would be read as (1+λ) B
             arguments = {**arguments, "A_start": arguments["A"], "B_start": arguments["B"]}
         B, A = factors(settings.options, **arguments)
         written[layer] = {"A": A, "B": B}
     times = max(len(written[layer]["A"]) // len(a["A"]) for layer, a in layers.items())
-    louder = times ** (0.5 if settings.options["rank_stabilized"] else 1)
+    alphas = times ** (0.5 if settings.options["rank_stabilized"] else 1)
     wider = replace(
         settings,
         rank=settings.rank * times,
-        alpha=settings.alpha * louder,
+        alpha=settings.alpha * alphas,
         rank_pattern={k: r * times for k, r in settings.rank_pattern.items()},
-        alpha_pattern={k: a * louder for k, a in settings.alpha_pattern.items()},
+        alpha_pattern={k: a * alphas for k, a in settings.alpha_pattern.items()},
     )
     return lora.to_peft(wider, layers)[0], written
 
 
 def restore(options, arguments, written):
-    """A, B, A_start, B_start and the moved W out of [A; A_start] and [(1+λ) B, -λ B_start].
+    """A, B, A_start, B_start and the moved W, from the arrays that `factors` gave.
 
-    (2r, I), (O, 2r). Of rank r they are A and (1+λ) B where W moves from the first step (B_start is
-    0 then), else A and B: W had not moved. See `factors`.
-    Raises ValueError where λ = -1: then (1+λ) B is 0, and B is lost.
+    written: [A; A_start] (2r, I) and [(1+λ) B, -λ B_start] (O, 2r). With rank r they are A and
+    (1+λ) B if W moves from the first step on (then B_start = 0), else A and B: W had not moved yet.
+    Raises ValueError if λ = -1: then (1+λ) B = 0, and B is lost.
     """
     W, s, (O, r) = arguments["W"], arguments["s"], arguments["B"].shape
     right, left = written["A"].astype(np.float64), written["B"].astype(np.float64)
@@ -102,8 +100,8 @@ def restore(options, arguments, written):
     ratio = options["update_ratio"]
     if ratio == -1:
         raise ValueError(
-            "delta_lora: update_ratio is -1, so what is stored does not hold B; wanted the run's "
-            "checkpoint to train on, or method='lora' for what was learned"
+            "delta_lora: update_ratio is -1, so the files do not hold B; wanted the run's "
+            "checkpoint to train further, or method='lora' to use what was learned"
         )
     A, A_start = right[:r], right[r:]
     # where λ = 0, W never moves and nothing reads B_start
@@ -113,16 +111,15 @@ def restore(options, arguments, written):
 
 
 def of_run(steps):
-    """W rests for 2 % of the steps, at least one: the share that the paper's K = 500 was of its
-    E2E run (42,061 pairs, 5 epochs of batches of 8).
+    """W does not move in the first 2 % of the steps, at least in one step.
+
+    The paper's K = 500 was this share of its E2E run (42,061 pairs, 5 epochs, batches of 8).
     """
     return {"start_step": max(1, round(0.02 * steps))}
 
 
 def check(options):
-    """Raises ValueError unless the ratio is a finite number and the start step a whole one of at
-    least 0.
-    """
+    """Raises ValueError unless update_ratio is finite and start_step a whole number from 0."""
     number("delta_lora: update_ratio", options["update_ratio"])
     whole("delta_lora: start_step", options["start_step"])
 

@@ -1,6 +1,6 @@
-"""DoRA: the size of each row of the weight and its direction learn apart.
+"""DoRA: the norm of each row of the weight and its direction are trained separately.
 
-A row of W + s B A gives the direction, as in LoRA; the number m gives the row's size.
+A row of W + s B A gives the direction, as in LoRA; the number m gives the row's norm.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from .base import Method, PeftFormat
 
 
 def dora_forward(x, W, s, A, B, m, norm):
-    """y = (m / norm) · (x Wᵀ + s (x Aᵀ) Bᵀ), one factor an output.
+    """y = (m / norm) · (x Wᵀ + s (x Aᵀ) Bᵀ), one factor for each output.
 
     x (M, I), W (O, I) frozen, s scaling, A (r, I), B (O, r), m (O,); norm (O,) frozen, the size of
     each row of W + s B A (`derived`)  ->  y (M, O).
@@ -52,8 +52,8 @@ def row_norm_forward(W, s, A, B):
 def row_norm_backward(dnorm, cache):
     """dnorm (O,) -> None, None, dA (r, I), dB (O, r): the derivative that training leaves out.
 
-    With dnorm = -Σ over rows of x of dy · u · m / norm², it makes `dora_backward` the derivative of
-    eq. 5 whole.
+    With dnorm = -Σ dy · u · m / norm², summed over the rows of x, these gradients and those of
+    `dora_backward` add up to the whole derivative of eq. 5.
     """
     V, norm, s, A, B = cache
     dV = (dnorm / norm)[:, None] * V  # norm² = Σ V²
@@ -61,15 +61,15 @@ def row_norm_backward(dnorm, cache):
 
 
 def derived(W, s, A, B, **_):
-    """norm (O,), of the arrays as they are now: a constant for backward, as in PEFT."""
+    """norm (O,) of the present arrays: a constant for backward, as in PEFT."""
     norm, _ = row_norm_forward(W, s, A, B)
-    return {"norm": norm + 0 * norm}  # a norm that overflowed is NaN now, and training stops
+    return {"norm": norm + 0 * norm}  # ∞ + 0·∞ is NaN: a norm that overflowed stops the training
 
 
 def init(W, rank, options, rng, shared):
-    """A and B as LoRA's, m the size of each row of W: y = x Wᵀ at the start.
+    """A and B as in LoRA, m the norm of each row of W: y = x Wᵀ at the start.
 
-    One size an output, as in PEFT. Raises ValueError where a row of W is 0: it has no direction.
+    One norm for each output, as in PEFT. Raises ValueError if a row of W is 0: it has no direction.
     Source: Liu et al. 2024, section 4.1.
     """
     start = lora.init(W, rank, options, rng, shared)
@@ -97,7 +97,10 @@ def to_peft(settings, layers):
 
 
 def from_peft(config):
-    """attach's keywords; None for what is not a DoRA."""
+    """attach's keywords from PEFT's config; None if it is not a DoRA's.
+
+    Raises ValueError for a dropout above 0.
+    """
     if not config.get("use_dora"):
         return None
     given = lora.from_peft(config)

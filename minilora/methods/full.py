@@ -1,8 +1,7 @@
-"""Full fine-tuning: every weight is its own parameter. The yardstick for the five techniques.
+"""Full fine-tuning: every weight trains. The five techniques are compared with it.
 
-The pair is the trained linear's: y = x Wᵀ, dx = dy W, dW = dyᵀ x, which keeps x (M, I) and asks for
-(O, I) numbers of gradient and twice as many of AdamW's moments. Embeddings, norms and head train as
-well.
+The pair is the trained linear's: y = x Wᵀ, dx = dy W, dW = dyᵀ x. It keeps x (M, I); the gradient
+has (O, I) numbers, and AdamW's moments have twice as many. Embeddings, norms and head train too.
 """
 
 import numpy as np
@@ -12,12 +11,12 @@ from .base import Method
 
 
 def init(W, rank, options, rng, shared):
-    """Nothing is added: the copy of W is the parameter."""
+    """No further arguments: the copy of W is the parameter."""
     return {}
 
 
 def delta(W, **_):
-    """ΔW = 0: what was learned stands in W already."""
+    """ΔW = 0, since W itself is trained."""
     return np.zeros_like(W)
 
 

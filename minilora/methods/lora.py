@@ -97,7 +97,7 @@ def to_peft(settings, layers):
 
 
 def from_peft(config):
-    """attach's keywords; None for what is not a LoRA. PEFT's alpha is 8 where absent."""
+    """attach's keywords from PEFT's config (default alpha 8); None if it is not a LoRA's."""
     if config.get("peft_type") != "LORA":
         return None
     return {

@@ -1,4 +1,4 @@
-"""LoRA-FA: LoRA whose A stays as it was drawn, so that x need not be remembered."""
+"""LoRA-FA: LoRA with a frozen random A, so that backward does not need x."""
 
 import numpy as np
 
@@ -38,10 +38,10 @@ lora_fa = Op(
 
 
 def corrected_gradient(arrays, grads, options):
-    """dB ← dB (A Aᵀ)⁻¹ / s²: the step of B whose s dB A is nearest to the full gradient ∂loss/∂W.
+    """dB ← dB (A Aᵀ)⁻¹ / s²: with this dB, s dB A is nearest to the full gradient ∂loss/∂W.
 
-    A (r, I), dB (O, r); in place, only where the option `corrected` is set. The pseudo-inverse
-    serves ranks above I.
+    A (r, I), dB (O, r); in place, only if the option `corrected` is set. The pseudo-inverse also
+    works for ranks above I.
     Source: arXiv:2308.03303 in its 2026 version (gradient correction); the least-squares solution
     of min ‖s dB A - dW‖.
     """

@@ -1,6 +1,6 @@
 """LoRA+: LoRA whose B learns faster than its A.
 
-The pair is LoRA's; the optimizer is told a ratio.
+The pair is LoRA's; the optimizer gets a ratio of the two learning rates.
 """
 
 from dataclasses import replace
@@ -11,11 +11,11 @@ from .base import check_probability
 
 
 def lr_scale(options):
-    """η_B = ratio · η_A, η_A = the learning rate.  Decoupled decay is η · wd, so B's decay grows by
-    the ratio too.
+    """η_B = ratio · η_A, where η_A is the learning rate.
 
-    Source: Hayou et al. 2024, arXiv:2402.12354: feature learning in the limit of width n wants η_A
-    = Θ(1/n), η_B = Θ(1).
+    AdamW's weight decay is η · wd, so B's decay grows by the ratio too.
+    Source: Hayou et al. 2024, arXiv:2402.12354: for a width n → ∞, features are learned efficiently
+    with η_A = Θ(1/n), η_B = Θ(1).
     """
     return {"B": options["ratio"]}
 

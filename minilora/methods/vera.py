@@ -27,7 +27,7 @@ def vera_forward(x, W, A, B, b, d, xd=None):
 def vera_backward(dy, cache, need=(True,) * 7):
     """dy (M, O) -> dx (M, I), None, None, None, db (O,), dd (r,), dxd (M, I) where xd was given."""
     u, W, A, B, b, d, dropped = cache
-    G = dy.T @ u  # (O, r): all that b and d ask of dy and u, summed over the rows
+    G = dy.T @ u  # (O, r): db and dd need only this sum over the rows
     db = (G * B) @ d  # y has b · (B (d · u))
     dd = b @ (G * B)  # y has b · (B (d · u))
     if not need[0]:  # nothing before x trains, and so nothing before xd
@@ -43,10 +43,10 @@ vera = Op("vera", vera_forward, vera_backward, saves=("u", "W", "A", "B", "b", "
 
 
 def prepare(shapes, rank, options, like):
-    """The shared A (r, largest I) and B (largest O, r), which each layer slices; bit for bit PEFT's
-    from its key.
+    """The shared A (r, largest I) and B (largest O, r); each layer uses a slice of them.
 
     Kaiming-uniform with gain √2: A in ±√(6/I), B in ±√(6/r), drawn in this order from one stream.
+    They are bit for bit the arrays that PEFT draws with the same key.
     Source: section 3.3 of the paper; the slicing for layers of different shapes as in PEFT.
     """
     O, I = (max(sizes) for sizes in zip(*shapes, strict=True))
@@ -97,7 +97,7 @@ def count(I, O, rank):
 
 
 def check(options):
-    """Raises ValueError for a key that is no whole number or a d that is not finite."""
+    """Raises ValueError if the key is not a whole number or d_initial is not finite."""
     check_probability(options)
     key, d = options["projection_prng_key"], options["d_initial"]
     if not isinstance(key, int) or isinstance(key, bool):
@@ -118,7 +118,7 @@ def to_peft(settings, layers):
 
 
 def from_peft(config):
-    """attach's keywords; None for what is not a VeRA."""
+    """attach's keywords from PEFT's config; None if it is not a VeRA's."""
     if config.get("peft_type") != "VERA":
         return None
     names = {"vera_dropout": "dropout", "projection_prng_key": "projection_prng_key"}

@@ -10,7 +10,7 @@ from ..engine import Op
 def scores(q, k):
     """q kᵀ / √D where a query may look, -∞ elsewhere.   q (H, T, D), k (H, S, D)  ->  (H, T, S).
 
-    Query i stands at the place S - T + i and sees the keys up to there.
+    Query i has the position S - T + i, and sees the keys up to this position.
     """
     T, S = q.shape[1], k.shape[1]
     s = q @ k.swapaxes(1, 2) / math.sqrt(q.shape[2])

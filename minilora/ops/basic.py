@@ -156,7 +156,7 @@ def index_forward(a, key):
 
 
 def index_backward(dy, cache):
-    """da: dy put back where it was read; a place that was read twice gets both."""
+    """da: dy, added at the places that were read; a place that was read twice gets both."""
     shape, key = cache
     da = np.zeros_like(dy, shape=shape)
     np.add.at(da, key, dy)
@@ -202,7 +202,7 @@ maximum = Op("maximum", maximum_forward, maximum_backward, saves=("first", "a_sh
 
 
 def _bind_operators() -> None:
-    """Tensor's operators, as in NumPy: they live here since the engine knows no mathematics."""
+    """Give Tensor NumPy's operators. They are bound here, since the engine knows no mathematics."""
     operators: dict[str, Any] = {
         "__add__": add,
         "__radd__": lambda self, other: add(other, self),
@@ -224,7 +224,7 @@ def _bind_operators() -> None:
 
 
 def _method(op):
-    """A function of the op: Python hands the tensor on the left to functions only."""
+    """A plain function that calls the op: only such a one becomes a method of Tensor."""
     return lambda *args: op(*args)
 
 

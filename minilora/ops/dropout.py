@@ -9,8 +9,9 @@ from ..fast import bind
 def mask(x, p, key, rows=None):
     """m: 0 with probability p, else 1/(1-p), so that E[m] = 1.   x (M, I) gives shape and dtype.
 
-    key: a tuple of ints (seed, optimizer step, micro-batch, adapter); it decides m. rows (M,)
-    ascending ints: x has these rows of a batch, and m is the batch's own at them; None: all.
+    key: a tuple of ints (seed, optimizer step, micro-batch, adapter); it decides m. rows (M,), ints
+    in ascending order: the rows of a batch that x has; m is that of the whole batch at these rows.
+    None: x has all rows.
     Source: Philox, Salmon et al. 2011; inverted dropout, Srivastava et al. 2014, section 10.
     """
     bits = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))

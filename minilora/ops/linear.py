@@ -1,4 +1,4 @@
-"""The linear layer, trained and frozen: what it must keep for backward depends on which."""
+"""The linear layer: one pair for a trained W, which keeps x, and one for a frozen W."""
 
 from ..engine import Op
 

@@ -1,7 +1,7 @@
 """Softmax cross-entropy, alone and together with the head that makes the logits.
 
-The gradient softmax(z) - onehot costs next to nothing once the softmax is there. So these pairs
-make it in forward and keep it, and backward only multiplies by ∂loss/∂(this loss).
+The gradient softmax(z) - onehot(target) is cheap once the softmax is computed. So forward computes
+and keeps it, and backward only multiplies it by ∂loss/∂(this loss).
 """
 
 import numpy as np

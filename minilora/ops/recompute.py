@@ -10,7 +10,7 @@ from .swiglu import swiglu
 def recompute(segment: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """segment(x), for which the tape keeps x alone; backward runs the segment again.
 
-    Leaves that the segment uses get their gradients too. The segment must give the same each time.
+    Leaves that the segment uses get their gradients too. The segment must compute the same again.
     Source: Chen et al. 2016, arXiv:1604.06174, section 3 (activation checkpointing).
     """
     out, cache = _run(segment, x.data)  # the segment's own tape is dropped with its output
@@ -36,8 +36,8 @@ _recompute = Op("recompute", _run, _run_again, saves=("segment", "x"))
 def remaking(op: Op, h: Tensor) -> Op:
     """An op like `op` that does not keep h = silu(gate) · up: backward computes h again.
 
-    h: the op's first argument. Where it is not the output of swiglu on the tape, whose cache has
-    gate and up, the op itself is returned.
+    h: the op's first argument. If it is not the output of swiglu on the tape, whose cache has gate
+    and up, the op itself is returned.
     """
     node = h.node
     if node is None or node.op is not swiglu:

@@ -1,4 +1,4 @@
-"""The middle of the gated feed-forward: one half of it opens or closes the other."""
+"""The middle of the gated feed-forward: silu(gate) scales each entry of up."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Some of the rows of an array, where the others are not needed any more."""
+"""Some of the rows of an array, after which the others are not needed."""
 
 import numpy as np
 

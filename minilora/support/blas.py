@@ -1,21 +1,30 @@
-"""How many threads the BLAS library computes with. Its sums depend on their number."""
+"""NumPy's BLAS library: its threads, on whose number its sums depend, and its kernels."""
 
 import contextlib
 import ctypes
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-THREADS = "scipy_openblas_get_num_threads64_"  # OpenBLAS as NumPy's wheels on PyPI bring it
-
 
 def threads() -> int | None:
-    """The number of threads of NumPy's BLAS now; None if the library does not say it."""
+    """The number of threads of NumPy's BLAS now; None if the library does not tell it."""
+    return _answer("scipy_openblas_get_num_threads64_", ctypes.c_int)
+
+
+def kernels() -> str | None:
+    """The processor for which OpenBLAS chose its kernels; None if the library does not tell it."""
+    name = _answer("scipy_openblas_get_corename64_", ctypes.c_char_p)
+    return name.decode() if name else None
+
+
+def _answer(function: str, kind: Any) -> Any:
+    """What a function of the OpenBLAS in NumPy's wheels returns; None for another library."""
     folder = Path(np.__file__).parent.parent / "numpy.libs"
     for path in folder.glob("*openblas*"):
         with contextlib.suppress(OSError, AttributeError):
-            function: Callable[[], Any] = getattr(ctypes.CDLL(str(path)), THREADS)
-            return int(function())
+            call = getattr(ctypes.CDLL(str(path)), function)
+            call.restype = kind
+            return call()
     return None

@@ -1,4 +1,4 @@
-"""Where the data lies, checked JSON, files written whole, and the error for a misspelt name."""
+"""The data folder, checked JSON, files written as a whole, and the error for a misspelt name."""
 
 import contextlib
 import difflib
@@ -47,8 +47,8 @@ def make_folder(path: str | Path) -> Path:
 def read_text(path: str | Path) -> str:
     """The contents of a text file in UTF-8, without a byte order mark.
 
-    Raises FileNotFoundError, or ValueError for what is no file of at most 256 MiB, with the first
-    line that is not UTF-8.
+    Raises FileNotFoundError; ValueError if it is no regular file of at most 256 MiB, or is not
+    UTF-8, with the number of the first such line.
     """
     try:
         with open(path, "rb", opener=_without_waiting) as file:
@@ -66,7 +66,7 @@ def read_text(path: str | Path) -> str:
 
 
 def _without_waiting(path, flags):
-    """For open: a named pipe that nobody writes to is opened at once, and then refused."""
+    """An opener for `open` that does not wait for a writer of a named pipe."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
@@ -160,11 +160,11 @@ def write_together(files: Mapping[Any, bytes]) -> None:
 
 @contextlib.contextmanager
 def replacing(folder: str | Path, remove: Collection[str] = ()) -> Iterator[Path]:
-    """A new folder inside `folder`; at the end, its files take the places of those of their names.
+    """A new folder inside `folder`. At the end its files replace the files of the same names.
 
-    From subfolders that the new folder has too, all files of the names `remove` and all empty
-    folders are removed before; a user's own files stay.
-    After an error, or a kill before the end, `folder` has what it had, and nothing of both.
+    Before that, subfolders that are in both lose their files with the names `remove`, and their
+    empty folders; a user's other files stay.
+    After an error or a kill before the end, `folder` has only its old files.
     """
     folder = Path(folder)
     new = folder / ".unfinished"
@@ -185,7 +185,7 @@ def replacing(folder: str | Path, remove: Collection[str] = ()) -> Iterator[Path
 
 
 def _clear(folder, names):
-    """Remove the files of these names, and then what folders are empty."""
+    """Remove the files of these names, and then the empty folders."""
     for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder before the folder
         if path.is_dir() and not path.is_symlink():
             with contextlib.suppress(OSError):  # not empty
@@ -196,7 +196,7 @@ def _clear(folder, names):
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """An OSError inside names this file: a full disk does not say which file it had no room for."""
+    """Add this file's name to an OSError; the error of a full disk has none."""
     try:
         yield
     except OSError as error:

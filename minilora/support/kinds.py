@@ -1,4 +1,4 @@
-"""What a JSON file must hold: a form, and the error that names the first place which is not so."""
+"""Check a JSON value against a form: the error names the first place that is wrong."""
 
 import math
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Within:
 
 @dataclass(frozen=True)
 class OneOf:
-    """Another kind: what is of one of these; None stands for null."""
+    """A kind for `check_kind`: a value of one of these kinds; None stands for null."""
 
     kinds: tuple[Any, ...]
 
@@ -46,8 +46,8 @@ def check_kind(path: str | Path, name: str, value: Any, wanted: Any) -> None:
 
     wanted: bool; int (of 64 bits); float (finite; a whole number is allowed too); str; list; dict;
     object: anything; [kind]: a list of such values; (kind, kind): a list of exactly these;
-    {"name": kind}: an object with at least these names, but for those that end in "?";
-    {str: kind}: an object all of whose values are of this kind; Within, OneOf.
+    {"name": kind}: an object with at least these names; one that ends in "?" may be missing;
+    {str: kind}: an object whose values are all of this kind; Within, OneOf.
     """
     if isinstance(wanted, OneOf):
         _check_one_of(path, name, value, wanted)
@@ -80,7 +80,7 @@ def check_kind(path: str | Path, name: str, value: Any, wanted: Any) -> None:
 
 
 def _in_range(value, kind, within):
-    """A number that a computer's numbers can hold, within the bounds if there are some."""
+    """Is a number finite (an int: of 64 bits), and within the bounds, if there are any?"""
     if kind not in (int, float):
         return True
     if not (is_finite(value) if kind is float else abs(value) <= MOST):
@@ -89,7 +89,7 @@ def _in_range(value, kind, within):
 
 
 def _check_one_of(path, name, value, wanted):
-    """Raises what the last kind has to say if none of them fits."""
+    """Raises the error of the last kind if no kind fits."""
     for kind in wanted.kinds:
         if kind is None and value is None:
             return

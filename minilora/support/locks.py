@@ -13,7 +13,7 @@ NAME = ".lock"  # the lock's file inside a folder
 
 @contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Only one process at a time is inside for the file at `path`; others wait for it.
+    """Only one process at a time is in the with block for the file at `path`; others wait.
 
     The lock is another file beside it, since the file itself may be replaced. Raises OSError.
     """
@@ -24,7 +24,7 @@ def writing(path: str | Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def using(folder: str | Path, file: str | Path | None = None) -> Iterator[None]:
-    """Inside, this process alone writes into the folder, and the file that is given beside it.
+    """In the with block only this process may write into the folder, and to `file` if it is given.
 
     Missing folders are made. Raises ValueError if another process is using one of the two, OSError
     if no file can be written there.

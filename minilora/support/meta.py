@@ -1,10 +1,10 @@
-"""Arrays that have a shape and a dtype and no numbers: what a step would hold, without holding it.
+"""Arrays with a shape and a dtype but no numbers, to count the bytes of a step without its memory.
 
-A `Meta` goes wherever an array goes. The ops, the methods, the model and the engine run on it
-unchanged; operators and the NumPy functions below answer with another Meta, and the kernels' table
-answers from `fast/shapes.py`. Each has a `Storage`, which tells its `Memory` when it is made and
-when Python lets go of it: so what is alive, and the most that ever was, come from the same
-references that would keep real arrays alive.
+A `Meta` is passed wherever an array is passed. The ops, the methods, the model and the engine run
+on it unchanged; operators and the NumPy functions below return another Meta, and in place of the
+kernels `fast/shapes.py` is used. Each Meta has a `Storage`, which adds its bytes to a `Memory` when
+it is made, and takes them away when Python frees it. So the count follows the same references that
+keep real arrays alive.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ class Memory:
         self.live = self.peak = 0
 
     def add(self, nbytes: int) -> None:
-        """Bytes that came (or, below 0, went)."""
+        """Count bytes that were allocated, or freed if the number is below 0."""
         self.live += nbytes
         self.peak = max(self.peak, self.live)
 
@@ -94,13 +94,11 @@ class Meta(np.lib.mixins.NDArrayOperatorsMixin):
         return Meta(shape, self.dtype, self.storage)
 
     def _pattern(self) -> np.ndarray:
-        """A real array of this shape that takes no memory:
-        NumPy's own rules for shapes are asked with it.
-        """
+        """A real array of this shape that takes no memory, to which NumPy applies its rules."""
         return np.broadcast_to(np.zeros((), bool), self.shape)
 
     def reshape(self, *shape) -> "Meta":
-        """A view in another shape: arrays on the hot path are contiguous."""
+        """A view in another shape, as of a contiguous array. Raises ValueError for another size."""
         shape = shape[0] if len(shape) == 1 else shape
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
         known = math.prod(n for n in shape if n != -1)
@@ -137,7 +135,8 @@ class Meta(np.lib.mixins.NDArrayOperatorsMixin):
         if isinstance(key, np.ndarray) and key.ndim == 1 and key.dtype.kind in "iu":
             return Meta((len(key), *self.shape[1:]), self.dtype)
         shape = self._pattern()[key].shape
-        basic = all(isinstance(k, int | slice | type(None) | type(...)) for k in _as_tuple(key))
+        keys = key if isinstance(key, tuple) else (key,)
+        basic = all(isinstance(k, int | slice | type(None) | type(...)) for k in keys)
         return self._view(shape) if basic else Meta(shape, self.dtype)
 
     def __setitem__(self, key, value):
@@ -162,23 +161,16 @@ class Meta(np.lib.mixins.NDArrayOperatorsMixin):
 
 
 COMPARISONS = {
-    np.equal,
-    np.not_equal,
-    np.less,
-    np.less_equal,
-    np.greater,
-    np.greater_equal,
+    *(np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal),
     np.isfinite,
 }
 
 
 def filled(like, shape, numbers: Callable[[], Any]):
-    """An array like `like` of this shape that holds numbers();
-    for a Meta the numbers are not asked for.
-    """
+    """An array like `like` of this shape that holds numbers(), which is not called for a Meta."""
     array = np.empty_like(like, shape=shape)
     if isinstance(array, Meta):
-        Meta(shape, array.dtype)  # the numbers, which are there beside the array for a moment
+        Meta(shape, array.dtype)  # counts numbers(), which is there beside the array for a moment
     else:
         array[...] = numbers()
     return array
@@ -194,10 +186,6 @@ def arrays_in(cache) -> list:
     if is_array(cache):
         return [cache]
     return [a for part in cache for a in arrays_in(part)] if isinstance(cache, tuple | list) else []
-
-
-def _as_tuple(key):
-    return key if isinstance(key, tuple) else (key,)
 
 
 def _kind(a):

@@ -34,7 +34,10 @@ class PairRun:
     rng: np.random.Generator
 
     def loss(self, name: str, moved: np.ndarray) -> float:
-        """<dout, out> with another value of one argument."""
+        """<dout, out> with `moved`, of the argument's shape, in place of one argument.
+
+        Raises GradientError if the output is not finite or its shape changes.
+        """
         out, _ = self.forward(*{**self.args, name: moved}.values())
         words = ""
         if np.shape(out) != self.out.shape:
@@ -50,9 +53,9 @@ class PairRun:
 def run_pair(
     forward: Callable, backward: Callable, arrays: Sequence, frozen: str | Iterable[str], seed: int
 ) -> PairRun:
-    """Run a pair once in float64, and see that it has the form of a pair.
+    """Run a pair once in float64, and check that it has the form of a pair.
 
-    Raises GradientError where it has not; ValueError where the call is wrong, or leaves nothing to
+    Raises GradientError if it has not; ValueError if the call is wrong or there is nothing to
     check.
     """
     parameters, more = _parameters(forward, len(arrays))

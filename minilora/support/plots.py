@@ -64,7 +64,7 @@ def reference_title(name: str) -> str:
 
 
 def literal(text: str) -> str:
-    """The text with its dollars as dollars: between two of them a figure would read a formula."""
+    """The text with $ escaped: matplotlib would read the part between two of them as a formula."""
     return text.replace("$", r"\$")
 
 
@@ -119,9 +119,9 @@ def png(figure, dpi: int = 140) -> bytes:
 
 
 def convergence(results: Mapping[str, Any]) -> Any:
-    """Loss against optimizer steps, one colour a row: left on validation words, right in training.
+    """Loss against optimizer steps: left on validation words, right in training.
 
-    The legend lists the rows from the lowest final loss to the highest.
+    Each row has its colour. The legend lists the rows from the lowest final loss to the highest.
     """
     from matplotlib.ticker import LogLocator, MaxNLocator
 
@@ -185,8 +185,9 @@ def _bars(records):
 
 
 def _bar(record, size):
-    """Half of the error bar: the standard deviation over the seeds; of one seed, the standard error
-    √(p(1-p)/n) of a share p of n words.
+    """Half of the error bar: the standard deviation over the seeds.
+
+    For one seed it is the standard error √(p(1-p)/n) of a share p of n words.
     """
     p = record["exact_match"]
     return record["exact_match_sd"] if len(record["seeds"]) > 1 else math.sqrt(p * (1 - p) / size)
@@ -214,8 +215,9 @@ def _panels(figure, records, references, size):
 
 
 def _with_margin(values, share, least=0.0):
-    """(low, high): the range of the values, widened on both sides by this share of it, or 0.02, or
-    until it is `least` wide, so that small differences look small.
+    """(low, high): the range of the values with a margin of this share of it, at least 0.02.
+
+    It is at least `least` wide, so that small differences look small.
     """
     width = max(values) - min(values)
     margin = max(share * width, 0.02, (least - width) / 2)
@@ -223,9 +225,7 @@ def _with_margin(values, share, least=0.0):
 
 
 def _points(axes, records, size):
-    """A point with its error bar for every method, at its own number: points of equal numbers stand
-    above each other, told apart by colour, marker and the legend.
-    """
+    """A point with its error bar for every method; points of equal numbers are above each other."""
     from matplotlib.ticker import LogLocator
 
     appearance = looks(records)

@@ -1,4 +1,4 @@
-"""What an object says of itself: a line at a prompt, a small table in a notebook."""
+"""How an object is shown: a line at a prompt, a small table in a notebook."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ def line(title: str, facts: Mapping[str, str]) -> str:
 
 
 def table(title: str, facts: Mapping[str, str], below: str = "") -> str:
-    """The same as HTML: a row a fact. below: HTML to stand under it."""
+    """The same as HTML, with a row for each fact. below: HTML under the table."""
     left = "text-align:left"
     rows = "".join(
         f'<tr><td style="{left}">{html.escape(name)}</td>'

@@ -1,16 +1,21 @@
-"""What a terminal can show: its width, the characters of its encoding, and no control ones."""
+"""Text for a terminal: its width, characters that its encoding has, no control characters."""
 
 import codecs
 import os
 import re
 import shutil
 import sys
+import textwrap
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-WIDTH = 110  # columns of what is printed into a file or a pipe, and the most on a terminal
+WIDTH = 110  # columns of text in a file or a pipe, and the most on a terminal
+ANY = 10_000  # columns: nothing is broken
+NOTE = 88  # columns of the sentences below a table, at most
+GAP = 2  # columns between two of a table that has to be narrow
 ERRORS = "minilora.plain"  # an error handler of codecs: other characters for those that are missing
 
-# What a terminal obeys instead of printing it; the last ones turn the direction of writing.
+# Characters that a terminal obeys instead of printing; the last ones set the direction of text.
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 PLAIN = {  # character -> what stands for it where the encoding lacks it
     "─": "-",
@@ -34,23 +39,36 @@ PLAIN = {  # character -> what stands for it where the encoding lacks it
     "ᵀ": "^T",
     "₀": "0",
     "²": "^2",
+    "³": "^3",
+    "⁶": "^6",
+    "⁹": "^9",
+    "¹": "^1",
+    "⁻": "^-",
+    "µ": "u",
+    "α": "alpha",
+    "ε": "epsilon",
+    "η": "eta",
+    "ρ": "rho",
+    "σ": "sigma",
+    "Σ": "Sum ",
 }
 
 
 def _plain(error):
-    """The characters that could not be encoded, in plain ones; a question mark for any other."""
+    """Replace the characters that cannot be encoded by PLAIN's, all others by a question mark."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     missing = error.object[error.start : error.end]
-    return "".join(PLAIN.get(c, "?") for c in missing), error.end
+    return "".join(PLAIN.get(c, "?") for c in missing).replace("^-^", "^-"), error.end
 
 
 codecs.register_error(ERRORS, _plain)
 
 
 def set_up() -> None:
-    """Let stdout and stderr print every text, in plain characters where theirs lack one; nowhere
-    where they are closed, as by >&- in a shell.
+    """Let stdout and stderr print every text, with plain characters for those that they lack.
+
+    Where one is closed, as by >&- in a shell, its text is discarded.
     """
     sys.stdout, sys.stderr = (s or _nowhere() for s in (sys.stdout, sys.stderr))
     for stream in (sys.stdout, sys.stderr):
@@ -63,13 +81,14 @@ def _nowhere():
 
 
 def printable(text: str) -> str:
-    """The text with its control characters written out, but for newlines and tabs: "\\x1b"."""
+    """The text with its control characters, except newline and tab, as escapes: "\\x1b"."""
     return CONTROLS.sub(lambda c: ascii(c[0])[1:-1], text)
 
 
 class Printable:
-    """A text stream on which a stranger's text (a vocabulary, a title, a path) cannot move the
-    cursor or change what was printed before.
+    """A text stream without control characters.
+
+    So no text of a file (a vocabulary, a title, a path) moves the cursor or changes earlier output.
     """
 
     def __init__(self, stream: Any):
@@ -84,19 +103,74 @@ class Printable:
         return getattr(self.stream, name)
 
 
-def encodable(text: str, stream: Any = None) -> str:
-    """A text in characters that a stream (stdout where None) can encode."""
-    encoding = getattr(stream or sys.stdout, "encoding", None) or "utf-8"
+def encodable(text: str) -> str:
+    """A text in characters that stdout can encode."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return text.encode(encoding, ERRORS).decode(encoding)
 
 
-def width() -> int:
-    """Columns for a text: COLUMNS or the terminal's, at most WIDTH; WIDTH where there is none."""
-    return max(20, min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))
+def width(most: int = WIDTH) -> int:
+    """Columns for a text: COLUMNS or the terminal's, at most `most`; `most` where there is none."""
+    return max(20, min(most, shutil.get_terminal_size((most, 24)).columns))
+
+
+def fill(text: str, width: int, indent: int = 0) -> str:
+    """A text in lines of at most so many columns; `indent` spaces before all but the first line.
+    A word that is longer stays whole.
+    """
+    how: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.fill(text, width, subsequent_indent=" " * indent, **how)
+
+
+def blocks(widths: Sequence[int], width: int, keep: int = 1) -> list[list[int]]:
+    """The columns of a table, by number, in tables of at most `width`: each has the first `keep`
+    columns, which name a row, and at least one other.
+    """
+    names = list(range(keep))
+    found = [names]
+    for i in range(keep, len(widths)):
+        wider = [*found[-1], i]
+        if len(wider) > keep + 1 and sum(widths[j] for j in wider) > width:
+            found.append([*names, i])
+        else:
+            found[-1] = wider
+    return found
+
+
+def table(
+    rows: Sequence[Sequence[str]],
+    widths: Sequence[int],
+    width: int,
+    left: Collection[int] = (0,),
+) -> Iterator[str]:
+    """Rows of cells as lines, in columns of these widths; left: columns that start at the left.
+
+    Where a line would be wider than `width`, the columns move together. Those that still do not
+    fit stand in a further table below, with the first column again, without rows of empty cells.
+    """
+    if max(map(len, _lines(rows, widths, range(len(widths)), left))) > width:
+        widths = [max(map(len, column)) + GAP for column in zip(*rows)]
+        widths[0] -= GAP
+    first, *others = blocks(widths, width)
+    yield from _lines(rows, widths, first, left)
+    for block in others:
+        yield ""
+        told = [row for row in rows if any(row[i].strip() for i in block[1:])]
+        yield from _lines(told, widths, block, left)
+
+
+def _lines(rows, widths, block, left):
+    """The lines of these columns."""
+    for row in rows:
+        cells = [(i in left, row[i], widths[i]) for i in block]
+        yield "".join(
+            (" " * GAP * (n > 0) + cell).ljust(w) if at_left else cell.rjust(w)
+            for n, (at_left, cell, w) in enumerate(cells)
+        ).rstrip()
 
 
 def drop_output() -> None:
-    """Send what is still to be printed nowhere: the reader of the pipe is gone."""
+    """Discard the text that is not printed yet, since the reader of the pipe has gone."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -1,4 +1,4 @@
-"""Settings as plain Python numbers, or a one-line error that says what was wanted."""
+"""Check settings: they become plain Python numbers, or an error says what was wanted."""
 
 import math
 from typing import Any

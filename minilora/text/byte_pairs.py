@@ -108,7 +108,7 @@ class BytePairTokenizer:
         return self._size
 
     def encode(self, text: str) -> list[int]:
-        """Text to ids; no token is added before or after."""
+        """Text to ids; no token is added. Raises ValueError for what the library refuses."""
         with _in_rust("tokenizer"):
             return self._inner.encode(text, add_special_tokens=False).ids
 
@@ -134,8 +134,10 @@ class BytePairTokenizer:
         return "".join(text for text, _ in self.turns(messages)) + f"{START}assistant\n"
 
     def turns(self, messages: Sequence[Mapping[str, str]]) -> list[tuple[str, bool]]:
-        """The parts of a conversation's ChatML text, and which of them the assistant says: the
-        content of its turns, with the token that ends a turn. Raises ValueError as `chat` does.
+        """The parts of a conversation's ChatML text, each with: does the assistant say it?
+
+        It says the content of its turns, and the token that ends each of them. Raises ValueError as
+        `chat` does.
         """
         if START not in self.template or STOP not in self.template:
             raise ValueError("tokenizer: its chat template is not ChatML, or it has none")
@@ -177,8 +179,9 @@ def _id(about, key, size, default=None):
 
 
 def _id_of(inner, token):
-    """The id of a token in tokenizer_config.json, which is a text or an object with its "content";
-    None where it is no token.
+    """The id of a token in tokenizer_config.json: a text, or an object with its "content".
+
+    None if the tokenizer has no such token.
     """
     text = token.get("content") if isinstance(token, dict) else token
     return inner.token_to_id(text) if isinstance(text, str) else None
@@ -186,7 +189,7 @@ def _id_of(inner, token):
 
 @contextlib.contextmanager
 def _in_rust(place: Any, kind: type[ValueError] = ValueError) -> Iterator[None]:
-    """What the tokenizers library raises is raised again as a ValueError that begins with place."""
+    """An error of the tokenizers library becomes a ValueError that begins with `place`."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit, MemoryError):

@@ -23,7 +23,10 @@ class Chat:
         return cls(tuple(messages))
 
     def row(self, tokenizer: Any) -> tuple[list[int], list[int]]:
-        """ids and targets of the whole conversation; -100 where the assistant does not speak."""
+        """ids and targets of the whole conversation; -100 where the assistant does not speak.
+
+        Raises ValueError if the tokenizer has no chat template.
+        """
         ids: list[int] = []
         targets: list[int] = []
         for text, counts in _turns(tokenizer, self.messages):
@@ -33,7 +36,10 @@ class Chat:
         return ids[:-1], targets[1:]
 
     def pair(self, tokenizer: Any) -> tuple[str, str]:
-        """The text up to the assistant's last turn, and what it says there: to score an answer."""
+        """The text before the assistant's last turn, and the content of this turn, for a score.
+
+        Raises ValueError if the tokenizer has no chat template.
+        """
         last = max(i for i, m in enumerate(self.messages) if m["role"] == "assistant")
         *before, _, _ = _turns(tokenizer, self.messages[: last + 1])
         return "".join(text for text, _ in before), self.messages[last]["content"]

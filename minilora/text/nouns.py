@@ -25,35 +25,35 @@ def load() -> TaskData:
 def exact_match(
     model: Any, pairs: Sequence[Pair], batch_size: int = 64, return_answers: bool = False
 ) -> Any:
-    """The share of prompts whose most probable next token is the answer; as tasks.exact_match."""
-    return _score(model, pairs, batch_size, return_answers)
+    """The share of prompts whose most probable next token is the answer's.
 
-
-def best_of_ten(model: Any, pairs: Sequence[Pair], batch_size: int = 64) -> float:
-    """The share of prompts for which, among all answers of `pairs`, the right one is most probable.
-
-    This measures what a model knows, even if it would say it in other words.
+    Returns a float; with return_answers: (float, answers in the order of `pairs`). Raises
+    ValueError for a model without a tokenizer.
     """
-    tokenizer = require_tokenizer("nouns", getattr(model, "base", model).tokenizer)
-    allowed = np.array(sorted({_token(tokenizer, pair) for pair in pairs}))
-    return _score(model, pairs, batch_size, False, allowed)
-
-
-def _score(model, pairs, batch_size, return_answers, allowed=None):
-    """The share of right answers; an answer is the most probable of all tokens or of `allowed`."""
-    tokenizer = require_tokenizer("nouns", getattr(model, "base", model).tokenizer)
-    prompts = [tokenizer.encode(prompt) for prompt, _ in pairs]
+    tokenizer, prompts, right = _encoded(model, pairs)
     answers = np.zeros(len(pairs), int)
-    if allowed is None:
-        for places, ids in prompt_batches(getattr(model, "base", model), prompts, batch_size):
-            answers[places] = [row[-1] for row in model.generate(ids, 1)]
-    else:
-        for places, ids in of_one_length(prompts, batch_size):
-            answers[places] = allowed[model.logits(ids)[:, -1, allowed].argmax(axis=1)]
-    score = float(np.mean(answers == [_token(tokenizer, pair) for pair in pairs]))
+    for places, ids in prompt_batches(getattr(model, "base", model), prompts, batch_size):
+        answers[places] = [row[-1] for row in model.generate(ids, 1)]
+    score = float(np.mean(answers == right))
     return (score, [tokenizer.decode([i]) for i in answers]) if return_answers else score
 
 
-def _token(tokenizer, pair):
-    """The first token of the right answer."""
-    return tokenizer.encode(pair[1][0])[0]
+def best_of_ten(model: Any, pairs: Sequence[Pair]) -> float:
+    """The share of prompts for which, among all answers of `pairs`, the right one is most probable.
+
+    This measures what a model knows, even if it would say it in other words. Raises ValueError for
+    a model without a tokenizer.
+    """
+    _, prompts, right = _encoded(model, pairs)
+    allowed, hits = np.unique(right), 0
+    for places, ids in of_one_length(prompts, 64):
+        best = allowed[model.logits(ids)[:, -1, allowed].argmax(axis=1)]
+        hits += int((best == right[places]).sum())
+    return hits / len(pairs)
+
+
+def _encoded(model, pairs):
+    """The tokenizer, the prompts' ids, and the first token of each right answer (N,)."""
+    tokenizer = require_tokenizer("nouns", getattr(model, "base", model).tokenizer)
+    prompts = [tokenizer.encode(prompt) for prompt, _ in pairs]
+    return tokenizer, prompts, np.array([tokenizer.encode(right[0])[0] for _, right in pairs])

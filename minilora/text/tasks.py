@@ -99,9 +99,9 @@ def read_pairs(
 ) -> list[Pair]:
     """(prompt, completion) pairs from a .jsonl or .csv file in UTF-8.
 
-    prompt, completion: the names that the file has for them. A line of JSONL may have "messages"
-    instead, a list of {"role", "content"}: it is read as a `Chat`. Blank lines and other names are
-    skipped. Raises ValueError with the line, FileNotFoundError.
+    prompt, completion: their names in the file. A line of JSONL may have "messages" instead, a list
+    of {"role", "content"}: it is read as a `Chat`. Blank lines and other names are skipped.
+    Raises FileNotFoundError, or ValueError with the number of the line that is wrong.
     """
     columns = prompt, completion
     path = Path(path)
@@ -169,11 +169,11 @@ def batches(
 
     ids, targets (N, T), T of the longest row. Each epoch has its own order. The last batch of an
     epoch is completed from the next one: all batches have batch_size rows, or all pairs if fewer.
-    by_length: rows of this many batches are sorted by length among them, so that less is padded;
-    the batches then come in random order, and their number is a multiple of by_length. More epochs
-    add batches after the same first ones.
-    max_tokens, in place of batch_size: a batch takes the next rows as long as it has at most so
-    many tokens, without the padding. So all batches cost about the same.
+    by_length: the rows of this many batches are sorted by length and then dealt out again, so that
+    there is less padding. These batches come in random order, and the number of all batches is a
+    multiple of by_length. With more epochs the first batches stay the same.
+    max_tokens, instead of batch_size: a batch takes rows until the next one would give it more
+    tokens than this, padding not counted. So all batches cost about the same.
     Raises ValueError for no pairs, no tokenizer, an empty prompt, an end token inside a completion,
     a character without a token, or a row longer than max_tokens.
     """
@@ -195,7 +195,7 @@ def batches(
         chosen = _by_tokens([len(ids) for ids, _ in rows], max_tokens, epochs, rng)
     else:
         chosen = _by_number(rows, batch_size, seed, epochs, by_length, rng)
-    return [_pad([rows[i] for i in batch], tokenizer.pad_id) for batch in chosen]
+    return [pad([rows[i] for i in batch], tokenizer.pad_id) for batch in chosen]
 
 
 def _by_number(rows, batch_size, seed, epochs, by_length, rng):
@@ -248,13 +248,16 @@ def enough_batches(
     seed: int,
     by_length: int = 1,
 ) -> list[Batch]:
-    """`batches` with enough epochs for this number of steps."""
+    """`batches` with enough epochs for this number of steps. Raises ValueError as `batches`."""
     epochs = -(-steps * batch_size // max(1, len(pairs)))
     return batches(pairs, tokenizer, batch_size, seed, epochs, by_length)
 
 
 def all_once(pairs: Sequence[Pair], tokenizer: Any, batch_size: int = 64) -> list[Batch]:
-    """All pairs, each once, in batches of similar length: for a mean loss."""
+    """All pairs, each once, in batches of similar length, for a mean loss.
+
+    Raises ValueError as `batches`.
+    """
     pairs = sorted(pairs, key=_length)
     parts = [pairs[k : k + batch_size] for k in range(0, len(pairs), batch_size)]
     return [batch for part in parts for batch in batches(part, tokenizer, len(part))]
@@ -273,18 +276,26 @@ def _row(pair: Pair, tokenizer: Any) -> tuple[list[int], list[int]]:
     if isinstance(pair, Chat):
         with errors_at(place):
             return pair.row(tokenizer)
-    if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
-        raise ValueError(f"{place}: wanted a pair (prompt, completion)")
+    _check_pair(place, pair)
     with errors_at(place):
         prompt, answer = tokenizer.encode(pair[0]), tokenizer.encode(_right(pair[1])[0])
     if not prompt or tokenizer.eos_id in answer:
         raise ValueError(f"{place}: wanted a prompt, and no end token in the completion")
-    row = [*prompt, *answer, tokenizer.eos_id]
-    return row[:-1], [IGNORED] * (len(prompt) - 1) + row[len(prompt) :]
+    return answer_row([*prompt, *answer, tokenizer.eos_id], len(prompt))
 
 
-def _pad(rows: list[tuple[list[int], list[int]]], pad_id: int) -> Batch:
-    """Rows of unequal length as one batch, padded on the right."""
+def _check_pair(place: str, pair: Any) -> None:
+    if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
+        raise ValueError(f"{place}: wanted a pair (prompt, completion)")
+
+
+def answer_row(tokens: list[int], prompt: int) -> tuple[list[int], list[int]]:
+    """ids and targets of a row of tokens, whose first `prompt` tokens are no targets."""
+    return tokens[:-1], [IGNORED] * (prompt - 1) + tokens[prompt:]
+
+
+def pad(rows: list[tuple[list[int], list[int]]], pad_id: int) -> Batch:
+    """ids and targets (N, T) of N rows, padded on the right to the longest one."""
     shape = len(rows), max(len(ids) for ids, _ in rows)
     ids, targets = np.full(shape, pad_id, np.int64), np.full(shape, IGNORED, np.int64)
     for n, (row_ids, row_targets) in enumerate(rows):
@@ -294,23 +305,19 @@ def _pad(rows: list[tuple[list[int], list[int]]], pad_id: int) -> Batch:
 
 
 def random_batch(
-    vocab_size: int,
-    batch_size: int,
-    prompts: tuple[int, int] = (60, 200),
-    answers: tuple[int, int] = (5, 60),
-    seed: int = 0,
+    vocab_size: int, batch_size: int, prompts: tuple[int, int], answers: tuple[int, int]
 ) -> Batch:
     """Random tokens in the form of instruction data: a prompt without targets, then an answer.
 
     prompts, answers: the least and the most tokens of each, drawn for every row.
+    ->  ids, targets (batch_size, T), the same at each call.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     rows = []
     for _ in range(batch_size):
         prompt, answer = (int(rng.integers(least, most + 1)) for least, most in (prompts, answers))
-        row = rng.integers(0, vocab_size, prompt + answer).tolist()
-        rows.append((row[:-1], [IGNORED] * (prompt - 1) + row[prompt:]))
-    return _pad(rows, 0)
+        rows.append(answer_row(rng.integers(0, vocab_size, prompt + answer).tolist(), prompt))
+    return pad(rows, 0)
 
 
 def _right(completion: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -328,14 +335,17 @@ def exact_match(
 
     model: has .tokenizer or .base.tokenizer, and .generate(ids (N, T), max_new_tokens, stop=id). A
     model of this package gets prompts of several lengths at once.
-    Returns a float; with return_answers (float, answers in the order of `pairs`). An answer longer
-    than the longest right completion is wrong. Raises ValueError for no pairs or no tokenizer.
+    Returns a float; with return_answers: (float, answers in the order of `pairs`). An answer longer
+    than the longest right completion is wrong.
+    Raises ValueError for an empty list of pairs or a model without a tokenizer.
     """
     if not pairs:
         raise ValueError("exact_match: no pairs")
     base = getattr(model, "base", model)
     tokenizer = require_tokenizer("exact_match", getattr(base, "tokenizer", None))
     words = [pair.pair(tokenizer) if isinstance(pair, Chat) else pair for pair in pairs]
+    for pair in words:
+        _check_pair(f"exact_match: {pair!r:.120}", pair)
     prompts = [tokenizer.encode(prompt) for prompt, _ in words]
     right = [_right(completion) for _, completion in words]
     longest = max(len(tokenizer.encode(text)) for texts in right for text in texts)
@@ -406,5 +416,8 @@ RULES: dict[str, Callable[[str], str]] = {
 
 
 def score_rule(rule: Callable[[str], str], pairs: Sequence[Words]) -> float:
-    """The share of a task's pairs that a rule, applied to the word itself, answers right."""
+    """The share of a task's pairs that a rule answers right; it is applied to the word itself.
+
+    Raises ValueError for a pair without a right completion.
+    """
     return sum(rule(prompt[1:-1]) in _right(answers) for prompt, answers in pairs) / len(pairs)

@@ -143,8 +143,9 @@ def tokenizer_config(pad: str, end: str, **more: Any) -> dict[str, bytes]:
 
 
 def tokenized(tokenizer: Any, text: str | Sequence[str]) -> dict[str, Any]:
-    """{"input_ids": ids of the text} as transformers' tokenizers answer a call; of several texts a
-    list each, of its own length.
+    """{"input_ids": ids of the text}, as transformers' tokenizers return it.
+
+    For several texts it is a list of lists, each of its own length.
     """
     if isinstance(text, str):
         return {"input_ids": tokenizer.encode(text)}
@@ -160,7 +161,7 @@ def known_ids(ids: Iterable[int], vocab_size: int) -> list[int]:
     return ids
 
 
-# The word lab's: end, prompt mark, one tag a task, letters, and the sounds that no letter writes.
+# The word lab's: end, prompt mark, one tag for each task, letters, and sounds that have no letter.
 WORD_LAB = CharTokenizer.from_characters(
     "\n>" + "SGPDNCLW" + string.ascii_lowercase + "ɑæʌɔäïɛɝɪöʊʧðʤŋʃθʒ"
 )

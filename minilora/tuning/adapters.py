@@ -71,7 +71,7 @@ class Tuned:
         self.rank, self.alpha, self.targets = rank, alpha, targets
         self.rank_pattern: dict[str, int] = {}  # linears whose rank is another: see choices.py
         self.alpha_pattern: dict[str, float] = {}
-        self.recompute = check_recompute(recompute)  # may be set to another at any time
+        self.recompute = check_recompute(recompute)  # can be changed at any time
         self.shared: Arrays = {}
         self.layers: dict[str, Arrays] = {}
         self.weights: dict[str, np.ndarray] = {}
@@ -91,7 +91,7 @@ class Tuned:
         return self.base.config
 
     def trained(self) -> list[Trained]:
-        """The trainable arrays, live, in a fixed order."""
+        """The trainable arrays themselves, not copies, in a fixed order."""
         if self.record.whole_model:
             return [Trained(name, "", name, array) for name, array in self.weights.items()]
         return [
@@ -102,7 +102,7 @@ class Tuned:
 
     @property
     def trainable(self) -> dict[str, np.ndarray]:
-        """Key on disk -> array, live: what the optimizer moves."""
+        """Key on disk -> array: what the optimizer moves, not copies of it."""
         return {t.key: t.array for t in self.trained()}
 
     @property
@@ -135,9 +135,10 @@ class Tuned:
         leaves: Mapping[str, Tensor] | None = None,
         key: tuple[int, ...] | None = None,
     ) -> Forward:
-        """What the base's forward pass runs with under this technique.
+        """The weights and linears with which the base's forward pass runs under this technique.
 
-        leaves: take gradients for these; key: (seed, step, micro-batch), switches dropout on.
+        leaves: key -> leaf of the tape, for the arrays that get gradients. key: (seed, step,
+        micro-batch), from which dropout draws; None: no dropout.
         """
         again = check_recompute(self.recompute)
         leaves = leaves or {}
@@ -178,28 +179,35 @@ class Tuned:
         return Forward(weights, linear, feed_forward, recompute=again == "layers")
 
     def loss(self, ids, targets, count=None, leaves=None, key=None) -> Tensor:
-        """The base's loss under this technique; leaves and key as for `how`."""
+        """The base's mean loss () in nats a target under this technique.
+
+        ids, targets (N, T) ints; count: the divisor, None: the targets that count; leaves and key
+        as for `how`. Raises ValueError if ids or targets are out of range.
+        """
         return self.base.loss(ids, targets, count, self.how(leaves, key))
 
     def logits(self, ids) -> np.ndarray:
-        """ids (N, T) ints -> logits (N, T, V), without dropout."""
+        """ids (N, T) ints -> logits (N, T, V), without dropout. Raises ValueError for wrong ids."""
         return self.base.logits(ids, self.how())
 
     def generate(self, ids, max_new_tokens: int, **choices) -> np.ndarray:
-        """Continue each row: see `generation.generate`."""
+        """Continue each row of ids (N, T) -> (N, T + new): see `generation.generate`."""
         return generation.generate(self.base, ids, max_new_tokens, **choices, how=self.how())
 
     def factors(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
-        """(O, k) and (k, I): their product, times the layer's s where it has one, is all that was
-        learned for one linear. Raises ValueError for a technique whose change is no such product.
+        """Arrays (O, k) and (k, I) whose product is the whole change of one linear's weight.
+
+        If the layer has a scaling s, the change is s times the product. Raises ValueError if the
+        technique's change is no such product.
         """
         if self.record.factors is None:
             raise ValueError(f"{self.method}: its change of a weight is no product of two factors")
         return self.record.factors(self.options, **self.layers[layer])
 
     def delta(self, layer: str) -> np.ndarray:
-        """All that was learned for one linear, in float64 (O, I): its adapter's ΔW, and where W
-        moved, that too.
+        """The whole change of one linear's weight, in float64 (O, I).
+
+        It is the adapter's ΔW and, for a technique that moves W, the change of W itself.
         """
         W = self.base.params[f"{layer}.weight"]
         arguments = {"W": self.weights.get(f"{layer}.weight", W), **self.layers.get(layer, {})}
@@ -208,15 +216,16 @@ class Tuned:
             for k, a in arguments.items()
         }
         change = self.record.delta(**wide) if layer in self.layers else 0
-        return change + (wide["W"] - W)  # W - W is 0 where it stands still
+        return change + (wide["W"] - W)
 
     def generate_text(self, prompt: str, max_new_tokens: int = 32, **choices) -> str:
         """The text that follows a prompt, up to the end token: see `generation.generate_text`."""
         return generation.generate_text(self, prompt, max_new_tokens, **choices)
 
     def count_parameters(self) -> tuple[int, int]:
-        """How many numbers train, and how many there are, counted as PEFT counts them: the base's
-        and the adapters', without the arrays that all layers share.
+        """(trainable numbers, all numbers), counted as in PEFT.
+
+        All: the base's and the adapters', without the arrays that all layers share.
         """
         trainable = sum(a.size for a in self.trainable.values())
         base = sum(a.size for a in self.base.params.values())
@@ -227,7 +236,7 @@ class Tuned:
         return trainable, base + sum(a.size for a in own if is_array(a))
 
     def print_trainable_parameters(self) -> None:
-        """Print `count_parameters` in PEFT's own sentence."""
+        """Print `count_parameters` in the words of PEFT's method of this name."""
         trainable, every = self.count_parameters()
         share = 100 * trainable / every
         print(
@@ -236,7 +245,9 @@ class Tuned:
 
     def _facts(self) -> dict[str, str]:
         trainable, every = self.count_parameters()
-        targets = self.targets if isinstance(self.targets, str) else ", ".join(self.targets or ())
+        names = [self.targets] if isinstance(self.targets, str) else [*(self.targets or ())]
+        # seven kinds of linears, or the whole name of each one
+        targets = ", ".join(names) if len(names) < 8 else f"{len(names)} linears"
         size = human(sum(a.nbytes for a in self.trainable.values()))
         facts = {"rank": self.rank, "alpha": self.alpha, "targets": targets}
         facts |= {"trainable": f"{trainable:,} of {every:,}", "size": size}
@@ -247,6 +258,14 @@ class Tuned:
 
     def _repr_html_(self) -> str:
         return show.table(f"{self.record.title} on Llama {self.base.name}".rstrip(), self._facts())
+
+
+def check_base(who: str, model: Any) -> None:
+    """Raises TypeError, with what to do, for what is no model without an adapter."""
+    if isinstance(model, Llama):
+        return
+    what = "detach or merge first" if isinstance(model, Tuned) else "load_model returns one"
+    raise TypeError(f"{who}: got a {type(model).__name__}, wanted a Llama; {what}")
 
 
 def attach(
@@ -265,21 +284,20 @@ def attach(
     recompute: Literal["layers", "swiglu"] | None = None,
     **options,
 ) -> Tuned:
-    """Put a technique on a model: fresh arrays, the base untouched.
+    """Put a technique on a model: it gets fresh arrays, and the base does not change.
 
     method: a name of METHODS, or a Method of your own. rank: its default where None (8; VeRA 256).
     alpha: 2·rank where None. rank_pattern, alpha_pattern: {name or regular expression of adapted
     linears: their own}, as in PEFT. targets: names of linears ("q_proj", or a full name), regular
     expressions of them, or "all-linear"; ("q_proj", "v_proj") where None. layers_to_transform,
-    layers_pattern, exclude_modules: fewer of them, see `match_targets`. recompute: less memory for
-    time, see `check_recompute`. options: the technique's own, listed below with their defaults.
-    Raises ValueError for what the technique does not take, with the nearest right names.
+    layers_pattern, exclude_modules: leave some of them out, see `match_targets`. recompute: needs
+    less memory and more time, see `check_recompute`. options: the technique's own, listed below
+    with their defaults.
+    Raises TypeError if model is not a Llama; ValueError for a keyword that the technique does not
+    take, with the nearest right names, or for a value out of range.
     """
     record = method if isinstance(method, Method) else find_method(method)
-    if not isinstance(model, Llama):
-        raise TypeError(
-            f"attach: got a {type(model).__name__}, wanted a Llama; detach or merge first"
-        )
+    check_base("attach", model)
     patterns = {"rank_pattern": rank_pattern or {}, "alpha_pattern": alpha_pattern or {}}
     selection: dict[str, Any] = {
         "layers_to_transform": layers_to_transform,
@@ -297,7 +315,6 @@ def attach(
     names = match_targets(model.config, targets, **selection)
     if any(value is not None for value in selection.values()):
         targets = tuple(names)
-    weights = {name: model.params[f"{name}.weight"] for name in names}
     if "rank" in record.takes:
         rank = check_rank(record, rank)
     if "alpha" in record.takes:
@@ -306,33 +323,38 @@ def attach(
     tuned.rank_pattern = check_pattern("rank_pattern", patterns["rank_pattern"], names)
     tuned.alpha_pattern = check_pattern("alpha_pattern", patterns["alpha_pattern"], names)
     if tuned.rank is not None:
-        ranks = {name: _of_layer(tuned, name)[0] for name in names}
-        warn_of_ranks(record, ((name, W.shape) for name, W in weights.items()), ranks)
-    if record.prepare:
-        tuned.shared = record.prepare(
-            [W.shape for W in weights.values()], rank or 0, options, model.params[EMBED]
-        )
-    rng = np.random.default_rng(seed)
-    for name, W in weights.items():
-        own = {"W": W.copy()} if record.owns_weight else {}
-        r, how = _of_layer(tuned, name)
-        made = record.init(W, r, how, rng, tuned.shared)
-        # arrays made like a weight in Fortran's order are in that order: AdamW wants rows
-        made |= {k: np.array(made[k], order="C") for k in record.trains if _is_turned(made.get(k))}
-        tuned.layers[name] = own | {argument: plain(a) for argument, a in made.items()}
+        shapes = ((name, model.params[f"{name}.weight"].shape) for name in names)
+        warn_of_ranks(record, shapes, {name: _of_layer(tuned, name)[0] for name in names})
+    _fill_layers(tuned, names)
     return tuned
 
 
 attach.__doc__ = f"{attach.__doc__}\n{describe_options()}\n"
 
 
-def _is_turned(a) -> bool:
-    return isinstance(a, np.ndarray) and not a.flags.c_contiguous
+def _fill_layers(tuned, names):
+    """Make the shared arrays and the arguments of these linears, with a technique's copy of W."""
+    record, rng = tuned.record, np.random.default_rng(tuned.seed)
+    if record.prepare:
+        shapes = [tuned.base.params[f"{name}.weight"].shape for name in names]
+        like = tuned.base.params[EMBED]
+        tuned.shared = record.prepare(shapes, tuned.rank or 0, tuned.options, like)
+    for name in names:
+        W = tuned.base.params[f"{name}.weight"]
+        rank, options = _of_layer(tuned, name)
+        made = record.init(W, rank, options, rng, tuned.shared)
+        for k in record.trains:
+            # an array made like a W in Fortran order has that order too; AdamW needs C order
+            if isinstance(a := made.get(k), np.ndarray) and not a.flags.c_contiguous:
+                made[k] = np.array(a, order="C")
+        own = {"W": W.copy()} if record.owns_weight else {}
+        tuned.layers[name] = own | {argument: plain(a) for argument, a in made.items()}
 
 
 def shapes_of(model: Llama) -> Llama:
-    """The model on shapes alone. What `attach` makes on it takes no memory, however large a file
-    says that it is.
+    """The same model with shapes in place of arrays.
+
+    What `attach` makes on it takes no memory, whatever sizes a file claims.
     """
     params: dict[str, Any] = {name: Meta(a.shape, a.dtype) for name, a in model.params.items()}
     return Llama(model.config, params)
@@ -354,13 +376,16 @@ def detach(tuned: Tuned) -> Llama:
 def merge(tuned: Tuned) -> Llama:
     """A new model whose weights are W + ΔW, added in float64 and rounded once.
 
-    tuned is left as it was.
+    tuned does not change. Raises TypeError for what `attach` did not return.
     """
     return _with_change(_adapted(tuned, "merge").base, tuned, +1)
 
 
 def unmerge(merged: Llama, tuned: Tuned) -> Llama:
-    """A new model of the weights of `merged` less tuned's ΔW: the base, up to one rounding."""
+    """A new model with the weights of `merged` minus tuned's ΔW: the base, up to one rounding.
+
+    Raises TypeError if tuned is not what `attach` returned.
+    """
     return _with_change(merged, _adapted(tuned, "unmerge"), -1)
 
 

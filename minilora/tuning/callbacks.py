@@ -1,4 +1,4 @@
-"""What is told of a training run while it goes on: a bar, a log, early stopping, and your own.
+"""Callbacks of a training run: a progress bar, logs, early stopping, and your own.
 
 A `Callback` has four moments: after a step, an evaluation, a checkpoint, and at the end. Each gets
 the `Run`, and may end it with `run.stop(reason)`.
@@ -6,6 +6,7 @@ the `Run`, and may end it with `run.stop(reason)`.
 
 import json
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,13 +35,25 @@ class Run:
         self.stopped = self.stopped or reason
 
     def due(self, every: int | None) -> bool:
-        """Is it time for what happens every so many steps, and after the last step?"""
+        """Is this step a multiple of `every`, or the last one?"""
         last = self.step == self.steps or bool(self.stopped)
         return last or bool(every and self.step % every == 0)
 
 
+# How the methods begin that transformers' Trainer calls.
+TRANSFORMERS = "on_train", "on_step", "on_epoch", "on_evaluate", "on_log", "on_save"
+
+
 class Callback:
-    """Does nothing at any moment. Write a class with those methods that you need."""
+    """A callback that does nothing. Write a subclass with the methods that you need."""
+
+    def __init_subclass__(cls) -> None:
+        """Raises TypeError for a method named as those of transformers: nothing would call it."""
+        for name in vars(cls):
+            if name.startswith(TRANSFORMERS):
+                raise TypeError(
+                    f"callback: nothing calls {name}; wanted step, evaluation, checkpoint or end"
+                )
 
     def step(self, run: Run) -> None:
         """After each step; history.losses[-1] and .rates[-1] are its loss and learning rate."""
@@ -66,7 +79,7 @@ class Bar(Callback):
         self.bar = tqdm(total=run.steps, initial=run.step, desc=title, disable=hidden, leave=False)
 
     def step(self, run: Run) -> None:
-        """One further, with the loss."""
+        """Move the bar by one step, and show the loss."""
         self.bar.set_postfix(loss=f"{run.history.losses[-1]:.3f}", refresh=False)
         self.bar.update()
 
@@ -78,7 +91,7 @@ class Bar(Callback):
 class Log(Callback):
     """A file of JSON lines: {step, loss, rate, seconds} of each step, {step, evaluation}.
 
-    A resumed run adds to its file, without the steps that it does again; any other starts it anew.
+    A resumed run keeps the lines of the steps before it; any other run starts the file anew.
     """
 
     def __init__(self, path: str | Path):
@@ -86,7 +99,7 @@ class Log(Callback):
         make_folder(self.path.parent)
 
     def step(self, run: Run) -> None:
-        """A line of the step."""
+        """Add a line with the step's loss, rate and seconds."""
         if not self.started:
             self._start(run.step)
         history = run.history
@@ -94,7 +107,7 @@ class Log(Callback):
         self._add({"step": run.step, "loss": loss, "rate": rate, "seconds": seconds})
 
     def evaluation(self, run: Run) -> None:
-        """A line of the evaluation."""
+        """Add a line with the evaluation."""
         step, value = run.history.evaluations[-1]
         self._add({"step": step, "evaluation": value})
 
@@ -145,8 +158,10 @@ class TensorBoard(Callback):
 class EarlyStopping(Callback):
     """Ends the run after `patience` evaluations in a row that are not better than the best one.
 
-    A lower value is better, unless higher=True. least: by how much it has to be better. of: the
-    number in what `evaluate` returned. The arrays stay those of the last step.
+    A lower value is better, unless higher=True. least: an evaluation is better only if it improves
+    by more than this. of: takes the number out of what `evaluate` returned. The arrays stay those
+    of the last step, not of the best evaluation.
+    Raises ValueError if patience is below 1 or least below 0.
     """
 
     def __init__(
@@ -162,7 +177,7 @@ class EarlyStopping(Callback):
         self.sign, self.of = (-1 if higher else 1), of
 
     def evaluation(self, run: Run) -> None:
-        """Look for the best evaluation so far, those before a resumption included."""
+        """Stop if the best evaluation is too long ago; those before a resumption count too."""
         best, waited = math.inf, 0
         for _, value in run.history.evaluations:
             loss, waited = self.sign * self.of(value), waited + 1
@@ -170,3 +185,11 @@ class EarlyStopping(Callback):
                 best, waited = loss, 0
         if waited >= self.patience and run.step < run.steps:
             run.stop(f"no evaluation was better than {self.sign * best:g} in the last {waited}")
+
+    def end(self, run: Run) -> None:
+        """Warn where there was nothing to stop for."""
+        if not (run.history.evaluations or run.interrupted):
+            warnings.warn(
+                "early stopping: no evaluation came; wanted evaluate= and evaluate_every= of train",
+                stacklevel=2,
+            )

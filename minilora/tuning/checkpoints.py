@@ -49,10 +49,10 @@ def load(path: str | Path, tuned: Tuned, adam: AdamW, settings: Mapping[str, Any
     """Copy a checkpoint's arrays and moments into tuned and adam; returns its history.
 
     Warns if the kernels or the threads of BLAS are not those of the saved run: then the run does
-    not go on to the same bits.
+    not continue to the same bits.
     Raises ValueError if the file is damaged, was saved by another run (another base, method, option
-    or setting), or has more steps than this run. A constant schedule may resume with another number
-    of steps; with any other schedule that is another run, since each rate depends on the number.
+    or setting), or has more steps than this run. With a constant schedule the number of steps may
+    differ; with any other schedule each rate depends on it, so that is another run.
     """
     arrays, saved = _read(path)
     check_kind(path, "it", saved, {"settings": {}, "steps": 0, "history": HISTORY})
@@ -82,7 +82,7 @@ def load(path: str | Path, tuned: Tuned, adam: AdamW, settings: Mapping[str, Any
 
 
 def load_tuned(path: str | Path, model: Llama) -> Tuned:
-    """The adapter in a checkpoint, on the base that it was trained on: what an adapter's folder is.
+    """The adapter in a checkpoint, on the base that it was trained on.
 
     Raises ValueError for a damaged file, one that is no checkpoint, and another base.
     """
@@ -130,7 +130,7 @@ def _read(path):
 
 
 def machine() -> dict[str, Any]:
-    """What the bits of a sum depend on: the kernels, and the threads of BLAS."""
+    """The settings on which the bits of a sum depend: the kernels, and the threads of BLAS."""
     return {"kernels": fast.backend() if fast.on() else "numpy", "blas_threads": blas.threads()}
 
 
@@ -186,8 +186,8 @@ def _check_history(path, history, steps):
 
 def _check_arrays(path, arrays, tuned):
     """Raises ValueError unless the file has the arrays of this run: names, shapes, dtypes, and
-    numbers that are finite. What the step rule adds (Delta-LoRA's start factors) may be absent as
-    a whole.
+    numbers that are finite. The arrays that a step rule adds (Delta-LoRA's start factors) may all
+    be absent.
     """
     added: dict[str, np.ndarray] = {}
     own = tuned.arrays
@@ -215,7 +215,7 @@ def _check_arrays(path, arrays, tuned):
 
 
 def _restore(tuned, arrays):
-    """Copy the saved arrays into tuned's own. What a step rule added is deleted or added, too."""
+    """Copy the saved arrays into tuned's own; arrays of a step rule are added or removed first."""
     for layer, arguments in tuned.layers.items():
         for name in tuned.record.remembers:
             arguments.pop(name, None)

@@ -16,7 +16,7 @@ DEFAULT_TARGETS = ("q_proj", "v_proj")
 SELECTION = "layers_to_transform", "layers_pattern", "exclude_modules"  # PEFT's, beside targets
 
 
-# What PEFT calls it -> what it is called here.
+# PEFT's name -> the name here
 PEFT_NAMES = {
     "r": "rank",
     "lora_alpha": "alpha",
@@ -42,7 +42,7 @@ def _letters(name):
 
 
 def describe_options() -> str:
-    """A paragraph a technique: what attach takes for it, with defaults, meanings and units."""
+    """For each technique what attach takes: names, defaults, meanings and units, a line each."""
     lines = []
     for name, record in METHODS.items():
         own = {"rank": record.default_rank, "alpha": "2·rank", "targets": "q_proj, v_proj"}
@@ -67,9 +67,10 @@ def match_targets(
 ) -> list[str]:
     """The full names of the linears that are chosen, in the order of the forward pass.
 
-    targets: names, or regular expressions of names. The others are PEFT's: the numbers of the
-    layers; the name that stands before that number ("layers"); names that are left out, or one
-    regular expression of whole names. Raises ValueError where nothing is chosen.
+    targets: names, or regular expressions of names. The others are as in PEFT. layers_to_transform:
+    the numbers of the layers; layers_pattern: the name before that number ("layers");
+    exclude_modules: names to leave out, or one regular expression of whole names.
+    Raises ValueError for an unknown name, or if no linear is chosen.
     """
     linears = list(config.linears())
     chosen = _targeted(linears, DEFAULT_TARGETS if targets is None else targets)
@@ -116,7 +117,7 @@ def _targeted(linears, targets):
 
 
 def _numbered(names, numbers, before):
-    """Those in the layers of these numbers; before: what stands before a layer's number."""
+    """The names in the layers of these numbers; before: the name that precedes the number."""
     if before and numbers is None:
         raise ValueError("layers_pattern is given, wanted layers_to_transform too")
     if numbers is None or (not isinstance(numbers, int) and not list(numbers)):

@@ -30,7 +30,8 @@ def check_gradients(
 ) -> None:
     """Raises Diverged if the loss or a gradient is not finite.
 
-    The error names the first array that is not finite, in the order of computation.
+    parts: the batches (ids, targets) of the step; grads: key -> gradient of the array's shape. The
+    error names the first array that is not finite, in the order of computation.
     """
     bad = [key for key, g in grads.items() if not np.isfinite(g).all()]
     if math.isfinite(loss) and not bad:
@@ -49,7 +50,7 @@ def _first_bad_activation(tuned, parts, step):
         loss = tuned.loss(ids, targets, leaves=tuned.leaves(), key=(tuned.seed, step, j))
         for node in tape(loss):
             if node.op and any(not np.isfinite(a).all() for a in arrays_in(node.cache)):
-                return f"what {node.op.name} in {node.name} computes with"
+                return f"an array of {node.op.name} in {node.name}"
     return "the loss itself"
 
 

@@ -17,10 +17,9 @@ class History:
     rates: list[float] = field(default_factory=list)  # a step: the learning rate
     # a step: wall time, without evaluation and without compiling kernels
     seconds: list[float] = field(default_factory=list)
-    evaluations: list[tuple[int, Any]] = field(
-        default_factory=list
-    )  # (step, what `evaluate` returned)
-    batches_crc32: int = 0  # of all batches so far: tells whether a resumed run gets the same
+    # (step, what `evaluate` returned)
+    evaluations: list[tuple[int, Any]] = field(default_factory=list)
+    batches_crc32: int = 0  # of all batches so far: does a resumed run get the same ones?
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: NumPy's numbers in the evaluations as Python's."""
@@ -49,7 +48,7 @@ class History:
 
 
 def python_values(value: Any) -> Any:
-    """For JSON: NumPy's scalars and arrays as Python's."""
+    """For JSON: NumPy's scalars and arrays as Python's. Raises TypeError for another object."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     raise TypeError(f"train: evaluate returned a {type(value).__name__}, which JSON cannot hold")

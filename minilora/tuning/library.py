@@ -16,7 +16,7 @@ from ..support import show
 from ..support.files import find
 from ..support.plots import human
 from ..support.values import number
-from .adapters import Tuned
+from .adapters import Tuned, check_base
 from .storage import load_unmoved
 
 
@@ -27,6 +27,7 @@ class Library:
     """
 
     def __init__(self, base: Llama):
+        check_base("library", base)
         self.base = base
         self.current: str | None = None  # the active adapter's name; None: the base alone
         self._adapters: dict[str, Tuned] = {}
@@ -44,13 +45,17 @@ class Library:
     def add(self, name: str, tuned: Tuned) -> Tuned:
         """Add an adapter, not a copy of it: training it further changes the library's adapter.
 
-        Raises ValueError if the name is in use, or the adapter is of another base or whole weights.
+        Raises ValueError if the name is in use, or the adapter is of another base or whole weights;
+        TypeError for a folder, which `load` takes.
         """
         self._check_free(name)
+        if not isinstance(tuned, Tuned):
+            kind = type(tuned).__name__
+            raise TypeError(f"library: {name}: got a {kind}, wanted a Tuned; load takes a folder")
         if tuned.base is not self.base:
             raise ValueError(f"library: {name} is on another base; load its folder instead")
         if tuned.record.whole_model:
-            raise ValueError(f"library: {name} has whole weights of its own: a model, no adapter")
+            raise ValueError(f"library: {name} trains the whole model, wanted an adapter")
         self._adapters[name] = tuned
         return tuned
 
@@ -59,11 +64,13 @@ class Library:
 
         weights: name of an adapter -> wᵢ. With ΔWᵢ = Lᵢ Rᵢ the sum is [w₁L₁ w₂L₂ …] [R₁; R₂; …]:
         exact, and no matrix (O, I) is computed. Delta-LoRA's ΔW includes the change of its weight.
+        Raises ValueError for an unknown adapter, a name in use, a weight that is not finite, or an
+        adapter whose change is no product of factors.
         """
         self._check_free(name)
         terms = [(number(f"library: weight of {n}", w), self[n]) for n, w in weights.items()]
         if not terms:
-            raise ValueError("library: got no weights, wanted some adapter's")
+            raise ValueError("library: got no weights, wanted one for each adapter to add")
         factors: dict[str, list] = {}
         for w, tuned in terms:
             for layer, arrays in tuned.layers.items():
@@ -72,21 +79,27 @@ class Library:
         return self.add(name, _as_lora(self.base, factors))
 
     def remove(self, name: str) -> None:
-        """Remove an adapter; if it was active, the base alone is active."""
+        """Remove an adapter; if it was active, the base alone becomes active.
+
+        Raises ValueError for an unknown name.
+        """
         find("adapter", name, self._adapters)
         del self._adapters[name]
         if self.current == name:
             self.current = None
 
     def use(self, name: str | None) -> None:
-        """Make an adapter active; None: the base alone. No array is copied or changed."""
+        """Make an adapter active; None: the base alone. No array is copied or changed.
+
+        Raises ValueError for an unknown name.
+        """
         if name is not None:
             find("adapter", name, self._adapters)
         self.current = name
 
     @contextlib.contextmanager
     def using(self, name: str | None) -> Iterator["Library"]:
-        """`use` within a with block; after it the earlier adapter is active, unless removed."""
+        """`use` in a with block; after it the earlier adapter is active, if it is still here."""
         before = self.current
         self.use(name)
         try:
@@ -129,7 +142,7 @@ class Library:
         return self.active.logits(ids)
 
     def generate(self, ids, max_new_tokens: int, **choices) -> np.ndarray:
-        """Continue each row with the active adapter, or the base: see `generation.generate`."""
+        """Continue each row of ids (N, T) with the active adapter: see `generation.generate`."""
         return self.active.generate(ids, max_new_tokens, **choices)
 
     def generate_text(self, prompt: str, max_new_tokens: int = 32, **choices) -> str:

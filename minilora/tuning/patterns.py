@@ -1,9 +1,9 @@
 """Regular expressions that choose layers by their names, matched without backtracking.
 
-A pattern may come from a stranger's adapter, and Python's own matcher takes exponential time for
-some. Here the places where a part of the pattern can end are found once for each place where it
-begins: for m parts and a name of n characters there are m·n such sets. Groups, classes, counts,
-alternatives and looking ahead or behind mean what they mean in `re`. A count of steps is the limit.
+A pattern may come from an unknown adapter, and Python's `re` needs exponential time for some. Here
+each part of the pattern is tried once at each place of the name; the result is the set of places
+where the part can end. Groups, classes, counts, alternatives and looking ahead or behind mean the
+same as in `re`. After MOST_STEPS steps the search ends with an error.
 """
 
 import functools
@@ -27,7 +27,7 @@ def full(pattern: str, name: str) -> bool:
 
 
 def end(pattern: str, name: str) -> bool:
-    """Does it match the whole name, or the end of it after a dot? So PEFT reads a pattern's key.
+    """Does it match the whole name, or all that follows a dot? PEFT reads a pattern's key so.
 
     Raises ValueError: see `parse`.
     """
@@ -42,8 +42,10 @@ def end(pattern: str, name: str) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def parse(pattern: str) -> Node:
-    """The pattern as a tree. Raises ValueError if it is no regular expression, too long, or has
-    what cannot be matched so: back references, flags, possessive counts, atomic groups.
+    """The pattern as a tree.
+
+    Raises ValueError if it is no regular expression, is too long, or has a part that is not
+    supported: back references, flags, possessive counts, atomic groups.
     """
     if len(pattern) > MOST_CHARACTERS:
         raise ValueError(
@@ -158,7 +160,7 @@ class _Ends:
 
     def _repeated(self, node, start) -> set[int]:
         _, inner, low, high = node
-        most = len(self.name) + 1  # more turns than characters change nothing any more
+        most = len(self.name) + 1  # more turns than characters find nothing new
         ends = {start}
         for _ in range(min(low, most)):
             ends = self._after(inner, ends)

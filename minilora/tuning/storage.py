@@ -1,7 +1,7 @@
 """Adapters on disk in PEFT's layout: adapter_config.json and adapter_model.safetensors.
 
-What a technique writes, it says itself (`Method.peft`). Full fine-tuning is stored as the weights
-themselves, under the peft_type "FULL", and a technique that PEFT does not know under "MINILORA".
+Each technique says what it writes (`Method.peft`). Full fine-tuning is stored as the weights
+themselves, with the peft_type "FULL"; a technique that PEFT does not know, with "MINILORA".
 """
 
 import contextlib
@@ -14,56 +14,29 @@ from typing import Any
 import numpy as np
 
 from ..formats.safetensors import array_bytes, check_finite, read_weights, refuse_pickles
-from ..llama.model import EMBED, HEAD, Llama
+from ..llama.model import Llama
 from ..methods import METHODS
 from ..methods.base import Method, Settings
 from ..support.files import check_kind, errors_at, parse_json, read_json, write_together
 from ..support.meta import is_array
-from . import checkpoints, patterns
-from .adapters import Tuned, attach, shapes_of
-from .choices import SELECTION, find_method, match_targets
+from . import checkpoints
+from .adapters import Tuned, check_base, shapes_of
+from .peft_config import attach_as_stored, drawn_keys, restores_arrays
 
 CONFIG, ARRAYS = "adapter_config.json", "adapter_model.safetensors"
 ABOUT = "minilora"  # the entry of the arrays' metadata; PEFT reads none
 DESCRIPTIVE = ("base_model_name_or_path", "task_type", "inference_mode", "save_projection")
-FLAGS = ("use_rslora", "use_dora", "save_projection")
-# A change has to come back to this part of its own size, and to so many roundings of the weight's.
+# The largest error of a change that is read back: this share of the change's norm, plus this share
+# of the weight's norm.
 LOST, ROUNDING = 1e-5, 3e-6
-START = ("dropout", "d_initial")  # options that do not change what the stored arrays compute
-# Fields of PEFT's configs that, set, make another formula or other layers. A technique claims those
-# that it knows.
-CHANGES = (
-    "bias",
-    "fan_in_fan_out",
-    "use_dora",
-    "use_qalora",
-    "use_bdlora",
-    "kasa_config",
-    "arrow_config",
-    "monteclora_config",
-    "lora_bias",
-    "alora_invocation_tokens",
-    "modules_to_save",
-    "layer_replication",
-    "target_parameters",
-    "trainable_token_indices",
-)
-HARMLESS = set(  # fields that are read here, or say how the arrays were made or what they are for
-    "peft_type r target_modules lora_alpha lora_dropout use_rslora init_lora_weights init_weights "
-    "rank_pattern alpha_pattern vera_dropout d_initial projection_prng_key save_projection "
-    "base_model_name_or_path task_type inference_mode auto_mapping revision peft_version "
-    "layers_to_transform layers_pattern exclude_modules loftq_config eva_config corda_config "
-    "lora_ga_config megatron_config megatron_core qalora_group_size ensure_weight_tying "
-    "runtime_config".split()
-)
-SAME_BASE = (True, False, "gaussian", "orthogonal")  # init_lora_weights that leave W as it is
 
 
 def save_adapter(tuned: Tuned, folder: str | Path, *, save_projection: bool = True) -> int:
     """Write tuned's adapter for PEFT and load_adapter to read; returns the bytes of its arrays.
 
-    save_projection=False leaves out VeRA's shared A and B, which its key draws again. Raises
-    ValueError where what would be written does not give every linear's change back.
+    save_projection=False leaves out VeRA's shared A and B, which its key draws again.
+    Raises ValueError, and writes nothing, if reading the files would not give every linear's change
+    again.
     """
     config, arrays = export(tuned, save_projection)
     _check_written(tuned, config, arrays)
@@ -88,7 +61,7 @@ def save_adapter(tuned: Tuned, folder: str | Path, *, save_projection: bool = Tr
 def export(
     tuned: Tuned, save_projection: bool = True
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """adapter_config.json's contents and the arrays under their names on disk."""
+    """The fields of adapter_config.json, and key on disk -> array."""
     record, peft = tuned.record, tuned.record.peft
     config: dict[str, Any] = {
         "peft_type": "FULL" if record.whole_model else "MINILORA",
@@ -117,7 +90,7 @@ def export(
 
 
 def _check_written(tuned, config, arrays):
-    """Read what was written as a stranger would; compare each linear's whole change and numbers."""
+    """Raises ValueError unless PEFT's reading of the files gives each linear's change again."""
     if tuned.record.whole_model:
         return
     own = {}
@@ -125,8 +98,8 @@ def _check_written(tuned, config, arrays):
         own = {"method": tuned.record, "options": tuned.options, "alpha": tuned.alpha}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # attach warned of the ranks
-        again = _empty(tuned.base, tuned.method, config, own, None, {})
-        _fill(again, tuned.method, arrays, _drawn(again.record, config))
+        again = attach_as_stored(tuned.base, tuned.method, config, own, None, {})
+        _fill(again, tuned.method, arrays, drawn_keys(again.record, config))
     form = f"its form on disk ({config['peft_type']}, read as {again.method})"
     for layer, arguments in tuned.layers.items():
         change, weight = tuned.delta(layer), tuned.base.params[f"{layer}.weight"]
@@ -146,7 +119,7 @@ def _check_written(tuned, config, arrays):
 
 
 def _target_modules(tuned):
-    """The kinds of linears that were adapted, where that names them all; else the full names."""
+    """The last parts of the adapted names if they choose no other linear, else the full names."""
     kinds = sorted({name.rsplit(".", 1)[-1] for name in tuned.layers})
     same = [n for n in tuned.config.linears() if n.rsplit(".", 1)[-1] in kinds]
     return kinds if len(same) == len(tuned.layers) else sorted(tuned.layers)
@@ -157,14 +130,16 @@ def load_adapter(
 ) -> Tuned:
     """Put a stored adapter on a model.
 
-    method: the technique that trains on. None: the one that was saved, which the arrays' metadata
-    names; in a file of PEFT's own, what its config says. options: the technique's, where the files
-    do not settle them. Delta-LoRA's own arrays come back up to the rounding of float32.
-    folder: or a checkpoint of `train`, which settles all of it.
-    Warns where it was saved on another base of the same shapes.
-    Raises ValueError for an adapter of another kind or of a base of other shapes, for a damaged
-    file, for files of two adapters, and for a keyword that the files settle; FileNotFoundError.
+    folder: an adapter's folder, or a checkpoint of `train`. method: the technique that trains
+    further; None: the one that was saved, or for PEFT's own files what their config says. options:
+    the technique's, if the files do not settle them; a checkpoint settles everything. Delta-LoRA's
+    own arrays are computed from the files, up to the rounding of float32.
+    Warns if the adapter was saved on another base of the same shapes.
+    Raises FileNotFoundError; ValueError for an adapter of another kind or of a base of other
+    shapes, for a damaged file, for files of two adapters, or for a keyword that the files settle;
+    TypeError for another model than a Llama.
     """
+    check_base("load_adapter", model)
     if Path(folder).is_file():
         if method is not None or options:
             raise ValueError(f"{folder}: a checkpoint settles its method and options; got others")
@@ -173,8 +148,10 @@ def load_adapter(
 
 
 def load_unmoved(model: Llama, folder: str | Path) -> Tuned:
-    """`load_adapter` for use, not for training: a technique that moves a weight is loaded as PEFT
-    reads it, so that no weight of the base is copied.
+    """`load_adapter` for use without training; no weight of the base is copied.
+
+    A technique that moves a weight is loaded as PEFT reads it: as a LoRA. Raises what
+    `load_adapter` raises.
     """
     return _load(model, folder, None, {}, unmoved=True)
 
@@ -185,7 +162,7 @@ def _load(model, folder, method, options, unmoved=False):
     refuse_pickles(Path(folder) / ARRAYS)
     arrays, about = read_weights(Path(folder) / ARRAYS)
     own = _own(Path(folder) / ARRAYS, about)
-    if unmoved and _wrote_others(METHODS.get(own.get("method")), own):
+    if unmoved and restores_arrays(METHODS.get(own.get("method")), own):
         own = {"config": own.get("config", {})}
     shapes = _on_shapes(model, path, config, own, method, options)
     for name, value in own.get("config", {}).items():
@@ -195,13 +172,13 @@ def _load(model, folder, method, options, unmoved=False):
                 f"{value!r:.80}: files of two adapters"
             )
     if shapes:
-        _check_sizes(shapes, Path(folder) / ARRAYS, arrays, _drawn(shapes.record, config))
-    tuned = _empty(model, path, config, own, method, options)
+        _check_sizes(shapes, Path(folder) / ARRAYS, arrays, drawn_keys(shapes.record, config))
+    tuned = attach_as_stored(model, path, config, own, method, options)
     with errors_at(Path(folder) / ARRAYS):
         arrays = _restored(tuned, arrays, own)
     wanted = _other_base(model, own)
     try:
-        _fill(tuned, Path(folder) / ARRAYS, arrays, _drawn(tuned.record, config))
+        _fill(tuned, Path(folder) / ARRAYS, arrays, drawn_keys(tuned.record, config))
     except ValueError as error:
         raise ValueError(f"{error}{f'; wanted {wanted}' if wanted else ''}") from None
     if wanted:
@@ -211,18 +188,17 @@ def _load(model, folder, method, options, unmoved=False):
 
 
 def _on_shapes(model, path, config, own, method, options):
-    """`_empty` on shapes alone; None for a reader's own technique that computes what shapes alone
-    cannot.
-    """
+    """`attach_as_stored` on shapes alone; None if a technique needs numbers for it."""
     with warnings.catch_warnings(), contextlib.suppress(TypeError):
         warnings.simplefilter("ignore")  # attach on numbers warns
-        return _empty(shapes_of(model), path, config, own, method, options)
+        return attach_as_stored(shapes_of(model), path, config, own, method, options)
     return None
 
 
 def _check_sizes(shapes, path, arrays, optional):
-    """Raises ValueError where attach would make a larger array than the file has: a wrong rank
-    would fill the memory before it is noticed.
+    """Raises ValueError if attach would make a larger array than the file has.
+
+    It is checked before attach runs: a wrong rank could fill the memory.
     """
     _check_missing(shapes, path, arrays, optional)
     wanted = shapes.arrays
@@ -240,9 +216,9 @@ def _check_missing(tuned, path, arrays, optional):
 
 
 def _other_base(model, own) -> str:
-    """The base that the adapter was saved on, in words, if it is another; "" where it is not told.
+    """The base that the adapter was saved on, if it is another: its name and (fingerprint).
 
-    The number in brackets is its fingerprint.
+    "" if it is this base, or if the file does not say it.
     """
     saved = own.get("base")
     if not isinstance(saved, dict) or saved.get("crc32") == _mark(model):
@@ -255,8 +231,9 @@ MARKS: weakref.WeakKeyDictionary[Llama, str] = weakref.WeakKeyDictionary()  # a 
 
 
 def _mark(model) -> str:
-    """The fingerprint of a base's weights in float32: of one base in any precision. Kept, since an
-    adapter is read in less time than a base's weights.
+    """The fingerprint of a base's weights in float32, whatever their dtype.
+
+    It is kept for each base, since computing it takes longer than reading an adapter.
     """
     if model not in MARKS:
         narrow = model if model.dtype == np.float32 else model.astype(np.float32)
@@ -265,12 +242,12 @@ def _mark(model) -> str:
 
 
 def _restored(tuned, arrays, own):
-    """The technique's own arrays by their keys, where it wrote others for PEFT to read.
+    """The technique's own arrays by their keys, computed from those that it wrote for PEFT.
 
-    Arrays of which it makes nothing stay as they are: `_fill` refuses them.
+    Other arrays stay as they are; `_fill` refuses them.
     """
     peft = tuned.record.peft
-    if not _wrote_others(tuned.record, own):
+    if not restores_arrays(tuned.record, own):
         return arrays
     found = dict(arrays)
     for layer, arguments in tuned.layers.items():
@@ -284,21 +261,8 @@ def _restored(tuned, arrays, own):
     return found
 
 
-def _wrote_others(record, own):
-    """Did this technique write the file, and other arrays than its own?"""
-    peft = record.peft if record else None
-    return bool(peft and peft.restore) and _name(own.get("method")) == record.name
-
-
-def _drawn(record, config):
-    """The keys of shared arrays that may be missing, since a key draws them again."""
-    peft = record.peft
-    left_out = peft and peft.drawn and config.get(peft.drawn) is False
-    return set(peft.shared.values()) if left_out else set()
-
-
 def _own(path, about):
-    """What this library wrote beside the arrays; {} in a file of another's."""
+    """The settings that this library wrote beside the arrays; {} for another library's file."""
     own = parse_json(f"{path}: metadata {ABOUT!r}", about.get(ABOUT, "{}"))
     written = {"method": str, "options": dict}
     check_kind(path, f"metadata {ABOUT!r}", own, written if own else dict)
@@ -307,7 +271,7 @@ def _own(path, about):
 
 
 def _fill(tuned, path, arrays, optional):
-    """Write the stored arrays into tuned's own; raises ValueError where they are not the same."""
+    """Copy the stored arrays into tuned's own. Raises ValueError if names or shapes differ."""
     for layer, arguments in tuned.layers.items():  # what a step rule adds is not there yet
         keys = {name: tuned.key(layer, name) for name in tuned.record.remembers}
         for name, like in tuned.record.remembers.items():
@@ -337,166 +301,3 @@ def _check_like(path, key, arrays, like, shape):
         raise ValueError(f"{path}: {key} is missing")
     if (found := arrays[key].shape) != shape:
         raise ValueError(f"{path}: {key} has shape {found}, wanted that of {like}, {shape}")
-
-
-def _empty(model, path, config, own, method, options):
-    """attach as the config says; the arrays come afterwards."""
-    kind = config.get("peft_type")
-    for name in FLAGS:
-        check_kind(path, name, config.get(name, False), bool)
-    record, fields = _technique(path, config, own, method)
-    if kind == "FULL":
-        return attach(model, record, **options)
-    claims = record.peft.claims if record.peft else ()
-    _check_formula(path, config, claims)
-    given: dict[str, Any] = {"targets": _targets(path, config, model)}
-    given |= {k: v for k, v in fields.items() if k in record.takes}
-    settings = config
-    if _wrote_others(record, own):
-        settings = own
-        given |= {name: own.get(name) for name in ("rank", "alpha") if name in record.takes}
-    for name, of in (("rank_pattern", int), ("alpha_pattern", float)):
-        given[name] = _pattern(path, name, settings, of, model, given["targets"])
-    read = {k: v for k, v in fields.items() if k in record.options and v is not None}
-    mine = own["options"] if _name(own.get("method")) == record.name else {}  # ratio and the like
-    mine = {k: v for k, v in mine.items() if k in record.options}
-    settle = mine | read if _wrote_others(record, own) else read
-    differ = {k for k in settle.keys() & options.keys() - {*START} if options[k] != settle[k]}
-    if settled := given.keys() & options.keys() | differ:
-        raise ValueError(f"{path}: {min(settled)} is settled by the adapter's own files")
-    options = {**mine, **read, **options}
-    try:
-        return attach(model, record, **given, **options)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def _name(method):
-    return method.name if isinstance(method, Method) else method
-
-
-def _technique(path, config, own, method) -> tuple[Method, dict[str, Any]]:
-    """The record that trains on, and what it reads out of the config as attach's keywords.
-
-    method: a name or a record; None: the one that was saved, or the first whose form this is.
-    """
-    kind = config.get("peft_type")
-    if kind in ("FULL", "MINILORA"):
-        whole = next(name for name, record in METHODS.items() if record.whole_model)
-        stored = whole if kind == "FULL" else own.get("method")
-        chosen = stored if method is None else method
-        if chosen is None:
-            raise ValueError(f"{path}: peft_type is {kind!r}, and nothing says which technique")
-        record = chosen if isinstance(chosen, Method) else find_method(chosen)
-        if kind == "MINILORA" and record.name != _name(stored):
-            raise ValueError(f"{path}: stored as {_name(stored)}, which is not {record.name}")
-        if (kind == "FULL") != record.whole_model:
-            form = "whole weights" if kind == "FULL" else "an adapter"
-            raise ValueError(f"{path}: stored as {form}, which {record.name} cannot train on")
-        return record, {"rank": config.get("r"), "alpha": own.get("alpha")}
-    records = dict(METHODS)
-    if method is not None:
-        record = method if isinstance(method, Method) else find_method(method)
-        records[record.name] = record
-    try:
-        readings = {n: r.peft.from_peft(config) for n, r in records.items() if r.peft}
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    fits = {name: fields for name, fields in readings.items() if fields is not None}
-    if not fits:
-        raise ValueError(f"{path}: peft_type is {kind!r:.80}, supported are LORA and VERA")
-    saved = own.get("method")
-    if method is not None:
-        name = record.name
-    elif saved in fits:
-        name = saved
-    else:
-        # a technique that claims a field goes before those that would refuse it
-        claims = {name: r.peft.claims for name, r in records.items() if r.peft}
-        name = max(fits, key=lambda n: bool(claims[n]))
-        if saved is not None and saved not in METHODS:
-            warnings.warn(
-                f"{path}: saved by {saved!r:.80}, which is unknown here, and loaded as {name}; "
-                "method= takes your own Method",
-                stacklevel=5,
-            )
-    if name not in fits:
-        raise ValueError(
-            f"{path}: stored as {kind}, which {name} cannot train on; "
-            f"wanted one of {', '.join(fits)}"
-        )
-    return records[name], fits[name]
-
-
-def _check_formula(path, config, claims):
-    """Raises ValueError for a field that makes another formula than the technique's, which claims
-    some; warns of a field that is not known here.
-    """
-    given = {k: v for k, v in config.items() if v not in (None, False, "none", {}, [])}
-    for name in CHANGES:
-        if name in given and name not in claims:
-            raise ValueError(
-                f"{path}: {name} is {given[name]!r:.80}: not supported, it changes the mathematics"
-            )
-    if unknown := sorted(given.keys() - HARMLESS - set(claims)):
-        warnings.warn(
-            f"{path}: {unknown[0]} is {given[unknown[0]]!r:.80}: unknown here, and taken to change "
-            "nothing",
-            stacklevel=5,
-        )
-    init = config.get("init_lora_weights", True)
-    if init not in SAME_BASE and "init_lora_weights" not in claims:
-        raise ValueError(
-            f"{path}: init_lora_weights is {init!r:.80}: not supported; wanted one that is known "
-            f"to leave the base as it is: {', '.join(map(repr, SAME_BASE))}"
-        )
-
-
-def _pattern(path, name, config, kind, model, targets):
-    """A pattern of the config, without what matches no adapted layer: PEFT passes over that,
-    too.
-    """
-    pattern = config.get(name, {})
-    check_kind(path, name, pattern, {str: kind})
-    try:
-        adapted = match_targets(model.config, targets) if pattern else []
-        return {k: v for k, v in pattern.items() if any(patterns.end(k, n) for n in adapted)}
-    except ValueError as error:
-        raise ValueError(f"{path}: {name}: {error}") from None
-
-
-def _targets(path, config, model):
-    """target_modules and what else chooses layers in PEFT's config, as attach's targets."""
-    modules = config.get("target_modules")
-    selection = {name: config[name] for name in SELECTION if config.get(name)}
-    if isinstance(config.get("layers_to_transform"), int):  # 0 too
-        selection["layers_to_transform"] = config["layers_to_transform"]
-    for name, value in selection.items():
-        kind = int if name == "layers_to_transform" else str
-        check_kind(path, name, value, [kind] if isinstance(value, list) else kind)
-    if isinstance(excluded := selection.get("exclude_modules"), str):
-        selection["exclude_modules"] = f"(?:{excluded})"  # PEFT takes a name for a pattern, too
-    if not isinstance(modules, str):
-        check_kind(path, "target_modules", modules, [str])
-        targets: Any = tuple(modules)
-    elif modules.lower() == "all-linear":
-        targets = "all-linear"
-    else:
-        targets = _whole_names(path, modules, model)
-    if not selection:
-        return targets
-    with errors_at(path):
-        return tuple(match_targets(model.config, targets, **selection))
-
-
-def _whole_names(path, pattern, model):
-    """The names that PEFT's regular expression matches as a whole."""
-    ends = [name.removesuffix(".weight") for name in (EMBED, HEAD)]
-    with errors_at(f"{path}: target_modules"):
-        hits = [n for n in (*ends, *model.config.linears()) if patterns.full(pattern, n)]
-    if not hits:
-        raise ValueError(
-            f"{path}: target_modules is {pattern!r:.80}, which matches no linear's whole name, "
-            f"as {next(iter(model.config.linears()))} is one"
-        )
-    return tuple(hits)

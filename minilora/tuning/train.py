@@ -67,6 +67,10 @@ def train(
     """
     if not isinstance(tuned, Tuned):
         raise TypeError(f"train: got a {type(tuned).__name__}, wanted what attach returns")
+    for callback in callbacks:
+        if isinstance(callback, type):
+            name = callback.__name__
+            raise TypeError(f"train: callbacks holds the class {name}, wanted an object, {name}()")
     settings = _settings(
         steps=steps,
         lr=lr,

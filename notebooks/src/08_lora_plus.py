@@ -181,12 +181,12 @@ assert np.isclose(stepped - b * z, change)
 r"""
 Then descent until $|e| < 0.01$ at several widths, from 31 draws of $z_0$: with the best single rate of a grid, and with
 $\eta_A = 0.316/n$, $\eta_B = 1$ at every width. What are $z$ and $b$ at the end? **Fill the blank**: the descent, for all
-starts at once.
+starts at once. A start that has arrived, at $|e| < 0.01$, moves no more.
 """
 
 # %% exercise lora_plus_descend
 def lora_plus_descend(n, rate_A, rate_B, z):
-    """200 steps on b = 0 and z, an array of starts, for y = 1 -> steps until |e| < 0.01, b, z."""
+    """At most 200 steps from b = 0 and z (starts,), for y = 1 -> steps until |e| < 0.01, b, z there."""
     ### BEGIN SOLUTION
     b, count = np.zeros_like(z), np.zeros_like(z)
     for _ in range(200):

@@ -56,7 +56,7 @@ ROOMS = {
     "engine": ("engine", "engine ops train model methods boundaries"),
     "optim": ("tuning/optim", "train ops golden methods bad_input boundaries"),
     "adapters": (
-        "tuning/adapters tuning/choices tuning/storage",
+        "tuning/adapters tuning/choices tuning/storage tuning/peft_config",
         "methods formats bad_input dora library train count patterns boundaries model",
     ),
     "train": ("tuning/train", "train methods bad_input golden boundaries"),

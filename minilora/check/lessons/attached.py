@@ -6,10 +6,10 @@ import numpy as np
 
 from ...methods import lora_fa, vera
 from ...methods.lora import lora_backward, lora_forward
-from ...support.meta import arrays_in
 from ..slips import Case, Outputs
 from . import lora
 from .exercise import blank, blank_pair, both, draw, rank, rows, widths
+from .held import how_held
 
 
 def lora_arrays(rng):
@@ -27,8 +27,11 @@ def vera_arrays(rng):
     return found
 
 
-KEPT = "x in the cache"  # an output of a pair that must not keep x: 1 where it does, else 0
-KEEPS_X = "the cache holds x, or a copy of it: no gradient here reads it"
+KEPT = "x in the cache"  # an output of a pair that must not keep x: 0, or how it is held
+KEEPS_X = {  # said where it is 1 or 2
+    1: "the cache holds x, or a copy of it: no gradient here reads it",
+    2: "x stays in memory after forward: a variable outside of it, or an object, holds it",
+}
 
 
 def pair_cases(arrays, forward, backward, summed, adapter, keeps_x=True):
@@ -43,24 +46,20 @@ def pair_cases(arrays, forward, backward, summed, adapter, keeps_x=True):
 
     def cases(rng):
         paths = dict(rows=("dy", "x"), summed=summed, two_paths=("y", "dx"), adapter=adapter)
-        slips = {} if keeps_x else {KEEPS_X: lambda **_: [{KEPT: 1.0}]}
+        held = {} if keeps_x else KEEPS_X
+        slips = {says: lambda how=how, **_: [{KEPT: float(how)}] for how, says in held.items()}
         return [Case(args, reference, slips=slips, **paths) for args in arrays(rng)]
 
     return cases
 
 
-def _holds(a, x) -> bool:
-    """Has an array the numbers of x, in whatever order and precision?"""
-    return a.size == x.size and np.allclose(np.sort(a, axis=None), np.sort(x, axis=None), atol=1e-5)
-
-
 def without_x(forward, backward):
-    """As `both`, and whether the cache holds x."""
+    """As `both`, and how x is held after forward."""
     run = both(forward, backward)
 
     def run_and_look(dy, x, *args):
         outputs = run(dy, x, *args)
-        return (*outputs, float(any(_holds(a, x) for a in arrays_in(forward(x, *args)[1]))))
+        return (*outputs, float(how_held(forward, x, *args)))
 
     return run_and_look
 
@@ -95,10 +94,13 @@ def ledger_cases(rng):
             ledger,
             slips={
                 "a number of float32 has 4 bytes": lambda **a: [
-                    {name: n / 4 for name, n in ledger(**a).items()}
+                    {name: n * factor for name, n in ledger(**a).items()} for factor in (1 / 4, 2)
                 ],
                 "each x is kept once, however many linears read it": lambda inputs, linears, M, r: [
                     {"bytes of x": 4 * M * sum(inputs) * linears}
+                ],
+                "each linear has a z of its own": lambda inputs, linears, M, r: [
+                    {"bytes of z": 4 * M * r * len(inputs)}
                 ],
             },
         )
@@ -202,12 +204,14 @@ def rate_cases(rng):
     return [Case({"ratio": float(r)}, factors_of_the_rate, slips=slips) for r in ratios]
 
 
-def descend(n, rate_A, rate_B, z, together=True):
+def descend(n, rate_A, rate_B, z, together=True, stops=True):
     """Gradient descent of b z on 1, from b = 0, until it is nearer than 0.01.   z (starts,)."""
     b, count = np.zeros_like(z), np.zeros_like(z)
     for _ in range(200):
-        e = np.where(np.abs(b * z - 1) < 0.01, 0, b * z - 1)
-        count += e != 0
+        e = b * z - 1
+        arrived = np.abs(e) < 0.01
+        count += ~arrived
+        e = np.where(arrived & stops, 0, e)
         b_new = b - rate_B * e * z
         z = z - rate_A * e * (b if together else b_new) * n
         b = b_new
@@ -216,10 +220,16 @@ def descend(n, rate_A, rate_B, z, together=True):
 
 def descend_cases(rng):
     """For steps, b, z = f(n, rate_A, rate_B, z)."""
-    slips = {
+    slips: dict[str, Callable[..., list[Outputs]]] = {
         "b moved before z did: both steps begin at the old b and z": lambda **a: [
-            descend(**a, together=False)
-        ]
+            descend(**a, together=False, stops=stops) for stops in (True, False)
+        ],
+        "the descent went on after |e| < 0.01: b and z stay where they arrive": lambda **a: [
+            descend(**a, stops=False)
+        ],
+        "the factor n is missing: dz = e b |x|², and |x|² = n": lambda rate_A, n, **a: [
+            descend(n, rate_A / n, stops=stops, **a) for stops in (True, False)
+        ],
     }
     starts = [0.5 + rng.random(count) for count in widths(rng, 2)]
     return [

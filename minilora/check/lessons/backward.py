@@ -65,11 +65,18 @@ def loss_cases(rng):
 
     def slips(z, targets):
         p, right = softmax(z), loss_backward(z, targets)["dz"]
-        return {"no target": p / len(z), "no mean": right * len(z)}
+        everywhere = p.copy()
+        everywhere[:, targets] -= 1
+        return {
+            "no target": p / len(z),
+            "no mean": right * len(z),
+            "everywhere": everywhere / len(z),
+        }
 
     said = {
         "the 1 at the target was not subtracted": "no target",
         "the loss is a mean over the rows: divide by their number": "no mean",
+        "1 was subtracted at the targets of all rows: a row has one of its own": "everywhere",
     }
     return [
         Case(
@@ -96,8 +103,11 @@ def softmax_cases(rng):
         "each p was taken to depend on its own score alone": lambda dp, p: [
             {"ds": p * (1 - p) * dp}
         ],
-        "the sum runs over the columns: softmax is of each row": lambda dp, p: [
-            {"ds": p * (dp - (p * dp).sum(0))}
+        "the sum runs over the columns, or over all: it is of each row": lambda dp, p: [
+            {"ds": p * (dp - (p * dp).sum(axis))} for axis in (0, None)
+        ],
+        "in the sum of a row stands p dp, not dp": lambda dp, p: [
+            {"ds": p * (dp - dp.sum(1, keepdims=True))}
         ],
     }
     return [
@@ -129,11 +139,16 @@ def rmsnorm_cases(rng):
     def no_gain(dy, x, g, eps):
         return [{"dx": rmsnorm_backward(dy, x, np.ones_like(g), eps)["dx"]}]
 
+    def no_gain_in_rho(dy, x, g, eps):
+        rho, w, _ = parts(dy, x, g, eps)
+        return [{"dx": rho * w - parts(dy, x, np.ones_like(g), eps)[2]}]
+
     slips = {
         NO_RHO: lambda dy, x, g, eps: [{"dx": math.prod(parts(dy, x, g, eps)[:2])}],
         "ρ falls where x grows: its term is subtracted": sign,
-        "ρ has the mean of x², not the sum": summed,
+        "the term of ρ has the mean over the row, not the sum": summed,
         "y = g · xρ: dx passes through g": no_gain,
+        "the term of ρ passes through g as well: in its mean stands dy g, not dy": no_gain_in_rho,
         "dg multiplies dy by xρ, not by x": lambda dy, x, g, eps: [{"dg": (dy * x).sum(0)}],
     }
     return [
@@ -144,6 +159,14 @@ def rmsnorm_cases(rng):
 
 
 FORWARD_AGAIN = "it was turned forward once more: backward turns back, sin with the other sign"
+NEIGHBOURS = "two neighbours are no pair here: a pair has one number of each half of the row"
+
+
+def neighbours_turned(dy, cos, sin):
+    """dx where numbers 0 and 1, 2 and 3, … are the pairs."""
+    halves = np.concatenate([dy[:, ::2], dy[:, 1::2]], axis=1)
+    a, b = np.split(rope_backward(halves, cos, sin)["dx"], 2, axis=1)
+    return {"dx": np.stack([a, b], axis=2).reshape(dy.shape)}
 
 
 def rope_cases(rng):
@@ -155,7 +178,10 @@ def rope_cases(rng):
             Case(
                 {**draw(rng, dy=(T, D)), "cos": np.cos(angle), "sin": np.sin(angle)},
                 rope_backward,
-                slips={FORWARD_AGAIN: lambda dy, cos, sin: [rope_backward(dy, cos, -sin)]},
+                slips={
+                    FORWARD_AGAIN: lambda dy, cos, sin: [rope_backward(dy, cos, -sin)],
+                    NEIGHBOURS: lambda dy, cos, sin: [neighbours_turned(dy, cos, sin)],
+                },
             )
         )
     return cases
@@ -173,20 +199,21 @@ def swiglu_cases(rng):
             lambda z, p: z * p * (1 - p)
         ),
         "silu'(z) has z σ(z) (1 - σ(z)): the z is missing": gate_slip(lambda z, p: p + p * (1 - p)),
-        "dup multiplies dh by silu(gate) = gate σ(gate), not by σ(gate)": lambda dh, gate, up: [
-            {"dup": dh * sigmoid(gate)}
-        ],
+        "σ (1 - σ) is σ': silu(z) = z σ(z) is a product": gate_slip(lambda z, p: p * (1 - p)),
+        "dup multiplies dh by silu(gate) = gate σ(gate), not by σ(gate) or gate": (
+            lambda dh, gate, up: [{"dup": dh * factor} for factor in (sigmoid(gate), gate)]
+        ),
     }
     return [Case(draw(rng, dh=n, gate=n, up=n), swiglu_backward, slips=slips) for n in shapes(rng)]
 
 
-def attention_by(do, q, k, v, scale=True, row_sum=True, mask=True):
+def attention_by(do, q, k, v, scale=True, row_sum=True, mask=True, transposed=True):
     """attention_backward, from which a part can be left out."""
     root = np.sqrt(q.shape[1])
     p = softmax(np.where(np.tri(len(q)) if mask else True, q @ k.T / root, -np.inf))
     dp = do @ v.T
     ds = p * (dp - (p * dp).sum(1, keepdims=True) * row_sum) / (root if scale else 1)
-    return {"dq": ds @ k, "dk": ds.T @ q, "dv": p.T @ do}
+    return {"dq": ds @ k, "dk": ds.T @ q, "dv": (p.T if transposed else p) @ do}
 
 
 NO_ROOT = "the scores are q kᵀ / √D: the factor 1/√D is missing"
@@ -199,6 +226,9 @@ def attention_cases(rng):
         NO_ROW_SUM: lambda **a: [attention_by(**a, row_sum=False)],
         "the mask is missing: p was made again without it": lambda **a: [
             attention_by(**a, mask=False)
+        ],
+        "dv = pᵀ do: p was not transposed": lambda **a: [
+            {"dv": attention_by(**a, transposed=False)["dv"]}
         ],
     }
     return [

@@ -18,6 +18,20 @@ def by_test(rates, validation, test):
     return {"rate": rates[np.argmax(test)]}
 
 
+CHOICES = {
+    "that is the place of the best score: return the rate that stands there": (
+        lambda rates, validation, test: [{"rate": np.argmax(validation)}]
+    ),
+    "that is the best score itself: return the rate that got it": (
+        lambda rates, validation, test: [{"rate": validation.max()}]
+    ),
+    "the test words had a say: only validation may choose": lambda rates, validation, test: [
+        by_test(rates, validation, test),
+        by_test(rates, validation, validation + test),
+    ],
+}
+
+
 def choice_cases(rng):
     """For rate = f(rates, validation, test): the two kinds of words choose different rates."""
     cases = []
@@ -29,7 +43,7 @@ def choice_cases(rng):
         while best in (test.argmax(), test.argmin(), (validation + test).argmax()):
             test = rng.uniform(0, 1, count)
         scores = {"validation": validation, "test": test}
-        cases.append(Case({"rates": rates, **scores}, choose))
+        cases.append(Case({"rates": rates, **scores}, choose, slips=CHOICES))
     return cases
 
 

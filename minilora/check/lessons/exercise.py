@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..slips import Case, Outputs
+from ..calls import WrongForm
+from ..slips import Case, Outputs, numbers
 
 Hints = tuple[str, str, str]  # shown one at a time; the last is almost the answer
 Cases = Callable[[np.random.Generator], list[Case]]  # draws what a function is called with
@@ -88,24 +89,44 @@ def blank_pair(
 def both(forward: Callable, backward: Callable) -> Callable:
     """The function (dy, *args) -> y and what backward returns, of a pair."""
 
-    def run(dy, *args):
+    def once(dy, args, between=()):
         y, cache = _values(forward(*args), "forward", 2, 2, "the tuple (y, cache)")
+        for others in between:
+            forward(*others)
         wanted = f"{len(args)}, one for each argument"
         grads = _values(backward(dy, cache), "backward", len(args), math.inf, wanted)
         more = grads[len(args) :]  # for arguments that have a default
         return (y, *(grads if any(g is not None for g in more) else grads[: len(args)]))
 
+    def run(dy, *args):
+        own, others = ([a + n for a in args] for n in (0, 1))
+        found = once(dy, args)
+        if not all(map(_same, found, once(dy, own, [others]))):
+            raise WrongForm(
+                "backward gives other gradients when forward was called again in between: it must "
+                "read its cache alone, since every layer of a model calls forward before backward"
+            )
+        return found
+
     return run
 
 
+def _same(a, b) -> bool:
+    """Are two values that were returned equal, as far as they are numbers?"""
+    a, b = numbers(a), numbers(b)
+    if a is None or b is None:
+        return a is b
+    return a.shape == b.shape and np.allclose(a, b, equal_nan=True)
+
+
 def _values(returned, name, least, most, wanted) -> tuple | list:
-    """What one of a pair returned. Raises TypeError where it is no tuple of so many values."""
+    """What one of a pair returned. Raises WrongForm where it is no tuple of so many values."""
     several = isinstance(returned, tuple | list)
     if several and least <= len(returned) <= most:
         return returned
     got = f"{len(returned)} value(s)" if several else type(returned).__name__
     words = ": is the return missing?" if returned is None else ""
-    raise TypeError(f"{name} returned {got}, wanted {wanted}{words}")
+    raise WrongForm(f"{name} returned {got}, wanted {wanted}{words}")
 
 
 def broken(name: str, asks: str, hints: Hints, cases: Cases, **wrong: Any) -> Exercise:

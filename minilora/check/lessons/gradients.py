@@ -30,8 +30,21 @@ def cubes(x):
     return float((x**3).sum() + x.sum())
 
 
+def falling(x):
+    """-Σ x³ - Σ x: central differences of it are too small."""
+    return -cubes(x)
+
+
 ONE_SIDE = "the difference was taken on one side only: f(x + h) - f(x)"
 NOT_TWO_H = "the difference was divided by h: its two points are 2h apart"
+WHOLE_ROWS = "whole rows were moved: move one number at a time"
+
+
+def by_rows(f, x, h):
+    """Each row's derivative, in all of its numbers."""
+    units = np.eye(len(x)).reshape(len(x), len(x), *[1] * (x.ndim - 1))
+    along = [(f(x + h * e) - f(x - h * e)) / (2 * h) for e in units]
+    return np.broadcast_to(np.reshape(along, units.shape[1:]), x.shape)
 
 
 def central_cases(rng):
@@ -39,6 +52,7 @@ def central_cases(rng):
     slips = {
         ONE_SIDE: lambda f, x, h: [{"df": one_side(f, x, h)}],
         NOT_TWO_H: lambda f, x, h: [{"df": 2 * central(f, x, h)}],
+        WHOLE_ROWS: lambda f, x, h: [{"df": by_rows(f, x, h)}],
     }
     return [
         Case(
@@ -55,13 +69,26 @@ def errors(gradient, f, x, right, steps):
     return {"errors": np.array([np.abs(gradient(f, x, h) - right).max() for h in steps])}
 
 
+def errors_by(over, size, gradient, f, x, right, steps):
+    """`errors` by another mean of the numbers, or without their size."""
+    return {"errors": np.array([over(size(gradient(f, x, h) - right)) for h in steps])}
+
+
 def errors_cases(rng):
-    """For errors = f(gradient, f, x, right, steps)."""
+    """For errors = f(gradient, f, x, right, steps): errors below zero, so that |error| matters."""
+    slips = {
+        "an error below 0 is an error, too: take its absolute value": lambda **a: [
+            errors_by(np.max, lambda error: error, **a)
+        ],
+        "the largest error is asked for, not the mean": lambda **a: [
+            errors_by(np.mean, np.abs, **a)
+        ],
+    }
     cases = []
     for gradient in (central, one_side):
         x = rng.standard_normal(widths(rng, 1))
-        args = {"gradient": gradient, "f": cubes, "x": x, "right": 3 * x**2 + 1}
-        cases.append(Case({**args, "steps": 10.0 ** np.arange(-3, 0)}, errors))
+        args = {"gradient": gradient, "f": falling, "x": x, "right": -3 * x**2 - 1}
+        cases.append(Case({**args, "steps": 10.0 ** np.arange(-3, 0)}, errors, slips=slips))
     return cases
 
 
@@ -75,11 +102,19 @@ def directional(f, df, x, v, h):
 
 def directional_cases(rng):
     """For (by differences, by the gradient) = f(f, df, x, v, h)."""
+    slips = {
+        "by the gradient: v is missing, the sum is of df · v": lambda df, **_: [
+            {"by the gradient": df.sum()}
+        ],
+        "v was divided by its length: take it as it is given": lambda v, **a: [
+            directional(v=v / np.linalg.norm(v), **a)
+        ],
+    }
     cases = []
     for shape in [(5,), tuple(widths(rng, 2))]:
         a = draw(rng, x=shape, v=shape, off=shape)
         args = {"f": cubes, "df": 3 * a["x"] ** 2 + a["off"], "x": a["x"], "v": a["v"], "h": 1e-2}
-        cases.append(Case(args, directional))
+        cases.append(Case(args, directional, slips=slips))
     return cases
 
 
@@ -109,6 +144,15 @@ WRONG = (
     # right where dy is 1 everywhere, as in a plain sum of y
     wrong(lambda dy, x, W: (np.full_like(dy, dy.mean()) @ W, dy.T @ x)),
 )
+# what a test says of the right pair (0) and of the wrong ones -> the pairs that it judges so
+MISJUDGED = {
+    "it calls a right pair wrong": {0: 0.0},
+    "a pair passes that is right only where dy is 1 everywhere: draw dy at random": {4: 1.0},
+    "a pair passes in which one number of dW is wrong": {3: 1.0},
+    "it does not see a wrong dx": {1: 1.0, 4: 1.0},
+    "it does not see a wrong dW": {2: 1.0, 3: 1.0},
+    "it calls wrong pairs right": {1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0},
+}
 
 
 def tested(function):
@@ -129,8 +173,12 @@ def pair_cases(rng):
         Case(
             {"forward": forward, "backward": b, **arrays},
             lambda forward, backward, x, W, says=float(b is backward): {"the answer": says},
+            slips={
+                words: lambda i=i, said=said, **_: [{"the answer": said[i]}] if i in said else []
+                for words, said in MISJUDGED.items()
+            },
         )
-        for b in (backward, *WRONG)
+        for i, b in enumerate((backward, *WRONG))
     ]
 
 
@@ -175,6 +223,8 @@ EXERCISES = (
         near={
             -8: "that is √ε, the step for a difference of one side, whose error is h + ε/h",
             -16: "at so small a step, x + h is x",
+            1e-5: "that is h itself: write its power of ten",
+            5: "h is small: its power is below 0",
         },
     ),
     predict(

@@ -13,13 +13,19 @@ def roof(peak, bandwidth, intensity):
     return {"rate": np.minimum(peak, bandwidth * intensity)}
 
 
+def higher(peak, bandwidth, intensity):
+    """The higher of the two."""
+    return [{"rate": np.maximum(peak, bandwidth * intensity)}]
+
+
 def roof_cases(rng):
     """For rate = f(peak, bandwidth, intensity): numbers, below the ridge and above it."""
     cases = []
     for low, high in ((0.1, 0.8), (1.2, 5.0), (0.1, 0.8), (1.2, 5.0)):
         peak, speed = number(rng, 50, 300), number(rng, 5, 50)
         intensity = peak / speed * rng.uniform(low, high)
-        cases.append(Case({"peak": peak, "bandwidth": speed, "intensity": intensity}, roof))
+        args = {"peak": peak, "bandwidth": speed, "intensity": intensity}
+        cases.append(Case(args, roof, slips={"the lower of the two is the roof": higher}))
     return cases
 
 
@@ -45,6 +51,11 @@ def times_faster(mine, theirs):
     return {"ratio": np.median(theirs / mine)}
 
 
+def times_slower(mine, theirs):
+    """The ratio upside down."""
+    return [{"ratio": np.median(mine / theirs)}]
+
+
 def times_cases(rng):
     """For ratio = f(mine, theirs): seconds of each round; in some, other work was running."""
     cases = []
@@ -54,7 +65,8 @@ def times_cases(rng):
         mine, theirs = (busy * (1 + 0.1 * noise[n] ** 2) for n in ("mine", "theirs"))
         theirs[rng.integers(count)] *= 9  # and once only one of them
         args = {"mine": 2e-3 * mine, "theirs": number(rng, 3e-3, 8e-3) * theirs}
-        cases.append(Case(args, times_faster))
+        slips = {"the ratio is upside down: half the seconds is twice as fast": times_slower}
+        cases.append(Case(args, times_faster, slips=slips))
     return cases
 
 
@@ -110,10 +122,13 @@ def fetched_cases(rng):
     slips = {
         "a line that is used again is the newest again: the one not used longest leaves": oldest_out
     }
-    return [
-        Case({"places": rng.integers(0, 16 * 8, 200 + rows(rng)), "lines": n}, fetched, slips=slips)
-        for n in (3, 5)
-    ]
+    cases = []
+    for lines in (3, 5):
+        args = {"places": rng.integers(0, 16 * 8, 200 + rows(rng)), "lines": lines}
+        while oldest_out(**args) == [fetched(**args)]:  # the order makes no difference to these
+            args["places"] = rng.integers(0, 16 * 8, 200 + rows(rng))
+        cases.append(Case(args, fetched, slips=slips))
+    return cases
 
 
 EXERCISES = (

@@ -1,9 +1,11 @@
 """Notebook 11, a real language model: the likeliest of ten, and an adapter for each row."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ...methods.lora import count
-from ..slips import Case
+from ..slips import Case, Outputs
 from .exercise import blank, broken, draw, predict, rows
 from .lora import shapes
 
@@ -20,11 +22,17 @@ def best_of_all(logits, among):
 
 def best_cases(rng):
     """For token = f(logits, among): the tokens stand in no order."""
+    slips: dict[str, Callable[..., list[Outputs]]] = {
+        "that is a place in `among`: return the token that stands there": lambda logits, among: [
+            {"token": logits[:, among].argmax(axis=1)}
+        ],
+        "all tokens competed, not only those in `among`": lambda **a: [best_of_all(**a)],
+    }
     cases = []
     for N in (rows(rng), rows(rng), 7):
         V = int(rng.integers(18, 30))
         among = rng.choice(V, 4, replace=False)
-        cases.append(Case({**draw(rng, logits=(N, V)), "among": among}, best_of))
+        cases.append(Case({**draw(rng, logits=(N, V)), "among": among}, best_of, slips=slips))
     return cases
 
 
@@ -36,13 +44,21 @@ def serve(x, W, s, A, B, which):
 
 def serve_cases(rng):
     """For y = f(x, W, s, A, B, which): some adapters, in any order."""
+    slips: dict[str, Callable[..., list[Outputs]]] = {
+        "all rows got one row's adapter: row m has which[m]": lambda which, **a: [
+            serve(which=which * 0 + n, **a) for n in set(which)
+        ],
+        "each row got every adapter: it has which[m] alone": lambda x, W, s, A, B, which: [
+            {"y": x @ (W + s * np.einsum("nor,nri->oi", B, A)).T}
+        ],
+    }
     cases = []
     for M, I, O, r, s in shapes(rng):
         n = int(rng.integers(3, 6))
         a = draw(rng, x=(M, I), W=(O, I), A=(n, r, I), B=(n, O, r))
         which = rng.integers(n, size=M)
         args = {"x": a["x"], "W": a["W"], "s": s, "A": a["A"], "B": a["B"], "which": which}
-        cases.append(Case(args, serve, rows=("x",), adapter="B", two_paths=("y",)))
+        cases.append(Case(args, serve, rows=("x",), adapter="B", two_paths=("y",), slips=slips))
     return cases
 
 

@@ -89,6 +89,9 @@ def layer_cases(rng):
         "the second addition is missing: x + what the feed-forward gives": without(
             lambda x, w, use: layer(x, w, use) - _stream(x, w, use)
         ),
+        "the second addition is to what the first one gave, not to the first x": without(
+            lambda x, w, use: layer(x, w, use) - _stream(x, w, use) + x
+        ),
     }
     cases = []
     for T, F in (widths(rng, 2), widths(rng, 2)):
@@ -118,7 +121,7 @@ EXERCISES = (
         "A layer on the tape: x, w (arrays by name), use (ops) -> y",
         (
             "norm, q, k, v, RoPE on q and k, attention, o, and add to x.",
-            "Then norm, gate and up, swiglu, down, and add to x again.",
+            "Then norm, gate and up, swiglu, down, and add to what the first addition gave.",
             'x = x + use.linear(o, w["o"]); x + use.linear(use.swiglu(gate, up), w["down"])',
         ),
         layer_cases,

@@ -26,10 +26,41 @@ def without_mask(q, k, v):
     return {"o": scores / scores.sum(1, keepdims=True) @ v}
 
 
+def attention_by(q, k, v, root=True, seen=np.asarray, hidden=-np.inf, axis=1):
+    """Causal attention, from which a part can be left out."""
+    scores = q @ k.T / (math.sqrt(q.shape[1]) if root else 1)
+    weights = np.exp(np.where(seen(np.tri(len(q))), scores, hidden))
+    return {"o": weights / weights.sum(axis, keepdims=True) @ v}
+
+
+def masked_weights(q, k, v):
+    """The mask on the weights, whose rows then add up to less than 1."""
+    weights = np.exp(q @ k.T / math.sqrt(q.shape[1]))
+    return {"o": np.tril(weights / weights.sum(1, keepdims=True)) @ v}
+
+
 def attention_cases(rng):
     """For o = f(q, k, v)."""
+    slips = {
+        "the scores are q kᵀ/√D: the factor 1/√D is missing": lambda **a: [
+            attention_by(**a, root=False)
+        ],
+        "a place sees those after it: the mask is missing": lambda **a: [without_mask(**a)],
+        "the mask hides what came before: it has to hide what comes later": lambda **a: [
+            attention_by(**a, seen=np.transpose)
+        ],
+        "a masked score is 0, and its weight e⁰ = 1: it has to be -inf": lambda **a: [
+            attention_by(**a, hidden=0)
+        ],
+        "the mask came after the softmax: the weights of a row no longer add up to 1": (
+            lambda **a: [masked_weights(**a)]
+        ),
+        "the softmax went down the columns: it is of each row": lambda **a: [
+            attention_by(**a, axis=0)
+        ],
+    }
     shapes = [(rows(rng), *widths(rng, 1)) for _ in range(2)] + [(6, 6)]
-    return [Case(draw(rng, q=n, k=n, v=n), one_head) for n in shapes]
+    return [Case(draw(rng, q=n, k=n, v=n), one_head, slips=slips) for n in shapes]
 
 
 def eps_elsewhere(x, g, eps):
@@ -49,13 +80,18 @@ def eps_elsewhere(x, g, eps):
     return [{"y": g * x / root} for root in roots] + [{"y": g * x / roots[0] + eps}]
 
 
+def less_the_mean(x, g, eps):
+    """A LayerNorm without its bias."""
+    return [norm(x - x.mean(1, keepdims=True), g, eps)]
+
+
 def norm_cases(rng):
     """For y = f(x, g, eps): eps is large, so that its place matters."""
     return [
         Case(
             {**draw(rng, x=(rows(rng), C), g=(C,)), "eps": number(rng, 0.05, 0.5)},
             norm,
-            slips={"epsilon": eps_elsewhere},
+            slips={"epsilon": eps_elsewhere, "no mean is subtracted in RMSNorm": less_the_mean},
         )
         for C in widths(rng, 3)
     ]

@@ -44,7 +44,13 @@ def cases(rng, reference, names, **paths):
 
 def forward_cases(rng):
     """For y = f(x, W, s, A, B)."""
-    return cases(rng, forward, ("x", "W", "s", "A", "B"), two_paths=("y",), rows=("x",))
+    slips = {
+        "s scales the adapter's path alone, not x Wᵀ": lambda x, W, s, A, B: [
+            {"y": s * forward(x, W, 1.0, A, B)["y"]}
+        ]
+    }
+    names, paths = ("x", "W", "s", "A", "B"), dict(two_paths=("y",), rows=("x",))
+    return cases(rng, forward, names, slips=slips, **paths)
 
 
 def backward_cases(rng):

@@ -1,7 +1,9 @@
 """Notebook 08, LoRA+: which factor gets the ratio."""
 
+from collections.abc import Callable
+
 from ...methods.lora_plus import lr_scale
-from ..slips import Case
+from ..slips import Case, Outputs
 from .exercise import blank, broken, draw, number, old_and_step, predict, rank, widths
 
 
@@ -28,7 +30,14 @@ def exchanged(A, B, dA, dB, lr, ratio):
 
 def step_cases(rng):
     """For A', B' = f(A, B, dA, dB, lr, ratio)."""
-    cases, slips = [], {"ratio on A": ratio_on_a, "ratio missing": without_ratio}
+    cases = []
+    slips: dict[str, Callable[..., list[Outputs]]] = {
+        "ratio on A": ratio_on_a,
+        "ratio missing": without_ratio,
+        "B's rate is ratio times lr, not lr / ratio": lambda **a: [
+            {"B'": step(**a | {"ratio": 1 / a["ratio"]})["B'"]}
+        ],
+    }
     for _ in range(3):
         (I, O), r = widths(rng, 2), rank(rng)
         a = draw(rng, A=(r, I), B=(O, r), dA=(r, I), dB=(O, r))

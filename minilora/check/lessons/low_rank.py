@@ -8,22 +8,34 @@ from .exercise import blank, broken, draw, predict, widths
 
 def truncate(D, r):
     """D_r: the nearest matrix of rank r (Eckart and Young)."""
-    U, values, V = np.linalg.svd(D, full_matrices=False)
-    return {"D_r": (U[:, :r] * values[:r]) @ V[:r]}
+    U, values, Vt = np.linalg.svd(D, full_matrices=False)
+    return {"D_r": (U[:, :r] * values[:r]) @ Vt[:r]}
 
 
 def smallest(D, r):
     """The r smallest singular values in place of the largest."""
-    U, values, V = np.linalg.svd(D, full_matrices=False)
-    return {"D_r": (U[:, -r:] * values[-r:]) @ V[-r:]}
+    U, values, Vt = np.linalg.svd(D, full_matrices=False)
+    return {"D_r": (U[:, -r:] * values[-r:]) @ Vt[-r:]}
+
+
+def columns(D, r):
+    """Columns of Vᵀ in place of its rows."""
+    U, values, Vt = np.linalg.svd(D, full_matrices=False)
+    return [{"D_r": (U[:, :r] * values[:r]) @ Vt[:, :r].T}]
 
 
 def truncate_cases(rng):
     """For D_r = f(D, r): a wide one, a tall one, a square one."""
+    slips = {
+        "r terms are wanted, and one more or one less was kept": lambda D, r: [
+            truncate(D, r + 1), truncate(D, r - 1)
+        ],
+        "the v_k are the rows of Vt, not its columns": columns,
+    }  # fmt: skip
     short, long = sorted(widths(rng, 2))
     ranks = rng.choice([1, 2, 3], 3, replace=False)
     return [
-        Case({**draw(rng, D=shape), "r": int(r)}, truncate)
+        Case({**draw(rng, D=shape), "r": int(r)}, truncate, slips=slips)
         for shape, r in zip([(short, long), (long, short), (6, 6)], ranks)
     ]
 
@@ -51,9 +63,9 @@ EXERCISES = (
         "low_rank_truncate",
         "The nearest matrix of rank r: D, r -> D_r",
         (
-            "np.linalg.svd(D, full_matrices=False) gives U, values, V with D = (U * values) @ V.",
+            "np.linalg.svd(D, full_matrices=False) gives U, values, Vt with D = (U * values) @ Vt.",
             "The largest values come first: keep r of them, with their columns and rows.",
-            "(U[:, :r] * values[:r]) @ V[:r]",
+            "(U[:, :r] * values[:r]) @ Vt[:r]",
         ),
         truncate_cases,
     ),
@@ -63,7 +75,7 @@ EXERCISES = (
         (
             "The largest values come first.",
             "Take the last r in place of the first r.",
-            "(U[:, -r:] * values[-r:]) @ V[-r:]",
+            "(U[:, -r:] * values[-r:]) @ Vt[-r:]",
         ),
         truncate_cases,
         wanted=smallest,

@@ -20,7 +20,8 @@ def linear_backward(dy, x, W):
 def mul_cases(rng):
     """For da, db = f(dy, a, b)."""
     shapes = tuple(widths(rng, 2)), (rows(rng), *widths(rng, 1)), (4, 4)
-    return [Case(draw(rng, dy=n, a=n, b=n), mul_backward) for n in shapes]
+    slips = {"dy is missing: it multiplies both": lambda dy, a, b: [{"da": b}, {"db": a}]}
+    return [Case(draw(rng, dy=n, a=n, b=n), mul_backward, slips=slips) for n in shapes]
 
 
 def linear_cases(rng):

@@ -35,6 +35,7 @@ EXERCISES = (
         because="r (I + O) for each weight; the two weights themselves have 24,576 numbers.",
         near={
             128 * 128 + 64 * 128: "that is full fine-tuning: all numbers of the two weights",
+            128 + 128 + 64 + 128: "the rank is missing: r (I + O) for each weight",
             4 * (128 + 64): "that is LoRA-FA's count: one thin matrix for each weight",
         },
     ),

@@ -38,14 +38,24 @@ def backward_wrong_side(dy, u, W, A, B, b, d):
     return wrong
 
 
+def dx_without_d(dy, u, W, A, B, b, d):
+    """d left out of dx."""
+    return [{"dx": dy @ W + ((dy * b) @ B) @ A}]
+
+
 def merge_wrong_side(W, A, B, b, d):
     """b as a scale of columns."""
     return [{"W'": W + (B * b * d) @ A}] if len(b) == len(d) else []
 
 
-def _cases(rng, reference, names, wrong_side, squares=1, **paths):
+def merge_without_d(W, A, B, b, d):
+    """d taken for ones."""
+    return [merge(W, A, B, b, 0 * d + 1)]
+
+
+def _cases(rng, reference, names, wrong_side, squares=1, slips=None, **paths):
     """Three sets of shapes; in the last ones, as many as squares, r = O."""
-    cases, slips = [], {"b on the wrong side": wrong_side}
+    cases, slips = [], {"b on the wrong side": wrong_side, **(slips or {})}
     for left in (3, 2, 1):
         M, (I, O), r = rows(rng), widths(rng, 2), rank(rng)
         r = O if left <= squares else r
@@ -71,12 +81,15 @@ def backward_cases(rng):
     """For dx, db, dd = f(dy, u, W, A, B, b, d)."""
     names = ("dy", "u", "W", "A", "B", "b", "d")
     paths = dict(rows=("dy", "u"), summed=("db", "dd"), two_paths=("dx",))
-    return _cases(rng, backward, names, backward_wrong_side, **paths)
+    slips = {"dx passes through d as well: dz · d goes to A": dx_without_d}
+    return _cases(rng, backward, names, backward_wrong_side, slips=slips, **paths)
 
 
 def merge_cases(rng):
     """For W' = f(W, A, B, b, d)."""
-    return _cases(rng, merge, ("W", "A", "B", "b", "d"), merge_wrong_side, two_paths=("W'",))
+    slips = {"d is missing: it scales the columns of B": merge_without_d}
+    names = ("W", "A", "B", "b", "d")
+    return _cases(rng, merge, names, merge_wrong_side, slips=slips, two_paths=("W'",))
 
 
 EXERCISES = (

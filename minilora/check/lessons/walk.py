@@ -1,10 +1,14 @@
 """Notebook 01, a network's gradients by hand, and the walk along the tape that finds them."""
 
+import operator
+from collections.abc import Mapping
+
 import numpy as np
 
 from ... import ops
 from ...engine import Tensor, backward, param, tape
-from ..slips import Case, Outputs
+from ..calls import WrongForm
+from ..slips import Case
 from .exercise import blank, draw, rows, widths
 
 
@@ -20,10 +24,14 @@ def walk(nodes, dy):
 
 
 def network(x, U, V) -> tuple[Tensor, Tensor, Tensor]:
-    """y = h ∘ h with h = tanh(x Uᵀ) Vᵀ + x Uᵀ, in which U has two paths.   ->  y, U, V."""
+    """y = h ∘ h with h = z + z Vᵀ + tanh(z) Vᵀ, z = x Uᵀ: z has three paths.   ->  y, U, V.
+
+    `add` hands one array to two parents; what comes to z later must not be written into it.
+    """
     tU, tV = param(U, "U"), param(V, "V")
     z = ops.linear(x, tU)
-    h = ops.add(ops.linear(ops.tanh(z), tV), z)
+    u, v = ops.linear(z, tV), ops.linear(ops.tanh(z), tV)
+    h = ops.add(ops.add(z, u), v)
     return ops.mul(h, h), tU, tV
 
 
@@ -35,6 +43,9 @@ def walked(function):
         grads = function(tape(y), dy)
         if grads is None:
             return None
+        if not isinstance(grads, Mapping):
+            kind = type(grads).__name__
+            raise WrongForm(f"it returned a {kind}, wanted a dict: each node to its gradient")
         return grads.get(tU.node), grads.get(tV.node)
 
     return run
@@ -47,54 +58,63 @@ def reference(dy, x, U, V):
     return {"dU": tU.grad, "dV": tV.grad}
 
 
-def last_path_alone(dy, x, U, V) -> list[Outputs]:
-    """Where a second gradient for a node replaces the first."""
+def walk_by(join):
+    """The walk in which a node's first gradient and its next one are joined by a function."""
 
-    def overwrites(nodes, dy):
+    def function(nodes, dy):
         grads = {nodes[-1]: dy}
         for node in reversed(nodes):
-            if node.op:
-                given = node.op.backward(grads[node], node.cache)
-                grads |= {p: g for p, g in zip(node.parents, given) if p is not None}
+            given = node.op.backward(grads[node], node.cache) if node.op else ()
+            for parent, grad in zip(node.parents, given):
+                if parent is not None:
+                    grads[parent] = join(grads[parent], grad) if parent in grads else grad
         return grads
 
-    return [dict(zip(("dU", "dV"), walked(overwrites)(dy, x, U, V)))]
+    return lambda **args: [dict(zip(("dU", "dV"), walked(function)(**args)))]
+
+
+SLIPS = {
+    "where two paths meet, the second gradient replaced the first: add them": walk_by(
+        lambda first, second: second
+    ),
+    "a gradient was added in place: += writes into an array that another node holds too; a + b "
+    "is a new one": walk_by(operator.iadd),
+}
 
 
 def cases(rng):
     """For dU, dV = f(dy, x, U, V)."""
-    slips = {
-        "where two paths meet, the second gradient replaced the first: add them": last_path_alone
-    }
     cases = []
     for _ in range(2):
         M, (I, O) = rows(rng), widths(rng, 2)
         args = draw(rng, dy=(M, O), x=(M, I), U=(O, I), V=(O, O))
-        cases.append(Case(args, reference, slips=slips))
+        cases.append(Case(args, reference, slips=SLIPS))
     return cases
 
 
 # ---- by hand
 
 
-def by_hand(x, t, W1, W2, square=2.0, slope=True, mean=True):
+def by_hand(x, t, W1, W2, square=2.0, slope=lambda hidden: 1 - hidden**2, count=np.size):
     """dW1, dW2 of mean((tanh(x W1ᵀ) W2ᵀ - t)²), from which a factor can be left out."""
     hidden = np.tanh(x @ W1.T)
     error = hidden @ W2.T - t
-    derror = square * error / (error.size if mean else 1)
+    derror = square * error / count(error)
     dhidden = derror @ W2
-    dW1 = (dhidden * (1 - hidden**2 if slope else 1)).T @ x
-    return {"dW1": dW1, "dW2": derror.T @ hidden}
+    return {"dW1": (dhidden * slope(hidden)).T @ x, "dW2": derror.T @ hidden}
 
 
 def by_hand_cases(rng):
     """For dW1, dW2 = f(x, t, W1, W2)."""
     slips = {
         "error² has the derivative 2 error: the 2 is missing": lambda **a: [by_hand(**a, square=1)],
-        "tanh' = 1 - tanh² is missing": lambda **a: [by_hand(**a, slope=False)],
-        "the loss is a mean: divide by the count of numbers in error": lambda **a: [
-            by_hand(**a, mean=False)
+        "tanh' = 1 - tanh² is missing": lambda **a: [by_hand(**a, slope=np.ones_like)],
+        "hidden is tanh z already: tanh' is 1 - hidden²": lambda **a: [
+            by_hand(**a, slope=lambda hidden: 1 - np.tanh(hidden) ** 2)
         ],
+        "the loss is a mean: divide by the count of numbers in error, rows times columns": (
+            lambda **a: [by_hand(**a, count=count) for count in (lambda error: 1, len)]
+        ),
     }
     cases = []
     for _ in range(2):

@@ -1,0 +1,44 @@
+"""What a record says of the machine that made it: the processor, the libraries, the memory."""
+
+import contextlib
+import importlib.metadata
+import platform
+import re
+from pathlib import Path
+
+LIBRARIES = ("numpy", "numba", "llvmlite", "tbb", "torch", "transformers", "peft")
+
+
+def processor() -> str:
+    """The processor's name, as the system gives it."""
+    with contextlib.suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text()
+        if line := re.search(r"model name\s*: (.*)", text):
+            return line[1]
+    return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Library -> version, of those that are installed."""
+    installed = {}
+    for name in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            installed[name] = importlib.metadata.version(name)
+    return installed
+
+
+def resident() -> dict[str, int]:
+    """Bytes of memory that this process holds "now", and its "peak" so far; {} where not Linux."""
+    nbytes = {}
+    with contextlib.suppress(OSError):
+        text = Path("/proc/self/status").read_text()
+        for name, field in (("now", "VmRSS"), ("peak", "VmHWM")):
+            if line := re.search(rf"{field}:\s+(\d+) kB", text):
+                nbytes[name] = int(line[1]) * 1024
+    return nbytes
+
+
+def forget_peak() -> None:
+    """Start to measure the peak of memory anew. It does nothing where the system is not Linux."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
