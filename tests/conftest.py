@@ -14,6 +14,9 @@ from minilora import fast
 from minilora.engine import backward, param
 from minilora.llama.model import Llama, ModelConfig, init_params
 
+# A terminal's width, which pytest-xdist gives its workers: the tests print as into a pipe.
+os.environ.pop("COLUMNS", None)
+
 settings.register_profile(
     "quick",
     deadline=None,  # the first example may compile a kernel

@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from .. import __version__
-from ..support import machine
+from ..support import blas, machine
 from ..support.files import check_kind, make_folder, parse_json, read_text, write_atomically
 from ..support.locks import writing
 from ..support.values import whole
@@ -163,6 +163,7 @@ def made_by() -> dict[str, Any]:
         "python": platform.python_version(),
         **versions,
         "processor": machine.processor(),
+        "blas": blas.kernels(),
     }
 
 

@@ -49,7 +49,7 @@ def attention_cases(rng):
         "the mask hides what came before: it has to hide what comes later": lambda **a: [
             attention_by(**a, seen=np.transpose)
         ],
-        "a masked score is 0, and its weight e⁰ = 1: it has to be -inf": lambda **a: [
+        "a masked score is 0, and its weight exp(0) = 1: it has to be -inf": lambda **a: [
             attention_by(**a, hidden=0)
         ],
         "the mask came after the softmax: the weights of a row no longer add up to 1": (
