@@ -32,8 +32,9 @@ from minilora.formats.gguf import PACKINGS, read_gguf
 from minilora.formats.safetensors import AXES, MOST, read_arrays, refuse_pickles, write_arrays
 from minilora.gradcheck import GradientError
 from minilora.llama import generation
-from minilora.memory import savers
+from minilora.memory import figure, savers, tables, whatif
 from minilora.memory.count import count
+from minilora.memory.step import largest
 from minilora.methods.base import whole_number
 from minilora.text.tokenizer import CharTokenizer
 from minilora.tuning import checkpoints, peft_config, storage
@@ -1016,3 +1017,70 @@ def test_the_points_of_an_exercise_are_its_outputs_or_one():
     for name, exercise in EXERCISES.items():
         outputs = exercise.drawn(0)[0].true.values() if exercise.kind == "blank" else ()
         assert points(name) == (len([o for o in outputs if o is not None]) if outputs else 1)
+
+
+# ---------------------------------------- bytes
+
+
+@pytest.mark.parametrize("budget, wanted", [(12, 0), (13, 1), (15, 1), (16, 2), (3010, 1000)])
+def test_the_largest_number_that_fits_is_found_in_a_few_tries(budget, wanted):
+    tried = []
+
+    def size(n):
+        tried.append(n)
+        return 10 + 3 * n
+
+    assert largest(size, budget) == wanted and len(tried) <= 6
+    assert largest(size, 10**9, limit=50) == 50
+    assert largest(lambda n: n**3, budget) == max(n for n in range(20) if n**3 <= budget)
+
+
+def test_activations_overtake_the_weights_at_the_first_length_with_more_bytes():
+    rows = [types.SimpleNamespace(activations=100 * n, weights=1000) for n in (1, 2)]
+    assert figure.overtaking((1, 2), rows) == 11
+    light = [types.SimpleNamespace(activations=100 * n, weights=50) for n in (1, 2)]
+    assert figure.overtaking((1, 2), light) == 1
+
+
+def test_the_parts_of_a_ledger_add_up_to_its_peak():
+    row = ml.ledger(base().config, 1, 8, method="lora")
+    parts = row.weights, row.optimizer, row.scratch, row.activations, row.transient
+    assert sum(parts) == row.peak and row.frozen + row.trainable + row.moved == row.weights
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_table_of_bytes_says_whether_they_were_measured_so(mixed):
+    row = ml.ledger(base().config, 1, 8, method="lora", mixed=mixed)
+    more = dataclasses.replace(row, activations=row.activations + 1)
+    same, other = (
+        "\n".join(tables.overview({"lora": row}, {"lora": r}, True, mixed)) for r in (row, more)
+    )
+    assert "the same bytes, peak +0.0%" in same and "NOT the same bytes" not in same
+    assert "NOT the same bytes" in other
+    assert ("master copy" in same) == mixed and ("a 32-bit master copy" in same) == mixed
+
+
+@pytest.mark.parametrize("saver", savers.SAVERS, ids=lambda saver: saver.title)
+def test_a_step_with_a_saver_trains(saver):
+    tuned, plain = tune("full", base("float32")), tune("full", base("float32"))
+    savers.step(tuned, saver, 0.01)(BATCHES[0][0])
+    savers.step(plain, savers.SAVERS[0], 0.01)(BATCHES[0][0])
+    assert tuned.recompute == saver.recompute
+    for name, array in tuned.trainable.items():
+        assert np.array_equal(array, plain.trainable[name])
+        assert not np.array_equal(array, tuned.base.params[name]), name
+
+
+def test_the_seconds_of_savers_are_those_of_a_step():
+    start = time.monotonic()
+    found = savers.seconds(tune("lora", base("float32")), 1, 4, rounds=1)
+    assert found.keys() == {saver.title for saver in savers.SAVERS}
+    assert min(found.values()) > 0 and max(found.values()) < time.monotonic() - start
+
+
+def test_a_case_of_what_an_op_keeps_needs_more_bytes():
+    kept = whatif.what_ifs(base().config, {"lora": {}, "vera": {}}, 1, 8)
+    for row in kept.values():
+        first = row["as it is"]
+        assert row["every x"] > first and row["norm's y"] > first
+        assert row["mask, floats"] > row["mask, bytes"] > row["dropout"]
