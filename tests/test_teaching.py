@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from more_answers import attention_backward, network_backward, rmsnorm_backward
 from test_check import RIGHT, WRONG
 
 import minilora as ml
@@ -304,6 +305,34 @@ def test_the_three_imagined_students_get_what_the_page_says(capsys):
     assert (scores, most) == ([13, 5, 0], 13)
     said = " ".join(TEACHING.split())
     assert "all right 13 of 13; half right" in said and "5 of 13; nothing written 0 of 13" in said
+
+
+def test_so_do_those_of_two_further_notebooks(capsys):
+    halves = {
+        "01": {
+            "tape_bytes": 80_000,
+            "linear_backward": lambda dy, x, W: (dy @ W, dy.T @ x / len(x)),
+            "linear_break": None,
+            "tape_network": lambda *a: network_backward(*a, slope=False),
+            "tape_walk": None,
+        },
+        "02b": {
+            "backward_sum": 3,
+            "backward_rmsnorm": lambda *a: rmsnorm_backward(*a, by_rho=0),
+            "backward_rope": None,
+            "backward_attention": lambda *a: attention_backward(*a, root=False),
+            "backward_layer": None,
+        },
+    }
+    found = {}
+    for lesson, slips in halves.items():
+        names = [n for n, e in EXERCISES.items() if e.lesson == lesson]
+        students = (RIGHT, RIGHT | slips, {})
+        found[lesson] = [sum(grade(n, who.get(n), 7) for n in names) for who in students]
+        found[lesson].append(sum(map(points, names)))
+    assert found == {"01": [10, 4, 0, 10], "02b": [13, 7, 0, 13]}
+    said = " ".join(TEACHING.split())
+    assert "Notebook 01: 10, 4 and 0 of 10. Notebook 02b: 13, 7 and 0 of 13." in said
 
 
 def test_without_a_seed_nobody_is_graded(monkeypatch):

@@ -272,6 +272,16 @@ def test_progress_bar(capfd):
     assert out == "" and "LoRA" in err
 
 
+@pytest.mark.parametrize("static", ["", "1"])
+def test_nobody_waits_in_silence_in_a_notebook(static, monkeypatch, capfd):
+    """A notebook's stderr is no terminal; where notebooks are built, a bar would stand in them."""
+    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+    monkeypatch.setenv("MINILORA_STATIC", static)
+    ml.train(tune("lora"), BATCHES, steps=2, lr=0.01)
+    out, err = capfd.readouterr()
+    assert out == "" and ("LoRA" in err) == (not static)
+
+
 # ---------------------------------------- what is told while a run goes on
 
 

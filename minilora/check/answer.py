@@ -9,8 +9,9 @@ import numpy as np
 
 from ..support.files import find
 from ..support.pair_form import and_list
+from ..support.terminal import STATIC
 from .calls import call_each, is_blank
-from .hints import STATIC, count_wrong, grader_runs, hints_for
+from .hints import count_wrong, grader_runs, hints_for
 from .judge import Judgement, judge, sort_out
 from .lessons import EXERCISES
 from .lessons.exercise import Exercise
@@ -29,7 +30,7 @@ def check(
     seed: of the arguments that the function is called with; None: others at each call, and a
     verdict that is not "passed" says which. A script prints the Verdict.
     Where nbgrader runs (NBGRADER_EXECUTION or NBGRADER_VALIDATING is set), a wrong answer raises
-    AssertionError. There, and where a teacher sets MINILORA_GRADED=1, the last hint is not shown.
+    AssertionError.
     Raises ValueError on an unknown exercise.
     """
     find("exercise", name, EXERCISES)
@@ -89,7 +90,7 @@ def _mark(name, answer) -> Any:
     """Equal for two answers that are wrong in the same way."""
     if not EXERCISES[name].takes(answer):
         return _plain(answer)
-    returned = call_each(EXERCISES[name].run(answer), arguments(name, 0))
+    returned = call_each(EXERCISES[name].run(answer), arguments(name, 0), silent=True)
     return [_plain(value) for value in returned]
 
 
@@ -113,7 +114,7 @@ def _number(exercise, answer) -> Judgement:
     if given is None or np.ndim(answer):
         words = ", without quotes" if isinstance(answer, str) else ""
         return Judgement("failed", f"got {_an(type(answer).__name__)}, wanted a number{words}")
-    right = float(exercise.number())
+    right = float(exercise.number()) + 0.0  # -0.0 becomes 0.0
     if agree(given, right, exercise.tolerance):
         return Judgement("passed", f"{right:,g} is right. {exercise.because}")
     near = [words for wrong, words in exercise.near.items() if agree(given, wrong, 1e-9)]

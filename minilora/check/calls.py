@@ -4,18 +4,26 @@ While it runs, no variable of the functions that call it holds a right output, n
 which could compute one: what is right is computed afterwards, in `judge`.
 """
 
+import contextlib
 import copy
 import dis
 import functools
 import inspect
+import io
+import sysconfig
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 Notes = tuple[tuple[str, str], ...]  # (label, words)
 IDLE = {"RESUME", "NOP", "CACHE", "POP_TOP", "RETURN_VALUE", "COPY_FREE_VARS", "MAKE_CELL"}
+
+
+# files that no reader wrote: this package, Python's library, and what is installed
+NOT_THEIRS = (str(Path(__file__).parents[1]), *map(sysconfig.get_path, ("stdlib", "purelib")))
 
 
 class Fault(NamedTuple):
@@ -30,12 +38,25 @@ class WrongForm(Exception):
     """What the code that runs a reader's functions says of a form that it cannot use."""
 
 
-def call_each(function: Callable, sets: Sequence[dict[str, Any]]) -> list[Any]:
+def call_each(
+    function: Callable, sets: Sequence[dict[str, Any]], silent: bool = False
+) -> list[Any]:
     """What a function returned for each set of arguments, or the Fault that stopped it.
 
-    sets: name -> argument, in the order in which the function takes them.
+    sets: name -> argument, in the order in which the function takes them. What the function prints
+    is shown for the first set alone; silent: for none.
     """
-    return [_call(function, args) for args in sets]
+    returned = []
+    for i, args in enumerate(sets):
+        seen = contextlib.nullcontext() if i == 0 and not silent else _unseen()
+        with seen:
+            returned.append(_call(function, args))
+    return returned
+
+
+def _unseen() -> contextlib.AbstractContextManager[Any]:
+    """Inside, what is printed is dropped."""
+    return contextlib.redirect_stdout(io.StringIO())
 
 
 def is_blank(function: Callable) -> bool:
@@ -75,7 +96,8 @@ def _call(function, args) -> Any:
 def _raised(error, args) -> Fault:
     """An error in words: where it was raised, and what was passed."""
     frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is the call above
-    notes = [("in the line", frames[-1].line)] if frames and frames[-1].line else []
+    lines = [f.line for f in frames if f.line and not f.filename.startswith(NOT_THEIRS)]
+    notes = [("in the line", line) for line in lines[-1:]]
     if frames:
         shapes = ", ".join(f"{n} {np.shape(a)}" for n, a in args.items() if np.ndim(a))
         notes += [("shapes", shapes)] if shapes else []

@@ -13,7 +13,7 @@ from ..lab.cells import Record, read
 from ..methods import METHODS
 from ..support import plots
 from ..support.files import data_folder
-from .hints import STATIC
+from ..support.terminal import STATIC
 from .kept import keep, mine, technique
 
 __all__ = [

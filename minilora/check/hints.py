@@ -1,4 +1,4 @@
-"""Which hints are shown: one more with each other wrong answer, and no solution to graded work."""
+"""Which hints are shown: one more with each other wrong answer, and never a solution."""
 
 import os
 from typing import Any
@@ -9,32 +9,22 @@ from .lessons.exercise import Exercise
 from .slips import SLIPS
 
 GRADER = ("NBGRADER_EXECUTION", "NBGRADER_VALIDATING")  # set where nbgrader runs a notebook
-STATIC = "MINILORA_STATIC"  # set where notebooks are built: no slider moves, no check draws anew
-GRADED = "MINILORA_GRADED"  # a teacher sets it where students work on what is graded
 
 _wrong: dict[str, list[Any]] = {}  # exercise -> the wrong answers that were given
 
 
 def hint(name: str, number: int = 1) -> str:
-    """One of an exercise's three hints.
-
-    Raises ValueError for a number that is not 1, 2 or 3; and for 3 where work is graded.
-    """
+    """One of an exercise's two hints.   Raises ValueError for a number that is not 1 or 2."""
     exercise: Exercise = find("exercise", name, EXERCISES)
-    if number not in (1, 2, 3):
-        raise ValueError(f"hint: got {number!r}, wanted 1, 2 or 3")
-    if number == 3 and is_graded():
-        raise ValueError("hint: the third is almost the solution, and not shown for graded work")
+    if number not in (1, 2):
+        raise ValueError(f"hint: got {number!r}, wanted 1 or 2")
     return exercise.hints[number - 1]
 
 
 def hints_for(exercise: Exercise, slip: str | None) -> tuple[str, ...]:
-    """The hint of the slip that an answer looks like; then the exercise's own.
-
-    The last of these is almost the solution: it is not among them where work is graded.
-    """
+    """The hint of the slip that an answer looks like; then the exercise's own."""
     of_slip = (SLIPS[slip].hint,) if slip in SLIPS and exercise.kind == "blank" else ()
-    return of_slip + exercise.hints[: 2 if is_graded() else 3]
+    return of_slip + exercise.hints
 
 
 def count_wrong(name: str, answer: Any) -> int:
@@ -53,8 +43,3 @@ def forget() -> None:
 def grader_runs() -> bool:
     """Does nbgrader run this notebook, to grade it or to validate it?"""
     return any(map(os.environ.get, GRADER))
-
-
-def is_graded() -> bool:
-    """Is this work graded?"""
-    return grader_runs() or bool(os.environ.get(GRADED))

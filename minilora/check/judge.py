@@ -143,7 +143,9 @@ def describe(name: str, got: Any, true: Any) -> Notes:
     words += f" (ratio {fraction(ratio)})" if ratio else ""
     where = f"{name}{[int(i) for i in place]}" if place else name
     worst = ("worst", f"{where}: {words}")
-    return (("shape", shape), worst) if place else (worst,)
+    notes = (("shape", shape), worst) if place else (worst,)
+    nan = (("nan", "no number: it comes from 0 · inf, inf - inf or 0 / 0"),)
+    return notes + nan if np.isnan(yours) else notes
 
 
 def _kind(a) -> str:

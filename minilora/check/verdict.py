@@ -8,7 +8,8 @@ from typing import Any
 
 from ..support.terminal import encodable
 
-MARKS = {"passed": ("✓", "#009E73"), "failed": ("✗", "#D55E00"), "open": ("○", "#7F7F7F")}
+# Each colour can be read on white (contrast 4.6 and more) and on a dark page (3.5 and more).
+MARKS = {"passed": ("✓", "#00845F"), "failed": ("✗", "#C64C00"), "open": ("○", "#757575")}
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Verdict:
     notes: tuple[tuple[str, str], ...] = ()  # (label, words)
     slip: str | None = None  # the known slip that it looks like: a name of SLIPS
     hints: tuple[str, ...] = ()  # those that are shown
-    hints_in_all: int = 3
+    hints_in_all: int = 2
     seed: int | None = None  # draws the arguments again with which the answer failed
 
     def __bool__(self):

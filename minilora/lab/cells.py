@@ -19,6 +19,7 @@ from .. import __version__
 from ..support import blas, machine
 from ..support.files import check_kind, make_folder, parse_json, read_text, write_atomically
 from ..support.locks import writing
+from ..support.terminal import hides_bar
 from ..support.values import whole
 from .workers import each
 
@@ -47,7 +48,7 @@ def run(
     cell in the file is not run again, so an interrupted sweep continues. Records of other cells
     stay, before these. Several runs may write to one file at a time.
     jobs: processes; None: one a core. dask: a scheduler's address, tcp://…, or "local" for a
-    cluster of `jobs` workers on this machine. progress: a bar (None: only on a terminal). report:
+    cluster of `jobs` workers on this machine. progress: a bar (None: see `train`). report:
     called with each new record. form: the kind of a result, for `check_kind`.
     Raises ValueError if the file at path is no file of records.
     """
@@ -55,7 +56,7 @@ def run(
     jobs = None if jobs is None else whole("cells: jobs", jobs, 1)
     done = {_key(record["cell"]): record for record in _records_before(path, form)}
     missing = [cell for key, cell in {_key(c): c for c in cells}.items() if key not in done]
-    known, hidden = len(cells) - len(missing), None if progress is None else not progress
+    known, hidden = len(cells) - len(missing), hides_bar(progress)
     bar = tqdm(desc=title, total=len(cells), initial=known, disable=hidden, leave=False)
     calls = [(function, cell, made_by()) for cell in missing]
     with bar, contextlib.closing(each(_record, calls, jobs, dask)) as outcomes:

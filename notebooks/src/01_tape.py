@@ -25,9 +25,9 @@ from minilora.memory import arrays_in
 r"""
 ## A pair
 
-An operation is two functions: forward gives the output and a **cache**, backward takes the gradient of
-the loss by the output, $dy$, and the cache, and gives one gradient an argument. For $y = a\cdot b$, element
-by element:
+An operation is two functions. Forward gives the output and a **cache**, which holds what backward will read.
+Backward takes the cache and $dy = \partial\,\text{loss}/\partial y$, the gradient with respect to the output. It returns
+one gradient for each argument. For $y = a\cdot b$, element by element:
 
 $$da = dy\cdot b,\qquad db = dy\cdot a .$$
 
@@ -62,7 +62,7 @@ check("mul_backward", mul_backward)
 r"""
 ## A linear
 
-$y = xW^\top$ with $x$ (M, I), one row a token, and $W$ (O, I). By components, $y_{mo} = \sum_i x_{mi} W_{oi}$,
+$y = xW^\top$ with $x$ (M, I), one row for each example, and $W$ (O, I). By components, $y_{mo} = \sum_i x_{mi} W_{oi}$,
 so
 
 $$dx_{mi} = \sum_o dy_{mo}\,W_{oi},\qquad dW_{oi} = \sum_m dy_{mo}\,x_{mi} .$$
@@ -82,7 +82,7 @@ check("linear_backward", linear_backward)
 
 # %% [markdown]
 r"""
-**Break it.** Leave out the sum over rows, in whatever way you like, and see the check name it.
+**Break it.** Leave out the sum over rows in $dW$: return what one row gives, or the mean of all. See the check name it.
 """
 
 # %% exercise linear_break
@@ -97,7 +97,8 @@ check("linear_break", broken)
 
 # %% [markdown]
 r"""
-On arrays, by components, and by nobody's algebra: move each number a little and see what changes.
+The package's pair, against the sums over components (`einsum`), and against no formula at all: `check_pair` moves
+numbers of $x$ and $W$ a little and compares the change of the loss.
 """
 
 # %%
@@ -113,8 +114,9 @@ check_pair(ops.linear.forward, ops.linear.backward, x, W)
 r"""
 ## The tape
 
-`Op` binds a pair to the tape. Called on tensors it runs forward and leaves a **node**: its cache, and the
-nodes that its gradients go to. A leaf, made by `param`, is where gradients are wanted. A small network,
+A **tensor** is an array and the node that made it. `Op` binds a pair to the tape: called on tensors, it runs forward
+and leaves a **node**, which holds the cache and its parents, the nodes that its gradients go to. The **tape** is the
+list of these nodes in the order in which they ran. A leaf, made by `param`, is where gradients are wanted. A small network,
 $\text{loss} = \text{mean}\,(\tanh(xW_1^\top)\,W_2^\top - t)^2$:
 """
 
@@ -140,7 +142,7 @@ def kept(node):
 def title(node):
     return node.op.name if node.op else node.name
 
-for node in engine.tape(loss):
+for node in engine.tape(loss):  # minus t is an add of -t; a mean is a sum, times 1/n
     parents = [title(p) for p in node.parents if p is not None]
     print(f"{title(node):8} keeps {kept(node):6,} bytes, passes gradients to {parents}")
 
@@ -255,7 +257,7 @@ r"""
 ## What is frozen keeps no activation
 
 Whether $x$ must be kept depends on what trains. The gradient $dW$ reads $x$; a frozen linear has no $dW$.
-The one array in its cache is $W$ itself, which $dx$ reads: a reference to a weight that exists anyway.
+The one array in its cache is $W$, which $dx$ reads: no copy, but the weight itself, which exists anyway.
 
 **Do it.** Call `ops.frozen_linear(h, W2.data)` and `ops.linear(h, W2)`, and print the shapes of `arrays_in(tensor.node.cache)` of both.
 """
@@ -284,8 +286,8 @@ r"""
 
 Gradient descent on the network above, a hundred steps, on your walk.
 
-**Do it.** In each step: fresh leaves of $W_1$ and $W_2$ (`ml.param`), the loss of `network()`, your walk, a step of 0.2 times the
-gradient. Keep the losses. They should fall by more than a fifth.
+**Do it.** In each step: fresh leaves of $W_1$ and $W_2$ (`ml.param`), the loss of `network()`, your walk (`engine.tape(loss)` has
+the nodes, `W1.node` is a leaf's), a step of 0.2 times the gradient. Keep the losses. They should fall by more than a fifth.
 """
 
 # %% open tape_train
@@ -304,7 +306,7 @@ assert losses[-1] < 0.8 * losses[0]
 # %% [markdown]
 r"""
 **Open.** Give the tape an op that it does not have: a pair of your own, such as the sine, bound by
-`ml.Op("sine", forward, backward)`. Check it with `check_pair`. Then put it in `tanh`'s place and train. Predict
+`ml.Op("sine", forward, backward)`. Backward returns a tuple, also of one gradient: `(dx,)`. Check the pair with `check_pair`. Then put it in `tanh`'s place and train. Predict
 first: what does its cache have to hold, and does the loss fall further?
 """
 

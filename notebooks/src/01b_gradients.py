@@ -49,12 +49,13 @@ check("gradient_error", too_large)
 
 # %% [markdown]
 r"""
-An array has one derivative for each of its numbers: move one number, hold the others. **Fill the blank.**
+An array has one derivative for each of its numbers: move one number, hold the others. $x$ may have any number of
+axes. **Fill the blank.**
 """
 
 # %% exercise gradient_central
 def gradient_central(f, x, h):
-    """f: array -> number; x an array; h the step -> ∂f/∂x, in x's shape."""
+    """f: array -> number; x of any shape; h the step -> ∂f/∂x, in x's shape."""
     ### BEGIN SOLUTION
     grad = np.zeros_like(x)
     for place in np.ndindex(x.shape):
@@ -142,6 +143,7 @@ curves = {
     "central, float64": errors(central, loss, x, right, steps),
     "central, float32": errors(central, loss, x.astype(np.float32), right, steps.astype(np.float32)),
 }
+curves = {name: np.array(curve) for name, curve in curves.items()}  # if yours are lists
 for name, curve in curves.items():
     print(f"{name:18} best at h = {steps[curve.argmin()]:.0e}, error {curve.min():.0e}")
 assert curves["central, float32"].min() > 1e4 * curves["central, float64"].min()
@@ -150,7 +152,8 @@ assert curves["central, float32"].min() > 1e4 * curves["central, float64"].min()
 caption = (
     "The error of a gradient by differences, against the step. On the right Taylor's rest, which falls "
     "with h (one side) or h² (both). On the left rounding, which grows with 1/h. Float32 leaves no step "
-    "that is good: its best error is more than ten thousand times that of float64."
+    "that is good: its best error is more than ten thousand times that of float64. Where its line is flat, "
+    "x + h rounds to x: the difference is 0, and the error is the gradient itself."
 )
 with course.figure(caption, height=4.8) as axes:
     for (name, curve), colour in zip(curves.items(), ["#E69F00", "#0072B2", "#7F7F7F"]):
@@ -170,7 +173,7 @@ every number at once, by $h\,v$ with a random $v$. The chain rule gives the slop
 $$\frac{f(x + h v) - f(x - h v)}{2h} \approx \sum_i \frac{\partial f}{\partial x_i} v_i .$$
 
 A wrong entry is seen unless its error is orthogonal to $v$, and a random $v$ is almost never so.
-**Fill the blank**: both sides of it.
+**Fill the blank**: return both sides of this equation.
 """
 
 # %% exercise gradient_directional
@@ -190,7 +193,7 @@ r"""
 ## A pair
 
 An op returns an array, not a number. Make a loss of it with a fixed random $dy$: $\text{loss} = \sum dy
-\odot y$. Its gradient by $y$ is $dy$, which is what backward gets. Why random? A plain sum has $dy = 1$
+\odot y$. Its gradient with respect to $y$ is $dy$, which is what backward gets. Why random? A plain sum has $dy = 1$
 everywhere, and hides every slip that only another $dy$ shows.
 
 **Fill the blank**: is a pair right? Your central differences do the work. The check hands it a right pair
@@ -234,7 +237,8 @@ except AssertionError as error:
 # %% [markdown]
 r"""
 `ml.gradcheck` is yours with a few things more: any number of arguments, two directions for each, a
-difference of five points (its error is of order $h^4$), and a sentence that says where it is wrong.
+difference of five points (its error is of order $h^4$), and a sentence that says where it
+is wrong. Where all is right it says nothing.
 
 ## A property test
 
@@ -242,7 +246,9 @@ One `x` of one shape is one example. A **property** is what holds for every shap
 of forward*. [Hypothesis](https://hypothesis.readthedocs.io) draws the examples, and where one fails it
 **shrinks** it: it tries smaller ones until nothing smaller fails. `minilora.strategies` has what to draw.
 
-Planted: LoRA's backward with the scale left out of $dA$.
+The pair below is wrong on purpose. It is LoRA's, which notebook 04 derives: a linear with a second path,
+$y = xW^\top + s\,(xA^\top)B^\top$. Its backward leaves the scale $s$ out of $dA$. What will the smallest example be?
+The test draws up to 50 examples, then shrinks: a few seconds.
 """
 
 # %%
@@ -255,8 +261,8 @@ def slip(dy, cache):
 
 found = {}
 
-@settings(max_examples=50, deadline=None, derandomize=True, database=None)
-@given(strategies.linears(), strategies.scalings)
+@settings(max_examples=50, deadline=None, derandomize=True, database=None)  # the same 50 each time
+@given(strategies.linears(), strategies.scalings)  # draws x, W, A, B of fitting shapes; and s
 def property_lora(case, s):
     found.update(vars(case), s=s)  # the last example is the smallest
     ml.gradcheck(forward_lora, slip, case.x, case.W, s, case.A, case.B, frozen="W")
@@ -271,8 +277,8 @@ assert all(found[name].shape == (1, 1) for name in ("x", "W", "A", "B"))
 
 # %% [markdown]
 r"""
-Every array is 1 × 1: the slip is not one of shapes. It is a plain factor, and $s$ shows which: the first
-scale that is not 1. Read a smallest example in this way: *what could not be made smaller is what matters*.
+Every array is 1 × 1: the slip has nothing to do with shapes. And $s$ is not 1, the simplest scale: with $s = 1$ the
+slip changes nothing. So it is about the scale. Read a smallest example in this way: *what could not be made smaller is what matters*.
 
 **Predict.** The slip `as_mean` from above: how many rows has the smallest $x$ that shows it?
 """

@@ -10,8 +10,8 @@ When you are done you can
 
 *Needs*: notebook 01. *Time*: 20 minutes to read, 35 to do.
 *Papers*: Touvron et al. 2023, [arXiv:2302.13971](https://arxiv.org/abs/2302.13971); Su et al. 2021,
-[arXiv:2104.09864](https://arxiv.org/abs/2104.09864), section 3. *The one idea*: a stream of numbers a
-token, to which each layer adds something it read from the others.
+[arXiv:2104.09864](https://arxiv.org/abs/2104.09864), section 3. *Symbols*: the table in notebook 03.
+*The one idea*: each token has a row of numbers, and each layer adds to it what it read from other tokens.
 """
 
 # %%
@@ -27,7 +27,16 @@ from minilora.text.tasks import all_once
 r"""
 ## The arrays
 
-A model is a flat dict: names of the checkpoint to arrays. This is all of the embedded one:
+A language model guesses the next token of a text. In the small model of this package a token is a letter. The table
+`embed_tokens` gives each of the $T$ tokens of a text a row of $C$ numbers: $x$ (T, C), the **stream**. A layer has
+two parts. In **attention** each token reads from those before it. The **feed-forward** (`mlp`) works on each
+row alone. Each part begins with a **norm**, and adds its result to the stream. The last stream gives the scores of the next token.
+
+Attention makes a **query**, a **key** and a **value** from each row. The query of one token times the key of another
+says how much the first reads from the second; what it reads is the value. This happens in several **heads** side by side, each with
+its own $D$ numbers of query, key and value. All these maps are linears: `q_proj`, `k_proj`, `v_proj`, and `o_proj` for the way back to $C$ numbers.
+
+A model is a dict from names to arrays. The table and the first layer of ours:
 """
 
 # %%
@@ -39,8 +48,8 @@ print(f"… {config.num_hidden_layers} layers, {sum(a.size for a in model.params
 
 # %% [markdown]
 r"""
-Queries have more heads than keys and values: groups of query heads share a key head. **Predict.** With
-width 128, 4 query heads of 32 and 2 key heads: how many numbers has `k_proj`'s weight?
+This Llama has more query heads than key heads: two query heads share one head of keys and values. **Predict.** With
+width $C = 128$, 4 query heads of 32 and 2 key heads: how many numbers has `k_proj`'s weight?
 """
 
 # %% exercise llama_kv
@@ -58,7 +67,8 @@ r"""
 
 $$y = g\odot \frac{x}{\sqrt{\tfrac1C\sum_c x_c^2 + \varepsilon}}$$
 
-No mean is subtracted, no bias added. **Fill the blank.**
+A norm brings the rows $x$ (M, C) to one size, each row by itself; $g$ (C,) is trained, and a small $\varepsilon$ keeps the root from 0. This
+one, RMSNorm, subtracts no mean and adds no bias. **Fill the blank.**
 """
 
 # %% exercise llama_norm
@@ -73,13 +83,14 @@ check("llama_norm", norm)
 
 # %% [markdown]
 r"""
-Its gradient, with $\rho = 1/\sqrt{\text{mean}(x^2)+\varepsilon}$, one number a row, and $w = dy\odot g$:
+Its gradient, with $\rho = 1/\sqrt{\text{mean}(x^2)+\varepsilon}$, one number for each row, and $w = dy\odot g$:
 
 $$dg = \sum_m dy\odot x\,\rho,\qquad dx = \rho\,w - x\,\rho^3\,\text{mean}(w\odot x) .$$
 
 The second term is there because every $x$ of a row is in $\rho$.
 
-**Do it.** Write both lines on random arrays, and compare with `ops.rmsnorm` and with `check_pair`. (The derivation is in notebook 02b.)
+**Do it.** Write both lines on random arrays, and compare with `ops.rmsnorm`, whose forward takes `x, g, eps`
+(backward returns None for `eps`), and with `check_pair`. (The derivation is in notebook 02b.)
 """
 
 # %% open llama_norm_gradient
@@ -100,11 +111,12 @@ check_pair(ops.rmsnorm.forward, ops.rmsnorm.backward, x, g, 1e-5)
 r"""
 ## Attention
 
-Each place asks with $q$, is asked by its $k$, and gives its $v$:
+For one head, with a row of $q$, $k$ and $v$ (T, D) for each of the $T$ places in the text:
 
 $$o = \text{softmax}\Big(\frac{qk^\top}{\sqrt D} + \text{mask}\Big)\,v,$$
 
-where the mask is $-\infty$ for what comes later. **Fill the blank**, for one head.
+where softmax is of each row. The mask is 0 where $j \le i$ and $-\infty$ elsewhere, so that place $i$ reads from no later place $j$: its
+weight is $e^{-\infty} = 0$. **Fill the blank**.
 """
 
 # %% exercise llama_attention
@@ -125,8 +137,8 @@ course.keep("llama_attention", attention)
 
 # %% [markdown]
 r"""
-**Break it**: leave the mask out. In training such a model reads the answer off the next place, and its loss
-looks wonderful.
+**Break it**: leave the mask out. In training such a model reads the next letter, which is the answer, and its loss is
+very low. It has learned nothing.
 """
 
 # %% exercise llama_break
@@ -144,16 +156,16 @@ check("llama_break", unmasked)
 r"""
 ## RoPE: places as angles
 
-But for the mask, nothing so far depends on where a token stands. RoPE takes the numbers of $q$ and $k$ in pairs and rotates pair
-$j$ at place $t$ by the angle $t\,\theta^{-2j/D}$. A product of two rotated pairs depends on the difference
-of their places alone:
+Apart from the mask, nothing so far depends on where a token stands. RoPE takes the $D$ numbers of $q$ and $k$ in pairs, and rotates pair
+$j$ at place $t$ by the angle $t\,\theta^{-2j/D}$ ($\theta$ is 10,000). The product of a rotated $q$ and a rotated $k$ then depends only on
+the difference of their places.
 
-**Do it.** Write `score(i, j)`: $q$ turned to place $i$, times $k$ turned to place $j$ (`ops.rope.forward` takes the rows `cos[i : i + 1]`).
-Compare places that are five apart.
+**Do it.** Write `score(i, j)`: rotate $q$ to place $i$ and $k$ to place $j$, and add up the products of their numbers.
+`ops.rope.forward(q, cos[i : i + 1], sin[i : i + 1])` gives the rotated $q$ and a cache. Compare places that are five apart.
 """
 
 # %% open llama_distance
-cos, sin = rotation.tables(config.head_dim, config.rope_theta, None, 64, np.float64)
+cos, sin = rotation.tables(config.head_dim, config.rope_theta, None, 64, np.float64)  # of 64 places
 q, k = rng.normal(size=(2, 1, 1, config.head_dim))
 
 ### BEGIN SOLUTION
@@ -172,8 +184,8 @@ r"""
 
 A softmax divides by a sum of exponentials. Attention keeps $q$, $k$, and for each place and head the logarithm
 of that sum, $\text{lse}_i = \log\sum_j \exp(q_i\cdot k_j/\sqrt D)$ over the places $j \le i$. So backward can
-make the weights again, and so can we: $\exp(qk^\top/\sqrt D - \text{lse})$. The prompt is a verb, asked in the
-third person, which the base has learned.
+make the weights again, and so can we: $\exp(qk^\top/\sqrt D - \text{lse})$. The text is `S` (the task: third person),
+a verb, `>`, and the answer, which the base has learned.
 """
 
 # %%
@@ -193,7 +205,7 @@ def weights(layer, head):
 
 assert np.allclose(weights(0, 0).sum(1), 1, atol=1e-5)
 finger = np.mean([weights(1, 0)[6 + i, 1 + i] for i in range(5)])
-print(f"layer 1, head 0, this word: {finger:.2f} of what > and its followers read is the letter to come")
+print(f"layer 1, head 0, this word: {finger:.2f} of what > and the next letters read is the letter to write")
 assert finger > 0.8
 
 # %% figure
@@ -207,7 +219,7 @@ def draw(layer=1, head=0):
         left.grid(visible=False)
         looks = zip([0, 2, 4, 6], ["#0072B2", "#D55E00", "#009E73", "#CC79A7"], "osD^")
         for radius, (j, colour, marker) in enumerate(looks, 1):  # a ring a pair, by its radius alone
-            label = f"pair {j}: {np.degrees(np.arctan2(sin[1, j], cos[1, j])):.0f}° a place"
+            label = f"pair {j}: {np.degrees(np.arctan2(sin[1, j], cos[1, j])):.0f}° per place"
             right.plot(radius * cos[:7, j], radius * sin[:7, j], marker + "-", color=colour, label=label)
         right.set(aspect="equal", xlim=(-4.6, 4.6), ylim=(-4.6, 4.6), xticks=[0], yticks=[0])
         right.set(xlabel="first number of a pair", ylabel="its second number", title="places 0 to 6")
@@ -216,7 +228,7 @@ def draw(layer=1, head=0):
 caption = (
     "Left: one head on one word, a row for each place that reads, bright is 1. From > on it points at the "
     "letter to be written next. Right: what RoPE makes of the pair (1, 0) at places 0 to 6. Early pairs "
-    "turn by a large angle a place, late ones hardly; each pair has a ring of its own, to be told apart."
+    "turn by a large angle per place, late ones by very little. Each pair is drawn on its own ring."
 )
 draw()
 
@@ -244,8 +256,8 @@ r"""
 ## A layer
 
 Two additions to the stream: $x + \text{attention}(\text{norm}(x))$, then
-$x + \text{down}(\text{silu}(\text{gate}(h))\odot\text{up}(h))$ with $h = \text{norm}(x)$. `minilora/llama/model.py`
-is that, once, for training and for generation. What it answers:
+$x + \text{down}(\text{silu}(\text{gate}(h))\odot\text{up}(h))$ with $h = \text{norm}(x)$
+and $\text{silu}(z) = z/(1 + e^{-z})$. `minilora/llama/model.py` has this, once, for training and for generation. What the model answers:
 """
 
 # %%

@@ -12,7 +12,7 @@ When you are done you can
 *Papers*: Vaswani et al. 2017, [arXiv:1706.03762](https://arxiv.org/abs/1706.03762), equation 1; Zhang and
 Sennrich 2019, [arXiv:1910.07467](https://arxiv.org/abs/1910.07467); Su et al. 2021,
 [arXiv:2104.09864](https://arxiv.org/abs/2104.09864), equation 34; Shazeer 2020,
-[arXiv:2002.05202](https://arxiv.org/abs/2002.05202). *The one idea*: name every step of forward, then go
+[arXiv:2002.05202](https://arxiv.org/abs/2002.05202). *Symbols*: the table in notebook 03. *The one idea*: name every step of forward, then go
 back one step at a time.
 """
 
@@ -38,7 +38,8 @@ gradient has its array's shape.
 
 ## The loss: softmax with cross-entropy
 
-Logits $z$ (M, V), one row a token; $p = \text{softmax}(z)$; the target of row $m$ is $t_m$. Of one row:
+**Logits** $z$ (M, V) are the scores that a model gives to all $V$ tokens of its vocabulary, one row for each of $M$ places;
+$p = \text{softmax}(z)$, of each row; the right token of row $m$ is its target $t_m$. Of one row:
 
 $$\text{loss}_m = -\log p_{t} = \log \textstyle\sum_v e^{z_v} - z_t .$$
 
@@ -46,9 +47,11 @@ Go back through each term. The first is a function of all $z_v$, and $\partial \
 = e^{z_v}/\sum e^{z} = p_v$. The second gives $-1$ at $v = t$ and 0 elsewhere. The loss is the mean of the $M$
 rows, so each row gets $1/M$:
 
-$$dz_{mv} = \tfrac1M\,\big(p_{mv} - [v = t_m]\big).$$
+$$dz_{mv} = \tfrac1M\,\big(p_{mv} - [v = t_m]\big),$$
 
-**Predict.** Three rows of logits: what do all numbers of $dz$ add up to?
+where $[\ldots]$ is 1 if what stands in it is true, else 0. A row of $[v = t_m]$ is called *onehot*.
+
+**Predict.** Three rows of logits: what do all numbers of $dz$ add up to? Then **fill the blank**.
 """
 
 # %% exercise backward_sum
@@ -273,7 +276,7 @@ assert np.allclose(J["attention, o by v"].sum(1), 1)  # a row of weights
 
 # %% figure
 caption = (
-    "Jacobians of 8 numbers each: row j is how output j changes with each input. Softmax: a positive "
+    "Jacobians of 8 numbers each: row j is how output j changes with each input. Blue is above 0, red below. Softmax: a positive "
     "diagonal, all else below zero. RMSNorm: the identity, less the direction of x. RoPE: four rotations. "
     "Attention: an output depends on its own place and on those before it."
 )
@@ -289,13 +292,14 @@ with course.figure(caption, width=12, height=3.6, columns=4) as panels:
 r"""
 ## A layer on the tape
 
-**Fill the blank**: the layer's forward, out of such pieces: `use.rope(q)` and so on. There are two additions to
-the stream, as at the end of notebook 02. $x$ is a tensor of the tape, and `+` adds two.
+**Fill the blank**: the forward pass of a layer, as at the end of notebook 02, with two additions to the stream. Its pieces are
+`use.norm(x, g)`, `use.linear(x, W)`, `use.rope(q)`, `use.attention(q, k, v)` and `use.swiglu(gate, up)`; its weights are
+`w["norm1"]`, `w["q"]` and so on. $x$ is a tensor of the tape, and `+` adds two.
 """
 
 # %% exercise backward_layer
 def backward_layer(x, w, use):
-    """x (T, C); w: norm1, q, k, v, o, norm2, gate, up, down; use: norm, linear, … -> y (T, C)."""
+    """x (T, C); w a dict: norm1, q, k, v, o, norm2, gate, up, down; use: the pieces -> y (T, C)."""
     ### BEGIN SOLUTION
     h = use.norm(x, w["norm1"])
     q, k, v = (use.linear(h, w[name]) for name in "qkv")
@@ -315,7 +319,7 @@ Notebook 01's tape needs pairs. `bind` makes a pair of two functions: its cache 
 with your walk from notebook 01, is a pair, too: ten arrays in, one out. So `gradcheck` can be asked.
 
 **Do it.** Write that pair, in the second cell: forward makes leaves, calls `layer(x, w, use)` and returns the output and what backward needs; backward walks
-the tape. Ask `ml.gradcheck` about all ten arrays.
+the tape. Ask `ml.gradcheck` about all ten arrays; it says nothing if all are right.
 """
 
 # %%

@@ -218,6 +218,8 @@ One table for all notebooks. Where a letter has two meanings, the last column sa
 | $a,\ b,\ f,\ e$ | (n,), numbers | the smallest LoRA: $A$ and $B$ of one output, the output, its error | 08 |
 | $q,\ k,\ v$ | (T, D) | attention's queries, keys, values; $D$ is the size of a head | 02 |
 | $g$ | (C,) | the gain of a norm; $C$ is the width | 02 |
+| $T,\ V,\ F$ | | places of a text, tokens of the vocabulary, width of the feed-forward | 02, 02b |
+| $\rho,\ \varepsilon$ | (M, 1), a number | RMSNorm: $1/\sqrt{\text{mean}(x^2) + \varepsilon}$ of each row | 02, 02b |
 | $D = U\,\text{diag}(\sigma)\,V^\top$ | (O, I) | any matrix and its SVD; $u_k$, $v_k$ are columns of $U$ and of $V$ | 03 |
 
 `np.linalg.svd` returns $V^\top$, not $V$: in code it is `Vt`, and its rows are the $v_k$.

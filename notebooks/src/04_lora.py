@@ -8,7 +8,7 @@ When you are done you can
 - say what it trains, what it keeps for backward, and why B may start at zero,
 - merge an adapter into a weight, and say how exact that is.
 
-*Needs*: a matrix product and the chain rule. *Time*: 30 minutes to read, 75 to do.
+*Symbols*: the table in notebook 03. *Needs*: a matrix product and the chain rule. *Time*: 30 minutes to read, 75 to do.
 *Paper*: Hu et al. 2021, [arXiv:2106.09685](https://arxiv.org/abs/2106.09685), equation 3 and
 section 4.1. *The one idea*: the change of a weight, as a product of two thin matrices.
 """
@@ -27,12 +27,14 @@ from minilora.tuning.train import gradients
 r"""
 ## A change with few numbers
 
-A linear layer is $y = xW^\top$. Fine-tuning replaces $W$ by $W + \Delta W$. LoRA writes the change as
+A linear layer is $y = xW^\top$ with $x$ (M, I), one row for each token, and $W$ (O, I). Fine-tuning trains a model further on
+new data: it replaces $W$ by $W + \Delta W$. LoRA writes the change as
 
 $$\Delta W = s\,BA,\qquad A \in \mathbb{R}^{r\times I},\quad B \in \mathbb{R}^{O\times r},\quad
 s = \alpha / r .$$
 
-$A$ is the **down-projection**, which touches $x$; $B$ is the **up-projection**. $W$ stays frozen.
+$A$ is the **down-projection**, which reads $x$; $B$ is the **up-projection**. The rank $r$ is small, $\alpha$ is a number that you choose, and
+$W$ stays frozen.
 
 **Predict.** How many numbers does rank 4 train on a linear of 64 inputs and 128 outputs?
 """
@@ -52,8 +54,8 @@ r"""
 
 $$y = xW^\top + s\,(xA^\top)B^\top$$
 
-The brackets matter: $z = xA^\top$ has $r$ columns, so the second path costs $r(I+O)$ products a row.
-Forming $BA$ first would cost $O\cdot I$. **Fill the blank**; below it some small arrays, and both ways.
+The brackets matter: $z = xA^\top$ has $r$ columns, so the second path costs $r(I+O)$ multiplications for each row.
+With $BA$ made first it would cost $O\cdot I$. **Fill the blank**; below it some small arrays, and both ways.
 """
 
 # %% exercise lora_forward
@@ -75,7 +77,7 @@ A, B = rng.normal(size=(r, I)), rng.normal(size=(O, r))
 z = x @ A.T  # (M, r)
 y = x @ W.T + s * z @ B.T  # (M, O)
 assert np.allclose(y, x @ (W + s * B @ A).T)
-print(f"{r * (I + O)} products a row on the thin path, {O * I} through a whole matrix")
+print(f"{r * (I + O)} multiplications a row on the thin path, {O * I} through a whole matrix")
 
 # %% [markdown]
 r"""
@@ -83,7 +85,7 @@ r"""
 
 Write $dy$ for $\partial\,\text{loss}/\partial y$, a number for each number of $y$. The tool is one rule:
 where $y = xW^\top$, it is $dx = dy\,W$ and $dW = dy^\top x$ (notebook 01), whatever stands in the places of $x$
-and $W$. Each gradient has its primal's shape, and a weight's gradient sums over all rows: $dy^\top x$ does that.
+and $W$. The gradient of an array has the shape of this array, and a weight's gradient sums over all rows: $dy^\top x$ does that.
 
 **Fill the blank** before you read on: three gradients. $W$ is frozen and gets none.
 """
@@ -112,8 +114,8 @@ comes into $dA$ and into the second term of $dx$.
 
 ## A pair
 
-The engine asks forward for the output and a **cache**, and hands the cache to backward. Backward returns one
-gradient for each argument of forward, None for what is frozen. **Fill the blank**: a pair made of your two
+The engine, which runs the training, asks forward for the output and a **cache**: all that backward will read. Backward gets $dy$ and the
+cache, and returns one gradient for each argument of forward, None for what is frozen. **Fill the blank**: a pair made of your two
 functions. What must its cache hold?
 """
 
@@ -136,9 +138,9 @@ check("lora_pair", (my_lora_forward, my_lora_backward))
 
 # %% [markdown]
 r"""
-Three witnesses. The first is the package, which has this pair in one short file. The second is the engine: the
-same forward in elementary operations, differentiated by the tape. The third is nobody's algebra at all:
-`check_pair` moves each number a little and sees what the loss does.
+Three tests of your pair. It is compared with the package's, and with the engine's tape (notebook 01), which differentiates
+the same forward written in elementary operations. Then `check_pair` needs no formula: it moves numbers a little and
+compares the change of the loss.
 """
 
 # %%
@@ -242,11 +244,12 @@ check("lora_blind", blind)
 r"""
 ## Counting, and memory
 
-LoRA trains $r(I+O)$ numbers a linear. AdamW keeps two more for each. What that leaves untouched is
+LoRA trains $r(I+O)$ numbers a linear. AdamW, the optimizer, keeps two more for each. This does not change
 the **activations**: $dA = dz^\top x$ reads $x$, so $x$ must be kept for backward, as in full fine-tuning.
 
-**Do it.** Print `ml.ledger(model, 32, 25, method=…)` of full fine-tuning and of LoRA, a line for each of `CATEGORIES`. Which part hardly
-changes? Check `.trainable` against $r(I+O)$, summed over `q_proj` and `v_proj`.
+**Do it.** `ml.ledger(model, 32, 25, method="full")` counts the bytes of one step on 32 texts of 25 tokens. It is a dict of `CATEGORIES`, and `.trainable`
+has the bytes that are trained. Print it for `"full"` and for `"lora"` with `rank=4`. Which part hardly changes? Compare `.trainable` with 4 bytes times
+$r(I+O)$, summed over `q_proj` and `v_proj`.
 """
 
 # %% open lora_ledger
@@ -261,13 +264,13 @@ assert thin.trainable == 4 * sum(lora.count(I, O, 4) for O, I in shapes)
 
 # %% [markdown]
 r"""
-Gradients and optimizer all but vanish. Activations, the largest part here, shrink by less: that is why
-"LoRA uses as much memory as full fine-tuning" is so often reported. Notebook 05 is about that part.
+Gradients and optimizer almost vanish. Activations, the largest part here, shrink by less: this is why people
+often report that "LoRA uses as much memory as full fine-tuning". Notebook 05 is about that part.
 
 ## Your pair trains the model
 
 `course.technique("lora")` is LoRA's record with your pair as its op; a technique is a record, and `attach` takes it.
-Every adapted linear of the model now runs your forward and your backward. Beside it the package's, with the
+Every adapted linear of the model now runs your forward and your backward. Then the package's trains on the
 same batches:
 """
 
@@ -294,10 +297,10 @@ with course.figure(caption, width=8, height=3.4) as axes:
 r"""
 ## What α does
 
-$\alpha$ enters only as $s = \alpha/r$. AdamW divides the size of a gradient out, so a larger $s$ does not
+$\alpha$ enters only as $s = \alpha/r$. AdamW divides each gradient by its size, so a larger $s$ does not
 lengthen the steps of $A$ and $B$: it makes each of them move $s\,BA$ further. So $\alpha$ does much of a
 learning rate's work. If it did all of it, the loss would depend on the product $s\,\eta$ alone. **Predict** what happens to
-the loss at rate 0.01 for $\alpha = 1$ and for $\alpha = 64$.
+the loss at rate 0.01 for $\alpha = 1$ and for $\alpha = 64$. Twelve short trainings: half a minute or so.
 """
 
 # %%
@@ -310,7 +313,7 @@ for i, lr in enumerate(lrs):
         ends[i, j] = np.mean(run.losses[-10:])
 print("best α of each rate:", dict(zip(lrs, np.take(alphas, ends.argmin(axis=1)).tolist())))
 caption = (
-    "Mean loss of the last 10 of 60 steps, one seed. Left: at a larger rate the best α is smaller. Right: the same "
+    "Mean loss of the last 10 of 60 steps, one seed. Left: at the largest rate the best α is smaller. Right: the same "
     "points over s times the rate lie nearer to one curve, but not on it: α does much of a rate's work, not all."
 )
 with course.figure(caption, width=8, height=4.3, columns=2, sharey=True) as panels:
@@ -324,13 +327,13 @@ with course.figure(caption, width=8, height=4.3, columns=2, sharey=True) as pane
 
 # %% [markdown]
 r"""
-Who compares two techniques at one rate and two values of $\alpha$ compares two step sizes of $\Delta W$.
+If you compare two techniques at one rate and with two values of $\alpha$, you compare two step sizes of $\Delta W$.
 
 ## Merge
 
 After training the two paths are one: $W' = W + s\,BA$, and nothing is slower than before. **Fill the blank.** Below
 it: how exact is it? Merging rounds once to float32. So merged and attached agree to rounding, and not bit for bit;
-subtracting again returns the base, up to a rounding. **Do it**: compare the logits of `ml.merge(tuned)` with those of `tuned`, and
+subtracting again returns the base, up to a rounding. **Do it**: compare `ml.merge(tuned).logits(ids)` with `tuned.logits(ids)`, and
 the arrays of `ml.unmerge(merged, tuned)` with the model's. How large is the worst error, relative to the largest logit?
 """
 
@@ -359,7 +362,7 @@ print("merged and attached agree to 1e-5 of the largest logit; unmerged and base
 r"""
 **Open.** Your pair keeps $x$ for $dA$ and makes $z = xA^\top$ again. Write one that keeps $z$ instead of making it
 again, and predict before you run: how do the bytes kept for backward change, how the losses? Then explain what
-`ml.measure` and `ml.train` say. (`dataclasses.replace(mine, op=ml.Op("kept", …, saves=…))` is a record with it.)
+`ml.measure` and `ml.train` say. (`dataclasses.replace(mine, op=ml.Op("kept", forward, backward))` is a record with it.)
 """
 
 # %% open lora_keep_z

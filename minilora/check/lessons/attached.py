@@ -72,8 +72,6 @@ LORA = (
         (
             "The cache is a tuple with what backward reads.",
             "Your lora_backward reads x, W, s, A and B: that is a cache.",
-            "return lora_forward(x, W, s, A, B), (x, W, s, A, B); then dx, dA, dB = "
-            "lora_backward(dy, *cache)",
         ),
         pair_cases(lora_arrays, lora_forward, lora_backward, ("dA", "dB"), "B"),
         package=(lora_forward, lora_backward),
@@ -116,7 +114,6 @@ LORA_FA = (
         (
             "Backward reads z = x Aᵀ, and not x. So what goes into the cache?",
             "Make z in forward, use it for y, and keep it: z, W, s, A, B.",
-            "z = x @ A.T; return x @ W.T + s * z @ B.T, (z, W, s, A, B)",
         ),
         pair_cases(
             lora_arrays, lora_fa.lora_fa_forward, lora_fa.lora_fa_backward, ("dB",), "B", False
@@ -131,7 +128,6 @@ LORA_FA = (
         (
             "x has M rows; linears that read the same x keep it once.",
             "z has M rows of r numbers, in each linear; a number of float32 has 4 bytes.",
-            "4 * M * sum(inputs), 4 * M * r * linears",
         ),
         ledger_cases,
     ),
@@ -145,7 +141,6 @@ VERA = (
         (
             "Your vera_backward reads u = x Aᵀ, and not x.",
             "Make u in forward, use it for y, and keep it: u, W, A, B, b, d.",
-            "dx, db, dd = vera_backward(dy, *cache); return dx, None, None, None, db, dd",
         ),
         pair_cases(vera_arrays, vera.vera_forward, vera.vera_backward, ("db", "dd"), "b", False),
         package=(vera.vera_forward, vera.vera_backward),
@@ -185,7 +180,6 @@ DELTA_LORA = (
         (
             "A, B are the factors before the step, A_new, B_new those after it.",
             "W moves by the change of the product of the factors, times two numbers.",
-            "W + ratio * s * (B_new @ A_new - B @ A)",
         ),
         move_cases,
     ),
@@ -245,7 +239,6 @@ LORA_PLUS = (
         (
             "A learns at the learning rate itself.",
             "B starts at zero and learns faster.",
-            "1.0, ratio",
         ),
         rate_cases,
     ),
@@ -255,7 +248,6 @@ LORA_PLUS = (
         (
             "b starts at 0. The error e = b z - 1 gives db = e z and dz = e b n.",
             "Move b and z at once, from the old b and z. Where |e| < 0.01, put e = 0.",
-            "b, z = b - rate_B * e * z, z - rate_A * e * b * n; count += e != 0",
         ),
         descend_cases,
     ),

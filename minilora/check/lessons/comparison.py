@@ -54,7 +54,6 @@ EXERCISES = (
         (
             "Each word is a coin that falls right with p = 0.8.",
             "The share of n coins has the variance p (1 - p) / n.",
-            "√(0.8 · 0.2 / 400).",
         ),
         number=lambda: math.sqrt(0.8 * 0.2 / 400),
         because="√(p (1-p) / n): two scores that differ by less than two of these are no "
@@ -72,7 +71,6 @@ EXERCISES = (
         (
             "The test words are only for the report.",
             "np.argmax gives the place of the highest score.",
-            "rates[np.argmax(validation)]",
         ),
         choice_cases,
     ),
@@ -82,7 +80,6 @@ EXERCISES = (
         (
             "What would look best in the table?",
             "The highest of six test scores is too high: it was chosen for being high.",
-            "rates[np.argmax(test)]",
         ),
         choice_cases,
         wanted=by_test,

@@ -71,7 +71,6 @@ EXERCISES = (
         (
             "Write out the sum of the moves: what cancels?",
             "W - W₀ = λ s (B'A' - B_start A_start): a difference of two products.",
-            "Each product has rank r, so the difference has at most 2r.",
         ),
         number=rank_reached,
         because="2r: in the sum of the moves all products cancel but the last and the first.",
@@ -87,7 +86,6 @@ EXERCISES = (
         (
             "First A and B take their step. W moves afterwards, and has no gradient.",
             "W follows the product: by how much did s·B A change in this step?",
-            "W + ratio * s * (B_new @ A_new - B @ A), A_new, B_new",
         ),
         step_cases,
     ),
@@ -97,7 +95,6 @@ EXERCISES = (
         (
             "B'A' - B A is not (B' - B)(A' - A).",
             "The second leaves out the two largest terms.",
-            "W + ratio * s * (B_new - B) @ (A_new - A), A_new, B_new",
         ),
         step_cases,
         wanted=by_the_differences,

@@ -10,7 +10,7 @@ import numpy as np
 from ..calls import WrongForm
 from ..slips import Case, Outputs, numbers
 
-Hints = tuple[str, str, str]  # shown one at a time; the last is almost the answer
+Hints = tuple[str, str]  # shown one at a time; neither is the answer
 Cases = Callable[[np.random.Generator], list[Case]]  # draws what a function is called with
 
 

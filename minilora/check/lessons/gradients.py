@@ -37,6 +37,7 @@ def falling(x):
 
 ONE_SIDE = "the difference was taken on one side only: f(x + h) - f(x)"
 NOT_TWO_H = "the difference was divided by h: its two points are 2h apart"
+TIMES_H = "a / 2 * h divides by 2 and multiplies by h: write a / (2 * h)"
 WHOLE_ROWS = "whole rows were moved: move one number at a time"
 
 
@@ -52,6 +53,7 @@ def central_cases(rng):
     slips = {
         ONE_SIDE: lambda f, x, h: [{"df": one_side(f, x, h)}],
         NOT_TWO_H: lambda f, x, h: [{"df": 2 * central(f, x, h)}],
+        TIMES_H: lambda f, x, h: [{"df": central(f, x, h) * h**2}],
         WHOLE_ROWS: lambda f, x, h: [{"df": by_rows(f, x, h)}],
     }
     return [
@@ -146,7 +148,7 @@ WRONG = (
 )
 # what a test says of the right pair (0) and of the wrong ones -> the pairs that it judges so
 MISJUDGED = {
-    "it calls a right pair wrong": {0: 0.0},
+    "it calls a right pair wrong: no difference is right to the last digit": {0: 0.0},
     "a pair passes that is right only where dy is 1 everywhere: draw dy at random": {4: 1.0},
     "a pair passes in which one number of dW is wrong": {3: 1.0},
     "it does not see a wrong dx": {1: 1.0, 4: 1.0},
@@ -199,7 +201,6 @@ EXERCISES = (
         (
             "Write out (t + h)³ - (t - h)³: what has even powers of h cancels.",
             "(6 t² h + 2 h³) / (2 h) = 3 t² + h².",
-            "h² = 0.01.",
         ),
         number=lambda: ((2.1**3 - 1.9**3) / 0.2) - 12,
         because="the term in h is on both sides and cancels: h² is left.",
@@ -216,7 +217,6 @@ EXERCISES = (
         (
             "The sum is smallest where the two have about one size.",
             "h² = ε/h gives h³ = ε.",
-            "ε is about 10⁻¹⁶, and a third of 16 is about 5: the power is -5.",
         ),
         number=lambda: -5,
         because="h = ε^(1/3) is about 6e-6, and the error there about h², 4e-11.",
@@ -234,10 +234,9 @@ EXERCISES = (
         (
             "With how many rows are the sum and the mean the same?",
             "With one row, both are that row's part.",
-            "2.",
         ),
         number=lambda: 2,
-        because="with one row the mean is the sum, and the slip is not to be seen.",
+        because="with one row the mean is the sum, and the slip cannot be seen.",
         near={1: "with one row the mean is the sum: the test passes"},
     ),
     blank(
@@ -246,7 +245,6 @@ EXERCISES = (
         (
             "np.ndindex(x.shape) gives the place of each number. Move one number at a time.",
             "Two calls of f for each place: at x + step and at x - step.",
-            "(f(x + step) - f(x - step)) / (2 * h), with step[place] = h and 0 elsewhere",
         ),
         central_cases,
     ),
@@ -256,7 +254,6 @@ EXERCISES = (
         (
             "Start from your central differences.",
             "One side: f(x + step) - f(x). How far apart are the two points?",
-            "(f(x + step) - f(x)) / h",
         ),
         central_cases,
         slip=ONE_SIDE,
@@ -267,7 +264,6 @@ EXERCISES = (
         (
             "One number for each step.",
             "The largest entry of |gradient(f, x, h) - right|.",
-            "np.array([np.abs(gradient(f, x, h) - right).max() for h in steps])",
         ),
         errors_cases,
     ),
@@ -277,7 +273,6 @@ EXERCISES = (
         (
             "All of x moves at once, by h·v and by -h·v.",
             "The gradient says how f changes with each number: the sum of df · v.",
-            "(f(x + h * v) - f(x - h * v)) / (2 * h), (df * v).sum()",
         ),
         directional_cases,
     ),
@@ -286,8 +281,7 @@ EXERCISES = (
         "Is a pair right? forward, backward, x, W -> True or False",
         (
             "Make a loss out of y: (dy * y).sum() with a fixed random dy. Its gradient by y is dy.",
-            "Compare dx with central differences over x, and dW with those over W.",
-            "central(lambda a: (dy * forward(a, W)[0]).sum(), x, 1e-5), and np.allclose",
+            "Compare dx with central differences over x, and dW with those over W, by np.allclose.",
         ),
         pair_cases,
         through=tested,

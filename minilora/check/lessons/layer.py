@@ -122,7 +122,6 @@ EXERCISES = (
         (
             "norm, q, k, v, RoPE on q and k, attention, o, and add to x.",
             "Then norm, gate and up, swiglu, down, and add to what the first addition gave.",
-            'x = x + use.linear(o, w["o"]); x + use.linear(use.swiglu(gate, up), w["down"])',
         ),
         layer_cases,
         through=layered,

@@ -26,11 +26,11 @@ def without_mask(q, k, v):
     return {"o": scores / scores.sum(1, keepdims=True) @ v}
 
 
-def attention_by(q, k, v, root=True, seen=np.asarray, hidden=-np.inf, axis=1):
+def attention_by(q, k, v, columns=np.shape, seen=np.asarray, hidden=-np.inf, axis=1, keep=True):
     """Causal attention, from which a part can be left out."""
-    scores = q @ k.T / (math.sqrt(q.shape[1]) if root else 1)
+    scores = q @ k.T / math.sqrt(columns(q)[-1])
     weights = np.exp(np.where(seen(np.tri(len(q))), scores, hidden))
-    return {"o": weights / weights.sum(axis, keepdims=True) @ v}
+    return {"o": weights / weights.sum(axis, keepdims=keep) @ v}
 
 
 def masked_weights(q, k, v):
@@ -43,7 +43,10 @@ def attention_cases(rng):
     """For o = f(q, k, v)."""
     slips = {
         "the scores are q kᵀ/√D: the factor 1/√D is missing": lambda **a: [
-            attention_by(**a, root=False)
+            attention_by(**a, columns=lambda q: [1])
+        ],
+        "√D is the root of the columns of q, not of its rows": lambda **a: [
+            attention_by(**a, columns=lambda q: [len(q)])
         ],
         "a place sees those after it: the mask is missing": lambda **a: [without_mask(**a)],
         "the mask hides what came before: it has to hide what comes later": lambda **a: [
@@ -55,8 +58,10 @@ def attention_cases(rng):
         "the mask came after the softmax: the weights of a row no longer add up to 1": (
             lambda **a: [masked_weights(**a)]
         ),
-        "the softmax went down the columns: it is of each row": lambda **a: [
-            attention_by(**a, axis=0)
+        "the softmax is of each row: its weights add up to 1": lambda **a: [
+            attention_by(**a, axis=axis, keep=False, seen=seen)
+            for axis in (0, None, 1)
+            for seen in (np.asarray, np.ones_like)
         ],
     }
     shapes = [(rows(rng), *widths(rng, 1)) for _ in range(2)] + [(6, 6)]
@@ -82,7 +87,24 @@ def eps_elsewhere(x, g, eps):
 
 def less_the_mean(x, g, eps):
     """A LayerNorm without its bias."""
-    return [norm(x - x.mean(1, keepdims=True), g, eps)]
+    less = x - x.mean(1, keepdims=True)
+    mean_square = (x**2).mean(1, keepdims=True)
+    return [norm(less, g, eps), {"y": g * less / np.sqrt(mean_square + eps)}]
+
+
+NORM_SLIPS = {
+    "epsilon": eps_elsewhere,
+    "no mean is subtracted in RMSNorm": less_the_mean,
+    "the mean runs over all numbers: it is of each row": lambda x, g, eps: [
+        {"y": g * x / np.sqrt((x**2).mean() + eps)}
+    ],
+    "it has the mean of x², not the sum": lambda x, g, eps: [
+        {"y": g * x / np.sqrt((x**2).sum(1, keepdims=True) + eps)}
+    ],
+    "the square root is missing": lambda x, g, eps: [
+        {"y": g * x / ((x**2).mean(1, keepdims=True) + eps)}
+    ],
+}
 
 
 def norm_cases(rng):
@@ -91,7 +113,7 @@ def norm_cases(rng):
         Case(
             {**draw(rng, x=(rows(rng), C), g=(C,)), "eps": number(rng, 0.05, 0.5)},
             norm,
-            slips={"epsilon": eps_elsewhere, "no mean is subtracted in RMSNorm": less_the_mean},
+            slips=NORM_SLIPS,
         )
         for C in widths(rng, 3)
     ]
@@ -104,7 +126,6 @@ EXERCISES = (
         (
             "k_proj maps the width to all key heads side by side.",
             "2 heads of 32 are 64 outputs.",
-            "64 · 128.",
         ),
         number=lambda: 2 * 32 * 128,
         because="G·D outputs, C inputs: half of q_proj's, since two query heads share a key head.",
@@ -118,8 +139,8 @@ EXERCISES = (
         "RMSNorm: x (M, C), g (C,), eps -> y (M, C)",
         (
             "Each row is divided by its root mean square; no mean is subtracted.",
-            "eps goes under the root; g multiplies each column.",
-            "g * x / np.sqrt((x**2).mean(1, keepdims=True) + eps)",
+            "eps goes under the root; g multiplies each column. "
+            "keepdims=True keeps a mean as a column.",
         ),
         norm_cases,
     ),
@@ -128,8 +149,8 @@ EXERCISES = (
         "Causal attention of one head: q, k, v (T, D) -> o (T, D)",
         (
             "The scores are q kᵀ/√D. A softmax over each row, times v.",
-            "Place t may not see the places after it: set those scores to -inf before the softmax.",
-            "np.where(np.tri(len(q)), q @ k.T / np.sqrt(q.shape[1]), -np.inf)",
+            "Place t may not see the places after it: set those scores to -inf before the softmax. "
+            "np.tri(T) is 1 where a place may look.",
         ),
         attention_cases,
     ),
@@ -138,8 +159,7 @@ EXERCISES = (
         "Attention without the mask: q, k, v (T, D) -> o (T, D)",
         (
             "Start from your attention.",
-            "Leave out the np.where.",
-            "The softmax of q @ k.T / np.sqrt(D), times v.",
+            "Leave out the mask, and nothing else.",
         ),
         attention_cases,
         wanted=without_mask,

@@ -60,7 +60,6 @@ EXERCISES = (
         (
             "Count rows first: M = N·T.",
             "What does dB = s·dyᵀ z read, beside dy?",
-            "z = x Aᵀ: M rows of r numbers, 800 · 4.",
         ),
         number=lambda: kept_numbers(800, 128, 4),
         because="z = x Aᵀ alone: M·r numbers. LoRA keeps x as well, M·I = 102,400 more.",
@@ -77,7 +76,6 @@ EXERCISES = (
         (
             "x is not among the arguments. Which gradient needs x?",
             "dB reads dy and z. dx reads dy and the weights: both of its paths stay.",
-            "dy @ W + s * (dy @ B) @ A, None, s * dy.T @ z",
         ),
         backward_cases,
     ),
@@ -87,7 +85,6 @@ EXERCISES = (
         (
             "You are given dA. Do you need it?",
             "The optimizer does not touch A: no gradient, no decay, no moments.",
-            "A, B - lr * dB",
         ),
         step_cases,
     ),
@@ -97,7 +94,6 @@ EXERCISES = (
         (
             "x reaches y twice: through W, and through A and B.",
             "A frozen A still passes a gradient on to x.",
-            "Return dy @ W as dx.",
         ),
         backward_cases,
         wanted=without_the_adapters_path,

@@ -53,7 +53,6 @@ EXERCISES = (
         (
             "The rate that you give is A's.",
             "η_B = ratio · η_A.",
-            "16 · 0.002.",
         ),
         number=lambda: 0.002 * lr_scale({"ratio": 16.0})["B"],
         because="η_B = ratio · η_A, and η_A is the rate that you give.",
@@ -68,7 +67,6 @@ EXERCISES = (
         (
             "A (r, I) is the down-projection, which reads x; B (O, r) comes after it.",
             "A sums over all inputs, so its steps count for more: the larger rate is B's.",
-            "A - lr * dA, B - ratio * lr * dB",
         ),
         step_cases,
     ),
@@ -78,7 +76,6 @@ EXERCISES = (
         (
             "Start from the right step.",
             "Exchange the two rates.",
-            "A - ratio * lr * dA, B - lr * dB",
         ),
         step_cases,
         wanted=exchanged,

@@ -29,7 +29,6 @@ EXERCISES = (
         (
             "Each weight (O, I) gets two thin matrices.",
             "One is r x I, the other O x r: r (I + O) numbers.",
-            "4 · (128 + 128) + 4 · (64 + 128).",
         ),
         number=lambda: count(128, 128, 4) + count(128, 64, 4),
         because="r (I + O) for each weight; the two weights themselves have 24,576 numbers.",
@@ -45,7 +44,6 @@ EXERCISES = (
         (
             "dw is the direction in which the loss grows.",
             "The loss must fall: go against dw, by a small step.",
-            "w - lr * dw",
         ),
         step_cases,
     ),
@@ -55,7 +53,6 @@ EXERCISES = (
         (
             "Start from the right step.",
             "Without a learning rate the step is the whole gradient.",
-            "w - dw",
         ),
         step_cases,
         wanted=without_rate,

@@ -99,7 +99,6 @@ EXERCISES = (
         (
             "A and B are drawn once, for all layers, and never trained.",
             "b scales the outputs, d the r numbers in the middle.",
-            "O + r = 128 + 256.",
         ),
         number=lambda: count(64, 128, 256),
         because="O + r: the number of inputs does not matter, and r is added, not multiplied.",
@@ -115,7 +114,6 @@ EXERCISES = (
         (
             "d has r numbers and b has O: the shapes show where each of them stands.",
             "Multiply x by A, by d, by B, by b; then add the base path.",
-            "x @ W.T + b * ((d * (x @ A.T)) @ B.T)",
         ),
         forward_cases,
     ),
@@ -125,8 +123,6 @@ EXERCISES = (
         (
             "Go back through y = … + b·v, v = z Bᵀ, z = d·u, one step at a time.",
             "b and d are the same for every row, so their gradients sum over all rows.",
-            "dz = (dy * b) @ B; db = (dy * ((d * u) @ B.T)).sum(0); dd = (dz * u).sum(0); "
-            "dx = dy @ W + (dz * d) @ A",
         ),
         backward_cases,
     ),
@@ -136,7 +132,6 @@ EXERCISES = (
         (
             "Λ_b is a diagonal matrix: what does it do to the rows of B?",
             "A column of numbers, b[:, None], scales rows; d, as it is, scales columns.",
-            "W + (b[:, None] * B * d) @ A",
         ),
         merge_cases,
     ),
@@ -146,7 +141,6 @@ EXERCISES = (
         (
             "For which shapes does (b·d·u) Bᵀ run?",
             "Only where r = O: the check calls it with such shapes.",
-            "Return x @ W.T + (b * d * (x @ A.T)) @ B.T",
         ),
         square_cases,
         slip="b on the wrong side",

@@ -24,14 +24,15 @@ def walk(nodes, dy):
 
 
 def network(x, U, V) -> tuple[Tensor, Tensor, Tensor]:
-    """y = h ∘ h with h = z + z Vᵀ + tanh(z) Vᵀ, z = x Uᵀ: z has three paths.   ->  y, U, V.
+    """y = h ∘ h with h = z + z Vᵀ + tanh(z) Vᵀ + 1, z = x Uᵀ: z has three paths.   ->  y, U, V.
 
-    `add` hands one array to two parents; what comes to z later must not be written into it.
+    `add` hands one array to two parents; what comes to z later must not be written into it. The
+    constants x and 1 have no node: their gradients differ in shape and must not be added.
     """
     tU, tV = param(U, "U"), param(V, "V")
     z = ops.linear(x, tU)
     u, v = ops.linear(z, tV), ops.linear(ops.tanh(z), tV)
-    h = ops.add(ops.add(z, u), v)
+    h = ops.add(ops.add(ops.add(z, u), v), np.ones((len(x), len(U))))
     return ops.mul(h, h), tU, tV
 
 
@@ -110,7 +111,8 @@ def by_hand_cases(rng):
         "error² has the derivative 2 error: the 2 is missing": lambda **a: [by_hand(**a, square=1)],
         "tanh' = 1 - tanh² is missing": lambda **a: [by_hand(**a, slope=np.ones_like)],
         "hidden is tanh z already: tanh' is 1 - hidden²": lambda **a: [
-            by_hand(**a, slope=lambda hidden: 1 - np.tanh(hidden) ** 2)
+            by_hand(**a, slope=lambda hidden, of=of: 1 - of(hidden) ** 2)
+            for of in (np.tanh, np.arctanh)  # arctanh(hidden) is z
         ],
         "the loss is a mean: divide by the count of numbers in error, rows times columns": (
             lambda **a: [by_hand(**a, count=count) for count in (lambda error: 1, len)]
@@ -131,7 +133,6 @@ EXERCISES = (
         (
             "Name every step: hidden, error, loss. Then go back: derror, dW2, dhidden, dW1.",
             "derror = 2 error / error.size; dhidden = derror W2; tanh' = 1 - hidden².",
-            "(dhidden * (1 - hidden**2)).T @ x, derror.T @ hidden",
         ),
         by_hand_cases,
     ),
@@ -143,7 +144,6 @@ EXERCISES = (
             "before its parents.",
             "node.op.backward(its gradient, node.cache) gives one gradient for each of "
             "node.parents; a parent may be None.",
-            "grads[parent] = grads[parent] + grad if parent in grads else grad",
         ),
         cases,
         through=walked,
