@@ -1,11 +1,16 @@
 """What no other test noticed when a line was changed: tests/tools/mutate.py finds such lines."""
 
+import dataclasses
 import importlib
 import importlib.util
 import inspect
+import io
 import json
 import signal
 import struct
+import threading
+import time
+import types
 import warnings
 
 import numpy as np
@@ -17,18 +22,31 @@ from test_gguf import gguf, parts
 from test_gguf import llama as small_llama
 
 import minilora as ml
-from minilora import ops
-from minilora.engine import backward, param
+from minilora import engine, fast, ops
+from minilora.check import EXERCISES, course
+from minilora.check.grading import points
+from minilora.check.hints import hints_for
+from minilora.engine import Tensor, backward, param
+from minilora.formats import huggingface, models
 from minilora.formats.gguf import PACKINGS, read_gguf
-from minilora.formats.safetensors import AXES, MOST, read_arrays, write_arrays
-from minilora.memory import savers
+from minilora.formats.safetensors import AXES, MOST, read_arrays, refuse_pickles, write_arrays
+from minilora.gradcheck import GradientError
+from minilora.llama import generation
+from minilora.memory import figure, savers, tables, whatif
 from minilora.memory.count import count
-from minilora.tuning import checkpoints
+from minilora.memory.step import largest
+from minilora.methods.base import whole_number
+from minilora.text.tokenizer import CharTokenizer
+from minilora.tuning import checkpoints, peft_config, storage
 from minilora.tuning.callbacks import Callback
+from minilora.tuning.choices import pick
+from minilora.tuning.divergence import Diverged
 from minilora.tuning.history import History
 from minilora.tuning.optim import AdamW, clip_factor
 
-training = importlib.import_module("minilora.tuning.train")  # ml.train is the function
+# their names in the package are functions
+training = importlib.import_module("minilora.tuning.train")
+gradcheck = importlib.import_module("minilora.gradcheck")
 
 # ---------------------------------------- gradients that are given away early
 
@@ -89,6 +107,52 @@ def test_the_gradient_of_the_output_has_its_shape():
     x = param(np.ones((2, 3)))
     with pytest.raises(ValueError, match=r"dout has shape \(3,\), wanted \(2, 3\)"):
         backward(ops.mul(x, x), np.ones(3))
+
+
+def test_a_third_gradient_is_added_into_the_tape_s_own_array():
+    """The second makes it; an array that an op gave is never written into."""
+    node, given = param(np.zeros(2)).node, np.ones(2)
+    node.receive(given)
+    assert node.grad is given
+    node.receive(given)
+    own = node.grad
+    node.receive(given)
+    assert node.grad is own and own.tolist() == [3, 3] and given.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("has_twin", [True, False])
+def test_a_twin_serves_arrays_that_it_answers_for(has_twin, monkeypatch):
+    """Here float32 ones, by the first argument; elsewhere, and without a twin, the page's pair."""
+    ran = []
+
+    def noted(name, result):
+        def function(*args):
+            ran.append(function.__name__)
+            return result(*args)
+
+        function.__name__, function.__module__ = name, "minilora.made_up"
+        return function
+
+    pair = {
+        "forward": lambda a, b: (a * b, (a, b)),
+        "backward": lambda dy, cache: (dy * cache[1], dy * cache[0]),
+        "value": lambda a, b: a * b,
+    }
+    monkeypatch.setattr(engine, "answers", lambda first: first.dtype == np.float32)
+    if has_twin:
+        for kind, function in pair.items():
+            monkeypatch.setitem(fast.TWINS, f"page_{kind}", noted(f"fast_{kind}", function))
+    op = engine.Op("made_up", *(noted(f"page_{kind}", f) for kind, f in pair.items()))
+    for dtype, other in (("float32", "float64"), ("float64", "float32")):
+        who = "fast" if has_twin and dtype == "float32" else "page"
+        a, b = param(np.ones(2, dtype)), np.ones(2, other)
+        op(a.data, b)
+        out = op(a, b)
+        backward(out, np.ones(2, dtype))
+        assert ran == [f"{who}_value", f"{who}_forward", f"{who}_backward"]
+        ran.clear()
+    alone = engine.Op("made_up", noted("page_forward", pair["forward"]), pair["backward"])
+    assert alone(np.ones(2), np.ones(2)).data.tolist() == [1, 1] and ran == ["page_forward"]
 
 
 # ---------------------------------------- counts and ledgers
@@ -165,6 +229,47 @@ def test_a_header_without_arrays(tmp_path):
         read_arrays(path)
 
 
+TWO = {"a": entry("F32", (2,), (0, 8))}
+PROMISED = 8 + len(with_header(TWO))
+
+
+@pytest.mark.parametrize(
+    "data, says",
+    [
+        (with_header(TWO), f"{PROMISED - 8} bytes, its header promises {PROMISED}"),
+        (with_header(TWO)[:-1], f"{PROMISED - 9} bytes, its header alone would be {PROMISED - 16}"),
+        (with_header({"a": entry("I64", (2,), (0, 16))}, bytes(8)), "its header promises"),
+        (with_header({"a": entry("F32", (0,), (0, 0))}, b"0"), "its header promises"),
+        (b"\x80\x05" + bytes(40), "it begins as a pickle"),
+        (b"\x80\x06" + bytes(40), "42 bytes, its header alone would be 1664"),
+    ],
+    ids=["no arrays", "a cut header", "whole numbers", "of no size", "a pickle", "no pickle"],
+)
+def test_why_a_file_is_not_whole(tmp_path, data, says):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=says):
+        read_arrays(path)
+
+
+def test_a_pickle_beside_the_weights_is_refused_only_where_they_are_missing(tmp_path):
+    path = tmp_path / "model.safetensors"
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin: a pickle"):
+        refuse_pickles(path)
+    path.write_bytes(b"")
+    refuse_pickles(path)
+
+
+def test_float32_weights_are_not_copied(tmp_path, monkeypatch):
+    read, arrays = huggingface.read_weights, {}
+    ml.save_model(make_llama(dtype=np.float32), tmp_path)
+    monkeypatch.setattr(
+        huggingface, "read_weights", lambda path: (arrays.update(read(path)[0]) or arrays, {})
+    )
+    assert all(a is arrays[name] for name, a in ml.load_model(tmp_path).params.items())
+
+
 # ---------------------------------------- GGUF, other files of models
 
 
@@ -176,6 +281,20 @@ def test_a_gguf_file_of_as_many_tensors_as_there_is_room_for(tmp_path):
         path.write_bytes(head + b"\0" * more)
         with pytest.raises(ValueError, match=says):
             read_gguf(path)
+
+
+def test_a_gguf_file_of_as_many_entries_as_there_is_room_for(tmp_path):
+    """12 bytes at least: a name's length, a kind."""
+    path = tmp_path / "x.gguf"
+    for entries, says in ((4, "'' stands twice"), (5, "48 bytes, too few for 5 items")):
+        path.write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, 0, entries) + b"\0" * 24)
+        with pytest.raises(ValueError, match=says):
+            read_gguf(path)
+
+
+def test_a_gguf_file_may_be_one_long_text(tmp_path):
+    (tmp_path / "x.gguf").write_bytes(gguf({"k" * 500: 1}, {}))
+    assert read_gguf(tmp_path / "x.gguf") == ({"k" * 500: 1}, {})
 
 
 @pytest.mark.parametrize("packing", PACKINGS.values(), ids=lambda packing: packing.name)
@@ -193,6 +312,37 @@ def test_a_gguf_file_that_says_little_gets_the_usual_numbers(tmp_path):
         warnings.simplefilter("ignore")  # it has no tokenizer
         config = ml.load_model(tmp_path / "x.gguf").config
     assert config.rms_norm_eps == 1e-5 and config.rope_theta == 10_000
+
+
+def test_heads_of_their_own_width(tmp_path):
+    model = make_llama(head_dim=6, dtype=np.float32)
+    about, tensors = parts(model)
+    about["llama.attention.key_length"] = about["llama.rope.dimension_count"] = 6
+    (tmp_path / "x.gguf").write_bytes(gguf(about, tensors))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it has no tokenizer
+        loaded = ml.load_model(tmp_path / "x.gguf")
+    assert loaded.config.head_dim == 6 and loaded.name == "x.gguf"
+
+
+def test_a_model_has_the_name_that_it_was_loaded_by(tmp_path, monkeypatch):
+    ml.save_model(make_llama(), tmp_path / "mine")
+    assert ml.load_model(tmp_path / "mine").name == "mine"
+    monkeypatch.setattr(models, "smollm2_path", lambda: "file")
+    monkeypatch.setattr(models.gguf_llama, "read_model", lambda path: make_llama())
+    assert ml.load_model("smollm2-135m").name == "smollm2-135m"
+
+
+def test_smollm2_is_the_file_in_its_installed_package(tmp_path, monkeypatch):
+    empty, full = tmp_path / "empty", tmp_path / "full"
+    for folder in (empty, full):
+        folder.mkdir()
+    package = types.SimpleNamespace(submodule_search_locations=[str(empty), str(full)])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: package)
+    with pytest.raises(FileNotFoundError, match="its weights are not installed"):
+        models.smollm2_path()
+    (full / models.GGUF).write_bytes(b"")
+    assert models.smollm2_path() == full / models.GGUF
 
 
 def test_smollm2_says_how_it_is_installed_where_it_is_not(monkeypatch):
@@ -227,6 +377,34 @@ def test_a_checkpoint_from_before_the_first_step(tmp_path):
     assert checkpoints.load(path, tuned, adam, settings)["losses"] == []
 
 
+@pytest.mark.parametrize("change", [{"steps": 3}, {"lr": 0.02}], ids=str)
+def test_only_another_number_of_steps_is_explained_by_the_schedule(change, tmp_path):
+    how = {"steps": 1, "lr": 0.01, "schedule": "cosine", "warmup": 1}
+    path = tmp_path / "run.safetensors"
+    ml.train(tune("lora", targets=("q_proj",)), BATCHES, checkpoint=path, **how)
+    with pytest.raises(ValueError, match=f"{next(iter(change))} was") as caught:
+        tuned = tune("lora", targets=("q_proj",))
+        ml.train(tuned, BATCHES, checkpoint=path, resume=True, **{**how, **change})
+    explained = "each rate of a cosine schedule depends on it" in str(caught.value)
+    assert explained == ("steps" in change)
+
+
+def test_a_checkpoint_as_an_adapter_warns_of_its_rank_once(tmp_path):
+    path = tmp_path / "run.safetensors"
+    ml.train(tune("lora", rank=20, targets=("q_proj",)), BATCHES, steps=1, lr=0.1, checkpoint=path)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        ml.load_adapter(base(), path)
+    assert [str(w.message).count("rank 20 is above") for w in told] == [1]
+
+
+@pytest.mark.parametrize("on, kernels", [(True, "numba"), (False, "numpy")])
+def test_a_checkpoint_names_the_kernels_that_answer(on, kernels, monkeypatch):
+    monkeypatch.setattr(checkpoints.fast, "on", lambda: on)
+    monkeypatch.setattr(checkpoints.fast, "backend", lambda: "numba")
+    assert checkpoints.machine()["kernels"] == kernels
+
+
 @pytest.mark.parametrize("steps, right", [([1, 2], True), ([1, 1], False), ([2, 1], False)])
 def test_evaluations_stand_in_the_order_of_their_steps(steps, right):
     history = {name: [0.5, 0.5] for name in ("losses", "rates", "seconds")}
@@ -238,22 +416,187 @@ def test_evaluations_stand_in_the_order_of_their_steps(steps, right):
         checkpoints._check_history("x", history, 2)
 
 
+# ---------------------------------------- techniques
+
+
+@pytest.mark.parametrize(
+    "alpha, text",
+    [(8.0, "8"), (200.0, "200"), (-3.0, "-3"), (0.5, "0.5"), (2.0**53, "9007199254740992.0")],
+)
+def test_whole_alphas_are_written_without_a_point_as_far_as_float64_tells_them_apart(alpha, text):
+    assert json.dumps(whole_number(alpha)) == text
+
+
+@pytest.mark.parametrize("steps, rest", [(1, 1), (74, 1), (100, 2), (1000, 20)])
+def test_a_compared_delta_lora_s_weight_rests_for_a_fiftieth_of_the_run(steps, rest):
+    assert ml.METHODS["delta_lora"].of_run(steps) == {"start_step": rest}
+
+
+def test_dora_wants_a_direction_of_every_row():
+    model = make_llama()
+    model.params["model.layers.0.self_attn.q_proj.weight"][1] = 0
+    with pytest.raises(ValueError, match="dora: a row of the weight is 0 in all its entries"):
+        ml.attach(model, "dora")
+    assert ml.attach(model, "dora", targets=("k_proj",)).layers
+
+
 # ---------------------------------------- PEFT's configs
 
 
-@pytest.mark.parametrize("absent", ["use_rslora", "lora_dropout"])
-def test_a_field_that_peft_s_config_lacks_has_peft_s_default(absent, tmp_path):
-    tuned = shake(tune("lora", base("float32"), rank=4))
+@pytest.mark.parametrize(
+    "absent, default", [("use_rslora", False), ("lora_dropout", 0.0), ("lora_alpha", 8)]
+)
+def test_a_field_that_peft_s_config_lacks_has_peft_s_default(absent, default, tmp_path):
+    tuned = shake(tune("lora", base("float32"), rank=4, alpha=8.0))
     ml.save_adapter(tuned, tmp_path)
     path = tmp_path / "adapter_config.json"
     fields = json.loads(path.read_text())
-    assert fields.pop(absent) in (False, 0.0)
+    assert fields.pop(absent) == default
     path.write_text(json.dumps(fields))
     arrays = tmp_path / "adapter_model.safetensors"
     write_arrays(arrays, read_arrays(arrays)[0])  # as PEFT writes it, without our metadata
-    loaded = ml.load_adapter(base("float32"), tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = ml.load_adapter(base("float32"), tmp_path)
     assert loaded.options == tuned.options
     assert np.array_equal(loaded.logits(BATCHES[0][0]), tuned.logits(BATCHES[0][0]))
+
+
+def test_an_unknown_technique_s_adapter_is_loaded_with_a_warning(tmp_path):
+    mine = dataclasses.replace(ml.METHODS["lora"], name="mine")
+    ml.save_adapter(ml.attach(base("float32"), mine, rank=2), tmp_path)
+    with pytest.warns(UserWarning, match="saved by 'mine', which is unknown here, and loaded as"):
+        assert ml.load_adapter(base("float32"), tmp_path).method == "lora"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert ml.load_adapter(base("float32"), tmp_path, mine).method == "mine"
+
+
+@pytest.mark.parametrize("excluded, left", [("v_proj", 4), (r".*v_proj", 2), (["v_proj"], 2)])
+def test_a_text_in_peft_s_exclude_modules_is_a_pattern_of_whole_names(excluded, left, tmp_path):
+    config = {"target_modules": ["q_proj", "v_proj"], "exclude_modules": excluded}
+    assert len(peft_config._targets("x", config, base())) == left
+
+
+@pytest.mark.parametrize("kind", ["LORA", "VERA"])
+def test_a_field_of_peft_that_is_known_makes_no_warning(kind, tmp_path):
+    config = {"peft_type": kind, "auto_mapping": {"a": "b"}, "init_lora_weights": "gaussian"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        peft_config._check_formula("x", config, ())
+    with pytest.warns(UserWarning, match="x: new is 1: unknown here"):
+        peft_config._check_formula("x", config | {"new": 1}, ())
+    for field, value in {"init_lora_weights": "pissa", "use_dora": True}.items():
+        peft_config._check_formula("x", config | {field: value}, (field,))
+        with pytest.raises(ValueError, match=f"{field} is {value!r}: not supported"):
+            peft_config._check_formula("x", config | {field: value}, ())
+
+
+@pytest.mark.parametrize(
+    "name, words", [("mine", "the base 'mine' (0123abcd)"), ("", "the base (")]
+)
+def test_another_base_is_told_by_its_name_and_its_mark(name, words):
+    own = {"base": {"name": name, "crc32": "0123abcd"}}
+    assert storage._other_base(base("float32"), own).startswith(words)
+    own["base"]["crc32"] = storage._mark(base("float32"))
+    assert storage._other_base(base("float32"), own) == ""
+
+
+def test_what_was_learned_for_a_linear_without_an_adapter_is_how_far_it_moved():
+    layer = "model.layers.0.self_attn.q_proj"
+    full, lora = tune("full"), tune("lora", targets=("v_proj",))
+    full.weights[f"{layer}.weight"] += 0.5
+    assert np.allclose(full.delta(layer), 0.5) and not lora.delta(layer).any()
+
+
+def test_a_checkpoint_settles_its_method_and_its_options(tmp_path):
+    path = tmp_path / "run.safetensors"
+    ml.train(tune("lora", targets=("q_proj",)), BATCHES, steps=1, lr=0.1, checkpoint=path)
+    for more in ({"method": "lora"}, {"dropout": 0.1}):
+        with pytest.raises(ValueError, match="a checkpoint settles its method and options"):
+            ml.load_adapter(base(), path, **more)
+
+
+def test_kinds_of_linears_are_written_where_they_name_all_that_were_adapted():
+    one = "model.layers.1.self_attn.q_proj"
+    assert storage._target_modules(tune("lora", targets=("q_proj",))) == ["q_proj"]
+    assert storage._target_modules(tune("lora", targets=(one,))) == [one]
+
+
+def test_a_pattern_of_peft_s_config_keeps_what_matches_an_adapted_linear():
+    config = {"rank_pattern": {"q_proj": 2, "k_proj": 3}}
+    found = peft_config._pattern("x", "rank_pattern", config, int, base(), ("q_proj",))
+    assert found == {"q_proj": 2}
+    assert peft_config._pattern("x", "rank_pattern", {}, int, base(), ("q_proj",)) == {}
+
+
+def test_an_adapter_s_files_settle_what_its_arrays_were_made_with(tmp_path):
+    """Delta-LoRA's stored arrays depend on its ratio; LoRA+'s are LoRA's at any ratio."""
+    model = base("float32")
+    ml.save_adapter(shake(tune("lora_plus", model)), tmp_path / "plus")
+    assert ml.load_adapter(model, tmp_path / "plus", ratio=4.0).options["ratio"] == 4
+    ml.save_adapter(tune("delta_lora", model), tmp_path / "delta")
+    with pytest.raises(ValueError, match="update_ratio is settled by the adapter's own files"):
+        ml.load_adapter(model, tmp_path / "delta", update_ratio=1.0)
+
+
+def test_an_adapter_shows_itself_and_its_share(capsys):
+    tuned = tune("lora", rank=3, alpha=6.0)
+    shown = tuned._repr_html_()
+    assert "LoRA on Llama" in shown and "rank" in shown and "all-linear" in shown
+    tuned.print_trainable_parameters()
+    some, every = tuned.count_parameters()
+    assert capsys.readouterr().out.endswith(f"|| trainable%: {100 * some / every:.4f}\n")
+
+
+def test_a_larger_rank_than_the_file_s_is_refused_before_an_array_is_made(tmp_path, monkeypatch):
+    model, made = base("float32"), []
+    ml.save_adapter(tune("lora", model), tmp_path)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(path.read_text().replace('"r": 3', '"r": 4'))
+    arrays = tmp_path / "adapter_model.safetensors"
+    write_arrays(arrays, read_arrays(arrays)[0])  # as PEFT writes it, without our metadata
+    attach = peft_config.attach
+    monkeypatch.setattr(
+        peft_config, "attach", lambda of, *a, **k: made.append(of) or attach(of, *a, **k)
+    )
+    with pytest.raises(ValueError, match=r"has shape .*, this base wants"):
+        ml.load_adapter(model, tmp_path)
+    assert len(made) == 1 and made[0] is not model
+    (tmp_path / "adapter_model.bin").write_bytes(b"")
+    arrays.unlink()
+    with pytest.raises(ValueError, match=r"adapter_model\.bin: a pickle"):
+        ml.load_adapter(model, tmp_path)
+
+
+def test_peft_s_patterns_and_fields_are_read_from_its_config(tmp_path):
+    model, pattern = base("float32"), {"q_proj": 2}
+    tuned = ml.attach(model, "lora", rank=3, targets=("q_proj", "v_proj"), rank_pattern=pattern)
+    ml.save_adapter(tuned, tmp_path)
+    path, arrays = tmp_path / "adapter_config.json", tmp_path / "adapter_model.safetensors"
+    write_arrays(arrays, read_arrays(arrays)[0])  # as PEFT writes it, without our metadata
+    loaded = ml.load_adapter(model, tmp_path)
+    assert loaded.rank_pattern == pattern and loaded.rank == 3
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"modules_to_save": ["lm_head"]}))
+    with pytest.raises(ValueError, match=r"modules_to_save is .*: not supported"):
+        ml.load_adapter(model, tmp_path)
+
+
+def test_a_technique_without_factors_says_so():
+    with pytest.raises(ValueError, match="dora: its change of a weight is no product of two fac"):
+        tune("dora").factors("model.layers.0.self_attn.q_proj")
+
+
+def test_the_first_pattern_that_matches_a_linear_is_taken():
+    pattern = {"k_proj": 1, "q_proj": 2, r".*_proj": 3}
+    picked = [pick(pattern, f"model.layers.0.self_attn.{kind}_proj", 8) for kind in "kqv"]
+    assert picked == [1, 2, 3] and pick({"q_proj": 2}, "model.layers.0.self_attn.v_proj", 8) == 8
+
+
+def test_a_node_is_named_after_its_linear():
+    tuned = tune("lora", targets=("q_proj",))
+    names = {node.name for node in engine.tape(tuned.loss(*BATCHES[0], leaves=tuned.leaves()))}
+    assert "model.layers.1.self_attn.q_proj" in names and "model.layers.1.self_attn.v_proj" in names
 
 
 # ---------------------------------------- elementary ops
@@ -267,6 +610,59 @@ def test_a_row_is_spread_over_one_two_or_three(name, many):
     wide, row = rng.standard_normal((many, 3)), rng.standard_normal((1, 3))
     ml.gradcheck(op.forward, op.backward, wide, row)
     ml.gradcheck(op.forward, op.backward, row, wide)
+
+
+@pytest.mark.parametrize("many", [0, 1, 2])
+@pytest.mark.parametrize("made", [Tensor, param], ids=["the value alone", "on the tape"])
+def test_a_loss_is_the_mean_of_none_of_one_and_of_two_targets(made, many):
+    rng, targets = np.random.default_rng(0), np.array([2, 0, 1])
+    h, W = rng.standard_normal((3, 4)), rng.standard_normal((5, 4))
+    z = h @ W.T
+    losses = np.log(np.exp(z).sum(axis=1)) - z[np.arange(3), targets]
+    targets[many:] = -100
+    wanted = losses[:many].sum() / max(1, many)
+    assert np.isclose(ops.cross_entropy(made(z), targets).data, wanted)
+    assert np.isclose(ops.head_loss(made(h), made(W), targets).data, wanted)
+    assert np.isclose(ops.frozen_head_loss(made(h), W, targets).data, wanted)
+
+
+@pytest.mark.parametrize("p", [0.25, 0.5])
+def test_what_dropout_keeps_it_divides_by_the_probability_of_keeping(p):
+    kept = ops.dropout.forward(np.ones((40, 40)), p, (0, 1, 0, 0))[0]
+    assert set(kept.ravel()) == {0.0, 1 / (1 - p)}
+    assert abs(kept.mean() - 1) < 0.1
+
+
+def test_dropout_drops_below_p_and_keeps_from_p_on(monkeypatch):
+    drawn = np.array([[0.0, 0.125, 0.25, 0.5]], np.float32)
+    bits = types.SimpleNamespace(random=lambda shape, dtype: drawn)
+    monkeypatch.setattr(np.random, "Generator", lambda stream: bits)
+    assert np.flatnonzero(ops.dropout.forward(np.ones((1, 4)), 0.25, (0,))[0]).tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("before, inside", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_a_segment_that_is_computed_again_is_on_the_tape_where_something_trains(before, inside):
+    x, w = (param(np.full(3, 2.0)) if t else Tensor(np.full(3, 2.0)) for t in (before, inside))
+    out = ops.recompute(lambda h: ops.mul(h, w), x)
+    assert out.data.tolist() == [4, 4, 4] and (out.node is not None) == bool(before or inside)
+    if out.node:
+        backward(out)
+        assert [None if t.grad is None else t.grad.tolist() for t in (x, w)] == [
+            [2, 2, 2] if trains else None for trains in (before, inside)
+        ]
+
+
+@pytest.mark.parametrize("op, keeps", [("linear", True), ("frozen_linear", False)])
+def test_h_is_not_kept_and_is_made_again_only_for_an_op_that_keeps_it(op, keeps, monkeypatch):
+    recompute, ran, rng = importlib.import_module("minilora.ops.recompute"), [], np.random
+    h = ops.swiglu(*(param(rng.standard_normal((2, 3))) for _ in "gu"))
+    W = rng.standard_normal((4, 3))
+    y = recompute.remaking(getattr(ops, op), h)(h, param(W) if keeps else W)
+    parts = y.node.cache if isinstance(y.node.cache, tuple) else (y.node.cache,)
+    assert any(part is W for part in parts) and not any(part is h.data for part in parts)
+    monkeypatch.setattr(recompute, "twin", lambda f, first: ran.append(f.__name__) or f)
+    backward(y)
+    assert ran == ["swiglu_forward"] * keeps + [f"{op}_backward"]
 
 
 def test_minus_and_division_of_tensors():
@@ -287,6 +683,124 @@ def test_an_interrupted_run_says_where_it_goes_on(kept, tmp_path):
         ml.train(tune("lora"), BATCHES, steps=3, lr=0.01, checkpoint=path, callbacks=[CtrlC()])
     goes_on = f"; resume=True goes on from {path}" if kept else ""
     assert str(caught.value) == f"train: stopped after step 1 of 3{goes_on}"
+
+
+class AtTheFirstStep(Callback):
+    """Calls a function while the first step of a run ends."""
+
+    def __init__(self, act):
+        self.act = act
+
+    def step(self, run):
+        if run.step == 1:
+            self.act()
+
+
+def two_steps(*callbacks):
+    return ml.train(tune("lora"), BATCHES, steps=2, lr=0.01, callbacks=callbacks)
+
+
+def test_a_second_ctrl_c_stops_at_once_and_afterwards_it_is_python_s_again():
+    def twice():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        two_steps(AtTheFirstStep(twice))
+    assert str(caught.value) == ""
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    two_steps()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_handler_of_ctrl_c_that_is_not_python_s_stays():
+    def mine(number, frame):
+        seen.append(number)
+
+    seen, before = [], signal.signal(signal.SIGINT, mine)
+    try:
+        two_steps(AtTheFirstStep(lambda: signal.raise_signal(signal.SIGINT)))
+        assert seen == [signal.SIGINT] and signal.getsignal(signal.SIGINT) is mine
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_another_thread_trains_without_signals():
+    found = []
+    thread = threading.Thread(target=lambda: found.append(two_steps()))
+    thread.start()
+    thread.join()
+    assert len(found) == 1 and len(found[0].losses) == 2
+
+
+@pytest.mark.parametrize("batch", [np.zeros((2, 3, 4), int), (*BATCHES[0], BATCHES[0][0]), 3])
+def test_a_batch_is_a_pair(batch):
+    with pytest.raises(ValueError, match=r"got a batch of \w+, wanted a pair"):
+        training.gradients(tune("lora"), [batch])
+
+
+@pytest.mark.parametrize("betas", [(0.9, 1.0), (1.0, 0.9), (-0.1, 0.9), (0.9,), 0.9])
+def test_betas_are_two_numbers_below_1(betas):
+    ml.train(tune("lora"), BATCHES, steps=1, lr=0.01, betas=(0, 0))
+    with pytest.raises(ValueError, match=r"betas is .*, wanted two numbers in \[0, 1\)"):
+        ml.train(tune("lora"), BATCHES, steps=1, lr=0.01, betas=betas)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"accumulate": 0}, {"steps": 0}, {"eps": 0}, {"clip": 0}, {"warmup": -1}], ids=str
+)
+def test_settings_below_their_ranges_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"train: {next(iter(wrong))}"):
+        ml.train(tune("lora"), BATCHES, **{"steps": 1, "lr": 0.0, **wrong})
+
+
+def test_nothing_is_done_every_0_steps(tmp_path):
+    for what, value in {"evaluate": lambda tuned: 0.0, "checkpoint": tmp_path / "x"}.items():
+        with pytest.raises(ValueError, match=f"train: {what}_every"):
+            ml.train(tune("lora"), BATCHES, steps=1, lr=0.0, **{what: value, f"{what}_every": 0})
+
+
+@pytest.mark.parametrize("lr, steps, told", [(0.1, 1, 1), (0.0, 1, 0), (0.1, 2, 0)])
+def test_one_step_of_a_falling_rate_is_warned_of(lr, steps, told):
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        ml.train(tune("lora"), BATCHES, steps=steps, lr=lr, schedule="linear")
+    assert [str(w.message) for w in found] == [
+        "train: with one step the linear schedule's rate is 0"
+    ] * told
+
+
+def test_a_callback_saves_a_run_that_has_no_checkpoint_of_its_own(tmp_path):
+    class Saves(Callback):
+        def step(self, run):
+            run.save(tmp_path / f"{run.step}.safetensors")
+
+    wanted = two_steps(Saves()).losses
+    how = {"steps": 2, "lr": 0.01, "checkpoint": tmp_path / "1.safetensors", "resume": True}
+    assert ml.train(tune("lora"), BATCHES, **how).losses == wanted
+
+
+def test_arrays_that_are_not_finite_are_not_written(tmp_path):
+    tuned, path = tune("lora"), tmp_path / "run.safetensors"
+    first = next(iter(tuned.trainable.values()))
+    spoil = AtTheFirstStep(lambda: first.fill(np.nan))
+    with pytest.raises(Diverged, match="step 1"):
+        ml.train(tuned, BATCHES, steps=1, lr=0.01, checkpoint=path, callbacks=[spoil])
+    assert not path.exists()
+
+
+def test_the_seconds_of_the_steps_are_those_of_the_run():
+    start = time.monotonic()
+    seconds = two_steps().seconds
+    assert min(seconds) > 0 and sum(seconds) <= time.monotonic() - start
+
+
+def test_one_target_is_enough_and_none_is_refused():
+    ids, targets = BATCHES[0][0], np.full_like(BATCHES[0][0], -100)
+    with pytest.raises(ValueError, match="step 1: no target counts, all are -100"):
+        training.gradients(tune("lora"), [(ids, targets)])
+    targets[0, 0] = 3
+    assert training.gradients(tune("lora"), [(ids, targets)])[0] > 0
 
 
 def test_a_warm_up_as_long_as_the_run_reaches_the_rate():
@@ -321,3 +835,252 @@ def test_adamw_has_torch_s_defaults():
         defaults = {k: p.default for k, p in inspect.signature(function).parameters.items()}
         assert defaults["betas"] == (0.9, 0.999) and defaults["eps"] == 1e-8
         assert defaults["weight_decay"] == 0.0
+
+
+def test_an_array_of_a_larger_rate_moves_as_many_times_as_far():
+    params = {"a": np.zeros(3), "b": np.zeros(3)}
+    AdamW(params, scale={"b": 16.0}).step({name: np.ones(3) for name in params}, lr=0.01)
+    assert np.allclose(params["a"], -0.01) and np.allclose(params["b"], -0.16)
+
+
+# ---------------------------------------- gradcheck
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_two_errors_that_cancel_in_a_sum_do_not_hide_each_other(seed):
+    wrong = np.array([1e-3, -1e-3, 0.0])
+    with pytest.raises(GradientError, match="dx is wrong"):
+        ml.gradcheck(
+            lambda x: (2 * x, None), lambda dy, _: (2 * dy + wrong,), np.ones(3), seed=seed
+        )
+
+
+def test_a_gradient_below_the_rounding_of_a_large_output_is_right():
+    ml.gradcheck(lambda x: (1e8 + 1e-12 * x, None), lambda dy, _: (1e-12 * dy,), np.ones(3))
+    with pytest.raises(GradientError, match="dx is wrong"):
+        ml.gradcheck(lambda x: (1e8 + 0 * x, None), lambda dy, _: (0.1 * dy,), np.ones(3))
+
+
+def test_the_largest_tolerance_is_a_hundredth():
+    pair = ops.exp.forward, ops.exp.backward
+    assert ml.gradcheck(*pair, np.ones(3), tolerance=0.01) == ("a",)
+    with pytest.raises(ValueError, match=r"at most 0\.01"):
+        ml.gradcheck(*pair, np.ones(3), tolerance=0.011)
+
+
+def test_a_direction_has_entries_of_both_signs_and_none_near_0():
+    direction = gradcheck._random(types.SimpleNamespace(rng=np.random.default_rng(0)), 10_000)
+    sizes = np.abs(direction)
+    assert 1 <= sizes.min() < 1.01 and 1.99 < sizes.max() <= 2
+    assert abs(np.sign(direction).mean()) < 0.05
+
+
+def test_a_small_gradient_does_not_hide_a_smaller_one():
+    scale, wrong = np.array([1e-4, 3e-12]), np.array([1e-4, 6e-12])
+    ml.gradcheck(lambda x: (scale * x, None), lambda dy, _: (scale * dy,), np.ones(2))
+    with pytest.raises(GradientError, match="dx is wrong"):
+        ml.gradcheck(lambda x: (scale * x, None), lambda dy, _: (wrong * dy,), np.ones(2))
+
+
+def test_the_worst_of_many_entries_is_looked_for_in_halves():
+    calls, slopes = [], np.ones(1100)
+    slopes[701] = 2
+
+    def forward(x):
+        calls.append(None)
+        return x, None
+
+    with pytest.raises(GradientError, match=r"at \[701\] got .*, ratio 2$"):
+        ml.gradcheck(forward, lambda dy, _: (slopes * dy,), np.ones(1100))
+    assert len(calls) < 3000
+
+
+# ---------------------------------------- generation
+
+
+@pytest.mark.parametrize(
+    "temperature, top_p, u, token",
+    [
+        (1.0, 1.0, 0.0, 1),
+        (1.0, 1.0, 0.49, 1),
+        (1.0, 1.0, 0.51, 2),
+        (1.0, 1.0, 0.79, 2),
+        (1.0, 1.0, 0.81, 0),
+        (1.0, 0.49, 0.99, 1),  # the first alone
+        (1.0, 0.51, 0.99, 2),  # the first two
+        (1.0, 0.79, 0.62, 1),  # of 0.8, the first has 0.625
+        (1.0, 0.81, 0.99, 0),
+        (2.0, 1.0, 0.45, 2),  # the shares are as the square roots: 0.415, 0.322, 0.263
+        (0.0, 1.0, 0.99, 1),
+    ],
+)
+def test_a_token_is_drawn_by_its_share(temperature, top_p, u, token):
+    logits = np.log([[0.2, 0.5, 0.3]])
+    chosen = generation._choose(logits, temperature, top_p, np.array([[u]]))
+    assert chosen.tolist() == [token]
+
+
+@pytest.mark.parametrize("top_p, u, token", [(0.5, 0.99, 0), (0.51, 0.99, 1), (1.0, 0.5, 0)])
+def test_of_two_equal_tokens_the_first_is_drawn_up_to_the_half(top_p, u, token):
+    assert generation._choose(np.zeros((1, 2)), 1.0, top_p, np.array([[u]])).tolist() == [token]
+
+
+def test_a_draw_from_huge_logits():
+    logits = np.array([[-1e4, 1e4, 1e4]])
+    assert generation._choose(logits, 1.0, 1.0, np.array([[0.9]])).tolist() == [2]
+
+
+def test_a_row_that_ended_with_token_0_repeats_it(monkeypatch):
+    drawn = iter([[0, 5], [7]])
+    monkeypatch.setattr(generation, "_choose", lambda *_: np.array(next(drawn)))
+    found = base().generate(np.array([[1], [2]]), 2, stop=0)
+    assert found.tolist() == [[1, 0, 0], [2, 5, 7]]
+
+
+def test_two_prompts_of_two_lengths():
+    found = base().generate([[1, 2], [3]], 2)
+    alone = [base().generate(np.array([ids]), 2)[0] for ids in ([1, 2], [3])]
+    assert [row.tolist() for row in found] == [row.tolist() for row in alone]
+
+
+def test_a_text_wants_a_tokenizer_and_a_prompt():
+    with pytest.raises(ValueError, match="generate_text: the model has no tokenizer"):
+        base().generate_text("a")
+    model = make_llama(tokenizer=CharTokenizer(("<pad>", "\n", *map(chr, range(97, 124)))))
+    assert isinstance(model.generate_text("a", 2), str)
+    with pytest.raises(ValueError, match="generate_text: prompt is '', wanted some text"):
+        model.generate_text("")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": -0.1}, {"top_p": 0.0}, {"top_p": 1.01}, {"temperature": float("nan")}]
+)
+def test_settings_of_a_draw_have_their_ranges(wrong):
+    model, ids = base(), np.array([[0, 28]])  # the first and the last token
+    assert model.generate(ids, 1, temperature=0.0, top_p=1.0).shape == (1, 3)
+    assert model.generate(ids, 0).shape == (1, 2)
+    with pytest.raises(ValueError, match="generate: temperature"):
+        model.generate(ids, 1, **wrong)
+
+
+@pytest.mark.parametrize("ids", [[[-1]], [[29]], [], [[]], [[0.5]], [0], [[[0]]]])
+def test_ids_that_are_none(ids):
+    with pytest.raises(ValueError, match="ids: "):
+        base().generate(np.array(ids), 1)
+
+
+def test_an_ended_row_repeats_the_stop_and_all_ended_rows_end_the_text():
+    model, ids = base(), np.array([[1, 2], [3, 4], [5, 6]])
+    told, free = [], model.generate(ids, 6)[:, 2:]
+    stop = int(free[0, 1])
+    found = model.generate(ids, 6, stop=stop, on_token=lambda token: told.append(token.copy()))
+    ends = [row.tolist().index(stop) if stop in row else 6 for row in free]
+    wanted = [row.tolist()[:end] + [stop] * (6 - end) for row, end in zip(free, ends, strict=True)]
+    length = min(6, max(ends) + 1)
+    assert found[:, 2:].tolist() == [row[:length] for row in wanted]
+    assert np.array_equal(np.stack(told, axis=1), found[:, 2:])
+
+
+# ---------------------------------------- helpers of the course
+
+
+@pytest.mark.parametrize("static", ["1", ""])
+def test_a_line_stands_for_sliders_and_rates_where_notebooks_are_built(static, monkeypatch, capsys):
+    monkeypatch.setenv(course.STATIC, static)
+    course.race({"twice": lambda: None}, 1e9, rounds=1)
+    said = capsys.readouterr().out
+    assert ("this machine's rates for twice stand here" in said) == bool(static)
+    assert ("GFLOP/s" in said) == (not static)
+    if static:
+        course.explore(lambda **_: None, rank=[1, 2])
+        assert capsys.readouterr().out == ("In a running notebook, sliders for rank stand here.\n")
+
+
+def test_a_picture_of_a_notebook_is_a_smaller_one():
+    image, file = pytest.importorskip("PIL.Image"), io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    image.fromarray(noise).save(file, "PNG")
+    small = course._small(file.getvalue())
+    assert small.startswith(b"\x89PNG") and len(small) < len(file.getvalue())
+
+
+@pytest.mark.parametrize(
+    "graded, hints", [("", 3), ("1", 2)], ids=["for oneself", "where work is graded"]
+)
+def test_the_last_hint_is_not_shown_where_work_is_graded(graded, hints, monkeypatch):
+    monkeypatch.setattr("minilora.check.hints.is_graded", lambda: bool(graded))
+    exercise = types.SimpleNamespace(kind="blank", hints=("a", "b", "c"))
+    assert hints_for(exercise, None) == exercise.hints[:hints]
+
+
+def test_the_points_of_an_exercise_are_its_outputs_or_one():
+    for name, exercise in EXERCISES.items():
+        outputs = exercise.drawn(0)[0].true.values() if exercise.kind == "blank" else ()
+        assert points(name) == (len([o for o in outputs if o is not None]) if outputs else 1)
+
+
+# ---------------------------------------- bytes
+
+
+@pytest.mark.parametrize("budget, wanted", [(12, 0), (13, 1), (15, 1), (16, 2), (3010, 1000)])
+def test_the_largest_number_that_fits_is_found_in_a_few_tries(budget, wanted):
+    tried = []
+
+    def size(n):
+        tried.append(n)
+        return 10 + 3 * n
+
+    assert largest(size, budget) == wanted and len(tried) <= 6
+    assert largest(size, 10**9, limit=50) == 50
+    assert largest(lambda n: n**3, budget) == max(n for n in range(20) if n**3 <= budget)
+
+
+def test_activations_overtake_the_weights_at_the_first_length_with_more_bytes():
+    rows = [types.SimpleNamespace(activations=100 * n, weights=1000) for n in (1, 2)]
+    assert figure.overtaking((1, 2), rows) == 11
+    light = [types.SimpleNamespace(activations=100 * n, weights=50) for n in (1, 2)]
+    assert figure.overtaking((1, 2), light) == 1
+
+
+def test_the_parts_of_a_ledger_add_up_to_its_peak():
+    row = ml.ledger(base().config, 1, 8, method="lora")
+    parts = row.weights, row.optimizer, row.scratch, row.activations, row.transient
+    assert sum(parts) == row.peak and row.frozen + row.trainable + row.moved == row.weights
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_table_of_bytes_says_whether_they_were_measured_so(mixed):
+    row = ml.ledger(base().config, 1, 8, method="lora", mixed=mixed)
+    more = dataclasses.replace(row, activations=row.activations + 1)
+    same, other = (
+        "\n".join(tables.overview({"lora": row}, {"lora": r}, True, mixed)) for r in (row, more)
+    )
+    assert "the same bytes, peak +0.0%" in same and "NOT the same bytes" not in same
+    assert "NOT the same bytes" in other
+    assert ("master copy" in same) == mixed and ("a 32-bit master copy" in same) == mixed
+
+
+@pytest.mark.parametrize("saver", savers.SAVERS, ids=lambda saver: saver.title)
+def test_a_step_with_a_saver_trains(saver):
+    tuned, plain = tune("full", base("float32")), tune("full", base("float32"))
+    savers.step(tuned, saver, 0.01)(BATCHES[0][0])
+    savers.step(plain, savers.SAVERS[0], 0.01)(BATCHES[0][0])
+    assert tuned.recompute == saver.recompute
+    for name, array in tuned.trainable.items():
+        assert np.array_equal(array, plain.trainable[name])
+        assert not np.array_equal(array, tuned.base.params[name]), name
+
+
+def test_the_seconds_of_savers_are_those_of_a_step():
+    start = time.monotonic()
+    found = savers.seconds(tune("lora", base("float32")), 1, 4, rounds=1)
+    assert found.keys() == {saver.title for saver in savers.SAVERS}
+    assert min(found.values()) > 0 and max(found.values()) < time.monotonic() - start
+
+
+def test_a_case_of_what_an_op_keeps_needs_more_bytes():
+    kept = whatif.what_ifs(base().config, {"lora": {}, "vera": {}}, 1, 8)
+    for row in kept.values():
+        first = row["as it is"]
+        assert row["every x"] > first and row["norm's y"] > first
+        assert row["mask, floats"] > row["mask, bytes"] > row["dropout"]

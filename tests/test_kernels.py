@@ -219,6 +219,7 @@ def test_sums_of_two_are_numpys_to_the_bit(shape, layout, rng):
     assert got.dtype == np.float32 and not np.shares_memory(got, x)
     assert kernels.add(x, y.astype(np.float64)).dtype == np.float64
 
+
 @given(SIZES, st.one_of(SIZES, st.just(300)), LAYOUTS, SEEDS)
 def test_rmsnorm(M, C, layout, seed):
     rng = np.random.default_rng(seed)

@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,7 @@ ARITHMETIC = {
     ast.BitAnd: ast.BitOr,
 }
 WORDS = {"__repr__", "__str__", "warn"}  # functions that only make words for people
+KEY = ("file", "function", "text", "column", "change")
 SIMPLE = ast.Expr | ast.Assign | ast.AugAssign | ast.Return | ast.Raise | ast.Break | ast.Continue
 
 
@@ -45,21 +47,42 @@ class Mutant:
     first: int  # of the lines of the statement, or of its head where others stand in it
     last: int
     column: int  # in the text
+    function: str  # "Llama.logits", in whose body it stands; "" outside of functions
     text: str  # the source line, without the blanks before it
     change: str  # "end - start -> end + start"
 
-    def key(self) -> tuple[str, str, int, str]:
+    def key(self) -> tuple[str, ...]:
         """What stays when other lines of the file change."""
-        return self.file, self.text, self.column, self.change
+        return tuple(str(getattr(self, name)) for name in KEY)
 
 
 def mutants(file: str, source: str) -> list[Mutant]:
     """All mutants of a source."""
-    found = []
-    for n, (node, (first, last), change, _) in enumerate(changes(ast.parse(source))):
+    found, tree = [], ast.parse(source)
+    inside = _functions(tree)
+    for n, (node, (first, last), new, _) in enumerate(changes(tree)):
         line = source.splitlines()[node.lineno - 1]
         column = node.col_offset - (len(line) - len(line.lstrip()))
-        found.append(Mutant(file, n, node.lineno, first, last, column, line.strip(), change))
+        where, change = inside.get(first, ""), f"{_short(node)} -> {_short(new)}"
+        found.append(Mutant(file, n, node.lineno, first, last, column, where, line.strip(), change))
+    return found
+
+
+def shuffled(found: list[Mutant], seed: int) -> list[Mutant]:
+    """In an order that the seed decides; two mutants keep their order when others come or go."""
+    return sorted(found, key=lambda m: hashlib.sha256(f"{seed} {m.key()}".encode()).digest())
+
+
+def _functions(node, name="") -> dict[int, str]:
+    """Line of a function's body -> the function, after its class."""
+    found: dict[int, str] = {}
+    for child in ast.iter_child_nodes(node):
+        inner = name
+        if isinstance(child, ast.FunctionDef | ast.ClassDef):
+            inner = f"{name}.{child.name}".lstrip(".")
+        if isinstance(child, ast.FunctionDef):
+            found |= dict.fromkeys(range(child.body[0].lineno, child.end_lineno + 1), inner)
+        found |= _functions(child, inner)
     return found
 
 
@@ -73,8 +96,8 @@ def mutated(source: str, n: int) -> ast.Module:
     raise IndexError(n)
 
 
-def changes(tree: ast.Module) -> Iterator[tuple[Any, tuple[int, int], str, Any]]:
-    """(node, lines of its statement, the change in words, a function that makes it)."""
+def changes(tree: ast.Module) -> Iterator[tuple[Any, tuple[int, int], Any, Any]]:
+    """(node, lines of its statement, what may stand in its place, what puts it there)."""
     for parent, name, index, node, lines in _places(tree, (0, 0)):
         for new in _instead(parent, name, node):
             new = ast.copy_location(new, node)
@@ -85,7 +108,7 @@ def changes(tree: ast.Module) -> Iterator[tuple[Any, tuple[int, int], str, Any]]
                 else:
                     getattr(parent, name)[index] = new
 
-            yield node, lines, f"{_short(node)} -> {_short(new)}", apply
+            yield node, lines, new, apply
 
 
 def _places(node, lines) -> Iterator[tuple[Any, str, int | None, Any, tuple[int, int]]]:

@@ -1,14 +1,17 @@
 """Would a test notice? Changes the package's code in one place at a time and runs the tests.
 
-    python tests/tools/mutate.py --rooms methods,ops --sample 200 --seed 0 --jobs 2
+    python tests/tools/mutate.py --rooms methods,ops --sample 200 --seed 0
     python tests/tools/mutate.py --again build/mutations.json     # only what survived there
 
 A first run finds out which lines each test runs and how long it takes. Then each mutant gets the
-tests that run its statement, the quick ones first, until one fails: in a forked process, in which
+tests that run its statement, until one fails, first the quick ones and those that noticed other
+changes of the same function: in a forked process, in which
 the functions that differ get the code of the mutant. Where no function differs (a constant at the
 top of a file), the process imports the package anew. Not on Windows.
-A mutant counts as killed where a test fails or takes ten times as long as before. Those listed in
-equivalent.json, each with its reason, are not counted.
+A mutant counts as killed where a test fails or takes four times as long as before. Those listed in
+equivalent.json, each with its reason, are drawn too, and are not run.
+The record is written after each room. A later run of other rooms with the same seed and the same
+sample adds to it.
 """
 
 import argparse
@@ -16,10 +19,11 @@ import collections
 import contextlib
 import gc
 import hashlib
+import itertools
 import json
 import os
 import pickle
-import random
+import resource
 import shutil
 import signal
 import sys
@@ -28,37 +32,44 @@ import time
 import types
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-os.environ.setdefault("MINILORA_KERNELS", "numpy")  # so that nothing is compiled
+KERNELS = "MINILORA_KERNELS"
+os.environ.setdefault(KERNELS, "numpy")  # so that nothing is compiled
 os.environ.update(OPENBLAS_NUM_THREADS="1", MINILORA_TESTS="mutants", TOKENIZERS_PARALLELISM="0")
 
 import numpy as np  # noqa: F401  imported once, for all forks
 import pytest
 from hypothesis import HealthCheck, Phase, settings
-from mutants import Mutant, mutants, mutated
-from records import write
+from mutants import KEY, Mutant, mutants, mutated, shuffled
+from records import mutations, write
 
 ROOT = Path(__file__).resolve().parents[2]
 LIST = Path(__file__).with_name("equivalent.json")
-# room -> its files, and the files of tests that may be run for it
+# room -> its files, and the files of tests that may be run for it, its own first
 ROOMS = {
-    "methods": ("methods/*", "methods dora golden count formats train bad_input model"),
-    "ops": ("ops/*", "ops page engine memory model rows stress train methods"),
-    "engine": ("engine", "engine ops train memory model methods stress boundaries"),
-    "optim": ("tuning/optim", "train ops page golden methods stress bad_input"),
-    "adapters": (
-        "tuning/adapters tuning/choices tuning/peft_config tuning/storage",
-        "methods formats bad_input dora library train count memory patterns boundaries model",
+    "methods": (
+        "methods/*",
+        "methods dora golden count formats train bad_input model library boundaries",
     ),
-    "train": ("tuning/train", "train methods bad_input golden memory boundaries"),
-    "gradcheck": ("gradcheck", "gradcheck page boundaries methods"),
-    "memory": ("memory/*", "memory memory_choices count methods boundaries"),
+    "ops": ("ops/*", "ops engine methods model golden boundaries"),
+    "engine": ("engine", "engine ops train model methods boundaries"),
+    "optim": ("tuning/optim", "train ops golden methods bad_input boundaries"),
+    "adapters": (
+        "tuning/adapters tuning/choices tuning/storage tuning/peft_config",
+        "methods formats bad_input dora library train count patterns boundaries model",
+    ),
+    "train": ("tuning/train", "train methods bad_input golden boundaries"),
+    "gradcheck": ("gradcheck", "gradcheck boundaries methods"),
+    "memory": ("memory/*", "memory memory_choices count boundaries"),
     "formats": ("formats/*", "formats gguf bad_input files smollm2 boundaries"),
     "checkpoints": ("tuning/checkpoints", "train formats methods bad_input dora boundaries"),
-    "generation": ("llama/generation", "model rows formats commands boundaries library"),
-    "check": ("check/*", "check gradcheck questions"),
+    "generation": ("llama/generation", "model rows boundaries library"),
+    "check": ("check/*", "check kept teaching boundaries"),
 }
+KEEP = ROOT / "build" / "mutate"
 UNPATCHED = 77  # exit code: the change is in no function
+MEMORY = 8 << 30  # bytes of addresses for a process
 
 
 def files_of(room: str) -> list[str]:
@@ -73,42 +84,62 @@ def tests_of(rooms) -> list[str]:
     return [p for s in stems if (ROOT / (p := f"tests/test_{s}.py")).exists()]
 
 
-def draw(room: str, sample: int, seed: int) -> list[Mutant]:
-    """So many mutants of a room at random (0: all), without those that are listed as equivalent."""
-    known = {(e["file"], e["text"], e["column"], e["change"]) for e in json.loads(LIST.read_text())}
+def draw(room: str, sample: int, seed: int, constants: bool = True) -> list[Mutant]:
+    """So many mutants of a room at random (0: all); the same ones also where others are new.
+
+    constants: also those outside of functions.
+    """
     found = [m for f in files_of(room) for m in mutants(f, (ROOT / f).read_text(encoding="utf-8"))]
-    found = [m for m in found if m.key() not in known]
-    random.Random(f"{seed} {room}").shuffle(found)
-    return found[: sample or None]
+    found = [m for m in found if m.function or constants]
+    return shuffled(found, seed)[: sample or None]
+
+
+def listed() -> set[tuple[str, ...]]:
+    """The keys of the mutants in equivalent.json."""
+    return {tuple(str(e[name]) for name in KEY) for e in json.loads(LIST.read_text())}
 
 
 # ---------------------------------------- processes
 
 
+@dataclass
+class Child:
+    """One process that runs."""
+
+    item: Any
+    left: float  # seconds, by the clock
+    folder: str
+
+
 def forked(job, jobs: int, work, done) -> None:
     """job(item) for each item of work, each in a process of its own, `jobs` at a time.
 
-    work: pairs (item, seconds that it may take). job(item, folder) returns an exit code, and
-    done(item, code, folder) is called with it, None where time ran out.
+    work: pairs (item, seconds of the processor that it may take; by the clock, four times as many,
+    and a minute). job(item, folder) returns an exit code, and done(item, code, folder) is called
+    with it, None where time ran out.
     """
-    running: dict[int, tuple] = {}
-    waiting = collections.deque(work)
-    while waiting or running:
-        while waiting and len(running) < jobs:
-            item, seconds = waiting.popleft()
+    running: dict[int, Child] = {}
+    waiting, last = iter(work), time.monotonic()
+    while True:
+        for item, seconds in itertools.islice(waiting, jobs - len(running)):
             folder = tempfile.mkdtemp(prefix="mutant-")
             if not (pid := os.fork()):
-                _child(job, item, folder)
-            running[pid] = item, time.monotonic() + seconds, folder
+                _child(job, item, folder, seconds)
+            running[pid] = Child(item, 60 + 4 * seconds, folder)
+        if not running:
+            return
         time.sleep(0.01)
-        for pid, (item, end, folder) in [*running.items()]:
+        passed, last = time.monotonic() - last, time.monotonic()
+        for pid, child in [*running.items()]:
+            child.left -= min(passed, 0.5)  # a pause of all processes does not count
             ended, status = os.waitpid(pid, os.WNOHANG)
-            late = not ended and time.monotonic() > end
+            late = not ended and child.left < 0
             if ended or late:
                 _kill(pid, wait=late)
                 del running[pid]
-                done(item, None if late else os.waitstatus_to_exitcode(status), Path(folder))
-                shutil.rmtree(folder, ignore_errors=True)
+                code = None if late else os.waitstatus_to_exitcode(status)
+                done(child.item, None if code == -signal.SIGXCPU else code, Path(child.folder))
+                shutil.rmtree(child.folder, ignore_errors=True)
 
 
 def _kill(pid, wait) -> None:
@@ -119,10 +150,12 @@ def _kill(pid, wait) -> None:
         os.waitpid(pid, 0)
 
 
-def _child(job, item, folder) -> None:
+def _child(job, item, folder, seconds) -> None:
     code = 1
     try:
         os.setsid()
+        resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1,) * 2)
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY,) * 2)
         os.environ["PYTEST_DEBUG_TEMPROOT"] = folder
         null = os.open(os.devnull, os.O_RDWR)
         for handle in (0, 1, 2):
@@ -132,19 +165,18 @@ def _child(job, item, folder) -> None:
         os._exit(code)
 
 
-def patch(mutant: Mutant) -> bool:
-    """Give the functions of this process the code of the mutant; False where none differs."""
+def patch(mutant: Mutant, functions) -> bool:
+    """Give these functions the code of the mutant; False where none differs."""
     path = str(ROOT / mutant.file)
     source = Path(path).read_text(encoding="utf-8")
     new = _codes(compile(mutated(source, mutant.n), path, "exec", dont_inherit=True))
     patched = False
-    for function in gc.get_objects():
-        if type(function) is types.FunctionType and function.__code__.co_filename == path:
-            code = function.__code__
-            other = new.get((code.co_qualname, code.co_firstlineno))
-            if other is not None and other != code:
-                function.__code__ = other
-                patched = True
+    for function in functions:
+        code = function.__code__
+        other = new.get((code.co_qualname, code.co_firstlineno))
+        if code.co_filename == path and other is not None and other != code:
+            function.__code__ = other
+            patched = True
     return patched
 
 
@@ -187,43 +219,61 @@ class Finder:
 class Loop:
     """Takes the place of pytest's own loop over the tests that it has collected."""
 
-    def __init__(self, plan, jobs, limit, answer):
+    def __init__(self, plan, jobs, limit, answer, always):
         self.plan, self.jobs, self.limit, self.answer = plan, jobs, limit, answer
+        self.anew = always  # import the package from each mutant
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session):
         items = {item.nodeid: item for item in session.items}
         ran = first_run(session, items, self.jobs)
+        for room in sorted({room for _, room in self.plan}):
+            control(session, items, ran, room, self.limit)
         failed = [name for name in items if not ran[name].passed]
         print(f"{len(items)} tests, {len(self.plan)} mutants; left out, since they fail without a ")
         print(f"change: {', '.join(failed) or 'none'}", flush=True)
-        work = []
-        for mutant, room in self.plan:
-            tests = choose(ran, room, self.limit, mutant)
-            work.append(((mutant, room, tests), 30 + 10 * sum(ran[t].seconds for t in tests)))
+        kills: collections.Counter[tuple[str, ...]] = collections.Counter()
+        gc.collect()
+        functions = [f for f in gc.get_objects() if type(f) is types.FunctionType]
+        functions = [f for f in functions if f.__code__.co_filename.startswith(str(ROOT))]
+        gc.freeze()  # so that a fork copies less
+
+        def work():
+            for mutant, room in self.plan:
+                tests = choose(ran, room, self.limit, mutant, kills)
+                yield (mutant, room, tests), 1 + 4 * sum(ran[t].seconds for t in tests)
 
         def run(item, folder):
             mutant, _, names = item
-            if not patch(mutant):
+            if self.anew or not patch(mutant, functions):
                 return UNPATCHED
-            return run_tests(session, [items[name] for name in names])
+            return run_tests(session, [items[name] for name in names], folder / "failed")
 
         def done(item, code, folder):
             mutant, room, names = item
             if code == UNPATCHED:
-                self.answer(mutant, room, choose(ran, room, self.limit))
-            else:
-                self.answer(mutant, room, names, "survived" if code == 0 else "killed")
+                self.answer(mutant, room, choose(ran, room, self.limit, mutant, anywhere=True))
+                return
+            self.answer(mutant, room, names, _result(code))
+            if (folder / "failed").exists():
+                name = (folder / "failed").read_text()
+                kills.update([(name, mutant.file), (name, mutant.file, mutant.function)])
 
-        forked(run, self.jobs, work, done)
+        forked(run, self.jobs, work(), done)
         return True
 
 
-def run_tests(session, items) -> int:
-    """Run tests until one fails: 1, else 0."""
+def _result(code: int | None) -> str:
+    return {0: "survived", None: "time"}.get(code, "killed")
+
+
+def run_tests(session, items, told: Path | None = None) -> int:
+    """Run tests until one fails: 1, and its name is told; else 0."""
     for item, following in zip(items, [*items[1:], None]):
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         if session.testsfailed:
+            if told:
+                told.write_text(item.nodeid)
             return 1
     return 0
 
@@ -237,19 +287,51 @@ class Ran:
     lines: dict[str, int]  # file, from the top of the checkout -> a bit for each line
 
 
-def choose(ran: dict[str, Ran], room: str, limit: float, mutant: Mutant | None = None) -> list[str]:
-    """The room's tests that run a mutant's statement (None: all), the quick ones first, up to
-    `limit` seconds together.
+def control(session, items, ran, room, limit) -> None:
+    """Run a room's tests one after another without a change: those that fail are left out."""
+
+    def run(names, folder):
+        for name in names:
+            session.testsfailed = 0
+            if run_tests(session, [items[name]]):
+                print(name, file=(folder / "failed").open("a"), flush=True)
+        return 0
+
+    def done(names, code, folder):
+        told = (folder / "failed").read_text().split("\n") if (folder / "failed").exists() else ()
+        for name in filter(None, told):
+            ran[name].passed = False
+
+    forked(run, 1, [(choose(ran, room, limit), 600)], done)
+
+
+def choose(ran, room, limit, mutant=None, kills=None, anywhere=False) -> list[str]:
+    """A room's tests that run a mutant's statement (anywhere: some line of its file; None: all), up
+    to `limit` seconds together.
+
+    First those that take little time, those of the room's first file, and those that noticed other
+    changes of the function or of the file; kills: how many, by (test, file) and (test, file,
+    function).
     """
-    found, total, files = [], 0.0, tests_of([room])
-    spot = mutant and _bits(range(mutant.first, mutant.last + 1))
-    for name, test in sorted(ran.items(), key=lambda pair: pair[1].seconds):
-        runs = not mutant or test.lines.get(mutant.file, 0) & spot
-        if test.passed and name.split("::")[0] in files and runs:
-            total += test.seconds
-            if total > limit and found:
-                break
-            found.append(name)
+    kills, files = kills or collections.Counter(), set(tests_of([room]))
+    first = f"tests/test_{ROOMS[room][1].split()[0]}.py"
+    spot = _bits(range(mutant.first, mutant.last + 1)) if mutant and not anywhere else -1
+
+    def worth(pair):
+        name, test = pair
+        there = kills[name, mutant.file, mutant.function], kills[name, mutant.file]
+        own = 10 if name.startswith(first) else 1
+        return test.seconds / own / (1 + 20 * there[0] + 2 * there[1])
+
+    mine = [pair for pair in ran.items() if pair[1].passed and pair[0].split("::")[0] in files]
+    if mutant:
+        mine = [(n, t) for n, t in mine if t.lines.get(mutant.file, 0) & spot]
+    found, total = [], 0.0
+    for name, test in sorted(mine, key=worth if mutant else lambda pair: pair[1].seconds):
+        total += test.seconds
+        if total > limit and found:
+            break
+        found.append(name)
     return found
 
 
@@ -259,56 +341,72 @@ def _bits(numbers) -> int:
 
 
 def first_run(session, items, jobs) -> dict[str, Ran]:
-    """Run each test once, in a process of its own. What was found is kept for the next time, as
-    long as the package, the test's file and the helpers of the tests stay the same.
+    """Run each test once, 20 in a process. What was found is kept for the next time, as long as the
+    package, the test's file and the helpers of the tests stay the same.
     """
-    keep = ROOT / "build" / "mutate"
-    keep.mkdir(parents=True, exist_ok=True)
-    places = {test: keep / f"{_stamp(test)}.pickle" for test in {n.split("::")[0] for n in items}}
+    places = {test: KEEP / f"{_stamp(test)}.pickle" for test in {n.split("::")[0] for n in items}}
     ran: dict[str, Ran] = {}
     for place in places.values():
         if place.exists():
             ran |= pickle.loads(place.read_bytes())
-    missing = [name for name in items if name not in ran]
-    if missing:
-        print(f"the first run: {len(missing)} tests", flush=True)
 
-    def record(name, folder):
-        lines = _trace()
-        start = time.process_time()
-        failed = run_tests(session, [items[name]])
-        took = time.process_time() - start
-        top, found = len(str(ROOT)) + 1, collections.defaultdict(list)
-        for file, line in lines:
-            found[file[top:]].append(line)
-        told = Ran(took, not failed, {file: _bits(those) for file, those in found.items()})
-        (folder / "ran").write_bytes(pickle.dumps(told))
+    def record(names, folder):
+        lines, told = _trace(), {}
+        for name in names:
+            lines.clear()
+            sys.monitoring.restart_events()
+            start, session.testsfailed = time.process_time(), 0
+            failed = run_tests(session, [items[name]])
+            took = time.process_time() - start
+            told[name] = Ran(took, not failed, _by_file(lines))
+            (folder / "ran").write_bytes(pickle.dumps(told))
         return 0
 
-    def done(name, code, folder):
-        nothing = Ran(0.0, False, {})
-        ran[name] = pickle.loads((folder / "ran").read_bytes()) if code == 0 else nothing
+    def done(names, code, folder):
+        if (folder / "ran").exists():
+            ran.update(pickle.loads((folder / "ran").read_bytes()))
+        _keep(places, ran)
+        print(f"  {len(ran)} of {len(items)} tests are known", flush=True)
 
     def again(name, code, folder):
         ran[name].passed = code == 0
 
-    forked(record, jobs, [(name, 600) for name in missing], done)
+    for many in (20, 1):  # where one of 20 takes too long or ends the process, each by itself
+        missing = [name for name in items if name not in ran]
+        chunks = [missing[i : i + many] for i in range(0, len(missing), many)]
+        forked(record, jobs, [(names, 3 + many) for names in chunks], done)
+    for name in items:
+        ran.setdefault(name, Ran(0.0, False, {}))
     # tests that measure memory fail only because their lines are counted
-    failed = [(name, 600) for name in missing if not ran[name].passed]
+    failed = [(name, 20) for name in items if not ran[name].passed and ran[name].lines]
     forked(lambda name, folder: run_tests(session, [items[name]]), jobs, failed, again)
-    for test, place in places.items():
-        mine = {name: one for name, one in ran.items() if name.split("::")[0] == test}
-        place.write_bytes(pickle.dumps(mine))
+    _keep(places, ran)
     return ran
 
 
-def _stamp(test: str) -> str:
-    """A hash of what a test file's first run depends on."""
-    files = [*(ROOT / "minilora").rglob("*.py"), *(ROOT / "tests").glob("[!t]*.py"), ROOT / test]
-    whole = hashlib.sha256(os.environ["MINILORA_KERNELS"].encode())
+def _keep(places, ran) -> None:
+    KEEP.mkdir(parents=True, exist_ok=True)
+    for test, place in places.items():
+        mine = {name: one for name, one in ran.items() if name.split("::")[0] == test}
+        place.write_bytes(pickle.dumps(mine))
+
+
+def _by_file(lines) -> dict[str, int]:
+    """File, from the top of the checkout -> a bit for each of its lines."""
+    found = collections.defaultdict(list)
+    for file, line in lines:
+        found[file[len(str(ROOT)) + 1 :]].append(line)
+    return {file: _bits(those) for file, those in found.items()}
+
+
+def _stamp(*tests: str) -> str:
+    """A hash of what the first run of these test files depends on."""
+    files = [*(ROOT / "minilora").rglob("*.py"), *(ROOT / "tests").glob("[!t]*.py")]
+    files += [ROOT / test for test in tests]
+    whole = hashlib.sha256(os.environ[KERNELS].encode())
     for path in sorted(files):
         whole.update(path.read_bytes())
-    return f"{Path(test).stem}-{whole.hexdigest()[:16]}"
+    return f"{Path(tests[0]).stem}-{whole.hexdigest()[:16]}"
 
 
 def _trace() -> set[tuple[str, int]]:
@@ -322,6 +420,7 @@ def _trace() -> set[tuple[str, int]]:
         return monitoring.DISABLE
 
     monitoring.use_tool_id(monitoring.COVERAGE_ID, "mutate")
+
     def start(code, offset):  # the one line of a lambda is no event of its own
         return line(code, code.co_firstlineno)
 
@@ -336,9 +435,10 @@ def _trace() -> set[tuple[str, int]]:
 
 
 OPTIONS = ["--capture=sys", "-p", "no:cacheprovider", "-p", "no:xdist", "-q", "-m", "not slow"]
+OPTIONS += ["--assert=plain", "--tb=native"]  # nobody reads why a test failed
 
 
-def in_forks(plan, jobs, limit, log) -> None:
+def in_forks(plan, jobs, limit, log, always) -> None:
     """Mutants of functions: in forks of one process that has collected all tests."""
 
     def answer(mutant, room, names, result=None):
@@ -352,7 +452,9 @@ def in_forks(plan, jobs, limit, log) -> None:
         code = 1
         try:
             files = tests_of({room for _, room in plan})
-            code = pytest.main([*OPTIONS, *files], plugins=[Loop(plan, jobs, limit, answer)])
+            code = pytest.main(
+                [*OPTIONS, *files], plugins=[Loop(plan, jobs, limit, answer, always)]
+            )
         finally:
             sys.stdout.flush()
             os._exit(code)
@@ -371,48 +473,92 @@ def anew(mutant, names) -> int:
 
     sys.meta_path.insert(0, Finder(mutant))
     files = sorted({name.split("::")[0] for name in names})
-    return int(pytest.main([*OPTIONS, "-x", *files], plugins=[Chosen()]))
+    code = pytest.main([*OPTIONS, "-x", *files], plugins=[Chosen()]) if files else 0
+    return 0 if code == pytest.ExitCode.NO_TESTS_COLLECTED else int(code)
 
 
-def run(plan, jobs, limit) -> list[dict]:
-    """A record of each mutant of the plan, pairs (mutant, room)."""
-    log = Path(tempfile.mkdtemp()) / "log"
-    records = []
+def run(plan, jobs, limit, log=None, always=False) -> list[dict]:
+    """A record of each mutant of the plan, pairs (mutant, room).
 
-    def note(mutant, room, tests, result):
-        about = {k: v for k, v in vars(mutant).items() if k not in ("n", "first", "last")}
-        records.append({"room": room, **about, "tests": tests, "result": result})
+    log: where answers are written at once; those that an interrupted run left there are taken.
+    always: import the package from each mutant, for code that runs only at import.
+    """
+    log = log or Path(tempfile.mkdtemp()) / "log"
+    known = {mutant for mutant, *_ in _answers(log)}
+    if missing := [(mutant, room) for mutant, room in plan if mutant not in known]:
+        in_forks(missing, jobs, limit, log, always)
+    records, later, wanted = [], [], {mutant for mutant, _ in plan}
 
-    in_forks(plan, jobs, limit, log)
-    later = []
-    for line in log.read_text().splitlines() if log.exists() else ():
-        fields, room, names, result = json.loads(line)
-        mutant = Mutant(**fields)
-        if result is None:
-            later.append(((mutant, room, names), 60 + 20 * limit))
-        else:
-            note(mutant, room, len(names), result)
+    def note(mutant, room, names, result):
+        about = {name: getattr(mutant, name) for name in ("line", *KEY)}
+        records.append({"room": room, **about, "tests": len(names), "result": result})
 
     def done(item, code, folder):
-        mutant, room, names = item
-        note(mutant, room, len(names), "survived" if code == 0 else "killed")
+        note(*item, _result(code))
         if code == 0:
-            print(f"  {mutant.file}:{mutant.line}: {mutant.change}", flush=True)
+            print(f"  {item[0].file}:{item[0].line}: {item[0].change}", flush=True)
 
+    for mutant, room, names, result in _answers(log):
+        if mutant in wanted and result is None:
+            later.append(((mutant, room, names), 60 + 10 * limit))
+        elif mutant in wanted:
+            note(mutant, room, names, result)
     forked(lambda item, folder: anew(item[0], item[2]), jobs, later, done)
-    shutil.rmtree(log.parent)
     return records
 
 
-def table(records) -> str:
-    """A row a room: mutants, killed, per cent."""
-    rows = [f"{'room':14}{'mutants':>9}{'killed':>9}{'%':>7}"]
-    for room in [*ROOMS, "all"]:
-        mine = [r["result"] for r in records if room in (r["room"], "all")]
-        if mine:
-            killed = mine.count("killed")
-            rows.append(f"{room:14}{len(mine):9}{killed:9}{100 * killed / len(mine):7.1f}")
-    return "\n".join(rows)
+def _answers(log):
+    lines = map(json.loads, log.read_text().splitlines() if log.exists() else ())
+    return [(Mutant(**fields), *rest) for fields, *rest in lines]
+
+
+def new_rooms(asked, record) -> None:
+    """Run a sample of each room; record: what is known of other rooms."""
+    known = listed()
+    for room in asked.rooms.split(","):
+        start = time.monotonic()
+        drawn = draw(room, asked.sample, asked.seed, asked.constants)
+        plan = [(m, room) for m in drawn if m.key() not in known]
+        KEEP.mkdir(parents=True, exist_ok=True)
+        log = KEEP / f"{room}-{_stamp(*tests_of([room]))}.log"
+        found = run(plan, asked.jobs, asked.limit, log)
+        by_time = [f"{r['file']}:{r['line']}" for r in found if r["result"] == "time"]
+        record["rooms"][room] = {
+            "mutants": len(drawn),
+            "killed": sum(r["result"] != "survived" for r in found),
+            "by_time": by_time,
+        }
+        kept = [s for s in record["survivors"] if s["room"] != room]
+        for m in drawn:
+            if m.key() in known:
+                about = {name: getattr(m, name) for name in ("line", *KEY)}
+                found.append({"room": room, **about, "tests": 0, "result": "equivalent"})
+        record["survivors"] = kept + [r for r in found if r["result"] in ("survived", "equivalent")]
+        write(asked.out, record)
+        print("\n".join(mutations(record)))
+        print(f"{room}: {time.monotonic() - start:.0f} s; {asked.out}", flush=True)
+
+
+def again(asked, record) -> None:
+    """Run what survived in a record once more."""
+    known, here = listed(), {m.key(): m for room in record["rooms"] for m in draw(room, 0, 0)}
+    plan, how = [], (asked.jobs, asked.limit, None, asked.anew)
+    for r in record["survivors"]:
+        key = tuple(str(r[name]) for name in KEY)
+        if key in known:
+            r["result"] = "equivalent"
+        elif key not in here:
+            r["result"] = "gone"
+        elif r["result"] != "killed":
+            r["result"] = "survived"
+            plan.append((here[key], r["room"]))
+    found = {tuple(str(r[n]) for n in KEY): r for r in run(plan, *how)}
+    for r in record["survivors"]:
+        if new := found.get(tuple(str(r[name]) for name in KEY)):
+            r.update(line=new["line"], tests=new["tests"])
+            r["result"] = "survived" if new["result"] == "survived" else "killed"
+    write(asked.out, record)
+    print("\n".join(mutations(record)))
 
 
 def main() -> None:
@@ -422,13 +568,16 @@ def main() -> None:
     about.add_argument("--seed", type=int, default=0)
     about.add_argument("--jobs", type=int, default=2)
     about.add_argument("--limit", type=float, default=10.0, help="seconds of tests for a mutant")
+    about.add_argument("--constants", action="store_true", help="also outside of functions: slow")
     about.add_argument("--at", help="only these places: FILE:LINE,...")
+    about.add_argument("--anew", action="store_true", help="with --again, --at: import each mutant")
     about.add_argument("--tests", help="only these files of tests: boundaries,formats")
     about.add_argument("--again", type=Path, help="a record: only what survived there")
     about.add_argument("--out", type=Path, default=ROOT / "build" / "mutations.json")
     asked = about.parse_args()
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background has none
     settings.register_profile(
         "mutants",
         deadline=None,
@@ -440,35 +589,30 @@ def main() -> None:
     )
     if asked.tests:
         ROOMS.update({room: (of, asked.tests.replace(",", " ")) for room, (of, _) in ROOMS.items()})
-    old = []
     if asked.at:
         wanted = set(asked.at.split(","))
         plan = [(m, room) for room in ROOMS for m in draw(room, 0, 0)]
-        plan = [(m, room) for m, room in plan if f"{m.file}:{m.line}" in wanted]
-    elif asked.again:
-        old = json.loads(asked.again.read_text())["mutants"]
-        wanted = {_key(r) for r in old if r["result"] == "survived"}
-        plan = [(m, room) for room in ROOMS for m in draw(room, 0, 0) if m.key() in wanted]
-        again = {m.key() for m, _ in plan}
-        old = [r for r in old if r["result"] == "killed"]
-        print(f"{len(wanted)} survivors, {len(wanted - again)} of them changed or listed since")
-    else:
-        plan = [
-            (m, room)
-            for room in asked.rooms.split(",")
-            for m in draw(room, asked.sample, asked.seed)
-        ]
-    start = time.monotonic()
-    records = [*old, *run(plan, asked.jobs, asked.limit)]
-    print(table(records))
-    kernels = os.environ["MINILORA_KERNELS"]
-    print(f"seed {asked.seed}, kernels {kernels}, {time.monotonic() - start:.0f} s; {asked.out}")
-    before = {"killed_before": len(old)} if asked.again else {}
-    write(asked.out, {"seed": asked.seed, **before, "mutants": records})
-
-
-def _key(record):
-    return record["file"], record["text"], record["column"], record["change"]
+        found = run(
+            [(m, room) for m, room in plan if f"{m.file}:{m.line}" in wanted],
+            asked.jobs, asked.limit, None, asked.anew,
+        )  # fmt: skip
+        print(*(f"{r['line']} {r['change']}: {r['result']}" for r in found), sep="\n")
+        return
+    about_run = {
+        "seed": asked.seed,
+        "sample": asked.sample,
+        "constants": asked.constants,
+        "kernels": os.environ[KERNELS],
+    }
+    record = {**about_run, "rooms": {}, "survivors": []}
+    if asked.again:
+        record = json.loads(asked.again.read_text())
+        again(asked, record)
+        return
+    if asked.out.exists():
+        old = json.loads(asked.out.read_text())
+        record = old if about_run.items() <= old.items() else record
+    new_rooms(asked, record)
 
 
 if __name__ == "__main__":

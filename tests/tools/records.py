@@ -52,17 +52,20 @@ def markdown(head, rows) -> list[str]:
 
 
 def mutations(record) -> list[str]:
+    """A row a room: of those that a test can notice, how many were killed before and after."""
     rows = []
-    rooms = list(dict.fromkeys(m["room"] for m in record["mutants"]))
-    for room in [*rooms, "all"]:
-        mine = [m["result"] for m in record["mutants"] if room in (m["room"], "all")]
-        killed = mine.count("killed")
-        share = f"{100 * killed / len(mine):.1f} %"
-        rows.append([room, len(mine), killed, len(mine) - killed, share])
-    lines = markdown(["room", "mutants", "killed", "survived", "killed, of all"], rows)
-    if before := record.get("killed_before"):
-        lines += ["", f"Before the new tests, {before} of {len(record['mutants'])} were killed."]
-    return lines
+    total = [0] * 5
+    for room, first in record["rooms"].items():
+        results = [r["result"] for r in record["survivors"] if r["room"] == room]
+        same = results.count("equivalent") + results.count("gone")
+        after = first["killed"] + results.count("killed")
+        counts = [first["mutants"], same, first["killed"], after, results.count("survived")]
+        total = [a + b for a, b in zip(total, counts)]
+        rows.append([room, *counts])
+    rows.append(["all", *total])
+    head = ["room", "mutants", "equivalent", "killed before", "killed", "survived"]
+    shares = [[f"{100 * row[k] / (row[1] - row[2]):.1f} %" for k in (3, 4)] for row in rows]
+    return markdown([*head, "before", "now"], [row + share for row, share in zip(rows, shares)])
 
 
 def fuzz(record) -> list[str]:
