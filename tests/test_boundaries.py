@@ -25,7 +25,6 @@ import minilora as ml
 from minilora import engine, fast, ops
 from minilora.check import EXERCISES, course
 from minilora.check.grading import points
-from minilora.check.hints import hints_for
 from minilora.engine import Tensor, backward, param
 from minilora.formats import huggingface, models
 from minilora.formats.gguf import PACKINGS, read_gguf
@@ -1002,15 +1001,6 @@ def test_a_picture_of_a_notebook_is_a_smaller_one():
     image.fromarray(noise).save(file, "PNG")
     small = course._small(file.getvalue())
     assert small.startswith(b"\x89PNG") and len(small) < len(file.getvalue())
-
-
-@pytest.mark.parametrize(
-    "graded, hints", [("", 3), ("1", 2)], ids=["for oneself", "where work is graded"]
-)
-def test_the_last_hint_is_not_shown_where_work_is_graded(graded, hints, monkeypatch):
-    monkeypatch.setattr("minilora.check.hints.is_graded", lambda: bool(graded))
-    exercise = types.SimpleNamespace(kind="blank", hints=("a", "b", "c"))
-    assert hints_for(exercise, None) == exercise.hints[:hints]
 
 
 def test_the_points_of_an_exercise_are_its_outputs_or_one():

@@ -11,6 +11,7 @@ import answers
 import more_answers
 import numpy as np
 import pytest
+from first_tries import TRIES
 
 from minilora.check import EXERCISES, SLIPS, check
 from minilora.check.slips import SINGLE, agree
@@ -101,6 +102,7 @@ def test_a_slip_of_each_kind_is_planted(name):
     given = [wrong for wrong, _ in more_answers.WRONG.get(name, [])]
     given += [answers.answer(name, source) for source, *_ in answers.ANSWERS.get(name, [])]
     given += [row.answer for rows in LISTS.values() for row in rows if row.exercise == name]
+    given += [wrong for exercise, wrong, _ in TRIES if exercise == name]
     made = {check(name, answer, hints=0, seed=3).slip for answer in given}
     named = {slip for case in EXERCISES[name].drawn(0) for slip in case.slips}
     assert named - SLIPS.keys() <= made, named - SLIPS.keys() - made
