@@ -1,6 +1,8 @@
 """Files that are none, full disks, temporary files that a killed process left behind."""
 
+import contextlib
 import errno
+import json
 import os
 import threading
 import time
@@ -12,7 +14,9 @@ from battery import BATCHES
 from conftest import make_llama
 
 import minilora as ml
+from minilora.lab import cells
 from minilora.support.files import read_text, replacing, write_together
+from minilora.tuning.callbacks import Log
 
 posix = pytest.mark.skipif(os.name != "posix", reason="named pipes and devices")
 
@@ -73,6 +77,57 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"No space left on device: .*model\.bin") as caught:
         write_together({tmp_path / "model.bin": b"1"})
     assert caught.value.errno == errno.ENOSPC and not list(tmp_path.iterdir())
+
+
+@contextlib.contextmanager
+def small_files(size):
+    """Inside, no file of this process gets larger than so many bytes: an error without a name."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@posix
+def test_a_record_without_room_names_its_file_and_goes_on(tmp_path, monkeypatch):
+    def here(function, calls, *_):
+        yield from ((place, function(*call)) for place, call in enumerate(calls))
+
+    monkeypatch.setattr(cells, "each", here)
+    mine, path = [{"n": n, "text": "x" * 500} for n in range(9)], tmp_path / "runs.jsonl"
+    with small_files(2000), pytest.raises(OSError, match=r"runs\.jsonl"):
+        cells.run(dict, mine, path, progress=False)
+    assert 1 <= len(cells.read(path)) < 9
+    assert [record["cell"] for record in cells.run(dict, mine, path, progress=False)] == mine
+
+
+@posix
+def test_a_log_without_room_names_its_file(tmp_path):
+    tuned = ml.attach(make_llama(dtype=np.float32), "lora", rank=2)
+    log = Log(tmp_path / "log.jsonl")
+    with small_files(200), pytest.raises(OSError, match=r"log\.jsonl"):
+        ml.train(tuned, BATCHES, steps=9, lr=1e-3, callbacks=[log])
+
+
+def test_a_log_that_goes_on_is_whole_where_that_is_interrupted(tmp_path, monkeypatch):
+    """The lines that it keeps are written to another file, which takes its place."""
+    lines = [json.dumps({"step": step}) + "\n" for step in (1, 2, 3)]
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(lines))
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        Log(path)._start(3)
+    assert path.read_text() == "".join(lines)
+    monkeypatch.undo()
+    Log(path)._start(3)
+    assert path.read_text() == "".join(lines[:2])
 
 
 def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):

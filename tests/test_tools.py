@@ -1,6 +1,7 @@
 """The tools in tests/tools: they find what they are made to find."""
 
 import json
+import mmap
 import os
 import random
 import sys
@@ -118,6 +119,41 @@ def test_an_error_that_is_not_promised_is_an_escape(tmp_path, monkeypatch, error
     assert fuzz.outcome("csv", fuzz.example("csv"), tmp_path / "case") not in ("used", "refused")
 
 
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux")
+def test_the_memory_of_a_case_is_its_own(tmp_path, monkeypatch):
+    """A case of many bytes does not hide those of the next one."""
+    import fuzz
+
+    sizes = iter([150, 250, 1])  # MiB
+
+    def use(path):
+        with mmap.mmap(-1, next(sizes) << 20) as area:  # malloc may keep what it was given
+            for at in range(0, len(area), mmap.PAGESIZE):
+                area[at] = 1
+
+    monkeypatch.setitem(fuzz.READERS, "csv", (*fuzz.READERS["csv"][:1], use, "data.csv", ()))
+    said = [fuzz.outcome("csv", fuzz.example("csv"), tmp_path / "case") for _ in range(3)]
+    assert said[0] == said[2] == "used" and said[1].startswith("took 2"), said
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_a_case_that_does_not_end_is_ended_and_kept(tmp_path, monkeypatch):
+    """The worker is replaced, and the cases after it are run."""
+    import fuzz
+
+    def use(path):
+        while b"walk" not in path.read_bytes():
+            pass
+
+    monkeypatch.setitem(fuzz.READERS, "csv", (*fuzz.READERS["csv"][:1], use, "data.csv", ()))
+    monkeypatch.setattr(fuzz, "SECONDS", 0.02)
+    counts, escapes = fuzz.campaign(["csv"], 0, 300.0, tmp_path, most=8)
+    assert counts.total() == 8 and counts["csv", "escaped"] == len(escapes) >= 1
+    assert "ended or hung the process" in escapes[0]
+    kept = tmp_path / escapes[0].partition(":")[0]
+    assert b"walk" not in (kept / "data.csv").read_bytes()
+
+
 def test_the_tables_of_the_page_are_the_records():
     """python tests/tools/records.py writes them."""
     import records
@@ -126,30 +162,51 @@ def test_the_tables_of_the_page_are_the_records():
     assert [name for name, _ in shown] == list(records.KINDS)
     for name, text in shown:
         assert text == records.table(name), name
-    assert records.read("fuzz")["escapes"] == [] and records.read("faults")["losses"] == []
+    assert records.read("faults")["losses"] == []
+    fuzz = records.read("fuzz")
+    escaped, mended = {said.partition(":")[0] for said in fuzz["escapes"]}, fuzz.get("mended", {})
+    assert escaped == mended.keys() and {*mended.values()} <= {folder.name for folder in CORPUS}
+
+
+def test_a_second_campaign_is_added_to_the_record_of_the_first(tmp_path):
+    import records
+
+    path = tmp_path / "fuzz.json"
+    first = {"seed": 1, "cases": {"gguf": {"used": 3, "refused": 4}}, "escapes": []}
+    records.write(path, {**first, "computed": 2})
+    second = {"seed": 2, "cases": {"csv": {"used": 5}, "gguf": {"used": 1}}, "escapes": ["x"]}
+    assert records.added(path, second) == {
+        "seed": "1, 2",
+        "cases": {"gguf": {"used": 4, "refused": 4}, "csv": {"used": 5}},
+        "escapes": ["x"],
+    }
+    records.write(path, records.added(path, second))
+    assert records.added(path, {**second, "seed": 3})["seed"] == "1, 2, 3"
 
 
 CORPUS = sorted((TOOLS / "corpus").glob("*/"))
+USED = {"tokenizer-surrogate"}  # the model comes without a tokenizer, and a warning says so
 
 
 @pytest.mark.parametrize("folder", CORPUS, ids=lambda folder: folder.name)
-def test_what_once_escaped_is_refused(folder):
+def test_what_once_escaped_is_refused_or_used(folder):
     """Each folder is a case that a loader did not stand: <loader>-<what>."""
     import fuzz
 
-    assert fuzz.judged(folder.name.split("-")[0], folder) == "refused"
+    wanted = "used" if folder.name in USED else "refused"
+    assert fuzz.judged(folder.name.split("-")[0], folder) == wanted
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["train", "save_model", "save_adapter"])
+@pytest.mark.parametrize("kind", ["train", "save_model", "save_adapter", "sweep", "compare"])
 def test_a_killed_process_loses_nothing(kind, tmp_path):
-    """Three kills of each kind; tests/tools/faults.py does hundreds."""
+    """A kill of each kind by each signal; tests/tools/faults.py does hundreds."""
     import signal
 
     import faults
 
     rng = random.Random(kind)
-    for n, how in enumerate((signal.SIGKILL, signal.SIGTERM, signal.SIGKILL)):
+    for n, how in enumerate((signal.SIGKILL, signal.SIGTERM, signal.SIGINT)):
         (tmp_path / str(n)).mkdir()
         faults.KILLS[kind][0](rng, how, tmp_path / str(n))
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..support import blas, machine
-from ..support.files import check_kind, make_folder, parse_json, read_text, write_atomically
+from ..support.files import check_kind, make_folder, naming, parse_json, read_text, write_atomically
 from ..support.locks import writing
 from ..support.terminal import hides_bar
 from ..support.values import whole
@@ -124,7 +124,7 @@ def _key(cell: Cell) -> str:
 
 def _append(path: str | Path, record: Record) -> None:
     """Add a line to a file, to which other runs may write too."""
-    with writing(path), open(path, "ab+") as file:
+    with naming(path), writing(path), open(path, "ab+") as file:
         file.seek(max(0, file.tell() - 1))
         if file.read(1) not in (b"", b"\n"):  # a run was killed while it wrote its line
             file.seek(0)

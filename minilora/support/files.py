@@ -141,7 +141,7 @@ def write_together(files: Mapping[Any, bytes]) -> None:
             path = Path(path)
             temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
             staged[temporary] = path
-            with _named(path), open(temporary, "xb") as file:
+            with naming(path), open(temporary, "xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -195,7 +195,7 @@ def _clear(folder, names):
 
 
 @contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
+def naming(path: str | Path) -> Iterator[None]:
     """Add this file's name to an OSError; the error of a full disk has none."""
     try:
         yield

@@ -87,8 +87,9 @@ class BytePairTokenizer:
 
         with _in_rust(folder / "tokenizer.json", ForeignTokenizer):
             inner = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        eos = _id_of(inner, fields["eos_token"])
-        pad = _id_of(inner, fields.get("pad_token") or fields["eos_token"])
+        with _in_rust(config, ForeignTokenizer):  # a text that is no Unicode
+            eos = _id_of(inner, fields["eos_token"])
+            pad = _id_of(inner, fields.get("pad_token") or fields["eos_token"])
         if eos is None or pad is None:
             raise ForeignTokenizer(f"{config}: its eos_token or pad_token is no token")
         jinja = folder / "chat_template.jinja"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..support.files import make_folder
+from ..support.files import make_folder, naming, write_atomically
 from ..support.terminal import hides_bar
 from ..support.values import number, whole
 from .adapters import Tuned
@@ -117,10 +117,10 @@ class Log(Callback):
         if step > 1 and self.path.is_file():
             lines = self.path.read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < step]
-        self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        write_atomically(self.path, "".join(f"{line}\n" for line in kept).encode())
 
     def _add(self, line):
-        with open(self.path, "a", encoding="utf-8") as file:
+        with naming(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line, default=python_values) + "\n")
 
 

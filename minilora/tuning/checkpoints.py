@@ -15,7 +15,7 @@ from ..llama.model import Llama
 from ..support import blas
 from ..support.files import check_kind, errors_at, parse_json
 from .adapters import Tuned, attach, shapes_of
-from .choices import find_method
+from .choices import check_options, find_method
 from .optim import AdamW
 
 ABOUT = "minilora_checkpoint"  # the name of our entry in the file's metadata
@@ -98,7 +98,7 @@ def load_tuned(path: str | Path, model: Llama) -> Tuned:
     with errors_at(path):
         record = find_method(saved["method"])
         taken = {k: v for k, v in given.items() if v and k in (*record.takes, *PATTERNS)}
-        how = {"seed": saved["seed"], **taken, **saved["options"]}
+        how = {"seed": saved["seed"], **taken, **check_options(record, saved["options"])}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # attach on numbers warns
             shapes = attach(shapes_of(model), record, **how)

@@ -187,6 +187,8 @@ def check_pattern(name: str, pattern: Mapping[str, Any], layers: Iterable[str]) 
     Raises ValueError if a value is out of range or a pattern matches no layer.
     """
     layers = list(layers)
+    if not isinstance(pattern, Mapping) or not all(isinstance(key, str) for key in pattern):
+        raise ValueError(f"{name} is {shown(pattern)}, wanted {{name of a layer: its own}}")
     for key in pattern:
         if not any(patterns.end(key, layer) for layer in layers):
             kinds = ", ".join(_kinds(layers))

@@ -6,13 +6,17 @@
 Each round begins from a good state, breaks a run at a random moment, and then asks: does the last
 good state load; does the run go on to the same bits as one that nobody broke; is there no process,
 no lock and no temporary file left? SIGKILL may leave a temporary file: the next write removes it
-when it is a day old. Linux: a full disk is a tmpfs of a random size where the user may mount
-one, else a limit on the size of each file.
+when it is a day old. The moment is a part of the processor time that a whole run takes, so that it
+is as random on a busy machine. sweep and compare run in a copy of the package with a small base
+and few words. Linux: a full disk is a tmpfs of a random size where the user may mount one, else a
+limit on the size of each file.
 """
 
 import argparse
+import atexit
 import collections
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -27,6 +31,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 os.environ.setdefault("MINILORA_KERNELS", "numpy")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -39,7 +44,9 @@ from conftest import make_llama
 
 import minilora as ml
 from minilora.cli import main as command
+from minilora.cli import parser
 from minilora.formats.safetensors import read_arrays
+from minilora.llama.model import init_params
 from minilora.support import files
 from minilora.text.tokenizer import CharTokenizer
 
@@ -62,14 +69,42 @@ def train_line(folder: Path) -> list[str]:
     return f"{line} --batch-size 4 --method delta_lora {keep}".split()
 
 
-def sweep_line(folder: Path) -> list[str]:
+SIDE_BY_SIDE = {"one": "--jobs 1", "two": "--jobs 2", "dask": "--jobs 2 --dask local"}
+
+
+def sweep_line(folder: Path, how: str) -> list[str]:
+    """Four cells; how: of SIDE_BY_SIDE."""
     few = "--train-size 40 --steps 3 --batch-size 8 --targets q_proj --seed 0,1"
-    return f"sweep --method lora,vera --lr 0.01 {few} --jobs 2 --out {folder}/s.jsonl".split()
+    few += f" {SIDE_BY_SIDE[how]}"
+    return f"sweep --method lora,vera --lr 0.01 {few} --out {folder}/s.jsonl".split()
 
 
-def compare_line(folder: Path) -> list[str]:
-    few = "--train-size 40 --steps 3 --seeds 1 --methods lora --lr lora=0.01 --jobs 1"
-    return f"compare {few} --out {folder}/compare".split()
+def compare_line(folder: Path, how: str) -> list[str]:
+    few = f"--train-size 40 --steps 3 --seeds 2 --methods lora,vera {SIDE_BY_SIDE[how]}"
+    rates = " ".join(f"--lr {name}=0.01" for name in ("lora", "vera", "scratch"))
+    return f"compare {few} {rates} --out {folder}/compare".split()
+
+
+@functools.cache
+def small_lab() -> Path:
+    """A folder with a copy of the package whose base has one layer and whose tables have 120 words.
+    What a command starts, writes and locks is as ever.
+    """
+    top = Path(tempfile.mkdtemp(prefix="faults-lab-"))
+    atexit.register(shutil.rmtree, top, ignore_errors=True)
+    cached = shutil.ignore_patterns("*.nb?")
+    shutil.copytree(ROOT / "minilora", top / "minilora", ignore=cached)
+    shutil.copytree(ROOT / "data" / "results", top / "data" / "results")
+    (top / "data" / "words").mkdir()
+    for path in (ROOT / "data" / "words").glob("*.tsv"):
+        head, *lines = path.read_text(encoding="utf-8").splitlines()
+        parts = [[n for n in lines if n.endswith(split)] for split in ("\ttrain", "\ttest")]
+        few = "\n".join([head, *parts[0][:90], *parts[1][:30]])
+        (top / "data" / "words" / path.name).write_text(f"{few}\n", encoding="utf-8")
+    base = ml.load_model("base")
+    config = dataclasses.replace(base.config, num_hidden_layers=1)
+    ml.save_model(ml.Llama(config, init_params(config, 0), base.tokenizer), top / "data" / "base")
+    return top
 
 
 def prepare(folder: Path) -> None:
@@ -112,7 +147,10 @@ def child(function: Callable, *args) -> int:
         os.setsid()
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 1)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # see _listen
         code = function(*args) or 0
+    except KeyboardInterrupt:
+        code = 130
     except BaseException:
         traceback.print_exc()
     finally:
@@ -132,22 +170,48 @@ def ended(pid: int, seconds: float = 300.0) -> int:
 
 
 def alone(session: int) -> None:
-    """Raises unless every process of a session ends within 10 s."""
+    """Raises unless every process of a session ends within 10 s, and its shared memory with it."""
     end = time.monotonic() + 10
-    while left := _members(session):
-        assert time.monotonic() < end, f"processes are left: {left}"
+    while left := [name for name, _ in _members(session)] + _shared(session):
+        assert time.monotonic() < end, f"left: {left}"
         time.sleep(0.1)
 
 
-def _members(session: int) -> list[str]:
+def _members(session: int) -> list[tuple[str, float]]:
+    """(name, processor seconds with those of its ended children) of the processes of a session."""
     found = []
     for place in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            name, _, fields = place.read_text().rpartition(")")
-            state, _, _, of = fields.split()[:4]
-            if int(of) == session and state != "Z":
-                found.append(name)
+            name, _, text = place.read_text().rpartition(")")
+            fields = text.split()
+            if int(fields[3]) == session and fields[0] != "Z":
+                ticks = sum(map(int, fields[11:15]))
+                found.append((name, ticks / os.sysconf("SC_CLK_TCK")))
     return found
+
+
+def _shared(pid: int) -> list[str]:
+    """What a process has put into shared memory: semaphores and folders of joblib."""
+    names = (f"*loky-{pid}-*", f"joblib_memmapping_folder_{pid}_*")
+    return [path.name for name in names for path in Path("/dev/shm").glob(name)]
+
+
+def broken(pid: int, how: int, seconds: float) -> None:
+    """Send a signal to the first process of a session when the session has computed for so long."""
+    pause = min(0.05, seconds / 20)
+    while sum(took for _, took in _members(pid)) < seconds:
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return
+        time.sleep(pause)
+    time.sleep(pause * random.random())
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, how)
+
+
+def computed() -> float:
+    """Processor seconds of the children that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def tidy(folder: Path, killed: bool) -> None:
@@ -167,16 +231,21 @@ def tidy(folder: Path, killed: bool) -> None:
 
 # ---------------------------------------- kills
 
+ENDINGS = {  # signal -> what a command may end with
+    signal.SIGKILL: (-signal.SIGKILL,),
+    signal.SIGTERM: (-signal.SIGTERM, 143),
+    signal.SIGINT: (130,),
+}
+
 
 def kill_train(rng, how, top) -> None:
     whole, took = undisturbed_training()
     folder = top / "train"
     prepare(folder)
     pid = child(command, train_line(folder))
-    time.sleep(rng.uniform(0, 1.1 * took))
-    _send(pid, how)
+    broken(pid, how, rng.uniform(0, 1.1 * took))
     code = ended(pid)
-    assert code in (0, -how, 143), f"ended with {code}"
+    assert code in (0, *ENDINGS[how]), f"ended with {code}"
     alone(pid)
     tidy(folder, how == signal.SIGKILL)
     state = folder / "run.safetensors"
@@ -190,14 +259,13 @@ def kill_train(rng, how, top) -> None:
 
 @functools.cache
 def undisturbed_training() -> tuple[dict[str, bytes], float]:
-    """The numbers that the whole run gives, and how long it takes by the clock."""
+    """The numbers that the whole run gives, and for how long it computes."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder)
-        start = time.monotonic()
+        start = computed()
         assert ended(child(command, train_line(folder))) == 0
-        took = time.monotonic() - start
-        return numbers(folder), took
+        return numbers(folder), computed() - start
 
 
 def numbers(folder: Path) -> dict[str, bytes]:
@@ -226,88 +294,131 @@ def kill_save_adapter(rng, how, top) -> None:
 
 def _kill_saver(saver, rng, how, top) -> None:
     pid = child(saver, top)
-    time.sleep(rng.uniform(0, 0.1))
-    _send(pid, how)
-    assert ended(pid) == -how
-    tidy(top, True)  # a function of the library: SIGTERM ends it as SIGKILL does
+    broken(pid, how, rng.uniform(0.001, 0.1))
+    assert ended(pid) in (-how, *ENDINGS[how])
+    tidy(top, how != signal.SIGINT)  # a function of the library: SIGTERM ends it as SIGKILL does
 
 
-def kill_sweep(rng, how, top) -> None:
-    _kill_command(sweep_line(top), rng, how)
+def kill_sweep(rng, how, top, side="") -> None:
+    side = side or rng.choice(("one", "two"))
+    whole, took = undisturbed_sweep(side)
+    _kill_command(sweep_line(top, side), how, rng.uniform(0, 1.1 * took))
+    tidy(top, how == signal.SIGKILL)
     path = top / "s.jsonl"
-    assert ended(child(command, sweep_line(top))) == 0
-    assert _bare(path) == undisturbed_sweep()
+    before = _bare(path, whole=False) if path.exists() else []
+    assert all(record in whole for record in before), "a record of other bits"
+    assert _run(sweep_line(top, side)) == 0
+    assert _bare(path) == whole, "it went on to other bits"
     tidy(top, how == signal.SIGKILL)
 
 
+def kill_dask(rng, how, top) -> None:
+    kill_sweep(rng, how, top, "dask")
+
+
 @functools.cache
-def undisturbed_sweep():
+def undisturbed_sweep(side):
+    """Its records without times, and for how long it computes."""
     with tempfile.TemporaryDirectory() as name:
-        assert ended(child(command, sweep_line(Path(name)))) == 0
-        return _bare(Path(name) / "s.jsonl")
+        start = computed()
+        assert _run(sweep_line(Path(name), side)) == 0
+        return _bare(Path(name) / "s.jsonl"), computed() - start
 
 
-def _bare(path):
-    """Records without times."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+def _bare(path, whole=True):
+    """Records without times; whole: the file's last line is one, else it may be a part of one."""
+    text = path.read_text()
+    if not whole:
+        text = text[: text.rfind("\n") + 1]
+    lines = [json.loads(line) for line in text.splitlines()]
     return [{k: v for k, v in line.items() if k in ("cell", "result")} for line in lines]
 
 
 def kill_compare(rng, how, top) -> None:
+    side = rng.choice(("one", "two"))
+    whole, took = undisturbed_compare(side)
     out = top / "compare"
-    out.mkdir()
+    shutil.copytree(_compared(side), out)
     (out / "results.json").write_text("old")
-    _kill_command(compare_line(top), rng, how)
-    text = (out / "results.json").read_text()
-    if text != "old":
-        from minilora.lab import report
-
-        assert report.read_results(out)["methods"].keys() == {"lora"}
-        ml.load_adapter(ml.load_model("base"), out / "adapters" / "lora")
-    shutil.rmtree(out / ".unfinished", ignore_errors=how == signal.SIGKILL)
+    _kill_command(compare_line(top, side), how, rng.uniform(0, 1.1 * took))
+    if (out / "results.json").read_text() != "old":
+        found = _scores(out)
+        assert found.items() <= whole.items(), "results of other bits"
+        assert found == whole or how != signal.SIGKILL  # who stops it keeps the rows that are done
+    for adapter in (out / "adapters").iterdir():
+        ml.load_adapter(ml.load_model(small_lab() / "data" / "base"), adapter)
+    if how != signal.SIGKILL:
+        tidy(top, False)
+    assert _run(compare_line(top, side)) == 0
+    assert _scores(out) == whole, "it came to other bits"
     tidy(top, how == signal.SIGKILL)
-
-
-def _kill_command(line, rng, how) -> None:
-    """Start a command of its own, end it within its first seconds; its processes end with it."""
-    start = [sys.executable, "-m", "minilora", *line]
-    process = subprocess.Popen(
-        start,
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    time.sleep(rng.uniform(0.1, 1.2) * _seconds(line[0]))
-    _send(process.pid, how)
-    code = process.wait(timeout=60)
-    assert code in (0, -how, 143, 130), f"ended with {code}"
-    alone(process.pid)
+    assert not (out / ".unfinished").exists()
 
 
 @functools.cache
-def _seconds(name: str) -> float:
-    """How long a command takes undisturbed."""
-    with tempfile.TemporaryDirectory() as folder:
-        line = {"sweep": sweep_line, "compare": compare_line}[name](Path(folder))
-        start = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, "-m", "minilora", *line], cwd=ROOT, capture_output=True
-        )
-        assert done.returncode == 0, done.stderr
-        return time.monotonic() - start
+def _compared(side) -> Path:
+    """A folder of a comparison that nobody broke."""
+    top = small_lab() / "compared" / side
+    assert _run(compare_line(top, side)) == 0
+    return top / "compare"
 
 
-def _send(pid, how) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, how)
+@functools.cache
+def undisturbed_compare(side):
+    """Its scores, and for how long it computes."""
+    start = computed()
+    return _scores(_compared(side)), computed() - start
+
+
+def _scores(out: Path) -> dict[str, str]:
+    """Method -> its results that are the same in every run."""
+    from minilora.lab import report
+
+    same = ("exact_match", "loss", "curve", "seeds", "trainable", "adapter_bytes")
+    rows = report.read_results(out)["methods"]
+    return {name: json.dumps([row[key] for key in same]) for name, row in rows.items()}
+
+
+def _start(line, **how) -> subprocess.Popen:
+    """A command of its own, in a session of its own, in the small lab."""
+    start = [sys.executable, "-m", "minilora", *line]
+    variables = {**os.environ, "PYTHONPATH": str(small_lab())}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    where = {"cwd": small_lab(), "env": variables, "start_new_session": True}
+    return subprocess.Popen(start, preexec_fn=_listen, **where, **{**quiet, **how})
+
+
+def _listen() -> None:
+    """To Ctrl-C, which a shell's background jobs ignore, and so do the processes they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _run(line) -> int:
+    """Its exit code; its errors are printed where it fails."""
+    process = _start(line, stderr=subprocess.PIPE)
+    _, errors = process.communicate(timeout=1200)
+    if process.returncode:
+        print(errors.decode()[-2000:], flush=True)
+    alone(process.pid)
+    return process.returncode
+
+
+def _kill_command(line, how, seconds) -> None:
+    """Start a command, break it when it has computed for so long; its processes end with it."""
+    process = _start(line)
+    broken(process.pid, how, seconds)
+    code = process.wait(timeout=600)
+    early = -how  # before Python runs the command
+    assert code in (0, early, *ENDINGS[how]), f"ended with {code}"
+    alone(process.pid)
 
 
 KILLS = {  # kind -> how it is done, and its share of the kills
     "train": (kill_train, 0.5),
     "save_model": (kill_save_model, 0.2),
     "save_adapter": (kill_save_adapter, 0.2),
-    "sweep": (kill_sweep, 0.07),
+    "sweep": (kill_sweep, 0.05),
+    "dask": (kill_dask, 0.02),
     "compare": (kill_compare, 0.03),
 }
 
@@ -353,7 +464,7 @@ def full(rng, top) -> None:
         if may_mount():
             free = os.statvfs(place)
             filler.write_bytes(bytes(max(0, free.f_bavail * free.f_frsize - left)))
-        code = ended(child(_write_until_full, place, left, rng.randrange(3)))
+        code = ended(child(_write_until_full, place, left, rng.choice([*WRITERS])))
         assert code in (0, 1), f"ended with {code}"
         filler.unlink(missing_ok=True)
         tidy(place, False)
@@ -361,6 +472,8 @@ def full(rng, top) -> None:
         ml.load_adapter(model(), place / "adapter")
         if (place / "run.safetensors").exists():
             ml.load_adapter(model(), place / "run.safetensors")
+        if (place / "records.jsonl").exists():
+            assert ended(child(_write_records, place)) == 0  # it goes on where it stopped
         if code:  # what could not be replaced is as it was
             for path, data in before.items():
                 assert path.exists() and (code == 0 or path.read_bytes() == data), path
@@ -371,20 +484,44 @@ def _write_until_full(place, left, what) -> int:
     if not may_mount():
         resource.setrlimit(resource.RLIMIT_FSIZE, (left, left))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    tuned = ml.attach(model(), "lora", rank=4)
     try:
-        if what == 0:
-            ml.save_model(other(2), place / "base")
-        elif what == 1:
-            ml.save_adapter(tuned, place / "adapter")
-        else:
-            ids = np.array([[1, 2, 3]])
-            keep = {"checkpoint": place / "run.safetensors", "checkpoint_every": 1}
-            ml.train(tuned, [(ids, ids)], steps=3, lr=0.01, **keep)
+        WRITERS[what](place)
     except OSError as error:
-        assert str(place) in str(error), f"does not name the place: {error}"
+        assert str(place) in str(error), f"{what} does not name the place: {error}"
         return 1
     return 0
+
+
+def _train_here(place) -> None:
+    """With checkpoints, an adapter and a log."""
+    asked = parser().parse_args(train_line(place))
+    asked.command(asked)
+
+
+def _write_records(place) -> None:
+    from minilora.lab import cells
+
+    mine = [{"n": n, "text": "x" * 500} for n in range(40)]
+    with mock.patch.object(cells, "each", _here):
+        found = cells.run(dict, mine, place / "records.jsonl", progress=False)
+    assert [record["result"] for record in found] == mine
+
+
+def _write_page(place) -> None:
+    from test_report import make_results
+
+    from minilora.lab import report
+
+    report.write_all(make_results(), place / "page")
+
+
+WRITERS: dict[str, Callable] = {
+    "model": lambda place: ml.save_model(other(2), place / "base"),
+    "adapter": lambda place: ml.save_adapter(ml.attach(model(), "lora", rank=4), place / "adapter"),
+    "train": _train_here,
+    "records": _write_records,
+    "page": _write_page,
+}
 
 
 def read_only(rng, top) -> None:
@@ -429,7 +566,7 @@ def removed(rng, top) -> None:
     folder = top / "gone"
     prepare(folder)
     process = child(_said, train_line(folder), top / "said")
-    time.sleep(rng.uniform(0.1, 0.9) * took)
+    broken(process, 0, rng.uniform(0.1, 0.9) * took)  # a signal of 0 does nothing
     shutil.rmtree(folder, ignore_errors=True)
     code = ended(process)
     said = (top / "said").read_text()
@@ -468,19 +605,19 @@ def two_writers(rng, top) -> None:
 
 
 def _many_records(path, part) -> None:
-    from unittest import mock
-
     from minilora.lab import cells
 
-    def here(function, calls, *_):
-        for place, call in enumerate(calls):
-            time.sleep(0.001)
-            yield place, function(*call)
-
-    with mock.patch.object(cells, "each", here):
+    with mock.patch.object(cells, "each", _here):
         for _ in range(4):  # a run, then it goes on
             mine = [{"n": n} for n in range(40) if n % 2 == part]
             cells.run(dict, mine, path, progress=False)
+
+
+def _here(function, calls, *_):
+    """In place of the workers."""
+    for place, call in enumerate(calls):
+        time.sleep(0.001)
+        yield place, function(*call)
 
 
 OTHERS = {"full": full, "read_only": read_only, "removed": removed, "two_writers": two_writers}
@@ -497,6 +634,7 @@ def main() -> int:
     about.add_argument("--kinds", default=",".join([*KILLS, *OTHERS]))
     about.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**9))
     about.add_argument("--record", type=Path, help="a JSON file for the counts")
+    about.add_argument("--more", action="store_true", help="add to the counts that it has")
     asked = about.parse_args()
     kinds, rng = asked.kinds.split(","), random.Random(asked.seed)
     print(f"faults: seed {asked.seed}; a full disk is", end=" ")
@@ -513,7 +651,7 @@ def main() -> int:
                 break
             with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as top:
                 os.chmod(top, 0o755)
-                how = rng.choice((signal.SIGKILL, signal.SIGTERM))
+                how = rng.choice((signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
                 name = f"{kind} {how.name}" if kind in KILLS else kind
                 try:
                     if kind in KILLS:
@@ -529,7 +667,8 @@ def main() -> int:
         print(f"{name:24}{times:6}")
     print(f"faults: seed {asked.seed}, {sum(counts.values())} rounds, {len(lost)} losses")
     if asked.record:
-        records.write(asked.record, {"seed": asked.seed, "rounds": dict(counts), "losses": lost})
+        fields = {"seed": asked.seed, "rounds": dict(counts), "losses": lost}
+        records.write(asked.record, records.added(asked.record, fields) if asked.more else fields)
     return bool(lost)
 
 

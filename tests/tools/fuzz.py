@@ -43,12 +43,14 @@ from damage import damaged
 
 import minilora as ml
 from minilora.llama.model import EMBED
+from minilora.support.machine import forget_peak
 from minilora.tuning import checkpoints
 from minilora.tuning.train import Diverged
 
 SECONDS, BYTES = 2.0, 200 << 20  # of one case
-HANGS = 60.0  # seconds by the clock after which a case is ended
-CASES = 1000  # in a process
+HANGS = 300.0  # seconds by the clock after which a case is ended; other programs may slow it
+CASES = 20_000  # in a process
+MEMORY = Path("/dev/shm")  # where a file costs no disk
 IDS = np.array([[1, 2, 3, 4]])
 BATCH = [(IDS, np.array([[2, 3, 4, 5]]))]
 
@@ -389,6 +391,7 @@ def outcome(reader: str, files: dict[str, bytes], folder: Path) -> str:
 def judged(reader: str, folder: Path) -> str:
     """`outcome` for files that are there."""
     _, use, given, _ = READERS[reader]
+    forget_peak()
     start, before = time.process_time(), _most_bytes()
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -408,7 +411,7 @@ def judged(reader: str, folder: Path) -> str:
 
 
 def _most_bytes() -> int:
-    """The most memory that this process has had."""
+    """The most memory that this process has had, on Linux since `forget_peak`."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
         1 if sys.platform == "darwin" else 1024
     )
@@ -417,29 +420,37 @@ def _most_bytes() -> int:
 # ---------------------------------------- many cases
 
 
-def work(readers, seed: int, first: int, end: float, top: Path, keep: Path, out) -> None:
-    """Cases from `first` on, in this process: a line before and a line after each."""
+def work(readers, seed: int, cases: range, end: float, top: Path, keep: Path, out) -> None:
+    """These cases, in this process: a line before and a line after each."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     limit = _most_bytes() + (2 << 30)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     for reader in readers:
         found = outcome(reader, example(reader), top / "case")
         assert found == "used", f"the valid example of {reader}: {found}"
-    for n in range(first, first + CASES):
+    start = _most_bytes()
+    for n in cases:
         if time.monotonic() > end:
             break
         reader = readers[n % len(readers)]
         print(json.dumps([n]), file=out, flush=True)
+        _end_after(10 * SECONDS)
         said = outcome(reader, case(reader, seed, n), top / "case")
         if said not in ("used", "refused"):
             shutil.copytree(top / "case", keep / f"{reader}-{seed}-{n}", dirs_exist_ok=True)
         print(json.dumps([n, said]), file=out, flush=True)
-        if said.startswith("took"):  # the memory's mark does not go down again
+        if _most_bytes() - start > BYTES // 4:  # malloc keeps what it was given
             break
 
 
-def campaign(readers, seed: int, seconds: float, keep: Path) -> tuple[collections.Counter, list]:
-    """Cases until the time is over -> how many of each outcome, and the escapes."""
+def _end_after(seconds: float) -> None:
+    """End this process when it has computed for so long from now."""
+    soft = math.ceil(time.process_time() + seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
+
+
+def campaign(readers, seed: int, seconds: float, keep: Path, most: int = 10**9):
+    """Cases until the time is over or there are `most` -> how many of each outcome, the escapes."""
     counts: collections.Counter = collections.Counter()
     escapes = []
     end, n = time.monotonic() + seconds, 0
@@ -453,11 +464,14 @@ def campaign(readers, seed: int, seconds: float, keep: Path) -> tuple[collection
             print(f"{keep / name}: {said.strip()}", flush=True)
             escapes.append(f"{name}: {said.strip().splitlines()[-1]}")
 
-    while time.monotonic() < end:
-        with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+    where = MEMORY if os.access(MEMORY, os.W_OK) else None
+    while time.monotonic() < end and n < most:
+        with tempfile.TemporaryDirectory(prefix="fuzz-", dir=where) as folder:
             reading, writing = os.pipe()
             if not (pid := os.fork()):
-                _begin(work, readers, seed, n, end, Path(folder), keep, os.fdopen(writing, "w"))
+                os.close(reading)  # so that a worker ends with this process: nobody reads then
+                cases, out = range(n, min(n + CASES, most)), os.fdopen(writing, "w")
+                _begin(work, readers, seed, cases, end, Path(folder), keep, out)
             os.close(writing)
             begun = None
             for at, *said in _lines_of(reading, pid):
@@ -502,14 +516,22 @@ def _lines_of(pipe, pid):
         yield from map(json.loads, lines)
 
 
+def _seconds_of_workers() -> float:
+    """Seconds that a processor has worked for the workers."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def main() -> int:
     about = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     about.add_argument("--seconds", type=float, default=120)
+    about.add_argument("--cases", type=int, default=10**9, help="no more than these")
     about.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**9))
     about.add_argument("--readers", default=",".join(READERS), help="of " + ", ".join(READERS))
     about.add_argument("--keep", type=Path, default=ROOT / "build" / "fuzz")
     about.add_argument("--case", type=Path, help="a folder that was kept: run it again")
     about.add_argument("--record", type=Path, help="a JSON file for the counts")
+    about.add_argument("--more", action="store_true", help="add to the counts that it has")
     asked = about.parse_args()
     if asked.case:
         said = judged(asked.case.resolve().name.split("-")[0], asked.case.resolve())
@@ -517,16 +539,18 @@ def main() -> int:
         return said not in ("used", "refused")
     readers = asked.readers.split(",")
     print(f"fuzz: seed {asked.seed}, {asked.seconds:g} s", flush=True)
-    counts, escapes = campaign(readers, asked.seed, asked.seconds, asked.keep)
+    counts, escapes = campaign(readers, asked.seed, asked.seconds, asked.keep, asked.cases)
     rows = {}
     for reader in readers:
         rows[reader] = {what: counts[reader, what] for what in ("used", "refused", "escaped")}
         print(f"{reader:12}" + "".join(f"{n:9,} {what}" for what, n in rows[reader].items()))
-    total = sum(counts.values())
+    total, computed = sum(counts.values()), _seconds_of_workers()
     print(f"fuzz: seed {asked.seed}, {total:,} cases, {len(escapes)} escapes")
+    print(f"fuzz: {computed:,.0f} s of the processor, {total / computed:.0f} cases in each")
     if asked.record:
-        fields = {"seed": asked.seed, "seconds": asked.seconds, "cases": rows, "escapes": escapes}
-        records.write(asked.record, fields)
+        fields = {"seed": asked.seed, "seconds": asked.seconds, "computed": round(computed)}
+        fields |= {"cases": rows, "escapes": escapes}
+        records.write(asked.record, records.added(asked.record, fields) if asked.more else fields)
     return bool(escapes)
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 import records
 
 ROOT = Path(__file__).resolve().parents[2]
+HANGS = 7200  # seconds; a busy machine compiles the kernels slowly
 NAMES = ("numpy", "numba", "matplotlib", "safetensors", "joblib", "tbb")
 SMOKE = r"""
 import importlib.metadata, json, locale, os, pathlib, platform, sys, tempfile
@@ -46,8 +47,9 @@ for name in ml.METHODS:
             page = tuned.logits(ids)
         assert np.abs(page - tuned.logits(ids)).max() < 1e-3, name
         assert ml.merge(tuned).generate(ids, 4).shape == (1, 10), name
-with tempfile.TemporaryDirectory(prefix="a folder é ") as folder:
-    path = pathlib.Path(folder) / "data é.jsonl"
+folder_name, file_name = (os.fsdecode(name.encode()) for name in ("a folder é ", "data é.jsonl"))
+with tempfile.TemporaryDirectory(prefix=folder_name) as folder:
+    path = pathlib.Path(folder) / file_name
     path.write_text('{"prompt": "Dwalk>", "completion": "walked"}\n' * 8, encoding="utf-8")
     out = str(pathlib.Path(folder) / "out")
     line = "train --steps 2 --lr 0.01 --method lora".split()
@@ -146,8 +148,9 @@ def outcome(case: Case, folder: Path, wheel: Path) -> dict:
         how = {"user": 65534, "group": 65534} if case.nobody and os.getuid() == 0 else {}
         with tempfile.TemporaryDirectory(prefix="smoke-") as place:
             os.chmod(place, 0o777)
-            line = [python, "-c", f"NAMES = {NAMES}\n{SMOKE}"]
-            done = run(line, cwd=place, env=variables, timeout=1800, **how)
+            program = Path(place) / "smoke.py"
+            program.write_text(f"NAMES = {NAMES}\n{SMOKE}", encoding="utf-8")
+            done = run([python, program], cwd=place, env=variables, timeout=HANGS, **how)
         said = json.loads(done.stdout.rsplit("SMOKE ", 1)[1])
         assert Path(said["folder"]).is_relative_to(folder), said["folder"]
         row |= {"passed": True, **{k: said[k] for k in ("python", *NAMES, "kernels")}}
@@ -155,6 +158,11 @@ def outcome(case: Case, folder: Path, wheel: Path) -> dict:
     except (RuntimeError, AssertionError, subprocess.TimeoutExpired) as error:
         row["error"] = str(error)[-800:]
     return row
+
+
+def in_order(rows: dict[str, dict]) -> list[dict]:
+    """The rows as CASES has them."""
+    return [rows[case.name] for case in CASES if case.name in rows]
 
 
 def table(rows) -> str:
@@ -172,6 +180,7 @@ def main() -> int:
     about.add_argument("--cases", help="of " + ", ".join(case.name for case in CASES))
     about.add_argument("--keep", type=Path, help="a folder for the environments, to use them again")
     about.add_argument("--record", type=Path, help="a JSON file for the table")
+    about.add_argument("--more", action="store_true", help="keep its rows of other cases")
     asked = about.parse_args()
     names = asked.cases.split(",") if asked.cases else [case.name for case in CASES]
     with tempfile.TemporaryDirectory(prefix="environments-") as own:
@@ -191,15 +200,16 @@ def main() -> int:
         ]
         run(line)
         (wheel,) = (folder / "wheel").glob("minilora-*.whl")
-        rows = []
+        before = json.loads(asked.record.read_text())["rows"] if asked.more else []
+        rows = {row["case"]: row for row in before}
         for case in CASES:
             if case.name in names:
-                rows.append(outcome(case, folder, wheel))
-                print(json.dumps(rows[-1]), flush=True)
-    print(table(rows))
-    if asked.record:
-        records.write(asked.record, {"rows": rows})
-    return not all(row["passed"] for row in rows)
+                rows[case.name] = outcome(case, folder, wheel)
+                print(json.dumps(rows[case.name]), flush=True)
+                if asked.record:
+                    records.write(asked.record, {"rows": in_order(rows)})
+    print(table(in_order(rows)))
+    return not all(row["passed"] for row in rows.values())
 
 
 if __name__ == "__main__":

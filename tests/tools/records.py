@@ -26,6 +26,22 @@ def write(path: Path, fields: dict[str, Any]) -> None:
     path.write_text(json.dumps({**fields, "made_with": about | versions}, indent=1) + "\n")
 
 
+def added(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields, and those of a campaign before this one whose record is at `path`: numbers are
+    added, lists are joined, both seeds are named.
+    """
+    before = json.loads(path.read_text(encoding="utf-8"))
+    seeds = f"{before['seed']}, {fields['seed']}"
+    both = {k: _sum(before.get(k), v) for k, v in fields.items() if k != "seed"}
+    return {**both, "seed": seeds}
+
+
+def _sum(a, b):
+    if isinstance(a, dict) and isinstance(b, dict):
+        return {k: _sum(a.get(k), b.get(k)) for k in {**a, **b}}
+    return a if b is None else b if a is None else a + b
+
+
 def read(name: str) -> dict[str, Any]:
     return json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))
 
@@ -56,7 +72,12 @@ def fuzz(record) -> list[str]:
     rows = [[name, *counts.values()] for name, counts in record["cases"].items()]
     rows.append(["all", *(sum(row[i] for row in rows) for i in (1, 2, 3))])
     head = ["loader", "used", "refused", "escaped"]
-    return markdown(head, [[name, *(f"{n:,}" for n in counts)] for name, *counts in rows])
+    lines = markdown(head, [[name, *(f"{n:,}" for n in counts)] for name, *counts in rows])
+    if computed := record.get("computed"):
+        lines += ["", f"In {computed:,} seconds of one processor."]
+    if mended := record.get("mended"):  # written into the record by who mends: case -> its test
+        lines[-1] += f" What escaped was mended, and is a test now: {', '.join(mended.values())}."
+    return lines
 
 
 def faults(record) -> list[str]:
@@ -75,7 +96,17 @@ def portability(record) -> list[str]:
     return markdown([*names, "passed"], rows)
 
 
-KINDS = {f.__name__: f for f in (mutations, fuzz, faults, portability)}
+def stress(record) -> list[str]:
+    kib = f"{record['grown'] / 1024:,.0f} KiB more memory than after a tenth of them, at most"
+    off = f"{record['off']:.1e} of the largest entry off the page in float64, at most"
+    rows = [
+        ["steps of LoRA on a tiny model", f"{record['steps']:,}", kib],
+        [f"shapes of the {record['twins']} twins, in turn", f"{record['shapes']:,}", off],
+    ]
+    return markdown(["what", "how many", "what was seen"], rows)
+
+
+KINDS = {f.__name__: f for f in (mutations, fuzz, faults, portability, stress)}
 
 
 def table(name: str) -> str:
