@@ -435,6 +435,20 @@ def test_an_adapter_where_a_model_is_wanted():
 
 
 @pytest.mark.smoke
+def test_a_model_where_an_adapter_is_wanted(tmp_path):
+    model, tuned = base(), ml.attach(base(), "lora", rank=4)
+    for who, more in (("save_adapter", [tmp_path]), ("measure", [1, 4]), ("merge", [])):
+        call = functools.partial(getattr(ml, who), model, *more)
+        refuses(call, rf"{who}: got a Llama, wanted a Tuned", error=TypeError)
+    calls = {
+        "save_model: got a Tuned.*merge gives one": lambda: ml.save_model(tuned, tmp_path),
+        "unmerge: got a Tuned, wanted a Llama": lambda: ml.unmerge(tuned, tuned),
+    }
+    for words, call in calls.items():
+        refuses(call, words, error=TypeError)
+
+
+@pytest.mark.smoke
 def test_a_part_of_a_ledger_by_another_name():
     found = ml.ledger(ml.attach(base(), "lora", rank=4), 1, 4)
     refuses(lambda: found["activation"], "did you mean 'activations'")

@@ -1,4 +1,4 @@
-"""Which hints are shown: one more with each other wrong answer, and never a solution."""
+"""Which hints are shown: one more after each new wrong answer, and never a solution."""
 
 import os
 from typing import Any

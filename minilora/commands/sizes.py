@@ -30,7 +30,7 @@ def add(commands) -> None:
     adapter_options(p, several=True)
     p.add_argument("--recompute", metavar="WHAT", help="less memory, more time: layers or swiglu")
     p.add_argument("--batch", type=int, help="rows (1); not with --fit")
-    p.add_argument("--seq", type=int, help="tokens of a row (512 or fewer); not with --figure")
+    p.add_argument("--seq", type=int, help="tokens of a row (512, less for short models)")
     p.add_argument("--task", help="a batch of this task: bytes of all rows, and of those needed")
     p.add_argument("--prompts", help="the same for random rows: tokens of a prompt, as 60-200")
     p.add_argument("--answers", help="with --prompts: tokens of an answer, as 5-60")

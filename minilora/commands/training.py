@@ -35,7 +35,7 @@ def add(commands) -> None:
     p.add_argument("--accumulate", type=int, default=1, help="batches in a step (%(default)s)")
     p.add_argument("--lr", type=float, help="peak learning rate (what minilora tune chose)")
     p.add_argument("--schedule", default="linear", help="constant, linear or cosine (%(default)s)")
-    p.add_argument("--warmup", type=int, help="steps of rising rate (15, or a tenth of --steps)")
+    p.add_argument("--warmup", type=int, help="steps of rising rate (15; a tenth of short runs)")
     p.add_argument("--weight-decay", type=float, default=0.01, help="AdamW's (%(default)s)")
     p.add_argument("--clip", type=float, default=1.0, help="largest gradient norm (%(default)s)")
     p.add_argument("--seed", type=int, default=0, help="of start and batches (%(default)s)")

@@ -94,7 +94,13 @@ def _tokenizer(folder):
 
 
 def save_model(model: Llama, folder: str | Path) -> None:
-    """Write a model into a folder that `load_model` and transformers can load. Raises OSError."""
+    """Write a model into a folder that `load_model` and transformers can load.
+
+    Raises OSError, and TypeError for what is no Llama, such as a model under an adapter.
+    """
+    if not isinstance(model, Llama):
+        kind = type(model).__name__
+        raise TypeError(f"save_model: got a {kind}, wanted a Llama; merge gives one of a Tuned")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = {

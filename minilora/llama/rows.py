@@ -63,9 +63,9 @@ def last_rows(every: Rows) -> Rows:
 def needed_rows(targets: np.ndarray, tables: Tables) -> tuple[Rows, Rows]:
     """The rows that a loss needs: those of all layers, and those of the last layer's queries.
 
-    targets (N, T) ints. The first end at each sequence's last counted target; the second also begin
-    at its first counted target. A sequence without a counted target has no row. If no target counts
-    at all, one row is kept, so that no array is empty.
+    targets (N, T) ints. The rows of all layers end at each sequence's last counted target. The last
+    layer's also begin at its first counted target. A sequence without a counted target has no row.
+    If no target counts at all, one row is kept, so that no array is empty.
     """
     (N, T), end = targets.shape, last_targets(targets)
     first = (targets != IGNORED).argmax(axis=1)  # 0 in a sequence without one

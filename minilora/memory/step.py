@@ -24,7 +24,7 @@ from ..support.files import nearest
 from ..support.meta import Meta, is_array
 from ..support.plots import human
 from ..support.values import whole
-from ..tuning.adapters import Tuned, attach
+from ..tuning.adapters import Tuned, adapted, attach
 from ..tuning.optim import AdamW
 from .saved import Saved, saved_arrays, storage, storages
 
@@ -158,8 +158,10 @@ def measure(
     Without a batch the tokens are random. Weights: every array that the Tuned refers to, directly
     or not. Activations and gradients: read from the tape. Optimizer and peak: by tracemalloc.
     No weight changes: AdamW's moments are made, but its step is not run. walk: another backward
-    pass. Raises ValueError for sizes below 1, or for both a batch and sizes.
+    pass. Raises ValueError for sizes below 1, or for both a batch and sizes, and TypeError if tuned
+    is not what `attach` returned.
     """
+    adapted(tuned, "measure")
     rng, vocabulary = np.random.default_rng(0), tuned.config.vocab_size
     batch = _batch(batch_size, seq_len, batch, lambda n, _: rng.integers(0, vocabulary, n))
     tuned.loss(*batch)  # a first pass makes RoPE's tables and compiles kernels

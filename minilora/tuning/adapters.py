@@ -378,18 +378,19 @@ def merge(tuned: Tuned) -> Llama:
 
     tuned does not change. Raises TypeError for what `attach` did not return.
     """
-    return _with_change(_adapted(tuned, "merge").base, tuned, +1)
+    return _with_change(adapted(tuned, "merge").base, tuned, +1)
 
 
 def unmerge(merged: Llama, tuned: Tuned) -> Llama:
     """A new model with the weights of `merged` minus tuned's ΔW: the base, up to one rounding.
 
-    Raises TypeError if tuned is not what `attach` returned.
+    Raises TypeError if merged is no Llama, or tuned not what `attach` returned.
     """
-    return _with_change(merged, _adapted(tuned, "unmerge"), -1)
+    check_base("unmerge", merged)
+    return _with_change(merged, adapted(tuned, "unmerge"), -1)
 
 
-def _adapted(tuned: Tuned, what: str) -> Tuned:
+def adapted(tuned: Tuned, what: str) -> Tuned:
     """tuned; raises TypeError for what attach did not make."""
     if not isinstance(tuned, Tuned):
         raise TypeError(

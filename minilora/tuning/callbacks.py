@@ -50,8 +50,8 @@ class Callback:
 
     def __init_subclass__(cls) -> None:
         """Raises TypeError for a method named as those of transformers: nothing would call it."""
-        for name in vars(cls):
-            if name.startswith(TRANSFORMERS):
+        for name, value in vars(cls).items():
+            if name.startswith(TRANSFORMERS) and callable(value):
                 raise TypeError(
                     f"callback: nothing calls {name}; wanted step, evaluation, checkpoint or end"
                 )
@@ -191,5 +191,5 @@ class EarlyStopping(Callback):
         if not (run.history.evaluations or run.interrupted):
             warnings.warn(
                 "early stopping: no evaluation came; wanted evaluate= and evaluate_every= of train",
-                stacklevel=2,
+                stacklevel=4,  # the line that calls train
             )

@@ -20,7 +20,7 @@ from ..methods.base import Method, Settings
 from ..support.files import check_kind, errors_at, parse_json, read_json, write_together
 from ..support.meta import is_array
 from . import checkpoints
-from .adapters import Tuned, check_base, shapes_of
+from .adapters import Tuned, adapted, check_base, shapes_of
 from .peft_config import attach_as_stored, drawn_keys, restores_arrays
 
 CONFIG, ARRAYS = "adapter_config.json", "adapter_model.safetensors"
@@ -36,9 +36,9 @@ def save_adapter(tuned: Tuned, folder: str | Path, *, save_projection: bool = Tr
 
     save_projection=False leaves out VeRA's shared A and B, which its key draws again.
     Raises ValueError, and writes nothing, if reading the files would not give every linear's change
-    again.
+    again. Raises TypeError if tuned is not what `attach` returned.
     """
-    config, arrays = export(tuned, save_projection)
+    config, arrays = export(adapted(tuned, "save_adapter"), save_projection)
     _check_written(tuned, config, arrays)
     own = {
         "method": tuned.method,
