@@ -182,6 +182,8 @@ def test_a_second_campaign_is_added_to_the_record_of_the_first(tmp_path):
     }
     records.write(path, records.added(path, second))
     assert records.added(path, {**second, "seed": 3})["seed"] == "1, 2, 3"
+    records.write(path, {**first, "mended": {"x": "gguf-x"}})
+    assert records.added(path, second)["mended"] == {"x": "gguf-x"}
 
 
 CORPUS = sorted((TOOLS / "corpus").glob("*/"))

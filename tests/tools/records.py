@@ -28,12 +28,13 @@ def write(path: Path, fields: dict[str, Any]) -> None:
 
 def added(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
     """The fields, and those of a campaign before this one whose record is at `path`: numbers are
-    added, lists are joined, both seeds are named.
+    added, lists are joined, both seeds are named. What is written by hand, "mended", stays.
     """
     before = json.loads(path.read_text(encoding="utf-8"))
     seeds = f"{before['seed']}, {fields['seed']}"
     both = {k: _sum(before.get(k), v) for k, v in fields.items() if k != "seed"}
-    return {**both, "seed": seeds}
+    by_hand = {"mended": before["mended"]} if "mended" in before else {}
+    return {**both, **by_hand, "seed": seeds}
 
 
 def _sum(a, b):
