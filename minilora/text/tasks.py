@@ -170,8 +170,8 @@ def batches(
     ids, targets (N, T), T of the longest row. Each epoch has its own order. The last batch of an
     epoch is completed from the next one: all batches have batch_size rows, or all pairs if fewer.
     by_length: the rows of this many batches are sorted by length and divided into batches again, so
-    that there is less padding. These batches come in random order, and the number of all batches is a
-    multiple of by_length. With more epochs the first batches stay the same.
+    that there is less padding. These batches come in random order, and the number of all batches is
+    a multiple of by_length. With more epochs the first batches stay the same.
     max_tokens, instead of batch_size: a batch takes rows until the next one would give it more
     tokens than this, padding not counted. So all batches cost about the same.
     Raises ValueError for no pairs, no tokenizer, an empty prompt, an end token inside a completion,
