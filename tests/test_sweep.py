@@ -322,6 +322,24 @@ def test_a_killed_sweep_goes_on_to_the_same_file(how, jobs, code, undisturbed, t
     assert bare(path) == undisturbed
 
 
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="lists what Linux shares")
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_shared_memory_is_used_only_after_the_start_of_the_process_that_cleans_it(jobs):
+    """A run that is killed while this process starts leaves nothing in shared memory."""
+    script = f"""
+import os, signal
+from joblib.externals.loky.backend import resource_tracker
+from minilora.lab import cells
+def killed(self):
+    os.kill(os.getpid(), signal.SIGKILL)
+resource_tracker.ResourceTracker._launch = killed
+cells.run(round, [{{"number": 1.0}}, {{"number": 2.0}}], jobs={jobs})
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
+    assert process.wait(timeout=60) == -signal.SIGKILL
+    assert not list(Path("/dev/shm").glob(f"*[-_]{process.pid}[-_]*"))
+
+
 @pytest.mark.slow
 def test_two_dask_workers_give_the_same_bits(tmp_path):
     pytest.importorskip("distributed")

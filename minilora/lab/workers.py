@@ -36,6 +36,8 @@ def each(
 
     jobs = min(jobs or cores(), len(calls))
     work = [(place, function, call, is_plain()) for place, call in enumerate(calls)]
+    if dask is None:
+        _start_tracker()
     if jobs == 1 and dask is None:
         yield from _one_by_one(work)
         return
@@ -60,6 +62,17 @@ def _one_by_one(work):
             yield process.submit(_placed, *item).result()
     finally:
         process.shutdown(kill_workers=True)
+
+
+def _start_tracker() -> None:
+    """Start the process that removes what a killed process left in shared memory.
+
+    loky would start it only after it has made the first folder or semaphore there: a kill in
+    between would leave this one.
+    """
+    from joblib.externals.loky.backend import resource_tracker
+
+    resource_tracker.ensure_running()
 
 
 def cores() -> int:
