@@ -8,7 +8,7 @@ When you are done you can
 - say which bytes LoRA-FA saves, which it does not, and when the saving is taken back,
 - name what is lost: the directions that a frozen $A$ cannot reach.
 
-*Needs*: notebook 04, and from 03 what a rank is. *Time*: 25 minutes to read, 70 to do.
+*Needs*: notebook 04, and from 03 what a rank is. *Time*: 25 minutes to read, 80 to do.
 *Paper*: Zhang et al. 2023, [arXiv:2308.03303](https://arxiv.org/abs/2308.03303), section 3. *Symbols*: the table in
 notebook 03. *The one idea*: what is frozen needs no gradient, and what needs no gradient need not be remembered.
 """

@@ -8,7 +8,7 @@ When you are done you can
 - go from three loops to a tile in registers, and say at each step what moves less,
 - time two pieces of code so that you may believe the result.
 
-*Needs*: a matrix product and nested loops; the roofline is explained here. *Time*: 25 minutes to read, 40 to do.
+*Needs*: a matrix product and nested loops; the roofline is explained here. *Time*: 25 minutes to read, 65 to do.
 *Sources*: Goto and van de Geijn 2008, [doi:10.1145/1356052.1356053](https://doi.org/10.1145/1356052.1356053);
 Williams et al. 2009, [doi:10.1145/1498765.1498785](https://doi.org/10.1145/1498765.1498785) (roofline).
 *The one idea*: a processor multiplies faster than memory brings numbers, so what a kernel fetches decides.
