@@ -121,7 +121,7 @@ def test_without_an_address_a_notebook_is_its_source():
 
 
 def test_the_address_is_put_into_notebooks_that_have_been_run(tmp_path, monkeypatch):
-    """Into one cell; outputs and the other cells stay, and a new address takes the old one's place."""
+    """Into one cell; the others and all outputs stay. A new address takes the old one's place."""
     path = SOURCES[0]
     for name in ("src", "solutions"):
         (tmp_path / name).mkdir()

@@ -15,7 +15,6 @@ is wanted.
 """
 
 # %%
-import dataclasses
 
 import numpy as np
 
@@ -333,7 +332,7 @@ print("20 steps with your pair and with the package's: the same losses, to 1e-3"
 r"""
 **Open.** Predict, run, explain; there is no single answer. Which of the two vectors does the work? Start $d$
 elsewhere (`ml.attach(…, d_initial=…)`), or hold one of them: `dataclasses.replace(ml.METHODS["vera"], lr_scale=lambda options: {"d": 0.0})`
-is a technique whose $d$ learns at 0 times the rate, and `attach` takes it. Compare the losses of a few dozen steps. The
+is a technique whose $d$ learns at 0 times the rate, and `attach` takes it (`import dataclasses` first). Compare the losses of a few dozen steps. The
 paper's table 6 has such rows. Why might your order differ from the paper's?
 """
 
