@@ -15,7 +15,6 @@ is wanted.
 """
 
 # %%
-
 import numpy as np
 
 import minilora as ml
