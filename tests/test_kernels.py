@@ -156,6 +156,16 @@ def test_products_of_low_rank(M, I, r, layout, seed):
     agrees("matmul_tn", dy, z, scale=(np.abs(dy).T @ np.abs(z)).max())  # dB = dyᵀ z
 
 
+@given(st.integers(1, 300), st.integers(1, 4), st.sampled_from([16, 95, 96, 100, 200, 576]), SEEDS)
+def test_the_low_tile_sums_in_the_order_of_the_high_one(M, r, N, seed):
+    """A product of few rows has the bits of the same rows of a product of more."""
+    rng = np.random.default_rng(seed)
+    x, y = normal(rng, M, 8), normal(rng, M, N)
+    low, high = kernels.matmul_tn(x[:, :r], y), kernels.matmul_tn(x, y)[:r]
+    assert np.array_equal(low, high) or not JIT
+    close(low, np.float64(x[:, :r]).T @ y, scale=(np.abs(x).T @ np.abs(y)).max())
+
+
 @given(SIZES, SIZES, SIZES, RANKS, LAYOUTS, SEEDS)
 def test_adapted_products(M, K, N, r, layout, seed):
     rng = np.random.default_rng(seed)
