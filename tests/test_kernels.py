@@ -236,7 +236,9 @@ def test_rmsnorm(M, C, layout, seed):
     x, g, dy = (laid_out(a, layout) for a in (normal(rng, M, C), normal(rng, C), normal(rng, M, C)))
     rstd = agrees("rmsnorm_forward", x, g, 1e-5)[1]
     largest = (np.abs(dy * g) * rstd[:, None]).max()  # dx is a difference: of numbers of this size
-    agrees("rmsnorm_dx", dy, x, g, rstd, scale=3 * largest)
+    dx, old = agrees("rmsnorm_dx", dy, x, g, rstd, scale=3 * largest), normal(rng, M, C)
+    total = agrees("rmsnorm_dx", dy, x, g, rstd, laid_out(old, layout), scale=3 * largest)
+    np.testing.assert_array_equal(total, old + dx)
     agrees("rmsnorm_dg", dy, x, rstd, scale=np.abs(dy * x * rstd[:, None]).sum(axis=0).max())
 
 
