@@ -150,9 +150,13 @@ def table(records: Sequence[Record]) -> str:
     lines = []
     for row in best(records):
         cell, targets = row["cell"], row["cell"].get("targets", "–")
-        options = " ".join(f"{k}={v:g}" for k, v in cell["options"].items()) or "–"
+        options = " ".join(f"{k}={_short(v)}" for k, v in cell["options"].items()) or "–"
         targets = targets if isinstance(targets, str) else "+".join(targets)
         settings = [*(cell[k] for k in ("method", "task", "train_size")), cell.get("rank", "–")]
         judged = [f"{row[words]:.3f}" for words in ("validation", "test")]
         lines.append([*settings, targets, f"{cell['lr']:g}", options, row["test"].n, *judged])
     return markdown([*head, "validation", "test"], lines)
+
+
+def _short(value):
+    return f"{value:g}" if isinstance(value, float) else str(value)
