@@ -163,7 +163,7 @@ def test_every_option_of_a_technique_is_an_axis(monkeypatch):
 def test_a_table_shows_options_of_every_kind():
     options = {"corrected": True, "ratio": 16.0, "start": "svd"}
     cell = {"method": "lora", "task": "past", "train_size": 300, "lr": 0.1, "seed": 0}
-    judged = dict.fromkeys(("validation", "test"), {"exact_match": 0.5, "loss": 1.0})
+    judged = {words: {"exact_match": 0.5, "loss": 1.0} for words in ("validation", "test")}
     shown = sweep.table([{"cell": {**cell, "options": options}, "result": judged}])
     assert "corrected=True ratio=16 start=svd" in shown
 

@@ -96,6 +96,11 @@ def count(I, O, rank):
     return O + rank
 
 
+def of_run(steps, seed):
+    """Each seed of a comparison draws its own A and B."""
+    return {"projection_prng_key": seed}
+
+
 def check(options):
     """Raises ValueError if the key is not a whole number or d_initial is not finite."""
     check_probability(options)
@@ -145,6 +150,7 @@ METHOD = Method(
     },
     takes=("rank", "targets"),
     default_rank=256,
+    of_run=of_run,
     rank_above_width=True,
     check=check,
     prepare=prepare,
