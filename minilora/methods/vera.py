@@ -25,7 +25,10 @@ def vera_forward(x, W, A, B, b, d, xd=None):
 
 
 def vera_backward(dy, cache, need=(True,) * 7):
-    """dy (M, O) -> dx (M, I), None, None, None, db (O,), dd (r,), dxd (M, I) where xd was given."""
+    """dy (M, O) -> dx (M, I), None, None, None, db (O,), dd (r,), dxd (M, I) where xd was given.
+
+    need: for each argument, is its gradient wanted?
+    """
     u, W, A, B, b, d, dropped = cache
     G = dy.T @ u  # (O, r): db and dd need only this sum over the rows
     db = (G * B) @ d  # y has b · (B (d · u))

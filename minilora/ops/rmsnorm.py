@@ -16,7 +16,7 @@ def rmsnorm_forward(x, g, eps):
 
 
 def rmsnorm_backward(dy, cache, need=(True, True, False)):
-    """dy (M, C) -> dx (M, C), dg (C,), None."""
+    """dy (M, C) -> dx (M, C), dg (C,), None.   need: for each argument, is its gradient wanted?"""
     x, g, rstd = cache
     r = rstd[:, None]
     dg = (dy * x * r).sum(axis=0) if need[1] else None  # y = (x r) g
