@@ -23,7 +23,7 @@ class Settings:
     train_size: int = 300  # words: the first by md5 of the lemma; validation is the next as many
     steps: int = 150  # optimizer steps
     batch_size: int = 32  # words
-    by_length: int = 8  # batches that share their words out by length: see tasks.batches
+    by_length: int = 8  # batches that share their words out by length: see text/batches.py
     rank: int = 4  # of a technique that has one
     ranks: Mapping[str, int] = dataclasses.field(default_factory=dict)  # method -> its own rank
     targets: tuple[str, ...] | str = ("q_proj", "v_proj")

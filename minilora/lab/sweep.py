@@ -9,6 +9,8 @@ from typing import Any
 from ..support.files import find
 from ..support.values import number, whole
 from ..text import tasks
+from ..text.batches import all_once
+from ..text.score import exact_match
 from ..tuning.adapters import Tuned
 from ..tuning.choices import find_method
 from ..tuning.train import Diverged
@@ -71,8 +73,8 @@ def word_run(
 def scores(tuned: Tuned, words: tasks.TaskData, name: str) -> dict[str, float]:
     """Exact match and mean loss over the words of that name: "train", "validation", "test"."""
     pairs = getattr(words, name)
-    loss = mean_loss(tuned, tasks.all_once(pairs, tuned.tokenizer))
-    return {"exact_match": rounded(tasks.exact_match(tuned, pairs)), "loss": rounded(loss)}
+    loss = mean_loss(tuned, all_once(pairs, tuned.tokenizer))
+    return {"exact_match": rounded(exact_match(tuned, pairs)), "loss": rounded(loss)}
 
 
 def thinned(losses: Sequence[float], points: int = POINTS) -> list[list[float]]:
