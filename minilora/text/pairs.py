@@ -75,6 +75,7 @@ def _csv_records(path: Path, text: str, wanted: tuple[str, ...]):
 
 
 def check_pair(place: str, pair: Any) -> None:
+    """Raises ValueError, which begins with `place`, unless this is a prompt and its completions."""
     if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
         raise ValueError(f"{place}: wanted a pair (prompt, completion)")
 
