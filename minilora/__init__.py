@@ -20,7 +20,10 @@ if TYPE_CHECKING:  # what a type checker and an editor read; each is imported wh
     from .llama.model import Llama, ModelConfig
     from .memory import ledger, measure
     from .methods import METHODS
-    from .text.tasks import batches, exact_match, load_task, read_pairs
+    from .text.batches import batches
+    from .text.pairs import read_pairs
+    from .text.score import exact_match
+    from .text.tasks import load_task
     from .tuning.adapters import Tuned, attach, detach, merge, unmerge
     from .tuning.callbacks import Callback, EarlyStopping
     from .tuning.library import Library
@@ -38,7 +41,10 @@ HOMES = {  # module -> the public names in it
     "llama.model": ("Llama", "ModelConfig"),
     "memory": ("ledger", "measure"),
     "methods": ("METHODS",),
-    "text.tasks": ("batches", "exact_match", "load_task", "read_pairs"),
+    "text.batches": ("batches",),
+    "text.pairs": ("read_pairs",),
+    "text.score": ("exact_match",),
+    "text.tasks": ("load_task",),
     "tuning.adapters": ("Tuned", "attach", "detach", "merge", "unmerge"),
     "tuning.callbacks": ("Callback", "EarlyStopping"),
     "tuning.library": ("Library",),

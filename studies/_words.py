@@ -12,6 +12,8 @@ from minilora.lab import runs
 from minilora.lab.settings import Settings
 from minilora.lab.statistics import rounded
 from minilora.text import tasks
+from minilora.text.batches import all_once
+from minilora.text.score import exact_match
 from minilora.tuning.train import Diverged
 
 from . import _bases
@@ -78,8 +80,8 @@ def judged(tuned: Any, words: tasks.TaskData) -> dict[str, Any]:
     result = {}
     for name in ("validation", "test"):
         pairs = getattr(words, name)
-        score, answers = tasks.exact_match(tuned, pairs, return_answers=True)
-        loss = runs.mean_loss(tuned, tasks.all_once(pairs, tuned.tokenizer))
+        score, answers = exact_match(tuned, pairs, return_answers=True)
+        loss = runs.mean_loss(tuned, all_once(pairs, tuned.tokenizer))
         result[name] = {"exact_match": rounded(score), "loss": rounded(loss)}
     hits = [answer in right for answer, (_, right) in zip(answers, words.test, strict=True)]
     result["test"]["right"] = bits(hits)
@@ -89,8 +91,7 @@ def judged(tuned: Any, words: tasks.TaskData) -> dict[str, Any]:
 def skills(model: Any) -> dict[str, float]:
     """The exact match on the first words of each of the base's own tasks."""
     return {
-        name: rounded(tasks.exact_match(model, tasks.load_task(name).test[:OLD_WORDS]))
-        for name in SKILLS
+        name: rounded(exact_match(model, tasks.load_task(name).test[:OLD_WORDS])) for name in SKILLS
     }
 
 

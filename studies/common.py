@@ -12,6 +12,8 @@ from minilora.lab.statistics import Estimate, by_exact_match, chosen, estimate, 
 from minilora.methods import METHODS
 from minilora.support import plots
 from minilora.text import tasks
+from minilora.text.batches import all_once
+from minilora.text.score import exact_match
 from minilora.tuning.adapters import Tuned, attach
 from minilora.tuning.train import Diverged, History
 
@@ -38,18 +40,18 @@ def learn(tuned: Tuned, pairs: Sequence, *, lr: float, steps: int, seed: int, **
 
 def loss_on(tuned: Tuned, pairs: Sequence) -> float:
     """Mean cross-entropy over all pairs, in nats per token."""
-    return rounded(mean_loss(tuned, tasks.all_once(pairs, tuned.tokenizer)))
+    return rounded(mean_loss(tuned, all_once(pairs, tuned.tokenizer)))
 
 
 def scores(tuned: Tuned, words: tasks.TaskData) -> dict[str, Any]:
     """The validation scores, which choose rates; loss and exact match on the test words."""
     return {
         "validation": {
-            "exact_match": rounded(tasks.exact_match(tuned, words.validation)),
+            "exact_match": rounded(exact_match(tuned, words.validation)),
             "loss": loss_on(tuned, words.validation),
         },
         "test_loss": loss_on(tuned, words.test),
-        "exact_match": rounded(tasks.exact_match(tuned, words.test)),
+        "exact_match": rounded(exact_match(tuned, words.test)),
     }
 
 

@@ -39,6 +39,7 @@ from minilora.lab.word_adapters import NAMES as TASKS
 from minilora.methods import DEFAULT, METHODS
 from minilora.support import plots
 from minilora.text import tasks
+from minilora.text.score import exact_match
 
 from . import Study, _bases, _words, common
 from ._question import MARGIN, Finding, Question, shown
@@ -124,7 +125,7 @@ def run(kind: str, **cell: Any) -> dict[str, Any]:
 
 def base(task: str) -> dict[str, Any]:
     """The untrained base's score on a task."""
-    return {"test": tasks.exact_match(_bases.model(None), tasks.load_task(task).test)}
+    return {"test": exact_match(_bases.model(None), tasks.load_task(task).test)}
 
 
 # ----------------------------------------------------------------------------------------- summary

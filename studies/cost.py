@@ -46,7 +46,7 @@ from ._headline import headline
 from ._question import MARGIN, Finding, Question, shown
 
 ALL, QV, V = "all-linear", "q v", "v"
-PUBLISHED = dict(METHODS["delta_lora"].of_run(150))  # {"start_step": 3}, see delta_lora
+PUBLISHED = dict(METHODS["delta_lora"].of_run(150, 0))  # {"start_step": 3}, see delta_lora
 SHORT = {ALL: "all", QV: "q, v", V: "v", "": ""}
 
 

@@ -26,6 +26,7 @@ from minilora.methods import METHODS
 from minilora.methods.lora import lora_backward, lora_forward
 from minilora.support import plots
 from minilora.text import tasks
+from minilora.text.score import exact_match
 from minilora.tuning.adapters import attach
 from minilora.tuning.optim import AdamW, learning_rate
 
@@ -251,7 +252,7 @@ def cut_run(task, train_size, steps, lr, seed) -> dict[str, Any]:
     tuned = attach(base, "full", seed=seed)
     common.learn(tuned, words.train, lr=lr, steps=steps, seed=seed)
     whole = {name: np.asarray(array) for name, array in tuned.weights.items()}
-    found = {"whole": rounded(tasks.exact_match(tuned, words.test)), "cut": {}}
+    found = {"whole": rounded(exact_match(tuned, words.test)), "cut": {}}
     changes = {
         name: np.linalg.svd(whole[name].astype(np.float64) - base.params[name], full_matrices=False)
         for name in whole
@@ -263,7 +264,7 @@ def cut_run(task, train_size, steps, lr, seed) -> dict[str, Any]:
             change = (U[:, :rank] * values[:rank]) @ Vt[:rank]
             cut[name] = (base.params[name] + change).astype(np.float32)
         model = Llama(base.config, {**base.params, **cut}, base.tokenizer)
-        found["cut"][str(rank)] = rounded(tasks.exact_match(model, words.test))
+        found["cut"][str(rank)] = rounded(exact_match(model, words.test))
     return found
 
 

@@ -25,6 +25,7 @@ from minilora.lab.word_adapters import NAMES, open_library
 from minilora.llama.model import Llama
 from minilora.support.files import data_folder
 from minilora.text import tasks
+from minilora.text.score import exact_match, of_one_length
 from minilora.tuning.adapters import Tuned, merge, unmerge
 from minilora.tuning.checkpoints import fingerprint
 from minilora.tuning.library import Library
@@ -197,7 +198,7 @@ def _adapters_crc(library: Library) -> int:
 def _prompts(library: Library, name: str) -> np.ndarray:
     """Ids of prompts of the adapter's task, of one length."""
     prompts = [library.tokenizer.encode(prompt) for prompt, _ in tasks.load_task(name).test[:200]]
-    return max((ids for _, ids in tasks.of_one_length(prompts, 8)), key=len)
+    return max((ids for _, ids in of_one_length(prompts, 8)), key=len)
 
 
 def _logits(library: Library) -> dict[str, np.ndarray]:
@@ -207,7 +208,7 @@ def _logits(library: Library) -> dict[str, np.ndarray]:
 def _scores(models: dict[str, Any], words: int) -> dict[str, float]:
     """Exact match of each model on the first held-out words of its task."""
     return {
-        name: rounded(tasks.exact_match(model, tasks.load_task(name).test[:words]))
+        name: rounded(exact_match(model, tasks.load_task(name).test[:words]))
         for name, model in models.items()
     }
 

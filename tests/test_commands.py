@@ -13,7 +13,7 @@ from minilora.cli import main, parser
 from minilora.commands import COMMANDS
 from minilora.formats.safetensors import read_arrays
 from minilora.lab.settings import Settings
-from minilora.text.tasks import read_pairs
+from minilora.text.pairs import read_pairs
 from minilora.tuning.train import History
 
 train = importlib.import_module("minilora.tuning.train")  # ml.train is the function

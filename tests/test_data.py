@@ -15,16 +15,10 @@ from hypothesis import strategies as st
 from minilora.support import files
 from minilora.support.files import data_folder, nearest, write_atomically
 from minilora.text import tasks
-from minilora.text.tasks import (
-    RULES,
-    TASKS,
-    all_once,
-    batches,
-    exact_match,
-    load_task,
-    read_pairs,
-    select,
-)
+from minilora.text.batches import all_once, batches
+from minilora.text.pairs import read_pairs
+from minilora.text.score import exact_match
+from minilora.text.tasks import RULES, TASKS, load_task, select
 from minilora.text.tokenizer import PAD, WORD_LAB, CharTokenizer
 
 WORDS = data_folder() / "words"

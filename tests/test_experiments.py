@@ -16,7 +16,8 @@ from minilora.lab.runs import load_words, make_batches, run
 from minilora.lab.settings import SCRATCH, Settings
 from minilora.lab.tune import tune
 from minilora.methods import DEFAULT, METHODS
-from minilora.text import tasks
+from minilora.text import score, tasks
+from minilora.text.score import exact_match
 
 FEW = Settings(methods=("lora",), train_size=40, steps=3, warmup=1, seeds=2)
 
@@ -75,8 +76,7 @@ def test_a_row_is_what_its_run_gives(results, model):
     found, _, _ = results
     words = load_words(FEW)
     scores = [
-        tasks.exact_match(run(model, words, FEW, "lora", 0.01, seed)[0], words.test)
-        for seed in range(2)
+        exact_match(run(model, words, FEW, "lora", 0.01, seed)[0], words.test) for seed in range(2)
     ]
     assert scores == found["methods"]["lora"]["seeds"]
 
@@ -187,7 +187,7 @@ def test_the_sweep_has_a_cell_a_rate_and_one_too_high_scores_nothing():
 
 def test_the_sweep_judges_on_validation_words(monkeypatch):
     few, asked = dataclasses.replace(FEW, seeds=2), []
-    monkeypatch.setattr(tasks, "exact_match", lambda tuned, pairs: asked.append(pairs) or 0.5)
+    monkeypatch.setattr(score, "exact_match", lambda tuned, pairs: asked.append(pairs) or 0.5)
     found = sweep._cell(few, "lora", 0.01)
     assert asked == [load_words(few).validation] * 2 and found["seeds"] == [0.5, 0.5]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import minilora as ml
-from minilora.tuning.adapters import Technique
+from minilora.methods import Technique
 from minilora.tuning.history import History
 
 
@@ -104,8 +104,9 @@ def test_a_tokenizer_is_called_as_in_transformers(model):
 
 
 def test_types_name_every_technique():
-    assert typing.get_args(Technique) == tuple(ml.METHODS)
     hints = typing.get_type_hints(ml.attach)
+    assert typing.get_args(Technique) == tuple(ml.METHODS)
+    assert Technique in typing.get_args(hints["method"])
     for name in ("rank", "alpha", "targets", "method"):
         assert typing.Any not in typing.get_args(hints[name]), name
     assert re.search("constant.*linear.*cosine", str(typing.get_type_hints(ml.train)["schedule"]))

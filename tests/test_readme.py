@@ -19,7 +19,7 @@ from minilora.gradcheck import GradientError
 from minilora.lab import table
 from minilora.lab.report import read_results
 from minilora.methods import METHODS
-from minilora.text.tasks import read_pairs
+from minilora.text.pairs import read_pairs
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,6 +1,7 @@
 """What a comparison prints and draws: from results made up here, none of them measured."""
 
 import copy
+import dataclasses
 import functools
 import json
 import math
@@ -8,7 +9,9 @@ import operator
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+from conftest import make_llama
 
 import minilora as ml
 from minilora.cli import main, parser
@@ -17,6 +20,7 @@ from minilora.lab import report, table
 from minilora.lab.page import command_line, page
 from minilora.lab.settings import Settings
 from minilora.lab.table import standard_error
+from minilora.methods import METHODS
 from minilora.support import plots
 from minilora.support.plots import human, looks, spread
 
@@ -254,6 +258,23 @@ def test_a_comparison_takes_the_published_start_of_delta_lora():
     assert settings.attach(base, "delta_lora", 0).options["start_step"] == 10
     assert settings.attach(base, "delta_lora", 0, start_step=0).options["start_step"] == 0
     assert ml.attach(base, "delta_lora").options["start_step"] == 0
+
+
+def test_each_seed_of_a_comparison_draws_its_own_arrays(monkeypatch):
+    """A technique that draws by a key of its own says so in `of_run`, under any name."""
+    vera = METHODS["vera"]
+    mine = dataclasses.replace(
+        vera,
+        options={**vera.options, "my_key": 0},
+        prepare=lambda shapes, rank, options, like: vera.prepare(
+            shapes, rank, {"projection_prng_key": options["my_key"]}, like
+        ),
+        of_run=lambda steps, seed: {"my_key": seed},
+    )
+    monkeypatch.setitem(METHODS, "mine", mine)
+    for name in ("vera", "mine"):
+        drawn = [Settings().attach(make_llama(), name, seed).shared["A"] for seed in (0, 1, 1)]
+        assert not np.array_equal(drawn[0], drawn[1]) and np.array_equal(drawn[1], drawn[2])
 
 
 def test_powers_of_ten_on_an_axis_are_drawn_as_powers():

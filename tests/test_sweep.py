@@ -1,5 +1,6 @@
 """Sweeps: cells that go on after an interruption, on processes and on Dask, and what is refused."""
 
+import dataclasses
 import json
 import os
 import re
@@ -13,11 +14,12 @@ from pathlib import Path
 import pytest
 from test_report import make_results
 
-from minilora.cli import main
+from minilora.cli import main, parser
+from minilora.commands.sweep import axes_of
 from minilora.lab import cells, sweep, workers
 from minilora.lab.runs import load_words, run
 from minilora.lab.settings import Settings
-from minilora.methods import DEFAULT
+from minilora.methods import DEFAULT, METHODS
 from minilora.support import locks
 
 ROOT = Path(__file__).parent.parent
@@ -134,6 +136,36 @@ def test_what_cannot_be_run_is_said_before_anything_is(line, says, tmp_path, cap
     assert main(["sweep", *line.split(), "--out", str(out)]) == 2
     (error,) = capsys.readouterr().err.splitlines()
     assert says in error and not out.exists()
+
+
+def test_every_option_of_a_technique_is_an_axis(monkeypatch):
+    """A further technique's too: it is read as what its default is."""
+    further = dataclasses.replace(
+        METHODS["dora"],
+        name="further",
+        options={"speed": 1.0, "after": 0, "early": False, "start": "svd"},
+        about={"speed": "50 % of it"},
+    )
+    monkeypatch.setitem(METHODS, "further", further)
+    line = "--speed 1,2.5 --after 3 --early true,False --start svd,pca --corrected true"
+    parsed = parser().parse_args(["sweep", *line.split()])
+    found = axes_of(parsed)
+    assert (found["speed"], found["after"]) == ([1.0, 2.5], [3])
+    assert (found["early"], found["start"]) == ([True, False], ["svd", "pca"])
+    for record in METHODS.values():
+        assert record.options.keys() <= vars(parsed).keys()
+    with pytest.raises(ValueError, match="--early: got 'yes', wanted true or false"):
+        axes_of(parser().parse_args(["sweep", "--early", "yes"]))
+    with pytest.raises(SystemExit):
+        parser().parse_args(["sweep", "--help"])
+
+
+def test_a_table_shows_options_of_every_kind():
+    options = {"corrected": True, "ratio": 16.0, "start": "svd"}
+    cell = {"method": "lora", "task": "past", "train_size": 300, "lr": 0.1, "seed": 0}
+    judged = {words: {"exact_match": 0.5, "loss": 1.0} for words in ("validation", "test")}
+    shown = sweep.table([{"cell": {**cell, "options": options}, "result": judged}])
+    assert "corrected=True ratio=16 start=svd" in shown
 
 
 @pytest.mark.parametrize(

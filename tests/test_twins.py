@@ -1,11 +1,12 @@
 """Each twin against its page: values, and caches by name, shape and bytes; shapes alone too."""
 
+import ast
 import inspect
 import tracemalloc
 
 import numpy as np
 import pytest
-from cases import ALONE, OPS, PAIRS, arguments
+from cases import ALONE, OPS, PAIRS, arguments, page_files
 from conftest import LAYOUTS, laid_out
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,6 +57,17 @@ def test_a_twin_has_its_page_s_name_and_arguments():
     for name, fast_one in fast.TWINS.items():
         wanted = inspect.signature(PAGES[name]).parameters
         assert list(inspect.signature(fast_one).parameters) == list(wanted), name
+
+
+def test_a_twin_belongs_to_one_page():
+    """A twin is found by its name: a second page's function of this name would get it too."""
+    homes = {}
+    for path in page_files():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and node.name in fast.TWINS:
+                homes.setdefault(node.name, []).append(f"{path.parent.name}/{path.name}")
+    for name, files in homes.items():
+        assert len(files) == 1, f"{name} is on the pages {', '.join(files)}: take another name"
 
 
 def test_every_op_names_what_it_saves():

@@ -19,6 +19,7 @@ from ..lab.settings import Settings as Comparison
 from ..llama.rows import last_targets
 from ..ops.loss import IGNORED
 from ..text import tasks
+from ..text.batches import answer_row, enough_batches, pad
 from . import cases, steps, turns
 from .turns import OURS, PACKED, PADDED, REST, Settings, Side
 
@@ -39,7 +40,7 @@ def words(case: cases.Case, by_length: int = 1) -> cases.Training:
     row = chosen.get(case.method) or chosen[steps.BASE]
     s = s.changed(targets=case.how.get("targets", s.targets), ranks={case.method: row["rank"]})
     pairs = tasks.select(s.task, s.train_size).train
-    batches = tasks.enough_batches(s.steps, pairs, model.tokenizer, s.batch_size, 0, by_length)
+    batches = enough_batches(s.steps, pairs, model.tokenizer, s.batch_size, 0, by_length)
     names = ("schedule", "warmup", "betas", "weight_decay", "clip")
     lr = row["lr"] * (1 if s.targets == Comparison.targets else 0.25)
     recipe = {"lr": lr, **{name: getattr(s, name) for name in names}}
@@ -64,7 +65,7 @@ def instructions(
         end = before + rng.integers(answers[0], answers[1] + 1, BATCH)
         tokens = rng.integers(0, of.config.vocab_size, (BATCH, end.max()))
         lengths = zip(tokens.tolist(), before.tolist(), end.tolist())
-        batches.append(tasks.pad([tasks.answer_row(row[:n], m) for row, m, n in lengths], 0))
+        batches.append(pad([answer_row(row[:n], m) for row, m, n in lengths], 0))
     return cases.Training(cases.make(of, case), batches, {"lr": steps.LR})
 
 

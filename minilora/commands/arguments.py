@@ -60,10 +60,15 @@ def read_number(name: str, text: str) -> float:
     return _read(float, name, text, "numbers")
 
 
+def read_truth(name: str, text: str) -> bool:
+    """true or false; raises ValueError with the option's name."""
+    return _read({"true": True, "false": False}.__getitem__, name, text.lower(), "true or false")
+
+
 def _read(kind, name, text, wanted):
     try:
         return kind(text)
-    except ValueError:
+    except (KeyError, ValueError):
         raise ValueError(f"{name}: got {text!r}, wanted {wanted}") from None
 
 

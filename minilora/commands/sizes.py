@@ -136,12 +136,13 @@ def _real_batch(a, config: ModelConfig, batch_size: int):
         from ..formats.models import load_model
         from ..lab.runs import largest_batch
         from ..text import nouns, tasks
+        from ..text.batches import batches
 
         task = nouns.load() if a.task == nouns.NAME else a.task
         pairs = tasks.select(task, PAIRS).train
-        drawn = tasks.batches(pairs, load_model(a.model).tokenizer, batch_size)
+        drawn = batches(pairs, load_model(a.model).tokenizer, batch_size)
         return largest_batch(drawn)
-    from ..text.tasks import random_batch
+    from ..text.batches import random_batch
 
     prompts, answers = (_range(name, text) for name, text in lengths.items())
     return random_batch(config.vocab_size, batch_size, prompts, answers)

@@ -5,10 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..methods import DEFAULT
-from .arguments import command, names, read_number, read_whole
+from ..methods import DEFAULT, METHODS
+from .arguments import command, names, read_number, read_truth, read_whole
 
 Reader = Callable[[str, str], Any]  # option and text -> a value
+
+
+def _text(name: str, text: str) -> str:
+    return text
 
 
 def _targets(name: str, text: str) -> list[str] | str:
@@ -17,29 +21,39 @@ def _targets(name: str, text: str) -> list[str] | str:
     return targets if isinstance(targets, str) else list(targets)
 
 
-# Axes of the grid: the reader of a value, the default (None: no such axis), a description.
+# Axes of every grid: the reader of a value, the default (None: no such axis), a description.
 AXES: dict[str, tuple[Reader, str | None, str]] = {
-    "method": (lambda _, text: text, ",".join(DEFAULT), "techniques"),
-    "task": (lambda _, text: text, "past", "tasks of the word lab"),
+    "method": (_text, ",".join(DEFAULT), "techniques"),
+    "task": (_text, "past", "tasks of the word lab"),
     "train_size": (read_whole, "300", "words to train on"),
     "rank": (read_whole, "4", "ranks, of methods that have one; VeRA too"),
     "targets": (_targets, "q_proj+v_proj", "linears, + between those of one set; all-linear"),
     "lr": (read_number, None, "learning rates (each method's on record)"),
-    "ratio": (read_number, None, "LoRA+: B's rate divided by A's"),
-    "update_ratio": (read_number, None, "Delta-LoRA: λ"),
-    "start_step": (read_whole, None, "Delta-LoRA: steps before W moves (1 in 50)"),
     "steps": (read_whole, "150", "optimizer steps"),
     "batch_size": (read_whole, "32", "words in a batch"),
     "seed": (read_whole, "0,1,2", "initialisations and batch orders"),
 }
+READERS: dict[type, Reader] = {bool: read_truth, int: read_whole, float: read_number}
+
+
+def axes() -> dict[str, tuple[Reader, str | None, str]]:
+    """AXES, and an axis for each option of a technique, which is read as its default's type."""
+    found = dict(AXES)
+    for record in METHODS.values():
+        for name, default in record.options.items():
+            titles = [r.title for r in METHODS.values() if name in r.options]
+            what = f"{', '.join(titles)}: {record.about.get(name, 'an option')}"
+            found.setdefault(name, (READERS.get(type(default), _text), None, what))
+    return found
 
 
 def add(commands) -> None:
     """Put these commands on the parser."""
     p = command(commands, "sweep", sweep)
-    for name, (_, default, what) in AXES.items():
+    for name, (_, default, what) in axes().items():
         shown = f" ({default})" if default else ""
-        p.add_argument(f"--{_dashed(name)}", metavar="A,B,…", help=what + shown)
+        text = f"{what}{shown}".replace("%", "%%")  # argparse fills in what follows a %
+        p.add_argument(f"--{_dashed(name)}", metavar="A,B,…", help=text)
     p.add_argument(
         "--out", type=Path, default=Path("runs/sweep.jsonl"), help="the record (%(default)s)"
     )
@@ -61,8 +75,8 @@ def axes_of(a: argparse.Namespace) -> dict[str, list[Any]]:
 
     Raises ValueError for an axis without a value or with a text that is no number.
     """
-    axes = {}
-    for name, (read, default, _) in AXES.items():
+    asked = {}
+    for name, (read, default, _) in axes().items():
         text = default if getattr(a, name) is None else getattr(a, name)
         if text is None:
             continue
@@ -70,8 +84,8 @@ def axes_of(a: argparse.Namespace) -> dict[str, list[Any]]:
         values = [read(option, part.strip()) for part in text.split(",") if part.strip()]
         if not values:
             raise ValueError(f"{option}: got {text!r}, wanted at least one value")
-        axes[name] = values
-    return axes
+        asked[name] = values
+    return asked
 
 
 def sweep(a: argparse.Namespace) -> None:

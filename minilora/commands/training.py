@@ -165,20 +165,20 @@ def _settings(a, tuned) -> dict[str, Any]:
 
 
 def _batches(a, pairs, tokenizer):
-    from ..text import tasks
+    from ..text.batches import enough_batches
 
     size, steps = 32 if a.batch_size is None else a.batch_size, a.steps * a.accumulate
-    return tasks.enough_batches(steps, pairs, tokenizer, size, a.seed, by_length=8)
+    return enough_batches(steps, pairs, tokenizer, size, a.seed, by_length=8)
 
 
 def _watched(a, held_out, model) -> dict[str, Any]:
     """The evaluation: the mean loss over the held-out pairs."""
     from ..lab.runs import mean_loss
-    from ..text import tasks
+    from ..text.batches import all_once
 
     if not a.evaluate_every:
         return {}
-    once = tasks.all_once(held_out, model.tokenizer)
+    once = all_once(held_out, model.tokenizer)
     return {"evaluate": lambda t: mean_loss(t, once), "evaluate_every": a.evaluate_every}
 
 
@@ -234,12 +234,12 @@ def _pairs(a) -> tuple[list[Any], list[Any]]:
 
 
 def _read(a, path) -> list[Any]:
-    from ..text import tasks
+    from ..text.pairs import read_pairs
 
     columns = a.columns or ("prompt", "completion")
     if len(columns) != 2:
         raise ValueError(f"--columns: got {','.join(columns)!r}, wanted two names and a comma")
-    return [*tasks.read_pairs(_there(path), *columns)]
+    return [*read_pairs(_there(path), *columns)]
 
 
 def _there(path: Path) -> Path:

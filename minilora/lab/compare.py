@@ -15,7 +15,7 @@ from ..support.values import number, whole
 from ..text import nouns, tasks
 from ..tuning.checkpoints import fingerprint
 from . import rates
-from .runs import EXAMPLES, lab, load_words, seed_run, the_model, time_and_peak
+from .runs import EXAMPLES, exact_match_of, load_words, seed_run, the_model, time_and_peak
 from .settings import SCRATCH, Settings
 from .statistics import estimate
 from .workers import cores, each
@@ -121,7 +121,7 @@ def _chosen_rates(settings, lr, record) -> dict[str, float]:
 
 def references(model: Llama, words: tasks.TaskData, settings: Settings) -> dict[str, float]:
     """Exact match of the untrained base and of the task's rules on all held-out words."""
-    scores = {"base": lab(settings.task).exact_match(model, words.test)}
+    scores = {"base": exact_match_of(settings.task)(model, words.test)}
     if settings.task == nouns.NAME:
         return scores | {"untrained_base_best_of_ten": nouns.best_of_ten(model, words.test)}
     for name in tasks.TASKS[settings.task].rules:

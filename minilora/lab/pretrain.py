@@ -11,6 +11,8 @@ from ..formats.huggingface import save_model
 from ..llama.model import Llama, ModelConfig, init_params
 from ..support.files import write_json
 from ..text import tasks
+from ..text.batches import enough_batches
+from ..text.score import exact_match
 from ..text.tokenizer import WORD_LAB
 from ..tuning.adapters import attach
 from .runs import fit
@@ -62,7 +64,7 @@ def pretrain(recipe: Recipe, folder: str | Path) -> dict[str, Any]:
     r, data = recipe, {name: tasks.load_task(name) for name in tasks.TASKS}
     pairs = [pair for name, t in tasks.TASKS.items() if t.pretrain for pair in data[name].train]
     model = new_model(recipe)
-    batches = tasks.enough_batches(r.steps, pairs, model.tokenizer, r.batch_size, r.seed)
+    batches = enough_batches(r.steps, pairs, model.tokenizer, r.batch_size, r.seed)
     tuned = attach(model, "full", seed=recipe.seed)
     start = time.perf_counter()
     history = fit(tuned, batches, recipe, recipe.lr, progress=None)
@@ -77,7 +79,7 @@ def pretrain(recipe: Recipe, folder: str | Path) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "loss": float(np.mean(history.losses[-50:])),
         "held_out_exact_match": {
-            name: round(tasks.exact_match(base, test), 4) for name, test in held_out.items()
+            name: round(exact_match(base, test), 4) for name, test in held_out.items()
         },
         "held_out_words": {name: len(test) for name, test in held_out.items()},
     }

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,7 +14,8 @@ from ..llama.model import Llama, init_params
 from ..llama.rows import last_targets
 from ..memory import ledger, measure
 from ..support import machine
-from ..text import nouns, tasks
+from ..text import nouns, score, tasks
+from ..text.batches import Batch, all_once, enough_batches
 from ..tuning.adapters import Tuned
 from ..tuning.storage import save_adapter
 from ..tuning.train import History, train
@@ -34,9 +35,9 @@ def _read(base, changed):
     return load_model(base)
 
 
-def lab(task: str) -> Any:
-    """The module that has a task's words and scores them."""
-    return nouns if task == nouns.NAME else tasks
+def exact_match_of(task: str) -> Callable[..., Any]:
+    """The function that scores a model on a task's pairs."""
+    return nouns.exact_match if task == nouns.NAME else score.exact_match
 
 
 def load_words(settings: Settings) -> tasks.TaskData:
@@ -69,7 +70,7 @@ def run(
         tuned = settings.attach(model, name, seed, **options)
     watched: dict[str, Any] = {"progress": progress}
     if every:
-        validation = tasks.all_once(words.validation, model.tokenizer)
+        validation = all_once(words.validation, model.tokenizer)
         watched |= {"evaluate": lambda t: mean_loss(t, validation), "evaluate_every": every}
     return tuned, fit(tuned, batches, settings, lr, **watched)
 
@@ -81,10 +82,10 @@ def fit(tuned: Tuned, batches, settings: Any, lr: float, **others) -> History:
     return train(tuned, batches, **{**usual, "lr": lr, "progress": False, **others})
 
 
-def make_batches(model, pairs, settings: Settings, seed: int) -> list[tasks.Batch]:
+def make_batches(model, pairs, settings: Settings, seed: int) -> list[Batch]:
     """The batches of all steps, in the same order for every method of a seed."""
     s = settings
-    return tasks.enough_batches(s.steps, pairs, model.tokenizer, s.batch_size, seed, s.by_length)
+    return enough_batches(s.steps, pairs, model.tokenizer, s.batch_size, seed, s.by_length)
 
 
 def mean_loss(tuned: Tuned, batches) -> float:
@@ -114,10 +115,11 @@ def seed_run(
     model, words, start = the_model(settings.base), load_words(settings), time.perf_counter()
     every = max(1, settings.steps // settings.points)
     tuned, history = run(model, words, settings, name, lr, seed, every, progress)
-    score, answers = lab(settings.task).exact_match(tuned, words.test, return_answers=True)
+    judge = exact_match_of(settings.task)
+    judged, answers = judge(tuned, words.test, return_answers=True)
     result = {
-        "score": score,
-        "loss": mean_loss(tuned, tasks.all_once(words.test, model.tokenizer)),
+        "score": judged,
+        "loss": mean_loss(tuned, all_once(words.test, model.tokenizer)),
         "answers": answers[:EXAMPLES],
         # the first steps of a process may compile kernels
         "seconds": history.seconds[len(history.seconds) // 5 :],
@@ -150,12 +152,12 @@ def about(
     }
 
 
-def largest_batch(batches: Sequence[tasks.Batch]) -> tasks.Batch:
+def largest_batch(batches: Sequence[Batch]) -> Batch:
     """The batch of which the most rows are computed."""
     return max(batches, key=computed_rows)
 
 
-def computed_rows(batch: tasks.Batch) -> int:
+def computed_rows(batch: Batch) -> int:
     """How many rows of a batch can matter: each sequence up to its last counted target."""
     return int(last_targets(batch[1]).sum())
 

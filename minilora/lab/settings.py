@@ -23,7 +23,7 @@ class Settings:
     train_size: int = 300  # words: the first by md5 of the lemma; validation is the next as many
     steps: int = 150  # optimizer steps
     batch_size: int = 32  # words
-    by_length: int = 8  # batches that share their words out by length: see tasks.batches
+    by_length: int = 8  # batches that share their words out by length: see text/batches.py
     rank: int = 4  # of a technique that has one
     ranks: Mapping[str, int] = dataclasses.field(default_factory=dict)  # method -> its own rank
     targets: tuple[str, ...] | str = ("q_proj", "v_proj")
@@ -56,15 +56,14 @@ class Settings:
     def attach(self, model: Llama, method: str, seed: int, **options) -> Tuned:
         """The method on the model, with the rank and the targets where it takes them.
 
-        alpha is 2·rank if it is not among the options. Options that the paper chooses by the number
-        of steps get this value. The seed draws all initial arrays, VeRA's projections too.
+        alpha is 2·rank if it is not among the options. Options that depend on the number of steps
+        or on the seed get their value for this run. The seed draws all initial arrays.
         """
         record = METHODS[method]
-        chosen = record.of_run(self.steps) if record.of_run else {}
+        chosen = record.of_run(self.steps, seed) if record.of_run else {}
         given: dict[str, Any] = {"rank": self.rank_of(method), "targets": self.targets}
         given = {k: v for k, v in given.items() if k in record.takes}
-        drawn = {"projection_prng_key": seed} if "projection_prng_key" in record.options else {}
-        return attach(model, method, seed=seed, **given, **{**chosen, **drawn, **options})
+        return attach(model, method, seed=seed, **given, **{**chosen, **options})
 
 
 # A task that is not the word lab's has settings of its own. On SmolLM2 full fine-tuning moves all

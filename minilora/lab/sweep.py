@@ -9,6 +9,8 @@ from typing import Any
 from ..support.files import find
 from ..support.values import number, whole
 from ..text import tasks
+from ..text.batches import all_once
+from ..text.score import exact_match
 from ..tuning.adapters import Tuned
 from ..tuning.choices import find_method
 from ..tuning.train import Diverged
@@ -71,8 +73,8 @@ def word_run(
 def scores(tuned: Tuned, words: tasks.TaskData, name: str) -> dict[str, float]:
     """Exact match and mean loss over the words of that name: "train", "validation", "test"."""
     pairs = getattr(words, name)
-    loss = mean_loss(tuned, tasks.all_once(pairs, tuned.tokenizer))
-    return {"exact_match": rounded(tasks.exact_match(tuned, pairs)), "loss": rounded(loss)}
+    loss = mean_loss(tuned, all_once(pairs, tuned.tokenizer))
+    return {"exact_match": rounded(exact_match(tuned, pairs)), "loss": rounded(loss)}
 
 
 def thinned(losses: Sequence[float], points: int = POINTS) -> list[list[float]]:
@@ -150,9 +152,13 @@ def table(records: Sequence[Record]) -> str:
     lines = []
     for row in best(records):
         cell, targets = row["cell"], row["cell"].get("targets", "–")
-        options = " ".join(f"{k}={v:g}" for k, v in cell["options"].items()) or "–"
+        options = " ".join(f"{k}={_short(v)}" for k, v in cell["options"].items()) or "–"
         targets = targets if isinstance(targets, str) else "+".join(targets)
         settings = [*(cell[k] for k in ("method", "task", "train_size")), cell.get("rank", "–")]
         judged = [f"{row[words]:.3f}" for words in ("validation", "test")]
         lines.append([*settings, targets, f"{cell['lr']:g}", options, row["test"].n, *judged])
     return markdown([*head, "validation", "test"], lines)
+
+
+def _short(value):
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable
 from statistics import fmean
 from typing import Any
 
-from ..text import tasks
+from ..text.batches import all_once
 from ..tuning.train import Diverged
 from .compare import rows
-from .runs import lab, load_words, mean_loss, run, the_model
+from .runs import exact_match_of, load_words, mean_loss, run, the_model
 from .settings import Settings
 from .workers import each
 
@@ -38,7 +38,7 @@ def tune(
 def _cell(settings: Settings, name: str, lr: float) -> dict[str, Any]:
     """All seeds of one method at one rate, judged on the validation words."""
     model, words = the_model(settings.base), load_words(settings)
-    held_out = tasks.all_once(words.validation, model.tokenizer)
+    held_out = all_once(words.validation, model.tokenizer)
     scores, losses = [], []
     for seed in range(settings.seeds):
         try:
@@ -46,7 +46,7 @@ def _cell(settings: Settings, name: str, lr: float) -> dict[str, Any]:
         except Diverged:  # the rate is too high for the method
             scores.append(0.0)
             continue
-        scores.append(lab(settings.task).exact_match(tuned, words.validation))
+        scores.append(exact_match_of(settings.task)(tuned, words.validation))
         losses.append(mean_loss(tuned, held_out))
     all_learned = len(losses) == len(scores)
     return {

@@ -10,6 +10,8 @@ from ..formats.models import load_model
 from ..llama.model import Llama
 from ..support.files import data_folder, write_json
 from ..text import tasks
+from ..text.batches import enough_batches
+from ..text.score import exact_match
 from ..tuning.adapters import attach
 from ..tuning.checkpoints import fingerprint
 from ..tuning.library import Library
@@ -66,7 +68,7 @@ def make(
 def _make_one(base: Llama, name: str, recipe: Recipe, folder: Path) -> dict[str, Any]:
     data, r = tasks.load_task(name), recipe
     tuned = attach(base, r.method, rank=r.rank, targets=r.targets, seed=r.seed)
-    batches = tasks.enough_batches(r.steps, data.train, base.tokenizer, r.batch_size, r.seed)
+    batches = enough_batches(r.steps, data.train, base.tokenizer, r.batch_size, r.seed)
     start = time.perf_counter()
     history = fit(tuned, batches, recipe, recipe.lr, progress=None)
     seconds = time.perf_counter() - start
@@ -77,7 +79,7 @@ def _make_one(base: Llama, name: str, recipe: Recipe, folder: Path) -> dict[str,
         "seconds": round(seconds, 1),
         "loss": sum(history.losses[-20:]) / len(history.losses[-20:]),
         "held_out_words": len(data.test),
-        "held_out_exact_match": round(tasks.exact_match(tuned, data.test), 4),
+        "held_out_exact_match": round(exact_match(tuned, data.test), 4),
     }
 
 

@@ -70,10 +70,10 @@ def step(tuned: Tuned, saver: Saver, rate: float = 0.0) -> Callable[[np.ndarray]
 def bytes_of(tuned: Tuned, saver: Saver, batch: int, seq: int) -> tuple[Ledger, Ledger]:
     """The bytes of a step with a saver, predicted and measured."""
     tuned.recompute = saver.recompute
-    twin = shadow(tuned)
-    walks = [freeing(t) if saver.frees else backward for t in (twin, tuned)]
+    shapes = shadow(tuned)
+    walks = [freeing(t) if saver.frees else backward for t in (shapes, tuned)]
     ids = np.zeros((batch, seq), int)
-    return predict(twin, (ids, ids), walks[0]), measure(tuned, batch, seq, walk=walks[1])
+    return predict(shapes, (ids, ids), walks[0]), measure(tuned, batch, seq, walk=walks[1])
 
 
 def seconds(tuned: Tuned, batch: int, seq: int, rounds: int = 9) -> dict[str, float]:

@@ -1,15 +1,17 @@
 """The techniques, in the order in which they are shown.
 
-A further one is a file here and its name in ORDER.
+A further one is a file here and its name in Technique.
 """
 
 import importlib
+from typing import Literal, get_args
 
 from .base import Method
 
+# Written out, so that editors and type checkers know the names.
+Technique = Literal["full", "lora", "lora_fa", "vera", "delta_lora", "lora_plus", "dora"]
 DEFAULT = ("full", "lora", "lora_fa", "vera", "delta_lora", "lora_plus")  # where none is named
-ORDER = (*DEFAULT, "dora")
 
 METHODS: dict[str, Method] = {
-    name: importlib.import_module(f".{name}", __name__).METHOD for name in ORDER
+    name: importlib.import_module(f".{name}", __name__).METHOD for name in get_args(Technique)
 }

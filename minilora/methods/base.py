@@ -156,8 +156,8 @@ class Method:
     factors: Factors | None = None  # None: the change is no product of thin factors
     options: Mapping[str, Any] = field(default_factory=dict)  # name -> default, for attach
     about: Mapping[str, str] = field(default_factory=dict)  # option -> its meaning and unit
-    # steps of a run -> options that the paper chooses by them; a comparison takes these
-    of_run: Callable[[int], Options] | None = None
+    # (steps of a run, its seed) -> options that depend on them; a comparison takes these
+    of_run: Callable[[int, int], Options] | None = None
     takes: tuple[str, ...] = ("rank", "alpha", "targets")  # which of these the technique has
     default_rank: int = 8
     rank_above_width: bool = False  # is a rank above min(I, O) of use?

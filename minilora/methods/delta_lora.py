@@ -110,7 +110,7 @@ def restore(options, arguments, written):
     return {"W": W, "A": A, "B": B, "A_start": A_start, "B_start": B_start}
 
 
-def of_run(steps):
+def of_run(steps, seed):
     """W does not move in the first 2 % of the steps, at least in one step.
 
     The paper's K = 500 was this share of its E2E run (42,061 pairs, 5 epochs, batches of 8).

@@ -23,7 +23,10 @@ def dora_forward(x, W, s, A, B, m, norm):
 
 
 def dora_backward(dy, cache, need=(True,) * 7):
-    """dy (M, O) -> dx (M, I), None, None, dA (r, I), dB (O, r), dm (O,), None."""
+    """dy (M, O) -> dx (M, I), None, None, dA (r, I), dB (O, r), dm (O,), None.
+
+    need: for each argument, is its gradient wanted?
+    """
     x, z, u, W, s, A, B, m, norm = cache
     dm = (dy * u).sum(axis=0) / norm  # y = (m / norm) u
     du = dy * (m / norm)  # y = (m / norm) u

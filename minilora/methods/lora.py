@@ -25,7 +25,10 @@ def lora_forward(x, W, s, A, B, xd=None):
 
 
 def lora_backward(dy, cache, need=(True,) * 6):
-    """dy (M, O) -> dx (M, I), None, None, dA (r, I), dB (O, r), dxd (M, I) where xd was given."""
+    """dy (M, O) -> dx (M, I), None, None, dA (r, I), dB (O, r), dxd (M, I) where xd was given.
+
+    need: for each argument, is its gradient wanted?
+    """
     xa, z, W, s, A, B, dropped = cache
     dz = s * (dy @ B)  # y has s z Bᵀ
     dB = s * (dy.T @ z)  # y has s z Bᵀ

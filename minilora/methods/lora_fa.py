@@ -20,7 +20,10 @@ def lora_fa_forward(x, W, s, A, B, xd=None):
 
 
 def lora_fa_backward(dy, cache, need=(True,) * 6):
-    """dy (M, O) -> dx (M, I), None, None, None, dB (O, r), dxd (M, I) where xd was given."""
+    """dy (M, O) -> dx (M, I), None, None, None, dB (O, r), dxd (M, I) where xd was given.
+
+    need: for each argument, is its gradient wanted?
+    """
     z, W, s, A, B, dropped = cache
     dB = s * (dy.T @ z)  # y has s z Bᵀ
     if not need[0]:  # nothing before x trains, and so nothing before xd

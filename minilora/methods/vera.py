@@ -25,7 +25,10 @@ def vera_forward(x, W, A, B, b, d, xd=None):
 
 
 def vera_backward(dy, cache, need=(True,) * 7):
-    """dy (M, O) -> dx (M, I), None, None, None, db (O,), dd (r,), dxd (M, I) where xd was given."""
+    """dy (M, O) -> dx (M, I), None, None, None, db (O,), dd (r,), dxd (M, I) where xd was given.
+
+    need: for each argument, is its gradient wanted?
+    """
     u, W, A, B, b, d, dropped = cache
     G = dy.T @ u  # (O, r): db and dd need only this sum over the rows
     db = (G * B) @ d  # y has b · (B (d · u))
@@ -96,6 +99,11 @@ def count(I, O, rank):
     return O + rank
 
 
+def of_run(steps, seed):
+    """Each seed of a comparison draws its own A and B."""
+    return {"projection_prng_key": seed}
+
+
 def check(options):
     """Raises ValueError if the key is not a whole number or d_initial is not finite."""
     check_probability(options)
@@ -145,6 +153,7 @@ METHOD = Method(
     },
     takes=("rank", "targets"),
     default_rank=256,
+    of_run=of_run,
     rank_above_width=True,
     check=check,
     prepare=prepare,

@@ -1,4 +1,10 @@
-"""The ops: pairs of plain functions, bound to the tape by name."""
+"""The ops: pairs of plain functions, bound to the tape by name.
+
+`forward` returns (output, cache); the cache is what `backward` reads. `backward` takes
+∂loss/∂output and the cache, and returns ∂loss/∂ of each argument, in order: dx for x, None where
+it has no gradient. Where it takes `need`, this says for each argument whether its gradient is
+wanted.
+"""
 
 from .attention import attention
 from .basic import (

@@ -9,7 +9,7 @@ def linear_forward(x, W):
 
 
 def linear_backward(dy, cache, need=(True, True)):
-    """dy (M, O) -> dx (M, I), dW (O, I)."""
+    """dy (M, O) -> dx (M, I), dW (O, I).   need: for each argument, is its gradient wanted?"""
     x, W = cache
     dx = dy @ W if need[0] else None  # y = x Wᵀ
     dW = dy.T @ x if need[1] else None  # y = x Wᵀ

@@ -18,6 +18,7 @@ def rmsnorm_forward(x, g, eps):
 def rmsnorm_backward(dy, cache, need=(True, True, False), add_to=None):
     """dy (M, C) -> dx (M, C), dg (C,), None.
 
+    need: for each argument, is its gradient wanted?
     add_to (M, C): the gradient that x has from its other use, the residual; the sum is returned.
     """
     x, g, rstd = cache

@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from .tasks import Pair, TaskData, of_one_length, prompt_batches, read_table, require_tokenizer
+from .pairs import Pair
+from .score import of_one_length, prompt_batches
+from .tasks import TaskData, read_table
+from .tokenizer import require_tokenizer
 
 NAME, TITLE = "category", "category of a noun"
 PROMPT = "A {} is a type of"  # chosen on training nouns

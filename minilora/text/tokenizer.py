@@ -165,3 +165,10 @@ def known_ids(ids: Iterable[int], vocab_size: int) -> list[int]:
 WORD_LAB = CharTokenizer.from_characters(
     "\n>" + "SGPDNCLW" + string.ascii_lowercase + "ɑæʌɔäïɛɝɪöʊʧðʤŋʃθʒ"
 )
+
+
+def require_tokenizer(place: str, tokenizer: Any) -> Any:
+    """The tokenizer. Raises ValueError, which begins with `place`, if it is None."""
+    if tokenizer is None:
+        raise ValueError(f"{place}: the model has no tokenizer to read its prompts with")
+    return tokenizer

@@ -16,6 +16,7 @@ from ..engine import Tensor, param, scope
 from ..llama import generation
 from ..llama.model import EMBED, MLP, Forward, Llama, gated
 from ..llama.rows import Rows
+from ..methods import Technique
 from ..methods.base import Arrays, Method
 from ..support import show
 from ..support.meta import Meta, is_array
@@ -34,9 +35,6 @@ from .choices import (
     pick,
     warn_of_ranks,
 )
-
-# The built-in techniques by name, for editors and type checkers; a test compares it with METHODS.
-Technique = Literal["full", "lora", "lora_fa", "vera", "delta_lora", "lora_plus", "dora"]
 
 
 @dataclass

@@ -86,7 +86,8 @@ def _technique(path, config, own, method) -> tuple[Method, dict[str, Any]]:
         readings = {n: r.peft.from_peft(config) for n, r in records.items() if r.peft}
     fits = {name: fields for name, fields in readings.items() if fields is not None}
     if not fits:
-        raise ValueError(f"{path}: peft_type is {kind!r:.80}, supported are LORA and VERA")
+        known = " and ".join(dict.fromkeys(r.peft.type for r in records.values() if r.peft))
+        raise ValueError(f"{path}: peft_type is {kind!r:.80}, supported are {known}")
     saved = own.get("method")
     if method is not None:
         name = record.name

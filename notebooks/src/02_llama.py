@@ -21,7 +21,7 @@ import minilora as ml
 from minilora import engine, ops
 from minilora.check import check, check_pair, course
 from minilora.llama import rotation
-from minilora.text.tasks import all_once
+from minilora.text.batches import all_once
 
 # %% [markdown]
 r"""

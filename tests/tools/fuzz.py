@@ -183,10 +183,11 @@ def use_rates(path) -> None:
 
 
 def use_pairs(path) -> None:
-    from minilora.text import tasks
+    from minilora.text.batches import all_once
+    from minilora.text.pairs import read_pairs
 
-    pairs = tasks.read_pairs(path)
-    for ids, targets in tasks.all_once(pairs[:8], _any_text()):
+    pairs = read_pairs(path)
+    for ids, targets in all_once(pairs[:8], _any_text()):
         if ids.shape != targets.shape:
             raise Useless("ids and targets of two shapes")
 

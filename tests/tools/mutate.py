@@ -50,22 +50,26 @@ LIST = Path(__file__).with_name("equivalent.json")
 ROOMS = {
     "methods": (
         "methods/*",
-        "methods dora golden count formats train bad_input model library boundaries",
+        "methods dora golden count formats train bad_input model library boundaries_adapters "
+        "boundaries_training",
     ),
-    "ops": ("ops/*", "ops engine methods model golden boundaries"),
-    "engine": ("engine", "engine ops train model methods boundaries"),
-    "optim": ("tuning/optim", "train ops golden methods bad_input boundaries"),
+    "ops": ("ops/*", "ops engine methods model golden boundaries_tape"),
+    "engine": ("engine", "engine ops train model methods boundaries_tape"),
+    "optim": ("tuning/optim", "train ops golden methods bad_input boundaries_training"),
     "adapters": (
         "tuning/adapters tuning/choices tuning/storage tuning/peft_config",
-        "methods formats bad_input dora library train count patterns boundaries model",
+        "methods formats bad_input dora library train count patterns boundaries_adapters model",
     ),
-    "train": ("tuning/train", "train methods bad_input golden boundaries"),
-    "gradcheck": ("gradcheck", "gradcheck boundaries methods"),
-    "memory": ("memory/*", "memory memory_choices count boundaries"),
-    "formats": ("formats/*", "formats gguf bad_input files smollm2 boundaries"),
-    "checkpoints": ("tuning/checkpoints", "train formats methods bad_input dora boundaries"),
-    "generation": ("llama/generation", "model rows boundaries library"),
-    "check": ("check/*", "check kept teaching boundaries"),
+    "train": ("tuning/train", "train methods bad_input golden boundaries_training boundaries_tape"),
+    "gradcheck": ("gradcheck", "gradcheck boundaries_tape methods"),
+    "memory": ("memory/*", "memory memory_choices count boundaries_memory"),
+    "formats": ("formats/*", "formats gguf bad_input files smollm2 boundaries_models"),
+    "checkpoints": (
+        "tuning/checkpoints",
+        "train formats methods bad_input dora boundaries_adapters",
+    ),
+    "generation": ("llama/generation", "model rows boundaries_training library"),
+    "check": ("check/*", "check kept teaching boundaries_course"),
 }
 KEEP = ROOT / "build" / "mutate"
 UNPATCHED = 77  # exit code: the change is in no function
@@ -571,7 +575,7 @@ def main() -> None:
     about.add_argument("--constants", action="store_true", help="also outside of functions: slow")
     about.add_argument("--at", help="only these places: FILE:LINE,...")
     about.add_argument("--anew", action="store_true", help="with --again, --at: import each mutant")
-    about.add_argument("--tests", help="only these files of tests: boundaries,formats")
+    about.add_argument("--tests", help="only these files of tests: formats,gguf")
     about.add_argument("--again", type=Path, help="a record: only what survived there")
     about.add_argument("--out", type=Path, default=ROOT / "build" / "mutations.json")
     asked = about.parse_args()

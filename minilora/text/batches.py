@@ -1,0 +1,173 @@
+"""Batches of ids and targets, made from pairs of text."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..ops.loss import IGNORED
+from ..support.files import errors_at
+from .chats import Chat
+from .pairs import Pair, check_pair, right_completions
+from .tokenizer import require_tokenizer
+
+Batch = tuple[np.ndarray, np.ndarray]  # ids (N, T), targets (N, T), int64
+
+
+def batches(
+    pairs: Sequence[Pair],
+    tokenizer: Any,
+    batch_size: int | None = None,
+    seed: int = 0,
+    epochs: int = 1,
+    by_length: int = 1,
+    max_tokens: int | None = None,
+) -> list[Batch]:
+    """targets[t] = ids[t+1] on the completion and its end, -100 on the prompt and the padding.
+
+    ids, targets (N, T), T of the longest row. Each epoch has its own order. The last batch of an
+    epoch is completed from the next one: all batches have batch_size rows, or all pairs if fewer.
+    by_length: the rows of this many batches are sorted by length and divided into batches again, so
+    that there is less padding. These batches come in random order, and the number of all batches is
+    a multiple of by_length. With more epochs the first batches stay the same.
+    max_tokens, instead of batch_size: a batch takes rows until the next one would give it more
+    tokens than this, padding not counted. So all batches cost about the same.
+    Raises ValueError for no pairs, no tokenizer, an empty prompt, an end token inside a completion,
+    a character without a token, or a row longer than max_tokens.
+    """
+    require_tokenizer("batches", tokenizer)
+    if (batch_size is None) == (max_tokens is None):
+        raise ValueError(
+            f"batches: batch_size {batch_size}, max_tokens {max_tokens}; wanted one of them"
+        )
+    if max_tokens is not None and by_length != 1:
+        raise ValueError("batches: by_length is for batch_size; max_tokens counts no padding")
+    if not pairs or min(batch_size or max_tokens or 0, epochs, by_length) < 1:
+        raise ValueError(
+            f"batches: {len(pairs)} pairs, batch_size {batch_size}, epochs {epochs}, by_length "
+            f"{by_length}, max_tokens {max_tokens}; each from 1"
+        )
+    rows = [_row(pair, tokenizer) for pair in pairs]
+    rng = np.random.default_rng(seed)
+    if max_tokens is not None:
+        chosen = _by_tokens([len(ids) for ids, _ in rows], max_tokens, epochs, rng)
+    else:
+        chosen = _by_number(rows, batch_size, seed, epochs, by_length, rng)
+    return [pad([rows[i] for i in batch], tokenizer.pad_id) for batch in chosen]
+
+
+def _by_number(rows, batch_size, seed, epochs, by_length, rng):
+    """Which rows are in each batch, where all batches have batch_size rows: (batches, size)."""
+    size = min(batch_size, len(rows))
+    sets = -(-epochs * len(rows) // (size * by_length))  # rounded up: every pair in every epoch
+    total = sets * by_length * size
+    order = np.concatenate([rng.permutation(len(rows)) for _ in range(-(-total // len(rows)))])
+    chosen = order[:total].reshape(sets, by_length, size)
+    if by_length > 1:
+        lengths = np.array([len(ids) for ids, _ in rows])
+        # not the generator above: more epochs would change the order of the first batches
+        rng = np.random.default_rng((seed, by_length))
+        chosen = np.stack([_by_length(each, lengths, rng) for each in chosen])
+    return chosen.reshape(-1, size)
+
+
+def _by_tokens(lengths: list[int], most: int, epochs: int, rng) -> list[list[int]]:
+    """Which rows are in each batch, where a batch has at most `most` tokens."""
+    if max(lengths) > most:
+        raise ValueError(
+            f"batches: a row has {max(lengths)} tokens, wanted at most max_tokens {most}"
+        )
+    most = min(most, sum(lengths))  # no batch has a row twice
+    chosen: list[list[int]] = [[]]
+    tokens, taken = 0, 0
+    while True:  # until the batch that has the last row of the last epoch is full
+        for i in rng.permutation(len(lengths)):
+            if tokens + lengths[i] > most:
+                if taken >= epochs * len(lengths):
+                    return chosen
+                chosen.append([])
+                tokens = 0
+            chosen[-1].append(int(i))
+            tokens, taken = tokens + lengths[i], taken + 1
+
+
+def _by_length(batches, lengths, rng):
+    """The rows of K batches (K, size), sorted by length into batches, which are then shuffled."""
+    rows = batches.ravel()
+    rows = rows[np.argsort(lengths[rows], kind="stable")]
+    return rng.permutation(rows.reshape(batches.shape))
+
+
+def enough_batches(
+    steps: int,
+    pairs: Sequence[Pair],
+    tokenizer: Any,
+    batch_size: int,
+    seed: int,
+    by_length: int = 1,
+) -> list[Batch]:
+    """`batches` with enough epochs for this number of steps. Raises ValueError as `batches`."""
+    epochs = -(-steps * batch_size // max(1, len(pairs)))
+    return batches(pairs, tokenizer, batch_size, seed, epochs, by_length)
+
+
+def all_once(pairs: Sequence[Pair], tokenizer: Any, batch_size: int = 64) -> list[Batch]:
+    """All pairs, each once, in batches of similar length, for a mean loss.
+
+    Raises ValueError as `batches`.
+    """
+    pairs = sorted(pairs, key=_length)
+    parts = [pairs[k : k + batch_size] for k in range(0, len(pairs), batch_size)]
+    return [batch for part in parts for batch in batches(part, tokenizer, len(part))]
+
+
+def _length(pair):
+    """Characters of a pair or a conversation."""
+    if isinstance(pair, Chat):
+        return sum(len(message["content"]) for message in pair.messages)
+    return len(pair[0]) + len(right_completions(pair[1])[0])
+
+
+def _row(pair: Pair, tokenizer: Any) -> tuple[list[int], list[int]]:
+    """ids and targets of prompt + completion + end."""
+    place = f"batches: {pair!r:.120}"
+    if isinstance(pair, Chat):
+        with errors_at(place):
+            return pair.row(tokenizer)
+    check_pair(place, pair)
+    with errors_at(place):
+        prompt, answer = tokenizer.encode(pair[0]), tokenizer.encode(right_completions(pair[1])[0])
+    if not prompt or tokenizer.eos_id in answer:
+        raise ValueError(f"{place}: wanted a prompt, and no end token in the completion")
+    return answer_row([*prompt, *answer, tokenizer.eos_id], len(prompt))
+
+
+def answer_row(tokens: list[int], prompt: int) -> tuple[list[int], list[int]]:
+    """ids and targets of a row of tokens, whose first `prompt` tokens are no targets."""
+    return tokens[:-1], [IGNORED] * (prompt - 1) + tokens[prompt:]
+
+
+def pad(rows: list[tuple[list[int], list[int]]], pad_id: int) -> Batch:
+    """ids and targets (N, T) of N rows, padded on the right to the longest one."""
+    shape = len(rows), max(len(ids) for ids, _ in rows)
+    ids, targets = np.full(shape, pad_id, np.int64), np.full(shape, IGNORED, np.int64)
+    for n, (row_ids, row_targets) in enumerate(rows):
+        ids[n, : len(row_ids)] = row_ids
+        targets[n, : len(row_targets)] = row_targets
+    return ids, targets
+
+
+def random_batch(
+    vocab_size: int, batch_size: int, prompts: tuple[int, int], answers: tuple[int, int]
+) -> Batch:
+    """Random tokens in the form of instruction data: a prompt without targets, then an answer.
+
+    prompts, answers: the least and the most tokens of each, drawn for every row.
+    ->  ids, targets (batch_size, T), the same at each call.
+    """
+    rng = np.random.default_rng(0)
+    rows = []
+    for _ in range(batch_size):
+        prompt, answer = (int(rng.integers(least, most + 1)) for least, most in (prompts, answers))
+        rows.append(answer_row(rng.integers(0, vocab_size, prompt + answer).tolist(), prompt))
+    return pad(rows, 0)

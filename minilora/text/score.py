@@ -1,0 +1,74 @@
+"""The exact-match score: the share of prompts that a model answers right."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..llama.model import Llama
+from .chats import Chat
+from .pairs import Pair, check_pair, right_completions
+from .tokenizer import require_tokenizer
+
+
+def exact_match(
+    model: Any, pairs: Sequence[Pair], batch_size: int = 512, return_answers: bool = False
+) -> Any:
+    """The share of prompts whose greedy answer, up to the end token, is a right completion.
+
+    model: has .tokenizer or .base.tokenizer, and .generate(ids (N, T), max_new_tokens, stop=id). A
+    model of this package gets prompts of several lengths at once.
+    Returns a float; with return_answers: (float, answers in the order of `pairs`). An answer longer
+    than the longest right completion is wrong.
+    Raises ValueError for an empty list of pairs or a model without a tokenizer.
+    """
+    if not pairs:
+        raise ValueError("exact_match: no pairs")
+    base = getattr(model, "base", model)
+    tokenizer = require_tokenizer("exact_match", getattr(base, "tokenizer", None))
+    words = [pair.pair(tokenizer) if isinstance(pair, Chat) else pair for pair in pairs]
+    for pair in words:
+        check_pair(f"exact_match: {pair!r:.120}", pair)
+    prompts = [tokenizer.encode(prompt) for prompt, _ in words]
+    right = [right_completions(completion) for _, completion in words]
+    longest = max(len(tokenizer.encode(text)) for texts in right for text in texts)
+
+    answers, hits = [""] * len(pairs), 0
+    for places, ids in prompt_batches(base, prompts, batch_size):
+        out = model.generate(ids, longest + 1, stop=tokenizer.eos_id)
+        for place, row in zip(places, out):
+            new = row[len(prompts[place]) :].tolist()
+            ended = tokenizer.eos_id in new
+            text = tokenizer.decode(new[: new.index(tokenizer.eos_id)] if ended else new)
+            answers[place] = text
+            hits += ended and text in right[place]
+    score = hits / len(pairs)
+    return (score, answers) if return_answers else score
+
+
+def prompt_batches(
+    base: Any, prompts: Sequence[list[int]], batch_size: int
+) -> Iterator[tuple[list[int], Any]]:
+    """Batches of prompts for `generate`: their places, their ids. A Llama takes several lengths at
+    once; another model gets arrays (N, T).
+    """
+    if not isinstance(base, Llama):
+        yield from of_one_length(prompts, batch_size)
+        return
+    for start in range(0, len(prompts), batch_size):
+        chosen = prompts[start : start + batch_size]
+        yield list(range(start, start + len(chosen))), chosen
+
+
+def of_one_length(
+    prompts: Sequence[list[int]], batch_size: int
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Batches of prompts of equal length, without padding: their places, their ids (N, T)."""
+    by_length = defaultdict(list)
+    for place, prompt in enumerate(prompts):
+        by_length[len(prompt)].append(place)
+    for places in by_length.values():
+        for start in range(0, len(places), batch_size):
+            chosen = places[start : start + batch_size]
+            yield chosen, np.array([prompts[place] for place in chosen], np.int64)
