@@ -110,7 +110,8 @@ def test_a_twin_serves_arrays_that_it_answers_for(has_twin, monkeypatch):
     monkeypatch.setattr(engine, "answers", lambda first: first.dtype == np.float32)
     if has_twin:
         for kind, function in pair.items():
-            monkeypatch.setitem(fast.TWINS, f"page_{kind}", noted(f"fast_{kind}", function))
+            place = "made_up", f"page_{kind}"
+            monkeypatch.setitem(fast.TWINS, place, noted(f"fast_{kind}", function))
     op = engine.Op("made_up", *(noted(f"page_{kind}", f) for kind, f in pair.items()))
     for dtype, other in (("float32", "float64"), ("float64", "float32")):
         who = "fast" if has_twin and dtype == "float32" else "page"

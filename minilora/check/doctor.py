@@ -176,7 +176,7 @@ def page_calls() -> dict[str, list[tuple[Callable, tuple]]]:
             out, cache = op.forward(*args)
         calls += [(op.forward, args), (op.backward, (np.asarray(n(*out.shape)), cache))]
         calls += [(op.value, args)] if op.value else []
-    return {name: [c for c in calls if c[0].__name__ == name] for name in fast.TWINS}
+    return {name: [c for c in calls if c[0].__name__ == name] for _, name in fast.TWINS}
 
 
 def _single(args):

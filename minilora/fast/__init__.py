@@ -90,8 +90,8 @@ def answers(first: Any) -> bool:
 
 def twin_of(function: Callable) -> Callable | None:
     """The twin of a page's function; None for one without, and for a reader's own function."""
-    fast = TWINS.get(getattr(function, "__name__", ""))
-    return fast if fast and function.__module__.startswith(PACKAGE) else None
+    module, name = getattr(function, "__module__", ""), getattr(function, "__name__", "")
+    return TWINS.get((module.removeprefix(PACKAGE), name)) if module.startswith(PACKAGE) else None
 
 
 def twin(function: Callable, first: Any) -> Callable:

@@ -1,7 +1,9 @@
 """Twins of the pages' functions, written with kernels: the same names, arguments, caches.
 
 What a twin computes, and why, stands on its page: see the function of the same name in ops/ and
-methods/. Here stands the order of the work and what is done in one pass over memory.
+methods/. Here stands the order of the work and what is done in one pass over memory. A backward's
+twin may take one argument more, `add_to`: the gradient that the first argument has so far. Then it
+returns the sum as the first gradient.
 """
 
 import numpy as np
@@ -259,40 +261,34 @@ def adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step, factor=1.0):
     K.adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step, factor)
 
 
-TWINS = {
-    f.__name__: f
-    for f in (
+PAGES = {  # module of the package -> the twins of its functions
+    "engine": (add,),
+    "ops.linear": (
         linear_forward,
         linear_backward,
         frozen_linear_forward,
         frozen_linear_backward,
-        lora_forward,
-        lora_backward,
-        lora_fa_forward,
-        lora_fa_backward,
-        vera_forward,
-        vera_backward,
-        dora_forward,
-        dora_backward,
-        add_product,
-        add,
-        add_forward,
-        mask,
-        rmsnorm_forward,
-        rmsnorm_backward,
-        rope_forward,
-        rope_backward,
-        attention_forward,
-        attention_backward,
-        embedding_backward,
-        swiglu_forward,
-        swiglu_backward,
-        frozen_feed_forward_forward,
-        frozen_feed_forward_backward,
+    ),
+    "ops.basic": (add_forward,),
+    "ops.dropout": (mask,),
+    "ops.rmsnorm": (rmsnorm_forward, rmsnorm_backward),
+    "ops.rope": (rope_forward, rope_backward),
+    "ops.attention": (attention_forward, attention_backward),
+    "ops.embedding": (embedding_backward,),
+    "ops.swiglu": (swiglu_forward, swiglu_backward),
+    "ops.feed_forward": (frozen_feed_forward_forward, frozen_feed_forward_backward),
+    "ops.loss": (
         cross_entropy_forward,
         head_loss_forward,
         frozen_head_loss_forward,
         head_loss_value,
-        adamw,
-    )
+    ),
+    "methods.lora": (lora_forward, lora_backward),
+    "methods.lora_fa": (lora_fa_forward, lora_fa_backward),
+    "methods.vera": (vera_forward, vera_backward),
+    "methods.dora": (dora_forward, dora_backward),
+    "methods.delta_lora": (add_product,),
+    "tuning.optim": (adamw,),
 }
+# (module, name) of a page's function -> its twin
+TWINS = {(page, f.__name__): f for page, twins in PAGES.items() for f in twins}
