@@ -449,6 +449,58 @@ def test_a_model_where_an_adapter_is_wanted(tmp_path):
 
 
 @pytest.mark.smoke
+def test_a_name_where_a_model_is_wanted():
+    """As in transformers, where a name is enough."""
+    pairs = [("Dwalk>", "walked")]
+    calls = {
+        "ledger: got 'base', wanted .*: load_model gives one": lambda: ml.ledger(
+            "base", 1, 16, method="lora"
+        ),
+        "ledger: got 'base', wanted .*: load_model": lambda: ml.ledger("base", 1, 16),
+        "ledger: got a NoneType, wanted a Tuned": lambda: ml.ledger(None, 1, 16, method="lora"),
+        "exact_match: got 'base', wanted a model: load_model gives one": lambda: ml.exact_match(
+            "base", pairs
+        ),
+        "batches: got a Llama, wanted its tokenizer: model.tokenizer": lambda: ml.batches(
+            pairs, base(), 1
+        ),
+        "batches: got a str, wanted a tokenizer": lambda: ml.batches(pairs, "base", 1),
+    }
+    for words, call in calls.items():
+        refuses(call, words, error=TypeError)
+    wanted = "memory: got no sizes, wanted batch_size and seq_len, or batch="
+    refuses(lambda: ml.ledger(ml.attach(base(), "lora")), wanted)
+
+
+@pytest.mark.smoke
+def test_arguments_in_another_order():
+    calls = {
+        "attach: got a Llama as the method, wanted attach\\(model, method": lambda: ml.attach(
+            "lora", base()
+        ),
+        r"attach: got a dict as the method, wanted a name in METHODS": lambda: ml.attach(
+            base(), {"r": 4}
+        ),
+        "gradcheck: forward is 1, wanted a function": lambda: ml.gradcheck(1, 2),
+        "gradcheck: backward is None, wanted a function": lambda: ml.gradcheck(abs, None),
+    }
+    for words, call in calls.items():
+        refuses(call, words, error=TypeError)
+
+
+@pytest.mark.smoke
+def test_several_prompts_where_one_is_wanted():
+    model = ml.load_model("base")
+    for each in (model, ml.attach(model, "lora", rank=4)):
+        for prompt in (["Dwalk>", "Dlaugh>"], 3, None):
+            refuses(
+                lambda m=each, p=prompt: m.generate_text(p),
+                "generate_text: prompt is .*, wanted one text",
+                error=TypeError,
+            )
+
+
+@pytest.mark.smoke
 def test_a_part_of_a_ledger_by_another_name():
     found = ml.ledger(ml.attach(base(), "lora", rank=4), 1, 4)
     refuses(lambda: found["activation"], "did you mean 'activations'")

@@ -14,6 +14,7 @@ import numpy as np
 from ..llama.model import Llama
 from ..ops.loss import IGNORED
 from ..support.files import data_folder, errors_at, find, parse_json, read_text
+from ..support.values import named
 from .chats import Chat
 
 Words = tuple[str, str | tuple[str, ...]]  # a prompt, and its completion or all right completions
@@ -175,9 +176,13 @@ def batches(
     max_tokens, instead of batch_size: a batch takes rows until the next one would give it more
     tokens than this, padding not counted. So all batches cost about the same.
     Raises ValueError for no pairs, no tokenizer, an empty prompt, an end token inside a completion,
-    a character without a token, or a row longer than max_tokens.
+    a character without a token, or a row longer than max_tokens; TypeError for another object in
+    the tokenizer's place.
     """
     require_tokenizer("batches", tokenizer)
+    if not hasattr(tokenizer, "eos_id"):
+        its = "its tokenizer: model.tokenizer" if hasattr(tokenizer, "tokenizer") else "a tokenizer"
+        raise TypeError(f"batches: got a {type(tokenizer).__name__}, wanted {its}")
     if (batch_size is None) == (max_tokens is None):
         raise ValueError(
             f"batches: batch_size {batch_size}, max_tokens {max_tokens}; wanted one of them"
@@ -337,8 +342,13 @@ def exact_match(
     model of this package gets prompts of several lengths at once.
     Returns a float; with return_answers: (float, answers in the order of `pairs`). An answer longer
     than the longest right completion is wrong.
-    Raises ValueError for an empty list of pairs or a model without a tokenizer.
+    Raises ValueError for an empty list of pairs or a model without a tokenizer; TypeError for what
+    is no model.
     """
+    if not hasattr(model, "generate"):
+        raise TypeError(
+            f"exact_match: got {named(model)}, wanted a model: load_model gives one, by its name"
+        )
     if not pairs:
         raise ValueError("exact_match: no pairs")
     base = getattr(model, "base", model)
