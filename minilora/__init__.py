@@ -91,7 +91,10 @@ def __getattr__(name: str):
         except ModuleNotFoundError as error:
             if error.name != f"{__name__}.{name}":
                 raise
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .support.names import FUNCTIONS
+
+    wanted = f"; wanted {FUNCTIONS[name]}" if name in FUNCTIONS else ""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{wanted}")
 
 
 def __dir__() -> list[str]:

@@ -124,7 +124,24 @@ class _Command(_Parser):
 
     def parse_known_args(self, args=None, namespace=None):
         self._fill()
-        return super().parse_known_args(args, namespace)
+        known, others = super().parse_known_args(args, namespace)
+        for word in others:
+            if word.startswith("--"):
+                self._explain(word)
+        return known, others
+
+    def _explain(self, option: str) -> None:
+        """End with the option's name here, if PEFT or transformers call it so, or the nearest."""
+        from .support.files import nearest
+        from .support.names import PEFT_NAMES, TRAINER_NAMES
+
+        name, known = option.split("=")[0], [*self._option_string_actions]
+        ours = {**PEFT_NAMES, **TRAINER_NAMES}.get(name.lstrip("-").replace("-", "_"), "")
+        if (here := f"--{ours.replace('_', '-')}") in known:
+            self.error(f"no option {name}; wanted {here}")
+        if ours and "--option" in known:
+            self.error(f"no option {name}; wanted --option {ours}=…")
+        self.error(str(nearest("option", name, [word for word in known if len(word) > 2])))
 
     def format_help(self) -> str:
         self._fill()
