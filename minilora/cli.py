@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     terminal.set_up()
     arguments = parser().parse_args(argv)
-    warnings.showwarning = _show_warning
+    warnings.showwarning = terminal.show_warning
     terminated = threading.Event()
     try:
         with _as_ctrl_c(terminated), contextlib.redirect_stdout(terminal.Printable(sys.stdout)):
@@ -157,10 +157,6 @@ class _Only:
     def add_parser(self, name: str) -> argparse.ArgumentParser:
         """The parser for a command of this name."""
         return self.parser if name == self.name else argparse.ArgumentParser()
-
-
-def _show_warning(message, category, filename, lineno, file=None, line=None):
-    print(printable(f"minilora: warning: {message}"), file=sys.stderr)
 
 
 if __name__ == "__main__":

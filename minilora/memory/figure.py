@@ -65,7 +65,7 @@ def memory_by_length(
     columns = min(3, len(ledgers))
     lines = -(-len(ledgers) // columns)
     with plots.style():
-        width = max(4.5 * columns + 0.6, 6.5)  # inches; one panel is wider, for title and legend
+        width = 4.5 * columns + 2  # inches; one panel is wide enough for the legend
         figure = plots.canvas(width, 3.7 * lines + 1.5)
         title = fill(title, int(7 * width))  # a character of the title is about 1/7 inch wide
         figure.suptitle(title, fontsize=17, x=0.01, ha="left")
