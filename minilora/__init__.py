@@ -91,9 +91,8 @@ def __getattr__(name: str):
         except ModuleNotFoundError as error:
             if error.name != f"{__name__}.{name}":
                 raise
-    from .support.names import FUNCTIONS
-
-    wanted = f"; wanted {FUNCTIONS[name]}" if name in FUNCTIONS else ""
+    ours = importlib.import_module(".support.names", __name__).FUNCTIONS.get(name)
+    wanted = f"; wanted {ours}" if ours else ""
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}{wanted}")
 
 
