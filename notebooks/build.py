@@ -4,6 +4,8 @@
                                                   and the README's small copy of one figure
     python notebooks/build.py --student FOLDER    copies to hand out: no solutions, no outputs
     python notebooks/build.py --share             how much of the code a student writes
+    python notebooks/build.py --address           put the repository's address into the committed
+                                                  notebooks, without running them
 
 A source is a Python file in cells. `# %% [markdown]` begins one of text, in triple quotes; `# %%`
 one of code; `# %% figure` the one whose figure the README shows; `# %% exercise NAME` one that a
@@ -22,6 +24,7 @@ import tempfile
 import textwrap
 from pathlib import Path
 
+import launch
 import nbformat
 from nbclient import NotebookClient
 from PIL import Image
@@ -59,6 +62,8 @@ def notebook(path: Path, solved: bool):
         cell(kind.split(), text, f"{number(path)}-{i:02}", solved)
         for i, (kind, text) in enumerate(parts(path))
     ]
+    imports = next(cell for cell in made if cell.cell_type == "code")
+    imports.source = launch.lines(launch.address(), imports.source) + imports.source
     about = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
@@ -138,6 +143,18 @@ def _run(made):
     return done
 
 
+def put_address(path: Path) -> None:
+    """Write the first cell of code of a committed notebook anew: it names the repository."""
+    for solved, folder in ((False, HERE), (True, HERE / "solutions")):
+        file = folder / f"{path.stem}.ipynb"
+        kept = nbformat.read(file, as_version=4)
+        for old, new in zip(kept.cells, notebook(path, solved).cells):
+            if old.cell_type == "code":
+                old.source = new.source
+                break
+        nbformat.write(kept, file)
+
+
 def thumbnail(done) -> bytes:
     """The figure that a notebook is remembered for, small: a PNG of 256 colours."""
     (cell,) = [cell for cell in done.cells if "figure" in cell.metadata.get("tags", ())]
@@ -214,11 +231,15 @@ def main(arguments=None) -> None:
     parser.add_argument("wanted", nargs="*", help="numbers of notebooks: 04; none: all")
     parser.add_argument("--student", metavar="FOLDER", type=Path)
     parser.add_argument("--share", action="store_true", help="count lines and stop")
+    parser.add_argument("--address", action="store_true", help="write it into what is committed")
     chosen = parser.parse_args(arguments)
     if chosen.share:
         return print_shares(sources(chosen.wanted))
     for path in sources(chosen.wanted):
         name = f"{path.stem}.ipynb"
+        if chosen.address:
+            put_address(path)
+            continue
         if chosen.student:
             chosen.student.mkdir(parents=True, exist_ok=True)
             nbformat.write(notebook(path, solved=False), chosen.student / name)

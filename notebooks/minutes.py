@@ -4,9 +4,10 @@
     python notebooks/minutes.py --write    write the numbers wherever they are quoted
 
 To read: 130 words a minute, a speed for technical text in a second language; 8 seconds a line of
-code; a minute for each displayed formula and each figure. To do: 2 minutes to predict a number,
-3 to break a function, 4 for each output of a function to write; for an open question one for each
-line of its solution, and at least 5. Both are rounded up to 5.
+code; a minute for each displayed formula and each figure. To do: 3 minutes to predict a number,
+4 to break a function; for a function to write 3 for each of its outputs, and 1 for each line of its
+solution; for an open question 1.5 for each line of its solution, and at least 8. Both are rounded
+up to 5.
 """
 
 import argparse
@@ -36,7 +37,7 @@ class Size(NamedTuple):
     lines: int  # of code, without exercises and their checks
     formulas: int
     figures: int
-    exercises: tuple[str, ...]
+    exercises: dict[str, int]  # name -> lines of its solution
     open: tuple[int, ...]  # of each question that no check judges, the lines of its solution
 
     @property
@@ -48,10 +49,10 @@ class Size(NamedTuple):
     @property
     def to_do(self) -> int:
         """Minutes."""
-        each = {"predict": 2, "break": 3}
-        kinds = [(name, EXERCISES[name].kind) for name in self.exercises]
-        asked = sum(each.get(kind) or 4 * points(name) for name, kind in kinds)
-        return _to_five(asked + sum(max(5, lines) for lines in self.open))
+        each = {"predict": 3, "break": 4}
+        written = self.exercises.items()
+        asked = sum(each.get(EXERCISES[n].kind) or 3 * points(n) + lines for n, lines in written)
+        return _to_five(asked + sum(max(8, 1.5 * lines) for lines in self.open))
 
 
 def _to_five(minutes: float) -> int:
@@ -62,7 +63,7 @@ def size(path: Path) -> Size:
     """Count one source."""
     cells = build.parts(path)
     words = lines = formulas = figures = 0
-    exercises, asked = [], []
+    exercises, asked = {}, []
     for kind, cell in ((kind.split(), cell) for kind, cell in cells):
         if kind == ["[markdown]"]:
             formulas += cell.count("$$") // 2
@@ -70,15 +71,18 @@ def size(path: Path) -> Size:
             prose = re.sub(r"\$[^$]+\$", " x ", prose)  # a formula in a line: one word
             words += len(re.findall(r"[^\W_][\w'’-]*", prose))
         elif kind[:1] == ["exercise"]:
-            exercises.append(kind[1])
+            exercises[kind[1]] = _lines(grading.solution(cell))
         elif kind[:1] == ["open"]:
-            found = grading.solution(cell).splitlines()
-            asked.append(sum(bool(line.strip()) for line in found))
+            asked.append(_lines(grading.solution(cell)))
         elif kind[:1] != ["check"]:
             figures += "caption = " in cell
-            lines += sum(bool(line.strip()) for line in cell.splitlines())
+            lines += _lines(cell)
     title = re.search(r"^# (.*)$", cells[0][1], re.M)[1]
-    return Size(title, words, lines, formulas, figures, tuple(exercises), tuple(asked))
+    return Size(title, words, lines, formulas, figures, exercises, tuple(asked))
+
+
+def _lines(code: str) -> int:
+    return sum(bool(line.strip()) for line in code.splitlines())
 
 
 def table() -> str:

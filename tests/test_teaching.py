@@ -523,14 +523,23 @@ def test_the_minutes_are_those_that_are_counted(scripts):
 
 def test_the_counting_is_what_the_page_says(scripts):
     minutes = scripts["minutes"]
-    size = minutes.Size("", words=130, lines=15, formulas=1, figures=1, exercises=(), open=())
+    size = minutes.Size("", words=130, lines=15, formulas=1, figures=1, exercises={}, open=())
     assert size.to_read == 5  # 1 + 2 + 1 + 1
     assert size._replace(words=131).to_read == 10
-    some = size._replace(exercises=("lora_count", "lora_break", "lora_backward"))
-    assert some.to_do == 20  # 2 + 3 + 4 · 3, rounded up
-    assert some._replace(open=(2, 7)).to_do == 30  # 5 and 7 more
-    for said in ("130 words a minute", "8 seconds a line", "2 minutes to predict", "3 to break"):
+    some = size._replace(exercises={"lora_count": 1, "lora_break": 3, "lora_backward": 2})
+    assert some.to_do == 20  # 3 + 4 + 3 · 3 + 2, rounded up
+    assert some._replace(open=(2, 8)).to_do == 40  # 8 and 12 more
+    for said in ("130 words a minute", "8 seconds a line", "3 minutes to predict", "4 to break"):
         assert said in " ".join(TEACHING.split()) and said in " ".join(minutes.__doc__.split())
+
+
+def test_the_minutes_to_do_agree_with_the_reader_whom_the_page_names(scripts):
+    """In sum within 5 %, and each within 10 minutes."""
+    assert "80, 65, 60, 95 and 85 minutes for 01, 01b, 02, 02b and 04" in TEACHING
+    judged = {"01": 80, "01b": 65, "02": 60, "02b": 95, "04": 85}
+    counted = {n: scripts["minutes"].size(p).to_do for p in SOURCES if (n := number(p)) in judged}
+    assert abs(sum(counted.values()) / sum(judged.values()) - 1) < 0.05
+    assert all(abs(counted[n] - judged[n]) <= 10 for n in judged)
 
 
 def test_every_notebook_is_in_the_four_weeks():

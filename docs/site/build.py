@@ -56,5 +56,8 @@ if __name__ == "__main__":
     target.mkdir(parents=True, exist_ok=True)
     if status := build(target):
         sys.exit(status)
+    if conf.ADDRESS and "colab_url" not in conf.html_theme_options["launch_buttons"]:
+        print(f"no button for Colab: the notebooks do not install minilora from {conf.ADDRESS};")
+        print("with this address in pyproject.toml, python notebooks/build.py --address does it")
     pages = sum(1 for _ in (target / "html").rglob("*.html"))
     print(f"{pages} pages in {time.perf_counter() - start:.0f} s: {target / 'html' / 'index.html'}")

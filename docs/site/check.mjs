@@ -65,6 +65,9 @@ function faults() {
   for (const error of document.querySelectorAll("mjx-merror, [data-mml-node=merror], .system-message")) {
     say("formula or text with an error", error);
   }
+  const seen = [...document.querySelectorAll(".search-button__button")].filter((button) =>
+    button.checkVisibility({ visibilityProperty: true }) && button.getBoundingClientRect().right > 0);
+  if (seen.length !== 1) found.push(`${seen.length} buttons for the search, wanted one`);
   const wide = document.documentElement.scrollWidth - innerWidth;
   if (wide > 1) found.push(`the page is ${wide} pixels wider than the screen`);
   return found;

@@ -8,14 +8,13 @@ from pathlib import Path
 from urllib.parse import quote
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent.parent / "notebooks")]
 
-SETTINGS = HERE.parent.parent / "pyproject.toml"
-PROJECT = tomllib.loads(SETTINGS.read_text(encoding="utf-8"))["project"]
-# The one address: "https://github.com/OWNER/NAME". With it a notebook's page has buttons for Colab
-# and Binder; without it there are none.
-ADDRESS = os.environ.get("MINILORA_REPOSITORY") or PROJECT.get("urls", {}).get("Repository", "")
-ADDRESS = ADDRESS.rstrip("/").removesuffix(".git")  # as git clone takes it
+import launch  # noqa: E402
+
+PROJECT = tomllib.loads(launch.SETTINGS.read_text(encoding="utf-8"))["project"]
+# The one address. With it a notebook's page has buttons; without it there are none.
+ADDRESS = launch.address()
 BRANCH = quote(os.environ.get("MINILORA_BRANCH", "main"), safe="")  # one part of a path
 
 project, version = "minilora", PROJECT["version"]
@@ -37,6 +36,7 @@ html_show_search_summary = False  # it would fetch pages, which a browser forbid
 html_theme_options = {
     "use_download_button": True,
     "use_fullscreen_button": False,
+    "navbar_persistent": [],  # the search stands in the sidebar; the theme would add it here, too
     "show_toc_level": 2,
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
@@ -46,11 +46,11 @@ if ADDRESS:
         "repository_url": ADDRESS,
         "repository_branch": BRANCH,
         "use_repository_button": True,
-        "launch_buttons": {
-            "colab_url": "https://colab.research.google.com",
-            "binderhub_url": "https://mybinder.org",
-        },
+        "launch_buttons": {"binderhub_url": "https://mybinder.org"},
     }
+    if launch.ready(ADDRESS):  # what Colab opens has to install minilora itself
+        colab = {"colab_url": "https://colab.research.google.com"}
+        html_theme_options["launch_buttons"] |= colab
 
 # One file that makes every formula, copied into the site
 MATHJAX = "tex-svg-full.js"

@@ -18,8 +18,10 @@ from minilora.methods import METHODS
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+PAGES = ["README.md", "CONTRIBUTING.md", "TEACHING.md"]
+PAGES += [f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")]
 PAGES += [f"notebooks/{p.name}" for p in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+TITLES = {"rmsnorm": "RMSNorm", "rope": "RoPE", "swiglu": "SwiGLU"}  # of an op's file
 OWN = "index.md", "calculator.md", "api.md"  # of this folder
 LISTED = ".py", ".ipynb", ".json"  # of a folder
 SHOWN = {  # suffix of a file that is shown as it is -> its language
@@ -134,7 +136,7 @@ def mathematics(stage: Stage) -> None:
     found = [op.forward.__module__ for op in vars(ops).values() if isinstance(op, Op)]
     homes = dict.fromkeys(module.rsplit(".", 1)[-1] for module in found)
     for home in homes:
-        title = home.replace("_", " ").capitalize()
+        title = TITLES.get(home, home.replace("_", " ").capitalize())
         text = f"# {title}\n\n```{{mathematics}} minilora.ops.{home}\n```\n"
         stage.write(f"model/{home}.md", text)
     words = "The parts of the model, a file each. The words are its docstrings."

@@ -8,7 +8,7 @@ When you are done you can
 - give the nearest matrix of a rank, and how near it is,
 - say what a real fine-tuning needs, and tell that from what a random matrix would show.
 
-*Needs*: a matrix product and an orthogonal basis; the SVD is explained here. *Time*: 20 minutes to read, 15 to do.
+*Needs*: a matrix product and an orthogonal basis; the SVD is explained here. *Time*: 20 minutes to read, 25 to do.
 *Papers*: Hu et al. 2021, [arXiv:2106.09685](https://arxiv.org/abs/2106.09685), section 7; Eckart and
 Young 1936. *The one idea*: most of what fine-tuning adds here is a sum of few directions.
 """

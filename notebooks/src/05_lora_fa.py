@@ -8,7 +8,7 @@ When you are done you can
 - say which bytes LoRA-FA saves, which it does not, and when the saving is taken back,
 - name what is lost: the directions that a frozen $A$ cannot reach.
 
-*Needs*: notebook 04, and from 03 what a rank is. *Time*: 25 minutes to read, 70 to do.
+*Needs*: notebook 04, and from 03 what a rank is. *Time*: 25 minutes to read, 80 to do.
 *Paper*: Zhang et al. 2023, [arXiv:2308.03303](https://arxiv.org/abs/2308.03303), section 3. *Symbols*: the table in
 notebook 03. *The one idea*: what is frozen needs no gradient, and what needs no gradient need not be remembered.
 """
@@ -34,8 +34,8 @@ $$dB = s\,dy^\top z,\qquad dz = s\,dy\,B,\qquad dA = dz^\top x,\qquad dx = dy\,W
 One of them reads $x$. Freeze $A$ as it was drawn, and none of those that are left does: $M$ rows of $I$ numbers need
 not be kept for backward, only $z$, with its $r$ numbers a row. The forward pass is LoRA's.
 
-**Predict.** 32 rows of 25 tokens, 128 inputs, rank 4: how many numbers are kept for backward, $W$, $A$
-and $B$ left out?
+**Predict.** A batch of 32 texts of 25 tokens, one row of $x$ for each token; 128 inputs, rank 4. How many numbers does one
+linear keep for backward, without $W$, $A$ and $B$?
 """
 
 # %% exercise lora_fa_kept
@@ -128,8 +128,8 @@ check("lora_fa_break", broken)
 r"""
 ## Frozen means frozen
 
-The optimizer may not see $A$ at all: no gradient, no moments, no weight decay either.
-**Fill the blank**: a step of plain gradient descent, handed a `dA` that nobody should use.
+The optimizer may not see $A$ at all: no gradient, no **moments** (the two numbers that AdamW keeps for each one that
+trains), no weight decay either. **Fill the blank**: a step of plain gradient descent. It is given a `dA` that it must not use.
 """
 
 # %% exercise lora_fa_step
@@ -155,7 +155,8 @@ tape and counts every storage once, whoever holds it. Adapters are on all linear
 
 # %% exercise lora_fa_ledger
 def lora_fa_ledger(inputs, linears, M, r):
-    """inputs: widths of the different x; M rows; r rank -> bytes of x (LoRA), bytes of z, float32."""
+    """inputs: width of each different x; linears: how many are adapted; M rows; r rank
+    -> bytes of x (which LoRA keeps), bytes of z, in float32."""
     ### BEGIN SOLUTION
     bytes_of_x = sum(4 * M * width for width in inputs)
     bytes_of_z = linears * 4 * M * r
@@ -256,8 +257,10 @@ print("20 steps with your pair and with the package's: the same losses, to 1e-3"
 
 # %% [markdown]
 r"""
-**Do it.** Take the first $A$ again (`ml.attach` with the same seed gives it) and take from $\Delta W$ what lies in its rows:
-$\Delta W - \Delta W A^+A$, with `np.linalg.pinv`. What share is left, for LoRA and for LoRA-FA? Predict both.
+**Do it.** With $A^+$ = `np.linalg.pinv(A)`, the product $\Delta W A^+A$ is the part of $\Delta W$ that lies in the rows of $A$. What share
+of $\|\Delta W\|$ is left in $\Delta W - \Delta W A^+A$ for the *first* $A$, with LoRA and with LoRA-FA? Predict both. `runs[name][0]` is
+a trained model: its `delta(layer)` is $\Delta W$, its `layers` is a dict of the layers' arrays. `ml.attach(model, name, rank=4).layers[layer]["A"]`
+is the first $A$ again, for the seed is the same.
 """
 
 # %% open lora_fa_rows
@@ -302,8 +305,9 @@ would follow: $dB \leftarrow dB\,(AA^\top)^{-1}/s^2$. To prove it, write the wan
 $\|s\,CA - dW\|^2$: its gradient by $C$ is $2s\,(s\,CA - dW)\,A^\top$, which is 0 for $C = dW A^\top (AA^\top)^{-1}/s$. And
 backward gives $dB = s\,dW A^\top$.
 
-**Do it.** On the arrays above: `lora_fa.corrected_gradient(arrays, grads, {"corrected": True})` changes `grads["B"]` in place. Compare with
-`np.linalg.lstsq`.
+**Do it.** On the arrays above: `lora_fa.corrected_gradient(arrays, grads, {"corrected": True})` changes `grads["B"]` in place, where
+`arrays` is a dict of `A` and `s`, and `grads` one of `B`, which is $dB$. Compare it with the $C$ that `np.linalg.lstsq` finds for
+$s\,CA = dW$; here $dW = dy^\top x$. (`lstsq(a, b)` solves $a\,X = b$, so transpose.)
 """
 
 # %% open lora_fa_corrected
@@ -321,6 +325,7 @@ print("the corrected dB is the least-squares one")
 r"""
 **Open.** Predict, run, explain; there is no single answer. Does the correction help? The steps of AdamW do not depend on the
 size of a gradient. So what can the correction change, and at which ranks do you expect to see it? How many seeds do you want?
+(`ml.attach(…, corrected=True)` trains with it.)
 """
 
 # %% open lora_fa_own

@@ -8,7 +8,7 @@ When you are done you can
 - count what it trains, what it stores and what it keeps for backward, which are three numbers,
 - say what a rank costs here, and why it may be larger than the layer.
 
-*Needs*: notebook 04. *Time*: 25 minutes to read, 65 to do.
+*Needs*: notebook 04. *Time*: 25 minutes to read, 75 to do.
 *Paper*: Kopiczko et al. 2023, [arXiv:2310.11454](https://arxiv.org/abs/2310.11454), equation 2 and section 3.3.
 *Symbols*: the table in notebook 03. *The one idea*: random directions need not be stored; train only how much of each
 is wanted.
@@ -174,7 +174,8 @@ r"""
 $b = 0$, so a fresh adapter changes nothing; $d = 0.1$ everywhere. As in LoRA one of the two gradients
 is exactly zero at the first step.
 
-**Do it.** Predict which one, then ask the package's pair with $b = 0$ and $d = 0.1$.
+**Do it.** Predict which one, then ask the package's pair with $b = 0$ and $d = 0.1$. As in the cell above, entry 4 of what
+`vera.vera_backward` returns is $db$, and entry 5 is $dd$.
 """
 
 # %% open vera_start
@@ -328,9 +329,10 @@ print("20 steps with your pair and with the package's: the same losses, to 1e-3"
 
 # %% [markdown]
 r"""
-**Open.** Predict, run, explain; there is no single answer. Which of the two vectors does the work? Give one of them a
-rate of 0 by hand, or start $d$ elsewhere (`d_initial`), and compare the losses of a few dozen steps. The paper's table 6 has
-such rows. Why might your order differ from the paper's?
+**Open.** Predict, run, explain; there is no single answer. Which of the two vectors does the work? Start $d$
+elsewhere (`ml.attach(…, d_initial=…)`), or hold one of them: `dataclasses.replace(ml.METHODS["vera"], lr_scale=lambda options: {"d": 0.0})`
+is a technique whose $d$ learns at 0 times the rate, and `attach` takes it (`import dataclasses` first). Compare the losses of a few dozen steps. The
+paper's table 6 has such rows. Why might your order differ from the paper's?
 """
 
 # %% open vera_own

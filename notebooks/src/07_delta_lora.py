@@ -8,7 +8,7 @@ When you are done you can
 - prove that its moves telescope, how large a rank they can reach, and see it reached,
 - say what Delta-LoRA is when $W$ moves from the very first step.
 
-*Needs*: notebooks 03 (singular values) and 04. *Time*: 30 minutes to read, 40 to do.
+*Needs*: notebooks 03 (singular values) and 04. *Time*: 30 minutes to read, 50 to do.
 *Paper*: Zi et al. 2023, [arXiv:2309.02411](https://arxiv.org/abs/2309.02411), algorithm 1. *Symbols*: the table in
 notebook 03. *The one idea*: $W$ follows the product $BA$ from step to step, and the sum of these moves telescopes.
 """
@@ -89,7 +89,8 @@ the slip keeps the one term that is second order in the step, and drops the two 
 keeps copies of the old factors and moves $W$ by one product of rank $2r$, in place:
 
 **Do it.** Take one step of gradient descent with rate 0.01 on the arrays above, let `delta_lora.after_step(arrays, (A, B), 1, options)`
-move $W$, and compare: how much shorter is the move of the slip?
+move $W$, and compare: how much shorter is the move of the slip? `arrays` is a dict of `W` (a copy), `s` and the *new* `A` and `B`;
+`(A, B)` are the old ones, 1 is the number of the step, and `options` is `{"update_ratio": ratio, "start_step": 0}`.
 """
 
 # %% open delta_lora_slip
@@ -209,7 +210,8 @@ print("W - W₀ = λ s (B A - B_K A_K), to 1e-12")
 # %% [markdown]
 r"""
 So the whole of what was learned is a product of rank $2r$, and is saved as an ordinary LoRA of twice the
-rank: $s\,[(1+\lambda)B,\ -\lambda B_K]\,[A;\ A_K]$, on the untouched base.
+rank: $s\,[(1+\lambda)B,\ -\lambda B_K]\,[A;\ A_K]$, on the untouched base. In the first bracket two matrices stand side by side, in
+the second one above the other.
 """
 
 # %%
@@ -326,7 +328,7 @@ for name in ("lora", "delta_lora"):
     row = ml.ledger(model, 32, 25, method=name, rank=4)
     print(f"{ml.METHODS[name].title:10} trains {row.trainable:,} bytes, moves {row.moved:,} more, "
           f"keeps {row.activations:,} for backward")
-assert row.moved == row.base_kept > 0  # W moves in a copy, for detach to give the base back
+assert row.moved == row.base_kept > 0  # W moves in a copy, so the base stays as it was
 
 # %% [markdown]
 r"""

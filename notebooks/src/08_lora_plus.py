@@ -8,7 +8,7 @@ When you are done you can
 - give $B$ its own, and name the slip that is made with it,
 - read a heat map of losses over rate and ratio, and say what a theory of large widths does not say.
 
-*Needs*: notebook 04. *Time*: 35 minutes to read, 50 to do.
+*Needs*: notebook 04. *Time*: 35 minutes to read, 65 to do.
 *Paper*: Hayou et al. 2024, [arXiv:2402.12354](https://arxiv.org/abs/2402.12354), sections 3 and 4.
 *Symbols*: the table in notebook 03. *The one idea*: at equal rates the steps of $A$ and of $B$ change the output by
 different orders in the width.
@@ -77,8 +77,8 @@ check("lora_plus_break", broken)
 
 # %% [markdown]
 r"""
-The optimizer asks for less: only by what it shall multiply the learning rate. **Fill the blank**; in the package that is one
-line, too, and everything else is LoRA's record.
+The optimizer wants to know less: a factor of the learning rate for $A$, and one for $B$. **Fill the blank**. In the package it
+is one line, too, and everything else is LoRA's record.
 """
 
 # %% exercise lora_plus_factors
@@ -104,7 +104,7 @@ r"""
 
 The smallest LoRA has one output and rank 1: $f = b\,z$ with $z = a\cdot x$. The row $a$ is $A$ and the number $b$ is
 $B$. The width $n$ is the length of $x$, whose numbers are of order one, so $\|x\|^2$ is about $n$. At the start $b = 0$,
-and $z$ is of order one. With the error $e = f - y$ the gradients are $db = e\,z$ and $da = e\,b\,x$. (The paper writes $a^\top x$ for $z$, and $U$ for
+and $z$ is of order one: it neither grows nor shrinks with $n$. With the error $e = f - y$ the gradients are $db = e\,z$ and $da = e\,b\,x$. (The paper writes $a^\top x$ for $z$, and $U$ for
 $e$.) A step changes $f$ by
 
 $$\Delta f = b\,\Delta z + \Delta b\,z + \Delta b\,\Delta z .$$
@@ -124,8 +124,9 @@ grows. The paper calls it **efficient feature learning** when both are of order 
 (At one rate of order $1/\sqrt n$ both are of order one again, but only because $z$ itself grows to order $\sqrt n$ and $b$
 stays at $1/\sqrt n$: put them into the table. So $f$ learns, and what $B$ reads does not stay of order one.)
 
-**Do it.** Draw $x$ and $a$ at the widths 64, 1024 and 16384, take Adam's first step (the rate times a sign), and print how many times
-$B$'s part $A$'s is. Does it grow as $n$?
+**Do it.** At the widths 64, 1024 and 16384 draw $x$ from a normal distribution, and $a$ from one divided by $\sqrt n$, so that $z$ is of
+order one. Take $b = 1$, $y = 1$ and one rate. Adam's first step is the rate times the sign of the gradient, downhill. Print
+how many times $B$'s part $A$'s is. Does it grow as $n$?
 """
 
 # %% open lora_plus_parts
@@ -160,7 +161,7 @@ $$z^2 + n b^2 = \sqrt{z_0^4 + 4 n y^2}\;\approx\;2\sqrt n\,|y| ,\qquad
 z \approx n^{1/4}\sqrt{|y|},\qquad |b| \approx n^{-1/4}\sqrt{|y|} .$$
 
 **$z$ grows as $n^{1/4}$ while $b$ falls as $n^{-1/4}$.** Near the end $e$ shrinks in a step by the factor
-$1 - \eta\,(z^2 + n b^2)$: it flies away for $\eta > 2/(z^2 + nb^2)$ and is fastest at half of that, so the best $\eta$ is of
+$1 - \eta\,(z^2 + n b^2)$: it diverges for $\eta > 2/(z^2 + nb^2)$ and is fastest at half of that, so the best $\eta$ is of
 order $1/\sqrt n$. On the way $z$ has to grow from order one to $n^{1/4}$, by a factor $1 + \eta\sqrt n\,|y|$ a step, which
 at this rate does not depend on $n$. That takes a number of steps that grows as $\log n$. First the change, on numbers:
 
@@ -181,7 +182,8 @@ assert np.isclose(stepped - b * z, change)
 r"""
 Then descent until $|e| < 0.01$ at several widths, from 31 draws of $z_0$: with the best single rate of a grid, and with
 $\eta_A = 0.316/n$, $\eta_B = 1$ at every width. What are $z$ and $b$ at the end? **Fill the blank**: the descent, for all
-starts at once. A start that has arrived, at $|e| < 0.01$, moves no more.
+starts at once. In a step $b$ and $z$ both move by the $e$, $b$ and $z$ from before it. A start that has arrived, at $|e| < 0.01$,
+moves no more; one that never arrives has made 200 steps.
 """
 
 # %% exercise lora_plus_descend
@@ -205,7 +207,7 @@ yours = course.mine("lora_plus_descend")
 
 def descend(n, rate_A, rate_B, z):
     """Medians over the starts of the steps, of |b| and of z."""
-    with np.errstate(over="ignore", invalid="ignore"):  # too large a rate flies away
+    with np.errstate(over="ignore", invalid="ignore"):  # too large a rate diverges
         count, b, z = yours(n, rate_A, rate_B, z)
     return np.median(count), np.median(np.abs(b)), np.median(z)
 

@@ -8,7 +8,7 @@ When you are done you can
 - go from three loops to a tile in registers, and say at each step what moves less,
 - time two pieces of code so that you may believe the result.
 
-*Needs*: a matrix product and nested loops; the roofline is explained here. *Time*: 25 minutes to read, 40 to do.
+*Needs*: a matrix product and nested loops; the roofline is explained here. *Time*: 25 minutes to read, 65 to do.
 *Sources*: Goto and van de Geijn 2008, [doi:10.1145/1356052.1356053](https://doi.org/10.1145/1356052.1356053);
 Williams et al. 2009, [doi:10.1145/1498765.1498785](https://doi.org/10.1145/1498765.1498785) (roofline).
 *The one idea*: a processor multiplies faster than memory brings numbers, so what a kernel fetches decides.
@@ -43,8 +43,8 @@ r"""
 **Three loops** takes $i$, $j$, $k$ in the order of the formula. **Reordered** takes $i$, $k$, $j$. **Tiled**
 does blocks of columns, and eight $k$ for each visit of $y$. **Register tile** is what minilora calls.
 
-How fast each was is in a record of one machine; `minilora bench ladder` makes yours. The product of the lines below has
-256 columns:
+How fast each was is in a record of one machine; `minilora bench ladder` makes yours. Below are its rates for a product of
+256 columns. One GFLOP/s is $10^9$ operations a second, and BLAS is the library that NumPy calls:
 """
 
 # %%
@@ -68,7 +68,8 @@ which counts how often a line has to be fetched. A dict keeps the order in which
 
 # %% exercise kernel_fetched
 def kernel_fetched(places, lines):
-    """Places of numbers, one after the other; lines that the cache holds -> how many are fetched."""
+    """places: of the numbers, one after the other; lines: how many lines the cache holds
+    -> how many lines are fetched."""
     ### BEGIN SOLUTION
     cache, count = {}, 0  # a dict keeps the order of its keys
     for place in places:
@@ -286,7 +287,7 @@ r"""
 Each thread does its own rectangle of $y$, so nobody waits for a sum of another's, and each number is added up
 in the same order whoever does it. The result has the same bits, in one piece or in two:
 
-**Do it.** Compute `kernels.matmul_nn` of the two halves of $x$'s rows, put them together, and compare with the whole, bit for bit. Then print the
+**Do it.** `kernels.matmul_nn(x, w)` is the register tile's product. Compute it of the two halves of $x$'s rows, put them together, and compare with the whole, bit for bit. Then print the
 record's `ladder["together"]` beside `big["seconds"]`: how many times as fast are two threads?
 """
 
@@ -307,8 +308,9 @@ An adapted linear is $xW^\top + zB^\top$. In pieces, $y$ is written, read and wr
 adds the second product while its rectangle is near. Attention gains more: its scores, $T$ by $T$ for each
 head, are never whole. A block of 32 queries is scored, passed through the softmax and used, then the next.
 
-**Do it.** Write attention with whole scores, as in notebook 02, for the $q$ given (also as $k$ and $v$), and compare with
-`kernels.attention_forward`. Print the record's `ladder["fused"]`: what does one kernel gain over pieces?
+**Do it.** Write attention with whole scores, as in notebook 02, for the $q$ given (200 tokens, 2 heads of 32), which
+serves as $k$ and $v$, too. Compare with the first output of `kernels.attention_forward(q, k, v, spans)`. A row of `spans` says where a sequence's queries
+begin and end, and its keys: here `np.array([[0, 200, 0, 200]])`. Print the record's `ladder["fused"]`: what does one kernel gain over pieces?
 """
 
 # %% open kernel_fused
@@ -344,8 +346,8 @@ r"""
 ## Timing honestly
 
 A machine is never alone. So: warm up (the first call compiles); let the ways take **turns**, so that other work
-meets both; judge by the **median**; check that the answers agree before you compare their times.
-**Fill the blank**: from seconds of two ways, round by round.
+meets both; divide the times *within* a round, and judge by the **median** of these ratios; check that the answers agree
+before you compare their times. **Fill the blank**: from seconds of two ways, round by round.
 """
 
 # %% exercise kernel_ratio

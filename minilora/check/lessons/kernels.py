@@ -56,6 +56,16 @@ def times_slower(mine, theirs):
     return [{"ratio": np.median(mine / theirs)}]
 
 
+def ratio_of_medians(mine, theirs):
+    """A busy round may be the median of one way and not of the other."""
+    return [{"ratio": np.median(theirs) / np.median(mine)}]
+
+
+def mean_of_ratios(mine, theirs):
+    """A round in which other work met one of the two counts for many."""
+    return [{"ratio": np.mean(theirs / mine)}]
+
+
 def times_cases(rng):
     """For ratio = f(mine, theirs): seconds of each round; in some, other work was running."""
     cases = []
@@ -65,7 +75,11 @@ def times_cases(rng):
         mine, theirs = (busy * (1 + 0.1 * noise[n] ** 2) for n in ("mine", "theirs"))
         theirs[rng.integers(count)] *= 9  # and once only one of them
         args = {"mine": 2e-3 * mine, "theirs": number(rng, 3e-3, 8e-3) * theirs}
-        slips = {"the ratio is upside down: half the seconds is twice as fast": times_slower}
+        slips = {
+            "the ratio is upside down: half the seconds is twice as fast": times_slower,
+            "the ratio of the medians: divide within each round first": ratio_of_medians,
+            "the mean of the ratios: one odd round moves it, and no median": mean_of_ratios,
+        }
         cases.append(Case(args, times_faster, slips=slips))
     return cases
 
