@@ -97,7 +97,9 @@ def __getattr__(name: str):
         except ModuleNotFoundError as error:
             if error.name != f"{__name__}.{name}":
                 raise
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    ours = importlib.import_module(".support.names", __name__).FUNCTIONS.get(name)
+    wanted = f"; wanted {ours}" if ours else ""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{wanted}")
 
 
 def __dir__() -> list[str]:

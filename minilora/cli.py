@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     terminal.set_up()
     arguments = parser().parse_args(argv)
-    warnings.showwarning = _show_warning
+    warnings.showwarning = terminal.show_warning
     terminated = threading.Event()
     try:
         with _as_ctrl_c(terminated), contextlib.redirect_stdout(terminal.Printable(sys.stdout)):
@@ -124,7 +124,24 @@ class _Command(_Parser):
 
     def parse_known_args(self, args=None, namespace=None):
         self._fill()
-        return super().parse_known_args(args, namespace)
+        known, others = super().parse_known_args(args, namespace)
+        for word in others:
+            if word.startswith("--"):
+                self._explain(word)
+        return known, others
+
+    def _explain(self, option: str) -> None:
+        """End with the option's name here, if PEFT or transformers call it so, or the nearest."""
+        from .support.files import nearest
+        from .support.names import PEFT_NAMES, TRAINER_NAMES
+
+        name, known = option.split("=")[0], [*self._option_string_actions]
+        ours = {**PEFT_NAMES, **TRAINER_NAMES}.get(name.lstrip("-").replace("-", "_"), "")
+        if (here := f"--{ours.replace('_', '-')}") in known:
+            self.error(f"no option {name}; wanted {here}")
+        if ours and "--option" in known:
+            self.error(f"no option {name}; wanted --option {ours}=…")
+        self.error(str(nearest("option", name, [word for word in known if len(word) > 2])))
 
     def format_help(self) -> str:
         self._fill()
@@ -140,10 +157,6 @@ class _Only:
     def add_parser(self, name: str) -> argparse.ArgumentParser:
         """The parser for a command of this name."""
         return self.parser if name == self.name else argparse.ArgumentParser()
-
-
-def _show_warning(message, category, filename, lineno, file=None, line=None):
-    print(printable(f"minilora: warning: {message}"), file=sys.stderr)
 
 
 if __name__ == "__main__":

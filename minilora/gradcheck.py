@@ -32,7 +32,7 @@ def gradcheck(
     wrong dA looks right.
     Returns the names of what was checked. Raises GradientError with the first wrong gradient's
     name, numbers and place, or with the fault in the pair's form; ValueError where the call is
-    wrong or leaves nothing to check.
+    wrong or leaves nothing to check; TypeError for what is no function.
     """
     if not 0 < tolerance <= 0.01:
         raise ValueError(f"gradcheck: tolerance is {tolerance}, wanted above 0 and at most 0.01")

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import inspect
 import json
 import re
 import time
@@ -13,6 +14,7 @@ from battery import BATCHES, base, same_bits, tune
 
 import minilora as ml
 from minilora.cli import main
+from minilora.support.names import FUNCTIONS, TRAINER_NAMES, names_keywords
 from minilora.support.values import shown
 
 NAMES = list(ml.METHODS)
@@ -446,6 +448,108 @@ def test_a_model_where_an_adapter_is_wanted(tmp_path):
     }
     for words, call in calls.items():
         refuses(call, words, error=TypeError)
+
+
+@pytest.mark.smoke
+def test_a_name_where_a_model_is_wanted():
+    """As in transformers, where a name is enough."""
+    pairs = [("Dwalk>", "walked")]
+    calls = {
+        "ledger: got 'base', wanted .*: load_model gives one": lambda: ml.ledger(
+            "base", 1, 16, method="lora"
+        ),
+        "ledger: got 'base', wanted .*: load_model": lambda: ml.ledger("base", 1, 16),
+        "ledger: got a NoneType, wanted a Tuned": lambda: ml.ledger(None, 1, 16, method="lora"),
+        "exact_match: got 'base', wanted a model: load_model gives one": lambda: ml.exact_match(
+            "base", pairs
+        ),
+        "batches: got a Llama, wanted its tokenizer: model.tokenizer": lambda: ml.batches(
+            pairs, base(), 1
+        ),
+        "batches: got a str, wanted a tokenizer": lambda: ml.batches(pairs, "base", 1),
+    }
+    for words, call in calls.items():
+        refuses(call, words, error=TypeError)
+    wanted = "memory: got no sizes, wanted batch_size and seq_len, or batch="
+    refuses(lambda: ml.ledger(ml.attach(base(), "lora")), wanted)
+
+
+@pytest.mark.smoke
+def test_arguments_in_another_order():
+    calls = {
+        "attach: got a Llama as the method, wanted attach\\(model, method": lambda: ml.attach(
+            "lora", base()
+        ),
+        r"attach: got a dict as the method, wanted a name in METHODS": lambda: ml.attach(
+            base(), {"r": 4}
+        ),
+        "gradcheck: forward is 1, wanted a function": lambda: ml.gradcheck(1, 2),
+        "gradcheck: backward is None, wanted a function": lambda: ml.gradcheck(abs, None),
+    }
+    for words, call in calls.items():
+        refuses(call, words, error=TypeError)
+
+
+@pytest.mark.smoke
+def test_keywords_as_in_transformers():
+    @names_keywords
+    def train(tuned, *, steps, lr, schedule="constant"):
+        """Its own words."""
+        return steps * lr
+
+    assert train(None, steps=2, lr=0.5) == 1 and train.__doc__ == "Its own words."
+    assert [*inspect.signature(train).parameters] == ["tuned", "steps", "lr", "schedule"]
+    calls = {
+        "train: got learning_rate=, wanted lr=": dict(learning_rate=0.1, steps=2),
+        "train: got max_steps=, wanted steps=": dict(lr=0.1, max_steps=2),
+        "keyword of train 'shedule'; did you mean 'schedule'": dict(lr=0.1, steps=2, shedule="x"),
+        "keyword of train 'fp16'; wanted one of: tuned, steps": dict(lr=0.1, steps=2, fp16=True),
+    }
+    for words, given in calls.items():
+        refuses(lambda g=given: train(None, **g), words, error=TypeError)
+    keywords = inspect.signature(ml.train).parameters, inspect.signature(ml.batches).parameters
+    assert {*TRAINER_NAMES.values()} <= keywords[0].keys() | keywords[1].keys()
+
+
+@pytest.mark.smoke
+def test_functions_of_peft_and_transformers():
+    for theirs, ours in FUNCTIONS.items():
+        assert ours in ml.__all__
+        refuses(lambda t=theirs: getattr(ml, t), f"{theirs}'; wanted {ours}$", error=AttributeError)
+    refuses(lambda: ml.Lora, "no attribute 'Lora'$", error=AttributeError)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    "line, says",
+    [
+        ("train --task past --learning-rate 0.1", "train: no option --learning-rate; wanted --lr"),
+        ("train --task past --learning_rate=0.1", "no option --learning_rate; wanted --lr"),
+        ("train --task past --lora-alpha 4", "no option --lora-alpha; wanted --alpha"),
+        ("train --task past --lora-dropout 0.1", "wanted --option dropout=…"),
+        ("train --task past --epochs 3", "no option --epochs; wanted --steps"),
+        ("train --task past --lora-r 4", "unknown option '--lora-r'"),
+        ("compare --seed 3 --lerning 4", "unknown option '--lerning'"),
+        ("train --task past --warm-up 3", "unknown option '--warm-up'; did you mean '--warmup'"),
+    ],
+)
+def test_options_as_in_transformers(capsys, line, says):
+    with pytest.raises(SystemExit) as ended:
+        main(line.split())
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and says in error and error.count("\n") == 1
+
+
+@pytest.mark.smoke
+def test_several_prompts_where_one_is_wanted():
+    model = ml.load_model("base")
+    for each in (model, ml.attach(model, "lora", rank=4)):
+        for prompt in (["Dwalk>", "Dlaugh>"], 3, None):
+            refuses(
+                lambda m=each, p=prompt: m.generate_text(p),
+                "generate_text: prompt is .*, wanted one text",
+                error=TypeError,
+            )
 
 
 @pytest.mark.smoke

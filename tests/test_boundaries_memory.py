@@ -355,14 +355,16 @@ def test_the_figure_has_a_titled_panel_for_each_method_on_one_scale():
     first = four.axes[0]
     for axes in four.axes:
         assert axes.get_xlim() == (1, 1024) and axes.get_ylim()[0] == 0
-        assert most <= axes.get_ylim()[1] <= 1.05 * most
+        # room for the two lines of text above the highest stack, and no more
+        assert 1.16 * most <= axes.get_ylim()[1] <= 1.2 * most
         assert axes is first or axes.get_shared_y_axes().joined(axes, first)
         assert all(not part.get_linewidth().any() for part in axes.collections)
     assert [t for t in first.xaxis.get_major_locator()() if 0 <= t <= 1024] == [0, 500, 1000]
     assert first.yaxis.get_major_formatter()(2048, 0) == "2 KiB"
     assert four.get_suptitle() == "bytes"
     labels = [text.get_text() for text in four.legends[0].get_texts()]
-    assert labels == [*figure.PARTS, "all that LoRA holds"]
+    moves = "weights that a step rule moves"  # none of the four has such
+    assert labels == [*(p for p in figure.PARTS if p != moves), "all that LoRA holds"]
     (w1, h1), (w2, h2), (w4, h4) = (f.get_size_inches() for f in (one, two, four))
     assert (w2 - w1, h2 - h1) == pytest.approx((4.5, 0))
     assert (w4 - w2, h4 - h2) == pytest.approx((4.5, 3.7))

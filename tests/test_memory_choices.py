@@ -189,9 +189,21 @@ class TestFigure:
         words = [text.get_text() for axes in drawn.axes for text in axes.texts]
         assert all("activations > weights\nfrom" in text for text in words) and words
 
-    def test_one_panel(self):
-        lengths, found = figure.curves(CONFIG, {"vera": {}}, 1)
-        assert len(figure.memory_by_length(lengths, found, "title").axes) == 1
+    @pytest.mark.parametrize("methods", [("vera",), ("lora",), ("lora", "dora"), METHODS])
+    def test_nothing_is_cut(self, methods):
+        """With one, two or more panels, title and legend stand inside the figure."""
+        settings = {name: {"recompute": "layers"} for name in methods}
+        config = ModelConfig(**SHAPES["llama-7b"].config_fields())
+        lengths, found = figure.curves(config, settings, 4)
+        drawn = figure.memory_by_length(lengths, found, figure.heading("llama-7b", settings, 4))
+        assert len(drawn.axes) == len(methods)
+        drawn.canvas.draw()
+        for part in (drawn._suptitle, *drawn.legends, *drawn.axes):
+            box = part.get_window_extent()
+            assert box.x0 >= 0 and box.y0 >= 0, part
+            assert box.x1 <= drawn.bbox.width and box.y1 <= drawn.bbox.height, part
+        (low,) = {legend.get_window_extent().y1 for legend in drawn.legends}
+        assert all(low < axes.get_window_extent().y0 for axes in drawn.axes)
 
     def test_the_heading_says_what_it_is_of(self):
         heading = figure.heading("base", {"lora": {"targets": ALL, "recompute": "layers"}}, 3, True)

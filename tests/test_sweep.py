@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -205,6 +206,22 @@ def test_one_cell_meets_one_thread_too():
     alone, both = (cells.run(threads, cells.grid(x=[1, 2]), jobs=jobs) for jobs in (1, 2))
     assert [r["result"] for r in alone] == [r["result"] for r in both]
     assert set(alone[0]["result"].values()) == {"1"}
+
+
+def warning(x):
+    warnings.warn(f"no folder {x}", stacklevel=1)
+    return x
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_warning_of_a_worker_is_one_line(capfd, jobs):
+    """As on the command line: without a path of the code and the line that warns."""
+    from joblib.externals.loky import get_reusable_executor
+
+    get_reusable_executor().shutdown()  # workers of an earlier test write to its stderr
+    cells.run(warning, cells.grid(x=[1, 2]), jobs=jobs)
+    lines = [line for line in capfd.readouterr().err.splitlines() if "no folder" in line]
+    assert sorted(lines) == [f"minilora: warning: no folder {x}" for x in (1, 2)]
 
 
 def test_a_broken_last_line_is_run_again(tmp_path):

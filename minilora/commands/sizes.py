@@ -83,8 +83,7 @@ def memory(a: Namespace) -> None:
     seq = min(512, config.max_position_embeddings) if a.seq is None else a.seq
     if a.mixed and (a.measure or a.savers):
         raise ValueError("--measure and --savers run in the model's own precision, without --mixed")
-    if a.figure and (a.json or a.seq is not None):
-        raise ValueError("--figure draws every length and prints nothing: without --seq and --json")
+    _check_figure(a)
     if a.fit is not None and a.batch is not None:
         raise ValueError("--fit searches for the batch: without --batch")
     batch = 1 if a.batch is None else a.batch
@@ -119,6 +118,20 @@ def memory(a: Namespace) -> None:
         lines = tables.overview(predicted, measured, len(settings) == 1, a.mixed, wide)
     for line in [json.dumps(data, indent=1)] if a.json else lines:
         print(line)
+
+
+def _check_figure(a) -> None:
+    """Raises ValueError for options that --figure would not follow."""
+    if not a.figure:
+        return
+    if a.json or a.seq is not None:
+        raise ValueError("--figure draws every length and prints nothing: without --seq and --json")
+    if a.task is not None or a.prompts or a.answers:
+        raise ValueError(
+            "--figure draws rows in which all tokens count: without --task, --prompts and --answers"
+        )
+    if a.figure.suffix.lower() != ".png":
+        raise ValueError(f"--figure writes PNG: got {str(a.figure)!r}, wanted a name in .png")
 
 
 def _real_batch(a, config: ModelConfig, batch_size: int):

@@ -126,6 +126,8 @@ def _check(a, pairs, held_out, model) -> None:
         raise ValueError("--evaluate-every: nothing to evaluate on, wanted --eval too")
     if a.patience is not None and not a.evaluate_every:
         raise ValueError(f"--patience is {a.patience}, wanted --evaluate-every too")
+    if a.resume and not a.checkpoint:
+        raise ValueError("--resume goes on from a checkpoint, wanted --checkpoint FILE too")
     if a.checkpoint and a.checkpoint.exists() and not a.resume:
         raise ValueError(
             f"{a.checkpoint}: an earlier run's checkpoint; wanted --resume to go on from it, "

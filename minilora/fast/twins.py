@@ -6,6 +6,8 @@ twin may take one argument more, `add_to`: the gradient that the first argument 
 returns the sum as the first gradient.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ..support.meta import filled
@@ -261,7 +263,7 @@ def adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step, factor=1.0):
     K.adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step, factor)
 
 
-PAGES = {  # module of the package -> the twins of its functions
+PAGES: dict[str, tuple[Callable, ...]] = {  # module of the package -> the twins of its functions
     "engine": (add,),
     "ops.linear": (
         linear_forward,

@@ -9,12 +9,14 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
 from ..fast import is_plain, plain
+from ..support.terminal import show_warning
 
 ONE_THREAD = ("NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -131,6 +133,7 @@ def _begin(parent: int) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
     # tqdm's own lock is shared between processes, and stays behind if this process is killed
     tqdm.set_lock(threading.RLock())
+    warnings.showwarning = show_warning  # for the same line as in the command's own process
 
 
 def _one_thread() -> None:

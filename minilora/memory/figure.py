@@ -8,6 +8,7 @@ from ..llama.model import ModelConfig
 from ..methods import METHODS
 from ..support import plots
 from ..support.files import write_atomically
+from ..support.terminal import fill
 from ..tuning.choices import DEFAULT_TARGETS
 from .step import Ledger, ledger
 from .whatif import REFERENCE, Settings
@@ -64,7 +65,9 @@ def memory_by_length(
     columns = min(3, len(ledgers))
     lines = -(-len(ledgers) // columns)
     with plots.style():
-        figure = plots.canvas(4.5 * columns + 0.6, 3.7 * lines + 1.5)
+        width = 4.5 * columns + 2  # inches; one panel is wide enough for the legend
+        figure = plots.canvas(width, 3.7 * lines + 1.5)
+        title = fill(title, int(7 * width))  # a character of the title is about 1/7 inch wide
         figure.suptitle(title, fontsize=17, x=0.01, ha="left")
         grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
         panels = list(grid.flat)
@@ -83,7 +86,10 @@ def memory_by_length(
         handles: dict[str, Any] = {}
         for axes in figure.axes:
             handles |= dict(zip(*reversed(axes.get_legend_handles_labels())))
-        figure.legend(handles.values(), handles, loc="outside lower center", ncols=4)
+        for part, (_, size) in PARTS.items():  # no entry for what none of the panels has
+            if not any(size(row) for rows in ledgers.values() for row in rows):
+                del handles[part]
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns + 1)
     return figure
 
 
@@ -96,9 +102,12 @@ def _stack(axes, lengths, rows):
     if here > lengths[-1]:
         return
     axes.axvline(here, color=plots.INK, lw=1.6, ls=":")
-    place = dict(xy=(here, 0.97), xycoords=("data", "axes fraction"), va="top", fontsize=13)
+    place = dict(xy=(here, 0.985), xycoords=("data", "axes fraction"), va="top", fontsize=13)
     text = f"activations > weights\nfrom {here:,} tokens"
-    axes.annotate(text, xytext=(7, 0), textcoords="offset points", **place)
+    # on the side with more room
+    left = here > sum(lengths[:: len(lengths) - 1]) / 2
+    place |= dict(ha="right" if left else "left", xytext=(-7 if left else 7, 0))
+    axes.annotate(text, textcoords="offset points", **place)
 
 
 def _scale(panels, lengths, most):
@@ -108,7 +117,7 @@ def _scale(panels, lengths, most):
     step = 2 ** (most.bit_length() - 3)  # four to eight ticks
     for axes in panels:
         axes.set_xlim(lengths[0], lengths[-1])
-        axes.set_ylim(0, most * 1.02)
+        axes.set_ylim(0, most * 1.18)  # room for two lines of text above the highest stack
         axes.yaxis.set_major_locator(MultipleLocator(step))
         axes.yaxis.set_major_formatter(lambda value, _: plots.round_human(value))
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))

@@ -23,7 +23,7 @@ from ..support import meta, show
 from ..support.files import nearest
 from ..support.meta import Meta, is_array
 from ..support.plots import human
-from ..support.values import whole
+from ..support.values import named, whole
 from ..tuning.adapters import Tuned, adapted, attach
 from ..tuning.optim import AdamW
 from .saved import Saved, saved_arrays, storage, storages
@@ -101,7 +101,7 @@ def ledger(
     mixed: 16-bit weights, gradients and activations, with a 32-bit master copy and moments of what
     trains.
     Raises ValueError for a Tuned with method=, mixed= or attach's keywords, for a model without
-    method=, or for sizes below 1.
+    method=, or for sizes below 1; TypeError for a model of another kind.
     """
     if isinstance(model, Tuned):
         if method or how or mixed:
@@ -110,6 +110,11 @@ def ledger(
                 "keywords too"
             )
         return predict(shadow(model), _batch(batch_size, seq_len, batch))
+    if not isinstance(model, Llama | ModelConfig):
+        raise TypeError(
+            f"ledger: got {named(model)}, wanted a Tuned, a Llama or a ModelConfig: load_model "
+            "gives one"
+        )
     if method is None:
         raise ValueError("ledger: wanted method= for a model without one")
     config = model.config if isinstance(model, Llama) else model
@@ -131,6 +136,8 @@ def _batch(batch_size, seq_len, batch, tokens=np.zeros) -> Batch:
             raise ValueError("memory: got a batch, and batch_size or seq_len too; give one of them")
         ids, targets = (np.asarray(a) for a in batch)
         return ids, targets
+    if batch_size is None and seq_len is None:
+        raise ValueError("memory: got no sizes, wanted batch_size and seq_len, or batch=")
     for name, n in (("batch_size", batch_size), ("seq_len", seq_len)):
         whole(f"memory: {name}", n, 1)
     ids = tokens((batch_size, seq_len), int)

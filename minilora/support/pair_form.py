@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .files import nearest
+from .values import shown
 
 SALT = 0x5EED  # keeps the draws here apart from default_rng(seed)'s, which a caller may use
 
@@ -56,8 +57,11 @@ def run_pair(
     """Run a pair once in float64, and check that it has the form of a pair.
 
     Raises GradientError if it has not; ValueError if the call is wrong or there is nothing to
-    check.
+    check; TypeError for what is no function.
     """
+    for what, function in (("forward", forward), ("backward", backward)):
+        if not callable(function):
+            raise TypeError(f"gradcheck: {what} is {shown(function)}, wanted a function")
     parameters, more = _parameters(forward, len(arrays))
     frozen = (frozen,) if isinstance(frozen, str) else tuple(frozen)
     for name in frozen:

@@ -96,6 +96,19 @@ def printable(text: str) -> str:
     return CONTROLS.sub(lambda c: ascii(c[0])[1:-1], text)
 
 
+def show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
+    """As warnings.showwarning: one line on stderr, without the place in the code."""
+    # one call: lines of several processes do not mix
+    sys.stderr.write(printable(f"minilora: warning: {message}\n"))
+
+
 class Printable:
     """A text stream without control characters.
 

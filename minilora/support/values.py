@@ -48,6 +48,11 @@ def shown(value: Any) -> str:
     return f"{value!r:.80}"
 
 
+def named(value: Any) -> str:
+    """What a wrong argument is, for an error: a text as it is written, else its kind."""
+    return shown(value) if isinstance(value, str) else f"a {type(value).__name__}"
+
+
 def plain(value: Any) -> Any:
     """A NumPy scalar as a Python number, anything else as it is.
 

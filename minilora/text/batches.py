@@ -33,9 +33,13 @@ def batches(
     max_tokens, instead of batch_size: a batch takes rows until the next one would give it more
     tokens than this, padding not counted. So all batches cost about the same.
     Raises ValueError for no pairs, no tokenizer, an empty prompt, an end token inside a completion,
-    a character without a token, or a row longer than max_tokens.
+    a character without a token, or a row longer than max_tokens; TypeError for another object in
+    the tokenizer's place.
     """
     require_tokenizer("batches", tokenizer)
+    if not hasattr(tokenizer, "eos_id"):
+        its = "its tokenizer: model.tokenizer" if hasattr(tokenizer, "tokenizer") else "a tokenizer"
+        raise TypeError(f"batches: got a {type(tokenizer).__name__}, wanted {its}")
     if (batch_size is None) == (max_tokens is None):
         raise ValueError(
             f"batches: batch_size {batch_size}, max_tokens {max_tokens}; wanted one of them"

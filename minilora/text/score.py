@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..llama.model import Llama
+from ..support.values import named
 from .chats import Chat
 from .pairs import Pair, check_pair, right_completions
 from .tokenizer import require_tokenizer
@@ -21,8 +22,13 @@ def exact_match(
     model of this package gets prompts of several lengths at once.
     Returns a float; with return_answers: (float, answers in the order of `pairs`). An answer longer
     than the longest right completion is wrong.
-    Raises ValueError for an empty list of pairs or a model without a tokenizer.
+    Raises ValueError for an empty list of pairs or a model without a tokenizer; TypeError for what
+    is no model.
     """
+    if not hasattr(model, "generate"):
+        raise TypeError(
+            f"exact_match: got {named(model)}, wanted a model: load_model gives one, by its name"
+        )
     if not pairs:
         raise ValueError("exact_match: no pairs")
     base = getattr(model, "base", model)

@@ -291,9 +291,12 @@ def attach(
     layers_pattern, exclude_modules: leave some of them out, see `match_targets`. recompute: needs
     less memory and more time, see `check_recompute`. options: the technique's own, listed below
     with their defaults.
-    Raises TypeError if model is not a Llama; ValueError for a keyword that the technique does not
-    take, with the nearest right names, or for a value out of range.
+    Raises TypeError if model is no Llama or method no name; ValueError for a keyword that the
+    technique does not take, with the nearest right names, or for a value out of range.
     """
+    if not isinstance(method, str | Method | None):
+        wanted = "attach(model, method)" if isinstance(method, Llama) else "a name in METHODS"
+        raise TypeError(f"attach: got a {type(method).__name__} as the method, wanted {wanted}")
     record = method if isinstance(method, Method) else find_method(method)
     check_base("attach", model)
     patterns = {"rank_pattern": rank_pattern or {}, "alpha_pattern": alpha_pattern or {}}

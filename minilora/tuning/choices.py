@@ -9,23 +9,12 @@ from ..llama.model import EMBED, HEAD
 from ..methods import METHODS
 from ..methods.base import Method
 from ..support.files import find, nearest
+from ..support.names import PEFT_NAMES
 from ..support.values import number, plain, shown, whole
 from . import patterns
 
 DEFAULT_TARGETS = ("q_proj", "v_proj")
 SELECTION = "layers_to_transform", "layers_pattern", "exclude_modules"  # PEFT's, beside targets
-
-
-# PEFT's name -> the name here
-PEFT_NAMES = {
-    "r": "rank",
-    "lora_alpha": "alpha",
-    "target_modules": "targets",
-    "lora_dropout": "dropout",
-    "vera_dropout": "dropout",
-    "use_rslora": "rank_stabilized",
-    "loraplus_lr_ratio": "ratio",
-}
 
 
 def find_method(name: str) -> Method:

@@ -1,0 +1,82 @@
+"""What PEFT and transformers call things, and what they are called here: for error messages."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from .files import nearest
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+# PEFT's name -> the name here
+PEFT_NAMES = {
+    "r": "rank",
+    "lora_alpha": "alpha",
+    "target_modules": "targets",
+    "lora_dropout": "dropout",
+    "vera_dropout": "dropout",
+    "use_rslora": "rank_stabilized",
+    "loraplus_lr_ratio": "ratio",
+}
+
+# the name in transformers' TrainingArguments -> the keyword of train
+TRAINER_NAMES = {
+    "learning_rate": "lr",
+    "max_steps": "steps",
+    "num_train_epochs": "steps",
+    "epochs": "steps",
+    "lr_scheduler_type": "schedule",
+    "warmup_steps": "warmup",
+    "max_grad_norm": "clip",
+    "gradient_accumulation_steps": "accumulate",
+    "adam_beta1": "betas",
+    "adam_beta2": "betas",
+    "adam_epsilon": "eps",
+    "eval_steps": "evaluate_every",
+    "save_steps": "checkpoint_every",
+    "resume_from_checkpoint": "resume",
+    "per_device_train_batch_size": "batch_size",
+    "train_dataset": "batches",
+}
+
+# a name in PEFT or transformers -> the function here
+FUNCTIONS = {
+    "get_peft_model": "attach",
+    "LoraConfig": "attach",
+    "VeraConfig": "attach",
+    "PeftModel": "load_adapter",
+    "AutoPeftModelForCausalLM": "load_adapter",
+    "Trainer": "train",
+    "SFTTrainer": "train",
+    "TrainingArguments": "train",
+    "AutoModelForCausalLM": "load_model",
+    "AutoTokenizer": "load_model",
+    "LlamaForCausalLM": "load_model",
+}
+
+
+def names_keywords(function: Function) -> Function:
+    """A decorator: for a keyword that the function does not take, TypeError with the right name."""
+    known = [
+        name
+        for name, p in inspect.signature(function).parameters.items()
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
+
+    @functools.wraps(function)
+    def checked(*arguments, **keywords):
+        for name in keywords:
+            if name not in known:
+                raise _unknown(function.__name__, name, known)
+        return function(*arguments, **keywords)
+
+    return checked  # type: ignore[return-value]
+
+
+def _unknown(function, name, known):
+    """The TypeError for a keyword that is not among the known ones."""
+    ours = TRAINER_NAMES.get(name)
+    if ours in known:
+        return TypeError(f"{function}: got {name}=, wanted {ours}=")
+    return TypeError(str(nearest(f"keyword of {function}", name, known)))
