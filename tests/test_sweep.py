@@ -340,6 +340,49 @@ cells.run(round, [{{"number": 1.0}}, {{"number": 2.0}}], jobs={jobs})
     assert not list(Path("/dev/shm").glob(f"*[-_]{process.pid}[-_]*"))
 
 
+WHEN = {  # a Ctrl-C, which a terminal sends to all processes
+    "a semaphore is made": """
+from joblib.externals.loky.backend import resource_tracker as place
+def interrupted(*args, real=place.register):
+    place.register = real
+    os.killpg(0, signal.SIGINT)
+    real(*args)
+place.register = interrupted
+""",
+    "a worker begins": """
+from joblib.externals.loky.backend import fork_exec as place
+def interrupted(*args, real=place.fork_exec, **others):
+    place.fork_exec = real
+    worker = real(*args, **others)
+    time.sleep(0.1)  # it has begun to import
+    os.killpg(0, signal.SIGINT)
+    return worker
+place.fork_exec = interrupted
+""",
+}
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="lists what Linux shares")
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("when", WHEN)
+def test_ctrl_c_while_workers_start_leaves_nothing_and_is_quiet(when, jobs):
+    script = f"""
+import os, signal, sys, time
+from minilora.lab import cells
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+{WHEN[when]}
+try:
+    cells.run(round, [{{"number": 1.0}}, {{"number": 2.0}}], jobs={jobs})
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+    how = {"cwd": ROOT, "stderr": subprocess.PIPE, "start_new_session": True}
+    process = subprocess.Popen([sys.executable, "-c", script], **how)
+    assert read_all(process.stderr, seconds=120) == b""
+    assert process.wait(timeout=120) == 130
+    assert not list(Path("/dev/shm").glob(f"*[-_]{process.pid}[-_]*"))
+
+
 @pytest.mark.slow
 def test_two_dask_workers_give_the_same_bits(tmp_path):
     pytest.importorskip("distributed")
