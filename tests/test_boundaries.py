@@ -798,9 +798,9 @@ def test_arrays_that_are_not_finite_are_not_written(tmp_path):
 
 
 def test_the_seconds_of_the_steps_are_those_of_the_run():
-    start = time.monotonic()
+    start = time.perf_counter()
     seconds = two_steps().seconds
-    assert min(seconds) > 0 and sum(seconds) <= time.monotonic() - start
+    assert min(seconds) > 0 and sum(seconds) <= time.perf_counter() - start
 
 
 def test_one_target_is_enough_and_none_is_refused():
@@ -1146,10 +1146,10 @@ def test_a_step_with_a_saver_trains(saver):
 
 
 def test_the_seconds_of_savers_are_those_of_a_step():
-    start = time.monotonic()
+    start = time.perf_counter()
     found = savers.seconds(tune("lora", base("float32")), 1, 4, rounds=1)
     assert found.keys() == {saver.title for saver in savers.SAVERS}
-    assert min(found.values()) > 0 and max(found.values()) < time.monotonic() - start
+    assert min(found.values()) > 0 and max(found.values()) < time.perf_counter() - start
 
 
 def test_a_case_of_what_an_op_keeps_needs_more_bytes():

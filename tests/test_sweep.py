@@ -310,11 +310,12 @@ def test_a_killed_sweep_goes_on_to_the_same_file(how, jobs, code, undisturbed, t
     command = [*SWEEP, jobs, "--out", str(path)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     while not path.exists() or path.read_bytes().count(b"\n") < 3:
+        assert process.poll() is None, process.stderr.read()
         time.sleep(0.02)
     os.kill(process.pid, getattr(signal, how))
-    assert process.wait(timeout=10) == code
+    assert process.wait(timeout=60) == code
     # the pipe is closed once the last worker has ended
-    error = read_all(process.stderr, seconds=5)
+    error = read_all(process.stderr, seconds=30)
     assert how == "SIGKILL" or error == b"minilora: stopped\n"
     left = cells.read(path)
     assert 3 <= len(left) < 12 and list(tmp_path.iterdir()) == [path]
@@ -369,7 +370,6 @@ def test_ctrl_c_while_workers_start_leaves_nothing_and_is_quiet(when, jobs):
     script = f"""
 import os, signal, sys, time
 from minilora.lab import cells
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 {WHEN[when]}
 try:
     cells.run(round, [{{"number": 1.0}}, {{"number": 2.0}}], jobs={jobs})
@@ -429,4 +429,4 @@ def test_a_bar_has_the_time_left(tmp_path, capsys):
     work = cells.grid(x=[1, 2, 3], seconds=0.2)
     cells.run(square, work, tmp_path / "a.jsonl", jobs=1, progress=True)
     bar = capsys.readouterr().err
-    assert "2/3" in bar and re.search(r"<00:0\d", bar) and "cells" in bar
+    assert "2/3" in bar and re.search(r"<\d\d:\d\d", bar) and "cells" in bar

@@ -5,10 +5,12 @@ or a Dask cluster.
 """
 
 import contextlib
+import functools
 import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
@@ -51,10 +53,23 @@ def _here(work, jobs):
     with contextlib.ExitStack() as stack:
         with _ctrl_c_waits():
             pool = loky.ProcessPoolExecutor(jobs, **begin)
-            stack.callback(pool.shutdown, kill_workers=True)
+            stack.push(functools.partial(_end, pool))
             results = [pool.submit(_placed, *item) for item in work]  # the first starts all workers
         for result in loky.as_completed(results):
             yield result.result()
+
+
+def _end(pool, error, *_) -> None:
+    """End the workers, at once where there was an error or Ctrl-C.
+
+    `shutdown(kill_workers=True)` fails in a thread if calls are still on the way to the workers.
+    """
+    if error:
+        for worker in list(pool._processes.values()):
+            worker.kill()
+    with warnings.catch_warnings():  # without psutil and pgrep loky warns, and kills all the same
+        warnings.simplefilter("ignore")
+        pool.shutdown()
 
 
 @contextlib.contextmanager
