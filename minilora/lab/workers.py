@@ -66,7 +66,7 @@ def _end(pool, error, *_) -> None:
     """
     if error:
         for worker in list(pool._processes.values()):
-            worker.kill()
+            worker.terminate()
     with warnings.catch_warnings():  # without psutil and pgrep loky warns, and kills all the same
         warnings.simplefilter("ignore")
         pool.shutdown()
