@@ -425,6 +425,21 @@ def test_the_closing_table_has_the_best_of_each_method():
     assert "0.600 ± 0.000" in sweep.table(records)
 
 
+def test_a_bar_makes_no_semaphore():
+    """A kill would leave it in shared memory: the bar is of one process."""
+    script = """
+import multiprocessing.synchronize as place, numpy as np, minilora as ml
+from minilora.lab import cells
+def made(*args, **others):
+    raise AssertionError("a semaphore")
+place.SemLock.__init__ = made
+ids = np.array([[1, 2, 3]])
+ml.train(ml.attach(ml.load_model("base"), "lora"), [(ids, ids)], steps=1, lr=0.01)
+cells.run(round, [{"number": 1.0}], jobs=1)
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
 def test_a_bar_has_the_time_left(tmp_path, capsys):
     work = cells.grid(x=[1, 2, 3], seconds=0.2)
     cells.run(square, work, tmp_path / "a.jsonl", jobs=1, progress=True)
