@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from ..fast import is_plain, plain
 
-ONE_THREAD = ("NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+LIBRARIES = ("NUMBA", "OPENBLAS", "OMP", "MKL", "BLIS")
+ONE_THREAD = (*(f"{name}_NUM_THREADS" for name in LIBRARIES), "VECLIB_MAXIMUM_THREADS")
 
 
 def each(
