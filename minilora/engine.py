@@ -94,10 +94,12 @@ class Op:
     """A pair bound to the tape: called on tensors and plain values, it returns a Tensor.
 
     forward(*args) -> (out, cache); backward(dout, cache) -> one gradient or None per argument of
-    forward. A backward with a third parameter `need` is told, per argument, whether its gradient is
-    wanted. `value(*args) -> out` serves in forward's place where nothing upstream trains and
-    forward would do work that only backward uses. saves: the names of the cache's parts, in order;
-    constants: those of them that no activation is in (angles, places), for the ledger.
+    forward. A backward with a parameter `need` is told, per argument, whether its gradient is
+    wanted. One with `add_to` gets the gradient that its first argument has so far, and returns the
+    sum: one pass over the numbers, not two. `value(*args) -> out` serves in forward's place where
+    nothing upstream trains and forward would do work that only backward uses. saves: the names of
+    the cache's parts, in order; constants: those of them that no activation is in (angles, places),
+    for the ledger.
     Where a function of the pair has a twin in `fast`, the tape takes the twin that answers.
     """
 
@@ -113,7 +115,8 @@ class Op:
     ):
         self.name, self.forward, self.backward, self.value = name, forward, backward, value
         self.saves, self.constants = saves, constants
-        self.takes_need = "need" in inspect.signature(backward).parameters
+        parameters = inspect.signature(backward).parameters
+        self.takes_need, self.adds = "need" in parameters, "add_to" in parameters
         self.has_twin, self.fast_backward = twin_of(forward) is not None, twin_of(backward)
         self.twins = twin_of(forward) or forward, (value and twin_of(value)) or value
 
@@ -139,7 +142,12 @@ class Op:
         need = (tuple([p is not None for p in parents]),) if self.takes_need else ()
         fast = self.fast_backward
         backward = fast if fast and answers(dout) else self.backward
-        grads = backward(dout, cache, *need)
+        first = parents[0] if self.adds else None
+        if first is not None and first.grad is not None:
+            so_far, first.grad = first.grad, None
+            grads = backward(dout, cache, *need, add_to=so_far)
+        else:
+            grads = backward(dout, cache, *need)
         if len(grads) < len(parents):
             raise ValueError(
                 f"{self.name}: backward gave {len(grads)} gradients, wanted {len(parents)}"

@@ -52,11 +52,11 @@ def rmsnorm_forward(x, g, eps):
     return x * rstd[:, None] * g, rstd
 
 
-def rmsnorm_dx(dy, x, g, rstd):
-    """dx = rstd (dy·g) - x rstd³ mean(dy·g·x).   dy, x (M, C), g (C,), rstd (M,) -> dx (M, C)."""
+def rmsnorm_dx(dy, x, g, rstd, old=0):
+    """old + dx, dx = rstd (dy·g) - x rstd³ mean(dy·g·x).   dy, x, old (M, C), g (C,), rstd (M,)."""
     dyg = dy * g
     mean = (dyg * x).mean(axis=1)
-    return dyg * rstd[:, None] - x * (mean * rstd**3)[:, None]
+    return old + dyg * rstd[:, None] - x * (mean * rstd**3)[:, None]
 
 
 def rmsnorm_dg(dy, x, rstd):

@@ -156,6 +156,16 @@ def test_products_of_low_rank(M, I, r, layout, seed):
     agrees("matmul_tn", dy, z, scale=(np.abs(dy).T @ np.abs(z)).max())  # dB = dyᵀ z
 
 
+@given(st.integers(1, 300), st.integers(1, 4), st.sampled_from([16, 95, 96, 100, 200, 576]), SEEDS)
+def test_the_low_tile_sums_in_the_order_of_the_high_one(M, r, N, seed):
+    """A product of few rows has the bits of the same rows of a product of more."""
+    rng = np.random.default_rng(seed)
+    x, y = normal(rng, M, 8), normal(rng, M, N)
+    low, high = kernels.matmul_tn(x[:, :r], y), kernels.matmul_tn(x, y)[:r]
+    assert np.array_equal(low, high) or not JIT
+    close(low, np.float64(x[:, :r]).T @ y, scale=(np.abs(x).T @ np.abs(y)).max())
+
+
 @given(SIZES, SIZES, SIZES, RANKS, LAYOUTS, SEEDS)
 def test_adapted_products(M, K, N, r, layout, seed):
     rng = np.random.default_rng(seed)
@@ -226,7 +236,9 @@ def test_rmsnorm(M, C, layout, seed):
     x, g, dy = (laid_out(a, layout) for a in (normal(rng, M, C), normal(rng, C), normal(rng, M, C)))
     rstd = agrees("rmsnorm_forward", x, g, 1e-5)[1]
     largest = (np.abs(dy * g) * rstd[:, None]).max()  # dx is a difference: of numbers of this size
-    agrees("rmsnorm_dx", dy, x, g, rstd, scale=3 * largest)
+    dx, old = agrees("rmsnorm_dx", dy, x, g, rstd, scale=3 * largest), normal(rng, M, C)
+    total = agrees("rmsnorm_dx", dy, x, g, rstd, laid_out(old, layout), scale=3 * largest)
+    np.testing.assert_array_equal(total, old + dx)
     agrees("rmsnorm_dg", dy, x, rstd, scale=np.abs(dy * x * rstd[:, None]).sum(axis=0).max())
 
 

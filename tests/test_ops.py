@@ -14,7 +14,7 @@ from conftest import as_pair
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minilora import ops
+from minilora import engine, fast, ops
 from minilora import strategies as some
 from minilora.engine import Op, Tensor, backward, param
 from minilora.gradcheck import gradcheck
@@ -253,6 +253,32 @@ def test_need_gives_the_same_gradients_and_none_where_not_asked(name, rng):
         grads = op.backward(out, cache, need + (False,) * (len(args) - 2))
         for g, all_, n in zip(grads, full, need):
             assert (g is not None) == n and (g is None or np.array_equal(g, all_))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rmsnorm_adds_the_gradient_of_the_residual_in_its_own_pass(dtype, rng, monkeypatch):
+    """x + rmsnorm(x): the bits of two passes, and the slope that finite differences give."""
+    x, dout, dx = (rng.standard_normal((5, 8)).astype(dtype) for _ in range(3))
+    g, sums = rng.standard_normal(8).astype(dtype), []
+
+    def gradient(norm):
+        leaf = param(x)
+        backward(ops.add(leaf, norm(leaf, g, 1e-5)), dout)
+        return leaf.grad
+
+    monkeypatch.setattr(engine, "add", lambda a, b: sums.append(1) or a + b)
+    forward, back = ops.rmsnorm.forward, ops.rmsnorm.backward
+    in_two = Op("rmsnorm", forward, lambda dy, cache: fast.twin(back, dy)(dy, cache))
+    wanted = gradient(in_two)
+    assert len(sums) == 1
+    got = gradient(ops.rmsnorm)
+    assert len(sums) == 1
+    if dtype == np.float64:
+        np.testing.assert_array_equal(got, wanted)
+        high, low = (x + h * dx + forward(x + h * dx, g, 1e-5)[0] for h in (1e-6, -1e-6))
+        np.testing.assert_allclose((got * dx).sum(), ((high - low) * dout).sum() / 2e-6, rtol=1e-7)
+    else:  # in_two ran the page forward, whose rstd may differ in a bit
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
 
 
 @each_op

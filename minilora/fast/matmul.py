@@ -139,16 +139,19 @@ rectangle = by_address(_rectangle)
 
 
 @compiled()
-def _grid(tiles, vectors, n_tasks):
+def _grid(M, N, n_tasks):
     """(down, across), down · across = n_tasks: the grid whose largest share is smallest.
 
-    Among equals it is the one with the most shares across, which packs the least of b.
+    Among equals, rows are divided where there are more rows than columns: then each task reads all
+    of the smaller factor, and its own part of the larger one. So do the other kernels, and most of
+    these rows are in the cache of the core that computed them.
     """
+    tiles, vectors = -(-M // MR), -(-N // 16)
     best, down = tiles * vectors + 1, 1
     for d in range(1, n_tasks + 1):
         if n_tasks % d == 0:
             share = -(-tiles // d) * -(-vectors // (n_tasks // d))
-            if share < best:
+            if share < best or (share == best and M >= N):
                 best, down = share, d
     return down, n_tasks // down
 
@@ -160,7 +163,7 @@ TWO_PRODUCTS = *PRODUCT[:2], *PRODUCT
 def _products_share(a, b, a2, b2, c, add, t, n_tasks):
     """Task t's rectangle of c (+)= a b + a2 b2: the second is added while c is still in a cache."""
     M, N = c.shape
-    down, across = _grid(-(-M // MR), -(-N // 16), n_tasks)
+    down, across = _grid(M, N, n_tasks)
     i0, i1 = portion(M, t // across, down, MR)
     j0, j1 = portion(N, t % across, across, 16)
     rectangle(a, b, c, add, i0, i1, j0, j1)

@@ -5,7 +5,7 @@ result and runs the tasks.
 """
 
 import numpy as np
-from numba import float32, int64
+from numba import boolean, float32, int64
 
 from .jit import CHUNK, ONE, TASK, compiled, contiguous, portion, read, run, tasks, write
 from .sums import dot, dot3
@@ -57,26 +57,30 @@ def rmsnorm_forward(x, g, eps):
     return y, rstd
 
 
-RMSNORM_DX = read(2), read(2), read(1), read(1), write(2)
+RMSNORM_DX = read(2), read(2), read(1), read(1), read(2), write(2), boolean
 
 
 @compiled((*RMSNORM_DX, *TASK))
-def _rmsnorm_dx_rows(dy, x, g, rstd, dx, t, n_tasks):
+def _rmsnorm_dx_rows(dy, x, g, rstd, old, dx, add, t, n_tasks):
     C = x.shape[1]
     share = ONE / np.float32(C)
     for i in range(*portion(len(x), t, n_tasks, 1)):
         r = rstd[i]
         slope = dot3(dy[i], g, x[i]) * (r * r * r)  # 1/C follows below: the order of the records
         for j in range(C):
-            dx[i, j] = fma(g[j], dy[i, j] * r, -(x[i, j] * slope * share))
+            new = fma(g[j], dy[i, j] * r, -(x[i, j] * slope * share))
+            dx[i, j] = old[i, j] + new if add else new
 
 
-def rmsnorm_dx(dy, x, g, rstd):
-    """dx = rstd (dy·g) - x rstd³ mean(dy·g·x).   dy, x (M, C), g (C,), rstd (M,) -> dx (M, C)."""
+def rmsnorm_dx(dy, x, g, rstd, old=None):
+    """dx = rstd (dy·g) - x rstd³ mean(dy·g·x).   dy, x (M, C), g (C,), rstd (M,) -> dx (M, C).
+
+    With old (M, C): old + dx.
+    """
     M, C = x.shape
-    dx = np.empty((M, C), np.float32)
-    inputs = zip((dy, x, g, rstd), ((M, C), (M, C), (C,), (M,)))
-    arguments = *(contiguous(a, shape) for a, shape in inputs), dx
+    dx, add = np.empty((M, C), np.float32), old is not None
+    inputs = zip((dy, x, g, rstd, old if add else x), ((M, C), (M, C), (C,), (M,), (M, C)))
+    arguments = *(contiguous(a, shape) for a, shape in inputs), dx, add
     run(_rmsnorm_dx_rows, arguments, tasks(M * C, GRAIN))
     return dx
 

@@ -41,8 +41,11 @@ def rmsnorm_forward(x, g, eps):
     return x.copy(), Meta(x.shape[:1], x.dtype)
 
 
-def rmsnorm_dx(dy, x, g, rstd):
-    """dx = rstd (dy·g) - x rstd³ mean(dy·g·x).   dy, x (M, C), g (C,), rstd (M,) -> dx (M, C)."""
+def rmsnorm_dx(dy, x, g, rstd, old=None):
+    """dx = rstd (dy·g) - x rstd³ mean(dy·g·x).   dy, x (M, C), g (C,), rstd (M,) -> dx (M, C).
+
+    With old (M, C): old + dx.
+    """
     return x.copy()
 
 

@@ -14,7 +14,7 @@ is written as instructions (llvm.py). It computes
 
     C[p:p+rows, q:q+cols] = A[i:i+rows, k:k+depth] B[l:l+depth, j:j+cols]    (or += it)
 
-with 1 <= rows <= MR, 1 <= cols <= 16·nv. In comments "(+)=" means: = or +=.
+with 1 <= rows <= height (MR), 1 <= cols <= 16·nv. In comments "(+)=" means: = or +=.
 
 - A has any strides. So a transpose, or one head of an attention, is read in place. Where A's rows
   are adjacent in memory and none is missing, one address serves all rows, and the walk takes two
@@ -97,8 +97,8 @@ def _store_block(b, C, p, q, rows, block, columns, add):
                             store(b, place, value, mask)
 
 
-def make_tile(nv: int, masked: bool = False, rows_ahead: int = 0):
-    """The tile of MR rows and 16·nv columns.
+def make_tile(nv: int, masked: bool = False, rows_ahead: int = 0, height: int = MR):
+    """The tile of `height` rows and 16·nv columns.
 
     masked: of B only the existing columns are loaded. rows_ahead: how far ahead B is prefetched.
     """
@@ -106,13 +106,13 @@ def make_tile(nv: int, masked: bool = False, rows_ahead: int = 0):
     @procedure(plain_tile)
     def tile(b, A, i, k0, B, l, j, C, p, q, depth, rows, cols, add):
         columns = masks(b, cols, nv)
-        starts = [A.at(b.add(i, at_most(b, r, rows)), k0) for r in range(MR)]
-        for r in range(MR):
+        starts = [A.at(b.add(i, at_most(b, r, rows)), k0) for r in range(height)]
+        for r in range(height):
             row = C.at(b.add(p, at_most(b, r, rows)), q)
             for v in range(nv):
                 prefetch(b, b.gep(row, [INT(4 * LANES * v)]), to_write=True)
 
-        sums = [cgutils.alloca_once(b, vector()) for _ in range(MR * nv)]
+        sums = [cgutils.alloca_once(b, vector()) for _ in range(height * nv)]
 
         def walk(address, step):
             """Sum along the depth, `step` at once; address(r, k) is that of A[i + r, k0 + k]."""
@@ -123,7 +123,7 @@ def make_tile(nv: int, masked: bool = False, rows_ahead: int = 0):
                 xs = [load(b, at, m if masked else None) for at, m in zip(places, columns)]
                 for at in places if rows_ahead else ():
                     prefetch(b, b.gep(at, [b.mul(INT(rows_ahead), B.strides[0])]), near=True)
-                for r in range(MR):
+                for r in range(height):
                     at = b.bitcast(address(r, k), FLOAT.as_pointer())
                     a = broadcast(b, b.load(at, align=4))
                     three = zip(xs, olds[r * nv : (r + 1) * nv])
@@ -135,7 +135,7 @@ def make_tile(nv: int, masked: bool = False, rows_ahead: int = 0):
                     olds = one_step(b.add(k, INT(n)), olds)
                 return olds
 
-            zeros = [constant(0.0, vector())] * (MR * nv)
+            zeros = [constant(0.0, vector())] * (height * nv)
             whole = b.sub(depth, b.srem(depth, INT(step)))
             ends = loop(b, whole, zeros, steps, step)
             if step > 1:
@@ -144,13 +144,13 @@ def make_tile(nv: int, masked: bool = False, rows_ahead: int = 0):
                 b.store(end, register)
 
         down, along = A.strides
-        full = b.icmp_signed("==", rows, INT(MR))
+        full = b.icmp_signed("==", rows, INT(height))
         with b.if_else(b.and_(full, b.icmp_signed("==", down, INT(4)))) as (adjacent, apart):
             with adjacent:
                 walk(lambda r, k: b.gep(A.at(i, b.add(k0, k)), [INT(4 * r)]), 2)
             with apart:
                 walk(lambda r, k: b.gep(starts[r], [b.mul(k, along)]), 1)
-        block = [[b.load(sums[r * nv + v]) for v in range(nv)] for r in range(MR)]
+        block = [[b.load(sums[r * nv + v]) for v in range(nv)] for r in range(height)]
         _store_block(b, C, p, q, rows, block, columns, add)
 
     return tile
@@ -159,6 +159,9 @@ def make_tile(nv: int, masked: bool = False, rows_ahead: int = 0):
 tile48, tile32, tile16 = make_tile(3), make_tile(2), make_tile(1)
 masked_tile16 = make_tile(1, masked=True)
 prefetching_tile = make_tile(NR // LANES, rows_ahead=ROWS_AHEAD)
+# Half as high and twice as wide: the same registers serve a product that has few rows.
+LOW = MR // 2
+low_tile = make_tile(2 * NR // LANES, rows_ahead=ROWS_AHEAD, height=LOW)
 
 
 @compiled((read(2, "A"), *PLACE, read(2, "A"), *PLACE, write(2, "A"), *PLACE, *SIZES, boolean))

@@ -153,9 +153,9 @@ def rmsnorm_forward(x, g, eps):
     return y, (x, g, rstd)
 
 
-def rmsnorm_backward(dy, cache, need=(True, True, False)):
+def rmsnorm_backward(dy, cache, need=(True, True, False), add_to=None):
     x, g, rstd = cache
-    dx = K.rmsnorm_dx(dy, x, g, rstd) if need[0] else None
+    dx = K.rmsnorm_dx(dy, x, g, rstd, add_to) if need[0] else None
     dg = K.rmsnorm_dg(dy, x, rstd) if need[1] else None
     return dx, dg, None
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from .jit import PLACE, PRODUCT, TASK, compiled, portion, read, run
 from .llvm import by_address
-from .tile import DOTS, MR, NR, dots, prefetching_tile, row_dots, tile_row
+from .tile import DOTS, LOW, MR, NR, dots, low_tile, prefetching_tile, row_dots, tile_row
 from .vectors import transpose16
 
 FEW_DOTS = 2 * DOTS  # up to so many rows or columns, a product is done by dot products
@@ -79,13 +79,17 @@ def shallow(a, b, c, add, n_tasks):
 def _columns(a, b, c, add, j0, j1):
     """Columns j0 to j1 of c (+)= a b, 128 rows of b at once, which stay in the L1 cache."""
     R, M = a.shape
-    whole = j1 - (j1 - j0) % NR
     for k in range(0, M, 128):
         depth, more = min(128, M - k), add or k > 0
         for i in range(0, R, MR):
             rows = min(MR, R - i)
-            for j in range(j0, whole, NR):
-                prefetching_tile(a, i, k, b, k, j, c, i, j, depth, rows, NR, more)
+            wide = 2 * NR if rows <= LOW else NR
+            whole = j1 - (j1 - j0) % wide
+            for j in range(j0, whole, wide):
+                if rows <= LOW:
+                    low_tile(a, i, k, b, k, j, c, i, j, depth, rows, wide, more)
+                else:
+                    prefetching_tile(a, i, k, b, k, j, c, i, j, depth, rows, wide, more)
             tile_row(a, i, k, b, k, whole, c, i, whole, depth, rows, j1 - whole, more)
 
 

@@ -15,8 +15,11 @@ def rmsnorm_forward(x, g, eps):
     return y, (x, g, rstd)  # x and rstd give x · rstd again, so y is not kept
 
 
-def rmsnorm_backward(dy, cache, need=(True, True, False)):
-    """dy (M, C) -> dx (M, C), dg (C,), None."""
+def rmsnorm_backward(dy, cache, need=(True, True, False), add_to=None):
+    """dy (M, C) -> dx (M, C), dg (C,), None.
+
+    add_to (M, C): the gradient that x has from its other use, the residual; the sum is returned.
+    """
     x, g, rstd = cache
     r = rstd[:, None]
     dg = (dy * x * r).sum(axis=0) if need[1] else None  # y = (x r) g
@@ -25,7 +28,7 @@ def rmsnorm_backward(dy, cache, need=(True, True, False)):
     dxr = dy * g  # y = (x r) g
     dr = (dxr * x).sum(axis=1, keepdims=True)  # x r, by its factor r
     dx = dxr * r - dr * r**3 * x / x.shape[1]  # x r, by its factor x; r = (mean(x²) + eps)^(-1/2)
-    return dx, dg, None
+    return dx if add_to is None else add_to + dx, dg, None
 
 
 rmsnorm = Op("rmsnorm", rmsnorm_forward, rmsnorm_backward, saves=("x", "g", "rstd"))
