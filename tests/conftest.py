@@ -5,6 +5,7 @@ each time.
 """
 
 import os
+import signal
 
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ from minilora.llama.model import Llama, ModelConfig, init_params
 
 # A terminal's width, which pytest-xdist gives its workers: the tests print as into a pipe.
 os.environ.pop("COLUMNS", None)
+# A shell's background jobs ignore Ctrl-C, and so would the tests and what they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "quick",

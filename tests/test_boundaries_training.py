@@ -143,9 +143,9 @@ def test_arrays_that_are_not_finite_are_not_written(tmp_path):
 
 
 def test_the_seconds_of_the_steps_are_those_of_the_run():
-    start = time.monotonic()
+    start = time.perf_counter()
     seconds = two_steps().seconds
-    assert min(seconds) > 0 and sum(seconds) <= time.monotonic() - start
+    assert min(seconds) > 0 and sum(seconds) <= time.perf_counter() - start
 
 
 def test_one_target_is_enough_and_none_is_refused():

@@ -481,6 +481,14 @@ def test_the_same_wrong_function_shows_no_further_hint(first_hint):
     assert counts == [1, 1, 2, 2, 2]
 
 
+def test_wrong_parts_of_a_returned_list_are_compared(first_hint):
+    counts = []
+    for dA in ("?", "?", 0.5):
+        answer = lambda dy, x, W, s, A, B, dA=dA: [dy @ W, dA, None]  # noqa: E731
+        counts.append(len(check("lora_backward", answer).hints))
+    assert counts == [1, 1, 2]
+
+
 def test_the_first_hint_is_that_of_the_slip(first_hint):
     exercise = EXERCISES["lora_forward"]
     verdict = check("lora_forward", WRONG["scale missing"]["lora_forward"][0])
@@ -593,6 +601,12 @@ def test_what_is_broken_otherwise_than_asked_does_not_pass(name, right):
     assert "not in the way asked for" in check(name, lambda *a: 2 * RIGHT[right](*a)).says
 
 
+def test_what_is_broken_by_one_return_of_another_form_does_not_pass():
+    returned = iter([(1, 2)])
+    verdict = check("lora_break", lambda *a: next(returned, None) or lora_backward(*a))
+    assert verdict.status == "failed" and "2 values, wanted 3" in verdict.says, verdict
+
+
 def test_an_unknown_exercise_is_named_with_the_nearest():
     with pytest.raises(ValueError, match="lora_backward"):
         check("lora_backwards", None)
@@ -695,8 +709,34 @@ def test_a_mean_over_rows_is_a_missing_sum():
     x = np.random.default_rng(0).normal(size=(6, 4))
     six = check_pair(forward, backward, np.ones((4, 3)), x)
     assert six.slip == "no sum" and "dW is 1/6 of the right one: dW is not the sum" in repr(six)
+    assert check_pair(forward, backward, np.ones((4, 3)), x[:3]).slip == "no sum"
     two = check_pair(forward, backward, np.ones((4, 3)), x[:2])
     assert two.slip is None and "half of the right one, as a mean over 2 rows" in repr(two)
+
+
+def test_a_vector_has_no_rows_whose_sum_is_missing():
+    verdict = check_pair(np.exp, lambda dy, x: dy * np.exp(x) / 5, np.ones(5))
+    assert verdict.slip is None and "1/5 of the right one" in repr(verdict)
+
+
+def test_a_scale_of_0_is_no_slip():
+    def forward(x, p):
+        return x * (1 - p), p
+
+    verdict = check_pair(forward, lambda dy, p: (3 * dy, None), np.ones((2, 3)), 0)
+    assert verdict.slip is None and "3 times the right one" in repr(verdict)
+
+
+def test_four_gradients_in_another_order_are_swapped():
+    def forward(a, b, c, d):
+        return a * b * c * d, (a, b, c, d)
+
+    def backward(dy, cache):
+        a, b, c, d = cache
+        return dy * a * c * d, dy * a * b * d, dy * a * b * c, dy * b * c * d
+
+    arrays = np.random.default_rng(0).normal(size=(4, 2, 3))
+    assert check_pair(forward, backward, *arrays).slip == "swapped"
 
 
 def linear(x, W):
@@ -785,6 +825,11 @@ DIAGNOSES = {
     "sign of a path": (
         lambda x, W: (x @ W.T + 3 * x[:, :3], (x, W)),
         lambda dy, cache: (np.pad(3 * dy, [(0, 0), (0, 1)]) - dy @ cache[1], dy.T @ cache[0]),
+        *("sign", "or a part of it, has the wrong sign"),
+    ),
+    "sign of the other path": (
+        lambda x, W: (x @ W.T + 3 * x[:, :3], (x, W)),
+        lambda dy, cache: (dy @ cache[1] - np.pad(3 * dy, [(0, 0), (0, 1)]), dy.T @ cache[0]),
         *("sign", "or a part of it, has the wrong sign"),
     ),
 }

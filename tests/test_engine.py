@@ -279,7 +279,7 @@ def test_value_serves_where_nothing_trains():
 
 
 def test_a_chain_of_100_000_nodes():
-    length, start = 100_000, time.perf_counter()
+    length, start = 100_000, time.process_time()
 
     def chain(x):
         for _ in range(length):
@@ -293,7 +293,7 @@ def test_a_chain_of_100_000_nodes():
     assert x.grad == 1
     out = chain(x)
     del out  # no recursion on the way down either
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
 
 
 # ---- order, flags, names, refusals

@@ -47,7 +47,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path, kind, name):
         return
     thread = threading.Thread(target=load, daemon=True)
     thread.start()
-    thread.join(timeout=5)
+    thread.join(timeout=60)
     assert done == [True]
 
 

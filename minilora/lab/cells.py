@@ -13,13 +13,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from .. import __version__
 from ..support import blas, machine
 from ..support.files import check_kind, make_folder, naming, parse_json, read_text, write_atomically
 from ..support.locks import writing
-from ..support.terminal import hides_bar
+from ..support.terminal import bar, hides_bar
 from ..support.values import whole
 from .workers import each
 
@@ -57,15 +55,15 @@ def run(
     done = {_key(record["cell"]): record for record in _records_before(path, form)}
     missing = [cell for key, cell in {_key(c): c for c in cells}.items() if key not in done]
     known, hidden = len(cells) - len(missing), hides_bar(progress)
-    bar = tqdm(desc=title, total=len(cells), initial=known, disable=hidden, leave=False)
+    shown = bar(desc=title, total=len(cells), initial=known, disable=hidden, leave=False)
     calls = [(function, cell, made_by()) for cell in missing]
-    with bar, contextlib.closing(each(_record, calls, jobs, dask)) as outcomes:
+    with shown, contextlib.closing(each(_record, calls, jobs, dask)) as outcomes:
         for _, record in outcomes:
             done[_key(record["cell"])] = record
             if path:
                 _append(path, record)
             report(record)
-            bar.update()
+            shown.update()
     keys = [_key(cell) for cell in cells]
     if path and missing:
         _put_in_order(path, {key: done[key] for key in keys})

@@ -1,10 +1,11 @@
 """Many calls side by side, each in a process of one thread.
 
-For small runs this is faster than one run on all cores. joblib runs them, on this machine or on a
-Dask cluster.
+For small runs this is faster than one run on all cores. joblib runs them: its loky on this machine,
+or a Dask cluster.
 """
 
 import contextlib
+import functools
 import os
 import signal
 import threading
@@ -18,7 +19,8 @@ from tqdm import tqdm
 from ..fast import is_plain, plain
 from ..support.terminal import show_warning
 
-ONE_THREAD = ("NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+LIBRARIES = ("NUMBA", "OPENBLAS", "OMP", "MKL", "BLIS")
+ONE_THREAD = (*(f"{name}_NUM_THREADS" for name in LIBRARIES), "VECLIB_MAXIMUM_THREADS")
 
 
 def each(
@@ -34,36 +36,68 @@ def each(
     """
     if not calls:
         return
-    import joblib
-
     jobs = min(jobs or cores(), len(calls))
     work = [(place, function, call, is_plain()) for place, call in enumerate(calls)]
-    if dask is None:
-        _start_tracker()
-    if jobs == 1 and dask is None:
-        yield from _one_by_one(work)
-        return
-    at_once = -1 if dask else jobs  # as many as a cluster has workers
-    with _workers(jobs, dask):
-        parallel = joblib.Parallel(n_jobs=at_once, return_as="generator_unordered", batch_size=1)
-        yield from parallel(joblib.delayed(_placed)(*item) for item in work)
+    yield from _here(work, jobs) if dask is None else _on_cluster(work, jobs, dask)
 
 
-def _one_by_one(work):
-    """Run all calls in one process of one thread.
+def _here(work, jobs):
+    """Run all calls in processes of one thread on this machine.
 
-    joblib would run a single job in this process, where BLAS has all its threads, and so would add
-    in another order.
+    Also one process is a new one: in this process BLAS has all its threads, and so would add in
+    another order.
     """
-    from joblib.externals.loky import ProcessPoolExecutor
+    from joblib.externals import loky
 
+    _start_tracker()
     one_thread = dict.fromkeys(ONE_THREAD, "1")
-    process = ProcessPoolExecutor(1, initializer=_begin, initargs=(os.getpid(),), env=one_thread)
+    begin = {"initializer": _begin, "initargs": (os.getpid(),), "env": one_thread}
+    with contextlib.ExitStack() as stack:
+        with _ctrl_c_waits():
+            pool = loky.ProcessPoolExecutor(jobs, **begin)
+            stack.push(functools.partial(_end, pool))
+            results = [pool.submit(_placed, *item) for item in work]  # the first starts all workers
+        for result in loky.as_completed(results):
+            yield result.result()
+
+
+def _end(pool, error, *_) -> None:
+    """End the workers, at once where there was an error or Ctrl-C.
+
+    `shutdown(kill_workers=True)` fails in a thread if calls are still on the way to the workers.
+    """
+    if error:
+        for worker in list(pool._processes.values()):
+            worker.terminate()
+    with warnings.catch_warnings():  # without psutil and pgrep loky warns, and kills all the same
+        warnings.simplefilter("ignore")
+        pool.shutdown()
+
+
+@contextlib.contextmanager
+def _ctrl_c_waits() -> Iterator[None]:
+    """In the with block Ctrl-C does nothing; one that came in it acts at its end.
+
+    So it cannot come between the making of a semaphore and the line that will remove it. New
+    processes do not hear it at all.
+    """
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(usual):
+        yield
+        return
+    came: list[tuple] = []
+    signal.signal(signal.SIGINT, lambda *what: came.append(what))
+    # what this thread blocks, the processes that it starts block too
+    masks = hasattr(signal, "pthread_sigmask")
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT]) if masks else None
     try:
-        for item in work:
-            yield process.submit(_placed, *item).result()
+        yield
     finally:
-        process.shutdown(kill_workers=True)
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, usual)
+        if came:
+            usual(*came[0])
 
 
 def _start_tracker() -> None:
@@ -90,16 +124,20 @@ def _placed(place, function, call, only_pages):
         return place, function(*call)
 
 
-@contextlib.contextmanager
-def _workers(jobs: int, dask: str | None) -> Iterator[None]:
-    """In the with block joblib runs its jobs in processes here, or on a Dask cluster's workers."""
+def _on_cluster(work, jobs, dask):
+    """Run all calls on the workers of a Dask cluster: as many at once as it has workers."""
     import joblib
 
-    if dask is None:
-        begin = {"initializer": _begin, "initargs": (os.getpid(),)}
-        with joblib.parallel_config(backend="loky", inner_max_num_threads=1, **begin):
-            yield
-        return
+    with _cluster(jobs, dask):
+        parallel = joblib.Parallel(n_jobs=-1, return_as="generator_unordered", batch_size=1)
+        yield from parallel(joblib.delayed(_placed)(*item) for item in work)
+
+
+@contextlib.contextmanager
+def _cluster(jobs: int, dask: str) -> Iterator[None]:
+    """In the with block joblib runs its jobs on a Dask cluster."""
+    import joblib
+
     try:
         from distributed import Client, LocalCluster
     except ImportError:

@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 import textwrap
+import threading
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -89,6 +90,17 @@ def hides_bar(progress: bool | None) -> bool | None:
     if progress is not None:
         return not progress
     return False if "ipykernel" in sys.modules and not os.environ.get(STATIC) else None
+
+
+def bar(**how: Any) -> Any:
+    """A tqdm. Its lock is one of threads: the usual one is a semaphore, which stays in shared
+    memory if this process is killed. A lock that a program has chosen stays.
+    """
+    from tqdm import tqdm
+
+    if not hasattr(tqdm, "_lock"):
+        tqdm.set_lock(threading.RLock())
+    return tqdm(**how)
 
 
 def printable(text: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..support.files import make_folder, naming, write_atomically
-from ..support.terminal import hides_bar
+from ..support.terminal import bar, hides_bar
 from ..support.values import number, whole
 from .adapters import Tuned
 from .history import History, python_values
@@ -73,10 +73,8 @@ class Bar(Callback):
     """A progress bar on stderr. shown: None only on a terminal and in a notebook."""
 
     def __init__(self, run: Run, shown: bool | None = None):
-        from tqdm import tqdm
-
         hidden, title = hides_bar(shown), run.tuned.record.title
-        self.bar = tqdm(total=run.steps, initial=run.step, desc=title, disable=hidden, leave=False)
+        self.bar = bar(total=run.steps, initial=run.step, desc=title, disable=hidden, leave=False)
 
     def step(self, run: Run) -> None:
         """Move the bar by one step, and show the loss."""
