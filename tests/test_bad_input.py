@@ -512,6 +512,21 @@ def test_keywords_as_in_transformers():
 
 
 @pytest.mark.smoke
+def test_what_train_is_given_by_mistake():
+    def call(batches=BATCHES, **more):
+        return lambda: ml.train(ml.attach(base(), "lora"), batches, steps=1, **more)
+
+    refuses(call(learning_rate=0.1), "train: got learning_rate=, wanted lr=$", error=TypeError)
+    wanted = {
+        "callbacks is one Callback, wanted a list": ml.Callback(),
+        "callbacks holds print, wanted objects of ml.Callback": [print],
+    }
+    for words, callbacks in wanted.items():
+        refuses(call(lr=0.1, callbacks=callbacks), words, error=TypeError)
+    refuses(call([("walk ", "walked")], lr=0.1), "a pair of texts, .*: see ml.batches")
+
+
+@pytest.mark.smoke
 def test_functions_of_peft_and_transformers():
     for theirs, ours in FUNCTIONS.items():
         assert ours in ml.__all__

@@ -8,8 +8,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
+from ..support.terminal import bar
 from .jit import portion
 from .threads import settings
 
@@ -29,7 +28,7 @@ def compile_missing() -> None:
         flush=True,
     )
     quiet = False if "ipykernel" in sys.modules else None  # None: silent where stderr is a file
-    for name in tqdm(missing, desc="compiling", unit="file", disable=quiet, leave=False):
+    for name in bar(iterable=missing, desc="compiling", unit="file", disable=quiet, leave=False):
         importlib.import_module(f".{name}", __package__)
 
 

@@ -100,6 +100,8 @@ def ledger(
     recompute, options).
     mixed: 16-bit weights, gradients and activations, with a 32-bit master copy and moments of what
     trains.
+    What a technique remembers from its first moving step on (Delta-LoRA's A_start and B_start, as
+    large as A and B) counts only for a Tuned that has made that step.
     Raises ValueError for a Tuned with method=, mixed= or attach's keywords, for a model without
     method=, or for sizes below 1; TypeError for a model of another kind.
     """

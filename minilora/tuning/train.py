@@ -20,6 +20,7 @@ from ..llama.generation import check_ids
 from ..llama.model import check_targets
 from ..ops.loss import IGNORED
 from ..support.files import nearest
+from ..support.names import names_keywords
 from ..support.values import number, whole
 from . import checkpoints, optim
 from .adapters import Tuned
@@ -32,6 +33,7 @@ __all__ = ["Callback", "Diverged", "History", "Run", "gradients", "train"]
 Batch = tuple[np.ndarray, np.ndarray]
 
 
+@names_keywords
 def train(
     tuned: Tuned,
     batches: Iterable[Batch],
@@ -68,10 +70,14 @@ def train(
     """
     if not isinstance(tuned, Tuned):
         raise TypeError(f"train: got a {type(tuned).__name__}, wanted what attach returns")
+    if isinstance(callbacks, Callback):
+        raise TypeError("train: callbacks is one Callback, wanted a list of them")
     for callback in callbacks:
+        name = getattr(callback, "__name__", type(callback).__name__)
         if isinstance(callback, type):
-            name = callback.__name__
             raise TypeError(f"train: callbacks holds the class {name}, wanted an object, {name}()")
+        if not isinstance(callback, Callback):
+            raise TypeError(f"train: callbacks holds {name}, wanted objects of ml.Callback")
     settings = _settings(
         steps=steps,
         lr=lr,
@@ -279,6 +285,8 @@ def _check_batch(batch, vocab_size: int) -> Batch:
         raise ValueError(
             f"train: got a batch of {type(batch).__name__}, wanted a pair (ids, targets)"
         )
+    if isinstance(batch[0], str):
+        raise ValueError("train: got a pair of texts, wanted a batch (ids, targets): see ml.batches")
     ids = check_ids(batch[0], vocab_size)
     return ids, check_targets(batch[1], ids.shape, vocab_size)
 
