@@ -527,6 +527,18 @@ def test_what_train_is_given_by_mistake():
 
 
 @pytest.mark.smoke
+def test_a_warning_of_train_names_the_line_that_calls_it(tmp_path):
+    path = tmp_path / "run.safetensors"
+    train = functools.partial(ml.train, ml.attach(base(), "lora"), BATCHES, lr=0.1, checkpoint=path)
+    stop = [ml.EarlyStopping(1)]
+    with pytest.warns(UserWarning) as told:
+        train(steps=1, schedule="linear")
+        train(steps=1, warmup=2)
+        train(steps=1, callbacks=stop)
+    assert len(told) == 3 and {warning.filename for warning in told} == {__file__}
+
+
+@pytest.mark.smoke
 def test_functions_of_peft_and_transformers():
     for theirs, ours in FUNCTIONS.items():
         assert ours in ml.__all__

@@ -25,7 +25,7 @@ def exact_match(
     Raises ValueError for an empty list of pairs or a model without a tokenizer; TypeError for what
     is no model.
     """
-    if not hasattr(model, "generate"):
+    if not hasattr(model, "generate") and not hasattr(model, "tokenizer"):
         raise TypeError(
             f"exact_match: got {named(model)}, wanted a model: load_model gives one, by its name"
         )

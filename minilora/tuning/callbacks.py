@@ -189,5 +189,5 @@ class EarlyStopping(Callback):
         if not (run.history.evaluations or run.interrupted):
             warnings.warn(
                 "early stopping: no evaluation came; wanted evaluate= and evaluate_every= of train",
-                stacklevel=4,  # the line that calls train
+                stacklevel=5,  # the line that calls train
             )

@@ -71,7 +71,7 @@ def load(path: str | Path, tuned: Tuned, adam: AdamW, settings: Mapping[str, Any
             warnings.warn(
                 f"{path}: {MACHINE[name]}: {saved.get(name)!r:.40} when it was saved, {mine!r} "
                 "now: the run goes on, but not to the same bits",
-                stacklevel=3,
+                stacklevel=4,
             )
     _restore(tuned, arrays)
     for name in adam.params:

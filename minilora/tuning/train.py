@@ -286,7 +286,7 @@ def _check_batch(batch, vocab_size: int) -> Batch:
             f"train: got a batch of {type(batch).__name__}, wanted a pair (ids, targets)"
         )
     if isinstance(batch[0], str):
-        raise ValueError("train: got a pair of texts, wanted a batch (ids, targets): see ml.batches")
+        raise ValueError("train: got a pair of texts, wanted (ids, targets): see ml.batches")
     ids = check_ids(batch[0], vocab_size)
     return ids, check_targets(batch[1], ids.shape, vocab_size)
 
@@ -313,10 +313,10 @@ def _settings(*, steps, lr, weight_decay, betas, eps, schedule, warmup, clip, ac
         "accumulate": whole("train: accumulate", accumulate, 1),
     }
     if settings["lr"] > 0 and optim.learning_rate(1, **_of_rate(settings)) == 0 and steps == 1:
-        warnings.warn(f"train: with one step the {schedule} schedule's rate is 0", stacklevel=3)
+        warnings.warn(f"train: with one step the {schedule} schedule's rate is 0", stacklevel=4)
     if warmup > steps:
         warnings.warn(
-            f"train: warmup is {warmup}, steps is {steps}: the rate never reaches lr", stacklevel=3
+            f"train: warmup is {warmup}, steps is {steps}: the rate never reaches lr", stacklevel=4
         )
     return settings
 
