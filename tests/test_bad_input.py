@@ -1,9 +1,11 @@
 """Bad input: each is answered in one line that says what, what was got and what was wanted."""
 
 import contextlib
+import copy
 import functools
 import inspect
 import json
+import pickle
 import re
 import time
 import warnings
@@ -14,7 +16,7 @@ from battery import BATCHES, base, same_bits, tune
 
 import minilora as ml
 from minilora.cli import main
-from minilora.support.names import FUNCTIONS, TRAINER_NAMES, names_keywords
+from minilora.support.names import ATTRIBUTES, FUNCTIONS, TRAINER_NAMES, names_keywords
 from minilora.support.values import shown
 
 NAMES = list(ml.METHODS)
@@ -509,6 +511,20 @@ def test_keywords_as_in_transformers():
         refuses(lambda g=given: train(None, **g), words, error=TypeError)
     keywords = inspect.signature(ml.train).parameters, inspect.signature(ml.batches).parameters
     assert {*TRAINER_NAMES.values()} <= keywords[0].keys() | keywords[1].keys()
+
+
+@pytest.mark.smoke
+def test_attributes_of_peft_and_transformers():
+    """They are named in an error; copies and pickles, which look for other attributes, work."""
+    tuned = ml.attach(base(), "lora")
+    for thing, kind in ((tuned, "Tuned"), (tuned.base, "Llama")):
+        for theirs, ours in ATTRIBUTES.items():
+            words = f"'{kind}' object has no attribute '{theirs}'; wanted {re.escape(ours)}$"
+            refuses(lambda x=thing, t=theirs: getattr(x, t), words, error=AttributeError)
+        refuses(lambda x=thing: x.made_up, "no attribute 'made_up'$", error=AttributeError)
+        assert not hasattr(thing, "made_up")
+        for other in (copy.deepcopy(thing), pickle.loads(pickle.dumps(thing))):
+            assert np.array_equal(other.logits(BATCHES[0][0]), thing.logits(BATCHES[0][0]))
 
 
 @pytest.mark.smoke

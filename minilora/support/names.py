@@ -56,6 +56,29 @@ FUNCTIONS = {
 }
 
 
+# an attribute of their models -> what gives the same here
+ATTRIBUTES = {
+    "save_pretrained": "ml.save_adapter(tuned, folder) or ml.save_model(model, folder)",
+    "merge_and_unload": "ml.merge(tuned)",
+    "unload": "ml.detach(tuned)",
+    "disable_adapter": "tuned.base, the model without its adapter",
+    "add_adapter": "ml.Library, which holds several adapters",
+    "train": "ml.train(tuned, batches, steps=…, lr=…)",
+    "parameters": "tuned.trainable or model.params",
+    "named_parameters": "tuned.trainable or model.params",
+    "state_dict": "tuned.trainable or model.params",
+    "num_parameters": "tuned.count_parameters()",
+    "to": "model.astype(dtype); all runs on the processor",
+}
+
+
+def no_attribute(thing: object, name: str) -> AttributeError:
+    """The error for an attribute that a model does not have: what is wanted in its place."""
+    ours = ATTRIBUTES.get(name)
+    wanted = f"; wanted {ours}" if ours else ""
+    return AttributeError(f"{type(thing).__name__!r} object has no attribute {name!r}{wanted}")
+
+
 def names_keywords(function: Function) -> Function:
     """A decorator: for a keyword that the function does not take, TypeError with the right name."""
     known = [

@@ -7,7 +7,7 @@ weight of the base (full fine-tuning, Delta-LoRA) moves a copy that belongs to t
 import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from ..methods import Technique
 from ..methods.base import Arrays, Method
 from ..support import show
 from ..support.meta import Meta, is_array
+from ..support.names import no_attribute
 from ..support.plots import human
 from ..support.values import plain, whole
 from .choices import (
@@ -240,6 +241,11 @@ class Tuned:
         print(
             f"trainable params: {trainable:,} || all params: {every:,} || trainable%: {share:.4f}"
         )
+
+    if not TYPE_CHECKING:  # a type checker finds an unknown attribute by itself
+
+        def __getattr__(self, name):
+            raise no_attribute(self, name)
 
     def _facts(self) -> dict[str, str]:
         trainable, every = self.count_parameters()
