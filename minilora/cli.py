@@ -136,10 +136,11 @@ class _Command(_Parser):
         from .support.names import PEFT_NAMES, TRAINER_NAMES
 
         name, known = option.split("=")[0], [*self._option_string_actions]
-        ours = {**PEFT_NAMES, **TRAINER_NAMES}.get(name.lstrip("-").replace("-", "_"), "")
+        theirs = name.lstrip("-").replace("-", "_")
+        ours = {**PEFT_NAMES, **TRAINER_NAMES}.get(theirs, "")
         if (here := f"--{ours.replace('_', '-')}") in known:
             self.error(f"no option {name}; wanted {here}")
-        if ours and "--option" in known:
+        if theirs in PEFT_NAMES and "--option" in known:  # a keyword of attach, not of train
             self.error(f"no option {name}; wanted --option {ours}=…")
         self.error(str(nearest("option", name, [word for word in known if len(word) > 2])))
 

@@ -549,7 +549,7 @@ ANSWERS = {
         ("np.median(theirs) / np.median(mine)",
          "the ratio of the medians: divide within each round first", "ratio is wrong"),
         ("np.mean(theirs / mine)",
-         "the mean of the ratios: one odd round moves it, and no median", "ratio is wrong"),
+         "the mean of the ratios: one odd round moves it, but not the median", "ratio is wrong"),
         ("np.median(mine / theirs)",
          "the ratio is upside down: half the seconds is twice as fast", "ratio is wrong"),
         ("theirs.sum() / mine.sum()", "failed", "ratio is wrong"),

@@ -571,6 +571,8 @@ def test_functions_of_peft_and_transformers():
         ("train --task past --lora-alpha 4", "no option --lora-alpha; wanted --alpha"),
         ("train --task past --lora-dropout 0.1", "wanted --option dropout=…"),
         ("train --task past --epochs 3", "no option --epochs; wanted --steps"),
+        ("train --task past --adam-beta1 0.9", "unknown option '--adam-beta1'"),
+        ("train --task past --train_dataset x", "unknown option '--train_dataset'"),
         ("train --task past --lora-r 4", "unknown option '--lora-r'"),
         ("compare --seed 3 --lerning 4", "unknown option '--lerning'"),
         ("train --task past --warm-up 3", "unknown option '--warm-up'; did you mean '--warmup'"),

@@ -432,6 +432,19 @@ except KeyboardInterrupt:
     assert not list(Path("/dev/shm").glob(f"*[-_]{process.pid}[-_]*"))
 
 
+def test_stopping_in_the_middle_of_a_large_result_ends():
+    """Its worker is ended while it writes: nobody waits for the rest of the result."""
+    script = """
+from minilora.lab import workers
+outcomes = workers.each(bytes, [(30_000_000,)] * 6, jobs=2)
+next(outcomes)
+outcomes.close()
+"""
+    how = {"cwd": ROOT, "stderr": subprocess.PIPE, "timeout": 60}
+    ended = subprocess.run([sys.executable, "-c", script], **how)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
 @pytest.mark.slow
 def test_two_dask_workers_give_the_same_bits(tmp_path):
     pytest.importorskip("distributed")

@@ -73,7 +73,7 @@ def _dashed(name: str) -> str:
 def axes_of(a: argparse.Namespace) -> dict[str, list[Any]]:
     """Name -> values, of the axes on the command line and of those that have a default.
 
-    Raises ValueError for an axis without a value or with a text that is no number.
+    Raises ValueError for an axis without a value or with a text of another kind.
     """
     asked = {}
     for name, (read, default, _) in axes().items():

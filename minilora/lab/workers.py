@@ -67,6 +67,10 @@ def _end(pool, error, *_) -> None:
     `shutdown(kill_workers=True)` fails in a thread if calls are still on the way to the workers.
     """
     if error:
+        if not pool._flags.broken:  # else a thread of loky closes it now
+            # A worker may end in the middle of a result. With no other writer, loky's thread
+            # reads an end there, and does not wait for the rest.
+            pool._result_queue._writer.close()
         for worker in list(pool._processes.values()):
             worker.terminate()
     with warnings.catch_warnings():  # without psutil and pgrep loky warns, and kills all the same

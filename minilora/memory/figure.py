@@ -105,7 +105,7 @@ def _stack(axes, lengths, rows):
     place = dict(xy=(here, 0.985), xycoords=("data", "axes fraction"), va="top", fontsize=13)
     text = f"activations > weights\nfrom {here:,} tokens"
     # on the side with more room
-    left = here > sum(lengths[:: len(lengths) - 1]) / 2
+    left = here > (lengths[0] + lengths[-1]) / 2
     place |= dict(ha="right" if left else "left", xytext=(-7 if left else 7, 0))
     axes.annotate(text, textcoords="offset points", **place)
 

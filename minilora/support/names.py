@@ -20,7 +20,7 @@ PEFT_NAMES = {
     "loraplus_lr_ratio": "ratio",
 }
 
-# the name in transformers' TrainingArguments -> the keyword of train
+# a name in transformers' TrainingArguments or Trainer -> the keyword of train or of batches
 TRAINER_NAMES = {
     "learning_rate": "lr",
     "max_steps": "steps",

@@ -105,6 +105,5 @@ def score_rule(rule: Callable[[str], str], pairs: Sequence[Words]) -> float:
 
     Raises ValueError for a pair without a right completion.
     """
-    return sum(rule(prompt[1:-1]) in right_completions(answers) for prompt, answers in pairs) / len(
-        pairs
-    )
+    hits = sum(rule(prompt[1:-1]) in right_completions(answers) for prompt, answers in pairs)
+    return hits / len(pairs)

@@ -78,7 +78,7 @@ def times_cases(rng):
         slips = {
             "the ratio is upside down: half the seconds is twice as fast": times_slower,
             "the ratio of the medians: divide within each round first": ratio_of_medians,
-            "the mean of the ratios: one odd round moves it, and no median": mean_of_ratios,
+            "the mean of the ratios: one odd round moves it, but not the median": mean_of_ratios,
         }
         cases.append(Case(args, times_faster, slips=slips))
     return cases
