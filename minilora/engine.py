@@ -138,13 +138,16 @@ class Op:
         return Tensor(out, Node(self, cache, parents, _scope.get()))
 
     def gradients(self, dout: np.ndarray, cache: Any, parents: tuple[Node | None, ...]) -> tuple:
-        """backward's answer: one gradient per argument, then None for those that had defaults."""
+        """backward's answer: one gradient per argument, then None for those that had defaults.
+
+        A twin that adds takes the gradient that the first parent has so far: it is in the answer.
+        """
         need = (tuple([p is not None for p in parents]),) if self.takes_need else ()
         backward, more = self.backward, {}
         if self.fast_backward and answers(dout):
             backward, first = self.fast_backward, parents[0]
-            if self.adds and first is not None and first.grad is not None:
-                more["add_to"], first.grad = first.grad, None
+            if self.adds and first is not None and answers(first.grad):
+                more["add_to"], first.grad, first.owned = first.grad, None, False
         grads = backward(dout, cache, *need, **more)
         if len(grads) < len(parents):
             raise ValueError(

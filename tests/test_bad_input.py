@@ -504,6 +504,7 @@ def test_keywords_as_in_transformers():
     calls = {
         "train: got learning_rate=, wanted lr=": dict(learning_rate=0.1, steps=2),
         "train: got max_steps=, wanted steps=": dict(lr=0.1, max_steps=2),
+        r"train: got epochs=, wanted steps= \(optimizer steps, not ep": dict(lr=0.1, epochs=2),
         "keyword of train 'shedule'; did you mean 'schedule'": dict(lr=0.1, steps=2, shedule="x"),
         "keyword of train 'fp16'; wanted one of: tuned, steps": dict(lr=0.1, steps=2, fp16=True),
     }

@@ -156,7 +156,10 @@ def test_products_of_low_rank(M, I, r, layout, seed):
     agrees("matmul_tn", dy, z, scale=(np.abs(dy).T @ np.abs(z)).max())  # dB = dyᵀ z
 
 
-@given(st.integers(1, 300), st.integers(1, 4), st.sampled_from([16, 95, 96, 100, 200, 576]), SEEDS)
+WIDTHS = st.sampled_from([16, 95, 96, 100, 150, 336, 576])
+
+
+@given(st.integers(1, 300), st.integers(1, 4), WIDTHS, SEEDS)
 def test_the_low_tile_sums_in_the_order_of_the_high_one(M, r, N, seed):
     """A product of few rows has the bits of the same rows of a product of more."""
     rng = np.random.default_rng(seed)
@@ -164,6 +167,13 @@ def test_the_low_tile_sums_in_the_order_of_the_high_one(M, r, N, seed):
     low, high = kernels.matmul_tn(x[:, :r], y), kernels.matmul_tn(x, y)[:r]
     assert np.array_equal(low, high) or not JIT
     close(low, np.float64(x[:, :r]).T @ y, scale=(np.abs(x).T @ np.abs(y)).max())
+
+
+@pytest.mark.skipif(not JIT, reason="about shares of compiled products")
+def test_two_threads_divide_the_longer_side_of_a_product():
+    grid = importlib.import_module("minilora.fast.matmul")._grid
+    assert grid(512, 128, 2) == (2, 1) == grid(128, 128, 2)
+    assert grid(128, 512, 2) == (1, 2) == grid(4, 48, 2)
 
 
 @given(SIZES, SIZES, SIZES, RANKS, LAYOUTS, SEEDS)

@@ -276,6 +276,24 @@ def test_rmsnorm_s_twin_adds_to_the_gradient_of_the_residual(rng, monkeypatch):
     np.testing.assert_allclose(wanted, exact, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("wide", [False, True])
+def test_the_gradient_to_which_a_twin_adds_may_be_of_another_dtype_and_one_of_three(wide, rng):
+    """x is used by rmsnorm between two other uses; the second one's gradient may be float64."""
+    x, g, scale = *rng.standard_normal((2, 8)).astype(np.float32), np.float64(3 if wide else 0)
+    x = x[None]
+
+    def forward(a, b):
+        return (scale * a + b).astype(np.float32), None
+
+    mix = Op("mix", forward, lambda dy, cache: (scale * dy if wide else 0 * dy, dy))
+    leaf = param(x)
+    first = ops.mul(leaf, Tensor(np.float32(2)))
+    backward(ops.sum(ops.add(mix(leaf, ops.rmsnorm(leaf, g, 1e-5)), first)))
+    y, cache = ops.rmsnorm.forward(x.astype(float), g.astype(float), 1e-5)
+    wanted = ops.rmsnorm.backward(np.ones_like(y), cache)[0] + 2 + scale
+    np.testing.assert_allclose(leaf.grad, wanted, rtol=1e-5, atol=1e-5)
+
+
 @each_op
 @given(data=st.data())
 def test_the_tape_gives_what_the_pair_gives(name, data):

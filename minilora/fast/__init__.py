@@ -90,7 +90,7 @@ def answers(first: Any) -> bool:
 
 def twin_of(function: Callable) -> Callable | None:
     """The twin of a page's function; None for one without, and for a reader's own function."""
-    module, name = getattr(function, "__module__", ""), getattr(function, "__name__", "")
+    module, name = getattr(function, "__module__", None) or "", getattr(function, "__name__", "")
     return TWINS.get((module.removeprefix(PACKAGE), name)) if module.startswith(PACKAGE) else None
 
 

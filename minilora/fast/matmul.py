@@ -142,9 +142,9 @@ rectangle = by_address(_rectangle)
 def _grid(M, N, n_tasks):
     """(down, across), down · across = n_tasks: the grid whose largest share is smallest.
 
-    Among equals, rows are divided where there are more rows than columns: then each task reads all
-    of the smaller factor, and its own part of the larger one. So do the other kernels, and most of
-    these rows are in the cache of the core that computed them.
+    Among equals, rows are divided where there are at least as many rows as columns: then each task
+    reads all of the smaller factor, and its own part of the larger one. The other kernels divide
+    rows too, so most of these rows are in the cache of the core that computed them.
     """
     tiles, vectors = -(-M // MR), -(-N // 16)
     best, down = tiles * vectors + 1, 1

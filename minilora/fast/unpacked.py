@@ -82,15 +82,15 @@ def _columns(a, b, c, add, j0, j1):
     for k in range(0, M, 128):
         depth, more = min(128, M - k), add or k > 0
         for i in range(0, R, MR):
-            rows = min(MR, R - i)
-            wide = 2 * NR if rows <= LOW else NR
-            whole = j1 - (j1 - j0) % wide
-            for j in range(j0, whole, wide):
-                if rows <= LOW:
-                    low_tile(a, i, k, b, k, j, c, i, j, depth, rows, wide, more)
+            rows, j = min(MR, R - i), j0
+            while j1 - j >= NR:
+                if rows <= LOW and j1 - j >= 2 * NR:
+                    low_tile(a, i, k, b, k, j, c, i, j, depth, rows, 2 * NR, more)
+                    j += 2 * NR
                 else:
-                    prefetching_tile(a, i, k, b, k, j, c, i, j, depth, rows, wide, more)
-            tile_row(a, i, k, b, k, whole, c, i, whole, depth, rows, j1 - whole, more)
+                    prefetching_tile(a, i, k, b, k, j, c, i, j, depth, rows, NR, more)
+                    j += NR
+            tile_row(a, i, k, b, k, j, c, i, j, depth, rows, j1 - j, more)
 
 
 _columns = by_address(_columns)

@@ -51,7 +51,8 @@ def _here(work, jobs):
 
     _start_tracker()
     one_thread = dict.fromkeys(ONE_THREAD, "1")
-    begin = {"initializer": _begin, "initargs": (os.getpid(),), "env": one_thread}
+    prints = warnings.showwarning is show_warning  # in a command: each warning in one line
+    begin = {"initializer": _begin, "initargs": (os.getpid(), prints), "env": one_thread}
     with contextlib.ExitStack() as stack:
         with _ctrl_c_waits():
             pool = loky.ProcessPoolExecutor(jobs, **begin)
@@ -160,7 +161,7 @@ def _cluster(jobs: int, dask: str) -> Iterator[None]:
             yield
 
 
-def _begin(parent: int) -> None:
+def _begin(parent: int, prints: bool) -> None:
     """Runs first in a new worker: it ends soon after its parent, and ignores Ctrl-C.
 
     The parent handles Ctrl-C.
@@ -175,7 +176,8 @@ def _begin(parent: int) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
     # tqdm's own lock is shared between processes, and stays behind if this process is killed
     tqdm.set_lock(threading.RLock())
-    warnings.showwarning = show_warning  # for the same line as in the command's own process
+    if prints:
+        warnings.showwarning = show_warning
 
 
 def _one_thread() -> None:

@@ -1,8 +1,7 @@
 """Elementary ops with broadcasting: enough to write any technique a second time and let the engine
 differentiate it.
 
-Each is a pair; a cache holds what the derivative reads and no more. Where a backward takes `need`,
-this says for each argument whether its gradient is wanted. The operators + - * / @ ** and
+Each is a pair; a cache holds what the derivative reads and no more. The operators + - * / @ ** and
 .T of Tensor are bound at the end of the file.
 """
 

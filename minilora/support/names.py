@@ -24,7 +24,7 @@ PEFT_NAMES = {
 TRAINER_NAMES = {
     "learning_rate": "lr",
     "max_steps": "steps",
-    "num_train_epochs": "steps",
+    "num_train_epochs": "steps",  # of the optimizer
     "epochs": "steps",
     "lr_scheduler_type": "schedule",
     "warmup_steps": "warmup",
@@ -101,5 +101,6 @@ def _unknown(function, name, known):
     """The TypeError for a keyword that is not among the known ones."""
     ours = TRAINER_NAMES.get(name)
     if ours in known:
-        return TypeError(f"{function}: got {name}=, wanted {ours}=")
+        unit = " (optimizer steps, not epochs)" if "epochs" in name else ""
+        return TypeError(f"{function}: got {name}=, wanted {ours}={unit}")
     return TypeError(str(nearest(f"keyword of {function}", name, known)))

@@ -260,7 +260,7 @@ r"""
 **Do it.** With $A^+$ = `np.linalg.pinv(A)`, the product $\Delta W A^+A$ is the part of $\Delta W$ that lies in the rows of $A$. What share
 of $\|\Delta W\|$ is left in $\Delta W - \Delta W A^+A$ for the *first* $A$, with LoRA and with LoRA-FA? Predict both. `runs[name][0]` is
 a trained model: its `delta(layer)` is $\Delta W$, its `layers` is a dict of the layers' arrays. `ml.attach(model, name, rank=4).layers[layer]["A"]`
-is the first $A$ again, for the seed is the same.
+is the first $A$ again, because the seed is the same.
 """
 
 # %% open lora_fa_rows

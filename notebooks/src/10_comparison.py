@@ -249,7 +249,8 @@ with course.figure(caption, width=8, height=5, columns=2, sharey=True) as panels
 r"""
 **Do it.** `methods[name]` has `exact_match`, `bytes` (by part), `trainable` and `ms_per_step`. Which technique is first by each? Is one
 first by all? (The bytes of a step are the sum over the parts in `plots.PARTS`.) And which scores are within two standard errors
-of the best? The error of a difference is the root of $e_1^2 + e_2^2$, with the `words_error` of each.
+of the best? The error of a difference is the root of $e_1^2 + e_2^2$, with the `words_error` of each, if each technique had its own words; on
+the same words it is usually smaller.
 """
 
 # %% open fair_first

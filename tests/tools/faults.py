@@ -358,7 +358,8 @@ def kill_compare(rng, how, top) -> None:
     out = top / "compare"
     shutil.copytree(_compared(side), out)
     (out / "results.json").write_text("old")
-    _kill_command(compare_line(top, side), how, *_moment(rng, took))
+    seconds, processes = _moment(rng, took)
+    _kill_command(compare_line(top, side), how, seconds, 1 if side == "one" else processes)
     if (out / "results.json").read_text() != "old":
         found = _scores(out)
         assert found.items() <= whole.items(), "results of other bits"
