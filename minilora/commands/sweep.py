@@ -40,9 +40,11 @@ def axes() -> dict[str, tuple[Reader, str | None, str]]:
     """AXES, and an axis for each option of a technique, which is read as its default's type."""
     found = dict(AXES)
     for record in METHODS.values():
+        by_run = record.of_run(150, 0) if record.of_run else {}
         for name, default in record.options.items():
             titles = [r.title for r in METHODS.values() if name in r.options]
             what = f"{', '.join(titles)}: {record.about.get(name, 'an option')}"
+            what += " (chosen for each run)" if name in by_run else ""
             found.setdefault(name, (READERS.get(type(default), _text), None, what))
     return found
 
