@@ -22,6 +22,7 @@ from minilora.lab.runs import load_words, run
 from minilora.lab.settings import Settings
 from minilora.methods import DEFAULT, METHODS
 from minilora.support import locks
+from minilora.support.terminal import show_warning
 
 ROOT = Path(__file__).parent.parent
 FEW = {
@@ -216,14 +217,16 @@ def warning(x):
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_warning_of_a_worker_is_one_line(capfd, jobs):
-    """As on the command line: without a path of the code and the line that warns."""
-    from joblib.externals.loky import get_reusable_executor
-
-    get_reusable_executor().shutdown()  # workers of an earlier test write to its stderr
+@pytest.mark.parametrize("command", [True, False])
+def test_a_warning_of_a_worker_of_a_command_is_one_line(command, capfd, jobs, monkeypatch):
+    """Without a path of the code and the line that warns; a program of a user's has both."""
+    if command:
+        monkeypatch.setattr(warnings, "showwarning", show_warning)
     cells.run(warning, cells.grid(x=[1, 2]), jobs=jobs)
     lines = [line for line in capfd.readouterr().err.splitlines() if "no folder" in line]
-    assert sorted(lines) == [f"minilora: warning: no folder {x}" for x in (1, 2)]
+    short = [f"minilora: warning: no folder {x}" for x in (1, 2)]
+    assert sorted(lines) == short or not command
+    assert sum(f"{Path(__file__).name}:" in line for line in lines) == (0 if command else 2)
 
 
 def test_a_broken_last_line_is_run_again(tmp_path):
