@@ -10,8 +10,9 @@ from .base import Method
 
 # Written out, so that editors and type checkers know the names.
 Technique = Literal["full", "lora", "lora_fa", "vera", "delta_lora", "lora_plus", "dora"]
+ORDER = get_args(Technique)
 DEFAULT = ("full", "lora", "lora_fa", "vera", "delta_lora", "lora_plus")  # where none is named
 
 METHODS: dict[str, Method] = {
-    name: importlib.import_module(f".{name}", __name__).METHOD for name in get_args(Technique)
+    name: importlib.import_module(f".{name}", __name__).METHOD for name in ORDER
 }

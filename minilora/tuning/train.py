@@ -23,7 +23,7 @@ from ..support.files import nearest
 from ..support.names import names_keywords
 from ..support.values import number, whole
 from . import checkpoints, optim
-from .adapters import Tuned
+from .adapters import Tuned, adapted
 from .callbacks import Bar, Callback, Run
 from .divergence import Diverged, check_arrays, check_gradients
 from .history import History
@@ -68,8 +68,7 @@ def train(
     Raises Diverged, naming the step and the first bad array; KeyboardInterrupt, which says how to
     go on; ValueError for settings out of range.
     """
-    if not isinstance(tuned, Tuned):
-        raise TypeError(f"train: got a {type(tuned).__name__}, wanted what attach returns")
+    adapted(tuned, "train")
     if isinstance(callbacks, Callback):
         raise TypeError("train: callbacks is one Callback, wanted a list of them")
     for callback in callbacks:
