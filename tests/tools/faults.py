@@ -36,7 +36,7 @@ from unittest import mock
 os.environ.setdefault("MINILORA_KERNELS", "numpy")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
+sys.path[:0] = [str(ROOT), *(str(ROOT / "tests" / room) for room in ("", "formats", "fast", "tools"))]
 
 import numpy as np
 import records
@@ -542,7 +542,7 @@ def _write_records(place) -> None:
 
 
 def _write_page(place) -> None:
-    from test_report import make_results
+    from results import make_results
 
     from minilora.lab import report
 

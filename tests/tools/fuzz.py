@@ -34,7 +34,7 @@ os.environ.setdefault("MINILORA_KERNELS", "numpy")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "0")
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
+sys.path[:0] = [str(ROOT), *(str(ROOT / "tests" / room) for room in ("", "formats", "fast", "tools"))]
 
 import numpy as np
 import records
@@ -270,7 +270,7 @@ def of_checkpoint(folder) -> None:
 
 
 def of_results(folder) -> None:
-    from test_report import make_results
+    from results import make_results
 
     (folder / "results.json").write_text(json.dumps(make_results()))
 

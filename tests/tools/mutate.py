@@ -84,8 +84,9 @@ def files_of(room: str) -> list[str]:
 
 def tests_of(rooms) -> list[str]:
     """The files of tests for some rooms."""
-    stems = sorted({stem for room in rooms for stem in ROOMS[room][1].split()})
-    return [p for s in stems if (ROOT / (p := f"tests/test_{s}.py")).exists()]
+    stems = dict.fromkeys(stem for room in rooms for stem in ROOMS[room][1].split())
+    found = (path for stem in stems for path in (ROOT / "tests").glob(f"*/test_{stem}.py"))
+    return [str(path.relative_to(ROOT)) for path in found]
 
 
 def draw(room: str, sample: int, seed: int, constants: bool = True) -> list[Mutant]:
@@ -318,7 +319,7 @@ def choose(ran, room, limit, mutant=None, kills=None, anywhere=False) -> list[st
     function).
     """
     kills, files = kills or collections.Counter(), set(tests_of([room]))
-    first = f"tests/test_{ROOMS[room][1].split()[0]}.py"
+    first = tuple(tests_of([room])[:1])
     spot = _bits(range(mutant.first, mutant.last + 1)) if mutant and not anywhere else -1
 
     def worth(pair):

@@ -3,7 +3,7 @@
     python tests/tools/stress.py                              # about ten minutes of a processor
     python tests/tools/stress.py --steps 2000 --shapes 300
 
-The same as tests/test_stress.py with MINILORA_TESTS=thorough, and what was seen as a record. The
+The same as tests/fast/test_stress.py with MINILORA_TESTS=thorough, and what was seen as a record. The
 process would end at the first touch of the memory beside an array. Linux.
 """
 
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
+sys.path[:0] = [str(ROOT), *(str(ROOT / "tests" / room) for room in ("", "formats", "fast", "tools"))]
 
 import records
 import test_stress

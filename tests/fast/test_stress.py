@@ -221,7 +221,7 @@ def test_twins_touch_nothing_beside_their_arrays():
     examples, seed = (20_000, int.from_bytes(os.urandom(3))) if THOROUGH else (300, 0)
     code = f"import test_stress; test_stress.run_guarded({examples}, {seed})"
     place = Path(__file__).parent
-    path = os.pathsep.join([str(place.parent), str(place)])
+    path = os.pathsep.join([str(place.parents[1]), str(place.parent), str(place)])
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

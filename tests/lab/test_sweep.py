@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from test_report import make_results
+from results import make_results
 
 from minilora.cli import main, parser
 from minilora.commands.sweep import axes_of
@@ -24,7 +24,7 @@ from minilora.methods import DEFAULT, METHODS
 from minilora.support import locks
 from minilora.support.terminal import show_warning
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FEW = {
     "task": ["past"],
     "train_size": [40],

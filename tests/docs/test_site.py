@@ -15,7 +15,7 @@ from minilora.memory.count import count
 from minilora.support.meta import Meta
 from minilora.tuning.storage import export
 
-SITE = Path(__file__).parent.parent / "docs" / "site"
+SITE = Path(__file__).parents[2] / "docs" / "site"
 if not SITE.is_dir():
     pytest.skip("an installed package has no site", allow_module_level=True)
 

@@ -16,7 +16,7 @@ from first_tries import TRIES
 from minilora.check import EXERCISES, SLIPS, check
 from minilora.check.slips import SINGLE, agree
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 GIVEN = {  # exercise -> what its cell hands to the check
     name: expression
     for path in (ROOT / "notebooks" / "src").glob("*.py")
@@ -46,7 +46,7 @@ class Row(NamedTuple):
 
 def read(name):
     """The rows of one list."""
-    text = (ROOT / "tests" / "unseen" / f"{name}.txt").read_text(encoding="utf-8")
+    text = (ROOT / "tests" / "course" / "unseen" / f"{name}.txt").read_text(encoding="utf-8")
     blocks = [block.partition("\n") for block in re.split(r"^=== ", text, flags=re.M)[1:]]
     return [Row(*head.split(" | "), source) for head, _, source in blocks]
 

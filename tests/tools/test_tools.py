@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-TOOLS = Path(__file__).parent / "tools"
+TOOLS = Path(__file__).parent
 sys.path.insert(0, str(TOOLS))
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks, limits and signals")
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from minilora.check import EXERCISES, check, course
 
-ROOT = Path(__file__).parent.parent / "notebooks"
+ROOT = Path(__file__).parents[2] / "notebooks"
 if not ROOT.is_dir():
     pytest.skip("an installed package has no notebooks", allow_module_level=True)
 nbformat = pytest.importorskip("nbformat")

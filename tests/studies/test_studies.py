@@ -19,7 +19,7 @@ from minilora.support import plots
 from studies import claims
 from studies.__main__ import main
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CLAIMS = ROOT / "docs" / "claims.md"
 each_record = pytest.mark.parametrize("name", (*studies.ORDER, *studies.APART))
 each_study = pytest.mark.parametrize("name", studies.ORDER)  # can be run by anyone

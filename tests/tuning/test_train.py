@@ -616,14 +616,14 @@ def test_a_kill_while_checkpointing_keeps_the_old_one(tmp_path):
     path = tmp_path / "run.safetensors"
     script = f"""
 import os, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from battery import BATCHES, ml, tune
 written = []
 real = os.fsync
 os.fsync = lambda handle: os._exit(9) if len(written) > 2 else written.append(real(handle))
 ml.train(tune("lora"), BATCHES, steps=6, lr=0.01, checkpoint={str(path)!r}, checkpoint_every=2)
 """
-    root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     ended = subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": root})
     assert ended.returncode == 9
     resumed, whole = tune("lora"), tune("lora")

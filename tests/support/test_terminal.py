@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from test_report import a_row, make_results
+from results import a_row, make_results
 
 from minilora.bench import tables
 from minilora.cli import main

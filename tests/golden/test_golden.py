@@ -10,7 +10,7 @@ import minilora as ml
 from minilora.formats.safetensors import read_arrays
 from minilora.methods import DEFAULT
 
-FOLDER = Path(__file__).parent / "golden"
+FOLDER = Path(__file__).parent
 CASES = sorted(path.stem for path in FOLDER.glob("*.safetensors") if path.stem != "base")
 LOSS = {"float32": 1e-4, "float64": 1e-8}  # relative, at every step
 END = {"float32": 1e-3, "float64": 1e-7}  # of an array's largest entry: where a gradient is

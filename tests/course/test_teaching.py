@@ -17,7 +17,7 @@ import minilora as ml
 from minilora.check import EXERCISES, grade, points
 from minilora.methods import lora, vera
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 if not (ROOT / "TEACHING.md").is_file():
     pytest.skip("an installed package has no material for teachers", allow_module_level=True)
 TEACHING = (ROOT / "TEACHING.md").read_text(encoding="utf-8")
@@ -585,7 +585,7 @@ def test_the_projects_name_what_exists():
     ):
         assert re.search(rf"^{target}:", makefile, re.M), target
     worked = (ROOT / "docs" / "teaching" / "dora.md").read_text(encoding="utf-8")
-    tests = (ROOT / "tests" / "test_dora.py").read_text(encoding="utf-8")
+    tests = (ROOT / "tests" / "methods" / "test_dora.py").read_text(encoding="utf-8")
     for name in re.findall(r"`(test_\w+)`", worked):
         assert f"def {name}(" in tests
     for name in ("dora_forward", "dora_backward", "row_norm_backward", "derived", "init", "delta"):

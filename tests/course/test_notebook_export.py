@@ -11,7 +11,7 @@ from minilora.check import course
 from minilora.lab import cells
 from minilora.support import plots
 
-ROOT = Path(__file__).parent.parent / "notebooks"
+ROOT = Path(__file__).parents[2] / "notebooks"
 if not ROOT.is_dir():
     pytest.skip("an installed package has no notebooks", allow_module_level=True)
 nbformat = pytest.importorskip("nbformat")

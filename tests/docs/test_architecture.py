@@ -9,7 +9,7 @@ from test_structure import FLOORS
 
 from minilora import fast
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "docs" / "architecture.py"
 if not SCRIPT.is_file():
     pytest.skip("an installed package has no pages", allow_module_level=True)

@@ -51,7 +51,7 @@ def test_a_command_that_is_none(capsys):
 
 
 def test_titles_of_results(tmp_path, capsys):
-    from test_report import make_results
+    from results import make_results
 
     results = make_results(only=["lora"])
     results["methods"]["lora"]["title"] = f"LoRA{RED}"

@@ -9,7 +9,7 @@ import pytest
 
 from minilora.memory import savers
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 SAVERS = [saver.title for saver in savers.SAVERS]
 MEMORY, ERRATA, SPEED = DOCS / "memory.md", DOCS / "errata.md", DOCS / "speed.md"
 pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="an installed package has no pages")

@@ -21,7 +21,7 @@ from minilora.lab.report import read_results
 from minilora.methods import METHODS
 from minilora.text.pairs import read_pairs
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
 PROSE = " ".join(README.split())
