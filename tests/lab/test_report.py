@@ -24,8 +24,6 @@ from minilora.methods import METHODS
 from minilora.support import plots
 from minilora.support.plots import human, looks, spread
 
-pytestmark = pytest.mark.smoke
-
 VOID = {"meta", "img"}  # elements without an end
 ATTACK = "<script>alert('&')</script>"
 
