@@ -291,14 +291,15 @@ def test_the_command_line_makes_the_same_settings_again():
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_the_table_is_aligned_and_narrow(seeds):
     lines = table.table(make_results(seeds)).splitlines()
+    assert not any(line.startswith(" ") for line in lines[-3:])  # three notes of one line each
     assert max(map(len, lines)) <= 110
     first, last = (i for i, line in enumerate(lines) if set(line) == {"─"})
     assert {len(line) for line in lines[first - 1 : last + 1]} == {len(lines[first])}
     assert last - first == 5  # three methods and from scratch
 
 
-def test_the_table_says_what_its_numbers_are():
-    text = " ".join(table.table(make_results()).split())
+def test_the_report_says_what_its_numbers_are():
+    text = " ".join(table.notes_on(make_results()))
     error = f"standard error √(p(1-p)/n) of {standard_error(0.906, 655):.3f}"
     for part in ("655 held-out words", "over 2 seeds", error, "chosen on validation words"):
         assert part in text
@@ -306,9 +307,9 @@ def test_the_table_says_what_its_numbers_are():
         assert part in text
 
 
-def test_the_table_says_what_it_took_where_the_results_do():
+def test_the_report_says_what_it_took_where_the_results_do():
     results = make_results()
-    assert "in all" not in table.table(results)
+    assert "in all" not in " ".join(table.notes_on(results))
     for row, seconds in zip(plots.rows(results).values(), (9.6, 30, 20.2, 15)):
         row["took"] = {"seconds": seconds, "resident_peak": 1 << 29}
     results["took"] = {
@@ -316,11 +317,11 @@ def test_the_table_says_what_it_took_where_the_results_do():
         "seconds": 90.0,
         "resident_peak": 3 << 29,
     }
-    text = " ".join(table.table(results).split())
+    text = " ".join(table.notes_on(results))
     assert "Time: 1.5 minutes in all; 2 s for the base's scores, 10 to 30 s for a row" in text
     assert "A process held at most 1.50 GiB" in text
     results["took"]["resident_peak"] = None  # not Linux
-    assert "held at most" not in table.table(results)
+    assert "held at most" not in " ".join(table.notes_on(results))
 
 
 def test_one_seed_shows_no_spread():
