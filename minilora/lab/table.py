@@ -151,7 +151,7 @@ def deviation(results: Results) -> str:
     seeds = results["settings"]["seeds"]
     if seeds == 1:
         return "one seed, so no spread is known"
-    return f"± is the standard deviation over {seeds} seeds"
+    return f"± = standard deviation over {seeds} seeds"
 
 
 def notes_on(results: Results) -> list[str]:
@@ -162,8 +162,8 @@ def notes_on(results: Results) -> list[str]:
     whole = methods[0]["rectangle_activations"] / methods[0]["bytes"]["activations"]
     return [
         f"Exact match to compare with: {references(results)}.",
-        f"Scored on {n:,} held-out words: {deviation(results)}; as a sample of words, {best:.3f} has a "
-        f"standard error √(p(1-p)/n) of {standard_error(best, n):.3f}.",
+        f"Scored on {n:,} held-out words: {deviation(results)}; as a sample of words, {best:.3f} "
+        f"has a standard error √(p(1-p)/n) of {standard_error(best, n):.3f}.",
         choice_of_rates(results),
         *own_options(results),
         *cost(results),

@@ -13,6 +13,7 @@ import pages
 import pytest
 
 import studies
+from minilora.lab import cells
 from studies import claims
 from studies.__main__ import main
 
