@@ -57,7 +57,6 @@ def test_a_record_says_by_what_it_was_made(name, record):
     assert studies.record_path(name).stat().st_size < 500_000
 
 
-@pytest.mark.slow
 @each_study
 def test_a_quick_cell_runs(name, tmp_path):
     """And is a record as the committed ones are."""
