@@ -45,13 +45,8 @@ def rel(a, b) -> float:
 
 def same_peak(said, found) -> bool:
     """Is a predicted peak the measured one within 2 %? The pages hold more than the twins: never
-    less. Products on the matrix unit pack into at most so much a thread while they run.
+    less.
     """
-    if fast.backend() == "amx":
-        from minilora.fast import amx_product, threads
-
-        most = 1.02 * said.peak + amx_product.MOST_BYTES * threads.THREADS
-        return said.peak / 1.02 <= found.peak <= most
     if not fast.on():
         return said.peak <= 1.02 * found.peak
     return abs(said.peak - found.peak) <= 0.02 * found.peak

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import fast
 from . import turns, work
-from .turns import OURS, UNIT, Settings, Side
+from .turns import OURS, Settings, Side
 
 NUMPY, TORCH = "numpy", "torch"
 WARM = 0.05  # seconds of calls before those that are counted
@@ -23,7 +23,7 @@ def compared(settings: Settings, tell: Callable[[dict], None]) -> dict[str, Any]
     """
     threads = settings.number_of_threads()
     numpy = Side(NUMPY, threads, hide="OPENBLAS_")
-    sides = [turns.ours(threads), numpy, *turns.ours_on_unit(threads)]
+    sides = [turns.ours(threads), numpy]
     if settings.peers():
         sides.append(Side(TORCH, threads, settings.python))
     records = []
@@ -45,7 +45,6 @@ def compared(settings: Settings, tell: Callable[[dict], None]) -> dict[str, Any]
         "ladder": rates,
         "kernels": records,
         "mean": geometric_mean(records, OURS),
-        "mean on the unit": geometric_mean(records, UNIT),
     }
 
 
@@ -58,7 +57,7 @@ def asking(name: str, sizes: tuple[int, ...], seconds: float) -> Callable[[Side]
 def _record(name, sizes, rounds) -> dict[str, Any]:
     flops, nbytes = work.cost(name, sizes)
     sides = {side: turns.summary(times) for side, times in rounds.items()}
-    others = [side for side in sides if side not in (OURS, UNIT)]
+    others = [side for side in sides if side != OURS]
     best = min(others, key=lambda side: sides[side]["median"])
     return {
         "name": name,
@@ -86,7 +85,7 @@ def timed(side: str, name: str, sizes: tuple[int, ...], seconds: float) -> turns
     Raises ValueError if its results differ from the page's in float64.
     """
     page, arguments = work.KERNELS[name].numpy, work.arguments(name, tuple(sizes))
-    call = work.kernel(name) if side in (OURS, UNIT) else page
+    call = work.kernel(name) if side == OURS else page
     wide = [a.astype(float) if getattr(a, "dtype", 0) == np.float32 else a for a in arguments]
     if side == TORCH:
         from .theirs import tensors

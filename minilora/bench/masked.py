@@ -113,7 +113,7 @@ def _compared(trainings, attached, number, checked, settings, tell) -> list[dict
         return records
     threads = settings.number_of_threads()
     theirs = [Side(name, threads, settings.python) for name in (PADDED, PACKED)]
-    sides = [turns.ours(threads), *theirs, *turns.ours_on_unit(threads)]
+    sides = [turns.ours(threads), *theirs]
     with turns.together(sides):
         for which in trainings:
             for case in attached:

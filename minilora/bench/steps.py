@@ -6,7 +6,7 @@ from typing import Any
 
 from ..methods import METHODS
 from . import cases, turns
-from .turns import OURS, REST, SIDES, UNIT, Settings, Side
+from .turns import OURS, REST, SIDES, Settings, Side
 
 BASE = "lora"  # the case that the others are compared with
 LR = 1e-3
@@ -43,7 +43,7 @@ def shares_of_peak(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _one(size: str, case: str, settings: Settings) -> dict[str, Any]:
     threads = settings.number_of_threads()
     theirs = [Side(name, threads, settings.python) for name in settings.peers()]
-    with turns.together([turns.ours(threads), *theirs, *turns.ours_on_unit(threads)]) as sides:
+    with turns.together([turns.ours(threads), *theirs]) as sides:
         for side in sides:
             _start(side, size, case, threads)
         losses = {side.name: side.ask("training.losses", n=CHECKED) for side in sides}
@@ -75,8 +75,6 @@ def _ratios(rounds, summaries, memory) -> dict[str, Any]:
     }
     peer = min(SIDES[1:3], key=lambda name: summaries[name]["median"])
     ratios["peer"] = {**ratios[peer], "is": peer}
-    if UNIT in rounds:
-        ratios["peer over unit"] = turns.ratio(rounds[peer], rounds[UNIT])
     mine, theirs = memory[OURS], memory[peer]
     if "peak" in mine:
         above = [m["peak"] - m["baseline"] for m in (mine, theirs)]
@@ -127,14 +125,13 @@ def check(case: str, losses: dict[str, Sequence[float]]) -> dict[str, float]:
     """The largest difference of each other side's losses from ours, as a share of the first loss.
 
     Raises ValueError unless the losses agree, step by step. PEFT has no technique that moves
-    weights: it runs LoRA instead, and only the first loss is compared. On the matrix unit such a
-    training is compared for NEAR steps, since moving weights makes rounding errors grow fast.
+    weights: it runs LoRA instead, and only the first loss is compared.
     """
     moves_weights = METHODS[cases.CASES[case].method].after_step is not None
     ours, *others = losses
     largest = dict.fromkeys(others, 0.0)
     for other in others:
-        steps = (NEAR if other == UNIT else 1) if moves_weights else None
+        steps = 1 if moves_weights else None
         first = abs(losses[other][0])
         for step, (a, b) in enumerate(zip(losses[ours][:steps], losses[other][:steps]), 1):
             apart = abs(a - b)

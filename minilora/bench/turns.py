@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import fast
 from ..methods import DEFAULT
 
 OURS = "minilora"
 SIDES = (OURS, "torch sdpa", "torch eager", "torch oneDNN")  # of a comparison of steps
 PADDED, PACKED = "torch padded", "torch packed"  # of a comparison on batches with padding
-UNIT = "minilora amx"  # ours again, with the large products on the matrix unit
+UNIT = "minilora amx"  # in old records: ours on a matrix unit, which minilora uses no longer
 REST = 0.3  # seconds: the idle threads of a pool keep a core busy for up to 0.2
 THREADS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -95,13 +94,8 @@ class Side:
 
 
 def ours(threads: int, name: str = OURS) -> Side:
-    """Our own side, on the vector registers."""
-    return Side(name, threads, **{"MINILORA_KERNELS": "numba"} if fast.backend() == "amx" else {})
-
-
-def ours_on_unit(threads: int) -> list[Side]:
-    """Our own side on the matrix unit; [] where the processor has none."""
-    return [Side(UNIT, threads, MINILORA_KERNELS="amx")] if fast.has_unit() else []
+    """Our own side."""
+    return Side(name, threads)
 
 
 @contextlib.contextmanager
