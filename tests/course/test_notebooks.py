@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from minilora.check import EXERCISES, check, course
+from minilora_course import EXERCISES, check, course
 
 ROOT = Path(__file__).parents[2] / "notebooks"
 if not ROOT.is_dir():

@@ -14,8 +14,8 @@ from more_answers import attention_backward, network_backward, rmsnorm_backward
 from test_check import RIGHT, WRONG
 
 import minilora as ml
-from minilora.check import EXERCISES, grade, points
 from minilora.methods import lora, vera
+from minilora_course import EXERCISES, grade, points
 
 ROOT = Path(__file__).parents[2]
 if not (ROOT / "TEACHING.md").is_file():
