@@ -6,7 +6,6 @@ import json
 import os
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,14 +103,6 @@ def test_a_record_without_room_names_its_file_and_goes_on(tmp_path, monkeypatch)
     assert [record["cell"] for record in cells.run(dict, mine, path, progress=False)] == mine
 
 
-@posix
-def test_a_log_without_room_names_its_file(tmp_path):
-    tuned = ml.attach(make_llama(dtype=np.float32), "lora", rank=2)
-    log = Log(tmp_path / "log.jsonl")
-    with small_files(200), pytest.raises(OSError, match=r"log\.jsonl"):
-        ml.train(tuned, BATCHES, steps=9, lr=1e-3, callbacks=[log])
-
-
 def test_a_log_that_goes_on_is_whole_where_that_is_interrupted(tmp_path, monkeypatch):
     """The lines that it keeps are written to another file, which takes its place."""
     lines = [json.dumps({"step": step}) + "\n" for step in (1, 2, 3)]
@@ -148,21 +139,6 @@ def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
     assert (tmp_path / "results.json").read_text() == "old"
     assert [path.name for path in (tmp_path / "adapters").iterdir()] == ["lora"]
     assert {p.name for p in tmp_path.iterdir()} == {"adapters", "results.json", "mine.txt"}
-
-
-def test_a_comparison_that_fails_leaves_the_old_one(tmp_path, monkeypatch, capsys):
-    from minilora.cli import main
-    from minilora.lab import compare
-
-    (tmp_path / "results.json").write_text("old")
-
-    def stopped(settings, lr, out, **_):
-        (Path(out) / "adapters").mkdir()
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(compare, "compare", stopped)
-    assert main(["compare", "--methods", "lora", "--out", str(tmp_path)]) == 130
-    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 
 def test_temporary_files_of_killed_processes_are_removed_a_day_later(tmp_path):
