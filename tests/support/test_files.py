@@ -9,7 +9,6 @@ import time
 
 import numpy as np
 import pytest
-from battery import BATCHES
 from conftest import make_llama
 
 import minilora as ml
@@ -151,15 +150,3 @@ def test_temporary_files_of_killed_processes_are_removed_a_day_later(tmp_path):
         os.utime(path, (time.time() - 90_000,) * 2)
     write_together({tmp_path / "b.json": b"{}"})
     assert {path.name for path in tmp_path.iterdir()} == {new.name, other.name, "b.json"}
-
-
-@pytest.mark.parametrize("name", ml.METHODS)
-def test_a_base_in_fortran_s_order_trains_as_in_c_s(name):
-    model = make_llama(dtype=np.float32)
-    other = ml.Llama(model.config, {k: np.asfortranarray(a) for k, a in model.params.items()})
-    how = {"rank": 2} if "rank" in ml.METHODS[name].takes else {}
-    losses = [
-        ml.train(ml.attach(base, name, **how), BATCHES, steps=3, lr=1e-2).losses
-        for base in (model, other)
-    ]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

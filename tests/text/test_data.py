@@ -417,14 +417,17 @@ def test_an_answer_without_an_end_is_wrong():
 
 
 def test_read_pairs_reads_both_kinds(tmp_path):
+    """A byte order mark, CRLF, blank lines, other columns: as spreadsheets and editors save."""
     expected = [("a,b", 'say "x"'), ("c\u2028", "two\nlines")]
     lines = [json.dumps({"prompt": p, "completion": c, "id": 1}) for p, c in expected]
     (tmp_path / "pairs.jsonl").write_text("\ufeff" + "\n\n".join(lines) + "\n", encoding="utf-8")
     assert read_pairs(tmp_path / "pairs.jsonl") == expected
-    (tmp_path / "pairs.csv").write_text(
-        'completion,prompt\r\n"say ""x""","a,b"\r\n"two\nlines",c\u2028\r\n', encoding="utf-8"
+    (tmp_path / "pairs.CSV").write_text(
+        '\ufeff\r\nid,completion,prompt,\r\n\r\n1,"say ""x""","a,b"\r\n'
+        ' , \r\n2,"two\nlines",c\u2028\r\n',
+        encoding="utf-8",
     )
-    assert read_pairs(tmp_path / "pairs.csv") == expected
+    assert read_pairs(tmp_path / "pairs.CSV") == expected
 
 
 GOOD = '{"prompt": "a", "completion": "b"}\n'
@@ -455,19 +458,6 @@ def test_bad_files_name_the_line(tmp_path, name, text, message):
         read_pairs(tmp_path / name)
     assert name in str(error.value) and "\n" not in str(error.value)
     assert len(str(error.value)) < 300 + len(str(tmp_path))
-
-
-def test_files_of_other_systems_are_read_alike(tmp_path):
-    """A byte order mark, CRLF, blank lines, other columns: as spreadsheets and editors save."""
-    expected = [("a", "b"), ("c", "d")]
-    for name, text in {
-        "p.csv": "\ufeff\r\nid,prompt,completion\r\n\r\n1,a,b\r\n , \r\n2,c,d\r\n\r\n",
-        "p.CSV": "completion,prompt,\nb,a\nd,c,",
-        "p.jsonl": '\ufeff\r\n{"prompt": "a", "completion": "b"}\r\n \t\r\n'
-        '{"completion": "d", "prompt": "c", "more": null}',
-    }.items():
-        (tmp_path / name).write_bytes(text.encode())
-        assert read_pairs(tmp_path / name) == expected
 
 
 # -------------------------------------------------------------------------------------------- files
