@@ -477,20 +477,6 @@ def test_a_backward_that_writes_into_its_cache(what):
     assert gradcheck(lambda x: (x + 0, keep(x)), lambda dy, c: (dy,), X) == ("x",)
 
 
-def test_an_op_in_elementary_ops_may_be_checked():
-    """Its cache holds tensors, to whose leaves the tape adds gradients: that is no fault."""
-
-    def tape(x, W):
-        leaves = ml.param(x), ml.param(W)
-        return (out := leaves[0] @ leaves[1].T).data, (out, leaves)
-
-    def back(dy, cache):
-        ml.backward(cache[0], dy)
-        return [leaf.grad for leaf in cache[1]]
-
-    assert gradcheck(tape, back, X, W3) == ("x", "W")
-
-
 def test_a_gradient_for_what_has_none():
     for n, kind in (
         (3, "an int"),

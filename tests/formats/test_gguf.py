@@ -186,6 +186,7 @@ WRONG = {
     "too many layers": ({"llama.block_count": 10**9}, "too few for 1000000000 layers"),
     "a layer more": ({"llama.block_count": 3}, r"no blk\.2\.attn_norm\.weight, wanted it with"),
     "a layer less": ({"llama.block_count": 1}, r"blk\.1\..* has no place in this Llama"),
+    "no embedding": ({"token_embd.weight": None}, r"no token_embd\.weight"),
     "no tensor": ({Q: None}, r"no blk\.1\.attn_q\.weight, wanted it with shape \(32, 32\)"),
     "another shape": (
         {Q: ((16, 32), F32, b"\0" * 2048)},
@@ -296,11 +297,6 @@ def test_a_tensor_of_no_or_of_endless_size(tmp_path, shape):
     path = write(tmp_path, about, {**tensors, Q: (shape, F32, b"")})
     with pytest.raises(ValueError, match=r"blk\.1\.attn_q"):
         ml.load_model(path)
-
-
-def test_no_file():
-    with pytest.raises(FileNotFoundError, match=r"nothing\.gguf: no such file"):
-        ml.load_model("nothing.gguf")
 
 
 # ---- tokenizers

@@ -91,13 +91,6 @@ def test_the_first_seed_s_adapter_is_kept(results, model):
     assert not (out / "adapters" / SCRATCH).exists()
 
 
-def test_the_rates_differences_are_told(results):
-    found, _, _ = results
-    assert found["rates"]["given"] == ["lora", SCRATCH]
-    assert "train size 300 there" in found["rates"]["differences"]
-    assert "steps 150 there" in found["rates"]["differences"]
-
-
 def test_all_methods_get_the_same_batches_and_another_seed_other_ones(model):
     words = load_words(FEW)
     first, again, other = (make_batches(model, words.train, FEW, seed) for seed in (0, 0, 1))
@@ -141,13 +134,6 @@ def test_a_method_without_a_rate_is_named(monkeypatch):
     monkeypatch.setattr(rates, "read", lambda path=None: {"chosen": {}, "sweeps": {}})
     with pytest.raises(ValueError, match="no learning rate for lora, scratch"):
         compare(FEW)
-
-
-def test_a_further_method_without_a_rate_is_told_how_to_get_one():
-    both = dataclasses.replace(FEW, methods=("lora", "dora"))
-    says = "for dora; give --lr dora=RATE, or run minilora tune --task past --methods dora and "
-    with pytest.raises(ValueError, match=says):
-        compare(both)
 
 
 def test_a_further_method_is_compared_and_drawn(tmp_path):

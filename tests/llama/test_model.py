@@ -304,18 +304,6 @@ def test_the_cache_takes_a_text_in_pieces(tiny, rng):
     assert rel(np.concatenate(pieces, axis=1), whole) < 1e-13
 
 
-def test_rows_of_a_batch_do_not_know_each_other(tiny, rng):
-    ids = rng.integers(0, 29, (4, 5))
-    together = tiny.generate(ids, 8)
-    for row, out in zip(ids, together):
-        assert np.array_equal(tiny.generate(row[None], 8)[0], out)
-
-
-def test_more_tokens_than_the_first_rope_table(tiny, rng):
-    ids = rng.integers(0, 29, (1, 60))
-    assert np.array_equal(tiny.generate(ids, 10), greedy_without_cache(tiny, ids, 10))
-
-
 def test_stop_ends_a_row_and_all_rows_end_it_all(tiny, rng):
     ids = rng.integers(0, 29, (6, 3))
     free = tiny.generate(ids, 20)[:, 3:]

@@ -1,7 +1,5 @@
 """Files that are none, full disks, temporary files that a killed process left behind."""
 
-import contextlib
-import errno
 import json
 import os
 import threading
@@ -12,7 +10,6 @@ import pytest
 from conftest import make_llama
 
 import minilora as ml
-from minilora.lab import cells
 from minilora.support.files import read_text, replacing, write_together
 from minilora.tuning.callbacks import Log
 
@@ -63,43 +60,6 @@ def test_a_text_is_a_file_of_bounded_size(tmp_path):
         read_text(tmp_path)
     (tmp_path / "lines").write_bytes(b"\xef\xbb\xbfa\r\nb\rc\n")
     assert read_text(tmp_path / "lines") == "a\nb\nc\n"
-
-
-def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
-    """As the system says it: without a name."""
-
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match=r"No space left on device: .*model\.bin") as caught:
-        write_together({tmp_path / "model.bin": b"1"})
-    assert caught.value.errno == errno.ENOSPC and not list(tmp_path.iterdir())
-
-
-@contextlib.contextmanager
-def small_files(size):
-    """Inside, no file of this process gets larger than so many bytes: an error without a name."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@posix
-def test_a_record_without_room_names_its_file_and_goes_on(tmp_path, monkeypatch):
-    def here(function, calls, *_):
-        yield from ((place, function(*call)) for place, call in enumerate(calls))
-
-    monkeypatch.setattr(cells, "each", here)
-    mine, path = [{"n": n, "text": "x" * 500} for n in range(9)], tmp_path / "runs.jsonl"
-    with small_files(2000), pytest.raises(OSError, match=r"runs\.jsonl"):
-        cells.run(dict, mine, path, progress=False)
-    assert 1 <= len(cells.read(path)) < 9
-    assert [record["cell"] for record in cells.run(dict, mine, path, progress=False)] == mine
 
 
 def test_a_log_that_goes_on_is_whole_where_that_is_interrupted(tmp_path, monkeypatch):

@@ -323,12 +323,6 @@ def test_batches_by_tokens_are_full_and_hold_every_pair(most, epochs, seed):
         assert np.array_equal(ids, again) and (targets != -100).any(axis=1).all()
 
 
-def test_no_batch_by_tokens_has_a_pair_twice():
-    got = batches(PAIRS, WORD_LAB, max_tokens=10**6, epochs=2)
-    assert [len(ids) for ids, _ in got] == [len(PAIRS)] * 2
-    assert all(len({tuple(row) for row in ids.tolist()}) == len(PAIRS) for ids, _ in got)
-
-
 @pytest.mark.parametrize(
     "how, message",
     [
@@ -350,14 +344,6 @@ def test_all_once():
     texts = Counter(WORD_LAB.decode(row) for ids, _ in got for row in ids)
     assert texts == Counter(["Da>b", "Dab>abc", "Dabcd>abcde", "Nz>zs", "Ny>ies"])
     assert sum(ids.size for ids, _ in got) < sum(ids.size for ids, _ in batches(PAIRS, WORD_LAB, 5))
-
-
-def test_batches_are_the_seeds():
-    def texts(seed):
-        return [ids.tolist() for ids, _ in batches(PAIRS, WORD_LAB, 2, seed=seed, epochs=3)]
-
-    assert texts(0) == texts(0)
-    assert texts(0) != texts(1)
 
 
 def test_bad_pairs_are_refused():
