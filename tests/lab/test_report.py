@@ -202,6 +202,7 @@ def test_the_table_is_aligned_and_narrow(seeds):
     first, last = (i for i, line in enumerate(lines) if set(line) == {"─"})
     assert {len(line) for line in lines[first - 1 : last + 1]} == {len(lines[first])}
     assert last - first == 5  # three methods and from scratch
+    assert max(map(len, table.table(make_results(seeds), 60).splitlines())) <= 60
 
 
 @pytest.mark.parametrize(
