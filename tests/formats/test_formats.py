@@ -874,6 +874,7 @@ def test_a_pattern_of_no_adapted_layer_is_passed_over_in_a_folder(tmp_path):
         ("lora", {"alpha_pattern": {"v_proj": 0}}, "alpha is 0, wanted a finite number"),
         ("lora", {"alpha_pattern": {"(": 1}}, "pattern '.': no regular expression"),
         ("lora", {"alpha_pattern": [{}]}, r"alpha_pattern is \[\{\}\], wanted \{name of a layer"),
+        ("lora", {"rank_pattern": {5: 5}}, r"rank_pattern is \{5: 5\}, wanted \{name of a layer"),
         ("vera", {"rank_pattern": {"v_proj": 2}}, "vera: takes no rank_pattern"),
         ("full", {"alpha_pattern": {"v_proj": 2}}, "full: takes no alpha_pattern"),
     ],
