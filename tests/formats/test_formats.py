@@ -679,6 +679,13 @@ def test_delta_lora_is_stored_as_a_lora_of_twice_the_rank(tmp_path, start_step, 
     assert rel(back.logits(IDS), tuned.logits(IDS)) < 1e-13
 
 
+def test_delta_lora_before_it_moves_is_stored_as_it_is(tmp_path):
+    tuned = trained("delta_lora", start_step=100)
+    ml.save_adapter(tuned, tmp_path)
+    assert json.loads((tmp_path / CONFIG).read_text())["r"] == 3
+    assert np.array_equal(ml.load_adapter(tuned.base, tmp_path).logits(IDS), tuned.logits(IDS))
+
+
 def test_method_says_who_trains_on(tmp_path):
     tuned = trained("lora")
     ml.save_adapter(tuned, tmp_path)
@@ -867,6 +874,7 @@ def test_a_pattern_of_no_adapted_layer_is_passed_over_in_a_folder(tmp_path):
         ("lora", {"alpha_pattern": {"v_proj": 0}}, "alpha is 0, wanted a finite number"),
         ("lora", {"alpha_pattern": {"(": 1}}, "pattern '.': no regular expression"),
         ("lora", {"alpha_pattern": [{}]}, r"alpha_pattern is \[\{\}\], wanted \{name of a layer"),
+        ("lora", {"rank_pattern": {5: 5}}, r"rank_pattern is \{5: 5\}, wanted \{name of a layer"),
         ("vera", {"rank_pattern": {"v_proj": 2}}, "vera: takes no rank_pattern"),
         ("full", {"alpha_pattern": {"v_proj": 2}}, "full: takes no alpha_pattern"),
     ],
@@ -1056,17 +1064,11 @@ def test_what_peft_s_config_leaves_out_is_peft_s_default(tmp_path):
     """lora_alpha 8 and r 8; an absent alpha is not 2·r, as it is in attach."""
     tuned = trained("lora", rank=8, alpha=8)
     ml.save_adapter(tuned, tmp_path)
-    for absent in ({"lora_alpha": None, "r": None, "use_rslora": None}, {"lora_alpha": None}):
-        of_peft(tmp_path, **absent)
+    absent = {"lora_alpha": None, "r": None, "use_rslora": None}, {"lora_alpha": None}
+    leave_the_base = [{"init_lora_weights": v} for v in (False, None, "gaussian", "orthogonal")]
+    for changes in (*absent, *leave_the_base):
+        of_peft(tmp_path, **changes)
         assert np.array_equal(ml.load_adapter(tuned.base, tmp_path).logits(IDS), tuned.logits(IDS))
-
-
-@pytest.mark.parametrize("init", [True, False, None, "gaussian", "orthogonal"])
-def test_initialisations_that_leave_the_base_as_it_is(tmp_path, init):
-    tuned = trained("lora")
-    ml.save_adapter(tuned, tmp_path)
-    of_peft(tmp_path, init_lora_weights=init)
-    assert np.array_equal(ml.load_adapter(tuned.base, tmp_path).logits(IDS), tuned.logits(IDS))
 
 
 @pytest.mark.parametrize(

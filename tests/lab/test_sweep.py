@@ -152,9 +152,7 @@ def test_every_option_of_a_technique_is_an_axis(monkeypatch):
         axes_of(parser().parse_args(["sweep", "--early", "yes"]))
 
 
-@pytest.mark.parametrize(
-    "text", ["hello", "hello\n", '{"cell": {}}\n', "\xff\n"]
-)
+@pytest.mark.parametrize("text", ["hello", "hello\n", '{"cell": {}}\n', "\xff\n"])
 def test_another_file_in_the_way_stays_as_it_is(text, tmp_path, capsys):
     out = tmp_path / "sweep.jsonl"
     out.write_bytes(text.encode("latin-1"))
