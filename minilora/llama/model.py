@@ -13,7 +13,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +22,6 @@ from ..engine import Tensor, scope
 from ..ops.loss import IGNORED
 from ..support import show
 from ..support.meta import Meta
-from ..support.names import no_attribute
 from ..support.plots import human
 from ..support.values import is_finite, shown
 from . import generation, rotation
@@ -293,11 +292,6 @@ class Llama:
     def generate_text(self, prompt: str, max_new_tokens: int = 32, **choices) -> str:
         """The text that follows a prompt, up to the end token: see `generation.generate_text`."""
         return generation.generate_text(self, prompt, max_new_tokens, **choices)
-
-    if not TYPE_CHECKING:  # a type checker finds an unknown attribute by itself
-
-        def __getattr__(self, name):
-            raise no_attribute(self, name)
 
     def _facts(self) -> dict[str, str]:
         c, arrays = self.config, self.params.values()

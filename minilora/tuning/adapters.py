@@ -20,7 +20,7 @@ from ..methods import Technique
 from ..methods.base import Arrays, Method
 from ..support import show
 from ..support.meta import Meta, is_array
-from ..support.names import no_attribute
+from ..support.names import peft_hint
 from ..support.plots import human
 from ..support.values import plain, whole
 from .choices import (
@@ -245,7 +245,7 @@ class Tuned:
     if not TYPE_CHECKING:  # a type checker finds an unknown attribute by itself
 
         def __getattr__(self, name):
-            raise no_attribute(self, name)
+            raise AttributeError(f"'Tuned' object has no attribute {name!r}{peft_hint(name)}")
 
     def _facts(self) -> dict[str, str]:
         trainable, every = self.count_parameters()

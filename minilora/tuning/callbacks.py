@@ -41,20 +41,8 @@ class Run:
         return last or bool(every and self.step % every == 0)
 
 
-# How the methods begin that transformers' Trainer calls.
-TRANSFORMERS = "on_train", "on_step", "on_epoch", "on_evaluate", "on_log", "on_save"
-
-
 class Callback:
     """A callback that does nothing. Write a subclass with the methods that you need."""
-
-    def __init_subclass__(cls) -> None:
-        """Raises TypeError for a method named as those of transformers: nothing would call it."""
-        for name, value in vars(cls).items():
-            if name.startswith(TRANSFORMERS) and callable(value):
-                raise TypeError(
-                    f"callback: nothing calls {name}; wanted step, evaluation, checkpoint or end"
-                )
 
     def step(self, run: Run) -> None:
         """After each step; history.losses[-1] and .rates[-1] are its loss and learning rate."""
@@ -189,5 +177,5 @@ class EarlyStopping(Callback):
         if not (run.history.evaluations or run.interrupted):
             warnings.warn(
                 "early stopping: no evaluation came; wanted evaluate= and evaluate_every= of train",
-                stacklevel=5,  # the line that calls train
+                stacklevel=4,  # the line that calls train
             )

@@ -20,7 +20,6 @@ from ..llama.generation import check_ids
 from ..llama.model import check_targets
 from ..ops.loss import IGNORED
 from ..support.files import nearest
-from ..support.names import names_keywords
 from ..support.values import number, whole
 from . import checkpoints, optim
 from .adapters import Tuned, adapted
@@ -33,7 +32,6 @@ __all__ = ["Callback", "Diverged", "History", "Run", "gradients", "train"]
 Batch = tuple[np.ndarray, np.ndarray]
 
 
-@names_keywords
 def train(
     tuned: Tuned,
     batches: Iterable[Batch],
@@ -312,10 +310,10 @@ def _settings(*, steps, lr, weight_decay, betas, eps, schedule, warmup, clip, ac
         "accumulate": whole("train: accumulate", accumulate, 1),
     }
     if settings["lr"] > 0 and optim.learning_rate(1, **_of_rate(settings)) == 0 and steps == 1:
-        warnings.warn(f"train: with one step the {schedule} schedule's rate is 0", stacklevel=4)
+        warnings.warn(f"train: with one step the {schedule} schedule's rate is 0", stacklevel=3)
     if warmup > steps:
         warnings.warn(
-            f"train: warmup is {warmup}, steps is {steps}: the rate never reaches lr", stacklevel=4
+            f"train: warmup is {warmup}, steps is {steps}: the rate never reaches lr", stacklevel=3
         )
     return settings
 
