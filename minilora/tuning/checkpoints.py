@@ -17,6 +17,7 @@ from ..support.files import check_kind, errors_at, parse_json
 from .adapters import Tuned, attach, shapes_of
 from .choices import check_options, find_method
 from .optim import AdamW
+from .patterns import one_budget
 
 ABOUT = "minilora_checkpoint"  # the name of our entry in the file's metadata
 CHECKSUM = "minilora_crc32"  # another entry: of ABOUT and of all arrays
@@ -71,7 +72,7 @@ def load(path: str | Path, tuned: Tuned, adam: AdamW, settings: Mapping[str, Any
             warnings.warn(
                 f"{path}: {MACHINE[name]}: {saved.get(name)!r:.40} when it was saved, {mine!r} "
                 "now: the run goes on, but not to the same bits",
-                stacklevel=4,
+                stacklevel=3,
             )
     _restore(tuned, arrays)
     for name in adam.params:
@@ -81,6 +82,7 @@ def load(path: str | Path, tuned: Tuned, adam: AdamW, settings: Mapping[str, Any
     return saved["history"]
 
 
+@one_budget()
 def load_tuned(path: str | Path, model: Llama) -> Tuned:
     """The adapter in a checkpoint, on the base that it was trained on.
 

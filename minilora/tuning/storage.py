@@ -21,6 +21,7 @@ from ..support.files import check_kind, errors_at, parse_json, read_json, write_
 from ..support.meta import is_array
 from . import checkpoints
 from .adapters import Tuned, adapted, check_base, shapes_of
+from .patterns import one_budget
 from .peft_config import attach_as_stored, drawn_keys, restores_arrays
 
 CONFIG, ARRAYS = "adapter_config.json", "adapter_model.safetensors"
@@ -156,6 +157,7 @@ def load_unmoved(model: Llama, folder: str | Path) -> Tuned:
     return _load(model, folder, None, {}, unmoved=True)
 
 
+@one_budget()
 def _load(model, folder, method, options, unmoved=False):
     path = Path(folder) / CONFIG
     config = {name: value for name, value in read_json(path).items() if value is not None}
