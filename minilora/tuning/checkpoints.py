@@ -17,7 +17,6 @@ from ..support.files import check_kind, errors_at, parse_json
 from .adapters import Tuned, attach, shapes_of
 from .choices import check_options, find_method
 from .optim import AdamW
-from .patterns import one_budget
 
 ABOUT = "minilora_checkpoint"  # the name of our entry in the file's metadata
 CHECKSUM = "minilora_crc32"  # another entry: of ABOUT and of all arrays
@@ -82,7 +81,6 @@ def load(path: str | Path, tuned: Tuned, adam: AdamW, settings: Mapping[str, Any
     return saved["history"]
 
 
-@one_budget()
 def load_tuned(path: str | Path, model: Llama) -> Tuned:
     """The adapter in a checkpoint, on the base that it was trained on.
 

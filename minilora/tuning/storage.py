@@ -141,11 +141,12 @@ def load_adapter(
     TypeError for another model than a Llama.
     """
     check_base("load_adapter", model)
-    if Path(folder).is_file():
+    with one_budget():
+        if not Path(folder).is_file():
+            return _load(model, folder, method, options)
         if method is not None or options:
             raise ValueError(f"{folder}: a checkpoint settles its method and options; got others")
         return checkpoints.load_tuned(folder, model)
-    return _load(model, folder, method, options)
 
 
 def load_unmoved(model: Llama, folder: str | Path) -> Tuned:
@@ -154,10 +155,10 @@ def load_unmoved(model: Llama, folder: str | Path) -> Tuned:
     A technique that moves a weight is loaded as PEFT reads it: as a LoRA. Raises what
     `load_adapter` raises.
     """
-    return _load(model, folder, None, {}, unmoved=True)
+    with one_budget():
+        return _load(model, folder, None, {}, unmoved=True)
 
 
-@one_budget()
 def _load(model, folder, method, options, unmoved=False):
     path = Path(folder) / CONFIG
     config = {name: value for name, value in read_json(path).items() if value is not None}
