@@ -110,37 +110,6 @@ class Log(Callback):
             file.write(json.dumps(line, default=python_values) + "\n")
 
 
-class TensorBoard(Callback):
-    """loss, rate and evaluation (a number) in TensorBoard's format, into a folder.
-
-    Raises ModuleNotFoundError where the tensorboard package is not installed.
-    """
-
-    def __init__(self, folder: str | Path):
-        try:
-            from tensorboard.summary import Writer
-        except ImportError:
-            raise ModuleNotFoundError(
-                "TensorBoard's format needs its package: pip install tensorboard"
-            ) from None
-        self.writer = Writer(str(folder))
-
-    def step(self, run: Run) -> None:
-        """Loss and learning rate."""
-        self.writer.add_scalar("loss", run.history.losses[-1], run.step)
-        self.writer.add_scalar("rate", run.history.rates[-1], run.step)
-
-    def evaluation(self, run: Run) -> None:
-        """The evaluation, where it is a number."""
-        step, value = run.history.evaluations[-1]
-        if isinstance(value, int | float):
-            self.writer.add_scalar("evaluation", float(value), step)
-
-    def end(self, run: Run) -> None:
-        """Write what is still in memory."""
-        self.writer.close()
-
-
 class EarlyStopping(Callback):
     """Ends the run after `patience` evaluations in a row that are not better than the best one.
 
