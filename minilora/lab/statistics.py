@@ -1,4 +1,4 @@
-"""Statistics of several runs: means over seeds, intervals, the choice of a setting by validation."""
+"""Statistics of several runs: means, intervals, and the choice of a setting by validation."""
 
 import functools
 import json
