@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import ops
 from ..engine import Tensor
-from ..support.values import shown, whole
+from ..support.values import whole
 from .rows import Rows, last_rows, next_rows
 
 
@@ -99,14 +99,11 @@ def generate_text(model, prompt: str, max_new_tokens: int = 32, **choices) -> st
     """The text that a model writes after a prompt, without the prompt and the end token.
 
     model: a Llama, a Tuned or a Library. choices: of `generate`; the tokenizer's end token ends the
-    text. Raises ValueError for an empty prompt or a model without a tokenizer; TypeError for a
-    prompt that is no text.
+    text. Raises ValueError for an empty prompt or a model without a tokenizer.
     """
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise ValueError("generate_text: the model has no tokenizer")
-    if not isinstance(prompt, str):
-        raise TypeError(f"generate_text: prompt is {shown(prompt)}, wanted one text")
     ids = tokenizer.encode(prompt)
     if not ids:
         raise ValueError(f"generate_text: prompt is {prompt!r}, wanted some text")

@@ -18,6 +18,7 @@ PEFT_NAMES = {
     "merge_and_unload": "ml.merge(tuned)",
     "unload": "ml.detach(tuned)",
     "disable_adapter": "tuned.base, the model without its adapter",
+    "print_trainable_parameters": "print(tuned), or tuned.count_parameters()",
     "add_adapter": "ml.Library, which holds several adapters",
 }
 

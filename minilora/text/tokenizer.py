@@ -2,7 +2,7 @@
 
 import json
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -121,10 +121,6 @@ class CharTokenizer:
             raise ValueError(f"tokenizer: no token for {', '.join(map(repr, unknown))}")
         return [self._ids[character] for character in text]
 
-    def __call__(self, text: str | Sequence[str]) -> dict[str, Any]:
-        """{"input_ids": …} of a text, or of each of several: see `tokenized`."""
-        return tokenized(self, text)
-
     def decode(self, ids: Iterable[int]) -> str:
         """Ids to text, without padding. Raises ValueError for an id out of range."""
         return "".join(self.tokens[i] for i in known_ids(ids, self.vocab_size) if i != self.pad_id)
@@ -140,16 +136,6 @@ def tokenizer_config(pad: str, end: str, **more: Any) -> dict[str, bytes]:
         **more,
     }
     return {"tokenizer_config.json": f"{json.dumps(fields, indent=1)}\n".encode()}
-
-
-def tokenized(tokenizer: Any, text: str | Sequence[str]) -> dict[str, Any]:
-    """{"input_ids": ids of the text}, as transformers' tokenizers return it.
-
-    For several texts it is a list of lists, each of its own length.
-    """
-    if isinstance(text, str):
-        return {"input_ids": tokenizer.encode(text)}
-    return {"input_ids": [tokenizer.encode(each) for each in text]}
 
 
 def known_ids(ids: Iterable[int], vocab_size: int) -> list[int]:

@@ -234,14 +234,6 @@ class Tuned:
         own = [a for row in self.layers.values() for n, a in row.items() if n not in others]
         return trainable, base + sum(a.size for a in own if is_array(a))
 
-    def print_trainable_parameters(self) -> None:
-        """Print `count_parameters` in the words of PEFT's method of this name."""
-        trainable, every = self.count_parameters()
-        share = 100 * trainable / every
-        print(
-            f"trainable params: {trainable:,} || all params: {every:,} || trainable%: {share:.4f}"
-        )
-
     if not TYPE_CHECKING:  # a type checker finds an unknown attribute by itself
 
         def __getattr__(self, name):
@@ -297,12 +289,9 @@ def attach(
     layers_pattern, exclude_modules: leave some of them out, see `match_targets`. recompute: needs
     less memory and more time, see `check_recompute`. options: the technique's own, listed below
     with their defaults.
-    Raises TypeError if model is no Llama or method no name; ValueError for a keyword that the
+    Raises TypeError if model is no Llama; ValueError for a keyword that the
     technique does not take, with the nearest right names, or for a value out of range.
     """
-    if not isinstance(method, str | Method | None):
-        wanted = "attach(model, method)" if isinstance(method, Llama) else "a name in METHODS"
-        raise TypeError(f"attach: got a {type(method).__name__} as the method, wanted {wanted}")
     record = method if isinstance(method, Method) else find_method(method)
     check_base("attach", model)
     patterns = {"rank_pattern": rank_pattern or {}, "alpha_pattern": alpha_pattern or {}}

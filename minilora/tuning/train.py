@@ -67,14 +67,6 @@ def train(
     go on; ValueError for settings out of range.
     """
     adapted(tuned, "train")
-    if isinstance(callbacks, Callback):
-        raise TypeError("train: callbacks is one Callback, wanted a list of them")
-    for callback in callbacks:
-        name = getattr(callback, "__name__", type(callback).__name__)
-        if isinstance(callback, type):
-            raise TypeError(f"train: callbacks holds the class {name}, wanted an object, {name}()")
-        if not isinstance(callback, Callback):
-            raise TypeError(f"train: callbacks holds {name}, wanted objects of ml.Callback")
     settings = _settings(
         steps=steps,
         lr=lr,
@@ -309,8 +301,6 @@ def _settings(*, steps, lr, weight_decay, betas, eps, schedule, warmup, clip, ac
         "clip": None if clip is None else number("train: clip", clip, above=0),
         "accumulate": whole("train: accumulate", accumulate, 1),
     }
-    if settings["lr"] > 0 and optim.learning_rate(1, **_of_rate(settings)) == 0 and steps == 1:
-        warnings.warn(f"train: with one step the {schedule} schedule's rate is 0", stacklevel=3)
     if warmup > steps:
         warnings.warn(
             f"train: warmup is {warmup}, steps is {steps}: the rate never reaches lr", stacklevel=3

@@ -16,7 +16,6 @@ from battery import BATCHES, base, same_bits, tune
 import minilora as ml
 from minilora.cli import main
 from minilora.support.names import PEFT_NAMES
-from minilora.support.values import shown
 
 NAMES = list(ml.METHODS)
 RANKED = [n for n in NAMES if "rank" in ml.METHODS[n].takes]
@@ -40,11 +39,6 @@ def refuses(call, *said, error=ValueError):
 @pytest.mark.parametrize("name", RANKED)
 def test_ranks(name, rank):
     refuses(lambda: ml.attach(base(), name, rank=rank), name, "rank", repr(rank), "at least 1")
-
-
-def test_ranks_of_more_than_64_bits():
-    for rank in (2**64, 10**400, 10**5000):
-        refuses(lambda r=rank: ml.attach(base(), "lora", rank=r), "rank is above 18446744073709551")
 
 
 def test_numpy_s_numbers_are_numbers(tmp_path):
@@ -101,9 +95,9 @@ def test_seeds(seed):
     refuses(lambda: ml.attach(base(), "lora", seed=seed), "seed", repr(seed), "at least 0")
 
 
-@pytest.mark.parametrize("alpha", [0, float("nan"), float("inf"), "8", True, 10**4000])
+@pytest.mark.parametrize("alpha", [0, float("nan"), float("inf"), "8", True])
 def test_alphas(alpha):
-    refuses(lambda: ml.attach(base(), "lora", alpha=alpha), "alpha", shown(alpha), "other than 0")
+    refuses(lambda: ml.attach(base(), "lora", alpha=alpha), "alpha", repr(alpha), "other than 0")
 
 
 def test_what_a_method_does_not_take():
@@ -226,11 +220,11 @@ def test_a_stranger_s_pattern_does_not_hang(tmp_path):
 @pytest.mark.parametrize(
     "name, option, values",
     [
-        ("lora_plus", "ratio", [0, -1, float("inf"), "16", None, True, 10**5000]),
-        ("delta_lora", "update_ratio", [float("nan"), float("inf"), "2", None, -(10**5000)]),
+        ("lora_plus", "ratio", [0, -1, float("inf"), "16", None, True]),
+        ("delta_lora", "update_ratio", [float("nan"), float("inf"), "2", None]),
         ("delta_lora", "start_step", [-1, 1.5, "3", None, True]),
         ("vera", "projection_prng_key", [1.5, "3", None, True]),
-        ("vera", "d_initial", [float("nan"), "0.1", None, 10**400]),
+        ("vera", "d_initial", [float("nan"), "0.1", None]),
         ("lora", "rank_stabilized", ["yes", 1, None]),
         ("lora_fa", "corrected", ["yes", 1, None]),
     ],
@@ -238,7 +232,7 @@ def test_a_stranger_s_pattern_does_not_hang(tmp_path):
 def test_options_out_of_range(name, option, values):
     for value in values:
         refuses(
-            lambda v=value: ml.attach(base(), name, **{option: v}), option, re.escape(shown(value))
+            lambda v=value: ml.attach(base(), name, **{option: v}), option, re.escape(repr(value))
         )
 
 
@@ -295,7 +289,7 @@ def test_batches():
     "setting, values",
     [
         ("steps", [0, -1, 1.5, True, "3", None]),
-        ("lr", [-0.1, float("nan"), float("inf"), "fast", None, 10**5000]),
+        ("lr", [-0.1, float("nan"), float("inf"), "fast", None]),
         ("weight_decay", [-0.1, float("nan"), float("inf"), "a"]),
         ("betas", [(0.9, 1.0), (-0.1, 0.9), (0.9,), 0.9, ("a", "b"), (float("nan"), 0.9)]),
         ("eps", [0, -1e-8, float("nan"), "a"]),
@@ -310,7 +304,7 @@ def test_settings_of_train(setting, values):
     tuned = tune("lora")
     for value in values:
         settings = {"steps": 1, "lr": 0.1, setting: value}
-        refuses(lambda s=settings: ml.train(tuned, BATCHES, **s), setting, re.escape(shown(value)))
+        refuses(lambda s=settings: ml.train(tuned, BATCHES, **s), setting, re.escape(repr(value)))
     assert same_bits(tuned.arrays, tune("lora").arrays)
 
 
@@ -426,8 +420,6 @@ def test_an_adapter_where_a_model_is_wanted():
     for who, call in wrong.items():
         refuses(lambda c=call: c(tuned), rf"{who}: got a Tuned.*detach or merge", error=TypeError)
         refuses(lambda c=call: c("base"), rf"{who}: got a str.*load_model", error=TypeError)
-    library = ml.Library(tuned.base)
-    refuses(lambda: library.add("past", "runs/past"), "a str.*load takes a folder", error=TypeError)
 
 
 @pytest.mark.smoke
@@ -471,12 +463,6 @@ def test_a_name_where_a_model_is_wanted():
 @pytest.mark.smoke
 def test_arguments_in_another_order():
     calls = {
-        "attach: got a Llama as the method, wanted attach\\(model, method": lambda: ml.attach(
-            "lora", base()
-        ),
-        r"attach: got a dict as the method, wanted a name in METHODS": lambda: ml.attach(
-            base(), {"r": 4}
-        ),
         "gradcheck: forward is 1, wanted a function": lambda: ml.gradcheck(1, 2),
         "gradcheck: backward is None, wanted a function": lambda: ml.gradcheck(abs, None),
     }
@@ -503,12 +489,6 @@ def test_what_train_is_given_by_mistake():
     def call(batches=BATCHES, **more):
         return lambda: ml.train(ml.attach(base(), "lora"), batches, steps=1, **more)
 
-    wanted = {
-        "callbacks is one Callback, wanted a list": ml.Callback(),
-        "callbacks holds print, wanted objects of ml.Callback": [print],
-    }
-    for words, callbacks in wanted.items():
-        refuses(call(lr=0.1, callbacks=callbacks), words, error=TypeError)
     refuses(call([("walk ", "walked")], lr=0.1), "a pair of texts, .*: see ml.batches")
 
 
@@ -518,10 +498,9 @@ def test_a_warning_of_train_names_the_line_that_calls_it(tmp_path):
     train = functools.partial(ml.train, ml.attach(base(), "lora"), BATCHES, lr=0.1, checkpoint=path)
     stop = [ml.EarlyStopping(1)]
     with pytest.warns(UserWarning) as told:
-        train(steps=1, schedule="linear")
         train(steps=1, warmup=2)
         train(steps=1, callbacks=stop)
-    assert len(told) == 3 and {warning.filename for warning in told} == {__file__}
+    assert len(told) == 2 and {warning.filename for warning in told} == {__file__}
 
 
 @pytest.mark.smoke
@@ -542,29 +521,9 @@ def test_unknown_options(capsys, line, says):
 
 
 @pytest.mark.smoke
-def test_several_prompts_where_one_is_wanted():
-    model = ml.load_model("base")
-    for each in (model, ml.attach(model, "lora", rank=4)):
-        for prompt in (["Dwalk>", "Dlaugh>"], 3, None):
-            refuses(
-                lambda m=each, p=prompt: m.generate_text(p),
-                "generate_text: prompt is .*, wanted one text",
-                error=TypeError,
-            )
-
-
-@pytest.mark.smoke
 def test_a_part_of_a_ledger_by_another_name():
     found = ml.ledger(ml.attach(base(), "lora", rank=4), 1, 4)
     refuses(lambda: found["activation"], "did you mean 'activations'")
-
-
-@pytest.mark.smoke
-def test_a_class_where_a_callback_is_wanted():
-    tuned = ml.attach(base(), "lora", rank=4)
-    train = functools.partial(ml.train, tuned, BATCHES, steps=1, lr=0.01)
-    words = r"the class Callback, wanted an object, Callback\(\)"
-    refuses(lambda: train(callbacks=[ml.Callback]), words, error=TypeError)
 
 
 @pytest.mark.smoke
