@@ -163,7 +163,7 @@ def copied_arrays(library: Library) -> int:
     return sum(
         not np.shares_memory(array, weights[name])
         for tuned in _adapters(library).values()
-        for weights in [tuned.how().weights]
+        for weights in [tuned.forward().weights]
         for name, array in library.base.params.items()
     )
 

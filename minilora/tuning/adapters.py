@@ -7,14 +7,15 @@ weight of the base (full fine-tuning, Delta-LoRA) moves a copy that belongs to t
 import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from .. import ops
-from ..engine import Tensor, param, scope
+from ..engine import Tensor, param
 from ..llama import generation
-from ..llama.model import EMBED, MLP, Forward, Llama, gated
+from ..llama.model import EMBED, Forward, Llama
 from ..llama.rows import Rows
 from ..methods import Technique
 from ..methods.base import Arrays, Method
@@ -129,12 +130,12 @@ class Tuned:
         """A fresh leaf of the tape for every trainable array, by key."""
         return {t.key: param(t.array, t.key) for t in self.trained()}
 
-    def how(
+    def forward(
         self,
         leaves: Mapping[str, Tensor] | None = None,
         key: tuple[int, ...] | None = None,
     ) -> Forward:
-        """The weights and linears with which the base's forward pass runs under this technique.
+        """What the base's forward pass runs with under this technique.
 
         leaves: key -> leaf of the tape, for the arrays that get gradients. key: (seed, step,
         micro-batch), from which dropout draws; None: no dropout.
@@ -142,56 +143,42 @@ class Tuned:
         again = check_recompute(self.recompute)
         leaves = leaves or {}
         weights: dict[str, Any] = {**self.base.params, **self.weights, **leaves}
-        arguments: dict[str, Arrays] = {}  # of the adapted linears, for this pass
-        place = {name: i for i, name in enumerate(self.layers)}
+        known: dict[str, list[Any]] = {}  # the arguments of an adapted linear, for this pass
         p = self.options.get("dropout", 0.0) if key else 0.0
 
-        def arguments_of(name: str) -> Arrays:
-            if name not in arguments:
-                given = {"W": weights[f"{name}.weight"], **self.layers[name]}
-                if self.record.derived:
-                    given |= self.record.derived(**given)
-                keys = {a: self.key(name, a) for a in self.record.trains}
-                given |= {a: leaves[k] for a, k in keys.items() if k in leaves}
-                arguments[name] = given
-            return arguments[name]
+        def arguments(name: str) -> list[Any]:
+            given = {"W": weights[f"{name}.weight"], **self.layers[name]}
+            if self.record.derived:
+                given |= self.record.derived(**given)
+            keys = {a: self.key(name, a) for a in self.record.trains}
+            given |= {a: leaves[k] for a, k in keys.items() if k in leaves}
+            return [given[a] for a in self._arguments if a != "xd"]
 
-        def linear(name: str, x: Tensor, rows: Rows) -> Tensor:
-            with scope(name.rsplit(".", 1)[-1]):
-                if name in self.layers:
-                    op, given = self.record.op, arguments_of(name)
-                    rest = [given[a] for a in self._arguments if a != "xd"]
-                    if p and key:
-                        rest.append(ops.dropout(x, p, (*key, place[name]), rows.batch))
-                else:
-                    W = weights[f"{name}.weight"]
-                    op, rest = ops.linear if isinstance(W, Tensor) else ops.frozen_linear, [W]
-                return op(x, *rest)
+        def adapted(name: str, place: int, x: Tensor, rows: Rows) -> Tensor:
+            if name not in known:
+                known[name] = arguments(name)
+            dropped = [ops.dropout(x, p, (*key, place), rows.batch)] if p and key else []
+            return self.record.op(x, *known[name], *dropped)
 
-        def feed_forward(name: str, h: Tensor, rows: Rows) -> Tensor:
-            parts = [f"{name}.{part}" for part in MLP]
-            Ws = [weights[f"{part}.weight"] for part in parts]
-            if any(part in self.layers for part in parts) or any(isinstance(W, Tensor) for W in Ws):
-                return gated(linear, name, h, rows)
-            return ops.frozen_feed_forward(h, *Ws)
-
-        return Forward(weights, linear, feed_forward, recompute=again == "layers")
+        linears = {name: partial(adapted, name, i) for i, name in enumerate(self.layers)}
+        return Forward(weights, linears, recompute=again == "layers")
 
     def loss(self, ids, targets, count=None, leaves=None, key=None) -> Tensor:
         """The base's mean loss () in nats a target under this technique.
 
         ids, targets (N, T) ints; count: the divisor, None: the targets that count; leaves and key
-        as for `how`. Raises ValueError if ids or targets are out of range.
+        as for `forward`. Raises ValueError if ids or targets are out of range.
         """
-        return self.base.loss(ids, targets, count, self.how(leaves, key))
+        return self.base.loss(ids, targets, count, self.forward(leaves, key))
 
     def logits(self, ids) -> np.ndarray:
         """ids (N, T) ints -> logits (N, T, V), without dropout. Raises ValueError for wrong ids."""
-        return self.base.logits(ids, self.how())
+        return self.base.logits(ids, self.forward())
 
     def generate(self, ids, max_new_tokens: int, **choices) -> np.ndarray:
         """Continue each row of ids (N, T) -> (N, T + new): see `generation.generate`."""
-        return generation.generate(self.base, ids, max_new_tokens, **choices, how=self.how())
+        forward = self.forward()
+        return generation.generate(self.base, ids, max_new_tokens, **choices, forward=forward)
 
     def factors(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         """Arrays (O, k) and (k, I) whose product is the whole change of one linear's weight.
