@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ..support.files import write_atomically
+from ..support.meta import dense
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")  # suffixes of files by torch.save and pickle
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -25,9 +26,9 @@ def write_arrays(
 
 
 def array_bytes(arrays: Mapping[str, np.ndarray], about: Mapping[str, str] | None = None) -> bytes:
-    """The contents of a .safetensors file: name -> array of any shape, and the metadata `about`."""
+    """The contents of a .safetensors file: name -> weight of any form, and the metadata `about`."""
     # ascontiguousarray gives a single number, of shape (), the shape (1,)
-    whole = {name: np.ascontiguousarray(a).reshape(a.shape) for name, a in arrays.items()}
+    whole = {name: np.ascontiguousarray(dense(a)).reshape(a.shape) for name, a in arrays.items()}
     return save(whole, metadata={"format": "pt", **(about or {})})
 
 

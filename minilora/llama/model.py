@@ -19,7 +19,7 @@ from .. import ops
 from ..engine import Tensor, scope
 from ..ops.loss import IGNORED
 from ..support import show
-from ..support.meta import Meta
+from ..support.meta import Meta, dense
 from ..support.plots import human
 from ..support.values import is_finite, shown
 from . import generation, rotation
@@ -152,14 +152,14 @@ class Llama:
     def astype(self, dtype) -> "Llama":
         """The same model in another precision (a copy)."""
         return Llama(
-            self.config, {k: v.astype(dtype) for k, v in self.params.items()}, self.tokenizer
+            self.config, {k: dense(v).astype(dtype) for k, v in self.params.items()}, self.tokenizer
         )
 
     def rope_tables(self, start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
         """cos and sin (end - start, D/2) of the places start … end - 1; warns past the length that
         the model was made for.
         """
-        real = isinstance(self.params[EMBED], np.ndarray)  # not a model of shapes alone
+        real = not isinstance(self.params[EMBED], Meta)  # not a model of shapes alone
         if real and end > self.config.max_position_embeddings:
             warnings.warn(
                 f"more than the {self.config.max_position_embeddings} tokens a row that the model "
@@ -299,7 +299,7 @@ class Llama:
     def _facts(self) -> dict[str, str]:
         c, arrays = self.config, self.params.values()
         return {
-            "parameters": f"{sum(a.size for a in arrays):,}",
+            "parameters": f"{sum(math.prod(a.shape) for a in arrays):,}",
             "size": f"{human(sum(a.nbytes for a in arrays))} of {self.dtype}",
             "layers": str(c.num_hidden_layers),
             "width": str(c.hidden_size),
@@ -361,7 +361,7 @@ def check_params(config: ModelConfig, params: Mapping[str, np.ndarray]) -> None:
             raise ValueError(
                 f"model: {name} has shape {params[name].shape}, the config wants {shape}"
             )
-    dtypes = {str(a.dtype) for a in params.values() if isinstance(a, np.ndarray)}
+    dtypes = {str(a.dtype) for a in params.values() if not isinstance(a, Meta)}
     if len(dtypes) > 1 or not dtypes <= {"float32", "float64"}:
         raise ValueError(
             f"model: arrays of {', '.join(sorted(dtypes))}, wanted all float32 or all float64"

@@ -5,6 +5,7 @@ weight of the base (full fine-tuning, Delta-LoRA) moves a copy that belongs to t
 """
 
 import inspect
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +21,7 @@ from ..llama.rows import Rows
 from ..methods import Technique
 from ..methods.base import Arrays, Method
 from ..support import show
-from ..support.meta import Meta, is_array
+from ..support.meta import dense, is_array, shape_alone
 from ..support.names import peft_hint
 from ..support.plots import human
 from ..support.values import plain, whole
@@ -195,7 +196,7 @@ class Tuned:
 
         It is the adapter's ΔW and, for a technique that moves W, the change of W itself.
         """
-        W = self.base.params[f"{layer}.weight"]
+        W = dense(self.base.params[f"{layer}.weight"])
         arguments = {"W": self.weights.get(f"{layer}.weight", W), **self.layers.get(layer, {})}
         wide = {
             k: a.astype(np.float64) if isinstance(a, np.ndarray) else a
@@ -214,7 +215,7 @@ class Tuned:
         All: the base's and the adapters', without the arrays that all layers share.
         """
         trainable = sum(a.size for a in self.trainable.values())
-        base = sum(a.size for a in self.base.params.values())
+        base = sum(math.prod(a.shape) for a in self.base.params.values())
         if self.record.whole_model:
             return trainable, base
         others = {"W", *self.shared, *self.record.remembers}
@@ -292,7 +293,7 @@ def attach(
     seed = whole("attach: seed", seed)
     if record.whole_model:
         tuned = Tuned(model, record, None, None, None, seed, options, recompute)
-        tuned.weights = {name: a.copy() for name, a in model.params.items()}
+        tuned.weights = {name: dense(a).copy() for name, a in model.params.items()}
         return tuned
 
     names = match_targets(model.config, targets, **selection)
@@ -330,16 +331,16 @@ def _fill_layers(tuned, names):
             # an array made like a W in Fortran order has that order too; AdamW needs C order
             if isinstance(a := made.get(k), np.ndarray) and not a.flags.c_contiguous:
                 made[k] = np.array(a, order="C")
-        own = {"W": W.copy()} if record.owns_weight else {}
+        own = {"W": dense(W).copy()} if record.owns_weight else {}
         tuned.layers[name] = own | {argument: plain(a) for argument, a in made.items()}
 
 
 def shapes_of(model: Llama) -> Llama:
-    """The same model with shapes in place of arrays.
+    """The same model with shapes and bytes in place of weights, of whatever form.
 
     What `attach` makes on it takes no memory, whatever sizes a file claims.
     """
-    params: dict[str, Any] = {name: Meta(a.shape, a.dtype) for name, a in model.params.items()}
+    params: dict[str, Any] = {name: shape_alone(a) for name, a in model.params.items()}
     return Llama(model.config, params)
 
 
@@ -386,11 +387,10 @@ def _with_change(model: Llama, tuned: Tuned, sign: int) -> Llama:
     params = dict(model.params)
     if tuned.record.whole_model:
         for name, moved in tuned.weights.items():
-            change = moved.astype(np.float64) - tuned.base.params[name]
-            params[name] = (params[name] + sign * change).astype(model.dtype)
+            change = moved.astype(np.float64) - dense(tuned.base.params[name])
+            params[name] = (dense(params[name]) + sign * change).astype(model.dtype)
     for layer in tuned.layers:
         name = f"{layer}.weight"
-        params[name] = (params[name].astype(np.float64) + sign * tuned.delta(layer)).astype(
-            model.dtype
-        )
+        whole = dense(params[name]).astype(np.float64) + sign * tuned.delta(layer)
+        params[name] = whole.astype(model.dtype)
     return Llama(model.config, params, model.tokenizer)

@@ -18,7 +18,7 @@ from ..llama.model import Llama
 from ..methods import METHODS
 from ..methods.base import Method, Settings
 from ..support.files import check_kind, errors_at, parse_json, read_json, write_together
-from ..support.meta import is_array
+from ..support.meta import dense, is_array
 from . import checkpoints
 from .adapters import Tuned, adapted, check_base, shapes_of
 from .patterns import one_budget
@@ -103,7 +103,7 @@ def _check_written(tuned, config, arrays):
         _fill(again, tuned.method, arrays, drawn_keys(again.record, config))
     form = f"its form on disk ({config['peft_type']}, read as {again.method})"
     for layer, arguments in tuned.layers.items():
-        change, weight = tuned.delta(layer), tuned.base.params[f"{layer}.weight"]
+        change, weight = tuned.delta(layer), dense(tuned.base.params[f"{layer}.weight"])
         most = LOST * np.linalg.norm(change) + ROUNDING * np.linalg.norm(weight)
         numbers = {n: v for n, v in again.layers[layer].items() if not is_array(v)}
         same = all(np.isclose(v, arguments.get(n, v)) for n, v in numbers.items())

@@ -246,7 +246,7 @@ def test_a_broken_last_line_is_run_again(tmp_path):
     [
         ({}, "no result.validation in it"),
         ({"validation": {"exact_match": 2, "loss": 1.0}}, "result.validation.exact_match is 2"),
-        ({"validation": {"exact_match": 0.5, "loss": 10**400}}, "result.validation.loss is a numb"),
+        ({"validation": {"exact_match": 0.5, "loss": 10**400}}, "result.validation.loss is 1000"),
         (None, "result is None, wanted an object"),
     ],
 )
