@@ -1,11 +1,13 @@
 """What a study may say of its numbers: three verdicts, several tests, a bootstrap over words."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from minilora.lab.statistics import LEVEL, Estimate
+from minilora.lab.statistics import LEVEL, Estimate, Merit, estimate
 
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot tell"
 
@@ -76,3 +78,19 @@ def middle(draws: np.ndarray) -> tuple[float, float]:
     """(low, high): the middle 95 % of a bootstrap's draws (draws,)."""
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def difference(ours: Iterable[float | None], theirs: Iterable[float | None]) -> Estimate:
+    """The estimate of ours minus theirs, seed by seed. Raises ValueError for unequal numbers."""
+    pairs = zip(ours, theirs, strict=True)
+    return estimate(None if a is None or b is None else a - b for a, b in pairs)
+
+
+def lowest(name: str) -> Merit:
+    """The merit of a low mean result of this name; a run that diverged is the worst."""
+
+    def merit(runs):
+        values = [run["result"][name] for run in runs]
+        return -math.inf if None in values else -fmean(values)
+
+    return merit

@@ -34,7 +34,7 @@ import numpy as np
 from minilora.lab.cells import Cell, Record, grid
 from minilora.lab.runs import fit, make_batches, the_model
 from minilora.lab.settings import Settings
-from minilora.lab.statistics import by_exact_match, difference, estimate, rounded
+from minilora.lab.statistics import by_exact_match, estimate, rounded
 from minilora.lab.table import markdown
 from minilora.methods import METHODS
 from minilora.support import plots
@@ -42,7 +42,7 @@ from minilora.text import tasks
 
 from . import Study, common
 from ._question import MARGIN, Finding, Question, shown
-from ._verdicts import FAILS, HOLDS, UNKNOWN, higher, lower
+from ._verdicts import FAILS, HOLDS, UNKNOWN, difference, higher, lower
 
 MIDDLE = {"grid": 0.01, "shift": 0.005, "few": 0.005}  # of the first grids
 FIRST = 3

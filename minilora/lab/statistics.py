@@ -74,12 +74,6 @@ def estimate(values: Iterable[float | None]) -> Estimate:
     return Estimate(fmean(known), stdev(known) if len(known) > 1 else 0.0, len(known))
 
 
-def difference(ours: Iterable[float | None], theirs: Iterable[float | None]) -> Estimate:
-    """The estimate of ours minus theirs, seed by seed. Raises ValueError for unequal numbers."""
-    pairs = zip(ours, theirs, strict=True)
-    return estimate(None if a is None or b is None else a - b for a, b in pairs)
-
-
 def rounded(value: float, digits: int = 6) -> float:
     """value with so many significant digits, for a record."""
     return float(f"{value:.{digits}g}")
@@ -140,16 +134,6 @@ def by_exact_match(runs: Sequence[Record]) -> tuple[float, float]:
     judged = [run["result"]["validation"] for run in runs]
     losses = [math.inf if score["loss"] is None else score["loss"] for score in judged]
     return round(fmean(score["exact_match"] for score in judged), 4), -fmean(losses)
-
-
-def lowest(name: str) -> Merit:
-    """The merit of a low mean result of this name; a run that diverged is the worst."""
-
-    def merit(runs):
-        values = [run["result"][name] for run in runs]
-        return -math.inf if None in values else -fmean(values)
-
-    return merit
 
 
 def chosen(
