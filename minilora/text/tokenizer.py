@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..support.files import check_kind, read_json, write_together
+from ..support.files import check_kind, read_json
 
 PAD = "<pad>"
 END = "\n"  # the token that ends an answer
@@ -42,7 +42,7 @@ class CharTokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> "CharTokenizer":
-        """Read a tokenizer.json that `save` wrote.
+        """Read a tokenizer.json as `files` gives it.
 
         Raises ForeignTokenizer for another kind, ValueError for a damaged file, FileNotFoundError.
         """
@@ -68,14 +68,8 @@ class CharTokenizer:
                 )
         return tokenizer
 
-    def save(self, folder: str | Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json in Hugging Face's layout."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_together({folder / name: data for name, data in self.files().items()})
-
     def files(self) -> dict[str, bytes]:
-        """File name -> contents, as `save` writes them."""
+        """tokenizer.json and tokenizer_config.json in Hugging Face's layout: name -> contents."""
         tokenizer = json.dumps(self._tokenizer_json(), ensure_ascii=False, indent=1)
         return {"tokenizer.json": f"{tokenizer}\n".encode(), **tokenizer_config(PAD, END)}
 

@@ -389,8 +389,8 @@ def test_a_damaged_tokenizer_is_told_in_a_line(tmp_path, text, message):
 )
 def test_characters_that_are_changed_before_they_are_ids_are_another_s(tmp_path, name, value):
     """A normaliser that were passed over would give other ids than the model was trained on."""
-    CharTokenizer.from_characters("ab").save(tmp_path)
     path = tmp_path / "tokenizer.json"
+    path.write_bytes(CharTokenizer.from_characters("ab").files()["tokenizer.json"])
     path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
     with pytest.raises(ForeignTokenizer, match=f"{name} is .*, wanted") as caught:
         CharTokenizer.load(tmp_path)
