@@ -20,19 +20,7 @@ import numpy as np
 
 from minilora.lab.cells import Cell, Record
 from minilora.lab.runs import adapter_bytes, largest_batch, the_model, trainable_numbers
-from minilora.lab.statistics import (
-    FAILS,
-    HOLDS,
-    UNKNOWN,
-    Estimate,
-    as_good,
-    difference,
-    estimate,
-    lower,
-    middle,
-    resampled,
-    rounded,
-)
+from minilora.lab.statistics import Estimate, estimate, rounded
 from minilora.lab.table import markdown
 from minilora.memory import CATEGORIES, ledger
 from minilora.methods import METHODS
@@ -44,6 +32,7 @@ from minilora.tuning.train import train
 from . import Study, _words, common
 from ._headline import headline
 from ._question import MARGIN, Finding, Question, shown
+from ._verdicts import FAILS, HOLDS, UNKNOWN, as_good, difference, lower, middle, resampled
 
 ALL, QV, V = "all-linear", "q v", "v"
 PUBLISHED = dict(METHODS["delta_lora"].of_run(150, 0))  # {"start_step": 3}, see delta_lora

@@ -18,23 +18,14 @@ import numpy as np
 
 from minilora.lab.cells import Cell, Record, grid
 from minilora.lab.runs import fit
-from minilora.lab.statistics import (
-    FAILS,
-    HOLDS,
-    UNKNOWN,
-    Estimate,
-    as_good,
-    chosen,
-    estimate,
-    higher,
-    rounded,
-)
+from minilora.lab.statistics import Estimate, chosen, estimate, rounded
 from minilora.lab.table import markdown
 from minilora.support import plots
 from minilora.tuning.train import Diverged
 
 from . import Study, _small_models, common
 from ._question import Finding, Question, shown
+from ._verdicts import FAILS, HOLDS, UNKNOWN, as_good, higher
 
 WIDTHS = tuple(4**k for k in range(2, 9))  # of the linear toy
 TOY_RATES = [float(10 ** (k / 8)) for k in range(-48, 9)]

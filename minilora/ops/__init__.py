@@ -27,7 +27,7 @@ from .dropout import dropout
 from .embedding import embedding
 from .linear import frozen_linear, linear
 from .loss import cross_entropy, frozen_head_loss, head_loss
-from .recompute import recompute, remaking
+from .recompute import recompute
 from .rmsnorm import rmsnorm
 from .rope import rope
 from .swiglu import frozen_feed_forward, swiglu
@@ -54,7 +54,6 @@ __all__ = [
     "mul",
     "power",
     "recompute",
-    "remaking",
     "reshape",
     "rmsnorm",
     "rope",

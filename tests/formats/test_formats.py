@@ -145,7 +145,7 @@ LLAMA3 = {
         ({"hidden_size": 32}, "has shape"),
         ({"num_hidden_layers": 3}, "9 arrays are missing"),
         ({"num_hidden_layers": 1}, "9 arrays do not belong"),
-        ({"rope_theta": 10**400}, "rope_theta is a number of more than 64 bits, wanted a number"),
+        ({"rope_theta": 10**400}, "rope_theta is 1000000"),
         ({"num_hidden_layers": 10**9}, "20 arrays, too few for the 1000000000 layers"),
     ],
 )
@@ -352,8 +352,8 @@ def test_a_damaged_tokenizer_is_told_in_a_line(tmp_path, text, message):
 )
 def test_characters_that_are_changed_before_they_are_ids_are_another_s(tmp_path, name, value):
     """A normaliser that were passed over would give other ids than the model was trained on."""
-    CharTokenizer.from_characters("ab").save(tmp_path)
     path = tmp_path / "tokenizer.json"
+    path.write_bytes(CharTokenizer.from_characters("ab").files()["tokenizer.json"])
     path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
     with pytest.raises(ForeignTokenizer, match=f"{name} is .*, wanted") as caught:
         CharTokenizer.load(tmp_path)
@@ -443,6 +443,18 @@ def test_a_file_that_is_no_safetensors(tmp_path, kind):
     with pytest.raises(ValueError, match="not a whole safetensors file") as caught:
         read_arrays(path)
     assert one_line(caught) and str(path) in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.smoke
+def test_a_truncated_model_says_what_is_there(tmp_path):
+    ml.save_model(narrow(), tmp_path)
+    path = tmp_path / "model.safetensors"
+    whole = path.read_bytes()
+    for size in (5, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=f"{size} bytes") as caught:
+            ml.load_model(tmp_path)
+        assert one_line(caught)
 
 
 def test_bfloat16_is_read_as_float32(tmp_path):

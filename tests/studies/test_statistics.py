@@ -5,21 +5,18 @@ import math
 import numpy as np
 import pytest
 
-from minilora.lab.statistics import (
+from minilora.lab.statistics import Estimate, estimate, t_cdf, t_quantile
+from studies._verdicts import (
     FAILS,
     HOLDS,
     UNKNOWN,
-    Estimate,
     as_good,
     difference,
-    estimate,
     higher,
     holm,
     lower,
     middle,
     resampled,
-    t_cdf,
-    t_quantile,
 )
 
 OURS, THEIRS = [0.855, 0.849, 0.861, 0.838, 0.852], [0.81, 0.829, 0.823, 0.805, 0.842]
