@@ -28,7 +28,7 @@ from minilora.tuning.train import gradients, train
 from . import Study, common
 from ._linear_fit import solve
 from ._question import MARGIN, Finding, Question, shown
-from ._verdicts import FAILS, HOLDS, UNKNOWN, difference, higher, lower, lowest
+from ._verdicts import FAILS, HOLDS, UNKNOWN, difference, higher, lower, lowest, times
 
 RANKS = (4, 64)  # at which the words are learned, plainly and by the corrected gradient
 MIDDLE = {4: 0.1, 64: 0.005}  # of the first grids
@@ -281,7 +281,7 @@ def _efficient(s):
     share = s["seconds"]["share"]
     gain = Estimate(share.mean - 1, share.sd, share.n)
     verdict, p = lower(gain, 0.05)
-    text = f"a step at rank 4, all linears, beside LoRA's: {shown(gain.times(100), '+.1f', '%')}"
+    text = f"a step at rank 4, all linears, beside LoRA's: {shown(times(100, gain), '+.1f', '%')}"
     return Finding(f"{text}; there is no gradient of A and no moment of it", verdict, p)
 
 

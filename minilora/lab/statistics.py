@@ -27,32 +27,10 @@ class Estimate(NamedTuple):
         return t_quantile((1 + LEVEL) / 2, self.n - 1) * (self.sd or 0.0) / math.sqrt(self.n)
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """The 95 % interval of the mean; all numbers where a run diverged."""
-        if self.mean is None:
-            return -math.inf, math.inf
-        return self.mean - self.margin, self.mean + self.margin
-
-    def p(self, bound: float = 0.0) -> float:
-        """Two-sided p of the t test that the mean is `bound`; 1 where it cannot be tested."""
-        if self.mean is None or self.n < 2:
-            return 1.0
-        far = abs(self.mean - bound)
-        if not self.sd:
-            return 0.0 if far else 1.0
-        return 2 * t_cdf(-far / self.sd * math.sqrt(self.n), self.n - 1)
-
-    @property
     def sign(self) -> int:
         """+1 or -1 where 0 lies outside the 95 % interval, else 0; 0 where a run diverged."""
         certain = self.mean is not None and abs(self.mean) > self.margin
         return int(math.copysign(certain, self.mean or 0))
-
-    def times(self, factor: float) -> "Estimate":
-        """The estimate times a factor, for another unit."""
-        if self.mean is None or self.sd is None:
-            return self
-        return Estimate(factor * self.mean, abs(factor) * self.sd, self.n)
 
     def __format__(self, how: str) -> str:
         """f"{e:.3f}" is 0.855 ± 0.004; f"{e:+.3f|.2g}": the mean by +.3f, the deviation by .2g."""
