@@ -17,9 +17,8 @@ from minilora.cli import main
 from minilora.commands import COMMANDS
 from minilora.lab import table
 from minilora.support import terminal
-from minilora.support.files import data_folder
+from minilora.support.files import data_folder, read_json
 
-BENCH, WAYS = data_folder() / "results" / "bench", tables.WAYS
 PACKAGE, ERRORS = Path(tables.__file__).parent.parent, terminal.ERRORS
 
 SCRIPT = """
@@ -108,11 +107,8 @@ def test_every_help_text_is_as_narrow_as_the_terminal(command, columns, capsys, 
     [
         "count",
         "memory --seq 16",
-        "memory --seq 16 --what-if",
         "memory --prompts 9 --answers 2",
         "memory --seq 16 --method lora --fit 0.1",
-        f"bench --record {BENCH / 'bench.json'}",
-        f"bench --record {BENCH / 'rows.json'}",
         "gradcheck",
     ],
 )
@@ -121,28 +117,19 @@ def test_every_table_is_as_narrow_as_the_terminal(command, columns, capsys, monk
 
 
 def test_a_narrow_table_of_bytes_has_every_number(capsys, monkeypatch):
-    for line in ("memory --seq 16", "memory --seq 16 --what-if", "memory --method lora --seq 16"):
+    for line in ("memory --seq 16", "memory --method lora --seq 16"):
         wide, narrow = (printed(line.split(), n, capsys, monkeypatch) for n in (300, 60))
         assert len(narrow) > len(wide)
         assert Counter(" ".join(wide).split()) <= Counter(" ".join(narrow).split())
 
 
-def test_a_narrow_table_of_the_bench_has_every_number_and_names_its_rows(capsys, monkeypatch):
-    line = ["bench", "steps", "--record", str(BENCH / "bench.json")]
-    wide, narrow = (printed(line, n, capsys, monkeypatch) for n in (300, 80))
+def test_a_narrow_table_of_the_bench_has_every_number_and_names_its_rows():
+    measured = read_json(data_folder() / "results" / "bench" / "bench.json")["kernels"]
+    wide, narrow = (list(tables.kernels(measured, n)) for n in (300, 60))
+    assert max(map(len, narrow)) <= 60
     assert Counter(" ".join(wide).split()) <= Counter(" ".join(narrow).split())
-    rows = [text for text in narrow if text.startswith("smollm2   LoRA-FA ")]
-    assert len(rows) == 3 and rows[0] in "".join(wide)
-
-
-def test_the_bench_prints_the_first_columns_while_it_measures():
-    record = {"sizes": [2, 3, 4], "flops": 9e9, "bytes": 1e9, "seconds": dict.fromkeys(WAYS, 1.0)}
-    first = list(tables.rows("ladder", record, True, 60))
-    assert first[0].split() == ["M,", "K,", "N", "FLOP/byte", "three", "loops", "reordered"]
-    others = list(tables.others("ladder", [record], 60))
-    assert others[0] == "" and others[1].split()[3:] == ["tiled", "register", "tile", "BLAS"]
-    assert not list(tables.others("ladder", [record], 200))
-    assert not list(tables.others("ladder", [], 60))
+    rows = [line for line in narrow if line.split()[:4] == ["matmul_nt", "2048", "576", "8"]]
+    assert len(rows) == 2
 
 
 def test_the_line_of_a_row_fits_into_80_columns():

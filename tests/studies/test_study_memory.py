@@ -1,17 +1,22 @@
-"""What would keep more, what would hold less: by closed form, measured, to the same bits."""
+"""What would keep more, what would hold less, the figure: by closed form, measured, to the bit."""
 
-import json
+import dataclasses
+import re
+import time
+import types
 
 import numpy as np
 import pytest
+from battery import BATCHES, base, tune
 from conftest import same_peak
 
 import minilora as ml
-from minilora.cli import main
 from minilora.llama.model import Llama, ModelConfig, init_params
 from minilora.llama.shapes import SHAPES
-from minilora.memory import CATEGORIES, figure, ledger, measure, savers, whatif
-from minilora.methods import DEFAULT, METHODS
+from minilora.memory import ledger, measure
+from minilora.methods import METHODS
+from studies.memory import figure, savers, whatif
+from studies.memory.__main__ import main
 
 CONFIG = ModelConfig(512, 128, 384, 4, 4, 2)  # V, C, F, L, H, G; q 128 wide, k and v 64
 BATCH, LENGTH = 6, 50
@@ -107,7 +112,7 @@ class TestWhatIf:
     def test_the_table(self):
         settings = {"lora": {"rank": 8}, "delta_lora": {"rank": 8}}
         found = whatif.what_ifs(CONFIG, settings, BATCH, LENGTH)
-        lines = list(whatif.table(found))
+        lines = list(whatif.table(found, 110))
         assert lines[1].startswith("LoRA ") and lines[2].split()[0] == "100.0%"
         assert lines[3].count("–") == 3 and len(lines) == 6 + len(CASES) + 1
 
@@ -160,7 +165,7 @@ class TestSavers:
         assert tuned.recompute == "swiglu" and list(rows) == list(SAVERS)
         assert all(np.array_equal(a, before[key]) for key, a in tuned.arrays.items())
         assert all(row["seconds"] > 0 for row in rows.values())
-        lines = list(savers.table({"vera": rows}))
+        lines = list(savers.table({"vera": rows}, 110))
         assert lines[1].endswith(" ms") and lines[3].endswith("%")
 
 
@@ -180,7 +185,7 @@ class TestFigure:
         assert rows[0].activations > rows[0].weights and figure.overtaking((1, 2), rows) == 1
 
     def test_what_is_stacked_is_all(self):
-        lengths, found = figure.curves(CONFIG, {name: {} for name in METHODS}, 1)
+        lengths, found = figure.curves(CONFIG, {name: {} for name in METHODS})
         for rows in found.values():
             for row in rows:
                 assert sum(size(row) for _, size in figure.PARTS.values()) == row.total()
@@ -194,8 +199,8 @@ class TestFigure:
         """With one, two or more panels, title and legend stand inside the figure."""
         settings = {name: {"recompute": "layers"} for name in methods}
         config = ModelConfig(**SHAPES["llama-7b"].config_fields())
-        lengths, found = figure.curves(config, settings, 4)
-        drawn = figure.memory_by_length(lengths, found, figure.heading("llama-7b", settings, 4))
+        lengths, found = figure.curves(config, settings)
+        drawn = figure.memory_by_length(lengths, found, figure.heading("llama-7b", ALL))
         assert len(drawn.axes) == len(methods)
         drawn.canvas.draw()
         for part in (drawn._suptitle, *drawn.legends, *drawn.axes):
@@ -206,51 +211,148 @@ class TestFigure:
         assert all(low < axes.get_window_extent().y0 for axes in drawn.axes)
 
     def test_the_heading_says_what_it_is_of(self):
-        heading = figure.heading("base", {"lora": {"targets": ALL, "recompute": "layers"}}, 3, True)
-        for word in ("base", "3 rows", "mixed precision", "all linears", "layers recomputed"):
+        heading = figure.heading("base", ALL)
+        for word in ("base", "one row", "float32", "all linears"):
             assert word in heading
+        assert "adapters on q_proj, v_proj:" in figure.heading("base", None)
 
 
-class TestCommands:
-    def test_what_if(self, capsys):
-        assert main("memory --what-if --rank 4 --batch 2 --seq 32 --json".split()) == 0
-        found = json.loads(capsys.readouterr().out)
-        assert list(found) == list(DEFAULT) and list(found["lora"]) == list(CASES)
-        assert main("memory --what-if --method lora_fa".split()) == 0
-        assert "mask, floats" in capsys.readouterr().out
+def cells(line):
+    """Each cell of a line of a table with the place at which it ends."""
+    return [(m[0], m.end()) for m in re.finditer(r"\S+(?: \S+)*", line)]
 
-    def test_savers(self, capsys):
-        assert main("memory --savers --method lora --batch 2 --seq 16".split()) == 0
-        out = capsys.readouterr().out
-        assert all(title in out for title in SAVERS)
-        assert main("memory --savers --method full --batch 1 --seq 4 --json".split()) == 0
-        assert json.loads(capsys.readouterr().out)["full"]["recompute layers"]["measured_peak"] > 0
 
-    def test_recompute(self, capsys):
-        words = "memory --method lora --seq 32 --measure --json --recompute layers".split()
-        assert main(words) == 0
-        row = json.loads(capsys.readouterr().out)["lora"]
-        assert all(row[c] == row["measured"][c] for c in CATEGORIES)
-        config = ml.load_model("base").config
-        kept = ledger(config, 1, 32, method="lora", recompute="layers").activations
-        assert row["activations"] == kept
+def test_the_seconds_of_savers_are_those_of_a_step():
+    start = time.perf_counter()
+    found = savers.seconds(tune("lora", base("float32")), 1, 4, rounds=1)
+    assert found.keys() == {saver.title for saver in savers.SAVERS}
+    assert min(found.values()) > 0 and max(found.values()) < time.perf_counter() - start
 
-    def test_fit(self, capsys):
-        assert main("memory --fit 0.1 --seq 64 --json".split()) == 0
-        rows = json.loads(capsys.readouterr().out)
-        assert rows["lora_fa"]["rows"] >= rows["lora"]["rows"] > rows["full"]["rows"] > 0
 
-    @pytest.mark.parametrize(
-        "line, says",
-        [
-            ("memory --recompute layer", "recompute is 'layer', wanted None, 'layers' or 'swiglu'"),
-            ("memory --savers --recompute layers", "give one of the two"),
-            ("memory --savers --mixed", "without --mixed"),
-            ("memory --what-if --method loar", "did you mean 'lora'"),
-            ("memory --savers --model llama-7b", "llama-7b"),
-        ],
-    )
-    def test_bad_input(self, capsys, line, says):
-        assert main(line.split()) == 2
-        error = capsys.readouterr().err
-        assert says in error and error.count("\n") == 1
+def test_a_case_of_what_an_op_keeps_needs_more_bytes():
+    kept = whatif.what_ifs(base().config, {"lora": {}, "vera": {}}, 1, 8)
+    for row in kept.values():
+        first = row["as it is"]
+        assert row["every x"] > first and row["norm's y"] > first
+        assert row["mask, floats"] > row["mask, bytes"] > row["dropout"]
+
+
+def test_the_table_of_savers_compares_with_the_first():
+    row = {"saved": 100, "peak": 900, "measured_peak": 905, "seconds": 0.002}
+    less = row | {"peak": 600, "seconds": 0.0025}
+    more = row | {"peak": 1000, "seconds": 0.001}
+    titles = [saver.title for saver in savers.SAVERS]
+    head, *rows = [*savers.table({"lora": dict(zip(titles, (row, less, more, row)))}, 110)][:4]
+    names = ("LoRA", "saved", "peak", "measured", "less", "time")
+    assert cells(head) == list(zip(names, (4, 30, 42, 54, 66, 78)))
+    assert cells(rows[0])[1:] == [("100 B", 30), ("900 B", 42), ("905 B", 54), ("2.0 ms", 78)]
+    assert cells(rows[1])[4:] == [("300 B", 66), ("+25%", 78)]
+    assert cells(rows[2])[4:] == [("-100 B", 66), ("-50%", 78)]
+
+
+@pytest.mark.parametrize("saver", savers.SAVERS[:3], ids=lambda saver: saver.title)
+def test_the_bytes_of_a_saver_are_those_of_its_recompute(saver):
+    config = base("float32").config
+    said, found = savers.bytes_of(tune("lora", base("float32"), rank=8), saver, 2, 8)
+    how = dict(method="lora", targets="all-linear", recompute=saver.recompute)
+    wanted = ml.ledger(config, 2, 8, **how)
+    assert said.activations == found.activations == wanted.activations and said.peak == wanted.peak
+
+
+def test_the_table_of_cases_has_shares_of_lora_s_first_and_meanings():
+    titles = [case.title for case in whatif.CASES]
+    kept = dict(zip(titles, (200, 300, 400, None, None, None)))
+    found = [*whatif.table({"lora": kept, "vera": dict.fromkeys(titles, 50)}, 110)]
+    places = (17, 32, 46, 60, 74, 88, 102)
+    assert cells(found[0]) == list(zip(("kept for backward", *titles), places))
+    numbers = ("LoRA", "200 B", "300 B", "400 B", "–", "–", "–")
+    assert cells(found[1]) == list(zip(numbers, (4, 32, 46, 60, 74, 88, 102)))
+    assert cells(found[2]) == [("100.0%", 32), ("150.0%", 46), ("200.0%", 60)]
+    assert found[4].split() == ["25.0%"] * 6
+    narrow = [*whatif.table({"vera": dict.fromkeys(titles, 50)}, 60)]
+    first = f"as it is:     each op keeps what its backward reads, and\n{14 * ' '}nothing else"
+    assert first in narrow
+
+
+def test_a_line_through_the_first_and_the_last_length_gives_where_weights_are_overtaken():
+    rows = [types.SimpleNamespace(activations=a, weights=1000) for a in (100, 150, 1100)]
+    assert figure.overtaking((1, 5, 11), rows) == 11
+    heavy = [types.SimpleNamespace(activations=100 * n + 500, weights=50) for n in (1, 2)]
+    assert figure.overtaking((1, 2), heavy) == 1
+
+
+def test_the_lengths_of_the_figure_reach_twice_where_weights_are_overtaken():
+    config, settings = base().config, {"lora": {}, "full": {}}
+    lengths, found = figure.curves(config, settings)
+
+    def more(name, n):
+        row = ml.ledger(config, 1, n, method=name)
+        return row.activations > row.weights
+
+    last = max(next(n for n in range(1, 99) if more(name, n)) for name in settings)
+    top = next(2**k for k in range(9) if 2**k >= 2 * last)
+    assert lengths == [1, top // 2, top] and list(found) == ["lora", "full"]
+    short = dataclasses.replace(config, max_position_embeddings=3)
+    assert figure.curves(short, settings)[0] == [1, 3]
+
+
+def test_the_figure_has_a_titled_panel_for_each_method_on_one_scale():
+    methods = ["lora", "lora_fa", "vera", "full"]
+    lengths, found = figure.curves(base().config, {name: {} for name in methods})
+    lengths = [1, 512, 1024]
+
+    def drawn(names):
+        return figure.memory_by_length(lengths, {name: found[name] for name in names}, "bytes")
+
+    four, two, one = drawn(methods), drawn(methods[:2]), drawn(methods[:1])
+    most = max(row.total() for rows in found.values() for row in rows)
+    assert [axes.get_title("left") for axes in four.axes] == [
+        ml.METHODS[name].title for name in methods
+    ]
+    first = four.axes[0]
+    for axes in four.axes:
+        assert axes.get_xlim() == (1, 1024) and axes.get_ylim()[0] == 0
+        # room for the two lines of text above the highest stack, and no more
+        assert 1.16 * most <= axes.get_ylim()[1] <= 1.2 * most
+        assert axes is first or axes.get_shared_y_axes().joined(axes, first)
+        assert all(not part.get_linewidth().any() for part in axes.collections)
+    assert [t for t in first.xaxis.get_major_locator()() if 0 <= t <= 1024] == [0, 500, 1000]
+    assert first.yaxis.get_major_formatter()(2048, 0) == "2 KiB"
+    assert four.get_suptitle() == "bytes"
+    labels = [text.get_text() for text in four.legends[0].get_texts()]
+    moves = "weights that a step rule moves"  # none of the four has such
+    assert labels == [*(p for p in figure.PARTS if p != moves), "all that LoRA holds"]
+    (w1, h1), (w2, h2), (w4, h4) = (f.get_size_inches() for f in (one, two, four))
+    assert (w2 - w1, h2 - h1) == pytest.approx((4.5, 0))
+    assert (w4 - w2, h4 - h2) == pytest.approx((4.5, 3.7))
+
+
+@pytest.mark.parametrize("saver", savers.SAVERS, ids=lambda saver: saver.title)
+def test_a_step_that_frees_gradients_keeps_none(saver, monkeypatch):
+    tuned, leaves = tune("lora", base("float32")), []
+    make = type(tuned).leaves
+    monkeypatch.setattr(type(tuned), "leaves", lambda self: leaves.append(make(self)) or leaves[-1])
+    savers.step(tuned, saver)(BATCHES[0][0])
+    kept = [leaf.grad is not None for leaf in leaves[-1].values()]
+    assert kept == [not saver.frees] * len(kept)
+
+
+def test_the_command(tmp_path, capsys):
+    assert main("what-if --method lora_fa,full --batch 2 --seq 32 --targets q_proj".split()) == 0
+    assert "mask, floats" in capsys.readouterr().out
+    assert main("savers --method lora --batch 2 --seq 16".split()) == 0
+    out = capsys.readouterr().out
+    assert all(title in out for title in SAVERS)
+    path = tmp_path / "memory.png"
+    assert main(["figure", "--method", "lora", "--out", str(path)]) == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "line, says",
+    [("what-if --method loar", "did you mean 'lora'"), ("savers --model llama-7b", "llama-7b")],
+)
+def test_bad_input(capsys, line, says):
+    assert main(line.split()) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
