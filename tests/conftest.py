@@ -17,6 +17,9 @@ from minilora.llama.model import Llama, ModelConfig, init_params
 
 # A terminal's width, which pytest-xdist gives its workers: the tests print as into a pipe.
 os.environ.pop("COLUMNS", None)
+# Several processes of tests share the processors: two threads are enough to meet a second one.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("NUMBA_NUM_THREADS", "2")
 # A shell's background jobs ignore Ctrl-C, and so would the tests and what they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -42,13 +45,8 @@ def rel(a, b) -> float:
 
 def same_peak(said, found) -> bool:
     """Is a predicted peak the measured one within 2 %? The pages hold more than the twins: never
-    less. Products on the matrix unit pack into at most so much a thread while they run.
+    less.
     """
-    if fast.backend() == "amx":
-        from minilora.fast import amx_product, threads
-
-        most = 1.02 * said.peak + amx_product.MOST_BYTES * threads.THREADS
-        return said.peak / 1.02 <= found.peak <= most
     if not fast.on():
         return said.peak <= 1.02 * found.peak
     return abs(said.peak - found.peak) <= 0.02 * found.peak

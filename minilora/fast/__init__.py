@@ -5,7 +5,7 @@ function of a page may have a twin in `twins.py`: the same name and arguments, a
 same names, shapes and bytes. `twin` gives the twin for float32 and for arrays of shape alone. It
 gives the page's own function for all else, where Numba is not installed, and inside `with
 plain():`. The environment variable MINILORA_KERNELS chooses for the whole process: numpy (the
-pages), numba, or amx (Numba, with the large products on the matrix unit of newer Intel processors).
+pages) or numba.
 
 twins.py: each twin, written with kernels · kernels.py: each kernel's Numba file, and what it
 allocates for arrays of shape alone · the other files: the kernels, which alone import Numba.
@@ -13,7 +13,6 @@ allocates for arrays of shape alone · the other files: the kernels, which alone
 
 import contextlib
 import functools
-import importlib
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
@@ -57,28 +56,17 @@ def on() -> bool:
 
 @functools.cache
 def backend() -> str:
-    """ "numba", "amx" or "numpy": MINILORA_KERNELS if it is set, else Numba if it is installed.
+    """ "numba" or "numpy": MINILORA_KERNELS if it is set, else Numba if it is installed.
 
-    Raises ValueError for another value, and for what this machine does not have.
+    Raises ValueError for another value, and for Numba where it is not installed.
     """
     asked = os.environ.get("MINILORA_KERNELS", "")
-    if asked not in ("", "numba", "amx", "numpy"):
-        raise ValueError(f"MINILORA_KERNELS: got {asked!r}, wanted 'numba', 'amx' or 'numpy'")
+    if asked not in ("", "numba", "numpy"):
+        raise ValueError(f"MINILORA_KERNELS: got {asked!r}, wanted 'numba' or 'numpy'")
     installed = importlib.util.find_spec("numba") is not None
-    if asked in ("numba", "amx") and not installed:
-        raise ValueError(f"MINILORA_KERNELS={asked}, but Numba is not installed: pip install numba")
-    if asked == "amx" and not has_unit():
-        raise ValueError(
-            "MINILORA_KERNELS=amx: no AMX in this processor, or not for this process, or no JIT"
-        )
+    if asked == "numba" and not installed:
+        raise ValueError("MINILORA_KERNELS=numba, but Numba is not installed: pip install numba")
     return asked or ("numba" if installed else "numpy")
-
-
-def has_unit() -> bool:
-    """Is there a matrix unit for "amx", and Numba?"""
-    if importlib.util.find_spec("numba") is None:
-        return False
-    return importlib.import_module(".amx", __name__).usable()
 
 
 def answers(first: Any) -> bool:

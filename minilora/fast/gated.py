@@ -6,7 +6,6 @@ that of the single products and SwiGLU: each number is the same sum in the same 
 
 import numpy as np
 
-from . import amx
 from .jit import TASK, compiled, contiguous, portion, read, run, tasks, write
 from .llvm import by_address
 from .matmul import adapted_nn, matmul_nn, matmul_nt, rectangle
@@ -103,8 +102,8 @@ def _sizes(x, Wg, Wu, Wd):
 
 
 def _in_parts(M, Wg):
-    """Are single kernels better: few rows for each thread, or products that this does not do?"""
-    return M < LEAST * THREADS or min(Wg.shape) <= FEW_DOTS or amx.requested()
+    """Are single kernels better: few rows for each thread, or products of few columns?"""
+    return M < LEAST * THREADS or min(Wg.shape) <= FEW_DOTS
 
 
 def _contiguous(*arrays):

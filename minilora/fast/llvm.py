@@ -1,7 +1,7 @@
 """Helpers that write LLVM instructions for vectors of 16 floats.
 
 Numba compiles loops over single numbers, and LLVM turns many of them into vector code. Where LLVM
-does not, the functions of vectors.py, tile.py, sums.py and amx.py state the vectors themselves.
+does not, the functions of vectors.py, tile.py and sums.py state the vectors themselves.
 Each of them is an intrinsic: when Numba compiles a kernel that calls it, the intrinsic writes its
 instructions through the builder `b`.
 

@@ -1,4 +1,4 @@
-"""Matrix products on the register tile (tile.py); the matrix unit's are in amx_product.py.
+"""Matrix products on the register tile (tile.py).
 
 The right factor b is packed: 48 columns at a time are copied into a small panel, where the tile
 finds the next row of b in the next cache lines. The left factor a is packed too where its rows are
@@ -13,7 +13,6 @@ import math
 import numpy as np
 from numba import boolean
 
-from . import amx
 from .jit import (
     PLACE,
     PRODUCT,
@@ -228,24 +227,14 @@ def _adapted(a, b, a2, b2):
     if M <= FEW_DOTS and b.strides[0] == b2.strides[0] == 4:  # too few rows to pack b
         return matmul_nt(a2, b2.T, add_to=matmul_nt(a, b.T))
     y = np.empty((M, N), np.float32)
-    n_tasks = tasks(M * N * K, GRAIN)
-    if amx.pays(M, K, N):
-        _tiled(a, b, y, False, n_tasks)
-        _tiled(a2, b2, y, True, n_tasks)
-    else:
-        run(_products_share, (a, b, a2, b2, y, False), n_tasks)
+    run(_products_share, (a, b, a2, b2, y, False), tasks(M * N * K, GRAIN))
     return y
 
 
 def _tiled(a, b, c, add, n_tasks):
-    """c (+)= a b on the register tile, or on the matrix unit where that is asked for and pays."""
-    (M, K), N = a.shape, c.shape[1]
-    if K <= SHALLOW and 4 in b.strides:
+    """c (+)= a b on the register tile."""
+    if a.shape[1] <= SHALLOW and 4 in b.strides:
         shallow(a, b, c, add, n_tasks)
-    elif amx.pays(M, K, N):
-        from .amx_product import product
-
-        product(a, b, c, add, n_tasks)
     else:
         run(_products_share, (a, b, NOTHING, NOTHING, c, add), n_tasks)
 

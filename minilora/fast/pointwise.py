@@ -9,7 +9,7 @@ from numba import boolean, float32, int64
 
 from .jit import CHUNK, ONE, TASK, compiled, contiguous, portion, read, run, tasks, write
 from .sums import dot, dot3
-from .vectors import exp, fma, rotate_pairs
+from .vectors import exp, rotate_pairs
 
 GRAIN = 50_000  # numbers below which a second thread costs more than it saves
 
@@ -63,12 +63,11 @@ RMSNORM_DX = read(2), read(2), read(1), read(1), read(2), write(2), boolean
 @compiled((*RMSNORM_DX, *TASK))
 def _rmsnorm_dx_rows(dy, x, g, rstd, old, dx, add, t, n_tasks):
     C = x.shape[1]
-    share = ONE / np.float32(C)
     for i in range(*portion(len(x), t, n_tasks, 1)):
         r = rstd[i]
-        slope = dot3(dy[i], g, x[i]) * (r * r * r)  # 1/C follows below: the order of the records
+        slope = dot3(dy[i], g, x[i]) / np.float32(C) * (r * r * r)
         for j in range(C):
-            new = fma(g[j], dy[i, j] * r, -(x[i, j] * slope * share))
+            new = dy[i, j] * g[j] * r - x[i, j] * slope
             dx[i, j] = old[i, j] + new if add else new
 
 

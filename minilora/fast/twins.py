@@ -277,8 +277,12 @@ PAGES: dict[str, tuple[Callable, ...]] = {  # module of the package -> the twins
     "ops.rope": (rope_forward, rope_backward),
     "ops.attention": (attention_forward, attention_backward),
     "ops.embedding": (embedding_backward,),
-    "ops.swiglu": (swiglu_forward, swiglu_backward),
-    "ops.feed_forward": (frozen_feed_forward_forward, frozen_feed_forward_backward),
+    "ops.swiglu": (
+        swiglu_forward,
+        swiglu_backward,
+        frozen_feed_forward_forward,
+        frozen_feed_forward_backward,
+    ),
     "ops.loss": (
         cross_entropy_forward,
         head_loss_forward,

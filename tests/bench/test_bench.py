@@ -12,7 +12,6 @@ from minilora.bench import kernels, ladder, tables, turns, work
 NUMBA = fast.backend() != "numpy"
 
 
-@pytest.mark.smoke
 def test_ratios_by_hand():
     ours = [dict(median=m, least=m, steps=1) for m in (1.0, 2.0, 4.0)]
     theirs = [dict(median=m, least=m / 2, steps=1) for m in (3.0, 3.0, 6.0)]
@@ -21,7 +20,6 @@ def test_ratios_by_hand():
     assert turns.summary(ours) == dict(median=2.0, least=1.0)
 
 
-@pytest.mark.smoke
 @pytest.mark.parametrize("name", [name for name, _ in work.PRODUCTS[:1] + work.FUSED])
 def test_a_kernel_is_checked_and_timed(name):
     sizes = dict(work.FUSED).get(name, (6, 5, 4))
@@ -31,14 +29,12 @@ def test_a_kernel_is_checked_and_timed(name):
         assert times["least"] > 0
 
 
-@pytest.mark.smoke
 def test_a_wrong_kernel_is_not_timed(monkeypatch):
     monkeypatch.setattr(work, "kernel", lambda name: lambda x, w: 1.001 * (x @ w.T))
     with pytest.raises(ValueError, match=r"minilora: matmul_nt .* wrong by"):
         kernels.timed("minilora", [("matmul_nt", (6, 5, 4))], 0.0)
 
 
-@pytest.mark.smoke
 def test_what_a_kernel_writes_is_checked(monkeypatch):
     """AdamW returns nothing: its arrays are compared. The argument x must stay as it is."""
     monkeypatch.setattr(work, "kernel", lambda name: lambda p, *_: None)
@@ -114,7 +110,6 @@ def test_a_worker_says_what_went_wrong():
         assert times["steps"] >= 5 and 0 < times["least"] <= times["median"]
 
 
-@pytest.mark.smoke
 @pytest.mark.parametrize(
     "arguments, message",
     [

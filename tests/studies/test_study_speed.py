@@ -20,7 +20,6 @@ from studies.speed.__main__ import main
 NUMBA = fast.backend() != "numpy"
 
 
-@pytest.mark.smoke
 def test_flops_by_hand():
     """One layer of width 4: q, k, v, o, three of the feed-forward, the head, half of attention."""
     tiny = cases.size(C=4, L=1, H=2, G=1, F=8, V=16, N=1, T=2)
@@ -31,13 +30,11 @@ def test_flops_by_hand():
     assert full - lora == 2 * 2 * weights
 
 
-@pytest.mark.smoke
 def test_the_exponent_of_a_power_is_its_exponent():
     xs = [1, 2, 4, 8]
     assert math.isclose(growth.slope(xs, [5 * x**1.7 for x in xs]), 1.7)
 
 
-@pytest.mark.smoke
 def test_losses_that_differ_are_refused():
     same = {"minilora": [3.0, 2.0], "torch": [3.0, 2.0001]}
     steps.check("lora", same)
@@ -120,7 +117,6 @@ def test_every_table_of_a_record_is_as_narrow_as_the_terminal(name, columns, cap
         assert len([line for line in narrow if line.startswith("smollm2  LoRA-FA ")]) >= 3
 
 
-@pytest.mark.smoke
 def test_instructions_have_the_lengths_that_they_promise():
     """A sequence: a prompt without targets, an answer with them, padding."""
     lengths = set()
@@ -136,7 +132,6 @@ def test_instructions_have_the_lengths_that_they_promise():
         assert min(seen) == least and max(seen) == most
 
 
-@pytest.mark.smoke
 def test_rows_by_hand():
     none = -100
     targets = np.array([[none, 5, 6, none, none], [none, none, none, none, 7]])
