@@ -9,6 +9,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from unittest.mock import patch
 
 from minilora import ops
 from minilora.engine import Op
@@ -103,18 +104,8 @@ def supposing(case: Case, method: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for op in {id(op): op for op in chosen}.values():
             if case.more:
-                stack.enter_context(_replaced(vars(op), vars(keeping(op, case.more))))
+                stack.enter_context(patch.dict(vars(op), vars(keeping(op, case.more))))
         yield
-
-
-@contextlib.contextmanager
-def _replaced(table: dict[str, Any], changes: Mapping[str, Any]) -> Iterator[None]:
-    before = {name: table[name] for name in changes}
-    table.update(changes)
-    try:
-        yield
-    finally:
-        table.update(before)
 
 
 def saved_bytes(
