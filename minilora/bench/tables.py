@@ -91,7 +91,7 @@ def about(facts: Record, width: int = ANY) -> str:
 def kernels(measured: Record, width: int = ANY) -> Iterator[str]:
     """Our kernels beside NumPy's."""
     yield from table(KERNELS, measured["kernels"], width)
-    mean = f"{measured['mean']:.2f} of {blas(measured)}'s speed, in geometric mean"
+    mean = f"{measured['mean']:.2f} times as fast as {blas(measured)}, in geometric mean"
     yield fill(f"products: {mean}", width)
     yield from tile(measured, width)
 
