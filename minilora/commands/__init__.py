@@ -17,5 +17,5 @@ COMMANDS = {  # command -> (its module, what it does)
     "memory": ("sizes", "bytes of a training step, predicted or measured"),
     "gradcheck": ("checks", "check every pair's backward against finite differences"),
     "doctor": ("checks", "versions and kernels here, and each twin against its page"),
-    "bench": ("bench", "time kernels and steps, beside NumPy and PyTorch"),
+    "bench": ("bench", "time kernels and a step of each technique, in a minute"),
 }

@@ -1104,14 +1104,10 @@ def test_what_the_files_settle_is_refused_and_dropout_is_not(tmp_path, method, s
 def test_nothing_is_ever_unpickled():
     """No import of pickle or what hides it, no allow_pickle, no np.load.
 
-    The bench times torch beside this package, and joblib runs the cells of a sweep in processes of
-    their own: there they may be imported, and load nothing.
+    joblib runs the cells of a sweep in processes of their own: there it may be imported, and loads
+    nothing.
     """
-    allowed = {
-        "bench/theirs.py": {"torch"},
-        "bench/worker.py": {"torch"},
-        "lab/workers.py": {"joblib"},
-    }
+    allowed = {"lab/workers.py": {"joblib"}}
     hiding = {
         "pickle",
         "_pickle",
