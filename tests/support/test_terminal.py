@@ -48,7 +48,7 @@ def test_a_terminal_of_few_characters(folder, encoding):
     code, out, err = minilora("report", folder, PYTHONIOENCODING=encoding)
     assert (code, err) == (0, b"")
     text = out.decode(encoding)
-    assert "Full fine-tuning" in text and "standard error " in text
+    assert "Full fine-tuning" in text and "standard deviation " in text
     if encoding != "cp437":  # which has them all
         assert "-----" in text and "error sqrt(p(1-p)/n)" in text
     done = subprocess.run(
