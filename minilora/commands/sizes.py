@@ -28,7 +28,7 @@ def add(commands) -> None:
     p = command(commands, "memory", memory)
     p.add_argument("--model", default="base", help="'base', a folder, or llama-7b, … (%(default)s)")
     adapter_options(p, several=True)
-    p.add_argument("--recompute", metavar="WHAT", help="less memory, more time: layers or swiglu")
+    p.add_argument("--recompute", metavar="WHAT", help="less memory, more time: layers")
     p.add_argument("--batch", type=int, help="rows (1); not with --fit")
     p.add_argument("--seq", type=int, help="tokens of a row (512, less for short models)")
     p.add_argument("--task", help="a batch of this task: bytes of all rows, and of those needed")

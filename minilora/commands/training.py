@@ -28,7 +28,7 @@ def add(commands) -> None:
     adapter_options(p, "lora")
     p.set_defaults(method=None)
     p.add_argument("--adapter", type=Path, help="start from this adapter's folder or checkpoint")
-    p.add_argument("--recompute", metavar="WHAT", help="less memory, more time: layers or swiglu")
+    p.add_argument("--recompute", metavar="WHAT", help="less memory, more time: layers")
     p.add_argument("--alpha", type=float, help="scaling alpha (2·rank)")
     p.add_argument("--steps", type=int, default=150, help="optimizer steps (%(default)s)")
     p.add_argument("--batch-size", type=int, help="pairs in a batch (32)")

@@ -28,7 +28,6 @@ class Saver:
 
 SAVERS = (
     Saver("as it is", "forward, backward, then AdamW on every array"),
-    Saver("recompute swiglu", "backward computes down_proj's input again", "swiglu"),
     Saver("recompute layers", "only each layer's input is kept; backward runs it again", "layers"),
     Saver("free gradients", "AdamW uses and frees each gradient once it is complete", frees=True),
 )

@@ -28,7 +28,7 @@ from .embedding import embedding
 from .feed_forward import frozen_feed_forward
 from .linear import frozen_linear, linear
 from .loss import cross_entropy, frozen_head_loss, head_loss
-from .recompute import recompute, remaking
+from .recompute import recompute
 from .rmsnorm import rmsnorm
 from .rope import rope
 from .swiglu import swiglu
@@ -55,7 +55,6 @@ __all__ = [
     "mul",
     "power",
     "recompute",
-    "remaking",
     "reshape",
     "rmsnorm",
     "rope",

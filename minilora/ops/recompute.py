@@ -3,8 +3,6 @@
 from collections.abc import Callable
 
 from ..engine import Node, Op, Tensor, backward, param, place
-from ..fast import twin
-from .swiglu import swiglu
 
 
 def recompute(segment: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -31,35 +29,3 @@ def _run_again(dy, cache, need):
 
 
 _recompute = Op("recompute", _run, _run_again, saves=("segment", "x"))
-
-
-def remaking(op: Op, h: Tensor) -> Op:
-    """An op like `op` that does not keep h = silu(gate) · up: backward computes h again.
-
-    h: the op's first argument. If it is not the output of swiglu on the tape, whose cache has gate
-    and up, the op itself is returned.
-    """
-    node = h.node
-    if node is None or node.op is not swiglu:
-        return op
-
-    def leaner_forward(*args):
-        y, cache = twin(op.forward, args[0])(*args)
-        return y, _swapped(cache, args[0], _HOLE)
-
-    def leaner_backward(dy, cache, need):
-        # backward reaches the node of h after this one, so its gate and up are not freed yet
-        holes = isinstance(cache, tuple) and any(part is _HOLE for part in cache)
-        again = twin(swiglu.forward, dy)(*node.cache)[0] if holes else None
-        wanted = (need,) if op.takes_need else ()
-        return twin(op.backward, dy)(dy, _swapped(cache, _HOLE, again), *wanted)
-
-    return Op(op.name, leaner_forward, leaner_backward, saves=op.saves, constants=op.constants)
-
-
-_HOLE = object()  # what a cache has in place of h
-
-
-def _swapped(cache, old, new):
-    """The cache with `new` in place of the object `old`."""
-    return tuple(new if a is old else a for a in cache) if isinstance(cache, tuple) else cache

@@ -166,7 +166,7 @@ class Tuned:
                 else:
                     W = weights[f"{name}.weight"]
                     op, rest = ops.linear if isinstance(W, Tensor) else ops.frozen_linear, [W]
-                return (ops.remaking(op, x) if again == "swiglu" else op)(x, *rest)
+                return op(x, *rest)
 
         def feed_forward(name: str, h: Tensor, rows: Rows) -> Tensor:
             parts = [f"{name}.{part}" for part in MLP]
@@ -285,7 +285,7 @@ def attach(
     layers_pattern: str | Iterable[str] | None = None,
     exclude_modules: str | Iterable[str] | None = None,
     seed: int = 0,
-    recompute: Literal["layers", "swiglu"] | None = None,
+    recompute: Literal["layers"] | None = None,
     **options,
 ) -> Tuned:
     """Put a technique on a model: it gets fresh arrays, and the base does not change.

@@ -193,11 +193,11 @@ def pick(pattern: Mapping[str, Any], layer: str, default: Any) -> Any:
 def check_recompute(recompute: str | None) -> str | None:
     """Which activations backward computes again instead of keeping them. No gradient changes.
 
-    None: none. "layers": all of a layer; only its input is kept. "swiglu": the product that
-    down_proj reads. Raises ValueError for another value.
+    None: none. "layers": all of a layer; only its input is kept.
+    Raises ValueError for another value.
     """
-    if recompute not in (None, "layers", "swiglu"):
-        raise ValueError(f"recompute is {recompute!r}, wanted None, 'layers' or 'swiglu'")
+    if recompute not in (None, "layers"):
+        raise ValueError(f"recompute is {recompute!r}, wanted None or 'layers'")
     return recompute
 
 

@@ -175,26 +175,24 @@ def tuned_with_numbers(case, method, **how):
 class TestRecompute:
     """What backward makes again instead of keeping it."""
 
-    @pytest.mark.parametrize("again", ["layers", "swiglu"])
     @pytest.mark.parametrize("method, how", list(settings()), ids=named)
-    def test_no_gradient_changes_by_a_bit(self, method, how, again):
+    def test_no_gradient_changes_by_a_bit(self, method, how):
         tuned = tuned_with_numbers("tied", method, **how)
         ids = np.random.default_rng(0).integers(0, 300, (2, 30))
         kept = gradients(tuned, ids)
-        tuned.recompute = again
+        tuned.recompute = "layers"
         for key, grad in gradients(tuned, ids).items():
             assert np.array_equal(grad, kept[key]) and np.any(grad), key
 
-    @pytest.mark.parametrize("again", ["layers", "swiglu"])
     @pytest.mark.parametrize("method, how", list(settings()), ids=named)
-    def test_predicted_is_measured(self, method, how, again):
+    def test_predicted_is_measured(self, method, how):
         config, batch, length = CASES["wide"]
         tuned = ml.attach(Llama(config, init_params(config)), method, **how)
-        tuned.recompute = again
+        tuned.recompute = "layers"
         said, found = ledger(tuned, batch, length), measure(tuned, batch, length)
         assert dict(said) == dict(found) and said.saved == found.saved
         assert same_peak(said, found)
-        given = {"method": method, "recompute": again, **how}
+        given = {"method": method, "recompute": "layers", **how}
         assert said == ledger(tuned.base, batch, length, **given)
 
     def test_of_a_layer_its_input_is_kept(self):
@@ -205,25 +203,13 @@ class TestRecompute:
         assert [s.what for s in layers] == ["x"] * L
         assert all(s.nbytes == 4 * N * C for s in layers)
 
-    def test_swiglu_is_what_down_proj_reads(self):
-        config, batch, length = CASES["wide"]
-        each = 4 * batch * length * config.num_hidden_layers * config.intermediate_size
-        for method, how in settings():
-            kept, again = (
-                ledger(config, batch, length, method=method, recompute=r, **how).activations
-                for r in (None, "swiglu")
-            )
-            keeps_x = "A" in METHODS[method].trains or METHODS[method].whole_model
-            keeps_x = keeps_x and not how.get("dropout")  # then it keeps what dropout made of x
-            assert kept - again == (each if keeps_x and how.get("targets", ALL) == ALL else 0)
-
     def test_an_unknown_word_is_refused(self):
         tuned = tuned_with_numbers("wide", "lora", recompute="layers")
         assert tuned.recompute == "layers"
-        with pytest.raises(ValueError, match="recompute is 'layer', wanted None, 'layers' or"):
+        with pytest.raises(ValueError, match="recompute is 'layer', wanted None or 'layers'"):
             ml.attach(tuned.base, "lora", recompute="layer")
         tuned.recompute = "layer"
-        with pytest.raises(ValueError, match="recompute is 'layer', wanted None, 'layers' or"):
+        with pytest.raises(ValueError, match="recompute is 'layer', wanted None or 'layers'"):
             gradients(tuned, np.zeros((1, 2), int))
 
     def test_a_recomputed_segment_without_anything_that_trains_is_off_the_tape(self):

@@ -154,10 +154,10 @@ class TestSavers:
         assert row.peak - freed.peak >= row.gradients - 3 * largest
 
     def test_a_saver_says_its_price_and_leaves_all_as_it_was(self):
-        tuned = fresh("vera", recompute="swiglu")
+        tuned = fresh("vera", recompute="layers")
         before = {key: a.copy() for key, a in tuned.arrays.items()}
         rows = savers.savers(tuned, 1, 8)
-        assert tuned.recompute == "swiglu" and list(rows) == list(SAVERS)
+        assert tuned.recompute == "layers" and list(rows) == list(SAVERS)
         assert all(np.array_equal(a, before[key]) for key, a in tuned.arrays.items())
         assert all(row["seconds"] > 0 for row in rows.values())
         lines = list(savers.table({"vera": rows}))
@@ -243,7 +243,7 @@ class TestCommands:
     @pytest.mark.parametrize(
         "line, says",
         [
-            ("memory --recompute layer", "recompute is 'layer', wanted None, 'layers' or 'swiglu'"),
+            ("memory --recompute layer", "recompute is 'layer', wanted None or 'layers'"),
             ("memory --savers --recompute layers", "give one of the two"),
             ("memory --savers --mixed", "without --mixed"),
             ("memory --what-if --method loar", "did you mean 'lora'"),

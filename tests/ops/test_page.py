@@ -67,10 +67,9 @@ def test_every_function_of_the_pages_is_tested_here():
 @pytest.mark.parametrize("path", page_files(), ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_no_kernel_is_named_on_a_page(path):
     """A page imports nothing of the engine room but the line that binds a function to its twin."""
-    allowed = {"bind"} if path.name != "recompute.py" else {"twin"}  # a tool of the tape
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and "fast" in (node.module or ""):
-            assert {alias.name for alias in node.names} <= allowed
+            assert {alias.name for alias in node.names} <= {"bind"}
         elif isinstance(node, ast.Import | ast.ImportFrom):
             assert not any("fast" in alias.name.split(".") for alias in node.names)
 
