@@ -18,10 +18,10 @@ PACKAGE = Path(ml.__file__).parent
 # Imports go down, or along a floor; a folder stands on one floor with all that is in it.
 FLOORS = (
     {"support"},
-    {"fast"},
     {"engine", "gradcheck", "strategies"},
     {"ops"},
     {"methods"},
+    {"fast"},
     {"llama"},
     {"text", "formats"},
     {"tuning"},

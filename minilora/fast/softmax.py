@@ -5,9 +5,9 @@ import math
 import numpy as np
 from numba import int64
 
+from ..ops.loss import IGNORED
 from .jit import ONE, TASK, compiled, portion, read, run, tasks, write
 from .sums import total
-from .twins import IGNORED
 from .vectors import exp, maximum
 
 GRAIN = 10_000  # logits below which a second thread costs more than it saves
