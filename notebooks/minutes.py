@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import build
 import grading
-from minilora.check import EXERCISES, points
+from minilora_course import EXERCISES, points
 
 ROOT = Path(__file__).parent.parent
 WORDS_A_MINUTE, SECONDS_A_LINE = 130, 8

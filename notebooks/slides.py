@@ -23,7 +23,7 @@ from pygments.lexers import PythonLexer
 
 import build
 import grading
-from minilora.check import EXERCISES
+from minilora_course import EXERCISES
 
 PARTS = {  # name beside the slides -> place in the packages
     "reveal.js": "sphinx_revealjs/_static/revealjs/dist/reveal.js",

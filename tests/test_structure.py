@@ -14,6 +14,7 @@ import pytest
 import minilora as ml
 
 PACKAGE = Path(ml.__file__).parent
+COURSE = Path(__file__).parents[1] / "notebooks" / "minilora_course"
 
 # Imports go down, or along a floor; a folder stands on one floor with all that is in it.
 FLOORS = (
@@ -30,6 +31,7 @@ FLOORS = (
     {"bench", "check"},
     {"cli", "commands"},
     {"__init__", "__main__"},
+    {"minilora_course"},  # outside of the package
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 
@@ -42,13 +44,21 @@ HEAVY = {  # import -> the files that may have it at their top
     "joblib": "",
     "tokenizers": "",
 }
-FILES = sorted(PACKAGE.rglob("*.py"))
-each_file = pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+FILES = sorted([*PACKAGE.rglob("*.py"), *COURSE.rglob("*.py")])
 
 
 def module(path):
-    """minilora/ops/basic.py -> ("ops", "basic")."""
-    return path.relative_to(PACKAGE).with_suffix("").parts
+    """minilora/ops/basic.py -> ("ops", "basic"); of the course: ("minilora_course", "judge")."""
+    top = PACKAGE if PACKAGE in path.parents else COURSE.parent
+    return path.relative_to(top).with_suffix("").parts
+
+
+def place_of(path):
+    """minilora/ops/basic.py -> "ops/basic.py"."""
+    return "/".join(module(path)) + ".py"
+
+
+each_file = pytest.mark.parametrize("path", FILES, ids=place_of)
 
 
 def parsed(path):
@@ -62,13 +72,14 @@ def inner_imports(path):
         if isinstance(node, ast.Import):
             names = [alias.name.split(".") for alias in node.names]
             found |= {tuple(name[1:]) for name in names if name[0] == "minilora"}
+            found |= {tuple(name) for name in names if name[0] == COURSE.name}
         elif isinstance(node, ast.ImportFrom):
             start = (node.module or "").split(".") if node.module else []
             if node.level:
                 start = [*module(path)[: -node.level], *start]
             elif start[:1] == ["minilora"]:
                 start = start[1:]
-            else:
+            elif start[:1] != [COURSE.name]:
                 continue
             for alias in node.names:
                 whole = (*start, alias.name)
@@ -79,7 +90,7 @@ def inner_imports(path):
 
 
 def is_module(parts):
-    place = PACKAGE.joinpath(*parts)
+    place = (COURSE.parent if parts[0] == COURSE.name else PACKAGE).joinpath(*parts)
     return place.with_suffix(".py").is_file() or place.is_dir()
 
 
@@ -109,7 +120,7 @@ def test_no_import_goes_in_a_circle():
 
 @each_file
 def test_heavy_imports_stand_where_they_are_needed(path):
-    place = path.relative_to(PACKAGE).as_posix()
+    place = place_of(path)
     for node in parsed(path).body:
         names = []
         if isinstance(node, ast.Import):
@@ -125,7 +136,7 @@ def test_heavy_imports_stand_where_they_are_needed(path):
 @each_file
 def test_only_declared_packages_are_imported(path):
     declared = {re.match(r"[\w-]+", r)[0] for r in REQUIREMENTS}
-    declared |= {"llvmlite", "PIL"}  # numba's own, Matplotlib's own
+    declared |= {"llvmlite", "PIL", "IPython"}  # numba's own, Matplotlib's own, a notebook's own
     known = sys.stdlib_module_names | declared | {"minilora"}
     for node in ast.walk(parsed(path)):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
@@ -136,14 +147,18 @@ def test_only_declared_packages_are_imported(path):
 
 
 def requirements():
-    """What pyproject.toml asks for, with its extras; of the installed, where there is none."""
-    project = PACKAGE.parent / "pyproject.toml"
-    if not project.is_file():
+    """What both pyproject.toml ask for, with extras; of the installed, where there is none."""
+    projects = [folder / "pyproject.toml" for folder in (PACKAGE.parent, COURSE.parent)]
+    if not projects[0].is_file():
         return importlib.metadata.requires("minilora") or []
     import tomllib
 
-    fields = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
-    return [*fields["dependencies"], *itertools.chain(*fields["optional-dependencies"].values())]
+    found = []
+    for project in projects:
+        fields = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
+        found += fields["dependencies"]
+        found += itertools.chain(*fields["optional-dependencies"].values())
+    return found
 
 
 REQUIREMENTS = requirements()

@@ -12,9 +12,9 @@ import numpy as np
 
 from ..gradcheck import agrees, derivative, has_shape
 from ..support.pair_form import GradientError, PairRun, are_right, name_of, run_pair
-from .judge import constant_ratio, describe, times
-from .slips import SLIPS, Case, agree
+from .slips import OVER, PATHS, SLIPS
 from .verdict import Verdict, show
+from .words import agree, constant_ratio, describe, times
 
 MOST_ENTRIES = 20_000  # each entry of a wrong gradient costs four forward passes
 
@@ -121,9 +121,9 @@ def _judged(run: PairRun) -> Verdict:
     notes = describe(f"d{name}", got, true)
     slip, words = _looks_like(got, true, run)
     if _swapped(run, wrong, true):
-        slip, words = "swapped", SLIPS["swapped"].says
+        slip, words = "swapped", SLIPS["swapped"]
     if words:
-        words = words.format(name=f"d{name}", s="", over=Case.over, paths=Case.paths)
+        words = words.format(name=f"d{name}", s="", over=OVER, paths=PATHS)
         notes += (("looks like", words),)
     others = f" ({are_right(right)})" if right else ""
     return Verdict(run.title, "failed", f"d{name} is wrong{others}", notes, slip, (), 0)
@@ -176,7 +176,7 @@ def _looks_like(got, true, run) -> tuple[str | None, str]:
         return ("dtype" if rounded else None), says
     rows = len(run.dout) if run.dout.ndim > 1 else 1
     slip = _slip_by_ratio(ratio, rows, run.args) or _slip_by_form(got, true, run)
-    words = [SLIPS[slip].says] if slip and not (ratio and slip == "sign") else []
+    words = [SLIPS[slip]] if slip and not (ratio and slip == "sign") else []
     if ratio:
         as_mean = (
             ", as a mean over 2 rows would be" if rows == 2 and times(ratio) == "half of" else ""

@@ -1,10 +1,8 @@
-"""The answer of a check: plain in a terminal, rich in a notebook, JSON for a grader."""
+"""The answer of a check: plain in a terminal, rich in a notebook."""
 
 import html
-import json
 import sys
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from ..support.terminal import encodable
 
@@ -62,14 +60,6 @@ class Verdict:
         from IPython.display import display
 
         display({"text/plain": repr(self), "text/html": self._repr_html_()}, raw=True)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data, with the score of 0 or 1."""
-        return {**asdict(self), "score": int(bool(self))}
-
-    def to_json(self) -> str:
-        """For a grader: one line of JSON."""
-        return json.dumps(self.to_dict(), ensure_ascii=False)
 
 
 def show(verdict: Verdict) -> Verdict:

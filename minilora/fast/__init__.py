@@ -21,6 +21,7 @@ from contextvars import ContextVar
 
 import numpy as np
 
+from .. import engine
 from ..support.meta import Meta
 from . import heap
 from .kernels import Unfit
@@ -88,7 +89,7 @@ def or_page(twin: Callable, page: Callable) -> Callable:
                 pass
         add_to = named.pop("add_to", None)
         answer = page(*given, **named)
-        return answer if add_to is None else (add_to + answer[0], *answer[1:])
+        return answer if add_to is None else (engine.add(add_to, answer[0]), *answer[1:])
 
     return chosen
 

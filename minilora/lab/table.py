@@ -88,7 +88,7 @@ def progress_line(row: Row, width: int = WIDTH) -> str:
 
 
 def table(results: Results, width: int = WIDTH) -> str:
-    """The final table, the scores to compare with, and the meaning of its numbers.
+    """The final table and three notes; the report has all of them (`notes_on`).
 
     width: columns. A wider table is split into several, each with the names of the methods.
     """
@@ -102,7 +102,7 @@ def table(results: Results, width: int = WIDTH) -> str:
         else:
             blocks[-1] = wider
     lines = [line for block in blocks for line in ("", *_block(block, every))]
-    notes = [fill(note, width, 2) for note in notes_on(results)]
+    notes = [fill(note, width, 2) for note in short_notes(results)]
     return "\n".join([*lines, *notes])
 
 
@@ -128,19 +128,42 @@ def _line(groups: list[list[str]], widths: list[list[int]]) -> str:
     return "  ".join(" ".join(part) for part in padded)
 
 
+def short_notes(results: Results) -> list[str]:
+    """Three sentences under the table: what to compare with, what was scored, what is held."""
+    n, (batch, length, _) = results["settings"]["test_size"], _first(results)["bytes_at"]
+    given = results["rates"]["given"]
+    others = "" if len(given) == len(rows(results)) else "chosen on validation words"
+    rates = filter(None, [others, f"{', '.join(given)} by --lr" if given else ""])
+    return [
+        f"Compare with: {references(results, without='scratch')}.",
+        f"{n:,} held-out words; {deviation(results)}. Rates: {'; '.join(rates)}.",
+        f"Memory of one step on the largest batch, {batch} × {length} tokens; saved = kept for "
+        "backward. The report says more.",
+    ]
+
+
+def _first(results: Results) -> Row:
+    return next(iter(results["methods"].values()))
+
+
+def deviation(results: Results) -> str:
+    """What ± stands for."""
+    seeds = results["settings"]["seeds"]
+    if seeds == 1:
+        return "one seed, so no spread is known"
+    return f"± = standard deviation over {seeds} seeds"
+
+
 def notes_on(results: Results) -> list[str]:
-    """Sentences under the table: references, deviation, choice of the rates, counting of bytes."""
-    settings, methods = results["settings"], list(results["methods"].values())
-    n, best = settings["test_size"], max(row["exact_match"] for row in methods)
-    deviation = "one seed, so no spread is known"
-    if settings["seeds"] > 1:
-        deviation = f"± is the standard deviation over {settings['seeds']} seeds"
+    """What the report says of the table: references, rates, options, time, counting of bytes."""
+    methods = list(results["methods"].values())
+    n, best = results["settings"]["test_size"], max(row["exact_match"] for row in methods)
     batch, length, computed = methods[0]["bytes_at"]
     whole = methods[0]["rectangle_activations"] / methods[0]["bytes"]["activations"]
     return [
         f"Exact match to compare with: {references(results)}.",
-        f"Scored on {n:,} held-out words: {deviation}; as a sample of words, {best:.3f} has a "
-        f"standard error √(p(1-p)/n) of {standard_error(best, n):.3f}.",
+        f"Scored on {n:,} held-out words: {deviation(results)}; as a sample of words, {best:.3f} "
+        f"has a standard error √(p(1-p)/n) of {standard_error(best, n):.3f}.",
         choice_of_rates(results),
         *own_options(results),
         *cost(results),
@@ -195,10 +218,10 @@ def cost(results: Results) -> list[str]:
     return [text]
 
 
-def references(results: Results) -> str:
-    """The scores to compare with: each reference with its own."""
-    scores = results["references"].items()
-    return ", ".join(f"{reference_title(name)} {value:.3f}" for name, value in scores)
+def references(results: Results, without: str = "") -> str:
+    """The scores to compare with: each reference with its own, but for one that has a row."""
+    scores = {name: value for name, value in results["references"].items() if name != without}
+    return ", ".join(f"{reference_title(name)} {value:.3f}" for name, value in scores.items())
 
 
 def standard_error(p: float, n: int) -> float:

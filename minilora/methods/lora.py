@@ -33,12 +33,12 @@ def lora_backward(dy, cache, need=(True,) * 6):
     dz = s * (dy @ B)  # y has s z Bᵀ
     dB = s * (dy.T @ z)  # y has s z Bᵀ
     dA = dz.T @ xa  # z = xa Aᵀ
-    if not need[0]:  # nothing before x trains, and so nothing before xd
-        return None, None, None, dA, dB, None
-    dx, dxa = dy @ W, dz @ A  # y has x Wᵀ, z = xa Aᵀ
-    if dropped:
-        return dx, None, None, dA, dB, dxa
-    return dx + dxa, None, None, dA, dB, None  # xa = x
+    dx = dxd = None
+    if need[0]:  # else nothing before x trains, and so nothing before xd
+        dx, dxd = dy @ W, dz @ A  # y has x Wᵀ, z = xa Aᵀ
+    if need[0] and not dropped:
+        dx, dxd = dx + dxd, None  # xa = x
+    return dx, None, None, dA, dB, dxd
 
 
 lora = Op("lora", lora_forward, lora_backward, saves=("x", "z", "W", "s", "A", "B", "dropped"))

@@ -26,13 +26,13 @@ def lora_fa_backward(dy, cache, need=(True,) * 6):
     """
     z, W, s, A, B, dropped = cache
     dB = s * (dy.T @ z)  # y has s z Bᵀ
-    if not need[0]:  # nothing before x trains, and so nothing before xd
-        return None, None, None, None, dB, None
-    dz = s * (dy @ B)  # y has s z Bᵀ
-    dx, dxa = dy @ W, dz @ A  # y has x Wᵀ, z = xa Aᵀ
-    if dropped:
-        return dx, None, None, None, dB, dxa
-    return dx + dxa, None, None, None, dB, None  # xa = x
+    dx = dxd = None
+    if need[0]:  # else nothing before x trains, and so nothing before xd
+        dz = s * (dy @ B)  # y has s z Bᵀ
+        dx, dxd = dy @ W, dz @ A  # y has x Wᵀ, z = xa Aᵀ
+    if need[0] and not dropped:
+        dx, dxd = dx + dxd, None  # xa = x
+    return dx, None, None, None, dB, dxd
 
 
 lora_fa = Op(

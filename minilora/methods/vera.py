@@ -12,7 +12,7 @@ from .base import Method, PeftFormat, check_probability
 
 
 def vera_forward(x, W, A, B, b, d, xd=None):
-    """y = x Wᵀ + b · ((d · u) Bᵀ), u = xa Aᵀ; xa = x, or what dropout made of it, xd.
+    """y = x Wᵀ + b · v, v = (d · u) Bᵀ, u = xa Aᵀ; xa = x, or what dropout made of it, xd.
 
     x, xd (M, I), W (O, I), A (r, I), B (O, r) frozen, b (O,), d (r,)  ->  y (M, O). In the paper's
     columns: Λ_b B Λ_d A x.
@@ -20,8 +20,9 @@ def vera_forward(x, W, A, B, b, d, xd=None):
     """
     xa = x if xd is None else xd
     u = xa @ A.T  # (M, r)
-    y = x @ W.T + b * ((d * u) @ B.T)
-    return y, (u, W, A, B, b, d, xd is not None)  # u for db and dd; neither x nor (d·u) Bᵀ
+    v = (d * u) @ B.T  # (M, O)
+    y = x @ W.T + b * v
+    return y, (u, W, A, B, b, d, xd is not None)  # u for db and dd; neither x nor v
 
 
 def vera_backward(dy, cache, need=(True,) * 7):
@@ -30,16 +31,16 @@ def vera_backward(dy, cache, need=(True,) * 7):
     need: for each argument, is its gradient wanted?
     """
     u, W, A, B, b, d, dropped = cache
-    G = dy.T @ u  # (O, r): db and dd need only this sum over the rows
-    db = (G * B) @ d  # y has b · (B (d · u))
-    dd = b @ (G * B)  # y has b · (B (d · u))
-    if not need[0]:  # nothing before x trains, and so nothing before xd
-        return None, None, None, None, db, dd, None
-    du = d * ((b * dy) @ B)  # y has b · ((d · u) Bᵀ)
-    dx, dxa = dy @ W, du @ A  # y has x Wᵀ, u = xa Aᵀ
-    if dropped:
-        return dx, None, None, None, db, dd, dxa
-    return dx + dxa, None, None, None, db, dd, None  # xa = x
+    v = (d * u) @ B.T  # not kept: it is as large as y
+    dw = (b * dy) @ B  # (M, r): y has b · v, v = w Bᵀ, w = d · u
+    db = (dy * v).sum(axis=0)  # y has b · v, the same b in every row
+    dd = (dw * u).sum(axis=0)  # w = d · u, the same d in every row
+    dx = dxd = None
+    if need[0]:  # else nothing before x trains, and so nothing before xd
+        dx, dxd = dy @ W, (dw * d) @ A  # y has x Wᵀ, w = d · u, u = xa Aᵀ
+    if need[0] and not dropped:
+        dx, dxd = dx + dxd, None  # xa = x
+    return dx, None, None, None, db, dd, dxd
 
 
 vera = Op("vera", vera_forward, vera_backward, saves=("u", "W", "A", "B", "b", "d", "dropped"))

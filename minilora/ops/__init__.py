@@ -25,13 +25,12 @@ from .basic import (
 )
 from .dropout import dropout
 from .embedding import embedding
-from .feed_forward import frozen_feed_forward
 from .linear import frozen_linear, linear
 from .loss import cross_entropy, frozen_head_loss, head_loss
 from .recompute import recompute
 from .rmsnorm import rmsnorm
 from .rope import rope
-from .swiglu import swiglu
+from .swiglu import frozen_feed_forward, swiglu
 from .take import take
 
 __all__ = [

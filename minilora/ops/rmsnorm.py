@@ -6,7 +6,9 @@ from ..engine import Op
 
 
 def rmsnorm_forward(x, g, eps):
-    """y = x · rstd · g, rstd = 1/√(mean(x²) + eps).   x (M, C), gain g (C,), eps  ->  y (M, C).
+    """y = x · rstd · g, rstd = (mean + eps)^-½, mean = Σ x² / C.   x (M, C), g (C,)  ->  y (M, C).
+
+    g is the gain, eps a small number; the sum is over the C entries of a row.
 
     Source: Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4.
     """
@@ -27,7 +29,8 @@ def rmsnorm_backward(dy, cache, need=(True, True, False)):
         return None, dg, None
     dxr = dy * g  # y = (x r) g
     dr = (dxr * x).sum(axis=1, keepdims=True)  # x r, by its factor r
-    dx = dxr * r - dr * r**3 * x / x.shape[1]  # x r, by its factor x; r = (mean(x²) + eps)^(-1/2)
+    dmean = -(r**3) / 2 * dr  # r = (mean + eps)^-½
+    dx = dxr * r + dmean * 2 * x / x.shape[1]  # x r, by its factor x; mean = Σ x² / C
     return dx, dg, None
 
 

@@ -1,4 +1,6 @@
-"""The middle of the gated feed-forward: silu(gate) scales each entry of up."""
+"""The gated feed-forward: silu(gate) scales each entry of up. Its middle as one op, and the whole
+of it as one op, where none of its three linears trains.
+"""
 
 import numpy as np
 
@@ -27,4 +29,29 @@ def swiglu_backward(dh, cache):
     return dgate, dup
 
 
+def frozen_feed_forward_forward(x, Wg, Wu, Wd):
+    """y = (silu(x Wgᵀ) · x Wuᵀ) Wdᵀ.   x (M, C), Wg, Wu (F, C), Wd (C, F)  ->  y (M, C).
+
+    Source: Shazeer 2020, arXiv:2002.05202, eq. 6.
+    """
+    gate, up = x @ Wg.T, x @ Wu.T  # (M, F)
+    h, _ = swiglu_forward(gate, up)
+    return h @ Wd.T, (gate, up, Wg, Wu, Wd)  # gate and up for silu's slope and the product
+
+
+def frozen_feed_forward_backward(dy, cache):
+    """dy (M, C) -> dx (M, C), None, None, None."""
+    gate, up, Wg, Wu, Wd = cache
+    dh = dy @ Wd  # y = h Wdᵀ
+    dgate, dup = swiglu_backward(dh, (gate, up))  # h = silu(gate) up
+    dx = dgate @ Wg + dup @ Wu  # gate = x Wgᵀ, up = x Wuᵀ
+    return dx, None, None, None
+
+
 swiglu = Op("swiglu", swiglu_forward, swiglu_backward, saves=("gate", "up"))
+frozen_feed_forward = Op(
+    "frozen_feed_forward",
+    frozen_feed_forward_forward,
+    frozen_feed_forward_backward,
+    saves=("gate", "up", "Wg", "Wu", "Wd"),
+)

@@ -17,10 +17,10 @@ small change is learned beside them.
 import numpy as np
 
 import minilora as ml
-from minilora.check import check, course
 from minilora.lab import rates
 from minilora.methods import DEFAULT
 from minilora.text import tasks
+from minilora_course import check, course
 
 # %% [markdown]
 r"""

@@ -18,8 +18,9 @@ import numpy as np
 
 import minilora as ml
 from minilora import engine, ops
-from minilora.check import check, check_pair, course
+from minilora.check import check_pair
 from minilora.memory import arrays_in
+from minilora_course import check, course
 
 # %% [markdown]
 r"""

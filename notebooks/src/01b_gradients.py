@@ -19,7 +19,7 @@ from hypothesis import given, settings
 
 import minilora as ml
 from minilora import strategies
-from minilora.check import check, course
+from minilora_course import check, course
 
 # %% [markdown]
 r"""

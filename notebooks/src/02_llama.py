@@ -19,9 +19,10 @@ import numpy as np
 
 import minilora as ml
 from minilora import engine, ops
-from minilora.check import check, check_pair, course
+from minilora.check import check_pair
 from minilora.llama import rotation
 from minilora.text.batches import all_once
+from minilora_course import check, course
 
 # %% [markdown]
 r"""

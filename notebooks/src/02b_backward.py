@@ -23,9 +23,9 @@ import numpy as np
 
 import minilora as ml
 from minilora import engine, ops
-from minilora.check import check, course
-from minilora.check.lessons.layer import pairs
 from minilora.llama import rotation
+from minilora_course import check, course
+from minilora_course.lessons.layer import pairs
 
 # %% [markdown]
 r"""

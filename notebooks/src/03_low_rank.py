@@ -17,7 +17,7 @@ Young 1936. *The one idea*: most of what fine-tuning adds here is a sum of few d
 import numpy as np
 
 import minilora as ml
-from minilora.check import check, course
+from minilora_course import check, course
 
 # %% [markdown]
 r"""

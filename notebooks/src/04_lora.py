@@ -18,10 +18,11 @@ import numpy as np
 
 import minilora as ml
 from minilora import ops
-from minilora.check import check, check_pair, course
+from minilora.check import check_pair
 from minilora.memory import CATEGORIES
 from minilora.methods import lora
 from minilora.tuning.train import gradients
+from minilora_course import check, course
 
 # %% [markdown]
 r"""

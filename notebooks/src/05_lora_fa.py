@@ -18,10 +18,11 @@ import numpy as np
 
 import minilora as ml
 from minilora import ops
-from minilora.check import check, check_pair, course
+from minilora.check import check_pair
 from minilora.lab import rates
 from minilora.lab.statistics import by_exact_match, chosen, estimate
 from minilora.methods import lora_fa
+from minilora_course import check, course
 
 # %% [markdown]
 r"""

@@ -18,9 +18,10 @@ is wanted.
 import numpy as np
 
 import minilora as ml
-from minilora.check import check, check_pair, course
+from minilora.check import check_pair
 from minilora.lab.statistics import by_exact_match, chosen, estimate
 from minilora.methods import lora, vera
+from minilora_course import check, course
 
 # %% [markdown]
 r"""

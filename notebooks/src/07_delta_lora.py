@@ -19,8 +19,9 @@ import dataclasses
 import numpy as np
 
 import minilora as ml
-from minilora.check import check, check_pair, course
+from minilora.check import check_pair
 from minilora.methods import delta_lora
+from minilora_course import check, course
 
 # %% [markdown]
 r"""

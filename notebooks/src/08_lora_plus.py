@@ -20,9 +20,9 @@ import dataclasses
 import numpy as np
 
 import minilora as ml
-from minilora.check import check, course
 from minilora.lab.statistics import estimate
 from minilora.methods import lora, lora_plus
+from minilora_course import check, course
 
 # %% [markdown]
 r"""

@@ -17,11 +17,11 @@ Williams et al. 2009, [doi:10.1145/1498765.1498785](https://doi.org/10.1145/1498
 # %%
 import numpy as np
 
-from minilora.check import check, course
 from minilora.fast import kernels
 from minilora.fast.ladder import LADDER
 from minilora.fast.tile import plain_tile
 from minilora.support import files
+from minilora_course import check, course
 
 # %% [markdown]
 r"""

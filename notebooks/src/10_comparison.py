@@ -16,11 +16,11 @@ When you are done you can
 # %%
 import numpy as np
 
-from minilora.check import check, course
 from minilora.lab import rates, report, table
 from minilora.llama.shapes import SHAPES
 from minilora.memory.count import count
 from minilora.support import files, plots
+from minilora_course import check, course
 
 # %% [markdown]
 r"""

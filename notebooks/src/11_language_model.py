@@ -25,10 +25,10 @@ from pathlib import Path
 import numpy as np
 
 import minilora as ml
-from minilora.check import check, course
 from minilora.memory import CATEGORIES
 from minilora.support import plots
 from minilora.text import nouns
+from minilora_course import check, course
 
 model = ml.load_model("smollm2-135m")  # says what to do where the weights are not installed
 tokenizer, config = model.tokenizer, model.config

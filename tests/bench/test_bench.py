@@ -29,7 +29,6 @@ from minilora.memory import ledger
 NUMBA = fast.backend() != "numpy"
 
 
-@pytest.mark.smoke
 def test_flops_by_hand():
     """One layer of width 4: q, k, v, o, three of the feed-forward, the head, half of attention."""
     tiny = cases.size(C=4, L=1, H=2, G=1, F=8, V=16, N=1, T=2)
@@ -40,7 +39,6 @@ def test_flops_by_hand():
     assert full - lora == 2 * 2 * weights
 
 
-@pytest.mark.smoke
 def test_ratios_by_hand():
     ours = [dict(median=m, least=m, cpu=m, steps=1) for m in (1.0, 2.0, 4.0)]
     theirs = [dict(median=m, least=m / 2, cpu=m, steps=1) for m in (3.0, 3.0, 6.0)]
@@ -49,13 +47,11 @@ def test_ratios_by_hand():
     assert turns.summary(ours) == dict(median=2.0, least=1.0, cpu=1.0)
 
 
-@pytest.mark.smoke
 def test_the_exponent_of_a_power_is_its_exponent():
     xs = [1, 2, 4, 8]
     assert math.isclose(growth.slope(xs, [5 * x**1.7 for x in xs]), 1.7)
 
 
-@pytest.mark.smoke
 def test_losses_that_differ_are_refused():
     same = {"minilora": [3.0, 2.0], "torch": [3.0, 2.0001]}
     steps.check("lora", same)
@@ -73,7 +69,6 @@ def test_losses_that_differ_are_refused():
         steps.check("delta_lora", {**same, "torch": [math.nan, 2.0]})
 
 
-@pytest.mark.smoke
 @pytest.mark.parametrize("name", [name for name, _ in work.PRODUCTS[:1] + work.FUSED])
 def test_a_kernel_is_checked_and_timed(name):
     sizes = dict(work.FUSED).get(name, (6, 5, 4))
@@ -82,14 +77,12 @@ def test_a_kernel_is_checked_and_timed(name):
         assert kernels.timed(side, name, sizes, 0.0)["least"] > 0
 
 
-@pytest.mark.smoke
 def test_a_wrong_kernel_is_not_timed(monkeypatch):
     monkeypatch.setattr(work, "kernel", lambda name: lambda x, w: 1.001 * (x @ w.T))
     with pytest.raises(ValueError, match=r"minilora: matmul_nt .* wrong by"):
         kernels.timed("minilora", "matmul_nt", (6, 5, 4), 0.0)
 
 
-@pytest.mark.smoke
 def test_what_a_kernel_writes_is_checked(monkeypatch):
     """AdamW returns nothing: its arrays are compared. The argument x must stay as it is."""
     monkeypatch.setattr(work, "kernel", lambda name: lambda p, *_: None)
@@ -165,7 +158,6 @@ def test_the_command_without_torch(tmp_path, capsys, monkeypatch):
     assert len(found["rounds"]["lora_fa"]) == record["settings"]["rounds"] == 2
 
 
-@pytest.mark.smoke
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -191,7 +183,6 @@ def test_a_worker_says_what_went_wrong():
         assert times["steps"] == 3 and 0 < times["least"] <= times["median"]
 
 
-@pytest.mark.smoke
 def test_instructions_have_the_lengths_that_they_promise():
     """A sequence: a prompt without targets, an answer with them, padding."""
     lengths = set()
@@ -207,7 +198,6 @@ def test_instructions_have_the_lengths_that_they_promise():
         assert min(seen) == least and max(seen) == most
 
 
-@pytest.mark.smoke
 def test_rows_by_hand():
     none = -100
     targets = np.array([[none, 5, 6, none, none], [none, none, none, none, 7]])

@@ -3,7 +3,6 @@
 import importlib
 import json
 import os
-import re
 import signal
 
 import pytest
@@ -71,31 +70,11 @@ def test_a_comparison_s_own_warmup_is_kept():
     assert Settings().changed(steps=20, warmup=9).warmup == 9
 
 
-def test_a_warmup_longer_than_the_run_is_told(tiny):
-    tuned = ml.attach(tiny, "lora", rank=2)
-    with pytest.warns(UserWarning, match="warmup is 9, steps is 3: the rate never reaches lr"):
-        history = ml.train(tuned, [([[1, 2]], [[2, 3]])], steps=3, lr=0.09, warmup=9)
-    assert history.rates == pytest.approx([0.01, 0.02, 0.03])
-
-
-def test_a_batch_of_fewer_pairs_is_told(run, pairs, asked):
-    code, _, err = run("train --steps 2 --batch-size 8 --data", pairs)
-    assert code == 0 and asked["batch"] == 4
-    assert "--batch-size is 8, and there are 4 pairs: a batch takes all of them" in err
-    assert "--batch-size" not in run("train --steps 2 --data", pairs)[2]
-
-
 def test_sampling_that_is_off_is_told(run):
     for option in ("--top-p 0.5", "--seed 3"):
         code, _, err = run(f"generate --max-new-tokens 1 {option} --prompt Dwalk>")
         assert code == 0 and f"{option.split()[0]} does nothing at --temperature 0" in err
     assert run("generate --max-new-tokens 1 --prompt Dwalk>")[2] == ""
-
-
-def test_a_rank_without_a_name_says_whom_it_leaves_out(capsys):
-    with pytest.raises(SystemExit):
-        main(["compare", "--help"])
-    assert re.search(r"rank of all but VeRA \(256\)", " ".join(capsys.readouterr().out.split()))
 
 
 # ---------------------------------------- runs
@@ -206,15 +185,6 @@ def test_a_checkpoint_is_an_adapter(run, pairs, tmp_path, method):
     assert code == 2 and "steps was 3, this run has 5; each rate of a linear schedule" in err
 
 
-def test_a_checkpoint_of_another_base_is_no_adapter_here(tiny, tmp_path):
-    tuned, path = ml.attach(tiny, "lora", rank=2), tmp_path / "run.safetensors"
-    ml.train(tuned, [([[1, 2]], [[2, 3]])], steps=1, lr=0.01, checkpoint=path)
-    with pytest.raises(ValueError, match="its base has the fingerprint"):
-        ml.load_adapter(tiny.astype("float32"), path)
-    with pytest.raises(ValueError, match="a checkpoint settles its method and options"):
-        ml.load_adapter(tiny, path, method="lora_fa")
-
-
 def test_early_stopping_and_what_it_wants(run, pairs):
     line = "train --steps 9 --schedule constant --lr 0 --evaluate-every 2 --patience 2 --data"
     code, out, _ = run(line, pairs, "--eval", pairs)
@@ -225,37 +195,6 @@ def test_early_stopping_and_what_it_wants(run, pairs):
     ):
         code, _, err = run(f"train --steps 2 {line} --data", pairs)
         assert code == 2 and said in err
-
-
-def test_a_row_that_runs_alone_shows_its_bar(capsys):
-    from minilora.lab.runs import seed_run
-    from minilora.lab.settings import Settings
-
-    settings = Settings().changed(steps=2, train_size=20)
-    for progress, shown in ((True, True), (False, False)):
-        seed_run(settings, "lora", 0.01, 1, progress=progress)
-        assert ("LoRA: " in capsys.readouterr().err) == shown
-
-
-def test_an_interrupted_comparison_keeps_its_rows(tmp_path, capsys, monkeypatch):
-    from minilora.lab import compare
-
-    real, calls = compare.seed_run, []
-
-    def run_of(*call, **how):
-        calls.append(call)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return real(*call, **how)
-
-    monkeypatch.setattr(compare, "seed_run", run_of)
-    line = "compare --methods lora,vera --steps 2 --seeds 1 --train-size 20 --jobs 1 --out"
-    assert main([*line.split(), str(tmp_path)]) == 130
-    out, err = capsys.readouterr()
-    assert "stopped; 1 of 3 rows are in" in err and "LoRA " in out
-    assert list(json.loads((tmp_path / "results.json").read_text())["methods"]) == ["lora"]
-    assert (tmp_path / "report.html").exists()
-    assert main(["report", str(tmp_path)]) == 0
 
 
 def test_an_interrupted_comparison_mixes_nothing(tmp_path, capsys, monkeypatch):
@@ -284,6 +223,7 @@ def test_an_interrupted_comparison_mixes_nothing(tmp_path, capsys, monkeypatch):
     assert "stopped; 1 of 3 rows are in" in capsys.readouterr().err
     assert list(json.loads((tmp_path / "results.json").read_text())["methods"]) == ["lora"]
     assert [path.name for path in (tmp_path / "adapters").iterdir()] == ["lora"]
+    assert main(["report", str(tmp_path)]) == 0 and (tmp_path / "report.html").exists()
     assert not list(tmp_path.glob(".*"))
 
 
@@ -300,16 +240,6 @@ def test_a_file_of_other_names(run, tmp_path):
     assert code == 0 and "on 4 pairs" in out
     code, _, err = run("train --steps 1 --columns q --data", path)
     assert code == 2 and "--columns: got 'q', wanted two names" in err
-
-
-def test_adapters_of_an_earlier_comparison_are_removed(tmp_path):
-    """Those of techniques that are not in this one; a file of one's own stays."""
-    out = ["--steps", "1", "--seeds", "1", "--train-size", "20", "--jobs", "1", "--out"]
-    main(["compare", "--methods", "lora,vera,lora_fa", *out, str(tmp_path)])
-    (tmp_path / "adapters" / "vera" / "mine.txt").touch()
-    main(["compare", "--methods", "lora", *out, str(tmp_path)])
-    assert {path.name for path in (tmp_path / "adapters").iterdir()} == {"lora", "vera"}
-    assert [path.name for path in (tmp_path / "adapters" / "vera").iterdir()] == ["mine.txt"]
 
 
 # ---------------------------------------- help

@@ -15,7 +15,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from minilora.check import EXERCISES
+from minilora_course import EXERCISES
 
 
 def lora(dy, x, W, s, A, B):

@@ -4,8 +4,8 @@ from collections import OrderedDict
 
 import numpy as np
 
-from minilora.check.lessons import walk
 from minilora.methods.lora import lora_backward
+from minilora_course.lessons import walk
 
 
 def central(f, x, h):

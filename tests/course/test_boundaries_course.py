@@ -1,22 +1,16 @@
-"""The helpers of the notebooks and the doctor at the limits of what they take."""
+"""The helpers of the notebooks at the limits of what they take."""
 
-import importlib
 import io
-import itertools
 import sys
 import types
 
 import numpy as np
 import pytest
 
-from minilora import fast
-from minilora.check import EXERCISES, SLIPS, check_pair, course, grading
-from minilora.check.grading import points
-from minilora.check.hints import hints_for
-from minilora.check.judge import Judgement, constant_ratio
-
-# its name in the package is a function
-doctoring = importlib.import_module("minilora.check.doctor")
+from minilora_course import EXERCISES, SLIPS, course, grading
+from minilora_course.grading import points
+from minilora_course.hints import hints_for
+from minilora_course.judge import Judgement
 
 
 @pytest.mark.parametrize("static", ["1", ""])
@@ -90,31 +84,3 @@ def test_a_grade_shows_the_draw_that_is_wrong_and_no_two_seeds_share_a_draw(monk
     said = capsys.readouterr().out
     assert "the second" in said and "hint" not in said
     assert drawn == [*range(grading.DRAWS, 2 * grading.DRAWS)]
-
-
-@pytest.mark.parametrize("terminal, said", [(True, "progress bars"), (False, "no progress bars")])
-def test_the_doctor_says_whether_bars_are_shown(terminal, said, monkeypatch):
-    monkeypatch.setattr(sys, "stderr", types.SimpleNamespace(isatty=lambda: terminal))
-    assert f"terminal    {said}" in itertools.islice(doctoring.machine(), 11)
-
-
-def test_two_functions_disagree_by_a_share_of_the_largest_number(monkeypatch):
-    monkeypatch.setattr(fast, "twin", lambda function, like: lambda x: 1.01 * function(x))
-    found = doctoring.disagreement(lambda x: 100 * x, (np.ones(3),))
-    assert found == pytest.approx(0.01)
-
-
-def test_a_ratio_is_one_for_all_entries_to_a_millionth():
-    true, got = np.ones(100), np.full(100, 2.0)
-    for gap, ratio in ((1e-6, 2), (3e-6, 0)):
-        got[0] = 2 + gap
-        assert constant_ratio(got, true) == pytest.approx(ratio)
-
-
-def test_20_000_numbers_are_checked_and_one_more_is_refused():
-    def check_of(n):
-        return check_pair(lambda x: 2 * x, lambda dout, x: 2 * dout, np.ones(n))
-
-    assert check_of(20_000).status == "passed"
-    with pytest.raises(ValueError, match="got 20,001 numbers, wanted at most 20,000"):
-        check_of(20_001)

@@ -10,8 +10,8 @@ import pytest
 
 import minilora as ml
 from minilora import engine
-from minilora.check import EXERCISES, check, course, kept
 from minilora.gradcheck import gradcheck
+from minilora_course import EXERCISES, check, course, kept
 
 LORA = """
 import numpy as np

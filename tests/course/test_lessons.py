@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from more_answers import RIGHT, WRONG
 
-from minilora.check import EXERCISES, check
-from minilora.check.lessons import backward
 from minilora.gradcheck import gradcheck
+from minilora_course import EXERCISES, check
+from minilora_course.lessons import backward
 
 TABLE = [
     pytest.param(name, wrong, says, id=f"{name}-{i}")

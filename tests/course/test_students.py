@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from first_tries import TRIES
 
-from minilora.check import check
-from minilora.check.lessons import walk
 from minilora.check.verdict import MARKS
+from minilora_course import check
+from minilora_course.lessons import walk
 
 
 @pytest.mark.parametrize("name, answer, says", TRIES)

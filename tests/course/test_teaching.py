@@ -14,8 +14,8 @@ from more_answers import attention_backward, network_backward, rmsnorm_backward
 from test_check import RIGHT, WRONG
 
 import minilora as ml
-from minilora.check import EXERCISES, grade, points
 from minilora.methods import lora, vera
+from minilora_course import EXERCISES, check, grade, points
 
 ROOT = Path(__file__).parents[2]
 if not (ROOT / "TEACHING.md").is_file():
@@ -281,7 +281,7 @@ def test_learning_by_heart_gets_nothing(capsys):
     def by_heart(dy, x, W, s, A, B):
         return table.get(x.tobytes(), (0 * x, 0 * A, 0 * B))
 
-    assert ml.check.check("lora_backward", by_heart, seed=5)
+    assert check("lora_backward", by_heart, seed=5)
     assert grade("lora_backward", by_heart, 0) == 0
 
 
@@ -432,7 +432,7 @@ def test_the_course_folder_has_the_seed_and_the_key_outside_of_what_is_handed_ou
 def test_no_answer_is_in_the_student_copy(path, scripts, tmp_path):
     """No line of a solution in its cell, no reason and no word on wrong numbers in any."""
     scripts["build"].main(["--student", str(tmp_path), path.stem])
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.glob("*.ipynb")
     cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
     code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
     key = scripts["build"].notebook(path, solved=True)

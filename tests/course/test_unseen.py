@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from first_tries import TRIES
 
-from minilora.check import EXERCISES, SLIPS, check
-from minilora.check.slips import SINGLE, agree
+from minilora_course import EXERCISES, SLIPS, check
+from minilora_course.slips import SINGLE, agree
 
 ROOT = Path(__file__).parents[2]
 GIVEN = {  # exercise -> what its cell hands to the check

@@ -156,7 +156,7 @@ def test_commands_are_understood(line):
 
 
 def test_how_far_other_processors_differ_is_what_is_tested():
-    assert f"The exact match of a row may move by {NEAR}, which is what our tests allow" in PROSE
+    assert f"the exact match of a row may move by {NEAR}, which is what our tests allow" in PROSE
 
 
 def test_the_lines_on_your_own_data_run_word_for_word(tmp_path, monkeypatch, capsys):

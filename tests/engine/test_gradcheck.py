@@ -1,13 +1,11 @@
 """gradcheck is a judge: it passes what is right, names what is wrong, and never passes in vain."""
 
 import functools
-import itertools
 import math
 
 import numpy as np
 import pytest
 from hypothesis import assume, given
-from hypothesis import strategies as st
 
 import minilora as ml
 from minilora import strategies as some
@@ -61,26 +59,6 @@ def test_it_says_what_it_checked():
     assert gradcheck(forward, gives(none, dW), X, W3, frozen=["x"]) == ("W",)
 
 
-class Scaled:
-    """A pair in a class, its forward a callable without __name__."""
-
-    def __init__(self, s):
-        self.s = s
-
-    def __call__(self, x):
-        return self.s * x, None
-
-    def backward(self, dy, cache):
-        return (self.s * dy,)
-
-
-class Twice:
-    """A backward that is a callable without __name__."""
-
-    def __call__(self, dy, cache):
-        return (2 * dy,)
-
-
 def adapted(x, W, s, A, B, xd=None):
     """LoRA's signature: numbers among the arrays, a last argument that need not be passed."""
     xd = x if xd is None else xd
@@ -107,14 +85,6 @@ ACCEPTED = {
         ("W",),
         ("A", "B"),
     ),
-    "a partial by keyword": (
-        functools.partial(lambda x, s: (s * x, s), s=3.0),
-        lambda dy, s: (s * dy,),
-        (X,),
-        (),
-        ("x",),
-    ),
-    "a class": (Scaled(3.0), Scaled(3.0).backward, (X,), (), ("x",)),
     "any number of arguments": (
         lambda *terms: (sum(terms), len(terms)),
         lambda dy, n: [dy] * n,
@@ -130,20 +100,6 @@ ACCEPTED = {
         (),
         ("x",),
     ),
-    "a Python number": (
-        lambda x: (float(x) ** 2, x),
-        lambda dloss, x: (float(2 * x * dloss),),
-        (np.array(3.0),),
-        (),
-        ("x",),
-    ),
-    "an argument that is not used": (
-        lambda x, y: (x + 0, y),
-        lambda dz, y: (dz, np.zeros_like(y)),
-        (X, W3),
-        (),
-        ("x", "y"),
-    ),
     "one empty array": (
         lambda a, b: (np.concatenate([a, b]), len(a)),
         lambda dy, n: (dy[:n], dy[n:]),
@@ -152,7 +108,6 @@ ACCEPTED = {
         ("a",),
     ),
     "float32": (forward, backward, (X.astype(np.float32), W3.astype(np.float32)), (), ("x", "W")),
-    "read-only": (forward, backward, (np.broadcast_to(X[:1], X.shape), W3), (), ("x", "W")),
     "gradients near zero beside large outputs": (
         # softmax does not see a shift: the exact gradient of b is 0, what is computed is rounding
         lambda z, b: (lambda p: (50 * p, p))(np.exp(z + b) / np.exp(z + b).sum(1, keepdims=True)),
@@ -193,24 +148,6 @@ def test_it_accepts(what):
     assert gradcheck(run, back or embedded, *arrays, frozen=frozen) == checked
 
 
-def test_a_forward_without_a_signature(monkeypatch):
-    def unreadable(function):
-        raise ValueError("no signature found")
-
-    monkeypatch.setattr("inspect.signature", unreadable)
-    assert gradcheck(forward, backward, X, W3) == ("argument[0]", "argument[1]")
-    checked = gradcheck(forward, gives(dx, none), X, W3, frozen="argument[1]")
-    assert checked == ("argument[0]",)
-    with pytest.raises(GradientError, match=r"dargument\[0\] is wrong"):
-        gradcheck(forward, gives(lambda *a: 2 * dx(*a), dW), X, W3)
-
-
-@given(case=some.linears(), s=some.scalings)
-def test_lora_on_any_shape(case, s):
-    arrays = case.x, case.W, s, case.A, case.B
-    assert gradcheck(adapted, adapted_backward, *arrays, frozen="W") == ("x", "A", "B")
-
-
 # ---- wrong gradients
 
 WRONG = {
@@ -228,15 +165,8 @@ WRONG = {
     "NaN": (lambda dy, x, W: np.full_like(x, np.nan), dW, r"dx is not finite: nan at \[0, 0\]"),
     "infinite": (dx, lambda *a: dW(*a) + [[0, 0, np.inf]], r"dW is not finite: inf at \[0, 2\]"),
     "shape": (dx, lambda *a: dW(*a)[:, :2], r"dW has shape \(3, 2\), W has \(3, 3\)"),
-    "rows kept apart": (
-        dx,
-        lambda dy, x, W: dy[:, :, None] * x[:, None],
-        r"dW has shape \(4, 3, 3\), W has \(3, 3\)",
-    ),
     "a number for an array": (lambda *_: 0.0, dW, r"dx has shape \(\), x has \(4, 3\)"),
     "float32": (lambda *a: dx(*a).astype(np.float32), dW, "dx is an array of float32"),
-    "complex": (lambda *a: dx(*a) + 0j, dW, "dx is an array of complex128"),
-    "text": (lambda *a: np.full((4, 3), "0"), dW, "dx is an array of <U1"),
     "ignores dout": (lambda dy, x, W: np.ones_like(dy) @ W, dW, "dx is wrong"),
 }
 
@@ -264,16 +194,6 @@ def test_it_says_where():
         gradcheck(lambda x: (x + 0, x), lambda dy, x: (2.0 * float(dy),), np.array(3.0))
 
 
-def test_it_finds_a_wrong_entry_among_many():
-    def wrong(dy, _):
-        dx = dy.copy()
-        dx[77, 333] += 0.01
-        return (dx,)
-
-    with pytest.raises(GradientError, match=r"dx is wrong: at \[77, 333\]"):
-        gradcheck(lambda x: (x + 0, None), wrong, normal(100, 1000))
-
-
 def test_among_few_entries_it_finds_the_worst():
     """Half of the entries are wrong; the worst one is among the others."""
 
@@ -286,23 +206,6 @@ def test_among_few_entries_it_finds_the_worst():
     for seed in range(5):
         with pytest.raises(GradientError, match=r"dx is wrong: at \[4\]"):
             gradcheck(lambda x: (x + 0, None), wrong, normal(512), seed=seed)
-
-
-def test_among_many_entries_it_finds_the_worst_with_few_calls():
-    calls = []
-
-    def run(x):
-        calls.append(x)
-        return x + 0, None
-
-    def wrong(dy, _):
-        return (dy + (np.arange(dy.size) == 3000),)
-
-    for seed in range(5):
-        calls.clear()
-        with pytest.raises(GradientError, match=r"dx is wrong: at \[3000\]"):
-            gradcheck(run, wrong, normal(4096), seed=seed)
-        assert len(calls) < 4 * 512 + 100  # four for an entry, and four for each half
 
 
 @given(case=some.linears(), s=some.scalings, seed=some.seeds)
@@ -433,8 +336,6 @@ FROZEN = {
         "WW",
         r"unknown name in frozen 'WW'; did you mean 'W'\? \(x, W\)",
     ),
-    "names in one text": (backward, "x, W", "unknown name in frozen 'x, W'"),
-    "a place": (backward, [1], "unknown name in frozen 1; wanted one of: x, W"),
 }
 
 
@@ -467,18 +368,11 @@ def test_a_check_of_nothing_is_an_error(what):
         gradcheck(run, lambda dy, _: (None,) * len(arrays), *arrays)
 
 
-def test_the_gradient_of_an_empty_array_is_nothing():
-    with pytest.raises(ValueError, match="nothing to check: x is empty"):
-        gradcheck(lambda x: (np.ones(3), x), lambda dy, x: (x,), X[:0])
-
-
 UNSEEN = {
     "a list of numbers": ([[1.0, 2.0]], "x is a list, wanted a NumPy array"),
     "a list of arrays": ([X], "x is a list that holds float arrays: pass each as an argument"),
-    "a dict of arrays": ({"W": X}, "x is a dict that holds float arrays"),
     "a tensor": (ml.Tensor(X), "x is a Tensor, wanted a NumPy array"),
     "complex numbers": (X + 0j, "x is an array of complex128, wanted floats"),
-    "objects": (X.astype(object), "x is an array of object, wanted floats"),
 }
 
 
@@ -508,32 +402,21 @@ def spoils(i):
     return back
 
 
-calls = itertools.count(1)
 FORWARD = {
     "no cache": (lambda x, W: x @ W.T, r"returned an array of float64, wanted \(output, cache\)"),
-    "two rows and no cache": (lambda x, W: x[:2], "returned an array of float64, wanted"),
     "the cache spread": (lambda x, W: (x @ W.T, x, W), r"returned a tuple of 3, wanted \(output"),
-    "nothing": (lambda x, W: None, "returned None, wanted"),
     "a list for the output": (lambda x, W: ([1.0], None), "the output is a list, wanted an array"),
-    "two outputs": (lambda x, W: ((x, W), None), "the output is a tuple, wanted an array"),
-    "no output": (lambda x, W: (None, x), "the output is None, wanted an array"),
     "a tensor": (lambda x, W: (ml.Tensor(x), x), "the output is a Tensor, wanted an array"),
     "ints": (lambda x, W: (x.argmax(1), (x, W)), "the output is an array of int64, wanted float64"),
-    "an int": (lambda x, W: (3, (x, W)), "the output is an int64, wanted float64"),
     "float32": (
         lambda x, W: ((x @ W.T).astype(np.float32), (x, W)),
         "the output is an array of float32, wanted float64",
     ),
-    "complex": (lambda x, W: (x @ W.T + 0j, (x, W)), "the output is an array of complex128"),
     "NaN": (lambda x, W: (x * np.nan, (x, W)), r"the output is not finite: nan at \[0, 0\]"),
     "an infinite loss": (lambda x, W: (x.sum() * np.inf, None), "the output is not finite: -?inf$"),
     "random numbers": (
         with_noise,
         "with_noise: two calls with the same arguments gave two outputs",
-    ),
-    "a memory": (
-        lambda x, W: (x @ W.T * next(calls), (x, W)),
-        "two calls with the same arguments gave two outputs",
     ),
     "writes an argument": (
         lambda x, W: (spoil(W), forward(x, W))[1],
@@ -550,15 +433,9 @@ def test_a_forward_of_another_form(what):
     assert "\n" not in str(caught.value)
 
 
-def test_a_forward_whose_outputs_differ_in_shape():
-    with pytest.raises(GradientError, match="two calls with the same arguments gave two outputs"):
-        gradcheck(lambda x: (np.ones(next(calls)), None), lambda dy, _: (0 * X,), X)
-
-
 BACKWARD = {
     "one array": (lambda dy, c: dy @ c[1], r"returned an array of float64, wanted .* \(dx, dW\)"),
     "nothing": (lambda dy, c: None, r"returned None, wanted the tuple \(dx, dW\)"),
-    "a dict": (lambda dy, c: {"x": dy}, r"returned a dict, wanted the tuple \(dx, dW\)"),
     "too few": (
         lambda dy, c: (dy @ c[1],),
         r"returned 1 gradient, wanted 2, one for each argument: \(dx, dW\)",
@@ -567,7 +444,6 @@ BACKWARD = {
         lambda dy, c: (*backward(dy, c), dy),
         r"returned 3 gradients, wanted 2, .*: \(dx, dW\)",
     ),
-    "too many Nones": (lambda dy, c: (*backward(dy, c), None), "returned 3 gradients, wanted 2"),
     "writes an argument": (
         lambda dy, c: (backward(dy, c), spoil(c[0]))[0],
         r"it writes into cache\[0\], which is x: make a new array",
@@ -589,14 +465,8 @@ CACHES = {
     "a part": (lambda x: (3, x + 1), lambda c: spoil(c[1]), r"it writes into cache\[1\]: make"),
     "by name": (lambda x: {"z": [x + 1]}, lambda c: spoil(c["z"][0]), r"into cache\['z'\]\[0\]"),
     "taken out": (lambda x: [x + 1], lambda c: c.pop(), r"it writes into cache\[0\]"),
-    "replaced": (lambda x: {"z": x + 1}, lambda c: c.update(z=0), r"it writes into cache\['z'\]"),
     "NaNs overwritten": (lambda x: x * np.nan, lambda c: c.fill(0), "it writes into cache"),
-    "ints": (lambda x: np.arange(3), lambda c: spoil_ints(c), "it writes into cache"),
 }
-
-
-def spoil_ints(a):
-    a += 1
 
 
 @pytest.mark.parametrize("what", CACHES)
@@ -607,48 +477,13 @@ def test_a_backward_that_writes_into_its_cache(what):
     assert gradcheck(lambda x: (x + 0, keep(x)), lambda dy, c: (dy,), X) == ("x",)
 
 
-def test_arguments_may_be_named_as_what_backward_takes():
-    def run(dout, cache):
-        return dout + cache, None
-
-    assert gradcheck(run, lambda dy, _: (dy, dy), X, X + 1) == ("dout", "cache")
-    with pytest.raises(GradientError, match="dcache is wrong"):
-        gradcheck(run, lambda dy, _: (dy, 2 * dy), X, X + 1)
-
-
-def test_an_op_in_elementary_ops_may_be_checked():
-    """Its cache holds tensors, to whose leaves the tape adds gradients: that is no fault."""
-
-    def tape(x, W):
-        leaves = ml.param(x), ml.param(W)
-        return (out := leaves[0] @ leaves[1].T).data, (out, leaves)
-
-    def back(dy, cache):
-        ml.backward(cache[0], dy)
-        return [leaf.grad for leaf in cache[1]]
-
-    assert gradcheck(tape, back, X, W3) == ("x", "W")
-
-
 def test_a_gradient_for_what_has_none():
     for n, kind in (
         (3, "an int"),
-        (2.0, "a float"),
-        (None, "None"),
         (np.arange(2), "an array of int64"),
     ):
         with pytest.raises(GradientError, match=f"it returned dn, and n is {kind}: only a float"):
             gradcheck(lambda x, n: (x * 1, None), lambda dy, _: (dy, 0.0), X, n)
-
-
-def test_a_gradient_for_an_argument_that_was_not_passed():
-    def back(dy, cache):
-        return (*adapted_backward(dy, cache)[:5], dy)
-
-    with pytest.raises(
-        GradientError, match="returned 6 gradients, wanted 5, one for each argument"
-    ):
-        gradcheck(adapted, back, *LORA, frozen="W")
 
 
 def test_too_many_arguments():
@@ -664,19 +499,6 @@ def test_the_form_must_hold_close_to_the_arguments_too():
         pytest.raises(GradientError, match="the output is not finite close to this x"),
     ):
         gradcheck(lambda x: (np.log(x), x), lambda dy, x: (dy / x,), np.array([1e-3, 1.0]))
-
-
-@pytest.mark.parametrize(
-    "back, name",
-    [
-        (functools.partial(functools.partial(gives), dx), "gives"),
-        (Twice(), "Twice"),
-        (Scaled(2.0).backward, "backward"),
-    ],
-)
-def test_a_message_begins_with_a_name(back, name):
-    with pytest.raises(GradientError, match=f"^{name}: .*wanted|^{name}: dx is wrong"):
-        gradcheck(lambda x: (x + 0, None), back, X)
 
 
 def test_the_callers_arrays_stay_as_they_are():
@@ -697,8 +519,3 @@ def test_it_draws_nothing_from_the_global_state():
     before = np.random.get_state()[1].tobytes()
     gradcheck(forward, backward, X, W3)
     assert np.random.get_state()[1].tobytes() == before
-
-
-@given(seed=st.integers(0, 2**32))
-def test_any_seed(seed):
-    assert gradcheck(forward, backward, X, W3, seed=seed) == ("x", "W")

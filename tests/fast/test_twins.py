@@ -93,6 +93,7 @@ SIZES = st.one_of(st.integers(1, 9), st.sampled_from([16, 33, 49]))
 
 
 @needs_numba
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", WITH_TWIN)
 @given(
     sizes=st.tuples(SIZES, SIZES, SIZES, st.integers(1, 9)),

@@ -86,9 +86,10 @@ PROMISED = 8 + len(with_header(TWO))
         (with_header({"a": entry("I64", (2,), (0, 16))}, bytes(8)), "its header promises"),
         (with_header({"a": entry("F32", (0,), (0, 0))}, b"0"), "its header promises"),
         (b"\x80\x05" + bytes(40), "it begins as a pickle"),
+        (b"PK\x03\x04" + bytes(40), "it begins as a pickle or a zip of one"),
         (b"\x80\x06" + bytes(40), "42 bytes, its header alone would be 1664"),
     ],
-    ids=["no arrays", "a cut header", "whole numbers", "of no size", "a pickle", "no pickle"],
+    ids="no-arrays cut-header whole-numbers no-size pickle zip no-pickle".split(),
 )
 def test_why_a_file_is_not_whole(tmp_path, data, says):
     path = tmp_path / "x.safetensors"

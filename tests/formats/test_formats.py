@@ -7,8 +7,6 @@ import os
 import pickle
 import re
 import struct
-import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from conftest import make_llama, rel
 import minilora as ml
 from minilora.formats.huggingface import INDEX, UNSUPPORTED, read_config
 from minilora.formats.safetensors import read_arrays, write_arrays
-from minilora.llama.model import EMBED, HEAD, NORM, Llama
+from minilora.llama.model import EMBED, HEAD, Llama
 from minilora.llama.rotation import Llama3Scaling
 from minilora.text.tokenizer import CharTokenizer, ForeignTokenizer
 from minilora.tuning.peft_config import CHANGES
@@ -65,6 +63,10 @@ def test_a_model_comes_back_bit_for_bit(tmp_path, tied, dtype):
     for name, a in model.params.items():
         assert back.params[name].dtype == dtype and np.array_equal(back.params[name], a), name
     assert np.array_equal(back.logits(IDS), model.logits(IDS))
+    fields = json.loads((tmp_path / "new" / "folder" / "config.json").read_text())
+    assert fields["architectures"] == ["LlamaForCausalLM"] and fields["model_type"] == "llama"
+    assert fields["torch_dtype"] == np.dtype(dtype).name
+    assert fields["rope_theta"] == fields["rope_parameters"]["rope_theta"] == 123.5
 
 
 def test_the_tokenizer_travels_with_the_model(tmp_path):
@@ -79,14 +81,6 @@ def test_the_tokenizer_travels_with_the_model(tmp_path):
         ml.load_model(tmp_path)
 
 
-def test_config_json_names_the_architecture(tmp_path):
-    ml.save_model(narrow(), tmp_path)
-    fields = json.loads((tmp_path / "config.json").read_text())
-    assert fields["architectures"] == ["LlamaForCausalLM"] and fields["model_type"] == "llama"
-    assert fields["torch_dtype"] == "float32"
-    assert fields["rope_theta"] == fields["rope_parameters"]["rope_theta"] == 10000.0
-
-
 def test_float16_weights_are_read_as_float32(tmp_path):
     model = narrow()
     ml.save_model(model, tmp_path)
@@ -96,11 +90,13 @@ def test_float16_weights_are_read_as_float32(tmp_path):
     assert all(np.array_equal(back.params[n], a.astype(np.float32)) for n, a in halves.items())
 
 
-def test_a_tied_head_that_is_stored_too_is_dropped(tmp_path):
+def test_a_tied_head_and_frequencies_that_are_stored_too_are_dropped(tmp_path):
     model = narrow()
     ml.save_model(model, tmp_path)
-    write_arrays(tmp_path / "model.safetensors", {**model.params, HEAD: model.params[EMBED]})
-    assert HEAD not in ml.load_model(tmp_path).params
+    extra = {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": np.ones(2) for i in range(2)}
+    extra[HEAD] = model.params[EMBED]
+    write_arrays(tmp_path / "model.safetensors", {**model.params, **extra})
+    assert ml.load_model(tmp_path).params.keys() == model.params.keys()
 
 
 def changed_config(folder, **changes):
@@ -123,20 +119,14 @@ LLAMA3 = {
     "changes, message",
     [
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu', supported is 'silu'"),
-        ({"attention_bias": True}, "attention_bias is True"),
-        ({"mlp_bias": True}, "mlp_bias is True"),
-        ({"pretraining_tp": 2}, "pretraining_tp is 2"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config is {'bits': 4}"),
         ({"rope_scaling": {"factor": 2}}, "rope_scaling is {'factor': 2}, supported are"),
         ({"rope_scaling": {"type": "linear", "factor": 2}}, "rope_scaling: type is 'linear'"),
         ({"rope_parameters": {"rope_type": "llama3"}}, "rope_parameters: no factor in it"),
         ({"rope_scaling": {**LLAMA3, "factor": "8"}}, "rope_scaling: factor is '8', wanted"),
-        ({"rope_scaling": {**LLAMA3, "factor": 0}}, "rope_scaling: factor is 0, wanted"),
         ({"rope_scaling": {**LLAMA3, "low_freq_factor": 4}}, "wanted it above low_freq_factor 4"),
         ({"rope_scaling": {**LLAMA3, "mscale": 1}}, "'mscale': 1.*supported are rope_type, rope_"),
         ({"rope_scaling": LLAMA3}, "rope_parameters is None, rope_scaling is Llama3Scaling"),
         ({"rope_parameters": {"type": "dynamic"}}, "rope_parameters: type is 'dynamic'"),
-        ({"rope_parameters": {"rope_type": "default", "type": "yarn"}}, "type is 'yarn'"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "supported are rope_type"),
         ({"rope_parameters": "default"}, "rope_parameters is 'default', wanted an object"),
         ({"rope_parameters": {"rope_theta": "big"}}, "rope_theta is 'big', wanted a number"),
@@ -146,25 +136,16 @@ LLAMA3 = {
         ),
         ({"rope_theta": True}, "rope_theta is True, wanted a number"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes', wanted true or false"),
-        ({"hidden_size": 16.0}, "hidden_size is 16.0, wanted a whole number"),
         ({"hidden_size": 0}, "hidden_size is 0, wanted a whole number of at least 1"),
-        ({"model_type": ["llama"]}, "model_type is "),
         ({"model_type": "gpt2"}, "model_type is 'gpt2', wanted 'llama'"),
         ({"model_type": "drop"}, "model_type is None"),
         ({"vocab_size": "drop"}, "no vocab_size in it"),
-        ({"vocab_size": None}, "no vocab_size in it"),
-        ({"hidden_size": "16"}, "hidden_size is '16'"),
         ({"rms_norm_eps": "small"}, "rms_norm_eps is 'small'"),
         ({"num_key_value_heads": 3}, "no multiple of 3 key heads"),
         ({"hidden_size": 32}, "has shape"),
         ({"num_hidden_layers": 3}, "9 arrays are missing"),
         ({"num_hidden_layers": 1}, "9 arrays do not belong"),
         ({"rope_theta": 10**400}, "rope_theta is a number of more than 64 bits, wanted a number"),
-        ({"rms_norm_eps": 10**400}, "rms_norm_eps is a number of more than 64 bits"),
-        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan, wanted a number that is finite"),
-        ({"rope_scaling": {**LLAMA3, "factor": 10**400}}, "factor is a number of more than 64"),
-        ({"vocab_size": 10**400}, "vocab_size is a number of more than 64 bits"),
-        ({"max_position_embeddings": 10**400}, "max_position_embeddings is a number of more"),
         ({"num_hidden_layers": 10**9}, "20 arrays, too few for the 1000000000 layers"),
     ],
 )
@@ -189,8 +170,12 @@ def test_what_a_config_leaves_out_is_as_in_transformers(tmp_path):
             rope_scaling={"rope_type": "default", "type": "default", "factor": None},
         )
         assert read_config(path).rms_norm_eps == 1e-6 and read_config(path).rope_theta == 1e4
-    rotated = changed_config(tmp_path, rope_scaling={"rope_theta": 77})
+    rotated = changed_config(tmp_path, rope_scaling={"rope_theta": 77}, unheard="of")
     assert read_config(rotated).rope_theta == 77
+    model = narrow(num_key_value_heads=4, rope_theta=500.0)
+    ml.save_model(model, tmp_path)
+    changed_config(tmp_path, rope_theta="drop", num_key_value_heads="drop", head_dim=None)
+    assert read_config(path) == model.config  # theta from rope_parameters, as transformers 5 has it
 
 
 def test_llama_3s_wavelengths_come_back(tmp_path):
@@ -261,14 +246,6 @@ def test_an_index_that_is_not_its_files(tmp_path):
         ml.load_model(tmp_path)
 
 
-def test_what_old_checkpoints_store_beside_the_weights(tmp_path):
-    model = narrow()
-    ml.save_model(model, tmp_path)
-    extra = {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": np.ones(2) for i in range(2)}
-    write_arrays(tmp_path / "model.safetensors", {**model.params, **extra})
-    assert ml.load_model(tmp_path).params.keys() == model.params.keys()
-
-
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth", "model.pt"])
 def test_a_pickle_is_refused(tmp_path, name):
     """With the reason, before it is opened; beside a .safetensors file it does not matter."""
@@ -287,13 +264,6 @@ def test_a_pickle_is_refused(tmp_path, name):
         with pytest.raises(ValueError, match=f"{name}: a pickle, which can run any code") as caught:
             load()
         assert one_line(caught) and "wanted .safetensors" in str(caught.value)
-
-
-@pytest.mark.parametrize("kind", ["pickle", "zip"])
-def test_a_pickle_under_another_name_is_told(tmp_path, kind):
-    (tmp_path / "x.safetensors").write_bytes(DAMAGED[kind])
-    with pytest.raises(ValueError, match="begins as a pickle or a zip of one does"):
-        read_arrays(tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -356,17 +326,10 @@ def test_a_foreign_tokenizer_leaves_a_model_without_one(tmp_path, kind):
         ("{}", "no model in it"),
         ("[]", r"it is \[\], wanted an object"),
         ('{"model": "BPE"}', "model is 'BPE', wanted an object"),
-        ('{"model": null}', "model is None, wanted an object"),
         ('{"model": {"type": "WordLevel"}}', "no model.vocab in it"),
-        ('{"model": {"type": "WordLevel", "vocab": ["a"]}}', r"model.vocab is \['a'\], wanted an"),
-        (
-            '{"model": {"type": "WordLevel", "vocab": {"<pad>": 0.0}}}',
-            "model.vocab.<pad> is 0.0, wanted a whole number",
-        ),
         ('{"model": {"type": "WordLevel", "vocab": {"<pad>": true}}}', "<pad> is True, wanted"),
         ('{"model": {"type": "WordLevel", "vocab": {"<pad>": 0, "a": 2}}}', "ids are not 0 to 1"),
         ("{", "not JSON: "),
-        ("[" * 100_000, "not JSON: too many brackets"),
         ("\udcff", "line 1: not UTF-8"),
     ],
 )
@@ -406,38 +369,34 @@ def test_every_unsupported_field_is_refused(tmp_path):
             read_config(changed_config(tmp_path, **{name: "other"}))
 
 
-def test_fields_that_older_and_newer_writers_leave_out_or_add(tmp_path):
-    model = narrow(num_key_value_heads=4, rope_theta=500.0)
-    ml.save_model(model, tmp_path)
-    path = changed_config(
-        tmp_path, rope_theta="drop", num_key_value_heads="drop", head_dim=None, unheard="of"
-    )
-    assert read_config(path) == model.config  # theta from rope_parameters, as transformers 5 has it
-    changed_config(tmp_path, rope_theta=500.0, rope_parameters="drop")
-    assert read_config(path) == model.config
+def model_and_adapter(folder):
+    """Both in one folder -> the two ways to load from it."""
+    tuned = trained("lora")
+    ml.save_model(tuned.base, folder)
+    ml.save_adapter(tuned, folder)
+    return lambda: ml.load_model(folder), lambda: ml.load_adapter(tuned.base, folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '"llama"', "\udcff"])
-def test_a_config_that_is_no_json_object(tmp_path, text):
-    ml.save_model(narrow(), tmp_path)
-    (tmp_path / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(ValueError, match=r"config\.json: ") as caught:
-        ml.load_model(tmp_path)
+@pytest.mark.parametrize("which, name", [(0, "config.json"), (1, CONFIG)])
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", "\udcff"])
+def test_a_config_that_is_no_json_object(tmp_path, text, which, name):
+    load = model_and_adapter(tmp_path)[which]
+    (tmp_path / name).write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match=f"{name}: ") as caught:
+        load()
     assert one_line(caught)
 
 
-@pytest.mark.parametrize("lacking", ["config.json", "model.safetensors"])
-def test_a_folder_that_lacks_a_file(tmp_path, lacking):
-    ml.save_model(narrow(), tmp_path)
+FILES = [(0, "config.json"), (0, "model.safetensors"), (1, CONFIG), (1, ARRAYS)]
+
+
+@pytest.mark.parametrize("which, lacking", FILES)
+def test_a_folder_that_lacks_a_file(tmp_path, which, lacking):
+    load = model_and_adapter(tmp_path)[which]
     (tmp_path / lacking).unlink()
     with pytest.raises(FileNotFoundError, match=lacking):
-        ml.load_model(tmp_path)
-
-
-def test_no_folder():
-    with pytest.raises(
-        FileNotFoundError, match="load_model: nowhere is no folder; wanted 'base' or"
-    ):
+        load()
+    with pytest.raises(FileNotFoundError, match="nowhere is no folder; wanted 'base' or"):
         ml.load_model("nowhere")
 
 
@@ -466,20 +425,10 @@ DAMAGED = {
     "header without offsets": with_header({"a": {"dtype": "F32", "shape": [2]}}, b"\0" * 8),
     "deep header": with_header(b"[" * 100_000),
     "data cut off": with_header({"a": entry()}, b"\0" * 7),
-    "data too long": with_header({"a": entry()}, b"\0" * 9),
     "offsets beyond the end": with_header({"a": entry(offsets=(0, 1 << 40))}, b"\0" * 8),
-    "negative offsets": with_header({"a": entry(offsets=(-8, 0))}, b"\0" * 8),
-    "offsets backwards": with_header({"a": entry(offsets=(8, 0))}, b"\0" * 8),
     "shape that is too large": with_header({"a": entry(shape=(2**40, 2**40))}, b"\0" * 8),
-    "shape that is not the data's": with_header({"a": entry(shape=(3,))}, b"\0" * 8),
     "unknown type": with_header({"a": entry(dtype="F33")}, b"\0" * 8),
-    "one offset": with_header({"a": entry(offsets=(0,))}, b"\0" * 8),
     "offset of another kind": with_header({"a": entry(offsets=("0", "8"))}, b"\0" * 8),
-    "offset of 400 digits": with_header({"a": entry(offsets=(0, 10**400))}, b"\0" * 8),
-    "list inside a shape": with_header({"a": entry(shape=([1] * 99, 999))}, b"\0" * 8),
-    "text as a shape": with_header({"a": {**entry(), "shape": "2"}}, b"\0" * 8),
-    "shape of a thousand axes": with_header({"a": entry(shape=[2**62] * 1000)}, b"\0" * 8),
-    "list as a type": with_header({"a": entry(dtype=["F32"])}, b"\0" * 8),
     "number as an entry": with_header({"a": 5}, b"\0" * 8),
     "number as metadata": with_header({"__metadata__": 5, "a": entry()}, b"\0" * 8),
     "type that NumPy lacks": with_header({"a": entry(dtype="F8_E4M3", shape=(8,))}, b"\0" * 8),
@@ -494,51 +443,6 @@ def test_a_file_that_is_no_safetensors(tmp_path, kind):
     with pytest.raises(ValueError, match="not a whole safetensors file") as caught:
         read_arrays(path)
     assert one_line(caught) and str(path) in str(caught.value) and len(str(caught.value)) < 400
-
-
-def test_a_header_that_lies_about_a_shape_names_the_array(tmp_path):
-    """The file, the array, what it has and what was wanted; nothing is loaded."""
-    ml.save_model(narrow(), tmp_path)
-    path = tmp_path / "model.safetensors"
-    whole = path.read_bytes()
-    (length,) = struct.unpack("<Q", whole[:8])
-    header = json.loads(whole[8 : 8 + length])
-    header[NORM]["shape"][0] += 1
-    path.write_bytes(with_header(header, whole[8 + length :]))
-    with pytest.raises(ValueError, match=rf"{NORM} of shape \[\d+\] is \d+ bytes, its place has"):
-        ml.load_model(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        (lambda a: a.pop(NORM), rf"1 arrays are missing, the first is {NORM}, wanted with shape"),
-        (lambda a: a.update(x=a[NORM]), r"1 arrays do not belong here, the first is x of shape \("),
-        (lambda a: a.update({NORM: a[NORM][:3]}), rf"{NORM} has shape \(3,\), the config wants \("),
-    ],
-)
-def test_arrays_of_a_model_that_are_not_its_config_s(tmp_path, change, message):
-    ml.save_model(narrow(), tmp_path)
-    path = tmp_path / "model.safetensors"
-    arrays, about = read_arrays(path)
-    change(arrays)
-    write_arrays(path, arrays, about)
-    with pytest.raises(ValueError, match=message) as caught:
-        ml.load_model(tmp_path)
-    assert one_line(caught) and str(path) in str(caught.value)
-
-
-@pytest.mark.smoke
-def test_a_truncated_model_says_what_is_there_and_what_was_promised(tmp_path):
-    ml.save_model(narrow(), tmp_path)
-    path = tmp_path / "model.safetensors"
-    whole = path.read_bytes()
-    for size in (5, 100, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:size])
-        with pytest.raises(ValueError, match=f"{size} bytes") as caught:
-            ml.load_model(tmp_path)
-        assert one_line(caught)
-    assert str(len(whole)) in str(caught.value)
 
 
 def test_bfloat16_is_read_as_float32(tmp_path):
@@ -628,23 +532,11 @@ def test_an_old_config_with_new_arrays_is_refused(tmp_path, kind):
     assert one_line(caught) and str(tmp_path / CONFIG) in str(caught.value)
 
 
-def test_new_arrays_of_the_same_settings_are_the_new_adapter(tmp_path):
-    ml.save_adapter(trained("lora"), tmp_path)
-    config = (tmp_path / CONFIG).read_bytes()
-    new = trained("lora", steps=6)
-    ml.save_adapter(new, tmp_path)
-    (tmp_path / CONFIG).write_bytes(config)
-    assert np.array_equal(ml.load_adapter(new.base, tmp_path).logits(IDS), new.logits(IDS))
-
-
 @pytest.mark.parametrize(
     "text, message",
     [
         ("{", "not JSON: "),
-        ("[]", r"is \[\], wanted an object"),
-        ('{"method": "lora"}', "no metadata 'minilora'.options in it"),
         ('{"method": ["lora"], "options": {}}', r"method is \['lora'\], wanted a text"),
-        ('{"method": "lora", "options": 3}', "options is 3, wanted an object"),
         ('{"method": "lora", "options": {}, "config": []}', r"config is \[\], wanted an object"),
     ],
 )
@@ -658,21 +550,6 @@ def test_metadata_that_this_library_did_not_write(tmp_path, text, message):
     assert one_line(caught) and f"{tmp_path / ARRAYS}: " in str(caught.value)
 
 
-def test_a_kill_between_writing_and_renaming_leaves_the_old_file(tmp_path):
-    """In a process of its own, which dies in the middle without a chance to tidy up."""
-    path = tmp_path / "x.safetensors"
-    write_arrays(path, {"a": np.arange(3.0)})
-    code = (
-        "import os, sys, numpy as np; from minilora.formats.safetensors import write_arrays\n"
-        "os.replace = lambda *_: os._exit(9)\n"
-        "write_arrays(sys.argv[1], {'a': np.zeros(3)})"
-    )
-    root = Path(ml.__file__).parent.parent
-    died = subprocess.run([sys.executable, "-c", code, str(path)], cwd=root)
-    assert died.returncode == 9
-    assert read_arrays(path)[0]["a"].tolist() == [0, 1, 2]
-
-
 # ---- adapters
 
 
@@ -681,6 +558,7 @@ def test_a_kill_between_writing_and_renaming_leaves_the_old_file(tmp_path):
 @pytest.mark.parametrize("method", ml.METHODS)
 def test_an_adapter_comes_back(tmp_path, method, dtype):
     model = make_llama(dtype=dtype)
+    before = {k: a.copy() for k, a in model.params.items()}
     tuned = trained(method, model)
     nbytes = ml.save_adapter(tuned, tmp_path)
     assert nbytes == (tmp_path / ARRAYS).stat().st_size
@@ -691,28 +569,7 @@ def test_an_adapter_comes_back(tmp_path, method, dtype):
     assert rel(ml.merge(back).logits(IDS), tuned.logits(IDS)) < (
         1e-5 if dtype == np.float32 else 1e-13
     )
-
-
-@pytest.mark.parametrize("method", [m for m, r in ml.METHODS.items() if not r.whole_model])
-def test_targets_scaling_and_options_come_back(tmp_path, method):
-    record = ml.METHODS[method]
-    targets = ("down_proj", "model.layers.1.self_attn.k_proj")
-    options = {
-        "rank_stabilized": True,
-        "dropout": 0.1,
-        "projection_prng_key": 2**32 + 5,
-        "d_initial": 0.3,
-    }
-    options = {k: v for k, v in options.items() if k in record.options}
-    tuned = trained(method, targets=targets, **options)
-    ml.save_adapter(tuned, tmp_path)
-    back = ml.load_adapter(tuned.base, tmp_path, method=method)
-    assert back.layers.keys() == tuned.layers.keys() and back.method == method
-    assert rel(back.logits(IDS), tuned.logits(IDS)) < 1e-6
-    for layer, arguments in tuned.layers.items():
-        assert back.layers[layer].get("s") == pytest.approx(arguments.get("s"))
-    assert back.options == tuned.options
-    assert (back.rank, back.alpha) == (tuned.rank, tuned.alpha)
+    assert all(np.array_equal(model.params[k], a) for k, a in before.items())
 
 
 @pytest.mark.parametrize("alpha", [7, 0.1, 5.3, -2, 1e300])
@@ -728,23 +585,19 @@ def test_alpha_comes_back_as_it_was_given(tmp_path, stabilized, alpha):
         assert back.layers[layer]["s"] == arguments["s"]
 
 
-def test_the_methods_own_options_come_back_where_it_trains_on(tmp_path):
-    """What PEFT's config has no field for; what is given wins."""
-    ml.save_adapter(trained("lora_plus", ratio=4.0), tmp_path)
-    assert ml.load_adapter(narrow(), tmp_path, "lora_plus").options["ratio"] == 4.0
-    assert ml.load_adapter(narrow(), tmp_path, "lora_plus", ratio=2.0).options["ratio"] == 2.0
-    assert ml.load_adapter(narrow(), tmp_path).options["ratio"] == 4.0
-    assert "ratio" not in ml.load_adapter(narrow(), tmp_path, "lora").options
-
-
 @pytest.mark.parametrize("method", ml.METHODS)
 def test_a_loaded_adapter_trains_on_as_what_it_was(tmp_path, method):
-    """The same technique, options, ranks, alphas and arrays; then the same steps."""
-    own = {"lora_fa": {"corrected": True}, "lora_plus": {"ratio": 4.0}}
+    """The same technique, options, targets, ranks, alphas and arrays; then the same steps."""
+    own = {"lora": {"rank_stabilized": True}, "lora_plus": {"ratio": 4.0}}
+    own["lora_fa"] = {"corrected": True, "rank_stabilized": True}
     own["delta_lora"] = {"update_ratio": 0.7, "start_step": 1}
-    patterns = {"rank_pattern": {"v_proj": 2}, "alpha_pattern": {"q_proj": 11.0}}
-    patterns = patterns if "alpha" in ml.METHODS[method].takes else {}
-    tuned = trained(method, **own.get(method, {}), **patterns)
+    own["vera"] = {"d_initial": 0.3, "projection_prng_key": 2**32 + 5}
+    how = own.get(method, {})
+    if "targets" in ml.METHODS[method].takes:
+        how["targets"] = ("down_proj", "v_proj", "model.layers.1.self_attn.q_proj")
+    if "alpha" in ml.METHODS[method].takes:
+        how |= {"rank_pattern": {"v_proj": 2}, "alpha_pattern": {"q_proj": 11.0}}
+    tuned = trained(method, **how)
     ml.save_adapter(tuned, tmp_path)
     back = ml.load_adapter(tuned.base, tmp_path)
     assert (back.method, back.options) == (method, tuned.options)
@@ -795,14 +648,6 @@ def test_vera_without_its_projections(tmp_path):
         assert np.array_equal(back.logits(IDS), tuned.logits(IDS))
 
 
-def test_veras_saved_projections_win_over_the_key(tmp_path):
-    tuned = trained("vera")
-    for a in tuned.shared.values():
-        a *= 1.5
-    ml.save_adapter(tuned, tmp_path)
-    assert np.array_equal(ml.load_adapter(tuned.base, tmp_path).logits(IDS), tuned.logits(IDS))
-
-
 def test_vera_whose_promised_projections_are_missing(tmp_path):
     tuned = trained("vera")
     ml.save_adapter(tuned, tmp_path, save_projection=False)
@@ -834,13 +679,6 @@ def test_delta_lora_is_stored_as_a_lora_of_twice_the_rank(tmp_path, start_step, 
     assert rel(back.logits(IDS), tuned.logits(IDS)) < 1e-13
 
 
-def test_delta_lora_before_it_moves_is_stored_as_it_is(tmp_path):
-    tuned = trained("delta_lora", start_step=100)
-    ml.save_adapter(tuned, tmp_path)
-    assert json.loads((tmp_path / CONFIG).read_text())["r"] == 3
-    assert np.array_equal(ml.load_adapter(tuned.base, tmp_path).logits(IDS), tuned.logits(IDS))
-
-
 def test_method_says_who_trains_on(tmp_path):
     tuned = trained("lora")
     ml.save_adapter(tuned, tmp_path)
@@ -855,20 +693,15 @@ def test_method_says_who_trains_on(tmp_path):
         moved = {k for k, a in back.arrays.items() if not np.array_equal(a, tuned.arrays.get(k))}
         assert set(back.trainable) <= moved  # and it trains what this method trains
     assert ml.load_adapter(tuned.base, tmp_path, "lora_plus", ratio=4.0).options["ratio"] == 4.0
-    for method, message in (
-        ("vera", "stored as LORA, which vera cannot train on; wanted one of lora, lora_fa"),
-        ("full", "stored as LORA, which full cannot"),
-        ("lorra", "unknown method 'lorra'; did you mean"),
+    ml.save_adapter(trained("full"), tmp_path / "whole")
+    for method, folder, message in (
+        ("vera", "", "stored as LORA, which vera cannot train on; wanted one of lora, lora_fa"),
+        ("full", "", "stored as LORA, which full cannot"),
+        ("lorra", "", "unknown method 'lorra'; did you mean"),
+        ("lora", "whole", "stored as whole weights, which lora cannot train on"),
     ):
         with pytest.raises(ValueError, match=message):
-            ml.load_adapter(tuned.base, tmp_path, method=method)
-
-
-def test_whole_weights_are_no_adapter(tmp_path):
-    tuned = trained("full")
-    ml.save_adapter(tuned, tmp_path)
-    with pytest.raises(ValueError, match="stored as whole weights, which lora cannot train on"):
-        ml.load_adapter(tuned.base, tmp_path, method="lora")
+            ml.load_adapter(tuned.base, tmp_path / folder, method=method)
 
 
 # PEFT 0.21.2's own listings for 2 layers, width 64, 4 heads on 2, targets q_proj and v_proj
@@ -1029,19 +862,11 @@ def test_a_pattern_of_no_adapted_layer_is_passed_over_in_a_folder(tmp_path):
 @pytest.mark.parametrize(
     "method, patterns, message",
     [
-        (
-            "lora",
-            {"rank_pattern": {"v_prj": 2}},
-            "'v_prj' matches no adapted layer; adapted are q",
-        ),
-        ("lora", {"rank_pattern": {"k_proj": 2}}, "rank_pattern: 'k_proj' matches no adapted"),
-        ("lora", {"alpha_pattern": {"o_proj": 2}}, "alpha_pattern: 'o_proj' matches no adapted"),
+        ("lora", {"rank_pattern": {"v_prj": 2}}, "'v_prj' matches no adapted layer; adapted are"),
         ("lora", {"rank_pattern": {"v_proj": 0}}, "rank_pattern: v_proj is 0, wanted a whole"),
         ("lora", {"alpha_pattern": {"v_proj": 0}}, "alpha is 0, wanted a finite number"),
         ("lora", {"alpha_pattern": {"(": 1}}, "pattern '.': no regular expression"),
         ("lora", {"alpha_pattern": [{}]}, r"alpha_pattern is \[\{\}\], wanted \{name of a layer"),
-        ("lora", {"rank_pattern": 5}, r"rank_pattern is 5, wanted \{name of a layer"),
-        ("lora", {"rank_pattern": {5: 5}}, r"rank_pattern is \{5: 5\}, wanted \{name of a layer"),
         ("vera", {"rank_pattern": {"v_proj": 2}}, "vera: takes no rank_pattern"),
         ("full", {"alpha_pattern": {"v_proj": 2}}, "full: takes no alpha_pattern"),
     ],
@@ -1091,24 +916,6 @@ def test_arrays_that_do_not_fit_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "shape, message",
-    [
-        ({"hidden_size": 32}, "has shape .*, this base wants"),
-        (
-            {"num_hidden_layers": 3},
-            "4 arrays are missing, the first is base_model.model.model.layers.2",
-        ),
-        ({"num_hidden_layers": 1}, "4 arrays have no place in this base"),
-    ],
-)
-def test_an_adapter_of_another_base(tmp_path, shape, message):
-    ml.save_adapter(trained("lora"), tmp_path)
-    with pytest.raises(ValueError, match=message) as caught:
-        ml.load_adapter(narrow(**shape), tmp_path)
-    assert one_line(caught)
-
-
-@pytest.mark.parametrize(
     "changes, message",
     [
         *(
@@ -1118,26 +925,16 @@ def test_an_adapter_of_another_base(tmp_path, shape, message):
         ),
         ({"use_dora": ["yes"]}, "use_dora is .*, wanted true or false"),
         ({"peft_type": "IA3"}, "peft_type is 'IA3', supported are LORA and VERA"),
-        ({"peft_type": None}, "peft_type is None"),
-        ({"r": 0}, "rank is 0, wanted"),
         ({"r": "4"}, "rank is '4'"),
-        ({"lora_alpha": None, "r": 3.5}, "rank is 3.5"),
         ({"lora_alpha": "8"}, "alpha is '8'"),
-        ({"peft_type": ["LORA"]}, r"peft_type is \['LORA'\], supported are"),
         ({"use_rslora": "yes"}, "use_rslora is 'yes', wanted true or false"),
-        ({"save_projection": 1}, "save_projection is 1, wanted true or false"),
         ({"rank_pattern": ["v_proj"]}, "rank_pattern is .*, wanted an object"),
         ({"rank_pattern": {"v_proj": "2"}}, "rank_pattern.v_proj is '2', wanted a whole number"),
-        ({"rank_pattern": {"v_proj": 0}}, "rank_pattern: v_proj is 0, wanted a whole number"),
         ({"alpha_pattern": {"v_proj": None}}, "alpha_pattern.v_proj is None, wanted a number"),
         ({"alpha_pattern": {"(": 1}}, "alpha_pattern: pattern '.': no regular expression"),
         ({"target_modules": 3}, "target_modules is 3, wanted a list"),
-        ({"target_modules": None}, "target_modules is None, wanted a list"),
-        ({"target_modules": {"q_proj": 1}}, "target_modules is .*, wanted a list"),
         ({"target_modules": ["q_proj", 3]}, r"target_modules\[1\] is 3, wanted a text"),
         ({"target_modules": "q_proj"}, "which matches no linear's whole name"),
-        ({"target_modules": ".*q_prj"}, "which matches no linear's whole name"),
-        ({"target_modules": "(.*"}, "no regular expression"),
         ({"target_modules": "a{99999999999999999999}"}, "no regular expression"),
         ({"target_modules": ".*"}, "cannot be adapted"),
         ({"fan_in_fan_out": True}, "fan_in_fan_out is True: not supported"),
@@ -1146,13 +943,9 @@ def test_an_adapter_of_another_base(tmp_path, shape, message):
             for name in ("pissa", "pissa_niter_16", "olora", "corda", "loftq", "eva", "lora_ga")
         ),
         ({"target_modules": ["q_prj", "v_proj"]}, "q_prj"),
-        ({"target_modules": []}, "targets: got none"),
         ({"target_modules": ["lm_head"]}, "lm_head cannot be adapted"),
         ({"lora_dropout": 1.5}, "dropout: got 1.5"),
         ({"r": 10**400}, "rank is above 18446744073709551615"),
-        ({"lora_alpha": 10**400}, "alpha is a number of more than 64 bits"),
-        ({"alpha_pattern": {"q_proj": 10**400}}, "q_proj is a number of more than 64 bits"),
-        ({"rank_pattern": {"q_proj": 10**400}}, "q_proj is a number of more than 64 bits"),
     ],
 )
 def test_an_adapter_config_that_is_not_ours(tmp_path, changes, message):
@@ -1166,38 +959,26 @@ def test_an_adapter_config_that_is_not_ours(tmp_path, changes, message):
 
 
 @pytest.mark.parametrize(
-    "method, changes",
+    "method, changes, how",
     [
-        ("lora", {"r": 300_000}),
-        ("dora", {"r": 300_000}),
-        ("lora", {"rank_pattern": {"v_proj": 300_000}}),
-        ("lora", {"target_modules": "all-linear"}),
-        ("vera", {"r": 300_000}),
+        ("lora", {"r": 300_000}, {}),
+        ("dora", {"r": 300_000}, {}),
+        ("lora", {"rank_pattern": {"v_proj": 300_000}}, {}),
+        ("lora", {"target_modules": "all-linear"}, {}),
+        ("vera", {"r": 300_000}, {}),
+        ("vera", {"r": 300_000}, {"save_projection": False}),
     ],
 )
-def test_a_config_cannot_ask_for_more_memory_than_its_arrays_have(tmp_path, method, changes):
+def test_a_config_cannot_ask_for_more_memory_than_its_arrays_have(tmp_path, method, changes, how):
     """The header's shapes are compared first. On the narrow base a rank of 300,000 is 19 MB."""
     tuned = trained(method)
-    ml.save_adapter(tuned, tmp_path)
+    ml.save_adapter(tuned, tmp_path, **how)
     of_peft(tmp_path, **changes)
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match=r"this base wants|arrays are missing") as caught:
             ml.load_adapter(tuned.base, tmp_path)
         assert one_line(caught) and tracemalloc.get_traced_memory()[1] < 2e6
-    finally:
-        tracemalloc.stop()
-
-
-def test_a_vera_drawn_by_its_key_has_the_rank_of_its_vectors(tmp_path):
-    tuned = trained("vera")
-    ml.save_adapter(tuned, tmp_path, save_projection=False)
-    of_peft(tmp_path, r=300_000)
-    tracemalloc.start()
-    try:
-        with pytest.raises(ValueError, match=r"vera_lambda_d has shape \(3,\), this base wants"):
-            ml.load_adapter(tuned.base, tmp_path)
-        assert tracemalloc.get_traced_memory()[1] < 2e6
     finally:
         tracemalloc.stop()
 
@@ -1288,43 +1069,22 @@ def test_initialisations_that_leave_the_base_as_it_is(tmp_path, init):
     assert np.array_equal(ml.load_adapter(tuned.base, tmp_path).logits(IDS), tuned.logits(IDS))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "null", "{"])
-def test_an_adapter_config_that_is_no_json_object(tmp_path, text):
-    tuned = trained("lora")
-    ml.save_adapter(tuned, tmp_path)
-    (tmp_path / CONFIG).write_text(text)
-    with pytest.raises(ValueError, match=r"adapter_config\.json: ") as caught:
-        ml.load_adapter(tuned.base, tmp_path)
-    assert one_line(caught)
-
-
-@pytest.mark.parametrize("lacking", [CONFIG, ARRAYS])
-def test_an_adapter_that_lacks_a_file(tmp_path, lacking):
-    tuned = trained("lora")
-    ml.save_adapter(tuned, tmp_path)
-    (tmp_path / lacking).unlink()
-    with pytest.raises(FileNotFoundError, match=lacking):
-        ml.load_adapter(tuned.base, tmp_path)
-
-
-def test_loading_leaves_the_base_as_it_was(tmp_path):
-    for method in ml.METHODS:
-        tuned = trained(method)
-        before = {k: a.copy() for k, a in tuned.base.params.items()}
-        ml.save_adapter(tuned, tmp_path / method)
-        ml.load_adapter(tuned.base, tmp_path / method)
-        assert all(np.array_equal(tuned.base.params[k], a) for k, a in before.items())
-
-
 @pytest.mark.parametrize(
-    "settled",
-    [{"rank": 4}, {"alpha": 2.0}, {"targets": "all-linear"}, {"rank_stabilized": True}],
+    "method, settled",
+    [
+        ("lora", {"rank": 4}),
+        ("lora", {"alpha": 2.0}),
+        ("lora", {"targets": "all-linear"}),
+        ("lora", {"rank_stabilized": True}),
+        ("vera", {"projection_prng_key": 5}),
+    ],
 )
-def test_what_the_files_settle_is_refused(tmp_path, settled):
+def test_what_the_files_settle_is_refused_and_dropout_is_not(tmp_path, method, settled):
     model = make_llama()
-    ml.save_adapter(ml.attach(model, "lora", rank=2), tmp_path)
+    ml.save_adapter(ml.attach(model, method, rank=2), tmp_path)
     with pytest.raises(ValueError, match=f"{next(iter(settled))} is settled by the adapter's"):
         ml.load_adapter(model, tmp_path, **settled)
+    assert ml.load_adapter(model, tmp_path, dropout=0.3).options["dropout"] == 0.3
 
 
 def test_nothing_is_ever_unpickled():
@@ -1364,14 +1124,6 @@ def test_nothing_is_ever_unpickled():
             assert not (
                 isinstance(node, ast.Attribute) and ast.unparse(node) in ("np.load", "eval")
             ), path
-
-
-def test_the_key_of_projections_is_settled_and_dropout_is_not(tmp_path):
-    model = make_llama()
-    ml.save_adapter(ml.attach(model, "vera", rank=2), tmp_path, save_projection=False)
-    with pytest.raises(ValueError, match="projection_prng_key is settled by the adapter's"):
-        ml.load_adapter(model, tmp_path, projection_prng_key=5)
-    assert ml.load_adapter(model, tmp_path, dropout=0.3).options["dropout"] == 0.3
 
 
 def test_shared_arrays_that_the_key_would_not_draw_are_not_lost(tmp_path):

@@ -1,7 +1,6 @@
 """GGUF files: blocks by hand, a tiny Llama in each packing, damaged and foreign files."""
 
 import json
-import math
 import struct
 import types
 
@@ -12,7 +11,6 @@ from conftest import make_llama, rel
 import minilora as ml
 from minilora.formats.gguf import PACKINGS, read_gguf
 from minilora.formats.gguf_llama import INNER, OUTER, half_split
-from minilora.llama.model import EMBED
 
 IDS = np.random.default_rng(5).integers(0, 29, (2, 7))
 F32, F16, Q4_0, Q4_1, Q8_0 = 0, 1, 2, 3, 8
@@ -181,17 +179,15 @@ def spoil(about, tensors, what):
 Q = "blk.1.attn_q.weight"
 WRONG = {
     "another architecture": ({"general.architecture": "gpt2"}, "architecture is 'gpt2', wanted"),
-    "no architecture": ({"general.architecture": None}, "general.architecture is None, wanted"),
     "no width": ({"llama.embedding_length": None}, "no llama.embedding_length in it"),
-    "a width in words": ({"llama.embedding_length": "32"}, "hidden_size is '32', wanted a whole"),
     "another width": ({"llama.embedding_length": 64}, "has shape .*, wanted .*64"),
     "scaled wavelengths": ({"llama.rope.scaling.type": "yarn"}, "type is 'yarn', supported is"),
     "a part of a head": ({"llama.rope.dimension_count": 4}, "dimension_count is 4, wanted 8"),
     "too many layers": ({"llama.block_count": 10**9}, "too few for 1000000000 layers"),
     "a layer more": ({"llama.block_count": 3}, r"no blk\.2\.attn_norm\.weight, wanted it with"),
     "a layer less": ({"llama.block_count": 1}, r"blk\.1\..* has no place in this Llama"),
-    "no tensor": ({Q: None}, r"no blk\.1\.attn_q\.weight, wanted it with shape \(32, 32\)"),
     "no embedding": ({"token_embd.weight": None}, r"no token_embd\.weight"),
+    "no tensor": ({Q: None}, r"no blk\.1\.attn_q\.weight, wanted it with shape \(32, 32\)"),
     "another shape": (
         {Q: ((16, 32), F32, b"\0" * 2048)},
         r"blk\.1\.attn_q\.weight has shape \(16, 32\), wanted \(32, 32\)",
@@ -303,11 +299,6 @@ def test_a_tensor_of_no_or_of_endless_size(tmp_path, shape):
         ml.load_model(path)
 
 
-def test_no_file():
-    with pytest.raises(FileNotFoundError, match=r"nothing\.gguf: no such file"):
-        ml.load_model("nothing.gguf")
-
-
 # ---- tokenizers
 
 BYTES = [chr(c) for c in (*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324))]
@@ -368,52 +359,29 @@ def test_byte_pairs_travel_with_the_model(with_text, tmp_path):
     assert (back.eos_id, back.pad_id, back.chat("x")) == (1, 1, mine.chat("x"))
 
 
-def test_a_pair_of_tasks_words_trains_through_byte_pairs(with_text):
-    pairs = [("abc >", "ab"), ("ab >", "ba")]
-    tuned = ml.attach(with_text, "lora", rank=2)
-    history = ml.train(tuned, ml.batches(pairs, with_text.tokenizer, 2), steps=3, lr=1e-2)
-    assert history.losses[-1] < history.losses[0]
-    assert 0 <= ml.exact_match(tuned, pairs) <= 1
-
-
 @pytest.mark.parametrize(
     "tokens, changes, message",
     [
-        (
-            [*TOKENS, "more"],
-            {},
-            f"tokens has {len(TOKENS) + 1} tokens, token_embd.weight {len(TOKENS)}",
-        ),
+        ([*TOKENS, "more"], {}, f"{len(TOKENS) + 1} tokens, token_embd.weight {len(TOKENS)}"),
         ([*TOKENS[:-1], "a"], {}, f"has {len(TOKENS) - 1} different ones of {len(TOKENS)}"),
+        (TOKENS, {"chat_template": 7}, r"tokenizer\.chat_template is 7, wanted a text"),
         (TOKENS, {"token_type": [1, 1]}, "token_type 2; wanted as many"),
         (TOKENS, {"eos_token_id": 10**6}, "eos_token_id is 1000000, wanted a token's"),
         (TOKENS, {"merges": ["a é9"]}, "tokenizer.ggml.merges: "),
-        (TOKENS, {"merges": 3}, "tokenizer.ggml.merges is 3, wanted a list of texts"),
         (TOKENS, {"merges": ["a b", "ab"]}, "merges: 'ab' is no pair of tokens"),
-        (TOKENS, {"merges": ["a b c"]}, "merges: 'a b c' is no pair of tokens"),
-        (TOKENS, {"token_type": 3}, "token_type is 3, wanted a list"),
         (TOKENS, {"padding_token_id": 10**6}, "padding_token_id is 1000000, wanted a token's"),
-        (TOKENS, {"padding_token_id": "pad"}, "padding_token_id is 'pad', wanted a token's"),
-        (TOKENS, {"eos_token_id": 1.0}, "eos_token_id is 1.0, wanted a token's"),
     ],
 )
 def test_a_tokenizer_that_does_not_fit(tmp_path, tokens, changes, message):
     pytest.importorskip("tokenizers", reason="extra: smollm")
+    template = changes.get("chat_template", CHAT)
     model = make_llama(dtype=np.float32, vocab_size=len(TOKENS), hidden_size=32)
     about, tensors = parts(model)
-    path = write(tmp_path, with_tokenizer(about, tokens, **changes), tensors)
+    about = with_tokenizer(about, tokens, **changes) | {"tokenizer.chat_template": template}
+    path = write(tmp_path, about, tensors)
     with pytest.raises(ValueError, match=message) as caught:
         ml.load_model(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_a_chat_template_that_is_no_text(tmp_path):
-    pytest.importorskip("tokenizers", reason="extra: smollm")
-    model = make_llama(dtype=np.float32, vocab_size=len(TOKENS), hidden_size=32)
-    about, tensors = parts(model)
-    about = with_tokenizer(about, TOKENS) | {"tokenizer.chat_template": 7}
-    with pytest.raises(ValueError, match=r"tokenizer\.chat_template is 7, wanted a text"):
-        ml.load_model(write(tmp_path, about, tensors))
 
 
 class Panic(BaseException):
@@ -457,7 +425,7 @@ def test_an_id_beyond_the_vocabulary_is_refused(with_text, tmp_path):
         ml.load_model(tmp_path / "folder")
 
 
-@pytest.mark.parametrize("token", [7, ["<|im_end|>"], {}, {"content": 5}, "no token"])
+@pytest.mark.parametrize("token", [7, {"content": 5}, "no token"])
 def test_an_end_token_that_is_none_leaves_a_model_without_a_tokenizer(with_text, tmp_path, token):
     ml.save_model(with_text, tmp_path / "folder")
     path = tmp_path / "folder" / "tokenizer_config.json"
@@ -491,9 +459,3 @@ def test_without_the_tokenizers_library_a_line_says_what_to_install(tmp_path, mo
     path = write(tmp_path, with_tokenizer(about, TOKENS), tensors)
     with pytest.warns(UserWarning, match=r"pip install 'minilora\[smollm\]'"):
         assert ml.load_model(path).tokenizer is None
-
-
-def test_embedding_rows_are_the_vocabulary(tmp_path):
-    back = ml.load_model(write(tmp_path, *parts(llama())))
-    assert back.config.vocab_size == len(back.params[EMBED]) == 29
-    assert math.isclose(back.config.rope_theta, 5e4)

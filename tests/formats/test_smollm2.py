@@ -76,15 +76,6 @@ def test_its_tokens(smollm2, text, ids):
     assert smollm2.tokenizer.decode(ids) == text.replace("<|im_start|>", "")
 
 
-def test_the_command_streams(smollm2, capsys, monkeypatch):
-    from minilora import cli
-
-    monkeypatch.setattr(ml, "load_model", lambda source: smollm2)
-    line = "generate --base smollm2-135m --max-new-tokens 2 --prompt"
-    assert cli.main([*line.split(), "The capital of France is"]) == 0
-    assert capsys.readouterr().out == " Paris.\n"
-
-
 def test_an_adapter_trains_on_it(smollm2):
     tokenizer = smollm2.tokenizer
     pairs = [("A whale is a type of", " animal"), ("A hammer is a type of", " artifact")]

@@ -10,6 +10,7 @@ import minilora as ml
 from minilora.formats.safetensors import read_arrays
 from minilora.methods import DEFAULT
 
+pytestmark = pytest.mark.smoke
 FOLDER = Path(__file__).parent
 CASES = sorted(path.stem for path in FOLDER.glob("*.safetensors") if path.stem != "base")
 LOSS = {"float32": 1e-4, "float64": 1e-8}  # relative, at every step

@@ -91,13 +91,6 @@ def test_the_first_seed_s_adapter_is_kept(results, model):
     assert not (out / "adapters" / SCRATCH).exists()
 
 
-def test_the_rates_differences_are_told(results):
-    found, _, _ = results
-    assert found["rates"]["given"] == ["lora", SCRATCH]
-    assert "train size 300 there" in found["rates"]["differences"]
-    assert "steps 150 there" in found["rates"]["differences"]
-
-
 def test_all_methods_get_the_same_batches_and_another_seed_other_ones(model):
     words = load_words(FEW)
     first, again, other = (make_batches(model, words.train, FEW, seed) for seed in (0, 0, 1))
@@ -114,50 +107,33 @@ def test_no_word_is_in_two_of_train_validation_and_test():
 
 
 @pytest.mark.parametrize(
-    "changes, says",
+    "changes, rate, jobs, says",
     [
-        ({"rank": 0}, "rank is 0"),
-        ({"targets": ("q_prj",)}, "q_proj"),
-        ({"task": "pasd"}, "past"),
-        ({"base": "nowhere"}, "nowhere"),
-        ({"methods": ("lora", "vera"), "ranks": {"vera": -1}}, "vera: rank is -1"),
+        ({"targets": ("q_prj",)}, 0.01, None, "q_proj"),
+        ({"base": "nowhere"}, 0.01, None, "nowhere"),
+        ({"methods": ("lora", "vera"), "ranks": {"vera": -1}}, 0.01, None, "vera: rank is -1"),
+        ({"methods": ()}, 0.01, None, "a rate for lora, which is not run"),
+        ({}, float("nan"), None, "rate of lora"),
+        ({}, 0.01, 0, "jobs is 0, wanted"),
     ],
 )
-def test_what_cannot_be_run_is_said_before_anything_is(changes, says):
+def test_what_cannot_be_run_is_said_before_anything_is(changes, rate, jobs, says):
     done = []
     with pytest.raises((ValueError, FileNotFoundError), match=says):
         compare(
             dataclasses.replace(FEW, **changes),
-            dict.fromkeys([*changes.get("methods", ["lora"]), SCRATCH], 0.01),
+            dict.fromkeys([*(changes.get("methods") or ["lora"]), SCRATCH], rate),
             report=lambda *row: done.append(row),
             ready=lambda: done.append("said"),
+            jobs=jobs,
         )
     assert not done
-
-
-@pytest.mark.parametrize(
-    "rates_given, says",
-    [
-        ({"vera": 0.1}, "a rate for vera, which is not run"),
-        ({"lora": float("nan")}, "rate of lora"),
-    ],
-)
-def test_rates_that_cannot_be_are_refused(rates_given, says):
-    with pytest.raises(ValueError, match=says):
-        compare(FEW, rates_given)
 
 
 def test_a_method_without_a_rate_is_named(monkeypatch):
     monkeypatch.setattr(rates, "read", lambda path=None: {"chosen": {}, "sweeps": {}})
     with pytest.raises(ValueError, match="no learning rate for lora, scratch"):
         compare(FEW)
-
-
-def test_a_further_method_without_a_rate_is_told_how_to_get_one():
-    both = dataclasses.replace(FEW, methods=("lora", "dora"))
-    says = "for dora; give --lr dora=RATE, or run minilora tune --task past --methods dora and "
-    with pytest.raises(ValueError, match=says):
-        compare(both)
 
 
 def test_a_further_method_is_compared_and_drawn(tmp_path):
@@ -257,8 +233,3 @@ def test_the_committed_rates_are_those_of_the_default_comparison(model):
     assert rates.differences(settings, fingerprint(model), record) == []
     assert set(rates.chosen_for("past", record)) == {*DEFAULT, SCRATCH}
     assert rates.choose(record["sweeps"]["past"]["cells"]) == record["chosen"]["past"]
-
-
-def test_jobs_are_checked_before_anything_is_run():
-    with pytest.raises(ValueError, match="jobs is 0, wanted"):
-        compare(FEW, {"lora": 0.01, SCRATCH: 0.002}, ready=lambda: pytest.fail("late"), jobs=0)

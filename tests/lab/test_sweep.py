@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -116,19 +115,12 @@ def test_the_rate_on_record_stands_in_for_none():
         ("--method lorra", "lora"),
         ("--task pats", "past"),
         ("--method dora", "no learning rate is on record for dora"),
-        ("--rank 2.5", "--rank: got '2.5'"),
         ("--rank 0", "rank is 0"),
         ("--lr 1e-2,x", "--lr: got 'x'"),
-        ("--lr -1", "lr is -1"),
         ("--targets q_porj", "q_proj"),
         ("--ratio 4 --method lora,vera", "none of lora, vera has an option ratio"),
         ("--ratio -4", "ratio is -4"),
-        ("--start-step -1", "start_step is -1"),
-        ("--update-ratio nan", "update_ratio is nan"),
-        ("--seed -1", "seed is -1"),
         ("--train-size 99999", "train_size 99999"),
-        ("--steps 0", "steps is 0"),
-        ("--method ,", "--method: got ','"),
         ("--jobs 0", "jobs is 0"),
         ("--dask nowhere", "--dask"),
     ],
@@ -140,7 +132,7 @@ def test_what_cannot_be_run_is_said_before_anything_is(line, says, tmp_path, cap
     assert says in error and not out.exists()
 
 
-def test_every_option_of_a_technique_is_an_axis(monkeypatch, capsys):
+def test_every_option_of_a_technique_is_an_axis(monkeypatch):
     """A further technique's too: it is read as what its default is."""
     further = dataclasses.replace(
         METHODS["dora"],
@@ -158,22 +150,10 @@ def test_every_option_of_a_technique_is_an_axis(monkeypatch, capsys):
         assert record.options.keys() <= vars(parsed).keys()
     with pytest.raises(ValueError, match="--early: got 'yes', wanted true or false"):
         axes_of(parser().parse_args(["sweep", "--early", "yes"]))
-    with pytest.raises(SystemExit):
-        parser().parse_args(["sweep", "--help"])
-    told = " ".join(capsys.readouterr().out.split())
-    assert told.count("(chosen for each run)") == 2
-
-
-def test_a_table_shows_options_of_every_kind():
-    options = {"corrected": True, "ratio": 16.0, "start": "svd"}
-    cell = {"method": "lora", "task": "past", "train_size": 300, "lr": 0.1, "seed": 0}
-    judged = {words: {"exact_match": 0.5, "loss": 1.0} for words in ("validation", "test")}
-    shown = sweep.table([{"cell": {**cell, "options": options}, "result": judged}])
-    assert "corrected=True ratio=16 start=svd" in shown
 
 
 @pytest.mark.parametrize(
-    "text", ["hello", "hello\n", '{"a": 1}\n', "[1]\n", '{"cell": {}}\n', "\xff\n", "{}"]
+    "text", ["hello", "hello\n", '{"cell": {}}\n', "\xff\n"]
 )
 def test_another_file_in_the_way_stays_as_it_is(text, tmp_path, capsys):
     out = tmp_path / "sweep.jsonl"
@@ -246,7 +226,6 @@ def test_a_broken_last_line_is_run_again(tmp_path):
     [
         ({}, "no result.validation in it"),
         ({"validation": {"exact_match": 2, "loss": 1.0}}, "result.validation.exact_match is 2"),
-        ({"validation": {"exact_match": 0.5, "loss": 10**400}}, "result.validation.loss is a numb"),
         (None, "result is None, wanted an object"),
     ],
 )
@@ -505,10 +484,3 @@ ml.train(ml.attach(ml.load_model("base"), "lora"), [(ids, ids)], steps=1, lr=0.0
 cells.run(round, [{"number": 1.0}], jobs=1)
 """
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
-
-
-def test_a_bar_has_the_time_left(tmp_path, capsys):
-    work = cells.grid(x=[1, 2, 3], seconds=0.2)
-    cells.run(square, work, tmp_path / "a.jsonl", jobs=1, progress=True)
-    bar = capsys.readouterr().err
-    assert "2/3" in bar and re.search(r"<\d\d:\d\d", bar) and "cells" in bar

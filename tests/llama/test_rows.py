@@ -174,8 +174,3 @@ def test_prompts_of_several_lengths_are_continued_as_each_alone(stop, temperatur
             alone = model.generate([prompt], 8, stop=stop)[0]
             assert row[: len(alone)].tolist() == alone.tolist()
             assert all(token == stop for token in row[len(alone) :])
-
-
-def test_prompts_of_one_length_are_an_array(rng):
-    out = make_llama().generate([[1, 2], [3, 4]], 3)
-    assert out.shape == (2, 5)

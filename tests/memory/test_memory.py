@@ -61,7 +61,7 @@ def named(value):
     return "-".join(parts) or "whole"
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param("tied", marks=pytest.mark.smoke), "wide", "long"])
 @pytest.mark.parametrize("method, how", list(settings()), ids=named)
 def test_predicted_is_measured(method, how, case):
     config, batch, length = CASES[case]

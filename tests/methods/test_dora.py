@@ -21,13 +21,12 @@ SHAPES = [(5, 4, 3, 2), (1, 6, 2, 1), (7, 3, 8, 5), (4, 9, 1, 3)]  # M, I, O, r;
 each_shape = pytest.mark.parametrize("shape", SHAPES)
 
 
-def linear(shape, s=1.5, dtype=np.float64):
+def linear(shape, s=1.5):
     """x, W, s, A, B, m of one linear, none of them zero and m not the norm of a row."""
     M, I, O, r = shape
     rng = np.random.default_rng(0)
-    x, W, A, B = (rng.standard_normal(n).astype(dtype) for n in [(M, I), (O, I), (r, I), (O, r)])
-    m = (1 + rng.random(O)).astype(dtype)
-    return x, W, s, A, B, m
+    x, W, A, B = (rng.standard_normal(n) for n in [(M, I), (O, I), (r, I), (O, r)])
+    return x, W, s, A, B, 1 + rng.random(O)
 
 
 def row_norms(W, s, A, B):
@@ -57,14 +56,6 @@ def test_both_pairs_against_finite_differences(shape):
         arguments = x, W, s, A, B, magnitudes, norm
         ml.gradcheck(dora.dora_forward, dora.dora_backward, *arguments, frozen=("W", "norm"))
     ml.gradcheck(dora.row_norm_forward, dora.row_norm_backward, W, s, A, B, frozen=("W",))
-
-
-def test_float32_stays_float32():
-    x, W, s, A, B, m = linear(SHAPES[0], dtype=np.float32)
-    norm, of_norm = dora.row_norm_forward(W, s, A, B)
-    y, of_y = dora.dora_forward(x, W, s, A, B, m, norm)
-    grads = [*dora.dora_backward(y, of_y), *dora.row_norm_backward(norm, of_norm)]
-    assert {a.dtype for a in [norm, y, *grads] if a is not None} == {np.dtype("float32")}
 
 
 # ---- the norm's part of the derivative
@@ -107,26 +98,6 @@ def test_the_detached_gradient_is_another(shape):
     whole = whole_backward(dy, cache)
     assert np.array_equal(whole[0], dx) and np.array_equal(whole[5], dm)
     assert rel(dA, whole[3]) > 0.05 and rel(dB, whole[4]) > 0.05
-
-
-@each_shape
-def test_gradients_by_the_papers_formulas(shape):
-    """V = W + s B A and its gradient, whole (section 4.2) and with a constant norm (4.3).
-
-    The whole one has no part along a row of V: that part would change the length alone.
-    """
-    x, W, s, A, B, m = linear(shape)
-    y, cache = whole_forward(x, W, s, A, B, m)
-    dy = np.random.default_rng(1).standard_normal(y.shape)
-    V, norm = W + s * B @ A, row_norms(W, s, A, B)[:, None]
-    d_adapted = dy.T @ x  # of the weight m V / ‖V‖
-    constant = m[:, None] / norm * d_adapted
-    along = (constant * V).sum(axis=1, keepdims=True) / norm**2 * V
-    for backward, dV in ((detached_backward, constant), (whole_backward, constant - along)):
-        _, _, _, dA, dB, dm = backward(dy, cache)
-        assert rel(dA, s * B.T @ dV) < 1e-12
-        assert rel(dB, s * dV @ A.T) < 1e-12
-        assert rel(dm, (d_adapted * V / norm).sum(axis=1)) < 1e-12
 
 
 @pytest.mark.oracles
@@ -206,44 +177,11 @@ def test_a_fresh_adapter_changes_nothing():
         np.testing.assert_allclose(m, norms, rtol=1e-13)
 
 
-def test_what_trains_and_how_many_numbers():
-    record, rank = ml.METHODS["dora"], 3
-    assert set(record.trains) == {"A", "B", "m"}
-    assert record.options == {"rank_stabilized": False}
-    tuned = tuned_dora(steps=0, rank=rank, targets="all-linear")
-    layers = of_kind(tuned, M_KEY)
-    assert len(tuned.trainable) == 3 * len(layers) == 3 * 7 * tuned.config.num_hidden_layers
-    for layer in layers:
-        O, I = tuned.base.params[f"{layer}.weight"].shape
-        key = f"base_model.model.{layer}"
-        shapes = [tuned.trainable[key + end].shape for end in (A_KEY, B_KEY, M_KEY)]
-        assert shapes == [(rank, I), (O, rank), (O,)]
-        assert record.count(I, O, rank) == rank * (I + O) + O
-    assert ml.attach(make_llama(), "dora").rank == 8
-    with pytest.raises(ValueError, match="dropout"):
-        ml.attach(make_llama(), "dora", dropout=0.1)
-
-
 def test_the_first_step_moves_b_and_m():
     """At B = 0 the gradient of A is 0."""
     before, after = tuned_dora(steps=0), tuned_dora(steps=1)
     for key, a in before.trainable.items():
         assert np.array_equal(a, after.trainable[key]) == key.endswith(A_KEY), key
-
-
-@pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-12), (np.float32, 1e-5)])
-@pytest.mark.parametrize("rank_stabilized", [False, True])
-def test_merged_is_attached(dtype, tolerance, rank_stabilized):
-    tuned = tuned_dora(dtype=dtype, rank_stabilized=rank_stabilized, targets="all-linear")
-    assert rel(tuned.logits(IDS), tuned.base.logits(IDS)) > 0.05
-    merged = ml.merge(tuned)
-    assert rel(merged.logits(IDS), tuned.logits(IDS)) < tolerance
-    scaling = tuned.alpha / (np.sqrt(tuned.rank) if rank_stabilized else tuned.rank)
-    As, Bs = of_kind(tuned, A_KEY), of_kind(tuned, B_KEY)
-    for layer, m in of_kind(tuned, M_KEY).items():
-        V = tuned.base.params[f"{layer}.weight"] + scaling * Bs[layer] @ As[layer]
-        wanted = (m / np.linalg.norm(V, axis=1))[:, None] * V
-        assert rel(merged.params[f"{layer}.weight"], wanted) < tolerance
 
 
 # ---- on disk
@@ -269,12 +207,9 @@ def test_the_folder_is_pefts(tmp_path):
     assert all(np.array_equal(a, tuned.trainable[key]) for key, a in arrays.items())
 
 
-@pytest.mark.parametrize("own", [True, False])
-def test_a_round_trip_keeps_the_technique(tmp_path, own):
-    """Also without minilora's metadata: use_dora says it."""
+def test_a_round_trip_without_minilora_s_metadata_keeps_the_technique(tmp_path):
+    """use_dora says it."""
     tuned, _ = saved(tmp_path)
-    if own:
-        ml.save_adapter(tuned, tmp_path)
     loaded = ml.load_adapter(tuned.base, tmp_path)
     assert loaded.method == "dora"
     assert loaded.trainable.keys() == tuned.trainable.keys()
@@ -302,54 +237,6 @@ def test_a_file_without_magnitudes_is_refused(tmp_path):
     write_arrays(tmp_path / ARRAYS, {k: a for k, a in arrays.items() if not k.endswith(M_KEY)})
     with pytest.raises(ValueError, match="magnitude"):
         ml.load_adapter(tuned.base, tmp_path)
-
-
-PATTERNS = {
-    "rank_pattern": {"v_proj": 5, r"layers\.1\.self_attn\.q_proj": 2},
-    "alpha_pattern": {"q_proj": 3},
-}
-
-
-@pytest.mark.oracles
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
-@pytest.mark.parametrize("patterns", [{}, PATTERNS], ids=["", "patterns"])
-@pytest.mark.parametrize("rank_stabilized", [False, True])
-def test_peft_and_minilora_read_each_others(tmp_path, patterns, rank_stabilized):
-    """Trained here, read by PEFT, moved there, written by PEFT, read here."""
-    torch = pytest.importorskip("torch", reason="extra: oracles")
-    transformers = pytest.importorskip("transformers", reason="extra: oracles")
-    peft = pytest.importorskip("peft", reason="extra: oracles")
-
-    def logits(model):
-        with torch.no_grad():
-            return model(torch.tensor(IDS)).logits.numpy()
-
-    tuned = tuned_dora(dtype=np.float32, rank_stabilized=rank_stabilized, **patterns)
-    ml.save_model(tuned.base, tmp_path / "base")
-    ml.save_adapter(tuned, tmp_path / "here")
-    base = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
-    theirs = peft.PeftModel.from_pretrained(base, tmp_path / "here", is_trainable=True).eval()
-    assert theirs.peft_config["default"].use_dora
-    np.testing.assert_allclose(logits(theirs), tuned.logits(IDS), atol=1e-4)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for p in theirs.parameters():
-            if p.requires_grad:
-                p += 0.2 * torch.randn_like(p)
-    theirs.save_pretrained(tmp_path / "there")
-    loaded = ml.load_adapter(tuned.base, tmp_path / "there")
-    assert loaded.method == "dora"
-    stored = {k: p.numpy() for k, p in peft.get_peft_model_state_dict(theirs).items()}
-    assert stored.keys() == loaded.trainable.keys()
-    assert all(np.array_equal(a, loaded.trainable[key]) for key, a in stored.items())
-    wanted = logits(theirs)
-    assert np.abs(wanted - tuned.logits(IDS)).max() > 0.05
-    np.testing.assert_allclose(loaded.logits(IDS), wanted, atol=1e-4)
-    np.testing.assert_allclose(ml.merge(loaded).logits(IDS), wanted, atol=1e-4)
-    merged = theirs.merge_and_unload().state_dict()
-    for layer in of_kind(loaded, M_KEY):
-        mine = ml.merge(loaded).params[f"{layer}.weight"]
-        assert rel(mine, merged[f"{layer}.weight"].numpy()) < 1e-5
 
 
 def test_a_form_on_disk_that_loses_the_change_is_not_written(tmp_path):

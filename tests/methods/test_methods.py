@@ -1,6 +1,5 @@
 """The techniques: the battery that each must pass, then what the mathematics of each says."""
 
-import dataclasses
 import hashlib
 
 import battery
@@ -11,7 +10,7 @@ from battery import BATCHES, base, copies, rel, same_bits, site, tune
 import minilora as ml
 from minilora import ops
 from minilora.cli import main
-from minilora.engine import Op, param
+from minilora.engine import Op
 from minilora.methods import lora_fa, vera
 from minilora.ops.dropout import mask
 from minilora.tuning.train import gradients
@@ -189,21 +188,18 @@ def one_step(name, **options):
     return tuned, before
 
 
-@pytest.mark.parametrize("name", ["lora", "lora_plus", "delta_lora"])
-def test_first_step_moves_only_B(name):
-    """B = 0 makes dA = s (dy B)ᵀ x exactly zero, and AdamW moves nothing by a zero gradient."""
+FIRST_STILL = dict.fromkeys(("lora", "lora_plus", "delta_lora"), ".lora_A.")
+FIRST_STILL["vera"] = "vera_lambda_d"
+
+
+@pytest.mark.parametrize("name", FIRST_STILL)
+def test_first_step_moves_only_what_starts_at_0(name):
+    """B = 0 makes dA = s (dy B)ᵀ x exactly zero, b = 0 makes dd zero, and AdamW moves nothing by a
+    zero gradient.
+    """
     tuned, before = one_step(name)
     for key, a in tuned.trainable.items():
-        assert np.array_equal(a, before[key]) == (".lora_A." in key), key
-    _, grads = gradients(tune(name), BATCHES[:1])
-    assert all(not g.any() for key, g in grads.items() if ".lora_A." in key)
-
-
-def test_first_step_moves_only_b_of_vera():
-    """b = 0 makes dd exactly zero."""
-    tuned, before = one_step("vera")
-    for key, a in tuned.trainable.items():
-        assert np.array_equal(a, before[key]) == key.endswith("vera_lambda_d"), key
+        assert np.array_equal(a, before[key]) == (FIRST_STILL[name] in key), key
 
 
 def test_lora_init():
@@ -239,6 +235,19 @@ def test_only_s_times_the_product_counts(name):
     for arrays, others in zip(one.layers.values(), two.layers.values(), strict=True):
         others["A"][:], others["B"][:] = arrays["A"], 2 * arrays["B"]
     assert rel(two.logits(BATCHES[0][0]), one.logits(BATCHES[0][0])) < 1e-13
+
+
+@pytest.mark.parametrize(
+    "name, options", [("lora_plus", {"ratio": 1.0}), ("delta_lora", {"update_ratio": 0.0})]
+)
+def test_the_limit_in_which_a_technique_is_lora(name, options):
+    """Bit for bit."""
+    settings = dict(steps=5, lr=1e-2, weight_decay=0.1, clip=0.5)
+    tuned, lora = tune(name, **options), tune("lora")
+    assert (
+        ml.train(tuned, BATCHES, **settings).losses == ml.train(lora, BATCHES, **settings).losses
+    )
+    assert same_bits(tuned.trainable, lora.trainable)
 
 
 # ---------------------------------------- LoRA-FA
@@ -322,9 +331,6 @@ TORCH = {
     (0, 24, 16, 5): "edf90fdcc8a83c0e",
     (0, 64, 64, 8): "97775740fdc84c6b",
     (0, 33, 100, 257): "c3655a80ef7a56df",
-    (3, 24, 16, 5): "07544d2ea74bed9d",
-    (3, 64, 64, 8): "22be401a32087090",
-    (3, 33, 100, 257): "8698a36e572c26cd",
     (12345, 24, 16, 5): "3292aace562ec454",
     (12345, 64, 64, 8): "0b2e16e6661d0c7e",
     (12345, 33, 100, 257): "a96c84ed20c60ba7",
@@ -365,17 +371,6 @@ def test_vera_s_pair_is_counted_once():
     pair = 8 * 5 * (16 + 16)
     frozen = sum(a.nbytes for a in base().params.values())
     assert ml.measure(tuned, 1, 4)["weights"] == frozen + pair + own
-
-
-def test_vera_gradients_by_formula():
-    """db = Σ rows dy · ((d·u) Bᵀ), dd = Σ rows u · ((dy·b) B)."""
-    a = site("vera", M=7, I=5, O=4, rank=3)
-    dy = np.random.default_rng(1).standard_normal((7, 4))
-    _, cache = vera.vera_forward(*a.values())
-    db, dd = vera.vera_backward(dy, cache)[4:6]
-    u = a["x"] @ a["A"].T
-    assert rel(db, (dy * ((u * a["d"]) @ a["B"].T)).sum(axis=0)) < 1e-13
-    assert rel(dd, (u * ((dy * a["b"]) @ a["B"])).sum(axis=0)) < 1e-13
 
 
 def test_vera_defaults():
@@ -434,42 +429,6 @@ def test_delta_lora_telescopes(start_step, weight_decay):
     check_telescoping(start_step, weight_decay)
 
 
-def product_of_differences(arrays, kept, step, options):
-    """(B' - B)(A' - A): an error that has been made, second order in the step instead of first."""
-    A, B = kept
-    arrays.setdefault("A_start", A), arrays.setdefault("B_start", B)
-    factor = options["update_ratio"] * arrays["s"]
-    arrays["W"] += factor * (arrays["B"] - B) @ (arrays["A"] - A)
-
-
-def without_scaling(arrays, kept, step, options):
-    """λ (B'A' - B A): s forgotten."""
-    A, B = kept
-    arrays.setdefault("A_start", A), arrays.setdefault("B_start", B)
-    arrays["W"] += options["update_ratio"] * (arrays["B"] @ arrays["A"] - B @ A)
-
-
-def references(arrays):
-    """The old factors not copied: they are the new ones by the time of after_step."""
-    return arrays["A"], arrays["B"]
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"after_step": product_of_differences},
-        {"after_step": without_scaling},
-        {"before_step": references},
-    ],
-    ids=lambda w: next(iter(w.values())).__name__,
-)
-def test_wrong_delta_loras_are_told_apart(wrong, monkeypatch):
-    record = dataclasses.replace(ml.METHODS["delta_lora"], **wrong)
-    monkeypatch.setitem(ml.METHODS, "delta_lora", record)
-    with pytest.raises(AssertionError):
-        check_telescoping(0, 0.0)
-
-
 @pytest.mark.parametrize("start_step, rank", [(0, 2), (1, 4), (10, 4)])
 def test_rank_of_what_delta_lora_moves(start_step, rank):
     """W_T - W_0 has rank r where W moves from the first step on (B_0 = 0), else 2r: never more."""
@@ -498,23 +457,6 @@ def test_delta_lora_moves_W_once_a_step():
     check_telescoping(1, 0.0, accumulate=3, steps=4)
 
 
-def test_delta_lora_with_ratio_0_is_lora():
-    """Bit for bit."""
-    settings = dict(steps=5, lr=1e-2, weight_decay=0.1, clip=0.5)
-    delta, lora = tune("delta_lora", update_ratio=0.0), tune("lora")
-    assert ml.train(delta, BATCHES, **settings).losses == ml.train(lora, BATCHES, **settings).losses
-    assert same_bits(delta.trainable, lora.trainable)
-
-
-def test_delta_lora_asks_for_no_gradient_of_W():
-    tuned = battery.shake(tune("delta_lora"))
-    _, grads = gradients(tuned, BATCHES[:1])
-    assert grads.keys() == tuned.trainable.keys() and not any("base_layer" in k for k in grads)
-    record = ml.METHODS["delta_lora"]
-    out, cache = record.op.forward(*site("delta_lora").values())
-    assert record.op.backward(out, cache)[1] is None
-
-
 def test_delta_lora_trained_twice_still_telescopes():
     """A second call of train goes on with a W that has moved, without a second wait."""
     tuned = tune("delta_lora", rank=2, start_step=2)
@@ -529,14 +471,6 @@ def test_delta_lora_trained_twice_still_telescopes():
 # ---------------------------------------- LoRA+
 
 
-def test_lora_plus_with_ratio_1_is_lora():
-    """Bit for bit."""
-    settings = dict(steps=5, lr=1e-2, weight_decay=0.1, clip=0.5)
-    plus, lora = tune("lora_plus", ratio=1.0), tune("lora")
-    assert ml.train(plus, BATCHES, **settings).losses == ml.train(lora, BATCHES, **settings).losses
-    assert same_bits(plus.trainable, lora.trainable)
-
-
 def test_lora_plus_moves_B_16_times_as_far():
     """On the first step, from the same gradients, by default; A moves as LoRA's."""
     plus, lora = battery.shake(tune("lora_plus")), battery.shake(tune("lora"))
@@ -546,18 +480,6 @@ def test_lora_plus_moves_B_16_times_as_far():
     for key, start in before.items():
         ratio = 16 if ".lora_B." in key else 1
         assert rel(plus.trainable[key] - start, ratio * (lora.trainable[key] - start)) < 1e-9
-
-
-def test_lora_plus_scales_decay_too():
-    """Decoupled decay is lr · ratio · wd on B, lr · wd on A."""
-    for ratio in (16.0, 4.0):
-        decayed, plain = (battery.shake(tune("lora_plus", ratio=ratio)) for _ in range(2))
-        before = copies(plain.trainable)
-        ml.train(decayed, BATCHES[:1], steps=1, lr=1e-3, weight_decay=0.1)
-        ml.train(plain, BATCHES[:1], steps=1, lr=1e-3)
-        for key, start in before.items():
-            lr = 1e-3 * (ratio if ".lora_B." in key else 1)
-            assert rel(plain.trainable[key] - decayed.trainable[key], lr * 0.1 * start) < 1e-9
 
 
 # ---------------------------------------- dropout
@@ -640,15 +562,3 @@ def test_float32_stays_float32(name):
             assert all(a.dtype == dtype for a in (out, *grads))
             answers.append((out, *grads))
         assert all(rel(a, b) < 1e-5 for a, b in zip(*answers, strict=True))
-
-
-def test_an_op_of_a_method_on_the_tape():
-    """Where x has no node, its gradient is skipped and the others stay the same."""
-    args = site("lora")
-    op = ml.METHODS["lora"].op
-    A, B = param(args["A"]), param(args["B"])
-    out = op(args["x"], args["W"], args["s"], A, B)
-    ml.backward(out, np.ones_like(out.data))
-    _, cache = op.forward(*args.values())
-    wanted = op.backward(np.ones_like(out.data), cache)
-    assert np.array_equal(A.grad, wanted[3]) and np.array_equal(B.grad, wanted[4])

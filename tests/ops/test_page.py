@@ -11,6 +11,7 @@ from cases import ALONE, FROZEN, PAIRS, TOOLS, arguments, page_files
 from minilora import gradcheck
 from minilora.ops.dropout import mask
 
+pytestmark = pytest.mark.smoke
 each_pair = pytest.mark.parametrize("name", PAIRS)
 
 

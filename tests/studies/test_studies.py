@@ -2,7 +2,6 @@
 
 import functools
 import importlib
-import itertools
 import json
 import re
 import subprocess
@@ -15,7 +14,6 @@ import pytest
 
 import studies
 from minilora.lab import cells
-from minilora.support import plots
 from studies import claims
 from studies.__main__ import main
 
@@ -29,13 +27,6 @@ each_study = pytest.mark.parametrize("name", studies.ORDER)  # can be run by any
 def record():
     """Name -> the committed record, read once."""
     return functools.cache(pages.whole)
-
-
-def lasting(value):
-    """What is the same in every run: without what is named as seconds."""
-    if isinstance(value, dict):
-        return {k: lasting(v) for k, v in value.items() if not k.endswith("seconds")}
-    return [lasting(v) for v in value] if isinstance(value, list) else value
 
 
 def plain(value):
@@ -66,57 +57,13 @@ def test_a_record_says_by_what_it_was_made(name, record):
     assert studies.record_path(name).stat().st_size < 500_000
 
 
-def test_all_records_together_are_made_in_their_time(record):
-    seconds = {name: sum(r["seconds"] for r in record(name)) / 2 for name in studies.ORDER}
-    assert max(seconds.values()) < 25 * 60, seconds  # on two cores
-    assert sum(seconds.values()) < 120 * 60, seconds
-
-
-@pytest.mark.slow
 @each_study
-def test_quick_cells_give_the_same_bits_in_another_process(name, tmp_path):
+def test_a_quick_cell_runs(name, tmp_path):
+    """And is a record as the committed ones are."""
     study = studies.study(name)
-    one, two = (
-        studies.run_study(study, tmp_path / f"{jobs}.jsonl", quick=True, jobs=jobs)
-        for jobs in (1, 2)
-    )
-    assert [lasting(r["result"]) for r in one] == [lasting(r["result"]) for r in two]
-    assert [r["cell"] for r in one] == plain(study.quick())
-
-
-@pytest.mark.slow
-@each_study
-def test_the_record_comes_again_from_its_settings(name, record, tmp_path):
-    """To the same bits where it was made by the same processor, versions and kernels of BLAS. The
-    shortest cells, one of each kind; on the shipped base, as another one is pretrained first, for
-    minutes.
-    """
-    study, chosen = studies.study(name), {}
-    by_length = sorted(record(name), key=lambda r: r["seconds"])
-    for found in sorted(by_length, key=lambda r: r["cell"].get("base") is not None):
-        chosen.setdefault(str(found["cell"].get("kind", "")), found)
-    few = [found for found in chosen.values() if found["seconds"] < 15]
-    again = cells.run(study.run, [found["cell"] for found in few], tmp_path / "a.jsonl")
-    for was, now in zip(few, again, strict=True):
-        versions = "numpy", "numba", "processor", "blas"
-        # records that do not say "blas" are older than the order of sums
-        if all(was["made_by"].get(k) == now["made_by"][k] for k in versions):
-            assert lasting(now["result"]) == lasting(was["result"]), was["cell"]
-        else:
-            assert_close(lasting(now["result"]), lasting(was["result"]))
-
-
-def assert_close(now, was):
-    """Another processor rounds differently, and training adds it up: same shape, near numbers."""
-    if isinstance(was, dict):
-        assert set(now) == set(was)
-        for key in was:
-            assert_close(now[key], was[key])
-    elif isinstance(was, list) and len(was) == len(now):
-        for pair in zip(now, was):
-            assert_close(*pair)
-    elif isinstance(was, float):
-        assert now == pytest.approx(was, rel=0.5, abs=0.1)
+    (cell, *_) = study.quick()
+    (made,) = cells.run(study.run, [cell], tmp_path / "a.jsonl")
+    assert made["cell"] == plain(cell) and plain(made["result"]) == made["result"]
 
 
 @each_record
@@ -131,22 +78,6 @@ def test_tables_and_figures_come_from_the_record_in_seconds(name, record, tmp_pa
     assert path.read_bytes().startswith(b"\x89PNG")
     committed = ROOT / "docs" / "figures" / f"{name}.png"
     assert committed.read_bytes().startswith(b"\x89PNG") and committed.stat().st_size < 200_000
-
-
-@each_record
-def test_no_title_is_cut_off_or_on_another(name, record, tmp_path, monkeypatch):
-    drawn, png = [], plots.png
-    monkeypatch.setattr(plots, "png", lambda figure, **how: drawn.append(figure) or png(figure))
-    studies.study(name).figure(record(name), tmp_path / "figure.png")
-    assert drawn
-    for figure in drawn:
-        with plots.style():
-            figure.canvas.draw()
-            titles = [t for axes in figure.axes for t in (axes.title, axes._left_title)]
-            boxes = [title.get_window_extent() for title in titles if title.get_text()]
-        assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 for box in boxes)
-        for one, other in itertools.combinations(boxes, 2):
-            assert not one.overlaps(other)
 
 
 def plain_keys(value):
@@ -178,16 +109,6 @@ def test_the_verdicts_are_the_records(record):
     for name in (*studies.ORDER, *studies.APART):
         record(name)
     assert dict(pages.records(CLAIMS))["claims"] == pages.table("claims")
-
-
-def test_the_noise_of_choosing_a_rate_is_the_records(record):
-    """The page's example: one arm in two studies, which chose different rates."""
-    of = {name: studies.study(name).summary(record(name)) for name in ("comparison", "cost")}
-    arms = (of["comparison"]["rows"]["lora"]["past"], of["cost"]["arms"]["LoRA r 4, q, v"])
-    (first, one), (second, other) = ((row["lr"], row["exact_match"].mean) for row in arms)
-    page = " ".join(CLAIMS.read_text(encoding="utf-8").split())
-    said = f"comparison chose the rate {first:g}, cost the rate {second:g}, and there it scores "
-    assert f"{said}{one:.3f} and {other:.3f} (five seeds each)" in page
 
 
 @each_record

@@ -78,7 +78,7 @@ def test_the_stream_changes_half_way():
     assert after < before / 1.3
 
 
-def test_the_record(tmp_path):
+def test_the_record():
     records = pages.whole("delta_lora")
     s = delta_lora.summary(records)
     assert s["same"]["largest_difference"] == ROUNDING
@@ -86,6 +86,3 @@ def test_the_record(tmp_path):
     assert (s["same"]["ranks_at_once"], s["same"]["ranks_later"]) == ([rank], [2 * rank])
     for kind in delta_lora.SHOWN:
         assert set(s[kind]["tuned"]) == {"lora", "delta_lora", "published"}
-    assert "nan" not in delta_lora.table(records)
-    delta_lora.figure(records, tmp_path / "figure.png")
-    assert 10_000 < (tmp_path / "figure.png").stat().st_size < 200_000

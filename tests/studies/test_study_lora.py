@@ -87,7 +87,7 @@ def test_one_budget_is_one_budget():
     assert max(counts) / min(counts) < 1.11
 
 
-def test_the_record(tmp_path):
+def test_the_record():
     records = pages.whole("lora")
     s = lora.summary(records)
     for known, rows in s["teacher"].items():
@@ -99,6 +99,3 @@ def test_the_record(tmp_path):
             assert all(abs(v.mean) < 0.05 for v in values.values())
     for cell in (r["cell"] for r in records if r["cell"]["kind"] == "pair"):  # at their own rates
         assert cell["rates"] == [s["ranks"][rank]["lr"] for rank in cell["ranks"]]
-    assert "nan" not in lora.table(records)
-    lora.figure(records, tmp_path / "figure.png")
-    assert 10_000 < (tmp_path / "figure.png").stat().st_size < 200_000

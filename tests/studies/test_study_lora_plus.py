@@ -125,10 +125,3 @@ def test_ratio_one_is_lora_on_record(found):
 def test_the_word_lab_has_every_ratio(found):
     for target in lora_plus.TARGETS:
         assert list(found["words"][target]["ratios"]) == list(lora_plus.RATIOS)
-
-
-def test_table_and_figure_come_of_the_record(tmp_path):
-    records = pages.whole("lora_plus")
-    assert lora_plus.table(records).count("|") > 100
-    lora_plus.figure(records, tmp_path / "it.png")
-    assert 10_000 < (tmp_path / "it.png").stat().st_size < 200_000

@@ -78,7 +78,7 @@ def test_a_file_without_projections_is_made_whole_elsewhere():
     assert 0 <= extra - 4 * RANK * (128 + 128) < 400
 
 
-def test_the_record(tmp_path):
+def test_the_record():
     records = pages.whole("vera")
     s = vera.summary(records)
     for rows in s["files"].values():
@@ -86,6 +86,3 @@ def test_the_record(tmp_path):
             assert all(there["same_arrays"] for there in row["elsewhere"].values())
             assert row["bytes"] - 4 * row["trainable"] < 6000
     assert {row["exact_match"].n for row in s["variants"].values()} == {5}
-    assert "nan" not in vera.table(records)
-    vera.figure(records, tmp_path / "figure.png")
-    assert 10_000 < (tmp_path / "figure.png").stat().st_size < 200_000

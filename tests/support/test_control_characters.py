@@ -44,12 +44,6 @@ def test_errors(line, capsys):
     assert only_text(error) and r"\x1b[31m" in error
 
 
-def test_a_command_that_is_none(capsys):
-    with pytest.raises(SystemExit):
-        main([f"no{RED}"])
-    assert only_text(capsys.readouterr().err)
-
-
 def test_titles_of_results(tmp_path, capsys):
     from results import make_results
 

@@ -1,20 +1,15 @@
 """Files that are none, full disks, temporary files that a killed process left behind."""
 
-import contextlib
-import errno
 import json
 import os
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-from battery import BATCHES
 from conftest import make_llama
 
 import minilora as ml
-from minilora.lab import cells
 from minilora.support.files import read_text, replacing, write_together
 from minilora.tuning.callbacks import Log
 
@@ -67,51 +62,6 @@ def test_a_text_is_a_file_of_bounded_size(tmp_path):
     assert read_text(tmp_path / "lines") == "a\nb\nc\n"
 
 
-def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
-    """As the system says it: without a name."""
-
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match=r"No space left on device: .*model\.bin") as caught:
-        write_together({tmp_path / "model.bin": b"1"})
-    assert caught.value.errno == errno.ENOSPC and not list(tmp_path.iterdir())
-
-
-@contextlib.contextmanager
-def small_files(size):
-    """Inside, no file of this process gets larger than so many bytes: an error without a name."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@posix
-def test_a_record_without_room_names_its_file_and_goes_on(tmp_path, monkeypatch):
-    def here(function, calls, *_):
-        yield from ((place, function(*call)) for place, call in enumerate(calls))
-
-    monkeypatch.setattr(cells, "each", here)
-    mine, path = [{"n": n, "text": "x" * 500} for n in range(9)], tmp_path / "runs.jsonl"
-    with small_files(2000), pytest.raises(OSError, match=r"runs\.jsonl"):
-        cells.run(dict, mine, path, progress=False)
-    assert 1 <= len(cells.read(path)) < 9
-    assert [record["cell"] for record in cells.run(dict, mine, path, progress=False)] == mine
-
-
-@posix
-def test_a_log_without_room_names_its_file(tmp_path):
-    tuned = ml.attach(make_llama(dtype=np.float32), "lora", rank=2)
-    log = Log(tmp_path / "log.jsonl")
-    with small_files(200), pytest.raises(OSError, match=r"log\.jsonl"):
-        ml.train(tuned, BATCHES, steps=9, lr=1e-3, callbacks=[log])
-
-
 def test_a_log_that_goes_on_is_whole_where_that_is_interrupted(tmp_path, monkeypatch):
     """The lines that it keeps are written to another file, which takes its place."""
     lines = [json.dumps({"step": step}) + "\n" for step in (1, 2, 3)]
@@ -150,21 +100,6 @@ def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"adapters", "results.json", "mine.txt"}
 
 
-def test_a_comparison_that_fails_leaves_the_old_one(tmp_path, monkeypatch, capsys):
-    from minilora.cli import main
-    from minilora.lab import compare
-
-    (tmp_path / "results.json").write_text("old")
-
-    def stopped(settings, lr, out, **_):
-        (Path(out) / "adapters").mkdir()
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(compare, "compare", stopped)
-    assert main(["compare", "--methods", "lora", "--out", str(tmp_path)]) == 130
-    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
-
-
 def test_temporary_files_of_killed_processes_are_removed_a_day_later(tmp_path):
     old, new, other = (
         tmp_path / name for name in (".a.json.0123abcd.tmp", ".a.json.9876fedc.tmp", "mine.tmp")
@@ -175,15 +110,3 @@ def test_temporary_files_of_killed_processes_are_removed_a_day_later(tmp_path):
         os.utime(path, (time.time() - 90_000,) * 2)
     write_together({tmp_path / "b.json": b"{}"})
     assert {path.name for path in tmp_path.iterdir()} == {new.name, other.name, "b.json"}
-
-
-@pytest.mark.parametrize("name", ml.METHODS)
-def test_a_base_in_fortran_s_order_trains_as_in_c_s(name):
-    model = make_llama(dtype=np.float32)
-    other = ml.Llama(model.config, {k: np.asfortranarray(a) for k, a in model.params.items()})
-    how = {"rank": 2} if "rank" in ml.METHODS[name].takes else {}
-    losses = [
-        ml.train(ml.attach(base, name, **how), BATCHES, steps=3, lr=1e-2).losses
-        for base in (model, other)
-    ]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

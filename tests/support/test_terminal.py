@@ -6,20 +6,18 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
-from results import a_row, make_results
+from results import make_results
 
 from minilora.bench import tables
 from minilora.cli import main
 from minilora.commands import COMMANDS
-from minilora.lab import table
 from minilora.support import terminal
 from minilora.support.files import data_folder
 
-BENCH, WAYS = data_folder() / "results" / "bench", tables.WAYS
+BENCH = data_folder() / "results" / "bench"
 PACKAGE, ERRORS = Path(tables.__file__).parent.parent, terminal.ERRORS
 
 SCRIPT = """
@@ -78,13 +76,6 @@ def test_every_sign_of_the_program_s_own_texts_has_a_plain_one():
     assert "10⁻⁶ A⁻¹".encode("ascii", ERRORS) == b"10^-6 A^-1"
 
 
-def test_a_narrow_terminal(folder):
-    for columns in (60, 80, 200):
-        code, out, _ = minilora("report", folder, COLUMNS=str(columns), PYTHONIOENCODING="utf-8")
-        lines = out.decode().splitlines()
-        assert code == 0 and max(map(len, lines)) <= min(columns, 110)
-
-
 def printed(words, columns, capsys, monkeypatch):
     """The lines of a command in a terminal of so many columns."""
     monkeypatch.setenv("COLUMNS", str(columns))
@@ -120,47 +111,6 @@ def test_every_table_is_as_narrow_as_the_terminal(command, columns, capsys, monk
     assert max(map(len, printed(command.split(), columns, capsys, monkeypatch))) <= columns
 
 
-def test_a_narrow_table_of_bytes_has_every_number(capsys, monkeypatch):
-    for line in ("memory --seq 16", "memory --seq 16 --what-if", "memory --method lora --seq 16"):
-        wide, narrow = (printed(line.split(), n, capsys, monkeypatch) for n in (300, 60))
-        assert len(narrow) > len(wide)
-        assert Counter(" ".join(wide).split()) <= Counter(" ".join(narrow).split())
-
-
-def test_a_narrow_table_of_the_bench_has_every_number_and_names_its_rows(capsys, monkeypatch):
-    line = ["bench", "steps", "--record", str(BENCH / "bench.json")]
-    wide, narrow = (printed(line, n, capsys, monkeypatch) for n in (300, 80))
-    assert Counter(" ".join(wide).split()) <= Counter(" ".join(narrow).split())
-    rows = [text for text in narrow if text.startswith("smollm2   LoRA-FA ")]
-    assert len(rows) == 3 and rows[0] in "".join(wide)
-
-
-def test_the_bench_prints_the_first_columns_while_it_measures():
-    record = {"sizes": [2, 3, 4], "flops": 9e9, "bytes": 1e9, "seconds": dict.fromkeys(WAYS, 1.0)}
-    first = list(tables.rows("ladder", record, True, 60))
-    assert first[0].split() == ["M,", "K,", "N", "FLOP/byte", "three", "loops", "reordered"]
-    others = list(tables.others("ladder", [record], 60))
-    assert others[0] == "" and others[1].split()[3:] == ["tiled", "register", "tile", "BLAS"]
-    assert not list(tables.others("ladder", [record], 200))
-    assert not list(tables.others("ladder", [], 60))
-
-
-def test_the_line_of_a_row_fits_into_80_columns():
-    row = a_row("Full fine-tuning", 134_515_008, [0.9, 0.8]) | {"ms_per_step": 494.1}
-    assert len(table.progress_line(row, 80)) <= 80
-    assert max(map(len, table.progress_line(row, 60).splitlines())) <= 60
-
-
-def test_a_narrow_table_has_all_columns():
-    results = make_results()
-    wide, narrow = (table.table(results, width) for width in (110, 60))
-    for _, group in table.COLUMNS:
-        for head, cell in group:
-            for text in (head, *map(cell, results["methods"].values())):
-                assert text in narrow and text in wide
-    assert narrow.count("\nLoRA ") == wide.count("\nLoRA ") + 2
-
-
 def test_the_width_is_the_terminal_s(monkeypatch):
     for columns, wanted in (("60", 60), ("300", 110), ("3", 20)):
         monkeypatch.setenv("COLUMNS", columns)
@@ -187,11 +137,3 @@ def test_output_that_is_closed(folder):
     for closed in (1, 2):
         done = subprocess.run(line, preexec_fn=lambda fd=closed: os.close(fd))
         assert done.returncode == 0
-
-
-def test_no_colour_is_printed(folder):
-    """NO_COLOR has nothing to switch off but what argparse colours itself."""
-    for words in (["report", folder], ["count"], ["train", "--help"], ["--help"]):
-        code, out, err = minilora(*words, NO_COLOR="1", FORCE_COLOR="")
-        assert code == 0 and b"\x1b" not in out + err
-    assert json.loads(minilora("count", "--json")[1])

@@ -147,17 +147,6 @@ def test_no_training_word_sounds_like_a_held_out_one():
     assert heard["train"] & heard["test"] == set()
 
 
-def test_the_builders_own_check_passes_and_sees_a_leak():
-    build = builder()
-    tables = {name: [build.Row(*row) for row in table] for name, table in TABLES.items()}
-    build.assert_no_leak(tables)
-    seen = next(row for row in tables["past"] if row.split == "test").answers[0]
-    free = next(word for word in ("aa", "bb", "cc", "dd") if not held_out([word]))
-    tables["plural"].append(build.Row(free, (seen,), "train"))
-    with pytest.raises(AssertionError, match="stands in training"):
-        build.assert_no_leak(tables)
-
-
 def test_the_builder_refuses_other_sources(tmp_path):
     build = builder()
     for source in build.SOURCES:
@@ -165,17 +154,6 @@ def test_the_builder_refuses_other_sources(tmp_path):
         (tmp_path / source["file"]).write_bytes(b"another version")
     with pytest.raises(ValueError, match=r"infl_lu\.csv\.gz: sha256 .*, wanted 8c44"):
         build.build_files(tmp_path)
-
-
-def test_a_changed_table_is_named(tmp_path):
-    (tmp_path / "past.tsv").write_text("old", encoding="utf-8")
-    (tmp_path / "stray.tsv").write_text("", encoding="utf-8")
-    lines = builder().differing({"past.tsv": "new", "ing.tsv": "new"}, tmp_path)
-    assert [line.split(": ")[1] for line in lines] == [
-        "differs from what the sources give",
-        "missing",
-        "not made by this build",
-    ]
 
 
 # ---------------------------------------------------------------------------------------- tokenizer
@@ -229,14 +207,6 @@ def test_the_tokenizers_library_reads_the_file_alike(tmp_path):
 def test_save_and_load(tmp_path):
     WORD_LAB.save(tmp_path / "new")
     assert CharTokenizer.load(tmp_path / "new") == WORD_LAB
-    (tmp_path / "tokenizer.json").write_text('{"model": {"type": "BPE"}}')
-    with pytest.raises(ValueError, match=r"tokenizer\.json: model BPE, wanted WordLevel"):
-        CharTokenizer.load(tmp_path)
-    (tmp_path / "tokenizer.json").write_text(
-        '{"model": {"type": "WordLevel", "vocab": {"<pad>": 0, "\\n": 2}}}'
-    )
-    with pytest.raises(ValueError, match="ids are not 0 to 1"):
-        CharTokenizer.load(tmp_path)
 
 
 # -------------------------------------------------------------------------------------------- tasks
@@ -337,12 +307,6 @@ def test_more_epochs_only_add_batches(batch_size, by_length, epochs, more):
     assert all(np.array_equal(a, b) for x, y in zip(few, many) for a, b in zip(x, y))
 
 
-def test_batches_by_length_come_in_no_order_of_length():
-    pairs = [("D" + "a" * n + ">", "x") for n in range(1, 13)]
-    got = [ids.shape[1] for ids, _ in batches(pairs, WORD_LAB, 2, epochs=6, by_length=6)]
-    assert got != sorted(got) and sorted(set(got)) == [5, 7, 9, 11, 13, 15][: len(set(got))]
-
-
 @given(st.integers(16, 60), st.integers(1, 4), st.integers(0, 5))
 def test_batches_by_tokens_are_full_and_hold_every_pair(most, epochs, seed):
     pairs = [("D" + "a" * n + ">", "x") for n in range(1, 12)]
@@ -357,12 +321,6 @@ def test_batches_by_tokens_are_full_and_hold_every_pair(most, epochs, seed):
     more = batches(pairs, WORD_LAB, seed=seed, epochs=epochs + 1, max_tokens=most)
     for (ids, targets), (again, _) in zip(got, more):
         assert np.array_equal(ids, again) and (targets != -100).any(axis=1).all()
-
-
-def test_no_batch_by_tokens_has_a_pair_twice():
-    got = batches(PAIRS, WORD_LAB, max_tokens=10**6, epochs=2)
-    assert [len(ids) for ids, _ in got] == [len(PAIRS)] * 2
-    assert all(len({tuple(row) for row in ids.tolist()}) == len(PAIRS) for ids, _ in got)
 
 
 @pytest.mark.parametrize(
@@ -386,14 +344,6 @@ def test_all_once():
     texts = Counter(WORD_LAB.decode(row) for ids, _ in got for row in ids)
     assert texts == Counter(["Da>b", "Dab>abc", "Dabcd>abcde", "Nz>zs", "Ny>ies"])
     assert sum(ids.size for ids, _ in got) < sum(ids.size for ids, _ in batches(PAIRS, WORD_LAB, 5))
-
-
-def test_batches_are_the_seeds():
-    def texts(seed):
-        return [ids.tolist() for ids, _ in batches(PAIRS, WORD_LAB, 2, seed=seed, epochs=3)]
-
-    assert texts(0) == texts(0)
-    assert texts(0) != texts(1)
 
 
 def test_bad_pairs_are_refused():
@@ -453,14 +403,17 @@ def test_an_answer_without_an_end_is_wrong():
 
 
 def test_read_pairs_reads_both_kinds(tmp_path):
+    """A byte order mark, CRLF, blank lines, other columns: as spreadsheets and editors save."""
     expected = [("a,b", 'say "x"'), ("c\u2028", "two\nlines")]
     lines = [json.dumps({"prompt": p, "completion": c, "id": 1}) for p, c in expected]
     (tmp_path / "pairs.jsonl").write_text("\ufeff" + "\n\n".join(lines) + "\n", encoding="utf-8")
     assert read_pairs(tmp_path / "pairs.jsonl") == expected
-    (tmp_path / "pairs.csv").write_text(
-        'completion,prompt\r\n"say ""x""","a,b"\r\n"two\nlines",c\u2028\r\n', encoding="utf-8"
+    (tmp_path / "pairs.CSV").write_text(
+        '\ufeff\r\nid,completion,prompt,\r\n\r\n1,"say ""x""","a,b"\r\n'
+        ' , \r\n2,"two\nlines",c\u2028\r\n',
+        encoding="utf-8",
     )
-    assert read_pairs(tmp_path / "pairs.csv") == expected
+    assert read_pairs(tmp_path / "pairs.CSV") == expected
 
 
 GOOD = '{"prompt": "a", "completion": "b"}\n'
@@ -472,30 +425,16 @@ GOOD = '{"prompt": "a", "completion": "b"}\n'
         ("p.jsonl", GOOD + "{oops\n", "line 2: not JSON"),
         ("p.jsonl", GOOD + "\n[1]\n", r"line 3: wanted an object, got \[1\]"),
         ("p.jsonl", GOOD + '{"prompt": "a"}', "line 2: completion is None, wanted some text"),
-        ("p.jsonl", '{"prompt": 3, "completion": "b"}', "line 1: prompt is 3, wanted"),
         ("p.jsonl", '{"prompt": "a", "completion": ""}', "line 1: completion is '', wanted"),
         ("p.jsonl", "", "no pairs in it"),
-        ("p.csv", "", "no pairs in it"),
-        ("p.csv", "prompt,completion\n", "no pairs in it"),
-        (
-            "p.csv",
-            "prompt,answer\na,b\n",
-            r"line 1: no column 'completion' in \['prompt'",
-        ),
         ("p.csv", "\n\nprompt;completion\na;b\n", "line 3: no column 'prompt'"),
         ("p.csv", "prompt,completion,prompt\na,b,c\n", "line 1: 2 columns 'prompt'"),
         ("p.csv", "\n \n", "no pairs in it"),
-        ("p.csv", "prompt,completion\n\n,b\n", "line 3: prompt is '', wanted some text"),
         ("p.csv", "prompt,completion\r\n\r\na,b\r\nc,\r\n", "line 4: completion is '', wanted"),
-        ("p.jsonl", GOOD + '{"prompt": ["a"], "completion": "b"}', r"line 2: prompt is \['a'\]"),
-        ("p.jsonl", GOOD + "[" * 100_000, "line 2: not JSON: too many brackets"),
-        ("p.jsonl", GOOD + '{"prompt": 1' + "0" * 5000 + "}", "line 2: not JSON: Exceeds"),
         ("p.jsonl", json.dumps({"prompt": [0] * 999, "completion": "b"}), "line 1: prompt is"),
         ("p.csv", GOOD.encode("utf-16"), "line 1: not UTF-8"),
-        ("p.csv", "prompt,completion\na,b\nc\n", "line 3: completion is None, wanted some text"),
         ("p.csv", "prompt,completion\na,b,c\n", "line 2: more cells than columns"),
         ("p.csv", 'prompt,completion\na,"b', "line 2: not CSV"),
-        ("p.jsonl", GOOD.encode() + b"\xff", "line 2: not UTF-8"),
         ("p.txt", GOOD, r"suffix '.txt', wanted .jsonl or .csv"),
     ],
 )
@@ -507,24 +446,6 @@ def test_bad_files_name_the_line(tmp_path, name, text, message):
     assert len(str(error.value)) < 300 + len(str(tmp_path))
 
 
-def test_files_of_other_systems_are_read_alike(tmp_path):
-    """A byte order mark, CRLF, blank lines, other columns: as spreadsheets and editors save."""
-    expected = [("a", "b"), ("c", "d")]
-    for name, text in {
-        "p.csv": "\ufeff\r\nid,prompt,completion\r\n\r\n1,a,b\r\n , \r\n2,c,d\r\n\r\n",
-        "p.CSV": "completion,prompt,\nb,a\nd,c,",
-        "p.jsonl": '\ufeff\r\n{"prompt": "a", "completion": "b"}\r\n \t\r\n'
-        '{"completion": "d", "prompt": "c", "more": null}',
-    }.items():
-        (tmp_path / name).write_bytes(text.encode())
-        assert read_pairs(tmp_path / name) == expected
-
-
-def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.csv: no such file$"):
-        read_pairs(tmp_path / "none.csv")
-
-
 # -------------------------------------------------------------------------------------------- files
 
 
@@ -534,49 +455,6 @@ def test_data_folder_finds_the_wheels_copy_and_says_when_there_is_none(tmp_path,
         data_folder()
     (tmp_path / "minilora/_data/words").mkdir(parents=True)
     assert data_folder() == tmp_path / "minilora/_data"
-
-
-def test_a_written_file_is_whole(tmp_path):
-    path = tmp_path / "a.bin"
-    write_atomically(path, b"old")
-    write_atomically(path, b"new")
-    assert path.read_bytes() == b"new"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize(
-    "value, wanted, message",
-    [
-        (1, str, "x is 1, wanted a text"),
-        ("1", int, "x is '1', wanted a whole number"),
-        (1.0, int, "x is 1.0, wanted a whole number"),
-        (True, int, "x is True, wanted a whole number"),
-        (True, float, "x is True, wanted a number"),
-        (1, bool, "x is 1, wanted true or false"),
-        (None, dict, "x is None, wanted an object"),
-        ([1, "a"], [int], r"x\[1\] is 'a', wanted a whole number"),
-        ({"a": 1}, {"a": int, "b": int}, "no x.b in it"),
-        ({"a": {"b": 1}}, {"a": {"b": str}}, "x.a.b is 1, wanted a text"),
-        ({"a": 1, "b": "c"}, {str: int}, "x.b is 'c', wanted a whole number"),
-        ("a" * 999, list, "^f: x is 'a{79}, wanted a list$"),
-    ],
-)
-def test_json_of_another_kind_is_named_by_its_place(value, wanted, message):
-    with pytest.raises(ValueError, match=message):
-        files.check_kind("f", "x", value, wanted)
-
-
-def test_json_of_the_right_kind_passes():
-    kind = {"a": [float], "b": {str: [str]}, "c": bool, "d": {}, "e": list}
-    value = {
-        "a": [1, 2.5],
-        "b": {"x": [], "y": ["z"]},
-        "c": False,
-        "d": {"f": 1},
-        "e": [[]],
-        "g": 0,
-    }
-    files.check_kind("f", "x", value, kind)
 
 
 @pytest.mark.parametrize("function", ["fsync", "replace"])

@@ -36,7 +36,8 @@ from unittest import mock
 os.environ.setdefault("MINILORA_KERNELS", "numpy")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), *(str(ROOT / "tests" / room) for room in ("", "formats", "fast", "tools"))]
+ROOMS = (ROOT, *(ROOT / "tests" / room for room in ("", "formats", "fast", "tools")))
+sys.path[:0] = map(str, ROOMS)
 
 import numpy as np
 import records

@@ -46,31 +46,46 @@ from records import mutations, write
 
 ROOT = Path(__file__).resolve().parents[2]
 LIST = Path(__file__).with_name("equivalent.json")
-# room -> its files, and the files of tests that may be run for it, its own first
+# room -> its files, from the top of the checkout, and the files of tests that may be run for it,
+# its own first
 ROOMS = {
     "methods": (
-        "methods/*",
+        "minilora/methods/*",
         "methods dora golden count formats train bad_input model library boundaries_adapters "
         "boundaries_training",
     ),
-    "ops": ("ops/*", "ops engine methods model golden boundaries_tape"),
-    "engine": ("engine", "engine ops train model methods boundaries_tape"),
-    "optim": ("tuning/optim", "train ops golden methods bad_input boundaries_training"),
+    "ops": ("minilora/ops/*", "ops engine methods model golden boundaries_tape"),
+    "engine": ("minilora/engine", "engine ops train model methods boundaries_tape"),
+    "optim": (
+        "minilora/tuning/optim",
+        "train ops golden methods bad_input boundaries_training",
+    ),
     "adapters": (
-        "tuning/adapters tuning/choices tuning/storage tuning/peft_config",
+        "minilora/tuning/adapters minilora/tuning/choices minilora/tuning/storage "
+        "minilora/tuning/peft_config",
         "methods formats bad_input dora library train count patterns boundaries_adapters model",
     ),
-    "train": ("tuning/train", "train methods bad_input golden boundaries_training boundaries_tape"),
-    "gradcheck": ("gradcheck", "gradcheck boundaries_tape methods"),
-    "memory": ("memory/*", "memory memory_choices count boundaries_memory"),
-    "formats": ("formats/*", "formats gguf bad_input files smollm2 boundaries_models"),
+    "train": (
+        "minilora/tuning/train",
+        "train methods bad_input golden boundaries_training boundaries_tape",
+    ),
+    "gradcheck": ("minilora/gradcheck", "gradcheck boundaries_tape methods"),
+    "memory": ("minilora/memory/*", "memory memory_choices count boundaries_memory"),
+    "formats": (
+        "minilora/formats/*",
+        "formats gguf bad_input files smollm2 boundaries_models",
+    ),
     "checkpoints": (
-        "tuning/checkpoints",
+        "minilora/tuning/checkpoints",
         "train formats methods bad_input dora boundaries_adapters",
     ),
-    "generation": ("llama/generation", "model rows boundaries_training library"),
-    "check": ("check/*", "check kept teaching boundaries_course"),
+    "generation": ("minilora/llama/generation", "model rows boundaries_training library"),
+    "check": (
+        "minilora/check/* notebooks/minilora_course/*",
+        "check_pair doctor check kept teaching boundaries_course",
+    ),
 }
+PACKAGES = ROOT / "minilora", ROOT / "notebooks" / "minilora_course"
 KEEP = ROOT / "build" / "mutate"
 UNPATCHED = 77  # exit code: the change is in no function
 MEMORY = 8 << 30  # bytes of addresses for a process
@@ -78,7 +93,7 @@ MEMORY = 8 << 30  # bytes of addresses for a process
 
 def files_of(room: str) -> list[str]:
     """The source files of a room, from the top of the checkout."""
-    found = [p for part in ROOMS[room][0].split() for p in (ROOT / "minilora").glob(f"{part}.py")]
+    found = [path for part in ROOMS[room][0].split() for path in ROOT.glob(f"{part}.py")]
     return sorted(str(path.relative_to(ROOT)) for path in found)
 
 
@@ -406,7 +421,8 @@ def _by_file(lines) -> dict[str, int]:
 
 def _stamp(*tests: str) -> str:
     """A hash of what the first run of these test files depends on."""
-    files = [*(ROOT / "minilora").rglob("*.py"), *(ROOT / "tests").glob("[!t]*.py")]
+    files = [path for package in PACKAGES for path in package.rglob("*.py")]
+    files += (ROOT / "tests").glob("[!t]*.py")
     files += [ROOT / test for test in tests]
     whole = hashlib.sha256(os.environ[KERNELS].encode())
     for path in sorted(files):
@@ -415,12 +431,12 @@ def _stamp(*tests: str) -> str:
 
 
 def _trace() -> set[tuple[str, int]]:
-    """A set that gets each (file, line) of the package that runs from now on."""
+    """A set that gets each (file, line) of the packages that runs from now on."""
     lines: set[tuple[str, int]] = set()
-    monitoring, top = sys.monitoring, f"{ROOT / 'minilora'}{os.sep}"
+    monitoring, tops = sys.monitoring, tuple(f"{package}{os.sep}" for package in PACKAGES)
 
     def line(code, number):
-        if code.co_filename.startswith(top):
+        if code.co_filename.startswith(tops):
             lines.add((code.co_filename, number))
         return monitoring.DISABLE
 

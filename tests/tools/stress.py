@@ -3,8 +3,8 @@
     python tests/tools/stress.py                              # about ten minutes of a processor
     python tests/tools/stress.py --steps 2000 --shapes 300
 
-The same as tests/fast/test_stress.py with MINILORA_TESTS=thorough, and what was seen as a record. The
-process would end at the first touch of the memory beside an array. Linux.
+The same as tests/fast/test_stress.py with MINILORA_TESTS=thorough, and what was seen as a record.
+The process would end at the first touch of the memory beside an array. Linux.
 """
 
 import argparse
@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), *(str(ROOT / "tests" / room) for room in ("", "formats", "fast", "tools"))]
+ROOMS = (ROOT, *(ROOT / "tests" / room for room in ("", "formats", "fast", "tools")))
+sys.path[:0] = map(str, ROOMS)
 
 import records
 import test_stress

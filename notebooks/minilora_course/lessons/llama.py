@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from ...ops import attention, rmsnorm
+from minilora.ops import attention, rmsnorm
+
 from ..slips import Case
 from .exercise import blank, broken, draw, number, predict, rows, widths
 

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ...methods.lora import count
+from minilora.methods.lora import count
+
 from ..slips import Case, Outputs
 from .exercise import blank, broken, draw, predict, rows
 from .lora import shapes

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ... import ops
-from ...engine import Tensor, backward, param, tape
+from minilora import ops
+from minilora.engine import Tensor, backward, param, tape
+
 from ..calls import WrongForm
 from ..slips import Case
 from .exercise import blank, draw, rows, widths

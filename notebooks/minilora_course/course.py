@@ -9,11 +9,12 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ..lab.cells import Record, read
-from ..methods import METHODS
-from ..support import plots
-from ..support.files import data_folder
-from ..support.terminal import STATIC
+from minilora.lab.cells import Record, read
+from minilora.methods import METHODS
+from minilora.support import plots
+from minilora.support.files import data_folder
+from minilora.support.terminal import STATIC
+
 from .kept import keep, mine, technique
 
 __all__ = [
@@ -126,7 +127,7 @@ def race(calls: Mapping[str, Callable[[], Any]], flops: float, rounds: int = 7) 
         return
     from statistics import median
 
-    from ..bench.ladder import race as seconds_of_each
+    from minilora.bench.ladder import race as seconds_of_each
 
     for name, seconds in seconds_of_each(calls, rounds).items():
         print(f"{name:15} {flops / median(seconds) / 1e9:6.1f} GFLOP/s")

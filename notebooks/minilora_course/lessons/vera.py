@@ -1,6 +1,7 @@
 """Notebook 06, VeRA: two vectors a layer, on which side each stands, and both their gradients."""
 
-from ...methods.vera import count, delta, vera_backward, vera_forward
+from minilora.methods.vera import count, delta, vera_backward, vera_forward
+
 from ..slips import Case
 from .exercise import blank, broken, draw, predict, rank, rows, widths
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from ...methods.lora_plus import lr_scale
+from minilora.methods.lora_plus import lr_scale
+
 from ..slips import Case, Outputs
 from .exercise import blank, broken, draw, number, old_and_step, predict, rank, widths
 

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ...methods import lora_fa, vera
-from ...methods.lora import lora_backward, lora_forward
+from minilora.methods import lora_fa, vera
+from minilora.methods.lora import lora_backward, lora_forward
+
 from ..slips import Case, Outputs
 from . import lora
 from .exercise import blank, blank_pair, both, draw, rank, rows, widths

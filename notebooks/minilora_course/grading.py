@@ -3,15 +3,16 @@
 import os
 from typing import Any
 
-from ..support.files import find
-from ..support.terminal import encodable
+from minilora.check.verdict import Verdict
+from minilora.support.files import find
+from minilora.support.terminal import encodable
+
 from .answer import arguments, judged
 from .calls import call_each
 from .judge import sort_out
 from .lessons import EXERCISES
 from .lessons.exercise import Exercise
 from .slips import is_right
-from .verdict import Verdict
 
 SEED = "MINILORA_SEED"  # set where a class is graded: feedback shows cells, so no cell has it
 DRAWS = 3  # so many times the arguments are drawn

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ...methods.lora import count, delta, lora_backward, lora_forward
+from minilora.methods.lora import count, delta, lora_backward, lora_forward
+
 from ..slips import Case
 from .exercise import Unseen, blank, broken, draw, predict, rank, rows, widths
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from ...methods.delta_lora import after_step
+from minilora.methods.delta_lora import after_step
+
 from ..slips import Case
 from .exercise import blank, broken, draw, number, old_and_step, predict
 from .lora import shapes

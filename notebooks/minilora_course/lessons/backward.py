@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 
-from ... import ops
-from ...ops.swiglu import sigmoid
+from minilora import ops
+from minilora.ops.swiglu import sigmoid
+
 from ..slips import Case
 from .exercise import blank, broken, draw, predict, rows, widths
 

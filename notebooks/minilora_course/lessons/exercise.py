@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minilora.check.words import numbers
+
 from ..calls import WrongForm
-from ..slips import Case, Outputs, numbers
+from ..slips import Case, Outputs
 
 Hints = tuple[str, str]  # shown one at a time; neither is the answer
 Cases = Callable[[np.random.Generator], list[Case]]  # draws what a function is called with

@@ -18,12 +18,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-Notes = tuple[tuple[str, str], ...]  # (label, words)
+import minilora
+from minilora.check.words import Notes
+
 IDLE = {"RESUME", "NOP", "CACHE", "POP_TOP", "RETURN_VALUE", "COPY_FREE_VARS", "MAKE_CELL"}
 
 
-# files that no reader wrote: this package, Python's library, and what is installed
-NOT_THEIRS = (str(Path(__file__).parents[1]), *map(sysconfig.get_path, ("stdlib", "purelib")))
+# files that no reader wrote: both packages, Python's library, and what is installed
+NOT_THEIRS = (
+    *(str(Path(file).parent) for file in (__file__, minilora.__file__)),
+    *map(sysconfig.get_path, ("stdlib", "purelib")),
+)
 
 
 class Fault(NamedTuple):

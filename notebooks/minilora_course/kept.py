@@ -14,11 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..engine import Op
-from ..methods import METHODS
-from ..methods.base import Method
-from ..support.files import find, write_atomically
-from ..support.terminal import encodable
+from minilora.engine import Op
+from minilora.methods import METHODS
+from minilora.methods.base import Method
+from minilora.support.files import find, write_atomically
+from minilora.support.terminal import encodable
+
 from .answer import judged
 from .lessons import EXERCISES
 from .lessons.exercise import Exercise

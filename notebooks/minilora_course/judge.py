@@ -5,9 +5,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..support.pair_form import and_list, are_right
-from .calls import Fault, Notes
-from .slips import EXACT, SLIPS, Case, Outputs, Runs, agree, is_right, numbers, recognise
+from minilora.check.words import (
+    EXACT,
+    Notes,
+    agree,
+    constant_ratio,
+    describe,
+    kind_of,
+    numbers,
+    times,
+)
+from minilora.support.pair_form import and_list, are_right
+
+from .calls import Fault
+from .slips import SLIPS, Case, Outputs, Runs, is_right, recognise
 
 
 class Judgement(NamedTuple):
@@ -64,7 +75,7 @@ def _by_name(returned, true) -> Outputs | Fault:
     several = several or (isinstance(returned, np.ndarray) and len(returned) == len(names))
     listed = ", ".join(names)
     if not several:
-        says = f"it returned {_kind(returned)}, wanted {len(names)} values: {listed}"
+        says = f"it returned {kind_of(returned)}, wanted {len(names)} values: {listed}"
         return Fault("failed", says)
     if len(returned) != len(names):
         count = f"{len(returned)} value{'s' * (len(returned) != 1)}"
@@ -120,62 +131,3 @@ def _wrong(case, outputs, wrong, runs) -> Judgement:
         words = f"every number of {name} is 0"
     notes += (("looks like", words),) if words else ()
     return Judgement("failed", f"{name} is wrong{others}{also}", notes, slip)
-
-
-def describe(name: str, got: Any, true: Any) -> Notes:
-    """Shape and worst entry of a wrong output."""
-    if true is None:
-        return (("wanted", f"None: {name} is not needed"), ("got", _kind(got)))
-    given = numbers(got)
-    if got is None or given is None:
-        return (("wanted", _kind(true)), ("got", _kind(got)))
-    same = given.shape == np.shape(true)
-    shape = f"expected {np.shape(true)}, got {given.shape}  {'✓' if same else '✗'}"
-    if not same:
-        return (("shape", shape),)
-    got, true = given.astype(np.float64), np.asarray(true)
-    gaps = np.abs(got - true)
-    place = np.unravel_index(np.argmax(np.where(np.isnan(gaps), np.inf, gaps)), true.shape)
-    yours, expected = float(got[place]), float(true[place])
-    is_rounding = abs(expected) <= EXACT * np.abs(true).max()
-    ratio = 0 if is_rounding or not np.isfinite(yours) else yours / expected
-    words = f"yours {yours:.4g}, expected {expected:.4g}"
-    words += f" (ratio {fraction(ratio)})" if ratio else ""
-    where = f"{name}{[int(i) for i in place]}" if place else name
-    worst = ("worst", f"{where}: {words}")
-    notes = (("shape", shape), worst) if place else (worst,)
-    nan = (("nan", "no number: it comes from 0 · inf, inf - inf or 0 / 0"),)
-    return notes + nan if np.isnan(yours) else notes
-
-
-def _kind(a) -> str:
-    if isinstance(a, np.ndarray) and a.ndim:
-        return f"an array {a.shape}" + ("" if a.dtype.kind in "fiu" else f" of {a.dtype}")
-    if isinstance(a, int | float | np.number) and not isinstance(a, bool):
-        return f"the number {a:.6g}"
-    return "None" if a is None else f"a {type(a).__name__}"
-
-
-def constant_ratio(got: Any, true: Any) -> float:
-    """The number by which every entry is multiplied; 0 if there is no such number."""
-    got = numbers(got)
-    if got is None or true is None or got.shape != np.shape(true) or not np.any(true):
-        return 0.0
-    ratio = float((got * true).sum() / np.square(true).sum())
-    return ratio if np.isfinite(ratio) and agree(got, ratio * true, 1e-6) else 0.0
-
-
-def times(ratio: float) -> str:
-    """A ratio in words, before "the right one": half of, 3 times."""
-    text = fraction(ratio)
-    plain = {"1/2": "half of", "2": "twice", "-1": "minus"}
-    return plain.get(text, f"{text} of" if "/" in text else f"{text} times")
-
-
-def fraction(ratio: float) -> str:
-    """A ratio as 16 or 1/16 where it is one, else in three digits; close to 1 in seven."""
-    size, sign = abs(ratio), "-" if ratio < 0 else ""
-    for text, value in (("", size), ("1/", 1 / size if size > 1e-9 else 0.0)):
-        if round(value) and abs(round(value) / value - 1) < 1e-6:
-            return f"{sign}{text}{round(value)}"
-    return f"{ratio:.7g}" if abs(ratio - 1) < 1e-3 else f"{ratio:.3g}"

@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from ... import ops
-from ...engine import param
+from minilora import ops
+from minilora.engine import param
+
 from ..slips import Case
 from .exercise import blank, draw, rows, widths
 

@@ -1,6 +1,7 @@
 """Notebook 00, the tour: what is trained, and the step by which it moves."""
 
-from ...methods.lora import count
+from minilora.methods.lora import count
+
 from ..slips import Case
 from .exercise import blank, broken, draw, number, old_and_step, predict, rows, widths
 

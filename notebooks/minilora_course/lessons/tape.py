@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ...ops import linear, mul
+from minilora.ops import linear, mul
+
 from ..slips import Case
 from .exercise import blank, broken, draw, predict, rows, widths
 

@@ -7,16 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from ..support.files import find
-from ..support.pair_form import and_list
-from ..support.terminal import STATIC
+from minilora.check.verdict import Verdict, show
+from minilora.check.words import agree, numbers
+from minilora.support.files import find
+from minilora.support.pair_form import and_list
+from minilora.support.terminal import STATIC
+
 from .calls import call_each, is_blank
 from .hints import count_wrong, grader_runs, hints_for
 from .judge import Judgement, judge, sort_out
 from .lessons import EXERCISES
 from .lessons.exercise import Exercise
-from .slips import agree, explains, is_right, numbers
-from .verdict import Verdict, show
+from .slips import explains, is_right
 
 SEEDS = 1_000_000  # a seed of a check has at most six digits
 

@@ -3,22 +3,12 @@
 import os
 from typing import Any
 
-from ..support.files import find
-from .lessons import EXERCISES
 from .lessons.exercise import Exercise
 from .slips import SLIPS
 
 GRADER = ("NBGRADER_EXECUTION", "NBGRADER_VALIDATING")  # set where nbgrader runs a notebook
 
 _wrong: dict[str, list[Any]] = {}  # exercise -> the wrong answers that were given
-
-
-def hint(name: str, number: int = 1) -> str:
-    """One of an exercise's two hints.   Raises ValueError for a number that is not 1 or 2."""
-    exercise: Exercise = find("exercise", name, EXERCISES)
-    if number not in (1, 2):
-        raise ValueError(f"hint: got {number!r}, wanted 1 or 2")
-    return exercise.hints[number - 1]
 
 
 def hints_for(exercise: Exercise, slip: str | None) -> tuple[str, ...]:
@@ -33,11 +23,6 @@ def count_wrong(name: str, answer: Any) -> int:
     if answer not in given:
         given.append(answer)
     return len(given)
-
-
-def forget() -> None:
-    """Begin again with the first hint of each exercise."""
-    _wrong.clear()
 
 
 def grader_runs() -> bool:

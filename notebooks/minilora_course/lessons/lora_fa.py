@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ...methods.lora_fa import lora_fa_backward, lora_fa_forward
+from minilora.methods.lora_fa import lora_fa_backward, lora_fa_forward
+
 from ..slips import Case
 from .exercise import blank, broken, draw, number, old_and_step, predict, rank, widths
 from .lora import arrays, shapes
