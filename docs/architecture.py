@@ -199,7 +199,7 @@ def way_to(frame) -> list[Hop]:
 
 def twin_of(page, kind: str) -> Hop:
     """A twin as a hop: its file, its name."""
-    function = inspect.unwrap(getattr(TWINS[page], kind))
+    function = inspect.unwrap(TWINS[getattr(page, kind)])
     path = Path(inspect.getsourcefile(function))
     return Hop(path.relative_to(PACKAGE).as_posix(), (function.__name__,))
 

@@ -34,28 +34,25 @@ class Pair:
 
     A backward with a parameter `need` is told, per argument, whether its gradient is wanted. One
     with `add_to` gets the gradient that the first argument has so far, and returns the sum.
-    fast: the pair that runs in place of this one, None until this one is first used.
+    fast: the functions that run in place of these, None until they are first needed.
     """
 
-    def __init__(
-        self,
-        forward: Callable | None = None,
-        backward: Callable | None = None,
-        value: Callable | None = None,
-    ):
+    def __init__(self, forward: Any = None, backward: Any = None, value: Any = None):
         self.forward, self.backward, self.value = forward, backward, value
         named = inspect.signature(backward).parameters if backward else {}
         self.takes_need, self.adds = "need" in named, "add_to" in named
         self.fast: Pair | None = None
 
     def look_up(self) -> "Pair":
-        """Fill `fast`: with the pair that makes this one faster, or with this one itself.
-
-        Only here is the engine room named. Looking at first use keeps it out of every page, and
-        `import minilora` quick.
+        """Fill `fast`. Only here is the engine room named: a page imports nothing of it, and
+        `import minilora` is quick.
         """
-        self.fast = importlib.import_module(".fast.twins", __package__).TWINS.get(self, self)
+        self.fast = importlib.import_module(".fast.twins", __package__).faster(self)
         return self.fast
+
+    def __getstate__(self):
+        """For a copy or another process, which looks up its own."""
+        return {**vars(self), "fast": None}
 
 
 class Function(Pair):
@@ -67,6 +64,10 @@ class Function(Pair):
 
     def __call__(self, *args, **named):
         return (self.fast or self.look_up()).value(*args, **named)
+
+    def __reduce__(self):
+        """For another process: the name, as of a plain function."""
+        return self.value.__name__
 
 
 def add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -169,7 +170,8 @@ class Op(Pair):
 
     def gradients(self, dout: np.ndarray, cache: Any, parents: tuple[Node | None, ...]) -> tuple:
         """backward's answer: one gradient per argument, then None for those that had defaults."""
-        pair, first, more = self.fast or self.look_up(), parents[0], {}
+        more: dict[str, Any] = {}
+        pair, first = self.fast or self.look_up(), parents[0]
         if pair.takes_need:
             more["need"] = tuple([p is not None for p in parents])
         if pair.adds and first is not None and first.grad is not None:

@@ -126,7 +126,7 @@ def running(name):
 
 def twins(name):
     """An op's twins, which refuse what does not fit them; the page's own where there is none."""
-    return [inspect.unwrap(f) for f in (TWINS[OPS[name]].forward, TWINS[OPS[name]].backward)]
+    return [inspect.unwrap(TWINS.get(f, f)) for f in PAIRS[name]]
 
 
 def parameters(forward):

@@ -8,11 +8,12 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
 from .. import engine, fast, ops
-from ..engine import Op, Pair
+from ..engine import Op
 from ..fast.twins import TWINS
 from ..gradcheck import gradcheck
 from ..methods import METHODS, delta_lora
@@ -164,7 +165,7 @@ def page_calls() -> dict[str, list[tuple[Callable, Callable, tuple]]]:
         return rng.standard_normal(shape, dtype=np.float32)
 
     moments = n(33), n(33), n(33), np.abs(n(33))
-    calls: list[tuple[Pair, str, tuple]] = [
+    calls: list[tuple[Any, str, tuple]] = [
         (ops.add, "forward", (n(rows, 200), n(rows, 200))),
         (engine.add, "value", (n(rows, 200), n(rows, 200))),
         (mask, "value", (n(rows, 29), 0.3, (0, 1, 0, 0))),
@@ -179,9 +180,10 @@ def page_calls() -> dict[str, list[tuple[Callable, Callable, tuple]]]:
         calls += [(op, "value", args)] if op.value else []
     found: dict[str, list[tuple[Callable, Callable, tuple]]] = {}
     for page, kind, args in calls:
-        function, twin = (getattr(pair, kind) for pair in (page, TWINS.get(page, page)))
-        if twin is not function:
-            found.setdefault(function.__name__, []).append((function, inspect.unwrap(twin), args))
+        function = getattr(page, kind)
+        if function in TWINS:
+            twin = inspect.unwrap(TWINS[function])
+            found.setdefault(function.__name__, []).append((function, twin, args))
     return found
 
 

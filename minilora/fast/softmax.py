@@ -6,7 +6,7 @@ import numpy as np
 from numba import int64
 
 from ..ops.loss import IGNORED
-from .jit import ONE, TASK, compiled, portion, read, run, tasks, write
+from .jit import ONE, TASK, compiled, integers, portion, read, run, tasks, write
 from .sums import total
 from .vectors import exp, maximum
 
@@ -57,7 +57,7 @@ def cross_entropy(logits, targets, out):
     (loss 0, gradient 0). -> losses (M,). Raises IndexError for a target outside of V.
     """
     M, V = logits.shape
-    targets = np.ascontiguousarray(targets, np.int64)
+    targets = integers(targets)
     if targets.shape != (M,) or out.shape != (M, V):
         raise ValueError(
             f"cross_entropy: got targets {targets.shape}, out {out.shape} for logits {(M, V)}, "

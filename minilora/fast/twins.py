@@ -7,6 +7,7 @@ returns the sum as the first gradient.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -269,8 +270,8 @@ def adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step, factor=1.0):
     K.adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step, factor)
 
 
-# A page's op or function -> its twins: of forward, of backward, of value. None: it has no twin.
-PAGES: dict[Pair, tuple[Callable | None, ...]] = {
+# an op, or a function that is none -> the twins of its forward, backward and value
+PAGES: dict[Any, tuple[Callable | None, ...]] = {
     engine.add: (None, None, add),
     ops.linear: (linear_forward, linear_backward),
     ops.frozen_linear: (frozen_linear_forward, frozen_linear_backward),
@@ -294,10 +295,15 @@ PAGES: dict[Pair, tuple[Callable | None, ...]] = {
 }
 
 
-def _faster(page, forward, backward, value=None):
-    """The pair that runs in a page's place."""
-    both = (forward, page.forward), (backward, page.backward), (value, page.value)
-    return Pair(*(or_page(twin, own) if twin else own for twin, own in both))
+# a page's function -> what runs in its place
+TWINS = {
+    page: or_page(twin, page)
+    for pair, twins in PAGES.items()
+    for page, twin in zip((pair.forward, pair.backward, pair.value), twins)
+    if twin
+}
 
 
-TWINS = {page: _faster(page, *twins) for page, twins in PAGES.items()}
+def faster(pair: Pair) -> Pair:
+    """What runs in a pair's place: for each of its functions the twin, or itself without one."""
+    return Pair(*(TWINS.get(f, f) for f in (pair.forward, pair.backward, pair.value)))

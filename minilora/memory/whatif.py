@@ -90,9 +90,7 @@ def keeping(op: Op, more: Callable[[Mapping[str, Any], Any], Any]) -> Op:
 
     wider_forward.__signature__ = inspect.signature(op.forward)  # type: ignore[attr-defined]
     saves = (*op.saves, "kept in vain")
-    wider = Op(op.name, wider_forward, wider_backward, saves=saves, constants=op.constants)
-    wider.look_up()  # the op that takes its place has a faster pair, which keeps no more
-    return wider
+    return Op(op.name, wider_forward, wider_backward, saves=saves, constants=op.constants)
 
 
 @contextlib.contextmanager

@@ -105,10 +105,10 @@ def test_a_twin_serves_arrays_that_it_answers_for(has_twin, monkeypatch):
     }
     op = engine.Op("made_up", *(noted(f"page_{kind}", f) for kind, f in pair.items()))
     if has_twin:
-        fast_ones = (
-            fast.or_page(noted(f"fast_{kind}", f), getattr(op, kind)) for kind, f in pair.items()
-        )
-        monkeypatch.setitem(twins.TWINS, op, engine.Pair(*fast_ones))
+        for kind, function in pair.items():
+            page = getattr(op, kind)
+            twin = fast.or_page(noted(f"fast_{kind}", function), page)
+            monkeypatch.setitem(twins.TWINS, page, twin)
     for dtype, other in (("float32", "float64"), ("float64", "float32")):
         who = "fast" if has_twin and dtype == "float32" and fast.on() else "page"
         a, b = param(np.ones(2, dtype)), np.ones(2, other)
