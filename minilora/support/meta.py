@@ -1,10 +1,10 @@
 """Arrays with a shape and a dtype but no numbers, to count the bytes of a step without its memory.
 
 A `Meta` is passed wherever an array is passed. The ops, the methods, the model and the engine run
-on it unchanged; operators and the NumPy functions below return another Meta, and in place of the
-kernels `fast/shapes.py` is used. Each Meta has a `Storage`, which adds its bytes to a `Memory` when
-it is made, and takes them away when Python frees it. So the count follows the same references that
-keep real arrays alive.
+on it unchanged; operators and the NumPy functions below return another Meta, and in place of
+compiled kernels the functions of `fast/kernels.py` are used. Each Meta has a `Storage`, which adds
+its bytes to a `Memory` when it is made, and takes them away when Python frees it. So the count
+follows the same references that keep real arrays alive.
 """
 
 import contextlib

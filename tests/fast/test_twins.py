@@ -1,7 +1,9 @@
 """Each twin against its page: values, and caches by name, shape and bytes; shapes alone too."""
 
+import copy
 import inspect
 import itertools
+import pickle
 import tracemalloc
 
 import numpy as np
@@ -73,6 +75,16 @@ def test_another_page_s_function_of_the_same_name_gets_no_twin():
         op = engine.Op("mine", names["lora_forward"], lambda dy, cache: None)
         out = op(x, W, 1.0, W[:1], W[:, :1])
         assert out.data.tolist() == [[6.0] * 3] and op.fast.forward is op.forward
+
+
+def test_a_copy_of_an_op_has_its_twins():
+    """Also one that comes from another process."""
+    op = ml.METHODS["lora"].op
+    twin = (op.fast or op.look_up()).forward
+    assert inspect.unwrap(twin) is twins.lora_forward
+    for copied in (copy.deepcopy(op), pickle.loads(pickle.dumps(op))):
+        assert copied.look_up().forward is twin
+    assert pickle.loads(pickle.dumps(mask)) is mask
 
 
 def test_every_op_names_what_it_saves():
@@ -267,6 +279,16 @@ def test_what_stands_in_a_weight_s_place_is_the_page_s(name, M):
     out, cache = forward(args[0], Held(args[1]), *args[2:])
     same([out], [wanted], name)
     same(backward(out, cache), OPS[name].backward(wanted, page_cache), name)
+
+
+@pytest.mark.parametrize("name, place", [("cross_entropy", 1), ("head_loss", 2), ("attention", 3)])
+def test_numbers_with_fractions_are_refused_where_a_page_wants_whole_ones(name, place):
+    """Targets, spans: a twin that rounded them would give another answer than the page."""
+    args = single(arguments(name, 1, 6, 4, 5, 3))
+    args[place] = args[place] + 0.5
+    for forward in (running(name)[0], OPS[name].forward):
+        with pytest.raises((IndexError, TypeError), match="int"):
+            forward(*args)
 
 
 def test_a_twin_that_adds_may_be_given_what_does_not_fit(rng):
