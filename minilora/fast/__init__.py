@@ -75,13 +75,15 @@ def or_page(twin: Callable, page: Callable) -> Callable:
     The first argument is looked at here, the others by the kernels, which raise Unfit. So nothing
     is spent where all fit. Of a gradient to add to (`add_to`) a page knows nothing.
     """
+    compiled = backend() != "numpy"
 
     @functools.wraps(twin)
     def chosen(*given, **named):
         first = given[0]
-        fits = type(first) is Meta
-        if type(first) is np.ndarray and first.dtype == FLOAT32:
-            fits = not _plain.get() and backend() != "numpy"  # on(), without its call
+        if type(first) is np.ndarray:
+            fits = first.dtype == FLOAT32 and compiled and not _plain.get()
+        else:
+            fits = type(first) is Meta
         if fits:
             try:
                 return twin(*given, **named)
