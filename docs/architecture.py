@@ -213,8 +213,8 @@ class Words(NamedTuple):
 
 FORWARD = (
     Words("makes a leaf of the tape for each array that trains", ("ids, targets (N, T)", "leaves")),
-    Words("says how the base is to run its linears: `Forward`", ("ids, targets", "Forward")),
-    Words("embeds, then runs each layer", ("the name of a linear", "x (M, I), a tensor")),
+    Words("says what the base runs with: `Forward`", ("ids, targets", "Forward")),
+    Words("embeds, then runs each layer and its linears", ("x (M, I), a tensor", "which rows")),
     Words("finds the arguments of this linear", ("the op", "x, W, s, A, B")),
     Words(
         "takes the arrays out of the tensors; chooses page or twin; puts the cache on the tape",

@@ -97,8 +97,7 @@ def __getattr__(name: str):
         except ModuleNotFoundError as error:
             if error.name != f"{__name__}.{name}":
                 raise
-    ours = importlib.import_module(".support.names", __name__).FUNCTIONS.get(name)
-    wanted = f"; wanted {ours}" if ours else ""
+    wanted = importlib.import_module(".support.names", __name__).peft_hint(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}{wanted}")
 
 

@@ -131,17 +131,13 @@ class _Command(_Parser):
         return known, others
 
     def _explain(self, option: str) -> None:
-        """End with the option's name here, if PEFT or transformers call it so, or the nearest."""
+        """End with the nearest names, or with the keyword of attach that PEFT calls so."""
         from .support.files import nearest
-        from .support.names import PEFT_NAMES, TRAINER_NAMES
+        from .support.names import peft_hint
 
         name, known = option.split("=")[0], [*self._option_string_actions]
-        theirs = name.lstrip("-").replace("-", "_")
-        ours = {**PEFT_NAMES, **TRAINER_NAMES}.get(theirs, "")
-        if (here := f"--{ours.replace('_', '-')}") in known:
-            self.error(f"no option {name}; wanted {here}")
-        if theirs in PEFT_NAMES and "--option" in known:  # a keyword of attach, not of train
-            self.error(f"no option {name}; wanted --option {ours}=…")
+        if ours := peft_hint(name.lstrip("-").replace("-", "_")):
+            self.error(f"no option {name}{ours}")
         self.error(str(nearest("option", name, [word for word in known if len(word) > 2])))
 
     def format_help(self) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from minilora.commands.sweep import running
 from minilora.support.files import make_folder
 
-from . import APART, ORDER, run_study, study
+from . import APART, ORDER, common, run_study, study
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,15 +19,8 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--figures", type=Path, help="another folder for the figures")
     p.add_argument("--quick", action="store_true", help="a few cells of seconds, and no figure")
     running(p)
-    try:
-        run_all(p.parse_args(argv))
-    except (ValueError, OSError) as error:
-        print(f"studies: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("studies: stopped", file=sys.stderr)
-        return 130
-    return 0
+    a = p.parse_args(argv)
+    return common.exit_code(lambda: run_all(a))
 
 
 def run_all(a: argparse.Namespace) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from minilora.lab.statistics import Estimate
 
+from ._verdicts import interval
+
 MARGIN = 0.03  # exact match: two standard errors of a score of 0.85 on 611 words
 
 
@@ -38,7 +40,7 @@ def shown(gap: Estimate, how: str = "+.3f", unit: str = "") -> str:
     """A mean with its 95 % interval: "-0.026 [-0.035, -0.017] (n = 5)"."""
     if gap.mean is None:
         return f"diverged (n = {gap.n})"
-    low, high = gap.interval
+    low, high = interval(gap)
     unit = f" {unit}" if unit else ""
     if gap.n < 2:
         return f"{gap.mean:{how}}{unit} (n = 1, no interval)"

@@ -12,18 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from minilora.lab.cells import Cell, Record
-from minilora.lab.statistics import (
-    UNKNOWN,
-    Estimate,
-    as_good,
-    difference,
-    estimate,
-    higher,
-)
+from minilora.lab.statistics import Estimate, estimate
 from minilora.lab.table import markdown
 
 from . import Study, _bases, _words, common
 from ._question import MARGIN, Finding, Question, shown
+from ._verdicts import UNKNOWN, as_good, difference, higher
 from .cost import ALL, PUBLISHED, QV, arm, label
 from .forgetting import kept
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from minilora.lab.cells import Record
-from minilora.lab.statistics import UNKNOWN, holm
 
 from . import APART, ORDER, study
 from ._question import Finding, Question
+from ._verdicts import UNKNOWN, holm
 
 ERROR = 0.05  # of all verdicts together
 
@@ -73,8 +73,7 @@ SAID: tuple[tuple[str, str, str, str], ...] = (  # numbers, sentence, what is tr
     (
         "W1",
         "smaller teams can fine-tune language models",
-        "a sentence about teams. It "
-        "would take teams to test it",
+        "a sentence about teams. It would take teams to test it",
         "not testable here",
     ),
     (

@@ -1,10 +1,14 @@
-"""What the studies share: training on words, the runs that count, rows of tables, figures."""
+"""What the studies share: training on words, the runs that count, rows of tables, figures, errors
+of their commands.
+"""
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from minilora.bench.turns import in_turn
 from minilora.lab.cells import Cell, Record
 from minilora.lab.runs import fit, load_words, make_batches, mean_loss, the_model
 from minilora.lab.settings import Settings
@@ -89,12 +93,21 @@ def in_turns(
     """seconds(method) of every method in turns, so that other work of the machine slows all alike
     ->  method -> its seconds; without the first turn, which may compile kernels.
     """
-    taken: dict[str, list[float]] = {method: [] for method in methods}
-    for turn in range(turns):
-        for method, kept in taken.items():
-            new = seconds(method)
-            kept += new if turn else []
-    return taken
+    taken = in_turn(methods, turns, seconds)
+    return {method: [s for new in kept[1:] for s in new] for method, kept in taken.items()}
+
+
+def exit_code(work: Callable[[], None]) -> int:
+    """Do the work of a command; 0, or 2 after an error, which is one line."""
+    try:
+        work()
+    except (ValueError, OSError) as error:
+        print(f"studies: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("studies: stopped", file=sys.stderr)
+        return 130
+    return 0
 
 
 # --------------------------------------------------------------------------------- runs that count

@@ -23,17 +23,7 @@ from typing import Any
 
 from minilora.lab import rates
 from minilora.lab.cells import Cell, Record, grid
-from minilora.lab.statistics import (
-    FAILS,
-    HOLDS,
-    UNKNOWN,
-    Estimate,
-    as_good,
-    difference,
-    estimate,
-    higher,
-    lower,
-)
+from minilora.lab.statistics import Estimate, estimate
 from minilora.lab.table import markdown
 from minilora.lab.word_adapters import NAMES as TASKS
 from minilora.methods import DEFAULT, METHODS
@@ -43,6 +33,7 @@ from minilora.text.score import exact_match
 
 from . import Study, _bases, _words, common
 from ._question import MARGIN, Finding, Question, shown
+from ._verdicts import FAILS, HOLDS, UNKNOWN, as_good, difference, higher, interval, lower
 from .cost import PUBLISHED
 
 AT_ONCE = "delta_lora_at_once"
@@ -331,7 +322,7 @@ def table(records: list[Record]) -> str:
 def _short(found: Estimate) -> str:
     if found.mean is None:
         return "diverged"
-    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(found.mean, *found.interval)
+    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(found.mean, *interval(found))
 
 
 def figure(records: list[Record], path: Path) -> None:

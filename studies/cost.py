@@ -20,19 +20,7 @@ import numpy as np
 
 from minilora.lab.cells import Cell, Record
 from minilora.lab.runs import adapter_bytes, largest_batch, the_model, trainable_numbers
-from minilora.lab.statistics import (
-    FAILS,
-    HOLDS,
-    UNKNOWN,
-    Estimate,
-    as_good,
-    difference,
-    estimate,
-    lower,
-    middle,
-    resampled,
-    rounded,
-)
+from minilora.lab.statistics import Estimate, estimate, rounded
 from minilora.lab.table import markdown
 from minilora.memory import CATEGORIES, ledger
 from minilora.methods import METHODS
@@ -44,6 +32,7 @@ from minilora.tuning.train import train
 from . import Study, _words, common
 from ._headline import headline
 from ._question import MARGIN, Finding, Question, shown
+from ._verdicts import FAILS, HOLDS, UNKNOWN, as_good, difference, lower, middle, resampled, times
 
 ALL, QV, V = "all-linear", "q v", "v"
 PUBLISHED = dict(METHODS["delta_lora"].of_run(150, 0))  # {"start_step": 3}, see delta_lora
@@ -350,11 +339,11 @@ def _time_of(s):
     sd = lora.mean / full.mean * math.hypot(lora.sd / lora.mean, full.sd / full.mean)
     found = Estimate(-saved, sd, lora.n)
     verdict, p = lower(found, 0.1)
-    change = shown(found.times(100), "+.0f", "%")
+    change = shown(times(100, found), "+.0f", "%")
     return Finding(
-        f"a step takes {lora.times(1e3):.1f} ms of a processor, {change} against full "
-        f"fine-tuning's {full.times(1e3):.1f}; with all linears at rank 2 "
-        f"{arms['LoRA r 2, all']['seconds'].times(1e3):.1f}",
+        f"a step takes {times(1e3, lora):.1f} ms of a processor, {change} against full "
+        f"fine-tuning's {times(1e3, full):.1f}; with all linears at rank 2 "
+        f"{times(1e3, arms['LoRA r 2, all']['seconds']):.1f}",
         verdict,
         p,
         when="q and v alone are adapted" if verdict == HOLDS else "",
@@ -462,7 +451,7 @@ def table(records: list[Record]) -> str:
                 f"{row['adapter']:,}",
                 f"{row['total']:,}",
                 f"{row['peak']:,}",
-                f"{row['seconds'].times(1e3):.1f}",
+                f"{times(1e3, row['seconds']):.1f}",
                 f"{row['exact_match']:.3f}",
                 f"{low:.3f} to {high:.3f}",
                 ", ".join(on) or "–",

@@ -34,17 +34,7 @@ import numpy as np
 from minilora.lab.cells import Cell, Record, grid
 from minilora.lab.runs import fit, make_batches, the_model
 from minilora.lab.settings import Settings
-from minilora.lab.statistics import (
-    FAILS,
-    HOLDS,
-    UNKNOWN,
-    by_exact_match,
-    difference,
-    estimate,
-    higher,
-    lower,
-    rounded,
-)
+from minilora.lab.statistics import by_exact_match, estimate, rounded
 from minilora.lab.table import markdown
 from minilora.methods import METHODS
 from minilora.support import plots
@@ -52,6 +42,7 @@ from minilora.text import tasks
 
 from . import Study, common
 from ._question import MARGIN, Finding, Question, shown
+from ._verdicts import FAILS, HOLDS, UNKNOWN, difference, higher, lower
 
 MIDDLE = {"grid": 0.01, "shift": 0.005, "few": 0.005}  # of the first grids
 FIRST = 3
@@ -451,8 +442,7 @@ def _draw_shift(axes, records):
     common.plain_log(axes.xaxis)
     common.plain_log(axes.yaxis)
     title = (
-        "each scaling, λ, start and rate (bars: sd of\n"
-        "5 seeds, of 2 where the rate was not chosen)"
+        "each scaling, λ, start and rate (bars: sd of\n5 seeds, of 2 where the rate was not chosen)"
     )
     axes.legend(title=title, loc="upper right", fontsize=11, title_fontsize=11)
     axes.set_ylim(top=2.5)

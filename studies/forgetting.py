@@ -20,13 +20,14 @@ from statistics import fmean
 from typing import Any
 
 from minilora.lab.cells import Cell, Record
-from minilora.lab.statistics import Estimate, as_good, difference, estimate, higher
+from minilora.lab.statistics import Estimate, estimate
 from minilora.lab.table import markdown
 from minilora.methods import DEFAULT, METHODS
 from minilora.support import plots
 
 from . import Study, _bases, _words, common
 from ._question import MARGIN, Finding, Question, shown
+from ._verdicts import as_good, difference, higher
 from .cost import PUBLISHED
 
 SEEDS = range(5)

@@ -19,7 +19,7 @@ from minilora.lab.cells import Cell, Record
 from minilora.lab.runs import load_words, the_model, trainable_numbers
 from minilora.lab.runs import run as train_run
 from minilora.lab.settings import STARTS
-from minilora.lab.statistics import Estimate, as_good, difference, estimate, rounded
+from minilora.lab.statistics import Estimate, estimate, rounded
 from minilora.lab.table import markdown
 from minilora.methods import METHODS
 from minilora.support import plots
@@ -28,6 +28,7 @@ from minilora.tuning.train import Diverged
 
 from . import Study, _general, common
 from ._question import Finding, Question, shown
+from ._verdicts import as_good, difference
 
 SETTINGS = STARTS[nouns.NAME]
 OPTIONS: dict[str, dict[str, Any]] = {"delta_lora": {"start_step": 1}}  # 2 % of 60 steps
@@ -180,11 +181,7 @@ def table(records: list[Record]) -> str:
 def _said(s, records):
     """A few answers, before and after."""
     kinds = common.by_kind(records)
-    lora = next(
-        r["result"]
-        for r in kinds["learn"]
-        if r["cell"]["method"] == "lora"
-    )
+    lora = next(r["result"] for r in kinds["learn"] if r["cell"]["method"] == "lora")
     rows = [
         [question, _short(before), _short(after)]
         for (question, _), before, after in list(

@@ -19,7 +19,7 @@ import numpy as np
 
 from minilora.lab.cells import Cell, Record, grid
 from minilora.lab.runs import the_model, trainable_numbers
-from minilora.lab.statistics import FAILS, HOLDS, as_good, difference, estimate, rounded
+from minilora.lab.statistics import estimate, rounded
 from minilora.lab.table import markdown
 from minilora.llama.model import Llama
 from minilora.methods import METHODS
@@ -32,6 +32,7 @@ from minilora.tuning.optim import AdamW, learning_rate
 
 from . import Study, common
 from ._question import MARGIN, Finding, Question, shown
+from ._verdicts import FAILS, HOLDS, as_good, difference
 
 MIDDLES = {4: 0.02, 8: 0.01, 64: 0.0025}  # of the first grids on q and v, by rank
 BUDGET_MIDDLE, FIRST = 0.01, 3

@@ -12,18 +12,7 @@ from typing import Any
 
 from minilora.lab.cells import Cell, Record, grid
 from minilora.lab.runs import fit, the_model
-from minilora.lab.statistics import (
-    FAILS,
-    HOLDS,
-    UNKNOWN,
-    Estimate,
-    chosen,
-    difference,
-    estimate,
-    higher,
-    lower,
-    lowest,
-)
+from minilora.lab.statistics import Estimate, chosen, estimate
 from minilora.lab.sweep import word_run
 from minilora.lab.table import markdown
 from minilora.llama.model import ModelConfig
@@ -39,6 +28,7 @@ from minilora.tuning.train import gradients, train
 from . import Study, common
 from ._linear_fit import solve
 from ._question import MARGIN, Finding, Question, shown
+from ._verdicts import FAILS, HOLDS, UNKNOWN, difference, higher, lower, lowest, times
 
 RANKS = (4, 64)  # at which the words are learned, plainly and by the corrected gradient
 MIDDLE = {4: 0.1, 64: 0.005}  # of the first grids
@@ -291,7 +281,7 @@ def _efficient(s):
     share = s["seconds"]["share"]
     gain = Estimate(share.mean - 1, share.sd, share.n)
     verdict, p = lower(gain, 0.05)
-    text = f"a step at rank 4, all linears, beside LoRA's: {shown(gain.times(100), '+.1f', '%')}"
+    text = f"a step at rank 4, all linears, beside LoRA's: {shown(times(100, gain), '+.1f', '%')}"
     return Finding(f"{text}; there is no gradient of A and no moment of it", verdict, p)
 
 

@@ -18,23 +18,14 @@ import numpy as np
 
 from minilora.lab.cells import Cell, Record, grid
 from minilora.lab.runs import fit
-from minilora.lab.statistics import (
-    FAILS,
-    HOLDS,
-    UNKNOWN,
-    Estimate,
-    as_good,
-    chosen,
-    estimate,
-    higher,
-    rounded,
-)
+from minilora.lab.statistics import Estimate, chosen, estimate, rounded
 from minilora.lab.table import markdown
 from minilora.support import plots
 from minilora.tuning.train import Diverged
 
 from . import Study, _small_models, common
 from ._question import Finding, Question, shown
+from ._verdicts import FAILS, HOLDS, UNKNOWN, as_good, higher, times
 
 WIDTHS = tuple(4**k for k in range(2, 9))  # of the linear toy
 TOY_RATES = [float(10 ** (k / 8)) for k in range(-48, 9)]
@@ -338,8 +329,8 @@ def _words_faster(s):
     verdict, p = higher(saved, 0.1)
     return Finding(
         f"mean over seeds of the share: the ratio that validation chose, {best}, saves "
-        f"{shown(saved.times(100), '+.0f', '%')} of LoRA's steps to a loss of {target}; ratio 16: "
-        f"{shown(ratios[16]['saved'].times(100), '+.0f', '%')}",
+        f"{shown(times(100, saved), '+.0f', '%')} of LoRA's steps to a loss of {target}; ratio 16: "
+        f"{shown(times(100, ratios[16]['saved']), '+.0f', '%')}",
         verdict,
         p,
     )
@@ -439,7 +430,7 @@ def table(records: list[Record]) -> str:
 
 def percent(share) -> str:
     """An estimate of a share: "12 ± 3 %"."""
-    return f"{share.times(100):.0f} %"
+    return f"{times(100, share):.0f} %"
 
 
 def figure(records: list[Record], path: Path) -> None:

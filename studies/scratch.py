@@ -14,13 +14,14 @@ from typing import Any
 
 from minilora.lab.cells import Cell, Record
 from minilora.lab.settings import SCRATCH
-from minilora.lab.statistics import by_exact_match, difference, higher
+from minilora.lab.statistics import by_exact_match
 from minilora.lab.table import markdown
 from minilora.methods import METHODS
 from minilora.support import plots
 
 from . import Study, _words, common
 from ._question import MARGIN, Finding, Question, shown
+from ._verdicts import difference, higher
 
 STEPS = {  # row -> its numbers of steps, each with the middle of its first grid of rates
     SCRATCH: {150: 0.002, 600: 0.001, 1500: 0.001},

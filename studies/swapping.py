@@ -19,7 +19,7 @@ import numpy as np
 
 from minilora.formats.models import load_model
 from minilora.lab.cells import Cell, Record, grid
-from minilora.lab.statistics import FAILS, HOLDS, estimate, rounded
+from minilora.lab.statistics import estimate, rounded
 from minilora.lab.table import markdown
 from minilora.lab.word_adapters import NAMES, open_library
 from minilora.llama.model import Llama
@@ -32,6 +32,7 @@ from minilora.tuning.library import Library
 
 from . import Study, common
 from ._question import Finding, Question
+from ._verdicts import FAILS, HOLDS
 
 SWITCHES, SEEDS, WORDS = 1000, tuple(range(5)), 200  # words: held out, of each task
 CHECKED = (1, 3, 10, 30, 100, 300, 1000)  # switches after which the drift is measured
@@ -162,7 +163,7 @@ def copied_arrays(library: Library) -> int:
     return sum(
         not np.shares_memory(array, weights[name])
         for tuned in _adapters(library).values()
-        for weights in [tuned.how().weights]
+        for weights in [tuned.forward().weights]
         for name, array in library.base.params.items()
     )
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from minilora.lab.cells import Cell, Record, grid
 from minilora.lab.runs import the_model, trainable_numbers
-from minilora.lab.statistics import FAILS, HOLDS, rounded
+from minilora.lab.statistics import rounded
 from minilora.lab.table import markdown
 from minilora.lab.workers import ONE_THREAD
 from minilora.methods import METHODS, vera
@@ -34,6 +34,7 @@ from minilora.tuning.storage import load_adapter, save_adapter
 
 from . import Study, common
 from ._question import Finding, Question
+from ._verdicts import FAILS, HOLDS
 
 RANKS = (1, 4, 16, 64, 256, 1024)  # of files
 LORA_RANKS = (1, 2, 4, 8, 16)

@@ -1,5 +1,5 @@
-"""Pages whose code blocks begin with `$ minilora …` and show what that prints, and pages with the
-tables of committed records.
+"""Pages whose code blocks begin with `$ minilora …` or `$ python -m studies.…` and show what that
+prints, and pages with the tables of committed records.
 
     python tests/pages.py docs/memory.md docs/errata.md docs/claims.md
 
@@ -7,6 +7,7 @@ writes blocks and tables of these pages anew.
 """
 
 import contextlib
+import importlib
 import io
 import json
 import re
@@ -21,7 +22,7 @@ from minilora.cli import main
 from minilora.lab import cells
 from studies import claims
 
-BLOCK = re.compile(r"^```\n\$ minilora (.+)\n((?:(?!```).*\n)*)```$", re.M)
+BLOCK = re.compile(r"^```\n\$ (minilora .+|python -m studies.+)\n((?:(?!```).*\n)*)```$", re.M)
 TABLE = re.compile(r"^<!-- record: (\w+) -->\n(.*?)<!-- end -->$", re.M | re.S)
 FORM = re.compile(r"^<!-- questions: (\w+) -->\n(.*?)<!-- end -->$", re.M | re.S)
 
@@ -91,17 +92,21 @@ def prose(page: Path) -> str:
 
 
 def output(command: str) -> str:
-    """What `minilora command` prints."""
+    """What a command prints."""
+    words, run = shlex.split(command)[1:], main
+    if words[0] == "-m":
+        run = importlib.import_module(f"{words[1]}.__main__").main
+        words = words[2:]
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        assert main(shlex.split(command)) == 0, command
+        assert run(words) == 0, command
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).rstrip()
 
 
 def write(page: Path) -> None:
     """Run every block's command and put in what it prints; put in every record's table."""
     text = page.read_text(encoding="utf-8")
-    again = BLOCK.sub(lambda m: f"```\n$ minilora {m[1]}\n{output(m[1])}\n```", text)
+    again = BLOCK.sub(lambda m: f"```\n$ {m[1]}\n{output(m[1])}\n```", text)
     again = TABLE.sub(_filled, again)
     again = FORM.sub(
         lambda m: f"<!-- questions: {m[1]} -->\n\n{claims.form(m[1])}\n\n<!-- end -->", again

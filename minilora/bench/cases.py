@@ -10,7 +10,10 @@ from ..llama.model import Llama, ModelConfig, init_params
 from ..methods import METHODS
 from ..ops.loss import IGNORED
 from ..tuning.adapters import Tuned, attach
+from ..tuning.train import train
+from . import turns
 
+LR = 1e-3
 Batch = tuple[np.ndarray, np.ndarray]  # tokens, targets, both (N, T)
 
 
@@ -86,30 +89,15 @@ class Training:
 
     tuned: Tuned
     batches: Sequence[Batch]  # cycled
-    recipe: Mapping[str, Any]  # keywords of `train`: lr and others
+    recipe: Mapping[str, Any] = field(default_factory=lambda: {"lr": LR})  # keywords of `train`
 
 
-def full_batches(of: Size, case: Case, lr: float) -> Training:
-    """The case on a model of random weights and one batch without padding."""
-    return Training(make(of, case), [batch(of)], {"lr": lr})
+def ours(training: Training) -> turns.Train:
+    """Training steps in this package."""
 
+    def steps(n, first=0):
+        batches = [training.batches[k % len(training.batches)] for k in range(first, first + n)]
+        history = train(training.tuned, batches, steps=n, progress=False, **training.recipe)
+        return history.losses, history.seconds
 
-def flops(of: Size, case: Case) -> float:
-    """Floating-point operations of the matrix products of a step, without the adapters' own.
-
-    A multiplication and an addition are two. The linears and the head: forward, the same again for
-    dx, and again for dW where W trains. Attention: half of its products, because it is causal,
-    forward, and 2.5 times that backward.
-    """
-    c, M = of.config, of.batch * of.length
-    weights = sum(O * I for O, I in c.linears().values()) + c.vocab_size * c.hidden_size
-    heads = c.num_hidden_layers * c.num_attention_heads * c.head_dim
-    attention = 4 * M * of.length * heads / 2
-    passes = 3 if METHODS[case.method].whole_model else 2
-    return passes * 2 * M * weights + 3.5 * attention
-
-
-def adapter_flops(of: Size, tuned: Tuned) -> float:
-    """Floating-point operations of the adapters: each trained factor once forward, twice back."""
-    M = of.batch * of.length
-    return 6.0 * M * sum(a.size for a in tuned.trainable.values())
+    return steps

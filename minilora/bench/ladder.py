@@ -20,13 +20,12 @@ from .turns import Settings, Side
 BLAS = "BLAS"
 ROWS, DEPTH = 8192, 576
 COLUMNS = 4, 16, 64, 256  # of w: a product of few columns computes little for each byte
-QUICK = 64  # rows, where turns are short
 ARRAY = 1 << 26  # bytes of an array that is made and dropped
 
 Calls = Mapping[str, Callable[[], Any]]
 
 
-def climbed(settings: Settings, tell: Callable[[dict], None]) -> dict[str, Any]:
+def climbed(settings: Settings) -> dict[str, Any]:
     """Time every way at every number of columns on one thread, and the last two ways on more.
 
     On one thread NumPy's BLAS runs in the same process as the kernels. On more threads it runs in
@@ -35,33 +34,33 @@ def climbed(settings: Settings, tell: Callable[[dict], None]) -> dict[str, Any]:
     """
     if fast.backend() == "numpy":
         return {}
-    rows = QUICK if settings.seconds < 1 else ROWS
-    threads = settings.number_of_threads()
+    threads, rounds = settings.threads, settings.rounds
     one, more = Side("one", 1, hide="OPENBLAS_"), Side(turns.OURS, threads)
     blas = Side(BLAS, threads, hide="OPENBLAS_")
-    with turns.together([one, more, blas]):
-        pages = {
-            "large pages": blas.ask("ladder.pages"),
-            "small pages": blas.ask("ladder.pages", small=True),
-            "kept": more.ask("ladder.pages", keep=True),
+    with turns.together(one, more, blas) as sides:
+        new_arrays = {
+            "large pages": blas.ask(pages),
+            "small pages": blas.ask(pages, small=True),
+            "kept": more.ask(pages, keep=True),
         }
-        peaks = {"1": one.ask("machine.peaks", threads=1)}
-        peaks[str(threads)] = more.ask("machine.peaks", threads=threads)
-        products = []
-        for columns in COLUMNS:
-            sizes = rows, DEPTH, columns
-            products.append(one.ask("ladder.rungs", sizes=sizes, rounds=settings.rounds))
-            tell(products[-1])
-        ask = kernels.asking("matmul_nn", sizes, 0.1)
-        rounds = turns.in_turn([more, blas], settings.rounds, ask)
-        ways = {"register tile": rounds[more.name], BLAS: rounds[BLAS]}
+        peaks = {"1": one.ask(machine.peaks, threads=1)}
+        peaks[str(threads)] = more.ask(machine.peaks, threads=threads)
+        shapes = [(ROWS, DEPTH, columns) for columns in COLUMNS]
+        products = [one.ask(rungs, sizes=sizes, rounds=rounds) for sizes in shapes]
+
+        def last(side):
+            how = {"chosen": [("matmul_nn", shapes[-1])], "seconds": 0.1}
+            return sides[side].ask(kernels.timed, side=side, **how)[0]
+
+        times = turns.in_turn((more.name, BLAS), rounds, last)
+        ways = {"register tile": times[more.name], BLAS: times[BLAS]}
         return {
             "peaks": peaks,
             "threads": threads,
-            "pages": pages,
+            "pages": new_arrays,
             "products": products,
-            "together": {way: turns.summary(times)["median"] for way, times in ways.items()},
-            "fused": one.ask("ladder.fused", rows=rows, rounds=settings.rounds),
+            "together": {way: turns.summary(found)["median"] for way, found in ways.items()},
+            "fused": one.ask(fused, rows=ROWS, rounds=rounds),
         }
 
 
@@ -93,11 +92,7 @@ def race(calls: Calls, rounds: int = 7) -> dict[str, list[float]]:
     for name, call in calls.items():
         call()  # the first may compile
         repeats[name] = max(1, round(5e-3 / _seconds(call, 1)))
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(rounds):
-        for name in list(calls)[:: 1 if turn % 2 == 0 else -1]:
-            seconds[name].append(_seconds(calls[name], repeats[name]))
-    return seconds
+    return turns.in_turn(calls, rounds, lambda name: _seconds(calls[name], repeats[name]))
 
 
 def _medians(calls: Calls, rounds: int) -> dict[str, float]:

@@ -1,69 +1,54 @@
 """Workers that take turns, so that other work on the machine slows all of them alike."""
 
 import contextlib
-import importlib.util
 import json
 import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..methods import DEFAULT
 
 OURS = "minilora"
-SIDES = (OURS, "torch sdpa", "torch eager", "torch oneDNN")  # of a comparison of steps
-PADDED, PACKED = "torch padded", "torch packed"  # of a comparison on batches with padding
-UNIT = "minilora amx"  # in old records: ours on a matrix unit, which minilora uses no longer
 REST = 0.3  # seconds: the idle threads of a pool keep a core busy for up to 0.2
 THREADS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 # (n steps, first=0: the number of their first batch) -> their losses, their wall seconds
 Train = Callable[..., tuple[list[float], list[float]]]
-# seconds of a step or a call: median, least, cpu; total: of all of them; steps: how many
+# seconds of a step or a call: median, least; total: of all of them; steps: how many
 Times = dict[str, float]
 Rounds = dict[str, list[Times]]  # side -> its times in each round
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is timed, for how long, beside whom."""
+    """What is timed, and for how long."""
 
-    sizes: tuple[str, ...] = ("tiny", "small", "smollm2")
+    sizes: tuple[str, ...] = ("tiny", "small")
     cases: tuple[str, ...] = (*DEFAULT, "lora-all")
-    rounds: int = 5
-    seconds: float = 2.0  # of a turn
-    threads: int = 0  # of each side; 0: as many as cores
-    python: str = ""  # a Python that has torch; "": this one
-    sides: tuple[str, ...] = SIDES
-    instructed: tuple[str, ...] = ("lora",)  # the cases of the part "instructions"
-    quick: bool = False  # small models, few steps
-
-    def number_of_threads(self) -> int:
-        """Threads of each side."""
-        return self.threads or os.cpu_count() or 1
-
-    def peers(self) -> tuple[str, ...]:
-        """The sides of torch; none where it is not installed."""
-        here = importlib.util.find_spec("torch") and importlib.util.find_spec("peft")
-        return self.sides[1:] if self.python or here else ()
+    rounds: int = 3
+    seconds: float = 0.4  # of a turn
+    threads: int = os.cpu_count() or 1  # of each side
 
 
 class Side:
     """A worker in a process of its own.
 
-    hide: environment variables with this beginning are not passed on; more: variables to add.
+    python: another Python. hide: environment variables with this beginning are not passed on.
     """
 
-    def __init__(self, name: str, threads: int, python: str = "", hide: str = "-", **more: str):
+    def __init__(self, name: str, threads: int, python: str = "", hide: str = "-"):
         self.name = name
         environment = {k: v for k, v in os.environ.items() if not k.startswith(hide)}
         package = str(Path(__file__).parents[2])  # python may be one that has no minilora
         paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment |= {"PYTHONPATH": os.pathsep.join(paths), **more}
+        environment |= {"PYTHONPATH": os.pathsep.join(paths)}
         environment |= dict.fromkeys(THREADS, str(threads))
         self.process = subprocess.Popen(
             [python or sys.executable, "-m", "minilora.bench.worker"],
@@ -74,15 +59,16 @@ class Side:
             text=True,
         )
 
-    def ask(self, call: str, **arguments: Any) -> Any:
-        """What "module.function" of the bench returns there; raises ValueError where it failed."""
+    def ask(self, call: Callable[..., Any], **arguments: Any) -> Any:
+        """What a function returns there; raises ValueError where it failed."""
         assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(json.dumps([*call.split("."), arguments]) + "\n")
+        asked = [call.__module__, call.__name__, arguments]
+        self.process.stdin.write(json.dumps(asked) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         reply = json.loads(line) if line else {"error": "the process ended"}
         if "error" in reply:
-            raise ValueError(f"{self.name}: {call}: {reply['error']}")
+            raise ValueError(f"{self.name}: {call.__name__}: {reply['error']}")
         return reply["answer"]
 
     def close(self) -> None:
@@ -93,54 +79,69 @@ class Side:
         self.process.wait()
 
 
-def ours(threads: int, name: str = OURS) -> Side:
-    """Our own side."""
-    return Side(name, threads)
-
-
 @contextlib.contextmanager
-def together(sides: Sequence[Side]) -> Iterator[Sequence[Side]]:
-    """The sides; all are closed at the end."""
+def together(*sides: Side) -> Iterator[dict[str, Side]]:
+    """The sides by name; all are closed at the end."""
     try:
-        yield sides
+        yield {side.name: side for side in sides}
     finally:
         for side in sides:
             side.close()
 
 
-def in_turn(sides: Sequence[Side], rounds: int, ask: Callable[[Side], Times]) -> Rounds:
-    """The times that each side answers in each round, in seconds.
-
-    Every other round is in the reverse order. Raises ValueError if a side fails.
-    """
-    times: Rounds = {side.name: [] for side in sides}
+def in_turn(
+    names: Iterable[str], rounds: int, ask: Callable[[str], Answer]
+) -> dict[str, list[Answer]]:
+    """What is answered for each name in each round; every other round in the reverse order."""
+    answers: dict[str, list[Answer]] = {name: [] for name in names}
     for turn in range(rounds):
-        for side in sides if turn % 2 == 0 else reversed(sides):
-            times[side.name].append(ask(side))
-    return times
+        for name in answers if turn % 2 == 0 else reversed(answers):
+            answers[name].append(ask(name))
+    return answers
 
 
-def times_of(wall: Sequence[float], cpu: float) -> Times:
-    """The times of one turn; cpu: processor seconds of one step."""
-    return {
-        "median": statistics.median(wall),
-        "least": min(wall),
-        "total": sum(wall),
-        "cpu": cpu,
-        "steps": len(wall),
-    }
+def steps_in_turn(trains: Mapping[str, Train], rounds: int, seconds: float) -> Rounds:
+    """The times of a step of each training in this process; a turn lasts about so many seconds."""
+    counts = {name: steps_for(seconds, min(train(3)[1])) for name, train in trains.items()}
+    return in_turn(trains, rounds, lambda name: timed_steps(trains[name], counts[name]))
+
+
+def steps_for(seconds: float, step: float) -> int:
+    """How many steps of so many seconds a turn has."""
+    return max(3, round(seconds / step))
+
+
+def timed_steps(train: Train, n: int, first: int = 0) -> Times:
+    """The times of n steps, of which the first has this batch. One more step runs before them, to
+    wake up the threads.
+    """
+    return times_of(train(n + 1, first - 1)[1][1:])
+
+
+def timed(call: Callable[[], Any], seconds: float) -> Times:
+    """The times of a call that is repeated for about so many seconds."""
+    wall: list[float] = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(wall) < 5:
+        start = time.perf_counter()
+        call()
+        wall.append(time.perf_counter() - start)
+    return times_of(wall)
+
+
+def times_of(wall: Sequence[float]) -> Times:
+    """The times of one turn."""
+    of_each = {"median": statistics.median(wall), "least": min(wall)}
+    return {**of_each, "total": sum(wall), "steps": len(wall)}
 
 
 def summary(times: Sequence[Times]) -> Times:
-    """Over the rounds: the median of the medians, the least time, the least processor time."""
-    return {
-        "median": statistics.median(t["median"] for t in times),
-        "least": min(t["least"] for t in times),
-        "cpu": min(t["cpu"] for t in times),
-    }
+    """Over the rounds: the median of the medians, the least time."""
+    median = statistics.median(t["median"] for t in times)
+    return {"median": median, "least": min(t["least"] for t in times)}
 
 
-def ratio(theirs: Sequence[Times], ours: Sequence[Times]) -> dict[str, float]:
+def ratio(theirs: Sequence[Times], ours: Sequence[Times]) -> Times:
     """Their time divided by ours: of the summaries; "low", "high": of single rounds.
 
     With five or more rounds, low and high enclose the true median in at least 94 of 100

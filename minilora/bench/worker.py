@@ -1,8 +1,8 @@
-"""A process that calls functions of the bench for another process.
+"""A process that calls functions for another process.
 
 It reads one line of JSON for each call, for example
-["training", "losses", {"n": 3}], and answers with one line: {"answer": [5.1, 5.0, 4.9]}
-or {"error": "ValueError: …"}.
+["minilora.bench.machine", "peaks", {"threads": 1}], and answers with one line:
+{"answer": {"flops": 1e11, "bandwidth": 2e10}} or {"error": "ValueError: …"}.
 """
 
 import importlib
@@ -18,7 +18,7 @@ def main() -> None:
     for line in sys.stdin:
         module, function, arguments = json.loads(line)
         try:
-            call = getattr(importlib.import_module(f"minilora.bench.{module}"), function)
+            call = getattr(importlib.import_module(module), function)
             reply = {"answer": call(**arguments)}
         except Exception as error:  # the process that asked reports it
             reply = {"error": f"{type(error).__name__}: {error}"}

@@ -12,11 +12,10 @@ COMMANDS = {  # command -> (its module, what it does)
     "train": ("training", "fine-tune on a task or your own file; writes an adapter"),
     "generate": ("text", "continue a prompt"),
     "merge": ("text", "write the base with the adapter's change added"),
-    "adapters": ("words", "train the word lab's five adapters, one for each task"),
     "ask": ("words", "one word, answered by the base and by every adapter on it"),
     "count": ("sizes", "trainable numbers, from shapes alone"),
     "memory": ("sizes", "bytes of a training step, predicted or measured"),
     "gradcheck": ("checks", "check every pair's backward against finite differences"),
     "doctor": ("checks", "versions and kernels here, and each twin against its page"),
-    "bench": ("bench", "time kernels and steps, beside NumPy and PyTorch"),
+    "bench": ("bench", "time kernels and a step of each technique, in a minute"),
 }

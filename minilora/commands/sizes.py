@@ -35,13 +35,10 @@ def add(commands) -> None:
     p.add_argument("--prompts", help="the same for random rows: tokens of a prompt, as 60-200")
     p.add_argument("--answers", help="with --prompts: tokens of an answer, as 5-60")
     p.add_argument("--mixed", action="store_true", help="16 bits; master copy and moments 32 bits")
-    p.add_argument("--json", action="store_true", help="as JSON; not with --figure")
+    p.add_argument("--json", action="store_true", help="as JSON")
     view = p.add_mutually_exclusive_group()
     view.add_argument("--measure", action="store_true", help="also run the step and measure it")
     view.add_argument("--fit", type=float, metavar="GB", help="largest batch and length that fit")
-    view.add_argument("--what-if", action="store_true", help="bytes if ops kept more than needed")
-    view.add_argument("--savers", action="store_true", help="ways to save memory, with seconds")
-    view.add_argument("--figure", type=Path, metavar="PNG", help="draw bytes against length")
 
 
 def count(a: Namespace) -> None:
@@ -77,13 +74,12 @@ def memory(a: Namespace) -> None:
 
     Raises ValueError for options that are unknown, out of range or not allowed together.
     """
-    from ..memory import figure, savers, tables, whatif
+    from ..memory import tables
 
-    config, settings = _config_of(a.model), _settings(a)
+    config, settings = config_of(a.model), _settings(a)
     seq = min(512, config.max_position_embeddings) if a.seq is None else a.seq
-    if a.mixed and (a.measure or a.savers):
-        raise ValueError("--measure and --savers run in the model's own precision, without --mixed")
-    _check_figure(a)
+    if a.mixed and a.measure:
+        raise ValueError("--measure runs in the model's own precision, without --mixed")
     if a.fit is not None and a.batch is not None:
         raise ValueError("--fit searches for the batch: without --batch")
     batch = 1 if a.batch is None else a.batch
@@ -92,11 +88,6 @@ def memory(a: Namespace) -> None:
             f"--batch {batch:,} × --seq {seq:,} are {batch * seq:,} tokens, wanted at most "
             f"{MOST_TOKENS:,}; activations grow in proportion to the batch"
         )
-    if a.figure:
-        title = figure.heading(a.model, settings, batch, a.mixed)
-        figure.draw(config, settings, batch, a.figure, title, a.mixed)
-        print(f"written to {a.figure}")
-        return
     data: dict[str, Any]
     wide = width(ANY)
     if real := _real_batch(a, config, batch):
@@ -105,12 +96,6 @@ def memory(a: Namespace) -> None:
     elif a.fit is not None:
         data = tables.fits(config, settings, a.fit, seq, a.mixed)
         lines = tables.fit_table(data, config, a.fit, seq, wide)
-    elif a.what_if:
-        data = whatif.what_ifs(config, settings, batch, seq, a.mixed)
-        lines = whatif.table(data, wide)
-    elif a.savers:
-        data = tables.savers_of(a.model, settings, batch, seq)
-        lines = savers.table(data, wide)
     else:
         predicted = tables.ledgers(config, settings, batch, seq, a.mixed)
         measured = tables.measured(a.model, settings, batch, seq) if a.measure else {}
@@ -120,30 +105,16 @@ def memory(a: Namespace) -> None:
         print(line)
 
 
-def _check_figure(a) -> None:
-    """Raises ValueError for options that --figure would not follow."""
-    if not a.figure:
-        return
-    if a.json or a.seq is not None:
-        raise ValueError("--figure draws every length and prints nothing: without --seq and --json")
-    if a.task is not None or a.prompts or a.answers:
-        raise ValueError(
-            "--figure draws rows in which all tokens count: without --task, --prompts and --answers"
-        )
-    if a.figure.suffix.lower() != ".png":
-        raise ValueError(f"--figure writes PNG: got {str(a.figure)!r}, wanted a name in .png")
-
-
 def _real_batch(a, config: ModelConfig, batch_size: int):
     """ids and targets of --task, or of random --prompts and --answers; None where none is given."""
     lengths = {"--prompts": a.prompts, "--answers": a.answers}
     if a.task is None and not any(lengths.values()):
         return None
-    others = a.seq is not None or a.measure or a.savers or a.what_if or a.fit is not None
+    others = a.seq is not None or a.measure or a.fit is not None
     if others or (a.task is not None) == any(lengths.values()):
         raise ValueError(
-            "memory: wanted --task alone, or --prompts and --answers, without --seq, --measure, "
-            "--fit, --what-if and --savers"
+            "memory: wanted --task alone, or --prompts and --answers, without --seq, --measure "
+            "and --fit"
         )
     if a.task is not None:
         from ..formats.models import load_model
@@ -192,7 +163,7 @@ def _methods(a) -> list[str]:
     return [name.strip() for name in a.method.split(",")]
 
 
-def _config_of(name: str) -> ModelConfig:
+def config_of(name: str) -> ModelConfig:
     """The config for a name; raises ValueError if the shape is no Llama."""
     shape = _shape_or_config(name)
     return shape if isinstance(shape, ModelConfig) else ModelConfig(**shape.config_fields())

@@ -44,7 +44,6 @@ def add(commands) -> None:
     p.add_argument("--checkpoint", type=Path, help="file for the state of the run")
     p.add_argument("--checkpoint-every", type=int, help="steps between checkpoints")
     p.add_argument("--resume", action="store_true", help="continue from the checkpoint")
-    p.add_argument("--tensorboard", type=Path, metavar="DIR", help="a log in TensorBoard's format")
     p.add_argument("--out", type=Path, default=Path("runs/adapter"), help="folder (%(default)s)")
 
 
@@ -185,11 +184,9 @@ def _watched(a, held_out, model) -> dict[str, Any]:
 
 
 def _callbacks(a) -> list[Any]:
-    from ..tuning.callbacks import EarlyStopping, Log, TensorBoard
+    from ..tuning.callbacks import EarlyStopping, Log
 
     chosen: list[Any] = [Log(a.out / LOG)]
-    if a.tensorboard:
-        chosen.append(TensorBoard(a.tensorboard))
     if a.patience is not None:
         chosen.append(EarlyStopping(a.patience))
     return chosen

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -58,7 +59,7 @@ def compare(
     ready()
     start = time.perf_counter()
     scores = references(model, words, settings)
-    numbers = sum(a.size for a in model.params.values())
+    numbers = sum(math.prod(a.shape) for a in model.params.values())
     differences = rates.differences(settings, crc32, record)
     sizes = {f"{part}_size": len(getattr(words, part)) for part in ("train", "validation", "test")}
     results: dict[str, Any] = {

@@ -1,15 +1,11 @@
-"""Statistics of several runs: means over seeds, intervals, tests, and the choice of a setting by
-validation. All studies use this file.
-"""
+"""Statistics of several runs: means, intervals, and the choice of a setting by validation."""
 
 import functools
 import json
 import math
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from .cells import Record
 
@@ -31,32 +27,10 @@ class Estimate(NamedTuple):
         return t_quantile((1 + LEVEL) / 2, self.n - 1) * (self.sd or 0.0) / math.sqrt(self.n)
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """The 95 % interval of the mean; all numbers where a run diverged."""
-        if self.mean is None:
-            return -math.inf, math.inf
-        return self.mean - self.margin, self.mean + self.margin
-
-    def p(self, bound: float = 0.0) -> float:
-        """Two-sided p of the t test that the mean is `bound`; 1 where it cannot be tested."""
-        if self.mean is None or self.n < 2:
-            return 1.0
-        far = abs(self.mean - bound)
-        if not self.sd:
-            return 0.0 if far else 1.0
-        return 2 * t_cdf(-far / self.sd * math.sqrt(self.n), self.n - 1)
-
-    @property
     def sign(self) -> int:
         """+1 or -1 where 0 lies outside the 95 % interval, else 0; 0 where a run diverged."""
         certain = self.mean is not None and abs(self.mean) > self.margin
         return int(math.copysign(certain, self.mean or 0))
-
-    def times(self, factor: float) -> "Estimate":
-        """The estimate times a factor, for another unit."""
-        if self.mean is None or self.sd is None:
-            return self
-        return Estimate(factor * self.mean, abs(factor) * self.sd, self.n)
 
     def __format__(self, how: str) -> str:
         """f"{e:.3f}" is 0.855 ± 0.004; f"{e:+.3f|.2g}": the mean by +.3f, the deviation by .2g."""
@@ -76,12 +50,6 @@ def estimate(values: Iterable[float | None]) -> Estimate:
     if len(known) < len(values):
         return Estimate(None, None, len(values))
     return Estimate(fmean(known), stdev(known) if len(known) > 1 else 0.0, len(known))
-
-
-def difference(ours: Iterable[float | None], theirs: Iterable[float | None]) -> Estimate:
-    """The estimate of ours minus theirs, seed by seed. Raises ValueError for unequal numbers."""
-    pairs = zip(ours, theirs, strict=True)
-    return estimate(None if a is None or b is None else a - b for a, b in pairs)
 
 
 def rounded(value: float, digits: int = 6) -> float:
@@ -130,79 +98,6 @@ def _incomplete_beta(a: float, b: float, x: float) -> float:
     return math.exp(scale + a * math.log(x) + b * math.log1p(-x)) / (a * fraction)
 
 
-# ------------------------------------------------------------------------------ the three verdicts
-
-HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot tell"
-
-
-def higher(gap: Estimate, enough: float) -> tuple[str, float]:
-    """Is ours higher?  gap: ours minus theirs; enough: the smallest gain that matters.
-
-    holds: the 95 % interval lies above 0. does not hold: it lies below `enough`. Else cannot tell.
-    ->  the verdict, and the p of its test.
-    """
-    low, high = gap.interval
-    if low > 0:
-        return HOLDS, gap.p()
-    return (FAILS if high < enough else UNKNOWN), gap.p(enough)
-
-
-def lower(gap: Estimate, enough: float) -> tuple[str, float]:
-    """Is ours lower?  `higher` with the opposite sign, for a loss, a time or bytes."""
-    return higher(gap.times(-1), enough)
-
-
-def as_good(gap: Estimate, margin: float) -> tuple[str, float]:
-    """Is ours as good, up to `margin`?  gap: ours minus theirs; high is good.
-
-    holds: the 95 % interval lies above -margin. does not hold: it reaches below -margin, and all of
-    it lies below 0. Else cannot tell: there may be a difference that these seeds do not show.
-    ->  the verdict, and the p of its test.
-    """
-    low, high = gap.interval
-    if low > -margin:
-        return HOLDS, gap.p(-margin)
-    return (FAILS if high < 0 else UNKNOWN), gap.p()
-
-
-def holm(ps: Sequence[float]) -> list[float]:
-    """p of each of several tests, adjusted so that all verdicts together err in 1 of 20 cases.
-
-    The k-th smallest of m is multiplied by m - k + 1, and is at least the one before it.
-    Source: Holm 1979, Scandinavian Journal of Statistics 6, 65-70.
-    """
-    adjusted, last = [1.0] * len(ps), 0.0
-    for place, i in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
-        last = max(last, min(1.0, (len(ps) - place) * ps[i]))
-        adjusted[i] = last
-    return adjusted
-
-
-# --------------------------------------------------------------------------- bootstrap over words
-
-
-def resampled(hits: Mapping[Any, np.ndarray], draws: int = 1000) -> dict[Any, np.ndarray]:
-    """Bootstrap over words: name -> (words,)  ->  name -> (draws,).
-
-    hits: the share of the seeds that answered each word. Each draw is the mean over words drawn
-    with replacement, the same words for every name. The words are hundreds, while a few seeds are
-    too few for a bootstrap. Raises ValueError if the names have different numbers of words.
-    """
-    count = {len(values) for values in hits.values()}
-    if len(count) != 1:
-        raise ValueError(f"resampled: {sorted(count)} words, wanted the same for every name")
-    rng = np.random.default_rng(0)
-    (words,) = count
-    weights = rng.multinomial(words, np.full(words, 1 / words), draws) / words
-    return {name: weights @ np.asarray(values, float) for name, values in hits.items()}
-
-
-def middle(draws: np.ndarray) -> tuple[float, float]:
-    """(low, high): the middle 95 % of a bootstrap's draws (draws,)."""
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
-
-
 # ------------------------------------------------------------------------ choosing by validation
 
 Merit = Callable[[Sequence[Record]], Any]  # the runs of one setting -> the higher, the better
@@ -217,16 +112,6 @@ def by_exact_match(runs: Sequence[Record]) -> tuple[float, float]:
     judged = [run["result"]["validation"] for run in runs]
     losses = [math.inf if score["loss"] is None else score["loss"] for score in judged]
     return round(fmean(score["exact_match"] for score in judged), 4), -fmean(losses)
-
-
-def lowest(name: str) -> Merit:
-    """The merit of a low mean result of this name; a run that diverged is the worst."""
-
-    def merit(runs):
-        values = [run["result"][name] for run in runs]
-        return -math.inf if None in values else -fmean(values)
-
-    return merit
 
 
 def chosen(

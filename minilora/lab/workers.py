@@ -6,6 +6,7 @@ or a Dask cluster.
 
 import contextlib
 import functools
+import itertools
 import os
 import signal
 import threading
@@ -53,30 +54,42 @@ def _here(work, jobs):
     one_thread = dict.fromkeys(ONE_THREAD, "1")
     prints = warnings.showwarning is show_warning  # in a command: each warning in one line
     begin = {"initializer": _begin, "initargs": (os.getpid(), prints), "env": one_thread}
+    waiting, results, others = iter(work), set(), set(threading.enumerate())
+
+    def submit(most):
+        for item in itertools.islice(waiting, most):
+            results.add(pool.submit(_placed, *item))
+
     with contextlib.ExitStack() as stack:
         with _ctrl_c_waits():
             pool = loky.ProcessPoolExecutor(jobs, **begin)
-            stack.push(functools.partial(_end, pool))
-            results = [pool.submit(_placed, *item) for item in work]  # the first starts all workers
-        for result in loky.as_completed(results):
-            yield result.result()
+            stack.push(functools.partial(_end, pool, results, others))
+            submit(jobs + 1)  # the first starts all workers
+        while results:
+            done, _ = loky.wait(results, return_when=loky.FIRST_COMPLETED)
+            for result in done:
+                results.remove(result)
+                with _ctrl_c_waits():
+                    submit(1)
+                yield result.result()
 
 
-def _end(pool, error, *_) -> None:
+def _end(pool, results, others, error, *_) -> None:
     """End the workers, at once where there was an error or Ctrl-C.
 
-    `shutdown(kill_workers=True)` fails in a thread if calls are still on the way to the workers.
+    others: the threads that are not the pool's.
     """
-    if error:
-        if not pool._flags.broken:  # else a thread of loky closes it now
-            # A worker may end in the middle of a result. With no other writer, loky's thread
-            # reads an end there, and does not wait for the rest.
-            pool._result_queue._writer.close()
-        for worker in list(pool._processes.values()):
-            worker.terminate()
+    # loky's thread fails if it is told to kill while a call is not yet with the workers
+    while error and not all(result.running() or result.done() for result in results):
+        time.sleep(0.001)  # seconds
     with warnings.catch_warnings():  # without psutil and pgrep loky warns, and kills all the same
         warnings.simplefilter("ignore")
-        pool.shutdown()
+        pool.shutdown(kill_workers=bool(error))
+    # A daemon thread of loky may be the last to hold a semaphore. If the program ended first, the
+    # semaphore could be removed, and the process that cleans up not know it: it would warn.
+    for thread in set(threading.enumerate()) - others:
+        if thread.name == "QueueFeederThread":
+            thread.join(10)  # seconds
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import ops
 from ..engine import Tensor
-from ..support.values import shown, whole
+from ..support.values import whole
 from .rows import Rows, last_rows, next_rows
 
 
@@ -50,7 +50,7 @@ def generate(
     seed: int = 0,
     stop: int | None = None,
     on_token: Callable[[np.ndarray], None] | None = None,
-    how=None,
+    forward=None,
 ) -> Any:
     """Continue each row of ids by at most max_new_tokens, with a KV cache.
 
@@ -59,7 +59,7 @@ def generate(
     temperature: 0 takes the most probable token; above 0 a token is sampled from the most probable
     ones, whose probabilities sum to top_p. stop: this token ends a row; an ended row repeats it
     until all rows have ended. on_token: called with each new column (N,).
-    how: weights and linears, a `Forward`; the model's own where None.
+    forward: a `Forward`; the model's own weights where None.
     Raises ValueError if ids or a setting is out of range, or the logits are not finite.
     """
     prompts = check_prompts(ids, model.config.vocab_size)
@@ -70,13 +70,13 @@ def generate(
         )
     max_new_tokens = whole("generate: max_new_tokens", max_new_tokens)
     rng = np.random.default_rng(whole("generate: seed", seed))
-    lengths, W = np.array([len(p) for p in prompts]), array(model.head(how))
+    lengths, W = np.array([len(p) for p in prompts]), array(model.head(forward))
     cache = KVCache(model.config, len(prompts), lengths.max() + max_new_tokens, model.dtype)
     going, columns = np.arange(len(prompts)), []  # the rows that have not ended; the new tokens
     new, count = np.concatenate(prompts), lengths
     for _ in range(max_new_tokens):
         every = cache.rows(count, model, going)
-        h = model.run(new, (every, last_rows(every)), how, cache).data
+        h = model.run(new, (every, last_rows(every)), forward, cache).data
         u = rng.random((len(prompts), 1))[going] if temperature else None
         new = _choose(ops.frozen_linear(h, W).data, temperature, top_p, u)
         token = np.full(len(prompts), stop or 0)
@@ -99,14 +99,11 @@ def generate_text(model, prompt: str, max_new_tokens: int = 32, **choices) -> st
     """The text that a model writes after a prompt, without the prompt and the end token.
 
     model: a Llama, a Tuned or a Library. choices: of `generate`; the tokenizer's end token ends the
-    text. Raises ValueError for an empty prompt or a model without a tokenizer; TypeError for a
-    prompt that is no text.
+    text. Raises ValueError for an empty prompt or a model without a tokenizer.
     """
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise ValueError("generate_text: the model has no tokenizer")
-    if not isinstance(prompt, str):
-        raise TypeError(f"generate_text: prompt is {shown(prompt)}, wanted one text")
     ids = tokenizer.encode(prompt)
     if not ids:
         raise ValueError(f"generate_text: prompt is {prompt!r}, wanted some text")

@@ -1,10 +1,8 @@
 """A Llama: a flat dict of arrays under the checkpoint's own names, and one forward pass over them.
 
-The same pass serves training and generation. It takes embeddings, norms and the head from
-`weights[name]`, runs the linears of an attention by `linear(name, x, rows)` and a layer's
-feed-forward by `feed_forward(name, h, rows)`: a `Forward` holds these three. The model's own are
-its frozen arrays; a technique gives others. The pass computes the rows that are asked of it, not
-the whole batch: see rows.py.
+The same pass serves training and generation. A `Forward` holds what it runs with: the weights, and
+for each linear that a technique adapts the function that runs it. The pass computes the rows that
+are asked of it, not the whole batch: see rows.py.
 """
 
 import dataclasses
@@ -13,7 +11,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,16 +19,14 @@ from .. import ops
 from ..engine import Tensor, scope
 from ..ops.loss import IGNORED
 from ..support import show
-from ..support.meta import Meta
-from ..support.names import no_attribute
+from ..support.meta import Meta, dense
 from ..support.plots import human
 from ..support.values import is_finite, shown
 from . import generation, rotation
 from .rotation import Llama3Scaling
 from .rows import Rows, all_rows, needed_rows
 
-Linear = Callable[[str, Tensor, Rows], Tensor]  # of this name, on (M, I), which are these rows
-FeedForward = Callable[[str, Tensor, Rows], Tensor]  # the "…mlp" of this name, on (M, C)
+Adapted = Callable[[Tensor, Rows], Tensor]  # x (M, I), which are these rows -> y (M, O)
 
 MLP = "gate_proj", "up_proj", "down_proj"
 EMBED, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
@@ -40,10 +36,27 @@ EMBED, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.w
 class Forward:
     """What one forward pass runs with."""
 
-    weights: Mapping[str, Any]  # name -> array, or leaf of the tape: embeddings, norms, head
-    linear: Linear  # runs the linear of a name
-    feed_forward: FeedForward  # runs a layer's feed-forward whole
+    weights: Mapping[str, Any]  # name -> array, or leaf of the tape
+    adapted: Mapping[str, Adapted] = dataclasses.field(default_factory=dict)  # of linears
     recompute: bool = False  # keep of each layer its input only, and run it again in backward?
+
+    def linear(self, name: str, x: Tensor, rows: Rows) -> Tensor:
+        """The linear of this name, adapted or not.   x (M, I), which are these rows -> (M, O)."""
+        with scope(name.rsplit(".", 1)[-1]):
+            if name in self.adapted:
+                return self.adapted[name](x, rows)
+            W = self.weights[f"{name}.weight"]
+            return (ops.linear if isinstance(W, Tensor) else ops.frozen_linear)(x, W)
+
+    def feed_forward(self, name: str, h: Tensor, rows: Rows) -> Tensor:
+        """A layer's "…mlp": one op where its three linears are frozen.   h (M, C) -> (M, C)."""
+        parts = [f"{name}.{part}" for part in MLP]
+        Ws = [self.weights[f"{part}.weight"] for part in parts]
+        if any(part in self.adapted for part in parts) or any(isinstance(W, Tensor) for W in Ws):
+            gate, up, down = parts
+            h = ops.swiglu(self.linear(gate, h, rows), self.linear(up, h, rows))
+            return self.linear(down, h, rows)
+        return ops.frozen_feed_forward(h, *Ws)
 
 
 @dataclass(frozen=True)
@@ -139,14 +152,14 @@ class Llama:
     def astype(self, dtype) -> "Llama":
         """The same model in another precision (a copy)."""
         return Llama(
-            self.config, {k: v.astype(dtype) for k, v in self.params.items()}, self.tokenizer
+            self.config, {k: dense(v).astype(dtype) for k, v in self.params.items()}, self.tokenizer
         )
 
     def rope_tables(self, start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
         """cos and sin (end - start, D/2) of the places start … end - 1; warns past the length that
         the model was made for.
         """
-        real = isinstance(self.params[EMBED], np.ndarray)  # not a model of shapes alone
+        real = not isinstance(self.params[EMBED], Meta)  # not a model of shapes alone
         if real and end > self.config.max_position_embeddings:
             warnings.warn(
                 f"more than the {self.config.max_position_embeddings} tokens a row that the model "
@@ -166,27 +179,15 @@ class Llama:
             return tuple(Meta(t.shape, t.dtype) for t in tables)
         return tables
 
-    @property
-    def frozen(self) -> Forward:
-        """The model by itself: no adapter, nothing that trains."""
-        return Forward(self.params, self._linear, self._feed_forward)
-
-    def _linear(self, name: str, x: Tensor, rows: Rows) -> Tensor:
-        return ops.frozen_linear(x, self.params[f"{name}.weight"])
-
-    def _feed_forward(self, name: str, h: Tensor, rows: Rows) -> Tensor:
-        Wg, Wu, Wd = (self.params[f"{name}.{part}.weight"] for part in MLP)
-        return ops.frozen_feed_forward(h, Wg, Wu, Wd)
-
     def hidden(
         self,
         ids: np.ndarray,
-        how: Forward | None = None,
+        forward: Forward | None = None,
         cache: generation.KVCache | None = None,
     ) -> Tensor:
         """The last hidden states of a batch, normalised.   ids (N, T) ints -> (N·T, C).
 
-        how: weights and linears, the model's own where None; cache: keys and values of the places
+        forward: the model's own weights where None; cache: keys and values of the places
         before these, extended by theirs.
         """
         N, T = ids.shape
@@ -194,35 +195,35 @@ class Llama:
             every = cache.rows(np.full(N, T), self, np.arange(N))
         else:
             every = all_rows(N, T, self.rope_tables(0, T))
-        return self.run(ids.reshape(-1), (every, every), how, cache)
+        return self.run(ids.reshape(-1), (every, every), forward, cache)
 
     def run(
         self,
         ids: np.ndarray,
         rows: tuple[Rows, Rows],
-        how: Forward | None = None,
+        forward: Forward | None = None,
         cache: generation.KVCache | None = None,
     ) -> Tensor:
         """The forward pass on rows: the last hidden states, normalised.   ids (M,) ints -> (R, C).
 
         rows: those of all layers (M), and those that go on after the last layer's keys and values
-        (R). how, cache: as for `hidden`.
+        (R). forward, cache: as for `hidden`.
         """
-        how, (every, asked) = how or self.frozen, rows
+        forward, (every, asked) = forward or Forward(self.params), rows
         layers = self.config.num_hidden_layers
         with scope("model.embed_tokens"):
-            x = ops.embedding(how.weights[EMBED], ids)
+            x = ops.embedding(forward.weights[EMBED], ids)
         for i in range(layers):
             goes_on = asked if i == layers - 1 else every
-            layer = functools.partial(self._layer, i, how, every, goes_on, cache)
+            layer = functools.partial(self._layer, i, forward, every, goes_on, cache)
             with scope(f"model.layers.{i}"):
-                x = ops.recompute(layer, x) if how.recompute else layer(x)
+                x = ops.recompute(layer, x) if forward.recompute else layer(x)
         if cache:
             cache.advance(every)
         with scope("model.norm"):
-            return ops.rmsnorm(x, how.weights[NORM], self.config.rms_norm_eps)
+            return ops.rmsnorm(x, forward.weights[NORM], self.config.rms_norm_eps)
 
-    def _layer(self, i, how, every, asked, cache, x):
+    def _layer(self, i, forward, every, asked, cache, x):
         """x + attention(norm(x)), then x + mlp(norm(x)).   x (M, C) -> (R, C).
 
         Keys and values are those of every row; all else is computed for the rows asked for.
@@ -230,11 +231,12 @@ class Llama:
         c, layer = self.config, f"model.layers.{i}"
 
         def heads(name, h, rows, n):
-            y = how.linear(f"{layer}.self_attn.{name}", h, rows)
+            y = forward.linear(f"{layer}.self_attn.{name}", h, rows)
             return ops.reshape(y, (y.shape[0], n, c.head_dim))
 
         with scope("input_layernorm"):
-            h = ops.rmsnorm(x, how.weights[f"{layer}.input_layernorm.weight"], c.rms_norm_eps)
+            gain = forward.weights[f"{layer}.input_layernorm.weight"]
+            h = ops.rmsnorm(x, gain, c.rms_norm_eps)
         with scope("self_attn"):
             q = ops.rope(heads("q_proj", asked.of(h), asked, c.num_attention_heads), *asked.angles)
             k = ops.rope(heads("k_proj", h, every, c.num_key_value_heads), *every.angles)
@@ -243,25 +245,25 @@ class Llama:
                 k, v = (Tensor(a) for a in cache.extend(i, k.data, v.data, every))
             o = ops.attention(q, k, v, asked.spans)
             o = ops.reshape(o, (o.shape[0], c.num_attention_heads * c.head_dim))
-            x = ops.add(asked.of(x), how.linear(f"{layer}.self_attn.o_proj", o, asked))
+            x = ops.add(asked.of(x), forward.linear(f"{layer}.self_attn.o_proj", o, asked))
         with scope("post_attention_layernorm"):
-            gain = how.weights[f"{layer}.post_attention_layernorm.weight"]
+            gain = forward.weights[f"{layer}.post_attention_layernorm.weight"]
             h = ops.rmsnorm(x, gain, c.rms_norm_eps)
         with scope("mlp"):
-            return ops.add(x, how.feed_forward(f"{layer}.mlp", h, asked))
+            return ops.add(x, forward.feed_forward(f"{layer}.mlp", h, asked))
 
-    def head(self, how: Forward | None = None) -> Any:
+    def head(self, forward: Forward | None = None) -> Any:
         """The head's matrix (V, C), an array or a leaf: the embedding where they are tied."""
-        weights = how.weights if how else self.params
+        weights = forward.weights if forward else self.params
         return weights[EMBED if self.config.tie_word_embeddings else HEAD]
 
-    def logits(self, ids, how: Forward | None = None) -> np.ndarray:
+    def logits(self, ids, forward: Forward | None = None) -> np.ndarray:
         """ids (N, T) ints -> logits (N, T, V)."""
         ids = generation.check_ids(ids, self.config.vocab_size)
-        h, W = self.hidden(ids, how).data, generation.array(self.head(how))
+        h, W = self.hidden(ids, forward).data, generation.array(self.head(forward))
         return ops.frozen_linear(h, W).data.reshape(*ids.shape, self.config.vocab_size)
 
-    def loss(self, ids, targets, count=None, how: Forward | None = None) -> Tensor:
+    def loss(self, ids, targets, count=None, forward: Forward | None = None) -> Tensor:
         """Mean cross-entropy over the targets that are not -100.   ids, targets (N, T) ints -> ().
 
         count: divide by this instead (a part of a larger batch). Only the rows that can change the
@@ -275,7 +277,7 @@ class Llama:
             ids = ids[every.batch]
         if asked.batch is not None:
             targets = targets[asked.batch]
-        h, W = self.run(ids, rows, how), self.head(how)
+        h, W = self.run(ids, rows, forward), self.head(forward)
         op = ops.head_loss if isinstance(W, Tensor) else ops.frozen_head_loss
         with scope("lm_head"):
             return op(h, W, targets, count)
@@ -294,15 +296,10 @@ class Llama:
         """The text that follows a prompt, up to the end token: see `generation.generate_text`."""
         return generation.generate_text(self, prompt, max_new_tokens, **choices)
 
-    if not TYPE_CHECKING:  # a type checker finds an unknown attribute by itself
-
-        def __getattr__(self, name):
-            raise no_attribute(self, name)
-
     def _facts(self) -> dict[str, str]:
         c, arrays = self.config, self.params.values()
         return {
-            "parameters": f"{sum(a.size for a in arrays):,}",
+            "parameters": f"{sum(math.prod(a.shape) for a in arrays):,}",
             "size": f"{human(sum(a.nbytes for a in arrays))} of {self.dtype}",
             "layers": str(c.num_hidden_layers),
             "width": str(c.hidden_size),
@@ -314,12 +311,6 @@ class Llama:
 
     def _repr_html_(self) -> str:
         return show.table(f"Llama {self.name}".rstrip(), self._facts())
-
-
-def gated(linear: Linear, name: str, h: Tensor, rows: Rows) -> Tensor:
-    """A layer's feed-forward by its three linears.   h (M, C) -> (M, C)."""
-    gate, up, down = (f"{name}.{part}" for part in MLP)
-    return linear(down, ops.swiglu(linear(gate, h, rows), linear(up, h, rows)), rows)
 
 
 def init_params(config: ModelConfig, seed: int = 0, std: float = 0.02, dtype=np.float32) -> dict:
@@ -370,7 +361,7 @@ def check_params(config: ModelConfig, params: Mapping[str, np.ndarray]) -> None:
             raise ValueError(
                 f"model: {name} has shape {params[name].shape}, the config wants {shape}"
             )
-    dtypes = {str(a.dtype) for a in params.values() if isinstance(a, np.ndarray)}
+    dtypes = {str(a.dtype) for a in params.values() if not isinstance(a, Meta)}
     if len(dtypes) > 1 or not dtypes <= {"float32", "float64"}:
         raise ValueError(
             f"model: arrays of {', '.join(sorted(dtypes))}, wanted all float32 or all float64"

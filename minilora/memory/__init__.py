@@ -1,7 +1,7 @@
 """Where the memory goes: the bytes of a training step, predicted from shapes and measured.
 
-step: the ledger, by category · saved: what the tape keeps, by name · tables, figure: to read
-whatif: pairs that keep more than they need · savers: memory for time
+step: the ledger, by category · saved: what the tape keeps, by name · count: numbers that train
+tables: to read
 """
 
 from ..support.meta import arrays_in

@@ -24,7 +24,7 @@ from ..support.files import nearest
 from ..support.meta import Meta, is_array
 from ..support.plots import human
 from ..support.values import named, whole
-from ..tuning.adapters import Tuned, adapted, attach
+from ..tuning.adapters import Tuned, adapted, attach, shapes_of
 from ..tuning.optim import AdamW
 from .saved import Saved, saved_arrays, storage, storages
 
@@ -119,9 +119,11 @@ def ledger(
         )
     if method is None:
         raise ValueError("ledger: wanted method= for a model without one")
-    config = model.config if isinstance(model, Llama) else model
-    dtype = np.float16 if mixed else model.dtype if isinstance(model, Llama) else np.float32
-    tuned = without_numbers(config, dtype, method, **how)
+    if isinstance(model, Llama) and not mixed:
+        tuned = attach(shapes_of(model), method, **how)
+    else:
+        config = model.config if isinstance(model, Llama) else model
+        tuned = without_numbers(config, np.float16 if mixed else np.float32, method, **how)
     row = predict(tuned, _batch(batch_size, seq_len, batch))
     if not mixed:
         return row
@@ -174,7 +176,7 @@ def measure(
     rng, vocabulary = np.random.default_rng(0), tuned.config.vocab_size
     batch = _batch(batch_size, seq_len, batch, lambda n, _: rng.integers(0, vocabulary, n))
     tuned.loss(*batch)  # a first pass makes RoPE's tables and compiles kernels
-    held = [*_reachable(tuned).values()]
+    held = [*_reachable(tuned, tuned.base.tokenizer).values()]
     with _tracing():
         optimizer = _traced(lambda: AdamW(tuned.trainable))
         runs = [_account(tuned, batch, _traced_peak(), walk, held, optimizer) for _ in range(2)]
@@ -217,13 +219,13 @@ def _traced(make: Callable[[], Any]) -> int:
     return after - before
 
 
-def _reachable(tuned: Tuned) -> dict[int, np.ndarray]:
-    """id -> array: all arrays that the Tuned keeps alive.
+def _reachable(thing: Any, tokenizer: Any = None) -> dict[int, np.ndarray]:
+    """id -> array: all arrays that a Tuned, or a weight in any form, keeps alive.
 
     It follows the references of Python's garbage collector, except into the tokenizer and code.
     """
     arrays: dict[int, np.ndarray] = {}
-    seen, waiting = {id(tuned.base.tokenizer)}, [tuned]
+    seen, waiting = {id(tokenizer)}, [thing]
     while waiting:
         thing = waiting.pop()
         if id(thing) in seen or isinstance(thing, CODE):
@@ -283,7 +285,8 @@ def weight_arrays(tuned: Tuned) -> list[np.ndarray]:
 def _base_kept(tuned):
     """The base's arrays of which the technique moves a copy: no step reads them."""
     names = [f"{layer}.weight" for layer, arrays in tuned.layers.items() if "W" in arrays]
-    return [tuned.base.params[name] for name in (*tuned.weights, *names)]
+    kept = [tuned.base.params[name] for name in (*tuned.weights, *names)]
+    return [a for w in kept for a in ([w] if is_array(w) else _reachable(w).values())]
 
 
 def _moved(tuned):
@@ -310,7 +313,7 @@ def shadow(tuned: Tuned) -> Tuned:
     how["recompute"] = tuned.recompute
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # attach warned of the ranks
-        shadow = without_numbers(tuned.config, tuned.base.dtype, tuned.record, **how)
+        shadow = attach(shapes_of(tuned.base), tuned.record, **how)
     for layer, arguments in tuned.layers.items():
         added = arguments.keys() - shadow.layers[layer].keys()
         shadow.layers[layer] |= {n: Meta(arguments[n].shape, arguments[n].dtype) for n in added}

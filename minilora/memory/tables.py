@@ -13,10 +13,9 @@ from ..support.plots import human
 from ..support.terminal import ANY, NOTE, fill, table
 from ..tuning.adapters import attach
 from .saved import by_kind
-from .savers import savers
 from .step import CATEGORIES, Batch, Ledger, largest, ledger, measure
-from .whatif import Settings
 
+Settings = Mapping[str, Mapping[str, Any]]  # method -> keywords for `ledger`
 ROWS, TOKENS = 2**12, 2**17  # the largest batch and length that `fits` tries
 PARTS = {  # field of a Ledger -> its meaning
     "frozen": "weights that do not train",
@@ -47,19 +46,6 @@ def measured(model: str, settings: Settings, batch: int, seq: int) -> dict[str, 
     """The measured bytes of each method. model: with weights. Raises as `load_model`."""
     base = load_model(model)
     return {n: measure(attach(base, n, **how), batch, seq) for n, how in settings.items()}
-
-
-def savers_of(
-    model: str, settings: Settings, batch: int, seq: int
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Method -> `savers`. model: with weights, as for `load_model`.
-
-    Raises ValueError for settings with "recompute", and what `load_model` raises.
-    """
-    if any("recompute" in how for how in settings.values()):
-        raise ValueError("--savers tries every --recompute itself: give one of the two")
-    base = load_model(model)
-    return {n: savers(attach(base, n, **how), batch, seq) for n, how in settings.items()}
 
 
 def overview(

@@ -28,6 +28,7 @@ Options = Mapping[str, Any]  # the technique's options by name, and alpha where 
 class Init(Protocol):
     """The arguments after W of a fresh linear, which change nothing: ΔW = 0.
 
+    W may have any form (`meta.dense` gives its numbers); `filled` needs its dtype alone.
     A technique that owns its weight may return another W, such as what a part is taken out of.
     """
 

@@ -6,6 +6,7 @@ A row of W + s B A gives the direction, as in LoRA; the number m gives the row's
 import numpy as np
 
 from ..engine import Op
+from ..support.meta import dense
 from . import lora
 from .base import Method, PeftFormat
 
@@ -65,7 +66,7 @@ def row_norm_backward(dnorm, cache):
 
 def derived(W, s, A, B, **_):
     """norm (O,) of the present arrays: a constant for backward, as in PEFT."""
-    norm, _ = row_norm_forward(W, s, A, B)
+    norm, _ = row_norm_forward(dense(W), s, A, B)
     return {"norm": norm + 0 * norm}  # ∞ + 0·∞ is NaN: a norm that overflowed stops the training
 
 
@@ -76,7 +77,7 @@ def init(W, rank, options, rng, shared):
     Source: Liu et al. 2024, section 4.1.
     """
     start = lora.init(W, rank, options, rng, shared)
-    m = row_norm_forward(W, **start)[0]
+    m = row_norm_forward(dense(W), **start)[0]
     if isinstance(m, np.ndarray) and not m.all():
         raise ValueError("dora: a row of the weight is 0 in all its entries, wanted a direction")
     return start | {"m": m}

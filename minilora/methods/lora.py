@@ -5,8 +5,6 @@ A (r, I) is the down-projection, which reads x; B (O, r) is the up-projection, z
 
 import math
 
-import numpy as np
-
 from ..engine import Op
 from ..support.meta import filled
 from .base import Method, PeftFormat, check_probability, whole_number
@@ -63,7 +61,7 @@ def init(W, rank, options, rng, shared):
     return {
         "s": scaling(rank, options["alpha"], options["rank_stabilized"]),
         "A": filled(W, (rank, I), lambda: rng.uniform(-bound, bound, (rank, I))),
-        "B": np.zeros_like(W, shape=(O, rank)),
+        "B": filled(W, (O, rank), lambda: 0),
     }
 
 

@@ -80,8 +80,8 @@ def init(W, rank, options, rng, shared):
     return {
         "A": shared["A"][:, :I],
         "B": shared["B"][:O],
-        "b": np.zeros_like(W, shape=O),
-        "d": np.full_like(W, options["d_initial"], shape=rank),
+        "b": filled(W, (O,), lambda: 0),
+        "d": filled(W, (rank,), lambda: options["d_initial"]),
     }
 
 

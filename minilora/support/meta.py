@@ -170,18 +170,34 @@ COMPARISONS = {
 
 
 def filled(like, shape, numbers: Callable[[], Any]):
-    """An array like `like` of this shape that holds numbers(), which is not called for a Meta."""
-    array = np.empty_like(like, shape=shape)
-    if isinstance(array, Meta):
-        Meta(shape, array.dtype)  # counts numbers(), which is there beside the array for a moment
-    else:
-        array[...] = numbers()
+    """An array of this shape and the dtype of `like`, a weight in any form, that holds numbers().
+
+    It is a Meta if `like` is one; numbers is not called then.
+    """
+    if isinstance(like, Meta):
+        Meta(shape, like.dtype)  # counts numbers(), which is there beside the array for a moment
+        return Meta(shape, like.dtype)
+    array = np.empty(shape, like.dtype)
+    array[...] = numbers()
     return array
 
 
 def is_array(a) -> bool:
     """An array, real or of shape alone."""
     return isinstance(a, np.ndarray | Meta)
+
+
+def dense(weight) -> Any:
+    """The numbers of a frozen weight in any form, as an array; an array, also a Meta, as it is.
+
+    A frozen weight has `shape`, `dtype`, `T`, `@`, `nbytes`, and its numbers by `np.asarray`.
+    """
+    return weight if is_array(weight) else np.asarray(weight)
+
+
+def shape_alone(weight) -> Meta:
+    """A weight of any form as shape, dtype and bytes."""
+    return Meta(weight.shape, weight.dtype, Storage(weight.nbytes))
 
 
 def arrays_in(cache) -> list:

@@ -158,7 +158,7 @@ def fill(text: str, width: int, indent: int = 0) -> str:
     return textwrap.fill(text, width, subsequent_indent=" " * indent, **how)
 
 
-def blocks(widths: Sequence[int], width: int, keep: int = 1) -> list[list[int]]:
+def blocks(widths: Sequence[int], width: int, keep: int) -> list[list[int]]:
     """The columns of a table, by number, in tables of at most `width`: each has the first `keep`
     columns, which name a row, and at least one other.
     """
@@ -178,20 +178,21 @@ def table(
     widths: Sequence[int],
     width: int,
     left: Collection[int] = (0,),
+    keep: int = 1,
 ) -> Iterator[str]:
     """Rows of cells as lines, in columns of these widths; left: columns that start at the left.
 
-    Where a line would be wider than `width`, the columns move together. Those that still do not
-    fit stand in a further table below, with the first column again, without rows of empty cells.
+    Where a line would be wider than `width`, the columns move together. Those that still do not fit
+    stand in a further table below, with the first `keep` again, without rows of empty cells.
     """
     if max(map(len, _lines(rows, widths, range(len(widths)), left))) > width:
         widths = [max(map(len, column)) + GAP for column in zip(*rows)]
         widths[0] -= GAP
-    first, *others = blocks(widths, width)
+    first, *others = blocks(widths, width, keep)
     yield from _lines(rows, widths, first, left)
     for block in others:
         yield ""
-        told = [row for row in rows if any(row[i].strip() for i in block[1:])]
+        told = [row for row in rows if any(row[i].strip() for i in block[keep:])]
         yield from _lines(told, widths, block, left)
 
 

@@ -162,14 +162,18 @@ def pad(rows: list[tuple[list[int], list[int]]], pad_id: int) -> Batch:
 
 
 def random_batch(
-    vocab_size: int, batch_size: int, prompts: tuple[int, int], answers: tuple[int, int]
+    vocab_size: int,
+    batch_size: int,
+    prompts: tuple[int, int],
+    answers: tuple[int, int],
+    seed: int = 0,
 ) -> Batch:
     """Random tokens in the form of instruction data: a prompt without targets, then an answer.
 
     prompts, answers: the least and the most tokens of each, drawn for every row.
-    ->  ids, targets (batch_size, T), the same at each call.
+    ->  ids, targets (batch_size, T), the same for the same seed.
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     rows = []
     for _ in range(batch_size):
         prompt, answer = (int(rng.integers(least, most + 1)) for least, most in (prompts, answers))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..support.files import read_json, read_text
-from .tokenizer import ForeignTokenizer, known_ids, tokenized, tokenizer_config
+from .tokenizer import ForeignTokenizer, known_ids, tokenizer_config
 
 START, STOP = "<|im_start|>", "<|im_end|>"  # around each message of a chat (ChatML)
 SPECIAL = 3  # tokenizer.ggml.token_type of a token that is not text
@@ -112,10 +112,6 @@ class BytePairTokenizer:
         """Text to ids; no token is added. Raises ValueError for what the library refuses."""
         with _in_rust("tokenizer"):
             return self._inner.encode(text, add_special_tokens=False).ids
-
-    def __call__(self, text: str | Sequence[str]) -> dict[str, Any]:
-        """{"input_ids": …} of a text, or of each of several: see `tokenizer.tokenized`."""
-        return tokenized(self, text)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Ids to text, without special tokens. Raises ValueError for an id out of range."""

@@ -2,13 +2,13 @@
 
 import json
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..support.files import check_kind, read_json, write_together
+from ..support.files import check_kind, read_json
 
 PAD = "<pad>"
 END = "\n"  # the token that ends an answer
@@ -42,7 +42,7 @@ class CharTokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> "CharTokenizer":
-        """Read a tokenizer.json that `save` wrote.
+        """Read a tokenizer.json as `files` gives it.
 
         Raises ForeignTokenizer for another kind, ValueError for a damaged file, FileNotFoundError.
         """
@@ -68,14 +68,8 @@ class CharTokenizer:
                 )
         return tokenizer
 
-    def save(self, folder: str | Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json in Hugging Face's layout."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_together({folder / name: data for name, data in self.files().items()})
-
     def files(self) -> dict[str, bytes]:
-        """File name -> contents, as `save` writes them."""
+        """tokenizer.json and tokenizer_config.json in Hugging Face's layout: name -> contents."""
         tokenizer = json.dumps(self._tokenizer_json(), ensure_ascii=False, indent=1)
         return {"tokenizer.json": f"{tokenizer}\n".encode(), **tokenizer_config(PAD, END)}
 
@@ -121,10 +115,6 @@ class CharTokenizer:
             raise ValueError(f"tokenizer: no token for {', '.join(map(repr, unknown))}")
         return [self._ids[character] for character in text]
 
-    def __call__(self, text: str | Sequence[str]) -> dict[str, Any]:
-        """{"input_ids": …} of a text, or of each of several: see `tokenized`."""
-        return tokenized(self, text)
-
     def decode(self, ids: Iterable[int]) -> str:
         """Ids to text, without padding. Raises ValueError for an id out of range."""
         return "".join(self.tokens[i] for i in known_ids(ids, self.vocab_size) if i != self.pad_id)
@@ -140,16 +130,6 @@ def tokenizer_config(pad: str, end: str, **more: Any) -> dict[str, bytes]:
         **more,
     }
     return {"tokenizer_config.json": f"{json.dumps(fields, indent=1)}\n".encode()}
-
-
-def tokenized(tokenizer: Any, text: str | Sequence[str]) -> dict[str, Any]:
-    """{"input_ids": ids of the text}, as transformers' tokenizers return it.
-
-    For several texts it is a list of lists, each of its own length.
-    """
-    if isinstance(text, str):
-        return {"input_ids": tokenizer.encode(text)}
-    return {"input_ids": [tokenizer.encode(each) for each in text]}
 
 
 def known_ids(ids: Iterable[int], vocab_size: int) -> list[int]:

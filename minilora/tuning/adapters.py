@@ -5,22 +5,24 @@ weight of the base (full fine-tuning, Delta-LoRA) moves a copy that belongs to t
 """
 
 import inspect
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from .. import ops
-from ..engine import Tensor, param, scope
+from ..engine import Tensor, param
 from ..llama import generation
-from ..llama.model import EMBED, MLP, Forward, Llama, gated
+from ..llama.model import EMBED, Forward, Llama
 from ..llama.rows import Rows
 from ..methods import Technique
 from ..methods.base import Arrays, Method
 from ..support import show
-from ..support.meta import Meta, is_array
-from ..support.names import no_attribute
+from ..support.meta import dense, is_array, shape_alone
+from ..support.names import peft_hint
 from ..support.plots import human
 from ..support.values import plain, whole
 from .choices import (
@@ -129,12 +131,12 @@ class Tuned:
         """A fresh leaf of the tape for every trainable array, by key."""
         return {t.key: param(t.array, t.key) for t in self.trained()}
 
-    def how(
+    def forward(
         self,
         leaves: Mapping[str, Tensor] | None = None,
         key: tuple[int, ...] | None = None,
     ) -> Forward:
-        """The weights and linears with which the base's forward pass runs under this technique.
+        """What the base's forward pass runs with under this technique.
 
         leaves: key -> leaf of the tape, for the arrays that get gradients. key: (seed, step,
         micro-batch), from which dropout draws; None: no dropout.
@@ -142,56 +144,42 @@ class Tuned:
         again = check_recompute(self.recompute)
         leaves = leaves or {}
         weights: dict[str, Any] = {**self.base.params, **self.weights, **leaves}
-        arguments: dict[str, Arrays] = {}  # of the adapted linears, for this pass
-        place = {name: i for i, name in enumerate(self.layers)}
+        known: dict[str, list[Any]] = {}  # the arguments of an adapted linear, for this pass
         p = self.options.get("dropout", 0.0) if key else 0.0
 
-        def arguments_of(name: str) -> Arrays:
-            if name not in arguments:
-                given = {"W": weights[f"{name}.weight"], **self.layers[name]}
-                if self.record.derived:
-                    given |= self.record.derived(**given)
-                keys = {a: self.key(name, a) for a in self.record.trains}
-                given |= {a: leaves[k] for a, k in keys.items() if k in leaves}
-                arguments[name] = given
-            return arguments[name]
+        def arguments(name: str) -> list[Any]:
+            given = {"W": weights[f"{name}.weight"], **self.layers[name]}
+            if self.record.derived:
+                given |= self.record.derived(**given)
+            keys = {a: self.key(name, a) for a in self.record.trains}
+            given |= {a: leaves[k] for a, k in keys.items() if k in leaves}
+            return [given[a] for a in self._arguments if a != "xd"]
 
-        def linear(name: str, x: Tensor, rows: Rows) -> Tensor:
-            with scope(name.rsplit(".", 1)[-1]):
-                if name in self.layers:
-                    op, given = self.record.op, arguments_of(name)
-                    rest = [given[a] for a in self._arguments if a != "xd"]
-                    if p and key:
-                        rest.append(ops.dropout(x, p, (*key, place[name]), rows.batch))
-                else:
-                    W = weights[f"{name}.weight"]
-                    op, rest = ops.linear if isinstance(W, Tensor) else ops.frozen_linear, [W]
-                return op(x, *rest)
+        def adapted(name: str, place: int, x: Tensor, rows: Rows) -> Tensor:
+            if name not in known:
+                known[name] = arguments(name)
+            dropped = [ops.dropout(x, p, (*key, place), rows.batch)] if p and key else []
+            return self.record.op(x, *known[name], *dropped)
 
-        def feed_forward(name: str, h: Tensor, rows: Rows) -> Tensor:
-            parts = [f"{name}.{part}" for part in MLP]
-            Ws = [weights[f"{part}.weight"] for part in parts]
-            if any(part in self.layers for part in parts) or any(isinstance(W, Tensor) for W in Ws):
-                return gated(linear, name, h, rows)
-            return ops.frozen_feed_forward(h, *Ws)
-
-        return Forward(weights, linear, feed_forward, recompute=again == "layers")
+        linears = {name: partial(adapted, name, i) for i, name in enumerate(self.layers)}
+        return Forward(weights, linears, recompute=again == "layers")
 
     def loss(self, ids, targets, count=None, leaves=None, key=None) -> Tensor:
         """The base's mean loss () in nats a target under this technique.
 
         ids, targets (N, T) ints; count: the divisor, None: the targets that count; leaves and key
-        as for `how`. Raises ValueError if ids or targets are out of range.
+        as for `forward`. Raises ValueError if ids or targets are out of range.
         """
-        return self.base.loss(ids, targets, count, self.how(leaves, key))
+        return self.base.loss(ids, targets, count, self.forward(leaves, key))
 
     def logits(self, ids) -> np.ndarray:
         """ids (N, T) ints -> logits (N, T, V), without dropout. Raises ValueError for wrong ids."""
-        return self.base.logits(ids, self.how())
+        return self.base.logits(ids, self.forward())
 
     def generate(self, ids, max_new_tokens: int, **choices) -> np.ndarray:
         """Continue each row of ids (N, T) -> (N, T + new): see `generation.generate`."""
-        return generation.generate(self.base, ids, max_new_tokens, **choices, how=self.how())
+        forward = self.forward()
+        return generation.generate(self.base, ids, max_new_tokens, **choices, forward=forward)
 
     def factors(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         """Arrays (O, k) and (k, I) whose product is the whole change of one linear's weight.
@@ -208,7 +196,7 @@ class Tuned:
 
         It is the adapter's ΔW and, for a technique that moves W, the change of W itself.
         """
-        W = self.base.params[f"{layer}.weight"]
+        W = dense(self.base.params[f"{layer}.weight"])
         arguments = {"W": self.weights.get(f"{layer}.weight", W), **self.layers.get(layer, {})}
         wide = {
             k: a.astype(np.float64) if isinstance(a, np.ndarray) else a
@@ -227,25 +215,17 @@ class Tuned:
         All: the base's and the adapters', without the arrays that all layers share.
         """
         trainable = sum(a.size for a in self.trainable.values())
-        base = sum(a.size for a in self.base.params.values())
+        base = sum(math.prod(a.shape) for a in self.base.params.values())
         if self.record.whole_model:
             return trainable, base
         others = {"W", *self.shared, *self.record.remembers}
         own = [a for row in self.layers.values() for n, a in row.items() if n not in others]
         return trainable, base + sum(a.size for a in own if is_array(a))
 
-    def print_trainable_parameters(self) -> None:
-        """Print `count_parameters` in the words of PEFT's method of this name."""
-        trainable, every = self.count_parameters()
-        share = 100 * trainable / every
-        print(
-            f"trainable params: {trainable:,} || all params: {every:,} || trainable%: {share:.4f}"
-        )
-
     if not TYPE_CHECKING:  # a type checker finds an unknown attribute by itself
 
         def __getattr__(self, name):
-            raise no_attribute(self, name)
+            raise AttributeError(f"'Tuned' object has no attribute {name!r}{peft_hint(name)}")
 
     def _facts(self) -> dict[str, str]:
         trainable, every = self.count_parameters()
@@ -297,12 +277,9 @@ def attach(
     layers_pattern, exclude_modules: leave some of them out, see `match_targets`. recompute: needs
     less memory and more time, see `check_recompute`. options: the technique's own, listed below
     with their defaults.
-    Raises TypeError if model is no Llama or method no name; ValueError for a keyword that the
+    Raises TypeError if model is no Llama; ValueError for a keyword that the
     technique does not take, with the nearest right names, or for a value out of range.
     """
-    if not isinstance(method, str | Method | None):
-        wanted = "attach(model, method)" if isinstance(method, Llama) else "a name in METHODS"
-        raise TypeError(f"attach: got a {type(method).__name__} as the method, wanted {wanted}")
     record = method if isinstance(method, Method) else find_method(method)
     check_base("attach", model)
     patterns = {"rank_pattern": rank_pattern or {}, "alpha_pattern": alpha_pattern or {}}
@@ -316,7 +293,7 @@ def attach(
     seed = whole("attach: seed", seed)
     if record.whole_model:
         tuned = Tuned(model, record, None, None, None, seed, options, recompute)
-        tuned.weights = {name: a.copy() for name, a in model.params.items()}
+        tuned.weights = {name: dense(a).copy() for name, a in model.params.items()}
         return tuned
 
     names = match_targets(model.config, targets, **selection)
@@ -354,16 +331,16 @@ def _fill_layers(tuned, names):
             # an array made like a W in Fortran order has that order too; AdamW needs C order
             if isinstance(a := made.get(k), np.ndarray) and not a.flags.c_contiguous:
                 made[k] = np.array(a, order="C")
-        own = {"W": W.copy()} if record.owns_weight else {}
+        own = {"W": dense(W).copy()} if record.owns_weight else {}
         tuned.layers[name] = own | {argument: plain(a) for argument, a in made.items()}
 
 
 def shapes_of(model: Llama) -> Llama:
-    """The same model with shapes in place of arrays.
+    """The same model with shapes and bytes in place of weights, of whatever form.
 
     What `attach` makes on it takes no memory, whatever sizes a file claims.
     """
-    params: dict[str, Any] = {name: Meta(a.shape, a.dtype) for name, a in model.params.items()}
+    params: dict[str, Any] = {name: shape_alone(a) for name, a in model.params.items()}
     return Llama(model.config, params)
 
 
@@ -410,11 +387,10 @@ def _with_change(model: Llama, tuned: Tuned, sign: int) -> Llama:
     params = dict(model.params)
     if tuned.record.whole_model:
         for name, moved in tuned.weights.items():
-            change = moved.astype(np.float64) - tuned.base.params[name]
-            params[name] = (params[name] + sign * change).astype(model.dtype)
+            change = moved.astype(np.float64) - dense(tuned.base.params[name])
+            params[name] = (dense(params[name]) + sign * change).astype(model.dtype)
     for layer in tuned.layers:
         name = f"{layer}.weight"
-        params[name] = (params[name].astype(np.float64) + sign * tuned.delta(layer)).astype(
-            model.dtype
-        )
+        whole = dense(params[name]).astype(np.float64) + sign * tuned.delta(layer)
+        params[name] = whole.astype(model.dtype)
     return Llama(model.config, params, model.tokenizer)

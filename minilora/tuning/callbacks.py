@@ -41,20 +41,8 @@ class Run:
         return last or bool(every and self.step % every == 0)
 
 
-# How the methods begin that transformers' Trainer calls.
-TRANSFORMERS = "on_train", "on_step", "on_epoch", "on_evaluate", "on_log", "on_save"
-
-
 class Callback:
     """A callback that does nothing. Write a subclass with the methods that you need."""
-
-    def __init_subclass__(cls) -> None:
-        """Raises TypeError for a method named as those of transformers: nothing would call it."""
-        for name, value in vars(cls).items():
-            if name.startswith(TRANSFORMERS) and callable(value):
-                raise TypeError(
-                    f"callback: nothing calls {name}; wanted step, evaluation, checkpoint or end"
-                )
 
     def step(self, run: Run) -> None:
         """After each step; history.losses[-1] and .rates[-1] are its loss and learning rate."""
@@ -122,37 +110,6 @@ class Log(Callback):
             file.write(json.dumps(line, default=python_values) + "\n")
 
 
-class TensorBoard(Callback):
-    """loss, rate and evaluation (a number) in TensorBoard's format, into a folder.
-
-    Raises ModuleNotFoundError where the tensorboard package is not installed.
-    """
-
-    def __init__(self, folder: str | Path):
-        try:
-            from tensorboard.summary import Writer
-        except ImportError:
-            raise ModuleNotFoundError(
-                "TensorBoard's format needs its package: pip install tensorboard"
-            ) from None
-        self.writer = Writer(str(folder))
-
-    def step(self, run: Run) -> None:
-        """Loss and learning rate."""
-        self.writer.add_scalar("loss", run.history.losses[-1], run.step)
-        self.writer.add_scalar("rate", run.history.rates[-1], run.step)
-
-    def evaluation(self, run: Run) -> None:
-        """The evaluation, where it is a number."""
-        step, value = run.history.evaluations[-1]
-        if isinstance(value, int | float):
-            self.writer.add_scalar("evaluation", float(value), step)
-
-    def end(self, run: Run) -> None:
-        """Write what is still in memory."""
-        self.writer.close()
-
-
 class EarlyStopping(Callback):
     """Ends the run after `patience` evaluations in a row that are not better than the best one.
 
@@ -189,5 +146,5 @@ class EarlyStopping(Callback):
         if not (run.history.evaluations or run.interrupted):
             warnings.warn(
                 "early stopping: no evaluation came; wanted evaluate= and evaluate_every= of train",
-                stacklevel=5,  # the line that calls train
+                stacklevel=4,  # the line that calls train
             )

@@ -14,6 +14,7 @@ from ..formats.safetensors import read_arrays, write_arrays
 from ..llama.model import Llama
 from ..support import blas
 from ..support.files import check_kind, errors_at, parse_json
+from ..support.meta import dense
 from .adapters import Tuned, attach, shapes_of
 from .choices import check_options, find_method
 from .optim import AdamW
@@ -71,7 +72,7 @@ def load(path: str | Path, tuned: Tuned, adam: AdamW, settings: Mapping[str, Any
             warnings.warn(
                 f"{path}: {MACHINE[name]}: {saved.get(name)!r:.40} when it was saved, {mine!r} "
                 "now: the run goes on, but not to the same bits",
-                stacklevel=4,
+                stacklevel=3,
             )
     _restore(tuned, arrays)
     for name in adam.params:
@@ -135,11 +136,11 @@ def machine() -> dict[str, Any]:
 
 
 def checksum(arrays: Mapping[str, np.ndarray], text: str = "") -> str:
-    """The CRC-32 of a text and of all arrays: their names, shapes, dtypes and numbers."""
+    """The CRC-32 of a text and of all weights: their names, shapes, dtypes and numbers."""
     crc = zlib.crc32(text.encode())
     for name, a in sorted(arrays.items()):
         crc = zlib.crc32(f"{name}{a.shape}{a.dtype}".encode(), crc)
-        crc = zlib.crc32(np.ascontiguousarray(a).data, crc)
+        crc = zlib.crc32(np.ascontiguousarray(dense(a)).data, crc)
     return f"{crc:08x}"
 
 

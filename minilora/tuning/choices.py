@@ -9,7 +9,7 @@ from ..llama.model import EMBED, HEAD
 from ..methods import METHODS
 from ..methods.base import Method
 from ..support.files import find, nearest
-from ..support.names import PEFT_NAMES
+from ..support.names import peft_hint
 from ..support.values import number, plain, shown, whole
 from . import patterns
 
@@ -216,7 +216,8 @@ def check_options(record: Method, options: Mapping[str, Any], **common: Any) -> 
             raise ValueError(f"{record.name}: takes no {name}, got {value!r}")
     for name in options:
         if name not in record.options:
-            _check_peft_name(record, name)
+            if ours := peft_hint(name) or _peft_method(name):
+                raise ValueError(f"{record.name}: got {name}={ours}")
             raise nearest(f"option of {record.name}", name, record.options)
     values = {**record.options, **{k: plain(v) for k, v in options.items()}}
     for name, value in values.items():
@@ -227,13 +228,7 @@ def check_options(record: Method, options: Mapping[str, Any], **common: Any) -> 
     return values
 
 
-def _check_peft_name(record, name):
-    """Raises ValueError with the name that is used here, if it is one of PEFT's."""
-    ours = PEFT_NAMES.get(name)
-    if ours in (*record.takes, *record.options):
-        raise ValueError(f"{record.name}: {ours} is what PEFT calls {name}; wanted {ours}=")
-    if ours:
-        raise ValueError(f"{record.name}: takes no {ours}, which PEFT calls {name}")
-    for other, its in METHODS.items():
-        if its.peft and name in its.peft.claims:
-            raise ValueError(f"{record.name}: the method {other!r} is what PEFT calls {name}=True")
+def _peft_method(name):
+    """The technique that is an option of a config in PEFT, as use_dora is."""
+    claimed = (m for m, its in METHODS.items() if its.peft and name in its.peft.claims)
+    return next((f"; wanted the method {m!r}" for m in claimed), "")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..engine import tape
-from ..support.meta import arrays_in
+from ..support.meta import arrays_in, dense
 from .adapters import Tuned
 
 
@@ -37,7 +37,8 @@ def check_gradients(
     if math.isfinite(loss) and not bad:
         return
     weights = {**tuned.base.params, **tuned.arrays}
-    first = next((f"the array {k}" for k, a in weights.items() if not np.isfinite(a).all()), None)
+    infinite = (name for name, w in weights.items() if not np.isfinite(dense(w)).all())
+    first = next((f"the array {name}" for name in infinite), None)
     if first is None and bad and math.isfinite(loss):
         first = f"the gradient of {bad[-1]}"  # backward computes the last layer first
     first = first or _first_bad_activation(tuned, parts, step)

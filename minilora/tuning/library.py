@@ -45,13 +45,9 @@ class Library:
     def add(self, name: str, tuned: Tuned) -> Tuned:
         """Add an adapter, not a copy of it: training it further changes the library's adapter.
 
-        Raises ValueError if the name is in use, or the adapter is of another base or whole weights;
-        TypeError for a folder, which `load` takes.
+        Raises ValueError if the name is in use, or the adapter is of another base or whole weights.
         """
         self._check_free(name)
-        if not isinstance(tuned, Tuned):
-            kind = type(tuned).__name__
-            raise TypeError(f"library: {name}: got a {kind}, wanted a Tuned; load takes a folder")
         if tuned.base is not self.base:
             raise ValueError(f"library: {name} is on another base; load its folder instead")
         if tuned.record.whole_model:

@@ -1,17 +1,20 @@
 """Regular expressions that choose layers by their names, matched without backtracking.
 
 A pattern may come from an unknown adapter, and Python's `re` needs exponential time for some. Here
-each part of the pattern is tried once at each place of the name; the result is the set of places
-where the part can end. Groups, classes, counts, alternatives and looking ahead or behind mean the
-same as in `re`. After MOST_STEPS steps the search ends with an error.
+a part of the pattern is tried at all places of the name at once: it maps the set of places where it
+may begin to the set of places where it can end. Groups, classes, counts, alternatives and looking
+ahead or behind mean the same as in `re`. All patterns of one adapter share a budget of steps.
 """
 
+import contextlib
+import contextvars
 import functools
 import re
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
-MOST_CHARACTERS, MOST_DEPTH, MOST_STEPS = 4000, 40, 100_000
+MOST_CHARACTERS, MOST_DEPTH, MOST_STEPS = 4000, 40, 400_000  # steps: at most 0.2 seconds
 PLAIN = re.compile(r"[\w.]+")  # a name, in which a dot stands for any character
 TOKEN = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]|\\.|.", re.S)  # a class, an escape, a character
 COUNT = re.compile(r"([*+?])|\{(\d*)(,?)(\d*)\}")
@@ -21,9 +24,40 @@ WORD = re.compile(r"\w")
 Node = tuple[Any, ...]
 
 
+class _Budget:
+    """The steps that are left, and what has been found so far.
+
+    known: (pattern, name, kind) -> answer; fits: (name, class of characters) -> set of places.
+    """
+
+    def __init__(self):
+        self.left = MOST_STEPS
+        self.known: dict[tuple[Any, ...], bool] = {}
+        self.fits: dict[tuple[str, re.Pattern], int] = {}
+
+    def spend(self, steps: int) -> None:
+        """Take these steps. Raises ValueError where so many are not left."""
+        self.left -= steps
+        if self.left < 0:
+            raise ValueError(f"patterns of layers: more than {MOST_STEPS:,} steps to match them")
+
+
+_shared: contextvars.ContextVar[_Budget | None] = contextvars.ContextVar("budget", default=None)
+
+
+@contextlib.contextmanager
+def one_budget() -> Iterator[None]:
+    """In the with block all patterns share one budget of steps; elsewhere each call has its own."""
+    token = _shared.set(_Budget())
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
 def full(pattern: str, name: str) -> bool:
     """Does the pattern match the whole name? Raises ValueError: see `parse`."""
-    return len(name) in _Ends(name).of(parse(pattern), 0)
+    return _answer(pattern, name, _full)
 
 
 def end(pattern: str, name: str) -> bool:
@@ -31,13 +65,38 @@ def end(pattern: str, name: str) -> bool:
 
     Raises ValueError: see `parse`.
     """
-    if PLAIN.fullmatch(pattern) and len(pattern) > len(name):
-        return False
-    node, ends = parse(pattern), _Ends(name)
-    starts = [0, *(i + 1 for i, c in enumerate(name) if c == ".")]
+    return _answer(pattern, name, _end)
+
+
+def _answer(pattern, name, find):
+    budget = _shared.get() or _Budget()
+    key = (pattern, name, find)
+    if key not in budget.known:
+        budget.spend(4 + len(pattern) // 16)
+        budget.known[key] = find(pattern, name, budget)
+    return budget.known[key]
+
+
+def _full(pattern, name, budget):
+    return _matches(pattern, name, 1, budget)
+
+
+def _end(pattern, name, budget):
     if PLAIN.fullmatch(pattern):
-        starts = [i for i in starts if len(name) - i == len(pattern)]
-    return any(len(name) in ends.of(node, start) for start in starts)
+        start = len(name) - len(pattern)
+        begins = start == 0 or (start > 0 and name[start - 1] == ".")
+        return begins and all(p in (".", c) for p, c in zip(pattern, name[start:], strict=True))
+    return _matches(pattern, name, 1 | _places(name, lambda i: name[i - 1 : i] == "."), budget)
+
+
+def _matches(pattern, name, starts, budget):
+    node = parse(pattern)
+    return bool(_Ends(name, budget).of(node, starts) >> len(name) & 1)
+
+
+def _places(name, fits) -> int:
+    """The set of the places 0 to len(name) that fit, as a number whose bit i is place i."""
+    return sum(1 << i for i in range(len(name) + 1) if fits(i))
 
 
 @functools.lru_cache(maxsize=256)
@@ -47,6 +106,7 @@ def parse(pattern: str) -> Node:
     Raises ValueError if it is no regular expression, is too long, or has a part that is not
     supported: back references, flags, possessive counts, atomic groups.
     """
+    (_shared.get() or _Budget()).spend(4 * len(pattern))
     if len(pattern) > MOST_CHARACTERS:
         raise ValueError(
             f"pattern {pattern[:40]!r}… has {len(pattern):,} characters, wanted at most "
@@ -121,65 +181,60 @@ def _counted(pattern, node, at):
 
 
 class _Ends:
-    """Where the parts of a pattern can end in one name."""
+    """Where the parts of a pattern can end in one name. A set of places is a number: `_places`."""
 
-    def __init__(self, name: str):
-        self.name, self.steps = name, 0
-        self.known: dict[tuple[int, int], set[int]] = {}
+    def __init__(self, name: str, budget: _Budget):
+        self.name, self.budget = name, budget
 
-    def of(self, node: Node, start: int) -> set[int]:
-        """The places where the node can end, if it begins at `start`."""
-        key = (id(node), start)
-        if key not in self.known:
-            self.known[key] = self._find(node, start)
-        self.steps += 1 + len(self.known[key])
-        if self.steps > MOST_STEPS:
-            raise ValueError(f"pattern: more than {MOST_STEPS:,} steps for {self.name!r:.80}")
-        return self.known[key]
-
-    def _find(self, node, start) -> set[int]:
+    def of(self, node: Node, starts: int) -> int:
+        """The places where the node can end, if it begins at one of `starts`."""
+        self.budget.spend(1)
         kind = node[0]
         if kind == "one":
-            fits = start < len(self.name) and node[1].fullmatch(self.name[start])
-            return {start + 1} if fits else set()
+            return (starts & self._where(node[1])) << 1
         if kind == "all":
-            ends = {start}
             for part in node[1]:
-                ends = self._after(part, ends)
-            return ends
+                if starts:
+                    starts = self.of(part, starts)
+            return starts
         if kind == "any":
-            return set().union(*(self.of(branch, start) for branch in node[1]))
+            return functools.reduce(int.__or__, (self.of(branch, starts) for branch in node[1]))
         if kind == "many":
-            return self._repeated(node, start)
-        if kind == "look":
-            return {start} if self._seen(node, start) == node[2] else set()
-        return {start} if self._is_at(node[1], start) else set()
+            return self._repeated(node, starts)
+        fits = self._seen if kind == "look" else self._is_at
+        return _places(self.name, lambda place: starts >> place & 1 and fits(node, place))
 
-    def _after(self, node, starts) -> set[int]:
-        return set().union(*(self.of(node, start) for start in starts))
+    def _where(self, character: re.Pattern) -> int:
+        key, fits = (self.name, character), self.budget.fits
+        if key not in fits:
+            self.budget.spend(len(self.name))
+            fits[key] = _places(self.name, lambda i: character.fullmatch(self.name[i : i + 1]))
+        return fits[key]
 
-    def _repeated(self, node, start) -> set[int]:
+    def _repeated(self, node, starts) -> int:
         _, inner, low, high = node
         most = len(self.name) + 1  # more turns than characters find nothing new
-        ends = {start}
         for _ in range(min(low, most)):
-            ends = self._after(inner, ends)
-        found, new = set(ends), ends
+            starts = self.of(inner, starts)
+        found = new = starts
         for _ in range(most if high is None else min(high - low, most)):
-            new = self._after(inner, new) - found
+            new = self.of(inner, new) & ~found
             if not new:
                 break
             found |= new
         return found
 
     def _seen(self, node, place) -> bool:
-        """Does the inner pattern begin here, or, looking behind, end here?"""
-        _, inner, _, behind = node
+        """Does the inner pattern begin here, or, looking behind, end here? Or not, as node[2]."""
+        _, inner, wanted, behind = node
         if behind:
-            return any(place in self.of(inner, start) for start in range(place + 1))
-        return bool(self.of(inner, place))
+            found = self.of(inner, (2 << place) - 1) >> place & 1
+        else:
+            found = self.of(inner, 1 << place)
+        return bool(found) == wanted
 
-    def _is_at(self, which, place) -> bool:
+    def _is_at(self, node, place) -> bool:
+        which = node[1]
         if which in ("^", r"\A"):
             return place == 0
         if which in ("$", r"\Z"):

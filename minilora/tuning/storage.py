@@ -18,9 +18,10 @@ from ..llama.model import Llama
 from ..methods import METHODS
 from ..methods.base import Method, Settings
 from ..support.files import check_kind, errors_at, parse_json, read_json, write_together
-from ..support.meta import is_array
+from ..support.meta import dense, is_array
 from . import checkpoints
 from .adapters import Tuned, adapted, check_base, shapes_of
+from .patterns import one_budget
 from .peft_config import attach_as_stored, drawn_keys, restores_arrays
 
 CONFIG, ARRAYS = "adapter_config.json", "adapter_model.safetensors"
@@ -102,7 +103,7 @@ def _check_written(tuned, config, arrays):
         _fill(again, tuned.method, arrays, drawn_keys(again.record, config))
     form = f"its form on disk ({config['peft_type']}, read as {again.method})"
     for layer, arguments in tuned.layers.items():
-        change, weight = tuned.delta(layer), tuned.base.params[f"{layer}.weight"]
+        change, weight = tuned.delta(layer), dense(tuned.base.params[f"{layer}.weight"])
         most = LOST * np.linalg.norm(change) + ROUNDING * np.linalg.norm(weight)
         numbers = {n: v for n, v in again.layers[layer].items() if not is_array(v)}
         same = all(np.isclose(v, arguments.get(n, v)) for n, v in numbers.items())
@@ -140,11 +141,12 @@ def load_adapter(
     TypeError for another model than a Llama.
     """
     check_base("load_adapter", model)
-    if Path(folder).is_file():
+    with one_budget():
+        if not Path(folder).is_file():
+            return _load(model, folder, method, options)
         if method is not None or options:
             raise ValueError(f"{folder}: a checkpoint settles its method and options; got others")
         return checkpoints.load_tuned(folder, model)
-    return _load(model, folder, method, options)
 
 
 def load_unmoved(model: Llama, folder: str | Path) -> Tuned:
@@ -153,7 +155,8 @@ def load_unmoved(model: Llama, folder: str | Path) -> Tuned:
     A technique that moves a weight is loaded as PEFT reads it: as a LoRA. Raises what
     `load_adapter` raises.
     """
-    return _load(model, folder, None, {}, unmoved=True)
+    with one_budget():
+        return _load(model, folder, None, {}, unmoved=True)
 
 
 def _load(model, folder, method, options, unmoved=False):

@@ -20,7 +20,6 @@ from ..llama.generation import check_ids
 from ..llama.model import check_targets
 from ..ops.loss import IGNORED
 from ..support.files import nearest
-from ..support.names import names_keywords
 from ..support.values import number, whole
 from . import checkpoints, optim
 from .adapters import Tuned, adapted
@@ -33,7 +32,6 @@ __all__ = ["Callback", "Diverged", "History", "Run", "gradients", "train"]
 Batch = tuple[np.ndarray, np.ndarray]
 
 
-@names_keywords
 def train(
     tuned: Tuned,
     batches: Iterable[Batch],
@@ -69,14 +67,6 @@ def train(
     go on; ValueError for settings out of range.
     """
     adapted(tuned, "train")
-    if isinstance(callbacks, Callback):
-        raise TypeError("train: callbacks is one Callback, wanted a list of them")
-    for callback in callbacks:
-        name = getattr(callback, "__name__", type(callback).__name__)
-        if isinstance(callback, type):
-            raise TypeError(f"train: callbacks holds the class {name}, wanted an object, {name}()")
-        if not isinstance(callback, Callback):
-            raise TypeError(f"train: callbacks holds {name}, wanted objects of ml.Callback")
     settings = _settings(
         steps=steps,
         lr=lr,
@@ -311,11 +301,9 @@ def _settings(*, steps, lr, weight_decay, betas, eps, schedule, warmup, clip, ac
         "clip": None if clip is None else number("train: clip", clip, above=0),
         "accumulate": whole("train: accumulate", accumulate, 1),
     }
-    if settings["lr"] > 0 and optim.learning_rate(1, **_of_rate(settings)) == 0 and steps == 1:
-        warnings.warn(f"train: with one step the {schedule} schedule's rate is 0", stacklevel=4)
     if warmup > steps:
         warnings.warn(
-            f"train: warmup is {warmup}, steps is {steps}: the rate never reaches lr", stacklevel=4
+            f"train: warmup is {warmup}, steps is {steps}: the rate never reaches lr", stacklevel=3
         )
     return settings
 

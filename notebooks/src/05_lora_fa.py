@@ -234,8 +234,8 @@ assert keeper == "attention"
 r"""
 With adapters on two linears a layer, little of what is kept is $x$, and little is saved. On `o_proj`
 nothing is: attention keeps that array for its own backward. And where
-anything else keeps $x$, or a dropout mask of its size, the saving is taken back: `minilora memory
---what-if` counts those cases.
+anything else keeps $x$, or a dropout mask of its size, the saving is taken back:
+`python -m studies.memory what-if`, in the repository, counts those cases.
 
 ## What is lost
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pages
 import pytest
 
-from minilora.memory import savers
+from studies.memory import savers
 
 DOCS = Path(__file__).parents[2] / "docs"
 SAVERS = [saver.title for saver in savers.SAVERS]
@@ -22,7 +22,7 @@ needs_smollm2 = pytest.mark.skipif(
 
 def lasting(command, text):
     """The output without what another run or machine gives otherwise: measured peaks and times."""
-    if "--savers" in command:  # columns of 12 after 18: measured is the third, time the fifth
+    if "memory savers" in command:  # columns of 12 after 18: measured is the third, time the fifth
         return [line[:42] + line[54:66] if line[18:42].strip() else line for line in text]
     if "--measure" in command:
         return [re.sub(r"[\d.]+ \w+   the same bytes.*", "the same bytes", line) for line in text]
@@ -58,7 +58,7 @@ def test_real_batches_keep_at_most_65_percent_of_what_every_position_kept():
 
 
 def test_the_seconds_in_the_readme_are_the_records():
-    (words,) = (t for c, t in pages.blocks(SPEED) if c.startswith("bench words"))
+    (words,) = (t for c, t in pages.blocks(SPEED) if "speed words" in c)
     line = next(line for line in words.splitlines() if re.match(r"words +LoRA ", line))
     here, padded, packed = re.findall(r"\d+\.\d+", line)[:3]
     readme = " ".join((DOCS.parent / "README.md").read_text(encoding="utf-8").split())
@@ -110,7 +110,7 @@ def test_what_the_memory_page_says_of_its_tables():
     z = sum(n for (_, what), n in sizes.items() if what == "z")
     x = sum(n for (place, what), n in sizes.items() if what == "x" and "_proj" in place)
     assert swiglu > activations / 2 and z < x / 20
-    qv, every = (t for c, t in by_command.items() if "--what-if" in c)
+    qv, every = (t for c, t in by_command.items() if "memory what-if" in c)
     shares = {}
     for name, text in (("qv", qv), ("all", every)):
         lines = text.splitlines()

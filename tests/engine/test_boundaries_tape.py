@@ -5,14 +5,13 @@ import types
 
 import numpy as np
 import pytest
-from battery import BATCHES, base, tune
+from battery import BATCHES, tune
 
 import minilora as ml
 from minilora import engine, fast, ops
 from minilora.engine import Tensor, backward, param
 from minilora.fast import twins
 from minilora.gradcheck import GradientError
-from minilora.memory import savers
 
 # their names in the package are functions
 training = importlib.import_module("minilora.tuning.train")
@@ -61,16 +60,6 @@ def test_several_batches_never_hold_all_gradients_twice(monkeypatch):
     seen.clear()
     training.gradients(tuned, BATCHES[:1])
     assert seen == [None]
-
-
-@pytest.mark.parametrize("saver", savers.SAVERS, ids=lambda saver: saver.title)
-def test_a_step_that_frees_gradients_keeps_none(saver, monkeypatch):
-    tuned, leaves = tune("lora", base("float32")), []
-    make = type(tuned).leaves
-    monkeypatch.setattr(type(tuned), "leaves", lambda self: leaves.append(make(self)) or leaves[-1])
-    savers.step(tuned, saver)(BATCHES[0][0])
-    kept = [leaf.grad is not None for leaf in leaves[-1].values()]
-    assert kept == [not saver.frees] * len(kept)
 
 
 def test_the_gradient_of_the_output_has_its_shape():

@@ -299,6 +299,11 @@ def test_a_tensor_of_no_or_of_endless_size(tmp_path, shape):
         ml.load_model(path)
 
 
+def test_no_file():
+    with pytest.raises(FileNotFoundError, match=r"nothing\.gguf: no such file"):
+        ml.load_model("nothing.gguf")
+
+
 # ---- tokenizers
 
 BYTES = [chr(c) for c in (*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324))]

@@ -152,9 +152,7 @@ def test_every_option_of_a_technique_is_an_axis(monkeypatch):
         axes_of(parser().parse_args(["sweep", "--early", "yes"]))
 
 
-@pytest.mark.parametrize(
-    "text", ["hello", "hello\n", '{"cell": {}}\n', "\xff\n"]
-)
+@pytest.mark.parametrize("text", ["hello", "hello\n", '{"cell": {}}\n', "\xff\n"])
 def test_another_file_in_the_way_stays_as_it_is(text, tmp_path, capsys):
     out = tmp_path / "sweep.jsonl"
     out.write_bytes(text.encode("latin-1"))
@@ -394,6 +392,22 @@ def interrupted(*args, real=place.fork_exec, **others):
 place.fork_exec = interrupted
 """,
 }
+WHEN["loky's last thread ends late"] = (
+    """
+import importlib, threading
+backend = "joblib.externals.loky.backend."
+semaphores, queues = (importlib.import_module(backend + n) for n in ("synchronize", "queues"))
+def unlinked(name, real=semaphores.sem_unlink):
+    real(name)
+    if threading.current_thread() is not threading.main_thread():
+        time.sleep(0.3)
+def fed(*args, real=queues.Queue._feed):
+    real(*args)
+    time.sleep(0.005)
+semaphores.sem_unlink, queues.Queue._feed = unlinked, staticmethod(fed)
+"""
+    + WHEN["a worker begins"]
+)
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="lists what Linux shares")

@@ -38,7 +38,7 @@ def tuned_of(method, dtype=np.float64, **how):
 
 def rectangle_loss(tuned, ids, targets, leaves, key=None):
     """The loss with every row of the batch computed in every layer."""
-    how = tuned.how(leaves, key)
+    how = tuned.forward(leaves, key)
     h, W = tuned.base.hidden(ids, how), tuned.base.head(how)
     op = ops.head_loss if isinstance(W, Tensor) else ops.frozen_head_loss
     return op(h, W, targets.reshape(-1), None)

@@ -3,9 +3,7 @@
 import dataclasses
 import gc
 import re
-import time
 import tracemalloc
-import types
 import warnings
 
 import numpy as np
@@ -15,7 +13,7 @@ from conftest import make_llama
 
 import minilora as ml
 from minilora.engine import backward
-from minilora.memory import figure, savers, tables, whatif
+from minilora.memory import tables
 from minilora.memory.count import count
 from minilora.memory.saved import Saved
 from minilora.memory.step import Ledger, largest
@@ -126,13 +124,6 @@ def test_the_largest_number_that_fits_is_found_in_a_few_tries(budget, wanted):
     assert largest(lambda n: n**3, budget) == max(n for n in range(20) if n**3 <= budget)
 
 
-def test_activations_overtake_the_weights_at_the_first_length_with_more_bytes():
-    rows = [types.SimpleNamespace(activations=100 * n, weights=1000) for n in (1, 2)]
-    assert figure.overtaking((1, 2), rows) == 11
-    light = [types.SimpleNamespace(activations=100 * n, weights=50) for n in (1, 2)]
-    assert figure.overtaking((1, 2), light) == 1
-
-
 def test_the_parts_of_a_ledger_add_up_to_its_peak():
     row = ml.ledger(base().config, 1, 8, method="lora")
     parts = row.weights, row.optimizer, row.scratch, row.activations, row.transient
@@ -149,32 +140,6 @@ def test_a_table_of_bytes_says_whether_they_were_measured_so(mixed):
     assert "the same bytes, peak +0.0%" in same and "NOT the same bytes" not in same
     assert "NOT the same bytes" in other
     assert ("master copy" in same) == mixed and ("a 32-bit master copy" in same) == mixed
-
-
-@pytest.mark.parametrize("saver", savers.SAVERS, ids=lambda saver: saver.title)
-def test_a_step_with_a_saver_trains(saver):
-    tuned, plain = tune("full", base("float32")), tune("full", base("float32"))
-    savers.step(tuned, saver, 0.01)(BATCHES[0][0])
-    savers.step(plain, savers.SAVERS[0], 0.01)(BATCHES[0][0])
-    assert tuned.recompute == saver.recompute
-    for name, array in tuned.trainable.items():
-        assert np.array_equal(array, plain.trainable[name])
-        assert not np.array_equal(array, tuned.base.params[name]), name
-
-
-def test_the_seconds_of_savers_are_those_of_a_step():
-    start = time.perf_counter()
-    found = savers.seconds(tune("lora", base("float32")), 1, 4, rounds=1)
-    assert found.keys() == {saver.title for saver in savers.SAVERS}
-    assert min(found.values()) > 0 and max(found.values()) < time.perf_counter() - start
-
-
-def test_a_case_of_what_an_op_keeps_needs_more_bytes():
-    kept = whatif.what_ifs(base().config, {"lora": {}, "vera": {}}, 1, 8)
-    for row in kept.values():
-        first = row["as it is"]
-        assert row["every x"] > first and row["norm's y"] > first
-        assert row["mask, floats"] > row["mask, bytes"] > row["dropout"]
 
 
 SEEN = Saved("model.layers.0.mlp.gate", "linear", "x", (2, 3), 200, ("model.layers.0.mlp.up",))
@@ -275,96 +240,3 @@ def test_bytes_kept_in_three_ways_are_the_ledger_s():
         "matter": ml.ledger(config, batch=batch, method="lora").activations,
         "recomputed": again.activations,
     }
-
-
-def test_the_table_of_savers_compares_with_the_first():
-    row = {"saved": 100, "peak": 900, "measured_peak": 905, "seconds": 0.002}
-    less = row | {"peak": 600, "seconds": 0.0025}
-    more = row | {"peak": 1000, "seconds": 0.001}
-    titles = [saver.title for saver in savers.SAVERS]
-    head, *rows = [*savers.table({"lora": dict(zip(titles, (row, less, more, row)))})][:4]
-    names = ("LoRA", "saved", "peak", "measured", "less", "time")
-    assert cells(head) == list(zip(names, (4, 30, 42, 54, 66, 78)))
-    assert cells(rows[0])[1:] == [("100 B", 30), ("900 B", 42), ("905 B", 54), ("2.0 ms", 78)]
-    assert cells(rows[1])[4:] == [("300 B", 66), ("+25%", 78)]
-    assert cells(rows[2])[4:] == [("-100 B", 66), ("-50%", 78)]
-
-
-@pytest.mark.parametrize("saver", savers.SAVERS[:3], ids=lambda saver: saver.title)
-def test_the_bytes_of_a_saver_are_those_of_its_recompute(saver):
-    config = base("float32").config
-    said, found = savers.bytes_of(tune("lora", base("float32"), rank=8), saver, 2, 8)
-    how = dict(method="lora", targets="all-linear", recompute=saver.recompute)
-    wanted = ml.ledger(config, 2, 8, **how)
-    assert said.activations == found.activations == wanted.activations and said.peak == wanted.peak
-
-
-def test_the_table_of_cases_has_shares_of_lora_s_first_and_meanings():
-    titles = [case.title for case in whatif.CASES]
-    kept = dict(zip(titles, (200, 300, 400, None, None, None)))
-    found = [*whatif.table({"lora": kept, "vera": dict.fromkeys(titles, 50)}, 110)]
-    places = (17, 32, 46, 60, 74, 88, 102)
-    assert cells(found[0]) == list(zip(("kept for backward", *titles), places))
-    numbers = ("LoRA", "200 B", "300 B", "400 B", "–", "–", "–")
-    assert cells(found[1]) == list(zip(numbers, (4, 32, 46, 60, 74, 88, 102)))
-    assert cells(found[2]) == [("100.0%", 32), ("150.0%", 46), ("200.0%", 60)]
-    assert found[4].split() == ["25.0%"] * 6
-    narrow = [*whatif.table({"vera": dict.fromkeys(titles, 50)}, 60)]
-    first = f"as it is:     each op keeps what its backward reads, and\n{14 * ' '}nothing else"
-    assert first in narrow
-
-
-# ---------------------------------------- the figure of bytes
-
-
-def test_a_line_through_the_first_and_the_last_length_gives_where_weights_are_overtaken():
-    rows = [types.SimpleNamespace(activations=a, weights=1000) for a in (100, 150, 1100)]
-    assert figure.overtaking((1, 5, 11), rows) == 11
-    heavy = [types.SimpleNamespace(activations=100 * n + 500, weights=50) for n in (1, 2)]
-    assert figure.overtaking((1, 2), heavy) == 1
-
-
-def test_the_lengths_of_the_figure_reach_twice_where_weights_are_overtaken():
-    config, settings = base().config, {"lora": {}, "full": {}}
-    lengths, found = figure.curves(config, settings, 1)
-
-    def more(name, n):
-        row = ml.ledger(config, 1, n, method=name)
-        return row.activations > row.weights
-
-    last = max(next(n for n in range(1, 99) if more(name, n)) for name in settings)
-    top = next(2**k for k in range(9) if 2**k >= 2 * last)
-    assert lengths == [1, top // 2, top] and list(found) == ["lora", "full"]
-    short = dataclasses.replace(config, max_position_embeddings=3)
-    assert figure.curves(short, settings, 1)[0] == [1, 3]
-
-
-def test_the_figure_has_a_titled_panel_for_each_method_on_one_scale():
-    methods = ["lora", "lora_fa", "vera", "full"]
-    lengths, found = figure.curves(base().config, {name: {} for name in methods}, 1)
-    lengths = [1, 512, 1024]
-
-    def drawn(names):
-        return figure.memory_by_length(lengths, {name: found[name] for name in names}, "bytes")
-
-    four, two, one = drawn(methods), drawn(methods[:2]), drawn(methods[:1])
-    most = max(row.total() for rows in found.values() for row in rows)
-    assert [axes.get_title("left") for axes in four.axes] == [
-        ml.METHODS[name].title for name in methods
-    ]
-    first = four.axes[0]
-    for axes in four.axes:
-        assert axes.get_xlim() == (1, 1024) and axes.get_ylim()[0] == 0
-        # room for the two lines of text above the highest stack, and no more
-        assert 1.16 * most <= axes.get_ylim()[1] <= 1.2 * most
-        assert axes is first or axes.get_shared_y_axes().joined(axes, first)
-        assert all(not part.get_linewidth().any() for part in axes.collections)
-    assert [t for t in first.xaxis.get_major_locator()() if 0 <= t <= 1024] == [0, 500, 1000]
-    assert first.yaxis.get_major_formatter()(2048, 0) == "2 KiB"
-    assert four.get_suptitle() == "bytes"
-    labels = [text.get_text() for text in four.legends[0].get_texts()]
-    moves = "weights that a step rule moves"  # none of the four has such
-    assert labels == [*(p for p in figure.PARTS if p != moves), "all that LoRA holds"]
-    (w1, h1), (w2, h2), (w4, h4) = (f.get_size_inches() for f in (one, two, four))
-    assert (w2 - w1, h2 - h1) == pytest.approx((4.5, 0))
-    assert (w4 - w2, h4 - h2) == pytest.approx((4.5, 3.7))

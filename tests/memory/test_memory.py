@@ -516,10 +516,19 @@ class TestCommands:
         assert main("memory --method lora --seq 16 --fit 1000".split()) == 0
         assert re.search(r"^LoRA +4 or more +100 or more$", capsys.readouterr().out, re.M)
 
-    def test_figure(self, tmp_path):
-        path = tmp_path / "memory.png"
-        assert main(["memory", "--rank", "4", "--figure", str(path)]) == 0
-        assert path.read_bytes().startswith(b"\x89PNG")
+    def test_recompute(self, capsys):
+        words = "memory --method lora --seq 32 --measure --json --recompute layers".split()
+        assert main(words) == 0
+        row = json.loads(capsys.readouterr().out)["lora"]
+        assert all(row[c] == row["measured"][c] for c in CATEGORIES)
+        config = ml.load_model("base").config
+        kept = ledger(config, 1, 32, method="lora", recompute="layers").activations
+        assert row["activations"] == kept
+
+    def test_fit(self, capsys):
+        assert main("memory --fit 0.1 --seq 64 --json".split()) == 0
+        rows = json.loads(capsys.readouterr().out)
+        assert rows["lora_fa"]["rows"] >= rows["lora"]["rows"] > rows["full"]["rows"] > 0
 
     @pytest.mark.parametrize(
         "line, says",
@@ -533,11 +542,8 @@ class TestCommands:
             ("memory --fit nan", "--fit is nan, wanted a number of GB above 0"),
             ("memory --fit 1e308", "--fit is 1e+308, wanted a number of GB above 0 and below"),
             ("memory --fit 1 --batch 3", "without --batch"),
-            ("memory --figure x.png --seq 9", "without --seq and --json"),
-            ("memory --figure x.png --json", "without --seq and --json"),
-            ("memory --figure x.png --task past", "--figure draws rows in which all tokens count"),
-            ("memory --figure x.png --prompts 6 --answers 5", "without --task, --prompts and"),
-            ("memory --figure x.pdf", "--figure writes PNG: got 'x.pdf', wanted a name in .png"),
+            ("memory --measure --mixed", "without --mixed"),
+            ("memory --recompute layer", "recompute is 'layer', wanted None"),
             ("memory --option dropout=0.1", "--option: got 'dropout=0.1' without --method"),
             ("count --option dropout=0.1", "--option: got 'dropout=0.1' without --method"),
             ("memory --method lora --option targets=3", "unknown option of lora 'targets'"),

@@ -244,9 +244,7 @@ def test_the_limit_in_which_a_technique_is_lora(name, options):
     """Bit for bit."""
     settings = dict(steps=5, lr=1e-2, weight_decay=0.1, clip=0.5)
     tuned, lora = tune(name, **options), tune("lora")
-    assert (
-        ml.train(tuned, BATCHES, **settings).losses == ml.train(lora, BATCHES, **settings).losses
-    )
+    assert ml.train(tuned, BATCHES, **settings).losses == ml.train(lora, BATCHES, **settings).losses
     assert same_bits(tuned.trainable, lora.trainable)
 
 

@@ -11,9 +11,9 @@ import pytest
 
 import studies
 from minilora.lab.pretrain import Recipe
-from minilora.lab.statistics import FAILS, HOLDS, UNKNOWN
 from studies import _bases, claims, common, comparison, cost, delta_lora, forgetting, scratch
 from studies._question import Finding, Question
+from studies._verdicts import FAILS, HOLDS, UNKNOWN
 
 EVERY = (*studies.ORDER, *studies.APART)
 

@@ -37,7 +37,7 @@ def test_what_fits(value, wanted):
     [
         (1, bool, "it is 1, wanted true or false"),
         (True, int, "it is True, wanted a whole number"),
-        (2**64, int, "it is a number of more than 64 bits, wanted a whole number that is finite"),
+        (2**64, int, f"it is {2**64}, wanted a whole number that is finite"),
         (float("nan"), float, "it is nan, wanted a number that is finite and of 64 bits"),
         ("1", float, "it is '1', wanted a number"),
         (1.5, SHARE, "it is 1.5, wanted a number from 0 to 1"),

@@ -15,9 +15,7 @@ from minilora.bench import tables
 from minilora.cli import main
 from minilora.commands import COMMANDS
 from minilora.support import terminal
-from minilora.support.files import data_folder
 
-BENCH = data_folder() / "results" / "bench"
 PACKAGE, ERRORS = Path(tables.__file__).parent.parent, terminal.ERRORS
 
 SCRIPT = """
@@ -99,11 +97,8 @@ def test_every_help_text_is_as_narrow_as_the_terminal(command, columns, capsys, 
     [
         "count",
         "memory --seq 16",
-        "memory --seq 16 --what-if",
         "memory --prompts 9 --answers 2",
         "memory --seq 16 --method lora --fit 0.1",
-        f"bench --record {BENCH / 'bench.json'}",
-        f"bench --record {BENCH / 'rows.json'}",
         "gradcheck",
     ],
 )

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import functools
-import inspect
 import json
 import pickle
 import re
@@ -16,8 +15,7 @@ from battery import BATCHES, base, same_bits, tune
 
 import minilora as ml
 from minilora.cli import main
-from minilora.support.names import ATTRIBUTES, FUNCTIONS, TRAINER_NAMES, names_keywords
-from minilora.support.values import shown
+from minilora.support.names import PEFT_NAMES
 
 NAMES = list(ml.METHODS)
 RANKED = [n for n in NAMES if "rank" in ml.METHODS[n].takes]
@@ -41,11 +39,6 @@ def refuses(call, *said, error=ValueError):
 @pytest.mark.parametrize("name", RANKED)
 def test_ranks(name, rank):
     refuses(lambda: ml.attach(base(), name, rank=rank), name, "rank", repr(rank), "at least 1")
-
-
-def test_ranks_of_more_than_64_bits():
-    for rank in (2**64, 10**400, 10**5000):
-        refuses(lambda r=rank: ml.attach(base(), "lora", rank=r), "rank is above 18446744073709551")
 
 
 def test_numpy_s_numbers_are_numbers(tmp_path):
@@ -102,9 +95,9 @@ def test_seeds(seed):
     refuses(lambda: ml.attach(base(), "lora", seed=seed), "seed", repr(seed), "at least 0")
 
 
-@pytest.mark.parametrize("alpha", [0, float("nan"), float("inf"), "8", True, 10**4000])
+@pytest.mark.parametrize("alpha", [0, float("nan"), float("inf"), "8", True])
 def test_alphas(alpha):
-    refuses(lambda: ml.attach(base(), "lora", alpha=alpha), "alpha", shown(alpha), "other than 0")
+    refuses(lambda: ml.attach(base(), "lora", alpha=alpha), "alpha", repr(alpha), "other than 0")
 
 
 def test_what_a_method_does_not_take():
@@ -227,11 +220,11 @@ def test_a_stranger_s_pattern_does_not_hang(tmp_path):
 @pytest.mark.parametrize(
     "name, option, values",
     [
-        ("lora_plus", "ratio", [0, -1, float("inf"), "16", None, True, 10**5000]),
-        ("delta_lora", "update_ratio", [float("nan"), float("inf"), "2", None, -(10**5000)]),
+        ("lora_plus", "ratio", [0, -1, float("inf"), "16", None, True]),
+        ("delta_lora", "update_ratio", [float("nan"), float("inf"), "2", None]),
         ("delta_lora", "start_step", [-1, 1.5, "3", None, True]),
         ("vera", "projection_prng_key", [1.5, "3", None, True]),
-        ("vera", "d_initial", [float("nan"), "0.1", None, 10**400]),
+        ("vera", "d_initial", [float("nan"), "0.1", None]),
         ("lora", "rank_stabilized", ["yes", 1, None]),
         ("lora_fa", "corrected", ["yes", 1, None]),
     ],
@@ -239,7 +232,7 @@ def test_a_stranger_s_pattern_does_not_hang(tmp_path):
 def test_options_out_of_range(name, option, values):
     for value in values:
         refuses(
-            lambda v=value: ml.attach(base(), name, **{option: v}), option, re.escape(shown(value))
+            lambda v=value: ml.attach(base(), name, **{option: v}), option, re.escape(repr(value))
         )
 
 
@@ -296,7 +289,7 @@ def test_batches():
     "setting, values",
     [
         ("steps", [0, -1, 1.5, True, "3", None]),
-        ("lr", [-0.1, float("nan"), float("inf"), "fast", None, 10**5000]),
+        ("lr", [-0.1, float("nan"), float("inf"), "fast", None]),
         ("weight_decay", [-0.1, float("nan"), float("inf"), "a"]),
         ("betas", [(0.9, 1.0), (-0.1, 0.9), (0.9,), 0.9, ("a", "b"), (float("nan"), 0.9)]),
         ("eps", [0, -1e-8, float("nan"), "a"]),
@@ -311,7 +304,7 @@ def test_settings_of_train(setting, values):
     tuned = tune("lora")
     for value in values:
         settings = {"steps": 1, "lr": 0.1, setting: value}
-        refuses(lambda s=settings: ml.train(tuned, BATCHES, **s), setting, re.escape(shown(value)))
+        refuses(lambda s=settings: ml.train(tuned, BATCHES, **s), setting, re.escape(repr(value)))
     assert same_bits(tuned.arrays, tune("lora").arrays)
 
 
@@ -357,16 +350,9 @@ def test_unmerge_of_another_model(tmp_path):
 @pytest.mark.parametrize(
     "method, given, said",
     [
-        ("lora", {"r": 4}, "rank is what PEFT calls r;"),
-        ("lora", {"lora_alpha": 16}, "alpha is what PEFT calls lora_alpha"),
-        ("lora", {"target_modules": ["q_proj"]}, "targets is what PEFT calls target_modules"),
-        ("lora", {"lora_dropout": 0.1}, "dropout is what PEFT calls lora_dropout"),
-        ("vera", {"vera_dropout": 0.1}, "dropout is what PEFT calls vera_dropout"),
-        ("lora_fa", {"use_rslora": True}, "rank_stabilized is what PEFT calls use_rslora"),
-        ("lora_plus", {"loraplus_lr_ratio": 16}, "ratio is what PEFT calls loraplus_lr_ratio"),
-        ("vera", {"lora_alpha": 16}, "vera: takes no alpha, which PEFT calls lora_alpha"),
-        ("full", {"r": 16}, "full: takes no rank, which PEFT calls r"),
-        ("lora", {"use_dora": True}, "the method 'dora' is what PEFT calls use_dora=True"),
+        ("lora", {"r": 4}, "lora: got r=; wanted rank"),
+        ("vera", {"vera_dropout": 0.1}, "vera: got vera_dropout=; wanted dropout"),
+        ("lora", {"use_dora": True}, "lora: got use_dora=; wanted the method 'dora'"),
         ("LoRA", {}, "unknown method 'LoRA'; did you mean 'lora'"),
         ("lora+", {}, "did you mean 'lora_plus'"),
         ("LoRA-FA", {}, "did you mean 'lora_fa'"),
@@ -434,8 +420,6 @@ def test_an_adapter_where_a_model_is_wanted():
     for who, call in wrong.items():
         refuses(lambda c=call: c(tuned), rf"{who}: got a Tuned.*detach or merge", error=TypeError)
         refuses(lambda c=call: c("base"), rf"{who}: got a str.*load_model", error=TypeError)
-    library = ml.Library(tuned.base)
-    refuses(lambda: library.add("past", "runs/past"), "a str.*load takes a folder", error=TypeError)
 
 
 @pytest.mark.smoke
@@ -479,12 +463,6 @@ def test_a_name_where_a_model_is_wanted():
 @pytest.mark.smoke
 def test_arguments_in_another_order():
     calls = {
-        "attach: got a Llama as the method, wanted attach\\(model, method": lambda: ml.attach(
-            "lora", base()
-        ),
-        r"attach: got a dict as the method, wanted a name in METHODS": lambda: ml.attach(
-            base(), {"r": 4}
-        ),
         "gradcheck: forward is 1, wanted a function": lambda: ml.gradcheck(1, 2),
         "gradcheck: backward is None, wanted a function": lambda: ml.gradcheck(abs, None),
     }
@@ -493,39 +471,17 @@ def test_arguments_in_another_order():
 
 
 @pytest.mark.smoke
-def test_keywords_as_in_transformers():
-    @names_keywords
-    def train(tuned, *, steps, lr, schedule="constant"):
-        """Its own words."""
-        return steps * lr
-
-    assert train(None, steps=2, lr=0.5) == 1 and train.__doc__ == "Its own words."
-    assert [*inspect.signature(train).parameters] == ["tuned", "steps", "lr", "schedule"]
-    calls = {
-        "train: got learning_rate=, wanted lr=": dict(learning_rate=0.1, steps=2),
-        "train: got max_steps=, wanted steps=": dict(lr=0.1, max_steps=2),
-        r"train: got epochs=, wanted steps= \(optimizer steps, not ep": dict(lr=0.1, epochs=2),
-        "keyword of train 'shedule'; did you mean 'schedule'": dict(lr=0.1, steps=2, shedule="x"),
-        "keyword of train 'fp16'; wanted one of: tuned, steps": dict(lr=0.1, steps=2, fp16=True),
-    }
-    for words, given in calls.items():
-        refuses(lambda g=given: train(None, **g), words, error=TypeError)
-    keywords = inspect.signature(ml.train).parameters, inspect.signature(ml.batches).parameters
-    assert {*TRAINER_NAMES.values()} <= keywords[0].keys() | keywords[1].keys()
-
-
-@pytest.mark.smoke
-def test_attributes_of_peft_and_transformers():
+def test_names_of_peft():
     """They are named in an error; copies and pickles, which look for other attributes, work."""
     tuned = ml.attach(base(), "lora")
-    for thing, kind in ((tuned, "Tuned"), (tuned.base, "Llama")):
-        for theirs, ours in ATTRIBUTES.items():
-            words = f"'{kind}' object has no attribute '{theirs}'; wanted {re.escape(ours)}$"
+    for theirs, ours in PEFT_NAMES.items():
+        words = f"no attribute '{theirs}'; wanted {re.escape(ours)}$"
+        for thing in (ml, tuned):
             refuses(lambda x=thing, t=theirs: getattr(x, t), words, error=AttributeError)
+    for thing in (ml, tuned):
         refuses(lambda x=thing: x.made_up, "no attribute 'made_up'$", error=AttributeError)
-        assert not hasattr(thing, "made_up")
-        for other in (copy.deepcopy(thing), pickle.loads(pickle.dumps(thing))):
-            assert np.array_equal(other.logits(BATCHES[0][0]), thing.logits(BATCHES[0][0]))
+    for other in (copy.deepcopy(tuned), pickle.loads(pickle.dumps(tuned))):
+        assert np.array_equal(other.logits(BATCHES[0][0]), tuned.logits(BATCHES[0][0]))
 
 
 @pytest.mark.smoke
@@ -533,13 +489,6 @@ def test_what_train_is_given_by_mistake():
     def call(batches=BATCHES, **more):
         return lambda: ml.train(ml.attach(base(), "lora"), batches, steps=1, **more)
 
-    refuses(call(learning_rate=0.1), "train: got learning_rate=, wanted lr=$", error=TypeError)
-    wanted = {
-        "callbacks is one Callback, wanted a list": ml.Callback(),
-        "callbacks holds print, wanted objects of ml.Callback": [print],
-    }
-    for words, callbacks in wanted.items():
-        refuses(call(lr=0.1, callbacks=callbacks), words, error=TypeError)
     refuses(call([("walk ", "walked")], lr=0.1), "a pair of texts, .*: see ml.batches")
 
 
@@ -549,37 +498,22 @@ def test_a_warning_of_train_names_the_line_that_calls_it(tmp_path):
     train = functools.partial(ml.train, ml.attach(base(), "lora"), BATCHES, lr=0.1, checkpoint=path)
     stop = [ml.EarlyStopping(1)]
     with pytest.warns(UserWarning) as told:
-        train(steps=1, schedule="linear")
         train(steps=1, warmup=2)
         train(steps=1, callbacks=stop)
-    assert len(told) == 3 and {warning.filename for warning in told} == {__file__}
-
-
-@pytest.mark.smoke
-def test_functions_of_peft_and_transformers():
-    for theirs, ours in FUNCTIONS.items():
-        assert ours in ml.__all__
-        refuses(lambda t=theirs: getattr(ml, t), f"{theirs}'; wanted {ours}$", error=AttributeError)
-    refuses(lambda: ml.Lora, "no attribute 'Lora'$", error=AttributeError)
+    assert len(told) == 2 and {warning.filename for warning in told} == {__file__}
 
 
 @pytest.mark.smoke
 @pytest.mark.parametrize(
     "line, says",
     [
-        ("train --task past --learning-rate 0.1", "train: no option --learning-rate; wanted --lr"),
-        ("train --task past --learning_rate=0.1", "no option --learning_rate; wanted --lr"),
-        ("train --task past --lora-alpha 4", "no option --lora-alpha; wanted --alpha"),
-        ("train --task past --lora-dropout 0.1", "wanted --option dropout=…"),
-        ("train --task past --epochs 3", "no option --epochs; wanted --steps"),
-        ("train --task past --adam-beta1 0.9", "unknown option '--adam-beta1'"),
-        ("train --task past --train_dataset x", "unknown option '--train_dataset'"),
-        ("train --task past --lora-r 4", "unknown option '--lora-r'"),
+        ("train --task past --lora-alpha 4", "no option --lora-alpha; wanted alpha"),
+        ("train --task past --lora_dropout=0.1", "no option --lora_dropout; wanted dropout"),
         ("compare --seed 3 --lerning 4", "unknown option '--lerning'"),
         ("train --task past --warm-up 3", "unknown option '--warm-up'; did you mean '--warmup'"),
     ],
 )
-def test_options_as_in_transformers(capsys, line, says):
+def test_unknown_options(capsys, line, says):
     with pytest.raises(SystemExit) as ended:
         main(line.split())
     error = capsys.readouterr().err
@@ -587,41 +521,9 @@ def test_options_as_in_transformers(capsys, line, says):
 
 
 @pytest.mark.smoke
-def test_several_prompts_where_one_is_wanted():
-    model = ml.load_model("base")
-    for each in (model, ml.attach(model, "lora", rank=4)):
-        for prompt in (["Dwalk>", "Dlaugh>"], 3, None):
-            refuses(
-                lambda m=each, p=prompt: m.generate_text(p),
-                "generate_text: prompt is .*, wanted one text",
-                error=TypeError,
-            )
-
-
-@pytest.mark.smoke
 def test_a_part_of_a_ledger_by_another_name():
     found = ml.ledger(ml.attach(base(), "lora", rank=4), 1, 4)
     refuses(lambda: found["activation"], "did you mean 'activations'")
-
-
-@pytest.mark.smoke
-def test_a_moment_that_no_run_has():
-    """transformers' names: the method would never be called."""
-
-    def write():
-        class Mine(ml.Callback):
-            def on_step_end(self, run):
-                pass
-
-    refuses(write, "on_step_end; wanted step, evaluation", error=TypeError)
-
-
-@pytest.mark.smoke
-def test_a_class_where_a_callback_is_wanted():
-    tuned = ml.attach(base(), "lora", rank=4)
-    train = functools.partial(ml.train, tuned, BATCHES, steps=1, lr=0.01)
-    words = r"the class Callback, wanted an object, Callback\(\)"
-    refuses(lambda: train(callbacks=[ml.Callback]), words, error=TypeError)
 
 
 @pytest.mark.smoke

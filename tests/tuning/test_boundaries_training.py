@@ -113,16 +113,6 @@ def test_nothing_is_done_every_0_steps(tmp_path):
             ml.train(tune("lora"), BATCHES, steps=1, lr=0.0, **{what: value, f"{what}_every": 0})
 
 
-@pytest.mark.parametrize("lr, steps, told", [(0.1, 1, 1), (0.0, 1, 0), (0.1, 2, 0)])
-def test_one_step_of_a_falling_rate_is_warned_of(lr, steps, told):
-    with warnings.catch_warnings(record=True) as found:
-        warnings.simplefilter("always")
-        ml.train(tune("lora"), BATCHES, steps=steps, lr=lr, schedule="linear")
-    assert [str(w.message) for w in found] == [
-        "train: with one step the linear schedule's rate is 0"
-    ] * told
-
-
 def test_a_callback_saves_a_run_that_has_no_checkpoint_of_its_own(tmp_path):
     class Saves(Callback):
         def step(self, run):

@@ -1,13 +1,16 @@
 """Regular expressions that choose layers: `re`'s answers, without its exponential time."""
 
+import json
 import re
 import time
 import warnings
 
 import pytest
+from battery import base
 from hypothesis import given
 from hypothesis import strategies as st
 
+import minilora as ml
 from minilora.tuning import patterns
 
 NAMES = [
@@ -76,7 +79,7 @@ HOSTILE = [
     r"((((.*)*)*)*)*x",
     r"(.|.|.|.)*x",
     r"(.{0,1000}){1000}x",
-    "(.*" * 30 + "x" + ")*" * 30,
+    "(.*" * 30 + "x" + ")*" * 30 + "!",
     "(.*){60}" * 400 + "x",
 ]
 
@@ -91,6 +94,32 @@ def test_a_pattern_that_hangs_re_ends_here(pattern):
         except ValueError as error:
             assert "more than" in str(error)
     assert time.process_time() - start < 9
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        [rf"(.*a{i})*x" for i in range(64)],
+        [rf"(?=(.*){{5}}x).*{i}" for i in range(64)],
+        [r"(a|b)" * 790 + str(i) for i in range(64)],
+        ["model.layers.0.self_attn.{:.<6}".format("q_proj"[: i % 7]) for i in range(5000)],
+        ["." * n for n in range(9000)],
+    ],
+    ids=["stars", "looks", "long ones", "names", "dots"],
+)
+def test_all_patterns_of_an_adapter_share_one_budget(keys, tmp_path):
+    """A load answers or refuses soon, however many patterns an adapter has."""
+    model = base()
+    ml.save_adapter(ml.attach(model, "lora", rank=2, targets="all-linear"), tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    config |= {"rank_pattern": dict.fromkeys(keys, 2)}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    start = time.process_time()
+    try:
+        ml.load_adapter(model, tmp_path)
+    except ValueError as error:
+        assert re.search("more than 400,000 steps|files of two adapters", str(error))
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize(

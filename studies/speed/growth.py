@@ -2,11 +2,16 @@
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from . import cases, turns
-from .steps import LR
+from minilora.bench import cases, turns
+from minilora.bench.turns import OURS
+from minilora.memory import ledger, measure
+from minilora.support.terminal import bar
+
+from .sides import Settings
+from .steps import adapter_flops, flops
 
 AXES: dict[str, Sequence[int]] = {
     "length": (32, 64, 128, 256, 512),
@@ -28,46 +33,37 @@ def size_of(length: int, width: int, layers: int, rank: int) -> tuple[cases.Size
 def measured(axis: str, values: Sequence[int], rounds: int, seconds: float) -> list[dict[str, Any]]:
     """For each value the median seconds of a step and its peak of bytes, measured and expected.
 
-    "flops": the operations of a step, "predicted": the bytes that the ledger predicts.
+    seconds: of a turn of all values. "flops": the operations of a step, "predicted": the bytes that
+    the ledger predicts.
     """
-    from ..memory import ledger, measure
-    from .training import ours
-
-    trains, points = [], []
+    trains, points = {}, []
     for value in values:
         size, case = size_of(**{**START, axis: value})
-        training = cases.full_batches(size, case, LR)
-        tuned = training.tuned
-        trains.append(ours(training))
+        tuned = cases.make(size, case)
+        trains[str(value)] = cases.ours(cases.Training(tuned, [cases.batch(size)]))
         points.append(
             {
                 "value": value,
                 "predicted": ledger(tuned, size.batch, size.length).peak,
                 "bytes": measure(tuned, size.batch, size.length).peak,
-                "flops": cases.flops(size, case) + cases.adapter_flops(size, tuned),
+                "flops": flops(size, case) + adapter_flops(size, tuned),
             }
         )
-    wall: list[list[float]] = [[] for _ in values]
-    for _ in range(rounds):
-        for train, mine in zip(trains, wall):
-            least = min(train(3)[1])
-            mine += train(max(3, int(seconds / len(values) / least)))[1]
-    return [{**p, "seconds": statistics.median(mine)} for p, mine in zip(points, wall)]
+    times = turns.steps_in_turn(trains, rounds, seconds / len(values))
+    return [{**p, "seconds": turns.summary(times[str(p["value"])])["median"]} for p in points]
 
 
-def all_axes(settings: turns.Settings, tell: Callable[[dict], None]) -> list[dict[str, Any]]:
-    """Every axis; tell is called with each record."""
-    records, threads = [], settings.number_of_threads()
-    for axis, values in AXES.items():
-        how = {"rounds": settings.rounds, "seconds": settings.seconds}
-        with turns.together([turns.Side(turns.OURS, threads)]) as (side,):
-            points = side.ask("growth.measured", axis=axis, values=values, **how)
+def all_axes(settings: Settings) -> list[dict[str, Any]]:
+    """Every axis, and the exponents of its time, operations and bytes."""
+    records, how = [], {"rounds": settings.rounds, "seconds": settings.seconds}
+    for axis, values in bar(iterable=AXES.items(), desc="growth", disable=None):
+        with turns.together(*settings.beside()) as sides:
+            points = sides[OURS].ask(measured, axis=axis, values=values, **how)
         exponents = {
             name: slope([p["value"] for p in points], [p[name] for p in points])
             for name in ("seconds", "flops", "bytes", "predicted")
         }
         records.append({"axis": axis, "points": points, "exponents": exponents})
-        tell(records[-1])
     return records
 
 

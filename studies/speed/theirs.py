@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..llama.model import Llama
-from ..llama.rows import last_targets
-from ..ops.loss import IGNORED
-from ..tuning.optim import learning_rate
-from ..tuning.storage import save_adapter
-from .cases import Training, Tuned
-from .turns import PACKED, PADDED, SIDES, Train
+from minilora.bench.cases import Training
+from minilora.bench.turns import Train
+from minilora.llama.model import Llama
+from minilora.llama.rows import last_targets
+from minilora.ops.loss import IGNORED
+from minilora.tuning.adapters import Tuned
+from minilora.tuning.optim import learning_rate
+from minilora.tuning.storage import save_adapter
+
+from .sides import PACKED, PADDED, SIDES
 
 ATTENTION = {SIDES[2]: "eager", PACKED: "each_sequence"}  # the others: "sdpa"
 

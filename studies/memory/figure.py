@@ -1,16 +1,15 @@
 """The figure of bytes against the length of a row: a panel for each method, its parts stacked."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from ..llama.model import ModelConfig
-from ..methods import METHODS
-from ..support import plots
-from ..support.files import write_atomically
-from ..support.terminal import fill
-from ..tuning.choices import DEFAULT_TARGETS
-from .step import Ledger, ledger
+from minilora.llama.model import ModelConfig
+from minilora.memory import Ledger, ledger
+from minilora.methods import METHODS
+from minilora.support import plots
+from minilora.support.terminal import fill
+from minilora.tuning.choices import DEFAULT_TARGETS
+
 from .whatif import REFERENCE, Settings
 
 PARTS = {  # label, from the bottom of the stack up -> (colour, its bytes)
@@ -34,10 +33,8 @@ def overtaking(lengths: Sequence[int], rows: Sequence[Ledger]) -> int:
     return max(1, start + steps)
 
 
-def curves(
-    config: ModelConfig, settings: Settings, batch: int, mixed: bool = False
-) -> tuple[list[int], dict[str, list[Ledger]]]:
-    """Lengths in tokens, and the ledgers of each method at these lengths.
+def curves(config: ModelConfig, settings: Settings) -> tuple[list[int], dict[str, list[Ledger]]]:
+    """Lengths in tokens, and the ledgers of each method for one row of these lengths.
 
     The longest is about twice the length from which the activations of every method are larger than
     its weights, but at most the model's own limit.
@@ -45,7 +42,7 @@ def curves(
 
     def rows(lengths):
         return {
-            name: [ledger(config, batch, n, method=name, mixed=mixed, **how) for n in lengths]
+            name: [ledger(config, 1, n, method=name, **how) for n in lengths]
             for name, how in settings.items()
         }
 
@@ -124,28 +121,7 @@ def _scale(panels, lengths, most):
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 
 
-def draw(
-    config: ModelConfig,
-    settings: Settings,
-    batch: int,
-    path: str | Path,
-    title: str,
-    mixed: bool = False,
-) -> None:
-    """Write the figure of predicted bytes against the length of a row as a PNG file."""
-    lengths, ledgers = curves(config, settings, batch, mixed)
-    write_atomically(path, plots.png(memory_by_length(lengths, ledgers, title)))
-
-
-def heading(model: str, settings: Settings, batch: int, mixed: bool = False) -> str:
-    """The title of the figure: model, rows, precision, targets, what is recomputed."""
-    how = {k: v for given in settings.values() for k, v in given.items()}
-    targets = how.get("targets", DEFAULT_TARGETS)
-    parts = [
-        model,
-        "one row" if batch == 1 else f"{batch} rows",
-        "mixed precision" if mixed else "float32",
-        f"adapters on {'all linears' if targets == 'all-linear' else ', '.join(targets)}",
-        f"{how['recompute']} recomputed" if "recompute" in how else "",
-    ]
-    return f"{', '.join(filter(None, parts))}: bytes of a training step"
+def heading(model: str, targets: Sequence[str] | str | None) -> str:
+    """The title of the figure: of what model, with adapters on which linears."""
+    linears = "all linears" if targets == "all-linear" else ", ".join(targets or DEFAULT_TARGETS)
+    return f"{model}, one row, float32, adapters on {linears}: bytes of a training step"

@@ -1,12 +1,14 @@
-"""Figures of the bench: records in, a matplotlib Figure out."""
+"""Figures of speed: records in, a matplotlib Figure out."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..support.plots import INK, canvas, style
-from .turns import OURS, UNIT
+from minilora.bench.turns import OURS
+from minilora.support.plots import INK, canvas, style
+
+from .sides import UNIT
 
 FAMILIES = (  # of kernels: the beginning of its names, label, colour, marker
     ("matmul", "products", "#0072B2", "o"),

@@ -9,16 +9,17 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from unittest.mock import patch
 
-from .. import ops
-from ..engine import Op
-from ..llama.model import ModelConfig
-from ..methods import METHODS
-from ..ops.dropout import mask
-from ..support import terminal
-from ..support.plots import human
-from ..tuning.choices import find_method
-from .step import ledger
+from minilora import ops
+from minilora.engine import Op
+from minilora.llama.model import ModelConfig
+from minilora.memory import ledger
+from minilora.methods import METHODS
+from minilora.ops.dropout import mask
+from minilora.support import terminal
+from minilora.support.plots import human
+from minilora.tuning.choices import find_method
 
 Settings = Mapping[str, Mapping[str, Any]]  # method -> keywords for `ledger`
 P = 0.1  # the dropout of the cases that have one
@@ -103,18 +104,8 @@ def supposing(case: Case, method: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for op in {id(op): op for op in chosen}.values():
             if case.more:
-                stack.enter_context(_replaced(vars(op), vars(keeping(op, case.more))))
+                stack.enter_context(patch.dict(vars(op), vars(keeping(op, case.more))))
         yield
-
-
-@contextlib.contextmanager
-def _replaced(table: dict[str, Any], changes: Mapping[str, Any]) -> Iterator[None]:
-    before = {name: table[name] for name in changes}
-    table.update(changes)
-    try:
-        yield
-    finally:
-        table.update(before)
 
 
 def saved_bytes(
@@ -133,21 +124,16 @@ def saved_bytes(
 
 
 def what_ifs(
-    config: ModelConfig, settings: Settings, batch: int, seq: int, mixed: bool = False
+    config: ModelConfig, settings: Settings, batch: int, seq: int
 ) -> dict[str, dict[str, int | None]]:
     """method -> title of the case -> bytes kept for backward."""
     return {
-        name: {
-            case.title: saved_bytes(case, name, config, batch, seq, mixed=mixed, **how)
-            for case in CASES
-        }
+        name: {case.title: saved_bytes(case, name, config, batch, seq, **how) for case in CASES}
         for name, how in settings.items()
     }
 
 
-def table(
-    kept: Mapping[str, Mapping[str, int | None]], width: int = terminal.ANY
-) -> Iterator[str]:
+def table(kept: Mapping[str, Mapping[str, int | None]], width: int) -> Iterator[str]:
     """A row for each method, a column for each case, percentages below, then the meanings."""
     rows = [["kept for backward", *(case.title for case in CASES)]]
     whole = kept.get(REFERENCE, {}).get(CASES[0].title)

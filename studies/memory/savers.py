@@ -1,19 +1,20 @@
 """Ways to save memory: their bytes, predicted and measured, and their time."""
 
+import functools
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..engine import Node, Tensor, backward
-from ..methods import METHODS
-from ..support import terminal
-from ..support.plots import human
-from ..tuning.adapters import Tuned
-from ..tuning.optim import AdamW
-from .step import Ledger, measure, predict, shadow
+from minilora.bench.ladder import race
+from minilora.engine import Node, Tensor, backward
+from minilora.memory.step import Ledger, measure, predict, shadow
+from minilora.methods import METHODS
+from minilora.support import terminal
+from minilora.support.plots import human
+from minilora.tuning.adapters import Tuned
+from minilora.tuning.optim import AdamW
 
 
 @dataclass(frozen=True)
@@ -78,17 +79,11 @@ def bytes_of(tuned: Tuned, saver: Saver, batch: int, seq: int) -> tuple[Ledger, 
 def seconds(tuned: Tuned, batch: int, seq: int, rounds: int = 9) -> dict[str, float]:
     """Title -> seconds of a step: the first saver's median, times the median ratio to it.
 
-    The savers alternate, so that other work on the machine slows all of them alike.
+    The savers take turns, so that other work on the machine slows all of them alike.
     """
     ids = np.random.default_rng(0).integers(0, tuned.config.vocab_size, (batch, seq))
-    steps = {saver.title: step(tuned, saver) for saver in SAVERS}
-    times: dict[str, list[float]] = {title: [] for title in steps}
-    for turn in range(rounds + 1):
-        for title, run in steps.items():
-            start = time.perf_counter()
-            run(ids)
-            if turn:  # the first round is a warm-up
-                times[title].append(time.perf_counter() - start)
+    steps = {saver.title: functools.partial(step(tuned, saver), ids) for saver in SAVERS}
+    times = race(steps, rounds)
     first = times[SAVERS[0].title]
     unit = statistics.median(first)
     ratios = {t: statistics.median(a / b for a, b in zip(row, first)) for t, row in times.items()}
@@ -114,9 +109,7 @@ def savers(tuned: Tuned, batch: int, seq: int) -> dict[str, dict[str, float]]:
     return rows
 
 
-def table(
-    results: Mapping[str, Mapping[str, Mapping[str, float]]], width: int = terminal.ANY
-) -> Iterator[str]:
+def table(results: Mapping[str, Mapping[str, Mapping[str, float]]], width: int) -> Iterator[str]:
     """For each method a row for each saver: bytes, and the changes of the peak and of the time."""
     for name, rows in results.items():
         lines = [[METHODS[name].title, "saved", "peak", "measured", "less", "time"]]

@@ -1,17 +1,21 @@
-"""What would keep more, what would hold less: by closed form, measured, to the same bits."""
+"""What would keep more, what would hold less, the figure: by closed form, measured, to the bit."""
 
-import json
+import dataclasses
+import time
+import types
 
 import numpy as np
 import pytest
+from battery import BATCHES, base, tune
 from conftest import same_peak
 
 import minilora as ml
-from minilora.cli import main
 from minilora.llama.model import Llama, ModelConfig, init_params
 from minilora.llama.shapes import SHAPES
-from minilora.memory import CATEGORIES, figure, ledger, measure, savers, whatif
-from minilora.methods import DEFAULT, METHODS
+from minilora.memory import ledger, measure
+from minilora.methods import METHODS
+from studies.memory import figure, savers, whatif
+from studies.memory.__main__ import main
 
 CONFIG = ModelConfig(512, 128, 384, 4, 4, 2)  # V, C, F, L, H, G; q 128 wide, k and v 64
 BATCH, LENGTH = 6, 50
@@ -104,13 +108,6 @@ class TestWhatIf:
         assert said.activations == kept(title, method, ALL)
         assert dict(measure(tuned, BATCH, LENGTH)) == dict(plain)  # nothing stays replaced
 
-    def test_the_table(self):
-        settings = {"lora": {"rank": 8}, "delta_lora": {"rank": 8}}
-        found = whatif.what_ifs(CONFIG, settings, BATCH, LENGTH)
-        lines = list(whatif.table(found))
-        assert lines[1].startswith("LoRA ") and lines[2].split()[0] == "100.0%"
-        assert lines[3].count("–") == 3 and len(lines) == 6 + len(CASES) + 1
-
 
 def fresh(method, targets=ALL, **how):
     how = {} if METHODS[method].whole_model else {"rank": 4, "targets": targets, **how}
@@ -160,7 +157,7 @@ class TestSavers:
         assert tuned.recompute == "layers" and list(rows) == list(SAVERS)
         assert all(np.array_equal(a, before[key]) for key, a in tuned.arrays.items())
         assert all(row["seconds"] > 0 for row in rows.values())
-        lines = list(savers.table({"vera": rows}))
+        lines = list(savers.table({"vera": rows}, 110))
         assert lines[1].endswith(" ms") and lines[3].endswith("%")
 
 
@@ -175,12 +172,8 @@ class TestFigure:
             before, after = (ledger(config, 2, n, method=name) for n in (here - 1, here))
             assert before.activations <= before.weights and after.activations > after.weights
 
-    def test_where_they_do_from_the_first_token(self):
-        rows = [ledger(CONFIG, 4096, n, method="lora") for n in (1, 2)]
-        assert rows[0].activations > rows[0].weights and figure.overtaking((1, 2), rows) == 1
-
     def test_what_is_stacked_is_all(self):
-        lengths, found = figure.curves(CONFIG, {name: {} for name in METHODS}, 1)
+        lengths, found = figure.curves(CONFIG, {name: {} for name in METHODS})
         for rows in found.values():
             for row in rows:
                 assert sum(size(row) for _, size in figure.PARTS.values()) == row.total()
@@ -194,8 +187,8 @@ class TestFigure:
         """With one, two or more panels, title and legend stand inside the figure."""
         settings = {name: {"recompute": "layers"} for name in methods}
         config = ModelConfig(**SHAPES["llama-7b"].config_fields())
-        lengths, found = figure.curves(config, settings, 4)
-        drawn = figure.memory_by_length(lengths, found, figure.heading("llama-7b", settings, 4))
+        lengths, found = figure.curves(config, settings)
+        drawn = figure.memory_by_length(lengths, found, figure.heading("llama-7b", ALL))
         assert len(drawn.axes) == len(methods)
         drawn.canvas.draw()
         for part in (drawn._suptitle, *drawn.legends, *drawn.axes):
@@ -206,51 +199,67 @@ class TestFigure:
         assert all(low < axes.get_window_extent().y0 for axes in drawn.axes)
 
     def test_the_heading_says_what_it_is_of(self):
-        heading = figure.heading("base", {"lora": {"targets": ALL, "recompute": "layers"}}, 3, True)
-        for word in ("base", "3 rows", "mixed precision", "all linears", "layers recomputed"):
+        heading = figure.heading("base", ALL)
+        for word in ("base", "one row", "float32", "all linears"):
             assert word in heading
+        assert "adapters on q_proj, v_proj:" in figure.heading("base", None)
 
 
-class TestCommands:
-    def test_what_if(self, capsys):
-        assert main("memory --what-if --rank 4 --batch 2 --seq 32 --json".split()) == 0
-        found = json.loads(capsys.readouterr().out)
-        assert list(found) == list(DEFAULT) and list(found["lora"]) == list(CASES)
-        assert main("memory --what-if --method lora_fa".split()) == 0
-        assert "mask, floats" in capsys.readouterr().out
+def test_the_seconds_of_savers_are_those_of_a_step():
+    start = time.perf_counter()
+    found = savers.seconds(tune("lora", base("float32")), 1, 4, rounds=1)
+    assert found.keys() == {saver.title for saver in savers.SAVERS}
+    assert min(found.values()) > 0 and max(found.values()) < time.perf_counter() - start
 
-    def test_savers(self, capsys):
-        assert main("memory --savers --method lora --batch 2 --seq 16".split()) == 0
-        out = capsys.readouterr().out
-        assert all(title in out for title in SAVERS)
-        assert main("memory --savers --method full --batch 1 --seq 4 --json".split()) == 0
-        assert json.loads(capsys.readouterr().out)["full"]["recompute layers"]["measured_peak"] > 0
 
-    def test_recompute(self, capsys):
-        words = "memory --method lora --seq 32 --measure --json --recompute layers".split()
-        assert main(words) == 0
-        row = json.loads(capsys.readouterr().out)["lora"]
-        assert all(row[c] == row["measured"][c] for c in CATEGORIES)
-        config = ml.load_model("base").config
-        kept = ledger(config, 1, 32, method="lora", recompute="layers").activations
-        assert row["activations"] == kept
+def test_a_line_through_the_first_and_the_last_length_gives_where_weights_are_overtaken():
+    rows = [types.SimpleNamespace(activations=a, weights=1000) for a in (100, 150, 1100)]
+    assert figure.overtaking((1, 5, 11), rows) == 11
+    heavy = [types.SimpleNamespace(activations=100 * n + 500, weights=50) for n in (1, 2)]
+    assert figure.overtaking((1, 2), heavy) == 1
 
-    def test_fit(self, capsys):
-        assert main("memory --fit 0.1 --seq 64 --json".split()) == 0
-        rows = json.loads(capsys.readouterr().out)
-        assert rows["lora_fa"]["rows"] >= rows["lora"]["rows"] > rows["full"]["rows"] > 0
 
-    @pytest.mark.parametrize(
-        "line, says",
-        [
-            ("memory --recompute layer", "recompute is 'layer', wanted None or 'layers'"),
-            ("memory --savers --recompute layers", "give one of the two"),
-            ("memory --savers --mixed", "without --mixed"),
-            ("memory --what-if --method loar", "did you mean 'lora'"),
-            ("memory --savers --model llama-7b", "llama-7b"),
-        ],
-    )
-    def test_bad_input(self, capsys, line, says):
-        assert main(line.split()) == 2
-        error = capsys.readouterr().err
-        assert says in error and error.count("\n") == 1
+def test_the_lengths_of_the_figure_reach_twice_where_weights_are_overtaken():
+    config, settings = base().config, {"lora": {}, "full": {}}
+    lengths, found = figure.curves(config, settings)
+
+    def more(name, n):
+        row = ml.ledger(config, 1, n, method=name)
+        return row.activations > row.weights
+
+    last = max(next(n for n in range(1, 99) if more(name, n)) for name in settings)
+    top = next(2**k for k in range(9) if 2**k >= 2 * last)
+    assert lengths == [1, top // 2, top] and list(found) == ["lora", "full"]
+    short = dataclasses.replace(config, max_position_embeddings=3)
+    assert figure.curves(short, settings)[0] == [1, 3]
+
+
+@pytest.mark.parametrize("saver", savers.SAVERS, ids=lambda saver: saver.title)
+def test_a_step_that_frees_gradients_keeps_none(saver, monkeypatch):
+    tuned, leaves = tune("lora", base("float32")), []
+    make = type(tuned).leaves
+    monkeypatch.setattr(type(tuned), "leaves", lambda self: leaves.append(make(self)) or leaves[-1])
+    savers.step(tuned, saver)(BATCHES[0][0])
+    kept = [leaf.grad is not None for leaf in leaves[-1].values()]
+    assert kept == [not saver.frees] * len(kept)
+
+
+def test_the_command(tmp_path, capsys):
+    assert main("what-if --method lora_fa,full --batch 2 --seq 32 --targets q_proj".split()) == 0
+    assert "mask, floats" in capsys.readouterr().out
+    assert main("savers --method lora --batch 2 --seq 16".split()) == 0
+    out = capsys.readouterr().out
+    assert all(title in out for title in SAVERS)
+    path = tmp_path / "memory.png"
+    assert main(["figure", "--method", "lora", "--out", str(path)]) == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "line, says",
+    [("what-if --method loar", "did you mean 'lora'"), ("savers --model llama-7b", "llama-7b")],
+)
+def test_bad_input(capsys, line, says):
+    assert main(line.split()) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1

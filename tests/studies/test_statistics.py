@@ -5,21 +5,21 @@ import math
 import numpy as np
 import pytest
 
-from minilora.lab.statistics import (
+from minilora.lab.statistics import Estimate, estimate, t_cdf, t_quantile
+from studies._verdicts import (
     FAILS,
     HOLDS,
     UNKNOWN,
-    Estimate,
     as_good,
     difference,
-    estimate,
     higher,
     holm,
+    interval,
     lower,
     middle,
+    p_value,
     resampled,
-    t_cdf,
-    t_quantile,
+    times,
 )
 
 OURS, THEIRS = [0.855, 0.849, 0.861, 0.838, 0.852], [0.81, 0.829, 0.823, 0.805, 0.842]
@@ -58,16 +58,16 @@ def test_a_paired_difference_is_scipys():
     """ttest_rel, its confidence_interval, and ttest_1samp against a margin on one side."""
     gap = difference(OURS, THEIRS)
     assert gap == (pytest.approx(0.0292), pytest.approx(0.01409609875107291), 5)
-    assert gap.interval == pytest.approx((0.011697381665667708, 0.04670261833433226), rel=1e-9)
-    assert gap.p() == pytest.approx(0.009792490787026448, rel=1e-9)
-    assert gap.p(-0.03) == pytest.approx(2 * 0.00035822236403122666, rel=1e-9)
-    assert gap.p(0.03) == pytest.approx(2 * 0.45256991445275574, rel=1e-9)
+    assert interval(gap) == pytest.approx((0.011697381665667708, 0.04670261833433226), rel=1e-9)
+    assert p_value(gap) == pytest.approx(0.009792490787026448, rel=1e-9)
+    assert p_value(gap, -0.03) == pytest.approx(2 * 0.00035822236403122666, rel=1e-9)
+    assert p_value(gap, 0.03) == pytest.approx(2 * 0.45256991445275574, rel=1e-9)
 
 
 def test_an_interval_wants_two_seeds_and_no_diverged_run():
-    assert estimate([0.5]).interval == (-math.inf, math.inf) and estimate([0.5]).p() == 1
-    assert estimate([0.5, None]).interval == (-math.inf, math.inf)
-    assert estimate([0.5] * 12).interval == (0.5, 0.5) and estimate([0.5] * 12).p() == 0
+    assert interval(estimate([0.5])) == (-math.inf, math.inf) and p_value(estimate([0.5])) == 1
+    assert interval(estimate([0.5, None])) == (-math.inf, math.inf)
+    assert interval(estimate([0.5] * 12)) == (0.5, 0.5) and p_value(estimate([0.5] * 12)) == 0
 
 
 def gap(mean, sd, n=5):
@@ -88,7 +88,7 @@ def gap(mean, sd, n=5):
 )
 def test_higher_has_three_verdicts(found, verdict):
     assert higher(found, 0.03)[0] == verdict
-    assert lower(found.times(-1), 0.03)[0] == verdict
+    assert lower(times(-1, found), 0.03)[0] == verdict
 
 
 @pytest.mark.parametrize(

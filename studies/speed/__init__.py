@@ -1,0 +1,5 @@
+"""A training step here and in PyTorch with PEFT, how its cost grows, and each kernel's speed: the
+record and the figures of docs/speed.md.
+
+    python -m studies.speed --peer-python PYTHON
+"""

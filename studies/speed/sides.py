@@ -1,0 +1,40 @@
+"""Who is timed: torch's sides, and what the command line asks for."""
+
+import importlib.util
+from dataclasses import dataclass
+
+from minilora.bench import turns
+from minilora.bench.turns import OURS, Side
+
+TORCH = "torch"  # of a comparison of kernels
+SIDES = (OURS, "torch sdpa", "torch eager", "torch oneDNN")  # of steps
+# Of batches with padding: "padded" gets them as they are, with an attention mask and labels;
+# "packed" gets the sequences of a batch in one row without padding, and computes logits only where
+# a target counts.
+PADDED, PACKED = "torch padded", "torch packed"
+UNIT = "minilora amx"  # of the committed record: ours with products on a processor's matrix unit
+
+
+@dataclass(frozen=True)
+class Settings(turns.Settings):
+    """What is timed, for how long, beside whom."""
+
+    sizes: tuple[str, ...] = ("tiny", "small", "smollm2")
+    rounds: int = 5
+    seconds: float = 2.0
+    python: str = ""  # a Python that has torch; "": this one
+    instructed: tuple[str, ...] = ("lora",)  # the cases of the part "instructions"
+
+    @property
+    def quick(self) -> bool:
+        """Small models, few steps: with the size "toy" alone."""
+        return self.sizes == ("toy",)
+
+    def has_torch(self) -> bool:
+        """Is there a Python with torch?"""
+        here = importlib.util.find_spec("torch") and importlib.util.find_spec("peft")
+        return bool(self.python or here)
+
+    def beside(self, *names: str) -> list[Side]:
+        """Our side, and torch's of these names."""
+        return [Side(OURS, self.threads), *(Side(n, self.threads, self.python) for n in names)]
