@@ -245,42 +245,6 @@ def test_mixed_precisions_on_shapes_alone(name):
             assert got is None or (got.shape, got.dtype) == (wanted.shape, wanted.dtype), name
 
 
-class Held:
-    """A weight in another form: what a pair asks of a frozen one, and no more."""
-
-    def __init__(self, W):
-        self.W, self.shape, self.dtype, self.nbytes = W, W.shape, W.dtype, W.nbytes
-
-    @property
-    def T(self):
-        return Held(self.W.T)
-
-    def __array__(self, dtype=None, copy=None):
-        return self.W if dtype is None else self.W.astype(dtype)
-
-    def __matmul__(self, other):
-        return self.W @ other
-
-    def __rmatmul__(self, other):
-        return other @ self.W
-
-    __array_ufunc__ = None  # so that an array leaves the product to it
-
-
-@pytest.mark.parametrize("M", [1, 90])
-@pytest.mark.parametrize("name", ["frozen_linear", *(m.op.name for m in ml.METHODS.values())])
-def test_what_stands_in_a_weight_s_place_is_the_page_s(name, M):
-    """No kernel can read it, so the page answers, with the same result."""
-    if "W" not in inspect.signature(PAIRS[name][0]).parameters or name == "linear":
-        pytest.skip("its weight trains")
-    args = single(arguments(name, 1, M, 70, 66, 5))
-    forward, backward = running(name)
-    wanted, page_cache = OPS[name].forward(*args)
-    out, cache = forward(args[0], Held(args[1]), *args[2:])
-    same([out], [wanted], name)
-    same(backward(out, cache), OPS[name].backward(wanted, page_cache), name)
-
-
 @pytest.mark.parametrize("name, place", [("cross_entropy", 1), ("head_loss", 2), ("attention", 3)])
 def test_numbers_with_fractions_are_refused_where_a_page_wants_whole_ones(name, place):
     """Targets, spans: a twin that rounded them would give another answer than the page."""
