@@ -20,10 +20,10 @@ from typing import NamedTuple
 import numpy as np
 
 import minilora as ml
-from minilora import fast
+from minilora.fast.twins import TWINS
 from minilora.llama.model import init_params
+from minilora.ops.adamw import adamw
 from minilora.support import plots
-from minilora.tuning import optim
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "minilora"
@@ -54,6 +54,7 @@ FLOORS = (
         "formats": "How is a model read from a file?",
     },
     {"llama": "What is the model?"},
+    {"fast": "What makes it fast?"},
     {"methods": "What is the mathematics of a technique?"},
     {"ops": "What is the mathematics of the model?"},
     {
@@ -61,7 +62,6 @@ FLOORS = (
         "gradcheck": "Is a backward right?",
         "strategies": "Where do test cases come from?",
     },
-    {"fast": "What makes it fast?"},
     {"support": "Who reads files, checks values, draws?"},
 )
 ROOMS = {name: question for floor in FLOORS for name, question in floor.items()}
@@ -187,7 +187,7 @@ def way_to(frame) -> list[Hop]:
         frame = frame.f_back
     hops: list[Hop] = []
     for path, name in reversed(calls):
-        if path == PACKAGE / "fast" / "__init__.py":
+        if path == PACKAGE / "fast" / "__init__.py" or name == "Function.__call__":
             continue  # it only chooses between page and twin
         file = path.relative_to(PACKAGE).as_posix()
         if hops and hops[-1].file == file:
@@ -197,10 +197,11 @@ def way_to(frame) -> list[Hop]:
     return hops
 
 
-def twin_file(function) -> str:
-    """The file of a page function's twin."""
-    path = Path(inspect.getsourcefile(fast.twin_of(inspect.unwrap(function))))
-    return path.relative_to(PACKAGE).as_posix()
+def twin_of(page, kind: str) -> Hop:
+    """A twin as a hop: its file, its name."""
+    function = inspect.unwrap(TWINS[getattr(page, kind)])
+    path = Path(inspect.getsourcefile(function))
+    return Hop(path.relative_to(PACKAGE).as_posix(), (function.__name__,))
 
 
 class Words(NamedTuple):
@@ -234,6 +235,7 @@ STEP = (
         "clips the gradients; a technique's `grad_rule` may change them",
         ("gradients by", "name, and the", "rate"),
     ),
+    Words("goes through the arrays that train", ("p, its gradient,", "m, v")),
     Words("writes p, m and v in place; a technique's `after_step` comes next"),
 )
 
@@ -274,11 +276,12 @@ def with_lines(text: str) -> str:
 
 LINES = re.compile(r"\]\(([^)]+)\), ([\d,]+) lines")
 
-WIDTH, HEIGHT = 11.0, 8.8  # inches
+WIDTH, HEIGHT = 11.0, 9.2  # inches
 TINTS = {  # the rooms that the step passes
     "tuning": "#CFE3F1",
     "llama": "#D3EBDD",
     "engine": "#FBE3C8",
+    "ops": "#F6DCE8",
     "methods": "#F6DCE8",
     "fast": "#E4E0F2",
 }
@@ -369,17 +372,17 @@ def draw_step(axes):
     hop_box(axes, back_left, 5, back_right, back[2], 6)
     arrow(axes, (back_left + 0.3, row(4) + tall(4)), (back_left + 0.3, row(5)), BACK[1].passed)
     hop_box(axes, step_left, 4, step_right, step[1])
+    hop_box(axes, step_left, 5, step_right, step[2])
+    arrow(axes, (step_left + 0.3, row(4) + tall(4)), (step_left + 0.3, row(5)), STEP[1].passed)
     for i, words in ((4, "tape"), (5, "cache")):
         y = row(i) + tall(i) / 2
         arrow(axes, (right, y), (back_left, y), style=":")
         note(axes, (right + back_left) / 2, y - 0.12, [words], ha="center", style="italic")
-    op = ml.METHODS["lora"].op
-    twins = (left, right, 6, op.forward), (back_left, back_right, 6, op.backward)
-    for x, end, i, function in (*twins, (step_left, step_right, 5, optim.adamw)):
-        above = (row(i - 1) + tall(i - 1) + row(i)) / 2
+    op, above = ml.METHODS["lora"].op, (row(5) + tall(5) + row(6)) / 2
+    pages = (left, right, op, "forward"), (back_left, back_right, op, "backward")
+    for x, end, page, kind in (*pages, (step_left, step_right, adamw, "value")):
         note(axes, x + 0.1, above, ["or its twin"], style="italic")
-        twin = Hop(twin_file(function), (function.__name__,))
-        hop_box(axes, x, i, end, twin)
+        hop_box(axes, x, 6, end, twin_of(page, kind))
 
 
 COLUMNS = (4.25, 7.05), (7.6, 9.3), (9.42, 10.85)  # left and right of each

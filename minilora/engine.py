@@ -12,6 +12,8 @@ say.
     w.grad                                  # array([2., 2., 2.])
 """
 
+import functools
+import importlib
 import inspect
 import itertools
 from collections import Counter
@@ -21,12 +23,51 @@ from typing import Any
 
 import numpy as np
 
-from .fast import answers, bind, twin_of
-
 # numbers nodes in the order of their making: every parent comes before its child
 _ticket = itertools.count()
 # the name that new nodes carry: each thread has its own
 _scope: ContextVar[str] = ContextVar("minilora_scope", default="")
+
+
+class Pair:
+    """The functions that do an op's work. What is no op has its one function in `value`.
+
+    A backward with a parameter `need` is told, per argument, whether its gradient is wanted. One
+    with `add_to` gets the gradient that the first argument has so far, and returns the sum.
+    fast: the functions that run in place of these, None until they are first needed.
+    """
+
+    def __init__(self, forward: Any = None, backward: Any = None, value: Any = None):
+        self.forward, self.backward, self.value = forward, backward, value
+        named = inspect.signature(backward).parameters if backward else {}
+        self.takes_need, self.adds = "need" in named, "add_to" in named
+        self.fast: Pair | None = None
+
+    def look_up(self) -> "Pair":
+        """Fill `fast`. Only here is the engine room named: a page imports nothing of it, and
+        `import minilora` is quick.
+        """
+        self.fast = importlib.import_module(".fast.twins", __package__).faster(self)
+        return self.fast
+
+    def __getstate__(self):
+        """For a copy or another process, which looks up its own."""
+        return {**vars(self), "fast": None}
+
+
+class Function(Pair):
+    """A page's function that is no op, such as AdamW: called like the function itself."""
+
+    def __init__(self, function: Callable):
+        super().__init__(value=function)
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args, **named):
+        return (self.fast or self.look_up()).value(*args, **named)
+
+    def __reduce__(self):
+        """For another process: the name, as of a plain function."""
+        return self.value.__name__
 
 
 def add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -34,7 +75,7 @@ def add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return a + b
 
 
-add = bind(add)
+add = Function(add)
 
 
 class Node:
@@ -90,16 +131,13 @@ class Tensor:
         return f"Tensor(shape={self.shape}, dtype={self.dtype}, node={self.node})"
 
 
-class Op:
+class Op(Pair):
     """A pair bound to the tape: called on tensors and plain values, it returns a Tensor.
 
     forward(*args) -> (out, cache); backward(dout, cache) -> one gradient or None per argument of
-    forward. A backward with a third parameter `need` is told, per argument, whether its gradient is
-    wanted. `value(*args) -> out` serves in forward's place where nothing upstream trains and
+    forward. `value(*args) -> out` serves in forward's place where nothing upstream trains and
     forward would do work that only backward uses. saves: the names of the cache's parts, in order;
     constants: those of them that no activation is in (angles, places), for the ledger.
-    Where a function of the pair has a twin in `fast`, the tape takes the twin that answers. Where
-    that twin takes `add_to`, it adds to the gradient that the first argument has so far.
     """
 
     def __init__(
@@ -112,13 +150,8 @@ class Op:
         saves: tuple[str, ...] = (),
         constants: tuple[str, ...] = (),
     ):
-        self.name, self.forward, self.backward, self.value = name, forward, backward, value
-        self.saves, self.constants = saves, constants
-        self.takes_need = "need" in inspect.signature(backward).parameters
-        self.has_twin, self.fast_backward = twin_of(forward) is not None, twin_of(backward)
-        self.twins = twin_of(forward) or forward, (value and twin_of(value)) or value
-        fast = self.fast_backward
-        self.adds = fast is not None and "add_to" in inspect.signature(fast).parameters
+        super().__init__(forward, backward, value)
+        self.name, self.saves, self.constants = name, saves, constants
 
     def __call__(self, *args) -> Tensor:
         traced, values = False, list(args)
@@ -126,29 +159,24 @@ class Op:
             if type(a) is Tensor:
                 values[i] = a.data
                 traced = traced or a.node is not None
-        forward, value = self.forward, self.value
-        if self.has_twin and answers(values[0]):
-            forward, value = self.twins
-        if not traced and value:
-            return Tensor(value(*values))
-        out, cache = forward(*values)
+        pair = self.fast or self.look_up()
+        if not traced and pair.value:
+            return Tensor(pair.value(*values))
+        out, cache = pair.forward(*values)
         if not traced:
             return Tensor(out)
         parents = tuple([a.node if type(a) is Tensor else None for a in args])
         return Tensor(out, Node(self, cache, parents, _scope.get()))
 
     def gradients(self, dout: np.ndarray, cache: Any, parents: tuple[Node | None, ...]) -> tuple:
-        """backward's answer: one gradient per argument, then None for those that had defaults.
-
-        A twin that adds takes the gradient that the first parent has so far: it is in the answer.
-        """
-        need = (tuple([p is not None for p in parents]),) if self.takes_need else ()
-        backward, more = self.backward, {}
-        if self.fast_backward and answers(dout):
-            backward, first = self.fast_backward, parents[0]
-            if self.adds and first is not None and answers(first.grad):
-                more["add_to"], first.grad, first.owned = first.grad, None, False
-        grads = backward(dout, cache, *need, **more)
+        """backward's answer: one gradient per argument, then None for those that had defaults."""
+        more: dict[str, Any] = {}
+        pair, first = self.fast or self.look_up(), parents[0]
+        if pair.takes_need:
+            more["need"] = tuple([p is not None for p in parents])
+        if pair.adds and first is not None and first.grad is not None:
+            more["add_to"], first.grad, first.owned = first.grad, None, False  # it is in the answer
+        grads = pair.backward(dout, cache, **more)
         if len(grads) < len(parents):
             raise ValueError(
                 f"{self.name}: backward gave {len(grads)} gradients, wanted {len(parents)}"

@@ -8,10 +8,11 @@ import numpy as np
 import minilora as ml
 from minilora import ops
 from minilora.engine import Op
+from minilora.fast.twins import TWINS
 from minilora.methods import dora
 from minilora.methods.delta_lora import add_product
+from minilora.ops.adamw import adamw
 from minilora.ops.dropout import mask
-from minilora.tuning.optim import adamw
 
 TOOLS = ("recompute",)  # of the tape: they run other ops, and have no mathematics of their own
 
@@ -112,6 +113,20 @@ def page_files():
     """The files of the pages."""
     package = Path(ml.__file__).parent
     return [p for room in ("ops", "methods") for p in sorted((package / room).glob("[!_]*.py"))]
+
+
+def running(name):
+    """The forward and backward that run when an op is called: its twins, where they fit."""
+    op = OPS.get(name)
+    if op is None:
+        return PAIRS[name]
+    pair = op.fast or op.look_up()
+    return pair.forward, pair.backward
+
+
+def twins(name):
+    """An op's twins, which refuse what does not fit them; the page's own where there is none."""
+    return [inspect.unwrap(TWINS.get(f, f)) for f in PAIRS[name]]
 
 
 def parameters(forward):

@@ -19,10 +19,10 @@ COURSE = Path(__file__).parents[1] / "notebooks" / "minilora_course"
 # Imports go down, or along a floor; a folder stands on one floor with all that is in it.
 FLOORS = (
     {"support"},
-    {"fast"},
     {"engine", "gradcheck", "strategies"},
     {"ops"},
     {"methods"},
+    {"fast"},
     {"llama"},
     {"text", "formats"},
     {"tuning"},
@@ -107,6 +107,24 @@ def test_imports_go_down(path):
         assert FLOOR.get(parts[0], 0) <= mine, (
             f"{path.name} imports {'.'.join(parts)}, which stands above it"
         )
+
+
+def test_the_engine_and_the_pages_are_read_without_the_engine_room():
+    """It is imported when an op or AdamW is first called."""
+    pages = "engine", "ops", "ops.adamw", "methods", "tuning.optim"
+    code = f"""
+import importlib, sys
+for name in {pages}:
+    importlib.import_module(f"minilora.{{name}}")
+rooms = lambda: sorted(name for name in sys.modules if name.startswith("minilora.fast"))
+print(rooms())
+import numpy as np
+from minilora import ops
+ops.exp(np.ones(1))
+print("minilora.fast.twins" in rooms())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["[]", "True"], done.stderr
 
 
 def test_no_import_goes_in_a_circle():

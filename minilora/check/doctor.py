@@ -8,17 +8,19 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
 from .. import engine, fast, ops
 from ..engine import Op
+from ..fast.twins import TWINS
 from ..gradcheck import gradcheck
 from ..methods import METHODS, delta_lora
+from ..ops.adamw import adamw
 from ..ops.dropout import mask
 from ..support.files import data_folder
 from ..support.meta import arrays_in
-from ..tuning.optim import adamw
 
 AGREEMENT = 1e-4  # a twin's largest difference from its page, relative to the largest number
 
@@ -145,7 +147,7 @@ def twins() -> Iterator[str]:
     """
     for name, calls in page_calls().items():
         start = time.perf_counter()
-        error = max(disagreement(function, args) for function, args in calls)
+        error = max(disagreement(*call) for call in calls)
         if not error <= AGREEMENT:
             raise ValueError(
                 f"doctor: the twin of {name} differs from its page by {error:.1e}, "
@@ -155,28 +157,34 @@ def twins() -> Iterator[str]:
         yield f"✓ {name:28} agrees with its page to {error:.0e} ({seconds:.2f} s)"
 
 
-def page_calls() -> dict[str, list[tuple[Callable, tuple]]]:
-    """Name of a page's function that has a twin -> calls of it: (function, float32 arguments)."""
+def page_calls() -> dict[str, list[tuple[Callable, Callable, tuple]]]:
+    """Name of a page's function that has a twin -> calls: (function, twin, float32 arguments)."""
     rng, rows = np.random.default_rng(0), 300 * (os.cpu_count() or 1)  # enough for every thread
 
     def n(*shape):
         return rng.standard_normal(shape, dtype=np.float32)
 
     moments = n(33), n(33), n(33), np.abs(n(33))
-    calls: list[tuple[Callable, tuple]] = [
-        (ops.add.forward, (n(rows, 200), n(rows, 200))),
-        (engine.add, (n(rows, 200), n(rows, 200))),
-        (mask, (n(rows, 29), 0.3, (0, 1, 0, 0))),
-        (delta_lora.add_product, (n(37, 29), n(37, 6), n(6, 29))),
-        (adamw, (*moments, 0.1, 0.9, 0.99, 1e-8, 0.01, 3)),
+    calls: list[tuple[Any, str, tuple]] = [
+        (ops.add, "forward", (n(rows, 200), n(rows, 200))),
+        (engine.add, "value", (n(rows, 200), n(rows, 200))),
+        (mask, "value", (n(rows, 29), 0.3, (0, 1, 0, 0))),
+        (delta_lora.add_product, "value", (n(37, 29), n(37, 6), n(6, 29))),
+        (adamw, "value", (*moments, 0.1, 0.9, 0.99, 1e-8, 0.01, 3)),
     ]
     for _, op, case, _ in pairs(rng, M=rows, I=29, O=51):
         args = _single(case)
         with fast.plain():
             out, cache = op.forward(*args)
-        calls += [(op.forward, args), (op.backward, (np.asarray(n(*out.shape)), cache))]
-        calls += [(op.value, args)] if op.value else []
-    return {name: [c for c in calls if c[0].__name__ == name] for _, name in fast.TWINS}
+        calls += [(op, "forward", args), (op, "backward", (np.asarray(n(*out.shape)), cache))]
+        calls += [(op, "value", args)] if op.value else []
+    found: dict[str, list[tuple[Callable, Callable, tuple]]] = {}
+    for page, kind, args in calls:
+        function = getattr(page, kind)
+        if function in TWINS:
+            twin = inspect.unwrap(TWINS[function])
+            found.setdefault(function.__name__, []).append((function, twin, args))
+    return found
 
 
 def _single(args):
@@ -185,7 +193,7 @@ def _single(args):
     return tuple(a.astype(np.float32) if f else a for a, f in zip(args, is_float))
 
 
-def disagreement(function: Callable, args: tuple) -> float:
+def disagreement(function: Callable, twin: Callable, args: tuple) -> float:
     """The largest difference between a twin and its page in all that they return and write,
     relative to the largest number in each array.
     """
@@ -194,7 +202,7 @@ def disagreement(function: Callable, args: tuple) -> float:
     )
     with fast.plain():
         wanted = arrays_in((function(*theirs), theirs))
-    got = arrays_in((fast.twin(function, mine[0])(*mine), mine))
+    got = arrays_in((twin(*mine), mine))
     return max(
         float(np.abs(a - b).max() / (np.abs(b).max() + 1e-30))
         for a, b in zip(got, wanted, strict=True)

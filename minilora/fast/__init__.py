@@ -1,14 +1,15 @@
 """The engine room: what makes a page fast stands here, behind one table.
 
-A page is a file of ops/ or methods/ (and AdamW): plain NumPy, the definition of correct. A
-function of a page may have a twin in `twins.py`: the same name and arguments, and a cache of the
-same names, shapes and bytes. `twin` gives the twin for float32 and for arrays of shape alone. It
-gives the page's own function for all else, where Numba is not installed, and inside `with
+A page is a file of ops/ or methods/: plain NumPy, the definition of correct. A function of a page
+may have a twin in `twins.py`: the same name and arguments, and a cache of the same names, shapes
+and bytes. The twin runs where every array among its arguments is float32, and on arrays of shape
+alone. The page's own function runs for all else, where Numba is not installed, and inside `with
 plain():`. The environment variable MINILORA_KERNELS chooses for the whole process: numpy (the
 pages) or numba.
 
-twins.py: each twin, written with kernels · kernels.py: each kernel's Numba file, and what it
-allocates for arrays of shape alone · the other files: the kernels, which alone import Numba.
+twins.py: each twin, written with kernels, and the table of all twins · kernels.py: each kernel's
+Numba file, and what it allocates for arrays of shape alone · the other files: the kernels, which
+alone import Numba.
 """
 
 import contextlib
@@ -17,15 +18,14 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Any
 
 import numpy as np
 
+from .. import engine
 from ..support.meta import Meta
 from . import heap
-from .twins import TWINS
+from .kernels import Unfit
 
-PACKAGE = __package__.removesuffix("fast")  # "minilora."
 FLOAT32 = np.dtype(np.float32)
 _plain: ContextVar[bool] = ContextVar("minilora_plain", default=False)
 
@@ -69,36 +69,31 @@ def backend() -> str:
     return asked or ("numba" if installed else "numpy")
 
 
-def answers(first: Any) -> bool:
-    """Do twins answer for arrays like `first`: of shape alone, or float32 where they are on?"""
-    if type(first) is Meta:
-        return True
-    return type(first) is np.ndarray and first.dtype == FLOAT32 and on()
+def or_page(twin: Callable, page: Callable) -> Callable:
+    """The twin where it fits the arguments, else the page's function.
 
+    The first argument is looked at here, the others by the kernels, which raise Unfit. So nothing
+    is spent where all fit. Of a gradient to add to (`add_to`) a page knows nothing.
+    """
+    compiled = backend() != "numpy"
 
-def twin_of(function: Callable) -> Callable | None:
-    """The twin of a page's function; None for one without, and for a reader's own function."""
-    module, name = getattr(function, "__module__", None) or "", getattr(function, "__name__", "")
-    return TWINS.get((module.removeprefix(PACKAGE), name)) if module.startswith(PACKAGE) else None
+    @functools.wraps(twin)
+    def chosen(*given, **named):
+        first = given[0]
+        if type(first) is np.ndarray:
+            fits = first.dtype == FLOAT32 and compiled and not _plain.get()
+        else:
+            fits = type(first) is Meta
+        if fits:
+            try:
+                return twin(*given, **named)
+            except Unfit:
+                pass
+        add_to = named.pop("add_to", None)
+        answer = page(*given, **named)
+        return answer if add_to is None else (engine.add(add_to, answer[0]), *answer[1:])
 
-
-def twin(function: Callable, first: Any) -> Callable:
-    """The twin of a page's function where it answers for arrays like `first`, else the function."""
-    fast = twin_of(function)
-    return fast if fast and answers(first) else function
-
-
-def bind(function: Callable) -> Callable:
-    """A page's function that is no op, such as AdamW: its twin answers where it can."""
-
-    fast = twin_of(function)
-
-    @functools.wraps(function)
-    def bound(first, *rest, **named):
-        chosen = fast if fast and answers(first) else function
-        return chosen(first, *rest, **named)
-
-    return bound
+    return chosen
 
 
 def prepare_memory() -> None:

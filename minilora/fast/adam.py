@@ -12,7 +12,7 @@ GRAIN = 50_000  # numbers below which a second thread costs more than it saves
 ADAMW = write(1), read(1), write(1), write(1), types.UniTuple(float32, 9)
 
 
-@compiled(float32(float32, float32), fast=False)
+@compiled((float32, float32), fast=False)
 def _times(g, factor):
     """The product, rounded by itself like NumPy's g * factor, and not fused with a later sum."""
     return g * factor

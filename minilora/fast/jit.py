@@ -30,7 +30,7 @@ def compiled(signature=None, fast=FASTMATH, parallel=False):
     def decorated(function):
         kernel = how(function)
         if settings["DISABLE_JIT"]:
-            return kernel
+            return refusing(kernel, signature or ())
         disk.keep(kernel)
         if signature is not None:
             kernel.compile(signature)
@@ -38,6 +38,20 @@ def compiled(signature=None, fast=FASTMATH, parallel=False):
         return kernel
 
     return decorated
+
+
+def refusing(kernel, signature):
+    """A kernel in plain Python that refuses arrays of another dtype, as compiled code does."""
+    kinds = [kind.dtype if isinstance(kind, types.Array) else None for kind in signature]
+
+    @functools.wraps(kernel)
+    def checked(*arguments):
+        for a, kind in zip(arguments, kinds):
+            if kind and not (isinstance(a, np.ndarray) and a.dtype == str(kind)):
+                raise TypeError(f"{kernel.__name__}: got {getattr(a, 'dtype', a)}, wanted {kind}")
+        return kernel(*arguments)
+
+    return checked
 
 
 def read(ndim, layout="C", dtype=float32):
@@ -123,6 +137,11 @@ def contiguous(array, shape):
     if array.shape != shape:
         array = np.broadcast_to(array, shape)
     return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+
+
+def integers(array):
+    """The array as contiguous int64. Raises TypeError if its numbers may have fractions."""
+    return array.astype(np.int64, "C", "same_kind", copy=False)
 
 
 @compiled((int64, int64))

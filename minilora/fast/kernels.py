@@ -1,8 +1,10 @@
-"""The kernels: each one's Numba file, and what it allocates and returns for arrays of shape alone.
+"""The kernels, one a function: the file of its Numba code, and what it allocates and returns for
+arrays of shape alone.
 
-A kernel takes float32 arrays. It allocates what it returns, except where an argument is documented
-as written to: `add_to`, `out`, and AdamW's p, m, v. A Numba file is imported, and its code compiled
-or read from the disk, when one of its kernels is first called.
+The functions' names, arguments and docstrings are those of the Numba code. A kernel takes float32
+arrays. It allocates what it returns, except where an argument is documented as written to:
+`add_to`, `out`, and AdamW's p, m, v. A Numba file is imported, and its code compiled or read from
+the disk, when one of its kernels is first called.
 """
 
 import functools
@@ -10,29 +12,43 @@ import importlib
 from collections.abc import Callable
 
 from ..support.meta import Meta
-from . import clock, shapes
+from . import clock
 
-TABLE: dict[str, tuple[str, Callable]] = {  # kernel: the file of its Numba code, its shapes
-    "matmul_nt": ("matmul", shapes.matmul_nt),
-    "matmul_nn": ("matmul", shapes.matmul_nn),
-    "matmul_tn": ("matmul", shapes.matmul_tn),
-    "adapted_nt": ("matmul", shapes.adapted_nt),
-    "adapted_nn": ("matmul", shapes.adapted_nn),
-    "add": ("pointwise", shapes.add),
-    "rmsnorm_forward": ("pointwise", shapes.rmsnorm_forward),
-    "rmsnorm_dx": ("pointwise", shapes.rmsnorm_dx),
-    "rmsnorm_dg": ("pointwise", shapes.rmsnorm_dg),
-    "rope": ("pointwise", shapes.rope),
-    "swiglu_forward": ("pointwise", shapes.swiglu_forward),
-    "swiglu_backward": ("pointwise", shapes.swiglu_backward),
-    "embedding_dE": ("pointwise", shapes.embedding_dE),
-    "feed_forward": ("gated", shapes.feed_forward),
-    "feed_forward_dx": ("gated", shapes.feed_forward_dx),
-    "attention_forward": ("attention", shapes.attention_forward),
-    "attention_backward": ("attention", shapes.attention_backward),
-    "cross_entropy": ("softmax", shapes.cross_entropy),
-    "adamw": ("adam", shapes.adamw),
-}
+TABLE: dict[str, str] = {}  # kernel -> the file of its Numba code
+
+
+class Unfit(TypeError):
+    """An argument is no float32 array, nor what stands for one: the page answers in its place."""
+
+
+def kernel(file: str) -> Callable:
+    """Decorator: the function serves arrays of shape alone; for others this file has its code.
+
+    The kernel raises Unfit where its arrays are not all of one kind. For real arrays compiled code
+    refuses what it was not compiled for, so that nothing has to be checked before a call.
+    """
+
+    def entry(on_shapes):
+        name, code = on_shapes.__name__, None
+        TABLE[name] = file
+
+        @functools.wraps(on_shapes)
+        def call(*given, **named):
+            nonlocal code
+            if type(given[0]) is Meta:
+                if any(type(a) is Meta and a.dtype != given[0].dtype for a in given):
+                    raise Unfit(name)
+                return on_shapes(*given, **named)
+            if code is None:
+                code = compiled(name)
+            try:
+                return code(*given, **named)
+            except (TypeError, AttributeError) as error:
+                raise Unfit(name) from error
+
+        return call
+
+    return entry
 
 
 @functools.cache
@@ -40,7 +56,7 @@ def compiled(name: str) -> Callable:
     """A kernel's Numba code; importing its file also sets up the one pool of threads."""
     with clock.running():
         _compile_missing()
-        return getattr(importlib.import_module(f".{TABLE[name][0]}", __package__), name)
+        return getattr(importlib.import_module(f".{TABLE[name]}", __package__), name)
 
 
 @functools.cache
@@ -48,36 +64,128 @@ def _compile_missing() -> None:
     importlib.import_module(".build", __package__).compile_missing()
 
 
-def _entry(name: str) -> Callable:
-    on_shapes, code = TABLE[name][1], None
-
-    @functools.wraps(on_shapes)
-    def kernel(*given, **named):
-        nonlocal code
-        if type(given[0]) is Meta:
-            return on_shapes(*given, **named)
-        code = code or compiled(name)
-        return code(*given, **named)
-
-    return kernel
+@kernel("matmul")
+def matmul_nt(x, w, add_to=None):
+    """y = x wᵀ.   x (M, K), w (N, K) -> y (M, N); with add_to (M, N): add_to += x wᵀ, returned."""
+    return Meta((x.shape[0], w.shape[0]), x.dtype) if add_to is None else add_to
 
 
-matmul_nt = _entry("matmul_nt")
-matmul_nn = _entry("matmul_nn")
-matmul_tn = _entry("matmul_tn")
-adapted_nt = _entry("adapted_nt")
-adapted_nn = _entry("adapted_nn")
-add = _entry("add")
-rmsnorm_forward = _entry("rmsnorm_forward")
-rmsnorm_dx = _entry("rmsnorm_dx")
-rmsnorm_dg = _entry("rmsnorm_dg")
-rope = _entry("rope")
-swiglu_forward = _entry("swiglu_forward")
-swiglu_backward = _entry("swiglu_backward")
-embedding_dE = _entry("embedding_dE")
-feed_forward = _entry("feed_forward")
-feed_forward_dx = _entry("feed_forward_dx")
-attention_forward = _entry("attention_forward")
-attention_backward = _entry("attention_backward")
-cross_entropy = _entry("cross_entropy")
-adamw = _entry("adamw")
+@kernel("matmul")
+def matmul_nn(x, w, add_to=None):
+    """y = x w.   x (M, K), w (K, N) -> y (M, N); with add_to (M, N): add_to += x w, returned."""
+    return Meta((x.shape[0], w.shape[1]), x.dtype) if add_to is None else add_to
+
+
+@kernel("matmul")
+def matmul_tn(x, y, add_to=None):
+    """g = xᵀ y.   x (M, K), y (M, N) -> g (K, N); with add_to (K, N): add_to += xᵀ y, returned."""
+    return Meta((x.shape[1], y.shape[1]), x.dtype) if add_to is None else add_to
+
+
+@kernel("matmul")
+def adapted_nt(x, w, z, b):
+    """y = x wᵀ + z bᵀ.   x (M, K), w (N, K), z (M, r), b (N, r) -> y (M, N)."""
+    return matmul_nt(x, w)
+
+
+@kernel("matmul")
+def adapted_nn(x, w, z, b):
+    """y = x w + z b.   x (M, K), w (K, N), z (M, r), b (r, N) -> y (M, N)."""
+    return matmul_nn(x, w)
+
+
+@kernel("pointwise")
+def add(x, y):
+    """x + y, of one shape."""
+    return x + y
+
+
+@kernel("pointwise")
+def rmsnorm_forward(x, g, eps):
+    """y = x · rstd · g, rstd = 1/√(mean(x²) + eps).   x (M, C), g (C,) -> y (M, C), rstd (M,)."""
+    return x.copy(), Meta(x.shape[:1], x.dtype)
+
+
+@kernel("pointwise")
+def rmsnorm_dx(dy, x, g, rstd, old=None):
+    """dx = rstd (dy·g) - x rstd³ mean(dy·g·x).   dy, x (M, C), g (C,), rstd (M,) -> dx (M, C).
+
+    With old (M, C): old + dx.
+    """
+    return x.copy()
+
+
+@kernel("pointwise")
+def rmsnorm_dg(dy, x, rstd):
+    """dg = Σ rows of dy · x · rstd.   dy, x (M, C), rstd (M,) -> dg (C,)."""
+    return Meta(x.shape[1:], x.dtype)
+
+
+@kernel("pointwise")
+def rope(x, cos, sin):
+    """Rotates the pair (x[j], x[j + D/2]) by its angle.   x (M, H, D), cos, sin (M, D/2) -> x's."""
+    return x.copy()
+
+
+@kernel("pointwise")
+def swiglu_forward(gate, up):
+    """h = silu(gate) · up.   gate, up (M, F) -> h (M, F)."""
+    return gate.copy()
+
+
+@kernel("pointwise")
+def swiglu_backward(dh, gate, up):
+    """dh, gate, up (M, F) -> dgate, dup (M, F)."""
+    return gate.copy(), up.copy()
+
+
+@kernel("pointwise")
+def embedding_dE(dx, ids, V):
+    """dE[ids[i]] += dx[i], in the order of the rows.   dx (M, C), ids (M,) ints -> dE (V, C)."""
+    return Meta((V, dx.shape[1]), dx.dtype)
+
+
+@kernel("gated")
+def feed_forward(x, Wg, Wu, Wd):
+    """y = (silu(x Wgᵀ) · x Wuᵀ) Wdᵀ.   x (M, C), Wg, Wu (F, C), Wd (C, F) -> y, gate, up (M, F)."""
+    gate, up = matmul_nt(x, Wg), matmul_nt(x, Wu)
+    h = swiglu_forward(gate, up)
+    return matmul_nt(h, Wd), gate, up
+
+
+@kernel("gated")
+def feed_forward_dx(dy, gate, up, Wg, Wu, Wd):
+    """dy (M, C), gate, up (M, F), Wg, Wu (F, C), Wd (C, F) -> dx (M, C)."""
+    dh = matmul_nn(dy, Wd)
+    dgate, dup = swiglu_backward(dh, gate, up)
+    return adapted_nn(dgate, Wg, dup, Wu)
+
+
+@kernel("attention")
+def attention_forward(q, k, v, spans):
+    """softmax(q kᵀ / √D, causal) v in each span.
+
+    q (M, H, D); k, v (S, G, D); spans (N, 4)  ->  o (M, H, D), lse (M, H).
+    """
+    return q.copy(), Meta(q.shape[:2], q.dtype)
+
+
+@kernel("attention")
+def attention_backward(do, q, k, v, spans, o, lse):
+    """do, q, o (M, H, D); k, v (S, G, D); spans (N, 4); lse (M, H)  ->  dq, dk, dv."""
+    return q.copy(), k.copy(), v.copy()
+
+
+@kernel("softmax")
+def cross_entropy(logits, targets, out):
+    """losses = logsumexp(logits) - logits[target]; out = softmax(logits) - onehot(target).
+
+    logits, out (M, V), which may be one array; targets (M,), -100 where a row does not count (loss
+    0, gradient 0)  ->  losses (M,).
+    """
+    return Meta(logits.shape[:1], logits.dtype)
+
+
+@kernel("adam")
+def adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step, factor=1.0):
+    """One AdamW step in place on p, m, v; see the page."""

@@ -7,7 +7,7 @@ result and runs the tasks.
 import numpy as np
 from numba import boolean, float32, int64
 
-from .jit import CHUNK, ONE, TASK, compiled, contiguous, portion, read, run, tasks, write
+from .jit import CHUNK, ONE, TASK, compiled, contiguous, integers, portion, read, run, tasks, write
 from .sums import dot, dot3
 from .vectors import exp, rotate_pairs
 
@@ -196,5 +196,5 @@ def _add_rows(dx, ids, dE):
 def embedding_dE(dx, ids, V):
     """dE[ids[i]] += dx[i], in the order of the rows.   dx (M, C), ids (M,) ints -> dE (V, C)."""
     dE = np.zeros((V, dx.shape[1]), np.float32)
-    _add_rows(contiguous(dx, dx.shape), np.ascontiguousarray(ids, np.int64), dE)
+    _add_rows(contiguous(dx, dx.shape), integers(ids), dE)
     return dE

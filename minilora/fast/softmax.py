@@ -5,9 +5,9 @@ import math
 import numpy as np
 from numba import int64
 
-from .jit import ONE, TASK, compiled, portion, read, run, tasks, write
+from ..ops.loss import IGNORED
+from .jit import ONE, TASK, compiled, integers, portion, read, run, tasks, write
 from .sums import total
-from .twins import IGNORED
 from .vectors import exp, maximum
 
 GRAIN = 10_000  # logits below which a second thread costs more than it saves
@@ -57,7 +57,7 @@ def cross_entropy(logits, targets, out):
     (loss 0, gradient 0). -> losses (M,). Raises IndexError for a target outside of V.
     """
     M, V = logits.shape
-    targets = np.ascontiguousarray(targets, np.int64)
+    targets = integers(targets)
     if targets.shape != (M,) or out.shape != (M, V):
         raise ValueError(
             f"cross_entropy: got targets {targets.shape}, out {out.shape} for logits {(M, V)}, "

@@ -6,7 +6,7 @@ spans (N, 4) int64: for each sequence where its queries begin and end, where its
 import numpy as np
 from numba import int64
 
-from .jit import TASK, compiled, read
+from .jit import TASK, compiled, integers, read
 
 BLOCK = 32  # queries of a block of attention
 SPANS = read(2, dtype=int64)
@@ -63,7 +63,7 @@ def checked(q, k, v, spans):
     if not (fits and k.shape[1] and q.shape[1] % k.shape[1] == 0):
         wanted = "(M, H, D), twice (S, G, D), G a divisor of H"
         raise ValueError(f"attention: q, k, v are {q.shape}, {k.shape}, {v.shape}, wanted {wanted}")
-    spans = np.ascontiguousarray(spans, np.int64)
+    spans = integers(spans)
     if spans.ndim != 2 or spans.shape[1] != 4:
         raise ValueError(f"attention: spans have shape {spans.shape}, wanted (N, 4)")
     wrong, most, longest, queries, keys, time = _survey(spans, len(q), len(k))

@@ -7,14 +7,21 @@ returns the sum as the first gradient.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from .. import engine, ops
+from ..engine import Pair
+from ..methods import delta_lora, dora, lora, lora_fa, vera
+from ..ops.adamw import adamw as adamw_page
+from ..ops.dropout import mask as mask_page
+from ..ops.loss import IGNORED
 from ..support.meta import filled
 from . import kernels as K
+from . import or_page
 
 CHUNK = 128  # rows of logits that exist at once
-IGNORED = -100  # a target that does not count, as on the page
 
 
 # ---------------------------------------- linears, and linears under an adapter
@@ -263,38 +270,40 @@ def adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step, factor=1.0):
     K.adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step, factor)
 
 
-PAGES: dict[str, tuple[Callable, ...]] = {  # module of the package -> the twins of its functions
-    "engine": (add,),
-    "ops.linear": (
-        linear_forward,
-        linear_backward,
-        frozen_linear_forward,
-        frozen_linear_backward,
-    ),
-    "ops.basic": (add_forward,),
-    "ops.dropout": (mask,),
-    "ops.rmsnorm": (rmsnorm_forward, rmsnorm_backward),
-    "ops.rope": (rope_forward, rope_backward),
-    "ops.attention": (attention_forward, attention_backward),
-    "ops.embedding": (embedding_backward,),
-    "ops.swiglu": (
-        swiglu_forward,
-        swiglu_backward,
-        frozen_feed_forward_forward,
-        frozen_feed_forward_backward,
-    ),
-    "ops.loss": (
-        cross_entropy_forward,
-        head_loss_forward,
-        frozen_head_loss_forward,
-        head_loss_value,
-    ),
-    "methods.lora": (lora_forward, lora_backward),
-    "methods.lora_fa": (lora_fa_forward, lora_fa_backward),
-    "methods.vera": (vera_forward, vera_backward),
-    "methods.dora": (dora_forward, dora_backward),
-    "methods.delta_lora": (add_product,),
-    "tuning.optim": (adamw,),
+# an op, or a function that is none -> the twins of its forward, backward and value
+PAGES: dict[Any, tuple[Callable | None, ...]] = {
+    engine.add: (None, None, add),
+    ops.linear: (linear_forward, linear_backward),
+    ops.frozen_linear: (frozen_linear_forward, frozen_linear_backward),
+    ops.add: (add_forward, None),
+    mask_page: (None, None, mask),
+    ops.rmsnorm: (rmsnorm_forward, rmsnorm_backward),
+    ops.rope: (rope_forward, rope_backward),
+    ops.attention: (attention_forward, attention_backward),
+    ops.embedding: (None, embedding_backward),
+    ops.swiglu: (swiglu_forward, swiglu_backward),
+    ops.frozen_feed_forward: (frozen_feed_forward_forward, frozen_feed_forward_backward),
+    ops.cross_entropy: (cross_entropy_forward, None),
+    ops.head_loss: (head_loss_forward, None, head_loss_value),
+    ops.frozen_head_loss: (frozen_head_loss_forward, None, head_loss_value),
+    lora.lora: (lora_forward, lora_backward),
+    lora_fa.lora_fa: (lora_fa_forward, lora_fa_backward),
+    vera.vera: (vera_forward, vera_backward),
+    dora.dora: (dora_forward, dora_backward),
+    delta_lora.add_product: (None, None, add_product),
+    adamw_page: (None, None, adamw),
 }
-# (module, name) of a page's function -> its twin
-TWINS = {(page, f.__name__): f for page, twins in PAGES.items() for f in twins}
+
+
+# a page's function -> what runs in its place
+TWINS = {
+    page: or_page(twin, page)
+    for pair, twins in PAGES.items()
+    for page, twin in zip((pair.forward, pair.backward, pair.value), twins)
+    if twin
+}
+
+
+def faster(pair: Pair) -> Pair:
+    """What runs in a pair's place: for each of its functions the twin, or itself without one."""
+    return Pair(*(TWINS.get(f, f) for f in (pair.forward, pair.backward, pair.value)))

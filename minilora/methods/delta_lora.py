@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..fast import bind
+from ..engine import Function
 from ..support.values import number, whole
 from . import lora
 
@@ -18,7 +18,7 @@ def add_product(W, left, right):
     W += left @ right
 
 
-add_product = bind(add_product)
+add_product = Function(add_product)
 
 
 def before_step(arrays):

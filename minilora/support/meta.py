@@ -1,10 +1,10 @@
 """Arrays with a shape and a dtype but no numbers, to count the bytes of a step without its memory.
 
 A `Meta` is passed wherever an array is passed. The ops, the methods, the model and the engine run
-on it unchanged; operators and the NumPy functions below return another Meta, and in place of the
-kernels `fast/shapes.py` is used. Each Meta has a `Storage`, which adds its bytes to a `Memory` when
-it is made, and takes them away when Python frees it. So the count follows the same references that
-keep real arrays alive.
+on it unchanged; operators and the NumPy functions below return another Meta, and in place of
+compiled kernels the functions of `fast/kernels.py` are used. Each Meta has a `Storage`, which adds
+its bytes to a `Memory` when it is made, and takes them away when Python frees it. So the count
+follows the same references that keep real arrays alive.
 """
 
 import contextlib
@@ -115,6 +115,10 @@ class Meta(np.lib.mixins.NDArrayOperatorsMixin):
         """A view with two axes exchanged."""
         return self._view(self._pattern().swapaxes(a, b).shape)
 
+    def repeat(self, times, axis) -> "Meta":
+        """Each part along an axis so many times."""
+        return Meta(self._pattern().repeat(times, axis).shape, self.dtype)
+
     def copy(self) -> "Meta":
         """A new storage."""
         return Meta(self.shape, self.dtype)
@@ -149,9 +153,8 @@ class Meta(np.lib.mixins.NDArrayOperatorsMixin):
             return None
         if method != "__call__":
             raise TypeError(f"np.{ufunc.__name__}.{method} is not known for shapes alone")
-        if ufunc is np.matmul:
-            return Meta(_matmul_shape(*(np.shape(a) for a in inputs)), self.dtype)
-        shape = np.broadcast_shapes(*(np.shape(a) for a in inputs))
+        combined = _matmul_shape if ufunc is np.matmul else np.broadcast_shapes
+        shape = combined(*(np.shape(a) for a in inputs))
         return Meta(shape, bool if ufunc in COMPARISONS else np.result_type(*map(_kind, inputs)))
 
     def __array_function__(self, function, types, args, kwargs):
@@ -239,4 +242,5 @@ FUNCTIONS: dict[Callable, Callable] = {
     np.broadcast_to: lambda a, shape, **_: a._view(shape),
     np.expand_dims: lambda a, axis: a._view(np.expand_dims(a._pattern(), axis).shape),
     np.ascontiguousarray: lambda a, **_: a,
+    np.split: lambda a, n, axis=0: [a._view(p.shape) for p in np.split(a._pattern(), n, axis)],
 }

@@ -13,7 +13,6 @@ from unittest.mock import patch
 
 from minilora import ops
 from minilora.engine import Op
-from minilora.fast import twin
 from minilora.llama.model import ModelConfig
 from minilora.memory import ledger
 from minilora.methods import METHODS
@@ -77,19 +76,20 @@ CASES = (
 
 def keeping(op: Op, more: Callable[[Mapping[str, Any], Any], Any]) -> Op:
     """An op whose cache also has more(arguments by name, out), which its backward does not read."""
-    forward, backward, takes_need = op.forward, op.backward, op.takes_need
-    names, alone = tuple(inspect.signature(forward).parameters), len(op.saves) == 1
+    pair = op.fast or op.look_up()
+    forward, backward, takes_need = pair.forward, pair.backward, pair.takes_need
+    names, alone = tuple(inspect.signature(op.forward).parameters), len(op.saves) == 1
 
     def wider_forward(*args):
-        out, cache = twin(forward, args[0])(*args)
+        out, cache = forward(*args)
         extra = more(dict(zip(names, args)), out)
         return out, (cache, extra) if alone else (*cache, extra)
 
     def wider_backward(dout, cache, need):
         wanted = (need,) if takes_need else ()
-        return twin(backward, dout)(dout, cache[0] if alone else cache[:-1], *wanted)
+        return backward(dout, cache[0] if alone else cache[:-1], *wanted)
 
-    wider_forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
+    wider_forward.__signature__ = inspect.signature(op.forward)  # type: ignore[attr-defined]
     saves = (*op.saves, "kept in vain")
     return Op(op.name, wider_forward, wider_backward, saves=saves, constants=op.constants)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from battery import BATCHES, base, tune
-from cases import FROZEN, PAIRS, arguments, parameters
+from cases import FROZEN, PAIRS, arguments, parameters, running, twins
 from conftest import LAYOUTS, laid_out, make_llama, rel
 from test_twins import WITH_TWIN, is_float, single
 
@@ -26,12 +26,11 @@ def both(name, args):
     """Value and gradients of a pair: in float32, by its twin where there is one; and by the page in
     float64 on the same numbers.
     """
-    forward, backward = PAIRS[name]
+    forward, backward = running(name)
     found = []
     for given in (args, [a.astype(np.float64) if is_float(a) else a for a in args]):
-        out, cache = fast.twin(forward, given[0])(*given)
-        dout = np.ones_like(out)
-        found.append([out, *fast.twin(backward, dout)(dout, cache)])
+        out, cache = forward(*given)
+        found.append([out, *backward(np.ones_like(out), cache)])
     return found
 
 
@@ -117,7 +116,7 @@ def test_where_rmsnorm_ends_in_float32():
         with pytest.warns(RuntimeWarning, match="overflow"):
             assert not ops.rmsnorm.forward(x, g, 1e-5)[0].any()
         if fast.on():
-            y = fast.twin(ops.rmsnorm.forward, x)(x, g, 1e-5)[0]
+            y = twins("rmsnorm")[0](x, g, 1e-5)[0]
             assert (np.isnan(y) | (y == 0)).all()
 
 
@@ -189,7 +188,7 @@ def run_guarded(examples: int, seed: int) -> float:
     sizes = [*range(1, 10), 16, 33, 49]
     for n in range(examples):
         name = WITH_TWIN[n % len(WITH_TWIN)]
-        forward, backward = PAIRS[name]
+        (forward, backward), (fast_forward, fast_backward) = PAIRS[name], twins(name)
         M, I, O = (int(rng.choice(sizes)) for _ in range(3))
         args = single(arguments(name, n, M, I, O, int(rng.integers(1, 10))))
         keep: list = []
@@ -197,9 +196,9 @@ def run_guarded(examples: int, seed: int) -> float:
         if n % 3 == 1:  # another layout between the same pages: every second row
             held = [a[::-1] if is_float(a) and a.ndim else a for a in held]
             args = [laid_out(a[::-1], LAYOUTS[0]) if is_float(a) and a.ndim else a for a in args]
-        out, cache = fast.twin(forward, held[0])(*held)
+        out, cache = fast_forward(*held)
         dout = guarded(np.ones_like(np.atleast_1d(out)), keep).reshape(np.shape(out))
-        grads = fast.twin(backward, dout)(dout, cache)
+        grads = fast_backward(dout, cache)
         wide = [a.astype(np.float64) if is_float(a) else a for a in args]
         wanted, page_cache = forward(*wide)
         exact = backward(np.ones_like(wanted), page_cache)
