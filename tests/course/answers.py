@@ -513,6 +513,7 @@ ANSWERS |= {
         ("lora(dy, x, W, s, A, B)", "passed", "dx, dA and dB are right, in float64"),
         ("list(lora(dy, x, W, s, A, B))", "passed", ""),
         ("lora(*(np.float32(a) for a in (dy, x, W, s, A, B)))", "passed", "float32"),
+        ("dx.astype(np.float32), dA, dB", "passed", "dx comes back as float32"),
         ("dx, dB, dA", "swapped", "another order"),
         ("dx, -dA, dB", "sign", "dA, or a part"),
         ("lora(dy, x, W, -s, A, B)", "sign", "dx, or a part"),

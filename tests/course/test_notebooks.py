@@ -256,51 +256,6 @@ def test_an_open_exercise_is_answered_in_the_solutions_alone(path):
         assert all(cell.metadata["nbgrader"]["solution"] for cell in cells)
 
 
-def test_a_third_of_the_code_is_written_by_the_student():
-    """Of the lines that are neither plots nor imports."""
-    shares = [build.share(path) for path in SOURCES]
-    written, whole = map(sum, zip(*shares))
-    assert written >= whole / 3
-
-
-def test_lines_are_counted_as_the_build_says(tmp_path):
-    source = tmp_path / "00_made_up.py"
-    source.write_text(MADE_UP, encoding="utf-8")
-    assert build.share(source) == (3, 6)
-
-
-MADE_UP = '''# %%
-import numpy as np
-from minilora import ops
-
-# %% exercise one
-def double(x):
-    """x -> 2 x."""
-    ### BEGIN SOLUTION
-    y = x  # a comment
-    # a line of comment
-    y = y + x
-    return y
-    ### END SOLUTION
-
-# %% check one
-check("one", double)
-
-# %% figure
-caption = (
-    "a figure"
-)
-with course.figure(caption) as axes:
-    axes.plot([1, 2])
-
-# %%
-number = None  # yours
-course.keep("one", double)
-print(
-    double(2))
-'''
-
-
 def test_what_was_kept_before_is_a_file_that_runs(tmp_path):
     """All that the notebooks before 11 ask to keep, in their solutions."""
     *_, last = SOURCES
