@@ -4,7 +4,6 @@
                                                   and the README's small copy of one figure
     python notebooks/build.py --student FOLDER    copies to hand out: no solutions, no outputs;
                                                   and the course's package beside them
-    python notebooks/build.py --share             how much of the code a student writes
     python notebooks/build.py --address           put the repository's address into the committed
                                                   notebooks, without running them
 
@@ -15,7 +14,6 @@ reader fills in, its solution between nbgrader's markers; `# %% check NAME` the 
 """
 
 import argparse
-import ast
 import base64
 import io
 import os
@@ -176,75 +174,13 @@ def thumbnail(done) -> bytes:
     return file.getvalue()
 
 
-def share(path: Path) -> tuple[int, int]:
-    """Lines of code that a student writes, and all that are neither plots nor imports.
-
-    A line of code is one on which a statement has a part; docstrings and comments are none. A plot
-    is a figure's `with`, its caption, a function `draw` and its calls. What only serves an exercise
-    is not counted: `check`, `course.keep`, and the None that stands for a number to be written.
-    """
-    written = whole = 0
-    for kind, text in parts(path):
-        if kind.split() == ["[markdown]"]:
-            continue
-        marks = [i for i, line in enumerate(text.splitlines(), 1) if "### " in line]
-        lines = code_lines(ast.parse(text).body) - set(marks)
-        whole += len(lines)
-        ends = zip(marks[::2], marks[1::2])
-        written += len({n for first, last in ends for n in lines if first < n < last})
-    return written, whole
-
-
-def code_lines(body) -> set[int]:
-    """The lines of these statements that are neither plots, imports nor docstrings."""
-    lines: set[int] = set()
-    for node in body:
-        if isinstance(node, ast.Import | ast.ImportFrom) or is_plot(node) or serves(node):
-            continue
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            continue  # a docstring
-        inner = [n for name in ("body", "orelse") for n in getattr(node, name, [])]
-        if inner and all(isinstance(n, ast.stmt) for n in inner):
-            lines |= set(range(node.lineno, inner[0].lineno))
-            lines |= code_lines(inner)
-        else:
-            lines |= set(range(node.lineno, node.end_lineno + 1))
-    return lines
-
-
-def is_plot(node) -> bool:
-    """Does a statement draw a figure, or say what is in it?"""
-    if isinstance(node, ast.FunctionDef):
-        return node.name == "draw"
-    source = ast.unparse(node).split("\n")[0]
-    starts = ("with course.figure", "caption", "draw(", "course.explore", "LOOKS")
-    return source.startswith(starts)
-
-
-def serves(node) -> bool:
-    """Does a statement only serve an exercise?"""
-    is_none = isinstance(node, ast.Assign) and ast.unparse(node.value) == "None"
-    return is_none or ast.unparse(node).startswith(("check(", "course.keep("))
-
-
-def print_shares(paths: list[Path]) -> None:
-    """A line a notebook, and one for all."""
-    shares = {path.stem: share(path) for path in paths}
-    shares["all"] = tuple(map(sum, zip(*shares.values())))
-    for name, (written, whole) in shares.items():
-        print(f"{name:20} {written:4} of {whole:4} lines {written / whole:4.0%}")
-
-
 def main(arguments=None) -> None:
     """The command line above."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("wanted", nargs="*", help="numbers of notebooks: 04; none: all")
     parser.add_argument("--student", metavar="FOLDER", type=Path)
-    parser.add_argument("--share", action="store_true", help="count lines and stop")
     parser.add_argument("--address", action="store_true", help="write it into what is committed")
     chosen = parser.parse_args(arguments)
-    if chosen.share:
-        return print_shares(sources(chosen.wanted))
     if chosen.student:
         hand_out_package(chosen.student)
     for path in sources(chosen.wanted):

@@ -16,6 +16,8 @@ from minilora.check.slips import SLIPS as NAMED
 from minilora.check.words import agree, numbers
 
 Outputs = dict[str, Any]  # name -> array, number, or None where nothing is to be returned
+# the wrong outputs of a known slip; or of a slip of one exercise alone, by its words
+Slips = Mapping[str, Callable[..., list[Outputs]]]
 
 SINGLE = 1e-5  # the same mathematics in float32
 
@@ -32,8 +34,7 @@ class Case:
     adapter: str = ""  # the argument that switches the adapter, or the step, off when it is zero
     two_paths: tuple[str, ...] = ()  # outputs with a base path and an adapter path
     paths: str = PATHS
-    # the wrong outputs of a known slip here; or of a slip of this exercise alone, by its words
-    slips: Mapping[str, Callable[..., list[Outputs]]] = field(default_factory=dict)
+    slips: Slips = field(default_factory=dict)
 
     @cached_property
     def true(self) -> Outputs:

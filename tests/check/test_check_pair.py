@@ -274,8 +274,6 @@ def test_a_pair_of_the_wrong_form_is_told_so():
     no_cache = check_pair(lambda x: (x, x, x), lambda dy, cache: (dy,), np.ones((2, 2)))
     assert "wanted (output, cache)" in no_cache.says
     assert {v.status for v in (short, bare, no_cache)} == {"failed"}
-    with pytest.raises(ValueError, match="at most 20,000"):
-        check_pair(forward, lambda dy, cache: (dy,), np.ones((200, 200)))
 
 
 def test_what_is_not_checked_does_not_pass():

@@ -4,9 +4,9 @@ import dataclasses
 import importlib.util
 import linecache
 
-import more_answers
 import numpy as np
 import pytest
+from answers import RIGHT
 
 import minilora as ml
 from minilora import engine
@@ -170,14 +170,14 @@ def test_the_students_pair_trains_the_model_as_the_packages(own, capsys):
 
 @pytest.mark.parametrize("method", ["lora_fa", "vera"])
 def test_a_pair_that_does_not_keep_x_trains_the_model_too(own, method):
-    forward, backward = more_answers.RIGHT[f"{method}_pair"]
+    forward, backward = RIGHT[f"{method}_pair"]
     course.keep(f"{method}_pair", forward, backward)
     assert course.technique(method).op.name == "mine"
     assert np.allclose(train(course.technique(method)), train(method), rtol=1e-5)
 
 
 def test_a_students_rule_moves_the_weight_as_the_packages(own):
-    move = more_answers.RIGHT["delta_lora_move"]
+    move = RIGHT["delta_lora_move"]
 
     def after_step(arrays, kept, step, options):
         change = arrays["s"], options["update_ratio"], *kept, arrays["A"], arrays["B"]

@@ -82,7 +82,7 @@ ROOMS = {
     "generation": ("minilora/llama/generation", "model rows boundaries_training library"),
     "check": (
         "minilora/check/* notebooks/minilora_course/*",
-        "check_pair doctor check kept teaching boundaries_course",
+        "check_pair doctor check unseen kept teaching course",
     ),
 }
 PACKAGES = ROOT / "minilora", ROOT / "notebooks" / "minilora_course"

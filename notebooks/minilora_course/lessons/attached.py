@@ -1,13 +1,11 @@
 """What a student writes and then trains the model with: pairs and rules of notebooks 04 to 08."""
 
-from collections.abc import Callable
-
 import numpy as np
 
 from minilora.methods import lora_fa, vera
 from minilora.methods.lora import lora_backward, lora_forward
 
-from ..slips import Case, Outputs
+from ..slips import Case, Slips
 from . import lora
 from .exercise import blank, blank_pair, both, draw, rank, rows, widths
 from .held import how_held
@@ -162,7 +160,7 @@ def move_cases(rng):
         (I, O), r = widths(rng, 2), rank(rng)
         a = draw(rng, W=(O, I), A=(r, I), B=(O, r), A_new=(r, I), B_new=(O, r))
         args = {"W": a.pop("W"), "s": 2.0, "ratio": 1.5, **a}
-        slips: dict[str, Callable[..., list[Outputs]]] = {
+        slips: Slips = {
             "not the products' difference": lambda W, s, ratio, A, B, A_new, B_new: [
                 {"W'": W + ratio * s * (B_new - B) @ (A_new - A)},
                 {"W'": W + ratio * s * B_new @ A_new},
@@ -215,7 +213,7 @@ def descend(n, rate_A, rate_B, z, together=True, stops=True):
 
 def descend_cases(rng):
     """For steps, b, z = f(n, rate_A, rate_B, z)."""
-    slips: dict[str, Callable[..., list[Outputs]]] = {
+    slips: Slips = {
         "b moved before z did: both steps begin at the old b and z": lambda **a: [
             descend(**a, together=False, stops=stops) for stops in (True, False)
         ],

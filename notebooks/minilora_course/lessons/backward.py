@@ -64,41 +64,32 @@ def shapes(rng):
 def loss_cases(rng):
     """For dz = f(z, targets)."""
 
-    def slips(z, targets):
-        p, right = softmax(z), loss_backward(z, targets)["dz"]
-        everywhere = p.copy()
-        everywhere[:, targets] -= 1
-        return {
-            "no target": p / len(z),
-            "no mean": right * len(z),
-            "everywhere": everywhere / len(z),
-            "all": right / z.shape[1],
-        }
+    def everywhere(z, targets):
+        p = softmax(z)
+        p[:, targets] -= 1
+        return [{"dz": p / len(z)}]
 
-    said = {
-        "the 1 at the target was not subtracted": "no target",
-        "the loss is a mean over the rows: divide by their number": "no mean",
-        "1 was subtracted at the targets of all rows: a row has one of its own": "everywhere",
-        "the mean is over the rows: divide by their number, not by all numbers": "all",
+    slips = {
+        "the 1 at the target was not subtracted": lambda z, targets: [{"dz": softmax(z) / len(z)}],
+        "the loss is a mean over the rows: divide by their number": lambda z, targets: [
+            {"dz": loss_backward(z, targets)["dz"] * len(z)}
+        ],
+        "1 was subtracted at the targets of all rows: a row has one of its own": everywhere,
+        "the mean is over the rows: divide by their number, not by all numbers": (
+            lambda z, targets: [{"dz": loss_backward(z, targets)["dz"] / z.shape[1]}]
+        ),
     }
     return [
         Case(
             {**draw(rng, z=shape), "targets": rng.integers(shape[1], size=shape[0])},
             loss_backward,
-            slips={words: _named(slips, key, "dz") for words, key in said.items()},
+            slips=slips,
         )
         for shape in shapes(rng)
     ]
 
 
-def _named(slips, key, output):
-    """A slip's wrong outputs, for `Case.slips`."""
-    return lambda **args: [{output: slips(**args)[key]}]
-
-
 NO_ROW_SUM = "the sum over the row is missing: every score of a row is in every p"
-
-
 OTHER_SUM = "the sum runs over the columns, or over all: it is of each row"
 
 

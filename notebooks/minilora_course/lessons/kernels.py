@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 import numpy as np
 
-from ..slips import Case
+from ..slips import Case, Slips
 from .exercise import blank, broken, draw, number, predict, rows, widths
 
 
@@ -13,19 +13,19 @@ def roof(peak, bandwidth, intensity):
     return {"rate": np.minimum(peak, bandwidth * intensity)}
 
 
-def higher(peak, bandwidth, intensity):
-    """The higher of the two."""
-    return [{"rate": np.maximum(peak, bandwidth * intensity)}]
-
-
 def roof_cases(rng):
     """For rate = f(peak, bandwidth, intensity): numbers, below the ridge and above it."""
+    slips: Slips = {
+        "the lower of the two is the roof": lambda peak, bandwidth, intensity: [
+            {"rate": np.maximum(peak, bandwidth * intensity)}
+        ]
+    }
     cases = []
     for low, high in ((0.1, 0.8), (1.2, 5.0), (0.1, 0.8), (1.2, 5.0)):
         peak, speed = number(rng, 50, 300), number(rng, 5, 50)
         intensity = peak / speed * rng.uniform(low, high)
         args = {"peak": peak, "bandwidth": speed, "intensity": intensity}
-        cases.append(Case(args, roof, slips={"the lower of the two is the roof": higher}))
+        cases.append(Case(args, roof, slips=slips))
     return cases
 
 
@@ -51,23 +51,19 @@ def times_faster(mine, theirs):
     return {"ratio": np.median(theirs / mine)}
 
 
-def times_slower(mine, theirs):
-    """The ratio upside down."""
-    return [{"ratio": np.median(mine / theirs)}]
-
-
-def ratio_of_medians(mine, theirs):
-    """A busy round may be the median of one way and not of the other."""
-    return [{"ratio": np.median(theirs) / np.median(mine)}]
-
-
-def mean_of_ratios(mine, theirs):
-    """A round in which other work met one of the two counts for many."""
-    return [{"ratio": np.mean(theirs / mine)}]
-
-
 def times_cases(rng):
     """For ratio = f(mine, theirs): seconds of each round; in some, other work was running."""
+    slips: Slips = {  # an odd round may be the median of one way alone, and counts much in a mean
+        "the ratio is upside down: half the seconds is twice as fast": lambda mine, theirs: [
+            {"ratio": np.median(mine / theirs)}
+        ],
+        "the ratio of the medians: divide within each round first": lambda mine, theirs: [
+            {"ratio": np.median(theirs) / np.median(mine)}
+        ],
+        "the mean of the ratios: one odd round moves it, but not the median": (
+            lambda mine, theirs: [{"ratio": np.mean(theirs / mine)}]
+        ),
+    }
     cases = []
     for count in widths(rng, 3):
         noise = draw(rng, mine=(count,), theirs=(count,))
@@ -75,11 +71,6 @@ def times_cases(rng):
         mine, theirs = (busy * (1 + 0.1 * noise[n] ** 2) for n in ("mine", "theirs"))
         theirs[rng.integers(count)] *= 9  # and once only one of them
         args = {"mine": 2e-3 * mine, "theirs": number(rng, 3e-3, 8e-3) * theirs}
-        slips = {
-            "the ratio is upside down: half the seconds is twice as fast": times_slower,
-            "the ratio of the medians: divide within each round first": ratio_of_medians,
-            "the mean of the ratios: one odd round moves it, but not the median": mean_of_ratios,
-        }
         cases.append(Case(args, times_faster, slips=slips))
     return cases
 

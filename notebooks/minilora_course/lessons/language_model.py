@@ -1,12 +1,10 @@
 """Notebook 11, a real language model: the likeliest of ten, and an adapter for each row."""
 
-from collections.abc import Callable
-
 import numpy as np
 
 from minilora.methods.lora import count
 
-from ..slips import Case, Outputs
+from ..slips import Case, Slips
 from .exercise import blank, broken, draw, predict, rows
 from .lora import shapes
 
@@ -23,7 +21,7 @@ def best_of_all(logits, among):
 
 def best_cases(rng):
     """For token = f(logits, among): the tokens stand in no order."""
-    slips: dict[str, Callable[..., list[Outputs]]] = {
+    slips: Slips = {
         "that is a place in `among`: return the token that stands there": lambda logits, among: [
             {"token": logits[:, among].argmax(axis=1)}
         ],
@@ -45,7 +43,7 @@ def serve(x, W, s, A, B, which):
 
 def serve_cases(rng):
     """For y = f(x, W, s, A, B, which): some adapters, in any order."""
-    slips: dict[str, Callable[..., list[Outputs]]] = {
+    slips: Slips = {
         "all rows got one row's adapter: row m has which[m]": lambda which, **a: [
             serve(which=which * 0 + n, **a) for n in set(which)
         ],

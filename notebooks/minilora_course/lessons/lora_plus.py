@@ -1,10 +1,8 @@
 """Notebook 08, LoRA+: which factor gets the ratio."""
 
-from collections.abc import Callable
-
 from minilora.methods.lora_plus import lr_scale
 
-from ..slips import Case, Outputs
+from ..slips import Case, Slips
 from .exercise import blank, broken, draw, number, old_and_step, predict, rank, widths
 
 
@@ -32,7 +30,7 @@ def exchanged(A, B, dA, dB, lr, ratio):
 def step_cases(rng):
     """For A', B' = f(A, B, dA, dB, lr, ratio)."""
     cases = []
-    slips: dict[str, Callable[..., list[Outputs]]] = {
+    slips: Slips = {
         "ratio on A": ratio_on_a,
         "ratio missing": without_ratio,
         "B's rate is ratio times lr, not lr / ratio": lambda **a: [

@@ -1,0 +1,153 @@
+"""What the notebooks show, and what an export keeps of it; points and hints at their limits."""
+
+import io
+import sys
+import time
+import types
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minilora.lab import cells
+from minilora_course import EXERCISES, SLIPS, course, grading
+from minilora_course.grading import points
+from minilora_course.hints import hints_for
+from minilora_course.judge import Judgement
+
+EXPORT = Path(__file__).parents[2] / "notebooks" / "export"
+CAPTION = 'Left: x < y, "kept"; right: a line.'
+
+
+class Pictures(HTMLParser):
+    """The alternative texts of a page's embedded pictures."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.texts = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "img":
+            self.texts.append(dict(attrs)["alt"])
+
+
+def test_an_export_has_each_figures_alternative_text():
+    nbformat, nbconvert = map(pytest.importorskip, ("nbformat", "nbconvert"))
+    picture = nbformat.v4.new_output(
+        "display_data",
+        data={"image/png": "iVBORw0KGgo="},
+        metadata={"image/png": {"alt": CAPTION}},
+    )
+    cell = nbformat.v4.new_code_cell("draw()", outputs=[picture])
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+
+    def exported(exporter):
+        made = exporter(extra_template_basedirs=[str(EXPORT)], template_name="course")
+        return made.from_notebook_node(notebook)[0]
+
+    assert Pictures(exported(nbconvert.HTMLExporter)).texts == [CAPTION]
+    assert f"![{CAPTION}](" in exported(nbconvert.MarkdownExporter)
+
+
+def test_a_notebook_asks_for_the_runs_of_a_study_by_their_settings(tmp_path, monkeypatch):
+    folder = tmp_path / "results"
+    folder.mkdir()
+    about = {"seconds": 0.1, "made_by": {}}
+    runs = [{"cell": {"kind": "learn", "rank": n}, "result": n} | about for n in (1, 2)]
+    runs += [{"cell": {"kind": "bytes"}, "result": 3} | about]
+    cells.write(folder / "made_up.jsonl", runs)
+    monkeypatch.setattr(course, "data_folder", lambda: tmp_path)
+    assert [run["result"] for run in course.records("made_up", kind="learn")] == [1, 2]
+    assert [run["result"] for run in course.records("made_up", rank=2)] == [2]
+    with pytest.raises(FileNotFoundError, match="python -m studies none"):
+        course.records("none")
+
+
+@pytest.mark.parametrize(
+    "low, high, ticks, set_",
+    [
+        (1, 30, ["1", "2", "5", "10", "20"], None),
+        (0.1, 1000, ["0.1", "1", "10", "100", "1,000"], None),
+        (64, 512, ["64", "512"], [64, 512]),
+    ],
+)
+def test_a_logarithmic_axis_has_plain_numbers_and_keeps_ticks_that_were_set(
+    low, high, ticks, set_, monkeypatch
+):
+    shown = []
+    monkeypatch.setattr(course, "show", lambda canvas, caption: shown.append(canvas))
+    with course.figure("made up", width=3) as axes:
+        axes.set(xscale="log", xlim=(low, high))
+        if set_:
+            axes.set_xticks(set_, set_)
+    (canvas,) = shown
+    axis = canvas.axes[0].xaxis
+    at = [(t, text.get_text()) for t, text in zip(axis.get_ticklocs(), axis.get_ticklabels())]
+    assert [text for t, text in at if low <= t <= high * 1.0001] == ticks
+    assert not any(text.get_text() for text in axis.get_ticklabels(minor=True))
+
+
+def test_a_picture_of_a_notebook_is_a_smaller_one_of_the_same_size():
+    image, file = pytest.importorskip("PIL.Image"), io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    image.fromarray(noise).save(file, "PNG")
+    small = course._small(file.getvalue())
+    assert small.startswith(b"\x89PNG") and len(small) < 0.6 * len(file.getvalue())
+    assert image.open(io.BytesIO(small)).size == (64, 64)
+
+
+def test_a_method_looks_the_same_everywhere():
+    assert course.look("lora") == {"color": "#0072B2", "marker": "o", "label": "LoRA"}
+
+
+@pytest.mark.parametrize("static", ["1", ""])
+def test_a_line_stands_for_sliders_and_rates_where_notebooks_are_built(static, monkeypatch, capsys):
+    monkeypatch.setenv(course.STATIC, static)
+    course.race({"one": lambda: time.sleep(1e-3), "twice": lambda: None}, 1e9, rounds=1)
+    said = capsys.readouterr().out
+    assert ("this machine's rates for one, twice stand here" in said) == bool(static)
+    assert said.count("GFLOP/s") == (0 if static else 2)
+    if static:
+        course.explore(lambda **_: None, rank=[1, 2])
+        assert capsys.readouterr().out == ("In a running notebook, sliders for rank stand here.\n")
+
+
+def test_a_slider_begins_at_the_first_value_and_a_line_says_what_it_needs(monkeypatch, capsys):
+    widgets, made = pytest.importorskip("ipywidgets"), {}
+    monkeypatch.delenv("MINILORA_STATIC", raising=False)
+    monkeypatch.setattr(widgets, "interact", lambda draw, **sliders: made.update(sliders))
+    course.explore(lambda rank: None, rank=[8, 2, 4])
+    assert made["rank"].value == 8 and tuple(made["rank"].options) == (2, 4, 8)
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    course.explore(lambda rank: None, rank=[8, 2, 4])
+    assert capsys.readouterr().out == "For sliders over rank: pip install ipywidgets\n"
+
+
+def test_the_hint_of_a_slip_comes_before_the_exercise_s_own():
+    exercise = types.SimpleNamespace(kind="blank", hints=("a", "b"))
+    number = types.SimpleNamespace(kind="number", hints=("a", "b"))
+    slip, about = next(iter(SLIPS.items()))
+    assert hints_for(exercise, slip) == (about.hint, "a", "b")
+    assert hints_for(exercise, None) == hints_for(number, slip) == ("a", "b")
+
+
+def test_the_points_of_an_exercise_are_its_outputs_or_one():
+    for name, exercise in EXERCISES.items():
+        outputs = exercise.drawn(0)[0].true.values() if exercise.kind == "blank" else ()
+        assert points(name) == (len([o for o in outputs if o is not None]) if outputs else 1)
+
+
+def test_a_grade_shows_the_draw_that_is_wrong_and_no_two_seeds_share_a_draw(monkeypatch, capsys):
+    drawn = []
+
+    def judged(name, answer, seed):
+        drawn.append(seed)
+        return Judgement(*(("failed", "the second") if len(drawn) == 2 else ("passed", "right")))
+
+    monkeypatch.setattr(grading, "judged", judged)
+    assert grading.grade("lora_count", 3, seed=1) == 0
+    said = capsys.readouterr().out
+    assert "the second" in said and "hint" not in said
+    assert drawn == [*range(grading.DRAWS, 2 * grading.DRAWS)]
