@@ -25,13 +25,14 @@ def lora_fa_backward(dy, cache, need=(True,) * 6):
     need: for each argument, is its gradient wanted?
     """
     z, W, s, A, B, dropped = cache
+    dz = s * (dy @ B)  # y has s z Bᵀ
     dB = s * (dy.T @ z)  # y has s z Bᵀ
-    dx = dxd = None
-    if need[0]:  # else nothing before x trains, and so nothing before xd
-        dz = s * (dy @ B)  # y has s z Bᵀ
+    if not need[0]:  # nothing before x trains, and so nothing before xd
+        dx, dxd = None, None
+    elif dropped:
         dx, dxd = dy @ W, dz @ A  # y has x Wᵀ, z = xa Aᵀ
-    if need[0] and not dropped:
-        dx, dxd = dx + dxd, None  # xa = x
+    else:
+        dx, dxd = dy @ W + dz @ A, None  # xa = x
     return dx, None, None, None, dB, dxd
 
 

@@ -35,11 +35,13 @@ def vera_backward(dy, cache, need=(True,) * 7):
     dw = (b * dy) @ B  # (M, r): y has b · v, v = w Bᵀ, w = d · u
     db = (dy * v).sum(axis=0)  # y has b · v, the same b in every row
     dd = (dw * u).sum(axis=0)  # w = d · u, the same d in every row
-    dx = dxd = None
-    if need[0]:  # else nothing before x trains, and so nothing before xd
-        dx, dxd = dy @ W, (dw * d) @ A  # y has x Wᵀ, w = d · u, u = xa Aᵀ
-    if need[0] and not dropped:
-        dx, dxd = dx + dxd, None  # xa = x
+    du = d * dw  # w = d · u
+    if not need[0]:  # nothing before x trains, and so nothing before xd
+        dx, dxd = None, None
+    elif dropped:
+        dx, dxd = dy @ W, du @ A  # y has x Wᵀ, u = xa Aᵀ
+    else:
+        dx, dxd = dy @ W + du @ A, None  # xa = x
     return dx, None, None, None, db, dd, dxd
 
 
