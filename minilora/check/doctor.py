@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import inspect
-import itertools
 import os
 import platform
 import sys
@@ -21,91 +20,24 @@ from ..ops.adamw import adamw
 from ..ops.dropout import mask
 from ..support.files import data_folder
 from ..support.meta import arrays_in
+from . import examples
 
 AGREEMENT = 1e-4  # a twin's largest difference from its page, relative to the largest number
 
-FROZEN = {  # op: the float arrays for which it has no gradient
-    "frozen_linear": ("W",),
-    "frozen_feed_forward": ("Wg", "Wu", "Wd"),
-    "frozen_head_loss": ("W",),
-    "rope": ("cos", "sin"),
-}
 
-
-def op_cases(rng: np.random.Generator, M: int = 6, I: int = 8, O: int = 5) -> dict[str, tuple]:
-    """Op name -> arguments to check it on, all away from zero.   x (M, I), W (O, I)."""
-    n = rng.standard_normal
-    x, W = n((M, I)), n((O, I))
-    targets = np.where(rng.random(M) < 0.2, -100, rng.integers(0, O, M))
-    targets[0] = 1
-    angle, T = rng.uniform(0, 6, (M, 2)), min(M, 60)  # attention keeps T² numbers for a moment
-    ends = [0, T // 3, T] if T > 20 else [0, T]  # of the sequences, the first with 2 earlier keys
-    spans = np.array([(q0, q1, q0 and q0 + 2, q1 + 2) for q0, q1 in itertools.pairwise(ends)])
-    return {
-        "add": (x, n(I)),
-        "mul": (x, n((M, 1))),
-        "matmul": (n((2, 6, 8)), n((8, 5))),
-        "power": (np.exp(x), -0.5),
-        "exp": (x,),
-        "log": (np.exp(x),),
-        "tanh": (x,),
-        "sum": (x, 1, False),
-        "reshape": (x, (-1, 2)),
-        "transpose": (n((2, 3, 4)), (1, 2, 0)),
-        "index": (x, np.array([1, 1, 4])),
-        "concat": (x, n((2, I)), 0),
-        "maximum": (x, n(I)),
-        "linear": (x, W),
-        "frozen_linear": (x, W),
-        "embedding": (W, np.array([1, 1, 4])),
-        "take": (x, np.array([4, 0])),
-        "dropout": (x, 0.3, (0, 1, 0, 0)),
-        "rmsnorm": (x, n(I), 1e-5),
-        "rope": (n((M, 4, 4)), np.cos(angle), np.sin(angle)),
-        "attention": (n((T, 4, 6)), n((T + 2, 2, 6)), n((T + 2, 2, 6)), spans),
-        "swiglu": (x, n((M, I))),
-        "frozen_feed_forward": (x, W, n((O, I)), n((I, O))),
-        "cross_entropy": (n((M, O)), targets, None),
-        "head_loss": (x, W, targets, None),
-        "frozen_head_loss": (x, W, targets, None),
-    }
-
-
-def method_case(
-    name: str, rng: np.random.Generator, dropout: float = 0.0, M: int = 6, I: int = 8, O: int = 5
-) -> tuple:
-    """Arguments for a method's pair, of rank 3: x (M, I), W (O, I), and every other array drawn
-    anew, since zeros would hide errors. dropout: if above 0, xd too.
-    """
-    record = METHODS[name]
-    x, W = rng.standard_normal((M, I)), rng.standard_normal((O, I))
-    options = {**record.options, "alpha": 6.0}
-    shared = record.prepare([W.shape], 3, options, W) if record.prepare else {}
-    args = {"W": W, **record.init(W, 3, options, rng, shared)}
-    if record.derived:
-        args |= record.derived(**args)
-    args |= {n: rng.standard_normal(a.shape) for n, a in args.items() if isinstance(a, np.ndarray)}
-    if dropout:
-        args["xd"] = ops.dropout.forward(x, dropout, (0, 1, 0, 0))[0]
-    names = [n for n in inspect.signature(record.op.forward).parameters if n in args]
-    return (x, *(args[n] for n in names))
-
-
-def pairs(rng: np.random.Generator, **sizes: int) -> Iterator[tuple[str, Op, tuple, tuple]]:
+def pairs(**sizes: int) -> Iterator[tuple[str, Op, tuple, tuple]]:
     """(title, op, arguments, names of the frozen ones) of every op and every method."""
-    for name, case in op_cases(rng, **sizes).items():
-        yield name, getattr(ops, name), case, FROZEN.get(name, ())
+    for name in examples.OPS:
+        yield name, getattr(ops, name), examples.of_op(name, **sizes), examples.FROZEN.get(name, ())
     for name, record in METHODS.items():
-        trained = {"x", "xd", *record.trains}
-        frozen = tuple(inspect.signature(record.op.forward).parameters.keys() - trained)
-        for p in (0.0, 0.3) if record.has_dropout else (0.0,):
-            title = f"method {name}" + (f", dropout {p}" if p else "")
-            yield title, record.op, method_case(name, rng, p, **sizes), frozen
+        for seed in (0, 1) if record.has_dropout else (0,):
+            case, title = examples.of_method(record, seed, **sizes), f"method {name}"
+            yield title + ", dropout" * seed, record.op, case, examples.frozen_of(record)
 
 
 def gradients() -> Iterator[str]:
     """Check every pair in float64, with a line for each. Raises GradientError at a wrong one."""
-    for title, op, case, frozen in pairs(np.random.default_rng(0)):
+    for title, op, case, frozen in pairs():
         checked = gradcheck(op.forward, op.backward, *case, frozen=frozen)
         words = f"{', '.join(f'd{name}' for name in checked)} right"
         shapes = ", ".join(str(a.shape) for a in case if isinstance(a, np.ndarray))
@@ -172,7 +104,7 @@ def page_calls() -> dict[str, list[tuple[Callable, Callable, tuple]]]:
         (delta_lora.add_product, "value", (n(37, 29), n(37, 6), n(6, 29))),
         (adamw, "value", (*moments, 0.1, 0.9, 0.99, 1e-8, 0.01, 3)),
     ]
-    for _, op, case, _ in pairs(rng, M=rows, I=29, O=51):
+    for _, op, case, _ in pairs(M=rows, I=29, O=51):
         args = _single(case)
         with fast.plain():
             out, cache = op.forward(*args)

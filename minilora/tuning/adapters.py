@@ -150,7 +150,9 @@ class Tuned:
         def arguments(name: str) -> list[Any]:
             given = {"W": weights[f"{name}.weight"], **self.layers[name]}
             if self.record.derived:
-                given |= self.record.derived(**given)
+                derived = self.record.derived(**given)
+                # ∞ + 0·∞ is NaN, which the check for divergence sees; y / ∞ would be a silent 0
+                given |= {name: a + 0 * a for name, a in derived.items()}
             keys = {a: self.key(name, a) for a in self.record.trains}
             given |= {a: leaves[k] for a, k in keys.items() if k in leaves}
             return [given[a] for a in self._arguments if a != "xd"]

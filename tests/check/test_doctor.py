@@ -36,7 +36,7 @@ def test_the_doctor_finds_a_wrong_backward(monkeypatch, capsys):
         list(doctor.gradients())
     assert main(["gradcheck"]) == 2
     printed = capsys.readouterr()
-    assert "✓ power " in printed.out and "da is wrong" in printed.err
+    assert "✓ concat " in printed.out and "da is wrong" in printed.err
 
 
 def test_the_doctor_has_calls_of_every_twin():
@@ -52,11 +52,13 @@ def test_the_doctor_has_calls_of_every_twin():
 def test_the_doctor_finds_a_twin_that_differs(place, monkeypatch):
     """In what it returns, in what it keeps, in what it writes."""
 
+    off = 3e-3  # the check is relative to the largest number, about 15
+
     def swiglu_forward(gate, up):
         h, (gate, up) = inspect.unwrap(ops.swiglu.forward)(gate, up)
         if place == "argument":
-            gate += 1e-3
-        return h + 1e-3 * (place == "output"), (gate + 1e-3 * (place == "cache"), up)
+            gate += off
+        return h + off * (place == "output"), (gate + off * (place == "cache"), up)
 
     monkeypatch.setattr(doctor, "TWINS", {ops.swiglu.forward: swiglu_forward})
     with pytest.raises(

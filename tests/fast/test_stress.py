@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from battery import BATCHES, base, tune
-from cases import FROZEN, PAIRS, arguments, parameters, running, twins
+from cases import PAIRS, arguments, frozen, parameters, running, twins
 from conftest import LAYOUTS, laid_out, make_llama, rel
 from test_twins import WITH_TWIN, is_float, single
 
@@ -42,7 +42,7 @@ def both(name, args):
 def test_one_row_one_column_rank_one(name, sizes):
     """M, I, O, r: the gradients against finite differences, and the twin against the page."""
     args = arguments(name, 2, *sizes)
-    ml.gradcheck(*PAIRS[name], *args, frozen=FROZEN.get(name, ()))
+    ml.gradcheck(*PAIRS[name], *args, frozen=frozen(name))
     got, wanted = both(name, single(args))
     for what, a, b in zip(("value", *parameters(PAIRS[name][0])), got, wanted):
         assert (a is None) == (b is None)

@@ -14,9 +14,9 @@ from conftest import same_peak
 
 import minilora as ml
 from minilora import fast, ops
-from minilora.check.doctor import method_case, op_cases
+from minilora.check import examples
 from minilora.cli import main
-from minilora.engine import Op, Tensor, backward
+from minilora.engine import Tensor, backward
 from minilora.llama.model import Llama, ModelConfig, init_params
 from minilora.llama.shapes import SHAPES
 from minilora.memory import (
@@ -352,37 +352,20 @@ def test_no_more_is_held_than_the_ledger_says(method, how, case):
     assert sum(t.size for t in held) == said.activations + angles + spans
 
 
-def elementary_cases(rng):
-    """Op of ops/basic.py -> arguments."""
-    a, b = rng.uniform(0.5, 2, (2, 3, 3))
-    one = dict.fromkeys(("exp", "log", "sum", "tanh"), (a,))
-    two = dict.fromkeys(("add", "matmul", "maximum", "mul"), (a, b))
-    more = {"reshape": (a, (9,)), "transpose": (a, (1, 0)), "power": (a, 3)}
-    return one | two | more | {"concat": (a, b, 1), "index": (a, np.array([2, 0]))}
-
-
-PAIRS = [name for name in ops.__all__ if isinstance(getattr(ops, name), Op)]
-
-
-def test_every_op_is_asked_what_it_needs():
-    rng = np.random.default_rng(0)
-    assert {*op_cases(rng), *elementary_cases(rng)} == set(PAIRS)
-
-
-def pair_and_arguments(name, rng):
+def pair_and_arguments(name):
+    """A technique with dropout, if it has it: the seed is odd."""
     if name in METHODS:
-        dropout = 0.3 if METHODS[name].has_dropout else 0.0
-        return METHODS[name].op, method_case(name, rng, dropout)
-    return getattr(ops, name), (op_cases(rng) | elementary_cases(rng))[name]
+        return METHODS[name].op, examples.of_method(METHODS[name], 1)
+    return examples.OPS[name], examples.of_op(name)
 
 
-@pytest.mark.parametrize("name", [*PAIRS, *METHODS])
+@pytest.mark.parametrize("name", [*examples.OPS, *METHODS])
 def test_nothing_is_saved_in_vain(name):
     """With any one saved array turned to NaN (or ids to others), backward gives other gradients;
     without it, backward cannot run.
     """
     rng = np.random.default_rng(1)
-    op, case = pair_and_arguments(name, rng)
+    op, case = pair_and_arguments(name)
     out, cache = op.forward(*case)
     dout = rng.standard_normal(np.shape(out))
     right = op.backward(dout, cache)
