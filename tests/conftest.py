@@ -1,4 +1,6 @@
-"""Hypothesis profiles, fixtures and helpers of all tests.
+"""The tests: mathematics against independent judges, files against the libraries that own them,
+commands as users type them; in rooms like the package's. Here: Hypothesis profiles, fixtures and
+helpers of all of them.
 
 MINILORA_TESTS=thorough draws many more examples, anew in each run; the default draws the same few
 each time.
