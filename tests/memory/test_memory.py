@@ -98,6 +98,7 @@ def test_measuring_leaves_the_weights_as_they_are():
     assert not tracemalloc.is_tracing()
 
 
+@pytest.mark.smoke
 def test_formulas():
     """P base, T trained numbers, 4 bytes each; what moves stands in the base's place, which is kept
     beside all this.
@@ -134,6 +135,7 @@ def test_mixed_precision_is_16_bytes_a_trained_number():
     assert lora.weights + lora.gradients + lora.optimizer == 2 * P + 16 * T
 
 
+@pytest.mark.smoke
 def test_activations_of_an_adapter_by_formula():
     """All linears, N rows: LoRA keeps N(3C + F) + 7Nr more than nothing, LoRA-FA 7Nr.
 
