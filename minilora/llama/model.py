@@ -42,18 +42,18 @@ class Forward:
 
     def linear(self, name: str, x: Tensor, rows: Rows) -> Tensor:
         """The linear of this name, adapted or not.   x (M, I), which are these rows -> (M, O)."""
+        run, W = self.adapted.get(name), self.weights[f"{name}.weight"]
+        if run is None and not isinstance(W, Tensor):
+            return ops.frozen_linear(x, W)  # it keeps W alone, so it has no place on the tape
         with scope(name.rsplit(".", 1)[-1]):
-            if name in self.adapted:
-                return self.adapted[name](x, rows)
-            W = self.weights[f"{name}.weight"]
-            return (ops.linear if isinstance(W, Tensor) else ops.frozen_linear)(x, W)
+            return run(x, rows) if run else ops.linear(x, W)
 
     def feed_forward(self, name: str, h: Tensor, rows: Rows) -> Tensor:
         """A layer's "…mlp": one op where its three linears are frozen.   h (M, C) -> (M, C)."""
-        parts = [f"{name}.{part}" for part in MLP]
+        gate, up, down = parts = [f"{name}.{part}" for part in MLP]
         Ws = [self.weights[f"{part}.weight"] for part in parts]
-        if any(part in self.adapted for part in parts) or any(isinstance(W, Tensor) for W in Ws):
-            gate, up, down = parts
+        trains = any(isinstance(W, Tensor) for W in Ws)
+        if trains or not self.adapted.keys().isdisjoint(parts):
             h = ops.swiglu(self.linear(gate, h, rows), self.linear(up, h, rows))
             return self.linear(down, h, rows)
         return ops.frozen_feed_forward(h, *Ws)
