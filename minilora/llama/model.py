@@ -43,10 +43,11 @@ class Forward:
     def linear(self, name: str, x: Tensor, rows: Rows) -> Tensor:
         """The linear of this name, adapted or not.   x (M, I), which are these rows -> (M, O)."""
         run, W = self.adapted.get(name), self.weights[f"{name}.weight"]
-        if run is None and not isinstance(W, Tensor):
-            return ops.frozen_linear(x, W)  # it keeps W alone, so it has no place on the tape
+        op = ops.linear if isinstance(W, Tensor) else ops.frozen_linear
+        if run is None and x.node is None and op is ops.frozen_linear:
+            return op(x, W)  # nothing goes on the tape, so it needs no place: decoding is quick
         with scope(name.rsplit(".", 1)[-1]):
-            return run(x, rows) if run else ops.linear(x, W)
+            return run(x, rows) if run else op(x, W)
 
     def feed_forward(self, name: str, h: Tensor, rows: Rows) -> Tensor:
         """A layer's "…mlp": one op where its three linears are frozen.   h (M, C) -> (M, C)."""
