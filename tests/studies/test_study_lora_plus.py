@@ -114,8 +114,3 @@ def test_the_best_equal_rate_falls_as_the_root_of_the_width(found):
 
 def test_ratio_one_is_lora_on_record(found):
     assert found["same"]["largest_difference"] == 0
-
-
-def test_the_word_lab_has_every_ratio(found):
-    for target in lora_plus.TARGETS:
-        assert list(found["words"][target]["ratios"]) == list(lora_plus.RATIOS)
