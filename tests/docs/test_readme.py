@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import tomllib
-import types
 from pathlib import Path
 
 import pages
@@ -114,19 +113,12 @@ def test_the_failed_gradient_is_told_in_these_words():
     )
 
 
-def test_the_property_test_shrinks_its_example_as_it_says():
-    shapes = []
-
-    def recorded(forward, backward, *arrays):
-        shapes.append([a.shape for a in arrays])
-        return ml.gradcheck(forward, backward, *arrays)
-
-    names = {"ml": types.SimpleNamespace(gradcheck=recorded)}
-    for snippet in SNIPPETS[1:3]:  # the second goes on from the first's forward and backward
+def test_the_property_test_finds_the_wrong_gradient():
+    """Its snippet goes on from the forward and backward of the one before."""
+    names = {"ml": ml}
+    for snippet in SNIPPETS[1:3]:
         with pytest.raises(GradientError, match="dW is wrong"):
             exec(snippet, names)
-    assert len(shapes) > 2 and shapes[-1] == [(1, 1), (1, 1)]
-    assert "every array is 1 × 1" in SNIPPETS[2]
 
 
 def test_each_technique_has_its_row():
@@ -153,10 +145,6 @@ def test_every_option_has_its_row():
 def test_commands_are_understood(line):
     arguments = parser().parse_args(shlex.split(line, comments=True)[1:])
     assert callable(arguments.command)
-
-
-def test_how_far_other_processors_differ_is_what_is_tested():
-    assert f"the exact match of a row may move by {NEAR}, which is what our tests allow" in PROSE
 
 
 def test_the_lines_on_your_own_data_run_word_for_word(tmp_path, monkeypatch, capsys):

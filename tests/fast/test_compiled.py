@@ -51,10 +51,10 @@ def flipped(data):
 
 
 DAMAGES = {
-    "empty": lambda data: b"",
-    "cut off": lambda data: data[: len(data) // 2],
-    "a bit": flipped,
-    "other bytes": lambda data: b"minilora" * 100,
+    "empty": ("nbi", lambda data: b""),
+    "cut off": ("nbc", lambda data: data[: len(data) // 2]),
+    "a bit": ("nbc", flipped),
+    "other bytes": ("nbi", lambda data: b"minilora" * 100),
 }
 
 
@@ -66,9 +66,8 @@ def cache(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("ending", ["nbi", "nbc"])
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_file_is_compiled_again(cache, tmp_path, damage, ending):
+@pytest.mark.parametrize("ending, damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_file_is_compiled_again(cache, tmp_path, ending, damage):
     folder = tmp_path / "cache"
     shutil.copytree(cache, folder)
     assert run(KERNEL, NUMBA_CACHE_DIR=str(folder)) == ("(2, 3) 1\n", "")

@@ -15,7 +15,7 @@ from conftest import laid_out
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minilora import fast
+from minilora import fast, ops
 from minilora.fast import kernels
 
 if fast.backend() == "numpy":
@@ -144,17 +144,6 @@ def test_few_rows_as_in_decoding(M, K, N, r, seed):
     agrees("adapted_nt", x, w, z, b, scale=scale + (np.abs(z) @ np.abs(b).T).max())
 
 
-@given(SIZES, SIZES, RANKS, LAYOUTS, SEEDS)
-def test_products_of_low_rank(M, I, r, layout, seed):
-    rng = np.random.default_rng(seed)
-    x, A, z, dy = normal(rng, M, I), normal(rng, r, I), normal(rng, M, r), normal(rng, M, I)
-    x, A, z, dy = (laid_out(a, layout) for a in (x, A, z, dy))
-    agrees("matmul_nt", x, A, scale=(np.abs(x) @ np.abs(A).T).max())  # z = x Aᵀ
-    agrees("matmul_nn", z, A, scale=(np.abs(z) @ np.abs(A)).max())  # dx = dz A
-    agrees("matmul_tn", z, x, scale=(np.abs(z).T @ np.abs(x)).max())  # dA = dzᵀ x
-    agrees("matmul_tn", dy, z, scale=(np.abs(dy).T @ np.abs(z)).max())  # dB = dyᵀ z
-
-
 WIDTHS = st.sampled_from([16, 95, 96, 100, 150, 336, 576])
 
 
@@ -185,14 +174,6 @@ def test_adapted_products(M, K, N, r, layout, seed):
     agrees("adapted_nn", x, w.T, z, b.T, scale=scale)
 
 
-@pytest.mark.smoke
-def test_adapted_products_of_other_shapes_are_refused(rng):
-    x, w, z, b = normal(rng, 4, 5), normal(rng, 3, 5), normal(rng, 4, 2), normal(rng, 3, 2)
-    for wrong in ((x, w.T, z, b), (x, w, z[:3], b), (x, w, z, b[:2]), (x, w, z, b[:, :1])):
-        with pytest.raises(ValueError):
-            kernels.adapted_nt(*wrong)
-
-
 @given(SIZES, SIZES, SIZES, LAYOUTS, SEEDS)
 def test_products_add_to_what_they_are_given(M, K, N, layout, seed):
     rng = np.random.default_rng(seed)
@@ -217,13 +198,47 @@ def test_products_longer_than_a_panel(sizes, rng):
 
 
 @pytest.mark.smoke
-def test_products_of_other_shapes_are_refused(rng):
-    x = normal(rng, 4, 5)
-    for name, w in (("nt", (3, 6)), ("nn", (6, 3)), ("tn", (5, 3))):
+def test_arrays_that_do_not_fit_are_refused(rng):
+    """Each kernel's arguments, and the place and shape of one that does not fit the others."""
+    x, w, y = (4, 5), (3, 5), (4, 6)
+    adapted = (x, w, (4, 2), (3, 2))
+    for name, shapes, place, wrong in (
+        ("matmul_nt", (x, w), 1, (3, 6)),
+        ("matmul_nn", (x, (5, 3)), 1, (6, 3)),
+        ("matmul_tn", (x, (4, 3)), 1, (5, 3)),
+        ("matmul_nn", (x, (5, 3), (4, 3)), 2, (4, 2)),
+        ("adapted_nt", adapted, 1, (5, 3)),
+        ("adapted_nt", adapted, 2, (3, 2)),
+        ("adapted_nt", adapted, 3, (2, 2)),
+        ("adapted_nt", adapted, 3, (3, 1)),
+        ("adamw", (y, y, y, y), 2, (3, 6)),
+    ):
+        rest = (1e-2, 0.9, 0.999, 1e-8, 0.0, 1) if name == "adamw" else ()
+        fitting = [normal(rng, *shape) for shape in shapes]
+        getattr(kernels, name)(*fitting, *rest)
+        fitting[place] = normal(rng, *wrong)
         with pytest.raises(ValueError):
-            getattr(kernels, f"matmul_{name}")(x, normal(rng, *w))
-    with pytest.raises(ValueError):
-        kernels.matmul_nn(x, normal(rng, 5, 3), add_to=normal(rng, 4, 2))
+            getattr(kernels, name)(*fitting, *rest)
+    p = normal(rng, 4, 6)
+    with pytest.raises(ValueError, match="contiguous"):
+        kernels.adamw(p.T, p.T, p, p, 1e-2, 0.9, 0.999, 1e-8, 0.0, 1)
+    q, k, v = (normal(rng, n, heads, 8) for n, heads in ((6, 4), (9, 2), (9, 2)))
+    for spans in ([[0, 7, 0, 9]], [[0, 6, 0, 10]], [[0, 6, 4, 9]], [[3, 1, 0, 9]], [[0, 6, 9]]):
+        with pytest.raises(ValueError):
+            kernels.attention_forward(q, k, v, np.array(spans))
+
+
+@pytest.mark.parametrize("M", [7, 1500])
+def test_weights_that_do_not_fit_a_feed_forward(M, rng):
+    x, kept = normal(rng, M, 20), [normal(rng, M, 24), normal(rng, M, 24)]
+    for wrong in range(3):
+        shapes = [[24, 20], [24, 20], [20, 24]]
+        shapes[wrong][1] += 1
+        weights = [normal(rng, *shape) for shape in shapes]
+        with pytest.raises(ValueError):
+            kernels.feed_forward(x, *weights)
+        with pytest.raises(ValueError):
+            kernels.feed_forward_dx(x, *kept, *weights)
 
 
 # sums, norm, positions, gate
@@ -284,19 +299,6 @@ def test_the_feed_forward_whole_is_its_parts_to_the_bit(M, C, F, rng, monkeypatc
     parts = kernels.adapted_nn(dgate, Wg, dup, Wu)
     np.testing.assert_array_equal(y, kernels.matmul_nt(h, Wd))
     np.testing.assert_array_equal(dx, parts)
-
-
-@pytest.mark.parametrize("M", [7, 1500])
-@pytest.mark.parametrize("wrong", [0, 1, 2])
-def test_weights_that_do_not_fit_a_feed_forward(M, wrong, rng):
-    x, shapes = normal(rng, M, 20), [(24, 20), (24, 20), (20, 24)]
-    kept = [normal(rng, M, 24), normal(rng, M, 24)]
-    shapes[wrong] = (shapes[wrong][0], shapes[wrong][1] + 1)
-    weights = [normal(rng, *shape) for shape in shapes]
-    with pytest.raises(ValueError):
-        kernels.feed_forward(x, *weights)
-    with pytest.raises(ValueError):
-        kernels.feed_forward_dx(x, *kept, *weights)
 
 
 @pytest.mark.parametrize("rows", [1, 9, 40])
@@ -372,14 +374,6 @@ def test_attention_with_large_scores(rng):
     assert all(np.isfinite(d).all() for d in back)
 
 
-@pytest.mark.smoke
-def test_spans_that_do_not_fit_are_refused(rng):
-    q, k, v = (normal(rng, n, heads, 8) for n, heads in ((6, 4), (9, 2), (9, 2)))
-    for wrong in ([[0, 7, 0, 9]], [[0, 6, 0, 10]], [[0, 6, 4, 9]], [[3, 1, 0, 9]], [[0, 6, 9]]):
-        with pytest.raises(ValueError):
-            kernels.attention_forward(q, k, v, np.array(wrong))
-
-
 # loss
 
 
@@ -440,15 +434,6 @@ def test_adamw(M, N, layout, seed):
         assert kernels.adamw(p, g, m, v, *rest) is None
         for got, wanted in zip((p, m, v), exact):
             close(got, wanted)
-
-
-@pytest.mark.smoke
-def test_adamw_refuses_what_it_could_not_write_to(rng):
-    p, m, v = (normal(rng, 4, 6) for _ in range(3))
-    with pytest.raises(ValueError, match="contiguous"):
-        kernels.adamw(p.T, p.T, m, v, 1e-2, 0.9, 0.999, 1e-8, 0.0, 1)
-    with pytest.raises(ValueError, match="shape"):
-        kernels.adamw(p, p, m[:3], v, 1e-2, 0.9, 0.999, 1e-8, 0.0, 1)
 
 
 # all kernels
@@ -512,94 +497,25 @@ def test_the_number_of_threads_does_not_change_a_bit(name, sizes, rng, monkeypat
             np.testing.assert_array_equal(a, b)
 
 
-# the twins, against the same mathematics written in another way
+# the twins that are not the pages' own functions, against the pages
 
 
 @pytest.mark.smoke
-def test_the_page_of_attention_is_a_loop_over_queries(rng):
-    q, k, v = (rng.standard_normal((2 * n, heads, 3)) for n, heads in ((4, 4), (6, 2), (6, 2)))
-    o, lse = ref.attention_forward(q, k, v, rectangle(2, 4, 6))
-    for n, h, i in np.ndindex(2, 4, 4):
-        query, keys, values = q[4 * n + i, h], k[6 * n :, h // 2], v[6 * n :, h // 2]
-        scores = [sum(query * keys[j]) / math.sqrt(3) for j in range(2 + i + 1)]
-        weights = [math.exp(s) for s in scores]
-        mean = sum(w * values[j] for j, w in enumerate(weights)) / sum(weights)
-        np.testing.assert_allclose(o[4 * n + i, h], mean, rtol=1e-12)
-        np.testing.assert_allclose(lse[4 * n + i, h], math.log(sum(weights)), rtol=1e-12)
-
-
-def slope(f, x, dx, dy):
-    """d/dt Σ dy · f(x + t dx) at 0, by a central difference."""
-    t = 1e-6
-    return float((dy * (f(x + t * dx) - f(x - t * dx))).sum() / (2 * t))
-
-
-@pytest.mark.smoke
-def test_the_reference_of_rmsnorm_by_rows_and_by_slopes(rng):
-    x, g, dy, dx, dg = (rng.standard_normal(shape) for shape in ((5, 7), 7, (5, 7), (5, 7), 7))
-    y, rstd = ref.rmsnorm_forward(x, g, 1e-3)
-    for i in range(5):
-        root = math.sqrt(sum(a * a for a in x[i]) / 7 + 1e-3)
-        np.testing.assert_allclose(y[i], [a / root * b for a, b in zip(x[i], g)], rtol=1e-12)
-        np.testing.assert_allclose(rstd[i] * root, 1, rtol=1e-12)
-    by_x = slope(lambda x: ref.rmsnorm_forward(x, g, 1e-3)[0], x, dx, dy)
-    by_g = slope(lambda g: ref.rmsnorm_forward(x, g, 1e-3)[0], g, dg, dy)
-    np.testing.assert_allclose((ref.rmsnorm_dx(dy, x, g, rstd) * dx).sum(), by_x, rtol=1e-6)
-    np.testing.assert_allclose((ref.rmsnorm_dg(dy, x, rstd) * dg).sum(), by_g, rtol=1e-6)
-
-
-@pytest.mark.smoke
-def test_rope_rotates_complex_numbers(rng):
-    x, angles = rng.standard_normal((5, 3, 8)), rng.standard_normal((5, 4))
-    y = ref.rope(x, np.cos(angles), np.sin(angles))
-    rotated = (x[..., :4] + 1j * x[..., 4:]) * np.exp(1j * angles)[:, None]
-    np.testing.assert_allclose(y, np.concatenate([rotated.real, rotated.imag], axis=-1), rtol=1e-12)
-
-
-@pytest.mark.smoke
-def test_the_reference_of_swiglu_by_its_formula_and_by_slopes(rng):
-    gate, up, dh, dx = (rng.standard_normal((4, 3)) for _ in range(4))
-    h = [z / (1 + math.exp(-z)) * u for z, u in zip(gate.flat, up.flat)]
-    np.testing.assert_allclose(ref.swiglu_forward(gate, up).ravel(), h, rtol=1e-12)
-    dgate, dup = ref.swiglu_backward(dh, gate, up)
-    np.testing.assert_allclose(
-        (dgate * dx).sum(), slope(lambda z: ref.swiglu_forward(z, up), gate, dx, dh), rtol=1e-6
-    )
-    np.testing.assert_allclose(
-        (dup * dx).sum(), slope(lambda u: ref.swiglu_forward(gate, u), up, dx, dh), rtol=1e-6
-    )
-
-
-@pytest.mark.smoke
-def test_the_reference_of_cross_entropy_by_rows_and_by_slopes(rng):
-    logits, targets, dx = (
-        rng.standard_normal((6, 5)),
-        np.array([0, 4, -100, 2, 2, 1]),
-        rng.standard_normal((6, 5)),
-    )
-    out = np.empty_like(logits)
-    losses = ref.cross_entropy(logits, targets, out)
-    for i, t in enumerate(targets):
-        exact = 0 if t == -100 else math.log(sum(math.exp(a) for a in logits[i])) - logits[i, t]
-        np.testing.assert_allclose(losses[i], exact, rtol=1e-12)
-    numeric = slope(lambda a: ref.cross_entropy(a, targets, np.empty_like(a)), logits, dx, 1)
-    np.testing.assert_allclose((out * dx).sum(), numeric, rtol=1e-6)
-
-
-@pytest.mark.smoke
-def test_the_reference_of_adamw_number_by_number(rng):
-    lr, beta1, beta2, eps, decay = 0.1, 0.8, 0.95, 1e-3, 0.3
-    p, m, v = rng.standard_normal(4), np.zeros(4), np.zeros(4)
-    exact = [(float(a), 0.0, 0.0) for a in p]
-    for step in (1, 2, 3):
-        g = rng.standard_normal(4)
-        ref.adamw(p, g, m, v, lr, beta1, beta2, eps, decay, step)
-        for i, (a, b, c) in enumerate(exact):
-            a -= lr * decay * a
-            b, c = beta1 * b + (1 - beta1) * g[i], beta2 * c + (1 - beta2) * g[i] ** 2
-            a -= lr * (b / (1 - beta1**step)) / (math.sqrt(c / (1 - beta2**step)) + eps)
-            exact[i] = a, b, c
-        np.testing.assert_allclose(np.stack([p, m, v], axis=1), exact, rtol=1e-12)
+def test_the_reference_is_the_page(rng):
+    """tests/ops has the pages beside other formulas and finite differences."""
+    x, g, dy = (rng.standard_normal(shape) for shape in ((5, 7), 7, (5, 7)))
+    y, cache = ops.rmsnorm.forward(x, g, 1e-3)
+    found, rstd = ref.rmsnorm_forward(x, g, 1e-3)
+    np.testing.assert_allclose(found, y, rtol=1e-12)
+    dx, dg, _ = ops.rmsnorm.backward(dy, cache)
+    np.testing.assert_allclose(ref.rmsnorm_dx(dy, x, g, rstd), dx, rtol=1e-12)
+    np.testing.assert_allclose(ref.rmsnorm_dg(dy, x, rstd), dg, rtol=1e-12)
+    targets, out = np.array([0, 4, ref.IGNORED, 2, 2]), np.empty_like(x)
+    losses = ref.cross_entropy(x, targets, out)
+    loss, cache = ops.cross_entropy.forward(x, targets)
+    np.testing.assert_allclose(losses.sum() / 4, loss, rtol=1e-12)
+    dlogits = ops.cross_entropy.backward(1.0, cache)[0]
+    np.testing.assert_allclose(out / 4, dlogits, rtol=1e-12)
 
 
 # sums along rows

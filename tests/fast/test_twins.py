@@ -147,15 +147,6 @@ def test_a_twin_on_shapes_alone_has_the_same_cache(name, seed):
         assert (got is None) == (alone is None) and (got is None or got.shape == alone.shape)
 
 
-def test_a_reader_s_function_has_no_twin_whatever_its_name():
-    def lora_forward(x, W, s, A, B, xd=None):
-        return ops.linear.forward(x, W)
-
-    x = np.ones((2, 2), np.float32)
-    op = ml.Op("lora", lora_forward, ml.METHODS["lora"].op.backward)
-    assert np.array_equal(op(x, x, 5.0, x, x).data, x @ x.T)
-
-
 @pytest.mark.parametrize("name", WITH_TWIN)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_page_keeps_the_dtype(name, dtype):
@@ -289,15 +280,6 @@ def test_the_head_in_chunks_is_the_page(chunk, ignored, rng, monkeypatch):
         for got, exact in zip(arrays_in(cache), arrays_in(page_cache), strict=True):
             np.testing.assert_allclose(got, exact, atol=1e-5)
         np.testing.assert_allclose(twins.head_loss_value(h, W, targets), wanted, rtol=1e-5)
-
-
-@needs_numba
-def test_the_head_with_more_rows_than_a_chunk(rng):
-    h, W, targets = head(rng, 2 * twins.CHUNK + 17, 5, 3, 0.2)
-    for op in (ops.head_loss, ops.frozen_head_loss):
-        got = twins_of(op.name)[0](h, W, targets)[1]
-        for a, b in zip(arrays_in(got), arrays_in(op.forward(h, W, targets)[1]), strict=True):
-            close(np.asarray(a, np.float32), b, op.name)
 
 
 @needs_numba

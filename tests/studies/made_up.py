@@ -235,13 +235,6 @@ def plus_answer(
     return answer
 
 
-def verdicts(name, answer):
-    """numbers and sentence of each question -> its finding."""
-    study = studies.study(name)
-    summary = study.summary(made(study, answer))
-    return [question.judge(summary) for question in study.questions]
-
-
 USUAL = {
     "scratch": words_answer(lambda cell: 0.8),
     "forgetting": words_answer(lambda cell: 0.8),

@@ -11,7 +11,7 @@ import pytest
 
 import studies
 from minilora.lab.pretrain import Recipe
-from studies import _bases, claims, common, comparison, cost, delta_lora, forgetting, scratch
+from studies import _bases, claims, common, cost, delta_lora, forgetting, scratch
 from studies._question import Finding, Question
 from studies._verdicts import FAILS, HOLDS, UNKNOWN
 
@@ -52,19 +52,84 @@ def test_a_whole_record_gives_table_figure_and_findings(name, tmp_path):
         assert "|" not in finding.evidence and "nan" not in finding.evidence
 
 
-# ------------------------------------------------------------------------------------------ scratch
+# ------------------------------------------------- one number decides, on records made up around it
+
+
+def of_scratch(score, size):
+    return made_up.words_answer(
+        lambda cell: (score if cell["method"] == "scratch" else 0.8) + noisy(cell, size)
+    )
+
+
+def keeping(kept, size):
+    return made_up.words_answer(lambda cell: 0.8, kept=lambda cell: kept + noisy(cell, size))
+
+
+def of_lora(score, size):
+    return made_up.words_answer(scores_of(lora=lambda cell: score + noisy(cell, size)))
+
+
+def scores_of(**by_method):
+    """By method a function of the cell; 0.8 for the others."""
+    return lambda cell: by_method.get(cell["method"], lambda cell: 0.8)(cell)
+
+
+def after_change(more, size):
+    return made_up.delta_answer(score=lambda c: 0.7 + more * is_delta(c), size=size)
+
+
+def is_delta(cell):
+    return cell["method"] == "delta_lora"
+
+
+def cutting(least, size):
+    """What rank of a change the task needs."""
+    return made_up.lora_answer(cut=lambda rank: 0.9 * (rank >= least), size=size)
+
+
+def saving(saved, size):
+    return made_up.plus_answer(lambda c: saved if c["ratio"] > 1 else 0.0, size=size)
+
+
+def corrected(more, size):
+    return made_up.fa_answer(corrected=more, size=size)
+
+
+def of_layer(log_ratio, spread):
+    return made_up.plus_answer(log_ratio=log_ratio, spread=spread)
+
+
+ONE_NUMBER = [  # study, part of the sentence, and the number and noise of each verdict
+    ("scratch", "pretrained model", of_scratch, (0.5, 0.004), (0.8, 0.004), (0.78, 0.2)),
+    ("forgetting", "keeps its general", keeping, (1.0, 0.005), (0.2, 0.005), (0.95, 0.3)),
+    ("cost", "low rank is enough", of_lora, (0.8, 0.004), (0.6, 0.004), (0.79, 0.2)),
+    ("delta_lora", "changing data", after_change, (0.1, 0.004), (0, 0.004), (0, 0.3)),
+    ("lora", "is of low rank", cutting, (0, 0.003), (64, 0.003), (0, 0.3)),
+    ("lora_fa", "corrected gradient", corrected, (0.1, 0.004), (0.0, 0.004), (0.0, 0.3)),
+    ("lora_plus", "B wants the larger rate", of_layer, (1.5, 0.2), (-1.0, 0.2), (0.3, 3.0)),
+    ("lora_plus", "on words", saving, (0.5, 1.0), (-0.3, 1.0), (0.05, 30.0)),
+]
+
+
+@pytest.mark.parametrize("name, part, answer, holds, fails, unknown", ONE_NUMBER)
+def test_a_number_decides_a_verdict(name, part, answer, holds, fails, unknown):
+    for verdict, how in ((HOLDS, holds), (FAILS, fails), (UNKNOWN, unknown)):
+        assert found(name, answer(*how), part).verdict == verdict
 
 
 @pytest.mark.parametrize(
-    "of_scratch, size, verdict",
-    [(0.5, 0.004, HOLDS), (0.8, 0.004, FAILS), (0.78, 0.2, UNKNOWN)],
+    "name, part, holds, fails",
+    [
+        ("lora", "Eckart", made_up.lora_answer(left=1e-9), made_up.lora_answer(left=0.2)),
+        ("lora_fa", "activation memory", made_up.fa_answer(kept=0.8), made_up.fa_answer(kept=1.0)),
+        ("vera", "move between", made_up.vera_answer(same=True), made_up.vera_answer(same=False)),
+    ],
 )
-def test_the_worth_of_a_base(of_scratch, size, verdict):
-    def score(cell):
-        return (of_scratch if cell["method"] == "scratch" else 0.8) + noisy(cell, size)
+def test_what_is_counted_holds_or_fails(name, part, holds, fails):
+    assert [found(name, answer, part).verdict for answer in (holds, fails)] == [HOLDS, FAILS]
 
-    answer = made_up.words_answer(score)
-    assert found("scratch", answer, "pretrained model").verdict == verdict
+
+# ------------------------------------------------------------------------------------------ scratch
 
 
 def test_more_steps_are_tried_where_the_most_were_best():
@@ -79,15 +144,6 @@ def test_more_steps_are_tried_where_the_most_were_best():
 
 
 # --------------------------------------------------------------------------------------- forgetting
-
-
-@pytest.mark.parametrize(
-    "kept, size, verdict",
-    [(1.0, 0.005, HOLDS), (0.2, 0.005, FAILS), (0.95, 0.3, UNKNOWN)],
-)
-def test_what_lora_keeps(kept, size, verdict):
-    answer = made_up.words_answer(lambda cell: 0.8, kept=lambda cell: kept + noisy(cell, size))
-    assert found("forgetting", answer, "keeps its general knowledge").verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -119,11 +175,6 @@ def test_what_is_kept_at_equal_learning(more, size, verdict):
 
 
 # --------------------------------------------------------------------------------------------- cost
-
-
-def scores_of(**by_method):
-    """By method a function of the cell; 0.8 for the others."""
-    return lambda cell: by_method.get(cell["method"], lambda cell: 0.8)(cell)
 
 
 @pytest.mark.parametrize(
@@ -170,15 +221,6 @@ def test_the_smallest_lora_may_undercut_vera(smallest, verdict):
     score = scores_of(lora=lambda cell: smallest if cell["rank"] == 1 else 0.8)
     answer = made_up.words_answer(score, sizes=sizes)
     assert found("cost", answer, "bytes of the file").verdict == verdict
-
-
-@pytest.mark.parametrize(
-    "score, size, verdict",
-    [(0.8, 0.004, HOLDS), (0.6, 0.004, FAILS), (0.79, 0.2, UNKNOWN)],
-)
-def test_low_rank_on_all_linears_against_full(score, size, verdict):
-    by = scores_of(lora=lambda cell: score + noisy(cell, size))
-    assert found("cost", made_up.words_answer(by), "low rank is enough").verdict == verdict
 
 
 def test_the_front_is_what_nothing_cheaper_beats():
@@ -255,10 +297,6 @@ def test_a_headline_needs_the_same_sign_on_all_bases(by_base, verdict):
 # --------------------------------------------------------------------------------------- delta_lora
 
 
-def is_delta(cell):
-    return cell["method"] == "delta_lora"
-
-
 @pytest.mark.parametrize(
     "train, gap, size, verdict, said",
     [
@@ -310,39 +348,7 @@ def test_a_grid_whose_end_stays_best_cannot_tell():
     assert len(rates) == delta_lora.FIRST + common.EXTENSIONS, "three extensions, and no more"
 
 
-@pytest.mark.parametrize(
-    "more, size, verdict", [(0.1, 0.004, HOLDS), (0, 0.004, FAILS), (0, 0.3, UNKNOWN)]
-)
-def test_changing_data(more, size, verdict):
-    answer = made_up.delta_answer(score=lambda c: 0.7 + more * is_delta(c), size=size)
-    assert found("delta_lora", answer, "changing data").verdict == verdict
-
-
-# --------------------------------------------------------------- lora, lora_fa, lora_plus, vera
-
-
-@pytest.mark.parametrize(
-    "cut, size, verdict",
-    [
-        (lambda rank: 0.9, 0.003, HOLDS),
-        (lambda rank: 0.9 * (rank >= 64), 0.003, FAILS),
-        (lambda rank: 0.9, 0.3, UNKNOWN),
-    ],
-)
-def test_the_change_that_a_task_needs(cut, size, verdict):
-    finding = found("lora", made_up.lora_answer(cut=cut, size=size), "is of low rank")
-    assert finding.verdict == verdict
-
-
-@pytest.mark.parametrize("left, verdict", [(1e-9, HOLDS), (0.2, FAILS)])
-def test_lora_finds_what_there_is(left, verdict):
-    finding = found("lora", made_up.lora_answer(left=left), "Eckart")
-    assert finding.verdict == verdict
-
-
-@pytest.mark.parametrize("kept, verdict", [(0.8, HOLDS), (1.0, FAILS)])
-def test_fewer_activations(kept, verdict):
-    assert found("lora_fa", made_up.fa_answer(kept=kept), "activation memory").verdict == verdict
+# ------------------------------------------------------------------------------------------ lora_fa
 
 
 @pytest.mark.parametrize("share, verdict", [(0.5, HOLDS), (1.2, FAILS), (0.94, HOLDS)])
@@ -351,35 +357,6 @@ def test_a_faster_step(share, verdict):
     assert finding.verdict == verdict
     unsure = made_up.fa_answer(share=0.94, turns=0.2)
     assert found("lora_fa", unsure, "time of a step").verdict == UNKNOWN
-
-
-@pytest.mark.parametrize(
-    "more, size, verdict", [(0.1, 0.004, HOLDS), (0.0, 0.004, FAILS), (0.0, 0.3, UNKNOWN)]
-)
-def test_a_corrected_gradient(more, size, verdict):
-    answer = made_up.fa_answer(corrected=more, size=size)
-    assert found("lora_fa", answer, "corrected gradient").verdict == verdict
-
-
-@pytest.mark.parametrize(
-    "log_ratio, spread, verdict", [(1.5, 0.2, HOLDS), (-1.0, 0.2, FAILS), (0.3, 3.0, UNKNOWN)]
-)
-def test_the_layer_is_a_row_of_its_own(log_ratio, spread, verdict):
-    answer = made_up.plus_answer(log_ratio=log_ratio, spread=spread)
-    assert found("lora_plus", answer, "B wants the larger rate").verdict == verdict
-
-
-@pytest.mark.parametrize(
-    "saved, size, verdict", [(0.5, 1.0, HOLDS), (-0.3, 1.0, FAILS), (0.05, 30.0, UNKNOWN)]
-)
-def test_steps_saved_on_words(saved, size, verdict):
-    answer = made_up.plus_answer(lambda c: saved if c["ratio"] > 1 else 0.0, size=size)
-    assert found("lora_plus", answer, "on words").verdict == verdict
-
-
-@pytest.mark.parametrize("same, verdict", [(True, HOLDS), (False, FAILS)])
-def test_moving_between_systems(same, verdict):
-    assert found("vera", made_up.vera_answer(same=same), "move between systems").verdict == verdict
 
 
 # ----------------------------------------------------------------------------- rates, and the page
@@ -439,8 +416,3 @@ def test_a_further_base_is_made_once_and_put_in_its_place_whole(tmp_path, monkey
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
     assert _bases.model(7).config.num_hidden_layers == 1
     assert [path.name for path in folder.parent.iterdir()] == ["7"]
-
-
-def test_the_rows_of_the_comparison_hold_the_published_delta_lora():
-    assert comparison.ROWS["delta_lora"]["options"] == {"start_step": 3}
-    assert comparison.ROWS[comparison.AT_ONCE]["options"] == {"start_step": 0}

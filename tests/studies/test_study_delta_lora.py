@@ -4,8 +4,6 @@ import numpy as np
 import pages
 import pytest
 
-from minilora.lab.statistics import estimate
-from minilora.lab.sweep import the_model
 from studies import common, delta_lora
 from studies.delta_lora import ROUNDING, identity
 
@@ -19,21 +17,9 @@ def test_from_the_first_step_it_is_lora_rescaled(ratio):
 
 
 def test_from_a_later_step_it_is_not_and_moves_w_by_twice_the_rank():
-    found = identity(ratio=2.0, start=2, rank=2, alpha=4.0, steps=5, seed=1)
+    found = identity(ratio=2.0, start=2, rank=2, alpha=4.0, steps=4, seed=1)
     assert found["difference"] > 1e-3
     assert set(found["ranks"]) == {4}
-
-
-def test_clipping_and_epsilon_are_what_the_identity_wants():
-    """The gradients of LoRA(s (1 + λ)) are (1 + λ) times Delta-LoRA's: eps left alone is not it."""
-    model = the_model("base").astype(np.float64)
-    pairs = [("Dwalk>", "walked"), ("Dcry>", "cried")]
-    found = []
-    for method, alpha in (("delta_lora", 4.0), ("lora", 12.0)):
-        tuned = common.lora_or_delta(model, method, rank=2, alpha=alpha, ratio=2.0, start=0, seed=0)
-        how = dict(lr=0.01, steps=3, seed=0, clip=None, eps=1e-2)
-        found.append(common.learn(tuned, pairs, **how).losses)
-    assert np.abs(np.subtract(*found)).max() > 1e-4
 
 
 def record(lr, seed, loss, **more):
@@ -56,26 +42,12 @@ def test_a_rate_is_chosen_by_the_mean_over_seeds_and_a_diverged_run_never():
     assert [len(runs) for runs in chosen] == [2, 1 + len(common.MORE)]
 
 
-def test_an_estimate_has_the_sample_standard_deviation():
-    assert estimate([1, 2, 4]) == (pytest.approx(7 / 3), pytest.approx((7 / 3) ** 0.5), 3)
-    assert estimate([1, None]).mean is None
-
-
 def test_a_run_that_diverges_is_data():
     cell = next(c for c in delta_lora.quick() if c["kind"] == "few")
     with np.errstate(all="ignore"):
         found = delta_lora.run(**{**cell, "lr": 1e30})
     assert found["diverged"] >= 1 and found["exact_match"] == 0
     assert found["validation"]["loss"] is None
-
-
-@pytest.mark.slow
-def test_the_stream_changes_half_way():
-    """Before the change the second task's words are not seen: its loss falls after it."""
-    cell = next(c for c in delta_lora.quick() if c["kind"] == "shift")
-    found = delta_lora.run(**{**cell, "half": 15, "lr": 0.02})
-    (_, _, before), (_, _, after) = found["curve"][4], found["curve"][-1]
-    assert after < before / 1.3
 
 
 def test_the_record():

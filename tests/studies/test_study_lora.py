@@ -55,7 +55,7 @@ def test_directions_are_the_right_singular_vectors():
     np.testing.assert_allclose(np.abs(directions(matrix, 3).T @ V), np.eye(3), atol=1e-12)
 
 
-@pytest.mark.parametrize("rank", [1, 2, 3, 5])
+@pytest.mark.parametrize("rank", [2, 3, 5])
 def test_lora_comes_as_near_a_teacher_as_eckart_and_young_allow(rank):
     found = lora.known_rank(known=3, rank=rank, steps=400, lr=0.02, seed=5)
     assert found["error"] == pytest.approx(found["best"], rel=1e-4, abs=1e-6)

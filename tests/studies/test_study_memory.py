@@ -1,7 +1,5 @@
 """What would keep more, what would hold less, the figure: by closed form, measured, to the bit."""
 
-import dataclasses
-import time
 import types
 
 import numpy as np
@@ -17,9 +15,10 @@ from minilora.methods import METHODS
 from studies.memory import figure, savers, whatif
 from studies.memory.__main__ import main
 
-CONFIG = ModelConfig(512, 128, 384, 4, 4, 2)  # V, C, F, L, H, G; q 128 wide, k and v 64
-BATCH, LENGTH = 6, 50
-N, C, F, L = BATCH * LENGTH, 128, 384, 4
+CONFIG = ModelConfig(128, 32, 96, 3, 4, 2)  # V, C, F, L, H, G; q 32 wide, k and v 16
+LARGE = ModelConfig(512, 128, 384, 4, 4, 2)  # beside it Python's own objects are small
+BATCH, LENGTH = 3, 50
+N, V, C, F, L = BATCH * LENGTH, 128, 32, 96, 3
 QV, ALL = ("q_proj", "v_proj"), "all-linear"
 ADAPTERS = [name for name, record in METHODS.items() if not record.whole_model]
 WITH_DROPOUT = [name for name, record in METHODS.items() if record.has_dropout]
@@ -40,15 +39,6 @@ def more(title, method, targets=QV):
 
 class TestWhatIf:
     """Pairs that keep more than their backward reads."""
-
-    @pytest.mark.parametrize("targets, inputs", [(QV, C), (ALL, 2 * C + F)])
-    def test_what_lora_fa_saves(self, targets, inputs):
-        """x of a layer: q and v share the norm's output; gate and up share the other, down has
-        its own, and o's is attention's own.
-        """
-        assert kept("as it is", "lora", targets) - kept("as it is", "lora_fa", targets) == (
-            4 * L * N * inputs
-        )
 
     @pytest.mark.parametrize("targets", [QV, ALL], ids=["q,v", ALL])
     def test_a_norm_that_keeps_its_output(self, targets):
@@ -83,23 +73,15 @@ class TestWhatIf:
         assert more("mask, bytes", method, targets) == dropped + masks
         assert more("mask, floats", method, targets) == dropped + 4 * masks
 
-    def test_a_stored_mask_of_floats_is_more_than_what_lora_fa_saved(self):
-        """Twice as much in each layer but the first, which keeps no mask."""
-        saving = kept("as it is", "lora") - kept("as it is", "lora_fa")
-        assert more("mask, floats", "lora_fa") == 2 * saving * (L - 1) // L
-        assert kept("mask, floats", "lora_fa") - kept("as it is", "lora") == saving * (L - 2) // L
-
     def test_methods_without_dropout_have_no_such_row(self):
         for name in METHODS:
             assert (kept("mask, bytes", name) is None) == (name not in WITH_DROPOUT)
 
     @pytest.mark.parametrize("title", CASES)
-    @pytest.mark.parametrize("method", ["lora", "lora_fa", "vera"])
+    @pytest.mark.parametrize("method", ["lora", "lora_fa"])
     def test_predicted_is_measured(self, title, method):
         case = CASES[title]
         how = {"dropout": case.dropout} if case.dropout else {}
-        if case.dropout and method not in WITH_DROPOUT:
-            return
         tuned = ml.attach(Llama(CONFIG, init_params(CONFIG)), method, rank=8, targets=ALL, **how)
         plain = measure(tuned, BATCH, LENGTH)
         with whatif.supposing(case, method):
@@ -109,18 +91,18 @@ class TestWhatIf:
         assert dict(measure(tuned, BATCH, LENGTH)) == dict(plain)  # nothing stays replaced
 
 
-def fresh(method, targets=ALL, **how):
-    how = {} if METHODS[method].whole_model else {"rank": 4, "targets": targets, **how}
-    return ml.attach(Llama(CONFIG, init_params(CONFIG, std=0.1)), method, **how)
+def fresh(method, config=CONFIG, **how):
+    how = {} if METHODS[method].whole_model else {"rank": 4, "targets": ALL, **how}
+    return ml.attach(Llama(config, init_params(config, std=0.1)), method, **how)
 
 
 class TestSavers:
     """Memory for time."""
 
-    @pytest.mark.parametrize("method", METHODS)
+    @pytest.mark.parametrize("method", ["full", "delta_lora", "vera"])
     @pytest.mark.parametrize("title", list(SAVERS)[1:])
     def test_the_same_steps_to_the_bit(self, title, method):
-        ids = np.random.default_rng(1).integers(0, 512, (2, 20))
+        ids = np.random.default_rng(1).integers(0, V, (2, 20))
         arrays = []
         for saver in (savers.SAVERS[0], SAVERS[title]):
             tuned = fresh(method)
@@ -133,21 +115,21 @@ class TestSavers:
         for key, a in arrays[0].items():
             assert np.array_equal(a, arrays[1][key]), key
 
-    @pytest.mark.parametrize("method", METHODS)
+    @pytest.mark.parametrize("method", ["full", "delta_lora", "vera"])
     @pytest.mark.parametrize("title", SAVERS)
     def test_predicted_is_measured(self, title, method):
-        said, found = savers.bytes_of(fresh(method), SAVERS[title], BATCH, LENGTH)
+        said, found = savers.bytes_of(fresh(method, config=LARGE), SAVERS[title], 6, 50)
         assert dict(said) == dict(found) and said.saved == found.saved
         assert same_peak(said, found)
 
     def test_freed_gradients_are_nowhere_and_the_peak_of_a_short_row_falls(self):
         """Full fine-tuning: at most the head's gradient, which forward makes, and one more."""
         row, freed = (
-            savers.bytes_of(fresh("full"), SAVERS[title], 1, 4)[0]
+            savers.bytes_of(fresh("full", config=LARGE), SAVERS[title], 1, 4)[0]
             for title in ("as it is", "free gradients")
         )
         assert row.gradients == row.weights and freed.gradients == 0
-        largest = 4 * C * max(F, 512)
+        largest = 4 * 128 * 512
         assert row.peak - freed.peak >= row.gradients - 3 * largest
 
     def test_a_saver_says_its_price_and_leaves_all_as_it_was(self):
@@ -177,39 +159,7 @@ class TestFigure:
         for rows in found.values():
             for row in rows:
                 assert sum(size(row) for _, size in figure.PARTS.values()) == row.total()
-        drawn = figure.memory_by_length(lengths, found, "title")
-        assert len(drawn.axes) == len(METHODS)
-        words = [text.get_text() for axes in drawn.axes for text in axes.texts]
-        assert all("activations > weights\nfrom" in text for text in words) and words
-
-    @pytest.mark.parametrize("methods", [("vera",), ("lora",), ("lora", "dora"), METHODS])
-    def test_nothing_is_cut(self, methods):
-        """With one, two or more panels, title and legend stand inside the figure."""
-        settings = {name: {"recompute": "layers"} for name in methods}
-        config = ModelConfig(**SHAPES["llama-7b"].config_fields())
-        lengths, found = figure.curves(config, settings)
-        drawn = figure.memory_by_length(lengths, found, figure.heading("llama-7b", ALL))
-        assert len(drawn.axes) == len(methods)
-        drawn.canvas.draw()
-        for part in (drawn._suptitle, *drawn.legends, *drawn.axes):
-            box = part.get_window_extent()
-            assert box.x0 >= 0 and box.y0 >= 0, part
-            assert box.x1 <= drawn.bbox.width and box.y1 <= drawn.bbox.height, part
-        (low,) = {legend.get_window_extent().y1 for legend in drawn.legends}
-        assert all(low < axes.get_window_extent().y0 for axes in drawn.axes)
-
-    def test_the_heading_says_what_it_is_of(self):
-        heading = figure.heading("base", ALL)
-        for word in ("base", "one row", "float32", "all linears"):
-            assert word in heading
-        assert "adapters on q_proj, v_proj:" in figure.heading("base", None)
-
-
-def test_the_seconds_of_savers_are_those_of_a_step():
-    start = time.perf_counter()
-    found = savers.seconds(tune("lora", base("float32")), 1, 4, rounds=1)
-    assert found.keys() == {saver.title for saver in savers.SAVERS}
-    assert min(found.values()) > 0 and max(found.values()) < time.perf_counter() - start
+        assert len(figure.memory_by_length(lengths, found, "title").axes) == len(METHODS)
 
 
 def test_a_line_through_the_first_and_the_last_length_gives_where_weights_are_overtaken():
@@ -217,21 +167,6 @@ def test_a_line_through_the_first_and_the_last_length_gives_where_weights_are_ov
     assert figure.overtaking((1, 5, 11), rows) == 11
     heavy = [types.SimpleNamespace(activations=100 * n + 500, weights=50) for n in (1, 2)]
     assert figure.overtaking((1, 2), heavy) == 1
-
-
-def test_the_lengths_of_the_figure_reach_twice_where_weights_are_overtaken():
-    config, settings = base().config, {"lora": {}, "full": {}}
-    lengths, found = figure.curves(config, settings)
-
-    def more(name, n):
-        row = ml.ledger(config, 1, n, method=name)
-        return row.activations > row.weights
-
-    last = max(next(n for n in range(1, 99) if more(name, n)) for name in settings)
-    top = next(2**k for k in range(9) if 2**k >= 2 * last)
-    assert lengths == [1, top // 2, top] and list(found) == ["lora", "full"]
-    short = dataclasses.replace(config, max_position_embeddings=3)
-    assert figure.curves(short, settings)[0] == [1, 3]
 
 
 @pytest.mark.parametrize("saver", savers.SAVERS, ids=lambda saver: saver.title)

@@ -213,27 +213,6 @@ def test_a_killed_process_loses_nothing(kind, tmp_path):
         faults.KILLS[kind][0](rng, how, tmp_path / str(n))
 
 
-@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="lists what Linux shares")
-def test_one_semaphore_of_loky_is_no_loss_after_sigkill():
-    import faults
-
-    number = 10**9 + os.getpid()  # of no process
-    places = [Path(f"/dev/shm/{name}") for name in (f"sem.loky-{number}-a", f"sem.loky-{number}-b")]
-    try:
-        places[0].touch()
-        faults.alone(number, killed=True)
-        assert faults._shared(number, killed=False) == [places[0].name]
-        places[1].touch()
-        assert len(faults._shared(number, killed=True)) == 2
-    finally:
-        for place in places:
-            place.unlink(missing_ok=True)
-    folder = Path(f"/dev/shm/joblib_memmapping_folder_{number}_a")
-    folder.mkdir()
-    assert faults._shared(number, killed=True) == [folder.name]
-    folder.rmdir()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", "read_only", "removed", "two_writers"])
 def test_faults_of_the_disk_lose_nothing(kind, tmp_path):
