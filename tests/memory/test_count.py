@@ -2,8 +2,7 @@
 formula (docs/errata.md).
 """
 
-import subprocess
-import sys
+import tracemalloc
 
 import pytest
 
@@ -12,207 +11,48 @@ from minilora.llama.shapes import SHAPES
 from minilora.memory.count import count, table
 
 QV, ALL = ("q_proj", "v_proj"), "all-linear"
+QKVO = "q_proj", "k_proj", "v_proj", "o_proj"
 
-# (row, shape, method, rank, targets, expected, arithmetic, what the source prints)
-ROWS = [
-    ("1", "gpt3-175b", "lora", 1, QV, 4_718_592, 2 * (96 * 2) * 12288 * 1, "4.7M (LoRA, table 4)"),
-    ("2", "gpt3-175b", "lora", 8, QV, 37_748_736, 2 * 192 * 12288 * 8, "37.7M (LoRA, table 4)"),
-    ("3", "gpt3-175b", "lora", 2, ("v_proj",), 4_718_592, 2 * 96 * 12288 * 2, "4.7M (LoRA, D.4)"),
-    (
-        "4",
-        "gpt3-175b",
-        "lora",
-        2,
-        ("q_proj", "k_proj", "v_proj", "o_proj"),
-        18_874_368,
-        2 * 384 * 12288 * 2,
-        "erratum: 37.7M (LoRA, D.4) needs r = 4",
-    ),
-    (
-        "5 one",
-        "gpt3-175b",
-        "lora",
-        8,
-        ("q_proj",),
-        18_874_368,
-        2 * 96 * 12288 * 8,
-        "18M (LoRA, table 5)",
-    ),
-    ("5 two", "gpt3-175b", "lora", 4, QV, 18_874_368, 2 * 192 * 12288 * 4, "18M (LoRA, table 5)"),
-    (
-        "5 four",
-        "gpt3-175b",
-        "lora",
-        2,
-        ("q_proj", "k_proj", "v_proj", "o_proj"),
-        18_874_368,
-        2 * 384 * 12288 * 2,
-        "18M (LoRA, table 5)",
-    ),
-    (
-        "6",
-        "gpt2-medium",
-        "lora",
-        4,
-        QV,
-        393_216,
-        2 * 48 * 1024 * 4,
-        "erratum: 0.35M (LoRA, table 3)",
-    ),
-    (
-        "7",
-        "gpt2-large",
-        "lora",
-        4,
-        QV,
-        737_280,
-        2 * 72 * 1280 * 4,
-        "erratum: 0.77M (LoRA, table 3)",
-    ),
-    ("8", "roberta-base", "lora", 8, QV, 294_912, 2 * 24 * 768 * 8, "0.3M (LoRA, table 2)"),
-    ("9", "roberta-large", "lora", 8, QV, 786_432, 2 * 48 * 1024 * 8, "0.8M (LoRA, table 2)"),
-    ("10", "deberta-xxl", "lora", 16, QV, 4_718_592, 2 * 96 * 1536 * 16, "4.7M (LoRA, table 2)"),
-    (
-        "10 r=8",
-        "deberta-xxl",
-        "lora",
-        8,
-        QV,
-        2_359_296,
-        2 * 96 * 1536 * 8,
-        "erratum: LoRA's appendix says r = 8 for the 4.7M of table 2",
-    ),
-    ("11 base", "vit-base", "lora", 8, QV, 294_912, 2 * 24 * 768 * 8, "294.9K (VeRA, table 5)"),
-    ("11 large", "vit-large", "lora", 8, QV, 786_432, 2 * 48 * 1024 * 8, "786.4K (VeRA, table 5)"),
-    (
-        "12",
-        "llama-7b",
-        "lora",
-        64,
-        ALL,
-        159_907_840,
-        32 * 64 * (4 * 8192 + 3 * 15104),
-        "159.9M (VeRA, table 4)",
-    ),
-    (
-        "13",
-        "llama-13b",
-        "lora",
-        64,
-        ALL,
-        250_347_520,
-        40 * 64 * (4 * 10240 + 3 * 18944),
-        "250.3M (VeRA, table 4)",
-    ),
-    (
-        "14",
-        "llama-7b",
-        "vera",
-        1024,
-        ALL,
-        1_589_248,
-        32 * (5 * 4096 + 2 * 11008 + 7 * 1024),
-        "1.6M (VeRA)",
-    ),
-    (
-        "14b",
-        "llama-7b",
-        "vera",
-        256,
-        ALL,
-        1_417_216,
-        32 * (5 * 4096 + 2 * 11008 + 7 * 256),
-        "1.4M (VeRA, first version)",
-    ),
-    (
-        "15",
-        "llama-13b",
-        "vera",
-        1024,
-        ALL,
-        2_416_640,
-        40 * (5 * 5120 + 2 * 13824 + 7 * 1024),
-        "2.4M (VeRA)",
-    ),
-    ("16", "roberta-base", "vera", 1024, QV, 43_008, 24 * (768 + 1024), "0.043M (VeRA, table 2)"),
-    ("17", "roberta-large", "vera", 256, QV, 61_440, 48 * (1024 + 256), "0.061M (VeRA, table 2)"),
-    (
-        "18 medium",
-        "gpt2-medium",
-        "vera",
-        1024,
-        QV,
-        98_304,
-        48 * (1024 + 1024),
-        "0.098M (VeRA, table 3)",
-    ),
-    (
-        "18 large",
-        "gpt2-large",
-        "vera",
-        1024,
-        QV,
-        165_888,
-        72 * (1280 + 1024),
-        "0.17M (VeRA, table 3)",
-    ),
-    ("19 base", "vit-base", "vera", 256, QV, 24_576, 24 * (768 + 256), "24.6K (VeRA, table 5)"),
-    ("19 large", "vit-large", "vera", 256, QV, 61_440, 48 * (1024 + 256), "61.4K (VeRA, table 5)"),
-    (
-        "20",
-        "roberta-base",
-        "lora_fa",
-        8,
-        ALL,
-        12 * 9 * 768 * 8,
-        12 * 9 * 768 * 8,
-        "9·C·r a layer, half of LoRA's 18·C·r",
-    ),
-    (
-        "21",
-        "roberta-large",
-        "lora_fa",
-        16,
-        ALL,
-        3_538_944,
-        9 * 1024 * 16 * 24,
-        "erratum: 3.7M (VeRA, table 2)",
-    ),
-    (
-        "22 lora",
-        "llama-3.2-3b",
-        "lora",
-        32,
-        QV,
-        9_175_040,
-        28 * 32 * (6144 + 4096),
-        "PEFT's benchmark",
-    ),
-    ("22 fa", "llama-3.2-3b", "lora_fa", 32, QV, 3_670_016, 28 * 32 * 4096, "PEFT's benchmark"),
-    (
-        "22 vera",
-        "llama-3.2-3b",
-        "vera",
-        256,
-        QV,
-        129_024,
-        28 * (3072 + 1024 + 512),
-        "PEFT's benchmark",
-    ),
+ROWS = [  # (row, shape, method, rank, targets, trained numbers), and what its source prints
+    ("1", "gpt3-175b", "lora", 1, QV, 4_718_592),  # 4.7M (LoRA, table 4)
+    ("2", "gpt3-175b", "lora", 8, QV, 37_748_736),  # 37.7M (LoRA, table 4)
+    ("3", "gpt3-175b", "lora", 2, ("v_proj",), 4_718_592),  # 4.7M (LoRA, D.4)
+    ("4", "gpt3-175b", "lora", 2, QKVO, 18_874_368),  # erratum: 37.7M (LoRA, D.4) needs r = 4
+    ("5 one", "gpt3-175b", "lora", 8, ("q_proj",), 18_874_368),  # 18M (LoRA, table 5)
+    ("5 two", "gpt3-175b", "lora", 4, QV, 18_874_368),  # 18M (LoRA, table 5)
+    ("5 four", "gpt3-175b", "lora", 2, QKVO, 18_874_368),  # 18M (LoRA, table 5)
+    ("6", "gpt2-medium", "lora", 4, QV, 393_216),  # erratum: 0.35M (LoRA, table 3)
+    ("7", "gpt2-large", "lora", 4, QV, 737_280),  # erratum: 0.77M (LoRA, table 3)
+    ("8", "roberta-base", "lora", 8, QV, 294_912),  # 0.3M (LoRA, table 2)
+    ("9", "roberta-large", "lora", 8, QV, 786_432),  # 0.8M (LoRA, table 2)
+    ("10", "deberta-xxl", "lora", 16, QV, 4_718_592),  # 4.7M (LoRA, table 2)
+    # erratum: LoRA's appendix says r = 8 for the 4.7M of table 2
+    ("10 r=8", "deberta-xxl", "lora", 8, QV, 2_359_296),
+    ("11 base", "vit-base", "lora", 8, QV, 294_912),  # 294.9K (VeRA, table 5)
+    ("11 large", "vit-large", "lora", 8, QV, 786_432),  # 786.4K (VeRA, table 5)
+    ("12", "llama-7b", "lora", 64, ALL, 159_907_840),  # 159.9M (VeRA, table 4)
+    ("13", "llama-13b", "lora", 64, ALL, 250_347_520),  # 250.3M (VeRA, table 4)
+    ("14", "llama-7b", "vera", 1024, ALL, 1_589_248),  # 1.6M (VeRA)
+    ("14b", "llama-7b", "vera", 256, ALL, 1_417_216),  # 1.4M (VeRA, first version)
+    ("15", "llama-13b", "vera", 1024, ALL, 2_416_640),  # 2.4M (VeRA)
+    ("16", "roberta-base", "vera", 1024, QV, 43_008),  # 0.043M (VeRA, table 2)
+    ("17", "roberta-large", "vera", 256, QV, 61_440),  # 0.061M (VeRA, table 2)
+    ("18 medium", "gpt2-medium", "vera", 1024, QV, 98_304),  # 0.098M (VeRA, table 3)
+    ("18 large", "gpt2-large", "vera", 1024, QV, 165_888),  # 0.17M (VeRA, table 3)
+    ("19 base", "vit-base", "vera", 256, QV, 24_576),  # 24.6K (VeRA, table 5)
+    ("19 large", "vit-large", "vera", 256, QV, 61_440),  # 61.4K (VeRA, table 5)
+    ("20", "roberta-base", "lora_fa", 8, ALL, 663_552),  # 9·C·r a layer, half of LoRA's 18·C·r
+    ("21", "roberta-large", "lora_fa", 16, ALL, 3_538_944),  # erratum: 3.7M (VeRA, table 2)
+    ("22 lora", "llama-3.2-3b", "lora", 32, QV, 9_175_040),  # PEFT's benchmark
+    ("22 fa", "llama-3.2-3b", "lora_fa", 32, QV, 3_670_016),  # PEFT's benchmark
+    ("22 vera", "llama-3.2-3b", "vera", 256, QV, 129_024),  # PEFT's benchmark
 ]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"row {row[0]}")
 def test_the_papers_tables(row):
-    _, shape, method, rank, targets, expected, arithmetic, _ = row
-    assert expected == arithmetic
+    _, shape, method, rank, targets, expected = row
     assert count(SHAPES[shape], method, rank=rank, targets=targets)["trainable"] == expected
-
-
-def test_lora_on_all_linears_is_twice_lora_fa_where_widths_are_d_and_4d():
-    for rank in (1, 8):
-        fa = count(SHAPES["roberta-base"], "lora_fa", rank=rank, targets=ALL)["trainable"]
-        assert count(SHAPES["roberta-base"], "lora", rank=rank, targets=ALL)["trainable"] == 2 * fa
 
 
 def test_tiny_llama_as_peft_prints_it():
@@ -249,15 +89,6 @@ def test_the_erratum_is_the_shared_pair_counted_and_d_forgotten(rank, printed):
     assert found["trainable"] - 192 * rank + found["frozen_shared"] == printed
 
 
-def test_checkpoint_sizes():
-    lora = count(SHAPES["gpt3-175b"], "lora", rank=16)["trainable"]
-    assert lora * 4 == 288 * 2**20  # "at least 288MB" (VeRA, introduction)
-    assert round(lora * 4 * 10**6 / 2**40) == 275  # "275TB" for a million users
-    assert (
-        count(SHAPES["gpt3-175b"], "lora", rank=4)["trainable"] * 2 == 36 * 2**20
-    )  # "35MB" (LoRA, 4.2), 16 bits
-
-
 def test_full_counts_every_array_of_a_llama():
     config = ModelConfig(**SHAPES["smollm2-135m"].config_fields())
     assert count(config, "full")["trainable"] == 134_515_008
@@ -265,18 +96,11 @@ def test_full_counts_every_array_of_a_llama():
 
 
 def test_counting_gpt3_allocates_nothing_to_speak_of():
-    code = (
-        "import time, tracemalloc;"
-        "from minilora.memory.count import count; from minilora.llama.shapes import SHAPES;"
-        "tracemalloc.start(); t = time.process_time();"
-        "count(SHAPES['gpt3-175b'], 'vera', rank=1024, targets='all-linear');"
-        "print(time.process_time() - t, tracemalloc.get_traced_memory()[1])"
-    )
-    out = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout
-    seconds, peak = map(float, out.split())
-    assert seconds < 1 and peak < 2e6
+    tracemalloc.start()
+    count(SHAPES["gpt3-175b"], "vera", rank=1024, targets=ALL)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2e6
 
 
 def test_per_linear_adds_up_and_the_table_has_every_method():
@@ -290,18 +114,3 @@ def test_per_linear_adds_up_and_the_table_has_every_method():
         == rows["delta_lora"]["trainable"]
         == 393_216
     )
-
-
-@pytest.mark.parametrize(
-    "given, says",
-    [
-        (dict(method="loar"), "did you mean 'lora'"),
-        (dict(method="lora", rank=0), "wanted a whole number of at least 1"),
-        (dict(method="full", rank=4), "takes no rank"),
-        (dict(method="lora", targets=("w_proj",)), "unknown target 'w_proj'"),
-        (dict(method="lora", ratio=2), "unknown option of lora"),
-    ],
-)
-def test_bad_input(given, says):
-    with pytest.raises(ValueError, match=says):
-        count(SHAPES["gpt2-medium"], **given)

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import re
 import threading
-import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
@@ -67,15 +66,8 @@ def test_predicted_is_measured(method, how, case):
     config, batch, length = CASES[case]
     tuned = ml.attach(Llama(config, init_params(config)), method, **how)
     said, found = ledger(tuned, batch, length), measure(tuned, batch, length)
-    for part in (
-        *CATEGORIES,
-        "frozen",
-        "trainable",
-        "shared",
-        "moved",
-        "base_kept",
-        "scratch",
-    ):
+    others = "frozen", "trainable", "shared", "moved", "base_kept", "scratch"
+    for part in (*CATEGORIES, *others):
         assert getattr(said, part) == getattr(found, part), part
     assert said.saved == found.saved  # every storage: place, op, name, shape, bytes, who shares it
     assert same_peak(said, found)
@@ -262,17 +254,10 @@ def test_what_the_prediction_does_not_know_of_is_measured(monkeypatch):
 
 
 def test_base_kept_and_the_master_copy_are_said(capsys):
-    assert main("memory --seq 16 --rank 4".split()) == 0
-    out = capsys.readouterr().out
-    assert re.search(
-        r"^base kept, .*Full fine-tuning [\d.]+ MiB, Delta-LoRA [\d.]+ KiB$", out, re.M
-    )
-    assert "optimizer: two moments" in out
     assert main("memory --seq 16 --method delta_lora --mixed".split()) == 0
     out = capsys.readouterr().out
     assert re.search(r"^base kept, +base arrays that detach gives back +[\d,]{5,}$", out, re.M)
     assert "optimizer: master copy and two moments" in out
-    assert "a 32-bit master copy and two moments" in out and "optimizer: two" not in out
 
 
 @pytest.mark.skipif(not fast.on(), reason="the pages hold more for a moment")
@@ -300,37 +285,26 @@ def test_train_s_own_step_holds_what_the_ledger_says(method, how, clip, accumula
     assert accumulate > 1 or peak >= 0.98 * said
 
 
-def test_weights_are_the_sum_of_their_parts():
-    for method, how in settings():
-        row = ledger(CASES["tied"][0], 1, 100, method=method, **how)
-        parts = row.frozen + row.trainable + row.shared + row.moved
-        assert row.weights == parts
-        assert row.scratch == 4 * 2 * 100 * 8  # cos and sin (100, D/2)
-
-
-def test_a_large_model_in_no_memory_and_no_time():
+@pytest.mark.parametrize(
+    "method, how, right",
+    [
+        ("lora", {"rank": 8, "mixed": True}, lambda row: row.weights > 12e9),
+        ("vera", {"rank": 1024, "targets": ALL}, lambda row: row.shared == 4 * 1024 * 2 * 11008),
+    ],
+)
+def test_a_large_model_takes_no_memory(method, how, right):
     config = ModelConfig(**SHAPES["llama-7b"].config_fields())
     tracemalloc.start()
-    start = time.process_time()
-    row = ledger(config, 4, 2048, method="lora", rank=8, mixed=True)
-    seconds, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1]
+    row = ledger(config, 4, 2048, method=method, **how)
+    peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert row.weights > 12e9 and peak < 20e6 and seconds < 3
+    assert right(row) and peak < 20e6
 
 
 @pytest.mark.filterwarnings("error")
 def test_a_long_row_in_16_bits_warns_of_nothing():
     config = dataclasses.replace(CASES["wide"][0], max_position_embeddings=2**17)
     ledger(config, 1, 2**17, method="lora", mixed=True)
-
-
-def test_vera_of_a_large_model_draws_no_numbers():
-    config = ModelConfig(**SHAPES["llama-7b"].config_fields())
-    tracemalloc.start()
-    row = ledger(config, 1, 64, method="vera", rank=1024, targets=ALL)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert row.shared == 4 * 1024 * 2 * 11008 and peak < 20e6
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -410,12 +384,6 @@ def test_largest(size):
             assert largest(size, budget, limit) == max(fitting, default=0)
 
 
-def test_largest_of_a_line_asks_seldom():
-    asked = []
-    assert largest(lambda n: asked.append(n) or 9 * n + 4, 90_000, 10**6) == 9999
-    assert len(asked) <= 5
-
-
 def test_largest_of_what_no_budget_bounds():
     assert largest(lambda n: n, float("inf"), 100) == largest(lambda n: n, 1e308, 100) == 100
 
@@ -488,13 +456,6 @@ class TestCommands:
         assert main("memory --model smollm2-135m --method lora --json".split()) == 0
         assert json.loads(capsys.readouterr().out)["lora"]["trainable"] == 4 * 460_800
 
-    def test_fit_is_the_last_that_fits(self):
-        config = ModelConfig(**SHAPES["smollm2-135m"].config_fields())
-        found = tables.fits(config, {"lora": {"rank": 8}}, 2.0, 128)
-        rows = found["lora"]["rows"]
-        peaks = [ledger(config, n, 128, method="lora", rank=8).peak for n in (rows, rows + 1)]
-        assert peaks[0] <= 2e9 < peaks[1]
-
     def test_a_fit_at_the_end_of_the_search_says_so(self, monkeypatch, capsys):
         monkeypatch.setattr(tables, "ROWS", 4)
         monkeypatch.setattr(tables, "TOKENS", 100)
@@ -524,21 +485,18 @@ class TestCommands:
             ("memory --method lora --rank 0", "rank is 0"),
             ("memory --fit -1", "wanted a number of GB above 0"),
             ("memory --fit inf", "--fit is inf, wanted a number of GB above 0 and below"),
-            ("memory --fit nan", "--fit is nan, wanted a number of GB above 0"),
-            ("memory --fit 1e308", "--fit is 1e+308, wanted a number of GB above 0 and below"),
             ("memory --fit 1 --batch 3", "without --batch"),
             ("memory --measure --mixed", "without --mixed"),
             ("memory --recompute layer", "recompute is 'layer', wanted None"),
             ("memory --option dropout=0.1", "--option: got 'dropout=0.1' without --method"),
             ("count --option dropout=0.1", "--option: got 'dropout=0.1' without --method"),
             ("memory --method lora --option targets=3", "unknown option of lora 'targets'"),
-            ("memory --method lora --option mixed=true", "unknown option of lora 'mixed'"),
-            ("memory --method lora --option rank=8", "unknown option of lora 'rank'"),
             ("count --method vera --option model=3", "unknown option of vera 'model'"),
-            ("count --method lora,full --option ratio=3", "unknown option of lora 'ratio'"),
             ("count --method lora,loar", "did you mean 'lora'"),
+            ("count --method lora --rank 0", "wanted a whole number of at least 1"),
+            ("count --method full --rank 4", "takes no rank"),
+            ("count --method lora --targets w_proj", "unknown target 'w_proj'"),
             ("train --task past --option rank_pattern=4", "unknown option of lora 'rank_pattern'"),
-            ("train --task past --option seed=4", "unknown option of lora 'seed'"),
             ("count --shape gpt3-175 --method lora", "did you mean 'gpt3-175b'"),
             ("memory --model llama-7b --measure", "llama-7b"),
         ],
@@ -547,11 +505,6 @@ class TestCommands:
         assert main(line.split()) == 2
         error = capsys.readouterr().err
         assert says in error and error.count("\n") == 1
-
-
-def test_a_ledger_is_plain_data():
-    row = ledger(CASES["wide"][0], 1, 4, method="lora")
-    assert json.loads(json.dumps(dataclasses.asdict(row)))["weights"] == row["weights"]
 
 
 def test_each_thread_counts_its_own_memory():

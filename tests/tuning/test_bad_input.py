@@ -35,27 +35,10 @@ def refuses(call, *said, error=ValueError):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("rank", [0, -1, 2.5, True, "4", float("nan")])
+@pytest.mark.parametrize("rank", [0, 2.5, True, "4", float("nan")])
 @pytest.mark.parametrize("name", RANKED)
 def test_ranks(name, rank):
     refuses(lambda: ml.attach(base(), name, rank=rank), name, "rank", repr(rank), "at least 1")
-
-
-def test_numpy_s_numbers_are_numbers(tmp_path):
-    """Settings out of a sweep's arrays: float32 stays float32, and the adapter is saved."""
-    model = base("float32")
-    tuned = ml.attach(model, "lora", rank=np.int64(4), alpha=np.float64(6), dropout=np.float64(0.1))
-    assert tuned.rank == 4 and tuned.logits(BATCHES[0][0]).dtype == np.float32
-    plain = ml.attach(model, "lora", rank=4, alpha=6, dropout=0.1)
-    settings = dict(steps=np.int64(2), lr=np.float64(0.01), weight_decay=np.float64(0.1))
-    path = tmp_path / "run.safetensors"
-    one = ml.train(tuned, BATCHES, **settings, checkpoint=path)
-    two = ml.train(plain, BATCHES, steps=2, lr=0.01, weight_decay=0.1)
-    assert one.losses == two.losses and same_bits(tuned.arrays, plain.arrays)
-    ml.save_adapter(tuned, tmp_path)
-    delta = ml.attach(model, "delta_lora", start_step=np.int64(1), update_ratio=np.float64(1.5))
-    ml.train(delta, BATCHES, steps=2, lr=0.01)
-    assert {a.dtype for a in delta.arrays.values()} == {np.dtype("float32")}
 
 
 @pytest.mark.parametrize("name", RANKED)
@@ -90,39 +73,18 @@ def test_a_layer_s_own_rank_above_its_width():
         ml.attach(base(), "lora", rank=20, rank_pattern={"q_proj": 2, "v_proj": 8})
 
 
-@pytest.mark.parametrize("seed", [-1, 1.5, "3", None, True])
-def test_seeds(seed):
-    refuses(lambda: ml.attach(base(), "lora", seed=seed), "seed", repr(seed), "at least 0")
-
-
-@pytest.mark.parametrize("alpha", [0, float("nan"), float("inf"), "8", True])
-def test_alphas(alpha):
-    refuses(lambda: ml.attach(base(), "lora", alpha=alpha), "alpha", repr(alpha), "other than 0")
-
-
 def test_what_a_method_does_not_take():
     for word, value in {"rank": 4, "alpha": 8, "targets": ("q_proj",)}.items():
         refuses(
             lambda w=word, v=value: ml.attach(base(), "full", **{w: v}), "full", word, "4|8|q_p"
         )
     refuses(lambda: ml.attach(base(), "vera", alpha=8), "vera: takes no alpha, got 8")
-
-
-@pytest.mark.parametrize("name", ["full", "delta_lora"])
-def test_dropout_is_refused(name):
-    refuses(lambda: ml.attach(base(), name, dropout=0.1), f"option of {name}", "dropout")
-
-
-@pytest.mark.parametrize("p", [-0.1, 1, 1.5, float("nan"), "0.1", None])
-@pytest.mark.parametrize("name", [n for n in NAMES if ml.METHODS[n].has_dropout])
-def test_dropout_is_a_probability(name, p):
-    refuses(lambda: ml.attach(base(), name, dropout=p), "dropout", repr(p), "below 1")
+    refuses(lambda: ml.attach(base(), "full", dropout=0.1), "option of full", "dropout")
 
 
 @pytest.mark.smoke
 def test_unknown_names_come_with_the_nearest():
     refuses(lambda: ml.attach(base(), "lorra"), "method 'lorra'", "did you mean 'lora'")
-    refuses(lambda: ml.attach(base(), "adalora"), "method 'adalora'", "lora")
     refuses(lambda: ml.attach(base(), "zzz"), "method 'zzz'", "full, lora, lora_fa, vera")
     refuses(lambda: ml.attach(base(), None), "method None", "full, lora")
     refuses(lambda: ml.attach(base(), "lora_plus", ration=4), "option of lora_plus", "'ratio'")
@@ -133,12 +95,9 @@ def test_unknown_names_come_with_the_nearest():
     refuses(lambda: ml.attach(base(), "lora", targets="allinear"), "'all-linear'")
 
 
-@pytest.mark.parametrize(
-    "target", ["lm_head", "embed_tokens", "model.embed_tokens", "lm_head.weight"]
-)
+@pytest.mark.parametrize("target", ["lm_head", "model.embed_tokens"])
 def test_head_and_embedding_are_refused_with_the_reason(target):
-    for targets in (target, ("q_proj", target)):
-        refuses(lambda t=targets: ml.attach(base(), "lora", targets=t), target, "tied", "tokens")
+    refuses(lambda: ml.attach(base(), "lora", targets=target), target, "tied", "tokens")
 
 
 def test_targets_that_match_nothing():
@@ -218,27 +177,24 @@ def test_a_stranger_s_pattern_does_not_hang(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, option, values",
+    "name, option, values, wanted",
     [
-        ("lora_plus", "ratio", [0, -1, float("inf"), "16", None, True]),
-        ("delta_lora", "update_ratio", [float("nan"), float("inf"), "2", None]),
-        ("delta_lora", "start_step", [-1, 1.5, "3", None, True]),
-        ("vera", "projection_prng_key", [1.5, "3", None, True]),
-        ("vera", "d_initial", [float("nan"), "0.1", None]),
-        ("lora", "rank_stabilized", ["yes", 1, None]),
-        ("lora_fa", "corrected", ["yes", 1, None]),
+        ("lora", "seed", [-1, 1.5, "3", None, True], "at least 0"),
+        ("lora", "alpha", [0, float("nan"), float("inf"), "8", True], "other than 0"),
+        ("lora", "dropout", [-0.1, 1, float("nan"), "0.1", None], "below 1"),
+        ("lora", "rank_stabilized", ["yes", 1, None], "True or False"),
+        ("lora_plus", "ratio", [0, -1, float("inf"), "16", None, True], "above 0"),
+        ("delta_lora", "update_ratio", [float("nan"), "2", None], "a finite number"),
+        ("delta_lora", "start_step", [-1, 1.5, "3", None, True], "at least 0"),
+        ("vera", "projection_prng_key", [1.5, "3", None, True], "a whole number"),
+        ("vera", "d_initial", [float("nan"), "0.1", None], "a finite number"),
+        ("lora_fa", "corrected", ["yes", 1, None], "True or False"),
     ],
 )
-def test_options_out_of_range(name, option, values):
+def test_options_out_of_range(name, option, values, wanted):
     for value in values:
-        refuses(
-            lambda v=value: ml.attach(base(), name, **{option: v}), option, re.escape(repr(value))
-        )
-
-
-def test_attach_wants_a_model():
-    refuses(lambda: ml.attach(tune("lora"), "lora"), "Tuned", "Llama", error=TypeError)
-    refuses(lambda: ml.attach("base", "lora"), "str", "Llama", error=TypeError)
+        call = functools.partial(ml.attach, base(), name, **{option: value})
+        refuses(call, option, re.escape(repr(value)), wanted)
 
 
 # ---------------------------------------- ids and batches
@@ -269,13 +225,11 @@ def test_batches():
         return lambda: ml.train(tuned, batches, steps=1, lr=0.1)
 
     refuses(run([]), "no batches", "at least one")
-    refuses(run(iter([])), "step 1", "ran out", "0 of 1")
     refuses(run([(ids, targets[:, :-1])]), "targets", r"\(3, 5\)", r"\(3, 6\)")
     refuses(run([(ids, targets.astype(float))]), "targets", "float64", "whole numbers")
-    refuses(run([(ids, np.full_like(ids, -100))]), "step 1", "no target counts")
     refuses(run([(ids, np.full_like(ids, 29))]), "target is 29", "0 … 28 or -100")
     refuses(run([(ids, np.full_like(ids, -1))]), "target is -1", "0 … 28 or -100")
-    refuses(run([ids]), "batch of ndarray", "ids, targets")
+    refuses(run([("walk ", "walked")]), "a pair of texts, .*: see ml.batches")
     refuses(run(None), "batches", "NoneType")
     assert same_bits(tuned.arrays, before)
     lists = [(ids.tolist(), targets.tolist())]
@@ -288,16 +242,15 @@ def test_batches():
 @pytest.mark.parametrize(
     "setting, values",
     [
-        ("steps", [0, -1, 1.5, True, "3", None]),
+        ("steps", [1.5, True, "3", None]),
         ("lr", [-0.1, float("nan"), float("inf"), "fast", None]),
         ("weight_decay", [-0.1, float("nan"), float("inf"), "a"]),
-        ("betas", [(0.9, 1.0), (-0.1, 0.9), (0.9,), 0.9, ("a", "b"), (float("nan"), 0.9)]),
-        ("eps", [0, -1e-8, float("nan"), "a"]),
-        ("warmup", [-1, 0.5, None, True]),
-        ("clip", [0, -1.0, float("nan"), "a"]),
-        ("accumulate", [0, -1, 1.5, True, None]),
-        ("checkpoint_every", [0, -1, 1.5, True]),
-        ("evaluate_every", [0, -1, 1.5, True]),
+        ("betas", [("a", "b"), (float("nan"), 0.9)]),
+        ("eps", [-1e-8, float("nan"), "a"]),
+        ("warmup", [0.5, None, True]),
+        ("clip", [-1.0, float("nan"), "a"]),
+        ("accumulate", [1.5, True, None]),
+        ("schedule", ["cosin", None]),
     ],
 )
 def test_settings_of_train(setting, values):
@@ -306,24 +259,6 @@ def test_settings_of_train(setting, values):
         settings = {"steps": 1, "lr": 0.1, setting: value}
         refuses(lambda s=settings: ml.train(tuned, BATCHES, **s), setting, re.escape(repr(value)))
     assert same_bits(tuned.arrays, tune("lora").arrays)
-
-
-def test_schedules_by_name():
-    tuned = tune("lora")
-    for schedule, said in {
-        "cosin": "'cosine'",
-        "zzz": "constant, linear, cosine",
-        None: "None",
-    }.items():
-        refuses(
-            lambda s=schedule: ml.train(tuned, BATCHES, steps=1, lr=0.1, schedule=s),
-            "schedule",
-            said,
-        )
-
-
-def test_train_wants_a_tuned():
-    refuses(lambda: ml.train(base(), BATCHES, steps=1, lr=0.1), "Llama", "attach", error=TypeError)
 
 
 # ---------------------------------------- adapters on another base
@@ -357,7 +292,6 @@ def test_unmerge_of_another_model(tmp_path):
         ("lora+", {}, "did you mean 'lora_plus'"),
         ("LoRA-FA", {}, "did you mean 'lora_fa'"),
         ("Delta LoRA", {}, "did you mean 'delta_lora'"),
-        ("VeRA", {}, "did you mean 'vera'"),
     ],
 )
 def test_peft_s_names_are_answered_with_ours(method, given, said):
@@ -367,15 +301,12 @@ def test_peft_s_names_are_answered_with_ours(method, given, said):
 # ---------------------------------------- what newcomers type
 
 
-def test_what_is_no_tuned_is_not_merged():
-    for call in (lambda: ml.merge(base()), lambda: ml.unmerge(base(), base())):
-        refuses(call, "merge: got a Llama, wanted a Tuned: what attach returns", error=TypeError)
-
-
 def test_texts_are_no_pairs():
+    """Nor is a prompt a list of pairs."""
     model = ml.load_model("base")
     for pairs in (["abc"], ["ab"], [("a",)], [3], [(1, "a")]):
         refuses(lambda p=pairs: ml.batches(p, model.tokenizer, 1), "wanted a pair .prompt, comp")
+    refuses(lambda: ml.exact_match(model, "Dwalk>"), "exact_match: 'D': wanted a pair .prompt")
 
 
 @pytest.mark.parametrize(
@@ -431,6 +362,8 @@ def test_a_model_where_an_adapter_is_wanted(tmp_path):
     calls = {
         "save_model: got a Tuned.*merge gives one": lambda: ml.save_model(tuned, tmp_path),
         "unmerge: got a Tuned, wanted a Llama": lambda: ml.unmerge(tuned, tuned),
+        "merge: got a Llama, wanted a Tuned": lambda: ml.unmerge(model, model),
+        "Llama.*attach": lambda: ml.train(model, BATCHES, steps=1, lr=0.1),
     }
     for words, call in calls.items():
         refuses(call, words, error=TypeError)
@@ -444,7 +377,6 @@ def test_a_name_where_a_model_is_wanted():
         "ledger: got 'base', wanted .*: load_model gives one": lambda: ml.ledger(
             "base", 1, 16, method="lora"
         ),
-        "ledger: got 'base', wanted .*: load_model": lambda: ml.ledger("base", 1, 16),
         "ledger: got a NoneType, wanted a Tuned": lambda: ml.ledger(None, 1, 16, method="lora"),
         "exact_match: got 'base', wanted a model: load_model gives one": lambda: ml.exact_match(
             "base", pairs
@@ -485,14 +417,6 @@ def test_names_of_peft():
 
 
 @pytest.mark.smoke
-def test_what_train_is_given_by_mistake():
-    def call(batches=BATCHES, **more):
-        return lambda: ml.train(ml.attach(base(), "lora"), batches, steps=1, **more)
-
-    refuses(call([("walk ", "walked")], lr=0.1), "a pair of texts, .*: see ml.batches")
-
-
-@pytest.mark.smoke
 def test_a_warning_of_train_names_the_line_that_calls_it(tmp_path):
     path = tmp_path / "run.safetensors"
     train = functools.partial(ml.train, ml.attach(base(), "lora"), BATCHES, lr=0.1, checkpoint=path)
@@ -501,6 +425,7 @@ def test_a_warning_of_train_names_the_line_that_calls_it(tmp_path):
         train(steps=1, warmup=2)
         train(steps=1, callbacks=stop)
     assert len(told) == 2 and {warning.filename for warning in told} == {__file__}
+    assert "no evaluation came; wanted evaluate=" in str(told[1].message)
 
 
 @pytest.mark.smoke
@@ -508,7 +433,6 @@ def test_a_warning_of_train_names_the_line_that_calls_it(tmp_path):
     "line, says",
     [
         ("train --task past --lora-alpha 4", "no option --lora-alpha; wanted alpha"),
-        ("train --task past --lora_dropout=0.1", "no option --lora_dropout; wanted dropout"),
         ("compare --seed 3 --lerning 4", "unknown option '--lerning'"),
         ("train --task past --warm-up 3", "unknown option '--warm-up'; did you mean '--warmup'"),
     ],
@@ -524,18 +448,6 @@ def test_unknown_options(capsys, line, says):
 def test_a_part_of_a_ledger_by_another_name():
     found = ml.ledger(ml.attach(base(), "lora", rank=4), 1, 4)
     refuses(lambda: found["activation"], "did you mean 'activations'")
-
-
-@pytest.mark.smoke
-def test_a_prompt_where_pairs_are_wanted():
-    model = ml.load_model("base")
-    refuses(lambda: ml.exact_match(model, "Dwalk>"), "exact_match: 'D': wanted a pair .prompt")
-
-
-def test_early_stopping_without_an_evaluation_is_told():
-    tuned = ml.attach(base(), "lora", rank=4)
-    with pytest.warns(UserWarning, match="no evaluation came; wanted evaluate="):
-        ml.train(tuned, BATCHES, steps=2, lr=0.01, callbacks=[ml.EarlyStopping(1)])
 
 
 @pytest.mark.smoke

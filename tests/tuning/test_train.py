@@ -119,15 +119,6 @@ def test_schedules():
     assert rates(warmup=10, schedule="linear") == pytest.approx(np.arange(1, 11) / 5)
 
 
-def test_train_uses_the_schedule():
-    history = ml.train(tune("lora"), BATCHES, steps=5, lr=0.1, schedule="linear", warmup=2)
-    assert history.rates == pytest.approx([0.05, 0.1, 0.2 / 3, 0.1 / 3, 0.0])
-    frozen = tune("lora")
-    before = copies(frozen.arrays)
-    ml.train(frozen, BATCHES, steps=3, lr=0.0, weight_decay=0.3)
-    assert same_bits(frozen.arrays, before)
-
-
 def test_a_run_by_hand():
     """Every setting at once reaches the step: rates, betas, eps, decay, clipping, written out."""
     settings = dict(lr=0.02, betas=(0.7, 0.8), eps=1e-3, weight_decay=0.2, clip=0.3)
@@ -171,17 +162,6 @@ def test_a_clipped_step_is_one_on_smaller_gradients_to_the_bit(dtype):
         two.step({name: a * factor for name, a in g.items()}, 0.01)
         assert same_bits(p, q) and same_bits(one.m, two.m) and same_bits(one.v, two.v)
         assert same_bits(g, before)
-
-
-def test_train_clips():
-    """With a huge eps AdamW's first step is -lr·g/eps: the gradient that it got shows."""
-    tuned = tune("vera")
-    _, grads = gradients(tuned, BATCHES[:1])
-    norm = optim.global_norm(grads)
-    start = copies(tuned.trainable)
-    ml.train(tuned, BATCHES[:1], steps=1, lr=1e9, eps=1e9, betas=(0.0, 0.0), clip=norm / 3)
-    for key, a in tuned.trainable.items():
-        assert np.abs(a - start[key] + grads[key] / 3).max() < 1e-5 * norm
 
 
 # ---------------------------------------- batches, accumulation, what is recorded
@@ -459,6 +439,10 @@ def test_a_step_that_overflows_is_not_written(tmp_path):
 # ---------------------------------------- checkpoints
 
 
+def with_a_pattern(name):
+    return ml.attach(base(), "lora", rank=3, targets="all-linear", **{name: {"q_proj": 2}})
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     path = tmp_path / "run.safetensors"
     ml.train(tune("lora"), BATCHES, steps=2, lr=0.01, checkpoint=path)
@@ -470,6 +454,8 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         "alpha": tune("lora", alpha=1.0),
         "seed": tune("lora", seed=1),
         "options": tune("lora", dropout=0.5),
+        "rank_pattern": with_a_pattern("rank_pattern"),
+        "alpha_pattern": with_a_pattern("alpha_pattern"),
         "array": tune("lora", targets="q_proj"),
         "base": tune("lora", base(width=8)),
         "base is": tune("lora", ml.Llama(base().config, nudged)),
@@ -506,10 +492,11 @@ def test_a_run_with_other_settings_does_not_resume(tmp_path):
 
 
 def test_numpy_s_numbers_go_into_a_checkpoint(tmp_path):
-    """As settings, as the seed and as what evaluate returns."""
+    """As settings, as options, as the seed and as what evaluate returns."""
     path = tmp_path / "run.safetensors"
     settings = dict(steps=np.int64(2), lr=np.float64(0.01), clip=np.float32(1), warmup=np.int8(1))
-    tuned = tune("lora", base("float32"), seed=np.int64(3))
+    options = dict(rank=np.int64(4), alpha=np.float64(6), dropout=np.float64(0.1))
+    tuned = tune("lora", base("float32"), seed=np.int64(3), **options)
     history = ml.train(
         tuned,
         BATCHES,
@@ -519,7 +506,8 @@ def test_numpy_s_numbers_go_into_a_checkpoint(tmp_path):
         checkpoint=path,
     )
     assert all(a.dtype == np.float32 for a in tuned.trainable.values())
-    again = tune("lora", base("float32"), seed=3)
+    ml.save_adapter(tuned, tmp_path)
+    again = tune("lora", base("float32"), seed=3, rank=4, alpha=6, dropout=0.1)
     resumed = ml.train(again, BATCHES, **settings, checkpoint=path, resume=True)
     assert resumed.losses == history.losses
     assert resumed.evaluations[-1] == (2, {"sum": 1.5, "all": [0, 1]})
@@ -597,28 +585,14 @@ def saved_run(path, steps=3):
     ml.train(tune("lora"), BATCHES, steps=steps, lr=0.01, checkpoint=path)
 
 
-def test_other_batches_are_another_run(tmp_path):
+def test_other_batches_and_fewer_steps_are_another_run(tmp_path):
     path = tmp_path / "run.safetensors"
     saved_run(path)
     with pytest.raises(ValueError, match="the first 3 batches are not those of the checkpoint"):
         ml.train(tune("lora"), BATCHES[::-1], steps=5, lr=0.01, checkpoint=path, resume=True)
-    ml.train(tune("lora"), BATCHES, steps=5, lr=0.01, checkpoint=path, resume=True)
-
-
-def test_fewer_steps_than_were_done_are_refused(tmp_path):
-    path = tmp_path / "run.safetensors"
-    saved_run(path)
     with pytest.raises(ValueError, match="it is of step 3, this run ends at 2"):
         ml.train(tune("lora"), BATCHES, steps=2, lr=0.01, checkpoint=path, resume=True)
-
-
-@pytest.mark.parametrize("pattern", ["rank_pattern", "alpha_pattern"])
-def test_patterns_are_part_of_the_run(tmp_path, pattern):
-    path = tmp_path / "run.safetensors"
-    tuned = ml.attach(base(), "lora", rank=3, targets="all-linear", **{pattern: {"q_proj": 2}})
-    ml.train(tuned, BATCHES, steps=3, lr=0.01, checkpoint=path)
-    with pytest.raises(ValueError, match=pattern):
-        ml.train(tune("lora"), BATCHES, steps=5, lr=0.01, checkpoint=path, resume=True)
+    ml.train(tune("lora"), BATCHES, steps=5, lr=0.01, checkpoint=path, resume=True)
 
 
 def rewritten(path, damage, seal=True):
@@ -660,11 +634,6 @@ DAMAGES = {
     ),
     "no pattern": ("lora", lambda about, arrays: about.pop("rank_pattern"), "rank_pattern is None"),
     "negative step": ("lora", lambda about, arrays: about.update(steps=-5), "of step -5"),
-    "a step of 400 digits": (
-        "lora",
-        lambda about, arrays: about.update(steps=10**400),
-        "steps is 1000000",
-    ),
     "no moment": ("lora", lambda about, arrays: arrays.pop(of(arrays, "m.")), r"no m\."),
     "moment of a shape": ("lora", replace_by("m.", "", lambda a: np.ones((3, 3))), r"no m\."),
     "moment of a dtype": (
@@ -753,18 +722,6 @@ ADAPTER_DAMAGES = {
     "a method of none": (lambda about, arrays: about.update(method="lor"), "did you mean"),
     "no base": (lambda about, arrays: about.pop("base"), "no base in it"),
     "a moment less": (lambda about, arrays: arrays.pop(of(arrays, "v.")), r"no v\."),
-    "a moved W of NaN": (
-        replace_by("array.", "base_layer.weight", lambda a: a * np.nan),
-        "base_layer.weight has numbers that are not finite",
-    ),
-    "one start factor less": (
-        lambda about, arrays: arrays.pop(of(arrays, "array.", "A_start")),
-        "no array.*A_start",
-    ),
-    "an array too many": (
-        lambda about, arrays: arrays.update(x=np.ones(1)),
-        "its array x has no place",
-    ),
 }
 
 
@@ -780,33 +737,24 @@ def test_a_damaged_checkpoint_is_no_adapter(tmp_path, damage, says):
     assert str(found.value).count(str(path)) == 1 and "\n" not in str(found.value)
 
 
-@pytest.mark.parametrize("place", ["losses", "A"])
-def test_a_changed_number_is_noticed(tmp_path, place):
+def test_a_changed_number_is_noticed(tmp_path):
     path = tmp_path / "run.safetensors"
     saved_run(path)
 
     def damage(about, arrays):
-        if place == "losses":
-            about["history"]["losses"][0] += 1e-9
-        else:
-            name = of(arrays, "array.", "lora_A.weight")
-            arrays[name][0, 0] = np.nextafter(arrays[name][0, 0], 1)
+        name = of(arrays, "array.", "lora_A.weight")
+        arrays[name][0, 0] = np.nextafter(arrays[name][0, 0], 1)
 
     rewritten(path, damage, seal=False)
     with pytest.raises(ValueError, match=r"damaged: its checksum is '[0-9a-f]{8}', its contents"):
         ml.train(tune("lora"), BATCHES, steps=5, lr=0.01, checkpoint=path, resume=True)
 
 
-@pytest.mark.parametrize(
-    "field, value, says",
-    [
-        ("kernels", "others", "kernels: 'others' when it was saved"),
-        ("blas_threads", 77, "BLAS threads: 77 when it was saved"),
-    ],
-)
-def test_a_run_of_another_machine_goes_on_with_a_warning(tmp_path, field, value, says):
+def test_a_run_of_another_machine_goes_on_with_a_warning(tmp_path):
     path = tmp_path / "run.safetensors"
     saved_run(path)
-    rewritten(path, lambda about, arrays: about.update({field: value}))
-    with pytest.warns(UserWarning, match=f"{says}.*not to the same bits"):
+    rewritten(path, lambda about, arrays: about.update(kernels="others", blas_threads=77))
+    with pytest.warns(UserWarning, match="not to the same bits") as told:
         ml.train(tune("lora"), BATCHES, steps=5, lr=0.01, checkpoint=path, resume=True)
+    for said in ("kernels: 'others' when it was saved", "BLAS threads: 77 when it was saved"):
+        assert any(said in str(warning.message) for warning in told)
