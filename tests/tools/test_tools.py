@@ -13,6 +13,19 @@ TOOLS = Path(__file__).parent
 sys.path.insert(0, str(TOOLS))
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks, limits and signals")
 
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """What the tools choose for their own process, when they are imported, ends with the test."""
+    chosen = {
+        "MINILORA_KERNELS": "numpy",
+        "OPENBLAS_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "0",
+    }
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+
+
 SOURCE = """
 def f(a, b):
     '''Words.'''

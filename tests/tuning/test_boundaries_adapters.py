@@ -37,6 +37,10 @@ def test_a_compared_delta_lora_s_weight_rests_for_a_fiftieth_of_the_run(steps, r
     assert ml.METHODS["delta_lora"].of_run(steps, 0) == {"start_step": rest}
 
 
+def test_each_seed_of_a_comparison_draws_vera_s_matrices_anew():
+    assert ml.METHODS["vera"].of_run(100, 7) == {"projection_prng_key": 7}
+
+
 def test_dora_wants_a_direction_of_every_row():
     model = make_llama()
     model.params["model.layers.0.self_attn.q_proj.weight"][1] = 0

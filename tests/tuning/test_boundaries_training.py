@@ -17,7 +17,7 @@ from minilora.llama import generation
 from minilora.text.tokenizer import CharTokenizer
 from minilora.tuning.callbacks import Callback
 from minilora.tuning.divergence import Diverged
-from minilora.tuning.optim import AdamW, clip_factor
+from minilora.tuning.optim import AdamW, clip_factor, learning_rate
 
 # its name in the package is a function
 training = importlib.import_module("minilora.tuning.train")
@@ -270,3 +270,8 @@ def test_an_ended_row_repeats_the_stop_and_all_ended_rows_end_the_text():
     length = min(6, max(ends) + 1)
     assert found[:, 2:].tolist() == [row[:length] for row in wanted]
     assert np.array_equal(np.stack(told, axis=1), found[:, 2:])
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_rate_that_falls_in_one_step_ends_at_0(schedule):
+    assert learning_rate(3, lr=1.0, steps=3, schedule=schedule, warmup=2) == 0
