@@ -19,9 +19,11 @@ from minilora.llama.model import Llama, ModelConfig, init_params
 
 # A terminal's width, which pytest-xdist gives its workers: the tests print as into a pipe.
 os.environ.pop("COLUMNS", None)
-# Several processes of tests share the processors: two threads are enough to meet a second one.
+# Several processes of tests share the processors: two threads are enough to meet a second one, and
+# threads of BLAS that wait for each other take the time of the other processes.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("NUMBA_NUM_THREADS", "2")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # A shell's background jobs ignore Ctrl-C, and so would the tests and what they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -50,7 +50,7 @@ def test_a_terminal_of_few_characters(folder, encoding):
     text = out.decode(encoding)
     assert "Full fine-tuning" in text and "standard deviation " in text
     if encoding != "cp437":  # which has them all
-        assert "-----" in text and "error sqrt(p(1-p)/n)" in text
+        assert "-----" in text
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         capture_output=True,
