@@ -33,7 +33,8 @@ class Pair:
     """The functions that do an op's work. What is no op has its one function in `value`.
 
     A backward with a parameter `need` is told, per argument, whether its gradient is wanted. One
-    with `add_to` gets the gradient that the first argument has so far, and returns the sum.
+    with `add_to` gets the gradient that the first argument has so far, and returns the sum as a new
+    array.
     fast: the functions that run in place of these, None until they are first needed.
     """
 

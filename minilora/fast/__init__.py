@@ -2,10 +2,10 @@
 
 A page is a file of ops/ or methods/: plain NumPy, the definition of correct. A function of a page
 may have a twin in `twins.py`: the same name and arguments, and a cache of the same names, shapes
-and bytes. The twin runs where every array among its arguments is float32, and on arrays of shape
-alone. The page's own function runs for all else, where Numba is not installed, and inside `with
-plain():`. The environment variable MINILORA_KERNELS chooses for the whole process: numpy (the
-pages) or numba.
+and bytes. The twin runs where every array among its arguments is float32, and always on arrays of
+shape alone. The page's own function runs for all else, where Numba is not installed, and inside
+`with plain():`. The environment variable MINILORA_KERNELS chooses for the whole process: numpy
+(the pages) or numba.
 
 twins.py: each twin, written with kernels, and the table of all twins · kernels.py: each kernel's
 Numba file, and what it allocates for arrays of shape alone · the other files: the kernels, which
@@ -72,14 +72,15 @@ def backend() -> str:
 def or_page(twin: Callable, page: Callable) -> Callable:
     """The twin where it fits the arguments, else the page's function.
 
-    The first argument is looked at here, the others by the kernels, which raise Unfit. So nothing
-    is spent where all fit. Of a gradient to add to (`add_to`) a page knows nothing.
+    The first argument is looked at here, the others by the kernels, which raise Unfit, or
+    ValueError for shapes that they do not serve. So nothing is spent where all fit. No twin has
+    written anything then. Of a gradient to add to (`add_to`) a page knows nothing.
     """
     compiled = backend() != "numpy"
 
     @functools.wraps(twin)
     def chosen(*given, **named):
-        first = given[0]
+        first = given[0] if given else None
         if type(first) is np.ndarray:
             fits = first.dtype == FLOAT32 and compiled and not _plain.get()
         else:
@@ -87,7 +88,7 @@ def or_page(twin: Callable, page: Callable) -> Callable:
         if fits:
             try:
                 return twin(*given, **named)
-            except Unfit:
+            except (Unfit, ValueError):
                 pass
         add_to = named.pop("add_to", None)
         answer = page(*given, **named)

@@ -7,6 +7,7 @@ returns the sum as the first gradient.
 """
 
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -306,4 +307,5 @@ TWINS = {
 
 def faster(pair: Pair) -> Pair:
     """What runs in a pair's place: for each of its functions the twin, or itself without one."""
-    return Pair(*(TWINS.get(f, f) for f in (pair.forward, pair.backward, pair.value)))
+    own = pair.forward, pair.backward, pair.value
+    return Pair(*(TWINS.get(f, f) if isinstance(f, FunctionType) else f for f in own))

@@ -217,7 +217,7 @@ def check_options(record: Method, options: Mapping[str, Any], **common: Any) -> 
     for name in options:
         if name not in record.options:
             if ours := peft_hint(name) or _peft_method(name):
-                raise ValueError(f"{record.name}: got {name}={ours}")
+                raise ValueError(f"{record.name}: got the option {name}{ours}")
             raise nearest(f"option of {record.name}", name, record.options)
     values = {**record.options, **{k: plain(v) for k, v in options.items()}}
     for name, value in values.items():

@@ -205,9 +205,10 @@ def test_an_output_that_is_right_by_chance_gets_no_point(capsys):
 
 @pytest.mark.parametrize("name", [n for n, e in EXERCISES.items() if e.kind == "blank"])
 def test_no_known_slip_gets_all_points(name, capsys):
-    for written, expected, _ in ANSWERS[name]:
-        if expected not in ("passed", "open"):
-            assert grade(name, answer(name, written), 0) < points(name), written
+    """Six of each exercise: test_check.py has the verdicts on all."""
+    wrong = [written for written, said, _ in ANSWERS[name] if said not in ("passed", "open")]
+    for written in wrong[:6]:
+        assert grade(name, answer(name, written), 0) < points(name), written
 
 
 def test_learning_by_heart_gets_nothing(capsys):

@@ -39,7 +39,6 @@ def numbers(text):
     return [float(n.replace(",", "")) for n in re.findall(NUMBER, text)]
 
 
-@pytest.mark.slow
 def test_the_snippet_prints_the_numbers_in_its_comments(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said = [line.split("#", 1)[1] for line in SNIPPETS[0].splitlines() if "print(" in line]

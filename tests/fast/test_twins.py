@@ -1,6 +1,7 @@
 """Each twin against its page: values, and caches by name, shape and bytes; shapes alone too."""
 
 import copy
+import dataclasses
 import inspect
 import itertools
 import pickle
@@ -307,3 +308,27 @@ def test_rows_that_do_not_count_are_not_multiplied(rng, monkeypatch):
     targets[[3, 997]] = 1
     ops.frozen_head_loss(ml.param(h), W, targets)
     assert rows == [2]
+
+
+def test_a_shape_that_no_twin_serves_is_the_page_s_own():
+    """The page takes more: x of three axes, rank 0, arguments by name; or it says what is wrong."""
+    x, W = np.ones((2, 3, 4), np.float32), np.ones((5, 4), np.float32)
+    assert ops.frozen_linear(x, W).shape == (2, 3, 5)
+    none = np.zeros((0, 4), np.float32), np.zeros((5, 0), np.float32)
+    assert ml.METHODS["lora"].op(x[0], W, 2.0, *none).shape == (3, 5)
+    with pytest.raises(ValueError, match="matmul"):
+        ops.frozen_linear(x[0], W[:, :3])
+    key = (0, 1, 0, 2)
+    assert np.array_equal(mask(x=x[0], p=0.5, key=key), mask(x[0], 0.5, key))
+
+
+def test_any_callable_may_be_half_of_a_pair():
+    @dataclasses.dataclass  # equal by value, so it has no hash
+    class Times:
+        k: float
+
+        def __call__(self, x):
+            return x * self.k, None
+
+    op = engine.Op("times", Times(2.0), lambda dy, cache: (2 * dy,))
+    assert op(np.ones(3, np.float32)).data.tolist() == [2.0] * 3

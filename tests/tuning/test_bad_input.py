@@ -285,9 +285,9 @@ def test_unmerge_of_another_model(tmp_path):
 @pytest.mark.parametrize(
     "method, given, said",
     [
-        ("lora", {"r": 4}, "lora: got r=; wanted rank"),
-        ("vera", {"vera_dropout": 0.1}, "vera: got vera_dropout=; wanted dropout"),
-        ("lora", {"use_dora": True}, "lora: got use_dora=; wanted the method 'dora'"),
+        ("lora", {"r": 4}, "lora: got the option r; wanted rank"),
+        ("vera", {"vera_dropout": 0.1}, "vera: got the option vera_dropout; wanted dropout"),
+        ("lora", {"use_dora": True}, "lora: got the option use_dora; wanted the method 'dora'"),
         ("LoRA", {}, "unknown method 'LoRA'; did you mean 'lora'"),
         ("lora+", {}, "did you mean 'lora_plus'"),
         ("LoRA-FA", {}, "did you mean 'lora_fa'"),
