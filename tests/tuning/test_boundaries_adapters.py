@@ -41,6 +41,12 @@ def test_each_seed_of_a_comparison_draws_vera_s_matrices_anew():
     assert ml.METHODS["vera"].of_run(100, 7) == {"projection_prng_key": 7}
 
 
+def test_an_adapter_of_the_first_layer_alone_comes_back_from_disk(tmp_path):
+    tuned = ml.attach(base(), "lora", rank=2, targets=["q_proj"], layers_to_transform=0)
+    ml.save_adapter(tuned, tmp_path)
+    assert [*ml.load_adapter(base(), tmp_path).layers] == ["model.layers.0.self_attn.q_proj"]
+
+
 def test_dora_wants_a_direction_of_every_row():
     model = make_llama()
     model.params["model.layers.0.self_attn.q_proj.weight"][1] = 0
