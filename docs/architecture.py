@@ -276,7 +276,7 @@ def with_lines(text: str) -> str:
 
 LINES = re.compile(r"\]\(([^)]+)\), ([\d,]+) lines")
 
-WIDTH, HEIGHT = 11.0, 9.2  # inches
+WIDTH, HEIGHT = 11.0, 9.4  # inches
 TINTS = {  # the rooms that the step passes
     "tuning": "#CFE3F1",
     "llama": "#D3EBDD",
@@ -394,8 +394,8 @@ def row(i):
 
 
 def tall(i):
-    """The height of a row: the tape's functions take two lines."""
-    return 0.7 if i == 4 else 0.52
+    """The height of a row: the model's functions and the tape's take two lines."""
+    return 0.7 if i in (2, 4) else 0.52
 
 
 def hop_box(axes, left, i, right, hop, number=None):
