@@ -70,7 +70,7 @@ ROOMS = {
         "train methods bad_input golden boundaries_training boundaries_tape",
     ),
     "gradcheck": ("minilora/gradcheck", "gradcheck boundaries_tape methods"),
-    "memory": ("minilora/memory/*", "memory count boundaries_memory"),
+    "memory": ("minilora/memory/*", "memory count boundaries_memory bad_input"),
     "formats": (
         "minilora/formats/*",
         "formats gguf bad_input files smollm2 boundaries_models",
