@@ -45,9 +45,9 @@ compare: $(INSTALLED)           ## python -m minilora compare
 experiments: $(INSTALLED)         ## python -m studies all
 	$(PY) -m studies all $(ARGS)
 
-test: $(TESTS)                  ## python -m pytest -n auto -m "not slow"    after pip install -e ".[tests]" -e notebooks
+test: $(TESTS)                  ## python -m pytest -n auto -m "not slow and not oracles"    after pip install -e ".[tests]" -e notebooks
 	$(KERNELS)
-	$(PY) -m pytest $(CORES) -m "not slow" $(PYTEST_ARGS)
+	$(PY) -m pytest $(CORES) -m "not slow and not oracles" $(PYTEST_ARGS)
 
 test-all: $(TESTS) $(SMOLLM) $(GRADER)  ## python -m pytest -n auto; then every page in Chromium, where there is one
 	$(KERNELS)
