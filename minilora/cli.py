@@ -10,7 +10,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -41,7 +41,8 @@ def main(argv: list[str] | None = None) -> int:
         return 141
     except (ValueError, OSError, AssertionError, MemoryError) as error:
         text = " ".join(str(error).split())
-        print(printable(f"minilora: {text or type(error).__name__}"), file=sys.stderr)
+        line = f"minilora: {_own_line(error)}{text or type(error).__name__}"
+        print(printable(line), file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print(printable(f"minilora: {str(stop) or 'stopped'}"), file=sys.stderr)
@@ -82,12 +83,20 @@ def _unexpected(error: Exception, argv: list[str]) -> str:
     """One line on an error that no code foresaw, with what to report and how."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    if place := _own_line(error):
+        return f"minilora: {place}{what} (with {DEBUG}=1 a traceback)"
     place = f"{Path(last.filename).name}:{last.lineno}"
     command = shlex.join(["minilora", *argv])
     return (
         f"minilora: this should not happen: {what} in {place}; please report it with this command: "
         f"{command} (with {DEBUG}=1 it prints a traceback), see SECURITY.md"
     )
+
+
+def _own_line(error: Exception) -> str:
+    """Where the error arose in a technique's own file, if one was read; else ""."""
+    own = sys.modules.get(f"{__package__}.methods.own")
+    return own.blame(error) if own else ""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -116,14 +125,19 @@ class _Command(_Parser):
 
     module = ""
 
-    def _fill(self):
+    def _fill(self, words: Sequence[str] = ()):
         if self.module:
             module = importlib.import_module(f".commands.{self.module}", __package__)
+            arguments = importlib.import_module(".commands.arguments", __package__)
             self.module = ""
+            try:
+                arguments.read_techniques(words)
+            except argparse.ArgumentTypeError as error:
+                self.error(str(error))
             module.add(_Only(self.prog.split()[-1], self))
 
     def parse_known_args(self, args=None, namespace=None):
-        self._fill()
+        self._fill(args or ())
         known, others = super().parse_known_args(args, namespace)
         for word in others:
             if word.startswith("--"):

@@ -64,9 +64,11 @@ def _of_method(record) -> Case:
     return Case(record.title, record.name, {"rank": rank, "targets": ("q_proj", "v_proj")})
 
 
-CASES = {name: _of_method(record) for name, record in METHODS.items()} | {
-    "lora-all": Case("LoRA, all linears", "lora", {"rank": 8, "targets": "all-linear"})
-}
+def known() -> dict[str, Case]:
+    """The cases by name: one for each technique, and LoRA on all linears."""
+    return {name: _of_method(record) for name, record in METHODS.items()} | {
+        "lora-all": Case("LoRA, all linears", "lora", {"rank": 8, "targets": "all-linear"})
+    }
 
 
 def make(of: Size, case: Case) -> Tuned:

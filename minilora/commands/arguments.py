@@ -2,13 +2,16 @@
 
 import argparse
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ..methods import DEFAULT, METHODS
+from ..methods import DEFAULT, METHODS, own
 from ..support.files import nearest
 from ..support.terminal import fill, width
 from ..tuning.choices import describe_options, find_method
+
+
+OWN = "or FILE.py:METHOD of your own"
 
 
 def command(
@@ -28,9 +31,9 @@ def adapter_options(
 ) -> None:
     """Add --method, --rank, --targets, --option; several: --method may be a list."""
     which = default or ", ".join(DEFAULT)
-    listed = f"{'some of ' if several else ''}{', '.join(METHODS)} (default: {which})"
-    p.add_argument("--method", default=default, help=listed)
-    p.add_argument("--rank", type=int, help="rank of the adapter")
+    listed = f"{'some of ' if several else ''}{', '.join(METHODS)}, {OWN} (default: {which})"
+    p.add_argument("--method", type=techniques if several else technique, help=listed)
+    p.add_argument("--rank", "--r", type=int, help="rank of the adapter")
     p.add_argument("--targets", type=names, help="q_proj,v_proj,… or all-linear")
     p.add_argument(
         "--option",
@@ -42,6 +45,32 @@ def adapter_options(
     p.formatter_class = argparse.RawDescriptionHelpFormatter  # the epilog keeps its lines
     lines = (fill(line, width(), 6) for line in describe_options().splitlines())
     p.epilog = "\n".join(["what a method takes, with its default:", "", *lines])
+
+
+def technique(text: str) -> str:
+    """A technique's name; where the text is FILE.py:METHOD, that of the record in the file.
+
+    Raises what argparse reports.
+    """
+    try:
+        return own.load(text).name if own.is_place(text) else text
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def techniques(text: str) -> tuple[str, ...]:
+    """The names of techniques that are separated by commas: see `technique`."""
+    return tuple(technique(part.strip()) for part in text.split(",") if part.strip())
+
+
+def read_techniques(words: Sequence[str]) -> None:
+    """Read the files of the techniques in a command line before its parser is made, which shows
+    their options.
+    """
+    words = [part for word in words for part in word.split("=", 1)]
+    for option, value in zip(words, words[1:]):
+        if option in ("--method", "--methods"):
+            techniques(value)
 
 
 def names(text: str) -> tuple[str, ...] | str:

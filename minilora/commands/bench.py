@@ -10,7 +10,7 @@ from ..bench.turns import Settings
 from ..support.files import find, make_folder, write_json
 from ..support.terminal import ANY, width
 from ..support.values import whole
-from .arguments import command
+from .arguments import OWN, command, techniques
 
 PARTS = ("kernels", "methods", "ladder")
 # part -> (settings -> what is measured; that, and columns of text -> lines)
@@ -33,7 +33,8 @@ def timing_options(p: argparse.ArgumentParser, parts: Iterable[str], usual: Sett
     p.add_argument("parts", nargs="*", metavar="PART", help=f"{parts} (all where none is named)")
     sizes = f"of {' '.join(cases.SIZES)} ({' '.join(usual.sizes)})"
     p.add_argument("--sizes", nargs="*", default=usual.sizes, help=f"sizes of the model, {sizes}")
-    p.add_argument("--cases", nargs="*", help="methods, and lora-all: LoRA on all linears")
+    what = f"methods, {OWN}, and lora-all: LoRA on all linears"
+    p.add_argument("--cases", "--method", "--methods", nargs="*", type=techniques, help=what)
     p.add_argument("--rounds", type=int, default=usual.rounds, help="turns (%(default)s)")
     p.add_argument("--seconds", type=float, default=usual.seconds, help="of a turn (%(default)s)")
     p.add_argument("--threads", type=int, default=usual.threads, help="threads (%(default)s)")
@@ -41,10 +42,10 @@ def timing_options(p: argparse.ArgumentParser, parts: Iterable[str], usual: Sett
 
 def settings_of(a: argparse.Namespace, parts: Iterable[str], usual: Settings) -> dict[str, Any]:
     """What `Settings` takes; raises ValueError for what is not known or not positive."""
-    chosen = tuple(a.cases or usual.cases)
+    chosen = tuple(name for listed in a.cases or () for name in listed) or usual.cases
     for what, names, known in (
         ("size", a.sizes, cases.SIZES),
-        ("case", chosen, cases.CASES),
+        ("case", chosen, cases.known()),
         ("part", a.parts, dict.fromkeys(parts)),
     ):
         for name in names:

@@ -1,21 +1,30 @@
 """gradcheck and doctor: is the mathematics right, and do the fast twins agree with it?"""
 
 from ..support.terminal import ANY, fill, width
-from .arguments import command
+from ..tuning.choices import find_method
+from .arguments import OWN, command, technique
 
 
 def add(commands) -> None:
     """Put these commands on the parser."""
-    command(commands, "gradcheck", print_gradients)
+    p = command(commands, "gradcheck", print_gradients)
+    p.add_argument("--method", type=technique, help=f"one technique, {OWN}, and all of its record")
     command(commands, "doctor", print_machine)
 
 
 def print_gradients(a) -> None:
-    """Print a line for each pair. Raises GradientError if one is wrong."""
-    from ..check import doctor
+    """Print a line for each pair, or for each part of one technique's record.
 
-    for line in doctor.gradients():
-        print(fill(line, width(ANY), 2))
+    Raises GradientError or ValueError if one is wrong.
+    """
+    from ..check import check_method, doctor
+
+    lines = doctor.gradients()
+    if a.method is not None:
+        record = find_method(a.method)
+        lines = (f"✓ {record.name}: {line}" for line in check_method(record))
+    for line in lines:
+        print(fill(line, width(ANY), 2), flush=True)
 
 
 def print_machine(a) -> None:

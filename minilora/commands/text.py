@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ..support.files import find
-from .arguments import command, given
+from .arguments import OWN, command, given, technique
 
 BASE = "'base', smollm2-135m, a model's folder or a .gguf file (%(default)s)"
+METHOD = f"the technique of the adapter, {OWN} (the one that its files name)"
 ADAPTER = "an adapter's folder, by train, compare or PEFT, or a checkpoint"
 
 
@@ -18,6 +19,7 @@ def add(commands) -> None:
     p = command(commands, "generate", generate)
     p.add_argument("--base", default="base", help=BASE)
     p.add_argument("--adapter", type=Path, help=ADAPTER)
+    p.add_argument("--method", type=technique, help=METHOD)
     p.add_argument("--prompt", required=True, help="the text; with --task only the word")
     p.add_argument("--task", help="write the prompt as this task does: tag + word + '>'")
     p.add_argument("--chat", action="store_true", help="put the prompt into the chat template")
@@ -30,6 +32,7 @@ def add(commands) -> None:
     p = command(commands, "merge", merge)
     p.add_argument("--base", default="base", help=BASE)
     p.add_argument("--adapter", type=Path, required=True, help=ADAPTER)
+    p.add_argument("--method", type=technique, help=METHOD)
     p.add_argument("--out", type=Path, required=True, help="folder of the merged model")
 
 
@@ -61,7 +64,7 @@ def generate(a: Namespace) -> None:
     for name in sampling if a.temperature == 0 else ():
         option = f"--{name.replace('_', '-')}"
         warnings.warn(f"{option} does nothing at --temperature 0", stacklevel=2)
-    answering = ml.load_adapter(model, a.adapter) if a.adapter else model
+    answering = ml.load_adapter(model, a.adapter, a.method) if a.adapter else model
     stream, clock = _Stream(model.tokenizer), decoding.Clock()
     # as many bytes as one token reads, and more than a processor's cache can hold
     size = max(1 << 28, decoding.token_bytes(model))
@@ -124,7 +127,7 @@ def merge(a: Namespace) -> None:
     """Write the merged model. Raises FileNotFoundError, or ValueError for a damaged file."""
     import minilora as ml
 
-    tuned = ml.load_adapter(ml.load_model(a.base), a.adapter)
+    tuned = ml.load_adapter(ml.load_model(a.base), a.adapter, a.method)
     merged = ml.merge(tuned)
     ml.save_model(merged, a.out)
     changed = [n for n, w in merged.params.items() if w is not tuned.base.params[n]]

@@ -5,6 +5,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from ..methods import own
 from ..support.files import data_folder
 from ..support.locks import using
 from ..support.terminal import ANY, fill, width
@@ -26,7 +27,6 @@ def add(commands) -> None:
     columns = "their names in your files (prompt,completion)"
     p.add_argument("--columns", type=names, metavar="PROMPT,COMPLETION", help=columns)
     adapter_options(p, "lora")
-    p.set_defaults(method=None)
     p.add_argument("--adapter", type=Path, help="start from this adapter's folder or checkpoint")
     p.add_argument("--recompute", metavar="WHAT", help="less memory, more time: layers")
     p.add_argument("--alpha", type=float, help="scaling alpha (2·rank)")
@@ -212,7 +212,7 @@ def _chosen_rate(method: str) -> tuple[float, str]:
     chosen = rates.chosen_for(rates.DEFAULT_TASK, rates.read())
     if method in chosen:
         return chosen[method]["lr"], f"chosen by minilora tune on the task {rates.DEFAULT_TASK}"
-    return 1e-2, f"a first guess: minilora tune --methods {method} has not been run"
+    return 1e-2, f"a first guess: minilora tune --methods {own.spelled(method)} has not been run"
 
 
 def _scaling(tuned):

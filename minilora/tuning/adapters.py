@@ -272,8 +272,8 @@ def attach(
 ) -> Tuned:
     """Put a technique on a model: it gets fresh arrays, and the base does not change.
 
-    method: a name of METHODS, or a Method of your own. rank: its default where None (8; VeRA 256).
-    alpha: 2·rank where None. rank_pattern, alpha_pattern: {name or regular expression of adapted
+    method: a name of METHODS, a Method of your own, or "FILE.py:METHOD", its place. rank: its
+    default where None (8; VeRA 256). alpha: 2·rank where None. rank_pattern, alpha_pattern: {name or regular expression of adapted
     linears: their own}, as in PEFT. targets: names of linears ("q_proj", or a full name), regular
     expressions of them, or "all-linear"; ("q_proj", "v_proj") where None. layers_to_transform,
     layers_pattern, exclude_modules: leave some of them out, see `match_targets`. recompute: needs
@@ -282,7 +282,7 @@ def attach(
     Raises TypeError if model is no Llama; ValueError for a keyword that the
     technique does not take, with the nearest right names, or for a value out of range.
     """
-    record = method if isinstance(method, Method) else find_method(method)
+    record = find_method(method)
     check_base("attach", model)
     patterns = {"rank_pattern": rank_pattern or {}, "alpha_pattern": alpha_pattern or {}}
     selection: dict[str, Any] = {

@@ -6,24 +6,47 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..llama.model import EMBED, HEAD
-from ..methods import METHODS
+from ..methods import METHODS, own
 from ..methods.base import Method
-from ..support.files import find, nearest
+from ..support.files import nearest
 from ..support.names import peft_hint
 from ..support.values import number, plain, shown, whole
 from . import patterns
 
 DEFAULT_TARGETS = ("q_proj", "v_proj")
+UNKNOWN = (  # of a file whose technique is in no table
+    "saved by a technique of your own: method= (on the command line --method FILE:METHOD) takes it"
+)
 SELECTION = "layers_to_transform", "layers_pattern", "exclude_modules"  # PEFT's, beside targets
 
 
-def find_method(name: str) -> Method:
-    """METHODS[name]; raises ValueError with the most similar names."""
-    if isinstance(name, str) and name not in METHODS:
+def find_method(method: str | Method) -> Method:
+    """The technique of a name, of FILE.py:METHOD, or the record itself.
+
+    Raises ValueError with the most similar names; what `own.load` raises for a file.
+    """
+    if isinstance(method, Method):
+        return method
+    if own.is_place(method):
+        return own.load(method)
+    if method not in METHODS:
         for known, record in METHODS.items():  # "LoRA", "lora+", "Delta LoRA"
-            if _letters(name) in (_letters(known), _letters(record.title)):
-                raise ValueError(f"unknown method {name!r}; did you mean {known!r}?")
-    return find("method", name, METHODS)
+            if _letters(str(method)) in (_letters(known), _letters(record.title)):
+                raise ValueError(f"unknown method {method!r}; did you mean {known!r}?")
+        raise nearest("method", method, [*METHODS, "FILE.py:METHOD"])
+    return METHODS[method]
+
+
+def saved_method(path: Any, name: str | Method) -> Method:
+    """The technique that a file names. No code is read from a place that a file names.
+
+    Raises ValueError, with what to give, for a technique that is unknown here.
+    """
+    if isinstance(name, Method):
+        return name
+    if name not in METHODS:
+        raise ValueError(f"{path}: {name!r:.80} is unknown here, {UNKNOWN}")
+    return METHODS[name]
 
 
 def _letters(name):

@@ -10,7 +10,7 @@ from ..methods.base import Method
 from ..support.files import check_kind, errors_at
 from . import patterns
 from .adapters import Tuned, attach
-from .choices import SELECTION, find_method, match_targets
+from .choices import SELECTION, UNKNOWN, find_method, match_targets, saved_method
 
 FLAGS = ("use_rslora", "use_dora", "save_projection")
 START = ("dropout", "d_initial")  # options that do not change what the stored arrays compute
@@ -80,7 +80,7 @@ def _technique(path, config, own, method) -> tuple[Method, dict[str, Any]]:
         }
     kind, records = config.get("peft_type"), dict(METHODS)
     if method is not None:
-        record = method if isinstance(method, Method) else find_method(method)
+        record = find_method(method)
         records[record.name] = record
     with errors_at(path):
         readings = {n: r.peft.from_peft(config) for n, r in records.items() if r.peft}
@@ -98,11 +98,7 @@ def _technique(path, config, own, method) -> tuple[Method, dict[str, Any]]:
         claims = {name: r.peft.claims for name, r in records.items() if r.peft}
         name = max(fits, key=lambda n: bool(claims[n]))
         if saved is not None and saved not in METHODS:
-            warnings.warn(
-                f"{path}: saved by {saved!r:.80}, which is unknown here, and loaded as {name}; "
-                "method= takes your own Method",
-                stacklevel=5,
-            )
+            warnings.warn(f"{path}: loaded as {name}, but {UNKNOWN} ({saved!r:.80})", stacklevel=5)
     if name not in fits:
         raise ValueError(
             f"{path}: stored as {kind}, which {name} cannot train on; "
@@ -116,10 +112,9 @@ def _own_technique(path, config, own, method) -> Method:
     kind = config["peft_type"]
     whole = next(name for name, record in METHODS.items() if record.whole_model)
     stored = whole if kind == "FULL" else own.get("method")
-    chosen = stored if method is None else method
-    if chosen is None:
+    if stored is None and method is None:
         raise ValueError(f"{path}: peft_type is {kind!r}, and nothing says which technique")
-    record = chosen if isinstance(chosen, Method) else find_method(chosen)
+    record = saved_method(path, stored) if method is None else find_method(method)
     if kind == "MINILORA" and record.name != _name(stored):
         raise ValueError(f"{path}: stored as {_name(stored)}, which is not {record.name}")
     if (kind == "FULL") != record.whole_model:

@@ -144,9 +144,9 @@ def load_adapter(
     with one_budget():
         if not Path(folder).is_file():
             return _load(model, folder, method, options)
-        if method is not None or options:
+        if options:
             raise ValueError(f"{folder}: a checkpoint settles its method and options; got others")
-        return checkpoints.load_tuned(folder, model)
+        return checkpoints.load_tuned(folder, model, method)
 
 
 def load_unmoved(model: Llama, folder: str | Path) -> Tuned:
