@@ -1,5 +1,13 @@
-"""gradcheck and doctor: is the mathematics right, and do the fast twins agree with it?"""
+"""gradcheck, doctor: is the mathematics right, and do the fast twins agree with it? new-method: a
+technique of one's own, to be checked so.
+"""
 
+import keyword
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..methods import METHODS
+from ..support.files import data_folder, read_text
 from ..support.terminal import ANY, fill, width
 from ..tuning.choices import find_method
 from .arguments import OWN, command, technique
@@ -10,6 +18,8 @@ def add(commands) -> None:
     p = command(commands, "gradcheck", print_gradients)
     p.add_argument("--method", type=technique, help=f"one technique, {OWN}, and all of its record")
     command(commands, "doctor", print_machine)
+    p = command(commands, "new-method", write_method)
+    p.add_argument("name", help="of the technique, such as my_method; the file is NAME.py")
 
 
 def print_gradients(a) -> None:
@@ -36,3 +46,24 @@ def print_machine(a) -> None:
 
     for line in doctor.machine():
         print(fill(line, width(ANY), 2))
+
+
+def write_method(a) -> None:
+    """Write NAME.py: a technique that is right, with its test, to be changed.
+
+    Raises ValueError for what is no name or is taken, FileExistsError where the file is there.
+    """
+    name, path = a.name, Path(f"{a.name}.py")
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise ValueError(f"new-method: got {name!r}, wanted a name such as my_method")
+    if name.lower() in METHODS:
+        raise ValueError(f"new-method: {name} is a technique of minilora, wanted another name")
+    if path.exists():
+        raise FileExistsError(f"{path}: it is there, and stays as it is; wanted another name")
+    if find_spec(name):
+        raise ValueError(f"new-method: {path} would hide the module {name}, wanted another name")
+    text = read_text(data_folder() / "examples" / "method.py")
+    path.write_text(text.replace("mine", name), encoding="utf-8")
+    print(f"{path}: a technique that is right, to be changed. To check it, and to train with it:")
+    print(f"minilora gradcheck --method {path}:METHOD")
+    print(f"minilora train --task past --method {path}:METHOD --lr 0.02")
