@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from . import __version__
 from .commands import COMMANDS
-from .support import terminal
+from .support import machine, terminal
 from .support.terminal import printable
 
 DEBUG = "MINILORA_DEBUG"  # environment variable: show tracebacks of errors that should not happen
@@ -29,12 +29,13 @@ def main(argv: list[str] | None = None) -> int:
     SIGTERM; 141 if the reader of the output has gone.
     """
     terminal.set_up()
-    arguments = parser().parse_args(argv)
     warnings.showwarning = terminal.show_warning
+    arguments = parser().parse_args(argv)
     terminated = threading.Event()
     try:
         with _as_ctrl_c(terminated), contextlib.redirect_stdout(terminal.Printable(sys.stdout)):
-            arguments.command(arguments)
+            with machine.allocating("minilora"):
+                arguments.command(arguments)
             sys.stdout.flush()
     except BrokenPipeError:
         terminal.drop_output()

@@ -16,10 +16,10 @@ def among_ourselves(settings: Settings) -> list[dict[str, Any]]:
     """For each size the times of all cases, and each divided by LoRA's."""
     records = []
     base = BASE if BASE in settings.cases else settings.cases[0]
-    how = {"names": settings.cases, "techniques": own.files(), "rounds": settings.rounds, "seconds": settings.seconds}
+    how = {"names": settings.cases, "rounds": settings.rounds, "seconds": settings.seconds}
     for size in settings.sizes:
         with turns.together(Side(OURS, settings.threads)) as sides:
-            rounds = sides[OURS].ask(timed, size=size, **how)
+            rounds = sides[OURS].ask(timed, size=size, techniques=own.files(), **how)
         records.append(
             {
                 "size": size,

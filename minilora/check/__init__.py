@@ -3,8 +3,9 @@
 from minilora.check import check_pair
 check_pair(forward, backward, x, W)          # what is wrong, the numbers and the place, the slip
 
-pairs: a reader's own pair · technique: a reader's own technique · slips: the known slips · words: what is said of a wrong array
-verdict: the answer of a check · doctor: this machine · examples: arguments of every op
+pairs: a reader's own pair · technique: a reader's own record · slips: the known slips
+words: what is said of a wrong array · verdict: the answer of a check · doctor: this machine
+examples: arguments of every op
 """
 
 from .pairs import check_pair

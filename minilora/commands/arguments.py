@@ -1,6 +1,7 @@
 """Shared by the commands: adding one to the parser, and turning its texts into values."""
 
 import argparse
+import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -9,7 +10,6 @@ from ..methods import DEFAULT, METHODS, own
 from ..support.files import nearest
 from ..support.terminal import fill, width
 from ..tuning.choices import describe_options, find_method
-
 
 OWN = "or FILE.py:METHOD of your own"
 
@@ -68,7 +68,7 @@ def read_techniques(words: Sequence[str]) -> None:
     their options.
     """
     words = [part for word in words for part in word.split("=", 1)]
-    for option, value in zip(words, words[1:]):
+    for option, value in itertools.pairwise(words):
         if option in ("--method", "--methods"):
             techniques(value)
 

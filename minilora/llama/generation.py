@@ -7,6 +7,7 @@ import numpy as np
 
 from .. import ops
 from ..engine import Tensor
+from ..support.machine import allocating
 from ..support.values import whole
 from .rows import Rows, last_rows, next_rows
 
@@ -71,7 +72,8 @@ def generate(
     max_new_tokens = whole("generate: max_new_tokens", max_new_tokens)
     rng = np.random.default_rng(whole("generate: seed", seed))
     lengths, W = np.array([len(p) for p in prompts]), array(model.head(forward))
-    cache = KVCache(model.config, len(prompts), lengths.max() + max_new_tokens, model.dtype)
+    with allocating(f"generate: max_new_tokens {max_new_tokens}"):
+        cache = KVCache(model.config, len(prompts), lengths.max() + max_new_tokens, model.dtype)
     going, columns = np.arange(len(prompts)), []  # the rows that have not ended; the new tokens
     new, count = np.concatenate(prompts), lengths
     for _ in range(max_new_tokens):

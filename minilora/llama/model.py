@@ -20,6 +20,7 @@ from ..engine import Tensor, scope
 from ..ops.loss import IGNORED
 from ..support import show
 from ..support.meta import Meta, dense
+from ..support.names import hinting
 from ..support.plots import human
 from ..support.values import is_finite, shown
 from . import generation, rotation
@@ -287,6 +288,7 @@ class Llama:
         """The rows that a loss on these targets (N, T) needs: see `rows.needed_rows`."""
         return needed_rows(targets, self.rope_tables(0, targets.shape[1]))
 
+    @hinting
     def generate(self, ids, max_new_tokens: int, **choices) -> np.ndarray:
         """Continue each row: see `generation.generate`."""
         return generation.generate(self, ids, max_new_tokens, **choices)

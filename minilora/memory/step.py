@@ -21,6 +21,7 @@ from ..llama.model import Llama, ModelConfig
 from ..methods.base import Method
 from ..support import meta, show
 from ..support.files import nearest
+from ..support.machine import allocating
 from ..support.meta import Meta, is_array
 from ..support.plots import human
 from ..support.values import named, whole
@@ -144,7 +145,8 @@ def _batch(batch_size, seq_len, batch, tokens=np.zeros) -> Batch:
         raise ValueError("memory: got no sizes, wanted batch_size and seq_len, or batch=")
     for name, n in (("batch_size", batch_size), ("seq_len", seq_len)):
         whole(f"memory: {name}", n, 1)
-    ids = tokens((batch_size, seq_len), int)
+    with allocating(f"memory: a batch of {batch_size} x {seq_len} tokens"):
+        ids = tokens((batch_size, seq_len), int)
     return ids, ids
 
 

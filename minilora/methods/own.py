@@ -117,9 +117,9 @@ def spelled(method: str) -> str:
 
 
 def blame(error: BaseException) -> str:
-    """Where in a technique's file an error arose, here or in a worker: "mine.py line 12, in init: ".
+    """Where in a technique's file an error arose, here or in a worker.
 
-    "" where it arose elsewhere.
+    "mine.py line 12, in init: "; "" where it arose elsewhere.
     """
     found = ""
     for line in "".join(traceback.format_exception(error)).splitlines():

@@ -1,10 +1,17 @@
-"""What a record says of the machine that made it: the processor, the libraries, the memory."""
+"""What a record says of the machine that made it: the processor, the libraries, the memory.
+
+And the error where its memory is too small.
+"""
 
 import contextlib
 import importlib.metadata
+import math
 import platform
 import re
+from collections.abc import Iterator
 from pathlib import Path
+
+from .plots import human
 
 LIBRARIES = ("numpy", "numba", "llvmlite", "tbb", "torch", "transformers", "peft")
 
@@ -42,3 +49,26 @@ def forget_peak() -> None:
     """Start to measure the peak of memory anew. It does nothing where the system is not Linux."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+
+
+@contextlib.contextmanager
+def allocating(what: str) -> Iterator[None]:
+    """An array of the with block that cannot be made is a MemoryError in our words.
+
+    "lora: rank 1000000000: an array of 477 GiB, (1000000000, 128) of float32, does not fit into
+    memory".
+    """
+    try:
+        yield
+    except MemoryError as error:
+        shape, dtype = getattr(error, "shape", None), getattr(error, "dtype", None)
+        if not shape or not dtype:  # NumPy's error has them
+            raise
+        size = f"of {human(math.prod(shape) * dtype.itemsize)}, {shape} of {dtype},"
+    except ValueError as error:
+        if not str(error).startswith(("array is too big", "Maximum allowed dimension")):
+            raise
+        size = "of more bytes than can be counted"
+    else:
+        return
+    raise MemoryError(f"{what}: an array {size} does not fit into memory; wanted less")

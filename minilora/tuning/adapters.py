@@ -21,8 +21,9 @@ from ..llama.rows import Rows
 from ..methods import Technique
 from ..methods.base import Arrays, Method
 from ..support import show
+from ..support.machine import allocating
 from ..support.meta import dense, is_array, shape_alone
-from ..support.names import peft_hint
+from ..support.names import hinting, peft_hint
 from ..support.plots import human
 from ..support.values import plain, whole
 from .choices import (
@@ -178,6 +179,7 @@ class Tuned:
         """ids (N, T) ints -> logits (N, T, V), without dropout. Raises ValueError for wrong ids."""
         return self.base.logits(ids, self.forward())
 
+    @hinting
     def generate(self, ids, max_new_tokens: int, **choices) -> np.ndarray:
         """Continue each row of ids (N, T) -> (N, T + new): see `generation.generate`."""
         forward = self.forward()
@@ -229,6 +231,9 @@ class Tuned:
         def __getattr__(self, name):
             raise AttributeError(f"'Tuned' object has no attribute {name!r}{peft_hint(name)}")
 
+        def __call__(self, *_, **__):
+            raise TypeError(f"'Tuned' object is not callable{peft_hint('__call__')}")
+
     def _facts(self) -> dict[str, str]:
         trainable, every = self.count_parameters()
         names = [self.targets] if isinstance(self.targets, str) else [*(self.targets or ())]
@@ -272,9 +277,10 @@ def attach(
 ) -> Tuned:
     """Put a technique on a model: it gets fresh arrays, and the base does not change.
 
-    method: a name of METHODS, a Method of your own, or "FILE.py:METHOD", its place. rank: its
-    default where None (8; VeRA 256). alpha: 2·rank where None. rank_pattern, alpha_pattern: {name or regular expression of adapted
-    linears: their own}, as in PEFT. targets: names of linears ("q_proj", or a full name), regular
+    method: a name of METHODS, a Method of your own, or "FILE.py:METHOD", its place.
+    rank: the method's default where None (8; VeRA 256). alpha: 2·rank where None.
+    rank_pattern, alpha_pattern: {name or regular expression of adapted linears: their own}, as in
+    PEFT. targets: names of linears ("q_proj", or a full name), regular
     expressions of them, or "all-linear"; ("q_proj", "v_proj") where None. layers_to_transform,
     layers_pattern, exclude_modules: leave some of them out, see `match_targets`. recompute: needs
     less memory and more time, see `check_recompute`. options: the technique's own, listed below
@@ -311,7 +317,8 @@ def attach(
     if tuned.rank is not None:
         shapes = ((name, model.params[f"{name}.weight"].shape) for name in names)
         warn_of_ranks(record, shapes, {name: _of_layer(tuned, name)[0] for name in names})
-    _fill_layers(tuned, names)
+    with allocating(f"{record.name}: rank {rank}"):
+        _fill_layers(tuned, names)
     return tuned
 
 
