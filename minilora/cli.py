@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         return 141
     except (ValueError, OSError, AssertionError, MemoryError) as error:
         text = " ".join(str(error).split())
-        line = f"minilora: {_own_line(error)}{text or type(error).__name__}"
+        line = f"minilora: {_own().blame(error)}{text or type(error).__name__}"
         print(printable(line), file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
@@ -84,9 +84,11 @@ def _unexpected(error: Exception, argv: list[str]) -> str:
     """One line on an error that no code foresaw, with what to report and how."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    if place := _own_line(error):
-        return f"minilora: {place}{what} (with {DEBUG}=1 a traceback)"
     place = f"{Path(last.filename).name}:{last.lineno}"
+    if files := _own().files():
+        where = f"{own_line}{what}" if (own_line := _own().blame(error)) else f"{what} in {place}"
+        more = f"minilora gradcheck --method {files[-1][0]} checks it, {DEBUG}=1 prints a traceback"
+        return f"minilora: {where}, with a technique of a file; {more}"
     command = shlex.join(["minilora", *argv])
     return (
         f"minilora: this should not happen: {what} in {place}; please report it with this command: "
@@ -94,10 +96,9 @@ def _unexpected(error: Exception, argv: list[str]) -> str:
     )
 
 
-def _own_line(error: Exception) -> str:
-    """Where the error arose in a technique's own file, if one was read; else ""."""
-    own = sys.modules.get(f"{__package__}.methods.own")
-    return own.blame(error) if own else ""
+def _own():
+    """What knows the techniques of files; imported late, since `--help` is quick without it."""
+    return importlib.import_module(".methods.own", __package__)
 
 
 def parser() -> argparse.ArgumentParser:

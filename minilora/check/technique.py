@@ -24,8 +24,8 @@ def check_method(record: Method) -> Iterator[str]:
     names = [*inspect.signature(record.op.forward).parameters]
     rng, W = np.random.default_rng(0), np.random.default_rng(1).standard_normal((O, I))
     args = _fresh(record, W, rng)
-    if missing := [n for n in names if n not in {*args, "x", "xd"}]:
-        raise ValueError(f"{record.name}: init gives no {missing[0]}, which the pair takes")
+    if missing := [n for n in (*names, *record.trains) if n not in {*args, "x", "xd"}]:
+        raise ValueError(f"{record.name}: init gives no {missing[0]}, which the record names")
     for seed in (0, 1) if record.has_dropout else (0,):
         case = examples.of_method(record, seed, I=I, O=O, r=RANK)
         frozen = examples.frozen_of(record)
@@ -42,7 +42,10 @@ def check_method(record: Method) -> Iterator[str]:
     if counted != numbers:
         raise ValueError(f"{record.name}: count gives {counted} for {numbers} trained numbers")
     yield f"count is what trains, {counted} numbers here"
-    _fresh(record, Meta(W.shape, W.dtype), rng)
+    narrow = _fresh(record, Meta(W.shape, np.float32), rng)
+    if wide := [n for n in record.trains if narrow[n].dtype != np.float32]:
+        found = narrow[wide[0]].dtype
+        raise ValueError(f"{record.name}: init makes a {wide[0]} of {found} for a W of float32")
     shapes = [Meta(a.shape, a.dtype) if is_array(a) else a for a in (x, *rest)]
     record.op.backward(*record.op.forward(*shapes))
     yield "runs on shapes alone"

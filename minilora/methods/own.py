@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..support.files import read_text
+from ..support.files import find, read_text
 from .base import Method
 
 GROUP = "minilora.methods"  # the entry points of installed packages
@@ -42,7 +42,9 @@ def load(place: str, text: str | None = None) -> Method:
     place = f"{path}:{name}"
     known = {method: record for method, record in METHODS.items() if _place(method) != place}
     if (place, text) not in _files.values():
-        record = _checked(place, _run(path, text).get(name), known)
+        names = _run(path, text)
+        records = {key: value for key, value in names.items() if isinstance(value, Method)}
+        record = _checked(place, find(f"technique in {path}", name, records), known)
         METHODS[record.name], _files[record.name] = record, (place, text)
     return next(METHODS[method] for method, file in _files.items() if file == (place, text))
 
@@ -56,7 +58,7 @@ def _run(path, text) -> dict[str, Any]:
         sys.path.append(folder)
     try:
         exec(compile(text, path, "exec"), vars(module))
-    except Exception as error:  # whatever the reader's own code raises
+    except (Exception, SystemExit) as error:  # whatever the reader's own code raises
         if isinstance(error, SyntaxError):
             lines = [error.lineno]
         else:
@@ -74,6 +76,8 @@ def _checked(place, record, known: Mapping[str, Method]) -> Method:
         raise ValueError(f"{place} is a {type(record).__name__}, wanted a Method")
     if not record.name.isidentifier():
         raise ValueError(f"{place}: its name is {record.name!r}, wanted one such as my_method")
+    if isinstance(record.trains, str):
+        raise ValueError(f"{place}: trains is {record.trains!r}, wanted {(record.trains,)!r}")
     if record.name in known:
         whose = _place(record.name) or "minilora"
         raise ValueError(f"{place}: its name {record.name!r} is taken by {whose}, wanted another")
