@@ -31,6 +31,8 @@ def check_method(record: Method) -> Iterator[str]:
         frozen = examples.frozen_of(record)
         checked = gradcheck(record.op.forward, record.op.backward, *case, frozen=frozen)
         yield f"{', '.join(f'd{name}' for name in checked)} right{', dropout' * seed}"
+    if (found := np.shape(record.delta(**args))) != W.shape:
+        raise ValueError(f"{record.name}: delta has shape {found}, wanted {W.shape}")
     _same(record, "a fresh adapter changes the weight", _whole(record, args), W)
     yield "a fresh adapter changes nothing"
     x, *rest = examples.of_method(record, I=I, O=O, r=RANK)
@@ -66,7 +68,5 @@ def _whole(record, args):
 
 def _same(record, what, got, wanted):
     """Raises ValueError unless two arrays agree but for rounding."""
-    if np.shape(got) != wanted.shape:
-        raise ValueError(f"{record.name}: {what}: shape {np.shape(got)}, wanted {wanted.shape}")
     if (error := np.abs(got - wanted).max()) > 1e-10 * np.abs(wanted).max():
         raise ValueError(f"{record.name}: {what}: the largest difference is {error:.1e}")
