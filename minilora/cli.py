@@ -10,7 +10,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -41,9 +41,10 @@ def main(argv: list[str] | None = None) -> int:
         terminal.drop_output()
         return 141
     except (ValueError, OSError, AssertionError, MemoryError) as error:
-        text = " ".join(str(error).split())
-        line = f"minilora: {_own().blame(error)}{text or type(error).__name__}"
-        print(printable(line), file=sys.stderr)
+        from .methods import own
+
+        text = own.blame(error) + (" ".join(str(error).split()) or type(error).__name__)
+        print(printable(f"minilora: {text}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print(printable(f"minilora: {str(stop) or 'stopped'}"), file=sys.stderr)
@@ -82,23 +83,19 @@ def _as_ctrl_c(came: threading.Event) -> Iterator[None]:
 
 def _unexpected(error: Exception, argv: list[str]) -> str:
     """One line on an error that no code foresaw, with what to report and how."""
+    from .methods import own
+
     last = traceback.extract_tb(error.__traceback__)[-1]
     what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     place = f"{Path(last.filename).name}:{last.lineno}"
-    if files := _own().files():
-        where = f"{own_line}{what}" if (own_line := _own().blame(error)) else f"{what} in {place}"
-        more = f"minilora gradcheck --method {files[-1][0]} checks it, {DEBUG}=1 prints a traceback"
-        return f"minilora: {where}, with a technique of a file; {more}"
+    if own.FILES:  # a technique's own code, which may fail in ours
+        more = f"minilora gradcheck --method {[*own.FILES.values()][-1][0]} checks a technique"
+        return f"minilora: {own.blame(error) or f'{place}: '}{what}; {more}"
     command = shlex.join(["minilora", *argv])
     return (
         f"minilora: this should not happen: {what} in {place}; please report it with this command: "
         f"{command} (with {DEBUG}=1 it prints a traceback), see SECURITY.md"
     )
-
-
-def _own():
-    """What knows the techniques of files; imported late, since `--help` is quick without it."""
-    return importlib.import_module(".methods.own", __package__)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -127,19 +124,20 @@ class _Command(_Parser):
 
     module = ""
 
-    def _fill(self, words: Sequence[str] = ()):
+    def _fill(self):
         if self.module:
             module = importlib.import_module(f".commands.{self.module}", __package__)
-            arguments = importlib.import_module(".commands.arguments", __package__)
             self.module = ""
-            try:
-                arguments.read_techniques(words)
-            except argparse.ArgumentTypeError as error:
-                self.error(str(error))
             module.add(_Only(self.prog.split()[-1], self))
 
     def parse_known_args(self, args=None, namespace=None):
-        self._fill(args or ())
+        from .commands.arguments import with_techniques
+
+        try:
+            args = [*with_techniques(args)]
+        except (OSError, ValueError) as error:
+            self.error(f"--method: {error}")
+        self._fill()
         known, others = super().parse_known_args(args, namespace)
         for word in others:
             if word.startswith("--"):

@@ -1,8 +1,8 @@
 """mine: LoRA with a pair of its own. Change it into your technique.
 
-minilora gradcheck --method mine.py:METHOD     each part of the record is checked
-minilora train --task past --method mine.py:METHOD --lr 0.02
+minilora gradcheck --method mine.py:METHOD     the gradients
 python mine.py                                 the test below; pytest mine.py runs it too
+minilora train --task past --method mine.py:METHOD --lr 0.02
 """
 
 import math
@@ -11,7 +11,7 @@ import tempfile
 import numpy as np
 
 import minilora as ml
-from minilora.check import check_method
+from minilora.check import examples
 from minilora.methods.base import Method
 from minilora.support.meta import filled
 
@@ -71,20 +71,34 @@ METHOD = Method(
 
 
 def test_mine():
-    """Its parts are right; it learns; it comes back from the disk as it was."""
-    for line in check_method(METHOD):
-        print("✓", line)
-    model = ml.load_model("base")
+    """Gradients, start, training, merged weight, count and bytes, and what comes from the disk."""
+    case, frozen = examples.of_method(METHOD), examples.frozen_of(METHOD)
+    checked = ml.gradcheck(mine.forward, mine.backward, *case, frozen=frozen)
+    print("✓ right:", ", ".join(f"d{name}" for name in checked))
+
+    model = ml.load_model("base").astype(np.float64)
+    ids, targets = batch = ml.batches(ml.load_task("past")[0], model.tokenizer, 8)[0]
     tuned = ml.attach(model, METHOD, rank=4)
-    pairs = ml.load_task("past")[0]
-    losses = ml.train(tuned, ml.batches(pairs, model.tokenizer, 32), steps=20, lr=0.02).losses
-    print(f"✓ the loss falls from {losses[0]:.2f} to {losses[-1]:.2f}")
+    assert np.allclose(tuned.logits(ids), model.logits(ids))
+    print("✓ a fresh adapter changes nothing")
+
+    losses = ml.train(tuned, [batch], steps=10, lr=0.02).losses
     assert losses[-1] < losses[0]
+    print(f"✓ the loss falls from {losses[0]:.2f} to {losses[-1]:.2f}")
+    assert np.allclose(tuned.logits(ids), ml.merge(tuned).logits(ids))
+    print("✓ merged, it answers as before")
+
+    sizes = (model.params[f"{layer}.weight"].shape for layer in tuned.layers)
+    numbers = sum(array.size for array in tuned.trainable.values())
+    assert sum(count(I, O, 4) for O, I in sizes) == numbers
+    assert dict(ml.ledger(tuned, batch=batch)) == dict(ml.measure(tuned, batch=batch))
+    print(f"✓ {numbers:,} numbers train, and the predicted bytes are the measured ones")
+
     with tempfile.TemporaryDirectory() as folder:
         ml.save_adapter(tuned, folder)
         again = ml.load_adapter(model, folder, METHOD)
     for name, array in tuned.trainable.items():
-        assert np.array_equal(again.trainable[name], array), name
+        assert np.allclose(again.trainable[name], array), name
     print("✓ it comes back from the disk as it was")
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from ..llama.model import Llama, ModelConfig, init_params
-from ..methods import METHODS
+from ..methods import METHODS, own
 from ..ops.loss import IGNORED
+from ..support.files import find
 from ..tuning.adapters import Tuned, attach
 from ..tuning.train import train
 from . import turns
@@ -64,11 +65,14 @@ def _of_method(record) -> Case:
     return Case(record.title, record.name, {"rank": rank, "targets": ("q_proj", "v_proj")})
 
 
-def known() -> dict[str, Case]:
-    """The cases by name: one for each technique, and LoRA on all linears."""
-    return {name: _of_method(record) for name, record in METHODS.items()} | {
-        "lora-all": Case("LoRA, all linears", "lora", {"rank": 8, "targets": "all-linear"})
-    }
+CASES = {name: _of_method(record) for name, record in METHODS.items()} | {
+    "lora-all": Case("LoRA, all linears", "lora", {"rank": 8, "targets": "all-linear"})
+}
+
+
+def case(name: str) -> Case:
+    """The case of a name, or of FILE.py:METHOD; raises ValueError with the most similar names."""
+    return _of_method(own.load(name)) if own.is_place(name) else find("case", name, CASES)
 
 
 def make(of: Size, case: Case) -> Tuned:

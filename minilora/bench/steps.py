@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..llama.model import Llama, init_params
-from ..methods import own
 from ..tuning.adapters import attach
 from . import cases, turns
 from .turns import OURS, Settings, Side
@@ -19,7 +18,7 @@ def among_ourselves(settings: Settings) -> list[dict[str, Any]]:
     how = {"names": settings.cases, "rounds": settings.rounds, "seconds": settings.seconds}
     for size in settings.sizes:
         with turns.together(Side(OURS, settings.threads)) as sides:
-            rounds = sides[OURS].ask(timed, size=size, techniques=own.files(), **how)
+            rounds = sides[OURS].ask(timed, size=size, **how)
         records.append(
             {
                 "size": size,
@@ -32,24 +31,13 @@ def among_ourselves(settings: Settings) -> list[dict[str, Any]]:
     return records
 
 
-def timed(
-    size: str,
-    names: Sequence[str],
-    rounds: int,
-    seconds: float,
-    techniques: Sequence[tuple[str, str]] = (),
-) -> turns.Rounds:
-    """The times of the cases on one model in this process, in turns of so many seconds.
-
-    techniques: `own.files` of the process that asks.
-    """
-    for file in techniques:
-        own.load(*file)
+def timed(size: str, names: Sequence[str], rounds: int, seconds: float) -> turns.Rounds:
+    """The times of the cases on one model in this process, in turns of so many seconds."""
     of = cases.SIZES[size]
     model, batches = Llama(of.config, init_params(of.config)), [cases.batch(of)]
-    trains, known = {}, cases.known()
+    trains = {}
     for name in names:
-        case = known[name]
+        case = cases.case(name)
         tuned = attach(model, case.method, **case.how)
         trains[name] = cases.ours(cases.Training(tuned, batches))
     return turns.steps_in_turn(trains, rounds, seconds)

@@ -1,16 +1,14 @@
-"""Is my own pair right, is my technique, and does this machine compute what it should? In words.
+"""Is my own pair right, and does this machine compute what it should? In words.
 
 from minilora.check import check_pair
 check_pair(forward, backward, x, W)          # what is wrong, the numbers and the place, the slip
 
-pairs: a reader's own pair · technique: a reader's own record · slips: the known slips
-words: what is said of a wrong array · verdict: the answer of a check · doctor: this machine
-examples: arguments of every op
+pairs: a reader's own pair · slips: the known slips · words: what is said of a wrong array
+verdict: the answer of a check · doctor: this machine · examples: arguments of every op
 """
 
 from .pairs import check_pair
 from .slips import SLIPS
-from .technique import check_method
 from .verdict import Verdict
 
-__all__ = ["SLIPS", "Verdict", "check_method", "check_pair"]
+__all__ = ["SLIPS", "Verdict", "check_pair"]

@@ -1,9 +1,8 @@
 """Shared by the commands: adding one to the parser, and turning its texts into values."""
 
 import argparse
-import itertools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from ..methods import DEFAULT, METHODS, own
@@ -32,7 +31,7 @@ def adapter_options(
     """Add --method, --rank, --targets, --option; several: --method may be a list."""
     which = default or ", ".join(DEFAULT)
     listed = f"{'some of ' if several else ''}{', '.join(METHODS)}, {OWN} (default: {which})"
-    p.add_argument("--method", type=techniques if several else technique, help=listed)
+    p.add_argument("--method", default=default, help=listed)
     p.add_argument("--rank", "--r", type=int, help="rank of the adapter")
     p.add_argument("--targets", type=names, help="q_proj,v_proj,… or all-linear")
     p.add_argument(
@@ -47,30 +46,18 @@ def adapter_options(
     p.epilog = "\n".join(["what a method takes, with its default:", "", *lines])
 
 
-def technique(text: str) -> str:
-    """A technique's name; where the text is FILE.py:METHOD, that of the record in the file.
-
-    Raises what argparse reports.
+def with_techniques(words: Sequence[str]) -> Iterator[str]:
+    """A command's words, with a technique's name for each FILE.py:METHOD, which is read now, before
+    the parser is made of the options that there are. Raises what `own.load` raises.
     """
-    try:
-        return own.load(text).name if own.is_place(text) else text
-    except (OSError, ValueError) as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def techniques(text: str) -> tuple[str, ...]:
-    """The names of techniques that are separated by commas: see `technique`."""
-    return tuple(technique(part.strip()) for part in text.split(",") if part.strip())
-
-
-def read_techniques(words: Sequence[str]) -> None:
-    """Read the files of the techniques in a command line before its parser is made, which shows
-    their options.
-    """
-    words = [part for word in words for part in word.split("=", 1)]
-    for option, value in itertools.pairwise(words):
-        if option in ("--method", "--methods"):
-            techniques(value)
+    option = ""
+    for word in words:
+        start, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        option = start or option
+        if option in ("--method", "--methods", "--cases"):
+            named = (own.load(n).name if own.is_place(n) else n for n in value.split(","))
+            word = start + equals + ",".join(named)
+        yield word
 
 
 def names(text: str) -> tuple[str, ...] | str:

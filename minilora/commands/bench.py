@@ -7,10 +7,11 @@ from typing import Any
 
 from ..bench import cases
 from ..bench.turns import Settings
+from ..methods import own
 from ..support.files import find, make_folder, write_json
 from ..support.terminal import ANY, width
 from ..support.values import whole
-from .arguments import OWN, command, techniques
+from .arguments import OWN, command
 
 PARTS = ("kernels", "methods", "ladder")
 # part -> (settings -> what is measured; that, and columns of text -> lines)
@@ -34,7 +35,7 @@ def timing_options(p: argparse.ArgumentParser, parts: Iterable[str], usual: Sett
     sizes = f"of {' '.join(cases.SIZES)} ({' '.join(usual.sizes)})"
     p.add_argument("--sizes", nargs="*", default=usual.sizes, help=f"sizes of the model, {sizes}")
     what = f"methods, {OWN}, and lora-all: LoRA on all linears"
-    p.add_argument("--cases", "--method", "--methods", nargs="*", type=techniques, help=what)
+    p.add_argument("--cases", "--method", "--methods", nargs="*", help=what)
     p.add_argument("--rounds", type=int, default=usual.rounds, help="turns (%(default)s)")
     p.add_argument("--seconds", type=float, default=usual.seconds, help="of a turn (%(default)s)")
     p.add_argument("--threads", type=int, default=usual.threads, help="threads (%(default)s)")
@@ -42,10 +43,12 @@ def timing_options(p: argparse.ArgumentParser, parts: Iterable[str], usual: Sett
 
 def settings_of(a: argparse.Namespace, parts: Iterable[str], usual: Settings) -> dict[str, Any]:
     """What `Settings` takes; raises ValueError for what is not known or not positive."""
-    chosen = tuple(name for listed in a.cases or () for name in listed) or usual.cases
+    named = ",".join(a.cases or usual.cases).split(",")
+    chosen = tuple(own.spelled(name) for name in named)  # another process reads the file again
+    for name in chosen:
+        cases.case(name)
     for what, names, known in (
         ("size", a.sizes, cases.SIZES),
-        ("case", chosen, cases.known()),
         ("part", a.parts, dict.fromkeys(parts)),
     ):
         for name in names:

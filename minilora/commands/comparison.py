@@ -5,14 +5,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ..methods import DEFAULT, METHODS, own
+from ..methods import DEFAULT, METHODS
 from ..support.files import make_folder, nearest, replacing
 from ..support.locks import using
 from ..support.plots import rows
 from ..support.terminal import width
 from ..support.values import whole
 from ..tuning.choices import find_method
-from .arguments import OWN, command, given, names, read_number, read_whole, techniques
+from .arguments import OWN, command, given, names, read_number, read_whole
 
 
 def add(commands) -> None:
@@ -55,11 +55,7 @@ def _comparison_options(p):
         "--task", default="past", help="a task of the word lab, or category (%(default)s)"
     )
     p.add_argument("--base", help="'base', smollm2-135m or a model's folder (the task's)")
-    p.add_argument(
-        "--methods",
-        type=techniques,
-        help=f"some of {all_methods}, {OWN} ({default}; category: without full)",
-    )
+    p.add_argument("--methods", type=names, help=f"some of {all_methods}, {OWN} ({default})")
     p.add_argument("--train-size", type=int, help="words to train on (300; category: 800)")
     p.add_argument(
         "--rank",
@@ -89,15 +85,14 @@ def settings_of(a):
     counts = given(a, "steps", "seeds", "train_size")
     for name, value in counts.items():
         whole(f"--{name.replace('_', '-')}", value, 1)
-    named = [r.partition("=") for r in a.rank if "=" in r]
-    ranks = {find_method(name).name: read_whole("--rank", value) for name, _, value in named}
+    own = {k: read_whole("--rank", v) for k, _, v in (r.partition("=") for r in a.rank if "=" in r)}
     common = [read_whole("--rank", r) for r in a.rank if "=" not in r]
-    for name in methods:
+    for name in (*methods, *own):
         find_method(name)
     wide = {name: r.default_rank for name, r in METHODS.items() if r.rank_above_width}
     rank = common[-1] if common else start.rank
     others = given(a, "base", "targets")
-    return start.changed(methods=methods, rank=rank, ranks=wide | ranks, **counts, **others)
+    return start.changed(methods=methods, rank=rank, ranks=wide | own, **counts, **others)
 
 
 def compare(a) -> None:
@@ -160,7 +155,6 @@ def _given_rates(texts) -> dict[str, float]:
             raise ValueError(
                 f"--lr: got {text!r}, wanted METHOD=RATE, as lora={text}: each has its own rate"
             )
-        name = find_method(name).name if own.is_place(name) else name
         if name not in (*METHODS, SCRATCH):
             raise nearest("method", name, [*METHODS, SCRATCH])
         try:

@@ -156,10 +156,11 @@ def _settings(a) -> dict[str, dict[str, Any]]:
 
 
 def _methods(a) -> list[str]:
-    """The methods of --method; none if it was not given."""
+    """The methods of --method, separated by commas; none if it was not given."""
     if a.method is None:
         options(a.option, None)  # raises ValueError if there is an --option: whose would it be?
-    return [*(a.method or ())]
+        return []
+    return [name.strip() for name in a.method.split(",")]
 
 
 def config_of(name: str) -> ModelConfig:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..support.files import find
-from .arguments import OWN, command, given, technique
+from .arguments import OWN, command, given
 
 BASE = "'base', smollm2-135m, a model's folder or a .gguf file (%(default)s)"
 METHOD = f"the technique of the adapter, {OWN} (the one that its files name)"
@@ -19,7 +19,7 @@ def add(commands) -> None:
     p = command(commands, "generate", generate)
     p.add_argument("--base", default="base", help=BASE)
     p.add_argument("--adapter", type=Path, help=ADAPTER)
-    p.add_argument("--method", type=technique, help=METHOD)
+    p.add_argument("--method", help=METHOD)
     p.add_argument("--prompt", required=True, help="the text; with --task only the word")
     p.add_argument("--task", help="write the prompt as this task does: tag + word + '>'")
     p.add_argument("--chat", action="store_true", help="put the prompt into the chat template")
@@ -32,7 +32,7 @@ def add(commands) -> None:
     p = command(commands, "merge", merge)
     p.add_argument("--base", default="base", help=BASE)
     p.add_argument("--adapter", type=Path, required=True, help=ADAPTER)
-    p.add_argument("--method", type=technique, help=METHOD)
+    p.add_argument("--method", help=METHOD)
     p.add_argument("--out", type=Path, required=True, help="folder of the merged model")
 
 

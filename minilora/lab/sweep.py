@@ -108,7 +108,7 @@ def sweep_cells(axes: Mapping[str, Sequence[Any]]) -> list[Cell]:
     for method, record in methods.items():
         fixed = {n: axes[n] for n in common if n not in ADAPTERS or n in record.takes}
         options = grid(**{name: axes[name] for name in own if name in record.options})
-        fixed |= {"source": version(method)} if version(method) else {}
+        fixed |= version(method)
         work += grid(**{"lr": [None], **fixed, "method": method, "options": options})
     return [_checked(cell) for cell in work]
 

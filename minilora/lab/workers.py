@@ -39,7 +39,7 @@ def each(
     if not calls:
         return
     jobs = min(jobs or cores(), len(calls))
-    here = is_plain(), own.files()
+    here = is_plain(), [*own.FILES.values()]
     work = [(place, function, call, *here) for place, call in enumerate(calls)]
     yield from _here(work, jobs) if dask is None else _on_cluster(work, jobs, dask)
 

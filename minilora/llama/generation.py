@@ -41,6 +41,7 @@ class KVCache:
         self.lengths[rows.spans[:, 2] // self.capacity] = rows.spans[:, 3] - rows.spans[:, 2]
 
 
+@allocating("generate")
 def generate(
     model,
     ids,
@@ -72,8 +73,7 @@ def generate(
     max_new_tokens = whole("generate: max_new_tokens", max_new_tokens)
     rng = np.random.default_rng(whole("generate: seed", seed))
     lengths, W = np.array([len(p) for p in prompts]), array(model.head(forward))
-    with allocating(f"generate: max_new_tokens {max_new_tokens}"):
-        cache = KVCache(model.config, len(prompts), lengths.max() + max_new_tokens, model.dtype)
+    cache = KVCache(model.config, len(prompts), lengths.max() + max_new_tokens, model.dtype)
     going, columns = np.arange(len(prompts)), []  # the rows that have not ended; the new tokens
     new, count = np.concatenate(prompts), lengths
     for _ in range(max_new_tokens):

@@ -134,6 +134,7 @@ def ledger(
     return dataclasses.replace(row, optimizer=optimizer, peak=row.peak + change)
 
 
+@allocating("memory")
 def _batch(batch_size, seq_len, batch, tokens=np.zeros) -> Batch:
     """ids and targets (N, T): those given, or tokens((N, T), int) that all count."""
     if batch is not None:
@@ -145,8 +146,7 @@ def _batch(batch_size, seq_len, batch, tokens=np.zeros) -> Batch:
         raise ValueError("memory: got no sizes, wanted batch_size and seq_len, or batch=")
     for name, n in (("batch_size", batch_size), ("seq_len", seq_len)):
         whole(f"memory: {name}", n, 1)
-    with allocating(f"memory: a batch of {batch_size} x {seq_len} tokens"):
-        ids = tokens((batch_size, seq_len), int)
+    ids = tokens((batch_size, seq_len), int)
     return ids, ids
 
 

@@ -17,4 +17,4 @@ DEFAULT = ("full", "lora", "lora_fa", "vera", "delta_lora", "lora_plus")  # wher
 METHODS: dict[str, Method] = {
     name: importlib.import_module(f".{name}", __name__).METHOD for name in ORDER
 }
-METHODS.update(own.installed(METHODS))
+own.add_installed(METHODS)

@@ -53,22 +53,16 @@ def forget_peak() -> None:
 
 @contextlib.contextmanager
 def allocating(what: str) -> Iterator[None]:
-    """An array of the with block that cannot be made is a MemoryError in our words.
-
-    "lora: rank 1000000000: an array of 477 GiB, (1000000000, 128) of float32, does not fit into
-    memory".
+    """In the with block, or in a function that it decorates, an array that cannot be made is a
+    MemoryError in our words: "attach: an array of 477 GiB, (1000000000, 128) of float32, …".
     """
     try:
         yield
-    except MemoryError as error:
+    except (MemoryError, ValueError) as error:
         shape, dtype = getattr(error, "shape", None), getattr(error, "dtype", None)
-        if not shape or not dtype:  # NumPy's error has them
+        size = "too many bytes to count"
+        if shape and dtype:  # NumPy's MemoryError has them
+            size = f"{human(math.prod(shape) * dtype.itemsize)}, {shape} of {dtype},"
+        elif not str(error).startswith(("array is too big", "Maximum allowed dimension")):
             raise
-        size = f"of {human(math.prod(shape) * dtype.itemsize)}, {shape} of {dtype},"
-    except ValueError as error:
-        if not str(error).startswith(("array is too big", "Maximum allowed dimension")):
-            raise
-        size = "of more bytes than can be counted"
-    else:
-        return
-    raise MemoryError(f"{what}: an array {size} does not fit into memory; wanted less")
+        raise MemoryError(f"{what}: an array of {size} does not fit into memory") from None

@@ -11,6 +11,7 @@ PEFT_NAMES = {
     "lora_dropout": "dropout",
     "vera_dropout": "dropout",
     "use_rslora": "rank_stabilized",
+    "use_dora": "the method 'dora'",
     "loraplus_lr_ratio": "ratio",
     "modules_to_save": "the method 'full', which trains the whole model; an adapter trains alone",
     "init_lora_weights": "seed, which draws A; B starts at 0",

@@ -317,14 +317,14 @@ def attach(
     if tuned.rank is not None:
         shapes = ((name, model.params[f"{name}.weight"].shape) for name in names)
         warn_of_ranks(record, shapes, {name: _of_layer(tuned, name)[0] for name in names})
-    with allocating(f"{record.name}: rank {rank}"):
-        _fill_layers(tuned, names)
+    _fill_layers(tuned, names)
     return tuned
 
 
 attach.__doc__ = f"{attach.__doc__}\n{describe_options()}\n"
 
 
+@allocating("attach")
 def _fill_layers(tuned, names):
     """Make the shared arrays and the arguments of these linears, with a technique's copy of W."""
     record, rng = tuned.record, np.random.default_rng(tuned.seed)

@@ -17,7 +17,7 @@ from ..support import blas
 from ..support.files import check_kind, errors_at, parse_json
 from ..support.meta import dense
 from .adapters import Tuned, attach, shapes_of
-from .choices import check_options, find_method, saved_method
+from .choices import check_options, saved_method
 from .optim import AdamW
 
 ABOUT = "minilora_checkpoint"  # the name of our entry in the file's metadata
@@ -84,10 +84,9 @@ def load(path: str | Path, tuned: Tuned, adam: AdamW, settings: Mapping[str, Any
 
 
 def load_tuned(path: str | Path, model: Llama, method: str | Method | None = None) -> Tuned:
-    """The adapter in a checkpoint, on the base that it was trained on.
+    """The adapter in a checkpoint, on the base that it was trained on; method: see `saved_method`.
 
-    method: its technique, where that is in no table. Raises ValueError for a damaged file, one that
-    is no checkpoint, another base, and another technique.
+    Raises ValueError for a damaged file, one that is no checkpoint, another base or technique.
     """
     arrays, saved = _read(path)
     check_kind(path, "it", saved, {"method": "", "base": "", "options": {}, "seed": 0})
@@ -98,12 +97,7 @@ def load_tuned(path: str | Path, model: Llama, method: str | Method | None = Non
         )
     given = {name: saved.get(name) for name in ("rank", "alpha", *PATTERNS)}
     given["targets"] = _layers(model, arrays)
-    record = saved_method(path, saved["method"]) if method is None else find_method(method)
-    if record.name != saved["method"]:
-        raise ValueError(
-            f"{path}: a checkpoint settles its method and options: {saved['method']!r:.80}, "
-            f"got {record.name!r}"
-        )
+    record = saved_method(path, saved["method"], method)
     with errors_at(path):
         taken = {k: v for k, v in given.items() if v and k in (*record.takes, *PATTERNS)}
         how = {"seed": saved["seed"], **taken, **check_options(record, saved["options"])}

@@ -37,16 +37,17 @@ def find_method(method: str | Method) -> Method:
     return METHODS[method]
 
 
-def saved_method(path: Any, name: str | Method) -> Method:
-    """The technique that a file names. No code is read from a place that a file names.
+def saved_method(path: Any, saved: Any, method: str | Method | None) -> Method:
+    """The technique that a file names; method: the caller's, which takes one of their own.
 
-    Raises ValueError, with what to give, for a technique that is unknown here.
+    No code is read from where a file says. Raises ValueError for an unknown or another technique.
     """
-    if isinstance(name, Method):
-        return name
-    if name not in METHODS:
-        raise ValueError(f"{path}: {name!r:.80} is unknown here, {UNKNOWN}")
-    return METHODS[name]
+    record = METHODS.get(saved) if method is None else find_method(method)
+    if record is None:
+        raise ValueError(f"{path}: {saved!r:.80} is unknown here, {UNKNOWN}")
+    if record.name != saved:
+        raise ValueError(f"{path}: stored as {saved!r:.80}, which is not {record.name}")
+    return record
 
 
 def _letters(name):
@@ -239,7 +240,7 @@ def check_options(record: Method, options: Mapping[str, Any], **common: Any) -> 
             raise ValueError(f"{record.name}: takes no {name}, got {value!r}")
     for name in options:
         if name not in record.options:
-            if ours := peft_hint(name) or _peft_method(name):
+            if ours := peft_hint(name):
                 raise ValueError(f"{record.name}: got the option {name}{ours}")
             raise nearest(f"option of {record.name}", name, record.options)
     values = {**record.options, **{k: plain(v) for k, v in options.items()}}
@@ -249,9 +250,3 @@ def check_options(record: Method, options: Mapping[str, Any], **common: Any) -> 
     if record.check:
         record.check(values)
     return values
-
-
-def _peft_method(name):
-    """The technique that is an option of a config in PEFT, as use_dora is."""
-    claimed = (m for m, its in METHODS.items() if its.peft and name in its.peft.claims)
-    return next((f"; wanted the method {m!r}" for m in claimed), "")

@@ -53,7 +53,7 @@ def attach_as_stored(model, path, config, own, method, options) -> Tuned:
     for name, of in (("rank_pattern", int), ("alpha_pattern", float)):
         given[name] = _pattern(path, name, settings, of, model, given["targets"])
     read = {k: v for k, v in fields.items() if k in record.options and v is not None}
-    saved = own["options"] if _name(own.get("method")) == record.name else {}
+    saved = own["options"] if own.get("method") == record.name else {}
     saved = {k: v for k, v in saved.items() if k in record.options}  # LoRA+'s ratio and the like
     fixed = saved | read if restores else read
     differ = {k for k in fixed.keys() & options.keys() - {*START} if options[k] != fixed[k]}
@@ -61,10 +61,6 @@ def attach_as_stored(model, path, config, own, method, options) -> Tuned:
         raise ValueError(f"{path}: {min(settled)} is settled by the adapter's own files")
     with errors_at(path):
         return attach(model, record, **given, **{**saved, **read, **options})
-
-
-def _name(method):
-    return method.name if isinstance(method, Method) else method
 
 
 def _technique(path, config, own, method) -> tuple[Method, dict[str, Any]]:
@@ -111,12 +107,12 @@ def _own_technique(path, config, own, method) -> Method:
     """The technique of a form that only this library reads: whole weights, or its own arrays."""
     kind = config["peft_type"]
     whole = next(name for name, record in METHODS.items() if record.whole_model)
-    stored = whole if kind == "FULL" else own.get("method")
-    if stored is None and method is None:
+    if kind == "MINILORA" and "method" not in own:
         raise ValueError(f"{path}: peft_type is {kind!r}, and nothing says which technique")
-    record = saved_method(path, stored) if method is None else find_method(method)
-    if kind == "MINILORA" and record.name != _name(stored):
-        raise ValueError(f"{path}: stored as {_name(stored)}, which is not {record.name}")
+    if kind == "FULL":
+        record = find_method(method or whole)
+    else:
+        record = saved_method(path, own["method"], method)
     if (kind == "FULL") != record.whole_model:
         form = "whole weights" if kind == "FULL" else "an adapter"
         raise ValueError(f"{path}: stored as {form}, which {record.name} cannot train on")
@@ -198,7 +194,7 @@ def restores_arrays(record: Method | None, own: Mapping[str, Any]) -> bool:
     """Did this technique write the file, with arrays from which it computes its own?"""
     if record is None or record.peft is None or record.peft.restore is None:
         return False
-    return _name(own.get("method")) == record.name
+    return own.get("method") == record.name
 
 
 def drawn_keys(record: Method, config: Mapping[str, Any]) -> set[str]:

@@ -94,12 +94,13 @@ def _check_written(tuned, config, arrays):
     """Raises ValueError unless PEFT's reading of the files gives each linear's change again."""
     if tuned.record.whole_model:
         return
-    own = {}
+    own, method = {}, None
     if tuned.record.peft is None:
-        own = {"method": tuned.record, "options": tuned.options, "alpha": tuned.alpha}
+        own = {"method": tuned.method, "options": tuned.options, "alpha": tuned.alpha}
+        method = tuned.record
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # attach warned of the ranks
-        again = attach_as_stored(tuned.base, tuned.method, config, own, None, {})
+        again = attach_as_stored(tuned.base, tuned.method, config, own, method, {})
         _fill(again, tuned.method, arrays, drawn_keys(again.record, config))
     form = f"its form on disk ({config['peft_type']}, read as {again.method})"
     for layer, arguments in tuned.layers.items():

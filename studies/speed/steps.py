@@ -50,7 +50,7 @@ def _one(size: str, case: str, settings: Settings) -> dict[str, Any]:
         **found,
         "sides": summaries,
         "memory": memory,
-        "flops": flops(cases.SIZES[size], cases.known()[case]),
+        "flops": flops(cases.SIZES[size], cases.CASES[case]),
         "peak_flops": peak,
         "ratios": _ratios(rounds, summaries, memory),
     }
@@ -154,7 +154,7 @@ def check(case: str, losses: dict[str, Sequence[float]]) -> dict[str, float]:
     Raises ValueError unless the losses agree, step by step. PEFT has no technique that moves
     weights: it runs LoRA instead, and only the first loss is compared.
     """
-    steps = 1 if METHODS[cases.known()[case].method].after_step else None
+    steps = 1 if METHODS[cases.CASES[case].method].after_step else None
     ours, *others = losses
     largest = dict.fromkeys(others, 0.0)
     for other in others:

@@ -20,7 +20,7 @@ def start(side: str, which: str, case: str, threads: int) -> dict[str, float]:
     measured. Returns how many rows a batch has: see `masked.rows`. Raises ValueError for an unknown
     training or case.
     """
-    attached, make = find("case", case, cases.known()), find("training", which, masked.TRAININGS)
+    attached, make = find("case", case, cases.CASES), find("training", which, masked.TRAININGS)
     _now.clear()
     gc.collect()  # a worker that had a training before gives its memory back
     _train(side, threads, masked.TRAININGS["toy"](attached))(1)

@@ -85,7 +85,7 @@ def test_a_warm_step_makes_no_page_faults(method):
 import resource, numpy as np, minilora as ml
 from minilora.bench import cases
 size = cases.SIZES["tiny"]
-tuned = cases.make(size, cases.known()[{method!r}])
+tuned = cases.make(size, cases.CASES[{method!r}])
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 seen = []
 evaluate = lambda tuned: seen.append(faults())

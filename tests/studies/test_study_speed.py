@@ -25,7 +25,7 @@ def test_flops_by_hand():
     tiny = cases.size(C=4, L=1, H=2, G=1, F=8, V=16, N=1, T=2)
     weights = 4 * 4 + 2 * (2 * 4) + 4 * 4 + 3 * 8 * 4 + 16 * 4
     attention = 2 * 2 * (2 * 2 * 2 * 2) / 2  # q kᵀ and p v, 2 a multiply-add, for 2 heads of 2
-    lora, full = (steps.flops(tiny, cases.known()[name]) for name in ("lora", "full"))
+    lora, full = (steps.flops(tiny, cases.CASES[name]) for name in ("lora", "full"))
     assert lora == 2 * 2 * 2 * weights + 3.5 * attention * 1
     assert full - lora == 2 * 2 * weights
 
@@ -119,7 +119,7 @@ def test_every_table_of_a_record_is_as_narrow_as_the_terminal(name, capsys, monk
 def test_instructions_have_the_lengths_that_they_promise():
     """A sequence: a prompt without targets, an answer with them, padding."""
     lengths = set()
-    for ids, targets in masked.few_tokens(cases.known()["lora"]).batches:
+    for ids, targets in masked.few_tokens(cases.CASES["lora"]).batches:
         counts = targets != -100
         first, last = counts.argmax(axis=1), counts.shape[1] - counts[:, ::-1].argmax(axis=1)
         assert (counts.sum(axis=1) == last - first).all() and last.max() == ids.shape[1]
@@ -142,7 +142,7 @@ def test_rows_by_hand():
 def test_words_are_the_training_of_a_comparison(by_length):
     comparison = Settings().changed(by_length=by_length)
     make = masked.words if by_length == 1 else masked.words_by_length
-    found = make(cases.known()["vera"])
+    found = make(cases.CASES["vera"])
     words = runs.load_words(comparison)
     wanted = runs.make_batches(found.tuned.base, words.train, comparison, seed=0)
     assert len(found.batches) == comparison.steps == 150
@@ -150,7 +150,7 @@ def test_words_are_the_training_of_a_comparison(by_length):
         assert np.array_equal(ids, wanted_ids) and np.array_equal(targets, wanted_targets)
     chosen = rates.chosen_for("past", rates.read())["vera"]
     assert found.recipe["lr"] == chosen["lr"] and found.recipe["warmup"] == 15
-    assert masked.words(cases.known()["lora-all"]).recipe["lr"] == 0.02 / 4
+    assert masked.words(cases.CASES["lora-all"]).recipe["lr"] == 0.02 / 4
     assert found.tuned.rank == chosen["rank"]
     model, settings = found.tuned.base, comparison.changed(ranks={"vera": chosen["rank"]}, steps=2)
     _, history = runs.run(model, words, settings, "vera", chosen["lr"], seed=0)
@@ -173,7 +173,7 @@ def test_torch_trains_alike_padded_and_packed(case):
     pytest.importorskip("peft")
     from studies.speed.theirs import theirs
 
-    made = masked.few_tokens(cases.known()[case])
+    made = masked.few_tokens(cases.CASES[case])
     recipe = dict(lr=0.02, schedule="linear", warmup=2, betas=(0.9, 0.98), weight_decay=0.1)
     made = dataclasses.replace(made, recipe={**recipe, "clip": 0.05})
     padded, packed = (theirs(made, side, threads=1)(8)[0] for side in (sides.PADDED, sides.PACKED))
