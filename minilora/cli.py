@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     terminated = threading.Event()
     try:
         with _as_ctrl_c(terminated), contextlib.redirect_stdout(terminal.Printable(sys.stdout)):
-            with machine.allocating("minilora"):
+            with machine.allocating("a size"):
                 arguments.command(arguments)
             sys.stdout.flush()
     except BrokenPipeError:

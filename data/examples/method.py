@@ -71,7 +71,7 @@ METHOD = Method(
 
 
 def test_mine():
-    """Gradients, start, training, merged weight, count and bytes, and what comes from the disk."""
+    """Gradients, start, count and bytes, training, the merged weight, what comes from the disk."""
     case, frozen = examples.of_method(METHOD), examples.frozen_of(METHOD)
     checked = ml.gradcheck(mine.forward, mine.backward, *case, frozen=frozen)
     print("✓ right:", ", ".join(f"d{name}" for name in checked))
@@ -82,17 +82,17 @@ def test_mine():
     assert np.allclose(tuned.logits(ids), model.logits(ids))
     print("✓ a fresh adapter changes nothing")
 
-    losses = ml.train(tuned, [batch], steps=10, lr=0.02).losses
-    assert losses[-1] < losses[0]
-    print(f"✓ the loss falls from {losses[0]:.2f} to {losses[-1]:.2f}")
-    assert np.allclose(tuned.logits(ids), ml.merge(tuned).logits(ids))
-    print("✓ merged, it answers as before")
-
     sizes = (model.params[f"{layer}.weight"].shape for layer in tuned.layers)
     numbers = sum(array.size for array in tuned.trainable.values())
     assert sum(count(I, O, 4) for O, I in sizes) == numbers
     assert dict(ml.ledger(tuned, batch=batch)) == dict(ml.measure(tuned, batch=batch))
     print(f"✓ {numbers:,} numbers train, and the predicted bytes are the measured ones")
+
+    losses = ml.train(tuned, [batch], steps=5, lr=0.02).losses
+    assert losses[-1] < losses[0]
+    print(f"✓ the loss falls from {losses[0]:.2f} to {losses[-1]:.2f}")
+    assert np.allclose(tuned.logits(ids), ml.merge(tuned).logits(ids))
+    print("✓ merged, it answers as before")
 
     with tempfile.TemporaryDirectory() as folder:
         ml.save_adapter(tuned, folder)

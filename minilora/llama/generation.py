@@ -41,7 +41,7 @@ class KVCache:
         self.lengths[rows.spans[:, 2] // self.capacity] = rows.spans[:, 3] - rows.spans[:, 2]
 
 
-@allocating("generate")
+@allocating("generate: max_new_tokens")
 def generate(
     model,
     ids,

@@ -134,7 +134,7 @@ def ledger(
     return dataclasses.replace(row, optimizer=optimizer, peak=row.peak + change)
 
 
-@allocating("memory")
+@allocating("memory: the batch")
 def _batch(batch_size, seq_len, batch, tokens=np.zeros) -> Batch:
     """ids and targets (N, T): those given, or tokens((N, T), int) that all count."""
     if batch is not None:

@@ -54,7 +54,7 @@ def forget_peak() -> None:
 @contextlib.contextmanager
 def allocating(what: str) -> Iterator[None]:
     """In the with block, or in a function that it decorates, an array that cannot be made is a
-    MemoryError in our words: "attach: an array of 477 GiB, (1000000000, 128) of float32, …".
+    MemoryError in our words: "attach: rank is too large: an array of 477 GiB, …".
     """
     try:
         yield
@@ -65,4 +65,4 @@ def allocating(what: str) -> Iterator[None]:
             size = f"{human(math.prod(shape) * dtype.itemsize)}, {shape} of {dtype},"
         elif not str(error).startswith(("array is too big", "Maximum allowed dimension")):
             raise
-        raise MemoryError(f"{what}: an array of {size} does not fit into memory") from None
+        raise MemoryError(f"{what} is too large: an array of {size} does not fit into memory") from None

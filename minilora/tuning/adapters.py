@@ -324,7 +324,7 @@ def attach(
 attach.__doc__ = f"{attach.__doc__}\n{describe_options()}\n"
 
 
-@allocating("attach")
+@allocating("attach: rank")
 def _fill_layers(tuned, names):
     """Make the shared arrays and the arguments of these linears, with a technique's copy of W."""
     record, rng = tuned.record, np.random.default_rng(tuned.seed)

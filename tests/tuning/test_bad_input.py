@@ -436,20 +436,20 @@ def test_an_array_that_cannot_be(monkeypatch, capsys):
     model, tuned = base(), ml.attach(base(), "lora")
 
     def no_room(*_):
-        with allocating("lora: rank 9"):
+        with allocating("a rank"):
             raise np._core._exceptions._ArrayMemoryError((10**9, 128), np.dtype("float32"))
 
     for call, said in {
-        no_room: r"lora: rank 9: an array of 477 GiB, \(1000000000, 128\) of float32, does not fit",
-        lambda: ml.attach(model, "vera", rank=10**19): "vera: rank 10{19}: an array of",
-        lambda: tuned.generate([[1]], 10**18): "generate: max_new_tokens 10{18}: an array",
-        lambda: ml.ledger(tuned, 10**18, 8): "memory: a batch of 10{18} x 8 tokens: an",
+        no_room: r"a rank is too large: an array of 477 GiB, \(1000000000, 128\) of float32, does not fit",
+        lambda: ml.attach(model, "vera", rank=10**19): "attach: rank is too large: an array of",
+        lambda: tuned.generate([[1]], 10**18): "max_new_tokens is too large: an array of",
+        lambda: ml.ledger(tuned, 10**18, 8): "memory: the batch is too large: an array of",
     }.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             refuses(call, said, error=MemoryError)
     monkeypatch.setattr("minilora.commands.sizes.count", no_room)
-    assert main(["count"]) == 2 and "lora: rank 9" in capsys.readouterr().err
+    assert main(["count"]) == 2 and "minilora: a rank is too large" in capsys.readouterr().err
     with pytest.raises(MemoryError, match=r"^$"), allocating("another"):
         raise MemoryError
     with pytest.raises(ValueError, match=r"^another$"), allocating("x"):
