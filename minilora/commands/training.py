@@ -27,6 +27,7 @@ def add(commands) -> None:
     columns = "their names in your files (prompt,completion)"
     p.add_argument("--columns", type=names, metavar="PROMPT,COMPLETION", help=columns)
     adapter_options(p, "lora")
+    p.set_defaults(method=None)
     p.add_argument("--adapter", type=Path, help="start from this adapter's folder or checkpoint")
     p.add_argument("--recompute", metavar="WHAT", help="less memory, more time: layers")
     p.add_argument("--alpha", type=float, help="scaling alpha (2·rank)")

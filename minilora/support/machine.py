@@ -65,4 +65,5 @@ def allocating(what: str) -> Iterator[None]:
             size = f"{human(math.prod(shape) * dtype.itemsize)}, {shape} of {dtype},"
         elif not str(error).startswith(("array is too big", "Maximum allowed dimension")):
             raise
-        raise MemoryError(f"{what} is too large: an array of {size} does not fit into memory") from None
+        words = f"{what} is too large: an array of {size} does not fit into memory"
+        raise MemoryError(words) from None
