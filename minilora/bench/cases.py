@@ -72,7 +72,7 @@ CASES = {name: _of_method(record) for name, record in METHODS.items()} | {
 
 def case(name: str) -> Case:
     """The case of a name, or of FILE.py:METHOD; raises ValueError with the most similar names."""
-    return _of_method(own.load(name)) if own.is_place(name) else find("case", name, CASES)
+    return _of_method(own.read(name)) if own.is_place(name) else find("case", name, CASES)
 
 
 def make(of: Size, case: Case) -> Tuned:

@@ -48,14 +48,14 @@ def adapter_options(
 
 def with_techniques(words: Sequence[str]) -> Iterator[str]:
     """A command's words, with a technique's name for each FILE.py:METHOD, which is read now, before
-    the parser is made of the options that there are. Raises what `own.load` raises.
+    the parser is made of the options that there are. Raises what `own.read` raises.
     """
     option = ""
     for word in words:
         start, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
         option = start or option
         if option in ("--method", "--methods", "--cases"):
-            named = (own.load(n).name if own.is_place(n) else n for n in value.split(","))
+            named = (own.read(n).name if own.is_place(n) else n for n in value.split(","))
             word = start + equals + ",".join(named)
         yield word
 

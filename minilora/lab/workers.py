@@ -141,7 +141,7 @@ def cores() -> int:
 def _placed(place, function, call, only_pages, techniques):
     """Runs in the worker, with the techniques of the caller's files, with or without twins."""
     for file in techniques:
-        own.load(*file)
+        own.read(*file)
     with plain(only_pages):
         return place, function(*call)
 

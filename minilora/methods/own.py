@@ -1,6 +1,6 @@
 """Techniques from outside the package: FILE.py:METHOD, and those that installed packages offer.
 
-A file's record is in METHODS once the file was read. Another process is given FILES to `load`.
+A file's record is in METHODS once the file was read. Another process is given FILES to `read`.
 """
 
 import importlib.metadata
@@ -27,7 +27,7 @@ def is_place(name: Any) -> bool:
     return isinstance(name, str) and bool(PLACE.fullmatch(name))
 
 
-def load(place: str, text: str | None = None) -> Method:
+def read(place: str, text: str | None = None) -> Method:
     """The record at FILE.py:METHOD; METHODS has it from now on.
 
     text: what the file contains; None: it is read. Raises FileNotFoundError; ValueError for a file

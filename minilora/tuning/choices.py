@@ -23,12 +23,12 @@ SELECTION = "layers_to_transform", "layers_pattern", "exclude_modules"  # PEFT's
 def find_method(method: str | Method) -> Method:
     """The technique of a name, of FILE.py:METHOD, or the record itself.
 
-    Raises ValueError with the most similar names; what `own.load` raises for a file.
+    Raises ValueError with the most similar names; what `own.read` raises for a file.
     """
     if isinstance(method, Method):
         return method
     if own.is_place(method):
-        return own.load(method)
+        return own.read(method)
     if method not in METHODS:
         for known, record in METHODS.items():  # "LoRA", "lora+", "Delta LoRA"
             if _letters(str(method)) in (_letters(known), _letters(record.title)):

@@ -81,7 +81,7 @@ SLIPS = {  # what stands in a new file -> a slip in its place, and the line of t
 @pytest.mark.parametrize("right", SLIPS)
 def test_a_new_technique_is_right_and_its_test_sees_a_slip(here, right):
     slip, line = SLIPS[right]
-    own.load(new("my_way", *[(right, slip)] * bool(right)))
+    own.read(new("my_way", *[(right, slip)] * bool(right)))
     assert "mine" not in Path("my_way.py").read_text(encoding="utf-8")
     test = sys.modules[str(here / "my_way.py")].test_my_way
     if not right:
@@ -135,7 +135,7 @@ def test_the_worked_example_is_right_and_a_slip_is_told_as_the_page_says(here, c
 def test_the_example_with_g_1_is_lora_and_another_g_is_its_own_weight(here):
     """Two judges of the mathematics: LoRA's own pair, and the merged weight in one product."""
     example()
-    forward = own.load("diagonal.py:METHOD").op.forward
+    forward = own.read("diagonal.py:METHOD").op.forward
     rng = np.random.default_rng(0)
     x, W, A, B = (rng.standard_normal(s) for s in ((6, 4), (3, 4), (2, 4), (3, 2)))
     g = rng.standard_normal(2)
@@ -157,7 +157,7 @@ def method_in_a_worker(method):
 @pytest.mark.parametrize("dask", [None, pytest.param("local", marks=pytest.mark.slow)])
 def test_workers_know_the_techniques_of_files(here, dask):
     place = new("mine", ("W + s B A", "another formula"))
-    own.load(place)
+    own.read(place)
     Path("mine.py").unlink()  # another machine has no such file
     if dask:
         found = [*workers.each(method_in_a_worker, [("mine",)], 1, dask)]
@@ -171,7 +171,7 @@ def test_a_changed_file_is_another_technique_of_the_same_place(here):
     axes = {"method": [place], "task": ["past"], "lr": [0.1], "train_size": [40], "steps": [1]}
     axes |= {"batch_size": [4], "seed": [0]}
     (before,) = sweep.sweep_cells(axes)
-    assert before["method"] == "mine" and own.load(place) is own.load(str(here / place))
+    assert before["method"] == "mine" and own.read(place) is own.read(str(here / place))
     Path("mine.py").write_text(Path("mine.py").read_text(encoding="utf-8") + "# \n")
     (after,) = sweep.sweep_cells(axes)
     assert after["source"] != before["source"]
@@ -188,7 +188,7 @@ def test_a_record_passes_through_python_s_functions(here):
 
     place = new()
     for method in (place, "mine", ml.METHODS.get):
-        method = own.load(place) if callable(method) else method
+        method = own.read(place) if callable(method) else method
         assert ml.attach(base(), method).method == "mine"
         assert count(base().config, method)["method"] == "mine"
         assert ml.ledger(base(), 1, 4, method=method).activations > 0
@@ -202,7 +202,7 @@ UNKNOWN = (
 
 def test_a_folder_and_a_checkpoint_of_an_unknown_technique(here):
     """They say how it is given; what they name is never run."""
-    record = own.load(new("mine"))
+    record = own.read(new("mine"))
     tuned = ml.attach(base(), record)
     ml.train(tuned, BATCHES[:1], steps=2, lr=0.1, checkpoint="run.safetensors")
     ml.save_adapter(tuned, "a")
