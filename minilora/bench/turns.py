@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from timeit import timeit
 from typing import Any, TypeVar
 
 from ..methods import DEFAULT
@@ -106,16 +107,8 @@ def race(calls: Calls, rounds: int = 7) -> dict[str, list[float]]:
     repeats = {}
     for name, call in calls.items():
         call()  # the first may compile
-        repeats[name] = max(1, round(5e-3 / seconds_of(call, 1)))
-    return in_turn(calls, rounds, lambda name: seconds_of(calls[name], repeats[name]))
-
-
-def seconds_of(call: Callable[[], Any], repeats: int) -> float:
-    """Seconds of a call, the mean of so many."""
-    start = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    return (time.perf_counter() - start) / repeats
+        repeats[name] = max(1, round(5e-3 / timeit(call, number=1)))
+    return in_turn(calls, rounds, lambda n: timeit(calls[n], number=repeats[n]) / repeats[n])
 
 
 def steps_in_turn(trains: Mapping[str, Train], rounds: int, seconds: float) -> Rounds:

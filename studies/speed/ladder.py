@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import functools
 import statistics
+from timeit import timeit
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,7 @@ def pages(small: bool = False, keep: bool = False, times: int = 20) -> dict[str,
     _small_pages_only(small)
     make()
     before = page_faults()
-    seconds = turns.seconds_of(make, times)
+    seconds = timeit(make, number=times) / times
     _small_pages_only(False)
     return {"seconds": seconds, "faults": (page_faults() - before) / times}
 
