@@ -113,6 +113,64 @@ def test_load_model_reads_what_transformers_writes(tmp_path, shape, dtype):
     assert far(their_logits(as_theirs(tmp_path / "second")), model.logits(IDS)) < NEAR
 
 
+# ---- generation
+
+SAMPLING = {
+    "top_k": {"top_k": 4},
+    "top_k, top_p": {"top_k": 6, "top_p": 0.8},
+    "more than there are": {"top_k": 100},
+    "all": {"top_k": 5, "top_p": 0.7, "repetition_penalty": 1.4},
+    "a reward": {"top_k": 3, "repetition_penalty": 0.5},
+}
+
+
+@pytest.mark.parametrize("case", SAMPLING)
+def test_the_next_tokens_probabilities_are_transformers(case, monkeypatch):
+    """Its processors, in its order, on the same logits; every seed's choice is one of 2,000 evenly
+    spaced numbers, so that the shares are the probabilities to 1 / 2,000.
+    """
+    model, how, n, temperature = random_llama("own head"), SAMPLING[case], 2000, 1.3
+    even = np.random.default_rng(0)
+    monkeypatch.setattr(
+        np.random, "default_rng", lambda _: type("Even", (), {"random": lambda *_: spaced})()
+    )
+    spaced = even.permutation((np.arange(n) + 0.5) / n)[:, None]
+    out = model.generate(np.tile(IDS[:1], (n, 1)), 1, temperature=temperature, **how)[:, -1]
+    processors = [transformers.RepetitionPenaltyLogitsProcessor(how.get("repetition_penalty", 1.0))]
+    processors += [transformers.TemperatureLogitsWarper(temperature)]
+    processors += [transformers.TopKLogitsWarper(how["top_k"])]
+    processors += [transformers.TopPLogitsWarper(how.get("top_p", 1.0))]
+    scores = torch.tensor(model.logits(IDS[:1])[:, -1])
+    for processor in processors:
+        scores = processor(torch.tensor(IDS[:1]), scores)
+    wanted = scores.softmax(-1)[0].numpy()
+    assert far(np.bincount(out, minlength=len(wanted)) / n, wanted) <= 1 / n
+    assert 0 < (wanted > 0).sum() <= max(how["top_k"], 1)
+
+
+@pytest.mark.parametrize("penalty", [1.3, 0.7])
+def test_a_repetition_is_punished_as_in_transformers(tmp_path, penalty):
+    model = random_llama("own head")
+    ml.save_model(model, tmp_path)
+    how = {"max_new_tokens": 12, "repetition_penalty": penalty}
+    wanted = as_theirs(tmp_path).generate(torch.tensor(IDS), do_sample=False, **how).numpy()
+    assert np.array_equal(model.generate(IDS, **how), wanted)
+    assert not np.array_equal(model.generate(IDS, 12), wanted)
+
+
+@pytest.mark.parametrize("stop", [["k"], ["al"], ["king", "ff"]])
+def test_a_text_stops_where_transformers_stops(tmp_path, stop):
+    model = ml.load_model("base")
+    ml.save_model(model, tmp_path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ids = [model.tokenizer.encode("Gwalk>")]
+    wanted = as_theirs(tmp_path).generate(
+        torch.tensor(ids), do_sample=False, max_new_tokens=9, stop_strings=stop, tokenizer=tokenizer
+    )
+    out = model.generate(ids, 9, stop=[*stop, model.tokenizer.eos_id])
+    assert out.tolist() == wanted.tolist()
+
+
 # ---- adapters
 
 
