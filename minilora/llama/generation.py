@@ -84,19 +84,18 @@ def generate(
     cache = KVCache(model.config, len(prompts), lengths.max() + max_new_tokens, model.dtype)
     going, columns = np.arange(len(prompts)), []  # the rows that have not ended; the new tokens
     fill = np.zeros(len(prompts), int)  # of each row: its last token, or what follows its end
-    seen = _seen(prompts, model.config.vocab_size) if penalty != 1 else None
+    seen = np.zeros((len(prompts), model.config.vocab_size if penalty != 1 else 0), bool)
     new, count = np.concatenate(prompts), lengths
     for _ in range(max_new_tokens):
         every = cache.rows(count, model, going)
         h = model.run(new, (every, last_rows(every)), forward, cache).data
         u = rng.random((len(prompts), 1))[going] if temperature else None
         logits = ops.frozen_linear(h, W).data
-        if seen is not None:
+        if penalty != 1:
+            seen[np.repeat(going, count), new] = True
             again = np.where(logits > 0, logits / penalty, logits * penalty)
             logits = np.where(seen[going], again, logits)
         fill[going] = new = _choose(logits, temperature, top_p, u, top_k)
-        if seen is not None:
-            seen[going, new] = True
         columns.append(fill.copy())
         if on_token:
             on_token(columns[-1])
@@ -169,14 +168,6 @@ def _stops(stop, model):
         else:
             raise ValueError(f"generate: stop is {shown(item)}, which no decoded text has in it")
     return ids, texts
-
-
-def _seen(prompts, vocab_size):
-    """Which tokens each row has.   N rows of ids -> (N, V) bool."""
-    seen = np.zeros((len(prompts), vocab_size), bool)
-    for row, ids in zip(seen, prompts):
-        row[ids] = True
-    return seen
 
 
 def _choose(logits, temperature, top_p, u=None, top_k=0):
