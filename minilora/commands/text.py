@@ -36,7 +36,11 @@ def add(commands) -> None:
     p = command(commands, "merge", merge)
     p.add_argument("--base", default="base", help=BASE)
     p.add_argument("--adapter", type=Path, required=True, help=ADAPTER)
-    p.add_argument("--out", type=Path, required=True, help="folder of the merged model")
+    p.add_argument("--out", type=Path, help="folder of the merged model")
+    p.add_argument("--gguf", type=Path, metavar="FILE", help=".gguf file of it, as for llama.cpp")
+    p.add_argument(
+        "--gguf-type", default="F16", help="of its matrices: F32, F16, Q8_0 (%(default)s)"
+    )
 
 
 def load_base(a: Namespace) -> Any:
@@ -133,11 +137,19 @@ class _Stream:
 
 
 def merge(a: Namespace) -> None:
-    """Write the merged model. Raises FileNotFoundError, or ValueError for a damaged file."""
+    """Write the merged model. Raises FileNotFoundError, or ValueError for a damaged file, a type
+    of weights that is unknown, or where nothing is to be written.
+    """
     import minilora as ml
 
+    if not (a.out or a.gguf):
+        raise ValueError("merge: wanted --out FOLDER, --gguf FILE or both")
     tuned = ml.load_adapter(ml.load_model(a.base), a.adapter)
     merged = ml.merge(tuned)
-    ml.save_model(merged, a.out)
+    if a.gguf:
+        ml.save_gguf(merged, a.gguf, a.gguf_type)
+    if a.out:
+        ml.save_model(merged, a.out)
     changed = [n for n, w in merged.params.items() if w is not tuned.base.params[n]]
-    print(f"{tuned.record.title} merged into {len(changed)} arrays: {a.out}")
+    places = ", ".join(str(place) for place in (a.out, a.gguf) if place)
+    print(f"{tuned.record.title} merged into {len(changed)} arrays: {places}")

