@@ -73,6 +73,7 @@ class Tuned:
         self.rank_pattern: dict[str, int] = {}  # linears whose rank is another: see choices.py
         self.alpha_pattern: dict[str, float] = {}
         self.recompute = check_recompute(recompute)  # can be changed at any time
+        self.base_name: str | None = None  # what an adapter that was loaded calls the base
         self.shared: Arrays = {}
         self.layers: dict[str, Arrays] = {}
         self.weights: dict[str, np.ndarray] = {}

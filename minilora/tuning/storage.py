@@ -32,14 +32,24 @@ DESCRIPTIVE = ("base_model_name_or_path", "task_type", "inference_mode", "save_p
 LOST, ROUNDING = 1e-5, 3e-6
 
 
-def save_adapter(tuned: Tuned, folder: str | Path, *, save_projection: bool = True) -> int:
+def save_adapter(
+    tuned: Tuned,
+    folder: str | Path,
+    base_name: str | Path | None = None,
+    *,
+    save_projection: bool = True,
+) -> int:
     """Write tuned's adapter for PEFT and load_adapter to read; returns the bytes of its arrays.
 
-    save_projection=False leaves out VeRA's shared A and B, which its key draws again.
+    base_name: the base's folder, or its name on a hub, where PEFT's AutoPeftModelForCausalLM finds
+    it; None: the one that an adapter named which was loaded, if any. save_projection=False leaves
+    out VeRA's shared A and B, which its key draws again.
     Raises ValueError, and writes nothing, if reading the files would not give every linear's change
     again. Raises TypeError if tuned is not what `attach` returned.
     """
     config, arrays = export(adapted(tuned, "save_adapter"), save_projection)
+    if base_name is not None:
+        config["base_model_name_or_path"] = str(base_name)
     _check_written(tuned, config, arrays)
     own = {
         "method": tuned.method,
@@ -67,7 +77,7 @@ def export(
     config: dict[str, Any] = {
         "peft_type": "FULL" if record.whole_model else "MINILORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": None,
+        "base_model_name_or_path": tuned.base_name,
         "inference_mode": True,
         "bias": "none",
         "fan_in_fan_out": False,
@@ -177,6 +187,7 @@ def _load(model, folder, method, options, unmoved=False):
     if shapes:
         _check_sizes(shapes, Path(folder) / ARRAYS, arrays, drawn_keys(shapes.record, config))
     tuned = attach_as_stored(model, path, config, own, method, options)
+    tuned.base_name = config.get("base_model_name_or_path")
     with errors_at(Path(folder) / ARRAYS):
         arrays = _restored(tuned, arrays, own)
     wanted = _other_base(model, own)

@@ -766,6 +766,16 @@ def test_lora_on_disk_is_peft_s(tmp_path, method):
     }
 
 
+def test_the_name_of_the_base_is_written_and_outlives_a_loading(tmp_path):
+    tuned = ml.attach(narrow(**PEFT_SHAPE), "lora", rank=4)
+    ml.save_adapter(tuned, tmp_path, base_name="someone/base")
+    again = ml.load_adapter(tuned.base, tmp_path)
+    for base_name, wanted in ((None, "someone/base"), (Path("my") / "base", str(Path("my/base")))):
+        ml.save_adapter(again, tmp_path, base_name)
+        config = json.loads((tmp_path / CONFIG).read_text())
+        assert config["base_model_name_or_path"] == wanted
+
+
 @pytest.mark.parametrize("saved", [True, False])
 def test_vera_on_disk_is_peft_s(tmp_path, saved):
     tuned = ml.attach(narrow(**PEFT_SHAPE), "vera", rank=8, projection_prng_key=3)

@@ -266,6 +266,18 @@ def test_peft_loads_what_save_adapter_writes(tmp_path, case):
     assert far(their_logits(as_theirs(tmp_path / "merged")), tuned.logits(IDS)) < NEAR
 
 
+def test_peft_finds_the_base_that_save_adapter_names(tmp_path):
+    """AutoPeftModelForCausalLM is told the adapter's folder alone; the name outlives a loading."""
+    tuned = trained(random_llama("own head"), "lora", {"rank": 3})
+    ml.save_model(tuned.base, tmp_path / "base")
+    ml.save_adapter(tuned, tmp_path / "first", tmp_path / "base")
+    ml.save_adapter(ml.load_adapter(tuned.base, tmp_path / "first"), tmp_path / "second")
+    for name in ("first", "second"):
+        theirs = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / name, dtype="float32")
+        assert far(their_logits(theirs.eval()), tuned.logits(IDS)) < NEAR
+    assert far(tuned.logits(IDS), tuned.base.logits(IDS)) > 0.05
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_peft_draws_veras_projections_from_the_key(tmp_path):
     tuned = trained(random_llama("own head"), "vera", {"rank": 9, "projection_prng_key": 2**32 + 5})
