@@ -11,7 +11,7 @@ from ..llama.model import Llama, check_base
 from ..support.files import find, write_atomically
 from ..support.meta import dense
 from ..text.tokenizer import ForeignTokenizer
-from .gguf import ALIGNMENT, ARRAY, MAGIC, NUMBERS, PACKINGS, STRING, GGUFTensor
+from .gguf import ALIGNMENT, ARRAY, MAGIC, NUMBERS, PACKINGS, STRING
 from .gguf_llama import names_of
 from .safetensors import check_finite
 
@@ -37,7 +37,7 @@ def save_gguf(model: Llama, path: str | Path, weights: str = "F16") -> int:
     heads = {"attn_q": c.num_attention_heads, "attn_k": c.num_key_value_heads}
     listed, blocks, offset = b"", [], 0
     for name, mine in names_of(c).items():
-        w = dense(model.params[mine]).astype(np.float32, copy=False)
+        w = np.ascontiguousarray(dense(model.params[mine]), np.float32)
         if of := heads.get(name.split(".")[-2]):
             w = interleaved(w, of)
         kind, data = _packed(path, name, w, weights)
@@ -92,14 +92,14 @@ def _about(model):
 
 def _packed(path, name, w, weights):
     """A weight's type and its blocks; raises ValueError where these would not be finite."""
-    blocks = w.shape[-1] % PACKINGS[TYPES[weights][0]].weights == 0
-    kind, _ = TYPES["F32" if w.ndim == 1 else weights if blocks else "F16"]
+    fits = w.shape[-1] % PACKINGS[TYPES[weights][0]].weights == 0
+    kind, _ = TYPES["F32" if w.ndim == 1 else weights if fits else "F16"]
     packing = PACKINGS[kind]
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         data = _q8_0(w) if packing.weights > 1 else w.astype(f"<f{packing.nbytes}")
-    raw = data.view(np.uint8).reshape(-1, packing.nbytes)
-    check_finite(path, f"{name} in {packing.name}", GGUFTensor(w.shape, packing, raw).array())
-    return kind, raw.tobytes()
+        blocks = data.view(np.uint8).reshape(-1, packing.nbytes)
+        check_finite(path, f"{name} in {packing.name}", packing.unpack(blocks))
+    return kind, blocks.tobytes()
 
 
 def _q8_0(w):
