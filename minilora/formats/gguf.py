@@ -117,7 +117,21 @@ def read_gguf(path: str | Path) -> tuple[dict[str, Any], dict[str, GGUFTensor]]:
     if not (isinstance(align, int) and align > 0):
         raise ValueError(f"{path}: general.alignment is {align!r:.40}, wanted a number above 0")
     start = -(-reader.place // align) * align
+    _check_apart(path, align, listed)
     return about, {name: _slice(path, data, start, name, *rest) for name, *rest in listed}
+
+
+def _check_apart(path, align, listed):
+    """Raises ValueError where a tensor is not aligned, or begins inside the one before it."""
+    end, before = 0, ""
+    for name, shape, kind, offset in sorted(listed, key=lambda entry: entry[-1]):
+        if offset % align:
+            raise ValueError(f"{path}: {name} begins at {offset}, wanted a multiple of {align}")
+        if offset < end:
+            raise ValueError(f"{path}: {name} begins inside {before}")
+        if packing := PACKINGS.get(kind):  # `_slice` refuses another
+            end = offset + math.prod(shape) // packing.weights * packing.nbytes
+        before = name
 
 
 def _slice(path, data, start, name, shape, kind, offset):
