@@ -203,7 +203,8 @@ class _Reader:
             raise ValueError(f"{self.path}: an array of kind {inner}, known are 0 to 8, 10 to 12")
         size = struct.calcsize(NUMBERS[inner])
         n = self.count(size)
-        return list(struct.unpack(f"<{n}{NUMBERS[inner]}", self.bytes(n * size)))
+        # a memoryview: as small as in the file, and unlike an array equal to no text
+        return np.frombuffer(self.bytes(n * size), f"<{NUMBERS[inner]}").data
 
     def tensor(self) -> tuple[str, tuple[int, ...], int, int]:
         """The next entry in the list of tensors  ->  name, shape, type, offset."""

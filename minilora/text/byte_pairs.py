@@ -45,7 +45,7 @@ class BytePairTokenizer:
         if wrong := [" ".join(merge) for merge in merges if len(merge) != 2]:
             raise ValueError(f"tokenizer.ggml.merges: {wrong[0]!r:.80} is no pair of tokens")
         kinds = about.get("tokenizer.ggml.token_type", [1] * len(tokens))
-        if not isinstance(kinds, list):
+        if not isinstance(kinds, list | memoryview):
             raise ValueError(f"tokenizer.ggml.token_type is {kinds!r:.80}, wanted a list")
         ids = {token: i for i, token in enumerate(tokens)}
         if len(ids) != len(tokens) or len(kinds) != len(tokens):

@@ -349,6 +349,34 @@ def test_many_tensors_at_one_place_cost_nothing(tmp_path):
     tracemalloc.stop()
 
 
+NUMBERS_OF = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 10: "Q", 11: "q", 12: "d"}
+
+
+@pytest.mark.parametrize("kind", NUMBERS_OF)
+def test_numbers_of_the_metadata_take_what_they_take_in_the_file(tmp_path, kind):
+    import tracemalloc
+
+    numbers = np.arange(1 << 20).astype(NUMBERS_OF[kind])
+    key = text("a") + struct.pack("<IIQ", 9, kind, numbers.size)
+    raw = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + key + numbers.tobytes()
+    (tmp_path / "x.gguf").write_bytes(raw)
+    tracemalloc.start()
+    about, _ = read_gguf(tmp_path / "x.gguf")
+    assert tracemalloc.get_traced_memory()[1] < 1.1 * numbers.nbytes + (1 << 16)
+    tracemalloc.stop()
+    assert np.array_equal(np.asarray(about["a"]), numbers)
+
+
+@pytest.mark.parametrize(
+    "key", ["general.architecture", "llama.rope.scaling.type", "llama.block_count"]
+)
+def test_numbers_where_a_text_or_a_number_belongs(tmp_path, key):
+    about, tensors = parts(llama())
+    with pytest.raises(ValueError, match=r"x\.gguf: ") as caught:
+        ml.load_model(write(tmp_path, about | {key: [1, 2]}, tensors))
+    assert "\n" not in str(caught.value)
+
+
 def test_no_file():
     with pytest.raises(FileNotFoundError, match=r"nothing\.gguf: no such file"):
         ml.load_model("nothing.gguf")
