@@ -30,6 +30,7 @@ DESCRIPTIVE = ("base_model_name_or_path", "task_type", "inference_mode", "save_p
 # The largest error of a change that is read back: this share of the change's norm, plus this share
 # of the weight's norm.
 LOST, ROUNDING = 1e-5, 3e-6
+MOST_DRAWN = 1 << 24  # numbers of shared arrays, 64 MiB, that any adapter may let attach draw
 
 
 def save_adapter(
@@ -210,12 +211,18 @@ def _on_shapes(model, path, config, own, method, options):
 
 
 def _check_sizes(shapes, path, arrays, optional):
-    """Raises ValueError if attach would make a larger array than the file has.
+    """Raises ValueError if attach would make a larger array than the file has, or draw more numbers
+    than the base has and MOST_DRAWN.
 
     It is checked before attach runs: a wrong rank could fill the memory.
     """
     _check_missing(shapes, path, arrays, optional)
     wanted = shapes.arrays
+    drawn = sum(wanted[name].size for name in optional - arrays.keys())
+    if drawn > (most := max(MOST_DRAWN, shapes.count_parameters()[1])):
+        raise ValueError(
+            f"{path}: {drawn:,} numbers of shared arrays would be drawn, wanted at most {most:,}"
+        )
     for name, array in arrays.items():
         if name in wanted and array.size < wanted[name].size:
             raise ValueError(
