@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ..support.terminal import printable
+
 MAGIC = b"GGUF"
 ALIGNMENT = 32  # bytes; the tensors begin at a multiple of it, unless the metadata says another
 # kind of a metadata value -> its format character in the struct module
@@ -208,7 +210,7 @@ class _Reader:
 
     def tensor(self) -> tuple[str, tuple[int, ...], int, int]:
         """The next entry in the list of tensors  ->  name, shape, type, offset."""
-        name, axes = self.text(), self.number("I")
+        name, axes = printable(self.text()), self.number("I")
         if not 1 <= axes <= 4:
             raise ValueError(f"{self.path}: {name} has {axes} axes, wanted 1 to 4")
         shape = tuple(self.number("Q") for _ in range(axes))[::-1]

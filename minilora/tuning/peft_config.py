@@ -8,6 +8,7 @@ from ..llama.model import EMBED, HEAD
 from ..methods import METHODS
 from ..methods.base import Method
 from ..support.files import check_kind, errors_at
+from ..support.terminal import printable
 from . import patterns
 from .adapters import Tuned, attach
 from .choices import SELECTION, find_method, match_targets
@@ -121,7 +122,9 @@ def _own_technique(path, config, own, method) -> Method:
         raise ValueError(f"{path}: peft_type is {kind!r}, and nothing says which technique")
     record = chosen if isinstance(chosen, Method) else find_method(chosen)
     if kind == "MINILORA" and record.name != _name(stored):
-        raise ValueError(f"{path}: stored as {_name(stored)}, which is not {record.name}")
+        raise ValueError(
+            f"{path}: stored as {printable(_name(stored))}, which is not {record.name}"
+        )
     if (kind == "FULL") != record.whole_model:
         form = "whole weights" if kind == "FULL" else "an adapter"
         raise ValueError(f"{path}: stored as {form}, which {record.name} cannot train on")
@@ -141,8 +144,8 @@ def _check_formula(path, config, claims):
             )
     if unknown := sorted(given.keys() - HARMLESS - set(claims)):
         warnings.warn(
-            f"{path}: {unknown[0]} is {given[unknown[0]]!r:.80}: unknown here, and taken to change "
-            "nothing",
+            f"{path}: {printable(unknown[0])} is {given[unknown[0]]!r:.80}: unknown here, and "
+            "taken to change nothing",
             stacklevel=5,
         )
     init = config.get("init_lora_weights", True)

@@ -19,6 +19,7 @@ from ..methods import METHODS
 from ..methods.base import Method, Settings
 from ..support.files import check_kind, errors_at, parse_json, read_json, write_together
 from ..support.meta import dense, is_array
+from ..support.terminal import printable
 from . import checkpoints
 from .adapters import Tuned, adapted, check_base, shapes_of
 from .patterns import one_budget
@@ -245,7 +246,7 @@ def _other_base(model, own) -> str:
     if not isinstance(saved, dict) or saved.get("crc32") == _mark(model):
         return ""
     name = f"{saved['name']!r:.40} " if saved.get("name") else ""
-    return f"the base {name}({saved.get('crc32')!s:.8})"
+    return printable(f"the base {name}({saved.get('crc32')!s:.8})")
 
 
 MARKS: weakref.WeakKeyDictionary[Llama, str] = weakref.WeakKeyDictionary()  # a base -> its own
