@@ -27,8 +27,8 @@ def add(commands) -> None:
     p.add_argument("--temperature", type=float, default=0.0, help="0: no sampling (%(default)s)")
     p.add_argument("--top-k", type=int, help="sample from the K likeliest (from all)")
     p.add_argument("--top-p", type=float, help="sample the likeliest up to this probability (1.0)")
-    lower = "above 1: tokens that are already there become less likely (%(default)s)"
-    p.add_argument("--repetition-penalty", type=float, default=1.0, help=lower)
+    lower = "above 1: tokens that came before are less likely (%(default)s)"
+    p.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X", help=lower)
     ends = "a text that ends the answer, beside the end token; may be repeated"
     p.add_argument("--stop", action="append", default=[], metavar="TEXT", help=ends)
     p.add_argument("--seed", type=int, help="seed of the sampling (0)")
