@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # what a type checker and an editor read; each is imported when it is first used
     from .engine import Op, Tensor, backward, param
     from .fast import plain
+    from .formats.gguf_write import save_gguf
     from .formats.huggingface import save_model
     from .formats.models import load_model
     from .gradcheck import gradcheck
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 HOMES = {  # module -> the public names in it
     "engine": ("Op", "Tensor", "backward", "param"),
     "fast": ("plain",),
+    "formats.gguf_write": ("save_gguf",),
     "formats.huggingface": ("save_model",),
     "formats.models": ("load_model",),
     "gradcheck": ("gradcheck",),
@@ -79,6 +81,7 @@ __all__ = [
     "plain",
     "read_pairs",
     "save_adapter",
+    "save_gguf",
     "save_model",
     "train",
     "unmerge",

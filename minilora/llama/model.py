@@ -348,6 +348,13 @@ def check_targets(targets, shape: tuple[int, ...], vocab_size: int) -> np.ndarra
     return targets
 
 
+def check_base(who: str, model: Any) -> None:
+    """Raises TypeError, with what to do, for what is no model without an adapter."""
+    if not isinstance(model, Llama):
+        kind, wanted = type(model).__name__, "a Llama: load_model, detach and merge return one"
+        raise TypeError(f"{who}: got a {kind}, wanted {wanted}")
+
+
 def check_params(config: ModelConfig, params: Mapping[str, np.ndarray]) -> None:
     """Raises ValueError where an array is missing, foreign, of another shape or of mixed
     precision.

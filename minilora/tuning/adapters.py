@@ -16,7 +16,7 @@ import numpy as np
 from .. import ops
 from ..engine import Tensor, param
 from ..llama import generation
-from ..llama.model import EMBED, Forward, Llama
+from ..llama.model import EMBED, Forward, Llama, check_base
 from ..llama.rows import Rows
 from ..methods import Technique
 from ..methods.base import Arrays, Method
@@ -74,6 +74,7 @@ class Tuned:
         self.rank_pattern: dict[str, int] = {}  # linears whose rank is another: see choices.py
         self.alpha_pattern: dict[str, float] = {}
         self.recompute = check_recompute(recompute)  # can be changed at any time
+        self.base_name: str | None = None  # what an adapter that was loaded calls the base
         self.shared: Arrays = {}
         self.layers: dict[str, Arrays] = {}
         self.weights: dict[str, np.ndarray] = {}
@@ -249,14 +250,6 @@ class Tuned:
 
     def _repr_html_(self) -> str:
         return show.table(f"{self.record.title} on Llama {self.base.name}".rstrip(), self._facts())
-
-
-def check_base(who: str, model: Any) -> None:
-    """Raises TypeError, with what to do, for what is no model without an adapter."""
-    if isinstance(model, Llama):
-        return
-    what = "detach or merge first" if isinstance(model, Tuned) else "load_model returns one"
-    raise TypeError(f"{who}: got a {type(model).__name__}, wanted a Llama; {what}")
 
 
 def attach(

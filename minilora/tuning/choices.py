@@ -10,6 +10,7 @@ from ..methods import METHODS, own
 from ..methods.base import Method
 from ..support.files import nearest
 from ..support.names import peft_hint
+from ..support.terminal import printable
 from ..support.values import number, plain, shown, whole
 from . import patterns
 
@@ -189,7 +190,7 @@ def check_alpha(alpha) -> float:
 
 
 CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "rank_pattern": lambda key, value: whole(f"rank_pattern: {key}", value, 1),
+    "rank_pattern": lambda key, value: whole(f"rank_pattern: {printable(key)}", value, 1),
     "alpha_pattern": lambda key, value: check_alpha(value),
 }
 

@@ -8,6 +8,7 @@ from ..llama.model import EMBED, HEAD
 from ..methods import METHODS
 from ..methods.base import Method
 from ..support.files import check_kind, errors_at
+from ..support.terminal import printable
 from . import patterns
 from .adapters import Tuned, attach
 from .choices import SELECTION, UNKNOWN, find_method, match_targets, saved_method
@@ -132,8 +133,8 @@ def _check_formula(path, config, claims):
             )
     if unknown := sorted(given.keys() - HARMLESS - set(claims)):
         warnings.warn(
-            f"{path}: {unknown[0]} is {given[unknown[0]]!r:.80}: unknown here, and taken to change "
-            "nothing",
+            f"{path}: {printable(unknown[0])} is {given[unknown[0]]!r:.80}: unknown here, and "
+            "taken to change nothing",
             stacklevel=5,
         )
     init = config.get("init_lora_weights", True)

@@ -71,10 +71,21 @@ def test_a_comparison_s_own_warmup_is_kept():
 
 
 def test_sampling_that_is_off_is_told(run):
-    for option in ("--top-p 0.5", "--seed 3"):
+    for option in ("--top-k 2", "--top-p 0.5", "--seed 3"):
         code, _, err = run(f"generate --max-new-tokens 1 {option} --prompt Dwalk>")
         assert code == 0 and f"{option.split()[0]} does nothing at --temperature 0" in err
     assert run("generate --max-new-tokens 1 --prompt Dwalk>")[2] == ""
+
+
+def test_a_stop_is_cut_off_and_what_only_begins_as_one_is_printed(run):
+    whole = run("generate --prompt Dwalk>")[1].strip()
+    stop, ends = whole[4:6], f"{whole[-1]}zz"
+    for stops, printed in (([stop], whole[: whole.find(stop)]), ([f"{whole[4]}zz", ends], whole)):
+        more = [word for text in stops for word in ("--stop", text)]
+        assert run("generate --prompt Dwalk>", *more) == (0, f"{printed}\n", "")
+    code, out, err = run("generate --prompt Dwalk> --stop", "ü")
+    assert (code, out) == (2, "") and "generate: stop is 'ü': no token for 'ü'" in err
+    assert run("generate --repetition-penalty 9 --prompt Dwalk>")[1].strip() != whole
 
 
 # ---------------------------------------- runs

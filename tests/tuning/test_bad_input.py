@@ -350,7 +350,11 @@ def test_an_adapter_where_a_model_is_wanted():
     wrong = {"attach": lambda m: ml.attach(m, "vera"), "library": ml.Library}
     wrong["load_adapter"] = lambda m: ml.load_adapter(m, "folder")
     for who, call in wrong.items():
-        refuses(lambda c=call: c(tuned), rf"{who}: got a Tuned.*detach or merge", error=TypeError)
+        refuses(
+            lambda c=call: c(tuned),
+            rf"{who}: got a Tuned.*detach and merge return one",
+            error=TypeError,
+        )
         refuses(lambda c=call: c("base"), rf"{who}: got a str.*load_model", error=TypeError)
 
 
@@ -361,7 +365,10 @@ def test_a_model_where_an_adapter_is_wanted(tmp_path):
         call = functools.partial(getattr(ml, who), model, *more)
         refuses(call, rf"{who}: got a Llama, wanted a Tuned", error=TypeError)
     calls = {
-        "save_model: got a Tuned.*merge gives one": lambda: ml.save_model(tuned, tmp_path),
+        "save_model: got a Tuned.*merge return one": lambda: ml.save_model(tuned, tmp_path),
+        "save_gguf: got a Tuned.*merge return one": lambda: ml.save_gguf(
+            tuned, tmp_path / "x.gguf"
+        ),
         "unmerge: got a Tuned, wanted a Llama": lambda: ml.unmerge(tuned, tuned),
         "merge: got a Llama, wanted a Tuned": lambda: ml.unmerge(model, model),
         "Llama.*attach": lambda: ml.train(model, BATCHES, steps=1, lr=0.1),
