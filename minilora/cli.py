@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import __version__
-from .commands import COMMANDS
+from .commands import COMMANDS, config
 from .support import terminal
 from .support.terminal import printable
 
@@ -125,6 +125,12 @@ class _Command(_Parser):
     def parse_known_args(self, args=None, namespace=None):
         self._fill()
         known, others = super().parse_known_args(args, namespace)
+        if getattr(known, "config", None):  # its options first: those of the command line win
+            try:
+                args = [*config.words(self, known.config), *args]
+            except (ValueError, OSError) as error:
+                self.error(" ".join(str(error).split()))
+            known, others = super().parse_known_args(args, namespace)
         for word in others:
             if word.startswith("--"):
                 self._explain(word)

@@ -9,7 +9,8 @@ import numpy as np
 from ..llama.model import Llama
 from ..support.values import named
 from .chats import Chat
-from .pairs import Pair, check_pair, right_completions
+from .pairs import check_pair, right_completions
+from .record_forms import Pair, Text
 from .tokenizer import require_tokenizer
 
 
@@ -33,7 +34,7 @@ def exact_match(
         raise ValueError("exact_match: no pairs")
     base = getattr(model, "base", model)
     tokenizer = require_tokenizer("exact_match", getattr(base, "tokenizer", None))
-    words = [pair.pair(tokenizer) if isinstance(pair, Chat) else pair for pair in pairs]
+    words = [pair.pair(tokenizer) if isinstance(pair, Chat | Text) else pair for pair in pairs]
     for pair in words:
         check_pair(f"exact_match: {pair!r:.120}", pair)
     prompts = [tokenizer.encode(prompt) for prompt, _ in words]
