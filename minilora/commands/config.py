@@ -13,18 +13,22 @@ NAME = "run.toml"
 NOT_OPTIONS = ("command", "config", "resume")  # of a namespace: what no run.toml has
 
 
+def read(path: str | Path) -> dict[str, Any]:
+    """The file's options by name. Raises FileNotFoundError, or ValueError for what is no TOML."""
+    try:
+        return tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path}: not TOML: {error}") from None
+
+
 def words(parser: argparse.ArgumentParser, path: str | Path) -> list[str]:
     """The file's options as words of a command line.
 
-    Raises ValueError for what is no TOML, no option, or of another kind; FileNotFoundError.
+    Raises as `read`, and ValueError for what is no option, or of another kind.
     """
-    try:
-        read = tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path}: not TOML: {error}") from None
     options = {word: action for action in parser._actions for word in action.option_strings}
     found: list[str] = []
-    for name, value in read.items():
+    for name, value in read(path).items():
         option = f"--{name.replace('_', '-')}"
         if option not in options or option in ("--config", "--help"):
             known = [word[2:].replace("-", "_") for word in options]
