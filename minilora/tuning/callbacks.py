@@ -143,13 +143,16 @@ class KeepBest(Callback):
         self, folder: str | Path, *, higher: bool = False, of: Callable[[Any], float] = float
     ):
         self.folder, self.sign, self.of = make_folder(folder), (-1 if higher else 1), of
-        self.kept = 0  # the step of the adapter in the folder; 0: none was written
+        self.kept = 0  # after the run: the step of the adapter in the folder; 0: none was written
 
     def evaluation(self, run: Run) -> None:
         """Write the adapter if this evaluation is the best one."""
-        self.kept, _, waited = best_of(run.history.evaluations, self.of, self.sign)
-        if self.kept and not waited:
+        if best_of(run.history.evaluations, self.of, self.sign)[0] == run.step:
             save_adapter(run.tuned, self.folder)
+
+    def end(self, run: Run) -> None:
+        """Say which step's adapter the folder has."""
+        self.kept = best_of(run.history.evaluations, self.of, self.sign)[0]
 
 
 class EarlyStopping(Callback):

@@ -87,7 +87,7 @@ def log_of(folder):
 def test_the_learning_rate_is_printed_and_where_it_is_from(run, pairs):
     for line, said in (
         ("--method lora", "learning rate 0.02 (chosen by minilora tune on the task past), linear"),
-        ("--method dora", "learning rate 0.001 (a first guess: minilora tune --base base --methods"),
+        ("--method dora", "learning rate 0.001 (a first guess: minilora tune --base base"),
         ("--lr 0.003 --warmup 1", "learning rate 0.003, linear, warm-up 1 steps"),
     ):
         assert said in run(f"train --steps 2 {line} --data", pairs)[1]
