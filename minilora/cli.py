@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import __version__
-from .commands import COMMANDS, config
+from .commands import COMMANDS
 from .support import terminal
 from .support.terminal import printable
 
@@ -126,6 +126,8 @@ class _Command(_Parser):
         self._fill()
         known, others = super().parse_known_args(args, namespace)
         if getattr(known, "config", None):  # its options first: those of the command line win
+            from .commands import config
+
             try:
                 args = [*config.words(self, known.config), *args]
             except (ValueError, OSError) as error:

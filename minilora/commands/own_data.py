@@ -25,8 +25,10 @@ def read(a: Namespace, model: Any) -> Data:
 
     Raises ValueError for files that are wrong, or of which no row has something to learn.
     """
+    pairs: list[Any]
+    held_out: list[Any] = []
     if a.data is not None:
-        pairs, held_out = _file(a, a.data), []
+        pairs = _file(a, a.data)
     elif a.task is not None:
         pairs, _, held_out = tasks.load_task(a.task)
     else:
