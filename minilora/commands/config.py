@@ -26,24 +26,23 @@ def words(parser: argparse.ArgumentParser, path: str | Path) -> list[str]:
 
     Raises as `read`, and ValueError for what is no option, or of another kind.
     """
-    options = {word: action for action in parser._actions for word in action.option_strings}
+    options = {w: action for action in parser._actions for w in action.option_strings}
+    known = [w[2:].replace("-", "_") for w in options if w not in ("-h", "--help", "--config")]
     found: list[str] = []
     for name, value in read(path).items():
         option = f"--{name.replace('_', '-')}"
-        if option not in options or option in ("--config", "--help"):
-            known = [word[2:].replace("-", "_") for word in options]
+        if name.replace("-", "_") not in known:
             raise ValueError(f"{path}: {nearest('option', name, known)}")
-        if (options[option].nargs == 0) != isinstance(value, bool) or isinstance(value, dict):
-            wanted = "true or false" if options[option].nargs == 0 else "a text, a number or a list"
-            raise ValueError(f"{path}: {name} is {value!r:.80}, wanted {wanted}")
-        off = option.replace("--", "--no-", 1)
+        if isinstance(value, bool) != (options[option].nargs == 0):
+            raise ValueError(f"{path}: {name} is {value!r:.80}, wanted a value of another kind")
+        values = value if isinstance(value, list) else [value]
         if isinstance(value, bool):
+            off = option.replace("--", "--no-", 1)
             found += [option] if value else [off] * (off in options)
-        elif isinstance(options[option], argparse._AppendAction) and isinstance(value, list):
-            found += [f"{option}={each}" for each in value]
+        elif isinstance(options[option], argparse._AppendAction):
+            found += [f"{option}={each}" for each in values]
         else:
-            joined = ",".join(map(str, value)) if isinstance(value, list) else value
-            found.append(f"{option}={joined}")
+            found.append(f"{option}={','.join(map(str, values))}")
     return found
 
 

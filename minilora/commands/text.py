@@ -99,6 +99,10 @@ def _prompt(a, tokenizer):
     trained = Path(a.adapter or "") / config.NAME
     how = config.read(trained) if a.adapter and trained.is_file() else {}
     if not (how.get("chat") if a.chat is None else a.chat):
+        if a.system is not None:
+            raise ValueError(
+                "--system: wanted --chat too, since a prompt alone has no place for it"
+            )
         return prompt
     if not hasattr(tokenizer, "chat"):
         raise ValueError(f"{a.base}: its tokenizer has no chat template")

@@ -19,6 +19,7 @@ PEFT_NAMES = {
     "unload": "ml.detach(tuned)",
     "disable_adapter": "tuned.base, the model without its adapter",
     "print_trainable_parameters": "print(tuned), or tuned.count_parameters()",
+    "packing": "nothing, since padding is not computed here",
     "add_adapter": "ml.Library, which holds several adapters",
 }
 

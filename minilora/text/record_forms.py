@@ -68,11 +68,11 @@ def learned(place: str, record: Any, columns: tuple[str, str] | None = None) -> 
 
 def _text(place, record, name) -> str:
     """record[name], which is a text, or null for an empty one."""
-    text = record.get(name, ...)
-    if text is not None and not isinstance(text, str):
-        has = f"; its names are {', '.join(record):.80}" if text is ... else ""
-        raise ValueError(f"{place}: {name} is {text!r:.80}, wanted some text{has}")
-    return text or ""
+    if name not in record:
+        raise ValueError(f"{place}: no {name} in it; its names are {', '.join(record):.80}")
+    if record[name] is not None and not isinstance(record[name], str):
+        raise ValueError(f"{place}: {name} is {record[name]!r:.80}, wanted some text")
+    return record[name] or ""
 
 
 def _chat(place, record, name, role, content) -> Chat | None:
