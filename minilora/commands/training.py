@@ -19,7 +19,7 @@ from ..support.values import number, whole
 from ..text.batches import all_once, enough_batches
 from ..text.encode import TOO_LONG
 from ..text.record_forms import FORMS, Text
-from ..tuning.callbacks import Callback, EarlyStopping, KeepBest, Log
+from ..tuning.callbacks import EarlyStopping, KeepBest, Log
 from ..tuning.storage import ARRAYS
 from . import card, config, own_data
 from .arguments import adapter_options, command, given, names, options
@@ -99,8 +99,9 @@ def _train(a, asked, model, data):
     write_atomically(a.out / config.NAME, config.text({**asked, "lr": settings["lr"]}).encode())
     for line in _plan(a, tuned, settings, data, batches):
         print(fill(line, width(ANY), 2), flush=True)
-    watch, stopped = _watch(a, data, model), list[Any]()
-    best = KeepBest(a.out) if watch.evaluate and a.keep != "last" else Callback()
+    watch = _watch(a, data, model)
+    best = [KeepBest(a.out)] if watch.evaluate and a.keep != "last" else []
+    stopping = [] if a.patience is None else [EarlyStopping(a.patience)]
     if watch.evaluate and not a.resume:
         watch.show(tuned, 0, watch.judge(tuned), "before training")
     try:
@@ -110,16 +111,18 @@ def _train(a, asked, model, data):
             **settings,
             evaluate=watch.evaluate and watch.judge,
             evaluate_every=a.evaluate_every,
-            callbacks=[*_callbacks(a), watch, best, _keeper(a, stopped)],
+            callbacks=[Log(a.out / LOG), *stopping, watch, *best],
         )
     except KeyboardInterrupt:
-        if not stopped:  # a second Ctrl-C, or before the first step
+        if watch.ended is None:  # a second Ctrl-C, or before the first step
             raise
-        at = f"stopped after step {stopped[0].step} of {a.steps}"
+        if not a.checkpoint:
+            watch.ended.save(a.out / CHECKPOINT)
+        at = f"stopped after step {watch.ended.step} of {a.steps}"
         more = "" if a.checkpoint else f" --checkpoint {a.out / CHECKPOINT}"
         line = "the same line" if a.resume and not more else f"the same line with{more} --resume"
         raise KeyboardInterrupt(f"{at}; {line} goes on from there") from None
-    _finish(a, tuned, data, history, getattr(best, "kept", 0))
+    _finish(a, tuned, data, history, best[0].kept if best else 0)
 
 
 def _finish(a, tuned, data, history, kept) -> None:
@@ -143,19 +146,6 @@ def _finish(a, tuned, data, history, kept) -> None:
     card.write(a, tuned, history, results, kept)
     size = (a.out / ARRAYS).stat().st_size
     print(f"adapter: {a.out} ({size:,} bytes); log: {a.out / LOG}; card: {a.out / card.NAME}")
-
-
-def _keeper(a, stopped):
-    """A callback: after Ctrl-C it puts the run into the list, and its state into a checkpoint."""
-
-    class Keeper(Callback):
-        def end(self, run):
-            if run.interrupted:
-                stopped.append(run)
-                if not a.checkpoint:
-                    run.save(a.out / CHECKPOINT)
-
-    return Keeper()
 
 
 def _settle(a, data) -> None:
@@ -234,13 +224,6 @@ def _watch(a, data, model) -> Any:
     judged = all_once(data.held_rows, model.tokenizer)
     asked = data.held_out[: a.samples or 0]
     return Watch(lambda tuned: mean_loss(tuned, judged), a.evaluate_every, asked)
-
-
-def _callbacks(a) -> list[Any]:
-    chosen: list[Any] = [Log(a.out / LOG)]
-    if a.patience is not None:
-        chosen.append(EarlyStopping(a.patience))
-    return chosen
 
 
 def _plan(a, tuned, settings, data, batches) -> list[str]:

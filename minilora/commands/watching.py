@@ -24,6 +24,7 @@ class Watch(Callback):
     def __init__(self, evaluate: Callable[[Any], float] | None, every: int, asked: Sequence[Any]):
         self.evaluate, self.every, self.asked = evaluate, every, asked
         self.spent, self.times = 0.0, list[float]()  # seconds of an evaluation; of each step
+        self.ended: Run | None = None  # the run after its end, or where Ctrl-C stopped it
 
     def judge(self, tuned: Any) -> float:
         """The validation loss of a Tuned; the seconds that it took are kept."""
@@ -49,7 +50,8 @@ class Watch(Callback):
             one, times = median(self.times), -(-left // self.every) if self.evaluate else 0
             seconds = left * one + times * self.spent
             took = f"{seconds / 60:.1f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
-            _say(f"about {took} to go: {left} steps of {one:.2f} s and {times} evaluations")
+            more = f" and {times} evaluations" if times else ""
+            _say(f"about {took} to go: {left} steps of {one:.2f} s{more}")
 
     def evaluation(self, run: Run) -> None:
         """Print the evaluation, the best one so far, and what the model answers."""
@@ -57,6 +59,10 @@ class Watch(Callback):
         best, value, _ = best_of(run.history.evaluations)
         so_far = "the best so far" if best == step else f"best {value:.4f} at step {best}"
         self.show(run.tuned, step, loss, so_far)
+
+    def end(self, run: Run) -> None:
+        """Keep the run."""
+        self.ended = run
 
 
 def _say(line):
