@@ -18,7 +18,7 @@ from ..support.terminal import ANY, fill, width
 from ..support.values import number, whole
 from ..text.batches import all_once, enough_batches
 from ..text.encode import TOO_LONG
-from ..text.record_forms import FORMS, Text
+from ..text.record_forms import Text
 from ..tuning.callbacks import EarlyStopping, KeepBest, Log
 from ..tuning.storage import ARRAYS
 from . import card, config, own_data
@@ -37,7 +37,7 @@ def add(commands) -> None:
     p.add_argument("--base", default="base", help=BASE)
     p.add_argument("--config", type=Path, metavar="TOML", help="options from a run.toml")
     source = p.add_mutually_exclusive_group()
-    forms = "; ".join(map(", ".join, FORMS.values()))
+    forms = "prompt, completion; instruction, input, output; messages; conversations; or text"
     source.add_argument("--data", type=Path, help=f"JSONL, JSON or CSV with {forms}")
     source.add_argument("--task", help="a task of the word lab")
     p.add_argument("--eval", type=Path, help="such a file to score on (a task's test words)")

@@ -3,7 +3,9 @@
 import json
 import warnings
 
+import numpy as np
 import pytest
+from conftest import make_llama
 from test_chats import CHAT, START, STOP, tokenizer  # noqa: F401  (a fixture)
 
 import minilora as ml
@@ -87,6 +89,15 @@ def test_pairs_go_through_the_template(tokenizer):  # noqa: F811
     assert counted == tokenizer.encode(f"two{STOP}")
     system = f"{START}system\nbe short{STOP}\n"
     assert prompt.startswith(system) and prompt.count(START) == 3
+
+
+def test_a_model_is_asked_as_it_was_trained(tokenizer):  # noqa: F811
+    shape = dict(vocab_size=tokenizer.vocab_size, hidden_size=32, tokenizer=tokenizer)
+    tuned = ml.attach(make_llama(dtype=np.float32, **shape), "full")
+    how = dict(chat=True, system="be short")
+    pairs = [("one", "two"), ("three", "four!")]
+    ml.train(tuned, ml.batches(pairs, tokenizer, 2, **how), steps=60, lr=1e-2)
+    assert ml.exact_match(tuned, pairs, **how) == 1.0 != ml.exact_match(tuned, pairs)
 
 
 def test_a_conversation_keeps_its_own_system(tokenizer):  # noqa: F811
