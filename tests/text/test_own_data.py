@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from conftest import make_llama
 from test_chats import CHAT, START, STOP, tokenizer  # noqa: F401  (a fixture)
 
 import minilora as ml
+from minilora.commands.text import _prompt
 from minilora.text.chats import Chat
 from minilora.text.encode import encode
 from minilora.text.record_forms import Text
@@ -159,3 +161,24 @@ def test_no_row_left_is_an_error():
 def test_a_text_is_learned_from_its_second_token_on():
     ((ids, targets),) = ml.batches([Text("abc")], WORD_LAB, 1)
     assert [*ids[0], WORD_LAB.eos_id] == [ids[0][0], *targets[0]] == WORD_LAB.encode("abc\n")
+
+
+# ---------------------------------------- generate
+
+
+def test_generate_writes_the_prompt_as_the_adapter_was_trained(tokenizer, tmp_path):  # noqa: F811
+    """run.toml says how; --no-chat, --chat and --system count more."""
+    (tmp_path / "run.toml").write_text('chat = true\nsystem = "be short"\n')
+    asked = [SYSTEM, {"role": "user", "content": "one"}]
+    trained = {"base": "x", "prompt": "one", "task": None, "adapter": tmp_path}
+    for chat, system, wanted in (
+        (None, None, tokenizer.chat(asked)),
+        (None, "x", tokenizer.chat([{**SYSTEM, "content": "x"}, asked[1]])),
+        (False, None, "one"),
+    ):
+        assert _prompt(Namespace(**trained, chat=chat, system=system), tokenizer) == wanted
+    fresh = {**trained, "adapter": None}
+    assert _prompt(Namespace(**fresh, chat=None, system=None), tokenizer) == "one"
+    assert _prompt(Namespace(**fresh, chat=True, system=None), tokenizer) == tokenizer.chat("one")
+    with pytest.raises(ValueError, match="--system: wanted --chat too"):
+        _prompt(Namespace(**fresh, chat=None, system="x"), tokenizer)
