@@ -29,11 +29,11 @@ def write(
     a: Namespace, tuned: Any, history: History, results: Mapping[str, str], kept: int
 ) -> None:
     """Write both into --out.   results: what -> how it came out; kept: the step of the adapter."""
-    image = plots.png(curves(history, kept), dpi=100)
-    write_together({a.out / NAME: card(a, tuned, results).encode(), a.out / CURVES: image})
+    image = plots.png(_curves(history, kept), dpi=100)
+    write_together({a.out / NAME: _card(a, tuned, results).encode(), a.out / CURVES: image})
 
 
-def curves(history: History, kept: int = 0) -> Any:
+def _curves(history, kept):
     """A figure of the loss against the steps, in training and on what is held out."""
     with plots.style():
         figure = plots.canvas(9, 5)
@@ -50,7 +50,7 @@ def curves(history: History, kept: int = 0) -> Any:
     return figure
 
 
-def card(a: Namespace, tuned: Any, results: Mapping[str, str]) -> str:
+def _card(a, tuned, results):
     """The card: the base, the data, the results, and how the adapter is loaded."""
     trained, whole = tuned.count_parameters()
     record, name = tuned.record, tuned.base.name or str(a.base)

@@ -51,13 +51,6 @@ def text(options: Mapping[str, Any]) -> str:
     lines = ["# minilora train --config FILE repeats this run; an option beside it counts more"]
     for name, value in options.items():
         if value not in (None, []) and name not in NOT_OPTIONS:
-            lines.append(f"{name} = {_written(value)}")
+            written = json.dumps(value, ensure_ascii=False, default=str)  # as TOML, but for 7F
+            lines.append(f"{name} = {written}".replace("\x7f", "\\u007f"))
     return "\n".join(lines) + "\n"
-
-
-def _written(value) -> str:
-    """A value in TOML, whose texts are JSON's but for the character 7F."""
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_written, value))}]"
-    plain = value if isinstance(value, bool | int | float) else str(value)
-    return json.dumps(plain, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -36,21 +36,17 @@ class Text:
 Pair = Words | Chat | Text
 
 
-def form_of(place: str, record: Any) -> str:
-    """The form of a record, which its names say. Raises ValueError, which begins with `place`."""
-    for form, names in FORMS.items():
-        if record.keys() >= {*names}:
-            return form
-    forms = "; ".join(", ".join(names) for names in FORMS.values())
-    raise ValueError(f"{place}: its names are {', '.join(record):.80}, wanted {forms}")
-
-
 def learned(place: str, record: Any, columns: tuple[str, str] | None = None) -> Pair | None:
     """What is learned from a record; None where that, or its prompt, is empty.
 
-    columns: the names of the prompt and the completion; None: those of its form. Raises ValueError.
+    columns: the names of the prompt and the completion; None: those of its form. Raises ValueError,
+    which begins with `place`.
     """
-    form = "columns" if columns else form_of(place, record)
+    fit = (form for form, names in FORMS.items() if record.keys() >= {*names})
+    form = "columns" if columns else next(fit, None)
+    if form is None:
+        forms = "; ".join(", ".join(names) for names in FORMS.values())
+        raise ValueError(f"{place}: its names are {', '.join(record):.80}, wanted {forms}")
     if form == "messages":
         return _chat(place, record, form, "role", "content")
     if form == "sharegpt":
