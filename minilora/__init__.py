@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # what a type checker and an editor read; each is imported wh
     from .text.score import exact_match
     from .text.tasks import load_task
     from .tuning.adapters import Tuned, attach, detach, merge, unmerge
-    from .tuning.callbacks import Callback, EarlyStopping
+    from .tuning.callbacks import Callback, EarlyStopping, KeepBest
     from .tuning.library import Library
     from .tuning.storage import load_adapter, save_adapter
     from .tuning.train import train
@@ -48,7 +48,7 @@ HOMES = {  # module -> the public names in it
     "text.score": ("exact_match",),
     "text.tasks": ("load_task",),
     "tuning.adapters": ("Tuned", "attach", "detach", "merge", "unmerge"),
-    "tuning.callbacks": ("Callback", "EarlyStopping"),
+    "tuning.callbacks": ("Callback", "EarlyStopping", "KeepBest"),
     "tuning.library": ("Library",),
     "tuning.storage": ("load_adapter", "save_adapter"),
     "tuning.train": ("train",),
@@ -59,6 +59,7 @@ __all__ = [
     "METHODS",
     "Callback",
     "EarlyStopping",
+    "KeepBest",
     "Library",
     "Llama",
     "ModelConfig",

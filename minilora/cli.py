@@ -139,6 +139,14 @@ class _Command(_Parser):
             self.error(f"--method: {error}")
         self._fill()
         known, others = super().parse_known_args(args, namespace)
+        if getattr(known, "config", None):  # its options first: those of the command line win
+            from .commands import config
+
+            try:
+                args = [*with_techniques(config.words(self, known.config)), *args]
+            except (ValueError, OSError) as error:
+                self.error(" ".join(str(error).split()))
+            known, others = super().parse_known_args(args, namespace)
         for word in others:
             if word.startswith("--"):
                 self._explain(word)

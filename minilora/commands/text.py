@@ -1,5 +1,6 @@
 """generate, merge: use an adapter."""
 
+import argparse
 import sys
 import warnings
 from argparse import Namespace
@@ -8,6 +9,7 @@ from typing import Any
 
 from ..llama.generation import cut
 from ..support.files import find
+from . import config
 from .arguments import OWN, command, given
 
 BASE = "'base', smollm2-135m, a model's folder or a .gguf file (%(default)s)"
@@ -23,7 +25,9 @@ def add(commands) -> None:
     p.add_argument("--method", help=METHOD)
     p.add_argument("--prompt", required=True, help="the text; with --task only the word")
     p.add_argument("--task", help="write the prompt as this task does: tag + word + '>'")
-    p.add_argument("--chat", action="store_true", help="put the prompt into the chat template")
+    chat = "put the prompt into the chat template (as the adapter's run.toml says)"
+    p.add_argument("--chat", action=argparse.BooleanOptionalAction, help=chat)
+    p.add_argument("--system", metavar="TEXT", help="what the system says before it in the chat")
     p.add_argument("--max-new-tokens", type=int, default=32, help="most new tokens (%(default)s)")
     p.add_argument("--speed", action="store_true", help="print tokens/s, and the limit by memory")
     p.add_argument("--temperature", type=float, default=0.0, help="0: no sampling (%(default)s)")
@@ -106,9 +110,18 @@ def _prompt(a, tokenizer):
     prompt = a.prompt
     if a.task is not None:
         prompt = find("task", a.task, tasks.TASKS).prompt(prompt)
-    if a.chat and not hasattr(tokenizer, "chat"):
+    trained = Path(a.adapter or "") / config.NAME
+    how = config.read(trained) if a.adapter and trained.is_file() else {}
+    if not (how.get("chat") if a.chat is None else a.chat):
+        if a.system is not None:
+            raise ValueError(
+                "--system: wanted --chat too, since a prompt alone has no place for it"
+            )
+        return prompt
+    if not hasattr(tokenizer, "chat"):
         raise ValueError(f"{a.base}: its tokenizer has no chat template")
-    return tokenizer.chat(prompt) if a.chat else prompt
+    said = {"system": a.system or how.get("system"), "user": prompt}
+    return tokenizer.chat([{"role": r, "content": t} for r, t in said.items() if t])
 
 
 class _Stream:

@@ -35,6 +35,7 @@ PEFT_NAMES = {
     "get_base_model": "tuned.base",
     "print_trainable_parameters": "print(tuned), or tuned.count_parameters()",
     "peft_config": "tuned.method, .rank, .alpha, .targets and .options",
+    "packing": "nothing, since padding is not computed here",
     "add_adapter": "ml.Library, which holds several adapters",
     "set_adapter": "ml.Library and its use(name)",
     "delete_adapter": "ml.detach(tuned), or ml.Library and its remove(name)",

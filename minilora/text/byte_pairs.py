@@ -133,6 +133,11 @@ class BytePairTokenizer:
         with _in_rust("tokenizer"):
             return self._inner.decode(known)
 
+    @property
+    def has_chat(self) -> bool:
+        """Is its chat template ChatML, which `chat` and `turns` write?"""
+        return START in self.template and STOP in self.template
+
     def chat(self, messages: str | Sequence[Mapping[str, str]]) -> str:
         """A conversation as one ChatML text, which the model continues with the assistant's answer.
 
@@ -150,7 +155,7 @@ class BytePairTokenizer:
         It says the content of its turns, and the token that ends each of them. Raises ValueError as
         `chat` does.
         """
-        if START not in self.template or STOP not in self.template:
+        if not self.has_chat:
             raise ValueError("tokenizer: its chat template is not ChatML, or it has none")
         default = re.search(rf"{re.escape(START)}system\n(.*?){re.escape(STOP)}", self.template)
         if default and messages and messages[0]["role"] != "system":

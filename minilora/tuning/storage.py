@@ -60,7 +60,7 @@ def save_adapter(
         "rank_pattern": tuned.rank_pattern,
         "alpha_pattern": tuned.alpha_pattern,
         "options": tuned.options,
-        "base": {"name": tuned.base.name, "crc32": _mark(tuned.base)},
+        "base": {"name": tuned.base.name, "crc32": mark(tuned.base)},
         "config": {k: v for k, v in config.items() if k not in DESCRIPTIVE},
     }
     data = array_bytes(arrays, {ABOUT: json.dumps(own)})
@@ -199,7 +199,7 @@ def _load(model, folder, method, options, unmoved=False):
     except ValueError as error:
         raise ValueError(f"{error}{f'; wanted {wanted}' if wanted else ''}") from None
     if wanted:
-        this = f"{model.name!r} ({_mark(model)})" if model.name else f"({_mark(model)})"
+        this = f"{model.name!r} ({mark(model)})" if model.name else f"({mark(model)})"
         warnings.warn(f"{folder}: saved on {wanted}, and this is another, {this}", stacklevel=3)
     return tuned
 
@@ -244,7 +244,7 @@ def _other_base(model, own) -> str:
     "" if it is this base, or if the file does not say it.
     """
     saved = own.get("base")
-    if not isinstance(saved, dict) or saved.get("crc32") == _mark(model):
+    if not isinstance(saved, dict) or saved.get("crc32") == mark(model):
         return ""
     name = f"{saved['name']!r:.40} " if saved.get("name") else ""
     return printable(f"the base {name}({saved.get('crc32')!s:.8})")
@@ -253,7 +253,7 @@ def _other_base(model, own) -> str:
 MARKS: weakref.WeakKeyDictionary[Llama, str] = weakref.WeakKeyDictionary()  # a base -> its own
 
 
-def _mark(model) -> str:
+def mark(model) -> str:
     """The fingerprint of a base's weights in float32, whatever their dtype.
 
     It is kept for each base, since computing it takes longer than reading an adapter.

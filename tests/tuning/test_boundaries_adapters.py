@@ -189,7 +189,7 @@ def test_a_field_of_peft_that_is_known_makes_no_warning(kind, tmp_path):
 def test_another_base_is_told_by_its_name_and_its_mark(name, words):
     own = {"base": {"name": name, "crc32": "0123abcd"}}
     assert storage._other_base(base("float32"), own).startswith(words)
-    own["base"]["crc32"] = storage._mark(base("float32"))
+    own["base"]["crc32"] = storage.mark(base("float32"))
     assert storage._other_base(base("float32"), own) == ""
 
 
