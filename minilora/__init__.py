@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # what a type checker and an editor read; each is imported wh
     from .llama.model import Llama, ModelConfig
     from .memory import ledger, measure
     from .methods import METHODS
+    from .step.page import trace_page
+    from .step.trace import trace
     from .text.batches import batches
     from .text.pairs import read_pairs
     from .text.score import exact_match
@@ -41,6 +43,8 @@ HOMES = {  # module -> the public names in it
     "llama.model": ("Llama", "ModelConfig"),
     "memory": ("ledger", "measure"),
     "methods": ("METHODS",),
+    "step.page": ("trace_page",),
+    "step.trace": ("trace",),
     "text.batches": ("batches",),
     "text.pairs": ("read_pairs",),
     "text.score": ("exact_match",),
@@ -80,6 +84,8 @@ __all__ = [
     "read_pairs",
     "save_adapter",
     "save_model",
+    "trace",
+    "trace_page",
     "train",
     "unmerge",
 ]

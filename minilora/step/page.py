@@ -1,0 +1,142 @@
+"""Steps as one HTML file to walk through: the template page.html and the data that it draws."""
+
+import base64
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..support.files import write_atomically
+from .trace import Trace
+from .undoes import undone
+from .watch import Event, Function, content
+
+LIMIT, SIDE = 8192, 64  # larger arrays are drawn in at most SIDE x SIDE blocks
+TEMPLATE = Path(__file__).with_name("page.html")
+
+
+def trace_page(path: str | Path, traces: Sequence[Trace] | Mapping[str, Trace]) -> Path:
+    """Write steps on one batch as one HTML file, which needs no network; -> its path.
+
+    traces: in the order in which the key T switches; a mapping gives each a title, such as
+    {"LoRA, step 20": …}, else it is the technique's. Raises ValueError for no trace, or for steps
+    on different texts.
+    """
+    titled = traces if isinstance(traces, Mapping) else {}
+    steps = [*titled.items()] or [(t.record.title, t) for t in traces]
+    if not steps or len({t.text for _, t in steps}) > 1:
+        texts = sorted({"".join(t.text) for _, t in steps})
+        raise ValueError(f"trace_page: got steps on {texts}, wanted at least one, on one text")
+    first, pictures = steps[0][1], Pictures()
+    data = {
+        "prompt": first.text[0],
+        "answer": first.text[1],
+        "rows": first.labels,
+        "pages": {name: _page(page) for _, t in steps for name, page in t.pages.items()},
+        "traces": [_step(title, t) for title, t in steps],
+        "moments": _moments(steps),
+    }
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), default=pictures.json)
+    arrays = json.dumps(pictures.facts, separators=(",", ":"))
+    head = f'{{"arrays":{arrays},{text[1:]}'.encode()
+    packed = gzip.compress(len(head).to_bytes(4, "little") + head + pictures.codes, 9, mtime=0)
+    html = TEMPLATE.read_text("utf-8").replace("__DATA__", base64.b64encode(packed).decode())
+    write_atomically(path, html.encode())
+    return Path(path)
+
+
+def _step(title: str, t: Trace) -> dict[str, Any]:
+    return {
+        "method": t.record.name,
+        "title": title,
+        "formula": t.record.formula,
+        "loss": t.loss,
+        "turn": t.turn,
+        "back": t.back,
+        **{name: t.bytes[name] for name in ("weights", "optimizer", "peak")},
+        "events": t.events,
+    }
+
+
+def _page(functions: tuple[Function, ...]) -> dict[str, Any]:
+    page = dict(zip(("forward", "backward"), functions))
+    both = [f.function for f in functions]
+    return page | {"undone": undone(*both) if len(both) == 2 and functions[0].source else {}}
+
+
+def _moments(steps) -> list[dict[str, Any]]:
+    """The moments of all steps; one that every technique has is shown once."""
+    found: dict[str, dict[str, Any]] = {}
+    for i, (_, t) in enumerate(steps):
+        for moment, event, line in t.moments():
+            row = {"trace": i, "event": event, "line": line, "says": moment.says}
+            found.setdefault(moment.name, {"name": moment.name, **row})
+    return [*found.values()]
+
+
+class Pictures:
+    """The arrays of a page, each content once: facts for JSON, and a byte for each number."""
+
+    def __init__(self):
+        self.numbers: dict[Any, int] = {}  # content of an array -> its number
+        self.facts: list[dict[str, Any]] = []
+        self.codes = bytearray()
+
+    def json(self, thing) -> Any:
+        """For json.dumps: an array as its number, an event or a function by its fields."""
+        if isinstance(thing, Event):
+            return vars(thing)
+        if isinstance(thing, Function):
+            return {name: value for name, value in vars(thing).items() if name != "function"}
+        key = content(thing)
+        if key not in self.numbers:
+            self.numbers[key] = len(self.facts)
+            facts, codes = picture(thing)
+            self.facts.append(facts | ({"at": len(self.codes)} if codes else {}))
+            self.codes += codes
+        return self.numbers[key]
+
+
+def picture(a: np.ndarray) -> tuple[dict[str, Any], bytes]:
+    """Facts about an array, and a code q for each number v or block; no code where all are 0.
+
+    q = round(127 sign(v) log(1 + 255 |v| / max) / log 256), an int8; -128 where v is not finite. Of
+    a block the number of largest size stands for all.
+    """
+    if a.ndim == 0:
+        return {"value": _digits(a[()], 6)}, b""
+    finite = np.isfinite(a)
+    v = np.where(finite, a, 0).astype(np.float64)
+    size = np.abs(v).max(initial=0.0)
+    low, high = v.min(initial=0.0), v.max(initial=0.0)
+    facts: dict[str, Any] = {"shape": a.shape, "max": _digits(size), "low": _digits(low)}
+    facts |= {"high": _digits(high)}
+    if not finite.all():
+        facts["hidden"] = int((~finite).sum())
+    if a.size <= (16 if a.dtype.kind == "f" else 64):
+        facts["exact"] = [_digits(x) for x in v.ravel()]
+    if a.size > LIMIT:
+        v, facts["block"] = blocks(v)
+        facts["grid"], finite = v.shape, np.ones(v.shape, bool)
+    if size == 0 and finite.all():
+        return facts, b""
+    codes = 127 * np.sign(v) * np.log1p(255 * np.abs(v) / (size or 1)) / np.log(256)
+    return facts, np.where(finite, codes.round(), -128).astype(np.int8).tobytes()
+
+
+def blocks(v: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+    """At most SIDE x SIDE numbers of an array, and the rows and columns of a block of each."""
+    v = v.reshape(-1, v.shape[-1])
+    tall, wide = (-(-n // SIDE) for n in v.shape)
+    padded = np.pad(v, [(0, -v.shape[0] % tall), (0, -v.shape[1] % wide)])
+    cut = padded.reshape(padded.shape[0] // tall, tall, -1, wide).swapaxes(1, 2)
+    cut = cut.reshape(*cut.shape[:2], -1)
+    at = np.abs(cut).argmax(axis=2)[..., None]
+    return np.take_along_axis(cut, at, axis=2)[..., 0], (tall, wide)
+
+
+def _digits(number, digits: int = 4) -> float:
+    return float(f"{float(number):.{digits}g}")
