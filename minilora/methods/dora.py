@@ -8,7 +8,7 @@ import numpy as np
 from ..engine import Op
 from ..support.meta import dense
 from . import lora
-from .base import Method, PeftFormat
+from .base import Method, Moment, PeftFormat
 
 
 def dora_forward(x, W, s, A, B, m, norm):
@@ -133,5 +133,14 @@ METHOD = Method(
         to_peft,
         from_peft,
         claims=("use_dora",),
+    ),
+    moments=(
+        Moment(
+            "DoRA's norm is a constant",
+            "The norm of each row is made before the pass. It gets no gradient, as in PEFT.",
+            "backward",
+            "return dx",
+            place="q_proj",
+        ),
     ),
 )

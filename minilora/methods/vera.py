@@ -8,7 +8,7 @@ from ..engine import Op
 from ..support.meta import filled
 from ..support.values import number
 from . import lora
-from .base import Method, PeftFormat, check_probability
+from .base import Method, Moment, PeftFormat, check_probability
 
 
 def vera_forward(x, W, A, B, b, d, xd=None):
@@ -137,6 +137,23 @@ def from_peft(config):
     return {names[k]: value for k, value in config.items() if k in names}
 
 
+MOMENTS = (
+    Moment(
+        "one pair serves all layers",
+        "A and B are drawn once and frozen. All layers use these two: press ] and compare.",
+        "forward",
+        "u = xa",
+        place="q_proj",
+    ),
+    Moment(
+        "VeRA keeps u",
+        "db and dd need u = xa Aᵀ, and neither x nor v: backward computes v again.",
+        "forward",
+        "return y",
+        place="q_proj",
+    ),
+)
+
 METHOD = Method(
     name="vera",
     title="VeRA",
@@ -168,4 +185,5 @@ METHOD = Method(
         shared={"A": "base_model.vera_A", "B": "base_model.vera_B"},
         drawn="save_projection",
     ),
+    moments=MOMENTS,
 )

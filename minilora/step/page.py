@@ -25,8 +25,10 @@ def trace_page(path: str | Path, traces: Sequence[Trace] | Mapping[str, Trace]) 
     {"LoRA, step 20": …}, else it is the technique's. Raises ValueError for no trace, or for steps
     on different texts.
     """
-    titled = traces if isinstance(traces, Mapping) else {}
-    steps = [*titled.items()] or [(t.record.title, t) for t in traces]
+    if isinstance(traces, Mapping):
+        steps = [*traces.items()]
+    else:
+        steps = [(t.record.title, t) for t in traces]
     if not steps or len({t.text for _, t in steps}) > 1:
         texts = sorted({"".join(t.text) for _, t in steps})
         raise ValueError(f"trace_page: got steps on {texts}, wanted at least one, on one text")
@@ -110,8 +112,8 @@ def picture(a: np.ndarray) -> tuple[dict[str, Any], bytes]:
         return {"value": _digits(a[()], 6)}, b""
     finite = np.isfinite(a)
     v = np.where(finite, a, 0).astype(np.float64)
-    size = np.abs(v).max(initial=0.0)
-    low, high = v.min(initial=0.0), v.max(initial=0.0)
+    low, high = (float(edge(v, initial=0)) for edge in (np.min, np.max))
+    size = max(-low, high)
     facts: dict[str, Any] = {"shape": a.shape, "max": _digits(size), "low": _digits(low)}
     facts |= {"high": _digits(high)}
     if not finite.all():
@@ -132,8 +134,8 @@ def blocks(v: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
     v = v.reshape(-1, v.shape[-1])
     tall, wide = (-(-n // SIDE) for n in v.shape)
     padded = np.pad(v, [(0, -v.shape[0] % tall), (0, -v.shape[1] % wide)])
-    cut = padded.reshape(padded.shape[0] // tall, tall, -1, wide).swapaxes(1, 2)
-    cut = cut.reshape(*cut.shape[:2], -1)
+    rows, columns = padded.shape[0] // tall, padded.shape[1] // wide
+    cut = padded.reshape(rows, tall, columns, wide).swapaxes(1, 2).reshape(rows, columns, -1)
     at = np.abs(cut).argmax(axis=2)[..., None]
     return np.take_along_axis(cut, at, axis=2)[..., 0], (tall, wide)
 

@@ -34,15 +34,22 @@ class Trace:
     labels: dict[int, list[str]]  # how many rows -> the token of each row
     text: tuple[str, str]  # of the first sequence: what is given, what is to be learned
 
+    def at(self, event: int, line: int) -> tuple[Event, dict[str, np.ndarray], str]:
+        """An event, the names that its line has read or made, and the line's code."""
+        it = self.events[event]
+        source = self.pages[it.op][it.phase == "backward"].source
+        names = dict(it.given)
+        for _, changed in it.lines[: line + 1]:
+            names |= changed
+        return it, names, source[it.lines[line][0]].strip() if source else ""
+
     def find(self, moment: Moment) -> tuple[int, int] | None:
         """(event, line) of a moment in this step; None where it does not happen."""
         for i, event in enumerate(self.events):
             if moment.is_in(event.phase, event.place, event.op, self.record.op.name):
-                source = self.pages[event.op][event.phase == "backward"].source
-                names = dict(event.given)
-                for j, (line, changed) in enumerate(event.lines):
-                    names |= changed
-                    if source[line].strip().startswith(moment.line) and moment.holds(names):
+                for j in range(len(event.lines)):
+                    _, names, text = self.at(i, j)
+                    if text.startswith(moment.line) and moment.holds(names):
                         return i, j
         return None
 
@@ -143,4 +150,4 @@ def _text(tuned, ids, targets):
     """The first sequence: what is given, what is to be learned."""
     counts = targets[0] != IGNORED
     start = int(counts.argmax()) + 1
-    return _decode(tuned, ids[0, :start]), _decode(tuned, targets[0, counts])
+    return _decode(tuned, ids[0, :start]), _decode(tuned, targets[0, counts]).rstrip("\n")

@@ -26,6 +26,8 @@ from ..ops.adamw import adamw
 from ..support.meta import is_array
 from ..tuning.adapters import Tuned
 
+ADAMW: Any = adamw  # a Function
+PACKAGE = Path(__file__).parents[1]
 RULES = "derived", "grad_rule", "before_step", "after_step"  # of a record, beside its pair
 Names = dict[str, np.ndarray]  # name in a page -> what it stood for then, as an array
 
@@ -46,10 +48,9 @@ class Event:
     out: np.ndarray | None = None
     taped: bool = False  # forward: is it on the tape?
     leaves: dict[str, str] = field(default_factory=dict)  # arguments that train -> their keys
-    source: dict[str, int] = field(default_factory=dict)  # argument -> event that made it
     keeps: list[dict[str, Any]] = field(default_factory=list)  # name, kind, bytes, array, holder
     forward: int | None = None  # backward: the event that it undoes
-    gradients: list[dict[str, Any]] = field(default_factory=list)  # of, array, leaf
+    gradients: list[dict[str, Any]] = field(default_factory=list)  # of, array, to, leaf
     frees: dict[str, int] = field(default_factory=dict)  # name -> bytes; 0: kept elsewhere too
     bytes: tuple[int, int, int] = (0, 0, 0)  # after it: kept, gradients, in flight
 
@@ -118,10 +119,9 @@ class Watch:
         self.weights, self.aside = storages(weights), {*storages(batch)}
         self.keys = {id(a): key for key, a in tuned.trainable.items()}
         self.places = {id(arrays): layer for layer, arrays in tuned.layers.items()}
-        self.rules = {f.__code__: f"{record.name}.{n}" for n in RULES if (f := getattr(record, n))}
-        self.rules |= {adamw.value.__code__: "adamw"}
-        self.functions = {f.__code__: f for n in RULES if (f := getattr(record, n))}
-        self.functions |= {adamw.value.__code__: adamw.value}
+        rules = {f"{record.name}.{n}": f for n in RULES if (f := getattr(record, n))}
+        rules["adamw"] = ADAMW.value
+        self.rules = {f.__code__: (name, f) for name, f in rules.items()}
         self.handlers = {
             Op.__call__.__code__: self._op,
             Op.gradients.__code__: self._gradients,
@@ -133,7 +133,6 @@ class Watch:
         self.contents: dict[tuple, np.ndarray] = {}
         self.frozen = {id(a) for a in tuned.base.params.values()}
         self.alive: dict[int, tuple[int, Any]] = {}  # place -> bytes of an array seen, its weakref
-        self.made: dict[int, dict[tuple, int]] = {}  # place -> shape -> the event that made it
         self.kept: Counter[int] = Counter()  # place -> how many caches hold it
         self.holder: dict[int, int] = {}  # place -> the event that kept it first
         self.nodes: dict[int, tuple] = {}  # id of a node's parents -> its event, what it keeps
@@ -147,7 +146,7 @@ class Watch:
     def __exit__(self, *_):
         sys.settrace(self.before)
         self._sample()
-        self.gradients = self.events[-1].bytes[1]
+        self.gradients = sum(nbytes for _, nbytes in self.leaf_grads.values())
         self.back = self.back or len(self.events)
 
     # what runs
@@ -183,10 +182,7 @@ class Watch:
                 event.leaves[name] = a.node.name
             if name in op.constants and is_array(data):
                 self.aside.add(storage(data)[0])
-            elif isinstance(data, np.ndarray):
-                made = self.made.get(self._see(data), {}).get(data.shape)
-                if made is not None:
-                    event.source[name] = made
+            self._see(data)
         return AtReturn(frame, partial(self._op_done, number))
 
     def _op_done(self, number, out):
@@ -194,7 +190,7 @@ class Watch:
         if isinstance(out, Tensor):  # not where an error passes through
             event = self.events[number]
             event.taped, event.out = out.node is not None, self._copy(out.data)
-            self.made.setdefault(self._see(out.data), {})[out.data.shape] = number
+            self._see(out.data)
 
     def _node(self, frame):
         """Node.__init__: what the tape keeps. A node that no op's call makes is an event too."""
@@ -252,19 +248,19 @@ class Watch:
         for name, p, g in zip(inspect.signature(op.forward).parameters, parents, grads or ()):
             if p is not None and g is not None:
                 self._see(g)
-                leaf = p.name if p.op is None else ""
-                event.gradients.append({"of": name, "array": self._copy(g), "leaf": leaf})
+                to, leaf = f"{p.name} {p.op.name}" if p.op else p.name, p in self.leaves
+                event.gradients.append({"of": name, "array": self._copy(g), "to": to, "leaf": leaf})
                 if leaf:
-                    self.leaf_grads.setdefault(leaf, (storage(g)[0], g.nbytes))
+                    self.leaf_grads.setdefault(p.name, (storage(g)[0], g.nbytes))
         event.frees = self._free(id(parents))
 
     def _rule(self, frame):
         """A rule of the record, or AdamW on one array."""
         given = frame.f_locals
-        name, at = self.rules[frame.f_code], self.places.get(id(given.get("arrays")))
-        at = at or self.keys.get(id(given.get("p"))) or place()
-        event = Event("forward" if name.endswith(".derived") else "step", name, at)
-        self._begin(event, self.functions[frame.f_code])
+        name, function = self.rules[frame.f_code]
+        at = self.places.get(id(given.get("arrays"))) or self.keys.get(id(given.get("p")))
+        event = Event("forward" if name.endswith(".derived") else "step", name, at or place())
+        self._begin(event, function)
         if event.phase == "step" and not self.back:
             self.back = len(self.events) - 1
         if self.open[-1][1]:
@@ -287,7 +283,6 @@ class Watch:
             if was is a and isinstance(a, np.ndarray) and a.dtype.kind == "f":
                 into["Δ" + name] = self._copy(now - then)
             last[name] = a, now
-            self._see(a)
 
     def _copy(self, a) -> np.ndarray | None:
         """A read-only copy, one for each content; a number as an array (); None for all else."""
@@ -303,21 +298,16 @@ class Watch:
             self.contents[key].flags.writeable = False
         return self.contents[key]
 
-    def _see(self, a) -> int:
-        """Know an array until it is freed -> its place; 0 for what is no array."""
+    def _see(self, a) -> None:
+        """Know an array until it is freed."""
         if not isinstance(a, np.ndarray):
-            return 0
+            return
         at, nbytes = storage(a)
         if at not in self.alive:
             root = a
             while isinstance(root.base, np.ndarray):
                 root = root.base
-            self.alive[at] = nbytes, weakref.ref(root, lambda _: self._gone(at))
-        return at
-
-    def _gone(self, at):
-        self.alive.pop(at, None)
-        self.made.pop(at, None)
+            self.alive[at] = nbytes, weakref.ref(root, lambda _: self.alive.pop(at, None))
 
     def _sample(self):
         """The bytes that are held, written into the event that ran last."""
@@ -340,9 +330,8 @@ def content(a: np.ndarray) -> tuple:
 
 
 def _flat(names) -> dict[str, Any]:
-    """The names of a frame, a rule's dict of arrays as arrays["A"]; without what no line is about.
-    """
-    flat = {}
+    """The names of a frame that lines are about; of a rule's dict of arrays each: arrays["A"]."""
+    flat: dict[str, Any] = {}
     for name, a in names.items():
         if isinstance(a, dict):
             flat |= {f'{name}["{key}"]': value for key, value in a.items()}
@@ -361,12 +350,12 @@ def read(function: FunctionType) -> Function:
         path = Path(inspect.getsourcefile(function) or "")
     except (OSError, TypeError):
         lines, first, path = [], 0, Path()
-    top = len(path.parts) - path.parts[::-1].index("minilora") - 1 if "minilora" in path.parts else -1
+    ours = path.is_relative_to(PACKAGE)
     doc = inspect.cleandoc(function.__doc__ or "")
     found = [(n, dims) for names, dims in SYMBOLS.findall(doc) for n in names.split(", ")]
     return Function(
         function.__name__,
-        "/".join(path.parts[top:]),
+        str(path.relative_to(PACKAGE.parent) if ours else path.name),
         first,
         doc,
         textwrap.dedent("".join(lines)).splitlines(),
