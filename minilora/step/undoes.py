@@ -45,8 +45,8 @@ def _made(forward, gradient):
                 pairs = list(zip(names, values))
             case ast.Assign(targets=[ast.Tuple(elts=names)] | names, value=value):
                 pairs = [(name, value) for name in names]
-            case ast.AugAssign(target=name, value=value):
-                pairs = [(name, value)]
+            case ast.AugAssign(target=target, value=value):
+                pairs = [(target, value)]
         for name, value in pairs:  # o[q0:q1] = … makes o
             made.setdefault(ast.unparse(name).split("[")[0], []).append(value)
     return made
