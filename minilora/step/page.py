@@ -90,7 +90,7 @@ class Pictures:
     def json(self, thing) -> Any:
         """For json.dumps: an array as its number, an event or a function by its fields."""
         if isinstance(thing, Event):
-            return vars(thing)
+            return {name.replace("source", "from"): value for name, value in vars(thing).items()}
         if isinstance(thing, Function):
             return {name: value for name, value in vars(thing).items() if name != "function"}
         key = content(thing)

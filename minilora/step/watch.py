@@ -48,9 +48,10 @@ class Event:
     out: np.ndarray | None = None
     taped: bool = False  # forward: is it on the tape?
     leaves: dict[str, str] = field(default_factory=dict)  # arguments that train -> their keys
+    source: dict[str, int] = field(default_factory=dict)  # argument -> the event that made it
     keeps: list[dict[str, Any]] = field(default_factory=list)  # name, kind, bytes, array, holder
     forward: int | None = None  # backward: the event that it undoes
-    gradients: list[dict[str, Any]] = field(default_factory=list)  # of, array, to, leaf
+    gradients: list[dict[str, Any]] = field(default_factory=list)  # of, array, leaf
     frees: dict[str, int] = field(default_factory=dict)  # name -> bytes; 0: kept elsewhere too
     bytes: tuple[int, int, int] = (0, 0, 0)  # after it: kept, gradients, in flight
 
@@ -133,6 +134,7 @@ class Watch:
         self.contents: dict[tuple, np.ndarray] = {}
         self.frozen = {id(a) for a in tuned.base.params.values()}
         self.alive: dict[int, tuple[int, Any]] = {}  # place -> bytes of an array seen, its weakref
+        self.made: dict[tuple, int] = {}  # place and shape -> the event that made it last
         self.kept: Counter[int] = Counter()  # place -> how many caches hold it
         self.holder: dict[int, int] = {}  # place -> the event that kept it first
         self.nodes: dict[int, tuple] = {}  # id of a node's parents -> its event, what it keeps
@@ -182,7 +184,9 @@ class Watch:
                 event.leaves[name] = a.node.name
             if name in op.constants and is_array(data):
                 self.aside.add(storage(data)[0])
-            self._see(data)
+            made = self.made.get((self._see(data), np.shape(data)))
+            if made is not None:
+                event.source[name] = made
         return AtReturn(frame, partial(self._op_done, number))
 
     def _op_done(self, number, out):
@@ -190,7 +194,7 @@ class Watch:
         if isinstance(out, Tensor):  # not where an error passes through
             event = self.events[number]
             event.taped, event.out = out.node is not None, self._copy(out.data)
-            self._see(out.data)
+            self.made[self._see(out.data), out.data.shape] = number
 
     def _node(self, frame):
         """Node.__init__: what the tape keeps. A node that no op's call makes is an event too."""
@@ -248,8 +252,8 @@ class Watch:
         for name, p, g in zip(inspect.signature(op.forward).parameters, parents, grads or ()):
             if p is not None and g is not None:
                 self._see(g)
-                to, leaf = f"{p.name} {p.op.name}" if p.op else p.name, p in self.leaves
-                event.gradients.append({"of": name, "array": self._copy(g), "to": to, "leaf": leaf})
+                leaf = p.name if p in self.leaves else ""
+                event.gradients.append({"of": name, "array": self._copy(g), "leaf": leaf})
                 if leaf:
                     self.leaf_grads.setdefault(p.name, (storage(g)[0], g.nbytes))
         event.frees = self._free(id(parents))
@@ -298,16 +302,18 @@ class Watch:
             self.contents[key].flags.writeable = False
         return self.contents[key]
 
-    def _see(self, a) -> None:
-        """Know an array until it is freed."""
+    def _see(self, a) -> int | None:
+        """Know an array until it is freed -> its place; None for what is no array."""
         if not isinstance(a, np.ndarray):
-            return
+            return None
         at, nbytes = storage(a)
         if at not in self.alive:
             root = a
             while isinstance(root.base, np.ndarray):
                 root = root.base
+            self.made = {key: number for key, number in self.made.items() if key[0] != at}
             self.alive[at] = nbytes, weakref.ref(root, lambda _: self.alive.pop(at, None))
+        return at
 
     def _sample(self):
         """The bytes that are held, written into the event that ran last."""
