@@ -134,7 +134,7 @@ class Watch:
         self.contents: dict[tuple, np.ndarray] = {}
         self.frozen = {id(a) for a in tuned.base.params.values()}
         self.alive: dict[int, tuple[int, Any]] = {}  # place -> bytes of an array seen, its weakref
-        self.made: dict[tuple, int] = {}  # place and shape -> the event that made it last
+        self.made: dict[Any, dict[tuple, int]] = {}  # place -> shape -> the event that made it
         self.kept: Counter[int] = Counter()  # place -> how many caches hold it
         self.holder: dict[int, int] = {}  # place -> the event that kept it first
         self.nodes: dict[int, tuple] = {}  # id of a node's parents -> its event, what it keeps
@@ -184,9 +184,9 @@ class Watch:
                 event.leaves[name] = a.node.name
             if name in op.constants and is_array(data):
                 self.aside.add(storage(data)[0])
-            made = self.made.get((self._see(data), np.shape(data)))
-            if made is not None:
-                event.source[name] = made
+            made = self.made.get(self._see(data), {})
+            if isinstance(data, np.ndarray) and data.shape in made:
+                event.source[name] = made[data.shape]
         return AtReturn(frame, partial(self._op_done, number))
 
     def _op_done(self, number, out):
@@ -194,7 +194,7 @@ class Watch:
         if isinstance(out, Tensor):  # not where an error passes through
             event = self.events[number]
             event.taped, event.out = out.node is not None, self._copy(out.data)
-            self.made[self._see(out.data), out.data.shape] = number
+            self.made.setdefault(self._see(out.data), {})[np.shape(out.data)] = number
 
     def _node(self, frame):
         """Node.__init__: what the tape keeps. A node that no op's call makes is an event too."""
@@ -311,9 +311,12 @@ class Watch:
             root = a
             while isinstance(root.base, np.ndarray):
                 root = root.base
-            self.made = {key: number for key, number in self.made.items() if key[0] != at}
-            self.alive[at] = nbytes, weakref.ref(root, lambda _: self.alive.pop(at, None))
+            self.alive[at] = nbytes, weakref.ref(root, lambda _: self._gone(at))
         return at
+
+    def _gone(self, at):
+        self.alive.pop(at, None)
+        self.made.pop(at, None)
 
     def _sample(self):
         """The bytes that are held, written into the event that ran last."""

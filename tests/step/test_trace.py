@@ -125,6 +125,20 @@ def test_lines_hold_what_the_mathematics_says(model, batch):
     assert seen == len(tuned.layers) == 8
 
 
+def test_an_argument_comes_from_the_event_that_made_it(traces):
+    for trace in traces.values():
+        for event in trace.events[: trace.turn]:
+            for name, made in event.source.items():
+                theirs = trace.events[made].out
+                assert event.given[name].tobytes() == theirs.tobytes(), (event.place, name)
+        attention = next(e for e in trace.events if e.op == "attention")
+        assert [trace.events[i].op for i in attention.source.values()] == [
+            "rope",
+            "rope",
+            "reshape",
+        ]
+
+
 def test_looking_moves_nothing(model, batch):
     for method in ml.METHODS:
         tuned = away_from_zero(attached(model, method))
