@@ -60,7 +60,7 @@ def row_norm_backward(dnorm, cache):
     `dora_backward` add up to the whole derivative of eq. 5.
     """
     V, norm, s, A, B = cache
-    dV = (dnorm / norm)[:, None] * V  # norm² = Σ V²
+    dV = (dnorm / norm)[:, None] * V  # norm = √Σ V²
     return None, None, s * (B.T @ dV), s * (dV @ A.T)  # V has s B A
 
 

@@ -32,7 +32,7 @@ def lora_fa_backward(dy, cache, need=(True,) * 6):
     elif dropped:
         dx, dxd = dy @ W, dz @ A  # y has x Wᵀ, z = xa Aᵀ
     else:
-        dx, dxd = dy @ W + dz @ A, None  # xa = x
+        dx, dxd = dy @ W + dz @ A, None  # y has x Wᵀ, z = xa Aᵀ, xa = x
     return dx, None, None, None, dB, dxd
 
 

@@ -20,7 +20,8 @@ def vera_forward(x, W, A, B, b, d, xd=None):
     """
     xa = x if xd is None else xd
     u = xa @ A.T  # (M, r)
-    v = (d * u) @ B.T  # (M, O)
+    w = d * u  # (M, r)
+    v = w @ B.T  # (M, O)
     y = x @ W.T + b * v
     return y, (u, W, A, B, b, d, xd is not None)  # u for db and dd; neither x nor v
 
@@ -32,16 +33,16 @@ def vera_backward(dy, cache, need=(True,) * 7):
     """
     u, W, A, B, b, d, dropped = cache
     v = (d * u) @ B.T  # not kept: it is as large as y
-    dw = (b * dy) @ B  # (M, r): y has b · v, v = w Bᵀ, w = d · u
-    db = (dy * v).sum(axis=0)  # y has b · v, the same b in every row
-    dd = (dw * u).sum(axis=0)  # w = d · u, the same d in every row
-    du = d * dw  # w = d · u
+    dw = (b * dy) @ B  # y has b v, v = w Bᵀ
+    db = (dy * v).sum(axis=0)  # y has b v, the same b in every row
+    dd = (dw * u).sum(axis=0)  # w = d u, the same d in every row
+    du = d * dw  # w = d u
     if not need[0]:  # nothing before x trains, and so nothing before xd
         dx, dxd = None, None
     elif dropped:
         dx, dxd = dy @ W, du @ A  # y has x Wᵀ, u = xa Aᵀ
     else:
-        dx, dxd = dy @ W + du @ A, None  # xa = x
+        dx, dxd = dy @ W + du @ A, None  # y has x Wᵀ, u = xa Aᵀ, xa = x
     return dx, None, None, None, db, dd, dxd
 
 
