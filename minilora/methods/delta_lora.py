@@ -1,6 +1,6 @@
 """Delta-LoRA: LoRA whose frozen weight follows the change of the product B A from step to step.
 
-The pair is LoRA's, without dropout, so that ∂loss/∂(BA) = s ∂loss/∂W. W gets no gradient and no
+The pair is LoRA's, without dropout, so that ∂loss/∂(B A) = s ∂loss/∂W. W gets no gradient and no
 moments of its own.
 """
 

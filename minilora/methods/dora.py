@@ -47,7 +47,7 @@ dora = Op(
 
 
 def row_norm_forward(W, s, A, B):
-    """norm = √Σ over a row of V², V = W + s B A.   W (O, I), A (r, I), B (O, r)  ->  norm (O,)."""
+    """norm = √Σ V² over a row, V = W + s B A.   W (O, I), A (r, I), B (O, r)  ->  norm (O,)."""
     V = W + s * (B @ A)
     norm = np.sqrt((V * V).sum(axis=1))
     return norm, (V, norm, s, A, B)

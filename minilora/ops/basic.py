@@ -183,9 +183,7 @@ def maximum_forward(a, b):
 def maximum_backward(dy, cache):
     """dy goes to the larger; to a where they are equal."""
     first, a_shape, b_shape = cache
-    da = unbroadcast(dy * first, a_shape)  # y = maximum(a, b)
-    db = unbroadcast(dy * ~first, b_shape)  # y = maximum(a, b)
-    return da, db
+    return unbroadcast(dy * first, a_shape), unbroadcast(dy * ~first, b_shape)  # y = maximum(a, b)
 
 
 add = Op("add", add_forward, add_backward, saves=("a_shape", "b_shape"))

@@ -23,10 +23,9 @@ def swiglu_forward(gate, up):
 
 
 def swiglu_backward(dh, cache):
-    """dh (M, F) -> dgate, dup (M, F)."""
+    """dh (M, F) -> dgate, dup (M, F). The slope of silu(z) is σ + z σ (1 - σ)."""
     gate, up = cache
     p = sigmoid(gate)
-    # silu(z) = z σ(z) has the slope σ + z σ (1 - σ)
     dgate = dh * up * p * (1 + gate * (1 - p))  # h = gate p up, p = sigmoid(gate)
     dup = dh * gate * p  # h = gate p up
     return dgate, dup
