@@ -5,10 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..methods.base import Moment
 from ..support import plots
-from ..support.files import nearest
-from .trace import Trace
 
 WORD = re.compile(r'[A-Za-z_]\w*(?:\["\w+"\])?|\s+|.')
 WIDTH, HIGH = 9.0, 3.0  # inches of a figure, of a picture
@@ -16,29 +13,22 @@ SHORT = 16  # an axis of fewer entries has larger cells
 LETTER, GAP, SMALL = 0.11, 0.11, 0.01  # inches of a letter, between pictures, of a small cell
 
 
-def draw(trace: Trace, moment: str | Moment) -> Any:
-    """The line of a moment: each name as a picture, zeros white; axes of equal length are equal.
+def draw(title: str, text: str, names: dict[str, np.ndarray], changes: dict) -> Any:
+    """A line's code as an equation: each name as a picture, zeros white; equal axes equally long.
 
-    moment: one of the step's own by its name, or a Moment of the reader's. Above each picture
-    stands its name and shape, below it the largest size of a number in it. Raises ValueError if it
-    is not in this step.
+    names: what its names stand for; changes: what it changed in place, and by how much. Above each
+    picture stands its name and shape, below it the largest size of a number in it.
     """
-    own = {m.name: m for m, *_ in trace.moments()}
-    found = own.get(moment) if isinstance(moment, str) else moment
-    place = found and trace.find(found)
-    if not place:
-        raise nearest("moment of this step", getattr(moment, "name", str(moment)), own)
-    event, names, text = trace.at(*place)
     parts = _parts(text, names)
-    for name, change in event.lines[place[1]][1].items():
-        parts += [" changes by ", (name, change)] if name.startswith("Δ") else []
+    for change in changes.items():
+        parts += [" changes by ", change]
     cell, letter = _sizes(parts)
     arrays = [part[1] for part in parts if not isinstance(part, str)]
     tall = max((_length(len(_rows(a)), cell) for a in arrays), default=0.0)
     with plots.style():
         figure = plots.canvas(WIDTH, tall + 1)
         figure.set_layout_engine("none")
-        figure.suptitle(f"{event.place} · {event.op}, {event.phase}", fontsize=10, y=0.98)
+        figure.suptitle(title, fontsize=10, y=0.98)
         x = 0.1
         for part in parts:
             if isinstance(part, str):
