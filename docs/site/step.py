@@ -20,9 +20,17 @@ def traces() -> dict[str, Trace]:
     }
 
 
-def places() -> set[str]:
-    """The names of the pages that the step has: "step.html#lora" leads to one."""
-    return {name for trace in traces().values() for name in trace.pages}
+def anchors(title: str, ops: list[str]) -> list[str]:
+    """Where in step.html a technique, or these ops, are: its moments, else the ops' names."""
+    first: dict[str, tuple[str, str]] = {}  # a moment -> the technique that shows it, and its page
+    for shown, trace in traces().items():
+        for moment, event, _ in trace.moments():
+            first.setdefault(moment.name, (shown, trace.events[event].op))
+    found = [
+        name for name, (shown, op) in first.items() if (shown == title if title else op in ops)
+    ]
+    pages = {name for trace in traces().values() for name in trace.pages}
+    return found or [op for op in ops if op in pages]
 
 
 def write(folder: Path) -> None:
