@@ -47,16 +47,20 @@ class Browser:
 
     def __call__(self, method: str, **params):
         """One order, and its answer; what Chromium tells meanwhile is noted."""
-        self.sent += 1
-        order = {"id": self.sent, "method": method, "params": params}
-        if self.session:
-            order["sessionId"] = self.session
-        os.write(self.orders, json.dumps(order).encode() + b"\0")
+        self.order(method, params)
         while (told := self.read()).get("id") != self.sent:
             self.note(told)
         if "error" in told:
             raise RuntimeError(f"{method}: {told['error']['message']}")
         return told["result"]
+
+    def order(self, method: str, params: dict) -> None:
+        """One order, without waiting for its answer."""
+        self.sent += 1
+        order = {"id": self.sent, "method": method, "params": params}
+        if self.session:
+            order["sessionId"] = self.session
+        os.write(self.orders, json.dumps(order).encode() + b"\0")
 
     def read(self) -> dict:
         """The next thing that Chromium tells. Raises EOFError where it has ended."""
@@ -103,8 +107,8 @@ class Browser:
         if len(key) == 1:
             what["text"] = key
         for _ in range(times):
-            self("Input.dispatchKeyEvent", type="keyDown", **what)
-            self("Input.dispatchKeyEvent", type="keyUp", **what)
+            self.order("Input.dispatchKeyEvent", {"type": "keyDown"} | what)
+        self("Input.dispatchKeyEvent", type="keyUp", **what)
 
     def shot(self, path: Path, whole: bool = False) -> None:
         """A picture of what is seen, or of the whole page."""
