@@ -12,7 +12,7 @@ from .trace import Trace
 
 WORD = re.compile(r'[A-Za-z_]\w*(?:\["\w+"\])?|\s+|.')
 LIMITS = 9.0, 3.0  # inches of a line, of its tallest picture: what is kept to where it can be
-UNITS = np.geomspace(0.3, 0.1, 40)  # inches of an axis with one entry, the best first
+UNITS = np.geomspace(0.3, 0.13, 30)  # inches of an axis with one entry, the best first
 LETTER, NOTE, GAP = 0.088, 0.066, 0.1  # inches of a letter of code, of a note; between pictures
 
 
