@@ -10,7 +10,7 @@ from ..support import plots
 from ..support.files import nearest
 from .trace import Trace
 
-WORD = re.compile(r'[A-Za-z_]\w*(?:\["\w+"\])?|\s+|.')
+WORD = re.compile(r'[A-Za-z_]\w*(?:\["\w+"\])?(?:\.(?:T|shape)\b)?|\s+|.')
 LIMITS = 9.0, 3.0  # inches of a line, of its tallest picture: what is kept to where it can be
 UNITS = np.geomspace(0.3, 0.13, 30)  # inches of an axis with one entry, the best first
 LETTER, NOTE, GAP = 0.088, 0.066, 0.1  # inches of a letter of code, of a note; between pictures
@@ -52,18 +52,14 @@ def draw(trace: Trace, moment: str | Moment) -> Any:
 def _parts(text: str, names: dict[str, np.ndarray]) -> list:
     """A line's code as text and (name, array), the transposed array for name.T."""
     parts: list = []
-    words = WORD.findall(re.sub(r"\s*#.*", "", text))
-    while words:
-        word = words.pop(0)
-        a = names.get(word)
-        if a is None or not a.ndim or words[:2] == [".", "shape"]:
+    for word in WORD.findall(re.sub(r"\s*#.*", "", text)):
+        name = word.removesuffix(".T")
+        a = names.get(name)
+        if a is None or not a.ndim:
             before = parts.pop() if parts and isinstance(parts[-1], str) else ""
             parts.append(before + word)
-        elif words[:2] == [".", "T"]:
-            del words[:2]
-            parts.append((f"{word}ᵀ", a.T))
         else:
-            parts.append((word, a))
+            parts.append((word, a) if word == name else (f"{name}ᵀ", a.T))
     return parts
 
 
