@@ -109,7 +109,7 @@ assert np.allclose(theirs[0], dx) and np.allclose(theirs[4], dB) and dA is None
 tx, tB = ml.param(x), ml.param(B)
 ml.backward(tx @ W.T + (tx @ A.T) @ ops.transpose(tB) * s, dy)
 assert np.allclose(tx.grad, dx) and np.allclose(tB.grad, dB)
-check_pair(forward, backward, x, W, s, A, B, frozen=("W", "A"))
+print(check_pair(forward, backward, x, W, s, A, B, frozen=("W", "A")))
 
 model, words = ml.load_model("base"), ml.load_task("past")
 verb = ml.batches([("Dwalk>", ("walked",))], model.tokenizer, 1)[0]
