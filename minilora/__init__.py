@@ -20,8 +20,7 @@ if TYPE_CHECKING:  # what a type checker and an editor read; each is imported wh
     from .llama.model import Llama, ModelConfig
     from .memory import ledger, measure
     from .methods import METHODS
-    from .step.page import trace_page
-    from .step.trace import trace
+    from .step.trace import trace, trace_page
     from .text.batches import batches
     from .text.pairs import read_pairs
     from .text.score import exact_match
@@ -43,8 +42,7 @@ HOMES = {  # module -> the public names in it
     "llama.model": ("Llama", "ModelConfig"),
     "memory": ("ledger", "measure"),
     "methods": ("METHODS",),
-    "step.page": ("trace_page",),
-    "step.trace": ("trace",),
+    "step.trace": ("trace", "trace_page"),
     "text.batches": ("batches",),
     "text.pairs": ("read_pairs",),
     "text.score": ("exact_match",),

@@ -11,11 +11,14 @@ import re
 import textwrap
 from collections.abc import Collection, Iterator
 from types import ModuleType
+from urllib.parse import quote
 
+import step
 import tex
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
+from minilora.engine import Op
 from minilora.methods.base import Method
 
 EQUAL = re.compile(r"=|\\leftarrow ")
@@ -113,6 +116,7 @@ class Mathematics(SphinxDirective):
         record = getattr(module, "METHOD", None)
         if isinstance(record, Method):
             found.append(facts(record))
+        found += self.drawn(module, record)
         for part in tree.body:
             if isinstance(part, ast.FunctionDef) and ast.get_docstring(part):
                 said = words(ast.get_docstring(part) or "", symbols(part))
@@ -121,6 +125,15 @@ class Mathematics(SphinxDirective):
                 made = box("mathematics-code", code(without_docstring(part, source)))
                 found.append(section(part.name, *said[:above], box("mathematics", text, made)))
         return found
+
+    def drawn(self, module: ModuleType, record: Method | None) -> list[nodes.Node]:
+        """A link to the place in the drawn step of each op, or rule, that the step has."""
+        names = [thing.name for thing in vars(module).values() if isinstance(thing, Op)]
+        root, found = "../" * self.env.docname.count("/"), nodes.paragraph()
+        for name in step.anchors(record.title if record else "", names):
+            found += nodes.Text(" · " if found.children else "In a training step, drawn: ")
+            found += nodes.reference("", name, refuri=f"{root}step.html#{quote(name)}")
+        return [found] if found.children else []
 
 
 def symbols(function: ast.FunctionDef) -> set[str]:

@@ -12,7 +12,7 @@ from ..support.terminal import ANY, width
 from ..support.values import whole
 from .arguments import command
 
-PARTS = ("kernels", "methods", "ladder")
+PARTS = ("kernels", "methods")
 # part -> (settings -> what is measured; that, and columns of text -> lines)
 Parts = Mapping[str, tuple[Callable[[Any], Any], Callable[[Any, int], Iterable[str]]]]
 
@@ -60,13 +60,12 @@ def bench(a: argparse.Namespace) -> None:
 
     Raises ValueError for unknown names, for numbers that are not positive, or if results differ.
     """
-    from ..bench import kernels, ladder, steps, tables
+    from ..bench import kernels, steps, tables
 
     settings = Settings(**settings_of(a, PARTS, Settings()))
     parts: Parts = {
         "kernels": (kernels.beside_numpy, tables.kernels),
         "methods": (steps.among_ourselves, tables.methods),
-        "ladder": (ladder.climbed, tables.ladder),
     }
     measure({part: parts[part] for part in PARTS if part in (a.parts or PARTS)}, settings, a.out)
 

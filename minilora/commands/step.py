@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..lab import rates
 from ..methods import DEFAULT
+from ..tuning.choices import find_method
 from .arguments import adapter_options, command, given, names, options, read_whole
 from .text import ADAPTER, BASE, load_base
 
@@ -49,7 +50,8 @@ def step(a: argparse.Namespace) -> None:
         if a.adapter:
             tuned = ml.load_adapter(model, a.adapter)
         else:
-            how = given(a, "rank", "targets") if method != "full" else {}
+            takes = find_method(method).takes
+            how = {name: v for name, v in given(a, "rank", "targets").items() if name in takes}
             tuned = ml.attach(model, method, **how, **options(a.option, method))
         lr = a.lr or rates.read()["chosen"][rates.DEFAULT_TASK].get(method, {}).get("lr", RATE)
         done = 0

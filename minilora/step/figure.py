@@ -5,10 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..methods.base import Moment
 from ..support import plots
-from ..support.files import nearest
-from .trace import Trace
 
 WORD = re.compile(r'[A-Za-z_]\w*(?:\["\w+"\])?(?:\.(?:T|shape)\b)?|\s+|.')
 LIMITS = 9.0, 3.0  # inches of a line, of its tallest picture: what is kept to where it can be
@@ -16,23 +13,17 @@ UNITS = np.geomspace(0.3, 0.13, 30)  # inches of an axis with one entry, the bes
 LETTER, NOTE, GAP = 0.088, 0.066, 0.1  # inches of a letter of code, of a note; between pictures
 
 
-def draw(trace: Trace, moment: str | Moment) -> Any:
-    """The line of a moment: each name as a picture; an axis of n entries is as long as √n.
+def draw(title: str, text: str, names: dict[str, np.ndarray], changes: dict) -> Any:
+    """A line's code as an equation: each name as a picture; an axis of n entries is as long as √n.
 
-    moment: one of the step's own by its name, or a Moment of the reader's. Above a picture stands
-    its name and shape, below it the largest size of a number; red is above 0, blue below, white 0,
-    grey -∞. Raises ValueError if the moment is not in this step.
+    names: what its names stand for; changes: what it changed in place, and by how much. Above a
+    picture stands its name and shape, below it the largest size of a number; red is above 0, blue
+    below, white 0, grey -∞.
     """
-    own = {m.name: (event, line) for m, event, line in trace.moments()}
-    place = trace.find(moment) if isinstance(moment, Moment) else own.get(moment)
-    if not place:
-        raise nearest("moment of this step", getattr(moment, "name", str(moment)), own)
-    event, names, text = trace.at(*place)
     parts = _parts(text, names)
-    for name, change in event.lines[place[1]][1].items():
-        parts += [" changes by ", (name, change)] if name.startswith("Δ") else []
+    for change in changes.items():
+        parts += [" changes by ", change]
     unit = next((u for u in UNITS if np.less_equal(_size(parts, u), LIMITS).all()), UNITS[-1])
-    title = f"{event.place} · {event.op}, {event.phase}"
     wide, tall = np.maximum(_size(parts, unit), (LETTER * len(title), 0)) + (0, 1.25)
     middle = 0.5 - 0.15 / tall  # there is more above a picture than below it
     with plots.style():

@@ -3,44 +3,22 @@
 import base64
 import gzip
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..support.files import write_atomically
-from .trace import Trace
-from .undoes import undone
 from .watch import Event, Function, content
 
 LIMIT, SIDE = 8192, 64  # larger arrays are drawn in at most SIDE x SIDE blocks
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
-def trace_page(path: str | Path, traces: Sequence[Trace] | Mapping[str, Trace]) -> Path:
-    """Write steps on one batch as one HTML file, which needs no network; -> its path.
-
-    traces: in the order in which the key T switches; a mapping gives each a title, such as
-    {"LoRA, step 20": …}, else it is the technique's. Raises ValueError for no trace, or for steps
-    on different texts.
-    """
-    if isinstance(traces, Mapping):
-        steps = [*traces.items()]
-    else:
-        steps = [(t.record.title, t) for t in traces]
-    if not steps or len({t.text for _, t in steps}) > 1:
-        texts = sorted({"".join(t.text) for _, t in steps})
-        raise ValueError(f"trace_page: got steps on {texts}, wanted at least one, on one text")
-    first, pictures = steps[0][1], Pictures()
-    data = {
-        "prompt": first.text[0],
-        "answer": first.text[1],
-        "rows": first.labels,
-        "pages": {name: _page(page) for _, t in steps for name, page in t.pages.items()},
-        "traces": [_step(title, t) for title, t in steps],
-        "moments": _moments(steps),
-    }
+def write(path: str | Path, data: Mapping[str, Any]) -> Path:
+    """Write the page of these data, in which arrays, events and functions stand as they are."""
+    pictures = Pictures()
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), default=pictures.json)
     arrays = json.dumps(pictures.facts, separators=(",", ":"))
     head = f'{{"arrays":{arrays},{text[1:]}'.encode()
@@ -48,35 +26,6 @@ def trace_page(path: str | Path, traces: Sequence[Trace] | Mapping[str, Trace]) 
     html = TEMPLATE.read_text("utf-8").replace("__DATA__", base64.b64encode(packed).decode())
     write_atomically(path, html.encode())
     return Path(path)
-
-
-def _step(title: str, t: Trace) -> dict[str, Any]:
-    return {
-        "method": t.record.name,
-        "title": title,
-        "formula": t.record.formula,
-        "loss": t.loss,
-        "turn": t.turn,
-        "back": t.back,
-        **{name: t.bytes[name] for name in ("weights", "optimizer", "peak")},
-        "events": t.events,
-    }
-
-
-def _page(functions: tuple[Function, ...]) -> dict[str, Any]:
-    page = dict(zip(("forward", "backward"), functions))
-    both = [f.function for f in functions]
-    return page | {"undone": undone(*both) if len(both) == 2 and functions[0].source else {}}
-
-
-def _moments(steps) -> list[dict[str, Any]]:
-    """The moments of all steps; one that every technique has is shown once."""
-    found: dict[str, dict[str, Any]] = {}
-    for i, (_, t) in enumerate(steps):
-        for moment, event, line in t.moments():
-            row = {"trace": i, "event": event, "line": line, "says": moment.says}
-            found.setdefault(moment.name, {"name": moment.name, **row})
-    return [*found.values()]
 
 
 class Pictures:

@@ -1,9 +1,10 @@
-"""One training step, recorded line by line: what `ml.trace` does."""
+"""One training step, recorded line by line and written as a page: `ml.trace`, `ml.trace_page`."""
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,11 +13,15 @@ from ..memory.saved import storages
 from ..memory.step import base_kept, ledger, weight_arrays
 from ..methods.base import Method, Moment
 from ..ops.loss import IGNORED
+from ..support.files import nearest
 from ..support.meta import is_array
 from ..tuning.adapters import Tuned, adapted
 from ..tuning.optim import AdamW
 from ..tuning.train import train
+from . import page
+from .figure import draw
 from .moments import MODEL
+from .undoes import undone
 from .watch import Event, Function, Watch
 
 
@@ -60,15 +65,23 @@ class Trace:
 
     def page(self, path: str | Path) -> Path:
         """Write the step as one HTML file to walk through: see `trace_page`."""
-        from .page import trace_page
-
         return trace_page(path, [self])
 
-    def figure(self, moment: str | Moment):
-        """The line of a moment as an equation of pictures: a Matplotlib figure. See figure.py."""
-        from .figure import draw
+    def figure(self, moment: str | Moment) -> Any:
+        """The line of a moment as an equation of pictures, by Matplotlib: see `figure.draw`.
 
-        return draw(self, moment)
+        moment: one of the step's own by its name, or a Moment of the reader's. Raises ValueError if
+        it is not in this step.
+        """
+        own = {m.name: m for m, *_ in self.moments()}
+        found = own.get(moment) if isinstance(moment, str) else moment
+        place = found and self.find(found)
+        if not place:
+            raise nearest("moment of this step", getattr(moment, "name", str(moment)), own)
+        event, names, text = self.at(*place)
+        changes = event.lines[place[1]][1]
+        title = f"{event.place} · {event.op}, {event.phase}"
+        return draw(title, text, names, {n: a for n, a in changes.items() if n.startswith("Δ")})
 
 
 def trace(
@@ -114,6 +127,51 @@ def trace(
         labels=_labels(tuned, ids, targets),
         text=_text(tuned, ids, targets),
     )
+
+
+def trace_page(path: str | Path, traces: Sequence[Trace] | Mapping[str, Trace]) -> Path:
+    """Write steps on one batch as one HTML file, which needs no network; -> its path.
+
+    traces: in the order in which the key T switches; a mapping gives each a title, such as
+    {"LoRA, step 20": …}, else it is the technique's. Raises ValueError for no trace, or for steps
+    on different texts.
+    """
+    if isinstance(traces, Mapping):
+        steps = [*traces.items()]
+    else:
+        steps = [(t.record.title, t) for t in traces]
+    if not steps or len({t.text for _, t in steps}) > 1:
+        texts = sorted({"".join(t.text) for _, t in steps})
+        raise ValueError(f"trace_page: got steps on {texts}, wanted at least one, on one text")
+    moments: dict[str, dict[str, Any]] = {}  # one that several techniques have is shown once
+    for i, (_, t) in enumerate(steps):
+        for moment, event, line in t.moments():
+            row = {"trace": i, "event": event, "line": line, "says": moment.says}
+            moments.setdefault(moment.name, {"name": moment.name, **row})
+    first = steps[0][1]
+    data = {
+        "prompt": first.text[0],
+        "answer": first.text[1],
+        "rows": first.labels,
+        "pages": {name: _page(page) for _, t in steps for name, page in t.pages.items()},
+        "traces": [_step(title, t) for title, t in steps],
+        "moments": [*moments.values()],
+    }
+    return page.write(path, data)
+
+
+def _step(title: str, t: Trace) -> dict[str, Any]:
+    """What the page says of a step beside its events."""
+    said = {name: t.bytes[name] for name in ("weights", "optimizer", "peak")}
+    about = {"method": t.record.name, "title": title, "loss": t.loss}
+    return about | said | {"turn": t.turn, "back": t.back, "events": t.events}
+
+
+def _page(functions: tuple[Function, ...]) -> dict[str, Any]:
+    """An op's page: its functions, and what each line of backward undoes."""
+    both = [f.function for f in functions]
+    marks = undone(*both) if len(both) == 2 else {}
+    return {**dict(zip(("forward", "backward"), functions)), "undone": marks}
 
 
 def _own_copy(tuned: Tuned) -> Tuned:
