@@ -7,53 +7,50 @@ import numpy as np
 
 from ..support import plots
 
-WORD = re.compile(r'[A-Za-z_]\w*(?:\["\w+"\])?|\s+|.')
-WIDTH, HIGH = 9.0, 3.0  # inches of a figure, of a picture
-SHORT = 16  # an axis of fewer entries has larger cells
-LETTER, GAP, SMALL = 0.11, 0.11, 0.01  # inches of a letter, between pictures, of a small cell
+WORD = re.compile(r'[A-Za-z_]\w*(?:\["\w+"\])?(?:\.(?:T|shape)\b)?|\s+|.')
+LIMITS = 9.0, 3.0  # inches of a line, of its tallest picture: what is kept to where it can be
+UNITS = np.geomspace(0.3, 0.13, 30)  # inches of an axis with one entry, the best first
+LETTER, NOTE, GAP = 0.088, 0.066, 0.1  # inches of a letter of code, of a note; between pictures
 
 
 def draw(title: str, text: str, names: dict[str, np.ndarray], changes: dict) -> Any:
-    """A line's code as an equation: each name as a picture, zeros white; equal axes equally long.
+    """A line's code as an equation: each name as a picture; an axis of n entries is as long as √n.
 
-    names: what its names stand for; changes: what it changed in place, and by how much. Above each
-    picture stands its name and shape, below it the largest size of a number in it.
+    names: what its names stand for; changes: what it changed in place, and by how much. Above a
+    picture stands its name and shape, below it the largest size of a number; red is above 0, blue
+    below, white 0, grey -∞.
     """
     parts = _parts(text, names)
     for change in changes.items():
         parts += [" changes by ", change]
-    cell, letter = _sizes(parts)
-    arrays = [part[1] for part in parts if not isinstance(part, str)]
-    tall = max((_length(len(_rows(a)), cell) for a in arrays), default=0.0)
+    unit = next((u for u in UNITS if np.less_equal(_size(parts, u), LIMITS).all()), UNITS[-1])
+    wide, tall = np.maximum(_size(parts, unit), (LETTER * len(title), 0)) + (0, 1.25)
+    middle = 0.5 - 0.15 / tall  # there is more above a picture than below it
     with plots.style():
-        figure = plots.canvas(WIDTH, tall + 1)
+        figure = plots.canvas(wide, tall)
         figure.set_layout_engine("none")
-        figure.suptitle(title, fontsize=10, y=0.98)
-        x = 0.1
+        figure.text(GAP / wide, 1 - 0.08 / tall, title, fontsize=10, va="top")
+        x = GAP
         for part in parts:
             if isinstance(part, str):
-                size = 12 * letter / LETTER
-                figure.text(x / WIDTH, 0.45, part, family="monospace", fontsize=size, va="center")
-                x += letter * len(part)
+                figure.text(x / wide, middle, part, family="monospace", fontsize=10, va="center")
             else:
-                x += _picture(figure, x, cell, *part) + GAP
+                _picture(figure, x, middle, unit, *part)
+            x += _slot(part, unit)
     return figure
 
 
 def _parts(text: str, names: dict[str, np.ndarray]) -> list:
     """A line's code as text and (name, array), the transposed array for name.T."""
     parts: list = []
-    words = WORD.findall(re.sub(r"\s*#.*", "", text))
-    while words:
-        word = words.pop(0)
-        if word not in names or not names[word].ndim:
-            text = parts.pop() if parts and isinstance(parts[-1], str) else ""
-            parts.append(text + word)
-        elif words[:2] == [".", "T"] and names[word].ndim == 2:
-            del words[:2]
-            parts.append((f"{word}ᵀ", names[word].T))
+    for word in WORD.findall(re.sub(r"\s*#.*", "", text)):
+        name = word.removesuffix(".T")
+        a = names.get(name)
+        if a is None or not a.ndim:
+            before = parts.pop() if parts and isinstance(parts[-1], str) else ""
+            parts.append(before + word)
         else:
-            parts.append((word, names[word]))
+            parts.append((word, a) if word == name else (f"{name}ᵀ", a.T))
     return parts
 
 
@@ -66,36 +63,39 @@ def _rows(a: np.ndarray) -> np.ndarray:
     return np.concatenate([part for block in blocks for part in (block, gap)], axis=1)[:, :-1]
 
 
-def _length(n: int, cell: float) -> float:
-    """Inches of an axis with n entries."""
-    return n * (cell if n > SHORT else 0.09)
+def _notes(name: str, a: np.ndarray) -> tuple[str, str, float]:
+    """What stands above a picture and below it; the largest size of a number in it."""
+    largest = float(np.abs(a[np.isfinite(a)]).max(initial=0))
+    below = f"up to\n±{largest:.3g}" if largest else "all 0"
+    return f"{name}\n{'×'.join(map(str, a.shape))}", below, largest
 
 
-def _sizes(parts) -> tuple[float, float]:
-    """Inches of a cell and of a letter, so that all fits into the width."""
-    letters = sum(len(part) for part in parts if isinstance(part, str))
-    shapes = [_rows(part[1]).shape for part in parts if not isinstance(part, str)]
-    pictures, tallest = [n for _, n in shapes], max((m for m, _ in shapes), default=1)
-    left = WIDTH * 0.97 - GAP * len(pictures) - sum(_length(n, 0) for n in pictures if n <= SHORT)
-    cells = sum(n for n in pictures if n > SHORT)
-    letter = min(LETTER, (left - SMALL * cells) / max(1, letters))
-    fits = min((left - letter * letters) / max(1, cells), HIGH / tallest, 0.06)
-    return max(SMALL, fits), letter
+def _slot(part, unit: float) -> float:
+    """Inches that a part of the line takes from left to right."""
+    if isinstance(part, str):
+        return LETTER * len(part)
+    letters = max(map(len, "\n".join(_notes(*part)[:2]).split("\n")))
+    return max(unit * _rows(part[1]).shape[1] ** 0.5, NOTE * letters) + GAP
 
 
-def _picture(figure, x, cell, name, a) -> float:
-    """Draw an array at x inches -> its width in inches."""
-    rows = _rows(a.astype(float))
-    largest = np.abs(rows[np.isfinite(rows)]).max(initial=0)
-    high, wide = (max(_length(n, cell), 0.1) for n in rows.shape)
-    share = high / figure.get_figheight()
-    axes = figure.add_axes((x / WIDTH, 0.45 - share / 2, wide / WIDTH, share))
+def _size(parts, unit: float) -> tuple[float, float]:
+    """Inches of the line from left to right, and of its tallest picture."""
+    rows = [len(_rows(part[1])) for part in parts if not isinstance(part, str)]
+    return 2 * GAP + sum(_slot(p, unit) for p in parts), unit * max(rows, default=0) ** 0.5
+
+
+def _picture(figure, x: float, middle: float, unit: float, name: str, a: np.ndarray) -> None:
+    """Draw an array in the middle of its slot, which begins x inches from the left."""
+    rows, (above, below, largest) = _rows(a.astype(float)), _notes(name, a)
+    x += (_slot((name, a), unit) - GAP - unit * rows.shape[1] ** 0.5) / 2
+    high, wide = unit * np.sqrt(rows.shape) / figure.get_size_inches()[::-1]
+    axes = figure.add_axes((x / figure.get_figwidth(), middle - high / 2, wide, high))
     if largest:
         shown = np.sign(rows) * np.sqrt(np.abs(rows) / largest)  # small numbers are seen too
         axes.imshow(shown, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
     else:
         axes.patch.set(hatch="////", edgecolor="#bbbbbb")
     axes.set(xticks=[], yticks=[], facecolor="#cdcbc6" if largest else "white")
-    axes.set_title(f"{name} {'×'.join(map(str, a.shape))}", fontsize=8)
-    axes.set_xlabel(f"up to ±{largest:.3g}" if largest else "all 0", fontsize=7)
-    return wide
+    axes.spines[:].set(visible=True, linewidth=0.5)
+    axes.set_title(above, fontsize=8, loc="center")
+    axes.set_xlabel(below, fontsize=7)

@@ -343,7 +343,7 @@ def test_a_figure_of_each_moment_draws_its_names(traces):
     for trace in traces.values():
         for moment, i, j in trace.moments():
             figure = trace.figure(moment.name)
-            titles = [axes.get_title(loc="left").split()[0] for axes in figure.axes]
+            titles = [axes.get_title().split()[0] for axes in figure.axes]
             names = trace.events[i].lines[j][1]
             assert titles and {n for n, a in names.items() if a.ndim} <= set(titles)
     with pytest.raises(ValueError, match="dA is 0 in the first step"):
