@@ -132,7 +132,7 @@ class Watch:
         self.open: list[tuple[int, set]] = []  # events that run now, and the code of their pages
         self.detail = True  # is the layer that runs now one of those asked for?
         self.contents: dict[tuple, np.ndarray] = {}
-        self.frozen = {id(a) for a in tuned.base.params.values()}
+        self.frozen = {id(a): name for name, a in tuned.base.params.items()}
         self.alive: dict[int, tuple[int, Any]] = {}  # place -> bytes of an array seen, its weakref
         self.made: dict[Any, dict[tuple, int]] = {}  # place -> shape -> the event that made it
         self.kept: Counter[int] = Counter()  # place -> how many caches hold it
@@ -176,7 +176,10 @@ class Watch:
     def _op(self, frame):
         """Op.__call__: an op's forward."""
         op, args = frame.f_locals["self"], frame.f_locals["args"]
-        event = Event("forward", op.name, place())
+        of = [name for a in args if (name := self.frozen.get(id(a)))]
+        # a frozen linear off the tape has no scope, but its weight has a name
+        alone = len(of) == 1 and of[0].startswith(place())
+        event = Event("forward", op.name, of[0].removesuffix(".weight") if alone else place())
         number = self._begin(event, op.forward, op.backward)
         for name, a in zip(inspect.signature(op.forward).parameters, args):
             data = a.data if isinstance(a, Tensor) else a

@@ -139,6 +139,21 @@ def test_an_argument_comes_from_the_event_that_made_it(traces):
         ]
 
 
+def test_each_op_has_its_place_also_off_the_tape_and_run_again(model, batch):
+    places = {}
+    for again in (None, "layers"):
+        trace = ml.trace(attached(model, "lora", recompute=again), *batch)
+        forward = [(e.op, e.place) for e in trace.events if e.phase == "forward"]
+        places[again] = [place for place in forward if place[0] != "recompute"]
+        assert {("frozen_linear", f"model.layers.{i}.self_attn.k_proj") for i in range(4)} <= {
+            *forward
+        }
+        assert ("frozen_head_loss", "lm_head") in forward
+    once, twice = places[None], places["layers"]
+    inner = [place for place in once if "layers" in place[1]]
+    assert twice[: len(once)] == once and sorted(twice[len(once) :]) == sorted(inner)
+
+
 def test_looking_moves_nothing(model, batch):
     for method in ml.METHODS:
         tuned = away_from_zero(attached(model, method))
