@@ -1,18 +1,24 @@
 """bench: how fast the kernels and a step of each technique are on this machine."""
 
 import argparse
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..bench import cases
 from ..bench.turns import Settings
+from ..methods import METHODS
+from ..support import plots
 from ..support.files import find, make_folder, write_json
 from ..support.terminal import ANY, width
 from ..support.values import whole
-from .arguments import command
+from ..tuning.choices import find_method
+from .arguments import command, given, names
+from .text import BASE
 
 PARTS = ("kernels", "methods")
+WHERE = "where"
 # part -> (settings -> what is measured; that, and columns of text -> lines)
 Parts = Mapping[str, tuple[Callable[[Any], Any], Callable[[Any, int], Iterable[str]]]]
 
@@ -21,6 +27,13 @@ def add(commands) -> None:
     """Put the command on the parser."""
     p = command(commands, "bench", bench)
     timing_options(p, PARTS, Settings())
+    only = p.add_argument_group(
+        WHERE, "a part that runs when it is named: the time of a step by op"
+    )
+    only.add_argument("--method", default="lora", help=f"{', '.join(METHODS)} (%(default)s)")
+    only.add_argument("--targets", type=names, help="q_proj,v_proj,… or all-linear")
+    only.add_argument("--base", default="base", help=f"a size, or {BASE}")
+    only.add_argument("--rows", type=int, default=512, help="of the batch (%(default)s)")
     p.epilog = "beside PyTorch: python -m studies.speed, in the repository"
     p.add_argument(
         "--out", type=Path, default=Path("runs/bench"), help="folder of the record (%(default)s)"
@@ -42,12 +55,12 @@ def timing_options(p: argparse.ArgumentParser, parts: Iterable[str], usual: Sett
 def settings_of(a: argparse.Namespace, parts: Iterable[str], usual: Settings) -> dict[str, Any]:
     """What `Settings` takes; raises ValueError for what is not known or not positive."""
     chosen = tuple(a.cases or usual.cases)
-    for what, names, known in (
+    for what, named, known in (
         ("size", a.sizes, cases.SIZES),
         ("case", chosen, cases.CASES),
         ("part", a.parts, dict.fromkeys(parts)),
     ):
-        for name in names:
+        for name in named:
             find(what, name, known)
     if not a.seconds > 0:
         raise ValueError(f"--seconds is {a.seconds}, wanted more than 0")
@@ -60,14 +73,21 @@ def bench(a: argparse.Namespace) -> None:
 
     Raises ValueError for unknown names, for numbers that are not positive, or if results differ.
     """
-    from ..bench import kernels, steps, tables
+    from ..bench import kernels, steps, tables, where
 
-    settings = Settings(**settings_of(a, PARTS, Settings()))
+    settings = Settings(**settings_of(a, (*PARTS, WHERE), Settings()))
+    whole("--rows", a.rows, 1)
+    of = {"base": a.base, "method": find_method(a.method).name, "rows": a.rows}
     parts: Parts = {
         "kernels": (kernels.beside_numpy, tables.kernels),
         "methods": (steps.among_ourselves, tables.methods),
+        WHERE: (functools.partial(where.in_a_worker, **of, **given(a, "targets")), tables.where),
     }
-    measure({part: parts[part] for part in PARTS if part in (a.parts or PARTS)}, settings, a.out)
+    chosen = [part for part in parts if part in (a.parts or PARTS)]
+    record = measure({part: parts[part] for part in chosen}, settings, a.out)
+    if WHERE in record:
+        (a.out / "where.png").write_bytes(plots.png(where.figure(record[WHERE])))
+        print(a.out / "where.png")
 
 
 def measure(parts: Parts, settings: Settings, out: Path) -> dict[str, Any]:
