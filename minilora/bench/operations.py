@@ -5,13 +5,12 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..engine import Pair
 from ..memory.saved import storage
 from ..ops.loss import IGNORED
 from ..support.meta import arrays_in, is_array
 
 
-def cost(row: str, pair: Pair, given: tuple, named: Mapping, answer: Any) -> Any:
+def cost(row: str, pair: Any, given: tuple, named: Mapping, answer: Any) -> Any:
     """(operations, bytes) of one call; None where OPERATIONS does not have the row.
 
     Bytes: of each array that goes in or comes out, once. So many must move at least.

@@ -67,7 +67,7 @@ WHERE: Sequence[Column] = (
     ("MFLOP", 8, at("flops", form=lambda n: f"{n / 1e6:.2f}")),
     ("MB", 7, at("bytes", form=lambda n: f"{n / 1e6:.2f}")),
     ("roof, ms", 8, at("allowed", form=lambda s: f"{s * 1e3:.3f}")),
-    ("of roof", 7, at("ratio", form="{:.0%}".format)),
+    ("of roof", 7, lambda r: f"{r['allowed'] / r['seconds']:.0%}" if "allowed" in r else "–"),
 )
 
 
@@ -127,9 +127,10 @@ def where(measured: Record, width: int = ANY) -> Iterator[str]:
     yield "{technique} on {base}, {batch:,} rows".format(**measured)
     yield from table(WHERE, measured["rows"], width)
     step, made, peaks = measured["step"], measured["allocation"], measured["peaks"]
-    rate = f"{peaks['flops'] / 1e9:.0f} GFLOP/s, " if peaks["flops"] else ""
+    ratio, flops = step["sum"] / step["untraced"], peaks["flops"]
+    rate = f"{flops / 1e9:.0f} GFLOP/s, " if flops else ""
     for text in (
-        f"sum: {step['sum'] * 1e3:.2f} ms, {step['ratio']:.3f} of an untraced step",
+        f"sum: {step['sum'] * 1e3:.2f} ms, {ratio:.3f} of an untraced step",
         f"of it to allocate {made['arrays']} arrays: {made['seconds'] * 1e3:.2f} ms",
         f"roof: {rate}{peaks['bandwidth'] / 1e9:.1f} GB/s from memory (caches are faster)",
     ):

@@ -2,18 +2,19 @@
 
 Every other step of a training is measured: for its time the functions that the ops, the optimizer
 and the step rule call are replaced by timed ones. The steps between run as always. A row has the
-seconds of its own functions, without those of rows inside. What a timer costs is measured too, and
-subtracted. Seconds are means over the fastest quarter of the steps, since on a shared machine the
-others waited for other programs. Unlike medians, the means of the rows add up to that of the step.
+seconds of its own functions, without those of other rows inside. Seconds are means over the fastest
+quarter of the steps, since on a shared machine the others waited for other programs; unlike
+medians, such means add up. What a measured step takes longer is shared out evenly over the timers,
+at most TIMER each: half of it is subtracted from the row, half from the row that called it.
 """
 
 import copy
 import dataclasses
 import gc
 import statistics
+from collections import defaultdict
 from collections.abc import Callable
 from time import perf_counter as now
-from timeit import repeat
 from typing import Any
 
 import numpy as np
@@ -31,9 +32,8 @@ from . import cases, machine, turns
 from .operations import cost
 
 RULES = ("derived", "grad_rule", "before_step", "after_step")  # of a technique's record
-LENGTH = 64  # tokens of a sequence; a size of the bench has its own
-
-Place = tuple[Any, str, Any]  # an object, the name of an attribute, what it is to be
+TIMER = 2e-6  # seconds
+LENGTH = 64  # tokens of a sequence, at most; a size of the bench has its own
 
 
 def in_a_worker(settings: turns.Settings, **of: Any) -> dict[str, Any]:
@@ -54,14 +54,15 @@ def of_base(base: str, method: str, rows: int, seconds: float, **how: Any) -> di
     length = min(rows, size.length if size else LENGTH, most // 2)
     batch = cases.batch(cases.Size(model.config, rows // length, length + 1))  # the last: no target
     about = {"base": base, "technique": tuned.record.title, "batch": rows // length * length}
-    return about | ledger(tuned, batch, seconds, machine.peaks())
+    limits = {"flops": machine.tile_flops(), "bandwidth": machine.read_bandwidth(tries=25)}
+    return about | ledger(tuned, batch, seconds, limits)
 
 
 def ledger(tuned: Tuned, batch: cases.Batch, seconds: float, peaks: dict) -> dict[str, Any]:
     """Where the time goes in a training of about so many seconds, which moves tuned's arrays.
 
-    peaks: operations and bytes a second, see `machine.peaks`. "allowed": the seconds that the
-    slower of the two takes, summed over calls; None without an entry in OPERATIONS.
+    peaks: operations and bytes a second, see `machine.peaks`. "allowed": seconds of the slower of
+    the two, summed over calls; a row without an entry in OPERATIONS has none.
     """
 
     def steps(n, *told):
@@ -73,35 +74,33 @@ def ledger(tuned: Tuned, batch: cases.Batch, seconds: float, peaks: dict) -> dic
     try:
         steps(2 * pairs + 2, watch)
     finally:
-        watch.stop()
-    rows, made = watch.rows_of_a_step(), watch.made
-    taken = sum(rows.values())
-    untraced = statistics.mean(s for s, _ in _fastest(watch.steps[False]))
+        if watch.on:
+            swap(watch.others)
+    untraced, rows = watch.means()
+    taken, made = sum(rows.values()), watch.made
     empty = turns.timed(lambda: [np.empty(n, np.uint8) for n in made], 0.05)["median"]
     return {
         "peaks": peaks,
-        "step": {"untraced": untraced, "sum": taken, "ratio": taken / untraced, "steps": pairs},
-        "allocation": {"arrays": len(made), "bytes": sum(made), "seconds": empty},
+        "step": {"untraced": untraced, "sum": taken, "steps": pairs},
         "rows": [
-            {
-                "row": row,
-                "seconds": s,
-                "share": s / taken,
-                **_work(watch.calls.get(row, []), s, peaks),
-            }
-            for row, s in sorted(rows.items(), key=lambda item: -item[1])
+            {"row": row, "seconds": own, "share": own / taken, **_work(watch.calls[row], peaks)}
+            for row, own in sorted(rows.items(), key=lambda item: -item[1])
         ],
+        "allocation": {"arrays": len(made), "bytes": sum(made), "seconds": empty},
     }
 
 
-def _work(calls, seconds, peaks) -> dict[str, Any]:
-    """The work of a row's calls, if it is known of each, and what the roofline says of it."""
-    work: dict[str, Any] = {"calls": len(calls) or None}
-    if calls and None not in calls:
-        work["flops"], work["bytes"] = map(sum, zip(*calls))
-        if rate := peaks["flops"]:
-            work["allowed"] = sum(max(f / rate, b / peaks["bandwidth"]) for f, b in calls)
-            work["ratio"] = work["allowed"] / seconds
+def _work(calls, peaks) -> dict[str, Any]:
+    """What a row's calls compute and move, if it is known, and the seconds that the machine needs."""
+    if not calls or None in calls:
+        return {"calls": len(calls)} if calls else {}
+    work = {
+        "calls": len(calls),
+        "flops": sum(f for f, _ in calls),
+        "bytes": sum(b for _, b in calls),
+    }
+    if rate := peaks["flops"]:
+        work["allowed"] = sum(max(f / rate, b / peaks["bandwidth"]) for f, b in calls)
     return work
 
 
@@ -111,33 +110,33 @@ class Watch(Callback):
     def __init__(self, tuned: Tuned):
         # is it measured? -> each step: its seconds, and of each row [seconds, calls, timers inside]
         self.steps: dict[bool, list[tuple[float, dict]]] = {True: [], False: []}
-        self.calls: dict[str, list] = {}  # row -> the cost of each call
-        self.made: list[int] = []  # bytes of each array that a function made
-        self.inside = [0.0, 0]  # of the function that runs: seconds and number of timed calls in it
+        self.calls = defaultdict[str, list](list)  # row -> the cost of each call
+        self.made: list[int] = []  # bytes of each array that a pair made
         self.log: list[tuple] = []  # of this step, each timed call: row, seconds, what was inside
-        self.on, self.others = False, self._places(tuned)
-
-    def _places(self, tuned) -> list[Place]:
-        """What is replaced. A pair that has run has its functions in `fast`."""
-        found: list[Place] = []
-        for pair in gc.get_objects():
-            if issubclass(type(pair), Pair) and pair.fast:
-                fast = copy.copy(pair.fast)
-                for part in ("forward", "backward", "value"):
-                    if function := getattr(fast, part):
-                        row = f"{pair.name} {part}" if hasattr(pair, "name") else pair.__name__
-                        setattr(fast, part, self.timed(row, function, pair))
-                found.append((pair, "fast", fast))
+        self.inside = [0.0, 0]  # of the function that runs: seconds and number of timed calls in it
         rules = {name: rule for name in RULES if (rule := getattr(tuned.record, name))}
         rules = {name: self.timed(f"step rule: {name}", rule) for name, rule in rules.items()}
-        gradients = self.timed("Python between ops", train.gradients)
-        adamw = self.timed("Python of AdamW", optim.AdamW.step)
-        record = dataclasses.replace(tuned.record, **rules)
-        found += (tuned, "record", record), (train, "gradients", gradients)
-        return [*found, (optim.AdamW, "step", adamw)]
+        pairs = [p for p in gc.get_objects() if issubclass(type(p), Pair) and p.fast]  # have run
+        self.on, self.others = (
+            False,
+            [  # what is replaced: object, attribute, value
+                *((pair, "fast", self._timed_pair(pair)) for pair in pairs),
+                (tuned, "record", dataclasses.replace(tuned.record, **rules)),
+                (train, "gradients", self.timed("Python between ops", train.gradients)),
+                (optim.AdamW, "step", self.timed("Python of AdamW", optim.AdamW.step)),
+            ],
+        )
 
-    def timed(self, row: str, function: Callable, pair: Pair | None = None) -> Callable:
-        """The function, which adds to its row; pair: the one that it belongs to."""
+    def _timed_pair(self, pair) -> Pair:
+        fast = copy.copy(pair.fast)
+        for part in ("forward", "backward", "value"):
+            if function := getattr(fast, part):
+                row = f"{pair.name} {part}" if pair.forward else pair.__name__
+                setattr(fast, part, self.timed(row, function, pair))
+        return fast
+
+    def timed(self, row: str, function: Callable, pair: Any = None) -> Callable:
+        """The function, which adds to the log; pair: the one that it belongs to."""
 
         def run(*given, **named):
             outside = self.inside
@@ -150,7 +149,7 @@ class Watch(Callback):
             self.inside = outside
             self.log.append((row, seconds, inside))
             if pair and not self.steps[True]:
-                self.calls.setdefault(row, []).append(cost(row, pair, given, named, answer))
+                self.calls[row].append(cost(row, pair, given, named, answer))
                 had = storages(arrays_in([*given, *named.values()]))
                 new = storages(arrays_in([answer])).items()
                 self.made += [nbytes for place, nbytes in new if place not in had]
@@ -160,42 +159,24 @@ class Watch(Callback):
 
     def step(self, run) -> None:
         """After a step: the next one is measured, or is not."""
-        seconds = run.history.seconds[-1]
-        self.log.append(("rest of the step", seconds, self.inside))
-        rows: dict[str, Any] = {}
+        seconds, rows = run.history.seconds[-1], defaultdict[str, Any](lambda: np.zeros(3))
         for row, taken, (inner, timers) in self.log:
-            rows[row] = rows.get(row, 0) + np.array([taken - inner, 1, timers])
+            rows[row] += taken - inner, 1, timers
+        rows["rest of the step"] += seconds - self.inside[0], 0, self.inside[1]
         self.steps[self.on].append((seconds, rows))
         self.log, self.inside = [], [0.0, 0]
         self.on, self.others = not self.on, swap(self.others)
 
-    def stop(self) -> None:
-        """Put back what is replaced."""
-        if self.on:
-            self.on, self.others = False, swap(self.others)
-
-    def rows_of_a_step(self) -> dict[str, float]:
-        """Row -> its seconds in a step."""
-        cost, kept = self._of_a_timer(), _fastest(self.steps[True])
-        names = {row for _, rows in kept for row in rows}
-        means = {row: sum(rows.get(row, 0) for _, rows in kept) / len(kept) for row in names}
-        return {row: float(mean @ cost) for row, mean in means.items()}
-
-    def _of_a_timer(self) -> list[float]:
-        """Seconds of a row's own, from [seconds, calls, timers inside]: factors of these."""
-        timed, n = self.timed("", max), 1000
-        bare = min(repeat(lambda: max(1, 2, 3), number=n)) / n
-        whole = min(repeat(lambda: timed(1, 2, 3), number=n)) / n
-        within = statistics.median(seconds for _, seconds, _ in self.log)
-        return [1, bare - within, within - whole]  # a call's own timer; those that it calls
-
-
-def swap(places: list[Place]) -> list[Place]:
-    """Put these values in their places; returns what was there."""
-    before = [(where, name, getattr(where, name)) for where, name, _ in places]
-    for where, name, value in places:
-        setattr(where, name, value)
-    return before
+    def means(self) -> tuple[float, dict[str, float]]:
+        """Seconds of an untraced step; row -> its seconds in a step."""
+        untraced, measured = (_fastest(self.steps[on]) for on in (False, True))
+        plain, whole = (statistics.mean(s for s, _ in steps) for steps in (untraced, measured))
+        rows = {
+            row: sum(rows[row] for _, rows in measured) / len(measured) for row in measured[0][1]
+        }
+        timers = sum(inside for _, _, inside in rows.values())
+        each = min(max((whole - plain) / timers, 0), TIMER) / 2
+        return plain, {row: float(s - each * (n + m)) for row, (s, n, m) in rows.items()}
 
 
 def _fastest(steps: list) -> list:
@@ -204,15 +185,23 @@ def _fastest(steps: list) -> list:
     return others[: -(-len(others) // 4)]
 
 
+def swap(places: list[tuple[Any, str, Any]]) -> list[tuple[Any, str, Any]]:
+    """Set each object's attribute to the value; returns what was there."""
+    before = [(where, name, getattr(where, name)) for where, name, _ in places]
+    for where, name, value in places:
+        setattr(where, name, value)
+    return before
+
+
 def figure(record: dict) -> Any:
-    """A bar for each row, and on it what the roofline allows."""
+    """A bar for each row, and in it what the roofline allows."""
     rows = record["rows"]
+    names, seconds = [row["row"] for row in rows], [row["seconds"] * 1e3 for row in rows]
+    allowed = [row.get("allowed", 0) * 1e3 for row in rows]
     with plots.style():
         canvas = plots.canvas(10, 1.6 + 0.32 * len(rows))
         axes = canvas.subplots()
-        names = [row["row"] for row in rows]
-        axes.barh(names, [1e3 * row["seconds"] for row in rows], color="#56B4E9", label="measured")
-        allowed = [1e3 * (row.get("allowed", 0)) for row in rows]
+        axes.barh(names, seconds, color="#56B4E9", label="measured")
         axes.barh(names, allowed, 0.4, color=plots.INK, label="what the roofline allows")
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
