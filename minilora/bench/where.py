@@ -1,11 +1,11 @@
 """The ledger of time: where the milliseconds of a training step go.
 
-Every other step of a training is measured: for its time the functions that the ops, the optimizer
-and the step rule call are replaced by timed ones. The steps between run as always. A row has the
-seconds of its own functions, without those of other rows inside. Seconds are means over the fastest
-quarter of the steps, since on a shared machine the others waited for other programs; unlike
-medians, such means add up. What a measured step takes longer is shared out evenly over the timers,
-at most TIMER each: half of it is subtracted from the row, half from the row that called it.
+In a training, two steps are measured, two are not, and so on; of two the second counts. In measured
+steps the functions that the ops, the optimizer and the step rule call are replaced by timed ones. A
+row has the seconds of its own functions, without those of other rows inside. Seconds are means over
+the fastest quarter of the steps, since on a shared machine the others waited for other programs;
+unlike medians, such means add up. What a measured step takes longer is shared out evenly over the
+timers, at most TIMER each: half is subtracted from the row, half from the row that called it.
 """
 
 import copy
@@ -69,10 +69,10 @@ def ledger(tuned: Tuned, batch: cases.Batch, seconds: float, peaks: dict) -> dic
         how: dict[str, Any] = {"lr": cases.LR, "progress": False, "callbacks": told}
         return train.train(tuned, [batch], steps=n, **how).seconds
 
-    pairs = turns.steps_for(seconds, 2 * min(steps(3)))  # a measured step and one that is not
+    pairs = turns.steps_for(seconds, 4 * min(steps(3)))  # two measured steps and two that are not
     watch = Watch(tuned)
     try:
-        steps(2 * pairs + 2, watch)
+        steps(4 * pairs, watch)
     finally:
         if watch.on:
             swap(watch.others)
@@ -91,7 +91,7 @@ def ledger(tuned: Tuned, batch: cases.Batch, seconds: float, peaks: dict) -> dic
 
 
 def _work(calls, peaks) -> dict[str, Any]:
-    """What a row's calls compute and move, if it is known, and the seconds that the machine needs."""
+    """What a row's calls compute and move, if it is known, and what the roofline allows."""
     if not calls or None in calls:
         return {"calls": len(calls)} if calls else {}
     work = {
@@ -105,7 +105,7 @@ def _work(calls, peaks) -> dict[str, Any]:
 
 
 class Watch(Callback):
-    """Measures every other step of a training. Of the first one it also notes the work."""
+    """Measures two of four steps of a training. Of the first one it also notes the work."""
 
     def __init__(self, tuned: Tuned):
         # is it measured? -> each step: its seconds, and of each row [seconds, calls, timers inside]
@@ -117,15 +117,13 @@ class Watch(Callback):
         rules = {name: rule for name in RULES if (rule := getattr(tuned.record, name))}
         rules = {name: self.timed(f"step rule: {name}", rule) for name, rule in rules.items()}
         pairs = [p for p in gc.get_objects() if issubclass(type(p), Pair) and p.fast]  # have run
-        self.on, self.others = (
-            False,
-            [  # what is replaced: object, attribute, value
-                *((pair, "fast", self._timed_pair(pair)) for pair in pairs),
-                (tuned, "record", dataclasses.replace(tuned.record, **rules)),
-                (train, "gradients", self.timed("Python between ops", train.gradients)),
-                (optim.AdamW, "step", self.timed("Python of AdamW", optim.AdamW.step)),
-            ],
-        )
+        self.on, self.noting = False, True
+        self.others: list[tuple[Any, str, Any]] = [  # what is replaced: object, attribute, value
+            *((pair, "fast", self._timed_pair(pair)) for pair in pairs),
+            (tuned, "record", dataclasses.replace(tuned.record, **rules)),
+            (train, "gradients", self.timed("Python between ops", train.gradients)),
+            (optim.AdamW, "step", self.timed("Python of AdamW", optim.AdamW.step)),
+        ]
 
     def _timed_pair(self, pair) -> Pair:
         fast = copy.copy(pair.fast)
@@ -148,7 +146,7 @@ class Watch(Callback):
             outside[1] += 1
             self.inside = outside
             self.log.append((row, seconds, inside))
-            if pair and not self.steps[True]:
+            if pair and self.noting:
                 self.calls[row].append(cost(row, pair, given, named, answer))
                 had = storages(arrays_in([*given, *named.values()]))
                 new = storages(arrays_in([answer])).items()
@@ -158,14 +156,15 @@ class Watch(Callback):
         return run
 
     def step(self, run) -> None:
-        """After a step: the next one is measured, or is not."""
+        """After a step: what it took counts where the step before was of the same kind."""
         seconds, rows = run.history.seconds[-1], defaultdict[str, Any](lambda: np.zeros(3))
         for row, taken, (inner, timers) in self.log:
             rows[row] += taken - inner, 1, timers
         rows["rest of the step"] += seconds - self.inside[0], 0, self.inside[1]
-        self.steps[self.on].append((seconds, rows))
-        self.log, self.inside = [], [0.0, 0]
-        self.on, self.others = not self.on, swap(self.others)
+        self.log, self.inside, self.noting = [], [0.0, 0], self.noting and not self.on
+        if run.step % 2 == 0:
+            self.steps[self.on].append((seconds, rows))
+            self.on, self.others = not self.on, swap(self.others)
 
     def means(self) -> tuple[float, dict[str, float]]:
         """Seconds of an untraced step; row -> its seconds in a step."""
@@ -180,9 +179,8 @@ class Watch(Callback):
 
 
 def _fastest(steps: list) -> list:
-    """The fastest quarter, without the first step."""
-    others = sorted(steps[1:], key=lambda step: step[0])
-    return others[: -(-len(others) // 4)]
+    """The fastest quarter."""
+    return sorted(steps, key=lambda step: step[0])[: -(-len(steps) // 4)]
 
 
 def swap(places: list[tuple[Any, str, Any]]) -> list[tuple[Any, str, Any]]:
