@@ -93,15 +93,11 @@ def ledger(tuned: Tuned, batch: cases.Batch, seconds: float, peaks: dict) -> dic
 
 def _work(calls, peaks) -> dict[str, Any]:
     """What a row's calls compute and move, if it is known, and what the roofline allows."""
-    if not calls or None in calls:
-        return {"calls": len(calls)} if calls else {}
-    work = {
-        "calls": len(calls),
-        "flops": sum(f for f, _ in calls),
-        "bytes": sum(b for _, b in calls),
-    }
-    if rate := peaks["flops"]:
-        work["allowed"] = sum(max(f / rate, b / peaks["bandwidth"]) for f, b in calls)
+    work: dict[str, Any] = {"calls": len(calls)} if calls else {}
+    if calls and None not in calls:
+        work["flops"], work["bytes"] = map(sum, zip(*calls))
+        if rate := peaks["flops"]:
+            work["allowed"] = sum(max(f / rate, b / peaks["bandwidth"]) for f, b in calls)
     return work
 
 
@@ -196,14 +192,14 @@ def swap(places: list[tuple[Any, str, Any]]) -> list[tuple[Any, str, Any]]:
 
 def figure(record: dict) -> Any:
     """A bar for each row, and in it what the roofline allows."""
-    rows = record["rows"]
-    names, seconds = [row["row"] for row in rows], [row["seconds"] * 1e3 for row in rows]
-    allowed = [row.get("allowed", 0) * 1e3 for row in rows]
+    names = [row["row"] for row in record["rows"]]
+    bars = ("measured", "seconds", 0.8, "#56B4E9"), ("roofline", "allowed", 0.4, plots.INK)
     with plots.style():
-        canvas = plots.canvas(10, 1.6 + 0.32 * len(rows))
+        canvas = plots.canvas(10, 1.6 + 0.32 * len(names))
         axes = canvas.subplots()
-        axes.barh(names, seconds, color="#56B4E9", label="measured")
-        axes.barh(names, allowed, 0.4, color=plots.INK, label="what the roofline allows")
+        for label, what, height, color in bars:
+            ms = [1e3 * row.get(what, 0) for row in record["rows"]]
+            axes.barh(names, ms, height, color=color, label=label)
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("ms of a step")

@@ -77,11 +77,12 @@ def bench(a: argparse.Namespace) -> None:
 
     settings = Settings(**settings_of(a, (*PARTS, WHERE), Settings()))
     whole("--rows", a.rows, 1)
-    of = {"base": a.base, "method": find_method(a.method).name, "rows": a.rows}
+    find_method(a.method)
+    of = given(a, "base", "method", "rows", "targets")
     parts: Parts = {
         "kernels": (kernels.beside_numpy, tables.kernels),
         "methods": (steps.among_ourselves, tables.methods),
-        WHERE: (functools.partial(where.in_a_worker, **of, **given(a, "targets")), tables.where),
+        WHERE: (functools.partial(where.in_a_worker, **of), tables.where),
     }
     chosen = [part for part in parts if part in (a.parts or PARTS)]
     record = measure({part: parts[part] for part in chosen}, settings, a.out)
