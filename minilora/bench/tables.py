@@ -36,7 +36,7 @@ def ratio(times: Mapping[str, float]) -> str:
 
 def title(record: Record) -> str:
     """The technique of a record."""
-    return cases.CASES[record["case"]].title
+    return cases.case(record["case"]).title
 
 
 def rate(side: str) -> Callable[[Record], str]:

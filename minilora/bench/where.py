@@ -44,17 +44,17 @@ def in_a_worker(settings: turns.Settings, **of: Any) -> dict[str, Any]:
         return sides[turns.OURS].ask(of_base, seconds=seconds, **of)
 
 
-def of_base(base: str, method: str, rows: int, seconds: float, **how: Any) -> dict[str, Any]:
-    """The ledger of a size of the bench, or of a base that `load_model` knows; how: for attach.
+def of_base(base: str, case: str, rows: int, seconds: float, **how: Any) -> dict[str, Any]:
+    """The ledger of a size of the bench, or of a base that `load_model` knows.
 
-    rows: of the batch, rounded down to whole sequences.
+    case: see `cases.case`; how: more for attach. rows: of the batch, in whole sequences.
     """
-    size = cases.SIZES.get(base)
+    size, known = cases.SIZES.get(base), cases.case(case)
     model = Llama(size.config, init_params(size.config)) if size else load_model(base)
-    tuned, most = attach(model, method, **how), model.config.max_position_embeddings
-    length = min(rows, size.length if size else LENGTH, most // 2)
+    tuned = attach(model, known.method, **{**known.how, **how})
+    length = min(rows, size.length if size else LENGTH, model.config.max_position_embeddings // 2)
     batch = cases.batch(cases.Size(model.config, rows // length, length + 1))  # the last: no target
-    about = {"base": base, "technique": tuned.record.title, "batch": rows // length * length}
+    about = {"base": base, "technique": known.title, "batch": rows // length * length}
     limits = {"flops": machine.tile_flops(), "bandwidth": machine.read_bandwidth(tries=25)}
     return about | ledger(tuned, batch, seconds, limits)
 

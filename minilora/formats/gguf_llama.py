@@ -9,7 +9,7 @@ import numpy as np
 from ..llama.model import EMBED, HEAD, NORM, Llama, ModelConfig
 from ..support.files import errors_at
 from ..text.byte_pairs import BytePairTokenizer
-from ..text.tokenizer import ForeignTokenizer
+from ..text.tokenizer import CharTokenizer, ForeignTokenizer
 from .gguf import read_gguf
 from .safetensors import check_finite
 
@@ -43,7 +43,7 @@ def read_model(path: str | Path) -> Llama:
     """
     about, tensors = read_gguf(path)
     config = _config(path, about, tensors)
-    names = _names(config)
+    names = names_of(config)
     wanted = config.shapes()
     for theirs, mine in names.items():
         if theirs not in tensors:
@@ -113,7 +113,7 @@ def _shortest(value):
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
-def _names(config):
+def names_of(config: ModelConfig) -> dict[str, str]:
     """llama.cpp's name -> this library's, for every array of the config."""
     inner = {
         f"blk.{i}.{theirs}.weight": f"model.layers.{i}.{mine}.weight"
@@ -126,8 +126,9 @@ def _names(config):
 
 def _tokenizer(path, about, config):
     """The tokenizer in the metadata; None, with a warning, if this library cannot read it."""
+    characters = about.get("tokenizer.ggml.model") == "llama"
     try:
-        tokenizer = BytePairTokenizer.from_gguf(about)
+        tokenizer = (CharTokenizer if characters else BytePairTokenizer).from_gguf(about)
     except ForeignTokenizer as error:
         warnings.warn(f"{path}: {error}; the model comes without a tokenizer", stacklevel=4)
         return None

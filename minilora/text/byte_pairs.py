@@ -5,16 +5,16 @@ The tokenizers library merges the pairs. This file builds it from a model's file
 
 import contextlib
 import importlib.util
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..support.files import read_json, read_text
-from .tokenizer import ForeignTokenizer, known_ids, tokenizer_config
+from .tokenizer import SPECIAL, ForeignTokenizer, gguf_about, known_ids, tokenizer_config
 
 START, STOP = "<|im_start|>", "<|im_end|>"  # around each message of a chat (ChatML)
-SPECIAL = 3  # tokenizer.ggml.token_type of a token that is not text
 
 
 class BytePairTokenizer:
@@ -45,7 +45,7 @@ class BytePairTokenizer:
         if wrong := [" ".join(merge) for merge in merges if len(merge) != 2]:
             raise ValueError(f"tokenizer.ggml.merges: {wrong[0]!r:.80} is no pair of tokens")
         kinds = about.get("tokenizer.ggml.token_type", [1] * len(tokens))
-        if not isinstance(kinds, list):
+        if not isinstance(kinds, list | memoryview):
             raise ValueError(f"tokenizer.ggml.token_type is {kinds!r:.80}, wanted a list")
         ids = {token: i for i, token in enumerate(tokens)}
         if len(ids) != len(tokens) or len(kinds) != len(tokens):
@@ -103,6 +103,20 @@ class BytePairTokenizer:
         tokenizer = self._inner.to_str(pretty=False)
         return {"tokenizer.json": f"{tokenizer}\n".encode(), **tokenizer_config(pad, end, **more)}
 
+    def to_gguf(self) -> dict[str, Any]:
+        """The metadata of a GGUF file; raises ForeignTokenizer unless `from_gguf` gives it back."""
+        mine = json.loads(self._inner.to_str())
+        special = {token["content"] for token in mine["added_tokens"]}
+        tokens = [self._inner.id_to_token(i) or f"[PAD{i}]" for i in range(self._size)]
+        merges = [" ".join(pair) for pair in mine["model"].get("merges", [])]
+        about = gguf_about(self, "gpt2", tokens, special, pre="smollm", merges=merges)
+        about["tokenizer.chat_template"] = self.template
+        again = json.loads(BytePairTokenizer.from_gguf(about)._inner.to_str())
+        parts = "normalizer", "pre_tokenizer", "added_tokens", "model"
+        if any(again[part] != mine[part] for part in parts):
+            raise ForeignTokenizer("the tokenizer splits words in another way than SmolLM2's")
+        return about
+
     @property
     def vocab_size(self) -> int:
         """V: one more than the largest id."""
@@ -118,6 +132,11 @@ class BytePairTokenizer:
         known = known_ids(ids, self.vocab_size)
         with _in_rust("tokenizer"):
             return self._inner.decode(known)
+
+    @property
+    def has_chat(self) -> bool:
+        """Is its chat template ChatML, which `chat` and `turns` write?"""
+        return START in self.template and STOP in self.template
 
     def chat(self, messages: str | Sequence[Mapping[str, str]]) -> str:
         """A conversation as one ChatML text, which the model continues with the assistant's answer.
@@ -136,7 +155,7 @@ class BytePairTokenizer:
         It says the content of its turns, and the token that ends each of them. Raises ValueError as
         `chat` does.
         """
-        if START not in self.template or STOP not in self.template:
+        if not self.has_chat:
             raise ValueError("tokenizer: its chat template is not ChatML, or it has none")
         default = re.search(rf"{re.escape(START)}system\n(.*?){re.escape(STOP)}", self.template)
         if default and messages and messages[0]["role"] != "system":

@@ -134,7 +134,7 @@ def race(calls: Mapping[str, Callable[[], Any]], flops: float, rounds: int = 7) 
         print(f"{name:15} {flops / median(seconds) / 1e9:6.1f} GFLOP/s")
 
 
-def where(base: str = "base", method: str = "lora", rows: int = 512, seconds: float = 3.0) -> None:
+def where(base: str = "base", case: str = "lora", rows: int = 512, seconds: float = 3.0) -> None:
     """Print and draw where the milliseconds of a training step go on this machine.
 
     Where notebooks are built, only what does not differ between machines: the work of each row.
@@ -144,7 +144,7 @@ def where(base: str = "base", method: str = "lora", rows: int = 512, seconds: fl
     from minilora.bench.where import of_base
 
     static = bool(os.environ.get(STATIC))
-    record = of_base(base, method, rows, 0.0 if static else seconds)
+    record = of_base(base, case, rows, 0.0 if static else seconds)
     if static:
         known = [row for row in record["rows"] if "flops" in row]
         known.sort(key=lambda row: (-row["flops"], row["row"]))

@@ -193,7 +193,8 @@ def test_the_command_prints_and_draws_it(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments, message", [("--rows 0", "at least 1"), ("--method lorra", "lora")]
+    "arguments, message",
+    [("--rows 0", "at least 1"), ("--method lorra", "lora"), ("--method lora vera", "wanted one")],
 )
 def test_wrong_arguments_of_its_own(arguments, message, capsys):
     assert cli.main(["bench", "where", *arguments.split()]) == 2
