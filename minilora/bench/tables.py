@@ -59,6 +59,16 @@ METHODS: Sequence[Column] = (
     ("least", 8, at("least", form=ms)),
     ("over LoRA", 18, at("ratio", form=ratio)),
 )
+WHERE: Sequence[Column] = (
+    ("row", 29, at("row", form=str)),
+    ("calls", 5, at("calls", form=str)),
+    ("ms", 8, at("seconds", form=lambda s: f"{s * 1e3:.3f}")),
+    ("share", 5, at("share", form="{:.1%}".format)),
+    ("MFLOP", 8, at("flops", form=lambda n: f"{n / 1e6:.2f}")),
+    ("MB", 7, at("bytes", form=lambda n: f"{n / 1e6:.2f}")),
+    ("roof, ms", 8, at("allowed", form=lambda s: f"{s * 1e3:.3f}")),
+    ("of roof", 7, lambda r: f"{r['allowed'] / r['seconds']:.0%}" if "allowed" in r else "–"),
+)
 
 
 def table(columns: Sequence[Column], records: Sequence[Record], width: int = ANY) -> Iterator[str]:
@@ -110,3 +120,18 @@ def methods(measured: Sequence[Record], width: int = ANY) -> Iterator[str]:
         ratios, sides = record["ratios"], record["sides"].items()
         each = [{"case": name, "ratio": ratios[name], **times} for name, times in sides]
         yield from table(METHODS, each, width)
+
+
+def where(measured: Record, width: int = ANY) -> Iterator[str]:
+    """The ledger of time of a step."""
+    yield "{technique} on {base}, {batch:,} rows".format(**measured)
+    yield from table(WHERE, measured["rows"], width)
+    step, made, peaks = measured["step"], measured["allocation"], measured["peaks"]
+    ratio, flops = step["sum"] / step["untraced"], peaks["flops"]
+    rate = f"{flops / 1e9:.0f} GFLOP/s, " if flops else ""
+    for text in (
+        f"sum: {step['sum'] * 1e3:.2f} ms, {ratio:.3f} of an untraced step",
+        f"of it to allocate {made['arrays']} arrays: {made['seconds'] * 1e3:.2f} ms",
+        f"roof: {rate}{peaks['bandwidth'] / 1e9:.1f} GB/s from memory (caches are faster)",
+    ):
+        yield fill(text, width)
