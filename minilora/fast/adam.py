@@ -38,11 +38,12 @@ def adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step, factor=1.0):
     is not contiguous, or m or v has another shape than p.
     Source: Loshchilov & Hutter 2017, arXiv:1711.05101, algorithm 2.
     """
-    for name, array in (("p", p), ("m", m), ("v", v)):
-        if array.shape != p.shape or not array.flags.c_contiguous:
-            raise ValueError(f"adamw: {name} has shape {array.shape}, wanted {p.shape}, contiguous")
-    g = contiguous(g, p.shape)
+    shape, adjacent = p.shape, p.flags.c_contiguous and m.flags.c_contiguous and v.flags.c_contiguous
+    if not (adjacent and m.shape == v.shape == shape):
+        got = ", ".join(f"{name} {a.shape}" for name, a in (("p", p), ("m", m), ("v", v)))
+        raise ValueError(f"adamw: got {got}, wanted {shape}, contiguous")
+    g = contiguous(g, shape)
     keep, rate, correction = 1 - lr * weight_decay, lr / (1 - beta1**step), 1 / (1 - beta2**step)
     constants = keep, rate, beta1, 1 - beta1, beta2, 1 - beta2, correction, eps, factor
-    arrays = (a.reshape(-1) for a in (p, g, m, v))
-    run(_adamw_part, (*arrays, constants), tasks(p.size, GRAIN))
+    arguments = p.ravel(), g.ravel(), m.ravel(), v.ravel(), constants
+    run(_adamw_part, arguments, tasks(p.size, GRAIN))
