@@ -79,6 +79,7 @@ class Tuned:
         self.layers: dict[str, Arrays] = {}
         self.weights: dict[str, np.ndarray] = {}
         self._arguments = tuple(inspect.signature(record.op.forward).parameters)[1:]
+        self._keys: dict[tuple[str, str], str] = {}  # (layer, argument) -> its name on disk
 
     @property
     def method(self) -> str:
@@ -106,7 +107,10 @@ class Tuned:
     @property
     def trainable(self) -> dict[str, np.ndarray]:
         """Key on disk -> array: what the optimizer moves, not copies of it."""
-        return {t.key: t.array for t in self.trained()}
+        if self.record.whole_model:
+            return dict(self.weights)
+        names = self.record.trains
+        return {self.key(layer, n): row[n] for layer, row in self.layers.items() for n in names}
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -125,13 +129,15 @@ class Tuned:
 
     def key(self, layer: str, argument: str) -> str:
         """The name of a layer's array on disk: PEFT's where it has one."""
-        names = self.record.peft.names if self.record.peft else {}
-        suffix = "base_layer.weight" if argument == "W" else names.get(argument, argument)
-        return f"base_model.model.{layer}.{suffix}"
+        if (layer, argument) not in self._keys:
+            names = self.record.peft.names if self.record.peft else {}
+            suffix = "base_layer.weight" if argument == "W" else names.get(argument, argument)
+            self._keys[layer, argument] = f"base_model.model.{layer}.{suffix}"
+        return self._keys[layer, argument]
 
     def leaves(self) -> dict[str, Tensor]:
         """A fresh leaf of the tape for every trainable array, by key."""
-        return {t.key: param(t.array, t.key) for t in self.trained()}
+        return {key: param(array, key) for key, array in self.trainable.items()}
 
     def forward(
         self,

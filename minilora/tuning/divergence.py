@@ -33,6 +33,9 @@ def check_gradients(
     parts: the batches (ids, targets) of the step; grads: key -> gradient of the array's shape. The
     error names the first array that is not finite, in the order of computation.
     """
+    with np.errstate(all="ignore"):  # a sum of squares is quick, but may overflow by itself
+        if math.isfinite(loss + sum(float(np.vdot(g, g)) for g in grads.values())):
+            return
     bad = [key for key, g in grads.items() if not np.isfinite(g).all()]
     if math.isfinite(loss) and not bad:
         return
