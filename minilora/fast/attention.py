@@ -7,8 +7,8 @@ Backward computes the probabilities again from lse.
 
 Sequences may have different lengths, so the tasks share an estimate of the time, not a number of
 blocks. Backward shares groups: the query heads of a group add to its dk and dv in a fixed order.
-Where there are few groups it shares heads, and their dk and dv are added at the end. So the number
-of tasks does not change the result.
+Where there are few groups and much work it shares heads, and their dk and dv are added at the end.
+So the number of tasks does not change the result.
 """
 
 import math
@@ -244,16 +244,18 @@ def attention_backward(do, q, k, v, spans, o, lse):
 
     Rows outside of all spans get 0.
     """
-    k, v, spans, _, longest, queries, keys, time = checked(q, k, v, spans)
+    k, v, spans, most, longest, queries, keys, time = checked(q, k, v, spans)
     (M, H, D), (S, G) = q.shape, k.shape[:2]
     do, q, o = (contiguous(a, q.shape) for a in (do, q, o))
-    parts = H if len(spans) * G < FEW_GROUPS else G
+    work = 2 * queries * longest * H * D
+    small = most <= BLOCK and work < GRAIN  # a single task; in one block, no order differs
+    parts = H if len(spans) * G < FEW_GROUPS and not small else G
     dq = (np.empty if queries == M else np.zeros)(q.shape, np.float32)
     new = np.empty if keys == S else np.zeros
     dk, dv = new((S, parts, D), np.float32), new((S, parts, D), np.float32)
     arrays = do, q, k, v, spans, o, contiguous(lse, (M, H)), dq, dk, dv
     arguments = *arrays, 1 / math.sqrt(D), longest, time
-    run(_backward_share, arguments, tasks(2 * queries * longest * H * D, GRAIN))
+    run(_backward_share, arguments, tasks(work, GRAIN))
     if parts != G:
         dk, dv = (d.reshape(S, G, H // G, D).sum(axis=2) for d in (dk, dv))
     return dq, dk, dv
