@@ -8,11 +8,11 @@ import numpy as np
 
 from .jit import TASK, compiled, contiguous, portion, read, run, tasks, write
 from .llvm import by_address
-from .matmul import adapted_nn, matmul_nn, matmul_nt, rectangle
+from .matmul import GRAIN, adapted_nn, matmul_nn, matmul_nt, rectangle
 from .pointwise import swiglu_backward, swiglu_backward_part, swiglu_forward, swiglu_part
 from .threads import THREADS
 from .tile import MR
-from .unpacked import FEW_DOTS
+from .unpacked import FEW_DOTS, dots_of
 
 BLOCK = 512  # rows at once: fewer stay in nearer caches, but each block packs all three matrices
 LEAST = 256  # rows of a thread, because each thread packs all three matrices
@@ -26,6 +26,12 @@ swiglu_of, swiglu_backward_of = by_address(swiglu_part), by_address(swiglu_backw
 def _forward_share(x, Wg, Wu, Wd, gate, up, h, y, t, n_tasks):
     """Task t's rows, BLOCK of them at a time."""
     C, F = x.shape[1], gate.shape[1]
+    if len(x) <= FEW_DOTS:
+        dots_of(x, Wg.T, gate, False, 0, 1)
+        dots_of(x, Wu.T, up, False, 0, 1)
+        swiglu_of(gate.reshape(-1), up.reshape(-1), h.reshape(-1), 0, 1)
+        dots_of(h, Wd.T, y, False, 0, 1)
+        return
     start, stop = portion(len(x), t, n_tasks, MR)
     for i in range(start, stop, BLOCK):
         j = min(i + BLOCK, stop)
@@ -68,7 +74,7 @@ def feed_forward(x, Wg, Wu, Wd):
     gate, up, h = (np.empty((M, F), np.float32) for _ in range(3))
     y = np.empty((M, len(Wd)), np.float32)
     arguments = *_contiguous(x, Wg, Wu, Wd), gate, up, h, y
-    run(_forward_share, arguments, tasks(M, 1))
+    run(_forward_share, arguments, tasks(M * Wg.size, GRAIN))
     return y, gate, up
 
 
@@ -86,7 +92,7 @@ def feed_forward_dx(dy, gate, up, Wg, Wu, Wd):
     dh, dgate, dup = (np.empty(gate.shape, np.float32) for _ in range(3))
     dx = np.empty((M, C), np.float32)
     arguments = *_contiguous(dy, gate, up, Wg, Wu, Wd), dh, dgate, dup, dx
-    run(_backward_share, arguments, tasks(M, 1))
+    run(_backward_share, arguments, tasks(M * Wg.size, GRAIN))
     return dx
 
 
@@ -102,8 +108,9 @@ def _sizes(x, Wg, Wu, Wd):
 
 
 def _in_parts(M, Wg):
-    """Are single kernels better: few rows for each thread, or products of few columns?"""
-    return M < LEAST * THREADS or min(Wg.shape) <= FEW_DOTS
+    """Are single kernels better: threads with few rows each, one row, or few columns?"""
+    few = M < LEAST * THREADS and M * Wg.size >= GRAIN
+    return few or M == 1 or min(Wg.shape) <= FEW_DOTS
 
 
 def _contiguous(*arrays):

@@ -39,6 +39,9 @@ def _dots_share(a, b, c, add, t, n_tasks):
             dots(a, i, w, j, c, i, j, K, min(DOTS, i1 - i), min(4, j1 - j), add)
 
 
+dots_of = by_address(_dots_share)
+
+
 def by_dots(a, b, c, add, n_tasks):
     """Dot products of rows of a and columns of b, for a c with few rows or few columns."""
     run(_dots_share, (a, b, c, add), n_tasks)
@@ -102,6 +105,9 @@ def _few_rows_share(a, b, c, add, t, n_tasks):
     _columns(a, b, c, add, j0, j1)
 
 
+rows_of = by_address(_few_rows_share)
+
+
 def few_rows(a, b, c, add, n_tasks):
     """For a c of few rows: b is read once, in place; b's columns are adjacent."""
     run(_few_rows_share, (a, b, c, add), n_tasks)
@@ -115,6 +121,9 @@ def _few_columns_share(a, b, c, add, t, n_tasks):
     for i in range(i0, i1):
         for j in range(c.shape[1]):
             c[i, j] = c[i, j] + transpose[j, i - i0] if add else transpose[j, i - i0]
+
+
+columns_of = by_address(_few_columns_share)
 
 
 def few_columns(a, b, c, add, n_tasks):
