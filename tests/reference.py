@@ -34,6 +34,17 @@ def adapted_nn(x, w, z, b):
     return matmul_nn(z, b, add_to=matmul_nn(x, w))
 
 
+def lora_forward(x, xa, W, s, A, B):
+    """y = x Wᵀ + s z Bᵀ, z = xa Aᵀ.   x, xa (M, I), W (O, I), A (r, I), B (O, r) -> y (M, O), z."""
+    return x @ W.T + s * (xa @ A.T) @ B.T, xa @ A.T
+
+
+def lora_backward(dy, xa, z, W, s, A, B, wants_dx):
+    """dz = s dy B, dA = dzᵀ xa, dB = s dyᵀ z, dx = dy W + dz A where wanted -> dx, dz, dA, dB."""
+    dz = s * dy @ B
+    return dy @ W + dz @ A if wants_dx else None, dz, dz.T @ xa, s * dy.T @ z
+
+
 def _product(a, b, add_to):
     if add_to is None:
         return a @ b

@@ -38,7 +38,10 @@ def adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step, factor=1.0):
     is not contiguous, or m or v has another shape than p.
     Source: Loshchilov & Hutter 2017, arXiv:1711.05101, algorithm 2.
     """
-    shape, adjacent = p.shape, p.flags.c_contiguous and m.flags.c_contiguous and v.flags.c_contiguous
+    shape, adjacent = (
+        p.shape,
+        p.flags.c_contiguous and m.flags.c_contiguous and v.flags.c_contiguous,
+    )
     if not (adjacent and m.shape == v.shape == shape):
         got = ", ".join(f"{name} {a.shape}" for name, a in (("p", p), ("m", m), ("v", v)))
         raise ValueError(f"adamw: got {got}, wanted {shape}, contiguous")

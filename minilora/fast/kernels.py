@@ -94,6 +94,22 @@ def adapted_nn(x, w, z, b):
     return matmul_nn(x, w)
 
 
+@kernel("matmul")
+def lora_forward(x, xa, W, s, A, B):
+    """y = x Wᵀ + s z Bᵀ, z = xa Aᵀ.   x, xa (M, I), W (O, I), A (r, I), B (O, r) -> y (M, O), z."""
+    z = matmul_nt(xa, A)
+    return adapted_nt(x, W, z * s, B), z
+
+
+@kernel("matmul")
+def lora_backward(dy, xa, z, W, s, A, B, wants_dx):
+    """dz = s dy B, dA = dzᵀ xa, dB = s dyᵀ z, dx = dy W + dz A where wanted -> dx, dz, dA, dB."""
+    dz = matmul_nn(dy, B) * s
+    dB = matmul_tn(dy, z) * s
+    dA = matmul_tn(dz, xa)
+    return adapted_nn(dy, W, dz, A) if wants_dx else None, dz, dA, dB
+
+
 @kernel("pointwise")
 def add(x, y):
     """x + y, of one shape."""

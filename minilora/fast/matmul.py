@@ -11,7 +11,7 @@ number of threads does not change it.
 import math
 
 import numpy as np
-from numba import boolean
+from numba import boolean, float32
 
 from .jit import (
     PLACE,
@@ -28,7 +28,19 @@ from .jit import (
 )
 from .llvm import by_address
 from .tile import MR, NR, tile16, tile32, tile48
-from .unpacked import FEW_DOTS, FEW_ROWS, SHALLOW, by_dots, few_columns, few_rows, one_row, shallow
+from .unpacked import (
+    FEW_DOTS,
+    FEW_ROWS,
+    SHALLOW,
+    by_dots,
+    columns_of,
+    dots_of,
+    few_columns,
+    few_rows,
+    one_row,
+    rows_of,
+    shallow,
+)
 from .vectors import copy16, prefetch_at, transpose16
 
 DEPTH = 384  # most rows of a panel: 48 columns of them are 72 KB, which are read from the L2 cache
@@ -229,6 +241,68 @@ def _adapted(a, b, a2, b2):
     y = np.empty((M, N), np.float32)
     run(_products_share, (a, b, a2, b2, y, False), tasks(M * N * K, GRAIN))
     return y
+
+
+# LoRA's pair in one call where its products are small: Python's work for five calls would take
+# longer than they do. Each product is done by the function that is chosen above: the same bits.
+
+
+@compiled((*(read(2),) * 4, float32, read(2), *(write(2),) * 3, *TASK))
+def _forward(x, xa, W, A, s, B, z, scaled, y, t, n_tasks):
+    dots_of(xa, A.T, z, False, 0, 1)
+    np.multiply(z, s, scaled)
+    if len(x) <= FEW_DOTS:
+        dots_of(x, W.T, y, False, 0, 1)
+        dots_of(scaled, B.T, y, True, 0, 1)
+    else:
+        rectangle(x, W.T, y, False, 0, len(x), 0, len(W))
+        rectangle(scaled, B.T, y, True, 0, len(x), 0, len(W))
+
+
+def lora_forward(x, xa, W, s, A, B):
+    """y = x Wᵀ + s z Bᵀ, z = xa Aᵀ.   x, xa (M, I), W (O, I), A (r, I), B (O, r) -> y (M, O), z."""
+    if not _small(x, xa, W, A, B):
+        z = matmul_nt(xa, A)
+        return adapted_nt(x, W, z * s, B), z
+    shapes = (len(x), len(A)), (len(x), len(A)), (len(x), len(W))
+    z, scaled, y = (np.empty(shape, np.float32) for shape in shapes)
+    run(_forward, (x, xa, W, A, s, B, z, scaled, y), 1)
+    return y, z
+
+
+@compiled((*(read(2),) * 5, float32, read(2), *(write(2),) * 4, *TASK))
+def _backward(dy, xa, z, W, A, s, B, dz, dA, dB, dx, t, n_tasks):
+    dots_of(dy, B, dz, False, 0, 1)
+    np.multiply(dz, s, dz)
+    columns_of(dy.T, z, dB, False, 0, 1)
+    np.multiply(dB, s, dB)
+    rows_of(dz.T, xa, dA, False, 0, 1)
+    if len(dx):
+        rectangle(dy, W, dx, False, 0, len(dy), 0, W.shape[1])
+        rectangle(dz, A, dx, True, 0, len(dy), 0, W.shape[1])
+
+
+def lora_backward(dy, xa, z, W, s, A, B, wants_dx):
+    """dz = s dy B, dA = dzᵀ xa, dB = s dyᵀ z, dx = dy W + dz A where wanted -> dx, dz, dA, dB."""
+    if not _small(dy, xa, W, A, B):
+        dz = matmul_nn(dy, B) * s
+        dB = matmul_tn(dy, z) * s
+        dA = matmul_tn(dz, xa)
+        return adapted_nn(dy, W, dz, A) if wants_dx else None, dz, dA, dB
+    shapes = z.shape, A.shape, B.shape, xa.shape if wants_dx else (0, 0)
+    dz, dA, dB, dx = (np.empty(shape, np.float32) for shape in shapes)
+    run(_backward, (dy, xa, z, W, A, s, B, dz, dA, dB, dx), 1)
+    return dx if wants_dx else None, dz, dA, dB
+
+
+def _small(rows, xa, W, A, B):
+    """Would one thread do every product of these shapes, each in the way that is written above?"""
+    if not all(type(a) is np.ndarray and a.flags.c_contiguous for a in (rows, xa, W, A, B)):
+        return False
+    (M, r), (O, I) = (len(rows), len(A)), W.shape
+    fits = len(xa) == M and A.shape[1] == xa.shape[1] == I and B.shape == (O, r)
+    few = M > 1 and 1 < r <= FEW_DOTS < min(O, I)
+    return fits and few and W.size < ROW_GRAIN and M * W.size < GRAIN
 
 
 def _tiled(a, b, c, add, n_tasks):

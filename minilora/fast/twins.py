@@ -54,20 +54,16 @@ def _through_both(dy, W, dz, A, dropped):
 
 def lora_forward(x, W, s, A, B, xd=None):
     xa = x if xd is None else xd
-    z = K.matmul_nt(xa, A)
-    y = K.adapted_nt(x, W, z * s, B)
+    y, z = K.lora_forward(x, xa, W, s, A, B)
     return y, (xa, z, W, s, A, B, xd is not None)
 
 
 def lora_backward(dy, cache, need=(True,) * 6):
     xa, z, W, s, A, B, dropped = cache
-    dz = K.matmul_nn(dy, B) * s
-    dB = K.matmul_tn(dy, z) * s
-    dA = K.matmul_tn(dz, xa)
-    if not need[0]:
-        return None, None, None, dA, dB, None
-    dx, dxd = _through_both(dy, W, dz, A, dropped)
-    return dx, None, None, dA, dB, dxd
+    dx, dz, dA, dB = K.lora_backward(dy, xa, z, W, s, A, B, need[0] and not dropped)
+    if not (need[0] and dropped):
+        return dx, None, None, dA, dB, None
+    return K.matmul_nn(dy, W), None, None, dA, dB, K.matmul_nn(dz, A)
 
 
 def lora_fa_forward(x, W, s, A, B, xd=None):

@@ -74,12 +74,24 @@ def arguments_of(name, rng, M=7, K=5, N=19):
     q, k, v, do = (normal(rng, M * K, heads, 6) for heads in (4, 2, 2, 4))
     spans = rectangle(M, K, K)
     o, lse = ref.attention_forward(q, k, v, spans)
+    lora = normal(rng, 3, K), normal(rng, N, 3)
     table = {
         "matmul_nt": (x, w),
         "matmul_nn": (x, normal(rng, K, N)),
         "matmul_tn": (x, y),
         "adapted_nt": (x, w, normal(rng, M, 3), normal(rng, N, 3)),
         "adapted_nn": (x, normal(rng, K, N), normal(rng, M, 3), normal(rng, 3, N)),
+        "lora_forward": (x, 2 * x, w, 0.5, *lora),
+        "lora_backward": (
+            y,
+            x,
+            normal(rng, M, 3),
+            w,
+            2.0,
+            normal(rng, 3, K),
+            normal(rng, N, 3),
+            True,
+        ),
         "add": (y, normal(rng, M, N)),
         "rmsnorm_forward": (y, normal(rng, N), 1e-5),
         "rmsnorm_dx": (normal(rng, M, N), y, normal(rng, N), 1 + normal(rng, M) ** 2),
@@ -172,6 +184,25 @@ def test_adapted_products(M, K, N, r, layout, seed):
     scale = (np.abs(x) @ np.abs(w).T + np.abs(z) @ np.abs(b).T).max()
     agrees("adapted_nt", x, w, z, b, scale=scale)
     agrees("adapted_nn", x, w.T, z, b.T, scale=scale)
+
+
+WIDE = st.integers(9, 200)
+
+
+@given(st.integers(2, 60), WIDE, WIDE, st.integers(2, 8), st.booleans(), SEEDS)
+def test_lora_in_one_call_has_the_bits_of_single_products(M, K, N, r, wants_dx, seed):
+    rng, s = np.random.default_rng(seed), 1.7
+    x, xa, dy, w = (normal(rng, *shape) for shape in ((M, K), (M, K), (M, N), (N, K)))
+    a, b = normal(rng, r, K), normal(rng, N, r)
+    z = kernels.matmul_nt(xa, a)
+    dz = kernels.matmul_nn(dy, b) * s
+    forward = kernels.adapted_nt(x, w, z * s, b), z
+    dx = kernels.adapted_nn(dy, w, dz, a) if wants_dx else None
+    backward = dx, dz, kernels.matmul_tn(dz, xa), kernels.matmul_tn(dy, z) * s
+    got = agrees("lora_forward", x, xa, w, s, a, b, scale=(np.abs(x) @ np.abs(w).T).max() + M * r)
+    got += kernels.lora_backward(dy, xa, z, w, s, a, b, wants_dx)
+    for g, wanted in zip(got, forward + backward, strict=True):
+        assert np.array_equal(g, wanted) if JIT or wanted is None else np.allclose(g, wanted)
 
 
 @given(SIZES, SIZES, SIZES, LAYOUTS, SEEDS)
