@@ -263,6 +263,10 @@ def _mean(losses, count):
     return (losses.sum() / count).astype(losses.dtype)
 
 
+def adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step, factor=1.0):
+    K.adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step, factor)
+
+
 # an op, or a function that is none -> the twins of its forward, backward and value
 PAGES: dict[Any, tuple[Callable | None, ...]] = {
     engine.add: (None, None, add),
@@ -284,7 +288,7 @@ PAGES: dict[Any, tuple[Callable | None, ...]] = {
     vera.vera: (vera_forward, vera_backward),
     dora.dora: (dora_forward, dora_backward),
     delta_lora.add_product: (None, None, add_product),
-    adamw_page: (None, None, K.adamw),
+    adamw_page: (None, None, adamw),
 }
 
 
