@@ -13,6 +13,7 @@ import math
 import numpy as np
 from numba import boolean, float32
 
+from . import unpacked
 from .jit import (
     PLACE,
     PRODUCT,
@@ -28,19 +29,7 @@ from .jit import (
 )
 from .llvm import by_address
 from .tile import MR, NR, tile16, tile32, tile48
-from .unpacked import (
-    FEW_DOTS,
-    FEW_ROWS,
-    SHALLOW,
-    by_dots,
-    columns_of,
-    dots_of,
-    few_columns,
-    few_rows,
-    one_row,
-    rows_of,
-    shallow,
-)
+from .unpacked import FEW_DOTS, FEW_ROWS, SHALLOW, by_dots, few_columns, few_rows, one_row, shallow
 from .vectors import copy16, prefetch_at, transpose16
 
 DEPTH = 384  # most rows of a panel: 48 columns of them are 72 KB, which are read from the L2 cache
@@ -249,11 +238,11 @@ def _adapted(a, b, a2, b2):
 
 @compiled((*(read(2),) * 4, float32, read(2), *(write(2),) * 3, *TASK))
 def _forward(x, xa, W, A, s, B, z, scaled, y, t, n_tasks):
-    dots_of(xa, A.T, z, False, 0, 1)
+    unpacked.dots_of(xa, A.T, z, False, 0, 1)
     np.multiply(z, s, scaled)
     if len(x) <= FEW_DOTS:
-        dots_of(x, W.T, y, False, 0, 1)
-        dots_of(scaled, B.T, y, True, 0, 1)
+        unpacked.dots_of(x, W.T, y, False, 0, 1)
+        unpacked.dots_of(scaled, B.T, y, True, 0, 1)
     else:
         rectangle(x, W.T, y, False, 0, len(x), 0, len(W))
         rectangle(scaled, B.T, y, True, 0, len(x), 0, len(W))
@@ -261,7 +250,7 @@ def _forward(x, xa, W, A, s, B, z, scaled, y, t, n_tasks):
 
 def lora_forward(x, xa, W, s, A, B):
     """y = x Wᵀ + s z Bᵀ, z = xa Aᵀ.   x, xa (M, I), W (O, I), A (r, I), B (O, r) -> y (M, O), z."""
-    if not _small(x, xa, W, A, B):
+    if x.shape != xa.shape or not _small(x, xa, W, A, B):
         z = matmul_nt(xa, A)
         return adapted_nt(x, W, z * s, B), z
     shapes = (len(x), len(A)), (len(x), len(A)), (len(x), len(W))
@@ -272,11 +261,11 @@ def lora_forward(x, xa, W, s, A, B):
 
 @compiled((*(read(2),) * 5, float32, read(2), *(write(2),) * 4, *TASK))
 def _backward(dy, xa, z, W, A, s, B, dz, dA, dB, dx, t, n_tasks):
-    dots_of(dy, B, dz, False, 0, 1)
+    unpacked.dots_of(dy, B, dz, False, 0, 1)
     np.multiply(dz, s, dz)
-    columns_of(dy.T, z, dB, False, 0, 1)
+    unpacked.columns_of(dy.T, z, dB, False, 0, 1)
     np.multiply(dB, s, dB)
-    rows_of(dz.T, xa, dA, False, 0, 1)
+    unpacked.rows_of(dz.T, xa, dA, False, 0, 1)
     if len(dx):
         rectangle(dy, W, dx, False, 0, len(dy), 0, W.shape[1])
         rectangle(dz, A, dx, True, 0, len(dy), 0, W.shape[1])
@@ -284,7 +273,8 @@ def _backward(dy, xa, z, W, A, s, B, dz, dA, dB, dx, t, n_tasks):
 
 def lora_backward(dy, xa, z, W, s, A, B, wants_dx):
     """dz = s dy B, dA = dzᵀ xa, dB = s dyᵀ z, dx = dy W + dz A where wanted -> dx, dz, dA, dB."""
-    if not _small(dy, xa, W, A, B):
+    M = len(xa)
+    if dy.shape != (M, len(B)) or z.shape != (M, len(A)) or not _small(dy, xa, W, A, B):
         dz = matmul_nn(dy, B) * s
         dB = matmul_tn(dy, z) * s
         dA = matmul_tn(dz, xa)
@@ -300,7 +290,7 @@ def _small(rows, xa, W, A, B):
     if not all(type(a) is np.ndarray and a.flags.c_contiguous for a in (rows, xa, W, A, B)):
         return False
     (M, r), (O, I) = (len(rows), len(A)), W.shape
-    fits = len(xa) == M and A.shape[1] == xa.shape[1] == I and B.shape == (O, r)
+    fits = xa.shape == (M, I) and A.shape == (r, I) and B.shape == (O, r)
     few = M > 1 and 1 < r <= FEW_DOTS < min(O, I)
     return fits and few and W.size < ROW_GRAIN and M * W.size < GRAIN
 

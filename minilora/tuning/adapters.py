@@ -107,10 +107,7 @@ class Tuned:
     @property
     def trainable(self) -> dict[str, np.ndarray]:
         """Key on disk -> array: what the optimizer moves, not copies of it."""
-        if self.record.whole_model:
-            return dict(self.weights)
-        names = self.record.trains
-        return {self.key(layer, n): row[n] for layer, row in self.layers.items() for n in names}
+        return {t.key: t.array for t in self.trained()}
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:

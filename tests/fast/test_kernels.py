@@ -195,6 +195,12 @@ def test_lora_in_one_call_has_the_bits_of_single_products(M, K, N, r, wants_dx, 
     x, xa, dy, w = (normal(rng, *shape) for shape in ((M, K), (M, K), (M, N), (N, K)))
     a, b = normal(rng, r, K), normal(rng, N, r)
     z = kernels.matmul_nt(xa, a)
+    for cut in ((x[:, 1:], xa), (x[1:], xa)):
+        with pytest.raises(ValueError, match="adapted"):
+            kernels.lora_forward(*cut, w, s, a, b)
+    for cut in ((dy[:, 1:], xa, z), (dy, xa, z[1:])):
+        with pytest.raises(ValueError, match="matmul"):
+            kernels.lora_backward(*cut, w, s, a, b, True)
     dz = kernels.matmul_nn(dy, b) * s
     forward = kernels.adapted_nt(x, w, z * s, b), z
     dx = kernels.adapted_nn(dy, w, dz, a) if wants_dx else None
