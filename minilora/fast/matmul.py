@@ -287,12 +287,13 @@ def lora_backward(dy, xa, z, W, s, A, B, wants_dx):
 
 def _small(rows, xa, W, A, B):
     """Would one thread do every product of these shapes, each in the way that is written above?"""
-    if not all(type(a) is np.ndarray and a.flags.c_contiguous for a in (rows, xa, W, A, B)):
-        return False
     (M, r), (O, I) = (len(rows), len(A)), W.shape
-    fits = xa.shape == (M, I) and A.shape == (r, I) and B.shape == (O, r)
-    few = M > 1 and 1 < r <= FEW_DOTS < min(O, I)
-    return fits and few and W.size < ROW_GRAIN and M * W.size < GRAIN
+    few = M > 1 and M * O * I < GRAIN and O * I < ROW_GRAIN and 1 < r <= FEW_DOTS < min(O, I)
+    fits = few and xa.shape == (M, I) and A.shape == (r, I) and B.shape == (O, r)
+    if not fits or type(W) is not np.ndarray:
+        return False
+    adjacent = rows.flags.c_contiguous and xa.flags.c_contiguous and W.flags.c_contiguous
+    return adjacent and A.flags.c_contiguous and B.flags.c_contiguous
 
 
 def _tiled(a, b, c, add, n_tasks):
