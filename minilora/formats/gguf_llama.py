@@ -8,10 +8,11 @@ import numpy as np
 
 from ..llama.model import EMBED, HEAD, NORM, Llama, ModelConfig
 from ..support.files import errors_at
+from ..support.packed import Packed
 from ..text.byte_pairs import BytePairTokenizer
 from ..text.tokenizer import ForeignTokenizer
+from .forms import choose, put
 from .gguf import read_gguf
-from .safetensors import check_finite
 
 OUTER = {"token_embd.weight": EMBED, "output_norm.weight": NORM, "output.weight": HEAD}
 INNER = {
@@ -34,8 +35,8 @@ FIELDS = {  # ModelConfig's field -> the metadata's
 }
 
 
-def read_model(path: str | Path) -> Llama:
-    """Read a .gguf file of the llama architecture, unpacked to float32, with its tokenizer.
+def read_model(path: str | Path, **choices: str) -> Llama:
+    """Read a .gguf file of the llama architecture, with its tokenizer; choices: of `load_model`.
 
     If this library cannot read the tokenizer, the model has none and a warning says so.
     Raises FileNotFoundError, or ValueError for another architecture, an unsupported type, a tensor
@@ -56,12 +57,14 @@ def read_model(path: str | Path) -> Llama:
         raise ValueError(f"{path}: {unknown[0]} of shape {shape} has no place in this Llama")
     tokenizer = _tokenizer(path, about, config)
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
-    params: dict[str, np.ndarray] = {}
+    forms, params = choose(config, **choices), {}
     for theirs, mine in names.items():
-        array = tensors[theirs].array()
-        check_finite(path, theirs, array)
+        stored = tensors[theirs]
         kind = theirs.removesuffix(".weight").rsplit(".", 1)[-1]
-        params[mine] = half_split(array, heads[kind]) if kind in heads else array
+        if kind in heads:  # blocks lie along a row: rows can be reordered as they are
+            parts = [half_split(part, heads[kind]) for part in stored.parts]
+            stored = Packed(stored.kind, stored.shape, parts)
+        params[mine] = put(path, theirs, stored, forms.get(mine, ""))
     return Llama(config, params, tokenizer)
 
 

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from ..llama.model import HEAD, Llama, ModelConfig
+from ..llama.model import HEAD, Llama, ModelConfig, check_shapes
 from ..llama.rotation import Llama3Scaling
 from ..support.files import check_kind, errors_at, read_json, write_together
 from ..text.byte_pairs import BytePairTokenizer
 from ..text.tokenizer import CharTokenizer, ForeignTokenizer
-from .safetensors import array_bytes, read_weights, refuse_pickles
+from .bitsandbytes import joined
+from .forms import choose, put
+from .safetensors import array_bytes, check_finite, open_arrays, refuse_pickles
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 DERIVED = "rotary_emb.inv_freq"  # old checkpoints also store the rotation's frequencies
@@ -30,8 +32,8 @@ UNSUPPORTED = {  # config field -> the only values that this library can compute
 }
 
 
-def read_model(folder: str | Path) -> Llama:
-    """Read the folder of a Hugging Face LlamaForCausalLM, in float32 (float64 stays).
+def read_model(folder: str | Path, **choices: str) -> Llama:
+    """Read the folder of a Hugging Face LlamaForCausalLM; choices: of `load_model`.
 
     If this library cannot read the tokenizer, the model has none and a warning says so.
     Raises FileNotFoundError, or ValueError for another architecture, an unsupported field or a
@@ -39,16 +41,11 @@ def read_model(folder: str | Path) -> Llama:
     """
     folder = Path(folder)
     config = read_config(folder / CONFIG)
-    path, params = _read_params(folder)
-    params = {
-        name: a if a.dtype == np.float64 else a.astype(np.float32, copy=False)
-        for name, a in params.items()
-        if not name.endswith(DERIVED)
-    }
+    path, stored = _open_params(folder)
     if config.tie_word_embeddings:
-        params.pop(HEAD, None)  # some programs store the tied matrix twice
+        stored.pop(HEAD, None)  # some programs store the tied matrix twice
     # a wrong config may claim 10⁹ layers, and a list of their arrays would fill the memory
-    n, layers = len(params), config.num_hidden_layers
+    n, layers = len(stored), config.num_hidden_layers
     if layers > n:
         raise ValueError(f"{path}: {n} arrays, too few for the {layers} layers of {CONFIG}")
     tokenizer = _tokenizer(folder)
@@ -56,28 +53,48 @@ def read_model(folder: str | Path) -> Llama:
     if tokens > rows:
         raise ValueError(f"{folder}: the tokenizer has {tokens} tokens, the model {rows}")
     with errors_at(path, "model: "):
+        check_shapes(config, {name: a for name, (_, a) in stored.items()})
+    forms, params = choose(config, **choices), {}
+    for name, (file, a) in stored.items():
+        if not forms and a.dtype == np.float64:
+            check_finite(file, name, a)
+            params[name] = np.array(a)
+        else:
+            params[name] = put(file, name, a, forms.get(name, ""))
+    with errors_at(path, "model: "):
         return Llama(config, params, tokenizer)
 
 
-def _read_params(folder):
-    """(the file to name in errors, all arrays): of model.safetensors, or of an index's shards."""
+def _open_params(folder):
+    """(the file to name in errors, name -> (its file, array on the file)): of model.safetensors, or
+    of an index's shards.
+    """
     path, index = folder / WEIGHTS, folder / INDEX
     if path.is_file() or not index.is_file():
         refuse_pickles(path)
-        return path, read_weights(path)[0]
+        return path, _open(path)
     shards = read_json(index, {"weight_map": {str: str}})["weight_map"]
-    params: dict[str, np.ndarray] = {}
+    params: dict[str, Any] = {}
     for shard in sorted(set(shards.values())):
         if Path(shard).name != shard:
             raise ValueError(f"{index}: weight_map has {shard!r:.80}, wanted a file beside it")
-        arrays, _ = read_weights(folder / shard)
+        arrays, _ = open_arrays(folder / shard)
         for name in arrays:
             if (listed := shards.get(name)) != shard:
                 raise ValueError(f"{folder / shard}: holds {name}, which {INDEX} has in {listed}")
-        params |= arrays
+        params |= _open(folder / shard)
     if missing := sorted(shards.keys() - params.keys()):
         raise ValueError(f"{folder / shards[missing[0]]}: no {missing[0]}, which {INDEX} has in it")
     return index, params
+
+
+def _open(path):
+    """name -> (path, array on the file) of one file; raises ValueError for whole numbers."""
+    arrays = joined(path, open_arrays(path)[0])
+    for name, a in arrays.items():
+        if a.dtype.kind != "f":
+            raise ValueError(f"{path}: {name} is of {a.dtype}, wanted floating-point numbers")
+    return {name: (path, a) for name, a in arrays.items() if not name.endswith(DERIVED)}
 
 
 def _tokenizer(folder):
@@ -145,6 +162,9 @@ def read_config(path: str | Path) -> ModelConfig:
     fields = {name: value for name, value in read_json(path).items() if value is not None}
     if fields.get("model_type") != "llama":
         raise ValueError(f"{path}: model_type is {fields.get('model_type')!r:.80}, wanted 'llama'")
+    quantised = fields.get("quantization_config")
+    if isinstance(quantised, dict) and quantised.get("quant_method") == "bitsandbytes":
+        del fields["quantization_config"]  # its arrays say how
     for name, allowed in UNSUPPORTED.items():
         if fields.get(name, allowed[0]) not in allowed:
             raise ValueError(f"{path}: {name} is {fields[name]!r:.80}, supported is {allowed[0]!r}")
