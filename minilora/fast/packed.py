@@ -2,9 +2,11 @@
 
 So W's numbers exist for one panel at a time, and a W of 4 bits is read in an eighth of the bytes. A
 single row, as in decoding, needs no panel: its dot products take the numbers from the registers in
-which they were unpacked. What a kind's bytes mean stands in ops/nf4.py and formats/gguf.py. Each
-kind is written once, as the instructions that load 16 or 32 of its numbers.
+which they were unpacked. Each kind of W is written once, as the instructions that load 32 of its
+numbers; what its bytes mean stands in ops/nf4.py and formats/gguf.py.
 """
+
+from functools import partial
 
 import numpy as np
 from llvmlite import ir
@@ -17,7 +19,6 @@ from .llvm import (
     FEATURES,
     FLOAT,
     INT,
-    INT32,
     LANES,
     broadcast,
     by_address,
@@ -35,228 +36,193 @@ from .llvm import (
 )
 from .matmul import DEPTH, GRAIN, NOTHING, ROW_GRAIN, ROWS, grid, matmul_nt, rectangle
 from .threads import settings
-from .tile import BYTES_AHEAD, MR, NR, tile16, tile32, tile48
+from .tile import BYTES_AHEAD, MR, tile_row
 from .vectors import at_most
 
-WIDE = "+avx512f" in FEATURES
 COMPUTES = not settings["DISABLE_JIT"] and {"+avx2", "+f16c", "+fma"} <= FEATURES
-KINDS = ("nf4", "Q8_0", "Q4_1", "BF16")
-GROUPS = {"nf4": 64, "Q8_0": 32, "Q4_1": 32, "BF16": 32}  # numbers of a step of the dot products
-# bytes of 32 numbers, and where among them the codes begin
-BLOCKS = {"nf4": (16, 0), "Q8_0": (34, 2), "Q4_1": (20, 4), "BF16": (64, 0)}
+# kind -> bytes of 32 numbers, where among them the codes begin, numbers that share a scale
+KINDS = {"nf4": (16, 0, 64), "Q8_0": (34, 2, 32), "Q4_1": (20, 4, 32), "BF16": (64, 0, 32)}
+WIDTH = 96  # columns of a panel: whole tiles, and whole groups of 32 numbers
 LEVELS = nf4.dynamic_levels()
 NO_BYTES, NO_FLOATS = np.empty(0, np.uint8), np.empty(0, np.float32)
 
-# ---------------------------------------- numbers of one kind, unpacked into registers
+
+# ---------------------------------------- 32 numbers, unpacked into two registers
 
 
-def _integers(b, address, count=LANES, bits=8, signed=False):
-    """So many integers of memory, each as 32 bits."""
-    kind = ir.VectorType(ir.IntType(bits), count)
+def _integers(b, address, bits=8, signed=False):
+    """16 integers of memory, each as 32 bits."""
+    kind, wide = (ir.VectorType(ir.IntType(n), LANES) for n in (bits, 32))
     raw = b.load(b.bitcast(address, kind.as_pointer()), align=1)
-    wide = ir.VectorType(INT32, count)
     return b.sext(raw, wide) if signed else b.zext(raw, wide)
 
 
-def _and(b, x, n):
-    return b.and_(x, constant(n, x.type))
-
-
-def _levels(b, index):
-    """NF4's levels at 16 places: the lower 4 bits of each."""
-    if WIDE:
-        return _permuted(b, "llvm.x86.avx512.permvar.sf.512", nf4.LEVELS, index)
-    halves = []
-    for n in (0, 8):  # a table of 8 is what AVX2 looks up: both halves, and the right one is taken
-        part = b.shuffle_vector(index, index, int_vector(range(n, n + 8)))
-        tables = nf4.LEVELS[8:], nf4.LEVELS[:8]
-        high, low = (_permuted(b, "llvm.x86.avx2.permps", t, part) for t in tables)
-        is_high = b.icmp_unsigned("!=", _and(b, part, 8), constant(0, part.type))
-        halves.append(b.select(is_high, high, low))
-    return b.shuffle_vector(*halves, int_vector(range(LANES)))
-
-
-def _permuted(b, name, table, index):
-    """table[index], by an instruction of x86."""
+def _looked_up(b, name, table, index):
+    """table[index], by an instruction of x86 that uses the lowest bits of each index."""
     table = ir.Constant(vector(len(table)), list(table))
     function = ir.FunctionType(table.type, [table.type, index.type])
     return b.call(cgutils.get_or_insert_function(b.module, function, name), [table, index])
 
 
+def _levels(b, index):
+    """NF4's levels at 16 places: the lower 4 bits of each."""
+    if "+avx512f" in FEATURES:
+        return _looked_up(b, "llvm.x86.avx512.permvar.sf.512", nf4.LEVELS, index)
+    halves = []
+    for n in (0, 8):  # AVX2 looks up in 8: in both halves of the levels, and one is taken
+        part = b.shuffle_vector(index, index, int_vector(range(n, n + 8)))
+        tables = nf4.LEVELS[8:], nf4.LEVELS[:8]
+        high, low = (_looked_up(b, "llvm.x86.avx2.permps", t, part) for t in tables)
+        bit = b.and_(part, constant(8, part.type))
+        halves.append(b.select(b.icmp_unsigned("!=", bit, constant(0, part.type)), high, low))
+    return b.shuffle_vector(*halves, int_vector(range(LANES)))
+
+
+def _codes(b, kind, block):
+    """The codes of 32 numbers as floats; NF4's: those of even places, then those of odd places."""
+    start, four = KINDS[kind][1], int_vector([4] * LANES)
+    first, second = (b.gep(block, [INT(start + n)]) for n in (0, 32 if kind == "BF16" else 16))
+    if kind == "BF16":
+        bits = (_integers(b, at, bits=16) for at in (first, second))
+        return [b.bitcast(b.shl(n, int_vector([16] * LANES)), vector()) for n in bits]
+    if kind == "Q8_0":
+        return [b.sitofp(_integers(b, at, signed=True), vector()) for at in (first, second)]
+    both = _integers(b, first)
+    if kind == "nf4":
+        return [_levels(b, b.lshr(both, four)), _levels(b, both)]
+    low = b.and_(both, int_vector([15] * LANES))
+    return [b.sitofp(q, vector()) for q in (low, b.lshr(both, four))]
+
+
 def _half(b, address):
-    """A float16 of memory as a float."""
-    half = ir.HalfType()
-    return b.fpext(b.load(b.bitcast(address, half.as_pointer()), align=1), FLOAT)
+    """A float16 of memory in all lanes."""
+    half = b.load(b.bitcast(address, ir.HalfType().as_pointer()), align=1)
+    return broadcast(b, b.fpext(half, FLOAT))
 
 
-def _block(b, kind, codes, i, k):
-    """The address of the 32 numbers in a row that have W[i, k] among them."""
-    return codes.at(i, b.mul(b.lshr(k, INT(5)), INT(BLOCKS[kind][0])))
-
-
-def _scale(b, kind, W, i, k):
-    """(factor, summand) of the codes at W[i, k] and of their neighbours in its block, or None."""
-    codes, c2, c1, mean, levels = W
+def _scale(b, kind, W, i, k, block):
+    """Factor and summand of the codes at W[i, k], in all lanes; None where there is none."""
     if kind == "BF16":
         return None, None
-    if kind == "nf4":
-        width = b.mul(codes.sizes[1], INT(2))
-        at = b.lshr(b.add(b.mul(i, width), k), INT(6))
-        level = levels.at(b.zext(b.load(c2.at(at)), INT))
-        scale = c1.at(b.lshr(at, INT(8)))
-        level, scale = (b.load(b.bitcast(a, FLOAT.as_pointer())) for a in (level, scale))
-        return broadcast(b, b.fadd(b.fmul(level, scale), mean)), None
-    block = _block(b, kind, codes, i, k)
-    d = broadcast(b, _half(b, block))
-    return d, broadcast(b, _half(b, b.gep(block, [INT(2)]))) if kind == "Q4_1" else None
+    if kind != "nf4":
+        return _half(b, block), _half(b, b.gep(block, [INT(2)])) if kind == "Q4_1" else None
+    codes, c2, c1, mean, levels = W
+    width = b.mul(codes.sizes[1], INT(2))
+    at = b.lshr(b.add(b.mul(i, width), k), INT(6))
+    places = levels.at(b.zext(b.load(c2.at(at)), INT)), c1.at(b.lshr(at, INT(8)))
+    level, size = (b.load(b.bitcast(place, FLOAT.as_pointer())) for place in places)
+    return broadcast(b, b.fadd(b.fmul(level, size), mean)), None
 
 
-def _sixteen(b, kind, W, i, k):
-    """W[i, k:k+16]; k is a multiple of 16."""
-    codes = W[0]
-    d, m = _scale(b, kind, W, i, k)
-    if kind == "BF16":
-        return _upper_halves(b, codes.at(i, b.mul(k, INT(2))))
-    if kind == "nf4":  # the upper half of a byte is the earlier number
-        pairs = _integers(b, codes.at(i, b.lshr(k, INT(1))), 8)
-        both = b.shuffle_vector(pairs, pairs, int_vector([n // 2 for n in range(LANES)]))
-        q = _levels(b, b.lshr(both, int_vector([4, 0] * 8)))
-    else:
-        q = _integer_codes(b, kind, _block(b, kind, codes, i, k), b.and_(k, INT(16)))
-    return b.fmul(d, q) if m is None else b.fadd(b.fmul(d, q), m)
+def _block(b, kind, W, i, k):
+    """The address of the 32 numbers from W[i, k] on."""
+    return W[0].at(i, b.mul(b.lshr(k, INT(5)), INT(KINDS[kind][0])))
 
 
-def _upper_halves(b, address):
-    bits = b.shl(_integers(b, address, bits=16), int_vector([16] * LANES))
-    return b.bitcast(bits, vector())
+def _numbers(b, kind, W, i, k):
+    """The 32 numbers from W[i, k] on as two vectors, in the order of `_codes`."""
+    block = _block(b, kind, W, i, k)
+    d, m = _scale(b, kind, W, i, k, block)
+    codes = _codes(b, kind, block)
+    scaled = [b.fmul(d, q) for q in codes] if d else codes
+    return [b.fadd(q, m) for q in scaled] if m else scaled
 
 
-def _integer_codes(b, kind, block, start):
-    """The codes from `start`, 0 or 16, of a block of 32, as floats."""
-    at = b.gep(block, [INT(BLOCKS[kind][1])])
-    if kind == "Q8_0":
-        return b.sitofp(_integers(b, b.gep(at, [start]), signed=True), vector())
-    shift = broadcast(b, b.trunc(b.lshr(start, INT(2)), INT32))  # the second 16 are upper halves
-    return b.sitofp(_and(b, b.lshr(_integers(b, at), shift), 15), vector())
+def _of_kind(b, kind, write):
+    """write(b, name) for the kind of this number: a branch for each of them."""
+    for n, name in enumerate(KINDS):
+        with b.if_then(b.icmp_signed("==", kind, INT(n))):
+            write(name)
 
 
-def _pair(b, kind, block):
-    """The 32 codes of a block as two vectors; NF4's: those of even places, then of odd places."""
-    if kind == "nf4":
-        both = _integers(b, block)
-        return [_levels(b, b.lshr(both, int_vector([4] * LANES))), _levels(b, both)]
-    if kind == "BF16":
-        return [_upper_halves(b, b.gep(block, [INT(n)])) for n in (0, 32)]
-    return [_integer_codes(b, kind, block, INT(n)) for n in (0, 16)]
+def _only_compiled(*_):
+    """In place of instructions, where `COMPUTES` is False."""
+    raise NotImplementedError
 
 
 # ---------------------------------------- panels
 
 
-def _only_compiled(*_):
-    """In place of code for which `COMPUTES` is False."""
-    raise NotImplementedError
+@procedure(_only_compiled)
+def fill_panel(b, codes, c2, c1, mean, levels, kind, flipped, k, j, depth, cols, panel):
+    """panel[:depth, :cols] = w[k:k+depth, j:j+cols], w = Wᵀ if flipped, else W."""
+    W = codes, c2, c1, mean, levels
+
+    def row(name, d, n):
+        two = _numbers(b, name, W, b.add(k, d), b.add(j, n))
+        if name == "nf4":
+            places = np.arange(2 * LANES).reshape(2, LANES).T.reshape(2, LANES).tolist()
+            two = [b.shuffle_vector(*two, int_vector(some)) for some in places]
+        for half, numbers in enumerate(two):
+            store(b, panel.at(d, b.add(n, INT(LANES * half))), numbers)
+
+    def square(name, d, n):
+        """16 rows of W, the last in place of missing ones, become 16 columns."""
+        rows = [b.add(b.add(j, n), at_most(b, r, b.sub(cols, n))) for r in range(LANES)]
+        two = zip(*(_numbers(b, name, W, i, b.add(k, d)) for i in rows))
+        for half, numbers in enumerate(two):
+            for r, column in enumerate(transposed(b, numbers)):
+                place = 2 * r + half if name == "nf4" else r + LANES * half
+                store(b, panel.at(b.add(d, INT(place)), n), column)
+
+    def everywhere(fill, down, across):
+        def on_row(d, _):
+            return loop(b, cols, [], lambda n, _: fill(d, n) or [], across)
+
+        loop(b, depth, [], on_row, down)
+
+    with b.if_else(flipped) as (as_columns, as_rows):
+        with as_columns:
+            _of_kind(b, kind, lambda name: everywhere(partial(square, name), 32, LANES))
+        with as_rows:
+            _of_kind(b, kind, lambda name: everywhere(partial(row, name), 1, 32))
 
 
-def make_panel(kind: str, flipped: bool):
-    """panel[:depth, :cols] = b[k:k+depth, j:j+cols], b = Wᵀ if flipped, else W."""
-
-    def plain_row(b, W, i, k, panel, d, n, limit):
-        store(b, panel.at(d, n), _sixteen(b, kind, W, b.add(i, d), b.add(k, n)))
-
-    def square(b, W, k, j, panel, d, n, limit):
-        """16 rows of W, of which the last takes the place of missing ones, as 16 columns."""
-        rows = [b.add(b.add(j, n), at_most(b, r, b.sub(limit, n))) for r in range(LANES)]
-        loaded = [_sixteen(b, kind, W, row, b.add(k, d)) for row in rows]
-        for r, column in enumerate(transposed(b, loaded)):
-            store(b, panel.at(b.add(d, INT(r)), n), column)
-
-    @procedure(_only_compiled)
-    def panel_of(b, codes, c2, c1, mean, levels, k, j, depth, cols, panel):
-        W = codes, c2, c1, mean, levels
-        fill = square if flipped else plain_row
-
-        def down(d, _):
-            def along(n, _):
-                fill(b, W, k, j, panel, d, n, cols)
-                return []
-
-            loop(b, cols, [], along, LANES)
-            return []
-
-        loop(b, depth, [], down, LANES if flipped else 1)
-
-    return panel_of
+PACKED = read(2, dtype=uint8), read(1, dtype=uint8), read(1), float32, read(1), int64
 
 
-PANELS = [make_panel(kind, flipped) for kind in KINDS for flipped in (False, True)]
-nf4_panel, nf4_across, q8_panel, q8_across, q4_panel, q4_across, bf_panel, bf_across = PANELS
-
-PACKED = read(2, dtype=uint8), read(1, dtype=uint8), read(1), float32, read(1)
-
-
-@compiled((*PACKED, int64, boolean, *PLACE, *PLACE, write(2)), fast=False)
+# fast=False: a number is what its page makes of the parts, bit for bit
+@compiled((*PACKED, boolean, *PLACE, *PLACE, write(2)), fast=False)
 def _unpack(codes, c2, c1, mean, levels, kind, flipped, k, j, depth, cols, panel):
-    """panel[:depth, :cols] = b[k:k+depth, j:j+cols], b = Wᵀ if flipped, else W."""
-    if kind == 0 and flipped:
-        nf4_across(codes, c2, c1, mean, levels, k, j, depth, cols, panel)
-    elif kind == 0:
-        nf4_panel(codes, c2, c1, mean, levels, k, j, depth, cols, panel)
-    elif kind == 1 and flipped:
-        q8_across(codes, c2, c1, mean, levels, k, j, depth, cols, panel)
-    elif kind == 1:
-        q8_panel(codes, c2, c1, mean, levels, k, j, depth, cols, panel)
-    elif kind == 2 and flipped:
-        q4_across(codes, c2, c1, mean, levels, k, j, depth, cols, panel)
-    elif kind == 2:
-        q4_panel(codes, c2, c1, mean, levels, k, j, depth, cols, panel)
-    elif flipped:
-        bf_across(codes, c2, c1, mean, levels, k, j, depth, cols, panel)
-    else:
-        bf_panel(codes, c2, c1, mean, levels, k, j, depth, cols, panel)
+    fill_panel(codes, c2, c1, mean, levels, kind, flipped, k, j, depth, cols, panel)
 
 
 _unpack = by_address(_unpack)
 
 
-@compiled((read(2, "A"), *PACKED, int64, boolean, write(2, "A"), boolean, *PLACE, *PLACE))
-def _part(a, codes, c2, c1, mean, levels, kind, flipped, c, add, i0, i1, j0, j1):
-    """c[i0:i1, j0:j1] (+)= that part of a b, one panel of b after the other."""
+@compiled((read(2, "A"), *PACKED, boolean, write(2, "A"), boolean, *PLACE, *PLACE))
+def _rectangle(a, codes, c2, c1, mean, levels, kind, flipped, c, add, i0, i1, j0, j1):
+    """c[i0:i1, j0:j1] (+)= that part of a w, one panel of w after the other."""
     K = a.shape[1]
-    step = -(-K // -(-K // DEPTH) // 16) * 16
-    panel = aligned_empty(step, NR)
+    step = -(-K // -(-K // DEPTH) // 32) * 32
+    panel = aligned_empty(step, WIDTH)
     for i in range(i0, i1, ROWS):
         stop = min(i + ROWS, i1)
         for k in range(0, K, step):
             depth, more = min(step, K - k), add or k > 0
-            for j in range(j0, j1, NR):
-                cols = min(NR, j1 - j)
+            for j in range(j0, j1, WIDTH):
+                cols = min(WIDTH, j1 - j)
                 _unpack(codes, c2, c1, mean, levels, kind, flipped, k, j, depth, cols, panel)
                 for r in range(i, stop, MR):
                     rows = min(MR, stop - r)
-                    if cols > 32:
-                        tile48(a, r, k, panel, 0, 0, c, r, j, depth, rows, cols, more)
-                    elif cols > 16:
-                        tile32(a, r, k, panel, 0, 0, c, r, j, depth, rows, cols, more)
-                    else:
-                        tile16(a, r, k, panel, 0, 0, c, r, j, depth, rows, cols, more)
+                    tile_row(a, r, k, panel, 0, 0, c, r, j, depth, rows, cols, more)
 
 
-_part = by_address(_part)
+_rectangle = by_address(_rectangle)
 
 SECOND = read(2, "A"), read(2, "A")
 
 
-@compiled((read(2, "A"), *PACKED, int64, boolean, *SECOND, write(2, "A"), boolean, *TASK))
-def _panels_share(a, codes, c2, c1, mean, levels, kind, flipped, a2, b2, c, add, t, n_tasks):
-    """Task t's rectangle of c (+)= a b + a2 b2."""
+@compiled((read(2, "A"), *PACKED, boolean, *SECOND, write(2, "A"), boolean, *TASK))
+def _share(a, codes, c2, c1, mean, levels, kind, flipped, a2, b2, c, add, t, n_tasks):
+    """Task t's rectangle of c (+)= a w + a2 b2."""
     M, N = c.shape
     down, across = grid(M, N, n_tasks)
-    if 64 * n_tasks <= N:  # each panel is unpacked by one task
+    if WIDTH * n_tasks <= N:  # each panel is unpacked by one task
         down, across = 1, n_tasks
     i0, i1 = portion(M, t // across, down, MR)
-    j0, j1 = portion(N, t % across, across, 16)
-    _part(a, codes, c2, c1, mean, levels, kind, flipped, c, add, i0, i1, j0, j1)
+    j0, j1 = portion(N, t % across, across, 32)
+    _rectangle(a, codes, c2, c1, mean, levels, kind, flipped, c, add, i0, i1, j0, j1)
     if len(b2):
         rectangle(a2, b2, c, True, i0, i1, j0, j1)
 
@@ -264,61 +230,50 @@ def _panels_share(a, codes, c2, c1, mean, levels, kind, flipped, a2, b2, c, add,
 # ---------------------------------------- one row
 
 
-def make_dots(kind: str):
-    """c[0, j:j+4] = x · W[j:j+4]ᵀ; x as `_pair` has the codes."""
+@procedure(_only_compiled)
+def four_dots(b, x, codes, c2, c1, mean, levels, kind, c, j, rows):
+    """c[0, j:j+4] = x · W[j:j+4]ᵀ; x (1, K) in the order of `_codes`."""
+    W, zero = (codes, c2, c1, mean, levels), constant(0.0, vector())
+    places = [b.add(j, at_most(b, r, rows)) for r in range(4)]
 
-    @procedure(_only_compiled)
-    def dots_of(b, x, codes, c2, c1, mean, levels, c, j, rows):
-        W, depth, zero = (codes, c2, c1, mean, levels), x.sizes[1], constant(0.0, vector())
-        places = [b.add(j, at_most(b, r, rows)) for r in range(4)]
+    def dots(name):
+        group = KINDS[name][2]
 
         def step(k, sums):
-            starts = [b.add(k, INT(n)) for n in range(0, GROUPS[kind], 32)]
-            xs = [[load(b, x.at(INT(0), b.add(s, INT(n)))) for n in (0, 16)] for s in starts]
+            starts = [b.add(k, INT(n)) for n in range(0, group, 32)]
+            xs = [[load(b, x.at(INT(0), b.add(s, INT(n)))) for n in (0, LANES)] for s in starts]
             news = []
             for i, old in zip(places, sums):
-                d, m = _scale(b, kind, W, i, k)
-                blocks = [_block(b, kind, codes, i, start) for start in starts]
+                blocks = [_block(b, name, W, i, start) for start in starts]
                 prefetch(b, b.gep(blocks[0], [INT(BYTES_AHEAD)]), near=True)
-                total = old if d is None else zero
+                d, m = _scale(b, name, W, i, k, blocks[0])
+                total = zero if d else old
                 for block, pair in zip(blocks, xs):
-                    for q, some in zip(_pair(b, kind, block), pair):
+                    for q, some in zip(_codes(b, name, block), pair):
                         total = multiply_add(b, q, some, total)
-                if m is not None:
+                if m:
                     old = multiply_add(b, m, b.fadd(*xs[0]), old)
-                news.append(total if d is None else multiply_add(b, total, d, old))
+                news.append(multiply_add(b, total, d, old) if d else total)
             return news
 
-        sums = loop(b, depth, [zero] * 4, step, GROUPS[kind])
+        sums = loop(b, x.sizes[1], [zero] * 4, step, group)
         total = sums_of(b, sums + [zero] * (LANES - 4))
         exists = b.icmp_signed("<", int_vector(range(4), INT), broadcast(b, rows, 4))
         store(b, c.at(INT(0), j), b.shuffle_vector(total, total, int_vector(range(4))), exists)
 
-    return dots_of
+    _of_kind(b, kind, dots)
 
 
-nf4_dots, q8_dots, q4_dots, bf_dots = (make_dots(kind) for kind in KINDS)
-
-
-@compiled((read(2), *PACKED, int64, write(2), *TASK), fast=False)
+@compiled((read(2), *PACKED, write(2), *TASK), fast=False)
 def _one_row_share(x, codes, c2, c1, mean, levels, kind, c, t, n_tasks):
     """Task t's columns of c = x Wᵀ."""
-    K = x.shape[1]
-    given = aligned_empty(1, K)
-    for k in range(0, K, 32):
-        for n in range(32):
-            given[0, k + (n // 2 + n % 2 * 16 if kind == 0 else n)] = x[0, k + n]
+    ordered = aligned_empty(1, x.shape[1])
+    for k in range(x.shape[1]):
+        n = k % 32 // 2 + k % 2 * LANES if kind == 0 else k % 32
+        ordered[0, k - k % 32 + n] = x[0, k]
     j0, j1 = portion(c.shape[1], t, n_tasks, 4)
     for j in range(j0, j1, 4):
-        rows = min(4, j1 - j)
-        if kind == 0:
-            nf4_dots(given, codes, c2, c1, mean, levels, c, j, rows)
-        elif kind == 1:
-            q8_dots(given, codes, c2, c1, mean, levels, c, j, rows)
-        elif kind == 2:
-            q4_dots(given, codes, c2, c1, mean, levels, c, j, rows)
-        else:
-            bf_dots(given, codes, c2, c1, mean, levels, c, j, rows)
+        four_dots(ordered, codes, c2, c1, mean, levels, kind, c, j, min(4, j1 - j))
 
 
 # ---------------------------------------- what matmul.py calls
@@ -329,28 +284,27 @@ def product(x, W, flipped, z=None, b=None, add_to=None):
 
     x (M, K), z (M, r), b (r, N)  ->  (M, N).
     """
-    (M, K), (O, I) = x.shape, W.shape
-    N = O if flipped else I
+    M, (O, I) = len(x), W.shape
+    K, N = (I, O) if flipped else (O, I)
     y = np.empty((M, N), np.float32) if add_to is None else add_to
     a2, b2 = (NOTHING, NOTHING) if z is None else (z, b)
     second = (M, N) if z is None else (len(a2), b2.shape[1])
-    if (I if flipped else O) != K or y.shape != (M, N) or second != (M, N):
+    if x.shape[1] != K or y.shape != (M, N) or second != (M, N):
         shapes = x.shape, W.shape, a2.shape, b2.shape, y.shape
         raise ValueError(f"matmul: got factors and result of {shapes}, wanted shapes that fit")
-    kind, work = KINDS.index(W.form), M * K * N
     parts = *W.parts, NO_BYTES, NO_FLOATS, 0.0, NO_FLOATS
-    if kind == 0:
+    if W.form == "nf4":
         codes, c2, c1, mean = W.parts
         parts = codes.reshape(O, I // 2), c2, c1, float(mean), LEVELS
-    if M == 1 and flipped and add_to is None and I % GROUPS[W.form] == 0:
-        given = np.ascontiguousarray(x), *parts, kind, y
-        run(_one_row_share, given, tasks(work, ROW_GRAIN))
+    parts = *parts, [*KINDS].index(W.form)
+    if M == 1 and flipped and add_to is None:
+        run(_one_row_share, (np.ascontiguousarray(x), *parts, y), tasks(K * N, ROW_GRAIN))
         return y if z is None else matmul_nt(z, b.T, add_to=y)
-    given = x, *parts, kind, flipped, a2, b2, y, add_to is not None
-    run(_panels_share, given, tasks(work, GRAIN))
+    given = x, *parts, flipped, a2, b2, y, add_to is not None
+    run(_share, given, tasks(M * N * K, GRAIN))
     return y
 
 
 def fits(W) -> bool:
-    """Is W of a kind, and wide enough for whole vectors, on a processor that computes from it?"""
-    return COMPUTES and W.form in KINDS and W.sizes[1] % LANES == 0 and not W.across
+    """Is W of a kind, with rows of whole groups, and this a processor that computes from it?"""
+    return COMPUTES and W.form in KINDS and not W.across and W.sizes[1] % KINDS[W.form][2] == 0
