@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..support.files import find
-from .arguments import command, given
+from .arguments import command, form_options, forms, given
 
 BASE = "'base', smollm2-135m, a model's folder or a .gguf file (%(default)s)"
 ADAPTER = "an adapter's folder, by train, compare or PEFT, or a checkpoint"
@@ -17,6 +17,7 @@ def add(commands) -> None:
     """Add these commands to the parser."""
     p = command(commands, "generate", generate)
     p.add_argument("--base", default="base", help=BASE)
+    form_options(p)
     p.add_argument("--adapter", type=Path, help=ADAPTER)
     p.add_argument("--prompt", required=True, help="the text; with --task only the word")
     p.add_argument("--task", help="write the prompt as this task does: tag + word + '>'")
@@ -29,6 +30,7 @@ def add(commands) -> None:
 
     p = command(commands, "merge", merge)
     p.add_argument("--base", default="base", help=BASE)
+    form_options(p)
     p.add_argument("--adapter", type=Path, required=True, help=ADAPTER)
     p.add_argument("--out", type=Path, required=True, help="folder of the merged model")
 
@@ -37,7 +39,7 @@ def load_base(a: Namespace) -> Any:
     """The base; raises ValueError if it has no tokenizer."""
     import minilora as ml
 
-    model = ml.load_model(a.base)
+    model = ml.load_model(a.base, **forms(a))
     if model.tokenizer is None:
         raise ValueError(f"{a.base}: the model has no tokenizer.json, so text cannot be read")
     return model
@@ -124,7 +126,7 @@ def merge(a: Namespace) -> None:
     """Write the merged model. Raises FileNotFoundError, or ValueError for a damaged file."""
     import minilora as ml
 
-    tuned = ml.load_adapter(ml.load_model(a.base), a.adapter)
+    tuned = ml.load_adapter(ml.load_model(a.base, **forms(a)), a.adapter)
     merged = ml.merge(tuned)
     ml.save_model(merged, a.out)
     changed = [n for n, w in merged.params.items() if w is not tuned.base.params[n]]

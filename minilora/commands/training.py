@@ -9,7 +9,7 @@ from ..support.files import data_folder
 from ..support.locks import using
 from ..support.terminal import ANY, fill, width
 from ..support.values import whole
-from .arguments import adapter_options, command, given, names, options
+from .arguments import adapter_options, command, form_options, given, names, options
 from .text import BASE, load_base
 
 LOG, CHECKPOINT = "log.jsonl", "checkpoint.safetensors"  # in the folder of the adapter
@@ -19,6 +19,7 @@ def add(commands) -> None:
     """Put the command on the parser."""
     p = command(commands, "train", train)
     p.add_argument("--base", default="base", help=BASE)
+    form_options(p)
     source = p.add_mutually_exclusive_group(required=True)
     source.add_argument("--data", type=Path, help="JSONL or CSV with prompt and completion")
     source.add_argument("--task", help="a task of the word lab")

@@ -81,8 +81,10 @@ def quantise(W):
 def dequantise(codes, c2, c1, mean, shape):
     """w = level[code] · absmax, absmax = level[c2] · c1 + mean.   ->  W of the shape, float32."""
     absmax = dynamic_levels()[c2] * np.repeat(c1, SECOND)[: len(c2)] + mean
-    levels = np.array(LEVELS, np.float32)[np.stack([codes >> 4, codes & 15], axis=1).reshape(-1)]
-    w = in_blocks(levels, BLOCK) * absmax[:, None]
+    byte = np.arange(256)
+    both = np.array(LEVELS, np.float32)[np.stack([byte >> 4, byte & 15], axis=1)]  # of each byte
+    w = in_blocks(both[codes].reshape(-1), BLOCK)
+    w *= absmax[:, None]
     return w.reshape(-1)[: shape[0] * shape[1]].reshape(shape)
 
 

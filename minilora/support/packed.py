@@ -4,6 +4,7 @@ The pages do not ask which it is: `x @ W.T` and `dy @ W` unpack a block of rows 
 and free it. A twin unpacks panels inside its product. What a cache keeps is the Packed itself.
 """
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -75,7 +76,7 @@ class Packed:
     def __rmatmul__(self, x):
         """x Wᵀ, written x @ W.T, or x W."""
         if not self.across:
-            return sum(x[..., rows] @ W for rows, W in blocks_of(self))
+            return functools.reduce(np.add, (x[..., rows] @ W for rows, W in blocks_of(self)))
         y = np.empty((*x.shape[:-1], self.sizes[0]), np.result_type(x, self.dtype))
         for rows, W in blocks_of(self.T):
             y[..., rows] = x @ W.T
