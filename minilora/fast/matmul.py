@@ -8,6 +8,8 @@ most 0.9 MB for each task. Each number of the result is summed by one task in on
 number of threads does not change it.
 """
 
+import functools
+import importlib
 import math
 
 import numpy as np
@@ -229,15 +231,19 @@ def adapted_nn(x, w, z, b):
 
 def _of_form(x, w, flipped, z=None, b=None, add_to=None):
     """The product with a frozen weight of another form: from its parts, or by its own `@`."""
-    from . import packed  # it imports this file
-
-    if type(w) is Packed and packed.fits(w):
-        return packed.product(x, w, flipped, z, b, add_to)
+    if type(w) is Packed and _packed().fits(w):
+        return _packed().product(x, w, flipped, z, b, add_to)
     y = x @ (w.T if flipped else w)
     if add_to is not None:
         add_to += y
         return add_to
     return y if z is None else matmul_nn(z, b, add_to=y)
+
+
+@functools.cache
+def _packed():
+    """The file for weights of another form, which is built on this one."""
+    return importlib.import_module(".packed", __package__)
 
 
 def _adapted(a, b, a2, b2):
