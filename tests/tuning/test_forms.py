@@ -6,12 +6,15 @@ import pickle
 import numpy as np
 import pytest
 from battery import BATCHES, base, same_bits
-from conftest import rel
+from conftest import make_llama, rel
 
 import minilora as ml
 from minilora.formats.forms import put
+from minilora.formats.safetensors import write_arrays
+from minilora.llama.model import EMBED
 from minilora.memory.step import CATEGORIES
 from minilora.ops import nf4
+from minilora.support.meta import form_of
 from minilora.support.packed import blocks_of
 from minilora.tuning.checkpoints import fingerprint
 
@@ -216,3 +219,75 @@ def test_another_base_has_another_fingerprint():
     other.params[name] = put("x", "W", 2 * arrays.params[name], "nf4")
     marks = {fingerprint(m) for m in (model, arrays, other)}
     assert len(marks) == 3 and fingerprint(coded("nf4")[0]) in marks
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("embeddings, bits", [("bfloat16", 16), ("int8", 8.5)])
+def test_an_embedding_and_a_head_in_fewer_bits(tmp_path, embeddings, bits, tied):
+    """Rows are looked up, and the head's product and loss are those of its numbers."""
+    shape = {"hidden_size": 64, "intermediate_size": 96, "tie_word_embeddings": tied}
+    ml.save_model(make_llama(dtype=np.float32, **shape), tmp_path)
+    model = ml.load_model(tmp_path, embeddings=embeddings)
+    outer = [model.params[EMBED], model.head()]
+    assert all(W.nbytes == 29 * 64 * bits / 8 for W in outer)
+    params = {name: np.asarray(w) for name, w in model.params.items()}
+    arrays = ml.Llama(model.config, params)
+    tuned, wanted = (attached(m, "delta_lora") for m in (model, arrays))
+    losses = [ml.train(t, BATCHES, steps=3, lr=0.01).losses for t in (tuned, wanted)]
+    assert np.allclose(*losses, rtol=1e-5)
+    ids = BATCHES[0][0]
+    assert rel(tuned.logits(ids), wanted.logits(ids)) < 1e-4
+    assert rel(model.logits(ids[:1, :1]), arrays.logits(ids[:1, :1])) < 1e-5  # a single row
+    assert rel(model.logits(ids), ml.load_model(tmp_path).logits(ids)) < 0.03
+    said, found = ml.ledger(tuned, 2, 6), ml.measure(tuned, 2, 6)
+    assert {c: said[c] for c in CATEGORIES} == {c: found[c] for c in CATEGORIES}
+    how = {"method": "lora", "targets": "all-linear"}
+    row = ml.ledger(model.config, 2, 6, embeddings=embeddings, **how)
+    assert row == ml.ledger(model, 2, 6, **how)
+    with pytest.raises(ValueError, match=r"full: it moves (model\.embed_tokens|lm_head)\.weight"):
+        ml.attach(model, "full")
+
+
+def test_forms_that_cannot_be(tmp_path):
+    ml.save_model(make_llama(dtype=np.float32), tmp_path)
+    model = ml.load_model(tmp_path, weights="nf4", embeddings="bfloat16")
+    for wrong, says in (
+        ({"embeddings": "int8"}, "hidden_size is 16, wanted a multiple of 32; 'bfloat16' takes"),
+        ({"weights": "int8"}, "unknown form of weights 'int8'"),
+        ({"embeddings": "nf4"}, "unknown form of embeddings 'nf4'"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            ml.load_model(tmp_path, **wrong)
+    with pytest.raises(ValueError, match="a loaded model has its forms"):
+        ml.ledger(model, 2, 6, method="lora", weights="nf4")
+    with pytest.raises(ValueError, match="what a file has stored is not known"):
+        ml.ledger(model.config, 2, 6, method="lora", weights="stored")
+    assert repr(model).count("of BF16, float32, nf4") == 1
+
+
+def test_what_a_file_has_stored_stays(tmp_path):
+    """bfloat16, of a folder; float16 is not computed with, and becomes float32."""
+    whole = make_llama(dtype=np.float32, hidden_size=64, intermediate_size=96)
+    ml.save_model(whole, tmp_path)
+    for dtype, form in ((bfloat16, "BF16"), (np.float16, "")):
+        arrays = {n: dtype(a) for n, a in whole.params.items()}
+        write_stored(tmp_path / "model.safetensors", arrays)
+        model, dense = ml.load_model(tmp_path, weights="stored"), ml.load_model(tmp_path)
+        for layer in model.config.linears():
+            W = model.params[f"{layer}.weight"]
+            assert form_of(W) == form and np.array_equal(W, dense.params[f"{layer}.weight"])
+        assert not form_of(model.params[EMBED])
+
+
+def bfloat16(a):
+    """The upper halves of the numbers."""
+    return (a.view(np.uint32) >> 16).astype("<u2")
+
+
+def write_stored(path, arrays):
+    """A safetensors file in which whole numbers of 16 bits are bfloat16."""
+    write_arrays(path, arrays)
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = raw[8 : 8 + length].replace(b'"U16"', b'"BF16"')
+    path.write_bytes(len(header).to_bytes(8, "little") + header + raw[8 + length :])
