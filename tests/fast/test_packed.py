@@ -110,6 +110,7 @@ def test_on_another_processor_the_rows_are_unpacked(form, monkeypatch, rng):
 
 def test_shapes_that_do_not_fit_are_refused():
     kernels = pytest.importorskip("minilora.fast.packed")
+    assert kernels.KINDS.keys() == FORMS.keys()
     if not kernels.COMPUTES:
         pytest.skip("about compiled kernels")
     W, _ = packed("nf4", 5, 64)
