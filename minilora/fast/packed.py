@@ -129,8 +129,8 @@ def _numbers(b, kind, W, i, k):
 
 
 def _of_kind(b, kind, write):
-    """write(b, name) for the kind of this number: a branch for each of them."""
-    for n, name in enumerate(KINDS):
+    """write(name) for the kind of this number, a branch for each; nothing on other processors."""
+    for n, name in enumerate(KINDS if COMPUTES else ()):
         with b.if_then(b.icmp_signed("==", kind, INT(n))):
             write(name)
 
