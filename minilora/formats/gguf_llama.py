@@ -1,12 +1,17 @@
-"""A Llama from a GGUF file: llama.cpp's names and layout, translated into this library's."""
+"""A Llama or a relative from a GGUF file: llama.cpp's names and layout, translated into this
+library's.
+"""
 
+import dataclasses
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..llama import rotation
 from ..llama.model import EMBED, HEAD, NORM, Llama, ModelConfig
+from ..llama.rotation import Llama3Scaling
 from ..support.files import errors_at
 from ..text.byte_pairs import BytePairTokenizer
 from ..text.tokenizer import ForeignTokenizer
@@ -19,23 +24,29 @@ INNER = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
     "attn_output": "self_attn.o_proj",
     "ffn_norm": "post_attention_layernorm",
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-FIELDS = {  # ModelConfig's field -> the metadata's
-    "hidden_size": "llama.embedding_length",
-    "intermediate_size": "llama.feed_forward_length",
-    "num_hidden_layers": "llama.block_count",
-    "num_attention_heads": "llama.attention.head_count",
-    "max_position_embeddings": "llama.context_length",
+# general.architecture, which is also the model_type -> are the rows of q and k reordered?
+REORDERED = {"llama": True, "mistral": True, "qwen2": False, "qwen3": False, "smollm3": True}
+FIELDS = {  # ModelConfig's field -> the metadata's, after the architecture
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "max_position_embeddings": "context_length",
 }
+FREQUENCIES = "rope_freqs.weight"  # Llama 3's scaling: what each wavelength is multiplied by
+LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
 
 def read_model(path: str | Path) -> Llama:
-    """Read a .gguf file of the llama architecture, unpacked to float32, with its tokenizer.
+    """Read a .gguf file of an architecture in REORDERED, unpacked to float32, with its tokenizer.
 
     If this library cannot read the tokenizer, the model has none and a warning says so.
     Raises FileNotFoundError, or ValueError for another architecture, an unsupported type, a tensor
@@ -51,11 +62,12 @@ def read_model(path: str | Path) -> Llama:
         shape = tensors[theirs].shape
         if shape != wanted[mine]:
             raise ValueError(f"{path}: {theirs} has shape {shape}, wanted {wanted[mine]}")
-    if unknown := sorted(tensors.keys() - names.keys()):
+    if unknown := sorted(tensors.keys() - names.keys() - {FREQUENCIES}):
         shape = tensors[unknown[0]].shape
-        raise ValueError(f"{path}: {unknown[0]} of shape {shape} has no place in this Llama")
+        raise ValueError(f"{path}: {unknown[0]} of shape {shape} has no place in this model")
     tokenizer = _tokenizer(path, about, config)
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    heads = heads if REORDERED[config.model_type] else {}
     params: dict[str, np.ndarray] = {}
     for theirs, mine in names.items():
         array = tensors[theirs].array()
@@ -76,36 +88,65 @@ def half_split(w: np.ndarray, heads: int) -> np.ndarray:
 def _config(path, about, tensors):
     """The metadata as a ModelConfig; raises ValueError with the first field that is wrong."""
     kind = about.get("general.architecture")
-    if kind != "llama":
-        raise ValueError(f"{path}: general.architecture is {kind!r:.80}, wanted 'llama'")
-    scaling = about.get("llama.rope.scaling.type", "none")
+    if kind not in tuple(REORDERED):
+        wanted = ", ".join(REORDERED)
+        raise ValueError(f"{path}: general.architecture is {kind!r:.80}, wanted one of {wanted}")
+    own = {k.removeprefix(f"{kind}."): v for k, v in about.items() if k.startswith(f"{kind}.")}
+    scaling = own.get("rope.scaling.type", "none")
     if scaling != "none":
-        raise ValueError(f"{path}: llama.rope.scaling.type is {scaling!r:.80}, supported is 'none'")
+        place = f"{path}: {kind}.rope.scaling.type"
+        raise ValueError(f"{place} is {scaling!r:.80}, supported is 'none'")
     given: dict[str, Any] = {"tie_word_embeddings": "output.weight" not in tensors}
     for name, key in FIELDS.items():
-        if key not in about:
-            raise ValueError(f"{path}: no {key} in it")
-        given[name] = about[key]
+        if key not in own:
+            raise ValueError(f"{path}: no {kind}.{key} in it")
+        given[name] = own[key]
     if "token_embd.weight" not in tensors:
         raise ValueError(f"{path}: no token_embd.weight")
     heads = given["num_attention_heads"]
     given["vocab_size"] = tensors["token_embd.weight"].shape[0]
-    given["num_key_value_heads"] = about.get("llama.attention.head_count_kv", heads)
-    given["head_dim"] = about.get("llama.attention.key_length", 0)
-    given["rope_theta"] = _shortest(about.get("llama.rope.freq_base", 10000.0))
-    given["rms_norm_eps"] = _shortest(about.get("llama.attention.layer_norm_rms_epsilon", 1e-5))
+    given["num_key_value_heads"] = own.get("attention.head_count_kv", heads)
+    given["head_dim"] = own.get("attention.key_length", 0)
+    given["rope_theta"] = _shortest(own.get("rope.freq_base", 10000.0))
+    given["rms_norm_eps"] = _shortest(own.get("attention.layer_norm_rms_epsilon", 1e-5))
+    # llama.cpp stores Mistral as llama, from which only its window tells it apart
+    given["sliding_window"] = own.get("attention.sliding_window")
+    windowed = kind == "llama" and given["sliding_window"] is not None
+    given["model_type"] = "mistral" if windowed else kind
     with errors_at(path, "config: "):
         config = ModelConfig(**given)
-    rotated, D = about.get("llama.rope.dimension_count", config.head_dim), config.head_dim
+    rotated, D = own.get("rope.dimension_count", config.head_dim), config.head_dim
     if rotated != D:
-        raise ValueError(
-            f"{path}: llama.rope.dimension_count is {rotated!r:.80}, wanted {D}: all of a head"
-        )
+        place = f"{path}: {kind}.rope.dimension_count"
+        raise ValueError(f"{place} is {rotated!r:.80}, wanted {D}: all of a head")
     # a damaged file may claim 10⁹ layers, and a list of their arrays would fill the memory
     n, layers = len(tensors), config.num_hidden_layers
     if layers > n:
         raise ValueError(f"{path}: {n} tensors, too few for {layers} layers")
-    return config
+    if config.architecture.unrotated:
+        warnings.warn(
+            f"{path}: the file does not say which layers do not rotate q and k; every fourth, as "
+            "in SmolLM3",
+            stacklevel=4,
+        )
+    return _scaled(path, config, tensors[FREQUENCIES]) if FREQUENCIES in tensors else config
+
+
+def _scaled(path, config, tensor):
+    """The config with Llama 3's scaling of the wavelengths, of which a file has only the effect.
+
+    Raises ValueError if it is not the scaling of Llama 3.1 or 3.2, whatever its factor.
+    """
+    found, wanted = tensor.array(), (config.head_dim // 2,)
+    if found.shape != wanted:
+        raise ValueError(f"{path}: {FREQUENCIES} has shape {found.shape}, wanted {wanted}")
+    with errors_at(f"{path}: {FREQUENCIES}", "config: rope scaling: "):
+        scaling = Llama3Scaling(factor=float(found.max()), **LLAMA3)
+    periods = rotation.periods(config.head_dim, config.rope_theta)
+    if not np.allclose(scaling.scale(periods) / periods, found, rtol=1e-4):
+        factors = ", ".join(f"{name} {value:g}" for name, value in LLAMA3.items())
+        raise ValueError(f"{path}: {FREQUENCIES} is not Llama 3's scaling with {factors}")
+    return dataclasses.replace(config, rope_scaling=scaling)
 
 
 def _shortest(value):
@@ -115,13 +156,17 @@ def _shortest(value):
 
 def _names(config):
     """llama.cpp's name -> this library's, for every array of the config."""
-    inner = {
-        f"blk.{i}.{theirs}.weight": f"model.layers.{i}.{mine}.weight"
-        for i in range(config.num_hidden_layers)
-        for theirs, mine in INNER.items()
-    }
-    tied = config.tie_word_embeddings
-    return {k: v for k, v in OUTER.items() if not (tied and v == HEAD)} | inner
+    outer = {mine: theirs for theirs, mine in OUTER.items()}
+    inner = {mine: theirs for theirs, mine in INNER.items()}
+    names = {}
+    for mine in config.shapes():
+        theirs = outer.get(mine)
+        if not theirs:
+            layer, rest = mine.removeprefix("model.layers.").split(".", 1)
+            module, suffix = rest.rsplit(".", 1)
+            theirs = f"blk.{layer}.{inner[module]}.{suffix}"
+        names[theirs] = mine
+    return names
 
 
 def _tokenizer(path, about, config):

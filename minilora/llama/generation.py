@@ -71,6 +71,7 @@ def generate(
     max_new_tokens = whole("generate: max_new_tokens", max_new_tokens)
     rng = np.random.default_rng(whole("generate: seed", seed))
     lengths, W = np.array([len(p) for p in prompts]), array(model.head(forward))
+    model.check_length(int(lengths.max()) + max(0, max_new_tokens - 1))  # the last one is not read
     cache = KVCache(model.config, len(prompts), lengths.max() + max_new_tokens, model.dtype)
     going, columns = np.arange(len(prompts)), []  # the rows that have not ended; the new tokens
     new, count = np.concatenate(prompts), lengths
