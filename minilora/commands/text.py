@@ -62,7 +62,8 @@ def generate(a: Namespace) -> None:
         option = f"--{name.replace('_', '-')}"
         warnings.warn(f"{option} does nothing at --temperature 0", stacklevel=2)
     answering = ml.load_adapter(model, a.adapter) if a.adapter else model
-    stream, clock = _Stream(model.tokenizer), decoding.Clock()
+    prompt = model.tokenizer.encode(_prompt(a, model.tokenizer))
+    stream, clock = _Stream(model.tokenizer, prompt), decoding.Clock()
     # as many bytes as one token reads, and more than a processor's cache can hold
     size = max(1 << 28, decoding.token_bytes(model))
     before = machine.read_bandwidth(nbytes=size) if a.speed else 0.0
@@ -72,7 +73,7 @@ def generate(a: Namespace) -> None:
         stream(token)
 
     answering.generate(
-        [model.tokenizer.encode(_prompt(a, model.tokenizer))],
+        [prompt],
         a.max_new_tokens,
         temperature=a.temperature,
         **sampling,
@@ -100,14 +101,20 @@ def _prompt(a, tokenizer):
 class _Stream:
     """Prints the text of each new token; waits until a character of several tokens is complete."""
 
-    def __init__(self, tokenizer):
-        self.tokenizer, self.printed = tokenizer, ""
+    def __init__(self, tokenizer, prompt: list[int]):
+        self.tokenizer, self.printed, self.prompt = tokenizer, "", prompt
         self.ids: list[int] = []
 
     def __call__(self, token):
         if (last := int(token[0])) != self.tokenizer.eos_id:
             self.ids.append(last)
-            self.show(self.tokenizer.decode(self.ids).rstrip("\ufffd"))
+            self.show(self.text().rstrip("\ufffd"))
+
+    def text(self) -> str:
+        """The text after the prompt."""
+        from ..llama.generation import decode_more
+
+        return decode_more(self.tokenizer, self.prompt, self.ids)
 
     def show(self, text: str) -> None:
         """Print the part of the text that is not yet printed."""
@@ -116,7 +123,7 @@ class _Stream:
 
     def end(self) -> None:
         """Print the rest, and a newline."""
-        self.show(self.tokenizer.decode(self.ids))
+        self.show(self.text())
         print()
 
 

@@ -27,7 +27,8 @@ def config_json(model: Llama) -> dict:
     tokens = {"pad_token_id": None}  # SmolLM3's default is outside of a small vocabulary
     if model.tokenizer:
         eos, pad = model.tokenizer.eos_id, model.tokenizer.pad_id
-        tokens = {"eos_token_id": eos, "pad_token_id": pad, "bos_token_id": None}
+        bos = getattr(model.tokenizer, "bos_id", None)
+        tokens = {"eos_token_id": eos, "pad_token_id": pad, "bos_token_id": bos}
     return {
         "architectures": [architecture.class_name],
         "model_type": fields.pop("model_type"),

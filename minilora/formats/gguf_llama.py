@@ -13,9 +13,9 @@ from ..llama import rotation
 from ..llama.model import EMBED, HEAD, NORM, Llama, ModelConfig
 from ..llama.rotation import Llama3Scaling
 from ..support.files import errors_at
-from ..text.byte_pairs import BytePairTokenizer
 from ..text.tokenizer import ForeignTokenizer
 from .gguf import read_gguf
+from .gguf_tokenizer import read_tokenizer
 from .safetensors import check_finite
 
 OUTER = {"token_embd.weight": EMBED, "output_norm.weight": NORM, "output.weight": HEAD}
@@ -172,7 +172,7 @@ def _names(config):
 def _tokenizer(path, about, config):
     """The tokenizer in the metadata; None, with a warning, if this library cannot read it."""
     try:
-        tokenizer = BytePairTokenizer.from_gguf(about)
+        tokenizer = read_tokenizer(about)
     except ForeignTokenizer as error:
         warnings.warn(f"{path}: {error}; the model comes without a tokenizer", stacklevel=4)
         return None

@@ -3,7 +3,6 @@
 The weights are in model.safetensors, or in several such files (shards) with an index.
 """
 
-import contextlib
 import json
 import warnings
 from pathlib import Path
@@ -18,6 +17,7 @@ from .config import CONFIG, config_json, read_config
 from .safetensors import array_bytes, read_weights, refuse_pickles
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+OTHER_TOKENIZERS = "tokenizer.model", "tekken.json", "vocab.json"
 DERIVED = "rotary_emb.inv_freq"  # old checkpoints also store the rotation's frequencies
 
 
@@ -74,14 +74,23 @@ def _read_params(folder):
 def _tokenizer(folder):
     """The folder's tokenizer; None if there is none or, with a warning, if it cannot be read."""
     if not (folder / "tokenizer.json").is_file():
+        for other in (folder / name for name in OTHER_TOKENIZERS):
+            if other.is_file():
+                how = "AutoTokenizer.from_pretrained(folder).save_pretrained(folder) writes it"
+                _warn(f"{other}: wanted tokenizer.json beside it; transformers' {how}")
         return None
     try:
         return CharTokenizer.load(folder)
-    except ForeignTokenizer as error:
-        with contextlib.suppress(ForeignTokenizer):
+    except ForeignTokenizer as no_characters:
+        try:
             return BytePairTokenizer.load(folder)
-        warnings.warn(f"{error}; the model comes without a tokenizer", stacklevel=4)
-        return None
+        except ForeignTokenizer as error:
+            _warn(f"{no_characters}; {error}")
+            return None
+
+
+def _warn(reason: str) -> None:
+    warnings.warn(f"{reason}; the model comes without a tokenizer", stacklevel=5)
 
 
 def save_model(model: Llama, folder: str | Path) -> None:

@@ -112,7 +112,12 @@ def generate_text(model, prompt: str, max_new_tokens: int = 32, **choices) -> st
     new = [int(token) for token in model.generate([ids], max_new_tokens, **choices)[0][len(ids) :]]
     if choices["stop"] in new:
         new = new[: new.index(choices["stop"])]
-    return tokenizer.decode(new)
+    return decode_more(tokenizer, ids, new)
+
+
+def decode_more(tokenizer: Any, ids: list[int], new: list[int]) -> str:
+    """The text of new tokens after others, with the space that some tokenizers drop at a start."""
+    return tokenizer.decode([*ids, *new])[len(tokenizer.decode(ids)) :]
 
 
 def _choose(logits, temperature, top_p, u=None):

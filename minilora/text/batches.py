@@ -9,7 +9,7 @@ from ..ops.loss import IGNORED
 from ..support.files import errors_at
 from .chats import Chat
 from .pairs import Pair, check_pair, right_completions
-from .tokenizer import require_tokenizer
+from .tokenizer import encode_more, require_tokenizer
 
 Batch = tuple[np.ndarray, np.ndarray]  # ids (N, T), targets (N, T), int64
 
@@ -140,7 +140,8 @@ def _row(pair: Pair, tokenizer: Any) -> tuple[list[int], list[int]]:
             return pair.row(tokenizer)
     check_pair(place, pair)
     with errors_at(place):
-        prompt, answer = tokenizer.encode(pair[0]), tokenizer.encode(right_completions(pair[1])[0])
+        prompt = tokenizer.encode(pair[0])
+        answer = encode_more(tokenizer, right_completions(pair[1])[0])
     if not prompt or tokenizer.eos_id in answer:
         raise ValueError(f"{place}: wanted a prompt, and no end token in the completion")
     return answer_row([*prompt, *answer, tokenizer.eos_id], len(prompt))

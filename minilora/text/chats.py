@@ -6,6 +6,7 @@ from typing import Any
 
 from ..ops.loss import IGNORED
 from ..support.files import check_kind
+from .tokenizer import encode_more
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Chat:
         ids: list[int] = []
         targets: list[int] = []
         for text, counts in _turns(tokenizer, self.messages):
-            part = tokenizer.encode(text)
+            part = encode_more(tokenizer, text) if ids else tokenizer.encode(text)
             ids += part
             targets += part if counts else [IGNORED] * len(part)
         return ids[:-1], targets[1:]

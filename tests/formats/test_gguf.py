@@ -458,8 +458,9 @@ def test_an_end_token_that_is_none_leaves_a_model_without_a_tokenizer(with_text,
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"pre": "llama-bpe"}, "pre is 'llama-bpe', supported"),
-        ({"model": "llama"}, "'llama', supp"),
+        ({"pre": "bloom"}, "pre is 'bloom', supported are gpt-2, smollm, llama-bpe"),
+        ({"model": "t5"}, "model is 't5', supported are gpt2, llama"),
+        ({"add_eos_token": 1}, "add_eos_token is true: a text could not go on"),
     ],
 )
 def test_a_tokenizer_of_another_kind_leaves_a_model_without_one(tmp_path, changes, message):
