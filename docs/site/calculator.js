@@ -164,9 +164,12 @@ function readConfig(text) {
   if (H % G) throw new Error(`config.json: ${H} query heads are no multiple of ${G} key heads`);
   if (D % 2) throw new Error(`config.json: head_dim is ${D}, wanted an even number`);
   if ("max_position_embeddings" in fields) size("max_position_embeddings");
-  if ("sliding_window" in architecture.absent && "sliding_window" in fields) size("sliding_window");
-  const rotate = architecture.unrotated ? fields.no_rope_layers ?? [] : [];
-  if ((fields.no_rope_layer_interval ?? 4) !== 4 || rotate.some((does, i) => does != (i % 4 < 3))) {
+  if (architecture.own.includes("sliding_window") && "sliding_window" in fields) {
+    size("sliding_window");
+  }
+  const rotate = fields.no_rope_layers ?? [], interval = fields.no_rope_layer_interval ?? 4;
+  if (architecture.own.includes("no_rope_layers")
+    && (interval !== 4 || rotate.some((does, i) => does != (i % 4 < 3)))) {
     throw new Error("config.json: no_rope_layers: supported is every fourth layer without a rotation");
   }
   return found;

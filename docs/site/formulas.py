@@ -70,7 +70,8 @@ def kind_of(config: ModelConfig) -> str:
     that do not.
     """
     rotate = [config.rotates(i) for i in range(config.num_hidden_layers)]
-    if rotate != [not config.architecture.unrotated or i % 4 != 3 for i in range(len(rotate))]:
+    plan = [config.model_type != "smollm3" or i % 4 != 3 for i in range(len(rotate))]
+    if rotate != plan:
         raise ValueError("no_rope_layers: supported is every fourth layer without a rotation")
     if config.model_type in ("mistral", "smollm3"):
         return "llama" if rotate[-1] else "smollm3"
@@ -343,7 +344,7 @@ def tables(methods: Iterable[str] = tuple(METHODS)) -> dict[str, Any]:
         "shapes": shapes(),
         "parts": PARTS,
         "architectures": {
-            kind: {"supported": supported(a), "absent": a.defaults, "unrotated": a.unrotated}
+            kind: {"supported": supported(a), "absent": a.defaults, "own": a.own}
             for kind, a in ARCHITECTURES.items()
         },
     }

@@ -6,6 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from ..llama.generation import decode_more
 from ..support.files import find
 from .arguments import command, given
 
@@ -108,13 +109,7 @@ class _Stream:
     def __call__(self, token):
         if (last := int(token[0])) != self.tokenizer.eos_id:
             self.ids.append(last)
-            self.show(self.text().rstrip("\ufffd"))
-
-    def text(self) -> str:
-        """The text after the prompt."""
-        from ..llama.generation import decode_more
-
-        return decode_more(self.tokenizer, self.prompt, self.ids)
+            self.show(decode_more(self.tokenizer, self.prompt, self.ids).rstrip("\ufffd"))
 
     def show(self, text: str) -> None:
         """Print the part of the text that is not yet printed."""
@@ -123,7 +118,7 @@ class _Stream:
 
     def end(self) -> None:
         """Print the rest, and a newline."""
-        self.show(self.text())
+        self.show(decode_more(self.tokenizer, self.prompt, self.ids))
         print()
 
 

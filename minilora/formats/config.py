@@ -32,7 +32,7 @@ def config_json(model: Llama) -> dict:
     return {
         "architectures": [architecture.class_name],
         "model_type": fields.pop("model_type"),
-        **{name: value for name, value in fields.items() if _has(architecture, name)},
+        **{k: value for k, value in fields.items() if _has(architecture, k) and value != ()},
         **({"rope_scaling": rope} if scaling else {}),
         "rope_parameters": {**rope, "rope_theta": fields["rope_theta"]},
         "hidden_act": "silu",
@@ -43,10 +43,8 @@ def config_json(model: Llama) -> dict:
 
 
 def _has(architecture: Architecture, name: str) -> bool:
-    """Does this architecture read this field of a ModelConfig?"""
-    if name.startswith("no_rope"):
-        return architecture.unrotated
-    return name != "sliding_window" or architecture.window
+    """Does this architecture have this field of a ModelConfig?"""
+    return name in architecture.own or not any(name in a.own for a in ARCHITECTURES.values())
 
 
 def read_config(path: str | Path) -> ModelConfig:

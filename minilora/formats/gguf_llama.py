@@ -111,8 +111,7 @@ def _config(path, about, tensors):
     given["rms_norm_eps"] = _shortest(own.get("attention.layer_norm_rms_epsilon", 1e-5))
     # llama.cpp stores Mistral as llama, from which only its window tells it apart
     given["sliding_window"] = own.get("attention.sliding_window")
-    windowed = kind == "llama" and given["sliding_window"] is not None
-    given["model_type"] = "mistral" if windowed else kind
+    given["model_type"] = "mistral" if kind == "llama" and given["sliding_window"] else kind
     with errors_at(path, "config: "):
         config = ModelConfig(**given)
     rotated, D = own.get("rope.dimension_count", config.head_dim), config.head_dim
@@ -123,7 +122,7 @@ def _config(path, about, tensors):
     n, layers = len(tensors), config.num_hidden_layers
     if layers > n:
         raise ValueError(f"{path}: {n} tensors, too few for {layers} layers")
-    if config.architecture.unrotated:
+    if "no_rope_layers" in config.architecture.own:
         warnings.warn(
             f"{path}: the file does not say which layers do not rotate q and k; every fourth, as "
             "in SmolLM3",
@@ -156,16 +155,13 @@ def _shortest(value):
 
 def _names(config):
     """llama.cpp's name -> this library's, for every array of the config."""
-    outer = {mine: theirs for theirs, mine in OUTER.items()}
-    inner = {mine: theirs for theirs, mine in INNER.items()}
-    names = {}
-    for mine in config.shapes():
-        theirs = outer.get(mine)
-        if not theirs:
-            layer, rest = mine.removeprefix("model.layers.").split(".", 1)
-            module, suffix = rest.rsplit(".", 1)
-            theirs = f"blk.{layer}.{inner[module]}.{suffix}"
-        names[theirs] = mine
+    wanted = config.shapes()
+    names = {theirs: mine for theirs, mine in OUTER.items() if mine in wanted}
+    for i in range(config.num_hidden_layers):
+        for theirs, mine in INNER.items():
+            for suffix in ("weight", "bias"):
+                if (name := f"model.layers.{i}.{mine}.{suffix}") in wanted:
+                    names[f"blk.{i}.{theirs}.{suffix}"] = name
     return names
 
 

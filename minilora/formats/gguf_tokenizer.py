@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..text.byte_pairs import BytePairTokenizer, begin_with, in_rust, needed
+from ..text.byte_pairs import BytePairTokenizer, in_rust, needed
 from ..text.tokenizer import ForeignTokenizer
 
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4  # kinds of tokens in tokenizer.ggml.token_type
@@ -41,13 +41,10 @@ class Cut:
     composed: bool = False  # are letters and their accents composed first (NFC)? not in llama.cpp
 
 
-LLAMA3 = Cut(WORDS, whole=True, begins=True)
 CUTS = {  # tokenizer.ggml.pre -> how it cuts
     "gpt-2": Cut(),
     "smollm": Cut(digits=True),
-    "llama-bpe": LLAMA3,
-    "llama3": LLAMA3,
-    "llama-v3": LLAMA3,
+    "llama-bpe": Cut(WORDS, whole=True, begins=True),  # Llama 3
     "smaug-bpe": Cut(WORDS),  # SmolLM3
     "qwen2": Cut(WORDS.replace("{1,3}", ""), composed=True),  # Qwen3 too
     "tekken": Cut(TEKKEN, whole=True, begins=True),  # Mistral Nemo
@@ -67,7 +64,7 @@ def read_tokenizer(about: Mapping[str, Any]) -> BytePairTokenizer:
     if about.get("tokenizer.ggml.add_eos_token", False):
         raise ForeignTokenizer("tokenizer.ggml.add_eos_token is true: a text could not go on")
     needed()
-    from tokenizers import AddedToken
+    from tokenizers import AddedToken, processors
 
     tokens = _list(about, "tokenizer.ggml.tokens", str)
     kinds = _list(about, "tokenizer.ggml.token_type", int, [1] * len(tokens))
@@ -80,13 +77,18 @@ def read_tokenizer(about: Mapping[str, Any]) -> BytePairTokenizer:
     inner = _bytes(about, ids, CUTS[cut]) if kind == "gpt2" else _scores(about, ids, kinds)
     special = (CONTROL, UNKNOWN) if kind == "llama" else (CONTROL,)
     with in_rust("tokenizer.ggml.token_type"):
-        for token, of in zip(tokens, kinds):
-            if of in special or of == USER_DEFINED:
-                added = AddedToken(token, special=of in special, normalized=False)
-                inner.add_tokens([added])
+        added = [
+            AddedToken(token, special=of in special, normalized=False)
+            for token, of in zip(tokens, kinds)
+            if of in (*special, USER_DEFINED)
+        ]
+        inner.add_tokens(added)
     begins = "tokenizer.ggml.bos_token_id" in about and (kind == "llama" or CUTS[cut].begins)
     if about.get("tokenizer.ggml.add_bos_token", begins):
-        begin_with(inner, tokens[_id(about, "tokenizer.ggml.bos_token_id", len(tokens))])
+        bos = _id(about, "tokenizer.ggml.bos_token_id", len(tokens))
+        inner.post_processor = processors.TemplateProcessing(
+            single=[tokens[bos], "$A"], special_tokens=[(tokens[bos], bos)]
+        )
     eos = _id(about, "tokenizer.ggml.eos_token_id", len(tokens))
     pad = _id(about, "tokenizer.ggml.padding_token_id", len(tokens), eos)
     template = about.get("tokenizer.chat_template", "")

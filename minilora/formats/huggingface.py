@@ -74,23 +74,20 @@ def _read_params(folder):
 def _tokenizer(folder):
     """The folder's tokenizer; None if there is none or, with a warning, if it cannot be read."""
     if not (folder / "tokenizer.json").is_file():
-        for other in (folder / name for name in OTHER_TOKENIZERS):
-            if other.is_file():
-                how = "AutoTokenizer.from_pretrained(folder).save_pretrained(folder) writes it"
-                _warn(f"{other}: wanted tokenizer.json beside it; transformers' {how}")
-        return None
-    try:
-        return CharTokenizer.load(folder)
-    except ForeignTokenizer as no_characters:
-        try:
-            return BytePairTokenizer.load(folder)
-        except ForeignTokenizer as error:
-            _warn(f"{no_characters}; {error}")
+        others = [name for name in OTHER_TOKENIZERS if (folder / name).is_file()]
+        if not others:
             return None
-
-
-def _warn(reason: str) -> None:
-    warnings.warn(f"{reason}; the model comes without a tokenizer", stacklevel=5)
+        reason = f"{folder}: {others[0]} alone, wanted tokenizer.json, which transformers saves"
+    else:
+        try:
+            return CharTokenizer.load(folder)
+        except ForeignTokenizer as no_characters:
+            try:
+                return BytePairTokenizer.load(folder)
+            except ForeignTokenizer as error:
+                reason = f"{no_characters}; {error}"
+    warnings.warn(f"{reason}; the model comes without a tokenizer", stacklevel=4)
+    return None
 
 
 def save_model(model: Llama, folder: str | Path) -> None:

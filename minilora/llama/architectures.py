@@ -15,46 +15,35 @@ class Architecture:
     class_name: str  # in transformers
     qkv_bias: bool = False  # are biases added to q, k and v?
     qk_norm: bool = False  # is each head's q and k normalised, before the rotation?
-    unrotated: bool = False  # do some layers not rotate q and k?
-    window: bool = False  # does the config have a window of attention?
-    off: tuple[str, ...] = ()  # fields that are false, or the mathematics is another
+    own: tuple[str, ...] = ()  # fields of ModelConfig that no other model_type has
+    off: tuple[str, ...] = ()  # fields of config.json that are false, or the mathematics is another
     defaults: Mapping[str, Any] = field(default_factory=dict)  # of fields, where not Llama's
 
 
-LONG = {"max_position_embeddings": 32768}
+MISTRAL = {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096}
+QWEN = {"num_key_value_heads": 32, "max_position_embeddings": 32768}
+SMOLLM3 = {"num_key_value_heads": 4, "rope_theta": 2e6, "tie_word_embeddings": True}
 
 ARCHITECTURES = {
     "llama": Architecture("LlamaForCausalLM", off=("attention_bias", "mlp_bias")),
     "mistral": Architecture(
         "MistralForCausalLM",
-        window=True,
-        defaults={
-            "num_key_value_heads": 8,
-            "max_position_embeddings": 131072,
-            "sliding_window": 4096,
-        },
+        own=("sliding_window",),
+        defaults=MISTRAL,
     ),
     "qwen2": Architecture(
-        "Qwen2ForCausalLM",
-        qkv_bias=True,
-        off=("use_sliding_window",),
-        defaults={**LONG, "num_key_value_heads": 32},
+        "Qwen2ForCausalLM", qkv_bias=True, off=("use_sliding_window",), defaults=QWEN
     ),
     "qwen3": Architecture(
         "Qwen3ForCausalLM",
         qk_norm=True,
         off=("attention_bias", "use_sliding_window"),
-        defaults={**LONG, "num_key_value_heads": 32, "head_dim": 128},
+        defaults={**QWEN, "head_dim": 128},
     ),
     "smollm3": Architecture(
         "SmolLM3ForCausalLM",
-        unrotated=True,
+        own=("no_rope_layers", "no_rope_layer_interval"),
         off=("attention_bias", "mlp_bias", "use_sliding_window"),
-        defaults={
-            **LONG,
-            "num_key_value_heads": 4,
-            "rope_theta": 2e6,
-            "tie_word_embeddings": True,
-        },
+        defaults={**SMOLLM3, "max_position_embeddings": 32768},
     ),
 }

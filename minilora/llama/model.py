@@ -89,11 +89,8 @@ class ModelConfig:
             raise ValueError(f"config: model_type is {self.model_type!r:.80}, {wanted}")
         for field in dataclasses.fields(self):
             value, least = getattr(self, field.name), 0 if field.name == "head_dim" else 1
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if field.type is int and not (whole and value >= least):
-                raise ValueError(
-                    f"config: {field.name} is {value!r}, wanted a whole number of at least {least}"
-                )
+            if field.type is int:
+                whole(f"config: {field.name}", value, least)
             if field.type is float and not (is_finite(value) and value > 0):
                 raise ValueError(f"config: {field.name} is {shown(value)}, wanted a number above 0")
         if not self.head_dim:
@@ -110,22 +107,17 @@ class ModelConfig:
             )
         if self.head_dim % 2:
             raise ValueError(f"config: head_dim is {self.head_dim}, RoPE wants an even number")
-        self._check_more()
+        self._check_own()
 
-    def _check_more(self):
-        """Raises ValueError for fields that the architecture has not, or that are out of range."""
-        for name, has, value in (
-            ("no_rope_layers", self.architecture.unrotated, self.no_rope_layers),
-            ("sliding_window", self.architecture.window, self.sliding_window),
-        ):
-            if value and not has:
+    def _check_own(self):
+        """Raises ValueError for a field that the model_type has not, or that is out of range."""
+        for name in ("no_rope_layers", "sliding_window"):
+            if (value := getattr(self, name)) and name not in self.architecture.own:
                 lacks = f"which {self.model_type} has not"
                 raise ValueError(f"config: {name} is {value!r:.80}, {lacks}")
-        if self.no_rope_layers and len(self.no_rope_layers) != self.num_hidden_layers:
-            raise ValueError(
-                f"config: no_rope_layers has {len(self.no_rope_layers)} entries, wanted one for "
-                f"each of {self.num_hidden_layers} layers"
-            )
+        listed, layers = len(self.no_rope_layers), self.num_hidden_layers
+        if listed not in (0, layers):
+            raise ValueError(f"config: no_rope_layers has {listed} entries for {layers} layers")
         if self.sliding_window is not None:
             whole("config: sliding_window", self.sliding_window, 1)
 
@@ -136,11 +128,10 @@ class ModelConfig:
 
     def rotates(self, layer: int) -> bool:
         """Does this layer rotate q and k?"""
-        if not self.architecture.unrotated:
-            return True
         if self.no_rope_layers:
             return bool(self.no_rope_layers[layer])
-        return (layer + 1) % self.no_rope_layer_interval != 0
+        interval = self.no_rope_layer_interval
+        return "no_rope_layers" not in self.architecture.own or (layer + 1) % interval != 0
 
     def linears(self) -> dict[str, tuple[int, int]]:
         """Name -> (O, I) of every linear of the layers, in the order of the forward pass."""

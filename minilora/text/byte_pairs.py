@@ -58,11 +58,6 @@ class BytePairTokenizer:
             inner.add_special_tokens(named)
         if eos is None or pad is None:
             raise ForeignTokenizer(f"{config}: its eos_token or pad_token is no token")
-        if fields.get("add_eos_token"):
-            raise ForeignTokenizer(f"{config}: add_eos_token is true: a text could not go on")
-        if "add_bos_token" in fields or "add_eos_token" in fields:
-            begins = fields.get("add_bos_token") and bos is not None
-            begin_with(inner, inner.id_to_token(bos) if begins else None)
         jinja = folder / "chat_template.jinja"
         template = read_text(jinja) if jinja.is_file() else fields.get("chat_template", "")
         return cls(inner, eos, pad, template if isinstance(template, str) else "")
@@ -141,15 +136,6 @@ def needed() -> None:
         raise ForeignTokenizer(
             "its tokenizer needs the tokenizers library: pip install 'minilora[smollm]'"
         )
-
-
-def begin_with(inner: Any, token: str | None) -> None:
-    """Let every text begin with this token, which the tokenizer has; None: with none."""
-    from tokenizers import processors
-
-    known = [(token, inner.token_to_id(token))] if token else []
-    single = [token, "$A"] if token else ["$A"]
-    inner.post_processor = processors.TemplateProcessing(single=single, special_tokens=known)
 
 
 def _going_on(inner):

@@ -188,7 +188,7 @@ WRONG = {
     "scaled wavelengths": ({"llama.rope.scaling.type": "yarn"}, "type is 'yarn', supported is"),
     "a part of a head": ({"llama.rope.dimension_count": 4}, "dimension_count is 4, wanted 8"),
     "too many layers": ({"llama.block_count": 10**9}, "too few for 1000000000 layers"),
-    "a layer more": ({"llama.block_count": 3}, r"no blk\.2\.attn_q\.weight, wanted it with"),
+    "a layer more": ({"llama.block_count": 3}, r"no blk\.2\.attn_norm\.weight, wanted it with"),
     "a layer less": ({"llama.block_count": 1}, r"blk\.1\..* has no place in this model"),
     "no embedding": ({"token_embd.weight": None}, r"no token_embd\.weight"),
     "no tensor": ({Q: None}, r"no blk\.1\.attn_q\.weight, wanted it with shape \(32, 32\)"),

@@ -239,7 +239,7 @@ def test_a_part_of_the_weights_trained(tiny, rng):
         ({"no_rope_layers": (1,)}, r"no_rope_layers is \(1,\), which llama has not"),
         ({"sliding_window": 8, "model_type": "qwen2"}, "sliding_window is 8, which qwen2 has not"),
         ({"sliding_window": 0, "model_type": "mistral"}, "sliding_window is 0, wanted"),
-        ({"no_rope_layers": (1, 0), "model_type": "smollm3"}, "has 2 entries, wanted one for"),
+        ({"no_rope_layers": (1, 0), "model_type": "smollm3"}, "has 2 entries for 1 layers"),
         ({"no_rope_layer_interval": 0}, "no_rope_layer_interval is 0"),
     ],
 )
@@ -269,6 +269,15 @@ def test_params_that_do_not_fit(tiny):
     ):
         with pytest.raises(ValueError, match=message):
             Llama(tiny.config, params)
+
+
+def test_layers_that_do_not_rotate():
+    """By SmolLM3's rule every fourth, or as they are listed."""
+    shape = dict(model_type="smollm3", num_hidden_layers=9)
+    plain = make_llama(**shape).config
+    assert [plain.rotates(i) for i in range(9)] == [i not in (3, 7) for i in range(9)]
+    listed = make_llama(**shape, no_rope_layers=(1, 0, 0) * 3).config
+    assert [listed.rotates(i) for i in range(9)] == [True, False, False] * 3
 
 
 def test_init_params():

@@ -1,5 +1,6 @@
 """Tokenizers in the forms of the families' own, trained here: ids, decoding, files and GGUF."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from minilora.formats.gguf_tokenizer import CUTS, TEKKEN, WORDS, read_tokenizer
 from minilora.llama.generation import decode_more
 from minilora.text.batches import batches
 from minilora.text.byte_pairs import BytePairTokenizer
+from minilora.text.tokenizer import ForeignTokenizer
 
 tokenizers = pytest.importorskip("tokenizers", reason="extra: smollm")
 from tokenizers import (  # noqa: E402
@@ -184,13 +186,14 @@ def test_a_form_comes_back_from_its_files(tmp_path, family):
         assert back.encode_more(text) == mine.encode_more(text)
 
 
-@pytest.mark.parametrize("adds", [True, False])
-def test_the_config_says_whether_a_text_begins_with_a_token(tmp_path, adds):
-    """tokenizer_config.json comes before tokenizer.json, as in transformers."""
-    config = {"bos_token": "<s>", "add_bos_token": adds}
-    mine = BytePairTokenizer.load(folder(tmp_path, "mistral", **config))
-    assert mine.bos_id == (1 if adds else None)
-    assert mine.encode("x")[:1] == ([1] if adds else mine.encode_more("▁x")[:1])
+def test_a_tokenizer_that_ends_every_text_is_refused(tmp_path):
+    """Such a text could not be continued."""
+    folder(tmp_path, "mistral")
+    inner, end = made("mistral"), [("</s>", 2)]
+    inner.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=end)
+    inner.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ForeignTokenizer, match="puts a token after a text"):
+        BytePairTokenizer.load(tmp_path)
 
 
 # ---- GGUF
@@ -235,23 +238,16 @@ def by_scores(text, vocab, scores):
     """
     parts = list(text)
     while True:
-        pairs = [
-            (scores[a + b], -i)
-            for i, (a, b) in enumerate(zip(parts, parts[1:]))
-            if a + b in vocab
-        ]
+        both = enumerate(a + b for a, b in itertools.pairwise(parts))
+        pairs = [(scores[token], -i) for i, token in both if token in vocab]
         if not pairs:
             break
         i = -max(pairs)[1]
         parts[i : i + 2] = [parts[i] + parts[i + 1]]
     return [
-        i
+        vocab[token]
         for part in parts
-        for i in (
-            [vocab[part]]
-            if part in vocab
-            else [vocab[f"<0x{byte:02X}>"] for byte in part.encode()]
-        )
+        for token in ([part] if part in vocab else [f"<0x{byte:02X}>" for byte in part.encode()])
     ]
 
 
@@ -269,6 +265,14 @@ def test_the_pair_of_the_largest_score_is_merged_first():
     mine = read_tokenizer(about)
     assert mine.encode("a b") == [1, *by_scores("a▁b", vocab, scores)]
     assert mine.decode(mine.encode(" a")) == " a"
+
+
+def test_a_word_that_is_a_token_is_whole_in_llama_3():
+    """Also where no merges lead to it."""
+    about = metadata("llama 3", merges=[])
+    token = about["tokenizer.ggml.tokens"].index("Ġthe")
+    assert read_tokenizer(about).encode_more(" the") == [token]
+    assert len(read_tokenizer({**about, "tokenizer.ggml.pre": "smaug-bpe"}).encode_more(" the")) > 1
 
 
 def test_a_file_says_whether_a_text_begins_with_a_token():
