@@ -3,6 +3,7 @@ test-oracles. Each test prints its largest difference: pytest -rP.
 """
 
 import copy
+import functools
 import json
 import sys
 from pathlib import Path
@@ -84,6 +85,38 @@ def pair(request, tmp_path):
     return theirs, ml.load_model(tmp_path / "base")
 
 
+def exact(theirs):
+    """A copy in float64 throughout: transformers takes norms and rotations through float32."""
+
+    def norm(module, x):
+        scale = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + module.variance_epsilon)
+        return module.weight * (x * scale)
+
+    def rotation(module, x, position_ids):
+        freq, rope = module.inv_freq.double(), module.config.rope_parameters
+        if rope["rope_type"] == "default":
+            freq = rope["rope_theta"] ** -(torch.arange(len(freq)).double() / len(freq))
+        angle = torch.cat([position_ids[..., None] * freq] * 2, dim=-1)
+        return angle.cos(), angle.sin()
+
+    wide = copy.deepcopy(theirs).double()
+    for module in wide.modules():
+        if type(module).__name__.endswith("RMSNorm"):
+            module.forward = functools.partial(norm, module)
+        if hasattr(module, "inv_freq"):
+            module.forward = functools.partial(rotation, module)
+    return wide
+
+
+@pytest.fixture
+def wide(pair):
+    """The same model in both libraries in float64, and the largest difference allowed: Llama 3's
+    scaled wavelengths are float32 in transformers.
+    """
+    theirs, mine = pair
+    return exact(theirs), mine.astype(np.float64), 1e-5 if mine.config.rope_scaling else 1e-9
+
+
 def logits(model):
     with torch.no_grad():
         return model(torch.from_numpy(IDS)).logits.numpy()
@@ -98,11 +131,10 @@ def say(what, number, most):
     assert number <= most, what
 
 
-def test_logits_and_greedy_text(pair):
+def test_logits_and_greedy_text(pair, wide):
     theirs, mine = pair
     say("logits, float32", far(logits(theirs), mine.logits(IDS)), 1e-5)
-    wide = copy.deepcopy(theirs).double()  # its norms and rotations stay in float32
-    say("logits, float64", far(logits(wide), mine.astype(np.float64).logits(IDS)), 2e-6)
+    say("logits, float64", far(logits(wide[0]), wide[1].logits(IDS)), wide[2])
     theirs.generation_config.eos_token_id = None
     short, new = IDS[:, :7], 10  # within the window
     text = theirs.generate(
@@ -147,42 +179,41 @@ def with_lora(theirs, folder):
     return model
 
 
-def test_gradients_of_lora_in_float64(pair, tmp_path):
-    theirs, mine = pair
-    model = with_lora(theirs.double(), tmp_path / "adapter")
+def test_gradients_of_lora_in_float64(wide, tmp_path):
+    theirs, mine, most = wide
+    model = with_lora(theirs, tmp_path / "adapter")
     loss = their_loss(model)
     loss.backward()
-    tuned = ml.load_adapter(mine.astype(np.float64), tmp_path / "adapter")
+    tuned = ml.load_adapter(mine, tmp_path / "adapter")
     leaves = tuned.leaves()
     own = tuned.loss(IDS, TARGETS, leaves=leaves)
     backward(own)
-    say("loss", abs(float(own.data) - float(loss)), 1e-6)
+    say("loss", abs(float(own.data) - float(loss)), most)
     grads = {n.replace(".default", ""): p.grad for n, p in model.named_parameters()}
     grads = {n: g.numpy() for n, g in grads.items() if g is not None}
     assert grads.keys() == leaves.keys()
     worst = max(far(leaves[n].grad, g) / np.abs(g).max() for n, g in grads.items())
-    say("gradients, of the largest entry", worst, 1e-5)
+    say("gradients, of the largest entry", worst, most)
 
 
-def test_gradients_of_every_array_in_float64(pair):
+def test_gradients_of_every_array_in_float64(wide):
     """Biases and the gains of the heads among them."""
-    theirs, mine = pair
-    theirs = theirs.double()
+    theirs, mine, most = wide
     their_loss(theirs).backward()
-    tuned = ml.attach(mine.astype(np.float64), "full")
+    tuned = ml.attach(mine, "full")
     leaves = tuned.leaves()
     backward(tuned.loss(IDS, TARGETS, leaves=leaves))
     grads = {n: p.grad.numpy() for n, p in theirs.named_parameters()}
     assert grads.keys() == leaves.keys()
     worst = max(far(leaves[n].grad, g) / np.abs(g).max() for n, g in grads.items())
-    say("gradients, of the largest entry", worst, 1e-5)
+    say("gradients, of the largest entry", worst, most)
 
 
-def test_thirty_steps_and_the_adapter_back_in_peft(pair, tmp_path):
-    theirs, mine = pair[0].double(), pair[1].astype(np.float64)
+def test_thirty_steps_and_the_adapter_back_in_peft(wide, tmp_path):
+    theirs, mine, most = wide
     model = with_lora(theirs, tmp_path / "adapter")
     tuned = ml.load_adapter(mine, tmp_path / "adapter")
-    say("PEFT's adapter here", far(logits(model), tuned.logits(IDS)), 2e-6)
+    say("PEFT's adapter here", far(logits(model), tuned.logits(IDS)), most)
     moving = [p for p in model.parameters() if p.requires_grad]
     optimizer, losses = torch.optim.AdamW(moving, lr=1e-2, weight_decay=0.0), []
     for _ in range(30):
@@ -193,10 +224,10 @@ def test_thirty_steps_and_the_adapter_back_in_peft(pair, tmp_path):
         losses.append(float(loss.detach()))
     history = ml.train(tuned, [(IDS, TARGETS)], steps=30, lr=1e-2)
     assert losses[-1] < 0.8 * losses[0]
-    say("losses of 30 steps", far(history.losses, losses), 1e-5)
+    say("losses of 30 steps", far(history.losses, losses), 100 * most)
     ml.save_adapter(tuned, tmp_path / "back")
     back = peft.PeftModel.from_pretrained(copy.deepcopy(theirs), tmp_path / "back").eval()
-    say("the adapter in PEFT", far(logits(back), tuned.logits(IDS)), 1e-5)
+    say("the adapter in PEFT", far(logits(back), tuned.logits(IDS)), most)
 
 
 def test_transformers_loads_what_save_model_writes(pair, tmp_path):
