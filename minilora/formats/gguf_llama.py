@@ -42,7 +42,7 @@ FIELDS = {  # ModelConfig's field -> the metadata's, after the architecture
     "max_position_embeddings": "context_length",
 }
 FREQUENCIES = "rope_freqs.weight"  # Llama 3's scaling: what each wavelength is multiplied by
-LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+LLAMA3 = 1.0, 4.0, 8192  # low_freq_factor, high_freq_factor, original_max_position_embeddings
 
 
 def read_model(path: str | Path) -> Llama:
@@ -92,10 +92,9 @@ def _config(path, about, tensors):
         wanted = ", ".join(REORDERED)
         raise ValueError(f"{path}: general.architecture is {kind!r:.80}, wanted one of {wanted}")
     own = {k.removeprefix(f"{kind}."): v for k, v in about.items() if k.startswith(f"{kind}.")}
-    scaling = own.get("rope.scaling.type", "none")
+    rope, scaling = f"{path}: {kind}.rope", own.get("rope.scaling.type", "none")
     if scaling != "none":
-        place = f"{path}: {kind}.rope.scaling.type"
-        raise ValueError(f"{place} is {scaling!r:.80}, supported is 'none'")
+        raise ValueError(f"{rope}.scaling.type is {scaling!r:.80}, supported is 'none'")
     given: dict[str, Any] = {"tie_word_embeddings": "output.weight" not in tensors}
     for name, key in FIELDS.items():
         if key not in own:
@@ -116,18 +115,14 @@ def _config(path, about, tensors):
         config = ModelConfig(**given)
     rotated, D = own.get("rope.dimension_count", config.head_dim), config.head_dim
     if rotated != D:
-        place = f"{path}: {kind}.rope.dimension_count"
-        raise ValueError(f"{place} is {rotated!r:.80}, wanted {D}: all of a head")
+        raise ValueError(f"{rope}.dimension_count is {rotated!r:.80}, wanted {D}: all of a head")
     # a damaged file may claim 10⁹ layers, and a list of their arrays would fill the memory
     n, layers = len(tensors), config.num_hidden_layers
     if layers > n:
         raise ValueError(f"{path}: {n} tensors, too few for {layers} layers")
     if "no_rope_layers" in config.architecture.own:
-        warnings.warn(
-            f"{path}: the file does not say which layers do not rotate q and k; every fourth, as "
-            "in SmolLM3",
-            stacklevel=4,
-        )
+        reason = "the file does not say which layers do not rotate q and k"
+        warnings.warn(f"{path}: {reason}: every fourth, as in SmolLM3", stacklevel=4)
     return _scaled(path, config, tensors[FREQUENCIES]) if FREQUENCIES in tensors else config
 
 
@@ -136,15 +131,13 @@ def _scaled(path, config, tensor):
 
     Raises ValueError if it is not the scaling of Llama 3.1 or 3.2, whatever its factor.
     """
-    found, wanted = tensor.array(), (config.head_dim // 2,)
-    if found.shape != wanted:
-        raise ValueError(f"{path}: {FREQUENCIES} has shape {found.shape}, wanted {wanted}")
+    found, periods = tensor.array(), rotation.periods(config.head_dim, config.rope_theta)
     with errors_at(f"{path}: {FREQUENCIES}", "config: rope scaling: "):
-        scaling = Llama3Scaling(factor=float(found.max()), **LLAMA3)
-    periods = rotation.periods(config.head_dim, config.rope_theta)
-    if not np.allclose(scaling.scale(periods) / periods, found, rtol=1e-4):
-        factors = ", ".join(f"{name} {value:g}" for name, value in LLAMA3.items())
-        raise ValueError(f"{path}: {FREQUENCIES} is not Llama 3's scaling with {factors}")
+        scaling = Llama3Scaling(float(found.max()), *LLAMA3)
+    wanted = scaling.scale(periods) / periods
+    if found.shape != wanted.shape or not np.allclose(found, wanted, rtol=1e-4):
+        both = f"{found.tolist()!r:.80}, Llama 3's is {wanted.round(4).tolist()!r:.80}"
+        raise ValueError(f"{path}: {FREQUENCIES} is {both}")
     return dataclasses.replace(config, rope_scaling=scaling)
 
 

@@ -57,10 +57,8 @@ def read_tokenizer(about: Mapping[str, Any]) -> BytePairTokenizer:
     Raises ForeignTokenizer if it is of another kind or the tokenizers library is not installed,
     ValueError if the metadata is damaged.
     """
-    kind, cut = about.get("tokenizer.ggml.model"), about.get("tokenizer.ggml.pre")
-    _known("tokenizer.ggml.model", kind, ("gpt2", "llama"))
-    if kind == "gpt2":
-        _known("tokenizer.ggml.pre", cut, tuple(CUTS))
+    kind = _known(about, "tokenizer.ggml.model", ("gpt2", "llama"))
+    cut = CUTS[_known(about, "tokenizer.ggml.pre", tuple(CUTS))] if kind == "gpt2" else None
     if about.get("tokenizer.ggml.add_eos_token", False):
         raise ForeignTokenizer("tokenizer.ggml.add_eos_token is true: a text could not go on")
     needed()
@@ -74,8 +72,8 @@ def read_tokenizer(about: Mapping[str, Any]) -> BytePairTokenizer:
             f"tokenizer.ggml.tokens has {len(ids)} different ones of {len(tokens)}, "
             f"token_type {len(kinds)}; wanted as many"
         )
-    inner = _bytes(about, ids, CUTS[cut]) if kind == "gpt2" else _scores(about, ids, kinds)
-    special = (CONTROL, UNKNOWN) if kind == "llama" else (CONTROL,)
+    inner = _bytes(about, ids, cut) if cut else _scores(about, ids, kinds)
+    special = (CONTROL,) if cut else (CONTROL, UNKNOWN)
     with in_rust("tokenizer.ggml.token_type"):
         added = [
             AddedToken(token, special=of in special, normalized=False)
@@ -83,7 +81,7 @@ def read_tokenizer(about: Mapping[str, Any]) -> BytePairTokenizer:
             if of in (*special, USER_DEFINED)
         ]
         inner.add_tokens(added)
-    begins = "tokenizer.ggml.bos_token_id" in about and (kind == "llama" or CUTS[cut].begins)
+    begins = "tokenizer.ggml.bos_token_id" in about and (cut is None or cut.begins)
     if about.get("tokenizer.ggml.add_bos_token", begins):
         bos = _id(about, "tokenizer.ggml.bos_token_id", len(tokens))
         inner.post_processor = processors.TemplateProcessing(
@@ -106,7 +104,7 @@ def _bytes(about, ids, cut: Cut):
         raise ValueError(f"tokenizer.ggml.merges: {wrong[0]!r:.80} is no pair of tokens")
     with in_rust("tokenizer.ggml.merges"):
         inner = Tokenizer(models.BPE(vocab=ids, merges=merges, ignore_merges=cut.whole))
-    steps = [pre_tokenizers.Digits(individual_digits=True)] if cut.digits else []
+    steps: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if cut.digits else []
     if cut.words:
         steps.append(pre_tokenizers.Split(Regex(cut.words), "isolated"))
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not cut.words))
@@ -146,9 +144,10 @@ def _scores(about, ids, kinds):
     return inner
 
 
-def _known(key, value, names):
-    if value not in names:
+def _known(about, key, names):
+    if (value := about.get(key)) not in names:
         raise ForeignTokenizer(f"{key} is {value!r:.80}, supported are {', '.join(names)}")
+    return value
 
 
 def _list(about, key, kind, default=None):

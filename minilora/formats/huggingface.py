@@ -73,20 +73,18 @@ def _read_params(folder):
 
 def _tokenizer(folder):
     """The folder's tokenizer; None if there is none or, with a warning, if it cannot be read."""
-    if not (folder / "tokenizer.json").is_file():
-        others = [name for name in OTHER_TOKENIZERS if (folder / name).is_file()]
-        if not others:
-            return None
-        reason = f"{folder}: {others[0]} alone, wanted tokenizer.json, which transformers saves"
-    else:
-        try:
-            return CharTokenizer.load(folder)
-        except ForeignTokenizer as no_characters:
+    others, reasons = [n for n in OTHER_TOKENIZERS if (folder / n).is_file()], []
+    if (folder / "tokenizer.json").is_file():
+        for kind in (CharTokenizer, BytePairTokenizer):
             try:
-                return BytePairTokenizer.load(folder)
+                return kind.load(folder)
             except ForeignTokenizer as error:
-                reason = f"{no_characters}; {error}"
-    warnings.warn(f"{reason}; the model comes without a tokenizer", stacklevel=4)
+                reasons.append(str(error))
+    elif others:
+        reasons.append(f"{folder}: {others[0]}, wanted tokenizer.json, which transformers saves")
+    if reasons:
+        reason = "; ".join([*reasons, "the model comes without a tokenizer"])
+        warnings.warn(reason, stacklevel=4)
     return None
 
 

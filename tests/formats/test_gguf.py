@@ -201,8 +201,8 @@ WRONG = {
         r"blk\.1\.attn_q_norm\.weight of shape \(8,\) has no place",
     ),
     "a wavelength more": (
-        {"rope_freqs.weight": ((5,), F32, b"\0" * 20)},
-        r"rope_freqs\.weight has shape \(5,\), wanted \(4,\)",
+        {"rope_freqs.weight": ((5,), F32, np.ones(5, "<f4").tobytes())},
+        r"rope_freqs\.weight is \[1\.0, 1\.0, 1\.0, 1\.0, 1\.0\], Llama",
     ),
     "wavelengths of 0": (
         {"rope_freqs.weight": ((4,), F32, b"\0" * 16)},
@@ -210,7 +210,7 @@ WRONG = {
     ),
     "other wavelengths": (
         {"rope_freqs.weight": ((4,), F32, np.array([1, 2, 2, 2], "<f4").tobytes())},
-        "is not Llama 3's scaling with low_freq_factor 1, high_freq_factor 4, original_max_po",
+        r"rope_freqs\.weight is \[1\.0, 2\.0, 2\.0, 2\.0\], Llama 3's is \[1\.0, ",
     ),
     "a type of 6 bits": (
         {Q: ((32, 32), 14, b"\0" * 840)},
