@@ -15,6 +15,7 @@ from ..text.byte_pairs import BytePairTokenizer, in_rust, needed
 from ..text.tokenizer import ForeignTokenizer
 
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4  # kinds of tokens in tokenizer.ggml.token_type
+LONGEST = 256  # characters of a token that pairs make: a damaged file may have a longer one
 SPACE = "▁"  # stands for a space in the tokens of "llama"
 
 # contractions; words, with one sign before them; digits; other signs; white space
@@ -127,6 +128,7 @@ def _scores(about, ids, kinds):
     merges = [
         (token[:i], token[i:])
         for token, _ in sorted(zip(ids, scores), key=lambda pair: -pair[1])
+        if len(token) <= LONGEST
         for i in range(1, len(token))
         if token[:i] in ids and token[i:] in ids
     ]

@@ -282,8 +282,7 @@ class Llama:
             part = f"{layer}.self_attn.{name}"
             y = forward.linear(f"{part}_proj", h, rows)
             if c.architecture.qkv_bias:
-                with scope(f"{name}_proj"):
-                    y = ops.add(y, forward.weights[f"{part}_proj.bias"])
+                y = ops.add(y, forward.weights[f"{part}_proj.bias"])
             if c.architecture.qk_norm and name != "v":
                 with scope(f"{name}_norm"):
                     y = ops.reshape(y, (y.shape[0] * n, c.head_dim))

@@ -22,8 +22,12 @@ class BytePairTokenizer:
 
     def __init__(self, inner: Any, eos_id: int, pad_id: int, template: str = ""):
         """inner: a tokenizers.Tokenizer. Raises ForeignTokenizer if it ends every text itself."""
-        self._inner, self._more = inner, _going_on(inner)
-        with_added, alone = (inner.encode("x", add_special_tokens=add).ids for add in (True, False))
+        with in_rust("tokenizer", ForeignTokenizer):
+            inner.no_truncation()
+            inner.no_padding()
+            self._inner, self._more = inner, _going_on(inner)
+            both = [inner.encode("x", add_special_tokens=add).ids for add in (True, False)]
+        with_added, alone = both
         begin = len(with_added) - len(alone)  # the number of tokens that it puts before a text
         if with_added[begin:] != alone:
             raise ForeignTokenizer("the tokenizer puts a token after a text, which could not go on")

@@ -196,6 +196,39 @@ def test_a_tokenizer_that_ends_every_text_is_refused(tmp_path):
         BytePairTokenizer.load(tmp_path)
 
 
+def test_padding_and_truncation_of_a_file_are_not_for_ids(tmp_path):
+    """As in transformers, where a call asks for them."""
+    folder(tmp_path, "qwen2")
+    inner = made("qwen2")
+    inner.enable_padding(length=500)
+    inner.enable_truncation(3)
+    inner.save(str(tmp_path / "tokenizer.json"))
+    assert BytePairTokenizer.load(tmp_path).encode(TEXTS[0]) == made("qwen2").encode(TEXTS[0]).ids
+
+
+def test_a_text_that_a_tokenizer_cannot_encode_makes_it_foreign(tmp_path):
+    """Words without a token for unknown ones; a template with a token that is none."""
+    config = json.dumps({"eos_token": "a"})
+    (tmp_path / "tokenizer_config.json").write_text(config)
+    Tokenizer(models.WordLevel({"a": 0}, unk_token="?")).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ForeignTokenizer, match="tokenizer: "):
+        BytePairTokenizer.load(tmp_path)
+
+
+def test_chatml_with_a_system_message_in_a_text_of_jinja(tmp_path):
+    """Qwen2.5's template has the message between others that it computes, Qwen3's has none."""
+    head = "{%- if messages[0]['role'] == 'system' %}{{- '<|im_start|>system\\n' + messages[0]"
+    head += "['content'] + '<|im_end|>\\n' }}{%- else %}"
+    own = "{{- '<|im_start|>system\\nYou help.\\nMuch<|im_end|>\\n' }}{%- endif %}"
+    user = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    for template, begin in (
+        (head + own, "<|im_start|>system\nYou help.\nMuch<|im_end|>\n"),
+        (head, ""),
+    ):
+        folder(tmp_path, "qwen2", chat_template=template)
+        assert BytePairTokenizer.load(tmp_path).chat("Hi") == begin + user
+
+
 # ---- GGUF
 
 
