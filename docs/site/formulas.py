@@ -6,7 +6,8 @@ The ledger runs a step on arrays that have a shape and no numbers. Here it runs 
 models whose sizes are chosen so that the size of an array tells which axes it has. So each byte is
 known as a product of axes: what is saved is a sum of such products, and the peak is the largest of
 the sums that are alive at one moment. Both are the same in all layers but the first, so models of
-one, two and three layers tell them for any number of layers.
+one, two and three layers tell them for any number of layers. (A SmolLM3 whose last layer does not
+rotate needs three and four.)
 
 `evaluate` is what calculator.js does, in Python: tests hold both against the ledger.
 """

@@ -22,7 +22,7 @@ DERIVED = "rotary_emb.inv_freq"  # old checkpoints also store the rotation's fre
 
 
 def read_model(folder: str | Path) -> Llama:
-    """Read the folder of a Hugging Face LlamaForCausalLM, in float32 (float64 stays).
+    """Read a folder of an architecture in `ARCHITECTURES`, in float32 (float64 stays).
 
     If this library cannot read the tokenizer, the model has none and a warning says so.
     Raises FileNotFoundError, or ValueError for another architecture, an unsupported field or a
