@@ -1,6 +1,5 @@
 """The facts on which the numbers depend: machine, its limits, libraries, environment."""
 
-import contextlib
 import os
 import platform
 import time
@@ -55,15 +54,6 @@ def blas_facts() -> dict[str, Any]:
     about = {"name": build.get("name"), "version": build.get("version")}
     chosen = blas.kernels()
     return about | ({"kernels": chosen} if chosen else {})
-
-
-def page_faults() -> int:
-    """How many pages of memory this process got so far; 0 where the system does not tell it."""
-    with contextlib.suppress(ImportError):  # Windows has no such module
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    return 0
 
 
 def peaks(threads: int | None = None) -> dict[str, float | None]:

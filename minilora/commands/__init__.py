@@ -16,6 +16,7 @@ COMMANDS = {  # command -> (its module, what it does)
     "count": ("sizes", "trainable numbers, from shapes alone"),
     "memory": ("sizes", "bytes of a training step, predicted or measured"),
     "gradcheck": ("checks", "check every pair's backward against finite differences"),
+    "new-method": ("checks", "write a file for a technique of your own, which is right"),
     "doctor": ("checks", "versions and kernels here, and each twin against its page"),
     "bench": ("bench", "time kernels and a step of each technique, in a minute"),
 }

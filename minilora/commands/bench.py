@@ -7,12 +7,13 @@ from typing import Any
 
 from ..bench import cases
 from ..bench.turns import Settings
+from ..methods import own
 from ..support.files import find, make_folder, write_json
 from ..support.terminal import ANY, width
 from ..support.values import whole
-from .arguments import command
+from .arguments import OWN, command
 
-PARTS = ("kernels", "methods", "ladder")
+PARTS = ("kernels", "methods")
 # part -> (settings -> what is measured; that, and columns of text -> lines)
 Parts = Mapping[str, tuple[Callable[[Any], Any], Callable[[Any, int], Iterable[str]]]]
 
@@ -33,7 +34,8 @@ def timing_options(p: argparse.ArgumentParser, parts: Iterable[str], usual: Sett
     p.add_argument("parts", nargs="*", metavar="PART", help=f"{parts} (all where none is named)")
     sizes = f"of {' '.join(cases.SIZES)} ({' '.join(usual.sizes)})"
     p.add_argument("--sizes", nargs="*", default=usual.sizes, help=f"sizes of the model, {sizes}")
-    p.add_argument("--cases", nargs="*", help="methods, and lora-all: LoRA on all linears")
+    what = f"methods, {OWN}, and lora-all: LoRA on all linears"
+    p.add_argument("--cases", "--method", "--methods", nargs="*", help=what)
     p.add_argument("--rounds", type=int, default=usual.rounds, help="turns (%(default)s)")
     p.add_argument("--seconds", type=float, default=usual.seconds, help="of a turn (%(default)s)")
     p.add_argument("--threads", type=int, default=usual.threads, help="threads (%(default)s)")
@@ -41,10 +43,12 @@ def timing_options(p: argparse.ArgumentParser, parts: Iterable[str], usual: Sett
 
 def settings_of(a: argparse.Namespace, parts: Iterable[str], usual: Settings) -> dict[str, Any]:
     """What `Settings` takes; raises ValueError for what is not known or not positive."""
-    chosen = tuple(a.cases or usual.cases)
+    named = ",".join(a.cases or usual.cases).split(",")
+    chosen = tuple(own.spelled(name) for name in named)  # another process reads the file again
+    for name in chosen:
+        cases.case(name)
     for what, names, known in (
         ("size", a.sizes, cases.SIZES),
-        ("case", chosen, cases.CASES),
         ("part", a.parts, dict.fromkeys(parts)),
     ):
         for name in names:
@@ -60,13 +64,12 @@ def bench(a: argparse.Namespace) -> None:
 
     Raises ValueError for unknown names, for numbers that are not positive, or if results differ.
     """
-    from ..bench import kernels, ladder, steps, tables
+    from ..bench import kernels, steps, tables
 
     settings = Settings(**settings_of(a, PARTS, Settings()))
     parts: Parts = {
         "kernels": (kernels.beside_numpy, tables.kernels),
         "methods": (steps.among_ourselves, tables.methods),
-        "ladder": (ladder.climbed, tables.ladder),
     }
     measure({part: parts[part] for part in PARTS if part in (a.parts or PARTS)}, settings, a.out)
 

@@ -124,7 +124,7 @@ def _real_batch(a, config: ModelConfig, batch_size: int):
 
         task = nouns.load() if a.task == nouns.NAME else a.task
         pairs = tasks.select(task, PAIRS).train
-        drawn = batches(pairs, load_model(a.model).tokenizer, batch_size)
+        drawn = batches(pairs, load_model(a.model).tokenizer, batch_size, chat=False)
         return largest_batch(drawn)
     from ..text.batches import random_batch
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ..support.terminal import printable
+
 MAGIC = b"GGUF"
 ALIGNMENT = 32  # bytes; the tensors begin at a multiple of it, unless the metadata says another
 # kind of a metadata value -> its format character in the struct module
@@ -117,7 +119,21 @@ def read_gguf(path: str | Path) -> tuple[dict[str, Any], dict[str, GGUFTensor]]:
     if not (isinstance(align, int) and align > 0):
         raise ValueError(f"{path}: general.alignment is {align!r:.40}, wanted a number above 0")
     start = -(-reader.place // align) * align
+    _check_apart(path, align, listed)
     return about, {name: _slice(path, data, start, name, *rest) for name, *rest in listed}
+
+
+def _check_apart(path, align, listed):
+    """Raises ValueError where a tensor is not aligned, or begins inside the one before it."""
+    end, before = 0, ""
+    for name, shape, kind, offset in sorted(listed, key=lambda entry: entry[-1]):
+        if offset % align:
+            raise ValueError(f"{path}: {name} begins at {offset}, wanted a multiple of {align}")
+        if offset < end:
+            raise ValueError(f"{path}: {name} begins inside {before}")
+        if packing := PACKINGS.get(kind):  # `_slice` refuses another
+            end = offset + math.prod(shape) // packing.weights * packing.nbytes
+        before = name
 
 
 def _slice(path, data, start, name, shape, kind, offset):
@@ -189,11 +205,12 @@ class _Reader:
             raise ValueError(f"{self.path}: an array of kind {inner}, known are 0 to 8, 10 to 12")
         size = struct.calcsize(NUMBERS[inner])
         n = self.count(size)
-        return list(struct.unpack(f"<{n}{NUMBERS[inner]}", self.bytes(n * size)))
+        # a memoryview: as small as in the file, and unlike an array equal to no text
+        return np.frombuffer(self.bytes(n * size), f"<{NUMBERS[inner]}").data
 
     def tensor(self) -> tuple[str, tuple[int, ...], int, int]:
         """The next entry in the list of tensors  ->  name, shape, type, offset."""
-        name, axes = self.text(), self.number("I")
+        name, axes = printable(self.text()), self.number("I")
         if not 1 <= axes <= 4:
             raise ValueError(f"{self.path}: {name} has {axes} axes, wanted 1 to 4")
         shape = tuple(self.number("Q") for _ in range(axes))[::-1]

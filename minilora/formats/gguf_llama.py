@@ -2,6 +2,7 @@
 library's.
 """
 
+import contextlib
 import dataclasses
 import warnings
 from pathlib import Path
@@ -13,7 +14,7 @@ from ..llama import rotation
 from ..llama.model import EMBED, HEAD, NORM, Llama, ModelConfig
 from ..llama.rotation import Llama3Scaling
 from ..support.files import errors_at
-from ..text.tokenizer import ForeignTokenizer
+from ..text.tokenizer import CharTokenizer, ForeignTokenizer
 from .gguf import read_gguf
 from .gguf_tokenizer import read_tokenizer
 from .safetensors import check_finite
@@ -54,7 +55,7 @@ def read_model(path: str | Path) -> Llama:
     """
     about, tensors = read_gguf(path)
     config = _config(path, about, tensors)
-    names = _names(config)
+    names = names_of(config)
     wanted = config.shapes()
     for theirs, mine in names.items():
         if theirs not in tensors:
@@ -146,7 +147,7 @@ def _shortest(value):
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
-def _names(config):
+def names_of(config: ModelConfig) -> dict[str, str]:
     """llama.cpp's name -> this library's, for every array of the config."""
     wanted = config.shapes()
     names = {theirs: mine for theirs, mine in OUTER.items() if mine in wanted}
@@ -158,10 +159,18 @@ def _names(config):
     return names
 
 
+def _characters(about):
+    """The word lab's kind of tokenizer, which is a case of "llama"; None where it is another."""
+    if about.get("tokenizer.ggml.model") == "llama":
+        with contextlib.suppress(ForeignTokenizer):
+            return CharTokenizer.from_gguf(about)
+    return None
+
+
 def _tokenizer(path, about, config):
     """The tokenizer in the metadata; None, with a warning, if this library cannot read it."""
     try:
-        tokenizer = read_tokenizer(about)
+        tokenizer = _characters(about) or read_tokenizer(about)
     except ForeignTokenizer as error:
         warnings.warn(f"{path}: {error}; the model comes without a tokenizer", stacklevel=4)
         return None

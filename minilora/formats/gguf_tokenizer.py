@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..text.byte_pairs import BytePairTokenizer, in_rust, needed
-from ..text.tokenizer import ForeignTokenizer
+from ..text.byte_pairs import PARTS, BytePairTokenizer, in_rust, needed
+from ..text.tokenizer import TEXT, CharTokenizer, ForeignTokenizer, gguf_about
 
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4  # kinds of tokens in tokenizer.ggml.token_type
 LONGEST = 256  # characters of a token that pairs make: a damaged file may have a longer one
@@ -96,6 +96,32 @@ def read_tokenizer(about: Mapping[str, Any]) -> BytePairTokenizer:
     return BytePairTokenizer(inner, eos, pad, template)
 
 
+def write_tokenizer(tokenizer: Any) -> dict[str, Any]:
+    """The metadata of a GGUF file; raises ForeignTokenizer unless it gives the tokenizer back."""
+    if isinstance(tokenizer, CharTokenizer):
+        return tokenizer.to_gguf()
+    mine = _form(tokenizer)
+    tokens = [tokenizer.token(i) for i in range(tokenizer.vocab_size)]
+    added = {t["content"]: CONTROL if t["special"] else USER_DEFINED for t in mine["added_tokens"]}
+    more: dict[str, Any] = {"token_type": [added.get(token, TEXT) for token in tokens]}
+    more["merges"] = [" ".join(pair) for pair in mine["model"].get("merges", [])]
+    if tokenizer.bos_id is not None:
+        more |= {"bos_token_id": tokenizer.bos_id, "add_bos_token": True}
+    for cut in CUTS:
+        about = gguf_about(tokenizer, "gpt2", tokens, set(), pre=cut, **more)
+        about["tokenizer.chat_template"] = tokenizer.template
+        if _form(read_tokenizer(about)) == mine:
+            return about
+    raise ForeignTokenizer(f"the tokenizer cuts words in another way than {', '.join(CUTS)}")
+
+
+def _form(tokenizer):
+    """The parts of tokenizer.json that decide on ids, but for the tokens themselves."""
+    form = tokenizer.form()
+    model = {name: value for name, value in form["model"].items() if name != "vocab"}
+    return {name: form[name] for name in (*PARTS, "added_tokens")} | {"model": model}
+
+
 def _bytes(about, ids, cut: Cut):
     """The kind "gpt2": pairs of bytes, in the order of the file's merges."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -155,7 +181,9 @@ def _known(about, key, names):
 def _list(about, key, kind, default=None):
     """A list of the metadata; raises ValueError where it is none of this kind."""
     values = about.get(key, default)
-    if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+    if not isinstance(values, list | memoryview) or not all(
+        isinstance(value, kind) for value in values
+    ):
         wanted = {str: "texts", int: "whole numbers", float: "numbers"}[kind]
         raise ValueError(f"{key} is {values!r:.80}, wanted a list of {wanted}")
     return values

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..llama.model import HEAD, Llama
+from ..llama.model import HEAD, Llama, check_base
 from ..support.files import errors_at, read_json, write_together
+from ..support.terminal import printable
 from ..text.byte_pairs import BytePairTokenizer
 from ..text.tokenizer import CharTokenizer, ForeignTokenizer
 from .config import CONFIG, config_json, read_config
@@ -59,7 +60,7 @@ def _read_params(folder):
     shards = read_json(index, {"weight_map": {str: str}})["weight_map"]
     params: dict[str, np.ndarray] = {}
     for shard in sorted(set(shards.values())):
-        if Path(shard).name != shard:
+        if Path(shard).name != shard or printable(shard) != shard:
             raise ValueError(f"{index}: weight_map has {shard!r:.80}, wanted a file beside it")
         arrays, _ = read_weights(folder / shard)
         for name in arrays:
@@ -67,7 +68,8 @@ def _read_params(folder):
                 raise ValueError(f"{folder / shard}: holds {name}, which {INDEX} has in {listed}")
         params |= arrays
     if missing := sorted(shards.keys() - params.keys()):
-        raise ValueError(f"{folder / shards[missing[0]]}: no {missing[0]}, which {INDEX} has in it")
+        first = printable(missing[0])
+        raise ValueError(f"{folder / shards[missing[0]]}: no {first}, which {INDEX} has in it")
     return index, params
 
 
@@ -93,9 +95,7 @@ def save_model(model: Llama, folder: str | Path) -> None:
 
     Raises OSError, and TypeError for what is no Llama, such as a model under an adapter.
     """
-    if not isinstance(model, Llama):
-        kind = type(model).__name__
-        raise TypeError(f"save_model: got a {kind}, wanted a Llama; merge gives one of a Tuned")
+    check_base("save_model", model)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = {

@@ -20,6 +20,7 @@ from ..engine import Tensor, scope
 from ..ops.loss import IGNORED
 from ..support import show
 from ..support.meta import Meta, dense
+from ..support.names import hinting
 from ..support.plots import human
 from ..support.values import is_finite, shown, whole
 from . import generation, rotation
@@ -344,6 +345,7 @@ class Llama:
         """The rows that a loss on these targets (N, T) needs: see `rows.needed_rows`."""
         return needed_rows(targets, self.rope_tables(0, targets.shape[1]))
 
+    @hinting
     def generate(self, ids, max_new_tokens: int, **choices) -> np.ndarray:
         """Continue each row: see `generation.generate`."""
         return generation.generate(self, ids, max_new_tokens, **choices)
@@ -401,6 +403,13 @@ def check_targets(targets, shape: tuple[int, ...], vocab_size: int) -> np.ndarra
             f"targets: a target is {targets[bad][0]}, wanted 0 … {vocab_size - 1} or {IGNORED}"
         )
     return targets
+
+
+def check_base(who: str, model: Any) -> None:
+    """Raises TypeError, with what to do, for what is no model without an adapter."""
+    if not isinstance(model, Llama):
+        kind, wanted = type(model).__name__, "a Llama: load_model, detach and merge return one"
+        raise TypeError(f"{who}: got a {kind}, wanted {wanted}")
 
 
 def check_params(config: ModelConfig, params: Mapping[str, np.ndarray]) -> None:

@@ -21,6 +21,7 @@ from ..llama.model import Llama, ModelConfig
 from ..methods.base import Method
 from ..support import meta, show
 from ..support.files import nearest
+from ..support.machine import allocating
 from ..support.meta import Meta, is_array
 from ..support.plots import human
 from ..support.values import named, whole
@@ -133,6 +134,7 @@ def ledger(
     return dataclasses.replace(row, optimizer=optimizer, peak=row.peak + change)
 
 
+@allocating("memory: the batch")
 def _batch(batch_size, seq_len, batch, tokens=np.zeros) -> Batch:
     """ids and targets (N, T): those given, or tokens((N, T), int) that all count."""
     if batch is not None:

@@ -14,6 +14,7 @@ from typing import Any
 from ..support.files import read_json, read_text
 from .tokenizer import ForeignTokenizer, known_ids, tokenizer_config
 
+PARTS = "normalizer", "pre_tokenizer"  # of tokenizer.json: what is done to a text before its pairs
 START, STOP = "<|im_start|>", "<|im_end|>"  # around each message of a chat (ChatML)
 
 
@@ -75,6 +76,14 @@ class BytePairTokenizer:
         tokenizer = self._inner.to_str(pretty=False)
         return {"tokenizer.json": f"{tokenizer}\n".encode(), **tokenizer_config(pad, end, **more)}
 
+    def form(self) -> dict[str, Any]:
+        """The contents of tokenizer.json."""
+        return json.loads(self._inner.to_str())
+
+    def token(self, i: int) -> str:
+        """The token of an id; one of padding where the id has none."""
+        return self._inner.id_to_token(i) or f"[PAD{i}]"
+
     @property
     def vocab_size(self) -> int:
         """V: one more than the largest id."""
@@ -98,6 +107,11 @@ class BytePairTokenizer:
         with in_rust("tokenizer"):
             return self._inner.decode(known)
 
+    @property
+    def has_chat(self) -> bool:
+        """Is its chat template ChatML, which `chat` and `turns` write?"""
+        return START in self.template and STOP in self.template
+
     def chat(self, messages: str | Sequence[Mapping[str, str]]) -> str:
         """A conversation as one ChatML text, which the model continues with the assistant's answer.
 
@@ -115,7 +129,7 @@ class BytePairTokenizer:
         It says the content of its turns, and the token that ends each of them. Raises ValueError as
         `chat` does.
         """
-        if START not in self.template or STOP not in self.template:
+        if not self.has_chat:
             raise ValueError("tokenizer: its chat template is not ChatML, or it has none")
         # a new line in the template, or as it is written in a text of Jinja
         own = rf"{re.escape(START)}system(?:\n|\\n)([^{{}}]*?){re.escape(STOP)}"
@@ -144,7 +158,7 @@ def needed() -> None:
 
 def _going_on(inner):
     """The tokenizer for a text that follows another: it puts no space before the first word."""
-    parts = {name: getattr(inner, name) for name in ("normalizer", "pre_tokenizer")}
+    parts = {name: getattr(inner, name) for name in PARTS}
     before = {name: json.loads(part.__getstate__()) for name, part in parts.items() if part}
     after = json.loads(json.dumps(before), object_hook=_without_space)
     if after == before:

@@ -10,17 +10,25 @@ from ..llama.generation import decode_more
 from ..llama.model import Llama
 from ..support.values import named
 from .chats import Chat
-from .pairs import Pair, check_pair, right_completions
+from .encode import as_chats
+from .pairs import check_pair, right_completions
+from .record_forms import Pair, Text
 from .tokenizer import encode_more, require_tokenizer
 
 
 def exact_match(
-    model: Any, pairs: Sequence[Pair], batch_size: int = 512, return_answers: bool = False
+    model: Any,
+    pairs: Sequence[Pair],
+    batch_size: int = 512,
+    return_answers: bool = False,
+    *,
+    chat: bool = False,
+    system: str | None = None,
 ) -> Any:
     """The share of prompts whose greedy answer, up to the end token, is a right completion.
 
     model: has .tokenizer or .base.tokenizer, and .generate(ids (N, T), max_new_tokens, stop=id). A
-    model of this package gets prompts of several lengths at once.
+    model of this package gets prompts of several lengths at once. chat, system: as in `batches`.
     Returns a float; with return_answers: (float, answers in the order of `pairs`). An answer longer
     than the longest right completion is wrong.
     Raises ValueError for an empty list of pairs or a model without a tokenizer; TypeError for what
@@ -34,7 +42,8 @@ def exact_match(
         raise ValueError("exact_match: no pairs")
     base = getattr(model, "base", model)
     tokenizer = require_tokenizer("exact_match", getattr(base, "tokenizer", None))
-    words = [pair.pair(tokenizer) if isinstance(pair, Chat) else pair for pair in pairs]
+    pairs = as_chats(pairs, tokenizer, chat, system)
+    words = [pair.pair(tokenizer) if isinstance(pair, Chat | Text) else pair for pair in pairs]
     for pair in words:
         check_pair(f"exact_match: {pair!r:.120}", pair)
     prompts = [tokenizer.encode(prompt) for prompt, _ in words]

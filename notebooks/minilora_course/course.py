@@ -127,7 +127,7 @@ def race(calls: Mapping[str, Callable[[], Any]], flops: float, rounds: int = 7) 
         return
     from statistics import median
 
-    from minilora.bench.ladder import race as seconds_of_each
+    from minilora.bench.turns import race as seconds_of_each
 
     for name, seconds in seconds_of_each(calls, rounds).items():
         print(f"{name:15} {flops / median(seconds) / 1e9:6.1f} GFLOP/s")

@@ -43,8 +43,8 @@ r"""
 **Three loops** takes $i$, $j$, $k$ in the order of the formula. **Reordered** takes $i$, $k$, $j$. **Tiled**
 does blocks of columns, and eight $k$ for each visit of $y$. **Register tile** is what minilora calls.
 
-How fast each was is in a record of one machine; `minilora bench ladder` makes yours. Below are its rates for a product of
-256 columns. One GFLOP/s is $10^9$ operations a second, and BLAS is the library that NumPy calls:
+How fast each was is in a record of one machine; `python -m studies.speed ladder`, in the repository, makes yours. Below are
+its rates for a product of 256 columns. One GFLOP/s is $10^9$ operations a second, and BLAS is the library that NumPy calls:
 """
 
 # %%

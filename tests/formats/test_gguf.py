@@ -315,6 +315,84 @@ def test_a_tensor_of_no_or_of_endless_size(tmp_path, shape):
         ml.load_model(path)
 
 
+def moved(data, name, to, by=0):
+    """The file with the offset of one tensor changed: that of another one, plus some bytes."""
+
+    def place(which):
+        start = data.index(text(which)) + len(text(which))
+        return start + 4 + 8 * data[start] + 4
+
+    (offset,) = struct.unpack_from("<Q", data, place(to))
+    at = place(name)
+    return data[:at] + struct.pack("<Q", offset + by) + data[at + 8 :]
+
+
+@pytest.mark.parametrize(
+    "name, to, by, says",
+    [
+        (
+            "blk.0.ffn_gate",
+            "blk.0.ffn_up",
+            0,
+            "blk.0.ffn_(gate|up).weight begins inside blk.0.ffn_",
+        ),
+        ("blk.0.attn_q", "blk.1.attn_q", 32, "blk.0.attn_q.weight begins inside blk.1.attn_q.weig"),
+        ("blk.1.ffn_up", "blk.1.ffn_up", 4, "blk.1.ffn_up.weight begins at .* multiple of 32"),
+        ("blk.1.ffn_up", "blk.1.ffn_up", 2**63, "blk.1.ffn_up.weight would end at"),
+    ],
+)
+def test_tensors_lie_apart_and_aligned(tmp_path, name, to, by, says):
+    """One at another's place would be read twice, and could fill the memory from a small file."""
+    data = moved(gguf(*parts(llama())), f"{name}.weight", f"{to}.weight", by)
+    (tmp_path / "x.gguf").write_bytes(data)
+    with pytest.raises(ValueError, match=says) as caught:
+        read_gguf(tmp_path / "x.gguf")
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_many_tensors_at_one_place_cost_nothing(tmp_path):
+    """300 matrices of 4 MB in a file of 4 MB are told before one of them is read."""
+    import tracemalloc
+
+    names = [f"blk.{i}.ffn_up.weight" for i in range(300)]
+    about, size = {"general.architecture": "llama"}, 1 << 20
+    one = gguf(about, dict.fromkeys(names, ((1024, 1024), F32, b"")))
+    (tmp_path / "x.gguf").write_bytes(one + bytes(4 * size))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="begins inside"):
+        ml.load_model(tmp_path / "x.gguf")
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+NUMBERS_OF = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 10: "Q", 11: "q", 12: "d"}
+
+
+@pytest.mark.parametrize("kind", NUMBERS_OF)
+def test_numbers_of_the_metadata_take_what_they_take_in_the_file(tmp_path, kind):
+    import tracemalloc
+
+    numbers = np.arange(1 << 20).astype(NUMBERS_OF[kind])
+    key = text("a") + struct.pack("<IIQ", 9, kind, numbers.size)
+    raw = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + key + numbers.tobytes()
+    (tmp_path / "x.gguf").write_bytes(raw)
+    tracemalloc.start()
+    about, _ = read_gguf(tmp_path / "x.gguf")
+    assert tracemalloc.get_traced_memory()[1] < 1.1 * numbers.nbytes + (1 << 16)
+    tracemalloc.stop()
+    assert np.array_equal(np.asarray(about["a"]), numbers)
+
+
+@pytest.mark.parametrize(
+    "key", ["general.architecture", "llama.rope.scaling.type", "llama.block_count"]
+)
+def test_numbers_where_a_text_or_a_number_belongs(tmp_path, key):
+    about, tensors = parts(llama())
+    with pytest.raises(ValueError, match=r"x\.gguf: ") as caught:
+        ml.load_model(write(tmp_path, about | {key: [1, 2]}, tensors))
+    assert "\n" not in str(caught.value)
+
+
 def test_no_file():
     with pytest.raises(FileNotFoundError, match=r"nothing\.gguf: no such file"):
         ml.load_model("nothing.gguf")

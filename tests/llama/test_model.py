@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 import minilora as ml
 from minilora import strategies as some
 from minilora.engine import backward, param
+from minilora.llama import generation
 from minilora.llama.generation import KVCache, _choose
 from minilora.llama.model import EMBED, HEAD, Forward, Llama, ModelConfig, init_params
+from minilora.text.tokenizer import WORD_LAB
 
 SHAPES = {
     "gqa": {},
@@ -385,6 +387,71 @@ def test_top_p_keeps_the_smallest_set_that_has_the_mass(top_p, kept):
     assert np.allclose(got, wanted / wanted.sum(), atol=0.015)
 
 
+@pytest.mark.parametrize(
+    "top_k, kept", [(1, [3]), (2, [1, 2, 3]), (4, [0, 1, 2, 3]), (0, range(4))]
+)
+def test_top_k_keeps_the_k_most_probable_and_all_that_tie_with_the_last(top_k, kept):
+    p = np.array([0.1, 0.2, 0.2, 0.5])
+    z = np.tile(np.log(p), (1000, 1))
+    found = _choose(z, 1.0, 1.0, draws(z), top_k)
+    assert sorted(set(found.tolist())) == [*kept]
+    of_two = _choose(z, 1.0, 0.7, draws(z), 2)  # 0.5, 0.2, 0.2 of 0.9: the first two have 0.78
+    assert set(of_two.tolist()) == {1, 3}
+
+
+def test_a_repetition_is_punished_in_the_prompt_and_after_it(tiny):
+    """By hand: each step's choice is that of the logits with the rule, from the whole text."""
+    ids, penalty = [[3, 1, 4], [1, 5, 9]], 1.7
+    out = tiny.generate(ids, 8, repetition_penalty=penalty)
+    for row in out:
+        for end in range(3, len(row)):
+            logits = tiny.logits(row[None, :end])[0, -1]
+            for token in set(row[:end].tolist()):
+                logits[token] *= penalty if logits[token] < 0 else 1 / penalty
+            assert logits.argmax() == row[end]
+    assert not np.array_equal(out, tiny.generate(ids, 8))
+
+
+class Letters:
+    """A tokenizer of one and two letters; 0 is a special token, which ends and pads."""
+
+    texts = ("<end>", "ab", "bc", "ca", "aa", "cb", "a", "b", "c")
+    pad_id = eos_id = 0
+
+    def encode(self, text):
+        ids = []
+        while text:
+            ids.append(next(i for i, part in enumerate(self.texts) if text.startswith(part)))
+            text = text.removeprefix(self.texts[ids[-1]])
+        return ids
+
+    def decode(self, ids):
+        return "".join(self.texts[i] for i in ids if i)
+
+
+def test_a_text_ends_a_row_also_in_the_middle_of_a_token(monkeypatch):
+    """The last of three rows writes bc, ca, and "bcc" is in it; the second one a special token."""
+    model = make_llama(tokenizer=Letters(), vocab_size=9)
+    steps = iter([[1, 4, 2], [4, 0, 3], [1], [5]])  # the rows that have not ended
+    monkeypatch.setattr(generation, "_choose", lambda *_: np.array(next(steps)))
+    seen = []
+    out = model.generate([[1], [2], [3]], 4, stop=["bcc", "<end>"], on_token=seen.append)[:, 1:]
+    assert out.tolist() == [[1, 4, 1, 5], [4, 0, 0, 0], [2, 3, 0, 0]]
+    assert np.array_equal(np.stack(seen, axis=1), out)
+    with pytest.raises(ValueError, match="stop is '<end>ab', which no decoded text has in it"):
+        model.generate([[1]], 4, stop="<end>ab")
+
+
+def test_generate_text_ends_before_a_stop():
+    model = make_llama(tokenizer=WORD_LAB, vocab_size=WORD_LAB.vocab_size)
+    free = model.generate_text("Dwalk>", 20, stop=None)
+    assert len(free) == 20
+    stop = free[7:9]
+    assert model.generate_text("Dwalk>", 20, stop=stop) == free[: free.index(stop)]
+    token = WORD_LAB.encode(free[5])[0]
+    assert model.generate_text("Dwalk>", 20, stop=[stop, token]) == free[: free.index(free[5])]
+
+
 @given(z=some.arrays(some.shapes(2, 2)), top_p=st.floats(0.01, 1), temperature=st.floats(0.01, 10))
 def test_a_choice_is_always_in_the_kept_set(z, top_p, temperature):
     tokens = _choose(z, temperature, top_p, draws(z))
@@ -408,6 +475,14 @@ def test_a_choice_is_always_in_the_kept_set(z, top_p, temperature):
         ([[1]], {"top_p": 1.5}, "top_p 1.5"),
         ([[1]], {"max_new_tokens": -1}, "max_new_tokens is -1"),
         ([[1]], {"max_new_tokens": 2.5}, "max_new_tokens is 2.5"),
+        ([[1]], {"top_k": -1}, "top_k is -1, wanted a whole number of at least 0"),
+        ([[1]], {"repetition_penalty": 0}, "repetition_penalty is 0, wanted a finite number above"),
+        ([[1]], {"stop": "d"}, "stop is 'd', but the model has no tokenizer"),
+        ([[1]], {"stop": ""}, "stop is '', wanted a token's id from 0 to 28, or some text"),
+        ([[1]], {"stop": [1, 29]}, "stop is 29, wanted a token's id from 0 to 28"),
+        ([[1]], {"stop": True}, "stop is True, wanted"),
+        ([[1]], {"stop": 1.0}, "stop is 1.0, wanted"),
+        ([[1]], {"stop": [[1]]}, r"stop is \[1\], wanted"),
     ],
 )
 def test_generate_refuses(tiny, ids, how, message):

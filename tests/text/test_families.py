@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from minilora.formats.gguf_tokenizer import CUTS, TEKKEN, WORDS, read_tokenizer
+from minilora.formats.gguf_tokenizer import (
+    CUTS,
+    TEKKEN,
+    WORDS,
+    read_tokenizer,
+    write_tokenizer,
+)
 from minilora.llama.generation import decode_more
 from minilora.text.batches import batches
 from minilora.text.byte_pairs import BytePairTokenizer
@@ -334,3 +340,11 @@ def test_every_name_of_a_cut_is_read():
 def test_damaged_metadata_is_named(changes, message):
     with pytest.raises(ValueError, match=message):
         read_tokenizer(metadata("mistral", **changes))
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if not f.startswith("mistral")])
+def test_metadata_that_is_written_gives_the_tokenizer_back(tmp_path, family):
+    mine = BytePairTokenizer.load(folder(tmp_path, family))
+    back = read_tokenizer(write_tokenizer(mine))
+    assert (back.bos_id, back.eos_id, back.pad_id) == (mine.bos_id, mine.eos_id, mine.pad_id)
+    assert [back.encode(text) for text in TEXTS] == [mine.encode(text) for text in TEXTS]
