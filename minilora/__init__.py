@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # what a type checker and an editor read; each is imported wh
     from .llama.model import Llama, ModelConfig
     from .memory import ledger, measure
     from .methods import METHODS
+    from .step.trace import trace, trace_page
     from .text.batches import batches
     from .text.pairs import read_pairs
     from .text.score import exact_match
@@ -43,6 +44,7 @@ HOMES = {  # module -> the public names in it
     "llama.model": ("Llama", "ModelConfig"),
     "memory": ("ledger", "measure"),
     "methods": ("METHODS",),
+    "step.trace": ("trace", "trace_page"),
     "text.batches": ("batches",),
     "text.pairs": ("read_pairs",),
     "text.score": ("exact_match",),
@@ -84,6 +86,8 @@ __all__ = [
     "save_adapter",
     "save_gguf",
     "save_model",
+    "trace",
+    "trace_page",
     "train",
     "unmerge",
 ]

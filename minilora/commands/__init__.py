@@ -10,6 +10,7 @@ COMMANDS = {  # command -> (its module, what it does)
     "pretrain": ("comparison", "make the word lab's base from its words"),
     "sweep": ("sweep", "runs of the word lab, one for each combination of lists of settings"),
     "train": ("training", "fine-tune on a task or your own file; writes an adapter"),
+    "step": ("step", "one training step, line by line, as a page for a browser"),
     "generate": ("text", "continue a prompt"),
     "merge": ("text", "write the base with the adapter's change added"),
     "ask": ("words", "one word, answered by the base and by every adapter on it"),

@@ -292,7 +292,7 @@ def test_an_error_in_a_technique_s_own_code_names_its_line(here, capsys, line):
     capsys.readouterr()
     assert main([*line.split(), "--method", place]) == 1
     said = capsys.readouterr().err
-    assert re.match(r"minilora: \S+mine.py line 21, in mine_forward: TypeError: ", said), said
+    assert re.match(r"minilora: \S+mine.py line 21, in mine_forward: \w+Error: ", said), said
     assert said.count("\n") == 1 and "should not happen" not in said
 
 
