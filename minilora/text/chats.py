@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..ops.loss import IGNORED
+from .tokenizer import encode_more
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Chat:
         ids: list[int] = []
         targets: list[int] = []
         for text, counts in _turns(tokenizer, self.messages):
-            part = tokenizer.encode(text)
+            part = encode_more(tokenizer, text) if ids else tokenizer.encode(text)
             ids += part
             targets += part if counts else [IGNORED] * len(part)
         return ids[:-1], targets[1:]

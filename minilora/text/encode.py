@@ -11,6 +11,7 @@ from ..support.values import whole
 from .chats import Chat
 from .pairs import check_pair, right_completions
 from .record_forms import Pair, Text
+from .tokenizer import encode_more
 
 TOO_LONG = {"cut": "cut there", "skip": "left out"}  # what is done with a row -> in words
 
@@ -100,7 +101,8 @@ def _row(pair: Pair, tokenizer: Any) -> Row:
             return Row(*pair.row(tokenizer))
     check_pair(place, pair)
     with errors_at(place):
-        prompt, answer = tokenizer.encode(pair[0]), tokenizer.encode(right_completions(pair[1])[0])
+        prompt = tokenizer.encode(pair[0])
+        answer = encode_more(tokenizer, right_completions(pair[1])[0])
     if not prompt or tokenizer.eos_id in answer:
         raise ValueError(f"{place}: wanted a prompt, and no end token in the completion")
     return answer_row([*prompt, *answer, tokenizer.eos_id], len(prompt))

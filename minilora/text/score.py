@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from ..llama.generation import decode_more
 from ..llama.model import Llama
 from ..support.values import named
 from .chats import Chat
 from .encode import as_chats
 from .pairs import check_pair, right_completions
 from .record_forms import Pair, Text
-from .tokenizer import require_tokenizer
+from .tokenizer import encode_more, require_tokenizer
 
 
 def exact_match(
@@ -47,7 +48,7 @@ def exact_match(
         check_pair(f"exact_match: {pair!r:.120}", pair)
     prompts = [tokenizer.encode(prompt) for prompt, _ in words]
     right = [right_completions(completion) for _, completion in words]
-    longest = max(len(tokenizer.encode(text)) for texts in right for text in texts)
+    longest = max(len(encode_more(tokenizer, text)) for texts in right for text in texts)
 
     answers, hits = [""] * len(pairs), 0
     for places, ids in prompt_batches(base, prompts, batch_size):
@@ -55,7 +56,8 @@ def exact_match(
         for place, row in zip(places, out):
             new = row[len(prompts[place]) :].tolist()
             ended = tokenizer.eos_id in new
-            text = tokenizer.decode(new[: new.index(tokenizer.eos_id)] if ended else new)
+            new = new[: new.index(tokenizer.eos_id)] if ended else new
+            text = decode_more(tokenizer, prompts[place], new)
             answers[place] = text
             hits += ended and text in right[place]
     score = hits / len(pairs)
