@@ -46,7 +46,10 @@ FLOORS = (
         "check": "Is my own pair right?",
         "bench": "How fast is it?",
     },
-    {"lab": "Which technique is better?"},
+    {
+        "lab": "Which technique is better?",
+        "step": "What happens in a training step?",
+    },
     {"memory": "Where do the bytes go?"},
     {"tuning": "How is a model adapted, trained, saved?"},
     {

@@ -14,18 +14,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # what a type checker and an editor read; each is imported when it is first used
     from .engine import Op, Tensor, backward, param
     from .fast import plain
+    from .formats.gguf_write import save_gguf
     from .formats.huggingface import save_model
     from .formats.models import load_model
     from .gradcheck import gradcheck
     from .llama.model import Llama, ModelConfig
     from .memory import ledger, measure
     from .methods import METHODS
+    from .step.trace import trace, trace_page
     from .text.batches import batches
     from .text.pairs import read_pairs
     from .text.score import exact_match
     from .text.tasks import load_task
     from .tuning.adapters import Tuned, attach, detach, merge, unmerge
-    from .tuning.callbacks import Callback, EarlyStopping
+    from .tuning.callbacks import Callback, EarlyStopping, KeepBest
     from .tuning.library import Library
     from .tuning.storage import load_adapter, save_adapter
     from .tuning.train import train
@@ -35,18 +37,20 @@ __version__ = "0.1.0"
 HOMES = {  # module -> the public names in it
     "engine": ("Op", "Tensor", "backward", "param"),
     "fast": ("plain",),
+    "formats.gguf_write": ("save_gguf",),
     "formats.huggingface": ("save_model",),
     "formats.models": ("load_model",),
     "gradcheck": ("gradcheck",),
     "llama.model": ("Llama", "ModelConfig"),
     "memory": ("ledger", "measure"),
     "methods": ("METHODS",),
+    "step.trace": ("trace", "trace_page"),
     "text.batches": ("batches",),
     "text.pairs": ("read_pairs",),
     "text.score": ("exact_match",),
     "text.tasks": ("load_task",),
     "tuning.adapters": ("Tuned", "attach", "detach", "merge", "unmerge"),
-    "tuning.callbacks": ("Callback", "EarlyStopping"),
+    "tuning.callbacks": ("Callback", "EarlyStopping", "KeepBest"),
     "tuning.library": ("Library",),
     "tuning.storage": ("load_adapter", "save_adapter"),
     "tuning.train": ("train",),
@@ -57,6 +61,7 @@ __all__ = [
     "METHODS",
     "Callback",
     "EarlyStopping",
+    "KeepBest",
     "Library",
     "Llama",
     "ModelConfig",
@@ -79,7 +84,10 @@ __all__ = [
     "plain",
     "read_pairs",
     "save_adapter",
+    "save_gguf",
     "save_model",
+    "trace",
+    "trace_page",
     "train",
     "unmerge",
 ]

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from . import __version__
 from .commands import COMMANDS
-from .support import terminal
+from .support import machine, terminal
 from .support.terminal import printable
 
 DEBUG = "MINILORA_DEBUG"  # environment variable: show tracebacks of errors that should not happen
@@ -29,19 +29,22 @@ def main(argv: list[str] | None = None) -> int:
     SIGTERM; 141 if the reader of the output has gone.
     """
     terminal.set_up()
-    arguments = parser().parse_args(argv)
     warnings.showwarning = terminal.show_warning
+    arguments = parser().parse_args(argv)
     terminated = threading.Event()
     try:
         with _as_ctrl_c(terminated), contextlib.redirect_stdout(terminal.Printable(sys.stdout)):
-            arguments.command(arguments)
+            with machine.allocating("a size"):
+                arguments.command(arguments)
             sys.stdout.flush()
     except BrokenPipeError:
         terminal.drop_output()
         return 141
     except (ValueError, OSError, AssertionError, MemoryError) as error:
-        text = " ".join(str(error).split())
-        print(printable(f"minilora: {text or type(error).__name__}"), file=sys.stderr)
+        from .methods import own
+
+        text = own.blame(error) + (" ".join(str(error).split()) or type(error).__name__)
+        print(printable(f"minilora: {text}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print(printable(f"minilora: {str(stop) or 'stopped'}"), file=sys.stderr)
@@ -80,9 +83,14 @@ def _as_ctrl_c(came: threading.Event) -> Iterator[None]:
 
 def _unexpected(error: Exception, argv: list[str]) -> str:
     """One line on an error that no code foresaw, with what to report and how."""
+    from .methods import own
+
     last = traceback.extract_tb(error.__traceback__)[-1]
     what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     place = f"{Path(last.filename).name}:{last.lineno}"
+    if own.FILES:  # a technique's own code, which may fail in ours
+        more = f"minilora gradcheck --method {[*own.FILES.values()][-1][0]} checks a technique"
+        return f"minilora: {own.blame(error) or f'{place}: '}{what}; {more}"
     command = shlex.join(["minilora", *argv])
     return (
         f"minilora: this should not happen: {what} in {place}; please report it with this command: "
@@ -123,8 +131,22 @@ class _Command(_Parser):
             module.add(_Only(self.prog.split()[-1], self))
 
     def parse_known_args(self, args=None, namespace=None):
+        from .commands.arguments import with_techniques
+
+        try:
+            args = [*with_techniques(args)]
+        except (OSError, ValueError) as error:
+            self.error(f"--method: {error}")
         self._fill()
         known, others = super().parse_known_args(args, namespace)
+        if getattr(known, "config", None):  # its options first: those of the command line win
+            from .commands import config
+
+            try:
+                args = [*with_techniques(config.words(self, known.config)), *args]
+            except (ValueError, OSError) as error:
+                self.error(" ".join(str(error).split()))
+            known, others = super().parse_known_args(args, namespace)
         for word in others:
             if word.startswith("--"):
                 self._explain(word)

@@ -85,7 +85,7 @@ class Node:
     A leaf has no op.
     """
 
-    __slots__ = ("cache", "grad", "name", "op", "order", "owned", "parents")
+    __slots__ = ("__weakref__", "cache", "grad", "name", "op", "order", "owned", "parents")
 
     def __init__(self, op: "Op | None", cache: Any, parents: tuple["Node | None", ...], name: str):
         self.op, self.cache, self.parents, self.name = op, cache, parents, name

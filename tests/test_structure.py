@@ -27,7 +27,7 @@ FLOORS = (
     {"text", "formats"},
     {"tuning"},
     {"memory"},
-    {"lab"},
+    {"lab", "step"},
     {"bench", "check"},
     {"cli", "commands"},
     {"__init__", "__main__"},

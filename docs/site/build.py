@@ -12,6 +12,7 @@ from pathlib import Path
 import conf
 import formulas
 import stage
+import step
 from sphinx.cmd.build import main as sphinx
 
 STATIC = "site.css", "site.js", "calculator.js"  # beside the formulas and MathJax
@@ -47,7 +48,9 @@ def build(folder: Path) -> int:
     write_formulas(static, folder)
     options = ["-q", "-W", "--keep-going", "-j", "auto", "-c", str(stage.HERE)]
     options += ["-D", f"html_static_path={static}"]
-    return sphinx([*options, "-d", str(folder / "doctrees"), str(source), str(html)])
+    status = sphinx([*options, "-d", str(folder / "doctrees"), str(source), str(html)])
+    step.write(html)
+    return status
 
 
 if __name__ == "__main__":

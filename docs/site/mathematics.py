@@ -1,4 +1,5 @@
-"""Two directives: a file's mathematics beside its code, and the public functions of a package.
+"""Two directives: a file's mathematics beside its code, and the public functions of a package. A
+role: a text with its formulas typeset.
 
 Both read docstrings and source; a page has no copy of either.
 """
@@ -8,40 +9,70 @@ import importlib
 import inspect
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from types import ModuleType
+from urllib.parse import quote
 
+import step
+import tex
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
+from minilora.engine import Op
 from minilora.methods.base import Method
 
+EQUAL = re.compile(r"=|\\leftarrow ")
 WIDTH = 88  # a signature that is longer gets a line an argument
 
 
 def depends_on(directive: SphinxDirective, *modules: ModuleType | None) -> None:
     """The page is made anew when one of these files, or this one, has changed."""
-    for path in (__file__, *(module.__file__ for module in modules if module)):
+    for path in (__file__, tex.__file__, *(module.__file__ for module in modules if module)):
         directive.env.note_dependency(str(path))
 
 
-def words(docstring: str) -> list[nodes.Node]:
-    """A docstring's paragraphs; a paragraph that is indented stays as it is."""
+def words(docstring: str, names: Collection[str] | None = None) -> list[nodes.Node]:
+    """A docstring's paragraphs; a paragraph that is indented stays as it is.
+
+    names: words that are symbols in its formulas; where it is None, no formula is typeset.
+    """
     found: list[nodes.Node] = []
     for part in re.split(r"\n\s*\n|\n(?=Source: |Raises )", inspect.cleandoc(docstring)):
         lines = part.splitlines()
         if any(line.startswith("    ") for line in lines):
             found.append(code(textwrap.dedent(part), "text"))
         else:
-            found.append(nodes.paragraph("", "", *inline(" ".join(map(str.strip, lines)))))
+            found += paragraph(list(inline(" ".join(map(str.strip, lines)), names)))
     return found
 
 
-def inline(text: str) -> Iterator[nodes.Node]:
-    """Text with its `names` as code."""
+def paragraph(found: list[nodes.Node]) -> Iterator[nodes.Node]:
+    """A paragraph of these nodes; the equations that it begins with stand by themselves above."""
+    equations = []
+    while found and isinstance(found[0], nodes.math) and EQUAL.search(found[0].astext()):
+        equation, rest = found.pop(0).astext(), found[0].astext() if found else ""
+        mark = re.match("[,;:.]?", rest)[0]  # type: ignore[index]
+        equations.append(equation + mark)
+        if mark:
+            found[:1] = [nodes.Text(text)] if (text := rest[1:].strip()) else []
+    if equations:
+        aligned = [EQUAL.sub(r"&\g<0>", equation, count=1) for equation in equations]
+        text = "\n\n".join(aligned if len(aligned) > 1 else equations)
+        yield nodes.math_block(text, text, docname="", number=None, label=None)
+    if found:
+        yield nodes.paragraph("", "", *found)
+
+
+def inline(text: str, names: Collection[str] | None = ()) -> Iterator[nodes.Node]:
+    """Text with its `names` as code and, unless `names` is None, its formulas typeset."""
     for i, piece in enumerate(re.split(r"`([^`]+)`", text)):
-        if piece:
-            yield nodes.literal(text=piece) if i % 2 else nodes.Text(piece)
+        if i % 2:
+            yield nodes.literal(text=piece)
+        elif names is None:
+            yield nodes.Text(piece)
+        else:
+            for kind, part in tex.pieces(piece, names):
+                yield nodes.math(part, part) if kind == "math" else nodes.Text(part)
 
 
 def code(text: str, language: str = "python") -> nodes.literal_block:
@@ -62,11 +93,11 @@ def box(name: str, *content: nodes.Node) -> nodes.container:
     return nodes.container("", *content, classes=[name])
 
 
-def listed(rows: list[tuple[str, str]]) -> nodes.field_list:
+def listed(rows: list[tuple[str, Iterator[nodes.Node]]]) -> nodes.field_list:
     """Names and what they are."""
     fields = []
-    for name, text in rows:
-        body = nodes.field_body("", nodes.paragraph("", "", *inline(text)))
+    for name, words in rows:
+        body = nodes.field_body("", nodes.paragraph("", "", *words))
         fields.append(nodes.field("", nodes.field_name("", name), body))
     return nodes.field_list("", *fields)
 
@@ -81,30 +112,50 @@ class Mathematics(SphinxDirective):
         depends_on(self, module)
         source = inspect.getsource(module)
         tree = ast.parse(source)
-        found = words(ast.get_docstring(tree) or "")
+        found = words(ast.get_docstring(tree) or "", ())
         record = getattr(module, "METHOD", None)
         if isinstance(record, Method):
             found.append(facts(record))
+        found += self.drawn(module, record)
         for part in tree.body:
             if isinstance(part, ast.FunctionDef) and ast.get_docstring(part):
-                text = box("mathematics-words", *words(ast.get_docstring(part) or ""))
+                said = words(ast.get_docstring(part) or "", symbols(part))
+                above = isinstance(said[0], nodes.math_block)  # equations have the whole width
+                text = box("mathematics-words", *said[above:])
                 made = box("mathematics-code", code(without_docstring(part, source)))
-                found.append(section(part.name, box("mathematics", text, made)))
+                found.append(section(part.name, *said[:above], box("mathematics", text, made)))
         return found
+
+    def drawn(self, module: ModuleType, record: Method | None) -> list[nodes.Node]:
+        """A link to the place in the drawn step of each op, or rule, that the step has."""
+        names = [thing.name for thing in vars(module).values() if isinstance(thing, Op)]
+        root, found = "../" * self.env.docname.count("/"), nodes.paragraph()
+        for name in step.anchors(record.title if record else "", names):
+            found += nodes.Text(" · " if found.children else "In a training step, drawn: ")
+            found += nodes.reference("", name, refuri=f"{root}step.html#{quote(name)}")
+        return [found] if found.children else []
+
+
+def symbols(function: ast.FunctionDef) -> set[str]:
+    """The names of a function's arguments and of what it makes."""
+    made = (n.id for n in ast.walk(function) if isinstance(n, ast.Name))
+    return {*(argument.arg for argument in function.args.args), *made}
 
 
 def facts(record: Method) -> nodes.field_list:
     """What a record states about a technique."""
+    trains = ", ".join(record.trains) if not record.whole_model else "every weight"
     rows = [
-        ("Adapted weight", record.formula),
-        ("Source", record.source),
-        ("What trains", ", ".join(record.trains) if not record.whole_model else "every weight"),
-        ("Numbers of a linear", inspect.cleandoc(record.count.__doc__ or "")),
+        ("Adapted weight", inline(record.formula)),
+        ("Source", inline(record.source, None)),
+        ("What trains", inline(trains, None)),
+        ("Numbers of a linear", inline(inspect.cleandoc(record.count.__doc__ or ""))),
     ]
     if "rank" in record.takes:
-        rows.append(("Rank", f"{record.default_rank} where none is given"))
+        rows.append(("Rank", inline(f"{record.default_rank} where none is given", None)))
     for name, default in record.options.items():
-        rows.append((f"{name}", f"{default} where it is not given: {record.about.get(name, '')}"))
+        text = f"{default} where it is not given: {record.about.get(name, '')}"
+        rows.append((name, inline(text, None)))
     return listed(rows)
 
 
@@ -161,8 +212,14 @@ def signature(name: str, thing) -> str:
     return name + signature.replace(parameters=parts).format(max_width=WIDTH)
 
 
+def formula(name, rawtext, text, lineno, inliner, options=None, content=None):
+    """The role {formula}: text with its formulas typeset."""
+    return list(inline(text)), []
+
+
 def setup(app) -> dict[str, bool]:
     """Sphinx calls this."""
+    app.add_role("formula", formula)
     app.add_directive("mathematics", Mathematics)
     app.add_directive("api", Api)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -124,8 +124,8 @@ def mathematics(stage: Stage) -> None:
         text = f"# {record.title}\n\n```{{mathematics}} minilora.methods.{name}\n```\n"
         stage.write(f"techniques/{name}.md", text)
     rows = [
-        f"| [{record.title}](techniques/{name}.md) | {record.formula} | {record.source} |"
-        for name, record in METHODS.items()
+        f"| [{m.title}](techniques/{name}.md) | {{formula}}`{m.formula}` | {m.source} |"
+        for name, m in METHODS.items()
     ]
     words = "Each page shows what stands in the technique's file: the words are its docstrings."
     table = "\n".join(["| technique | adapted weight | source |", "|---|---|---|", *rows])

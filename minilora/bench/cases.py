@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from ..llama.model import Llama, ModelConfig, init_params
-from ..methods import METHODS
+from ..methods import METHODS, own
 from ..ops.loss import IGNORED
+from ..support.files import find
 from ..tuning.adapters import Tuned, attach
 from ..tuning.train import train
 from . import turns
@@ -67,6 +68,11 @@ def _of_method(record) -> Case:
 CASES = {name: _of_method(record) for name, record in METHODS.items()} | {
     "lora-all": Case("LoRA, all linears", "lora", {"rank": 8, "targets": "all-linear"})
 }
+
+
+def case(name: str) -> Case:
+    """The case of a name, or of FILE.py:METHOD; raises ValueError with the most similar names."""
+    return _of_method(own.read(name)) if own.is_place(name) else find("case", name, CASES)
 
 
 def make(of: Size, case: Case) -> Tuned:

@@ -1,6 +1,5 @@
 """The facts on which the numbers depend: machine, its limits, libraries, environment."""
 
-import contextlib
 import os
 import platform
 import time
@@ -15,6 +14,7 @@ from ..support.machine import processor, versions
 
 DEPTH = 128  # rows of the tile's panel: with 48 columns it fills half of an L1 cache
 TILES = 4000  # that a thread computes in one try
+TRIES = 100  # other programs may use a core in most of them
 VARIABLES = ("OPENBLAS_", "MKL_", "OMP_", "NUMBA_", "MINILORA_", "KMP_")
 
 
@@ -57,15 +57,6 @@ def blas_facts() -> dict[str, Any]:
     return about | ({"kernels": chosen} if chosen else {})
 
 
-def page_faults() -> int:
-    """How many pages of memory this process got so far; 0 where the system does not tell it."""
-    with contextlib.suppress(ImportError):  # Windows has no such module
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    return 0
-
-
 def peaks(threads: int | None = None) -> dict[str, float | None]:
     """ "flops": of the register tile, a second; "bandwidth": bytes a second of reading."""
     return {"flops": tile_flops(), "bandwidth": read_bandwidth(threads)}
@@ -74,7 +65,7 @@ def peaks(threads: int | None = None) -> dict[str, float | None]:
 def tile_flops() -> float | None:
     """FLOP/s of the register tile on numbers that stay in L1, over all threads.
 
-    The best of seven tries; None without Numba's compiler.
+    The best of TRIES; None without Numba's compiler.
     """
     if fast.backend() == "numpy":
         return None
@@ -99,7 +90,7 @@ def tile_flops() -> float | None:
     for array in arrays:
         array[:] = 0
     best = float("inf")
-    for _ in range(7):
+    for _ in range(TRIES):
         start = time.perf_counter()
         run(*arrays)
         best = min(best, time.perf_counter() - start)

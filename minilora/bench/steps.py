@@ -37,7 +37,7 @@ def timed(size: str, names: Sequence[str], rounds: int, seconds: float) -> turns
     model, batches = Llama(of.config, init_params(of.config)), [cases.batch(of)]
     trains = {}
     for name in names:
-        case = cases.CASES[name]
+        case = cases.case(name)
         tuned = attach(model, case.method, **case.how)
         trains[name] = cases.ours(cases.Training(tuned, batches))
     return turns.steps_in_turn(trains, rounds, seconds)

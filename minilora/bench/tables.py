@@ -36,7 +36,7 @@ def ratio(times: Mapping[str, float]) -> str:
 
 def title(record: Record) -> str:
     """The technique of a record."""
-    return cases.CASES[record["case"]].title
+    return cases.case(record["case"]).title
 
 
 def rate(side: str) -> Callable[[Record], str]:
@@ -46,7 +46,6 @@ def rate(side: str) -> Callable[[Record], str]:
     )
 
 
-WAYS = ("three loops", "reordered", "tiled", "register tile", "BLAS")  # of a product
 KERNEL: Sequence[Column] = (
     ("kernel", 18, at("name", form=str)),
     ("sizes", 16, lambda r: " ".join(map(str, r["sizes"]))),
@@ -60,10 +59,15 @@ METHODS: Sequence[Column] = (
     ("least", 8, at("least", form=ms)),
     ("over LoRA", 18, at("ratio", form=ratio)),
 )
-LADDER: Sequence[Column] = (
-    ("M, K, N", 14, lambda r: " ".join(map(str, r["sizes"]))),
-    ("FLOP/byte", 9, lambda r: f"{r['flops'] / r['bytes']:.1f}"),
-    *((w, 13, lambda r, w=w: f"{r['flops'] / r['seconds'][w] / 1e9:.1f}") for w in WAYS),
+WHERE: Sequence[Column] = (
+    ("row", 29, at("row", form=str)),
+    ("calls", 5, at("calls", form=str)),
+    ("ms", 8, at("seconds", form=lambda s: f"{s * 1e3:.3f}")),
+    ("share", 5, at("share", form="{:.1%}".format)),
+    ("MFLOP", 8, at("flops", form=lambda n: f"{n / 1e6:.2f}")),
+    ("MB", 7, at("bytes", form=lambda n: f"{n / 1e6:.2f}")),
+    ("roof, ms", 8, at("allowed", form=lambda s: f"{s * 1e3:.3f}")),
+    ("of roof", 7, lambda r: f"{r['allowed'] / r['seconds']:.0%}" if "allowed" in r else "–"),
 )
 
 
@@ -118,24 +122,16 @@ def methods(measured: Sequence[Record], width: int = ANY) -> Iterator[str]:
         yield from table(METHODS, each, width)
 
 
-def ladder(measured: Record, width: int = ANY) -> Iterator[str]:
-    """The ways to write a product; below, limits, more threads, fused kernels, new arrays."""
-    if not measured:
-        yield "Numba's kernels are not in use: no ladder"
-        return
-    yield from table(LADDER, measured["products"], width)
-    yield from (fill(line, width) for line in _below_ladder(measured))
-
-
-def _below_ladder(measured) -> Iterator[str]:
-    flops = measured["products"][-1]["flops"]
-    for count, p in measured["peaks"].items():
-        limits = f"{p['flops'] / 1e9:.0f} GFLOP/s in L1, {p['bandwidth'] / 1e9:.0f} GB/s"
-        yield f"{count} thread(s): {limits}"
-    for way, seconds in measured["together"].items():
-        yield f"{way} on {measured['threads']} threads: {flops / seconds / 1e9:.0f} GFLOP/s"
-    for what, t in measured["fused"].items():
-        yield f"{what}: {ms(t['in one'])} ms, in pieces {ms(t['in pieces'])} ms"
-    for way, p in measured["pages"].items():
-        faults = f"{p['faults']:.0f} page faults"
-        yield f"an array of 64 MB, {way}: {ms(p['seconds'])} ms, {faults}"
+def where(measured: Record, width: int = ANY) -> Iterator[str]:
+    """The ledger of time of a step."""
+    yield "{technique} on {base}, {batch:,} rows".format(**measured)
+    yield from table(WHERE, measured["rows"], width)
+    step, made, peaks = measured["step"], measured["allocation"], measured["peaks"]
+    ratio, flops = step["sum"] / step["untraced"], peaks["flops"]
+    rate = f"{flops / 1e9:.0f} GFLOP/s, " if flops else ""
+    for text in (
+        f"sum: {step['sum'] * 1e3:.2f} ms, {ratio:.3f} of an untraced step",
+        f"of it to allocate {made['arrays']} arrays: {made['seconds'] * 1e3:.2f} ms",
+        f"roof: {rate}{peaks['bandwidth'] / 1e9:.1f} GB/s from memory (caches are faster)",
+    ):
+        yield fill(text, width)

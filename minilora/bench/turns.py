@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from timeit import timeit
 from typing import Any, TypeVar
 
 from ..methods import DEFAULT
@@ -23,6 +24,7 @@ Train = Callable[..., tuple[list[float], list[float]]]
 # seconds of a step or a call: median, least; total: of all of them; steps: how many
 Times = dict[str, float]
 Rounds = dict[str, list[Times]]  # side -> its times in each round
+Calls = Mapping[str, Callable[[], Any]]
 Answer = TypeVar("Answer")
 
 
@@ -98,6 +100,15 @@ def in_turn(
         for name in answers if turn % 2 == 0 else reversed(answers):
             answers[name].append(ask(name))
     return answers
+
+
+def race(calls: Calls, rounds: int = 7) -> dict[str, list[float]]:
+    """Seconds of each call in each round, in turn. A short call is repeated for 5 ms."""
+    repeats = {}
+    for name, call in calls.items():
+        call()  # the first may compile
+        repeats[name] = max(1, round(5e-3 / timeit(call, number=1)))
+    return in_turn(calls, rounds, lambda n: timeit(calls[n], number=repeats[n]) / repeats[n])
 
 
 def steps_in_turn(trains: Mapping[str, Train], rounds: int, seconds: float) -> Rounds:

@@ -20,24 +20,25 @@ from ..ops.adamw import adamw
 from ..ops.dropout import mask
 from ..support.files import data_folder
 from ..support.meta import arrays_in
+from ..tuning.choices import find_method
 from . import examples
 
 AGREEMENT = 1e-4  # a twin's largest difference from its page, relative to the largest number
 
 
-def pairs(**sizes: int) -> Iterator[tuple[str, Op, tuple, tuple]]:
-    """(title, op, arguments, names of the frozen ones) of every op and every method."""
-    for name in examples.OPS:
+def pairs(method: str | None = None, **sizes: int) -> Iterator[tuple[str, Op, tuple, tuple]]:
+    """(title, op, arguments, names of the frozen ones) of every op and method, or of one method."""
+    for name in () if method else examples.OPS:
         yield name, getattr(ops, name), examples.of_op(name, **sizes), examples.FROZEN.get(name, ())
-    for name, record in METHODS.items():
+    for name, record in ({method: find_method(method)} if method else METHODS).items():
         for seed in (0, 1) if record.has_dropout else (0,):
             case, title = examples.of_method(record, seed, **sizes), f"method {name}"
             yield title + ", dropout" * seed, record.op, case, examples.frozen_of(record)
 
 
-def gradients() -> Iterator[str]:
-    """Check every pair in float64, with a line for each. Raises GradientError at a wrong one."""
-    for title, op, case, frozen in pairs():
+def gradients(method: str | None = None) -> Iterator[str]:
+    """Check the `pairs` in float64, with a line for each. Raises GradientError at a wrong one."""
+    for title, op, case, frozen in pairs(method):
         checked = gradcheck(op.forward, op.backward, *case, frozen=frozen)
         words = f"{', '.join(f'd{name}' for name in checked)} right"
         shapes = ", ".join(str(a.shape) for a in case if isinstance(a, np.ndarray))

@@ -2,13 +2,15 @@
 
 import argparse
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from ..methods import DEFAULT, METHODS
+from ..methods import DEFAULT, METHODS, own
 from ..support.files import nearest
 from ..support.terminal import fill, width
 from ..tuning.choices import describe_options, find_method
+
+OWN = "or FILE.py:METHOD of your own"
 
 
 def command(
@@ -28,9 +30,9 @@ def adapter_options(
 ) -> None:
     """Add --method, --rank, --targets, --option; several: --method may be a list."""
     which = default or ", ".join(DEFAULT)
-    listed = f"{'some of ' if several else ''}{', '.join(METHODS)} (default: {which})"
+    listed = f"{'some of ' if several else ''}{', '.join(METHODS)}, {OWN} (default: {which})"
     p.add_argument("--method", default=default, help=listed)
-    p.add_argument("--rank", type=int, help="rank of the adapter")
+    p.add_argument("--rank", "--r", type=int, help="rank of the adapter")
     p.add_argument("--targets", type=names, help="q_proj,v_proj,… or all-linear")
     p.add_argument(
         "--option",
@@ -53,6 +55,20 @@ def form_options(p: argparse.ArgumentParser) -> None:
 def forms(a: argparse.Namespace) -> dict[str, str]:
     """Those of the two that the command line has, for `load_model`."""
     return given(a, "weights", "embeddings")
+
+
+def with_techniques(words: Sequence[str]) -> Iterator[str]:
+    """A command's words, with a technique's name for each FILE.py:METHOD, which is read now, before
+    the parser is made of the options that there are. Raises what `own.read` raises.
+    """
+    option = ""
+    for word in words:
+        start, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        option = start or option
+        if option in ("--method", "--methods", "--cases"):
+            named = (own.read(n).name if own.is_place(n) else n for n in value.split(","))
+            word = start + equals + ",".join(named)
+        yield word
 
 
 def names(text: str) -> tuple[str, ...] | str:

@@ -1,18 +1,23 @@
 """bench: how fast the kernels and a step of each technique are on this machine."""
 
 import argparse
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..bench import cases
 from ..bench.turns import Settings
+from ..methods import own
+from ..support import plots
 from ..support.files import find, make_folder, write_json
 from ..support.terminal import ANY, width
 from ..support.values import whole
-from .arguments import command
+from .arguments import OWN, command, given, names
+from .text import BASE
 
-PARTS = ("kernels", "methods", "ladder")
+PARTS = ("kernels", "methods")
+WHERE = "where"
 # part -> (settings -> what is measured; that, and columns of text -> lines)
 Parts = Mapping[str, tuple[Callable[[Any], Any], Callable[[Any, int], Iterable[str]]]]
 
@@ -21,6 +26,10 @@ def add(commands) -> None:
     """Put the command on the parser."""
     p = command(commands, "bench", bench)
     timing_options(p, PARTS, Settings())
+    only = p.add_argument_group(WHERE, "where a step's milliseconds go; runs when it is named")
+    only.add_argument("--targets", type=names, help="q_proj,v_proj,… or all-linear")
+    only.add_argument("--base", default="base", help=f"a size, or {BASE}")
+    only.add_argument("--rows", type=int, default=512, help="of the batch (%(default)s)")
     p.epilog = "beside PyTorch: python -m studies.speed, in the repository"
     p.add_argument(
         "--out", type=Path, default=Path("runs/bench"), help="folder of the record (%(default)s)"
@@ -33,7 +42,8 @@ def timing_options(p: argparse.ArgumentParser, parts: Iterable[str], usual: Sett
     p.add_argument("parts", nargs="*", metavar="PART", help=f"{parts} (all where none is named)")
     sizes = f"of {' '.join(cases.SIZES)} ({' '.join(usual.sizes)})"
     p.add_argument("--sizes", nargs="*", default=usual.sizes, help=f"sizes of the model, {sizes}")
-    p.add_argument("--cases", nargs="*", help="methods, and lora-all: LoRA on all linears")
+    what = f"methods, {OWN}, and lora-all: LoRA on all linears"
+    p.add_argument("--cases", "--method", "--methods", nargs="*", help=what)
     p.add_argument("--rounds", type=int, default=usual.rounds, help="turns (%(default)s)")
     p.add_argument("--seconds", type=float, default=usual.seconds, help="of a turn (%(default)s)")
     p.add_argument("--threads", type=int, default=usual.threads, help="threads (%(default)s)")
@@ -41,13 +51,15 @@ def timing_options(p: argparse.ArgumentParser, parts: Iterable[str], usual: Sett
 
 def settings_of(a: argparse.Namespace, parts: Iterable[str], usual: Settings) -> dict[str, Any]:
     """What `Settings` takes; raises ValueError for what is not known or not positive."""
-    chosen = tuple(a.cases or usual.cases)
-    for what, names, known in (
+    named = ",".join(a.cases or usual.cases).split(",")
+    chosen = tuple(own.spelled(name) for name in named)  # another process reads the file again
+    for name in chosen:
+        cases.case(name)
+    for what, wanted, known in (
         ("size", a.sizes, cases.SIZES),
-        ("case", chosen, cases.CASES),
         ("part", a.parts, dict.fromkeys(parts)),
     ):
-        for name in names:
+        for name in wanted:
             find(what, name, known)
     if not a.seconds > 0:
         raise ValueError(f"--seconds is {a.seconds}, wanted more than 0")
@@ -60,15 +72,23 @@ def bench(a: argparse.Namespace) -> None:
 
     Raises ValueError for unknown names, for numbers that are not positive, or if results differ.
     """
-    from ..bench import kernels, ladder, steps, tables
+    from ..bench import kernels, steps, tables, where
 
-    settings = Settings(**settings_of(a, PARTS, Settings()))
+    settings = Settings(**settings_of(a, (*PARTS, WHERE), Settings()))
+    case, *others = settings.cases if a.cases else [steps.BASE]
+    if WHERE in a.parts and others:
+        raise ValueError(f"{WHERE}: got {len(settings.cases)} methods, wanted one")
+    of = {"case": case, "rows": whole("--rows", a.rows, 1), **given(a, "base", "targets")}
     parts: Parts = {
         "kernels": (kernels.beside_numpy, tables.kernels),
         "methods": (steps.among_ourselves, tables.methods),
-        "ladder": (ladder.climbed, tables.ladder),
+        WHERE: (functools.partial(where.in_a_worker, **of), tables.where),
     }
-    measure({part: parts[part] for part in PARTS if part in (a.parts or PARTS)}, settings, a.out)
+    chosen = [part for part in parts if part in (a.parts or PARTS)]
+    record = measure({part: parts[part] for part in chosen}, settings, a.out)
+    if WHERE in record:
+        (a.out / "where.png").write_bytes(plots.png(where.figure(record[WHERE])))
+        print(a.out / "where.png")
 
 
 def measure(parts: Parts, settings: Settings, out: Path) -> dict[str, Any]:

@@ -1,20 +1,29 @@
-"""gradcheck and doctor: is the mathematics right, and do the fast twins agree with it?"""
+"""gradcheck, doctor: is the mathematics right, do the fast twins agree with it? And new-method."""
 
+import keyword
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..methods import METHODS
+from ..support.files import data_folder, read_text
 from ..support.terminal import ANY, fill, width
-from .arguments import command
+from .arguments import OWN, command
 
 
 def add(commands) -> None:
     """Put these commands on the parser."""
-    command(commands, "gradcheck", print_gradients)
+    p = command(commands, "gradcheck", print_gradients)
+    p.add_argument("--method", help=f"the pair of one technique, {OWN}")
     command(commands, "doctor", print_machine)
+    p = command(commands, "new-method", write_method)
+    p.add_argument("name", help="of the technique, such as my_method; the file is NAME.py")
 
 
 def print_gradients(a) -> None:
-    """Print a line for each pair. Raises GradientError if one is wrong."""
+    """Print a line for each pair, or for one technique's. Raises GradientError if one is wrong."""
     from ..check import doctor
 
-    for line in doctor.gradients():
+    for line in doctor.gradients(a.method):
         print(fill(line, width(ANY), 2))
 
 
@@ -27,3 +36,17 @@ def print_machine(a) -> None:
 
     for line in doctor.machine():
         print(fill(line, width(ANY), 2))
+
+
+def write_method(a) -> None:
+    """Write NAME.py, a technique with its test. Raises ValueError for a name that is taken or none,
+    FileExistsError where the file is there.
+    """
+    name, path = a.name, Path(f"{a.name}.py")
+    is_name = name.isidentifier() and not keyword.iskeyword(name)
+    if not is_name or name.lower() in METHODS or (not path.exists() and find_spec(name)):
+        raise ValueError(f"new-method: {name!r} is taken or no name, wanted one such as my_method")
+    text = read_text(data_folder() / "examples" / "method.py").replace("mine", name)
+    with open(path, "x", encoding="utf-8") as file:
+        file.write(text)
+    print(f"{path}: a technique that is right, to be changed; its first lines say how to check it")

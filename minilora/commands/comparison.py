@@ -12,7 +12,7 @@ from ..support.plots import rows
 from ..support.terminal import width
 from ..support.values import whole
 from ..tuning.choices import find_method
-from .arguments import command, given, names, read_number, read_whole
+from .arguments import OWN, command, given, names, read_number, read_whole
 
 
 def add(commands) -> None:
@@ -55,12 +55,11 @@ def _comparison_options(p):
         "--task", default="past", help="a task of the word lab, or category (%(default)s)"
     )
     p.add_argument("--base", help="'base', smollm2-135m or a model's folder (the task's)")
-    p.add_argument(
-        "--methods", type=names, help=f"some of {all_methods} ({default}; category: without full)"
-    )
+    p.add_argument("--methods", type=names, help=f"some of {all_methods}, {OWN} ({default})")
     p.add_argument("--train-size", type=int, help="words to train on (300; category: 800)")
     p.add_argument(
         "--rank",
+        "--r",
         action="append",
         default=[],
         metavar="R or METHOD=R",

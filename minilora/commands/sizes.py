@@ -129,7 +129,7 @@ def _real_batch(a, config: ModelConfig, batch_size: int):
 
         task = nouns.load() if a.task == nouns.NAME else a.task
         pairs = tasks.select(task, PAIRS).train
-        drawn = batches(pairs, load_model(a.model).tokenizer, batch_size)
+        drawn = batches(pairs, load_model(a.model).tokenizer, batch_size, chat=False)
         return largest_batch(drawn)
     from ..text.batches import random_batch
 
@@ -182,7 +182,7 @@ def config_of(name: str) -> ModelConfig:
 
 def _shape_or_config(name: str):
     """A published shape by name, or the config of a file, a folder or "base"."""
-    from ..formats.huggingface import read_config
+    from ..formats.config import read_config
 
     path = data_folder() / "base" if name == "base" else Path(name)
     if name in SHAPES:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..methods import DEFAULT, METHODS
-from .arguments import command, names, read_number, read_truth, read_whole
+from .arguments import OWN, command, names, read_number, read_truth, read_whole
 
 Reader = Callable[[str, str], Any]  # option and text -> a value
 
@@ -23,7 +23,7 @@ def _targets(name: str, text: str) -> list[str] | str:
 
 # Axes of every grid: the reader of a value, the default (None: no such axis), a description.
 AXES: dict[str, tuple[Reader, str | None, str]] = {
-    "method": (_text, ",".join(DEFAULT), "techniques"),
+    "method": (_text, ",".join(DEFAULT), f"techniques, {OWN}"),
     "task": (_text, "past", "tasks of the word lab"),
     "train_size": (read_whole, "300", "words to train on"),
     "rank": (read_whole, "4", "ranks, of methods that have one; VeRA too"),
@@ -55,7 +55,8 @@ def add(commands) -> None:
     for name, (_, default, what) in axes().items():
         shown = f" ({default})" if default else ""
         text = f"{what}{shown}".replace("%", "%%")  # argparse fills in what follows a %
-        p.add_argument(f"--{_dashed(name)}", metavar="A,B,…", help=text)
+        flags = ["--rank", "--r"] if name == "rank" else [f"--{_dashed(name)}"]
+        p.add_argument(*flags, metavar="A,B,…", help=text)
     p.add_argument(
         "--out", type=Path, default=Path("runs/sweep.jsonl"), help="the record (%(default)s)"
     )

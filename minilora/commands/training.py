@@ -1,16 +1,33 @@
 """train: fine-tune a model on a task or on your own file."""
 
+import argparse
+import math
 import warnings
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from ..support.files import data_folder
+import minilora as ml
+
+from ..lab import rates
+from ..lab.runs import largest_batch, mean_loss
+from ..methods import own
+from ..support.files import write_atomically
 from ..support.locks import using
+from ..support.plots import human
 from ..support.terminal import ANY, fill, width
-from ..support.values import whole
+from ..support.values import number, whole
+from ..text.batches import all_once, enough_batches
+from ..text.encode import TOO_LONG
+from ..text.record_forms import Text
+from ..tuning.callbacks import EarlyStopping, KeepBest, Log
+from ..tuning.storage import ARRAYS
+from . import card, config, own_data
 from .arguments import adapter_options, command, form_options, given, names, options
 from .text import BASE, load_base
+from .watching import Watch
+
+STEPS, BATCH, EVALUATIONS = 150, 32, 10  # where a run is not told otherwise
 
 LOG, CHECKPOINT = "log.jsonl", "checkpoint.safetensors"  # in the folder of the adapter
 
@@ -20,27 +37,41 @@ def add(commands) -> None:
     p = command(commands, "train", train)
     p.add_argument("--base", default="base", help=BASE)
     form_options(p)
-    source = p.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", type=Path, help="JSONL or CSV with prompt and completion")
+    p.add_argument("--config", type=Path, metavar="TOML", help="options from a run.toml")
+    source = p.add_mutually_exclusive_group()
+    forms = "prompt, completion; instruction, input, output; messages; conversations; or text"
+    source.add_argument("--data", type=Path, help=f"JSONL, JSON or CSV with {forms}")
     source.add_argument("--task", help="a task of the word lab")
-    p.add_argument("--eval", type=Path, help="JSONL or CSV to score on (a task's test words)")
+    p.add_argument("--eval", type=Path, help="such a file to score on (a task's test words)")
     columns = "their names in your files (prompt,completion)"
     p.add_argument("--columns", type=names, metavar="PROMPT,COMPLETION", help=columns)
+    chat = "write the pairs in the base's chat template"
+    p.add_argument("--chat", action=argparse.BooleanOptionalAction, help=chat)
+    p.add_argument("--system", metavar="TEXT", help="what the system says first in each chat")
+    p.add_argument("--max-length", type=int, help="most tokens of a row (what the base takes)")
+    p.add_argument("--too-long", choices=TOO_LONG, default="cut", help="longer rows (%(default)s)")
     adapter_options(p, "lora")
     p.set_defaults(method=None)
     p.add_argument("--adapter", type=Path, help="start from this adapter's folder or checkpoint")
     p.add_argument("--recompute", metavar="WHAT", help="less memory, more time: layers")
     p.add_argument("--alpha", type=float, help="scaling alpha (2·rank)")
-    p.add_argument("--steps", type=int, default=150, help="optimizer steps (%(default)s)")
-    p.add_argument("--batch-size", type=int, help="pairs in a batch (32)")
+    length = p.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=int, help=f"optimizer steps ({STEPS})")
+    length.add_argument("--epochs", type=float, help="how often each row is learned from")
+    free = "rows in a batch (32); there is no packing, since padding is not computed"
+    p.add_argument("--batch-size", type=int, help=free)
     p.add_argument("--accumulate", type=int, default=1, help="batches in a step (%(default)s)")
     p.add_argument("--lr", type=float, help="peak learning rate (what minilora tune chose)")
+    p.add_argument("--rates", type=Path, help="a record of minilora tune (the built-in one)")
     p.add_argument("--schedule", default="linear", help="constant, linear or cosine (%(default)s)")
     p.add_argument("--warmup", type=int, help="steps of rising rate (15; a tenth of short runs)")
     p.add_argument("--weight-decay", type=float, default=0.01, help="AdamW's (%(default)s)")
     p.add_argument("--clip", type=float, default=1.0, help="largest gradient norm (%(default)s)")
     p.add_argument("--seed", type=int, default=0, help="of start and batches (%(default)s)")
-    p.add_argument("--evaluate-every", type=int, metavar="N", help="steps between evaluations")
+    every = "steps between evaluations (with --eval: ten in a run)"
+    p.add_argument("--evaluate-every", type=int, metavar="N", help=every)
+    p.add_argument("--samples", type=int, metavar="N", help="prompts answered at each evaluation")
+    p.add_argument("--keep", choices=("best", "last"), help="the adapter for --out (best)")
     p.add_argument("--patience", type=int, metavar="N", help="stop after N without a better one")
     p.add_argument("--checkpoint", type=Path, help="file for the state of the run")
     p.add_argument("--checkpoint-every", type=int, help="steps between checkpoints")
@@ -49,83 +80,111 @@ def add(commands) -> None:
 
 
 def train(a: Namespace) -> None:
-    """Fine-tune, print the score, write the adapter and a log.
+    """Fine-tune; print how it goes and the score; write the adapter, its card, curves and a log.
 
     Raises ValueError for wrong options or data, and if the training diverges; KeyboardInterrupt,
     after a checkpoint was written, on Ctrl-C.
     """
+    asked = dict(vars(a))
     model = load_base(a)
-    pairs, held_out = _pairs(a)
-    _check(a, pairs, held_out, model)
+    data = own_data.read(a, model)
+    _settle(a, data)
+    _check(a, data)
     with using(a.out, a.checkpoint):
-        _train(a, model, pairs, held_out)
+        _train(a, asked, model, data)
 
 
-def _train(a, model, pairs, held_out):
-    import minilora as ml
-
+def _train(a, asked, model, data):
     tuned = _tuned(a, model)
-    settings = _settings(a, tuned)
-    for line in _plan(a, tuned, settings, len(pairs)):
+    steps, settings = a.steps * a.accumulate, _settings(a, tuned)
+    batches = enough_batches(steps, data.rows, model.tokenizer, a.batch_size, a.seed)
+    method = asked["method"] and own.spelled(asked["method"])
+    again = config.text({**asked, "method": method, "lr": settings["lr"]})
+    write_atomically(a.out / config.NAME, again.encode())
+    for line in _plan(a, tuned, settings, data, batches):
         print(fill(line, width(ANY), 2), flush=True)
-    stopped: list[Any] = []
+    watch = _watch(a, data, model)
+    best = [KeepBest(a.out)] if watch.evaluate and a.keep != "last" else []
+    stopping = [] if a.patience is None else [EarlyStopping(a.patience)]
+    if watch.evaluate and not a.resume:
+        watch.show(tuned, 0, watch.judge(tuned), "before training")
     try:
         history = ml.train(
             tuned,
-            _batches(a, pairs, model.tokenizer),
+            batches,
             **settings,
-            **_watched(a, held_out, model),
-            callbacks=[*_callbacks(a), _keeper(a, stopped)],
+            evaluate=watch.evaluate and watch.judge,
+            evaluate_every=a.evaluate_every,
+            callbacks=[Log(a.out / LOG), *stopping, watch, *best],
         )
     except KeyboardInterrupt:
-        if not stopped:  # a second Ctrl-C, or before the first step
+        if watch.ended is None:  # a second Ctrl-C, or before the first step
             raise
-        at = f"stopped after step {stopped[0].step} of {a.steps}"
+        if not a.checkpoint:
+            watch.ended.save(a.out / CHECKPOINT)
+        at = f"stopped after step {watch.ended.step} of {a.steps}"
         more = "" if a.checkpoint else f" --checkpoint {a.out / CHECKPOINT}"
         line = "the same line" if a.resume and not more else f"the same line with{more} --resume"
         raise KeyboardInterrupt(f"{at}; {line} goes on from there") from None
-    size = ml.save_adapter(tuned, a.out)
-    losses = history.losses
+    _finish(a, tuned, data, history, best[0].kept if best else 0)
+
+
+def _finish(a, tuned, data, history, kept) -> None:
+    """Save the last adapter, or load the one that is kept; print its results, write its card."""
+    if kept in (0, len(history.losses)):
+        ml.save_adapter(tuned, a.out)
+    else:
+        tuned = ml.load_adapter(tuned.base, a.out)
+    losses, lowest = history.losses, dict(history.evaluations).get(kept)
     early = " (stopped early)" if len(losses) < a.steps else ""
-    print(f"loss {losses[0]:.4f} -> {losses[-1]:.4f} in {len(losses)} steps{early}")
-    if held_out:
-        score = ml.exact_match(tuned, held_out)
-        print(f"exact match on {len(held_out):,} held-out pairs: {score:.3f}")
-    print(f"adapter: {a.out} ({size:,} bytes); log: {a.out / LOG}")
+    results = {"loss": f"{losses[0]:.4f} -> {losses[-1]:.4f} in {len(losses)} steps{early}"}
+    if kept:
+        results["validation loss"] = (
+            f"{lowest:.4f} at step {kept}, the lowest: this adapter is kept"
+        )
+    if scored := [pair for pair in data.held_out if not isinstance(pair, Text)]:
+        share = ml.exact_match(tuned, scored)
+        results[f"exact match on {len(scored):,} held-out pairs:"] = f"{share:.3f}"
+    for name, value in results.items():
+        print(name, value)
+    size = (a.out / ARRAYS).stat().st_size
+    print(f"adapter: {a.out} ({size:,} bytes); log: {a.out / LOG}", end="; ")
+    try:
+        card.write(a, tuned, history, results, kept)
+        print(f"card: {a.out / card.NAME}")
+    except OSError as error:  # such as a full disk: the run's work is saved
+        print(f"no card: {error}")
 
 
-def _keeper(a, stopped):
-    """A callback: after Ctrl-C it puts the run into the list, and its state into a checkpoint."""
-    from ..tuning.callbacks import Callback
-
-    class Keeper(Callback):
-        def end(self, run):
-            if run.interrupted:
-                stopped.append(run)
-                if not a.checkpoint:
-                    run.save(a.out / CHECKPOINT)
-
-    return Keeper()
-
-
-def _check(a, pairs, held_out, model) -> None:
-    """Raise the errors now that would otherwise come after the training."""
-    import minilora as ml
-
-    whole("--steps", a.steps, 1)
+def _settle(a, data) -> None:
+    """Put in place of what was not given: the batch, the steps, the steps between evaluations."""
     whole("--accumulate", a.accumulate, 1)
-    if a.batch_size is not None and whole("--batch-size", a.batch_size, 1) > len(pairs):
+    if a.batch_size is not None and whole("--batch-size", a.batch_size, 1) > len(data.rows):
         warnings.warn(
-            f"--batch-size is {a.batch_size}, and there are {len(pairs)} pairs: a batch takes all "
-            "of them",
+            f"--batch-size is {a.batch_size}, and there are {len(data.rows)} pairs: a batch takes "
+            "all of them",
             stacklevel=2,
         )
-    if held_out:
-        ml.batches(held_out, model.tokenizer, len(held_out))
-    if a.evaluate_every and not held_out:
+    a.batch_size = min(a.batch_size or BATCH, len(data.rows))
+    if a.epochs is not None:
+        a.steps = math.ceil(
+            number("--epochs", a.epochs, above=0) * len(data.rows) / (a.batch_size * a.accumulate)
+        )
+    a.steps = whole("--steps", STEPS if a.steps is None else a.steps, 1)
+    if a.eval and a.evaluate_every is None:
+        a.evaluate_every = math.ceil(a.steps / EVALUATIONS)
+
+
+def _check(a, data) -> None:
+    """Raise the errors now that would otherwise come after the training."""
+    if a.evaluate_every and not data.held_out:
         raise ValueError("--evaluate-every: nothing to evaluate on, wanted --eval too")
-    if a.patience is not None and not a.evaluate_every:
-        raise ValueError(f"--patience is {a.patience}, wanted --evaluate-every too")
+    for name in ("patience", "samples", "keep"):
+        value = getattr(a, name)
+        if value is not None and value != "last" and not a.evaluate_every:
+            raise ValueError(f"--{name} is {value}, wanted --eval or --evaluate-every too")
+    if a.samples is not None:
+        whole("--samples", a.samples, 1)
     if a.resume and not a.checkpoint:
         raise ValueError("--resume goes on from a checkpoint, wanted --checkpoint FILE too")
     if a.checkpoint and a.checkpoint.exists() and not a.resume:
@@ -133,12 +192,12 @@ def _check(a, pairs, held_out, model) -> None:
             f"{a.checkpoint}: an earlier run's checkpoint; wanted --resume to go on from it, "
             "or another name"
         )
+    if a.rates is not None and not a.rates.is_file():
+        raise FileNotFoundError(f"{a.rates}: no such file; wanted a record of minilora tune")
 
 
 def _tuned(a, model):
     """The technique on the model: new, or an adapter to train further."""
-    import minilora as ml
-
     if a.adapter is None:
         method = a.method or "lora"
         how = given(a, "rank", "alpha", "targets", "recompute") | options(a.option, method)
@@ -153,7 +212,7 @@ def _settings(a, tuned) -> dict[str, Any]:
     """The settings of ml.train."""
     return {
         "steps": a.steps,
-        "lr": _chosen_rate(tuned.method)[0] if a.lr is None else a.lr,
+        "lr": _chosen_rate(a, tuned)[0] if a.lr is None else a.lr,
         "schedule": a.schedule,
         "warmup": min(15, a.steps // 10) if a.warmup is None else a.warmup,
         "weight_decay": a.weight_decay,
@@ -166,85 +225,47 @@ def _settings(a, tuned) -> dict[str, Any]:
     }
 
 
-def _batches(a, pairs, tokenizer):
-    from ..text.batches import enough_batches
-
-    size, steps = 32 if a.batch_size is None else a.batch_size, a.steps * a.accumulate
-    return enough_batches(steps, pairs, tokenizer, size, a.seed, by_length=8)
-
-
-def _watched(a, held_out, model) -> dict[str, Any]:
-    """The evaluation: the mean loss over the held-out pairs."""
-    from ..lab.runs import mean_loss
-    from ..text.batches import all_once
-
+def _watch(a, data, model) -> Any:
+    """What is printed while it runs; its evaluation is the mean loss over the held-out rows."""
     if not a.evaluate_every:
-        return {}
-    once = all_once(held_out, model.tokenizer)
-    return {"evaluate": lambda t: mean_loss(t, once), "evaluate_every": a.evaluate_every}
+        return Watch(None, 1, ())
+    judged = all_once(data.held_rows, model.tokenizer)
+    asked = data.held_out[: a.samples or 0]
+    return Watch(lambda tuned: mean_loss(tuned, judged), a.evaluate_every, asked)
 
 
-def _callbacks(a) -> list[Any]:
-    from ..tuning.callbacks import EarlyStopping, Log
-
-    chosen: list[Any] = [Log(a.out / LOG)]
-    if a.patience is not None:
-        chosen.append(EarlyStopping(a.patience))
-    return chosen
-
-
-def _plan(a, tuned, settings, pairs) -> tuple[str, str]:
-    """What will be trained, and at which learning rate."""
+def _plan(a, tuned, settings, data, batches) -> list[str]:
+    """What will be trained, on what, at which rate and in how much memory."""
     numbers = sum(x.size for x in tuned.trainable.values())
     scaling = f", alpha {tuned.alpha:g}{_scaling(tuned)}" if tuned.alpha else ""
     rank = f", rank {tuned.rank}" if tuned.rank else ""
     what = f"{tuned.record.title}{rank}{scaling}"
-    why = "" if a.lr is not None else f" ({_chosen_rate(tuned.method)[1]})"
-    rate = (
-        f"learning rate {settings['lr']:g}{why}, {a.schedule}, warm-up {settings['warmup']} steps"
-    )
-    return f"{what}: {numbers:,} trainable numbers on {pairs:,} pairs", rate
+    tokens = sum(len(row.ids) for row in data.rows)
+    learned = sum(target >= 0 for row in data.rows for target in row.targets)
+    rows = f"{a.batch_size} × {a.accumulate}" if a.accumulate > 1 else f"{a.batch_size}"
+    why = "" if a.lr is not None else f" ({_chosen_rate(a, tuned)[1]})"
+    peak = ml.ledger(tuned, batch=largest_batch(batches)).peak
+    epochs = a.steps * a.accumulate * a.batch_size / len(data.rows)
+    return [
+        f"{what}: {numbers:,} trainable numbers on {len(data.rows):,} pairs",
+        f"{tokens:,} tokens, {learned:,} of them to learn; {a.steps:,} steps of {rows} rows: "
+        f"{epochs:.3g} epochs; memory of a step: at most {human(peak)}",
+        f"learning rate {settings['lr']:g}{why}, {a.schedule}, warm-up {settings['warmup']} steps",
+    ]
 
 
-def _chosen_rate(method: str) -> tuple[float, str]:
-    """The rate that `tune` chose for the method on the word lab, and why it is taken."""
-    from ..lab import rates
-
-    chosen = rates.chosen_for(rates.DEFAULT_TASK, rates.read())
-    if method in chosen:
-        return chosen[method]["lr"], f"chosen by minilora tune on the task {rates.DEFAULT_TASK}"
-    return 1e-2, f"a first guess: minilora tune --methods {method} has not been run"
+def _chosen_rate(a, tuned) -> tuple[float, str]:
+    """The rate that `tune` chose for the method on this base, or a first guess; and why."""
+    rate, task = rates.of_run(rates.read(a.rates), tuned, a.task)
+    if task:
+        return rate, f"chosen by minilora tune on the task {task}"
+    method = own.spelled(tuned.method)
+    language = " --task category" if hasattr(tuned.tokenizer, "turns") else ""
+    line = f"minilora tune --base {a.base}{language} --methods {method} --out rates.json"
+    return rate, f"a first guess: {line} finds one for --rates rates.json"
 
 
 def _scaling(tuned):
     """The scaling s as text, if all layers have the same."""
     scalings = {arrays["s"] for arrays in tuned.layers.values()}
     return f", s = {scalings.pop():g}" if len(scalings) == 1 else ""
-
-
-def _pairs(a) -> tuple[list[Any], list[Any]]:
-    """Pairs to train on, and held-out pairs, from the task or the user's files."""
-    from ..text import tasks
-
-    if a.data is None:
-        pairs, _, held_out = tasks.load_task(a.task)
-    else:
-        pairs, held_out = _read(a, a.data), []
-    return pairs, _read(a, a.eval) if a.eval else held_out
-
-
-def _read(a, path) -> list[Any]:
-    from ..text.pairs import read_pairs
-
-    columns = a.columns or ("prompt", "completion")
-    if len(columns) != 2:
-        raise ValueError(f"--columns: got {','.join(columns)!r}, wanted two names and a comma")
-    return [*read_pairs(_there(path), *columns)]
-
-
-def _there(path: Path) -> Path:
-    """The path; if data/… is not in this folder, that of the copy in the installed package."""
-    if not path.exists() and path.parts[:1] == ("data",):
-        shipped = data_folder().joinpath(*path.parts[1:])
-        return shipped if shipped.is_file() else path
-    return path

@@ -2,7 +2,7 @@
 
 All compute y = x w, x (M, K), w (K, N), with the same 2 M K N operations. They differ in what
 stays in a register, what stays in a near cache, and what is read from far away at each use.
-`minilora bench ladder` times them. The ops call the last one.
+`python -m studies.speed ladder` times them. The ops call the last one.
 """
 
 import numpy as np

@@ -16,7 +16,7 @@ from ..ops import nf4
 from ..support.files import find
 from ..support.meta import form_of
 from ..support.packed import Packed, blocks_of
-from .gguf import PACKINGS
+from .gguf import PACKINGS, in_q8_0
 from .safetensors import BF16, check_finite
 
 # load_model's choice -> the form
@@ -119,7 +119,7 @@ def in_nf4(shape: tuple[int, ...], blocks: Iterator[tuple[slice, np.ndarray]]) -
 
 def _encoded(stored, form, blocks):
     """A matrix in BF16 or Q8_0."""
-    encode, kind = {"BF16": _bfloat16, "Q8_0": _int8}[form], FORMS[form]
+    encode, kind = {"BF16": _bfloat16, "Q8_0": in_q8_0}[form], FORMS[form]
     out = np.empty(kind.size(stored.shape), np.uint8).reshape(len(stored), -1)
     for rows, block in blocks:
         out[rows] = encode(block).view(np.uint8).reshape(len(block), -1)
@@ -130,11 +130,3 @@ def _bfloat16(block):
     """The nearest bfloat16, of two equally near the even one: the upper half of a float32."""
     bits = block.view(np.uint32)
     return (bits + (0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
-
-
-def _int8(block):
-    """Blocks of 32 as GGUF's Q8_0: d = absmax / 127 in float16, then q = w / d in 8 bits."""
-    w = block.reshape(-1, 32)
-    d = np.abs(w).max(axis=1, keepdims=True) / np.float32(127)
-    q = np.round(w / np.where(d, d, np.float32(1))).astype(np.int8)
-    return np.concatenate([d.astype("<f2").view(np.uint8), q.view(np.uint8)], axis=1)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..support.packed import Packed
+from ..support.terminal import printable
 
 MAGIC = b"GGUF"
 ALIGNMENT = 32  # bytes; the tensors begin at a multiple of it, unless the metadata says another
@@ -52,6 +53,20 @@ def _q4_1(blocks):
 def _q8_0(blocks):
     """w = d q.   34 bytes: d float16, 32 signed bytes of q."""
     return _column(blocks, 0) * np.ascontiguousarray(blocks[:, 2:]).view(np.int8)
+
+
+def in_q8_0(w: np.ndarray) -> np.ndarray:
+    """d = max |w| / 127, q = w / d rounded, a half away from 0.   -> (blocks, 34) uint8.
+
+    Source: ggml-quants.c, quantize_row_q8_0_ref.
+    """
+    w = w.reshape(-1, 32)
+    d = np.abs(w).max(axis=1, keepdims=True) / 127
+    with np.errstate(divide="ignore"):
+        size = np.abs(w * np.where(d == 0, 0, 1 / d))
+    whole = np.floor(size)
+    q = np.sign(w) * (whole + np.floor(2 * (size - whole)))
+    return np.hstack([d.astype("<f2").view(np.uint8), q.astype(np.int8).view(np.uint8)])
 
 
 def _bf16(blocks):
@@ -187,7 +202,21 @@ def read_gguf(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not (isinstance(align, int) and align > 0):
         raise ValueError(f"{path}: general.alignment is {align!r:.40}, wanted a number above 0")
     start = -(-reader.place // align) * align
+    _check_apart(path, align, listed)
     return about, {name: _slice(path, data, start, name, *rest) for name, *rest in listed}
+
+
+def _check_apart(path, align, listed):
+    """Raises ValueError where a tensor is not aligned, or begins inside the one before it."""
+    end, before = 0, ""
+    for name, shape, kind, offset in sorted(listed, key=lambda entry: entry[-1]):
+        if offset % align:
+            raise ValueError(f"{path}: {name} begins at {offset}, wanted a multiple of {align}")
+        if offset < end:
+            raise ValueError(f"{path}: {name} begins inside {before}")
+        if packing := PACKINGS.get(kind):  # `_slice` refuses another
+            end = offset + math.prod(shape) // packing.weights * packing.nbytes
+        before = name
 
 
 def _slice(path, data, start, name, shape, kind, offset):
@@ -262,11 +291,12 @@ class _Reader:
             raise ValueError(f"{self.path}: an array of kind {inner}, known are 0 to 8, 10 to 12")
         size = struct.calcsize(NUMBERS[inner])
         n = self.count(size)
-        return list(struct.unpack(f"<{n}{NUMBERS[inner]}", self.bytes(n * size)))
+        # a memoryview: as small as in the file, and unlike an array equal to no text
+        return np.frombuffer(self.bytes(n * size), f"<{NUMBERS[inner]}").data
 
     def tensor(self) -> tuple[str, tuple[int, ...], int, int]:
         """The next entry in the list of tensors  ->  name, shape, type, offset."""
-        name, axes = self.text(), self.number("I")
+        name, axes = printable(self.text()), self.number("I")
         if not 1 <= axes <= 4:
             raise ValueError(f"{self.path}: {name} has {axes} axes, wanted 1 to 4")
         shape = tuple(self.number("Q") for _ in range(axes))[::-1]

@@ -17,8 +17,8 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 def load_model(source: str | Path, weights: str = "float32", embeddings: str = "float32") -> Llama:
     """Load a base in float32 (float64 stays), or its matrices in fewer bits.
 
-    source: "base", the word lab's; "smollm2-135m", from the installed package; the folder of a
-    Hugging Face LlamaForCausalLM; or a .gguf file.
+    source: "base", the word lab's; "smollm2-135m", from the installed package; a folder of Hugging
+    Face's layout, of an architecture in `ARCHITECTURES`; or a .gguf file.
     weights: of the layers' linears, "float32", "nf4" (4.13 bits, see ops/nf4.py) or "stored": as
     in the file where that is NF4, Q8_0, Q4_1 or bfloat16, else float32. embeddings: of the
     embedding and the head, "float32", "bfloat16" or "int8" (8.5 bits). What is not float32 cannot

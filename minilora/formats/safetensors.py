@@ -13,6 +13,7 @@ from safetensors.numpy import save
 from ..support.files import write_atomically
 from ..support.meta import dense
 from ..support.packed import Packed
+from ..support.terminal import printable
 from .gguf import PACKINGS
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")  # suffixes of files by torch.save and pickle
@@ -89,6 +90,8 @@ def open_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         with safe_open(path, framework="numpy") as f:
             names = list(f.keys())
+            if odd := [name for name in names if printable(name) != name]:
+                raise ValueError(f"{odd[0]!r:.80} has control characters")
             kinds = {name: f.get_slice(name).get_dtype() for name in names}
             for name, kind in kinds.items():
                 if kind not in (*FLOATS, *NO_FLOATS):
@@ -125,4 +128,4 @@ def _reason(path, error):
         return f"{size} bytes, not even a header"
     if start[:4] == b"PK\x03\x04" or (start[0] == 0x80 and start[1] < 6):
         return "it begins as a pickle or a zip of one does; a pickle can run any code"
-    return f"{size} bytes; {error}".replace("\n", " ")[:160]
+    return printable(f"{size} bytes; {error}").replace("\n", " ")[:160]

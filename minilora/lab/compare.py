@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..llama.model import Llama
+from ..methods import own
 from ..support.values import number, whole
 from ..text import nouns, tasks
 from ..tuning.checkpoints import fingerprint
@@ -111,7 +112,7 @@ def _chosen_rates(settings, lr, record) -> dict[str, float]:
     on_record = rates.chosen_for(settings.task, record)
     chosen = {name: row["lr"] for name, row in on_record.items()} | lr
     if missing := [name for name in names if name not in chosen]:
-        swept = ",".join(name for name in missing if name != SCRATCH)
+        swept = ",".join(own.spelled(name) for name in missing if name != SCRATCH)
         raise ValueError(
             f"compare: no learning rate for {', '.join(missing)}; give --lr {missing[0]}=RATE, or "
             f"run minilora tune --task {settings.task}{f' --methods {swept}' if swept else ''} and "

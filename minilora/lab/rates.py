@@ -8,6 +8,9 @@ from typing import Any
 
 from ..support.files import data_folder, errors_at, read_json, write_json
 from ..support.locks import writing
+from ..text import nouns
+from ..tuning.adapters import Tuned
+from ..tuning.storage import mark
 from .forms import RATES
 from .statistics import by_exact_match
 
@@ -75,6 +78,20 @@ def about(settings: Any) -> dict[str, Any]:
 def chosen_for(task: str, record: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """method -> {"lr", "rank"}, of the task's own sweep, or of the default task's."""
     return record["chosen"].get(task) or record["chosen"].get(DEFAULT_TASK, {})
+
+
+def of_run(record: Mapping[str, Any], tuned: Tuned, task: str | None) -> tuple[float, str]:
+    """A learning rate, and the task of the sweep on this base that chose it; "" if it is a guess.
+
+    A base is known by its weights. task: whose sweep comes first. A guess is SmolLM2's rate, or for
+    a technique that it has none of a cautious one.
+    """
+    for name in sorted(record["sweeps"], key=lambda name: name != task):
+        rates, base = record["chosen"].get(name, {}), record["sweeps"][name]["base_crc32"]
+        if tuned.method in rates and base == mark(tuned.base):
+            return rates[tuned.method]["lr"], name
+    guess = {"lr": 1e-4 if tuned.record.whole_model else 1e-3}
+    return read()["chosen"][nouns.NAME].get(tuned.method, guess)["lr"], ""
 
 
 def differences(settings: Any, base_crc32: str, record: Mapping[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ from ..llama.model import Llama
 from ..methods import DEFAULT, METHODS
 from ..text import nouns
 from ..tuning.adapters import Tuned, attach
+from ..tuning.choices import find_method
 
 SCRATCH = "scratch"  # full fine-tuning of an untrained model: a row of its own beside the methods
 
@@ -59,7 +60,7 @@ class Settings:
         alpha is 2·rank if it is not among the options. Options that depend on the number of steps
         or on the seed get their value for this run. The seed draws all initial arrays.
         """
-        record = METHODS[method]
+        record = find_method(method)
         chosen = record.of_run(self.steps, seed) if record.of_run else {}
         given: dict[str, Any] = {"rank": self.rank_of(method), "targets": self.targets}
         given = {k: v for k, v in given.items() if k in record.takes}

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from ..methods.own import version
 from ..support.files import find
 from ..support.values import number, whole
 from ..text import tasks
@@ -41,11 +42,13 @@ def word_run(
     weight_decay: float = 0.01,
     every: int | None = None,
     score: Iterable[str] = ("validation", "test"),
+    source: str | None = None,
 ) -> dict[str, Any]:
     """One run of a method (or from "scratch"): its cost in numbers, its losses, its scores.
 
     rank: of a method that has one, VeRA's too; alpha: 2·rank where None. options: the method's own.
     every: steps between two evaluations of the validation loss. score: the words for the scores.
+    source: the version of a technique's own file, so that a changed one is run again.
     ->  trainable: numbers. losses: [step, mean training loss since the point before].
     evaluations: [step, validation loss]. validation, test: {"exact_match", "loss"}. A run that
     diverged has scores of 0, losses of None, and the step as "diverged".
@@ -95,7 +98,7 @@ def sweep_cells(axes: Mapping[str, Sequence[Any]]) -> list[Cell]:
     each method gets its rate on record.
     Raises ValueError for an axis or a value that is unknown, out of range, or that no method takes.
     """
-    methods = {name: find_method(name) for name in axes["method"]}
+    methods = {record.name: record for record in map(find_method, axes["method"])}
     common = [name for name in inspect.signature(word_run).parameters if name in axes]
     own = [name for name in axes if name not in common]
     for name in own:
@@ -105,6 +108,7 @@ def sweep_cells(axes: Mapping[str, Sequence[Any]]) -> list[Cell]:
     for method, record in methods.items():
         fixed = {n: axes[n] for n in common if n not in ADAPTERS or n in record.takes}
         options = grid(**{name: axes[name] for name in own if name in record.options})
+        fixed |= version(method)
         work += grid(**{"lr": [None], **fixed, "method": method, "options": options})
     return [_checked(cell) for cell in work]
 

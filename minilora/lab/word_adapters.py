@@ -21,9 +21,7 @@ def open_library(folder: str | Path | None = None) -> Library:
     for path in sorted(folder.glob("*/adapter_config.json")):
         library.load(path.parent)
     if not any(name in library for name in tasks.TASKS):
-        raise FileNotFoundError(
-            f"{folder}: no adapter in it that is named as a task"
-        )
+        raise FileNotFoundError(f"{folder}: no adapter in it that is named as a task")
     return library
 
 

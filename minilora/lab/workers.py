@@ -18,6 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..fast import is_plain, plain
+from ..methods import own
 from ..support.terminal import show_warning
 
 LIBRARIES = ("NUMBA", "OPENBLAS", "OMP", "MKL", "BLIS")
@@ -38,7 +39,8 @@ def each(
     if not calls:
         return
     jobs = min(jobs or cores(), len(calls))
-    work = [(place, function, call, is_plain()) for place, call in enumerate(calls)]
+    here = is_plain(), [*own.FILES.values()]
+    work = [(place, function, call, *here) for place, call in enumerate(calls)]
     yield from _here(work, jobs) if dask is None else _on_cluster(work, jobs, dask)
 
 
@@ -136,8 +138,10 @@ def cores() -> int:
     return joblib.cpu_count()
 
 
-def _placed(place, function, call, only_pages):
-    """Runs in the worker, with or without twins as in the caller."""
+def _placed(place, function, call, only_pages, techniques):
+    """Runs in the worker, with the techniques of the caller's files, with or without twins."""
+    for file in techniques:
+        own.read(*file)
     with plain(only_pages):
         return place, function(*call)
 

@@ -1,13 +1,16 @@
 """Text generation: the cache of keys and values, and the choice of the next token."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from .. import ops
 from ..engine import Tensor
-from ..support.values import whole
+from ..support.files import errors_at
+from ..support.machine import allocating
+from ..support.values import number, shown, whole
 from .rows import Rows, last_rows, next_rows
 
 
@@ -40,15 +43,18 @@ class KVCache:
         self.lengths[rows.spans[:, 2] // self.capacity] = rows.spans[:, 3] - rows.spans[:, 2]
 
 
+@allocating("generate: max_new_tokens")
 def generate(
     model,
     ids,
     max_new_tokens: int,
     *,
     temperature: float = 0.0,
+    top_k: int = 0,
     top_p: float = 1.0,
+    repetition_penalty: float = 1.0,
     seed: int = 0,
-    stop: int | None = None,
+    stop: int | str | Sequence[int | str] | None = None,
     on_token: Callable[[np.ndarray], None] | None = None,
     forward=None,
 ) -> Any:
@@ -56,10 +62,13 @@ def generate(
 
     ids (N, T) -> (N, T + new); a list of N rows of several lengths -> a list of N arrays, each row
     with its new tokens. Nothing is padded, and a row that has ended is not computed any more.
-    temperature: 0 takes the most probable token; above 0 a token is sampled from the most probable
-    ones, whose probabilities sum to top_p. stop: this token ends a row; an ended row repeats it
-    until all rows have ended. on_token: called with each new column (N,).
-    forward: a `Forward`; the model's own weights where None.
+    repetition_penalty: the logits of the tokens so far, the prompt's too, are divided by it where
+    they are above 0, and multiplied by it elsewhere. temperature: 0 takes the most probable token;
+    above 0 a token is sampled from the top_k most probable ones (0: from all), and of these from
+    the first whose probabilities sum to top_p. All as in transformers.
+    stop: a token or a text that ends a row, or a list of them; an ended row repeats its last token,
+    or after a text the padding, until all rows have ended. on_token: called with each new column
+    (N,). forward: a `Forward`; the model's own weights where None.
     Raises ValueError if ids or a setting is out of range, or the logits are not finite.
     """
     prompts = check_prompts(ids, model.config.vocab_size)
@@ -69,24 +78,36 @@ def generate(
             f"top_p {top_p}, wanted in (0, 1]"
         )
     max_new_tokens = whole("generate: max_new_tokens", max_new_tokens)
+    top_k = whole("generate: top_k", top_k)
+    penalty = number("generate: repetition_penalty", repetition_penalty, above=0)
+    ends, texts = _stops(stop, model)
     rng = np.random.default_rng(whole("generate: seed", seed))
     lengths, W = np.array([len(p) for p in prompts]), array(model.head(forward))
+    model.check_length(int(lengths.max()) + max(0, max_new_tokens - 1))  # the last one is not read
     cache = KVCache(model.config, len(prompts), lengths.max() + max_new_tokens, model.dtype)
     going, columns = np.arange(len(prompts)), []  # the rows that have not ended; the new tokens
+    fill = np.zeros(len(prompts), int)  # of each row: its last token, or what follows its end
+    seen = np.zeros((len(prompts), model.config.vocab_size if penalty != 1 else 0), bool)
     new, count = np.concatenate(prompts), lengths
     for _ in range(max_new_tokens):
         every = cache.rows(count, model, going)
         h = model.run(new, (every, last_rows(every)), forward, cache).data
         u = rng.random((len(prompts), 1))[going] if temperature else None
-        new = _choose(ops.frozen_linear(h, W).data, temperature, top_p, u)
-        token = np.full(len(prompts), stop or 0)
-        token[going] = new
-        columns.append(token)
+        logits = ops.frozen_linear(h, W).data
+        if penalty != 1:
+            seen[np.repeat(going, count), new] = True
+            again = np.where(logits > 0, logits / penalty, logits * penalty)
+            logits = np.where(seen[going], again, logits)
+        fill[going] = new = _choose(logits, temperature, top_p, u, top_k)
+        columns.append(fill.copy())
         if on_token:
-            on_token(token)
-        if stop is not None:
-            going = going[new != stop]
-            new = new[new != stop]
+            on_token(columns[-1])
+        ended = np.isin(new, ends)
+        for i in np.flatnonzero(~ended) if texts else ():
+            said = model.tokenizer.decode(column[going[i]] for column in columns)
+            if cut(said, texts) != said:
+                ended[i], fill[going[i]] = True, model.tokenizer.pad_id
+        going, new = going[~ended], new[~ended]
         if not len(going):
             break
         count = np.ones_like(going)
@@ -99,7 +120,8 @@ def generate_text(model, prompt: str, max_new_tokens: int = 32, **choices) -> st
     """The text that a model writes after a prompt, without the prompt and the end token.
 
     model: a Llama, a Tuned or a Library. choices: of `generate`; the tokenizer's end token ends the
-    text. Raises ValueError for an empty prompt or a model without a tokenizer.
+    text, and so does what `stop` names, but with stop=None nothing does. A text that ends it is cut
+    off. Raises ValueError for an empty prompt or a model without a tokenizer.
     """
     tokenizer = model.tokenizer
     if tokenizer is None:
@@ -107,14 +129,57 @@ def generate_text(model, prompt: str, max_new_tokens: int = 32, **choices) -> st
     ids = tokenizer.encode(prompt)
     if not ids:
         raise ValueError(f"generate_text: prompt is {prompt!r}, wanted some text")
-    choices = {"stop": tokenizer.eos_id, **choices}
-    new = [int(token) for token in model.generate([ids], max_new_tokens, **choices)[0][len(ids) :]]
-    if choices["stop"] in new:
-        new = new[: new.index(choices["stop"])]
-    return tokenizer.decode(new)
+    given = choices.pop("stop", [])
+    stop = [] if given is None else [tokenizer.eos_id, *_listed(given)]
+    new = model.generate([ids], max_new_tokens, stop=stop, **choices)[0][len(ids) :]
+    said = [*itertools.takewhile(lambda token: token not in stop, map(int, new))]
+    text = decode_more(tokenizer, ids, said)
+    return cut(text, [text for text in stop if isinstance(text, str)])
 
 
-def _choose(logits, temperature, top_p, u=None):
+def decode_more(tokenizer: Any, ids: list[int], new: list[int]) -> str:
+    """The text of new tokens after others, with the space that some tokenizers drop at a start."""
+    return tokenizer.decode([*ids, *new])[len(tokenizer.decode(ids)) :]
+
+
+def cut(text: str, stops: Sequence[str]) -> str:
+    """The text up to the first of these stops."""
+    return text[: min((text.find(stop) for stop in stops if stop in text), default=None)]
+
+
+def _listed(stop):
+    return [*stop] if isinstance(stop, list | tuple) else [] if stop is None else [stop]
+
+
+def _stops(stop, model):
+    """The tokens and the texts that end a row; raises ValueError for what cannot.
+
+    A text that is one special token, which no decoded text shows, is that token.
+    """
+    ids, texts, V = [], [], model.config.vocab_size
+    for item in _listed(stop):
+        is_id = isinstance(item, int | np.integer) and not isinstance(item, bool)
+        if is_id and 0 <= item < V:
+            ids.append(int(item))
+            continue
+        if not (isinstance(item, str) and item):
+            wanted = f"a token's id from 0 to {V - 1}, or some text"
+            raise ValueError(f"generate: stop is {shown(item)}, wanted {wanted}")
+        if model.tokenizer is None:
+            raise ValueError(f"generate: stop is {shown(item)}, but the model has no tokenizer")
+        with errors_at(f"generate: stop is {shown(item)}", "tokenizer: "):
+            own = getattr(model.tokenizer, "encode_more", model.tokenizer.encode)(item)
+        said = model.tokenizer.decode(own)
+        if said == item:
+            texts.append(item)
+        elif not said and len(own) == 1:
+            ids += own
+        else:
+            raise ValueError(f"generate: stop is {shown(item)}, which no decoded text has in it")
+    return ids, texts
+
+
+def _choose(logits, temperature, top_p, u=None, top_k=0):
     """The next token of each row.   logits (N, V), u (N, 1) random in [0, 1) -> (N,) ints."""
     best = logits.argmax(axis=1)  # the place of a NaN, if there is one
     if not np.isfinite(logits[np.arange(len(best)), best]).all():
@@ -122,6 +187,8 @@ def _choose(logits, temperature, top_p, u=None):
     if temperature == 0:
         return best
     z = logits.astype(np.float64) / temperature
+    if 0 < top_k < z.shape[1]:
+        z[z < np.partition(z, -top_k, axis=1)[:, -top_k, None]] = -np.inf
     p = np.exp(z - z.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)
     order = np.argsort(-p, axis=1, kind="stable")

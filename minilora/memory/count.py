@@ -4,12 +4,13 @@ import math
 from typing import Any
 
 from ..methods import DEFAULT, METHODS
+from ..methods.base import Method
 from ..support.meta import Meta
 from ..tuning.choices import check_options, check_rank, find_method, match_targets, warn_of_ranks
 
 
 def count(
-    model: Any, method: str, *, rank: int | None = None, targets=None, **options
+    model: Any, method: str | Method, *, rank: int | None = None, targets=None, **options
 ) -> dict[str, Any]:
     """The trainable numbers of a method on a model. No array is allocated.
 
@@ -39,7 +40,7 @@ def count(
     if record.prepare:
         shared = record.prepare(list(linears.values()), rank or 0, options, Meta(()))
     return {
-        "method": method,
+        "method": record.name,
         "rank": rank,
         "trainable": trainable,
         "frozen_shared": sum(a.size for a in shared.values()),

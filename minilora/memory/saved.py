@@ -32,7 +32,7 @@ def saved_arrays(nodes: Iterable[Node], besides: Iterable[np.ndarray] = ()) -> l
     holders: dict[int, list[tuple[str, str]]] = {}
     first: dict[int, tuple] = {}
     for node in nodes:
-        for op, what, a in _named(node):
+        for op, what, a in named_arrays(node):
             place, nbytes = storage(a)
             if place not in known:
                 holders.setdefault(place, []).append((node.name, op))
@@ -45,7 +45,7 @@ def saved_arrays(nodes: Iterable[Node], besides: Iterable[np.ndarray] = ()) -> l
     return rows
 
 
-def _named(node: Node) -> Iterator[tuple[str, str, Any]]:
+def named_arrays(node: Node) -> Iterator[tuple[str, str, Any]]:
     """(op, name, array) for each array in a node's cache that is an activation."""
     if node.op is None:  # a leaf
         return

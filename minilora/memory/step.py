@@ -22,6 +22,7 @@ from ..llama.model import Llama, ModelConfig
 from ..methods.base import Method
 from ..support import meta, show
 from ..support.files import nearest
+from ..support.machine import allocating
 from ..support.meta import Meta, Storage, form_of, is_array
 from ..support.plots import human
 from ..support.values import named, whole
@@ -147,6 +148,7 @@ def ledger(
     return dataclasses.replace(row, optimizer=optimizer, peak=row.peak + change)
 
 
+@allocating("memory: the batch")
 def _batch(batch_size, seq_len, batch, tokens=np.zeros) -> Batch:
     """ids and targets (N, T): those given, or tokens((N, T), int) that all count."""
     if batch is not None:
@@ -268,8 +270,8 @@ def _account(tuned, batch, step_peak: Callable[[], int], walk, arrays, optimizer
     peak = step_peak() - angles
     gradients = sum(leaf.grad.nbytes for leaf in leaves.values() if leaf.grad is not None)
     trainable, shared = _bytes(tuned.trainable.values()), _bytes(tuned.shared.values())
-    moved, base_kept = map(_bytes, (_moved(tuned), _base_kept(tuned)))
-    aside = storages([*_base_kept(tuned), *tables])  # beside the weights
+    moved, kept = map(_bytes, (_moved(tuned), base_kept(tuned)))
+    aside = storages([*base_kept(tuned), *tables])  # beside the weights
     needed = {place: a for a in arrays if (place := storage(a)[0]) not in aside}
     held = _bytes(needed.values())
     activations = sum(s.nbytes for s in saved)
@@ -282,7 +284,7 @@ def _account(tuned, batch, step_peak: Callable[[], int], walk, arrays, optimizer
         trainable=trainable,
         shared=shared,
         moved=moved,
-        base_kept=base_kept,
+        base_kept=kept,
         scratch=scratch,
         peak=held + optimizer + scratch + peak,
         transient=peak - activations,
@@ -296,7 +298,7 @@ def weight_arrays(tuned: Tuned) -> list[np.ndarray]:
     return [*tuned.base.params.values(), *tuned.weights.values(), *tuned.shared.values(), *own]
 
 
-def _base_kept(tuned):
+def base_kept(tuned):
     """The base's arrays of which the technique moves a copy: no step reads them."""
     names = [f"{layer}.weight" for layer, arrays in tuned.layers.items() if "W" in arrays]
     return [tuned.base.params[name] for name in (*tuned.weights, *names)]

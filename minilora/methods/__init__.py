@@ -1,11 +1,12 @@
 """The techniques, in the order in which they are shown.
 
-A further one is a file here and its name in Technique.
+A further one is a file here and its name in Technique, or stands outside: see `own`.
 """
 
 import importlib
 from typing import Literal, get_args
 
+from . import own
 from .base import Method
 
 # Written out, so that editors and type checkers know the names.
@@ -16,3 +17,4 @@ DEFAULT = ("full", "lora", "lora_fa", "vera", "delta_lora", "lora_plus")  # wher
 METHODS: dict[str, Method] = {
     name: importlib.import_module(f".{name}", __name__).METHOD for name in ORDER
 }
+own.add_installed(METHODS)

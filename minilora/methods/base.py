@@ -142,6 +142,28 @@ class PeftFormat:
 
 
 @dataclass(frozen=True)
+class Moment:
+    """A line of a training step that is worth a look. The first line that fits is shown."""
+
+    name: str  # a few words
+    says: str  # one or two sentences
+    phase: str  # forward, backward, step
+    line: str  # how the line of the page begins
+    op: str = ""  # the page's name: adamw, attention, delta_lora.after_step; "": the technique's
+    place: str = ""  # a part of the place's name: q_proj
+    zero: str = ""  # a name that must be 0 there; with - before it: that must not be 0
+
+    def is_in(self, phase: str, place: str, op: str, own: str) -> bool:
+        """Can it be in this event? own: the name of the technique's op."""
+        return (phase, op) == (self.phase, self.op or own) and self.place in place
+
+    def holds(self, names: Mapping[str, np.ndarray]) -> bool:
+        """Is what must be 0 all 0?"""
+        name = self.zero.removeprefix("-")
+        return not name or (name in names and names[name].any() == self.zero.startswith("-"))
+
+
+@dataclass(frozen=True)
 class Method:
     """One technique as a record: all that attach, train, merge, the ledger and storage read."""
 
@@ -174,6 +196,7 @@ class Method:
     owns_weight: bool = False  # W is the technique's own copy, which it moves or `init` returns
     whole_model: bool = False  # embeddings, norms and head train too
     peft: PeftFormat | None = None  # None: PEFT does not know the technique
+    moments: tuple[Moment, ...] = ()  # of its traced step
 
     @property
     def has_dropout(self) -> bool:

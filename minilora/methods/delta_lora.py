@@ -1,6 +1,6 @@
 """Delta-LoRA: LoRA whose frozen weight follows the change of the product B A from step to step.
 
-The pair is LoRA's, without dropout, so that ∂loss/∂(BA) = s ∂loss/∂W. W gets no gradient and no
+The pair is LoRA's, without dropout, so that ∂loss/∂(B A) = s ∂loss/∂W. W gets no gradient and no
 moments of its own.
 """
 
@@ -11,6 +11,7 @@ import numpy as np
 from ..engine import Function
 from ..support.values import number, whole
 from . import lora
+from .base import Moment
 
 
 def add_product(W, left, right):
@@ -144,4 +145,15 @@ METHOD = replace(
     remembers={"A_start": "A", "B_start": "B"},
     owns_weight=True,
     peft=replace(lora.PEFT, to_peft=to_peft, restore=restore),
+    moments=(
+        *lora.MOMENTS,
+        Moment(
+            "Delta-LoRA moves W by a thin product",
+            "W moves by the change of s B A, a matrix of rank 2r at most: ΔW shows it as stripes.",
+            "step",
+            "add_product(",
+            "delta_lora.after_step",
+            "q_proj",
+        ),
+    ),
 )

@@ -8,7 +8,7 @@ import numpy as np
 from ..engine import Op
 from ..support.meta import dense
 from . import lora
-from .base import Method, PeftFormat
+from .base import Method, Moment, PeftFormat
 
 
 def dora_forward(x, W, s, A, B, m, norm):
@@ -47,7 +47,7 @@ dora = Op(
 
 
 def row_norm_forward(W, s, A, B):
-    """norm = √Σ over a row of V², V = W + s B A.   W (O, I), A (r, I), B (O, r)  ->  norm (O,)."""
+    """norm = √Σ V² over a row, V = W + s B A.   W (O, I), A (r, I), B (O, r)  ->  norm (O,)."""
     V = W + s * (B @ A)
     norm = np.sqrt((V * V).sum(axis=1))
     return norm, (V, norm, s, A, B)
@@ -60,7 +60,7 @@ def row_norm_backward(dnorm, cache):
     `dora_backward` add up to the whole derivative of eq. 5.
     """
     V, norm, s, A, B = cache
-    dV = (dnorm / norm)[:, None] * V  # norm² = Σ V²
+    dV = (dnorm / norm)[:, None] * V  # norm = √Σ V²
     return None, None, s * (B.T @ dV), s * (dV @ A.T)  # V has s B A
 
 
@@ -133,5 +133,14 @@ METHOD = Method(
         to_peft,
         from_peft,
         claims=("use_dora",),
+    ),
+    moments=(
+        Moment(
+            "DoRA's norm is a constant",
+            "The norm of each row is made before the pass. It gets no gradient, as in PEFT.",
+            "backward",
+            "return dx",
+            place="q_proj",
+        ),
     ),
 )

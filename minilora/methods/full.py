@@ -7,7 +7,7 @@ has (O, I) numbers, and AdamW's moments have twice as many. Embeddings, norms an
 import numpy as np
 
 from ..ops import linear
-from .base import Method
+from .base import Method, Moment
 
 
 def init(W, rank, options, rng, shared):
@@ -38,4 +38,13 @@ METHOD = Method(
     takes=(),
     owns_weight=True,
     whole_model=True,
+    moments=(
+        Moment(
+            "full fine-tuning makes a gradient as large as W",
+            "dW has a number for each weight, and AdamW keeps two more for each.",
+            "backward",
+            "dW = ",
+            place="q_proj",
+        ),
+    ),
 )

@@ -7,7 +7,7 @@ import math
 
 from ..engine import Op
 from ..support.meta import filled
-from .base import Method, PeftFormat, check_probability, whole_number
+from .base import Method, Moment, PeftFormat, check_probability, whole_number
 
 
 def lora_forward(x, W, s, A, B, xd=None):
@@ -36,7 +36,7 @@ def lora_backward(dy, cache, need=(True,) * 6):
     elif dropped:
         dx, dxd = dy @ W, dz @ A  # y has x Wᵀ, z = xa Aᵀ
     else:
-        dx, dxd = dy @ W + dz @ A, None  # xa = x
+        dx, dxd = dy @ W + dz @ A, None  # y has x Wᵀ, z = xa Aᵀ, xa = x
     return dx, None, None, dA, dB, dxd
 
 
@@ -117,6 +117,42 @@ ABOUT = {
     "dropout": "probability of dropping an input of the adapter in training, below 1",
 }
 
+MOMENTS = (
+    Moment(
+        "LoRA adds nothing yet",
+        "B starts at 0. So s z Bᵀ is 0, and the model says what the base says.",
+        "forward",
+        "y = x @ W.T",
+        place="q_proj",
+        zero="B",
+    ),
+    Moment(
+        "dA is 0 in the first step",
+        "All that reaches A comes through B, and B is 0. Only B learns: see dB, one line above.",
+        "backward",
+        "dA = ",
+        place="q_proj",
+        zero="dA",
+    ),
+    Moment(
+        "… and A wakes",
+        "B is no longer 0. So dz is not 0, and the same line gives A a gradient.",
+        "backward",
+        "dA = ",
+        place="q_proj",
+        zero="-dA",
+    ),
+    Moment(
+        "the first step of B",
+        "With fresh moments AdamW divides the gradient by its own size: each entry of B moves by "
+        "almost the learning rate, up or down.",
+        "step",
+        "p -= ",
+        "adamw",
+        "q_proj.lora_B",
+    ),
+)
+
 METHOD = Method(
     name="lora",
     title="LoRA",
@@ -132,4 +168,5 @@ METHOD = Method(
     about=ABOUT,
     check=check_probability,
     peft=PEFT,
+    moments=MOMENTS,
 )

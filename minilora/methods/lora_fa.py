@@ -4,7 +4,7 @@ import numpy as np
 
 from ..engine import Op
 from . import lora
-from .base import Method, check_probability
+from .base import Method, Moment, check_probability
 
 
 def lora_fa_forward(x, W, s, A, B, xd=None):
@@ -32,7 +32,7 @@ def lora_fa_backward(dy, cache, need=(True,) * 6):
     elif dropped:
         dx, dxd = dy @ W, dz @ A  # y has x Wᵀ, z = xa Aᵀ
     else:
-        dx, dxd = dy @ W + dz @ A, None  # xa = x
+        dx, dxd = dy @ W + dz @ A, None  # y has x Wᵀ, z = xa Aᵀ, xa = x
     return dx, None, None, None, dB, dxd
 
 
@@ -75,4 +75,13 @@ METHOD = Method(
     check=check_probability,
     grad_rule=corrected_gradient,
     peft=lora.PEFT,
+    moments=(
+        Moment(
+            "LoRA-FA keeps z, not x",
+            "A is frozen, so no line of backward needs x. z has r columns, x has I.",
+            "forward",
+            "return y",
+            place="q_proj",
+        ),
+    ),
 )

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ..support.values import number
 from . import lora
-from .base import check_probability
+from .base import Moment, check_probability
 
 
 def lr_scale(options):
@@ -36,4 +36,15 @@ METHOD = replace(
     about=lora.ABOUT | {"ratio": "learning rate of B divided by that of A, above 0"},
     check=check,
     lr_scale=lr_scale,
+    moments=(
+        *lora.MOMENTS,
+        Moment(
+            "LoRA+ moves B farther",
+            "The learning rate of B is that of A times the ratio: compare Δp with LoRA's.",
+            "step",
+            "p -= ",
+            "adamw",
+            "q_proj.lora_B",
+        ),
+    ),
 )

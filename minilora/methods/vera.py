@@ -8,7 +8,7 @@ from ..engine import Op
 from ..support.meta import filled
 from ..support.values import number
 from . import lora
-from .base import Method, PeftFormat, check_probability
+from .base import Method, Moment, PeftFormat, check_probability
 
 
 def vera_forward(x, W, A, B, b, d, xd=None):
@@ -20,7 +20,8 @@ def vera_forward(x, W, A, B, b, d, xd=None):
     """
     xa = x if xd is None else xd
     u = xa @ A.T  # (M, r)
-    v = (d * u) @ B.T  # (M, O)
+    w = d * u  # (M, r)
+    v = w @ B.T  # (M, O)
     y = x @ W.T + b * v
     return y, (u, W, A, B, b, d, xd is not None)  # u for db and dd; neither x nor v
 
@@ -32,16 +33,16 @@ def vera_backward(dy, cache, need=(True,) * 7):
     """
     u, W, A, B, b, d, dropped = cache
     v = (d * u) @ B.T  # not kept: it is as large as y
-    dw = (b * dy) @ B  # (M, r): y has b · v, v = w Bᵀ, w = d · u
-    db = (dy * v).sum(axis=0)  # y has b · v, the same b in every row
-    dd = (dw * u).sum(axis=0)  # w = d · u, the same d in every row
-    du = d * dw  # w = d · u
+    dw = (b * dy) @ B  # y has b v, v = w Bᵀ
+    db = (dy * v).sum(axis=0)  # y has b v, the same b in every row
+    dd = (dw * u).sum(axis=0)  # w = d u, the same d in every row
+    du = d * dw  # w = d u
     if not need[0]:  # nothing before x trains, and so nothing before xd
         dx, dxd = None, None
     elif dropped:
         dx, dxd = dy @ W, du @ A  # y has x Wᵀ, u = xa Aᵀ
     else:
-        dx, dxd = dy @ W + du @ A, None  # xa = x
+        dx, dxd = dy @ W + du @ A, None  # y has x Wᵀ, u = xa Aᵀ, xa = x
     return dx, None, None, None, db, dd, dxd
 
 
@@ -137,6 +138,23 @@ def from_peft(config):
     return {names[k]: value for k, value in config.items() if k in names}
 
 
+MOMENTS = (
+    Moment(
+        "one pair serves all layers",
+        "A and B are drawn once and frozen. All layers use these two: press ] and compare.",
+        "forward",
+        "u = xa",
+        place="q_proj",
+    ),
+    Moment(
+        "VeRA keeps u",
+        "db and dd need u = xa Aᵀ, and neither x nor v: backward computes v again.",
+        "forward",
+        "return y",
+        place="q_proj",
+    ),
+)
+
 METHOD = Method(
     name="vera",
     title="VeRA",
@@ -168,4 +186,5 @@ METHOD = Method(
         shared={"A": "base_model.vera_A", "B": "base_model.vera_B"},
         drawn="save_projection",
     ),
+    moments=MOMENTS,
 )

@@ -35,7 +35,8 @@ def attention_forward(q, k, v, spans):
         top = s.max(axis=2, keepdims=True)
         e = np.exp(s - top)
         total = e.sum(axis=2, keepdims=True)
-        o[q0:q1] = ((e / total) @ vs).swapaxes(0, 1)
+        p = e / total  # (H, T, S)
+        o[q0:q1] = (p @ vs).swapaxes(0, 1)
         lse[q0:q1] = (top + np.log(total))[:, :, 0].T
     return o, (q, k, v, spans, o, lse)  # lse gives the probabilities again: (T, S) is never kept
 
@@ -49,11 +50,12 @@ def attention_backward(do, cache):
         qs, dos, os = (a[q0:q1].swapaxes(0, 1) for a in (q, do, o))  # (H, T, D)
         ks, vs = (a[k0:k1].swapaxes(0, 1).repeat(times, axis=0) for a in (k, v))  # (H, S, D)
         p = np.exp(scores(qs, ks) - lse[q0:q1].T[:, :, None])  # (H, T, S)
-        dp = dos @ vs.swapaxes(1, 2)  # o = p v
-        ds = p * (dp - (dos * os).sum(axis=2, keepdims=True))  # p = softmax(s), Σ p dp = do · o
-        ds = ds / math.sqrt(q.shape[2])  # s = q kᵀ / √D
-        dq[q0:q1] = (ds @ ks).swapaxes(0, 1)  # s = q kᵀ
-        dks, dvs = ds.swapaxes(1, 2) @ qs, p.swapaxes(1, 2) @ dos  # s = q kᵀ, o = p v
+        dp = dos @ vs.swapaxes(1, 2)  # o = p vs
+        # softmax has the slope p (dp - Σ p dp); Σ p dp over the keys is Σ dos os over a head
+        ds = p * (dp - (dos * os).sum(axis=2, keepdims=True))  # p = e / total, e = exp(s - top)
+        ds = ds / math.sqrt(q.shape[2])  # s = scores(qs, ks), divided by √D
+        dq[q0:q1] = (ds @ ks).swapaxes(0, 1)  # s = scores(qs, ks)
+        dks, dvs = ds.swapaxes(1, 2) @ qs, p.swapaxes(1, 2) @ dos  # s = scores(qs, ks), o = p vs
         for d, d_heads in ((dk, dks), (dv, dvs)):  # one key head served `times` query heads
             d_groups = d_heads.reshape(k.shape[1], times, k1 - k0, k.shape[2]).sum(axis=1)
             d[k0:k1] = d_groups.swapaxes(0, 1)

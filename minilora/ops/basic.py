@@ -33,8 +33,8 @@ def add_backward(dy, cache, need=(True, True)):
     """da = dy, db = dy, each summed over its repeated axes."""
     a_shape, b_shape = cache
     return (
-        unbroadcast(dy, a_shape) if need[0] else None,
-        unbroadcast(dy, b_shape) if need[1] else None,
+        unbroadcast(dy, a_shape) if need[0] else None,  # y = a + b
+        unbroadcast(dy, b_shape) if need[1] else None,  # y = a + b
     )
 
 
@@ -47,8 +47,8 @@ def mul_backward(dy, cache, need=(True, True)):
     """da = dy·b, db = dy·a."""
     a, b = cache
     return (
-        unbroadcast(dy * b, np.shape(a)) if need[0] else None,
-        unbroadcast(dy * a, np.shape(b)) if need[1] else None,
+        unbroadcast(dy * b, np.shape(a)) if need[0] else None,  # y = a b
+        unbroadcast(dy * a, np.shape(b)) if need[1] else None,  # y = a b
     )
 
 
@@ -61,8 +61,8 @@ def matmul_backward(dy, cache, need=(True, True)):
     """da = dy bᵀ, db = aᵀ dy."""
     a, b = cache
     return (
-        unbroadcast(dy @ b.swapaxes(-1, -2), a.shape) if need[0] else None,
-        unbroadcast(a.swapaxes(-1, -2) @ dy, b.shape) if need[1] else None,
+        unbroadcast(dy @ b.swapaxes(-1, -2), a.shape) if need[0] else None,  # y = a b
+        unbroadcast(a.swapaxes(-1, -2) @ dy, b.shape) if need[1] else None,  # y = a b
     )
 
 
@@ -76,7 +76,7 @@ def power_backward(dy, cache, need=(True, False)):
     if need[1]:
         raise ValueError("power: the exponent trains, wanted a constant; e^(n ln a) has both")
     a, exponent = cache
-    return dy * (exponent * a ** (exponent - 1)), None
+    return dy * (exponent * a ** (exponent - 1)), None  # y = a**exponent
 
 
 def exp_forward(a):
@@ -87,7 +87,7 @@ def exp_forward(a):
 
 def exp_backward(dy, y):
     """da = dy · eᵃ."""
-    return (dy * y,)
+    return (dy * y,)  # y = exp(a)
 
 
 def log_forward(a):
@@ -97,7 +97,7 @@ def log_forward(a):
 
 def log_backward(dy, a):
     """da = dy / a."""
-    return (dy / a,)
+    return (dy / a,)  # y = log(a)
 
 
 def tanh_forward(a):
@@ -108,7 +108,7 @@ def tanh_forward(a):
 
 def tanh_backward(dy, y):
     """da = dy (1 - tanh²a)."""
-    return (dy * (1 - y * y),)
+    return (dy * (1 - y * y),)  # y = tanh(a)
 
 
 def sum_forward(a, axis=None, keepdims=False):
@@ -121,7 +121,7 @@ def sum_backward(dy, cache):
     shape, axis, keepdims = cache
     if axis is not None and not keepdims:
         dy = np.expand_dims(dy, axis)
-    return np.broadcast_to(dy, shape), None, None
+    return np.broadcast_to(dy, shape), None, None  # y = sum(a, axis, keepdims)
 
 
 def mean(a, axis=None, keepdims=False) -> Tensor:
@@ -137,7 +137,7 @@ def reshape_forward(a, shape):
 
 def reshape_backward(dy, shape):
     """da: the old shape again."""
-    return dy.reshape(shape), None
+    return dy.reshape(shape), None  # y = a.reshape(shape)
 
 
 def transpose_forward(a, axes=None):
@@ -147,7 +147,7 @@ def transpose_forward(a, axes=None):
 
 def transpose_backward(dy, axes):
     """da: the order undone."""
-    return dy.transpose(None if axes is None else np.argsort(axes)), None
+    return dy.transpose(None if axes is None else np.argsort(axes)), None  # y = a.transpose(axes)
 
 
 def index_forward(a, key):
@@ -159,7 +159,7 @@ def index_backward(dy, cache):
     """da: dy, added at the places that were read; a place that was read twice gets both."""
     shape, key = cache
     da = np.zeros_like(dy, shape=shape)
-    np.add.at(da, key, dy)
+    np.add.at(da, key, dy)  # y = a[key]
     return da, None
 
 
@@ -171,7 +171,7 @@ def concat_forward(a, b, axis):
 def concat_backward(dy, cache):
     """da, db: dy cut at the seam."""
     seam, axis = cache
-    da, db = np.split(dy, [seam], axis)
+    da, db = np.split(dy, [seam], axis)  # y = concatenate([a, b], axis)
     return da, db, None
 
 
@@ -183,7 +183,7 @@ def maximum_forward(a, b):
 def maximum_backward(dy, cache):
     """dy goes to the larger; to a where they are equal."""
     first, a_shape, b_shape = cache
-    return unbroadcast(dy * first, a_shape), unbroadcast(dy * ~first, b_shape)
+    return unbroadcast(dy * first, a_shape), unbroadcast(dy * ~first, b_shape)  # y = maximum(a, b)
 
 
 add = Op("add", add_forward, add_backward, saves=("a_shape", "b_shape"))

@@ -32,7 +32,7 @@ def dropout_forward(x, p, key, rows=None):
 def dropout_backward(dxd, cache):
     """dxd (M, I) -> dx (M, I), None, None, None."""
     p, key, rows = cache
-    return dxd * mask(dxd, p, key, rows), None, None, None  # xd = x · m
+    return dxd * mask(dxd, p, key, rows), None, None, None  # xd = x mask(x, p, key, rows)
 
 
 dropout = Op("dropout", dropout_forward, dropout_backward, saves=("p", "key", "rows"))

@@ -1,8 +1,9 @@
 """Less memory for more time: backward computes again what the tape does not keep, bit for bit."""
 
 from collections.abc import Callable
+from functools import partial
 
-from ..engine import Node, Op, Tensor, backward, param, place
+from ..engine import Node, Op, Tensor, backward, param, place, scope
 
 
 def recompute(segment: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -11,10 +12,17 @@ def recompute(segment: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     Leaves that the segment uses get their gradients too. The segment must compute the same again.
     Source: Chen et al. 2016, arXiv:1604.06174, section 3 (activation checkpointing).
     """
-    out, cache = _run(segment, x.data)  # the segment's own tape is dropped with its output
+    out, _ = _run(segment, x.data)  # the segment's own tape is dropped with its output
     if x.node is None and out.node is None:
         return out
-    return Tensor(out.data, Node(_recompute, cache, (None, x.node), place()))
+    again = partial(_at, place(), segment)
+    return Tensor(out.data, Node(_recompute, (again, x.data), (None, x.node), place()))
+
+
+def _at(where, segment, x):
+    """The segment run again: its nodes have the names that they had."""
+    with scope(where):
+        return segment(x)
 
 
 def _run(segment, x):

@@ -12,9 +12,10 @@ def rmsnorm_forward(x, g, eps):
 
     Source: Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4.
     """
-    rstd = 1 / np.sqrt((x * x).mean(axis=1) + eps)  # (M,)
-    y = x * rstd[:, None] * g
-    return y, (x, g, rstd)  # x and rstd give x · rstd again, so y is not kept
+    mean = (x * x).mean(axis=1, keepdims=True)  # (M, 1)
+    r = 1 / np.sqrt(mean + eps)
+    y = x * r * g
+    return y, (x, g, r[:, 0])  # x and rstd give x · rstd again, so y is not kept
 
 
 def rmsnorm_backward(dy, cache, need=(True, True, False)):
@@ -24,13 +25,13 @@ def rmsnorm_backward(dy, cache, need=(True, True, False)):
     """
     x, g, rstd = cache
     r = rstd[:, None]
-    dg = (dy * x * r).sum(axis=0) if need[1] else None  # y = (x r) g
+    dg = (dy * x * r).sum(axis=0) if need[1] else None  # y = x r g
     if not need[0]:
         return None, dg, None
-    dxr = dy * g  # y = (x r) g
-    dr = (dxr * x).sum(axis=1, keepdims=True)  # x r, by its factor r
-    dmean = -(r**3) / 2 * dr  # r = (mean + eps)^-½
-    dx = dxr * r + dmean * 2 * x / x.shape[1]  # x r, by its factor x; mean = Σ x² / C
+    dxr = dy * g  # y = x r g
+    dr = (dxr * x).sum(axis=1, keepdims=True)  # y has x r
+    dmean = -(r**3) / 2 * dr  # r = 1 / √(mean + eps)
+    dx = dxr * r + dmean * 2 * x / x.shape[1]  # y has x r, mean = mean(x²)
     return dx, dg, None
 
 

@@ -13,7 +13,8 @@ def rope_forward(x, cos, sin):
     """
     c, s = cos[:, None], sin[:, None]  # the same angles for all heads of a row
     a, b = np.split(x, 2, axis=-1)
-    y = np.concatenate([a * c - b * s, b * c + a * s], axis=-1)
+    ya, yb = a * c - b * s, b * c + a * s
+    y = np.concatenate([ya, yb], axis=-1)
     return y, (cos, sin)  # a rotation is undone without its input
 
 
@@ -21,8 +22,10 @@ def rope_backward(dy, cache):
     """dy (M, H, D) -> dx = Rᵀ dy (M, H, D), None, None: Rᵀ rotates by the opposite angle."""
     cos, sin = cache
     c, s = cos[:, None], sin[:, None]
-    da, db = np.split(dy, 2, axis=-1)
-    dx = np.concatenate([da * c + db * s, db * c - da * s], axis=-1)  # a c - b s, b c + a s
+    dya, dyb = np.split(dy, 2, axis=-1)  # y = concatenate([ya, yb])
+    da = dya * c + dyb * s  # ya has a c, yb has a s
+    db = dyb * c - dya * s  # yb has b c, ya has b s
+    dx = np.concatenate([da, db], axis=-1)  # a, b = split(x)
     return dx, None, None
 
 

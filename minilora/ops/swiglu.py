@@ -17,15 +17,17 @@ def swiglu_forward(gate, up):
 
     Source: Shazeer 2020, arXiv:2002.05202, eq. 6.
     """
-    return gate * sigmoid(gate) * up, (gate, up)  # they give h again, so h is not kept
+    p = sigmoid(gate)
+    h = gate * p * up
+    return h, (gate, up)  # they give h again, so h is not kept
 
 
 def swiglu_backward(dh, cache):
-    """dh (M, F) -> dgate, dup (M, F)."""
+    """dh (M, F) -> dgate, dup (M, F). The slope of silu(z) is σ + z σ (1 - σ)."""
     gate, up = cache
     p = sigmoid(gate)
-    dgate = dh * up * p * (1 + gate * (1 - p))  # h = silu(gate) up, silu'(z) = σ + z σ (1 - σ)
-    dup = dh * gate * p  # h = silu(gate) up
+    dgate = dh * up * p * (1 + gate * (1 - p))  # h = gate p up, p = sigmoid(gate)
+    dup = dh * gate * p  # h = gate p up
     return dgate, dup
 
 
@@ -43,7 +45,7 @@ def frozen_feed_forward_backward(dy, cache):
     """dy (M, C) -> dx (M, C), None, None, None."""
     gate, up, Wg, Wu, Wd = cache
     dh = dy @ Wd  # y = h Wdᵀ
-    dgate, dup = swiglu_backward(dh, (gate, up))  # h = silu(gate) up
+    dgate, dup = swiglu_backward(dh, (gate, up))  # h = swiglu_forward(gate, up)
     dx = dgate @ Wg + dup @ Wu  # gate = x Wgᵀ, up = x Wuᵀ
     return dx, None, None, None
 

@@ -16,7 +16,7 @@ from typing import Any
 from .kinds import check_kind
 
 PACKAGE = Path(__file__).resolve().parents[1]
-MOST_TEXT = 1 << 28  # bytes of a text file
+MOST_TEXT, MOST_JSON = 1 << 28, 1 << 25  # bytes of a file; JSON may need 32 times as many
 DEEPEST = 64  # levels of brackets in a JSON text
 TOO_DEEP = "too many brackets inside one another"
 
@@ -44,17 +44,17 @@ def make_folder(path: str | Path) -> Path:
         return path
 
 
-def read_text(path: str | Path) -> str:
+def read_text(path: str | Path, most: int = MOST_TEXT) -> str:
     """The contents of a text file in UTF-8, without a byte order mark.
 
-    Raises FileNotFoundError; ValueError if it is no regular file of at most 256 MiB, or is not
+    Raises FileNotFoundError; ValueError if it is no regular file of at most `most` bytes, or is not
     UTF-8, with the number of the first such line.
     """
     try:
         with open(path, "rb", opener=_without_waiting) as file:
             about = os.fstat(file.fileno())
-            if not stat.S_ISREG(about.st_mode) or about.st_size > MOST_TEXT:
-                raise ValueError(f"{path}: wanted a file of at most {MOST_TEXT} bytes of text")
+            if not stat.S_ISREG(about.st_mode) or about.st_size > most:
+                raise ValueError(f"{path}: wanted a file of at most {most} bytes of text")
             return file.read().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except IsADirectoryError:
         raise ValueError(f"{path}: a folder, wanted a file") from None
@@ -73,9 +73,10 @@ def _without_waiting(path, flags):
 def read_json(path: str | Path, wanted: Any = dict) -> Any:
     """The value in a JSON file, which must be of the kind `wanted`: see `check_kind`.
 
-    Raises FileNotFoundError, or ValueError with the place in the file that is wrong.
+    Raises FileNotFoundError, or ValueError with the place in the file that is wrong; it may have
+    32 MiB.
     """
-    value = parse_json(path, read_text(path))
+    value = parse_json(path, read_text(path, MOST_JSON))
     check_kind(path, "it", value, wanted)
     return value
 

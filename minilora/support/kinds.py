@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .terminal import printable
 from .values import MOST, is_finite, shown
 
 KINDS = {  # a Python type -> what an error calls it
@@ -72,7 +73,7 @@ def check_kind(path: str | Path, name: str, value: Any, wanted: Any) -> None:
     if isinstance(wanted, dict):
         inside = dict.fromkeys(value, wanted[str]) if str in wanted else wanted
         for key, inner in inside.items():
-            place = key if name == "it" else f"{name}.{key}"
+            place = printable(key if name == "it" else f"{name}.{key}")
             if key.removesuffix("?") in value:
                 check_kind(path, place.removesuffix("?"), value[key.removesuffix("?")], inner)
             elif not key.endswith("?"):

@@ -157,22 +157,25 @@ def convergence(results: Mapping[str, Any]) -> Any:
 def accuracy(results: Mapping[str, Any]) -> Any:
     """Exact match on held-out words against trainable numbers (log); references are dotted lines.
 
-    If there is a wide gap between the lowest method and the references below it, the axis is broken
-    there.
+    The axis has the methods, and the references above them or less than 0.15 below the lowest one;
+    the title names the others.
     """
     records, references = results["methods"], results["references"]
     with style():
         figure = canvas(11, 6.6)
-        size = results["settings"]["test_size"]
-        panels = _panels(figure, list(records.values()), list(references.values()), size)
-        for axes in panels:
-            _points(axes, records, size)
-            _lines(axes, references)
-        panels[0].set_title(f"Exact match on {results['settings']['test_size']:,} held-out words")
-        figure.supylabel("share answered exactly", fontsize=13)
-        panels[-1].set_xlabel(f"trainable numbers (bars: {_bars(records)})")
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+        axes, size = figure.subplots(), results["settings"]["test_size"]
+        ends = [r["exact_match"] + s * _bar(r, size) for r in records.values() for s in (-1, 1)]
+        below = {n: v for n, v in references.items() if v <= min(ends) - 0.15}
+        near = [value for name, value in references.items() if name not in below]
+        axes.set_ylim(*_with_margin([*ends, *near], 0.1, least=0.32))
+        _points(axes, records, size)
+        _lines(axes, {n: v for n, v in references.items() if n not in below})
+        title = f"Exact match on {size:,} held-out words"
+        listed = ", ".join(f"{literal(reference_title(n))} {v:.3f}" for n, v in below.items())
+        axes.set_title(f"{title}\nbelow the axis: {listed}" if below else title)
+        axes.set_ylabel("share answered exactly")
+        axes.set_xlabel(f"trainable numbers, equal ones side by side (bars: {_bars(records)})")
+        figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
@@ -193,49 +196,31 @@ def _bar(record, size):
     return record["exact_match_sd"] if len(record["seeds"]) > 1 else math.sqrt(p * (1 - p) / size)
 
 
-def _panels(figure, records, references, size):
-    """One Axes for all values; or two, if a wide gap below the lowest method is left out."""
-    ends = [r["exact_match"] + sign * _bar(r, size) for r in records for sign in (-1, 1)]
-    below = [value for value in references if value < min(ends)]
-    above = [*ends, *(value for value in references if value >= min(ends))]
-    if not below or min(above) - max(below) < 0.15:
-        axes = figure.subplots()
-        axes.set_ylim(*_with_margin([*below, *above], 0.1))
-        return [axes]
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    upper.set_ylim(*_with_margin(above, 0.1, least=0.32))
-    lower.set_ylim(*_with_margin(below, 0.25))
-    upper.spines["bottom"].set_visible(False)
-    upper.tick_params(axis="x", which="both", length=0)
-    # the slanted strokes of a broken axis
-    cut = dict(marker=[(-1, -0.5), (1, 0.5)], ms=11, ls="none", color=INK, mew=1.2, clip_on=False)
-    upper.plot([0], [0], transform=upper.transAxes, **cut)
-    lower.plot([0], [1], transform=lower.transAxes, **cut)
-    return [upper, lower]
+def _with_margin(values, share, least):
+    """(low, high): the range of these shares with a margin of this part of it, at least 0.02.
 
-
-def _with_margin(values, share, least=0.0):
-    """(low, high): the range of the values with a margin of this share of it, at least 0.02.
-
-    It is at least `least` wide, so that small differences look small.
+    It is at least `least` wide, so that small differences look small, if 0 and 1 allow it.
     """
     width = max(values) - min(values)
     margin = max(share * width, 0.02, (least - width) / 2)
-    return min(values) - margin, max(values) + margin
+    return max(min(values) - margin, -0.02), min(max(values) + margin, 1.02)
 
 
 def _points(axes, records, size):
-    """A point with its error bar for every method; points of equal numbers are above each other."""
+    """A point with its error bar for every method; those of equal numbers stand side by side."""
     from matplotlib.ticker import LogLocator
 
     appearance = looks(records)
     counts = [r["trainable"] for r in records.values()]
-    for name, record in records.items():
+    apart = (max(counts) / min(counts) * 4) ** 0.025  # a factor: a 40th of the axis
+    for place, (name, record) in enumerate(records.items()):
         (colour, marker), score = appearance[name], record["exact_match"]
+        before, same = counts[:place].count(counts[place]), counts.count(counts[place])
+        x = counts[place] * apart ** (before - (same - 1) / 2)
         point = dict(color=colour, marker=marker, ms=11, capsize=5, ls="none")
         deviation = _bar(record, size) or None
         label = f"{literal(record['title'])}  {score:.3f}"
-        axes.errorbar(record["trainable"], score, yerr=deviation, label=label, **point)
+        axes.errorbar(x, score, yerr=deviation, label=label, **point)
     axes.set_xscale("log")
     axes.set_xlim(min(counts) / 2, max(counts) * 2)
     subs = (1, 2, 5) if max(counts) < 30 * min(counts) else (1,)
@@ -245,13 +230,12 @@ def _points(axes, records, size):
 
 
 def _lines(axes, references):
-    """A dotted line for every reference within the axes' limits, its label in the right margin."""
+    """A dotted line for every reference, its label in the right margin."""
     low, high = axes.get_ylim()
-    inside = {n: v for n, v in references.items() if low <= v <= high}
     height = axes.get_position().height * axes.figure.get_figheight() * 0.8  # roughly, in inches
-    places = spread([(v - low) / (high - low) for v in inside.values()], 0.24 / height)
+    places = spread([(v - low) / (high - low) for v in references.values()], 0.24 / height)
     line = dict(arrowstyle="-", color="#777777", lw=0.8, relpos=(0, 0.5), shrinkB=0)
-    for (name, value), place in zip(inside.items(), places):
+    for (name, value), place in zip(references.items(), places):
         axes.axhline(value, color="#777777", ls=":", lw=1.6, zorder=1)
         text = f"{literal(reference_title(name))}  {value:.3f}"
         end = (1, (value - low) / (high - low))

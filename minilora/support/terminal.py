@@ -31,6 +31,7 @@ PLAIN = {  # character -> what stands for it where the encoding lacks it
     "≤": "<=",
     "≥": ">=",
     "‖": "||",
+    "▁": "_",
     "✓": "ok",
     "✗": "wrong",
     "○": "o",

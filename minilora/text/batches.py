@@ -1,40 +1,49 @@
 """Batches of ids and targets, made from pairs of text."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ..ops.loss import IGNORED
-from ..support.files import errors_at
-from .chats import Chat
-from .pairs import Pair, check_pair, right_completions
+from .encode import Row, answer_row, encode
+from .record_forms import Pair
 from .tokenizer import require_tokenizer
 
 Batch = tuple[np.ndarray, np.ndarray]  # ids (N, T), targets (N, T), int64
 
 
 def batches(
-    pairs: Sequence[Pair],
+    pairs: Sequence[Pair | Row],
     tokenizer: Any,
     batch_size: int | None = None,
     seed: int = 0,
     epochs: int = 1,
     by_length: int = 1,
     max_tokens: int | None = None,
+    *,
+    chat: bool | None = None,
+    system: str | None = None,
+    max_length: int | None = None,
+    too_long: Literal["cut", "skip"] = "cut",
 ) -> list[Batch]:
     """targets[t] = ids[t+1] on the completion and its end, -100 on the prompt and the padding.
 
-    ids, targets (N, T), T of the longest row. Each epoch has its own order. The last batch of an
-    epoch is completed from the next one: all batches have batch_size rows, or all pairs if fewer.
+    ids, targets (N, T), T of the longest row. There is no packing: padding, and what no counted
+    target depends on, is not computed in training, so it costs nothing.
+    chat: prompts are the user's and completions the assistant's turns of the tokenizer's chat
+    template; system: what the system says first. max_length: the most tokens of a row; too_long:
+    whether a longer one is cut or left out. See `encode`, which says how many.
+    Each epoch has its own order. The last batch of an epoch is completed from the next one: all
+    batches have batch_size rows, or all pairs if fewer.
     by_length: the rows of this many batches are sorted by length and divided into batches again, so
     that there is less padding. These batches come in random order, and the number of all batches is
     a multiple of by_length. With more epochs the first batches stay the same.
     max_tokens, instead of batch_size: a batch takes rows until the next one would give it more
     tokens than this, padding not counted. So all batches cost about the same.
-    Raises ValueError for no pairs, no tokenizer, an empty prompt, an end token inside a completion,
-    a character without a token, or a row longer than max_tokens; TypeError for another object in
-    the tokenizer's place.
+    Raises ValueError for no pairs, no tokenizer, no chat template, an empty prompt, an end token
+    inside a completion, a character without a token, nothing to learn, or a row longer than
+    max_tokens; TypeError for another object in the tokenizer's place.
     """
     require_tokenizer("batches", tokenizer)
     if not hasattr(tokenizer, "eos_id"):
@@ -51,7 +60,8 @@ def batches(
             f"batches: {len(pairs)} pairs, batch_size {batch_size}, epochs {epochs}, by_length "
             f"{by_length}, max_tokens {max_tokens}; each from 1"
         )
-    rows = [_row(pair, tokenizer) for pair in pairs]
+    how: dict[str, Any] = {"max_length": max_length, "too_long": too_long}
+    rows = encode(pairs, tokenizer, chat=chat, system=system, **how)
     rng = np.random.default_rng(seed)
     if max_tokens is not None:
         chosen = _by_tokens([len(ids) for ids, _ in rows], max_tokens, epochs, rng)
@@ -112,7 +122,7 @@ def enough_batches(
 ) -> list[Batch]:
     """`batches` with enough epochs for this number of steps. Raises ValueError as `batches`."""
     epochs = -(-steps * batch_size // max(1, len(pairs)))
-    return batches(pairs, tokenizer, batch_size, seed, epochs, by_length)
+    return batches(pairs, tokenizer, batch_size, seed, epochs, by_length, chat=False)
 
 
 def all_once(pairs: Sequence[Pair], tokenizer: Any, batch_size: int = 64) -> list[Batch]:
@@ -120,38 +130,12 @@ def all_once(pairs: Sequence[Pair], tokenizer: Any, batch_size: int = 64) -> lis
 
     Raises ValueError as `batches`.
     """
-    pairs = sorted(pairs, key=_length)
-    parts = [pairs[k : k + batch_size] for k in range(0, len(pairs), batch_size)]
+    rows = sorted(encode(pairs, tokenizer, chat=False), key=lambda row: len(row.ids))
+    parts = [rows[k : k + batch_size] for k in range(0, len(rows), batch_size)]
     return [batch for part in parts for batch in batches(part, tokenizer, len(part))]
 
 
-def _length(pair):
-    """Characters of a pair or a conversation."""
-    if isinstance(pair, Chat):
-        return sum(len(message["content"]) for message in pair.messages)
-    return len(pair[0]) + len(right_completions(pair[1])[0])
-
-
-def _row(pair: Pair, tokenizer: Any) -> tuple[list[int], list[int]]:
-    """ids and targets of prompt + completion + end."""
-    place = f"batches: {pair!r:.120}"
-    if isinstance(pair, Chat):
-        with errors_at(place):
-            return pair.row(tokenizer)
-    check_pair(place, pair)
-    with errors_at(place):
-        prompt, answer = tokenizer.encode(pair[0]), tokenizer.encode(right_completions(pair[1])[0])
-    if not prompt or tokenizer.eos_id in answer:
-        raise ValueError(f"{place}: wanted a prompt, and no end token in the completion")
-    return answer_row([*prompt, *answer, tokenizer.eos_id], len(prompt))
-
-
-def answer_row(tokens: list[int], prompt: int) -> tuple[list[int], list[int]]:
-    """ids and targets of a row of tokens, whose first `prompt` tokens are no targets."""
-    return tokens[:-1], [IGNORED] * (prompt - 1) + tokens[prompt:]
-
-
-def pad(rows: list[tuple[list[int], list[int]]], pad_id: int) -> Batch:
+def pad(rows: Sequence[Row], pad_id: int) -> Batch:
     """ids and targets (N, T) of N rows, padded on the right to the longest one."""
     shape = len(rows), max(len(ids) for ids, _ in rows)
     ids, targets = np.full(shape, pad_id, np.int64), np.full(shape, IGNORED, np.int64)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..ops.loss import IGNORED
-from ..support.files import check_kind
+from .tokenizer import encode_more
 
 
 @dataclass(frozen=True)
@@ -13,14 +13,6 @@ class Chat:
     """A conversation: {"role": "system", "user" or "assistant", "content": text} in order."""
 
     messages: tuple[Mapping[str, str], ...]
-
-    @classmethod
-    def read(cls, place: str, messages: Any) -> "Chat":
-        """The value of a record's "messages". Raises ValueError, which begins with `place`."""
-        check_kind(place, "messages", messages, [{"role": "", "content": ""}])
-        if "assistant" not in [message["role"] for message in messages]:
-            raise ValueError(f"{place}: messages has no turn of the assistant, wanted one to learn")
-        return cls(tuple(messages))
 
     def row(self, tokenizer: Any) -> tuple[list[int], list[int]]:
         """ids and targets of the whole conversation; -100 where the assistant does not speak.
@@ -30,10 +22,16 @@ class Chat:
         ids: list[int] = []
         targets: list[int] = []
         for text, counts in _turns(tokenizer, self.messages):
-            part = tokenizer.encode(text)
+            part = encode_more(tokenizer, text) if ids else tokenizer.encode(text)
             ids += part
             targets += part if counts else [IGNORED] * len(part)
         return ids[:-1], targets[1:]
+
+    def with_system(self, system: str | None) -> "Chat":
+        """The same with this text of the system first, if there is one and the chat has none."""
+        if system is None or self.messages[0]["role"] == "system":
+            return self
+        return Chat(({"role": "system", "content": system}, *self.messages))
 
     def pair(self, tokenizer: Any) -> tuple[str, str]:
         """The text before the assistant's last turn, and the content of this turn, for a score.

@@ -1,75 +1,82 @@
-"""Pairs of a prompt and its right completions, and how they are read from a user's file."""
+"""What a user's file gives to learn: pairs of a prompt and its completions, chats, texts."""
 
 import csv
 import io
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..support.files import parse_json, read_text
-from .chats import Chat
+from .record_forms import Pair, Words, learned
 
-Words = tuple[str, str | tuple[str, ...]]  # a prompt, and its completion or all right completions
-Pair = Words | Chat
+__all__ = ["Pair", "Words", "check_pair", "read_pairs", "right_completions"]
 
 
 def read_pairs(
-    path: str | Path, prompt: str = "prompt", completion: str = "completion"
+    path: str | Path, prompt: str | None = None, completion: str | None = None
 ) -> list[Pair]:
-    """(prompt, completion) pairs from a .jsonl or .csv file in UTF-8.
+    """What a .jsonl, .json or .csv file in UTF-8 gives to learn, a record each.
 
-    prompt, completion: their names in the file. A line of JSONL may have "messages" instead, a list
-    of {"role", "content"}: it is read as a `Chat`. Blank lines and other names are skipped.
+    The names in a record say its form: prompt, completion; instruction, input, output (Alpaca);
+    messages, a list of {"role", "content"}; conversations, a list of {"from", "value"} (ShareGPT);
+    text. Other names and blank lines are skipped. prompt, completion: names of your own.
+    Warns of how many records are left out, since they are empty.
     Raises FileNotFoundError, or ValueError with the number of the line that is wrong.
     """
-    columns = prompt, completion
     path = Path(path)
-    readers = {".jsonl": _jsonl_records, ".csv": _csv_records}
+    readers = {".jsonl": _jsonl_records, ".json": _json_records, ".csv": _csv_records}
     if path.suffix.lower() not in readers:
-        raise ValueError(f"{path}: suffix {path.suffix!r}, wanted .jsonl or .csv")
-    pairs: list[Pair] = []
-    for line, record in readers[path.suffix.lower()](path, read_text(path), columns):
-        if isinstance(record.get("messages"), list) and prompt not in record:
-            pairs.append(Chat.read(f"{path} line {line}", record["messages"]))
-            continue
-        for key in columns:
-            value = record.get(key)
-            if not isinstance(value, str) or not value:
-                has = "" if key in record else f"; its names are {', '.join(record):.80}"
-                raise ValueError(
-                    f"{path} line {line}: {key} is {value!r:.80}, wanted some text{has}"
-                )
-        pairs.append((record[prompt], record[completion]))
+        raise ValueError(f"{path}: suffix {path.suffix!r}, wanted {', '.join(readers)}")
+    columns = (prompt or "prompt", completion or "completion") if prompt or completion else None
+    found: dict[str, Pair | None] = {}  # the place in the file -> what is learned there
+    for place, record in readers[path.suffix.lower()](path, read_text(path)):
+        if not isinstance(record, dict):
+            raise ValueError(f"{path} {place}: wanted an object, got {record!s:.40}")
+        if columns and not found and "input" in record and "input" not in columns:
+            said = "input is not read; where no columns are named, the form is known by its names"
+            warnings.warn(f"{path}: {said}", stacklevel=2)
+        found[place] = learned(f"{path} {place}", record, columns)
+    pairs = [pair for pair in found.values() if pair is not None]
+    empty = [place for place, pair in found.items() if pair is None]
     if not pairs:
-        raise ValueError(f"{path}: no pairs in it")
+        raise ValueError(f"{path}: no pairs in it{f'; {empty[0]} is empty' if empty else ''}")
+    if empty:
+        said = f"of {len(found)} records {len(empty)} are left out"
+        warnings.warn(f"{path}: {said}, since they are empty, as {empty[0]}", stacklevel=2)
     return pairs
 
 
-def _jsonl_records(path: Path, text: str, columns: tuple[str, ...]):
-    """(line number, object) of each line that is not blank."""
+def _jsonl_records(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    """("line" and its number, value) of each line that is not blank."""
     # not splitlines(): it also splits at U+2028, which a JSON string may contain
     for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        record = parse_json(f"{path} line {number}", line)
-        if not isinstance(record, dict):
-            raise ValueError(f"{path} line {number}: wanted an object, got {line.strip()[:40]}")
-        yield number, record
+        if line.strip():
+            yield f"line {number}", parse_json(f"{path} line {number}", line)
 
 
-def _csv_records(path: Path, text: str, wanted: tuple[str, ...]):
-    """(number of its last line, {column: cell}) of each row that is not blank."""
+def _json_records(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    """("record" and its number, value) of a list; a file that is no list is read as lines."""
+    if not text.lstrip().startswith("["):
+        yield from _jsonl_records(path, text)
+        return
+    for number, value in enumerate(parse_json(path, text), 1):
+        yield f"record {number}", value
+
+
+def _csv_records(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    """("line" and the number of its last line, {column: cell}) of each row that is not blank."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows = ((reader.line_num, row) for row in reader if any(cell.strip() for cell in row))
     try:
-        line, columns = next(rows, (0, list(wanted)))
-        for name in wanted:
-            if (times := columns.count(name)) != 1:
-                count = f"{times} columns" if times else "no column"
-                raise ValueError(f"{path} line {line}: {count} {name!r} in {columns}")
+        line, columns = next(rows, (0, []))
+        for name in filter(None, columns):
+            if (times := columns.count(name)) > 1:
+                raise ValueError(f"{path} line {line}: {times} columns {name!r} in {columns}")
         for line, row in rows:
             if len(row) > len(columns):
                 raise ValueError(f"{path} line {line}: more cells than columns")
-            yield line, dict(zip(columns, row))
+            yield f"line {line}", dict(zip(columns, row))
     except csv.Error as error:
         raise ValueError(f"{path} line {reader.line_num}: not CSV: {error}") from None
 

@@ -6,20 +6,29 @@ from typing import Any
 
 import numpy as np
 
+from ..llama.generation import decode_more
 from ..llama.model import Llama
 from ..support.values import named
 from .chats import Chat
-from .pairs import Pair, check_pair, right_completions
-from .tokenizer import require_tokenizer
+from .encode import as_chats
+from .pairs import check_pair, right_completions
+from .record_forms import Pair, Text
+from .tokenizer import encode_more, require_tokenizer
 
 
 def exact_match(
-    model: Any, pairs: Sequence[Pair], batch_size: int = 512, return_answers: bool = False
+    model: Any,
+    pairs: Sequence[Pair],
+    batch_size: int = 512,
+    return_answers: bool = False,
+    *,
+    chat: bool = False,
+    system: str | None = None,
 ) -> Any:
     """The share of prompts whose greedy answer, up to the end token, is a right completion.
 
     model: has .tokenizer or .base.tokenizer, and .generate(ids (N, T), max_new_tokens, stop=id). A
-    model of this package gets prompts of several lengths at once.
+    model of this package gets prompts of several lengths at once. chat, system: as in `batches`.
     Returns a float; with return_answers: (float, answers in the order of `pairs`). An answer longer
     than the longest right completion is wrong.
     Raises ValueError for an empty list of pairs or a model without a tokenizer; TypeError for what
@@ -33,12 +42,13 @@ def exact_match(
         raise ValueError("exact_match: no pairs")
     base = getattr(model, "base", model)
     tokenizer = require_tokenizer("exact_match", getattr(base, "tokenizer", None))
-    words = [pair.pair(tokenizer) if isinstance(pair, Chat) else pair for pair in pairs]
+    pairs = as_chats(pairs, tokenizer, chat, system)
+    words = [pair.pair(tokenizer) if isinstance(pair, Chat | Text) else pair for pair in pairs]
     for pair in words:
         check_pair(f"exact_match: {pair!r:.120}", pair)
     prompts = [tokenizer.encode(prompt) for prompt, _ in words]
     right = [right_completions(completion) for _, completion in words]
-    longest = max(len(tokenizer.encode(text)) for texts in right for text in texts)
+    longest = max(len(encode_more(tokenizer, text)) for texts in right for text in texts)
 
     answers, hits = [""] * len(pairs), 0
     for places, ids in prompt_batches(base, prompts, batch_size):
@@ -46,7 +56,8 @@ def exact_match(
         for place, row in zip(places, out):
             new = row[len(prompts[place]) :].tolist()
             ended = tokenizer.eos_id in new
-            text = tokenizer.decode(new[: new.index(tokenizer.eos_id)] if ended else new)
+            new = new[: new.index(tokenizer.eos_id)] if ended else new
+            text = decode_more(tokenizer, prompts[place], new)
             answers[place] = text
             hits += ended and text in right[place]
     score = hits / len(pairs)

@@ -2,7 +2,7 @@
 
 import json
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,8 @@ from ..support.files import check_kind, read_json
 
 PAD = "<pad>"
 END = "\n"  # the token that ends an answer
+BLANK = "▁"  # what SentencePiece writes for a space
+TEXT, SPECIAL = 1, 3  # tokenizer.ggml.token_type of a token
 ANY_CHARACTER = r"[\s\S]"  # in this regular expression "." would not match the newline
 
 
@@ -73,6 +75,24 @@ class CharTokenizer:
         tokenizer = json.dumps(self._tokenizer_json(), ensure_ascii=False, indent=1)
         return {"tokenizer.json": f"{tokenizer}\n".encode(), **tokenizer_config(PAD, END)}
 
+    @classmethod
+    def from_gguf(cls, about: Mapping[str, Any]) -> "CharTokenizer":
+        """The tokenizer in a GGUF file's metadata, as `to_gguf` gives it.
+
+        Raises ForeignTokenizer for another kind.
+        """
+        try:
+            tokens = about.get("tokenizer.ggml.tokens", [])
+            return cls(tuple(token.replace(BLANK, " ") for token in tokens))
+        except (TypeError, AttributeError, ValueError):
+            kind = "tokenizer.ggml.model is 'llama', supported are 'gpt2', and single characters"
+            raise ForeignTokenizer(kind) from None
+
+    def to_gguf(self) -> dict[str, Any]:
+        """The metadata of a GGUF file: SentencePiece's kind, with nothing to merge."""
+        tokens, more = [t.replace(" ", BLANK) for t in self.tokens], {"add_space_prefix": False}
+        return gguf_about(self, "llama", tokens, {PAD}, scores=[0.0] * len(tokens), **more)
+
     def _tokenizer_json(self) -> dict:
         pad = {"id": 0, "content": PAD, "special": True}
         flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
@@ -132,6 +152,20 @@ def tokenizer_config(pad: str, end: str, **more: Any) -> dict[str, bytes]:
     return {"tokenizer_config.json": f"{json.dumps(fields, indent=1)}\n".encode()}
 
 
+def gguf_about(tokenizer: Any, model: str, tokens: list[str], special: set[str], **more) -> dict:
+    """A tokenizer in a GGUF file's metadata."""
+    fields = {
+        "model": model,
+        "tokens": tokens,
+        "token_type": [SPECIAL if token in special else TEXT for token in tokens],
+        "eos_token_id": tokenizer.eos_id,
+        "padding_token_id": tokenizer.pad_id,
+        "add_bos_token": False,
+        **more,
+    }
+    return {f"tokenizer.ggml.{name}": value for name, value in fields.items()}
+
+
 def known_ids(ids: Iterable[int], vocab_size: int) -> list[int]:
     """The ids as ints. Raises ValueError for an id out of range."""
     ids = [int(i) for i in ids]
@@ -145,6 +179,11 @@ def known_ids(ids: Iterable[int], vocab_size: int) -> list[int]:
 WORD_LAB = CharTokenizer.from_characters(
     "\n>" + "SGPDNCLW" + string.ascii_lowercase + "ɑæʌɔäïɛɝɪöʊʧðʤŋʃθʒ"
 )
+
+
+def encode_more(tokenizer: Any, text: str) -> list[int]:
+    """The ids of a text that goes on after another one: no token and no space is put before it."""
+    return getattr(tokenizer, "encode_more", tokenizer.encode)(text)
 
 
 def require_tokenizer(place: str, tokenizer: Any) -> Any:

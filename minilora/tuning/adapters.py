@@ -18,15 +18,16 @@ from .. import ops
 from ..engine import Tensor, param
 from ..formats.forms import in_nf4
 from ..llama import generation
-from ..llama.model import EMBED, Forward, Llama
+from ..llama.model import EMBED, Forward, Llama, check_base
 from ..llama.rows import Rows
 from ..methods import Technique
 from ..methods.base import Arrays, Method
 from ..ops import nf4
 from ..support import show
 from ..support.files import find
+from ..support.machine import allocating
 from ..support.meta import dense, form_of, is_array, shape_alone
-from ..support.names import peft_hint
+from ..support.names import hinting, peft_hint
 from ..support.packed import blocks_of
 from ..support.plots import human
 from ..support.values import plain, whole
@@ -78,6 +79,7 @@ class Tuned:
         self.rank_pattern: dict[str, int] = {}  # linears whose rank is another: see choices.py
         self.alpha_pattern: dict[str, float] = {}
         self.recompute = check_recompute(recompute)  # can be changed at any time
+        self.base_name: str | None = None  # what an adapter that was loaded calls the base
         self.shared: Arrays = {}
         self.layers: dict[str, Arrays] = {}
         self.weights: dict[str, np.ndarray] = {}
@@ -183,6 +185,7 @@ class Tuned:
         """ids (N, T) ints -> logits (N, T, V), without dropout. Raises ValueError for wrong ids."""
         return self.base.logits(ids, self.forward())
 
+    @hinting
     def generate(self, ids, max_new_tokens: int, **choices) -> np.ndarray:
         """Continue each row of ids (N, T) -> (N, T + new): see `generation.generate`."""
         forward = self.forward()
@@ -234,6 +237,9 @@ class Tuned:
         def __getattr__(self, name):
             raise AttributeError(f"'Tuned' object has no attribute {name!r}{peft_hint(name)}")
 
+        def __call__(self, *_, **__):
+            raise TypeError(f"'Tuned' object is not callable{peft_hint('__call__')}")
+
     def _facts(self) -> dict[str, str]:
         trainable, every = self.count_parameters()
         names = [self.targets] if isinstance(self.targets, str) else [*(self.targets or ())]
@@ -249,14 +255,6 @@ class Tuned:
 
     def _repr_html_(self) -> str:
         return show.table(f"{self.record.title} on Llama {self.base.name}".rstrip(), self._facts())
-
-
-def check_base(who: str, model: Any) -> None:
-    """Raises TypeError, with what to do, for what is no model without an adapter."""
-    if isinstance(model, Llama):
-        return
-    what = "detach or merge first" if isinstance(model, Tuned) else "load_model returns one"
-    raise TypeError(f"{who}: got a {type(model).__name__}, wanted a Llama; {what}")
 
 
 def attach(
@@ -277,9 +275,10 @@ def attach(
 ) -> Tuned:
     """Put a technique on a model: it gets fresh arrays, and the base does not change.
 
-    method: a name of METHODS, or a Method of your own. rank: its default where None (8; VeRA 256).
-    alpha: 2·rank where None. rank_pattern, alpha_pattern: {name or regular expression of adapted
-    linears: their own}, as in PEFT. targets: names of linears ("q_proj", or a full name), regular
+    method: a name of METHODS, a Method of your own, or "FILE.py:METHOD", its place.
+    rank: the method's default where None (8; VeRA 256). alpha: 2·rank where None.
+    rank_pattern, alpha_pattern: {name or regular expression of adapted linears: their own}, as in
+    PEFT. targets: names of linears ("q_proj", or a full name), regular
     expressions of them, or "all-linear"; ("q_proj", "v_proj") where None. layers_to_transform,
     layers_pattern, exclude_modules: leave some of them out, see `match_targets`. recompute: needs
     less memory and more time, see `check_recompute`. options: the technique's own, listed below
@@ -287,7 +286,7 @@ def attach(
     Raises TypeError if model is no Llama; ValueError for a keyword that the
     technique does not take, with the nearest right names, or for a value out of range.
     """
-    record = method if isinstance(method, Method) else find_method(method)
+    record = find_method(method)
     check_base("attach", model)
     patterns = {"rank_pattern": rank_pattern or {}, "alpha_pattern": alpha_pattern or {}}
     selection: dict[str, Any] = {
@@ -336,6 +335,7 @@ def _check_moved(record, weights):
             )
 
 
+@allocating("attach: rank")
 def _fill_layers(tuned, names):
     """Make the shared arrays and the arguments of these linears, with a technique's copy of W."""
     record, rng = tuned.record, np.random.default_rng(tuned.seed)

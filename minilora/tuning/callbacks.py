@@ -1,4 +1,4 @@
-"""Callbacks of a training run: a progress bar, logs, early stopping, and your own.
+"""Callbacks of a training run: a progress bar, logs, the best adapter, early stopping, your own.
 
 A `Callback` has four moments: after a step, an evaluation, a checkpoint, and at the end. Each gets
 the `Run`, and may end it with `run.stop(reason)`.
@@ -7,7 +7,7 @@ the `Run`, and may end it with `run.stop(reason)`.
 import json
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ..support.terminal import bar, hides_bar
 from ..support.values import number, whole
 from .adapters import Tuned
 from .history import History, python_values
+from .storage import save_adapter
 
 
 @dataclass
@@ -93,7 +94,9 @@ class Log(Callback):
         self._add({"step": run.step, "loss": loss, "rate": rate, "seconds": seconds})
 
     def evaluation(self, run: Run) -> None:
-        """Add a line with the evaluation."""
+        """Add a line with the evaluation; it may come before the first step of a resumed run."""
+        if not self.started:
+            self._start(run.step + 1)
         step, value = run.history.evaluations[-1]
         self._add({"step": step, "evaluation": value})
 
@@ -110,12 +113,54 @@ class Log(Callback):
             file.write(json.dumps(line, default=python_values) + "\n")
 
 
+def best_of(
+    evaluations: Iterable[tuple[int, Any]],
+    of: Callable[[Any], float] = float,
+    sign: int = 1,
+    least: float = 0.0,
+) -> tuple[int, float, int]:
+    """The best evaluation: its step (0 without any), its value, and how many came after it.
+
+    of: takes the number out of what `evaluate` returned. sign: 1 where a lower value is better, -1
+    where a higher one is. least: one is better only if it improves by more than this.
+    """
+    step, best, waited = 0, math.inf, 0
+    for at, value in evaluations:
+        loss, waited = sign * of(value), waited + 1
+        if loss < best - least:
+            step, best, waited = at, loss, 0
+    return step, sign * best, waited
+
+
+class KeepBest(Callback):
+    """Writes the adapter into `folder` after each evaluation that is better than all before it.
+
+    A lower value is better, unless higher=True. of: takes the number out of what `evaluate`
+    returned. A resumed run goes on with the evaluations, and the adapter, that it had.
+    """
+
+    def __init__(
+        self, folder: str | Path, *, higher: bool = False, of: Callable[[Any], float] = float
+    ):
+        self.folder, self.sign, self.of = make_folder(folder), (-1 if higher else 1), of
+        self.kept = 0  # after the run: the step of the adapter in the folder; 0: none was written
+
+    def evaluation(self, run: Run) -> None:
+        """Write the adapter if this evaluation is the best one."""
+        if best_of(run.history.evaluations, self.of, self.sign)[0] == run.step:
+            save_adapter(run.tuned, self.folder)
+
+    def end(self, run: Run) -> None:
+        """Say which step's adapter the folder has."""
+        self.kept = best_of(run.history.evaluations, self.of, self.sign)[0]
+
+
 class EarlyStopping(Callback):
     """Ends the run after `patience` evaluations in a row that are not better than the best one.
 
     A lower value is better, unless higher=True. least: an evaluation is better only if it improves
     by more than this. of: takes the number out of what `evaluate` returned. The arrays stay those
-    of the last step, not of the best evaluation.
+    of the last step; `KeepBest` writes those of the best evaluation.
     Raises ValueError if patience is below 1 or least below 0.
     """
 
@@ -133,13 +178,9 @@ class EarlyStopping(Callback):
 
     def evaluation(self, run: Run) -> None:
         """Stop if the best evaluation is too long ago; those before a resumption count too."""
-        best, waited = math.inf, 0
-        for _, value in run.history.evaluations:
-            loss, waited = self.sign * self.of(value), waited + 1
-            if loss < best - self.least:
-                best, waited = loss, 0
+        _, best, waited = best_of(run.history.evaluations, self.of, self.sign, self.least)
         if waited >= self.patience and run.step < run.steps:
-            run.stop(f"no evaluation was better than {self.sign * best:g} in the last {waited}")
+            run.stop(f"no evaluation was better than {best:g} in the last {waited}")
 
     def end(self, run: Run) -> None:
         """Warn where there was nothing to stop for."""

@@ -12,12 +12,13 @@ import numpy as np
 from .. import fast
 from ..formats.safetensors import read_arrays, write_arrays
 from ..llama.model import Llama
+from ..methods.base import Method
 from ..support import blas
 from ..support.files import check_kind, errors_at, parse_json
 from ..support.meta import dense, form_of
 from ..support.packed import Packed
 from .adapters import Tuned, attach, shapes_of
-from .choices import check_options, find_method
+from .choices import check_options, saved_method
 from .optim import AdamW
 
 ABOUT = "minilora_checkpoint"  # the name of our entry in the file's metadata
@@ -83,10 +84,10 @@ def load(path: str | Path, tuned: Tuned, adam: AdamW, settings: Mapping[str, Any
     return saved["history"]
 
 
-def load_tuned(path: str | Path, model: Llama) -> Tuned:
-    """The adapter in a checkpoint, on the base that it was trained on.
+def load_tuned(path: str | Path, model: Llama, method: str | Method | None = None) -> Tuned:
+    """The adapter in a checkpoint, on the base that it was trained on; method: see `saved_method`.
 
-    Raises ValueError for a damaged file, one that is no checkpoint, and another base.
+    Raises ValueError for a damaged file, one that is no checkpoint, another base or technique.
     """
     arrays, saved = _read(path)
     check_kind(path, "it", saved, {"method": "", "base": "", "options": {}, "seed": 0})
@@ -97,8 +98,8 @@ def load_tuned(path: str | Path, model: Llama) -> Tuned:
         )
     given = {name: saved.get(name) for name in ("rank", "alpha", *PATTERNS)}
     given["targets"] = _layers(model, arrays)
+    record = saved_method(path, saved["method"], method)
     with errors_at(path):
-        record = find_method(saved["method"])
         taken = {k: v for k, v in given.items() if v and k in (*record.takes, *PATTERNS)}
         how = {"seed": saved["seed"], **taken, **check_options(record, saved["options"])}
         with warnings.catch_warnings():

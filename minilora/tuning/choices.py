@@ -6,24 +6,49 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..llama.model import EMBED, HEAD
-from ..methods import METHODS
+from ..methods import METHODS, own
 from ..methods.base import Method
-from ..support.files import find, nearest
+from ..support.files import nearest
 from ..support.names import peft_hint
+from ..support.terminal import printable
 from ..support.values import number, plain, shown, whole
 from . import patterns
 
 DEFAULT_TARGETS = ("q_proj", "v_proj")
+UNKNOWN = (  # of a file whose technique is in no table
+    "saved by a technique of your own: method= (on the command line --method FILE:METHOD) takes it"
+)
 SELECTION = "layers_to_transform", "layers_pattern", "exclude_modules"  # PEFT's, beside targets
 
 
-def find_method(name: str) -> Method:
-    """METHODS[name]; raises ValueError with the most similar names."""
-    if isinstance(name, str) and name not in METHODS:
+def find_method(method: str | Method) -> Method:
+    """The technique of a name, of FILE.py:METHOD, or the record itself.
+
+    Raises ValueError with the most similar names; what `own.read` raises for a file.
+    """
+    if isinstance(method, Method):
+        return method
+    if own.is_place(method):
+        return own.read(method)
+    if method not in METHODS:
         for known, record in METHODS.items():  # "LoRA", "lora+", "Delta LoRA"
-            if _letters(name) in (_letters(known), _letters(record.title)):
-                raise ValueError(f"unknown method {name!r}; did you mean {known!r}?")
-    return find("method", name, METHODS)
+            if _letters(str(method)) in (_letters(known), _letters(record.title)):
+                raise ValueError(f"unknown method {method!r}; did you mean {known!r}?")
+        raise nearest("method", method, [*METHODS, "FILE.py:METHOD"])
+    return METHODS[method]
+
+
+def saved_method(path: Any, saved: Any, method: str | Method | None) -> Method:
+    """The technique that a file names; method: the caller's, which takes one of their own.
+
+    No code is read from where a file says. Raises ValueError for an unknown or another technique.
+    """
+    record = METHODS.get(saved) if method is None else find_method(method)
+    if record is None:
+        raise ValueError(f"{path}: {saved!r:.80} is unknown here, {UNKNOWN}")
+    if record.name != saved:
+        raise ValueError(f"{path}: stored as {saved!r:.80}, which is not {record.name}")
+    return record
 
 
 def _letters(name):
@@ -165,7 +190,7 @@ def check_alpha(alpha) -> float:
 
 
 CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "rank_pattern": lambda key, value: whole(f"rank_pattern: {key}", value, 1),
+    "rank_pattern": lambda key, value: whole(f"rank_pattern: {printable(key)}", value, 1),
     "alpha_pattern": lambda key, value: check_alpha(value),
 }
 
@@ -216,7 +241,7 @@ def check_options(record: Method, options: Mapping[str, Any], **common: Any) -> 
             raise ValueError(f"{record.name}: takes no {name}, got {value!r}")
     for name in options:
         if name not in record.options:
-            if ours := peft_hint(name) or _peft_method(name):
+            if ours := peft_hint(name):
                 raise ValueError(f"{record.name}: got the option {name}{ours}")
             raise nearest(f"option of {record.name}", name, record.options)
     values = {**record.options, **{k: plain(v) for k, v in options.items()}}
@@ -226,9 +251,3 @@ def check_options(record: Method, options: Mapping[str, Any], **common: Any) -> 
     if record.check:
         record.check(values)
     return values
-
-
-def _peft_method(name):
-    """The technique that is an option of a config in PEFT, as use_dora is."""
-    claimed = (m for m, its in METHODS.items() if its.peft and name in its.peft.claims)
-    return next((f"; wanted the method {m!r}" for m in claimed), "")

@@ -14,6 +14,7 @@ from ..llama.model import Llama, ModelConfig
 from ..methods import METHODS
 from ..support import show
 from ..support.files import find
+from ..support.names import hinting
 from ..support.plots import human
 from ..support.values import number
 from .adapters import Tuned, check_base
@@ -137,6 +138,7 @@ class Library:
         """ids (N, T) ints -> logits (N, T, V) of the active adapter, or of the base."""
         return self.active.logits(ids)
 
+    @hinting
     def generate(self, ids, max_new_tokens: int, **choices) -> np.ndarray:
         """Continue each row of ids (N, T) with the active adapter: see `generation.generate`."""
         return self.active.generate(ids, max_new_tokens, **choices)

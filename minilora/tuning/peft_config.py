@@ -8,9 +8,10 @@ from ..llama.model import EMBED, HEAD
 from ..methods import METHODS
 from ..methods.base import Method
 from ..support.files import check_kind, errors_at
+from ..support.terminal import printable
 from . import patterns
 from .adapters import Tuned, attach
-from .choices import SELECTION, find_method, match_targets
+from .choices import SELECTION, UNKNOWN, find_method, match_targets, saved_method
 
 FLAGS = ("use_rslora", "use_dora", "save_projection")
 START = ("dropout", "d_initial")  # options that do not change what the stored arrays compute
@@ -53,7 +54,7 @@ def attach_as_stored(model, path, config, own, method, options) -> Tuned:
     for name, of in (("rank_pattern", int), ("alpha_pattern", float)):
         given[name] = _pattern(path, name, settings, of, model, given["targets"])
     read = {k: v for k, v in fields.items() if k in record.options and v is not None}
-    saved = own["options"] if _name(own.get("method")) == record.name else {}
+    saved = own["options"] if own.get("method") == record.name else {}
     saved = {k: v for k, v in saved.items() if k in record.options}  # LoRA+'s ratio and the like
     fixed = saved | read if restores else read
     differ = {k for k in fixed.keys() & options.keys() - {*START} if options[k] != fixed[k]}
@@ -61,10 +62,6 @@ def attach_as_stored(model, path, config, own, method, options) -> Tuned:
         raise ValueError(f"{path}: {min(settled)} is settled by the adapter's own files")
     with errors_at(path):
         return attach(model, record, **given, **{**saved, **read, **options})
-
-
-def _name(method):
-    return method.name if isinstance(method, Method) else method
 
 
 def _technique(path, config, own, method) -> tuple[Method, dict[str, Any]]:
@@ -80,7 +77,7 @@ def _technique(path, config, own, method) -> tuple[Method, dict[str, Any]]:
         }
     kind, records = config.get("peft_type"), dict(METHODS)
     if method is not None:
-        record = method if isinstance(method, Method) else find_method(method)
+        record = find_method(method)
         records[record.name] = record
     with errors_at(path):
         readings = {n: r.peft.from_peft(config) for n, r in records.items() if r.peft}
@@ -98,11 +95,7 @@ def _technique(path, config, own, method) -> tuple[Method, dict[str, Any]]:
         claims = {name: r.peft.claims for name, r in records.items() if r.peft}
         name = max(fits, key=lambda n: bool(claims[n]))
         if saved is not None and saved not in METHODS:
-            warnings.warn(
-                f"{path}: saved by {saved!r:.80}, which is unknown here, and loaded as {name}; "
-                "method= takes your own Method",
-                stacklevel=5,
-            )
+            warnings.warn(f"{path}: loaded as {name}, but {UNKNOWN} ({saved!r:.80})", stacklevel=5)
     if name not in fits:
         raise ValueError(
             f"{path}: stored as {kind}, which {name} cannot train on; "
@@ -115,13 +108,12 @@ def _own_technique(path, config, own, method) -> Method:
     """The technique of a form that only this library reads: whole weights, or its own arrays."""
     kind = config["peft_type"]
     whole = next(name for name, record in METHODS.items() if record.whole_model)
-    stored = whole if kind == "FULL" else own.get("method")
-    chosen = stored if method is None else method
-    if chosen is None:
+    if kind == "MINILORA" and "method" not in own:
         raise ValueError(f"{path}: peft_type is {kind!r}, and nothing says which technique")
-    record = chosen if isinstance(chosen, Method) else find_method(chosen)
-    if kind == "MINILORA" and record.name != _name(stored):
-        raise ValueError(f"{path}: stored as {_name(stored)}, which is not {record.name}")
+    if kind == "FULL":
+        record = find_method(method or whole)
+    else:
+        record = saved_method(path, own["method"], method)
     if (kind == "FULL") != record.whole_model:
         form = "whole weights" if kind == "FULL" else "an adapter"
         raise ValueError(f"{path}: stored as {form}, which {record.name} cannot train on")
@@ -141,8 +133,8 @@ def _check_formula(path, config, claims):
             )
     if unknown := sorted(given.keys() - HARMLESS - set(claims)):
         warnings.warn(
-            f"{path}: {unknown[0]} is {given[unknown[0]]!r:.80}: unknown here, and taken to change "
-            "nothing",
+            f"{path}: {printable(unknown[0])} is {given[unknown[0]]!r:.80}: unknown here, and "
+            "taken to change nothing",
             stacklevel=5,
         )
     init = config.get("init_lora_weights", True)
@@ -203,7 +195,7 @@ def restores_arrays(record: Method | None, own: Mapping[str, Any]) -> bool:
     """Did this technique write the file, with arrays from which it computes its own?"""
     if record is None or record.peft is None or record.peft.restore is None:
         return False
-    return _name(own.get("method")) == record.name
+    return own.get("method") == record.name
 
 
 def drawn_keys(record: Method, config: Mapping[str, Any]) -> set[str]:

@@ -19,6 +19,7 @@ from ..methods import METHODS
 from ..methods.base import Method, Settings
 from ..support.files import check_kind, errors_at, parse_json, read_json, write_together
 from ..support.meta import dense, is_array
+from ..support.terminal import printable
 from . import checkpoints
 from .adapters import Tuned, adapted, check_base, shapes_of
 from .patterns import one_budget
@@ -30,16 +31,27 @@ DESCRIPTIVE = ("base_model_name_or_path", "task_type", "inference_mode", "save_p
 # The largest error of a change that is read back: this share of the change's norm, plus this share
 # of the weight's norm.
 LOST, ROUNDING = 1e-5, 3e-6
+MOST_DRAWN = 1 << 24  # numbers of shared arrays, 64 MiB, that any adapter may let attach draw
 
 
-def save_adapter(tuned: Tuned, folder: str | Path, *, save_projection: bool = True) -> int:
+def save_adapter(
+    tuned: Tuned,
+    folder: str | Path,
+    base_name: str | Path | None = None,
+    *,
+    save_projection: bool = True,
+) -> int:
     """Write tuned's adapter for PEFT and load_adapter to read; returns the bytes of its arrays.
 
-    save_projection=False leaves out VeRA's shared A and B, which its key draws again.
+    base_name: the base's folder, or its name on a hub, where PEFT's AutoPeftModelForCausalLM finds
+    it; None: the one that an adapter named which was loaded, if any. save_projection=False leaves
+    out VeRA's shared A and B, which its key draws again.
     Raises ValueError, and writes nothing, if reading the files would not give every linear's change
     again. Raises TypeError if tuned is not what `attach` returned.
     """
     config, arrays = export(adapted(tuned, "save_adapter"), save_projection)
+    if base_name is not None:
+        config["base_model_name_or_path"] = str(base_name)
     _check_written(tuned, config, arrays)
     own = {
         "method": tuned.method,
@@ -48,7 +60,7 @@ def save_adapter(tuned: Tuned, folder: str | Path, *, save_projection: bool = Tr
         "rank_pattern": tuned.rank_pattern,
         "alpha_pattern": tuned.alpha_pattern,
         "options": tuned.options,
-        "base": {"name": tuned.base.name, "crc32": _mark(tuned.base)},
+        "base": {"name": tuned.base.name, "crc32": mark(tuned.base)},
         "config": {k: v for k, v in config.items() if k not in DESCRIPTIVE},
     }
     data = array_bytes(arrays, {ABOUT: json.dumps(own)})
@@ -67,7 +79,7 @@ def export(
     config: dict[str, Any] = {
         "peft_type": "FULL" if record.whole_model else "MINILORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": None,
+        "base_model_name_or_path": tuned.base_name,
         "inference_mode": True,
         "bias": "none",
         "fan_in_fan_out": False,
@@ -94,12 +106,13 @@ def _check_written(tuned, config, arrays):
     """Raises ValueError unless PEFT's reading of the files gives each linear's change again."""
     if tuned.record.whole_model:
         return
-    own = {}
+    own, method = {}, None
     if tuned.record.peft is None:
-        own = {"method": tuned.record, "options": tuned.options, "alpha": tuned.alpha}
+        own = {"method": tuned.method, "options": tuned.options, "alpha": tuned.alpha}
+        method = tuned.record
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # attach warned of the ranks
-        again = attach_as_stored(tuned.base, tuned.method, config, own, None, {})
+        again = attach_as_stored(tuned.base, tuned.method, config, own, method, {})
         _fill(again, tuned.method, arrays, drawn_keys(again.record, config))
     form = f"its form on disk ({config['peft_type']}, read as {again.method})"
     for layer, arguments in tuned.layers.items():
@@ -144,9 +157,9 @@ def load_adapter(
     with one_budget():
         if not Path(folder).is_file():
             return _load(model, folder, method, options)
-        if method is not None or options:
+        if options:
             raise ValueError(f"{folder}: a checkpoint settles its method and options; got others")
-        return checkpoints.load_tuned(folder, model)
+        return checkpoints.load_tuned(folder, model, method)
 
 
 def load_unmoved(model: Llama, folder: str | Path) -> Tuned:
@@ -177,6 +190,7 @@ def _load(model, folder, method, options, unmoved=False):
     if shapes:
         _check_sizes(shapes, Path(folder) / ARRAYS, arrays, drawn_keys(shapes.record, config))
     tuned = attach_as_stored(model, path, config, own, method, options)
+    tuned.base_name = config.get("base_model_name_or_path")
     with errors_at(Path(folder) / ARRAYS):
         arrays = _restored(tuned, arrays, own)
     wanted = _other_base(model, own)
@@ -185,7 +199,7 @@ def _load(model, folder, method, options, unmoved=False):
     except ValueError as error:
         raise ValueError(f"{error}{f'; wanted {wanted}' if wanted else ''}") from None
     if wanted:
-        this = f"{model.name!r} ({_mark(model)})" if model.name else f"({_mark(model)})"
+        this = f"{model.name!r} ({mark(model)})" if model.name else f"({mark(model)})"
         warnings.warn(f"{folder}: saved on {wanted}, and this is another, {this}", stacklevel=3)
     return tuned
 
@@ -199,12 +213,18 @@ def _on_shapes(model, path, config, own, method, options):
 
 
 def _check_sizes(shapes, path, arrays, optional):
-    """Raises ValueError if attach would make a larger array than the file has.
+    """Raises ValueError if attach would make a larger array than the file has, or draw more numbers
+    than the base has and MOST_DRAWN.
 
     It is checked before attach runs: a wrong rank could fill the memory.
     """
     _check_missing(shapes, path, arrays, optional)
     wanted = shapes.arrays
+    drawn = sum(wanted[name].size for name in optional - arrays.keys())
+    if drawn > (most := max(MOST_DRAWN, shapes.count_parameters()[1])):
+        raise ValueError(
+            f"{path}: {drawn:,} numbers of shared arrays would be drawn, wanted at most {most:,}"
+        )
     for name, array in arrays.items():
         if name in wanted and array.size < wanted[name].size:
             raise ValueError(
@@ -224,16 +244,16 @@ def _other_base(model, own) -> str:
     "" if it is this base, or if the file does not say it.
     """
     saved = own.get("base")
-    if not isinstance(saved, dict) or saved.get("crc32") == _mark(model):
+    if not isinstance(saved, dict) or saved.get("crc32") == mark(model):
         return ""
     name = f"{saved['name']!r:.40} " if saved.get("name") else ""
-    return f"the base {name}({saved.get('crc32')!s:.8})"
+    return printable(f"the base {name}({saved.get('crc32')!s:.8})")
 
 
 MARKS: weakref.WeakKeyDictionary[Llama, str] = weakref.WeakKeyDictionary()  # a base -> its own
 
 
-def _mark(model) -> str:
+def mark(model) -> str:
     """The fingerprint of a base's weights in float32, whatever their dtype.
 
     It is kept for each base, since computing it takes longer than reading an adapter.

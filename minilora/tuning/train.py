@@ -96,7 +96,15 @@ def train(
     run = Run(tuned, history, steps, adam.steps, save)
     bar = Bar(run, progress)
     told = [bar, *callbacks]
+
+    def judge():
+        if evaluate and run.step and not run.interrupted and run.due(evaluate_every):
+            history.evaluations.append((run.step, evaluate(tuned)))
+            _tell(told, "evaluation", run)
+
     with contextlib.closing(bar), _interruptible(run):
+        if run.step not in [at for at, _ in history.evaluations]:
+            judge()  # a resumed run's, which Ctrl-C left out
         while run.step < steps and not run.stopped:
             start, step = clock.now(), run.step + 1
             rate = optim.learning_rate(step, **_of_rate(settings))
@@ -108,9 +116,7 @@ def train(
             history.seconds.append(clock.now() - start)
             run.step = step
             _tell(told, "step", run)
-            if evaluate and not run.interrupted and run.due(evaluate_every):
-                history.evaluations.append((step, evaluate(tuned)))
-                _tell(told, "evaluation", run)
+            judge()
             if run.due(checkpoint_every):
                 check_arrays(tuned, step)
                 if checkpoint:

@@ -27,6 +27,7 @@ __all__ = [
     "records",
     "show",
     "technique",
+    "where",
 ]
 
 
@@ -127,7 +128,29 @@ def race(calls: Mapping[str, Callable[[], Any]], flops: float, rounds: int = 7) 
         return
     from statistics import median
 
-    from minilora.bench.ladder import race as seconds_of_each
+    from minilora.bench.turns import race as seconds_of_each
 
     for name, seconds in seconds_of_each(calls, rounds).items():
         print(f"{name:15} {flops / median(seconds) / 1e9:6.1f} GFLOP/s")
+
+
+def where(base: str = "base", case: str = "lora", rows: int = 512, seconds: float = 3.0) -> None:
+    """Print and draw where the milliseconds of a training step go on this machine.
+
+    Where notebooks are built, only what does not differ between machines: the work of each row.
+    """
+    from minilora.bench import tables
+    from minilora.bench.where import figure as bars
+    from minilora.bench.where import of_base
+
+    static = bool(os.environ.get(STATIC))
+    record = of_base(base, case, rows, 0.0 if static else seconds)
+    if static:
+        known = [row for row in record["rows"] if "flops" in row]
+        known.sort(key=lambda row: (-row["flops"], row["row"]))
+        columns = [c for c in tables.WHERE if c[0] in ("row", "calls", "MFLOP", "MB")]
+        print(*tables.table(columns, known), sep="\n")
+        print("In a running notebook, this machine's milliseconds and their figure stand here.")
+        return
+    print(*tables.where(record), sep="\n")
+    show(bars(record), "A step's time by row, and in each bar what the roofline allows.")

@@ -24,6 +24,7 @@ import numpy as np
 import minilora as ml
 from minilora import engine, ops
 from minilora.llama import rotation
+from minilora.methods.base import Moment
 from minilora_course import check, course
 from minilora_course.lessons.layer import pairs
 
@@ -219,7 +220,7 @@ $p = \text{softmax}(s)$; $o = pv$. From the end, with rule 3 and your softmax:
 $$dp = do\,v^\top,\qquad dv = p^\top do,\qquad ds = p\odot\Big(dp - \textstyle\sum_j dp\odot p\Big),\qquad
 dq = \tfrac{1}{\sqrt D}\,ds\,k,\qquad dk = \tfrac{1}{\sqrt D}\,ds^\top q .$$
 
-Where the mask is, $p = 0$, so $ds = 0$: nothing goes back to what was not seen. The package keeps $q, k, v, o$
+The package keeps $q, k, v, o$
 and one number a row, never $p$ (T, T). You may make $p$ again. **Fill the blank.**
 """
 
@@ -243,9 +244,11 @@ check("backward_attention", backward_attention)
 r"""
 ## What the five do
 
+First the softmax of attention at work, in a trained model. `minilora step --method full` draws the whole step, line by line.
+From here on your functions work, and the package's where one is not written yet.
+
 Each backward multiplies $dy$ by a matrix of derivatives, the **Jacobian**, without ever making it. To see one,
-hand backward a $dy$ that is 1 at one place, and do so for each place. From here on your functions work, and the
-package's where one is not written yet.
+hand backward a $dy$ that is 1 at one place, and do so for each place: the second figure.
 """
 
 # %%
@@ -258,6 +261,16 @@ course.keep("backward_attention", backward_attention)
 names = ("loss", "softmax", "rmsnorm", "rope", "swiglu", "attention")
 back = dict(zip(names, course.mine(*(f"backward_{name}" for name in names))))
 
+model = ml.load_model("base")
+batch = ml.batches([("Dwalk>", ("walked",))], model.tokenizer, 1)[0]
+line = Moment("softmax undone", "", "backward", "ds = p", op="attention", place="layers.0")
+caption = (
+    "The package's line in the first layer, its four heads side by side: 12 tokens of Dwalk>walked. Red is above 0, blue below. "
+    "Where a token may not look p is 0. So ds is 0 there: nothing goes back to what was not seen. The package sums do o over a head: the same number as your sum of dp p."
+)
+course.show(ml.trace(ml.attach(model, "full"), *batch).figure(line), caption)
+
+# %% figure
 rng = np.random.default_rng(0)
 ones, n = np.eye(8), np.exp(rng.normal(size=(1, 8)))
 x, g, angle = rng.normal(size=(1, 8)), np.ones(8), np.array([[0.9, 0.6, 0.3, 0.1]])
@@ -273,17 +286,15 @@ assert np.allclose(J["softmax"], np.diag(p[0]) - np.outer(p, p))
 assert np.allclose(J["RMSNorm"] @ x[0], 0)  # a longer x changes nothing
 assert np.allclose(J["RoPE"] @ J["RoPE"].T, np.eye(8))
 assert np.allclose(J["attention, o by v"].sum(1), 1)  # a row of weights
-
-# %% figure
 caption = (
-    "Jacobians of 8 numbers each: row j is how output j changes with each input. Blue is above 0, red below. Softmax: a positive "
+    "Jacobians of 8 numbers each: row j is how output j changes with each input. Red is above 0, blue below. Softmax: a positive "
     "diagonal, all else below zero. RMSNorm: the identity, less the direction of x. RoPE: four rotations. "
     "Attention: an output depends on its own place and on those before it."
 )
 with course.figure(caption, width=12, height=3.6, columns=4) as panels:
     for axes, (name, matrix) in zip(panels, J.items()):
         top = np.abs(matrix).max()
-        axes.imshow(matrix, cmap="RdBu", vmin=-top, vmax=top)
+        axes.imshow(matrix, cmap="RdBu_r", vmin=-top, vmax=top)
         axes.set(title=name, xticks=[], yticks=[], xlabel="input")
         axes.grid(visible=False)
     panels[0].set_ylabel("output")
@@ -377,7 +388,7 @@ its own walk:
 """
 
 # %%
-words, tokenizer = ml.load_task("past"), ml.load_model("base").tokenizer
+words, tokenizer = ml.load_task("past"), model.tokenizer
 text = np.concatenate([tokenizer.encode(verb + past[0]) for verb, past in words.train[:8]])
 ids, targets = text[:T], text[1 : T + 1]
 rng = np.random.default_rng(1)  # the same start, whatever was drawn above

@@ -56,7 +56,7 @@ r"""
 $$y = xW^\top + s\,(xA^\top)B^\top$$
 
 The brackets matter: $z = xA^\top$ has $r$ columns, so the second path costs $r(I+O)$ multiplications for each row.
-With $BA$ made first it would cost $O\cdot I$. **Fill the blank**; below it some small arrays, and both ways.
+With $BA$ made first it would cost $O\cdot I$. **Fill the blank.**
 """
 
 # %% exercise lora_forward
@@ -68,17 +68,6 @@ def lora_forward(x, W, s, A, B):
 
 # %% check lora_forward
 check("lora_forward", lora_forward)
-
-# %%
-M, I, O, r, s = 6, 16, 10, 4, 2.0
-rng = np.random.default_rng(0)
-x, W, dy = (rng.normal(size=n) for n in [(M, I), (O, I), (M, O)])
-A, B = rng.normal(size=(r, I)), rng.normal(size=(O, r))
-
-z = x @ A.T  # (M, r)
-y = x @ W.T + s * z @ B.T  # (M, O)
-assert np.allclose(y, x @ (W + s * B @ A).T)
-print(f"{r * (I + O)} multiplications a row on the thin path, {O * I} through a whole matrix")
 
 # %% [markdown]
 r"""
@@ -149,8 +138,13 @@ course.keep("lora_forward", lora_forward)
 course.keep("lora_backward", lora_backward)
 course.keep("lora_pair", my_lora_forward, my_lora_backward)
 forward, backward = course.mine("lora_pair")
+M, I, O, r, s = 6, 16, 10, 4, 2.0
+rng = np.random.default_rng(0)
+x, W, dy = (rng.normal(size=n) for n in [(M, I), (O, I), (M, O)])
+A, B = rng.normal(size=(r, I)), rng.normal(size=(O, r))
 
 out, cache = forward(x, W, s, A, B)
+assert np.allclose(out, x @ (W + s * B @ A).T)  # with B A made first
 dx, _, _, dA, dB, *_ = backward(dy, cache)
 theirs = lora.lora_backward(dy, lora.lora_forward(x, W, s, A, B)[1])
 assert all(np.allclose(a, b) for a, b in zip([dx, dA, dB], [theirs[0], theirs[3], theirs[4]]))
@@ -182,8 +176,9 @@ r"""
 ## "How can B be trained if it is zero?"
 
 A fresh adapter must change nothing, so $B = 0$ and $A$ is random. **Predict** how large $\|dA\|$ is at
-the very first step. The figure below has it on a model: a small Llama that knows English spelling and sounds, and
-has never seen a past tense, gets 300 verbs. After each of the first 20 steps we ask for the gradient on one batch.
+the very first step. The figures below have it on a model: a small Llama that knows English spelling and sounds, and
+has never seen a past tense. First one line of its first step, on one verb; `minilora step --method lora` draws the whole step.
+Then it gets 300 verbs, and after each of the first 20 steps we ask for the gradient on one batch.
 """
 
 # %% exercise lora_first_step
@@ -195,10 +190,18 @@ norm_of_dA = 0
 # %% check lora_first_step
 check("lora_first_step", norm_of_dA)
 
-# %% figure
+# %%
 model, words = ml.load_model("base"), ml.load_task("past")
-batches = ml.batches(words.train[:300], model.tokenizer, batch_size=32, epochs=17)
 tuned = ml.attach(model, "lora", rank=4)  # alpha is 8, so s = 2
+verb = ml.batches([("Dwalk>", ("walked",))], model.tokenizer, 1)[0]
+caption = (
+    "The line of dA in the last layer's q_proj. xa is x, as there is no dropout: red is above 0, blue below. dz is all 0 (hatched), "
+    "because dz = s dy B and B = 0. So dA is all 0, too."
+)
+course.show(ml.trace(tuned, *verb).figure("dA is 0 in the first step"), caption)
+
+# %% figure
+batches = ml.batches(words.train[:300], model.tokenizer, batch_size=32, epochs=17)
 
 def norms(tuned):
     """‖dA‖ and ‖dB‖ over all adapted linears."""
@@ -212,8 +215,7 @@ steps = range(21)
 norm_A, norm_B = zip(first, *(value for _, value in history.evaluations))
 assert norm_A[0] == 0 and norm_B[0] > 0 and min(norm_A[1:]) > 0
 caption = (
-    "dA is exactly 0 before the first step, since it passes through B = 0. dB is not: B moves, "
-    "and from then on A has a gradient, too."
+    "dA is exactly 0 before the first step. dB is not: B moves, and from then on A has a gradient, too."
 )
 with course.figure(caption, width=7, height=4) as axes:
     axes.plot(steps, norm_B, color="#0072B2", marker="o", label="‖dB‖, up-projection")

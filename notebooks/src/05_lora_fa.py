@@ -91,7 +91,8 @@ check("lora_fa_pair", (my_fa_forward, my_fa_backward))
 
 # %% [markdown]
 r"""
-Your pair, the package's, the engine in elementary operations, and finite differences agree.
+Your pair, the package's, the engine in elementary operations, and finite differences agree. Then the end of the package's
+forward, on a model; `minilora step --method lora_fa` draws the whole step.
 """
 
 # %%
@@ -108,7 +109,15 @@ assert np.allclose(theirs[0], dx) and np.allclose(theirs[4], dB) and dA is None
 tx, tB = ml.param(x), ml.param(B)
 ml.backward(tx @ W.T + (tx @ A.T) @ ops.transpose(tB) * s, dy)
 assert np.allclose(tx.grad, dx) and np.allclose(tB.grad, dB)
-check_pair(forward, backward, x, W, s, A, B, frozen=("W", "A"))
+print(check_pair(forward, backward, x, W, s, A, B, frozen=("W", "A")))
+
+model, words = ml.load_model("base"), ml.load_task("past")
+verb = ml.batches([("Dwalk>", ("walked",))], model.tokenizer, 1)[0]
+caption = (
+    "What q_proj of the first layer returns: y, and in the brackets its cache. W, A and B are there anyway. All that is kept of "
+    "the 12 rows of x, with their 128 columns, is z, with 4. B is 0 at the start (hatched); xd is for dropout."
+)
+course.show(ml.trace(ml.attach(model, "lora_fa", rank=4), *verb).figure("LoRA-FA keeps z, not x"), caption)
 
 # %% [markdown]
 r"""
@@ -168,7 +177,6 @@ def lora_fa_ledger(inputs, linears, M, r):
 check("lora_fa_ledger", lora_fa_ledger)
 
 # %%
-model, words = ml.load_model("base"), ml.load_task("past")
 lengths, targets = [1, 8, 16, 24, 32], "all-linear"
 
 def kept_bytes(method, length, rank=4, batch=32):

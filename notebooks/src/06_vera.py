@@ -8,7 +8,7 @@ When you are done you can
 - count what it trains, what it stores and what it keeps for backward, which are three numbers,
 - say what a rank costs here, and why it may be larger than the layer.
 
-*Needs*: notebook 04. *Time*: 25 minutes to read, 75 to do.
+*Needs*: notebook 04. *Time*: 30 minutes to read, 75 to do.
 *Paper*: Kopiczko et al. 2023, [arXiv:2310.11454](https://arxiv.org/abs/2310.11454), equation 2 and section 3.3.
 *Symbols*: the table in notebook 03. *The one idea*: random directions need not be stored; train only how much of each
 is wanted.
@@ -210,8 +210,21 @@ assert found["vera"].activations > found["lora"].activations
 
 # %% [markdown]
 r"""
-VeRA saves *parameters*. At rank 256 the rows of $u$ are wider than the layer itself, so it keeps more
-than LoRA does, and computes more. The shared pair need not be stored: a seed draws it again.
+VeRA saves *parameters*. One line of its forward says why it keeps more than LoRA does, and computes more;
+`minilora step --method vera` draws the whole step.
+"""
+
+# %%
+verb = ml.batches([("Dwalk>", ("walked",))], model.tokenizer, 1)[0]
+caption = (
+    "What q_proj of the first layer keeps, u, and the x that LoRA would keep (xa, as no dropout is on), for the same 12 tokens. "
+    "At rank 256 the rows of u are wider than those of x. On the right stands A, turned: the same in every layer."
+)
+course.show(ml.trace(ml.attach(model, "vera", rank=256), *verb).figure("one pair serves all layers"), caption)
+
+# %% [markdown]
+r"""
+The shared pair need not be stored: a seed draws it again.
 
 ## Parameters against rank
 

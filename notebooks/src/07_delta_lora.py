@@ -8,7 +8,7 @@ When you are done you can
 - prove that its moves telescope, how large a rank they can reach, and see it reached,
 - say what Delta-LoRA is when $W$ moves from the very first step.
 
-*Needs*: notebooks 03 (singular values) and 04. *Time*: 30 minutes to read, 50 to do.
+*Needs*: notebooks 03 (singular values) and 04. *Time*: 35 minutes to read, 50 to do.
 *Paper*: Zi et al. 2023, [arXiv:2309.02411](https://arxiv.org/abs/2309.02411), algorithm 1. *Symbols*: the table in
 notebook 03. *The one idea*: $W$ follows the product $BA$ from step to step, and the sum of these moves telescopes.
 """
@@ -87,8 +87,23 @@ How far apart are the two? Write $\Delta A = A' - A$ and $\Delta B = B' - B$. Th
 $$B'A' - BA = B\,\Delta A + \Delta B\,A + \Delta B\,\Delta A :$$
 
 the slip keeps the one term that is second order in the step, and drops the two of first order. The package
-keeps copies of the old factors and moves $W$ by one product of rank $2r$, in place:
+keeps copies of the old factors and moves $W$ by one product of rank $2r$, in place. On a model that has made five steps
+(`minilora step --method delta_lora` draws the whole of one):
+"""
 
+# %%
+model, words = ml.load_model("base"), ml.load_task("past")
+batches = ml.batches(words.train[:300], model.tokenizer, batch_size=8, epochs=2)
+moving = ml.attach(model, "delta_lora", rank=4, start_step=0)
+ml.train(moving, batches, steps=5, lr=5e-3)
+caption = (
+    "W of q_proj in the first layer, and the two thin matrices whose product is added to it: left is [B', -B] times the ratio and s, "
+    "right is A' above A. ΔW looks woven, since it has rank 8 at most. It is a small part of W, as the numbers below say."
+)
+course.show(ml.trace(moving, *batches[5], lr=5e-3).figure("Delta-LoRA moves W by a thin product"), caption)
+
+# %% [markdown]
+r"""
 **Do it.** Take one step of gradient descent with rate 0.01 on the arrays above, let `delta_lora.after_step(arrays, (A, B), 1, options)`
 move $W$, and compare: how much shorter is the move of the slip? `arrays` is a dict of `W` (a copy), `s` and the *new* `A` and `B`;
 `(A, B)` are the old ones, 1 is the number of the step, and `options` is `{"update_ratio": ratio, "start_step": 0}`.
@@ -159,8 +174,6 @@ Trained in float64, so that singular values that are rounding can be told from o
 """
 
 # %%
-model, words = ml.load_model("base"), ml.load_task("past")
-batches = ml.batches(words.train[:300], model.tokenizer, batch_size=8, epochs=2)
 wide, layer = model.astype(np.float64), "model.layers.0.self_attn.q_proj"
 W0 = wide.params[f"{layer}.weight"]
 

@@ -8,7 +8,7 @@ When you are done you can
 - give $B$ its own, and name the slip that is made with it,
 - read a heat map of losses over rate and ratio, and say what a theory of large widths does not say.
 
-*Needs*: notebook 04. *Time*: 35 minutes to read, 65 to do.
+*Needs*: notebook 04. *Time*: 40 minutes to read, 65 to do.
 *Paper*: Hayou et al. 2024, [arXiv:2402.12354](https://arxiv.org/abs/2402.12354), sections 3 and 4.
 *Symbols*: the table in notebook 03. *The one idea*: at equal rates the steps of $A$ and of $B$ change the output by
 different orders in the width.
@@ -78,7 +78,8 @@ check("lora_plus_break", broken)
 # %% [markdown]
 r"""
 The optimizer wants to know less: a factor of the learning rate for $A$, and one for $B$. **Fill the blank**. In the package it
-is one line, too, and everything else is LoRA's record.
+is one line, too, and everything else is LoRA's record. Below, the first step of $B$ at the rate that you predicted;
+`minilora step --method lora_plus` draws the whole step.
 """
 
 # %% exercise lora_plus_factors
@@ -96,7 +97,17 @@ check("lora_plus_factors", lora_plus_factors)
 course.keep("lora_plus_factors", lora_plus_factors)
 record = ml.METHODS["lora_plus"]
 assert record.op is lora.lora and record.init is lora.init and record.delta is lora.delta
-print(lora_plus.lr_scale({"ratio": 16.0}))
+assert lora_plus.lr_scale({"ratio": 16.0}) == {"B": 16.0}
+
+model, words = ml.load_model("base"), ml.load_task("past")
+verb = ml.batches([("Dwalk>", ("walked",))], model.tokenizer, 1)[0]
+trace = ml.trace(ml.attach(model, "lora_plus", rank=4, ratio=16.0), *verb, lr=0.002)
+caption = (
+    "AdamW's line for B of one layer, at the rate 0.002 and the ratio 16: p is B after the step, m the mean of its gradients, "
+    "v that of their squares. m is large in a few rows alone, and Δp is dark in all: Adam moves every number by about its rate, "
+    "0.032, however small its gradient is."
+)
+course.show(trace.figure("LoRA+ moves B farther"), caption)
 
 # %% [markdown]
 r"""
@@ -298,7 +309,6 @@ First a test that any implementation should pass: with ratio 1, LoRA+ is LoRA, b
 """
 
 # %%
-model, words = ml.load_model("base"), ml.load_task("past")
 batches = ml.batches(words.train[:300], model.tokenizer, batch_size=32, epochs=4)
 settings = {"steps": 30, "schedule": "linear", "warmup": 3}
 one = ml.attach(model, "lora", rank=4)

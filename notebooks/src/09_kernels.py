@@ -43,8 +43,8 @@ r"""
 **Three loops** takes $i$, $j$, $k$ in the order of the formula. **Reordered** takes $i$, $k$, $j$. **Tiled**
 does blocks of columns, and eight $k$ for each visit of $y$. **Register tile** is what minilora calls.
 
-How fast each was is in a record of one machine; `minilora bench ladder` makes yours. Below are its rates for a product of
-256 columns. One GFLOP/s is $10^9$ operations a second, and BLAS is the library that NumPy calls:
+How fast each was is in a record of one machine; `python -m studies.speed ladder`, in the repository, makes yours. Below are
+its rates for a product of 256 columns. One GFLOP/s is $10^9$ operations a second, and BLAS is the library that NumPy calls:
 """
 
 # %%
@@ -374,4 +374,24 @@ r"""
 - The record is of one processor with vectors of 16 numbers; on others the tile is smaller. With 16 columns and more the
   tile and BLAS reach about the same share of the roof. What minilora gains on this record lies in thin products, in fusing
   and in memory that stays.
+
+## Where the milliseconds go
+
+One product is not a training step. The **ledger of time** is for a whole step: each op's forward and backward, AdamW,
+and the Python between them. It needs no new idea:
+
+- The seconds: two of four steps run with a clock around each op, two without. So the clocks' own time is known, and is
+  subtracted. The rows add up to a step.
+- The work: $2MKN$ for a product. The bytes of each array that goes in or comes out, once.
+- The roof: your `kernel_roof`, for each call. `roof, ms` is what this machine would take at the roof. A row without one
+  computes nothing, or its work is not in the table of `minilora/bench/operations.py`.
+
+A long row near its roof has nothing to give, except with less work or fewer bytes. A long row far below its roof is where
+you begin to make a step faster. A row above its roof (more than 100 %) got its numbers from a cache: the roof is drawn for memory.
+
+**Predict** before you run it: LoRA on q and v, 512 rows. Which row is the longest? Which long row is farthest below its roof?
+Then `rows=8`: which rows stay as long as they were? That is the price of calling more than 100 ops in Python.
 """
+
+# %%
+course.where("base", "lora", rows=512)

@@ -129,7 +129,7 @@ check("real_count", trained)
 # %%
 untouched = {name: float(np.abs(W).sum()) for name, W in model.params.items()}
 adapter = ml.attach(model, "lora", rank=8)
-batches = ml.batches(data.train, tokenizer, batch_size=16)
+batches = ml.batches(data.train, tokenizer, batch_size=16, chat=False)
 history = ml.train(adapter, batches, steps=30, lr=2e-3, schedule="linear", warmup=3)
 after = scores(adapter)
 print(f"{sum(a.size for a in adapter.trainable.values()):,} numbers trained")
@@ -176,7 +176,7 @@ def asked(pairs):
     return [(f"Today I {ask[1:-1]}. Yesterday I", tuple(f" {w}." for w in right)) for ask, right in pairs]
 
 verbs = ml.load_task("past")
-sentences = ml.batches(asked(verbs.train[:400]), tokenizer, batch_size=16)
+sentences = ml.batches(asked(verbs.train[:400]), tokenizer, batch_size=16, chat=False)
 yesterday = ml.attach(model, "lora", rank=8)
 history = ml.train(yesterday, sentences, steps=12, lr=2e-3, schedule="linear", warmup=2)
 score, answers = ml.exact_match(yesterday, asked(verbs.test[:40]), return_answers=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minilora.bench.ladder import race
+from minilora.bench.turns import race
 from minilora.engine import Node, Tensor, backward
 from minilora.memory.step import Ledger, measure, predict, shadow
 from minilora.methods import METHODS

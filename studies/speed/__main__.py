@@ -14,7 +14,7 @@ from minilora.support.plots import png
 from minilora.support.terminal import ANY, width
 
 from .. import common
-from . import figures, growth, kernels, steps, tables
+from . import figures, growth, kernels, ladder, steps, tables
 from .sides import Settings
 
 PARTS: Parts = {
@@ -24,6 +24,7 @@ PARTS: Parts = {
     "instructions": (steps.on_instructions, tables.masked),
     "methods": (minilora.bench.steps.among_ourselves, minilora.bench.tables.methods),
     "growth": (growth.all_axes, tables.growth),
+    "ladder": (ladder.climbed, tables.ladder),
 }
 FIGURES = {"kernels": figures.roofline, "growth": figures.growth}
 

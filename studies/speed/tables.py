@@ -10,6 +10,7 @@ from minilora.support.terminal import fill
 from .sides import PACKED, PADDED, SIDES, TORCH, UNIT
 from .steps import shares_of_peak
 
+WAYS = ("three loops", "reordered", "tiled", "register tile", "BLAS")  # of a product
 WHOLE, PERCENT = "{:.0f}".format, lambda share: f"{100 * share:.0f} %"
 KERNELS: Sequence[Column] = (
     *tables.KERNEL,
@@ -55,19 +56,24 @@ GROWTH: Sequence[Column] = (
     ("of bytes", 8, at("exponents", "bytes")),
     ("expected", 8, at("exponents", "predicted")),
 )
+LADDER: Sequence[Column] = (
+    ("M, K, N", 14, lambda r: " ".join(map(str, r["sizes"]))),
+    ("FLOP/byte", 9, lambda r: f"{r['flops'] / r['bytes']:.1f}"),
+    *((w, 13, lambda r, w=w: f"{r['flops'] / r['seconds'][w] / 1e9:.1f}") for w in WAYS),
+)
 
 
 def kernels(measured: Record, width: int) -> Iterator[str]:
     """Our kernels beside NumPy's and torch's."""
     yield from table(KERNELS, measured["kernels"], width)
-    unit, ladder = measured.get("mean on the unit"), measured.get("ladder")
+    unit, ways = measured.get("mean on the unit"), measured.get("ladder")
     yield fill(
         f"products: {measured['mean']:.2f} of the faster of {tables.blas(measured)} and torch, in "
         "geometric mean" + (f"; on the matrix unit {unit:.2f}" if unit else ""),
         width,
     )
-    if ladder:
-        rates = ", ".join(f"{way} {rate / 1e9:.1f}" for way, rate in ladder.items())
+    if ways:
+        rates = ", ".join(f"{way} {rate / 1e9:.1f}" for way, rate in ways.items())
         yield fill(f"a product of 512 by 512, GFLOP/s: {rates}", width)
     yield from tables.tile(measured, width)
 
@@ -92,3 +98,26 @@ def _beside_torch(columns, measured, width) -> Iterator[str]:
 def growth(measured: Sequence[Record], width: int) -> Iterator[str]:
     """How time and bytes grow along each axis."""
     yield from table(GROWTH, measured, width)
+
+
+def ladder(measured: Record, width: int) -> Iterator[str]:
+    """The ways to write a product; below, limits, more threads, fused kernels, new arrays."""
+    if not measured:
+        yield "Numba's kernels are not in use: no ladder"
+        return
+    yield from table(LADDER, measured["products"], width)
+    yield from (fill(line, width) for line in _below_ladder(measured))
+
+
+def _below_ladder(measured) -> Iterator[str]:
+    flops = measured["products"][-1]["flops"]
+    for count, p in measured["peaks"].items():
+        limits = f"{p['flops'] / 1e9:.0f} GFLOP/s in L1, {p['bandwidth'] / 1e9:.0f} GB/s"
+        yield f"{count} thread(s): {limits}"
+    for way, seconds in measured["together"].items():
+        yield f"{way} on {measured['threads']} threads: {flops / seconds / 1e9:.0f} GFLOP/s"
+    for what, t in measured["fused"].items():
+        yield f"{what}: {ms(t['in one'])} ms, in pieces {ms(t['in pieces'])} ms"
+    for way, p in measured["pages"].items():
+        faults = f"{p['faults']:.0f} page faults"
+        yield f"an array of 64 MB, {way}: {ms(p['seconds'])} ms, {faults}"

@@ -6,10 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from minilora import cli, fast
-from minilora.bench import kernels, ladder, tables, turns, work
-
-NUMBA = fast.backend() != "numpy"
+from minilora import cli
+from minilora.bench import kernels, turns, work
 
 
 def test_ratios_by_hand():
@@ -47,35 +45,12 @@ def test_a_wrong_kernel_is_not_timed(monkeypatch):
             kernels.timed("minilora", [(name, sizes)], 0.0)
 
 
-@pytest.mark.skipif(not NUMBA, reason="about Numba's kernels")
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (3, 17, 5), (33, 8, 600), (20, 41, 50)], ids=str)
-def test_every_rung_of_the_ladder_is_the_product(sizes, rng):
-    from minilora.fast.ladder import LADDER
-
-    M, K, N = sizes
-    x, w = rng.standard_normal((M, K)), rng.standard_normal((K, N))
-    for name, product in LADDER.items():
-        got = product(x.astype(np.float32), w.astype(np.float32))
-        np.testing.assert_allclose(got, x @ w, atol=1e-5 * K, err_msg=name)
-
-
 def test_a_race_takes_turns():
     """Each once before, once to know how often; then there and back."""
     ran = []
-    taken = ladder.race({n: lambda n=n: ran.append(n) or time.sleep(6e-3) for n in "ab"}, rounds=2)
+    taken = turns.race({n: lambda n=n: ran.append(n) or time.sleep(6e-3) for n in "ab"}, rounds=2)
     assert "".join(ran) == "aabb" + "ab" + "ba"
     assert all(len(seconds) == 2 and min(seconds) > 5e-3 for seconds in taken.values())
-
-
-@pytest.mark.skipif(not NUMBA, reason="about Numba's kernels")
-def test_the_ladder_is_climbed(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(ladder, "ROWS", 64)
-    assert cli.main(f"bench ladder --rounds 1 --out {tmp_path}".split()) == 0
-    out = capsys.readouterr().out
-    assert all(way in out for way in tables.WAYS) and "page faults" in out
-    found = json.loads((tmp_path / "bench.json").read_text())["ladder"]
-    assert [p["sizes"][2] for p in found["products"]] == list(ladder.COLUMNS)
-    assert set(found["products"][0]["seconds"]) == set(tables.WAYS)
 
 
 def test_the_command_times_kernels_and_steps(tmp_path, capsys, monkeypatch):

@@ -71,10 +71,21 @@ def test_a_comparison_s_own_warmup_is_kept():
 
 
 def test_sampling_that_is_off_is_told(run):
-    for option in ("--top-p 0.5", "--seed 3"):
+    for option in ("--top-k 2", "--top-p 0.5", "--seed 3"):
         code, _, err = run(f"generate --max-new-tokens 1 {option} --prompt Dwalk>")
         assert code == 0 and f"{option.split()[0]} does nothing at --temperature 0" in err
     assert run("generate --max-new-tokens 1 --prompt Dwalk>")[2] == ""
+
+
+def test_a_stop_is_cut_off_and_what_only_begins_as_one_is_printed(run):
+    whole = run("generate --prompt Dwalk>")[1].strip()
+    stop, ends = whole[4:6], f"{whole[-1]}zz"
+    for stops, printed in (([stop], whole[: whole.find(stop)]), ([f"{whole[4]}zz", ends], whole)):
+        more = [word for text in stops for word in ("--stop", text)]
+        assert run("generate --prompt Dwalk>", *more) == (0, f"{printed}\n", "")
+    code, out, err = run("generate --prompt Dwalk> --stop", "ü")
+    assert (code, out) == (2, "") and "generate: stop is 'ü': no token for 'ü'" in err
+    assert run("generate --repetition-penalty 9 --prompt Dwalk>")[1].strip() != whole
 
 
 # ---------------------------------------- runs
@@ -87,7 +98,7 @@ def log_of(folder):
 def test_the_learning_rate_is_printed_and_where_it_is_from(run, pairs):
     for line, said in (
         ("--method lora", "learning rate 0.02 (chosen by minilora tune on the task past), linear"),
-        ("--method dora", "learning rate 0.01 (a first guess: minilora tune --methods dora has"),
+        ("--method dora", "learning rate 0.001 (a first guess: minilora tune --base base"),
         ("--lr 0.003 --warmup 1", "learning rate 0.003, linear, warm-up 1 steps"),
     ):
         assert said in run(f"train --steps 2 {line} --data", pairs)[1]
@@ -190,7 +201,7 @@ def test_early_stopping_and_what_it_wants(run, pairs):
     code, out, _ = run(line, pairs, "--eval", pairs)
     assert code == 0 and "in 6 steps (stopped early)" in out
     for line, said in (
-        ("--patience 2", "--patience is 2, wanted --evaluate-every too"),
+        ("--patience 2", "--patience is 2, wanted --eval or --evaluate-every too"),
         ("--evaluate-every 2", "nothing to evaluate on, wanted --eval too"),
     ):
         code, _, err = run(f"train --steps 2 {line} --data", pairs)
@@ -234,7 +245,7 @@ def test_a_file_of_other_names(run, tmp_path):
     path = tmp_path / "other.jsonl"
     path.write_text("".join(json.dumps({"q": p, "a": c, "n": 1}) + "\n" for p, c in PAIRS))
     code, _, err = run("train --steps 1 --data", path)
-    assert code == 2 and "line 1: prompt is None, wanted some text; its names are q, a, n" in err
+    assert code == 2 and "line 1: its names are q, a, n, wanted prompt, completion; instr" in err
     assert read_pairs(path, "q", "a") == PAIRS
     code, out, _ = run("train --steps 1 --columns q,a --data", path)
     assert code == 0 and "on 4 pairs" in out

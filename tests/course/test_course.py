@@ -114,6 +114,18 @@ def test_a_line_stands_for_sliders_and_rates_where_notebooks_are_built(static, m
         assert capsys.readouterr().out == ("In a running notebook, sliders for rank stand here.\n")
 
 
+@pytest.mark.parametrize("static", ["1", ""])
+def test_the_ledger_of_time_is_this_machines_where_a_notebook_runs(static, monkeypatch, capsys):
+    shown = []
+    monkeypatch.setattr(course, "show", lambda canvas, caption: shown.append(caption))
+    monkeypatch.setenv(course.STATIC, static)
+    course.where("toy", rows=32, seconds=0.1)
+    said = capsys.readouterr().out
+    assert "frozen_feed_forward backward" in said
+    assert ("In a running notebook" in said) == bool(static)
+    assert ("share" in said) == (not static) == (len(shown) == 1)
+
+
 def test_a_slider_begins_at_the_first_value_and_a_line_says_what_it_needs(monkeypatch, capsys):
     widgets, made = pytest.importorskip("ipywidgets"), {}
     monkeypatch.delenv("MINILORA_STATIC", raising=False)

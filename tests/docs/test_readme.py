@@ -14,6 +14,7 @@ import pytest
 import minilora as ml
 import studies
 from minilora.cli import main, parser
+from minilora.formats.models import smollm2_path
 from minilora.gradcheck import GradientError
 from minilora.lab import table
 from minilora.lab.report import read_results
@@ -158,6 +159,27 @@ def test_the_lines_on_your_own_data_run_word_for_word(tmp_path, monkeypatch, cap
     assert capsys.readouterr().out.strip() == comment.strip()
 
 
+@pytest.mark.slow
+def test_the_lines_on_a_real_model_run_word_for_word(tmp_path, monkeypatch, capsys):
+    """What it says after is in the style of its 80 pairs, and was not before."""
+    pytest.importorskip("tokenizers")
+    try:
+        smollm2_path()
+    except FileNotFoundError as missing:
+        pytest.skip(str(missing))
+    monkeypatch.chdir(tmp_path)
+    block = README.split("## Fine-tune a real model")[1].split("\n\n")[1]
+    _, train, generate = (shlex.split(line)[1:] for line in block.splitlines())
+    assert main(train) == 0
+    out = capsys.readouterr().out
+    assert "on 80 pairs" in out and "chosen by minilora tune on the task category" in out
+    said = [answer.startswith("Aye,") for answer in re.findall("^    .* -> (.*)$", out, re.M)]
+    assert said[:3] == [False] * 3 and said[-3:] == [True] * 3, out
+    assert main(generate) == 0 and capsys.readouterr().out.startswith("Aye,")
+    files = re.findall(r"\(`([\w.]+)`\)", README.split("`runs/keeper` then has")[1])[:3]
+    assert all((tmp_path / "runs/keeper" / name).is_file() for name in (*files, "run.toml"))
+
+
 def test_the_examples_are_in_the_wheel_and_keep_training_and_test_apart():
     packed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert "data/examples" in packed["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]
@@ -166,6 +188,10 @@ def test_the_examples_are_in_the_wheel_and_keep_training_and_test_apart():
     )
     prompts = [prompt for prompt, _ in train + held_out]
     assert len(train) == 105 and len(set(prompts)) == len(prompts)
+    keeper = [
+        dict(read_pairs(ROOT / f"data/examples/keeper{name}.jsonl")) for name in ("", "_held_out")
+    ]
+    assert [len(pairs) for pairs in keeper] == [80, 10] and not {*keeper[0]} & {*keeper[1]}
 
 
 def test_links_and_files_are_there():

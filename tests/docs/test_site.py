@@ -1,5 +1,6 @@
 """The site: the calculator's formulas against the ledger, and what the build makes of pages."""
 
+import importlib
 import importlib.util
 import json
 import random
@@ -28,7 +29,7 @@ def load(name):
     return module
 
 
-formulas, cases = load("formulas"), load("cases")
+formulas, cases, tex = load("formulas"), load("cases"), load("tex")
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -92,7 +93,7 @@ def test_what_the_calculator_refuses_read_config_refuses_too(tmp_path):
         path = tmp_path / "config.json"
         path.write_text(text)
         with pytest.raises(ValueError), warnings.catch_warnings():
-            ml.formats.huggingface.read_config(path)
+            ml.formats.config.read_config(path)
 
 
 def test_links_become_pages_of_the_site(tmp_path):
@@ -106,6 +107,55 @@ def test_links_become_pages_of_the_site(tmp_path):
     stage.source("minilora/engine.py")
     shown = (tmp_path / "source" / "minilora" / "engine.py.md").read_text()
     assert "class Tensor" in shown
+
+
+TYPESET = [  # a docstring's text, with its formulas as TeX between dollars
+    (
+        "y = x Wᵀ + s (xa Aᵀ) Bᵀ, xa = x, or",
+        r"$y=x\,W^{\top}+s\,(\mathit{xa}\,A^{\top})\,B^{\top}$, $\mathit{xa}=x$, or",
+    ),
+    ("columns: Λ_b B Λ_d A x.", r"columns: $\Lambda _{b}\,B\,\Lambda _{d}\,A\,x$."),
+    (
+        "so W - W₀ = λ s (B'A' - B_start A)",
+        r"so $W-W_{0}=\lambda \,s\,(B'A'-B_{\mathrm{start}}\,A)$",
+    ),
+    (
+        "dB ← dB (A Aᵀ)⁻¹ / s²: with",
+        r"$\mathit{dB}\leftarrow \mathit{dB}\,(A\,A^{\top})^{-1}/s^{2}$: with",
+    ),
+    (
+        "of min ‖s dB A - dW‖.",
+        r"of $\operatorname{min}\,\lVert s\,\mathit{dB}\,A-\mathit{dW}\rVert$.",
+    ),
+    ("v̂ = v / (1-β₂ⁿ) at step n", r"$\hat{v}=v/(1-\beta _{2}^{n})$ at step n"),
+    ("in ±√(6/I) (Kaiming with a = √5)", r"in $\pm \sqrt{6/I}$ (Kaiming with $a=\sqrt{5}$)"),
+    ("r = (mean + eps)^-½", r"$r=(\mathit{mean}+\varepsilon )^{-1/2}$"),
+    ("norm = √Σ V² over a row", r"$\mathit{norm}=\sqrt{\sum V^{2}}$ over a row"),
+    (
+        "softmax(z) - onehot(target) is",
+        r"$\operatorname{softmax}(z)-\operatorname{onehot}(\mathit{target})$ is",
+    ),
+    ("x (M, I), W (O, I) frozen  ->  y (M, O).", None),
+    ("LoRA+: a low-rank change, A's and B's; 2 % of K, section 4.1.", None),
+    ("The operators + - * / of Tensor, arXiv:2402.12354 (eq. 2)", None),
+]
+
+
+@pytest.mark.parametrize("text, wanted", TYPESET)
+def test_the_formulas_of_a_text_are_typeset(text, wanted):
+    found = tex.pieces(text, {"xa", "mean", "eps"})
+    assert "".join(f"${part}$" if kind == "math" else part for kind, part in found) == (
+        wanted or text
+    )
+
+
+def test_every_technique_has_a_formula_that_is_typeset():
+    """And the braces of each formula close: the browser's check draws them all."""
+    for name, record in ml.METHODS.items():
+        module = importlib.import_module(f"minilora.methods.{name}")
+        docs = [record.formula, module.__doc__, record.op.forward.__doc__, record.delta.__doc__]
+        found = [part for text in docs for kind, part in tex.pieces(text) if kind == "math"]
+        assert found and all(part.count("{") == part.count("}") for part in found), name
 
 
 def test_every_figure_of_a_notebook_gets_its_words():

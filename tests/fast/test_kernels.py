@@ -197,6 +197,17 @@ def test_products_longer_than_a_panel(sizes, rng):
         agrees(f"matmul_{name}", a, b)
 
 
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (3, 17, 5), (33, 8, 600), (20, 41, 50)], ids=str)
+def test_every_rung_of_the_ladder_is_the_product(sizes, rng):
+    from minilora.fast.ladder import LADDER
+
+    M, K, N = sizes
+    x, w = rng.standard_normal((M, K)), rng.standard_normal((K, N))
+    for name, product in LADDER.items():
+        got = product(x.astype(np.float32), w.astype(np.float32))
+        np.testing.assert_allclose(got, x @ w, atol=1e-5 * K, err_msg=name)
+
+
 @pytest.mark.smoke
 def test_arrays_that_do_not_fit_are_refused(rng):
     """Each kernel's arguments, and the place and shape of one that does not fit the others."""

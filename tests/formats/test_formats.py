@@ -15,8 +15,10 @@ import pytest
 from conftest import make_llama, rel
 
 import minilora as ml
-from minilora.formats.huggingface import INDEX, UNSUPPORTED, read_config
+from minilora.formats.config import read_config, supported
+from minilora.formats.huggingface import INDEX
 from minilora.formats.safetensors import read_arrays, write_arrays
+from minilora.llama.architectures import ARCHITECTURES
 from minilora.llama.model import EMBED, HEAD, Llama
 from minilora.llama.rotation import Llama3Scaling
 from minilora.ops import nf4
@@ -138,7 +140,7 @@ LLAMA3 = {
         ({"rope_theta": True}, "rope_theta is True, wanted a number"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes', wanted true or false"),
         ({"hidden_size": 0}, "hidden_size is 0, wanted a whole number of at least 1"),
-        ({"model_type": "gpt2"}, "model_type is 'gpt2', wanted 'llama'"),
+        ({"model_type": "gpt2"}, "model_type is 'gpt2', wanted one of llama, mistral, qwen2"),
         ({"model_type": "drop"}, "model_type is None"),
         ({"vocab_size": "drop"}, "no vocab_size in it"),
         ({"rms_norm_eps": "small"}, "rms_norm_eps is 'small'"),
@@ -364,7 +366,7 @@ def test_characters_that_are_changed_before_they_are_ids_are_another_s(tmp_path,
 def test_every_unsupported_field_is_refused(tmp_path):
     ml.save_model(narrow(), tmp_path)
     good = (tmp_path / "config.json").read_text()
-    for name in UNSUPPORTED:
+    for name in supported(ARCHITECTURES["llama"]):
         (tmp_path / "config.json").write_text(good)
         with pytest.raises(ValueError, match=f"{name} is 'other'"):
             read_config(changed_config(tmp_path, **{name: "other"}))
@@ -642,7 +644,7 @@ def test_a_saved_technique_that_is_unknown_here_is_told(tmp_path):
     mine = dataclasses.replace(ml.METHODS["lora_plus"], name="mine")
     tuned = ml.attach(narrow(), mine, rank=3, ratio=5.0)
     ml.save_adapter(tuned, tmp_path)
-    with pytest.warns(UserWarning, match="saved by 'mine', which is unknown here") as caught:
+    with pytest.warns(UserWarning, match="saved by a technique of your own") as caught:
         assert ml.load_adapter(tuned.base, tmp_path).method == "lora"
     assert caught[0].filename == __file__
     assert ml.load_adapter(tuned.base, tmp_path, mine).options["ratio"] == 5.0
@@ -765,6 +767,16 @@ def test_lora_on_disk_is_peft_s(tmp_path, method):
         "task_type": "CAUSAL_LM",
         "use_rslora": False,
     }
+
+
+def test_the_name_of_the_base_is_written_and_outlives_a_loading(tmp_path):
+    tuned = ml.attach(narrow(**PEFT_SHAPE), "lora", rank=4)
+    ml.save_adapter(tuned, tmp_path, base_name="someone/base")
+    again = ml.load_adapter(tuned.base, tmp_path)
+    for base_name, wanted in ((None, "someone/base"), (Path("my") / "base", str(Path("my/base")))):
+        ml.save_adapter(again, tmp_path, base_name)
+        config = json.loads((tmp_path / CONFIG).read_text())
+        assert config["base_model_name_or_path"] == wanted
 
 
 @pytest.mark.parametrize("saved", [True, False])
@@ -1004,6 +1016,33 @@ def test_a_config_cannot_ask_for_more_memory_than_its_arrays_have(tmp_path, meth
         tracemalloc.stop()
 
 
+def test_projections_that_are_drawn_again_are_bounded_by_the_base(tmp_path):
+    """The file has lambda_d, of the rank that its config claims, and neither A nor B."""
+    model, rank = narrow(**PEFT_SHAPE), 200_000
+    layers = [f"model.layers.{i}.self_attn.{name}" for i in (0, 1) for name in ("q_proj", "v_proj")]
+    arrays = {}
+    for layer in layers:
+        arrays[f"base_model.model.{layer}.vera_lambda_d"] = np.ones(rank, np.float32)
+        out = model.params[f"{layer}.weight"].shape[0]
+        arrays[f"base_model.model.{layer}.vera_lambda_b"] = np.ones(out, np.float32)
+    write_arrays(tmp_path / ARRAYS, arrays)
+    tuned = ml.attach(model, "vera", rank=4)
+    ml.save_adapter(tuned, tmp_path / "small", save_projection=False)
+    config = json.loads((tmp_path / "small" / CONFIG).read_text()) | {"r": rank}
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="25,600,000 numbers of shared arrays would be drawn"):
+            ml.load_adapter(model, tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 8e6
+    finally:
+        tracemalloc.stop()
+    # a large rank on a small base is no attack
+    wide = ml.attach(model, "vera", rank=20_000)
+    ml.save_adapter(wide, tmp_path / "wide", save_projection=False)
+    assert ml.load_adapter(model, tmp_path / "wide").rank == 20_000
+
+
 @pytest.mark.parametrize("method", ["lora", "vera", "full"])
 def test_an_adapter_that_is_too_large_for_the_base_s_dtype(tmp_path, method):
     """1e39 is a number of float64 and an infinity of float32."""
@@ -1158,7 +1197,7 @@ def test_a_technique_without_a_form_of_peft_s_comes_back_whole(tmp_path, name):
     again = ml.load_adapter(tuned.base, tmp_path, method=mine)
     assert all(np.array_equal(again.arrays[k], a) for k, a in tuned.arrays.items())
     assert np.array_equal(again.logits(IDS), tuned.logits(IDS))
-    with pytest.raises(ValueError, match="stored as mine, which is not other"):
+    with pytest.raises(ValueError, match="stored as 'mine', which is not other"):
         other = dataclasses.replace(mine, name="other")
         ml.load_adapter(tuned.base, tmp_path, method=other)
 

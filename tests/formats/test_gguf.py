@@ -10,7 +10,7 @@ from conftest import make_llama, rel
 
 import minilora as ml
 from minilora.formats.gguf import PACKINGS, read_gguf
-from minilora.formats.gguf_llama import INNER, OUTER, half_split
+from minilora.formats.gguf_llama import INNER, OUTER, REORDERED, half_split
 
 IDS = np.random.default_rng(5).integers(0, 29, (2, 7))
 F32, F16, Q4_0, Q4_1, Q8_0, BF16 = 0, 1, 2, 3, 8, 30
@@ -100,29 +100,33 @@ def interleaved(w, heads):
 
 def parts(model, kind=F32):
     """The metadata and the tensors of a model, as `gguf` takes them."""
-    c = model.config
+    c, of = model.config, model.config.model_type
     about = {
-        "general.architecture": "llama",
-        "llama.embedding_length": c.hidden_size,
-        "llama.feed_forward_length": c.intermediate_size,
-        "llama.block_count": c.num_hidden_layers,
-        "llama.attention.head_count": c.num_attention_heads,
-        "llama.attention.head_count_kv": c.num_key_value_heads,
-        "llama.attention.layer_norm_rms_epsilon": c.rms_norm_eps,
-        "llama.rope.freq_base": c.rope_theta,
-        "llama.context_length": c.max_position_embeddings,
+        "general.architecture": of,
+        f"{of}.embedding_length": c.hidden_size,
+        f"{of}.feed_forward_length": c.intermediate_size,
+        f"{of}.block_count": c.num_hidden_layers,
+        f"{of}.attention.head_count": c.num_attention_heads,
+        f"{of}.attention.head_count_kv": c.num_key_value_heads,
+        f"{of}.attention.key_length": c.head_dim,
+        f"{of}.attention.layer_norm_rms_epsilon": c.rms_norm_eps,
+        f"{of}.rope.freq_base": c.rope_theta,
+        f"{of}.context_length": c.max_position_embeddings,
         "general.languages": ["en", "fr"],
         "general.numbers": [1, 2, 3],
     }
     tensors = {}
+    heads = {"attn_q": c.num_attention_heads, "attn_k": c.num_key_value_heads}
+    heads = heads if REORDERED[of] else {}
     for theirs, mine in OUTER.items():
         if mine in model.params:
             tensors[theirs] = model.params[mine]
     for i in range(c.num_hidden_layers):
         for theirs, mine in INNER.items():
-            w = model.params[f"model.layers.{i}.{mine}.weight"]
-            heads = {"attn_q": c.num_attention_heads, "attn_k": c.num_key_value_heads}.get(theirs)
-            tensors[f"blk.{i}.{theirs}.weight"] = interleaved(w, heads) if heads else w
+            for suffix in ("weight", "bias"):
+                w, n = model.params.get(f"model.layers.{i}.{mine}.{suffix}"), heads.get(theirs)
+                if w is not None:
+                    tensors[f"blk.{i}.{theirs}.{suffix}"] = interleaved(w, n) if n else w
     kinds = {name: kind if a.ndim > 1 else F32 for name, a in tensors.items()}
     return about, {n: (a.shape, kinds[n], packed(a, kinds[n])) for n, a in tensors.items()}
 
@@ -202,7 +206,7 @@ WRONG = {
     "a part of a head": ({"llama.rope.dimension_count": 4}, "dimension_count is 4, wanted 8"),
     "too many layers": ({"llama.block_count": 10**9}, "too few for 1000000000 layers"),
     "a layer more": ({"llama.block_count": 3}, r"no blk\.2\.attn_norm\.weight, wanted it with"),
-    "a layer less": ({"llama.block_count": 1}, r"blk\.1\..* has no place in this Llama"),
+    "a layer less": ({"llama.block_count": 1}, r"blk\.1\..* has no place in this model"),
     "no embedding": ({"token_embd.weight": None}, r"no token_embd\.weight"),
     "no tensor": ({Q: None}, r"no blk\.1\.attn_q\.weight, wanted it with shape \(32, 32\)"),
     "another shape": (
@@ -210,8 +214,20 @@ WRONG = {
         r"blk\.1\.attn_q\.weight has shape \(16, 32\), wanted \(32, 32\)",
     ),
     "a tensor more": (
+        {"blk.1.attn_q_norm.weight": ((8,), F32, b"\0" * 32)},
+        r"blk\.1\.attn_q_norm\.weight of shape \(8,\) has no place",
+    ),
+    "a wavelength more": (
+        {"rope_freqs.weight": ((5,), F32, np.ones(5, "<f4").tobytes())},
+        r"rope_freqs\.weight is \[1\.0, 1\.0, 1\.0, 1\.0, 1\.0\], Llama",
+    ),
+    "wavelengths of 0": (
         {"rope_freqs.weight": ((4,), F32, b"\0" * 16)},
-        r"rope_freqs\.weight of shape \(4,\) has no place",
+        r"rope_freqs\.weight: factor is 0\.0, wanted it above 0",
+    ),
+    "other wavelengths": (
+        {"rope_freqs.weight": ((4,), F32, np.array([1, 2, 2, 2], "<f4").tobytes())},
+        r"rope_freqs\.weight is \[1\.0, 2\.0, 2\.0, 2\.0\], Llama 3's is \[1\.0, ",
     ),
     "a type of 2 bits": (
         {Q: ((32, 32), 10, b"\0" * 336)},
@@ -316,6 +332,84 @@ def test_a_tensor_of_no_or_of_endless_size(tmp_path, shape):
     path = write(tmp_path, about, {**tensors, Q: (shape, F32, b"")})
     with pytest.raises(ValueError, match=r"blk\.1\.attn_q"):
         ml.load_model(path)
+
+
+def moved(data, name, to, by=0):
+    """The file with the offset of one tensor changed: that of another one, plus some bytes."""
+
+    def place(which):
+        start = data.index(text(which)) + len(text(which))
+        return start + 4 + 8 * data[start] + 4
+
+    (offset,) = struct.unpack_from("<Q", data, place(to))
+    at = place(name)
+    return data[:at] + struct.pack("<Q", offset + by) + data[at + 8 :]
+
+
+@pytest.mark.parametrize(
+    "name, to, by, says",
+    [
+        (
+            "blk.0.ffn_gate",
+            "blk.0.ffn_up",
+            0,
+            "blk.0.ffn_(gate|up).weight begins inside blk.0.ffn_",
+        ),
+        ("blk.0.attn_q", "blk.1.attn_q", 32, "blk.0.attn_q.weight begins inside blk.1.attn_q.weig"),
+        ("blk.1.ffn_up", "blk.1.ffn_up", 4, "blk.1.ffn_up.weight begins at .* multiple of 32"),
+        ("blk.1.ffn_up", "blk.1.ffn_up", 2**63, "blk.1.ffn_up.weight would end at"),
+    ],
+)
+def test_tensors_lie_apart_and_aligned(tmp_path, name, to, by, says):
+    """One at another's place would be read twice, and could fill the memory from a small file."""
+    data = moved(gguf(*parts(llama())), f"{name}.weight", f"{to}.weight", by)
+    (tmp_path / "x.gguf").write_bytes(data)
+    with pytest.raises(ValueError, match=says) as caught:
+        read_gguf(tmp_path / "x.gguf")
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_many_tensors_at_one_place_cost_nothing(tmp_path):
+    """300 matrices of 4 MB in a file of 4 MB are told before one of them is read."""
+    import tracemalloc
+
+    names = [f"blk.{i}.ffn_up.weight" for i in range(300)]
+    about, size = {"general.architecture": "llama"}, 1 << 20
+    one = gguf(about, dict.fromkeys(names, ((1024, 1024), F32, b"")))
+    (tmp_path / "x.gguf").write_bytes(one + bytes(4 * size))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="begins inside"):
+        ml.load_model(tmp_path / "x.gguf")
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+NUMBERS_OF = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 10: "Q", 11: "q", 12: "d"}
+
+
+@pytest.mark.parametrize("kind", NUMBERS_OF)
+def test_numbers_of_the_metadata_take_what_they_take_in_the_file(tmp_path, kind):
+    import tracemalloc
+
+    numbers = np.arange(1 << 20).astype(NUMBERS_OF[kind])
+    key = text("a") + struct.pack("<IIQ", 9, kind, numbers.size)
+    raw = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + key + numbers.tobytes()
+    (tmp_path / "x.gguf").write_bytes(raw)
+    tracemalloc.start()
+    about, _ = read_gguf(tmp_path / "x.gguf")
+    assert tracemalloc.get_traced_memory()[1] < 1.1 * numbers.nbytes + (1 << 16)
+    tracemalloc.stop()
+    assert np.array_equal(np.asarray(about["a"]), numbers)
+
+
+@pytest.mark.parametrize(
+    "key", ["general.architecture", "llama.rope.scaling.type", "llama.block_count"]
+)
+def test_numbers_where_a_text_or_a_number_belongs(tmp_path, key):
+    about, tensors = parts(llama())
+    with pytest.raises(ValueError, match=r"x\.gguf: ") as caught:
+        ml.load_model(write(tmp_path, about | {key: [1, 2]}, tensors))
+    assert "\n" not in str(caught.value)
 
 
 def test_no_file():
@@ -461,8 +555,9 @@ def test_an_end_token_that_is_none_leaves_a_model_without_a_tokenizer(with_text,
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"pre": "llama-bpe"}, "pre is 'llama-bpe', supported"),
-        ({"model": "llama"}, "'llama', supp"),
+        ({"pre": "bloom"}, "pre is 'bloom', supported are gpt-2, smollm, llama-bpe"),
+        ({"model": "t5"}, "model is 't5', supported are gpt2, llama"),
+        ({"add_eos_token": 1}, "add_eos_token is true: a text could not go on"),
     ],
 )
 def test_a_tokenizer_of_another_kind_leaves_a_model_without_one(tmp_path, changes, message):

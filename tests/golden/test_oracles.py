@@ -113,6 +113,64 @@ def test_load_model_reads_what_transformers_writes(tmp_path, shape, dtype):
     assert far(their_logits(as_theirs(tmp_path / "second")), model.logits(IDS)) < NEAR
 
 
+# ---- generation
+
+SAMPLING = {
+    "top_k": {"top_k": 4},
+    "top_k, top_p": {"top_k": 6, "top_p": 0.8},
+    "more than there are": {"top_k": 100},
+    "all": {"top_k": 5, "top_p": 0.7, "repetition_penalty": 1.4},
+    "a reward": {"top_k": 3, "repetition_penalty": 0.5},
+}
+
+
+@pytest.mark.parametrize("case", SAMPLING)
+def test_the_next_tokens_probabilities_are_transformers(case, monkeypatch):
+    """Its processors, in its order, on the same logits; every seed's choice is one of 2,000 evenly
+    spaced numbers, so that the shares are the probabilities to 1 / 2,000.
+    """
+    model, how, n, temperature = random_llama("own head"), SAMPLING[case], 2000, 1.3
+    even = np.random.default_rng(0)
+    monkeypatch.setattr(
+        np.random, "default_rng", lambda _: type("Even", (), {"random": lambda *_: spaced})()
+    )
+    spaced = even.permutation((np.arange(n) + 0.5) / n)[:, None]
+    out = model.generate(np.tile(IDS[:1], (n, 1)), 1, temperature=temperature, **how)[:, -1]
+    processors = [transformers.RepetitionPenaltyLogitsProcessor(how.get("repetition_penalty", 1.0))]
+    processors += [transformers.TemperatureLogitsWarper(temperature)]
+    processors += [transformers.TopKLogitsWarper(how["top_k"])]
+    processors += [transformers.TopPLogitsWarper(how.get("top_p", 1.0))]
+    scores = torch.tensor(model.logits(IDS[:1])[:, -1])
+    for processor in processors:
+        scores = processor(torch.tensor(IDS[:1]), scores)
+    wanted = scores.softmax(-1)[0].numpy()
+    assert far(np.bincount(out, minlength=len(wanted)) / n, wanted) <= 1 / n
+    assert 0 < (wanted > 0).sum() <= max(how["top_k"], 1)
+
+
+@pytest.mark.parametrize("penalty", [1.3, 0.7])
+def test_a_repetition_is_punished_as_in_transformers(tmp_path, penalty):
+    model = random_llama("own head")
+    ml.save_model(model, tmp_path)
+    how = {"max_new_tokens": 12, "repetition_penalty": penalty}
+    wanted = as_theirs(tmp_path).generate(torch.tensor(IDS), do_sample=False, **how).numpy()
+    assert np.array_equal(model.generate(IDS, **how), wanted)
+    assert not np.array_equal(model.generate(IDS, 12), wanted)
+
+
+@pytest.mark.parametrize("stop", [["k"], ["al"], ["king", "ff"]])
+def test_a_text_stops_where_transformers_stops(tmp_path, stop):
+    model = ml.load_model("base")
+    ml.save_model(model, tmp_path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ids = [model.tokenizer.encode("Gwalk>")]
+    wanted = as_theirs(tmp_path).generate(
+        torch.tensor(ids), do_sample=False, max_new_tokens=9, stop_strings=stop, tokenizer=tokenizer
+    )
+    out = model.generate(ids, 9, stop=[*stop, model.tokenizer.eos_id])
+    assert out.tolist() == wanted.tolist()
+
+
 # ---- adapters
 
 
@@ -208,6 +266,18 @@ def test_peft_loads_what_save_adapter_writes(tmp_path, case):
     assert far(their_logits(as_theirs(tmp_path / "merged")), tuned.logits(IDS)) < NEAR
 
 
+def test_peft_finds_the_base_that_save_adapter_names(tmp_path):
+    """AutoPeftModelForCausalLM is told the adapter's folder alone; the name outlives a loading."""
+    tuned = trained(random_llama("own head"), "lora", {"rank": 3})
+    ml.save_model(tuned.base, tmp_path / "base")
+    ml.save_adapter(tuned, tmp_path / "first", tmp_path / "base")
+    ml.save_adapter(ml.load_adapter(tuned.base, tmp_path / "first"), tmp_path / "second")
+    for name in ("first", "second"):
+        theirs = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / name, dtype="float32")
+        assert far(their_logits(theirs.eval()), tuned.logits(IDS)) < NEAR
+    assert far(tuned.logits(IDS), tuned.base.logits(IDS)) > 0.05
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_peft_draws_veras_projections_from_the_key(tmp_path):
     tuned = trained(random_llama("own head"), "vera", {"rank": 9, "projection_prng_key": 2**32 + 5})
@@ -224,6 +294,43 @@ def test_full_fine_tuning_is_a_base_for_transformers(tmp_path):
     tuned = trained(random_llama("own head"), "full", {})
     ml.save_model(ml.merge(tuned), tmp_path)
     assert far(their_logits(as_theirs(tmp_path)), tuned.logits(IDS)) < NEAR
+
+
+# ---- GGUF
+
+
+@pytest.mark.filterwarnings("ignore:.*the model comes without a tokenizer")
+@pytest.mark.parametrize("kind", ["F32", "F16", "Q8_0"])
+@pytest.mark.parametrize("shape", [s for s in SHAPES if s != "llama 3's wavelengths"])
+def test_gguf_and_transformers_read_what_save_gguf_writes(tmp_path, shape, kind):
+    """Every block is the one of the gguf package, from the weights in llama.cpp's order."""
+    gguf = pytest.importorskip("gguf", reason="extra: oracles")
+    fields = {"hidden_size": 32, "intermediate_size": 64, **SHAPES[shape]}
+    model = make_llama(dtype=np.float32, **fields)
+    ml.save_gguf(model, tmp_path / "x.gguf", kind)
+    theirs = {t.name: t for t in gguf.GGUFReader(tmp_path / "x.gguf").tensors}
+    ml.save_gguf(model, tmp_path / "whole.gguf", "F32")
+    whole = {t.name: t.data for t in gguf.GGUFReader(tmp_path / "whole.gguf").tensors}
+    assert theirs.keys() == whole.keys()
+    for name, w in whole.items():
+        wanted = "F32" if w.ndim == 1 else "F16" if kind == "Q8_0" and w.shape[-1] % 32 else kind
+        of = gguf.GGMLQuantizationType[wanted]
+        assert theirs[name].tensor_type == of, name
+        assert theirs[name].data.tobytes() == gguf.quantize(w, of).tobytes(), name
+    how = {"gguf_file": "x.gguf", "dtype": torch.float32}
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, **how).eval()
+    mine = ml.load_model(tmp_path / "x.gguf")
+    assert far(their_logits(loaded), mine.logits(IDS)) < NEAR
+    assert far(their_logits(loaded), model.logits(IDS)) < (NEAR if kind == "F32" else 0.5)
+
+
+def test_a_tokenizer_of_characters_in_gguf_is_transformers(tmp_path):
+    base = ml.load_model("base")
+    ml.save_gguf(base, tmp_path / "x.gguf")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path, gguf_file="x.gguf")
+    for text in ("Dwalk>walked\n", "ɑæ"):
+        assert theirs(text)["input_ids"] == base.tokenizer.encode(text)
+    assert (theirs.eos_token_id, theirs.pad_token_id) == (1, 0)
 
 
 # ---- SmolLM2 (make smollm2)
@@ -261,6 +368,21 @@ def test_smollm2s_logits_are_transformers(smollm2, tmp_path):
     exact = their_logits(theirs.double(), ids)  # in float32 theirs is off by 3e-4 on an AMD
     assert far(exact, smollm2.astype(np.float64).logits(ids)) < 1e-4
     assert far(exact, smollm2.logits(ids)) < 2e-4
+
+
+@with_smollm2
+def test_smollm2_goes_to_gguf_and_back(smollm2, tmp_path):
+    """transformers reads it: its weights, and the tokenizer but for SmolLM2's single digits."""
+    ml.save_gguf(smollm2, tmp_path / "x.gguf", "F32")
+    back = ml.load_model(tmp_path / "x.gguf")
+    assert all(np.array_equal(back.params[n], a) for n, a in smollm2.params.items())
+    assert back.tokenizer.files() == smollm2.tokenizer.files()
+    how = {"gguf_file": "x.gguf", "dtype": torch.float32}
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, **how).state_dict()
+    assert all(np.array_equal(theirs[n].numpy(), a) for n, a in smollm2.params.items())
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path, gguf_file="x.gguf")
+    for text in ("A naïve 日本\n\n\t x<|im_end|>", "don't  stop"):
+        assert tokenizer(text)["input_ids"] == smollm2.tokenizer.encode(text)
 
 
 @with_smollm2

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from conftest import make_llama
-from results import make_results
+from results import a_row, make_results
 
 import minilora as ml
 from minilora.cli import main, parser
@@ -15,7 +15,7 @@ from minilora.commands.comparison import settings_of
 from minilora.lab import report, table
 from minilora.lab.page import command_line, page
 from minilora.lab.settings import Settings
-from minilora.support.plots import human
+from minilora.support.plots import accuracy, human
 
 VOID = {"meta", "img"}  # elements without an end
 ATTACK = "<script>alert('&')</script>"
@@ -118,6 +118,32 @@ def test_a_dollar_in_a_title_is_drawn_as_it_is(tmp_path):
     results = make_results(only=["lora"])
     results["methods"]["lora"]["title"] = r"$\frac{$ and $x$"
     report.write_all(results, tmp_path)
+
+
+def test_methods_of_equal_numbers_stand_apart_on_an_axis_that_begins_where_they_do():
+    results = make_results()
+    counts = {"full": 720_896, "lora": 7168, "vera": 2816, "delta_lora": 7168, "lora_plus": 7168}
+    results["methods"] = {n: a_row(n, count, [0.82, 0.84]) for n, count in counts.items()}
+    results["references"] = {"base": 0.0, "scratch": 0.12, "rule_ed": 0.75, "rule_four": 0.95}
+    (axes,) = accuracy(results).axes
+    places = {c.get_label().split("  ")[0]: c.lines[0].get_xdata()[0] for c in axes.containers}
+    same = [places[name] for name in ("lora", "delta_lora", "lora_plus")]
+    width = np.log(np.divide(*axes.get_xlim()[::-1]))
+    assert (np.diff(np.log(same)) > width / 45).all() and same[1] == pytest.approx(7168)
+    assert [places["full"], places["vera"]] == pytest.approx([720_896, 2816])
+    low, high = axes.get_ylim()
+    assert 0.6 < low < 0.75 and 0.95 < high <= 1.02
+    assert "below the axis: untrained base 0.000, trained from scratch 0.120" in axes.get_title(
+        "left"
+    )
+    labels = [text.get_text() for text in axes.texts]
+    assert labels == ['rule: add "ed"  0.750', "rule: four cases of spelling  0.950"]
+    for score in (0.0, 1.0):  # no share is below 0 or above 1
+        for record in results["methods"].values():
+            record |= {"exact_match": score, "exact_match_sd": 0.0}
+        (axes,) = accuracy(results).axes
+        low, high = axes.get_ylim()
+        assert low >= -0.02 and high <= 1.02
 
 
 def test_a_comparison_takes_the_published_start_of_delta_lora():

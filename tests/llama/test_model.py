@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 import minilora as ml
 from minilora import strategies as some
 from minilora.engine import backward, param
+from minilora.llama import generation
 from minilora.llama.generation import KVCache, _choose
 from minilora.llama.model import EMBED, HEAD, Forward, Llama, ModelConfig, init_params
+from minilora.text.tokenizer import WORD_LAB
 
 SHAPES = {
     "gqa": {},
@@ -22,6 +24,10 @@ SHAPES = {
     "untied": {"tie_word_embeddings": False},
     "wide heads": {"head_dim": 6, "tie_word_embeddings": False, "rope_theta": 100.0},
     "odd width": {"hidden_size": 15, "head_dim": 8, "num_attention_heads": 2},
+    "biases": {"model_type": "qwen2"},
+    "normalised heads": {"model_type": "qwen3", "head_dim": 6},
+    "a layer that does not rotate": {"model_type": "smollm3", "no_rope_layers": (1, 0)},
+    "no second one": {"model_type": "smollm3", "no_rope_layer_interval": 2},
 }
 each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 
@@ -36,8 +42,9 @@ def plain_logits(config, params, ids):
 def _row(config, params, ids):
     x = [params["model.embed_tokens.weight"][token] for token in ids]
     for i in range(config.num_hidden_layers):
+        rotates = not (config.model_type == "smollm3" and i == 1)  # in both such SHAPES
         layer = {k.split(f"layers.{i}.")[1]: a for k, a in params.items() if f".layers.{i}." in k}
-        x = [xt + ot for xt, ot in zip(x, _attend(config, layer, x))]
+        x = [xt + ot for xt, ot in zip(x, _attend(config, layer, x, rotates))]
         for t in range(len(x)):
             h = _norm(x[t], layer["post_attention_layernorm.weight"], config)
             gate, up = layer["mlp.gate_proj.weight"] @ h, layer["mlp.up_proj.weight"] @ h
@@ -58,19 +65,23 @@ def _rotate(z, place, theta):
     return np.concatenate([turned.real, turned.imag])
 
 
-def _attend(config, layer, x):
+def _attend(config, layer, x, rotates):
     D, H, G = config.head_dim, config.num_attention_heads, config.num_key_value_heads
     h = [_norm(xt, layer["input_layernorm.weight"], config) for xt in x]
 
     def project(name, head):
-        W = layer[f"self_attn.{name}.weight"][head * D : (head + 1) * D]
-        return [W @ ht for ht in h]
+        own = slice(head * D, (head + 1) * D)
+        W, b = layer[f"self_attn.{name}_proj.weight"], layer.get(f"self_attn.{name}_proj.bias")
+        z = [W[own] @ ht + (0 if b is None else b[own]) for ht in h]
+        gain = layer.get(f"self_attn.{name}_norm.weight")
+        return z if gain is None else [_norm(zt, gain, config) for zt in z]
 
     heads = []
     for head in range(H):
         group = head // (H // G)
-        q, k, v = project("q_proj", head), project("k_proj", group), project("v_proj", group)
-        q, k = ([_rotate(z, t, config.rope_theta) for t, z in enumerate(zs)] for zs in (q, k))
+        q, k, v = project("q", head), project("k", group), project("v", group)
+        if rotates:
+            q, k = ([_rotate(z, t, config.rope_theta) for t, z in enumerate(zs)] for zs in (q, k))
         out = []
         for t in range(len(x)):
             p = np.exp([q[t] @ k[s] / math.sqrt(D) for s in range(t + 1)])
@@ -130,10 +141,10 @@ def full_gradient(model, ids, targets):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("shape", [{}, SHAPES["wide heads"]], ids=["tied", "untied"])
+@pytest.mark.parametrize("shape", ["gqa", "wide heads", "biases", "normalised heads"])
 def test_gradient_of_every_weight(shape, rng):
     """One random direction an array, finite differences of the loss."""
-    model = make_llama(**shape)
+    model = make_llama(**SHAPES[shape])
     ids, targets = rng.integers(0, 29, (2, 2, 6))
     targets[0, :3] = -100
     loss, grads = full_gradient(model, ids, targets)
@@ -226,6 +237,12 @@ def test_a_part_of_the_weights_trained(tiny, rng):
         ({"head_dim": 3}, "head_dim is 3, RoPE wants an even number"),
         ({"head_dim": -2}, "head_dim is -2"),
         ({"head_dim": "8"}, "head_dim is '8'"),
+        ({"model_type": "phi3"}, "model_type is 'phi3', wanted one of llama, mistral"),
+        ({"no_rope_layers": (1,)}, r"no_rope_layers is \(1,\), which llama has not"),
+        ({"sliding_window": 8, "model_type": "qwen2"}, "sliding_window is 8, which qwen2 has not"),
+        ({"sliding_window": 0, "model_type": "mistral"}, "sliding_window is 0, wanted"),
+        ({"no_rope_layers": (1, 0), "model_type": "smollm3"}, "has 2 entries for 1 layers"),
+        ({"no_rope_layer_interval": 0}, "no_rope_layer_interval is 0"),
     ],
 )
 def test_a_config_that_makes_no_sense(changes, message):
@@ -256,6 +273,15 @@ def test_params_that_do_not_fit(tiny):
             Llama(tiny.config, params)
 
 
+def test_layers_that_do_not_rotate():
+    """By SmolLM3's rule every fourth, or as they are listed."""
+    shape = dict(model_type="smollm3", num_hidden_layers=9)
+    plain = make_llama(**shape).config
+    assert [plain.rotates(i) for i in range(9)] == [i not in (3, 7) for i in range(9)]
+    listed = make_llama(**shape, no_rope_layers=(1, 0, 0) * 3).config
+    assert [listed.rotates(i) for i in range(9)] == [True, False, False] * 3
+
+
 def test_init_params():
     config = make_llama(num_hidden_layers=8, hidden_size=64, tie_word_embeddings=False).config
     params = init_params(config, seed=3)
@@ -264,6 +290,8 @@ def test_init_params():
     assert params["model.layers.0.mlp.up_proj.weight"].std() == pytest.approx(0.02, rel=0.1)
     assert params["model.layers.0.mlp.down_proj.weight"].std() == pytest.approx(0.005, rel=0.1)
     assert np.all(params["model.norm.weight"] == 1)
+    biased = init_params(make_llama(model_type="qwen2").config)
+    assert not biased["model.layers.1.self_attn.k_proj.bias"].any()
     again, other = init_params(config, seed=3), init_params(config, seed=4)
     assert all(np.array_equal(params[n], again[n]) for n in params)
     assert not np.array_equal(params[EMBED], other[EMBED])
@@ -285,9 +313,11 @@ def greedy_without_cache(model, ids, steps):
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("shape", [{}, SHAPES["wide heads"]], ids=["gqa", "wide heads"])
+@pytest.mark.parametrize(
+    "shape", ["gqa", "wide heads", "biases", "normalised heads", "a layer that does not rotate"]
+)
 def test_the_cache_changes_nothing(shape, dtype, rng):
-    model = make_llama(dtype=dtype, **shape)
+    model = make_llama(dtype=dtype, **SHAPES[shape])
     ids = rng.integers(0, 29, (3, 4))
     assert np.array_equal(model.generate(ids, 12), greedy_without_cache(model, ids, 12))
 
@@ -357,6 +387,71 @@ def test_top_p_keeps_the_smallest_set_that_has_the_mass(top_p, kept):
     assert np.allclose(got, wanted / wanted.sum(), atol=0.015)
 
 
+@pytest.mark.parametrize(
+    "top_k, kept", [(1, [3]), (2, [1, 2, 3]), (4, [0, 1, 2, 3]), (0, range(4))]
+)
+def test_top_k_keeps_the_k_most_probable_and_all_that_tie_with_the_last(top_k, kept):
+    p = np.array([0.1, 0.2, 0.2, 0.5])
+    z = np.tile(np.log(p), (1000, 1))
+    found = _choose(z, 1.0, 1.0, draws(z), top_k)
+    assert sorted(set(found.tolist())) == [*kept]
+    of_two = _choose(z, 1.0, 0.7, draws(z), 2)  # 0.5, 0.2, 0.2 of 0.9: the first two have 0.78
+    assert set(of_two.tolist()) == {1, 3}
+
+
+def test_a_repetition_is_punished_in_the_prompt_and_after_it(tiny):
+    """By hand: each step's choice is that of the logits with the rule, from the whole text."""
+    ids, penalty = [[3, 1, 4], [1, 5, 9]], 1.7
+    out = tiny.generate(ids, 8, repetition_penalty=penalty)
+    for row in out:
+        for end in range(3, len(row)):
+            logits = tiny.logits(row[None, :end])[0, -1]
+            for token in set(row[:end].tolist()):
+                logits[token] *= penalty if logits[token] < 0 else 1 / penalty
+            assert logits.argmax() == row[end]
+    assert not np.array_equal(out, tiny.generate(ids, 8))
+
+
+class Letters:
+    """A tokenizer of one and two letters; 0 is a special token, which ends and pads."""
+
+    texts = ("<end>", "ab", "bc", "ca", "aa", "cb", "a", "b", "c")
+    pad_id = eos_id = 0
+
+    def encode(self, text):
+        ids = []
+        while text:
+            ids.append(next(i for i, part in enumerate(self.texts) if text.startswith(part)))
+            text = text.removeprefix(self.texts[ids[-1]])
+        return ids
+
+    def decode(self, ids):
+        return "".join(self.texts[i] for i in ids if i)
+
+
+def test_a_text_ends_a_row_also_in_the_middle_of_a_token(monkeypatch):
+    """The last of three rows writes bc, ca, and "bcc" is in it; the second one a special token."""
+    model = make_llama(tokenizer=Letters(), vocab_size=9)
+    steps = iter([[1, 4, 2], [4, 0, 3], [1], [5]])  # the rows that have not ended
+    monkeypatch.setattr(generation, "_choose", lambda *_: np.array(next(steps)))
+    seen = []
+    out = model.generate([[1], [2], [3]], 4, stop=["bcc", "<end>"], on_token=seen.append)[:, 1:]
+    assert out.tolist() == [[1, 4, 1, 5], [4, 0, 0, 0], [2, 3, 0, 0]]
+    assert np.array_equal(np.stack(seen, axis=1), out)
+    with pytest.raises(ValueError, match="stop is '<end>ab', which no decoded text has in it"):
+        model.generate([[1]], 4, stop="<end>ab")
+
+
+def test_generate_text_ends_before_a_stop():
+    model = make_llama(tokenizer=WORD_LAB, vocab_size=WORD_LAB.vocab_size)
+    free = model.generate_text("Dwalk>", 20, stop=None)
+    assert len(free) == 20
+    stop = free[7:9]
+    assert model.generate_text("Dwalk>", 20, stop=stop) == free[: free.index(stop)]
+    token = WORD_LAB.encode(free[5])[0]
+    assert model.generate_text("Dwalk>", 20, stop=[stop, token]) == free[: free.index(free[5])]
+
+
 @given(z=some.arrays(some.shapes(2, 2)), top_p=st.floats(0.01, 1), temperature=st.floats(0.01, 10))
 def test_a_choice_is_always_in_the_kept_set(z, top_p, temperature):
     tokens = _choose(z, temperature, top_p, draws(z))
@@ -380,6 +475,14 @@ def test_a_choice_is_always_in_the_kept_set(z, top_p, temperature):
         ([[1]], {"top_p": 1.5}, "top_p 1.5"),
         ([[1]], {"max_new_tokens": -1}, "max_new_tokens is -1"),
         ([[1]], {"max_new_tokens": 2.5}, "max_new_tokens is 2.5"),
+        ([[1]], {"top_k": -1}, "top_k is -1, wanted a whole number of at least 0"),
+        ([[1]], {"repetition_penalty": 0}, "repetition_penalty is 0, wanted a finite number above"),
+        ([[1]], {"stop": "d"}, "stop is 'd', but the model has no tokenizer"),
+        ([[1]], {"stop": ""}, "stop is '', wanted a token's id from 0 to 28, or some text"),
+        ([[1]], {"stop": [1, 29]}, "stop is 29, wanted a token's id from 0 to 28"),
+        ([[1]], {"stop": True}, "stop is True, wanted"),
+        ([[1]], {"stop": 1.0}, "stop is 1.0, wanted"),
+        ([[1]], {"stop": [[1]]}, r"stop is \[1\], wanted"),
     ],
 )
 def test_generate_refuses(tiny, ids, how, message):
@@ -415,6 +518,24 @@ def test_more_tokens_than_the_model_was_made_for_are_told_of_and_tables_double()
             assert cos.shape == sin.shape == (1, tiny.config.head_dim // 2)
     sizes = sorted(lengths)
     assert len(sizes) > 1 and all(b >= 2 * a for a, b in itertools.pairwise(sizes))
+
+
+def test_rows_longer_than_the_window_of_attention_are_refused(rng):
+    """With the length that works; up to it the rows are plain causal ones."""
+    model, plain = make_llama(model_type="mistral", sliding_window=9), make_llama()
+    ids, targets = rng.integers(0, 29, (2, 2, 9))
+    assert np.array_equal(model.logits(ids), plain.logits(ids))
+    assert np.array_equal(model.generate(ids[:, :5], 5), plain.generate(ids[:, :5], 5))
+    longer = np.tile(ids, 2)
+    for run in (
+        lambda: model.logits(longer),
+        lambda: model.loss(longer, longer),
+        lambda: ml.train(ml.attach(model, "lora"), [(longer, longer)], steps=1, lr=1e-3),
+        lambda: model.generate(longer, 1),
+        lambda: model.generate(ids[:, :5], 14),
+    ):
+        with pytest.raises(ValueError, match="a row of 18 tokens, wanted at most 9: in longer"):
+            run()
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

@@ -14,7 +14,7 @@ from minilora.lab import rates, runs
 from minilora.lab.settings import Settings
 from minilora.memory import ledger
 from minilora.support.files import data_folder
-from studies.speed import figures, growth, masked, sides, steps, tables, training
+from studies.speed import figures, growth, ladder, masked, sides, steps, tables, training
 from studies.speed.__main__ import main
 
 NUMBA = fast.backend() != "numpy"
@@ -78,6 +78,17 @@ def test_the_command_without_torch(tmp_path, capsys, monkeypatch):
     assert "nowhere.json" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not NUMBA, reason="about Numba's kernels")
+def test_the_ladder_is_climbed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(ladder, "ROWS", 64)
+    assert main(f"ladder --rounds 1 --out {tmp_path}".split()) == 0
+    out = capsys.readouterr().out
+    assert all(way in out for way in tables.WAYS) and "page faults" in out
+    found = json.loads((tmp_path / "bench.json").read_text())["ladder"]
+    assert [p["sizes"][2] for p in found["products"]] == list(ladder.COLUMNS)
+    assert set(found["products"][0]["seconds"]) == set(tables.WAYS)
+
+
 def test_a_training_that_is_not_known_is_named():
     how = {"side": "minilora", "case": "lora", "threads": 1}
     with turns.together(turns.Side("minilora", threads=1)) as found:
@@ -99,10 +110,10 @@ def test_the_figures_of_a_record(tmp_path):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", ["bench", "rows"])
+@pytest.mark.parametrize("name", ["bench/bench", "bench/rows", "kernels/bench"])
 def test_every_table_of_a_record_is_as_narrow_as_the_terminal(name, capsys, monkeypatch):
     """And has every number, in lines that name their rows."""
-    path = data_folder() / "results" / "bench" / f"{name}.json"
+    path = data_folder() / "results" / f"{name}.json"
 
     def printed(width):
         monkeypatch.setenv("COLUMNS", str(width))
@@ -112,7 +123,7 @@ def test_every_table_of_a_record_is_as_narrow_as_the_terminal(name, capsys, monk
     narrow, wide = printed(60), printed(300)
     assert max(map(len, narrow)) <= 60
     assert Counter(" ".join(wide).split()) <= Counter(" ".join(narrow).split())
-    if name == "bench":
+    if name == "bench/bench":
         assert len([line for line in narrow if line.startswith("smollm2  LoRA-FA ")]) >= 3
 
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import make_llama
 
 import minilora as ml
-from minilora.support.files import read_text, replacing, write_together
+from minilora.support.files import read_json, read_text, replacing, write_together
 from minilora.tuning.callbacks import Log
 
 posix = pytest.mark.skipif(os.name != "posix", reason="named pipes and devices")
@@ -60,6 +60,16 @@ def test_a_text_is_a_file_of_bounded_size(tmp_path):
         read_text(tmp_path)
     (tmp_path / "lines").write_bytes(b"\xef\xbb\xbfa\r\nb\rc\n")
     assert read_text(tmp_path / "lines") == "a\nb\nc\n"
+
+
+def test_json_is_of_32_mib_at_most(tmp_path):
+    """Lists of 3 bytes take 32 times as much memory."""
+    path = tmp_path / "config.json"
+    path.write_bytes(b" " * (1 << 25) + b"0")
+    with pytest.raises(ValueError, match=r"config\.json: wanted a file of at most 33554432 bytes"):
+        read_json(path, int)
+    path.write_bytes(b" " * ((1 << 25) - 1) + b"7")
+    assert read_json(path, int) == 7
 
 
 def test_a_log_that_goes_on_is_whole_where_that_is_interrupted(tmp_path, monkeypatch):

@@ -14,7 +14,8 @@ import pytest
 from battery import BATCHES, base, same_bits, tune
 
 import minilora as ml
-from minilora.cli import main
+from minilora.cli import main, parser
+from minilora.support.machine import allocating
 from minilora.support.names import PEFT_NAMES
 
 NAMES = list(ml.METHODS)
@@ -349,7 +350,11 @@ def test_an_adapter_where_a_model_is_wanted():
     wrong = {"attach": lambda m: ml.attach(m, "vera"), "library": ml.Library}
     wrong["load_adapter"] = lambda m: ml.load_adapter(m, "folder")
     for who, call in wrong.items():
-        refuses(lambda c=call: c(tuned), rf"{who}: got a Tuned.*detach or merge", error=TypeError)
+        refuses(
+            lambda c=call: c(tuned),
+            rf"{who}: got a Tuned.*detach and merge return one",
+            error=TypeError,
+        )
         refuses(lambda c=call: c("base"), rf"{who}: got a str.*load_model", error=TypeError)
 
 
@@ -360,7 +365,10 @@ def test_a_model_where_an_adapter_is_wanted(tmp_path):
         call = functools.partial(getattr(ml, who), model, *more)
         refuses(call, rf"{who}: got a Llama, wanted a Tuned", error=TypeError)
     calls = {
-        "save_model: got a Tuned.*merge gives one": lambda: ml.save_model(tuned, tmp_path),
+        "save_model: got a Tuned.*merge return one": lambda: ml.save_model(tuned, tmp_path),
+        "save_gguf: got a Tuned.*merge return one": lambda: ml.save_gguf(
+            tuned, tmp_path / "x.gguf"
+        ),
         "unmerge: got a Tuned, wanted a Llama": lambda: ml.unmerge(tuned, tuned),
         "merge: got a Llama, wanted a Tuned": lambda: ml.unmerge(model, model),
         "Llama.*attach": lambda: ml.train(model, BATCHES, steps=1, lr=0.1),
@@ -408,12 +416,56 @@ def test_names_of_peft():
     tuned = ml.attach(base(), "lora")
     for theirs, ours in PEFT_NAMES.items():
         words = f"no attribute '{theirs}'; wanted {re.escape(ours)}$"
-        for thing in (ml, tuned):
+        for thing in (ml, tuned) if theirs != "__call__" else (ml,):
             refuses(lambda x=thing, t=theirs: getattr(x, t), words, error=AttributeError)
     for thing in (ml, tuned):
         refuses(lambda x=thing: x.made_up, "no attribute 'made_up'$", error=AttributeError)
     for other in (copy.deepcopy(tuned), pickle.loads(pickle.dumps(tuned))):
         assert np.array_equal(other.logits(BATCHES[0][0]), tuned.logits(BATCHES[0][0]))
+
+
+@pytest.mark.smoke
+def test_calls_and_keywords_of_peft_and_transformers():
+    tuned = ml.attach(base(), "lora")
+    refuses(lambda: tuned([[1]]), "not callable; wanted tuned.logits", error=TypeError)
+    for thing in (tuned, tuned.base, ml.Library(tuned.base)):
+        for theirs in ("do_sample", "max_length", "adapter_names"):
+            words = f"generate: got the keyword {theirs}; wanted {re.escape(PEFT_NAMES[theirs])}$"
+            refuses(lambda x=thing, t=theirs: x.generate([[1]], **{t: 1}), words, error=TypeError)
+    for theirs in ("modules_to_save", "init_lora_weights", "bias", "task_type"):
+        words = f"lora: got the option {theirs}; wanted {re.escape(PEFT_NAMES[theirs])}$"
+        refuses(lambda t=theirs: ml.attach(tuned.base, "lora", **{t: 1}), words)
+
+
+@pytest.mark.smoke
+def test_an_array_that_cannot_be(monkeypatch, capsys):
+    """Too large for the memory, or for a number of bytes: one line says which, and how large."""
+    model, tuned = base(), ml.attach(base(), "lora")
+
+    def no_room(*_):
+        with allocating("a rank"):
+            raise np._core._exceptions._ArrayMemoryError((10**9, 128), np.dtype("float32"))
+
+    for call, said in {
+        no_room: r"a rank is too large: an array of 477 GiB, \(1000000000, 128\) of float32",
+        lambda: ml.attach(model, "vera", rank=10**19): "attach: rank is too large: an array of",
+        lambda: tuned.generate([[1]], 10**18): "max_new_tokens is too large: an array of",
+        lambda: ml.ledger(tuned, 10**18, 8): "memory: the batch is too large: an array of",
+    }.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            refuses(call, said, error=MemoryError)
+    monkeypatch.setattr("minilora.commands.sizes.count", no_room)
+    assert main(["count"]) == 2 and "minilora: a rank is too large" in capsys.readouterr().err
+    with pytest.raises(MemoryError, match=r"^$"), allocating("another"):
+        raise MemoryError
+    with pytest.raises(ValueError, match=r"^another$"), allocating("x"):
+        raise ValueError("another")
+
+
+@pytest.mark.parametrize("line", ["train --method lora --task past", "count --method lora"])
+def test_r_means_rank(line):
+    assert parser().parse_args([*line.split(), "--r", "4"]).rank == 4
 
 
 @pytest.mark.smoke

@@ -156,7 +156,7 @@ def test_a_field_that_peft_s_config_lacks_has_peft_s_default(absent, default, tm
 def test_an_unknown_technique_s_adapter_is_loaded_with_a_warning(tmp_path):
     mine = dataclasses.replace(ml.METHODS["lora"], name="mine")
     ml.save_adapter(ml.attach(base("float32"), mine, rank=2), tmp_path)
-    with pytest.warns(UserWarning, match="saved by 'mine', which is unknown here, and loaded as"):
+    with pytest.warns(UserWarning, match="loaded as lora, but saved by a technique of your own"):
         assert ml.load_adapter(base("float32"), tmp_path).method == "lora"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -189,7 +189,7 @@ def test_a_field_of_peft_that_is_known_makes_no_warning(kind, tmp_path):
 def test_another_base_is_told_by_its_name_and_its_mark(name, words):
     own = {"base": {"name": name, "crc32": "0123abcd"}}
     assert storage._other_base(base("float32"), own).startswith(words)
-    own["base"]["crc32"] = storage._mark(base("float32"))
+    own["base"]["crc32"] = storage.mark(base("float32"))
     assert storage._other_base(base("float32"), own) == ""
 
 
@@ -203,9 +203,11 @@ def test_what_was_learned_for_a_linear_without_an_adapter_is_how_far_it_moved():
 def test_a_checkpoint_settles_its_method_and_its_options(tmp_path):
     path = tmp_path / "run.safetensors"
     ml.train(tune("lora", targets=("q_proj",)), BATCHES, steps=1, lr=0.1, checkpoint=path)
-    for more in ({"method": "lora"}, {"dropout": 0.1}):
-        with pytest.raises(ValueError, match="a checkpoint settles its method and options"):
-            ml.load_adapter(base(), path, **more)
+    with pytest.raises(ValueError, match="stored as 'lora', which is not vera"):
+        ml.load_adapter(base(), path, "vera")
+    with pytest.raises(ValueError, match="a checkpoint settles its method and options"):
+        ml.load_adapter(base(), path, dropout=0.1)
+    assert ml.load_adapter(base(), path, "lora").method == "lora"
 
 
 def test_kinds_of_linears_are_written_where_they_name_all_that_were_adapted():

@@ -1,28 +1,25 @@
 """The ways to write a matrix product, timed on one thread and on more: notebook 09's record.
 
-minilora bench ladder --out data/results/kernels
+python -m studies.speed ladder --out data/results/kernels
 """
 
 import contextlib
 import ctypes
 import functools
 import statistics
-import time
-from collections.abc import Callable, Mapping
+from timeit import timeit
 from typing import Any
 
 import numpy as np
 
-from .. import fast
-from . import kernels, machine, turns, work
-from .turns import Settings, Side
+from minilora import fast
+from minilora.bench import kernels, machine, turns, work
+from minilora.bench.turns import Calls, Settings, Side
 
 BLAS = "BLAS"
 ROWS, DEPTH = 8192, 576
 COLUMNS = 4, 16, 64, 256  # of w: a product of few columns computes little for each byte
 ARRAY = 1 << 26  # bytes of an array that is made and dropped
-
-Calls = Mapping[str, Callable[[], Any]]
 
 
 def climbed(settings: Settings) -> dict[str, Any]:
@@ -64,18 +61,14 @@ def climbed(settings: Settings) -> dict[str, Any]:
         }
 
 
-def rungs(sizes: tuple[int, int, int], rounds: int, blas: bool = True) -> dict[str, Any]:
-    """Seconds of each way for a product of M, K, N numbers: medians of rounds in turn.
-
-    blas: NumPy's too, in this process.
-    """
-    from ..fast.ladder import LADDER
+def rungs(sizes: tuple[int, int, int], rounds: int) -> dict[str, Any]:
+    """Seconds of each way for a product of M, K, N numbers, NumPy's too: medians of rounds."""
+    from minilora.fast.ladder import LADDER
 
     x, w = work.arguments("matmul_nn", sizes)
     wanted = x.astype(np.float64) @ w.astype(np.float64)
     calls = {way: functools.partial(call, x, w) for way, call in LADDER.items()}
-    if blas:
-        calls[BLAS] = functools.partial(np.matmul, x, w)
+    calls[BLAS] = functools.partial(np.matmul, x, w)
     for way, call in calls.items():
         work.check(way, call(), wanted)
     flops, nbytes = work.cost("matmul_nn", sizes)
@@ -83,27 +76,8 @@ def rungs(sizes: tuple[int, int, int], rounds: int, blas: bool = True) -> dict[s
     return {"sizes": list(sizes), "flops": flops, "bytes": nbytes, "seconds": seconds}
 
 
-def race(calls: Calls, rounds: int = 7) -> dict[str, list[float]]:
-    """Seconds of each call in each round: all in turn, every other round in the reverse order.
-
-    So other work on the machine slows all of them alike. A short call is repeated for 5 ms.
-    """
-    repeats = {}
-    for name, call in calls.items():
-        call()  # the first may compile
-        repeats[name] = max(1, round(5e-3 / _seconds(call, 1)))
-    return turns.in_turn(calls, rounds, lambda name: _seconds(calls[name], repeats[name]))
-
-
 def _medians(calls: Calls, rounds: int) -> dict[str, float]:
-    return {name: statistics.median(seconds) for name, seconds in race(calls, rounds).items()}
-
-
-def _seconds(call, repeats) -> float:
-    start = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    return (time.perf_counter() - start) / repeats
+    return {name: statistics.median(seconds) for name, seconds in turns.race(calls, rounds).items()}
 
 
 def fused(rows: int, rounds: int) -> dict[str, dict[str, float]]:
@@ -134,7 +108,7 @@ def pages(small: bool = False, keep: bool = False, times: int = 20) -> dict[str,
     library keeps freed memory, as it does where the kernels run.
     """
     if keep:
-        from ..fast import heap
+        from minilora.fast import heap
 
         heap.set_up()
 
@@ -143,10 +117,19 @@ def pages(small: bool = False, keep: bool = False, times: int = 20) -> dict[str,
 
     _small_pages_only(small)
     make()
-    before = machine.page_faults()
-    seconds = _seconds(make, times)
+    before = page_faults()
+    seconds = timeit(make, number=times) / times
     _small_pages_only(False)
-    return {"seconds": seconds, "faults": (machine.page_faults() - before) / times}
+    return {"seconds": seconds, "faults": (page_faults() - before) / times}
+
+
+def page_faults() -> int:
+    """How many pages of memory this process got so far; 0 where the system does not tell it."""
+    with contextlib.suppress(ImportError):  # Windows has no such module
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    return 0
 
 
 def _small_pages_only(yes: bool) -> None:

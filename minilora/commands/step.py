@@ -1,0 +1,75 @@
+"""step: one training step, drawn line by line as a page for a browser."""
+
+import argparse
+from pathlib import Path
+
+from ..lab import rates
+from ..methods import DEFAULT
+from ..tuning.choices import find_method
+from .arguments import adapter_options, command, given, names, options, read_whole
+from .text import ADAPTER, BASE, load_base
+
+DEEP, FIRST, RATE = 8, (0, 1), 1e-3
+
+
+def add(commands) -> None:
+    """Add this command to the parser."""
+    p = command(commands, "step", step)
+    p.add_argument("--base", default="base", help=BASE)
+    adapter_options(p, default="lora")
+    p.add_argument("--methods", type=names, help=f"several, for the key T: {','.join(DEFAULT)}")
+    p.add_argument("--adapter", type=Path, help=f"draw a step of this one: {ADAPTER}")
+    p.add_argument("--prompt", default="Dwalk>", help="what is given (%(default)s)")
+    p.add_argument("--answer", default="walked", help="what is to be learned (%(default)s)")
+    p.add_argument(
+        "--steps",
+        type=names,
+        default=("0",),
+        help="draw the step after so many on this pair, or after each: 0,1,20 (0)",
+    )
+    p.add_argument("--lr", type=float, help=f"learning rate (minilora tune's, else {RATE})")
+    p.add_argument(
+        "--layers",
+        type=names,
+        help=f"layers to record line by line: 0,1 (all; of more than {DEEP}: 0, 1 and the last)",
+    )
+    p.add_argument("--out", type=Path, default=Path("step.html"), help="the page (%(default)s)")
+
+
+def step(a: argparse.Namespace) -> None:
+    """Write the page. Raises ValueError for a wrong method, pair, number of steps or layer."""
+    import minilora as ml
+
+    model = load_base(a)
+    batch = ml.batches([(a.prompt, (a.answer,))], model.tokenizer, 1)[0]
+    steps = sorted({read_whole("--steps", text) for text in a.steps})
+    if not steps or steps[0] < 0:
+        raise ValueError(f"--steps: got {', '.join(a.steps) or 'none'}, wanted numbers from 0")
+    layers, traces = _layers(a.layers, model.config.num_hidden_layers), {}
+    for method in a.methods or (a.method,):
+        if a.adapter:
+            tuned = ml.load_adapter(model, a.adapter)
+        else:
+            takes = find_method(method).takes
+            how = {name: v for name, v in given(a, "rank", "targets").items() if name in takes}
+            tuned = ml.attach(model, method, **how, **options(a.option, method))
+        lr = a.lr or rates.read()["chosen"][rates.DEFAULT_TASK].get(method, {}).get("lr", RATE)
+        done = 0
+        for n in steps:
+            if n > done:
+                ml.train(tuned, [batch], steps=n - done, lr=lr, progress=False)
+            done = n
+            title = f"{tuned.record.title}, step {n}" if len(steps) > 1 else tuned.record.title
+            traces[title] = ml.trace(tuned, *batch, lr=lr, layers=layers)
+    path = ml.trace_page(a.out, traces)
+    print(f"{', '.join(traces)}: {path}, {path.stat().st_size / 1e6:.1f} MB")
+
+
+def _layers(texts, every: int) -> list[int] | None:
+    """The layers to record; raises ValueError for one that the model lacks."""
+    if texts is None:
+        return None if every <= DEEP else [*FIRST, every - 1]
+    layers = [read_whole("--layers", text) for text in texts]
+    if not all(0 <= layer < every for layer in layers):
+        raise ValueError(f"--layers: got {','.join(texts)}, wanted some of 0 … {every - 1}")
+    return layers

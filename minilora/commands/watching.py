@@ -1,0 +1,71 @@
+"""What a training run prints while it runs: its minutes, each evaluation, what it answers."""
+
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+from tqdm import tqdm
+
+from ..fast import clock
+from ..support.terminal import width
+from ..text.chats import Chat
+from ..text.record_forms import Text
+from ..tuning.callbacks import Callback, Run, best_of
+
+TIMED = 3  # steps after which the minutes are said: the first one is slower
+SAMPLE = 48  # most new tokens of an answer
+
+
+class Watch(Callback):
+    """evaluate: Tuned -> the validation loss. every: steps between two evaluations. asked: pairs,
+    chats or texts, of which the prompts are answered at each evaluation.
+    """
+
+    def __init__(self, evaluate: Callable[[Any], float] | None, every: int, asked: Sequence[Any]):
+        self.evaluate, self.every, self.asked = evaluate, every, asked
+        self.spent, self.times = 0.0, list[float]()  # seconds of an evaluation; of each step
+        self.ended: Run | None = None  # the run after its end, or where Ctrl-C stopped it
+
+    def judge(self, tuned: Any) -> float:
+        """The validation loss of a Tuned; the seconds that it took are kept."""
+        start = clock.now()
+        loss = self.evaluate(tuned) if self.evaluate else 0.0
+        self.spent = clock.now() - start
+        return loss
+
+    def show(self, tuned: Any, step: int, loss: float, more: str) -> None:
+        """Print a line on an evaluation, and one on each answer."""
+        _say(f"step {step}: validation loss {loss:.4f} ({more})")
+        for pair in self.asked:
+            prompt = pair.pair(tuned.tokenizer)[0] if isinstance(pair, Chat | Text) else pair[0]
+            users = [m["content"] for m in getattr(pair, "messages", ()) if m["role"] == "user"]
+            shown = f"    {users[-1] if users else prompt} -> {tuned.generate_text(prompt, SAMPLE)}"
+            line, most = " ".join(shown.split()), width() - 4
+            _say(f"    {line if len(line) <= most else f'{line[: most - 1]}…'}")
+
+    def step(self, run: Run) -> None:
+        """Print, once, how long the rest will take."""
+        self.times.append(run.history.seconds[-1])
+        if len(self.times) == TIMED and (left := run.steps - run.step):
+            one, times = median(self.times), -(-left // self.every) if self.evaluate else 0
+            seconds = left * one + times * self.spent
+            took = f"{seconds / 60:.1f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
+            more = f" and {times} evaluations" if times else ""
+            _say(f"about {took} to go: {left} steps of {one:.2f} s{more}")
+
+    def evaluation(self, run: Run) -> None:
+        """Print the evaluation, the best one so far, and what the model answers."""
+        step, loss = run.history.evaluations[-1]
+        best, value, _ = best_of(run.history.evaluations)
+        so_far = "the best so far" if best == step else f"best {value:.4f} at step {best}"
+        self.show(run.tuned, step, loss, so_far)
+
+    def end(self, run: Run) -> None:
+        """Keep the run."""
+        self.ended = run
+
+
+def _say(line):
+    """Print at once, also while a bar is shown, or into a pipe."""
+    with tqdm.external_write_mode():
+        print(line, flush=True)

@@ -1,0 +1,211 @@
+"""One training step, recorded line by line and written as a page: `ml.trace`, `ml.trace_page`."""
+
+import copy
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..fast import plain
+from ..memory.saved import storages
+from ..memory.step import base_kept, ledger, weight_arrays
+from ..methods.base import Method, Moment
+from ..ops.loss import IGNORED
+from ..support.files import nearest
+from ..support.meta import is_array
+from ..tuning.adapters import Tuned, adapted
+from ..tuning.optim import AdamW
+from ..tuning.train import train
+from . import page
+from .figure import draw
+from .moments import MODEL
+from .undoes import undone
+from .watch import Event, Function, Watch
+
+
+@dataclass
+class Trace:
+    """One step of one technique: its events in order, each with the lines that ran."""
+
+    record: Method
+    loss: float  # of the batch before the step, in nats a target
+    events: list[Event]
+    pages: dict[str, tuple[Function, ...]]  # name of a page -> its functions, backward last
+    bytes: dict[str, int]  # weights, gradients, optimizer, activations; and the ledger's peak
+    turn: int  # the first event of backward
+    back: int  # the first event after backward
+    labels: dict[int, list[str]]  # how many rows -> the token of each row
+    text: tuple[str, str]  # of the first sequence: what is given, what is to be learned
+
+    def at(self, event: int, line: int) -> tuple[Event, dict[str, np.ndarray], str]:
+        """An event, the names that its line has read or made, and the line's code."""
+        it = self.events[event]
+        source = self.pages[it.op][it.phase == "backward"].source
+        names = dict(it.given)
+        for _, changed in it.lines[: line + 1]:
+            names |= changed
+        return it, names, source[it.lines[line][0]].strip() if source else ""
+
+    def find(self, moment: Moment) -> tuple[int, int] | None:
+        """(event, line) of a moment in this step; None where it does not happen."""
+        for i, event in enumerate(self.events):
+            if moment.is_in(event.phase, event.place, event.op, self.record.op.name):
+                for j in range(len(event.lines)):
+                    _, names, text = self.at(i, j)
+                    if text.startswith(moment.line) and moment.holds(names):
+                        return i, j
+        return None
+
+    def moments(self) -> list[tuple[Moment, int, int]]:
+        """The moments of this step, each with its event and line: the technique's, the model's."""
+        found = [(m, self.find(m)) for m in (*MODEL, *self.record.moments)]
+        return [(m, *place) for m, place in found if place]
+
+    def page(self, path: str | Path) -> Path:
+        """Write the step as one HTML file to walk through: see `trace_page`."""
+        return trace_page(path, [self])
+
+    def figure(self, moment: str | Moment) -> Any:
+        """The line of a moment as an equation of pictures, by Matplotlib: see `figure.draw`.
+
+        moment: one of the step's own by its name, or a Moment of the reader's. Raises ValueError if
+        it is not in this step.
+        """
+        own = {m.name: m for m, *_ in self.moments()}
+        found = own.get(moment) if isinstance(moment, str) else moment
+        place = found and self.find(found)
+        if not place:
+            raise nearest("moment of this step", getattr(moment, "name", str(moment)), own)
+        event, names, text = self.at(*place)
+        changes = event.lines[place[1]][1]
+        title = f"{event.place} · {event.op}, {event.phase}"
+        return draw(title, text, names, {n: a for n, a in changes.items() if n.startswith("Δ")})
+
+
+def trace(
+    tuned: Tuned,
+    ids,
+    targets,
+    lr: float = 1e-3,
+    layers: Collection[int] | None = None,
+) -> Trace:
+    """One training step with fresh moments, line by line: what each line takes and gives.
+
+    The step is `train`'s, on a copy of what trains: `tuned` stays as it is, bit for bit. It runs on
+    the pages alone, as under `plain()`. Other threads are not recorded; a debugger's or coverage's
+    hook in this thread pauses meanwhile.
+    ids, targets (N, T) ints: one batch, as for `train`; layers: those to record line by line, all
+    where None (a deep model's take seconds and megabytes).
+    Raises TypeError if tuned is not what `attach` returned, ValueError for a wrong batch or rate.
+    """
+    adapted(tuned, "trace")
+    ids, targets = np.array(ids), np.array(targets)  # this step's own
+    moving = _own_copy(tuned)
+    weights = weight_arrays(moving)
+    tables = moving.base.rope_tables(0, ids.shape[-1])
+    watch = Watch(moving, [*weights, *tables], [ids, targets], layers)
+    with plain(), watch:
+        history = train(moving, [(ids, targets)], steps=1, lr=lr, progress=False)
+    left_out = storages(base_kept(moving))
+    held = {place: n for place, n in storages(weights).items() if place not in left_out}
+    return Trace(
+        record=tuned.record,
+        loss=history.losses[0],
+        events=watch.events,
+        pages=watch.pages,
+        bytes={
+            "weights": sum(held.values()),
+            "gradients": watch.gradients,
+            "optimizer": AdamW(moving.trainable).nbytes,
+            "activations": watch.activations,
+            "peak": ledger(tuned, batch=(ids, targets)).peak,
+        },
+        turn=watch.turn,
+        back=watch.back,
+        labels=_labels(tuned, ids, targets),
+        text=_text(tuned, ids, targets),
+    )
+
+
+def trace_page(path: str | Path, traces: Sequence[Trace] | Mapping[str, Trace]) -> Path:
+    """Write steps on one batch as one HTML file, which needs no network; -> its path.
+
+    traces: in the order in which the key T switches; a mapping gives each a title, such as
+    {"LoRA, step 20": …}, else it is the technique's. Raises ValueError for no trace, or for steps
+    on different texts.
+    """
+    if isinstance(traces, Mapping):
+        steps = [*traces.items()]
+    else:
+        steps = [(t.record.title, t) for t in traces]
+    if not steps or len({t.text for _, t in steps}) > 1:
+        texts = sorted({"".join(t.text) for _, t in steps})
+        raise ValueError(f"trace_page: got steps on {texts}, wanted at least one, on one text")
+    moments: dict[str, dict[str, Any]] = {}  # one that several techniques have is shown once
+    for i, (_, t) in enumerate(steps):
+        for moment, event, line in t.moments():
+            row = {"trace": i, "event": event, "line": line, "says": moment.says}
+            moments.setdefault(moment.name, {"name": moment.name, **row})
+    first = steps[0][1]
+    data = {
+        "prompt": first.text[0],
+        "answer": first.text[1],
+        "rows": first.labels,
+        "pages": {name: _page(page) for _, t in steps for name, page in t.pages.items()},
+        "traces": [_step(title, t) for title, t in steps],
+        "moments": [*moments.values()],
+    }
+    return page.write(path, data)
+
+
+def _step(title: str, t: Trace) -> dict[str, Any]:
+    """What the page says of a step beside its events."""
+    said = {name: t.bytes[name] for name in ("weights", "optimizer", "peak")}
+    about = {"method": t.record.name, "title": title, "loss": t.loss}
+    return about | said | {"turn": t.turn, "back": t.back, "events": t.events}
+
+
+def _page(functions: tuple[Function, ...]) -> dict[str, Any]:
+    """An op's page: its functions, and what each line of backward undoes."""
+    both = [f.function for f in functions]
+    marks = undone(*both) if len(both) == 2 else {}
+    return {**dict(zip(("forward", "backward"), functions)), "undone": marks}
+
+
+def _own_copy(tuned: Tuned) -> Tuned:
+    """The same technique, with copies of all that a step may move."""
+    moving = copy.copy(tuned)
+    moves = {"W", *tuned.record.trains, *tuned.record.remembers}
+    moving.layers = {
+        layer: {n: a.copy() if n in moves and is_array(a) else a for n, a in arguments.items()}
+        for layer, arguments in tuned.layers.items()
+    }
+    moving.weights = {name: a.copy() for name, a in tuned.weights.items()}
+    return moving
+
+
+def _rows(tuned, ids, targets):
+    """The ids of the rows that are computed: in all layers, and after the last one's keys."""
+    every, asked = tuned.base.rows_for(targets)
+    tokens = ids.ravel() if every.batch is None else ids.ravel()[every.batch]
+    return tokens, tokens if asked.among is None else tokens[asked.among]
+
+
+def _labels(tuned, ids, targets):
+    """How many rows -> each row's token as text, the id where there is no tokenizer."""
+    return {len(rows): [_decode(tuned, [i]) for i in rows] for rows in _rows(tuned, ids, targets)}
+
+
+def _decode(tuned, ids):
+    if tuned.tokenizer is None:
+        return " ".join(map(str, ids))
+    return tuned.tokenizer.decode(ids)
+
+
+def _text(tuned, ids, targets):
+    """The first sequence: what is given, what is to be learned."""
+    counts = targets[0] != IGNORED
+    start = int(counts.argmax()) + 1
+    return _decode(tuned, ids[0, :start]), _decode(tuned, targets[0, counts]).rstrip("\n")

@@ -1,0 +1,79 @@
+"""The forms of a user's records: the names that each has, and what is learned from it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..support.files import check_kind
+from .chats import Chat
+
+Words = tuple[str, str | tuple[str, ...]]  # a prompt, and its completion or all right completions
+FORMS = {  # form -> the names by which it is known; the first form that fits is taken
+    "pairs": ("prompt", "completion"),
+    "alpaca": ("instruction", "output"),  # and input
+    "messages": ("messages",),  # a list of {"role", "content"}
+    "sharegpt": ("conversations",),  # a list of {"from", "value"}
+    "text": ("text",),
+}
+ROLES = {"human": "user", "gpt": "assistant"}  # of ShareGPT -> of a chat template
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text without a prompt: all of it is learned, from its second token on."""
+
+    text: str
+
+    def row(self, tokenizer: Any) -> tuple[list[int], list[int]]:
+        """ids and targets of the text and its end."""
+        tokens = [*tokenizer.encode(self.text), tokenizer.eos_id]
+        return tokens[:-1], tokens[1:]
+
+    def pair(self, tokenizer: Any) -> tuple[str, str]:
+        """Its first 24 characters, and the rest."""
+        return self.text[:24], self.text[24:]
+
+
+Pair = Words | Chat | Text
+
+
+def learned(place: str, record: Any, columns: tuple[str, str] | None = None) -> Pair | None:
+    """What is learned from a record; None where that, or its prompt, is empty.
+
+    columns: the names of the prompt and the completion; None: those of its form. Raises ValueError,
+    which begins with `place`.
+    """
+    fit = (form for form, names in FORMS.items() if record.keys() >= {*names})
+    form = "columns" if columns else next(fit, None)
+    if form is None:
+        forms = "; ".join(", ".join(names) for names in FORMS.values())
+        raise ValueError(f"{place}: its names are {', '.join(record):.80}, wanted {forms}")
+    if form == "messages":
+        return _chat(place, record, form, "role", "content")
+    if form == "sharegpt":
+        return _chat(place, record, "conversations", "from", "value")
+    texts = [_text(place, record, name) for name in columns or FORMS[form]]
+    if not all(text.strip() for text in texts):
+        return None
+    if form == "text":
+        return Text(texts[0])
+    if form == "alpaca":
+        given = _text(place, {"input": None, **record}, "input")
+        texts[0] = f"{texts[0]}\n\n{given}\n" if given else f"{texts[0]}\n"
+    return texts[0], texts[1]
+
+
+def _text(place, record, name) -> str:
+    """record[name], which is a text, or null for an empty one."""
+    if name not in record:
+        raise ValueError(f"{place}: no {name} in it; its names are {', '.join(record):.80}")
+    if record[name] is not None and not isinstance(record[name], str):
+        raise ValueError(f"{place}: {name} is {record[name]!r:.80}, wanted some text")
+    return record[name] or ""
+
+
+def _chat(place, record, name, role, content) -> Chat | None:
+    """A conversation; None where the assistant says nothing."""
+    check_kind(place, name, record[name], [{role: "", content: ""}])
+    turns = [{"role": ROLES.get(m[role], m[role]), "content": m[content]} for m in record[name]]
+    said = any(m["content"].strip() for m in turns if m["role"] == "assistant")
+    return Chat(tuple(turns)) if said else None
