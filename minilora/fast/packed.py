@@ -135,15 +135,10 @@ def _of_kind(b, kind, write):
             write(name)
 
 
-def _only_compiled(*_):
-    """In place of instructions, where `COMPUTES` is False."""
-    raise NotImplementedError
-
-
 # ---------------------------------------- panels
 
 
-@procedure(_only_compiled)
+@procedure(None)  # where `COMPUTES` is False, it is never called
 def fill_panel(b, codes, c2, c1, mean, levels, kind, flipped, k, j, depth, cols, panel):
     """panel[:depth, :cols] = w[k:k+depth, j:j+cols], w = Wᵀ if flipped, else W."""
     W = codes, c2, c1, mean, levels
@@ -230,7 +225,7 @@ def _share(a, codes, c2, c1, mean, levels, kind, flipped, a2, b2, c, add, t, n_t
 # ---------------------------------------- one row
 
 
-@procedure(_only_compiled)
+@procedure(None)  # where `COMPUTES` is False, it is never called
 def four_dots(b, x, codes, c2, c1, mean, levels, kind, c, j, rows):
     """c[0, j:j+4] = x · W[j:j+4]ᵀ; x (1, K) in the order of `_codes`."""
     W, zero = (codes, c2, c1, mean, levels), constant(0.0, vector())
