@@ -1,6 +1,7 @@
 """One training step, recorded line by line and written as a page: `ml.trace`, `ml.trace_page`."""
 
 import copy
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..tuning.adapters import Tuned, adapted
 from ..tuning.optim import AdamW
 from ..tuning.train import train
 from . import page
+from .boxes import boxes, layer_of
 from .figure import draw
 from .moments import MODEL
 from .undoes import undone
@@ -42,11 +44,11 @@ class Trace:
     def at(self, event: int, line: int) -> tuple[Event, dict[str, np.ndarray], str]:
         """An event, the names that its line has read or made, and the line's code."""
         it = self.events[event]
-        source = self.pages[it.op][it.phase == "backward"].source
+        code = self.pages[it.op][it.phase == "backward"].code
         names = dict(it.given)
         for _, changed in it.lines[: line + 1]:
             names |= changed
-        return it, names, source[it.lines[line][0]].strip() if source else ""
+        return it, names, code.get(it.lines[line][0], "")
 
     def find(self, moment: Moment) -> tuple[int, int] | None:
         """(event, line) of a moment in this step; None where it does not happen."""
@@ -164,13 +166,30 @@ def _step(title: str, t: Trace) -> dict[str, Any]:
     """What the page says of a step beside its events."""
     said = {name: t.bytes[name] for name in ("weights", "optimizer", "peak")}
     about = {"method": t.record.name, "title": title, "loss": t.loss}
-    return about | said | {"turn": t.turn, "back": t.back, "events": t.events}
+    drawn, box_of = boxes(t.events, t.turn)
+    events = [_event(e, t.pages[e.op][0], box) for e, box in zip(t.events, box_of)]
+    return about | said | {"turn": t.turn, "boxes": [*map(vars, drawn)], "events": events}
+
+
+def _event(event: Event, forward: Function, box: int | None) -> dict[str, Any]:
+    """An event as the page draws it: its place is in words, its last line has what it returns."""
+    name = re.search(r"->\s+([A-Za-z]\w*)", forward.doc)
+    arrived = ((row["of"], row["array"]) for row in event.gradients)
+    results = {f"d{of}": array for of, array in arrived if array is not None}
+    if event.out is not None:
+        results[name[1] if name else "out"] = event.out
+    lines, (last, changed) = event.lines[:-1], event.lines[-1] if event.lines else (-1, {})
+    words = re.sub(r"^(base_model\.)?(model\.)*|self_attn\.|mlp\.", "", event.place)
+    words = re.sub(r"layers\.(\d+)\.?", r"layer \1 · ", words).removesuffix(" · ")
+    more = {"lines": [*lines, (last, changed | results)], "where": words, "box": box}
+    return vars(event) | more | {"layer": layer_of(event.place), "from": event.source}
 
 
 def _page(functions: tuple[Function, ...]) -> dict[str, Any]:
     """An op's page: its functions, and what each line of backward undoes."""
     both = [f.function for f in functions]
     marks = undone(*both) if len(both) == 2 else {}
+    marks = {line: sorted(places) for line, places in marks.items()}
     return {**dict(zip(("forward", "backward"), functions)), "undone": marks}
 
 

@@ -298,10 +298,13 @@ def test_the_page_holds_every_line_of_every_technique(tmp_path, traces):
     for drawn, trace in zip(data["traces"], traces.values(), strict=True):
         assert [len(e["lines"]) for e in drawn["events"]] == [len(e.lines) for e in trace.events]
         for theirs, ours in zip(drawn["events"], trace.events, strict=True):
+            results = {"d" + row["of"]: row["array"] for row in ours.gradients}
             for (_, names), (_, arrays) in zip(theirs["lines"], ours.lines, strict=True):
-                assert names.keys() == arrays.keys()
+                last = names is theirs["lines"][-1][1]
+                assert names.keys() >= arrays.keys() | (results.keys() if last else set())
                 for name, number in names.items():
-                    same_numbers(data["arrays"][number], codes, arrays[name])
+                    made = arrays.get(name, results.get(name, ours.out))
+                    same_numbers(data["arrays"][number], codes, made)
     assert data["moments"][0]["name"] == MODEL[0].name
 
 
