@@ -22,8 +22,7 @@ class Box:
     taped: bool = False
     row: int = 1
     lane: tuple[int, int] = (0, 1)  # which of how many side by side
-    down: int = -1  # rows between it and the box that joins it with others; -1: none does
-    joins: bool = False
+    rows: int = 1  # it reaches down to the box that joins it with others
     past: list[int] = field(default_factory=list)  # rows of the boxes whose arrays pass others by
 
 
@@ -81,7 +80,6 @@ def _arrange(layer: dict[str, Box], sources) -> None:
         box.row = 1 + max([1, *(layer[k].row for k in inner)])
     for key, box in layer.items():
         beside = [k for k in layer if main[key] == main[k] and len(main[k]) == 1]
-        box.joins = len(main[key]) > 1
         if len(beside) > 1:
             box.lane = beside.index(key), len(beside)
         elif len(main[key]) == 1:
@@ -89,5 +87,5 @@ def _arrange(layer: dict[str, Box], sources) -> None:
         if main[key]:
             past = (k for k in sources[key] if k not in main[key])
             box.past = [layer[k].row if k in layer else 1 for k in past]
-        for k in main[key] if box.joins else ():
-            layer[k].down = box.row - layer[k].row - 1
+        for k in main[key]:
+            layer[k].rows = box.row - layer[k].row

@@ -1,7 +1,9 @@
 """One training step, recorded line by line and written as a page: `ml.trace`, `ml.trace_page`."""
 
 import copy
+import itertools
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,8 @@ from ..tuning.adapters import Tuned, adapted
 from ..tuning.optim import AdamW
 from ..tuning.train import train
 from . import page
-from .boxes import boxes, layer_of
+from .boxes import INNER, boxes, layer_of
+from .equation import equation
 from .figure import draw
 from .moments import MODEL
 from .undoes import undone
@@ -150,6 +153,14 @@ def trace_page(path: str | Path, traces: Sequence[Trace] | Mapping[str, Trace]) 
         for moment, event, line in t.moments():
             row = {"trace": i, "event": event, "line": line, "says": moment.says}
             moments.setdefault(moment.name, {"name": moment.name, **row})
+    places = {row["name"]: (row["trace"], row["event"], row["line"]) for row in moments.values()}
+    for i, (_, t) in enumerate(steps):
+        for event, e in enumerate(t.events):
+            places.setdefault(e.op, (i, event, 0))
+    for i, (_, t) in enumerate(steps):
+        op = next((k for k, e in enumerate(t.events) if e.op == t.record.name), 0)
+        places[t.record.name] = i, op, 0
+    places[""] = next(iter(places.values()))
     first = steps[0][1]
     data = {
         "prompt": first.text[0],
@@ -158,6 +169,7 @@ def trace_page(path: str | Path, traces: Sequence[Trace] | Mapping[str, Trace]) 
         "pages": {name: _page(page) for _, t in steps for name, page in t.pages.items()},
         "traces": [_step(title, t) for title, t in steps],
         "moments": [*moments.values()],
+        "places": places,  # what may stand in the address -> trace, event, line
     }
     return page.write(path, data)
 
@@ -167,22 +179,51 @@ def _step(title: str, t: Trace) -> dict[str, Any]:
     said = {name: t.bytes[name] for name in ("weights", "optimizer", "peak")}
     about = {"method": t.record.name, "title": title, "loss": t.loss}
     drawn, box_of = boxes(t.events, t.turn)
-    events = [_event(e, t.pages[e.op][0], box) for e, box in zip(t.events, box_of)]
-    return about | said | {"turn": t.turn, "boxes": [*map(vars, drawn)], "events": events}
+    events = [_event(t, e, box) for e, box in zip(t.events, box_of)]
+    count = Counter[str]()
+    for e in events:  # like: equal for the same place and turn in another layer or technique
+        kind = f"{e['phase']} {e['place']} {e['op'] if INNER.search(e['place']) else ''}"
+        count[kind] += 1
+        e["like"] = f"{kind} {count[kind]}"
+    runs = itertools.groupby((e["phase"], e["layer"]) for e in events)
+    bands = [(*of, len([*run])) for of, run in runs]  # phase, layer, how many events
+    more = {"turn": t.turn, "boxes": [*map(vars, drawn)], "bands": bands, "events": events}
+    return about | said | more
 
 
-def _event(event: Event, forward: Function, box: int | None) -> dict[str, Any]:
-    """An event as the page draws it: its place is in words, its last line has what it returns."""
-    name = re.search(r"->\s+([A-Za-z]\w*)", forward.doc)
-    arrived = ((row["of"], row["array"]) for row in event.gradients)
-    results = {f"d{of}": array for of, array in arrived if array is not None}
-    if event.out is not None:
-        results[name[1] if name else "out"] = event.out
-    lines, (last, changed) = event.lines[:-1], event.lines[-1] if event.lines else (-1, {})
+def _event(t: Trace, event: Event, box: int | None) -> dict[str, Any]:
+    """An event as the page draws it: lines as equations, the last one with what it returns."""
+    functions = t.pages[event.op]
+    part = functions[event.phase == "backward"]
+    symbols = functions[0].symbols | part.symbols
+    leaves = (event if event.forward is None else t.events[event.forward]).leaves
+
+    def about(name):
+        trains = name in leaves or (name[0] == "d" and name[1:] in leaves)
+        return {"dims": symbols.get(name, ""), "trains": trains}
+
+    out = re.search(r"->\s+([A-Za-z]\w*)", functions[0].doc)
+    results = {"d" + row["of"]: row["array"] for row in event.gradients}
+    results[out[1] if out else "out"] = event.out
+    results = {name: a for name, a in results.items() if a is not None}
+    names, lines = dict(event.given), []
+    ran = event.lines or [(-1, {})]
+    for i, (line, changes) in enumerate(ran):
+        changes = changes | results if i == len(ran) - 1 else changes
+        pieces = equation(part.code.get(line, ""), event.phase == "forward", names, changes)
+        lines.append((line, [p if isinstance(p, str) else about(p["name"]) | p for p in pieces]))
+        names |= changes
     words = re.sub(r"^(base_model\.)?(model\.)*|self_attn\.|mlp\.", "", event.place)
     words = re.sub(r"layers\.(\d+)\.?", r"layer \1 · ", words).removesuffix(" · ")
-    more = {"lines": [*lines, (last, changed | results)], "where": words, "box": box}
-    return vars(event) | more | {"layer": layer_of(event.place), "from": event.source}
+    same = ("phase", "op", "place", "taped", "forward", "frees", "bytes")
+    return {name: getattr(event, name) for name in same} | {
+        "where": words,
+        "layer": layer_of(event.place),
+        "box": box,
+        "lines": lines,
+        "keeps": [about(row["name"]) | row for row in event.keeps],
+        "leaves": [row["leaf"] for row in event.gradients],
+    }
 
 
 def _page(functions: tuple[Function, ...]) -> dict[str, Any]:
