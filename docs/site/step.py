@@ -55,9 +55,14 @@ def shot(png: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder))
         address = f"file://{folder}/step.html#dA%20is%200%20in%20the%20first%20step"
-        flags = "--headless --no-sandbox --window-size=1280,760 --virtual-time-budget=5000".split()
-        command = [chromium(), *flags, f"--screenshot={folder}/step.png", address]
-        subprocess.run(command, check=True, capture_output=True)
+        flags = "--headless --no-sandbox --hide-scrollbars --window-size=1280,760".split()
+        command = [
+            chromium(),
+            *flags,
+            "--virtual-time-budget=5000",
+            f"--screenshot={folder}/step.png",
+        ]
+        subprocess.run([*command, address], check=True, capture_output=True)
         Image.open(f"{folder}/step.png").convert("RGB").quantize(256).save(png, optimize=True)
 
 

@@ -185,10 +185,16 @@ def _step(title: str, t: Trace) -> dict[str, Any]:
         kind = f"{e['phase']} {e['place']} {e['op'] if INNER.search(e['place']) else ''}"
         count[kind] += 1
         e["like"] = f"{kind} {count[kind]}"
-    runs = itertools.groupby((e["phase"], e["layer"]) for e in events)
-    bands = [(*of, len([*run])) for of, run in runs]  # phase, layer, how many events
+    runs = itertools.groupby(events, key=_band)
+    bands = [(*of, len([*run])) for of, run in runs]  # phase, words, how many events
     more = {"turn": t.turn, "boxes": [*map(vars, drawn)], "bands": bands, "events": events}
     return about | said | more
+
+
+def _band(event: dict[str, Any]) -> tuple[str, str]:
+    """What the line of time says below an event: its phase and its layer."""
+    layer = "" if event["layer"] < 0 else f"layer {event['layer']}"
+    return event["phase"], "step" if event["phase"] == "step" else layer
 
 
 def _event(t: Trace, event: Event, box: int | None) -> dict[str, Any]:
