@@ -4,6 +4,7 @@
 terms alone: Op, Node, AdamW's page, and the functions of a technique's record.
 """
 
+import ast
 import hashlib
 import inspect
 import re
@@ -13,9 +14,9 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,8 @@ class Function:
     line: int  # where it begins in the file
     doc: str
     source: list[str]  # without indentation of its own; empty where it is not at hand
+    starts: list[int]  # of each line: where its statement begins; -1 in the docstring
+    code: dict[int, str]  # line where a statement begins -> all of it, without comments
     symbols: dict[str, str]  # name -> shape, as the docstring says it
     function: FunctionType
 
@@ -82,26 +85,27 @@ class AtReturn:
 
 
 class Lines:
-    """Follows a page's function: writes each line and what it changed into the event.
+    """Follows a page's function: writes each statement and what it changed into the event.
 
-    Of a loop the first two turns are recorded.
+    Of a loop the first two turns are recorded. starts: as of a Function.
     """
 
-    def __init__(self, watch: "Watch", frame, event: Event, then: Callable = int):
-        self.watch, self.event, self.then = watch, event, then
+    def __init__(self, watch: "Watch", frame, event: Event, starts, then: Callable = int):
+        self.watch, self.event, self.starts, self.then = watch, event, starts, then
         self.first, self.turns = frame.f_code.co_firstlineno, Counter[int]()
         self.last: dict[str, tuple] = {}
-        self.running: Names | None = None
+        self.at, self.running = -1, Names()
         watch.changed(frame, self.last, event.given)
 
     def __call__(self, frame, what, arg):
-        if self.running is not None:
-            self.watch.changed(frame, self.last, self.running)
-            self.running = None
-        self.turns[frame.f_lineno] += what == "line"
-        if what == "line" and self.turns[frame.f_lineno] <= 2:
-            self.running = {}
-            self.event.lines.append((frame.f_lineno - self.first, self.running))
+        self.watch.changed(frame, self.last, self.running)
+        line = frame.f_lineno - self.first
+        line = self.starts[line] if self.starts else line
+        if what == "line" and line != self.at:  # not another line of the same statement
+            self.at, self.running = line, {}
+            self.turns[line] += 1
+            if self.turns[line] <= 2:
+                self.event.lines.append((line, self.running))
         if what == "return":
             self.then()
         return self
@@ -129,7 +133,8 @@ class Watch:
             Node.__init__.__code__: self._node,
             **dict.fromkeys(self.rules, self._rule),
         }
-        self.open: list[tuple[int, set]] = []  # events that run now, and the code of their pages
+        # events that run now; the code of their pages -> where its statements begin
+        self.open: list[tuple[int, dict[CodeType, list[int]]]] = []
         self.detail = True  # is the layer that runs now one of those asked for?
         self.contents: dict[tuple, np.ndarray] = {}
         self.frozen = {id(a): name for name, a in tuned.base.params.items()}
@@ -157,7 +162,8 @@ class Watch:
         """sys.settrace's function: called as each function starts; what it returns follows it."""
         code = frame.f_code
         if self.open and code in self.open[-1][1]:
-            return Lines(self, frame, self.events[self.open[-1][0]])
+            number, codes = self.open[-1]
+            return Lines(self, frame, self.events[number], codes[code])
         handler = self.handlers.get(code)
         return handler(frame) if handler else None
 
@@ -169,8 +175,8 @@ class Watch:
             self.pages[event.op] = tuple(read(f) for f in functions[:2] if f)
         layer = re.search(r"layers\.(\d+)", event.place)
         self.detail = self.layers is None or not layer or int(layer[1]) in self.layers
-        codes = {f.__code__ for f in functions if isinstance(f, FunctionType)}
-        self.open.append((len(self.events) - 1, codes if self.detail else set()))
+        codes = {f.__code__: read(f).starts for f in functions if isinstance(f, FunctionType)}
+        self.open.append((len(self.events) - 1, codes if self.detail else {}))
         return len(self.events) - 1
 
     def _op(self, frame):
@@ -271,7 +277,7 @@ class Watch:
         if event.phase == "step" and not self.back:
             self.back = len(self.events) - 1
         if self.open[-1][1]:
-            return Lines(self, frame, event, self.open.pop)
+            return Lines(self, frame, event, self.open[-1][1][frame.f_code], self.open.pop)
         return AtReturn(frame, lambda _: self.open.pop())
 
     # arrays and bytes
@@ -355,6 +361,7 @@ def _flat(names) -> dict[str, Any]:
 SYMBOLS = re.compile(r"(\w+(?:, \w+)*) \(([A-Zr0-9·/, ]*)\)")  # x, xd (M, I)
 
 
+@cache
 def read(function: FunctionType) -> Function:
     """The source of a page's function; without it where there is no file, as in a shell."""
     try:
@@ -365,12 +372,35 @@ def read(function: FunctionType) -> Function:
     ours = path.is_relative_to(PACKAGE)
     doc = inspect.cleandoc(function.__doc__ or "")
     found = [(n, dims) for names, dims in SYMBOLS.findall(doc) for n in names.split(", ")]
+    source = textwrap.dedent("".join(lines)).splitlines()
     return Function(
         function.__name__,
         str(path.relative_to(PACKAGE.parent) if ours else path.name),
         first,
         doc,
-        textwrap.dedent("".join(lines)).splitlines(),
+        source,
+        *statements(source),
         dict(reversed(found)),  # the first one counts
         function,
     )
+
+
+def statements(source: list[str]) -> tuple[list[int], dict[int, str]]:
+    """Of each line where its statement begins, -1 in the docstring; line -> its statement."""
+    bare = [re.sub(r"\s*#.*", "", line).strip() for line in source]
+    starts, code = [*range(len(source))], dict(enumerate(bare))
+    try:
+        tree = ast.parse("\n".join(source))
+    except SyntaxError:  # a lambda among arguments
+        return starts, code
+    for node in ast.walk(tree):
+        if isinstance(node, ast.stmt):
+            body = getattr(node, "body", None)  # what an if or a loop holds are further statements
+            first, end = node.lineno - 1, body[0].lineno - 1 if body else node.end_lineno
+            starts[first:end] = [first] * (end - first)
+            code[first] = " ".join(bare[first:end]) or bare[first]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node):
+            first, end = node.body[0].lineno - 1, node.body[0].end_lineno
+            starts[first:end] = [-1] * (end - first)
+    return starts, code

@@ -298,10 +298,19 @@ def test_the_page_holds_every_line_of_every_technique(tmp_path, traces):
     for drawn, trace in zip(data["traces"], traces.values(), strict=True):
         assert [len(e["lines"]) for e in drawn["events"]] == [len(e.lines) for e in trace.events]
         for theirs, ours in zip(drawn["events"], trace.events, strict=True):
-            for (_, names), (_, arrays) in zip(theirs["lines"], ours.lines, strict=True):
-                assert names.keys() == arrays.keys()
-                for name, number in names.items():
-                    same_numbers(data["arrays"][number], codes, arrays[name])
+            known, results = dict(ours.given), {"d" + g["of"]: g["array"] for g in ours.gradients}
+            for (line, pieces), (number, changes) in zip(theirs["lines"], ours.lines, strict=True):
+                items = [piece for piece in pieces if isinstance(piece, dict)]
+                fresh = {item["name"] for item in items if item.get("fresh")}
+                last = changes is ours.lines[-1][1]
+                assert line == number and fresh >= (results.keys() if last else set())
+                for item in items:
+                    new = (results if last else {}) | changes
+                    returned = item.get("fresh") and last and ours.out is not None
+                    old = ours.out if returned else known.get(item["name"])
+                    made = new.get(item["name"], old) if item.get("fresh") else old
+                    same_numbers(data["arrays"][item["array"]], codes, made)
+                known |= changes
     assert data["moments"][0]["name"] == MODEL[0].name
 
 
