@@ -59,7 +59,7 @@ class Trace:
             if moment.is_in(event.phase, event.place, event.op, self.record.op.name):
                 for j in range(len(event.lines)):
                     _, names, text = self.at(i, j)
-                    if text.startswith(moment.line) and moment.holds(names):
+                    if text.startswith(moment.line) and moment.holds(names | event.given):
                         return i, j
         return None
 
@@ -103,9 +103,14 @@ def trace(
     hook in this thread pauses meanwhile.
     ids, targets (N, T) ints: one batch, as for `train`; layers: those to record line by line, all
     where None (a deep model's take seconds and megabytes).
-    Raises TypeError if tuned is not what `attach` returned, ValueError for a wrong batch or rate.
+    The step is counted as the first: a Delta-LoRA that starts later does not move W in it.
+    Raises TypeError if tuned is not what `attach` returned, ValueError for a wrong batch, rate or
+    layer, or if two ops have one name.
     """
     adapted(tuned, "trace")
+    every = range(tuned.config.num_hidden_layers)
+    if layers is not None and not (layers and {*layers} <= {*every}):
+        raise ValueError(f"trace: layers are {layers}, wanted some of 0 … {every[-1]}")
     ids, targets = np.array(ids), np.array(targets)  # this step's own
     moving = _own_copy(tuned)
     weights = weight_arrays(moving)
@@ -148,6 +153,11 @@ def trace_page(path: str | Path, traces: Sequence[Trace] | Mapping[str, Trace]) 
     if not steps or len({t.text for _, t in steps}) > 1:
         texts = sorted({"".join(t.text) for _, t in steps})
         raise ValueError(f"trace_page: got steps on {texts}, wanted at least one, on one text")
+    pages: dict[str, tuple[Function, ...]] = {}
+    for _, t in steps:
+        for name, functions in t.pages.items():
+            if pages.setdefault(name, functions) != functions:
+                raise ValueError(f"trace_page: two ops are named {name!r}, wanted a name for each")
     moments: dict[str, dict[str, Any]] = {}  # one that several techniques have is shown once
     for i, (_, t) in enumerate(steps):
         for moment, event, line in t.moments():
@@ -166,7 +176,7 @@ def trace_page(path: str | Path, traces: Sequence[Trace] | Mapping[str, Trace]) 
         "prompt": first.text[0],
         "answer": first.text[1],
         "rows": first.labels,
-        "pages": {name: _page(page) for _, t in steps for name, page in t.pages.items()},
+        "pages": {name: _page(functions) for name, functions in pages.items()},
         "traces": [_step(title, t) for title, t in steps],
         "moments": [*moments.values()],
         "places": places,  # what may stand in the address -> trace, event, line

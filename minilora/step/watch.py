@@ -87,12 +87,13 @@ class AtReturn:
 class Lines:
     """Follows a page's function: writes each statement and what it changed into the event.
 
-    Of a loop the first two turns are recorded. starts: as of a Function.
+    Of a loop, also of one in another, the first two turns are recorded.
     """
 
-    def __init__(self, watch: "Watch", frame, event: Event, starts, then: Callable = int):
-        self.watch, self.event, self.starts, self.then = watch, event, starts, then
-        self.first, self.turns = frame.f_code.co_firstlineno, Counter[int]()
+    def __init__(self, watch: "Watch", frame, event: Event, of: Function, then: Callable = int):
+        self.watch, self.event, self.of, self.then = watch, event, of, then
+        self.first = frame.f_code.co_firstlineno
+        self.turns: dict[int, list[int]] = {}  # indentation -> how often each line there has run
         self.last: dict[str, tuple] = {}
         self.at, self.running = -1, Names()
         watch.changed(frame, self.last, event.given)
@@ -100,15 +101,23 @@ class Lines:
     def __call__(self, frame, what, arg):
         self.watch.changed(frame, self.last, self.running)
         line = frame.f_lineno - self.first
-        line = self.starts[line] if self.starts else line
+        line = self.of.starts[line] if self.of.source else line
         if what == "line" and line != self.at:  # not another line of the same statement
             self.at, self.running = line, {}
-            self.turns[line] += 1
-            if self.turns[line] <= 2:
+            if self._recorded(line):
                 self.event.lines.append((line, self.running))
         if what == "return":
             self.then()
         return self
+
+    def _recorded(self, line) -> bool:
+        """Is it in the first two turns of each loop that it is in? Each has a head further left."""
+        text = self.of.source[line] if self.of.source else ""
+        left = len(text) - len(text.lstrip())
+        for further in [n for n in self.turns if n > left]:
+            del self.turns[further]  # an inner loop begins anew
+        self.turns.setdefault(left, []).append(line)
+        return all(lines.count(lines[-1]) <= 2 for lines in self.turns.values())
 
 
 class Watch:
@@ -124,7 +133,7 @@ class Watch:
         self.weights, self.aside = storages(weights), {*storages(batch)}
         self.keys = {id(a): key for key, a in tuned.trainable.items()}
         self.places = {id(arrays): layer for layer, arrays in tuned.layers.items()}
-        rules = {f"{record.name}.{n}": f for n in RULES if (f := getattr(record, n))}
+        rules = {f"{record.name}.{n}": inner(f) for n in RULES if (f := getattr(record, n))}
         rules["adamw"] = ADAMW.value
         self.rules = {f.__code__: (name, f) for name, f in rules.items()}
         self.handlers = {
@@ -133,8 +142,8 @@ class Watch:
             Node.__init__.__code__: self._node,
             **dict.fromkeys(self.rules, self._rule),
         }
-        # events that run now; the code of their pages -> where its statements begin
-        self.open: list[tuple[int, dict[CodeType, list[int]]]] = []
+        # events that run now; the code of their pages -> what it is
+        self.open: list[tuple[int, dict[CodeType, Function]]] = []
         self.detail = True  # is the layer that runs now one of those asked for?
         self.contents: dict[tuple, np.ndarray] = {}
         self.frozen = {id(a): name for name, a in tuned.base.params.items()}
@@ -171,12 +180,13 @@ class Watch:
         """A new event; the lines of these functions are recorded until it ends."""
         self._sample()
         self.events.append(event)
-        if event.op not in self.pages:
-            self.pages[event.op] = tuple(read(f) for f in functions[:2] if f)
+        page = tuple(read(inner(f)) for f in functions if f)
+        if self.pages.setdefault(event.op, page) != page:
+            raise ValueError(f"trace: two ops are named {event.op!r}, wanted a name for each")
         layer = re.search(r"layers\.(\d+)", event.place)
         self.detail = self.layers is None or not layer or int(layer[1]) in self.layers
-        codes = {f.__code__: read(f).starts for f in functions if isinstance(f, FunctionType)}
-        self.open.append((len(self.events) - 1, codes if self.detail else {}))
+        codes = {of.function.__code__: of for of in page} if self.detail else {}
+        self.open.append((len(self.events) - 1, codes))
         return len(self.events) - 1
 
     def _op(self, frame):
@@ -361,6 +371,14 @@ def _flat(names) -> dict[str, Any]:
 SYMBOLS = re.compile(r"(\w+(?:, \w+)*) \(([A-Zr0-9·/, ]*)\)")  # x, xd (M, I)
 
 
+def inner(function: Any) -> Any:
+    """The function of a page: of a partial, a decorated one or an object that is called."""
+    while isinstance(function, partial):
+        function = function.func
+    function = inspect.unwrap(function)
+    return function if isinstance(function, FunctionType) else type(function).__call__
+
+
 @cache
 def read(function: FunctionType) -> Function:
     """The source of a page's function; without it where there is no file, as in a shell."""
@@ -396,11 +414,12 @@ def statements(source: list[str]) -> tuple[list[int], dict[int, str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.stmt):
             body = getattr(node, "body", None)  # what an if or a loop holds are further statements
-            first, end = node.lineno - 1, body[0].lineno - 1 if body else node.end_lineno
+            first, last = node.lineno - 1, node.end_lineno or node.lineno
+            end = body[0].lineno - 1 if body else last
             starts[first:end] = [first] * (end - first)
             code[first] = " ".join(bare[first:end]) or bare[first]
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and ast.get_docstring(node):
-            first, end = node.body[0].lineno - 1, node.body[0].end_lineno
+            first, end = node.body[0].lineno - 1, node.body[0].end_lineno or 0
             starts[first:end] = [-1] * (end - first)
     return starts, code
