@@ -6,7 +6,7 @@ from pathlib import Path
 from ..lab import rates
 from ..methods import DEFAULT
 from ..tuning.choices import find_method
-from .arguments import adapter_options, command, given, names, options, read_whole
+from .arguments import adapter_options, command, form_options, given, names, options, read_whole
 from .text import ADAPTER, BASE, load_base
 
 DEEP, FIRST = 8, (0, 1)
@@ -16,6 +16,7 @@ def add(commands) -> None:
     """Add this command to the parser."""
     p = command(commands, "step", step)
     p.add_argument("--base", default="base", help=BASE)
+    form_options(p)
     adapter_options(p, default="lora")
     p.add_argument("--methods", type=names, help=f"several, for the key T: {','.join(DEFAULT)}")
     p.add_argument("--adapter", type=Path, help=f"draw a step of this one: {ADAPTER}")

@@ -293,9 +293,11 @@ def _account(tuned, batch, step_peak: Callable[[], int], walk, arrays, optimizer
 
 
 def weight_arrays(tuned: Tuned) -> list[np.ndarray]:
-    """All arrays that are held between steps, those of the base too."""
+    """All arrays that are held between steps, the base's too: of a packed weight its parts."""
     own = [a for arguments in tuned.layers.values() for a in arguments.values() if is_array(a)]
-    return [*tuned.base.params.values(), *tuned.weights.values(), *tuned.shared.values(), *own]
+    base = [[w] if is_array(w) else _reachable(w).values() for w in tuned.base.params.values()]
+    frozen = [a for parts in base for a in parts]
+    return [*frozen, *tuned.weights.values(), *tuned.shared.values(), *own]
 
 
 def base_kept(tuned):

@@ -24,6 +24,7 @@ def write(path: str | Path, data: Mapping[str, Any]) -> Path:
     head = f'{{"arrays":{arrays},{text[1:]}'.encode()
     packed = gzip.compress(len(head).to_bytes(4, "little") + head + pictures.codes, 9, mtime=0)
     html = TEMPLATE.read_text("utf-8").replace("__DATA__", base64.b64encode(packed).decode())
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, html.encode())
     return Path(path)
 

@@ -76,6 +76,13 @@ def test_the_bytes_are_the_ledgers(model, method, how):
     assert trace.bytes["peak"] == ledger.peak
 
 
+def test_a_base_in_four_bits_is_traced(batch, tmp_path):
+    tuned = attached(ml.load_model("base", weights="nf4", embeddings="int8"), "lora")
+    trace, ledger = ml.trace(tuned, *batch), ml.ledger(tuned, batch=batch)
+    assert {c: trace.bytes[c] for c in CATEGORIES} == {c: ledger[c] for c in CATEGORIES}
+    assert trace.page(tmp_path / "runs" / "step.html").is_file()
+
+
 def test_the_bytes_are_those_that_are_measured(model, batch):
     tuned = attached(model, "lora")
     trace, measured = ml.trace(tuned, *batch), ml.measure(tuned, batch=batch)
