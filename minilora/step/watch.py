@@ -396,11 +396,14 @@ def statements(source: list[str]) -> tuple[list[int], dict[int, str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.stmt):
             body = getattr(node, "body", None)  # what an if or a loop holds are further statements
-            first, end = node.lineno - 1, body[0].lineno - 1 if body else node.end_lineno
+            first, end = (
+                node.lineno - 1,
+                body[0].lineno - 1 if body else node.end_lineno or node.lineno,
+            )
             starts[first:end] = [first] * (end - first)
             code[first] = " ".join(bare[first:end]) or bare[first]
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and ast.get_docstring(node):
-            first, end = node.body[0].lineno - 1, node.body[0].end_lineno
+            first, end = node.body[0].lineno - 1, node.body[0].end_lineno or 0
             starts[first:end] = [-1] * (end - first)
     return starts, code
