@@ -308,37 +308,6 @@ def test_more_epochs_only_add_batches(batch_size, by_length, epochs, more):
     assert all(np.array_equal(a, b) for x, y in zip(few, many) for a, b in zip(x, y))
 
 
-@given(st.integers(16, 60), st.integers(1, 4), st.integers(0, 5))
-def test_batches_by_tokens_are_full_and_hold_every_pair(most, epochs, seed):
-    pairs = [("D" + "a" * n + ">", "x") for n in range(1, 12)]
-    got = batches(pairs, WORD_LAB, seed=seed, epochs=epochs, max_tokens=most)
-    rows = [[int((row != WORD_LAB.pad_id).sum()) for row in ids] for ids, _ in got]
-    sizes = [sum(row) for row in rows]
-    assert max(sizes) <= most
-    for size, (first, *_) in zip(sizes, rows[1:]):
-        assert size + first > most  # the next row did not fit
-    seen = Counter(n for row in rows for n in row)
-    assert len(seen) == 11 and min(seen.values()) >= epochs
-    more = batches(pairs, WORD_LAB, seed=seed, epochs=epochs + 1, max_tokens=most)
-    for (ids, targets), (again, _) in zip(got, more):
-        assert np.array_equal(ids, again) and (targets != -100).any(axis=1).all()
-
-
-@pytest.mark.parametrize(
-    "how, message",
-    [
-        ({}, "wanted one of them"),
-        ({"batch_size": 2, "max_tokens": 9}, "wanted one of them"),
-        ({"max_tokens": 3}, "a row has 11 tokens, wanted at most max_tokens 3"),
-        ({"max_tokens": 0}, "max_tokens 0"),
-        ({"max_tokens": 99, "by_length": 2}, "by_length is for batch_size"),
-    ],
-)
-def test_wrong_sizes_of_batches_are_refused(how, message):
-    with pytest.raises(ValueError, match=message):
-        batches(PAIRS, WORD_LAB, **how)
-
-
 def test_all_once():
     got = all_once(PAIRS, WORD_LAB, 2)
     assert [len(ids) for ids, _ in got] == [2, 2, 1]
