@@ -25,12 +25,18 @@ INNER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-FIELDS = {  # ModelConfig's field -> the metadata's
+FIELDS = {  # ModelConfig's field -> the metadata's, which must be there
     "hidden_size": "llama.embedding_length",
     "intermediate_size": "llama.feed_forward_length",
     "num_hidden_layers": "llama.block_count",
     "num_attention_heads": "llama.attention.head_count",
     "max_position_embeddings": "llama.context_length",
+}
+MORE = {
+    "num_key_value_heads": "llama.attention.head_count_kv",
+    "head_dim": "llama.attention.key_length",
+    "rope_theta": "llama.rope.freq_base",
+    "rms_norm_eps": "llama.attention.layer_norm_rms_epsilon",
 }
 
 
@@ -88,12 +94,9 @@ def _config(path, about, tensors):
         given[name] = about[key]
     if "token_embd.weight" not in tensors:
         raise ValueError(f"{path}: no token_embd.weight")
-    heads = given["num_attention_heads"]
     given["vocab_size"] = tensors["token_embd.weight"].shape[0]
-    given["num_key_value_heads"] = about.get("llama.attention.head_count_kv", heads)
-    given["head_dim"] = about.get("llama.attention.key_length", 0)
-    given["rope_theta"] = _shortest(about.get("llama.rope.freq_base", 10000.0))
-    given["rms_norm_eps"] = _shortest(about.get("llama.attention.layer_norm_rms_epsilon", 1e-5))
+    given["num_key_value_heads"] = given["num_attention_heads"]
+    given |= {name: _shortest(about[key]) for name, key in MORE.items() if key in about}
     with errors_at(path, "config: "):
         config = ModelConfig(**given)
     rotated, D = about.get("llama.rope.dimension_count", config.head_dim), config.head_dim

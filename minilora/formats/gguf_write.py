@@ -1,5 +1,6 @@
 """Write a Llama and its tokenizer as a GGUF file; gguf.py and gguf_llama.py read it."""
 
+import dataclasses
 import struct
 import warnings
 from pathlib import Path
@@ -12,7 +13,7 @@ from ..support.files import find, write_atomically
 from ..support.meta import dense
 from ..text.tokenizer import ForeignTokenizer
 from .gguf import ALIGNMENT, ARRAY, MAGIC, NUMBERS, PACKINGS, STRING
-from .gguf_llama import names_of
+from .gguf_llama import FIELDS, MORE, names_of
 from .safetensors import check_finite
 
 TYPES = {"F32": (0, 0), "F16": (1, 1), "Q8_0": (8, 7)}  # name -> a tensor's type, a file's
@@ -61,22 +62,13 @@ def interleaved(w: np.ndarray, heads: int) -> np.ndarray:
 def _about(model):
     """The metadata: name -> value."""
     c = model.config
-    own = {
-        "context_length": c.max_position_embeddings,
-        "embedding_length": c.hidden_size,
-        "block_count": c.num_hidden_layers,
-        "feed_forward_length": c.intermediate_size,
-        "attention.head_count": c.num_attention_heads,
-        "attention.head_count_kv": c.num_key_value_heads,
-        "attention.key_length": c.head_dim,
-        "attention.value_length": c.head_dim,
-        "attention.layer_norm_rms_epsilon": float(c.rms_norm_eps),
-        "rope.dimension_count": c.head_dim,
-        "rope.freq_base": float(c.rope_theta),
-        "vocab_size": c.vocab_size,
-    }
     about: dict[str, Any] = {"general.architecture": "llama", "general.name": model.name}
-    about |= {f"llama.{key}": value for key, value in own.items()}
+    names = FIELDS | MORE
+    mine = [field for field in dataclasses.fields(c) if field.name in names]
+    about |= {names[field.name]: field.type(getattr(c, field.name)) for field in mine}
+    of_head = ("llama.attention.value_length", "llama.rope.dimension_count")
+    about |= dict.fromkeys(of_head, c.head_dim)
+    about["llama.vocab_size"] = c.vocab_size
     if model.tokenizer is None:
         return about
     try:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..ops.loss import IGNORED
-from .encode import Row, answer_row, encode
+from .encode import Row, encode
 from .record_forms import Pair
 from .tokenizer import require_tokenizer
 
@@ -123,5 +123,6 @@ def random_batch(
     rows = []
     for _ in range(batch_size):
         prompt, answer = (int(rng.integers(least, most + 1)) for least, most in (prompts, answers))
-        rows.append(answer_row(rng.integers(0, vocab_size, prompt + answer).tolist(), prompt))
+        tokens = rng.integers(0, vocab_size, prompt + answer).tolist()
+        rows.append(Row(tokens[:-1], [IGNORED] * (prompt - 1) + tokens[prompt:]))
     return pad(rows, 0)

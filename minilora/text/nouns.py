@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .pairs import Pair
+from .record_forms import Pair
 from .score import of_one_length, prompt_batches
 from .tasks import TaskData, read_table
 from .tokenizer import require_tokenizer

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from ..llama.model import Llama
+from ..support.files import errors_at
 from ..support.values import named
-from .chats import Chat
-from .encode import as_chats
-from .pairs import check_pair, right_completions
-from .record_forms import Pair, Text
+from .encode import as_chats, question
+from .record_forms import Pair
 from .tokenizer import require_tokenizer
 
 
@@ -41,12 +40,12 @@ def exact_match(
         raise ValueError("exact_match: no pairs")
     base = getattr(model, "base", model)
     tokenizer = require_tokenizer("exact_match", getattr(base, "tokenizer", None))
-    pairs = as_chats(pairs, tokenizer, chat, system)
-    words = [pair.pair(tokenizer) if isinstance(pair, Chat | Text) else pair for pair in pairs]
-    for pair in words:
-        check_pair(f"exact_match: {pair!r:.120}", pair)
+    words = []
+    for pair in as_chats(pairs, tokenizer, chat, system):
+        with errors_at(f"exact_match: {pair!r:.120}"):
+            words.append(question(pair, tokenizer))
     prompts = [tokenizer.encode(prompt) for prompt, _ in words]
-    right = [right_completions(completion) for _, completion in words]
+    right = [texts for _, texts in words]
     longest = max(len(tokenizer.encode(text)) for texts in right for text in texts)
 
     answers, hits = [""] * len(pairs), 0
