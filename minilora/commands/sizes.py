@@ -171,7 +171,7 @@ def config_of(name: str) -> ModelConfig:
 
 def _shape_or_config(name: str):
     """A published shape by name, or the config of a file, a folder or "base"."""
-    from ..formats.huggingface import read_config
+    from ..formats.config import read_config
 
     path = data_folder() / "base" if name == "base" else Path(name)
     if name in SHAPES:

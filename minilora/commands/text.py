@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from ..llama.generation import cut
+from ..llama.generation import cut, decode_more
 from ..support.files import find
 from . import config
 from .arguments import OWN, command, given
@@ -79,7 +79,8 @@ def generate(a: Namespace) -> None:
         option = f"--{name.replace('_', '-')}"
         warnings.warn(f"{option} does nothing at --temperature 0", stacklevel=2)
     answering = ml.load_adapter(model, a.adapter, a.method) if a.adapter else model
-    stream, clock = _Stream(model.tokenizer, a.stop), decoding.Clock()
+    prompt = model.tokenizer.encode(_prompt(a, model.tokenizer))
+    stream, clock = _Stream(model.tokenizer, prompt, a.stop), decoding.Clock()
     # as many bytes as one token reads, and more than a processor's cache can hold
     size = max(1 << 28, decoding.token_bytes(model))
     before = machine.read_bandwidth(nbytes=size) if a.speed else 0.0
@@ -89,7 +90,7 @@ def generate(a: Namespace) -> None:
         stream(token)
 
     answering.generate(
-        [model.tokenizer.encode(_prompt(a, model.tokenizer))],
+        [prompt],
         a.max_new_tokens,
         temperature=a.temperature,
         **sampling,
@@ -129,14 +130,14 @@ class _Stream:
     is complete, and where a stop may have begun.
     """
 
-    def __init__(self, tokenizer, stops):
-        self.tokenizer, self.stops, self.printed = tokenizer, stops, ""
+    def __init__(self, tokenizer, prompt: list[int], stops):
+        self.tokenizer, self.prompt, self.stops, self.printed = tokenizer, prompt, stops, ""
         self.ids: list[int] = []
 
     def __call__(self, token):
         if (last := int(token[0])) != self.tokenizer.eos_id:
             self.ids.append(last)
-            text = self.tokenizer.decode(self.ids).rstrip("\ufffd")
+            text = decode_more(self.tokenizer, self.prompt, self.ids).rstrip("\ufffd")
             begun = (n for stop in self.stops for n in range(len(stop)) if text.endswith(stop[:n]))
             self.show(text[: len(text) - max(begun, default=0)])
 
@@ -148,7 +149,7 @@ class _Stream:
 
     def end(self) -> None:
         """Print the rest, and a newline."""
-        self.show(self.tokenizer.decode(self.ids))
+        self.show(decode_more(self.tokenizer, self.prompt, self.ids))
         print()
 
 

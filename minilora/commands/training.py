@@ -144,9 +144,13 @@ def _finish(a, tuned, data, history, kept) -> None:
         results[f"exact match on {len(scored):,} held-out pairs:"] = f"{share:.3f}"
     for name, value in results.items():
         print(name, value)
-    card.write(a, tuned, history, results)
     size = (a.out / ARRAYS).stat().st_size
-    print(f"adapter: {a.out} ({size:,} bytes); log: {a.out / LOG}; card: {a.out / card.NAME}")
+    print(f"adapter: {a.out} ({size:,} bytes); log: {a.out / LOG}", end="; ")
+    try:
+        card.write(a, tuned, history, results)
+        print(f"card: {a.out / card.NAME}")
+    except OSError as error:  # such as a full disk: the run's work is saved
+        print(f"no card: {error}")
 
 
 def _settle(a, data) -> None:

@@ -13,7 +13,8 @@ from ..support.files import find, write_atomically
 from ..support.meta import dense
 from ..text.tokenizer import ForeignTokenizer
 from .gguf import ALIGNMENT, ARRAY, MAGIC, NUMBERS, PACKINGS, STRING
-from .gguf_llama import FIELDS, MORE, names_of
+from .gguf_llama import FIELDS, MORE, REORDERED, names_of
+from .gguf_tokenizer import write_tokenizer
 from .safetensors import check_finite
 
 TYPES = {"F32": (0, 0), "F16": (1, 1), "Q8_0": (8, 7)}  # name -> a tensor's type, a file's
@@ -34,12 +35,16 @@ def save_gguf(model: Llama, path: str | Path, weights: str = "F16") -> int:
     c, (_, of_file) = model.config, find("type of weights", weights, TYPES)
     if c.rope_scaling:
         raise ValueError("save_gguf: the model scales its wavelengths, which is not supported")
+    rule = dataclasses.replace(c, no_rope_layers=(), no_rope_layer_interval=4)
+    if any(c.rotates(i) != rule.rotates(i) for i in range(c.num_hidden_layers)):
+        raise ValueError("save_gguf: wanted every fourth layer, and no other, without a rotation")
     about = {**_about(model), "general.file_type": of_file, "general.quantization_version": 2}
     heads = {"attn_q": c.num_attention_heads, "attn_k": c.num_key_value_heads}
+    heads = heads if REORDERED[c.model_type] else {}
     listed, blocks, offset = b"", [], 0
     for name, mine in names_of(c).items():
         w = np.ascontiguousarray(dense(model.params[mine]), np.float32)
-        if of := heads.get(name.split(".")[-2]):
+        if w.ndim > 1 and (of := heads.get(name.split(".")[-2])):
             w = interleaved(w, of)
         kind, data = _packed(path, name, w, weights)
         blocks.append(_padded(data))
@@ -62,17 +67,17 @@ def interleaved(w: np.ndarray, heads: int) -> np.ndarray:
 def _about(model):
     """The metadata: name -> value."""
     c = model.config
-    about: dict[str, Any] = {"general.architecture": "llama", "general.name": model.name}
-    names = FIELDS | MORE
-    mine = [field for field in dataclasses.fields(c) if field.name in names]
-    about |= {names[field.name]: field.type(getattr(c, field.name)) for field in mine}
-    of_head = ("llama.attention.value_length", "llama.rope.dimension_count")
-    about |= dict.fromkeys(of_head, c.head_dim)
-    about["llama.vocab_size"] = c.vocab_size
+    kind = "llama" if c.model_type == "mistral" else c.model_type  # as llama.cpp has it
+    own = {key: getattr(c, name) for name, key in (FIELDS | MORE).items()}
+    own |= {key: float(own[key]) for key in (MORE["rope_theta"], MORE["rms_norm_eps"])}
+    own |= dict.fromkeys(("attention.value_length", "rope.dimension_count"), c.head_dim)
+    own["vocab_size"] = c.vocab_size
+    about: dict[str, Any] = {"general.architecture": kind, "general.name": model.name}
+    about |= {f"{kind}.{key}": value for key, value in own.items() if value is not None}
     if model.tokenizer is None:
         return about
     try:
-        about |= model.tokenizer.to_gguf()
+        about |= write_tokenizer(model.tokenizer)
     except ForeignTokenizer as error:
         warnings.warn(f"save_gguf: {error}; the file has no tokenizer", stacklevel=3)
         return about

@@ -3,36 +3,27 @@
 The weights are in model.safetensors, or in several such files (shards) with an index.
 """
 
-import contextlib
-import dataclasses
 import json
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ..llama.model import HEAD, Llama, ModelConfig, check_base
-from ..llama.rotation import Llama3Scaling
-from ..support.files import check_kind, errors_at, read_json, write_together
+from ..llama.model import HEAD, Llama, check_base
+from ..support.files import errors_at, read_json, write_together
 from ..support.terminal import printable
 from ..text.byte_pairs import BytePairTokenizer
 from ..text.tokenizer import CharTokenizer, ForeignTokenizer
+from .config import CONFIG, config_json, read_config
 from .safetensors import array_bytes, read_weights, refuse_pickles
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+OTHER_TOKENIZERS = "tokenizer.model", "tekken.json", "vocab.json"
 DERIVED = "rotary_emb.inv_freq"  # old checkpoints also store the rotation's frequencies
-UNSUPPORTED = {  # config field -> the only values that this library can compute with
-    "hidden_act": ("silu",),
-    "attention_bias": (False,),
-    "mlp_bias": (False,),
-    "pretraining_tp": (1,),
-    "quantization_config": (None,),
-}
 
 
 def read_model(folder: str | Path) -> Llama:
-    """Read the folder of a Hugging Face LlamaForCausalLM, in float32 (float64 stays).
+    """Read a folder of an architecture in `ARCHITECTURES`, in float32 (float64 stays).
 
     If this library cannot read the tokenizer, the model has none and a warning says so.
     Raises FileNotFoundError, or ValueError for another architecture, an unsupported field or a
@@ -84,15 +75,19 @@ def _read_params(folder):
 
 def _tokenizer(folder):
     """The folder's tokenizer; None if there is none or, with a warning, if it cannot be read."""
-    if not (folder / "tokenizer.json").is_file():
-        return None
-    try:
-        return CharTokenizer.load(folder)
-    except ForeignTokenizer as error:
-        with contextlib.suppress(ForeignTokenizer):
-            return BytePairTokenizer.load(folder)
-        warnings.warn(f"{error}; the model comes without a tokenizer", stacklevel=4)
-        return None
+    others, reasons = [n for n in OTHER_TOKENIZERS if (folder / n).is_file()], []
+    if (folder / "tokenizer.json").is_file():
+        for kind in (CharTokenizer, BytePairTokenizer):
+            try:
+                return kind.load(folder)
+            except ForeignTokenizer as error:
+                reasons.append(str(error))
+    elif others:
+        reasons.append(f"{folder}: {others[0]}, wanted tokenizer.json, which transformers saves")
+    if reasons:
+        reason = "; ".join([*reasons, "the model comes without a tokenizer"])
+        warnings.warn(reason, stacklevel=4)
+    return None
 
 
 def save_model(model: Llama, folder: str | Path) -> None:
@@ -109,104 +104,3 @@ def save_model(model: Llama, folder: str | Path) -> None:
         CONFIG: json.dumps(config_json(model), indent=1).encode() + b"\n",
     }
     write_together({folder / name: data for name, data in files.items()})
-
-
-def config_json(model: Llama) -> dict:
-    """The contents of config.json.
-
-    RoPE's θ and its scaling are written under their old and their new names, for old and new
-    versions of transformers.
-    """
-    fields, tokens = dataclasses.asdict(model.config), {}
-    scaling = fields.pop("rope_scaling")
-    rope = {"rope_type": "llama3", **scaling} if scaling else {"rope_type": "default"}
-    if model.tokenizer:
-        eos, pad = model.tokenizer.eos_id, model.tokenizer.pad_id
-        tokens = {"eos_token_id": eos, "pad_token_id": pad, "bos_token_id": None}
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        **fields,
-        **({"rope_scaling": rope} if scaling else {}),
-        "rope_parameters": {**rope, "rope_theta": fields["rope_theta"]},
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        **tokens,
-        "torch_dtype": str(model.dtype),
-    }
-
-
-def read_config(path: str | Path) -> ModelConfig:
-    """A ModelConfig from config.json; a field that is absent or null has transformers' default.
-
-    Raises FileNotFoundError, or ValueError with the first field that is wrong or not supported.
-    """
-    fields = {name: value for name, value in read_json(path).items() if value is not None}
-    if fields.get("model_type") != "llama":
-        raise ValueError(f"{path}: model_type is {fields.get('model_type')!r:.80}, wanted 'llama'")
-    for name, allowed in UNSUPPORTED.items():
-        if fields.get(name, allowed[0]) not in allowed:
-            raise ValueError(f"{path}: {name} is {fields[name]!r:.80}, supported is {allowed[0]!r}")
-    absent = {"num_key_value_heads": fields.get("num_attention_heads"), "rms_norm_eps": 1e-6}
-    fields = {**absent, **fields, **_rope(path, fields)}
-    scaling = fields.pop("rope_scaling")
-    kinds = {
-        field.name: field.type
-        for field in dataclasses.fields(ModelConfig)
-        if field.name in fields or field.default is dataclasses.MISSING
-    }
-    check_kind(path, "it", fields, kinds)
-    with errors_at(path, "config: "):
-        return ModelConfig(**{name: fields[name] for name in kinds}, rope_scaling=scaling)
-
-
-def _rope(path: str | Path, fields: dict[str, Any]) -> dict[str, Any]:
-    """{"rope_scaling": Llama3Scaling or None}, and "rope_theta": θ if the config has one.
-
-    θ is a field of the config, of its object rope_parameters, or of rope_scaling, the older name of
-    that object. A scaling is in one of the two objects.
-    Raises ValueError for other kinds of scaling, or if two places have different values.
-    """
-    thetas: dict[str, Any] = {"rope_theta": fields.get("rope_theta")}
-    scalings: dict[str, Llama3Scaling | None] = {}
-    for name in ("rope_parameters", "rope_scaling"):
-        check_kind(path, name, fields.get(name, {}), dict)
-        rope = {key: value for key, value in fields.get(name, {}).items() if value is not None}
-        thetas[f"{name}.rope_theta"] = rope.pop("rope_theta", None)
-        if rope:
-            scalings[name] = _scaling(f"{path}: {name}", rope)
-    thetas = {name: theta for name, theta in thetas.items() if theta is not None}
-    for name, theta in thetas.items():
-        check_kind(path, name, theta, float)
-    for values in (thetas, scalings):
-        if len(set(values.values())) > 1:
-            listed = ", ".join(f"{name} is {value!r:.200}" for name, value in values.items())
-            raise ValueError(f"{path}: {listed}; wanted one and the same")
-    scaling = {"rope_scaling": next(iter(scalings.values()), None)}
-    return scaling | ({"rope_theta": next(iter(thetas.values()))} if thetas else {})
-
-
-def _scaling(place, rope):
-    """The object rope_parameters or rope_scaling, without θ, as a Llama3Scaling; None: "default".
-
-    Raises ValueError with the first field that is missing or not supported.
-    """
-    # "type" is the older name of "rope_type"
-    kinds = {key: rope.pop(key) for key in ("rope_type", "type") if key in rope}
-    for key, kind in kinds.items():
-        if kind not in ("default", "llama3"):
-            raise ValueError(
-                f"{place}: {key} is {kind!r:.80}, supported are 'default' and 'llama3': "
-                "it changes the mathematics"
-            )
-    llama3 = "llama3" in kinds.values()
-    wanted = [field.name for field in dataclasses.fields(Llama3Scaling)] if llama3 else []
-    if not rope.keys() <= set(wanted):
-        supported = ", ".join(("rope_type", "rope_theta", *wanted))
-        raise ValueError(f"{place} is {rope!r:.120}, supported are {supported}")
-    for name in wanted:
-        if name not in rope:
-            raise ValueError(f"{place}: no {name} in it")
-    with errors_at(place, "config: rope scaling: "):
-        return Llama3Scaling(**rope) if llama3 else None

@@ -17,8 +17,8 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 def load_model(source: str | Path) -> Llama:
     """Load a base in float32 (float64 stays).
 
-    source: "base", the word lab's; "smollm2-135m", from the installed package; the folder of a
-    Hugging Face LlamaForCausalLM; or a .gguf file.
+    source: "base", the word lab's; "smollm2-135m", from the installed package; a folder of Hugging
+    Face's layout, of an architecture in `ARCHITECTURES`; or a .gguf file.
     If this library cannot read the tokenizer, the model has none and a warning says so.
     Raises FileNotFoundError, or ValueError for another architecture, an unsupported field or a
     damaged file.

@@ -150,7 +150,8 @@ def fit_table(
         cells = (f"{n:,}{' or more' if n == most else ''}" if n else "none" for n, most in tried)
         rows.append([METHODS[name].title, *cells])
     yield from table(rows, (18, 23, 21), width)
-    longest = f"{config.max_position_embeddings:,} tokens a row"
+    window = config.sliding_window or config.max_position_embeddings
+    longest = f"{min(window, config.max_position_embeddings):,} tokens a row"
     yield fill(f"memory only: the model was made for {longest}", width)
 
 

@@ -9,6 +9,7 @@ from ..ops.loss import IGNORED
 from ..support.files import errors_at, nearest
 from ..support.values import whole
 from .record_forms import Chat, Pair, Text, right_pair
+from .tokenizer import encode_more
 
 TOO_LONG = {"cut": "cut there", "skip": "left out"}  # what is done with a row -> in words
 
@@ -109,8 +110,11 @@ def _row(pair: Pair | Row, tokenizer: Any) -> Row:
     """ids and targets of prompt + completion + end, of a conversation, or of a text + end."""
     if isinstance(pair, Row):
         return pair
+    parts: list[tuple[list[int], bool]] = []
     with errors_at(f"batches: {pair!r:.120}"):
-        parts = [(tokenizer.encode(text), learned) for text, learned in _parts(pair, tokenizer)]
+        for text, learned in _parts(pair, tokenizer):
+            ids = encode_more(tokenizer, text) if parts else tokenizer.encode(text)
+            parts.append((ids, learned))
         plain = not isinstance(pair, Chat | Text)
         if plain and (not parts[0][0] or tokenizer.eos_id in parts[1][0]):
             raise ValueError("wanted a prompt, and no end token in the completion")

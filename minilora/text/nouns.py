@@ -12,7 +12,7 @@ import numpy as np
 from .record_forms import Pair
 from .score import of_one_length, prompt_batches
 from .tasks import TaskData, read_table
-from .tokenizer import require_tokenizer
+from .tokenizer import encode_more, require_tokenizer
 
 NAME, TITLE = "category", "category of a noun"
 PROMPT = "A {} is a type of"  # chosen on training nouns
@@ -59,4 +59,4 @@ def _encoded(model, pairs):
     """The tokenizer, the prompts' ids, and the first token of each right answer (N,)."""
     tokenizer = require_tokenizer("nouns", getattr(model, "base", model).tokenizer)
     prompts = [tokenizer.encode(prompt) for prompt, _ in pairs]
-    return tokenizer, prompts, np.array([tokenizer.encode(right[0])[0] for _, right in pairs])
+    return tokenizer, prompts, np.array([encode_more(tokenizer, right[0])[0] for _, right in pairs])

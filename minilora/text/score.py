@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from ..llama.generation import decode_more
 from ..llama.model import Llama
 from ..support.files import errors_at
 from ..support.values import named
 from .encode import as_chats, question
 from .record_forms import Pair
-from .tokenizer import require_tokenizer
+from .tokenizer import encode_more, require_tokenizer
 
 
 def exact_match(
@@ -46,7 +47,7 @@ def exact_match(
             words.append(question(pair, tokenizer))
     prompts = [tokenizer.encode(prompt) for prompt, _ in words]
     right = [texts for _, texts in words]
-    longest = max(len(tokenizer.encode(text)) for texts in right for text in texts)
+    longest = max(len(encode_more(tokenizer, text)) for texts in right for text in texts)
 
     answers, hits = [""] * len(pairs), 0
     for places, ids in prompt_batches(base, prompts, batch_size):
@@ -54,7 +55,8 @@ def exact_match(
         for place, row in zip(places, out):
             new = row[len(prompts[place]) :].tolist()
             ended = tokenizer.eos_id in new
-            text = tokenizer.decode(new[: new.index(tokenizer.eos_id)] if ended else new)
+            new = new[: new.index(tokenizer.eos_id)] if ended else new
+            text = decode_more(tokenizer, prompts[place], new)
             answers[place] = text
             hits += ended and text in right[place]
     score = hits / len(pairs)

@@ -15,8 +15,10 @@ import pytest
 from conftest import make_llama, rel
 
 import minilora as ml
-from minilora.formats.huggingface import INDEX, UNSUPPORTED, read_config
+from minilora.formats.config import read_config, supported
+from minilora.formats.huggingface import INDEX
 from minilora.formats.safetensors import read_arrays, write_arrays
+from minilora.llama.architectures import ARCHITECTURES
 from minilora.llama.model import EMBED, HEAD, Llama
 from minilora.llama.rotation import Llama3Scaling
 from minilora.text.tokenizer import CharTokenizer, ForeignTokenizer
@@ -137,7 +139,7 @@ LLAMA3 = {
         ({"rope_theta": True}, "rope_theta is True, wanted a number"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes', wanted true or false"),
         ({"hidden_size": 0}, "hidden_size is 0, wanted a whole number of at least 1"),
-        ({"model_type": "gpt2"}, "model_type is 'gpt2', wanted 'llama'"),
+        ({"model_type": "gpt2"}, "model_type is 'gpt2', wanted one of llama, mistral, qwen2"),
         ({"model_type": "drop"}, "model_type is None"),
         ({"vocab_size": "drop"}, "no vocab_size in it"),
         ({"rms_norm_eps": "small"}, "rms_norm_eps is 'small'"),
@@ -363,7 +365,7 @@ def test_characters_that_are_changed_before_they_are_ids_are_another_s(tmp_path,
 def test_every_unsupported_field_is_refused(tmp_path):
     ml.save_model(narrow(), tmp_path)
     good = (tmp_path / "config.json").read_text()
-    for name in UNSUPPORTED:
+    for name in supported(ARCHITECTURES["llama"]):
         (tmp_path / "config.json").write_text(good)
         with pytest.raises(ValueError, match=f"{name} is 'other'"):
             read_config(changed_config(tmp_path, **{name: "other"}))
