@@ -180,8 +180,6 @@ def _check(a, data) -> None:
     if a.checkpoint and a.checkpoint.exists() and not a.resume:
         wanted = "wanted --resume to go on from it, or another name"
         raise ValueError(f"{a.checkpoint}: an earlier run's checkpoint; {wanted}")
-    if a.rates is not None and not a.rates.is_file():
-        raise FileNotFoundError(f"{a.rates}: no such file; wanted a record of minilora tune")
 
 
 def _tuned(a, model):
