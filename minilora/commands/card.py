@@ -11,6 +11,7 @@ from ..support import plots
 from ..support.files import write_together
 from ..tuning.history import History
 from ..tuning.storage import mark
+from .arguments import forms
 
 NAME, CURVES = "README.md", "loss.png"
 CARD = """---
@@ -32,7 +33,7 @@ All settings: [run.toml](run.toml). To load it here, with minilora {version}:
 ```python
 import minilora as ml
 
-tuned = ml.load_adapter(ml.load_model({a.base!r}), {folder!r})
+tuned = ml.load_adapter(ml.load_model({given}), {folder!r})
 ```
 
 {peft}
@@ -59,8 +60,9 @@ def write(a: Namespace, tuned: Any, history: History, results: Mapping[str, str]
         **results,
     }
     peft = record.peft and not record.whole_model
+    given = ", ".join([repr(a.base), *(f"{key}={form!r}" for key, form in forms(a).items())])
     card = CARD.format(
-        a=a,
+        given=given,
         tuned=tuned,
         base=json.dumps(tuned.base.name or str(a.base)),
         rows="".join(f"| {key} | {value} |\n" for key, value in facts.items()),

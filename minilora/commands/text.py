@@ -10,7 +10,7 @@ from typing import Any
 from ..llama.generation import cut, decode_more
 from ..support.files import find
 from . import config
-from .arguments import OWN, command, given
+from .arguments import OWN, command, form_options, forms, given
 
 BASE = "'base', smollm2-135m, a model's folder or a .gguf file (%(default)s)"
 METHOD = f"the technique of the adapter, {OWN} (the one that its files name)"
@@ -21,6 +21,7 @@ def add(commands) -> None:
     """Add these commands to the parser."""
     p = command(commands, "generate", generate)
     p.add_argument("--base", default="base", help=BASE)
+    form_options(p)
     p.add_argument("--adapter", type=Path, help=ADAPTER)
     p.add_argument("--method", help=METHOD)
     p.add_argument("--prompt", required=True, help="the text; with --task only the word")
@@ -46,6 +47,7 @@ def add(commands) -> None:
 
     p = command(commands, "merge", merge)
     p.add_argument("--base", default="base", help=BASE)
+    form_options(p)
     p.add_argument("--adapter", type=Path, required=True, help=ADAPTER)
     p.add_argument("--method", help=METHOD)
     p.add_argument("--out", type=Path, help="folder of the merged model")
@@ -59,7 +61,7 @@ def load_base(a: Namespace) -> Any:
     """The base; raises ValueError if it has no tokenizer."""
     import minilora as ml
 
-    model = ml.load_model(a.base)
+    model = ml.load_model(a.base, **forms(a))
     if model.tokenizer is None:
         raise ValueError(f"{a.base}: the model has no tokenizer.json, so text cannot be read")
     return model
@@ -166,7 +168,7 @@ def merge(a: Namespace) -> None:
 
     if not (a.out or a.gguf):
         raise ValueError("merge: wanted --out FOLDER, --gguf FILE or both")
-    tuned = ml.load_adapter(ml.load_model(a.base), a.adapter, a.method)
+    tuned = ml.load_adapter(ml.load_model(a.base, **forms(a)), a.adapter, a.method)
     merged = ml.merge(tuned)
     if a.gguf:
         ml.save_gguf(merged, a.gguf, a.gguf_type)

@@ -22,7 +22,7 @@ from ..text.record_forms import Text
 from ..tuning.callbacks import EarlyStopping, KeepBest, Log
 from ..tuning.storage import ARRAYS
 from . import card, config, own_data
-from .arguments import adapter_options, command, given, names, options
+from .arguments import adapter_options, command, form_options, given, names, options
 from .text import BASE, load_base
 from .watching import Watch
 
@@ -34,6 +34,7 @@ def add(commands) -> None:
     """Put the command on the parser."""
     p = command(commands, "train", train)
     p.add_argument("--base", default="base", help=BASE)
+    form_options(p)
     p.add_argument("--config", type=Path, metavar="TOML", help="options from a run.toml")
     source = p.add_mutually_exclusive_group()
     forms = "prompt, completion; instruction, input, output; messages; conversations; or text"

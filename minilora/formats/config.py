@@ -59,6 +59,9 @@ def read_config(path: str | Path) -> ModelConfig:
         wanted = ", ".join(ARCHITECTURES)
         raise ValueError(f"{path}: model_type is {kind!r:.80}, wanted one of {wanted}")
     architecture = ARCHITECTURES[kind]
+    quantised = fields.get("quantization_config")
+    if isinstance(quantised, dict) and quantised.get("quant_method") == "bitsandbytes":
+        del fields["quantization_config"]  # its arrays say how
     for name, value in supported(architecture).items():
         if fields.get(name, value) != value:
             raise ValueError(f"{path}: {name} is {fields[name]!r:.80}, supported is {value!r}")

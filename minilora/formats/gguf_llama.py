@@ -14,10 +14,11 @@ from ..llama import rotation
 from ..llama.model import EMBED, HEAD, NORM, Llama, ModelConfig
 from ..llama.rotation import Llama3Scaling
 from ..support.files import errors_at
+from ..support.packed import Packed
 from ..text.tokenizer import CharTokenizer, ForeignTokenizer
+from .forms import choose, put
 from .gguf import read_gguf
 from .gguf_tokenizer import read_tokenizer
-from .safetensors import check_finite
 
 OUTER = {"token_embd.weight": EMBED, "output_norm.weight": NORM, "output.weight": HEAD}
 INNER = {
@@ -53,8 +54,9 @@ FREQUENCIES = "rope_freqs.weight"  # Llama 3's scaling: what each wavelength is 
 LLAMA3 = 1.0, 4.0, 8192  # low_freq_factor, high_freq_factor, original_max_position_embeddings
 
 
-def read_model(path: str | Path) -> Llama:
-    """Read a .gguf file of an architecture in REORDERED, unpacked to float32, with its tokenizer.
+def read_model(path: str | Path, **choices: str) -> Llama:
+    """Read a .gguf file of an architecture in REORDERED, with its tokenizer; choices: of
+    `load_model`.
 
     If this library cannot read the tokenizer, the model has none and a warning says so.
     Raises FileNotFoundError, or ValueError for another architecture, an unsupported type, a tensor
@@ -76,12 +78,14 @@ def read_model(path: str | Path) -> Llama:
     tokenizer = _tokenizer(path, about, config)
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
     heads = heads if REORDERED[config.model_type] else {}
-    params: dict[str, np.ndarray] = {}
+    forms, params = choose(config, **choices), {}
     for theirs, mine in names.items():
-        array = tensors[theirs].array()
-        check_finite(path, theirs, array)
+        stored = tensors[theirs]
         kind = theirs.removesuffix(".weight").rsplit(".", 1)[-1]
-        params[mine] = half_split(array, heads[kind]) if kind in heads else array
+        if kind in heads:  # blocks lie along a row: rows can be reordered as they are
+            parts = [half_split(part, heads[kind]) for part in stored.parts]
+            stored = Packed(stored.kind, stored.shape, parts)
+        params[mine] = put(path, theirs, stored, forms.get(mine, ""))
     return Llama(config, params, tokenizer)
 
 
@@ -136,7 +140,7 @@ def _scaled(path, config, tensor):
 
     Raises ValueError if it is not the scaling of Llama 3.1 or 3.2, whatever its factor.
     """
-    found, periods = tensor.array(), rotation.periods(config.head_dim, config.rope_theta)
+    found, periods = np.asarray(tensor), rotation.periods(config.head_dim, config.rope_theta)
     with errors_at(f"{path}: {FREQUENCIES}", "config: rope scaling: "):
         scaling = Llama3Scaling(float(found.max()), *LLAMA3)
     wanted = scaling.scale(periods) / periods

@@ -12,7 +12,7 @@ from ..llama.model import Llama, check_base
 from ..support.files import find, write_atomically
 from ..support.meta import dense
 from ..text.tokenizer import ForeignTokenizer
-from .gguf import ALIGNMENT, ARRAY, MAGIC, NUMBERS, PACKINGS, STRING
+from .gguf import ALIGNMENT, ARRAY, MAGIC, NUMBERS, PACKINGS, STRING, in_q8_0
 from .gguf_llama import FIELDS, MORE, REORDERED, names_of
 from .gguf_tokenizer import write_tokenizer
 from .safetensors import check_finite
@@ -93,24 +93,10 @@ def _packed(path, name, w, weights):
     kind, _ = TYPES["F32" if w.ndim == 1 else weights if fits else "F16"]
     packing = PACKINGS[kind]
     with np.errstate(over="ignore", invalid="ignore"):
-        data = _q8_0(w) if packing.weights > 1 else w.astype(f"<f{packing.nbytes}")
+        data = in_q8_0(w) if packing.weights > 1 else w.astype(f"<f{packing.nbytes}")
         blocks = data.view(np.uint8).reshape(-1, packing.nbytes)
         check_finite(path, f"{name} in {packing.name}", packing.unpack(blocks))
     return kind, blocks.tobytes()
-
-
-def _q8_0(w):
-    """d = max |w| / 127, q = w / d rounded, a half away from 0.   -> (blocks, 34) bytes.
-
-    Source: ggml-quants.c, quantize_row_q8_0_ref.
-    """
-    w = w.reshape(-1, 32)
-    d = np.abs(w).max(axis=1, keepdims=True) / 127
-    with np.errstate(divide="ignore"):
-        size = np.abs(w * np.where(d == 0, 0, 1 / d))
-    whole = np.floor(size)
-    q = np.sign(w) * (whole + np.floor(2 * (size - whole)))
-    return np.hstack([d.astype("<f2").view(np.uint8), q.astype(np.int8).view(np.uint8)])
 
 
 def _padded(data):

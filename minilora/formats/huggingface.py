@@ -6,24 +6,27 @@ The weights are in model.safetensors, or in several such files (shards) with an 
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..llama.model import HEAD, Llama, check_base
+from ..llama.model import HEAD, Llama, check_base, check_shapes
 from ..support.files import errors_at, read_json, write_together
 from ..support.terminal import printable
 from ..text.byte_pairs import BytePairTokenizer
 from ..text.tokenizer import CharTokenizer, ForeignTokenizer
+from .bitsandbytes import joined
 from .config import CONFIG, config_json, read_config
-from .safetensors import array_bytes, read_weights, refuse_pickles
+from .forms import choose, put
+from .safetensors import array_bytes, check_finite, open_arrays, refuse_pickles
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 OTHER_TOKENIZERS = "tokenizer.model", "tekken.json", "vocab.json"
 DERIVED = "rotary_emb.inv_freq"  # old checkpoints also store the rotation's frequencies
 
 
-def read_model(folder: str | Path) -> Llama:
-    """Read a folder of an architecture in `ARCHITECTURES`, in float32 (float64 stays).
+def read_model(folder: str | Path, **choices: str) -> Llama:
+    """Read a folder of an architecture in `ARCHITECTURES`; choices: of `load_model`.
 
     If this library cannot read the tokenizer, the model has none and a warning says so.
     Raises FileNotFoundError, or ValueError for another architecture, an unsupported field or a
@@ -31,16 +34,11 @@ def read_model(folder: str | Path) -> Llama:
     """
     folder = Path(folder)
     config = read_config(folder / CONFIG)
-    path, params = _read_params(folder)
-    params = {
-        name: a if a.dtype == np.float64 else a.astype(np.float32, copy=False)
-        for name, a in params.items()
-        if not name.endswith(DERIVED)
-    }
+    path, stored = _open_params(folder)
     if config.tie_word_embeddings:
-        params.pop(HEAD, None)  # some programs store the tied matrix twice
+        stored.pop(HEAD, None)  # some programs store the tied matrix twice
     # a wrong config may claim 10⁹ layers, and a list of their arrays would fill the memory
-    n, layers = len(params), config.num_hidden_layers
+    n, layers = len(stored), config.num_hidden_layers
     if layers > n:
         raise ValueError(f"{path}: {n} arrays, too few for the {layers} layers of {CONFIG}")
     tokenizer = _tokenizer(folder)
@@ -48,29 +46,49 @@ def read_model(folder: str | Path) -> Llama:
     if tokens > rows:
         raise ValueError(f"{folder}: the tokenizer has {tokens} tokens, the model {rows}")
     with errors_at(path, "model: "):
+        check_shapes(config, {name: a for name, (_, a) in stored.items()})
+    forms, params = choose(config, **choices), {}
+    for name, (file, a) in stored.items():
+        if not forms and a.dtype == np.float64:
+            check_finite(file, name, a)
+            params[name] = np.array(a)
+        else:
+            params[name] = put(file, name, a, forms.get(name, ""))
+    with errors_at(path, "model: "):
         return Llama(config, params, tokenizer)
 
 
-def _read_params(folder):
-    """(the file to name in errors, all arrays): of model.safetensors, or of an index's shards."""
+def _open_params(folder):
+    """(the file to name in errors, name -> (its file, array on the file)): of model.safetensors, or
+    of an index's shards.
+    """
     path, index = folder / WEIGHTS, folder / INDEX
     if path.is_file() or not index.is_file():
         refuse_pickles(path)
-        return path, read_weights(path)[0]
+        return path, _open(path)
     shards = read_json(index, {"weight_map": {str: str}})["weight_map"]
-    params: dict[str, np.ndarray] = {}
+    params: dict[str, Any] = {}
     for shard in sorted(set(shards.values())):
         if Path(shard).name != shard or printable(shard) != shard:
             raise ValueError(f"{index}: weight_map has {shard!r:.80}, wanted a file beside it")
-        arrays, _ = read_weights(folder / shard)
+        arrays, _ = open_arrays(folder / shard)
         for name in arrays:
             if (listed := shards.get(name)) != shard:
                 raise ValueError(f"{folder / shard}: holds {name}, which {INDEX} has in {listed}")
-        params |= arrays
+        params |= _open(folder / shard)
     if missing := sorted(shards.keys() - params.keys()):
         first = printable(missing[0])
         raise ValueError(f"{folder / shards[missing[0]]}: no {first}, which {INDEX} has in it")
     return index, params
+
+
+def _open(path):
+    """name -> (path, array on the file) of one file; raises ValueError for whole numbers."""
+    arrays = joined(path, open_arrays(path)[0])
+    for name, a in arrays.items():
+        if a.dtype.kind != "f":
+            raise ValueError(f"{path}: {name} is of {a.dtype}, wanted floating-point numbers")
+    return {name: (path, a) for name, a in arrays.items() if not name.endswith(DERIVED)}
 
 
 def _tokenizer(folder):

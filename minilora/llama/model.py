@@ -19,7 +19,7 @@ from .. import ops
 from ..engine import Tensor, scope
 from ..ops.loss import IGNORED
 from ..support import show
-from ..support.meta import Meta, dense
+from ..support.meta import Meta, dense, form_of
 from ..support.names import hinting
 from ..support.plots import human
 from ..support.values import is_finite, shown, whole
@@ -358,9 +358,10 @@ class Llama:
 
     def _facts(self) -> dict[str, str]:
         c, arrays = self.config, self.params.values()
+        forms = dict.fromkeys(form_of(a) or str(a.dtype) for a in arrays)
         return {
             "parameters": f"{sum(math.prod(a.shape) for a in arrays):,}",
-            "size": f"{human(sum(a.nbytes for a in arrays))} of {self.dtype}",
+            "size": f"{human(sum(a.nbytes for a in arrays))} of {', '.join(forms)}",
             "layers": str(c.num_hidden_layers),
             "width": str(c.hidden_size),
             "vocabulary": f"{c.vocab_size:,}",
@@ -413,9 +414,17 @@ def check_base(who: str, model: Any) -> None:
 
 
 def check_params(config: ModelConfig, params: Mapping[str, np.ndarray]) -> None:
-    """Raises ValueError where an array is missing, foreign, of another shape or of mixed
-    precision.
-    """
+    """`check_shapes`; also raises ValueError for mixed precision."""
+    check_shapes(config, params)
+    dtypes = {str(a.dtype) for a in params.values() if not isinstance(a, Meta)}
+    if len(dtypes) > 1 or not dtypes <= {"float32", "float64"}:
+        raise ValueError(
+            f"model: arrays of {', '.join(sorted(dtypes))}, wanted all float32 or all float64"
+        )
+
+
+def check_shapes(config: ModelConfig, params: Mapping[str, Any]) -> None:
+    """Raises ValueError where an array is missing, foreign or of another shape."""
     wanted = config.shapes()
     if missing := sorted(wanted.keys() - params.keys()):
         first = f"{missing[0]}, wanted with shape {wanted[missing[0]]}"
@@ -428,8 +437,3 @@ def check_params(config: ModelConfig, params: Mapping[str, np.ndarray]) -> None:
             raise ValueError(
                 f"model: {name} has shape {params[name].shape}, the config wants {shape}"
             )
-    dtypes = {str(a.dtype) for a in params.values() if not isinstance(a, Meta)}
-    if len(dtypes) > 1 or not dtypes <= {"float32", "float64"}:
-        raise ValueError(
-            f"model: arrays of {', '.join(sorted(dtypes))}, wanted all float32 or all float64"
-        )

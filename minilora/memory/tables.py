@@ -42,10 +42,13 @@ def ledgers(
     }
 
 
-def measured(model: str, settings: Settings, batch: int, seq: int) -> dict[str, Ledger]:
-    """The measured bytes of each method. model: with weights. Raises as `load_model`."""
-    base = load_model(model)
-    return {n: measure(attach(base, n, **how), batch, seq) for n, how in settings.items()}
+def measured(
+    model: str, settings: Settings, batch: int, seq: int, forms: Mapping[str, str]
+) -> dict[str, Ledger]:
+    """The measured bytes of each method; forms: of the weights. Raises as `load_model`."""
+    base = load_model(model, **forms)
+    own = {n: {k: v for k, v in how.items() if k not in forms} for n, how in settings.items()}
+    return {n: measure(attach(base, n, **how), batch, seq) for n, how in own.items()}
 
 
 def overview(

@@ -94,7 +94,7 @@ class Moment:
     line: str  # how the line of the page begins
     op: str = ""  # the page's name: adamw, attention, delta_lora.after_step; "": the technique's
     place: str = ""  # a part of the place's name: q_proj
-    zero: str = ""  # a name that must be 0 there; with - before it: that must not be 0
+    zero: str = ""  # a name that must be 0 there, an argument at the start; -name: that must not
 
     def is_in(self, phase: str, place: str, op: str, own: str) -> bool:
         """Can it be in this event? own: the name of the technique's op."""

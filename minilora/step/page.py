@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from ..support.files import write_atomically
-from .watch import Event, Function, content
+from .watch import Function, content
 
 LIMIT, SIDE = 8192, 64  # larger arrays are drawn in at most SIDE x SIDE blocks
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
 def write(path: str | Path, data: Mapping[str, Any]) -> Path:
-    """Write the page of these data, in which arrays, events and functions stand as they are."""
+    """Write the page of these data, in which arrays and functions stand as they are."""
     pictures = Pictures()
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), default=pictures.json)
     arrays = json.dumps(pictures.facts, separators=(",", ":"))
@@ -37,9 +37,7 @@ class Pictures:
         self.codes = bytearray()
 
     def json(self, thing) -> Any:
-        """For json.dumps: an array as its number, an event or a function by its fields."""
-        if isinstance(thing, Event):
-            return {name.replace("source", "from"): value for name, value in vars(thing).items()}
+        """For json.dumps: an array as its number, a function by its fields."""
         if isinstance(thing, Function):
             return {name: value for name, value in vars(thing).items() if name != "function"}
         key = content(thing)

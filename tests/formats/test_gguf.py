@@ -13,7 +13,12 @@ from minilora.formats.gguf import PACKINGS, read_gguf
 from minilora.formats.gguf_llama import INNER, OUTER, REORDERED, half_split
 
 IDS = np.random.default_rng(5).integers(0, 29, (2, 7))
-F32, F16, Q4_0, Q4_1, Q8_0 = 0, 1, 2, 3, 8
+F32, F16, Q4_0, Q4_1, Q8_0, BF16 = 0, 1, 2, 3, 8, 30
+
+
+def scales(packing):
+    """Where the float16 numbers of a block are, in bytes."""
+    return {"Q6_K": (208,), "Q5_1": (0, 2), "Q4_K": (0, 2), "Q5_K": (0, 2)}.get(packing.name, (0,))
 
 
 def text(s):
@@ -40,6 +45,17 @@ def packed(a, kind):
     """An array as a file's bytes: by rounding to the block's steps."""
     if kind in (F32, F16):
         return a.astype("<f4" if kind == F32 else "<f2").tobytes()
+    if kind == BF16:
+        return (a.view("<u4") >> 16).astype("<u2").tobytes()
+    if kind not in (Q4_0, Q4_1, Q8_0):  # any codes: what they mean is asked of the gguf package
+        packing = PACKINGS[kind]
+        drawn = np.random.default_rng(a.size).integers(
+            0, 256, (a.size // packing.weights, packing.nbytes)
+        )
+        drawn = drawn.astype(np.uint8)
+        for place in scales(packing):
+            drawn[:, place : place + 2] = np.frombuffer(np.float16(1e-3).tobytes(), np.uint8)
+        return drawn.tobytes()
     blocks = a.reshape(-1, 32).astype(np.float64)
     low = blocks.min(1) if kind == Q4_1 else 0 * blocks[:, 0]
     steps = {Q4_0: 7, Q4_1: 15, Q8_0: 127}[kind]
@@ -70,10 +86,11 @@ def gguf(about, tensors, version=3):
     return head + b"\0" * (-len(head) % 32) + body
 
 
-def llama():
-    """A Llama whose rows are whole blocks."""
-    shape = {"hidden_size": 32, "intermediate_size": 64, "rope_theta": 5e4, "rms_norm_eps": 1e-5}
-    return make_llama(dtype=np.float32, **shape)
+def llama(kind=F32):
+    """A Llama whose rows are whole blocks of this kind."""
+    width = 32 if PACKINGS[kind].weights <= 32 else 256
+    shape = {"hidden_size": width, "intermediate_size": 64 * width // 32}
+    return make_llama(dtype=np.float32, **shape, rope_theta=5e4, rms_norm_eps=1e-5)
 
 
 def interleaved(w, heads):
@@ -143,7 +160,7 @@ def blocks(raw):
 
 
 @pytest.mark.parametrize(
-    "kind, near", [(F32, 0), (F16, 1e-3), (Q8_0, 1e-2), (Q4_0, 0.15), (Q4_1, 0.12)]
+    "kind, near", [(F32, 0), (F16, 1e-3), (BF16, 1e-2), (Q8_0, 1e-2), (Q4_0, 0.15), (Q4_1, 0.12)]
 )
 @pytest.mark.parametrize("version", [2, 3])
 def test_a_model_in_every_packing(tmp_path, kind, near, version):
@@ -212,9 +229,9 @@ WRONG = {
         {"rope_freqs.weight": ((4,), F32, np.array([1, 2, 2, 2], "<f4").tobytes())},
         r"rope_freqs\.weight is \[1\.0, 2\.0, 2\.0, 2\.0\], Llama 3's is \[1\.0, ",
     ),
-    "a type of 6 bits": (
-        {Q: ((32, 32), 14, b"\0" * 840)},
-        r"blk\.1\.attn_q\.weight is of type 14, supported are 0 \(F32\), 1 \(F16\), 2 \(Q4_0\)",
+    "a type of 2 bits": (
+        {Q: ((32, 32), 10, b"\0" * 336)},
+        r"blk\.1\.attn_q\.weight is of type 10, supported are 0 \(F32\), 1 \(F16\), 2 \(Q4_0\)",
     ),
     "a row of half a block": (
         {Q: ((64, 16), Q8_0, b"\0" * 1088)},
@@ -296,13 +313,15 @@ def test_names_that_stand_twice(tmp_path):
 @pytest.mark.parametrize("kind", PACKINGS)
 def test_numbers_that_are_not_finite_are_named(tmp_path, kind, value):
     """A weight of F32 or F16, the scale of one block of the others."""
-    about, tensors = parts(llama(), kind)
+    about, tensors = parts(llama(kind), kind)
     name = "blk.1.ffn_up.weight"
     shape, kind, data = tensors[name]
     wrong = np.array(value, "<f4" if kind == F32 else "<f2").tobytes()
-    place = 6 * PACKINGS[kind].nbytes
+    if kind == BF16:
+        wrong = np.array(value, "<f4").tobytes()[2:]
+    place = 6 * PACKINGS[kind].nbytes + scales(PACKINGS[kind])[0]
     tensors[name] = shape, kind, data[:place] + wrong + data[place + len(wrong) :]
-    with pytest.raises(ValueError, match=rf"{name} has \d+ of 2048 numbers not finite") as caught:
+    with pytest.raises(ValueError, match=rf"{name} has \d+ of \d+ numbers not finite") as caught:
         ml.load_model(path := write(tmp_path, about, tensors))
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 

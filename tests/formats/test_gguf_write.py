@@ -9,8 +9,8 @@ from test_gguf import CHAT, IDS, TOKENS, llama, parts, with_tokenizer, write
 
 import minilora as ml
 from minilora.cli import main
-from minilora.formats.gguf import read_gguf
-from minilora.formats.gguf_write import TYPES, _q8_0
+from minilora.formats.gguf import in_q8_0, read_gguf
+from minilora.formats.gguf_write import TYPES
 from minilora.llama.rotation import Llama3Scaling
 from minilora.text.tokenizer import WORD_LAB, CharTokenizer
 
@@ -57,7 +57,7 @@ def test_a_block_of_8_bits_by_hand():
     """127 steps of 0.5: a half goes away from 0; zeros stay zeros."""
     w = np.zeros((2, 32), np.float32)
     w[0, :6] = 63.5, 0.25, -0.25, 0.2, -31.75, 10
-    d, q = np.split(_q8_0(w), [2], axis=1)
+    d, q = np.split(in_q8_0(w), [2], axis=1)
     assert d.copy().view("<f2").tolist() == [[0.5], [0.0]]
     assert q.view(np.int8)[0, :6].tolist() == [127, 1, -1, 0, -64, 20]
     assert not q[1].any()
