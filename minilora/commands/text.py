@@ -1,4 +1,4 @@
-"""generate, merge: use an adapter."""
+"""generate, merge, ask: use an adapter."""
 
 import argparse
 import sys
@@ -39,6 +39,11 @@ def add(commands) -> None:
     ends = "a text that ends the answer, beside the end token; may be repeated"
     p.add_argument("--stop", action="append", default=[], metavar="TEXT", help=ends)
     p.add_argument("--seed", type=int, help="seed of the sampling (0)")
+
+    p = command(commands, "ask", ask)
+    p.add_argument("word", help="a word in lowercase letters")
+    each = "a folder of adapters, each named as its task (the built-in)"
+    p.add_argument("--adapters", type=Path, help=each)
 
     p = command(commands, "merge", merge)
     p.add_argument("--base", default="base", help=BASE)
@@ -172,3 +177,16 @@ def merge(a: Namespace) -> None:
     changed = [n for n, w in merged.params.items() if w is not tuned.base.params[n]]
     places = ", ".join(str(place) for place in (a.out, a.gguf) if place)
     print(f"{tuned.record.title} merged into {len(changed)} arrays: {places}")
+
+
+def ask(a: Namespace) -> None:
+    """Print each task's answer to the word. Raises ValueError unless it is in letters a-z."""
+    from ..lab import word_adapters
+    from ..text import tasks
+
+    if not (a.word.isascii() and a.word.isalpha() and a.word.islower()):
+        raise ValueError(f"ask: got {a.word!r}, wanted a word in lowercase letters a-z")
+    library = word_adapters.open_library(a.adapters)
+    for name, answer in word_adapters.ask(library, a.word).items():
+        who = "adapter" if name in library else "base"
+        print(f"{tasks.TASKS[name].title:24} {answer:20} {who}")

@@ -36,12 +36,19 @@ INNER = {
 }
 # general.architecture, which is also the model_type -> are the rows of q and k reordered?
 REORDERED = {"llama": True, "mistral": True, "qwen2": False, "qwen3": False, "smollm3": True}
-FIELDS = {  # ModelConfig's field -> the metadata's, after the architecture
+FIELDS = {  # ModelConfig's field -> the metadata's, after the architecture; it must be there
     "hidden_size": "embedding_length",
     "intermediate_size": "feed_forward_length",
     "num_hidden_layers": "block_count",
     "num_attention_heads": "attention.head_count",
     "max_position_embeddings": "context_length",
+}
+MORE = {  # what may be missing
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "rope_theta": "rope.freq_base",
+    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+    "sliding_window": "attention.sliding_window",
 }
 FREQUENCIES = "rope_freqs.weight"  # Llama 3's scaling: what each wavelength is multiplied by
 LLAMA3 = 1.0, 4.0, 8192  # low_freq_factor, high_freq_factor, original_max_position_embeddings
@@ -107,15 +114,12 @@ def _config(path, about, tensors):
         given[name] = own[key]
     if "token_embd.weight" not in tensors:
         raise ValueError(f"{path}: no token_embd.weight")
-    heads = given["num_attention_heads"]
     given["vocab_size"] = tensors["token_embd.weight"].shape[0]
-    given["num_key_value_heads"] = own.get("attention.head_count_kv", heads)
-    given["head_dim"] = own.get("attention.key_length", 0)
-    given["rope_theta"] = _shortest(own.get("rope.freq_base", 10000.0))
-    given["rms_norm_eps"] = _shortest(own.get("attention.layer_norm_rms_epsilon", 1e-5))
+    given["num_key_value_heads"] = given["num_attention_heads"]
+    given |= {name: _shortest(own[key]) for name, key in MORE.items() if key in own}
     # llama.cpp stores Mistral as llama, from which only its window tells it apart
-    given["sliding_window"] = own.get("attention.sliding_window")
-    given["model_type"] = "mistral" if kind == "llama" and given["sliding_window"] else kind
+    windowed = kind == "llama" and given.get("sliding_window")
+    given["model_type"] = "mistral" if windowed else kind
     with errors_at(path, "config: "):
         config = ModelConfig(**given)
     rotated, D = own.get("rope.dimension_count", config.head_dim), config.head_dim

@@ -13,7 +13,7 @@ from ..support.files import find, write_atomically
 from ..support.meta import dense
 from ..text.tokenizer import ForeignTokenizer
 from .gguf import ALIGNMENT, ARRAY, MAGIC, NUMBERS, PACKINGS, STRING, in_q8_0
-from .gguf_llama import REORDERED, names_of
+from .gguf_llama import FIELDS, MORE, REORDERED, names_of
 from .gguf_tokenizer import write_tokenizer
 from .safetensors import check_finite
 
@@ -67,25 +67,13 @@ def interleaved(w: np.ndarray, heads: int) -> np.ndarray:
 def _about(model):
     """The metadata: name -> value."""
     c = model.config
-    own = {
-        "context_length": c.max_position_embeddings,
-        "embedding_length": c.hidden_size,
-        "block_count": c.num_hidden_layers,
-        "feed_forward_length": c.intermediate_size,
-        "attention.head_count": c.num_attention_heads,
-        "attention.head_count_kv": c.num_key_value_heads,
-        "attention.key_length": c.head_dim,
-        "attention.value_length": c.head_dim,
-        "attention.layer_norm_rms_epsilon": float(c.rms_norm_eps),
-        "rope.dimension_count": c.head_dim,
-        "rope.freq_base": float(c.rope_theta),
-        "vocab_size": c.vocab_size,
-    }
-    if c.sliding_window:
-        own["attention.sliding_window"] = c.sliding_window
     kind = "llama" if c.model_type == "mistral" else c.model_type  # as llama.cpp has it
+    own = {key: getattr(c, name) for name, key in (FIELDS | MORE).items()}
+    own |= {key: float(own[key]) for key in (MORE["rope_theta"], MORE["rms_norm_eps"])}
+    own |= dict.fromkeys(("attention.value_length", "rope.dimension_count"), c.head_dim)
+    own["vocab_size"] = c.vocab_size
     about: dict[str, Any] = {"general.architecture": kind, "general.name": model.name}
-    about |= {f"{kind}.{key}": value for key, value in own.items()}
+    about |= {f"{kind}.{key}": value for key, value in own.items() if value is not None}
     if model.tokenizer is None:
         return about
     try:

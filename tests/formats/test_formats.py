@@ -1063,11 +1063,11 @@ def test_a_start_factor_of_another_shape_is_refused(tmp_path):
     arrays, about = read_arrays(tmp_path / ARRAYS)
     name = next(name for name in arrays if name.endswith("B_start"))
     write_arrays(tmp_path / ARRAYS, {**arrays, name: arrays[name][:1]}, about)
-    with pytest.raises(ValueError, match=r"B_start has shape \(1, 2\), wanted that of B"):
+    with pytest.raises(ValueError, match=r"B_start has shape \(1, 2\), this base wants"):
         ml.load_adapter(tuned.base, tmp_path, method=mine)
     del arrays[name]
     write_arrays(tmp_path / ARRAYS, arrays, about)
-    with pytest.raises(ValueError, match="B_start is missing"):
+    with pytest.raises(ValueError, match=r"1 arrays are missing, .*B_start"):
         ml.load_adapter(tuned.base, tmp_path, method=mine)
 
 
