@@ -12,25 +12,35 @@ import types
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what a type checker and an editor read; each is imported when it is first used
-    from .engine import Op, Tensor, backward, param
-    from .fast import plain
-    from .formats.gguf_write import save_gguf
-    from .formats.huggingface import save_model
-    from .formats.models import load_model
-    from .gradcheck import gradcheck
-    from .llama.model import Llama, ModelConfig
-    from .memory import ledger, measure
-    from .methods import METHODS
-    from .step.trace import trace, trace_page
-    from .text.batches import batches
-    from .text.pairs import read_pairs
-    from .text.score import exact_match
-    from .text.tasks import load_task
-    from .tuning.adapters import Tuned, attach, detach, merge, unmerge
-    from .tuning.callbacks import Callback, EarlyStopping, KeepBest
-    from .tuning.library import Library
-    from .tuning.storage import load_adapter, save_adapter
-    from .tuning.train import train
+    from .engine import Op as Op, Tensor as Tensor, backward as backward, param as param
+    from .fast import plain as plain
+    from .formats.gguf_write import save_gguf as save_gguf
+    from .formats.huggingface import save_model as save_model
+    from .formats.models import load_model as load_model
+    from .gradcheck import gradcheck as gradcheck
+    from .llama.model import Llama as Llama, ModelConfig as ModelConfig
+    from .memory import ledger as ledger, measure as measure
+    from .methods import METHODS as METHODS
+    from .step.trace import trace as trace, trace_page as trace_page
+    from .text.batches import batches as batches
+    from .text.pairs import read_pairs as read_pairs
+    from .text.score import exact_match as exact_match
+    from .text.tasks import load_task as load_task
+    from .tuning.adapters import (
+        Tuned as Tuned,
+        attach as attach,
+        detach as detach,
+        merge as merge,
+        unmerge as unmerge,
+    )
+    from .tuning.callbacks import (
+        Callback as Callback,
+        EarlyStopping as EarlyStopping,
+        KeepBest as KeepBest,
+    )
+    from .tuning.library import Library as Library
+    from .tuning.storage import load_adapter as load_adapter, save_adapter as save_adapter
+    from .tuning.train import train as train
 
 __version__ = "0.1.0"
 
@@ -57,40 +67,7 @@ HOMES = {  # module -> the public names in it
 }
 HOME = {name: home for home, names in HOMES.items() for name in names}
 
-__all__ = [
-    "METHODS",
-    "Callback",
-    "EarlyStopping",
-    "KeepBest",
-    "Library",
-    "Llama",
-    "ModelConfig",
-    "Op",
-    "Tensor",
-    "Tuned",
-    "attach",
-    "backward",
-    "batches",
-    "detach",
-    "exact_match",
-    "gradcheck",
-    "ledger",
-    "load_adapter",
-    "load_model",
-    "load_task",
-    "measure",
-    "merge",
-    "param",
-    "plain",
-    "read_pairs",
-    "save_adapter",
-    "save_gguf",
-    "save_model",
-    "trace",
-    "trace_page",
-    "train",
-    "unmerge",
-]
+__all__ = sorted(HOME)
 
 
 def __getattr__(name: str):

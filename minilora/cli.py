@@ -131,22 +131,18 @@ class _Command(_Parser):
             module.add(_Only(self.prog.split()[-1], self))
 
     def parse_known_args(self, args=None, namespace=None):
+        from .commands import config
         from .commands.arguments import with_techniques
 
         try:
             args = [*with_techniques(args)]
-        except (OSError, ValueError) as error:
-            self.error(f"--method: {error}")
-        self._fill()
-        known, others = super().parse_known_args(args, namespace)
-        if getattr(known, "config", None):  # its options first: those of the command line win
-            from .commands import config
-
-            try:
-                args = [*with_techniques(config.words(self, known.config)), *args]
-            except (ValueError, OSError) as error:
-                self.error(" ".join(str(error).split()))
+            self._fill()
             known, others = super().parse_known_args(args, namespace)
+            if getattr(known, "config", None):  # its options first: those of the command line win
+                args = [*with_techniques(config.words(self, known.config)), *args]
+                known, others = super().parse_known_args(args, namespace)
+        except (OSError, ValueError) as error:
+            self.error(" ".join(str(error).split()))
         for word in others:
             if word.startswith("--"):
                 self._explain(word)

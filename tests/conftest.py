@@ -115,7 +115,7 @@ def laid_out(array, layout):
         wide = np.zeros([2 * n for n in array.shape], array.dtype)
         wide[tuple(slice(None, None, 2) for _ in array.shape)] = array
         return wide[tuple(slice(None, None, 2) for _ in array.shape)]
-    if layout == "reversed":
+    if layout == "reversed" and array.ndim:
         return np.ascontiguousarray(array[::-1])[::-1]
     array = array.copy()
     array.flags.writeable = layout != "read-only"

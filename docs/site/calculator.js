@@ -40,8 +40,16 @@ function widths(config) {
   const D = big("head_dim"), H = big("num_attention_heads");
   return {
     1: 1n, C: big("hidden_size"), F: big("intermediate_size"), V: big("vocab_size"), H,
-    Q: H * D, K: big("num_key_value_heads") * D, h: D / 2n, L: big("num_hidden_layers"),
+    Q: H * D, K: big("num_key_value_heads") * D, G: big("num_key_value_heads"), D, h: D / 2n,
+    L: big("num_hidden_layers"),
   };
+}
+
+// Whose step it has, as `kind_of` in formulas.py.
+function kindOf(config) {
+  if (config.model_type === "mistral") return "llama";
+  return config.model_type === "smollm3" && config.num_hidden_layers % 4 ? "llama"
+    : config.model_type;
 }
 
 // All numbers of the ledger, as `evaluate` in formulas.py.
@@ -65,13 +73,13 @@ function bytes(config, method, rank, targets, batch, length, mixed) {
   const names = Object.keys(all).filter((name) => t.whole || targets.includes(name));
   const linears = names.map((name) => all[name]);
   const count = numbers(t, linears, rank);
-  const tied = config.tie_word_embeddings;
-  const base = value(TABLES.base) - (tied ? axes.V * axes.C : 0n);
+  const tied = config.tie_word_embeddings, kind = kindOf(config);
+  const base = value(TABLES.base[kind]) - (tied ? axes.V * axes.C : 0n);
   const trained = t.whole ? base : count.trained;
   const adapted = sum(linears.map(({ O, I, times }) => times * O * I));
   const moved = t.moves ? adapted : 0n;
   const bits = Object.keys(all).reduce((n, name, i) => n + (names.includes(name) ? 1 << i : 0), 0);
-  const formula = TABLES.formulas[TABLES.cases[method][t.whole ? Number(tied) : bits - 1]];
+  const formula = TABLES.formulas[TABLES.cases[kind][method][t.whole ? Number(tied) : bits - 1]];
   const valueOf = (number) => value(TABLES.sums[number]);
   const floats = b * valueOf(formula.floats);
   const beyond = b * largest((L === 1n ? formula.single : formula.beyond).map(valueOf));
@@ -117,22 +125,25 @@ function readConfig(text) {
     throw new Error('config.json: got no object, wanted {"model_type": "llama", …}');
   }
   const shown = (value) => JSON.stringify(value).slice(0, 60);
-  const fields = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== null));
-  if (fields.model_type !== "llama") {
-    const got = "model_type" in fields ? shown(fields.model_type) : "none";
-    throw new Error(`config.json: model_type: got ${got}, wanted "llama"`);
+  const known = Object.keys(TABLES.architectures);
+  if (!known.includes(given.model_type)) {
+    const got = given.model_type ? shown(given.model_type) : "none";
+    throw new Error(`config.json: model_type: got ${got}, wanted one of ${known.join(", ")}`);
   }
-  for (const [name, allowed] of Object.entries(TABLES.supported)) {
-    if (name in fields && !allowed.includes(fields[name])) {
+  const architecture = TABLES.architectures[given.model_type];
+  const fields = Object.fromEntries(Object.entries({ ...architecture.absent, ...given })
+    .filter(([, value]) => value !== null));
+  for (const [name, wanted] of Object.entries(architecture.supported)) {
+    if (name in fields && fields[name] !== wanted) {
       throw new Error(`config.json: ${name}: got ${shown(fields[name])}, ` +
-        `supported is ${shown(allowed[0])}`);
+        `supported is ${shown(wanted)}`);
     }
   }
   const tied = fields.tie_word_embeddings ?? false;
   if (typeof tied !== "boolean") {
     throw new Error(`config.json: tie_word_embeddings: got ${shown(tied)}, wanted true or false`);
   }
-  const found = { tie_word_embeddings: tied };
+  const found = { tie_word_embeddings: tied, model_type: fields.model_type };
   const size = (name, absent) => {
     const value = fields[name] ?? absent;
     if (value === undefined) throw new Error(`config.json: ${name} is missing`);
@@ -153,6 +164,14 @@ function readConfig(text) {
   if (H % G) throw new Error(`config.json: ${H} query heads are no multiple of ${G} key heads`);
   if (D % 2) throw new Error(`config.json: head_dim is ${D}, wanted an even number`);
   if ("max_position_embeddings" in fields) size("max_position_embeddings");
+  if (architecture.own.includes("sliding_window") && "sliding_window" in fields) {
+    size("sliding_window");
+  }
+  const rotate = fields.no_rope_layers ?? [], interval = fields.no_rope_layer_interval ?? 4;
+  if (architecture.own.includes("no_rope_layers")
+    && (interval !== 4 || rotate.some((does, i) => does != (i % 4 < 3)))) {
+    throw new Error("config.json: no_rope_layers: supported is every fourth layer without a rotation");
+  }
   return found;
 }
 
@@ -261,8 +280,9 @@ function answer() {
   const found = bytes(model.config, method, rank, targets, batch, length, mixed);
   const meanings = { ...TABLES.parts, activations: "saved for backward" };
   if (mixed) meanings.optimizer = "a 32-bit master copy and two moments";
-  const made = model.config.max_position_embeddings;
-  const long = made && length > BigInt(made)
+  const { max_position_embeddings: positions, sliding_window: window } = model.config;
+  const made = Math.min(positions ?? Infinity, window ?? Infinity);
+  const long = Number(length) > made
     ? [make("p", {}, `The model was made for rows of ${grouped(BigInt(made))} tokens.`)] : [];
   return [
     make("p", {}, make("strong", {}, `${human(found.parts.peak)}`),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 import minilora as ml
+from minilora.llama.architectures import ARCHITECTURES
 from minilora.llama.model import ModelConfig
 from minilora.llama.shapes import SHAPES
 from minilora.memory.count import count
@@ -33,7 +34,10 @@ WRONG_CONFIGS = [  # text of a config.json -> what the page says
     ("", "got nothing"),
     ("{", "this is not JSON"),
     ("[1]", "got no object"),
-    (json.dumps({**LLAMA, "model_type": "mistral"}), 'model_type: got "mistral", wanted "llama"'),
+    (
+        json.dumps({**LLAMA, "model_type": "phi3"}),
+        'model_type: got "phi3", wanted one of llama, mi',
+    ),
     (json.dumps({**LLAMA, "hidden_size": 0}), "hidden_size: got 0, wanted a whole number"),
     (json.dumps({**LLAMA, "vocab_size": "100"}), 'vocab_size: got "100"'),
     (json.dumps({k: v for k, v in LLAMA.items() if k != "hidden_size"}), "hidden_size is missing"),
@@ -43,6 +47,15 @@ WRONG_CONFIGS = [  # text of a config.json -> what the page says
     (json.dumps({**LLAMA, "attention_bias": True}), "attention_bias: got true, supported is false"),
     (json.dumps({**LLAMA, "hidden_act": "gelu"}), 'hidden_act: got "gelu", supported is "silu"'),
     (json.dumps({**LLAMA, "tie_word_embeddings": 1}), "wanted true or false"),
+    (
+        json.dumps({**LLAMA, "model_type": "qwen2", "use_sliding_window": True}),
+        "use_sliding_window: got true, supported is false",
+    ),
+    (
+        json.dumps({**LLAMA, "model_type": "smollm3", "no_rope_layer_interval": 0}),
+        "no_rope_layers: supported is every fourth layer",
+    ),
+    (json.dumps({**LLAMA, "model_type": "qwen3"}), "4 query heads are no multiple of 32 key heads"),
 ]
 WRONG_FIELDS = [  # what is typed -> what the page says
     ({"rank": "0"}, 'Rank: got "0", wanted a whole number of at least 1'),
@@ -57,15 +70,17 @@ def config(rng: random.Random) -> ModelConfig:
     """A small model of random sizes: of one layer or more, tied or not, with any head."""
     groups = rng.randint(1, 5)
     heads, even = groups * rng.randint(1, 4), rng.randint(1, 40)
+    kind = rng.choice(["llama", *ARCHITECTURES])
     return ModelConfig(
         vocab_size=rng.randint(5, 5000),
         hidden_size=rng.randint(1, 400),
         intermediate_size=rng.randint(1, 900),
-        num_hidden_layers=rng.choice([1, 1, 2, 2, 3, 4, 5, 9]),
+        num_hidden_layers=rng.choice([1, 1, 2, 2, 3, 4, 5, 8, 9]),
         num_attention_heads=heads,
         num_key_value_heads=groups,
         head_dim=2 * even,
         tie_word_embeddings=rng.random() < 0.5,
+        model_type=kind,
     )
 
 
@@ -130,7 +145,7 @@ def browser_cases(n: int, seed: int = 0) -> list[dict[str, Any]]:
     for _ in range(n):
         case = draw(rng)
         fields = {k: v for k, v in dataclasses.asdict(case["config"]).items() if v is not None}
-        text = json.dumps({"model_type": "llama", **fields})
+        text = json.dumps(fields)
         found.append(_fields(case, "own", text) | _wanted(case, on_disk(case)))
     for name, shape in SHAPES.items():
         if shape.llama:

@@ -6,7 +6,8 @@ The ledger runs a step on arrays that have a shape and no numbers. Here it runs 
 models whose sizes are chosen so that the size of an array tells which axes it has. So each byte is
 known as a product of axes: what is saved is a sum of such products, and the peak is the largest of
 the sums that are alive at one moment. Both are the same in all layers but the first, so models of
-one, two and three layers tell them for any number of layers.
+one, two and three layers tell them for any number of layers. (A SmolLM3 whose last layer does not
+rotate needs three and four.)
 
 `evaluate` is what calculator.js does, in Python: tests hold both against the ledger.
 """
@@ -25,7 +26,8 @@ from unittest import mock
 import numpy as np
 
 from minilora.engine import backward
-from minilora.formats.huggingface import UNSUPPORTED
+from minilora.formats.config import supported
+from minilora.llama.architectures import ARCHITECTURES
 from minilora.llama.model import ModelConfig
 from minilora.llama.shapes import SHAPES
 from minilora.memory import step
@@ -38,16 +40,18 @@ from minilora.support.meta import Meta, is_array
 from minilora.tuning.choices import DEFAULT_TARGETS
 
 # The axes of the small models. M rows (tokens); R1, R2 those of the head's first two chunks; C
-# width, Q and K what q_proj and k_proj give; F feed-forward; V tokens; r rank; H heads; h = D/2
+# width, Q and K what q_proj and k_proj give; F feed-forward; V tokens; r rank; H heads, G of keys;
+# D head size, h = D/2
 BATCH, LENGTH, CHUNK = 3, 75, 128
 M = BATCH * LENGTH
-SIZES = dict(C=211, Q=14 * 26, K=7 * 26, F=307, V=1009, r=17, H=14, h=13)
+SIZES = dict(C=211, Q=14 * 26, K=7 * 26, F=307, V=1009, r=17, H=14, h=13, G=7, D=26)
 AXES = dict(M=M, R1=CHUNK, R2=M - CHUNK, **SIZES)
 ROWS, WEIGHTS = ("M", "R1", "R2"), ("C", "Q", "K", "F", "V", "r")
 PRODUCTS = [  # what an array's size can be
     ("1", "1"),
     *((row, axis) for row in ROWS for axis in ("1", *WEIGHTS, "H", "h")),
-    *(("1", axis) for axis in WEIGHTS),
+    ("M", "G"),
+    *(("1", axis) for axis in (*WEIGHTS, "D")),
     *itertools.combinations_with_replacement(WEIGHTS, 2),
     ("M", "g"),  # g: h in a batch of more than one row, else 0
 ]
@@ -58,11 +62,33 @@ FLOAT, INT = 4, 8  # bytes of a number and of an id in the small models
 Sum = np.ndarray  # how often each of PRODUCTS occurs
 
 
-def model(layers: int, tied: bool = False) -> ModelConfig:
+KINDS = ("llama", "qwen2", "qwen3", "smollm3")  # with steps of their own; smollm3: see `kind_of`
+
+
+def kind_of(config: ModelConfig) -> str:
+    """Which of KINDS has this model's step. Only the first and the last layer can have a step's
+    peak, and of those only SmolLM3's last one may not rotate. Raises ValueError for other layers
+    that do not.
+    """
+    rotate = [config.rotates(i) for i in range(config.num_hidden_layers)]
+    plan = [config.model_type != "smollm3" or i % 4 != 3 for i in range(len(rotate))]
+    if rotate != plan:
+        raise ValueError("no_rope_layers: supported is every fourth layer without a rotation")
+    if config.model_type in ("mistral", "smollm3"):
+        return "llama" if rotate[-1] else "smollm3"
+    return config.model_type
+
+
+def model(layers: int, tied: bool = False, kind: str = "llama") -> ModelConfig:
     """A small model of these sizes."""
     heads = dict(num_attention_heads=14, num_key_value_heads=7, head_dim=26)
     widths = dict(vocab_size=SIZES["V"], hidden_size=SIZES["C"], intermediate_size=SIZES["F"])
-    return ModelConfig(num_hidden_layers=layers, tie_word_embeddings=tied, **heads, **widths)
+    more: dict[str, Any] = dict(model_type=kind)
+    if kind == "smollm3":
+        more["no_rope_layers"] = (1,) * (layers - 1) + (0,)
+    return ModelConfig(
+        num_hidden_layers=layers, tie_word_embeddings=tied, **more, **heads, **widths
+    )
 
 
 LINEARS = {name.rsplit(".", 1)[-1]: size for name, size in model(1).linears().items()}
@@ -98,12 +124,12 @@ class Record(meta.Memory):
             self.sizes.append(nbytes // FLOAT)
 
 
-def run(layers: int, record: Method, targets: tuple[str, ...], tied: bool):
+def run(layers: int, record: Method, targets: tuple[str, ...], tied: bool, kind: str):
     """A step's saved numbers and ids, and its allocations (below 0: frees) in forward, in
     backward.
     """
     how = {} if record.whole_model else {"targets": targets, "rank": SIZES["r"]}
-    tuned = step.without_numbers(model(layers, tied), np.float32, record, **how)
+    tuned = step.without_numbers(model(layers, tied, kind), np.float32, record, **how)
     ids, end = np.zeros((BATCH, LENGTH), int), []
 
     def walk(loss):
@@ -147,16 +173,16 @@ def common(one: list[int], two: list[int]) -> int:
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(two)))
 
 
-def moments(two, three) -> np.ndarray:
-    """What may be the most alive at one time: sums for two layers beside what a further one adds.
+def moments(few, more) -> np.ndarray:
+    """What may be the most alive at one time: sums for few layers beside what a further one adds.
 
-    two, three: (forward, backward) of models with so many layers. A moment of the first is found in
+    few, more: (forward, backward) of models with so many layers. A moment of the first is found in
     the second by its distance from the start or the end of its pass. In between, what is alive is
     linear in the number of the layer, so the first or the last of them has the most.
     """
     found = []
     ends: tuple[Any, Any] = (0, 0)
-    for short, long in zip(two, three):
+    for short, long in zip(few, more):
         a, b = alive(short, ends[0]), alive(long, ends[1])
         ends = a[-1], b[-1]
         n = common(short, long)
@@ -187,24 +213,30 @@ def largest(sums: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def formulas(name: str, targets: tuple[str, ...], tied: bool = False) -> dict[str, Any]:
+def formulas(name: str, targets: tuple[str, ...], tied: bool, kind: str) -> dict[str, Any]:
     """floats, ids: what is saved; beyond: the largest of these is what a step's peak has beyond the
     floats, weights, optimizer and tables; single: the same for a model of one layer.
     """
     floats, ids, passes = [], [], []
-    for layers in (1, 2, 3):
-        kept, whole, *both = run(layers, METHODS[name], targets, tied)
+    few = 3 if kind == "smollm3" else 2  # layers: the last but one is not the first there
+    for layers in (1, few, few + 1):
+        kept, whole, *both = run(layers, METHODS[name], targets, tied, kind)
         floats.append(kept)
         ids.append(whole)
         passes.append(both)
-    one, two, three = floats
+    one, less, more = floats
     single = np.concatenate([a := alive(passes[0][0]), alive(passes[0][1], a[-1])])
     single = largest(without_angles(single)) - one
-    n, beyond = len(PRODUCTS), largest(moments(*passes[1:])) - np.hstack([two, three - two])
+    found = largest(moments(*passes[1:])) - np.hstack([less, more - less])
+
+    def from_two(a, slope):
+        """The sum a of `few` layers, which grows by slope a layer, as one that begins with two."""
+        return linear_in_layers(a - (few - 2) * slope, a - (few - 3) * slope)
+
     return {
-        "floats": linear_in_layers(two, three),
-        "ids": linear_in_layers(ids[1], ids[2]),
-        "beyond": [linear_in_layers(s[:n], s[:n] + s[n:]) for s in beyond],
+        "floats": from_two(less, more - less),
+        "ids": from_two(ids[1], ids[2] - ids[1]),
+        "beyond": [from_two(*np.split(s, 2)) for s in found],
         "single": [linear_in_layers(s, s) for s in single],
     }
 
@@ -283,35 +315,39 @@ def subsets() -> Iterable[tuple[str, ...]]:
 
 
 def tables(methods: Iterable[str] = tuple(METHODS)) -> dict[str, Any]:
-    """All that the calculator knows. cases: technique -> the number of its formulas for each choice
-    of targets; of a technique that trains the whole model, untied and tied.
+    """All that the calculator knows. cases: kind -> technique -> the number of its formulas for
+    each choice of targets; of a technique that trains the whole model, untied and tied.
     """
     sums: dict[tuple, int] = {}  # equal sums are written once, and so are equal formulas
     parts: dict[str, int] = {}
-    cases: dict[str, list[int]] = {}
+    cases: dict[str, dict[str, list[int]]] = {kind: {} for kind in KINDS}
     same: dict[tuple, str] = {}  # techniques with one pair run one step
-    for name in methods:
+    for kind, name in itertools.product(KINDS, methods):
         record = METHODS[name]
         twin = same.setdefault((record.op, record.trains, record.derived), name)
         if twin != name:
-            cases[name] = cases[twin]
+            cases[kind][name] = cases[kind][twin]
             continue
-        chosen = [((), False), ((), True)] if record.whole_model else [(t,) for t in subsets()]
-        texts = [_numbered(formulas(name, *c), sums) for c in chosen]
-        cases[name] = [parts.setdefault(text, len(parts)) for text in texts]
+        whole = [((), False), ((), True)]
+        chosen = whole if record.whole_model else [(t, False) for t in subsets()]
+        texts = [_numbered(formulas(name, *c, kind), sums) for c in chosen]
+        cases[kind][name] = [parts.setdefault(text, len(parts)) for text in texts]
     return {
         "products": PRODUCTS,
         "chunk": CHUNK,
         "linears": table_of_linears(),
         "targets": DEFAULT_TARGETS,
-        "base": list(itertools.chain(*base_numbers())),
+        "base": {kind: list(itertools.chain(*base_numbers(kind))) for kind in KINDS},
         "methods": {name: technique(METHODS[name]) for name in methods},
         "cases": cases,
         "sums": list(sums),
         "formulas": [json.loads(text) for text in parts],
         "shapes": shapes(),
         "parts": PARTS,
-        "supported": UNSUPPORTED,
+        "architectures": {
+            kind: {"supported": supported(a), "absent": a.defaults, "own": a.own}
+            for kind, a in ARCHITECTURES.items()
+        },
     }
 
 
@@ -333,7 +369,7 @@ def shapes() -> dict[str, dict[str, Any]]:
         if shape.llama:
             config = ModelConfig(**shape.config_fields())
             fields = {k: v for k, v in vars(config).items() if v is not None}
-            found[name] = {"source": shape.source, "config": {"model_type": "llama", **fields}}
+            found[name] = {"source": shape.source, "config": fields}
         else:
             sizes = [[n.rsplit(".", 1)[-1], *size] for n, size in shape.linears().items()]
             counted = Counter(map(tuple, sizes))
@@ -358,6 +394,7 @@ def evaluate(
     first = min(rows, CHUNK)
     axes = dict(M=rows, R1=first, R2=min(rows - first, CHUNK), C=c.hidden_size)
     axes |= dict(F=c.intermediate_size, V=c.vocab_size, r=rank, H=c.num_attention_heads)
+    axes |= dict(G=c.num_key_value_heads, D=c.head_dim)
     axes |= dict(Q=c.num_attention_heads * c.head_dim, K=c.num_key_value_heads * c.head_dim)
     axes |= dict(h=c.head_dim // 2, g=c.head_dim // 2 if batch > 1 else 0)
 
@@ -369,13 +406,14 @@ def evaluate(
     of = [size[name] for name in size if t["whole"] or name in chosen]
     O, I = (max(sizes) for sizes in zip(*of))
     each = {k: L * sum(weigh(t[k], I, O, rank) for O, I in of) for k in ("trained", "on_disk")}
-    base = value(base_numbers()) - axes["V"] * axes["C"] * c.tie_word_embeddings
+    kind = kind_of(c)
+    base = value(base_numbers(kind)) - axes["V"] * axes["C"] * c.tie_word_embeddings
     numbers = base if t["whole"] else each["trained"]
     adapted = L * sum(O * I for O, I in of)
     own = L * sum(weigh(t["frozen"], I, O, rank) for O, I in of)
     shared, moved = weigh(t["shared"], I, O, rank), adapted if t["moves"] else 0
     names = tuple(name for name in size if name in chosen) if not t["whole"] else ()
-    f = formulas(method, names, t["whole"] and c.tie_word_embeddings)
+    f = formulas(method, names, t["whole"] and c.tie_word_embeddings, kind)
     floats = b * value(f["floats"])
     moment = floats + b * max(map(value, f["single" if L == 1 else "beyond"]))
     found = {
@@ -403,10 +441,10 @@ def table_of_linears() -> Mapping[str, tuple[str, str]]:
 
 
 @functools.cache
-def base_numbers() -> list[list[int]]:
+def base_numbers(kind: str) -> list[list[int]]:
     """The numbers of a base that is not tied."""
-    two, three = (total(math.prod(s) for s in model(n).shapes().values()) for n in (2, 3))
-    return linear_in_layers(two, three)
+    two, three = (model(n, kind=kind).shapes().values() for n in (2, 3))
+    return linear_in_layers(*(total(map(math.prod, shapes)) for shapes in (two, three)))
 
 
 def write(path: Path) -> None:

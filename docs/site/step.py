@@ -1,6 +1,12 @@
-"""The site's page step.html: one step of every technique on the embedded base, drawn."""
+"""The site's page step.html: one step of every technique on the embedded base, drawn.
+
+`python docs/site/step.py docs/figures/step.png` makes the picture of it in README, with Chromium.
+"""
 
 import functools
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import minilora as ml
@@ -39,3 +45,26 @@ def anchors(title: str, ops: list[str]) -> list[str]:
 def write(folder: Path) -> None:
     """Write step.html."""
     ml.trace_page(folder / "step.html", traces())
+
+
+def shot(png: Path) -> None:
+    """Write a picture of LoRA's moment "dA is 0 in the first step", 1280 x 760, in 256 colours."""
+    from check import chromium  # beside this file
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder))
+        address = f"file://{folder}/step.html#dA%20is%200%20in%20the%20first%20step"
+        flags = "--headless --no-sandbox --hide-scrollbars --window-size=1280,760".split()
+        command = [
+            chromium(),
+            *flags,
+            "--virtual-time-budget=5000",
+            f"--screenshot={folder}/step.png",
+        ]
+        subprocess.run([*command, address], check=True, capture_output=True)
+        Image.open(f"{folder}/step.png").convert("RGB").quantize(256).save(png, optimize=True)
+
+
+if __name__ == "__main__":
+    shot(Path(sys.argv[1]))

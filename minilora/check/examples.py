@@ -11,12 +11,14 @@ import numpy as np
 from .. import ops
 from ..engine import Op
 from ..methods.base import Method
+from ..ops import nf4
 
 OPS = {name: op for name, op in vars(ops).items() if isinstance(op, Op)}
 FROZEN = {  # op: the float arrays for which it has no gradient
     "frozen_linear": ("W",),
     "frozen_feed_forward": ("Wg", "Wu", "Wd"),
     "frozen_head_loss": ("W",),
+    "nf4_linear": ("c1", "mean"),
     "rope": ("cos", "sin"),
 }
 
@@ -29,6 +31,8 @@ def of_op(name: str, seed: int = 0, M: int = 6, I: int = 8, O: int = 5, r: int =
         return rng.standard_normal(shape)
 
     x, W, more = normal(M, I), normal(O, I), seed % 2
+    # several blocks of 64 weights
+    wide = np.random.default_rng(seed).standard_normal((20 * O, I)).astype(np.float32)
     count = [7] if more else []
     rows = [np.flatnonzero(rng.permutation(2 * M) < M)] if more else []
     turn = rng.uniform(0, 6, (M, I))
@@ -52,6 +56,7 @@ def of_op(name: str, seed: int = 0, M: int = 6, I: int = 8, O: int = 5, r: int =
         "concat": (x, normal(2, I), 0),
         "linear": linear,
         "frozen_linear": linear,
+        "nf4_linear": (x, *nf4.quantise(wide), wide.shape),
         "embedding": (W, rng.integers(0, O, M)),
         "take": (x, rng.permutation(M)[: max(1, M // 2)]),
         "dropout": (x, 0.5, (seed, 1, 0, 2), *rows),

@@ -13,7 +13,7 @@ COMMANDS = {  # command -> (its module, what it does)
     "step": ("step", "one training step, line by line, as a page for a browser"),
     "generate": ("text", "continue a prompt"),
     "merge": ("text", "write the base with the adapter's change added"),
-    "ask": ("words", "one word, answered by the base and by every adapter on it"),
+    "ask": ("text", "one word, answered by the base and by every adapter on it"),
     "count": ("sizes", "trainable numbers, from shapes alone"),
     "memory": ("sizes", "bytes of a training step, predicted or measured"),
     "gradcheck": ("checks", "check every pair's backward against finite differences"),

@@ -46,6 +46,17 @@ def adapter_options(
     p.epilog = "\n".join(["what a method takes, with its default:", "", *lines])
 
 
+def form_options(p: argparse.ArgumentParser) -> None:
+    """Add --weights and --embeddings: the forms in which `load_model` keeps the base."""
+    p.add_argument("--weights", metavar="FORM", help="of the linears: float32, nf4 or stored")
+    p.add_argument("--embeddings", metavar="FORM", help="float32, bfloat16 or int8; and the head")
+
+
+def forms(a: argparse.Namespace) -> dict[str, str]:
+    """Those of the two that the command line has, for `load_model`."""
+    return given(a, "weights", "embeddings")
+
+
 def with_techniques(words: Sequence[str]) -> Iterator[str]:
     """A command's words, with a technique's name for each FILE.py:METHOD, which is read now, before
     the parser is made of the options that there are. Raises what `own.read` raises.

@@ -107,8 +107,7 @@ def compare(a) -> None:
     from ..tuning.storage import ARRAYS, CONFIG
 
     settings, lr = settings_of(a), _given_rates(a.lr)
-    if a.rates is not None and not a.rates.is_file():
-        raise FileNotFoundError(f"{a.rates}: no such file; wanted a record of minilora tune")
+    record = rates.read(a.rates)
     so_far: dict[str, Any] = {}
     stopped = ""
     with using(a.out), replacing(a.out, remove=(CONFIG, ARRAYS)) as folder:
@@ -119,7 +118,7 @@ def compare(a) -> None:
                 folder,
                 report=lambda name, row: print(table.progress_line(row, width()), flush=True),
                 ready=lambda: print(table.opening(settings, width()), flush=True),
-                record=rates.read(a.rates),
+                record=record,
                 jobs=a.jobs,
                 keep=so_far.update,
             )
@@ -178,7 +177,8 @@ def tune(a) -> None:
     grid = sweep.GRID if a.grid is None else tuple(read_number("--grid", t) for t in a.grid)
     if not grid or not all(0 < lr < float("inf") for lr in grid):
         raise ValueError(f"--grid: got {a.grid}, wanted rates above 0")
-    rates.read(a.out)  # raises now if another kind of file is there
+    if a.out.exists():
+        rates.read(a.out)  # raises now if another kind of file is there
     make_folder(a.out.parent)
     base = fingerprint(load_model(settings.base))
     done: dict[str, list] = {}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..support.files import nearest, read_text
+from ..support.files import errors_at, find, read_text
 
 NAME = "run.toml"
 NOT_OPTIONS = ("command", "config", "resume")  # of a namespace: what no run.toml has
@@ -15,34 +15,25 @@ NOT_OPTIONS = ("command", "config", "resume")  # of a namespace: what no run.tom
 
 def read(path: str | Path) -> dict[str, Any]:
     """The file's options by name. Raises FileNotFoundError, or ValueError for what is no TOML."""
-    try:
-        return tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path}: not TOML: {error}") from None
+    text = read_text(path)
+    with errors_at(f"{path}: not TOML"):
+        return tomllib.loads(text)
 
 
 def words(parser: argparse.ArgumentParser, path: str | Path) -> list[str]:
-    """The file's options as words of a command line.
-
-    Raises as `read`, and ValueError for what is no option, or of another kind.
-    """
-    options = {w: action for action in parser._actions for w in action.option_strings}
-    known = [w[2:].replace("-", "_") for w in options if w not in ("-h", "--help", "--config")]
+    """The file's options as words of a command line. Raises as `read`, and for an unknown one."""
+    options = {a.dest: a for a in parser._actions if a.dest not in ("help", "config")}
     found: list[str] = []
     for name, value in read(path).items():
-        option = f"--{name.replace('_', '-')}"
-        if name.replace("-", "_") not in known:
-            raise ValueError(f"{path}: {nearest('option', name, known)}")
-        if isinstance(value, bool) != (options[option].nargs == 0):
-            raise ValueError(f"{path}: {name} is {value!r:.80}, wanted a value of another kind")
-        values = value if isinstance(value, list) else [value]
-        if isinstance(value, bool):
-            off = option.replace("--", "--no-", 1)
-            found += [option] if value else [off] * (off in options)
-        elif isinstance(options[option], argparse._AppendAction):
-            found += [f"{option}={each}" for each in values]
+        with errors_at(path):
+            action = find("option", name.replace("-", "_"), options)
+        on, off = action.option_strings[0], action.option_strings[1:]
+        if isinstance(value, bool) and action.nargs == 0:
+            found += [on] if value else off  # --chat, --no-chat; --resume alone is off
+        elif isinstance(value, list) and not isinstance(action, argparse._AppendAction):
+            found.append(f"{on}={','.join(map(str, value))}")
         else:
-            found.append(f"{option}={','.join(map(str, values))}")
+            found += [f"{on}={each}" for each in (value if isinstance(value, list) else [value])]
     return found
 
 

@@ -10,7 +10,7 @@ from ..llama.shapes import SHAPES
 from ..methods import DEFAULT, METHODS
 from ..support.files import data_folder, nearest
 from ..support.terminal import ANY, width
-from .arguments import adapter_options, command, given, options, read_whole
+from .arguments import adapter_options, command, form_options, forms, given, options, read_whole
 
 PAIRS = 100  # of a task, from which --task makes batches
 MOST_LAYERS = 10_000  # of a config.json without its arrays
@@ -27,6 +27,7 @@ def add(commands) -> None:
 
     p = command(commands, "memory", memory)
     p.add_argument("--model", default="base", help="'base', a folder, or llama-7b, … (%(default)s)")
+    form_options(p)
     adapter_options(p, several=True)
     p.add_argument("--recompute", metavar="WHAT", help="less memory, more time: layers")
     p.add_argument("--batch", type=int, help="rows (1); not with --fit")
@@ -77,6 +78,10 @@ def memory(a: Namespace) -> None:
     from ..memory import tables
 
     config, settings = config_of(a.model), _settings(a)
+    left_out = [] if a.method else [n for n in settings if _moves_packed(METHODS[n], a)]
+    settings = {n: how for n, how in settings.items() if n not in left_out}
+    if left_out and not a.json:
+        print(f"without {', '.join(METHODS[n].title for n in left_out)}: only float32 can be moved")
     seq = min(512, config.max_position_embeddings) if a.seq is None else a.seq
     if a.mixed and a.measure:
         raise ValueError("--measure runs in the model's own precision, without --mixed")
@@ -98,7 +103,7 @@ def memory(a: Namespace) -> None:
         lines = tables.fit_table(data, config, a.fit, seq, wide)
     else:
         predicted = tables.ledgers(config, settings, batch, seq, a.mixed)
-        measured = tables.measured(a.model, settings, batch, seq) if a.measure else {}
+        measured = tables.measured(a.model, settings, batch, seq, forms(a)) if a.measure else {}
         data = tables.as_json(predicted, measured)
         lines = tables.overview(predicted, measured, len(settings) == 1, a.mixed, wide)
     for line in [json.dumps(data, indent=1)] if a.json else lines:
@@ -146,13 +151,19 @@ def _settings(a) -> dict[str, dict[str, Any]]:
 
     A default method gets only the keywords that it takes.
     """
-    common, recompute = given(a, "rank", "targets"), given(a, "recompute")
+    common, recompute = given(a, "rank", "targets"), given(a, "recompute") | forms(a)
     if asked := _methods(a):
         return {name: common | options(a.option, name) | recompute for name in asked}
     return {
         name: {k: v for k, v in common.items() if k in record.takes} | recompute
         for name, record in ((name, METHODS[name]) for name in DEFAULT)
     }
+
+
+def _moves_packed(record, a) -> bool:
+    """Would the technique move a weight that is not in float32?"""
+    packed = {name for name, form in forms(a).items() if form != "float32"}
+    return bool(packed) if record.whole_model else record.owns_weight and "weights" in packed
 
 
 def _methods(a) -> list[str]:
@@ -171,7 +182,7 @@ def config_of(name: str) -> ModelConfig:
 
 def _shape_or_config(name: str):
     """A published shape by name, or the config of a file, a folder or "base"."""
-    from ..formats.huggingface import read_config
+    from ..formats.config import read_config
 
     path = data_folder() / "base" if name == "base" else Path(name)
     if name in SHAPES:

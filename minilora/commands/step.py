@@ -6,16 +6,17 @@ from pathlib import Path
 from ..lab import rates
 from ..methods import DEFAULT
 from ..tuning.choices import find_method
-from .arguments import adapter_options, command, given, names, options, read_whole
+from .arguments import adapter_options, command, form_options, given, names, options, read_whole
 from .text import ADAPTER, BASE, load_base
 
-DEEP, FIRST, RATE = 8, (0, 1), 1e-3
+DEEP, FIRST = 8, (0, 1)
 
 
 def add(commands) -> None:
     """Add this command to the parser."""
     p = command(commands, "step", step)
     p.add_argument("--base", default="base", help=BASE)
+    form_options(p)
     adapter_options(p, default="lora")
     p.add_argument("--methods", type=names, help=f"several, for the key T: {','.join(DEFAULT)}")
     p.add_argument("--adapter", type=Path, help=f"draw a step of this one: {ADAPTER}")
@@ -27,7 +28,7 @@ def add(commands) -> None:
         default=("0",),
         help="draw the step after so many on this pair, or after each: 0,1,20 (0)",
     )
-    p.add_argument("--lr", type=float, help=f"learning rate (minilora tune's, else {RATE})")
+    p.add_argument("--lr", type=float, help="learning rate (the one of minilora train)")
     p.add_argument(
         "--layers",
         type=names,
@@ -45,6 +46,9 @@ def step(a: argparse.Namespace) -> None:
     steps = sorted({read_whole("--steps", text) for text in a.steps})
     if not steps or steps[0] < 0:
         raise ValueError(f"--steps: got {', '.join(a.steps) or 'none'}, wanted numbers from 0")
+    ignored = [name for name in ("methods", "rank", "targets") if getattr(a, name)]
+    if a.adapter and (ignored or a.option):
+        raise ValueError(f"--adapter has its own {(*ignored, 'options')[0]}, got another")
     layers, traces = _layers(a.layers, model.config.num_hidden_layers), {}
     for method in a.methods or (a.method,):
         if a.adapter:
@@ -53,23 +57,21 @@ def step(a: argparse.Namespace) -> None:
             takes = find_method(method).takes
             how = {name: v for name, v in given(a, "rank", "targets").items() if name in takes}
             tuned = ml.attach(model, method, **how, **options(a.option, method))
-        lr = a.lr or rates.read()["chosen"][rates.DEFAULT_TASK].get(method, {}).get("lr", RATE)
+        lr = rates.of_run(rates.read(), tuned, None)[0] if a.lr is None else a.lr
         done = 0
         for n in steps:
             if n > done:
                 ml.train(tuned, [batch], steps=n - done, lr=lr, progress=False)
             done = n
             title = f"{tuned.record.title}, step {n}" if len(steps) > 1 else tuned.record.title
+            title += f" ({tuned.method})" if title in traces else ""
             traces[title] = ml.trace(tuned, *batch, lr=lr, layers=layers)
     path = ml.trace_page(a.out, traces)
     print(f"{', '.join(traces)}: {path}, {path.stat().st_size / 1e6:.1f} MB")
 
 
 def _layers(texts, every: int) -> list[int] | None:
-    """The layers to record; raises ValueError for one that the model lacks."""
+    """The layers to record: all, but of a deep model a few."""
     if texts is None:
         return None if every <= DEEP else [*FIRST, every - 1]
-    layers = [read_whole("--layers", text) for text in texts]
-    if not all(0 <= layer < every for layer in layers):
-        raise ValueError(f"--layers: got {','.join(texts)}, wanted some of 0 … {every - 1}")
-    return layers
+    return [read_whole("--layers", text) for text in texts]

@@ -1,4 +1,4 @@
-"""generate, merge: use an adapter."""
+"""generate, merge, ask: use an adapter."""
 
 import argparse
 import sys
@@ -7,10 +7,10 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from ..llama.generation import cut
+from ..llama.generation import cut, decode_more
 from ..support.files import find
 from . import config
-from .arguments import OWN, command, given
+from .arguments import OWN, command, form_options, forms, given
 
 BASE = "'base', smollm2-135m, a model's folder or a .gguf file (%(default)s)"
 METHOD = f"the technique of the adapter, {OWN} (the one that its files name)"
@@ -21,6 +21,7 @@ def add(commands) -> None:
     """Add these commands to the parser."""
     p = command(commands, "generate", generate)
     p.add_argument("--base", default="base", help=BASE)
+    form_options(p)
     p.add_argument("--adapter", type=Path, help=ADAPTER)
     p.add_argument("--method", help=METHOD)
     p.add_argument("--prompt", required=True, help="the text; with --task only the word")
@@ -39,8 +40,14 @@ def add(commands) -> None:
     p.add_argument("--stop", action="append", default=[], metavar="TEXT", help=ends)
     p.add_argument("--seed", type=int, help="seed of the sampling (0)")
 
+    p = command(commands, "ask", ask)
+    p.add_argument("word", help="a word in lowercase letters")
+    each = "a folder of adapters, each named as its task (the built-in)"
+    p.add_argument("--adapters", type=Path, help=each)
+
     p = command(commands, "merge", merge)
     p.add_argument("--base", default="base", help=BASE)
+    form_options(p)
     p.add_argument("--adapter", type=Path, required=True, help=ADAPTER)
     p.add_argument("--method", help=METHOD)
     p.add_argument("--out", type=Path, help="folder of the merged model")
@@ -54,7 +61,7 @@ def load_base(a: Namespace) -> Any:
     """The base; raises ValueError if it has no tokenizer."""
     import minilora as ml
 
-    model = ml.load_model(a.base)
+    model = ml.load_model(a.base, **forms(a))
     if model.tokenizer is None:
         raise ValueError(f"{a.base}: the model has no tokenizer.json, so text cannot be read")
     return model
@@ -79,7 +86,8 @@ def generate(a: Namespace) -> None:
         option = f"--{name.replace('_', '-')}"
         warnings.warn(f"{option} does nothing at --temperature 0", stacklevel=2)
     answering = ml.load_adapter(model, a.adapter, a.method) if a.adapter else model
-    stream, clock = _Stream(model.tokenizer, a.stop), decoding.Clock()
+    prompt = model.tokenizer.encode(_prompt(a, model.tokenizer))
+    stream, clock = _Stream(model.tokenizer, prompt, a.stop), decoding.Clock()
     # as many bytes as one token reads, and more than a processor's cache can hold
     size = max(1 << 28, decoding.token_bytes(model))
     before = machine.read_bandwidth(nbytes=size) if a.speed else 0.0
@@ -89,7 +97,7 @@ def generate(a: Namespace) -> None:
         stream(token)
 
     answering.generate(
-        [model.tokenizer.encode(_prompt(a, model.tokenizer))],
+        [prompt],
         a.max_new_tokens,
         temperature=a.temperature,
         **sampling,
@@ -129,14 +137,14 @@ class _Stream:
     is complete, and where a stop may have begun.
     """
 
-    def __init__(self, tokenizer, stops):
-        self.tokenizer, self.stops, self.printed = tokenizer, stops, ""
+    def __init__(self, tokenizer, prompt: list[int], stops):
+        self.tokenizer, self.prompt, self.stops, self.printed = tokenizer, prompt, stops, ""
         self.ids: list[int] = []
 
     def __call__(self, token):
         if (last := int(token[0])) != self.tokenizer.eos_id:
             self.ids.append(last)
-            text = self.tokenizer.decode(self.ids).rstrip("\ufffd")
+            text = decode_more(self.tokenizer, self.prompt, self.ids).rstrip("\ufffd")
             begun = (n for stop in self.stops for n in range(len(stop)) if text.endswith(stop[:n]))
             self.show(text[: len(text) - max(begun, default=0)])
 
@@ -148,7 +156,7 @@ class _Stream:
 
     def end(self) -> None:
         """Print the rest, and a newline."""
-        self.show(self.tokenizer.decode(self.ids))
+        self.show(decode_more(self.tokenizer, self.prompt, self.ids))
         print()
 
 
@@ -160,7 +168,7 @@ def merge(a: Namespace) -> None:
 
     if not (a.out or a.gguf):
         raise ValueError("merge: wanted --out FOLDER, --gguf FILE or both")
-    tuned = ml.load_adapter(ml.load_model(a.base), a.adapter, a.method)
+    tuned = ml.load_adapter(ml.load_model(a.base, **forms(a)), a.adapter, a.method)
     merged = ml.merge(tuned)
     if a.gguf:
         ml.save_gguf(merged, a.gguf, a.gguf_type)
@@ -169,3 +177,16 @@ def merge(a: Namespace) -> None:
     changed = [n for n, w in merged.params.items() if w is not tuned.base.params[n]]
     places = ", ".join(str(place) for place in (a.out, a.gguf) if place)
     print(f"{tuned.record.title} merged into {len(changed)} arrays: {places}")
+
+
+def ask(a: Namespace) -> None:
+    """Print each task's answer to the word. Raises ValueError unless it is in letters a-z."""
+    from ..lab import word_adapters
+    from ..text import tasks
+
+    if not (a.word.isascii() and a.word.isalpha() and a.word.islower()):
+        raise ValueError(f"ask: got {a.word!r}, wanted a word in lowercase letters a-z")
+    library = word_adapters.open_library(a.adapters)
+    for name, answer in word_adapters.ask(library, a.word).items():
+        who = "adapter" if name in library else "base"
+        print(f"{tasks.TASKS[name].title:24} {answer:20} {who}")

@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import warnings
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import minilora as ml
 
 from ..lab import rates
-from ..lab.runs import largest_batch, mean_loss
+from ..lab.runs import largest_batch
 from ..methods import own
 from ..support.files import write_atomically
 from ..support.locks import using
@@ -23,12 +22,11 @@ from ..text.record_forms import Text
 from ..tuning.callbacks import EarlyStopping, KeepBest, Log
 from ..tuning.storage import ARRAYS
 from . import card, config, own_data
-from .arguments import adapter_options, command, given, names, options
+from .arguments import adapter_options, command, form_options, given, names, options
 from .text import BASE, load_base
 from .watching import Watch
 
-STEPS, BATCH, EVALUATIONS = 150, 32, 10  # where a run is not told otherwise
-
+STEPS, EVALUATIONS = 150, 10  # where a run is not told otherwise
 LOG, CHECKPOINT = "log.jsonl", "checkpoint.safetensors"  # in the folder of the adapter
 
 
@@ -36,6 +34,7 @@ def add(commands) -> None:
     """Put the command on the parser."""
     p = command(commands, "train", train)
     p.add_argument("--base", default="base", help=BASE)
+    form_options(p)
     p.add_argument("--config", type=Path, metavar="TOML", help="options from a run.toml")
     source = p.add_mutually_exclusive_group()
     forms = "prompt, completion; instruction, input, output; messages; conversations; or text"
@@ -57,8 +56,8 @@ def add(commands) -> None:
     length = p.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, help=f"optimizer steps ({STEPS})")
     length.add_argument("--epochs", type=float, help="how often each row is learned from")
-    free = "rows in a batch (32); there is no packing, since padding is not computed"
-    p.add_argument("--batch-size", type=int, help=free)
+    free = "rows in a batch (%(default)s); there is no packing, since padding is not computed"
+    p.add_argument("--batch-size", type=int, default=32, help=free)
     p.add_argument("--accumulate", type=int, default=1, help="batches in a step (%(default)s)")
     p.add_argument("--lr", type=float, help="peak learning rate (what minilora tune chose)")
     p.add_argument("--rates", type=Path, help="a record of minilora tune (the built-in one)")
@@ -102,17 +101,18 @@ def _train(a, asked, model, data):
     write_atomically(a.out / config.NAME, again.encode())
     for line in _plan(a, tuned, settings, data, batches):
         print(fill(line, width(ANY), 2), flush=True)
-    watch = _watch(a, data, model)
-    best = [KeepBest(a.out)] if watch.evaluate and a.keep != "last" else []
+    judged = all_once(data.held_rows, model.tokenizer) if a.evaluate_every else []
+    watch = Watch(judged, a.evaluate_every, data.held_out[: a.samples or 0])
+    best = [KeepBest(a.out)] if judged and a.keep != "last" else []
     stopping = [] if a.patience is None else [EarlyStopping(a.patience)]
-    if watch.evaluate and not a.resume:
+    if judged and not a.resume:
         watch.show(tuned, 0, watch.judge(tuned), "before training")
     try:
         history = ml.train(
             tuned,
             batches,
             **settings,
-            evaluate=watch.evaluate and watch.judge,
+            evaluate=watch.judge if judged else None,
             evaluate_every=a.evaluate_every,
             callbacks=[Log(a.out / LOG), *stopping, watch, *best],
         )
@@ -134,37 +134,33 @@ def _finish(a, tuned, data, history, kept) -> None:
         ml.save_adapter(tuned, a.out)
     else:
         tuned = ml.load_adapter(tuned.base, a.out)
-    losses, lowest = history.losses, dict(history.evaluations).get(kept)
+    losses = history.losses
     early = " (stopped early)" if len(losses) < a.steps else ""
     results = {"loss": f"{losses[0]:.4f} -> {losses[-1]:.4f} in {len(losses)} steps{early}"}
     if kept:
-        results["validation loss"] = (
-            f"{lowest:.4f} at step {kept}, the lowest: this adapter is kept"
-        )
+        lowest = dict(history.evaluations)[kept]
+        results["validation loss"] = f"{lowest:.4f} at step {kept}, the lowest: this one is kept"
     if scored := [pair for pair in data.held_out if not isinstance(pair, Text)]:
         share = ml.exact_match(tuned, scored)
         results[f"exact match on {len(scored):,} held-out pairs:"] = f"{share:.3f}"
     for name, value in results.items():
         print(name, value)
-    card.write(a, tuned, history, results, kept)
     size = (a.out / ARRAYS).stat().st_size
-    print(f"adapter: {a.out} ({size:,} bytes); log: {a.out / LOG}; card: {a.out / card.NAME}")
+    print(f"adapter: {a.out} ({size:,} bytes); log: {a.out / LOG}", end="; ")
+    try:
+        card.write(a, tuned, history, results)
+        print(f"card: {a.out / card.NAME}")
+    except OSError as error:  # such as a full disk: the run's work is saved
+        print(f"no card: {error}")
 
 
 def _settle(a, data) -> None:
     """Put in place of what was not given: the batch, the steps, the steps between evaluations."""
     whole("--accumulate", a.accumulate, 1)
-    if a.batch_size is not None and whole("--batch-size", a.batch_size, 1) > len(data.rows):
-        warnings.warn(
-            f"--batch-size is {a.batch_size}, and there are {len(data.rows)} pairs: a batch takes "
-            "all of them",
-            stacklevel=2,
-        )
-    a.batch_size = min(a.batch_size or BATCH, len(data.rows))
+    a.batch_size = min(whole("--batch-size", a.batch_size, 1), len(data.rows))
     if a.epochs is not None:
-        a.steps = math.ceil(
-            number("--epochs", a.epochs, above=0) * len(data.rows) / (a.batch_size * a.accumulate)
-        )
+        rows = number("--epochs", a.epochs, above=0) * len(data.rows)
+        a.steps = math.ceil(rows / (a.batch_size * a.accumulate))
     a.steps = whole("--steps", STEPS if a.steps is None else a.steps, 1)
     if a.eval and a.evaluate_every is None:
         a.evaluate_every = math.ceil(a.steps / EVALUATIONS)
@@ -183,12 +179,8 @@ def _check(a, data) -> None:
     if a.resume and not a.checkpoint:
         raise ValueError("--resume goes on from a checkpoint, wanted --checkpoint FILE too")
     if a.checkpoint and a.checkpoint.exists() and not a.resume:
-        raise ValueError(
-            f"{a.checkpoint}: an earlier run's checkpoint; wanted --resume to go on from it, "
-            "or another name"
-        )
-    if a.rates is not None and not a.rates.is_file():
-        raise FileNotFoundError(f"{a.rates}: no such file; wanted a record of minilora tune")
+        wanted = "wanted --resume to go on from it, or another name"
+        raise ValueError(f"{a.checkpoint}: an earlier run's checkpoint; {wanted}")
 
 
 def _tuned(a, model):
@@ -218,15 +210,6 @@ def _settings(a, tuned) -> dict[str, Any]:
         "checkpoint_every": a.checkpoint_every,
         "resume": a.resume,
     }
-
-
-def _watch(a, data, model) -> Any:
-    """What is printed while it runs; its evaluation is the mean loss over the held-out rows."""
-    if not a.evaluate_every:
-        return Watch(None, 1, ())
-    judged = all_once(data.held_rows, model.tokenizer)
-    asked = data.held_out[: a.samples or 0]
-    return Watch(lambda tuned: mean_loss(tuned, judged), a.evaluate_every, asked)
 
 
 def _plan(a, tuned, settings, data, batches) -> list[str]:

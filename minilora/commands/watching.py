@@ -1,15 +1,17 @@
 """What a training run prints while it runs: its minutes, each evaluation, what it answers."""
 
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
 from tqdm import tqdm
 
 from ..fast import clock
+from ..lab.runs import mean_loss
 from ..support.terminal import width
-from ..text.chats import Chat
-from ..text.record_forms import Text
+from ..text.batches import Batch
+from ..text.encode import question
 from ..tuning.callbacks import Callback, Run, best_of
 
 TIMED = 3  # steps after which the minutes are said: the first one is slower
@@ -17,19 +19,19 @@ SAMPLE = 48  # most new tokens of an answer
 
 
 class Watch(Callback):
-    """evaluate: Tuned -> the validation loss. every: steps between two evaluations. asked: pairs,
-    chats or texts, of which the prompts are answered at each evaluation.
+    """judged: the batches of the validation loss. every: steps between two evaluations. asked:
+    pairs, chats or texts, of which the prompts are answered at each evaluation.
     """
 
-    def __init__(self, evaluate: Callable[[Any], float] | None, every: int, asked: Sequence[Any]):
-        self.evaluate, self.every, self.asked = evaluate, every, asked
+    def __init__(self, judged: Sequence[Batch], every: int | None, asked: Sequence[Any]):
+        self.judged, self.every, self.asked = judged, every, asked
         self.spent, self.times = 0.0, list[float]()  # seconds of an evaluation; of each step
         self.ended: Run | None = None  # the run after its end, or where Ctrl-C stopped it
 
     def judge(self, tuned: Any) -> float:
         """The validation loss of a Tuned; the seconds that it took are kept."""
         start = clock.now()
-        loss = self.evaluate(tuned) if self.evaluate else 0.0
+        loss = mean_loss(tuned, self.judged)
         self.spent = clock.now() - start
         return loss
 
@@ -37,17 +39,16 @@ class Watch(Callback):
         """Print a line on an evaluation, and one on each answer."""
         _say(f"step {step}: validation loss {loss:.4f} ({more})")
         for pair in self.asked:
-            prompt = pair.pair(tuned.tokenizer)[0] if isinstance(pair, Chat | Text) else pair[0]
+            prompt = question(pair, tuned.tokenizer)[0]
             users = [m["content"] for m in getattr(pair, "messages", ()) if m["role"] == "user"]
-            shown = f"    {users[-1] if users else prompt} -> {tuned.generate_text(prompt, SAMPLE)}"
-            line, most = " ".join(shown.split()), width() - 4
-            _say(f"    {line if len(line) <= most else f'{line[: most - 1]}…'}")
+            shown = f"{users[-1] if users else prompt} -> {tuned.generate_text(prompt, SAMPLE)}"
+            _say(f"    {textwrap.shorten(shown, width() - 4, placeholder='…')}")
 
     def step(self, run: Run) -> None:
         """Print, once, how long the rest will take."""
         self.times.append(run.history.seconds[-1])
         if len(self.times) == TIMED and (left := run.steps - run.step):
-            one, times = median(self.times), -(-left // self.every) if self.evaluate else 0
+            one, times = median(self.times), -(-left // self.every) if self.every else 0
             seconds = left * one + times * self.spent
             took = f"{seconds / 60:.1f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
             more = f" and {times} evaluations" if times else ""

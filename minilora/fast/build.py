@@ -12,7 +12,7 @@ from ..support.terminal import bar
 from .jit import portion
 from .threads import settings
 
-FILES = ("unpacked", "matmul", "pointwise", "softmax", "gated", "attention", "adam")
+FILES = ("unpacked", "matmul", "packed", "pointwise", "softmax", "gated", "attention", "adam")
 
 
 def compile_missing() -> None:

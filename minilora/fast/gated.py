@@ -68,7 +68,7 @@ def feed_forward(x, Wg, Wu, Wd):
     x (M, C), Wg, Wu (F, C), Wd (C, F) -> y (M, C), gate, up (M, F).
     """
     M, F = _sizes(x, Wg, Wu, Wd)
-    if _in_parts(M, Wg):
+    if _in_parts(M, Wg, Wu, Wd):
         gate, up = matmul_nt(x, Wg), matmul_nt(x, Wu)
         return matmul_nt(swiglu_forward(gate, up), Wd), gate, up
     gate, up, h = (np.empty((M, F), np.float32) for _ in range(3))
@@ -85,9 +85,11 @@ def feed_forward_dx(dy, gate, up, Wg, Wu, Wd):
         raise ValueError(
             f"feed_forward: gate {gate.shape}, up {up.shape}, wanted {(M, F)} for dy {dy.shape}"
         )
-    if _in_parts(M, Wg):
+    if _in_parts(M, Wg, Wu, Wd):
         dh = matmul_nn(dy, Wd)
         dgate, dup = swiglu_backward(dh, gate, up)
+        if not isinstance(Wu, np.ndarray):
+            return matmul_nn(dup, Wu, add_to=matmul_nn(dgate, Wg))
         return adapted_nn(dgate, Wg, dup, Wu)
     dh, dgate, dup = (np.empty(gate.shape, np.float32) for _ in range(3))
     dx = np.empty((M, C), np.float32)
@@ -107,10 +109,14 @@ def _sizes(x, Wg, Wu, Wd):
     return M, F
 
 
-def _in_parts(M, Wg):
-    """Are single kernels better: threads with few rows each, one row, or few columns?"""
-    few = M < LEAST * THREADS and M * Wg.size >= GRAIN
-    return few or M == 1 or min(Wg.shape) <= FEW_DOTS
+def _in_parts(M, *Ws):
+    """Are single kernels better: threads with few rows each, one row, products of few columns, or
+    another form of weights?
+    """
+    F, C = Ws[0].shape
+    few = M < LEAST * THREADS and M * F * C >= GRAIN
+    narrow = M == 1 or min(F, C) <= FEW_DOTS
+    return few or narrow or not all(isinstance(W, np.ndarray) for W in Ws)
 
 
 def _contiguous(*arrays):

@@ -11,7 +11,10 @@ import functools
 import importlib
 from collections.abc import Callable
 
+import numpy as np
+
 from ..support.meta import Meta
+from ..support.packed import BLOCK
 from . import clock
 
 TABLE: dict[str, str] = {}  # kernel -> the file of its Numba code
@@ -67,13 +70,24 @@ def _compile_missing() -> None:
 @kernel("matmul")
 def matmul_nt(x, w, add_to=None):
     """y = x wᵀ.   x (M, K), w (N, K) -> y (M, N); with add_to (M, N): add_to += x wᵀ, returned."""
+    _unpacked(w)
     return Meta((x.shape[0], w.shape[0]), x.dtype) if add_to is None else add_to
 
 
 @kernel("matmul")
 def matmul_nn(x, w, add_to=None):
     """y = x w.   x (M, K), w (K, N) -> y (M, N); with add_to (M, N): add_to += x w, returned."""
+    _unpacked(w)
     return Meta((x.shape[0], w.shape[1]), x.dtype) if add_to is None else add_to
+
+
+def _unpacked(w):
+    """Counts what `@` of a packed w holds for a moment, where its rows are no whole groups and so
+    no kernel computes from its parts: a block of rows, twice.
+    """
+    if w.form and w.shape[1] % (64 if w.form == "nf4" else 32):
+        rows = min(len(w), max(1, BLOCK // w.shape[1]))
+        Meta((2, rows, w.shape[1]), np.float32)
 
 
 @kernel("matmul")

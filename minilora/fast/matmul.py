@@ -8,11 +8,14 @@ most 0.9 MB for each task. Each number of the result is summed by one task in on
 number of threads does not change it.
 """
 
+import functools
+import importlib
 import math
 
 import numpy as np
 from numba import boolean, float32
 
+from ..support.packed import Packed
 from . import unpacked
 from .jit import (
     PLACE,
@@ -139,7 +142,7 @@ rectangle = by_address(_rectangle)
 
 
 @compiled()
-def _grid(M, N, n_tasks):
+def grid(M, N, n_tasks):
     """(down, across), down · across = n_tasks: the grid whose largest share is smallest.
 
     Among equals, rows are divided where there are at least as many rows as columns: then each task
@@ -163,7 +166,7 @@ TWO_PRODUCTS = *PRODUCT[:2], *PRODUCT
 def _products_share(a, b, a2, b2, c, add, t, n_tasks):
     """Task t's rectangle of c (+)= a b + a2 b2: the second is added while c is still in a cache."""
     M, N = c.shape
-    down, across = _grid(M, N, n_tasks)
+    down, across = grid(M, N, n_tasks)
     i0, i1 = portion(M, t // across, down, MR)
     j0, j1 = portion(N, t % across, across, 16)
     rectangle(a, b, c, add, i0, i1, j0, j1)
@@ -176,6 +179,8 @@ NOTHING = np.empty((0, 0), np.float32)  # in place of a second product
 
 def matmul_nt(x, w, add_to=None):
     """y = x wᵀ.   x (M, K), w (N, K) -> y (M, N); with add_to (M, N): add_to += x wᵀ, returned."""
+    if not isinstance(w, np.ndarray):
+        return _of_form(x, w, True, add_to=add_to)
     (M, K), (N, L) = x.shape, w.shape
     few = min(M, N) <= FEW_DOTS and x.strides[1] == w.strides[1] == 4
     if few and M > N == 1 and K == L:  # a matrix times one vector: computed as w xᵀ
@@ -192,6 +197,8 @@ def matmul_nt(x, w, add_to=None):
 
 def matmul_nn(x, w, add_to=None):
     """y = x w.   x (M, K), w (K, N) -> y (M, N); with add_to (M, N): add_to += x w, returned."""
+    if not isinstance(w, np.ndarray):
+        return _of_form(x, w, False, add_to=add_to)
     (M, K), (L, N) = x.shape, w.shape
     few = N <= FEW_DOTS and x.strides[1] == w.strides[1] == 4
     return _into(by_dots if few else _tiled, x, w, (M, N), K, L, add_to)
@@ -211,12 +218,33 @@ def matmul_tn(x, y, add_to=None):
 
 def adapted_nt(x, w, z, b):
     """y = x wᵀ + z bᵀ.   x (M, K), w (N, K), z (M, r), b (N, r) -> y (M, N)."""
+    if not isinstance(w, np.ndarray):
+        return _of_form(x, w, True, z, b.T)
     return _adapted(x, w.T, z, b.T)
 
 
 def adapted_nn(x, w, z, b):
     """y = x w + z b.   x (M, K), w (K, N), z (M, r), b (r, N) -> y (M, N)."""
+    if not isinstance(w, np.ndarray):
+        return _of_form(x, w, False, z, b)
     return _adapted(x, w, z, b)
+
+
+def _of_form(x, w, flipped, z=None, b=None, add_to=None):
+    """The product with a frozen weight of another form: from its parts, or by its own `@`."""
+    if type(w) is Packed and _packed().fits(w):
+        return _packed().product(x, w, flipped, z, b, add_to)
+    y = x @ (w.T if flipped else w)
+    if add_to is not None:
+        add_to += y
+        return add_to
+    return y if z is None else matmul_nn(z, b, add_to=y)
+
+
+@functools.cache
+def _packed():
+    """The file for weights of another form, which is built on this one."""
+    return importlib.import_module(".packed", __package__)
 
 
 def _adapted(a, b, a2, b2):

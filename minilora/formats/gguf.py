@@ -1,4 +1,4 @@
-"""GGUF files, versions 2 and 3: metadata, and tensors unpacked from blocks of 4 or 8 bits.
+"""GGUF files, versions 2 and 3: metadata, and tensors in blocks of 4 to 32 bits a weight.
 
 Source: ggml's docs/gguf.md; the layouts of the blocks are in ggml-common.h.
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..support.packed import Packed
 from ..support.terminal import printable
 
 MAGIC = b"GGUF"
@@ -54,14 +55,103 @@ def _q8_0(blocks):
     return _column(blocks, 0) * np.ascontiguousarray(blocks[:, 2:]).view(np.int8)
 
 
+def in_q8_0(w: np.ndarray) -> np.ndarray:
+    """d = max |w| / 127, q = w / d rounded, a half away from 0.   -> (blocks, 34) uint8.
+
+    Source: ggml-quants.c, quantize_row_q8_0_ref.
+    """
+    w = w.reshape(-1, 32)
+    d = np.abs(w).max(axis=1, keepdims=True) / 127
+    with np.errstate(divide="ignore"):
+        size = np.abs(w * np.where(d == 0, 0, 1 / d))
+    whole = np.floor(size)
+    q = np.sign(w) * (whole + np.floor(2 * (size - whole)))
+    return np.hstack([d.astype("<f2").view(np.uint8), q.astype(np.int8).view(np.uint8)])
+
+
+def _bf16(blocks):
+    """A bfloat16 is the upper half of a float32."""
+    return (blocks.view("<u2").astype(np.uint32) << 16).view(np.float32)
+
+
+def _fifth_bits(blocks, start):
+    """Bit n of the 4 bytes at `start` is that of weight n, in its place.  -> (blocks, 32)."""
+    return np.unpackbits(blocks[:, start : start + 4], axis=1, bitorder="little") << 4
+
+
+def _q5_0(blocks):
+    """w = d (q - 16).   22 bytes: d float16, 4 bytes of fifth bits, 16 bytes of the lower four."""
+    q = _nibbles(blocks[:, 6:]) | _fifth_bits(blocks, 2)
+    return _column(blocks, 0) * (q.astype(np.float32) - 16)
+
+
+def _q5_1(blocks):
+    """w = d q + m.   24 bytes: d and m float16, 4 bytes of fifth bits, 16 bytes of the others."""
+    q = _nibbles(blocks[:, 8:]) | _fifth_bits(blocks, 4)
+    return _column(blocks, 0) * q + _column(blocks, 2)
+
+
+def _k_scaled(blocks, q):
+    """w = d scale q - dmin minimum, in 8 parts of 32.   q (blocks, 8, 32)  ->  (blocks, 256).
+
+    Bytes 0-1 and 2-3 are d and dmin in float16. Bytes 4-15 have 8 scales and 8 minima of 6 bits:
+    4-7 and 8-11 the first four of each in the lower 6 bits, and in the upper 2 the upper bits of
+    the last four, whose lower 4 bits are in bytes 12-15.
+    """
+    low, middle, last = (blocks[:, start : start + 4] for start in (4, 8, 12))
+    scale = np.concatenate([low & 63, last & 15 | low >> 6 << 4], axis=1)
+    minimum = np.concatenate([middle & 63, last >> 4 | middle >> 6 << 4], axis=1)
+    d, m = _column(blocks, 0) * scale, _column(blocks, 2) * minimum
+    return (d[..., None] * q - m[..., None]).reshape(-1, 256)
+
+
+def _fields(codes, group, bits):
+    """Fields of so many bits in groups of bytes: first the lowest ones of a group's bytes, …"""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
+    return codes.reshape(len(codes), -1, 1, group) >> shifts & (1 << bits) - 1
+
+
+def _q4_k(blocks):
+    """144 bytes: d, dmin, 12 of scales and minima, 128 of q: 64 weights in 32 bytes."""
+    return _k_scaled(blocks, _fields(blocks[:, 16:], 32, 4).reshape(-1, 8, 32))
+
+
+def _q5_k(blocks):
+    """176 bytes: as Q4_K, with 32 bytes of fifth bits before q: bit n of them is of part n."""
+    q, fifth = _fields(blocks[:, 48:], 32, 4), _fields(blocks[:, 16:48], 32, 1)
+    return _k_scaled(blocks, q.reshape(-1, 8, 32) | fifth.reshape(-1, 8, 32) << 4)
+
+
+def _q6_k(blocks):
+    """w = d scale (q - 32), in 16 parts of 16.
+
+    210 bytes: 128 of the lower 4 bits, 64 of the upper 2, 16 signed scales, d float16.
+    """
+    low = _fields(blocks[:, :128], 64, 4).reshape(-1, 256)
+    high = _fields(blocks[:, 128:192], 32, 2).reshape(-1, 256)
+    q = (low | high << 4).astype(np.float32) - 32
+    d = _column(blocks, 208) * np.ascontiguousarray(blocks[:, 192:208]).view(np.int8)
+    return (d[..., None] * q.reshape(-1, 16, 16)).reshape(-1, 256)
+
+
 @dataclass(frozen=True)
 class Packing:
-    """A type of block."""
+    """A type of block: a form of weights, with blocks that lie along a row."""
 
     name: str
     weights: int  # in a block
     nbytes: int  # of a block
     unpack: Callable[[np.ndarray], np.ndarray]  # (blocks, nbytes) uint8 -> (blocks, weights) f32
+
+    def rows(self, parts, shape, rows):
+        """NaN or infinite where a scale is damaged."""
+        blocks = np.ascontiguousarray(parts[0][rows]).reshape(-1, self.nbytes)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self.unpack(blocks).reshape(-1, *shape[1:])
+
+    def size(self, shape):
+        """Bytes of all blocks."""
+        return math.prod(shape) // self.weights * self.nbytes
 
 
 PACKINGS = {
@@ -69,26 +159,19 @@ PACKINGS = {
     1: Packing("F16", 1, 2, _f16),
     2: Packing("Q4_0", 32, 18, _q4_0),
     3: Packing("Q4_1", 32, 20, _q4_1),
+    6: Packing("Q5_0", 32, 22, _q5_0),
+    7: Packing("Q5_1", 32, 24, _q5_1),
     8: Packing("Q8_0", 32, 34, _q8_0),
+    12: Packing("Q4_K", 256, 144, _q4_k),
+    13: Packing("Q5_K", 256, 176, _q5_k),
+    14: Packing("Q6_K", 256, 210, _q6_k),
+    30: Packing("BF16", 1, 2, _bf16),
 }
 
 
-@dataclass(frozen=True)
-class GGUFTensor:
-    """One tensor, not yet unpacked."""
-
-    shape: tuple[int, ...]  # in NumPy's order: the last axis is contiguous
-    packing: Packing
-    blocks: np.ndarray  # (blocks, nbytes) uint8, a view of the file
-
-    def array(self) -> np.ndarray:
-        """The weights in float32, of the shape `shape`; NaN or infinite if a scale is damaged."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            return self.packing.unpack(self.blocks).reshape(self.shape)
-
-
-def read_gguf(path: str | Path) -> tuple[dict[str, Any], dict[str, GGUFTensor]]:
-    """A file's metadata, and its tensors by name, mapped into memory and not yet unpacked.
+def read_gguf(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A file's metadata, and its tensors by name: arrays of one axis, and others as a `Packed` on
+    the file, which is mapped into memory.
 
     Raises FileNotFoundError, or ValueError if the file is no whole GGUF file or a tensor's type is
     not supported.
@@ -137,7 +220,7 @@ def _check_apart(path, align, listed):
 
 
 def _slice(path, data, start, name, shape, kind, offset):
-    """A tensor of the list as a GGUFTensor; raises ValueError if its blocks are not in the file."""
+    """A tensor of the list; raises ValueError if its blocks are not in the file."""
     if kind not in PACKINGS:
         supported = ", ".join(f"{k} ({p.name})" for k, p in PACKINGS.items())
         raise ValueError(f"{path}: {name} is of type {kind}, supported are {supported}")
@@ -148,7 +231,10 @@ def _slice(path, data, start, name, shape, kind, offset):
     end = start + offset + math.prod(shape) // packing.weights * packing.nbytes
     if end > len(data):
         raise ValueError(f"{path}: {len(data)} bytes, {name} would end at {end}")
-    return GGUFTensor(shape, packing, data[start + offset : end].reshape(-1, packing.nbytes))
+    rows = shape if len(shape) > 1 else (1, *shape)
+    blocks = np.asarray(data[start + offset : end]).reshape(rows[0], packing.size(rows[1:]))
+    tensor = Packed(packing, rows, [blocks])
+    return tensor if len(shape) > 1 else tensor[:][0]
 
 
 class _Reader:

@@ -1,17 +1,24 @@
-"""A Llama from a GGUF file: llama.cpp's names and layout, translated into this library's."""
+"""A Llama or a relative from a GGUF file: llama.cpp's names and layout, translated into this
+library's.
+"""
 
+import contextlib
+import dataclasses
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..llama import rotation
 from ..llama.model import EMBED, HEAD, NORM, Llama, ModelConfig
+from ..llama.rotation import Llama3Scaling
 from ..support.files import errors_at
-from ..text.byte_pairs import BytePairTokenizer
+from ..support.packed import Packed
 from ..text.tokenizer import CharTokenizer, ForeignTokenizer
+from .forms import choose, put
 from .gguf import read_gguf
-from .safetensors import check_finite
+from .gguf_tokenizer import read_tokenizer
 
 OUTER = {"token_embd.weight": EMBED, "output_norm.weight": NORM, "output.weight": HEAD}
 INNER = {
@@ -19,23 +26,37 @@ INNER = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
     "attn_output": "self_attn.o_proj",
     "ffn_norm": "post_attention_layernorm",
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-FIELDS = {  # ModelConfig's field -> the metadata's
-    "hidden_size": "llama.embedding_length",
-    "intermediate_size": "llama.feed_forward_length",
-    "num_hidden_layers": "llama.block_count",
-    "num_attention_heads": "llama.attention.head_count",
-    "max_position_embeddings": "llama.context_length",
+# general.architecture, which is also the model_type -> are the rows of q and k reordered?
+REORDERED = {"llama": True, "mistral": True, "qwen2": False, "qwen3": False, "smollm3": True}
+FIELDS = {  # ModelConfig's field -> the metadata's, after the architecture; it must be there
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "max_position_embeddings": "context_length",
 }
+MORE = {  # what may be missing
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "rope_theta": "rope.freq_base",
+    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+    "sliding_window": "attention.sliding_window",
+}
+FREQUENCIES = "rope_freqs.weight"  # Llama 3's scaling: what each wavelength is multiplied by
+LLAMA3 = 1.0, 4.0, 8192  # low_freq_factor, high_freq_factor, original_max_position_embeddings
 
 
-def read_model(path: str | Path) -> Llama:
-    """Read a .gguf file of the llama architecture, unpacked to float32, with its tokenizer.
+def read_model(path: str | Path, **choices: str) -> Llama:
+    """Read a .gguf file of an architecture in REORDERED, with its tokenizer; choices: of
+    `load_model`.
 
     If this library cannot read the tokenizer, the model has none and a warning says so.
     Raises FileNotFoundError, or ValueError for another architecture, an unsupported type, a tensor
@@ -51,17 +72,20 @@ def read_model(path: str | Path) -> Llama:
         shape = tensors[theirs].shape
         if shape != wanted[mine]:
             raise ValueError(f"{path}: {theirs} has shape {shape}, wanted {wanted[mine]}")
-    if unknown := sorted(tensors.keys() - names.keys()):
+    if unknown := sorted(tensors.keys() - names.keys() - {FREQUENCIES}):
         shape = tensors[unknown[0]].shape
-        raise ValueError(f"{path}: {unknown[0]} of shape {shape} has no place in this Llama")
+        raise ValueError(f"{path}: {unknown[0]} of shape {shape} has no place in this model")
     tokenizer = _tokenizer(path, about, config)
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
-    params: dict[str, np.ndarray] = {}
+    heads = heads if REORDERED[config.model_type] else {}
+    forms, params = choose(config, **choices), {}
     for theirs, mine in names.items():
-        array = tensors[theirs].array()
-        check_finite(path, theirs, array)
+        stored = tensors[theirs]
         kind = theirs.removesuffix(".weight").rsplit(".", 1)[-1]
-        params[mine] = half_split(array, heads[kind]) if kind in heads else array
+        if kind in heads:  # blocks lie along a row: rows can be reordered as they are
+            parts = [half_split(part, heads[kind]) for part in stored.parts]
+            stored = Packed(stored.kind, stored.shape, parts)
+        params[mine] = put(path, theirs, stored, forms.get(mine, ""))
     return Llama(config, params, tokenizer)
 
 
@@ -76,36 +100,54 @@ def half_split(w: np.ndarray, heads: int) -> np.ndarray:
 def _config(path, about, tensors):
     """The metadata as a ModelConfig; raises ValueError with the first field that is wrong."""
     kind = about.get("general.architecture")
-    if kind != "llama":
-        raise ValueError(f"{path}: general.architecture is {kind!r:.80}, wanted 'llama'")
-    scaling = about.get("llama.rope.scaling.type", "none")
+    if kind not in tuple(REORDERED):
+        wanted = ", ".join(REORDERED)
+        raise ValueError(f"{path}: general.architecture is {kind!r:.80}, wanted one of {wanted}")
+    own = {k.removeprefix(f"{kind}."): v for k, v in about.items() if k.startswith(f"{kind}.")}
+    rope, scaling = f"{path}: {kind}.rope", own.get("rope.scaling.type", "none")
     if scaling != "none":
-        raise ValueError(f"{path}: llama.rope.scaling.type is {scaling!r:.80}, supported is 'none'")
+        raise ValueError(f"{rope}.scaling.type is {scaling!r:.80}, supported is 'none'")
     given: dict[str, Any] = {"tie_word_embeddings": "output.weight" not in tensors}
     for name, key in FIELDS.items():
-        if key not in about:
-            raise ValueError(f"{path}: no {key} in it")
-        given[name] = about[key]
+        if key not in own:
+            raise ValueError(f"{path}: no {kind}.{key} in it")
+        given[name] = own[key]
     if "token_embd.weight" not in tensors:
         raise ValueError(f"{path}: no token_embd.weight")
-    heads = given["num_attention_heads"]
     given["vocab_size"] = tensors["token_embd.weight"].shape[0]
-    given["num_key_value_heads"] = about.get("llama.attention.head_count_kv", heads)
-    given["head_dim"] = about.get("llama.attention.key_length", 0)
-    given["rope_theta"] = _shortest(about.get("llama.rope.freq_base", 10000.0))
-    given["rms_norm_eps"] = _shortest(about.get("llama.attention.layer_norm_rms_epsilon", 1e-5))
+    given["num_key_value_heads"] = given["num_attention_heads"]
+    given |= {name: _shortest(own[key]) for name, key in MORE.items() if key in own}
+    # llama.cpp stores Mistral as llama, from which only its window tells it apart
+    windowed = kind == "llama" and given.get("sliding_window")
+    given["model_type"] = "mistral" if windowed else kind
     with errors_at(path, "config: "):
         config = ModelConfig(**given)
-    rotated, D = about.get("llama.rope.dimension_count", config.head_dim), config.head_dim
+    rotated, D = own.get("rope.dimension_count", config.head_dim), config.head_dim
     if rotated != D:
-        raise ValueError(
-            f"{path}: llama.rope.dimension_count is {rotated!r:.80}, wanted {D}: all of a head"
-        )
+        raise ValueError(f"{rope}.dimension_count is {rotated!r:.80}, wanted {D}: all of a head")
     # a damaged file may claim 10⁹ layers, and a list of their arrays would fill the memory
     n, layers = len(tensors), config.num_hidden_layers
     if layers > n:
         raise ValueError(f"{path}: {n} tensors, too few for {layers} layers")
-    return config
+    if "no_rope_layers" in config.architecture.own:
+        reason = "the file does not say which layers do not rotate q and k"
+        warnings.warn(f"{path}: {reason}: every fourth, as in SmolLM3", stacklevel=4)
+    return _scaled(path, config, tensors[FREQUENCIES]) if FREQUENCIES in tensors else config
+
+
+def _scaled(path, config, tensor):
+    """The config with Llama 3's scaling of the wavelengths, of which a file has only the effect.
+
+    Raises ValueError if it is not the scaling of Llama 3.1 or 3.2, whatever its factor.
+    """
+    found, periods = np.asarray(tensor), rotation.periods(config.head_dim, config.rope_theta)
+    with errors_at(f"{path}: {FREQUENCIES}", "config: rope scaling: "):
+        scaling = Llama3Scaling(float(found.max()), *LLAMA3)
+    wanted = scaling.scale(periods) / periods
+    if found.shape != wanted.shape or not np.allclose(found, wanted, rtol=1e-4):
+        both = f"{found.tolist()!r:.80}, Llama 3's is {wanted.round(4).tolist()!r:.80}"
+        raise ValueError(f"{path}: {FREQUENCIES} is {both}")
+    return dataclasses.replace(config, rope_scaling=scaling)
 
 
 def _shortest(value):
@@ -115,20 +157,28 @@ def _shortest(value):
 
 def names_of(config: ModelConfig) -> dict[str, str]:
     """llama.cpp's name -> this library's, for every array of the config."""
-    inner = {
-        f"blk.{i}.{theirs}.weight": f"model.layers.{i}.{mine}.weight"
-        for i in range(config.num_hidden_layers)
-        for theirs, mine in INNER.items()
-    }
-    tied = config.tie_word_embeddings
-    return {k: v for k, v in OUTER.items() if not (tied and v == HEAD)} | inner
+    wanted = config.shapes()
+    names = {theirs: mine for theirs, mine in OUTER.items() if mine in wanted}
+    for i in range(config.num_hidden_layers):
+        for theirs, mine in INNER.items():
+            for suffix in ("weight", "bias"):
+                if (name := f"model.layers.{i}.{mine}.{suffix}") in wanted:
+                    names[f"blk.{i}.{theirs}.{suffix}"] = name
+    return names
+
+
+def _characters(about):
+    """The word lab's kind of tokenizer, which is a case of "llama"; None where it is another."""
+    if about.get("tokenizer.ggml.model") == "llama":
+        with contextlib.suppress(ForeignTokenizer):
+            return CharTokenizer.from_gguf(about)
+    return None
 
 
 def _tokenizer(path, about, config):
     """The tokenizer in the metadata; None, with a warning, if this library cannot read it."""
-    characters = about.get("tokenizer.ggml.model") == "llama"
     try:
-        tokenizer = (CharTokenizer if characters else BytePairTokenizer).from_gguf(about)
+        tokenizer = _characters(about) or read_tokenizer(about)
     except ForeignTokenizer as error:
         warnings.warn(f"{path}: {error}; the model comes without a tokenizer", stacklevel=4)
         return None

@@ -1,5 +1,6 @@
 """Write a Llama and its tokenizer as a GGUF file; gguf.py and gguf_llama.py read it."""
 
+import dataclasses
 import struct
 import warnings
 from pathlib import Path
@@ -11,8 +12,9 @@ from ..llama.model import Llama, check_base
 from ..support.files import find, write_atomically
 from ..support.meta import dense
 from ..text.tokenizer import ForeignTokenizer
-from .gguf import ALIGNMENT, ARRAY, MAGIC, NUMBERS, PACKINGS, STRING
-from .gguf_llama import names_of
+from .gguf import ALIGNMENT, ARRAY, MAGIC, NUMBERS, PACKINGS, STRING, in_q8_0
+from .gguf_llama import FIELDS, MORE, REORDERED, names_of
+from .gguf_tokenizer import write_tokenizer
 from .safetensors import check_finite
 
 TYPES = {"F32": (0, 0), "F16": (1, 1), "Q8_0": (8, 7)}  # name -> a tensor's type, a file's
@@ -33,12 +35,16 @@ def save_gguf(model: Llama, path: str | Path, weights: str = "F16") -> int:
     c, (_, of_file) = model.config, find("type of weights", weights, TYPES)
     if c.rope_scaling:
         raise ValueError("save_gguf: the model scales its wavelengths, which is not supported")
+    rule = dataclasses.replace(c, no_rope_layers=(), no_rope_layer_interval=4)
+    if any(c.rotates(i) != rule.rotates(i) for i in range(c.num_hidden_layers)):
+        raise ValueError("save_gguf: wanted every fourth layer, and no other, without a rotation")
     about = {**_about(model), "general.file_type": of_file, "general.quantization_version": 2}
     heads = {"attn_q": c.num_attention_heads, "attn_k": c.num_key_value_heads}
+    heads = heads if REORDERED[c.model_type] else {}
     listed, blocks, offset = b"", [], 0
     for name, mine in names_of(c).items():
         w = np.ascontiguousarray(dense(model.params[mine]), np.float32)
-        if of := heads.get(name.split(".")[-2]):
+        if w.ndim > 1 and (of := heads.get(name.split(".")[-2])):
             w = interleaved(w, of)
         kind, data = _packed(path, name, w, weights)
         blocks.append(_padded(data))
@@ -61,26 +67,17 @@ def interleaved(w: np.ndarray, heads: int) -> np.ndarray:
 def _about(model):
     """The metadata: name -> value."""
     c = model.config
-    own = {
-        "context_length": c.max_position_embeddings,
-        "embedding_length": c.hidden_size,
-        "block_count": c.num_hidden_layers,
-        "feed_forward_length": c.intermediate_size,
-        "attention.head_count": c.num_attention_heads,
-        "attention.head_count_kv": c.num_key_value_heads,
-        "attention.key_length": c.head_dim,
-        "attention.value_length": c.head_dim,
-        "attention.layer_norm_rms_epsilon": float(c.rms_norm_eps),
-        "rope.dimension_count": c.head_dim,
-        "rope.freq_base": float(c.rope_theta),
-        "vocab_size": c.vocab_size,
-    }
-    about: dict[str, Any] = {"general.architecture": "llama", "general.name": model.name}
-    about |= {f"llama.{key}": value for key, value in own.items()}
+    kind = "llama" if c.model_type == "mistral" else c.model_type  # as llama.cpp has it
+    own = {key: getattr(c, name) for name, key in (FIELDS | MORE).items()}
+    own |= {key: float(own[key]) for key in (MORE["rope_theta"], MORE["rms_norm_eps"])}
+    own |= dict.fromkeys(("attention.value_length", "rope.dimension_count"), c.head_dim)
+    own["vocab_size"] = c.vocab_size
+    about: dict[str, Any] = {"general.architecture": kind, "general.name": model.name}
+    about |= {f"{kind}.{key}": value for key, value in own.items() if value is not None}
     if model.tokenizer is None:
         return about
     try:
-        about |= model.tokenizer.to_gguf()
+        about |= write_tokenizer(model.tokenizer)
     except ForeignTokenizer as error:
         warnings.warn(f"save_gguf: {error}; the file has no tokenizer", stacklevel=3)
         return about
@@ -96,24 +93,10 @@ def _packed(path, name, w, weights):
     kind, _ = TYPES["F32" if w.ndim == 1 else weights if fits else "F16"]
     packing = PACKINGS[kind]
     with np.errstate(over="ignore", invalid="ignore"):
-        data = _q8_0(w) if packing.weights > 1 else w.astype(f"<f{packing.nbytes}")
+        data = in_q8_0(w) if packing.weights > 1 else w.astype(f"<f{packing.nbytes}")
         blocks = data.view(np.uint8).reshape(-1, packing.nbytes)
         check_finite(path, f"{name} in {packing.name}", packing.unpack(blocks))
     return kind, blocks.tobytes()
-
-
-def _q8_0(w):
-    """d = max |w| / 127, q = w / d rounded, a half away from 0.   -> (blocks, 34) bytes.
-
-    Source: ggml-quants.c, quantize_row_q8_0_ref.
-    """
-    w = w.reshape(-1, 32)
-    d = np.abs(w).max(axis=1, keepdims=True) / 127
-    with np.errstate(divide="ignore"):
-        size = np.abs(w * np.where(d == 0, 0, 1 / d))
-    whole = np.floor(size)
-    q = np.sign(w) * (whole + np.floor(2 * (size - whole)))
-    return np.hstack([d.astype("<f2").view(np.uint8), q.astype(np.int8).view(np.uint8)])
 
 
 def _padded(data):

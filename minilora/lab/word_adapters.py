@@ -1,7 +1,6 @@
 """The word lab's five adapters on its base, one for each task that the base never saw."""
 
 from pathlib import Path
-from typing import Any
 
 from ..formats.models import load_model
 from ..support.files import data_folder
@@ -31,20 +30,11 @@ def ask(library: Library, word: str) -> dict[str, str]:
     The spelling adapter reads sounds: those that the base gives for the word.
     Raises ValueError for a character that the base does not know.
     """
-    answers = {}
-    for name in [name for name, task in tasks.TASKS.items() if task.pretrain]:
-        with library.using(None):
-            answers[name] = answer(library, name, word)
-    for name in [name for name in tasks.TASKS if name in set(library)]:
-        prompt = answers["phonemes"] if name == "spelling" else word
-        with library.using(name):
-            answers[name] = answer(library, name, prompt)
+    answers: dict[str, str] = {}
+    there = set(library)
+    first = [name for name, task in tasks.TASKS.items() if task.pretrain]
+    for name in dict.fromkeys([*first, *(name for name in tasks.TASKS if name in there)]):
+        with library.using(name if name in there else None):
+            prompt = tasks.TASKS[name].prompt(answers["phonemes"] if name == "spelling" else word)
+            answers[name] = library.generate_text(prompt, 24)
     return answers
-
-
-def answer(model: Any, task: str, word: str, longest: int = 24) -> str:
-    """The model's greedy answer to one word of a task; model: also a Tuned or a Library."""
-    tokenizer = model.tokenizer
-    prompt = tokenizer.encode(tasks.TASKS[task].prompt(word))
-    out = model.generate([prompt], longest, stop=tokenizer.eos_id)[0, len(prompt) :]
-    return tokenizer.decode(out).split("\n")[0]

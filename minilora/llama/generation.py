@@ -83,6 +83,7 @@ def generate(
     ends, texts = _stops(stop, model)
     rng = np.random.default_rng(whole("generate: seed", seed))
     lengths, W = np.array([len(p) for p in prompts]), array(model.head(forward))
+    model.check_length(int(lengths.max()) + max(0, max_new_tokens - 1))  # the last one is not read
     cache = KVCache(model.config, len(prompts), lengths.max() + max_new_tokens, model.dtype)
     going, columns = np.arange(len(prompts)), []  # the rows that have not ended; the new tokens
     fill = np.zeros(len(prompts), int)  # of each row: its last token, or what follows its end
@@ -131,8 +132,14 @@ def generate_text(model, prompt: str, max_new_tokens: int = 32, **choices) -> st
     given = choices.pop("stop", [])
     stop = [] if given is None else [tokenizer.eos_id, *_listed(given)]
     new = model.generate([ids], max_new_tokens, stop=stop, **choices)[0][len(ids) :]
-    said = itertools.takewhile(lambda token: token not in stop, map(int, new))
-    return cut(tokenizer.decode(said), [text for text in stop if isinstance(text, str)])
+    said = [*itertools.takewhile(lambda token: token not in stop, map(int, new))]
+    text = decode_more(tokenizer, ids, said)
+    return cut(text, [text for text in stop if isinstance(text, str)])
+
+
+def decode_more(tokenizer: Any, ids: list[int], new: list[int]) -> str:
+    """The text of new tokens after others, with the space that some tokenizers drop at a start."""
+    return tokenizer.decode([*ids, *new])[len(tokenizer.decode(ids)) :]
 
 
 def cut(text: str, stops: Sequence[str]) -> str:
@@ -161,7 +168,7 @@ def _stops(stop, model):
         if model.tokenizer is None:
             raise ValueError(f"generate: stop is {shown(item)}, but the model has no tokenizer")
         with errors_at(f"generate: stop is {shown(item)}", "tokenizer: "):
-            own = model.tokenizer.encode(item)
+            own = getattr(model.tokenizer, "encode_more", model.tokenizer.encode)(item)
         said = model.tokenizer.decode(own)
         if said == item:
             texts.append(item)

@@ -19,16 +19,18 @@ from .. import ops
 from ..engine import Tensor, scope
 from ..ops.loss import IGNORED
 from ..support import show
-from ..support.meta import Meta, dense
+from ..support.meta import Meta, dense, form_of
 from ..support.names import hinting
 from ..support.plots import human
-from ..support.values import is_finite, shown
+from ..support.values import is_finite, shown, whole
 from . import generation, rotation
+from .architectures import ARCHITECTURES, Architecture
 from .rotation import Llama3Scaling
 from .rows import Rows, all_rows, needed_rows
 
 Adapted = Callable[[Tensor, Rows], Tensor]  # x (M, I), which are these rows -> y (M, O)
 
+QKV = "q_proj", "k_proj", "v_proj"
 MLP = "gate_proj", "up_proj", "down_proj"
 EMBED, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 
@@ -63,7 +65,7 @@ class Forward:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a Llama, under the names of Hugging Face's config.json."""
+    """The shape of a Llama or of a relative, under the names of Hugging Face's config.json."""
 
     vocab_size: int  # V, tokens
     hidden_size: int  # C, width of the residual stream
@@ -77,15 +79,19 @@ class ModelConfig:
     max_position_embeddings: int = 2048  # T the model was made for, tokens
     tie_word_embeddings: bool = False  # is the head the embedding?
     rope_scaling: Llama3Scaling | None = None  # stretches the long wavelengths
+    model_type: str = "llama"  # what else is computed: a name in ARCHITECTURES
+    no_rope_layers: tuple[int, ...] = ()  # SmolLM3: 0 for a layer that does not rotate q and k
+    no_rope_layer_interval: int = 4  # SmolLM3, without that list: each fourth layer does not
+    sliding_window: int | None = None  # longest row without a window of attention; None: any
 
     def __post_init__(self):
+        if self.model_type not in ARCHITECTURES:
+            wanted = f"wanted one of {', '.join(ARCHITECTURES)}"
+            raise ValueError(f"config: model_type is {self.model_type!r:.80}, {wanted}")
         for field in dataclasses.fields(self):
             value, least = getattr(self, field.name), 0 if field.name == "head_dim" else 1
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if field.type is int and not (whole and value >= least):
-                raise ValueError(
-                    f"config: {field.name} is {value!r}, wanted a whole number of at least {least}"
-                )
+            if field.type is int:
+                whole(f"config: {field.name}", value, least)
             if field.type is float and not (is_finite(value) and value > 0):
                 raise ValueError(f"config: {field.name} is {shown(value)}, wanted a number above 0")
         if not self.head_dim:
@@ -102,6 +108,31 @@ class ModelConfig:
             )
         if self.head_dim % 2:
             raise ValueError(f"config: head_dim is {self.head_dim}, RoPE wants an even number")
+        self._check_own()
+
+    def _check_own(self):
+        """Raises ValueError for a field that the model_type has not, or that is out of range."""
+        for name in ("no_rope_layers", "sliding_window"):
+            if (value := getattr(self, name)) and name not in self.architecture.own:
+                lacks = f"which {self.model_type} has not"
+                raise ValueError(f"config: {name} is {value!r:.80}, {lacks}")
+        listed, layers = len(self.no_rope_layers), self.num_hidden_layers
+        if listed not in (0, layers):
+            raise ValueError(f"config: no_rope_layers has {listed} entries for {layers} layers")
+        if self.sliding_window is not None:
+            whole("config: sliding_window", self.sliding_window, 1)
+
+    @property
+    def architecture(self) -> Architecture:
+        """What the model_type stands for."""
+        return ARCHITECTURES[self.model_type]
+
+    def rotates(self, layer: int) -> bool:
+        """Does this layer rotate q and k?"""
+        if self.no_rope_layers:
+            return bool(self.no_rope_layers[layer])
+        interval = self.no_rope_layer_interval
+        return "no_rope_layers" not in self.architecture.own or (layer + 1) % interval != 0
 
     def linears(self) -> dict[str, tuple[int, int]]:
         """Name -> (O, I) of every linear of the layers, in the order of the forward pass."""
@@ -128,7 +159,12 @@ class ModelConfig:
         shapes: dict[str, tuple[int, ...]] = {EMBED: (self.vocab_size, C)}
         for name, shape in self.linears().items():
             shapes[f"{name}.weight"] = shape
+            if self.architecture.qkv_bias and name.endswith(QKV):
+                shapes[f"{name}.bias"] = shape[:1]
         for i in range(self.num_hidden_layers):
+            if self.architecture.qk_norm:
+                shapes[f"model.layers.{i}.self_attn.q_norm.weight"] = (self.head_dim,)
+                shapes[f"model.layers.{i}.self_attn.k_norm.weight"] = (self.head_dim,)
             shapes[f"model.layers.{i}.input_layernorm.weight"] = (C,)
             shapes[f"model.layers.{i}.post_attention_layernorm.weight"] = (C,)
         shapes[NORM] = (C,)
@@ -159,9 +195,11 @@ class Llama:
 
     def rope_tables(self, start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
         """cos and sin (end - start, D/2) of the places start … end - 1; warns past the length that
-        the model was made for.
+        the model was made for. Raises ValueError past its window of attention.
         """
         real = not isinstance(self.params[EMBED], Meta)  # not a model of shapes alone
+        if real:
+            self.check_length(end)
         if real and end > self.config.max_position_embeddings:
             warnings.warn(
                 f"more than the {self.config.max_position_embeddings} tokens a row that the model "
@@ -173,6 +211,15 @@ class Llama:
             self._tables = self._angles(max(64, 2 * have, end))
         cos, sin = self._tables
         return cos[start:end], sin[start:end]
+
+    def check_length(self, length: int) -> None:
+        """Raises ValueError for rows in which a token would not attend to all earlier ones."""
+        window = self.config.sliding_window
+        if window is not None and length > window:
+            raise ValueError(
+                f"model: a row of {length} tokens, wanted at most {window}: in longer ones a token "
+                f"attends to the last {window} only (sliding_window), which is not supported"
+            )
 
     def _angles(self, length):
         c = self.config
@@ -233,16 +280,26 @@ class Llama:
         c, layer = self.config, f"model.layers.{i}"
 
         def heads(name, h, rows, n):
-            y = forward.linear(f"{layer}.self_attn.{name}", h, rows)
-            return ops.reshape(y, (y.shape[0], n, c.head_dim))
+            part = f"{layer}.self_attn.{name}"
+            y = forward.linear(f"{part}_proj", h, rows)
+            if c.architecture.qkv_bias:
+                y = ops.add(y, forward.weights[f"{part}_proj.bias"])
+            if c.architecture.qk_norm and name != "v":
+                with scope(f"{name}_norm"):
+                    y = ops.reshape(y, (y.shape[0] * n, c.head_dim))
+                    y = ops.rmsnorm(y, forward.weights[f"{part}_norm.weight"], c.rms_norm_eps)
+            return ops.reshape(y, (h.shape[0], n, c.head_dim))
+
+        def rotated(x, rows):
+            return ops.rope(x, *rows.angles) if c.rotates(i) else x
 
         with scope("input_layernorm"):
             gain = forward.weights[f"{layer}.input_layernorm.weight"]
             h = ops.rmsnorm(x, gain, c.rms_norm_eps)
         with scope("self_attn"):
-            q = ops.rope(heads("q_proj", asked.of(h), asked, c.num_attention_heads), *asked.angles)
-            k = ops.rope(heads("k_proj", h, every, c.num_key_value_heads), *every.angles)
-            v = heads("v_proj", h, every, c.num_key_value_heads)
+            q = rotated(heads("q", asked.of(h), asked, c.num_attention_heads), asked)
+            k = rotated(heads("k", h, every, c.num_key_value_heads), every)
+            v = heads("v", h, every, c.num_key_value_heads)
             if cache:
                 k, v = (Tensor(a) for a in cache.extend(i, k.data, v.data, every))
             o = ops.attention(q, k, v, asked.spans)
@@ -301,9 +358,10 @@ class Llama:
 
     def _facts(self) -> dict[str, str]:
         c, arrays = self.config, self.params.values()
+        forms = dict.fromkeys(form_of(a) or str(a.dtype) for a in arrays)
         return {
             "parameters": f"{sum(math.prod(a.shape) for a in arrays):,}",
-            "size": f"{human(sum(a.nbytes for a in arrays))} of {self.dtype}",
+            "size": f"{human(sum(a.nbytes for a in arrays))} of {', '.join(forms)}",
             "layers": str(c.num_hidden_layers),
             "width": str(c.hidden_size),
             "vocabulary": f"{c.vocab_size:,}",
@@ -318,14 +376,14 @@ class Llama:
 
 def init_params(config: ModelConfig, seed: int = 0, std: float = 0.02, dtype=np.float32) -> dict:
     """Normal weights, the ones that write into the residual stream scaled by 1/√(2L);
-    gains 1 (GPT-2's recipe).
+    gains 1, biases 0 (GPT-2's recipe).
     """
     rng = np.random.default_rng(seed)
     residual = std / math.sqrt(2 * config.num_hidden_layers)
     params = {}
     for name, shape in config.shapes().items():
         if len(shape) == 1:
-            params[name] = np.ones(shape, dtype)
+            params[name] = np.full(shape, 0 if name.endswith(".bias") else 1, dtype)
         else:
             scale = residual if name.endswith(("o_proj.weight", "down_proj.weight")) else std
             params[name] = (rng.standard_normal(shape) * scale).astype(dtype)
@@ -356,9 +414,17 @@ def check_base(who: str, model: Any) -> None:
 
 
 def check_params(config: ModelConfig, params: Mapping[str, np.ndarray]) -> None:
-    """Raises ValueError where an array is missing, foreign, of another shape or of mixed
-    precision.
-    """
+    """`check_shapes`; also raises ValueError for mixed precision."""
+    check_shapes(config, params)
+    dtypes = {str(a.dtype) for a in params.values() if not isinstance(a, Meta)}
+    if len(dtypes) > 1 or not dtypes <= {"float32", "float64"}:
+        raise ValueError(
+            f"model: arrays of {', '.join(sorted(dtypes))}, wanted all float32 or all float64"
+        )
+
+
+def check_shapes(config: ModelConfig, params: Mapping[str, Any]) -> None:
+    """Raises ValueError where an array is missing, foreign or of another shape."""
     wanted = config.shapes()
     if missing := sorted(wanted.keys() - params.keys()):
         first = f"{missing[0]}, wanted with shape {wanted[missing[0]]}"
@@ -371,8 +437,3 @@ def check_params(config: ModelConfig, params: Mapping[str, np.ndarray]) -> None:
             raise ValueError(
                 f"model: {name} has shape {params[name].shape}, the config wants {shape}"
             )
-    dtypes = {str(a.dtype) for a in params.values() if not isinstance(a, Meta)}
-    if len(dtypes) > 1 or not dtypes <= {"float32", "float64"}:
-        raise ValueError(
-            f"model: arrays of {', '.join(sorted(dtypes))}, wanted all float32 or all float64"
-        )

@@ -42,6 +42,11 @@ class Llama3Scaling:
         return periods / ((1 - k) / self.factor + k)
 
 
+def periods(head_dim: int, theta: float) -> np.ndarray:
+    """p_j = θ^(2j/D), in tokens a radian.   -> (D/2,)."""
+    return theta ** (np.arange(0, head_dim, 2) / head_dim)
+
+
 def tables(
     head_dim: int, theta: float, scaling: Llama3Scaling | None, length: int, dtype
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -49,8 +54,8 @@ def tables(
 
     They are computed in float64 and then rounded to dtype.
     """
-    periods = theta ** (np.arange(0, head_dim, 2) / head_dim)  # tokens a radian
+    p = periods(head_dim, theta)
     if scaling:
-        periods = scaling.scale(periods)
-    angle = np.arange(length)[:, None] / periods
+        p = scaling.scale(p)
+    angle = np.arange(length)[:, None] / p
     return np.cos(angle).astype(dtype), np.sin(angle).astype(dtype)

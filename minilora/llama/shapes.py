@@ -20,7 +20,7 @@ class Shape:
     layers: int  # L
     width: int  # C
     feed_forward: int  # F
-    llama: dict[str, Any] | None = None  # for a Llama: the other fields of its ModelConfig
+    llama: dict[str, Any] | None = None  # for a Llama or a relative: ModelConfig's other fields
 
     def linears(self) -> dict[str, tuple[int, int]]:
         """Name -> (O, I) of every linear of the layers."""
@@ -44,7 +44,7 @@ class Shape:
         }
 
 
-def _llama(vocab_size, heads, kv_heads, theta, eps, context, tied=False):
+def _llama(vocab_size, heads, kv_heads, theta, eps, context, tied=False, **others):
     return {
         "vocab_size": vocab_size,
         "num_attention_heads": heads,
@@ -53,12 +53,17 @@ def _llama(vocab_size, heads, kv_heads, theta, eps, context, tied=False):
         "rms_norm_eps": eps,
         "max_position_embeddings": context,
         "tie_word_embeddings": tied,
+        **others,
     }
 
 
 LLAMA = "Touvron et al. 2023, arXiv:2302.13971, table 2"
 LLAMA_3_2 = "Meta 2024, the model's config.json"
 SMOLLM2 = "Allal et al. 2025, arXiv:2502.02737, the model's config.json"
+MISTRAL = "Jiang et al. 2023, arXiv:2310.06825, table 1; version 0.1's config.json"
+QWEN2_5 = "Qwen 2024, arXiv:2412.15115, table 1; the model's config.json"
+QWEN3 = "Qwen 2025, arXiv:2505.09388, table 1; the model's config.json"
+SMOLLM3 = "Hugging Face 2025, the model's config.json"
 
 # fmt: off
 SHAPES = {
@@ -78,6 +83,18 @@ SHAPES = {
               _llama(128256, 24, 8, 5e5, 1e-5, 131072, tied=True)),
         Shape("smollm2-135m", SMOLLM2, 30, 576, 1536,
               _llama(49152, 9, 3, 1e5, 1e-5, 8192, tied=True)),
+        Shape("mistral-7b", MISTRAL, 32, 4096, 14336,
+              _llama(32000, 32, 8, 1e4, 1e-5, 32768, model_type="mistral", sliding_window=4096)),
+        Shape("qwen2.5-0.5b", QWEN2_5, 24, 896, 4864,
+              _llama(151936, 14, 2, 1e6, 1e-6, 32768, tied=True, model_type="qwen2")),
+        Shape("qwen2.5-7b", QWEN2_5, 28, 3584, 18944,
+              _llama(152064, 28, 4, 1e6, 1e-6, 131072, model_type="qwen2")),
+        Shape("qwen3-0.6b", QWEN3, 28, 1024, 3072,
+              _llama(151936, 16, 8, 1e6, 1e-6, 40960, tied=True, model_type="qwen3", head_dim=128)),
+        Shape("qwen3-8b", QWEN3, 36, 4096, 12288,
+              _llama(151936, 32, 8, 1e6, 1e-6, 40960, model_type="qwen3", head_dim=128)),
+        Shape("smollm3-3b", SMOLLM3, 36, 2048, 11008,
+              _llama(128256, 16, 4, 5e6, 1e-6, 65536, tied=True, model_type="smollm3")),
     )
 }
 # fmt: on

@@ -10,19 +10,20 @@ import gc
 import tracemalloc
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..engine import Tensor, backward, tape
+from ..formats.forms import FORMS, choose
 from ..llama.model import Llama, ModelConfig
 from ..methods.base import Method
 from ..support import meta, show
 from ..support.files import nearest
 from ..support.machine import allocating
-from ..support.meta import Meta, is_array
+from ..support.meta import Meta, Storage, form_of, is_array
 from ..support.plots import human
 from ..support.values import named, whole
 from ..tuning.adapters import Tuned, adapted, attach, shapes_of
@@ -91,6 +92,8 @@ def ledger(
     batch: Batch | None = None,
     method: str | Method | None = None,
     mixed: bool = False,
+    weights: str = "float32",
+    embeddings: str = "float32",
     **how: Any,
 ) -> Ledger:
     """Predicted bytes of a training step; no array of the model's is allocated.
@@ -101,11 +104,19 @@ def ledger(
     recompute, options).
     mixed: 16-bit weights, gradients and activations, with a 32-bit master copy and moments of what
     trains.
+    weights, embeddings: for a ModelConfig, as `load_model` takes them, without "stored".
     What a technique remembers from its first moving step on (Delta-LoRA's A_start and B_start, as
     large as A and B) counts only for a Tuned that has made that step.
     Raises ValueError for a Tuned with method=, mixed= or attach's keywords, for a model without
-    method=, or for sizes below 1; TypeError for a model of another kind.
+    method=, for a loaded model with weights= or embeddings=, or for sizes below 1; TypeError for a
+    model of another kind.
     """
+    given = (weights, embeddings) != ("float32", "float32")
+    if weights == "stored" or (given and not isinstance(model, ModelConfig)):
+        raise ValueError(
+            "ledger: a loaded model has its forms, and what a file has stored is not known without "
+            "it; weights= (float32, nf4) and embeddings= are for a ModelConfig"
+        )
     if isinstance(model, Tuned):
         if method or how or mixed:
             raise ValueError(
@@ -124,7 +135,10 @@ def ledger(
         tuned = attach(shapes_of(model), method, **how)
     else:
         config = model.config if isinstance(model, Llama) else model
-        tuned = without_numbers(config, np.float16 if mixed else np.float32, method, **how)
+        forms = choose(config, weights, embeddings)
+        if isinstance(model, Llama):
+            forms = {name: form for name, a in model.params.items() if (form := form_of(a))}
+        tuned = without_numbers(config, np.float16 if mixed else np.float32, method, forms, **how)
     row = predict(tuned, _batch(batch_size, seq_len, batch))
     if not mixed:
         return row
@@ -222,7 +236,7 @@ def _traced(make: Callable[[], Any]) -> int:
 
 
 def _reachable(thing: Any, tokenizer: Any = None) -> dict[int, np.ndarray]:
-    """id -> array: all arrays that a Tuned, or a weight in any form, keeps alive.
+    """id -> array: all arrays that a Tuned keeps alive.
 
     It follows the references of Python's garbage collector, except into the tokenizer and code.
     """
@@ -279,16 +293,17 @@ def _account(tuned, batch, step_peak: Callable[[], int], walk, arrays, optimizer
 
 
 def weight_arrays(tuned: Tuned) -> list[np.ndarray]:
-    """All arrays that are held between steps, those of the base too."""
+    """All arrays that are held between steps, the base's too: of a packed weight its parts."""
     own = [a for arguments in tuned.layers.values() for a in arguments.values() if is_array(a)]
-    return [*tuned.base.params.values(), *tuned.weights.values(), *tuned.shared.values(), *own]
+    base = [[w] if is_array(w) else _reachable(w).values() for w in tuned.base.params.values()]
+    frozen = [a for parts in base for a in parts]
+    return [*frozen, *tuned.weights.values(), *tuned.shared.values(), *own]
 
 
 def base_kept(tuned):
     """The base's arrays of which the technique moves a copy: no step reads them."""
     names = [f"{layer}.weight" for layer, arrays in tuned.layers.items() if "W" in arrays]
-    kept = [tuned.base.params[name] for name in (*tuned.weights, *names)]
-    return [a for w in kept for a in ([w] if is_array(w) else _reachable(w).values())]
+    return [tuned.base.params[name] for name in (*tuned.weights, *names)]
 
 
 def _moved(tuned):
@@ -301,9 +316,14 @@ def _bytes(arrays) -> int:
     return sum(storages(arrays).values())
 
 
-def without_numbers(config: ModelConfig, dtype, method: str | Method, **how: Any) -> Tuned:
-    """A Tuned of shapes alone; how: attach's keywords."""
+def without_numbers(
+    config: ModelConfig, dtype, method: str | Method, forms: Mapping[str, str] | None = None, **how
+) -> Tuned:
+    """A Tuned of shapes alone; forms: matrix -> its form, if packed; how: attach's keywords."""
     params: dict[str, Any] = {name: Meta(shape, dtype) for name, shape in config.shapes().items()}
+    for name, form in (forms or {}).items():
+        shape = params[name].shape
+        params[name] = Meta(shape, dtype, Storage(FORMS[form].size(shape)), form)
     return attach(Llama(config, params), method, **how)
 
 

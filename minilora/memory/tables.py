@@ -42,10 +42,13 @@ def ledgers(
     }
 
 
-def measured(model: str, settings: Settings, batch: int, seq: int) -> dict[str, Ledger]:
-    """The measured bytes of each method. model: with weights. Raises as `load_model`."""
-    base = load_model(model)
-    return {n: measure(attach(base, n, **how), batch, seq) for n, how in settings.items()}
+def measured(
+    model: str, settings: Settings, batch: int, seq: int, forms: Mapping[str, str]
+) -> dict[str, Ledger]:
+    """The measured bytes of each method; forms: of the weights. Raises as `load_model`."""
+    base = load_model(model, **forms)
+    own = {n: {k: v for k, v in how.items() if k not in forms} for n, how in settings.items()}
+    return {n: measure(attach(base, n, **how), batch, seq) for n, how in own.items()}
 
 
 def overview(
@@ -150,7 +153,8 @@ def fit_table(
         cells = (f"{n:,}{' or more' if n == most else ''}" if n else "none" for n, most in tried)
         rows.append([METHODS[name].title, *cells])
     yield from table(rows, (18, 23, 21), width)
-    longest = f"{config.max_position_embeddings:,} tokens a row"
+    window = config.sliding_window or config.max_position_embeddings
+    longest = f"{min(window, config.max_position_embeddings):,} tokens a row"
     yield fill(f"memory only: the model was made for {longest}", width)
 
 

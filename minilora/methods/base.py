@@ -15,7 +15,7 @@ All other names are the technique's own. A name in `trains` is an array that get
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -25,68 +25,28 @@ Arrays = dict[str, Any]  # arguments by name: arrays, and numbers such as the sc
 Options = Mapping[str, Any]  # the technique's options by name, and alpha where it takes one
 
 
-class Init(Protocol):
-    """The arguments after W of a fresh linear, which change nothing: ΔW = 0.
-
-    W may have any form (`meta.dense` gives its numbers); `filled` needs its dtype alone.
-    A technique that owns its weight may return another W, such as what a part is taken out of.
-    """
-
-    def __call__(
-        self, W: np.ndarray, rank: int, options: Options, rng: np.random.Generator, shared: Arrays
-    ) -> Arrays: ...
-
-
-class Delta(Protocol):
-    """ΔW (O, I) of the adapter from its arguments, W among them: the merged weight is W + ΔW."""
-
-    def __call__(self, *_: Any, **arguments: Any) -> np.ndarray: ...
-
-
-class Count(Protocol):
-    """How many numbers of one linear train."""
-
-    def __call__(self, I: int, O: int, rank: int) -> int: ...
-
-
-class Factors(Protocol):
-    """Thin factors (O, k), (k, I): s times their product is all that changed since the base."""
-
-    def __call__(
-        self, options: Options, /, *_: Any, **arguments: Any
-    ) -> tuple[np.ndarray, np.ndarray]: ...
-
-
-class Prepare(Protocol):
-    """Arrays that all layers share, of the dtype of `like`.   shapes: (O, I) of each linear."""
-
-    def __call__(
-        self, shapes: list[tuple[int, int]], rank: int, options: Options, like: Any
-    ) -> Arrays: ...
-
-
-class Derived(Protocol):
-    """Frozen arguments that are made from the others before each pass: constants for backward."""
-
-    def __call__(self, *_: Any, **arguments: Any) -> Arrays: ...
-
-
-class GradRule(Protocol):
-    """Changes the gradients of one linear in place, after clipping and before AdamW."""
-
-    def __call__(self, arrays: Arrays, grads: dict[str, np.ndarray], options: Options) -> None: ...
-
-
-class BeforeStep(Protocol):
-    """What `after_step` wants to know of the arrays before AdamW's step."""
-
-    def __call__(self, arrays: Arrays) -> Any: ...
-
-
-class AfterStep(Protocol):
-    """The technique's own step, in place, after AdamW's step number `step` = 1, 2, …"""
-
-    def __call__(self, arrays: Arrays, kept: Any, step: int, options: Options) -> None: ...
+# What the functions of a record take -> what they return. Callable[..., X]: arguments come by name.
+#
+# W, rank, options, rng, shared -> the arguments after W of a fresh linear, which change nothing:
+# ΔW = 0. W may have any form (`meta.dense` gives its numbers); `filled` needs its dtype alone. A
+# technique that owns its weight may return another W, such as what a part is taken out of.
+Init = Callable[[np.ndarray, int, Options, np.random.Generator, Arrays], Arrays]
+# arguments, W among them -> ΔW (O, I) of the adapter: the merged weight is W + ΔW
+Delta = Callable[..., np.ndarray]
+# I, O, rank -> how many numbers of one linear train
+Count = Callable[[int, int, int], int]
+# options, arguments -> thin factors (O, k), (k, I): s times their product is the whole change
+Factors = Callable[..., tuple[np.ndarray, np.ndarray]]
+# the shape (O, I) of each linear, rank, options, like -> arrays that all share, as `like` is
+Prepare = Callable[[list[tuple[int, int]], int, Options, Any], Arrays]
+# arguments -> frozen ones, made from the others before each pass: constants for backward
+Derived = Callable[..., Arrays]
+# arrays, grads, options: changes the gradients of one linear in place, after clipping, before AdamW
+GradRule = Callable[[Arrays, dict[str, np.ndarray], Options], None]
+# arrays -> what `after_step` wants to know of them before AdamW's step
+BeforeStep = Callable[[Arrays], Any]
+# arrays, kept, step, options: the technique's own step, in place, after AdamW's step 1, 2, …
+AfterStep = Callable[[Arrays, Any, int, Options], None]
 
 
 @dataclass(frozen=True)
@@ -100,31 +60,14 @@ class Settings:
     alpha_pattern: Mapping[str, float]
 
 
-class ToPeft(Protocol):
-    """(fields of adapter_config.json, layer -> argument -> array that is written)."""
-
-    def __call__(
-        self, settings: Settings, layers: Mapping[str, Arrays]
-    ) -> tuple[dict[str, Any], dict[str, Arrays]]: ...
-
-
-class FromPeft(Protocol):
-    """attach's keywords out of adapter_config.json; None where it is not of this technique.
-
-    Raises ValueError for a field whose value the technique cannot have.
-    """
-
-    def __call__(self, config: Mapping[str, Any]) -> dict[str, Any] | None: ...
-
-
-class Restore(Protocol):
-    """A linear's own arrays, a moved W among them, out of those that `to_peft` wrote.
-
-    arguments: the linear's as it was attached; written: argument -> array. Raises ValueError where
-    what was written does not hold them.
-    """
-
-    def __call__(self, options: Options, arguments: Arrays, written: Arrays) -> Arrays: ...
+# settings, layers -> fields of adapter_config.json, layer -> argument -> array that is written
+ToPeft = Callable[[Settings, Mapping[str, Arrays]], tuple[dict[str, Any], dict[str, Arrays]]]
+# adapter_config.json -> attach's keywords; None where it is not of this technique. Raises
+# ValueError for a field whose value the technique cannot have.
+FromPeft = Callable[[Mapping[str, Any]], dict[str, Any] | None]
+# options, a linear's arguments as attached, argument -> array that `to_peft` wrote -> the linear's
+# own arrays, a moved W among them. Raises ValueError where what was written does not hold them.
+Restore = Callable[[Options, Arrays, Arrays], Arrays]
 
 
 @dataclass(frozen=True)
@@ -151,7 +94,7 @@ class Moment:
     line: str  # how the line of the page begins
     op: str = ""  # the page's name: adamw, attention, delta_lora.after_step; "": the technique's
     place: str = ""  # a part of the place's name: q_proj
-    zero: str = ""  # a name that must be 0 there; with - before it: that must not be 0
+    zero: str = ""  # a name that must be 0 there, an argument at the start; -name: that must not
 
     def is_in(self, phase: str, place: str, op: str, own: str) -> bool:
         """Can it be in this event? own: the name of the technique's op."""

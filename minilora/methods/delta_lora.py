@@ -154,6 +154,7 @@ METHOD = replace(
             "add_product(",
             "delta_lora.after_step",
             "q_proj",
+            zero="-left",
         ),
     ),
 )

@@ -145,11 +145,12 @@ MOMENTS = (
     Moment(
         "the first step of B",
         "With fresh moments AdamW divides the gradient by its own size: each entry of B moves by "
-        "almost the learning rate, up or down.",
+        "almost its learning rate, up or down.",
         "step",
         "p -= ",
         "adamw",
         "q_proj.lora_B",
+        zero="p",
     ),
 )
 

@@ -50,7 +50,7 @@ def read(place: str, text: str | None = None) -> Method:
 def _run(path, text) -> dict[str, Any]:
     """The names in a file after it was run. Files beside it can be imported."""
     module = sys.modules[path] = types.ModuleType(path)  # a dataclass in the file asks for it
-    sys.path += [folder for folder in [str(Path(path).parent)] if folder not in sys.path]
+    sys.path += {str(Path(path).parent)}.difference(sys.path)
     try:
         exec(compile(text, path, "exec"), vars(module))
     except (Exception, SystemExit) as error:  # whatever the reader's own code raises
@@ -95,7 +95,5 @@ def blame(error: BaseException) -> str:
     """Where in a technique's file an error arose, here or in a worker; "" elsewhere."""
     text = "".join(traceback.format_exception(error))
     steps = re.findall(r'File "(.+)", line (\d+), in (\S+)', text)
-    mine = [
-        step for step in steps if step[0] in sys.modules
-    ]  # a file's module is named by its path
+    mine = [step for step in steps if step[0] in sys.modules]  # a module is named by its path
     return "{} line {}, in {}: ".format(*mine[-1]) if mine else ""

@@ -27,6 +27,7 @@ from .dropout import dropout
 from .embedding import embedding
 from .linear import frozen_linear, linear
 from .loss import cross_entropy, frozen_head_loss, head_loss
+from .nf4 import nf4_linear
 from .recompute import recompute
 from .rmsnorm import rmsnorm
 from .rope import rope
@@ -52,6 +53,7 @@ __all__ = [
     "maximum",
     "mean",
     "mul",
+    "nf4_linear",
     "power",
     "recompute",
     "reshape",

@@ -10,20 +10,21 @@ from typing import Any
 import numpy as np
 
 from ..support.files import write_atomically
-from .watch import Event, Function, content
+from .watch import Function, content
 
 LIMIT, SIDE = 8192, 64  # larger arrays are drawn in at most SIDE x SIDE blocks
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
 def write(path: str | Path, data: Mapping[str, Any]) -> Path:
-    """Write the page of these data, in which arrays, events and functions stand as they are."""
+    """Write the page of these data, in which arrays and functions stand as they are."""
     pictures = Pictures()
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), default=pictures.json)
     arrays = json.dumps(pictures.facts, separators=(",", ":"))
     head = f'{{"arrays":{arrays},{text[1:]}'.encode()
     packed = gzip.compress(len(head).to_bytes(4, "little") + head + pictures.codes, 9, mtime=0)
     html = TEMPLATE.read_text("utf-8").replace("__DATA__", base64.b64encode(packed).decode())
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, html.encode())
     return Path(path)
 
@@ -37,9 +38,7 @@ class Pictures:
         self.codes = bytearray()
 
     def json(self, thing) -> Any:
-        """For json.dumps: an array as its number, an event or a function by its fields."""
-        if isinstance(thing, Event):
-            return {name.replace("source", "from"): value for name, value in vars(thing).items()}
+        """For json.dumps: an array as its number, a function by its fields."""
         if isinstance(thing, Function):
             return {name: value for name, value in vars(thing).items() if name != "function"}
         key = content(thing)

@@ -1,6 +1,9 @@
 """One training step, recorded line by line and written as a page: `ml.trace`, `ml.trace_page`."""
 
 import copy
+import itertools
+import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +22,8 @@ from ..tuning.adapters import Tuned, adapted
 from ..tuning.optim import AdamW
 from ..tuning.train import train
 from . import page
+from .boxes import INNER, boxes, layer_of
+from .equation import equation
 from .figure import draw
 from .moments import MODEL
 from .undoes import undone
@@ -42,11 +47,11 @@ class Trace:
     def at(self, event: int, line: int) -> tuple[Event, dict[str, np.ndarray], str]:
         """An event, the names that its line has read or made, and the line's code."""
         it = self.events[event]
-        source = self.pages[it.op][it.phase == "backward"].source
+        code = self.pages[it.op][it.phase == "backward"].code
         names = dict(it.given)
         for _, changed in it.lines[: line + 1]:
             names |= changed
-        return it, names, source[it.lines[line][0]].strip() if source else ""
+        return it, names, code.get(it.lines[line][0], "")
 
     def find(self, moment: Moment) -> tuple[int, int] | None:
         """(event, line) of a moment in this step; None where it does not happen."""
@@ -54,7 +59,7 @@ class Trace:
             if moment.is_in(event.phase, event.place, event.op, self.record.op.name):
                 for j in range(len(event.lines)):
                     _, names, text = self.at(i, j)
-                    if text.startswith(moment.line) and moment.holds(names):
+                    if text.startswith(moment.line) and moment.holds(names | event.given):
                         return i, j
         return None
 
@@ -98,9 +103,14 @@ def trace(
     hook in this thread pauses meanwhile.
     ids, targets (N, T) ints: one batch, as for `train`; layers: those to record line by line, all
     where None (a deep model's take seconds and megabytes).
-    Raises TypeError if tuned is not what `attach` returned, ValueError for a wrong batch or rate.
+    The step is counted as the first: a Delta-LoRA that starts later does not move W in it.
+    Raises TypeError if tuned is not what `attach` returned, ValueError for a wrong batch, rate or
+    layer, or if two ops have one name.
     """
     adapted(tuned, "trace")
+    every = range(tuned.config.num_hidden_layers)
+    if layers is not None and not (layers and {*layers} <= {*every}):
+        raise ValueError(f"trace: layers are {layers}, wanted some of 0 … {every[-1]}")
     ids, targets = np.array(ids), np.array(targets)  # this step's own
     moving = _own_copy(tuned)
     weights = weight_arrays(moving)
@@ -143,19 +153,33 @@ def trace_page(path: str | Path, traces: Sequence[Trace] | Mapping[str, Trace]) 
     if not steps or len({t.text for _, t in steps}) > 1:
         texts = sorted({"".join(t.text) for _, t in steps})
         raise ValueError(f"trace_page: got steps on {texts}, wanted at least one, on one text")
+    pages: dict[str, tuple[Function, ...]] = {}
+    for _, t in steps:
+        for name, functions in t.pages.items():
+            if pages.setdefault(name, functions) != functions:
+                raise ValueError(f"trace_page: two ops are named {name!r}, wanted a name for each")
     moments: dict[str, dict[str, Any]] = {}  # one that several techniques have is shown once
     for i, (_, t) in enumerate(steps):
         for moment, event, line in t.moments():
             row = {"trace": i, "event": event, "line": line, "says": moment.says}
             moments.setdefault(moment.name, {"name": moment.name, **row})
+    places = {row["name"]: (row["trace"], row["event"], row["line"]) for row in moments.values()}
+    for i, (_, t) in enumerate(steps):
+        for event, e in enumerate(t.events):
+            places.setdefault(e.op, (i, event, 0))
+    for i, (_, t) in enumerate(steps):
+        op = next((k for k, e in enumerate(t.events) if e.op == t.record.name), 0)
+        places[t.record.name] = i, op, 0
+    places[""] = next(iter(places.values()))
     first = steps[0][1]
     data = {
         "prompt": first.text[0],
         "answer": first.text[1],
         "rows": first.labels,
-        "pages": {name: _page(page) for _, t in steps for name, page in t.pages.items()},
+        "pages": {name: _page(functions) for name, functions in pages.items()},
         "traces": [_step(title, t) for title, t in steps],
         "moments": [*moments.values()],
+        "places": places,  # what may stand in the address -> trace, event, line
     }
     return page.write(path, data)
 
@@ -164,13 +188,65 @@ def _step(title: str, t: Trace) -> dict[str, Any]:
     """What the page says of a step beside its events."""
     said = {name: t.bytes[name] for name in ("weights", "optimizer", "peak")}
     about = {"method": t.record.name, "title": title, "loss": t.loss}
-    return about | said | {"turn": t.turn, "back": t.back, "events": t.events}
+    drawn, box_of = boxes(t.events, t.turn)
+    events = [_event(t, e, box) for e, box in zip(t.events, box_of)]
+    count = Counter[str]()
+    for e in events:  # like: equal for the same place and turn in another layer or technique
+        kind = f"{e['phase']} {e['place']} {e['op'] if INNER.search(e['place']) else ''}"
+        count[kind] += 1
+        e["like"] = f"{kind} {count[kind]}"
+    runs = itertools.groupby(events, key=_band)
+    bands = [(*of, len([*run])) for of, run in runs]  # phase, words, how many events
+    more = {"turn": t.turn, "boxes": [*map(vars, drawn)], "bands": bands, "events": events}
+    return about | said | more
+
+
+def _band(event: dict[str, Any]) -> tuple[str, str]:
+    """What the line of time says below an event: its phase and its layer."""
+    layer = "" if event["layer"] < 0 else f"layer {event['layer']}"
+    return event["phase"], "step" if event["phase"] == "step" else layer
+
+
+def _event(t: Trace, event: Event, box: int | None) -> dict[str, Any]:
+    """An event as the page draws it: lines as equations, the last one with what it returns."""
+    functions = t.pages[event.op]
+    part = functions[event.phase == "backward"]
+    symbols = functions[0].symbols | part.symbols
+    leaves = (event if event.forward is None else t.events[event.forward]).leaves
+
+    def about(name):
+        trains = name in leaves or (name[0] == "d" and name[1:] in leaves)
+        return {"dims": symbols.get(name, ""), "trains": trains}
+
+    out = re.search(r"->\s+([A-Za-z]\w*)", functions[0].doc)
+    results = {"d" + row["of"]: row["array"] for row in event.gradients}
+    results[out[1] if out else "out"] = event.out
+    results = {name: a for name, a in results.items() if a is not None}
+    names, lines = dict(event.given), []
+    ran = event.lines or [(-1, {})]
+    for i, (line, changes) in enumerate(ran):
+        changes = changes | results if i == len(ran) - 1 else changes
+        pieces = equation(part.code.get(line, ""), event.phase == "forward", names, changes)
+        lines.append((line, [p if isinstance(p, str) else about(p["name"]) | p for p in pieces]))
+        names |= changes
+    words = re.sub(r"^(base_model\.)?(model\.)*|self_attn\.|mlp\.", "", event.place)
+    words = re.sub(r"layers\.(\d+)\.?", r"layer \1 · ", words).removesuffix(" · ")
+    same = ("phase", "op", "place", "taped", "forward", "frees", "bytes")
+    return {name: getattr(event, name) for name in same} | {
+        "where": words,
+        "layer": layer_of(event.place),
+        "box": box,
+        "lines": lines,
+        "keeps": [about(row["name"]) | row for row in event.keeps],
+        "leaves": [row["leaf"] for row in event.gradients],
+    }
 
 
 def _page(functions: tuple[Function, ...]) -> dict[str, Any]:
     """An op's page: its functions, and what each line of backward undoes."""
     both = [f.function for f in functions]
     marks = undone(*both) if len(both) == 2 else {}
+    marks = {line: sorted(places) for line, places in marks.items()}
     return {**dict(zip(("forward", "backward"), functions)), "undone": marks}
 
 

@@ -4,6 +4,7 @@
 terms alone: Op, Node, AdamW's page, and the functions of a technique's record.
 """
 
+import ast
 import hashlib
 import inspect
 import re
@@ -13,9 +14,9 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,8 @@ class Function:
     line: int  # where it begins in the file
     doc: str
     source: list[str]  # without indentation of its own; empty where it is not at hand
+    starts: list[int]  # of each line: where its statement begins; -1 in the docstring
+    code: dict[int, str]  # line where a statement begins -> all of it, without comments
     symbols: dict[str, str]  # name -> shape, as the docstring says it
     function: FunctionType
 
@@ -82,29 +85,39 @@ class AtReturn:
 
 
 class Lines:
-    """Follows a page's function: writes each line and what it changed into the event.
+    """Follows a page's function: writes each statement and what it changed into the event.
 
-    Of a loop the first two turns are recorded.
+    Of a loop, also of one in another, the first two turns are recorded.
     """
 
-    def __init__(self, watch: "Watch", frame, event: Event, then: Callable = int):
-        self.watch, self.event, self.then = watch, event, then
-        self.first, self.turns = frame.f_code.co_firstlineno, Counter[int]()
+    def __init__(self, watch: "Watch", frame, event: Event, of: Function, then: Callable = int):
+        self.watch, self.event, self.of, self.then = watch, event, of, then
+        self.first = frame.f_code.co_firstlineno
+        self.turns: dict[int, list[int]] = {}  # indentation -> how often each line there has run
         self.last: dict[str, tuple] = {}
-        self.running: Names | None = None
+        self.at, self.running = -1, Names()
         watch.changed(frame, self.last, event.given)
 
     def __call__(self, frame, what, arg):
-        if self.running is not None:
-            self.watch.changed(frame, self.last, self.running)
-            self.running = None
-        self.turns[frame.f_lineno] += what == "line"
-        if what == "line" and self.turns[frame.f_lineno] <= 2:
-            self.running = {}
-            self.event.lines.append((frame.f_lineno - self.first, self.running))
+        self.watch.changed(frame, self.last, self.running)
+        line = frame.f_lineno - self.first
+        line = self.of.starts[line] if self.of.source else line
+        if what == "line" and line != self.at:  # not another line of the same statement
+            self.at, self.running = line, {}
+            if self._recorded(line):
+                self.event.lines.append((line, self.running))
         if what == "return":
             self.then()
         return self
+
+    def _recorded(self, line) -> bool:
+        """Is it in the first two turns of each loop that it is in? Each has a head further left."""
+        text = self.of.source[line] if self.of.source else ""
+        left = len(text) - len(text.lstrip())
+        for further in [n for n in self.turns if n > left]:
+            del self.turns[further]  # an inner loop begins anew
+        self.turns.setdefault(left, []).append(line)
+        return all(lines.count(lines[-1]) <= 2 for lines in self.turns.values())
 
 
 class Watch:
@@ -120,7 +133,7 @@ class Watch:
         self.weights, self.aside = storages(weights), {*storages(batch)}
         self.keys = {id(a): key for key, a in tuned.trainable.items()}
         self.places = {id(arrays): layer for layer, arrays in tuned.layers.items()}
-        rules = {f"{record.name}.{n}": f for n in RULES if (f := getattr(record, n))}
+        rules = {f"{record.name}.{n}": inner(f) for n in RULES if (f := getattr(record, n))}
         rules["adamw"] = ADAMW.value
         self.rules = {f.__code__: (name, f) for name, f in rules.items()}
         self.handlers = {
@@ -129,7 +142,8 @@ class Watch:
             Node.__init__.__code__: self._node,
             **dict.fromkeys(self.rules, self._rule),
         }
-        self.open: list[tuple[int, set]] = []  # events that run now, and the code of their pages
+        # events that run now; the code of their pages -> what it is
+        self.open: list[tuple[int, dict[CodeType, Function]]] = []
         self.detail = True  # is the layer that runs now one of those asked for?
         self.contents: dict[tuple, np.ndarray] = {}
         self.frozen = {id(a): name for name, a in tuned.base.params.items()}
@@ -157,7 +171,8 @@ class Watch:
         """sys.settrace's function: called as each function starts; what it returns follows it."""
         code = frame.f_code
         if self.open and code in self.open[-1][1]:
-            return Lines(self, frame, self.events[self.open[-1][0]])
+            number, codes = self.open[-1]
+            return Lines(self, frame, self.events[number], codes[code])
         handler = self.handlers.get(code)
         return handler(frame) if handler else None
 
@@ -165,12 +180,13 @@ class Watch:
         """A new event; the lines of these functions are recorded until it ends."""
         self._sample()
         self.events.append(event)
-        if event.op not in self.pages:
-            self.pages[event.op] = tuple(read(f) for f in functions[:2] if f)
+        page = tuple(read(inner(f)) for f in functions if f)
+        if self.pages.setdefault(event.op, page) != page:
+            raise ValueError(f"trace: two ops are named {event.op!r}, wanted a name for each")
         layer = re.search(r"layers\.(\d+)", event.place)
         self.detail = self.layers is None or not layer or int(layer[1]) in self.layers
-        codes = {f.__code__ for f in functions if isinstance(f, FunctionType)}
-        self.open.append((len(self.events) - 1, codes if self.detail else set()))
+        codes = {of.function.__code__: of for of in page} if self.detail else {}
+        self.open.append((len(self.events) - 1, codes))
         return len(self.events) - 1
 
     def _op(self, frame):
@@ -271,7 +287,7 @@ class Watch:
         if event.phase == "step" and not self.back:
             self.back = len(self.events) - 1
         if self.open[-1][1]:
-            return Lines(self, frame, event, self.open.pop)
+            return Lines(self, frame, event, self.open[-1][1][frame.f_code], self.open.pop)
         return AtReturn(frame, lambda _: self.open.pop())
 
     # arrays and bytes
@@ -355,6 +371,15 @@ def _flat(names) -> dict[str, Any]:
 SYMBOLS = re.compile(r"(\w+(?:, \w+)*) \(([A-Zr0-9·/, ]*)\)")  # x, xd (M, I)
 
 
+def inner(function: Any) -> Any:
+    """The function of a page: of a partial, a decorated one or an object that is called."""
+    while isinstance(function, partial):
+        function = function.func
+    function = inspect.unwrap(function)
+    return function if isinstance(function, FunctionType) else type(function).__call__
+
+
+@cache
 def read(function: FunctionType) -> Function:
     """The source of a page's function; without it where there is no file, as in a shell."""
     try:
@@ -365,12 +390,36 @@ def read(function: FunctionType) -> Function:
     ours = path.is_relative_to(PACKAGE)
     doc = inspect.cleandoc(function.__doc__ or "")
     found = [(n, dims) for names, dims in SYMBOLS.findall(doc) for n in names.split(", ")]
+    source = textwrap.dedent("".join(lines)).splitlines()
     return Function(
         function.__name__,
         str(path.relative_to(PACKAGE.parent) if ours else path.name),
         first,
         doc,
-        textwrap.dedent("".join(lines)).splitlines(),
+        source,
+        *statements(source),
         dict(reversed(found)),  # the first one counts
         function,
     )
+
+
+def statements(source: list[str]) -> tuple[list[int], dict[int, str]]:
+    """Of each line where its statement begins, -1 in the docstring; line -> its statement."""
+    bare = [re.sub(r"\s*#.*", "", line).strip() for line in source]
+    starts, code = [*range(len(source))], dict(enumerate(bare))
+    try:
+        tree = ast.parse("\n".join(source))
+    except SyntaxError:  # a lambda among arguments
+        return starts, code
+    for node in ast.walk(tree):
+        if isinstance(node, ast.stmt):
+            body = getattr(node, "body", None)  # what an if or a loop holds are further statements
+            first, last = node.lineno - 1, node.end_lineno or node.lineno
+            end = body[0].lineno - 1 if body else last
+            starts[first:end] = [first] * (end - first)
+            code[first] = " ".join(bare[first:end]) or bare[first]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node):
+            first, end = node.body[0].lineno - 1, node.body[0].end_lineno or 0
+            starts[first:end] = [-1] * (end - first)
+    return starts, code

@@ -58,14 +58,14 @@ class Storage:
 
 
 class Meta(np.lib.mixins.NDArrayOperatorsMixin):
-    """A shape, a dtype and a storage, which views share."""
+    """A shape, a dtype and a storage, which views share; form: as of `form_of`."""
 
-    __slots__ = ("dtype", "shape", "storage")
+    __slots__ = ("dtype", "form", "shape", "storage")
 
-    def __init__(self, shape, dtype=np.float32, storage: Storage | None = None):
+    def __init__(self, shape, dtype=np.float32, storage: Storage | None = None, form: str = ""):
         sizes = (shape,) if isinstance(shape, int | np.integer) else shape
         self.shape: tuple[int, ...] = tuple(int(n) for n in sizes)
-        self.dtype = np.dtype(dtype)
+        self.dtype, self.form = np.dtype(dtype), form
         self.storage = Storage(self.size * self.dtype.itemsize) if storage is None else storage
 
     @property
@@ -195,9 +195,14 @@ def dense(weight) -> Any:
     return weight if is_array(weight) else np.asarray(weight)
 
 
+def form_of(weight) -> str:
+    """The form of a frozen weight by name: "nf4"; "" for an array."""
+    return getattr(weight, "form", "" if is_array(weight) else type(weight).__name__)
+
+
 def shape_alone(weight) -> Meta:
-    """A weight of any form as shape, dtype and bytes."""
-    return Meta(weight.shape, weight.dtype, Storage(weight.nbytes))
+    """A weight of any form as shape, dtype, bytes and the form's name."""
+    return Meta(weight.shape, weight.dtype, Storage(weight.nbytes), form_of(weight))
 
 
 def arrays_in(cache) -> list:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..ops.loss import IGNORED
-from .encode import Row, answer_row, encode
+from .encode import Row, encode
 from .record_forms import Pair
 from .tokenizer import require_tokenizer
 
@@ -16,11 +16,10 @@ Batch = tuple[np.ndarray, np.ndarray]  # ids (N, T), targets (N, T), int64
 def batches(
     pairs: Sequence[Pair | Row],
     tokenizer: Any,
-    batch_size: int | None = None,
+    batch_size: int,
     seed: int = 0,
     epochs: int = 1,
     by_length: int = 1,
-    max_tokens: int | None = None,
     *,
     chat: bool | None = None,
     system: str | None = None,
@@ -39,39 +38,22 @@ def batches(
     by_length: the rows of this many batches are sorted by length and divided into batches again, so
     that there is less padding. These batches come in random order, and the number of all batches is
     a multiple of by_length. With more epochs the first batches stay the same.
-    max_tokens, instead of batch_size: a batch takes rows until the next one would give it more
-    tokens than this, padding not counted. So all batches cost about the same.
     Raises ValueError for no pairs, no tokenizer, no chat template, an empty prompt, an end token
-    inside a completion, a character without a token, nothing to learn, or a row longer than
-    max_tokens; TypeError for another object in the tokenizer's place.
+    inside a completion, a character without a token, or nothing to learn; TypeError for another
+    object in the tokenizer's place.
     """
     require_tokenizer("batches", tokenizer)
     if not hasattr(tokenizer, "eos_id"):
         its = "its tokenizer: model.tokenizer" if hasattr(tokenizer, "tokenizer") else "a tokenizer"
         raise TypeError(f"batches: got a {type(tokenizer).__name__}, wanted {its}")
-    if (batch_size is None) == (max_tokens is None):
-        raise ValueError(
-            f"batches: batch_size {batch_size}, max_tokens {max_tokens}; wanted one of them"
-        )
-    if max_tokens is not None and by_length != 1:
-        raise ValueError("batches: by_length is for batch_size; max_tokens counts no padding")
-    if not pairs or min(batch_size or max_tokens or 0, epochs, by_length) < 1:
+    if not pairs or min(batch_size, epochs, by_length) < 1:
         raise ValueError(
             f"batches: {len(pairs)} pairs, batch_size {batch_size}, epochs {epochs}, by_length "
-            f"{by_length}, max_tokens {max_tokens}; each from 1"
+            f"{by_length}; each from 1"
         )
     how: dict[str, Any] = {"max_length": max_length, "too_long": too_long}
     rows = encode(pairs, tokenizer, chat=chat, system=system, **how)
     rng = np.random.default_rng(seed)
-    if max_tokens is not None:
-        chosen = _by_tokens([len(ids) for ids, _ in rows], max_tokens, epochs, rng)
-    else:
-        chosen = _by_number(rows, batch_size, seed, epochs, by_length, rng)
-    return [pad([rows[i] for i in batch], tokenizer.pad_id) for batch in chosen]
-
-
-def _by_number(rows, batch_size, seed, epochs, by_length, rng):
-    """Which rows are in each batch, where all batches have batch_size rows: (batches, size)."""
     size = min(batch_size, len(rows))
     sets = -(-epochs * len(rows) // (size * by_length))  # rounded up: every pair in every epoch
     total = sets * by_length * size
@@ -82,27 +64,7 @@ def _by_number(rows, batch_size, seed, epochs, by_length, rng):
         # not the generator above: more epochs would change the order of the first batches
         rng = np.random.default_rng((seed, by_length))
         chosen = np.stack([_by_length(each, lengths, rng) for each in chosen])
-    return chosen.reshape(-1, size)
-
-
-def _by_tokens(lengths: list[int], most: int, epochs: int, rng) -> list[list[int]]:
-    """Which rows are in each batch, where a batch has at most `most` tokens."""
-    if max(lengths) > most:
-        raise ValueError(
-            f"batches: a row has {max(lengths)} tokens, wanted at most max_tokens {most}"
-        )
-    most = min(most, sum(lengths))  # no batch has a row twice
-    chosen: list[list[int]] = [[]]
-    tokens, taken = 0, 0
-    while True:  # until the batch that has the last row of the last epoch is full
-        for i in rng.permutation(len(lengths)):
-            if tokens + lengths[i] > most:
-                if taken >= epochs * len(lengths):
-                    return chosen
-                chosen.append([])
-                tokens = 0
-            chosen[-1].append(int(i))
-            tokens, taken = tokens + lengths[i], taken + 1
+    return [pad([rows[i] for i in batch], tokenizer.pad_id) for batch in chosen.reshape(-1, size)]
 
 
 def _by_length(batches, lengths, rng):
@@ -161,5 +123,6 @@ def random_batch(
     rows = []
     for _ in range(batch_size):
         prompt, answer = (int(rng.integers(least, most + 1)) for least, most in (prompts, answers))
-        rows.append(answer_row(rng.integers(0, vocab_size, prompt + answer).tolist(), prompt))
+        tokens = rng.integers(0, vocab_size, prompt + answer).tolist()
+        rows.append(Row(tokens[:-1], [IGNORED] * (prompt - 1) + tokens[prompt:]))
     return pad(rows, 0)

@@ -1,6 +1,6 @@
-"""The byte-pair tokenizer of SmolLM2 and GPT-2 (optional: pip install 'minilora[smollm]').
+"""Tokenizers that merge pairs (optional: pip install 'minilora[smollm]').
 
-The tokenizers library merges the pairs. This file builds it from a model's files, and writes chats.
+The tokenizers library merges the pairs. This file reads its tokenizer.json, and writes chats.
 """
 
 import contextlib
@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..support.files import read_json, read_text
-from .tokenizer import SPECIAL, ForeignTokenizer, gguf_about, known_ids, tokenizer_config
+from .tokenizer import ForeignTokenizer, known_ids, tokenizer_config
 
+PARTS = "normalizer", "pre_tokenizer"  # of tokenizer.json: what is done to a text before its pairs
 START, STOP = "<|im_start|>", "<|im_end|>"  # around each message of a chat (ChatML)
 
 
@@ -21,61 +22,28 @@ class BytePairTokenizer:
     """text -> ids. Every text can be encoded, and decoding gives it back."""
 
     def __init__(self, inner: Any, eos_id: int, pad_id: int, template: str = ""):
-        self._inner = inner  # a tokenizers.Tokenizer
+        """inner: a tokenizers.Tokenizer. Raises ForeignTokenizer if it ends every text itself."""
+        with in_rust("tokenizer", ForeignTokenizer):
+            inner.no_truncation()
+            inner.no_padding()
+            self._inner, self._more = inner, _going_on(inner)
+            both = [inner.encode("x", add_special_tokens=add).ids for add in (True, False)]
+        with_added, alone = both
+        begin = len(with_added) - len(alone)  # the number of tokens that it puts before a text
+        if with_added[begin:] != alone:
+            raise ForeignTokenizer("the tokenizer puts a token after a text, which could not go on")
+        self.bos_id = with_added[0] if begin else None  # begins a text
         self.eos_id = eos_id  # ends an answer
         self.pad_id = pad_id  # pads short rows
         self.template = template  # the chat template, in Jinja
         self._size = 1 + max(inner.get_vocab().values(), default=-1)
 
     @classmethod
-    def from_gguf(cls, about: Mapping[str, Any]) -> "BytePairTokenizer":
-        """The tokenizer in a GGUF file's metadata.
-
-        Raises ForeignTokenizer if it is of another kind or the tokenizers library is not installed,
-        ValueError if the metadata is damaged.
-        """
-        for key, wanted in (("tokenizer.ggml.model", "gpt2"), ("tokenizer.ggml.pre", "smollm")):
-            if about.get(key) != wanted:
-                raise ForeignTokenizer(f"{key} is {about.get(key)!r:.80}, supported is {wanted!r}")
-        needed()
-        from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-
-        tokens = _texts(about, "tokenizer.ggml.tokens")
-        merges = [tuple(pair.split(" ")) for pair in _texts(about, "tokenizer.ggml.merges")]
-        if wrong := [" ".join(merge) for merge in merges if len(merge) != 2]:
-            raise ValueError(f"tokenizer.ggml.merges: {wrong[0]!r:.80} is no pair of tokens")
-        kinds = about.get("tokenizer.ggml.token_type", [1] * len(tokens))
-        if not isinstance(kinds, list | memoryview):
-            raise ValueError(f"tokenizer.ggml.token_type is {kinds!r:.80}, wanted a list")
-        ids = {token: i for i, token in enumerate(tokens)}
-        if len(ids) != len(tokens) or len(kinds) != len(tokens):
-            raise ValueError(
-                f"tokenizer.ggml.tokens has {len(ids)} different ones of {len(tokens)}, "
-                f"token_type {len(kinds)}; wanted as many"
-            )
-        with _in_rust("tokenizer.ggml.merges"):
-            inner = Tokenizer(models.BPE(vocab=ids, merges=merges))
-        digits = pre_tokenizers.Digits(individual_digits=True)
-        words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-        inner.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
-        inner.decoder = decoders.ByteLevel()
-        special = [token for token, kind in zip(tokens, kinds) if kind == SPECIAL]
-        with _in_rust("tokenizer.ggml.token_type"):
-            added = [AddedToken(token, special=True, normalized=False) for token in special]
-            inner.add_special_tokens(added)
-        eos = _id(about, "tokenizer.ggml.eos_token_id", len(tokens))
-        pad = _id(about, "tokenizer.ggml.padding_token_id", len(tokens), eos)
-        template = about.get("tokenizer.chat_template", "")
-        if not isinstance(template, str):
-            raise ValueError(f"tokenizer.chat_template is {template!r:.80}, wanted a text")
-        return cls(inner, eos, pad, template)
-
-    @classmethod
     def load(cls, folder: str | Path) -> "BytePairTokenizer":
         """The tokenizer in tokenizer.json and tokenizer_config.json.
 
-        Raises ForeignTokenizer if tokenizer_config.json names no end token, the tokenizers library
-        cannot read tokenizer.json, or the library is not installed.
+        Raises ForeignTokenizer if tokenizer_config.json names no end token, or one is put after
+        every text, the tokenizers library cannot read tokenizer.json, or it is not installed.
         """
         folder = Path(folder)
         config = folder / "tokenizer_config.json"
@@ -85,11 +53,14 @@ class BytePairTokenizer:
         needed()
         from tokenizers import Tokenizer
 
-        with _in_rust(folder / "tokenizer.json", ForeignTokenizer):
+        with in_rust(folder / "tokenizer.json", ForeignTokenizer):
             inner = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        with _in_rust(config, ForeignTokenizer):  # a text that is no Unicode
+        with in_rust(config, ForeignTokenizer):  # a text that is no Unicode
             eos = _id_of(inner, fields["eos_token"])
             pad = _id_of(inner, fields.get("pad_token") or fields["eos_token"])
+            bos = _id_of(inner, fields.get("bos_token"))
+            named = [inner.id_to_token(i) for i in {eos, pad, bos} - {None}]
+            inner.add_special_tokens(named)
         if eos is None or pad is None:
             raise ForeignTokenizer(f"{config}: its eos_token or pad_token is no token")
         jinja = folder / "chat_template.jinja"
@@ -100,22 +71,18 @@ class BytePairTokenizer:
         """File name -> contents, for `load` and for transformers."""
         pad, end = map(self._inner.id_to_token, (self.pad_id, self.eos_id))
         more = {"chat_template": self.template} if self.template else {}
+        if self.bos_id is not None:
+            more["bos_token"] = self._inner.id_to_token(self.bos_id)
         tokenizer = self._inner.to_str(pretty=False)
         return {"tokenizer.json": f"{tokenizer}\n".encode(), **tokenizer_config(pad, end, **more)}
 
-    def to_gguf(self) -> dict[str, Any]:
-        """The metadata of a GGUF file; raises ForeignTokenizer unless `from_gguf` gives it back."""
-        mine = json.loads(self._inner.to_str())
-        special = {token["content"] for token in mine["added_tokens"]}
-        tokens = [self._inner.id_to_token(i) or f"[PAD{i}]" for i in range(self._size)]
-        merges = [" ".join(pair) for pair in mine["model"].get("merges", [])]
-        about = gguf_about(self, "gpt2", tokens, special, pre="smollm", merges=merges)
-        about["tokenizer.chat_template"] = self.template
-        again = json.loads(BytePairTokenizer.from_gguf(about)._inner.to_str())
-        parts = "normalizer", "pre_tokenizer", "added_tokens", "model"
-        if any(again[part] != mine[part] for part in parts):
-            raise ForeignTokenizer("the tokenizer splits words in another way than SmolLM2's")
-        return about
+    def form(self) -> dict[str, Any]:
+        """The contents of tokenizer.json."""
+        return json.loads(self._inner.to_str())
+
+    def token(self, i: int) -> str:
+        """The token of an id; one of padding where the id has none."""
+        return self._inner.id_to_token(i) or f"[PAD{i}]"
 
     @property
     def vocab_size(self) -> int:
@@ -123,14 +90,21 @@ class BytePairTokenizer:
         return self._size
 
     def encode(self, text: str) -> list[int]:
-        """Text to ids; no token is added. Raises ValueError for what the library refuses."""
-        with _in_rust("tokenizer"):
-            return self._inner.encode(text, add_special_tokens=False).ids
+        """Text to ids, which begin with bos_id if there is one. Raises ValueError for what the
+        library refuses.
+        """
+        with in_rust("tokenizer"):
+            return self._inner.encode(text).ids
+
+    def encode_more(self, text: str) -> list[int]:
+        """The ids of a text that goes on after another one. Raises ValueError as `encode`."""
+        with in_rust("tokenizer"):
+            return self._more.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """Ids to text, without special tokens. Raises ValueError for an id out of range."""
         known = known_ids(ids, self.vocab_size)
-        with _in_rust("tokenizer"):
+        with in_rust("tokenizer"):
             return self._inner.decode(known)
 
     @property
@@ -157,9 +131,12 @@ class BytePairTokenizer:
         """
         if not self.has_chat:
             raise ValueError("tokenizer: its chat template is not ChatML, or it has none")
-        default = re.search(rf"{re.escape(START)}system\n(.*?){re.escape(STOP)}", self.template)
+        # a new line in the template, or as it is written in a text of Jinja
+        own = rf"{re.escape(START)}system(?:\n|\\n)([^{{}}]*?){re.escape(STOP)}"
+        default = next((t for t in re.findall(own, self.template) if "messages" not in t), None)
         if default and messages and messages[0]["role"] != "system":
-            messages = [{"role": "system", "content": default[1]}, *messages]
+            system = default.replace("\\n", "\n")
+            messages = [{"role": "system", "content": system}, *messages]
         return [
             part
             for m in messages
@@ -179,19 +156,22 @@ def needed() -> None:
         )
 
 
-def _texts(about, key):
-    texts = about.get(key)
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"{key} is {texts!r:.80}, wanted a list of texts")
-    return texts
+def _going_on(inner):
+    """The tokenizer for a text that follows another: it puts no space before the first word."""
+    parts = {name: getattr(inner, name) for name in PARTS}
+    before = {name: json.loads(part.__getstate__()) for name, part in parts.items() if part}
+    after = json.loads(json.dumps(before), object_hook=_without_space)
+    if after == before:
+        return inner
+    return type(inner).from_str(json.dumps(json.loads(inner.to_str()) | after))
 
 
-def _id(about, key, size, default=None):
-    """The id of a token in a GGUF file's metadata; raises ValueError where it is none."""
-    value = about.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < size:
-        raise ValueError(f"{key} is {value!r:.40}, wanted a token's")
-    return value
+def _without_space(part):
+    """A normaliser or pre-tokenizer of tokenizer.json that puts no space before a text."""
+    if part.get("type") == "Prepend":
+        return {"type": "Sequence", "normalizers": []}
+    changed = {"prepend_scheme": "never", "add_prefix_space": False}
+    return part | {name: value for name, value in changed.items() if name in part}
 
 
 def _id_of(inner, token):
@@ -204,7 +184,7 @@ def _id_of(inner, token):
 
 
 @contextlib.contextmanager
-def _in_rust(place: Any, kind: type[ValueError] = ValueError) -> Iterator[None]:
+def in_rust(place: Any, kind: type[ValueError] = ValueError) -> Iterator[None]:
     """An error of the tokenizers library becomes a ValueError that begins with `place`."""
     try:
         yield

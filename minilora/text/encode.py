@@ -8,9 +8,8 @@ from typing import Any, Literal, NamedTuple
 from ..ops.loss import IGNORED
 from ..support.files import errors_at, nearest
 from ..support.values import whole
-from .chats import Chat
-from .pairs import check_pair, right_completions
-from .record_forms import Pair, Text
+from .record_forms import Chat, Pair, Text, right_pair
+from .tokenizer import encode_more
 
 TOO_LONG = {"cut": "cut there", "skip": "left out"}  # what is done with a row -> in words
 
@@ -80,32 +79,60 @@ def as_chats(
         )
     if chat:
         pairs = [_chat(pair) if words else pair for pair, words in zip(pairs, plain)]
-    return [pair.with_system(system) if isinstance(pair, Chat) else pair for pair in pairs]
+    if system is None:
+        return pairs
+    first = {"role": "system", "content": system}
+    silent = [isinstance(p, Chat) and p.messages[0]["role"] != "system" for p in pairs]
+    return [Chat((first, *p.messages)) if add else p for p, add in zip(pairs, silent)]
 
 
 def _chat(pair) -> Chat:
     """A prompt and its completion as two turns."""
-    check_pair(f"batches: {pair!r:.120}", pair)
-    said = {"user": pair[0], "assistant": right_completions(pair[1])[0]}
+    with errors_at(f"batches: {pair!r:.120}"):
+        prompt, right = right_pair(pair)
+    said = {"user": prompt, "assistant": right[0]}
     return Chat(tuple({"role": role, "content": text.strip()} for role, text in said.items()))
 
 
-def _row(pair: Pair, tokenizer: Any) -> Row:
-    """ids and targets of prompt + completion + end, of a conversation or of a text."""
+def _parts(pair: Pair, tokenizer: Any) -> list[tuple[str, bool]]:
+    """The texts of a row, each with: is it learned?"""
+    if isinstance(pair, Text):
+        return [(pair.text, True)]
+    if isinstance(pair, Chat):
+        if not hasattr(tokenizer, "turns"):
+            raise ValueError("its tokenizer has no chat template, which messages need")
+        return tokenizer.turns(pair.messages)
+    prompt, right = right_pair(pair)
+    return [(prompt, False), (right[0], True)]
+
+
+def _row(pair: Pair | Row, tokenizer: Any) -> Row:
+    """ids and targets of prompt + completion + end, of a conversation, or of a text + end."""
     if isinstance(pair, Row):
         return pair
-    place = f"batches: {pair!r:.120}"
-    if isinstance(pair, Chat | Text):
-        with errors_at(place):
-            return Row(*pair.row(tokenizer))
-    check_pair(place, pair)
-    with errors_at(place):
-        prompt, answer = tokenizer.encode(pair[0]), tokenizer.encode(right_completions(pair[1])[0])
-    if not prompt or tokenizer.eos_id in answer:
-        raise ValueError(f"{place}: wanted a prompt, and no end token in the completion")
-    return answer_row([*prompt, *answer, tokenizer.eos_id], len(prompt))
+    parts: list[tuple[list[int], bool]] = []
+    with errors_at(f"batches: {pair!r:.120}"):
+        for text, learned in _parts(pair, tokenizer):
+            ids = encode_more(tokenizer, text) if parts else tokenizer.encode(text)
+            parts.append((ids, learned))
+        plain = not isinstance(pair, Chat | Text)
+        if plain and (not parts[0][0] or tokenizer.eos_id in parts[1][0]):
+            raise ValueError("wanted a prompt, and no end token in the completion")
+    if not isinstance(pair, Chat):
+        parts.append(([tokenizer.eos_id], True))
+    ids = [token for part, _ in parts for token in part]
+    targets = [token if learned else IGNORED for part, learned in parts for token in part]
+    return Row(ids[:-1], targets[1:])
 
 
-def answer_row(tokens: list[int], prompt: int) -> Row:
-    """The row of these tokens, whose first `prompt` tokens are no targets."""
-    return Row(tokens[:-1], [IGNORED] * (prompt - 1) + tokens[prompt:])
+def question(pair: Pair, tokenizer: Any) -> tuple[str, tuple[str, ...]]:
+    """A prompt and its right completions, for a score. Of a chat: the text before the assistant's
+    last turn, and this turn; of a text its first 24 characters, and the rest.
+    """
+    if isinstance(pair, Text):
+        return pair.text[:24], (pair.text[24:],)
+    if not isinstance(pair, Chat):
+        return right_pair(pair)
+    last = max(i for i, m in enumerate(pair.messages) if m["role"] == "assistant")
+    *before, _, _ = _parts(Chat(pair.messages[: last + 1]), tokenizer)
+    return "".join(text for text, _ in before), (pair.messages[last]["content"],)

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from .pairs import Pair
-from .score import of_one_length, prompt_batches
+from .record_forms import Pair
+from .score import of_one_length
 from .tasks import TaskData, read_table
-from .tokenizer import require_tokenizer
+from .tokenizer import encode_more, require_tokenizer
 
 NAME, TITLE = "category", "category of a noun"
 PROMPT = "A {} is a type of"  # chosen on training nouns
@@ -34,9 +34,8 @@ def exact_match(
     ValueError for a model without a tokenizer.
     """
     tokenizer, prompts, right = _encoded(model, pairs)
-    answers = np.zeros(len(pairs), int)
-    for places, ids in prompt_batches(getattr(model, "base", model), prompts, batch_size):
-        answers[places] = [row[-1] for row in model.generate(ids, 1)]
+    parts = [prompts[k : k + batch_size] for k in range(0, len(prompts), batch_size)]
+    answers = np.array([row[-1] for part in parts for row in model.generate(part, 1)])
     score = float(np.mean(answers == right))
     return (score, [tokenizer.decode([i]) for i in answers]) if return_answers else score
 
@@ -59,4 +58,4 @@ def _encoded(model, pairs):
     """The tokenizer, the prompts' ids, and the first token of each right answer (N,)."""
     tokenizer = require_tokenizer("nouns", getattr(model, "base", model).tokenizer)
     prompts = [tokenizer.encode(prompt) for prompt, _ in pairs]
-    return tokenizer, prompts, np.array([tokenizer.encode(right[0])[0] for _, right in pairs])
+    return tokenizer, prompts, np.array([encode_more(tokenizer, right[0])[0] for _, right in pairs])

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..support.files import parse_json, read_text
-from .record_forms import Pair, Words, learned
-
-__all__ = ["Pair", "Words", "check_pair", "read_pairs", "right_completions"]
+from .record_forms import Pair, learned
 
 
 def read_pairs(
@@ -66,30 +64,12 @@ def _json_records(path: Path, text: str) -> Iterator[tuple[str, Any]]:
 
 def _csv_records(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     """("line" and the number of its last line, {column: cell}) of each row that is not blank."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    rows = ((reader.line_num, row) for row in reader if any(cell.strip() for cell in row))
+    reader = csv.DictReader(io.StringIO(text.lstrip("\n"), newline=""), strict=True)
     try:
-        line, columns = next(rows, (0, []))
-        for name in filter(None, columns):
-            if (times := columns.count(name)) > 1:
-                raise ValueError(f"{path} line {line}: {times} columns {name!r} in {columns}")
-        for line, row in rows:
-            if len(row) > len(columns):
-                raise ValueError(f"{path} line {line}: more cells than columns")
-            yield f"line {line}", dict(zip(columns, row))
+        for row in reader:
+            if None in row:
+                raise ValueError(f"{path} line {reader.line_num}: more cells than columns")
+            if any(cell and cell.strip() for cell in row.values()):
+                yield f"line {reader.line_num}", row
     except csv.Error as error:
-        raise ValueError(f"{path} line {reader.line_num}: not CSV: {error}") from None
-
-
-def check_pair(place: str, pair: Any) -> None:
-    """Raises ValueError, which begins with `place`, unless this is a prompt and its completions."""
-    if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
-        raise ValueError(f"{place}: wanted a pair (prompt, completion)")
-
-
-def right_completions(completion: str | tuple[str, ...]) -> tuple[str, ...]:
-    """All right completions; training uses the first. Raises ValueError if there is none."""
-    right = (completion,) if isinstance(completion, str) else tuple(completion)
-    if not right:
-        raise ValueError("a pair has no right completion, wanted at least one")
-    return right
+        raise ValueError(f"{path} line {reader.reader.line_num}: not CSV: {error}") from None

@@ -1,10 +1,10 @@
 """The forms of a user's records: the names that each has, and what is learned from it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..support.files import check_kind
-from .chats import Chat
 
 Words = tuple[str, str | tuple[str, ...]]  # a prompt, and its completion or all right completions
 FORMS = {  # form -> the names by which it is known; the first form that fits is taken
@@ -18,22 +18,36 @@ ROLES = {"human": "user", "gpt": "assistant"}  # of ShareGPT -> of a chat templa
 
 
 @dataclass(frozen=True)
+class Chat:
+    """A conversation: {"role": "system", "user" or "assistant", "content": text} in order.
+
+    Only what the assistant says is learned.
+    """
+
+    messages: tuple[Mapping[str, str], ...]
+
+
+@dataclass(frozen=True)
 class Text:
     """A text without a prompt: all of it is learned, from its second token on."""
 
     text: str
 
-    def row(self, tokenizer: Any) -> tuple[list[int], list[int]]:
-        """ids and targets of the text and its end."""
-        tokens = [*tokenizer.encode(self.text), tokenizer.eos_id]
-        return tokens[:-1], tokens[1:]
-
-    def pair(self, tokenizer: Any) -> tuple[str, str]:
-        """Its first 24 characters, and the rest."""
-        return self.text[:24], self.text[24:]
-
 
 Pair = Words | Chat | Text
+
+
+def right_pair(pair: Any) -> tuple[str, tuple[str, ...]]:
+    """The prompt and all right completions; training uses the first.
+
+    Raises ValueError unless this is a prompt with one completion or more.
+    """
+    if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
+        raise ValueError("wanted a pair (prompt, completion)")
+    right = (pair[1],) if isinstance(pair[1], str) else tuple(pair[1])
+    if not right:
+        raise ValueError("a pair has no right completion, wanted at least one")
+    return pair[0], right
 
 
 def learned(place: str, record: Any, columns: tuple[str, str] | None = None) -> Pair | None:

@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from ..llama.model import Llama
+from ..llama.generation import decode_more
+from ..support.files import errors_at
 from ..support.values import named
-from .chats import Chat
-from .encode import as_chats
-from .pairs import check_pair, right_completions
-from .record_forms import Pair, Text
-from .tokenizer import require_tokenizer
+from .encode import as_chats, question
+from .record_forms import Pair
+from .tokenizer import encode_more, require_tokenizer
 
 
 def exact_match(
@@ -26,8 +25,8 @@ def exact_match(
 ) -> Any:
     """The share of prompts whose greedy answer, up to the end token, is a right completion.
 
-    model: has .tokenizer or .base.tokenizer, and .generate(ids (N, T), max_new_tokens, stop=id). A
-    model of this package gets prompts of several lengths at once. chat, system: as in `batches`.
+    model: has .tokenizer or .base.tokenizer, and .generate(ids, max_new_tokens, stop=id), which
+    takes a list of prompts of several lengths. chat, system: as in `batches`.
     Returns a float; with return_answers: (float, answers in the order of `pairs`). An answer longer
     than the longest right completion is wrong.
     Raises ValueError for an empty list of pairs or a model without a tokenizer; TypeError for what
@@ -41,39 +40,27 @@ def exact_match(
         raise ValueError("exact_match: no pairs")
     base = getattr(model, "base", model)
     tokenizer = require_tokenizer("exact_match", getattr(base, "tokenizer", None))
-    pairs = as_chats(pairs, tokenizer, chat, system)
-    words = [pair.pair(tokenizer) if isinstance(pair, Chat | Text) else pair for pair in pairs]
-    for pair in words:
-        check_pair(f"exact_match: {pair!r:.120}", pair)
+    words = []
+    for pair in as_chats(pairs, tokenizer, chat, system):
+        with errors_at(f"exact_match: {pair!r:.120}"):
+            words.append(question(pair, tokenizer))
     prompts = [tokenizer.encode(prompt) for prompt, _ in words]
-    right = [right_completions(completion) for _, completion in words]
-    longest = max(len(tokenizer.encode(text)) for texts in right for text in texts)
+    right = [texts for _, texts in words]
+    longest = max(len(encode_more(tokenizer, text)) for texts in right for text in texts)
 
-    answers, hits = [""] * len(pairs), 0
-    for places, ids in prompt_batches(base, prompts, batch_size):
-        out = model.generate(ids, longest + 1, stop=tokenizer.eos_id)
-        for place, row in zip(places, out):
-            new = row[len(prompts[place]) :].tolist()
+    answers: list[str] = []
+    hits = 0
+    for start in range(0, len(prompts), batch_size):
+        some = prompts[start : start + batch_size]
+        out = model.generate(some, longest + 1, stop=tokenizer.eos_id)
+        for prompt, texts, row in zip(some, right[start:], out):
+            new = list(map(int, row[len(prompt) :]))
             ended = tokenizer.eos_id in new
-            text = tokenizer.decode(new[: new.index(tokenizer.eos_id)] if ended else new)
-            answers[place] = text
-            hits += ended and text in right[place]
+            new = new[: new.index(tokenizer.eos_id)] if ended else new
+            answers.append(decode_more(tokenizer, prompt, new))
+            hits += ended and answers[-1] in texts
     score = hits / len(pairs)
     return (score, answers) if return_answers else score
-
-
-def prompt_batches(
-    base: Any, prompts: Sequence[list[int]], batch_size: int
-) -> Iterator[tuple[list[int], Any]]:
-    """Batches of prompts for `generate`: their places, their ids. A Llama takes several lengths at
-    once; another model gets arrays (N, T).
-    """
-    if not isinstance(base, Llama):
-        yield from of_one_length(prompts, batch_size)
-        return
-    for start in range(0, len(prompts), batch_size):
-        chosen = prompts[start : start + batch_size]
-        yield list(range(start, start + len(chosen))), chosen
 
 
 def of_one_length(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..support.files import data_folder, find, read_text
-from .pairs import Words, right_completions
+from .record_forms import Words, right_pair
 
 
 @dataclass(frozen=True)
@@ -105,5 +105,5 @@ def score_rule(rule: Callable[[str], str], pairs: Sequence[Words]) -> float:
 
     Raises ValueError for a pair without a right completion.
     """
-    hits = sum(rule(prompt[1:-1]) in right_completions(answers) for prompt, answers in pairs)
+    hits = sum(rule(prompt[1:-1]) in right for prompt, right in map(right_pair, pairs))
     return hits / len(pairs)

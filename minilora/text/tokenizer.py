@@ -181,6 +181,11 @@ WORD_LAB = CharTokenizer.from_characters(
 )
 
 
+def encode_more(tokenizer: Any, text: str) -> list[int]:
+    """The ids of a text that goes on after another one: no token and no space is put before it."""
+    return getattr(tokenizer, "encode_more", tokenizer.encode)(text)
+
+
 def require_tokenizer(place: str, tokenizer: Any) -> Any:
     """The tokenizer. Raises ValueError, which begins with `place`, if it is None."""
     if tokenizer is None:

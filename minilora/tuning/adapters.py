@@ -6,7 +6,8 @@ weight of the base (full fine-tuning, Delta-LoRA) moves a copy that belongs to t
 
 import inspect
 import math
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,15 +16,19 @@ import numpy as np
 
 from .. import ops
 from ..engine import Tensor, param
+from ..formats.forms import in_nf4
 from ..llama import generation
 from ..llama.model import EMBED, Forward, Llama, check_base
 from ..llama.rows import Rows
 from ..methods import Technique
 from ..methods.base import Arrays, Method
+from ..ops import nf4
 from ..support import show
+from ..support.files import find
 from ..support.machine import allocating
-from ..support.meta import dense, is_array, shape_alone
+from ..support.meta import dense, form_of, is_array, shape_alone
 from ..support.names import hinting, peft_hint
+from ..support.packed import blocks_of
 from ..support.plots import human
 from ..support.values import plain, whole
 from .choices import (
@@ -297,7 +302,8 @@ def attach(
     seed = whole("attach: seed", seed)
     if record.whole_model:
         tuned = Tuned(model, record, None, None, None, seed, options, recompute)
-        tuned.weights = {name: dense(a).copy() for name, a in model.params.items()}
+        _check_moved(record, model.params)
+        tuned.weights = {name: a.copy() for name, a in model.params.items()}
         return tuned
 
     names = match_targets(model.config, targets, **selection)
@@ -313,11 +319,23 @@ def attach(
     if tuned.rank is not None:
         shapes = ((name, model.params[f"{name}.weight"].shape) for name in names)
         warn_of_ranks(record, shapes, {name: _of_layer(tuned, name)[0] for name in names})
+    if record.owns_weight:
+        _check_moved(record, {name: model.params[f"{name}.weight"] for name in names})
     _fill_layers(tuned, names)
     return tuned
 
 
 attach.__doc__ = f"{attach.__doc__}\n{describe_options()}\n"
+
+
+def _check_moved(record, weights):
+    """Raises ValueError for the first of the weights that are no arrays: steps add to numbers."""
+    for name, W in weights.items():
+        if form := form_of(W):
+            raise ValueError(
+                f"{record.name}: it moves {name}, which is in {form} and cannot be moved; wanted a "
+                "base loaded in float32, or a technique that leaves it alone, such as lora"
+            )
 
 
 @allocating("attach: rank")
@@ -336,7 +354,7 @@ def _fill_layers(tuned, names):
             # an array made like a W in Fortran order has that order too; AdamW needs C order
             if isinstance(a := made.get(k), np.ndarray) and not a.flags.c_contiguous:
                 made[k] = np.array(a, order="C")
-        own = {"W": dense(W).copy()} if record.owns_weight else {}
+        own = {"W": W.copy()} if record.owns_weight else {}
         tuned.layers[name] = own | {argument: plain(a) for argument, a in made.items()}
 
 
@@ -362,12 +380,32 @@ def detach(tuned: Tuned) -> Llama:
     return tuned.base
 
 
-def merge(tuned: Tuned) -> Llama:
+def merge(tuned: Tuned, weights: Literal["float32", "nf4"] = "float32") -> Llama:
     """A new model whose weights are W + ΔW, added in float64 and rounded once.
 
-    tuned does not change. Raises TypeError for what `attach` did not return.
+    tuned does not change, and weights without an adapter keep their form. weights: the form of the
+    linears that change; "nf4" quantises them again, and a warning says by how much that moves them.
+    Raises TypeError for what `attach` did not return, ValueError for another form.
     """
-    return _with_change(adapted(tuned, "merge").base, tuned, +1)
+    base = adapted(tuned, "merge").base
+    if weights == "float32":
+        return _with_change(base, tuned, +1)
+    find("form of weights", weights, dict.fromkeys(("float32", "nf4")))
+    linears = {f"{layer}.weight" for layer in base.config.linears()}
+    squares = np.zeros(2)  # of what was lost, of the weights
+
+    def quantised(name: str, W: np.ndarray) -> Any:
+        if name not in linears:
+            return W
+        packed = in_nf4(W.shape, blocks_of(W, nf4.BLOCK))
+        squares[:] += [np.square(a, dtype=np.float64).sum() for a in (np.asarray(packed) - W, W)]
+        return packed
+
+    merged = _with_change(base, tuned, +1, quantised)
+    lost = math.sqrt(squares[0] / (squares[1] or 1))
+    said = f"merge: NF4 moves the merged weights by {lost:.1%} of their size (root mean square)"
+    warnings.warn(said, stacklevel=2)
+    return merged
 
 
 def unmerge(merged: Llama, tuned: Tuned) -> Llama:
@@ -388,14 +426,17 @@ def adapted(tuned: Tuned, what: str) -> Tuned:
     return tuned
 
 
-def _with_change(model: Llama, tuned: Tuned, sign: int) -> Llama:
+def _with_change(
+    model: Llama, tuned: Tuned, sign: int, form: Callable[..., Any] = lambda name, W: W
+) -> Llama:
+    """The model plus or minus ΔW; form(name, W): what takes a changed W's place."""
     params = dict(model.params)
     if tuned.record.whole_model:
         for name, moved in tuned.weights.items():
-            change = moved.astype(np.float64) - dense(tuned.base.params[name])
-            params[name] = (dense(params[name]) + sign * change).astype(model.dtype)
+            change = moved.astype(np.float64) - tuned.base.params[name]
+            params[name] = form(name, (dense(params[name]) + sign * change).astype(model.dtype))
     for layer in tuned.layers:
         name = f"{layer}.weight"
         whole = dense(params[name]).astype(np.float64) + sign * tuned.delta(layer)
-        params[name] = whole.astype(model.dtype)
+        params[name] = form(name, whole.astype(model.dtype))
     return Llama(model.config, params, model.tokenizer)

@@ -15,7 +15,8 @@ from ..llama.model import Llama
 from ..methods.base import Method
 from ..support import blas
 from ..support.files import check_kind, errors_at, parse_json
-from ..support.meta import dense
+from ..support.meta import dense, form_of
+from ..support.packed import Packed
 from .adapters import Tuned, attach, shapes_of
 from .choices import check_options, saved_method
 from .optim import AdamW
@@ -137,11 +138,12 @@ def machine() -> dict[str, Any]:
 
 
 def checksum(arrays: Mapping[str, np.ndarray], text: str = "") -> str:
-    """The CRC-32 of a text and of all weights: their names, shapes, dtypes and numbers."""
+    """The CRC-32 of a text and of all weights: names, shapes, dtypes, and numbers or parts."""
     crc = zlib.crc32(text.encode())
     for name, a in sorted(arrays.items()):
-        crc = zlib.crc32(f"{name}{a.shape}{a.dtype}".encode(), crc)
-        crc = zlib.crc32(np.ascontiguousarray(dense(a)).data, crc)
+        crc = zlib.crc32(f"{name}{a.shape}{a.dtype}{form_of(a)}".encode(), crc)
+        for part in a.parts if isinstance(a, Packed) else [dense(a)]:
+            crc = zlib.crc32(np.ascontiguousarray(part).data, crc)
     return f"{crc:08x}"
 
 

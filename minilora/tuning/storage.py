@@ -299,7 +299,6 @@ def _fill(tuned, path, arrays, optional):
         keys = {name: tuned.key(layer, name) for name in tuned.record.remembers}
         for name, like in tuned.record.remembers.items():
             if any(key in arrays for key in keys.values()):
-                _check_like(path, keys[name], arrays, like, arguments[like].shape)
                 arguments[name] = np.empty_like(arguments[like])
     live = tuned.arrays
     _check_missing(tuned, path, arrays, optional)
@@ -316,11 +315,3 @@ def _fill(tuned, path, arrays, optional):
         with np.errstate(over="ignore"):
             live[name][...] = array
         check_finite(path, f"{name} as {live[name].dtype}", live[name])
-
-
-def _check_like(path, key, arrays, like, shape):
-    """Raises ValueError unless the file has this array, in the shape of the argument `like`."""
-    if key not in arrays:
-        raise ValueError(f"{path}: {key} is missing")
-    if (found := arrays[key].shape) != shape:
-        raise ValueError(f"{path}: {key} has shape {found}, wanted that of {like}, {shape}")

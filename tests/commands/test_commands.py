@@ -266,3 +266,33 @@ def test_every_command_has_a_help_with_words_for_each_option(command, capsys):
     for action in commands.choices[command]._actions:
         words = (action.help or "").split("(")[0]
         assert words.strip(), f"{command}: {action.dest} has no words"
+
+
+# ---------------------------------------- weights in fewer bits
+
+
+def test_a_base_in_fewer_bits_from_the_command_line(run, pairs, tmp_path):
+    packed = "--weights nf4 --embeddings int8"
+    code, out, _ = run(f"train --data {pairs} --steps 2 --batch-size 2 {packed}")
+    assert code == 0 and "LoRA, rank 8" in out
+    adapter = tmp_path / "out"
+    code, out, _ = run(f"generate --prompt Dwalk> --adapter {adapter} {packed} --max-new-tokens 3")
+    assert code == 0
+    code, out, error = run(f"merge --base base {packed} --adapter {adapter}")
+    assert code == 0 and "LoRA merged into 8 arrays" in out and not error
+    code, _, error = run(f"train --data {pairs} --steps 2 --method delta_lora {packed}")
+    assert code == 2 and "delta_lora: it moves" in error and "which is in nf4" in error
+
+
+def test_the_bytes_of_a_base_in_fewer_bits(run):
+    line = "memory --weights nf4 --embeddings int8 --seq 16"
+    code, out, _ = run(f"{line} --measure")
+    assert code == 0 and out.count("the same bytes") == 4
+    assert out.startswith("without Full fine-tuning, Delta-LoRA: only float32 can be moved")
+    _, out, _ = run(f"{line} --json")
+    small = json.loads(out)["lora"]["frozen"]
+    _, out, _ = run("memory --seq 16 --json")
+    assert json.loads(out)["lora"]["frozen"] > 6 * small
+    assert run(f"{line} --method full")[0] == 2
+    code, out, _ = run("memory --model llama-7b --weights nf4 --fit 16")
+    assert code == 0 and "LoRA" in out

@@ -185,8 +185,8 @@ def test_run_toml_repeats_the_run(run, pairs, tmp_path, capsys):  # noqa: F811
     [
         ("steps = ", "not TOML: Invalid value"),
         ("stepps = 3", "unknown option 'stepps'; did you mean 'steps'"),
-        ("steps = true", "steps is True, wanted a value of another kind"),
-        ("chat = 1", "chat is 1, wanted a value of another kind"),
+        ("steps = true", "argument --steps: invalid int value: 'True'"),
+        ("chat = 1", "argument --chat/--no-chat: ignored explicit argument '1'"),
         ("[steps]\na = 2", "argument --steps: invalid int value"),
         ("steps = 'many'", "argument --steps: invalid int value: 'many'"),
         ("config = 'a'", "unknown option 'config'"),

@@ -93,7 +93,7 @@ def test_what_the_calculator_refuses_read_config_refuses_too(tmp_path):
         path = tmp_path / "config.json"
         path.write_text(text)
         with pytest.raises(ValueError), warnings.catch_warnings():
-            ml.formats.huggingface.read_config(path)
+            ml.formats.config.read_config(path)
 
 
 def test_links_become_pages_of_the_site(tmp_path):

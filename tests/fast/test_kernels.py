@@ -171,7 +171,7 @@ def test_the_low_tile_sums_in_the_order_of_the_high_one(M, r, N, seed):
 
 @pytest.mark.skipif(not JIT, reason="about shares of compiled products")
 def test_two_threads_divide_the_longer_side_of_a_product():
-    grid = importlib.import_module("minilora.fast.matmul")._grid
+    grid = importlib.import_module("minilora.fast.matmul").grid
     assert grid(512, 128, 2) == (2, 1) == grid(128, 128, 2)
     assert grid(128, 512, 2) == (1, 2) == grid(4, 48, 2)
 

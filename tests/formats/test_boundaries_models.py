@@ -13,7 +13,7 @@ from test_gguf import gguf, parts
 from test_gguf import llama as small_llama
 
 import minilora as ml
-from minilora.formats import huggingface, models
+from minilora.formats import models
 from minilora.formats.gguf import PACKINGS, read_gguf
 from minilora.formats.safetensors import read_arrays, refuse_pickles
 
@@ -37,15 +37,6 @@ def test_a_pickle_beside_the_weights_is_refused_only_where_they_are_missing(tmp_
         refuse_pickles(path)
     path.write_bytes(b"")
     refuse_pickles(path)
-
-
-def test_float32_weights_are_not_copied(tmp_path, monkeypatch):
-    read, arrays = huggingface.read_weights, {}
-    ml.save_model(make_llama(dtype=np.float32), tmp_path)
-    monkeypatch.setattr(
-        huggingface, "read_weights", lambda path: (arrays.update(read(path)[0]) or arrays, {})
-    )
-    assert all(a is arrays[name] for name, a in ml.load_model(tmp_path).params.items())
 
 
 # ---------------------------------------- GGUF, other files of models
@@ -107,7 +98,7 @@ def test_a_model_has_the_name_that_it_was_loaded_by(tmp_path, monkeypatch):
     ml.save_model(make_llama(), tmp_path / "mine")
     assert ml.load_model(tmp_path / "mine").name == "mine"
     monkeypatch.setattr(models, "smollm2_path", lambda: "file")
-    monkeypatch.setattr(models.gguf_llama, "read_model", lambda path: make_llama())
+    monkeypatch.setattr(models.gguf_llama, "read_model", lambda path, **choices: make_llama())
     assert ml.load_model("smollm2-135m").name == "smollm2-135m"
 
 

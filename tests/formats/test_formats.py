@@ -15,10 +15,13 @@ import pytest
 from conftest import make_llama, rel
 
 import minilora as ml
-from minilora.formats.huggingface import INDEX, UNSUPPORTED, read_config
+from minilora.formats.config import read_config, supported
+from minilora.formats.huggingface import INDEX
 from minilora.formats.safetensors import read_arrays, write_arrays
+from minilora.llama.architectures import ARCHITECTURES
 from minilora.llama.model import EMBED, HEAD, Llama
 from minilora.llama.rotation import Llama3Scaling
+from minilora.ops import nf4
 from minilora.text.tokenizer import CharTokenizer, ForeignTokenizer
 from minilora.tuning.peft_config import CHANGES
 from minilora.tuning.storage import ABOUT, ARRAYS, CONFIG
@@ -137,7 +140,7 @@ LLAMA3 = {
         ({"rope_theta": True}, "rope_theta is True, wanted a number"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes', wanted true or false"),
         ({"hidden_size": 0}, "hidden_size is 0, wanted a whole number of at least 1"),
-        ({"model_type": "gpt2"}, "model_type is 'gpt2', wanted 'llama'"),
+        ({"model_type": "gpt2"}, "model_type is 'gpt2', wanted one of llama, mistral, qwen2"),
         ({"model_type": "drop"}, "model_type is None"),
         ({"vocab_size": "drop"}, "no vocab_size in it"),
         ({"rms_norm_eps": "small"}, "rms_norm_eps is 'small'"),
@@ -363,7 +366,7 @@ def test_characters_that_are_changed_before_they_are_ids_are_another_s(tmp_path,
 def test_every_unsupported_field_is_refused(tmp_path):
     ml.save_model(narrow(), tmp_path)
     good = (tmp_path / "config.json").read_text()
-    for name in UNSUPPORTED:
+    for name in supported(ARCHITECTURES["llama"]):
         (tmp_path / "config.json").write_text(good)
         with pytest.raises(ValueError, match=f"{name} is 'other'"):
             read_config(changed_config(tmp_path, **{name: "other"}))
@@ -1060,11 +1063,11 @@ def test_a_start_factor_of_another_shape_is_refused(tmp_path):
     arrays, about = read_arrays(tmp_path / ARRAYS)
     name = next(name for name in arrays if name.endswith("B_start"))
     write_arrays(tmp_path / ARRAYS, {**arrays, name: arrays[name][:1]}, about)
-    with pytest.raises(ValueError, match=r"B_start has shape \(1, 2\), wanted that of B"):
+    with pytest.raises(ValueError, match=r"B_start has shape \(1, 2\), this base wants"):
         ml.load_adapter(tuned.base, tmp_path, method=mine)
     del arrays[name]
     write_arrays(tmp_path / ARRAYS, arrays, about)
-    with pytest.raises(ValueError, match="B_start is missing"):
+    with pytest.raises(ValueError, match=r"1 arrays are missing, .*B_start"):
         ml.load_adapter(tuned.base, tmp_path, method=mine)
 
 
@@ -1197,3 +1200,67 @@ def test_a_technique_without_a_form_of_peft_s_comes_back_whole(tmp_path, name):
     with pytest.raises(ValueError, match="stored as 'mine', which is not other"):
         other = dataclasses.replace(mine, name="other")
         ml.load_adapter(tuned.base, tmp_path, method=other)
+
+
+# ---------------------------------------- weights in NF4 as bitsandbytes stores them
+
+
+def in_bitsandbytes(model, folder, **changes):
+    """A folder with the model's linears as bitsandbytes writes them; changes: of every state."""
+    arrays = {}
+    for name, a in model.params.items():
+        if name.removesuffix(".weight") not in model.config.linears():
+            arrays[name] = a
+            continue
+        codes, c2, c1, mean = nf4.quantise(a)
+        state = {"quant_type": "nf4", "blocksize": 64, "nested_blocksize": 256, "shape": a.shape}
+        state |= {"nested_offset": float(mean), "dtype": "float32"} | changes
+        text = np.frombuffer(json.dumps(state).encode(), np.uint8)
+        arrays |= {name: codes[:, None], f"{name}.absmax": c2, f"{name}.nested_absmax": c1}
+        arrays |= {f"{name}.quant_map": np.float32(nf4.LEVELS)}
+        arrays |= {f"{name}.nested_quant_map": nf4.dynamic_levels()}
+        arrays |= {f"{name}.quant_state.bitsandbytes__nf4": text}
+    write_arrays(folder / "model.safetensors", arrays)
+    config = json.loads((folder / "config.json").read_text())
+    quantised = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": quantised}))
+    return arrays
+
+
+def test_weights_that_bitsandbytes_stored(tmp_path):
+    model = make_llama(dtype=np.float32)
+    ml.save_model(model, tmp_path)
+    in_bitsandbytes(model, tmp_path)
+    stored, whole = ml.load_model(tmp_path, weights="stored"), ml.load_model(tmp_path)
+    for layer in model.config.linears():
+        W = model.params[f"{layer}.weight"]
+        wanted = nf4.dequantise(*nf4.quantise(W), W.shape)
+        assert stored.params[f"{layer}.weight"].form == "nf4"
+        assert np.array_equal(stored.params[f"{layer}.weight"], wanted)
+        assert np.array_equal(whole.params[f"{layer}.weight"], wanted)
+
+
+Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
+
+
+@pytest.mark.parametrize(
+    "changes, spoilt, says",
+    [
+        ({"blocksize": 128}, {}, r"blocks of \(128, 256\), wanted 64 and 256"),
+        ({"shape": [3, 5]}, {}, r"\d+ of uint8, wanted 8 of uint8"),
+        ({"nested_offset": "x"}, {}, "nested_offset"),
+        ({}, {f"{Q_PROJ}.nested_absmax": None}, "0 of float64, wanted 1 of float32: NF4"),
+        ({}, {Q_PROJ: None}, "0 of float64, wanted 128 of uint8"),
+        ({}, {f"{Q_PROJ}.quant_map": np.zeros(16, np.float32)}, "levels are not those of NF4"),
+        ({}, {f"{Q_PROJ}.quant_state.bitsandbytes__nf4": np.zeros(3, np.uint8)}, "not JSON"),
+        ({}, {f"{Q_PROJ}.quant_state.bitsandbytes__nf4": None}, "do not belong|of uint8, wanted"),
+    ],
+)
+def test_weights_of_bitsandbytes_that_do_not_fit(tmp_path, changes, spoilt, says):
+    model = make_llama(dtype=np.float32)
+    ml.save_model(model, tmp_path)
+    arrays = in_bitsandbytes(model, tmp_path, **changes) | spoilt
+    write_arrays(tmp_path / "model.safetensors", {n: a for n, a in arrays.items() if a is not None})
+    with pytest.raises(ValueError, match=says) as caught:
+        ml.load_model(tmp_path)
+    assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)

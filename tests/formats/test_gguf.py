@@ -10,10 +10,15 @@ from conftest import make_llama, rel
 
 import minilora as ml
 from minilora.formats.gguf import PACKINGS, read_gguf
-from minilora.formats.gguf_llama import INNER, OUTER, half_split
+from minilora.formats.gguf_llama import INNER, OUTER, REORDERED, half_split
 
 IDS = np.random.default_rng(5).integers(0, 29, (2, 7))
-F32, F16, Q4_0, Q4_1, Q8_0 = 0, 1, 2, 3, 8
+F32, F16, Q4_0, Q4_1, Q8_0, BF16 = 0, 1, 2, 3, 8, 30
+
+
+def scales(packing):
+    """Where the float16 numbers of a block are, in bytes."""
+    return {"Q6_K": (208,), "Q5_1": (0, 2), "Q4_K": (0, 2), "Q5_K": (0, 2)}.get(packing.name, (0,))
 
 
 def text(s):
@@ -40,6 +45,17 @@ def packed(a, kind):
     """An array as a file's bytes: by rounding to the block's steps."""
     if kind in (F32, F16):
         return a.astype("<f4" if kind == F32 else "<f2").tobytes()
+    if kind == BF16:
+        return (a.view("<u4") >> 16).astype("<u2").tobytes()
+    if kind not in (Q4_0, Q4_1, Q8_0):  # any codes: what they mean is asked of the gguf package
+        packing = PACKINGS[kind]
+        drawn = np.random.default_rng(a.size).integers(
+            0, 256, (a.size // packing.weights, packing.nbytes)
+        )
+        drawn = drawn.astype(np.uint8)
+        for place in scales(packing):
+            drawn[:, place : place + 2] = np.frombuffer(np.float16(1e-3).tobytes(), np.uint8)
+        return drawn.tobytes()
     blocks = a.reshape(-1, 32).astype(np.float64)
     low = blocks.min(1) if kind == Q4_1 else 0 * blocks[:, 0]
     steps = {Q4_0: 7, Q4_1: 15, Q8_0: 127}[kind]
@@ -70,10 +86,11 @@ def gguf(about, tensors, version=3):
     return head + b"\0" * (-len(head) % 32) + body
 
 
-def llama():
-    """A Llama whose rows are whole blocks."""
-    shape = {"hidden_size": 32, "intermediate_size": 64, "rope_theta": 5e4, "rms_norm_eps": 1e-5}
-    return make_llama(dtype=np.float32, **shape)
+def llama(kind=F32):
+    """A Llama whose rows are whole blocks of this kind."""
+    width = 32 if PACKINGS[kind].weights <= 32 else 256
+    shape = {"hidden_size": width, "intermediate_size": 64 * width // 32}
+    return make_llama(dtype=np.float32, **shape, rope_theta=5e4, rms_norm_eps=1e-5)
 
 
 def interleaved(w, heads):
@@ -83,29 +100,33 @@ def interleaved(w, heads):
 
 def parts(model, kind=F32):
     """The metadata and the tensors of a model, as `gguf` takes them."""
-    c = model.config
+    c, of = model.config, model.config.model_type
     about = {
-        "general.architecture": "llama",
-        "llama.embedding_length": c.hidden_size,
-        "llama.feed_forward_length": c.intermediate_size,
-        "llama.block_count": c.num_hidden_layers,
-        "llama.attention.head_count": c.num_attention_heads,
-        "llama.attention.head_count_kv": c.num_key_value_heads,
-        "llama.attention.layer_norm_rms_epsilon": c.rms_norm_eps,
-        "llama.rope.freq_base": c.rope_theta,
-        "llama.context_length": c.max_position_embeddings,
+        "general.architecture": of,
+        f"{of}.embedding_length": c.hidden_size,
+        f"{of}.feed_forward_length": c.intermediate_size,
+        f"{of}.block_count": c.num_hidden_layers,
+        f"{of}.attention.head_count": c.num_attention_heads,
+        f"{of}.attention.head_count_kv": c.num_key_value_heads,
+        f"{of}.attention.key_length": c.head_dim,
+        f"{of}.attention.layer_norm_rms_epsilon": c.rms_norm_eps,
+        f"{of}.rope.freq_base": c.rope_theta,
+        f"{of}.context_length": c.max_position_embeddings,
         "general.languages": ["en", "fr"],
         "general.numbers": [1, 2, 3],
     }
     tensors = {}
+    heads = {"attn_q": c.num_attention_heads, "attn_k": c.num_key_value_heads}
+    heads = heads if REORDERED[of] else {}
     for theirs, mine in OUTER.items():
         if mine in model.params:
             tensors[theirs] = model.params[mine]
     for i in range(c.num_hidden_layers):
         for theirs, mine in INNER.items():
-            w = model.params[f"model.layers.{i}.{mine}.weight"]
-            heads = {"attn_q": c.num_attention_heads, "attn_k": c.num_key_value_heads}.get(theirs)
-            tensors[f"blk.{i}.{theirs}.weight"] = interleaved(w, heads) if heads else w
+            for suffix in ("weight", "bias"):
+                w, n = model.params.get(f"model.layers.{i}.{mine}.{suffix}"), heads.get(theirs)
+                if w is not None:
+                    tensors[f"blk.{i}.{theirs}.{suffix}"] = interleaved(w, n) if n else w
     kinds = {name: kind if a.ndim > 1 else F32 for name, a in tensors.items()}
     return about, {n: (a.shape, kinds[n], packed(a, kinds[n])) for n, a in tensors.items()}
 
@@ -139,7 +160,7 @@ def blocks(raw):
 
 
 @pytest.mark.parametrize(
-    "kind, near", [(F32, 0), (F16, 1e-3), (Q8_0, 1e-2), (Q4_0, 0.15), (Q4_1, 0.12)]
+    "kind, near", [(F32, 0), (F16, 1e-3), (BF16, 1e-2), (Q8_0, 1e-2), (Q4_0, 0.15), (Q4_1, 0.12)]
 )
 @pytest.mark.parametrize("version", [2, 3])
 def test_a_model_in_every_packing(tmp_path, kind, near, version):
@@ -185,7 +206,7 @@ WRONG = {
     "a part of a head": ({"llama.rope.dimension_count": 4}, "dimension_count is 4, wanted 8"),
     "too many layers": ({"llama.block_count": 10**9}, "too few for 1000000000 layers"),
     "a layer more": ({"llama.block_count": 3}, r"no blk\.2\.attn_norm\.weight, wanted it with"),
-    "a layer less": ({"llama.block_count": 1}, r"blk\.1\..* has no place in this Llama"),
+    "a layer less": ({"llama.block_count": 1}, r"blk\.1\..* has no place in this model"),
     "no embedding": ({"token_embd.weight": None}, r"no token_embd\.weight"),
     "no tensor": ({Q: None}, r"no blk\.1\.attn_q\.weight, wanted it with shape \(32, 32\)"),
     "another shape": (
@@ -193,12 +214,24 @@ WRONG = {
         r"blk\.1\.attn_q\.weight has shape \(16, 32\), wanted \(32, 32\)",
     ),
     "a tensor more": (
-        {"rope_freqs.weight": ((4,), F32, b"\0" * 16)},
-        r"rope_freqs\.weight of shape \(4,\) has no place",
+        {"blk.1.attn_q_norm.weight": ((8,), F32, b"\0" * 32)},
+        r"blk\.1\.attn_q_norm\.weight of shape \(8,\) has no place",
     ),
-    "a type of 6 bits": (
-        {Q: ((32, 32), 14, b"\0" * 840)},
-        r"blk\.1\.attn_q\.weight is of type 14, supported are 0 \(F32\), 1 \(F16\), 2 \(Q4_0\)",
+    "a wavelength more": (
+        {"rope_freqs.weight": ((5,), F32, np.ones(5, "<f4").tobytes())},
+        r"rope_freqs\.weight is \[1\.0, 1\.0, 1\.0, 1\.0, 1\.0\], Llama",
+    ),
+    "wavelengths of 0": (
+        {"rope_freqs.weight": ((4,), F32, b"\0" * 16)},
+        r"rope_freqs\.weight: factor is 0\.0, wanted it above 0",
+    ),
+    "other wavelengths": (
+        {"rope_freqs.weight": ((4,), F32, np.array([1, 2, 2, 2], "<f4").tobytes())},
+        r"rope_freqs\.weight is \[1\.0, 2\.0, 2\.0, 2\.0\], Llama 3's is \[1\.0, ",
+    ),
+    "a type of 2 bits": (
+        {Q: ((32, 32), 10, b"\0" * 336)},
+        r"blk\.1\.attn_q\.weight is of type 10, supported are 0 \(F32\), 1 \(F16\), 2 \(Q4_0\)",
     ),
     "a row of half a block": (
         {Q: ((64, 16), Q8_0, b"\0" * 1088)},
@@ -280,13 +313,15 @@ def test_names_that_stand_twice(tmp_path):
 @pytest.mark.parametrize("kind", PACKINGS)
 def test_numbers_that_are_not_finite_are_named(tmp_path, kind, value):
     """A weight of F32 or F16, the scale of one block of the others."""
-    about, tensors = parts(llama(), kind)
+    about, tensors = parts(llama(kind), kind)
     name = "blk.1.ffn_up.weight"
     shape, kind, data = tensors[name]
     wrong = np.array(value, "<f4" if kind == F32 else "<f2").tobytes()
-    place = 6 * PACKINGS[kind].nbytes
+    if kind == BF16:
+        wrong = np.array(value, "<f4").tobytes()[2:]
+    place = 6 * PACKINGS[kind].nbytes + scales(PACKINGS[kind])[0]
     tensors[name] = shape, kind, data[:place] + wrong + data[place + len(wrong) :]
-    with pytest.raises(ValueError, match=rf"{name} has \d+ of 2048 numbers not finite") as caught:
+    with pytest.raises(ValueError, match=rf"{name} has \d+ of \d+ numbers not finite") as caught:
         ml.load_model(path := write(tmp_path, about, tensors))
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
@@ -520,8 +555,9 @@ def test_an_end_token_that_is_none_leaves_a_model_without_a_tokenizer(with_text,
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"pre": "llama-bpe"}, "pre is 'llama-bpe', supported"),
-        ({"model": "llama"}, "'llama', supp"),
+        ({"pre": "bloom"}, "pre is 'bloom', supported are gpt-2, smollm, llama-bpe"),
+        ({"model": "t5"}, "model is 't5', supported are gpt2, llama"),
+        ({"add_eos_token": 1}, "add_eos_token is true: a text could not go on"),
     ],
 )
 def test_a_tokenizer_of_another_kind_leaves_a_model_without_one(tmp_path, changes, message):

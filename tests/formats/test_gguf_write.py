@@ -9,8 +9,8 @@ from test_gguf import CHAT, IDS, TOKENS, llama, parts, with_tokenizer, write
 
 import minilora as ml
 from minilora.cli import main
-from minilora.formats.gguf import read_gguf
-from minilora.formats.gguf_write import TYPES, _q8_0
+from minilora.formats.gguf import in_q8_0, read_gguf
+from minilora.formats.gguf_write import TYPES
 from minilora.llama.rotation import Llama3Scaling
 from minilora.text.tokenizer import WORD_LAB, CharTokenizer
 
@@ -57,7 +57,7 @@ def test_a_block_of_8_bits_by_hand():
     """127 steps of 0.5: a half goes away from 0; zeros stay zeros."""
     w = np.zeros((2, 32), np.float32)
     w[0, :6] = 63.5, 0.25, -0.25, 0.2, -31.75, 10
-    d, q = np.split(_q8_0(w), [2], axis=1)
+    d, q = np.split(in_q8_0(w), [2], axis=1)
     assert d.copy().view("<f2").tolist() == [[0.5], [0.0]]
     assert q.view(np.int8)[0, :6].tolist() == [127, 1, -1, 0, -64, 20]
     assert not q[1].any()
@@ -108,7 +108,7 @@ def test_a_tokenizer_without_a_form_in_gguf_is_left_out_and_told(tmp_path):
     inner = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={"a": 0, "b": 1}, merges=[]))
     inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     model = make_llama(dtype=np.float32, tokenizer=BytePairTokenizer(inner, 0, 0))
-    with pytest.warns(UserWarning, match="in another way than SmolLM2's; the file has no") as told:
+    with pytest.warns(UserWarning, match="in another way than gpt-2, .*; the file has no") as told:
         ml.save_gguf(model, tmp_path / "x.gguf")
     assert told[0].filename == __file__
     back = ml.load_model(tmp_path / "x.gguf")
@@ -163,3 +163,29 @@ def test_merge_writes_it(tmp_path, capsys):
     assert ml.load_model(out).config == merged.config
     assert main([*line, "--gguf", str(path), "--gguf-type", "Q4_0"]) == 2
     assert "unknown type of weights 'Q4_0'" in capsys.readouterr().err
+
+
+# ---- other architectures
+
+OTHERS = {
+    "mistral": {"model_type": "mistral", "sliding_window": 9},
+    "qwen2": {"model_type": "qwen2"},
+    "qwen3": {"model_type": "qwen3", "head_dim": 6},
+    "smollm3": {"model_type": "smollm3", "num_hidden_layers": 4},
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*every fourth, as in SmolLM3")
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_architectures_come_back(tmp_path, kind):
+    model = make_llama(dtype=np.float32, **OTHERS[kind])
+    ml.save_gguf(model, tmp_path / "x.gguf", "F32")
+    back = ml.load_model(tmp_path / "x.gguf")
+    assert back.config == model.config
+    assert all(np.array_equal(back.params[n], a) for n, a in model.params.items())
+
+
+def test_layers_without_a_rotation_that_a_file_cannot_name_are_refused(tmp_path):
+    model = make_llama(dtype=np.float32, model_type="smollm3", no_rope_layers=(0, 1))
+    with pytest.raises(ValueError, match="save_gguf: wanted every fourth layer, and no other"):
+        ml.save_gguf(model, tmp_path / "x.gguf")

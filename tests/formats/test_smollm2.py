@@ -84,3 +84,17 @@ def test_an_adapter_trains_on_it(smollm2):
     history = ml.train(tuned, ml.batches(pairs, tokenizer, 2, epochs=6), steps=6, lr=2e-3)
     assert history.losses[-1] < history.losses[0] - 0.5
     assert np.array_equal(before, smollm2.params["model.layers.0.self_attn.q_proj.weight"])
+
+
+@pytest.mark.parametrize(
+    "weights, embeddings, smaller, nll",
+    [("stored", "int8", 5.5, NLL), ("nf4", "int8", 6.3, 4.447), ("nf4", "float32", 3.1, 4.447)],
+)
+def test_in_fewer_bits(smollm2, weights, embeddings, smaller, nll):
+    """Its own Q4_1 and Q8_0 are the same numbers. NF4 quantises them again, and a text so short
+    tells it: on a page of text the loss rises by 0.1.
+    """
+    model = ml.load_model(SMOLLM2, weights=weights, embeddings=embeddings)
+    size, whole = (sum(a.nbytes for a in m.params.values()) for m in (model, smollm2))
+    assert whole / size > smaller
+    assert mean_nll(model)[0] == pytest.approx(nll, abs=5e-3)

@@ -24,6 +24,10 @@ SHAPES = {
     "untied": {"tie_word_embeddings": False},
     "wide heads": {"head_dim": 6, "tie_word_embeddings": False, "rope_theta": 100.0},
     "odd width": {"hidden_size": 15, "head_dim": 8, "num_attention_heads": 2},
+    "biases": {"model_type": "qwen2"},
+    "normalised heads": {"model_type": "qwen3", "head_dim": 6},
+    "a layer that does not rotate": {"model_type": "smollm3", "no_rope_layers": (1, 0)},
+    "no second one": {"model_type": "smollm3", "no_rope_layer_interval": 2},
 }
 each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 
@@ -38,8 +42,9 @@ def plain_logits(config, params, ids):
 def _row(config, params, ids):
     x = [params["model.embed_tokens.weight"][token] for token in ids]
     for i in range(config.num_hidden_layers):
+        rotates = not (config.model_type == "smollm3" and i == 1)  # in both such SHAPES
         layer = {k.split(f"layers.{i}.")[1]: a for k, a in params.items() if f".layers.{i}." in k}
-        x = [xt + ot for xt, ot in zip(x, _attend(config, layer, x))]
+        x = [xt + ot for xt, ot in zip(x, _attend(config, layer, x, rotates))]
         for t in range(len(x)):
             h = _norm(x[t], layer["post_attention_layernorm.weight"], config)
             gate, up = layer["mlp.gate_proj.weight"] @ h, layer["mlp.up_proj.weight"] @ h
@@ -60,19 +65,23 @@ def _rotate(z, place, theta):
     return np.concatenate([turned.real, turned.imag])
 
 
-def _attend(config, layer, x):
+def _attend(config, layer, x, rotates):
     D, H, G = config.head_dim, config.num_attention_heads, config.num_key_value_heads
     h = [_norm(xt, layer["input_layernorm.weight"], config) for xt in x]
 
     def project(name, head):
-        W = layer[f"self_attn.{name}.weight"][head * D : (head + 1) * D]
-        return [W @ ht for ht in h]
+        own = slice(head * D, (head + 1) * D)
+        W, b = layer[f"self_attn.{name}_proj.weight"], layer.get(f"self_attn.{name}_proj.bias")
+        z = [W[own] @ ht + (0 if b is None else b[own]) for ht in h]
+        gain = layer.get(f"self_attn.{name}_norm.weight")
+        return z if gain is None else [_norm(zt, gain, config) for zt in z]
 
     heads = []
     for head in range(H):
         group = head // (H // G)
-        q, k, v = project("q_proj", head), project("k_proj", group), project("v_proj", group)
-        q, k = ([_rotate(z, t, config.rope_theta) for t, z in enumerate(zs)] for zs in (q, k))
+        q, k, v = project("q", head), project("k", group), project("v", group)
+        if rotates:
+            q, k = ([_rotate(z, t, config.rope_theta) for t, z in enumerate(zs)] for zs in (q, k))
         out = []
         for t in range(len(x)):
             p = np.exp([q[t] @ k[s] / math.sqrt(D) for s in range(t + 1)])
@@ -132,10 +141,10 @@ def full_gradient(model, ids, targets):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("shape", [{}, SHAPES["wide heads"]], ids=["tied", "untied"])
+@pytest.mark.parametrize("shape", ["gqa", "wide heads", "biases", "normalised heads"])
 def test_gradient_of_every_weight(shape, rng):
     """One random direction an array, finite differences of the loss."""
-    model = make_llama(**shape)
+    model = make_llama(**SHAPES[shape])
     ids, targets = rng.integers(0, 29, (2, 2, 6))
     targets[0, :3] = -100
     loss, grads = full_gradient(model, ids, targets)
@@ -228,6 +237,12 @@ def test_a_part_of_the_weights_trained(tiny, rng):
         ({"head_dim": 3}, "head_dim is 3, RoPE wants an even number"),
         ({"head_dim": -2}, "head_dim is -2"),
         ({"head_dim": "8"}, "head_dim is '8'"),
+        ({"model_type": "phi3"}, "model_type is 'phi3', wanted one of llama, mistral"),
+        ({"no_rope_layers": (1,)}, r"no_rope_layers is \(1,\), which llama has not"),
+        ({"sliding_window": 8, "model_type": "qwen2"}, "sliding_window is 8, which qwen2 has not"),
+        ({"sliding_window": 0, "model_type": "mistral"}, "sliding_window is 0, wanted"),
+        ({"no_rope_layers": (1, 0), "model_type": "smollm3"}, "has 2 entries for 1 layers"),
+        ({"no_rope_layer_interval": 0}, "no_rope_layer_interval is 0"),
     ],
 )
 def test_a_config_that_makes_no_sense(changes, message):
@@ -258,6 +273,15 @@ def test_params_that_do_not_fit(tiny):
             Llama(tiny.config, params)
 
 
+def test_layers_that_do_not_rotate():
+    """By SmolLM3's rule every fourth, or as they are listed."""
+    shape = dict(model_type="smollm3", num_hidden_layers=9)
+    plain = make_llama(**shape).config
+    assert [plain.rotates(i) for i in range(9)] == [i not in (3, 7) for i in range(9)]
+    listed = make_llama(**shape, no_rope_layers=(1, 0, 0) * 3).config
+    assert [listed.rotates(i) for i in range(9)] == [True, False, False] * 3
+
+
 def test_init_params():
     config = make_llama(num_hidden_layers=8, hidden_size=64, tie_word_embeddings=False).config
     params = init_params(config, seed=3)
@@ -266,6 +290,8 @@ def test_init_params():
     assert params["model.layers.0.mlp.up_proj.weight"].std() == pytest.approx(0.02, rel=0.1)
     assert params["model.layers.0.mlp.down_proj.weight"].std() == pytest.approx(0.005, rel=0.1)
     assert np.all(params["model.norm.weight"] == 1)
+    biased = init_params(make_llama(model_type="qwen2").config)
+    assert not biased["model.layers.1.self_attn.k_proj.bias"].any()
     again, other = init_params(config, seed=3), init_params(config, seed=4)
     assert all(np.array_equal(params[n], again[n]) for n in params)
     assert not np.array_equal(params[EMBED], other[EMBED])
@@ -287,9 +313,11 @@ def greedy_without_cache(model, ids, steps):
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("shape", [{}, SHAPES["wide heads"]], ids=["gqa", "wide heads"])
+@pytest.mark.parametrize(
+    "shape", ["gqa", "wide heads", "biases", "normalised heads", "a layer that does not rotate"]
+)
 def test_the_cache_changes_nothing(shape, dtype, rng):
-    model = make_llama(dtype=dtype, **shape)
+    model = make_llama(dtype=dtype, **SHAPES[shape])
     ids = rng.integers(0, 29, (3, 4))
     assert np.array_equal(model.generate(ids, 12), greedy_without_cache(model, ids, 12))
 
@@ -490,6 +518,24 @@ def test_more_tokens_than_the_model_was_made_for_are_told_of_and_tables_double()
             assert cos.shape == sin.shape == (1, tiny.config.head_dim // 2)
     sizes = sorted(lengths)
     assert len(sizes) > 1 and all(b >= 2 * a for a, b in itertools.pairwise(sizes))
+
+
+def test_rows_longer_than_the_window_of_attention_are_refused(rng):
+    """With the length that works; up to it the rows are plain causal ones."""
+    model, plain = make_llama(model_type="mistral", sliding_window=9), make_llama()
+    ids, targets = rng.integers(0, 29, (2, 2, 9))
+    assert np.array_equal(model.logits(ids), plain.logits(ids))
+    assert np.array_equal(model.generate(ids[:, :5], 5), plain.generate(ids[:, :5], 5))
+    longer = np.tile(ids, 2)
+    for run in (
+        lambda: model.logits(longer),
+        lambda: model.loss(longer, longer),
+        lambda: ml.train(ml.attach(model, "lora"), [(longer, longer)], steps=1, lr=1e-3),
+        lambda: model.generate(longer, 1),
+        lambda: model.generate(ids[:, :5], 14),
+    ):
+        with pytest.raises(ValueError, match="a row of 18 tokens, wanted at most 9: in longer"):
+            run()
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

@@ -55,6 +55,23 @@ def test_the_papers_tables(row):
     assert count(SHAPES[shape], method, rank=rank, targets=targets)["trainable"] == expected
 
 
+NUMBERS = {  # of the whole model, as its page on Hugging Face and transformers count them
+    "mistral-7b": 7_241_732_096,
+    "qwen2.5-0.5b": 494_032_768,
+    "qwen2.5-7b": 7_615_616_512,
+    "qwen3-0.6b": 596_049_920,
+    "qwen3-8b": 8_190_735_360,
+    "smollm3-3b": 3_075_098_624,
+}
+
+
+@pytest.mark.parametrize("shape", NUMBERS)
+def test_all_numbers_of_a_published_model(shape):
+    """With its biases, and the gains of its heads."""
+    config = ModelConfig(**SHAPES[shape].config_fields())
+    assert count(config, "full")["trainable"] == NUMBERS[shape]
+
+
 def test_tiny_llama_as_peft_prints_it():
     """Row 23: LlamaConfig(vocab 128, hidden 64, inter 128, 2 layers, 4 heads, 2 key heads)."""
     tiny = ModelConfig(128, 64, 128, 2, 4, 2)

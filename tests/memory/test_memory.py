@@ -63,7 +63,26 @@ def named(value):
 @pytest.mark.parametrize("case", [pytest.param("tied", marks=pytest.mark.smoke), "wide", "long"])
 @pytest.mark.parametrize("method, how", list(settings()), ids=named)
 def test_predicted_is_measured(method, how, case):
-    config, batch, length = CASES[case]
+    check_prediction(*CASES[case], method, how)
+
+
+ARCHITECTURES = {  # C, F, L, H, G, V as in CASES, and heads of a size of their own
+    "qwen2": {},
+    "qwen3": {"head_dim": 24, "tie_word_embeddings": True},
+    "smollm3": {"no_rope_layers": (0, 1, 0)},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_predicted_is_measured_for_other_architectures(method, kind):
+    """Biases, normalised heads, layers that do not rotate."""
+    config = ModelConfig(300, 96, 160, 3, 6, 2, model_type=kind, **ARCHITECTURES[kind])
+    how = {"rank": 8, "targets": ALL} if "targets" in METHODS[method].takes else {}
+    check_prediction(config, 6, 100, method, how)
+
+
+def check_prediction(config, batch, length, method, how):
     tuned = ml.attach(Llama(config, init_params(config)), method, **how)
     said, found = ledger(tuned, batch, length), measure(tuned, batch, length)
     others = "frozen", "trainable", "shared", "moved", "base_kept", "scratch"

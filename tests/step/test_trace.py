@@ -1,6 +1,8 @@
 """A traced step: its bytes are the ledger's, its numbers the engine's, and nothing has moved."""
 
 import base64
+import dataclasses
+import functools
 import gzip
 import json
 import re
@@ -72,6 +74,13 @@ def test_the_bytes_are_the_ledgers(model, method, how):
     trace, ledger = ml.trace(tuned, *batch), ml.ledger(tuned, batch=batch)
     assert {c: trace.bytes[c] for c in CATEGORIES} == {c: ledger[c] for c in CATEGORIES}
     assert trace.bytes["peak"] == ledger.peak
+
+
+def test_a_base_in_four_bits_is_traced(batch, tmp_path):
+    tuned = attached(ml.load_model("base", weights="nf4", embeddings="int8"), "lora")
+    trace, ledger = ml.trace(tuned, *batch), ml.ledger(tuned, batch=batch)
+    assert {c: trace.bytes[c] for c in CATEGORIES} == {c: ledger[c] for c in CATEGORIES}
+    assert trace.page(tmp_path / "runs" / "step.html").is_file()
 
 
 def test_the_bytes_are_those_that_are_measured(model, batch):
@@ -210,28 +219,87 @@ def scaled_backward(dy, cache):
     return dy @ W + du @ A, None, dg, None
 
 
+MINE = Method(
+    name="mine",
+    title="Mine",
+    source="here",
+    formula="W + diag(g) A",
+    op=ml.Op("scaled", scaled_forward, scaled_backward, saves=("x", "u", "W", "g", "A")),
+    trains=("g",),
+    init=lambda W, rank, options, rng, shared: {
+        "g": np.zeros(W.shape[0], W.dtype),
+        "A": rng.standard_normal(W.shape).astype(W.dtype),
+    },
+    delta=lambda g, A, **_: g[:, None] * A,
+    count=lambda I, O, rank: O,
+    takes=("targets",),
+)
+
+
 def test_a_technique_of_ones_own_is_traced(model, batch):
-    op = ml.Op("scaled", scaled_forward, scaled_backward, saves=("x", "u", "W", "g", "A"))
-    mine = Method(
-        name="mine",
-        title="Mine",
-        source="here",
-        formula="W + diag(g) A",
-        op=op,
-        trains=("g",),
-        init=lambda W, rank, options, rng, shared: {
-            "g": np.zeros(W.shape[0], W.dtype),
-            "A": rng.standard_normal(W.shape).astype(W.dtype),
-        },
-        delta=lambda g, A, **_: g[:, None] * A,
-        count=lambda I, O, rank: O,
-        takes=("targets",),
-    )
-    tuned = ml.attach(model, mine)
+    tuned = ml.attach(model, MINE)
     trace, ledger = ml.trace(tuned, *batch), ml.ledger(tuned, batch=batch)
     assert {c: trace.bytes[c] for c in CATEGORIES} == {c: ledger[c] for c in CATEGORIES}
     lines = [names for e in trace.events if e.op == "scaled" for _, names in e.lines]
     assert any("dg" in names for names in lines) and any("u" in names for names in lines)
+
+
+def test_of_nested_loops_two_turns_each_are_recorded_and_the_rest_is_in_no_line(model):
+    pairs = [("Dwalk>", ("walked",)), ("Dgo>", ("went",)), ("Dsee>", ("saw",)), ("Dbe>", ("was",))]
+    trace = ml.trace(attached(model, "lora"), *ml.batches(pairs, model.tokenizer, 4)[0])
+    for i, event in enumerate(trace.events):
+        if event.op == "attention" and event.phase == "backward":
+            lines = [trace.at(i, j)[2] for j in range(len(event.lines))]
+            assert lines.count("d[k0:k1] = d_groups.swapaxes(0, 1)") == 4  # two of two sequences
+            assert lines.count("ds = ds / math.sqrt(q.shape[2])") == 2
+            assert lines[-1].startswith("return") and not event.lines[-1][1]
+
+
+def decorated(function):
+    @functools.wraps(function)
+    def outer(*given):
+        return function(*given)
+
+    return outer
+
+
+class Rule:
+    def __call__(self, arrays, grads, options):
+        grads["g"] *= 1.0
+
+
+@pytest.mark.parametrize("wrap", [functools.partial, decorated])
+def test_a_wrapped_pair_and_rules_that_are_objects_are_traced(model, batch, wrap):
+    op = ml.Op("scaled", wrap(scaled_forward), wrap(scaled_backward), saves=("x", "u", "W", "g"))
+    tuned = ml.attach(model, dataclasses.replace(MINE, op=op, grad_rule=Rule()))
+    trace = ml.trace(tuned, *batch)
+    lines = [trace.at(i, j)[2] for i, e in enumerate(trace.events) for j in range(len(e.lines))]
+    assert lines.count("u = x @ A.T") == 8 and lines.count('grads["g"] *= 1.0') == 8
+
+
+def test_two_ops_of_one_name_are_refused(tmp_path, model, batch, traces):
+    op = ml.Op("lora", scaled_forward, scaled_backward)
+    other = ml.trace(ml.attach(model, dataclasses.replace(MINE, op=op)), *batch)
+    with pytest.raises(ValueError, match="two ops are named 'lora'"):
+        ml.trace_page(tmp_path / "step.html", [traces["lora"], other])
+    norm = ml.Op("rmsnorm", scaled_forward, scaled_backward)
+    with pytest.raises(ValueError, match="two ops are named 'rmsnorm'"):
+        ml.trace(ml.attach(model, dataclasses.replace(MINE, op=norm)), *batch)
+
+
+def test_layers_that_the_model_lacks_are_refused(model, batch):
+    for layers in ([4], [], [-1]):
+        with pytest.raises(ValueError, match="wanted some of 0 … 3"):
+            ml.trace(attached(model, "lora"), *batch, layers=layers)
+
+
+def test_moments_of_the_first_step_are_not_shown_later(model, batch):
+    trained = attached(model, "lora")
+    ml.train(trained, [batch], steps=3, lr=0.01, progress=False)
+    names = {moment.name for moment, *_ in ml.trace(trained, *batch).moments()}
+    assert "… and A wakes" in names and "the first step of B" not in names
+    still = ml.trace(attached(model, "delta_lora", update_ratio=0.0), *batch)
+    assert not any("thin product" in moment.name for moment, *_ in still.moments())
 
 
 def test_only_the_layers_asked_for_have_lines(model, batch):
@@ -298,10 +366,19 @@ def test_the_page_holds_every_line_of_every_technique(tmp_path, traces):
     for drawn, trace in zip(data["traces"], traces.values(), strict=True):
         assert [len(e["lines"]) for e in drawn["events"]] == [len(e.lines) for e in trace.events]
         for theirs, ours in zip(drawn["events"], trace.events, strict=True):
-            for (_, names), (_, arrays) in zip(theirs["lines"], ours.lines, strict=True):
-                assert names.keys() == arrays.keys()
-                for name, number in names.items():
-                    same_numbers(data["arrays"][number], codes, arrays[name])
+            known, results = dict(ours.given), {"d" + g["of"]: g["array"] for g in ours.gradients}
+            for (line, pieces), (number, changes) in zip(theirs["lines"], ours.lines, strict=True):
+                items = [piece for piece in pieces if isinstance(piece, dict)]
+                fresh = {item["name"] for item in items if item.get("fresh")}
+                last = changes is ours.lines[-1][1]
+                assert line == number and fresh >= (results.keys() if last else set())
+                for item in items:
+                    new = (results if last else {}) | changes
+                    returned = item.get("fresh") and last and ours.out is not None
+                    old = ours.out if returned else known.get(item["name"])
+                    made = new.get(item["name"], old) if item.get("fresh") else old
+                    same_numbers(data["arrays"][item["array"]], codes, made)
+                known |= changes
     assert data["moments"][0]["name"] == MODEL[0].name
 
 

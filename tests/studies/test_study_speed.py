@@ -78,6 +78,7 @@ def test_the_command_without_torch(tmp_path, capsys, monkeypatch):
     assert "nowhere.json" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not NUMBA, reason="about Numba's kernels")
 def test_the_ladder_is_climbed(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(ladder, "ROWS", 64)

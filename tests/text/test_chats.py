@@ -8,6 +8,7 @@ from conftest import make_llama
 
 import minilora as ml
 from minilora.text.byte_pairs import BytePairTokenizer
+from minilora.text.encode import question
 from minilora.text.tokenizer import WORD_LAB
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -55,8 +56,7 @@ def test_the_targets_are_the_assistant_s_turns(tokenizer, file):
 def test_the_text_is_the_chat_template_s(tokenizer, file):
     """What generate is given for the last turn is what training showed before it."""
     (chat,) = ml.read_pairs(file)
-    prompt, answer = chat.pair(tokenizer)
-    assert (prompt, answer) == (tokenizer.chat(CHAT[:3]), "four!")
+    assert question(chat, tokenizer) == (tokenizer.chat(CHAT[:3]), ("four!",))
 
 
 def test_a_model_learns_from_chats_and_is_scored_on_them(tokenizer, file, capsys):

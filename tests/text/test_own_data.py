@@ -11,9 +11,8 @@ from test_chats import CHAT, START, STOP, tokenizer  # noqa: F401  (a fixture)
 
 import minilora as ml
 from minilora.commands.text import _prompt
-from minilora.text.chats import Chat
 from minilora.text.encode import encode
-from minilora.text.record_forms import Text
+from minilora.text.record_forms import Chat, Text
 from minilora.text.tokenizer import WORD_LAB
 
 SYSTEM = {"role": "system", "content": "be short"}

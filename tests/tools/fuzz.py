@@ -299,7 +299,7 @@ def of_csv(folder) -> None:
 
 
 def of_config(folder) -> None:
-    from minilora.formats.huggingface import config_json
+    from minilora.formats.config import config_json
 
     (folder / "config.json").write_text(json.dumps(config_json(base())))
 

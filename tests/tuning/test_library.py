@@ -15,6 +15,7 @@ from minilora import cli
 from minilora.formats.safetensors import read_arrays
 from minilora.lab import word_adapters
 from minilora.support.files import data_folder
+from minilora.text import tasks
 from minilora.tuning.checkpoints import fingerprint
 from minilora.tuning.storage import ARRAYS
 
@@ -200,10 +201,9 @@ def test_one_word_for_all_of_them(five):
     answers = word_adapters.ask(five, "laugh")
     assert list(answers) == ["third", "ing", "phonemes", *word_adapters.NAMES]
     assert (answers["third"], answers["past"]) == ("laughs", "laughed")
-    for name in ("past", "plural", "lemma"):
-        assert answers[name] == word_adapters.answer(five[name], name, "laugh")
-    heard = answers["phonemes"]
-    assert answers["spelling"] == word_adapters.answer(five["spelling"], "spelling", heard)
+    words = {**dict.fromkeys(("past", "plural", "lemma"), "laugh"), "spelling": answers["phonemes"]}
+    for name, word in words.items():
+        assert answers[name] == five[name].generate_text(tasks.TASKS[name].prompt(word), 24)
     assert five.current is None
 
 
