@@ -84,7 +84,6 @@ class Tuned:
         self.layers: dict[str, Arrays] = {}
         self.weights: dict[str, np.ndarray] = {}
         self._arguments = tuple(inspect.signature(record.op.forward).parameters)[1:]
-        self._keys: dict[tuple[str, str], str] = {}  # (layer, argument) -> its name on disk
 
     @property
     def method(self) -> str:
@@ -131,11 +130,9 @@ class Tuned:
 
     def key(self, layer: str, argument: str) -> str:
         """The name of a layer's array on disk: PEFT's where it has one."""
-        if (layer, argument) not in self._keys:
-            names = self.record.peft.names if self.record.peft else {}
-            suffix = "base_layer.weight" if argument == "W" else names.get(argument, argument)
-            self._keys[layer, argument] = f"base_model.model.{layer}.{suffix}"
-        return self._keys[layer, argument]
+        names = self.record.peft.names if self.record.peft else {}
+        suffix = "base_layer.weight" if argument == "W" else names.get(argument, argument)
+        return f"base_model.model.{layer}.{suffix}"
 
     def leaves(self) -> dict[str, Tensor]:
         """A fresh leaf of the tape for every trainable array, by key."""
