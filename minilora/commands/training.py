@@ -19,8 +19,8 @@ from ..support.values import number, whole
 from ..text.batches import all_once, enough_batches
 from ..text.encode import TOO_LONG
 from ..text.record_forms import Text
-from ..tuning.callbacks import EarlyStopping, KeepBest, Log
-from ..tuning.storage import ARRAYS
+from ..tuning.callbacks import Callback, EarlyStopping, KeepBest, Log, Run, best_of
+from ..tuning.storage import ARRAYS, saved_evaluation
 from . import card, config, own_data
 from .arguments import adapter_options, command, form_options, given, names, options
 from .text import BASE, load_base
@@ -98,15 +98,14 @@ def _train(a, asked, model, data):
     batches = enough_batches(steps, data.rows, model.tokenizer, a.batch_size, a.seed)
     method = asked["method"] and own.spelled(asked["method"])
     again = config.text({**asked, "method": method, "lr": settings["lr"]})
-    write_atomically(a.out / config.NAME, again.encode())
+    if (a.out / ARRAYS).exists() and not a.resume:
+        print(f"{a.out} has an adapter of another run, which this run replaces")
     for line in _plan(a, tuned, settings, data, batches):
         print(fill(line, width(ANY), 2), flush=True)
     judged = all_once(data.held_rows, model.tokenizer) if a.evaluate_every else []
     watch = Watch(judged, a.evaluate_every, data.held_out[: a.samples or 0])
     best = [KeepBest(a.out)] if judged and a.keep != "last" else []
     stopping = [] if a.patience is None else [EarlyStopping(a.patience)]
-    if judged and not a.resume:
-        watch.show(tuned, 0, watch.judge(tuned), "before training")
     try:
         history = ml.train(
             tuned,
@@ -114,7 +113,7 @@ def _train(a, asked, model, data):
             **settings,
             evaluate=watch.judge if judged else None,
             evaluate_every=a.evaluate_every,
-            callbacks=[Log(a.out / LOG), *stopping, watch, *best],
+            callbacks=[Log(a.out / LOG), *stopping, watch, *best, _Again(a.out, again)],
         )
     except KeyboardInterrupt:
         if watch.ended is None:  # a second Ctrl-C, or before the first step
@@ -125,21 +124,42 @@ def _train(a, asked, model, data):
         more = "" if a.checkpoint else f" --checkpoint {a.out / CHECKPOINT}"
         line = "the same line" if a.resume and not more else f"the same line with{more} --resume"
         raise KeyboardInterrupt(f"{at}; {line} goes on from there") from None
-    _finish(a, tuned, data, history, best[0].kept if best else 0)
+    _finish(a, tuned, data, history, best)
 
 
-def _finish(a, tuned, data, history, kept) -> None:
+class _Again(Callback):
+    """Writes run.toml when --out first has something of this run: an adapter, or its end."""
+
+    def __init__(self, folder: Path, text: str):
+        self.path, self.text = folder / config.NAME, text
+
+    def start(self, run: Run) -> None:
+        """Write it if the adapter of the start was evaluated, and written."""
+        if saved_evaluation(self.path.parent) in map(list, run.history.evaluations):
+            write_atomically(self.path, self.text.encode())
+
+    def end(self, run: Run) -> None:
+        """Write it."""
+        write_atomically(self.path, self.text.encode())
+
+
+def _finish(a, tuned, data, history, best) -> None:
     """Save the last adapter, or load the one that is kept; print its results, write its card."""
-    if kept in (0, len(history.losses)):
+    kept, last = best[0].kept if best else None, len(history.losses)
+    if kept is None:
         ml.save_adapter(tuned, a.out)
-    else:
+    elif kept != last:
         tuned = ml.load_adapter(tuned.base, a.out)
     losses = history.losses
     early = " (stopped early)" if len(losses) < a.steps else ""
     results = {"loss": f"{losses[0]:.4f} -> {losses[-1]:.4f} in {len(losses)} steps{early}"}
-    if kept:
-        lowest = dict(history.evaluations)[kept]
-        results["validation loss"] = f"{lowest:.4f} at step {kept}, the lowest: this one is kept"
+    if best:
+        step, lowest, _ = best_of(history.evaluations)
+        at = f"{lowest:.4f} at step {step}, the lowest"
+        said = "this one is kept" if step else "no step was better than the start, which is kept"
+        if kept is None:
+            said = f"it is not in {a.out}, which has the adapter of the last step"
+        results["validation loss"] = f"{at}; {said}"
     if scored := [pair for pair in data.held_out if not isinstance(pair, Text)]:
         share = ml.exact_match(tuned, scored)
         results[f"exact match on {len(scored):,} held-out pairs:"] = f"{share:.3f}"

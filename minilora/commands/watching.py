@@ -35,6 +35,12 @@ class Watch(Callback):
         self.spent = clock.now() - start
         return loss
 
+    def start(self, run: Run) -> None:
+        """Evaluate before the first step, too: what is trained may be good already."""
+        if self.judged and run.step == 0 and not run.history.evaluations:
+            run.history.evaluations.append((0, self.judge(run.tuned)))
+            self.show(run.tuned, *run.history.evaluations[0], "before training")
+
     def show(self, tuned: Any, step: int, loss: float, more: str) -> None:
         """Print a line on an evaluation, and one on each answer."""
         _say(f"step {step}: validation loss {loss:.4f} ({more})")

@@ -103,6 +103,7 @@ def train(
             _tell(told, "evaluation", run)
 
     with contextlib.closing(bar), _interruptible(run):
+        _tell(told, "start", run)
         if run.step not in [at for at, _ in history.evaluations]:
             judge()  # a resumed run's, which Ctrl-C left out
         while run.step < steps and not run.stopped:

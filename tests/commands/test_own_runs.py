@@ -143,6 +143,59 @@ def test_a_finished_run_that_is_resumed_keeps_its_best(run, pairs, others, tmp_p
     assert same(before, weights(tmp_path / "out"))
 
 
+def test_a_run_resumed_in_another_folder_ends_there(run, pairs, others, tmp_path, monkeypatch):  # noqa: F811
+    """The best adapter stayed in the first folder: the last one is saved, and it is said."""
+    line = "train --steps 9 --lr 0.02 --schedule constant --warmup 0 --evaluate-every 1 --data"
+    more = ("--eval", others, "--checkpoint", tmp_path / "own.safetensors")
+    interrupt_after(monkeypatch, 8)
+    assert run(line, pairs, *more)[0] == 130
+    monkeypatch.undo()
+    (tmp_path / "out").rename(tmp_path / "first")
+    code, out, _ = run(line, pairs, *more, "--resume")
+    assert code == 0 and "the lowest; it is not in" in out and "adapter of the last step" in out
+    last = ml.load_adapter(ml.load_model("base"), tmp_path / "own.safetensors")
+    saved = weights(tmp_path / "out")
+    assert all((saved[key] == array).all() for key, array in last.trainable.items())
+
+
+def test_the_adapter_of_the_start_competes(run, pairs, others, tmp_path):  # noqa: F811
+    """A start that no step improves is kept, and so is its run.toml."""
+    good = tmp_path / "good"
+    train_it = f"{SHORT} --warmup 0 --data"
+    assert run(train_it, others)[0] == 0
+    (tmp_path / "out").rename(good)
+    code, out, _ = run(train_it, pairs, "--eval", others, "--adapter", good)
+    assert code == 0 and "at step 0, the lowest; no step was better than the start" in out
+    assert same(weights(good), weights(tmp_path / "out"))
+
+
+def test_a_run_that_cannot_start_leaves_the_folder(run, pairs, tmp_path):  # noqa: F811
+    """What an earlier run wrote stays as it is; a run that starts says that it replaces it."""
+    assert run(f"{SHORT} --data", pairs)[0] == 0
+    before = (tmp_path / "out" / "run.toml").read_bytes()
+    assert run("train --schedule lin --data", pairs)[0] == 2
+    assert run("train --clip -1 --data", pairs)[0] == 2
+    assert (tmp_path / "out" / "run.toml").read_bytes() == before
+    code, out, _ = run(f"{SHORT} --seed 1 --data", pairs)
+    assert code == 0 and "has an adapter of another run, which this run replaces" in out
+    assert (tmp_path / "out" / "run.toml").read_bytes() != before
+
+
+def test_a_best_adapter_that_cannot_be_written_does_not_end_the_run(tmp_path, monkeypatch):
+    def full(*given, **settings):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("minilora.tuning.callbacks.save_adapter", full)
+    values, kept = iter([0.3, 0.2, 0.1]), KeepBest(tmp_path)
+    ids, tuned = [[1, 2, 3]], ml.attach(ml.load_model("base"), "lora", rank=2)
+    how = dict(steps=3, lr=0.1, evaluate=lambda t: next(values), evaluate_every=1)
+    with pytest.warns(
+        UserWarning, match="of step 1 is not kept, and the run goes on: .*space"
+    ) as w:
+        history = ml.train(tuned, [(ids, ids)], callbacks=[kept], **how)
+    assert len(history.losses) == 3 and len(w) == 1 and kept.kept is None
+
+
 def test_a_callback_keeps_the_best_of_any_measure(tmp_path):
     values = iter([0.1, 0.4, 0.2])
     tuned, kept = ml.attach(ml.load_model("base"), "lora", rank=2), KeepBest(tmp_path, higher=True)
