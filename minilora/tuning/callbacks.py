@@ -147,13 +147,8 @@ class KeepBest(Callback):
         self, folder: str | Path, *, higher: bool = False, of: Callable[[Any], float] = float
     ):
         self.folder, self.sign, self.of = make_folder(folder), (-1 if higher else 1), of
-        # after the run: the step of the best adapter; None: the folder does not have it
-        self.kept: int | None = None
+        self.kept: int | None = None  # after the run: the best step, if the folder has its adapter
         self.failed = False  # to write
-
-    def start(self, run: Run) -> None:
-        """Write the adapter of the start if its evaluation is in the history, and is the best."""
-        self.evaluation(run)
 
     def evaluation(self, run: Run) -> None:
         """Write the adapter if this evaluation is the best one."""
@@ -167,6 +162,8 @@ class KeepBest(Callback):
                 said = f"the adapter of step {step} is not kept, and the run goes on: {error}"
                 warnings.warn(said, stacklevel=2)
             self.failed = True
+
+    start = evaluation  # the adapter of the start, where its evaluation is in the history
 
     def end(self, run: Run) -> None:
         """Say which step's adapter the folder has."""

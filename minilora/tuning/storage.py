@@ -54,7 +54,7 @@ def save_adapter(
     if base_name is not None:
         config["base_model_name_or_path"] = str(base_name)
     _check_written(tuned, config, arrays)
-    own = {
+    own: dict[str, Any] = {
         "method": tuned.method,
         "rank": tuned.rank,
         "alpha": tuned.alpha,

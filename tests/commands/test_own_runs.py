@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import tomllib
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from test_commands import PAIRS, interrupt_after, log_of, pairs, run  # noqa: F4
 
 import minilora as ml
 from minilora.cli import main
-from minilora.commands import config
+from minilora.commands import config, training
 from minilora.formats.safetensors import read_arrays
 from minilora.lab import rates
 from minilora.tuning.callbacks import KeepBest
@@ -76,7 +77,7 @@ def test_the_line_that_tunes_a_base_is_understood(run, pairs, tmp_path):  # noqa
 def test_each_evaluation_is_a_line_and_the_best_adapter_is_kept(run, pairs, others, tmp_path):  # noqa: F811
     line = "train --steps 20 --lr 0.02 --schedule constant --warmup 0 --samples 2 --data"
     code, out, _ = run(line, pairs, "--eval", others)
-    assert code == 0 and "pairs\n" in out and " epochs; memory of a step: at most " in out
+    assert code == 0 and "pairs\n" in out and "epochs: 20; memory of a step: at most " in out
     assert "about" in out and "to go: 17 steps of" in out
     found = [(e["step"], e["evaluation"]) for e in log_of(tmp_path / "out") if "evaluation" in e]
     assert [step for step, _ in found] == list(range(2, 21, 2))
@@ -87,7 +88,7 @@ def test_each_evaluation_is_a_line_and_the_best_adapter_is_kept(run, pairs, othe
             assert said == "the best so far"
         if step > best:
             assert said == f"best {lowest:.4f} at step {best}"
-    assert best < 20 and f"validation loss {lowest:.4f} at step {best}, the lowest" in out
+    assert best < 20 and f"validation loss: {lowest:.4f} at step {best}, the lowest" in out
     assert len(re.findall("^    D(walk|jump)> -> ", out, re.M)) == 2 * 11
     kept = weights(tmp_path / "out")
     line = line.replace("20", str(best), 1)
@@ -297,3 +298,55 @@ def test_epochs_are_steps(run, pairs, tmp_path):  # noqa: F811
     assert len(rows) == 12 and {rows.count(row) for row in rows} == {3}
     code, _, err = run("train --epochs 0 --data", pairs)
     assert code == 2 and "--epochs is 0.0, wanted a finite number above 0" in err
+
+
+def test_few_steps_keep_their_rate(run, pairs, tmp_path):  # noqa: F811
+    """The last step of a linear schedule has rate 0: a run of one step would train nothing."""
+    assert run("train --epochs 1 --data", pairs)[0] == 0
+    (step,) = log_of(tmp_path / "out")
+    assert step["rate"] > 0
+    said = run("train --steps 1 --schedule linear --data", pairs)[2]
+    assert "nothing is trained; wanted constant, or more steps" in " ".join(said.split())
+
+
+@pytest.mark.parametrize("steps, times", [(11, 11), (16, 8), (100, 10), (149, 10), (3, 3)])
+def test_a_run_is_evaluated_about_ten_times(pairs, steps, times):  # noqa: F811
+    data = Namespace(rows=range(8))
+    a = Namespace(accumulate=1, batch_size=4, epochs=None, steps=steps, schedule=None)
+    a.eval, a.evaluate_every = pairs, None
+    training._settle(a, data)
+    assert -(-steps // a.evaluate_every) == times
+
+
+def test_an_option_beside_a_config_wins_in_its_group(run, pairs, tmp_path, capsys):  # noqa: F811
+    toml = tmp_path / "run.toml"
+    toml.write_text(f"steps = 2\ndata = {json.dumps(str(pairs))}\n")
+    assert run(f"train --config {toml} --epochs 3")[0] == 0
+    assert len(log_of(tmp_path / "out")) == 3
+    (tmp_path / "task.toml").write_text("steps = 2\ntask = 'past'\n")
+    code, out, _ = run(f"train --config {tmp_path / 'task.toml'} --data", pairs)
+    assert code == 0 and "on 4 pairs" in out
+
+
+def test_what_no_adapter_can_hold_is_in_a_checkpoint(run, pairs, tmp_path, monkeypatch):  # noqa: F811
+    """Neither an evaluation nor the end of the run loses what was learned."""
+
+    def refuse(*given, **settings):
+        raise ValueError("its form on disk does not give back the change")
+
+    monkeypatch.setattr("minilora.tuning.callbacks.save_adapter", refuse)
+    monkeypatch.setattr(ml, "save_adapter", refuse)
+    line = f"{SHORT} --method delta_lora --evaluate-every 2 --data"
+    code, _, err = run(line, pairs, "--eval", pairs)
+    path = tmp_path / "out" / "checkpoint.safetensors"
+    assert code == 2 and err.count("is not kept, and the run goes on") == 1
+    assert "has what was learned" in err and len(log_of(tmp_path / "out")) == 9
+    assert ml.load_adapter(ml.load_model("base"), path).method == "delta_lora"
+
+
+def test_an_adapter_names_the_folder_of_its_base(run, pairs, tmp_path):  # noqa: F811
+    folder = tmp_path / "base"
+    ml.save_model(ml.load_model("base"), folder)
+    assert run("train --steps 2 --base", folder, "--data", pairs, "--eval", pairs)[0] == 0
+    saved = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert saved["base_model_name_or_path"] == str(folder)
