@@ -139,7 +139,7 @@ class _Command(_Parser):
             self._fill()
             known, others = super().parse_known_args(args, namespace)
             if getattr(known, "config", None):  # its options first: those of the command line win
-                args = [*with_techniques(config.words(self, known.config)), *args]
+                args = [*with_techniques(config.words(self, known)), *args]
                 known, others = super().parse_known_args(args, namespace)
         except (OSError, ValueError) as error:
             self.error(" ".join(str(error).split()))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..methods import own
 from ..support import plots
 from ..support.files import write_together
 from ..tuning.history import History
@@ -14,6 +15,7 @@ from ..tuning.storage import mark
 from .arguments import forms
 
 NAME, CURVES = "README.md", "loss.png"
+SETTINGS = "steps", "batch_size", "accumulate", "schedule", "weight_decay", "clip", "seed"
 CARD = """---
 base_model: {base}
 library_name: peft
@@ -33,7 +35,7 @@ All settings: [run.toml](run.toml). To load it here, with minilora {version}:
 ```python
 import minilora as ml
 
-tuned = ml.load_adapter(ml.load_model({given}), {folder!r})
+tuned = ml.load_adapter(ml.load_model({given}), {folder!r}{own_file})
 ```
 
 {peft}
@@ -51,6 +53,8 @@ model = PeftModel.from_pretrained(base, {folder!r})
 
 def write(a: Namespace, tuned: Any, history: History, results: Mapping[str, str]) -> None:
     """Write both into --out.   results: what -> how it came out."""
+    chosen = {name: getattr(tuned, name) for name in ("rank", "alpha", "options")}
+    chosen |= {name.replace("_", " "): getattr(a, name) for name in SETTINGS}
     (trained, whole), record, folder = tuned.count_parameters(), tuned.record, str(a.out)
     facts = {
         "base": f"{tuned.base.name or a.base}, fingerprint {mark(tuned.base)}",
@@ -58,7 +62,10 @@ def write(a: Namespace, tuned: Any, history: History, results: Mapping[str, str]
         "trainable numbers": f"{trained:,} of {whole:,}",
         "data": (a.data or Path(a.task)).name,
         **results,
+        "highest learning rate": f"{max(history.rates):g}",
+        **{name: value for name, value in chosen.items() if value is not None},
     }
+    own_file = f", method={own.spelled(tuned.method)!r}" if tuned.method in own.FILES else ""
     peft = record.peft and not record.whole_model
     given = ", ".join([repr(a.base), *(f"{key}={form!r}" for key, form in forms(a).items())])
     card = CARD.format(
@@ -68,6 +75,7 @@ def write(a: Namespace, tuned: Any, history: History, results: Mapping[str, str]
         rows="".join(f"| {key} | {value} |\n" for key, value in facts.items()),
         version=__version__,
         folder=folder,
+        own_file=own_file,
         peft=IN_PEFT.format(folder=folder) if peft else "PEFT does not read this form.",
     )
     image = plots.png(_curves(history), dpi=100)

@@ -40,12 +40,16 @@ def print_machine(a) -> None:
 
 def write_method(a) -> None:
     """Write NAME.py, a technique with its test. Raises ValueError for a name that is taken or none,
-    FileExistsError where the file is there.
+    or where the file is there.
     """
     name, path = a.name, Path(f"{a.name}.py")
     is_name = name.isidentifier() and not keyword.iskeyword(name)
-    if not is_name or name.lower() in METHODS or (not path.exists() and find_spec(name)):
-        raise ValueError(f"new-method: {name!r} is taken or no name, wanted one such as my_method")
+    if not is_name:
+        raise ValueError(f"new-method: {name!r} is no name in Python, wanted one such as my_method")
+    if path.exists():
+        raise ValueError(f"new-method: {path} is there already, and stays as it is")
+    if name.lower() in METHODS or find_spec(name):
+        raise ValueError(f"new-method: the name {name!r} is taken, wanted another")
     text = read_text(data_folder() / "examples" / "method.py").replace("mine", name)
     with open(path, "x", encoding="utf-8") as file:
         file.write(text)

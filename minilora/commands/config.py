@@ -20,13 +20,20 @@ def read(path: str | Path) -> dict[str, Any]:
         return tomllib.loads(text)
 
 
-def words(parser: argparse.ArgumentParser, path: str | Path) -> list[str]:
-    """The file's options as words of a command line. Raises as `read`, and for an unknown one."""
+def words(parser: argparse.ArgumentParser, given: argparse.Namespace) -> list[str]:
+    """The options of the file given.config as words of a command line, without those that exclude a
+    given one, such as steps beside --epochs. Raises as `read`, and for an unknown one.
+    """
+    path, groups = given.config, [g._group_actions for g in parser._mutually_exclusive_groups]
+    said = [g for g in groups if any(getattr(given, a.dest) != a.default for a in g)]
+    dropped = {action.dest for group in said for action in group}
     options = {a.dest: a for a in parser._actions if a.dest not in ("help", "config")}
     found: list[str] = []
     for name, value in read(path).items():
         with errors_at(path):
             action = find("option", name.replace("-", "_"), options)
+        if action.dest in dropped:
+            continue
         on, off = action.option_strings[0], action.option_strings[1:]
         if isinstance(value, bool) and action.nargs == 0:
             found += [on] if value else off  # --chat, --no-chat; --resume alone is off

@@ -9,6 +9,7 @@ from ..support.files import data_folder
 from ..text import tasks
 from ..text.encode import Row, as_chats, encode
 from ..text.pairs import read_pairs
+from ..text.record_forms import Chat
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Data:
     rows: list[Row]
     held_rows: list[Row]
     held_out: list[Any]
+    chat: bool  # are all pairs conversations, in the base's chat template?
 
 
 def read(a: Namespace, model: Any) -> Data:
@@ -35,13 +37,14 @@ def read(a: Namespace, model: Any) -> Data:
         raise ValueError("train: nothing to learn from, wanted --data FILE or --task NAME")
     pairs = as_chats(pairs, model.tokenizer, a.chat, a.system)
     held_out = _file(a, a.eval) if a.eval else held_out
-    held_out = as_chats(held_out, model.tokenizer, bool(a.chat), a.system)
+    chat = all(isinstance(pair, Chat) for pair in pairs)
+    held_out = as_chats(held_out, model.tokenizer, chat, a.system)
     most = model.config.max_position_embeddings if a.max_length is None else a.max_length
     rows, held_rows = (
         encode(some, model.tokenizer, chat=False, max_length=most, too_long=a.too_long)
         for some in (pairs, held_out)
     )
-    return Data(rows, held_rows, held_out)
+    return Data(rows, held_rows, held_out, chat)
 
 
 def _file(a, path: Path) -> list[Any]:

@@ -118,7 +118,8 @@ def _prompt(a, tokenizer):
     prompt = a.prompt
     if a.task is not None:
         prompt = find("task", a.task, tasks.TASKS).prompt(prompt)
-    trained = Path(a.adapter or "") / config.NAME
+    adapter = Path(a.adapter or "")
+    trained = (adapter.parent if adapter.is_file() else adapter) / config.NAME
     how = config.read(trained) if a.adapter and trained.is_file() else {}
     if not (how.get("chat") if a.chat is None else a.chat):
         if a.system is not None:

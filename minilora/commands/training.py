@@ -11,15 +11,14 @@ import minilora as ml
 from ..lab import rates
 from ..lab.runs import largest_batch
 from ..methods import own
-from ..support.files import write_atomically
 from ..support.locks import using
 from ..support.plots import human
-from ..support.terminal import ANY, fill, width
+from ..support.terminal import ANY, fill, many, width
 from ..support.values import number, whole
 from ..text.batches import all_once, enough_batches
 from ..text.encode import TOO_LONG
 from ..text.record_forms import Text
-from ..tuning.callbacks import EarlyStopping, KeepBest, Log
+from ..tuning.callbacks import EarlyStopping, KeepBest, Log, best_of
 from ..tuning.storage import ARRAYS
 from . import card, config, own_data
 from .arguments import adapter_options, command, form_options, given, names, options
@@ -27,6 +26,7 @@ from .text import BASE, load_base
 from .watching import Watch
 
 STEPS, EVALUATIONS = 150, 10  # where a run is not told otherwise
+FEW = 10  # below so many steps, a rate that falls to 0 would leave too little to learn
 LOG, CHECKPOINT = "log.jsonl", "checkpoint.safetensors"  # in the folder of the adapter
 
 
@@ -61,12 +61,13 @@ def add(commands) -> None:
     p.add_argument("--accumulate", type=int, default=1, help="batches in a step (%(default)s)")
     p.add_argument("--lr", type=float, help="peak learning rate (what minilora tune chose)")
     p.add_argument("--rates", type=Path, help="a record of minilora tune (the built-in one)")
-    p.add_argument("--schedule", default="linear", help="constant, linear or cosine (%(default)s)")
+    schedule = f"constant, linear or cosine (linear; constant below {FEW} steps)"
+    p.add_argument("--schedule", help=schedule)
     p.add_argument("--warmup", type=int, help="steps of rising rate (15; a tenth of short runs)")
     p.add_argument("--weight-decay", type=float, default=0.01, help="AdamW's (%(default)s)")
     p.add_argument("--clip", type=float, default=1.0, help="largest gradient norm (%(default)s)")
     p.add_argument("--seed", type=int, default=0, help="of start and batches (%(default)s)")
-    every = "steps between evaluations (with --eval: ten in a run)"
+    every = "steps between evaluations (with --eval: about ten in a run)"
     p.add_argument("--evaluate-every", type=int, metavar="N", help=every)
     p.add_argument("--samples", type=int, metavar="N", help="prompts answered at each evaluation")
     p.add_argument("--keep", choices=("best", "last"), help="the adapter for --out (best)")
@@ -94,19 +95,22 @@ def train(a: Namespace) -> None:
 
 def _train(a, asked, model, data):
     tuned = _tuned(a, model)
+    if Path(a.base).is_dir():
+        tuned.base_name = a.base
     steps, settings = a.steps * a.accumulate, _settings(a, tuned)
     batches = enough_batches(steps, data.rows, model.tokenizer, a.batch_size, a.seed)
     method = asked["method"] and own.spelled(asked["method"])
-    again = config.text({**asked, "method": method, "lr": settings["lr"]})
-    write_atomically(a.out / config.NAME, again.encode())
+    chat = data.chat or asked["chat"]  # also what messages are, without --chat
+    again = config.text({**asked, "chat": chat, "method": method, "lr": settings["lr"]})
+    if (a.out / ARRAYS).exists() and not a.resume:
+        print(f"{a.out} has an adapter of another run, which this run replaces")
     for line in _plan(a, tuned, settings, data, batches):
         print(fill(line, width(ANY), 2), flush=True)
     judged = all_once(data.held_rows, model.tokenizer) if a.evaluate_every else []
-    watch = Watch(judged, a.evaluate_every, data.held_out[: a.samples or 0])
+    samples = data.held_out[: a.samples or 0]
+    watch = Watch(judged, a.evaluate_every, samples, (a.out / config.NAME, again))
     best = [KeepBest(a.out)] if judged and a.keep != "last" else []
     stopping = [] if a.patience is None else [EarlyStopping(a.patience)]
-    if judged and not a.resume:
-        watch.show(tuned, 0, watch.judge(tuned), "before training")
     try:
         history = ml.train(
             tuned,
@@ -125,26 +129,35 @@ def _train(a, asked, model, data):
         more = "" if a.checkpoint else f" --checkpoint {a.out / CHECKPOINT}"
         line = "the same line" if a.resume and not more else f"the same line with{more} --resume"
         raise KeyboardInterrupt(f"{at}; {line} goes on from there") from None
-    _finish(a, tuned, data, history, best[0].kept if best else 0)
+    _finish(a, tuned, data, history, best, watch.ended)
 
 
-def _finish(a, tuned, data, history, kept) -> None:
+def _finish(a, tuned, data, history, best, ended) -> None:
     """Save the last adapter, or load the one that is kept; print its results, write its card."""
-    if kept in (0, len(history.losses)):
-        ml.save_adapter(tuned, a.out)
-    else:
+    kept, last = best[0].kept if best else None, len(history.losses)
+    if kept is None:
+        try:
+            ml.save_adapter(tuned, a.out)
+        except ValueError as error:  # such as a change that PEFT's form cannot hold
+            ended.save(a.out / CHECKPOINT)
+            raise ValueError(f"{error}; {a.out / CHECKPOINT} has what was learned") from None
+    elif kept != last:
         tuned = ml.load_adapter(tuned.base, a.out)
     losses = history.losses
     early = " (stopped early)" if len(losses) < a.steps else ""
-    results = {"loss": f"{losses[0]:.4f} -> {losses[-1]:.4f} in {len(losses)} steps{early}"}
-    if kept:
-        lowest = dict(history.evaluations)[kept]
-        results["validation loss"] = f"{lowest:.4f} at step {kept}, the lowest: this one is kept"
+    results = {"loss": f"{losses[0]:.4f} -> {losses[-1]:.4f} in {many(len(losses), 'step')}{early}"}
+    if best:
+        step, lowest, _ = best_of(history.evaluations)
+        at = f"{lowest:.4f} at step {step}, the lowest"
+        said = "this one is kept" if step else "no step was better than the start, which is kept"
+        if kept is None:
+            said = f"it is not in {a.out}, which has the adapter of the last step"
+        results["validation loss"] = f"{at}; {said}"
     if scored := [pair for pair in data.held_out if not isinstance(pair, Text)]:
         share = ml.exact_match(tuned, scored)
-        results[f"exact match on {len(scored):,} held-out pairs:"] = f"{share:.3f}"
+        results[f"exact match on {many(len(scored), 'held-out pair')}"] = f"{share:.3f}"
     for name, value in results.items():
-        print(name, value)
+        print(f"{name}: {value}")
     size = (a.out / ARRAYS).stat().st_size
     print(f"adapter: {a.out} ({size:,} bytes); log: {a.out / LOG}", end="; ")
     try:
@@ -155,15 +168,17 @@ def _finish(a, tuned, data, history, kept) -> None:
 
 
 def _settle(a, data) -> None:
-    """Put in place of what was not given: the batch, the steps, the steps between evaluations."""
+    """Put in place of what was not given: batch, steps, schedule, steps between evaluations."""
     whole("--accumulate", a.accumulate, 1)
     a.batch_size = min(whole("--batch-size", a.batch_size, 1), len(data.rows))
     if a.epochs is not None:
         rows = number("--epochs", a.epochs, above=0) * len(data.rows)
         a.steps = math.ceil(rows / (a.batch_size * a.accumulate))
     a.steps = whole("--steps", STEPS if a.steps is None else a.steps, 1)
+    if a.schedule is None:
+        a.schedule = "linear" if a.steps >= FEW else "constant"
     if a.eval and a.evaluate_every is None:
-        a.evaluate_every = math.ceil(a.steps / EVALUATIONS)
+        a.evaluate_every = max(1, round(a.steps / EVALUATIONS))
 
 
 def _check(a, data) -> None:
@@ -222,13 +237,14 @@ def _plan(a, tuned, settings, data, batches) -> list[str]:
     learned = sum(target >= 0 for row in data.rows for target in row.targets)
     rows = f"{a.batch_size} × {a.accumulate}" if a.accumulate > 1 else f"{a.batch_size}"
     why = "" if a.lr is not None else f" ({_chosen_rate(a, tuned)[1]})"
+    warmup = many(settings["warmup"], "step")
     peak = ml.ledger(tuned, batch=largest_batch(batches)).peak
     epochs = a.steps * a.accumulate * a.batch_size / len(data.rows)
     return [
-        f"{what}: {numbers:,} trainable numbers on {len(data.rows):,} pairs",
-        f"{tokens:,} tokens, {learned:,} of them to learn; {a.steps:,} steps of {rows} rows: "
-        f"{epochs:.3g} epochs; memory of a step: at most {human(peak)}",
-        f"learning rate {settings['lr']:g}{why}, {a.schedule}, warm-up {settings['warmup']} steps",
+        f"{what}: {numbers:,} trainable numbers on {many(len(data.rows), 'pair')}",
+        f"{tokens:,} tokens, {learned:,} of them to learn; {many(a.steps, 'step')} of {rows} rows, "
+        f"epochs: {epochs:.3g}; memory of a step: at most {human(peak)}",
+        f"learning rate {settings['lr']:g}{why}, {a.schedule}, warm-up {warmup}",
     ]
 
 

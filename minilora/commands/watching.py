@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -9,7 +10,8 @@ from tqdm import tqdm
 
 from ..fast import clock
 from ..lab.runs import mean_loss
-from ..support.terminal import width
+from ..support.files import write_atomically
+from ..support.terminal import many, width
 from ..text.batches import Batch
 from ..text.encode import question
 from ..tuning.callbacks import Callback, Run, best_of
@@ -20,11 +22,14 @@ SAMPLE = 48  # most new tokens of an answer
 
 class Watch(Callback):
     """judged: the batches of the validation loss. every: steps between two evaluations. asked:
-    pairs, chats or texts, of which the prompts are answered at each evaluation.
+    pairs, chats or texts, of which the prompts are answered at each evaluation. again: run.toml and
+    its text, which is written when the run begins.
     """
 
-    def __init__(self, judged: Sequence[Batch], every: int | None, asked: Sequence[Any]):
-        self.judged, self.every, self.asked = judged, every, asked
+    def __init__(
+        self, judged: Sequence[Batch], every: int | None, asked: list[Any], again: tuple[Path, str]
+    ):
+        self.judged, self.every, self.asked, self.again = judged, every, asked, again
         self.spent, self.times = 0.0, list[float]()  # seconds of an evaluation; of each step
         self.ended: Run | None = None  # the run after its end, or where Ctrl-C stopped it
 
@@ -34,6 +39,13 @@ class Watch(Callback):
         loss = mean_loss(tuned, self.judged)
         self.spent = clock.now() - start
         return loss
+
+    def start(self, run: Run) -> None:
+        """Evaluate before the first step, too: what is trained may be good already."""
+        if self.judged and run.step == 0 and not run.history.evaluations:
+            run.history.evaluations.append((0, self.judge(run.tuned)))
+            self.show(run.tuned, *run.history.evaluations[0], "before training")
+        write_atomically(self.again[0], self.again[1].encode())
 
     def show(self, tuned: Any, step: int, loss: float, more: str) -> None:
         """Print a line on an evaluation, and one on each answer."""
@@ -51,8 +63,8 @@ class Watch(Callback):
             one, times = median(self.times), -(-left // self.every) if self.every else 0
             seconds = left * one + times * self.spent
             took = f"{seconds / 60:.1f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
-            more = f" and {times} evaluations" if times else ""
-            _say(f"about {took} to go: {left} steps of {one:.2f} s{more}")
+            more = f" and {many(times, 'evaluation')}" if times else ""
+            _say(f"about {took} to go: {many(left, 'step')} of {one:.2f} s{more}")
 
     def evaluation(self, run: Run) -> None:
         """Print the evaluation, the best one so far, and what the model answers."""

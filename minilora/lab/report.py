@@ -11,9 +11,9 @@ from .. import __version__
 from .. import fast as kernels
 from ..support import machine, plots
 from ..support.files import read_json, write_atomically
+from ..support.terminal import many
 from .forms import check_results
 from .page import page
-from .table import many
 
 FIGURES = ("convergence.png", "accuracy.png", "memory.png")
 

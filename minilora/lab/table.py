@@ -7,7 +7,7 @@ from typing import Any
 
 from ..methods import METHODS
 from ..support.plots import human, reference_title, rows
-from ..support.terminal import WIDTH, fill
+from ..support.terminal import WIDTH, fill, many
 from ..text import nouns, tasks
 
 Results = Mapping[str, Any]  # of a whole comparison: results.json
@@ -233,8 +233,3 @@ def task_title(name: str) -> str:
     """What a task asks for: "past tense"."""
     titles = {task.name: task.title for task in tasks.TASKS.values()} | {nouns.NAME: nouns.TITLE}
     return titles.get(name, name)
-
-
-def many(n: int, what: str) -> str:
-    """n and a noun: "1 seed", "3 seeds"."""
-    return f"{n:,} {what}{'' if n == 1 else 's'}"

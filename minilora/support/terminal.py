@@ -151,6 +151,11 @@ def width(most: int = WIDTH) -> int:
     return max(20, min(most, shutil.get_terminal_size((most, 24)).columns))
 
 
+def many(n: int, what: str) -> str:
+    """n and a noun: "1 seed", "3 seeds"."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
 def fill(text: str, width: int, indent: int = 0) -> str:
     """A text in lines of at most so many columns; `indent` spaces before all but the first line.
     A word that is longer stays whole.

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from ..ops.loss import IGNORED
 from ..support.files import errors_at, nearest
+from ..support.terminal import many
 from ..support.values import whole
 from .record_forms import Chat, Pair, Text, right_pair
 from .tokenizer import encode_more
@@ -44,13 +45,13 @@ def encode(
     fits = [row for row in rows if len(row.ids) <= most or too_long == "cut"]
     kept = [Row(row.ids[:most], row.targets[:most]) for row in fits]
     left = [row for row in kept if any(target != IGNORED for target in row.targets)]
-    said = [f"{long} have more than {most} tokens and are {TOO_LONG[too_long]}"] if long else []
+    said = [f"{long} longer than {most} tokens ({TOO_LONG[too_long]})"] if long else []
     if len(left) < len(kept):
-        said.append(f"{len(kept) - len(left)} have nothing to learn and are left out")
+        said.append(f"{len(kept) - len(left)} with nothing to learn (left out)")
     if said and not left:
-        raise ValueError(f"batches: of {len(rows)} rows {', '.join(said)}; none is left")
+        raise ValueError(f"batches: of {many(len(rows), 'row')}: {', '.join(said)}; none is left")
     if said:
-        warnings.warn(f"of {len(rows)} rows {', '.join(said)}", stacklevel=3)
+        warnings.warn(f"of {many(len(rows), 'row')}: {', '.join(said)}", stacklevel=3)
     return left
 
 

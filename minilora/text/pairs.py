@@ -1,5 +1,6 @@
 """What a user's file gives to learn: pairs of a prompt and its completions, chats, texts."""
 
+import contextlib
 import csv
 import io
 import warnings
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..support.files import parse_json, read_text
+from ..support.terminal import many
 from .record_forms import Pair, learned
 
 
@@ -40,13 +42,17 @@ def read_pairs(
     if not pairs:
         raise ValueError(f"{path}: no pairs in it{f'; {empty[0]} is empty' if empty else ''}")
     if empty:
-        said = f"of {len(found)} records {len(empty)} are left out"
-        warnings.warn(f"{path}: {said}, since they are empty, as {empty[0]}", stacklevel=2)
+        said = f"of {many(len(found), 'record')}: {len(empty)} left out as empty"
+        warnings.warn(f"{path}: {said}, the first is {empty[0]}", stacklevel=2)
     return pairs
 
 
 def _jsonl_records(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     """("line" and its number, value) of each line that is not blank."""
+    with contextlib.suppress(ValueError):  # one object on several lines
+        if "\n" in text.strip() and isinstance(value := parse_json(path, text), dict):
+            yield "record 1", value
+            return
     # not splitlines(): it also splits at U+2028, which a JSON string may contain
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
@@ -70,6 +76,9 @@ def _csv_records(path: Path, text: str) -> Iterator[tuple[str, Any]]:
             if None in row:
                 raise ValueError(f"{path} line {reader.line_num}: more cells than columns")
             if any(cell and cell.strip() for cell in row.values()):
+                if missing := [name for name, cell in row.items() if name and cell is None]:
+                    place = f"{path} line {reader.line_num}"
+                    raise ValueError(f"{place}: fewer cells than columns, no {missing[0]}")
                 yield f"line {reader.line_num}", row
     except csv.Error as error:
         raise ValueError(f"{path} line {reader.reader.line_num}: not CSV: {error}") from None

@@ -14,7 +14,9 @@ FORMS = {  # form -> the names by which it is known; the first form that fits is
     "sharegpt": ("conversations",),  # a list of {"from", "value"}
     "text": ("text",),
 }
-ROLES = {"human": "user", "gpt": "assistant"}  # of ShareGPT -> of a chat template
+# of ShareGPT -> of a chat template
+ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant"}
+SPEAKERS = {"system", "user", "assistant", "tool"}
 
 
 @dataclass(frozen=True)
@@ -89,5 +91,8 @@ def _chat(place, record, name, role, content) -> Chat | None:
     """A conversation; None where the assistant says nothing."""
     check_kind(place, name, record[name], [{role: "", content: ""}])
     turns = [{"role": ROLES.get(m[role], m[role]), "content": m[content]} for m in record[name]]
+    if "assistant" not in (roles := [m["role"] for m in turns]) and {*roles} - SPEAKERS:
+        got, wanted = ", ".join(dict.fromkeys(roles)), ", ".join(["assistant", *ROLES])
+        raise ValueError(f"{place}: its roles are {got:.80}; wanted some of {wanted}")
     said = any(m["content"].strip() for m in turns if m["role"] == "assistant")
     return Chat(tuple(turns)) if said else None

@@ -1,7 +1,7 @@
 """Callbacks of a training run: a progress bar, logs, the best adapter, early stopping, your own.
 
-A `Callback` has four moments: after a step, an evaluation, a checkpoint, and at the end. Each gets
-the `Run`, and may end it with `run.stop(reason)`.
+A `Callback` has five moments: the start; after a step, an evaluation, a checkpoint; and the end.
+Each gets the `Run`, and may end it with `run.stop(reason)`.
 """
 
 import json
@@ -17,7 +17,7 @@ from ..support.terminal import bar, hides_bar
 from ..support.values import number, whole
 from .adapters import Tuned
 from .history import History, python_values
-from .storage import save_adapter
+from .storage import save_adapter, saved_evaluation
 
 
 @dataclass
@@ -44,6 +44,9 @@ class Run:
 
 class Callback:
     """A callback that does nothing. Write a subclass with the methods that you need."""
+
+    def start(self, run: Run) -> None:
+        """Before the first step here, when all settings are checked; of a resumed run, too."""
 
     def step(self, run: Run) -> None:
         """After each step; history.losses[-1] and .rates[-1] are its loss and learning rate."""
@@ -118,41 +121,54 @@ def best_of(
     of: Callable[[Any], float] = float,
     sign: int = 1,
     least: float = 0.0,
-) -> tuple[int, float, int]:
-    """The best evaluation: its step (0 without any), its value, and how many came after it.
+) -> tuple[int | None, float, int]:
+    """The best evaluation: its step (None without any), its value, and how many came after it.
 
     of: takes the number out of what `evaluate` returned. sign: 1 where a lower value is better, -1
     where a higher one is. least: one is better only if it improves by more than this.
     """
-    step, best, waited = 0, math.inf, 0
+    step, best, waited = None, math.inf, 0
     for at, value in evaluations:
         loss, waited = sign * of(value), waited + 1
         if loss < best - least:
             step, best, waited = at, loss, 0
-    return step, sign * best, waited
+    return step, float(sign * best), waited
 
 
 class KeepBest(Callback):
     """Writes the adapter into `folder` after each evaluation that is better than all before it.
 
     A lower value is better, unless higher=True. of: takes the number out of what `evaluate`
-    returned. A resumed run goes on with the evaluations, and the adapter, that it had.
+    returned. A resumed run goes on with the evaluations that it had. Warns once, and the run goes
+    on, if the adapter cannot be written.
     """
 
     def __init__(
         self, folder: str | Path, *, higher: bool = False, of: Callable[[Any], float] = float
     ):
         self.folder, self.sign, self.of = make_folder(folder), (-1 if higher else 1), of
-        self.kept = 0  # after the run: the step of the adapter in the folder; 0: none was written
+        self.kept: int | None = None  # after the run: the best step, if the folder has its adapter
+        self.failed = False  # to write
 
     def evaluation(self, run: Run) -> None:
         """Write the adapter if this evaluation is the best one."""
-        if best_of(run.history.evaluations, self.of, self.sign)[0] == run.step:
-            save_adapter(run.tuned, self.folder)
+        step, value, _ = best_of(run.history.evaluations, self.of, self.sign)
+        if step != run.step:
+            return
+        try:
+            save_adapter(run.tuned, self.folder, evaluation=(step, value))
+        except (ValueError, OSError) as error:  # such as a full disk
+            if not self.failed:
+                said = f"the adapter of step {step} is not kept, and the run goes on: {error}"
+                warnings.warn(said, stacklevel=2)
+            self.failed = True
+
+    start = evaluation  # the adapter of the start, where its evaluation is in the history
 
     def end(self, run: Run) -> None:
         """Say which step's adapter the folder has."""
-        self.kept = best_of(run.history.evaluations, self.of, self.sign)[0]
+        step, value, _ = best_of(run.history.evaluations, self.of, self.sign)
+        self.kept = step if saved_evaluation(self.folder) == [step, value] else None
 
 
 class EarlyStopping(Callback):

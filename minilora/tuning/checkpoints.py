@@ -177,7 +177,7 @@ def _check_history(path, history, steps):
     for name in ("losses", "rates", "seconds"):
         if (length := len(history[name])) != steps:
             raise ValueError(f"{path}: history.{name} has {length} entries, it is of step {steps}")
-    last = 0
+    last = -1
     for i, point in enumerate(history["evaluations"]):
         step = point[0] if len(point) == 2 else None
         if not isinstance(step, int) or not last < step <= steps:

@@ -40,12 +40,13 @@ def save_adapter(
     base_name: str | Path | None = None,
     *,
     save_projection: bool = True,
+    evaluation: tuple[int, float] | None = None,
 ) -> int:
     """Write tuned's adapter for PEFT and load_adapter to read; returns the bytes of its arrays.
 
     base_name: the base's folder, or its name on a hub, where PEFT's AutoPeftModelForCausalLM finds
     it; None: the one that an adapter named which was loaded, if any. save_projection=False leaves
-    out VeRA's shared A and B, which its key draws again.
+    out VeRA's shared A and B, which its key draws again. evaluation: for `saved_evaluation`.
     Raises ValueError, and writes nothing, if reading the files would not give every linear's change
     again. Raises TypeError if tuned is not what `attach` returned.
     """
@@ -53,7 +54,7 @@ def save_adapter(
     if base_name is not None:
         config["base_model_name_or_path"] = str(base_name)
     _check_written(tuned, config, arrays)
-    own = {
+    own: dict[str, Any] = {
         "method": tuned.method,
         "rank": tuned.rank,
         "alpha": tuned.alpha,
@@ -63,12 +64,20 @@ def save_adapter(
         "base": {"name": tuned.base.name, "crc32": mark(tuned.base)},
         "config": {k: v for k, v in config.items() if k not in DESCRIPTIVE},
     }
+    own |= {"evaluation": evaluation} if evaluation else {}
     data = array_bytes(arrays, {ABOUT: json.dumps(own)})
     text = json.dumps(dict(sorted(config.items())), indent=1) + "\n"  # patterns keep their order
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_together({folder / ARRAYS: data, folder / CONFIG: text.encode()})
     return len(data)
+
+
+def saved_evaluation(folder: Path) -> list[Any] | None:
+    """[step, value] of an adapter that `KeepBest` wrote; None for another, or a damaged one."""
+    with contextlib.suppress(ValueError, OSError):
+        return _own(folder / ARRAYS, read_weights(folder / ARRAYS)[1]).get("evaluation")
+    return None
 
 
 def export(

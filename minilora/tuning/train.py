@@ -103,6 +103,7 @@ def train(
             _tell(told, "evaluation", run)
 
     with contextlib.closing(bar), _interruptible(run):
+        _tell(told, "start", run)
         if run.step not in [at for at, _ in history.evaluations]:
             judge()  # a resumed run's, which Ctrl-C left out
         while run.step < steps and not run.stopped:
@@ -307,6 +308,9 @@ def _settings(*, steps, lr, weight_decay, betas, eps, schedule, warmup, clip, ac
         "clip": None if clip is None else number("train: clip", clip, above=0),
         "accumulate": whole("train: accumulate", accumulate, 1),
     }
+    if lr > 0 and optim.learning_rate(1, **_of_rate(settings)) == 0:
+        said = f"train: one step, whose rate is 0 at the end of a {schedule} schedule"
+        warnings.warn(f"{said}: nothing is trained; wanted constant, or more steps", stacklevel=3)
     if warmup > steps:
         warnings.warn(
             f"train: warmup is {warmup}, steps is {steps}: the rate never reaches lr", stacklevel=3

@@ -97,15 +97,18 @@ def log_of(folder):
 
 def test_the_learning_rate_is_printed_and_where_it_is_from(run, pairs):
     for line, said in (
-        ("--method lora", "learning rate 0.02 (chosen by minilora tune on the task past), linear"),
+        (
+            "--method lora",
+            "learning rate 0.02 (chosen by minilora tune on the task past), constant",
+        ),
         ("--method dora", "learning rate 0.001 (a first guess: minilora tune --base base"),
-        ("--lr 0.003 --warmup 1", "learning rate 0.003, linear, warm-up 1 steps"),
+        ("--lr 0.003 --warmup 1", "learning rate 0.003, constant, warm-up 1 step"),
     ):
         assert said in run(f"train --steps 2 {line} --data", pairs)[1]
 
 
 def test_the_log_has_every_step_and_evaluation(run, pairs, tmp_path):
-    line = "train --steps 4 --evaluate-every 2 --accumulate 2 --data"
+    line = "train --steps 4 --schedule linear --evaluate-every 2 --accumulate 2 --data"
     code, out, _ = run(line, pairs, "--eval", pairs)
     assert code == 0 and f"log: {tmp_path / 'out' / 'log.jsonl'}" in out
     lines = log_of(tmp_path / "out")
@@ -181,7 +184,7 @@ def test_an_earlier_checkpoint_is_not_overwritten(run, pairs, tmp_path):
 def test_a_checkpoint_is_an_adapter(run, pairs, tmp_path, method):
     """It answers, it is merged, it is trained on, and it is extended or says why not."""
     path, model = tmp_path / "run.safetensors", ml.load_model("base")
-    line = f"train --steps 3 --method {method} --data"
+    line = f"train --steps 3 --schedule linear --method {method} --data"
     assert run(line, pairs, "--checkpoint", path)[0] == 0
     folder = ml.load_adapter(model, tmp_path / "out")
     tuned = ml.load_adapter(model, path)
@@ -199,7 +202,7 @@ def test_a_checkpoint_is_an_adapter(run, pairs, tmp_path, method):
 def test_early_stopping_and_what_it_wants(run, pairs):
     line = "train --steps 9 --schedule constant --lr 0 --evaluate-every 2 --patience 2 --data"
     code, out, _ = run(line, pairs, "--eval", pairs)
-    assert code == 0 and "in 6 steps (stopped early)" in out
+    assert code == 0 and "in 4 steps (stopped early)" in out
     for line, said in (
         ("--patience 2", "--patience is 2, wanted --eval or --evaluate-every too"),
         ("--evaluate-every 2", "nothing to evaluate on, wanted --eval too"),

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import tomllib
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from test_commands import PAIRS, interrupt_after, log_of, pairs, run  # noqa: F4
 
 import minilora as ml
 from minilora.cli import main
-from minilora.commands import config
+from minilora.commands import config, training
 from minilora.formats.safetensors import read_arrays
 from minilora.lab import rates
 from minilora.tuning.callbacks import KeepBest
@@ -76,7 +77,7 @@ def test_the_line_that_tunes_a_base_is_understood(run, pairs, tmp_path):  # noqa
 def test_each_evaluation_is_a_line_and_the_best_adapter_is_kept(run, pairs, others, tmp_path):  # noqa: F811
     line = "train --steps 20 --lr 0.02 --schedule constant --warmup 0 --samples 2 --data"
     code, out, _ = run(line, pairs, "--eval", others)
-    assert code == 0 and "pairs\n" in out and " epochs; memory of a step: at most " in out
+    assert code == 0 and "pairs\n" in out and "epochs: 20; memory of a step: at most " in out
     assert "about" in out and "to go: 17 steps of" in out
     found = [(e["step"], e["evaluation"]) for e in log_of(tmp_path / "out") if "evaluation" in e]
     assert [step for step, _ in found] == list(range(2, 21, 2))
@@ -87,7 +88,7 @@ def test_each_evaluation_is_a_line_and_the_best_adapter_is_kept(run, pairs, othe
             assert said == "the best so far"
         if step > best:
             assert said == f"best {lowest:.4f} at step {best}"
-    assert best < 20 and f"validation loss {lowest:.4f} at step {best}, the lowest" in out
+    assert best < 20 and f"validation loss: {lowest:.4f} at step {best}, the lowest" in out
     assert len(re.findall("^    D(walk|jump)> -> ", out, re.M)) == 2 * 11
     kept = weights(tmp_path / "out")
     line = line.replace("20", str(best), 1)
@@ -141,6 +142,59 @@ def test_a_finished_run_that_is_resumed_keeps_its_best(run, pairs, others, tmp_p
     before = weights(tmp_path / "out")
     assert run(line, pairs, *more, "--resume")[0] == 0
     assert same(before, weights(tmp_path / "out"))
+
+
+def test_a_run_resumed_in_another_folder_ends_there(run, pairs, others, tmp_path, monkeypatch):  # noqa: F811
+    """The best adapter stayed in the first folder: the last one is saved, and it is said."""
+    line = "train --steps 9 --lr 0.02 --schedule constant --warmup 0 --evaluate-every 1 --data"
+    more = ("--eval", others, "--checkpoint", tmp_path / "own.safetensors")
+    interrupt_after(monkeypatch, 8)
+    assert run(line, pairs, *more)[0] == 130
+    monkeypatch.undo()
+    (tmp_path / "out").rename(tmp_path / "first")
+    code, out, _ = run(line, pairs, *more, "--resume")
+    assert code == 0 and "the lowest; it is not in" in out and "adapter of the last step" in out
+    last = ml.load_adapter(ml.load_model("base"), tmp_path / "own.safetensors")
+    saved = weights(tmp_path / "out")
+    assert all((saved[key] == array).all() for key, array in last.trainable.items())
+
+
+def test_the_adapter_of_the_start_competes(run, pairs, others, tmp_path):  # noqa: F811
+    """A start that no step improves is kept, and so is its run.toml."""
+    good = tmp_path / "good"
+    train_it = f"{SHORT} --warmup 0 --data"
+    assert run(train_it, others)[0] == 0
+    (tmp_path / "out").rename(good)
+    code, out, _ = run(train_it, pairs, "--eval", others, "--adapter", good)
+    assert code == 0 and "at step 0, the lowest; no step was better than the start" in out
+    assert same(weights(good), weights(tmp_path / "out"))
+
+
+def test_a_run_that_cannot_start_leaves_the_folder(run, pairs, tmp_path):  # noqa: F811
+    """What an earlier run wrote stays as it is; a run that starts says that it replaces it."""
+    assert run(f"{SHORT} --data", pairs)[0] == 0
+    before = (tmp_path / "out" / "run.toml").read_bytes()
+    assert run("train --schedule lin --data", pairs)[0] == 2
+    assert run("train --clip -1 --data", pairs)[0] == 2
+    assert (tmp_path / "out" / "run.toml").read_bytes() == before
+    code, out, _ = run(f"{SHORT} --seed 1 --data", pairs)
+    assert code == 0 and "has an adapter of another run, which this run replaces" in out
+    assert (tmp_path / "out" / "run.toml").read_bytes() != before
+
+
+def test_a_best_adapter_that_cannot_be_written_does_not_end_the_run(tmp_path, monkeypatch):
+    def full(*given, **settings):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("minilora.tuning.callbacks.save_adapter", full)
+    values, kept = iter([0.3, 0.2, 0.1]), KeepBest(tmp_path)
+    ids, tuned = [[1, 2, 3]], ml.attach(ml.load_model("base"), "lora", rank=2)
+    how = dict(steps=3, lr=0.1, evaluate=lambda t: next(values), evaluate_every=1)
+    with pytest.warns(
+        UserWarning, match="of step 1 is not kept, and the run goes on: .*space"
+    ) as w:
+        history = ml.train(tuned, [(ids, ids)], callbacks=[kept], **how)
+    assert len(history.losses) == 3 and len(w) == 1 and kept.kept is None
 
 
 def test_a_callback_keeps_the_best_of_any_measure(tmp_path):
@@ -244,3 +298,55 @@ def test_epochs_are_steps(run, pairs, tmp_path):  # noqa: F811
     assert len(rows) == 12 and {rows.count(row) for row in rows} == {3}
     code, _, err = run("train --epochs 0 --data", pairs)
     assert code == 2 and "--epochs is 0.0, wanted a finite number above 0" in err
+
+
+def test_few_steps_keep_their_rate(run, pairs, tmp_path):  # noqa: F811
+    """The last step of a linear schedule has rate 0: a run of one step would train nothing."""
+    assert run("train --epochs 1 --data", pairs)[0] == 0
+    (step,) = log_of(tmp_path / "out")
+    assert step["rate"] > 0
+    said = run("train --steps 1 --schedule linear --data", pairs)[2]
+    assert "nothing is trained; wanted constant, or more steps" in " ".join(said.split())
+
+
+@pytest.mark.parametrize("steps, times", [(11, 11), (16, 8), (100, 10), (149, 10), (3, 3)])
+def test_a_run_is_evaluated_about_ten_times(pairs, steps, times):  # noqa: F811
+    data = Namespace(rows=range(8))
+    a = Namespace(accumulate=1, batch_size=4, epochs=None, steps=steps, schedule=None)
+    a.eval, a.evaluate_every = pairs, None
+    training._settle(a, data)
+    assert -(-steps // a.evaluate_every) == times
+
+
+def test_an_option_beside_a_config_wins_in_its_group(run, pairs, tmp_path, capsys):  # noqa: F811
+    toml = tmp_path / "run.toml"
+    toml.write_text(f"steps = 2\ndata = {json.dumps(str(pairs))}\n")
+    assert run(f"train --config {toml} --epochs 3")[0] == 0
+    assert len(log_of(tmp_path / "out")) == 3
+    (tmp_path / "task.toml").write_text("steps = 2\ntask = 'past'\n")
+    code, out, _ = run(f"train --config {tmp_path / 'task.toml'} --data", pairs)
+    assert code == 0 and "on 4 pairs" in out
+
+
+def test_what_no_adapter_can_hold_is_in_a_checkpoint(run, pairs, tmp_path, monkeypatch):  # noqa: F811
+    """Neither an evaluation nor the end of the run loses what was learned."""
+
+    def refuse(*given, **settings):
+        raise ValueError("its form on disk does not give back the change")
+
+    monkeypatch.setattr("minilora.tuning.callbacks.save_adapter", refuse)
+    monkeypatch.setattr(ml, "save_adapter", refuse)
+    line = f"{SHORT} --method delta_lora --evaluate-every 2 --data"
+    code, _, err = run(line, pairs, "--eval", pairs)
+    path = tmp_path / "out" / "checkpoint.safetensors"
+    assert code == 2 and err.count("is not kept, and the run goes on") == 1
+    assert "has what was learned" in err and len(log_of(tmp_path / "out")) == 9
+    assert ml.load_adapter(ml.load_model("base"), path).method == "delta_lora"
+
+
+def test_an_adapter_names_the_folder_of_its_base(run, pairs, tmp_path):  # noqa: F811
+    folder = tmp_path / "base"
+    ml.save_model(ml.load_model("base"), folder)
+    assert run("train --steps 2 --base", folder, "--data", pairs, "--eval", pairs)[0] == 0
+    saved = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert saved["base_model_name_or_path"] == str(folder)

@@ -314,14 +314,15 @@ def test_two_files_of_one_name_and_a_file_beside(here, capsys):
     assert "other.py:METHOD: its name 'mine' is taken" in capsys.readouterr().err
 
 
-TAKEN = ("my-method", "class", "../x", "", "LoRA", "json")
+NO_NAMES = ("my-method", "class", "../x", "")
 
 
 @pytest.mark.parametrize(
     "name, said",
     [
-        *((name, "wanted one such as my_method") for name in TAKEN),
-        ("there", "File exists: 'there.py'"),
+        *((name, "is no name in Python, wanted one such as my_method") for name in NO_NAMES),
+        *((name, "is taken, wanted another") for name in ("LoRA", "json")),
+        ("there", "there.py is there already, and stays as it is"),
     ],
 )
 def test_names_of_a_new_technique(here, capsys, name, said):
@@ -330,3 +331,18 @@ def test_names_of_a_new_technique(here, capsys, name, said):
     assert said in capsys.readouterr().err
     assert [p.name for p in here.iterdir()] == ["there.py"]
     assert Path("there.py").read_text() == "mine"
+
+
+def test_a_card_has_the_settings_and_the_technique(here):
+    """Its code to load takes method=, and its table has no colon in a name."""
+    new("my_way")
+    rows = [{"prompt": f"D{word}>", "completion": word} for word in ("walk", "jump")]
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    line = "train --steps 2 --method my_way.py:METHOD --data rows.jsonl --eval rows.jsonl --out out"
+    assert main(line.split()) == 0
+    card = Path("out", "README.md").read_text(encoding="utf-8")
+    assert ", method='" in re.search("load_adapter.*", card)[0] and "my_way.py:METHOD')" in card
+    table = [row.split(" | ") for row in card.splitlines() if row.startswith("| ")]
+    facts = {row[0][2:]: row[1].removesuffix(" |") for row in table}
+    assert facts["steps"] == "2" and facts["schedule"] == "constant" and facts["batch size"] == "2"
+    assert not any(":" in name for name in facts)

@@ -10,6 +10,7 @@ from conftest import make_llama
 from test_chats import CHAT, START, STOP, tokenizer  # noqa: F401  (a fixture)
 
 import minilora as ml
+from minilora.commands import own_data
 from minilora.commands.text import _prompt
 from minilora.text.encode import encode
 from minilora.text.record_forms import Chat, Text
@@ -73,7 +74,7 @@ def test_records_with_nothing_to_learn_are_counted(tmp_path):
     empty = [{"prompt": "a", "completion": ""}, {"prompt": "a", "completion": None}]
     empty += [{"text": " \n"}, {"messages": asked}, {"messages": silent}]
     path = written(tmp_path, [{"prompt": "a", "completion": "b"}, *empty])
-    with pytest.warns(UserWarning, match="of 6 records 5 are left out, since .* as line 2"):
+    with pytest.warns(UserWarning, match="of 6 records: 5 left out as empty, the first is line 2"):
         assert ml.read_pairs(path) == [("a", "b")]
 
 
@@ -134,12 +135,12 @@ LONG = [("Da>", "b"), ("Da>", "abcdef"), ("Dabcdef>", "a"), ("Dab>", "cd")]  # 4
 @pytest.mark.parametrize(
     "too_long, left, said",
     [
-        ("cut", 3, "2 have more than 6 tokens and are cut there, 1 have nothing to learn"),
-        ("skip", 2, "2 have more than 6 tokens and are left out$"),
+        ("cut", 3, "2 longer than 6 tokens .cut there., 1 with nothing to learn"),
+        ("skip", 2, "2 longer than 6 tokens .left out.$"),
     ],
 )
 def test_what_is_too_long_is_cut_or_left_out_and_counted(too_long, left, said):
-    with pytest.warns(UserWarning, match=f"of 4 rows {said}"):
+    with pytest.warns(UserWarning, match=f"of 4 rows: {said}"):
         rows = encode(LONG, WORD_LAB, max_length=6, too_long=too_long)
     assert len(rows) == left
     whole = encode(LONG, WORD_LAB)
@@ -149,7 +150,7 @@ def test_what_is_too_long_is_cut_or_left_out_and_counted(too_long, left, said):
 
 
 def test_no_row_left_is_an_error():
-    with pytest.raises(ValueError, match=r"of 4 rows 4 have more than 2 tokens .*; none is left"):
+    with pytest.raises(ValueError, match=r"of 4 rows: 4 longer than 2 tokens .*; none is left"):
         ml.batches(LONG, WORD_LAB, 1, max_length=2, too_long="skip")
     with pytest.raises(ValueError, match="max_length is 0, wanted a whole number of at least 1"):
         ml.batches(LONG, WORD_LAB, 1, max_length=0)
@@ -181,3 +182,49 @@ def test_generate_writes_the_prompt_as_the_adapter_was_trained(tokenizer, tmp_pa
     assert _prompt(Namespace(**fresh, chat=True, system=None), tokenizer) == tokenizer.chat("one")
     with pytest.raises(ValueError, match="--system: wanted --chat too"):
         _prompt(Namespace(**fresh, chat=None, system="x"), tokenizer)
+
+
+def test_conversations_are_asked_in_the_chat_template(tokenizer, tmp_path):  # noqa: F811
+    """It is known that the template was used, though nobody said --chat."""
+    path = tmp_path / "chats.jsonl"
+    path.write_text(json.dumps({"messages": CHAT}) + "\n", encoding="utf-8")
+    base = make_llama(dtype=np.float32, vocab_size=tokenizer.vocab_size, tokenizer=tokenizer)
+    a = Namespace(data=path, task=None, eval=None, columns=None, chat=None, system=None)
+    a.max_length, a.too_long = None, "cut"
+    assert own_data.read(a, base).chat
+    path.write_text('{"prompt": "a", "completion": "b"}', encoding="utf-8")
+    a.chat = False
+    assert not own_data.read(a, base).chat
+    (tmp_path / "run.toml").write_text("chat = true\n")
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    checkpoint.write_bytes(b"")
+    for adapter in (tmp_path, checkpoint):
+        asked = Namespace(prompt="Hi", task=None, adapter=adapter, chat=None, system=None)
+        assert _prompt(asked, tokenizer) == tokenizer.chat("Hi")
+
+
+@pytest.mark.parametrize(
+    "name, text, said",
+    [
+        ("a.csv", "prompt,completion\na,b\nc\n", "line 3: fewer cells than columns, no completion"),
+        ("a.json", '{\n "data": []\n}\n', "record 1: its names are data, wanted prompt"),
+        ("a.jsonl", '{\n "data": []\n}\n', "record 1: its names are data, wanted prompt"),
+        (
+            "a.jsonl",
+            '{"conversations": [{"from": "me", "value": "a"}, {"from": "it", "value": "b"}]}',
+            "line 1: its roles are me, it; wanted some of assistant, human, gpt, chatgpt, bot",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_said(tmp_path, name, text, said):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=said):
+        ml.read_pairs(tmp_path / name)
+
+
+def test_one_object_on_several_lines_and_other_names_of_the_assistant(tmp_path):
+    turns = [{"from": "human", "value": "a"}, {"from": "bot", "value": "b"}]
+    path = tmp_path / "one.json"
+    path.write_text(json.dumps({"conversations": turns}, indent=1), encoding="utf-8")
+    (chat,) = ml.read_pairs(path)
+    assert [message["role"] for message in chat.messages] == ["user", "assistant"]
