@@ -211,6 +211,7 @@ def test_early_stopping_and_what_it_wants(run, pairs):
         assert code == 2 and said in err
 
 
+@pytest.mark.slow
 def test_an_interrupted_comparison_mixes_nothing(tmp_path, capsys, monkeypatch):
     """Neither an earlier run's adapters nor one of a row whose seeds were not all run."""
     from minilora.lab import compare

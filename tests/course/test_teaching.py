@@ -203,7 +203,14 @@ def test_an_output_that_is_right_by_chance_gets_no_point(capsys):
     assert grade("mul_backward", lambda dy, a, b: (dy * b, 0 * a), 0) == 1
 
 
-@pytest.mark.parametrize("name", [n for n, e in EXERCISES.items() if e.kind == "blank"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=[pytest.mark.slow] * (n in ("lora_fa_pair", "vera_pair")))
+        for n, e in EXERCISES.items()
+        if e.kind == "blank"
+    ],
+)
 def test_no_known_slip_gets_all_points(name, capsys):
     """Six of each exercise: test_check.py has the verdicts on all."""
     wrong = [written for written, said, _ in ANSWERS[name] if said not in ("passed", "open")]

@@ -7,6 +7,8 @@ import pytest
 from studies import common, delta_lora
 from studies.delta_lora import ROUNDING, identity
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("ratio", [0.5, 2.0])
 def test_from_the_first_step_it_is_lora_rescaled(ratio):

@@ -14,6 +14,7 @@ def orthonormal(rng, d, columns):
     return np.linalg.qr(rng.standard_normal((d, columns)))[0]
 
 
+@pytest.mark.slow
 def test_random_subspaces_agree_as_much_as_chance_has_it():
     """E φ(i, j) = max(i, j) / d; at d = 256 the pair (8, 64) has 0.25."""
     rng = np.random.default_rng(0)
@@ -55,6 +56,7 @@ def test_directions_are_the_right_singular_vectors():
     np.testing.assert_allclose(np.abs(directions(matrix, 3).T @ V), np.eye(3), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [2, 3, 5])
 def test_lora_comes_as_near_a_teacher_as_eckart_and_young_allow(rank):
     found = lora.known_rank(known=3, rank=rank, steps=400, lr=0.02, seed=5)
