@@ -24,6 +24,7 @@ from ..engine import Pair
 from ..formats.models import load_model
 from ..llama.model import Llama, init_params
 from ..memory.saved import storages
+from ..methods.base import RULES
 from ..support import plots
 from ..support.meta import arrays_in
 from ..tuning import optim, train
@@ -32,7 +33,6 @@ from ..tuning.callbacks import Callback
 from . import cases, machine, turns
 from .operations import cost
 
-RULES = ("derived", "grad_rule", "before_step", "after_step")  # of a technique's record
 TIMER = 2e-6  # seconds
 LENGTH = 64  # tokens of a sequence, at most; a size of the bench has its own
 

@@ -49,7 +49,7 @@ def step(a: argparse.Namespace) -> None:
     ignored = [name for name in ("methods", "rank", "targets") if getattr(a, name)]
     if a.adapter and (ignored or a.option):
         raise ValueError(f"--adapter has its own {(*ignored, 'options')[0]}, got another")
-    layers, traces = _layers(a.layers, model.config.num_hidden_layers), {}
+    layers, traces, record = _layers(a.layers, model.config.num_hidden_layers), {}, rates.read()
     for method in a.methods or (a.method,):
         if a.adapter:
             tuned = ml.load_adapter(model, a.adapter)
@@ -57,7 +57,7 @@ def step(a: argparse.Namespace) -> None:
             takes = find_method(method).takes
             how = {name: v for name, v in given(a, "rank", "targets").items() if name in takes}
             tuned = ml.attach(model, method, **how, **options(a.option, method))
-        lr = rates.of_run(rates.read(), tuned, None)[0] if a.lr is None else a.lr
+        lr = rates.of_run(record, tuned, None)[0] if a.lr is None else a.lr
         done = 0
         for n in steps:
             if n > done:

@@ -97,14 +97,15 @@ def _train(a, asked, model, data):
     tuned = _tuned(a, model)
     if Path(a.base).is_dir():
         tuned.base_name = a.base
-    steps, settings = a.steps * a.accumulate, _settings(a, tuned)
+    rate, why = (a.lr, "") if a.lr is not None else _chosen_rate(a, tuned)
+    steps, settings = a.steps * a.accumulate, _settings(a, rate)
     batches = enough_batches(steps, data.rows, model.tokenizer, a.batch_size, a.seed)
     method = asked["method"] and own.spelled(asked["method"])
     chat = data.chat or asked["chat"]  # also what messages are, without --chat
     again = config.text({**asked, "chat": chat, "method": method, "lr": settings["lr"]})
     if (a.out / ARRAYS).exists() and not a.resume:
         print(f"{a.out} has an adapter of another run, which this run replaces")
-    for line in _plan(a, tuned, settings, data, batches):
+    for line in _plan(a, tuned, settings, why, data, batches):
         print(fill(line, width(ANY), 2), flush=True)
     judged = all_once(data.held_rows, model.tokenizer) if a.evaluate_every else []
     samples = data.held_out[: a.samples or 0]
@@ -210,11 +211,11 @@ def _tuned(a, model):
     return tuned
 
 
-def _settings(a, tuned) -> dict[str, Any]:
+def _settings(a, rate) -> dict[str, Any]:
     """The settings of ml.train."""
     return {
         "steps": a.steps,
-        "lr": _chosen_rate(a, tuned)[0] if a.lr is None else a.lr,
+        "lr": rate,
         "schedule": a.schedule,
         "warmup": min(15, a.steps // 10) if a.warmup is None else a.warmup,
         "weight_decay": a.weight_decay,
@@ -227,8 +228,8 @@ def _settings(a, tuned) -> dict[str, Any]:
     }
 
 
-def _plan(a, tuned, settings, data, batches) -> list[str]:
-    """What will be trained, on what, at which rate and in how much memory."""
+def _plan(a, tuned, settings, why, data, batches) -> list[str]:
+    """What will be trained, on what, at which rate (and why) and in how much memory."""
     numbers = sum(x.size for x in tuned.trainable.values())
     scaling = f", alpha {tuned.alpha:g}{_scaling(tuned)}" if tuned.alpha else ""
     rank = f", rank {tuned.rank}" if tuned.rank else ""
@@ -236,7 +237,7 @@ def _plan(a, tuned, settings, data, batches) -> list[str]:
     tokens = sum(len(row.ids) for row in data.rows)
     learned = sum(target >= 0 for row in data.rows for target in row.targets)
     rows = f"{a.batch_size} × {a.accumulate}" if a.accumulate > 1 else f"{a.batch_size}"
-    why = "" if a.lr is not None else f" ({_chosen_rate(a, tuned)[1]})"
+    why = f" ({why})" if why else ""
     warmup = many(settings["warmup"], "step")
     peak = ml.ledger(tuned, batch=largest_batch(batches)).peak
     epochs = a.steps * a.accumulate * a.batch_size / len(data.rows)

@@ -62,9 +62,15 @@ def storage(a) -> tuple[int, int]:
     """(address, bytes) of an array's root storage, all of which even a small view keeps alive."""
     if isinstance(a, Meta):
         return id(a.storage), a.storage.nbytes
+    a = root(a)
+    return a.__array_interface__["data"][0], a.nbytes
+
+
+def root(a: np.ndarray) -> np.ndarray:
+    """The array whose storage a view shows."""
     while isinstance(a.base, np.ndarray):
         a = a.base
-    return a.__array_interface__["data"][0], a.nbytes
+    return a
 
 
 def storages(arrays: Iterable) -> dict[int, int]:

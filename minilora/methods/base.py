@@ -106,6 +106,9 @@ class Moment:
         return not name or (name in names and names[name].any() == self.zero.startswith("-"))
 
 
+RULES = "derived", "grad_rule", "before_step", "after_step"  # a Method's functions beside its pair
+
+
 @dataclass(frozen=True)
 class Method:
     """One technique as a record: all that attach, train, merge, the ledger and storage read."""

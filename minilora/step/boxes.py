@@ -5,10 +5,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .watch import Event
+from .watch import Event, layer_of
 
 INNER = re.compile(r"(^|\.)(self_attn|mlp|layers\.\d+)?$")  # a place without a name of its own
-LAYER = re.compile(r"layers\.(\d+)")
 MOVES_ROWS = "reshape", "take", "recompute"  # stands in the box of what it is given
 
 
@@ -24,12 +23,6 @@ class Box:
     lane: tuple[int, int] = (0, 1)  # which of how many side by side
     rows: int = 1  # it reaches down to the box that joins it with others
     past: list[int] = field(default_factory=list)  # rows of the boxes whose arrays pass others by
-
-
-def layer_of(place: str) -> int:
-    """The layer of a place, -1 outside of the layers."""
-    found = LAYER.search(place)
-    return int(found[1]) if found else -1
 
 
 def boxes(events: Sequence[Event], turn: int) -> tuple[list[Box], list[int | None]]:

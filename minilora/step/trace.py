@@ -22,12 +22,12 @@ from ..tuning.adapters import Tuned, adapted
 from ..tuning.optim import AdamW
 from ..tuning.train import train
 from . import page
-from .boxes import INNER, boxes, layer_of
+from .boxes import INNER, boxes
 from .equation import equation
 from .figure import draw
 from .moments import MODEL
 from .undoes import undone
-from .watch import Event, Function, Watch
+from .watch import Event, Function, Watch, layer_of
 
 
 @dataclass

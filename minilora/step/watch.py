@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 
 from ..engine import Node, Op, Tensor, place
-from ..memory.saved import named_arrays, storage, storages
+from ..memory.saved import named_arrays, root, storage, storages
+from ..methods.base import RULES
 from ..ops.adamw import adamw
 from ..support.meta import is_array
 from ..tuning.adapters import Tuned
 
 ADAMW: Any = adamw  # a Function
 PACKAGE = Path(__file__).parents[1]
-RULES = "derived", "grad_rule", "before_step", "after_step"  # of a record, beside its pair
 Names = dict[str, np.ndarray]  # name in a page -> what it stood for then, as an array
 
 
@@ -183,8 +183,8 @@ class Watch:
         page = tuple(read(inner(f)) for f in functions if f)
         if self.pages.setdefault(event.op, page) != page:
             raise ValueError(f"trace: two ops are named {event.op!r}, wanted a name for each")
-        layer = re.search(r"layers\.(\d+)", event.place)
-        self.detail = self.layers is None or not layer or int(layer[1]) in self.layers
+        layer = layer_of(event.place)
+        self.detail = self.layers is None or layer < 0 or layer in self.layers
         codes = {of.function.__code__: of for of in page} if self.detail else {}
         self.open.append((len(self.events) - 1, codes))
         return len(self.events) - 1
@@ -327,10 +327,7 @@ class Watch:
             return None
         at, nbytes = storage(a)
         if at not in self.alive:
-            root = a
-            while isinstance(root.base, np.ndarray):
-                root = root.base
-            self.alive[at] = nbytes, weakref.ref(root, lambda _: self._gone(at))
+            self.alive[at] = nbytes, weakref.ref(root(a), lambda _: self._gone(at))
         return at
 
     def _gone(self, at):
@@ -349,6 +346,15 @@ class Watch:
             flight = sum(nbytes for at, (nbytes, _) in self.alive.copy().items() if at not in known)
             saved = sum(self.alive[at][0] for at in kept)
             self.events[-1].bytes = saved, sum(grads.values()), flight
+
+
+LAYER = re.compile(r"layers\.(\d+)")
+
+
+def layer_of(place: str) -> int:
+    """The layer of a place, -1 outside of the layers."""
+    found = LAYER.search(place)
+    return int(found[1]) if found else -1
 
 
 def content(a: np.ndarray) -> tuple:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from battery import shake
 from conftest import same_peak
 
 import minilora as ml
@@ -179,10 +180,7 @@ def tuned_with_numbers(case, method, **how):
     """A Tuned none of whose trained arrays is zero: behind B = 0 most gradients are."""
     config = CASES[case][0]
     tuned = ml.attach(Llama(config, init_params(config, std=0.2)), method, **how)
-    rng = np.random.default_rng(3)
-    for a in tuned.trainable.values():
-        a += 0.05 * rng.standard_normal(a.shape).astype(a.dtype)
-    return tuned
+    return shake(tuned)
 
 
 class TestRecompute:

@@ -6,8 +6,8 @@ import os
 import shutil
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
+from battery import shake
 from browser import Browser
 
 import minilora as ml
@@ -26,10 +26,7 @@ def traced(method, step=0, **how):
     """A step of a technique; of step 0 the first one, else one where nothing is 0."""
     ranks = {} if method == "full" else {"rank": 16 if method == "vera" else 4}
     tuned = ml.attach(MODEL, method, **ranks, **how)
-    rng = np.random.default_rng(step)
-    for a in tuned.trainable.values() if step else ():
-        a += 0.05 * rng.standard_normal(a.shape).astype(a.dtype)
-    return ml.trace(tuned, *BATCH)
+    return ml.trace(shake(tuned, step) if step else tuned, *BATCH)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import threading
 
 import numpy as np
 import pytest
+from battery import shake
 
 import minilora as ml
 from minilora.methods.base import Method
@@ -35,14 +36,6 @@ def batch(model):
 def attached(model, method, **how):
     name = getattr(method, "name", method)
     return ml.attach(model, method, **RANKS.get(name, {"rank": 4}), **how)
-
-
-def away_from_zero(tuned, seed=0):
-    """Every trained array gets noise: at B = 0 half of the gradients are 0."""
-    rng = np.random.default_rng(seed)
-    for a in tuned.trainable.values():
-        a += 0.05 * rng.standard_normal(a.shape).astype(a.dtype)
-    return tuned
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +90,7 @@ def test_after_the_last_op_nothing_is_kept_and_the_gradients_are_there(traces):
 
 @pytest.mark.parametrize("method", ml.METHODS)
 def test_gradients_and_steps_are_the_engines(model, batch, method):
-    tuned = away_from_zero(attached(model, method))
+    tuned = shake(attached(model, method))
     trace = ml.trace(tuned, *batch, lr=0.01)
     arrived: dict[str, np.ndarray] = {}
     for event in trace.events:
@@ -122,7 +115,7 @@ def test_gradients_and_steps_are_the_engines(model, batch, method):
 
 def test_lines_hold_what_the_mathematics_says(model, batch):
     """dA = (s dy B)ᵀ x of every adapted linear, from what the events say of dy, B and x."""
-    tuned = away_from_zero(attached(model, "lora"))
+    tuned = shake(attached(model, "lora"))
     trace, seen = ml.trace(tuned, *batch), 0
     for i, event in enumerate(trace.events):
         if event.phase == "backward" and event.op == "lora":
@@ -165,7 +158,7 @@ def test_each_op_has_its_place_also_off_the_tape_and_run_again(model, batch):
 
 def test_looking_moves_nothing(model, batch):
     for method in ml.METHODS:
-        tuned = away_from_zero(attached(model, method))
+        tuned = shake(attached(model, method))
         arrays = {**tuned.arrays, **model.params}
         before = {name: a.tobytes() for name, a in arrays.items()}
         ml.trace(tuned, *batch, lr=1.0)
