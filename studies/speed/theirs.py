@@ -19,13 +19,13 @@ from minilora.tuning.adapters import Tuned
 from minilora.tuning.optim import learning_rate
 from minilora.tuning.storage import save_adapter
 
-from .sides import PACKED, PADDED, SIDES
+from .sides import COMPILED, PACKED, PADDED, SIDES
 
 ATTENTION = {SIDES[2]: "eager", PACKED: "each_sequence"}  # the others: "sdpa"
 
 
 def theirs(training: Training, side: str, threads: int) -> Train:
-    """Training steps in PyTorch; side: one of torch's in SIDES, PADDED or PACKED.
+    """Training steps in PyTorch; side: one of torch's in `sides`.
 
     The batches are converted before the steps, as a loader in another process would do.
     """
@@ -34,6 +34,8 @@ def theirs(training: Training, side: str, threads: int) -> Train:
     model = _adapted(_llama(tuned.base, ATTENTION.get(side, "sdpa")), tuned)
     if side == SIDES[3]:
         _through_onednn(model)
+    if side == COMPILED:
+        model.compile()
     given = [GIVEN.get(side, _whole)(*batch) for batch in training.batches]
     names = {"betas", "weight_decay"} & recipe.keys()
     about = {"weight_decay": 0.0, **{name: recipe.pop(name) for name in names}}

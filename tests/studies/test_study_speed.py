@@ -104,14 +104,14 @@ def test_a_training_that_is_not_known_is_named():
 
 def test_the_figures_of_a_record(tmp_path):
     """Of the committed one: the roof, with what no longer runs, and the growth."""
-    path = data_folder() / "results" / "bench" / "bench.json"
+    path = data_folder() / "results" / "bench" / "intel-xeon" / "bench.json"
     asked = ["kernels", "growth", "--record", str(path), "--figures", str(tmp_path)]
     assert main(asked) == 0
     for name in ("roofline.png", "growth.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", ["bench/bench", "bench/rows", "kernels/bench"])
+@pytest.mark.parametrize("name", ["bench/intel-xeon/bench", "bench/intel-xeon/rows", "kernels/bench"])
 def test_every_table_of_a_record_is_as_narrow_as_the_terminal(name, capsys, monkeypatch):
     """And has every number, in lines that name their rows."""
     path = data_folder() / "results" / f"{name}.json"
@@ -124,7 +124,7 @@ def test_every_table_of_a_record_is_as_narrow_as_the_terminal(name, capsys, monk
     narrow, wide = printed(60), printed(300)
     assert max(map(len, narrow)) <= 60
     assert Counter(" ".join(wide).split()) <= Counter(" ".join(narrow).split())
-    if name == "bench/bench":
+    if name == "bench/intel-xeon/bench":
         assert len([line for line in narrow if line.startswith("smollm2  LoRA-FA ")]) >= 3
 
 
