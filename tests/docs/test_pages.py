@@ -65,7 +65,7 @@ def test_the_times_in_the_readme_are_the_records():
         times = [r["sides"][name]["median"] for name in (OURS, r["ratios"]["peer"]["is"])]
         wanted += [*(f"{t * 1e3:.0f}" for t in times), f"{r['ratios']['peer']['median']:.2f}"]
     wanted += [f"{lora[3]['sides'][name]['seconds']:.1f}" for name in (OURS, PADDED, PACKED)]
-    steps = "".join(rf"([\d.]+)(?: ms here)? and ([\d.]+) ms.*?, ([\d.]+) times.*?" for _ in range(3))
+    steps = 3 * r"([\d.]+)(?: ms here)? and ([\d.]+) ms.*?, ([\d.]+) times.*?"
     words = r"on the verbs take ([\d.]+) s here, ([\d.]+) s .*?, and ([\d.]+) s"
     assert list(re.search(f"{steps}{words}", readme).groups()) == wanted
 
