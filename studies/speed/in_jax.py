@@ -12,19 +12,16 @@ import numpy as np
 from minilora.bench.cases import Training
 from minilora.bench.turns import Train
 from minilora.llama.model import EMBED, HEAD, NORM
-from minilora.methods.lora import METHOD as LORA
 from minilora.ops.loss import IGNORED
 from minilora.tuning.adapters import Tuned
 
 
 def theirs(training: Training, side: str, threads: int) -> Train:
-    """Training steps in JAX, of LoRA and of full fine-tuning, at a constant rate.
+    """Training steps in JAX, of LoRA or of full fine-tuning, at a constant rate.
 
-    Raises ValueError for other techniques, ModuleNotFoundError where JAX is not installed.
+    Raises ModuleNotFoundError where JAX is not installed.
     """
     tuned = training.tuned
-    if tuned.record is not LORA and not tuned.record.whole_model:
-        raise ValueError("only LoRA and full fine-tuning are written in JAX")
     with contextlib.suppress(AttributeError):  # JAX starts a thread for each core that it may use
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     import jax

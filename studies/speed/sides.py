@@ -9,7 +9,8 @@ from minilora.bench.turns import OURS, Side
 TORCH = "torch"  # of a comparison of kernels
 SIDES = (OURS, "torch sdpa", "torch eager", "torch oneDNN")  # of steps
 COMPILED, JAX = "torch compile", "jax"
-MORE = (COMPILED, JAX)  # of steps too, where they run
+MORE = (COMPILED, JAX)  # of steps too, where they run; they compile for up to a minute or two
+WITH_MORE = ("full", "lora", "lora-all")  # the cases that have them
 # Of batches with padding: "padded" gets them as they are, with an attention mask and labels;
 # "packed" gets the sequences of a batch in one row without padding, and computes logits only where
 # a target counts.

@@ -14,7 +14,7 @@ from minilora.support.terminal import bar
 from minilora.tuning.adapters import Tuned
 
 from . import masked, training
-from .sides import MORE, PACKED, PADDED, SIDES, Settings
+from .sides import MORE, PACKED, PADDED, SIDES, WITH_MORE, Settings
 
 CHECKED = 4  # steps whose losses must agree
 NEAR, TOLERANCE = 10, 2e-4  # in the first 10 steps, of the loss of the step
@@ -39,7 +39,8 @@ def _one(size: str, case: str, settings: Settings) -> dict[str, Any]:
     def steps_of_a_turn(side):
         return turns.steps_for(settings.seconds, side.ask(training.timed, n=2)["least"])
 
-    with turns.together(*settings.beside(*SIDES[1:], *MORE)) as sides:
+    more = MORE if case in WITH_MORE else ()
+    with turns.together(*settings.beside(*SIDES[1:], *more)) as sides:
         found = raced(sides, size, case, CHECKED, steps_of_a_turn, settings)
         memory = {name: sides[name].ask(training.memory) for name in found["rounds"]}
         peak = sides[OURS].ask(machine.tile_flops)

@@ -281,13 +281,6 @@ def test_jax_trains_alike(case):
         np.testing.assert_allclose(theirs_, mine, rtol=1e-5)
 
 
-def test_what_is_not_written_in_jax_is_refused():
-    from studies.speed.in_jax import theirs
-
-    with pytest.raises(ValueError, match="only LoRA and full fine-tuning"):
-        theirs(masked.full(cases.CASES["vera"], "toy"), sides.JAX, threads=1)
-
-
 @pytest.mark.oracles
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile calls g++")
 def test_torch_compiled_trains_alike():
