@@ -8,13 +8,14 @@ from minilora.bench.turns import OURS, Side
 
 TORCH = "torch"  # of a comparison of kernels
 SIDES = (OURS, "torch sdpa", "torch eager", "torch oneDNN")  # of steps
-COMPILED, JAX = "torch compile", "jax"
-MORE = (COMPILED, JAX)  # of steps too, where they run; they compile for up to a minute or two
-WITH_MORE = ("full", "lora", "lora-all")  # the cases that have them
+COMPILED, JAX = "torch compile", "jax"  # of steps too
 # Of batches with padding: "padded" gets them as they are, with an attention mask and labels;
 # "packed" gets the sequences of a batch in one row without padding, and computes logits only where
 # a target counts.
 PADDED, PACKED = "torch padded", "torch packed"
+PADDED_COMPILED = "torch padded compile"  # for every length of a batch at once
+# Sides that may be missing, and the cases that have them, since each is compiled for long.
+MORE, WITH_MORE = (COMPILED, JAX, PADDED_COMPILED), ("full", "lora", "lora-all")
 
 
 @dataclass(frozen=True)

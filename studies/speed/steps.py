@@ -14,7 +14,17 @@ from minilora.support.terminal import bar
 from minilora.tuning.adapters import Tuned
 
 from . import masked, training
-from .sides import MORE, PACKED, PADDED, SIDES, WITH_MORE, Settings
+from .sides import (
+    COMPILED,
+    JAX,
+    MORE,
+    PACKED,
+    PADDED,
+    PADDED_COMPILED,
+    SIDES,
+    WITH_MORE,
+    Settings,
+)
 
 CHECKED = 4  # steps whose losses must agree
 NEAR, TOLERANCE = 10, 2e-4  # in the first 10 steps, of the loss of the step
@@ -39,8 +49,7 @@ def _one(size: str, case: str, settings: Settings) -> dict[str, Any]:
     def steps_of_a_turn(side):
         return turns.steps_for(settings.seconds, side.ask(training.timed, n=2)["least"])
 
-    more = MORE if case in WITH_MORE else ()
-    with turns.together(*settings.beside(*SIDES[1:], *more)) as sides:
+    with turns.together(*settings.beside(*SIDES[1:], COMPILED, JAX)) as sides:
         found = raced(sides, size, case, CHECKED, steps_of_a_turn, settings)
         memory = {name: sides[name].ask(training.memory) for name in found["rounds"]}
         peak = sides[OURS].ask(machine.tile_flops)
@@ -95,7 +104,7 @@ def _on_masked(trainings, attached, number, checked, settings) -> list[dict[str,
     if not settings.has_torch():
         return []
     pairs = list(itertools.product(trainings, attached))
-    with turns.together(*settings.beside(PADDED, PACKED)) as sides:
+    with turns.together(*settings.beside(PADDED, PACKED, PADDED_COMPILED)) as sides:
         return [
             _masked(*pair, number, checked, sides, settings)
             for pair in bar(iterable=pairs, desc=trainings[0], disable=None)
@@ -136,11 +145,14 @@ def raced(
 ) -> dict[str, Any]:
     """Compare the losses of `checked` steps of a training, then time `count` steps in each turn.
 
-    A side of MORE that fails, or whose losses differ, is left out; the record has the reason.
+    A side of MORE runs in the cases WITH_MORE. One that fails, or whose losses differ, is left out;
+    the record has the reason.
     """
     how = {"which": which, "case": case, "threads": settings.threads}
     rows, losses, apart, out = {}, {}, {}, {}
     for name, side in sides.items():
+        if name in MORE and case not in WITH_MORE:
+            continue
         try:
             rows[name] = side.ask(training.start, side=name, **how)
             mine = {name: side.ask(training.losses, n=checked)}

@@ -7,7 +7,7 @@ from minilora.bench.tables import Column, Record, at, ms, ratio, table, title
 from minilora.bench.turns import OURS
 from minilora.support.terminal import fill
 
-from .sides import COMPILED, JAX, MORE, PACKED, PADDED, SIDES, TORCH
+from .sides import COMPILED, JAX, PACKED, PADDED, PADDED_COMPILED, SIDES, TORCH
 from .steps import shares_of_peak
 
 WAYS = ("three loops", "reordered", "tiled", "register tile", "BLAS")  # of a product
@@ -24,7 +24,7 @@ STEPS: Sequence[Column] = (
     ("ms here", 8, at("sides", OURS, "median", form=ms)),
     *(
         (side.removeprefix("torch "), 8, at("sides", side, "median", form=ms))
-        for side in (*SIDES[1:], *MORE)
+        for side in (*SIDES[1:], COMPILED, JAX)
     ),
     ("torch / here", 18, at("ratios", "peer", form=ratio)),
     ("oneDNN / here", 18, at("ratios", SIDES[3], form=ratio)),
@@ -44,8 +44,10 @@ MASKED: Sequence[Column] = (
     ("s here", 7, at("sides", OURS, "seconds")),
     ("padded", 7, at("sides", PADDED, "seconds")),
     ("packed", 7, at("sides", PACKED, "seconds")),
+    ("compile", 8, at("sides", PADDED_COMPILED, "seconds")),
     ("padded / here", 19, at("ratios", PADDED, form=ratio)),
     ("packed / here", 19, at("ratios", PACKED, form=ratio)),
+    ("compile / here", 19, at("ratios", PADDED_COMPILED, form=ratio)),
     ("losses apart", 12, lambda r: f"{max(r['apart'].values()):.0e}"),
 )
 GROWTH: Sequence[Column] = (

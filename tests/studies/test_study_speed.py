@@ -110,6 +110,7 @@ def test_a_side_that_may_be_missing_is_left_out_with_the_reason(monkeypatch, cap
     reasons = found["left out"]
     assert reasons[sides.COMPILED] == "torch compile: losses: no g++"
     assert "2.100000 in jax" in reasons[sides.JAX]
+    assert raced({**made, **more}, "vera")["left out"] == {}  # it is not asked
     for wrong in (failed, other):
         with pytest.raises(ValueError):
             raced({**made, sides.SIDES[2]: wrong})
@@ -283,12 +284,15 @@ def test_jax_trains_alike(case):
 
 @pytest.mark.oracles
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile calls g++")
-def test_torch_compiled_trains_alike():
+@pytest.mark.parametrize("side", [sides.COMPILED, sides.PADDED_COMPILED])
+def test_torch_compiled_trains_alike(side):
     pytest.importorskip("peft")
     from studies.speed.theirs import theirs
 
-    made = masked.full(cases.CASES["lora"], "toy")
-    found = theirs(made, sides.COMPILED, threads=1)(4)[0]
+    padded = side == sides.PADDED_COMPILED
+    case = cases.CASES["lora"]
+    made = masked.few_tokens(case) if padded else masked.full(case, "toy")
+    found = theirs(made, side, threads=1)(4)[0]
     np.testing.assert_allclose(found, cases.ours(made)(4)[0], rtol=1e-5)
 
 
