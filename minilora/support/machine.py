@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .plots import human
 
-LIBRARIES = ("numpy", "numba", "llvmlite", "tbb", "torch", "transformers", "peft")
+LIBRARIES = ("numpy", "numba", "llvmlite", "tbb", "torch", "transformers", "peft", "jax")
 
 
 def processor() -> str:

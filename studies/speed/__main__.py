@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(prog="python -m studies.speed", description="see docs/speed.md")
     timing_options(p, PARTS, Settings())
     p.add_argument("--peer-python", default="", metavar="PATH", help="a Python that has torch")
-    p.add_argument("--record", type=Path, metavar="PATH", help="show this bench.json's parts")
+    p.add_argument("--record", type=Path, metavar="PATH", help="show this record, or a folder's")
     p.add_argument("--out", type=Path, default=Path("runs/speed"), help="folder (%(default)s)")
     p.add_argument("--figures", type=Path, help="another folder for the figures")
     a = p.parse_args(argv)
@@ -53,14 +53,23 @@ def run(a: argparse.Namespace) -> None:
 
 
 def show(a: argparse.Namespace) -> None:
-    """Print the tables of a record: of the parts that are named, or of all that it has."""
-    record = read_json(a.record, {"machine": dict})
-    print(about(record["machine"], width(ANY)))
-    parts = {part: record[part] for part in PARTS if part in (a.parts or PARTS) and part in record}
-    for part, measured in parts.items():
-        print(*PARTS[part][1](measured, width(ANY)), sep="\n", end="\n\n")
-    if a.figures:
-        draw(parts, a.figures)
+    """Print the tables of each record: of the parts that are named, or of all that it has.
+
+    Raises ValueError where none has these parts.
+    """
+    paths = sorted(a.record.rglob("*.json")) if a.record.is_dir() else [a.record]
+    records = [read_json(path, {"machine": dict}) for path in paths]
+    asked = [part for part in PARTS if part in (a.parts or PARTS)]
+    having = [record for record in records if any(part in record for part in asked)]
+    if not having:
+        raise ValueError(f"{a.record}: no record of {', '.join(asked)}")
+    for record in having:
+        parts = {part: record[part] for part in asked if part in record}
+        print(about(record["machine"], width(ANY)))
+        for part, measured in parts.items():
+            print(*PARTS[part][1](measured, width(ANY)), sep="\n", end="\n\n")
+        if a.figures:
+            draw(parts, a.figures)
 
 
 def draw(record: dict[str, Any], folder: Path) -> None:

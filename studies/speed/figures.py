@@ -8,8 +8,6 @@ import numpy as np
 from minilora.bench.turns import OURS
 from minilora.support.plots import INK, canvas, style
 
-from .sides import UNIT
-
 FAMILIES = (  # of kernels: the beginning of its names, label, colour, marker
     ("matmul", "products", "#0072B2", "o"),
     ("attention", "attention", "#009E73", "D"),
@@ -35,10 +33,6 @@ def roofline(measured: Mapping[str, Any]):
             look: dict[str, Any] = {"ls": "", "marker": marker, "color": color}
             axes.plot(*_points((r, OURS) for r in mine), **look, label=label)
             axes.plot(*_points((r, r["best"]) for r in mine), **look, mfc="none", alpha=0.7)
-        on_unit = [(r, UNIT) for r in measured["kernels"] if UNIT in r["sides"]]
-        if on_unit:
-            look = {"marker": "+", "ms": 11, "mew": 2, "color": INK}
-            axes.plot(*_points(on_unit), ls="", **look, label="products, matrix unit")
         look = {"ls": "", "marker": "o", "mec": INK, "mfc": "none"}
         axes.plot([], [], **look, label="NumPy or torch, the faster")
         axes.set(xscale="log", yscale="log", ylabel="GFLOP/s")
@@ -47,8 +41,7 @@ def roofline(measured: Mapping[str, Any]):
         axes.text(
             0.02,
             0.98,
-            "Above the slope: the numbers stand in a cache, so memory is no limit.\n"
-            "Above the flat line: the matrix unit (+), which is faster than vectors.",
+            "Above the slope: the numbers stand in a cache, so memory is no limit.",
             transform=axes.transAxes,
             va="top",
             fontsize=11,

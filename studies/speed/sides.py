@@ -1,4 +1,4 @@
-"""Who is timed: torch's sides, and what the command line asks for."""
+"""Who is timed: the sides of torch and JAX, and what the command line asks for."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -8,11 +8,14 @@ from minilora.bench.turns import OURS, Side
 
 TORCH = "torch"  # of a comparison of kernels
 SIDES = (OURS, "torch sdpa", "torch eager", "torch oneDNN")  # of steps
+COMPILED, JAX = "torch compile", "jax"  # of steps too
 # Of batches with padding: "padded" gets them as they are, with an attention mask and labels;
 # "packed" gets the sequences of a batch in one row without padding, and computes logits only where
 # a target counts.
 PADDED, PACKED = "torch padded", "torch packed"
-UNIT = "minilora amx"  # of the committed record: ours with products on a processor's matrix unit
+PADDED_COMPILED = "torch padded compile"  # for every length of a batch at once
+# Sides that may be missing, and the cases that have them, since each is compiled for long.
+MORE, WITH_MORE = (COMPILED, JAX, PADDED_COMPILED), ("full", "lora", "lora-all")
 
 
 @dataclass(frozen=True)
@@ -36,5 +39,5 @@ class Settings(turns.Settings):
         return bool(self.python or here)
 
     def beside(self, *names: str) -> list[Side]:
-        """Our side, and torch's of these names."""
+        """Our side, and others' of these names."""
         return [Side(OURS, self.threads), *(Side(n, self.threads, self.python) for n in names)]

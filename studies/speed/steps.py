@@ -1,4 +1,4 @@
-"""Whole training steps: each technique here and in PyTorch with PEFT."""
+"""Whole training steps: each technique here, in PyTorch with PEFT, and in JAX."""
 
 import itertools
 import statistics
@@ -14,7 +14,17 @@ from minilora.support.terminal import bar
 from minilora.tuning.adapters import Tuned
 
 from . import masked, training
-from .sides import PACKED, PADDED, SIDES, Settings
+from .sides import (
+    COMPILED,
+    JAX,
+    MORE,
+    PACKED,
+    PADDED,
+    PADDED_COMPILED,
+    SIDES,
+    WITH_MORE,
+    Settings,
+)
 
 CHECKED = 4  # steps whose losses must agree
 NEAR, TOLERANCE = 10, 2e-4  # in the first 10 steps, of the loss of the step
@@ -39,9 +49,9 @@ def _one(size: str, case: str, settings: Settings) -> dict[str, Any]:
     def steps_of_a_turn(side):
         return turns.steps_for(settings.seconds, side.ask(training.timed, n=2)["least"])
 
-    with turns.together(*settings.beside(*SIDES[1:])) as sides:
+    with turns.together(*settings.beside(*SIDES[1:], COMPILED, JAX)) as sides:
         found = raced(sides, size, case, CHECKED, steps_of_a_turn, settings)
-        memory = {name: side.ask(training.memory) for name, side in sides.items()}
+        memory = {name: sides[name].ask(training.memory) for name in found["rounds"]}
         peak = sides[OURS].ask(machine.tile_flops)
     rounds = found["rounds"]
     summaries = {name: turns.summary(times) for name, times in rounds.items()}
@@ -94,7 +104,7 @@ def _on_masked(trainings, attached, number, checked, settings) -> list[dict[str,
     if not settings.has_torch():
         return []
     pairs = list(itertools.product(trainings, attached))
-    with turns.together(*settings.beside(PADDED, PACKED)) as sides:
+    with turns.together(*settings.beside(PADDED, PACKED, PADDED_COMPILED)) as sides:
         return [
             _masked(*pair, number, checked, sides, settings)
             for pair in bar(iterable=pairs, desc=trainings[0], disable=None)
@@ -133,19 +143,34 @@ def raced(
     count: Callable[[Side], int],
     settings: Settings,
 ) -> dict[str, Any]:
-    """Compare the losses of `checked` steps of a training, then time `count` steps in each turn."""
+    """Compare the losses of `checked` steps of a training, then time `count` steps in each turn.
+
+    A side of MORE runs in the cases WITH_MORE. One that fails, or whose losses differ, is left out;
+    the record has the reason.
+    """
     how = {"which": which, "case": case, "threads": settings.threads}
-    rows = {name: side.ask(training.start, side=name, **how) for name, side in sides.items()}
-    losses = {name: side.ask(training.losses, n=checked) for name, side in sides.items()}
-    apart = check(case, losses)
-    counts = {name: count(side) for name, side in sides.items()}
+    rows, losses, apart, out = {}, {}, {}, {}
+    for name, side in sides.items():
+        if name in MORE and case not in WITH_MORE:
+            continue
+        try:
+            rows[name] = side.ask(training.start, side=name, **how)
+            mine = {name: side.ask(training.losses, n=checked)}
+            apart |= check(case, {OURS: losses.get(OURS), **mine})
+            losses |= mine
+        except ValueError as error:
+            if name not in MORE:
+                raise
+            out[name] = str(error).split("\n")[0]
+    counts = {name: count(sides[name]) for name in losses}
 
     def ask(name):
         time.sleep(REST)
         return sides[name].ask(training.timed, n=counts[name])
 
-    rounds = turns.in_turn(sides, settings.rounds, ask)
-    return {"case": case, "rows": rows[OURS], "losses": losses, "apart": apart, "rounds": rounds}
+    rounds = turns.in_turn(losses, settings.rounds, ask)
+    found = {"case": case, "rows": rows[OURS], "losses": losses, "apart": apart, "rounds": rounds}
+    return {**found, "left out": out}
 
 
 def check(case: str, losses: dict[str, Sequence[float]]) -> dict[str, float]:

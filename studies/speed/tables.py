@@ -7,14 +7,13 @@ from minilora.bench.tables import Column, Record, at, ms, ratio, table, title
 from minilora.bench.turns import OURS
 from minilora.support.terminal import fill
 
-from .sides import PACKED, PADDED, SIDES, TORCH, UNIT
+from .sides import COMPILED, JAX, PACKED, PADDED, PADDED_COMPILED, SIDES, TORCH
 from .steps import shares_of_peak
 
 WAYS = ("three loops", "reordered", "tiled", "register tile", "BLAS")  # of a product
 WHOLE, PERCENT = "{:.0f}".format, lambda share: f"{100 * share:.0f} %"
 KERNELS: Sequence[Column] = (
     *tables.KERNEL,
-    ("amx", 7, tables.rate(UNIT)),
     ("numpy", 7, tables.rate("numpy")),
     ("torch", 7, tables.rate(TORCH)),
     ("best / here", 18, at("ratio", form=ratio)),
@@ -23,11 +22,14 @@ STEPS: Sequence[Column] = (
     ("size", 8, at("size", form=str)),
     ("technique", 17, title),
     ("ms here", 8, at("sides", OURS, "median", form=ms)),
-    *((s.removeprefix("torch "), 8, at("sides", s, "median", form=ms)) for s in SIDES[1:]),
+    *(
+        (side.removeprefix("torch "), 8, at("sides", side, "median", form=ms))
+        for side in (*SIDES[1:], COMPILED, JAX)
+    ),
     ("torch / here", 18, at("ratios", "peer", form=ratio)),
     ("oneDNN / here", 18, at("ratios", SIDES[3], form=ratio)),
-    ("amx", 7, at("sides", UNIT, "median", form=ms)),
-    ("torch / amx", 18, at("ratios", "peer over unit", form=ratio)),
+    ("compile / here", 18, at("ratios", COMPILED, form=ratio)),
+    ("jax / here", 18, at("ratios", JAX, form=ratio)),
     ("of peak", 7, at("share_of_peak", form=PERCENT)),
     ("memory", 7, at("ratios", "memory above import", form=PERCENT)),
     ("process", 7, at("ratios", "memory of the process", form=PERCENT)),
@@ -42,9 +44,10 @@ MASKED: Sequence[Column] = (
     ("s here", 7, at("sides", OURS, "seconds")),
     ("padded", 7, at("sides", PADDED, "seconds")),
     ("packed", 7, at("sides", PACKED, "seconds")),
+    ("compile", 8, at("sides", PADDED_COMPILED, "seconds")),
     ("padded / here", 19, at("ratios", PADDED, form=ratio)),
     ("packed / here", 19, at("ratios", PACKED, form=ratio)),
-    ("amx", 7, at("sides", UNIT, "seconds")),
+    ("compile / here", 19, at("ratios", PADDED_COMPILED, form=ratio)),
     ("losses apart", 12, lambda r: f"{max(r['apart'].values()):.0e}"),
 )
 GROWTH: Sequence[Column] = (
@@ -66,15 +69,8 @@ LADDER: Sequence[Column] = (
 def kernels(measured: Record, width: int) -> Iterator[str]:
     """Our kernels beside NumPy's and torch's."""
     yield from table(KERNELS, measured["kernels"], width)
-    unit, ways = measured.get("mean on the unit"), measured.get("ladder")
-    yield fill(
-        f"products: {measured['mean']:.2f} of the faster of {tables.blas(measured)} and torch, in "
-        "geometric mean" + (f"; on the matrix unit {unit:.2f}" if unit else ""),
-        width,
-    )
-    if ways:
-        rates = ", ".join(f"{way} {rate / 1e9:.1f}" for way, rate in ways.items())
-        yield fill(f"a product of 512 by 512, GFLOP/s: {rates}", width)
+    best = f"the faster of {tables.blas(measured)} and torch"
+    yield fill(f"products: {measured['mean']:.2f} of {best}, in geometric mean", width)
     yield from tables.tile(measured, width)
 
 
@@ -91,8 +87,10 @@ def masked(measured: Sequence[Record], width: int) -> Iterator[str]:
 def _beside_torch(columns, measured, width) -> Iterator[str]:
     if not measured:
         yield "PyTorch and PEFT are not installed: no comparison with them"
-    else:
-        yield from table(columns, measured, width)
+        return
+    yield from table([c for c in columns if set(map(c[2], measured)) != {"–"}], measured, width)
+    reasons = {reason for r in measured for reason in r.get("left out", {}).values()}
+    yield from (fill(f"–: {reason}", width) for reason in sorted(reasons))
 
 
 def growth(measured: Sequence[Record], width: int) -> Iterator[str]:

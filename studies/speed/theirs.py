@@ -19,13 +19,13 @@ from minilora.tuning.adapters import Tuned
 from minilora.tuning.optim import learning_rate
 from minilora.tuning.storage import save_adapter
 
-from .sides import PACKED, PADDED, SIDES
+from .sides import COMPILED, PACKED, PADDED, PADDED_COMPILED, SIDES
 
 ATTENTION = {SIDES[2]: "eager", PACKED: "each_sequence"}  # the others: "sdpa"
 
 
 def theirs(training: Training, side: str, threads: int) -> Train:
-    """Training steps in PyTorch; side: one of torch's in SIDES, PADDED or PACKED.
+    """Training steps in PyTorch; side: one of torch's in `sides`.
 
     The batches are converted before the steps, as a loader in another process would do.
     """
@@ -34,6 +34,9 @@ def theirs(training: Training, side: str, threads: int) -> Train:
     model = _adapted(_llama(tuned.base, ATTENTION.get(side, "sdpa")), tuned)
     if side == SIDES[3]:
         _through_onednn(model)
+    if side in (COMPILED, PADDED_COMPILED):
+        torch.compiler.reset()  # it compiles a function only so many times
+        model.compile(dynamic=True if side == PADDED_COMPILED else None)
     given = [GIVEN.get(side, _whole)(*batch) for batch in training.batches]
     names = {"betas", "weight_decay"} & recipe.keys()
     about = {"weight_decay": 0.0, **{name: recipe.pop(name) for name in names}}
@@ -95,7 +98,7 @@ def _packed(ids, targets) -> dict[str, Any]:
     }
 
 
-GIVEN = {PADDED: _padded, PACKED: _packed}  # the others: _whole
+GIVEN = {PADDED: _padded, PADDED_COMPILED: _padded, PACKED: _packed}  # the others: _whole
 
 
 def _each_sequence(module, q, k, v, mask, lengths=(), scaling=None, **_):

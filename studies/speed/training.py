@@ -1,4 +1,4 @@
-"""The training that a worker times: ours, or the one in PyTorch."""
+"""The training that a worker times: ours, or the one in PyTorch or JAX."""
 
 import gc
 from typing import Any
@@ -8,7 +8,7 @@ from minilora.support.files import find
 from minilora.support.machine import forget_peak, resident
 
 from . import masked
-from .sides import PACKED, PADDED, SIDES
+from .sides import JAX, OURS
 
 _now: dict[str, Any] = {}  # this worker's training, and its bytes of memory before it was made
 
@@ -32,9 +32,12 @@ def start(side: str, which: str, case: str, threads: int) -> dict[str, float]:
 
 
 def _train(side, threads, training) -> turns.Train:
-    if side not in (*SIDES[1:], PADDED, PACKED):
+    if side == OURS:
         return cases.ours(training)
-    from .theirs import theirs
+    if side == JAX:
+        from .in_jax import theirs
+    else:
+        from .theirs import theirs
 
     return theirs(training, side, threads)
 

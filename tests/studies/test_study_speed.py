@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import os
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -78,6 +80,69 @@ def test_the_command_without_torch(tmp_path, capsys, monkeypatch):
     assert "nowhere.json" in capsys.readouterr().err
 
 
+class Made:
+    """A side that answers without a process; losses: what it reports."""
+
+    def __init__(self, losses):
+        self.losses = losses
+
+    def ask(self, call, **_):
+        if isinstance(self.losses, str) and call is training.losses:
+            raise ValueError(self.losses)
+        times = {"median": 1.0, "least": 1.0, "total": 2.0, "steps": 2}
+        return {training.losses: self.losses, training.timed: times}.get(call, {"all": 4.0})
+
+
+def test_a_side_that_may_be_missing_is_left_out_with_the_reason(monkeypatch, capsys):
+    """One that failed, and one whose losses differ; the others are timed, the table has a dash."""
+    monkeypatch.setattr(steps, "REST", 0)
+    made = {"minilora": Made([3.0, 2.0]), sides.SIDES[1]: Made([3.0, 2.0])}
+    failed, other = Made("torch compile: losses: no g++\nlong"), Made([3.0, 2.1])
+    more = {sides.COMPILED: failed, sides.JAX: other}
+    settings = sides.Settings(rounds=1)
+
+    def raced(those, case="lora"):
+        return steps.raced(those, "toy", case, 2, lambda side: 2, settings)
+
+    found = raced({**made, **more})
+    assert list(found["rounds"]) == list(found["losses"]) == list(made)
+    assert found["apart"] == {sides.SIDES[1]: 0.0}
+    reasons = found["left out"]
+    assert reasons[sides.COMPILED] == "torch compile: losses: no g++"
+    assert "2.100000 in jax" in reasons[sides.JAX]
+    assert raced({**made, **more}, "vera")["left out"] == {}  # it is not asked
+    for wrong in (failed, other):
+        with pytest.raises(ValueError):
+            raced({**made, sides.SIDES[2]: wrong})
+
+    both = raced({**made, **more, sides.COMPILED: Made([3.0, 2.0])}, "full")
+    rows = [{**r, "size": "toy", "peak_flops": 0, "flops": 0} for r in (found, both)]
+    for r in rows:
+        r["sides"] = {name: turns.summary(times) for name, times in r["rounds"].items()}
+    head, lora, full, *below = tables.steps(rows, 200)
+    assert head.split() == ["size", "technique", "ms", "here", "sdpa", "compile"]  # and no jax
+    assert lora.split()[-1] == "–" and full.split()[-1] == "1000"
+    assert below[0] == "–: " + reasons[sides.JAX].replace("lora", "full")
+    assert {f"–: {reason}" for reason in reasons.values()} < set(below) and len(below) == 3
+
+
+def test_a_folder_of_records_shows_each_processor(tmp_path, capsys):
+    """Of each record that has the part; an empty folder is refused."""
+    path = data_folder() / "results" / "bench" / "intel-xeon" / "rows.json"
+    record = json.loads(path.read_text())
+    for name, part in (("b", "words"), ("a", "words"), ("c", "instructions")):
+        machine = {**record["machine"], "processor": f"processor {name}"}
+        (tmp_path / name).mkdir()
+        made = {"machine": machine, part: record[part]}
+        (tmp_path / name / "bench.json").write_text(json.dumps(made))
+    assert main(["words", "--record", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert out.index("processor a") < out.index("processor b") and "processor c" not in out
+    assert out.count("words by length  LoRA ") == 2
+    assert main(["growth", "--record", str(tmp_path)]) == 2
+    assert f"{tmp_path}: no record of growth" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not NUMBA, reason="about Numba's kernels")
 def test_the_ladder_is_climbed(tmp_path, capsys, monkeypatch):
@@ -103,15 +168,17 @@ def test_a_training_that_is_not_known_is_named():
 
 
 def test_the_figures_of_a_record(tmp_path):
-    """Of the committed one: the roof, with what no longer runs, and the growth."""
-    path = data_folder() / "results" / "bench" / "bench.json"
+    """Of a committed one: the roof and the growth."""
+    path = data_folder() / "results" / "bench" / "intel-xeon" / "bench.json"
     asked = ["kernels", "growth", "--record", str(path), "--figures", str(tmp_path)]
     assert main(asked) == 0
     for name in ("roofline.png", "growth.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", ["bench/bench", "bench/rows", "kernels/bench"])
+@pytest.mark.parametrize(
+    "name", ["bench/intel-xeon/bench", "bench/intel-xeon/rows", "kernels/bench"]
+)
 def test_every_table_of_a_record_is_as_narrow_as_the_terminal(name, capsys, monkeypatch):
     """And has every number, in lines that name their rows."""
     path = data_folder() / "results" / f"{name}.json"
@@ -124,7 +191,7 @@ def test_every_table_of_a_record_is_as_narrow_as_the_terminal(name, capsys, monk
     narrow, wide = printed(60), printed(300)
     assert max(map(len, narrow)) <= 60
     assert Counter(" ".join(wide).split()) <= Counter(" ".join(narrow).split())
-    if name == "bench/bench":
+    if name == "bench/intel-xeon/bench":
         assert len([line for line in narrow if line.startswith("smollm2  LoRA-FA ")]) >= 3
 
 
@@ -192,6 +259,41 @@ def test_torch_trains_alike_padded_and_packed(case):
     ours = cases.ours(made)(8)[0]  # the last: it moves the arrays that torch starts from
     np.testing.assert_allclose(packed, padded, rtol=2e-6)
     np.testing.assert_allclose(padded, ours, rtol=1e-5)
+
+
+@pytest.mark.oracles
+@pytest.mark.parametrize("case", ["full", "lora", "lora-all"])
+def test_jax_trains_alike(case):
+    """Its second turn goes on with the arrays of the first, and with new moments, as ours does."""
+    pytest.importorskip("jax")
+    from studies.speed.in_jax import theirs
+
+    size = dataclasses.replace(cases.SIZES["toy"], batch=3)
+    tied = dataclasses.replace(size.config, tie_word_embeddings=case == "lora")
+    tuned = cases.make(dataclasses.replace(size, config=tied), cases.CASES[case])
+    rng = np.random.default_rng(0)
+    for arguments in tuned.layers.values():
+        arguments["B"][:] = 0.1 * rng.standard_normal(arguments["B"].shape)
+    made = cases.Training(tuned, [cases.batch(size)])
+    run = theirs(made, sides.JAX, threads=os.cpu_count())  # fewer: this process loses its cores
+    found = [run(6)[0], run(3)[0]]
+    ours = cases.ours(made)  # the last: it moves the arrays that JAX starts from
+    for theirs_, mine in zip(found, (ours(6)[0], ours(3)[0])):
+        np.testing.assert_allclose(theirs_, mine, rtol=1e-5)
+
+
+@pytest.mark.oracles
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile calls g++")
+@pytest.mark.parametrize("side", [sides.COMPILED, sides.PADDED_COMPILED])
+def test_torch_compiled_trains_alike(side):
+    pytest.importorskip("peft")
+    from studies.speed.theirs import theirs
+
+    padded = side == sides.PADDED_COMPILED
+    case = cases.CASES["lora"]
+    made = masked.few_tokens(case) if padded else masked.full(case, "toy")
+    found = theirs(made, side, threads=1)(4)[0]
+    np.testing.assert_allclose(found, cases.ours(made)(4)[0], rtol=1e-5)
 
 
 def test_the_command_beside_torch(tmp_path, capsys):
