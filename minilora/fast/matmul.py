@@ -295,7 +295,7 @@ def lora_forward(x, xa, W, s, A, B):
         z = matmul_nt(xa, A)
         return adapted_nt(x, W, z * s, B), z
     shapes = (len(x), len(A)), (len(x), len(A)), (len(x), len(W))
-    z, scaled, y = (np.empty(shape, np.float32) for shape in shapes)
+    z, scaled, y = [np.empty(shape, np.float32) for shape in shapes]
     run(_forward, (x, xa, W, A, s, B, z, scaled, y), 1)
     return y, z
 
@@ -321,7 +321,7 @@ def lora_backward(dy, xa, z, W, s, A, B, wants_dx):
         dA = matmul_tn(dz, xa)
         return adapted_nn(dy, W, dz, A) if wants_dx else None, dz, dA, dB
     shapes = z.shape, A.shape, B.shape, xa.shape if wants_dx else (0, 0)
-    dz, dA, dB, dx = (np.empty(shape, np.float32) for shape in shapes)
+    dz, dA, dB, dx = [np.empty(shape, np.float32) for shape in shapes]
     run(_backward, (dy, xa, z, W, A, s, B, dz, dA, dB, dx), 1)
     return dx if wants_dx else None, dz, dA, dB
 
