@@ -36,9 +36,11 @@ def _dots_share(a, b, c, add, t, n_tasks):
     w = b.T if b.strides[0] == 4 else transposed(b)
     i0, i1 = portion(M, t, n_tasks, DOTS) if M >= N else (0, M)
     j0, j1 = portion(N, t, n_tasks, 4) if M < N else (0, N)
-    for i in range(i0, i1, DOTS):
-        for j in range(j0, j1, 4):
-            dots(a, i, w, j, c, i, j, K, min(DOTS, i1 - i), min(4, j1 - j), add)
+    across, down = -(-(j1 - j0) // 4), -(-(i1 - i0) // DOTS)
+    for n in range(across * down):  # along the shorter side first: the longer one is read once
+        i = i0 + DOTS * (n // across if M >= N else n % down)
+        j = j0 + 4 * (n % across if M >= N else n // down)
+        dots(a, i, w, j, c, i, j, K, min(DOTS, i1 - i), min(4, j1 - j), add)
 
 
 dots_of = by_address(_dots_share)
