@@ -155,19 +155,13 @@ class Op(Pair):
         self.name, self.saves, self.constants = name, saves, constants
 
     def __call__(self, *args) -> Tensor:
-        traced, values = False, list(args)
-        for i, a in enumerate(args):  # one plain loop: a decoded token makes 600 calls
-            if type(a) is Tensor:
-                values[i] = a.data
-                traced = traced or a.node is not None
-        pair = self.fast or self.look_up()
+        values = [a.data if type(a) is Tensor else a for a in args]
+        parents = tuple([a.node if type(a) is Tensor else None for a in args])
+        traced, pair = any(parents), self.fast or self.look_up()
         if not traced and pair.value:
             return Tensor(pair.value(*values))
         out, cache = pair.forward(*values)
-        if not traced:
-            return Tensor(out)
-        parents = tuple([a.node if type(a) is Tensor else None for a in args])
-        return Tensor(out, Node(self, cache, parents, _scope.get()))
+        return Tensor(out, Node(self, cache, parents, _scope.get()) if traced else None)
 
     def gradients(self, dout: np.ndarray, cache: Any, parents: tuple[Node | None, ...]) -> tuple:
         """backward's answer: one gradient per argument, then None for those that had defaults."""

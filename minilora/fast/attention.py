@@ -246,7 +246,7 @@ def attention_backward(do, q, k, v, spans, o, lse):
     """
     k, v, spans, most, longest, queries, keys, time = checked(q, k, v, spans)
     (M, H, D), (S, G) = q.shape, k.shape[:2]
-    do, q, o = (contiguous(a, q.shape) for a in (do, q, o))
+    do, q, o = [contiguous(a, q.shape) for a in (do, q, o)]
     work = 2 * queries * longest * H * D
     small = most <= BLOCK and work < GRAIN  # a single task; in one block, no order differs
     parts = H if len(spans) * G < FEW_GROUPS and not small else G

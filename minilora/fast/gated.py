@@ -71,7 +71,7 @@ def feed_forward(x, Wg, Wu, Wd):
     if _in_parts(M, Wg, Wu, Wd):
         gate, up = matmul_nt(x, Wg), matmul_nt(x, Wu)
         return matmul_nt(swiglu_forward(gate, up), Wd), gate, up
-    gate, up, h = (np.empty((M, F), np.float32) for _ in range(3))
+    gate, up, h = [np.empty((M, F), np.float32) for _ in range(3)]
     y = np.empty((M, len(Wd)), np.float32)
     arguments = *_contiguous(x, Wg, Wu, Wd), gate, up, h, y
     run(_forward_share, arguments, tasks(M * Wg.size, GRAIN))
@@ -91,7 +91,7 @@ def feed_forward_dx(dy, gate, up, Wg, Wu, Wd):
         if not isinstance(Wu, np.ndarray):
             return matmul_nn(dup, Wu, add_to=matmul_nn(dgate, Wg))
         return adapted_nn(dgate, Wg, dup, Wu)
-    dh, dgate, dup = (np.empty(gate.shape, np.float32) for _ in range(3))
+    dh, dgate, dup = [np.empty((M, F), np.float32) for _ in range(3)]
     dx = np.empty((M, C), np.float32)
     arguments = *_contiguous(dy, gate, up, Wg, Wu, Wd), dh, dgate, dup, dx
     run(_backward_share, arguments, tasks(M * Wg.size, GRAIN))

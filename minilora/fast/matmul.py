@@ -32,14 +32,24 @@ from .jit import (
 )
 from .llvm import by_address
 from .tile import MR, NR, tile16, tile32, tile48
-from .unpacked import FEW_DOTS, FEW_ROWS, SHALLOW, by_dots, few_columns, few_rows, one_row, shallow
+from .unpacked import (
+    FEW_DOTS,
+    FEW_ROWS,
+    SHALLOW,
+    by_dots,
+    columns,
+    few_columns,
+    few_rows,
+    one_row,
+    shallow,
+)
 from .vectors import copy16, prefetch_at, transpose16
 
 DEPTH = 384  # most rows of a panel: 48 columns of them are 72 KB, which are read from the L2 cache
 ROWS = 512  # most rows of a packed left factor
 LEFT_COLUMNS = math.lcm(MR, 16)  # rows of a that are packed side by side: whole tiles and vectors
 GRAIN = 800_000  # multiplications below which a second thread costs more than it saves
-ROW_GRAIN = 60_000  # the same in numbers of w, where few rows use w and reading w takes the time
+ROW_GRAIN = 100_000  # the same in numbers of w, where few rows use w and reading w takes the time
 
 
 @compiled((read(2, "A"), *PLACE, *PLACE, write(2)))
@@ -119,6 +129,9 @@ def _rectangle(a, b, c, add, i0, i1, j0, j1):
     """c[i0:i1, j0:j1] (+)= that part of a b, one panel of b after the other."""
     K = a.shape[1]
     step = -(-K // -(-K // DEPTH))  # equal depths
+    if i1 - i0 <= FEW_ROWS and b.strides[1] == 4:  # packing b would take longer: the same bits
+        columns(a[i0:i1], b, c[i0:i1], add, step, j0, j1)
+        return
     panel = aligned_empty(step, NR)
     # In place, a tile would use MR of the 16 numbers of a line. A single panel does not pay for it.
     packs_left = a.strides[0] == 4 and j1 - j0 > NR
@@ -282,7 +295,7 @@ def lora_forward(x, xa, W, s, A, B):
         z = matmul_nt(xa, A)
         return adapted_nt(x, W, z * s, B), z
     shapes = (len(x), len(A)), (len(x), len(A)), (len(x), len(W))
-    z, scaled, y = (np.empty(shape, np.float32) for shape in shapes)
+    z, scaled, y = [np.empty(shape, np.float32) for shape in shapes]
     run(_forward, (x, xa, W, A, s, B, z, scaled, y), 1)
     return y, z
 
@@ -308,7 +321,7 @@ def lora_backward(dy, xa, z, W, s, A, B, wants_dx):
         dA = matmul_tn(dz, xa)
         return adapted_nn(dy, W, dz, A) if wants_dx else None, dz, dA, dB
     shapes = z.shape, A.shape, B.shape, xa.shape if wants_dx else (0, 0)
-    dz, dA, dB, dx = (np.empty(shape, np.float32) for shape in shapes)
+    dz, dA, dB, dx = [np.empty(shape, np.float32) for shape in shapes]
     run(_backward, (dy, xa, z, W, A, s, B, dz, dA, dB, dx), 1)
     return dx if wants_dx else None, dz, dA, dB
 

@@ -78,8 +78,8 @@ def rmsnorm_dx(dy, x, g, rstd, old=None):
     """
     M, C = x.shape
     dx, add = np.empty((M, C), np.float32), old is not None
-    inputs = zip((dy, x, g, rstd, old if add else x), ((M, C), (M, C), (C,), (M,), (M, C)))
-    arguments = *(contiguous(a, shape) for a, shape in inputs), dx, add
+    dy, x, old = [contiguous(a, (M, C)) for a in (dy, x, old if add else x)]
+    arguments = dy, x, contiguous(g, (C,)), contiguous(rstd, (M,)), old, dx, add
     run(_rmsnorm_dx_rows, arguments, tasks(M * C, GRAIN))
     return dx
 

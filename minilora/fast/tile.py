@@ -227,5 +227,5 @@ def make_dots(at_once: int, lanes: int, bytes_ahead: int = 0):
     return dots
 
 
-dots = make_dots(DOTS, 4 * DOTS)
+dots = make_dots(DOTS, 4 * DOTS, bytes_ahead=BYTES_AHEAD // 4)
 row_dots = make_dots(1, LANES, bytes_ahead=BYTES_AHEAD)

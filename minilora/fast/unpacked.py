@@ -5,6 +5,7 @@ takes most of the time, and packing it would add to that. All compute c (+)= a b
 """
 
 import numpy as np
+from numba import int64
 
 from .jit import PLACE, PRODUCT, TASK, compiled, portion, read, run
 from .llvm import by_address
@@ -13,7 +14,8 @@ from .vectors import transpose16
 
 FEW_DOTS = 2 * DOTS  # up to so many rows or columns, a product is done by dot products
 SHALLOW = 16  # up to so much depth, a product is done row by row
-FEW_ROWS = 32  # up to so many rows or columns, xᵀ y is done by prefetching_tile
+FEW_ROWS = 32  # up to so many rows or columns, the long factor is read in place by `columns`
+IN_L1 = 128  # rows of 48 columns that stay in the L1 cache
 
 
 @compiled((read(2, "A"),))
@@ -34,9 +36,11 @@ def _dots_share(a, b, c, add, t, n_tasks):
     w = b.T if b.strides[0] == 4 else transposed(b)
     i0, i1 = portion(M, t, n_tasks, DOTS) if M >= N else (0, M)
     j0, j1 = portion(N, t, n_tasks, 4) if M < N else (0, N)
-    for i in range(i0, i1, DOTS):
-        for j in range(j0, j1, 4):
-            dots(a, i, w, j, c, i, j, K, min(DOTS, i1 - i), min(4, j1 - j), add)
+    across, down = -(-(j1 - j0) // 4), -(-(i1 - i0) // DOTS)
+    for n in range(across * down):  # along the shorter side first: the longer one is read once
+        i = i0 + DOTS * (n // across if M >= N else n % down)
+        j = j0 + 4 * (n % across if M >= N else n // down)
+        dots(a, i, w, j, c, i, j, K, min(DOTS, i1 - i), min(4, j1 - j), add)
 
 
 dots_of = by_address(_dots_share)
@@ -78,12 +82,12 @@ def shallow(a, b, c, add, n_tasks):
     run(_shallow_share, (a, b, c, add), n_tasks)
 
 
-@compiled((*PRODUCT, *PLACE))
-def _columns(a, b, c, add, j0, j1):
-    """Columns j0 to j1 of c (+)= a b, 128 rows of b at once, which stay in the L1 cache."""
+@compiled((*PRODUCT, int64, *PLACE))
+def _columns(a, b, c, add, step, j0, j1):
+    """Columns j0 to j1 of c (+)= a b, `step` rows of b at once."""
     R, M = a.shape
-    for k in range(0, M, 128):
-        depth, more = min(128, M - k), add or k > 0
+    for k in range(0, M, step):
+        depth, more = min(step, M - k), add or k > 0
         for i in range(0, R, MR):
             rows, j = min(MR, R - i), j0
             while j1 - j >= NR:
@@ -96,13 +100,13 @@ def _columns(a, b, c, add, j0, j1):
             tile_row(a, i, k, b, k, j, c, i, j, depth, rows, j1 - j, more)
 
 
-_columns = by_address(_columns)
+columns = by_address(_columns)
 
 
 @compiled((*PRODUCT, *TASK))
 def _few_rows_share(a, b, c, add, t, n_tasks):
     j0, j1 = portion(c.shape[1], t, n_tasks, 16)
-    _columns(a, b, c, add, j0, j1)
+    columns(a, b, c, add, IN_L1, j0, j1)
 
 
 rows_of = by_address(_few_rows_share)
@@ -117,7 +121,7 @@ def few_rows(a, b, c, add, n_tasks):
 def _few_columns_share(a, b, c, add, t, n_tasks):
     i0, i1 = portion(c.shape[0], t, n_tasks, 16)
     transpose = np.empty((c.shape[1], i1 - i0), np.float32)
-    _columns(b.T, a.T[:, i0:i1], transpose, False, 0, i1 - i0)
+    columns(b.T, a.T[:, i0:i1], transpose, False, IN_L1, 0, i1 - i0)
     for i in range(i0, i1):
         for j in range(c.shape[1]):
             c[i, j] = c[i, j] + transpose[j, i - i0] if add else transpose[j, i - i0]

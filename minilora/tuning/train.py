@@ -201,8 +201,7 @@ def gradients(
     count = sum(int((targets != IGNORED).sum()) for _, targets in micro_batches)
     if count == 0:
         raise ValueError(f"train: step {step}: no target counts, all are {IGNORED}")
-    total, sums = 0.0, dict[str, np.ndarray]()
-    arrays, several = tuned.trainable, len(micro_batches) > 1
+    total, sums, several = 0.0, dict[str, np.ndarray](), len(micro_batches) > 1
 
     def take(leaf: Node | None) -> None:
         """Add a leaf's gradient to the sum as soon as it is complete, and let the leaf drop it.
@@ -211,7 +210,7 @@ def gradients(
         """
         if leaf is None or leaf.grad is None:
             return
-        grad, leaf.grad = np.asarray(leaf.grad, arrays[leaf.name].dtype), None
+        grad, leaf.grad = np.asarray(leaf.grad, leaves[leaf.name].dtype), None
         if leaf.name in sums:
             sums[leaf.name] += grad
         else:  # a sum needs an array of its own: others may hold backward's too
@@ -224,7 +223,7 @@ def gradients(
         for leaf in leaves.values():  # recomputed segments call no leaf ready
             take(leaf.node)
         total += float(loss.data)
-    return total, {k: sums[k] if k in sums else np.zeros_like(a) for k, a in arrays.items()}
+    return total, {k: sums[k] if k in sums else np.zeros_like(a.data) for k, a in leaves.items()}
 
 
 def _apply_grad_rule(tuned, grads, factor):
