@@ -8,7 +8,7 @@ When you are done you can
 - say what a block, a quantile, a zero level and a second quantisation are each good for, by measuring without them,
 - write LoRA's pair on such a weight, and say what four bits save in a training step and what not.
 
-*Needs*: notebook 04, and 03 for the symbols. *Time*: 30 minutes to read, 80 to do.
+*Needs*: notebook 04, and 03 for the symbols. *Time*: 40 minutes to read, 90 to do.
 *Paper*: Dettmers et al. 2023, [arXiv:2305.14314](https://arxiv.org/abs/2305.14314), sections 2 and 3.
 *Symbols*: the table there; $\hat W$ is what is read back of a $W$ in four bits. *The one idea*: what never trains can be
 stored coarsely, if it is read back for each product.
