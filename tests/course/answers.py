@@ -886,7 +886,7 @@ ANSWERS |= {
         ("np.round((w / absmax + 1) * 7.5), absmax", "the levels are not equally far apart", ""),
         ("absmax, codes", "swapped", "another order"),
         ("codes, absmax[:, 0]", "failed", "shape"),
-        ("levels[codes], absmax", "failed", "codes is wrong (absmax is right)"),
+        ("levels[codes], absmax", "a code is the place of a level", "(absmax is right)"),
         ("codes", "failed", "wanted 2 values"),
     ],
     "four_dequantise": [
@@ -945,6 +945,9 @@ ANSWERS |= {
         ("read_back(absmax, levels, size, more=0)", "the mean was taken away and is not", ""),
         ("read_back(absmax, levels, size, less=0)", "the mean is added, but was not", ""),
         ("read_back(absmax, levels, len(absmax))", "each block of scales has a scale", ""),
+        ("[read_back(a, levels, size) for a in absmax.reshape(-1, size)]", "failed", "shape"),
+        ("np.ravel([read_back(a, levels, size) for a in absmax.reshape(-1, size)])",
+         "the mean is one number for all", ""),
         ("absmax", "this is what came", ""),
         ("read_back(absmax, levels, size).reshape(-1, size)", "failed", "shape"),
         ("read_back(absmax, np.linspace(-1, 1, 12), size)", "failed", "absmax is wrong"),

@@ -102,6 +102,9 @@ def quantise_cases(rng):
         "the nearest level may lie on either side: not always the lower, not always the upper": (
             _one_sided
         ),
+        "a code is the place of a level, not the level": lambda w, levels: [
+            {"codes": levels[quantise(w, levels)["codes"]]}
+        ],
         "the levels are not equally far apart: look for the nearest one": lambda w, levels: [
             {"codes": np.rint((w / np.abs(w).max(1, keepdims=True) + 1) / 2 * (len(levels) - 1))}
         ],
@@ -198,6 +201,15 @@ def second_cases(rng):
         "each block of scales has a scale of its own": lambda absmax, levels, size: [
             second(absmax, levels, len(absmax))
         ],
+        "the mean is one number for all scales, not one for each block": (
+            lambda absmax, levels, size: [
+                {
+                    "absmax": np.ravel(
+                        [second(a, levels, size)["absmax"] for a in absmax.reshape(-1, size)]
+                    )
+                }
+            ]
+        ),
         "this is what came: the scales were not quantised": lambda absmax, **_: [
             {"absmax": absmax}
         ],
