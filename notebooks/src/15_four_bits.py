@@ -269,7 +269,11 @@ dx, *_, dA, dB = backward(dy, cache)
 theirs, cache = lora.lora_forward(x, read_back(W), s, A, B)
 assert np.allclose(y, theirs)
 assert all(map(np.allclose, (dx, dA, dB), [lora.lora_backward(dy, cache)[i] for i in (0, 3, 4)]))
-verdict = check_pair(forward, backward, x, codes, absmax, LEVELS, s, A, B, frozen=("codes", "absmax", "levels"))
+
+def named(x, codes, absmax, levels, s, A, B):  # whatever you call your arguments
+    return forward(x, codes, absmax, levels, s, A, B)
+
+verdict = check_pair(named, backward, x, codes, absmax, LEVELS, s, A, B, frozen=("codes", "absmax", "levels"))
 print(verdict)
 assert verdict
 
