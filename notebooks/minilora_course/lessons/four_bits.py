@@ -1,6 +1,7 @@
 """Notebook 15, a base in four bits: levels, codes and scales, and LoRA's pair on such a weight."""
 
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
@@ -61,10 +62,9 @@ def second(absmax, levels, size, less=True, more=True):
     less, more: is the mean taken away, and added again?
     """
     mean = absmax.mean()
-    blocks = (absmax - less * mean).reshape(-1, size)
-    return {
-        "absmax": dequantise(*quantise(blocks, levels).values(), levels)["w"].ravel() + more * mean
-    }
+    found = quantise((absmax - less * mean).reshape(-1, size), levels)
+    w = dequantise(found["codes"], found["absmax"], levels)["w"]
+    return {"absmax": w.ravel() + more * mean}
 
 
 def pair_forward(x, codes, absmax, levels, s, A, B):
@@ -239,7 +239,9 @@ def pair_cases(rng):
         return {"y": y, **grads, KEPT: 0.0}
 
     slips: Slips = {KEEPS_W: lambda **_: [{KEPT: 1.0}]}
-    paths = dict(rows=("dy", "x"), summed=("dA", "dB"), two_paths=("y", "dx"), adapter="B")
+    paths: dict[str, Any] = dict(
+        rows=("dy", "x"), summed=("dA", "dB"), two_paths=("y", "dx"), adapter="B"
+    )
     cases = []
     for s in rng.permutation([2.0, 5.0]):
         M, (I, O), r = rows(rng), widths(rng, 2), rank(rng)
