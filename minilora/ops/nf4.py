@@ -1,9 +1,9 @@
 """NF4 with double quantisation: a frozen weight in 4.13 bits, and the linear that takes it.
 
 A block of 64 weights keeps its largest size, absmax. Each weight is then 4 bits: the nearest of 16
-levels to w / absmax. The levels are quantiles of a normal distribution, so weights that are
-normally distributed use all of them about equally often. The absmax take 32 bits a block. So they
-are quantised too: less their mean, to 8 bits, in blocks of 256.
+levels to w / absmax. The levels are quantiles of a normal distribution: they are closest near 0,
+where most weights are. The absmax take 32 bits a block. So they are quantised too: less their mean,
+to 8 bits, in blocks of 256.
 Source: Dettmers et al. 2023, arXiv:2305.14314, section 3; the levels as in bitsandbytes.
 """
 

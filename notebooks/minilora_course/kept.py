@@ -100,14 +100,14 @@ def _one(exercise, path) -> tuple[Any, str]:
     return exercise.package or _right(exercise), f"the package's, since {why}"
 
 
-def technique(method: str, pair: str = "") -> Method:
+def technique(method: str, pair: str | tuple[Callable, Callable] = "") -> Method:
     """A technique's record with the student's pair as its op: for `ml.attach`.
 
-    pair: the exercise that asks for it; its own where none is given: "lora_pair". The student's
-    pair has no dropout, so the record has none.
+    pair: (forward, backward), or the exercise that asks for it; its own where none is given:
+    "lora_pair". The student's pair has no dropout, so the record has none.
     """
     record: Method = find("method", method, METHODS)
-    forward, backward = mine(pair or f"{method}_pair")
+    forward, backward = pair if isinstance(pair, tuple) else mine(pair or f"{method}_pair")
     if forward is record.op.forward:
         return record
     names = [n for n in inspect.signature(record.op.forward).parameters if n != "xd"]

@@ -185,6 +185,47 @@ def fa_keeping(keep, z_of):
     )
 
 
+def coded(w, levels, a=None):
+    """The codes of blocks over their largest size, or over a; and that."""
+    a = np.abs(w).max(1, keepdims=True) if a is None else a
+    return np.abs((w / a)[..., None] - levels).argmin(-1), a
+
+
+def quantiles(quantile, below, above, edge):
+    up = quantile(np.linspace(0.5, edge, above + 1))
+    return np.r_[-quantile(np.linspace(0.5, edge, below + 1))[:0:-1], up] / quantile(edge)
+
+
+def read_back(absmax, levels, size, less=1, more=1):
+    """less, more: times the mean that is taken away, and that is added."""
+    codes, a = coded(absmax.reshape(-1, size) - less * absmax.mean(), levels)
+    return (levels[codes] * a).ravel() + more * absmax.mean()
+
+
+def four_forward(x, codes, absmax, levels, s, A, B):
+    W = (levels[codes] * absmax).reshape(len(B), len(x[0]))
+    return lora_forward(x, W, s, A, B)[0], (x, codes, absmax, levels, s, A, B)
+
+
+def four_backward(dy, cache, through=1):
+    """through: times the path through W."""
+    x, codes, absmax, levels, s, A, B = cache
+    W = through * (levels[codes] * absmax).reshape(len(B), -1)
+    dx, dA, dB = lora(dy, x, W, s, A, B)
+    return dx, None, None, None, None, dA, dB
+
+
+def four_keeping(kept):
+    """The pair in four bits that keeps what kept(levels[codes], absmax, A) is."""
+    return (
+        lambda x, codes, absmax, levels, s, A, B: (
+            four_forward(x, codes, absmax, levels, s, A, B)[0],
+            (kept(levels[codes], absmax, A), (x, codes, absmax, levels, s, A, B)),
+        ),
+        lambda dy, cache: four_backward(dy, cache[1]),
+    )
+
+
 class Box:
     """An object without a dict of its own."""
 
@@ -232,6 +273,7 @@ NAMES = {  # what a student's cell has
     **{"np": np, "math": math, "inspect": inspect, "functools": functools, "Fraction": Fraction},
     **{"Step": namedtuple("Step", "A B"), "Scaled": Scaled, "OUTSIDE": OUTSIDE},
     **{f.__name__: f for f in (lora, vera, softmax, attend, attend_backward, network, rms)},
+    **{f.__name__: f for f in (coded, quantiles, read_back)},
     **{f.__name__: f for f in (sigmoid, central, is_right, descend, up_the_stack, true_of)},
 }
 NUMBERS = {
@@ -239,7 +281,7 @@ NUMBERS = {
     **{"gradient_step": -5, "gradient_smallest": 2, "llama_kv": 8192, "backward_sum": 0},
     **{"low_rank_error": 5, "lora_count": 768, "lora_first_step": 0, "lora_fa_kept": 3200},
     **{"vera_count": 384, "delta_lora_rank": 6, "lora_plus_rate": 0.032, "kernel_intensity": 100},
-    **{"fair_error": 0.02, "real_count": 460_800},
+    **{"fair_error": 0.02, "real_count": 460_800, "four_bytes": 186_624, "four_bits": 4.127},
 }
 ANSWERS = {name: [(number, "passed", "is right")] for name, number in NUMBERS.items()}
 ANSWERS["tour_count"] += [
@@ -820,6 +862,111 @@ ANSWERS |= {
         ("y.T", "transposed", ""),
         ("x @ W.T", "path missing", ""),
         ("x @ W.T + s * x @ A.mean(0).T @ B.mean(0).T", "failed", "y is wrong"),
+    ],
+    # ------------------------------------------------------------------------ 15, four bits
+    "four_quantise": [
+        ("coded(w, levels)", "passed", "codes and absmax are right"),
+        ("a = np.maximum(w.max(1), -w.min(1))[:, None]\n"
+         "return np.searchsorted((levels[1:] + levels[:-1]) / 2, w / a).astype(np.uint8), a",
+         "passed", ""),
+        ("a = [max(map(abs, row)) for row in w]\n"
+         "codes = [[min(range(len(levels)), key=lambda k: abs(v / m - levels[k])) for v in row]\n"
+         "         for row, m in zip(w, a)]\n"
+         "return codes, [[m] for m in a]", "passed", ""),
+        ("a = abs(w).max(1)[:, None]\n"
+         "return sum((w / a > m).astype(int) for m in (levels[1:] + levels[:-1]) / 2), a",
+         "passed", ""),
+        ("coded(w, levels, w.max(1, keepdims=True))", "absmax is the largest size", ""),
+        ("coded(w, levels, np.full((len(w), 1), abs(w).max()))", "each block has an absmax", ""),
+        ("coded(w, levels, np.abs(w).max())", "failed", "codes is wrong, and so is absmax"),
+        ("coded(w, levels, np.ones((len(w), 1)))[0], absmax", "w is divided by the absmax", ""),
+        ("np.searchsorted(levels, w / absmax), absmax", "the nearest level may lie on", ""),
+        ("np.searchsorted(levels, w / absmax, side='right') - 1, absmax",
+         "the nearest level may lie on", ""),
+        ("np.round((w / absmax + 1) * 7.5), absmax", "the levels are not equally far apart", ""),
+        ("absmax, codes", "swapped", "another order"),
+        ("codes, absmax[:, 0]", "failed", "shape"),
+        ("levels[codes], absmax", "a code is the place of a level", "(absmax is right)"),
+        ("codes", "failed", "wanted 2 values"),
+    ],
+    "four_dequantise": [
+        ("levels[codes] * absmax", "passed", "w is right"),
+        ("[[levels[c] * m for c in row] for row, (m,) in zip(codes, absmax)]", "passed", ""),
+        ("np.einsum('nbl,l,n->nb', np.eye(len(levels))[codes], levels, absmax[:, 0])",
+         "passed", ""),
+        ("np.diag(absmax.ravel()) @ np.take(levels, codes)", "passed", ""),
+        ("levels[codes]", "absmax is missing", ""),
+        ("levels[codes] / absmax", "absmax is missing", ""),
+        ("codes * absmax", "a code is the place of a level", ""),
+        ("(codes / 7.5 - 1) * absmax", "the levels are not equally far apart", ""),
+        ("levels[codes] * absmax.mean()", "failed", "w is wrong"),
+        ("levels[codes] * absmax[:, 0]", "failed", "it raised ValueError"),
+    ],
+    "four_levels": [
+        (quantiles, "passed", "levels is right"),
+        ("up = [quantile(0.5 + (edge - 0.5) * i / above) for i in range(1, above + 1)]\n"
+         "down = [quantile(0.5 + (edge - 0.5) * i / below) for i in range(1, below + 1)]\n"
+         "return sorted([0.0, *(u / up[-1] for u in up), *(-d / down[-1] for d in down)])",
+         "passed", ""),
+        ("p = np.concatenate([np.linspace(1 - edge, 0.5, below + 1)[:-1],\n"
+         "                    np.linspace(0.5, edge, above + 1)])\n"
+         "return quantile(p) / -quantile(1 - edge)", "passed", ""),
+        ("np.unique(np.r_[quantile(np.linspace(1 - edge, 0.5, below + 1)),\n"
+         "                quantile(np.linspace(0.5, edge, above + 1))].round(12)) / quantile(edge)",
+         "passed", ""),
+        ("levels * quantile(edge)", "the largest level is 1", ""),
+        ("quantile(np.linspace(1 - edge, edge, below + 1 + above)) / quantile(edge)",
+         "no level is exactly 0", ""),
+        ("np.sort([*levels, 0])", "0 is there twice", ""),
+        ("np.linspace(-1, 1, below + 1 + above)", "the steps are equal in probability", ""),
+        ("np.r_[np.linspace(-1, 0, below + 1), np.linspace(0, 1, above + 1)[1:]]",
+         "the steps are equal in probability", ""),
+        ("quantiles(quantile, above, below, edge)", "the halves are exchanged", ""),
+        ("levels[::-1]", "levels rise from -1 to 1", ""),
+        ("quantile(np.linspace(0, 1, below + 1 + above))", "failed", ""),
+        ("levels[1:]", "failed", "shape"),
+    ],
+    "four_break": [
+        ("quantile(np.linspace(1 - edge, edge, below + 1 + above)) / quantile(edge)",
+         "passed", "caught and named: no level is exactly 0"),
+        ("a = [quantile(p) for p in np.linspace(1 - edge, edge, below + 1 + above)]\n"
+         "return [v / a[-1] for v in a]", "passed", ""),
+        ("levels", "failed", "nothing is broken"),
+        ("levels + 0.01", "failed", "not in the way asked for"),
+        ("np.linspace(-1, 1, below + 1 + above)", "failed", "not in the way asked for"),
+    ],
+    "four_second": [
+        (read_back, "passed", "absmax is right"),
+        ("m = np.mean(absmax)\nout = []\nfor i in range(0, len(absmax), size):\n"
+         "    part = absmax[i : i + size] - m\n    a = max(abs(part))\n"
+         "    out += [m + a * min(levels, key=lambda v: abs(v - w / a)) for w in part]\n"
+         "return out", "passed", ""),
+        ("read_back(absmax, levels, size, less=0, more=0)", "all scales are above 0", ""),
+        ("read_back(absmax, levels, size, more=0)", "the mean was taken away and is not", ""),
+        ("read_back(absmax, levels, size, less=0)", "the mean is added, but was not", ""),
+        ("read_back(absmax, levels, len(absmax))", "each block of scales has a scale", ""),
+        ("[read_back(a, levels, size) for a in absmax.reshape(-1, size)]", "failed", "shape"),
+        ("np.ravel([read_back(a, levels, size) for a in absmax.reshape(-1, size)])",
+         "the mean is one number for all", ""),
+        ("absmax", "this is what came", ""),
+        ("read_back(absmax, levels, size).reshape(-1, size)", "failed", "shape"),
+        ("read_back(absmax, np.linspace(-1, 1, 12), size)", "failed", "absmax is wrong"),
+    ],
+    "four_pair": [
+        ((four_forward, four_backward), "passed", ""),
+        ([lambda *a: list(four_forward(*a)), lambda *a: list(four_backward(*a))], "passed", ""),
+        (four_keeping(lambda w, absmax, A: {"z": A.T}), "passed", ""),
+        (four_keeping(lambda w, absmax, A: w * absmax), "the cache holds W in full", ""),
+        (four_keeping(lambda w, absmax, A: {"W": np.float32(w)}), "the cache holds W in full", ""),
+        (four_keeping(lambda w, absmax, A: lambda: w), "the cache holds W in full precision", ""),
+        ((four_forward, functools.partial(four_backward, through=0)), "path missing", "dx is"),
+        ((four_forward, functools.partial(four_backward, through=-1)), "sign", "dx, or a"),
+        ((four_forward, lambda dy, cache: (*four_backward(dy, cache)[:2], cache[2], None, None,
+                                           *four_backward(dy, cache)[5:])),
+         "frozen moved", "absmax is frozen"),
+        ((lambda *a: (four_forward(*a[:4], 1, *a[5:])[0], a), four_backward), "scale missing", ""),
+        ((four_forward, lambda dy, cache: four_backward(dy, cache)[:5]), "failed", "wanted 7"),
+        ((lambda *a: four_forward(*a)[0], four_backward), "failed", "the tuple (y, cache)"),
     ],
 }  # fmt: skip
 

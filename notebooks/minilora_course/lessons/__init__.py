@@ -7,6 +7,7 @@ from . import (
     backward,
     comparison,
     delta_lora,
+    four_bits,
     gradients,
     kernels,
     language_model,
@@ -38,6 +39,7 @@ LESSONS = {  # number of the notebook -> its exercises
     "09": kernels.EXERCISES,
     "10": comparison.EXERCISES,
     "11": language_model.EXERCISES,
+    "15": four_bits.EXERCISES,
 }
 EXERCISES: dict[str, Exercise] = {
     exercise.name: replace(exercise, lesson=number)

@@ -25,6 +25,11 @@ def how_held(forward: Callable, x: np.ndarray, *args: Any) -> int:
     return 2 * (alive() is not None)
 
 
+def holds_floats(cache: Any, count: int) -> bool:
+    """Does a cache hold an array of so many floats?"""
+    return any(a.size == count and a.dtype.kind == "f" for a in _arrays_in(cache, set()))
+
+
 def _arrays_in(value: Any, seen: set[int]) -> Iterator[np.ndarray]:
     """The arrays that a cache reaches: in tuples, dicts, objects, and in functions' variables."""
     if id(value) in seen:
