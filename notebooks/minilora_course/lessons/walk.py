@@ -42,12 +42,19 @@ def walked(function):
 
     def run(dy, x, U, V):
         y, tU, tV = network(x, U, V)
-        grads = function(tape(y), dy)
+        nodes = tape(y)
+        grads = function(nodes, dy)
         if grads is None:
             return None
         if not isinstance(grads, Mapping):
             kind = type(grads).__name__
             raise WrongForm(f"it returned a {kind}, wanted a dict: each node to its gradient")
+        missing = sum(node not in grads for node in nodes)
+        if missing and tU.node in grads and tV.node in grads:
+            raise WrongForm(
+                f"the gradients of {missing} inner nodes were dropped: {{node: its gradient}} has "
+                f"each of the {len(nodes)} nodes, not the leaves alone"
+            )
         return grads.get(tU.node), grads.get(tV.node)
 
     return run
