@@ -74,7 +74,26 @@ history = ml.train(tuned, batches, steps=100, lr=2e-2, schedule="linear", warmup
 score, answers = ml.exact_match(tuned, words.test, return_answers=True)
 print(f"loss {history.losses[0]:.2f} -> {history.losses[-1]:.2f}, exact match {score:.3f}")
 
+# %% [markdown]
+r"""
+**Exact match** is the share of the verbs whose answer is right, letter by letter. Some verbs have two right forms (*dreamed*, *dreamt*): each
+counts. **Fill the blank.**
+"""
+
+# %% exercise tour_exact
+def exact(pairs, answers):
+    """pairs: (prompt, tuple of the right forms) of each verb; answers: a word each -> the share."""
+    ### BEGIN SOLUTION
+    right = [answer in forms for (prompt, forms), answer in zip(pairs, answers)]
+    return sum(right) / len(right)
+    ### END SOLUTION
+
+# %% check tour_exact
+check("tour_exact", exact)
+
 # %%
+course.keep("tour_exact", exact)
+assert np.isclose(course.mine("tour_exact")(words.test, answers), score)
 pairs = list(zip(words.test, answers))
 for (prompt, right), answer in pairs[:4] + [p for p in pairs if p[1] not in p[0][1]][:5]:
     print(f"{prompt:14} wanted {'/'.join(right):16} got {answer}")

@@ -222,19 +222,8 @@ caption = (
     "Memory of one training step by part. Left: stacked. Right: each part by itself, on a logarithmic scale. "
     "The techniques differ in gradients and optimizer by large factors, and in activations by small ones."
 )
-with course.figure(caption, width=8, height=4.6, columns=2, sharey=True) as (left, right):
-    starts = np.zeros(len(methods))
-    for part, (colour, marker) in plots.PARTS.items():
-        sizes = np.array([record["bytes"][part] for record in methods.values()])
-        left.barh(range(len(methods)), sizes / 2**20, left=starts, color=colour, label=part)
-        right.plot(sizes / 2**20, range(len(methods)), marker, color=colour, mec="#222222", mew=0.6, ms=10, label=part)
-        starts += sizes / 2**20
-    left.set_yticks(range(len(methods)), [record["title"] for record in methods.values()])
-    left.invert_yaxis()
-    left.set(xlabel="MiB held in a step", title="stacked")
-    right.set(xscale="log", xlabel="MiB, logarithmic", title="each part by itself")
-    right.set_xticks([0.01, 0.1, 1, 10], ["0.01", "0.1", "1", "10"])
-    right.figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=11)
+adapted = {what: value for what, value in results.items() if what != "scratch"}
+course.show(plots.memory(adapted), caption)
 
 # %% [markdown]
 r"""
@@ -256,15 +245,10 @@ r"""
 
 # %%
 caption = (
-    "Convergence: loss on validation words during training, mean over the seeds, each technique at its own "
-    "rate, which falls to 0 at the last step. Curves that cross say nothing of who is better at the end."
+    "Convergence: loss during training, mean over the seeds, each technique at its own rate, which falls to 0 at the last step. "
+    "Left on validation words, right on the batches. Curves that cross say nothing of who is better at the end."
 )
-with course.figure(caption, width=7.5, height=5.2) as axes:
-    for place, (name, record) in enumerate(methods.items()):
-        steps, _, validation = zip(*record["curve"])
-        axes.plot(steps, validation, **course.look(name), markevery=(place % 3, 3))
-    axes.set(yscale="log", xlabel="optimizer steps", ylabel="cross-entropy, validation words\n(nats per token)")
-    axes.figure.legend(loc="outside lower center", ncols=3, fontsize=11)
+course.show(plots.convergence(adapted), caption)
 
 # %% [markdown]
 r"""

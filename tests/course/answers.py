@@ -152,6 +152,24 @@ def walk_popping(nodes, dy):
     return grads
 
 
+def walk_carrying(nodes, dy, start=np.copy):
+    """It hands on what the op before it has got; or begins with another dy."""
+    grads, now = {}, start(dy)
+    for node in nodes[::-1]:
+        if node.op is None:
+            continue
+        given = node.op.backward(now, node.cache)
+        for parent, grad in zip(node.parents, given):
+            if parent is not None:
+                grads[parent] = grad + grads.get(parent, 0)
+                now = grad if parent.op and parent is node.parents[0] else now
+    return grads
+
+
+def walk_from_ones(nodes, dy):
+    return walk.walk(nodes, np.ones_like(dy))
+
+
 def layer(x, w, use, turn="qk", first=1, second=1, out=True, gates=("gate", "up")):
     """turn: what RoPE turns; first, second: times what is added to; out: is o there?"""
     h = use.norm(x, w["norm1"])
@@ -322,6 +340,21 @@ ANSWERS |= {
         ("is functools.partial(lambda sign, w, dw, lr: w + sign * lr * dw, -1)", "passed", ""),
         ("is functools.partial(lambda w, dw, lr, k=1: None, k=1)", "open", "not written yet"),
     ],
+    "tour_exact": [
+        ("sum(a in forms for (_, forms), a in zip(pairs, answers)) / len(pairs)", "passed", ""),
+        ("np.mean([any(a == f for f in p[1]) for p, a in zip(pairs, answers)])", "passed", ""),
+        ("Fraction(sum(pairs[i][1].count(a) for i, a in enumerate(answers)), len(answers))",
+         "failed", "a Fraction"),
+        ("sum(pairs[i][1].count(a) for i, a in enumerate(answers)) / len(answers)", "passed", ""),
+        ("np.mean([a == forms[0] for (_, forms), a in zip(pairs, answers)])",
+         "a verb may have two right forms", ""),
+        ("np.mean([a in '/'.join(forms) for (_, forms), a in zip(pairs, answers)])",
+         "a part of a right word is wrong", ""),
+        ("np.mean([a.startswith(tuple(forms)) for (_, forms), a in zip(pairs, answers)])",
+         "a part of a right word is wrong", ""),
+        ("sum(a in forms for (_, forms), a in zip(pairs, answers))", "a share is from 0 to 1", ""),
+        ("np.mean([a in pair for pair, a in zip(pairs, answers)])", "failed", "share is wrong"),
+    ],
     "tour_break": [
         ("w - dw", "passed", "broken as asked"),
         ("w - 2 * lr * dw", "failed", "not in the way asked for"),
@@ -401,8 +434,10 @@ ANSWERS |= {
         (walk.walk, "passed", "dU and dV are right"),
         (walk_in_place, "passed", ""),
         (lambda nodes, dy: {}, "failed", "dU is wrong, and so is dV"),
-        (walk_to_leaves, "failed", "were dropped: {node: its gradient} has each of the"),
-        (walk_popping, "failed", "inner nodes were dropped"),
+        (walk_to_leaves, "failed", "has each of the 10 nodes, and 8 are missing"),
+        (walk_popping, "failed", "the gradients of inner nodes were dropped"),
+        (walk_carrying, "an op got the gradient of another node", ""),
+        (walk_from_ones, "the walk begins at the last node with dy, not with 1", ""),
     ],
     # ------------------------------------------------------------------------ 01b, gradients
     "gradient_central": [

@@ -334,8 +334,8 @@ EXERCISES = (
         "backward_softmax",
         "p = softmax(s) of each row: dp, p -> ds",
         (
-            "∂p_j/∂s_i = p_j ([i = j] - p_i): two terms.",
-            "ds_i = Σ_j dp_j p_j ([i = j] - p_i) = p_i (dp_i - Σ_j p_j dp_j).",
+            "Where i = j, s_i stands in the numerator and in the sum; else in the sum alone.",
+            "∂p_j/∂s_i = p_j ([i = j] - p_i), [i = j] being 1 or 0. Times dp_j, and sum over j.",
         ),
         softmax_cases,
     ),
@@ -353,7 +353,7 @@ EXERCISES = (
         "y = g · xρ, ρ = 1/√(mean(x²) + eps): dy, x, g, eps -> dx, dg",
         (
             "x reaches y by two paths: as the factor x, and through ρ.",
-            "∂ρ/∂x_i = -ρ³ x_i / C, and dρ = Σ_c dy_c g_c x_c.",
+            "∂ρ/∂x_i = -ρ³ x_i / C. Each x gets this times dρ, beside its own path.",
         ),
         rmsnorm_cases,
     ),

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from minilora import ops
+from minilora.check.words import agree
 from minilora.engine import Tensor, backward, param, tape
 
 from ..calls import WrongForm
-from ..slips import Case
+from ..slips import SINGLE, Case
 from .exercise import blank, draw, rows, widths
 
 
@@ -49,13 +50,14 @@ def walked(function):
         if not isinstance(grads, Mapping):
             kind = type(grads).__name__
             raise WrongForm(f"it returned a {kind}, wanted a dict: each node to its gradient")
+        found = grads.get(tU.node), grads.get(tV.node)
         missing = sum(node not in grads for node in nodes)
-        if missing and tU.node in grads and tV.node in grads:
+        if missing and all(map(agree, found, reference(dy, x, U, V).values(), (SINGLE, SINGLE))):
             raise WrongForm(
-                f"the gradients of {missing} inner nodes were dropped: {{node: its gradient}} has "
-                f"each of the {len(nodes)} nodes, not the leaves alone"
+                "the gradients of inner nodes were dropped: {node: its gradient} has each of the "
+                f"{len(nodes)} nodes, and {missing} are missing"
             )
-        return grads.get(tU.node), grads.get(tV.node)
+        return found
 
     return run
 
@@ -67,11 +69,14 @@ def reference(dy, x, U, V):
     return {"dU": tU.grad, "dV": tV.grad}
 
 
-def walk_by(join):
-    """The walk in which a node's first gradient and its next one are joined by a function."""
+def walk_by(join=operator.add, first=np.asarray):
+    """The walk in which a node's first gradient and its next one are joined by a function.
+
+    first: the gradient of the last node, made of dy.
+    """
 
     def function(nodes, dy):
-        grads = {nodes[-1]: dy}
+        grads = {nodes[-1]: first(dy)}
         for node in reversed(nodes):
             given = node.op.backward(grads[node], node.cache) if node.op else ()
             for parent, grad in zip(node.parents, given):
@@ -82,7 +87,25 @@ def walk_by(join):
     return lambda **args: [dict(zip(("dU", "dV"), walked(function)(**args)))]
 
 
+def carried(**args):
+    """The walk that hands each op what the op after it gave to its first parent."""
+
+    def function(nodes, dy):
+        grads = {}
+        for node in reversed(nodes):
+            given = node.op.backward(dy, node.cache) if node.op else ()
+            for parent, grad in zip(node.parents, given):
+                if parent is not None:
+                    grads[parent] = grads[parent] + grad if parent in grads else grad
+            dy = next((g for p, g in zip(node.parents, given) if p is not None), dy)
+        return grads | {nodes[-1]: dy}
+
+    return [dict(zip(("dU", "dV"), walked(function)(**args)))]
+
+
 SLIPS = {
+    "an op got the gradient of another node: keep one for each node until its turn": carried,
+    "the walk begins at the last node with dy, not with 1": walk_by(first=np.ones_like),
     "where two paths meet, the second gradient replaced the first: add them": walk_by(
         lambda first, second: second
     ),
