@@ -180,7 +180,9 @@ for name in (n for n in methods if n != "lora"):
 # %% [markdown]
 r"""
 Where there are many seeds, two standard errors are enough. Three seeds say little of their own spread, so the factor is larger: it is
-Student's $t$, here with 2 degrees of freedom. These are five questions at once, and each of them is answered wrongly in about one sample of 20.
+Student's $t$, here with 2 degrees of freedom. Held equal in each difference are the batches, the words and the number of steps; the rate is each
+one's own. More seeds may turn "cannot tell" into a difference: the factor falls towards 2, and the error with $\sqrt n$. These are five questions
+at once, and each of them is answered wrongly in about one sample of 20.
 
 ## What is trained
 

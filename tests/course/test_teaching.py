@@ -178,7 +178,7 @@ def test_a_question_has_one_right_answer_and_feedback_to_each(name):
 
 
 def test_every_question_is_read_and_what_is_said_of_the_first_step_is_so():
-    assert len(QUESTIONS) == QUIZ.count("\n::") == 36
+    assert len(QUESTIONS) == QUIZ.count("\n::")
     (right,) = [a for a, share, _ in QUESTIONS["04 The first step"][3] if share]
     assert right == "dA is exactly 0, dB is not" and first_step() == (False, True)
 
