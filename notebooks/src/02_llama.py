@@ -300,6 +300,9 @@ def swiglu(gate, up):
 # %% check llama_swiglu
 check("llama_swiglu", swiglu)
 
+# %%
+course.keep("llama_swiglu", swiglu)
+
 # %% [markdown]
 r"""
 `Llama._layer` has these two additions, once, for training and for generation.
@@ -309,7 +312,6 @@ answers. Print some of them, and the share of 100 verbs with its standard error.
 """
 
 # %% open llama_answers
-course.keep("llama_swiglu", swiglu)
 ### BEGIN SOLUTION
 score, answers = ml.exact_match(model, words.test[:100], return_answers=True)
 for (prompt, right), answer in zip(words.test[:5], answers):

@@ -9,7 +9,7 @@ from minilora.ops import rope as rope_op
 from minilora.ops import swiglu as swiglu_op
 from minilora.ops.swiglu import sigmoid
 
-from ..slips import Case
+from ..slips import Case, Slips
 from .exercise import blank, broken, draw, number, predict, rows, widths
 
 
@@ -128,7 +128,7 @@ def weights(q, k, lse, root=math.sqrt, column=True, seen=np.tril):
     return {"weights": seen(np.exp(scores - (lse[:, None] if column else lse)))}
 
 
-WEIGHTS_SLIPS = {
+WEIGHTS_SLIPS: Slips = {
     "lse is one number for each row: lse[:, None] is a column": lambda **a: [
         weights(**a, column=False, seen=seen) for seen in (np.tril, np.asarray)
     ],
@@ -177,7 +177,7 @@ def one_term(x, cos, sin):
     return [{"y": np.concatenate(pair, axis=1)} for pair in (*pairs, added)]
 
 
-ROPE_SLIPS = {
+ROPE_SLIPS: Slips = {
     "it turns the other way: (1, 0) becomes (cos, sin)": lambda x, cos, sin: [rope(x, cos, -sin)],
     "cos and sin are in each other's place: at the angle 0 nothing turns": lambda x, cos, sin: [
         rope(x, sin, cos)
@@ -206,7 +206,7 @@ def swiglu(gate, up):
     return {"y": swiglu_op.forward(gate, up)[0]}
 
 
-SWIGLU_SLIPS = {
+SWIGLU_SLIPS: Slips = {
     "gate and up are in each other's place: silu is of the gate": lambda gate, up: [
         swiglu(up, gate)
     ],

@@ -1,5 +1,7 @@
 """Notebook 01, the tape: two backwards to write, a cache to weigh."""
 
+from typing import Any
+
 import numpy as np
 
 from minilora.ops import linear, mul
@@ -41,7 +43,8 @@ def linear_cases(rng):
 
 def by(caches, key):
     """The bytes for each op where arrays with one key count as one.   caches: lists of arrays."""
-    seen, found = set(), []
+    seen: set[Any] = set()
+    found = []
     for arrays in caches:
         new = {key(a): a.nbytes for a in arrays if key(a) not in seen}
         seen.update(new)

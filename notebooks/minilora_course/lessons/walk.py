@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -91,7 +92,7 @@ def carried(**args):
     """The walk that hands each op what the op after it gave to its first parent."""
 
     def function(nodes, dy):
-        grads = {}
+        grads: dict[Any, np.ndarray] = {}
         for node in reversed(nodes):
             given = node.op.backward(dy, node.cache) if node.op else ()
             for parent, grad in zip(node.parents, given):
