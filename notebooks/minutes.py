@@ -11,6 +11,7 @@ up to 5.
 """
 
 import argparse
+import ast
 import math
 import re
 from pathlib import Path
@@ -85,6 +86,46 @@ def _lines(code: str) -> int:
     return sum(bool(line.strip()) for line in code.splitlines())
 
 
+def written(path: Path) -> tuple[int, int]:
+    """Lines of code that a student writes, and all: everything but imports counts.
+
+    A line of code is one on which a statement has a part; docstrings and comments are none.
+    """
+    by_student = whole = 0
+    for kind, cell in build.parts(path):
+        if kind.split() == ["[markdown]"]:
+            continue
+        marks = [n for n, line in enumerate(cell.splitlines(), 1) if "### " in line]
+        lines = _code_lines(ast.parse(cell).body)
+        whole += len(lines)
+        ends = zip(marks[::2], marks[1::2])
+        by_student += sum(first < n < last for first, last in ends for n in lines)
+    return by_student, whole
+
+
+def _code_lines(body) -> set[int]:
+    """The lines of these statements that are neither imports nor docstrings."""
+    lines: set[int] = set()
+    for node in body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue
+        inner = [n for name in ("body", "handlers", "orelse") for n in getattr(node, name, [])]
+        if inner and all(isinstance(n, ast.stmt | ast.ExceptHandler) for n in inner):
+            lines |= {*range(node.lineno, inner[0].lineno)} | _code_lines(inner)
+        else:
+            lines |= {*range(node.lineno, node.end_lineno + 1)}
+    return lines
+
+
+def _share() -> str:
+    """A row of the table: how much of the code students write."""
+    own, whole = map(sum, zip(*map(written, build.sources())))
+    words = f"{own:,} of {whole:,}: {own / whole:.0%}"
+    return f"| lines that students write, imports not counted | | {words} | | | | |"
+
+
 def table() -> str:
     """The table of TEACHING.md, with its sums."""
     rows, sums = [START, "|---|---|---|---|---|---|---|"], [0] * 8
@@ -95,7 +136,7 @@ def table() -> str:
         link = f"[{s.title}](notebooks/{path.stem}.ipynb)"
         rows.append(_row(link, counts))
         sums = [a + b for a, b in zip(sums, counts)]
-    return "\n".join([*rows, _row("all", sums)])
+    return "\n".join([*rows, _share(), _row("all", sums)])
 
 
 def _row(name, counts) -> str:

@@ -35,6 +35,7 @@ LINES = 13  # of text that fit on a slide below its heading
 SMALL_FIGURE = 9  # of these lines, for a figure with some text above it
 MOST_CODE = 14  # lines: longer code stays in the notebook
 ASKED = re.compile(r"\*\*(?:Predict|Fill the blank|Break it)\b.*", re.S | re.I)
+FOLDED = re.compile(r"<details><summary><b>(.*?)</b></summary>")
 PAGE = """\
 <!doctype html>
 <html lang="en">
@@ -118,6 +119,7 @@ def blocks(source: str) -> list[str]:
 
 def add_text(deck: Deck, source: str) -> str:
     """Put a cell of text on slides; the question that it ends with is returned."""
+    source = FOLDED.sub(r"### \1", source).replace("</details>", "")  # slides have no folds
     asked = ASKED.search(source)
     for block in blocks(source[: asked.start()] if asked else source):
         if block.startswith("#"):

@@ -117,7 +117,7 @@ def _number(exercise, answer) -> Judgement:
         words = ", without quotes" if isinstance(answer, str) else ""
         return Judgement("failed", f"got {_an(type(answer).__name__)}, wanted a number{words}")
     right = float(exercise.number()) + 0.0  # -0.0 becomes 0.0
-    if agree(given, right, exercise.tolerance):
+    if agree(given, right, exercise.tolerance) or abs(given - right) <= exercise.rounding:
         return Judgement("passed", f"{right:,g} is right. {exercise.because}")
     near = [words for wrong, words in exercise.near.items() if agree(given, wrong, 1e-9)]
     notes = ("yours", f"{given:,g}"), *(("looks like", words) for words in near)
@@ -139,7 +139,7 @@ def _broken(exercise, cases, returned) -> Judgement:
     if faults:
         return Judgement(*faults[0])
     if exercise.unseen:
-        return _unseen(exercise.unseen.output, cases, returned)
+        return _unseen(exercise.unseen, cases, returned)
     status, says, notes, slip = judgement
     if exercise.wanted:
         asked_cases = [replace(case, reference=exercise.wanted, slips={}) for case in cases]
@@ -162,12 +162,13 @@ def _broken(exercise, cases, returned) -> Judgement:
     return judge(cases, returned, others)._replace(says=says)
 
 
-def _unseen(only, cases, returned) -> Judgement:
+def _unseen(unseen, cases, returned) -> Judgement:
     """Passed where one output alone is wrong, and right with the arguments of the start."""
+    only, where = unseen.output, unseen.where
     half = len(cases) // 2  # the first half is away from the start
     seen, found = judge(cases[half:], returned[half:]), judge(cases[:half], returned[:half])
     if seen.status != "passed":
-        return Judgement("failed", f"it is seen at the start already: {seen.says}", seen.notes)
+        return Judgement("failed", f"it is seen {where} already: {seen.says}", seen.notes)
     away, _ = sort_out(cases[:half], returned[:half])
     others = [name for name in _wrong_names(away) if name != only]
     if others:
@@ -178,7 +179,7 @@ def _unseen(only, cases, returned) -> Judgement:
         if np.shape(got) != case.true[only].shape or not np.isfinite(got).all():
             says = f"{only} must keep its shape and be finite: every check would see that"
             return Judgement("failed", says, found.notes)
-    says = f"wrong, and unseen at the start; away from it: {found.says}"
+    says = f"wrong, and unseen {where}; away from it: {found.says}"
     return Judgement("passed", says, found.notes)
 
 

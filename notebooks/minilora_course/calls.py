@@ -104,7 +104,8 @@ def _raised(error, args) -> Fault:
     lines = [f.line for f in frames if f.line and not f.filename.startswith(NOT_THEIRS)]
     notes = [("in the line", line) for line in lines[-1:]]
     if frames:
-        shapes = ", ".join(f"{n} {np.shape(a)}" for n, a in args.items() if np.ndim(a))
+        arrays = ((n, a) for n, a in args.items() if isinstance(a, np.ndarray) and a.ndim)
+        shapes = ", ".join(f"{n} {a.shape}" for n, a in arrays)
         notes += [("shapes", shapes)] if shapes else []
     else:
         notes.append(("arguments", f"it is called with {len(args)}: {', '.join(args)}"))

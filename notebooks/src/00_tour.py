@@ -17,8 +17,10 @@ small change is learned beside them.
 import numpy as np
 
 import minilora as ml
-from minilora.lab import rates
+from minilora.lab import rates, report
 from minilora.methods import DEFAULT
+from minilora.methods.base import Moment
+from minilora.support import files
 from minilora.text import tasks
 from minilora_course import check, course
 
@@ -72,7 +74,26 @@ history = ml.train(tuned, batches, steps=100, lr=2e-2, schedule="linear", warmup
 score, answers = ml.exact_match(tuned, words.test, return_answers=True)
 print(f"loss {history.losses[0]:.2f} -> {history.losses[-1]:.2f}, exact match {score:.3f}")
 
+# %% [markdown]
+r"""
+**Exact match** is the share of the verbs whose answer is right, letter by letter. Some verbs have two right forms (*dreamed*, *dreamt*): each
+counts. **Fill the blank.**
+"""
+
+# %% exercise tour_exact
+def exact(pairs, answers):
+    """pairs: (prompt, tuple of the right forms) of each verb; answers: a word each -> the share."""
+    ### BEGIN SOLUTION
+    right = [answer in forms for (prompt, forms), answer in zip(pairs, answers)]
+    return sum(right) / len(right)
+    ### END SOLUTION
+
+# %% check tour_exact
+check("tour_exact", exact)
+
 # %%
+course.keep("tour_exact", exact)
+assert np.isclose(course.mine("tour_exact")(words.test, answers), score)
 pairs = list(zip(words.test, answers))
 for (prompt, right), answer in pairs[:4] + [p for p in pairs if p[1] not in p[0][1]][:5]:
     print(f"{prompt:14} wanted {'/'.join(right):16} got {answer}")
@@ -83,6 +104,21 @@ r"""
 Four of the first, and then five that are wrong: it has the rule and most of its spelling. None of these
 verbs was trained on, in any form.
 
+What LoRA adds stands in one line of the forward pass. Below it is drawn with its arrays, for the verb walk;
+`minilora step --method lora` draws a whole step in this way, forward and backward.
+"""
+
+# %%
+verb = ml.batches([("Dwalk>", ("walked",))], model.tokenizer, 1)[0]
+line = Moment("what LoRA adds", "", "forward", "y = x @ W.T", place="layers.0.self_attn.q_proj")
+caption = (
+    "LoRA's line in the first layer's q_proj, after training: 12 tokens of Dwalk>walked, a row each. Red is above 0, blue below. "
+    "W stays as it was. z = x Aᵀ has only 4 columns; with B it makes the small change beside x Wᵀ."
+)
+course.show(ml.trace(tuned, *verb).figure(line), caption)
+
+# %% [markdown]
+r"""
 ## One step
 
 Training is this step, many times. With $dw$ the gradient of the loss by $w$: **fill the blank.**
@@ -127,34 +163,37 @@ for record in (ml.METHODS[name] for name in DEFAULT):
 # %% [markdown]
 r"""
 The same 300 verbs and the same 60 steps for each, at the learning rate that was chosen for it on 300
-other verbs. VeRA has rank 256, the others 4.
+other verbs. VeRA has rank 256, the others 4. The bytes are those of notebook 10's comparison: of the step on its largest batch.
 """
 
 # %%
 chosen = rates.chosen_for("past", rates.read())
+compared = report.read_results(files.data_folder() / "results" / "compare")["methods"]
 ranks = {"full": {}, "vera": {"rank": 256}}
 runs = {}
 for name in DEFAULT:
     tuned = ml.attach(model, name, **ranks.get(name, {"rank": 4}))
     history = ml.train(tuned, batches, steps=60, lr=chosen[name]["lr"], schedule="linear", warmup=6)
-    runs[name] = tuned, history.losses, dict(ml.ledger(tuned, 32, 25))
+    runs[name] = tuned, history.losses, compared[name]["bytes"]
+    assert sum(a.size for a in tuned.trainable.values()) == compared[name]["trainable"]
 
 # %% figure
 caption = (
     "Loss of each technique, in means of five steps, each at its own learning rate. In the legend "
-    "what it trains, and what a step of 32 × 25 tokens holds in all."
+    "what it trains, and what a step on the comparison's largest batch holds in all."
 )
 with course.figure(caption, width=10.5, height=4.8) as axes:
     for name, (tuned, losses, held) in runs.items():
         numbers = sum(a.size for a in tuned.trainable.values())
-        label = f"{ml.METHODS[name].title}: {numbers:,} numbers, {sum(held.values()) / 1e6:.1f} MB"
+        size = sum(held.values()) / 2**20
+        label = f"{ml.METHODS[name].title}: {numbers:,} numbers, {size:.1f} MiB"
         means = np.reshape(losses, (-1, 5)).mean(1)
         axes.plot(range(5, 61, 5), means, **course.look(name) | {"label": label})
     axes.set(yscale="log", xlabel="optimizer steps", ylabel="cross-entropy (nats per token)")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=11.5)
 
 # %%
-print(f"{'':17} {'weights':>10} {'gradients':>10} {'optimizer':>10} {'kept':>11}   exact")
+print(f"{'bytes of':17} {'weights':>10} {'gradients':>10} {'optimizer':>10} {'kept':>11}   exact")
 for name, (tuned, _, held) in runs.items():
     sizes = " ".join(f"{n:>{w},}" for n, w in zip(held.values(), (10, 10, 10, 11)))
     print(f"{ml.METHODS[name].title:17} {sizes}   {ml.exact_match(tuned, words.test[:200]):.2f}")

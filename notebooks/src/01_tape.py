@@ -19,7 +19,7 @@ import numpy as np
 import minilora as ml
 from minilora import engine, ops
 from minilora.check import check_pair
-from minilora.memory import arrays_in
+from minilora.memory import arrays_in, saved_arrays
 from minilora_course import check, course
 
 # %% [markdown]
@@ -98,18 +98,20 @@ check("linear_break", broken)
 
 # %% [markdown]
 r"""
-The package's pair, against the sums over components (`einsum`), and against no formula at all: `check_pair` moves
-numbers of $x$ and $W$ a little and compares the change of the loss.
+**Do it.** Compare the package's pair, `ops.linear.forward` and `ops.linear.backward`, with the sums over components (`np.einsum`). Then against no
+formula at all: `check_pair(forward, backward, x, W)` moves numbers of $x$ and $W$ a little and compares the change of the loss.
 """
 
-# %%
+# %% open tape_pair
 rng = np.random.default_rng(0)
 x, W, dy = rng.normal(size=(6, 4)), rng.normal(size=(3, 4)), rng.normal(size=(6, 3))
+### BEGIN SOLUTION
 y, cache = ops.linear.forward(x, W)
 dx, dW = ops.linear.backward(dy, cache)
 assert np.allclose(dx, np.einsum("mo,oi->mi", dy, W))
 assert np.allclose(dW, np.einsum("mo,mi->oi", dy, x))
 check_pair(ops.linear.forward, ops.linear.backward, x, W)
+### END SOLUTION
 
 # %% [markdown]
 r"""
@@ -135,42 +137,73 @@ def network():
 loss = network()
 print(f"loss {float(loss.data):.3f}, {len(engine.tape(loss))} nodes")
 
+# %% [markdown]
+r"""
+How many bytes does this tape keep? Two ops may keep one array: `tanh` keeps its output, and the `linear` behind it keeps the same array as its
+input. In memory it is there once. And `error * error` has one array for both of its arguments.
+
+**Fill the blank.** `a is b` says whether two names stand for one array, `id(a)` is a number that only this array has.
+"""
+
+# %% exercise tape_kept
+def tape_kept(caches):
+    """caches: for each op, in order, a list of the arrays that it keeps -> for each op, the bytes
+    of the arrays that it is the first to keep: each array counts once."""
+    ### BEGIN SOLUTION
+    seen, found = set(), []
+    for arrays in caches:
+        new = {id(a): a.nbytes for a in arrays if id(a) not in seen}
+        seen.update(new)
+        found.append(sum(new.values()))
+    return found
+    ### END SOLUTION
+
+# %% check tape_kept
+check("tape_kept", tape_kept)
+
 # %%
-def kept(node):
-    """Bytes of the arrays in a node's cache."""
-    return sum(a.nbytes for a in arrays_in(node.cache))
+course.keep("tape_kept", tape_kept)
+nodes = engine.tape(loss)
+caches = [arrays_in(node.cache) for node in nodes]
+kept = dict(zip(nodes, course.mine("tape_kept")(caches)))  # bytes that a node is the first to keep
+held = {node: sum({id(a): a.nbytes for a in arrays}.values()) for node, arrays in zip(nodes, caches)}
 
 def title(node):
     return node.op.name if node.op else node.name
 
-for node in engine.tape(loss):  # minus t is an add of -t; a mean is a sum, times 1/n
+for node in (n for n in nodes if n.op):  # minus t is an add of -t; a mean is a sum, times 1/n
     parents = [title(p) for p in node.parents if p is not None]
-    print(f"{title(node):8} keeps {kept(node):6,} bytes, passes gradients to {parents}")
+    shared = held[node] - kept[node]
+    print(f"{title(node):6} keeps {kept[node]:5,} bytes and {shared:5,} kept already, passes gradients to {parents}")
+assert sum(kept.values()) == sum(row.nbytes for row in saved_arrays(nodes))
+print(f"each array once: {sum(kept.values()):,} bytes, {W1.data.nbytes + W2.data.nbytes:,} of them the weights, which exist anyway")
 
-# %%
-nodes = engine.tape(loss)
+# %% figure
+caption = (
+    "The tape: an arrow from each op to where its gradients go, the loss at the right; error · error has two. A disc's area is "
+    "what the op is the first to keep, in bytes. The dashed ring is what it shares with an op before it: tanh's output, which is in "
+    "memory once. The squares are the leaves, W₁ and W₂."
+)
 depth = {}
 for node in nodes:  # parents come before their children
     depth[node] = 1 + max((depth[p] for p in node.parents if p), default=-1)
 for leaf in (W1, W2):  # a leaf stands just before the op that uses it
     depth[leaf.node] = min(depth[n] for n in nodes if leaf.node in n.parents) - 1
 place = {node: (depth[node], 0.0 if node.op else 1.0) for node in nodes}
-
-# %% figure
-caption = (
-    "The tape: an arrow from each op to where its gradients go, the loss at the right. A disc's "
-    "area is what the op keeps, in bytes; the squares are the leaves, W₁ and W₂."
-)
 with course.figure(caption, width=11, height=4) as axes:
-    radius = {node: np.sqrt((120 + kept(node) / 4) / np.pi) + 3 for node in nodes}  # points
+    area = {node: 120 + kept[node] / 4 for node in nodes}  # points²
+    ring = {node: 120 + held[node] / 4 for node in nodes}
     for node in nodes:
-        for parent in filter(None, node.parents):
-            ends = dict(shrinkA=radius[node], shrinkB=radius[parent], color="#7F7F7F", lw=1.8)
-            arrow = dict(arrowstyle="->", **ends)
-            axes.annotate("", xy=place[parent], xytext=place[node], arrowprops=arrow)
+        parents = [p for p in node.parents if p]
+        for bend, parent in zip((0.35, -0.35) if len(parents) > len(set(parents)) else (0, 0), parents):
+            ends = {f"shrink{end}": np.sqrt(ring[n] / np.pi) + 3 for end, n in zip("AB", (node, parent))}
+            arrow = dict(arrowstyle="->", color="#7F7F7F", lw=1.8, connectionstyle=f"arc3,rad={bend}")
+            axes.annotate("", xy=place[parent], xytext=place[node], arrowprops=arrow | ends)
         here, look = place[node], ("#5B8DB8", "o") if node.op else ("#E69F00", "s")
-        axes.scatter(*here, s=120 + kept(node) / 4, color=look[0], marker=look[1], zorder=3)
-        words = f"{title(node)}\n{kept(node):,} B" if node.op else title(node)
+        axes.scatter(*here, s=area[node], color=look[0], marker=look[1], zorder=3)
+        if ring[node] > area[node]:
+            axes.scatter(*here, s=ring[node], facecolors="none", edgecolors="#5B8DB8", linestyles="--", zorder=3)
+        words = f"{title(node)}\n{kept[node]:,} B" if node.op else title(node)
         axes.annotate(words, (here[0], here[1] - 0.68 if node.op else here[1] + 0.2), ha="center")
     axes.set(xlim=(-0.6, max(depth.values()) + 0.6), ylim=(-0.8, 1.5))
     axes.axis("off")
@@ -203,7 +236,7 @@ check("tape_network", tape_network)
 # %% [markdown]
 r"""
 The tape can do this for any network. Walk it from its end: hand each op the gradient of its output and its cache,
-and give what its backward returns to its parents. Where two paths meet in a node, as at `error * error`, add.
+and give what its backward returns to its parents. Where two paths meet in a node, as the two of `error * error` do in the figure, add.
 
 **Fill the blank.** A node has `op` (None for a leaf), `cache` and `parents`; `node.op.backward(dy, node.cache)` gives
 one gradient for each parent. A parent is None where nothing trains.

@@ -70,26 +70,6 @@ check("gradient_central", gradient_central)
 
 # %% [markdown]
 r"""
-**Break it.** Take the difference on one side only. You will see in the figure what that costs.
-"""
-
-# %% exercise gradient_break
-def one_side(f, x, h):
-    """The same, with f(x + h) - f(x)."""
-    ### BEGIN SOLUTION
-    grad = np.zeros_like(x)
-    for place in np.ndindex(x.shape):
-        step = np.zeros_like(x)
-        step[place] = h
-        grad[place] = (f(x + step) - f(x)) / h
-    return grad
-    ### END SOLUTION
-
-# %% check gradient_break
-check("gradient_break", one_side)
-
-# %% [markdown]
-r"""
 ## Which step?
 
 A small $h$ is not always better. A computer keeps a number with a relative error $\varepsilon$: $2\cdot
@@ -193,9 +173,24 @@ r"""
 ## A pair
 
 An op returns an array, not a number. Make a loss of it with a fixed random $dy$: $\text{loss} = \sum dy
-\odot y$. Its gradient with respect to $y$ is $dy$, which is what backward gets. Why random? A plain sum has $dy = 1$
-everywhere, and hides every slip that only another $dy$ shows.
+\odot y$. Its gradient with respect to $y$ is $dy$, which is what backward gets. Why random?
 
+**Break it**, and you see why. A plain sum of $y$ has $dy = 1$ everywhere. Write a backward of $y = xW^\top$ whose $dx$ is right there, and
+wrong with any other $dy$.
+"""
+
+# %% exercise gradient_blind
+def blind(dy, x, W):
+    """dy (M, O), x (M, I), W (O, I) -> dx, dW: dx is right only where dy is 1 everywhere."""
+    ### BEGIN SOLUTION
+    return dy**2 @ W, dy.T @ x
+    ### END SOLUTION
+
+# %% check gradient_blind
+check("gradient_blind", blind)
+
+# %% [markdown]
+r"""
 **Fill the blank**: is a pair right? Your central differences do the work. The check hands it a right pair
 and four wrong ones.
 """
@@ -233,12 +228,13 @@ try:
     ml.gradcheck(forward, as_mean, x, W)
 except AssertionError as error:
     print(error)
+print("the right pair:", ml.gradcheck(forward, lambda dy, cache: (dy @ cache[1], dy.T @ cache[0]), x, W))
 
 # %% [markdown]
 r"""
 `ml.gradcheck` is yours with a few things more: any number of arguments, two directions for each, a
 difference of five points (its error is of order $h^4$), and a sentence that says where it
-is wrong. Where all is right it says nothing.
+is wrong. Where all is right it returns the names of the arguments that it checked: `('x', 'W')`.
 
 ## A property test
 

@@ -5,7 +5,7 @@ r"""
 When you are done you can
 
 - name every array of a Llama, and count them,
-- write its norm and its attention on plain arrays, and say what RoPE turns,
+- write its norm, its attention, RoPE and SwiGLU on plain arrays,
 - look into a trained model: who attends to what, and read it off the tape.
 
 *Needs*: notebook 01. *Time*: 20 minutes to read, 50 to do.
@@ -15,12 +15,14 @@ When you are done you can
 """
 
 # %%
+import inspect
+
 import numpy as np
 
 import minilora as ml
-from minilora import engine, ops
-from minilora.check import check_pair
+from minilora import engine
 from minilora.llama import rotation
+from minilora.methods.base import Moment
 from minilora.text.batches import all_once
 from minilora_course import check, course
 
@@ -37,7 +39,9 @@ Attention makes a **query**, a **key** and a **value** from each row. The query 
 says how much the first reads from the second; what it reads is the value. This happens in several **heads** side by side, each with
 its own $D$ numbers of query, key and value. All these maps are linears: `q_proj`, `k_proj`, `v_proj`, and `o_proj` for the way back to $C$ numbers.
 
-A model is a dict from names to arrays. The table and the first layer of ours:
+A model is a dict from names to arrays, and the 200 lines of the title are `class Llama` of `minilora/llama/model.py`, with its docstrings: one
+forward pass over this dict. The ops that it calls, norm, RoPE, attention and SwiGLU, have a page each in `minilora/ops`; you write
+their forward below. The table and the first layer of ours:
 """
 
 # %%
@@ -46,6 +50,7 @@ config = model.config
 for name, array in list(model.params.items())[:11]:
     print(f"{name:50} {array.shape}")
 print(f"… {config.num_hidden_layers} layers, {sum(a.size for a in model.params.values()):,} numbers")
+print("class Llama:", len(inspect.getsource(type(model)).splitlines()), "lines")
 
 # %% [markdown]
 r"""
@@ -84,29 +89,18 @@ check("llama_norm", norm)
 
 # %% [markdown]
 r"""
-Its gradient, with $\rho = 1/\sqrt{\text{mean}(x^2)+\varepsilon}$, one number for each row, and $w = dy\odot g$:
-
-$$dg = \sum_m dy\odot x\,\rho,\qquad dx = \rho\,w - x\,\rho^3\,\text{mean}(w\odot x) .$$
-
-The second term is there because every $x$ of a row is in $\rho$.
-
-**Do it.** Write both lines on random arrays, and compare with `ops.rmsnorm`, whose forward takes `x, g, eps`
-(backward returns None for `eps`), and with `check_pair`. (The derivation is in notebook 02b.)
+The package's line at work, in the first layer, on one word. `minilora step --method full` draws every line of a training step in this
+way. (Its backward, and that of all other pieces, is notebook 02b.)
 """
 
-# %% open llama_norm_gradient
-rng = np.random.default_rng(0)
-x, g, dy = rng.normal(size=(4, 6)), rng.normal(size=6), rng.normal(size=(4, 6))
-### BEGIN SOLUTION
-rho = 1 / np.sqrt((x**2).mean(1, keepdims=True) + 1e-5)
-w = dy * g
-dx = rho * w - x * rho**3 * (w * x).mean(1, keepdims=True)
-dg = (dy * x * rho).sum(0)
-y, cache = ops.rmsnorm.forward(x, g, 1e-5)
-for mine, theirs in zip((dx, dg), ops.rmsnorm.backward(dy, cache)):
-    assert np.allclose(mine, theirs)
-check_pair(ops.rmsnorm.forward, ops.rmsnorm.backward, x, g, 1e-5)
-### END SOLUTION
+# %%
+word = all_once([("Swatch>", ("watches",))], model.tokenizer)[0]  # ids and targets
+line = Moment("the norm", "", "forward", "y = x * r * g", op="rmsnorm", place="layers.0")
+caption = (
+    "The first norm on the letters of Swatch>watches, a row for each. Red is above 0, blue below. r is one number a row: it brings "
+    "all rows to one size, whatever the size of x. g is one number a column."
+)
+course.show(ml.trace(ml.attach(model, "full"), *word).figure(line), caption)
 
 # %% [markdown]
 r"""
@@ -157,22 +151,40 @@ check("llama_break", unmasked)
 r"""
 ## RoPE: places as angles
 
-Apart from the mask, nothing so far depends on where a token stands. RoPE takes the $D$ numbers of $q$ and $k$ in pairs, and rotates pair
-$j$ at place $t$ by the angle $t\,\theta^{-2j/D}$ ($\theta$ is 10,000). The product of a rotated $q$ and a rotated $k$ then depends only on
-the difference of their places.
+Apart from the mask, nothing so far depends on where a token stands. RoPE takes the $D$ numbers of $q$ and $k$ in pairs: number $j$ of the
+first half with number $j$ of the second. At place $t$ it rotates pair $j$ by the angle $t\,\theta^{-2j/D}$ ($\theta$ is 10,000), from the first
+number of the pair towards the second. **Fill the blank.** What does a rotation by an angle make of $(1, 0)$, and what of $(0, 1)$?
+"""
+
+# %% exercise llama_rope
+def rope(x, cos, sin):
+    """x (T, D); cos, sin (T, D/2) of the angles of each place and pair -> y (T, D)."""
+    ### BEGIN SOLUTION
+    a, b = np.split(x, 2, axis=1)
+    return np.concatenate([a * cos - b * sin, a * sin + b * cos], axis=1)
+    ### END SOLUTION
+
+# %% check llama_rope
+check("llama_rope", rope)
+
+# %% [markdown]
+r"""
+The product of a rotated $q$ and a rotated $k$ depends only on the difference of their places.
 
 **Do it.** Write `score(i, j)`: rotate $q$ to place $i$ and $k$ to place $j$, and add up the products of their numbers.
-`ops.rope.forward(q, cos[i : i + 1], sin[i : i + 1])` gives the rotated $q$ and a cache. Compare places that are five apart.
+`turn(q, cos[i : i + 1], sin[i : i + 1])` gives the rotated $q$. Compare places that are five apart.
 """
 
 # %% open llama_distance
+course.keep("llama_rope", rope)
+turn = course.mine("llama_rope")
 cos, sin = rotation.tables(config.head_dim, config.rope_theta, None, 64, np.float64)  # of 64 places
-q, k = rng.normal(size=(2, 1, 1, config.head_dim))
+q, k = np.random.default_rng(0).normal(size=(2, 1, config.head_dim))
 
 ### BEGIN SOLUTION
 def score(i, j):
     """q at place i times k at place j."""
-    rotated = [ops.rope.forward(a, cos[t : t + 1], sin[t : t + 1])[0] for a, t in ((q, i), (k, j))]
+    rotated = [turn(a, cos[t : t + 1], sin[t : t + 1]) for a, t in ((q, i), (k, j))]
     return float((rotated[0] * rotated[1]).sum())
 
 assert np.isclose(score(9, 4), score(39, 34)) and not np.isclose(score(9, 4), score(9, 5))
@@ -185,12 +197,29 @@ r"""
 
 A softmax divides by a sum of exponentials. Attention keeps $q$, $k$, and for each place and head the logarithm
 of that sum, $\text{lse}_i = \log\sum_j \exp(q_i\cdot k_j/\sqrt D)$ over the places $j \le i$. So backward can
-make the weights again, and so can we: $\exp(qk^\top/\sqrt D - \text{lse})$. The text is `S` (the task: third person),
-a verb, `>`, and the answer, which the base has learned.
+make the weights of each row again, without a sum, and so can you. **Fill the blank.**
+"""
+
+# %% exercise llama_weights
+def look(q, k, lse):
+    """One head: q, k (T, D), lse (T,) -> (T, T): how much each place takes from each."""
+    ### BEGIN SOLUTION
+    scores = q @ k.T / np.sqrt(q.shape[1])
+    return np.tril(np.exp(scores - lse[:, None]))
+    ### END SOLUTION
+
+# %% check llama_weights
+check("llama_weights", look)
+
+# %% [markdown]
+r"""
+The text is `S` (the task: third person), a verb, `>`, and the answer, which the base has learned.
 """
 
 # %%
-((ids, targets),) = all_once([("Swatch>", ("watches",))], model.tokenizer)
+course.keep("llama_weights", look)
+look = course.mine("llama_weights")
+ids, targets = word
 tuned = ml.attach(model, "lora", rank=1)  # something that trains, so that there is a tape
 tape = engine.tape(tuned.loss(ids, targets, leaves=tuned.leaves()))
 attentions = [node.cache for node in tape if node.op and node.op.name == "attention"]
@@ -201,8 +230,7 @@ def weights(layer, head):
     """(T, T): how much each place takes from each."""
     q, k, _, _, _, lse = attentions[layer]
     group = config.num_attention_heads // config.num_key_value_heads
-    scores = q[:, head] @ k[:, head // group].T / np.sqrt(config.head_dim)
-    return np.tril(np.exp(scores - lse[:, head][:, None]))
+    return look(q[:, head], k[:, head // group], lse[:, head])
 
 assert np.allclose(weights(0, 0).sum(1), 1, atol=1e-5)
 finger = np.mean([weights(1, 0)[6 + i, 1 + i] for i in range(5)])
@@ -258,22 +286,46 @@ r"""
 
 Two additions to the stream: $x + \text{attention}(\text{norm}(x))$, then
 $x + \text{down}(\text{silu}(\text{gate}(h))\odot\text{up}(h))$ with $h = \text{norm}(x)$
-and $\text{silu}(z) = z/(1 + e^{-z})$. `minilora/llama/model.py` has this, once, for training and for generation. What the model answers:
+and $\text{silu}(z) = z/(1 + e^{-z})$. What stands between the three linears is called **SwiGLU**: the gate says, for each number, how much of
+the value passes. **Fill the blank.**
 """
 
+# %% exercise llama_swiglu
+def swiglu(gate, up):
+    """gate, up (M, F), what the two linears gave -> y (M, F), what down_proj gets."""
+    ### BEGIN SOLUTION
+    return gate / (1 + np.exp(-gate)) * up
+    ### END SOLUTION
+
+# %% check llama_swiglu
+check("llama_swiglu", swiglu)
+
 # %%
+course.keep("llama_swiglu", swiglu)
+
+# %% [markdown]
+r"""
+`Llama._layer` has these two additions, once, for training and for generation.
+
+**Do it.** Let the model answer: `ml.exact_match(model, pairs, return_answers=True)` gives the share of the pairs of `words.test` that it gets right, and its
+answers. Print some of them, and the share of 100 verbs with its standard error.
+"""
+
+# %% open llama_answers
+### BEGIN SOLUTION
 score, answers = ml.exact_match(model, words.test[:100], return_answers=True)
 for (prompt, right), answer in zip(words.test[:5], answers):
     print(f"{prompt:14} wanted {right[0]:14} got {answer}")
 error = np.sqrt(score * (1 - score) / 100)
 print(f"{score:.2f} of 100 held-out verbs in the third person, standard error {error:.2f}")
+### END SOLUTION
 
 # %% [markdown]
 r"""
 ## What changed
 
 - Seven linears a layer hold almost all numbers: those are what adapters go to.
-- Norm, attention and RoPE are pairs as in notebook 01, each checked on its own.
+- Norm, attention, RoPE and SwiGLU are ops as in notebook 01; you have written the forward of each.
 - One head's map is an anecdote; do not explain a model with it.
 
 Next: 03, what fine-tuning changes in these weights.

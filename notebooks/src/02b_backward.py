@@ -4,7 +4,7 @@ r"""
 
 When you are done you can
 
-- derive the backward of softmax with cross-entropy, RMSNorm, RoPE, SwiGLU and attention,
+- derive the backward of softmax with cross-entropy, RMSNorm, RoPE, SwiGLU and attention, before you read it,
 - say for each what it keeps, and which slip is made with it,
 - put the pieces on the tape: a whole layer of your own trains.
 
@@ -37,20 +37,17 @@ gradient has its array's shape.
 2. *Two paths*: where $x$ reaches the loss by two paths, $dx$ is the sum of both.
 3. *A product of matrices*: $y = uV^\top$ gives $du = dy\,V$ and $dV = dy^\top u$ (notebook 01).
 
+Each piece below is asked first: derive its backward on paper, write it, and let the check answer. The derivation is folded below the
+check; open it afterwards.
+
 ## The loss: softmax with cross-entropy
 
 **Logits** $z$ (M, V) are the scores that a model gives to all $V$ tokens of its vocabulary, one row for each of $M$ places;
-$p = \text{softmax}(z)$, of each row; the right token of row $m$ is its target $t_m$. Of one row:
+$p = \text{softmax}(z)$, of each row; the right token of row $m$ is its target $t_m$. The loss is the mean over the $M$ rows, and of one row
 
 $$\text{loss}_m = -\log p_{t} = \log \textstyle\sum_v e^{z_v} - z_t .$$
 
-Go back through each term. The first is a function of all $z_v$, and $\partial \log\sum e^{z} / \partial z_v
-= e^{z_v}/\sum e^{z} = p_v$. The second gives $-1$ at $v = t$ and 0 elsewhere. The loss is the mean of the $M$
-rows, so each row gets $1/M$:
-
-$$dz_{mv} = \tfrac1M\,\big(p_{mv} - [v = t_m]\big),$$
-
-where $[\ldots]$ is 1 if what stands in it is true, else 0. A row of $[v = t_m]$ is called *onehot*.
+Go back through each of the two terms: how does it change with each $z_v$ of the row?
 
 **Predict.** Three rows of logits: what do all numbers of $dz$ add up to? Then **fill the blank**.
 """
@@ -80,19 +77,23 @@ check("backward_loss", backward_loss)
 
 # %% [markdown]
 r"""
+<details><summary><b>The derivation</b></summary>
+
+The first term is a function of all $z_v$, and $\partial \log\sum e^{z} / \partial z_v
+= e^{z_v}/\sum e^{z} = p_v$. The second gives $-1$ at $v = t$ and 0 elsewhere. The loss is the mean of the $M$
+rows, so each row gets $1/M$:
+
+$$dz_{mv} = \tfrac1M\,\big(p_{mv} - [v = t_m]\big),$$
+
+where $[\ldots]$ is 1 if what stands in it is true, else 0. A row of $[v = t_m]$ is called *onehot*.
+
+</details>
+
 ## Softmax alone
 
 Attention has a softmax without a loss behind it. $p_j = e^{s_j}/\sum_k e^{s_k}$, of each row. The score $s_i$
-stands in the numerator of $p_i$, and in the sum below every $p_j$:
-
-$$\frac{\partial p_j}{\partial s_i} = p_j\,\big([i = j] - p_i\big) .$$
-
-Rule 1, $ds_i = \sum_j dp_j\,p_j\,([i=j] - p_i)$, has two terms: the one of $i = j$, and one with a sum over
-the row that is the same for every $i$:
-
-$$ds_i = p_i\,\Big(dp_i - \sum_j dp_j\,p_j\Big).$$
-
-Backward reads $p$ alone. **Fill the blank.**
+stands in the numerator of $p_i$, and in the sum below every $p_j$. So first: what is $\partial p_j/\partial s_i$, for $i = j$ and for
+$i \ne j$? Then rule 1. **Fill the blank**: backward reads $p$ alone.
 """
 
 # %% exercise backward_softmax
@@ -108,10 +109,56 @@ check("backward_softmax", backward_softmax)
 
 # %% [markdown]
 r"""
+<details><summary><b>The derivation</b></summary>
+
+$$\frac{\partial p_j}{\partial s_i} = p_j\,\big([i = j] - p_i\big) .$$
+
+Rule 1, $ds_i = \sum_j dp_j\,p_j\,([i=j] - p_i)$, has two terms: the one of $i = j$, and one with a sum over
+the row that is the same for every $i$:
+
+$$ds_i = p_i\,\Big(dp_i - \sum_j dp_j\,p_j\Big).$$
+
+</details>
+
 ## RMSNorm
 
 Name the steps: $\rho = \big(\tfrac1C\sum_c x_c^2 + \varepsilon\big)^{-1/2}$, one number a row; $n = x\rho$;
-$y = g \odot n$, with the gain $g$ (C,) for all rows. From the end to the start:
+$y = g \odot n$, with the gain $g$ (C,) for all rows. Go back from the end, one step at a time.
+
+**Fill the blank** twice. First as far as $\rho$: what does it get, being a factor of every number of its row? Then the rest. $x$ reaches $n$
+by two paths: as a factor, and through $\rho$. So: what is $\partial\rho/\partial x_i$? And what is $dg$, when every row used the same $g$?
+"""
+
+# %% exercise backward_rho
+def backward_rho(dy, x, g):
+    """dy, x (M, C), g (C,) -> dρ (M, 1), a number a row."""
+    ### BEGIN SOLUTION
+    dn = dy * g  # y = g n
+    return (dn * x).sum(1, keepdims=True)  # n = x ρ
+    ### END SOLUTION
+
+# %% check backward_rho
+check("backward_rho", backward_rho)
+
+# %% exercise backward_rmsnorm
+def backward_rmsnorm(dy, x, g, eps):
+    """dy, x (M, C), g (C,) -> dx (M, C), dg (C,)."""
+    ### BEGIN SOLUTION
+    rho = 1 / np.sqrt((x**2).mean(1, keepdims=True) + eps)
+    dg = (dy * x * rho).sum(0)  # y = g n
+    dn = dy * g  # y = g n
+    dx = dn * rho - backward_rho(dy, x, g) * rho**3 * x / x.shape[1]  # n = x ρ, and ρ of x
+    return dx, dg
+    ### END SOLUTION
+
+# %% check backward_rmsnorm
+check("backward_rmsnorm", backward_rmsnorm)
+
+# %% [markdown]
+r"""
+<details><summary><b>The derivation</b></summary>
+
+From the end to the start:
 
 - $y = g \odot n$: $dn = dy \odot g$, and $dg = \sum_m dy \odot n$, since every row used the same $g$.
 - $n = x\rho$ with $\rho$ as a factor: $d\rho = \sum_c dn_c\,x_c$, a number a row.
@@ -121,26 +168,8 @@ $y = g \odot n$, with the gain $g$ (C,) for all rows. From the end to the start:
 
 $$dx = dn\,\rho \;-\; x\,\rho^3\,\tfrac1C\sum_c dn_c\,x_c .$$
 
-**Fill the blank.**
-"""
+</details>
 
-# %% exercise backward_rmsnorm
-def backward_rmsnorm(dy, x, g, eps):
-    """dy, x (M, C), g (C,) -> dx (M, C), dg (C,)."""
-    ### BEGIN SOLUTION
-    rho = 1 / np.sqrt((x**2).mean(1, keepdims=True) + eps)
-    dg = (dy * x * rho).sum(0)  # y = g n
-    dn = dy * g  # y = g n
-    drho = (dn * x).sum(1, keepdims=True)  # n = x ρ
-    dx = dn * rho - drho * rho**3 * x / x.shape[1]  # n = x ρ, and ρ of x
-    return dx, dg
-    ### END SOLUTION
-
-# %% check backward_rmsnorm
-check("backward_rmsnorm", backward_rmsnorm)
-
-# %% [markdown]
-r"""
 **Break it.** Leave the path through $\rho$ out. The slip is small where $C$ is large, and a model trains with
 it, only worse: that is why it is so seldom found.
 """
@@ -164,11 +193,8 @@ The two halves $a$, $b$ of a row are turned pair by pair, by an angle of its pla
 
 $$y = \big[\,a\cos - b\sin,\;\; b\cos + a\sin\,\big].$$
 
-It is linear in $x$. $a$ has two paths: into the first half by $\cos$, into the second by $\sin$. With $dy = [u, v]$:
-
-$$da = u\cos + v\sin,\qquad db = v\cos - u\sin .$$
-
-That is the rotation back. Backward reads the angles, and no activation at all. **Fill the blank.**
+With $dy = [u, v]$: by which paths does $a$ reach the two halves of $y$, and $b$? What does the result do to $dy$? And which activation does backward
+have to read? **Fill the blank.**
 """
 
 # %% exercise backward_rope
@@ -186,15 +212,20 @@ check("backward_rope", backward_rope)
 
 # %% [markdown]
 r"""
+<details><summary><b>The derivation</b></summary>
+
+RoPE is linear in $x$. $a$ has two paths: into the first half by $\cos$, into the second by $\sin$; $b$ by $-\sin$ and by $\cos$:
+
+$$da = u\cos + v\sin,\qquad db = v\cos - u\sin .$$
+
+That is the rotation back. Backward reads the angles, and no activation at all.
+
+</details>
+
 ## SwiGLU
 
 $h = \text{silu}(z)\odot w$ with the gate $z$ and the values $w$ (both (M, F)), $\text{silu}(z) = z\,\sigma(z)$,
-$\sigma(z) = 1/(1+e^{-z})$. As $\sigma' = \sigma(1-\sigma)$, the product rule gives
-
-$$\text{silu}'(z) = \sigma(z) + z\,\sigma(z)\,\big(1 - \sigma(z)\big),\qquad
-dz = dh\odot w\odot \text{silu}'(z),\qquad dw = dh\odot \text{silu}(z) .$$
-
-**Fill the blank.**
+$\sigma(z) = 1/(1+e^{-z})$. Given is $\sigma' = \sigma(1-\sigma)$. What is $\text{silu}'$, by the product rule? **Fill the blank.**
 """
 
 # %% exercise backward_swiglu
@@ -212,17 +243,32 @@ check("backward_swiglu", backward_swiglu)
 
 # %% [markdown]
 r"""
+<details><summary><b>The derivation</b></summary>
+
+$$\text{silu}'(z) = \sigma(z) + z\,\sigma(z)\,\big(1 - \sigma(z)\big),\qquad
+dz = dh\odot w\odot \text{silu}'(z),\qquad dw = dh\odot \text{silu}(z) .$$
+
+</details>
+
 ## Attention
 
 One head, $q, k, v$ (T, D). Name the steps: $s = qk^\top/\sqrt D$ where $j \le i$, $-\infty$ elsewhere;
-$p = \text{softmax}(s)$; $o = pv$. From the end, with rule 3 and your softmax:
+$p = \text{softmax}(s)$; $o = pv$. Go back from the end.
 
-$$dp = do\,v^\top,\qquad dv = p^\top do,\qquad ds = p\odot\Big(dp - \textstyle\sum_j dp\odot p\Big),\qquad
-dq = \tfrac{1}{\sqrt D}\,ds\,k,\qquad dk = \tfrac{1}{\sqrt D}\,ds^\top q .$$
-
-The package keeps $q, k, v, o$
-and one number a row, never $p$ (T, T). You may make $p$ again. **Fill the blank.**
+**Fill the blank** twice. First the last step: rule 3 is of $y = uV^\top$; here is $o = pv$, without a transpose. Then the rest, with your softmax,
+and rule 3 again, with the factor $1/\sqrt D$. Where a score is $-\infty$, $p$ is 0: what is $ds$ there?
+The package keeps $q, k, v, o$ and one number a row, never $p$ (T, T). You may make $p$ again.
 """
+
+# %% exercise backward_weights
+def backward_weights(do, p, v):
+    """do, v (T, D), p (T, T) -> dp (T, T), dv (T, D)."""
+    ### BEGIN SOLUTION
+    return do @ v.T, p.T @ do  # o = p v
+    ### END SOLUTION
+
+# %% check backward_weights
+check("backward_weights", backward_weights)
 
 # %% exercise backward_attention
 def backward_attention(do, q, k, v):
@@ -232,8 +278,8 @@ def backward_attention(do, q, k, v):
     s = np.where(np.tri(len(q)), q @ k.T / root, -np.inf)
     e = np.exp(s - s.max(1, keepdims=True))
     p = e / e.sum(1, keepdims=True)  # made again, (T, T)
-    dv = p.T @ do  # o = p v
-    ds = backward_softmax(do @ v.T, p) / root  # o = p v, p = softmax(s), s = q kᵀ / √D
+    dp, dv = backward_weights(do, p, v)  # o = p v
+    ds = backward_softmax(dp, p) / root  # p = softmax(s), s = q kᵀ / √D
     return ds @ k, ds.T @ q, dv  # s = q kᵀ / √D
     ### END SOLUTION
 
@@ -242,6 +288,15 @@ check("backward_attention", backward_attention)
 
 # %% [markdown]
 r"""
+<details><summary><b>The derivation</b></summary>
+
+$$dp = do\,v^\top,\qquad dv = p^\top do,\qquad ds = p\odot\Big(dp - \textstyle\sum_j dp\odot p\Big),\qquad
+dq = \tfrac{1}{\sqrt D}\,ds\,k,\qquad dk = \tfrac{1}{\sqrt D}\,ds^\top q .$$
+
+$ds$ is 0 where $p$ is: nothing goes back to a place that was not seen.
+
+</details>
+
 ## What the five do
 
 First the softmax of attention at work, in a trained model. `minilora step --method full` draws the whole step, line by line.
@@ -254,9 +309,11 @@ hand backward a $dy$ that is 1 at one place, and do so for each place: the secon
 # %%
 course.keep("backward_loss", backward_loss)
 course.keep("backward_softmax", backward_softmax)
+course.keep("backward_rho", backward_rho)
 course.keep("backward_rmsnorm", backward_rmsnorm)
 course.keep("backward_rope", backward_rope)
 course.keep("backward_swiglu", backward_swiglu)
+course.keep("backward_weights", backward_weights)
 course.keep("backward_attention", backward_attention)
 names = ("loss", "softmax", "rmsnorm", "rope", "swiglu", "attention")
 back = dict(zip(names, course.mine(*(f"backward_{name}" for name in names))))
@@ -330,7 +387,7 @@ Notebook 01's tape needs pairs. `bind` makes a pair of two functions: its cache 
 with your walk from notebook 01, is a pair, too: ten arrays in, one out. So `gradcheck` can be asked.
 
 **Do it.** Write that pair, in the second cell: forward makes leaves, calls `layer(x, w, use)` and returns the output and what backward needs; backward walks
-the tape. Ask `ml.gradcheck` about all ten arrays; it says nothing if all are right.
+the tape. Ask `ml.gradcheck` about all ten arrays. Where all are right it returns their names, in the names of your forward's arguments.
 """
 
 # %%
@@ -338,11 +395,8 @@ def bind(name, forward, backward):
     """An op on the tape.   forward(*args) -> y; backward(dy, *args) -> gradients."""
     return ml.Op(name, lambda *args: (forward(*args), args), lambda dy, args: backward(dy, *args))
 
-def rope(x, cos, sin):
-    a, b = np.split(x, 2, axis=1)
-    return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=1)
-
-norm, attention, linear_back = course.mine("llama_norm", "llama_attention", "linear_backward")
+forwards = "llama_norm", "llama_rope", "llama_swiglu", "llama_attention"
+norm, rope, swiglu, attention, linear_back = course.mine(*forwards, "linear_backward")
 
 def pieces(cos, sin, norm_back=back["rmsnorm"]):
     """Your pieces as ops, for one head and these angles (T, D/2)."""
@@ -352,7 +406,7 @@ def pieces(cos, sin, norm_back=back["rmsnorm"]):
         norm=lambda x, g: normed(x, g, 1e-5),
         linear=bind("linear", lambda x, W: x @ W.T, linear_back),
         rope=lambda x: turned(x, cos, sin),
-        swiglu=bind("swiglu", lambda z, w: z / (1 + np.exp(-z)) * w, back["swiglu"]),
+        swiglu=bind("swiglu", swiglu, back["swiglu"]),
         attention=bind("attention", attention, back["attention"]),
     )
 
@@ -422,7 +476,6 @@ def by_package(out, leaves):
     ml.backward(out)
     return {name: leaf.grad for name, leaf in leaves.items()}
 
-# %%
 yours = train(use, layer, mine, by_walk)
 theirs = train(pairs(cos, sin), layer, ops.cross_entropy, by_package)
 assert np.allclose(yours, theirs, rtol=1e-9) and yours[-1] < 0.2 * yours[0]

@@ -17,6 +17,7 @@ When you are done you can
 import numpy as np
 
 from minilora.lab import rates, report, table
+from minilora.lab.statistics import t_quantile
 from minilora.llama.shapes import SHAPES
 from minilora.memory.count import count
 from minilora.support import files, plots
@@ -105,12 +106,20 @@ draw()
 # %%
 course.explore(draw, rate=[0.01, *(lr for lr in common if lr != 0.01)])
 
-# %%
+# %% [markdown]
+r"""
+**Do it.** `curves[name]` has the pairs (rate, score) of a technique. For each rate in `common`: if all are run at it, which technique loses most
+against its own best, and how much? Is there one rate for all?
+"""
+
+# %% open fair_one_rate
+### BEGIN SOLUTION
 best = {name: max(score for _, score in curve) for name, curve in curves.items()}
 for lr in common:
     at = {name: dict(curve)[lr] for name, curve in curves.items()}
     worst = min(at, key=lambda name: at[name] - best[name])
     print(f"all at {lr:<6g} {worst:10} loses most: {at[worst]:.2f} instead of {best[worst]:.2f}")
+### END SOLUTION
 
 # %% [markdown]
 r"""
@@ -142,6 +151,39 @@ r"""
 The two errors answer two questions. Would another seed give the same order? Look at the first. Would other words? The
 second. All techniques answer the *same* words, so their difference is surer than the second error suggests.
 
+A seed gives all techniques the same batches, too. So compare two techniques within each seed: $d_i = a_i - b_i$. **Fill the
+blank**: the mean of the differences, and its standard error. In the variance of a sample of $n$ numbers one divides by $n - 1$.
+"""
+
+# %% exercise fair_difference
+def difference(a, b):
+    """a, b (n,): scores of two techniques on the same n seeds -> mean of a - b, its standard error."""
+    ### BEGIN SOLUTION
+    d = np.array(a) - np.array(b)
+    return d.mean(), d.std(ddof=1) / np.sqrt(len(d))
+    ### END SOLUTION
+
+# %% check fair_difference
+check("fair_difference", difference)
+
+# %%
+course.keep("fair_difference", difference)
+between = course.mine("fair_difference")
+factor = t_quantile(0.975, settings["seeds"] - 1)
+print(f"where there is no difference, 95 of 100 samples stay within {factor:.1f} standard errors")
+scores = {name: np.array(record["seeds"]) for name, record in methods.items()}
+for name in (n for n in methods if n != "lora"):
+    d, error_of_d = between(scores["lora"], scores[name])
+    says = "not chance alone" if abs(d) > factor * error_of_d else "cannot tell"
+    print(f"LoRA - {methods[name]['title']:17} {d:+.3f} ± {error_of_d:.3f}   {says}")
+
+# %% [markdown]
+r"""
+Where there are many seeds, two standard errors are enough. Three seeds say little of their own spread, so the factor is larger: it is
+Student's $t$, here with 2 degrees of freedom. Held equal in each difference are the batches, the words and the number of steps; the rate is each
+one's own. More seeds may turn "cannot tell" into a difference: the factor falls towards 2, and the error with $\sqrt n$. These are five questions
+at once, and each of them is answered wrongly in about one sample of 20.
+
 ## What is trained
 
 The first of three figures of what this course is about, for all techniques: how many numbers train.
@@ -155,17 +197,19 @@ caption = (
     f"How many numbers each technique trains: left this model of {results['base']['parameters']:,} numbers, right "
     f"the linears of Llama 7B. Adapters are on {' and '.join(settings['targets'])}. The axes are logarithmic."
 )
-with course.figure(caption, width=8, height=3.9, columns=2, sharey=True) as panels:
-    for axes, numbers, limits in zip(panels, ({n: r["trainable"] for n, r in methods.items()}, large), ((5e2, 2e8), (5e4, 2e13))):
+with course.figure(caption, width=8, height=4.1, columns=2, sharey=True) as panels:
+    for axes, numbers, limits in zip(panels, ({n: r["trainable"] for n, r in methods.items()}, large), ((5e2, 3e8), (5e4, 3e13))):
         for row, (name, n) in enumerate(numbers.items()):
-            axes.barh(row, n, color=course.look(name)["color"])
-            axes.text(1.3 * n, row, f"{n:,}", va="center", fontsize=11)
+            look = course.look(name)
+            axes.plot(n, row, look["marker"], color=look["color"], ms=9)
+            axes.annotate(f"{n:,}", (n, row), (10, 0), textcoords="offset points", va="center", fontsize=11)
         axes.set(xscale="log", xlim=limits, xlabel="numbers that train")
+    panels[0].set(title="this model", ylim=(len(methods) - 0.5, -0.5))
+    panels[1].set(title="Llama 7B")
     panels[0].set_xticks([1e3, 1e5, 1e7], ["1,000", "100,000", "10 M"])
     panels[1].set_xticks([1e6, 1e9], ["1 M", "1,000 M"])
     ranks_in_words = [r["title"] + (f", rank {r['rank']}" if r["rank"] else "") for r in methods.values()]
     panels[0].set_yticks(range(len(methods)), ranks_in_words)
-    panels[0].invert_yaxis()
 
 # %% [markdown]
 r"""
@@ -180,25 +224,21 @@ caption = (
     "Memory of one training step by part. Left: stacked. Right: each part by itself, on a logarithmic scale. "
     "The techniques differ in gradients and optimizer by large factors, and in activations by small ones."
 )
-with course.figure(caption, width=8, height=4.6, columns=2, sharey=True) as (left, right):
-    starts = np.zeros(len(methods))
-    for part, (colour, marker) in plots.PARTS.items():
-        sizes = np.array([record["bytes"][part] for record in methods.values()])
-        left.barh(range(len(methods)), sizes / 2**20, left=starts, color=colour, label=part)
-        right.plot(sizes / 2**20, range(len(methods)), marker, color=colour, mec="#222222", mew=0.6, ms=10, label=part)
-        starts += sizes / 2**20
-    left.set_yticks(range(len(methods)), [record["title"] for record in methods.values()])
-    left.invert_yaxis()
-    left.set(xlabel="MiB held in a step")
-    right.set(xscale="log", xlabel="MiB, logarithmic")
-    right.set_xticks([0.01, 0.1, 1, 10], ["0.01", "0.1", "1", "10"])
-    right.figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=11)
+adapted = {what: value for what, value in results.items() if what != "scratch"}
+course.show(plots.memory(adapted), caption)
 
-# %%
+# %% [markdown]
+r"""
+**Do it.** In which part do the techniques differ, and in which hardly? Print for each part in `plots.PARTS` how many times the least the most is.
+"""
+
+# %% open fair_parts
+### BEGIN SOLUTION
 parts = {part: [record["bytes"][part] for record in methods.values()] for part in plots.PARTS}
 for part, sizes in parts.items():
     print(f"{part:12} the most is {max(sizes) / min(sizes):8.1f} times the least")
 assert max(parts["activations"]) / min(parts["activations"]) < 2 < max(parts["gradients"]) / min(parts["gradients"])
+### END SOLUTION
 
 # %% [markdown]
 r"""
@@ -207,15 +247,10 @@ r"""
 
 # %%
 caption = (
-    "Convergence: loss on validation words during training, mean over the seeds, each technique at its own "
-    "rate, which falls to 0 at the last step. Curves that cross say nothing of who is better at the end."
+    "Convergence: loss during training, mean over the seeds, each technique at its own rate, which falls to 0 at the last step. "
+    "Left on validation words, right on the batches. Curves that cross say nothing of who is better at the end."
 )
-with course.figure(caption, width=7.5, height=5.2) as axes:
-    for place, (name, record) in enumerate(methods.items()):
-        steps, _, validation = zip(*record["curve"])
-        axes.plot(steps, validation, **course.look(name), markevery=(place % 3, 3))
-    axes.set(yscale="log", xlabel="optimizer steps", ylabel="cross-entropy, validation words\n(nats per token)")
-    axes.figure.legend(loc="outside lower center", ncols=3, fontsize=11)
+course.show(plots.convergence(adapted), caption)
 
 # %% [markdown]
 r"""

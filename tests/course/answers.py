@@ -136,15 +136,50 @@ def walk_in_place(nodes, dy):
     return grads
 
 
-def layer(x, w, use, turn="qk", first=1, second=1):
-    """turn: what RoPE turns; first, second: times what is added to."""
+def walk_to_leaves(nodes, dy):
+    """It gives the gradients of the leaves alone."""
+    return {node: grad for node, grad in walk_in_place(nodes, dy).items() if node.op is None}
+
+
+def walk_popping(nodes, dy):
+    """It drops the gradient of an inner node as soon as it was used."""
+    grads = {nodes[-1]: dy}
+    for node in reversed(nodes):
+        given = node.op.backward(grads.pop(node), node.cache) if node.op else ()
+        for parent, grad in zip(node.parents, given):
+            if parent is not None:
+                grads[parent] = grads[parent] + grad if parent in grads else grad
+    return grads
+
+
+def walk_carrying(nodes, dy, start=np.copy):
+    """It hands on what the op before it has got; or begins with another dy."""
+    grads, now = {}, start(dy)
+    for node in nodes[::-1]:
+        if node.op is None:
+            continue
+        given = node.op.backward(now, node.cache)
+        for parent, grad in zip(node.parents, given):
+            if parent is not None:
+                grads[parent] = grad + grads.get(parent, 0)
+                now = grad if parent.op and parent is node.parents[0] else now
+    return grads
+
+
+def walk_from_ones(nodes, dy):
+    return walk.walk(nodes, np.ones_like(dy))
+
+
+def layer(x, w, use, turn="qk", first=1, second=1, out=True, gates=("gate", "up")):
+    """turn: what RoPE turns; first, second: times what is added to; out: is o there?"""
     h = use.norm(x, w["norm1"])
     q, k, v = (use.linear(h, w[n]) for n in "qkv")
     q, k, v = (use.rope(a) if n in turn else a for n, a in zip("qkv", (q, k, v)))
-    o = use.linear(use.attention(q, k, v), w["o"])
+    o = use.attention(q, k, v)
+    o = use.linear(o, w["o"]) if out else o
     x = x + o if first else o
     h = use.norm(x, w["norm2"])
-    h = use.linear(use.swiglu(use.linear(h, w["gate"]), use.linear(h, w["up"])), w["down"])
+    h = use.linear(use.swiglu(*(use.linear(h, w[name]) for name in gates)), w["down"])
     return x + h if second else h
 
 
@@ -298,6 +333,11 @@ ANSWERS["tour_count"] += [
     ("None", "open", "no number yet"),
     ("...", "open", "no number yet"),
 ]
+ANSWERS["backward_sum"] += [
+    ("(softmax(np.eye(3, 7)) - np.eye(3, 7)).sum() / 3", "passed", "0 is right"),
+    ("1e-17", "passed", ""),  # a sum of seven probabilities, less 1
+    ("1e-9", "failed", "not the number"),
+]
 ANSWERS["lora_first_step"] += [("1e-9", "failed", "not the number")]
 ANSWERS["fair_error"] += [("0.0199", "passed", ""), ("0.021", "failed", "not the number")]
 ANSWERS |= {
@@ -342,6 +382,21 @@ ANSWERS |= {
         ("is functools.partial(lambda sign, w, dw, lr: w + sign * lr * dw, -1)", "passed", ""),
         ("is functools.partial(lambda w, dw, lr, k=1: None, k=1)", "open", "not written yet"),
     ],
+    "tour_exact": [
+        ("sum(a in forms for (_, forms), a in zip(pairs, answers)) / len(pairs)", "passed", ""),
+        ("np.mean([any(a == f for f in p[1]) for p, a in zip(pairs, answers)])", "passed", ""),
+        ("Fraction(sum(pairs[i][1].count(a) for i, a in enumerate(answers)), len(answers))",
+         "failed", "a Fraction"),
+        ("sum(pairs[i][1].count(a) for i, a in enumerate(answers)) / len(answers)", "passed", ""),
+        ("np.mean([a == forms[0] for (_, forms), a in zip(pairs, answers)])",
+         "a verb may have two right forms", ""),
+        ("np.mean([a in '/'.join(forms) for (_, forms), a in zip(pairs, answers)])",
+         "a part of a right word is wrong", ""),
+        ("np.mean([a.startswith(tuple(forms)) for (_, forms), a in zip(pairs, answers)])",
+         "a part of a right word is wrong", ""),
+        ("sum(a in forms for (_, forms), a in zip(pairs, answers))", "a share is from 0 to 1", ""),
+        ("np.mean([a in pair for pair, a in zip(pairs, answers)])", "failed", "share is wrong"),
+    ],
     "tour_break": [
         ("w - dw", "passed", "broken as asked"),
         ("w - 2 * lr * dw", "failed", "not in the way asked for"),
@@ -360,6 +415,26 @@ ANSWERS |= {
         ("dy * b", "failed", "wanted 2 values: da, db"),
         ("dy * b, dy * a, None", "failed", "it returned 3 values, wanted 2"),
         ("{'da': dy * b, 'db': dy * a}", "failed", "it returned a dict, wanted 2 values"),
+    ],
+    "tape_kept": [
+        ("found, seen = [], []\nfor c in caches:\n    found.append(0)\n    for a in c:\n"
+         "        if not any(a is b for b in seen):\n            found[-1] += a.nbytes\n"
+         "            seen.append(a)\nreturn found", "passed", "bytes is right"),
+        ("ids = [{id(a): a.nbytes for a in c} for c in caches]\n"
+         "return np.array([sum(n for i, n in c.items() if not any(i in d for d in ids[:k]))\n"
+         "                 for k, c in enumerate(ids)])", "passed", ""),
+        ("[sum(a.nbytes for a in c) for c in caches]", "an array that an earlier op keeps", ""),
+        ("[sum({id(a): a.nbytes for a in c}.values()) for c in caches]",
+         "an array that an earlier op keeps", ""),
+        ("seen, found = set(), []\nfor c in caches:\n"
+         "    found.append(sum(a.nbytes for a in c if id(a) not in seen))\n"
+         "    seen |= set(map(id, c))\nreturn found", "one op has an array twice", ""),
+        ("seen, found = set(), []\nfor c in caches:\n"
+         "    new = {a.shape: a.nbytes for a in c if a.shape not in seen}\n    seen |= set(new)\n"
+         "    found.append(sum(new.values()))\nreturn found", "two arrays of one shape are", ""),
+        ("[n / 8 for n in bytes]", "bytes are asked for", ""),
+        ("np.cumsum(bytes)", "for each op its own bytes", ""),
+        ("bytes.sum()", "failed", "shape"),
     ],
     "linear_backward": [
         ("dy @ W, dy.T @ x", "passed", ""),
@@ -401,6 +476,10 @@ ANSWERS |= {
         (walk.walk, "passed", "dU and dV are right"),
         (walk_in_place, "passed", ""),
         (lambda nodes, dy: {}, "failed", "dU is wrong, and so is dV"),
+        (walk_to_leaves, "failed", "has each of the 10 nodes, and 8 are missing"),
+        (walk_popping, "failed", "the gradients of inner nodes were dropped"),
+        (walk_carrying, "an op got the gradient of another node", ""),
+        (walk_from_ones, "the walk begins at the last node with dy, not with 1", ""),
     ],
     # ------------------------------------------------------------------------ 01b, gradients
     "gradient_central": [
@@ -410,13 +489,24 @@ ANSWERS |= {
         ("2 * df", "the difference was divided by h", ""),
         ("df * h**2", "a / 2 * h divides by 2", ""),
     ],
-    "gradient_break": [
-        ("np.reshape([(f(x + h * e.reshape(x.shape)) - f(x)) / h for e in np.eye(x.size)], "
-         "x.shape)", "passed", "caught and named"),
-        ("df", "failed", "nothing is broken"),
-    ],
     "gradient_errors": [
         ("[np.abs(gradient(f, x, h) - right).max() for h in steps]", "passed", ""),
+        *((f"[{over} for e in (gradient(f, x, h) - right for h in steps)]",
+           "the largest error is asked for, not the sum of all", "")
+          for over in ("np.linalg.norm(e)", "abs(e).sum()", "(e**2).sum()", "(e**2).mean()",
+                       "(e @ e / e.size) ** 0.5")),
+        ("[np.median(abs(gradient(f, x, h) - right)) for h in steps]", "failed", "errors is wrong"),
+    ],
+    "gradient_blind": [
+        ("dy**2 @ W, dW", "passed", "wrong, and unseen with dy = 1 everywhere"),
+        ("np.ones_like(dy) @ W, dW", "passed", "unseen"),
+        ("dx * dy.mean(), dW", "passed", "unseen"),
+        ("np.broadcast_to(W.sum(0), x.shape), dy.T @ x", "passed", "unseen"),
+        ("dx, dW", "failed", "nothing is broken: it is right everywhere"),
+        ("2 * dx, dW", "failed", "it is seen with dy = 1 everywhere already: dx is wrong"),
+        ("dx, np.ones_like(dy).T @ x", "failed", "dW must stay right: only dx is to be wrong"),
+        ("np.ones_like(dy) @ W, np.ones_like(dy).T @ x", "failed", "dW must stay right"),
+        ("dx * (np.nan if (dy - 1).any() else 1), dW", "failed", "keep its shape and be finite"),
     ],
     "gradient_directional": [
         ("(f(x + h * v) - f(x - h * v)) / (2 * h), (df * v).sum()", "passed", ""),
@@ -464,12 +554,55 @@ ANSWERS |= {
         ("attend(q, k, v, mask=lambda T: np.ones((T, T)))", "passed", "caught and named"),
         ("softmax(q @ k.T) @ v", "failed", "not in the way asked for"),
     ],
+    "llama_weights": [
+        ("np.tril(np.exp(q @ k.T / q.shape[1] ** 0.5 - lse[:, None]))", "passed", ""),
+        ("softmax(np.where(np.tri(len(q)), q @ k.T / q.shape[1] ** 0.5, -np.inf))", "passed", ""),
+        ("np.tril(np.exp(q @ k.T / q.shape[1] ** 0.5) / np.exp(lse)[:, None])", "passed", ""),
+        ("np.tril(np.exp(q @ k.T / q.shape[1] ** 0.5 - lse))", "lse is one number for each", ""),
+        ("np.exp(q @ k.T / q.shape[1] ** 0.5 - lse[:, None])", "a place sees those after it", ""),
+        ("np.triu(np.exp(q @ k.T / q.shape[1] ** 0.5 - lse[:, None]))", "the mask hides what", ""),
+        ("np.tril(np.exp(q @ k.T - lse[:, None]))", "the scores are q kᵀ/√D", ""),
+        ("np.tril(np.exp(q @ k.T / q.shape[1] ** 0.5) / lse[:, None])", "lse is a logarithm", ""),
+        ("np.tril(q @ k.T / q.shape[1] ** 0.5 - lse[:, None])", "failed", "weights is wrong"),
+    ],
+    "llama_rope": [
+        ("a, b = np.split(x, 2, axis=1)\n"
+         "return np.hstack([a * cos - b * sin, b * cos + a * sin])", "passed", ""),
+        ("c = x[:, : x.shape[1] // 2] + 1j * x[:, x.shape[1] // 2 :]\nc = c * (cos + 1j * sin)\n"
+         "return np.concatenate([c.real, c.imag], axis=1)", "passed", ""),
+        ("a, b = np.split(x, 2, axis=1)\n"
+         "return np.hstack([a * cos + b * sin, b * cos - a * sin])", "it turns the other way", ""),
+        ("a, b = np.split(x, 2, axis=1)\n"
+         "return np.hstack([a * sin - b * cos, b * sin + a * cos])", "cos and sin are in each", ""),
+        ("a, b = x[:, ::2], x[:, 1::2]\n"
+         "return np.hstack([a * cos - b * sin, b * cos + a * sin])", "two neighbours are no", ""),
+        ("a, b = np.split(x, 2, axis=1)\n"
+         "return np.hstack([a * cos + b * sin, b * cos + a * sin])", "a rotation has four", ""),
+        ("a, b = np.split(x, 2, axis=1)\nreturn a * cos - b * sin", "failed", "shape"),
+        ("x * cos", "failed", "it raised ValueError"),
+    ],
+    "llama_swiglu": [
+        ("gate * sigmoid(gate) * up", "passed", ""),
+        ("gate * (1 + np.tanh(gate / 2)) / 2 * up", "passed", ""),
+        ("up * sigmoid(up) * gate", "gate and up are in each other's place", ""),
+        ("sigmoid(gate) * up", "silu(z) = z σ(z): the z is missing", ""),
+        ("gate / (1 + np.exp(gate)) * up", "silu(z) has e to the power of -z", ""),
+        ("gate * up * sigmoid(gate * up)", "silu is of the gate alone", ""),
+        ("gate * sigmoid(gate) + up", "silu is of the gate alone", ""),
+        ("gate * sigmoid(gate)", "silu is of the gate alone", ""),
+        ("np.maximum(gate, 0) * up", "failed", "y is wrong"),
+    ],
     # ------------------------------------------------------------------------ 02b, backward
     "backward_loss": [
         ("(softmax(z) - np.eye(z.shape[1])[targets]) / len(z)", "passed", ""),
         ("softmax(z) / len(z)", "the 1 at the target was not subtracted", ""),
         ("dz * len(z)", "the loss is a mean over the rows", ""),
         ("dz / z.shape[1]", "the mean is over the rows: divide by their number, not by all", ""),
+        ("(softmax(z.T).T - np.eye(z.shape[1])[targets]) / len(z)",
+         "the softmax is of each row", ""),
+        ("e = np.exp(z)\nreturn (e / e.sum() - np.eye(z.shape[1])[targets]) / len(z)",
+         "the softmax is of each row", ""),
+        ("z = z - z.max()\nz[np.arange(len(z)), targets] -= 1\nreturn z / len(z)", "failed", ""),
     ],
     "backward_softmax": [
         ("p * (dp - (p * dp).sum(-1, keepdims=True))", "passed", ""),
@@ -477,6 +610,20 @@ ANSWERS |= {
         ("p * (1 - p) * dp", "each p was taken to depend on its own score alone", ""),
         ("p * (dp - (p * dp).sum(0))", "the sum runs over the columns, or over all", ""),
         ("p * (dp - (p * dp).sum())", "the sum runs over the columns, or over all", ""),
+    ],
+    "backward_rho": [
+        ("(dy * g * x).sum(1, keepdims=True)", "passed", "dρ is right"),
+        ("np.einsum('mc,mc,c->m', dy, x, g)[:, None]", "passed", ""),
+        ("[[row @ (g * d)] for row, d in zip(x, dy)]", "passed", ""),
+        ("(dy * x) @ g[:, None]", "passed", ""),
+        ("(dy * x).sum(1, keepdims=True)", "y = g · xρ: what goes back to ρ passes", ""),
+        ("dy * g * x", "ρ is a factor of every number of its row", ""),
+        ("(dy * g * x).mean(1, keepdims=True)", "ρ is a factor of every number of its row", ""),
+        ("(dy * g * x).sum()", "the sum is of each row", ""),
+        ("(dy * g * x).sum(0)", "the sum is of each row", ""),
+        ("(dy * g * x).sum(1)", "a number a row stands as a column", ""),
+        ("(dy * g).sum(1, keepdims=True)", "n = xρ: ρ gets dn · x; the x is missing", ""),
+        ("-(dy * g * x).sum(1, keepdims=True)", "sign", ""),
     ],
     "backward_rmsnorm": [
         (rms, "passed", ""),
@@ -510,12 +657,30 @@ ANSWERS |= {
         ("dh * up * sigmoid(gate) * (1 - sigmoid(gate)), dup", "σ (1 - σ) is σ'", ""),
         ("dgate, dh * sigmoid(gate)", "dup multiplies dh by silu(gate)", ""),
     ],
+    "backward_weights": [
+        ("do @ v.T, p.T @ do", "passed", "dp and dv are right"),
+        ("np.einsum('id,jd->ij', do, v), np.einsum('ij,id->jd', p, do)", "passed", ""),
+        ("(v @ do.T).T, (do.T @ p).T", "passed", ""),
+        ("do @ v.T, p @ do", "dv = pᵀ do: p was not transposed", ""),
+        ("v @ do.T, dv", "dp is (T, T) with do before v", ""),
+        ("p * dp, dv", "softmax has a step of its own", ""),
+        ("p * (dp - (p * dp).sum(1, keepdims=True)), dv", "softmax has a step of its own", ""),
+        ("np.tril(dp), dv", "where p is 0 its gradient is not", ""),
+        ("dv, dp", "swapped", ""),
+        ("do * v, dv", "failed", "shape"),
+        ("do @ v, dv", "failed", "it raised ValueError"),
+    ],
     "backward_attention": [
         (attend_backward, "passed", ""),
         ("attend_backward(do, q, k, v, scale=1)", "the scores are q kᵀ / √D: the factor", ""),
         ("attend_backward(do, q, k, v, total=lambda a: 0)", "the sum over the row is missing", ""),
         ("attend_backward(do, q, k, v, total=np.sum)", "the sum runs over the columns, or", ""),
         ("attend_backward(do, q, k, v, mask=lambda T: True)", "the mask is missing", ""),
+        ("attend_backward(do, q, k, v, mask=lambda T: np.tri(T).T)", "the mask hides what", ""),
+        *((f"s = np.where(np.tri(len(q)), np.exp(q @ k.T * q.shape[1] ** -0.5), 0)\n"
+           f"p = s / s.sum({axis})\nds = p * (do @ v.T - (p * (do @ v.T)).sum(1, keepdims=True))\n"
+           "ds = ds * q.shape[1] ** -0.5\nreturn ds @ k, ds.T @ q, p.T @ do",
+           "the softmax is of each row", "") for axis in ("0", "")),
     ],
     "backward_layer": [
         (layer, "passed", ""),
@@ -523,6 +688,9 @@ ANSWERS |= {
         (lambda *a: layer(*a, turn=""), "RoPE is missing", ""),
         (lambda *a: layer(*a, first=0), "the first addition is missing", ""),
         (lambda *a: layer(*a, second=0), "the second addition is missing", ""),
+        (lambda *a: layer(*a, out=False), "o is missing", ""),
+        (lambda *a: layer(*a, gates=("up", "gate")), "gate and up are in each other's place", ""),
+        (lambda x, w, use: layer(x, w | {"q": w["k"], "k": w["q"]}, use), "q and k are in", ""),
     ],
     # ------------------------------------------------------------------------ 03, low rank
     "low_rank_truncate": [
@@ -842,6 +1010,25 @@ ANSWERS |= {
     "fair_break": [
         ("rates[np.argmax(test)]", "passed", "caught and named"),
         ("rates[np.argmin(test)]", "failed", "not in the way asked for"),
+    ],
+    "fair_difference": [
+        ("(a - b).mean(), (a - b).std(ddof=1) / len(a) ** 0.5", "passed", ""),
+        ("d = a - b\nn = len(d)\nmean = sum(d) / n\n"
+         "return mean, math.sqrt(sum((e - mean) ** 2 for e in d) / (n * (n - 1)))", "passed", ""),
+        ("a.mean() - b.mean(), np.sqrt(np.cov(a - b) / len(a))", "passed", ""),
+        ("difference, np.hypot(a.std(ddof=1), b.std(ddof=1)) / len(a) ** 0.5",
+         "a seed is common to both", ""),
+        ("difference, np.hypot(a.std(), b.std()) / len(a) ** 0.5", "a seed is common to both", ""),
+        ("difference, (a.std(ddof=1) + b.std(ddof=1)) / len(a) ** 0.5",
+         "a seed is common to both", ""),
+        ("difference, (a - b).std(ddof=1)", "that is the spread of one difference", ""),
+        ("difference, (a - b).std()", "that is the spread of one difference", ""),
+        ("difference, (a - b).std() / len(a) ** 0.5", "the variance of a sample divides by", ""),
+        ("difference, (a - b).var(ddof=1) / len(a)", "that is the error squared", ""),
+        ("difference, (a - b).std(ddof=1) / len(a)", "the spread was divided by n", ""),
+        ("-difference, its_error", "sign", "difference, or a part of it, has the wrong sign"),
+        ("its_error, difference", "swapped", ""),
+        ("difference", "failed", "wanted 2 values"),
     ],
     # ------------------------------------------------------------------------ 11, a language model
     "real_best": [

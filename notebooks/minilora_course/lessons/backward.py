@@ -78,6 +78,10 @@ def loss_cases(rng):
         "the mean is over the rows: divide by their number, not by all numbers": (
             lambda z, targets: [{"dz": loss_backward(z, targets)["dz"] / z.shape[1]}]
         ),
+        "the softmax is of each row: its probabilities add up to 1": lambda z, targets: [
+            {"dz": (np.exp(z) / np.exp(z).sum(axis) - np.eye(z.shape[1])[targets]) / len(z)}
+            for axis in (0, None)
+        ],
     }
     return [
         Case(
@@ -110,6 +114,36 @@ def softmax_cases(rng):
              slips=slips)
         for shape in shapes(rng)
     ]  # fmt: skip
+
+
+def rho_backward(dy, x, g):
+    """dρ of y = g · xρ, a number a row.   dy, x (M, C), g (C,) -> (M, 1)."""
+    return {"dρ": (dy * g * x).sum(1, keepdims=True)}
+
+
+def rho_cases(rng):
+    """For dρ = f(dy, x, g)."""
+    slips = {
+        "y = g · xρ: what goes back to ρ passes through g": lambda dy, x, g: [
+            rho_backward(dy, x, np.ones_like(g))
+        ],
+        "ρ is a factor of every number of its row: its gradient is a sum over the row": (
+            lambda dy, x, g: [
+                {"dρ": dy * g * x},
+                {"dρ": (dy * g * x).mean(1, keepdims=True)},
+            ]
+        ),
+        "the sum is of each row: one number a row": lambda dy, x, g: [
+            {"dρ": (dy * g * x).sum(axis)} for axis in (0, None)
+        ],
+        "a number a row stands as a column, (M, 1): keepdims=True": lambda dy, x, g: [
+            {"dρ": (dy * g * x).sum(1)}
+        ],
+        "n = xρ: ρ gets dn · x; the x is missing": lambda dy, x, g: [
+            {"dρ": (dy * g).sum(1, keepdims=True)}
+        ],
+    }
+    return [Case(draw(rng, dy=n, x=n, g=n[1:]), rho_backward, slips=slips) for n in shapes(rng)]
 
 
 NO_RHO = "the path through ρ is missing: every x of a row is in ρ"
@@ -203,15 +237,51 @@ def swiglu_cases(rng):
     return [Case(draw(rng, dh=n, gate=n, up=n), swiglu_backward, slips=slips) for n in shapes(rng)]
 
 
-def attention_by(do, q, k, v, scale=True, row_sum=True, mask=True, transposed=True, axis=1):
-    """attention_backward, with a part left out, or the sum of softmax over another axis."""
+def weights_backward(do, p, v):
+    """dp, dv of o = p v.   do, v (T, D), p (T, T)."""
+    return {"dp": do @ v.T, "dv": p.T @ do}
+
+
+def weights_cases(rng):
+    """For dp, dv = f(do, p, v): p is a causal softmax."""
+    slips = {
+        "dv = pᵀ do: p was not transposed": lambda do, p, v: [{"dv": p @ do}],
+        "dp is (T, T) with do before v: place i reads, place j is read": lambda do, p, v: [
+            {"dp": v @ do.T}
+        ],
+        "softmax has a step of its own: here dp is that of o = p v alone": lambda do, p, v: [
+            {"dp": p * (do @ v.T)},
+            {"dp": softmax_backward(do @ v.T, p)["ds"]},
+        ],
+        "where p is 0 its gradient is not: softmax makes it 0, one step later": lambda do, p, v: [
+            {"dp": np.tril(do @ v.T)}
+        ],
+    }
+    cases = []
+    for T, D in shapes(rng):
+        p = softmax(np.where(np.tri(T), rng.standard_normal((T, T)), -np.inf))
+        a = draw(rng, do=(T, D), v=(T, D))
+        cases.append(Case({"do": a["do"], "p": p, "v": a["v"]}, weights_backward, slips=slips))
+    return cases
+
+
+def attention_by(
+    do, q, k, v, scale=True, row_sum=True, seen=np.tri, transposed=True, axis=1, over=-1
+):
+    """attention_backward, with a part left out, or with a sum over another axis.
+
+    seen: of the number of places, 1 where one is seen; axis: of the sum of softmax's backward;
+    over: of the softmax itself.
+    """
     root = np.sqrt(q.shape[1])
-    p = softmax(np.where(np.tri(len(q)) if mask else True, q @ k.T / root, -np.inf))
+    e = np.where(seen(len(q)), np.exp(q @ k.T / root), 0)
+    p = e / e.sum(over, keepdims=True)
     dp = do @ v.T
     ds = p * (dp - (p * dp).sum(axis, keepdims=True) * row_sum) / (root if scale else 1)
     return {"dq": ds @ k, "dk": ds.T @ q, "dv": (p.T if transposed else p) @ do}
 
 
+OTHER_SOFTMAX = "the softmax is of each row: its weights add up to 1"
 NO_ROOT = "the scores are q kᵀ / √D: the factor 1/√D is missing"
 
 
@@ -222,8 +292,12 @@ def attention_cases(rng):
         NO_ROW_SUM: lambda **a: [attention_by(**a, row_sum=False)],
         OTHER_SUM: lambda **a: [attention_by(**a, axis=axis) for axis in (0, None)],
         "the mask is missing: p was made again without it": lambda **a: [
-            attention_by(**a, mask=False)
+            attention_by(**a, seen=lambda T: np.ones((T, T)))
         ],
+        "the mask hides what came before: it has to hide what comes later": lambda **a: [
+            attention_by(**a, seen=lambda T: np.tri(T).T)
+        ],
+        OTHER_SOFTMAX: lambda **a: [attention_by(**a, over=over) for over in (0, None)],
         "dv = pᵀ do: p was not transposed": lambda **a: [
             {"dv": attention_by(**a, transposed=False)["dv"]}
         ],
@@ -244,6 +318,7 @@ EXERCISES = (
         number=lambda: round(float(loss_backward(np.eye(3, 7), np.arange(3))["dz"].sum()), 12),
         because="p and onehot both add up to 1: what one logit loses, the others gain.",
         near={1: "that is p alone: onehot also adds up to 1", 3: "that is p alone, over 3 rows"},
+        rounding=1e-12,
     ),
     blank(
         "backward_loss",
@@ -259,17 +334,26 @@ EXERCISES = (
         "backward_softmax",
         "p = softmax(s) of each row: dp, p -> ds",
         (
-            "∂p_j/∂s_i = p_j ([i = j] - p_i): two terms.",
-            "ds_i = Σ_j dp_j p_j ([i = j] - p_i) = p_i (dp_i - Σ_j p_j dp_j).",
+            "Where i = j, s_i stands in the numerator and in the sum; else in the sum alone.",
+            "∂p_j/∂s_i = p_j ([i = j] - p_i), [i = j] being 1 or 0. Times dp_j, and sum over j.",
         ),
         softmax_cases,
+    ),
+    blank(
+        "backward_rho",
+        "y = g · xρ, as far as ρ: dy, x (M, C), g (C,) -> dρ (M, 1)",
+        (
+            "First y = g n: what is dn? Then n = xρ, where ρ is one number for a whole row.",
+            "ρ reaches every number of its row: the sum over the row of dn times its factor.",
+        ),
+        rho_cases,
     ),
     blank(
         "backward_rmsnorm",
         "y = g · xρ, ρ = 1/√(mean(x²) + eps): dy, x, g, eps -> dx, dg",
         (
             "x reaches y by two paths: as the factor x, and through ρ.",
-            "∂ρ/∂x_i = -ρ³ x_i / C, and dρ = Σ_c dy_c g_c x_c.",
+            "∂ρ/∂x_i = -ρ³ x_i / C. Each x gets this times dρ, beside its own path.",
         ),
         rmsnorm_cases,
     ),
@@ -290,6 +374,15 @@ EXERCISES = (
             "silu' by the product rule, with σ' = σ (1 - σ).",
         ),
         swiglu_cases,
+    ),
+    blank(
+        "backward_weights",
+        "o = p v: do, p (T, T), v (T, D) -> dp, dv",
+        (
+            "Write the shapes: dp is (T, T), dv is (T, D). Which products of two have them?",
+            "Row i of o is the sum over j of p_ij v_j. p_ij gets the product of do_i and v_j.",
+        ),
+        weights_cases,
     ),
     blank(
         "backward_attention",

@@ -47,6 +47,46 @@ def choice_cases(rng):
     return cases
 
 
+def difference(a, b, freedom=1, root=math.sqrt):
+    """The mean of a - b over the seeds, and its standard error.   a, b (n,)."""
+    spread = (a - b).std(ddof=freedom)
+    return {"difference": (a - b).mean(), "its error": spread / root(len(a))}
+
+
+def apart(a, b):
+    """The error of samples without a common seed: also without √n, and as a sum of two errors."""
+    n, sums = len(a), [a.var(ddof=k) + b.var(ddof=k) for k in (0, 1)]
+    added = [(a.std(ddof=k) + b.std(ddof=k)) / math.sqrt(n) for k in (0, 1)]
+    return [{"its error": e} for e in (*np.sqrt(np.divide(sums, n)), *np.sqrt(sums), *added)]
+
+
+DIFFERENCES = {
+    "a seed is common to both: take the difference of each seed first, then its spread": apart,
+    "that is the spread of one difference: the mean of n is divided by √n": lambda a, b: [
+        difference(a, b, root=lambda n: 1, freedom=freedom) for freedom in (1, 0)
+    ],
+    "that is the error squared: take the root": lambda a, b: [
+        {"its error": difference(a, b)["its error"] ** 2}
+    ],
+    "the variance of a sample divides by n - 1, not by n (ddof=1)": lambda a, b: [
+        difference(a, b, freedom=0)
+    ],
+    "the spread was divided by n: the mean of n is divided by √n": lambda a, b: [
+        difference(a, b, root=float, freedom=freedom) for freedom in (1, 0)
+    ],
+}
+
+
+def difference_cases(rng):
+    """For (difference, its error) = f(a, b): a seed moves both techniques."""
+    cases = []
+    for count in widths(rng, 2):
+        seed, *own = rng.normal(0, 0.03, (3, count))
+        scores = dict(zip("ab", (0.8 + seed + own[0] / 3, 0.7 + seed + own[1] / 3)))
+        cases.append(Case(scores, difference, slips=DIFFERENCES))
+    return cases
+
+
 EXERCISES = (
     predict(
         "fair_error",
@@ -73,6 +113,15 @@ EXERCISES = (
             "np.argmax gives the place of the highest score.",
         ),
         choice_cases,
+    ),
+    blank(
+        "fair_difference",
+        "Two techniques on the same seeds: a, b (n,) -> the mean of a - b, its standard error",
+        (
+            "One difference for each seed. Only these n numbers are used further.",
+            "The spread of n numbers is std(ddof=1), and their mean is surer than one of them.",
+        ),
+        difference_cases,
     ),
     broken(
         "fair_break",

@@ -21,6 +21,7 @@ class Unseen(NamedTuple):
 
     start: Callable[[Case], dict[str, Any]]  # the arguments with which nothing is to be seen
     output: str  # the one that is to be wrong elsewhere
+    where: str = "at the start"  # these arguments, in words
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Exercise:
     because: str = ""  # said once the number is right
     near: Mapping[float, str] = field(default_factory=dict)  # wrong numbers, explained
     tolerance: float = 1e-9  # relative
+    rounding: float = 0.0  # what a sum that is 0 may differ from 0
     # blank and break
     cases: Cases = lambda rng: []
     functions: int = 1  # how many are to be written: 2 for a pair, forward and backward
@@ -68,7 +70,7 @@ class Exercise:
 def predict(
     name: str, asks: str, hints: Hints, number: Callable[[], float], because: str, **more: Any
 ) -> Exercise:
-    """Write a number before it is computed.   more: near, tolerance."""
+    """Write a number before it is computed.   more: near, tolerance, rounding."""
     return Exercise(name, "predict", asks, hints, number=number, because=because, **more)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..slips import Case
-from .exercise import blank, broken, draw, predict, rows, widths
+from .exercise import Unseen, blank, broken, draw, predict, rows, widths
 
 
 def central(f, x, h):
@@ -31,8 +31,8 @@ def cubes(x):
 
 
 def falling(x):
-    """-Σ x³ - Σ x: central differences of it are too small."""
-    return -cubes(x)
+    """-Σ x⁶ - Σ x: its differences are too small, each number's by another power of h and of x."""
+    return float(-(x**6).sum() - x.sum())
 
 
 ONE_SIDE = "the difference was taken on one side only: f(x + h) - f(x)"
@@ -85,11 +85,21 @@ def errors_cases(rng):
         "the largest error is asked for, not the mean": lambda **a: [
             errors_by(np.mean, np.abs, **a)
         ],
+        "the largest error is asked for, not the sum of all, nor its root": lambda **a: [
+            errors_by(over, size, **a)
+            for size, over in (
+                (np.abs, np.sum),
+                (np.square, np.sum),
+                (np.square, np.mean),
+                (np.asarray, np.linalg.norm),
+                (np.square, lambda squares: np.sqrt(squares.mean())),
+            )
+        ],
     }
     cases = []
     for gradient in (central, one_side):
-        x = rng.standard_normal(widths(rng, 1))
-        args = {"gradient": gradient, "f": falling, "x": x, "right": -3 * x**2 - 1}
+        x = rng.uniform(0.5, 1.5, widths(rng, 1))
+        args = {"gradient": gradient, "f": falling, "x": x, "right": -6 * x**5 - 1}
         cases.append(Case({**args, "steps": 10.0 ** np.arange(-3, 0)}, errors, slips=slips))
     return cases
 
@@ -137,6 +147,16 @@ def backward(dy, cache):
 def wrong(change):
     """A backward with one slip: change(dy, x, W) -> dx, dW."""
     return lambda dy, cache: change(dy, *cache)
+
+
+def linear_cases(rng):
+    """For dx, dW = f(dy, x, W)."""
+
+    def right(dy, x, W):
+        return dict(zip(("dx", "dW"), backward(dy, (x, W))))
+
+    shapes = [(rows(rng), *widths(rng, 2)) for _ in range(2)]
+    return [Case(draw(rng, dy=(M, O), x=(M, I), W=(O, I)), right) for M, I, O in shapes]
 
 
 WRONG = (
@@ -249,14 +269,16 @@ EXERCISES = (
         central_cases,
     ),
     broken(
-        "gradient_break",
-        "Take the difference on one side only: f, x, h -> df",
+        "gradient_blind",
+        "Break dx of y = x Wᵀ so that a plain sum of y, whose dy is 1 everywhere, cannot show it",
         (
-            "Start from your central differences.",
-            "One side: f(x + step) - f(x). How far apart are the two points?",
+            "Start from dx = dy W, dW = dyᵀ x. Which functions of dy are 1 where dy is 1?",
+            "A power of dy, a mean of dy, or a 1 in its place.",
         ),
-        central_cases,
-        slip=ONE_SIDE,
+        linear_cases,
+        unseen=Unseen(
+            lambda case: {"dy": np.ones_like(case.args["dy"])}, "dx", "with dy = 1 everywhere"
+        ),
     ),
     blank(
         "gradient_errors",

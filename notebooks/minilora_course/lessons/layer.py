@@ -83,7 +83,18 @@ def layer_cases(rng):
         q, k, v = (use.linear(h, w[name]) for name in "qkv")
         return _feed(use.linear(use.attention(use.rope(q), use.rope(k), v), w["o"]), w, use)
 
+    def no_o(x, w, use):
+        h = use.norm(x, w["norm1"])
+        q, k, v = (use.linear(h, w[name]) for name in "qkv")
+        return _feed(x + use.attention(use.rope(q), use.rope(k), v), w, use)
+
+    def swapped(a, b):
+        return without(lambda x, w, use: layer(x, w | {a: w[b], b: w[a]}, use))
+
     slips = {
+        "o is missing: what attention gives passes a linear before it is added": without(no_o),
+        "gate and up are in each other's place: swiglu(gate, up)": swapped("gate", "up"),
+        "q and k are in each other's place: attention(q, k, v)": swapped("q", "k"),
         "RoPE is missing: it turns q and k": without(no_rope),
         "RoPE turns q and k, not v": without(rope_on_v),
         "the first addition is missing: x + what attention gives": without(no_first),

@@ -5,8 +5,11 @@ import math
 import numpy as np
 
 from minilora.ops import attention, rmsnorm
+from minilora.ops import rope as rope_op
+from minilora.ops import swiglu as swiglu_op
+from minilora.ops.swiglu import sigmoid
 
-from ..slips import Case
+from ..slips import Case, Slips
 from .exercise import blank, broken, draw, number, predict, rows, widths
 
 
@@ -119,6 +122,111 @@ def norm_cases(rng):
     ]
 
 
+def weights(q, k, lse, root=math.sqrt, column=True, seen=np.tril):
+    """The weights of one head, made again.   q, k (T, D), lse (T,) -> (T, T)."""
+    scores = q @ k.T / root(q.shape[1])
+    return {"weights": seen(np.exp(scores - (lse[:, None] if column else lse)))}
+
+
+WEIGHTS_SLIPS: Slips = {
+    "lse is one number for each row: lse[:, None] is a column": lambda **a: [
+        weights(**a, column=False, seen=seen) for seen in (np.tril, np.asarray)
+    ],
+    "a place sees those after it: the mask is missing": lambda **a: [weights(**a, seen=np.asarray)],
+    "the mask hides what came before: it has to hide what comes later": lambda **a: [
+        weights(**a, seen=np.triu)
+    ],
+    "the scores are q kᵀ/√D: the factor 1/√D is missing": lambda **a: [
+        weights(**a, root=lambda D: 1)
+    ],
+    "lse is a logarithm: subtract it inside exp, or divide by its exp": lambda q, k, lse: [
+        {"weights": np.tril(weights(q, k, 0 * lse)["weights"] / lse[:, None])},
+        {"weights": np.tril(weights(q, k, 0 * lse)["weights"] - lse[:, None])},
+    ],
+}
+
+
+def weights_cases(rng):
+    """For weights = f(q, k, lse)."""
+    cases = []
+    for T, D in ((rows(rng), width) for width in widths(rng, 2)):
+        a = draw(rng, q=(T, D), k=(T, D))
+        whole = weights(**a, lse=np.zeros(T))["weights"].sum(1)
+        cases.append(Case({**a, "lse": np.log(whole)}, weights, slips=WEIGHTS_SLIPS))
+    return cases
+
+
+def rope(x, cos, sin):
+    """Each pair of one head's row rotated.   x (T, D), cos, sin (T, D/2) -> y (T, D)."""
+    return {"y": rope_op.forward(x[:, None], cos, sin)[0][:, 0]}
+
+
+def by_neighbours(x, cos, sin):
+    """Numbers 0 and 1, 2 and 3, … as pairs: in their places, or half by half."""
+    halves = np.concatenate([x[:, ::2], x[:, 1::2]], axis=1)
+    turned = rope(halves, cos, sin)["y"]
+    back = np.stack(np.split(turned, 2, axis=1), axis=2).reshape(x.shape)
+    return [{"y": back}, {"y": turned}]
+
+
+def one_term(x, cos, sin):
+    """The pair without what comes from the other number, or with it twice added."""
+    a, b = np.split(x, 2, axis=1)
+    pairs = (a * cos, b * cos), (a * cos - b * sin, b * cos), (a * cos, b * cos + a * sin)
+    added = (a * cos + b * sin, b * cos + a * sin)
+    return [{"y": np.concatenate(pair, axis=1)} for pair in (*pairs, added)]
+
+
+ROPE_SLIPS: Slips = {
+    "it turns the other way: (1, 0) becomes (cos, sin)": lambda x, cos, sin: [rope(x, cos, -sin)],
+    "cos and sin are in each other's place: at the angle 0 nothing turns": lambda x, cos, sin: [
+        rope(x, sin, cos)
+    ],
+    "two neighbours are no pair here: a pair has one number of each half of the row": by_neighbours,
+    "a rotation has four terms, one of them with a minus: (0, 1) becomes (-sin, cos)": one_term,
+}
+
+
+def angles(rng, D, T):
+    """cos, sin (T, D/2) of the angles of T places, none of them 0."""
+    angle = np.outer(np.arange(1, T + 1), 0.7 ** np.arange(D // 2))
+    return {"cos": np.cos(angle), "sin": np.sin(angle)}
+
+
+def rope_cases(rng):
+    """For y = f(x, cos, sin)."""
+    return [
+        Case({**draw(rng, x=(T, D)), **angles(rng, D, T)}, rope, slips=ROPE_SLIPS)
+        for D, T in ((rows(rng), T) for T in widths(rng, 2))
+    ]
+
+
+def swiglu(gate, up):
+    """y = silu(gate) up."""
+    return {"y": swiglu_op.forward(gate, up)[0]}
+
+
+SWIGLU_SLIPS: Slips = {
+    "gate and up are in each other's place: silu is of the gate": lambda gate, up: [
+        swiglu(up, gate)
+    ],
+    "silu(z) = z σ(z): the z is missing": lambda gate, up: [{"y": sigmoid(gate) * up}],
+    "silu(z) has e to the power of -z": lambda gate, up: [{"y": gate * sigmoid(-gate) * up}],
+    "silu is of the gate alone, and up multiplies it": lambda gate, up: [
+        swiglu(gate * up, np.ones_like(up)),
+        swiglu(gate, sigmoid(up) * up),
+        {"y": swiglu(gate, np.ones_like(up))["y"] + up},
+        swiglu(gate, np.ones_like(up)),
+    ],
+}
+
+
+def swiglu_cases(rng):
+    """For y = f(gate, up)."""
+    shapes = [(rows(rng), F) for F in widths(rng, 2)]
+    return [Case(draw(rng, gate=n, up=n), swiglu, slips=SWIGLU_SLIPS) for n in shapes]
+
+
 EXERCISES = (
     predict(
         "llama_kv",
@@ -153,6 +261,33 @@ EXERCISES = (
             "np.tri(T) is 1 where a place may look.",
         ),
         attention_cases,
+    ),
+    blank(
+        "llama_weights",
+        "A head's weights, made again: q, k (T, D), lse (T,) -> (T, T)",
+        (
+            "e to the power of (score - lse) is e to the score, divided by the sum.",
+            "lse belongs to the place that reads: one number for each row. np.tril is the mask.",
+        ),
+        weights_cases,
+    ),
+    blank(
+        "llama_rope",
+        "RoPE of one head: x (T, D), cos, sin (T, D/2) -> y (T, D)",
+        (
+            "np.split(x, 2, axis=1) gives the two halves a and b: the two numbers of each pair.",
+            "A point turned by an angle: (1, 0) goes to (cos, sin), (0, 1) to (-sin, cos).",
+        ),
+        rope_cases,
+    ),
+    blank(
+        "llama_swiglu",
+        "SwiGLU: gate, up (M, F) -> y (M, F)",
+        (
+            "silu is of each number of gate alone.",
+            "silu(z) = z σ(z) with σ(z) = 1/(1 + exp(-z)); up multiplies it.",
+        ),
+        swiglu_cases,
     ),
     broken(
         "llama_break",

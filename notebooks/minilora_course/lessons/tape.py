@@ -1,5 +1,7 @@
 """Notebook 01, the tape: two backwards to write, a cache to weigh."""
 
+from typing import Any
+
 import numpy as np
 
 from minilora.ops import linear, mul
@@ -39,6 +41,60 @@ def linear_cases(rng):
     ]
 
 
+def by(caches, key):
+    """The bytes for each op where arrays with one key count as one.   caches: lists of arrays."""
+    seen: set[Any] = set()
+    found = []
+    for arrays in caches:
+        new = {key(a): a.nbytes for a in arrays if key(a) not in seen}
+        seen.update(new)
+        found.append(sum(new.values()))
+    return {"bytes": np.array(found)}
+
+
+def kept(caches):
+    """For each op the bytes of the arrays that it is the first to keep: see `by`."""
+    return by(caches, id)
+
+
+def twice_in_one(caches):
+    """`kept`, and an array that one op has twice counts twice."""
+    first = [{id(a) for c in caches[:i] for a in c} for i in range(len(caches))]
+    new = [sum(a.nbytes for a in c if id(a) not in seen) for c, seen in zip(caches, first)]
+    return {"bytes": np.array(new)}
+
+
+KEPT = {
+    "an array that an earlier op keeps is in memory already: it counts once": lambda caches: [
+        {"bytes": np.array([sum({id(a): a.nbytes for a in c}.values()) for c in caches])},
+        {"bytes": np.array([sum(a.nbytes for a in c) for c in caches])},
+    ],
+    "one op has an array twice, as in error * error: it counts once": lambda caches: [
+        twice_in_one(caches)
+    ],
+    "two arrays of one shape are two arrays: compare by `is` or id, not by shape or numbers": (
+        lambda caches: [by(caches, key) for key in (np.shape, np.ndarray.tobytes)]
+    ),
+    "bytes are asked for: a number of float64 has 8": lambda caches: [
+        {"bytes": kept(caches)["bytes"] / 8}
+    ],
+    "for each op its own bytes are asked for, not the sum so far": lambda caches: [
+        {"bytes": kept(caches)["bytes"].cumsum()}
+    ],
+}
+
+
+def kept_cases(rng):
+    """For bytes = f(caches): shared arrays, one twice in an op, equal numbers in two arrays."""
+    cases = []
+    for I, O in (widths(rng, 2), widths(rng, 2)):
+        M = rows(rng)
+        x, h, e, W = (np.round(rng.random(n)) for n in [(M, I), (M, I), (M, O), (O, I)])
+        caches = [[x, W], [h], [h, W.copy()], [], [e, e], [e.copy(), x]]
+        cases.append(Case({"caches": caches}, kept, slips=KEPT))
+    return cases
+
+
 EXERCISES = (
     predict(
         "tape_bytes",
@@ -55,6 +111,15 @@ EXERCISES = (
             20_000: "that is the count of numbers: in float64 each has 8 bytes",
             80_000 / 2: "that is one array in float32",
         },
+    ),
+    blank(
+        "tape_kept",
+        "Bytes that each op is the first to keep: caches (a list of arrays for each op) -> a list",
+        (
+            "Go through the ops in order, and remember the id of each array that you have seen.",
+            "An op's new arrays, each once, have its bytes: a.nbytes.",
+        ),
+        kept_cases,
     ),
     blank(
         "mul_backward",

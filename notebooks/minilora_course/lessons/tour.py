@@ -23,6 +23,63 @@ def step_cases(rng):
     return [Case(a, step, **old_and_step("w'")) for a in args]
 
 
+def exact(pairs, answers):
+    """The share of answers that are one of the right forms.   pairs: (prompt, forms)."""
+    return {"share": _share(pairs, answers, lambda forms, answer: answer in forms)}
+
+
+def _share(pairs, answers, agrees):
+    found = [agrees(forms, answer) for (_, forms), answer in zip(pairs, answers)]
+    return sum(found) / len(found)
+
+
+EXACT = {
+    "a verb may have two right forms: each of them counts": lambda pairs, answers: [
+        {"share": _share(pairs, answers, lambda forms, answer: answer == forms[0])},
+        {"share": _share(pairs, answers, lambda forms, answer: answer == forms[-1])},
+    ],
+    "a part of a right word is wrong, and so is a right word with more behind it": (
+        lambda pairs, answers: [
+            {"share": _share(pairs, answers, agrees)}
+            for agrees in (
+                lambda forms, answer: any(answer in form for form in forms),
+                lambda forms, answer: any(form in answer for form in forms),
+                lambda forms, answer: answer in forms[0],
+                lambda forms, answer: forms[0] in answer,
+            )
+        ]
+    ),
+    "a share is from 0 to 1: divide by the number of verbs": lambda pairs, answers: [
+        {"share": exact(pairs, answers)["share"] * factor} for factor in (len(pairs), 100)
+    ],
+}
+VERBS = [
+    line.split()
+    for line in (
+        "dream dreamed dreamt",
+        "walk walked",
+        "spill spilled spilt",
+        "toll tolled",
+        "learn learned learnt",
+        "infer inferred",
+    )
+]
+
+
+def exact_cases(rng):
+    """For share = f(pairs, answers): some say the other form, a part of it, or more than it."""
+    cases = []
+    for more in widths(rng, 2):
+        verbs = [VERBS[i] for i in (0, 1, 2, *rng.integers(len(VERBS), size=more))]
+        pairs = [(f"D{verb}>", forms) for verb, *forms in verbs]
+        said = [forms[-1] for _, forms in pairs]
+        said[1], said[2] = said[1][:-1], said[2] + "ed"
+        for i in range(4, len(said)):
+            said[i] = pairs[i][1][0] if rng.random() < 0.5 else verbs[i][0]
+        cases.append(Case({"pairs": pairs, "answers": said}, exact, slips=EXACT))
+    return cases
+
+
 EXERCISES = (
     predict(
         "tour_count",
@@ -38,6 +95,15 @@ EXERCISES = (
             128 + 128 + 64 + 128: "the rank is missing: r (I + O) for each weight",
             4 * (128 + 64): "that is LoRA-FA's count: one thin matrix for each weight",
         },
+    ),
+    blank(
+        "tour_exact",
+        "Exact match: pairs (prompt, right forms), answers -> a share",
+        (
+            "An answer is right where it is one of the forms, as a whole word.",
+            "Count the right ones, and divide by the number of all.",
+        ),
+        exact_cases,
     ),
     blank(
         "tour_step",

@@ -2,14 +2,16 @@
 
 import operator
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from minilora import ops
+from minilora.check.words import agree
 from minilora.engine import Tensor, backward, param, tape
 
 from ..calls import WrongForm
-from ..slips import Case
+from ..slips import SINGLE, Case
 from .exercise import blank, draw, rows, widths
 
 
@@ -42,13 +44,21 @@ def walked(function):
 
     def run(dy, x, U, V):
         y, tU, tV = network(x, U, V)
-        grads = function(tape(y), dy)
+        nodes = tape(y)
+        grads = function(nodes, dy)
         if grads is None:
             return None
         if not isinstance(grads, Mapping):
             kind = type(grads).__name__
             raise WrongForm(f"it returned a {kind}, wanted a dict: each node to its gradient")
-        return grads.get(tU.node), grads.get(tV.node)
+        found = grads.get(tU.node), grads.get(tV.node)
+        missing = sum(node not in grads for node in nodes)
+        if missing and all(map(agree, found, reference(dy, x, U, V).values(), (SINGLE, SINGLE))):
+            raise WrongForm(
+                "the gradients of inner nodes were dropped: {node: its gradient} has each of the "
+                f"{len(nodes)} nodes, and {missing} are missing"
+            )
+        return found
 
     return run
 
@@ -60,11 +70,14 @@ def reference(dy, x, U, V):
     return {"dU": tU.grad, "dV": tV.grad}
 
 
-def walk_by(join):
-    """The walk in which a node's first gradient and its next one are joined by a function."""
+def walk_by(join=operator.add, first=np.asarray):
+    """The walk in which a node's first gradient and its next one are joined by a function.
+
+    first: the gradient of the last node, made of dy.
+    """
 
     def function(nodes, dy):
-        grads = {nodes[-1]: dy}
+        grads = {nodes[-1]: first(dy)}
         for node in reversed(nodes):
             given = node.op.backward(grads[node], node.cache) if node.op else ()
             for parent, grad in zip(node.parents, given):
@@ -75,7 +88,25 @@ def walk_by(join):
     return lambda **args: [dict(zip(("dU", "dV"), walked(function)(**args)))]
 
 
+def carried(**args):
+    """The walk that hands each op what the op after it gave to its first parent."""
+
+    def function(nodes, dy):
+        grads: dict[Any, np.ndarray] = {}
+        for node in reversed(nodes):
+            given = node.op.backward(dy, node.cache) if node.op else ()
+            for parent, grad in zip(node.parents, given):
+                if parent is not None:
+                    grads[parent] = grads[parent] + grad if parent in grads else grad
+            dy = next((g for p, g in zip(node.parents, given) if p is not None), dy)
+        return grads | {nodes[-1]: dy}
+
+    return [dict(zip(("dU", "dV"), walked(function)(**args)))]
+
+
 SLIPS = {
+    "an op got the gradient of another node: keep one for each node until its turn": carried,
+    "the walk begins at the last node with dy, not with 1": walk_by(first=np.ones_like),
     "where two paths meet, the second gradient replaced the first: add them": walk_by(
         lambda first, second: second
     ),
