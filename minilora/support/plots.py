@@ -260,7 +260,7 @@ def memory(results: Mapping[str, Any]) -> Any:
     with style():
         figure = canvas(13, 1.9 + 0.56 * len(records))
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.25, 1))
-        _stacks(left, [record["bytes"] for record in records.values()])
+        stacks(left, [record["bytes"] for record in records.values()])
         for part, (colour, marker) in PARTS.items():
             values = [record["bytes"][part] or float("nan") for record in records.values()]
             dots = dict(ls="none", marker=marker, ms=10, color=colour, mec=INK, mew=0.6)
@@ -281,7 +281,7 @@ def memory(results: Mapping[str, Any]) -> Any:
     return figure
 
 
-def _stacks(axes, sizes):
+def stacks(axes, sizes):
     """A stacked bar for each row; a label gives the bytes of its largest part."""
     edges = [0.0] * len(sizes)
     for part, (colour, _) in PARTS.items():

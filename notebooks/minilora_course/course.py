@@ -9,15 +9,21 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from minilora.lab.cells import Record, read
+from minilora.lab.statistics import estimate
+from minilora.memory import ledger
 from minilora.methods import METHODS
 from minilora.support import plots
 from minilora.support.files import data_folder
 from minilora.support.terminal import STATIC
+from minilora.tuning.adapters import Tuned
 
 from .kept import keep, mine, technique
 
 __all__ = [
+    "beside",
     "explore",
     "figure",
     "keep",
@@ -84,6 +90,72 @@ def look(name: str) -> dict[str, str]:
     """A method's own colour, marker and title, as keywords for Matplotlib's `plot`."""
     colour, marker = plots.looks([name])[name]
     return {"color": colour, "marker": marker, "label": METHODS[name].title}
+
+
+def beside(
+    runs: Mapping[str, tuple[Tuned, Any]], batch_size: int, seq_len: int, caption: str
+) -> None:
+    """Three small figures: how many numbers train, the bytes of a step, the loss in training.
+
+    runs: title -> (a model, the losses (seeds, steps) of its training), in the order of the rows:
+    LoRA first. batch_size, seq_len: of the step whose bytes the ledger predicts. Notebooks on one
+    base have the same axes; the dotted lines are full fine-tuning of this base in float32.
+    """
+    tuned = [model for model, _ in runs.values()]
+    losses = [np.asarray(of_seeds) for _, of_seeds in runs.values()]
+    counts = [sum(a.size for a in model.trainable.values()) for model in tuned]
+    sizes = [ledger(model, batch_size, seq_len) for model in tuned]
+    full = ledger(tuned[0].base.config, batch_size, seq_len, method="full")
+    _say_beside(runs, counts, sizes, losses)
+    with figure(caption, 11, 3.4, columns=3, width_ratios=(0.8, 1.1, 1)) as (left, middle, right):
+        plots.stacks(middle, sizes)
+        box = dict(fc="w", ec="none", pad=1)
+        for place, (title, look_) in enumerate(zip(runs, _looks_of(tuned))):
+            label = dict(xytext=(0, 10), textcoords="offset points", ha="center")
+            left.plot(counts[place], place, **look_, ms=11)
+            left.annotate(f"{counts[place]:,}", (counts[place], place), **label, bbox=box)
+            tenths = np.array_split(losses[place], 10, axis=1)
+            ends = np.cumsum([tenth.shape[1] for tenth in tenths])
+            means = np.array([tenth.mean(1) for tenth in tenths])
+            right.plot(ends, means.mean(1), **look_, ms=6, label=title)
+            right.fill_between(
+                ends, means.min(1), means.max(1), color=look_["color"], alpha=0.2, lw=0
+            )
+        for axes, line in ((left, full.trainable // 4), (middle, full.total() / 2**20)):
+            axes.axvline(line, color=plots.INK, ls=":", lw=1.6)
+            axes.set_ylim(len(runs) - 0.4, -0.7)  # puts the first row on top
+            axes.set_yticks(range(len(runs)), runs if axes is left else [""] * len(runs))
+            axes.grid(axis="y", visible=False)
+        left.set(xscale="log", xlim=(min(300, *counts), 4 * max(full.trainable // 4, *counts)))
+        decades = [10**k for k in range(3, 13) if 10**k < left.get_xlim()[1]]
+        left.set_xticks(
+            decades, [f"{n // 10**6:,} M" if n >= 10**6 else f"{n // 1000} k" for n in decades]
+        )
+        middle.set_xlim(0, 1.05 * max(size.total() for size in (full, *sizes)) / 2**20)
+        right.set_yscale("log")
+        right.set_ylim(min(0.01, right.get_ylim()[0]), max(5, right.get_ylim()[1]))
+        left.set(title="What trains", xlabel="numbers (dotted: full)")
+        middle.set(title="Bytes of a step", xlabel="MiB (dotted: full)")
+        right.set(title="Loss in training", xlabel="optimizer steps", ylabel="nats per token")
+        right.legend(loc="upper right", fontsize=11)
+        legend = dict(loc="outside lower center", ncols=len(plots.PARTS), fontsize=12)
+        middle.figure.legend(middle.containers, list(plots.PARTS), **legend)
+
+
+def _say_beside(runs, counts, sizes, losses) -> None:
+    """The numbers of the three figures, a line a row."""
+    for title, count, size, of_seeds in zip(runs, counts, sizes, losses):
+        end = estimate(np.array_split(of_seeds, 10, axis=1)[-1].mean(1))
+        held = f"{plots.human(size.total())}, {plots.human(size.activations)} of them activations"
+        print(f"{title}: {count:,} numbers train; a step holds {held}; "
+              f"loss at the end {end:.3f}, mean and sd of {end.n} seeds")  # fmt: skip
+
+
+def _looks_of(tuned) -> list[dict[str, str]]:
+    """A colour and a marker for each model: its technique's, or a free one where that is taken."""
+    names = [model.method for model in tuned]
+    names = [f"{name} {i}" if name in names[:i] else name for i, name in enumerate(names)]
+    return [{"color": c, "marker": m} for c, m in plots.looks(names).values()]
 
 
 def explore(draw: Callable[..., None], **values: list) -> None:

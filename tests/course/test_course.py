@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import minilora as ml
 from minilora.lab import cells
 from minilora_course import EXERCISES, SLIPS, course, grading
 from minilora_course.grading import points
@@ -163,3 +164,30 @@ def test_a_grade_shows_the_draw_that_is_wrong_and_no_two_seeds_share_a_draw(monk
     said = capsys.readouterr().out
     assert "the second" in said and "hint" not in said
     assert drawn == [*range(grading.DRAWS, 2 * grading.DRAWS)]
+
+
+def test_techniques_stand_beside_each_other_on_the_same_axes(monkeypatch, capsys):
+    """The counts are those that train, the bars the ledger's, the curve the mean of the seeds."""
+    shown = []
+    monkeypatch.setattr(course, "show", lambda canvas, caption: shown.append(canvas))
+    model = ml.load_model("base")
+    lora, full = (
+        ml.attach(model, name, **how) for name, how in (("lora", {"rank": 4}), ("full", {}))
+    )
+    losses = np.linspace(3, 0.5, 40) * np.array([[1.0], [1.5]])
+    course.beside({"LoRA": (lora, losses), "full": (full, losses / 2)}, 8, 16, "a figure")
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("LoRA: 7,168 numbers train; a step holds ") and len(said) == 2
+    assert f"loss at the end {losses[:, -4:].mean():.3f} ± " in said[0]
+    course.beside({"LoRA": (lora, losses), "twice": (lora, losses)}, 8, 16, "another")
+    for (left, middle, right), rows in zip([canvas.axes for canvas in shown], (2, 2)):
+        assert left.lines[0].get_xdata()[0] == 7168
+        ends = [sum(bars[i].get_width() for bars in middle.containers) for i in range(rows)]
+        assert np.isclose(ends[0] * 2**20, ml.ledger(lora, 8, 16).total())
+        np.testing.assert_allclose(
+            right.lines[0].get_ydata(), losses.reshape(2, 10, 4).mean((0, 2))
+        )
+    first, second = ([axes.get_xlim() + axes.get_ylim() for axes in c.axes] for c in shown)
+    assert np.allclose(first, second)
+    colours = [line.get_color() for line in shown[1].axes[2].lines]
+    assert len(set(colours)) == 2  # the same technique twice: two colours
