@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from minilora_course import check
+from minilora_course import EXERCISES, check
 
 ROOT = Path(__file__).parents[2]
 GIVEN = {  # exercise -> what its cell hands to the check
@@ -46,7 +46,9 @@ def read(name):
 
 
 LISTS = {name: read(name) for name in ("first", "second")}
-UNSEEN = [row for rows in LISTS.values() for row in rows]
+UNSEEN = [  # of the exercises that the course still has; the lists keep what was answered then
+    row for rows in LISTS.values() for row in rows if row.exercise in EXERCISES
+]
 
 
 @pytest.mark.parametrize("name", dict.fromkeys(row.exercise for row in UNSEEN))
