@@ -773,6 +773,7 @@ ANSWERS |= {
         (descend, "passed", ""),
         ("list(descend(n, rate_A, rate_B, z))", "passed", ""),
         ("descend(n, rate_A, rate_B, z, limit=2000)", "passed", ""),  # more than enough
+        ("np.stack(descend(n, rate_A, rate_B, z))", "passed", ""),
         (functools.partial(each_start, nan_ends=False), "passed", ""),
         ("descend(n, rate_A, rate_B, z, at_once=False)", "b moved before z did", ""),
         (functools.partial(each_start, nan_ends=True), "failed", "NaN < 0.01 is False"),

@@ -173,7 +173,7 @@ def settled(function):
     def run(*args):
         with np.errstate(over="ignore", invalid="ignore"):
             returned = function(*args)
-            if not isinstance(returned, tuple | list) or len(returned) != 3:
+            if not isinstance(returned, tuple | list | np.ndarray) or len(returned) != 3:
                 return returned
             found = [a for a in map(numbers, returned) if a is not None and a.dtype.kind in "iuf"]
             if len(found) < 3 or any(a.shape != args[-1].shape for a in found):
