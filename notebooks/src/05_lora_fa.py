@@ -296,7 +296,7 @@ course.beside({ml.METHODS[name].title: run for name, run in runs.items()}, 32, 2
 # %% [markdown]
 r"""
 *Held equal* in the figure: rank 4 on `q_proj` and `v_proj`, the 300 verbs, the batches of each seed, 100 steps. *What would turn the verdict*: curves whose bands overlap
-at the end, with rates chosen anew for these 100 steps, or a larger rank.
+at the end, with rates chosen anew for these 100 steps, or a larger rank. *Verdict*: the bands are apart, LoRA-FA of rank 4 is behind.
 
 What that costs in accuracy depends on the rank: a larger $A$ reaches more directions. The record of `studies/cost.py` has
 both techniques at several ranks on the same two linears a layer, each rank at its own rate, five seeds:

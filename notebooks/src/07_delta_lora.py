@@ -376,7 +376,8 @@ r"""
 ## What changed, and what did not
 
 - Every $W$ that moves is a copy: the base can no longer be shared while training.
-- Gradients, moments and activations are LoRA's.
+- Gradients, moments and activations are LoRA's. After 100 steps at its own rate its loss in training is higher than LoRA's here, and the seeds'
+  bands are apart.
 - The change is of rank $2r$ at most. From step 1 on it is LoRA with a larger scale; from a later step on, a change of
   scale in mid-course. So compare only with a LoRA whose own rate and scale are tuned as well.
 

@@ -118,3 +118,24 @@ def test_counts_memory_and_convergence_stand_beside_loras(number):
     text = " ".join(TEXTS[number].split())
     assert text.count("course.beside(") == 1
     assert "*Held equal*" in text and "*What would turn the verdict*" in text
+
+
+BESIDE = {  # notebook -> are the seeds' bands of the two losses apart at the end, as its text says?
+    "04_lora": (False, "these three seeds tell no difference"),
+    "05_lora_fa": (True, "the bands are apart, LoRA-FA of rank 4 is behind"),
+    "06_vera": (True, "the seeds' bands are apart"),
+    "07_delta_lora": (True, "the seeds' bands are apart"),
+    "08_lora_plus": (False, "these three seeds tell no difference"),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_the_verdict_beside_lora_is_that_of_the_printed_losses(name):
+    """Of three values none is farther than 2/√3 standard deviations from their mean."""
+    apart, words = BESIDE[name]
+    printed = (ROOT.parent / "solutions" / f"{name}.ipynb").read_text("utf-8")
+    ends = re.findall(r"loss at the end ([\d.]+) ± ([\d.]+), mean and sd of 3 seeds", printed)
+    (a, off_a), (b, off_b) = [map(float, end) for end in ends]
+    most, least = (off_a + off_b) * 2 / np.sqrt(3), max(off_a, off_b)
+    assert abs(a - b) > most if apart else abs(a - b) < least
+    assert words in " ".join(TEXTS[name.partition("_")[0]].split())
