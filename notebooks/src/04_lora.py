@@ -250,7 +250,7 @@ r"""
 `course.technique("lora")` is LoRA's record with your pair as its op; a technique is a record, and `attach` takes it.
 Every adapted linear of the model now runs your forward and your backward. The package's trains on the same batches.
 
-### Counts, memory, convergence
+### Counting, and memory
 
 Then LoRA stands beside full fine-tuning. LoRA trains $r(I+O)$ numbers a linear. AdamW, the optimizer, keeps two more for each. This does not change
 the **activations**: $dA = dz^\top x$ reads $x$, so $x$ must be kept for backward, as in full fine-tuning. Compare the count in the figure with $r(I+O)$, summed over
