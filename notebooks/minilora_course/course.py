@@ -112,7 +112,7 @@ def beside(
         box = dict(fc="w", ec="none", pad=1)
         for place, (title, look_) in enumerate(zip(runs, _looks_of(tuned))):
             label = dict(xytext=(0, 10), textcoords="offset points", ha="center")
-            left.plot(counts[place], place, **look_, ms=11)
+            left.plot(counts[place], place, **look_, ms=11, zorder=9)  # above its label
             left.annotate(f"{counts[place]:,}", (counts[place], place), **label, bbox=box)
             tenths = np.array_split(losses[place], 10, axis=1)
             ends = np.cumsum([tenth.shape[1] for tenth in tenths])

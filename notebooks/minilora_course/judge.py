@@ -108,6 +108,16 @@ def _dtype(a):
     return None if a is None else a.dtype
 
 
+def _ratio_of_all(runs, name) -> float:
+    """The ratio of an output to the right one, if it is the same in each case where it is wrong.
+
+    In one case alone it may be a coincidence. 0 if there is none.
+    """
+    wrong = [(case, outputs) for case, outputs in runs if not is_right(case, outputs, name)]
+    ratios = [constant_ratio(outputs[name], case.true[name]) for case, outputs in wrong]
+    return ratios[0] if np.allclose(ratios, ratios[0], rtol=1e-6, atol=0) else 0.0
+
+
 def _wrong(case, outputs, wrong, runs) -> Judgement:
     """The first wrong output: its shape, its worst entry, the slip."""
     name, true = wrong[0], case.true
@@ -125,7 +135,7 @@ def _wrong(case, outputs, wrong, runs) -> Judgement:
         says = SLIPS[slip].says if slip in SLIPS else slip  # of this exercise alone: its words
         fields = {"of": which.removeprefix("d"), "over": case.over, "paths": case.paths}
         words = says.format(name=which, s=s, **fields)
-    elif np.ndim(true[name]) and (ratio := constant_ratio(outputs[name], true[name])):
+    elif np.ndim(true[name]) and (ratio := _ratio_of_all(runs, name)):
         words = f"{name} is {times(ratio)} the right one"
     elif np.ndim(true[name]) and (got := numbers(outputs[name])) is not None and not got.any():
         words = f"every number of {name} is 0"

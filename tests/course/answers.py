@@ -95,13 +95,36 @@ def is_right(forward, backward, x, W, dy=None, atol=1e-6, seen=(0, 1)):
     return all(np.allclose(grads[i], found[i], rtol=0, atol=atol) for i in seen)
 
 
-def descend(n, rate_A, rate_B, z, at_once=True):
+def descend(n, rate_A, rate_B, z, at_once=True, limit=200):
     b, count = np.zeros_like(z), np.zeros_like(z)
-    for _ in range(200):
+    for _ in range(limit):
         e = np.where(np.abs(b * z - 1) < 0.01, 0, b * z - 1)
         count += e != 0
         moved = b - rate_B * e * z
         z, b = z - rate_A * e * (b if at_once else moved) * n, moved
+    return count, b, z
+
+
+def each_start(n, rate_A, rate_B, z, nan_ends):
+    """A loop a start; nan_ends: `while |e| >= 0.01` in place of `break` where |e| < 0.01."""
+    found = []
+    for a in z.tolist():
+        b, steps, e = 0.0, 0, -1.0
+        while steps < 200 and (abs(e) >= 0.01 if nan_ends else not abs(e) < 0.01):
+            b, a = b - rate_B * e * a, a - rate_A * e * b * n
+            e, steps = b * a - 1, steps + 1
+        found.append((steps, b, a))
+    return tuple(map(list, zip(*found)))
+
+
+def while_one_is_left(n, rate_A, rate_B, z):
+    """All starts at once, while the largest |e| is not small: NaN ends it for all."""
+    b, count, e = np.zeros_like(z), np.zeros_like(z), -np.ones_like(z)
+    while np.abs(e).max() >= 0.01 and count.max() < 200:
+        left = ~(np.abs(e) < 0.01)
+        count += left
+        b, z = b - rate_B * e * z * left, z - rate_A * e * b * n * left
+        e = b * z - 1
     return count, b, z
 
 
@@ -310,12 +333,13 @@ NAMES = {  # what a student's cell has
     **{f.__name__: f for f in (lora, vera, softmax, attend, attend_backward, network, rms)},
     **{f.__name__: f for f in (coded, quantiles, read_back)},
     **{f.__name__: f for f in (sigmoid, central, is_right, descend, up_the_stack, true_of)},
+    "while_one_is_left": while_one_is_left,
 }
 NUMBERS = {
     **{"tour_count": 4 * 256 + 4 * 192, "tape_bytes": 160_000, "gradient_error": 0.01},
     **{"gradient_step": -5, "gradient_smallest": 2, "llama_kv": 8192, "backward_sum": 0},
     **{"low_rank_error": 5, "lora_count": 768, "lora_first_step": 0, "lora_fa_kept": 3200},
-    **{"vera_count": 384, "delta_lora_rank": 6, "lora_plus_rate": 0.032, "kernel_intensity": 100},
+    **{"vera_count": 384, "delta_lora_rank": 6, "lora_plus_width": 0.025, "kernel_intensity": 100},
     **{"fair_error": 0.02, "real_count": 460_800, "four_bytes": 186_624, "four_bits": 4.127},
 }
 ANSWERS = {name: [(number, "passed", "is right")] for name, number in NUMBERS.items()}
@@ -865,7 +889,9 @@ ANSWERS |= {
         ("x @ W.T + b * ((d * (x @ A.T)) @ B)", "transposed", ""),
         ("b * ((d * (x @ A.T)) @ B.T)", "path missing", ""),
         ("x @ W.T + (b * d * (x @ A.T)) @ B.T", "b on the wrong side", ""),
-        ("x @ W.T + (d * (x @ A.T)) @ B.T", "failed", "y is wrong"),
+        ("x @ W.T + (d * (x @ A.T)) @ B.T", "b is missing", "y is wrong"),
+        ("x @ W.T + b * ((x @ A.T) @ B.T)", "d is missing", "the r numbers of u"),
+        ("x @ W.T + (x @ A.T) @ B.T", "failed", "y is wrong"),
     ],
     "vera_backward": [
         ("vera(dy, u, W, A, B, b, d)", "passed", "dx, db and dd are right"),
@@ -880,6 +906,9 @@ ANSWERS |= {
         ("dy @ W + (dy @ B * b * d) @ A, db, dd", "b on the wrong side", ""),
         ("dx, (dy @ B * d * u).sum(0), dd", "b on the wrong side", ""),
         ("dx, db, (dy @ B * b * u).sum(0)", "b on the wrong side", ""),
+        ("dx, db, (dy @ B * u).sum(0)", "b is missing", "dv = dy"),
+        ("dy @ W + ((dy @ B) * d) @ A, db, (dy @ B * u).sum(0)", "b is missing", "and so is dd"),
+        ("dx, (dy * (u @ B.T)).sum(0), dd", "d is missing", "db reads v"),
         ("dx, db, dd[None]", "failed", "shape"),
     ],
     "vera_merge": [
@@ -888,6 +917,7 @@ ANSWERS |= {
         ("W1.T", "transposed", ""),
         ("W1 - W", "path missing", ""),
         ("W + (B * b * d) @ A", "b on the wrong side", ""),
+        ("W + (B * d) @ A", "b is missing", "the rows of B"),
     ],
     "vera_break": [
         ("x @ W.T + (b * d * (x @ A.T)) @ B.T", "passed", "b on the wrong side"),
@@ -906,7 +936,9 @@ ANSWERS |= {
          "passed", "W', A' and B' are right"),
         ("E, F = -lr * dA, -lr * dB\n"
          "return W + ratio * s * (F @ A + B @ E + F @ E), A + E, B + F", "passed", ""),
-        ("2 * W - W1, A1, B1", "sign", "W', or a part of it, has the wrong sign"),
+        ("2 * W - W1, A1, B1", "W moved by the old product minus the new one", "B'A' - BA"),
+        ("W + s * (B @ A - B1 @ A1), A1, B1", "W moved by the old product minus the new one", ""),
+        ("W1 - 2 * W, A1, B1", "sign", "W', or a part of it, has the wrong sign"),
         ("W1, A + lr * dA, B1", "sign", "A', or a part of it, has the wrong sign"),
         ("W1, B1, A1", "swapped", ""),
         ("W + s * (W1 - W), A1, B1", "scale twice", ""),
@@ -918,19 +950,16 @@ ANSWERS |= {
         ("W - ratio * s * lr * (dB @ A + B @ dA), A1, B1", "not the products' difference", ""),
         ("W - ratio * s * lr * dB @ dA, A1, B1", "not the products' difference", ""),
         ("W + ratio * s * B1 @ A1, A1, B1", "not the products' difference", ""),
-        ("W + (W1 - W) / ratio, A1, B1", "failed", "W' is wrong (A' and B' are right)"),
+        ("W + (W1 - W) / ratio, A1, B1", "the update ratio is missing",
+         "W' is wrong (A' and B' are right)"),
+        ("W + s * (B1 @ A1 - B @ A), A1, B1", "the update ratio is missing", ""),
+        ("W + lr * (W1 - W), A1, B1", "failed", "W' is wrong"),
     ],
     "delta_lora_break": [
         ("W + ratio * s * (B1 - B) @ (A1 - A), A1, B1", "passed", "caught and named"),
         ("W + ratio * s * B1 @ A1, A1, B1", "failed", "not in the way asked for"),
         ("W + ratio * s * (B1 - B) @ (A1 - A), A, B", "failed", "not in the way asked for"),
         ("W1, A1, B1", "failed", "nothing is broken"),
-    ],
-    "delta_lora_move": [
-        ("W + ratio * s * (B_new @ A_new - B @ A)", "passed", ""),
-        ("W + s * (B_new @ A_new - B @ A)", "the update ratio is missing", ""),
-        ("W + ratio * (B_new @ A_new - B @ A)", "the scale s is missing", ""),
-        ("W + ratio * s * (B_new - B) @ (A_new - A)", "not the products' difference", ""),
     ],
     # ------------------------------------------------------------------------ 08, LoRA+
     "lora_plus_step": [
@@ -948,17 +977,17 @@ ANSWERS |= {
         ("A1, B - lr * dB", "failed", "not in the way asked for"),
         ("A - lr / ratio * dA, B - lr * dB", "failed", "not in the way asked for"),
     ],
-    "lora_plus_factors": [
-        ("1.0, ratio", "passed", ""),
-        ("np.array([1, ratio])", "passed", ""),
-        ("ratio, 1.0", "swapped", "another order"),
-        ("ratio, ratio", "ratio on A", ""),
-        ("1.0, 2.0 * ratio", "failed", "for B is wrong"),
-    ],
     "lora_plus_descend": [
         (descend, "passed", ""),
         ("list(descend(n, rate_A, rate_B, z))", "passed", ""),
+        ("descend(n, rate_A, rate_B, z, limit=2000)", "passed", ""),  # more than enough
+        ("np.stack(descend(n, rate_A, rate_B, z))", "passed", ""),
+        (functools.partial(each_start, nan_ends=False), "passed", ""),
         ("descend(n, rate_A, rate_B, z, at_once=False)", "b moved before z did", ""),
+        (functools.partial(each_start, nan_ends=True), "failed", "NaN < 0.01 is False"),
+        ("descend(n, rate_A, rate_B, z, limit=100)", "failed", "a start that diverges has 100"),
+        ("while_one_is_left(n, rate_A, rate_B, z)", "failed", "NaN < 0.01 is False"),
+        ("descend(n, rate_A, rate_B, z)[:2]", "failed", "it returned 2 values, wanted 3"),
     ],
     # ------------------------------------------------------------------------ 09, kernels
     "kernel_roof": [

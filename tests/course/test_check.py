@@ -255,6 +255,19 @@ def test_the_words_are_those_that_teach(first_hint):
     assert "hint 1 of 3" in lines[5]
 
 
+def test_a_ratio_is_said_where_every_case_has_it():
+    """The errors of central differences are all alike: a root of their number is a coincidence."""
+
+    def by_cubes(gradient, f, x, right, steps):
+        return [np.cbrt((np.abs(gradient(f, x, h) - right) ** 3).sum()) for h in steps]
+
+    def tripled(gradient, f, x, right, steps):
+        return [3 * np.abs(gradient(f, x, h) - right).max() for h in steps]
+
+    assert "the right one" not in repr(check("gradient_errors", by_cubes, hints=0, seed=4))
+    assert "3 times the right one" in repr(check("gradient_errors", tripled, hints=0, seed=4))
+
+
 def test_a_verdict_is_rich():
     verdict = check("lora_forward", ONE_PATH, hints=1)
     page = verdict._repr_html_()

@@ -176,12 +176,14 @@ def test_a_pair_that_does_not_keep_x_trains_the_model_too(own, method):
     assert np.allclose(train(course.technique(method)), train(method), rtol=1e-5)
 
 
-def test_a_students_rule_moves_the_weight_as_the_packages(own):
-    move = RIGHT["delta_lora_move"]
+def test_a_students_step_moves_the_weight_as_the_packages(own):
+    own_step = RIGHT["delta_lora_step"]
 
-    def after_step(arrays, kept, step, options):
-        change = arrays["s"], options["update_ratio"], *kept, arrays["A"], arrays["B"]
-        arrays["W"][...] = move(arrays["W"], *change)
+    def after_step(arrays, kept, number, options):
+        A, B = kept
+        moves = A - arrays["A"], B - arrays["B"]
+        how = arrays["s"], options["update_ratio"], 1.0
+        arrays["W"][...] = own_step(arrays["W"], *how, A, B, *moves)[0]
 
     mine = dataclasses.replace(course.technique("delta_lora", "lora_pair"), after_step=after_step)
     assert np.allclose(train(mine), train("delta_lora"), rtol=1e-5)

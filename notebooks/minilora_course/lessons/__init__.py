@@ -34,7 +34,7 @@ LESSONS = {  # number of the notebook -> its exercises
     "04": lora.EXERCISES + attached.LORA,
     "05": lora_fa.EXERCISES + attached.LORA_FA,
     "06": vera.EXERCISES + attached.VERA,
-    "07": delta_lora.EXERCISES + attached.DELTA_LORA,
+    "07": delta_lora.EXERCISES,
     "08": lora_plus.EXERCISES + attached.LORA_PLUS,
     "09": kernels.EXERCISES,
     "10": comparison.EXERCISES,

@@ -2,9 +2,11 @@
 
 import numpy as np
 
+from minilora.check.words import numbers
 from minilora.methods import lora_fa, vera
 from minilora.methods.lora import lora_backward, lora_forward
 
+from ..calls import WrongForm
 from ..slips import Case, Slips
 from . import lora
 from .exercise import blank, blank_pair, both, draw, rank, rows, widths
@@ -148,59 +150,13 @@ VERA = (
 )
 
 
-def move(W, s, ratio, A, B, A_new, B_new):
-    """W' = W + ratio s (B'A' - B A)."""
-    return {"W'": W + ratio * s * (B_new @ A_new - B @ A)}
-
-
-def move_cases(rng):
-    """For W' = f(W, s, ratio, A, B, A', B')."""
-    cases = []
-    for _ in range(2):
-        (I, O), r = widths(rng, 2), rank(rng)
-        a = draw(rng, W=(O, I), A=(r, I), B=(O, r), A_new=(r, I), B_new=(O, r))
-        args = {"W": a.pop("W"), "s": 2.0, "ratio": 1.5, **a}
-        slips: Slips = {
-            "not the products' difference": lambda W, s, ratio, A, B, A_new, B_new: [
-                {"W'": W + ratio * s * (B_new - B) @ (A_new - A)},
-                {"W'": W + ratio * s * B_new @ A_new},
-            ],
-            "the update ratio is missing": lambda **a: [move(**a | {"ratio": 1.0})],
-            "the scale s is missing": lambda **a: [move(**a | {"s": 1.0})],
-        }
-        cases.append(Case(args, move, slips=slips))
-    return cases
-
-
-DELTA_LORA = (
-    blank(
-        "delta_lora_move",
-        "The move of W after AdamW's step: W, s, ratio, A, B, A_new, B_new -> W'",
-        (
-            "A, B are the factors before the step, A_new, B_new those after it.",
-            "W moves by the change of the product of the factors, times two numbers.",
-        ),
-        move_cases,
-    ),
-)
-
-
-def factors_of_the_rate(ratio):
-    """What the learning rate is multiplied by, for A and for B."""
-    return {"for A": 1.0, "for B": float(ratio)}
-
-
-def rate_cases(rng):
-    """For (for A, for B) = f(ratio)."""
-    slips = {"ratio on A": lambda ratio: [{"for A": ratio}, {"for A": 1 / ratio}]}
-    ratios = rng.choice([2.0, 4.0, 16.0, 64.0], 2, replace=False)
-    return [Case({"ratio": float(r)}, factors_of_the_rate, slips=slips) for r in ratios]
+LIMIT = 200  # steps of a start that never arrives
 
 
 def descend(n, rate_A, rate_B, z, together=True, stops=True):
     """Gradient descent of b z on 1, from b = 0, until it is nearer than 0.01.   z (starts,)."""
     b, count = np.zeros_like(z), np.zeros_like(z)
-    for _ in range(200):
+    for _ in range(LIMIT):
         e = b * z - 1
         arrived = np.abs(e) < 0.01
         count += ~arrived
@@ -211,36 +167,62 @@ def descend(n, rate_A, rate_B, z, together=True, stops=True):
     return {"steps": count, "b": b, "z": z}
 
 
+def settled(function):
+    """A descent without what is not asked for: where a start diverges to, steps past a limit."""
+
+    def run(*args):
+        with np.errstate(over="ignore", invalid="ignore"):
+            returned = function(*args)
+            if not isinstance(returned, tuple | list | np.ndarray) or len(returned) != 3:
+                return returned
+            found = [a for a in map(numbers, returned) if a is not None and a.dtype.kind in "iuf"]
+            if len(found) < 3 or any(a.shape != args[-1].shape for a in found):
+                return returned
+            counts, b, z = found
+            lost = ~(np.abs(b * z - 1) < 1e3)  # NaN is neither below nor above
+        early = lost & (counts < LIMIT)
+        if early.any():
+            raise WrongForm(
+                f"a start that diverges has {counts[early][0]:g} steps, wanted {LIMIT}. It never "
+                "arrives, also at e = NaN: NaN < 0.01 is False, and so is NaN >= 0.01"
+            )
+        return np.minimum(counts, LIMIT), np.where(lost, 0, b), np.where(lost, 0, z)
+
+    return run
+
+
+def settled_descent(n, rate_A, rate_B, z, **how):
+    """What a descent gives after `settled`.   how: keywords of `descend`."""
+    run = settled(lambda *args: tuple(descend(*args, **how).values()))
+    return dict(zip(("steps", "b", "z"), run(n, rate_A, rate_B, z)))
+
+
 def descend_cases(rng):
-    """For steps, b, z = f(n, rate_A, rate_B, z)."""
+    """For steps, b, z = f(n, rate_A, rate_B, z): the last starts of the third diverge."""
     slips: Slips = {
         "b moved before z did: both steps begin at the old b and z": lambda **a: [
-            descend(**a, together=False, stops=stops) for stops in (True, False)
+            settled_descent(**a, together=False, stops=stops) for stops in (True, False)
         ],
         "the descent went on after |e| < 0.01: b and z stay where they arrive": lambda **a: [
-            descend(**a, stops=False)
+            settled_descent(**a, stops=False)
         ],
-        "the factor n is missing: dz = e b |x|², and |x|² = n": lambda rate_A, n, **a: [
-            descend(n, rate_A / n, stops=stops, **a) for stops in (True, False)
+        "the factor n is missing: dz = e b |x|², and |x|² = n": lambda n, rate_A, **a: [
+            settled_descent(n, rate_A / n, **a, stops=stops) for stops in (True, False)
         ],
     }
     starts = [0.5 + rng.random(count) for count in widths(rng, 2)]
+    starts.append(np.concatenate([0.5 + rng.random(3), 20 + rng.random(3)]))
     return [
-        Case({"n": n, "rate_A": rate / n, "rate_B": rate, "z": z}, descend, slips=slips)
-        for n, rate, z in zip((16, 64), (0.2, 0.1), starts)
+        Case(
+            {"n": n, "rate_A": rate / n**per_width, "rate_B": rate, "z": z},
+            settled_descent,
+            slips=slips,
+        )
+        for n, rate, per_width, z in zip((16, 64, 16), (0.2, 0.1, 0.1), (1, 1, 0), starts)
     ]
 
 
 LORA_PLUS = (
-    blank(
-        "lora_plus_factors",
-        "What the learning rate is multiplied by: ratio -> for A, for B",
-        (
-            "A learns at the learning rate itself.",
-            "B starts at zero and learns faster.",
-        ),
-        rate_cases,
-    ),
     blank(
         "lora_plus_descend",
         "Gradient descent of b z on y = 1: n, rate_A, rate_B, z (starts) -> steps, b, z",
@@ -249,5 +231,6 @@ LORA_PLUS = (
             "Move b and z at once, from the old b and z. Where |e| < 0.01, put e = 0.",
         ),
         descend_cases,
+        through=settled,
     ),
 )

@@ -6,7 +6,7 @@ import numpy as np
 
 from minilora.methods.delta_lora import after_step
 
-from ..slips import Case
+from ..slips import Case, Slips
 from .exercise import blank, broken, draw, number, old_and_step, predict
 from .lora import shapes
 
@@ -31,6 +31,17 @@ def by_gradients(W, s, ratio, lr, A, B, dA, dB):
     ]
 
 
+def without_ratio(W, s, ratio, lr, A, B, dA, dB):
+    """W moved by s (B'A' - B A)."""
+    return [{"W'": step(W, s, 1.0, lr, A, B, dA, dB)["W'"]}]
+
+
+def old_minus_new(W, s, ratio, lr, A, B, dA, dB):
+    """W moved by λ s (B A - B'A'); also without λ or s."""
+    scales = ((s, -ratio), (s, -1.0), (1.0, -ratio))
+    return [{"W'": step(W, k, by, lr, A, B, dA, dB)["W'"]} for k, by in scales]
+
+
 def by_the_differences(W, s, ratio, lr, A, B, dA, dB):
     """W moved by (B' - B)(A' - A)."""
     moved = W + ratio * s * lr**2 * (dB @ dA)
@@ -44,7 +55,11 @@ def step_cases(rng):
         a = draw(rng, W=(O, I), A=(r, I), B=(O, r), dA=(r, I), dB=(O, r))
         rates = {"ratio": number(rng, 1.5, 3), "lr": number(rng, 0.05, 0.5)}
         args = {"W": a.pop("W"), "s": s, **rates, **a}
-        slips = {"not the products' difference": by_gradients}
+        slips: Slips = {
+            "the update ratio is missing: W moves by λ s times the difference": without_ratio,
+            "W moved by the old product minus the new one: wanted is B'A' - BA": old_minus_new,
+            "not the products' difference": by_gradients,
+        }
         cases.append(Case(args, step, slips=slips, **old_and_step("W'", "A'", "B'")))
     return cases
 

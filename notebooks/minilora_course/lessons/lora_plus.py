@@ -1,4 +1,4 @@
-"""Notebook 08, LoRA+: which factor gets the ratio."""
+"""Notebook 08, LoRA+: which factor gets the ratio, and how the best single rate falls."""
 
 from minilora.methods.lora_plus import lr_scale
 
@@ -47,17 +47,19 @@ def step_cases(rng):
 
 EXERCISES = (
     predict(
-        "lora_plus_rate",
-        "The learning rate is 0.002 and the ratio 16: at what rate does B learn?",
+        "lora_plus_width",
+        "Gradient descent: the best single rate is 0.1 at width 64. Which is it at width 1024?",
         (
-            "The rate that you give is A's.",
-            "η_B = ratio · η_A.",
+            "It is of the order of 1 over z² + n b² at the end. How does that grow with n?",
+            "z² + n b² is about 2 √n |y|, and the width is 16 times as large.",
         ),
-        number=lambda: 0.002 * lr_scale({"ratio": 16.0})["B"],
-        because="η_B = ratio · η_A, and η_A is the rate that you give.",
+        number=lambda: 0.1 * (1024 / 64) ** -0.5,
+        because="1/√n: z grows as n to the power 1/4, so z² + n b² grows as √n, here 4 times.",
         near={
-            0.002: "that is A's rate",
-            0.002 / 16: "B is the fast one: multiply by the ratio",
+            0.1 / 16: "that is 1/n: it would be so if z stayed of order one",
+            0.1 / 2: "that is n to the power -1/4, as b falls: the rate goes with z² + n b²",
+            0.1: "that is no change: at a greater width this rate diverges",
+            0.1 * 4: "that is √n times as large: divide",
         },
     ),
     blank(

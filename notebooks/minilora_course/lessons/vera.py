@@ -22,6 +22,16 @@ def merge(W, A, B, b, d):
     return {"W'": W + delta(A, B, b, d)}
 
 
+def forward_without_b(x, W, A, B, b, d):
+    """b taken for ones."""
+    return [forward(x, W, A, B, 0 * b + 1, d)]
+
+
+def forward_without_d(x, W, A, B, b, d):
+    """d taken for ones."""
+    return [forward(x, W, A, B, b, 0 * d + 1)]
+
+
 def forward_wrong_side(x, W, A, B, b, d):
     """b before B, where r = O lets it."""
     if len(b) != len(d):
@@ -39,6 +49,17 @@ def backward_wrong_side(dy, u, W, A, B, b, d):
     return wrong
 
 
+def backward_without_b(dy, u, W, A, B, b, d):
+    """b left out of dx or of dd."""
+    wrong = backward(dy, u, W, A, B, 0 * b + 1, d)
+    return [{"dx": wrong["dx"]}, {"dd": wrong["dd"]}]
+
+
+def db_without_d(dy, u, W, A, B, b, d):
+    """d left out of db."""
+    return [{"db": backward(dy, u, W, A, B, b, 0 * d + 1)["db"]}]
+
+
 def dx_without_d(dy, u, W, A, B, b, d):
     """d left out of dx."""
     return [{"dx": dy @ W + ((dy * b) @ B) @ A}]
@@ -47,6 +68,11 @@ def dx_without_d(dy, u, W, A, B, b, d):
 def merge_wrong_side(W, A, B, b, d):
     """b as a scale of columns."""
     return [{"W'": W + (B * b * d) @ A}] if len(b) == len(d) else []
+
+
+def merge_without_b(W, A, B, b, d):
+    """b taken for ones."""
+    return [merge(W, A, B, 0 * b + 1, d)]
 
 
 def merge_without_d(W, A, B, b, d):
@@ -70,7 +96,11 @@ def _cases(rng, reference, names, wrong_side, squares=1, slips=None, **paths):
 def forward_cases(rng, squares=1):
     """For y = f(x, W, A, B, b, d)."""
     names, paths = ("x", "W", "A", "B", "b", "d"), dict(rows=("x",), two_paths=("y",))
-    return _cases(rng, forward, names, forward_wrong_side, squares, **paths)
+    slips = {
+        "b is missing: it scales each of the O outputs of B": forward_without_b,
+        "d is missing: it scales each of the r numbers of u": forward_without_d,
+    }
+    return _cases(rng, forward, names, forward_wrong_side, squares, slips=slips, **paths)
 
 
 def square_cases(rng):
@@ -82,13 +112,20 @@ def backward_cases(rng):
     """For dx, db, dd = f(dy, u, W, A, B, b, d)."""
     names = ("dy", "u", "W", "A", "B", "b", "d")
     paths = dict(rows=("dy", "u"), summed=("db", "dd"), two_paths=("dx",))
-    slips = {"dx passes through d as well: dz · d goes to A": dx_without_d}
+    slips = {
+        "dx passes through d as well: dz · d goes to A": dx_without_d,
+        "b is missing: dv = dy · b, and dz, dd and dx come from dv": backward_without_b,
+        "d is missing: db reads v = (d · u) Bᵀ": db_without_d,
+    }
     return _cases(rng, backward, names, backward_wrong_side, slips=slips, **paths)
 
 
 def merge_cases(rng):
     """For W' = f(W, A, B, b, d)."""
-    slips = {"d is missing: it scales the columns of B": merge_without_d}
+    slips = {
+        "d is missing: it scales the columns of B": merge_without_d,
+        "b is missing: it scales the rows of B": merge_without_b,
+    }
     names = ("W", "A", "B", "b", "d")
     return _cases(rng, merge, names, merge_wrong_side, slips=slips, two_paths=("W'",))
 
