@@ -1,6 +1,7 @@
 """What teachers get: the quiz, points and hidden cases, the answer key, minutes, misconceptions."""
 
 import html
+import html.parser
 import importlib
 import importlib.util
 import json
@@ -419,11 +420,88 @@ def test_a_deck_has_every_heading_figure_and_question_and_needs_no_network(path,
     assert deck.count("<figure") == drawn >= 1
     asked = [i.removeprefix("exercise-") for i in ids if i.startswith("exercise-")]
     openly = [i for i in ids if i.startswith("open-")]
-    assert deck.count('class="fragment answer"') == len(asked) + len(openly)
+    answer = r'class="(?:fragment )?answer"'
+    assert len(re.findall(answer, deck)) == len(asked) + len(openly)
     to_hand_out = slides.page(path, answers=False)
-    assert 'class="fragment answer"' not in to_hand_out
+    assert not re.search(answer, to_hand_out)
     for because in filter(None, (EXERCISES[name].because for name in asked)):
         assert html.escape(because) in deck and html.escape(because) not in to_hand_out
+
+
+class Shown(html.parser.HTMLParser):
+    """The slides of a deck: of each its heading, and what stands below it before a key is pressed.
+
+    What is in a fragment is hidden; an image counts as a word.
+    """
+
+    def __init__(self, deck):
+        super().__init__()
+        self.open, self.slides = [], []
+        self.feed(deck)
+        self.slides = [slide for slide in self.slides if not slide["holds slides"]]
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "section":
+            for outer in [where for name, _, where in self.open if name == "section"]:
+                outer["holds slides"] = True
+            self.slides.append({"h2": "", "below": "", "holds slides": False})
+        if tag == "img":
+            self.handle_data("image")
+        elif tag not in ("br", "hr", "meta", "link"):
+            where = self.slides[-1] if self.slides else None
+            self.open.append((tag, "fragment" in (dict(attrs).get("class") or ""), where))
+
+    def handle_endtag(self, tag):
+        while self.open.pop()[0] != tag:
+            pass
+
+    def handle_data(self, data):
+        tags = [tag for tag, _, _ in self.open]
+        if "section" in tags and not any(hidden for _, hidden, _ in self.open):
+            self.slides[-1]["h2" if "h2" in tags else "below"] += data.strip()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
+def test_no_slide_is_blank_below_its_heading(path, slides):
+    for answers in (True, False):
+        shown = Shown(slides.page(path, answers)).slides
+        assert len(shown) > 8
+        assert [slide["h2"] for slide in shown if not slide["below"]] == []
+
+
+def test_a_heading_over_nothing_joins_the_next_or_goes(slides):
+    deck = slides.Deck()
+    for heading, column in (("Gone", True), ("Backward", True), ("By hand", False)):
+        deck.begin(heading, column)
+    deck.add("<p>0</p>", lines=1)
+    deck.begin("By the tape")
+    deck.add("<p>1</p>", lines=1)
+    deck.begin("Last", column=True)
+    deck.flush()
+    headings = [[re.search("<h2>(.*)</h2>", s)[1] for s in column] for column in deck.columns]
+    assert headings == [["Backward: By hand", "By the tape"], []]
+
+
+@pytest.mark.parametrize("lines", (2, 30))
+@pytest.mark.parametrize("asked", ("", "**Predict.** How many?"))
+@pytest.mark.parametrize("before", (0, 8))
+def test_an_answer_waits_below_its_question_or_stands_on_the_next_slide(
+    lines, asked, before, slides
+):
+    """Hidden where something stands above it, shown where nothing does."""
+    deck = slides.Deck()
+    deck.begin("Counting", column=True)
+    if before:
+        deck.add("<p>Text.</p>", lines=before)
+    body = "".join(f"n{i} = {i}\n" for i in range(lines))
+    source = f"### BEGIN SOLUTION\n{body}### END SOLUTION"
+    slides.add_exercise(deck, slides.nbformat.v4.new_code_cell(source), asked, None, answers=True)
+    (column,) = deck.columns
+    shown = Shown("\n".join(column)).slides
+    assert all(slide["below"] for slide in shown)
+    (last,) = re.findall(r'class="(?:fragment )?answer"', column[-1])
+    assert ("fragment" in last) == (column[-1].count("<p>") > 0)
+    assert len(shown) == 1 + (lines > 2 and bool(asked or before))
 
 
 def test_what_is_too_long_for_a_slide_goes_on_below(slides):
