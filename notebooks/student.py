@@ -48,9 +48,9 @@ def symbols(number: str) -> str:
     """The rows of notebook 03's table that another notebook needs, as a cell of text."""
     (path,) = build.sources(["03"])
     (text,) = [text for _, text in build.parts(path) if "## The symbols of this course" in text]
-    head, line, *rows = ROW.finditer(text)
+    head, *rows = ROW.finditer(text)
     wanted = [row[0] for row in rows if _is_for(number, row["notebooks"])]
-    return SYMBOLS.format(table="\n".join([head[0], line[0], *wanted]))
+    return SYMBOLS.format(table="\n".join([head[0], "|---" * 4 + "|", *wanted]))
 
 
 def _is_for(number: str, notebooks: str) -> bool:

@@ -396,6 +396,7 @@ def test_a_notebook_alone_has_what_it_takes_from_notebook_03(scripts):
     first, added, *rest = alone.cells
     assert [first, *rest] == beside.cells
     assert "`model.config.linears()`" in added.source
+    assert "| notebook |\n|---|---|---|---|\n| $x" in added.source  # so it is drawn as a table
     names = re.findall(r"^\| (\$.*?\$|\S+).* \|$", added.source, re.M)
     assert {r"$x,\ y$", r"$A,\ B$", r"$s,\ \alpha$", "$z$"} < set(names)
     assert not {r"$b,\ d$", r"$q,\ k,\ v$", "$G$"} & set(names)  # VeRA's, attention's
