@@ -22,7 +22,7 @@ import minutes
 README = """\
 # The notebooks of the minilora course
 
-1. You need Python 3.11 or newer, and 2 GB of disk. Open a terminal in this folder.
+1. You need Python 3.11 or newer, and 1 GB of disk. Open a terminal in this folder.
 2. Make an environment: `python3 -m venv env`, on Windows `py -m venv env`.
 3. Switch it on: `. env/bin/activate`, on Windows `env\\Scripts\\activate`.
 4. Install, once, with a network: `python -m pip install {wheels}`
