@@ -443,7 +443,7 @@ def test_what_is_handed_out_runs_without_the_repository(scripts, tmp_path):
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 10
     (make,) = re.findall("`(python3 -m venv [^`]*)`", text)
-    (enter,) = re.findall(r"`(\. [^`]*)`", text)
+    (enter,) = re.findall(r"`(\. env[^`]*)`", text)
     (install,) = re.findall("`(python -m pip install [^`]*)`", text)
     (start,) = re.findall("`(python -m jupyter lab)`", text)
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))}
