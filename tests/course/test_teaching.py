@@ -720,7 +720,7 @@ def test_every_link_leads_somewhere(page):
 def test_the_projects_name_what_exists():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     pages = "".join(p.read_text(encoding="utf-8") for p in PAGES)
-    for target in re.findall(r"(?:`|^    )make ([a-z]+)", pages, re.M):
+    for target in re.findall(r"(?:`|^    )make ([a-z0-9]+)", pages, re.M):
         assert re.search(rf"^{target}:", makefile, re.M), target
     worked = (ROOT / "docs" / "teaching" / "dora.md").read_text(encoding="utf-8")
     tests = (ROOT / "tests" / "methods" / "test_dora.py").read_text(encoding="utf-8")
