@@ -85,8 +85,8 @@ course: $(JUPYTER)              ## python -m jupyter lab notebooks    after pip 
 	$(KERNELS)
 	$(PY) -m jupyter lab notebooks $(ROOT) $(ARGS)
 
-student: $(JUPYTER)             ## python notebooks/build.py --student build/student
-	$(PY) notebooks/build.py --student build/student
+student: $(JUPYTER)             ## python notebooks/student.py build/student
+	$(PY) notebooks/student.py build/student $(ARGS)
 
 grading: $(GRADER)              ## python notebooks/grading.py build/grading --seed NUMBER     after pip install nbgrader
 	$(PY) notebooks/grading.py build/grading $(ARGS)

@@ -2,8 +2,6 @@
 
     python notebooks/build.py [04 …]              run them; write NN.ipynb and solutions/NN.ipynb,
                                                   and the README's small copy of one figure
-    python notebooks/build.py --student FOLDER    copies to hand out: no solutions, no outputs;
-                                                  and the course's package beside them
     python notebooks/build.py --address           put the repository's address into the committed
                                                   notebooks, without running them
 
@@ -18,7 +16,6 @@ import base64
 import io
 import os
 import re
-import shutil
 import sys
 import tempfile
 import textwrap
@@ -155,14 +152,6 @@ def put_address(path: Path) -> None:
         nbformat.write(kept, file)
 
 
-def hand_out_package(folder: Path) -> None:
-    """Copy the course's package, which the notebooks import from the folder that they stand in."""
-    own = shutil.ignore_patterns("__pycache__")
-    name = "minilora_course"
-    shutil.copytree(HERE / name, folder / name, ignore=own, dirs_exist_ok=True)
-    shutil.copy(HERE / "pyproject.toml", folder)  # for pip install ".[jupyter]"
-
-
 def thumbnail(done) -> bytes:
     """The figure that a notebook is remembered for, small: a PNG of 256 colours."""
     (cell,) = [cell for cell in done.cells if "figure" in cell.metadata.get("tags", ())]
@@ -178,18 +167,12 @@ def main(arguments=None) -> None:
     """The command line above."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("wanted", nargs="*", help="numbers of notebooks: 04; none: all")
-    parser.add_argument("--student", metavar="FOLDER", type=Path)
     parser.add_argument("--address", action="store_true", help="write it into what is committed")
     chosen = parser.parse_args(arguments)
-    if chosen.student:
-        hand_out_package(chosen.student)
     for path in sources(chosen.wanted):
         name = f"{path.stem}.ipynb"
         if chosen.address:
             put_address(path)
-            continue
-        if chosen.student:
-            nbformat.write(notebook(path, solved=False), chosen.student / name)
             continue
         print(name, file=sys.stderr)
         done = run(notebook(path, solved=False))

@@ -24,7 +24,11 @@ from minilora_course import EXERCISES, points
 ROOT = Path(__file__).parent.parent
 WORDS_A_MINUTE, SECONDS_A_LINE = 130, 8
 QUOTED = re.compile(r"\d+ minutes to read, \d+ to do")
-PATH = re.compile(r"^(?P<start>\| [^|]+ \| )(?P<notebooks>\d\d\w*(?:, \d\d\w*)*) \| \d+ \|$", re.M)
+TEACHING = ROOT / "TEACHING.md"
+PATH = re.compile(  # a row of TEACHING.md: a path through the course, or a week of its plan
+    r"^(?P<start>\| `(?P<name>[\w-]+)`[^|]* \| )(?P<notebooks>\d\d\w*(?:, \d\d\w*)*) \| \d+ \|",
+    re.M,
+)
 START = (
     "| notebook | words | lines of code | formulas, figures | exercises, open | to read | to do |"
 )
@@ -158,16 +162,23 @@ def quoted() -> dict[Path, str]:
         row = rf"^(\|.*\]\(notebooks/{path.stem}\.ipynb\) \|.* \|) \d+, \d+ \| \d+ \|$"
         now = rf"\1 {s.to_read}, {s.to_do} | {len(s.exercises)} |"
         readme = re.sub(row, now, readme, flags=re.M)
-    teaching = (ROOT / "TEACHING.md").read_text(encoding="utf-8")
+    teaching = TEACHING.read_text(encoding="utf-8")
     old = re.compile(re.escape(START) + r"\n(?:\|.*\n)*?\| all \|.*")
     teaching = PATH.sub(_path_row, old.sub(lambda _: table(), teaching))
-    return found | {ROOT / "README.md": readme, ROOT / "TEACHING.md": teaching}
+    return found | {ROOT / "README.md": readme, TEACHING: teaching}
+
+
+def paths() -> dict[str, list[str]]:
+    """The paths and the weeks of TEACHING.md: name -> the numbers of its notebooks."""
+    rows = PATH.finditer(TEACHING.read_text(encoding="utf-8"))
+    return {row["name"]: row["notebooks"].split(", ") for row in rows}
 
 
 def _path_row(row: re.Match) -> str:
     """A path through the course, with the sum of its notebooks' minutes."""
     sizes = {build.number(path): size(path) for path in build.sources()}
-    minutes = sum(sizes[n].to_read + sizes[n].to_do for n in row["notebooks"].split(", "))
+    there = [sizes[n] for n in row["notebooks"].split(", ") if n in sizes]
+    minutes = sum(s.to_read + s.to_do for s in there)
     return f"{row['start']}{row['notebooks']} | {minutes} |"
 
 

@@ -4,7 +4,8 @@
 
 A notebook's headings begin the columns of its deck: right goes to the next one, down through it.
 Text, formulas, short code with its output and every figure become slides; so does each exercise,
-whose answer appears on the next key press. What is too long for one slide goes on below it.
+whose answer appears at the next key press, below the question or on the next slide. What is too
+long for one slide goes on below it.
 `--parts`: a folder with the two packages that `make slides` fetches, for reveal.js and MathJax.
 """
 
@@ -68,11 +69,15 @@ class Deck:
         self.heading, self.held, self.lines = "", [], 0.0
 
     def begin(self, heading: str, column: bool = False) -> None:
-        """A new heading, in a new column or in the same one."""
+        """A new heading, in a new column or in the same one.
+
+        A heading over nothing joins the one that follows in its column; a column of nothing goes.
+        """
         self.flush()
-        self.heading = heading
-        if column:
+        empty = self.columns and not self.columns[-1]
+        if column and not empty:
             self.columns.append([])
+        self.heading = f"{self.heading}: {heading}" if empty and not column else heading
 
     def add(self, body: str, lines: float) -> None:
         """Put a piece on the slide, or on the next one where it does not fit."""
@@ -134,21 +139,22 @@ def add_exercise(deck: Deck, cell, asked: str, exercise, answers: bool) -> None:
     """The question, the blank, and the answer at the next key press.   exercise: None if open."""
     if exercise and not re.sub(r"\*\*.*?\*\*", "", asked).strip():  # no words but Fill the blank
         asked = f"**{grading.KINDS[exercise.kind].capitalize()}.** {exercise.asks}"
-    parts, lines = [text(asked)], height(asked)
+    question, lines = (text(asked), height(asked)) if asked else ("", 0)
     blank = build.SOLUTION.sub(build.blank, cell.source).strip()
     if blank and not (exercise and exercise.kind == "predict"):
-        parts.append(code(blank))
+        question += code(blank)
         lines += code_height(blank)
     solution = grading.solution(cell.source)
     why = f"<p>{html.escape(exercise.because)}</p>" if exercise and exercise.because else ""
-    shown = f'<div class="fragment answer">{code(solution)}{why}</div>' if answers else ""
-    more = code_height(solution) + 1.5 * bool(why)
-    if lines + more > LINES:  # the answer on the next slide
-        deck.add("\n".join(parts), lines)
-        deck.flush()
-        parts, lines = [], 0
-    if parts or shown:
-        deck.add("\n".join([*parts, shown]), lines + more)
+    more = code_height(solution) + 1.5 * bool(why) if answers else 0
+    if question:
+        if lines + more <= LINES < deck.lines + lines + more:
+            deck.flush()  # so that the answer stands on the slide of its question
+        deck.add(question, lines)
+    if answers:
+        alone = not deck.held or deck.lines + more > LINES
+        later = "" if alone else "fragment "  # alone on a slide, it is shown at once
+        deck.add(f'<div class="{later}answer">{code(solution)}{why}</div>', more)
     deck.flush()
 
 
@@ -211,7 +217,8 @@ def page(path: Path, answers: bool) -> str:
             add_code(deck, cell)
         asked = ""
     deck.flush()
-    columns = ["<section>\n" + "\n".join(column) + "\n</section>" for column in deck.columns]
+    filled = ["\n".join(column) for column in deck.columns if column]
+    columns = [f"<section>\n{column}\n</section>" for column in filled]
     title = html.escape(title.lstrip("# "))
     return PAGE.format(title=title, columns="\n".join(columns))
 

