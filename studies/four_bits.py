@@ -103,16 +103,17 @@ def model_of(weights: str, head: str = "") -> Llama:
 def base(weights: str) -> dict[str, Any]:
     """What a form knows, its bytes, and how far its linears are from the file's numbers."""
     model, exact = model_of(weights), model_of("float32")
+    nbytes = {name: a.nbytes for name, a in model.params.items()}
+    linears = [f"{layer}.weight" for layer in model.config.linears()]
     off = size = 0.0
-    for name in model.config.linears():
+    for name in linears:
         theirs = exact.params[name]
         off += float(np.square(np.asarray(model.params[name]) - theirs).sum(dtype=float))
         size += float(np.square(theirs).sum(dtype=float))
-    nbytes = {name: a.nbytes for name, a in model.params.items()}
-    linears = sum(nbytes[name] for name in model.config.linears())
+    held = {"linears": sum(nbytes[name] for name in linears), "embedding": nbytes[EMBED]}
     return {
         **judged(model),
-        "bytes": {"linears": linears, "embedding": nbytes[EMBED], "all": sum(nbytes.values())},
+        "bytes": {**held, "all": sum(nbytes.values())},
         "relative_error": rounded((off / size) ** 0.5),
     }
 
