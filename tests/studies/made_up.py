@@ -241,17 +241,14 @@ def four_answer(learnt=0.0, rise=0.0, step=1.0, faster=3.0, smaller=6.3, size=0.
     def answer(cell):
         kind, nf4 = cell.pop("kind"), cell.get("weights") == "nf4"
         if kind == "seconds":
-            by_chance = 1 + noise({"seed": cell["turn"]}, size)
-            token, taken = by_chance / faster, by_chance * step
+            by_chance = [1 + noise({"seed": turn}, size) for turn in range(5)]
+            ones = dict.fromkeys(four_bits.FORMS, [1.0] * 5)
+            taken = {**ones, "nf4": [step * c for c in by_chance]}
+            tokens = {form: {"float32": ones["nf4"], "int8": ones["nf4"]} for form in ones}
+            tokens["nf4"]["int8"] = [c / faster for c in by_chance]
             return {
-                "token_seconds": {
-                    form: {"float32": 1.0, "int8": 1.0 if form == "float32" else token}
-                    for form in four_bits.FORMS
-                },
-                "step_seconds": {
-                    method: {form: 1.0 if form == "float32" else taken for form in four_bits.FORMS}
-                    for method in four_bits.LEARNERS
-                },
+                "token_seconds": tokens,
+                "step_seconds": dict.fromkeys(four_bits.LEARNERS, taken),
             }
         score = 0.8 + learnt * nf4 + (noise(cell, size) if nf4 else 0.0)
         text = [4.0 + 0.1 * i + nf4 * (rise + size * (-1) ** i) for i in range(6)]
