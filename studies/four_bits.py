@@ -3,10 +3,11 @@ one in float32 does, and what does it cost?
 
 Three forms of one base. *Q4_1*: the linears as the file has them (weights="stored"). *NF4*: they
 are quantised again, from Q4_1, as weights="nf4" does. *float32*: the same file, dequantised. So
-Q4_1 and float32 hold the same numbers and differ in the order of sums only; NF4 holds others, and
-their error comes on top of Q4_1's. This is not NF4 made of the weights that were trained, which the
-package does not have. The embedding, which is the head too, has the same numbers in all three: the
-file's own eight bits, kept so beside Q4_1 and NF4 (embeddings="int8"), dequantised beside float32.
+Q4_1 and float32 hold the same numbers and differ at most in the order of sums; NF4 holds others,
+and their error comes on top of Q4_1's. This is not NF4 made of the weights that were trained, which
+the package does not have. The embedding, which is the head too, has the same numbers in all three:
+the file's own eight bits, kept so beside Q4_1 and NF4 (embeddings="int8"), dequantised beside
+float32.
 
 LoRA of rank 8 and VeRA of rank 256 on q and v learn the nouns in 60 steps, three seeds. Equal for
 the three forms: words, order, initial adapter, settings, and the rate, which `minilora tune` chose
@@ -253,7 +254,7 @@ def _keeps(s):
     return Finding(
         f"NF4's loss less float32's, window by window: {shown(rise, unit='nats per token')}; its "
         f"linears differ from Q4_1's by {error:.1f} % (root mean square); Q4_1 as stored less "
-        f"float32: {shown(text_gap(s, 'stored'), '+.1e')}",
+        f"float32: {shown(text_gap(s, 'stored'))}",
         verdict,
         p,
     )
@@ -315,7 +316,7 @@ QUESTIONS = (
     Question(
         "Q1",
         "A frozen base in the file's own Q4_1 learns the task as well as one in float32",
-        f"{_SAME}; the base's numbers too, so only the order of sums differs",
+        f"{_SAME}; the base's numbers too, so at most the order of sums differs",
         _LEARNT,
         _WORSE,
         "two techniques share the words of a seed; nothing of what Q4_1 itself lost before",
