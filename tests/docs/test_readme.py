@@ -8,6 +8,7 @@ import shlex
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pages
 import pytest
 
@@ -20,6 +21,7 @@ from minilora.lab import table
 from minilora.lab.report import read_results
 from minilora.methods import METHODS
 from minilora.text.pairs import read_pairs
+from studies import four_bits
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -75,10 +77,30 @@ def test_the_table_is_the_committed_record(record):
 
 def test_what_is_said_of_smollm2_is_the_studys_record():
     shown = dict(pages.records(ROOT / "README.md"))
-    assert shown == {"language_model": pages.table("language_model")}
+    assert shown == {name: pages.table(name) for name in studies.APART}
     summary = studies.study("language_model").summary(pages.whole("language_model"))
     assert f"The base answers {100 * summary['base']['general']:.0f} % of them" in PROSE
     assert max(row["general"].mean for row in summary["methods"].values()) <= 0.05
+
+
+def test_what_is_said_of_four_bits_is_the_studys_record():
+    s = four_bits.STUDY.summary(pages.whole("four_bits"))
+    said = re.search(
+        r"takes (\d+) or (\d+) MB in place of (\d+), and on one thread it decodes ([\d.]+) and "
+        r"([\d.]+) times as fast\..* name ([\d.]+) fewer of the nouns\. NF4 costs ([\d.]+) nats",
+        PROSE,
+    )
+    packed = ("stored", "nf4")
+    assert said.groups() == (
+        *(f"{s['base'][form]['bytes']['all'] / 1e6:.0f}" for form in (*packed, "float32")),
+        *(f"{s['speed']['faster'][form].mean:.1f}" for form in packed),
+        f"{-four_bits.gap(s, 'nf4', *four_bits.LEARNERS).mean:.3f}",
+        f"{four_bits.text_gap(s, 'nf4').mean:.2f}",
+    )
+    assert four_bits.gap(s, "stored", *four_bits.LEARNERS)[:2] == (0, 0), "the same scores"
+    for rows in s["learn"].values():
+        lost = [rows[form]["text"].mean - np.mean(s["base"][form]["text"]) for form in rows]
+        assert min(lost) > 1 and max(lost) == lost[list(rows).index("nf4")]
 
 
 def test_what_is_said_of_training_from_scratch_is_the_studys_record(record):
