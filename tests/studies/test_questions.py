@@ -395,8 +395,8 @@ def test_the_rate_of_equal_scores_is_the_one_of_lower_loss():
 
 
 def test_holm_turns_a_verdict_that_many_tests_leave_in_doubt():
-    def row(p, verdict=HOLDS):
-        question = Question(*["x"] * 6, judge=lambda s: None)
+    def row(p, verdict=HOLDS, numbers="L1"):
+        question = Question(numbers, *["x"] * 5, judge=lambda s: None)
         return "cost", question, Finding("some numbers", verdict, p)
 
     alone = claims.corrected([row(0.03)])
@@ -404,6 +404,8 @@ def test_holm_turns_a_verdict_that_many_tests_leave_in_doubt():
     many = claims.corrected([row(0.03), row(0.001), row(0.5, UNKNOWN), row(None)])
     assert [f.verdict for _, _, f in many] == [UNKNOWN, HOLDS, UNKNOWN, HOLDS]
     assert "among 3 tests p = 0.06" in many[0][2].evidence
+    apart = claims.corrected([row(0.03), row(0.02, numbers="Q1"), row(0.001, numbers="Q2")])
+    assert [f.verdict for _, _, f in apart] == [HOLDS] * 3, "QLoRA's are a family of their own"
 
 
 def test_every_sentence_that_is_claimed_has_a_row():
