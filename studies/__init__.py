@@ -31,7 +31,8 @@ ORDER = (
     "lora_plus",
     "swapping",
 )
-APART = ("language_model",)  # wants SmolLM2, and more time: run by name only
+# want SmolLM2, and more time: run by name only
+APART = ("language_model", "four_bits")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the studies that are named; returns the exit code: 0, or 2 after a one-line error."""
     names = ", ".join((*ORDER, *APART))
     p = argparse.ArgumentParser(prog="python -m studies", description="see docs/claims.md")
-    p.add_argument("names", nargs="+", metavar="NAME", help=f"some of {names}, or all but the last")
+    p.add_argument(
+        "names", nargs="+", metavar="NAME", help=f"some of {names}; all: without the last two"
+    )
     p.add_argument("--out", type=Path, default=Path("runs/studies"), help="folder (%(default)s)")
     p.add_argument("--figures", type=Path, help="another folder for the figures")
     p.add_argument("--quick", action="store_true", help="a few cells of seconds, and no figure")

@@ -2,7 +2,8 @@
 verdict, a definition, what is false as it is said, or why it cannot be tested here.
 
 The verdicts of the studies are tests, and there are many of them: their p values are adjusted
-together by Holm's method, and a verdict whose adjusted p is above 0.05 becomes "cannot tell".
+together by Holm's method, and a verdict whose adjusted p is above 0.05 becomes "cannot tell". What
+is said of QLoRA (Q1 to Q5) is a family of its own.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from . import APART, ORDER, study
 from ._question import Finding, Question
 from ._verdicts import UNKNOWN, holm
 
-ERROR = 0.05  # of all verdicts together
+ERROR = 0.05  # of all verdicts of a family together
 
 
 class Row(NamedTuple):
@@ -107,16 +108,20 @@ def findings(
 
 
 def corrected(found: list[tuple[str, Question, Finding]]) -> list[tuple[str, Question, Finding]]:
-    """The same after Holm's correction over all tests: verdicts that it leaves in doubt change."""
-    tested = [i for i, (_, _, finding) in enumerate(found) if finding.p is not None]
-    adjusted = holm([found[i][2].p or 0.0 for i in tested])
-    for i, p in zip(tested, adjusted, strict=True):
-        name, question, finding = found[i]
-        if finding.verdict != UNKNOWN and p > ERROR:
-            alone = f"alone it {finding.verdict}, among {len(tested)} tests p = {p:.2f}"
-            text = f"{finding.evidence}; {alone}"
-            finding = dataclasses.replace(finding, evidence=text, verdict=UNKNOWN, when="")
-            found[i] = name, question, finding
+    """The same after Holm's correction in each family: verdicts that it leaves in doubt change."""
+    families: dict[bool, list[int]] = {}
+    for i, (_, question, finding) in enumerate(found):
+        if finding.p is not None:
+            families.setdefault(question.numbers.startswith("Q"), []).append(i)
+    for tested in families.values():
+        adjusted = holm([found[i][2].p or 0.0 for i in tested])
+        for i, p in zip(tested, adjusted, strict=True):
+            name, question, finding = found[i]
+            if finding.verdict != UNKNOWN and p > ERROR:
+                alone = f"alone it {finding.verdict}, among {len(tested)} tests p = {p:.2f}"
+                text = f"{finding.evidence}; {alone}"
+                finding = dataclasses.replace(finding, evidence=text, verdict=UNKNOWN, when="")
+                found[i] = name, question, finding
     return found
 
 

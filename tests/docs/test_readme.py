@@ -8,6 +8,7 @@ import shlex
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pages
 import pytest
 
@@ -20,6 +21,8 @@ from minilora.lab import table
 from minilora.lab.report import read_results
 from minilora.methods import METHODS
 from minilora.text.pairs import read_pairs
+from studies import four_bits
+from studies._verdicts import interval, times
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -75,10 +78,34 @@ def test_the_table_is_the_committed_record(record):
 
 def test_what_is_said_of_smollm2_is_the_studys_record():
     shown = dict(pages.records(ROOT / "README.md"))
-    assert shown == {"language_model": pages.table("language_model")}
+    assert shown == {name: pages.table(name) for name in studies.APART}
     summary = studies.study("language_model").summary(pages.whole("language_model"))
     assert f"The base answers {100 * summary['base']['general']:.0f} % of them" in PROSE
     assert max(row["general"].mean for row in summary["methods"].values()) <= 0.05
+
+
+def test_what_is_said_of_four_bits_is_the_studys_record():
+    s = four_bits.summary(pages.whole("four_bits"))
+
+    def shown(e, digits):
+        return f"{e.mean:.{digits}f} [{', '.join(f'{end:.{digits}f}' for end in interval(e))}]"
+
+    whole = {form: f"{s['base'][form]['bytes']['all'] / 1e6:.0f}" for form in four_bits.FORMS}
+    faster = [shown(s["speed"]["faster"][form], 1) for form in ("stored", "nf4")]
+    lower = times(-1, four_bits.gap(s, "nf4", *four_bits.LEARNERS))
+    for said in (
+        f"takes {whole['stored']} or {whole['nf4']} MB in place of {whole['float32']}.",
+        f"it decodes {faster[0]} and {faster[1]} times as fast",
+        f"from NF4 their scores are {shown(lower, 3)} lower",
+        f"NF4 costs {four_bits.text_gap(s, 'nf4').mean:.2f} nats per token",
+    ):
+        assert said in PROSE
+    (step,) = (q for q in four_bits.QUESTIONS if "takes no longer" in q.sentence)
+    assert step.judge(s).verdict == "holds"
+    assert four_bits.gap(s, "stored", *four_bits.LEARNERS)[:2] == (0, 0), "the same scores"
+    for rows in s["learn"].values():
+        lost = {form: rows[form]["text"].mean - np.mean(s["base"][form]["text"]) for form in rows}
+        assert min(lost.values()) > 1 and max(lost, key=lost.get) == "nf4"
 
 
 def test_what_is_said_of_training_from_scratch_is_the_studys_record(record):

@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 import studies
-from studies import _words, lora, vera
+from studies import _words, four_bits, lora, vera
 
 WORDS = 611  # test words of the past tense
 
@@ -235,6 +235,32 @@ def plus_answer(
     return answer
 
 
+def four_answer(learnt=0.0, rise=0.0, step=1.0, faster=3.0, smaller=6.3, size=0.004):
+    """learnt, rise: of NF4 less float32's; step, faster: over float32's."""
+
+    def answer(cell):
+        kind, nf4 = cell.pop("kind"), cell.get("weights") == "nf4"
+        if kind == "seconds":
+            by_chance = [1 + noise({"seed": turn}, size) for turn in range(5)]
+            ones = dict.fromkeys(four_bits.FORMS, [1.0] * 5)
+            taken = {**ones, "nf4": [step * c for c in by_chance]}
+            tokens = {form: {"float32": ones["nf4"], "int8": ones["nf4"]} for form in ones}
+            tokens["nf4"]["int8"] = [c / faster for c in by_chance]
+            return {
+                "token_seconds": tokens,
+                "step_seconds": dict.fromkeys(four_bits.LEARNERS, taken),
+            }
+        score = 0.8 + learnt * nf4 + (noise(cell, size) if nf4 else 0.0)
+        text = [4.0 + 0.1 * i + nf4 * (rise + size * (-1) ** i) for i in range(6)]
+        if kind == "learn":
+            return {"trainable": 1000, "exact_match": score, "text": text}
+        whole = 600 / smaller if nf4 else 600
+        held = {"linears": whole / 2, "embedding": whole / 2, "all": whole}
+        return {"exact_match": 0.1, "text": text, "bytes": held, "relative_error": 0.09 * nf4}
+
+    return lambda cell: answer(cell if cell["kind"] != "base" else {**cell, "seed": 0})
+
+
 USUAL = {
     "scratch": words_answer(lambda cell: 0.8),
     "forgetting": words_answer(lambda cell: 0.8),
@@ -246,4 +272,5 @@ USUAL = {
     "lora": lora_answer(),
     "lora_fa": fa_answer(),
     "lora_plus": plus_answer(),
+    "four_bits": four_answer(),
 }

@@ -99,6 +99,10 @@ def of_layer(log_ratio, spread):
     return made_up.plus_answer(log_ratio=log_ratio, spread=spread)
 
 
+def of_four(name):
+    return lambda number, size: made_up.four_answer(**{name: number}, size=size)
+
+
 ONE_NUMBER = [  # study, part of the sentence, and the number and noise of each verdict
     ("scratch", "pretrained model", of_scratch, (0.5, 0.004), (0.8, 0.004), (0.78, 0.2)),
     ("forgetting", "keeps its general", keeping, (1.0, 0.005), (0.2, 0.005), (0.95, 0.3)),
@@ -108,6 +112,10 @@ ONE_NUMBER = [  # study, part of the sentence, and the number and noise of each 
     ("lora_fa", "corrected gradient", corrected, (0.1, 0.004), (0.0, 0.004), (0.0, 0.3)),
     ("lora_plus", "B wants the larger rate", of_layer, (1.5, 0.2), (-1.0, 0.2), (0.3, 3.0)),
     ("lora_plus", "on words", saving, (0.5, 1.0), (-0.3, 1.0), (0.05, 30.0)),
+    ("four_bits", "in NF4 learns", of_four("learnt"), (0.0, 0.004), (-0.1, 0.004), (-0.02, 0.2)),
+    ("four_bits", "loss on plain", of_four("rise"), (0.01, 0.004), (0.1, 0.004), (0.06, 0.2)),
+    ("four_bits", "no longer", of_four("step"), (1.01, 0.004), (1.2, 0.004), (1.05, 0.2)),
+    ("four_bits", "from NF4", of_four("faster"), (3.0, 0.004), (2.0, 0.004), (2.5, 0.2)),
 ]
 
 
@@ -123,6 +131,7 @@ def test_a_number_decides_a_verdict(name, part, answer, holds, fails, unknown):
         ("lora", "Eckart", made_up.lora_answer(left=1e-9), made_up.lora_answer(left=0.2)),
         ("lora_fa", "activation memory", made_up.fa_answer(kept=0.8), made_up.fa_answer(kept=1.0)),
         ("vera", "move between", made_up.vera_answer(same=True), made_up.vera_answer(same=False)),
+        ("four_bits", "a sixth", made_up.four_answer(), made_up.four_answer(smaller=5.9)),
     ],
 )
 def test_what_is_counted_holds_or_fails(name, part, holds, fails):
@@ -386,8 +395,8 @@ def test_the_rate_of_equal_scores_is_the_one_of_lower_loss():
 
 
 def test_holm_turns_a_verdict_that_many_tests_leave_in_doubt():
-    def row(p, verdict=HOLDS):
-        question = Question(*["x"] * 6, judge=lambda s: None)
+    def row(p, verdict=HOLDS, numbers="L1"):
+        question = Question(numbers, *["x"] * 5, judge=lambda s: None)
         return "cost", question, Finding("some numbers", verdict, p)
 
     alone = claims.corrected([row(0.03)])
@@ -395,6 +404,8 @@ def test_holm_turns_a_verdict_that_many_tests_leave_in_doubt():
     many = claims.corrected([row(0.03), row(0.001), row(0.5, UNKNOWN), row(None)])
     assert [f.verdict for _, _, f in many] == [UNKNOWN, HOLDS, UNKNOWN, HOLDS]
     assert "among 3 tests p = 0.06" in many[0][2].evidence
+    apart = claims.corrected([row(0.03), row(0.02, numbers="Q1"), row(0.001, numbers="Q2")])
+    assert [f.verdict for _, _, f in apart] == [HOLDS] * 3, "QLoRA's are a family of their own"
 
 
 def test_every_sentence_that_is_claimed_has_a_row():
