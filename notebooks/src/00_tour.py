@@ -8,7 +8,7 @@ When you are done you can
 - say what each of six techniques trains, what it keeps, and what it costs,
 - read every table of this course: numbers, bytes, steps, exact match.
 
-*Needs*: Python and a little NumPy. *Time*: 15 minutes to read, 20 to do.
+*Needs*: Python and a little NumPy. *Time*: 15 minutes to read, 25 to do.
 *Papers*: one a technique; each has its own notebook, 04 to 08. *The one idea*: the weights stay, a
 small change is learned beside them.
 """

@@ -8,7 +8,7 @@ When you are done you can
 - say what a cache must hold, and weigh it in bytes,
 - write the walk along a tape that finds every gradient of a network.
 
-*Needs*: NumPy and the chain rule. *Time*: 20 minutes to read, 90 to do.
+*Needs*: NumPy and the chain rule. *Time*: 20 minutes to read, 105 to do.
 *Papers*: none; the idea is Linnainmaa's, 1970. *The one idea*: forward leaves behind just what
 backward will read, and that is where the memory of training goes.
 """

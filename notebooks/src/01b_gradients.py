@@ -8,7 +8,7 @@ When you are done you can
 - check a gradient of any size with two calls of forward,
 - write a property test, and read the smallest example that breaks it.
 
-*Needs*: notebook 01. *Time*: 20 minutes to read, 60 to do.
+*Needs*: notebook 01. *Time*: 25 minutes to read, 60 to do.
 *Paper*: Claessen and Hughes 2000, [doi:10.1145/351240.351266](https://doi.org/10.1145/351240.351266),
 on property tests. *The one idea*: a gradient says what a small move does, so make small moves and look.
 """

@@ -8,7 +8,7 @@ When you are done you can
 - write its norm, its attention, RoPE and SwiGLU on plain arrays,
 - look into a trained model: who attends to what, and read it off the tape.
 
-*Needs*: notebook 01. *Time*: 20 minutes to read, 50 to do.
+*Needs*: notebook 01. *Time*: 20 minutes to read, 60 to do.
 *Papers*: Touvron et al. 2023, [arXiv:2302.13971](https://arxiv.org/abs/2302.13971); Su et al. 2021,
 [arXiv:2104.09864](https://arxiv.org/abs/2104.09864), section 3. *Symbols*: the table in notebook 03.
 *The one idea*: each token has a row of numbers, and each layer adds to it what it read from other tokens.

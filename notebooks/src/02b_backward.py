@@ -8,7 +8,7 @@ When you are done you can
 - say for each what it keeps, and which slip is made with it,
 - put the pieces on the tape: a whole layer of your own trains.
 
-*Needs*: notebooks 01, 01b and 02. *Time*: 35 minutes to read, 100 to do.
+*Needs*: notebooks 01, 01b and 02. *Time*: 40 minutes to read, 110 to do.
 *Papers*: Vaswani et al. 2017, [arXiv:1706.03762](https://arxiv.org/abs/1706.03762), equation 1; Zhang and
 Sennrich 2019, [arXiv:1910.07467](https://arxiv.org/abs/1910.07467); Su et al. 2021,
 [arXiv:2104.09864](https://arxiv.org/abs/2104.09864), equation 34; Shazeer 2020,

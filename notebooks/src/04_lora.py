@@ -8,7 +8,7 @@ When you are done you can
 - say what it trains, what it keeps for backward, and why B may start at zero,
 - merge an adapter into a weight, and say how exact that is.
 
-*Symbols*: the table in notebook 03. *Needs*: a matrix product and the chain rule. *Time*: 30 minutes to read, 90 to do.
+*Symbols*: the table in notebook 03. *Needs*: a matrix product and the chain rule. *Time*: 35 minutes to read, 105 to do.
 *Paper*: Hu et al. 2021, [arXiv:2106.09685](https://arxiv.org/abs/2106.09685), equation 3 and
 section 4.1. *The one idea*: the change of a weight, as a product of two thin matrices.
 """

@@ -8,7 +8,7 @@ When you are done you can
 - count what it trains, what it stores and what it keeps for backward, which are three numbers,
 - say what a rank costs here, and why it may be larger than the layer.
 
-*Needs*: notebook 04. *Time*: 30 minutes to read, 75 to do.
+*Needs*: notebook 04. *Time*: 35 minutes to read, 75 to do.
 *Paper*: Kopiczko et al. 2023, [arXiv:2310.11454](https://arxiv.org/abs/2310.11454), equation 2 and section 3.3.
 *Symbols*: the table in notebook 03. *The one idea*: random directions need not be stored; train only how much of each
 is wanted.

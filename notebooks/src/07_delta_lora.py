@@ -8,7 +8,7 @@ When you are done you can
 - prove that its moves telescope, how large a rank they can reach, and see it reached,
 - say what Delta-LoRA is when $W$ moves from the very first step.
 
-*Needs*: notebooks 03 (singular values) and 04. *Time*: 35 minutes to read, 50 to do.
+*Needs*: notebooks 03 (singular values) and 04. *Time*: 35 minutes to read, 45 to do.
 *Paper*: Zi et al. 2023, [arXiv:2309.02411](https://arxiv.org/abs/2309.02411), algorithm 1. *Symbols*: the table in
 notebook 03. *The one idea*: $W$ follows the product $BA$ from step to step, and the sum of these moves telescopes.
 """

@@ -8,7 +8,7 @@ When you are done you can
 - give $B$ its own, and name the slip that is made with it,
 - read a heat map of losses over rate and ratio, and say what a theory of large widths does not say.
 
-*Needs*: notebook 04. *Time*: 40 minutes to read, 65 to do.
+*Needs*: notebook 04. *Time*: 45 minutes to read, 60 to do.
 *Paper*: Hayou et al. 2024, [arXiv:2402.12354](https://arxiv.org/abs/2402.12354), sections 3 and 4.
 *Symbols*: the table in notebook 03. *The one idea*: at equal rates the steps of $A$ and of $B$ change the output by
 different orders in the width.

@@ -8,7 +8,7 @@ When you are done you can
 - read a score with its two errors, that of the seeds and that of the words,
 - see numbers, bytes by part, convergence, seconds and scores of all techniques side by side.
 
-*Needs*: notebook 00; a mean and a standard deviation. *Time*: 25 minutes to read, 35 to do.
+*Needs*: notebook 00; a mean and a standard deviation. *Time*: 25 minutes to read, 60 to do.
 *Papers*: those of 04 to 08; on tuning each method, [arXiv:2602.04998](https://arxiv.org/abs/2602.04998).
 *The one idea*: to run one technique at another's learning rate is no comparison.
 """
