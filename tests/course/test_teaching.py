@@ -15,6 +15,7 @@ from answers import ANSWERS, RIGHT, answer
 import minilora as ml
 from minilora.methods import lora, vera
 from minilora_course import EXERCISES, check, grade, points
+from minilora_course.lessons import forgetting
 
 ROOT = Path(__file__).parents[2]
 if not (ROOT / "TEACHING.md").is_file():
@@ -140,6 +141,9 @@ NUMBERS = {
     "08 The rate of B": lambda: 0.0005 * ml.METHODS["lora_plus"].lr_scale({"ratio": 16.0})["B"],
     "09 Intensity": lambda: 2 * 300**3 / sum(np.zeros((300, 300), "f4").nbytes for _ in range(3)),
     "10 The error of a share": lambda: np.sqrt(0.9 * 0.1 / 400),
+    "13 Points on the frontier": lambda: forgetting.frontier(
+        *np.array([[2, 5, 5, 6, 7], [9, 8, 6, 2, 3]])
+    )["on"].sum(),
 }
 
 
@@ -159,7 +163,7 @@ def test_a_question_has_one_right_answer_and_feedback_to_each(name):
 
 
 def test_every_question_is_read_and_what_is_said_of_the_first_step_is_so():
-    assert len(QUESTIONS) == QUIZ.count("\n::") == 30
+    assert len(QUESTIONS) == QUIZ.count("\n::") == 33
     (right,) = [a for a, share, _ in QUESTIONS["04 The first step"][3] if share]
     assert right == "dA is exactly 0, dB is not" and first_step() == (False, True)
 

@@ -7,6 +7,7 @@ from . import (
     backward,
     comparison,
     delta_lora,
+    forgetting,
     gradients,
     kernels,
     language_model,
@@ -38,6 +39,7 @@ LESSONS = {  # number of the notebook -> its exercises
     "09": kernels.EXERCISES,
     "10": comparison.EXERCISES,
     "11": language_model.EXERCISES,
+    "13": forgetting.EXERCISES,
 }
 EXERCISES: dict[str, Exercise] = {
     exercise.name: replace(exercise, lesson=number)
