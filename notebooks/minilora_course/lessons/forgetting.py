@@ -291,7 +291,7 @@ EXERCISES = (
         "forget_says",
         "The share of answers that are right as a whole: said (N, T), right (N, T), end -> share",
         (
-            "Which places of a row belong to the right answer? Its end does, and nothing behind it.",
+            "Which places of a row belong to the right answer? Its end is the last of them.",
             "One wrong token makes an answer wrong. Then take the mean over the N answers.",
         ),
         says_cases,
@@ -329,7 +329,7 @@ EXERCISES = (
         "Which points lie on the frontier: learnt (n,), kept (n,) -> on (n,), True or False",
         (
             "When does one point beat another? Both numbers count.",
-            "It is at least as good in both, and better in one. What none beats is on the frontier.",
+            "It is at least as good in both, and better in one. The frontier is what none beats.",
         ),
         frontier_cases,
         through=as_numbers,

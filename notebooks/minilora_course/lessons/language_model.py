@@ -184,7 +184,7 @@ EXERCISES = (
         "real_mask",
         "Which targets count: ids (T,), opens (h,), end -> mask (T - 1,), True or False",
         (
-            "Where in ids does opens stand? The answer begins behind it. Its end token counts, too.",
+            "Where does opens stand in ids? The answer begins behind it, and its end token counts.",
             "Mark the tokens themselves first, (T,). The target of place t is token t + 1.",
         ),
         mask_cases,
