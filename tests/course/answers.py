@@ -919,6 +919,10 @@ ANSWERS |= {
         ("q = logits - np.log(np.exp(logits).sum(1, keepdims=True))\n"
          "return [sum(q[n, t, k] for t, k in enumerate(row) if k >= 0)\n"
          "        for n, row in enumerate(targets)]", "the softmax runs over the places", ""),
+        ("np.array([sum(logs(l)[t - 1, k] for t, k in enumerate(row) if k >= 0)"
+         " for l, row in zip(logits, targets)])", "the targets were shifted again", ""),
+        ("np.array([[logs(l)[t, k] if k >= 0 else 0 for t, k in enumerate(row)]"
+         " for l, row in zip(logits, targets)])", "one value for each token", ""),
         ("np.exp(logp)", "that is the probability", ""),
         ("-logp", "sign", ""),
         ("logp.sum()", "one number for all rows", ""),
@@ -945,6 +949,9 @@ ANSWERS |= {
     "forget_break": [
         ("np.array([sum([logs(l)[t, k] for t, k in enumerate(row) if k >= 0][:-1])"
          " for l, row in zip(logits, targets)])", "passed", "the last token of each answer"),
+        ("out = []\nfor l, row in zip(logits, targets):\n"
+         "    places = np.flatnonzero(row + 100)[:-1]\n"
+         "    out.append(logs(l)[places, row[places]].sum())\nreturn out", "passed", ""),
         ("logp", "failed", "nothing is broken"),
         ("logp - 1", "failed", "not in the way asked for"),
         ("np.array([sum([logs(l)[t, k] for t, k in enumerate(row) if k >= 0][1:])"
@@ -971,6 +978,7 @@ ANSWERS |= {
         ("(learnt == learnt.max()) & (kept == kept.max())", "no point is left: each is",
          "the best in both"),
         ("np.flatnonzero(on)", "these are places", ""),
+        ("on[np.lexsort((-kept, -learnt))]", "these are in another order", ""),
         ("1 - on", "these are the points that are beaten", ""),
         ("[not any(a <= c and b <= d and (a, b) != (c, d) for a, b in zip(learnt, kept))"
          " for c, d in zip(learnt, kept)]", "the smaller share counts as better", ""),

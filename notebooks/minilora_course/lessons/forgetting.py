@@ -136,6 +136,15 @@ def likelihood_cases(rng):
         "the last token of each answer, which ends it, was left out": lambda **a: [
             likelihood_without_end(**a)
         ],
+        "the targets were shifted again: targets[n, t] belongs to logits[n, t] already": (
+            lambda logits, targets: [summed(chances(logits)[:, :-1], targets[:, 1:])]
+        ),
+        "one value for each token: wanted the sum over the answer's tokens": (
+            lambda logits, targets: [
+                {"logp": np.where(targets == IGNORED, 0, of_targets(chances(logits), targets))},
+                {"logp": of_targets(chances(logits), targets)},
+            ]
+        ),
         "one number for all rows: wanted one for each row": lambda **a: [
             {"logp": likelihood(**a)["logp"].sum()},
             {"logp": likelihood(**a)["logp"].mean()},
@@ -239,9 +248,6 @@ def frontier_cases(rng):
                 {"on": ((learnt == learnt.max()) | (kept == kept.max())).astype(int)}
             ]
         ),
-        "better in one is not enough to beat: in the other it must not be worse": on(
-            lambda a, b, c, d: a > c or b > d
-        ),
         "the smaller share counts as better: here both are to be large": lambda learnt, kept: [
             {"on": frontier(-learnt, -kept)["on"]},
             {"on": frontier(-learnt, kept)["on"]},
@@ -249,6 +255,15 @@ def frontier_cases(rng):
         ],
         "these are places: wanted True or False for each point": lambda **a: [
             {"on": np.flatnonzero(frontier(**a)["on"])}
+        ],
+        "these are in another order: value i is of point i as it came": lambda learnt, kept: [
+            {"on": frontier(learnt, kept)["on"][order]}
+            for order in (
+                np.lexsort((-kept, -learnt)),
+                np.lexsort((kept, learnt)),
+                np.lexsort((-learnt, -kept)),
+                np.lexsort((learnt, kept)),
+            )
         ],
         "these are the points that are beaten: wanted the others": lambda **a: [
             {"on": 1 - frontier(**a)["on"]}
