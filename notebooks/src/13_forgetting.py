@@ -8,7 +8,7 @@ When you are done you can
 - say which runs lie on the frontier between what is learnt and what is kept, and compare two techniques there,
 - say what a few runs allow, and when they allow no verdict.
 
-*Needs*: notebook 04, and 10 for errors and intervals. *Time*: 25 minutes to read, 40 to do.
+*Needs*: notebook 04, and 10 for errors and intervals. *Time*: 30 minutes to read, 40 to do.
 *Paper*: Biderman et al. 2024, [arXiv:2405.09673](https://arxiv.org/abs/2405.09673), section 4.3. *The one idea*: how much is
 forgotten depends on the measure, and on how much was learnt.
 """
@@ -301,7 +301,7 @@ r"""
 Read three things off.
 
 - **The measures disagree.** What it says falls far below what it knows: much of what exact match calls forgotten is another form of the answer. Yet what it knows
-  falls, too.
+  falls, too. And the verdicts may differ: by the first measure the intervals at one half are clear, by the second they may reach 0.
 - **The frontier has two ends, and both are cheap.** Whoever learns nothing forgets nothing, so a low enough rate is always on it; and the run that learns most is on it, whatever
   it forgets. What counts lies between. Where a ring is an end of the rates, that is printed: the frontier goes on beyond, where no rate was tried.
 - **The verdict holds for this setting.** Here "LoRA forgets less" is not what the runs at equal learning say; read yours off the lines above. Biderman et al. write that LoRA and full fine-tuning seem to lie on one curve, for models of 7 billion numbers, code and
@@ -328,7 +328,7 @@ r"""
   factors, so it is less likely: here all four have nearly the same length.
 - Old and new prompts differ by one letter. Knowledge that has nothing to do with the new task may be kept better, or worse.
 - "Kept" is measured with the adapter on. Off, LoRA's base is what it was, bit for bit; after full fine-tuning that needs a copy of the base.
-- LoRA here has one rank, one scaling and one placement.
+- LoRA here has one rank, one scaling and one placement. The rates were chosen after a first look at the same base and seeds, so that half of the verbs lies between two of them.
 - Between two rates we drew a straight line. Where the frontier is bent outwards a line reads too low, and the more so the wider its gap. So compare the gaps of both before you
   believe a small difference.
 - Both exact match and likelihood are of 200 questions: a share near one half has a standard error of 4 points from the choice of the verbs alone.
