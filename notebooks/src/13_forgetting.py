@@ -328,7 +328,7 @@ r"""
   factors, so it is less likely: here all four have nearly the same length.
 - Old and new prompts differ by one letter. Knowledge that has nothing to do with the new task may be kept better, or worse.
 - "Kept" is measured with the adapter on. Off, LoRA's base is what it was, bit for bit; after full fine-tuning that needs a copy of the base.
-- LoRA here has one rank, one scaling and one placement. The rates were chosen after a first look at the same base and seeds, so that half of the verbs lies between two of them.
+- LoRA here has one rank, one scaling and one placement. Set another rank in `HOW`, with rates of its own: does the second verdict stay? The rates were chosen after a first look at the same base and seeds, so that half of the verbs lies between two of them.
 - Between two rates we drew a straight line. Where the frontier is bent outwards a line reads too low, and the more so the wider its gap. So compare the gaps of both before you
   believe a small difference.
 - Both exact match and likelihood are of 200 questions: a share near one half has a standard error of 4 points from the choice of the verbs alone.
