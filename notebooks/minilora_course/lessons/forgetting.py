@@ -11,7 +11,7 @@ END = 1  # the end token of the cases
 
 
 def said_right(said, right, end):
-    """Which answers are right, up to the first end token of the right one, and with it?   (N,)"""
+    """(N,) of bools: is an answer right up to the first end token of the right one, and with it?"""
     counts = (right == end).cumsum(1) - (right == end) == 0  # up to the first end
     return np.where(counts, said == right, True).all(1)
 
@@ -207,7 +207,10 @@ def knows_cases(rng):
 
 
 def beaten(learnt, kept, by):
-    """by(a, b, c, d): does a point with (a, b) beat one with (c, d)?   -> (n,)"""
+    """The points that another beats, (n,).
+
+    by: (a, b, c, d) -> does a point with (a, b) beat one with (c, d)?
+    """
     n = len(learnt)
     return np.array(
         [any(by(learnt[j], kept[j], learnt[i], kept[i]) for j in range(n)) for i in range(n)]
