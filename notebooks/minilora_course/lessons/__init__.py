@@ -7,6 +7,7 @@ from . import (
     backward,
     comparison,
     delta_lora,
+    forgetting,
     four_bits,
     gradients,
     kernels,
@@ -39,6 +40,7 @@ LESSONS = {  # number of the notebook -> its exercises
     "09": kernels.EXERCISES,
     "10": comparison.EXERCISES,
     "11": language_model.EXERCISES,
+    "13": forgetting.EXERCISES,
     "15": four_bits.EXERCISES,
 }
 EXERCISES: dict[str, Exercise] = {

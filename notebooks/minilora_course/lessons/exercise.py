@@ -115,6 +115,17 @@ def both(forward: Callable, backward: Callable) -> Callable:
     return run
 
 
+def as_numbers(function: Callable) -> Callable:
+    """The function with True and False as 1 and 0: for an answer that says which."""
+
+    def run(*args):
+        found = function(*args)
+        plain = isinstance(found, np.ndarray | list | tuple)
+        return np.asarray(found, int) if plain and np.asarray(found).dtype == bool else found
+
+    return run
+
+
 def _same(a, b) -> bool:
     """Are two values that were returned equal, as far as they are numbers?"""
     a, b = numbers(a), numbers(b)

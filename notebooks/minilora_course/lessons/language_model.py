@@ -5,7 +5,7 @@ import numpy as np
 from minilora.methods.lora import count
 
 from ..slips import Case, Slips
-from .exercise import blank, broken, draw, predict, rows
+from .exercise import as_numbers, blank, broken, draw, predict, rows
 from .lora import shapes
 
 
@@ -61,6 +61,89 @@ def serve_cases(rng):
     return cases
 
 
+def assistants(ids, opens, end):
+    """(T,) of 0 and 1: the tokens of the assistant's turn, and the one that ends it."""
+    first = len(opens) + next(
+        t for t in range(len(ids)) if np.array_equal(ids[t:][: len(opens)], opens)
+    )
+    last = first + int((ids[first:] == end).argmax())
+    t = np.arange(len(ids))
+    return ((first <= t) & (t <= last)).astype(int)
+
+
+def mask(ids, opens, end):
+    """Which targets, ids[1:], count."""
+    return {"mask": assistants(ids, opens, end)[1:]}
+
+
+def mask_cases(rng):
+    """For mask = f(ids, opens, end): what the system says, or not; then the user, the assistant."""
+
+    def tokens(change):
+        """The slip whose tokens are change(true, ids, end): as targets."""
+
+        def slip(ids, opens, end):
+            true = assistants(ids, opens, end)
+            return [{"mask": np.asarray(change(true, ids, opens, end), int)[1:]}]
+
+        return slip
+
+    def before(true, count):
+        """So many places before the first, too."""
+        first = int(true.argmax())
+        return np.maximum(true, (np.arange(len(true)) >= first - count) * (true.cumsum() == 0))
+
+    slips: Slips = {
+        "the prompt counts, too: the model would learn to write what the user says": lambda **a: [
+            {"mask": np.ones_like(mask(**a)["mask"])},
+            *tokens(lambda true, ids, opens, end: before(true, len(ids)))(**a),
+            *tokens(lambda true, ids, opens, end: before(true, len(ids)) * (ids != end))(**a),
+        ],
+        "the words that open the assistant's turn count: the template writes them, not the model": (
+            tokens(lambda true, ids, opens, end: before(true, len(opens)))
+        ),
+        "the end token does not count: the model would never learn to stop": tokens(
+            lambda true, ids, opens, end: true * (ids != end)
+        ),
+        "what stands behind the end token counts: the turn is over": tokens(
+            lambda true, ids, opens, end: np.maximum(true, np.r_[0, true[:-1]])
+        ),
+        "the user's end token counts, too: only the assistant's turn is learned": tokens(
+            lambda true, ids, opens, end: np.maximum(true, ids == end)
+        ),
+        "shifted by one: place t of the mask is of the target ids[t + 1], not of ids[t]": (
+            lambda **a: [
+                {"mask": assistants(**a)[:-1]},
+                {"mask": np.r_[mask(**a)["mask"][1:], 0]},
+            ]
+        ),
+        "one for each token: the targets are ids[1:], one fewer": lambda **a: [
+            {"mask": assistants(**a)},
+            {"mask": np.r_[mask(**a)["mask"], 0]},
+        ],
+        "these are places: wanted True or False for each target": lambda **a: [
+            {"mask": np.flatnonzero(mask(**a)["mask"])},
+            {"mask": np.flatnonzero(assistants(**a))},
+        ],
+        "turned round: True is where the target counts": lambda **a: [
+            {"mask": 1 - mask(**a)["mask"]}
+        ],
+    }
+    start, end, line, role = 1, 2, 3, 4
+
+    def turn(who, length):
+        return [start, *who, line, *rng.integers(10, 40, length), end, line]
+
+    cases = []
+    for system in rng.permutation([0, 3, 4]):
+        lengths = [int(n) for n in rng.permutation([3, 4, 5, 6])[:2]]
+        ids = turn([6], int(system)) if system else []
+        ids += turn([7], lengths[0]) + turn([role, role + 1], lengths[1])
+        opens = np.array([start, role, role + 1, line])
+        cases.append(Case({"ids": np.array(ids), "opens": opens, "end": end}, mask, slips=slips))
+    return cases
+
+
 EXERCISES = (
     predict(
         "real_count",
@@ -96,6 +179,16 @@ EXERCISES = (
         ),
         best_cases,
         wanted=best_of_all,
+    ),
+    blank(
+        "real_mask",
+        "Which targets count: ids (T,), opens (h,), end -> mask (T - 1,), True or False",
+        (
+            "Where does opens stand in ids? The answer begins behind it, and its end token counts.",
+            "Mark the tokens themselves first, (T,). The target of place t is token t + 1.",
+        ),
+        mask_cases,
+        through=as_numbers,
     ),
     blank(
         "real_serve",
