@@ -140,6 +140,10 @@ NUMBERS = {
     "08 The rate of B": lambda: 0.0005 * ml.METHODS["lora_plus"].lr_scale({"ratio": 16.0})["B"],
     "09 Intensity": lambda: 2 * 300**3 / sum(np.zeros((300, 300), "f4").nbytes for _ in range(3)),
     "10 The error of a share": lambda: np.sqrt(0.9 * 0.1 / 400),
+    "12 Ranks at a budget": lambda: (
+        12 * ml.METHODS["lora"].count(128, 128, 2) / ml.METHODS["lora"].count(128, 128, 4)
+    ),
+    "14 Numbers of DoRA": lambda: ml.METHODS["dora"].count(64, 128, 4),
 }
 
 
@@ -159,7 +163,7 @@ def test_a_question_has_one_right_answer_and_feedback_to_each(name):
 
 
 def test_every_question_is_read_and_what_is_said_of_the_first_step_is_so():
-    assert len(QUESTIONS) == QUIZ.count("\n::") == 30
+    assert len(QUESTIONS) == QUIZ.count("\n::") == 34
     (right,) = [a for a, share, _ in QUESTIONS["04 The first step"][3] if share]
     assert right == "dA is exactly 0, dB is not" and first_step() == (False, True)
 

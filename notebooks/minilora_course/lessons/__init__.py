@@ -7,6 +7,7 @@ from . import (
     backward,
     comparison,
     delta_lora,
+    dora,
     gradients,
     kernels,
     language_model,
@@ -16,6 +17,7 @@ from . import (
     lora_fa,
     lora_plus,
     low_rank,
+    rank_targets,
     tape,
     tour,
     vera,
@@ -38,6 +40,8 @@ LESSONS = {  # number of the notebook -> its exercises
     "09": kernels.EXERCISES,
     "10": comparison.EXERCISES,
     "11": language_model.EXERCISES,
+    "12": rank_targets.EXERCISES,
+    "14": dora.EXERCISES,
 }
 EXERCISES: dict[str, Exercise] = {
     exercise.name: replace(exercise, lesson=number)
