@@ -116,7 +116,7 @@ for place, rank in ranks.items():
     found = np.array([[score(place, rank, lr, seed, words.train[300:600]) for seed in (8, 9)] for lr in grid])
     at, is_end = choose(found)
     best[place] = grid[at]
-    print(f"{place:12} " + ", ".join(f"{lr:g}: {row.mean():.1f} %" for lr, row in zip(grid, found)) + f"; best {grid[at]:g}" + " (an end of the grid)" * is_end)
+    print(f"{place:12} " + ", ".join(f"{lr:g}: {row.mean():.1f} %" for lr, row in zip(grid, found)) + f"; best {grid[at]:g}" + (" (an end of the grid)" if is_end else ""))
 
 # %% [markdown]
 r"""

@@ -48,10 +48,11 @@ def arrays(rng):
     return {"dy": a["dy"], "x": a["x"], "W": a["W"], "s": s, "A": a["A"], "B": a["B"], "m": m}
 
 
-def cases_of(rng, reference, slips, names="dy x W s A B m", **paths):
+def cases_of(rng, reference, slips, names="dy x W s A B m", by_row=(), summed=()):
     """Three sets of arguments."""
     found = [arrays(rng) for _ in range(3)]
-    return [Case({n: a[n] for n in names.split()}, reference, slips=slips, **paths) for a in found]
+    given = [{n: a[n] for n in names.split()} for a in found]
+    return [Case(args, reference, slips=slips, rows=by_row, summed=summed) for args in given]
 
 
 def frozen_norm(x, W, s, A, B, m):
@@ -137,9 +138,7 @@ def backward_cases(rng):
         ),
         "path missing": one_path,
     }
-    paths = {"rows": ("dy", "x"), "summed": ("dA", "dB", "dm")}
-    paths["paths"] = "paths: one goes through W, one through the adapter"
-    return cases_of(rng, backward, slips, **paths)
+    return cases_of(rng, backward, slips, by_row=("dy", "x"), summed=("dA", "dB", "dm"))
 
 
 def left_out_cases(rng):
@@ -189,12 +188,21 @@ def pair_cases(rng):
             lambda norm, **a: [whole(**a)]
         )
     }
-    paths = dict(rows=("dy", "x"), summed=("dA", "dB", "dm"), two_paths=("y", "dx"), adapter="B")
     found = []
     for _ in range(2):
         a = arrays(rng)
         norm = row_norm_forward(a["W"], a["s"], a["A"], a["B"])[0]
-        found.append(Case({**a, "norm": norm}, reference, slips=slips, **paths))
+        found.append(
+            Case(
+                {**a, "norm": norm},
+                reference,
+                slips=slips,
+                rows=("dy", "x"),
+                summed=("dA", "dB", "dm"),
+                two_paths=("y", "dx"),
+                adapter="B",
+            )
+        )
     return found
 
 

@@ -27,7 +27,7 @@ def budget_cases(rng):
         return [{"rank": _whole(budget / n, shapes)} for n in numbers]
 
     slips: Slips = {
-        "A has r · I numbers and B has O · r: add I and O, do not multiply": lambda shapes, budget: (
+        "A has r · I numbers and B has O · r: add I and O, no product": lambda shapes, budget: (
             per([shapes.prod(1).sum()], shapes, budget)
             + [{"rank": round(budget / shapes.prod(1).sum())}]
         ),
@@ -169,7 +169,7 @@ def same_rate_for_both(c, A, B, rate_A, rate_B):
 def twin_cases(rng):
     """For A, B, rate_A, rate_B = f(c, A, B, rate_A, rate_B): one case begins at B = 0."""
     slips: Slips = {
-        "both rates are divided by c: then A, which is as large as before, moves too little": _twins(
+        "both rates are divided by c: then A, as large as before, moves too little": _twins(
             same_rate_for_both, lambda c, A, B, p, q: (A, B / c, p / c, q / c)
         ),
         "nothing makes up for c: s B A moves c times as far": _twins(
