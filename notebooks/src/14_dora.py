@@ -8,7 +8,7 @@ When you are done you can
 - say which function a backward with a constant is the derivative of, and let finite differences show it,
 - say what DoRA costs beside LoRA in numbers, bytes and time, and read a small comparison of the two.
 
-*Needs*: notebook 04, and 03 for the symbols. *Time*: 30 minutes to read, 75 to do.
+*Needs*: notebook 04, and 03 for the symbols. *Time*: 35 minutes to read, 75 to do.
 *Paper*: Liu et al. 2024, [arXiv:2402.09353](https://arxiv.org/abs/2402.09353), equation 5 and section 4.3.
 *Symbols*: the table in notebook 03; $m$ has a size for each output. *The one idea*: a size and a direction, trained separately.
 """
