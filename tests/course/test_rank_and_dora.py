@@ -1,5 +1,9 @@
 """What notebooks 12 and 14 say, against the package, finite differences and a second count."""
 
+import json
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,6 +11,11 @@ import minilora as ml
 from minilora.gradcheck import GradientError, gradcheck
 from minilora_course import EXERCISES
 from minilora_course.lessons import dora, rank_targets
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+needs_notebooks = pytest.mark.skipif(
+    not NOTEBOOKS.is_dir(), reason="an installed package has no notebooks"
+)
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +103,43 @@ def test_dora_keeps_u_and_the_norms_beside_what_lora_keeps(base):
     kept = [ml.ledger(ml.attach(base, n, rank=4), 32, 25).activations for n in ("dora", "lora")]
     outputs = sum(len(base.params[f"{name}.weight"]) for name in ml.attach(base, "lora").layers)
     assert kept[0] - kept[1] == 4 * (32 * 25 + 1) * outputs == 2_460_672
+
+
+# ---------------------------------------------------------------- what the notebooks say of a run
+
+
+def printed(name):
+    """All that the cells of a committed notebook print, and its text."""
+    cells = json.loads((NOTEBOOKS / "solutions" / f"{name}.ipynb").read_text("utf-8"))["cells"]
+    outputs = [out for cell in cells for out in cell.get("outputs", ())]
+    text = "".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return "".join("".join(out.get("text", "")) for out in outputs), text
+
+
+@needs_notebooks
+def test_the_text_of_12_says_what_its_run_printed():
+    lines, text = printed("12_rank_targets")
+    said = dict(re.findall(r"^(.* less .*): [+-].*: (.*)$", lines, re.M))
+    both = "all linears at {0:,} less q and v at {1:,}".format
+    better = {both(9_000, 9_000), both(9_000, 36_000)}
+    better |= {"all linears at 18,000 less the MLP at 18,000"}
+    assert len(said) == 8
+    assert {pair for pair, verdict in said.items() if verdict.startswith("all linears")} == better
+    assert {said[pair] for pair in said.keys() - better} == {"cannot tell"}
+    assert "all linears are better than q and v at 9,000; at 18,000 and 36,000 we cannot" in text
+    assert "9,000 numbers on all linears are better than 36,000 on q and v" in text
+    assert "an end of the grid" not in lines  # each best rate lies inside
+
+
+@needs_notebooks
+def test_the_text_of_14_says_what_its_run_printed():
+    lines, text = printed("14_dora")
+    said = dict(re.findall(r"^(DoRA less .*?): [+-].*: (.*)$", lines, re.M))
+    wanted = {"LoRA": "DoRA is better", "LoRA, rank 5": "cannot tell", "whole": "cannot tell"}
+    assert said == {f"DoRA less {other}": verdict for other, verdict in wanted.items()}
+    assert "Beside LoRA of rank 5, which has more numbers than DoRA, we cannot tell" in text
+    (gap,) = re.findall(r"DoRA less LoRA: \+(.*) points", lines)
+    assert 1.5 < float(gap) < 2.5 and "by about two points" in text
+    (most,) = re.findall(r"of B's \d+% to (\d+)%", lines)
+    assert 45 <= int(most) < 60 and "about half of $B$'s gradient" in text
+    assert "an end of the grid" not in lines
