@@ -309,6 +309,28 @@ def four_keeping(kept):
     )
 
 
+def dora_norms(dy, x, W, s, A, B, m, up=1):
+    """dA, dB through the norm alone.   up: times the way to V."""
+    V = W + s * B @ A
+    length = (V**2).sum(1) ** 0.5
+    dV = -up * ((dy * (x @ V.T)).sum(0) * m / length**3)[:, None] * V
+    return s * B.T @ dV, s * dV @ A.T
+
+
+def dora_forward(x, W, s, A, B, m, norm):
+    u = x @ (W + s * B @ A).T
+    return u * m / norm, {"u": u, "rest": (x, W, s, A, B, m, norm)}
+
+
+def dora_backward(dy, cache, norms=0.0):
+    """norms: times what goes through the norm."""
+    x, W, s, A, B, m, norm = cache["rest"]
+    dx, dA, dB = lora(dy * m / norm, x, W, s, A, B)
+    more = dora_norms(dy, x, W, s, A, B, m)
+    dA, dB = dA + norms * more[0], dB + norms * more[1]
+    return dx, None, None, dA, dB, (dy * cache["u"] / norm).sum(0), None
+
+
 class Box:
     """An object without a dict of its own."""
 
@@ -356,6 +378,7 @@ NAMES = {  # what a student's cell has
     **{"np": np, "math": math, "inspect": inspect, "functools": functools, "Fraction": Fraction},
     **{"Step": namedtuple("Step", "A B"), "Scaled": Scaled, "OUTSIDE": OUTSIDE},
     **{f.__name__: f for f in (until_end, logs, beats, chat_mask)},
+    **{f.__name__: f for f in (dora_norms,)},
     **{f.__name__: f for f in (lora, vera, softmax, attend, attend_backward, network, rms)},
     **{f.__name__: f for f in (coded, quantiles, read_back)},
     **{f.__name__: f for f in (sigmoid, central, is_right, descend, up_the_stack, true_of)},
@@ -368,6 +391,7 @@ NUMBERS = {
     **{"vera_count": 384, "delta_lora_rank": 6, "lora_plus_width": 0.025, "kernel_intensity": 100},
     **{"fair_error": 0.02, "real_count": 460_800, "forget_chance": 1 / 3},
     **{"four_bytes": 186_624, "four_bits": 4.127},
+    **{"rank_budget": 2, "dora_count": 896, "dora_kept": 409_600},
 }
 ANSWERS = {name: [(number, "passed", "is right")] for name, number in NUMBERS.items()}
 ANSWERS["tour_count"] += [
@@ -1348,6 +1372,160 @@ ANSWERS |= {
         ((lambda *a: (four_forward(*a[:4], 1, *a[5:])[0], a), four_backward), "scale missing", ""),
         ((four_forward, lambda dy, cache: four_backward(dy, cache)[:5]), "failed", "wanted 7"),
         ((lambda *a: four_forward(*a)[0], four_backward), "failed", "the tuple (y, cache)"),
+    ],
+    # ---------------------------------------------------------------------- 12, rank and targets
+    "rank_of_budget": [
+        ("min(max(round(budget / sum(O + I for O, I in shapes)), 1), min(map(min, shapes)))",
+         "passed", "rank is right"),
+        ("return min(range(1, shapes.min() + 1), key=lambda r: abs(r * shapes.sum() - budget))",
+         "passed", ""),
+        ("np.clip(np.rint(budget / shapes.sum()), 1, shapes.min())", "passed", ""),
+        ("max(1, round(budget / sum(O * I for O, I in shapes)))", "A has r · I numbers", ""),
+        ("min(round(budget / shapes[:, 1].sum()), shapes.min())", "both A and B train", ""),
+        ("min(round(budget / shapes.sum(1).mean()), shapes.min())",
+         "the budget is for all linears", ""),
+        ("min(budget // shapes.sum(), shapes.min())", "the nearest rank may be below", ""),
+        ("round(budget / shapes.sum())", "a rank above the smallest side", ""),
+        ("shapes", "failed", "shape"),
+    ],
+    "rank_choose": [
+        ("m = [sum(row) for row in scores.tolist()]\nb = m.index(max(m))\n"
+         "return b, b == 0 or b + 1 == len(m)", "passed", "best and at an end are right"),
+        ("b = np.argsort(np.mean(scores, 1))[-1]\nreturn [b, np.isin(b, [0, len(scores) - 1])[()]]",
+         "passed", ""),
+        ("b = scores.mean(1).argmax()\nreturn b, int(b % (len(scores) - 1) == 0)", "passed", ""),
+        ("b = scores.max(1).argmax()\nreturn b, b in (0, len(scores) - 1)",
+         "the best of single runs", ""),
+        ("b = scores.mean(1).argmin()\nreturn b, b in (0, len(scores) - 1)",
+         "a score is better where", ""),
+        ("b = scores.mean(0).argmax()\nreturn b, b in (0, scores.shape[1] - 1)",
+         "the mean goes over the seeds", ""),
+        ("b = scores.mean(1).argmax()\nreturn b, b == len(scores) - 1", "a grid has two ends", ""),
+        ("b = scores.mean(1).argmax() + 1\nreturn b, b in (1, len(scores))",
+         "0 is the first place", ""),
+        ("scores.mean(1).argmax()", "failed", "wanted 2"),
+    ],
+    "rank_twin": [
+        (lambda c, A, B, p, q: (A, B / c, p, q / c), "passed", "are right"),
+        (lambda c, A, B, p, q: (A / c, B, p / c, q), "passed", ""),
+        (lambda c, A, B, p, q: [A / c**0.5, B / c**0.5, p / c**0.5, q / c**0.5], "passed", ""),
+        (lambda c, A, B, p, q: (2 * A, B / 2 / c, 2 * p, q / 2 / c), "passed", ""),
+        (lambda c, A, B, p, q: (A, B, p / c, q / c), "both rates are divided by c", ""),
+        (lambda c, A, B, p, q: (A, B / c, p / c, q / c), "both rates are divided by c", ""),
+        (lambda c, A, B, p, q: (A, B, p, q), "nothing makes up for c", ""),
+        (lambda c, A, B, p, q: (A, B / c, p, q), "an array that is c times smaller", ""),
+        (lambda c, A, B, p, q: (A, B, p, q / c), "steps that are c times smaller", ""),
+        (lambda c, A, B, p, q: (A, B / c, p, q / c**2), "c² is gradient descent's", ""),
+        (lambda c, A, B, p, q: (A / c, B / c, p / c, q / c), "c is taken away twice", ""),
+        (lambda c, A, B, p, q: (A, B * c, p, q * c), "times c, where it is a division", ""),
+        (lambda c, A, B, p, q: (p, q / c), "failed", "wanted four values"),
+        (lambda c, A, B, p, q: (B / c, A, p, q / c), "failed", "have the shapes"),
+        (lambda c, A, B, p, q: (p, q / c, A, B / c), "failed", "have the shapes"),
+        (lambda c, A, B, p, q: (A, B / c, A, q / c), "failed", "a number each"),
+    ],
+    "rank_break": [
+        (lambda c, A, B, p, q: (A, B, p / c, q / c), "passed", "caught and named: both rates"),
+        (lambda c, A, B, p, q: [A.copy(), B.copy(), p * (1 / c), q * (1 / c)], "passed", ""),
+        (lambda c, A, B, p, q: (A, B / c, p, q / c), "failed", "nothing is broken"),
+        (lambda c, A, B, p, q: (A, B, p, q), "failed", "not in the way asked for"),
+    ],
+    # ---------------------------------------------------------------------------------- 14, DoRA
+    "dora_forward": [
+        ("m * (x @ ((W + s * B @ A) / np.linalg.norm(W + s * B @ A, axis=1)[:, None]).T)",
+         "passed", "y is right"),
+        ("V = W + s * np.einsum('or,ri->oi', B, A)\n"
+         "return [[m[o] * row @ v / math.sqrt(v @ v) for o, v in enumerate(V)] for row in x]",
+         "passed", ""),
+        ("V = W + s * B @ A\nreturn x @ (np.diag(m / np.sqrt(np.diag(V @ V.T))) @ V).T",
+         "passed", ""),
+        ("m / np.linalg.norm(W, axis=1) * (x @ (W + s * B @ A).T)", "the norm is that of W", ""),
+        ("x @ ((W + s * B @ A) / np.linalg.norm(W + s * B @ A, axis=0)).T * m",
+         "one size for each output", ""),
+        ("m / np.linalg.norm(W + s * B @ A) * (x @ (W + s * B @ A).T)",
+         "one size for each row of V, not one for all", ""),
+        ("m / ((W + s * B @ A) ** 2).sum(1) * (x @ (W + s * B @ A).T)", "the norm is a root of a "
+         "sum of squares: the root", ""),
+        ("m / abs(W + s * B @ A).sum(1) * (x @ (W + s * B @ A).T)", "the norm is a root of a sum "
+         "of squares, not", ""),
+        ("m * (x @ (W + s * B @ A).T)", "V is not divided", ""),
+        ("x @ W.T + m / np.linalg.norm(W + s * B @ A, axis=1) * (s * x @ A.T @ B.T)",
+         "m / norm multiplies both", ""),
+        ("m / np.linalg.norm(W + s * B @ A, axis=1) * (x @ W.T) + s * x @ A.T @ B.T",
+         "m / norm multiplies both", ""),
+        ("m / np.linalg.norm(W + B @ A, axis=1) * (x @ (W + B @ A).T)", "scale missing", ""),
+        ("m / np.linalg.norm(W + s**2 * B @ A, axis=1) * (x @ (W + s**2 * B @ A).T)",
+         "scale twice", ""),
+        ("m / np.linalg.norm(W + s * B @ A, axis=0) * (x @ (W + s * B @ A).T)", "failed",
+         "it raised ValueError"),
+    ],
+    "dora_break": [
+        ("m * (x @ ((W + s * B @ A) / np.linalg.norm(W, axis=1)[:, None]).T)", "passed",
+         "caught and named: the norm is that of W"),
+        ("m * (x @ (W + s * B @ A).T) / (W**2).sum(1) ** 0.5", "passed", ""),
+        ("y", "failed", "nothing is broken"),
+        ("m * (x @ (W + s * B @ A).T)", "failed", "not in the way asked for"),
+    ],
+    "dora_backward": [
+        ("c = m / np.linalg.norm(W + s * B @ A, axis=1)\n"
+         "return (*lora(dy * c, x, W, s, A, B), (dy * (x @ (W + s * B @ A).T) * c).sum(0) / m)",
+         "passed", "dx, dA, dB and dm are right"),
+        ("V = W + s * B @ A\ndV = (dy * m / (V * V).sum(1) ** 0.5).T @ x\n"
+         "dm = (((dy.T @ x) * V).sum(1)) / (V * V).sum(1) ** 0.5\n"
+         "return [(dy * m / (V * V).sum(1) ** 0.5) @ V, s * B.T @ dV, s * dV @ A.T, dm]",
+         "passed", ""),
+        ("more = dora_norms(dy, x, W, s, A, B, m)\n"
+         "c = m / np.linalg.norm(W + s * B @ A, axis=1)\n"
+         "dx, dA, dB = lora(dy * c, x, W, s, A, B)\n"
+         "return dx, dA + more[0], dB + more[1], (dy * (x @ (W + s * B @ A).T) * c).sum(0) / m",
+         "the derivative of the whole", ""),
+        ("(*lora(dy, x, W, s, A, B), dm)", "m / norm is missing in", "so du = dy"),
+        ("(*lora(dy * m, x, W, s, A, B), dm)", "norm is missing in {name}", ""),
+        ("(*lora(dy / np.linalg.norm(W + s * B @ A, axis=1), x, W, s, A, B), dm)",
+         "m is missing in {name}", ""),
+        ("dx, dA, dB, dm * np.linalg.norm(W + s * B @ A, axis=1)", "norm is missing in dm", ""),
+        ("dx, dA, dB, dm * m", "m is in dm", ""),
+        ("c = m / np.linalg.norm(W + s * B @ A, axis=1)\n_, dA, dB = lora(dy * c, x, W, s, A, B)\n"
+         "return (dy * c) @ W, dA, dB, (dy * (x @ (W + s * B @ A).T) * c).sum(0) / m",
+         "path missing", ""),
+        ("dx, dA / s, dB, dm", "scale missing", ""),
+        ("dx, dA, dB, dy * (x @ (W + s * B @ A).T) / np.linalg.norm(W + s * B @ A, axis=1)",
+         "no sum", ""),
+        ("dx, dB, dA, dm", "swapped", ""),
+        ("dx, dA, dB", "failed", "wanted 4"),
+    ],
+    "dora_norm": [
+        (dora_norms, "passed", "dA and dB are right"),
+        ("V = W + s * B @ A\nn = np.linalg.norm(V, axis=1, keepdims=True)\n"
+         "G = (dy * m).T @ x / n\nalong = -(V / n) * ((V / n) * G).sum(1, keepdims=True)\n"
+         "return [s * B.T @ along, s * along @ A.T]", "passed", ""),
+        ("lora(dy * m / np.linalg.norm(W + s * B @ A, axis=1), x, W, s, A, B)[1] + dA, "
+         "lora(dy * m / np.linalg.norm(W + s * B @ A, axis=1), x, W, s, A, B)[2] + dB",
+         "the whole derivative", ""),
+        ("lora(dy * m / np.linalg.norm(W + s * B @ A, axis=1), x, W, s, A, B)[1:]",
+         "the other part", ""),
+        ("V = W + s * B @ A\nn = np.linalg.norm(V, axis=1)\n"
+         "dV = -((dy * (x @ V.T)).sum(0) * m / n / n)[:, None] * V\n"
+         "return s * B.T @ dV, s * dV @ A.T", "the derivative of 1 / norm", ""),
+        ("V = W + s * B @ A\nn = np.linalg.norm(V, axis=1)\n"
+         "dV = -((dy * (x @ V.T)).sum(0) * m / n**3)[:, None] * W\n"
+         "return s * B.T @ dV, s * dV @ A.T", "the derivative of the norm", ""),
+        ("dora_norms(dy, x, W, s, A, B, 1)", "m is missing", ""),
+        ("dora_norms(dy, x, W, s, A, B, m, up=-1)", "sign", ""),
+        ("dA / s, dB / s", "scale missing", ""),
+        ("dA", "failed", "wanted 2 values"),
+    ],
+    "dora_pair": [
+        ((dora_forward, dora_backward), "passed", ""),
+        ([lambda *a: list(dora_forward(*a)), lambda *a: list(dora_backward(*a))], "passed", ""),
+        ((dora_forward, functools.partial(dora_backward, norms=1.0)),
+         "the derivative of the whole", ""),
+        ((lambda x, W, s, A, B, m, norm: (m / norm * (x @ W.T),
+                                          dora_forward(x, W, s, A, B, m, norm)[1]), dora_backward),
+         "path missing", ""),
+        ((dora_forward, lambda dy, cache: (*dora_backward(dy, cache)[:6], cache["rest"][-1])),
+         "frozen moved", ""),
+        ((dora_forward, lambda dy, cache: dora_backward(dy, cache)[:6]), "failed", "wanted 7"),
+        ((lambda *a: dora_forward(*a)[0], dora_backward), "failed", "the tuple (y, cache)"),
     ],
 }  # fmt: skip
 

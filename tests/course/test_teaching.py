@@ -154,6 +154,10 @@ NUMBERS = {
     "08 The rate of B": lambda: 0.0005 * ml.METHODS["lora_plus"].lr_scale({"ratio": 16.0})["B"],
     "09 Intensity": lambda: 2 * 300**3 / sum(np.zeros((300, 300), "f4").nbytes for _ in range(3)),
     "10 The error of a share": lambda: np.sqrt(0.9 * 0.1 / 400),
+    "12 Ranks at a budget": lambda: (
+        12 * ml.METHODS["lora"].count(128, 128, 2) / ml.METHODS["lora"].count(128, 128, 4)
+    ),
+    "14 Numbers of DoRA": lambda: ml.METHODS["dora"].count(64, 128, 4),
     "13 Points on the frontier": lambda: forgetting.frontier(
         *np.array([[2, 5, 5, 6, 7], [9, 8, 6, 2, 3]])
     )["on"].sum(),

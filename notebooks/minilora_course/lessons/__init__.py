@@ -7,6 +7,7 @@ from . import (
     backward,
     comparison,
     delta_lora,
+    dora,
     forgetting,
     four_bits,
     gradients,
@@ -18,6 +19,7 @@ from . import (
     lora_fa,
     lora_plus,
     low_rank,
+    rank_targets,
     tape,
     tour,
     vera,
@@ -40,7 +42,9 @@ LESSONS = {  # number of the notebook -> its exercises
     "09": kernels.EXERCISES,
     "10": comparison.EXERCISES,
     "11": language_model.EXERCISES,
+    "12": rank_targets.EXERCISES,
     "13": forgetting.EXERCISES,
+    "14": dora.EXERCISES,
     "15": four_bits.EXERCISES,
 }
 EXERCISES: dict[str, Exercise] = {
