@@ -96,8 +96,8 @@ def test_what_is_said_of_four_bits_is_the_studys_record():
     for said in (
         f"takes {whole['stored']} or {whole['nf4']} MB in place of {whole['float32']}.",
         f"it decodes {faster[0]} and {faster[1]} times as fast",
-        f"from NF4 their scores are {shown(lower, 3)} lower",
-        f"NF4 costs {four_bits.text_gap(s, 'nf4').mean:.2f} nats per token",
+        f"from NF4 the mean of their scores is {lower.mean:.3f} lower",
+        f"NF4's own rounding costs {four_bits.text_gap(s, 'nf4').mean:.2f} nats per token",
     ):
         assert said in PROSE
     (step,) = (q for q in four_bits.QUESTIONS if "takes no longer" in q.sentence)
