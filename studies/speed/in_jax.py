@@ -3,7 +3,6 @@
 It starts from the same numbers: the weights and the adapter that this package makes.
 """
 
-import contextlib
 import os
 import time
 
@@ -22,7 +21,11 @@ def theirs(training: Training, side: str, threads: int) -> Train:
     Raises ModuleNotFoundError where JAX is not installed.
     """
     tuned = training.tuned
-    with contextlib.suppress(AttributeError):  # JAX starts a thread for each core that it may use
+    if set(training.recipe) != {"lr"}:
+        raise ValueError("JAX's step has a constant rate, no clipping and no decay")
+    if threads < (cores := os.cpu_count() or 1):  # JAX starts a thread for each core it may use
+        if not hasattr(os, "sched_setaffinity"):
+            raise ValueError(f"this system cannot limit JAX to {threads} of {cores} cores")
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     import jax
     import jax.numpy as jnp

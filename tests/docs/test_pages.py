@@ -14,6 +14,7 @@ from studies.speed.sides import PACKED, PADDED
 
 DOCS = Path(__file__).parents[2] / "docs"
 SAVERS = [saver.title for saver in savers.SAVERS]
+SIZES = "tiny", "small", "smollm2"
 MEMORY, ERRATA, SPEED = DOCS / "memory.md", DOCS / "errata.md", DOCS / "speed.md"
 pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="an installed package has no pages")
 
@@ -68,6 +69,17 @@ def test_the_times_in_the_readme_are_the_records():
     steps = 3 * r"([\d.]+)(?: ms here)? and ([\d.]+) ms.*?, ([\d.]+) times.*?"
     words = r"on the verbs take ([\d.]+) s here, ([\d.]+) s .*?, and ([\d.]+) s"
     assert list(re.search(f"{steps}{words}", readme).groups()) == wanted
+
+
+def test_the_ratios_in_the_readme_of_the_second_processor_are_the_records():
+    readme = " ".join((DOCS.parent / "README.md").read_text(encoding="utf-8").split())
+    folder = DOCS.parent / re.findall(r"data/results/bench/[\w-]+", readme)[1]
+    steps = [r for path in folder.glob("steps*.json") for r in read_json(path)["steps"]]
+    ratios = {r["size"]: r["ratios"] for r in steps if r["case"] == "lora"}
+    tiny, small, smollm2 = (f"{ratios[size]['peer']['median']:.2f}" for size in SIZES)
+    assert f"PEFT takes {tiny}, {small} and {smollm2} times as long" in readme
+    jax = (f"{ratios[size]['jax']['median']:.2f}" for size in SIZES[:2])
+    assert f"a step in JAX {' and '.join(jax)} times" in readme
 
 
 def test_no_number_of_bytes_stands_in_the_prose_alone():

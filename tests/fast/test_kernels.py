@@ -145,9 +145,18 @@ def test_products(M, K, N, layout_x, layout_w, seed):
     agrees("matmul_tn", x.T, w.T, scale=scale)
 
 
+@needs_jit
+def test_a_product_of_few_rows_has_the_bits_of_more(rng):
+    """Up to 32 rows read w in place, more rows pack it; 900 rows of w are three panels."""
+    x, w = normal(rng, 40, 900), normal(rng, 900, 200)
+    whole = kernels.matmul_nn(x, w)
+    for rows in (9, 17, 32):
+        assert np.array_equal(kernels.matmul_nn(x[:rows], w), whole[:rows])
+
+
 @given(st.integers(1, 9), st.sampled_from([1, 16, 100, 576]), st.integers(1, 700), RANKS, SEEDS)
 def test_few_rows_as_in_decoding(M, K, N, r, seed):
-    """From 60,000 numbers of w on two threads share it; the result is also added to another."""
+    """From 100,000 numbers of w on two threads share it; the result is also added to another."""
     rng = np.random.default_rng(seed)
     x, w, z, b, y = (normal(rng, *s) for s in ((M, K), (N, K), (M, r), (N, r), (M, N)))
     scale = (np.abs(x) @ np.abs(w).T).max()
