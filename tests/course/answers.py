@@ -770,7 +770,9 @@ ANSWERS |= {
     # ------------------------------------------------------------------------ 03, low rank
     "low_rank_truncate": [
         ("U, S, V = np.linalg.svd(D, False)\nS[r:] = 0\nreturn (U * S) @ V", "passed", ""),
-        ("w, V = np.linalg.eigh(D.T @ D)\nV = V[:, -r:]\nreturn D @ V @ V.T", "passed", ""),
+        ("w, V = np.linalg.eigh(D.T @ D)\nV = V[:, len(V) - r :]\nreturn D @ V @ V.T", "passed", ""),
+        ("w, V = np.linalg.eigh(D.T @ D)\nV = V[:, -r:]\nreturn D @ V @ V.T",
+         "at r = 0 nothing is kept", "-0 is 0"),
         ("D", "failed", "D_r is wrong"),
         ("D[:, :r]", "failed", "shape"),
     ],
@@ -937,6 +939,7 @@ ANSWERS |= {
         ("4 * M * sum(inputs), 4 * M * r * linears", "passed", ""),
         ("M * sum(inputs), M * r * linears", "a number of float32 has 4 bytes", ""),
         ("4 * M * sum(inputs) * linears, 4 * M * r * linears", "each x is kept once", ""),
+        ("4 * M * sum(set(inputs)), 4 * M * r * linears", "two x of the same width", "are two x"),
     ],
     # ------------------------------------------------------------------------ 06, VeRA
     "vera_forward": [
@@ -1122,6 +1125,10 @@ ANSWERS |= {
         ("tuple(max(among, key=lambda t: row[t]) for row in logits)", "passed", ""),
         ("logits.argmax(1)", "all tokens competed, not only those in `among`", ""),
         ("np.sort(among)[logits[:, among].argmax(1)]", "failed", "token is wrong"),
+        ("np.where(np.isin(np.arange(logits.shape[1]), among), logits, -np.inf).argmax(1)",
+         "passed", ""),
+        ("np.where(np.isin(np.arange(logits.shape[1]), among), logits, 0).argmax(1)",
+         "a token that is masked must not win", "0 is more than a negative logit"),
     ],
     "real_break": [
         ("logits.argmax(1)", "passed", "caught and named"),

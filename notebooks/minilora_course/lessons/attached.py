@@ -86,10 +86,11 @@ def ledger(inputs, linears, M, r):
 
 
 def ledger_cases(rng):
-    """For (bytes of x, bytes of z) = f(inputs, linears, M, r)."""
+    """For (bytes of x, bytes of z) = f(inputs, linears, M, r): one width comes twice."""
+    inputs = [sides + sides[:1] for sides in (widths(rng, rank(rng)) for _ in range(2))]
     return [
         Case(
-            {"inputs": widths(rng, rank(rng)), "linears": linears, "M": rows(rng), "r": rank(rng)},
+            {"inputs": own, "linears": linears, "M": rows(rng), "r": rank(rng)},
             ledger,
             slips={
                 "a number of float32 has 4 bytes": lambda **a: [
@@ -98,12 +99,15 @@ def ledger_cases(rng):
                 "each x is kept once, however many linears read it": lambda inputs, linears, M, r: [
                     {"bytes of x": 4 * M * sum(inputs) * linears}
                 ],
+                "two x of the same width are two x": lambda inputs, linears, M, r: [
+                    {"bytes of x": 4 * M * sum(set(inputs))}
+                ],
                 "each linear has a z of its own": lambda inputs, linears, M, r: [
                     {"bytes of z": 4 * M * r * len(inputs)}
                 ],
             },
         )
-        for linears in (5, 7)
+        for linears, own in zip((5, 7), inputs)
     ]
 
 
