@@ -128,8 +128,8 @@ LORA_FA = (
     ),
     blank(
         "lora_fa_ledger",
-        "What adapters keep: widths of the different x, number of linears, M rows, r -> bytes of "
-        "x (LoRA), bytes of z",
+        "What adapters keep: a width for each x that is kept, number of linears, M rows, r -> "
+        "bytes of x (LoRA), bytes of z",
         (
             "x has M rows; linears that read the same x keep it once.",
             "z has M rows of r numbers, in each linear; a number of float32 has 4 bytes.",
@@ -157,12 +157,15 @@ VERA = (
 LIMIT = 200  # steps of a start that never arrives
 
 
-def descend(n, rate_A, rate_B, z, together=True, stops=True):
-    """Gradient descent of b z on 1, from b = 0, until it is nearer than 0.01.   z (starts,)."""
+def descend(n, rate_A, rate_B, z, together=True, stops=True, nan_ends=False):
+    """Gradient descent of b z on 1, from b = 0, until it is nearer than 0.01.   z (starts,).
+
+    together: b and z move at once. stops: so does a start that arrives. nan_ends: NaN ends it, too.
+    """
     b, count = np.zeros_like(z), np.zeros_like(z)
     for _ in range(LIMIT):
         e = b * z - 1
-        arrived = np.abs(e) < 0.01
+        arrived = ~(np.abs(e) >= 0.01) if nan_ends else np.abs(e) < 0.01
         count += ~arrived
         e = np.where(arrived & stops, 0, e)
         b_new = b - rate_B * e * z
@@ -184,11 +187,14 @@ def settled(function):
                 return returned
             counts, b, z = found
             lost = ~(np.abs(b * z - 1) < 1e3)  # NaN is neither below nor above
-        early = lost & (counts < LIMIT)
-        if early.any():
+            early = counts[lost & (counts < LIMIT)]
+            by_nan = descend(*args, nan_ends=True)["steps"][lost]
+        if early.size:
+            words = "It never arrives, also at e = NaN: NaN < 0.01 is False, and so is NaN >= 0.01"
+            if early.max() > by_nan.max() + 1:
+                words = f"Fewer than {LIMIT} steps were made"
             raise WrongForm(
-                f"a start that diverges has {counts[early][0]:g} steps, wanted {LIMIT}. It never "
-                "arrives, also at e = NaN: NaN < 0.01 is False, and so is NaN >= 0.01"
+                f"a start that diverges has {early[0]:g} steps, wanted {LIMIT}. {words}"
             )
         return np.minimum(counts, LIMIT), np.where(lost, 0, b), np.where(lost, 0, z)
 

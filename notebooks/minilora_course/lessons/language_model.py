@@ -126,6 +126,12 @@ def mask_cases(rng):
                 {"mask": np.r_[mask(**a)["mask"][1:], 0]},
             ]
         ),
+        "shifted by one, and the end token does not count: both tell the model when to stop": (
+            lambda **a: [{"mask": (assistants(**a) * (a["ids"] != a["end"]))[:-1]}]
+        ),
+        "no target counts: was the first end token taken? That is the user's end token": (
+            lambda **a: [{"mask": np.zeros_like(mask(**a)["mask"])}]
+        ),
         "one for each token: the targets are ids[1:], one fewer": lambda **a: [
             {"mask": assistants(**a)},
             {"mask": np.r_[mask(**a)["mask"], 0]},
