@@ -177,18 +177,18 @@ def descend(n, rate_A, rate_B, z, together=True, stops=True, nan_ends=False):
 def settled(function):
     """A descent without what is not asked for: where a start diverges to, steps past a limit."""
 
-    def run(*args):
+    def run(n, rate_A, rate_B, start):
         with np.errstate(over="ignore", invalid="ignore"):
-            returned = function(*args)
+            returned = function(n, rate_A, rate_B, start)
             if not isinstance(returned, tuple | list | np.ndarray) or len(returned) != 3:
                 return returned
             found = [a for a in map(numbers, returned) if a is not None and a.dtype.kind in "iuf"]
-            if len(found) < 3 or any(a.shape != args[-1].shape for a in found):
+            if len(found) < 3 or any(a.shape != start.shape for a in found):
                 return returned
             counts, b, z = found
             lost = ~(np.abs(b * z - 1) < 1e3)  # NaN is neither below nor above
             early = counts[lost & (counts < LIMIT)]
-            by_nan = descend(*args, nan_ends=True)["steps"][lost]
+            by_nan = descend(n, rate_A, rate_B, start, nan_ends=True)["steps"][lost]
         if early.size:
             words = "It never arrives, also at e = NaN: NaN < 0.01 is False, and so is NaN >= 0.01"
             if early.max() > by_nan.max() + 1:
