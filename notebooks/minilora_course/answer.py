@@ -23,11 +23,10 @@ from .slips import explains, is_right
 SEEDS = 1_000_000  # a seed of a check has at most six digits
 
 
-def check(
-    name: str, answer: Any = None, hints: int | None = None, seed: int | None = None
-) -> Verdict:
+def check(name: str, *answers: Any, hints: int | None = None, seed: int | None = None) -> Verdict:
     """Judge an answer to an exercise: its number, or its function, which is called in float64.
 
+    answers: one; of a pair also two, forward and backward. None: not written yet.
     hints: how many are shown; None: one more with each wrong answer that differs from those before.
     seed: of the arguments that the function is called with; None: others at each call, and a
     verdict that is not "passed" says which. A script prints the Verdict.
@@ -36,6 +35,7 @@ def check(
     Raises ValueError on an unknown exercise.
     """
     find("exercise", name, EXERCISES)
+    answer = answers if len(answers) > 1 else next(iter(answers), None)
     if seed is None:
         seed = 0 if os.environ.get(STATIC) else secrets.randbelow(SEEDS)
     judgement = judged(name, answer, seed)
@@ -74,13 +74,25 @@ def _uncalled(exercise: Exercise, answer) -> Judgement | None:
     if answer is None or answer is ...:
         return Judgement("open", "not written yet")
     if not exercise.takes(answer):
-        wanted = "a function" if exercise.functions == 1 else "the tuple (forward, backward)"
-        words = ": its name, without brackets behind it" if np.ndim(answer) else ""
-        return Judgement("failed", f"got {_an(type(answer).__name__)}, wanted {wanted}{words}")
+        return Judgement("failed", _no_function(exercise.functions, answer))
     functions = answer if isinstance(answer, tuple | list) else [answer]
     if exercise.through and any(map(is_blank, functions)):
         return Judgement("open", "not written yet")
     return None
+
+
+def _no_function(count: int, answer) -> str:
+    """What an answer is in place of so many functions."""
+    kind, several = type(answer).__name__, isinstance(answer, tuple | list)
+    found = sum(map(callable, answer)) if several else 0
+    if found:
+        wanted = "a function" if count == 1 else f"{count} functions"
+        what = f", {found} of them a function" if len(answer) == count else ""
+        return f"got {_an(kind)} of {len(answer)}{what}, wanted {wanted}"
+    wanted = "a function" if count == 1 else "the tuple (forward, backward)"
+    called = several or isinstance(answer, np.ndarray)  # what a function returned
+    words = ": its name, without brackets behind it" if called else ""
+    return f"got {_an(kind)}, wanted {wanted}{words}"
 
 
 def arguments(name: str, seed: int) -> list[dict[str, Any]]:
@@ -120,7 +132,7 @@ def _number(exercise, answer) -> Judgement:
     if agree(given, right, exercise.tolerance) or abs(given - right) <= exercise.rounding:
         return Judgement("passed", f"{right:,g} is right. {exercise.because}")
     near = [words for wrong, words in exercise.near.items() if agree(given, wrong, 1e-9)]
-    notes = ("yours", f"{given:,g}"), *(("looks like", words) for words in near)
+    notes = ("yours", f"{given:,.12g}"), *(("looks like", words) for words in near)
     return Judgement("failed", "that is not the number", notes)
 
 

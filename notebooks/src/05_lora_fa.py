@@ -165,7 +165,8 @@ tape and counts every storage once, whoever holds it. Adapters are on all linear
 
 # %% exercise lora_fa_ledger
 def lora_fa_ledger(inputs, linears, M, r):
-    """inputs: width of each different x; linears: how many are adapted; M rows; r rank
+    """inputs: a list of widths, one for each x that is kept; equal widths are different x;
+    linears: how many are adapted; M rows; r rank
     -> bytes of x (which LoRA keeps), bytes of z, in float32."""
     ### BEGIN SOLUTION
     bytes_of_x = sum(4 * M * width for width in inputs)
@@ -270,7 +271,7 @@ print("20 steps with your pair and with the package's: the same losses, to 1e-3"
 r"""
 **Do it.** With $A^+$ = `np.linalg.pinv(A)`, the product $\Delta W A^+A$ is the part of $\Delta W$ that lies in the rows of $A$. What share
 of $\|\Delta W\|$ is left in $\Delta W - \Delta W A^+A$ for the *first* $A$, with LoRA and with LoRA-FA? Predict both. `runs[name][0]` is
-a trained model: its `delta(layer)` is $\Delta W$, its `layers` is a dict of the layers' arrays. `ml.attach(model, name, rank=4).layers[layer]["A"]`
+a trained model: its `delta(layer)` is $\Delta W$, its `layers` is a dict of the layers' arrays, and `layer` here is any key of `layers`. `ml.attach(model, name, rank=4).layers[layer]["A"]`
 is the first $A$ again, because the seed is the same.
 """
 

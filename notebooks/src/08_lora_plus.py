@@ -112,7 +112,7 @@ stays at $1/\sqrt n$: put them into the table. So $f$ learns, and what $B$ reads
 
 **Do it.** At the widths 64, 1024 and 16384 draw $x$ from a normal distribution, and $a$ from one divided by $\sqrt n$, so that $z$ is of
 order one. Take $b = 1$, $y = 1$ and one rate. Adam's first step is the rate times the sign of the gradient, downhill. Print
-how many times $B$'s part $A$'s is. Does it grow as $n$?
+how many times $B$'s part $A$'s is. Does it grow as $n$? One draw of $1/|z|$ is random: divide the number by $n/|z|$, or take the median of 31 draws.
 """
 
 # %% open lora_plus_parts
@@ -324,7 +324,8 @@ step = course.mine("lora_plus_step")
 
 def factors(options):
     """Of A's and B's rate, read off your step: how far it moves a 0 whose gradient is -1, at the rate 1."""
-    return dict(zip("AB", map(float, step(0.0, 0.0, -1.0, -1.0, 1.0, options["ratio"]))))
+    moved = step(*np.zeros((2, 1)), *-np.ones((2, 1)), 1.0, options["ratio"])
+    return {name: a.item() for name, a in zip("AB", moved)}
 
 mine = dataclasses.replace(course.technique("lora_plus", "lora_pair"), lr_scale=factors)
 both = [ml.train(ml.attach(model, t, rank=4, ratio=16.0), batches, lr=2e-3, **settings).losses

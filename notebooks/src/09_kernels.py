@@ -68,7 +68,7 @@ which counts how often a line has to be fetched. A dict keeps the order in which
 
 # %% exercise kernel_fetched
 def kernel_fetched(places, lines):
-    """places: of the numbers, one after the other; lines: how many lines the cache holds
+    """places: of the numbers, a list or an array; lines: how many lines the cache holds
     -> how many lines are fetched."""
     ### BEGIN SOLUTION
     cache, count = {}, 0  # a dict keeps the order of its keys
@@ -220,7 +220,7 @@ check("kernel_tile", kernel_tile)
 
 # %% [markdown]
 r"""
-**Break it**: write `=` where `+=` is meant. A kernel that forgets its registers between two panels does that.
+**Break it**: write `=` where `+=` is meant, in every step, so that only the last one is left. A kernel that forgets its registers does that.
 """
 
 # %% exercise kernel_break
@@ -308,7 +308,7 @@ An adapted linear is $xW^\top + zB^\top$. In pieces, $y$ is written, read and wr
 adds the second product while its rectangle is near. Attention gains more: its scores, $T$ by $T$ for each
 head, are never whole. A block of 32 queries is scored, passed through the softmax and used, then the next.
 
-**Do it.** Write attention with whole scores, as in notebook 02, for the $q$ given (200 tokens, 2 heads of 32), which
+**Do it.** Write attention with whole scores, as in notebook 02, with the causal mask and the factor $1/\sqrt{32}$, for the $q$ given (200 tokens, 2 heads of 32), which
 serves as $k$ and $v$, too. Compare with the first output of `kernels.attention_forward(q, k, v, spans)`. A row of `spans` says where a sequence's queries
 begin and end, and its keys: here `np.array([[0, 200, 0, 200]])`. Print the record's `ladder["fused"]`: what does one kernel gain over pieces?
 """

@@ -303,7 +303,7 @@ One step of 16 rows of 8 tokens. At this size the weights are the large part. Fu
 size: the weights, their gradients, and AdamW's two averages. (The untouched base, which it keeps to give it back, is a fifth
 one, and is not counted here: no step reads it.)
 
-**Do it.** Print both ledgers, `ml.ledger(model, 16, 8, method=…)`, a line for each of `CATEGORIES`. Which array is twice another?
+**Do it.** Print both ledgers, `book = ml.ledger(model, 16, 8, method=…)`, a line for each of `CATEGORIES`: `book[category]` is its bytes. Which array is twice another?
 """
 
 # %% open real_ledger

@@ -130,7 +130,7 @@ def while_one_is_left(n, rate_A, rate_B, z):
 
 def fetched(places, lines):
     cache, count = OrderedDict(), 0
-    for line in places // 16:
+    for line in (place // 16 for place in places):
         count += line not in cache
         cache[line] = None
         cache.move_to_end(line)
@@ -213,6 +213,14 @@ def lora_forward(x, W, s, A, B):
 def lora_backward(dy, cache):
     dx, dA, dB = lora(dy, *cache)
     return dx, None, None, dA, dB
+
+
+def scaling_dy(dy, cache):
+    """Right numbers, made by writing into dy."""
+    x, W, s, A, B = cache
+    dx = dy @ W
+    dy *= s
+    return dx + dy @ B @ A, None, None, (dy @ B).T @ x, dy.T @ (x @ A.T)
 
 
 def fa_forward(x, W, s, A, B):
@@ -382,6 +390,7 @@ NAMES = {  # what a student's cell has
     **{f.__name__: f for f in (lora, vera, softmax, attend, attend_backward, network, rms)},
     **{f.__name__: f for f in (coded, quantiles, read_back)},
     **{f.__name__: f for f in (sigmoid, central, is_right, descend, up_the_stack, true_of)},
+    "fetched": fetched,
     "while_one_is_left": while_one_is_left,
 }
 NUMBERS = {
@@ -770,7 +779,10 @@ ANSWERS |= {
     # ------------------------------------------------------------------------ 03, low rank
     "low_rank_truncate": [
         ("U, S, V = np.linalg.svd(D, False)\nS[r:] = 0\nreturn (U * S) @ V", "passed", ""),
-        ("w, V = np.linalg.eigh(D.T @ D)\nV = V[:, -r:]\nreturn D @ V @ V.T", "passed", ""),
+        ("w, V = np.linalg.eigh(D.T @ D)\nV = V[:, len(V) - r :]\nreturn D @ V @ V.T",
+         "passed", ""),
+        ("w, V = np.linalg.eigh(D.T @ D)\nV = V[:, -r:]\nreturn D @ V @ V.T",
+         "at r = 0 nothing is kept", "-0 is 0"),
         ("D", "failed", "D_r is wrong"),
         ("D[:, :r]", "failed", "shape"),
     ],
@@ -799,6 +811,9 @@ ANSWERS |= {
         ("list(lora(dy, x, W, s, A, B))", "passed", ""),
         ("lora(*(np.float32(a) for a in (dy, x, W, s, A, B)))", "passed", "float32"),
         ("dx.astype(np.float32), dA, dB", "passed", "dx comes back as float32"),
+        (lora(*np.ones((6, 1, 1)))[:1] + (np.ones(2), np.ones(3)), "failed",
+         "got a tuple, wanted a function: its name, without brackets behind it"),  # it was called
+        ((lora_forward, lora), "failed", "got a tuple of 2, wanted a function"),
         ("dx, dB, dA", "swapped", "another order"),
         ("dx, -dA, dB", "sign", "dA, or a part"),
         ("lora(dy, x, W, -s, A, B)", "sign", "dx, or a part"),
@@ -869,11 +884,15 @@ ANSWERS |= {
         ((lora_forward, lora_backward), "passed", ""),
         ([lora_forward, lora_backward], "passed", ""),
         (lora_forward, "failed", "wanted the tuple (forward, backward)"),
+        ((lora_forward, lora_backward, lora), "failed", "got a tuple of 3, wanted 2 functions"),
+        ((lora_forward, None), "failed", "got a tuple of 2, 1 of them a function, wanted 2"),
+        (lora_forward(*np.ones((5, 1, 1))), "failed", "its name, without brackets behind it"),
         ((lora_forward, lambda dy, cache: (dy,)), "failed", "wanted 5, one"),
         ((lambda x, *a: x, lora_backward), "failed", "forward returned ndarray, wanted the tuple"),
         ((lora_forward, lambda dy, cache: print(end="")), "failed", "is the return missing?"),
         ((lambda x, W, s, A, B: (lora_forward(x, W, 1, A, B)[0], (x, W, s, A, B)), lora_backward),
          "scale missing", "was left out of y"),
+        ((lora_forward, scaling_dy), "failed", "it wrote into its argument dy"),
         ((lora_forward, lambda dy, cache: (*lora_backward(dy, cache)[:4], None)), "failed",
          "dB is wrong"),
     ],
@@ -931,6 +950,7 @@ ANSWERS |= {
         ("4 * M * sum(inputs), 4 * M * r * linears", "passed", ""),
         ("M * sum(inputs), M * r * linears", "a number of float32 has 4 bytes", ""),
         ("4 * M * sum(inputs) * linears, 4 * M * r * linears", "each x is kept once", ""),
+        ("4 * M * sum(set(inputs)), 4 * M * r * linears", "two x of the same width", "are two x"),
     ],
     # ------------------------------------------------------------------------ 06, VeRA
     "vera_forward": [
@@ -996,7 +1016,7 @@ ANSWERS |= {
         ("W1.T, A1, B1", "transposed", ""),
         ("W + (W1 - W).T, A1, B1", "transposed", ""),
         ("W1 - W, A1, B1", "path missing", ""),
-        ("W, A1, B1", "path missing", ""),
+        ("W, A1, B1", "{name} is W", "W' is W: were A and B replaced before"),
         ("W + ratio * s * (B1 - B) @ (A1 - A), A1, B1", "not the products' difference", ""),
         ("W - ratio * s * lr * (dB @ A + B @ dA), A1, B1", "not the products' difference", ""),
         ("W - ratio * s * lr * dB @ dA, A1, B1", "not the products' difference", ""),
@@ -1036,7 +1056,8 @@ ANSWERS |= {
         (functools.partial(each_start, nan_ends=False), "passed", ""),
         ("descend(n, rate_A, rate_B, z, at_once=False)", "b moved before z did", ""),
         (functools.partial(each_start, nan_ends=True), "failed", "NaN < 0.01 is False"),
-        ("descend(n, rate_A, rate_B, z, limit=100)", "failed", "a start that diverges has 100"),
+        ("descend(n, rate_A, rate_B, z, limit=100)", "failed",
+         "a start that diverges has 100 steps, wanted 200. Fewer than 200 steps were made"),
         ("while_one_is_left(n, rate_A, rate_B, z)", "failed", "NaN < 0.01 is False"),
         ("descend(n, rate_A, rate_B, z)[:2]", "failed", "it returned 2 values, wanted 3"),
     ],
@@ -1047,6 +1068,7 @@ ANSWERS |= {
         ("bandwidth * intensity", "the lower of the two is the roof", "rate is wrong"),
         ("peak", "the lower of the two is the roof", "rate is wrong"),
         ("min(peak, bandwidth / intensity)", "failed", "rate is wrong"),
+        ("min(peak, bandwidth) * intensity", "peak and bandwidth have different units", ""),
     ],
     "kernel_tile": [
         ("a.T @ b", "passed", ""),
@@ -1073,7 +1095,11 @@ ANSWERS |= {
         ("theirs.sum() / mine.sum()", "failed", "ratio is wrong"),
         ("theirs / mine", "failed", "shape"),
     ],
-    "kernel_fetched": [(fetched, "passed", "")],
+    "kernel_fetched": [
+        (fetched, "passed", ""),
+        ("fetched(list(map(int, places)), lines)", "passed", ""),
+        ("fetched(places // 16 * 16, lines)", "failed", "unsupported operand"),
+    ],
     "kernel_blocked": [
         (blocked, "passed", ""),
         (functools.partial(blocked, end=1), "the last blocks are missing", ""),
@@ -1116,6 +1142,10 @@ ANSWERS |= {
         ("tuple(max(among, key=lambda t: row[t]) for row in logits)", "passed", ""),
         ("logits.argmax(1)", "all tokens competed, not only those in `among`", ""),
         ("np.sort(among)[logits[:, among].argmax(1)]", "failed", "token is wrong"),
+        ("np.where(np.isin(np.arange(logits.shape[1]), among), logits, -np.inf).argmax(1)",
+         "passed", ""),
+        ("np.where(np.isin(np.arange(logits.shape[1]), among), logits, 0).argmax(1)",
+         "a token that is masked must not win", "0 is more than a negative logit"),
     ],
     "real_break": [
         ("logits.argmax(1)", "passed", "caught and named"),
@@ -1152,6 +1182,10 @@ ANSWERS |= {
         ("chat_mask(ids, opens, end, shift=0)", "shifted by one", "not of ids[t]"),
         ("np.r_[mask[1:], 0]", "shifted by one", ""),
         ("np.r_[0, mask[:-1]]", "shifted by one", ""),
+        ("chat_mask(ids, opens, end, ends=0, shift=0)", "shifted by one, and the end token", ""),
+        ("t = np.arange(1, len(ids))\n"
+         "return (t > np.flatnonzero(ids == opens[1])[-1] + 2) & (t <= list(ids).index(end))",
+         "no target counts", "the user's end token"),
         ("chat_mask(ids, opens, end, shift=0) + [False]", "one for each token", ""),
         ("np.array(chat_mask(ids, opens, end)) | (ids[1:] == end)", "the user's end token", ""),
         ("1 - mask", "turned round", ""),

@@ -305,6 +305,16 @@ def test_what_is_broken_by_one_return_of_another_form_does_not_pass():
     assert verdict.status == "failed" and "2 values, wanted 3" in verdict.says, verdict
 
 
+def test_a_pair_may_be_given_without_brackets_around_it(first_hint):
+    forward, backward = RIGHT["lora_pair"]
+    assert check("lora_pair", forward, backward)
+    assert check("lora_pair").status == "open"
+    assert check("lora_count", 768, 2).says == "got a tuple, wanted a number"
+    called = check("lora_backward", np.ones(2), np.ones(3), np.ones(4))  # what it returned
+    assert "its name, without brackets behind it" in called.says and len(called.hints) == 1
+    assert "4.999999" in repr(check("low_rank_error", 4.999999))
+
+
 def test_an_unknown_exercise_is_named_with_the_nearest():
     with pytest.raises(ValueError, match="lora_backward"):
         check("lora_backwards", None)

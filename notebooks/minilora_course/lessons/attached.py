@@ -86,10 +86,11 @@ def ledger(inputs, linears, M, r):
 
 
 def ledger_cases(rng):
-    """For (bytes of x, bytes of z) = f(inputs, linears, M, r)."""
+    """For (bytes of x, bytes of z) = f(inputs, linears, M, r): one width comes twice."""
+    inputs = [sides + sides[:1] for sides in (widths(rng, rank(rng)) for _ in range(2))]
     return [
         Case(
-            {"inputs": widths(rng, rank(rng)), "linears": linears, "M": rows(rng), "r": rank(rng)},
+            {"inputs": own, "linears": linears, "M": rows(rng), "r": rank(rng)},
             ledger,
             slips={
                 "a number of float32 has 4 bytes": lambda **a: [
@@ -98,12 +99,15 @@ def ledger_cases(rng):
                 "each x is kept once, however many linears read it": lambda inputs, linears, M, r: [
                     {"bytes of x": 4 * M * sum(inputs) * linears}
                 ],
+                "two x of the same width are two x": lambda inputs, linears, M, r: [
+                    {"bytes of x": 4 * M * sum(set(inputs))}
+                ],
                 "each linear has a z of its own": lambda inputs, linears, M, r: [
                     {"bytes of z": 4 * M * r * len(inputs)}
                 ],
             },
         )
-        for linears in (5, 7)
+        for linears, own in zip((5, 7), inputs)
     ]
 
 
@@ -124,8 +128,8 @@ LORA_FA = (
     ),
     blank(
         "lora_fa_ledger",
-        "What adapters keep: widths of the different x, number of linears, M rows, r -> bytes of "
-        "x (LoRA), bytes of z",
+        "What adapters keep: a width for each x that is kept, number of linears, M rows, r -> "
+        "bytes of x (LoRA), bytes of z",
         (
             "x has M rows; linears that read the same x keep it once.",
             "z has M rows of r numbers, in each linear; a number of float32 has 4 bytes.",
@@ -153,12 +157,15 @@ VERA = (
 LIMIT = 200  # steps of a start that never arrives
 
 
-def descend(n, rate_A, rate_B, z, together=True, stops=True):
-    """Gradient descent of b z on 1, from b = 0, until it is nearer than 0.01.   z (starts,)."""
+def descend(n, rate_A, rate_B, z, together=True, stops=True, nan_ends=False):
+    """Gradient descent of b z on 1, from b = 0, until it is nearer than 0.01.   z (starts,).
+
+    together: b and z move at once. stops: so does a start that arrives. nan_ends: NaN ends it, too.
+    """
     b, count = np.zeros_like(z), np.zeros_like(z)
     for _ in range(LIMIT):
         e = b * z - 1
-        arrived = np.abs(e) < 0.01
+        arrived = ~(np.abs(e) >= 0.01) if nan_ends else np.abs(e) < 0.01
         count += ~arrived
         e = np.where(arrived & stops, 0, e)
         b_new = b - rate_B * e * z
@@ -170,21 +177,24 @@ def descend(n, rate_A, rate_B, z, together=True, stops=True):
 def settled(function):
     """A descent without what is not asked for: where a start diverges to, steps past a limit."""
 
-    def run(*args):
+    def run(n, rate_A, rate_B, start):
         with np.errstate(over="ignore", invalid="ignore"):
-            returned = function(*args)
+            returned = function(n, rate_A, rate_B, start)
             if not isinstance(returned, tuple | list | np.ndarray) or len(returned) != 3:
                 return returned
             found = [a for a in map(numbers, returned) if a is not None and a.dtype.kind in "iuf"]
-            if len(found) < 3 or any(a.shape != args[-1].shape for a in found):
+            if len(found) < 3 or any(a.shape != start.shape for a in found):
                 return returned
             counts, b, z = found
             lost = ~(np.abs(b * z - 1) < 1e3)  # NaN is neither below nor above
-        early = lost & (counts < LIMIT)
-        if early.any():
+            early = counts[lost & (counts < LIMIT)]
+            by_nan = descend(n, rate_A, rate_B, start, nan_ends=True)["steps"][lost]
+        if early.size:
+            words = "It never arrives, also at e = NaN: NaN < 0.01 is False, and so is NaN >= 0.01"
+            if early.max() > by_nan.max() + 1:
+                words = f"Fewer than {LIMIT} steps were made"
             raise WrongForm(
-                f"a start that diverges has {counts[early][0]:g} steps, wanted {LIMIT}. It never "
-                "arrives, also at e = NaN: NaN < 0.01 is False, and so is NaN >= 0.01"
+                f"a start that diverges has {early[0]:g} steps, wanted {LIMIT}. {words}"
             )
         return np.minimum(counts, LIMIT), np.where(lost, 0, b), np.where(lost, 0, z)
 

@@ -59,6 +59,9 @@ def step_cases(rng):
             "the update ratio is missing: W moves by λ s times the difference": without_ratio,
             "W moved by the old product minus the new one: wanted is B'A' - BA": old_minus_new,
             "not the products' difference": by_gradients,
+            "{name} is W: were A and B replaced before the old product was taken?": (
+                lambda W, **a: [{"W'": W}]
+            ),
         }
         cases.append(Case(args, step, slips=slips, **old_and_step("W'", "A'", "B'")))
     return cases

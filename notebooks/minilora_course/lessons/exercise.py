@@ -103,9 +103,9 @@ def both(forward: Callable, backward: Callable) -> Callable:
         return (y, *(grads if any(g is not None for g in more) else grads[: len(args)]))
 
     def run(dy, *args):
-        own, others = ([a + n for a in args] for n in (0, 1))
+        own, others = ([a + n for a in (dy, *args)] for n in (0, 1))  # the first call may write
         found = once(dy, args)
-        if not all(map(_same, found, once(dy, own, [others]))):
+        if not all(map(_same, found, once(own[0], own[1:], [others[1:]]))):
             raise WrongForm(
                 "backward gives other gradients when forward was called again in between: it must "
                 "read its cache alone, since every layer of a model calls forward before backward"

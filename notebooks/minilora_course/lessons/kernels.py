@@ -18,11 +18,16 @@ def roof_cases(rng):
     slips: Slips = {
         "the lower of the two is the roof": lambda peak, bandwidth, intensity: [
             {"rate": np.maximum(peak, bandwidth * intensity)}
-        ]
+        ],
+        "peak and bandwidth have different units: first bandwidth · intensity": (
+            lambda peak, bandwidth, intensity: [{"rate": np.minimum(peak, bandwidth) * intensity}]
+        ),
     }
     cases = []
-    for low, high in ((0.1, 0.8), (1.2, 5.0), (0.1, 0.8), (1.2, 5.0)):
+    for i, (low, high) in enumerate(((0.1, 0.8), (1.2, 5.0), (0.1, 0.8), (1.2, 5.0))):
         peak, speed = number(rng, 50, 300), number(rng, 5, 50)
+        if i > 1:  # either number may be the larger one
+            peak, speed = speed, peak
         intensity = peak / speed * rng.uniform(low, high)
         args = {"peak": peak, "bandwidth": speed, "intensity": intensity}
         cases.append(Case(args, roof, slips=slips))
@@ -119,7 +124,7 @@ def fetched(places, lines):
 
 
 def fetched_cases(rng):
-    """For lines fetched = f(places, lines)."""
+    """For lines fetched = f(places, lines): once with an array, once with a list."""
 
     def oldest_out(places, lines):
         return [{"lines fetched": count_fetched(places, lines, newest=False)}]
@@ -133,7 +138,7 @@ def fetched_cases(rng):
         while oldest_out(**args) == [fetched(**args)]:  # the order makes no difference to these
             args["places"] = rng.integers(0, 16 * 8, 200 + rows(rng))
         cases.append(Case(args, fetched, slips=slips))
-    return cases
+    return [cases[0], cases[1].but(places=cases[1].args["places"].tolist())]
 
 
 EXERCISES = (

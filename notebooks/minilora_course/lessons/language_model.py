@@ -19,19 +19,28 @@ def best_of_all(logits, among):
     return {"token": logits.argmax(axis=1)}
 
 
+def zero_for_masked(logits, among):
+    """The likeliest where all other tokens have the logit 0."""
+    masked = np.zeros_like(logits)
+    masked[:, among] = logits[:, among]
+    return [{"token": masked.argmax(axis=1)}]
+
+
 def best_cases(rng):
-    """For token = f(logits, among): the tokens stand in no order."""
+    """For token = f(logits, among): the tokens stand in no order; in the last, no logit is > 0."""
     slips: Slips = {
         "that is a place in `among`: return the token that stands there": lambda logits, among: [
             {"token": logits[:, among].argmax(axis=1)}
         ],
         "all tokens competed, not only those in `among`": lambda **a: [best_of_all(**a)],
+        "a token that is masked must not win: 0 is more than a negative logit": zero_for_masked,
     }
     cases = []
-    for N in (rows(rng), rows(rng), 7):
+    for N, less in ((rows(rng), 0), (rows(rng), 0), (7, 4)):
         V = int(rng.integers(18, 30))
         among = rng.choice(V, 4, replace=False)
-        cases.append(Case({**draw(rng, logits=(N, V)), "among": among}, best_of, slips=slips))
+        logits = rng.standard_normal((N, V)) - less  # a logit may be below 0, as all are here
+        cases.append(Case({"logits": logits, "among": among}, best_of, slips=slips))
     return cases
 
 
@@ -116,6 +125,12 @@ def mask_cases(rng):
                 {"mask": assistants(**a)[:-1]},
                 {"mask": np.r_[mask(**a)["mask"][1:], 0]},
             ]
+        ),
+        "shifted by one, and the end token does not count: both tell the model when to stop": (
+            lambda **a: [{"mask": (assistants(**a) * (a["ids"] != a["end"]))[:-1]}]
+        ),
+        "no target counts: was the first end token taken? That is the user's end token": (
+            lambda **a: [{"mask": np.zeros_like(mask(**a)["mask"])}]
         ),
         "one for each token: the targets are ids[1:], one fewer": lambda **a: [
             {"mask": assistants(**a)},

@@ -40,6 +40,14 @@ def truncate_cases(rng):
     ]
 
 
+def blank_cases(rng):
+    """The same, but r = 0 in the square one: no term is kept."""
+    *cases, square = truncate_cases(rng)
+    all_of_it = "at r = 0 nothing is kept, but -0 is 0: V[:, -r:] is all of V"
+    slips = {**square.slips, all_of_it: lambda D, r: [{"D_r": D}]}
+    return [*cases, Case(square.args | {"r": 0}, truncate, slips=slips)]
+
+
 EXERCISES = (
     predict(
         "low_rank_error",
@@ -65,7 +73,7 @@ EXERCISES = (
             "np.linalg.svd(D, full_matrices=False) gives U, values, Vt with D = (U * values) @ Vt.",
             "The largest values come first: keep r of them, with their columns and rows.",
         ),
-        truncate_cases,
+        blank_cases,
     ),
     broken(
         "low_rank_break",
