@@ -563,6 +563,16 @@ ANSWERS |= {
          "x.shape)", "the difference was taken on one side only", ""),
         ("2 * df", "the difference was divided by h", ""),
         ("df * h**2", "a / 2 * h divides by 2", ""),
+        *((f"y, df = x.copy(), np.zeros_like(x)\nfor i in np.ndindex(x.shape):\n"
+           f"    y[i] {first}= h\n    a = f(y)\n    y[i] {then}= 2 * h\n"
+           f"    df[i] = {first}(a - f(y)) / (2 * h)\nreturn df",
+           "the number that was moved stays moved", "") for first, then in ("+-", "-+")),
+        ("y, df = x.copy(), np.zeros_like(x)\nfor i in np.ndindex(x.shape):\n"
+         "    y[i] += h\n    a = f(y)\n    y[i] -= 2 * h\n    df[i] = (a - f(y)) / (2 * h)\n"
+         "    y[i] = x[i]\nreturn df", "passed", ""),
+        ("e = np.eye(x.size).reshape(-1, *x.shape)\n"
+         "return np.reshape([(f((x + h) * i) - f((x - h) * i)) / (2 * h) for i in e], x.shape)",
+         "failed", "df is wrong"),  # all other numbers are 0
     ],
     "gradient_errors": [
         ("[np.abs(gradient(f, x, h) - right).max() for h in steps]", "passed", ""),

@@ -26,8 +26,8 @@ def _units(x):
 
 
 def cubes(x):
-    """Σ x³ + Σ x: its third derivative is not 0, so the step matters."""
-    return float((x**3).sum() + x.sum())
+    """Σ x³ + Σ x + 0.1 (Σ x)³: the step matters, and each number's slope depends on the others."""
+    return float((x**3).sum() + x.sum() + 0.1 * x.sum() ** 3)
 
 
 def falling(x):
@@ -39,6 +39,7 @@ ONE_SIDE = "the difference was taken on one side only: f(x + h) - f(x)"
 NOT_TWO_H = "the difference was divided by h: its two points are 2h apart"
 TIMES_H = "a / 2 * h divides by 2 and multiplies by h: write a / (2 * h)"
 WHOLE_ROWS = "whole rows were moved: move one number at a time"
+STAYS = "the number that was moved stays moved: put it back before the next one moves"
 
 
 def by_rows(f, x, h):
@@ -48,6 +49,20 @@ def by_rows(f, x, h):
     return np.broadcast_to(np.reshape(along, units.shape[1:]), x.shape)
 
 
+def not_put_back(f, x, h):
+    """Differences at x + h and x - h of one array, in which every number stays where it was last.
+
+    h < 0: x - |h| comes first.
+    """
+    moved, grad = x.copy(), np.zeros_like(x)
+    for place in np.ndindex(x.shape):
+        moved[place] += h
+        first = f(moved)
+        moved[place] -= 2 * h
+        grad[place] = (first - f(moved)) / (2 * h)
+    return grad
+
+
 def central_cases(rng):
     """For df = f(f, x, h)."""
     slips = {
@@ -55,6 +70,7 @@ def central_cases(rng):
         NOT_TWO_H: lambda f, x, h: [{"df": 2 * central(f, x, h)}],
         TIMES_H: lambda f, x, h: [{"df": central(f, x, h) * h**2}],
         WHOLE_ROWS: lambda f, x, h: [{"df": by_rows(f, x, h)}],
+        STAYS: lambda f, x, h: [{"df": not_put_back(f, x, step)} for step in (h, -h)],
     }
     return [
         Case(
