@@ -718,9 +718,16 @@ ANSWERS |= {
         ("rms(dy, x, 1 + 0 * g, eps)[0], dg", "y = g · xρ: dx passes through g", ""),
         ("dx, (dy * x).sum(0)", "dg multiplies dy by xρ, not by x", ""),
         ("dx, dy * x", "failed", "dg is wrong"),
+        ("rms(dy, x, g, 0)", "epsilon", "eps is missing in dx, or it stands in another place"),
+        ("rms(dy, x, g, 1e-5)", "epsilon", ""),
+        ("dx, rms(dy, x, g, 0)[1]", "epsilon", "eps is missing in dg"),
+        ("m = np.sqrt((x**2).mean(1, keepdims=True))\nr, w = 1 / (m + eps), dy * g\n"
+         "return w * r - x * r**2 / m * (w * x).mean(1, keepdims=True), (dy * x * r).sum(0)",
+         "epsilon", ""),
     ],
     "backward_break": [
         ("rms(dy, x, g, eps, by_rho=0)", "passed", "caught and named"),
+        ("rms(dy, x, g, 0, by_rho=0)", "failed", "not by the slip asked for"),
         ("2 * dx, dg", "failed", "not by the slip asked for"),
     ],
     "backward_rope": [
