@@ -95,6 +95,20 @@ def is_right(forward, backward, x, W, dy=None, atol=1e-6, seen=(0, 1)):
     return all(np.allclose(grads[i], found[i], rtol=0, atol=atol) for i in seen)
 
 
+def at_random(like):
+    return np.random.default_rng(like.size).normal(size=like.shape)
+
+
+def along(forward, backward, x, W, direction=at_random, h=1e-5):
+    """A check of a pair along one direction of x, and one of W."""
+    y, cache = forward(x, W)
+    dy, v, V = at_random(y), direction(x), direction(W)
+    dx, dW = backward(dy, cache)
+    by_x = (dy * (forward(x + h * v, W)[0] - forward(x - h * v, W)[0])).sum() / (2 * h)
+    by_W = (dy * (forward(x, W + h * V)[0] - forward(x, W - h * V)[0])).sum() / (2 * h)
+    return np.isclose(by_x, (dx * v).sum()) and np.isclose(by_W, (dW * V).sum())
+
+
 def descend(n, rate_A, rate_B, z, at_once=True, limit=200):
     b, count = np.zeros_like(z), np.zeros_like(z)
     for _ in range(limit):
@@ -601,7 +615,12 @@ ANSWERS |= {
         (is_right, "passed", ""),
         (lambda *pair: False, "it calls a right pair wrong", ""),
         (lambda *pair: is_right(*pair, dy=np.ones), "a pair passes that is right only where", ""),
-        (lambda *pair: is_right(*pair, atol=0.01), "a pair passes in which one number of dW", ""),
+        (lambda *pair: is_right(*pair, atol=0.6), "a pair passes in which one number of dW", ""),
+        (along, "passed", ""),
+        (functools.partial(along, direction=np.ones_like), "a pair passes whose dx has its", ""),
+        ("y, cache = forward(x, W)\ndx, dW = backward(y, cache)\n"
+         "return np.allclose(dx, y @ W) and np.allclose(dW, y.T @ x)",
+         "it calls a right pair of another forward wrong", ""),  # no differences at all
         (lambda *pair: is_right(*pair, atol=0), "it calls a right pair wrong: no difference", ""),
         (lambda *pair: is_right(*pair, seen=[0]), "it does not see a wrong dW", ""),
         (lambda *pair: is_right(*pair, seen=[1]), "it does not see a wrong dx", ""),

@@ -160,6 +160,18 @@ def backward(dy, cache):
     return dy @ W, dy.T @ x
 
 
+def forward_squared(x, W):
+    """y = (x Wᵀ)²/2: another forward, for which central differences are exact, too."""
+    z = x @ W.T
+    return z**2 / 2, (x, W, z)
+
+
+def backward_squared(dy, cache):
+    """dx, dW."""
+    x, W, z = cache
+    return backward(dy * z, (x, W))
+
+
 def wrong(change):
     """A backward with one slip: change(dy, x, W) -> dx, dW."""
     return lambda dy, cache: change(dy, *cache)
@@ -178,18 +190,27 @@ def linear_cases(rng):
 WRONG = (
     wrong(lambda dy, x, W: (2 * dy @ W, dy.T @ x)),
     wrong(lambda dy, x, W: (dy @ W, dy.T @ x / len(x))),
-    wrong(lambda dy, x, W: (dy @ W, dy.T @ x + 1e-3 * (np.arange(W.size) == 5).reshape(W.shape))),
+    wrong(lambda dy, x, W: (dy @ W, dy.T @ x + 0.5 * (np.arange(W.size) == 5).reshape(W.shape))),
     # right where dy is 1 everywhere, as in a plain sum of y
     wrong(lambda dy, x, W: (np.full_like(dy, dy.mean()) @ W, dy.T @ x)),
+    # right as a sum over each row
+    wrong(lambda dy, x, W: ((dy @ W)[:, ::-1], dy.T @ x)),
 )
-# what a test says of the right pair (0) and of the wrong ones -> the pairs that it judges so
+PAIRS = (  # forward, backward, 1.0 where they are right
+    (forward, backward, 1.0),
+    *((forward, slip, 0.0) for slip in WRONG),
+    (forward_squared, backward_squared, 1.0),
+)
+# what a test says of the right pairs (0 and 6) and of the wrong ones -> the pairs judged so
 MISJUDGED = {
-    "it calls a right pair wrong: no difference is right to the last digit": {0: 0.0},
+    "it calls a right pair of another forward wrong: call the forward that is given": {6: 0.0},
+    "it calls a right pair wrong: no difference is right to the last digit": {0: 0.0, 6: 0.0},
     "a pair passes that is right only where dy is 1 everywhere: draw dy at random": {4: 1.0},
     "a pair passes in which one number of dW is wrong": {3: 1.0},
-    "it does not see a wrong dx": {1: 1.0, 4: 1.0},
+    "a pair passes whose dx has its columns in another order: a sum does not see it": {5: 1.0},
+    "it does not see a wrong dx": {1: 1.0, 4: 1.0, 5: 1.0},
     "it does not see a wrong dW": {2: 1.0, 3: 1.0},
-    "it calls wrong pairs right": {1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0},
+    "it calls wrong pairs right": {1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0, 5: 1.0},
 }
 
 
@@ -209,14 +230,14 @@ def pair_cases(rng):
     arrays = draw(rng, x=(M, I), W=(O, I))
     return [
         Case(
-            {"forward": forward, "backward": b, **arrays},
-            lambda forward, backward, x, W, says=float(b is backward): {"the answer": says},
+            {"forward": f, "backward": b, **arrays},
+            lambda forward, backward, x, W, says=says: {"the answer": says},
             slips={
                 words: lambda i=i, said=said, **_: [{"the answer": said[i]}] if i in said else []
                 for words, said in MISJUDGED.items()
             },
         )
-        for i, b in enumerate((backward, *WRONG))
+        for i, (f, b, says) in enumerate(PAIRS)
     ]
 
 
