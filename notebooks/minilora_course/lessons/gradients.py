@@ -283,6 +283,7 @@ EXERCISES = (
             1e-5: "that is h itself: write its power of ten",
             5: "h is small: its power is below 0",
         },
+        rounding=0.4,
     ),
     predict(
         "gradient_smallest",

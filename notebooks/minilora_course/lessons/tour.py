@@ -70,10 +70,10 @@ def exact_cases(rng):
     """For share = f(pairs, answers): some say the other form, a part of it, or more than it."""
     cases = []
     for more in widths(rng, 2):
-        verbs = [VERBS[i] for i in (0, 1, 2, *rng.integers(len(VERBS), size=more))]
+        verbs = [VERBS[i] for i in (0, 1, 2, 4, *rng.integers(len(VERBS), size=more))]
         pairs = [(f"D{verb}>", forms) for verb, *forms in verbs]
         said = [forms[-1] for _, forms in pairs]
-        said[1], said[2] = said[1][:-1], said[2] + "ed"
+        said[1], said[2], said[3] = said[1][:-1], said[2] + "ed", pairs[3][1][0]
         for i in range(4, len(said)):
             said[i] = pairs[i][1][0] if rng.random() < 0.5 else verbs[i][0]
         cases.append(Case({"pairs": pairs, "answers": said}, exact, slips=EXACT))
