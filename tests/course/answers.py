@@ -428,6 +428,7 @@ ANSWERS["backward_sum"] += [
     ("1e-9", "failed", "not the number"),
 ]
 ANSWERS["lora_first_step"] += [("1e-9", "failed", "not the number")]
+ANSWERS["llama_kv"] += [("2 * 8192", "failed", "or k_proj's and v_proj's together")]
 ANSWERS["gradient_step"] += [
     ("np.log10(2.2e-16) / 3", "passed", "-5 is right"),
     ("-6", "failed", "not the number"),
@@ -452,7 +453,7 @@ ANSWERS |= {
         ("np.round(w - lr * dw)", "dtype", "right but for rounding"),
         ("-lr * dw", "path missing", "one of its two parts: the old value, and the step"),
         ("w", "path missing", "one of its two parts"),
-        ("w - dw", "failed", "w' is wrong"),
+        ("w - dw", "the learning rate is missing", "w' is wrong"),
         ("2 * (w - lr * dw)", "failed", "w' is twice the right one"),
         ("(w - lr * dw) * np.nan", "failed", "yours nan"),
         ("np.full_like(w, np.inf)", "failed", "yours inf"),
@@ -493,7 +494,7 @@ ANSWERS |= {
         ("np.mean([a in pair for pair, a in zip(pairs, answers)])", "failed", "share is wrong"),
     ],
     "tour_break": [
-        ("w - dw", "passed", "broken as asked"),
+        ("w - dw", "passed", "caught and named: the learning rate is missing"),
         ("w - 2 * lr * dw", "failed", "not in the way asked for"),
         ("w - dw + np.nan", "failed", "not in the way asked for"),
         ("raise ValueError('broken')", "failed", "it raised ValueError: broken"),
@@ -506,6 +507,8 @@ ANSWERS |= {
         ("(g for g in (dy * b, dy * a))", "failed", "it returned a generator, wanted 2 values"),
         ("-dy * b, dy * a", "sign", "da, or a part of it, has the wrong sign"),
         ("da.T, db", "transposed", "da is transposed"),
+        ("dy * a, dy * b", "da reads b, and db reads a", ""),
+        ("dy * b, dy * b", "da reads b, and db reads a", "db is wrong"),
         ("None, None", "failed", "got     None"),
         ("dy * b", "failed", "wanted 2 values: da, db"),
         ("dy * b, dy * a, None", "failed", "it returned 3 values, wanted 2"),

@@ -327,7 +327,7 @@ EXERCISES = (
             "What do the probabilities of a row add up to, and what does its onehot?",
         ),
         number=lambda: round(float(loss_backward(np.eye(3, 7), np.arange(3))["dz"].sum()), 12),
-        because="p and onehot both add up to 1: what one logit loses, the others gain.",
+        because="p adds up to 1 in each row, and 1 is subtracted at the target.",
         near={1: "that is p alone: onehot also adds up to 1", 3: "that is p alone, over 3 rows"},
         rounding=1e-12,
     ),

@@ -125,8 +125,7 @@ EXERCISES = (
             "The share of n coins has the variance p (1 - p) / n.",
         ),
         number=lambda: math.sqrt(0.8 * 0.2 / 400),
-        because="√(p (1-p) / n): two scores that differ by less than two of these are no "
-        "different.",
+        because="√(p (1-p) / n): 95 of 100 samples of words give a share within two of these.",
         near={
             0.8 * 0.2 / 400: "that is the variance: take its root",
             math.sqrt(0.8 * 0.2): "that is one word's: divide by √n",

@@ -20,7 +20,8 @@ def step_cases(rng):
     """For w' = f(w, dw, lr)."""
     shapes = tuple(widths(rng, 2)), (rows(rng),), (3, 2, 4)
     args = [{**draw(rng, w=n, dw=n), "lr": number(rng, 0.05, 0.5)} for n in shapes]
-    return [Case(a, step, **old_and_step("w'")) for a in args]
+    slips = {"the learning rate is missing": lambda w, dw, lr: [without_rate(w, dw, lr)]}
+    return [Case(a, step, slips=slips, **old_and_step("w'")) for a in args]
 
 
 def exact(pairs, answers):
