@@ -233,12 +233,14 @@ Runs = list[tuple[Case, Outputs]]  # (case, the outputs of the reader's function
 
 def recognise(runs: Runs, name: str) -> str | None:
     """The slip that gives the reader's output in every case where this output is wrong."""
+    own = dict.fromkeys(s for case, _ in runs for s in case.slips if s not in SLIPS)
+    if found := next((slip for slip in own if explains(slip, runs, name)), None):
+        return found
     if _swapped(runs, name):
         return "swapped"
     if any(case.true[name] is None and got[name] is not None for case, got in runs):
         return "frozen moved"
-    own = dict.fromkeys(s for case, _ in runs for s in case.slips if s not in SLIPS)
-    return next((slip for slip in (*own, *SLIPS) if explains(slip, runs, name)), None)
+    return next((slip for slip in SLIPS if explains(slip, runs, name)), None)
 
 
 def explains(slip: str, runs: Runs, name: str) -> bool:

@@ -54,8 +54,9 @@ for name in tasks.TASKS["past"].rules:
 r"""
 ## Five lines
 
-LoRA puts two thin matrices beside each chosen weight, $W + s\,BA$, and trains only those. **Predict.** Two
-weights of 128 × 128 and 64 × 128 get LoRA of rank 4: how many numbers are trained?
+LoRA puts two thin matrices beside each chosen weight, $W + s\,BA$, and trains only those. Of rank
+$r$, the shapes are $W$ $(O, I)$, $B$ $(O, r)$ and $A$ $(r, I)$; $O$ outputs, $I$ inputs. **Predict.** Two weights
+of 128 × 128 and 64 × 128 get LoRA of rank 4: how many numbers are trained?
 """
 
 # %% exercise tour_count
@@ -126,7 +127,7 @@ Training is this step, many times. With $dw$ the gradient of the loss by $w$: **
 
 # %% exercise tour_step
 def step(w, dw, lr):
-    """Gradient descent -> w'."""
+    """Gradient descent -> w', a new array."""
     ### BEGIN SOLUTION
     return w - lr * dw
     ### END SOLUTION

@@ -127,7 +127,8 @@ r"""
 
 The score depends on the seed: on the start of $A$ and on the order of the batches. And the test words are a sample of all
 words. The **standard error** of a mean of $n$ numbers is their standard deviation divided by $\sqrt n$; a share is the mean of
-numbers that are 1 or 0. **Predict.** 0.8 of 400 words are right: what is the standard error of that share?
+numbers that are 1 or 0, and where a share $p$ of them is 1, their standard deviation is $\sqrt{p(1-p)}$.
+**Predict.** 0.8 of 400 words are right: what is the standard error of that share?
 """
 
 # %% exercise fair_error

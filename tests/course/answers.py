@@ -95,6 +95,20 @@ def is_right(forward, backward, x, W, dy=None, atol=1e-6, seen=(0, 1)):
     return all(np.allclose(grads[i], found[i], rtol=0, atol=atol) for i in seen)
 
 
+def at_random(like):
+    return np.random.default_rng(like.size).normal(size=like.shape)
+
+
+def along(forward, backward, x, W, direction=at_random, h=1e-5):
+    """A check of a pair along one direction of x, and one of W."""
+    y, cache = forward(x, W)
+    dy, v, V = at_random(y), direction(x), direction(W)
+    dx, dW = backward(dy, cache)
+    by_x = (dy * (forward(x + h * v, W)[0] - forward(x - h * v, W)[0])).sum() / (2 * h)
+    by_W = (dy * (forward(x, W + h * V)[0] - forward(x, W - h * V)[0])).sum() / (2 * h)
+    return np.isclose(by_x, (dx * v).sum()) and np.isclose(by_W, (dW * V).sum())
+
+
 def descend(n, rate_A, rate_B, z, at_once=True, limit=200):
     b, count = np.zeros_like(z), np.zeros_like(z)
     for _ in range(limit):
@@ -423,6 +437,11 @@ ANSWERS["backward_sum"] += [
     ("1e-9", "failed", "not the number"),
 ]
 ANSWERS["lora_first_step"] += [("1e-9", "failed", "not the number")]
+ANSWERS["llama_kv"] += [("2 * 8192", "failed", "or k_proj's and v_proj's together")]
+ANSWERS["gradient_step"] += [
+    ("np.log10(2.2e-16) / 3", "passed", "-5 is right"),
+    ("-6", "failed", "not the number"),
+]
 ANSWERS["fair_error"] += [("0.0199", "passed", ""), ("0.021", "failed", "not the number")]
 ANSWERS |= {
     # ------------------------------------------------------------------------ 00, the tour
@@ -443,7 +462,7 @@ ANSWERS |= {
         ("np.round(w - lr * dw)", "dtype", "right but for rounding"),
         ("-lr * dw", "path missing", "one of its two parts: the old value, and the step"),
         ("w", "path missing", "one of its two parts"),
-        ("w - dw", "failed", "w' is wrong"),
+        ("w - dw", "the learning rate is missing", "w' is wrong"),
         ("2 * (w - lr * dw)", "failed", "w' is twice the right one"),
         ("(w - lr * dw) * np.nan", "failed", "yours nan"),
         ("np.full_like(w, np.inf)", "failed", "yours inf"),
@@ -474,6 +493,8 @@ ANSWERS |= {
         ("sum(pairs[i][1].count(a) for i, a in enumerate(answers)) / len(answers)", "passed", ""),
         ("np.mean([a == forms[0] for (_, forms), a in zip(pairs, answers)])",
          "a verb may have two right forms", ""),
+        ("np.mean([a == forms[-1] for (_, forms), a in zip(pairs, answers)])",
+         "a verb may have two right forms", ""),
         ("np.mean([a in '/'.join(forms) for (_, forms), a in zip(pairs, answers)])",
          "a part of a right word is wrong", ""),
         ("np.mean([a.startswith(tuple(forms)) for (_, forms), a in zip(pairs, answers)])",
@@ -482,7 +503,7 @@ ANSWERS |= {
         ("np.mean([a in pair for pair, a in zip(pairs, answers)])", "failed", "share is wrong"),
     ],
     "tour_break": [
-        ("w - dw", "passed", "broken as asked"),
+        ("w - dw", "passed", "caught and named: the learning rate is missing"),
         ("w - 2 * lr * dw", "failed", "not in the way asked for"),
         ("w - dw + np.nan", "failed", "not in the way asked for"),
         ("raise ValueError('broken')", "failed", "it raised ValueError: broken"),
@@ -495,6 +516,8 @@ ANSWERS |= {
         ("(g for g in (dy * b, dy * a))", "failed", "it returned a generator, wanted 2 values"),
         ("-dy * b, dy * a", "sign", "da, or a part of it, has the wrong sign"),
         ("da.T, db", "transposed", "da is transposed"),
+        ("dy * a, dy * b", "da reads b, and db reads a", ""),
+        ("dy * b, dy * b", "da reads b, and db reads a", "db is wrong"),
         ("None, None", "failed", "got     None"),
         ("dy * b", "failed", "wanted 2 values: da, db"),
         ("dy * b, dy * a, None", "failed", "it returned 3 values, wanted 2"),
@@ -572,6 +595,16 @@ ANSWERS |= {
          "x.shape)", "the difference was taken on one side only", ""),
         ("2 * df", "the difference was divided by h", ""),
         ("df * h**2", "a / 2 * h divides by 2", ""),
+        *((f"y, df = x.copy(), np.zeros_like(x)\nfor i in np.ndindex(x.shape):\n"
+           f"    y[i] {first}= h\n    a = f(y)\n    y[i] {then}= 2 * h\n"
+           f"    df[i] = {first}(a - f(y)) / (2 * h)\nreturn df",
+           "the number that was moved stays moved", "") for first, then in ("+-", "-+")),
+        ("y, df = x.copy(), np.zeros_like(x)\nfor i in np.ndindex(x.shape):\n"
+         "    y[i] += h\n    a = f(y)\n    y[i] -= 2 * h\n    df[i] = (a - f(y)) / (2 * h)\n"
+         "    y[i] = x[i]\nreturn df", "passed", ""),
+        ("e = np.eye(x.size).reshape(-1, *x.shape)\n"
+         "return np.reshape([(f((x + h) * i) - f((x - h) * i)) / (2 * h) for i in e], x.shape)",
+         "failed", "df is wrong"),  # all other numbers are 0
     ],
     "gradient_errors": [
         ("[np.abs(gradient(f, x, h) - right).max() for h in steps]", "passed", ""),
@@ -600,7 +633,12 @@ ANSWERS |= {
         (is_right, "passed", ""),
         (lambda *pair: False, "it calls a right pair wrong", ""),
         (lambda *pair: is_right(*pair, dy=np.ones), "a pair passes that is right only where", ""),
-        (lambda *pair: is_right(*pair, atol=0.01), "a pair passes in which one number of dW", ""),
+        (lambda *pair: is_right(*pair, atol=0.6), "a pair passes in which one number of dW", ""),
+        (along, "passed", ""),
+        (functools.partial(along, direction=np.ones_like), "a pair passes whose dx has its", ""),
+        ("y, cache = forward(x, W)\ndx, dW = backward(y, cache)\n"
+         "return np.allclose(dx, y @ W) and np.allclose(dW, y.T @ x)",
+         "it calls a right pair of another forward wrong", ""),  # no differences at all
         (lambda *pair: is_right(*pair, atol=0), "it calls a right pair wrong: no difference", ""),
         (lambda *pair: is_right(*pair, seen=[0]), "it does not see a wrong dW", ""),
         (lambda *pair: is_right(*pair, seen=[1]), "it does not see a wrong dx", ""),
@@ -717,9 +755,16 @@ ANSWERS |= {
         ("rms(dy, x, 1 + 0 * g, eps)[0], dg", "y = g · xρ: dx passes through g", ""),
         ("dx, (dy * x).sum(0)", "dg multiplies dy by xρ, not by x", ""),
         ("dx, dy * x", "failed", "dg is wrong"),
+        ("rms(dy, x, g, 0)", "epsilon", "eps is missing in dx, or it stands in another place"),
+        ("rms(dy, x, g, 1e-5)", "epsilon", ""),
+        ("dx, rms(dy, x, g, 0)[1]", "epsilon", "eps is missing in dg"),
+        ("m = np.sqrt((x**2).mean(1, keepdims=True))\nr, w = 1 / (m + eps), dy * g\n"
+         "return w * r - x * r**2 / m * (w * x).mean(1, keepdims=True), (dy * x * r).sum(0)",
+         "epsilon", ""),
     ],
     "backward_break": [
         ("rms(dy, x, g, eps, by_rho=0)", "passed", "caught and named"),
+        ("rms(dy, x, g, 0, by_rho=0)", "failed", "not by the slip asked for"),
         ("2 * dx, dg", "failed", "not by the slip asked for"),
     ],
     "backward_rope": [
@@ -1111,11 +1156,15 @@ ANSWERS |= {
         ("np.array(rates)[validation == validation.max()]", "passed", ""),
         ("validation.max()", "that is the best score itself: return the rate", "rate is wrong"),
         ("rates[np.argmax(validation + test)]", "the test words had a say", ""),
+        ("rates[np.argmax(np.maximum(validation, test))]", "the test words had a say", ""),
+        ("rates[np.argmax(0.9 * validation + 0.1 * test)]", "the test words had a say", ""),
         ("rates[0]", "failed", "rate is wrong"),
     ],
     "fair_break": [
         ("rates[np.argmax(test)]", "passed", "caught and named"),
         ("rates[np.argmin(test)]", "failed", "not in the way asked for"),
+        ("rates[np.argmax(validation + test)]", "failed", "not in the way asked for"),
+        ("rates[np.argmax(np.maximum(validation, test))]", "failed", "not in the way asked for"),
     ],
     "fair_difference": [
         ("(a - b).mean(), (a - b).std(ddof=1) / len(a) ** 0.5", "passed", ""),
@@ -1133,6 +1182,9 @@ ANSWERS |= {
         ("difference, (a - b).var(ddof=1) / len(a)", "that is the error squared", ""),
         ("difference, (a - b).std(ddof=1) / len(a)", "the spread was divided by n", ""),
         ("-difference, its_error", "sign", "difference, or a part of it, has the wrong sign"),
+        ("abs(a - b).mean(), its_error", "a − b keeps its sign", ""),
+        ("abs((a - b).mean()), its_error", "a − b keeps its sign", ""),
+        ("difference, abs(a - b).std(ddof=1) / len(a) ** 0.5", "a − b keeps its sign", ""),
         ("its_error, difference", "swapped", ""),
         ("difference", "failed", "wanted 2 values"),
     ],

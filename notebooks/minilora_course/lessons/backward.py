@@ -8,7 +8,7 @@ from minilora import ops
 from minilora.ops.swiglu import sigmoid
 
 from ..slips import Case
-from .exercise import blank, broken, draw, predict, rows, widths
+from .exercise import blank, broken, draw, number, predict, rows, widths
 
 
 def softmax(s):
@@ -149,8 +149,18 @@ def rho_cases(rng):
 NO_RHO = "the path through ρ is missing: every x of a row is in ρ"
 
 
+def eps_elsewhere(dy, x, g, eps):
+    """dx and dg with eps left out, beside the root, or of another size; ρ³ or ρ²/√mean(x²)."""
+    w, root = dy * g, np.sqrt((x * x).mean(1, keepdims=True))
+    beside, within = 1 / (root + eps), 1 / np.sqrt(root**2 + eps)
+    made = [(rho, rho**3) for rho in (1 / root, beside, 1 / np.sqrt(root**2 + 1e-5))]
+    made += [(beside, beside**2 / root), (within, root**-3), (1 / root, within**3)]
+    dx = [rho * w - x * slope * (w * x).mean(1, keepdims=True) for rho, slope in made]
+    return [{"dx": a} for a in dx] + [{"dg": (dy * x * rho).sum(0)} for rho, _ in made]
+
+
 def rmsnorm_cases(rng):
-    """For dx, dg = f(dy, x, g, eps)."""
+    """For dx, dg = f(dy, x, g, eps): eps is large, so that its place matters."""
 
     def parts(dy, x, g, eps):
         rho = 1 / np.sqrt((x * x).mean(1, keepdims=True) + eps)
@@ -179,10 +189,11 @@ def rmsnorm_cases(rng):
         "y = g · xρ: dx passes through g": no_gain,
         "the term of ρ passes through g as well: in its mean stands dy g, not dy": no_gain_in_rho,
         "dg multiplies dy by xρ, not by x": lambda dy, x, g, eps: [{"dg": (dy * x).sum(0)}],
+        "epsilon": eps_elsewhere,
     }
     return [
-        Case({**draw(rng, dy=n, x=n, g=n[1:]), "eps": 1e-5}, rmsnorm_backward, rows=("dy", "x"),
-             summed=("dg",), slips=slips)
+        Case({**draw(rng, dy=n, x=n, g=n[1:]), "eps": number(rng, 0.05, 0.5)}, rmsnorm_backward,
+             rows=("dy", "x"), summed=("dg",), slips=slips)
         for n in shapes(rng)
     ]  # fmt: skip
 
@@ -316,7 +327,7 @@ EXERCISES = (
             "What do the probabilities of a row add up to, and what does its onehot?",
         ),
         number=lambda: round(float(loss_backward(np.eye(3, 7), np.arange(3))["dz"].sum()), 12),
-        because="p and onehot both add up to 1: what one logit loses, the others gain.",
+        because="p adds up to 1 in each row, and 1 is subtracted at the target.",
         near={1: "that is p alone: onehot also adds up to 1", 3: "that is p alone, over 3 rows"},
         rounding=1e-12,
     ),

@@ -18,6 +18,15 @@ def by_test(rates, validation, test):
     return {"rate": rates[np.argmax(test)]}
 
 
+def mixed(validation, test):
+    """Scores in which both kinds of words have a say."""
+    return (
+        validation + test,
+        0.9 * validation + 0.1 * test,
+        np.maximum(validation, test),
+    )
+
+
 CHOICES = {
     "that is the place of the best score: return the rate that stands there": (
         lambda rates, validation, test: [{"rate": np.argmax(validation)}]
@@ -26,24 +35,35 @@ CHOICES = {
         lambda rates, validation, test: [{"rate": validation.max()}]
     ),
     "the test words had a say: only validation may choose": lambda rates, validation, test: [
-        by_test(rates, validation, test),
-        by_test(rates, validation, validation + test),
+        by_test(rates, validation, scores) for scores in (test, *mixed(validation, test))
     ],
 }
 
 
+def scores(rng, count, highest):
+    """validation, whose highest is 0.6, and test: the best place of each, and of sums, differ."""
+    best = rng.integers(1, count - 1)  # neither the first nor the last
+    while True:
+        validation, test = rng.uniform(0, 0.58, count), rng.uniform(0, 1, count)
+        validation[best] = 0.6
+        test *= highest / test.max()
+        both, weighted, _ = (a.argmax() for a in mixed(validation, test))
+        reported = test.argmax()
+        if best in (reported, both, weighted, test.argmin()):
+            continue
+        if reported not in (both, validation.argmin()):
+            return {"validation": validation, "test": test}
+
+
 def choice_cases(rng):
-    """For rate = f(rates, validation, test): the two kinds of words choose different rates."""
+    """For rate = f(rates, validation, test): the two kinds of words choose different rates.
+
+    The higher of the two scores is that of validation once, and else that of test.
+    """
     cases = []
-    for count in widths(rng, 3):
+    for count, highest in zip(widths(rng, 3), (0.5, 1.0, 1.0)):
         rates = 10 ** np.sort(rng.uniform(-5, 1, count))
-        best = rng.integers(1, count - 1)  # neither the first nor the last
-        validation = rng.uniform(0, 0.9, count)
-        validation[best], test = 1.0, rng.uniform(0, 1, count)
-        while best in (test.argmax(), test.argmin(), (validation + test).argmax()):
-            test = rng.uniform(0, 1, count)
-        scores = {"validation": validation, "test": test}
-        cases.append(Case({"rates": rates, **scores}, choose, slips=CHOICES))
+        cases.append(Case({"rates": rates, **scores(rng, count, highest)}, choose, slips=CHOICES))
     return cases
 
 
@@ -61,6 +81,11 @@ def apart(a, b):
 
 
 DIFFERENCES = {
+    "a − b keeps its sign: below 0, the second technique is better": lambda a, b: [
+        {"difference": abs((a - b).mean())},
+        {"difference": abs(a - b).mean()},
+        *({"its error": abs(a - b).std(ddof=k) / math.sqrt(len(a))} for k in (1, 0)),
+    ],
     "a seed is common to both: take the difference of each seed first, then its spread": apart,
     "that is the spread of one difference: the mean of n is divided by √n": lambda a, b: [
         difference(a, b, root=lambda n: 1, freedom=freedom) for freedom in (1, 0)
@@ -78,12 +103,16 @@ DIFFERENCES = {
 
 
 def difference_cases(rng):
-    """For (difference, its error) = f(a, b): a seed moves both techniques."""
+    """For (difference, its error) = f(a, b): a seed moves both techniques, and each is better once.
+
+    The difference is small, so that single seeds have one of the other sign.
+    """
     cases = []
-    for count in widths(rng, 2):
+    for count, gap in zip(widths(rng, 2), (0.005, -0.005)):
         seed, *own = rng.normal(0, 0.03, (3, count))
-        scores = dict(zip("ab", (0.8 + seed + own[0] / 3, 0.7 + seed + own[1] / 3)))
-        cases.append(Case(scores, difference, slips=DIFFERENCES))
+        b, ahead = 0.7 + seed + own[1] / 3, (own[0] - own[1]) / 3
+        a = b + ahead - ahead.mean() + gap
+        cases.append(Case({"a": a, "b": b}, difference, slips=DIFFERENCES))
     return cases
 
 
@@ -96,8 +125,7 @@ EXERCISES = (
             "The share of n coins has the variance p (1 - p) / n.",
         ),
         number=lambda: math.sqrt(0.8 * 0.2 / 400),
-        because="√(p (1-p) / n): two scores that differ by less than two of these are no "
-        "different.",
+        because="√(p (1-p) / n): 95 of 100 samples of words give a share within two of these.",
         near={
             0.8 * 0.2 / 400: "that is the variance: take its root",
             math.sqrt(0.8 * 0.2): "that is one word's: divide by √n",

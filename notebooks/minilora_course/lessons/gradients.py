@@ -26,8 +26,8 @@ def _units(x):
 
 
 def cubes(x):
-    """Σ x³ + Σ x: its third derivative is not 0, so the step matters."""
-    return float((x**3).sum() + x.sum())
+    """Σ x³ + Σ x + 0.1 (Σ x)³: the step matters, and each number's slope depends on the others."""
+    return float((x**3).sum() + x.sum() + 0.1 * x.sum() ** 3)
 
 
 def falling(x):
@@ -39,6 +39,7 @@ ONE_SIDE = "the difference was taken on one side only: f(x + h) - f(x)"
 NOT_TWO_H = "the difference was divided by h: its two points are 2h apart"
 TIMES_H = "a / 2 * h divides by 2 and multiplies by h: write a / (2 * h)"
 WHOLE_ROWS = "whole rows were moved: move one number at a time"
+STAYS = "the number that was moved stays moved: put it back before the next one moves"
 
 
 def by_rows(f, x, h):
@@ -48,6 +49,20 @@ def by_rows(f, x, h):
     return np.broadcast_to(np.reshape(along, units.shape[1:]), x.shape)
 
 
+def not_put_back(f, x, h):
+    """Differences at x + h and x - h of one array, in which every number stays where it was last.
+
+    h < 0: x - |h| comes first.
+    """
+    moved, grad = x.copy(), np.zeros_like(x)
+    for place in np.ndindex(x.shape):
+        moved[place] += h
+        first = f(moved)
+        moved[place] -= 2 * h
+        grad[place] = (first - f(moved)) / (2 * h)
+    return grad
+
+
 def central_cases(rng):
     """For df = f(f, x, h)."""
     slips = {
@@ -55,6 +70,7 @@ def central_cases(rng):
         NOT_TWO_H: lambda f, x, h: [{"df": 2 * central(f, x, h)}],
         TIMES_H: lambda f, x, h: [{"df": central(f, x, h) * h**2}],
         WHOLE_ROWS: lambda f, x, h: [{"df": by_rows(f, x, h)}],
+        STAYS: lambda f, x, h: [{"df": not_put_back(f, x, step)} for step in (h, -h)],
     }
     return [
         Case(
@@ -144,6 +160,18 @@ def backward(dy, cache):
     return dy @ W, dy.T @ x
 
 
+def forward_squared(x, W):
+    """y = (x Wᵀ)²/2: another forward, for which central differences are exact, too."""
+    z = x @ W.T
+    return z**2 / 2, (x, W, z)
+
+
+def backward_squared(dy, cache):
+    """dx, dW."""
+    x, W, z = cache
+    return backward(dy * z, (x, W))
+
+
 def wrong(change):
     """A backward with one slip: change(dy, x, W) -> dx, dW."""
     return lambda dy, cache: change(dy, *cache)
@@ -162,18 +190,27 @@ def linear_cases(rng):
 WRONG = (
     wrong(lambda dy, x, W: (2 * dy @ W, dy.T @ x)),
     wrong(lambda dy, x, W: (dy @ W, dy.T @ x / len(x))),
-    wrong(lambda dy, x, W: (dy @ W, dy.T @ x + 1e-3 * (np.arange(W.size) == 5).reshape(W.shape))),
+    wrong(lambda dy, x, W: (dy @ W, dy.T @ x + 0.5 * (np.arange(W.size) == 5).reshape(W.shape))),
     # right where dy is 1 everywhere, as in a plain sum of y
     wrong(lambda dy, x, W: (np.full_like(dy, dy.mean()) @ W, dy.T @ x)),
+    # right as a sum over each row
+    wrong(lambda dy, x, W: ((dy @ W)[:, ::-1], dy.T @ x)),
 )
-# what a test says of the right pair (0) and of the wrong ones -> the pairs that it judges so
+PAIRS = (  # forward, backward, 1.0 where they are right
+    (forward, backward, 1.0),
+    *((forward, slip, 0.0) for slip in WRONG),
+    (forward_squared, backward_squared, 1.0),
+)
+# what a test says of the right pairs (0 and 6) and of the wrong ones -> the pairs judged so
 MISJUDGED = {
-    "it calls a right pair wrong: no difference is right to the last digit": {0: 0.0},
+    "it calls a right pair of another forward wrong: call the forward that is given": {6: 0.0},
+    "it calls a right pair wrong: no difference is right to the last digit": {0: 0.0, 6: 0.0},
     "a pair passes that is right only where dy is 1 everywhere: draw dy at random": {4: 1.0},
     "a pair passes in which one number of dW is wrong": {3: 1.0},
-    "it does not see a wrong dx": {1: 1.0, 4: 1.0},
+    "a pair passes whose dx has its columns in another order: a sum does not see it": {5: 1.0},
+    "it does not see a wrong dx": {1: 1.0, 4: 1.0, 5: 1.0},
     "it does not see a wrong dW": {2: 1.0, 3: 1.0},
-    "it calls wrong pairs right": {1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0},
+    "it calls wrong pairs right": {1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0, 5: 1.0},
 }
 
 
@@ -193,14 +230,14 @@ def pair_cases(rng):
     arrays = draw(rng, x=(M, I), W=(O, I))
     return [
         Case(
-            {"forward": forward, "backward": b, **arrays},
-            lambda forward, backward, x, W, says=float(b is backward): {"the answer": says},
+            {"forward": f, "backward": b, **arrays},
+            lambda forward, backward, x, W, says=says: {"the answer": says},
             slips={
                 words: lambda i=i, said=said, **_: [{"the answer": said[i]}] if i in said else []
                 for words, said in MISJUDGED.items()
             },
         )
-        for i, b in enumerate((backward, *WRONG))
+        for i, (f, b, says) in enumerate(PAIRS)
     ]
 
 
@@ -246,6 +283,7 @@ EXERCISES = (
             1e-5: "that is h itself: write its power of ten",
             5: "h is small: its power is below 0",
         },
+        rounding=0.4,
     ),
     predict(
         "gradient_smallest",

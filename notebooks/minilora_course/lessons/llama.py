@@ -236,9 +236,10 @@ EXERCISES = (
             "2 heads of 32 are 64 outputs.",
         ),
         number=lambda: 2 * 32 * 128,
-        because="G·D outputs, C inputs: half of q_proj's, since two query heads share a key head.",
+        because="2 · 32 outputs, 128 inputs: half of q_proj's, since two query heads share a key "
+        "head.",
         near={
-            128 * 128: "that is q_proj's weight: there are fewer key heads",
+            128 * 128: "that is q_proj's weight, or k_proj's and v_proj's together",
             32 * 128: "that is one of the two key heads",
         },
     ),

@@ -23,7 +23,10 @@ def linear_backward(dy, x, W):
 def mul_cases(rng):
     """For da, db = f(dy, a, b)."""
     shapes = tuple(widths(rng, 2)), (rows(rng), *widths(rng, 1)), (4, 4)
-    slips = {"dy is missing: it multiplies both": lambda dy, a, b: [{"da": b}, {"db": a}]}
+    slips = {
+        "dy is missing: it multiplies both": lambda dy, a, b: [{"da": b}, {"db": a}],
+        "da reads b, and db reads a": lambda dy, a, b: [{"da": dy * a}, {"db": dy * b}],
+    }
     return [Case(draw(rng, dy=n, a=n, b=n), mul_backward, slips=slips) for n in shapes]
 
 

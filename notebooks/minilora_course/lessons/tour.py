@@ -20,7 +20,8 @@ def step_cases(rng):
     """For w' = f(w, dw, lr)."""
     shapes = tuple(widths(rng, 2)), (rows(rng),), (3, 2, 4)
     args = [{**draw(rng, w=n, dw=n), "lr": number(rng, 0.05, 0.5)} for n in shapes]
-    return [Case(a, step, **old_and_step("w'")) for a in args]
+    slips = {"the learning rate is missing": lambda w, dw, lr: [without_rate(w, dw, lr)]}
+    return [Case(a, step, slips=slips, **old_and_step("w'")) for a in args]
 
 
 def exact(pairs, answers):
@@ -70,10 +71,10 @@ def exact_cases(rng):
     """For share = f(pairs, answers): some say the other form, a part of it, or more than it."""
     cases = []
     for more in widths(rng, 2):
-        verbs = [VERBS[i] for i in (0, 1, 2, *rng.integers(len(VERBS), size=more))]
+        verbs = [VERBS[i] for i in (0, 1, 2, 4, *rng.integers(len(VERBS), size=more))]
         pairs = [(f"D{verb}>", forms) for verb, *forms in verbs]
         said = [forms[-1] for _, forms in pairs]
-        said[1], said[2] = said[1][:-1], said[2] + "ed"
+        said[1], said[2], said[3] = said[1][:-1], said[2] + "ed", pairs[3][1][0]
         for i in range(4, len(said)):
             said[i] = pairs[i][1][0] if rng.random() < 0.5 else verbs[i][0]
         cases.append(Case({"pairs": pairs, "answers": said}, exact, slips=EXACT))
