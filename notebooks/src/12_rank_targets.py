@@ -68,7 +68,7 @@ PLACES = {"q and v": ("q_proj", "v_proj"), "the MLP": ("gate_proj", "up_proj", "
 
 def rank_in(place, budget):
     """Its rank at a budget."""
-    return rank_for(np.array([s for name, s in shapes.items() if name.endswith(PLACES[place])]), budget)
+    return int(rank_for(np.array([s for name, s in shapes.items() if name.endswith(PLACES[place])]), budget))
 
 def numbers(place, rank):
     """What ml.attach really trains."""
@@ -85,8 +85,8 @@ r"""
 ## Each at its own rate
 
 A placement that runs at a rate that suits another one is not compared, but handicapped. So each gets the best rate of a grid, chosen on words that the score is not made of.
-**Fill the blank.** `scores` has a row for each rate, from small to large, and a column for each seed. Which rate is the best? And is it the first or the last one of the grid? Then a better one
-may lie outside, and whoever reports it must say so.
+**Fill the blank.** `scores` has a row for each rate, from small to large, and a column for each seed. Which rate is the best? The best is the rate with the highest **mean over its seeds**.
+And is it the first or the last one of the grid? Then a better one may lie outside, and whoever reports it must say so.
 """
 
 # %% exercise rank_choose
@@ -115,6 +115,7 @@ grid, best = [0.0025, 0.01, 0.04], {}
 for place, rank in ranks.items():
     found = np.array([[score(place, rank, lr, seed, words.train[300:600]) for seed in (8, 9)] for lr in grid])
     at, is_end = choose(found)
+    at = int(at)
     best[place] = grid[at]
     print(f"{place:12} " + ", ".join(f"{lr:g}: {row.mean():.1f} %" for lr, row in zip(grid, found)) + f"; best {grid[at]:g}" + (" (an end of the grid)" if is_end else ""))
 

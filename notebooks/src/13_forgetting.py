@@ -308,7 +308,7 @@ Read three things off.
   mathematics. Ours is about one base of 0.7 million numbers, one rank, 60 steps and two skills that share their prompts' form with the new one. It neither confirms nor
   denies theirs. Three seeds make wide intervals, and three levels with two measures are six looks at the same runs: only the one that was fixed is a test.
 
-**Do it.** Does it help to *rehearse*? Mix old words into the training: 60 of the third person and 60 of the -ing form among the 300 verbs, the same 60 steps. What is held equal, and
+**Do it.** Does it help to *rehearse*? Mix old words into the training: 60 of the third person and 60 of the -ing form, added to the 300 verbs, the same 60 steps. What is held equal, and
 what is not? Which measure gains more? No run with rehearsal is needed to say what it costs: the new words are seen less often.
 """
 

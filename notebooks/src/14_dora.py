@@ -132,7 +132,7 @@ x, W, A, B, dy = (rng.normal(size=n) for n in [(M, I), (O, I), (r, I), (O, r), (
 m = 1 + rng.random(O)
 
 def y_of(x, W, s, A, B, m):  # whatever you call your arguments
-    return forward_of(x, W, s, A, B, m)
+    return np.array(forward_of(x, W, s, A, B, m))
 
 def constant(dy, x, W, s, A, B, m):
     return backward_of(dy, x, W, s, A, B, m)
@@ -329,7 +329,7 @@ $V$. In $V$ itself such a move changes nothing, since the size is divided away. 
 
 ## What it costs: numbers, memory, convergence
 
-**Predict.** $dm$ reads $u$ (M, O), which LoRA's backward does not. How many bytes more does the pair of one q_proj keep, for 32 texts of 25 tokens?
+**Predict.** $dm$ reads $u$ (M, O), which LoRA's backward does not. How many bytes more does the pair of one q_proj (128 outputs) keep in float32, for 32 texts of 25 tokens?
 """
 
 # %% exercise dora_kept

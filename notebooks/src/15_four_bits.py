@@ -311,8 +311,8 @@ r"""
 A float32 for 64 weights is half a bit a weight. **Double quantisation** quantises the scales too: each becomes a code of 8 bits, and 256 of
 them share one float32. (One more float32 for each matrix, the mean, is too little to count.)
 
-**Predict.** How many bits has a weight then? To three digits after the point. Then **fill the blank** with your two functions: what is read back of the
-scales. All of them are positive, and the levels lie on both sides of 0; what do you take away first? It is worth it if the error of $W$ hardly grows: by less than a hundredth of itself.
+**Predict.** How many bits has a weight then? To three digits after the point. Then **fill the blank** with your `four_quantise` and `four_dequantise`: what is read back of the
+scales; $n$ is a multiple of `size`. All of them are positive, and the levels lie on both sides of 0; what do you take away first? It is worth it if the error of $W$ hardly grows: by less than a hundredth of itself.
 """
 
 # %% exercise four_bits

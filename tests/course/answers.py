@@ -1262,6 +1262,8 @@ ANSWERS |= {
          "the end was not compared", ""),
         ("(said == right).mean()", "that is the share of the tokens", ""),
         ("np.mean(said[:, 0] == right[:, 0])", "only the first token", ""),
+        ("np.mean([all(x == y for x, y in zip(until_end(a, end)[:-1], b))"
+         " for a, b in zip(said.tolist(), right.tolist())])", "an answer that ends too early", ""),
         ("round(share * len(said))", "one value for each answer, or their number", ""),
         ("[until_end(a, end) == until_end(b, end) for a, b in zip(said.tolist(), right.tolist())]",
          "failed", "share is wrong"),
@@ -1470,8 +1472,15 @@ ANSWERS |= {
         ("min(round(budget / shapes[:, 1].sum()), shapes.min())", "both A and B train", ""),
         ("min(round(budget / shapes.sum(1).mean()), shapes.min())",
          "the budget is for all linears", ""),
+        ("min(max(1, round(budget / len(shapes) / shapes[0].sum())), shapes.min())",
+         "the linears are not equally large", ""),
         ("min(budget // shapes.sum(), shapes.min())", "the nearest rank may be below", ""),
         ("round(budget / shapes.sum())", "a rank above the smallest side", ""),
+        ("max(1, round(budget / shapes.sum()))", "a rank above the smallest side", ""),
+        ("min(round(budget / shapes.sum()), shapes.min())", "there is no rank 0", ""),
+        *((f"min(max(1, round(budget / shapes.sum())), {side})", "the cap is the smallest side", "")
+          for side in ("shapes[:, 0].min()", "shapes[:, 1].min()", "shapes[0].min()")),
+        ("min(max(1, budget / shapes.sum()), shapes.min())", "a rank is a whole number", ""),
         ("shapes", "failed", "shape"),
     ],
     "rank_choose": [
@@ -1482,6 +1491,10 @@ ANSWERS |= {
         ("b = scores.mean(1).argmax()\nreturn b, int(b % (len(scores) - 1) == 0)", "passed", ""),
         ("b = scores.max(1).argmax()\nreturn b, b in (0, len(scores) - 1)",
          "the best of single runs", ""),
+        *((f"b = {worth}.argmax()\nreturn b, b in (0, len(scores) - 1)",
+           "wanted the highest mean: not the median", "")
+          for worth in ("np.median(scores, 1)", "scores.min(1)", "np.eye(len(scores))"
+                        "[scores.argmax(0)].sum(0)", "(scores.mean(1) - scores.std(1))")),
         ("b = scores.mean(1).argmin()\nreturn b, b in (0, len(scores) - 1)",
          "a score is better where", ""),
         ("b = scores.mean(0).argmax()\nreturn b, b in (0, scores.shape[1] - 1)",
@@ -1500,6 +1513,7 @@ ANSWERS |= {
         (lambda c, A, B, p, q: (A, B / c, p / c, q / c), "both rates are divided by c", ""),
         (lambda c, A, B, p, q: (A, B, p, q), "nothing makes up for c", ""),
         (lambda c, A, B, p, q: (A, B / c, p, q), "an array that is c times smaller", ""),
+        (lambda c, A, B, p, q: (A, B / c, p * c, q / c), "an array that is", "keeps its rate"),
         (lambda c, A, B, p, q: (A, B, p, q / c), "steps that are c times smaller", ""),
         (lambda c, A, B, p, q: (A, B / c, p, q / c**2), "c² is gradient descent's", ""),
         (lambda c, A, B, p, q: (A / c, B / c, p / c, q / c), "c is taken away twice", ""),
@@ -1514,6 +1528,10 @@ ANSWERS |= {
         (lambda c, A, B, p, q: [A.copy(), B.copy(), p * (1 / c), q * (1 / c)], "passed", ""),
         (lambda c, A, B, p, q: (A, B / c, p, q / c), "failed", "nothing is broken"),
         (lambda c, A, B, p, q: (A, B, p, q), "failed", "not in the way asked for"),
+        (lambda c, A, B, p, q: (A, B, p / 4, q / 4), "failed", "not in the way asked for"),
+        (lambda c, A, B, p, q: (A, B / c, p / c, q / c), "failed", "B stays as it is"),
+        (lambda c, A, B, p, q: (A, B, p / c, q), "failed", "both rates are divided\n"),
+        (lambda c, A, B, p, q: (A, B, p, q / c), "failed", "both rates are divided\n"),
     ],
     # ---------------------------------------------------------------------------------- 14, DoRA
     "dora_forward": [
@@ -1594,7 +1612,7 @@ ANSWERS |= {
          "return s * B.T @ dV, s * dV @ A.T", "the derivative of 1 / norm", ""),
         ("V = W + s * B @ A\nn = np.linalg.norm(V, axis=1)\n"
          "dV = -((dy * (x @ V.T)).sum(0) * m / n**3)[:, None] * W\n"
-         "return s * B.T @ dV, s * dV @ A.T", "the derivative of the norm", ""),
+         "return s * B.T @ dV, s * dV @ A.T", "the derivative of the norm", "W stands in V's"),
         ("dora_norms(dy, x, W, s, A, B, 1)", "m is missing", ""),
         ("dora_norms(dy, x, W, s, A, B, m, up=-1)", "sign", ""),
         ("dA / s, dB / s", "scale missing", ""),
@@ -1608,6 +1626,9 @@ ANSWERS |= {
         ((lambda x, W, s, A, B, m, norm: (m / norm * (x @ W.T),
                                           dora_forward(x, W, s, A, B, m, norm)[1]), dora_backward),
          "path missing", ""),
+        ((lambda x, W, s, A, B, m, norm: dora_forward(
+            x, W, s, A, B, m, ((W + s * B @ A) ** 2).sum(1) ** 0.5), dora_backward),
+         "the norm is an argument", "made again of W, A and B"),
         ((dora_forward, lambda dy, cache: (*dora_backward(dy, cache)[:6], cache["rest"][-1])),
          "frozen moved", ""),
         ((dora_forward, lambda dy, cache: dora_backward(dy, cache)[:6]), "failed", "wanted 7"),

@@ -44,7 +44,7 @@ def arrays(rng):
     """dy, x, W, s, A, B, m: m is not the norm, and B is away from 0."""
     M, (I, O), r = rows(rng), widths(rng, 2), rank(rng)
     a = draw(rng, dy=(M, O), x=(M, I), W=(O, I), A=(r, I), B=(O, r))
-    s, m = float(rng.choice([0.5, 1.5, 2.0])), 1 + rng.random(O)
+    s, m = float(rng.choice([0.75, 1.5, 3.0])), 1 + rng.random(O)
     return {"dy": a["dy"], "x": a["x"], "W": a["W"], "s": s, "A": a["A"], "B": a["B"], "m": m}
 
 
@@ -163,7 +163,8 @@ def left_out_cases(rng):
         "the derivative of 1 / norm is -1 / norm²: a factor 1 / norm is missing": with_dV(
             lambda total, V, W, m, norm: -(total * m / norm**2)[:, None] * V
         ),
-        "the derivative of the norm is V / norm, a row at a time: the 1 / norm or V is not": (
+        "the derivative of the norm is V / norm, a row at a time: 1 / norm is missing, or W stands "
+        "in V's place": (
             lambda **a: [
                 *with_dV(lambda total, V, W, m, norm: -(total * m / norm)[:, None] * V)(**a),
                 *with_dV(lambda total, V, W, m, norm: -(total * m / norm**3)[:, None] * W)(**a),
@@ -185,13 +186,23 @@ def pair_cases(rng):
 
     slips: Slips = {
         "the derivative of the whole function: here the norm is a constant": (
-            lambda norm, **a: [whole(**a)]
-        )
+            lambda norm, dy, **a: [
+                {
+                    name: reference(dy, **a, norm=norm)[name] + part
+                    for name, part in left_out(dy, **a).items()
+                }
+            ]
+        ),
+        "the norm is an argument: it was made again of W, A and B": lambda norm, dy, **a: [
+            forward(**a),
+            backward(dy, **a),
+        ],
     }
     found = []
-    for _ in range(2):
+    for other in (0.0, 1.0):
         a = arrays(rng)
         norm = row_norm_forward(a["W"], a["s"], a["A"], a["B"])[0]
+        norm = norm * (1 + other * rng.random(norm.shape))  # once another one than V's
         found.append(
             Case(
                 {**a, "norm": norm},
@@ -234,10 +245,11 @@ EXERCISES = (
         number=lambda: 32 * 25 * 128 * np.float32().nbytes,
         because="u (M, O), 32 · 25 · 128 numbers of 4 bytes: as much as x itself.",
         near={
+            32 * 25 * 128 * 4 + 128 * 4: "with the norm's 512 bytes: asked is u alone",
             32 * 25 * 128: "a number of float32 has 4 bytes",
             32 * 128 * 4: "x has a row for each token: 32 · 25 of them",
             128 * 4: "that is m or the norm: which array with a row for each token does dm read?",
-            32 * 25 * 4 * 4: "that is z at rank 4: LoRA keeps it, too",
+            32 * 25 * 4 * 4: "that is z at rank 4, or u of one text",
         },
     ),
     blank(

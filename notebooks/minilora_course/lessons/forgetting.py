@@ -28,6 +28,10 @@ def says_cases(rng):
         counts = (right == end).cumsum(1) == 0
         return np.where(counts, said == right, True).all(1)
 
+    def to_its_own_end(said, right, end):
+        counts = (said == end).cumsum(1) == 0
+        return np.where(counts, said == right, True).all(1)
+
     slips: Slips = {
         "what stands behind the end was compared, too: it is no part of an answer": (
             lambda said, right, end: [{"share": (said == right).all(1).mean()}]
@@ -42,6 +46,9 @@ def says_cases(rng):
                 {"share": (said == right)[(right == end).cumsum(1) - (right == end) == 0].mean()},
             ]
         ),
+        "an answer that ends too early is another answer: compare up to the right one's end": (
+            lambda **a: [{"share": to_its_own_end(**a).mean()}]
+        ),
         "only the first token was compared": lambda said, right, end: [
             {"share": (said == right)[:, 0].mean()}
         ],
@@ -52,8 +59,8 @@ def says_cases(rng):
     }
     cases = []
     for T in rng.permutation([5, 6, 7]):
-        # right, with other tokens behind; goes on; last token wrong; first token wrong
-        kinds = rng.permutation(np.repeat(np.arange(5), [4, 4, 2, 4, 1]))
+        # right, with other tokens behind; goes on; last token wrong; first token wrong; too early
+        kinds = rng.permutation(np.repeat(np.arange(6), [4, 4, 2, 5, 2, 3]))
         right = rng.integers(2, 30, (len(kinds), T))
         said = right.copy()
         for n, kind in enumerate(kinds):
@@ -64,6 +71,8 @@ def says_cases(rng):
             place = {2: length, 3: length - 1, 4: 0}.get(kind)
             if place is not None:
                 said[n, place] = 31
+            if kind == 5:
+                said[n, length - 1] = END
         cases.append(Case({"said": said, "right": right, "end": END}, says, slips=slips))
     return cases
 
@@ -302,6 +311,7 @@ EXERCISES = (
         near={
             0: "that is what it says: it would have to write the answer by itself",
             0.5: "that is chance between two",
+            0.25: "that is chance among four: here three answers are offered",
             33: "a share lies between 0 and 1",
         },
     ),

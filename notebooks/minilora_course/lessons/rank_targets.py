@@ -1,6 +1,7 @@
 """Notebook 12, rank and targets: ranks at a budget, a rate from a grid, α and the rates."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -27,6 +28,9 @@ def budget_cases(rng):
         return [{"rank": _whole(budget / n, shapes)} for n in numbers]
 
     slips: Slips = {
+        "there is no rank 0: it is at least 1": lambda shapes, budget: [
+            {"rank": min(round(budget / shapes.sum()), int(shapes.min()))}
+        ],
         "A has r · I numbers and B has O · r: add I and O, no product": lambda shapes, budget: (
             per([shapes.prod(1).sum()], shapes, budget)
             + [{"rank": round(budget / shapes.prod(1).sum())}]
@@ -41,14 +45,31 @@ def budget_cases(rng):
             {"rank": min(f(budget / shapes.sum()), int(shapes.min()))}
             for f in (math.floor, math.ceil)
         ],
-        "a rank above the smallest side of a linear is of no use": lambda shapes, budget: [
-            {"rank": f(budget / shapes.sum())} for f in (round, math.floor, math.ceil)
+        "the linears are not equally large: add I + O of each": lambda shapes, budget: per(
+            [len(shapes) * shapes[0].sum()], shapes, budget
+        ),
+        "a rank above the smallest side of a linear is of no use": lambda shapes, budget: (
+            [{"rank": f(budget / shapes.sum())} for f in (round, math.floor, math.ceil)]
+            + [{"rank": max(1, round(budget / shapes.sum()))}]
+        ),
+        "the cap is the smallest side of all linears, of inputs and outputs": (
+            lambda shapes, budget: [
+                {"rank": int(min(max(1, round(budget / shapes.sum())), cap))}
+                for cap in (*shapes.min(0), *shapes.max(0), *shapes.min(1), shapes.max())
+            ]
+        ),
+        "a rank is a whole number": lambda shapes, budget: [
+            {"rank": min(max(1, budget / shapes.sum()), int(shapes.min()))}
         ],
     }
     cases = []
-    for share, low in ((0.3, 2), (0.7, 2), (0.2, 80)):
+    for share, low in ((0.3, 4), (0.7, 5), (0.2, 120), (0.2, 120), (0.4, 0)):
         shapes = 4 * np.stack([widths(rng, 4), rng.permutation([6, 8, 10, 12])], axis=1)
         shapes = shapes[: int(rng.choice([3, 4]))]
+        # the first linear is large; the smallest side is one of the second: an output, or an input
+        shapes += 4
+        shapes[0] *= 2
+        shapes[1, len(cases) % 2] = shapes.min() - 4
         budget = int((low + share) * shapes.sum())
         cases.append(Case({"shapes": shapes, "budget": budget}, of_budget, slips=slips))
     return cases
@@ -81,12 +102,20 @@ def with_place(function):
 def choose_cases(rng):
     """For best, at an end = f(scores): the best is first, last and between."""
     slips: Slips = {
+        "the mean goes over the seeds, for each rate": lambda scores: [_place(scores.mean(0))],
         "the best of single runs is luck: compare the means over the seeds": lambda scores: [
             _place(scores.max(1)),
             {"best": int(scores.argmax())},
         ],
+        "wanted the highest mean: not the median, the worst run or the number of seeds won": (
+            lambda scores: [
+                _place(np.median(scores, 1)),
+                _place(scores.min(1)),
+                _place(scores.mean(1) - scores.std(1)),
+                _place(np.bincount(scores.argmax(0), minlength=len(scores))),
+            ]
+        ),
         "a score is better where it is higher": lambda scores: [_place(-scores.mean(1))],
-        "the mean goes over the seeds, for each rate": lambda scores: [_place(scores.mean(0))],
         "a grid has two ends": lambda scores: [
             {"at an end": float(place == end)}
             for place in [int(scores.mean(1).argmax())]
@@ -97,12 +126,15 @@ def choose_cases(rng):
         ],
     }
     cases, (count, seeds) = [], sorted(widths(rng, 2))
+    few = -(-seeds // 3)
     for place in (0, count - 1, int(rng.integers(1, count - 1))):
         scores = 0.5 + 0.05 * rng.random((count, seeds))
-        scores[place] += 0.1
-        scores[3 if place == 2 else 2] -= 0.1
-        other = (place + 1) % count
-        scores[other, :2] = [0.95, 0.05]  # the best run of all, and the worst
+        luck, often, low = rng.permutation(np.delete(np.arange(count), place))[:3]
+        scores[place] -= 0.06  # most of its runs, and its worst, are below the others'
+        scores[place, :few] += 0.45
+        scores[often, few:] += 0.06  # the best of most seeds, and by its median
+        scores[low] -= 0.1
+        scores[luck, :2] = [0.99, 0.05]  # the best run of all, and the worst
         cases.append(Case({"scores": scores}, choose, slips=slips))
     return cases
 
@@ -175,8 +207,11 @@ def twin_cases(rng):
         "nothing makes up for c: s B A moves c times as far": _twins(
             lambda c, A, B, p, q: (A, B, p, q)
         ),
-        "an array that is c times smaller needs steps that are c times smaller: its rate": _twins(
-            lambda c, A, B, p, q: (A, B / c, p, q), lambda c, A, B, p, q: (A / c, B, p, q)
+        "an array that is c times smaller needs steps that are c times smaller: its rate; one that "
+        "did not change keeps its rate": _twins(
+            # and what trains as these do: A, B / c, p c, q / c and A / c, B, p / c, q c
+            lambda c, A, B, p, q: (A, B / c, p, q),
+            lambda c, A, B, p, q: (A / c, B, p, q),
         ),
         "steps that are c times smaller belong to an array that starts c times smaller": _twins(
             lambda c, A, B, p, q: (A, B, p, q / c), lambda c, A, B, p, q: (A, B, p / c, q)
@@ -197,11 +232,22 @@ def twin_cases(rng):
     for start in (1.0, 0.0):
         M, (I, O), r = rows(rng), widths(rng, 2), rank(rng)
         a = draw(rng, x=(M, I), t=(M, O), A=(r, I), B=(O, r))
-        s, c = float(rng.choice([0.5, 2.0])), float(rng.choice([3.0, 4.0, 8.0]))
+        s, c = float(rng.choice([0.5, 2.0])), float(rng.choice([3.0, 5.0, 8.0]))
         args = {"x": a["x"], "t": a["t"], "s": s, "c": c, "A": a["A"], "B": start * a["B"]}
         args |= {"rate_A": number(rng, 0.05, 0.1), "rate_B": number(rng, 0.02, 0.04)}
         cases.append(Case(args, as_before, slips=slips))
     return cases
+
+
+def break_cases(rng):
+    """The same, and what is wrong in another way than the rule of thumb is."""
+    slips: Slips = {
+        "B stays as it is": _twins(lambda c, A, B, p, q: (A, B / c, p / c, q / c)),
+        "both rates are divided": _twins(
+            lambda c, A, B, p, q: (A, B, p / c, q), lambda c, A, B, p, q: (A, B, p, q / c)
+        ),
+    }
+    return [replace(case, slips={**slips, **case.slips}) for case in twin_cases(rng)]
 
 
 EXERCISES = (
@@ -217,7 +263,7 @@ EXERCISES = (
         because="One rank on all 28 linears is 9,152 numbers: 18,304 at rank 2.",
         near={
             10: "an equal rank: with all linears that is five times as many numbers",
-            3: "that is 27,456 numbers: count I + O of gate, up and down again",
+            3: "28 linears are 3.5 times as many, but not equally large; 27,456 numbers",
             1: "that is 9,152 numbers, about half",
             10 * 2 / 7: "the linears are not equally large: count I + O of each",
         },
@@ -260,7 +306,7 @@ EXERCISES = (
             "Two of the four values change.",
             "A and B stay; each rate is divided by c.",
         ),
-        twin_cases,
+        break_cases,
         through=with_twin,
         wanted=lambda x, t, s, c, A, B, rate_A, rate_B: dict(
             zip(WHEN, with_twin(same_rate_for_both)(x, t, s, c, A, B, rate_A, rate_B))
