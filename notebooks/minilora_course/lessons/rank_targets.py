@@ -62,7 +62,7 @@ def budget_cases(rng):
             {"rank": min(max(1, budget / shapes.sum()), int(shapes.min()))}
         ],
     }
-    cases = []
+    cases: list[Case] = []
     for share, low in ((0.3, 4), (0.7, 5), (0.2, 120), (0.2, 120), (0.4, 0)):
         shapes = 4 * np.stack([widths(rng, 4), rng.permutation([6, 8, 10, 12])], axis=1)
         shapes = shapes[: int(rng.choice([3, 4]))]
