@@ -72,13 +72,18 @@ def main() -> None:
     rows.sort(key=lambda row: md5(row[0]))
     table = "word\tcategory\tsplit\n" + "".join("\t".join(row) + "\n" for row in rows)
     files = {"category.tsv": table, "SOURCES.json": sources(a.wordnet, table, rows)}
-    differ = [n for n, text in files.items() if not same(FOLDER / n, text)]
-    if a.check:
+    write(files, FOLDER, a.check)
+    print(f"{len(rows)} nouns in {len(CATEGORIES)} categories: {FOLDER}")
+
+
+def write(files: dict[str, str], folder: Path, check: bool) -> None:
+    """Write the files into the folder; check: name those that differ there, and exit."""
+    if check:
+        differ = [name for name, text in files.items() if not same(folder / name, text)]
         print(f"{len(differ)} files differ{': ' * bool(differ)}{', '.join(differ)}")
         sys.exit(bool(differ))
     for name, text in files.items():
-        (FOLDER / name).write_text(text, encoding="utf-8", newline="\n")
-    print(f"{len(rows)} nouns in {len(CATEGORIES)} categories: {FOLDER}")
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
 
 
 def same(path: Path, text: str) -> bool:

@@ -12,9 +12,10 @@ begin: a paragraph a line, with single spaces, and an empty line between two of 
 import argparse
 import hashlib
 import json
-import sys
 import tarfile
 from pathlib import Path
+
+from build_categories import write
 
 FOLDER = Path(__file__).resolve().parent / "text"
 MEMBER = "brotli-1.2.1/tests/testdata/lcet10.txt"
@@ -29,19 +30,8 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if it differs")
     a = parser.parse_args()
     text = paragraphs(member(a.package))
-    files = {"workshop.txt": text, "SOURCES.json": sources(text)}
-    if a.check:
-        differ = [n for n, new in files.items() if not same(FOLDER / n, new)]
-        print(f"{len(differ)} files differ{': ' * bool(differ)}{', '.join(differ)}")
-        sys.exit(bool(differ))
-    for name, new in files.items():
-        (FOLDER / name).write_text(new, encoding="utf-8", newline="\n")
+    write({"workshop.txt": text, "SOURCES.json": sources(text)}, FOLDER, a.check)
     print(f"{len(text.split()):,} words: {FOLDER}")
-
-
-def same(path: Path, text: str) -> bool:
-    """Does the file have this text?"""
-    return path.is_file() and path.read_text(encoding="utf-8") == text
 
 
 def member(package: Path) -> str:

@@ -12,6 +12,7 @@ up to 5.
 
 import argparse
 import ast
+import functools
 import math
 import re
 from pathlib import Path
@@ -151,10 +152,11 @@ def _row(name, counts) -> str:
 
 def quoted() -> dict[Path, str]:
     """Each file that quotes minutes -> its text with the right ones."""
-    found = {}
+    found, minutes = {}, {}
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for path in build.sources():
         s = size(path)
+        minutes[build.number(path)] = s.to_read + s.to_do
         name = f"{path.stem}.ipynb"
         for file in (path, build.HERE / name, build.HERE / "solutions" / name):
             text = file.read_text(encoding="utf-8")
@@ -164,7 +166,7 @@ def quoted() -> dict[Path, str]:
         readme = re.sub(row, now, readme, flags=re.M)
     teaching = TEACHING.read_text(encoding="utf-8")
     old = re.compile(re.escape(START) + r"\n(?:\|.*\n)*?\| all \|.*")
-    teaching = PATH.sub(_path_row, old.sub(lambda _: table(), teaching))
+    teaching = PATH.sub(functools.partial(_path_row, minutes), old.sub(lambda _: table(), teaching))
     return found | {ROOT / "README.md": readme, TEACHING: teaching}
 
 
@@ -174,12 +176,10 @@ def paths() -> dict[str, list[str]]:
     return {row["name"]: row["notebooks"].split(", ") for row in rows}
 
 
-def _path_row(row: re.Match) -> str:
+def _path_row(minutes: dict[str, int], row: re.Match) -> str:
     """A path through the course, with the sum of its notebooks' minutes."""
-    sizes = {build.number(path): size(path) for path in build.sources()}
-    there = [sizes[n] for n in row["notebooks"].split(", ") if n in sizes]
-    minutes = sum(s.to_read + s.to_do for s in there)
-    return f"{row['start']}{row['notebooks']} | {minutes} |"
+    total = sum(minutes[n] for n in row["notebooks"].split(", "))
+    return f"{row['start']}{row['notebooks']} | {total} |"
 
 
 def main(arguments=None) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from minilora.lab.cells import Record, read
+from minilora.lab.runs import trainable_numbers
 from minilora.lab.statistics import estimate
 from minilora.memory import ledger
 from minilora.methods import METHODS
@@ -103,7 +104,7 @@ def beside(
     """
     tuned = [model for model, _ in runs.values()]
     losses = [np.asarray(of_seeds) for _, of_seeds in runs.values()]
-    counts = [sum(a.size for a in model.trainable.values()) for model in tuned]
+    counts = [trainable_numbers(model) for model in tuned]
     sizes = [ledger(model, batch_size, seq_len) for model in tuned]
     full = ledger(tuned[0].base.config, batch_size, seq_len, method="full")
     _say_beside(runs, counts, sizes, losses)

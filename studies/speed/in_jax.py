@@ -18,7 +18,8 @@ from minilora.tuning.adapters import Tuned
 def theirs(training: Training, side: str, threads: int) -> Train:
     """Training steps in JAX, of LoRA or of full fine-tuning, at a constant rate.
 
-    Raises ModuleNotFoundError where JAX is not installed.
+    Raises ValueError for another recipe, or where JAX's threads cannot be limited;
+    ModuleNotFoundError where JAX is not installed.
     """
     tuned = training.tuned
     if set(training.recipe) != {"lr"}:

@@ -303,6 +303,10 @@ TRIALS = {  # what the half right student writes; points of the three, of all; w
         },
         [5, 1, 0, 5],
     ),
+    "13": (
+        dict.fromkeys(("forget_chance", "forget_knows", "forget_frontier")),
+        [6, 3, 0, 6],
+    ),
 }
 
 

@@ -55,9 +55,13 @@ def test_every_block_is_of_a_command():
         assert fences == 2 * len(pages.blocks(page)) > 0
 
 
+def prose_of_the_readme():
+    return " ".join((DOCS.parent / "README.md").read_text(encoding="utf-8").split())
+
+
 def test_the_times_in_the_readme_are_the_records():
     """Of the processor whose folder it names; wanted: a mismatch prints what the record says."""
-    readme = " ".join((DOCS.parent / "README.md").read_text(encoding="utf-8").split())
+    readme = prose_of_the_readme()
     folder = DOCS.parent / re.search(r"data/results/bench/[\w-]+", readme)[0]
     record = {k: v for path in folder.glob("*.json") for k, v in read_json(path).items()}
     lora = [r for part in ("steps", "words") for r in record[part] if r["case"] == "lora"]
@@ -72,7 +76,7 @@ def test_the_times_in_the_readme_are_the_records():
 
 
 def test_the_ratios_in_the_readme_of_the_second_processor_are_the_records():
-    readme = " ".join((DOCS.parent / "README.md").read_text(encoding="utf-8").split())
+    readme = prose_of_the_readme()
     folder = DOCS.parent / re.findall(r"data/results/bench/[\w-]+", readme)[1]
     steps = [r for path in folder.glob("steps*.json") for r in read_json(path)["steps"]]
     ratios = {r["size"]: r["ratios"] for r in steps if r["case"] == "lora"}

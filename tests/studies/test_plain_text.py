@@ -1,7 +1,7 @@
 """The plain text on which studies measure a language model's loss, and that loss."""
 
 import hashlib
-import importlib.util
+import importlib
 import json
 import math
 
@@ -24,10 +24,9 @@ def test_the_text_is_what_its_record_says():
     assert "public domain" in (FOLDER / "NOTICE.md").read_text(encoding="utf-8")
 
 
-def test_a_paragraph_is_a_line():
-    spec = importlib.util.spec_from_file_location("build_text", FOLDER.parent / "build_text.py")
-    build = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(build)
+def test_a_paragraph_is_a_line(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER.parent)
+    build = importlib.import_module("build_text")
     pages = (
         f"title\r\n\r\n   {build.FIRST}\r\nmany  people. \r\n\r\nEnd.\r\n\r\n {build.AFTER} more"
     )
