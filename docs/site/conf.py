@@ -3,7 +3,6 @@
 import importlib.metadata
 import os
 import sys
-import tomllib
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,13 +11,13 @@ sys.path[:0] = [str(HERE), str(HERE.parent.parent / "notebooks")]
 
 import launch  # noqa: E402
 
-PROJECT = tomllib.loads(launch.SETTINGS.read_text(encoding="utf-8"))["project"]
+PACKAGE = importlib.metadata.metadata("minilora")  # as installed: the code that the pages import
 # The one address. With it a notebook's page has buttons; without it there are none.
 ADDRESS = launch.address()
 BRANCH = quote(os.environ.get("MINILORA_BRANCH", "main"), safe="")  # one part of a path
 
-project, version = "minilora", PROJECT["version"]
-author = copyright = PROJECT["authors"][0]["name"]
+project, version = "minilora", PACKAGE["Version"]
+author = copyright = PACKAGE["Author"]
 extensions = ["myst_nb", "sphinx.ext.mathjax", "mathematics"]
 root_doc = "index"
 
@@ -38,6 +37,7 @@ html_theme_options = {
     "use_fullscreen_button": False,
     "navbar_persistent": [],  # the search stands in the sidebar; the theme would add it here, too
     "show_toc_level": 2,
+    "extra_footer": f"minilora {version}",
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }

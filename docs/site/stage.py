@@ -18,7 +18,7 @@ from minilora.methods import METHODS
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-PAGES = ["README.md", "CONTRIBUTING.md", "TEACHING.md"]
+PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "TEACHING.md"]
 PAGES += [f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")]
 PAGES += [f"notebooks/{p.name}" for p in sorted((ROOT / "notebooks").glob("*.ipynb"))]
 TITLES = {"rmsnorm": "RMSNorm", "rope": "RoPE", "swiglu": "SwiGLU"}  # of an op's file
