@@ -27,13 +27,14 @@ LINT      := .venv/.lint
 SMOLLM    := .venv/.smollm
 GRADER    := .venv/.grader
 SITE      := .venv/.site
+RELEASE   := .venv/.release
 
 # Jupyter starts for root, as in a container, only where it is told to.
 ROOT := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup compare test test-all experiments test-oracles smoke lint types words words-check base smollm2 categories text course student grading slides notebooks site site-check clean
+.PHONY: help setup compare test test-all experiments test-oracles smoke lint types words words-check base smollm2 categories text course student grading slides notebooks site site-check dist clean
 
 help:        ## this list: each target and the line that it stands for
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -50,9 +51,10 @@ test: $(TESTS)                  ## python -m pytest -n auto -m "not slow and not
 	$(KERNELS)
 	$(PY) -m pytest $(CORES) -m "not slow and not oracles" $(PYTEST_ARGS)
 
-test-all: $(TESTS) $(SMOLLM) $(GRADER)  ## python -m pytest -n auto; then every page in Chromium, where there is one
+test-all: $(TESTS) $(SMOLLM) $(GRADER)  ## python -m pytest -n auto; then what is there without Numba; then every page in Chromium, where there is one
 	$(KERNELS)
 	$(PY) -m pytest $(CORES) $(PYTEST_ARGS)
+	$(PY) tests/tools/portability.py --cases "no numba"
 	$(MAKE) site-check
 
 test-oracles: $(ORACLES)         ## python -m pytest -m oracles      after pip install -e ".[tests,oracles]"
@@ -107,6 +109,11 @@ site: $(SITE)                   ## python docs/site/build.py          after pip 
 site-check: site                ## python docs/site/check.py          wants node, npm and Chromium
 	$(PY) docs/site/check.py $(ARGS)
 
+dist: $(RELEASE)                ## python -m build, then twine check --strict dist/*    after pip install -e ".[release]"
+	rm -rf dist
+	$(PY) -m build -q .
+	$(PY) -m twine check --strict dist/*
+
 clean:       ## remove .venv, build, dist and the caches
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -152,6 +159,11 @@ $(LINT): $(INSTALLED)
 $(SITE): $(INSTALLED)
 	@echo 'installing Sphinx and MyST-NB into .venv (once, about half a minute)'
 	@$(PIP) -e '.[site]'
+	@touch $@
+
+$(RELEASE): $(INSTALLED)
+	@echo 'installing build and twine into .venv (once, a few seconds)'
+	@$(PIP) -e '.[release]'
 	@touch $@
 
 # Its weights are a file in this package, which is never imported; its dependencies compile C++.

@@ -5,7 +5,9 @@
 
 Each environment is made by venv and pip from the wheel of this checkout, outside of it. In each a
 small program trains, saves, loads and generates with every technique, compares the kernels with the
-pages, and runs the command line. Python 3.11 is the oldest, the newest is what there is here.
+pages, and runs the command line. "no numba" has neither Numba, llvmlite nor TBB; there `compare`,
+the check of every page and notebooks 00 to 08 run, too. Python 3.11 is the oldest, the newest is
+what there is here.
 Linux and macOS; read-only folders are real only where this starts as root and goes on as nobody.
 """
 
@@ -66,6 +68,20 @@ about = {"python": platform.python_version(), **versions, "kernels": fast.backen
 about["folder"] = str(pathlib.Path(ml.__file__).parent)
 print("\nSMOKE " + json.dumps(about))
 """
+WITHOUT_NUMBA = r"""
+import importlib.util, sys, tempfile
+from minilora.cli import main
+
+assert not any(map(importlib.util.find_spec, ("numba", "llvmlite", "tbb")))
+with tempfile.TemporaryDirectory() as folder:
+    assert main(["compare", "--steps", "5", "--seeds", "1", "--out", folder]) == 0
+assert main(["gradcheck"]) == 0  # every page
+sys.path.insert(0, NOTEBOOKS)
+import build
+for path in build.sources():
+    if path.stem < "09":
+        build.run(build.notebook(path, solved=True), build.kept_before(path))
+"""
 
 
 @dataclass(frozen=True)
@@ -75,6 +91,7 @@ class Case:
     name: str
     environment: str  # cases of the same one share it
     variables: dict = field(default_factory=dict)  # environment variables; None: removed
+    without_numba: bool = False  # its program runs, too
     nobody: bool = False  # as a user who may write nowhere but in the folder for temporary files
 
 
@@ -82,7 +99,7 @@ CASES = (
     Case("oldest", "oldest"),
     Case("oldest; pages alone", "oldest", {"MINILORA_KERNELS": "numpy"}),
     Case("newest", "newest"),
-    Case("no numba", "no numba"),
+    Case("no numba", "no numba", without_numba=True),
     Case("no tbb", "no tbb"),
     Case("JIT off", "newest", {"NUMBA_DISABLE_JIT": "1"}),
     Case("newest; pages alone", "newest", {"MINILORA_KERNELS": "numpy"}),
@@ -125,6 +142,9 @@ def make(environment: str, folder: Path, wheel: Path) -> Path:
     pip = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
     run([*pip, *(name + version for name, version in wanted.items())])
     run([*pip, "--no-deps", wheel])
+    if environment == "no numba":  # the course, and what runs a notebook
+        run([*pip, "hypothesis", "ipykernel", "IPython", "nbclient"])
+        run([*pip, "--no-deps", ROOT / "notebooks"])
     return python
 
 
@@ -151,6 +171,10 @@ def outcome(case: Case, folder: Path, wheel: Path) -> dict:
             program = Path(place) / "smoke.py"
             program.write_text(f"NAMES = {NAMES}\n{SMOKE}", encoding="utf-8")
             done = run([python, program], cwd=place, env=variables, timeout=HANGS, **how)
+            if case.without_numba:
+                notebooks = str(ROOT / "notebooks")
+                program.write_text(f"NOTEBOOKS = {notebooks!r}\n{WITHOUT_NUMBA}", encoding="utf-8")
+                run([python, program], cwd=place, env=variables, timeout=HANGS)
         said = json.loads(done.stdout.rsplit("SMOKE ", 1)[1])
         assert Path(said["folder"]).is_relative_to(folder), said["folder"]
         row |= {"passed": True, **{k: said[k] for k in ("python", *NAMES, "kernels")}}
