@@ -42,7 +42,7 @@ if TYPE_CHECKING:  # what a type checker and an editor read; each is imported wh
     from .tuning.storage import load_adapter as load_adapter, save_adapter as save_adapter
     from .tuning.train import train as train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 HOMES = {  # module -> the public names in it
     "engine": ("Op", "Tensor", "backward", "param"),
