@@ -111,7 +111,7 @@ site-check: site                ## python docs/site/check.py          wants node
 
 dist: $(RELEASE)                ## python -m build, then twine check --strict dist/*    after pip install -e ".[release]"
 	rm -rf dist
-	$(PY) -m build -q .
+	$(PY) -m build .
 	$(PY) -m twine check --strict dist/*
 
 clean:       ## remove .venv, build, dist and the caches

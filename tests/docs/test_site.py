@@ -1,6 +1,7 @@
 """The site: the calculator's formulas against the ledger, and what the build makes of pages."""
 
 import importlib
+import importlib.metadata
 import importlib.util
 import json
 import random
@@ -193,6 +194,15 @@ def test_colab_has_a_button_where_its_copy_installs_minilora(monkeypatch):
     assert list(load("conf").html_theme_options["launch_buttons"]) == ["binderhub_url"]
     monkeypatch.setattr(sys.modules["launch"], "ready", lambda repository: True)
     assert "colab_url" in load("conf").html_theme_options["launch_buttons"]
+
+
+def test_the_site_has_the_version_of_the_installed_package(monkeypatch):
+    about = {"Version": "12.3", "Author": "nobody"}
+    monkeypatch.setattr(importlib.metadata, "metadata", lambda name: about)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    conf = load("conf")
+    assert (conf.version, conf.author) == ("12.3", "nobody")
+    assert conf.html_theme_options["extra_footer"] == "minilora 12.3"
 
 
 def test_binder_gets_a_python_that_the_package_accepts():
