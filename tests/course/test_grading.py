@@ -1,0 +1,155 @@
+"""Points come from another process than the student's: an attack gets none, what is right all."""
+
+import base64
+import io
+import json
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minilora_course import EXERCISES, grading, points, wire
+
+# ---------------------------------------------------------------------------- what is sent
+
+
+def lines(value):
+    """A value after its way over the line, as text that shows each kind."""
+    return repr(wire.unpack(wire.pack(value)))
+
+
+def test_what_is_sent_arrives_as_it_was():
+    a = np.arange(6.0).reshape(2, 3).T
+    for value in (
+        None, True, 3, 0.1, float("inf"), "α\n", (), [1, (2, "b")], {"x": [None]},
+        a, a.astype(np.float32), a > 2, np.float32(0.1), np.int8(3), np.zeros((0, 3)), 1j * a,
+    ):  # fmt: skip
+        assert lines((value,)) == repr((value,))
+    shared = wire.unpack(wire.pack([a, [a], a.copy()]))
+    assert shared[0] is shared[1][0] and shared[0] is not shared[2]
+    assert type(wire.unpack(wire.pack(open))).__name__ == "builtin_function_or_method"
+    assert lines(range(3)) == repr(np.arange(3))
+
+
+def npy(array, **how):
+    file = io.BytesIO()
+    np.save(file, array, **how)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def header(text):
+    return base64.b64encode(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text).decode()
+
+
+HUGE = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,)}\n"
+HOSTILE = {
+    "a pickle as a line": pickle.dumps([1]),
+    "a pickle in an array": json.dumps([{"array": 0}, [npy(np.array([{}]), allow_pickle=True)]]),
+    "a pickle as a file": json.dumps(
+        [{"array": 0}, [base64.b64encode(pickle.dumps([1])).decode()]]
+    ),
+    "a huge array": json.dumps([{"array": 0}, [header(HUGE)]]),
+    "a header that is code": json.dumps([{"array": 0}, [header(b"__import__('os')\n")]]),
+    "text as an array": json.dumps([{"array": 0}, [npy(np.array(["a"]))]]),
+    "an array that is not there": json.dumps([{"array": 7}, []]),
+    "another kind": json.dumps([{"points": 3}, []]),
+    "two kinds": json.dumps([{"tuple": [], "list": []}, []]),
+    "brackets": "[" * 10_000 + "]" * 10_000,
+    "a number": "3",
+    "a name of a class": json.dumps([{"other": "\0"}, []]),
+    "a tuple of a number": json.dumps([{"tuple": 3}, []]),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_line_is_a_value_error(name):
+    line = HOSTILE[name]
+    with pytest.raises(ValueError):
+        wire.unpack(line if isinstance(line, bytes) else line.encode())
+
+
+def test_a_line_has_an_end_in_bytes_and_in_time():
+    ours, theirs = socket.socketpair()
+    line = wire.Line(ours, seconds=0.2)
+    with pytest.raises(ValueError, match=r"wanted at most 65,536"):
+        line.send(np.zeros(10_000))
+    endless = []
+    endless.append(endless)
+    with pytest.raises(ValueError, match="contains itself"):
+        line.send(endless)
+    theirs.sendall(b"1" * (wire.MOST + 1))
+    with pytest.raises(ValueError, match="more than 65536 bytes"):
+        line.receive()
+    with pytest.raises(TimeoutError):
+        wire.Line(ours, seconds=0.05).receive()
+    theirs.close()
+    with pytest.raises(EOFError):
+        wire.Line(ours).receive()
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_functions_among_the_arguments_do_not_depend_on_the_seed(name):
+    """A student's process has its own, since functions are not sent."""
+
+    def functions(seed):
+        cases = [case.args for case in EXERCISES[name].drawn(seed)]
+        return [{n: a if callable(a) else ... for n, a in args.items()} for args in cases]
+
+    assert functions(0) == functions(1) == functions(2)
+
+
+# ---------------------------------------------------------------------------- attacks
+
+ATTACKS = Path(__file__).with_name("attacks.py")
+# In attacks.py each is the first answer to an exercise; these are right, and get all their points.
+HONEST = "backward_softmax", "lora_backward", "tape_walk", "gradient_central", "lora_count"
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory):
+    """The Grades of attacks.py, and the folder in which it ran."""
+    if sys.platform != "linux":
+        pytest.skip("a process of its own, with limits, is for Linux")
+    folder = tmp_path_factory.mktemp("attacks")
+    with pytest.MonkeyPatch.context() as patch, grading.Grader() as grader:
+        patch.setattr(grading, "SECONDS", 3.0)
+        paths = [
+            str(p)
+            for p in (Path(grading.__file__).parents[1], Path(__file__).parents[2], ATTACKS.parent)
+        ]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+        done = subprocess.run(
+            [sys.executable, ATTACKS], cwd=folder, env=environment, capture_output=True, text=True
+        )
+    assert done.stdout.endswith("the notebook ends\n"), done.stderr
+    return grader.grades, folder
+
+
+def attacks():
+    spec = types.ModuleType("attacks")
+    source = ATTACKS.read_text(encoding="utf-8")
+    exec(compile(source, ATTACKS, "exec"), spec.__dict__)
+    return spec.ATTACKS
+
+
+@pytest.mark.parametrize("name", attacks())
+def test_an_attack_gets_no_point(name, attacked):
+    found = attacked[0][name]
+    assert found.points == 0 and not found.verdict, found
+    assert attacks()[name][1] in str(found.verdict)
+    assert not (attacked[1] / str(os.getpid())).exists()  # this process has loaded no pickle
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_a_right_answer_among_attacks_gets_all_its_points(name, attacked):
+    assert attacked[0][name].points == points(name), attacked[0][name]
+
+
+def test_only_exercises_are_graded(attacked):
+    assert attacked[0].keys() == {*attacks(), *HONEST}
