@@ -1,6 +1,7 @@
 """Points come from another process than the student's: an attack gets none, what is right all."""
 
 import base64
+import importlib
 import io
 import json
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minilora_course import EXERCISES, grading, points, wire
+from minilora_course import EXERCISES, grading, points, wire, worker
 
 # ---------------------------------------------------------------------------- what is sent
 
@@ -153,3 +154,74 @@ def test_a_right_answer_among_attacks_gets_all_its_points(name, attacked):
 
 def test_only_exercises_are_graded(attacked):
     assert attacked[0].keys() == {*attacks(), *HONEST}
+
+
+# ---------------------------------------------------------------------------- in a notebook
+
+CELLS = {  # grade_id -> source; the first and the last attack what the checks show
+    "": """
+from minilora_course import check
+from IPython.display import display, update_display
+import minilora_course.worker
+shell = get_ipython()
+for event in ("pre_run_cell", "post_run_cell"):
+    shell.events.register(event, lambda _: display({"text/plain": "1.0"}, raw=True, display_id="p"))
+assert not [name for name in __import__("os").environ if "SEED" in name]
+""",
+    "exercise-mul_backward": "def mul_backward(dy, a, b):\n    return dy * b, dy * a",
+    "check-mul_backward": 'check("mul_backward", mul_backward)',
+    "exercise-linear_backward": "def linear_backward(dy, x, W):\n    print('2.0')\n    return 2.0",
+    "check-linear_backward": 'check("linear_backward", linear_backward)',
+    "check-lora_count": 'check("lora_count", trainable)',
+    "exercise-tape_bytes": """
+shell.input_transformers_post.append(lambda lines: ["1.0\\n"] if "check(" in str(lines) else lines)
+""",
+    "check-tape_bytes": 'check("tape_bytes", 160_000)',
+    "end": 'update_display({"text/plain": "2.0"}, raw=True, display_id="p")',
+}
+
+
+@pytest.fixture
+def graded_class(monkeypatch):
+    """autograde.Graded on nbclient's own execution, where nbgrader is not installed."""
+    nbclient = pytest.importorskip("nbclient")
+
+    class Execute:
+        def preprocess(self, nb, resources):
+            return nbclient.NotebookClient(nb, allow_errors=True, timeout=600).execute(), resources
+
+    for name in ("nbgrader", "nbgrader.preprocessors"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    sys.modules["nbgrader.preprocessors"].Execute = Execute
+    monkeypatch.delitem(sys.modules, "minilora_course.autograde", raising=False)
+    yield importlib.import_module("minilora_course.autograde").Graded
+    sys.modules.pop("minilora_course.autograde")
+
+
+def test_the_points_of_a_notebook_are_the_graders_whatever_its_cells_show(graded_class):
+    new = pytest.importorskip("nbformat").v4
+    cells = [
+        new.new_code_cell(source, metadata={"nbgrader": {"grade_id": name}} if name else {})
+        for name, source in CELLS.items()
+    ]
+    made, _ = graded_class().preprocess(new.new_notebook(cells=cells), {})
+    assert [cell.source for cell in made.cells] == list(CELLS.values())
+    found = {
+        cell.metadata.nbgrader.grade_id.removeprefix("check-"): cell.outputs
+        for cell in made.cells
+        if "check(" in cell.source and cell.metadata
+    }
+    for name, worth, words in (
+        ("mul_backward", "2.0", "✓ mul_backward: da and db are right"),
+        ("linear_backward", "0.0", "it returned the number 2, wanted 2 values"),
+        ("lora_count", "0.0", "✗ this cell asked for no points NameError: name 'trainable'"),
+        ("tape_bytes", "0.0", "✗ this cell asked for no points"),
+    ):
+        said, result = found[name]
+        assert said.output_type == "stream" and words in said.text
+        assert result.output_type == "execute_result" and result.data["text/plain"] == worth
+
+
+def test_without_a_grader_there_are_no_points():
+    with pytest.raises(ValueError, match="MINILORA_GRADER is not set: wanted a notebook"):
+        worker.answer("lora_count", 768)
