@@ -5,10 +5,12 @@ A Grader holds the arguments and what is right. The process that runs the notebo
 """
 
 import contextlib
+import ctypes
 import hmac
 import os
 import secrets
 import socketserver
+import sys
 import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -26,6 +28,7 @@ from .wire import SECONDS, Line
 from .worker import GRADER
 
 DRAWS = 3  # so many times the arguments are drawn
+DUMPABLE = 4  # PR_SET_DUMPABLE of <sys/prctl.h>
 SEEDS = 10**12  # too many to try until one gives the arguments that a function has got
 
 
@@ -113,8 +116,14 @@ def _fault(status, says, notes) -> Fault:
     return Fault("open" if status == "open" else "failed", str(says), words)
 
 
+def _let_others_read(allowed: bool) -> None:
+    """Say whether other processes of this account may read this one's memory: on Linux alone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(DUMPABLE, int(allowed), 0, 0, 0)
+
+
 class Grader(socketserver.ThreadingTCPServer):
-    """Grades the answers of one notebook, while it runs: with Grader() as grader: …
+    """Grades the answers of one notebook, which runs inside of `with Grader() as grader`.
 
     grades: exercise -> Grade, for those that have been answered. The seed is another one for each
     Grader, and stands in its memory alone.
@@ -131,6 +140,7 @@ class Grader(socketserver.ThreadingTCPServer):
         self._first = threading.Lock()
 
     def __enter__(self):
+        _let_others_read(False)
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
         os.environ[GRADER] = f"{self.server_address[1]} {self._word}"
         return self
@@ -140,6 +150,7 @@ class Grader(socketserver.ThreadingTCPServer):
         self.shutdown()
         self.grades = dict(self.grades)  # what a process still sends changes nothing
         super().__exit__(*error)
+        _let_others_read(True)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Grade the exercise that a student's process names: each of them once."""

@@ -1,6 +1,7 @@
 """Points come from another process than the student's: an attack gets none, what is right all."""
 
 import base64
+import ctypes
 import importlib
 import io
 import json
@@ -154,6 +155,18 @@ def test_a_right_answer_among_attacks_gets_all_its_points(name, attacked):
 
 def test_only_exercises_are_graded(attacked):
     assert attacked[0].keys() == {*attacks(), *HONEST}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+def test_no_other_process_reads_the_graders_memory_while_it_grades():
+    """Linux then gives /proc/PID/mem and ptrace to root alone."""
+
+    def may_be_read():
+        return ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)  # PR_GET_DUMPABLE
+
+    with grading.Grader():
+        assert may_be_read() == 0
+    assert may_be_read() == 1
 
 
 # ---------------------------------------------------------------------------- in a notebook
