@@ -94,7 +94,7 @@ course: $(JUPYTER)              ## python -m jupyter lab notebooks    after pip 
 student: $(JUPYTER)             ## python notebooks/student.py build/student
 	$(PY) notebooks/student.py build/student $(ARGS)
 
-grading: $(GRADER)              ## python notebooks/grading.py build/grading --seed NUMBER     after pip install nbgrader
+grading: $(GRADER)              ## python notebooks/grading.py build/grading     after pip install nbgrader
 	$(PY) notebooks/grading.py build/grading $(ARGS)
 
 slides: $(JUPYTER) $(PARTS)/.installed  ## python notebooks/slides.py build/slides --parts build/slides-parts

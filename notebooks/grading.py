@@ -1,9 +1,8 @@
 """A course folder for nbgrader: an assignment for each notebook, and the answer key.
 
-    python notebooks/grading.py build/grading --seed 2026
+    python notebooks/grading.py build/grading
 
 nbgrader's own commands make the student copy from it and grade what comes back: see TEACHING.md.
-The seed, a whole number, draws the hidden cases: another one for each class, told to nobody.
 """
 
 import argparse
@@ -16,24 +15,27 @@ import nbformat
 import build
 from minilora_course import EXERCISES, points
 
-HIDDEN = """\
-### BEGIN HIDDEN TESTS
-from minilora_course import grade as check  # judges on other numbers, and gives the points
-### END HIDDEN TESTS
-"""
 CONFIG = '''\
 """How nbgrader runs the notebooks of minilora."""
 
 import os
 
-os.environ["MINILORA_SEED"] = "{seed}"  # draws the hidden cases
 os.environ["MINILORA_STATIC"] = "1"  # no sliders
-os.environ["PYTHONWARNINGS"] = "ignore"  # a cell that writes to stderr would get no points
+os.environ["PYTHONWARNINGS"] = "ignore"  # none in the feedback
 
 c = get_config()  # noqa: F821
 c.CourseDirectory.course_id = "minilora"
-c.ClearSolutions.code_stub = {{"python": "...  # your code here"}}
+c.ClearSolutions.code_stub = {"python": "...  # your code here"}
 c.ExecutePreprocessor.timeout = 1800  # seconds for a cell: nbgrader's 30 are too few to train
+c.Autograde.autograde_preprocessors = [
+    "minilora_course.autograde.Graded",  # in the place of nbgrader's Execute
+    "nbgrader.preprocessors.IgnorePattern",
+    "nbconvert.preprocessors.ClearMetadataPreprocessor",
+    "nbgrader.preprocessors.LimitOutput",
+    "nbgrader.preprocessors.SaveAutoGrades",
+    "nbgrader.preprocessors.AssignLatePenalties",
+    "nbgrader.preprocessors.CheckCellMetadata",
+]
 '''
 OPEN = 6  # points of an open question: three rows of the rubric in TEACHING.md
 KINDS = {"predict": "predict", "blank": "fill the blank", "break": "break it"}
@@ -41,13 +43,12 @@ SOLUTION = re.compile(r"^ *### BEGIN SOLUTION\n(.*?)^ *### END SOLUTION", re.M |
 
 
 def assignment(path: Path):
-    """A source as nbgrader wants it: with solutions, points and hidden cases, without outputs."""
+    """A source as nbgrader wants it: with solutions and points, without outputs."""
     made = build.notebook(path, solved=True)
     for cell in made.cells:
         role, name = role_of(cell)
         if role == "check":
             cell.metadata["nbgrader"]["points"] = points(name)
-            cell.source = HIDDEN + cell.source
         elif role == "open":
             cell.metadata["nbgrader"]["points"] = OPEN
     return made
@@ -97,16 +98,13 @@ def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("wanted", nargs="*", help="numbers of notebooks: 04; none: all")
-    parser.add_argument("--seed", type=int, required=True, help="draws the hidden cases")
     chosen = parser.parse_args(arguments)
     paths = build.sources(chosen.wanted)
     for path in paths:
         place = chosen.folder / "source" / path.stem
         place.mkdir(parents=True, exist_ok=True)
         nbformat.write(assignment(path), place / f"{path.stem}.ipynb")
-    (chosen.folder / "nbgrader_config.py").write_text(
-        CONFIG.format(seed=chosen.seed), encoding="utf-8"
-    )
+    (chosen.folder / "nbgrader_config.py").write_text(CONFIG, encoding="utf-8")
     (chosen.folder / "answers.md").write_text(answer_key(paths), encoding="utf-8")
 
 

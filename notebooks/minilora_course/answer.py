@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from minilora.support.files import find
 from minilora.support.pair_form import and_list
 from minilora.support.terminal import STATIC
 
-from .calls import call_each, is_blank
+from .calls import Fault, call_each, is_blank
 from .hints import count_wrong, grader_runs, hints_for
 from .judge import Judgement, judge, sort_out
 from .lessons import EXERCISES
@@ -55,11 +56,21 @@ def judged(name: str, answer: Any, seed: int) -> Judgement:
 
     seed: of the arguments that a function is called with.
     """
-    uncalled = _uncalled(EXERCISES[name], answer)
-    if uncalled:
-        return uncalled
+    if EXERCISES[name].kind == "predict":
+        return judged_number(EXERCISES[name], answer)
+    fault = no_call(EXERCISES[name], answer)
+    if fault:
+        return Judgement(*fault)
     # no variable here holds the exercise: a function could read it, and what is right, from there
     returned = call_each(EXERCISES[name].run(answer), arguments(name, seed))
+    return compared(name, returned, seed)
+
+
+def compared(name: str, returned: Sequence[Any], seed: int) -> Judgement:
+    """What there is to say of what a function returned, or of the Faults that stopped it.
+
+    seed: of the arguments that it was called with.
+    """
     exercise = EXERCISES[name]
     cases = exercise.drawn(seed)
     if exercise.kind == "blank":
@@ -67,17 +78,15 @@ def judged(name: str, answer: Any, seed: int) -> Judgement:
     return _broken(exercise, cases, returned)
 
 
-def _uncalled(exercise: Exercise, answer) -> Judgement | None:
-    """What there is to say of an answer that is a number, or no function."""
-    if exercise.kind == "predict":
-        return _number(exercise, answer)
+def no_call(exercise: Exercise, answer: Any) -> Fault | None:
+    """Why an answer in place of a function cannot be called; None where it can."""
     if answer is None or answer is ...:
-        return Judgement("open", "not written yet")
+        return Fault("open", "not written yet")
     if not exercise.takes(answer):
-        return Judgement("failed", _no_function(exercise.functions, answer))
+        return Fault("failed", _no_function(exercise.functions, answer))
     functions = answer if isinstance(answer, tuple | list) else [answer]
     if exercise.through and any(map(is_blank, functions)):
-        return Judgement("open", "not written yet")
+        return Fault("open", "not written yet")
     return None
 
 
@@ -118,7 +127,8 @@ def _plain(value) -> Any:
     return a.shape, [f"{number:.5e}" for number in a.ravel()]
 
 
-def _number(exercise, answer) -> Judgement:
+def judged_number(exercise: Exercise, answer: Any) -> Judgement:
+    """What there is to say of a number that was to be predicted."""
     if answer is None or answer is ...:
         return Judgement("open", "no number yet: write one before you go on")
     try:

@@ -53,13 +53,13 @@ def call_each(
     """
     returned = []
     for i, args in enumerate(sets):
-        seen = contextlib.nullcontext() if i == 0 and not silent else _unseen()
+        seen = contextlib.nullcontext() if i == 0 and not silent else unseen()
         with seen:
-            returned.append(_call(function, args))
+            returned.append(call(function, args))
     return returned
 
 
-def _unseen() -> contextlib.AbstractContextManager[Any]:
+def unseen() -> contextlib.AbstractContextManager[Any]:
     """Inside, what is printed is dropped."""
     return contextlib.redirect_stdout(io.StringIO())
 
@@ -75,7 +75,8 @@ def is_blank(function: Callable) -> bool:
     )
 
 
-def _call(function, args) -> Any:
+def call(function: Callable, args: dict[str, Any]) -> Any:
+    """What a function returned for one set of arguments, or the Fault that stopped it."""
     given = {n: np.copy(a) if isinstance(a, np.ndarray) else a for n, a in args.items()}
     try:
         returned = function(*given.values())

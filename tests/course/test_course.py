@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from answers import RIGHT
+from graded import graded
 
 import minilora as ml
 from minilora.lab import cells
@@ -153,18 +155,18 @@ def test_the_points_of_an_exercise_are_its_outputs_or_one():
         assert points(name) == (len([o for o in outputs if o is not None]) if outputs else 1)
 
 
-def test_a_grade_shows_the_draw_that_is_wrong_and_no_two_seeds_share_a_draw(monkeypatch, capsys):
+def test_a_grade_shows_the_draw_that_is_wrong_and_no_two_seeds_share_a_draw(monkeypatch):
     drawn = []
 
-    def judged(name, answer, seed):
+    def compared(name, returned, seed):
         drawn.append(seed)
         return Judgement(*(("failed", "the second") if len(drawn) == 2 else ("passed", "right")))
 
-    monkeypatch.setattr(grading, "judged", judged)
-    assert grading.grade("lora_count", 3, seed=1) == 0
-    said = capsys.readouterr().out
-    assert "the second" in said and "hint" not in said
+    monkeypatch.setattr(grading, "compared", compared)
+    found = graded("tour_break", RIGHT["tour_break"], seed=1)
     assert drawn == [*range(grading.DRAWS, 2 * grading.DRAWS)]
+    assert found.points == 0 and found.verdict.seed == drawn[1]
+    assert "the second" in str(found.verdict) and "hint" not in str(found.verdict)
 
 
 def test_techniques_stand_beside_each_other_on_the_same_axes(monkeypatch, capsys):

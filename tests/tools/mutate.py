@@ -82,7 +82,7 @@ ROOMS = {
     "generation": ("minilora/llama/generation", "model rows boundaries_training library"),
     "check": (
         "minilora/check/* notebooks/minilora_course/*",
-        "check_pair doctor check unseen kept teaching course",
+        "check_pair doctor check unseen kept teaching course grading",
     ),
 }
 PACKAGES = ROOT / "minilora", ROOT / "notebooks" / "minilora_course"

@@ -1,5 +1,6 @@
 """Notebook 15, a base in four bits: levels, codes and scales, and LoRA's pair on such a weight."""
 
+from functools import cache
 from statistics import NormalDist
 from typing import Any
 
@@ -177,13 +178,14 @@ def level_cases(rng):
         ],
     }  # fmt: skip
     cases = []
-    for below, above in ((7, 8), (3, 4), (2, 5)):
-        args = {"quantile": quantile_of(number(rng, 0.5, 2)), "below": below, "above": above}
+    for below, above, width in ((7, 8, 0.7), (3, 4, 1.1), (2, 5, 1.9)):
+        args = {"quantile": quantile_of(width), "below": below, "above": above}
         args["edge"] = number(rng, 0.9, 0.98)
         cases.append(Case(args, by_quantiles, slips=slips))
     return cases
 
 
+@cache
 def quantile_of(width):
     """The quantiles of a distribution around 0 that is not quite a normal one: a function of p."""
     normal = np.vectorize(NormalDist(0, width).inv_cdf, otypes=[float])
