@@ -70,19 +70,24 @@ def _without_waiting(path, flags):
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def read_json(path: str | Path, wanted: Any = dict) -> Any:
+def read_json(path: str | Path, wanted: Any = dict, most: int = MOST_JSON) -> Any:
     """The value in a JSON file, which must be of the kind `wanted`: see `check_kind`.
 
     Raises FileNotFoundError, or ValueError with the place in the file that is wrong; it may have
-    32 MiB.
+    `most` bytes.
     """
-    value = parse_json(path, read_text(path, MOST_JSON))
+    value = parse_json(path, read_text(path, most))
     check_kind(path, "it", value, wanted)
     return value
 
 
-def parse_json(place: str | Path, text: str | bytes) -> Any:
-    """The value of a JSON text; raises ValueError that begins with `place`."""
+def parse_json(place: str | Path, text: str | bytes, most: int = MOST_JSON) -> Any:
+    """The value of a JSON text of at most so many characters.
+
+    Raises ValueError that begins with `place`.
+    """
+    if len(text) > most:
+        raise ValueError(f"{place}: JSON of {len(text):,} characters, wanted at most {most:,}")
     try:
         value = json.loads(text)
     except RecursionError:
@@ -244,6 +249,6 @@ def nearest(what: str, got: str, choices: Iterable[str]) -> ValueError:
     similar = difflib.get_close_matches(str(got), choices, n=2)
     listed = ", ".join(choices)
     if not similar:
-        return ValueError(f"unknown {what} {got!r}; wanted one of: {listed}")
+        return ValueError(f"unknown {what} {got!r:.80}; wanted one of: {listed}")
     guess = " or ".join(map(repr, similar))
-    return ValueError(f"unknown {what} {got!r}; did you mean {guess}? ({listed})")
+    return ValueError(f"unknown {what} {got!r:.80}; did you mean {guess}? ({listed})")
