@@ -9,6 +9,7 @@ import shutil
 import stat
 import tempfile
 import time
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,23 @@ def _clear(folder, names):
                 path.rmdir()
         elif path.name in names:
             path.unlink()
+
+
+@contextlib.contextmanager
+def optional_files(*paths: str | Path) -> Iterator[None]:
+    """In the with block files are written without which a run is complete, such as figures.
+
+    If that fails, a warning says why, and the run goes on. Files at `paths` are removed first: they
+    are of an earlier run.
+    """
+    for path in paths:
+        with contextlib.suppress(OSError):
+            Path(path).unlink(missing_ok=True)
+    try:
+        yield
+    except Exception as error:  # a full disk, or whatever the library that draws raises
+        said = f"not written, and the run goes on: {', '.join(map(str, paths))}"
+        warnings.warn(f"{said}: {str(error) or type(error).__name__}", stacklevel=3)
 
 
 @contextlib.contextmanager
