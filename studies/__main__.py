@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from minilora.commands.sweep import running
-from minilora.support.files import make_folder
+from minilora.support.files import make_folder, optional_files
 
 from . import APART, ORDER, common, run_study, study
 
@@ -37,8 +37,10 @@ def run_all(a: argparse.Namespace) -> None:
         records = run_study(each, path, quick=a.quick, jobs=a.jobs, dask=a.dask)
         if not a.quick:
             print(f"\n{each.table(records)}\n")
-            each.figure(records, figures / f"{each.name}.png")
-            print(f"drawn: {figures / f'{each.name}.png'}")
+            drawn = figures / f"{each.name}.png"
+            with optional_files(drawn):
+                each.figure(records, drawn)
+                print(f"drawn: {drawn}")
         print(f"{len(records)} cells in {path}, {sum(r['seconds'] for r in records):.0f} s of work")
 
 

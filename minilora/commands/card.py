@@ -9,7 +9,7 @@ from typing import Any
 from .. import __version__
 from ..methods import own
 from ..support import plots
-from ..support.files import write_together
+from ..support.files import optional_files, write_atomically
 from ..tuning.history import History
 from ..tuning.storage import mark
 from .arguments import forms
@@ -52,7 +52,7 @@ model = PeftModel.from_pretrained(base, {folder!r})
 
 
 def write(a: Namespace, tuned: Any, history: History, results: Mapping[str, str]) -> None:
-    """Write both into --out.   results: what -> how it came out."""
+    """Write both into --out, as far as it can.   results: what -> how it came out."""
     chosen = {name: getattr(tuned, name) for name in ("rank", "alpha", "options")}
     chosen |= {name.replace("_", " "): getattr(a, name) for name in SETTINGS}
     (trained, whole), record, folder = tuned.count_parameters(), tuned.record, str(a.out)
@@ -78,8 +78,11 @@ def write(a: Namespace, tuned: Any, history: History, results: Mapping[str, str]
         own_file=own_file,
         peft=IN_PEFT.format(folder=folder) if peft else "PEFT does not read this form.",
     )
-    image = plots.png(_curves(history), dpi=100)
-    write_together({a.out / NAME: card.encode(), a.out / CURVES: image})
+    with optional_files(a.out / NAME):
+        write_atomically(a.out / NAME, card.encode())
+        print(f"card: {a.out / NAME}")
+    with optional_files(a.out / CURVES):
+        write_atomically(a.out / CURVES, plots.png(_curves(history), dpi=100))
 
 
 def _curves(history):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..methods import DEFAULT, METHODS
-from ..support.files import make_folder, nearest, replacing
+from ..support.files import make_folder, nearest, optional_files, replacing
 from ..support.locks import using
 from ..support.plots import rows
 from ..support.terminal import width
@@ -110,30 +110,35 @@ def compare(a) -> None:
     record = rates.read(a.rates)
     so_far: dict[str, Any] = {}
     stopped = ""
-    with using(a.out), replacing(a.out, remove=(CONFIG, ARRAYS)) as folder:
-        try:
-            so_far = comparison.compare(
-                settings,
-                lr,
-                folder,
-                report=lambda name, row: print(table.progress_line(row, width()), flush=True),
-                ready=lambda: print(table.opening(settings, width()), flush=True),
-                record=record,
-                jobs=a.jobs,
-                keep=so_far.update,
-            )
-        except KeyboardInterrupt:
-            if not so_far.get("methods"):
-                raise
-            done, wanted = len(rows(so_far)), len(comparison.rows(settings))
-            stopped = f"stopped; {done} of {wanted} rows are in {a.out}"
-        if stopped:
-            _remove_unfinished(folder / "adapters", so_far["methods"])
-        pages.write_all(so_far, folder)
+    with using(a.out):
+        with replacing(a.out, remove=(CONFIG, ARRAYS)) as folder:
+            try:
+                so_far = comparison.compare(
+                    settings,
+                    lr,
+                    folder,
+                    report=lambda name, row: print(table.progress_line(row, width()), flush=True),
+                    ready=lambda: print(table.opening(settings, width()), flush=True),
+                    record=record,
+                    jobs=a.jobs,
+                    keep=so_far.update,
+                )
+            except KeyboardInterrupt:
+                if not so_far.get("methods"):
+                    raise
+                done, wanted = len(rows(so_far)), len(comparison.rows(settings))
+                stopped = f"stopped; {done} of {wanted} rows are in {a.out}"
+            if stopped:
+                _remove_unfinished(folder / "adapters", so_far["methods"])
+            results = pages.write_results(so_far, folder)
+        drawn = [a.out / name for name in (pages.PAGE, *pages.FIGURES)]
+        with optional_files(*drawn):
+            pages.draw(results, a.out)
     print(table.table(so_far, width()))
     if stopped:
         raise KeyboardInterrupt(stopped)
-    print(f"\nwritten to {a.out}: results.json, report.html, {', '.join(pages.FIGURES)}, adapters/")
+    there = ["results.json", *(path.name for path in drawn if path.exists()), "adapters/"]
+    print(f"\nwritten to {a.out}: {', '.join(there)}")
 
 
 def _remove_unfinished(adapters: Path, finished) -> None:

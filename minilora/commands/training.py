@@ -160,12 +160,8 @@ def _finish(a, tuned, data, history, best, ended) -> None:
     for name, value in results.items():
         print(f"{name}: {value}")
     size = (a.out / ARRAYS).stat().st_size
-    print(f"adapter: {a.out} ({size:,} bytes); log: {a.out / LOG}", end="; ")
-    try:
-        card.write(a, tuned, history, results)
-        print(f"card: {a.out / card.NAME}")
-    except OSError as error:  # such as a full disk: the run's work is saved
-        print(f"no card: {error}")
+    print(f"adapter: {a.out} ({size:,} bytes); log: {a.out / LOG}")
+    card.write(a, tuned, history, results)
 
 
 def _settle(a, data) -> None:

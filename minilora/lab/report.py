@@ -16,10 +16,16 @@ from .forms import check_results
 from .page import page
 
 FIGURES = ("convergence.png", "accuracy.png", "memory.png")
+PAGE = "report.html"
 
 
 def write_all(results: Mapping[str, Any], folder: str | Path) -> None:
-    """Write results.json, then the figures and report.html.
+    """Write results.json, then the figures and report.html. Raises OSError."""
+    draw(write_results(results, folder), folder)
+
+
+def write_results(results: Mapping[str, Any], folder: str | Path) -> dict[str, Any]:
+    """Write results.json; returns what it holds.
 
     Versions and machine are added if the results have none: drawing the page again on another
     machine keeps those of the run. Raises OSError.
@@ -29,11 +35,16 @@ def write_all(results: Mapping[str, Any], folder: str | Path) -> None:
     results = {**results, "made_with": results.get("made_with") or made_with()}
     text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
     write_atomically(folder / "results.json", text.encode())
-    results = json.loads(text)  # tuples are lists from here on, as when they are read
+    return json.loads(text)  # tuples are lists from here on, as when they are read
+
+
+def draw(results: Mapping[str, Any], folder: str | Path) -> None:
+    """Write the figures and report.html of results that `write_results` or `read_results` gave."""
+    folder = Path(folder)
     images = {name: plots.png(getattr(plots, Path(name).stem)(results)) for name in FIGURES}
     for name, image in images.items():
         write_atomically(folder / name, image)
-    write_atomically(folder / "report.html", page(results, images).encode())
+    write_atomically(folder / PAGE, page(results, images).encode())
 
 
 def read_results(folder: str | Path) -> dict[str, Any]:

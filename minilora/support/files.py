@@ -9,6 +9,7 @@ import shutil
 import stat
 import tempfile
 import time
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,19 +71,24 @@ def _without_waiting(path, flags):
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def read_json(path: str | Path, wanted: Any = dict) -> Any:
+def read_json(path: str | Path, wanted: Any = dict, most: int = MOST_JSON) -> Any:
     """The value in a JSON file, which must be of the kind `wanted`: see `check_kind`.
 
     Raises FileNotFoundError, or ValueError with the place in the file that is wrong; it may have
-    32 MiB.
+    `most` bytes.
     """
-    value = parse_json(path, read_text(path, MOST_JSON))
+    value = parse_json(path, read_text(path, most))
     check_kind(path, "it", value, wanted)
     return value
 
 
-def parse_json(place: str | Path, text: str | bytes) -> Any:
-    """The value of a JSON text; raises ValueError that begins with `place`."""
+def parse_json(place: str | Path, text: str | bytes, most: int = MOST_JSON) -> Any:
+    """The value of a JSON text of at most so many characters.
+
+    Raises ValueError that begins with `place`.
+    """
+    if len(text) > most:
+        raise ValueError(f"{place}: JSON of {len(text):,} characters, wanted at most {most:,}")
     try:
         value = json.loads(text)
     except RecursionError:
@@ -196,6 +202,23 @@ def _clear(folder, names):
 
 
 @contextlib.contextmanager
+def optional_files(*paths: str | Path) -> Iterator[None]:
+    """In the with block files are written without which a run is complete, such as figures.
+
+    If that fails, a warning says why, and the run goes on. Files at `paths` are removed first: they
+    are of an earlier run.
+    """
+    for path in paths:
+        with contextlib.suppress(OSError):
+            Path(path).unlink(missing_ok=True)
+    try:
+        yield
+    except Exception as error:  # a full disk, or whatever the library that draws raises
+        said = f"not written, and the run goes on: {', '.join(map(str, paths))}"
+        warnings.warn(f"{said}: {str(error) or type(error).__name__}", stacklevel=3)
+
+
+@contextlib.contextmanager
 def naming(path: str | Path) -> Iterator[None]:
     """Add this file's name to an OSError; the error of a full disk has none."""
     try:
@@ -244,6 +267,6 @@ def nearest(what: str, got: str, choices: Iterable[str]) -> ValueError:
     similar = difflib.get_close_matches(str(got), choices, n=2)
     listed = ", ".join(choices)
     if not similar:
-        return ValueError(f"unknown {what} {got!r}; wanted one of: {listed}")
+        return ValueError(f"unknown {what} {got!r:.80}; wanted one of: {listed}")
     guess = " or ".join(map(repr, similar))
-    return ValueError(f"unknown {what} {got!r}; did you mean {guess}? ({listed})")
+    return ValueError(f"unknown {what} {got!r:.80}; did you mean {guess}? ({listed})")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..support.files import parse_json, read_text
+from ..support.files import MOST_TEXT, parse_json, read_text
 from ..support.terminal import many
 from .record_forms import Pair, learned
 
@@ -64,7 +64,7 @@ def _json_records(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     if not text.lstrip().startswith("["):
         yield from _jsonl_records(path, text)
         return
-    for number, value in enumerate(parse_json(path, text), 1):
+    for number, value in enumerate(parse_json(path, text, MOST_TEXT), 1):
         yield f"record {number}", value
 
 

@@ -4,6 +4,7 @@ A `Callback` has five moments: the start; after a step, an evaluation, a checkpo
 Each gets the `Run`, and may end it with `run.stop(reason)`.
 """
 
+import contextlib
 import json
 import math
 import warnings
@@ -12,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..support.files import make_folder, naming, write_atomically
-from ..support.terminal import bar, hides_bar
+from ..support.files import make_folder, naming, parse_json, read_text, write_atomically
+from ..support.kinds import OneOf, Within, check_kind
+from ..support.terminal import bar, hides_bar, many
 from ..support.values import number, whole
 from .adapters import Tuned
 from .history import History, python_values
@@ -78,6 +80,12 @@ class Bar(Callback):
         self.bar.close()
 
 
+RECORD = OneOf(  # a line of a log
+    {"step": Within(int, 0), "loss": float, "rate": float, "seconds": float},
+    {"step": Within(int, 0), "evaluation": object},
+)
+
+
 class Log(Callback):
     """A file of JSON lines: {step, loss, rate, seconds} of each step, {step, evaluation}.
 
@@ -85,31 +93,43 @@ class Log(Callback):
     """
 
     def __init__(self, path: str | Path):
-        self.path, self.started = Path(path), False
+        self.path = Path(path)
         make_folder(self.path.parent)
+
+    def start(self, run: Run) -> None:
+        """Keep the lines of the steps that are done. Warns once if there are lines of another form.
+
+        Raises ValueError, with the number of the line, if the file is not UTF-8.
+        """
+        text = read_text(self.path) if run.step and self.path.is_file() else ""
+        lines = {n: line for n, line in enumerate(text.split("\n"), 1) if line.strip()}
+        steps = {n: self._step_of(line) for n, line in lines.items()}
+        if odd := [n for n, step in steps.items() if step is None]:
+            said = (
+                f"left out {many(len(odd), 'line')} that record no step, the first is line {odd[0]}"
+            )
+            warnings.warn(f"{self.path}: {said}", stacklevel=4)
+        kept = [lines[n] for n, step in steps.items() if step is not None and step <= run.step]
+        write_atomically(self.path, "".join(f"{line}\n" for line in kept).encode())
+
+    def _step_of(self, line) -> int | None:
+        """The step of a line, None if it is no record."""
+        with contextlib.suppress(ValueError):
+            record = parse_json(self.path, line)
+            check_kind(self.path, "it", record, RECORD)
+            return record["step"]
+        return None
 
     def step(self, run: Run) -> None:
         """Add a line with the step's loss, rate and seconds."""
-        if not self.started:
-            self._start(run.step)
         history = run.history
         loss, rate, seconds = history.losses[-1], history.rates[-1], history.seconds[-1]
         self._add({"step": run.step, "loss": loss, "rate": rate, "seconds": seconds})
 
     def evaluation(self, run: Run) -> None:
-        """Add a line with the evaluation; it may come before the first step of a resumed run."""
-        if not self.started:
-            self._start(run.step + 1)
+        """Add a line with the evaluation."""
         step, value = run.history.evaluations[-1]
         self._add({"step": step, "evaluation": value})
-
-    def _start(self, step):
-        self.started = True
-        lines = []
-        if step > 1 and self.path.is_file():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < step]
-        write_atomically(self.path, "".join(f"{line}\n" for line in kept).encode())
 
     def _add(self, line):
         with naming(self.path), open(self.path, "a", encoding="utf-8") as file:

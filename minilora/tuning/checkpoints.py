@@ -14,7 +14,7 @@ from ..formats.safetensors import read_arrays, write_arrays
 from ..llama.model import Llama
 from ..methods.base import Method
 from ..support import blas
-from ..support.files import check_kind, errors_at, parse_json
+from ..support.files import MOST_TEXT, check_kind, errors_at, parse_json
 from ..support.meta import dense, form_of
 from ..support.packed import Packed
 from .adapters import Tuned, attach, shapes_of
@@ -129,7 +129,7 @@ def _read(path):
             f"{path}: damaged: its checksum is {about.get(CHECKSUM)!r:.40}, its contents give "
             f"{found!r}"
         )
-    return arrays, parse_json(path, about[ABOUT])
+    return arrays, parse_json(path, about[ABOUT], MOST_TEXT)  # a long run has a long history
 
 
 def machine() -> dict[str, Any]:

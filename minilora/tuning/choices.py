@@ -90,7 +90,7 @@ def match_targets(
     chosen = _targeted(linears, DEFAULT_TARGETS if targets is None else targets)
     chosen = _numbered(chosen, layers_to_transform, layers_pattern)
     if exclude_modules:
-        chosen = [name for name in chosen if not _excluded(name, exclude_modules)]
+        chosen = _without(chosen, exclude_modules)
     if not chosen:
         raise ValueError(
             f"targets: no linear is left, with layers_to_transform {layers_to_transform!r:.40}, "
@@ -149,11 +149,17 @@ def _numbered(names, numbers, before):
     return [name for name in names if found[name] in chosen]
 
 
-def _excluded(name, modules):
+def _without(names, modules):
     if isinstance(modules, str) and not patterns.PLAIN.fullmatch(modules):
-        return patterns.full(modules, name)
-    modules = [modules] if isinstance(modules, str) else modules
-    return any(name == module or name.endswith(f".{module}") for module in modules)
+        return [name for name in names if not patterns.full(modules, name)]
+    modules = {modules} if isinstance(modules, str) else set(modules)
+    return [name for name in names if modules.isdisjoint(_ends(name))]
+
+
+def _ends(name):
+    """a.b.c  ->  a.b.c, b.c, c."""
+    parts = name.split(".")
+    return [".".join(parts[i:]) for i in range(len(parts))]
 
 
 def check_rank(record: Method, rank) -> int:

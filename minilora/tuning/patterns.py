@@ -14,12 +14,13 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-MOST_CHARACTERS, MOST_DEPTH, MOST_STEPS = 4000, 40, 400_000  # steps: at most 0.2 seconds
+MOST_CHARACTERS, MOST_DEPTH, MOST_STEPS = 4000, 40, 250_000  # steps: at most 0.2 seconds
+READING = 8  # steps to read a character of a pattern
 PLAIN = re.compile(r"[\w.]+")  # a name, in which a dot stands for any character
 TOKEN = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]|\\.|.", re.S)  # a class, an escape, a character
+ESCAPE = re.compile(r"\\(.)", re.S)
 COUNT = re.compile(r"([*+?])|\{(\d*)(,?)(\d*)\}")
 GROUP = re.compile(r"\(\?(?:P<\w+>|[:=!]|<[=!])|\((?!\?)")
-WORD = re.compile(r"\w")
 
 Node = tuple[Any, ...]
 
@@ -27,19 +28,26 @@ Node = tuple[Any, ...]
 class _Budget:
     """The steps that are left, and what has been found so far.
 
-    known: (pattern, name, kind) -> answer; fits: (name, class of characters) -> set of places.
+    known: (pattern, name, kind) -> answer; places: (name, source) -> set of places; read: patterns.
     """
 
     def __init__(self):
         self.left = MOST_STEPS
         self.known: dict[tuple[Any, ...], bool] = {}
-        self.fits: dict[tuple[str, re.Pattern], int] = {}
+        self.places: dict[tuple[str, str], int] = {}
+        self.read: set[str] = set()
 
     def spend(self, steps: int) -> None:
         """Take these steps. Raises ValueError where so many are not left."""
         self.left -= steps
         if self.left < 0:
             raise ValueError(f"patterns of layers: more than {MOST_STEPS:,} steps to match them")
+
+    def spend_to_read(self, pattern: str) -> None:
+        """The steps that reading a pattern takes, at its first use."""
+        if pattern not in self.read:
+            self.spend(READING * len(pattern))
+            self.read.add(pattern)
 
 
 _shared: contextvars.ContextVar[_Budget | None] = contextvars.ContextVar("budget", default=None)
@@ -86,17 +94,13 @@ def _end(pattern, name, budget):
         start = len(name) - len(pattern)
         begins = start == 0 or (start > 0 and name[start - 1] == ".")
         return begins and all(p in (".", c) for p, c in zip(pattern, name[start:], strict=True))
-    return _matches(pattern, name, 1 | _places(name, lambda i: name[i - 1 : i] == "."), budget)
+    dots = _Ends(name, budget).places(r"\.")
+    return _matches(pattern, name, 1 | dots << 1, budget)
 
 
 def _matches(pattern, name, starts, budget):
-    node = parse(pattern)
-    return bool(_Ends(name, budget).of(node, starts) >> len(name) & 1)
-
-
-def _places(name, fits) -> int:
-    """The set of the places 0 to len(name) that fit, as a number whose bit i is place i."""
-    return sum(1 << i for i in range(len(name) + 1) if fits(i))
+    budget.spend_to_read(pattern)
+    return bool(_Ends(name, budget).of(parse(pattern), starts) >> len(name) & 1)
 
 
 @functools.lru_cache(maxsize=256)
@@ -104,23 +108,29 @@ def parse(pattern: str) -> Node:
     """The pattern as a tree.
 
     Raises ValueError if it is no regular expression, is too long, or has a part that is not
-    supported: back references, flags, possessive counts, atomic groups.
+    supported: back references, flags, possessive counts, atomic groups, characters beyond ASCII.
     """
-    (_shared.get() or _Budget()).spend(4 * len(pattern))
     if len(pattern) > MOST_CHARACTERS:
         raise ValueError(
             f"pattern {pattern[:40]!r}… has {len(pattern):,} characters, wanted at most "
             f"{MOST_CHARACTERS:,}"
         )
+    if not pattern.isascii():  # `re` needs a millisecond for a class of many of them
+        raise _refuse(pattern, "a character beyond ASCII")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            re.compile(pattern)
+        node, rest = _alternatives(pattern, 0, 0)
+        _compiled(pattern)  # after what is not supported: `re` is slow with flags
     except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"pattern {pattern!r:.80}: no regular expression: {error}") from None
-    node, rest = _alternatives(pattern, 0, 0)
     assert rest == len(pattern), "re.compile accepts no unbalanced pattern"
     return node
+
+
+@functools.lru_cache(maxsize=1024)
+def _compiled(source):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return re.compile(source)
 
 
 def _refuse(pattern, what):
@@ -139,7 +149,11 @@ def _alternatives(pattern, at, depth):
             continue
         node, at = _atom(pattern, at, depth)
         node, at = _counted(pattern, node, at)
-        branches[-1].append(node)
+        parts = branches[-1]
+        if parts and node[0] == parts[-1][0] == "here":  # one part: `re` looks for it as a whole
+            _, source, width = parts.pop()
+            node = ("here", source + node[1], width + node[2])
+        parts.append(node)
     return ("any", [("all", parts) for parts in branches]), at
 
 
@@ -157,16 +171,17 @@ def _atom(pattern, at, depth):
     assert found is not None  # it takes any character
     token = found[0]
     if token in ("^", "$", r"\A", r"\Z", r"\b", r"\B"):
-        return ("at", token), at + len(token)
-    if token[0] == "\\" and token[1].isalnum() and token[1] not in "dDwWsSntrfv":
-        raise _refuse(pattern, f"{token!r}")
-    return ("one", re.compile(token, re.S if token != "." else 0)), at + len(token)
+        return ("here", token, 0), at + len(token)
+    for letter in ESCAPE.findall(token):
+        if letter.isalnum() and letter not in "dDwWsSntrfv":
+            raise _refuse(pattern, f"'\\{letter}'")
+    return ("here", token, 1), at + len(token)
 
 
 def _counted(pattern, node, at):
     """The node under the count that follows it, if one does."""
     count = COUNT.match(pattern, at)
-    if count is None or count[0] in ("{}", "{,}"):
+    if count is None or count[0] == "{}":
         return node, at
     low, high = {"*": (0, None), "+": (1, None), "?": (0, 1)}.get(count[1], (0, None))
     if not count[1]:
@@ -181,7 +196,10 @@ def _counted(pattern, node, at):
 
 
 class _Ends:
-    """Where the parts of a pattern can end in one name. A set of places is a number: `_places`."""
+    """Where the parts of a pattern can end in one name.
+
+    A set of places, of 0 to len(name), is a number whose bit i is place i.
+    """
 
     def __init__(self, name: str, budget: _Budget):
         self.name, self.budget = name, budget
@@ -190,8 +208,8 @@ class _Ends:
         """The places where the node can end, if it begins at one of `starts`."""
         self.budget.spend(1)
         kind = node[0]
-        if kind == "one":
-            return (starts & self._where(node[1])) << 1
+        if kind == "here":
+            return (starts & self.places(node[1])) << node[2]
         if kind == "all":
             for part in node[1]:
                 if starts:
@@ -201,15 +219,19 @@ class _Ends:
             return functools.reduce(int.__or__, (self.of(branch, starts) for branch in node[1]))
         if kind == "many":
             return self._repeated(node, starts)
-        fits = self._seen if kind == "look" else self._is_at
-        return _places(self.name, lambda place: starts >> place & 1 and fits(node, place))
+        self.budget.spend(len(self.name))
+        begins = [i for i in range(len(self.name) + 1) if starts >> i & 1]
+        return sum(1 << i for i in begins if self._seen(node, i))
 
-    def _where(self, character: re.Pattern) -> int:
-        key, fits = (self.name, character), self.budget.fits
-        if key not in fits:
-            self.budget.spend(len(self.name))
-            fits[key] = _places(self.name, lambda i: character.fullmatch(self.name[i : i + 1]))
-        return fits[key]
+    def places(self, source: str) -> int:
+        """The places where a source of fixed width, without counts and groups, fits."""
+        key, known = (self.name, source), self.budget.places
+        if key not in known:
+            self.budget.spend_to_read(source)
+            self.budget.spend(2 + len(self.name) // 8)
+            found = _compiled(f"(?={source})").finditer(self.name)  # they may overlap
+            known[key] = sum(1 << here.start() for here in found)
+        return known[key]
 
     def _repeated(self, node, starts) -> int:
         _, inner, low, high = node
@@ -232,13 +254,3 @@ class _Ends:
         else:
             found = self.of(inner, 1 << place)
         return bool(found) == wanted
-
-    def _is_at(self, node, place) -> bool:
-        which = node[1]
-        if which in ("^", r"\A"):
-            return place == 0
-        if which in ("$", r"\Z"):
-            return place == len(self.name)
-        around = self.name[max(0, place - 1) : place], self.name[place : place + 1]
-        before, after = (bool(WORD.fullmatch(c)) for c in around)
-        return (before != after) == (which == r"\b")

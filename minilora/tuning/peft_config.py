@@ -167,7 +167,7 @@ def _targets(path, config, model):
         selection["exclude_modules"] = f"(?:{excluded})"  # PEFT takes a name for a pattern, too
     if not isinstance(modules, str):
         check_kind(path, "target_modules", modules, [str])
-        targets: Any = tuple(modules)
+        targets: Any = tuple(dict.fromkeys(modules))
     elif modules.lower() == "all-linear":
         targets = "all-linear"
     else:

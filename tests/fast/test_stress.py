@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import math
 import mmap
 import os
 import subprocess
@@ -16,7 +17,8 @@ from conftest import LAYOUTS, laid_out, make_llama
 from test_twins import WITH_TWIN, is_float, single
 
 import minilora as ml
-from minilora import fast
+from minilora import fast, ops
+from minilora.tuning.train import Diverged
 
 THOROUGH = os.environ.get("MINILORA_TESTS") == "thorough"  # the nightly part
 needs_numba = pytest.mark.skipif(fast.backend() == "numpy", reason="about Numba's twins")
@@ -32,6 +34,54 @@ def both(name, args):
         out, cache = forward(*given)
         found.append([out, *backward(np.ones_like(out), cache)])
     return found
+
+
+# ---------------------------------------- the end of float32
+
+
+def test_a_rate_far_too_high_ends_in_rmsnorm():
+    """A page's RMSNorm gives 0 for entries beyond 1.8e19: from then on all tokens are equally
+    likely. A kernel's may give NaN, which ends the run.
+    """
+    model = make_llama(dtype=np.float32)
+
+    def losses():
+        tuned = ml.attach(model, "lora", rank=3, targets="all-linear")
+        return ml.train(tuned, BATCHES, steps=4, lr=1e8).losses
+
+    with np.errstate(all="ignore"):
+        with ml.plain():
+            assert losses()[1:] == pytest.approx([math.log(29)] * 3)
+        try:
+            assert losses()[1:] == pytest.approx([math.log(29)] * 3)
+        except Diverged as error:
+            assert error.step == 2 and "the first that is not finite: an array of rmsnorm" in str(
+                error
+            )
+
+
+@pytest.mark.parametrize("size, off", [(1e2, 1e-4), (1e4, 5e-3), (1e6, 0.5), (1e19, math.inf)])
+def test_gradients_of_attention_with_large_scores(size, off):
+    """A page's stay right; a kernel's probabilities are off by the rounding of lse."""
+    rng, spans = np.random.default_rng(0), np.array([[0, 5, 0, 5]])
+    q, do = rng.standard_normal((2, 5, 4, 8)).astype(np.float32)
+    k, v = rng.standard_normal((2, 5, 2, 8)).astype(np.float32)
+    q *= np.float32(size)
+
+    def dv(forward, backward, kind):
+        o, cache = forward(q.astype(kind), k.astype(kind), v.astype(kind), spans)
+        return o, backward(do.astype(kind), cache)[2]
+
+    page = ops.attention.forward, ops.attention.backward
+    (o, right), *others = (
+        dv(*page, np.float64),
+        dv(*page, np.float32),
+        dv(*running("attention"), np.float32),
+    )
+    for (found, gradient), most in zip(others, (1e-4, off)):
+        assert np.allclose(found, o, atol=1e-4)
+        if most < math.inf:
+            assert np.abs(gradient - right).max() <= most * np.abs(right).max()
 
 
 # ---------------------------------------- sizes of 1

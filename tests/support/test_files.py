@@ -10,8 +10,9 @@ import pytest
 from conftest import make_llama
 
 import minilora as ml
-from minilora.support.files import read_json, read_text, replacing, write_together
-from minilora.tuning.callbacks import Log
+from minilora.support.files import parse_json, read_json, read_text, replacing, write_together
+from minilora.tuning.callbacks import Log, Run
+from minilora.tuning.history import History
 
 posix = pytest.mark.skipif(os.name != "posix", reason="named pipes and devices")
 
@@ -72,9 +73,16 @@ def test_json_is_of_32_mib_at_most(tmp_path):
     assert read_json(path, int) == 7
 
 
+def test_json_inside_of_another_file_is_of_32_mib_at_most():
+    """Such as what an adapter's arrays say of themselves: a header may have 100 MB."""
+    with pytest.raises(ValueError, match="place: JSON of 40,000,002 characters, wanted at most"):
+        parse_json("place", "[" + "0," * 20_000_000 + "]")
+
+
 def test_a_log_that_goes_on_is_whole_where_that_is_interrupted(tmp_path, monkeypatch):
     """The lines that it keeps are written to another file, which takes its place."""
-    lines = [json.dumps({"step": step}) + "\n" for step in (1, 2, 3)]
+    lines = [json.dumps({"step": step, "evaluation": 0}) + "\n" for step in (1, 2, 3)]
+    run = Run(None, History(), steps=4, step=2, save=None)
     path = tmp_path / "log.jsonl"
     path.write_text("".join(lines))
 
@@ -83,10 +91,10 @@ def test_a_log_that_goes_on_is_whole_where_that_is_interrupted(tmp_path, monkeyp
 
     monkeypatch.setattr(os, "fsync", stopped)
     with pytest.raises(KeyboardInterrupt):
-        Log(path)._start(3)
+        Log(path).start(run)
     assert path.read_text() == "".join(lines)
     monkeypatch.undo()
-    Log(path)._start(3)
+    Log(path).start(run)
     assert path.read_text() == "".join(lines[:2])
 
 

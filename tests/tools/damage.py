@@ -1,4 +1,6 @@
-"""Ways to damage a valid file: its bytes, its JSON, the header of a safetensors file."""
+"""Ways to damage a valid file: its bytes, its JSON, the header of a safetensors file; patterns of
+layers that are slow.
+"""
 
 import copy
 import json
@@ -14,6 +16,14 @@ ODD: tuple[Any, ...] = (
     "VERA", [], {}, [[]], [{}], {"": {}}, [0], [0, 0], [-1], [2**40, 2**40], ["q_proj"],
     {"q_proj": 10**9}, {".*": 4},
 )  # fmt: skip
+# parts of regular expressions, what stands around some of them, and how often
+ATOMS = (
+    "a", ".", r"\w", r"\B", r"\b", "^", "$", "[a-z_]", "[^.]", "[\u0100-\ufff0]",
+    r"[\u0100-\ufff0]",
+    "é", "q_proj", r"\.", "(?i)", "[[a--b]", r"\1", "|", "\\", "[", ")",
+)  # fmt: skip
+AROUND = ("({})", "(?:{})", "(?={})", "(?!{})", "(?<={})", "(?<!x{})", "({}|{})", "(?P<x>{})")
+COUNTS = ("", "", "*", "+", "?", "*?", "{3}", "{,}", "{1000}", "{0,60000}", "{4294967294}", "*+")
 NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7F800000, 0x7FC00000, 0xFF800000, 2**31, 2**32 - 1)
 
 
@@ -28,6 +38,27 @@ def damaged(name: str, data: bytes, rng: random.Random, others: list[bytes]) -> 
             except (ValueError, TypeError, LookupError, struct.error, RecursionError):
                 continue  # it is no longer of its form
     return data
+
+
+def with_patterns(data: bytes, rng: random.Random) -> bytes:
+    """An adapter_config.json with 1 to 64 patterns that may be slow to read or to match."""
+    config, n = json.loads(data), rng.choice((1, 3, 64))
+    text = rng.choice(("", ".*")) + _pattern(rng, rng.randrange(5)) * rng.choice((1, 1, 40, 2000))
+    keys = [f"{text[: rng.choice((60, 3900))]}{i}" for i in range(n)]
+    field = rng.choice(("rank_pattern", "alpha_pattern", "target_modules", "exclude_modules"))
+    if field.endswith("_pattern"):
+        config[field] = dict.fromkeys(keys, 2)
+    else:
+        config[field] = rng.choice((keys, keys[0]))
+    return json.dumps(config).encode()
+
+
+def _pattern(rng, depth):
+    """A regular expression, valid or not, of so many levels."""
+    if depth == 0:
+        return rng.choice(ATOMS) + rng.choice(COUNTS)
+    parts = "".join(_pattern(rng, rng.randrange(depth)) for _ in range(rng.choice((1, 2, 3))))
+    return rng.choice(AROUND).replace("{}", parts) + rng.choice(COUNTS)
 
 
 def _of(name):

@@ -40,7 +40,7 @@ sys.path[:0] = map(str, ROOMS)
 import numpy as np
 import records
 from conftest import make_llama
-from damage import damaged
+from damage import damaged, with_patterns
 
 import minilora as ml
 from minilora.llama.model import EMBED
@@ -49,6 +49,7 @@ from minilora.tuning import checkpoints
 from minilora.tuning.train import Diverged
 
 SECONDS, BYTES = 2.0, 200 << 20  # of one case
+LOADING = 1.0  # seconds of an adapter with any patterns; alone on a processor 0.2
 HANGS = 300.0  # seconds by the clock after which a case is ended; other programs may slow it
 CASES = 20_000  # in a process
 MEMORY = Path("/dev/shm")  # where a file costs no disk
@@ -67,6 +68,12 @@ class Useless(Exception):
 def base():
     """The base of the adapters."""
     return make_llama(dtype=np.float32, num_hidden_layers=1, tokenizer=tokenizer())
+
+
+@functools.cache
+def deep():
+    """A base of 210 linears, for patterns of their names."""
+    return make_llama(dtype=np.float32, num_hidden_layers=30)
 
 
 @functools.cache
@@ -116,6 +123,32 @@ def use_tuned(tuned) -> None:
 
 def _largest(arrays) -> float:
     return max((float(np.abs(a).max()) for a in arrays.values() if a.size), default=0.0)
+
+
+def use_patterns(folder) -> None:
+    """An adapter whose patterns are matched, or refused, soon."""
+    start = time.process_time()
+    try:
+        tuned = ml.load_adapter(deep(), folder)
+    finally:
+        if (took := time.process_time() - start) > LOADING:
+            raise Useless(f"patterns: {took:.1f} s")
+    tuned.logits(IDS)
+
+
+def use_log(path) -> None:
+    """The log of a run that goes on after its second step."""
+    from minilora.tuning.callbacks import Log, Run
+    from minilora.tuning.history import History
+
+    run = Run(None, History([1.0] * 3, [0.1] * 3, [0.0] * 3), steps=4, step=2, save=None)
+    log = Log(path)
+    log.start(run)
+    run.step = 3
+    log.step(run)
+    steps = [json.loads(line)["step"] for line in path.read_bytes().split(b"\n")[:-1]]
+    if steps.pop() != 3 or any(step > 2 for step in steps):
+        raise Useless(f"lines of the steps {steps}, 3")
 
 
 def use_checkpoint(path) -> None:
@@ -265,6 +298,16 @@ def of_adapter(folder, method="lora", **options) -> None:
     ml.save_adapter(tuned, folder)
 
 
+def of_patterns(folder) -> None:
+    ml.save_adapter(ml.attach(deep(), "lora", rank=2, targets="all-linear"), folder)
+
+
+def of_log(folder) -> None:
+    lines = [{"step": n, "loss": 1.5, "rate": 0.1, "seconds": 0.2} for n in range(1, 5)]
+    lines.insert(2, {"step": 2, "evaluation": {"score": [0.5]}})
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
 def of_checkpoint(folder) -> None:
     tuned = ml.attach(base(), "delta_lora", rank=2)
     ml.train(tuned, BATCH, steps=2, lr=1e-2, checkpoint=folder / "run.safetensors")
@@ -336,6 +379,8 @@ READERS: dict[str, tuple[Callable, Callable, str | None, tuple[str, ...]]] = {
     "vera": (functools.partial(of_adapter, method="vera", rank=4), _adapted, None, ()),
     "delta_lora": (functools.partial(of_adapter, method="delta_lora"), _adapted, None, ()),
     "dora": (functools.partial(of_adapter, method="dora"), _adapted, None, ()),
+    "patterns": (of_patterns, use_patterns, None, ("adapter_config.json",)),
+    "log": (of_log, use_log, "log.jsonl", ()),
     "checkpoint": (of_checkpoint, use_checkpoint, "run.safetensors", ()),
     "results": (of_results, use_results, None, ()),
     "records": (of_records, use_records, "sweep.jsonl", ()),
@@ -358,7 +403,10 @@ def case(reader: str, seed: int, n: int) -> dict[str, bytes]:
     rng = random.Random(f"{seed} {reader} {n}")
     files = dict(example(reader))
     name = rng.choice(READERS[reader][3] or sorted(files))
-    files[name] = damaged(name, files[name], rng, [*files.values()])
+    if reader == "patterns":
+        files[name] = with_patterns(files[name], rng)
+    else:
+        files[name] = damaged(name, files[name], rng, [*files.values()])
     if reader == "checkpoint" and rng.random() < 0.7:
         files[name] = with_checksum(files[name])
     return files

@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import types
@@ -18,7 +19,8 @@ from hypothesis import strategies as st
 
 import minilora as ml
 from minilora.tuning import checkpoints, optim
-from minilora.tuning.callbacks import Callback, EarlyStopping, Log
+from minilora.tuning.callbacks import Callback, EarlyStopping, Log, Run
+from minilora.tuning.history import History
 from minilora.tuning.train import Diverged, gradients
 
 train = importlib.import_module("minilora.tuning.train")  # ml.train is the function
@@ -346,11 +348,75 @@ def test_a_log_goes_on_with_its_run(tmp_path):
     ml.train(tune("lora"), BATCHES, steps=2, **settings, callbacks=[Log(log)])
     with log.open("a") as file:
         file.write('{"step": 3, "loss": 1.0}\n{"step": 4, "lo')  # after the checkpoint, and cut off
-    more = ml.train(tune("lora"), BATCHES, steps=4, resume=True, **settings, callbacks=[Log(log)])
+    with pytest.warns(UserWarning, match=r"log\.jsonl: left out 1 line .* the first is line 4"):
+        again = [Log(log)]
+        more = ml.train(tune("lora"), BATCHES, steps=4, resume=True, **settings, callbacks=again)
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [line["loss"] for line in lines] == more.losses
     ml.train(tune("lora"), BATCHES, steps=1, lr=0.01, callbacks=[Log(log)])
     assert len(log.read_text().splitlines()) == 1
+
+
+NO_RECORDS = [
+    '{"loss": 1}',
+    '{"step": null}',
+    '{"step": null, "loss": 1, "rate": 1, "seconds": 1}',
+    '{"step": "1", "loss": 1, "rate": 1, "seconds": 1}',
+    '{"step": 1.0, "loss": 1, "rate": 1, "seconds": 1}',
+    '{"step": true, "loss": 1, "rate": 1, "seconds": 1}',
+    '{"step": -1, "loss": 1, "rate": 1, "seconds": 1}',
+    '{"step": 1e400, "loss": 1, "rate": 1, "seconds": 1}',
+    '{"step": 1, "loss": "1", "rate": 1, "seconds": 1}',
+    '{"step": 1, "loss": NaN, "rate": 1, "seconds": 1}',
+    '{"step": 1, "loss": 1, "rate": null, "seconds": 1}',
+    '{"step": 1, "loss": 1, "rate": 1}',
+    '{"step": 1, "lo',
+    '{"step": 1}',
+    '{"a": "}',
+    "{}",
+    "[1, 2]",
+    "1",
+    "null",
+    "}",
+    "\x00",
+    "[" * 100_000 + "}",
+    '{"step": ' + "9" * 5000 + ', "loss": 1, "rate": 1, "seconds": 1}',
+]
+
+
+def _resumed(folder, text):
+    """Resume a run after its second step, whose log has this text  ->  the log's lines."""
+    log = folder / "log.jsonl"
+    log.write_bytes(text)
+    run = Run(None, History([1.0] * 3, [0.1] * 3, [0.0] * 3), steps=4, step=2, save=None)
+    again = Log(log)
+    again.start(run)
+    run.step = 3
+    again.step(run)
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("line", NO_RECORDS, ids=range(len(NO_RECORDS)))
+def test_a_line_of_the_log_that_is_no_record_is_left_out_and_said(tmp_path, line):
+    whole = '{"step": 1, "evaluation": {"score": 0.5}}'
+    text = f"{whole}\n{line}\n\n{line}\n"
+    with pytest.warns(UserWarning) as said:
+        lines = _resumed(tmp_path, text.encode())
+    assert [line["step"] for line in lines] == [1, 3]
+    wanted = "log.jsonl: left out 2 lines that record no step, the first is line 2"
+    assert [str(one.message) for one in said] == [f"{tmp_path}{os.sep}{wanted}"]
+
+
+def test_a_log_that_is_not_utf_8_is_named_with_its_line_before_a_step(tmp_path):
+    path, log = tmp_path / "run.safetensors", tmp_path / "log.jsonl"
+    settings = dict(lr=0.01, checkpoint=path, callbacks=[Log(log)])
+    ml.train(tune("lora"), BATCHES, steps=2, **settings)
+    before = log.read_bytes() + b'{"step": 2, "evaluation": "\xff"}\n'
+    log.write_bytes(before)
+    tuned = tune("lora")
+    with pytest.raises(ValueError, match=rf"{re.escape(str(log))}: line 3: not UTF-8"):
+        ml.train(tuned, BATCHES, steps=4, resume=True, **settings)
+    assert log.read_bytes() == before
 
 
 # ---------------------------------------- divergence
