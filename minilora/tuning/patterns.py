@@ -61,7 +61,7 @@ def full(pattern: str, name: str) -> bool:
 
 
 def end(pattern: str, name: str) -> bool:
-    """Does it match the whole name, or all that follows a dot? PEFT reads a pattern's key so.
+    """Does it match the whole name, or all after a dot? This is PEFT's rule for pattern keys.
 
     Raises ValueError: see `parse`.
     """

@@ -62,7 +62,7 @@ def test_an_adapter_shows_itself():
 
 
 def test_a_technique_without_factors_says_so():
-    with pytest.raises(ValueError, match="dora: its change of a weight is no product of two fac"):
+    with pytest.raises(ValueError, match="dora: its change of a weight is not a product of fac"):
         tune("dora").factors("model.layers.0.self_attn.q_proj")
 
 
