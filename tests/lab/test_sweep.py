@@ -392,7 +392,8 @@ def interrupted(*args, real=place.fork_exec, **others):
 place.fork_exec = interrupted
 """,
 }
-WHEN["loky's last thread ends late"] = """
+WHEN["loky's last thread ends late"] = (
+    """
 import importlib, threading
 backend = "joblib.externals.loky.backend."
 semaphores, queues = (importlib.import_module(backend + n) for n in ("synchronize", "queues"))
@@ -404,7 +405,9 @@ def fed(*args, real=queues.Queue._feed):
     real(*args)
     time.sleep(0.005)
 semaphores.sem_unlink, queues.Queue._feed = unlinked, staticmethod(fed)
-""" + WHEN["a worker begins"]
+"""
+    + WHEN["a worker begins"]
+)
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="lists what Linux shares")
