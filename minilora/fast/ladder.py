@@ -17,7 +17,7 @@ FACTORS = read(2), read(2), write(2)
 
 @compiled(FACTORS)
 def _three_loops(x, w, y):
-    """The definition: one number of y at a time. w is read down a column, a cache line per number."""
+    """The definition: one number of y at a time. w is read by columns: a cache line per number."""
     for i in range(x.shape[0]):
         for j in range(w.shape[1]):
             total = np.float32(0)
