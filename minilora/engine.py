@@ -259,7 +259,7 @@ def backward(
 
 
 def _no_longer_used(parents: tuple[Node | None, ...], uses: Counter[Node]) -> Iterator[Node]:
-    """The leaves among a walked node's parents that no later node uses: their gradients are
+    """The leaves among a walked node's parents that no remaining node uses: their gradients are
     complete.
     """
     for parent in parents:

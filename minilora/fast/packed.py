@@ -1,7 +1,7 @@
 """Products with a `Packed` W: W is unpacked into panels, where a float32 matrix would be copied.
 
-So only one panel of W's numbers exists at a time, and a W of 4 bits is read in an eighth of the
-bytes. A single row, as in decoding, needs no panel: its dot products take the numbers from the
+So a task holds only one panel of W's numbers, and a W of 4 bits is read in an eighth of the bytes.
+A single row, as in decoding, needs no panel: its dot products take the numbers from the
 registers in which they were unpacked. The code for each kind of W is the instructions that load 32
 of its numbers; ops/nf4.py and formats/gguf.py define what its bytes mean.
 """

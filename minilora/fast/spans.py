@@ -1,4 +1,4 @@
-"""Spans say which rows of q, k and v belong to a sequence. They are checked, and shared by tasks.
+"""Spans say which rows of q, k and v belong to a sequence. Tasks share them, checked.
 
 spans (N, 4) int64: for each sequence where its queries begin and end, where its keys begin and end.
 """
@@ -55,7 +55,7 @@ def _survey(spans, M, S):
 
 
 def checked(q, k, v, spans):
-    """k, v and spans as the kernels read them, and what _survey returns; or ValueError.
+    """k, v and spans as the kernels read them, and what _survey returns; raises ValueError.
 
     If a head's numbers are not adjacent in memory (in a KV cache they are), k and v are copied.
     """

@@ -1,9 +1,9 @@
 """Twins of the pages' functions, written with kernels: the same names, arguments, caches.
 
-The function of the same name in ops/ or methods/ says what a twin computes, and why. This file says
-in which order, and what is done in one pass over memory. A backward's twin may have one more
-argument. With `add_to`, the twin adds the first argument's accumulated gradient and returns the
-sum as the first gradient.
+The page's function of the same name says what a twin computes, and why. This file shows the order
+of the work and what is done in one pass over memory. A backward's twin may have one more argument:
+with `add_to`, it adds the first argument's accumulated gradient and returns the sum as the first
+gradient.
 """
 
 from collections.abc import Callable

@@ -111,7 +111,7 @@ class ModelConfig:
         self._check_own()
 
     def _check_own(self):
-        """Raises ValueError for a field that the model_type does not have, or out of range."""
+        """Raises ValueError for a field out of range, or one that the model_type does not have."""
         for name in ("no_rope_layers", "sliding_window"):
             if (value := getattr(self, name)) and name not in self.architecture.own:
                 lacks = f"which {self.model_type} does not have"
@@ -391,7 +391,7 @@ def init_params(config: ModelConfig, seed: int = 0, std: float = 0.02, dtype=np.
 
 
 def check_targets(targets, shape: tuple[int, ...], vocab_size: int) -> np.ndarray:
-    """targets as an array of ids of this shape, -100 where one does not count; or ValueError."""
+    """targets as an array of ids of this shape, -100 where ignored; raises ValueError."""
     targets = np.asarray(targets)
     if targets.shape != shape or targets.dtype.kind not in "iu":
         raise ValueError(

@@ -26,7 +26,7 @@ PARTS = {  # field of a Ledger -> its meaning
     "optimizer": "AdamW's two moments",
     "activations": "saved for backward, listed below",
     "scratch": "RoPE's tables and the rows' angles",
-    "transient": "what the peak has beyond the above",
+    "transient": "the rest of the peak",
     "peak": "the most bytes held at one time",
     "base_kept": "base arrays that detach gives back",
 }

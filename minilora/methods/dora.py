@@ -137,7 +137,7 @@ METHOD = Method(
     moments=(
         Moment(
             "DoRA's norm is a constant",
-            "The norm of each row is made before the pass. It gets no gradient, as in PEFT.",
+            "The norm of each row is computed before the pass. It gets no gradient, as in PEFT.",
             "backward",
             "return dx",
             place="q_proj",

@@ -120,7 +120,7 @@ ABOUT = {
 MOMENTS = (
     Moment(
         "LoRA adds nothing yet",
-        "B starts at 0. So s z Bᵀ is 0, and the model says what the base says.",
+        "B starts at 0. So s z Bᵀ is 0, and the model computes what the base computes.",
         "forward",
         "y = x @ W.T",
         place="q_proj",
@@ -128,14 +128,14 @@ MOMENTS = (
     ),
     Moment(
         "dA is 0 in the first step",
-        "All that reaches A comes through B, and B is 0. Only B learns: see dB, one line above.",
+        "A's gradient passes through B, and B is 0. Only B learns: see dB, one line above.",
         "backward",
         "dA = ",
         place="q_proj",
         zero="dA",
     ),
     Moment(
-        "… and A wakes",
+        "A starts to learn",
         "B is no longer 0. So dz is not 0, and the same line gives A a gradient.",
         "backward",
         "dA = ",

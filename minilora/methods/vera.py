@@ -140,7 +140,7 @@ def from_peft(config):
 
 MOMENTS = (
     Moment(
-        "one pair serves all layers",
+        "all layers share one pair",
         "A and B are drawn once and frozen. All layers use these two: press ] and compare.",
         "forward",
         "u = xa",

@@ -74,7 +74,7 @@ def power_forward(a, exponent):
 def power_backward(dy, cache, need=(True, False)):
     """da = dy · n aⁿ⁻¹. Raises ValueError where n trains."""
     if need[1]:
-        raise ValueError("power: the exponent trains, wanted a constant; write e^(n ln a)")
+        raise ValueError("power: the exponent trains, wanted a constant; exp(n ln a) trains both")
     a, exponent = cache
     return dy * (exponent * a ** (exponent - 1)), None  # y = a**exponent
 

@@ -2,8 +2,8 @@
 
 A block of 64 weights stores absmax, its largest |w|. Each weight is stored in 4 bits: the one of 16
 levels that is nearest to w / absmax. The levels are quantiles of a normal distribution, closest
-together near 0, where most weights are. An absmax takes 32 bits, so these are quantised too: their
-mean is subtracted, and 8 bits are stored, in blocks of 256.
+together near 0, where most weights are. An absmax would take 32 bits. So the absmax are quantised
+too: their mean is subtracted, and each becomes 8 bits, in blocks of 256.
 Source: Dettmers et al. 2023, arXiv:2305.14314, section 3; the levels as in bitsandbytes.
 """
 

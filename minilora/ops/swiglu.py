@@ -1,5 +1,5 @@
 """The gated feed-forward: silu(gate) scales each entry of up. `swiglu` is its middle part, and
-`frozen_feed_forward` all of it, with three frozen linears.
+`frozen_feed_forward` is all of it, with three frozen linears.
 """
 
 import numpy as np

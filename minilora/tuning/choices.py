@@ -41,7 +41,7 @@ def find_method(method: str | Method) -> Method:
 def saved_method(path: Any, saved: Any, method: str | Method | None) -> Method:
     """The technique that a file names. method: the caller's choice, for a technique of their own.
 
-    No code is run that only the file names. Raises ValueError for an unknown or another technique.
+    Code that only the file names is not run. Raises ValueError for an unknown or another technique.
     """
     record = METHODS.get(saved) if method is None else find_method(method)
     if record is None:

@@ -220,7 +220,7 @@ def gradients(
         leaves = tuned.leaves()
         loss = tuned.loss(ids, targets, count, leaves, key=(tuned.seed, step, j))
         backward(loss, ready=take if several else None)
-        for leaf in leaves.values():  # `ready` is not called for recomputed segments
+        for leaf in leaves.values():  # `ready` is not called for leaves of recomputed segments
             take(leaf.node)
         total += float(loss.data)
     return total, {k: sums[k] if k in sums else np.zeros_like(a.data) for k, a in leaves.items()}
