@@ -140,7 +140,7 @@ def from_peft(config):
 
 MOMENTS = (
     Moment(
-        "all layers share one pair",
+        "one pair serves all layers",
         "A and B are drawn once and frozen. All layers use these two: press ] and compare.",
         "forward",
         "u = xa",
