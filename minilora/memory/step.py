@@ -49,8 +49,8 @@ class Ledger:
     trainable: int  # of weights: what trains
     shared: int  # of weights: projections that all layers share (VeRA)
     moved: int  # of weights: what a step rule moves or remembers (Delta-LoRA: W, start factors)
-    # the base's arrays of which a copy is trained (full, Delta-LoRA), kept for detach; no step
-    # needs them, so they count neither as weights nor in the peak
+    # arrays of the base whose copies are trained (full, Delta-LoRA), kept for detach; no step needs
+    # them, so they count neither as weights nor in the peak
     base_kept: int
     scratch: int  # RoPE's tables, and the angles of the batch's rows
     # weights + optimizer + scratch + the most that forward and backward held at once. Predicted for
@@ -301,7 +301,7 @@ def weight_arrays(tuned: Tuned) -> list[np.ndarray]:
 
 
 def base_kept(tuned):
-    """The base's arrays of which the technique moves a copy: no step reads them."""
+    """The base's arrays whose copies the technique moves: no step reads these originals."""
     names = [f"{layer}.weight" for layer, arrays in tuned.layers.items() if "W" in arrays]
     return [tuned.base.params[name] for name in (*tuned.weights, *names)]
 

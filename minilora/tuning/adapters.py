@@ -276,10 +276,10 @@ def attach(
     """Attach a technique to a model, with new arrays. The base does not change.
 
     method: a name in METHODS, a Method of your own, or "FILE.py:METHOD", where it is.
-    rank: the method's default where None (8; VeRA 256). alpha: 2·rank where None.
+    rank: None: the method's default (8; VeRA 256). alpha: None: 2·rank.
     rank_pattern, alpha_pattern: {name or regular expression of adapted linears: their own rank or
     alpha}, as in PEFT. targets: names of linears ("q_proj", or a full name), regular expressions of
-    them, or "all-linear"; ("q_proj", "v_proj") where None. layers_to_transform, layers_pattern,
+    them, or "all-linear"; None: ("q_proj", "v_proj"). layers_to_transform, layers_pattern,
     exclude_modules: leave some of them out, see `match_targets`. recompute: less memory for more
     time, see `check_recompute`. options: the technique's own, listed below with their defaults.
     Raises TypeError if model is not a Llama; ValueError for a keyword that the technique does not

@@ -73,7 +73,7 @@ def load(path: str | Path, tuned: Tuned, adam: AdamW, settings: Mapping[str, Any
         if saved.get(name) != mine:
             warnings.warn(
                 f"{path}: {MACHINE[name]}: {saved.get(name)!r:.40} when it was saved, {mine!r} "
-                "now: the run goes on, but not to the same bits",
+                "now: the run goes on, but its bits differ",
                 stacklevel=3,
             )
     _restore(tuned, arrays)
@@ -87,7 +87,7 @@ def load(path: str | Path, tuned: Tuned, adam: AdamW, settings: Mapping[str, Any
 def load_tuned(path: str | Path, model: Llama, method: str | Method | None = None) -> Tuned:
     """The adapter in a checkpoint, on the base that it was trained on; method: see `saved_method`.
 
-    Raises ValueError for a damaged file, one that is no checkpoint, another base or technique.
+    Raises ValueError for a damaged file, a file of another kind, another base or technique.
     """
     arrays, saved = _read(path)
     check_kind(path, "it", saved, {"method": "", "base": "", "options": {}, "seed": 0})

@@ -175,7 +175,7 @@ def warn_of_ranks(
     for rank, least in smallest.items():
         if rank > least:
             side = f"rank {rank} is above {least}, the smaller side of a target"
-            text = f"{record.name}: {side}: more parameters, no more rank"
+            text = f"{record.name}: {side}: more parameters, no higher rank"
             warnings.warn(text, stacklevel=3)
 
 

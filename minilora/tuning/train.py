@@ -59,8 +59,8 @@ def train(
     list is cycled. The loss of a step is the mean over all targets of its `accumulate` batches.
     Rates, clipping, decay: see `optim`.
     evaluate: called every `evaluate_every` steps and after the last. checkpoint: a file written
-    every `checkpoint_every` steps and after the last; resume=True goes on from it, to the same
-    bits. progress: a bar (None: on a terminal and in a notebook).
+    every `checkpoint_every` steps and after the last; resume=True continues from it, bit for
+    bit. progress: a bar (None: on a terminal and in a notebook).
     callbacks: see `callbacks`.
     Ctrl-C ends the run after the step that it interrupts, and the checkpoint is written.
     Raises Diverged, naming the step and the first bad array; KeyboardInterrupt, which says how to
