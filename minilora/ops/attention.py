@@ -23,8 +23,7 @@ def attention_forward(q, k, v, spans):
     """o = softmax(q kᵀ / √D + causal mask) v, for each sequence separately.
 
     q (M, H, D); k, v (S, G, D): each group of H/G query heads shares one key head. spans (N, 4)
-    ints, for each sequence: where its queries begin and end, where its keys begin and end
-    ->  o (M, H, D).
+    ints: where a sequence's queries begin and end, where its keys begin and end  ->  o (M, H, D).
     Source: Vaswani et al. 2017, arXiv:1706.03762, eq. 1; Ainslie et al. 2023, arXiv:2305.13245.
     """
     o, lse = np.zeros_like(q), np.zeros_like(q[:, :, 0])  # lse (M, H)

@@ -37,7 +37,8 @@ def attach_as_stored(model, path, config, own, method, options) -> Tuned:
     """What `attach` makes from a stored adapter's settings; its arrays are still fresh.
 
     config: of adapter_config.json; own: what this library wrote beside the arrays, {} for PEFT's
-    files; method, options: the caller's. Raises ValueError for unsupported settings.
+    files; method, options: the caller's.
+    Raises ValueError for unsupported settings.
     """
     for name in FLAGS:
         check_kind(path, name, config.get(name, False), bool)
