@@ -11,7 +11,7 @@ import sys
 import types
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # what a type checker and an editor read; each is imported when it is first used
+if TYPE_CHECKING:  # for type checkers and editors; at run time a name is imported when first used
     from .engine import Op as Op, Tensor as Tensor, backward as backward, param as param
     from .fast import plain as plain
     from .formats.gguf_write import save_gguf as save_gguf
@@ -71,7 +71,7 @@ __all__ = sorted(HOME)
 
 
 def __getattr__(name: str):
-    """A public name, or a room of the package, imported when it is first asked for."""
+    """A public name or a subpackage, imported when it is first used."""
     if name in HOME:
         value = getattr(importlib.import_module(f".{HOME[name]}", __name__), name)
         globals()[name] = value
@@ -87,13 +87,13 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    """What an editor offers: the public names, and the rooms that are imported."""
+    """What an editor offers: the public names, and the subpackages imported so far."""
     rooms = {name for name in globals() if f"{__name__}.{name}" in sys.modules}
     return sorted({*__all__, *rooms, *(name for name in globals() if name.startswith("__"))})
 
 
 class _Package(types.ModuleType):
-    """This module: importing minilora.gradcheck does not hide the function of the same name."""
+    """This module's class: importing minilora.gradcheck does not hide the function gradcheck."""
 
     def __setattr__(self, name, value):
         if not (name in HOME and isinstance(value, types.ModuleType)):

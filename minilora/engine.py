@@ -1,10 +1,9 @@
-"""Reverse-mode automatic differentiation in one file. It knows no mathematics: that stands in the
-ops.
+"""Reverse-mode automatic differentiation in one file. The mathematics is in the ops, not here.
 
 An op is a pair of plain functions, `forward(*arrays) -> (out, cache)` and `backward(dout, cache) ->
-gradients`. `Op` binds the pair to the tape. The tape is a graph of nodes, never of tensors: a node
-keeps its pair's cache and its parents, so the memory that training holds is exactly what the caches
-say.
+gradients`. `Op` binds the pair to the tape. The tape is a graph of nodes, not of tensors. A node
+keeps only its pair's cache and its parents, so the caches determine which activations stay in
+memory.
 
     w = param(np.ones(3))
     loss = ops.sum(ops.mul(w, w))
@@ -23,19 +22,19 @@ from typing import Any
 
 import numpy as np
 
-# numbers nodes in the order of their making: every parent comes before its child
+# numbers the nodes in the order in which they are made: a parent has a lower number than its child
 _ticket = itertools.count()
-# the name that new nodes carry: each thread has its own
+# the name that new nodes get; each thread has its own
 _scope: ContextVar[str] = ContextVar("minilora_scope", default="")
 
 
 class Pair:
-    """The functions that do an op's work. What is no op has its one function in `value`.
+    """The functions of an op. A function that is not an op is stored in `value`.
 
-    A backward with a parameter `need` is told, per argument, whether its gradient is wanted. One
-    with `add_to` gets the gradient that the first argument has so far, and returns the sum as a new
-    array.
-    fast: the functions that run in place of these, None until they are first needed.
+    A backward with a parameter `need` is told for each argument whether its gradient is wanted.
+    With `add_to`, backward adds the first argument's accumulated gradient and returns the sum, a
+    new array.
+    fast: the functions that run in place of these; None until they are first needed.
     """
 
     def __init__(self, forward: Any = None, backward: Any = None, value: Any = None):
@@ -45,19 +44,19 @@ class Pair:
         self.fast: Pair | None = None
 
     def look_up(self) -> "Pair":
-        """Fill `fast`. Only here is the engine room named: a page imports nothing of it, and
+        """Fill `fast`. minilora.fast is imported at the first call. So no page depends on it, and
         `import minilora` is quick.
         """
         self.fast = importlib.import_module(".fast.twins", __package__).faster(self)
         return self.fast
 
     def __getstate__(self):
-        """For a copy or another process, which looks up its own."""
+        """For a copy or another process, which fills its own `fast`."""
         return {**vars(self), "fast": None}
 
 
 class Function(Pair):
-    """A page's function that is no op, such as AdamW: called like the function itself."""
+    """A page's function that is not an op, such as AdamW. It is called like the function itself."""
 
     def __init__(self, function: Callable):
         super().__init__(value=function)
@@ -67,12 +66,12 @@ class Function(Pair):
         return (self.fast or self.look_up()).value(*args, **named)
 
     def __reduce__(self):
-        """For another process: the name, as of a plain function."""
+        """For another process: the name, as for a plain function."""
         return self.value.__name__
 
 
 def add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a + b, of one shape: two gradients of one array."""
+    """a + b, of the same shape: the sum of two gradients of one array."""
     return a + b
 
 
@@ -80,7 +79,7 @@ add = Function(add)
 
 
 class Node:
-    """One op's place on the tape: what backward needs, and who its gradients go to.
+    """One call of an op on the tape: what backward needs, and which nodes get the gradients.
 
     A leaf has no op.
     """
@@ -91,10 +90,10 @@ class Node:
         self.op, self.cache, self.parents, self.name = op, cache, parents, name
         self.order = next(_ticket)
         self.grad: np.ndarray | None = None
-        self.owned = False  # did the tape allocate `grad`? Then it may add into it
+        self.owned = False  # did the tape allocate `grad`? Then it may add to it in place
 
     def receive(self, grad: np.ndarray) -> None:
-        """Add a gradient, never into an array that an op returned: it may stand elsewhere too."""
+        """Add a gradient, but never into an array that an op returned: others may hold it too."""
         if self.grad is None:
             self.grad = grad
         elif self.owned:
@@ -107,10 +106,10 @@ class Node:
 
 
 class Tensor:
-    """An array, and its node where something upstream trains."""
+    """An array, with a node if something upstream trains."""
 
     __slots__ = ("data", "node")
-    __array_priority__ = 1000  # array + tensor asks the tensor
+    __array_priority__ = 1000  # array + tensor calls Tensor.__radd__
 
     def __init__(self, data: np.ndarray, node: Node | None = None):
         self.data, self.node = data, node
@@ -133,12 +132,12 @@ class Tensor:
 
 
 class Op(Pair):
-    """A pair bound to the tape: called on tensors and plain values, it returns a Tensor.
+    """A pair bound to the tape. Called on tensors and plain values, it returns a Tensor.
 
     forward(*args) -> (out, cache); backward(dout, cache) -> one gradient or None per argument of
-    forward. `value(*args) -> out` serves in forward's place where nothing upstream trains and
-    forward would do work that only backward uses. saves: the names of the cache's parts, in order;
-    constants: those of them that no activation is in (angles, places), for the ledger.
+    forward. `value(*args) -> out` runs instead of forward if nothing upstream trains; it leaves out
+    what only backward needs. saves: the names of the cache's parts, in order. constants: the parts
+    without activations (angles, positions), which the ledger does not count.
     """
 
     def __init__(
@@ -164,13 +163,13 @@ class Op(Pair):
         return Tensor(out, Node(self, cache, parents, _scope.get()) if traced else None)
 
     def gradients(self, dout: np.ndarray, cache: Any, parents: tuple[Node | None, ...]) -> tuple:
-        """backward's answer: one gradient per argument, then None for those that had defaults."""
+        """Run backward: one gradient per given argument, then None for each one left at default."""
         more: dict[str, Any] = {}
         pair, first = self.fast or self.look_up(), parents[0]
         if pair.takes_need:
             more["need"] = tuple([p is not None for p in parents])
         if pair.adds and first is not None and first.grad is not None:
-            more["add_to"], first.grad, first.owned = first.grad, None, False  # it is in the answer
+            more["add_to"], first.grad, first.owned = first.grad, None, False  # backward adds it
         grads = pair.backward(dout, cache, **more)
         if len(grads) < len(parents):
             raise ValueError(
@@ -188,7 +187,7 @@ def param(data: np.ndarray, name: str = "") -> Tensor:
 
 
 class scope:
-    """Nodes made inside carry this name, joined to the outer scope's by a dot: their place.
+    """Nodes made inside get this name, after the outer scope's name and a dot.
 
     with scope("q_proj"): …    A class, since a generator takes twice as long to enter and leave.
     """
@@ -207,7 +206,7 @@ class scope:
 
 
 def place() -> str:
-    """The scopes that are open, joined by dots: the name of a node made now."""
+    """The names of the open scopes, joined by dots: the name that a new node gets."""
     return _scope.get()
 
 
@@ -228,12 +227,12 @@ def backward(
     dout: np.ndarray | None = None,
     ready: Callable[[Node], None] | None = None,
 ) -> None:
-    """Fill .grad of every leaf that output depends on, freeing each cache as it is passed.
+    """Fill .grad of every leaf that output depends on; free each cache once it has been used.
 
-    dout: ∂loss/∂output, ones where None. ready: called with each leaf as soon as its gradient is
-    whole; it may take the gradient away. The tape can be walked once. A leaf's grad adds up over
-    calls; an inner node's is dropped. Raises ValueError where nothing upstream trains or the tape
-    was walked before.
+    dout: ∂loss/∂output; None: ones. ready: called with each leaf as soon as its gradient is
+    complete; it may take the gradient away. A tape can be walked only once. A leaf's grad
+    accumulates over calls; an inner node's is dropped. Raises ValueError if nothing upstream trains
+    or the tape was walked before.
     """
     if output.node is None:
         raise ValueError(
@@ -244,7 +243,7 @@ def backward(
     nodes = tape(output)
     if walked := [node for node in nodes if node.cache is FREED]:
         raise ValueError(f"backward: {walked[0]} was walked before; run the forward pass again")
-    uses: Counter[Node] = Counter()  # of each leaf, by nodes that are still to come
+    uses: Counter[Node] = Counter()  # leaf -> how many nodes still to be walked use it
     if ready:
         uses.update(p for node in nodes for p in node.parents if p is not None and p.op is None)
     output.node.receive(np.ones_like(output.data) if dout is None else dout)
@@ -260,8 +259,8 @@ def backward(
 
 
 def _no_longer_used(parents: tuple[Node | None, ...], uses: Counter[Node]) -> Iterator[Node]:
-    """The leaves among a walked node's parents that no node to come uses: their gradients are
-    whole.
+    """The leaves among a walked node's parents that no remaining node uses: their gradients are
+    complete.
     """
     for parent in parents:
         if parent is not None and parent.op is None:
@@ -271,13 +270,13 @@ def _no_longer_used(parents: tuple[Node | None, ...], uses: Counter[Node]) -> It
 
 
 def _pass_on(node: Node) -> None:
-    """Give a node's gradient to its parents, and free what it kept."""
+    """Pass a node's gradient on to its parents, and free its cache."""
     grad, node.grad = node.grad, None
-    if grad is not None and node.op:  # else no path from the output led here with a gradient
+    if grad is not None and node.op:  # else no gradient has reached this node
         for parent, g in zip(node.parents, node.op.gradients(grad, node.cache, node.parents)):
             if parent is not None and g is not None:
                 parent.receive(g)
     node.cache, node.parents = FREED, ()
 
 
-FREED = object()  # in a node's cache once backward has passed it
+FREED = object()  # a node's cache after backward has used it

@@ -158,10 +158,10 @@ function readConfig(text) {
   const C = size("hidden_size"), H = size("num_attention_heads");
   const G = size("num_key_value_heads", H);
   if (!fields.head_dim && C % H) {
-    throw new Error(`config.json: hidden_size ${C} is no multiple of ${H} heads`);
+    throw new Error(`config.json: hidden_size ${C} is not a multiple of ${H} heads`);
   }
   const D = fields.head_dim ? size("head_dim") : (found.head_dim = C / H);
-  if (H % G) throw new Error(`config.json: ${H} query heads are no multiple of ${G} key heads`);
+  if (H % G) throw new Error(`config.json: ${H} query heads are not a multiple of ${G} key heads`);
   if (D % 2) throw new Error(`config.json: head_dim is ${D}, wanted an even number`);
   if ("max_position_embeddings" in fields) size("max_position_embeddings");
   if (architecture.own.includes("sliding_window") && "sliding_window" in fields) {
@@ -273,7 +273,7 @@ function answer() {
     const found = numbers(t, targets.map((name) => all[name]), rank);
     return [
       table("What trains", counted(found.trained, found.disk)),
-      make("p", {}, `${$("model").value} is no Llama, so its activations are not known here.`),
+      make("p", {}, `${$("model").value} is not a Llama, so its activations are not known here.`),
     ];
   }
   const mixed = $("precision").value === "mixed";

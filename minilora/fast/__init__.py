@@ -1,15 +1,14 @@
-"""The engine room: what makes a page fast stands here, behind one table.
+"""Fast versions of the pages' functions, and the table that lists them.
 
-A page is a file of ops/ or methods/: plain NumPy, the definition of correct. A function of a page
-may have a twin in `twins.py`: the same name and arguments, and a cache of the same names, shapes
-and bytes. The twin runs where every array among its arguments is float32, and always on arrays of
-shape alone. The page's own function runs for all else, where Numba is not installed, and inside
-`with plain():`. The environment variable MINILORA_KERNELS chooses for the whole process: numpy
-(the pages) or numba.
+A page is a file of ops/ or methods/ in plain NumPy. It defines the correct result. A function of a
+page may have a twin in `twins.py`: the same name and arguments, and a cache of the same names,
+shapes and bytes. The twin runs if all its array arguments are float32, and always on shape-only
+arrays. In all other cases, without Numba, and inside `with plain():` the page's own function runs.
+The environment variable MINILORA_KERNELS chooses for the whole process: numpy (the pages) or numba.
 
 twins.py: each twin, written with kernels, and the table of all twins · kernels.py: each kernel's
-Numba file, and what it allocates for arrays of shape alone · the other files: the kernels, which
-alone import Numba.
+Numba file, and what it allocates for shape-only arrays · the other files: the kernels; only these
+import Numba.
 """
 
 import contextlib
@@ -32,10 +31,10 @@ _plain: ContextVar[bool] = ContextVar("minilora_plain", default=False)
 
 @contextlib.contextmanager
 def plain(only: bool = True) -> Iterator[None]:
-    """Inside, every function of a page is the page's own: no twin answers and no Numba code runs.
+    """Inside, the pages run their own functions: no twin and no Numba code runs.
 
-    only=False turns the twins on again for a block. The lab's workers are told, too. A thread that
-    is started inside is not told, as it has a context of its own.
+    only=False turns the twins on again for a block. It also applies to the lab's workers, but not
+    to a thread that is started inside, because a thread has its own context.
     """
     token = _plain.set(only)
     try:
@@ -50,7 +49,7 @@ def is_plain() -> bool:
 
 
 def on() -> bool:
-    """Do twins answer for float32 here?"""
+    """Do twins run for float32 arrays here?"""
     return not _plain.get() and backend() != "numpy"
 
 
@@ -70,11 +69,11 @@ def backend() -> str:
 
 
 def or_page(twin: Callable, page: Callable) -> Callable:
-    """The twin where it fits the arguments, else the page's function.
+    """The twin if it fits the arguments, else the page's function.
 
-    The first argument is looked at here, the others by the kernels, which raise Unfit, or
-    ValueError for shapes that they do not serve. So nothing is spent where all fit. No twin has
-    written anything then. Of a gradient to add to (`add_to`) a page knows nothing.
+    The first argument is checked here, the others by the kernels: they raise Unfit, or ValueError
+    for unsupported shapes, before the twin writes anything. So no check is added if all arguments
+    fit. A page has no `add_to`, so the gradient is added here.
     """
     compiled = backend() != "numpy"
 
@@ -98,6 +97,6 @@ def or_page(twin: Callable, page: Callable) -> Callable:
 
 
 def prepare_memory() -> None:
-    """Set up the heap as the first kernel would; called before weights are loaded."""
+    """Set up the heap before weights are loaded; else the first kernel does it."""
     if on():
         heap.set_up()

@@ -1,4 +1,4 @@
-"""AdamW over flat arrays: each entry reads or writes seven numbers, without arrays in between."""
+"""AdamW over flat arrays: each entry reads or writes seven numbers, without temporary arrays."""
 
 import numpy as np
 from numba import float32, types

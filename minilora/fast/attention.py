@@ -5,10 +5,10 @@ works on whole vectors, for all 32 queries of a block, whatever the number of ke
 gradients are read in place; only the queries are transposed. A block's keys end at its diagonal.
 Backward computes the probabilities again from lse.
 
-Sequences may have different lengths, so the tasks share an estimate of the time, not a number of
-blocks. Backward shares groups: the query heads of a group add to its dk and dv in a fixed order.
-Where there are few groups and much work it shares heads, and their dk and dv are added at the end.
-So the number of tasks does not change the result.
+Sequences may have different lengths, so work is divided among tasks by its estimated time, not by
+blocks. Backward divides it by groups: a group's query heads add to its dk and dv in a fixed order.
+With few groups and much work it divides it by heads, and adds their dk and dv at the end. So the
+number of tasks does not change the result.
 """
 
 import math
@@ -23,7 +23,7 @@ from .tile import DOTS, MR, dots, tile_row
 from .vectors import exp, maximum, softmax_columns, softmax_columns_backward, transpose16
 
 GRAIN = 200_000  # multiplications below which a second thread costs more than it saves
-FEW_GROUPS = 8  # below so many groups, backward shares single query heads
+FEW_GROUPS = 8  # with fewer groups, backward divides work by query heads
 MINUS_INF, ZERO = np.float32(-math.inf), np.float32(0)
 
 
@@ -44,7 +44,7 @@ def _scores(x, start, yt, first, rows, s):
     """
     D, keys, width = x.shape[1], first + rows - 1, -(-rows // 16) * 16
     for j in range(0, keys, MR):
-        i = max(0, j - first + 1) // 16 * 16  # the queries before do not see key j
+        i = max(0, j - first + 1) // 16 * 16  # earlier queries do not see key j
         tile_row(x, start + j, 0, yt, 0, i, s, j, i, D, min(MR, keys - j), width - i, False)
 
 
@@ -125,7 +125,7 @@ def _softmax_row(s, scale):
 
 @compiled((*FORWARD, *TASK))
 def _one_query_share(q, k, v, spans, o, lse, scale, longest, time, t, n_tasks):
-    """Task t's groups of query heads where each sequence has one query, as in decoding.
+    """Task t's groups of query heads if each sequence has one query, as in decoding.
 
     The heads of a group are the rows of a block, so its keys and values are read once.
     """
@@ -154,11 +154,11 @@ def _one_query_share(q, k, v, spans, o, lse, scale, longest, time, t, n_tasks):
 
 
 def attention_forward(q, k, v, spans):
-    """o = softmax(q kᵀ / √D, keys up to the query's own place) v, grouped-query, by sequences.
+    """o = softmax(q kᵀ / √D, keys up to the query's own position) v, grouped-query, by sequences.
 
     q (M, H, D); k, v (S, G, D), H a multiple of G; spans (N, 4) int64, in ascending order: for each
-    sequence where its queries begin and end, and where its keys begin and end. Its last query
-    stands at its last key. Rows outside of all spans get 0.
+    sequence where its queries begin and end, and where its keys begin and end. Its last query has
+    the position of its last key. Rows outside of all spans get 0.
     -> o (M, H, D), lse (M, H), the logarithm of each softmax's denominator.
     """
     k, v, spans, most, longest, queries, _, time = checked(q, k, v, spans)
@@ -176,7 +176,7 @@ def attention_forward(q, k, v, spans):
 
 @compiled()
 def _backward_block(arrays, h, part, block, scale, scratch):
-    """One block of one head: dq is written, the part's dk and dv are added to."""
+    """One block of one head: writes dq, and adds to the part's dk and dv."""
     do, q, k, v, o, lse, dq, dk, dv = arrays
     i0, rows, k0, first = block
     qt, do_t, p, ds, sums = scratch
@@ -200,7 +200,7 @@ def _backward_block(arrays, h, part, block, scale, scratch):
         seen = first + i + high - 1
         tile_row(ds.T, i, 0, k[:, g], k0, 0, dq[:, h], i0 + i, 0, seen, high, D, False)
     for j in range(0, keys, MR):
-        early = max(0, j - first + 1)  # the queries before do not see key j
+        early = max(0, j - first + 1)  # earlier queries do not see key j
         late, high = rows - early, min(MR, keys - j)
         tile_row(ds, j, early, q_block, early, 0, dk[:, part], k0 + j, 0, late, high, D, True)
         tile_row(p, j, early, do_block, early, 0, dv[:, part], k0 + j, 0, late, high, D, True)
@@ -248,7 +248,7 @@ def attention_backward(do, q, k, v, spans, o, lse):
     (M, H, D), (S, G) = q.shape, k.shape[:2]
     do, q, o = [contiguous(a, q.shape) for a in (do, q, o)]
     work = 2 * queries * longest * H * D
-    small = most <= BLOCK and work < GRAIN  # a single task; in one block, no order differs
+    small = most <= BLOCK and work < GRAIN  # one task and one block: the same order of sums
     parts = H if len(spans) * G < FEW_GROUPS and not small else G
     dq = (np.empty if queries == M else np.zeros)(q.shape, np.float32)
     new = np.empty if keys == S else np.zeros

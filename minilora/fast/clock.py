@@ -1,13 +1,13 @@
 """The seconds that this process spent on compiling kernels, or on reading them from the disk.
 
-They are no part of the time of a training step.
+They do not count as time of a training step.
 """
 
 import contextlib
 import time
 from collections.abc import Iterator
 
-_open: list[float] = []  # when the outermost block began
+_open: list[float] = []  # the start times of the open blocks
 seconds = 0.0
 
 

@@ -1,9 +1,9 @@
-"""Compiled code on the disk: what Numba writes, with a checksum, and read only if it is right.
+"""Compiled code on the disk: Numba's files with a checksum; a file is read only if it is right.
 
 Numba keeps the compiled code of each function in two kinds of files: an index (.nbi) and data
-(.nbc). It runs what stands in them. Here a damaged file is deleted and its function compiled again;
-a read-only folder is used if it has the code; and where no folder can be written to, the code stays
-in memory. Each of these costs time at most, and a warning once.
+(.nbc). It runs their contents without a check. Here a damaged file is deleted and its function
+compiled again; a read-only folder is used if it has the code; if no folder is writable, the code
+stays in memory. The worst case is a recompile and one warning.
 """
 
 import contextlib
@@ -39,25 +39,25 @@ def delete_outdated() -> None:
 
 
 def keep(kernel: Any) -> None:
-    """Let a function of Numba keep its compiled code on the disk, where some folder allows it."""
+    """Let Numba keep a function's compiled code on the disk, if some folder is writable."""
     try:
         kernel._cache = _Kept(kernel.py_func)
     except RuntimeError:  # Numba has found no folder
         _warn(
-            f"no folder can be written to for the compiled kernels (not {HERE}, nor the "
-            "user's own); they are compiled again in each process. NUMBA_CACHE_DIR names another"
+            f"no folder for compiled kernels is writable (neither {HERE} nor the user's own), so "
+            "each process compiles them again; wanted one, which NUMBA_CACHE_DIR can name"
         )
 
 
 @functools.cache
 def _newest() -> float:
-    """When the last of the sources was changed."""
+    """When a source was last changed."""
     return max(path.stat().st_mtime for path in HERE.glob("*.py"))
 
 
 @functools.cache
 def _contents() -> str:
-    """A hash of all sources: times of files do not tell when a clock was set back."""
+    """A hash of all sources: the times of files are wrong after a clock was set back."""
     texts = (path.read_bytes() for path in sorted(HERE.glob("*.py")))
     return hashlib.sha256(b"\0".join(texts)).hexdigest()
 
@@ -73,7 +73,7 @@ class _Damaged(ValueError):
 
 
 class _Files(caching.IndexDataCacheFile):
-    """Numba's files, each with the CRC-32 of its bytes at its end, which no unpickling reads."""
+    """Numba's files, each with the CRC-32 of its bytes at its end; unpickling stops before it."""
 
     @contextlib.contextmanager
     def _open_for_write(self, filepath):
@@ -91,7 +91,7 @@ class _Files(caching.IndexDataCacheFile):
 
 
 class _Sealed:
-    """A file to write to, which counts the CRC-32."""
+    """A file to write to that computes the CRC-32."""
 
     def __init__(self, file):
         self.file, self.crc = file, 0
@@ -109,8 +109,8 @@ def _check(path):
 
 
 class _Package(caching.InTreeCacheLocator):
-    """The package's own folder, also if it is read-only and has code of this file, not older than
-    the sources.
+    """The package's own folder. A read-only one is used if it has compiled code of this file that
+    is not older than the sources.
     """
 
     @classmethod
@@ -130,7 +130,7 @@ class _Places(caching.CompileResultCacheImpl):
 
 
 class _Kept(caching.FunctionCache):
-    """Numba's cache of one function, of which no fault of a file or a disk is an error."""
+    """Numba's cache of one function. A faulty file or disk causes a warning, not an error."""
 
     _impl_class = _Places
 
@@ -143,7 +143,7 @@ class _Kept(caching.FunctionCache):
     def load_overload(self, sig, target_context):
         try:
             return super().load_overload(sig, target_context)
-        except Exception:  # whatever unpickling makes of it, too
+        except Exception:  # any error, since unpickling may raise any
             self._delete()
             _warn(f"damaged files of compiled kernels in {self._cache_path}: compiling")
             return None
@@ -153,8 +153,8 @@ class _Kept(caching.FunctionCache):
             super().save_overload(sig, data)
         except OSError as error:
             _warn(
-                f"compiled kernels cannot be kept in {self._cache_path} "
-                f"({error.strerror}): they are compiled again in each process"
+                f"compiled kernels cannot be kept in {self._cache_path} ({error.strerror}), so "
+                "each process compiles them again"
             )
 
     def _delete(self):

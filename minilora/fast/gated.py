@@ -1,7 +1,7 @@
-"""The whole gated feed-forward, for frozen weights: each thread takes some rows through all of it.
+"""The whole gated feed-forward for frozen weights: each thread computes all of it for some rows.
 
 So gate, up and their product are still in a cache when they are read. The result is bit-equal to
-that of the single products and SwiGLU: each number is the same sum in the same order.
+that of separate products and SwiGLU: each number is the same sum in the same order.
 """
 
 import numpy as np
@@ -110,8 +110,8 @@ def _sizes(x, Wg, Wu, Wd):
 
 
 def _in_parts(M, *Ws):
-    """Are single kernels better: threads with few rows each, one row, products of few columns, or
-    another form of weights?
+    """Are separate kernels better? Yes for few rows per thread, for one row, for few columns, and
+    for packed weights.
     """
     F, C = Ws[0].shape
     few = M < LEAST * THREADS and M * F * C >= GRAIN

@@ -20,10 +20,10 @@ disk.delete_outdated()
 
 
 def compiled(signature=None, fast=FASTMATH, parallel=False):
-    """Decorator: njit, kept on the disk.
+    """Decorator: njit, whose compiled code is kept on the disk.
 
     With a signature a function is compiled at import, for all its callers.
-    fast=False: each operation is rounded by itself, also when a fast kernel calls the function.
+    fast=False: each operation is rounded separately, also when a fast kernel calls the function.
     """
     how = njit(error_model="numpy", nogil=True, parallel=parallel, fastmath=fast)
 
@@ -124,7 +124,7 @@ def _on_threads(share):
 
 @compiled()
 def portion(size, t, n_tasks, multiple):
-    """Start and stop of task t's portion of `size` things; portions are multiples of `multiple`."""
+    """Start and stop of task t's portion of `size` items; portions are multiples of `multiple`."""
     share = -(-size // (multiple * n_tasks)) * multiple
     return min(t * share, size), min((t + 1) * share, size)
 

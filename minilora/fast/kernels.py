@@ -1,8 +1,8 @@
-"""The kernels, one a function: the file of its Numba code, and what it allocates and returns for
-arrays of shape alone.
+"""The kernels, one function each: the file of its Numba code, and what it allocates and returns for
+shape-only arrays.
 
 The functions' names, arguments and docstrings are those of the Numba code. A kernel takes float32
-arrays. It allocates what it returns, except where an argument is documented as written to:
+arrays. It allocates what it returns, except for arguments that are documented as written to:
 `add_to`, `out`, and AdamW's p, m, v. A Numba file is imported, and its code compiled or read from
 the disk, when one of its kernels is first called.
 """
@@ -21,14 +21,14 @@ TABLE: dict[str, str] = {}  # kernel -> the file of its Numba code
 
 
 class Unfit(TypeError):
-    """An argument is no float32 array, nor what stands for one: the page answers in its place."""
+    """An argument is not a float32 array, nor a replacement of one: the page runs instead."""
 
 
 def kernel(file: str) -> Callable:
-    """Decorator: the function serves arrays of shape alone; for others this file has its code.
+    """Decorator: the function runs on shape-only arrays; `file` has the code for real ones.
 
-    The kernel raises Unfit where its arrays are not all of one kind. For real arrays compiled code
-    refuses what it was not compiled for, so that nothing has to be checked before a call.
+    The kernel raises Unfit if its arrays are not all of one kind. With real arrays the compiled
+    code itself refuses other types, so nothing has to be checked before a call.
     """
 
     def entry(on_shapes):
@@ -56,7 +56,7 @@ def kernel(file: str) -> Callable:
 
 @functools.cache
 def compiled(name: str) -> Callable:
-    """A kernel's Numba code; importing its file also sets up the one pool of threads."""
+    """A kernel's Numba code; importing its file also sets up Numba's thread pool."""
     with clock.running():
         _compile_missing()
         return getattr(importlib.import_module(f".{TABLE[name]}", __package__), name)
@@ -82,8 +82,8 @@ def matmul_nn(x, w, add_to=None):
 
 
 def _unpacked(w):
-    """Counts what `@` of a packed w holds for a moment, where its rows are no whole groups and so
-    no kernel computes from its parts: a block of rows, twice.
+    """Count what `@` of a packed w holds for a moment: two copies of a block of rows. This applies
+    if w's rows are not whole groups, so that no kernel computes from its parts.
     """
     if w.form and w.shape[1] % (64 if w.form == "nf4" else 32):
         rows = min(len(w), max(1, BLOCK // w.shape[1]))

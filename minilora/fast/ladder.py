@@ -1,7 +1,7 @@
-"""Four ways to write one matrix product, each some times as fast as the one before.
+"""Four ways to write one matrix product, each faster than the one before.
 
 All compute y = x w, x (M, K), w (K, N), with the same 2 M K N operations. They differ in what
-stays in a register, what stays in a near cache, and what is read from far away at each use.
+stays in registers, what stays in a near cache, and what is read from memory at each use.
 `python -m studies.speed ladder` times them. The ops call the last one.
 """
 
@@ -17,7 +17,7 @@ FACTORS = read(2), read(2), write(2)
 
 @compiled(FACTORS)
 def _three_loops(x, w, y):
-    """The definition: one number of y at once. w is read down a column, a cache line a number."""
+    """The definition: one number of y at a time. w is read by columns: a cache line per number."""
     for i in range(x.shape[0]):
         for j in range(w.shape[1]):
             total = np.float32(0)
@@ -28,7 +28,7 @@ def _three_loops(x, w, y):
 
 @compiled(FACTORS)
 def _reordered(x, w, y):
-    """The inner loops exchanged: w and y are read along rows, so LLVM makes vector code of them.
+    """The inner loops exchanged: w and y are read along rows, so LLVM generates vector code.
 
     But each multiplication loads and stores a number of y.
     """
@@ -44,8 +44,8 @@ def _reordered(x, w, y):
 def _tiled(x, w, y):
     """Blocks of w that stay in a near cache, and eight steps of k each time y is visited.
 
-    Eight numbers of x stay in registers, broadcast to vectors. y is loaded and stored once, where
-    the way before did it eight times. The rest at the end of k is done as before.
+    Eight numbers of x stay in registers, broadcast to vectors. y is loaded and stored once for all
+    eight, not once for each. The steps that are left at the end of k are done as before.
     """
     (M, K), N = x.shape, w.shape[1]
     whole = K - K % DEPTH

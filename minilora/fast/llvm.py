@@ -148,7 +148,7 @@ def masks(b, cols, nv, lanes=LANES):
 
 
 def load(b, address, mask=None, lanes=LANES):
-    """A vector of so many floats; with a mask: of as many as the mask, 0 where it is masked out."""
+    """A vector of this many floats; with a mask, of the mask's length, and 0 where masked out."""
     if mask is None:
         return b.load(b.bitcast(address, vector(lanes).as_pointer()), align=4)
     kind = vector(mask.type.count)
@@ -217,7 +217,7 @@ def transposed(b, rows):
 
 
 def sums_of(b, rows):
-    """One vector of the sums of as many vectors as they have lanes: exchanged, and added."""
+    """The sums of n vectors of n lanes, as one vector: lanes are exchanged, and vectors added."""
     s = 1
     while len(rows) > 1:
         pairs = zip(rows[::2], rows[1::2])

@@ -1,11 +1,11 @@
 """Matrix products on the register tile (tile.py).
 
-The right factor b is packed: 48 columns at a time are copied into a small panel, where the tile
-finds the next row of b in the next cache lines. The left factor a is packed too where its rows are
-columns in memory, as in xᵀ y; else it is read in place. A panel belongs to one task and lives while
-its columns are in use. A packed left factor lives for DEPTH of its columns. Together they take at
-most 0.9 MB for each task. Each number of the result is summed by one task in one order, so the
-number of threads does not change it.
+The right factor b is packed: 48 columns at a time are copied into a small panel, where the next row
+of b is in the next cache lines. The left factor a is packed too if its rows are columns in memory,
+as in xᵀ y; else it is read in place. A panel belongs to one task and exists while its columns are
+in use. A packed left factor exists for DEPTH of its columns. Together they take at most 0.9 MB per
+task. Each number of the result is summed by one task in one order, so the number of threads does
+not change it.
 """
 
 import functools
@@ -49,7 +49,7 @@ DEPTH = 384  # most rows of a panel: 48 columns of them are 72 KB, which are rea
 ROWS = 512  # most rows of a packed left factor
 LEFT_COLUMNS = math.lcm(MR, 16)  # rows of a that are packed side by side: whole tiles and vectors
 GRAIN = 800_000  # multiplications below which a second thread costs more than it saves
-ROW_GRAIN = 100_000  # the same in numbers of w, where few rows use w and reading w takes the time
+ROW_GRAIN = 100_000  # the same in numbers of w, if few rows use w: reading w takes most of the time
 
 
 @compiled((read(2, "A"), *PLACE, *PLACE, write(2)))
@@ -77,7 +77,7 @@ _pack = by_address(_pack)
 
 @compiled((read(2, "A"), *PLACE, *PLACE, *TASK))
 def _prefetch(b, k, j, depth, cols, t, n_parts):
-    """Fetch part t of b[k:k+depth, j:j+cols] into L2, where it is packed soon."""
+    """Fetch part t of b[k:k+depth, j:j+cols] into L2, because it is packed soon."""
     if b.strides[1] == 4:
         for d in range(*portion(depth, t, n_parts, 1)):
             for n in range(0, cols + 15, 16):
@@ -98,7 +98,7 @@ def _pack_left(a, i, k, rows, depth, left):
 
 @compiled((*PRODUCT, write(2), boolean, *PLACE, *PLACE, *SIZES))
 def _tile_column(a, b, c, add, panel, packed, i0, size, k, step, j, j0, j1):
-    """c (+)= a b for some rows and a panel of columns; the next panel is prefetched meanwhile.
+    """c (+)= a b for some rows and a panel of columns; prefetches the next panel.
 
     packed: a is the transpose of what _pack_left made of these rows and this depth.
     """
@@ -133,7 +133,7 @@ def _rectangle(a, b, c, add, i0, i1, j0, j1):
         columns(a[i0:i1], b, c[i0:i1], add, step, j0, j1)
         return
     panel = aligned_empty(step, NR)
-    # In place, a tile would use MR of the 16 numbers of a line. A single panel does not pay for it.
+    # In place, a tile would use MR of a line's 16 numbers. Packing does not pay for a single panel.
     packs_left = a.strides[0] == 4 and j1 - j0 > NR
     blocks = -(-min(ROWS, i1 - i0) // LEFT_COLUMNS) if packs_left else 0
     left = aligned_empty(blocks * step, LEFT_COLUMNS)
@@ -158,7 +158,7 @@ rectangle = by_address(_rectangle)
 def grid(M, N, n_tasks):
     """(down, across), down · across = n_tasks: the grid whose largest share is smallest.
 
-    Among equals, rows are divided where there are at least as many rows as columns: then each task
+    Among equals, rows are divided if there are at least as many rows as columns: then each task
     reads all of the smaller factor, and its own part of the larger one. The other kernels divide
     rows too, so most of these rows are in the cache of the core that computed them.
     """
@@ -273,8 +273,8 @@ def _adapted(a, b, a2, b2):
     return y
 
 
-# LoRA's pair in one call where its products are small: Python's work for five calls would take
-# longer than they do. Each product is done by the function that is chosen above: the same bits.
+# LoRA's pair in one call if its products are small: Python's overhead for five calls would take
+# longer than the products. Each product uses the function that is chosen above: the same bits.
 
 
 @compiled((*(read(2),) * 4, float32, read(2), *(write(2),) * 3, *TASK))
@@ -327,7 +327,7 @@ def lora_backward(dy, xa, z, W, s, A, B, wants_dx):
 
 
 def _small(rows, xa, W, A, B):
-    """Would one thread do every product of these shapes, each in the way that is written above?"""
+    """Would one thread compute every product of these shapes, each in the way shown above?"""
     (M, r), (O, I) = (len(rows), len(A)), W.shape
     few = M > 1 and M * O * I < GRAIN and O * I < ROW_GRAIN and 1 < r <= FEW_DOTS < min(O, I)
     fits = few and xa.shape == (M, I) and A.shape == (r, I) and B.shape == (O, r)

@@ -1,9 +1,9 @@
-"""Products with a `Packed` W: where a float32 matrix is copied into panels, W is unpacked there.
+"""Products with a `Packed` W: W is unpacked into panels, where a float32 matrix would be copied.
 
-So W's numbers exist for one panel at a time, and a W of 4 bits is read in an eighth of the bytes. A
-single row, as in decoding, needs no panel: its dot products take the numbers from the registers in
-which they were unpacked. Each kind of W is written once, as the instructions that load 32 of its
-numbers; what its bytes mean stands in ops/nf4.py and formats/gguf.py.
+So a task holds only one panel of W's numbers, and a W of 4 bits is read in an eighth of the bytes.
+A single row, as in decoding, needs no panel: its dot products take the numbers from the
+registers in which they were unpacked. The code for each kind of W is the instructions that load 32
+of its numbers; ops/nf4.py and formats/gguf.py define what its bytes mean.
 """
 
 from functools import partial
@@ -129,7 +129,7 @@ def _numbers(b, kind, W, i, k):
 
 
 def _of_kind(b, kind, write):
-    """write(name) for the kind of this number, a branch for each; nothing on other processors."""
+    """write(name) for the kind with this number, a branch for each; nothing unless COMPUTES."""
     for n, name in enumerate(KINDS if COMPUTES else ()):
         with b.if_then(b.icmp_signed("==", kind, INT(n))):
             write(name)
@@ -152,7 +152,7 @@ def fill_panel(b, codes, c2, c1, mean, levels, kind, flipped, k, j, depth, cols,
             store(b, panel.at(d, b.add(n, INT(LANES * half))), numbers)
 
     def square(name, d, n):
-        """16 rows of W, the last in place of missing ones, become 16 columns."""
+        """16 rows of W become 16 columns; the last row replaces missing ones."""
         rows = [b.add(b.add(j, n), at_most(b, r, b.sub(cols, n))) for r in range(LANES)]
         two = zip(*(_numbers(b, name, W, i, b.add(k, d)) for i in rows))
         for half, numbers in enumerate(two):
@@ -176,7 +176,7 @@ def fill_panel(b, codes, c2, c1, mean, levels, kind, flipped, k, j, depth, cols,
 PACKED = read(2, dtype=uint8), read(1, dtype=uint8), read(1), float32, read(1), int64
 
 
-# fast=False: a number is what its page makes of the parts, bit for bit
+# fast=False: each number is the one that the page computes from the parts, bit for bit
 @compiled((*PACKED, boolean, *PLACE, *PLACE, write(2)), fast=False)
 def _unpack(codes, c2, c1, mean, levels, kind, flipped, k, j, depth, cols, panel):
     fill_panel(codes, c2, c1, mean, levels, kind, flipped, k, j, depth, cols, panel)
@@ -275,7 +275,7 @@ def _one_row_share(x, codes, c2, c1, mean, levels, kind, c, t, n_tasks):
 
 
 def product(x, W, flipped, z=None, b=None, add_to=None):
-    """x Wᵀ if flipped, else x W, and + z b where given; with add_to: += that, returned.
+    """x Wᵀ if flipped, else x W; plus z b if given. With add_to, adds it there and returns add_to.
 
     x (M, K), z (M, r), b (r, N)  ->  (M, N).
     """
@@ -301,5 +301,5 @@ def product(x, W, flipped, z=None, b=None, add_to=None):
 
 
 def fits(W) -> bool:
-    """Is W of a kind, with rows of whole groups, and this a processor that computes from it?"""
+    """Can this processor compute from W's parts? W must be of a kind and have whole groups."""
     return COMPUTES and W.form in KINDS and not W.across and W.sizes[1] % KINDS[W.form][2] == 0

@@ -1,4 +1,4 @@
-"""Softmax cross-entropy: the losses and the gradient in one visit of each row."""
+"""Softmax cross-entropy: each row is visited once for its loss and its gradient."""
 
 import math
 
@@ -43,7 +43,7 @@ def _cross_entropy_rows(z, targets, losses, t, n_tasks):
 
 @compiled((read(1, dtype=int64), int64))
 def _first_wrong(targets, V):
-    """The index of the first target that is no column of V and not IGNORED, or -1."""
+    """The index of the first target that is neither a column of V nor IGNORED, or -1."""
     for i in range(len(targets)):
         if not -V <= targets[i] < V and targets[i] != IGNORED:
             return i

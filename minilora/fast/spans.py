@@ -1,4 +1,4 @@
-"""Spans state which rows of q, k and v belong to a sequence: checked, and divided among tasks.
+"""Spans say which rows of q, k and v belong to a sequence. Tasks share them, checked.
 
 spans (N, 4) int64: for each sequence where its queries begin and end, where its keys begin and end.
 """
@@ -16,9 +16,9 @@ SPANS = read(2, dtype=int64)
 def time_of(T, S, i):
     """An estimate, in some unit, of the time of a head's first i queries, of T, with S keys.
 
-    Twice the pairs of query and key: each query counts 32 keys more than it sees, which stand for
-    its other work, and queries are counted in eights, as tiles of rows are computed whole. 8
-    divides BLOCK, so every block counts more than 0, as is_mine requires.
+    Twice the number of pairs of query and key. Each query counts 32 keys more than it sees, for its
+    other work. Queries are counted in eights, because tiles of rows are computed whole. 8 divides
+    BLOCK, so every block counts more than 0, as is_mine requires.
     """
     i = -(-i // 8) * 8
     return i * (2 * (S - T + BLOCK) + i)
@@ -26,7 +26,7 @@ def time_of(T, S, i):
 
 @compiled((int64, int64, int64, *TASK))
 def is_mine(start, stop, time, t, n_tasks):
-    """Does the middle of this piece of the time lie in task t's part, of n_tasks equal parts?
+    """Is the middle of this piece of the time in task t's part, one of n_tasks equal parts?
 
     start < stop; so exactly one task takes the piece.
     """
@@ -55,9 +55,9 @@ def _survey(spans, M, S):
 
 
 def checked(q, k, v, spans):
-    """k, v and spans as the kernels read them, and what _survey returns. Raises ValueError.
+    """k, v and spans as the kernels read them, and what _survey returns; raises ValueError.
 
-    A head's numbers must be adjacent in memory, as they are in a KV cache; else k, v are copied.
+    If a head's numbers are not adjacent in memory (in a KV cache they are), k and v are copied.
     """
     fits = q.ndim == k.ndim == 3 and q.shape[2] == k.shape[2] and k.shape == v.shape
     if not (fits and k.shape[1] and q.shape[1] % k.shape[1] == 0):

@@ -52,7 +52,7 @@ def _codegen(context, b, signature, values):
 
 
 def _typed(*rows):
-    """Numba's answer for these types; None, an error, if one is no contiguous row of float32."""
+    """What Numba needs for these types; None, an error, unless all are contiguous float32 rows."""
     allowed = (types.Array(float32, 1, "C"), types.Array(float32, 1, "C", readonly=True))
     return (float32(*rows), _codegen) if all(row in allowed for row in rows) else None
 

@@ -33,8 +33,8 @@ def num_threads() -> int:
 
 
 def turn() -> contextlib.AbstractContextManager:
-    """Held while a parallel loop runs. Numba's own work queue ends the process if two threads use
-    it at once; with it they take turns.
+    """A lock for a parallel loop. Numba's own work queue ends the process if two threads use it at
+    once, so threads take turns; with the other pools nothing is locked.
     """
     several = settings["DISABLE_JIT"] or numba.threading_layer() in ("tbb", "omp")
     return _NO_TURNS if several else _TURN

@@ -16,13 +16,12 @@ is written as instructions (llvm.py). It computes
 
 with 1 <= rows <= height (MR), 1 <= cols <= 16·nv. In comments "(+)=" means: = or +=.
 
-- A has any strides. So a transpose, or one head of an attention, is read in place. Where A's rows
-  are adjacent in memory and none is missing, one address serves all rows, and the walk takes two
-  steps at once. At the edges the last row of A takes the place of a missing row; what it gives is
-  not stored.
+- A has any strides. So a transpose, or one head of an attention, is read in place. If A's rows are
+  adjacent in memory and none is missing, one address serves all rows, and the walk takes two steps
+  at once. At the edges the last row of A replaces a missing row; its result is not stored.
 - B and C have adjacent columns. B is loaded up to the next multiple of 16 columns; `copy16` and
-  `transpose16` pack it so, with zeros at the end. `masked_tile16` loads only what exists. Missing
-  columns of C are masked out when C is stored.
+  `transpose16` pack it in this way, with zeros at the end. `masked_tile16` loads only what exists.
+  Missing columns of C are masked out when C is stored.
 
 The number of registers limits the block: 32 registers of 16 floats (AVX-512) hold 8 x 48, and 8
 remain for A and B. 16 of 8 floats (AVX2), or 32 of 4 (NEON), hold 6 x 16; 16 of 4 (SSE) hold
@@ -69,8 +68,8 @@ def _block_size():
 
 MR, NR = _block_size()
 DOTS = 4 if NR == 48 else 2  # rows of a block of dot products: 4 · DOTS sums in as many vectors
-# How far ahead a matrix that is read once is prefetched, in bytes. It goes into L1: into L2 alone
-# gained less, and past all caches (non-temporal) took half as long again.
+# How far ahead a matrix that is read once is prefetched, in bytes. It goes into L1: L2 alone gained
+# less, and a prefetch past all caches (non-temporal) took half as long again.
 BYTES_AHEAD = 8192
 ROWS_AHEAD = 16  # the same in rows, for a B whose rows are not adjacent in memory
 

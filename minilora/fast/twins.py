@@ -1,9 +1,9 @@
 """Twins of the pages' functions, written with kernels: the same names, arguments, caches.
 
-What a twin computes, and why, stands on its page: see the function of the same name in ops/ and
-methods/. Here stands the order of the work and what is done in one pass over memory. A backward's
-twin may take one argument more, `add_to`: the gradient that the first argument has so far. Then it
-returns the sum as the first gradient.
+The page's function of the same name says what a twin computes, and why. This file shows the order
+of the work and what is done in one pass over memory. A backward's twin may have one more argument:
+with `add_to`, it adds the first argument's accumulated gradient and returns the sum as the first
+gradient.
 """
 
 from collections.abc import Callable
@@ -140,7 +140,7 @@ def mask(x, p, key, rows=None):
 
 
 def _uniform(key, rows, shape):
-    """The numbers that the page draws for these rows, without drawing those of the others."""
+    """The numbers that the page draws for these rows, without drawing those of other rows."""
     philox = np.random.Philox(np.random.SeedSequence(key))
     bits, (M, columns) = np.random.Generator(philox), shape
     if rows is None:
@@ -267,7 +267,7 @@ def adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step, factor=1.0):
     K.adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step, factor)
 
 
-# an op, or a function that is none -> the twins of its forward, backward and value
+# an op, or a function that is not an op -> the twins of its forward, backward and value
 PAGES: dict[Any, tuple[Callable | None, ...]] = {
     engine.add: (None, None, add),
     ops.linear: (linear_forward, linear_backward),

@@ -12,9 +12,9 @@ from .llvm import by_address
 from .tile import DOTS, LOW, MR, NR, dots, low_tile, prefetching_tile, row_dots, tile_row
 from .vectors import transpose16
 
-FEW_DOTS = 2 * DOTS  # up to so many rows or columns, a product is done by dot products
-SHALLOW = 16  # up to so much depth, a product is done row by row
-FEW_ROWS = 32  # up to so many rows or columns, the long factor is read in place by `columns`
+FEW_DOTS = 2 * DOTS  # with at most so many rows or columns, a product is done by dot products
+SHALLOW = 16  # with at most this depth, a product is done row by row
+FEW_ROWS = 32  # with at most so many rows or columns, `columns` reads the long factor in place
 IN_L1 = 128  # rows of 48 columns that stay in the L1 cache
 
 

@@ -1,6 +1,6 @@
 """Functions for the kernels that work on whole vectors: exp, rotations, copies, softmax columns.
 
-Each is an intrinsic (llvm.py), and beside it stands the same in NumPy.
+Each is an intrinsic (llvm.py), with the same function in NumPy next to it.
 """
 
 import math
@@ -162,7 +162,7 @@ def transpose16(b, A, i, k, rows, depth, P, p, q):
 
 
 def at_most(b, r, rows):
-    """min(r, rows - 1): the last row takes the place of the missing ones."""
+    """min(r, rows - 1): the last row replaces the missing ones."""
     return b.select(b.icmp_signed("<", INT(r), rows), INT(r), b.sub(rows, INT(1)))
 
 

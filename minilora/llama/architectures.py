@@ -16,8 +16,8 @@ class Architecture:
     qkv_bias: bool = False  # are biases added to q, k and v?
     qk_norm: bool = False  # is each head's q and k normalised, before the rotation?
     own: tuple[str, ...] = ()  # fields of ModelConfig that no other model_type has
-    off: tuple[str, ...] = ()  # fields of config.json that are false, or the mathematics is another
-    defaults: Mapping[str, Any] = field(default_factory=dict)  # of fields, where not Llama's
+    off: tuple[str, ...] = ()  # fields of config.json that must be false: they change the formula
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # of fields, if other than Llama's
 
 
 MISTRAL = {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096}

@@ -17,7 +17,7 @@ from .rows import Rows, last_rows, next_rows
 class KVCache:
     """The keys and values of all earlier tokens, so that they are computed only once.
 
-    Sequence n has its keys in the rows from n·capacity on.
+    The keys of sequence n begin at row n·capacity.
     """
 
     def __init__(self, config, batch_size: int, capacity: int, dtype):
@@ -28,7 +28,7 @@ class KVCache:
         self.lengths = np.zeros(batch_size, int)  # number of tokens of each sequence
 
     def rows(self, new: np.ndarray, model, of: np.ndarray) -> Rows:
-        """The rows of the next tokens: `new` of them, (K,) ints, of each of the sequences `of`."""
+        """The rows of the next tokens.   of (K,): sequences; new (K,): how many tokens of each."""
         begin = self.lengths[of]
         end = begin + new
         return next_rows(begin, end, of * self.capacity, model.rope_tables(0, int(end.max())))
@@ -61,14 +61,14 @@ def generate(
     """Continue each row of ids by at most max_new_tokens, with a KV cache.
 
     ids (N, T) -> (N, T + new); a list of N rows of several lengths -> a list of N arrays, each row
-    with its new tokens. Nothing is padded, and a row that has ended is not computed any more.
-    repetition_penalty: the logits of the tokens so far, the prompt's too, are divided by it where
-    they are above 0, and multiplied by it elsewhere. temperature: 0 takes the most probable token;
-    above 0 a token is sampled from the top_k most probable ones (0: from all), and of these from
-    the first whose probabilities sum to top_p. All as in transformers.
-    stop: a token or a text that ends a row, or a list of them; an ended row repeats its last token,
-    or after a text the padding, until all rows have ended. on_token: called with each new column
-    (N,). forward: a `Forward`; the model's own weights where None.
+    with its new tokens. Nothing is padded, and a row that has ended is no longer computed.
+    repetition_penalty: the logits of all tokens so far, prompt included, are divided by it if they
+    are above 0, else multiplied by it. temperature: 0 takes the most probable token; above 0 a
+    token is sampled from the top_k most probable ones (0: all), and of these from the first ones
+    whose probabilities sum to at least top_p. All as in transformers.
+    stop: a token or a text that ends a row, or a list of them. An ended row repeats its last token
+    (padding if a text ended it) until all rows have ended. on_token: called with each new column
+    (N,). forward: a `Forward`; None: the model's own weights.
     Raises ValueError if ids or a setting is out of range, or the logits are not finite.
     """
     prompts = check_prompts(ids, model.config.vocab_size)
@@ -83,10 +83,10 @@ def generate(
     ends, texts = _stops(stop, model)
     rng = np.random.default_rng(whole("generate: seed", seed))
     lengths, W = np.array([len(p) for p in prompts]), array(model.head(forward))
-    model.check_length(int(lengths.max()) + max(0, max_new_tokens - 1))  # the last one is not read
+    model.check_length(int(lengths.max()) + max(0, max_new_tokens - 1))  # the last one is no input
     cache = KVCache(model.config, len(prompts), lengths.max() + max_new_tokens, model.dtype)
     going, columns = np.arange(len(prompts)), []  # the rows that have not ended; the new tokens
-    fill = np.zeros(len(prompts), int)  # of each row: its last token, or what follows its end
+    fill = np.zeros(len(prompts), int)  # of each row: its last token, or what fills it up
     seen = np.zeros((len(prompts), model.config.vocab_size if penalty != 1 else 0), bool)
     new, count = np.concatenate(prompts), lengths
     for _ in range(max_new_tokens):
@@ -119,9 +119,9 @@ def generate(
 def generate_text(model, prompt: str, max_new_tokens: int = 32, **choices) -> str:
     """The text that a model writes after a prompt, without the prompt and the end token.
 
-    model: a Llama, a Tuned or a Library. choices: of `generate`; the tokenizer's end token ends the
-    text, and so does what `stop` names, but with stop=None nothing does. A text that ends it is cut
-    off. Raises ValueError for an empty prompt or a model without a tokenizer.
+    model: a Llama, a Tuned or a Library. choices: keywords of `generate`. The tokenizer's end token
+    and what `stop` names end the text; with stop=None nothing does. A stop text is cut off. Raises
+    ValueError for an empty prompt or a model without a tokenizer.
     """
     tokenizer = model.tokenizer
     if tokenizer is None:
@@ -138,7 +138,7 @@ def generate_text(model, prompt: str, max_new_tokens: int = 32, **choices) -> st
 
 
 def decode_more(tokenizer: Any, ids: list[int], new: list[int]) -> str:
-    """The text of new tokens after others, with the space that some tokenizers drop at a start."""
+    """The text of new tokens after ids; keeps the space that some tokenizers drop at a start."""
     return tokenizer.decode([*ids, *new])[len(tokenizer.decode(ids)) :]
 
 
@@ -152,9 +152,9 @@ def _listed(stop):
 
 
 def _stops(stop, model):
-    """The tokens and the texts that end a row; raises ValueError for what cannot.
+    """The tokens and the texts that end a row; raises ValueError for anything else.
 
-    A text that is one special token, which no decoded text shows, is that token.
+    A text that encodes to one special token counts as the token: decoded text does not show it.
     """
     ids, texts, V = [], [], model.config.vocab_size
     for item in _listed(stop):
@@ -181,7 +181,7 @@ def _stops(stop, model):
 
 def _choose(logits, temperature, top_p, u=None, top_k=0):
     """The next token of each row.   logits (N, V), u (N, 1) random in [0, 1) -> (N,) ints."""
-    best = logits.argmax(axis=1)  # the place of a NaN, if there is one
+    best = logits.argmax(axis=1)  # a NaN's position, if there is one
     if not np.isfinite(logits[np.arange(len(best)), best]).all():
         raise ValueError("generate: the logits are not finite: a weight of the model is too large")
     if temperature == 0:

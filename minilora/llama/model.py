@@ -1,8 +1,8 @@
 """A Llama: a flat dict of arrays under the checkpoint's own names, and one forward pass over them.
 
-The same pass serves training and generation. A `Forward` holds what it runs with: the weights, and
-for each linear that a technique adapts the function that runs it. The pass computes the rows that
-are asked of it, not the whole batch: see rows.py.
+Training and generation use the same pass. A `Forward` holds its weights, and for each linear that a
+technique adapts the function that computes it. The pass computes only the rows that it is asked
+for: see rows.py.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from .architectures import ARCHITECTURES, Architecture
 from .rotation import Llama3Scaling
 from .rows import Rows, all_rows, needed_rows
 
-Adapted = Callable[[Tensor, Rows], Tensor]  # x (M, I), which are these rows -> y (M, O)
+Adapted = Callable[[Tensor, Rows], Tensor]  # x (M, I), the rows that x has -> y (M, O)
 
 QKV = "q_proj", "k_proj", "v_proj"
 MLP = "gate_proj", "up_proj", "down_proj"
@@ -37,18 +37,18 @@ EMBED, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.w
 
 @dataclass(frozen=True)
 class Forward:
-    """What one forward pass runs with."""
+    """The weights and the adapted linears of one forward pass."""
 
     weights: Mapping[str, Any]  # name -> array, or leaf of the tape
-    adapted: Mapping[str, Adapted] = dataclasses.field(default_factory=dict)  # of linears
-    recompute: bool = False  # keep of each layer its input only, and run it again in backward?
+    adapted: Mapping[str, Adapted] = dataclasses.field(default_factory=dict)  # by linear
+    recompute: bool = False  # keep only each layer's input, and run the layer again in backward?
 
     def linear(self, name: str, x: Tensor, rows: Rows) -> Tensor:
-        """The linear of this name, adapted or not.   x (M, I), which are these rows -> (M, O)."""
+        """Run this linear, adapted or not.   x (M, I), rows: the rows that x has -> (M, O)."""
         run, W = self.adapted.get(name), self.weights[f"{name}.weight"]
         op = ops.linear if isinstance(W, Tensor) else ops.frozen_linear
         if run is None and x.node is None and op is ops.frozen_linear:
-            return op(x, W)  # nothing goes on the tape, so it needs no place: decoding is quick
+            return op(x, W)  # nothing goes on the tape, so no scope is needed: decoding is fast
         with scope(name.rsplit(".", 1)[-1]):
             return run(x, rows) if run else op(x, W)
 
@@ -65,7 +65,7 @@ class Forward:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a Llama or of a relative, under the names of Hugging Face's config.json."""
+    """The shape of a Llama or a similar model, under the names of Hugging Face's config.json."""
 
     vocab_size: int  # V, tokens
     hidden_size: int  # C, width of the residual stream
@@ -76,13 +76,13 @@ class ModelConfig:
     head_dim: int = 0  # D, even; 0: C / H
     rms_norm_eps: float = 1e-5  # added to the mean square
     rope_theta: float = 10000.0  # base of the rotation's wavelengths
-    max_position_embeddings: int = 2048  # T the model was made for, tokens
+    max_position_embeddings: int = 2048  # the longest T that the model was made for, tokens
     tie_word_embeddings: bool = False  # is the head the embedding?
     rope_scaling: Llama3Scaling | None = None  # stretches the long wavelengths
-    model_type: str = "llama"  # what else is computed: a name in ARCHITECTURES
+    model_type: str = "llama"  # the architecture: a name in ARCHITECTURES
     no_rope_layers: tuple[int, ...] = ()  # SmolLM3: 0 for a layer that does not rotate q and k
-    no_rope_layer_interval: int = 4  # SmolLM3, without that list: each fourth layer does not
-    sliding_window: int | None = None  # longest row without a window of attention; None: any
+    no_rope_layer_interval: int = 4  # SmolLM3, without that list: every fourth layer does not
+    sliding_window: int | None = None  # attention window, tokens: no row may be longer
 
     def __post_init__(self):
         if self.model_type not in ARCHITECTURES:
@@ -97,13 +97,13 @@ class ModelConfig:
         if not self.head_dim:
             if self.hidden_size % self.num_attention_heads:
                 raise ValueError(
-                    f"config: hidden_size {self.hidden_size} is no multiple of "
+                    f"config: hidden_size {self.hidden_size} is not a multiple of "
                     f"{self.num_attention_heads} heads"
                 )
             object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
-                f"config: {self.num_attention_heads} query heads are no multiple of "
+                f"config: {self.num_attention_heads} query heads are not a multiple of "
                 f"{self.num_key_value_heads} key heads"
             )
         if self.head_dim % 2:
@@ -111,10 +111,10 @@ class ModelConfig:
         self._check_own()
 
     def _check_own(self):
-        """Raises ValueError for a field that the model_type has not, or that is out of range."""
+        """Raises ValueError for a field out of range, or one that the model_type does not have."""
         for name in ("no_rope_layers", "sliding_window"):
             if (value := getattr(self, name)) and name not in self.architecture.own:
-                lacks = f"which {self.model_type} has not"
+                lacks = f"which {self.model_type} does not have"
                 raise ValueError(f"config: {name} is {value!r:.80}, {lacks}")
         listed, layers = len(self.no_rope_layers), self.num_hidden_layers
         if listed not in (0, layers):
@@ -174,14 +174,12 @@ class ModelConfig:
 
 
 class Llama:
-    """config, params (name -> array, read only by convention) and, where there is one, a
-    tokenizer.
-    """
+    """config, params (name -> array; do not write into them) and, if there is one, a tokenizer."""
 
     def __init__(self, config: ModelConfig, params: dict[str, np.ndarray], tokenizer: Any = None):
         check_params(config, params)
         self.config, self.params, self.tokenizer = config, params, tokenizer
-        self._tables = self._angles(0)  # grown as they are asked for
+        self._tables = self._angles(0)  # grow when longer ones are needed
 
     @property
     def dtype(self) -> np.dtype:
@@ -194,10 +192,12 @@ class Llama:
         )
 
     def rope_tables(self, start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        """cos and sin (end - start, D/2) of the places start … end - 1; warns past the length that
-        the model was made for. Raises ValueError past its window of attention.
+        """cos and sin (end - start, D/2) of the positions start … end - 1.
+
+        Warns if end exceeds the length that the model was made for; raises ValueError if it
+        exceeds the attention window.
         """
-        real = not isinstance(self.params[EMBED], Meta)  # not a model of shapes alone
+        real = not isinstance(self.params[EMBED], Meta)  # not a shape-only model
         if real:
             self.check_length(end)
         if real and end > self.config.max_position_embeddings:
@@ -207,7 +207,7 @@ class Llama:
                 stacklevel=2,
             )
         have = len(self._tables[0])
-        if have < end:  # at least doubled, so that generating T tokens makes log T tables
+        if have < end:  # at least doubled: for T tokens only log T tables are made
             self._tables = self._angles(max(64, 2 * have, end))
         cos, sin = self._tables
         return cos[start:end], sin[start:end]
@@ -236,8 +236,8 @@ class Llama:
     ) -> Tensor:
         """The last hidden states of a batch, normalised.   ids (N, T) ints -> (N·T, C).
 
-        forward: the model's own weights where None; cache: keys and values of the places
-        before these, extended by theirs.
+        forward: None: the model's own weights. cache: keys and values of the earlier positions;
+        those of these positions are added to it.
         """
         N, T = ids.shape
         if cache:
@@ -255,7 +255,7 @@ class Llama:
     ) -> Tensor:
         """The forward pass on rows: the last hidden states, normalised.   ids (M,) ints -> (R, C).
 
-        rows: those of all layers (M), and those that go on after the last layer's keys and values
+        rows: the rows of all layers (M), and those of the last layer's queries and all that follows
         (R). forward, cache: as for `hidden`.
         """
         forward, (every, asked) = forward or Forward(self.params), rows
@@ -275,7 +275,7 @@ class Llama:
     def _layer(self, i, forward, every, asked, cache, x):
         """x + attention(norm(x)), then x + mlp(norm(x)).   x (M, C) -> (R, C).
 
-        Keys and values are those of every row; all else is computed for the rows asked for.
+        Keys and values are computed for the rows in `every`, all else for the rows in `asked`.
         """
         c, layer = self.config, f"model.layers.{i}"
 
@@ -312,7 +312,7 @@ class Llama:
             return ops.add(x, forward.feed_forward(f"{layer}.mlp", h, asked))
 
     def head(self, forward: Forward | None = None) -> Any:
-        """The head's matrix (V, C), an array or a leaf: the embedding where they are tied."""
+        """The head's matrix (V, C), an array or a leaf; if tied, it is the embedding."""
         weights = forward.weights if forward else self.params
         return weights[EMBED if self.config.tie_word_embeddings else HEAD]
 
@@ -325,8 +325,8 @@ class Llama:
     def loss(self, ids, targets, count=None, forward: Forward | None = None) -> Tensor:
         """Mean cross-entropy over the targets that are not -100.   ids, targets (N, T) ints -> ().
 
-        count: divide by this instead (a part of a larger batch). Only the rows that can change the
-        loss are computed, and logits only for rows whose target counts.
+        count: the divisor, for a part of a larger batch; None: the number of those targets. Only
+        rows that can change the loss are computed, and logits only for rows whose target counts.
         """
         ids = generation.check_ids(ids, self.config.vocab_size)
         targets = check_targets(targets, ids.shape, self.config.vocab_size)
@@ -375,8 +375,8 @@ class Llama:
 
 
 def init_params(config: ModelConfig, seed: int = 0, std: float = 0.02, dtype=np.float32) -> dict:
-    """Normal weights, the ones that write into the residual stream scaled by 1/√(2L);
-    gains 1, biases 0 (GPT-2's recipe).
+    """Normal weights; those that write into the residual stream are scaled by 1/√(2L). Gains are 1,
+    biases 0 (GPT-2's recipe).
     """
     rng = np.random.default_rng(seed)
     residual = std / math.sqrt(2 * config.num_hidden_layers)
@@ -391,12 +391,12 @@ def init_params(config: ModelConfig, seed: int = 0, std: float = 0.02, dtype=np.
 
 
 def check_targets(targets, shape: tuple[int, ...], vocab_size: int) -> np.ndarray:
-    """targets as an array of ids of this shape, -100 where none counts; raises ValueError."""
+    """targets as an array of ids of this shape, -100 where ignored; raises ValueError."""
     targets = np.asarray(targets)
     if targets.shape != shape or targets.dtype.kind not in "iu":
         raise ValueError(
-            f"targets: shape {targets.shape} of {targets.dtype}, wanted {shape} as the ids', "
-            "whole numbers"
+            f"targets: shape {targets.shape} of {targets.dtype}, wanted whole numbers of the shape "
+            f"of ids, {shape}"
         )
     bad = (targets != IGNORED) & ((targets < 0) | (targets >= vocab_size))
     if bad.any():
@@ -407,14 +407,14 @@ def check_targets(targets, shape: tuple[int, ...], vocab_size: int) -> np.ndarra
 
 
 def check_base(who: str, model: Any) -> None:
-    """Raises TypeError, with what to do, for what is no model without an adapter."""
+    """Raises TypeError, and says what to do, unless model is a Llama (which has no adapter)."""
     if not isinstance(model, Llama):
         kind, wanted = type(model).__name__, "a Llama: load_model, detach and merge return one"
         raise TypeError(f"{who}: got a {kind}, wanted {wanted}")
 
 
 def check_params(config: ModelConfig, params: Mapping[str, np.ndarray]) -> None:
-    """`check_shapes`; also raises ValueError for mixed precision."""
+    """Like `check_shapes`; also raises ValueError for mixed precision."""
     check_shapes(config, params)
     dtypes = {str(a.dtype) for a in params.values() if not isinstance(a, Meta)}
     if len(dtypes) > 1 or not dtypes <= {"float32", "float64"}:
@@ -424,14 +424,14 @@ def check_params(config: ModelConfig, params: Mapping[str, np.ndarray]) -> None:
 
 
 def check_shapes(config: ModelConfig, params: Mapping[str, Any]) -> None:
-    """Raises ValueError where an array is missing, foreign or of another shape."""
+    """Raises ValueError if an array is missing, unknown or of another shape."""
     wanted = config.shapes()
     if missing := sorted(wanted.keys() - params.keys()):
         first = f"{missing[0]}, wanted with shape {wanted[missing[0]]}"
         raise ValueError(f"model: {len(missing)} arrays are missing, the first is {first}")
     if extra := sorted(params.keys() - wanted.keys()):
         first = f"{extra[0]} of shape {params[extra[0]].shape}"
-        raise ValueError(f"model: {len(extra)} arrays do not belong here, the first is {first}")
+        raise ValueError(f"model: {len(extra)} arrays are not in the config, the first is {first}")
     for name, shape in wanted.items():
         if params[name].shape != shape:
             raise ValueError(

@@ -21,14 +21,14 @@ Tables = tuple[Any, Any]  # cos and sin (T, D/2) of the positions 0 … T - 1
 class Rows:
     """Some positions of each sequence, and the keys that they see."""
 
-    spans: np.ndarray  # (N, 4): where a sequence's rows begin and end, where its keys begin and end
+    spans: np.ndarray  # (N, 4): of each sequence: rows begin, rows end, keys begin, keys end
     angles: Tables  # cos and sin (M, D/2) of each row
     batch: np.ndarray | None = None  # (M,): which row of the batch (N·T) it is; None: all, in order
-    among: np.ndarray | None = None  # (M,): which row of the layers before it is; None: all
+    among: np.ndarray | None = None  # (M,): which row of the earlier layers it is; None: all
     keys: np.ndarray | None = None  # (M,): where a KV cache stores its key; None without a cache
 
     def of(self, x: Tensor) -> Tensor:
-        """These rows of x, which has the rows of the layers before.   (·, C) -> (M, C)."""
+        """These rows of x; x has the rows of the earlier layers.   (·, C) -> (M, C)."""
         return x if self.among is None else ops.take(x, self.among)
 
 

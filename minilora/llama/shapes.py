@@ -1,4 +1,4 @@
-"""The sizes of published models, to count what a technique would train in them. No weights needed.
+"""The sizes of published models. With them one can count what a technique trains, without weights.
 
 All models use one set of names: q_proj k_proj v_proj o_proj up_proj down_proj, and gate_proj where
 the feed-forward is gated. q, k and v are three linears even where the original fuses them.
@@ -20,7 +20,7 @@ class Shape:
     layers: int  # L
     width: int  # C
     feed_forward: int  # F
-    llama: dict[str, Any] | None = None  # for a Llama or a relative: ModelConfig's other fields
+    llama: dict[str, Any] | None = None  # of a Llama or a similar model: ModelConfig's other fields
 
     def linears(self) -> dict[str, tuple[int, int]]:
         """Name -> (O, I) of every linear of the layers."""
@@ -29,10 +29,10 @@ class Shape:
         return {n: size for n, size in linears.items() if self.llama or "gate_proj" not in n}
 
     def config_fields(self) -> dict[str, Any]:
-        """A ModelConfig's fields; raises ValueError if the model is no Llama."""
+        """A ModelConfig's fields; raises ValueError if the model is not a Llama."""
         if self.llama is None:
             llamas = ", ".join(name for name, shape in SHAPES.items() if shape.llama)
-            reason = "is no Llama, so its activations are not known here"
+            reason = "is not a Llama, so its activations are not known here"
             raise ValueError(f"{self.name} {reason}; wanted one of {llamas}")
         return self._sizes() | self.llama
 

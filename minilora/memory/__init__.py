@@ -1,7 +1,7 @@
 """Where the memory goes: the bytes of a training step, predicted from shapes and measured.
 
-step: the ledger, by category · saved: what the tape keeps, by name · count: numbers that train
-tables: to read
+step: the ledger, by category · saved: the arrays on the tape, by name · count: trainable parameters
+tables: the ledger as text
 """
 
 from ..support.meta import arrays_in

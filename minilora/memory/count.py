@@ -1,4 +1,4 @@
-"""How many numbers a technique trains, by the technique's formula, from a list of linears."""
+"""How many parameters a technique trains: its own formula, applied to a list of linears."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ from ..tuning.choices import check_options, check_rank, find_method, match_targe
 def count(
     model: Any, method: str | Method, *, rank: int | None = None, targets=None, **options
 ) -> dict[str, Any]:
-    """The trainable numbers of a method on a model. No array is allocated.
+    """The number of trainable parameters of a method on a model. No array is allocated.
 
     model: has linears(), name -> (O, I): a ModelConfig, or one of `shapes.SHAPES`.
     Returns trainable; frozen_shared (VeRA's A and B, not part of trainable); rank; per_linear:

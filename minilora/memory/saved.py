@@ -1,4 +1,4 @@
-"""The arrays that the tape keeps for backward, each storage once: in which part, op and name."""
+"""The arrays that the tape keeps for backward, each storage once: its part, its op, its name."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -26,7 +26,7 @@ class Saved:
 def saved_arrays(nodes: Iterable[Node], besides: Iterable[np.ndarray] = ()) -> list[Saved]:
     """Every storage in the nodes' caches, once, in the order of the forward pass.
 
-    besides: arrays of any shapes, whose storages are left out.
+    besides: arrays whose storages are left out.
     """
     known = storages(besides)
     holders: dict[int, list[tuple[str, str]]] = {}
@@ -59,7 +59,7 @@ def named_arrays(node: Node) -> Iterator[tuple[str, str, Any]]:
 
 
 def storage(a) -> tuple[int, int]:
-    """(address, bytes) of an array's root storage, all of which even a small view keeps alive."""
+    """(address, bytes) of an array's root storage. Even a small view keeps all of it alive."""
     if isinstance(a, Meta):
         return id(a.storage), a.storage.nbytes
     a = root(a)
@@ -67,7 +67,7 @@ def storage(a) -> tuple[int, int]:
 
 
 def root(a: np.ndarray) -> np.ndarray:
-    """The array whose storage a view shows."""
+    """The array that owns the storage of a view."""
     while isinstance(a.base, np.ndarray):
         a = a.base
     return a

@@ -1,7 +1,7 @@
-"""Where the memory goes, in bytes: predicted from shapes alone, and measured in the process.
+"""Where the memory goes, in bytes: predicted from shapes, and measured in the process.
 
-Both run the same step: `ledger` on arrays without numbers (`meta`), `measure` on real ones. If the
-two differ, the prediction is wrong.
+Both run the same step: `ledger` on shape-only arrays (`meta`), `measure` on real ones. If the two
+differ, the prediction is wrong.
 """
 
 import contextlib
@@ -36,27 +36,27 @@ CATEGORIES = ("weights", "gradients", "optimizer", "activations")
 
 @dataclass(frozen=True)
 class Ledger:
-    """Bytes by category, and what lies behind them.
+    """Bytes by category, and the parts of each category.
 
-    ledger["weights"] and the like answer for the four categories.
+    The four categories can be read as in a dict: ledger["weights"].
     """
 
     weights: int  # frozen + trainable + shared + moved
     gradients: int  # of the trainable arrays
     optimizer: int  # AdamW's two moments (mixed precision: and the 32-bit master copy)
-    activations: int  # saved arrays on the tape when backward starts, once a storage
+    activations: int  # arrays on the tape when backward starts, each storage once
     frozen: int  # of weights: what does not train
     trainable: int  # of weights: what trains
     shared: int  # of weights: projections that all layers share (VeRA)
     moved: int  # of weights: what a step rule moves or remembers (Delta-LoRA: W, start factors)
-    # the base's arrays of which a copy is trained (full, Delta-LoRA), kept for detach; no step
-    # needs them, so they count neither as weights nor in the peak
+    # arrays of the base whose copies are trained (full, Delta-LoRA), kept for detach; no step needs
+    # them, so they count neither as weights nor in the peak
     base_kept: int
     scratch: int  # RoPE's tables, and the angles of the batch's rows
-    # weights + optimizer + scratch + the most that forward and backward held at once; predicted for
-    # the twins, since the pages hold more for a moment, such as (T, T) scores of all heads
+    # weights + optimizer + scratch + the most that forward and backward held at once. Predicted for
+    # the twins: the pages hold more for a moment, such as the (T, T) scores of all heads
     peak: int
-    transient: int  # of the peak: neither weights, nor optimizer, nor scratch, nor activations
+    transient: int  # the peak without weights, optimizer, scratch and activations
     saved: tuple[Saved, ...]  # the storages behind `activations`
 
     def __getitem__(self, category: str) -> int:
@@ -70,7 +70,7 @@ class Ledger:
         return CATEGORIES
 
     def total(self) -> int:
-        """The four categories together; the peak is another number."""
+        """The sum of the four categories; it is not the peak."""
         return sum(self[c] for c in CATEGORIES)
 
     def _facts(self) -> dict[str, str]:
@@ -96,17 +96,17 @@ def ledger(
     embeddings: str = "float32",
     **how: Any,
 ) -> Ledger:
-    """Predicted bytes of a training step; no array of the model's is allocated.
+    """The predicted bytes of a training step. No array of the model is allocated.
 
-    batch_size, seq_len: rows and tokens a row, all with a counted target. Or batch: ids and targets
-    (N, T), of which only the rows that can matter are computed.
+    batch_size, seq_len: rows, and tokens per row; all targets count. Or batch: ids and targets
+    (N, T), of which only the rows that can change the loss are computed.
     model: a Tuned, or a Llama or ModelConfig with method= and attach's keywords (rank, targets,
     recompute, options).
     mixed: 16-bit weights, gradients and activations, with a 32-bit master copy and moments of what
     trains.
     weights, embeddings: for a ModelConfig, as `load_model` takes them, without "stored".
-    What a technique remembers from its first moving step on (Delta-LoRA's A_start and B_start, as
-    large as A and B) counts only for a Tuned that has made that step.
+    Arrays that a technique adds in training (Delta-LoRA's A_start and B_start, as large as A and B,
+    when W first moves) count only for a Tuned that already has them.
     Raises ValueError for a Tuned with method=, mixed= or attach's keywords, for a model without
     method=, for a loaded model with weights= or embeddings=, or for sizes below 1; TypeError for a
     model of another kind.
@@ -114,8 +114,8 @@ def ledger(
     given = (weights, embeddings) != ("float32", "float32")
     if weights == "stored" or (given and not isinstance(model, ModelConfig)):
         raise ValueError(
-            "ledger: a loaded model has its forms, and what a file has stored is not known without "
-            "it; weights= (float32, nf4) and embeddings= are for a ModelConfig"
+            "ledger: weights= (float32, nf4) and embeddings= are for a ModelConfig; a loaded model "
+            "has its own forms, and 'stored' needs the file"
         )
     if isinstance(model, Tuned):
         if method or how or mixed:
@@ -150,7 +150,7 @@ def ledger(
 
 @allocating("memory: the batch")
 def _batch(batch_size, seq_len, batch, tokens=np.zeros) -> Batch:
-    """ids and targets (N, T): those given, or tokens((N, T), int) that all count."""
+    """ids and targets (N, T): those given, or tokens((N, T), int), all of which count."""
     if batch is not None:
         if batch_size is not None or seq_len is not None:
             raise ValueError("memory: got a batch, and batch_size or seq_len too; give one of them")
@@ -165,7 +165,7 @@ def _batch(batch_size, seq_len, batch, tokens=np.zeros) -> Batch:
 
 
 def predict(tuned: Tuned, batch: Batch, walk: Callable[[Tensor], None] = backward) -> Ledger:
-    """The bytes of a step of a Tuned of shapes alone (`without_numbers`); walk: backward pass."""
+    """The bytes of a step of a shape-only Tuned (`without_numbers`). walk: the backward pass."""
     held, optimizer = weight_arrays(tuned), AdamW(tuned.trainable).nbytes
     tuned.base.rope_tables(0, batch[0].shape[1])  # made once, not in a step
     with meta.counting() as memory, np.errstate(over="ignore"):  # 131,072 rows are inf in float16
@@ -196,13 +196,13 @@ def measure(
     with _tracing():
         optimizer = _traced(lambda: AdamW(tuned.trainable))
         runs = [_account(tuned, batch, _traced_peak(), walk, held, optimizer) for _ in range(2)]
-    # Python's own tables may grow in one of the runs, which is no part of a step
+    # Python's own tables may grow in one of the runs, which is not part of a step
     return min(runs, key=lambda run: run.peak)
 
 
 @contextlib.contextmanager
 def _tracing():
-    """tracemalloc on, and off again if it was off."""
+    """Turn tracemalloc on, and off again at the end if it was off."""
     gc.collect()
     before = tracemalloc.is_tracing()
     tracemalloc.start()
@@ -214,14 +214,14 @@ def _tracing():
 
 
 def _traced_peak() -> Callable[[], int]:
-    """A function that returns the most bytes held at one time since now, above those held now."""
+    """A function that returns the peak of the bytes held from now on, minus the bytes held now."""
     before = tracemalloc.get_traced_memory()[0]
     tracemalloc.reset_peak()
     return lambda: tracemalloc.get_traced_memory()[1] - before
 
 
 def _traced(make: Callable[[], Any]) -> int:
-    """Bytes that NumPy allocates, and keeps, in a call of `make`; by tracemalloc."""
+    """The bytes that NumPy allocates and keeps during a call of `make`, by tracemalloc."""
 
     def allocated():
         traces = tracemalloc.take_snapshot().filter_traces([of_numpy]).traces
@@ -293,7 +293,7 @@ def _account(tuned, batch, step_peak: Callable[[], int], walk, arrays, optimizer
 
 
 def weight_arrays(tuned: Tuned) -> list[np.ndarray]:
-    """All arrays that are held between steps, the base's too: of a packed weight its parts."""
+    """All arrays that are held between steps, also the base's; of a packed weight, its parts."""
     own = [a for arguments in tuned.layers.values() for a in arguments.values() if is_array(a)]
     base = [[w] if is_array(w) else _reachable(w).values() for w in tuned.base.params.values()]
     frozen = [a for parts in base for a in parts]
@@ -301,7 +301,7 @@ def weight_arrays(tuned: Tuned) -> list[np.ndarray]:
 
 
 def base_kept(tuned):
-    """The base's arrays of which the technique moves a copy: no step reads them."""
+    """The base's arrays whose copies the technique moves: no step reads these originals."""
     names = [f"{layer}.weight" for layer, arrays in tuned.layers.items() if "W" in arrays]
     return [tuned.base.params[name] for name in (*tuned.weights, *names)]
 
@@ -319,7 +319,7 @@ def _bytes(arrays) -> int:
 def without_numbers(
     config: ModelConfig, dtype, method: str | Method, forms: Mapping[str, str] | None = None, **how
 ) -> Tuned:
-    """A Tuned of shapes alone; forms: matrix -> its form, if packed; how: attach's keywords."""
+    """A shape-only Tuned. forms: matrix -> its form, if packed; how: attach's keywords."""
     params: dict[str, Any] = {name: Meta(shape, dtype) for name, shape in config.shapes().items()}
     for name, form in (forms or {}).items():
         shape = params[name].shape
@@ -328,13 +328,13 @@ def without_numbers(
 
 
 def shadow(tuned: Tuned) -> Tuned:
-    """The same Tuned on shapes alone, with the arrays that a step rule has added since."""
+    """A shape-only copy of a Tuned, with the arrays that a step rule has added in training."""
     names = ("rank", "alpha", "rank_pattern", "alpha_pattern", "targets")
     given = {name: getattr(tuned, name) for name in names}
     how = {k: v for k, v in given.items() if v is not None} | tuned.options
     how["recompute"] = tuned.recompute
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # attach warned of the ranks
+        warnings.simplefilter("ignore")  # attach has already warned of the ranks
         shadow = attach(shapes_of(tuned.base), tuned.record, **how)
     for layer, arguments in tuned.layers.items():
         added = arguments.keys() - shadow.layers[layer].keys()
@@ -343,7 +343,7 @@ def shadow(tuned: Tuned) -> Tuned:
 
 
 def largest(size: Callable[[int], int], budget: float, limit: int = 2**20) -> int:
-    """The largest n up to limit with size(n) <= budget, where size grows; 0 if there is none.
+    """The largest n up to limit with size(n) <= budget; 0 if there is none. size must increase.
 
     Sizes grow almost linearly, so the next n to try is where a straight line meets the budget.
     After eight tries the range is halved instead.

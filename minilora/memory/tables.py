@@ -26,7 +26,7 @@ PARTS = {  # field of a Ledger -> its meaning
     "optimizer": "AdamW's two moments",
     "activations": "saved for backward, listed below",
     "scratch": "RoPE's tables and the rows' angles",
-    "transient": "what the peak has beyond the above",
+    "transient": "the rest of the peak",
     "peak": "the most bytes held at one time",
     "base_kept": "base arrays that detach gives back",
 }
@@ -58,7 +58,7 @@ def overview(
     mixed: bool = False,
     width: int = ANY,
 ) -> Iterator[str]:
-    """A row for each method, with the measured bytes below it, if any; details: every part too."""
+    """A row for each method, and measured bytes below it, if any. details: list every part too."""
     verdicts = [""] if measured else []  # a column without a name
     rows = [["method", *CATEGORIES, "peak", *verdicts]]
     for name, row in predicted.items():
@@ -89,7 +89,7 @@ def _cells(row):
 
 
 def parts(row: Ledger, mixed: bool = False, width: int = ANY) -> Iterator[str]:
-    """Every part of a ledger in bytes. The last, "base kept", is part of no sum."""
+    """Every part of a ledger in bytes. The last, "base kept", is not part of any sum."""
     yield ""
     master = {"optimizer": "a 32-bit master copy and two moments"} if mixed else {}
     rows = [

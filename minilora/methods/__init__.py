@@ -1,6 +1,6 @@
 """The techniques, in the order in which they are shown.
 
-A further one is a file here and its name in Technique, or stands outside: see `own`.
+A new one is a file here and its name in Technique, or a file outside the package: see `own`.
 """
 
 import importlib
@@ -12,7 +12,7 @@ from .base import Method
 # Written out, so that editors and type checkers know the names.
 Technique = Literal["full", "lora", "lora_fa", "vera", "delta_lora", "lora_plus", "dora"]
 ORDER = get_args(Technique)
-DEFAULT = ("full", "lora", "lora_fa", "vera", "delta_lora", "lora_plus")  # where none is named
+DEFAULT = ("full", "lora", "lora_fa", "vera", "delta_lora", "lora_plus")  # if none is named
 
 METHODS: dict[str, Method] = {
     name: importlib.import_module(f".{name}", __name__).METHOD for name in ORDER

@@ -1,14 +1,14 @@
-"""What a technique states: its pair, what trains, its step rule, its merge, its form on disk.
+"""The record of a technique: its pair, what trains, its step rule, its merge, its form on disk.
 
 The arguments of one adapted linear go by name, in a dict. These names are reserved:
 
     x     the input (M, I): the pair's first argument, given by the model
     W     the frozen weight (O, I): the second argument, given by the model or, where the technique
           moves it (`owns_weight`), the technique's own copy
-    xd    what dropout made of x: the pair's last argument, None where nothing is dropped; only a
-          technique with the option `dropout` has it
+    xd    x after dropout: the pair's last argument, None without dropout; only a technique with the
+          option `dropout` has it
     s     a number that scales the product of the technique's `factors`
-    alpha, rank   come to `init` with the options and the rank: alpha of this linear, its rank
+    alpha, rank   of this linear: `init` gets alpha among the options, and rank as an argument
 
 All other names are the technique's own. A name in `trains` is an array that gets a gradient.
 """
@@ -25,25 +25,25 @@ Arrays = dict[str, Any]  # arguments by name: arrays, and numbers such as the sc
 Options = Mapping[str, Any]  # the technique's options by name, and alpha where it takes one
 
 
-# What the functions of a record take -> what they return. Callable[..., X]: arguments come by name.
+# What the functions of a record take -> what they return. Callable[..., X] takes arguments by name.
 #
-# W, rank, options, rng, shared -> the arguments after W of a fresh linear, which change nothing:
-# ΔW = 0. W may have any form (`meta.dense` gives its numbers); `filled` needs its dtype alone. A
-# technique that owns its weight may return another W, such as what a part is taken out of.
+# W, rank, options, rng, shared -> the arguments after W of a new linear, at which ΔW = 0. W may
+# have any form: `meta.dense` gives its numbers, and `filled` needs only its dtype. A technique that
+# owns its weight may return another W, such as W minus a part of it.
 Init = Callable[[np.ndarray, int, Options, np.random.Generator, Arrays], Arrays]
 # arguments, W among them -> ΔW (O, I) of the adapter: the merged weight is W + ΔW
 Delta = Callable[..., np.ndarray]
-# I, O, rank -> how many numbers of one linear train
+# I, O, rank -> the number of trainable parameters of one linear
 Count = Callable[[int, int, int], int]
 # options, arguments -> thin factors (O, k), (k, I): s times their product is the whole change
 Factors = Callable[..., tuple[np.ndarray, np.ndarray]]
-# the shape (O, I) of each linear, rank, options, like -> arrays that all share, as `like` is
+# the shape (O, I) of each linear, rank, options, like -> shared arrays, of the same kind as `like`
 Prepare = Callable[[list[tuple[int, int]], int, Options, Any], Arrays]
-# arguments -> frozen ones, made from the others before each pass: constants for backward
+# arguments -> frozen arguments, computed from them before each pass: constants for backward
 Derived = Callable[..., Arrays]
 # arrays, grads, options: changes the gradients of one linear in place, after clipping, before AdamW
 GradRule = Callable[[Arrays, dict[str, np.ndarray], Options], None]
-# arrays -> what `after_step` wants to know of them before AdamW's step
+# arrays -> what `after_step` needs to know of them from before AdamW's step
 BeforeStep = Callable[[Arrays], Any]
 # arrays, kept, step, options: the technique's own step, in place, after AdamW's step 1, 2, …
 AfterStep = Callable[[Arrays, Any, int, Options], None]
@@ -51,7 +51,7 @@ AfterStep = Callable[[Arrays, Any, int, Options], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """What an adapter was attached with, for its form on disk."""
+    """The settings of an attached adapter, for its form on disk."""
 
     rank: int | None
     alpha: float | None
@@ -62,31 +62,31 @@ class Settings:
 
 # settings, layers -> fields of adapter_config.json, layer -> argument -> array that is written
 ToPeft = Callable[[Settings, Mapping[str, Arrays]], tuple[dict[str, Any], dict[str, Arrays]]]
-# adapter_config.json -> attach's keywords; None where it is not of this technique. Raises
-# ValueError for a field whose value the technique cannot have.
+# adapter_config.json -> attach's keywords; None if it is not of this technique. Raises ValueError
+# for a value that the technique does not support.
 FromPeft = Callable[[Mapping[str, Any]], dict[str, Any] | None]
 # options, a linear's arguments as attached, argument -> array that `to_peft` wrote -> the linear's
-# own arrays, a moved W among them. Raises ValueError where what was written does not hold them.
+# own arrays, with a moved W. Raises ValueError if the written arrays do not determine them.
 Restore = Callable[[Options, Arrays, Arrays], Arrays]
 
 
 @dataclass(frozen=True)
 class PeftFormat:
-    """How PEFT stores a technique. Saving checks that what is written gives each change back."""
+    """How PEFT stores a technique. Saving checks that the files give back each linear's change."""
 
     type: str  # adapter_config.json's peft_type: "LORA", "VERA"
     names: Mapping[str, str]  # argument -> suffix of its key: {"A": "lora_A.weight"}
     to_peft: ToPeft
     from_peft: FromPeft
     shared: Mapping[str, str] = field(default_factory=dict)  # argument -> its one key
-    drawn: str = ""  # config field: False where the shared arrays are left out, drawn by a key
-    claims: tuple[str, ...] = ()  # fields that change the formula, and that this technique knows
-    restore: Restore | None = None  # None: the arrays that are written are the technique's own
+    drawn: str = ""  # config field: False if a key draws the shared arrays, which are not stored
+    claims: tuple[str, ...] = ()  # fields that change the formula and that it supports
+    restore: Restore | None = None  # None: the written arrays are the technique's own
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A line of a training step that is worth a look. The first line that fits is shown."""
+    """A line of a training step to which the trace points: the first line that fits."""
 
     name: str  # a few words
     says: str  # one or two sentences
@@ -94,14 +94,14 @@ class Moment:
     line: str  # how the line of the page begins
     op: str = ""  # the page's name: adamw, attention, delta_lora.after_step; "": the technique's
     place: str = ""  # a part of the place's name: q_proj
-    zero: str = ""  # a name that must be 0 there, an argument at the start; -name: that must not
+    zero: str = ""  # an array that must be 0 there (an argument: at the call); -name: not 0
 
     def is_in(self, phase: str, place: str, op: str, own: str) -> bool:
-        """Can it be in this event? own: the name of the technique's op."""
+        """Can the line be in this event? own: the name of the technique's op."""
         return (phase, op) == (self.phase, self.op or own) and self.place in place
 
     def holds(self, names: Mapping[str, np.ndarray]) -> bool:
-        """Is what must be 0 all 0?"""
+        """Is the condition in `zero` true?"""
         name = self.zero.removeprefix("-")
         return not name or (name in names and names[name].any() == self.zero.startswith("-"))
 
@@ -122,14 +122,14 @@ class Method:
     init: Init
     delta: Delta
     count: Count
-    factors: Factors | None = None  # None: the change is no product of thin factors
+    factors: Factors | None = None  # None: the change is not a product of thin factors
     options: Mapping[str, Any] = field(default_factory=dict)  # name -> default, for attach
     about: Mapping[str, str] = field(default_factory=dict)  # option -> its meaning and unit
-    # (steps of a run, its seed) -> options that depend on them; a comparison takes these
+    # (steps of a run, its seed) -> options that depend on them; a comparison uses these
     of_run: Callable[[int, int], Options] | None = None
     takes: tuple[str, ...] = ("rank", "alpha", "targets")  # which of these the technique has
     default_rank: int = 8
-    rank_above_width: bool = False  # is a rank above min(I, O) of use?
+    rank_above_width: bool = False  # is a rank above min(I, O) useful?
     check: Callable[[Options], None] | None = None  # raises ValueError for a wrong option
     prepare: Prepare | None = None
     derived: Derived | None = None
@@ -141,7 +141,7 @@ class Method:
     remembers: Mapping[str, str] = field(default_factory=dict)
     owns_weight: bool = False  # W is the technique's own copy, which it moves or `init` returns
     whole_model: bool = False  # embeddings, norms and head train too
-    peft: PeftFormat | None = None  # None: PEFT does not know the technique
+    peft: PeftFormat | None = None  # None: PEFT does not have the technique
     moments: tuple[Moment, ...] = ()  # of its traced step
 
     @property

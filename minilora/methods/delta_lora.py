@@ -23,7 +23,7 @@ add_product = Function(add_product)
 
 
 def before_step(arrays):
-    """Copies of A and B: (I + O) r numbers, where their product would have I·O."""
+    """Copies of A and B: (I + O) r numbers; their product would have I·O."""
     return arrays["A"].copy(), arrays["B"].copy()
 
 
@@ -112,7 +112,7 @@ def restore(options, arguments, written):
 
 
 def of_run(steps, seed):
-    """W does not move in the first 2 % of the steps, at least in one step.
+    """W does not move in the first 2 % of the steps, and at least in the first step.
 
     The paper's K = 500 was this share of its E2E run (42,061 pairs, 5 epochs, batches of 8).
     """

@@ -14,7 +14,7 @@ from .base import Method, Moment, PeftFormat
 def dora_forward(x, W, s, A, B, m, norm):
     """y = (m / norm) · (x Wᵀ + s (x Aᵀ) Bᵀ), one factor for each output.
 
-    x (M, I), W (O, I) frozen, s scaling, A (r, I), B (O, r), m (O,); norm (O,) frozen, the size of
+    x (M, I), W (O, I) frozen, s scaling, A (r, I), B (O, r), m (O,); norm (O,) frozen, the norm of
     each row of W + s B A (`derived`)  ->  y (M, O).
     Source: Liu et al. 2024, arXiv:2402.09353, eq. 5, with the norm held constant, section 4.3.
     """
@@ -65,7 +65,7 @@ def row_norm_backward(dnorm, cache):
 
 
 def derived(W, s, A, B, **_):
-    """norm (O,) of the present arrays: a constant for backward, as in PEFT."""
+    """norm (O,) of the current arrays: a constant for backward, as in PEFT."""
     norm, _ = row_norm_forward(dense(W), s, A, B)
     return {"norm": norm}
 
@@ -79,7 +79,7 @@ def init(W, rank, options, rng, shared):
     start = lora.init(W, rank, options, rng, shared)
     m = row_norm_forward(dense(W), **start)[0]
     if isinstance(m, np.ndarray) and not m.all():
-        raise ValueError("dora: a row of the weight is 0 in all its entries, wanted a direction")
+        raise ValueError("dora: a row of the weight is all 0, wanted a row with a direction")
     return start | {"m": m}
 
 
@@ -101,7 +101,7 @@ def to_peft(settings, layers):
 
 
 def from_peft(config):
-    """attach's keywords from PEFT's config; None if it is not a DoRA's.
+    """attach's keywords from PEFT's config; None if the config is not of a DoRA.
 
     Raises ValueError for a dropout above 0.
     """
@@ -137,7 +137,7 @@ METHOD = Method(
     moments=(
         Moment(
             "DoRA's norm is a constant",
-            "The norm of each row is made before the pass. It gets no gradient, as in PEFT.",
+            "The norm of each row is computed before the pass. It gets no gradient, as in PEFT.",
             "backward",
             "return dx",
             place="q_proj",

@@ -1,7 +1,7 @@
 """Full fine-tuning: every weight trains. The five techniques are compared with it.
 
-The pair is the trained linear's: y = x Wᵀ, dx = dy W, dW = dyᵀ x. It keeps x (M, I); the gradient
-has (O, I) numbers, and AdamW's moments have twice as many. Embeddings, norms and head train too.
+The pair is that of a trained linear: y = x Wᵀ, dx = dy W, dW = dyᵀ x. It keeps x (M, I). The
+gradient has O·I numbers, AdamW's moments twice as many. Embeddings, norms and head train too.
 """
 
 import numpy as np

@@ -11,7 +11,7 @@ from .base import Method, Moment, PeftFormat, check_probability, whole_number
 
 
 def lora_forward(x, W, s, A, B, xd=None):
-    """y = x Wᵀ + s (xa Aᵀ) Bᵀ, xa = x, or what dropout made of it where xd is given.
+    """y = x Wᵀ + s (xa Aᵀ) Bᵀ, xa = xd, which is x after dropout; without xd, xa = x.
 
     x, xd (M, I), W (O, I) frozen, s scaling, A (r, I), B (O, r)  ->  y (M, O).
     Source: Hu et al. 2021, arXiv:2106.09685, eq. 3; dropout on the adapter's input as in its code.
@@ -23,7 +23,7 @@ def lora_forward(x, W, s, A, B, xd=None):
 
 
 def lora_backward(dy, cache, need=(True,) * 6):
-    """dy (M, O) -> dx (M, I), None, None, dA (r, I), dB (O, r), dxd (M, I) where xd was given.
+    """dy (M, O) -> dx (M, I), None, None, dA (r, I), dB (O, r), dxd (M, I) if xd was given.
 
     need: for each argument, is its gradient wanted?
     """
@@ -44,7 +44,7 @@ lora = Op("lora", lora_forward, lora_backward, saves=("x", "z", "W", "s", "A", "
 
 
 def scaling(rank, alpha, rank_stabilized):
-    """s = alpha/r, or alpha/√r where rank-stabilised.
+    """s = alpha/r, or alpha/√r if rank-stabilised.
 
     Source: Hu et al. 2021, section 4.1; Kalajdzievski 2023, arXiv:2312.03732.
     """
@@ -82,7 +82,7 @@ def count(I, O, rank):
 
 
 def to_peft(settings, layers):
-    """A and B as PEFT's LoRA has them."""
+    """A and B, as PEFT stores a LoRA."""
     fields = {
         "r": settings.rank,
         "lora_alpha": whole_number(settings.alpha),
@@ -99,7 +99,7 @@ def to_peft(settings, layers):
 
 
 def from_peft(config):
-    """attach's keywords from PEFT's config (default alpha 8); None if it is not a LoRA's."""
+    """attach's keywords from PEFT's config (default alpha 8); None if it is not of a LoRA."""
     if config.get("peft_type") != "LORA":
         return None
     return {
@@ -120,7 +120,7 @@ ABOUT = {
 MOMENTS = (
     Moment(
         "LoRA adds nothing yet",
-        "B starts at 0. So s z Bᵀ is 0, and the model says what the base says.",
+        "B starts at 0. So s z Bᵀ is 0, and the model computes what the base computes.",
         "forward",
         "y = x @ W.T",
         place="q_proj",
@@ -128,14 +128,14 @@ MOMENTS = (
     ),
     Moment(
         "dA is 0 in the first step",
-        "All that reaches A comes through B, and B is 0. Only B learns: see dB, one line above.",
+        "A's gradient passes through B, and B is 0. Only B learns: see dB, one line above.",
         "backward",
         "dA = ",
         place="q_proj",
         zero="dA",
     ),
     Moment(
-        "… and A wakes",
+        "A starts to learn",
         "B is no longer 0. So dz is not 0, and the same line gives A a gradient.",
         "backward",
         "dA = ",

@@ -8,7 +8,7 @@ from .base import Method, Moment, check_probability
 
 
 def lora_fa_forward(x, W, s, A, B, xd=None):
-    """y = x Wᵀ + s (xa Aᵀ) Bᵀ, W and A frozen; xa = x, or what dropout made of it, xd.
+    """y = x Wᵀ + s (xa Aᵀ) Bᵀ, W and A frozen; xa = xd, which is x after dropout, or else x.
 
     x, xd (M, I), W (O, I), s scaling, A (r, I), B (O, r)  ->  y (M, O).
     Source: Zhang et al. 2023, arXiv:2308.03303, section 3.
@@ -16,11 +16,11 @@ def lora_fa_forward(x, W, s, A, B, xd=None):
     xa = x if xd is None else xd
     z = xa @ A.T  # (M, r)
     y = x @ W.T + s * (z @ B.T)
-    return y, (z, W, s, A, B, xd is not None)  # z for dB; no x: nothing asks for dA
+    return y, (z, W, s, A, B, xd is not None)  # z for dB; no x: there is no dA
 
 
 def lora_fa_backward(dy, cache, need=(True,) * 6):
-    """dy (M, O) -> dx (M, I), None, None, None, dB (O, r), dxd (M, I) where xd was given.
+    """dy (M, O) -> dx (M, I), None, None, None, dB (O, r), dxd (M, I) if xd was given.
 
     need: for each argument, is its gradient wanted?
     """

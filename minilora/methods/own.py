@@ -1,6 +1,6 @@
 """Techniques from outside the package: FILE.py:METHOD, and those that installed packages offer.
 
-A file's record is in METHODS once the file was read. Another process is given FILES to `read`.
+After a file is read, its record is in METHODS. Another process gets FILES, and calls `read`.
 """
 
 import importlib.metadata
@@ -28,10 +28,10 @@ def is_place(name: Any) -> bool:
 
 
 def read(place: str, text: str | None = None) -> Method:
-    """The record at FILE.py:METHOD; METHODS has it from now on.
+    """The technique at FILE.py:METHOD, which is also added to METHODS.
 
-    text: what the file contains; None: it is read. Raises FileNotFoundError; ValueError for a file
-    that cannot be run, or whose METHOD is no technique with a name of its own.
+    text: the contents of the file; None: read them. Raises FileNotFoundError, and ValueError if the
+    file cannot be run or METHOD is not a technique with a unique name.
     """
     from . import METHODS
 
@@ -48,23 +48,23 @@ def read(place: str, text: str | None = None) -> Method:
 
 
 def _run(path, text) -> dict[str, Any]:
-    """The names in a file after it was run. Files beside it can be imported."""
-    module = sys.modules[path] = types.ModuleType(path)  # a dataclass in the file asks for it
+    """Run a file -> the names that it defines. It can import files from its folder."""
+    module = sys.modules[path] = types.ModuleType(path)  # a dataclass in the file looks it up
     sys.path += {str(Path(path).parent)}.difference(sys.path)
     try:
         exec(compile(text, path, "exec"), vars(module))
-    except (Exception, SystemExit) as error:  # whatever the reader's own code raises
+    except (Exception, SystemExit) as error:  # any error of the user's code
         where = blame(error) or f"{path}: "
         raise ValueError(f"{where}{type(error).__name__}: {error}") from None
     return vars(module)
 
 
 def _check(place, record, taken: Container[str]) -> None:
-    """Raises ValueError unless it is a technique with a name of its own."""
+    """Raises ValueError unless it is a technique with a unique name."""
     if not isinstance(record, Method):
         raise ValueError(f"{place} is a {type(record).__name__}, wanted a Method")
     if not record.name.isidentifier() or record.name in taken:
-        raise ValueError(f"{place}: its name {record.name!r} is taken or no name, wanted another")
+        raise ValueError(f"{place}: its name {record.name!r} is taken or invalid, wanted another")
     if isinstance(record.trains, str):
         raise ValueError(f"{place}: trains is {record.trains!r}, wanted {(record.trains,)!r}")
 
@@ -76,7 +76,7 @@ def add_installed(methods: dict[str, Method]) -> None:
             record = entry.load()
             _check(entry.value, record, methods)
             methods[record.name] = record
-        except Exception as error:  # whatever another package's code raises
+        except Exception as error:  # any error of another package's code
             warnings.warn(f"{entry.value}: left out: {type(error).__name__}: {error}", stacklevel=2)
 
 
@@ -92,7 +92,7 @@ def version(method: str) -> dict[str, str]:
 
 
 def blame(error: BaseException) -> str:
-    """Where in a technique's file an error arose, here or in a worker; "" elsewhere."""
+    """Where in a technique's file an error was raised, here or in a worker; "" if elsewhere."""
     text = "".join(traceback.format_exception(error))
     steps = re.findall(r'File "(.+)", line (\d+), in (\S+)', text)
     mine = [step for step in steps if step[0] in sys.modules]  # a module is named by its path

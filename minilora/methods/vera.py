@@ -1,4 +1,4 @@
-"""VeRA: one frozen random pair A, B for every layer; a layer trains two vectors."""
+"""VeRA: all layers share one frozen random pair A, B; each layer trains two vectors."""
 
 import math
 
@@ -12,10 +12,10 @@ from .base import Method, Moment, PeftFormat, check_probability
 
 
 def vera_forward(x, W, A, B, b, d, xd=None):
-    """y = x Wᵀ + b · v, v = (d · u) Bᵀ, u = xa Aᵀ; xa = x, or what dropout made of it, xd.
+    """y = x Wᵀ + b · v, v = (d · u) Bᵀ, u = xa Aᵀ; xa = xd, which is x after dropout, or else x.
 
-    x, xd (M, I), W (O, I), A (r, I), B (O, r) frozen, b (O,), d (r,)  ->  y (M, O). In the paper's
-    columns: Λ_b B Λ_d A x.
+    x, xd (M, I), W (O, I), A (r, I), B (O, r) frozen, b (O,), d (r,)  ->  y (M, O). In the paper
+    x is a column, and b · v is Λ_b B Λ_d A x.
     Source: Kopiczko et al. 2023, arXiv:2310.11454, eq. 2.
     """
     xa = x if xd is None else xd
@@ -23,11 +23,11 @@ def vera_forward(x, W, A, B, b, d, xd=None):
     w = d * u  # (M, r)
     v = w @ B.T  # (M, O)
     y = x @ W.T + b * v
-    return y, (u, W, A, B, b, d, xd is not None)  # u for db and dd; neither x nor v
+    return y, (u, W, A, B, b, d, xd is not None)  # u for db and dd; x and v are not kept
 
 
 def vera_backward(dy, cache, need=(True,) * 7):
-    """dy (M, O) -> dx (M, I), None, None, None, db (O,), dd (r,), dxd (M, I) where xd was given.
+    """dy (M, O) -> dx (M, I), None, None, None, db (O,), dd (r,), dxd (M, I) if xd was given.
 
     need: for each argument, is its gradient wanted?
     """
@@ -118,7 +118,7 @@ def check(options):
 
 
 def to_peft(settings, layers):
-    """b and d as PEFT's VeRA has them."""
+    """b and d, as PEFT stores a VeRA."""
     fields = {
         "r": settings.rank,
         "projection_prng_key": settings.options["projection_prng_key"],
@@ -130,7 +130,7 @@ def to_peft(settings, layers):
 
 
 def from_peft(config):
-    """attach's keywords from PEFT's config; None if it is not a VeRA's."""
+    """attach's keywords from PEFT's config; None if it is not of a VeRA."""
     if config.get("peft_type") != "VERA":
         return None
     names = {"vera_dropout": "dropout", "projection_prng_key": "projection_prng_key"}

@@ -1,9 +1,9 @@
 """The ops: pairs of plain functions, bound to the tape by name.
 
 `forward` returns (output, cache); the cache is what `backward` reads. `backward` takes
-∂loss/∂output and the cache, and returns ∂loss/∂ of each argument, in order: dx for x, None where
-it has no gradient. Where it takes `need`, this says for each argument whether its gradient is
-wanted.
+∂loss/∂output and the cache, and returns one gradient for each argument, in order: dx for x, None
+if the argument has no gradient. A `backward` that takes `need` is told for each argument whether
+its gradient is wanted.
 """
 
 from .attention import attention

@@ -10,7 +10,7 @@ def adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step, factor=1.0):
 
     g ← factor·g;  m ← β₁m + (1-β₁)g;  v ← β₂v + (1-β₂)g²;  p ← p (1 - lr·wd) - lr · m̂ / (√v̂ + eps),
     m̂ = m / (1-β₁ⁿ), v̂ = v / (1-β₂ⁿ) at step n.
-    Source: Loshchilov & Hutter 2017, arXiv:1711.05101, algorithm 2; eps as torch has it.
+    Source: Loshchilov & Hutter 2017, arXiv:1711.05101, algorithm 2; eps as in torch.
     """
     g = g * factor
     m *= beta1

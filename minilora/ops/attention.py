@@ -1,4 +1,4 @@
-"""Causal attention with grouped queries, over sequences that lie one after another."""
+"""Causal grouped-query attention, over sequences that are stored one after another."""
 
 import math
 
@@ -8,7 +8,7 @@ from ..engine import Op
 
 
 def scores(q, k):
-    """q kᵀ / √D where a query may look, -∞ elsewhere.   q (H, T, D), k (H, S, D)  ->  (H, T, S).
+    """q kᵀ / √D where query i sees key j, else -∞.   q (H, T, D), k (H, S, D)  ->  (H, T, S).
 
     Query i has the position S - T + i, and sees the keys up to this position.
     """
@@ -20,7 +20,7 @@ def scores(q, k):
 
 
 def attention_forward(q, k, v, spans):
-    """o = softmax(q kᵀ / √D + causal mask) v, in each sequence by itself.
+    """o = softmax(q kᵀ / √D + causal mask) v, for each sequence separately.
 
     q (M, H, D); k, v (S, G, D): each group of H/G query heads shares one key head. spans (N, 4)
     ints: where a sequence's queries begin and end, where its keys begin and end  ->  o (M, H, D).
@@ -38,7 +38,7 @@ def attention_forward(q, k, v, spans):
         p = e / total  # (H, T, S)
         o[q0:q1] = (p @ vs).swapaxes(0, 1)
         lse[q0:q1] = (top + np.log(total))[:, :, 0].T
-    return o, (q, k, v, spans, o, lse)  # lse gives the probabilities again: (T, S) is never kept
+    return o, (q, k, v, spans, o, lse)  # backward computes p again from lse: (T, S) is not kept
 
 
 def attention_backward(do, cache):
@@ -51,7 +51,7 @@ def attention_backward(do, cache):
         ks, vs = (a[k0:k1].swapaxes(0, 1).repeat(times, axis=0) for a in (k, v))  # (H, S, D)
         p = np.exp(scores(qs, ks) - lse[q0:q1].T[:, :, None])  # (H, T, S)
         dp = dos @ vs.swapaxes(1, 2)  # o = p vs
-        # softmax has the slope p (dp - Σ p dp); Σ p dp over the keys is Σ dos os over a head
+        # softmax's derivative is p (dp - Σ p dp); Σ p dp over keys is Σ dos os over a head
         ds = p * (dp - (dos * os).sum(axis=2, keepdims=True))  # p = e / total, e = exp(s - top)
         ds = ds / math.sqrt(q.shape[2])  # s = scores(qs, ks), divided by √D
         dq[q0:q1] = (ds @ ks).swapaxes(0, 1)  # s = scores(qs, ks)

@@ -1,8 +1,8 @@
-"""Elementary ops with broadcasting: enough to write any technique a second time and let the engine
-differentiate it.
+"""Elementary ops with broadcasting. Any technique can be written a second time with them, and the
+engine differentiates it.
 
-Each is a pair; a cache holds what the derivative reads and no more. The operators + - * / @ ** and
-.T of Tensor are bound at the end of the file.
+Each op is a pair. Its cache holds only what backward reads. The operators + - * / @ ** and .T of
+Tensor are bound at the end of the file.
 """
 
 import math
@@ -74,7 +74,7 @@ def power_forward(a, exponent):
 def power_backward(dy, cache, need=(True, False)):
     """da = dy · n aⁿ⁻¹. Raises ValueError where n trains."""
     if need[1]:
-        raise ValueError("power: the exponent trains, wanted a constant; e^(n ln a) has both")
+        raise ValueError("power: the exponent trains, wanted a constant; exp(n ln a) trains both")
     a, exponent = cache
     return dy * (exponent * a ** (exponent - 1)), None  # y = a**exponent
 
@@ -112,7 +112,7 @@ def tanh_backward(dy, y):
 
 
 def sum_forward(a, axis=None, keepdims=False):
-    """Σ a over the axes (all where None)."""
+    """Σ a over the axes (None: all)."""
     return np.sum(a, axis=axis, keepdims=keepdims), (a.shape, axis, keepdims)
 
 
@@ -125,7 +125,7 @@ def sum_backward(dy, cache):
 
 
 def mean(a, axis=None, keepdims=False) -> Tensor:
-    """The mean over the axes (all where None): a sum times a constant."""
+    """The mean over the axes (None: all), as a sum times a constant."""
     total = sum(a, axis, keepdims)
     return mul(total, math.prod(total.shape) / math.prod(a.shape))
 
@@ -136,17 +136,17 @@ def reshape_forward(a, shape):
 
 
 def reshape_backward(dy, shape):
-    """da: the old shape again."""
+    """da = dy in the shape of a."""
     return dy.reshape(shape), None  # y = a.reshape(shape)
 
 
 def transpose_forward(a, axes=None):
-    """Axes in another order (reversed where None)."""
+    """a with its axes in this order (None: reversed)."""
     return a.transpose(axes), axes
 
 
 def transpose_backward(dy, axes):
-    """da: the order undone."""
+    """da = dy with its axes in the order of a."""
     return dy.transpose(None if axes is None else np.argsort(axes)), None  # y = a.transpose(axes)
 
 
@@ -156,7 +156,7 @@ def index_forward(a, key):
 
 
 def index_backward(dy, cache):
-    """da: dy, added at the places that were read; a place that was read twice gets both."""
+    """da = dy, added at the positions that were read; one that was read twice gets both."""
     shape, key = cache
     da = np.zeros_like(dy, shape=shape)
     np.add.at(da, key, dy)  # y = a[key]
@@ -169,7 +169,7 @@ def concat_forward(a, b, axis):
 
 
 def concat_backward(dy, cache):
-    """da, db: dy cut at the seam."""
+    """da, db = dy, split where b begins."""
     seam, axis = cache
     da, db = np.split(dy, [seam], axis)  # y = concatenate([a, b], axis)
     return da, db, None
@@ -181,7 +181,7 @@ def maximum_forward(a, b):
 
 
 def maximum_backward(dy, cache):
-    """dy goes to the larger; to a where they are equal."""
+    """dy goes to the larger of a and b; if they are equal, to a."""
     first, a_shape, b_shape = cache
     return unbroadcast(dy * first, a_shape), unbroadcast(dy * ~first, b_shape)  # y = maximum(a, b)
 
@@ -202,7 +202,7 @@ maximum = Op("maximum", maximum_forward, maximum_backward, saves=("first", "a_sh
 
 
 def _bind_operators() -> None:
-    """Give Tensor NumPy's operators. They are bound here, since the engine knows no mathematics."""
+    """Give Tensor NumPy's operators: here, because the engine contains no mathematics."""
     operators: dict[str, Any] = {
         "__add__": add,
         "__radd__": lambda self, other: add(other, self),
@@ -224,7 +224,7 @@ def _bind_operators() -> None:
 
 
 def _method(op):
-    """A plain function that calls the op: only such a one becomes a method of Tensor."""
+    """A plain function that calls the op, because Python makes methods only of functions."""
     return lambda *args: op(*args)
 
 

@@ -8,9 +8,9 @@ from ..engine import Function, Op
 def mask(x, p, key, rows=None):
     """m: 0 with probability p, else 1/(1-p), so that E[m] = 1.   x (M, I) gives shape and dtype.
 
-    key: a tuple of ints (seed, optimizer step, micro-batch, adapter); it decides m. rows (M,), ints
-    in ascending order: the rows of a batch that x has; m is that of the whole batch at these rows.
-    None: x has all rows.
+    key: a tuple of ints (seed, optimizer step, micro-batch, adapter), which determines m. rows
+    (M,), ints in ascending order: the rows of the batch that x contains; m is the batch's mask at
+    these rows. None: x contains all rows.
     Source: Philox, Salmon et al. 2011; inverted dropout, Srivastava et al. 2014, section 10.
     """
     bits = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
@@ -25,7 +25,7 @@ mask = Function(mask)
 
 
 def dropout_forward(x, p, key, rows=None):
-    """xd = x · m, m = mask(p, key, rows).   x (M, I)  ->  xd (M, I). Keeps the key, no mask."""
+    """xd = x · m, m = mask(p, key, rows).   x (M, I)  ->  xd (M, I). Keeps the key, not m."""
     return x * mask(x, p, key, rows), (p, key, rows)
 
 

@@ -11,7 +11,7 @@ def embedding_forward(E, ids):
 
 
 def embedding_backward(dx, cache):
-    """dx (M, C) -> dE (V, C), None: an id that occurs twice gets both rows."""
+    """dx (M, C) -> dE (V, C), None: rows of dx with the same id are added."""
     ids, shape = cache
     dE = np.zeros_like(dx, shape=shape)
     np.add.at(dE, ids, dx)  # x = E[ids]

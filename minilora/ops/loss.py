@@ -14,7 +14,7 @@ IGNORED = -100  # a target that does not count
 def losses_and_gradients(z, targets):
     """logsumexp(z) - z[target] of each row, and its gradient softmax(z) - onehot(target).
 
-    z (M, V), targets (M,) ints; 0 and 0 where the target is IGNORED  ->  (M,), (M, V).
+    z (M, V), targets (M,) ints; both are 0 where the target is IGNORED  ->  (M,), (M, V).
     """
     rows = np.flatnonzero(targets != IGNORED)
     top = z.max(axis=1, keepdims=True)
@@ -31,8 +31,8 @@ def losses_and_gradients(z, targets):
 def cross_entropy_forward(logits, targets, count=None):
     """loss = Σ (logsumexp(z) - z[target]) / count, over the rows whose target is not -100.
 
-    logits z (M, V), targets (M,) ints; count: the divisor, the number of rows that count where it
-    is None  ->  loss ().
+    logits z (M, V), targets (M,) ints; count: the divisor, None: the number of those rows
+    ->  loss ().
     """
     losses, dlogits = losses_and_gradients(logits, targets)
     count = count or max(1, int((targets != IGNORED).sum()))
@@ -68,7 +68,7 @@ def head_loss_backward(dloss, cache):
 
 
 def frozen_head_loss_forward(h, W, targets, count=None):
-    """loss = cross-entropy of z = h Wᵀ, W frozen. As `head_loss_forward`, but keeps dh only."""
+    """loss = cross-entropy of z = h Wᵀ, W frozen. Like `head_loss_forward`, but keeps only dh."""
     rows = np.flatnonzero(targets != IGNORED)
     losses, dz = losses_and_gradients(h[rows] @ W.T, targets[rows])
     count = count or max(1, len(rows))
@@ -84,7 +84,7 @@ def frozen_head_loss_backward(dloss, cache):
 
 
 def head_loss_value(h, W, targets, count=None):
-    """The loss alone, where nothing trains."""
+    """The loss without gradients, for calls in which nothing trains."""
     rows = np.flatnonzero(targets != IGNORED)
     losses, _ = losses_and_gradients(h[rows] @ W.T, targets[rows])
     return (losses.sum() / (count or max(1, len(rows)))).astype(h.dtype)

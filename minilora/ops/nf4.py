@@ -1,9 +1,9 @@
-"""NF4 with double quantisation: a frozen weight in 4.13 bits, and the linear that takes it.
+"""NF4 with double quantisation: a frozen weight in 4.13 bits, and the linear that uses it.
 
-A block of 64 weights keeps its largest size, absmax. Each weight is then 4 bits: the nearest of 16
-levels to w / absmax. The levels are quantiles of a normal distribution: they are closest near 0,
-where most weights are. The absmax take 32 bits a block. So they are quantised too: less their mean,
-to 8 bits, in blocks of 256.
+A block of 64 weights stores absmax, its largest |w|. Each weight is stored in 4 bits: the one of 16
+levels that is nearest to w / absmax. The levels are quantiles of a normal distribution, closest
+together near 0, where most weights are. An absmax would take 32 bits. So the absmax are quantised
+too: their mean is subtracted, and each becomes 8 bits, in blocks of 256.
 Source: Dettmers et al. 2023, arXiv:2305.14314, section 3; the levels as in bitsandbytes.
 """
 
@@ -46,7 +46,7 @@ def in_blocks(a, size):
 
 
 def block_codes(a, size, levels):
-    """a = level[code] · absmax of its block, to the nearest level; of two equally near the lower.
+    """a ≈ level[code] · absmax of its block: the nearest level, or the lower of two.
 
     a (n,), levels (L,) rising, from about -1 to 1  ->  codes (n,) uint8, absmax (n/size,).
     """
@@ -60,7 +60,7 @@ def block_codes(a, size, levels):
 
 
 def quantise_blocks(w):
-    """w (n,)  ->  two codes a byte (n/2,), the earlier one in the upper half; absmax (n/64,)."""
+    """w (n,)  ->  two codes per byte (n/2,), the first in the upper half; absmax (n/64,)."""
     codes, absmax = block_codes(w, BLOCK, np.array(LEVELS, np.float32))
     codes = in_blocks(codes, 2)
     return codes[:, 0] << 4 | codes[:, 1], absmax
@@ -89,9 +89,9 @@ def dequantise(codes, c2, c1, mean, shape):
 
 
 def nf4_linear_forward(x, codes, c2, c1, mean, shape):
-    """y = x Wᵀ, W dequantised.   x (M, I), shape (O, I), the rest as from quantise  ->  y (M, O).
+    """y = x Wᵀ, W dequantised.   x (M, I), shape (O, I), the rest from `quantise`  ->  y (M, O).
 
-    Keeps the 4-bit codes and not W, which lives for this product only.
+    Keeps the 4-bit codes, not W: W exists only during this product.
     Source: Dettmers et al. 2023, arXiv:2305.14314, eq. 5, without the adapter.
     """
     W = dequantise(codes, c2, c1, mean, shape)
@@ -99,7 +99,7 @@ def nf4_linear_forward(x, codes, c2, c1, mean, shape):
 
 
 def nf4_linear_backward(dy, cache):
-    """dy (M, O) -> dx (M, I), and None for all that is frozen: the gradient passes through W."""
+    """dy (M, O) -> dx (M, I), None for all frozen arguments: the gradient passes through W."""
     W = dequantise(*cache)  # the same W again
     return dy @ W, None, None, None, None, None  # y = x Wᵀ
 

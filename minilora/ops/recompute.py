@@ -1,4 +1,4 @@
-"""Less memory for more time: backward computes again what the tape does not keep, bit for bit."""
+"""Activation checkpointing: backward computes again, bit for bit, what the tape does not keep."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,10 +7,10 @@ from ..engine import Node, Op, Tensor, backward, param, place, scope
 
 
 def recompute(segment: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """segment(x), for which the tape keeps x alone; backward runs the segment again.
+    """segment(x). The tape keeps only x, and backward runs the segment again.
 
-    Leaves that the segment uses get their gradients too. The segment must compute the same again.
-    Source: Chen et al. 2016, arXiv:1604.06174, section 3 (activation checkpointing).
+    Leaves that the segment uses get their gradients too. The second run must give the same result.
+    Source: Chen et al. 2016, arXiv:1604.06174, section 3.
     """
     out, _ = _run(segment, x.data)  # the segment's own tape is dropped with its output
     if x.node is None and out.node is None:
@@ -20,7 +20,7 @@ def recompute(segment: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def _at(where, segment, x):
-    """The segment run again: its nodes have the names that they had."""
+    """Run the segment again; its nodes get the same names."""
     with scope(where):
         return segment(x)
 

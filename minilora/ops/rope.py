@@ -1,4 +1,4 @@
-"""Rotary position embedding, with the two numbers of a pair half a head apart."""
+"""Rotary position embedding. The two numbers of a pair are half a head apart."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from ..engine import Op
 
 
 def rope_forward(x, cos, sin):
-    """y = R x: the pair (x[j], x[j + D/2]) is rotated by the angle of its row and of j.
+    """y = R x: the pair (x[j], x[j + D/2]) is rotated by the angle of its row and j.
 
     x (M, H, D); cos, sin (M, D/2) of each row's angles  ->  y (M, H, D).
     Source: Su et al. 2021, arXiv:2104.09864, eq. 34; the pairing as in Hugging Face's Llama.
@@ -15,7 +15,7 @@ def rope_forward(x, cos, sin):
     a, b = np.split(x, 2, axis=-1)
     ya, yb = a * c - b * s, b * c + a * s
     y = np.concatenate([ya, yb], axis=-1)
-    return y, (cos, sin)  # a rotation is undone without its input
+    return y, (cos, sin)  # no x: backward only rotates dy
 
 
 def rope_backward(dy, cache):
@@ -29,5 +29,5 @@ def rope_backward(dy, cache):
     return dx, None, None
 
 
-# The angles follow from the places of the rows, so the ledger does not count them as activations.
+# The angles depend only on the rows' positions, so the ledger does not count them as activations.
 rope = Op("rope", rope_forward, rope_backward, saves=("cos", "sin"), constants=("cos", "sin"))

@@ -1,5 +1,5 @@
-"""The gated feed-forward: silu(gate) scales each entry of up. Its middle as one op, and the whole
-of it as one op, where none of its three linears trains.
+"""The gated feed-forward: silu(gate) scales each entry of up. `swiglu` is its middle part, and
+`frozen_feed_forward` is all of it, with three frozen linears.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ def swiglu_forward(gate, up):
 
 
 def swiglu_backward(dh, cache):
-    """dh (M, F) -> dgate, dup (M, F). The slope of silu(z) is σ + z σ (1 - σ)."""
+    """dh (M, F) -> dgate, dup (M, F). The derivative of silu(z) is σ + z σ (1 - σ)."""
     gate, up = cache
     p = sigmoid(gate)
     dgate = dh * up * p * (1 + gate * (1 - p))  # h = gate p up, p = sigmoid(gate)
@@ -38,7 +38,7 @@ def frozen_feed_forward_forward(x, Wg, Wu, Wd):
     """
     gate, up = x @ Wg.T, x @ Wu.T  # (M, F)
     h, _ = swiglu_forward(gate, up)
-    return h @ Wd.T, (gate, up, Wg, Wu, Wd)  # gate and up for silu's slope and the product
+    return h @ Wd.T, (gate, up, Wg, Wu, Wd)  # gate and up for swiglu_backward
 
 
 def frozen_feed_forward_backward(dy, cache):

@@ -1,4 +1,4 @@
-"""Some of the rows of an array, after which the others are not needed."""
+"""Select rows of an array. The other rows are not needed afterwards."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from ..engine import Op
 
 
 def take_forward(x, rows):
-    """y = x[rows].   x (M, C), rows (R,) ints, none of them twice  ->  y (R, C)."""
+    """y = x[rows].   x (M, C), rows (R,) distinct ints  ->  y (R, C)."""
     return x[rows], (rows, x.shape)
 
 

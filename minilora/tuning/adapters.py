@@ -60,7 +60,7 @@ class Tuned:
     """A base model under one technique. Made by `attach`.
 
     layers: adapted linear -> its arguments by name; shared: the arrays that all layers share;
-    weights: of a technique that trains the whole model, the copy of every weight.
+    weights: a copy of every weight, if the technique trains the whole model.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class Tuned:
     ):
         self.base, self.record, self.seed, self.options = base, record, seed, options
         self.rank, self.alpha, self.targets = rank, alpha, targets
-        self.rank_pattern: dict[str, int] = {}  # linears whose rank is another: see choices.py
+        self.rank_pattern: dict[str, int] = {}  # ranks of single linears: see choices.py
         self.alpha_pattern: dict[str, float] = {}
         self.recompute = check_recompute(recompute)  # can be changed at any time
-        self.base_name: str | None = None  # what an adapter that was loaded calls the base
+        self.base_name: str | None = None  # the base's name in a loaded adapter's config
         self.shared: Arrays = {}
         self.layers: dict[str, Arrays] = {}
         self.weights: dict[str, np.ndarray] = {}
@@ -110,7 +110,7 @@ class Tuned:
 
     @property
     def trainable(self) -> dict[str, np.ndarray]:
-        """Key on disk -> array: what the optimizer moves, not copies of it."""
+        """Key on disk -> array: the arrays that the optimizer moves, not copies."""
         return {t.key: t.array for t in self.trained()}
 
     @property
@@ -129,7 +129,7 @@ class Tuned:
         return arrays
 
     def key(self, layer: str, argument: str) -> str:
-        """The name of a layer's array on disk: PEFT's where it has one."""
+        """The name of a layer's array on disk: PEFT's name, if it has one."""
         names = self.record.peft.names if self.record.peft else {}
         suffix = "base_layer.weight" if argument == "W" else names.get(argument, argument)
         return f"base_model.model.{layer}.{suffix}"
@@ -143,7 +143,7 @@ class Tuned:
         leaves: Mapping[str, Tensor] | None = None,
         key: tuple[int, ...] | None = None,
     ) -> Forward:
-        """What the base's forward pass runs with under this technique.
+        """The `Forward` of the base under this technique.
 
         leaves: key -> leaf of the tape, for the arrays that get gradients. key: (seed, step,
         micro-batch), from which dropout draws; None: no dropout.
@@ -158,7 +158,7 @@ class Tuned:
             given = {"W": weights[f"{name}.weight"], **self.layers[name]}
             if self.record.derived:
                 derived = self.record.derived(**given)
-                # ∞ + 0·∞ is NaN, which the check for divergence sees; y / ∞ would be a silent 0
+                # ∞ becomes NaN, which the check for divergence finds; y / ∞ would just be 0
                 given |= {name: a + 0 * a for name, a in derived.items()}
             keys = {a: self.key(name, a) for a in self.record.trains}
             given |= {a: leaves[k] for a, k in keys.items() if k in leaves}
@@ -174,10 +174,10 @@ class Tuned:
         return Forward(weights, linears, recompute=again == "layers")
 
     def loss(self, ids, targets, count=None, leaves=None, key=None) -> Tensor:
-        """The base's mean loss () in nats a target under this technique.
+        """The base's mean loss () under this technique, in nats per target.
 
-        ids, targets (N, T) ints; count: the divisor, None: the targets that count; leaves and key
-        as for `forward`. Raises ValueError if ids or targets are out of range.
+        ids, targets (N, T) ints; count: the divisor, None: the number of targets that count; leaves
+        and key as for `forward`. Raises ValueError if ids or targets are out of range.
         """
         return self.base.loss(ids, targets, count, self.forward(leaves, key))
 
@@ -195,10 +195,10 @@ class Tuned:
         """Arrays (O, k) and (k, I) whose product is the whole change of one linear's weight.
 
         If the layer has a scaling s, the change is s times the product. Raises ValueError if the
-        technique's change is no such product.
+        technique's change is not such a product.
         """
         if self.record.factors is None:
-            raise ValueError(f"{self.method}: its change of a weight is no product of two factors")
+            raise ValueError(f"{self.method}: its change of a weight is not a product of factors")
         return self.record.factors(self.options, **self.layers[layer])
 
     def delta(self, layer: str) -> np.ndarray:
@@ -220,7 +220,7 @@ class Tuned:
         return generation.generate_text(self, prompt, max_new_tokens, **choices)
 
     def count_parameters(self) -> tuple[int, int]:
-        """(trainable numbers, all numbers), counted as in PEFT.
+        """(trainable parameters, all parameters), counted as in PEFT.
 
         All: the base's and the adapters', without the arrays that all layers share.
         """
@@ -243,7 +243,7 @@ class Tuned:
     def _facts(self) -> dict[str, str]:
         trainable, every = self.count_parameters()
         names = [self.targets] if isinstance(self.targets, str) else [*(self.targets or ())]
-        # seven kinds of linears, or the whole name of each one
+        # there are seven kinds of linears; more are full names, which are only counted
         targets = ", ".join(names) if len(names) < 8 else f"{len(names)} linears"
         size = human(sum(a.nbytes for a in self.trainable.values()))
         facts = {"rank": self.rank, "alpha": self.alpha, "targets": targets}
@@ -273,18 +273,17 @@ def attach(
     recompute: Literal["layers"] | None = None,
     **options,
 ) -> Tuned:
-    """Put a technique on a model: it gets fresh arrays, and the base does not change.
+    """Attach a technique to a model, with new arrays. The base does not change.
 
-    method: a name of METHODS, a Method of your own, or "FILE.py:METHOD", its place.
-    rank: the method's default where None (8; VeRA 256). alpha: 2·rank where None.
-    rank_pattern, alpha_pattern: {name or regular expression of adapted linears: their own}, as in
-    PEFT. targets: names of linears ("q_proj", or a full name), regular
-    expressions of them, or "all-linear"; ("q_proj", "v_proj") where None. layers_to_transform,
-    layers_pattern, exclude_modules: leave some of them out, see `match_targets`. recompute: needs
-    less memory and more time, see `check_recompute`. options: the technique's own, listed below
-    with their defaults.
-    Raises TypeError if model is no Llama; ValueError for a keyword that the
-    technique does not take, with the nearest right names, or for a value out of range.
+    method: a name in METHODS, a Method of your own, or "FILE.py:METHOD", where it is.
+    rank: None: the method's default (8; VeRA 256). alpha: None: 2·rank.
+    rank_pattern, alpha_pattern: {name or regular expression of adapted linears: their own rank or
+    alpha}, as in PEFT. targets: names of linears ("q_proj", or a full name), regular expressions of
+    them, or "all-linear"; None: ("q_proj", "v_proj"). layers_to_transform, layers_pattern,
+    exclude_modules: leave some of them out, see `match_targets`. recompute: less memory for more
+    time, see `check_recompute`. options: the technique's own, listed below with their defaults.
+    Raises TypeError if model is not a Llama; ValueError for a keyword that the technique does not
+    take, with the nearest right names, or for a value out of range.
     """
     record = find_method(method)
     check_base("attach", model)
@@ -326,12 +325,12 @@ attach.__doc__ = f"{attach.__doc__}\n{describe_options()}\n"
 
 
 def _check_moved(record, weights):
-    """Raises ValueError for the first of the weights that are no arrays: steps add to numbers."""
+    """Raises ValueError for the first packed weight: a step can move only an array."""
     for name, W in weights.items():
         if form := form_of(W):
             raise ValueError(
                 f"{record.name}: it moves {name}, which is in {form} and cannot be moved; wanted a "
-                "base loaded in float32, or a technique that leaves it alone, such as lora"
+                "base loaded in float32, or a technique that does not move it, such as lora"
             )
 
 
@@ -356,9 +355,9 @@ def _fill_layers(tuned, names):
 
 
 def shapes_of(model: Llama) -> Llama:
-    """The same model with shapes and bytes in place of weights, of whatever form.
+    """The same model with shape-only weights, which keep their forms and sizes in bytes.
 
-    What `attach` makes on it takes no memory, whatever sizes a file claims.
+    `attach` on it allocates no array, whatever sizes a file claims.
     """
     params: dict[str, Any] = {name: shape_alone(a) for name, a in model.params.items()}
     return Llama(model.config, params)
@@ -382,14 +381,14 @@ def merge(tuned: Tuned, weights: Literal["float32", "nf4"] = "float32") -> Llama
 
     tuned does not change, and weights without an adapter keep their form. weights: the form of the
     linears that change; "nf4" quantises them again, and a warning says by how much that moves them.
-    Raises TypeError for what `attach` did not return, ValueError for another form.
+    Raises TypeError if tuned is not what `attach` returned, ValueError for another form.
     """
     base = adapted(tuned, "merge").base
     if weights == "float32":
         return _with_change(base, tuned, +1)
     find("form of weights", weights, dict.fromkeys(("float32", "nf4")))
     linears = {f"{layer}.weight" for layer in base.config.linears()}
-    squares = np.zeros(2)  # of what was lost, of the weights
+    squares = np.zeros(2)  # of the errors, of the weights
 
     def quantised(name: str, W: np.ndarray) -> Any:
         if name not in linears:
@@ -408,14 +407,14 @@ def merge(tuned: Tuned, weights: Literal["float32", "nf4"] = "float32") -> Llama
 def unmerge(merged: Llama, tuned: Tuned) -> Llama:
     """A new model with the weights of `merged` minus tuned's ΔW: the base, up to one rounding.
 
-    Raises TypeError if merged is no Llama, or tuned not what `attach` returned.
+    Raises TypeError if merged is not a Llama, or tuned is not what `attach` returned.
     """
     check_base("unmerge", merged)
     return _with_change(merged, adapted(tuned, "unmerge"), -1)
 
 
 def adapted(tuned: Tuned, what: str) -> Tuned:
-    """tuned; raises TypeError for what attach did not make."""
+    """Return tuned; raises TypeError if `attach` did not make it."""
     if not isinstance(tuned, Tuned):
         raise TypeError(
             f"{what}: got a {type(tuned).__name__}, wanted a Tuned: what attach returns"
@@ -426,7 +425,7 @@ def adapted(tuned: Tuned, what: str) -> Tuned:
 def _with_change(
     model: Llama, tuned: Tuned, sign: int, form: Callable[..., Any] = lambda name, W: W
 ) -> Llama:
-    """The model plus or minus ΔW; form(name, W): what takes a changed W's place."""
+    """The model plus or minus ΔW. form(name, W): what is stored for a changed W."""
     params = dict(model.params)
     if tuned.record.whole_model:
         for name, moved in tuned.weights.items():

@@ -48,7 +48,7 @@ class Callback:
     """A callback that does nothing. Write a subclass with the methods that you need."""
 
     def start(self, run: Run) -> None:
-        """Before the first step here, when all settings are checked; of a resumed run, too."""
+        """Before the first step, after all settings were checked; also in a resumed run."""
 
     def step(self, run: Run) -> None:
         """After each step; history.losses[-1] and .rates[-1] are its loss and learning rate."""
@@ -60,7 +60,7 @@ class Callback:
         """After the checkpoint was written."""
 
     def end(self, run: Run) -> None:
-        """After the last step, or the one after which the run was stopped."""
+        """After the last step, or after the step at which the run was stopped."""
 
 
 class Bar(Callback):
@@ -168,7 +168,7 @@ class KeepBest(Callback):
     ):
         self.folder, self.sign, self.of = make_folder(folder), (-1 if higher else 1), of
         self.kept: int | None = None  # after the run: the best step, if the folder has its adapter
-        self.failed = False  # to write
+        self.failed = False  # has a write failed?
 
     def evaluation(self, run: Run) -> None:
         """Write the adapter if this evaluation is the best one."""
@@ -219,9 +219,9 @@ class EarlyStopping(Callback):
             run.stop(f"no evaluation was better than {best:g} in the last {waited}")
 
     def end(self, run: Run) -> None:
-        """Warn where there was nothing to stop for."""
+        """Warn if there was no evaluation."""
         if not (run.history.evaluations or run.interrupted):
             warnings.warn(
-                "early stopping: no evaluation came; wanted evaluate= and evaluate_every= of train",
+                "early stopping: got no evaluation; wanted evaluate= and evaluate_every= of train",
                 stacklevel=4,  # the line that calls train
             )

@@ -66,14 +66,14 @@ def load(path: str | Path, tuned: Tuned, adam: AdamW, settings: Mapping[str, Any
             raise ValueError(f"{path}: {name} is {saved.get(name)!r:.200}, this run has {mine!r}")
     steps, last = saved["steps"], settings.get("steps", saved["steps"])
     if not 0 <= steps <= last:
-        raise ValueError(f"{path}: it is of step {steps}, this run ends at {last}")
+        raise ValueError(f"{path}: saved at step {steps}, but this run ends at {last}")
     _check_history(path, saved["history"], steps)
     _check_arrays(path, arrays, tuned)
     for name, mine in machine().items():
         if saved.get(name) != mine:
             warnings.warn(
                 f"{path}: {MACHINE[name]}: {saved.get(name)!r:.40} when it was saved, {mine!r} "
-                "now: the run goes on, but not to the same bits",
+                "now: the run goes on, but its bits differ",
                 stacklevel=3,
             )
     _restore(tuned, arrays)
@@ -87,7 +87,7 @@ def load(path: str | Path, tuned: Tuned, adam: AdamW, settings: Mapping[str, Any
 def load_tuned(path: str | Path, model: Llama, method: str | Method | None = None) -> Tuned:
     """The adapter in a checkpoint, on the base that it was trained on; method: see `saved_method`.
 
-    Raises ValueError for a damaged file, one that is no checkpoint, another base or technique.
+    Raises ValueError for a damaged file, a file of another kind, another base or technique.
     """
     arrays, saved = _read(path)
     check_kind(path, "it", saved, {"method": "", "base": "", "options": {}, "seed": 0})
@@ -118,7 +118,7 @@ def _layers(model, arrays):
 
 
 def _read(path):
-    """The arrays and what is written about the run, both as they were saved."""
+    """The arrays and the description of the run, both as they were saved."""
     arrays, about = read_arrays(path)
     if ABOUT not in about:
         raise ValueError(
@@ -173,10 +173,10 @@ def _check_settings(path, saved, mine):
 
 
 def _check_history(path, history, steps):
-    """Raises ValueError unless the history has an entry for each step and nothing of later ones."""
+    """Raises ValueError unless the history has one entry for each step, and none of later steps."""
     for name in ("losses", "rates", "seconds"):
         if (length := len(history[name])) != steps:
-            raise ValueError(f"{path}: history.{name} has {length} entries, it is of step {steps}")
+            raise ValueError(f"{path}: history.{name} has {length} entries, wanted {steps}")
     last = -1
     for i, point in enumerate(history["evaluations"]):
         step = point[0] if len(point) == 2 else None
@@ -207,7 +207,7 @@ def _check_arrays(path, arrays, tuned):
         a = arrays.get(name)
         if a is None or a.shape != mine.shape or a.dtype != mine.dtype:
             found = "none" if a is None else f"{a.shape} of {a.dtype}"
-            raise ValueError(f"{path}: no {name} of {mine.shape} and {mine.dtype}, found {found}")
+            raise ValueError(f"{path}: {name}: got {found}, wanted {mine.shape} of {mine.dtype}")
         if not np.isfinite(a).all():
             raise ValueError(f"{path}: {name} has numbers that are not finite")
         if name.startswith("v.") and a.size and a.min() < 0:
@@ -215,7 +215,7 @@ def _check_arrays(path, arrays, tuned):
                 f"{path}: {name}, a mean of squares, has the negative number {a.min()}"
             )
     if unknown := arrays.keys() - wanted.keys():
-        raise ValueError(f"{path}: its array {min(unknown)} has no place in this run")
+        raise ValueError(f"{path}: its array {min(unknown)} does not belong to this run")
 
 
 def _restore(tuned, arrays):

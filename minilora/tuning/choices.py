@@ -15,16 +15,16 @@ from ..support.values import number, plain, shown, whole
 from . import patterns
 
 DEFAULT_TARGETS = ("q_proj", "v_proj")
-UNKNOWN = (  # of a file whose technique is in no table
-    "saved by a technique of your own: method= (on the command line --method FILE:METHOD) takes it"
+UNKNOWN = (  # for a file whose technique is not in METHODS
+    "saved by a technique of your own: pass method= (on the command line --method FILE:METHOD)"
 )
 SELECTION = "layers_to_transform", "layers_pattern", "exclude_modules"  # PEFT's, beside targets
 
 
 def find_method(method: str | Method) -> Method:
-    """The technique of a name, of FILE.py:METHOD, or the record itself.
+    """The technique with this name or at FILE.py:METHOD; a record is returned as it is.
 
-    Raises ValueError with the most similar names; what `own.read` raises for a file.
+    Raises ValueError with the most similar names; for a file what `own.read` raises.
     """
     if isinstance(method, Method):
         return method
@@ -39,9 +39,9 @@ def find_method(method: str | Method) -> Method:
 
 
 def saved_method(path: Any, saved: Any, method: str | Method | None) -> Method:
-    """The technique that a file names; method: the caller's, which takes one of their own.
+    """The technique that a file names. method: the caller's choice, for a technique of their own.
 
-    No code is read from where a file says. Raises ValueError for an unknown or another technique.
+    Code that only the file names is not run. Raises ValueError for an unknown or another technique.
     """
     record = METHODS.get(saved) if method is None else find_method(method)
     if record is None:
@@ -56,7 +56,7 @@ def _letters(name):
 
 
 def describe_options() -> str:
-    """For each technique what attach takes: names, defaults, meanings and units, a line each."""
+    """What attach takes for each technique: names, defaults, meanings and units, one per line."""
     lines = []
     for name, record in METHODS.items():
         own = {"rank": record.default_rank, "alpha": "2·rank", "targets": "q_proj, v_proj"}
@@ -181,7 +181,7 @@ def warn_of_ranks(
     for rank, least in smallest.items():
         if rank > least:
             side = f"rank {rank} is above {least}, the smaller side of a target"
-            text = f"{record.name}: {side}: more parameters, no more rank"
+            text = f"{record.name}: {side}: more parameters, no higher rank"
             warnings.warn(text, stacklevel=3)
 
 

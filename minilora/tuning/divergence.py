@@ -1,4 +1,4 @@
-"""When a training run diverges: the error that names the first array that is not finite."""
+"""The error of a training run that diverges. It names the first array that is not finite."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ def check_gradients(
     parts: the batches (ids, targets) of the step; grads: key -> gradient of the array's shape. The
     error names the first array that is not finite, in the order of computation.
     """
-    with np.errstate(all="ignore"):  # a sum of squares is quick, but may overflow by itself
+    with np.errstate(all="ignore"):  # a sum of squares is fast, but may overflow by itself
         if math.isfinite(loss + sum(float(np.vdot(g, g)) for g in grads.values())):
             return
     bad = [key for key, g in grads.items() if not np.isfinite(g).all()]
@@ -62,4 +62,4 @@ def check_arrays(tuned: Tuned, step: int) -> None:
     """Raises Diverged if a step overflowed an array; call it before a checkpoint is written."""
     for key, a in tuned.arrays.items():
         if not np.isfinite(a).all():
-            raise Diverged(step, f"the array {key} is not finite after it; the rate is too high")
+            raise Diverged(step, f"the array {key} is not finite after it; wanted a lower rate")

@@ -1,4 +1,4 @@
-"""What happened in a training run, as plain data."""
+"""The history of a training run, as plain data."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -11,15 +11,15 @@ from ..support import show
 
 @dataclass(repr=False)
 class History:
-    """What happened, as plain data."""
+    """One entry for each step, and one for each evaluation."""
 
-    losses: list[float] = field(default_factory=list)  # a step: the mean over its targets
-    rates: list[float] = field(default_factory=list)  # a step: the learning rate
-    # a step: wall time, without evaluation and without compiling kernels
+    losses: list[float] = field(default_factory=list)  # of each step: the mean over its targets
+    rates: list[float] = field(default_factory=list)  # of each step: the learning rate
+    # of each step: wall time, without evaluation and without compiling kernels
     seconds: list[float] = field(default_factory=list)
     # (step, what `evaluate` returned)
     evaluations: list[tuple[int, Any]] = field(default_factory=list)
-    batches_crc32: int = 0  # of all batches so far: does a resumed run get the same ones?
+    batches_crc32: int = 0  # of all batches so far, which a resumed run must repeat
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: NumPy's numbers in the evaluations as Python's."""
@@ -27,7 +27,7 @@ class History:
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> "History":
-        """What `to_dict` gave."""
+        """The inverse of `to_dict`."""
         known = {name: saved[name] for name in cls.__dataclass_fields__}
         return cls(**{**known, "evaluations": [(n, value) for n, value in saved["evaluations"]]})
 

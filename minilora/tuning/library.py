@@ -62,7 +62,7 @@ class Library:
         weights: name of an adapter -> wᵢ. With ΔWᵢ = Lᵢ Rᵢ the sum is [w₁L₁ w₂L₂ …] [R₁; R₂; …]:
         exact, and no matrix (O, I) is computed. Delta-LoRA's ΔW includes the change of its weight.
         Raises ValueError for an unknown adapter, a name in use, a weight that is not finite, or an
-        adapter whose change is no product of factors.
+        adapter whose change is not a product of factors.
         """
         self._check_free(name)
         terms = [(number(f"library: weight of {n}", w), self[n]) for n, w in weights.items()]

@@ -69,7 +69,7 @@ def full(pattern: str, name: str) -> bool:
 
 
 def end(pattern: str, name: str) -> bool:
-    """Does it match the whole name, or all that follows a dot? PEFT reads a pattern's key so.
+    """Does it match the whole name, or all after a dot? This is PEFT's rule for pattern keys.
 
     Raises ValueError: see `parse`.
     """
@@ -107,7 +107,7 @@ def _matches(pattern, name, starts, budget):
 def parse(pattern: str) -> Node:
     """The pattern as a tree.
 
-    Raises ValueError if it is no regular expression, is too long, or has a part that is not
+    Raises ValueError if it is not a regular expression, is too long, or has a part that is not
     supported: back references, flags, possessive counts, atomic groups, characters beyond ASCII.
     """
     if len(pattern) > MOST_CHARACTERS:

@@ -37,7 +37,8 @@ def attach_as_stored(model, path, config, own, method, options) -> Tuned:
     """What `attach` makes from a stored adapter's settings; its arrays are still fresh.
 
     config: of adapter_config.json; own: what this library wrote beside the arrays, {} for PEFT's
-    files; method, options: the caller's. Raises ValueError for settings that are not supported.
+    files; method, options: the caller's.
+    Raises ValueError for unsupported settings.
     """
     for name in FLAGS:
         check_kind(path, name, config.get(name, False), bool)
@@ -98,8 +99,7 @@ def _technique(path, config, own, method) -> tuple[Method, dict[str, Any]]:
             warnings.warn(f"{path}: loaded as {name}, but {UNKNOWN} ({saved!r:.80})", stacklevel=5)
     if name not in fits:
         raise ValueError(
-            f"{path}: stored as {kind}, which {name} cannot train on; "
-            f"wanted one of {', '.join(fits)}"
+            f"{path}: stored as {kind}, which {name} cannot read; wanted one of {', '.join(fits)}"
         )
     return records[name], fits[name]
 
@@ -109,14 +109,14 @@ def _own_technique(path, config, own, method) -> Method:
     kind = config["peft_type"]
     whole = next(name for name, record in METHODS.items() if record.whole_model)
     if kind == "MINILORA" and "method" not in own:
-        raise ValueError(f"{path}: peft_type is {kind!r}, and nothing says which technique")
+        raise ValueError(f"{path}: peft_type is {kind!r}, but no technique is named")
     if kind == "FULL":
         record = find_method(method or whole)
     else:
         record = saved_method(path, own["method"], method)
     if (kind == "FULL") != record.whole_model:
         form = "whole weights" if kind == "FULL" else "an adapter"
-        raise ValueError(f"{path}: stored as {form}, which {record.name} cannot train on")
+        raise ValueError(f"{path}: stored as {form}, which {record.name} cannot read")
     return record
 
 
@@ -133,8 +133,8 @@ def _check_formula(path, config, claims):
             )
     if unknown := sorted(given.keys() - HARMLESS - set(claims)):
         warnings.warn(
-            f"{path}: {printable(unknown[0])} is {given[unknown[0]]!r:.80}: unknown here, and "
-            "taken to change nothing",
+            f"{path}: {printable(unknown[0])} is {given[unknown[0]]!r:.80}: unknown here, "
+            "assumed to change nothing",
             stacklevel=5,
         )
     init = config.get("init_lora_weights", True)
@@ -164,7 +164,7 @@ def _targets(path, config, model):
         kind = int if name == "layers_to_transform" else str
         check_kind(path, name, value, [kind] if isinstance(value, list) else kind)
     if isinstance(excluded := selection.get("exclude_modules"), str):
-        selection["exclude_modules"] = f"(?:{excluded})"  # PEFT takes a name for a pattern, too
+        selection["exclude_modules"] = f"(?:{excluded})"  # PEFT reads a name as a pattern, too
     if not isinstance(modules, str):
         check_kind(path, "target_modules", modules, [str])
         targets: Any = tuple(dict.fromkeys(modules))
@@ -186,7 +186,7 @@ def _whole_names(path, pattern, model):
     if not hits:
         raise ValueError(
             f"{path}: target_modules is {pattern!r:.80}, which matches no linear's whole name, "
-            f"as {next(iter(model.config.linears()))} is one"
+            f"such as {next(iter(model.config.linears()))}"
         )
     return tuple(hits)
 

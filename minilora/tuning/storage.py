@@ -46,10 +46,10 @@ def save_adapter(
     """Write tuned's adapter for PEFT and load_adapter to read; returns the bytes of its arrays.
 
     base_name: the base's folder, or its name on a hub, where PEFT's AutoPeftModelForCausalLM finds
-    it; None: the one that an adapter named which was loaded, if any. save_projection=False leaves
-    out VeRA's shared A and B, which its key draws again. evaluation: for `saved_evaluation`.
-    Raises ValueError, and writes nothing, if reading the files would not give every linear's change
-    again. Raises TypeError if tuned is not what `attach` returned.
+    it; None: the name in the config of a loaded adapter, if any. save_projection=False leaves out
+    VeRA's shared A and B, which its key draws again. evaluation: for `saved_evaluation`.
+    Raises ValueError, and writes nothing, if reading the files would not give back every linear's
+    change. Raises TypeError if tuned is not what `attach` returned.
     """
     config, arrays = export(adapted(tuned, "save_adapter"), save_projection)
     if base_name is not None:
@@ -113,7 +113,7 @@ def export(
 
 
 def _check_written(tuned, config, arrays):
-    """Raises ValueError unless PEFT's reading of the files gives each linear's change again."""
+    """Raises ValueError unless the files, read as by PEFT, give back each linear's change."""
     if tuned.record.whole_model:
         return
     own, method = {}, None
@@ -121,7 +121,7 @@ def _check_written(tuned, config, arrays):
         own = {"method": tuned.method, "options": tuned.options, "alpha": tuned.alpha}
         method = tuned.record
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # attach warned of the ranks
+        warnings.simplefilter("ignore")  # attach has already warned of the ranks
         again = attach_as_stored(tuned.base, tuned.method, config, own, method, {})
         _fill(again, tuned.method, arrays, drawn_keys(again.record, config))
     form = f"its form on disk ({config['peft_type']}, read as {again.method})"
@@ -143,7 +143,7 @@ def _check_written(tuned, config, arrays):
 
 
 def _target_modules(tuned):
-    """The last parts of the adapted names if they choose no other linear, else the full names."""
+    """The last parts of the adapted names if these match no other linear, else the full names."""
     kinds = sorted({name.rsplit(".", 1)[-1] for name in tuned.layers})
     same = [n for n in tuned.config.linears() if n.rsplit(".", 1)[-1] in kinds]
     return kinds if len(same) == len(tuned.layers) else sorted(tuned.layers)
@@ -154,14 +154,14 @@ def load_adapter(
 ) -> Tuned:
     """Put a stored adapter on a model.
 
-    folder: an adapter's folder, or a checkpoint of `train`. method: the technique that trains
-    further; None: the one that was saved, or for PEFT's own files what their config says. options:
+    folder: an adapter's folder, or a checkpoint of `train`. method: the technique to train with;
+    None: the one that was saved, or for PEFT's own files what their config says. options:
     the technique's, if the files do not settle them; a checkpoint settles everything. Delta-LoRA's
     own arrays are computed from the files, up to the rounding of float32.
     Warns if the adapter was saved on another base of the same shapes.
     Raises FileNotFoundError; ValueError for an adapter of another kind or of a base of other
     shapes, for a damaged file, for files of two adapters, or for a keyword that the files settle;
-    TypeError for another model than a Llama.
+    TypeError if model is not a Llama.
     """
     check_base("load_adapter", model)
     with one_budget():
@@ -216,7 +216,7 @@ def _load(model, folder, method, options, unmoved=False):
 
 
 def _on_shapes(model, path, config, own, method, options):
-    """`attach_as_stored` on shapes alone; None if a technique needs numbers for it."""
+    """`attach_as_stored` on a shape-only model; None if the technique needs real numbers."""
     with warnings.catch_warnings(), contextlib.suppress(TypeError):
         warnings.simplefilter("ignore")  # attach on numbers warns
         return attach_as_stored(shapes_of(model), path, config, own, method, options)

@@ -59,8 +59,8 @@ def train(
     list is cycled. The loss of a step is the mean over all targets of its `accumulate` batches.
     Rates, clipping, decay: see `optim`.
     evaluate: called every `evaluate_every` steps and after the last. checkpoint: a file written
-    every `checkpoint_every` steps and after the last; resume=True goes on from it, to the same
-    bits. progress: a bar (None: on a terminal and in a notebook).
+    every `checkpoint_every` steps and after the last; resume=True continues from it, bit for
+    bit. progress: a bar (None: on a terminal and in a notebook).
     callbacks: see `callbacks`.
     Ctrl-C ends the run after the step that it interrupts, and the checkpoint is written.
     Raises Diverged, naming the step and the first bad array; KeyboardInterrupt, which says how to
@@ -105,7 +105,7 @@ def train(
     with contextlib.closing(bar), _interruptible(run):
         _tell(told, "start", run)
         if run.step not in [at for at, _ in history.evaluations]:
-            judge()  # a resumed run's, which Ctrl-C left out
+            judge()  # in a resumed run: Ctrl-C had left it out
         while run.step < steps and not run.stopped:
             start, step = clock.now(), run.step + 1
             rate = optim.learning_rate(step, **_of_rate(settings))
@@ -139,7 +139,7 @@ def _tell(callbacks, moment, run):
 def _interruptible(run):
     """Let Ctrl-C end the run after the present step; a second one stops at once.
 
-    Only in the main thread, and where nobody else handles it.
+    Only in the main thread, and only if the handler is Python's own.
     """
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGINT) if main else None
@@ -160,7 +160,7 @@ def _interruptible(run):
 
 
 def _optimizer(tuned, settings) -> optim.AdamW:
-    """AdamW over what trains, each array at its method's multiple of the rate."""
+    """AdamW over the trainable arrays, each with its own multiple of the learning rate."""
     ratios = tuned.record.lr_scale(tuned.options) if tuned.record.lr_scale else {}
     return optim.AdamW(
         tuned.trainable,
@@ -206,7 +206,7 @@ def gradients(
     def take(leaf: Node | None) -> None:
         """Add a leaf's gradient to the sum as soon as it is complete, and let the leaf drop it.
 
-        So only one gradient exists twice at a time, in the leaf and in the sum.
+        At most one gradient is duplicated at any moment, unless segments are recomputed.
         """
         if leaf is None or leaf.grad is None:
             return
@@ -220,7 +220,7 @@ def gradients(
         leaves = tuned.leaves()
         loss = tuned.loss(ids, targets, count, leaves, key=(tuned.seed, step, j))
         backward(loss, ready=take if several else None)
-        for leaf in leaves.values():  # recomputed segments call no leaf ready
+        for leaf in leaves.values():  # `ready` is not called for leaves of recomputed segments
             take(leaf.node)
         total += float(loss.data)
     return total, {k: sums[k] if k in sums else np.zeros_like(a.data) for k, a in leaves.items()}
@@ -253,7 +253,7 @@ def _cycle(batches: Iterable[Batch]) -> Iterator[Batch]:
 
 
 def _skip(stream, n: int, crc32: int) -> None:
-    """Skip n batches; raises ValueError where they are not the batches that the run used."""
+    """Skip n batches; raises ValueError if they are not the batches that the run used."""
     had = 0
     for batch in itertools.islice(stream, n):
         had = _crc32([batch], had)
@@ -273,9 +273,7 @@ def _crc32(batches, crc32: int) -> int:
 
 
 def _check_batch(batch, vocab_size: int) -> Batch:
-    """ids and targets as arrays; raises ValueError unless they are (N, T) each and within the
-    vocabulary.
-    """
+    """ids and targets as arrays; raises ValueError unless both are (N, T) and in the vocabulary."""
     if not (isinstance(batch, tuple | list) and len(batch) == 2):
         raise ValueError(
             f"train: got a batch of {type(batch).__name__}, wanted a pair (ids, targets)"
@@ -287,7 +285,7 @@ def _check_batch(batch, vocab_size: int) -> Batch:
 
 
 def _settings(*, steps, lr, weight_decay, betas, eps, schedule, warmup, clip, accumulate):
-    """What every step depends on, as plain data; raises ValueError for what is out of range."""
+    """What every step depends on, as plain data; raises ValueError for a value out of range."""
     try:
         one, two = (number("train: betas", b, least=0) for b in betas)
         if max(one, two) >= 1:
@@ -322,7 +320,7 @@ def _of_rate(settings):
 
 
 def _check_every(**given):
-    """`what` and how often it is done, `what_every`."""
+    """Check `what_every`, which says how often `what` is done: it must not be given alone."""
     (what, value), (name, every) = given.items()
     if every is not None:
         whole(f"train: {name}", every, 1)

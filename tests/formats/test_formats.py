@@ -144,10 +144,10 @@ LLAMA3 = {
         ({"model_type": "drop"}, "model_type is None"),
         ({"vocab_size": "drop"}, "no vocab_size in it"),
         ({"rms_norm_eps": "small"}, "rms_norm_eps is 'small'"),
-        ({"num_key_value_heads": 3}, "no multiple of 3 key heads"),
+        ({"num_key_value_heads": 3}, "not a multiple of 3 key heads"),
         ({"hidden_size": 32}, "has shape"),
         ({"num_hidden_layers": 3}, "9 arrays are missing"),
-        ({"num_hidden_layers": 1}, "9 arrays do not belong"),
+        ({"num_hidden_layers": 1}, "9 arrays are not in the config"),
         ({"rope_theta": 10**400}, "rope_theta is 1000000"),
         ({"num_hidden_layers": 10**9}, "20 arrays, too few for the 1000000000 layers"),
     ],
@@ -717,10 +717,10 @@ def test_method_says_who_trains_on(tmp_path):
     assert ml.load_adapter(tuned.base, tmp_path, "lora_plus", ratio=4.0).options["ratio"] == 4.0
     ml.save_adapter(trained("full"), tmp_path / "whole")
     for method, folder, message in (
-        ("vera", "", "stored as LORA, which vera cannot train on; wanted one of lora, lora_fa"),
+        ("vera", "", "stored as LORA, which vera cannot read; wanted one of lora, lora_fa"),
         ("full", "", "stored as LORA, which full cannot"),
         ("lorra", "", "unknown method 'lorra'; did you mean"),
-        ("lora", "whole", "stored as whole weights, which lora cannot train on"),
+        ("lora", "whole", "stored as whole weights, which lora cannot read"),
     ):
         with pytest.raises(ValueError, match=message):
             ml.load_adapter(tuned.base, tmp_path / folder, method=method)
@@ -916,7 +916,7 @@ def test_a_field_of_a_newer_peft_is_told_of_where_it_is_set(tmp_path):
     of_peft(tmp_path, use_newest=False, newest_config={}, newest_scale=None)
     ml.load_adapter(tuned.base, tmp_path)
     of_peft(tmp_path, newest_scale=2)
-    said = "newest_scale is 2: unknown here, and taken to change nothing"
+    said = "newest_scale is 2: unknown here, assumed to change nothing"
     with pytest.warns(UserWarning, match=said) as caught:
         back = ml.load_adapter(tuned.base, tmp_path)
     assert len(caught) == 1 and caught[0].filename == __file__

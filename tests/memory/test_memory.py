@@ -496,7 +496,7 @@ class TestCommands:
     @pytest.mark.parametrize(
         "line, says",
         [
-            ("memory --model gpt2-medium", "is no Llama"),
+            ("memory --model gpt2-medium", "is not a Llama"),
             ("memory --model nowhere", "unknown shape 'nowhere'"),
             ("memory --seq 0", "seq_len is 0"),
             ("memory --method lora --rank 0", "rank is 0"),

@@ -290,7 +290,7 @@ def test_moments_of_the_first_step_are_not_shown_later(model, batch):
     trained = attached(model, "lora")
     ml.train(trained, [batch], steps=3, lr=0.01, progress=False)
     names = {moment.name for moment, *_ in ml.trace(trained, *batch).moments()}
-    assert "… and A wakes" in names and "the first step of B" not in names
+    assert "A starts to learn" in names and "the first step of B" not in names
     still = ml.trace(attached(model, "delta_lora", update_ratio=0.0), *batch)
     assert not any("thin product" in moment.name for moment, *_ in still.moments())
 

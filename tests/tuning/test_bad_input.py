@@ -477,7 +477,7 @@ def test_a_warning_of_train_names_the_line_that_calls_it(tmp_path):
         train(steps=1, warmup=2)
         train(steps=1, callbacks=stop)
     assert len(told) == 2 and {warning.filename for warning in told} == {__file__}
-    assert "no evaluation came; wanted evaluate=" in str(told[1].message)
+    assert "got no evaluation; wanted evaluate=" in str(told[1].message)
 
 
 @pytest.mark.smoke

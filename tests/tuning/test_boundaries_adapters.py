@@ -50,7 +50,7 @@ def test_an_adapter_of_the_first_layer_alone_comes_back_from_disk(tmp_path):
 def test_dora_wants_a_direction_of_every_row():
     model = make_llama()
     model.params["model.layers.0.self_attn.q_proj.weight"][1] = 0
-    with pytest.raises(ValueError, match="dora: a row of the weight is 0 in all its entries"):
+    with pytest.raises(ValueError, match="dora: a row of the weight is all 0"):
         ml.attach(model, "dora")
     assert ml.attach(model, "dora", targets=("k_proj",)).layers
 
@@ -62,7 +62,7 @@ def test_an_adapter_shows_itself():
 
 
 def test_a_technique_without_factors_says_so():
-    with pytest.raises(ValueError, match="dora: its change of a weight is no product of two fac"):
+    with pytest.raises(ValueError, match="dora: its change of a weight is not a product of fac"):
         tune("dora").factors("model.layers.0.self_attn.q_proj")
 
 

@@ -258,9 +258,9 @@ def test_forms_that_cannot_be(tmp_path):
     ):
         with pytest.raises(ValueError, match=says):
             ml.load_model(tmp_path, **wrong)
-    with pytest.raises(ValueError, match="a loaded model has its forms"):
+    with pytest.raises(ValueError, match="a loaded model has its own forms"):
         ml.ledger(model, 2, 6, method="lora", weights="nf4")
-    with pytest.raises(ValueError, match="what a file has stored is not known"):
+    with pytest.raises(ValueError, match="'stored' needs the file"):
         ml.ledger(model.config, 2, 6, method="lora", weights="stored")
     assert repr(model).count("of BF16, float32, nf4") == 1
 
