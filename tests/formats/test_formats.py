@@ -135,7 +135,7 @@ LLAMA3 = {
         ({"rope_parameters": {"rope_theta": "big"}}, "rope_theta is 'big', wanted a number"),
         (
             {"rope_parameters": {"rope_theta": 5e5}},
-            "rope_theta is 10000.0, rope_parameters.rope_theta is 500000.0; wanted one",
+            "rope_theta is 10000.0, rope_parameters.rope_theta is 500000.0; wanted the same",
         ),
         ({"rope_theta": True}, "rope_theta is True, wanted a number"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes', wanted true or false"),
@@ -234,8 +234,8 @@ def test_an_index_that_is_not_its_files(tmp_path):
     place, first = index["weight_map"], min(model.params)
     other = next(file for file in place.values() if file != place[first])
     for changes, message in (
-        ({first: other}, f"{place[first]}: holds {first}, which {INDEX} has in {other}"),
-        ({"more": place[first]}, f"{place[first]}: no more, which {INDEX} has in it"),
+        ({first: other}, f"{place[first]}: holds {first}, but {INDEX} says {other}"),
+        ({"more": place[first]}, f"{place[first]}: no more, but {INDEX} says it is here"),
         ({first: "../x.safetensors"}, f"{INDEX}: weight_map has '../x.safetensors', wanted a file"),
         ({first: 3}, f"{INDEX}: weight_map.{first} is 3, wanted a text"),
     ):
@@ -399,7 +399,7 @@ def test_a_folder_that_lacks_a_file(tmp_path, which, lacking):
     (tmp_path / lacking).unlink()
     with pytest.raises(FileNotFoundError, match=lacking):
         load()
-    with pytest.raises(FileNotFoundError, match="nowhere is no folder; wanted 'base' or"):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder; wanted 'base' or"):
         ml.load_model("nowhere")
 
 

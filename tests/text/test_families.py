@@ -334,7 +334,7 @@ def test_every_name_of_a_cut_is_read():
         ({"scores": [0.0]}, "scores has 1, wanted"),
         ({"scores": "no"}, "scores is 'no', wanted a list of numbers"),
         ({"token_type": ["a"]}, "token_type is .*, wanted a list of whole numbers"),
-        ({"bos_token_id": 10**6}, "bos_token_id is 1000000, wanted a token's"),
+        ({"bos_token_id": 10**6}, "bos_token_id is 1000000, wanted a token's id"),
     ],
 )
 def test_damaged_metadata_is_named(changes, message):
