@@ -1,4 +1,4 @@
-"""What PEFT and transformers call things, and what they are called here: for error messages."""
+"""Names in PEFT and transformers, and their names here, for error messages."""
 
 import functools
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def peft_hint(name: str) -> str:
 
 
 def hinting(function: Callable) -> Callable:
-    """The function; a keyword of PEFT's or transformers' is a TypeError that says what to write."""
+    """A decorator: a keyword of PEFT or transformers raises TypeError with the name to use here."""
 
     @functools.wraps(function)
     def call(*values, **keywords):
