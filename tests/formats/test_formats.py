@@ -1246,7 +1246,7 @@ Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
 @pytest.mark.parametrize(
     "changes, spoilt, says",
     [
-        ({"blocksize": 128}, {}, r"blocks of \(128, 256\), wanted 64 and 256"),
+        ({"blocksize": 128}, {}, r"block sizes \(128, 256\), wanted 64 and 256"),
         ({"shape": [3, 5]}, {}, r"\d+ of uint8, wanted 8 of uint8"),
         ({"nested_offset": "x"}, {}, "nested_offset"),
         ({}, {f"{Q_PROJ}.nested_absmax": None}, "0 of float64, wanted 1 of float32: NF4"),

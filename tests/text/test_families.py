@@ -198,7 +198,7 @@ def test_a_tokenizer_that_ends_every_text_is_refused(tmp_path):
     inner, end = made("mistral"), [("</s>", 2)]
     inner.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=end)
     inner.save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(ForeignTokenizer, match="puts a token after a text"):
+    with pytest.raises(ForeignTokenizer, match="appends a token"):
         BytePairTokenizer.load(tmp_path)
 
 
