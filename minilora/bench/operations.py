@@ -47,7 +47,7 @@ def _frozen_a_backward(d, need, W, A, B, **_):
 
 def _attention(products, q, spans, **_):
     queries, keys = spans[:, 1] - spans[:, 0], spans[:, 3] - spans[:, 2]
-    seen = (queries * (2 * keys - queries + 1) // 2).sum()  # a query sees the keys up to its position
+    seen = (queries * (2 * keys - queries + 1) // 2).sum()  # a query sees the keys up to its place
     return 2 * products * int(seen) * math.prod(q.shape[1:])
 
 
