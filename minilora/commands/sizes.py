@@ -81,7 +81,7 @@ def memory(a: Namespace) -> None:
     left_out = [] if a.method else [n for n in settings if _moves_packed(METHODS[n], a)]
     settings = {n: how for n, how in settings.items() if n not in left_out}
     if left_out and not a.json:
-        print(f"without {', '.join(METHODS[n].title for n in left_out)}: only float32 can be trained")
+        print(f"without {', '.join(METHODS[n].title for n in left_out)}: only float32 is trainable")
     seq = min(512, config.max_position_embeddings) if a.seq is None else a.seq
     if a.mixed and a.measure:
         raise ValueError("--measure uses the model's own precision, wanted it without --mixed")

@@ -292,7 +292,7 @@ def test_the_bytes_of_a_base_in_fewer_bits(run):
     line = "memory --weights nf4 --embeddings int8 --seq 16"
     code, out, _ = run(f"{line} --measure")
     assert code == 0 and out.count("the same bytes") == 4
-    assert out.startswith("without Full fine-tuning, Delta-LoRA: only float32 can be trained")
+    assert out.startswith("without Full fine-tuning, Delta-LoRA: only float32 is trainable")
     _, out, _ = run(f"{line} --json")
     small = json.loads(out)["lora"]["frozen"]
     _, out, _ = run("memory --seq 16 --json")
