@@ -1,4 +1,4 @@
-"""The lines of a Llama's training step that are worth a look; a technique's stand in its file."""
+"""The lines of a Llama's step that are worth a look; a technique's moments are in its own file."""
 
 from ..methods.base import Moment
 

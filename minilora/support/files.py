@@ -47,8 +47,8 @@ def make_folder(path: str | Path) -> Path:
 def read_text(path: str | Path, most: int = MOST_TEXT) -> str:
     """The contents of a text file in UTF-8, without a byte order mark.
 
-    Raises FileNotFoundError; ValueError if it is no regular file of at most `most` bytes, or is not
-    UTF-8, with the number of the first such line.
+    Raises FileNotFoundError; ValueError if it is not a regular file of at most `most` bytes, or is
+    not UTF-8, with the number of the first wrong line.
     """
     try:
         with open(path, "rb", opener=_without_waiting) as file:

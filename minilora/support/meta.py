@@ -98,7 +98,7 @@ class Meta(np.lib.mixins.NDArrayOperatorsMixin):
         return np.broadcast_to(np.zeros((), bool), self.shape)
 
     def reshape(self, *shape) -> "Meta":
-        """A view in another shape, as of a contiguous array. Raises ValueError for another size."""
+        """A view in another shape, as for a contiguous array. Raises ValueError if sizes differ."""
         shape = shape[0] if len(shape) == 1 else shape
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
         known = math.prod(n for n in shape if n != -1)

@@ -157,8 +157,8 @@ def many(n: int, what: str) -> str:
 
 
 def fill(text: str, width: int, indent: int = 0) -> str:
-    """A text in lines of at most so many columns; `indent` spaces before all but the first line.
-    A word that is longer stays whole.
+    """Wrap a text to `width` columns, with `indent` spaces before all lines except the first. A
+    longer word is not split.
     """
     how: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
     return textwrap.fill(text, width, subsequent_indent=" " * indent, **how)

@@ -69,7 +69,7 @@ def as_chats(
     plain = [not isinstance(pair, Chat | Text | Row) for pair in pairs]
     template = getattr(tokenizer, "has_chat", False)
     if chat and not template:
-        raise ValueError("chat: the base's tokenizer has no ChatML chat template")
+        raise ValueError("chat: the base's tokenizer has no chat template in ChatML")
     if system is not None and not chat and any(plain):
         raise ValueError("system: wanted chat too: a plain prompt has no system turn")
     if template and chat is None and any(plain):
