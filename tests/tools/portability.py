@@ -75,7 +75,7 @@ class Case:
     name: str
     environment: str  # cases with the same name share one environment
     variables: dict = field(default_factory=dict)  # environment variables; None: removed
-    nobody: bool = False  # as a user who may only write into the temporary folder
+    nobody: bool = False  # as a user who may write nowhere but in the folder for temporary files
 
 
 CASES = (
