@@ -49,7 +49,7 @@ from minilora.tuning import checkpoints
 from minilora.tuning.train import Diverged
 
 SECONDS, BYTES = 2.0, 200 << 20  # of one case
-HANGS = 300.0  # seconds of wall time after which a case is killed; other programs may slow it
+HANGS = 300.0  # seconds by the clock after which a case is ended; other programs may slow it
 CASES = 20_000  # in a process
 MEMORY = Path("/dev/shm")  # files here do not use the disk
 IDS = np.array([[1, 2, 3, 4]])
