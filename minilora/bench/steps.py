@@ -1,4 +1,4 @@
-"""A training step of each technique, and how much longer it takes than LoRA's."""
+"""The time of each technique's training step, compared with LoRA's."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ BASE = "lora"  # the case that the others are compared with
 
 
 def among_ourselves(settings: Settings) -> list[dict[str, Any]]:
-    """For each size the times of all cases, and each divided by LoRA's."""
+    """For each size, the times of all cases, and each time divided by LoRA's."""
     records = []
     base = BASE if BASE in settings.cases else settings.cases[0]
     how = {"names": settings.cases, "rounds": settings.rounds, "seconds": settings.seconds}
@@ -32,7 +32,7 @@ def among_ourselves(settings: Settings) -> list[dict[str, Any]]:
 
 
 def timed(size: str, names: Sequence[str], rounds: int, seconds: float) -> turns.Rounds:
-    """The times of the cases on one model in this process, in turns of so many seconds."""
+    """The times of the cases on one model in this process, in turns of `seconds` each."""
     of = cases.SIZES[size]
     model, batches = Llama(of.config, init_params(of.config)), [cases.batch(of)]
     trains = {}

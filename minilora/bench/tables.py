@@ -13,7 +13,7 @@ Column = tuple[str, int, Callable[[Record], str]]  # head, width, record -> cell
 
 
 def at(*path: str, form: Callable[[Any], str] = "{:.2f}".format) -> Callable[[Record], str]:
-    """The cell for a value in a record, at this path of names; "–" where the record has none."""
+    """The cell of the value at this path of names in a record; "–" if the record has none."""
 
     def cell(record):
         value: Any = record
@@ -30,7 +30,7 @@ def ms(seconds: float) -> str:
 
 
 def ratio(times: Mapping[str, float]) -> str:
-    """A ratio with the lowest and the highest of single rounds."""
+    """A ratio, with the lowest and the highest ratio of a single round."""
     return f"{times['median']:.2f} ({times['low']:.2f}–{times['high']:.2f})"
 
 
@@ -72,7 +72,7 @@ WHERE: Sequence[Column] = (
 
 
 def table(columns: Sequence[Column], records: Sequence[Record], width: int = ANY) -> Iterator[str]:
-    """A row for each record; in a narrow terminal several tables, each with what names a row."""
+    """A row for each record; in a narrow terminal several tables, each with the row's name."""
     heads = [head for head, _, _ in columns]
     rows = [heads, *([cell(record) for _, _, cell in columns] for record in records)]
     widths = [wide + GAP * (i > 0) for i, (_, wide, _) in enumerate(columns)]
@@ -107,7 +107,7 @@ def blas(measured: Record) -> str:
 
 
 def tile(measured: Record, width: int = ANY) -> Iterator[str]:
-    """What the register tile reaches, where it was measured."""
+    """The register tile's speed, if it was measured."""
     if peak := measured["peaks"]["flops"]:
         text = f"the register tile in L1: {peak / 1e9:.0f} GFLOP/s over all threads"
         yield fill(text, width)

@@ -1,12 +1,12 @@
 """The ledger of time: where the milliseconds of a training step go.
 
-In a training, two steps are measured, two are not, and so on; of two the second counts. In measured
-steps the functions that the ops, the optimizer and the step rule call are replaced by timed ones. A
-row has the seconds of its own functions, without those of other rows inside. Seconds are means over
-the fastest tenth of the steps, since on a shared machine the others waited for other programs;
-unlike medians, such means add up. What a measured step takes longer is shared out evenly over the
-timers, at most TIMER each: a quarter of it is subtracted from the row, the rest from the row that
-called it, since a timer does most of its work before and after its own seconds.
+A training alternates two measured and two unmeasured steps; only the second of each two counts. In
+measured steps, timed functions replace those that the ops, the optimizer and the step rule call. A
+row has the seconds of its own functions, without the rows that these call. Seconds are means over
+the fastest tenth of the steps: on a shared machine, the slower steps waited for other programs, and
+unlike medians, means add up. The extra time of a measured step is divided equally among its timers,
+at most TIMER each. A quarter of a timer's time is subtracted from its row, and the rest from the
+row that called it, because a timer does most of its work outside the seconds that it measures.
 """
 
 import copy
@@ -34,20 +34,21 @@ from . import cases, machine, turns
 from .operations import cost
 
 TIMER = 2e-6  # seconds
-LENGTH = 64  # tokens of a sequence, at most; a size of the bench has its own
+LENGTH = 64  # most tokens of a sequence; a size of the bench has its own number
 
 
 def in_a_worker(settings: turns.Settings, **of: Any) -> dict[str, Any]:
-    """`of_base` in a process of its own, which has the threads that are asked for."""
+    """`of_base` in its own process, with the number of threads in the settings."""
     with turns.together(turns.Side(turns.OURS, settings.threads)) as sides:
         seconds = settings.rounds * settings.seconds
         return sides[turns.OURS].ask(of_base, seconds=seconds, **of)
 
 
 def of_base(base: str, case: str, rows: int, seconds: float, **how: Any) -> dict[str, Any]:
-    """The ledger of a size of the bench, or of a base that `load_model` knows.
+    """The ledger for a size of the bench, or for a base that `load_model` loads.
 
-    case: see `cases.case`; how: more for attach. rows: of the batch, in whole sequences.
+    case: see `cases.case`; how: further arguments of attach. rows: of the batch, rounded down to
+    whole sequences.
     """
     size, known = cases.SIZES.get(base), cases.case(case)
     model = Llama(size.config, init_params(size.config)) if size else load_model(base)
@@ -60,10 +61,10 @@ def of_base(base: str, case: str, rows: int, seconds: float, **how: Any) -> dict
 
 
 def ledger(tuned: Tuned, batch: cases.Batch, seconds: float, peaks: dict) -> dict[str, Any]:
-    """Where the time goes in a training of about so many seconds, which moves tuned's arrays.
+    """Where the time goes in a training of about `seconds`, which changes tuned's arrays.
 
-    peaks: operations and bytes a second, see `machine.peaks`. "allowed": seconds of the slower of
-    the two, summed over calls; a row without an entry in OPERATIONS has none.
+    peaks: operations and bytes per second, see `machine.peaks`. "allowed": the seconds of the
+    slower of the two, summed over calls; a row without an entry in OPERATIONS has none.
     """
 
     def steps(n, *told):
@@ -92,7 +93,7 @@ def ledger(tuned: Tuned, batch: cases.Batch, seconds: float, peaks: dict) -> dic
 
 
 def _work(calls, peaks) -> dict[str, Any]:
-    """What a row's calls compute and move, if it is known, and what the roofline allows."""
+    """The operations and bytes of a row's calls, if known, and their time by the roofline."""
     work: dict[str, Any] = {"calls": len(calls)} if calls else {}
     if calls and None not in calls:
         work["flops"], work["bytes"] = map(sum, zip(*calls))
@@ -102,13 +103,13 @@ def _work(calls, peaks) -> dict[str, Any]:
 
 
 class Watch(Callback):
-    """Measures two of four steps of a training. Of the first one it also notes the work."""
+    """Measures two of every four training steps. In the first one it also records the work."""
 
     def __init__(self, tuned: Tuned):
         # is it measured? -> each step: its seconds, and of each row [seconds, calls, timers inside]
         self.steps: dict[bool, list[tuple[float, dict]]] = {True: [], False: []}
         self.calls = defaultdict[str, list](list)  # row -> the cost of each call
-        self.made: list[int] = []  # bytes of each array that a pair made
+        self.made: list[int] = []  # bytes of each array that a pair allocated
         self.log: list[tuple] = []  # of this step, each timed call: row, seconds, what was inside
         self.inside = [0.0, 0]  # of the function that runs: seconds and number of timed calls in it
         rules = {name: rule for name in RULES if (rule := getattr(tuned.record, name))}
@@ -131,7 +132,7 @@ class Watch(Callback):
         return fast
 
     def timed(self, row: str, function: Callable, pair: Any = None) -> Callable:
-        """The function, which adds to the log; pair: the one that it belongs to."""
+        """The function with a timer, which adds to the log; pair: the pair that it belongs to."""
 
         def run(*given, **named):
             outside = self.inside
@@ -153,7 +154,7 @@ class Watch(Callback):
         return run
 
     def step(self, run) -> None:
-        """After a step: what it took counts where the step before was of the same kind."""
+        """After a step: its times count if the step before was of the same kind."""
         seconds, rows = run.history.seconds[-1], defaultdict[str, Any](lambda: np.zeros(3))
         for row, taken, (inner, timers) in self.log:
             rows[row] += taken - inner, 1, timers
@@ -183,7 +184,7 @@ def _fastest(steps: list) -> list:
 
 
 def swap(places: list[tuple[Any, str, Any]]) -> list[tuple[Any, str, Any]]:
-    """Set each object's attribute to the value; returns what was there."""
+    """Set each object's attribute to the value; returns the old values."""
     before = [(where, name, getattr(where, name)) for where, name, _ in places]
     for where, name, value in places:
         setattr(where, name, value)
@@ -191,7 +192,7 @@ def swap(places: list[tuple[Any, str, Any]]) -> list[tuple[Any, str, Any]]:
 
 
 def figure(record: dict) -> Any:
-    """A bar for each row, and in it what the roofline allows."""
+    """A bar for each row's time, and in it a bar for its time by the roofline."""
     names = [row["row"] for row in record["rows"]]
     bars = ("measured", "seconds", 0.8, "#56B4E9"), ("roofline", "allowed", 0.4, plots.INK)
     with plots.style():

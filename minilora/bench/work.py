@@ -1,4 +1,4 @@
-"""The kernels that are timed: the page that defines each, its arguments, and its cost."""
+"""The kernels that are timed: for each, the page that defines it, its arguments and its cost."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from ..fast import kernels
 from ..ops.loss import losses_and_gradients
 from ..tuning.optim import adamw
 
-TOLERANCE = 2e-5  # of the largest number of a result
+TOLERANCE = 2e-5  # relative to the largest number of a result
 PRODUCTS: list[tuple[str, tuple[int, ...]]] = [  # a kernel, M, K, N
     *(("matmul_nt", (1024, width, width)) for width in (64, 256, 576)),
     ("matmul_nt", (16, 576, 576)),
@@ -41,22 +41,22 @@ class Kernel(NamedTuple):
 
     numpy: Callable[..., Any]  # its definition, the page
     arguments: Callable[..., list]  # (normal, *sizes); normal(*shape) makes random numbers
-    cost: Callable[..., tuple[float, float]]  # (*sizes) -> operations, float32 numbers that move
+    cost: Callable[..., tuple[float, float]]  # (*sizes) -> operations, numbers that move
 
 
 def kernel(name: str) -> Callable[..., Any]:
-    """The kernel as minilora runs it: compiled, or the page where Numba is not in use."""
+    """The kernel as minilora runs it: compiled, or the page if Numba is not in use."""
     return getattr(kernels, name) if fast.on() else KERNELS[name].numpy
 
 
 def arguments(name: str, sizes: tuple[int, ...]) -> list[Any]:
-    """What a kernel is called with: the same random numbers each time."""
+    """A kernel's arguments: the same random numbers each time."""
     rng = np.random.default_rng(0)
     return KERNELS[name].arguments(lambda *shape: rng.standard_normal(shape, np.float32), *sizes)
 
 
 def cost(name: str, sizes: tuple[int, ...]) -> tuple[float, float]:
-    """Floating-point operations, and the bytes that must move at least."""
+    """Floating-point operations, and the fewest bytes that must move."""
     flops, numbers = KERNELS[name].cost(*sizes)
     return float(flops), 4.0 * numbers
 
@@ -69,7 +69,7 @@ def check(what: str, got, wanted) -> None:
 
 
 def _forward(op, *kept):
-    """A page's forward as its kernel gives it: the result, and these parts of the cache."""
+    """A page's forward with its kernel's results: the output and these parts of the cache."""
 
     def call(*arguments):
         y, cache = op.forward(*arguments)
@@ -79,7 +79,7 @@ def _forward(op, *kept):
 
 
 def _backward(op, count):
-    """A page's backward as its kernel gives it: the cache as arguments, the first gradients."""
+    """A page's backward with its kernel's signature: the cache as arguments, `count` gradients."""
     return lambda dy, *cache: op.backward(dy, cache)[:count]
 
 

@@ -5,8 +5,8 @@ A module is imported when one of its commands is run, so that `minilora --help` 
 
 COMMANDS = {  # command -> (its module, what it does)
     "compare": ("comparison", "all methods on the same words: who learned what, at what cost"),
-    "tune": ("comparison", "the sweep of learning rates on validation words"),
-    "report": ("comparison", "draw the figures and the page of a comparison again"),
+    "tune": ("comparison", "try learning rates, and choose by validation words"),
+    "report": ("comparison", "redraw the figures and the page of a comparison"),
     "pretrain": ("comparison", "make the word lab's base from its words"),
     "sweep": ("sweep", "runs of the word lab, one for each combination of lists of settings"),
     "train": ("training", "fine-tune on a task or your own file; writes an adapter"),
@@ -17,7 +17,7 @@ COMMANDS = {  # command -> (its module, what it does)
     "count": ("sizes", "trainable numbers, from shapes alone"),
     "memory": ("sizes", "bytes of a training step, predicted or measured"),
     "gradcheck": ("checks", "check every pair's backward against finite differences"),
-    "new-method": ("checks", "write a file for a technique of your own, which is right"),
+    "new-method": ("checks", "write a correct technique into a new file, for you to change"),
     "doctor": ("checks", "versions and kernels here, and each twin against its page"),
     "bench": ("bench", "time kernels and a step of each technique, in a minute"),
 }

@@ -1,4 +1,4 @@
-"""Shared by the commands: adding one to the parser, and turning its texts into values."""
+"""Shared by the commands: adding one to the parser, and converting its texts to values."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ def command(
 ) -> argparse.ArgumentParser:
     """Let a command call the function with its arguments; returns the command's parser.
 
-    `COMMANDS` says in words what it does.
+    Its description is in `COMMANDS`.
     """
     p = commands.add_parser(name)
     p.set_defaults(command=function)
@@ -53,13 +53,13 @@ def form_options(p: argparse.ArgumentParser) -> None:
 
 
 def forms(a: argparse.Namespace) -> dict[str, str]:
-    """Those of the two that the command line has, for `load_model`."""
+    """--weights and --embeddings, if given, as keywords of `load_model`."""
     return given(a, "weights", "embeddings")
 
 
 def with_techniques(words: Sequence[str]) -> Iterator[str]:
-    """A command's words, with a technique's name for each FILE.py:METHOD, which is read now, before
-    the parser is made of the options that there are. Raises what `own.read` raises.
+    """A command's words, where a technique's name replaces each FILE.py:METHOD. The files are read
+    now, because their options become options of the parser. Raises what `own.read` raises.
     """
     option = ""
     for word in words:
@@ -102,7 +102,7 @@ def _read(kind, name, text, wanted):
 def options(texts: Iterable[str], method: str | None) -> dict[str, Any]:
     """NAME=VALUE texts as {name: Python value}: true, false or a number.
 
-    Raises ValueError for a name that is no option of the method, or if there is no method.
+    Raises ValueError for a name that is not an option of the method, or if there is no method.
     """
     texts = list(texts)
     if texts and not method:
@@ -121,5 +121,5 @@ def options(texts: Iterable[str], method: str | None) -> dict[str, Any]:
 
 
 def given(a: argparse.Namespace, *wanted: str) -> dict[str, Any]:
-    """Name -> value, for those of the wanted arguments that the command line has."""
+    """Name -> value, for those of the wanted arguments that are on the command line."""
     return {name: value for name in wanted if (value := getattr(a, name)) is not None}

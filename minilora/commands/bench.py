@@ -18,12 +18,12 @@ from .text import BASE
 
 PARTS = ("kernels", "methods")
 WHERE = "where"
-# part -> (settings -> what is measured; that, and columns of text -> lines)
+# part -> (settings -> record; record, columns of text -> lines)
 Parts = Mapping[str, tuple[Callable[[Any], Any], Callable[[Any, int], Iterable[str]]]]
 
 
 def add(commands) -> None:
-    """Put the command on the parser."""
+    """Add the command to the parser."""
     p = command(commands, "bench", bench)
     timing_options(p, PARTS, Settings())
     only = p.add_argument_group(WHERE, "where a step's milliseconds go; runs when it is named")
@@ -50,7 +50,7 @@ def timing_options(p: argparse.ArgumentParser, parts: Iterable[str], usual: Sett
 
 
 def settings_of(a: argparse.Namespace, parts: Iterable[str], usual: Settings) -> dict[str, Any]:
-    """What `Settings` takes; raises ValueError for what is not known or not positive."""
+    """Arguments of `Settings`; raises ValueError for unknown names and numbers too small."""
     named = ",".join(a.cases or usual.cases).split(",")
     chosen = tuple(own.spelled(name) for name in named)  # another process reads the file again
     for name in chosen:

@@ -1,4 +1,4 @@
-"""Beside an adapter in --out: its card in the form of PEFT's, README.md, and loss.png."""
+"""README.md, an adapter's card in PEFT's form, and loss.png, beside the adapter in --out."""
 
 import json
 from argparse import Namespace
@@ -86,13 +86,13 @@ def write(a: Namespace, tuned: Any, history: History, results: Mapping[str, str]
 
 
 def _curves(history):
-    """A figure of the loss against the steps, in training and on what is held out."""
+    """A figure of the loss against the steps, in training and on held-out data."""
     with plots.style():
         figure = plots.canvas(9, 5)
         axes, steps = figure.subplots(), range(1, len(history.losses) + 1)
         axes.plot(steps, history.losses, color="#a6a6a6", lw=1.3, label="in training, each step")
         if history.evaluations:
-            axes.plot(*zip(*history.evaluations), marker="o", label="on what is held out")
+            axes.plot(*zip(*history.evaluations), marker="o", label="on held-out data")
         axes.set(xlabel="optimizer steps", ylabel="cross-entropy (nats per token)", ylim=(0, None))
         axes.legend()
     return figure

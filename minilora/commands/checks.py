@@ -1,4 +1,4 @@
-"""gradcheck, doctor: is the mathematics right, do the fast twins agree with it? And new-method."""
+"""gradcheck, doctor: are the gradients right, and do the twins agree with the pages? new-method."""
 
 import keyword
 from importlib.util import find_spec
@@ -39,18 +39,18 @@ def print_machine(a) -> None:
 
 
 def write_method(a) -> None:
-    """Write NAME.py, a technique with its test. Raises ValueError for a name that is taken or none,
-    or where the file is there.
+    """Write NAME.py, a technique with its test. Raises ValueError for a name that is taken or not a
+    name, or if the file exists.
     """
     name, path = a.name, Path(f"{a.name}.py")
     is_name = name.isidentifier() and not keyword.iskeyword(name)
     if not is_name:
-        raise ValueError(f"new-method: {name!r} is no name in Python, wanted one such as my_method")
+        raise ValueError(f"new-method: {name!r} is not a Python name, wanted one such as my_method")
     if path.exists():
-        raise ValueError(f"new-method: {path} is there already, and stays as it is")
+        raise ValueError(f"new-method: {path} already exists, and is not changed")
     if name.lower() in METHODS or find_spec(name):
         raise ValueError(f"new-method: the name {name!r} is taken, wanted another")
     text = read_text(data_folder() / "examples" / "method.py").replace("mine", name)
     with open(path, "x", encoding="utf-8") as file:
         file.write(text)
-    print(f"{path}: a technique that is right, to be changed; its first lines say how to check it")
+    print(f"{path}: a correct technique, for you to change; its first lines say how to check it")

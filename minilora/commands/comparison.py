@@ -73,8 +73,8 @@ def _comparison_options(p):
 def settings_of(a):
     """Settings from a command line.
 
-    A --rank without a name is for all techniques but VeRA, whose rank is of another size. Raises
-    ValueError for an unknown method or a number that is no whole number from 1.
+    A --rank without a name is for all techniques except VeRA, whose ranks are much larger. Raises
+    ValueError for an unknown method, or a number that is not whole or below 1.
     """
     from ..lab.settings import STARTS, Settings
 
@@ -98,8 +98,8 @@ def settings_of(a):
 def compare(a) -> None:
     """Run the comparison; print the table; write results.json, figures, adapters, report.html.
 
-    Raises ValueError for wrong settings, FileNotFoundError without the file of --rates, OSError if
-    nothing can be written, KeyboardInterrupt after a comparison that Ctrl-C ended.
+    Raises ValueError for wrong settings, FileNotFoundError if the file of --rates is missing,
+    OSError if nothing can be written, KeyboardInterrupt if Ctrl-C ended the comparison.
     """
     from ..lab import compare as comparison
     from ..lab import rates, table
@@ -142,7 +142,7 @@ def compare(a) -> None:
 
 
 def _remove_unfinished(adapters: Path, finished) -> None:
-    """Remove the adapters of rows that have no results, since not all of their seeds were run."""
+    """Remove the adapters of rows without results: not all of their seeds were run."""
     for folder in adapters.iterdir():
         if folder.name not in finished:
             shutil.rmtree(folder)
@@ -169,7 +169,7 @@ def _given_rates(texts) -> dict[str, float]:
 
 
 def tune(a) -> None:
-    """Run the sweep; a method's cells go into the record when its last one ends.
+    """Run the sweep; a method's cells are recorded when its last cell ends.
 
     Raises ValueError for wrong settings or for a file of another kind at --out.
     """
@@ -202,7 +202,7 @@ def tune(a) -> None:
 
 
 def report(a) -> None:
-    """Draw the figures and the page of a comparison again from its results.json."""
+    """Redraw the figures and the page of a comparison from its results.json."""
     from ..lab import report as pages
     from ..lab import table
 

@@ -10,19 +10,19 @@ from typing import Any
 from ..support.files import errors_at, find, read_text
 
 NAME = "run.toml"
-NOT_OPTIONS = ("command", "config", "resume")  # of a namespace: what no run.toml has
+NOT_OPTIONS = ("command", "config", "resume")  # of a namespace: not written into run.toml
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """The file's options by name. Raises FileNotFoundError, or ValueError for what is no TOML."""
+    """The file's options by name. Raises FileNotFoundError, or ValueError if it is not TOML."""
     text = read_text(path)
     with errors_at(f"{path}: not TOML"):
         return tomllib.loads(text)
 
 
 def words(parser: argparse.ArgumentParser, given: argparse.Namespace) -> list[str]:
-    """The options of the file given.config as words of a command line, without those that exclude a
-    given one, such as steps beside --epochs. Raises as `read`, and for an unknown one.
+    """The options in the file given.config as words of a command line, without those that a given
+    option excludes, such as steps beside --epochs. Raises as `read`, and for unknown options.
     """
     path, groups = given.config, [g._group_actions for g in parser._mutually_exclusive_groups]
     said = [g for g in groups if any(getattr(given, a.dest) != a.default for a in g)]
@@ -46,9 +46,9 @@ def words(parser: argparse.ArgumentParser, given: argparse.Namespace) -> list[st
 
 def text(options: Mapping[str, Any]) -> str:
     """The TOML file of these options, without those that are None."""
-    lines = ["# minilora train --config FILE repeats this run; an option beside it counts more"]
+    lines = ["# minilora train --config FILE repeats this run; further options override it"]
     for name, value in options.items():
         if value not in (None, []) and name not in NOT_OPTIONS:
-            written = json.dumps(value, ensure_ascii=False, default=str)  # as TOML, but for 7F
+            written = json.dumps(value, ensure_ascii=False, default=str)  # as TOML, except 7F
             lines.append(f"{name} = {written}".replace("\x7f", "\\u007f"))
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""The data of a training run: read, put into the chat template, and made into rows of tokens."""
+"""The data of a training run: read, written in the chat template, encoded as rows of tokens."""
 
 from argparse import Namespace
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from ..text.record_forms import Chat
 
 @dataclass(frozen=True)
 class Data:
-    """What a run learns from and what is held out: rows of tokens, and pairs, chats or texts."""
+    """The training data and the held-out data: rows of tokens, and pairs, chats or texts."""
 
     rows: list[Row]
     held_rows: list[Row]
@@ -23,9 +23,9 @@ class Data:
 
 
 def read(a: Namespace, model: Any) -> Data:
-    """The pairs of --data or --task, and the held-out ones; see `encode` for how they are cut.
+    """The pairs of --data or --task, and the held-out ones; `encode` explains how they are cut.
 
-    Raises ValueError for files that are wrong, or of which no row has something to learn.
+    Raises ValueError for a wrong file, or one in which no row has a target.
     """
     pairs: list[Any]
     held_out: list[Any] = []
@@ -34,7 +34,7 @@ def read(a: Namespace, model: Any) -> Data:
     elif a.task is not None:
         pairs, _, held_out = tasks.load_task(a.task)
     else:
-        raise ValueError("train: nothing to learn from, wanted --data FILE or --task NAME")
+        raise ValueError("train: no training data, wanted --data FILE or --task NAME")
     pairs = as_chats(pairs, model.tokenizer, a.chat, a.system)
     held_out = _file(a, a.eval) if a.eval else held_out
     chat = all(isinstance(pair, Chat) for pair in pairs)

@@ -12,7 +12,7 @@ from ..support.files import data_folder, nearest
 from ..support.terminal import ANY, width
 from .arguments import adapter_options, command, form_options, forms, given, options, read_whole
 
-PAIRS = 100  # of a task, from which --task makes batches
+PAIRS = 100  # number of a task's pairs from which --task makes batches
 MOST_LAYERS = 10_000  # of a config.json without its arrays
 
 MOST_TOKENS = 1 << 24  # of a batch: a prediction holds a few numbers for each token
@@ -43,7 +43,7 @@ def add(commands) -> None:
 
 
 def count(a: Namespace) -> None:
-    """Print the trainable numbers of one method, of several or of the default ones.
+    """Print the trainable numbers of one method, of several, or of the default methods.
 
     Raises ValueError for an unknown shape, method or option.
     """
@@ -81,12 +81,12 @@ def memory(a: Namespace) -> None:
     left_out = [] if a.method else [n for n in settings if _moves_packed(METHODS[n], a)]
     settings = {n: how for n, how in settings.items() if n not in left_out}
     if left_out and not a.json:
-        print(f"without {', '.join(METHODS[n].title for n in left_out)}: only float32 can be moved")
+        print(f"without {', '.join(METHODS[n].title for n in left_out)}: only float32 is trainable")
     seq = min(512, config.max_position_embeddings) if a.seq is None else a.seq
     if a.mixed and a.measure:
-        raise ValueError("--measure runs in the model's own precision, without --mixed")
+        raise ValueError("--measure uses the model's own precision, wanted it without --mixed")
     if a.fit is not None and a.batch is not None:
-        raise ValueError("--fit searches for the batch: without --batch")
+        raise ValueError("--fit searches for the batch, wanted it without --batch")
     batch = 1 if a.batch is None else a.batch
     if batch * seq > MOST_TOKENS:
         raise ValueError(
@@ -111,7 +111,7 @@ def memory(a: Namespace) -> None:
 
 
 def _real_batch(a, config: ModelConfig, batch_size: int):
-    """ids and targets of --task, or of random --prompts and --answers; None where none is given."""
+    """ids and targets of --task, or of random --prompts and --answers; None if none is given."""
     lengths = {"--prompts": a.prompts, "--answers": a.answers}
     if a.task is None and not any(lengths.values()):
         return None
@@ -161,7 +161,7 @@ def _settings(a) -> dict[str, dict[str, Any]]:
 
 
 def _moves_packed(record, a) -> bool:
-    """Would the technique move a weight that is not in float32?"""
+    """Would the technique change a weight that is not in float32?"""
     packed = {name for name, form in forms(a).items() if form != "float32"}
     return bool(packed) if record.whole_model else record.owns_weight and "weights" in packed
 
@@ -169,13 +169,13 @@ def _moves_packed(record, a) -> bool:
 def _methods(a) -> list[str]:
     """The methods of --method, separated by commas; none if it was not given."""
     if a.method is None:
-        options(a.option, None)  # raises ValueError if there is an --option: whose would it be?
+        options(a.option, None)  # raises ValueError for an --option without --method
         return []
     return [name.strip() for name in a.method.split(",")]
 
 
 def config_of(name: str) -> ModelConfig:
-    """The config for a name; raises ValueError if the shape is no Llama."""
+    """The config for a name; raises ValueError if the shape is not a Llama."""
     shape = _shape_or_config(name)
     return shape if isinstance(shape, ModelConfig) else ModelConfig(**shape.config_fields())
 
@@ -191,7 +191,7 @@ def _shape_or_config(name: str):
     if path.exists():
         path = path / "config.json" if path.is_dir() else path
         config = read_config(path)
-        if (layers := config.num_hidden_layers) > MOST_LAYERS:  # no arrays that it could contradict
+        if (layers := config.num_hidden_layers) > MOST_LAYERS:  # no arrays to compare with
             raise ValueError(f"{path}: {layers} layers, wanted at most {MOST_LAYERS}")
         return config
     raise nearest("shape", name, [*SHAPES, "base", "a folder or config.json"])

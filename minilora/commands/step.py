@@ -18,21 +18,21 @@ def add(commands) -> None:
     p.add_argument("--base", default="base", help=BASE)
     form_options(p)
     adapter_options(p, default="lora")
-    p.add_argument("--methods", type=names, help=f"several, for the key T: {','.join(DEFAULT)}")
-    p.add_argument("--adapter", type=Path, help=f"draw a step of this one: {ADAPTER}")
-    p.add_argument("--prompt", default="Dwalk>", help="what is given (%(default)s)")
-    p.add_argument("--answer", default="walked", help="what is to be learned (%(default)s)")
+    p.add_argument("--methods", type=names, help=f"several; key T switches: {','.join(DEFAULT)}")
+    p.add_argument("--adapter", type=Path, help=f"draw a step of this adapter: {ADAPTER}")
+    p.add_argument("--prompt", default="Dwalk>", help="the prompt (%(default)s)")
+    p.add_argument("--answer", default="walked", help="the text to learn (%(default)s)")
     p.add_argument(
         "--steps",
         type=names,
         default=("0",),
-        help="draw the step after so many on this pair, or after each: 0,1,20 (0)",
+        help="first train for this many steps on the pair; several: 0,1,20 (0)",
     )
-    p.add_argument("--lr", type=float, help="learning rate (the one of minilora train)")
+    p.add_argument("--lr", type=float, help="learning rate (as minilora train chooses it)")
     p.add_argument(
         "--layers",
         type=names,
-        help=f"layers to record line by line: 0,1 (all; of more than {DEEP}: 0, 1 and the last)",
+        help=f"layers to record line by line: 0,1 (all; if more than {DEEP}: 0, 1 and the last)",
     )
     p.add_argument("--out", type=Path, default=Path("step.html"), help="the page (%(default)s)")
 
@@ -71,7 +71,7 @@ def step(a: argparse.Namespace) -> None:
 
 
 def _layers(texts, every: int) -> list[int] | None:
-    """The layers to record: all, but of a deep model a few."""
+    """The layers to record: all, or a few of a deep model."""
     if texts is None:
         return None if every <= DEEP else [*FIRST, every - 1]
     return [read_whole("--layers", text) for text in texts]

@@ -21,12 +21,12 @@ def _targets(name: str, text: str) -> list[str] | str:
     return targets if isinstance(targets, str) else list(targets)
 
 
-# Axes of every grid: the reader of a value, the default (None: no such axis), a description.
+# Axes of every grid: a value's reader, the default (None: the axis is absent), a description.
 AXES: dict[str, tuple[Reader, str | None, str]] = {
     "method": (_text, ",".join(DEFAULT), f"techniques, {OWN}"),
     "task": (_text, "past", "tasks of the word lab"),
     "train_size": (read_whole, "300", "words to train on"),
-    "rank": (read_whole, "4", "ranks, of methods that have one; VeRA too"),
+    "rank": (read_whole, "4", "ranks, for every method that has one, VeRA too"),
     "targets": (_targets, "q_proj+v_proj", "linears, + between those of one set; all-linear"),
     "lr": (read_number, None, "learning rates (each method's on record)"),
     "steps": (read_whole, "150", "optimizer steps"),
@@ -37,7 +37,7 @@ READERS: dict[type, Reader] = {bool: read_truth, int: read_whole, float: read_nu
 
 
 def axes() -> dict[str, tuple[Reader, str | None, str]]:
-    """AXES, and an axis for each option of a technique, which is read as its default's type."""
+    """AXES, and an axis for each option of a technique, which has the type of its default."""
     found = dict(AXES)
     for record in METHODS.values():
         by_run = record.of_run(150, 0) if record.of_run else {}
@@ -54,7 +54,7 @@ def add(commands) -> None:
     p = command(commands, "sweep", sweep)
     for name, (_, default, what) in axes().items():
         shown = f" ({default})" if default else ""
-        text = f"{what}{shown}".replace("%", "%%")  # argparse fills in what follows a %
+        text = f"{what}{shown}".replace("%", "%%")  # argparse formats what follows a %
         flags = ["--rank", "--r"] if name == "rank" else [f"--{_dashed(name)}"]
         p.add_argument(*flags, metavar="A,B,…", help=text)
     p.add_argument(
@@ -74,9 +74,9 @@ def _dashed(name: str) -> str:
 
 
 def axes_of(a: argparse.Namespace) -> dict[str, list[Any]]:
-    """Name -> values, of the axes on the command line and of those that have a default.
+    """Name -> values, for the axes on the command line and those that have a default.
 
-    Raises ValueError for an axis without a value or with a text of another kind.
+    Raises ValueError for an axis without a value, or with a text that is not of its type.
     """
     asked = {}
     for name, (read, default, _) in axes().items():
@@ -94,7 +94,7 @@ def axes_of(a: argparse.Namespace) -> dict[str, list[Any]]:
 def sweep(a: argparse.Namespace) -> None:
     """Run the cells that are missing, then print the best settings of each method.
 
-    Raises ValueError for a cell that cannot be run, or if --out is no file of such cells.
+    Raises ValueError for a cell that cannot be run, or if --out is not a file of such cells.
     """
     from ..lab import cells, forms, sweep
 

@@ -14,7 +14,7 @@ from .arguments import OWN, command, form_options, forms, given
 
 BASE = "'base', smollm2-135m, a model's folder or a .gguf file (%(default)s)"
 METHOD = f"the technique of the adapter, {OWN} (the one that its files name)"
-ADAPTER = "an adapter's folder, by train, compare or PEFT, or a checkpoint"
+ADAPTER = "an adapter's folder (from train, compare or PEFT) or a checkpoint"
 
 
 def add(commands) -> None:
@@ -28,7 +28,7 @@ def add(commands) -> None:
     p.add_argument("--task", help="write the prompt as this task does: tag + word + '>'")
     chat = "put the prompt into the chat template (as the adapter's run.toml says)"
     p.add_argument("--chat", action=argparse.BooleanOptionalAction, help=chat)
-    p.add_argument("--system", metavar="TEXT", help="what the system says before it in the chat")
+    p.add_argument("--system", metavar="TEXT", help="the system message of the chat")
     p.add_argument("--max-new-tokens", type=int, default=32, help="most new tokens (%(default)s)")
     p.add_argument("--speed", action="store_true", help="print tokens/s, and the limit by memory")
     p.add_argument("--temperature", type=float, default=0.0, help="0: no sampling (%(default)s)")
@@ -36,7 +36,7 @@ def add(commands) -> None:
     p.add_argument("--top-p", type=float, help="sample the likeliest up to this probability (1.0)")
     lower = "above 1: tokens that came before are less likely (%(default)s)"
     p.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X", help=lower)
-    ends = "a text that ends the answer, beside the end token; may be repeated"
+    ends = "a text that ends the answer, as the end token does; may be repeated"
     p.add_argument("--stop", action="append", default=[], metavar="TEXT", help=ends)
     p.add_argument("--seed", type=int, help="seed of the sampling (0)")
 
@@ -123,9 +123,7 @@ def _prompt(a, tokenizer):
     how = config.read(trained) if a.adapter and trained.is_file() else {}
     if not (how.get("chat") if a.chat is None else a.chat):
         if a.system is not None:
-            raise ValueError(
-                "--system: wanted --chat too, since a prompt alone has no place for it"
-            )
+            raise ValueError("--system: wanted --chat too: a plain prompt has no system turn")
         return prompt
     if not hasattr(tokenizer, "chat"):
         raise ValueError(f"{a.base}: its tokenizer has no chat template")
@@ -134,8 +132,8 @@ def _prompt(a, tokenizer):
 
 
 class _Stream:
-    """Prints the text of each new token, up to a stop. It waits until a character of several tokens
-    is complete, and where a stop may have begun.
+    """Prints the text of each new token, up to a stop. It holds back an incomplete character, and a
+    text with which a stop may begin.
     """
 
     def __init__(self, tokenizer, prompt: list[int], stops):
@@ -162,8 +160,8 @@ class _Stream:
 
 
 def merge(a: Namespace) -> None:
-    """Write the merged model. Raises FileNotFoundError, or ValueError for a damaged file, a type
-    of weights that is unknown, or where nothing is to be written.
+    """Write the merged model. Raises FileNotFoundError, or ValueError for a damaged file, an
+    unknown type of weights, or if neither --out nor --gguf is given.
     """
     import minilora as ml
 
@@ -181,7 +179,7 @@ def merge(a: Namespace) -> None:
 
 
 def ask(a: Namespace) -> None:
-    """Print each task's answer to the word. Raises ValueError unless it is in letters a-z."""
+    """Print each task's answer to the word. Raises ValueError unless it has only letters a-z."""
     from ..lab import word_adapters
     from ..text import tasks
 

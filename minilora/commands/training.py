@@ -25,13 +25,13 @@ from .arguments import adapter_options, command, form_options, given, names, opt
 from .text import BASE, load_base
 from .watching import Watch
 
-STEPS, EVALUATIONS = 150, 10  # where a run is not told otherwise
-FEW = 10  # below so many steps, a rate that falls to 0 would leave too little to learn
+STEPS, EVALUATIONS = 150, 10  # defaults
+FEW = 10  # with fewer steps, a rate that falls to 0 would train too little
 LOG, CHECKPOINT = "log.jsonl", "checkpoint.safetensors"  # in the folder of the adapter
 
 
 def add(commands) -> None:
-    """Put the command on the parser."""
+    """Add the command to the parser."""
     p = command(commands, "train", train)
     p.add_argument("--base", default="base", help=BASE)
     form_options(p)
@@ -40,12 +40,12 @@ def add(commands) -> None:
     forms = "prompt, completion; instruction, input, output; messages; conversations; or text"
     source.add_argument("--data", type=Path, help=f"JSONL, JSON or CSV with {forms}")
     source.add_argument("--task", help="a task of the word lab")
-    p.add_argument("--eval", type=Path, help="such a file to score on (a task's test words)")
-    columns = "their names in your files (prompt,completion)"
+    p.add_argument("--eval", type=Path, help="such a file, to score on (a task's test words)")
+    columns = "the names of these two in your files (prompt,completion)"
     p.add_argument("--columns", type=names, metavar="PROMPT,COMPLETION", help=columns)
     chat = "write the pairs in the base's chat template"
     p.add_argument("--chat", action=argparse.BooleanOptionalAction, help=chat)
-    p.add_argument("--system", metavar="TEXT", help="what the system says first in each chat")
+    p.add_argument("--system", metavar="TEXT", help="the system message of each chat")
     p.add_argument("--max-length", type=int, help="most tokens of a row (what the base takes)")
     p.add_argument("--too-long", choices=TOO_LONG, default="cut", help="longer rows (%(default)s)")
     adapter_options(p, "lora")
@@ -55,7 +55,7 @@ def add(commands) -> None:
     p.add_argument("--alpha", type=float, help="scaling alpha (2·rank)")
     length = p.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, help=f"optimizer steps ({STEPS})")
-    length.add_argument("--epochs", type=float, help="how often each row is learned from")
+    length.add_argument("--epochs", type=float, help="passes over the data")
     free = "rows in a batch (%(default)s); there is no packing, since padding is not computed"
     p.add_argument("--batch-size", type=int, default=32, help=free)
     p.add_argument("--accumulate", type=int, default=1, help="batches in a step (%(default)s)")
@@ -66,11 +66,11 @@ def add(commands) -> None:
     p.add_argument("--warmup", type=int, help="steps of rising rate (15; a tenth of short runs)")
     p.add_argument("--weight-decay", type=float, default=0.01, help="AdamW's (%(default)s)")
     p.add_argument("--clip", type=float, default=1.0, help="largest gradient norm (%(default)s)")
-    p.add_argument("--seed", type=int, default=0, help="of start and batches (%(default)s)")
+    p.add_argument("--seed", type=int, default=0, help="of weights and batches (%(default)s)")
     every = "steps between evaluations (with --eval: about ten in a run)"
     p.add_argument("--evaluate-every", type=int, metavar="N", help=every)
     p.add_argument("--samples", type=int, metavar="N", help="prompts answered at each evaluation")
-    p.add_argument("--keep", choices=("best", "last"), help="the adapter for --out (best)")
+    p.add_argument("--keep", choices=("best", "last"), help="the adapter to save in --out (best)")
     p.add_argument("--patience", type=int, metavar="N", help="stop after N without a better one")
     p.add_argument("--checkpoint", type=Path, help="file for the state of the run")
     p.add_argument("--checkpoint-every", type=int, help="steps between checkpoints")
@@ -101,7 +101,7 @@ def _train(a, asked, model, data):
     steps, settings = a.steps * a.accumulate, _settings(a, rate)
     batches = enough_batches(steps, data.rows, model.tokenizer, a.batch_size, a.seed)
     method = asked["method"] and own.spelled(asked["method"])
-    chat = data.chat or asked["chat"]  # also what messages are, without --chat
+    chat = data.chat or asked["chat"]  # messages are chats without --chat, too
     again = config.text({**asked, "chat": chat, "method": method, "lr": settings["lr"]})
     if (a.out / ARRAYS).exists() and not a.resume:
         print(f"{a.out} has an adapter of another run, which this run replaces")
@@ -129,7 +129,7 @@ def _train(a, asked, model, data):
         at = f"stopped after step {watch.ended.step} of {a.steps}"
         more = "" if a.checkpoint else f" --checkpoint {a.out / CHECKPOINT}"
         line = "the same line" if a.resume and not more else f"the same line with{more} --resume"
-        raise KeyboardInterrupt(f"{at}; {line} goes on from there") from None
+        raise KeyboardInterrupt(f"{at}; {line} continues from there") from None
     _finish(a, tuned, data, history, best, watch.ended)
 
 
@@ -165,7 +165,7 @@ def _finish(a, tuned, data, history, best, ended) -> None:
 
 
 def _settle(a, data) -> None:
-    """Put in place of what was not given: batch, steps, schedule, steps between evaluations."""
+    """Fill in what was not given: batch size, steps, schedule, steps between evaluations."""
     whole("--accumulate", a.accumulate, 1)
     a.batch_size = min(whole("--batch-size", a.batch_size, 1), len(data.rows))
     if a.epochs is not None:
@@ -189,9 +189,9 @@ def _check(a, data) -> None:
     if a.samples is not None:
         whole("--samples", a.samples, 1)
     if a.resume and not a.checkpoint:
-        raise ValueError("--resume goes on from a checkpoint, wanted --checkpoint FILE too")
+        raise ValueError("--resume continues from a checkpoint, wanted --checkpoint FILE too")
     if a.checkpoint and a.checkpoint.exists() and not a.resume:
-        wanted = "wanted --resume to go on from it, or another name"
+        wanted = "wanted --resume to continue from it, or another name"
         raise ValueError(f"{a.checkpoint}: an earlier run's checkpoint; {wanted}")
 
 

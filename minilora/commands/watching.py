@@ -1,4 +1,4 @@
-"""What a training run prints while it runs: its minutes, each evaluation, what it answers."""
+"""What a training run prints while it runs: the time left, each evaluation, sample answers."""
 
 import textwrap
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from ..text.batches import Batch
 from ..text.encode import question
 from ..tuning.callbacks import Callback, Run, best_of
 
-TIMED = 3  # steps after which the minutes are said: the first one is slower
+TIMED = 3  # steps before the time left is printed: the first step is slower
 SAMPLE = 48  # most new tokens of an answer
 
 
 class Watch(Callback):
     """judged: the batches of the validation loss. every: steps between two evaluations. asked:
-    pairs, chats or texts, of which the prompts are answered at each evaluation. again: run.toml and
-    its text, which is written when the run begins.
+    pairs, chats or texts, whose prompts are answered at each evaluation. again: run.toml and its
+    text, which is written when the run begins.
     """
 
     def __init__(
@@ -41,14 +41,14 @@ class Watch(Callback):
         return loss
 
     def start(self, run: Run) -> None:
-        """Evaluate before the first step, too: what is trained may be good already."""
+        """Evaluate before the first step, too: the start may already be the best."""
         if self.judged and run.step == 0 and not run.history.evaluations:
             run.history.evaluations.append((0, self.judge(run.tuned)))
             self.show(run.tuned, *run.history.evaluations[0], "before training")
         write_atomically(self.again[0], self.again[1].encode())
 
     def show(self, tuned: Any, step: int, loss: float, more: str) -> None:
-        """Print a line on an evaluation, and one on each answer."""
+        """Print a line about an evaluation, and one for each answer."""
         _say(f"step {step}: validation loss {loss:.4f} ({more})")
         for pair in self.asked:
             prompt = question(pair, tuned.tokenizer)[0]
@@ -79,6 +79,6 @@ class Watch(Callback):
 
 
 def _say(line):
-    """Print at once, also while a bar is shown, or into a pipe."""
+    """Print immediately, also beside a progress bar or into a pipe."""
     with tqdm.external_write_mode():
         print(line, flush=True)

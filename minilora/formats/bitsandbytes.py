@@ -11,15 +11,15 @@ from ..support.kinds import check_kind
 from ..support.packed import Packed
 from .forms import FORMS
 
-STATE = ".quant_state.bitsandbytes__nf4"  # after a weight's name: JSON, a byte a number
+STATE = ".quant_state.bitsandbytes__nf4"  # suffix of a weight's name: JSON text as uint8
 FIRST, SECOND = np.array(nf4.LEVELS, np.float32), nf4.dynamic_levels()
 
 
 def joined(path: Any, arrays: dict[str, Any]) -> dict[str, Any]:
-    """The arrays by name, with a `Packed` in place of those that belong to one weight.
+    """The arrays by name; the arrays that store one NF4 weight become one `Packed`.
 
-    Raises ValueError, with file and name, for NF4 of another kind: without double quantisation,
-    with other blocks or levels, or parts that do not fit together.
+    Raises ValueError, with file and name, for NF4 without double quantisation, with other block
+    sizes or levels, or with parts whose sizes do not match.
     """
     names = [name.removesuffix(STATE) for name in arrays if name.endswith(STATE)]
     weights = {name: _joined(f"{path}: {name}", arrays, name) for name in names}
@@ -33,7 +33,7 @@ def _joined(place, arrays, name):
     check_kind(place, STATE, about, wanted)
     sizes = about["blocksize"], about["nested_blocksize"]
     if sizes != (nf4.BLOCK, nf4.SECOND):
-        raise ValueError(f"{place}: blocks of {sizes}, wanted {nf4.BLOCK} and {nf4.SECOND}")
+        raise ValueError(f"{place}: block sizes {sizes}, wanted {nf4.BLOCK} and {nf4.SECOND}")
     numbers = math.prod(about["shape"])
     blocks = -(-numbers // nf4.BLOCK)
     lengths = {

@@ -10,9 +10,10 @@ from ..llama.rotation import Llama3Scaling
 from ..support.files import check_kind, errors_at, read_json
 
 CONFIG = "config.json"
-# a field of any model_type -> the only value that this library can compute with
+# a field of any model_type -> the only supported value
 SUPPORTED = {"hidden_act": "silu", "pretraining_tp": 1, "quantization_config": None}
-OTHER_KINDS = {"sliding_window": int, "no_rope_layers": [int]}  # in JSON
+# field -> its kind in JSON, where this is not the type of ModelConfig's field
+OTHER_KINDS = {"sliding_window": int, "no_rope_layers": [int]}
 
 
 def config_json(model: Llama) -> dict:
@@ -24,7 +25,7 @@ def config_json(model: Llama) -> dict:
     architecture, fields = model.config.architecture, dataclasses.asdict(model.config)
     scaling = fields.pop("rope_scaling")
     rope = {"rope_type": "llama3", **scaling} if scaling else {"rope_type": "default"}
-    tokens = {"pad_token_id": None}  # SmolLM3's default is outside of a small vocabulary
+    tokens = {"pad_token_id": None}  # SmolLM3's default id is outside a small vocabulary
     if model.tokenizer:
         eos, pad = model.tokenizer.eos_id, model.tokenizer.pad_id
         bos = getattr(model.tokenizer, "bos_id", None)
@@ -61,7 +62,7 @@ def read_config(path: str | Path) -> ModelConfig:
     architecture = ARCHITECTURES[kind]
     quantised = fields.get("quantization_config")
     if isinstance(quantised, dict) and quantised.get("quant_method") == "bitsandbytes":
-        del fields["quantization_config"]  # its arrays say how
+        del fields["quantization_config"]  # the weight file holds these settings
     for name, value in supported(architecture).items():
         if fields.get(name, value) != value:
             raise ValueError(f"{path}: {name} is {fields[name]!r:.80}, supported is {value!r}")
@@ -69,7 +70,7 @@ def read_config(path: str | Path) -> ModelConfig:
     if other := sorted(set(fields.get("layer_types", [])) - {"full_attention"}):
         raise ValueError(f"{path}: layer_types has {other[0]!r:.80}, supported is 'full_attention'")
     absent = {"num_key_value_heads": fields.get("num_attention_heads"), "rms_norm_eps": 1e-6}
-    # null is no default here: Mistral has no window then, and a null number of key heads is H
+    # null does not mean "the default": Mistral then has no window, and G is H
     absent |= {name: v for name, v in architecture.defaults.items() if name not in stored}
     fields = {**absent, **fields, **_rope(path, fields)}
     scaling = fields.pop("rope_scaling")
@@ -89,7 +90,7 @@ def read_config(path: str | Path) -> ModelConfig:
 
 
 def supported(architecture: Architecture) -> dict[str, Any]:
-    """Field of config.json -> the only value that this library can compute with."""
+    """Field of config.json -> the only supported value."""
     return SUPPORTED | dict.fromkeys(architecture.off, False)
 
 
@@ -114,7 +115,7 @@ def _rope(path: str | Path, fields: dict[str, Any]) -> dict[str, Any]:
     for values in (thetas, scalings):
         if len(set(values.values())) > 1:
             listed = ", ".join(f"{name} is {value!r:.200}" for name, value in values.items())
-            raise ValueError(f"{path}: {listed}; wanted one and the same")
+            raise ValueError(f"{path}: {listed}; wanted the same value")
     scaling = {"rope_scaling": next(iter(scalings.values()), None)}
     return scaling | ({"rope_theta": next(iter(thetas.values()))} if thetas else {})
 
@@ -130,7 +131,7 @@ def _scaling(place, rope):
         if kind not in ("default", "llama3"):
             raise ValueError(
                 f"{place}: {key} is {kind!r:.80}, supported are 'default' and 'llama3': "
-                "it changes the mathematics"
+                "any other kind computes other angles"
             )
     llama3 = "llama3" in kinds.values()
     wanted = [field.name for field in dataclasses.fields(Llama3Scaling)] if llama3 else []

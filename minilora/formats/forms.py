@@ -1,7 +1,7 @@
-"""The forms in which a model keeps its matrices, and a file's tensor put into its form.
+"""The storage forms of a model's matrices, and the conversion of a file's tensors into them.
 
-A file's tensor is an array or a `Packed` on the mapped file. It is read a block of rows at a time:
-beside the result only a block exists.
+A file's tensor is an array or a `Packed` on the memory-mapped file. It is converted one block of
+rows at a time, so memory holds the result and one block.
 """
 
 import math
@@ -26,17 +26,17 @@ EMBEDDINGS = {"float32": "", "bfloat16": "BF16", "int8": "Q8_0"}  # of the embed
 
 @dataclass(frozen=True)
 class NF4:
-    """The form whose parts are codes, c2, c1 and mean of the page."""
+    """NF4: the parts are codes, c2, c1 and mean, as in ops/nf4.py."""
 
     name: str = "nf4"
 
     def rows(self, parts, shape, rows):
-        """They need not begin with a block."""
+        """Dequantise these rows. The first may begin inside a block."""
         if not isinstance(rows, slice):
             return np.concatenate([self.rows(parts, shape, slice(i, i + 1)) for i in rows])
         codes, c2, c1, mean = parts
         first, last = rows.start * shape[1], rows.stop * shape[1]
-        skip = first // (nf4.BLOCK * nf4.SECOND)  # whole c1 before these rows
+        skip = first // (nf4.BLOCK * nf4.SECOND)  # numbers of c1 whose blocks end before these rows
         begin = skip * nf4.BLOCK * nf4.SECOND
         codes = codes[begin // 2 : -(-last // 2)]
         c2 = c2[begin // nf4.BLOCK : -(-last // nf4.BLOCK)]
@@ -50,16 +50,16 @@ class NF4:
         return -(-numbers // 2) + blocks + 4 * -(-blocks // nf4.SECOND) + 4
 
 
-# the forms that twins compute with
+# the forms that twins support
 FORMS: dict[str, Any] = {form.name: form for form in (NF4(), BF16, PACKINGS[8], PACKINGS[3])}
 
 
 def choose(
     config: ModelConfig, weights: str = "float32", embeddings: str = "float32"
 ) -> dict[str, str]:
-    """Name -> form, for the matrices of a config that are not to be float32.
+    """Name -> form, for the matrices that are stored in another form than float32.
 
-    Raises ValueError for another choice, or for a width that has no whole blocks.
+    Raises ValueError for an unknown choice, or for a width that is not a whole number of blocks.
     """
     form = find("form of weights", weights, WEIGHTS)
     outer = find("form of embeddings", embeddings, EMBEDDINGS)
@@ -73,7 +73,7 @@ def choose(
 
 
 def put(path: Any, name: str, stored: Any, form: str) -> Any:
-    """A file's tensor in the form: "" float32, "stored" its own where twins compute with it.
+    """Convert a file's tensor.   form: "" is float32; "stored" keeps a form that twins support.
 
     Raises ValueError, with the file and the name, for numbers that are not finite.
     """
@@ -97,14 +97,14 @@ def _checked(path, name, stored, multiple):
 
 
 def _copy(stored, blocks):
-    """The same parts, away from the file; every number is checked."""
+    """Check every number, and copy the parts from the file into memory."""
     for _ in blocks:
         pass
     return Packed(stored.kind, stored.shape, [np.array(part) for part in stored.parts])
 
 
 def in_nf4(shape: tuple[int, ...], blocks: Iterator[tuple[slice, np.ndarray]]) -> Packed:
-    """A matrix (O, I) in NF4, from blocks of a multiple of 64 rows as of `blocks_of`."""
+    """Quantise a matrix (O, I) to NF4.   blocks: from `blocks_of`, with multiple = 64."""
     numbers = math.prod(shape)
     codes = np.empty(-(-numbers // 2), np.uint8)
     absmax = np.empty(-(-numbers // nf4.BLOCK), np.float32)
@@ -127,6 +127,6 @@ def _encoded(stored, form, blocks):
 
 
 def _bfloat16(block):
-    """The nearest bfloat16, of two equally near the even one: the upper half of a float32."""
+    """Round float32 to the nearest bfloat16, ties to even: its upper 16 bits."""
     bits = block.view(np.uint32)
     return (bits + (0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)

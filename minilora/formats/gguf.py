@@ -16,7 +16,7 @@ from ..support.packed import Packed
 from ..support.terminal import printable
 
 MAGIC = b"GGUF"
-ALIGNMENT = 32  # bytes; the tensors begin at a multiple of it, unless the metadata says another
+ALIGNMENT = 32  # bytes: each tensor begins at a multiple; the metadata may say another number
 # kind of a metadata value -> its format character in the struct module
 NUMBERS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9  # the other two kinds
@@ -56,7 +56,7 @@ def _q8_0(blocks):
 
 
 def in_q8_0(w: np.ndarray) -> np.ndarray:
-    """d = max |w| / 127, q = w / d rounded, a half away from 0.   -> (blocks, 34) uint8.
+    """d = max |w| / 127, q = w / d rounded, halves away from 0.   -> (blocks, 34) uint8.
 
     Source: ggml-quants.c, quantize_row_q8_0_ref.
     """
@@ -75,7 +75,7 @@ def _bf16(blocks):
 
 
 def _fifth_bits(blocks, start):
-    """Bit n of the 4 bytes at `start` is that of weight n, in its place.  -> (blocks, 32)."""
+    """Bit n of the 4 bytes at `start` is weight n's fifth bit.  -> (blocks, 32), each 0 or 16."""
     return np.unpackbits(blocks[:, start : start + 4], axis=1, bitorder="little") << 4
 
 
@@ -94,9 +94,9 @@ def _q5_1(blocks):
 def _k_scaled(blocks, q):
     """w = d scale q - dmin minimum, in 8 parts of 32.   q (blocks, 8, 32)  ->  (blocks, 256).
 
-    Bytes 0-1 and 2-3 are d and dmin in float16. Bytes 4-15 have 8 scales and 8 minima of 6 bits:
-    4-7 and 8-11 the first four of each in the lower 6 bits, and in the upper 2 the upper bits of
-    the last four, whose lower 4 bits are in bytes 12-15.
+    Bytes 0-1 and 2-3 are d and dmin in float16. Bytes 4-15 hold 8 scales and 8 minima of 6 bits:
+    the lower 6 bits of bytes 4-7 are scales 0 to 3, those of 8-11 are minima 0 to 3. Scales and
+    minima 4 to 7 have their upper 2 bits in the same bytes, and their lower 4 in bytes 12-15.
     """
     low, middle, last = (blocks[:, start : start + 4] for start in (4, 8, 12))
     scale = np.concatenate([low & 63, last & 15 | low >> 6 << 4], axis=1)
@@ -106,7 +106,7 @@ def _k_scaled(blocks, q):
 
 
 def _fields(codes, group, bits):
-    """Fields of so many bits in groups of bytes: first the lowest ones of a group's bytes, …"""
+    """Unpack fields of `bits` bits: in each group of bytes first all lowest fields, and so on."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
     return codes.reshape(len(codes), -1, 1, group) >> shifts & (1 << bits) - 1
 
@@ -117,7 +117,7 @@ def _q4_k(blocks):
 
 
 def _q5_k(blocks):
-    """176 bytes: as Q4_K, with 32 bytes of fifth bits before q: bit n of them is of part n."""
+    """176 bytes: as Q4_K, with 32 bytes of fifth bits before q: bit n of each is for part n."""
     q, fifth = _fields(blocks[:, 48:], 32, 4), _fields(blocks[:, 16:48], 32, 1)
     return _k_scaled(blocks, q.reshape(-1, 8, 32) | fifth.reshape(-1, 8, 32) << 4)
 
@@ -136,7 +136,7 @@ def _q6_k(blocks):
 
 @dataclass(frozen=True)
 class Packing:
-    """A type of block: a form of weights, with blocks that lie along a row."""
+    """A type of block, which is a form of weights. The weights of a block are in one row."""
 
     name: str
     weights: int  # in a block
@@ -144,7 +144,7 @@ class Packing:
     unpack: Callable[[np.ndarray], np.ndarray]  # (blocks, nbytes) uint8 -> (blocks, weights) f32
 
     def rows(self, parts, shape, rows):
-        """NaN or infinite where a scale is damaged."""
+        """Unpack these rows. A damaged scale gives NaN or infinity."""
         blocks = np.ascontiguousarray(parts[0][rows]).reshape(-1, self.nbytes)
         with np.errstate(over="ignore", invalid="ignore"):
             return self.unpack(blocks).reshape(-1, *shape[1:])
@@ -170,11 +170,10 @@ PACKINGS = {
 
 
 def read_gguf(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A file's metadata, and its tensors by name: arrays of one axis, and others as a `Packed` on
-    the file, which is mapped into memory.
+    """Read a file's metadata, and its tensors by name.
 
-    Raises FileNotFoundError, or ValueError if the file is no whole GGUF file or a tensor's type is
-    not supported.
+    A tensor of one axis is an array, any other a `Packed` on the memory-mapped file.
+    Raises FileNotFoundError, or ValueError for a damaged file or an unsupported type of tensor.
     """
     path = Path(path)
     if not path.is_file():
@@ -193,11 +192,11 @@ def read_gguf(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     for _ in range(entries):
         key = reader.text()
         if key in about:
-            raise ValueError(f"{path}: {key!r:.80} stands twice in the metadata")
+            raise ValueError(f"{path}: {key!r:.80} appears twice in the metadata")
         about[key] = reader.value(reader.number("I"))
     listed = [reader.tensor() for _ in range(tensors)]
     if len(listed) > len({name for name, *_ in listed}):
-        raise ValueError(f"{path}: a tensor's name stands twice in the list")
+        raise ValueError(f"{path}: a tensor's name appears twice in the list")
     align = about.get("general.alignment", ALIGNMENT)
     if not (isinstance(align, int) and align > 0):
         raise ValueError(f"{path}: general.alignment is {align!r:.40}, wanted a number above 0")
@@ -220,7 +219,7 @@ def _check_apart(path, align, listed):
 
 
 def _slice(path, data, start, name, shape, kind, offset):
-    """A tensor of the list; raises ValueError if its blocks are not in the file."""
+    """One listed tensor; raises ValueError if its data would end after the file."""
     if kind not in PACKINGS:
         supported = ", ".join(f"{k} ({p.name})" for k, p in PACKINGS.items())
         raise ValueError(f"{path}: {name} is of type {kind}, supported are {supported}")
@@ -255,9 +254,9 @@ class _Reader:
         return struct.unpack(f"<{code}", self.bytes(struct.calcsize(code)))[0]
 
     def count(self, least: int) -> int:
-        """The next number, which counts items of at least `least` bytes each.
+        """The next number: a count of items that have at least `least` bytes each.
 
-        Raises ValueError if so many items cannot be in the file.
+        Raises ValueError if the file is too small for that many items.
         """
         n = self.number("Q")
         if n * least > len(self.buffer):
@@ -291,7 +290,7 @@ class _Reader:
             raise ValueError(f"{self.path}: an array of kind {inner}, known are 0 to 8, 10 to 12")
         size = struct.calcsize(NUMBERS[inner])
         n = self.count(size)
-        # a memoryview: as small as in the file, and unlike an array equal to no text
+        # a memoryview is as small as in the file; compared with a string it gives one bool
         return np.frombuffer(self.bytes(n * size), f"<{NUMBERS[inner]}").data
 
     def tensor(self) -> tuple[str, tuple[int, ...], int, int]:

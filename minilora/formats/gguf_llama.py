@@ -1,6 +1,4 @@
-"""A Llama or a relative from a GGUF file: llama.cpp's names and layout, translated into this
-library's.
-"""
+"""Read a Llama-like model from a GGUF file, with llama.cpp's names and layout translated."""
 
 import contextlib
 import dataclasses
@@ -36,28 +34,28 @@ INNER = {
 }
 # general.architecture, which is also the model_type -> are the rows of q and k reordered?
 REORDERED = {"llama": True, "mistral": True, "qwen2": False, "qwen3": False, "smollm3": True}
-FIELDS = {  # ModelConfig's field -> the metadata's, after the architecture; it must be there
+FIELDS = {  # ModelConfig's field -> the metadata's key after the architecture's name; required
     "hidden_size": "embedding_length",
     "intermediate_size": "feed_forward_length",
     "num_hidden_layers": "block_count",
     "num_attention_heads": "attention.head_count",
     "max_position_embeddings": "context_length",
 }
-MORE = {  # what may be missing
+MORE = {  # the same; optional
     "num_key_value_heads": "attention.head_count_kv",
     "head_dim": "attention.key_length",
     "rope_theta": "rope.freq_base",
     "rms_norm_eps": "attention.layer_norm_rms_epsilon",
     "sliding_window": "attention.sliding_window",
 }
-FREQUENCIES = "rope_freqs.weight"  # Llama 3's scaling: what each wavelength is multiplied by
+FREQUENCIES = "rope_freqs.weight"  # Llama 3's scaling: a factor for each wavelength
 LLAMA3 = 1.0, 4.0, 8192  # low_freq_factor, high_freq_factor, original_max_position_embeddings
 
 
 def read_model(path: str | Path, **choices: str) -> Llama:
-    """Read a .gguf file of an architecture in REORDERED, with its tokenizer; choices: of
-    `load_model`.
+    """Read a .gguf file of an architecture in REORDERED, and its tokenizer.
 
+    choices: as in `load_model`.
     If this library cannot read the tokenizer, the model has none and a warning says so.
     Raises FileNotFoundError, or ValueError for another architecture, an unsupported type, a tensor
     that is missing, unknown, of another shape or not finite, or a tokenizer of another size.
@@ -82,7 +80,7 @@ def read_model(path: str | Path, **choices: str) -> Llama:
     for theirs, mine in names.items():
         stored = tensors[theirs]
         kind = theirs.removesuffix(".weight").rsplit(".", 1)[-1]
-        if kind in heads:  # blocks lie along a row: rows can be reordered as they are
+        if kind in heads:  # a block is inside one row, so packed rows can be reordered
             parts = [half_split(part, heads[kind]) for part in stored.parts]
             stored = Packed(stored.kind, stored.shape, parts)
         params[mine] = put(path, theirs, stored, forms.get(mine, ""))
@@ -117,28 +115,28 @@ def _config(path, about, tensors):
     given["vocab_size"] = tensors["token_embd.weight"].shape[0]
     given["num_key_value_heads"] = given["num_attention_heads"]
     given |= {name: _shortest(own[key]) for name, key in MORE.items() if key in own}
-    # llama.cpp stores Mistral as llama, from which only its window tells it apart
+    # llama.cpp stores Mistral as "llama"; only the sliding window shows which it is
     windowed = kind == "llama" and given.get("sliding_window")
     given["model_type"] = "mistral" if windowed else kind
     with errors_at(path, "config: "):
         config = ModelConfig(**given)
     rotated, D = own.get("rope.dimension_count", config.head_dim), config.head_dim
     if rotated != D:
-        raise ValueError(f"{rope}.dimension_count is {rotated!r:.80}, wanted {D}: all of a head")
+        raise ValueError(f"{rope}.dimension_count is {rotated!r:.80}, wanted {D}, the head's size")
     # a damaged file may claim 10⁹ layers, and a list of their arrays would fill the memory
     n, layers = len(tensors), config.num_hidden_layers
     if layers > n:
         raise ValueError(f"{path}: {n} tensors, too few for {layers} layers")
     if "no_rope_layers" in config.architecture.own:
         reason = "the file does not say which layers do not rotate q and k"
-        warnings.warn(f"{path}: {reason}: every fourth, as in SmolLM3", stacklevel=4)
+        warnings.warn(f"{path}: {reason}; assumed: every fourth, as in SmolLM3", stacklevel=4)
     return _scaled(path, config, tensors[FREQUENCIES]) if FREQUENCIES in tensors else config
 
 
 def _scaled(path, config, tensor):
-    """The config with Llama 3's scaling of the wavelengths, of which a file has only the effect.
+    """The config with Llama 3's RoPE scaling, recovered from the wavelengths' factors in the file.
 
-    Raises ValueError if it is not the scaling of Llama 3.1 or 3.2, whatever its factor.
+    Raises ValueError if these do not follow Llama 3.1's and 3.2's rule, with any `factor`.
     """
     found, periods = np.asarray(tensor), rotation.periods(config.head_dim, config.rope_theta)
     with errors_at(f"{path}: {FREQUENCIES}", "config: rope scaling: "):
@@ -151,7 +149,7 @@ def _scaled(path, config, tensor):
 
 
 def _shortest(value):
-    """The shortest decimal that is the same float32: 1e-05, not 9.99999974e-06."""
+    """The shortest decimal that rounds to the same float32: 1e-05, not 9.99999974e-06."""
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
@@ -168,7 +166,7 @@ def names_of(config: ModelConfig) -> dict[str, str]:
 
 
 def _characters(about):
-    """The word lab's kind of tokenizer, which is a case of "llama"; None where it is another."""
+    """A tokenizer of single characters, which GGUF calls "llama"; None for any other."""
     if about.get("tokenizer.ggml.model") == "llama":
         with contextlib.suppress(ForeignTokenizer):
             return CharTokenizer.from_gguf(about)

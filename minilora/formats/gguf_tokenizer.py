@@ -1,8 +1,8 @@
 """The tokenizer in a GGUF file's metadata, built with the tokenizers library.
 
-There are two kinds. "gpt2" merges pairs of bytes inside words, which its pre-tokenizer has cut.
-"llama" is SentencePiece's: of all pairs of neighbours it merges the one whose token has the largest
-score, and a character without a token becomes bytes.
+There are two kinds. "gpt2" splits a text into words (the pre-tokenizer), and merges pairs of bytes
+inside each word. "llama" is SentencePiece's: it always merges the neighbours whose joined token has
+the highest score. A character without a token becomes bytes.
 
 Source: llama.cpp's llama-vocab.cpp; the tokenizer.json of the models.
 """
@@ -15,7 +15,7 @@ from ..text.byte_pairs import PARTS, BytePairTokenizer, in_rust, needed
 from ..text.tokenizer import TEXT, CharTokenizer, ForeignTokenizer, gguf_about
 
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4  # kinds of tokens in tokenizer.ggml.token_type
-LONGEST = 256  # characters of a token that pairs make: a damaged file may have a longer one
+LONGEST = 256  # characters; a longer token gets no merges: a damaged file could make them slow
 SPACE = "▁"  # stands for a space in the tokens of "llama"
 
 # contractions; words, with one sign before them; digits; other signs; white space
@@ -33,16 +33,16 @@ TEKKEN = (
 
 @dataclass(frozen=True)
 class Cut:
-    """How a text is cut into words, inside which pairs are merged."""
+    """How a text is split into words. Pairs are merged inside a word only."""
 
     words: str | None = None  # a regular expression; None: GPT-2's
-    digits: bool = False  # is each digit cut off first?
-    whole: bool = False  # is a word that is a token taken whole, whatever the merges?
-    begins: bool = False  # does a text begin with BOS, where the file does not say?
+    digits: bool = False  # is each digit a word of its own?
+    whole: bool = False  # is a word that is a token kept whole, without merging?
+    begins: bool = False  # does a text begin with BOS if the file does not say?
     composed: bool = False  # are letters and their accents composed first (NFC)? not in llama.cpp
 
 
-CUTS = {  # tokenizer.ggml.pre -> how it cuts
+CUTS = {  # tokenizer.ggml.pre -> how it splits
     "gpt-2": Cut(),
     "smollm": Cut(digits=True),
     "llama-bpe": Cut(WORDS, whole=True, begins=True),  # Llama 3
@@ -61,7 +61,7 @@ def read_tokenizer(about: Mapping[str, Any]) -> BytePairTokenizer:
     kind = _known(about, "tokenizer.ggml.model", ("gpt2", "llama"))
     cut = CUTS[_known(about, "tokenizer.ggml.pre", tuple(CUTS))] if kind == "gpt2" else None
     if about.get("tokenizer.ggml.add_eos_token", False):
-        raise ForeignTokenizer("tokenizer.ggml.add_eos_token is true: a text could not go on")
+        raise ForeignTokenizer("tokenizer.ggml.add_eos_token is true: no text could be continued")
     needed()
     from tokenizers import AddedToken, processors
 
@@ -70,8 +70,8 @@ def read_tokenizer(about: Mapping[str, Any]) -> BytePairTokenizer:
     ids = {token: i for i, token in enumerate(tokens)}
     if len(ids) != len(tokens) or len(kinds) != len(tokens):
         raise ValueError(
-            f"tokenizer.ggml.tokens has {len(ids)} different ones of {len(tokens)}, "
-            f"token_type {len(kinds)}; wanted as many"
+            f"tokenizer.ggml.tokens has {len(tokens)} entries, {len(ids)} of them different, "
+            f"token_type {len(kinds)}; wanted equal numbers"
         )
     inner = _bytes(about, ids, cut) if cut else _scores(about, ids, kinds)
     special = (CONTROL,) if cut else (CONTROL, UNKNOWN)
@@ -97,7 +97,7 @@ def read_tokenizer(about: Mapping[str, Any]) -> BytePairTokenizer:
 
 
 def write_tokenizer(tokenizer: Any) -> dict[str, Any]:
-    """The metadata of a GGUF file; raises ForeignTokenizer unless it gives the tokenizer back."""
+    """A tokenizer as metadata; raises ForeignTokenizer if reading it gives another tokenizer."""
     if isinstance(tokenizer, CharTokenizer):
         return tokenizer.to_gguf()
     mine = _form(tokenizer)
@@ -112,11 +112,11 @@ def write_tokenizer(tokenizer: Any) -> dict[str, Any]:
         about["tokenizer.chat_template"] = tokenizer.template
         if _form(read_tokenizer(about)) == mine:
             return about
-    raise ForeignTokenizer(f"the tokenizer cuts words in another way than {', '.join(CUTS)}")
+    raise ForeignTokenizer(f"the tokenizer splits words in another way than {', '.join(CUTS)}")
 
 
 def _form(tokenizer):
-    """The parts of tokenizer.json that decide on ids, but for the tokens themselves."""
+    """The parts of tokenizer.json that decide a text's ids, except the vocabulary."""
     form = tokenizer.form()
     model = {name: value for name, value in form["model"].items() if name != "vocab"}
     return {name: form[name] for name in (*PARTS, "added_tokens")} | {"model": model}
@@ -128,7 +128,7 @@ def _bytes(about, ids, cut: Cut):
 
     merges = [tuple(pair.split(" ")) for pair in _list(about, "tokenizer.ggml.merges", str)]
     if wrong := [" ".join(merge) for merge in merges if len(merge) != 2]:
-        raise ValueError(f"tokenizer.ggml.merges: {wrong[0]!r:.80} is no pair of tokens")
+        raise ValueError(f"tokenizer.ggml.merges: {wrong[0]!r:.80} is not a pair of tokens")
     with in_rust("tokenizer.ggml.merges"):
         inner = Tokenizer(models.BPE(vocab=ids, merges=merges, ignore_merges=cut.whole))
     steps: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if cut.digits else []
@@ -143,8 +143,8 @@ def _bytes(about, ids, cut: Cut):
 
 
 def _scores(about, ids, kinds):
-    """The kind "llama". The pair to merge first is that of the largest score, so every pair of
-    tokens that makes a third one is a merge, in the order of the scores.
+    """The kind "llama". Each pair of tokens that joins to a third token is a merge; the merge whose
+    joined token has the highest score comes first.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers
 
@@ -179,7 +179,7 @@ def _known(about, key, names):
 
 
 def _list(about, key, kind, default=None):
-    """A list of the metadata; raises ValueError where it is none of this kind."""
+    """A list in the metadata; raises ValueError unless all its values are of this kind."""
     values = about.get(key, default)
     if not isinstance(values, list | memoryview) or not all(
         isinstance(value, kind) for value in values
@@ -190,8 +190,8 @@ def _list(about, key, kind, default=None):
 
 
 def _id(about, key, size, default=None):
-    """The id of a token in a GGUF file's metadata; raises ValueError where it is none."""
+    """A token's id in the metadata; raises ValueError if no token has it."""
     value = about.get(key, default)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < size:
-        raise ValueError(f"{key} is {value!r:.40}, wanted a token's")
+        raise ValueError(f"{key} is {value!r:.40}, wanted a token's id")
     return value

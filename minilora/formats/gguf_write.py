@@ -17,27 +17,27 @@ from .gguf_llama import FIELDS, MORE, REORDERED, names_of
 from .gguf_tokenizer import write_tokenizer
 from .safetensors import check_finite
 
-TYPES = {"F32": (0, 0), "F16": (1, 1), "Q8_0": (8, 7)}  # name -> a tensor's type, a file's
+TYPES = {"F32": (0, 0), "F16": (1, 1), "Q8_0": (8, 7)}  # name -> type of a tensor, of a file
 KINDS = {bool: 7, int: 4, float: 6, str: STRING, list: ARRAY}  # of a value in the metadata
 KINDS_IN_LISTS = {**KINDS, int: 5}
-UNUSED = 5  # tokenizer.ggml.token_type of a row of the embedding without a token
+UNUSED = 5  # tokenizer.ggml.token_type of an embedding row that has no token
 
 
 def save_gguf(model: Llama, path: str | Path, weights: str = "F16") -> int:
-    """Write a .gguf file for llama.cpp, transformers and `load_model`; returns its bytes.
+    """Write a .gguf file for llama.cpp, transformers and `load_model`; returns its size in bytes.
 
-    weights: F32, F16 or Q8_0, for the matrices. One whose rows are no whole blocks is F16; a vector
-    is F32. If the tokenizer has no form in GGUF, the file has none and a warning says so.
-    Raises OSError; ValueError for another type, a scaled rotation, or a weight that is too large
-    for the type; TypeError for what is no Llama.
+    weights: F32, F16 or Q8_0, for the matrices. A matrix whose rows are not whole blocks is F16; a
+    vector is F32. If GGUF cannot hold the tokenizer, the file has none and a warning says so.
+    Raises OSError; ValueError for another type, RoPE scaling, or a weight that is too large for the
+    type; TypeError if `model` is not a Llama.
     """
     check_base("save_gguf", model)
     c, (_, of_file) = model.config, find("type of weights", weights, TYPES)
     if c.rope_scaling:
-        raise ValueError("save_gguf: the model scales its wavelengths, which is not supported")
+        raise ValueError("save_gguf: the model has RoPE scaling, which is not supported")
     rule = dataclasses.replace(c, no_rope_layers=(), no_rope_layer_interval=4)
     if any(c.rotates(i) != rule.rotates(i) for i in range(c.num_hidden_layers)):
-        raise ValueError("save_gguf: wanted every fourth layer, and no other, without a rotation")
+        raise ValueError("save_gguf: wanted RoPE in every layer except each fourth one")
     about = {**_about(model), "general.file_type": of_file, "general.quantization_version": 2}
     heads = {"attn_q": c.num_attention_heads, "attn_k": c.num_key_value_heads}
     heads = heads if REORDERED[c.model_type] else {}
@@ -60,14 +60,14 @@ def save_gguf(model: Llama, path: str | Path, weights: str = "F16") -> int:
 
 
 def interleaved(w: np.ndarray, heads: int) -> np.ndarray:
-    """The rows of q or k in llama.cpp's order: `half_split` the other way.   (heads·D, C)."""
+    """The rows of q or k in llama.cpp's order: the inverse of `half_split`.   (heads·D, C)."""
     return w.reshape(heads, 2, -1, w.shape[1]).swapaxes(1, 2).reshape(w.shape)
 
 
 def _about(model):
     """The metadata: name -> value."""
     c = model.config
-    kind = "llama" if c.model_type == "mistral" else c.model_type  # as llama.cpp has it
+    kind = "llama" if c.model_type == "mistral" else c.model_type  # as llama.cpp does
     own = {key: getattr(c, name) for name, key in (FIELDS | MORE).items()}
     own |= {key: float(own[key]) for key in (MORE["rope_theta"], MORE["rms_norm_eps"])}
     own |= dict.fromkeys(("attention.value_length", "rope.dimension_count"), c.head_dim)
@@ -88,7 +88,7 @@ def _about(model):
 
 
 def _packed(path, name, w, weights):
-    """A weight's type and its blocks; raises ValueError where these would not be finite."""
+    """A weight's type and its blocks; raises ValueError if the blocks are not finite."""
     fits = w.shape[-1] % PACKINGS[TYPES[weights][0]].weights == 0
     kind, _ = TYPES["F32" if w.ndim == 1 else weights if fits else "F16"]
     packing = PACKINGS[kind]

@@ -1,4 +1,4 @@
-"""A base in Hugging Face's layout: a folder with config.json, the weights, perhaps a tokenizer.
+"""A base in Hugging Face's layout: a folder with config.json, weights, and often a tokenizer.
 
 The weights are in model.safetensors, or in several such files (shards) with an index.
 """
@@ -26,7 +26,7 @@ DERIVED = "rotary_emb.inv_freq"  # old checkpoints also store the rotation's fre
 
 
 def read_model(folder: str | Path, **choices: str) -> Llama:
-    """Read a folder of an architecture in `ARCHITECTURES`; choices: of `load_model`.
+    """Read a folder of an architecture in `ARCHITECTURES`; choices: as in `load_model`.
 
     If this library cannot read the tokenizer, the model has none and a warning says so.
     Raises FileNotFoundError, or ValueError for another architecture, an unsupported field or a
@@ -59,9 +59,7 @@ def read_model(folder: str | Path, **choices: str) -> Llama:
 
 
 def _open_params(folder):
-    """(the file to name in errors, name -> (its file, array on the file)): of model.safetensors, or
-    of an index's shards.
-    """
+    """(file to name in errors, {name: (file, array on it)}) of one file or of an index's shards."""
     path, index = folder / WEIGHTS, folder / INDEX
     if path.is_file() or not index.is_file():
         refuse_pickles(path)
@@ -74,16 +72,16 @@ def _open_params(folder):
         arrays, _ = open_arrays(folder / shard)
         for name in arrays:
             if (listed := shards.get(name)) != shard:
-                raise ValueError(f"{folder / shard}: holds {name}, which {INDEX} has in {listed}")
+                raise ValueError(f"{folder / shard}: holds {name}, but {INDEX} says {listed}")
         params |= _open(folder / shard)
     if missing := sorted(shards.keys() - params.keys()):
         first = printable(missing[0])
-        raise ValueError(f"{folder / shards[missing[0]]}: no {first}, which {INDEX} has in it")
+        raise ValueError(f"{folder / shards[missing[0]]}: no {first}, but {INDEX} says it is here")
     return index, params
 
 
 def _open(path):
-    """name -> (path, array on the file) of one file; raises ValueError for whole numbers."""
+    """name -> (path, array on the file) of one file; raises ValueError for integers."""
     arrays = joined(path, open_arrays(path)[0])
     for name, a in arrays.items():
         if a.dtype.kind != "f":
@@ -111,7 +109,7 @@ def _tokenizer(folder):
 def save_model(model: Llama, folder: str | Path) -> None:
     """Write a model into a folder that `load_model` and transformers can load.
 
-    Raises OSError, and TypeError for what is no Llama, such as a model under an adapter.
+    Raises OSError; TypeError if `model` is not a Llama, for example a model with an adapter.
     """
     check_base("save_model", model)
     folder = Path(folder)

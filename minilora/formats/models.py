@@ -1,4 +1,4 @@
-"""`load_model`: a base by its name or its path."""
+"""`load_model`: load a base by its name or its path."""
 
 import importlib.util
 from pathlib import Path
@@ -15,14 +15,14 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def load_model(source: str | Path, weights: str = "float32", embeddings: str = "float32") -> Llama:
-    """Load a base in float32 (float64 stays), or its matrices in fewer bits.
+    """Load a base in float32 (float64 stays float64), or with its matrices in fewer bits.
 
-    source: "base", the word lab's; "smollm2-135m", from the installed package; a folder of Hugging
-    Face's layout, of an architecture in `ARCHITECTURES`; or a .gguf file.
+    source: "base", the word lab's model; "smollm2-135m", from the installed package; a folder in
+    Hugging Face's layout, of an architecture in `ARCHITECTURES`; or a .gguf file.
     weights: of the layers' linears, "float32", "nf4" (4.13 bits, see ops/nf4.py) or "stored": as
     in the file where that is NF4, Q8_0, Q4_1 or bfloat16, else float32. embeddings: of the
-    embedding and the head, "float32", "bfloat16" or "int8" (8.5 bits). What is not float32 cannot
-    be trained itself.
+    embedding and the head, "float32", "bfloat16" or "int8" (8.5 bits). A matrix in another form
+    than float32 cannot be trained itself, but can have an adapter.
     If this library cannot read the tokenizer, the model has none and a warning says so.
     Raises FileNotFoundError, or ValueError for another architecture, an unsupported field or a
     damaged file.
@@ -41,7 +41,7 @@ def load_model(source: str | Path, weights: str = "float32", embeddings: str = "
         model = huggingface.read_model(path, **choices)
     else:
         raise FileNotFoundError(
-            f"load_model: {path} is no folder; wanted 'base' or {SMOLLM2!r}, a folder with "
+            f"load_model: {path} is not a folder; wanted 'base' or {SMOLLM2!r}, a folder with "
             "config.json or a .gguf file"
         )
     model.name = path.name

@@ -16,7 +16,7 @@ from ..support.packed import Packed
 from ..support.terminal import printable
 from .gguf import PACKINGS
 
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")  # suffixes of files by torch.save and pickle
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")  # suffixes that pickle and torch.save use
 FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 NO_FLOATS = {"BOOL": "?"} | {f"{k}{8 * n}": f"<{k.lower()}{n}" for k in "IU" for n in (1, 2, 4, 8)}
 BF16 = PACKINGS[30]
@@ -30,7 +30,7 @@ def write_arrays(
 
 
 def array_bytes(arrays: Mapping[str, np.ndarray], about: Mapping[str, str] | None = None) -> bytes:
-    """The contents of a .safetensors file: name -> weight of any form, and the metadata `about`."""
+    """The contents of a .safetensors file with these weights, in any form, and metadata `about`."""
     # ascontiguousarray gives a single number, of shape (), the shape (1,)
     whole = {name: np.ascontiguousarray(dense(a)).reshape(a.shape) for name, a in arrays.items()}
     return save(whole, metadata={"format": "pt", **(about or {})})
@@ -81,8 +81,8 @@ def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]
 
 
 def open_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """As `read_arrays`, but the arrays lie on the file, which is mapped into memory; a matrix of
-    bfloat16 is a `Packed`.
+    """As `read_arrays`, but the arrays are views of the memory-mapped file; a matrix of bfloat16 is
+    a `Packed`.
     """
     if not os.path.isfile(path):
         wrong = "no file" if os.path.exists(path) else "no such file"
@@ -102,7 +102,7 @@ def open_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _on_file(path, names):
-    """name -> array on the mapped file, of which safe_open has already checked the header."""
+    """name -> view of the mapped file; safe_open has already checked its header."""
     data = np.asarray(np.memmap(path, np.uint8, "r"))
     start = 8 + int.from_bytes(data[:8].tobytes(), "little")
     header, arrays = json.loads(data[8:start].tobytes()), {}
@@ -120,12 +120,12 @@ def _on_file(path, names):
 
 
 def _reason(path, error):
-    """Why the file cannot be read, in a few words; most often it is cut off or of another kind."""
+    """Why the file cannot be read, in a few words: most often it is truncated or no safetensors."""
     size = os.path.getsize(path)
     with open(path, "rb") as f:
         start = f.read(8)
     if len(start) < 8:
         return f"{size} bytes, not even a header"
     if start[:4] == b"PK\x03\x04" or (start[0] == 0x80 and start[1] < 6):
-        return "it begins as a pickle or a zip of one does; a pickle can run any code"
+        return "it begins like a pickle or a zip of one; a pickle can run any code"
     return printable(f"{size} bytes; {error}").replace("\n", " ")[:160]

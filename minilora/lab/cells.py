@@ -1,6 +1,6 @@
 """Many small runs side by side, in the processes of workers.py.
 
-A cell is a dict of plain settings; its record holds the result of a function for them.
+A cell is a dict of plain settings; its record holds what a function returned for them.
 """
 
 import contextlib
@@ -21,10 +21,10 @@ from ..support.terminal import bar, hides_bar
 from ..support.values import whole
 from .workers import each
 
-Cell = dict[str, Any]  # plain settings, seed and all: the function's arguments by name
+Cell = dict[str, Any]  # the function's arguments by name: plain settings, the seed included
 Record = dict[str, Any]  # {"cell", "result", "seconds" of one processor, "made_by"}
 RECORD = {"cell": dict, "made_by": dict, "seconds": float}
-START = '{"cell": {'  # of every line
+START = '{"cell": {'  # every line begins with it
 
 
 def run(
@@ -41,14 +41,14 @@ def run(
 ) -> list[Record]:
     """function(**cell) for every cell  ->  their records, in the order of the cells.
 
-    function: a module's own; it takes and returns what JSON can hold, and gives the same bits for
-    the same cell. path: a file of JSON lines, to which each record is added when its cell ends. A
-    cell in the file is not run again, so an interrupted sweep continues. Records of other cells
-    stay, before these. Several runs may write to one file at a time.
-    jobs: processes; None: one a core. dask: a scheduler's address, tcp://…, or "local" for a
-    cluster of `jobs` workers on this machine. progress: a bar (None: see `train`). report:
+    function: defined at the top of a module; it takes and returns JSON values, and the same cell
+    gives the same bits. path: a file of JSON lines, to which each record is added when its cell
+    ends. A cell in the file is not run again, so an interrupted sweep continues. Records of other
+    cells are kept, before these. Several runs may write to one file at a time.
+    jobs: processes; None: one per core. dask: a scheduler's address, tcp://…, or "local" for a
+    cluster of `jobs` workers on this machine. progress: show a bar (None: see `train`). report:
     called with each new record. form: the kind of a result, for `check_kind`.
-    Raises ValueError if the file at path is no file of records.
+    Raises ValueError if the file at path is not a file of records.
     """
     cells = list(cells)
     jobs = None if jobs is None else whole("cells: jobs", jobs, 1)
@@ -74,7 +74,7 @@ def read(path: str | Path, form: Any = object) -> list[Record]:
     """The records in a file, without a last line that was only partly written.
 
     form: the kind of their results, for `check_kind`. Raises FileNotFoundError, or ValueError
-    naming the line that is no record.
+    that names the line that is not a record.
     """
     text = read_text(path)
     complete = text[: text.rfind("\n") + 1]
@@ -91,12 +91,12 @@ def read(path: str | Path, form: Any = object) -> list[Record]:
 
 
 def write(path: str | Path, records: Sequence[Record]) -> None:
-    """Write a file of these records, a line each; it replaces an older one as a whole."""
+    """Write these records into a file, one per line; an older file is replaced atomically."""
     write_atomically(path, "".join(json.dumps(r) + "\n" for r in records).encode())
 
 
 def grid(**axes: Any) -> list[Cell]:
-    """One cell for every combination; an axis is a list or tuple, anything else holds for all.
+    """One cell for every combination; an axis is a list or tuple, any other value is in all cells.
 
     grid(method=["lora", "vera"], seed=[0, 1], lr=0.01)  ->  four cells, the last axis fastest.
     """
@@ -121,7 +121,7 @@ def _key(cell: Cell) -> str:
 
 
 def _append(path: str | Path, record: Record) -> None:
-    """Add a line to a file, to which other runs may write too."""
+    """Append a record's line to a file to which other runs may also write."""
     with naming(path), writing(path), open(path, "ab+") as file:
         file.seek(max(0, file.tell() - 1))
         if file.read(1) not in (b"", b"\n"):  # a run was killed while it wrote its line

@@ -22,7 +22,7 @@ from .settings import SCRATCH, Settings
 from .statistics import estimate
 from .workers import cores, each
 
-SMALL = 64 << 20  # bytes of a model's arrays, below which its runs go side by side
+SMALL = 64 << 20  # bytes: the runs of a model with smaller arrays go side by side
 
 
 def rows(settings: Settings) -> tuple[str, ...]:
@@ -45,9 +45,9 @@ def compare(
     lr: method -> learning rate ("scratch" too), in place of the one that `tune` chose. out: folder
     for the adapters of the first seed. report(name, record): called when a row is done; ready():
     called before the first run, when all settings are checked; keep(results): called with the
-    results so far when a row is done. record: of `tune` (see `rates.read`); None: the committed
-    one. jobs: how many runs side by side, each on one thread; 1: one after the other on all
-    threads; None: one a core for a small model, 1 for a large one.
+    results so far when a row is done. record: the record of `tune` (see `rates.read`); None: the
+    committed one. jobs: how many runs side by side, each on one thread; 1: one after the other on
+    all threads; None: one per core for a small model, 1 for a large one.
     Raises ValueError if a method has no rate or cannot be run.
     """
     lr, record = dict(lr or {}), record or rates.read()
@@ -92,8 +92,8 @@ def compare(
 def _side_by_side(jobs: int | None, model: Llama, settings: Settings) -> int:
     """How many runs at a time.
 
-    A small model: one a core, since one run cannot use all cores well. A large one: one after the
-    other, since each run has its own arrays in memory.
+    A small model: one per core, because one run cannot use all cores well. A large one: one after
+    the other, because each run has its own arrays in memory.
     """
     runs = len(rows(settings)) * settings.seeds
     if jobs is not None:
@@ -103,7 +103,7 @@ def _side_by_side(jobs: int | None, model: Llama, settings: Settings) -> int:
 
 
 def _chosen_rates(settings, lr, record) -> dict[str, float]:
-    """The rate of each row, given or on record. Raises ValueError for a missing or a wrong one."""
+    """The rate of each row, given or on record. Raises ValueError for a missing or wrong rate."""
     names = rows(settings)
     if foreign := [name for name in lr if name not in names]:
         raise ValueError(f"compare: a rate for {foreign[0]}, which is not run: {', '.join(names)}")
@@ -132,7 +132,7 @@ def references(model: Llama, words: tasks.TaskData, settings: Settings) -> dict[
 
 
 def _rows_as_they_end(settings, chosen, out, jobs) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(name, record) of each row, in the order of the rows, when all of its seeds are done."""
+    """(name, record) of each row, in the order of the rows, as soon as all its seeds are done."""
     names, seeds = rows(settings), range(settings.seeds)
     folders = {name: Path(out) / "adapters" / name for name in settings.methods} if out else {}
     calls = [
@@ -142,7 +142,7 @@ def _rows_as_they_end(settings, chosen, out, jobs) -> Iterator[tuple[str, dict[s
     ]
     done: dict[int, dict[str, Any]] = {}
     ended = 0  # rows
-    # runs side by side show no bars, which would write over each other
+    # runs side by side show no bars: these would overwrite each other
     here = ((i, seed_run(*call, progress=None)) for i, call in enumerate(calls))
     with contextlib.closing(here if jobs == 1 else each(seed_run, calls, jobs)) as outcomes:
         for place, result in outcomes:

@@ -1,4 +1,4 @@
-"""A comparison as one HTML page that needs no other file: to read, to project, to print."""
+"""A comparison as one HTML page that needs no other file: to read, to project or to print."""
 
 import base64
 import re
@@ -14,30 +14,30 @@ from .table import COLUMNS, Results, notes_on, references, score, standard_error
 
 TITLES = {  # figure -> its heading
     "convergence": "Who learns how fast",
-    "accuracy": "What the numbers buy",
+    "accuracy": "Accuracy against trainable numbers",
     "memory": "Where the memory goes",
 }
 
-CAPTIONS = {  # figure -> how to read it, and what to look for
+CAPTIONS = {  # figure -> what it shows, and what to look for
     "convergence": (
         "Mean cross-entropy over the seeds, on a logarithmic scale: left on validation words, "
         "which are not in the training data, right on the training batches since the point before. "
         "Look for the line that falls first and for the one that falls furthest. Where a line on "
-        "the left has stopped while its line on the right still falls, the model only learns the "
-        "training words by heart."
+        "the left no longer falls while its line on the right still does, the model only memorises "
+        "the training words."
     ),
     "accuracy": (
-        "Held-out words answered exactly, against the numbers that the optimizer moves. A point "
-        "is the mean over the seeds, its bar one standard deviation each way (of the sample of "
-        "words where there is one seed). Dotted lines are scores without the base or without "
-        "training. Look for how much accuracy more numbers give, and whether any row beats a rule "
-        "written by hand."
+        "Share of held-out words answered exactly, against the count of numbers that the optimizer "
+        "updates. A point is the mean over the seeds, its bar one standard deviation each way (for "
+        "one seed: the standard error over the words). Dotted lines are the references. Look for "
+        "how much accuracy more trainable numbers give, and whether any row beats a rule written "
+        "by hand."
     ),
     "memory": (
         "Bytes that one training step holds. Left, stacked: look for the largest part, and for how "
         "much of the whole bar a technique saves. Right, each part by itself on a logarithmic "
-        "scale: look for what shrinks by orders of magnitude. 1 MiB = 1,048,576 bytes. The parts "
-        "need not be held at the same time, so the length of a bar is not the peak."
+        "scale: look for parts that shrink by orders of magnitude. 1 MiB = 1,048,576 bytes. Not "
+        "all parts are held at the same time, so the length of a bar is not the peak."
     ),
 }
 
@@ -108,11 +108,11 @@ $notes
 </section>
 $figures
 <section>
-<h2>What they answer</h2>
+<h2>Answers</h2>
 $answers
 </section>
 <section>
-<h2>How to get these numbers again</h2>
+<h2>How to reproduce these numbers</h2>
 $recipe
 </section>
 </main>
@@ -137,7 +137,7 @@ def page(results: Results, images: Mapping[str, bytes]) -> str:
 
 
 def headline(results: Results) -> str:
-    """The best row, the smallest and the references, in numbers."""
+    """One sentence with the scores of the best row, the smallest row and the references."""
     settings, methods = results["settings"], results["methods"].values()
     best = max(methods, key=lambda row: row["exact_match"])
     least = min(methods, key=lambda row: row["trainable"])
@@ -170,7 +170,7 @@ def comparison_table(results: Results) -> str:
 
 
 def _middle_half(row) -> str:
-    """The quartiles of the times of a step, where the record has them."""
+    """The quartiles of the time of a step, if the record has them."""
     quartiles = row.get("ms_per_step_quartiles")
     return "–".join(f"{q:.1f}" for q in quartiles) if quartiles else "–"
 
@@ -190,13 +190,13 @@ def techniques(results: Results) -> str:
             f"<li><strong>{escape(row['title'])}</strong>: {escape(record.formula)} ({source})</li>"
         )
     return (
-        "<p>A linear is y = x Wᵀ. Each technique puts another weight in W's place, with A (r, I) "
-        f"and B (O, r) of rank r:</p>\n<ul>\n{chr(10).join(lines)}\n</ul>"
+        "<p>A linear layer is y = x Wᵀ. Each technique replaces W by another weight; A (r, I) and "
+        f"B (O, r) have rank r:</p>\n<ul>\n{chr(10).join(lines)}\n</ul>"
     )
 
 
 def figure(results: Results, name: str, png: bytes) -> str:
-    """One figure with its heading, its numbers as alternative text, and what to see in it."""
+    """One figure with its heading, its numbers as alternative text, and its caption."""
     data = base64.b64encode(png).decode()
     return (
         f"<section>\n<h2>{escape(TITLES[name])}</h2>\n<figure>\n"
@@ -260,7 +260,7 @@ def recipe(results: Results) -> str:
 
 
 def command_line(results: Results) -> str:
-    """The command that makes these results again."""
+    """The command that reproduces these results."""
     s = results["settings"]
     words = ["minilora", "compare", "--base", s["base"], "--task", s["task"]]
     words += ["--methods", ",".join(s["methods"]), "--train-size", s["train_size"]]
@@ -275,7 +275,7 @@ def command_line(results: Results) -> str:
 
 
 def _unbroken(line: str) -> str:
-    """The words of a line in HTML, each on one line: a browser would break --rank after a dash."""
+    """A line's words in HTML, each kept together: a browser would break --rank after a dash."""
     return " ".join(f"<span>{escape(word)}</span>" for word in line.split(" "))
 
 
@@ -305,7 +305,7 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def _table(head: str, body: Iterable[str], caption: str, look: str = "") -> str:
-    """A table that scrolls by itself where the screen is narrow."""
+    """A table that can scroll by itself on a narrow screen."""
     lines = "\n".join(body)
     return (
         f'<div class="wide" role="region" aria-label="{escape(caption)}" tabindex="0">'

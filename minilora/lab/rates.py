@@ -1,4 +1,4 @@
-"""The record of the learning rates that `tune` chose, and how its settings differ from others."""
+"""The learning rates that `tune` chose, and how its sweep's settings differ from a run's."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from ..tuning.storage import mark
 from .forms import RATES
 from .statistics import by_exact_match
 
-DEFAULT_TASK = "past"  # whose rates serve a task that has no sweep of its own
+DEFAULT_TASK = "past"  # its rates are used for a task without a sweep of its own
 FREE = ("base", "seeds", "warmup")  # settings that may differ from the sweep's
 ABSENT = ("methods", "scratch", "points")  # settings that no rate depends on
 
@@ -28,7 +28,7 @@ def read(path: str | Path | None = None) -> dict[str, Any]:
     """{"chosen": {task: {method: {"lr", "rank"}}},
     "sweeps": {task: {"settings", "base_crc32", "cells"}}}; None: the committed record.
 
-    Raises FileNotFoundError; ValueError for another file.
+    Raises FileNotFoundError; ValueError if the file is not such a record.
     """
     path = path or default_path()
     with errors_at(f"{path}: not a record of minilora tune", f"{path}: "):
@@ -81,8 +81,8 @@ def chosen_for(task: str, record: Mapping[str, Any]) -> dict[str, dict[str, floa
 def of_run(record: Mapping[str, Any], tuned: Tuned, task: str | None) -> tuple[float, str]:
     """A learning rate, and the task of the sweep on this base that chose it; "" if it is a guess.
 
-    A base is known by its weights. task: whose sweep comes first. A guess is SmolLM2's rate, or for
-    a technique that it has none of a cautious one.
+    A base is identified by its weights. task: its sweep is looked up first. A guess is SmolLM2's
+    rate, or a low rate if SmolLM2 has none for the technique.
     """
     for name in sorted(record["sweeps"], key=lambda name: name != task):
         rates, base = record["chosen"].get(name, {}), record["sweeps"][name]["base_crc32"]

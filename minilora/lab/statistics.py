@@ -15,7 +15,7 @@ LEVEL = 0.95  # of every interval
 class Estimate(NamedTuple):
     """A mean over seeds, the standard deviation (n - 1) between them, and their number."""
 
-    mean: float | None  # None where one of the runs diverged
+    mean: float | None  # None if one of the runs diverged
     sd: float | None
     n: int
 
@@ -28,7 +28,7 @@ class Estimate(NamedTuple):
 
     @property
     def sign(self) -> int:
-        """+1 or -1 where 0 lies outside the 95 % interval, else 0; 0 where a run diverged."""
+        """+1 or -1 if 0 lies outside the 95 % interval, else 0; 0 if a run diverged."""
         certain = self.mean is not None and abs(self.mean) > self.margin
         return int(math.copysign(certain, self.mean or 0))
 
@@ -53,7 +53,7 @@ def estimate(values: Iterable[float | None]) -> Estimate:
 
 
 def rounded(value: float, digits: int = 6) -> float:
-    """value with so many significant digits, for a record."""
+    """value with `digits` significant digits, for a record."""
     return float(f"{value:.{digits}g}")
 
 
@@ -120,10 +120,10 @@ def chosen(
     free: Container[str] = ("lr",),
     seeds: Container[int] | None = None,
 ) -> list[list[Record]]:
-    """For each setting the runs of all seeds with the best tried values, such as the best rate.
+    """For each setting, the runs (all seeds) of the best values tried, such as the best rate.
 
-    free: the names in a cell whose values were tried; all other names but the seed are a setting.
-    seeds: those whose runs choose; None: all. If merits are equal, the values tried first win.
+    free: the names in a cell whose values were tried; all other names, without the seed, make a
+    setting. seeds: only their runs decide; None: all. Of equal merits, the first tried wins.
     """
     settings: dict[str, dict[str, list[Record]]] = {}
     for run in runs:

@@ -44,11 +44,11 @@ def word_run(
     score: Iterable[str] = ("validation", "test"),
     source: str | None = None,
 ) -> dict[str, Any]:
-    """One run of a method (or from "scratch"): its cost in numbers, its losses, its scores.
+    """One run of a method (or from "scratch"): its trainable numbers, losses and scores.
 
-    rank: of a method that has one, VeRA's too; alpha: 2·rank where None. options: the method's own.
+    rank: for every method that has one, VeRA too; alpha: None is 2·rank. options: the method's own.
     every: steps between two evaluations of the validation loss. score: the words for the scores.
-    source: the version of a technique's own file, so that a changed one is run again.
+    source: the version of a user's technique file, so that a changed technique is run again.
     ->  trainable: numbers. losses: [step, mean training loss since the point before].
     evaluations: [step, validation loss]. validation, test: {"exact_match", "loss"}. A run that
     diverged has scores of 0, losses of None, and the step as "diverged".
@@ -74,7 +74,7 @@ def word_run(
 
 
 def scores(tuned: Tuned, words: tasks.TaskData, name: str) -> dict[str, float]:
-    """Exact match and mean loss over the words of that name: "train", "validation", "test"."""
+    """Exact match and mean loss on the words `name`: "train", "validation" or "test"."""
     pairs = getattr(words, name)
     loss = mean_loss(tuned, all_once(pairs, tuned.tokenizer))
     return {"exact_match": rounded(exact_match(tuned, pairs)), "loss": rounded(loss)}
@@ -94,8 +94,8 @@ def sweep_cells(axes: Mapping[str, Sequence[Any]]) -> list[Cell]:
     """The cells for every combination of the axes; each is checked before the first one runs.
 
     axes: name -> list of values; "method", further arguments of `word_run`, and methods' own
-    options. An axis that a method does not take makes no further cells of it. Without the axis lr
-    each method gets its rate on record.
+    options. A method ignores an axis that it does not take. Without the axis lr, each method gets
+    its rate on record.
     Raises ValueError for an axis or a value that is unknown, out of range, or that no method takes.
     """
     methods = {record.name: record for record in map(find_method, axes["method"])}
@@ -114,7 +114,7 @@ def sweep_cells(axes: Mapping[str, Sequence[Any]]) -> list[Cell]:
 
 
 def _checked(cell: Cell) -> Cell:
-    """The cell, with a rate; raises ValueError where it cannot be run."""
+    """The cell, with a rate; raises ValueError if it cannot be run."""
     find("task", cell["task"], tasks.TASKS)
     for name in ("train_size", "steps", "batch_size"):
         whole(f"sweep: {name}", cell[name], 1)
@@ -132,7 +132,7 @@ def _checked(cell: Cell) -> Cell:
 
 
 def best(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """For each task, train size and method the best settings, by `by_exact_match`.
+    """The best settings for each task, train size and method, by `by_exact_match`.
 
     ->  {"cell" (without its seed), "validation": Estimate, "test": Estimate}.
     """

@@ -1,4 +1,4 @@
-"""A comparison in the terminal: the lines before it, after each row, and at its end."""
+"""A comparison in the terminal: the text before it, a line after each row, the final table."""
 
 import itertools
 import math
@@ -18,7 +18,7 @@ STEP, SCORING = 0.016, 1.5  # seconds of a step and of scoring a run, with the e
 
 
 def markdown(head: Sequence[str], body: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table with its columns lined up: the first to the left, the others right."""
+    """A Markdown table with aligned columns: the first to the left, the others to the right."""
     lines = [list(head), *([str(cell) for cell in line] for line in body)]
     widths = [max(map(len, column)) for column in zip(*lines)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
@@ -30,7 +30,7 @@ def markdown(head: Sequence[str], body: Iterable[Sequence[Any]]) -> str:
 
 
 def score(row: Row) -> str:
-    """Exact match, with its standard deviation where there are several seeds."""
+    """Exact match, with its standard deviation if there are several seeds."""
     deviation = f" ± {row['exact_match_sd']:.3f}" if len(row["seeds"]) > 1 else ""
     return f"{row['exact_match']:.3f}{deviation}"
 
@@ -44,7 +44,7 @@ def _bytes(part):
 
 
 MEMORY = {part: part for part in ("weights", "gradients", "optimizer")} | {"saved": "activations"}
-COLUMNS: list[tuple[str, list[Column]]] = [  # in groups, each with a title or none
+COLUMNS: list[tuple[str, list[Column]]] = [  # in groups, each with a title or ""
     (
         "",
         [
@@ -61,7 +61,7 @@ COLUMNS: list[tuple[str, list[Column]]] = [  # in groups, each with a title or n
 
 
 def opening(settings: Any, width: int = WIDTH) -> str:
-    """What a comparison of these settings will do, and about how long it takes."""
+    """What a comparison with these settings will do, and about how long it takes."""
     titles = ", ".join(METHODS[name].title for name in settings.methods)
     runs = (len(settings.methods) + settings.scratch) * settings.seeds
     seconds = runs * (settings.steps * STEP + SCORING)
@@ -79,7 +79,7 @@ def opening(settings: Any, width: int = WIDTH) -> str:
 
 
 def progress_line(row: Row, width: int = WIDTH) -> str:
-    """A row that is done, on one line where it fits."""
+    """A finished row, on one line if it fits."""
     text = (
         f"{row['title']:<17}{row['trainable']:>11,} numbers  "
         f"exact match {score(row):<13}  {row['ms_per_step']:.1f} ms/step"
@@ -155,7 +155,7 @@ def deviation(results: Results) -> str:
 
 
 def notes_on(results: Results) -> list[str]:
-    """What the report says of the table: references, rates, options, time, counting of bytes."""
+    """The report's notes on its table: references, rates, options, time, how bytes are counted."""
     methods = list(results["methods"].values())
     n, best = results["settings"]["test_size"], max(row["exact_match"] for row in methods)
     batch, length, computed = methods[0]["bytes_at"]
@@ -168,7 +168,7 @@ def notes_on(results: Results) -> list[str]:
         *own_options(results),
         *cost(results),
         f"Memory: arrays held in a step on the largest batch, {batch} × {length} tokens, of which "
-        f"{computed} can matter and are computed; saved = activations kept for backward, each "
+        f"{computed} affect a loss and are computed; saved = activations kept for backward, each "
         f"array once (for all {batch * length} tokens {methods[0]['title']} would keep {whole:.1f} "
         "times as much). "
         "1 KiB = 1,024 bytes; results.json has the exact bytes. "
@@ -192,12 +192,12 @@ def choice_of_rates(results: Results) -> str:
 def own_options(results: Results) -> list[str]:
     """A sentence on the options that differ from `attach`'s defaults, if there are any."""
     found = [
-        f"{row['title']} {option} {value}"
+        f"{row['title']} {option} {value} (attach's default: {METHODS[name].options[option]})"
         for name, row in results["methods"].items()
         for option, value in row.get("options", {}).items()
         if name in METHODS and value != METHODS[name].options.get(option, value)
     ]
-    return [f"As published, not attach's defaults: {', '.join(found)}."] if found else []
+    return [f"Set as in the paper: {', '.join(found)}."] if found else []
 
 
 def cost(results: Results) -> list[str]:
@@ -211,15 +211,15 @@ def cost(results: Results) -> list[str]:
         f"base's scores, {min(seconds):.0f} to {max(seconds):.0f} s for a row, trained and scored."
     )
     if took.get("jobs", 1) > 1:
-        text += f" {took['jobs']} runs at a time, one thread each: ms/step is of one thread."
+        text += f" {took['jobs']} runs at a time, one thread each: ms/step is for one thread."
     peaks = [part["resident_peak"] for part in (took, *of_rows)]
     if all(peaks):
-        text += f" A process held at most {human(max(peaks))} at once."
+        text += f" No process held more than {human(max(peaks))} of memory."
     return [text]
 
 
 def references(results: Results, without: str = "") -> str:
-    """The scores to compare with: each reference with its own, but for one that has a row."""
+    """The references' scores, except for the one named `without`."""
     scores = {name: value for name, value in results["references"].items() if name != without}
     return ", ".join(f"{reference_title(name)} {value:.3f}" for name, value in scores.items())
 

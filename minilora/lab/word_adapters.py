@@ -11,16 +11,16 @@ NAMES = tuple(name for name, task in tasks.TASKS.items() if not task.pretrain)
 
 
 def open_library(folder: str | Path | None = None) -> Library:
-    """The base with every adapter of a folder of adapters; the committed ones where None.
+    """The base with every adapter in a folder of adapters; None: the committed ones.
 
-    Raises FileNotFoundError where the folder holds none, and what load_adapter raises.
+    Raises FileNotFoundError if the folder has none, and what load_adapter raises.
     """
     folder = data_folder() / "adapters" if folder is None else Path(folder)
     library = Library(load_model("base"))
     for path in sorted(folder.glob("*/adapter_config.json")):
         library.load(path.parent)
     if not any(name in library for name in tasks.TASKS):
-        raise FileNotFoundError(f"{folder}: no adapter in it that is named as a task")
+        raise FileNotFoundError(f"{folder}: no adapter in it that is named after a task")
     return library
 
 

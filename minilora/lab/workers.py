@@ -1,7 +1,7 @@
-"""Many calls side by side, each in a process of one thread.
+"""Many calls side by side, each in a process with one thread.
 
-For small runs this is faster than one run on all cores. joblib runs them: its loky on this machine,
-or a Dask cluster.
+For small runs this is faster than one run on all cores. joblib runs them: with loky on this
+machine, or on a Dask cluster.
 """
 
 import contextlib
@@ -31,10 +31,10 @@ def each(
     jobs: int | None = None,
     dask: str | None = None,
 ) -> Generator[tuple[int, Any], None, None]:
-    """Run function(*call) for every call; yields (its place, its result) when it ends.
+    """Run function(*call) for every call; yields (index of the call, result) as each one ends.
 
-    jobs: processes; None: one a core. dask: a scheduler's address, tcp://…, or "local" for a
-    cluster of `jobs` workers on this machine. Raises ValueError where there is no scheduler.
+    jobs: processes; None: one per core. dask: a scheduler's address, tcp://…, or "local" for a
+    cluster of `jobs` workers on this machine. Raises ValueError if no scheduler answers there.
     """
     if not calls:
         return
@@ -45,16 +45,16 @@ def each(
 
 
 def _here(work, jobs):
-    """Run all calls in processes of one thread on this machine.
+    """Run all calls in processes with one thread each on this machine.
 
-    Also one process is a new one: in this process BLAS has all its threads, and so would add in
+    A single worker is a new process, too: BLAS in this process uses all threads, and would add in
     another order.
     """
     from joblib.externals import loky
 
     _start_tracker()
     one_thread = dict.fromkeys(ONE_THREAD, "1")
-    prints = warnings.showwarning is show_warning  # in a command: each warning in one line
+    prints = warnings.showwarning is show_warning  # in a command, each warning is one line
     begin = {"initializer": _begin, "initargs": (os.getpid(), prints), "env": one_thread}
     waiting, results, others = iter(work), set(), set(threading.enumerate())
 
@@ -77,18 +77,18 @@ def _here(work, jobs):
 
 
 def _end(pool, results, others, error, *_) -> None:
-    """End the workers, at once where there was an error or Ctrl-C.
+    """End the workers; kill them after an error or Ctrl-C.
 
     others: the threads that are not the pool's.
     """
-    # loky's thread fails if it is told to kill while a call is not yet with the workers
+    # loky's thread fails if it has to kill before every call has reached a worker
     while error and not all(result.running() or result.done() for result in results):
         time.sleep(0.001)  # seconds
-    with warnings.catch_warnings():  # without psutil and pgrep loky warns, and kills all the same
+    with warnings.catch_warnings():  # without psutil and pgrep, loky warns but still kills
         warnings.simplefilter("ignore")
         pool.shutdown(kill_workers=bool(error))
-    # A daemon thread of loky may be the last to hold a semaphore. If the program ended first, the
-    # semaphore could be removed, and the process that cleans up not know it: it would warn.
+    # A daemon thread of loky may hold the last reference to a semaphore. If the program ended
+    # first, loky's cleaning process would not learn that the semaphore is gone, and would warn.
     for thread in set(threading.enumerate()) - others:
         if thread.name == "QueueFeederThread":
             thread.join(10)  # seconds
@@ -96,10 +96,10 @@ def _end(pool, results, others, error, *_) -> None:
 
 @contextlib.contextmanager
 def _ctrl_c_waits() -> Iterator[None]:
-    """In the with block Ctrl-C does nothing; one that came in it acts at its end.
+    """Delay Ctrl-C until the end of the with block.
 
-    So it cannot come between the making of a semaphore and the line that will remove it. New
-    processes do not hear it at all.
+    It then cannot come between the line that makes a semaphore and the line that registers its
+    removal. Processes that start in the block ignore Ctrl-C.
     """
     usual = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(usual):
@@ -107,7 +107,7 @@ def _ctrl_c_waits() -> Iterator[None]:
         return
     came: list[tuple] = []
     signal.signal(signal.SIGINT, lambda *what: came.append(what))
-    # what this thread blocks, the processes that it starts block too
+    # a new process inherits the signals that this thread blocks
     masks = hasattr(signal, "pthread_sigmask")
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT]) if masks else None
     try:
@@ -123,8 +123,8 @@ def _ctrl_c_waits() -> Iterator[None]:
 def _start_tracker() -> None:
     """Start the process that removes what a killed process left in shared memory.
 
-    loky would start it only after it has made the first folder or semaphore there: a kill in
-    between would leave this one.
+    loky would start it only after making the first folder or semaphore there: a kill in between
+    would leave that one behind.
     """
     from joblib.externals.loky.backend import resource_tracker
 
@@ -139,7 +139,7 @@ def cores() -> int:
 
 
 def _placed(place, function, call, only_pages, techniques):
-    """Runs in the worker, with the techniques of the caller's files, with or without twins."""
+    """Run one call in the worker, with the techniques of the caller's files, and twins or none."""
     for file in techniques:
         own.read(*file)
     with plain(only_pages):
@@ -147,7 +147,7 @@ def _placed(place, function, call, only_pages, techniques):
 
 
 def _on_cluster(work, jobs, dask):
-    """Run all calls on the workers of a Dask cluster: as many at once as it has workers."""
+    """Run all calls on a Dask cluster, as many at once as it has workers."""
     import joblib
 
     with _cluster(jobs, dask):
@@ -179,7 +179,7 @@ def _cluster(jobs: int, dask: str) -> Iterator[None]:
 
 
 def _begin(parent: int, prints: bool) -> None:
-    """Runs first in a new worker: it ends soon after its parent, and ignores Ctrl-C.
+    """Runs first in a new worker: it will end soon after its parent, and ignores Ctrl-C.
 
     The parent handles Ctrl-C.
     """
@@ -191,12 +191,12 @@ def _begin(parent: int, prints: bool) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
-    # tqdm's own lock is shared between processes, and stays behind if this process is killed
+    # tqdm's own lock is in shared memory, and stays there if this process is killed
     tqdm.set_lock(threading.RLock())
     if prints:
         warnings.showwarning = show_warning
 
 
 def _one_thread() -> None:
-    """Before this process loads Numba and BLAS."""
+    """Runs before this process loads Numba and BLAS."""
     os.environ.update(dict.fromkeys(ONE_THREAD, "1"))

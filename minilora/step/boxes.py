@@ -1,4 +1,4 @@
-"""The ops of a step as the boxes of a drawing: what stands in which row of its layer."""
+"""The ops of a step as boxes of a drawing, and the row of each box in its layer."""
 
 import re
 from collections import Counter
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from .watch import Event, layer_of
 
 INNER = re.compile(r"(^|\.)(self_attn|mlp|layers\.\d+)?$")  # a place without a name of its own
-MOVES_ROWS = "reshape", "take", "recompute"  # stands in the box of what it is given
+MOVES_ROWS = "reshape", "take", "recompute"  # drawn in the box of its input
 
 
 @dataclass
@@ -16,20 +16,20 @@ class Box:
     """One op or one linear of the model."""
 
     words: str
-    layer: int  # -1: outside of the layers
+    layer: int  # -1: outside the layers
     leaves: dict[str, str] = field(default_factory=dict)  # arguments that train
     taped: bool = False
     row: int = 1
-    lane: tuple[int, int] = (0, 1)  # which of how many side by side
-    rows: int = 1  # it reaches down to the box that joins it with others
-    past: list[int] = field(default_factory=list)  # rows of the boxes whose arrays pass others by
+    lane: tuple[int, int] = (0, 1)  # its index, and how many boxes are side by side
+    rows: int = 1  # its height: down to the box that reads it
+    past: list[int] = field(default_factory=list)  # rows of sources whose arrays skip other boxes
 
 
 def boxes(events: Sequence[Event], turn: int) -> tuple[list[Box], list[int | None]]:
     """The boxes of a step in order, and for each event the number of its box.
 
-    Ops at a place with a name of its own share a box. turn: the first event of backward; a layer
-    that runs again after it has the boxes that it has.
+    Ops at the same named place share a box. turn: the first event of backward; a layer that is
+    recomputed after it keeps its boxes.
     """
     found: dict[str, Box] = {}
     sources: dict[str, dict[str, None]] = {}  # box -> the boxes that it gets arrays from
@@ -63,9 +63,9 @@ def boxes(events: Sequence[Event], turn: int) -> tuple[list[Box], list[int | Non
 
 
 def _arrange(layer: dict[str, Box], sources) -> None:
-    """Rows and lanes: a box stands below those that it gets arrays from."""
+    """Set rows and lanes: a box is below the boxes from which it gets arrays."""
     above: dict[str, set[str]] = {}
-    main: dict[str, list[str]] = {}  # the boxes just above: not past another one
+    main: dict[str, list[str]] = {}  # its direct sources only
     for key, box in layer.items():
         inner = [k for k in sources[key] if k in layer]
         above[key] = set(inner).union(*(above[k] for k in inner))

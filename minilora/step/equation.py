@@ -1,4 +1,4 @@
-"""A recorded line as an equation: its code in pieces, and the arrays that its names stand for."""
+"""A recorded line as an equation: pieces of its code, and the arrays of its names."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ import numpy as np
 WORD = re.compile(
     r'([A-Za-z_]\w*(?:\["\w+"\])?)((?:\.[A-Za-z_]\w*)*)|(?<=[\w)\]])\[[^\]]*\]|"[^"]*"|\s+|[\d.]+|.'
 )
-FACT = re.compile(r"\.(shape|dtype|ndim|size)\b")  # of an array, not the array
+FACT = re.compile(r"\.(shape|dtype|ndim|size)\b")  # a property of an array, not its numbers
 ASSIGNMENT = re.compile(r"([^=(<>!]+?)\s*([-+*/@]?=(?!=))\s*(.*)")
 CACHE = re.compile(r"^(return .*?)(, \(.*\)|,[^,()]*)$")  # what forward returns, and its cache
 NO_PRODUCT = re.compile(r"[^\w\s.@*/()]|\w\(|\b(if|is|in|and|or|not)\b")
@@ -18,10 +18,10 @@ Item = dict[str, Any]  # name, array; turned: its transpose; fresh: it is new; n
 
 
 def equation(code: str, forward: bool, names: Mapping, changes: Mapping) -> list[str | Item]:
-    """A statement in pieces: text, or an array where a name has one, the first time.
+    """Split a statement into text and arrays. A name becomes its array where it first appears.
 
-    names: what the names of the statement stood for before it, changes: what it made, what it
-    changed in place (Δ), what it returns; those that its code does not show come last.
+    names: the arrays of the names before the statement. changes: what the statement made, changed
+    in place (Δ) or returned; those that its code does not show come last.
     """
     parts = ASSIGNMENT.fullmatch(code)
     left, sign, right = parts.groups() if parts else ("", "", code)
@@ -59,7 +59,7 @@ def _pieces(text: str, names: Mapping, fresh: bool = False) -> list[str | Item]:
 
 
 def _why_zero(text: str, pieces: list[str | Item]) -> str:
-    """Why a product is all 0: its factors that are. Empty where the code is no plain product."""
+    """Which factors make a product all 0. Empty if the code is not a plain product."""
     zero = [p["name"] for p in pieces if isinstance(p, dict) and not np.any(p["array"])]
     if not zero or NO_PRODUCT.search(text):
         return ""

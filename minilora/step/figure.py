@@ -8,17 +8,17 @@ import numpy as np
 from ..support import plots
 
 WORD = re.compile(r'[A-Za-z_]\w*(?:\["\w+"\])?(?:\.(?:T|shape)\b)?|\s+|.')
-LIMITS = 9.0, 3.0  # inches of a line, of its tallest picture: what is kept to where it can be
-UNITS = np.geomspace(0.3, 0.13, 30)  # inches of an axis with one entry, the best first
-LETTER, NOTE, GAP = 0.088, 0.066, 0.1  # inches of a letter of code, of a note; between pictures
+LIMITS = 9.0, 3.0  # inches: the width of a line, the height of a picture; exceeded if necessary
+UNITS = np.geomspace(0.3, 0.13, 30)  # inches of an axis with one entry, the largest first
+LETTER, NOTE, GAP = 0.088, 0.066, 0.1  # inches: a letter of code, a letter of a note, a gap
 
 
 def draw(title: str, text: str, names: dict[str, np.ndarray], changes: dict) -> Any:
     """A line's code as an equation: each name as a picture; an axis of n entries is as long as √n.
 
-    names: what its names stand for; changes: what it changed in place, and by how much. Above a
-    picture stands its name and shape, below it the largest size of a number; red is above 0, blue
-    below, white 0, grey -∞.
+    names: the arrays of its names; changes: what it changed in place, and by how much. Above a
+    picture are its name and shape, below it its largest absolute value. Red is positive, blue
+    negative, white 0, grey -∞.
     """
     parts = _parts(text, names)
     for change in changes.items():
@@ -55,7 +55,7 @@ def _parts(text: str, names: dict[str, np.ndarray]) -> list:
 
 
 def _rows(a: np.ndarray) -> np.ndarray:
-    """An array as rows and columns: of three axes the shortest side by side, with a gap between."""
+    """An array as rows and columns; three axes become blocks side by side, with gaps between."""
     if a.ndim < 3:
         return np.atleast_2d(a)
     blocks = a if a.shape[0] <= a.shape[1] else a.swapaxes(0, 1)
@@ -64,14 +64,14 @@ def _rows(a: np.ndarray) -> np.ndarray:
 
 
 def _notes(name: str, a: np.ndarray) -> tuple[str, str, float]:
-    """What stands above a picture and below it; the largest size of a number in it."""
+    """The text above a picture, the text below it, and its largest absolute value."""
     largest = float(np.abs(a[np.isfinite(a)]).max(initial=0))
     below = f"up to\n±{largest:.3g}" if largest else "all 0"
     return f"{name}\n{'×'.join(map(str, a.shape))}", below, largest
 
 
 def _slot(part, unit: float) -> float:
-    """Inches that a part of the line takes from left to right."""
+    """Width of a part of the line, in inches."""
     if isinstance(part, str):
         return LETTER * len(part)
     letters = max(map(len, "\n".join(_notes(*part)[:2]).split("\n")))
@@ -79,7 +79,7 @@ def _slot(part, unit: float) -> float:
 
 
 def _size(parts, unit: float) -> tuple[float, float]:
-    """Inches of the line from left to right, and of its tallest picture."""
+    """Width of the line and height of its tallest picture, in inches."""
     rows = [len(_rows(part[1])) for part in parts if not isinstance(part, str)]
     return 2 * GAP + sum(_slot(p, unit) for p in parts), unit * max(rows, default=0) ** 0.5
 
@@ -91,7 +91,7 @@ def _picture(figure, x: float, middle: float, unit: float, name: str, a: np.ndar
     high, wide = unit * np.sqrt(rows.shape) / figure.get_size_inches()[::-1]
     axes = figure.add_axes((x / figure.get_figwidth(), middle - high / 2, wide, high))
     if largest:
-        shown = np.sign(rows) * np.sqrt(np.abs(rows) / largest)  # small numbers are seen too
+        shown = np.sign(rows) * np.sqrt(np.abs(rows) / largest)  # the root shows small numbers too
         axes.imshow(shown, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
     else:
         axes.patch.set(hatch="////", edgecolor="#bbbbbb")

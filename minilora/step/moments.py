@@ -1,19 +1,19 @@
-"""The lines of a Llama's training step that are worth a look; a technique's stand in its file."""
+"""The lines of a Llama's step that are worth a look; a technique's moments are in its own file."""
 
 from ..methods.base import Moment
 
 MODEL = (
     Moment(
         "who looks at whom",
-        "Each row is a token that asks, each column a token that answers. Grey is the future: no "
-        "token may look there.",
+        "Each row is a query token, each column a key token. Grey is the future, which no token "
+        "may see.",
         "forward",
         "s = scores",
         "attention",
     ),
     Moment(
         "softmax undone",
-        "Each row of ds adds up to 0: to look more at one token is to look less at the others.",
+        "Each row of ds adds up to 0: more attention to one token is less to the others.",
         "backward",
         "ds = p",
         "attention",

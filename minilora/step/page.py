@@ -1,4 +1,4 @@
-"""Steps as one HTML file to walk through: the template page.html and the data that it draws."""
+"""Steps as one interactive HTML file: the template page.html and the data that it draws."""
 
 import base64
 import gzip
@@ -17,7 +17,7 @@ TEMPLATE = Path(__file__).with_name("page.html")
 
 
 def write(path: str | Path, data: Mapping[str, Any]) -> Path:
-    """Write the page of these data, in which arrays and functions stand as they are."""
+    """Write the page of these data, which may contain arrays and Functions."""
     pictures = Pictures()
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), default=pictures.json)
     arrays = json.dumps(pictures.facts, separators=(",", ":"))
@@ -30,7 +30,7 @@ def write(path: str | Path, data: Mapping[str, Any]) -> Path:
 
 
 class Pictures:
-    """The arrays of a page, each content once: facts for JSON, and a byte for each number."""
+    """The arrays of a page, equal ones once: facts for JSON, and a byte for each number."""
 
     def __init__(self):
         self.numbers: dict[Any, int] = {}  # content of an array -> its number
@@ -53,8 +53,8 @@ class Pictures:
 def picture(a: np.ndarray) -> tuple[dict[str, Any], bytes]:
     """Facts about an array, and a code q for each number v or block; no code where all are 0.
 
-    q = round(127 sign(v) log(1 + 255 |v| / max) / log 256), an int8; -128 where v is not finite. Of
-    a block the number of largest size stands for all.
+    q = round(127 sign(v) log(1 + 255 |v| / max) / log 256), an int8; -128 where v is not finite. A
+    block is shown by its number of largest absolute value.
     """
     if a.ndim == 0:
         return {"value": _digits(a[()], 6)}, b""
@@ -78,7 +78,7 @@ def picture(a: np.ndarray) -> tuple[dict[str, Any], bytes]:
 
 
 def blocks(v: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
-    """At most SIDE x SIDE numbers of an array, and the rows and columns of a block of each."""
+    """At most SIDE x SIDE numbers of an array, one per block; a block's rows and columns."""
     v = v.reshape(-1, v.shape[-1])
     tall, wide = (-(-n // SIDE) for n in v.shape)
     padded = np.pad(v, [(0, -v.shape[0] % tall), (0, -v.shape[1] % wide)])

@@ -41,11 +41,11 @@ class Trace:
     bytes: dict[str, int]  # weights, gradients, optimizer, activations; and the ledger's peak
     turn: int  # the first event of backward
     back: int  # the first event after backward
-    labels: dict[int, list[str]]  # how many rows -> the token of each row
-    text: tuple[str, str]  # of the first sequence: what is given, what is to be learned
+    labels: dict[int, list[str]]  # number of rows -> the token of each row
+    text: tuple[str, str]  # of the first sequence: the prompt, the text to learn
 
     def at(self, event: int, line: int) -> tuple[Event, dict[str, np.ndarray], str]:
-        """An event, the names that its line has read or made, and the line's code."""
+        """An event, the arrays of its names after the line has run, and the line's code."""
         it = self.events[event]
         code = self.pages[it.op][it.phase == "backward"].code
         names = dict(it.given)
@@ -54,7 +54,7 @@ class Trace:
         return it, names, code.get(it.lines[line][0], "")
 
     def find(self, moment: Moment) -> tuple[int, int] | None:
-        """(event, line) of a moment in this step; None where it does not happen."""
+        """(event, line) of a moment in this step; None if it does not happen."""
         for i, event in enumerate(self.events):
             if moment.is_in(event.phase, event.place, event.op, self.record.op.name):
                 for j in range(len(event.lines)):
@@ -69,14 +69,14 @@ class Trace:
         return [(m, *place) for m, place in found if place]
 
     def page(self, path: str | Path) -> Path:
-        """Write the step as one HTML file to walk through: see `trace_page`."""
+        """Write the step as one interactive HTML file: see `trace_page`."""
         return trace_page(path, [self])
 
     def figure(self, moment: str | Moment) -> Any:
         """The line of a moment as an equation of pictures, by Matplotlib: see `figure.draw`.
 
-        moment: one of the step's own by its name, or a Moment of the reader's. Raises ValueError if
-        it is not in this step.
+        moment: the name of one of the step's moments, or your own Moment. Raises ValueError if it
+        is not in this step.
         """
         own = {m.name: m for m, *_ in self.moments()}
         found = own.get(moment) if isinstance(moment, str) else moment
@@ -96,14 +96,14 @@ def trace(
     lr: float = 1e-3,
     layers: Collection[int] | None = None,
 ) -> Trace:
-    """One training step with fresh moments, line by line: what each line takes and gives.
+    """One training step with fresh optimizer moments: what each line reads and produces.
 
-    The step is `train`'s, on a copy of what trains: `tuned` stays as it is, bit for bit. It runs on
-    the pages alone, as under `plain()`. Other threads are not recorded; a debugger's or coverage's
-    hook in this thread pauses meanwhile.
-    ids, targets (N, T) ints: one batch, as for `train`; layers: those to record line by line, all
-    where None (a deep model's take seconds and megabytes).
-    The step is counted as the first: a Delta-LoRA that starts later does not move W in it.
+    The step is `train`'s, on a copy of the trained arrays: `tuned` stays bit-equal. It runs on the
+    pages only, as under `plain()`. Other threads are not recorded; a debugger's or coverage's hook
+    in this thread pauses meanwhile.
+    ids, targets (N, T) ints: one batch, as for `train`; layers: those to record line by line; None:
+    all (in a deep model this takes seconds and megabytes).
+    The step counts as step 1, so Delta-LoRA with a later start does not move W in it.
     Raises TypeError if tuned is not what `attach` returned, ValueError for a wrong batch, rate or
     layer, or if two ops have one name.
     """
@@ -111,7 +111,7 @@ def trace(
     every = range(tuned.config.num_hidden_layers)
     if layers is not None and not (layers and {*layers} <= {*every}):
         raise ValueError(f"trace: layers are {layers}, wanted some of 0 … {every[-1]}")
-    ids, targets = np.array(ids), np.array(targets)  # this step's own
+    ids, targets = np.array(ids), np.array(targets)  # copies for this step
     moving = _own_copy(tuned)
     weights = weight_arrays(moving)
     tables = moving.base.rope_tables(0, ids.shape[-1])
@@ -140,11 +140,11 @@ def trace(
 
 
 def trace_page(path: str | Path, traces: Sequence[Trace] | Mapping[str, Trace]) -> Path:
-    """Write steps on one batch as one HTML file, which needs no network; -> its path.
+    """Write steps on one batch as one HTML file, which needs no network; returns its path.
 
-    traces: in the order in which the key T switches; a mapping gives each a title, such as
-    {"LoRA, step 20": …}, else it is the technique's. Raises ValueError for no trace, or for steps
-    on different texts.
+    traces: in the order in which the key T shows them. A mapping gives each step its title, such as
+    {"LoRA, step 20": …}; without one, the title is the technique's. Raises ValueError for no trace,
+    or for steps on different texts.
     """
     if isinstance(traces, Mapping):
         steps = [*traces.items()]
@@ -158,7 +158,7 @@ def trace_page(path: str | Path, traces: Sequence[Trace] | Mapping[str, Trace]) 
         for name, functions in t.pages.items():
             if pages.setdefault(name, functions) != functions:
                 raise ValueError(f"trace_page: two ops are named {name!r}, wanted a name for each")
-    moments: dict[str, dict[str, Any]] = {}  # one that several techniques have is shown once
+    moments: dict[str, dict[str, Any]] = {}  # each name once, even if several techniques have it
     for i, (_, t) in enumerate(steps):
         for moment, event, line in t.moments():
             row = {"trace": i, "event": event, "line": line, "says": moment.says}
@@ -179,19 +179,19 @@ def trace_page(path: str | Path, traces: Sequence[Trace] | Mapping[str, Trace]) 
         "pages": {name: _page(functions) for name, functions in pages.items()},
         "traces": [_step(title, t) for title, t in steps],
         "moments": [*moments.values()],
-        "places": places,  # what may stand in the address -> trace, event, line
+        "places": places,  # what may follow # in the address -> trace, event, line
     }
     return page.write(path, data)
 
 
 def _step(title: str, t: Trace) -> dict[str, Any]:
-    """What the page says of a step beside its events."""
+    """A step's data for the page: totals, boxes, bands, events."""
     said = {name: t.bytes[name] for name in ("weights", "optimizer", "peak")}
     about = {"method": t.record.name, "title": title, "loss": t.loss}
     drawn, box_of = boxes(t.events, t.turn)
     events = [_event(t, e, box) for e, box in zip(t.events, box_of)]
     count = Counter[str]()
-    for e in events:  # like: equal for the same place and turn in another layer or technique
+    for e in events:  # like: equal for the same event in another layer or technique
         kind = f"{e['phase']} {e['place']} {e['op'] if INNER.search(e['place']) else ''}"
         count[kind] += 1
         e["like"] = f"{kind} {count[kind]}"
@@ -202,7 +202,7 @@ def _step(title: str, t: Trace) -> dict[str, Any]:
 
 
 def _band(event: dict[str, Any]) -> tuple[str, str]:
-    """What the line of time says below an event: its phase and its layer."""
+    """The label below an event on the timeline: its phase and its layer."""
     layer = "" if event["layer"] < 0 else f"layer {event['layer']}"
     return event["phase"], "step" if event["phase"] == "step" else layer
 
@@ -251,7 +251,7 @@ def _page(functions: tuple[Function, ...]) -> dict[str, Any]:
 
 
 def _own_copy(tuned: Tuned) -> Tuned:
-    """The same technique, with copies of all that a step may move."""
+    """The same technique, with copies of all arrays that a step may change."""
     moving = copy.copy(tuned)
     moves = {"W", *tuned.record.trains, *tuned.record.remembers}
     moving.layers = {
@@ -263,14 +263,14 @@ def _own_copy(tuned: Tuned) -> Tuned:
 
 
 def _rows(tuned, ids, targets):
-    """The ids of the rows that are computed: in all layers, and after the last one's keys."""
+    """The ids of the computed rows: in all layers, and after the last layer's keys."""
     every, asked = tuned.base.rows_for(targets)
     tokens = ids.ravel() if every.batch is None else ids.ravel()[every.batch]
     return tokens, tokens if asked.among is None else tokens[asked.among]
 
 
 def _labels(tuned, ids, targets):
-    """How many rows -> each row's token as text, the id where there is no tokenizer."""
+    """Number of rows -> each row's token as text; without a tokenizer, its id."""
     return {len(rows): [_decode(tuned, [i]) for i in rows] for rows in _rows(tuned, ids, targets)}
 
 
@@ -281,7 +281,7 @@ def _decode(tuned, ids):
 
 
 def _text(tuned, ids, targets):
-    """The first sequence: what is given, what is to be learned."""
+    """The first sequence: the prompt, and the text to learn."""
     counts = targets[0] != IGNORED
     start = int(counts.argmax()) + 1
     return _decode(tuned, ids[0, :start]), _decode(tuned, targets[0, counts]).rstrip("\n")

@@ -1,4 +1,4 @@
-"""Which term of a forward does a line of its backward undo? The line's comment says it."""
+"""Which term of a forward does a line of its backward undo? The line's comment names it."""
 
 import ast
 import re
@@ -9,16 +9,16 @@ CLAUSE = re.compile(r"(\w+) (?:has|=) (.+)")  # `y has s z Bᵀ`, `z = x Aᵀ`
 COMMA = re.compile(r"[,;:] (?![^(\[]*[)\]])")  # outside of brackets
 SYMBOLS = {"ᵀ": " T ", "Σ": " sum ", "√": " sqrt "}  # in a comment -> in code
 MODULES = "np", "math"  # np.exp(s) in code is exp(s) in a comment
-LAYOUT = "swapaxes", "reshape", "astype"  # what they are called on may be a term
+LAYOUT = "swapaxes", "reshape", "astype"  # the array that they are called on may be a term
 
 
 def undone(forward, backward) -> dict[int, list[tuple[int, int, int]]]:
     """Line of backward -> [(line of forward, first column, column after the last), …] it undoes.
 
-    Its comment says it: `# y has s z Bᵀ, z = x Aᵀ` has two clauses. A clause names the widest term
+    Its comment names it: `# y has s z Bᵀ, z = x Aᵀ` has two clauses. A clause names the widest term
     of forward, on one line, that has exactly its names, functions and transposes (`s z Bᵀ`: s, z,
     B, T), in what is assigned to the name on its left. If backward's first argument is dy, y is
-    also what forward returns. A clause that fits no term, or two, names no place. Lines count from
+    also what forward returns. A clause that fits no term or two terms is ignored. Lines count from
     0, columns in characters, in the source without its indentation. Empty without a source.
     """
     try:
@@ -34,7 +34,7 @@ def undone(forward, backward) -> dict[int, list[tuple[int, int, int]]]:
 
 
 def _made(forward, gradient):
-    """Name -> the expressions that make it. gradient: of the output, dy where this is y."""
+    """Name -> the expressions assigned to it. gradient: the output's, such as dy for y."""
     made: dict[str, list[ast.expr]] = {}
     for node in ast.walk(forward):
         pairs: list[tuple[ast.expr, ast.expr]] = []
@@ -53,7 +53,7 @@ def _made(forward, gradient):
 
 
 def _term(made, clause):
-    """The expression that a clause names; None where it is no clause, or names none or two."""
+    """The expression that a clause names; None if it is not a clause, or fits none or two."""
     if not (match := CLAUSE.fullmatch(clause)):
         return None
     text = re.sub("[ᵀΣ√]", lambda symbol: SYMBOLS[symbol[0]], match[2])
@@ -75,6 +75,6 @@ def _widest(node, words):
 
 
 def _place(term, lines):
-    """Where an expression stands; a syntax tree counts columns in bytes."""
+    """The place of an expression; a syntax tree counts columns in bytes."""
     line, ends = lines[term.lineno - 1].encode(), (term.col_offset, term.end_col_offset)
     return term.lineno - 1, *(len(line[:end].decode()) for end in ends)

@@ -1,7 +1,7 @@
-"""What a recorder sees of one training step: each op, the lines of its page, and the bytes held.
+"""Record one training step: each op, the lines of its page, and the bytes held.
 
-`sys.settrace` calls it for each Python function that starts in this thread. It knows the engine's
-terms alone: Op, Node, AdamW's page, and the functions of a technique's record.
+`sys.settrace` calls the recorder for each Python function that starts in this thread. It knows only
+the engine's Op and Node, AdamW's page, and the functions of a technique's record.
 """
 
 import ast
@@ -30,15 +30,15 @@ from ..tuning.adapters import Tuned
 
 ADAMW: Any = adamw  # a Function
 PACKAGE = Path(__file__).parents[1]
-Names = dict[str, np.ndarray]  # name in a page -> what it stood for then, as an array
+Names = dict[str, np.ndarray]  # name in a page -> its value at that time, as an array
 
 
 @dataclass
 class Event:
-    """One op, forward or backward, or one rule: what went in, the lines that ran, what came out.
+    """One op, forward or backward, or one rule: its input, the lines that ran, its output.
 
-    Arrays are read-only copies, each content once, but for the base's own weights. They are left
-    out in layers that are not asked for.
+    Arrays are read-only copies, equal ones once; the base's weights are not copied. Layers that are
+    not recorded line by line have no arrays.
     """
 
     phase: str  # forward, backward, step
@@ -65,7 +65,7 @@ class Function:
     file: str
     line: int  # where it begins in the file
     doc: str
-    source: list[str]  # without indentation of its own; empty where it is not at hand
+    source: list[str]  # without its indentation; empty if there is no file
     starts: list[int]  # of each line: where its statement begins; -1 in the docstring
     code: dict[int, str]  # line where a statement begins -> all of it, without comments
     symbols: dict[str, str]  # name -> shape, as the docstring says it
@@ -73,7 +73,7 @@ class Function:
 
 
 class AtReturn:
-    """Follows a frame, and gives what it returns to a function: None where an error ends it."""
+    """Follows a frame, and passes its return value to a function: None if an error ends it."""
 
     def __init__(self, frame, then: Callable):
         frame.f_trace_lines, self.then = False, then
@@ -87,7 +87,7 @@ class AtReturn:
 class Lines:
     """Follows a page's function: writes each statement and what it changed into the event.
 
-    Of a loop, also of one in another, the first two turns are recorded.
+    Only the first two iterations of a loop are recorded, also in nested loops.
     """
 
     def __init__(self, watch: "Watch", frame, event: Event, of: Function, then: Callable = int):
@@ -111,17 +111,17 @@ class Lines:
         return self
 
     def _recorded(self, line) -> bool:
-        """Is it in the first two turns of each loop that it is in? Each has a head further left."""
+        """Is it in the first two iterations of its loops? A loop's head is further left."""
         text = self.of.source[line] if self.of.source else ""
         left = len(text) - len(text.lstrip())
         for further in [n for n in self.turns if n > left]:
-            del self.turns[further]  # an inner loop begins anew
+            del self.turns[further]  # an inner loop starts again
         self.turns.setdefault(left, []).append(line)
         return all(lines.count(lines[-1]) <= 2 for lines in self.turns.values())
 
 
 class Watch:
-    """Records what runs in this thread inside `with`: see the module's first lines."""
+    """Records what runs in this thread inside `with`: see the module's docstring."""
 
     def __init__(
         self, tuned: Tuned, weights: list, batch: list, layers: Collection[int] | None
@@ -144,7 +144,7 @@ class Watch:
         }
         # events that run now; the code of their pages -> what it is
         self.open: list[tuple[int, dict[CodeType, Function]]] = []
-        self.detail = True  # is the layer that runs now one of those asked for?
+        self.detail = True  # is the current layer recorded line by line?
         self.contents: dict[tuple, np.ndarray] = {}
         self.frozen = {id(a): name for name, a in tuned.base.params.items()}
         self.alive: dict[int, tuple[int, Any]] = {}  # place -> bytes of an array seen, its weakref
@@ -168,7 +168,7 @@ class Watch:
     # what runs
 
     def _start(self, frame, what, arg):
-        """sys.settrace's function: called as each function starts; what it returns follows it."""
+        """sys.settrace's function: called when a function starts; returns what traces its lines."""
         code = frame.f_code
         if self.open and code in self.open[-1][1]:
             number, codes = self.open[-1]
@@ -210,13 +210,13 @@ class Watch:
 
     def _op_done(self, number, out):
         self.open.pop()
-        if isinstance(out, Tensor):  # not where an error passes through
+        if isinstance(out, Tensor):  # not if an error ended the call
             event = self.events[number]
             event.taped, event.out = out.node is not None, self._copy(out.data)
             self.made.setdefault(self._see(out.data), {})[np.shape(out.data)] = number
 
     def _node(self, frame):
-        """Node.__init__: what the tape keeps. A node that no op's call makes is an event too."""
+        """Node.__init__: what the tape keeps. A node made outside an op's call is an event, too."""
         op, name = frame.f_locals["op"], frame.f_locals["name"]
         if op is None:
             self.leaves += [frame.f_locals["self"]] if name in self.keys.values() else []
@@ -245,7 +245,7 @@ class Watch:
         self.nodes[key] = number, held, weakref.ref(node, lambda _: self._free(key))
 
     def _free(self, key) -> dict[str, int]:
-        """The cache of a node is gone: name -> bytes that nothing else keeps."""
+        """A node's cache has been freed: name -> bytes that nothing else keeps."""
         freed = {}
         for name, at, nbytes in self.nodes.pop(key, (0, ()))[1]:
             self.kept[at] -= 1
@@ -293,9 +293,9 @@ class Watch:
     # arrays and bytes
 
     def changed(self, frame, last, into):
-        """Write the names that stand for something new into a dict; Δ where it changed in place.
+        """Write the names with a new value into a dict; with Δ if it changed in place.
 
-        last: name -> the array that it stood for, its copy.
+        last: name -> its last array, and the copy of it.
         """
         for name, a in _flat(frame.f_locals).items():
             now = self._copy(a)
@@ -308,7 +308,7 @@ class Watch:
             last[name] = a, now
 
     def _copy(self, a) -> np.ndarray | None:
-        """A read-only copy, one for each content; a number as an array (); None for all else."""
+        """A read-only copy, one for equal arrays; a number as an array (); None for all else."""
         if isinstance(a, bool | int | float | np.generic):
             a = np.array(a)
         if not self.detail or not isinstance(a, np.ndarray) or a.dtype.kind not in "fiub":
@@ -322,7 +322,7 @@ class Watch:
         return self.contents[key]
 
     def _see(self, a) -> int | None:
-        """Know an array until it is freed -> its place; None for what is no array."""
+        """Track an array until it is freed; returns its place in memory, None if not an array."""
         if not isinstance(a, np.ndarray):
             return None
         at, nbytes = storage(a)
@@ -335,7 +335,7 @@ class Watch:
         self.made.pop(at, None)
 
     def _sample(self):
-        """The bytes that are held, written into the event that ran last."""
+        """Write the bytes that are held now into the event that ran last."""
         for leaf in self.leaves:
             if leaf.grad is not None:
                 self.leaf_grads[leaf.name] = storage(leaf.grad)[0], leaf.grad.nbytes
@@ -352,7 +352,7 @@ LAYER = re.compile(r"layers\.(\d+)")
 
 
 def layer_of(place: str) -> int:
-    """The layer of a place, -1 outside of the layers."""
+    """The layer of a place, -1 outside the layers."""
     found = LAYER.search(place)
     return int(found[1]) if found else -1
 
@@ -364,7 +364,7 @@ def content(a: np.ndarray) -> tuple:
 
 
 def _flat(names) -> dict[str, Any]:
-    """The names of a frame that lines are about; of a rule's dict of arrays each: arrays["A"]."""
+    """The names of a frame to record; a rule's dict of arrays gives one name each: arrays["A"]."""
     flat: dict[str, Any] = {}
     for name, a in names.items():
         if isinstance(a, dict):
@@ -378,7 +378,7 @@ SYMBOLS = re.compile(r"(\w+(?:, \w+)*) \(([A-Zr0-9·/, ]*)\)")  # x, xd (M, I)
 
 
 def inner(function: Any) -> Any:
-    """The function of a page: of a partial, a decorated one or an object that is called."""
+    """The plain function inside a partial, a decorated function or a callable object."""
     while isinstance(function, partial):
         function = function.func
     function = inspect.unwrap(function)
@@ -387,7 +387,7 @@ def inner(function: Any) -> Any:
 
 @cache
 def read(function: FunctionType) -> Function:
-    """The source of a page's function; without it where there is no file, as in a shell."""
+    """The source of a page's function; empty if there is no file, as in a shell."""
     try:
         lines, first = inspect.getsourcelines(function)
         path = Path(inspect.getsourcefile(function) or "")
@@ -410,7 +410,7 @@ def read(function: FunctionType) -> Function:
 
 
 def statements(source: list[str]) -> tuple[list[int], dict[int, str]]:
-    """Of each line where its statement begins, -1 in the docstring; line -> its statement."""
+    """For each line, where its statement begins (-1: the docstring); line -> its statement."""
     bare = [re.sub(r"\s*#.*", "", line).strip() for line in source]
     starts, code = [*range(len(source))], dict(enumerate(bare))
     try:

@@ -1,1 +1,1 @@
-"""Tools that know nothing of the project: files, checked values, plots, arrays of shape alone."""
+"""General tools that use no other room: files, checks of values, plots, arrays without numbers."""

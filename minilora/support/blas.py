@@ -1,4 +1,4 @@
-"""NumPy's BLAS library: its threads, on whose number its sums depend, and its kernels."""
+"""NumPy's BLAS library: its kernels, and its number of threads, which changes its sums."""
 
 import contextlib
 import ctypes

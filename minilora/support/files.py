@@ -1,4 +1,4 @@
-"""The data folder, checked JSON, files written as a whole, and the error for a misspelt name."""
+"""The data folder, checked JSON, atomic writes, and the error for a misspelt name."""
 
 import contextlib
 import difflib
@@ -17,9 +17,9 @@ from typing import Any
 from .kinds import check_kind
 
 PACKAGE = Path(__file__).resolve().parents[1]
-MOST_TEXT, MOST_JSON = 1 << 28, 1 << 25  # bytes of a file; JSON may need 32 times as many
+MOST_TEXT, MOST_JSON = 1 << 28, 1 << 25  # bytes of a file; JSON may need 32 times as much memory
 DEEPEST = 64  # levels of brackets in a JSON text
-TOO_DEEP = "too many brackets inside one another"
+TOO_DEEP = "its brackets are nested too deeply"
 
 
 def data_folder() -> Path:
@@ -48,8 +48,8 @@ def make_folder(path: str | Path) -> Path:
 def read_text(path: str | Path, most: int = MOST_TEXT) -> str:
     """The contents of a text file in UTF-8, without a byte order mark.
 
-    Raises FileNotFoundError; ValueError if it is no regular file of at most `most` bytes, or is not
-    UTF-8, with the number of the first such line.
+    Raises FileNotFoundError; ValueError if it is not a regular file of at most `most` bytes, or is
+    not UTF-8, with the number of the first wrong line.
     """
     try:
         with open(path, "rb", opener=_without_waiting) as file:
@@ -67,7 +67,7 @@ def read_text(path: str | Path, most: int = MOST_TEXT) -> str:
 
 
 def _without_waiting(path, flags):
-    """An opener for `open` that does not wait for a writer of a named pipe."""
+    """An opener for `open` that does not wait until another process writes into a named pipe."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
@@ -98,7 +98,7 @@ def parse_json(place: str | Path, text: str | bytes, most: int = MOST_JSON) -> A
     inner, depth = [[value]], 0
     while inner := [child for parent in inner for child in _brackets(parent)]:
         if (depth := depth + 1) > DEEPEST:
-            raise ValueError(f"{place}: not JSON of ours: {TOO_DEEP}")
+            raise ValueError(f"{place}: JSON is refused: {TOO_DEEP}")
     return value
 
 
@@ -167,10 +167,10 @@ def write_together(files: Mapping[Any, bytes]) -> None:
 
 @contextlib.contextmanager
 def replacing(folder: str | Path, remove: Collection[str] = ()) -> Iterator[Path]:
-    """A new folder inside `folder`. At the end its files replace the files of the same names.
+    """Yield a new folder inside `folder`; at the end, its files replace those of the same names.
 
-    Before that, subfolders that are in both lose their files with the names `remove`, and their
-    empty folders; a user's other files stay.
+    First, in each subfolder that both have, files named in `remove` and empty folders are deleted;
+    a user's other files stay.
     After an error or a kill before the end, `folder` has only its old files.
     """
     folder = Path(folder)
@@ -181,7 +181,7 @@ def replacing(folder: str | Path, remove: Collection[str] = ()) -> Iterator[Path
         yield new
         for part in [path for path in new.iterdir() if path.is_dir()]:
             _clear(folder / part.name, remove)
-        for path in sorted(new.rglob("*")):  # a folder before what is in it
+        for path in sorted(new.rglob("*")):  # a folder comes before its contents
             place = folder / path.relative_to(new)
             if path.is_dir():
                 place.mkdir(exist_ok=True)
@@ -193,7 +193,7 @@ def replacing(folder: str | Path, remove: Collection[str] = ()) -> Iterator[Path
 
 def _clear(folder, names):
     """Remove the files of these names, and then the empty folders."""
-    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder before the folder
+    for path in sorted(folder.rglob("*"), reverse=True):  # a folder's contents come before it
         if path.is_dir() and not path.is_symlink():
             with contextlib.suppress(OSError):  # not empty
                 path.rmdir()

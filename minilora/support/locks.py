@@ -1,4 +1,4 @@
-"""Locks between processes: who may write to a file or a folder."""
+"""Locks between processes: only one at a time writes to a file or a folder."""
 
 import contextlib
 import os
@@ -13,9 +13,9 @@ NAME = ".lock"  # the lock's file inside a folder
 
 @contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Only one process at a time is in the with block for the file at `path`; others wait.
+    """Only one process at a time runs the with block for the file at `path`; others wait.
 
-    The lock is another file beside it, since the file itself may be replaced. Raises OSError.
+    The lock is another file beside it, because the file itself may be replaced. Raises OSError.
     """
     path = Path(path)
     with _locked(path.with_name(f".{path.name}{NAME}"), wait=True):
@@ -38,7 +38,7 @@ def using(folder: str | Path, file: str | Path | None = None) -> Iterator[None]:
                 stack.enter_context(_locked(place, wait=False))
             except BlockingIOError:
                 raise ValueError(
-                    f"{what}: another process is writing there; wanted a place of its own"
+                    f"{what}: another process is writing there; wanted another place"
                 ) from None
         yield
 
@@ -47,13 +47,13 @@ def using(folder: str | Path, file: str | Path | None = None) -> Iterator[None]:
 def _locked(path: Path, wait: bool) -> Iterator[None]:
     """Hold the lock file at `path`. The system releases it when the process ends, however it ends.
 
-    Raises BlockingIOError if another has it and wait is False.
+    Raises BlockingIOError if another process holds it and wait is False.
     """
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             _lock(handle, wait)
-            # whoever had the lock before has removed this file: take the one that is there now
+            # the last holder may have removed this file: then lock the one that is there now
             if _same(handle, path):
                 break
         except BaseException:
@@ -69,7 +69,7 @@ def _locked(path: Path, wait: bool) -> Iterator[None]:
 
 
 def _same(handle: int, path: Path) -> bool:
-    """Is the open file still the one of this name?"""
+    """Is the open file still the file at this path?"""
     with contextlib.suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(handle), os.stat(path))
     return False

@@ -1,6 +1,6 @@
-"""What a record says of the machine that made it: the processor, the libraries, the memory.
+"""Facts about this machine, for records: its processor, libraries and memory.
 
-And the error where its memory is too small.
+And the error for an array that does not fit into memory.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ LIBRARIES = ("numpy", "numba", "llvmlite", "tbb", "torch", "transformers", "peft
 
 
 def processor() -> str:
-    """The processor's name, as the system gives it."""
+    """The processor's name, as the system reports it."""
     with contextlib.suppress(OSError):
         text = Path("/proc/cpuinfo").read_text()
         if line := re.search(r"model name\s*: (.*)", text):
@@ -35,7 +35,7 @@ def versions() -> dict[str, str]:
 
 
 def resident() -> dict[str, int]:
-    """Bytes of memory that this process holds "now", and its "peak" so far; {} where not Linux."""
+    """Bytes of memory that this process holds "now", and its "peak" so far; {} except on Linux."""
     nbytes = {}
     with contextlib.suppress(OSError):
         text = Path("/proc/self/status").read_text()
@@ -46,15 +46,15 @@ def resident() -> dict[str, int]:
 
 
 def forget_peak() -> None:
-    """Start to measure the peak of memory anew. It does nothing where the system is not Linux."""
+    """Reset this process's peak of memory. Does nothing except on Linux."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 @contextlib.contextmanager
 def allocating(what: str) -> Iterator[None]:
-    """In the with block, or in a function that it decorates, an array that cannot be made is a
-    MemoryError in our words: "attach: rank is too large: an array of 477 GiB, …".
+    """In the with block, or in a function that it decorates, an array that cannot be allocated
+    raises a MemoryError such as "attach: rank is too large: an array of 477 GiB, …".
     """
     try:
         yield

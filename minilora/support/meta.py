@@ -1,9 +1,9 @@
-"""Arrays with a shape and a dtype but no numbers, to count the bytes of a step without its memory.
+"""Arrays with a shape and a dtype but no numbers: they count a step's bytes without using them.
 
 A `Meta` is passed wherever an array is passed. The ops, the methods, the model and the engine run
 on it unchanged; operators and the NumPy functions below return another Meta, and in place of
 compiled kernels the functions of `fast/kernels.py` are used. Each Meta has a `Storage`, which adds
-its bytes to a `Memory` when it is made, and takes them away when Python frees it. So the count
+its bytes to a `Memory` when it is made, and subtracts them when Python frees it. So the count
 follows the same references that keep real arrays alive.
 """
 
@@ -18,7 +18,7 @@ from numpy.lib.array_utils import normalize_axis_tuple
 
 
 class Memory:
-    """A count of bytes: those alive now, and the most so far."""
+    """A count of bytes: those held now, and the most so far."""
 
     def __init__(self):
         self.live = self.peak = 0
@@ -29,14 +29,14 @@ class Memory:
         self.peak = max(self.peak, self.live)
 
 
-# where new storages count: each thread has its own
+# the Memory that counts new storages; each thread has its own
 _uncounted = Memory()
 _memory: ContextVar[Memory] = ContextVar("minilora_memory", default=_uncounted)
 
 
 @contextlib.contextmanager
 def counting() -> Iterator[Memory]:
-    """Storages made inside count in a Memory of their own."""
+    """A new Memory, which counts the storages that are made in the with block."""
     token = _memory.set(memory := Memory())
     try:
         yield memory
@@ -58,7 +58,7 @@ class Storage:
 
 
 class Meta(np.lib.mixins.NDArrayOperatorsMixin):
-    """A shape, a dtype and a storage, which views share; form: as of `form_of`."""
+    """A shape, a dtype and a storage, which views share; form: see `form_of`."""
 
     __slots__ = ("dtype", "form", "shape", "storage")
 
@@ -94,11 +94,11 @@ class Meta(np.lib.mixins.NDArrayOperatorsMixin):
         return Meta(shape, self.dtype, self.storage)
 
     def _pattern(self) -> np.ndarray:
-        """A real array of this shape that takes no memory, to which NumPy applies its rules."""
+        """A real array of this shape without memory; NumPy's rules give the shapes of results."""
         return np.broadcast_to(np.zeros((), bool), self.shape)
 
     def reshape(self, *shape) -> "Meta":
-        """A view in another shape, as of a contiguous array. Raises ValueError for another size."""
+        """A view in another shape, as for a contiguous array. Raises ValueError if sizes differ."""
         shape = shape[0] if len(shape) == 1 else shape
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
         known = math.prod(n for n in shape if n != -1)
@@ -116,11 +116,11 @@ class Meta(np.lib.mixins.NDArrayOperatorsMixin):
         return self._view(self._pattern().swapaxes(a, b).shape)
 
     def repeat(self, times, axis) -> "Meta":
-        """Each part along an axis so many times."""
+        """Each part repeated `times` times along an axis."""
         return Meta(self._pattern().repeat(times, axis).shape, self.dtype)
 
     def copy(self) -> "Meta":
-        """A new storage."""
+        """The same shape and dtype with a new storage."""
         return Meta(self.shape, self.dtype)
 
     def astype(self, dtype, copy=True) -> "Meta":
@@ -152,14 +152,14 @@ class Meta(np.lib.mixins.NDArrayOperatorsMixin):
         if method == "at":
             return None
         if method != "__call__":
-            raise TypeError(f"np.{ufunc.__name__}.{method} is not known for shapes alone")
+            raise TypeError(f"np.{ufunc.__name__}.{method} needs an array with numbers")
         combined = _matmul_shape if ufunc is np.matmul else np.broadcast_shapes
         shape = combined(*(np.shape(a) for a in inputs))
         return Meta(shape, bool if ufunc in COMPARISONS else np.result_type(*map(_kind, inputs)))
 
     def __array_function__(self, function, types, args, kwargs):
         if function not in FUNCTIONS:
-            raise TypeError(f"np.{function.__name__} is not known for shapes alone")
+            raise TypeError(f"np.{function.__name__} needs an array with numbers")
         return FUNCTIONS[function](*args, **kwargs)
 
 
@@ -172,10 +172,10 @@ COMPARISONS = {
 def filled(like, shape, numbers: Callable[[], Any]):
     """An array of this shape and the dtype of `like`, a weight in any form, that holds numbers().
 
-    It is a Meta if `like` is one; numbers is not called then.
+    If `like` is a Meta, the result is a Meta and numbers is not called.
     """
     if isinstance(like, Meta):
-        Meta(shape, like.dtype)  # counts numbers(), which is there beside the array for a moment
+        Meta(shape, like.dtype)  # counts what numbers() would return, a temporary array
         return Meta(shape, like.dtype)
     array = np.empty(shape, like.dtype)
     array[...] = numbers()
@@ -183,12 +183,12 @@ def filled(like, shape, numbers: Callable[[], Any]):
 
 
 def is_array(a) -> bool:
-    """An array, real or of shape alone."""
+    """Is it an array: a real one or a Meta?"""
     return isinstance(a, np.ndarray | Meta)
 
 
 def dense(weight) -> Any:
-    """The numbers of a frozen weight in any form, as an array; an array, also a Meta, as it is.
+    """The numbers of a frozen weight in any form, as an array. An array or a Meta stays as it is.
 
     A frozen weight has `shape`, `dtype`, `T`, `@`, `nbytes`, and its numbers by `np.asarray`.
     """
@@ -201,12 +201,12 @@ def form_of(weight) -> str:
 
 
 def shape_alone(weight) -> Meta:
-    """A weight of any form as shape, dtype, bytes and the form's name."""
+    """A weight of any form as a Meta, with the weight's bytes and its form's name."""
     return Meta(weight.shape, weight.dtype, Storage(weight.nbytes), form_of(weight))
 
 
 def arrays_in(cache) -> list:
-    """The arrays of a cache: of one array, or of nested tuples."""
+    """The arrays of a cache, which is one array or nested tuples."""
     if is_array(cache):
         return [cache]
     return [a for part in cache for a in arrays_in(part)] if isinstance(cache, tuple | list) else []
@@ -217,7 +217,7 @@ def _kind(a):
 
 
 def _matmul_shape(a, b):
-    """A vector on the left is a row, on the right a column, and its axis of 1 is dropped again."""
+    """A vector on the left is a row, on the right a column; the axis of 1 is dropped at the end."""
     if len(a) == 1:
         return (*b[:-2], *b[-1:]) if len(b) > 1 else ()
     if len(b) == 1:

@@ -1,4 +1,4 @@
-"""What PEFT and transformers call things, and what they are called here: for error messages."""
+"""Names in PEFT and transformers, and their names here, for error messages."""
 
 import functools
 from collections.abc import Callable
@@ -13,7 +13,7 @@ PEFT_NAMES = {
     "use_rslora": "rank_stabilized",
     "use_dora": "the method 'dora'",
     "loraplus_lr_ratio": "ratio",
-    "modules_to_save": "the method 'full', which trains the whole model; an adapter trains alone",
+    "modules_to_save": "the method 'full', which trains all weights; else only the adapter trains",
     "init_lora_weights": "seed, which draws A; B starts at 0",
     "bias": "nothing: a bias of the base does not train",
     "task_type": "nothing: every model here continues a text",
@@ -41,7 +41,7 @@ PEFT_NAMES = {
     "delete_adapter": "ml.detach(tuned), or ml.Library and its remove(name)",
     "add_weighted_adapter": "ml.Library and its combine(name, weights)",
     "gradient_checkpointing_enable": "tuned.recompute = 'layers'",
-    "eval": "nothing: dropout acts in ml.train alone",
+    "eval": "nothing: dropout acts only in ml.train",
     "__call__": "tuned.logits(ids), or tuned.loss(ids, targets)",
 }
 
@@ -52,7 +52,7 @@ def peft_hint(name: str) -> str:
 
 
 def hinting(function: Callable) -> Callable:
-    """The function; a keyword of PEFT's or transformers' is a TypeError that says what to write."""
+    """A decorator: a keyword of PEFT or transformers raises TypeError with the name to use here."""
 
     @functools.wraps(function)
     def call(*values, **keywords):

@@ -1,7 +1,7 @@
-"""A frozen matrix in fewer bits. Wherever an array is passed as W, a `Packed` can be passed.
+"""A frozen matrix in fewer bits. A `Packed` can be passed as W wherever an array can.
 
-The pages do not ask which it is: `x @ W.T` and `dy @ W` unpack a block of rows at a time, use it
-and free it. A twin unpacks panels inside its product. What a cache keeps is the Packed itself.
+The pages treat both alike: `x @ W.T` and `dy @ W` unpack one block of rows at a time, use it and
+free it. A twin unpacks panels inside its product. A cache keeps the Packed itself.
 """
 
 import functools
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-BLOCK = 1 << 20  # numbers that are unpacked at one time (4 MB), or a single row
+BLOCK = 1 << 20  # numbers that are unpacked at a time (4 MB); at least one row
 
 
 class Form(Protocol):
@@ -19,10 +19,10 @@ class Form(Protocol):
 
     @property
     def name(self) -> str:
-        """ "nf4", "Q8_0": what a twin knows it by."""
+        """The name by which a twin finds it, such as "nf4" or "Q8_0"."""
 
     def rows(self, parts: tuple, shape: tuple[int, ...], rows: slice | np.ndarray) -> np.ndarray:
-        """These rows in float32, by a slice with both ends or by their numbers."""
+        """These rows in float32.   rows: a slice with both ends, or indices."""
 
     def size(self, shape: tuple[int, ...]) -> int:
         """Bytes of all parts of a matrix of this shape."""
@@ -35,7 +35,7 @@ class Packed:
     """
 
     __slots__ = ("across", "kind", "parts", "sizes")
-    __array_ufunc__ = None  # array @ packed asks the packed
+    __array_ufunc__ = None  # array @ packed calls __rmatmul__ here
     dtype = np.dtype(np.float32)  # of its numbers
 
     def __init__(self, kind: Form, shape: tuple[int, ...], parts, across: bool = False):
@@ -90,7 +90,7 @@ class Packed:
 def blocks_of(W: Any, multiple: int = 1) -> Iterator[tuple[slice, np.ndarray]]:
     """(rows, their numbers in float32) of an array or a Packed, a block of rows at a time.
 
-    multiple: of so many rows are all blocks but the last.
+    multiple: each block except the last has a multiple of this many rows.
     """
     size = max(1, math.prod(W.shape[1:])) * multiple
     step = max(1, BLOCK // size) * multiple

@@ -1,4 +1,4 @@
-"""The form of a pair, and a sentence for each fault in it.
+"""Check the form of a pair: each fault gives an error in one sentence.
 
 forward(*arrays) -> (out, cache); backward(dout, cache) -> a gradient or None for each argument.
 """
@@ -15,11 +15,11 @@ import numpy as np
 from .files import nearest
 from .values import shown
 
-SALT = 0x5EED  # keeps the draws here apart from default_rng(seed)'s, which a caller may use
+SALT = 0x5EED  # so that no random number here equals one of a caller's default_rng(seed)
 
 
 class GradientError(AssertionError):
-    """A pair's backward is not the derivative of its forward, or it is no pair."""
+    """A pair's backward is not the derivative of its forward, or the pair has a wrong form."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class PairRun:
     args: dict[str, Any]
     out: np.ndarray
     dout: np.ndarray  # random: the loss is <dout, out>
-    grads: dict[str, np.ndarray]  # backward's, of the arguments that are to be checked
+    grads: dict[str, np.ndarray]  # backward's gradients of the arguments to check
     rng: np.random.Generator
 
     def loss(self, name: str, moved: np.ndarray) -> float:
@@ -56,8 +56,8 @@ def run_pair(
 ) -> PairRun:
     """Run a pair once in float64, and check that it has the form of a pair.
 
-    Raises GradientError if it has not; ValueError if the call is wrong or there is nothing to
-    check; TypeError for what is no function.
+    Raises GradientError if it does not; ValueError if the call is wrong or there is nothing to
+    check; TypeError if forward or backward is not a function.
     """
     for what, function in (("forward", forward), ("backward", backward)):
         if not callable(function):
@@ -77,7 +77,7 @@ def run_pair(
     passed = {"dout": dout.copy(), "cache": cache}
     passed_before = _snapshot(passed)
     grads = backward(passed["dout"], cache)
-    _must_be_unchanged(passed_before, passed, title, args)  # first: backward knows the cache alone
+    _must_be_unchanged(passed_before, passed, title, args)  # first: backward gets only these
     _must_be_unchanged(args_before, args, title)
     again, _ = _call(forward, args)
     if again.shape != out.shape or np.abs(again - out).max() > 1e-12 * np.abs(out).max():
@@ -108,7 +108,7 @@ def are_right(names: Sequence[str]) -> str:
     return f"{and_list(names)} {'is' if len(names) == 1 else 'are'} right"
 
 
-# ---- what is passed
+# ---- arguments
 
 
 def _parameters(forward, count) -> tuple[list[str], bool]:
@@ -127,7 +127,7 @@ def _parameters(forward, count) -> tuple[list[str], bool]:
 
 
 def _own_copy(name, a, is_frozen):
-    """A copy to pass, floats in float64. Raises ValueError where numbers would go unchecked."""
+    """A copy to pass, floats as float64. Raises ValueError if numbers would not be checked."""
     if isinstance(a, np.ndarray):
         if a.dtype.kind not in "fiub" and not is_frozen:
             raise ValueError(f"gradcheck: {name} is {_kind(a)}, wanted floats")
@@ -182,7 +182,7 @@ def _must_be_unchanged(before, values, title, args=()) -> None:
             raise GradientError(f"{title}: it writes into {place}{too}: make a new array instead")
 
 
-# ---- what comes back
+# ---- results
 
 
 def _call(forward, args) -> tuple[np.ndarray, Any]:
@@ -215,7 +215,7 @@ def _first_infinite(a):
 
 
 def _one_each(grads, names, limit, title) -> list:
-    """A gradient or None for each argument; more only as None, for arguments with a default."""
+    """A gradient or None for each argument; further entries must be None (optional arguments)."""
     wanted = f"({', '.join(f'd{name}' for name in names)}{',' * (len(names) == 1)})"
     if not isinstance(grads, tuple | list):
         raise GradientError(f"{title}: it returned {_kind(grads)}, wanted the tuple {wanted}")

@@ -1,4 +1,4 @@
-"""Figures of a comparison: a function takes results and returns a matplotlib Figure, no window."""
+"""Figures of a comparison: a function takes results and returns a Matplotlib Figure."""
 
 import io
 import math
@@ -136,7 +136,7 @@ def convergence(results: Mapping[str, Any]) -> Any:
             colour, marker = appearance[name]
             line = dict(color=colour, ls="--" if name == "scratch" else "-")
             label = f"{validation[-1]:.3f}  {literal(records[name]['title'])}"
-            # lines may lie close together, so each marks other points than its neighbours
+            # lines may be close together, so neighbouring lines mark different points
             marked = (place % 3, 3) if len(steps) > 6 else 1
             validating.plot(steps, validation, **line, marker=marker, markevery=marked, label=label)
             training.plot(steps, train, **line, lw=1.3)
@@ -157,8 +157,7 @@ def convergence(results: Mapping[str, Any]) -> Any:
 def accuracy(results: Mapping[str, Any]) -> Any:
     """Exact match on held-out words against trainable numbers (log); references are dotted lines.
 
-    The axis has the methods, and the references above them or less than 0.15 below the lowest one;
-    the title names the others.
+    References 0.15 or more below the lowest method are not drawn: the title names them.
     """
     records, references = results["methods"], results["references"]
     with style():
@@ -180,7 +179,7 @@ def accuracy(results: Mapping[str, Any]) -> Any:
 
 
 def _bars(records):
-    """What the bars are, see `_bar`."""
+    """What the error bars show: see `_bar`."""
     counts = {len(record["seeds"]) for record in records.values()}
     if counts == {1}:
         return "one seed, standard error over the words"
@@ -197,9 +196,9 @@ def _bar(record, size):
 
 
 def _with_margin(values, share, least):
-    """(low, high): the range of these shares with a margin of this part of it, at least 0.02.
+    """(low, high): the range of the values with a margin of `share` times its width, at least 0.02.
 
-    It is at least `least` wide, so that small differences look small, if 0 and 1 allow it.
+    The result is at least `least` wide if 0 and 1 allow it, so that small differences look small.
     """
     width = max(values) - min(values)
     margin = max(share * width, 0.02, (least - width) / 2)
@@ -207,7 +206,7 @@ def _with_margin(values, share, least):
 
 
 def _points(axes, records, size):
-    """A point with its error bar for every method; those of equal numbers stand side by side."""
+    """A point with its error bar for every method; equal numbers are drawn side by side."""
     from matplotlib.ticker import LogLocator
 
     appearance = looks(records)
@@ -244,7 +243,7 @@ def _lines(axes, references):
 
 
 def spread(places: Iterable[float], gap: float) -> list[float]:
-    """The places, moved up or down so that any two are at least `gap` apart; same mean."""
+    """The positions, moved up or down so that any two are at least `gap` apart; same mean."""
     places = list(places)
     moved, last = list(places), float("-inf")
     for i in sorted(range(len(places)), key=places.__getitem__):
@@ -254,7 +253,7 @@ def spread(places: Iterable[float], gap: float) -> list[float]:
 
 
 def memory(results: Mapping[str, Any]) -> Any:
-    """Bytes of a step: left the parts stacked, in MiB; right each part on a logarithmic scale."""
+    """Bytes of a step. Left: the parts stacked, in MiB; right: each part on a logarithmic scale."""
     records = rows(results)
     titles = [literal(record["title"]) for record in records.values()]
     with style():

@@ -1,4 +1,4 @@
-"""Text for a terminal: its width, characters that its encoding has, no control ones, a bar."""
+"""Text for a terminal: its width, the characters that it can print, progress bars, tables."""
 
 import codecs
 import os
@@ -11,15 +11,15 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 WIDTH = 110  # columns of text in a file or a pipe, and the most on a terminal
-STATIC = "MINILORA_STATIC"  # set where notebooks are built or graded, and nobody watches them
-ANY = 10_000  # columns: nothing is broken
-NOTE = 88  # columns of the sentences below a table, at most
-GAP = 2  # columns between two of a table that has to be narrow
-ERRORS = "minilora.plain"  # an error handler of codecs: other characters for those that are missing
+STATIC = "MINILORA_STATIC"  # set when notebooks are built or graded without a reader
+ANY = 10_000  # columns: no line is broken
+NOTE = 88  # most columns of the sentences below a table
+GAP = 2  # spaces between the columns of a narrow table
+ERRORS = "minilora.plain"  # an error handler of codecs, which replaces characters
 
 # Characters that a terminal obeys instead of printing; the last ones set the direction of text.
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-PLAIN = {  # character -> what stands for it where the encoding lacks it
+PLAIN = {  # character -> its replacement in an encoding that lacks it
     "─": "-",
     "–": "-",
     "…": "...",
@@ -58,7 +58,7 @@ PLAIN = {  # character -> what stands for it where the encoding lacks it
 
 
 def _plain(error):
-    """Replace the characters that cannot be encoded by PLAIN's, all others by a question mark."""
+    """Replace each character that cannot be encoded by its text in PLAIN, or a question mark."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     missing = error.object[error.start : error.end]
@@ -69,9 +69,9 @@ codecs.register_error(ERRORS, _plain)
 
 
 def set_up() -> None:
-    """Let stdout and stderr print every text, with plain characters for those that they lack.
+    """Let stdout and stderr print any text: characters that their encoding lacks are replaced.
 
-    Where one is closed, as by >&- in a shell, its text is discarded.
+    If one is closed, as by >&- in a shell, its text is discarded.
     """
     sys.stdout, sys.stderr = (s or _nowhere() for s in (sys.stdout, sys.stderr))
     for stream in (sys.stdout, sys.stderr):
@@ -84,9 +84,9 @@ def _nowhere():
 
 
 def hides_bar(progress: bool | None) -> bool | None:
-    """What tqdm calls `disable`.   progress: None shows a bar where a reader is there to see it.
+    """tqdm's argument `disable`.   progress: None shows a bar only where somebody can see it.
 
-    That is on a terminal (tqdm's None) and in a notebook, whose stderr is no terminal.
+    That is on a terminal (tqdm's None) and in a notebook, whose stderr is not a terminal.
     """
     if progress is not None:
         return not progress
@@ -94,8 +94,8 @@ def hides_bar(progress: bool | None) -> bool | None:
 
 
 def bar(**how: Any) -> Any:
-    """A tqdm. Its lock is one of threads: the usual one is a semaphore, which stays in shared
-    memory if this process is killed. A lock that a program has chosen stays.
+    """A tqdm bar with a lock for threads. tqdm's default lock is a semaphore, which stays in shared
+    memory if this process is killed. A lock that the program has set is kept.
     """
     from tqdm import tqdm
 
@@ -118,7 +118,7 @@ def show_warning(
     line: str | None = None,
 ) -> None:
     """As warnings.showwarning: one line on stderr, without the place in the code."""
-    # one call: lines of several processes do not mix
+    # one call, so that lines of several processes do not mix
     sys.stderr.write(printable(f"minilora: warning: {message}\n"))
 
 
@@ -157,16 +157,16 @@ def many(n: int, what: str) -> str:
 
 
 def fill(text: str, width: int, indent: int = 0) -> str:
-    """A text in lines of at most so many columns; `indent` spaces before all but the first line.
-    A word that is longer stays whole.
+    """Wrap a text to `width` columns, with `indent` spaces before all lines except the first. A
+    longer word is not split.
     """
     how: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
     return textwrap.fill(text, width, subsequent_indent=" " * indent, **how)
 
 
 def blocks(widths: Sequence[int], width: int, keep: int) -> list[list[int]]:
-    """The columns of a table, by number, in tables of at most `width`: each has the first `keep`
-    columns, which name a row, and at least one other.
+    """Split a table's columns (by index) into tables of at most `width`. Each has the first `keep`
+    columns, which name the row, and at least one more.
     """
     names = list(range(keep))
     found = [names]
@@ -188,8 +188,8 @@ def table(
 ) -> Iterator[str]:
     """Rows of cells as lines, in columns of these widths; left: columns that start at the left.
 
-    Where a line would be wider than `width`, the columns move together. Those that still do not fit
-    stand in a further table below, with the first `keep` again, without rows of empty cells.
+    If a line would be wider than `width`, the columns get narrower. Columns that still do not fit
+    go into a further table below, which repeats the first `keep` and omits rows of empty cells.
     """
     if max(map(len, _lines(rows, widths, range(len(widths)), left))) > width:
         widths = [max(map(len, column)) + GAP for column in zip(*rows)]
@@ -213,7 +213,7 @@ def _lines(rows, widths, block, left):
 
 
 def drop_output() -> None:
-    """Discard the text that is not printed yet, since the reader of the pipe has gone."""
+    """Discard the text that is not printed yet: the reader of the pipe has closed it."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:

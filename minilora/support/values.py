@@ -13,7 +13,7 @@ def whole(what: str, value, least: int = 0) -> int:
     is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not is_whole or value < least:
         raise ValueError(f"{what} is {shown(value)}, wanted a whole number of at least {least}")
-    if value > MOST:  # a file may say anything
+    if value > MOST:  # a file may contain any number
         raise ValueError(f"{what} is above {MOST}, wanted a whole number of 64 bits")
     return int(value)
 
@@ -46,7 +46,7 @@ def shown(value: Any) -> str:
 
 
 def named(value: Any) -> str:
-    """What a wrong argument is, for an error: a text as it is written, else its kind."""
+    """A wrong argument in an error: a text as it is written, anything else by its type."""
     return shown(value) if isinstance(value, str) else f"a {type(value).__name__}"
 
 

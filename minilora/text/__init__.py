@@ -1,1 +1,1 @@
-"""Text as ids and back; the tasks: pairs of text, batches, the exact-match score."""
+"""Tokenizers, and tasks: pairs of texts, batches and the exact-match score."""

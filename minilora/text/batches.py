@@ -28,19 +28,19 @@ def batches(
 ) -> list[Batch]:
     """targets[t] = ids[t+1] on the completion and its end, -100 on the prompt and the padding.
 
-    ids, targets (N, T), T of the longest row. There is no packing: padding, and what no counted
-    target depends on, is not computed in training, so it costs nothing.
-    chat: prompts are the user's and completions the assistant's turns of the tokenizer's chat
-    template; system: what the system says first. max_length: the most tokens of a row; too_long:
-    whether a longer one is cut or left out. See `encode`, which says how many.
-    Each epoch has its own order. The last batch of an epoch is completed from the next one: all
-    batches have batch_size rows, or all pairs if fewer.
-    by_length: the rows of this many batches are sorted by length and divided into batches again, so
-    that there is less padding. These batches come in random order, and the number of all batches is
-    a multiple of by_length. With more epochs the first batches stay the same.
+    ids, targets (N, T), where T is the longest row. There is no packing: training does not compute
+    padding, nor any position that no target depends on, so these cost nothing.
+    chat: write each prompt as the user's turn and each completion as the assistant's turn of the
+    tokenizer's chat template; system: the text of the system's turn. max_length: the most tokens of
+    a row; too_long: cut a longer row, or leave it out. `encode` warns how many these are.
+    Each epoch has its own random order. The last batch of an epoch is filled from the next epoch,
+    so every batch has batch_size rows, or all pairs if there are fewer.
+    by_length: take the rows of this many batches, sort them by length and divide them into batches
+    again: this gives less padding. These batches come in random order, and the number of all
+    batches is a multiple of by_length. More epochs do not change the first batches.
     Raises ValueError for no pairs, no tokenizer, no chat template, an empty prompt, an end token
-    inside a completion, a character without a token, or nothing to learn; TypeError for another
-    object in the tokenizer's place.
+    inside a completion, a character without a token, or nothing to learn; TypeError if tokenizer is
+    not a tokenizer.
     """
     require_tokenizer("batches", tokenizer)
     if not hasattr(tokenizer, "eos_id"):
@@ -68,7 +68,7 @@ def batches(
 
 
 def _by_length(batches, lengths, rng):
-    """The rows of K batches (K, size), sorted by length into batches, which are then shuffled."""
+    """Sort the rows of K batches (K, size) by length, cut them into K batches, shuffle these."""
     rows = batches.ravel()
     rows = rows[np.argsort(lengths[rows], kind="stable")]
     return rng.permutation(rows.reshape(batches.shape))
@@ -88,7 +88,7 @@ def enough_batches(
 
 
 def all_once(pairs: Sequence[Pair], tokenizer: Any, batch_size: int = 64) -> list[Batch]:
-    """All pairs, each once, in batches of similar length, for a mean loss.
+    """All pairs, each once, in batches of rows of similar length, to compute a mean loss.
 
     Raises ValueError as `batches`.
     """
@@ -114,9 +114,9 @@ def random_batch(
     answers: tuple[int, int],
     seed: int = 0,
 ) -> Batch:
-    """Random tokens in the form of instruction data: a prompt without targets, then an answer.
+    """Random tokens shaped like instruction data: a prompt without targets, then an answer.
 
-    prompts, answers: the least and the most tokens of each, drawn for every row.
+    prompts, answers: the smallest and the largest length in tokens; each row draws its own.
     ->  ids, targets (batch_size, T), the same for the same seed.
     """
     rng = np.random.default_rng(seed)

@@ -1,6 +1,6 @@
-"""Tokenizers that merge pairs (optional: pip install 'minilora[smollm]').
+"""Byte-pair tokenizers (optional: pip install 'minilora[smollm]').
 
-The tokenizers library merges the pairs. This file reads its tokenizer.json, and writes chats.
+The tokenizers library does the merging. This file loads tokenizer.json and writes chats.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from typing import Any
 from ..support.files import read_json, read_text
 from .tokenizer import ForeignTokenizer, known_ids, tokenizer_config
 
-PARTS = "normalizer", "pre_tokenizer"  # of tokenizer.json: what is done to a text before its pairs
+PARTS = "normalizer", "pre_tokenizer"  # of tokenizer.json: the steps before pairs are merged
 START, STOP = "<|im_start|>", "<|im_end|>"  # around each message of a chat (ChatML)
 
 
@@ -22,16 +22,16 @@ class BytePairTokenizer:
     """text -> ids. Every text can be encoded, and decoding gives it back."""
 
     def __init__(self, inner: Any, eos_id: int, pad_id: int, template: str = ""):
-        """inner: a tokenizers.Tokenizer. Raises ForeignTokenizer if it ends every text itself."""
+        """inner: a tokenizers.Tokenizer. Raises ForeignTokenizer if it appends a token to texts."""
         with in_rust("tokenizer", ForeignTokenizer):
             inner.no_truncation()
             inner.no_padding()
             self._inner, self._more = inner, _going_on(inner)
             both = [inner.encode("x", add_special_tokens=add).ids for add in (True, False)]
         with_added, alone = both
-        begin = len(with_added) - len(alone)  # the number of tokens that it puts before a text
+        begin = len(with_added) - len(alone)  # the number of tokens that it adds before a text
         if with_added[begin:] != alone:
-            raise ForeignTokenizer("the tokenizer puts a token after a text, which could not go on")
+            raise ForeignTokenizer("the tokenizer appends a token, so no text could be continued")
         self.bos_id = with_added[0] if begin else None  # begins a text
         self.eos_id = eos_id  # ends an answer
         self.pad_id = pad_id  # pads short rows
@@ -42,8 +42,8 @@ class BytePairTokenizer:
     def load(cls, folder: str | Path) -> "BytePairTokenizer":
         """The tokenizer in tokenizer.json and tokenizer_config.json.
 
-        Raises ForeignTokenizer if tokenizer_config.json names no end token, or one is put after
-        every text, the tokenizers library cannot read tokenizer.json, or it is not installed.
+        Raises ForeignTokenizer if tokenizer_config.json names no end token, a token is added after
+        every text, or the tokenizers library cannot read tokenizer.json or is not installed.
         """
         folder = Path(folder)
         config = folder / "tokenizer_config.json"
@@ -55,14 +55,14 @@ class BytePairTokenizer:
 
         with in_rust(folder / "tokenizer.json", ForeignTokenizer):
             inner = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        with in_rust(config, ForeignTokenizer):  # a text that is no Unicode
+        with in_rust(config, ForeignTokenizer):  # it fails for a text that is not valid Unicode
             eos = _id_of(inner, fields["eos_token"])
             pad = _id_of(inner, fields.get("pad_token") or fields["eos_token"])
             bos = _id_of(inner, fields.get("bos_token"))
             named = [inner.id_to_token(i) for i in {eos, pad, bos} - {None}]
             inner.add_special_tokens(named)
         if eos is None or pad is None:
-            raise ForeignTokenizer(f"{config}: its eos_token or pad_token is no token")
+            raise ForeignTokenizer(f"{config}: its eos_token or pad_token is not a token")
         jinja = folder / "chat_template.jinja"
         template = read_text(jinja) if jinja.is_file() else fields.get("chat_template", "")
         return cls(inner, eos, pad, template if isinstance(template, str) else "")
@@ -81,7 +81,7 @@ class BytePairTokenizer:
         return json.loads(self._inner.to_str())
 
     def token(self, i: int) -> str:
-        """The token of an id; one of padding where the id has none."""
+        """The token of an id; a padding token if the id has none."""
         return self._inner.id_to_token(i) or f"[PAD{i}]"
 
     @property
@@ -90,14 +90,14 @@ class BytePairTokenizer:
         return self._size
 
     def encode(self, text: str) -> list[int]:
-        """Text to ids, which begin with bos_id if there is one. Raises ValueError for what the
-        library refuses.
+        """Text to ids, beginning with bos_id if there is one. Raises ValueError for the library's
+        errors.
         """
         with in_rust("tokenizer"):
             return self._inner.encode(text).ids
 
     def encode_more(self, text: str) -> list[int]:
-        """The ids of a text that goes on after another one. Raises ValueError as `encode`."""
+        """The ids of a text that continues another one. Raises ValueError as `encode`."""
         with in_rust("tokenizer"):
             return self._more.encode(text, add_special_tokens=False).ids
 
@@ -115,23 +115,22 @@ class BytePairTokenizer:
     def chat(self, messages: str | Sequence[Mapping[str, str]]) -> str:
         """A conversation as one ChatML text, which the model continues with the assistant's answer.
 
-        messages: the user's message, or a list of {"role", "content"}. If the first message is no
-        system message, the template's own comes first. Raises ValueError if the template is not
-        ChatML.
+        messages: the user's message, or a list of {"role", "content"}. Without a system message at
+        the start, the template's own is added. Raises ValueError if the template is not ChatML.
         """
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         return "".join(text for text, _ in self.turns(messages)) + f"{START}assistant\n"
 
     def turns(self, messages: Sequence[Mapping[str, str]]) -> list[tuple[str, bool]]:
-        """The parts of a conversation's ChatML text, each with: does the assistant say it?
+        """The parts of a conversation's ChatML text, each with True if the assistant says it.
 
-        It says the content of its turns, and the token that ends each of them. Raises ValueError as
-        `chat` does.
+        The assistant says the content of its turns, and the token that ends each turn. Raises
+        ValueError as `chat` does.
         """
         if not self.has_chat:
             raise ValueError("tokenizer: its chat template is not ChatML, or it has none")
-        # a new line in the template, or as it is written in a text of Jinja
+        # the newline stands in the template itself, or as "\n" in one of Jinja's strings
         own = rf"{re.escape(START)}system(?:\n|\\n)([^{{}}]*?){re.escape(STOP)}"
         default = next((t for t in re.findall(own, self.template) if "messages" not in t), None)
         if default and messages and messages[0]["role"] != "system":
@@ -157,7 +156,7 @@ def needed() -> None:
 
 
 def _going_on(inner):
-    """The tokenizer for a text that follows another: it puts no space before the first word."""
+    """The tokenizer for a text that continues another: it adds no space before the first word."""
     parts = {name: getattr(inner, name) for name in PARTS}
     before = {name: json.loads(part.__getstate__()) for name, part in parts.items() if part}
     after = json.loads(json.dumps(before), object_hook=_without_space)
@@ -167,7 +166,7 @@ def _going_on(inner):
 
 
 def _without_space(part):
-    """A normaliser or pre-tokenizer of tokenizer.json that puts no space before a text."""
+    """A normaliser or pre-tokenizer of tokenizer.json, changed to add no space before a text."""
     if part.get("type") == "Prepend":
         return {"type": "Sequence", "normalizers": []}
     changed = {"prepend_scheme": "never", "add_prefix_space": False}
@@ -190,6 +189,6 @@ def in_rust(place: Any, kind: type[ValueError] = ValueError) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
-    except BaseException as error:  # a panic of Rust is no Exception
+    except BaseException as error:  # a Rust panic is not an Exception
         reason = " ".join(str(error).split())
         raise kind(f"{place}: {reason[:160]}") from None

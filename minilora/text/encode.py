@@ -1,4 +1,4 @@
-"""Pairs, chats and texts as rows of tokens: with the chat template, within a length."""
+"""Encode pairs, chats and texts as rows of tokens, with a chat template and a maximum length."""
 
 import sys
 import warnings
@@ -12,7 +12,7 @@ from ..support.values import whole
 from .record_forms import Chat, Pair, Text, right_pair
 from .tokenizer import encode_more
 
-TOO_LONG = {"cut": "cut there", "skip": "left out"}  # what is done with a row -> in words
+TOO_LONG = {"cut": "cut there", "skip": "left out"}  # what to do with a long row -> in words
 
 
 class Row(NamedTuple):
@@ -31,11 +31,11 @@ def encode(
     max_length: int | None = None,
     too_long: Literal["cut", "skip"] = "cut",
 ) -> list[Row]:
-    """The rows in which there is something to learn.   chat, system: see `as_chats`.
+    """The rows that have at least one target.   chat, system: see `as_chats`.
 
-    max_length: the most tokens of a row. A longer one is cut after them, or left out ("skip").
-    Warns of how many rows are cut or left out. Raises ValueError as `batches` does, and where no
-    row is left.
+    max_length: the most tokens of a row. A longer row is cut to them, or left out ("skip").
+    Warns how many rows are cut or left out. Raises ValueError as `batches` does, and if no row is
+    left.
     """
     if too_long not in TOO_LONG:
         raise nearest("too_long", str(too_long), TOO_LONG)
@@ -60,22 +60,22 @@ def as_chats(
 ) -> list[Any]:
     """The pairs as conversations for the tokenizer's chat template; texts stay as they are.
 
-    chat: True: a prompt is what the user says, its completion what the assistant says, without the
-    spaces around them. None: as False, with a warning if the tokenizer has a template. system: what
-    the system says first, in conversations that do not begin with it.
-    Raises ValueError for chat=True without a template, and for a system text that has no place.
+    chat: True: a prompt is the user's turn and its completion the assistant's, both stripped of
+    white space. None: as False, with a warning if the tokenizer has a template. system: the text of
+    a system turn, added to conversations that do not begin with one.
+    Raises ValueError for chat=True without a template, and for system with prompts but no chat.
     """
     pairs = list(pairs)
     plain = [not isinstance(pair, Chat | Text | Row) for pair in pairs]
     template = getattr(tokenizer, "has_chat", False)
     if chat and not template:
-        raise ValueError("chat: the base's tokenizer has no chat template that is ChatML")
+        raise ValueError("chat: the base's tokenizer has no chat template in ChatML")
     if system is not None and not chat and any(plain):
-        raise ValueError("system: wanted chat too, since a prompt alone has no place for it")
+        raise ValueError("system: wanted chat too: a plain prompt has no system turn")
     if template and chat is None and any(plain):
         warnings.warn(
-            "the base has a chat template, and the pairs are learned without it; chat=True "
-            "(--chat) takes it, chat=False (--no-chat) says that this is meant",
+            "the base has a chat template, but the pairs are trained without it; chat=True "
+            "(--chat) uses it, chat=False (--no-chat) hides this warning",
             stacklevel=4,
         )
     if chat:
@@ -96,7 +96,7 @@ def _chat(pair) -> Chat:
 
 
 def _parts(pair: Pair, tokenizer: Any) -> list[tuple[str, bool]]:
-    """The texts of a row, each with: is it learned?"""
+    """The texts of a row, each with True if it is learned."""
     if isinstance(pair, Text):
         return [(pair.text, True)]
     if isinstance(pair, Chat):
@@ -127,8 +127,8 @@ def _row(pair: Pair | Row, tokenizer: Any) -> Row:
 
 
 def question(pair: Pair, tokenizer: Any) -> tuple[str, tuple[str, ...]]:
-    """A prompt and its right completions, for a score. Of a chat: the text before the assistant's
-    last turn, and this turn; of a text its first 24 characters, and the rest.
+    """A prompt and its right completions, to score. For a chat: the text before the assistant's
+    last turn, and that turn. For a text: its first 24 characters, and the rest.
     """
     if isinstance(pair, Text):
         return pair.text[:24], (pair.text[24:],)

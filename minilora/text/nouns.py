@@ -1,7 +1,7 @@
 """Ten categories of nouns: a prompt is a sentence, its answer one token.
 
-"A whale is a type of" -> " animal". The table is data/categories/: nouns all of whose senses are in
-one category of WordNet. A model can answer the test nouns only from its pretraining.
+"A whale is a type of" -> " animal". The table in data/categories/ has nouns whose senses in WordNet
+all belong to one category. A model can answer the test nouns only from its pretraining.
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def exact_match(
 
 
 def best_of_ten(model: Any, pairs: Sequence[Pair]) -> float:
-    """The share of prompts for which, among all answers of `pairs`, the right one is most probable.
+    """The share of prompts whose right answer is the most probable among all answers of `pairs`.
 
     This measures what a model knows, even if it would say it in other words. Raises ValueError for
     a model without a tokenizer.

@@ -1,4 +1,4 @@
-"""What a user's file gives to learn: pairs of a prompt and its completions, chats, texts."""
+"""Read a user's training file: pairs of a prompt and a completion, chats, or texts."""
 
 import contextlib
 import csv
@@ -16,25 +16,25 @@ from .record_forms import Pair, learned
 def read_pairs(
     path: str | Path, prompt: str | None = None, completion: str | None = None
 ) -> list[Pair]:
-    """What a .jsonl, .json or .csv file in UTF-8 gives to learn, a record each.
+    """Read the training examples in a .jsonl, .json or .csv file in UTF-8, one for each record.
 
-    The names in a record say its form: prompt, completion; instruction, input, output (Alpaca);
+    A record's names decide its form: prompt, completion; instruction, input, output (Alpaca);
     messages, a list of {"role", "content"}; conversations, a list of {"from", "value"} (ShareGPT);
-    text. Other names and blank lines are skipped. prompt, completion: names of your own.
-    Warns of how many records are left out, since they are empty.
-    Raises FileNotFoundError, or ValueError with the number of the line that is wrong.
+    text. Other names and blank lines are ignored. prompt, completion: your own names for these.
+    Warns how many records are left out because they are empty.
+    Raises FileNotFoundError, or ValueError with the number of the wrong line.
     """
     path = Path(path)
     readers = {".jsonl": _jsonl_records, ".json": _json_records, ".csv": _csv_records}
     if path.suffix.lower() not in readers:
         raise ValueError(f"{path}: suffix {path.suffix!r}, wanted {', '.join(readers)}")
     columns = (prompt or "prompt", completion or "completion") if prompt or completion else None
-    found: dict[str, Pair | None] = {}  # the place in the file -> what is learned there
+    found: dict[str, Pair | None] = {}  # place in the file -> example
     for place, record in readers[path.suffix.lower()](path, read_text(path)):
         if not isinstance(record, dict):
             raise ValueError(f"{path} {place}: wanted an object, got {record!s:.40}")
         if columns and not found and "input" in record and "input" not in columns:
-            said = "input is not read; where no columns are named, the form is known by its names"
+            said = "input is not read; without named columns, the record's names decide its form"
             warnings.warn(f"{path}: {said}", stacklevel=2)
         found[place] = learned(f"{path} {place}", record, columns)
     pairs = [pair for pair in found.values() if pair is not None]
@@ -60,7 +60,7 @@ def _jsonl_records(path: Path, text: str) -> Iterator[tuple[str, Any]]:
 
 
 def _json_records(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    """("record" and its number, value) of a list; a file that is no list is read as lines."""
+    """("record" and its number, value) of a list; a file that is not a list is read as lines."""
     if not text.lstrip().startswith("["):
         yield from _jsonl_records(path, text)
         return

@@ -1,4 +1,4 @@
-"""The forms of a user's records: the names that each has, and what is learned from it."""
+"""The forms of a user's records: the names in each form, and the training example it gives."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from typing import Any
 from ..support.files import check_kind
 
 Words = tuple[str, str | tuple[str, ...]]  # a prompt, and its completion or all right completions
-FORMS = {  # form -> the names by which it is known; the first form that fits is taken
+FORMS = {  # form -> the names that a record of it has; the first form that fits is taken
     "pairs": ("prompt", "completion"),
     "alpaca": ("instruction", "output"),  # and input
     "messages": ("messages",),  # a list of {"role", "content"}
     "sharegpt": ("conversations",),  # a list of {"from", "value"}
     "text": ("text",),
 }
-# of ShareGPT -> of a chat template
+# a role in ShareGPT -> in a chat template
 ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant"}
 SPEAKERS = {"system", "user", "assistant", "tool"}
 
@@ -53,10 +53,10 @@ def right_pair(pair: Any) -> tuple[str, tuple[str, ...]]:
 
 
 def learned(place: str, record: Any, columns: tuple[str, str] | None = None) -> Pair | None:
-    """What is learned from a record; None where that, or its prompt, is empty.
+    """The training example in a record; None if its prompt or the text to learn is empty.
 
-    columns: the names of the prompt and the completion; None: those of its form. Raises ValueError,
-    which begins with `place`.
+    columns: the names of the prompt and the completion; None: those of its form. Raises ValueError
+    that begins with `place`.
     """
     fit = (form for form, names in FORMS.items() if record.keys() >= {*names})
     form = "columns" if columns else next(fit, None)
@@ -79,7 +79,7 @@ def learned(place: str, record: Any, columns: tuple[str, str] | None = None) -> 
 
 
 def _text(place, record, name) -> str:
-    """record[name], which is a text, or null for an empty one."""
+    """record[name], a text; null counts as an empty text."""
     if name not in record:
         raise ValueError(f"{place}: no {name} in it; its names are {', '.join(record):.80}")
     if record[name] is not None and not isinstance(record[name], str):
@@ -88,7 +88,7 @@ def _text(place, record, name) -> str:
 
 
 def _chat(place, record, name, role, content) -> Chat | None:
-    """A conversation; None where the assistant says nothing."""
+    """A conversation; None if the assistant says nothing."""
     check_kind(place, name, record[name], [{role: "", content: ""}])
     turns = [{"role": ROLES.get(m[role], m[role]), "content": m[content]} for m in record[name]]
     if "assistant" not in (roles := [m["role"] for m in turns]) and {*roles} - SPEAKERS:

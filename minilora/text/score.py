@@ -1,4 +1,4 @@
-"""The exact-match score: the share of prompts that a model answers right."""
+"""The exact-match score: the share of prompts that a model answers correctly."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -29,8 +29,8 @@ def exact_match(
     takes a list of prompts of several lengths. chat, system: as in `batches`.
     Returns a float; with return_answers: (float, answers in the order of `pairs`). An answer longer
     than the longest right completion is wrong.
-    Raises ValueError for an empty list of pairs or a model without a tokenizer; TypeError for what
-    is no model.
+    Raises ValueError for an empty list of pairs or a model without a tokenizer; TypeError if model
+    is not a model.
     """
     if not hasattr(model, "generate") and not hasattr(model, "tokenizer"):
         raise TypeError(
@@ -66,7 +66,7 @@ def exact_match(
 def of_one_length(
     prompts: Sequence[list[int]], batch_size: int
 ) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Batches of prompts of equal length, without padding: their places, their ids (N, T)."""
+    """Batches of prompts of equal length, without padding: indices in `prompts`, ids (N, T)."""
     by_length = defaultdict(list)
     for place, prompt in enumerate(prompts):
         by_length[len(prompt)].append(place)

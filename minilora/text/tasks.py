@@ -11,7 +11,7 @@ from .record_forms import Words, right_pair
 
 @dataclass(frozen=True)
 class Task:
-    """One table of data/words/, and its form of a prompt."""
+    """One table of data/words/, and the form of its prompts."""
 
     name: str  # also the table's file name
     tag: str  # the prompt's first character
@@ -41,7 +41,7 @@ TASKS = {
 
 
 class TaskData(NamedTuple):
-    """Pairs: to train on, to choose settings with, and to report scores on."""
+    """Pairs to train on, to choose settings with, and to report scores on."""
 
     train: list[Words]
     validation: list[Words]
@@ -101,7 +101,7 @@ RULES: dict[str, Callable[[str], str]] = {
 
 
 def score_rule(rule: Callable[[str], str], pairs: Sequence[Words]) -> float:
-    """The share of a task's pairs that a rule answers right; it is applied to the word itself.
+    """The share of a task's pairs that a rule answers correctly; its input is the word alone.
 
     Raises ValueError for a pair without a right completion.
     """

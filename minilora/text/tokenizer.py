@@ -18,7 +18,7 @@ ANY_CHARACTER = r"[\s\S]"  # in this regular expression "." would not match the 
 
 
 class ForeignTokenizer(ValueError):
-    """A tokenizer.json of another kind: byte pairs, word pieces or whole words."""
+    """A tokenizer of a kind that a class here cannot read."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class CharTokenizer:
             tokens = about.get("tokenizer.ggml.tokens", [])
             return cls(tuple(token.replace(BLANK, " ") for token in tokens))
         except (TypeError, AttributeError, ValueError):
-            kind = "tokenizer.ggml.model is 'llama', supported are 'gpt2', and single characters"
+            kind = "tokenizer.ggml.model is 'llama', supported are 'gpt2' and single characters"
             raise ForeignTokenizer(kind) from None
 
     def to_gguf(self) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class CharTokenizer:
             },
             "post_processor": None,
             "decoder": {"type": "Fuse"},
-            # "<unk>" has no id, so an unknown character is an error for other libraries, too
+            # "<unk>" has no id, so other libraries also raise an error for an unknown character
             "model": {"type": "WordLevel", "vocab": dict(self._ids), "unk_token": "<unk>"},
         }
 
@@ -141,7 +141,7 @@ class CharTokenizer:
 
 
 def tokenizer_config(pad: str, end: str, **more: Any) -> dict[str, bytes]:
-    """The file tokenizer_config.json, which tells transformers the padding and the end token."""
+    """The file tokenizer_config.json, which tells transformers the padding and end tokens."""
     fields = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "pad_token": pad,
@@ -175,14 +175,14 @@ def known_ids(ids: Iterable[int], vocab_size: int) -> list[int]:
     return ids
 
 
-# The word lab's: end, prompt mark, one tag for each task, letters, and sounds that have no letter.
+# The word lab's tokens: end, prompt mark, a tag for each task, letters, sounds without a letter.
 WORD_LAB = CharTokenizer.from_characters(
     "\n>" + "SGPDNCLW" + string.ascii_lowercase + "ɑæʌɔäïɛɝɪöʊʧðʤŋʃθʒ"
 )
 
 
 def encode_more(tokenizer: Any, text: str) -> list[int]:
-    """The ids of a text that goes on after another one: no token and no space is put before it."""
+    """The ids of a text that continues another one: no token and no space is added before it."""
     return getattr(tokenizer, "encode_more", tokenizer.encode)(text)
 
 

@@ -32,4 +32,4 @@ def test_the_command_prints_it_beside_the_text(capsys):
     assert cli.main("generate --task third --prompt laugh --speed".split()) == 0
     out = capsys.readouterr()
     assert out.out == "laughs\n"
-    assert re.search(r"[\d.]+ tokens a second .* of [\d.]+ GB/s that memory gives, \d+%\n", out.err)
+    assert re.search(r"[\d.]+ tokens a second .* of [\d.]+ GB/s from memory, \d+%\n", out.err)

@@ -142,7 +142,7 @@ def test_ctrl_c_says_where_and_how_to_go_on(run, pairs, tmp_path, monkeypatch, n
     code, _, err = run("train --steps 6 --data", pairs, *own)
     monkeypatch.undo()
     more = "" if named else f" --checkpoint {path}"
-    says = f"stopped after step 3 of 6; the same line with{more} --resume goes on from there"
+    says = f"stopped after step 3 of 6; the same line with{more} --resume continues from there"
     assert code == 130 and says in err
     assert not (tmp_path / "out" / "adapter_model.safetensors").exists()
     assert run("train --steps 6 --data", pairs, "--checkpoint", path, "--resume")[0] == 0
@@ -292,7 +292,7 @@ def test_the_bytes_of_a_base_in_fewer_bits(run):
     line = "memory --weights nf4 --embeddings int8 --seq 16"
     code, out, _ = run(f"{line} --measure")
     assert code == 0 and out.count("the same bytes") == 4
-    assert out.startswith("without Full fine-tuning, Delta-LoRA: only float32 can be moved")
+    assert out.startswith("without Full fine-tuning, Delta-LoRA: only float32 is trainable")
     _, out, _ = run(f"{line} --json")
     small = json.loads(out)["lora"]["frozen"]
     _, out, _ = run("memory --seq 16 --json")

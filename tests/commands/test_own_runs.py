@@ -245,7 +245,7 @@ def test_run_toml_repeats_the_run(run, pairs, tmp_path, capsys):  # noqa: F811
         ("steps = 'many'", "argument --steps: invalid int value: 'many'"),
         ("config = 'a'", "unknown option 'config'"),
         ("steps = 2\nepochs = 2", "not allowed with argument"),
-        ("", "nothing to learn from, wanted --data FILE or --task NAME"),
+        ("", "no training data, wanted --data FILE or --task NAME"),
     ],
 )
 def test_a_wrong_run_toml_is_told_in_a_line(tmp_path, capsys, text, said):

@@ -55,7 +55,7 @@ def test_a_gguf_file_of_as_many_tensors_as_there_is_room_for(tmp_path):
 def test_a_gguf_file_of_as_many_entries_as_there_is_room_for(tmp_path):
     """12 bytes at least: a name's length, a kind."""
     path = tmp_path / "x.gguf"
-    for entries, says in ((4, "'' stands twice"), (5, "48 bytes, too few for 5 items")):
+    for entries, says in ((4, "'' appears twice"), (5, "48 bytes, too few for 5 items")):
         path.write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, 0, entries) + b"\0" * 24)
         with pytest.raises(ValueError, match=says):
             read_gguf(path)

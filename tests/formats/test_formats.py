@@ -135,7 +135,7 @@ LLAMA3 = {
         ({"rope_parameters": {"rope_theta": "big"}}, "rope_theta is 'big', wanted a number"),
         (
             {"rope_parameters": {"rope_theta": 5e5}},
-            "rope_theta is 10000.0, rope_parameters.rope_theta is 500000.0; wanted one",
+            "rope_theta is 10000.0, rope_parameters.rope_theta is 500000.0; wanted the same",
         ),
         ({"rope_theta": True}, "rope_theta is True, wanted a number"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes', wanted true or false"),
@@ -234,8 +234,8 @@ def test_an_index_that_is_not_its_files(tmp_path):
     place, first = index["weight_map"], min(model.params)
     other = next(file for file in place.values() if file != place[first])
     for changes, message in (
-        ({first: other}, f"{place[first]}: holds {first}, which {INDEX} has in {other}"),
-        ({"more": place[first]}, f"{place[first]}: no more, which {INDEX} has in it"),
+        ({first: other}, f"{place[first]}: holds {first}, but {INDEX} says {other}"),
+        ({"more": place[first]}, f"{place[first]}: no more, but {INDEX} says it is here"),
         ({first: "../x.safetensors"}, f"{INDEX}: weight_map has '../x.safetensors', wanted a file"),
         ({first: 3}, f"{INDEX}: weight_map.{first} is 3, wanted a text"),
     ):
@@ -399,7 +399,7 @@ def test_a_folder_that_lacks_a_file(tmp_path, which, lacking):
     (tmp_path / lacking).unlink()
     with pytest.raises(FileNotFoundError, match=lacking):
         load()
-    with pytest.raises(FileNotFoundError, match="nowhere is no folder; wanted 'base' or"):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder; wanted 'base' or"):
         ml.load_model("nowhere")
 
 
@@ -1246,7 +1246,7 @@ Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
 @pytest.mark.parametrize(
     "changes, spoilt, says",
     [
-        ({"blocksize": 128}, {}, r"blocks of \(128, 256\), wanted 64 and 256"),
+        ({"blocksize": 128}, {}, r"block sizes \(128, 256\), wanted 64 and 256"),
         ({"shape": [3, 5]}, {}, r"\d+ of uint8, wanted 8 of uint8"),
         ({"nested_offset": "x"}, {}, "nested_offset"),
         ({}, {f"{Q_PROJ}.nested_absmax": None}, "0 of float64, wanted 1 of float32: NF4"),

@@ -301,8 +301,8 @@ def test_names_that_stand_twice(tmp_path):
     key, other = (text(name) for name in ("llama.block_count", "llama.block_coun2"))
     twice = gguf(about | {"llama.block_coun2": 1}, tensors).replace(other, key)
     for wrong, says in (
-        (twice, "'llama.block_count' stands twice in the metadata"),
-        (data.replace(text("blk.1.ffn_up.weight"), text("blk.0.ffn_up.weight")), "stands twice in"),
+        (twice, "'llama.block_count' appears twice in the metadata"),
+        (data.replace(text("blk.1.ffn_up.weight"), text("blk.0.ffn_up.weight")), "appears twice"),
     ):
         (tmp_path / "x.gguf").write_bytes(wrong)
         with pytest.raises(ValueError, match=says):
@@ -481,13 +481,13 @@ def test_byte_pairs_travel_with_the_model(with_text, tmp_path):
     "tokens, changes, message",
     [
         ([*TOKENS, "more"], {}, f"{len(TOKENS) + 1} tokens, token_embd.weight {len(TOKENS)}"),
-        ([*TOKENS[:-1], "a"], {}, f"has {len(TOKENS) - 1} different ones of {len(TOKENS)}"),
+        ([*TOKENS[:-1], "a"], {}, f"{len(TOKENS)} entries, {len(TOKENS) - 1} of them"),
         (TOKENS, {"chat_template": 7}, r"tokenizer\.chat_template is 7, wanted a text"),
-        (TOKENS, {"token_type": [1, 1]}, "token_type 2; wanted as many"),
-        (TOKENS, {"eos_token_id": 10**6}, "eos_token_id is 1000000, wanted a token's"),
+        (TOKENS, {"token_type": [1, 1]}, "token_type 2; wanted equal numbers"),
+        (TOKENS, {"eos_token_id": 10**6}, "eos_token_id is 1000000, wanted a token's id"),
         (TOKENS, {"merges": ["a é9"]}, "tokenizer.ggml.merges: "),
-        (TOKENS, {"merges": ["a b", "ab"]}, "merges: 'ab' is no pair of tokens"),
-        (TOKENS, {"padding_token_id": 10**6}, "padding_token_id is 1000000, wanted a token's"),
+        (TOKENS, {"merges": ["a b", "ab"]}, "merges: 'ab' is not a pair of tokens"),
+        (TOKENS, {"padding_token_id": 10**6}, "padding_token_id is 1000000, wanted a token's id"),
     ],
 )
 def test_a_tokenizer_that_does_not_fit(tmp_path, tokens, changes, message):
@@ -557,7 +557,7 @@ def test_an_end_token_that_is_none_leaves_a_model_without_a_tokenizer(with_text,
     [
         ({"pre": "bloom"}, "pre is 'bloom', supported are gpt-2, smollm, llama-bpe"),
         ({"model": "t5"}, "model is 't5', supported are gpt2, llama"),
-        ({"add_eos_token": 1}, "add_eos_token is true: a text could not go on"),
+        ({"add_eos_token": 1}, "add_eos_token is true: no text could be continued"),
     ],
 )
 def test_a_tokenizer_of_another_kind_leaves_a_model_without_one(tmp_path, changes, message):

@@ -128,7 +128,7 @@ def test_what_cannot_be_written_is_told_in_a_line(tmp_path):
     large["model.layers.1.mlp.up_proj.weight"][0, 0] = 1e8
     wrong = {
         "unknown type of weights 'Q4_0'.*F32, F16, Q8_0": (model, "Q4_0"),
-        "save_gguf: the model scales its wavelengths": (scaled, "F32"),
+        "save_gguf: the model has RoPE scaling": (scaled, "F32"),
         r"ffn_up\.weight in F16 has 1 of 2048 numbers not finite": (
             large := ml.Llama(model.config, large),
             "F16",
@@ -187,5 +187,5 @@ def test_other_architectures_come_back(tmp_path, kind):
 
 def test_layers_without_a_rotation_that_a_file_cannot_name_are_refused(tmp_path):
     model = make_llama(dtype=np.float32, model_type="smollm3", no_rope_layers=(0, 1))
-    with pytest.raises(ValueError, match="save_gguf: wanted every fourth layer, and no other"):
+    with pytest.raises(ValueError, match="save_gguf: wanted RoPE in every layer except"):
         ml.save_gguf(model, tmp_path / "x.gguf")

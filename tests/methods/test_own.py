@@ -320,9 +320,9 @@ NO_NAMES = ("my-method", "class", "../x", "")
 @pytest.mark.parametrize(
     "name, said",
     [
-        *((name, "is no name in Python, wanted one such as my_method") for name in NO_NAMES),
+        *((name, "is not a Python name, wanted one such as my_method") for name in NO_NAMES),
         *((name, "is taken, wanted another") for name in ("LoRA", "json")),
-        ("there", "there.py is there already, and stays as it is"),
+        ("there", "there.py already exists, and is not changed"),
     ],
 )
 def test_names_of_a_new_technique(here, capsys, name, said):

@@ -71,5 +71,5 @@ def test_brackets_inside_one_another(of):
     for _ in range(64):
         text = of.format(text)
     assert parse_json("f", text) == json.loads(text)
-    with pytest.raises(ValueError, match="too many brackets inside one another"):
+    with pytest.raises(ValueError, match="its brackets are nested too deeply"):
         parse_json("f", of.format(text))

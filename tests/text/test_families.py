@@ -198,7 +198,7 @@ def test_a_tokenizer_that_ends_every_text_is_refused(tmp_path):
     inner, end = made("mistral"), [("</s>", 2)]
     inner.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=end)
     inner.save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(ForeignTokenizer, match="puts a token after a text"):
+    with pytest.raises(ForeignTokenizer, match="appends a token"):
         BytePairTokenizer.load(tmp_path)
 
 
@@ -334,7 +334,7 @@ def test_every_name_of_a_cut_is_read():
         ({"scores": [0.0]}, "scores has 1, wanted"),
         ({"scores": "no"}, "scores is 'no', wanted a list of numbers"),
         ({"token_type": ["a"]}, "token_type is .*, wanted a list of whole numbers"),
-        ({"bos_token_id": 10**6}, "bos_token_id is 1000000, wanted a token's"),
+        ({"bos_token_id": 10**6}, "bos_token_id is 1000000, wanted a token's id"),
     ],
 )
 def test_damaged_metadata_is_named(changes, message):

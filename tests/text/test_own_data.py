@@ -64,7 +64,7 @@ def test_spreadsheets_have_alpaca_s_names_too(tmp_path):
 
 def test_named_columns_that_drop_the_input_are_told(tmp_path):
     path = written(tmp_path, [{"instruction": "say", "input": "x", "output": "y"}])
-    with pytest.warns(UserWarning, match="input is not read; where no columns are named"):
+    with pytest.warns(UserWarning, match="input is not read; without named columns"):
         assert ml.read_pairs(path, "instruction", "output") == [("say", "y")]
 
 

@@ -28,7 +28,7 @@ NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7F800000, 0x7FC00000, 0xFF800000, 2**31, 2*
 
 
 def damaged(name: str, data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
-    """The bytes of a file after one to three changes. others: files to take parts of."""
+    """The bytes of a file after one to three changes. others: files from which parts are taken."""
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         ways = [_bytes] if rng.random() < 0.4 else [_of(name), _bytes]
         for way in ways:
@@ -36,7 +36,7 @@ def damaged(name: str, data: bytes, rng: random.Random, others: list[bytes]) -> 
                 data = way(data, rng, others)
                 break
             except (ValueError, TypeError, LookupError, struct.error, RecursionError):
-                continue  # it is no longer of its form
+                continue  # it no longer has its form
     return data
 
 
@@ -62,16 +62,16 @@ def _pattern(rng, depth):
 
 
 def _of(name):
-    """The change that knows the form of a file of this name."""
+    """The way of changing a file that fits its name."""
     endings = {".json": _json, ".jsonl": _lines, ".csv": _lines, ".safetensors": _safetensors}
     return next((way for end, way in endings.items() if name.endswith(end)), _bytes)
 
 
 def _bytes(data, rng, others):
-    """Bits, numbers, cuts, doubled and foreign parts."""
+    """Flip a bit, write a number, cut, repeat a part, or insert a part of another file."""
     raw = bytearray(data)
     at = rng.randrange(len(raw) + 1)
-    if rng.random() < 0.5:  # most forms have their lengths and kinds at the start
+    if rng.random() < 0.5:  # most formats store their lengths and types at the start
         at = min(at, rng.randrange(256))
     end = min(len(raw), at + rng.choice((1, 2, 4, 8, 16, 64, 1024)))
     way = rng.randrange(8)
@@ -97,7 +97,7 @@ def _bytes(data, rng, others):
 
 
 def _lines(data, rng, others):
-    """A line of JSON changed, or lines in another order, or cells."""
+    """Change a line of JSON or the commas of a line, or repeat a line."""
     lines = data.split(b"\n")
     at = rng.randrange(len(lines))
     if lines[at][:1] == b"{":
@@ -118,7 +118,7 @@ def _json(data, rng, others):
 
 
 def _changed(value: Any, rng: random.Random) -> Any:
-    """A JSON value with one place changed; what is given may be changed too."""
+    """A JSON value with one place changed; `value` itself may change, too."""
     places = list(_places(value))
     if not places:
         return rng.choice(ODD)
@@ -160,7 +160,7 @@ def _is_number(value):
 
 
 def _safetensors(data, rng, others):
-    """The header changed and its length made to fit, or numbers of the payload changed."""
+    """Change the header and adjust its length, or change numbers of the payload."""
     (length,) = struct.unpack("<Q", data[:8])
     header, payload = data[8 : 8 + length], bytearray(data[8 + length :])
     if rng.random() < 0.3 and len(payload) >= 4:

@@ -3,13 +3,13 @@
     python tests/tools/faults.py --kills 300                   # a new seed, which is printed
     python tests/tools/faults.py --kills 20 --kinds train,sweep --seed 3
 
-Each round begins from a good state, breaks a run at a random moment, and then asks: does the last
-good state load; does the run go on to the same bits as one that nobody broke; is there no process,
-no lock and no temporary file left? SIGKILL may leave a temporary file: the next write removes it
-when it is a day old. The moment is a part of the processor time that a whole run takes, so that it
-is as random on a busy machine. sweep and compare run in a copy of the package with a small base
-and few words. Linux: a full disk is a tmpfs of a random size where the user may mount one, else a
-limit on the size of each file.
+Each round starts from a good state, interrupts a run at a random moment, and then checks: the last
+good state loads; the resumed run gives the same bits as an uninterrupted one; no process, lock or
+temporary file is left. SIGKILL may leave a temporary file: the next write removes it when it is a
+day old. The moment is a share of a whole run's processor time, so it is equally random on a busy
+machine. sweep and compare run in a copy of the package with a small base and few words. Linux only:
+a full disk is a tmpfs of a random size if the user may mount one, else a limit on the size of each
+file.
 """
 
 import argparse
@@ -54,7 +54,7 @@ from minilora.text.tokenizer import CharTokenizer
 WORDS = "walk talk look jump call need want turn play stay".split()
 
 
-# ---------------------------------------- what is run
+# ---------------------------------------- commands to interrupt
 
 
 @functools.cache
@@ -64,7 +64,7 @@ def model() -> ml.Llama:
 
 
 def train_line(folder: Path) -> list[str]:
-    """A run of 30 steps that keeps its state after each."""
+    """A run of 30 steps that saves a checkpoint after each."""
     line = f"train --base {folder}/base --data {folder}/words.jsonl --steps 30 --lr 0.01 --seed 1"
     keep = f"--checkpoint {folder}/run.safetensors --checkpoint-every 1 --out {folder}/adapter"
     return f"{line} --batch-size 4 --method delta_lora {keep}".split()
@@ -74,7 +74,7 @@ SIDE_BY_SIDE = {"one": "--jobs 1", "two": "--jobs 2", "dask": "--jobs 2 --dask l
 
 
 def sweep_line(folder: Path, how: str) -> list[str]:
-    """Four cells; how: of SIDE_BY_SIDE."""
+    """Four cells; how: a key of SIDE_BY_SIDE."""
     few = "--train-size 40 --steps 3 --batch-size 8 --targets q_proj --seed 0,1"
     few += f" {SIDE_BY_SIDE[how]}"
     return f"sweep --method lora,vera --lr 0.01 {few} --out {folder}/s.jsonl".split()
@@ -89,7 +89,7 @@ def compare_line(folder: Path, how: str) -> list[str]:
 @functools.cache
 def small_lab() -> Path:
     """A folder with a copy of the package whose base has one layer and whose tables have 120 words.
-    What a command starts, writes and locks is as ever.
+    Commands start processes, write files and take locks there as usual.
     """
     top = Path(tempfile.mkdtemp(prefix="faults-lab-"))
     atexit.register(shutil.rmtree, top, ignore_errors=True)
@@ -137,8 +137,8 @@ def save_adapters(folder: Path) -> None:
 
 
 def child(function: Callable, *args) -> int:
-    """Start function(*args) in a forked process, in a session of its own -> its id. The process
-    ends with what the function returns, 99 where it raises.
+    """Start function(*args) in a forked process with its own session; returns the process's id. The
+    exit code is what the function returns, or 99 if it raises.
     """
     pid = os.fork()
     if pid:
@@ -159,7 +159,7 @@ def child(function: Callable, *args) -> int:
 
 
 def ended(pid: int, seconds: float = 300.0) -> int:
-    """Wait for a process -> its exit code; raises where it takes longer than that."""
+    """Wait for a process; returns its exit code, or raises if it takes longer than `seconds`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         found, status = os.waitpid(pid, os.WNOHANG)
@@ -171,20 +171,20 @@ def ended(pid: int, seconds: float = 300.0) -> int:
 
 
 def alone(session: int, killed: bool = False) -> None:
-    """Raises unless every process of a session ends, and its shared memory with it, before they
-    have waited for 10 s or computed for 10 s more: on a busy machine the end takes longer.
+    """Raises unless every process of a session ends and frees its shared memory, before they have
+    waited for 10 s or used 10 s more of the processor. Wall time says little on a busy machine.
     """
     start, used, waited = None, 0.0, 0
     while left := (members := _members(session)) + _shared(session, killed):
         now = sum(took for _, took in members)
         start = now if start is None else start
-        used, waited = now, 0 if now > used else waited + 1  # turns, not the clock: see SIGSTOP
+        used, waited = now, 0 if now > used else waited + 1  # turns, not time: for SIGSTOP
         assert now < start + 10 and waited < 100, f"left: {left}"
         time.sleep(0.1)
 
 
 def _members(session: int) -> list[tuple[str, float]]:
-    """(name, processor seconds with those of its ended children) of the processes of a session."""
+    """(name, processor seconds, ended children included) of each process of a session."""
     found = []
     for place in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -197,10 +197,10 @@ def _members(session: int) -> list[tuple[str, float]]:
 
 
 def _shared(pid: int, killed: bool) -> list[str]:
-    """What a process has put into shared memory: semaphores and folders of joblib.
+    """A process's files in shared memory: semaphores and folders of joblib.
 
-    After SIGKILL one semaphore of loky may stay, 32 bytes. loky makes a semaphore, and some
-    microseconds later it names it to the process that cleans up. Nobody but loky can change that.
+    After SIGKILL one semaphore of loky, 32 bytes, may stay: loky creates a semaphore, and registers
+    it with its cleaning process some microseconds later. Only loky can change that.
     """
     names = (f"*-{pid}-*", f"*_{pid}_*")
     found = sorted(path.name for name in names for path in Path("/dev/shm").glob(name))
@@ -208,8 +208,8 @@ def _shared(pid: int, killed: bool) -> list[str]:
 
 
 def broken(pid: int, how: int, seconds: float, processes: int = 1) -> None:
-    """Send a signal to the first process of a session when the session has computed for so long
-    since it had so many processes. SIGINT goes to all of them: a terminal does so on Ctrl-C.
+    """Send a signal to the first process of a session, after the session has used `seconds` of the
+    processor since it had `processes` processes. SIGINT goes to all of them, as from a terminal.
     """
     pause, start = min(0.05, seconds / 20), None
     while True:
@@ -234,8 +234,8 @@ def computed() -> float:
 
 
 def tidy(folder: Path, killed: bool) -> None:
-    """No temporary file, lock or unfinished folder is left; after SIGKILL, what a day later is left
-    by the next write.
+    """Raises if a temporary file, lock or unfinished folder is left. After SIGKILL: if a temporary
+    file is left after a write one day later.
     """
     left = [*folder.rglob("*.tmp")]
     if killed:
@@ -250,7 +250,7 @@ def tidy(folder: Path, killed: bool) -> None:
 
 # ---------------------------------------- kills
 
-ENDINGS = {  # signal -> what a command may end with
+ENDINGS = {  # signal -> exit codes that a command may return
     signal.SIGKILL: (-signal.SIGKILL,),
     signal.SIGTERM: (-signal.SIGTERM, 143),
     signal.SIGINT: (130,),
@@ -272,13 +272,13 @@ def kill_train(rng, how, top) -> None:
         ml.load_adapter(model(), state)
     resume = ["--resume"] if state.exists() else []
     assert ended(child(command, [*train_line(folder), *resume])) == 0
-    assert numbers(folder) == whole, "it went on to other bits"
+    assert numbers(folder) == whole, "the resumed run gave other bits"
     tidy(folder, False)
 
 
 @functools.cache
 def undisturbed_training() -> tuple[dict[str, bytes], float]:
-    """The numbers that the whole run gives, and for how long it computes."""
+    """The arrays of an uninterrupted run, and its processor seconds."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder)
@@ -288,7 +288,7 @@ def undisturbed_training() -> tuple[dict[str, bytes], float]:
 
 
 def numbers(folder: Path) -> dict[str, bytes]:
-    """Name -> bytes of the arrays of the adapter and of the last state of the training there."""
+    """Name -> bytes of each array of the adapter and of the last checkpoint in the folder."""
     found = {}
     for path in ("adapter/adapter_model.safetensors", "run.safetensors"):
         arrays, _ = read_arrays(folder / path)
@@ -308,14 +308,14 @@ def kill_save_adapter(rng, how, top) -> None:
     _kill_saver(save_adapters, rng, how, top)
     tuned = ml.load_adapter(model(), top / "adapter")
     values = {float(v) for a in tuned.trainable.values() for v in a.flat}
-    assert len(values) == 1 or 0.0 in values, f"a mixture of {values}"  # zeros: of the start
+    assert len(values) == 1 or 0.0 in values, f"a mixture of {values}"  # zeros: the initial adapter
 
 
 def _kill_saver(saver, rng, how, top) -> None:
     pid = child(saver, top)
     broken(pid, how, rng.uniform(0.001, 0.1))
     assert ended(pid) in (-how, *ENDINGS[how])
-    tidy(top, how != signal.SIGINT)  # a function of the library: SIGTERM ends it as SIGKILL does
+    tidy(top, how != signal.SIGINT)  # in the library, SIGTERM acts like SIGKILL
 
 
 def kill_sweep(rng, how, top, side="") -> None:
@@ -327,7 +327,7 @@ def kill_sweep(rng, how, top, side="") -> None:
     before = _bare(path, whole=False) if path.exists() else []
     assert all(record in whole for record in before), "a record of other bits"
     assert _run(sweep_line(top, side)) == 0
-    assert _bare(path) == whole, "it went on to other bits"
+    assert _bare(path) == whole, "the resumed run gave other bits"
     tidy(top, how == signal.SIGKILL)
 
 
@@ -337,7 +337,7 @@ def kill_dask(rng, how, top) -> None:
 
 @functools.cache
 def undisturbed_sweep(side):
-    """Its records without times, and for how long it computes."""
+    """The records, without times, of an uninterrupted sweep, and its processor seconds."""
     with tempfile.TemporaryDirectory() as name:
         start = computed()
         assert _run(sweep_line(Path(name), side)) == 0
@@ -345,7 +345,7 @@ def undisturbed_sweep(side):
 
 
 def _bare(path, whole=True):
-    """Records without times; whole: the file's last line is one, else it may be a part of one."""
+    """Records without times; whole=False: the file's last line may be a part of one."""
     text = path.read_text()
     if not whole:
         text = text[: text.rfind("\n") + 1]
@@ -364,20 +364,20 @@ def kill_compare(rng, how, top) -> None:
     if (out / "results.json").read_text() != "old":
         found = _scores(out)
         assert found.items() <= whole.items(), "results of other bits"
-        assert found == whole or how != signal.SIGKILL  # who stops it keeps the rows that are done
+        assert found == whole or how != signal.SIGKILL  # finished rows are kept
     for adapter in (out / "adapters").iterdir():
         ml.load_adapter(ml.load_model(small_lab() / "data" / "base"), adapter)
     if how != signal.SIGKILL:
         tidy(top, False)
     assert _run(compare_line(top, side)) == 0
-    assert _scores(out) == whole, "it came to other bits"
+    assert _scores(out) == whole, "the second run gave other bits"
     tidy(top, how == signal.SIGKILL)
     assert not (out / ".unfinished").exists()
 
 
 @functools.cache
 def _compared(side) -> Path:
-    """A folder of a comparison that nobody broke."""
+    """The folder of an uninterrupted comparison."""
     top = small_lab() / "compared" / side
     assert _run(compare_line(top, side)) == 0
     return top / "compare"
@@ -385,13 +385,13 @@ def _compared(side) -> Path:
 
 @functools.cache
 def undisturbed_compare(side):
-    """Its scores, and for how long it computes."""
+    """The scores of an uninterrupted comparison, and its processor seconds."""
     start = computed()
     return _scores(_compared(side)), computed() - start
 
 
 def _scores(out: Path) -> dict[str, str]:
-    """Method -> its results that are the same in every run."""
+    """Method -> those of its results that are the same in every run."""
     from minilora.lab import report
 
     same = ("exact_match", "loss", "curve", "seeds", "trainable", "adapter_bytes")
@@ -400,7 +400,7 @@ def _scores(out: Path) -> dict[str, str]:
 
 
 def _start(line, stderr=subprocess.DEVNULL, **variables) -> subprocess.Popen:
-    """A command of its own, in a session of its own, in the small lab."""
+    """Start a command in the small lab, in its own session."""
     start = [sys.executable, "-m", "minilora", *line]
     variables = {**os.environ, "PYTHONPATH": str(small_lab()), **variables}
     where = {"cwd": small_lab(), "env": variables, "start_new_session": True}
@@ -409,12 +409,12 @@ def _start(line, stderr=subprocess.DEVNULL, **variables) -> subprocess.Popen:
 
 
 def _listen() -> None:
-    """To Ctrl-C, which a shell's background jobs ignore, and so do the processes they start."""
+    """Do not ignore Ctrl-C: a shell's background jobs, and the processes they start, ignore it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _run(line) -> int:
-    """Its exit code; its errors are printed where it fails."""
+    """Run a command; returns its exit code, and prints its errors if it fails."""
     process = _start(line, stderr=subprocess.PIPE)
     _, errors = process.communicate(timeout=1200)
     if process.returncode:
@@ -424,16 +424,16 @@ def _run(line) -> int:
 
 
 def _moment(rng, took: float) -> tuple[float, int]:
-    """A random moment, half of the time one at which workers start: see `broken`."""
+    """A random moment for `broken`; in half of the cases, while workers start."""
     return (rng.uniform(0, 1.1 * took), 1) if rng.random() < 0.5 else (rng.uniform(0, 0.5), 2)
 
 
-# What Python says when Ctrl-C comes before it runs the command.
+# What Python prints if Ctrl-C comes before it runs the command.
 UNBORN = ("Fatal Python error: init", "Could not import runpy module")
 
 
 def _kill_command(line, how, seconds, processes) -> None:
-    """Start a command, break it; its processes end with it, and leave no temporary file."""
+    """Start a command and interrupt it: all its processes end, and no temporary file is left."""
     with tempfile.TemporaryDirectory(dir=small_lab()) as place, tempfile.TemporaryFile() as errors:
         process = _start(line, stderr=errors, TMPDIR=place)
         broken(process.pid, how, seconds, processes)
@@ -443,12 +443,12 @@ def _kill_command(line, how, seconds, processes) -> None:
         early = code == -how or (code == 1 and said.startswith(UNBORN))
         assert early or code in (0, *ENDINGS[how]), f"ended with {code}: {said[-800:]}"
         alone(process.pid, how == signal.SIGKILL)
-        # Dask empties its folder when it starts there again
+        # Dask empties its folder the next time that it starts there
         left = {path.name for path in Path(place).iterdir()} - {"dask-scratch-space"}
         assert not left, f"left: {left}"
 
 
-KILLS = {  # kind -> how it is done, and its share of the kills
+KILLS = {  # kind -> its function, and its share of the kills
     "train": (kill_train, 0.5),
     "save_model": (kill_save_model, 0.2),
     "save_adapter": (kill_save_adapter, 0.2),
@@ -463,7 +463,7 @@ KILLS = {  # kind -> how it is done, and its share of the kills
 
 @contextlib.contextmanager
 def full_disk(top: Path, room: int) -> Iterator[Path]:
-    """A folder with about so many bytes left; `room` more once a file is written there."""
+    """A folder on a disk of `room` bytes, if this user may mount one."""
     place = top / "disk"
     place.mkdir()
     if may_mount():
@@ -487,8 +487,8 @@ def may_mount() -> bool:
 
 
 def full(rng, top) -> None:
-    """A disk that is full after a random number of bytes: the error names the place, and the state
-    from before is whole.
+    """A disk that is full after a random number of bytes: the error names the place, and the
+    earlier state is complete.
     """
     with full_disk(top, 1 << 21) as place:
         prepare(place)
@@ -508,14 +508,14 @@ def full(rng, top) -> None:
         if (place / "run.safetensors").exists():
             ml.load_adapter(model(), place / "run.safetensors")
         if (place / "records.jsonl").exists():
-            assert ended(child(_write_records, place)) == 0  # it goes on where it stopped
-        if code:  # what could not be replaced is as it was
+            assert ended(child(_write_records, place)) == 0  # it continues where it stopped
+        if code:  # a file that could not be replaced is unchanged
             for path, data in before.items():
                 assert path.exists() and (code == 0 or path.read_bytes() == data), path
 
 
 def _write_until_full(place, left, what) -> int:
-    """0: there was room; 1: an OSError that names the place."""
+    """0: there was enough space; 1: an OSError that names the place."""
     if not may_mount():
         resource.setrlimit(resource.RLIMIT_FSIZE, (left, left))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -528,7 +528,7 @@ def _write_until_full(place, left, what) -> int:
 
 
 def _train_here(place) -> None:
-    """With checkpoints, an adapter and a log."""
+    """Train, with checkpoints, an adapter and a log."""
     asked = parser().parse_args(train_line(place))
     asked.command(asked)
 
@@ -596,7 +596,7 @@ def _refused(folder, what) -> int:
 
 
 def removed(rng, top) -> None:
-    """The folder is removed while a training writes into it: a line that names it, and no more."""
+    """The folder is removed while a training writes into it: one error line names it."""
     _, took = undisturbed_training()
     folder = top / "gone"
     prepare(folder)
@@ -610,7 +610,7 @@ def removed(rng, top) -> None:
 
 
 def _said(line, path) -> int:
-    """A command, its errors into a file."""
+    """Run a command, and write its errors into a file."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT)
     os.dup2(handle, 2)
     sys.stderr = os.fdopen(2, "w", closefd=False)
@@ -633,7 +633,7 @@ def two_writers(rng, top) -> None:
     prepare(top)
     lines = [child(_said, train_line(top), top / f"said{n}") for n in (0, 1)]
     codes = sorted(ended(pid) for pid in lines)
-    assert codes in ([0, 2], [0, 0]), codes  # 0, 0: the second began after the first had ended
+    assert codes in ([0, 2], [0, 0]), codes  # 0, 0: the second started after the first ended
     whole, _ = undisturbed_training()
     assert numbers(top) == whole
     tidy(top, False)
@@ -643,7 +643,7 @@ def _many_records(path, part) -> None:
     from minilora.lab import cells
 
     with mock.patch.object(cells, "each", _here):
-        for _ in range(4):  # a run, then it goes on
+        for _ in range(4):  # a run, then continued three times
             mine = [{"n": n} for n in range(40) if n % 2 == part]
             cells.run(dict, mine, path, progress=False)
 

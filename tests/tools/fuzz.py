@@ -1,13 +1,13 @@
-"""Damaged files for every loader: each is refused by name, or what it gives can be used.
+"""Damaged files for every loader: it must refuse each with an error that names it, or load it.
 
     python tests/tools/fuzz.py --seconds 120            # a new seed, which is printed
-    python tests/tools/fuzz.py --seconds 60 --seed 7 --readers adapter,gguf
-    python tests/tools/fuzz.py --case build/fuzz/adapter-7-123      # one that was kept, again
+    python tests/tools/fuzz.py --seconds 60 --seed 7 --readers lora,gguf
+    python tests/tools/fuzz.py --case build/fuzz/lora-7-123      # run a kept case again
 
 A case is one of the valid examples below with one to three changes (`damage.py`). It passes if the
-loader raises a ValueError or an OSError that names the file or its folder, or if what it gives is
-used without an error: logits, a step of training, a page. It has 2 seconds of the processor and may
-add 200 MB to the process. What does not pass is kept with its files. Not on Windows.
+loader raises a ValueError or an OSError that names the file or its folder, or if the loaded object
+can be used without an error: logits, a training step, a page. A case may take 2 seconds of
+processor time and 200 MB of memory. The files of a case that fails are kept. Not on Windows.
 """
 
 import argparse
@@ -52,16 +52,16 @@ SECONDS, BYTES = 2.0, 200 << 20  # of one case
 LOADING = 1.0  # seconds of an adapter with any patterns; alone on a processor 0.2
 HANGS = 300.0  # seconds by the clock after which a case is ended; other programs may slow it
 CASES = 20_000  # in a process
-MEMORY = Path("/dev/shm")  # where a file costs no disk
+MEMORY = Path("/dev/shm")  # files here do not use the disk
 IDS = np.array([[1, 2, 3, 4]])
 BATCH = [(IDS, np.array([[2, 3, 4, 5]]))]
 
 
 class Useless(Exception):
-    """What was loaded cannot be used."""
+    """The loaded object cannot be used."""
 
 
-# ---------------------------------------- what a file is used for
+# ---------------------------------------- uses of a loaded file
 
 
 @functools.cache
@@ -84,7 +84,7 @@ def tokenizer():
 
 
 def use_model(path) -> None:
-    """Logits of the model, and texts through its tokenizer."""
+    """Compute the model's logits; encode and decode with its tokenizer."""
     model = ml.load_model(path)
     ids = IDS % model.config.vocab_size
     logits = model.logits(ids)
@@ -105,7 +105,7 @@ def use_model(path) -> None:
 
 
 def use_tuned(tuned) -> None:
-    """Logits of an adapted model, and a step of training."""
+    """Compute logits of an adapted model, and train it for a step."""
     start = {k: a.copy() for k, a in tuned.arrays.items()}
     large = max(_largest(tuned.arrays), abs(tuned.alpha or 1)) > 1e4
     logits = tuned.logits(IDS)
@@ -152,7 +152,7 @@ def use_log(path) -> None:
 
 
 def use_checkpoint(path) -> None:
-    """As what a run goes on from, and as an adapter."""
+    """Resume a run from it, and load it as an adapter."""
     tuned = ml.attach(base(), "delta_lora", rank=2)
     how = {"lr": 1e-2, "steps": 3, "checkpoint": path, "resume": True}
     refused = None
@@ -160,7 +160,7 @@ def use_checkpoint(path) -> None:
         history = ml.train(tuned, BATCH, **how)
         if len(history.losses) != 3 or not all(map(math.isfinite, history.losses)):
             raise Useless(f"a history of {history.losses}")
-    except Diverged:  # finite numbers may be too large for a step, which says where
+    except Diverged:  # finite numbers may be too large for a step; the error says where
         pass
     except ValueError as error:
         refused = error
@@ -179,7 +179,7 @@ def use_results(folder) -> None:
 
 
 def use_records(path) -> None:
-    """A sweep that goes on: what is there is used, what is missing is run and written."""
+    """Continue a sweep: the records in the file are used, the missing cells are run and written."""
     from minilora.lab import cells, forms, sweep
 
     before = cells.read(path, forms.WORD_RUN)
@@ -227,7 +227,7 @@ def use_pairs(path) -> None:
 
 
 def _any_text():
-    """A tokenizer that knows every letter, so that a pair is refused for its own sake alone."""
+    """A tokenizer that accepts every text, so that only the pair itself can be refused."""
 
     class Bytes:
         pad_id, eos_id = 0, 256
@@ -367,8 +367,8 @@ def _adapted(folder) -> None:
     use_tuned(ml.load_adapter(base(), folder))
 
 
-# name -> what writes a valid example into a folder, what uses it, the file that is given (None:
-# the folder), the files that are damaged (all where empty)
+# name -> a function that writes a valid example into a folder, one that uses it, the file passed to
+# it (None: the folder), the files to damage (empty: all)
 READERS: dict[str, tuple[Callable, Callable, str | None, tuple[str, ...]]] = {
     "model": (of_model, use_model, None, ()),
     "shards": (of_shards, use_model, None, ()),
@@ -413,7 +413,7 @@ def case(reader: str, seed: int, n: int) -> dict[str, bytes]:
 
 
 def with_checksum(data: bytes) -> bytes:
-    """A checkpoint whose checksum fits again, if it is still a safetensors file."""
+    """A checkpoint with its checksum corrected, if it is still a safetensors file."""
     import safetensors.numpy
 
     try:
@@ -430,7 +430,7 @@ def with_checksum(data: bytes) -> bytes:
 
 
 def outcome(reader: str, files: dict[str, bytes], folder: Path) -> str:
-    """ "used", "refused", or what is wrong, in words."""
+    """ "used", "refused", or a text that says what is wrong."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for name, data in files.items():
@@ -439,7 +439,7 @@ def outcome(reader: str, files: dict[str, bytes], folder: Path) -> str:
 
 
 def judged(reader: str, folder: Path) -> str:
-    """`outcome` for files that are there."""
+    """`outcome` for files that are already in the folder."""
     _, use, given, _ = READERS[reader]
     forget_peak()
     start, before = time.process_time(), _most_bytes()
@@ -461,7 +461,7 @@ def judged(reader: str, folder: Path) -> str:
 
 
 def _most_bytes() -> int:
-    """The most memory that this process has had, on Linux since `forget_peak`."""
+    """This process's peak of memory in bytes; on Linux since `forget_peak`."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
         1 if sys.platform == "darwin" else 1024
     )
@@ -471,7 +471,7 @@ def _most_bytes() -> int:
 
 
 def work(readers, seed: int, cases: range, end: float, top: Path, keep: Path, out) -> None:
-    """These cases, in this process: a line before and a line after each."""
+    """Run these cases in this process; write a line before and a line after each."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     limit = _most_bytes() + (2 << 30)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
@@ -489,18 +489,18 @@ def work(readers, seed: int, cases: range, end: float, top: Path, keep: Path, ou
         if said not in ("used", "refused"):
             shutil.copytree(top / "case", keep / f"{reader}-{seed}-{n}", dirs_exist_ok=True)
         print(json.dumps([n, said]), file=out, flush=True)
-        if _most_bytes() - start > BYTES // 4:  # malloc keeps what it was given
+        if _most_bytes() - start > BYTES // 4:  # malloc does not return memory
             break
 
 
 def _end_after(seconds: float) -> None:
-    """End this process when it has computed for so long from now."""
+    """End this process after `seconds` more of processor time."""
     soft = math.ceil(time.process_time() + seconds)
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
 
 
 def campaign(readers, seed: int, seconds: float, keep: Path, most: int = 10**9):
-    """Cases until the time is over or there are `most` -> how many of each outcome, the escapes."""
+    """Run cases until the time is over or there are `most`; returns counts of outcomes, escapes."""
     counts: collections.Counter = collections.Counter()
     escapes = []
     end, n = time.monotonic() + seconds, 0
@@ -519,7 +519,7 @@ def campaign(readers, seed: int, seconds: float, keep: Path, most: int = 10**9):
         with tempfile.TemporaryDirectory(prefix="fuzz-", dir=where) as folder:
             reading, writing = os.pipe()
             if not (pid := os.fork()):
-                os.close(reading)  # so that a worker ends with this process: nobody reads then
+                os.close(reading)  # so that a worker ends when this process, the only reader, ends
                 cases, out = range(n, min(n + CASES, most)), os.fdopen(writing, "w")
                 _begin(work, readers, seed, cases, end, Path(folder), keep, out)
             os.close(writing)
@@ -540,7 +540,7 @@ def campaign(readers, seed: int, seconds: float, keep: Path, most: int = 10**9):
 
 
 def _begin(function, *args) -> None:
-    """Run a function in a forked process, which ends with it."""
+    """Run a function in a forked process, and end the process after it."""
     code = 1
     try:
         function(*args)
@@ -552,7 +552,7 @@ def _begin(function, *args) -> None:
 
 
 def _lines_of(pipe, pid):
-    """What a worker writes; the worker is ended where it is silent for too long."""
+    """The lines that a worker writes; a worker that is silent for too long is killed."""
     text = b""
     while True:
         ready, _, _ = select.select([pipe], [], [], HANGS)
@@ -567,7 +567,7 @@ def _lines_of(pipe, pid):
 
 
 def _seconds_of_workers() -> float:
-    """Seconds that a processor has worked for the workers."""
+    """Processor seconds of the workers."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
@@ -575,13 +575,13 @@ def _seconds_of_workers() -> float:
 def main() -> int:
     about = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     about.add_argument("--seconds", type=float, default=120)
-    about.add_argument("--cases", type=int, default=10**9, help="no more than these")
+    about.add_argument("--cases", type=int, default=10**9, help="most cases")
     about.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**9))
     about.add_argument("--readers", default=",".join(READERS), help="of " + ", ".join(READERS))
     about.add_argument("--keep", type=Path, default=ROOT / "build" / "fuzz")
-    about.add_argument("--case", type=Path, help="a folder that was kept: run it again")
+    about.add_argument("--case", type=Path, help="run this kept folder again")
     about.add_argument("--record", type=Path, help="a JSON file for the counts")
-    about.add_argument("--more", action="store_true", help="add to the counts that it has")
+    about.add_argument("--more", action="store_true", help="add to the record's counts")
     asked = about.parse_args()
     if asked.case:
         said = judged(asked.case.resolve().name.split("-")[0], asked.case.resolve())

@@ -1,4 +1,4 @@
-"""Small changes of a Python source, each of which some test should notice."""
+"""Small changes of a Python source; a test should notice each of them."""
 
 import ast
 import copy
@@ -32,7 +32,7 @@ ARITHMETIC = {
     ast.BitOr: ast.BitAnd,
     ast.BitAnd: ast.BitOr,
 }
-WORDS = {"__repr__", "__str__", "warn"}  # functions that only make words for people
+WORDS = {"__repr__", "__str__", "warn"}  # functions that only make text for people
 KEY = ("file", "function", "text", "column", "change")
 SIMPLE = ast.Expr | ast.Assign | ast.AugAssign | ast.Return | ast.Raise | ast.Break | ast.Continue
 
@@ -44,15 +44,15 @@ class Mutant:
     file: str  # from the top of the checkout
     n: int
     line: int
-    first: int  # of the lines of the statement, or of its head where others stand in it
+    first: int  # line of the statement, or of its head if it contains other statements
     last: int
     column: int  # in the text
-    function: str  # "Llama.logits", in whose body it stands; "" outside of functions
+    function: str  # the function around it, "Llama.logits"; "" outside functions
     text: str  # the source line, without the blanks before it
     change: str  # "end - start -> end + start"
 
     def key(self) -> tuple[str, ...]:
-        """What stays when other lines of the file change."""
+        """The fields that stay the same when other lines of the file change."""
         return tuple(str(getattr(self, name)) for name in KEY)
 
 
@@ -69,12 +69,12 @@ def mutants(file: str, source: str) -> list[Mutant]:
 
 
 def shuffled(found: list[Mutant], seed: int) -> list[Mutant]:
-    """In an order that the seed decides; two mutants keep their order when others come or go."""
+    """In an order that depends on the seed; adding or removing mutants keeps the others' order."""
     return sorted(found, key=lambda m: hashlib.sha256(f"{seed} {m.key()}".encode()).digest())
 
 
 def _functions(node, name="") -> dict[int, str]:
-    """Line of a function's body -> the function, after its class."""
+    """Line of a function's body -> the function's name, with its class before it."""
     found: dict[int, str] = {}
     for child in ast.iter_child_nodes(node):
         inner = name
@@ -97,7 +97,7 @@ def mutated(source: str, n: int) -> ast.Module:
 
 
 def changes(tree: ast.Module) -> Iterator[tuple[Any, tuple[int, int], Any, Any]]:
-    """(node, lines of its statement, what may stand in its place, what puts it there)."""
+    """(node, lines of its statement, its replacement, a function that replaces it)."""
     for parent, name, index, node, lines in _places(tree, (0, 0)):
         for new in _instead(parent, name, node):
             new = ast.copy_location(new, node)
@@ -112,8 +112,8 @@ def changes(tree: ast.Module) -> Iterator[tuple[Any, tuple[int, int], Any, Any]]
 
 
 def _places(node, lines) -> Iterator[tuple[Any, str, int | None, Any, tuple[int, int]]]:
-    """(parent, field, place in the field's list, node, lines of the statement) below a node,
-    without annotations, docstrings, and the words of errors and warnings.
+    """(parent, field, index in the field's list, node, lines of the statement) below a node,
+    without annotations, docstrings, and the texts of errors and warnings.
     """
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "type_params", "decorator_list", "format_spec"):
@@ -129,7 +129,7 @@ def _places(node, lines) -> Iterator[tuple[Any, str, int | None, Any, tuple[int,
 
 
 def _lines(statement) -> tuple[int, int]:
-    """First and last line, of the head alone where other statements stand in it."""
+    """First and last line; of the head only, if the statement contains others."""
     body = getattr(statement, "body", None)
     last = max(statement.lineno, body[0].lineno - 1) if body else statement.end_lineno
     return statement.lineno, last
@@ -148,7 +148,7 @@ def _is_words(node) -> bool:
 
 
 def _instead(parent, name, node) -> Iterator[ast.AST]:
-    """What may stand in a node's place."""
+    """The possible replacements of a node."""
     if isinstance(node, ast.Compare):
         for i, op in enumerate(node.ops):
             new = copy.deepcopy(node)
@@ -186,7 +186,7 @@ def _constants(value) -> Iterator[ast.AST]:
 
 
 def _statements(node) -> Iterator[ast.AST]:
-    """The statement left out, where what follows can still run."""
+    """The statement removed, if the code after it can still run."""
     if isinstance(node, ast.Expr | ast.AugAssign | ast.Raise):
         if not isinstance(getattr(node, "value", None), ast.Yield | ast.YieldFrom):
             yield ast.Pass()

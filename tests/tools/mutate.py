@@ -1,15 +1,15 @@
 """Would a test notice? Changes the package's code in one place at a time and runs the tests.
 
     python tests/tools/mutate.py --rooms methods,ops --sample 200 --seed 0
-    python tests/tools/mutate.py --again build/mutations.json     # only what survived there
+    python tests/tools/mutate.py --again build/mutations.json     # only its survivors
 
-A first run finds out which lines each test runs and how long it takes. Then each mutant gets the
-tests that run its statement, until one fails, first the quick ones and those that noticed other
-changes of the same function: in a forked process, in which
-the functions that differ get the code of the mutant. Where no function differs (a constant at the
-top of a file), the process imports the package anew. Not on Windows.
-A mutant counts as killed where a test fails or takes four times as long as before. Those listed in
-equivalent.json, each with its reason, are drawn too, and are not run.
+A first run finds out which lines each test runs and how long it takes. Then, for each mutant, the
+tests that run its statement are run until one fails: first the quick tests, and those that noticed
+other changes of the same function. This happens in a forked process, where the changed functions
+get the mutant's code. If no function changes (a constant at the top of a file), the process imports
+the package from the mutant instead. Not on Windows.
+A mutant counts as killed if a test fails or takes four times as long as before. Mutants listed in
+equivalent.json, each with its reason, are drawn, too, but not run.
 The record is written after each room. A later run of other rooms with the same seed and the same
 sample adds to it.
 """
@@ -87,27 +87,27 @@ ROOMS = {
 }
 PACKAGES = ROOT / "minilora", ROOT / "notebooks" / "minilora_course"
 KEEP = ROOT / "build" / "mutate"
-UNPATCHED = 77  # exit code: the change is in no function
-MEMORY = 8 << 30  # bytes of addresses for a process
+UNPATCHED = 77  # exit code: the change is outside all functions
+MEMORY = 8 << 30  # bytes of address space for a process
 
 
 def files_of(room: str) -> list[str]:
-    """The source files of a room, from the top of the checkout."""
+    """The source files of a room, as paths relative to the checkout."""
     found = [path for part in ROOMS[room][0].split() for path in ROOT.glob(f"{part}.py")]
     return sorted(str(path.relative_to(ROOT)) for path in found)
 
 
 def tests_of(rooms) -> list[str]:
-    """The files of tests for some rooms."""
+    """The test files for some rooms."""
     stems = dict.fromkeys(stem for room in rooms for stem in ROOMS[room][1].split())
     found = (path for stem in stems for path in (ROOT / "tests").glob(f"*/test_{stem}.py"))
     return [str(path.relative_to(ROOT)) for path in found]
 
 
 def draw(room: str, sample: int, seed: int, constants: bool = True) -> list[Mutant]:
-    """So many mutants of a room at random (0: all); the same ones also where others are new.
+    """`sample` random mutants of a room (0: all). Other mutants in a file do not change the choice.
 
-    constants: also those outside of functions.
+    constants: also those outside functions.
     """
     found = [m for f in files_of(room) for m in mutants(f, (ROOT / f).read_text(encoding="utf-8"))]
     found = [m for m in found if m.function or constants]
@@ -124,19 +124,19 @@ def listed() -> set[tuple[str, ...]]:
 
 @dataclass
 class Child:
-    """One process that runs."""
+    """A running process."""
 
     item: Any
-    left: float  # seconds, by the clock
+    left: float  # seconds of wall time
     folder: str
 
 
 def forked(job, jobs: int, work, done) -> None:
-    """job(item) for each item of work, each in a process of its own, `jobs` at a time.
+    """Run a job for each item of work, each in its own process, `jobs` at a time.
 
-    work: pairs (item, seconds of the processor that it may take; by the clock, four times as many,
-    and a minute). job(item, folder) returns an exit code, and done(item, code, folder) is called
-    with it, None where time ran out.
+    work: pairs (item, limit of processor seconds; the limit of wall time is four times that, and a
+    minute). job(item, folder) returns an exit code, and done(item, code, folder) gets it: None if
+    the time ran out.
     """
     running: dict[int, Child] = {}
     waiting, last = iter(work), time.monotonic()
@@ -163,7 +163,7 @@ def forked(job, jobs: int, work, done) -> None:
 
 
 def _kill(pid, wait) -> None:
-    """End a child and what it started."""
+    """Kill a child and the processes that it started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
     if wait:
@@ -186,7 +186,7 @@ def _child(job, item, folder, seconds) -> None:
 
 
 def patch(mutant: Mutant, functions) -> bool:
-    """Give these functions the code of the mutant; False where none differs."""
+    """Give these functions the code of the mutant; False if no function differs."""
     path = str(ROOT / mutant.file)
     source = Path(path).read_text(encoding="utf-8")
     new = _codes(compile(mutated(source, mutant.n), path, "exec", dont_inherit=True))
@@ -201,7 +201,7 @@ def patch(mutant: Mutant, functions) -> bool:
 
 
 def _codes(code) -> dict:
-    """(name, first line) -> code of every function in a module; without those that share both."""
+    """(name, first line) -> code of each function in a module, without those that share both."""
     found, several = {}, set()
     waiting = [code]
     while waiting:
@@ -233,11 +233,11 @@ class Finder:
         return compile(mutated(source, self.mutant.n), self.path, "exec", dont_inherit=True)
 
 
-# ---------------------------------------- inside of pytest
+# ---------------------------------------- inside pytest
 
 
 class Loop:
-    """Takes the place of pytest's own loop over the tests that it has collected."""
+    """Replaces pytest's own loop over the collected tests."""
 
     def __init__(self, plan, jobs, limit, answer, always):
         self.plan, self.jobs, self.limit, self.answer = plan, jobs, limit, answer
@@ -288,7 +288,7 @@ def _result(code: int | None) -> str:
 
 
 def run_tests(session, items, told: Path | None = None) -> int:
-    """Run tests until one fails: 1, and its name is told; else 0."""
+    """Run tests until one fails; returns 1, and writes its name into `told`; else 0."""
     for item, following in zip(items, [*items[1:], None]):
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         if session.testsfailed:
@@ -304,11 +304,11 @@ class Ran:
 
     seconds: float
     passed: bool
-    lines: dict[str, int]  # file, from the top of the checkout -> a bit for each line
+    lines: dict[str, int]  # file in the checkout -> a bit for each line that ran
 
 
 def control(session, items, ran, room, limit) -> None:
-    """Run a room's tests one after another without a change: those that fail are left out."""
+    """Run a room's tests one after another without a mutant; tests that fail are left out."""
 
     def run(names, folder):
         for name in names:
@@ -326,11 +326,11 @@ def control(session, items, ran, room, limit) -> None:
 
 
 def choose(ran, room, limit, mutant=None, kills=None, anywhere=False) -> list[str]:
-    """A room's tests that run a mutant's statement (anywhere: some line of its file; None: all), up
-    to `limit` seconds together.
+    """A room's tests that run a mutant's statement, up to `limit` seconds in all. anywhere: those
+    that run any line of its file; mutant None: all.
 
-    First those that take little time, those of the room's first file, and those that noticed other
-    changes of the function or of the file; kills: how many, by (test, file) and (test, file,
+    Quick tests, tests in the room's first file, and tests that noticed other changes of the
+    function or the file come first. kills: number of these, by (test, file) and (test, file,
     function).
     """
     kills, files = kills or collections.Counter(), set(tests_of([room]))
@@ -361,8 +361,8 @@ def _bits(numbers) -> int:
 
 
 def first_run(session, items, jobs) -> dict[str, Ran]:
-    """Run each test once, 20 in a process. What was found is kept for the next time, as long as the
-    package, the test's file and the helpers of the tests stay the same.
+    """Run each test once, 20 in a process. The results are kept on disk, and stay valid while the
+    package, the test's file and the tests' helpers do not change.
     """
     places = {test: KEEP / f"{_stamp(test)}.pickle" for test in {n.split("::")[0] for n in items}}
     ran: dict[str, Ran] = {}
@@ -391,7 +391,7 @@ def first_run(session, items, jobs) -> dict[str, Ran]:
     def again(name, code, folder):
         ran[name].passed = code == 0
 
-    for many in (20, 1):  # where one of 20 takes too long or ends the process, each by itself
+    for many in (20, 1):  # if one of 20 takes too long or ends the process, each runs alone
         missing = [name for name in items if name not in ran]
         chunks = [missing[i : i + many] for i in range(0, len(missing), many)]
         forked(record, jobs, [(names, 3 + many) for names in chunks], done)
@@ -412,7 +412,7 @@ def _keep(places, ran) -> None:
 
 
 def _by_file(lines) -> dict[str, int]:
-    """File, from the top of the checkout -> a bit for each of its lines."""
+    """File in the checkout -> a bit for each line that ran."""
     found = collections.defaultdict(list)
     for file, line in lines:
         found[file[len(str(ROOT)) + 1 :]].append(line)
@@ -420,7 +420,7 @@ def _by_file(lines) -> dict[str, int]:
 
 
 def _stamp(*tests: str) -> str:
-    """A hash of what the first run of these test files depends on."""
+    """A hash of all files on which the first run of these test files depends."""
     files = [path for package in PACKAGES for path in package.rglob("*.py")]
     files += (ROOT / "tests").glob("[!t]*.py")
     files += [ROOT / test for test in tests]
@@ -431,7 +431,7 @@ def _stamp(*tests: str) -> str:
 
 
 def _trace() -> set[tuple[str, int]]:
-    """A set that gets each (file, line) of the packages that runs from now on."""
+    """A set that collects each (file, line) of the packages that runs from now on."""
     lines: set[tuple[str, int]] = set()
     monitoring, tops = sys.monitoring, tuple(f"{package}{os.sep}" for package in PACKAGES)
 
@@ -442,7 +442,7 @@ def _trace() -> set[tuple[str, int]]:
 
     monitoring.use_tool_id(monitoring.COVERAGE_ID, "mutate")
 
-    def start(code, offset):  # the one line of a lambda is no event of its own
+    def start(code, offset):  # a lambda's line has no event of its own
         return line(code, code.co_firstlineno)
 
     events = monitoring.events
@@ -460,7 +460,7 @@ OPTIONS += ["--assert=plain", "--tb=native"]  # nobody reads why a test failed
 
 
 def in_forks(plan, jobs, limit, log, always) -> None:
-    """Mutants of functions: in forks of one process that has collected all tests."""
+    """Run mutants of functions in forks of one process that has collected all tests."""
 
     def answer(mutant, room, names, result=None):
         if result == "survived":
@@ -485,7 +485,7 @@ def in_forks(plan, jobs, limit, log, always) -> None:
 
 
 def anew(mutant, names) -> int:
-    """One mutant in a process that has not imported the package: the exit code of its tests."""
+    """Run one mutant in a process that has not imported the package -> exit code of its tests."""
 
     class Chosen:
         def pytest_collection_modifyitems(self, session, config, items):
@@ -501,7 +501,7 @@ def anew(mutant, names) -> int:
 def run(plan, jobs, limit, log=None, always=False) -> list[dict]:
     """A record of each mutant of the plan, pairs (mutant, room).
 
-    log: where answers are written at once; those that an interrupted run left there are taken.
+    log: the file for results, each written at once; results of an interrupted run are used.
     always: import the package from each mutant, for code that runs only at import.
     """
     log = log or Path(tempfile.mkdtemp()) / "log"
@@ -534,7 +534,7 @@ def _answers(log):
 
 
 def new_rooms(asked, record) -> None:
-    """Run a sample of each room; record: what is known of other rooms."""
+    """Run a sample of each room; record: earlier results, of other rooms too."""
     known = listed()
     for room in asked.rooms.split(","):
         start = time.monotonic()
@@ -561,7 +561,7 @@ def new_rooms(asked, record) -> None:
 
 
 def again(asked, record) -> None:
-    """Run what survived in a record once more."""
+    """Run a record's survivors again."""
     known, here = listed(), {m.key(): m for room in record["rooms"] for m in draw(room, 0, 0)}
     plan, how = [], (asked.jobs, asked.limit, None, asked.anew)
     for r in record["survivors"]:
@@ -589,23 +589,23 @@ def main() -> None:
     about.add_argument("--seed", type=int, default=0)
     about.add_argument("--jobs", type=int, default=2)
     about.add_argument("--limit", type=float, default=10.0, help="seconds of tests for a mutant")
-    about.add_argument("--constants", action="store_true", help="also outside of functions: slow")
+    about.add_argument("--constants", action="store_true", help="also outside functions: slow")
     about.add_argument("--at", help="only these places: FILE:LINE,...")
     about.add_argument("--anew", action="store_true", help="with --again, --at: import each mutant")
-    about.add_argument("--tests", help="only these files of tests: formats,gguf")
-    about.add_argument("--again", type=Path, help="a record: only what survived there")
+    about.add_argument("--tests", help="only these test files: formats,gguf")
+    about.add_argument("--again", type=Path, help="a record: run only its survivors")
     about.add_argument("--out", type=Path, default=ROOT / "build" / "mutations.json")
     asked = about.parse_args()
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background has none
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore SIGINT
     settings.register_profile(
         "mutants",
         deadline=None,
         derandomize=True,
         database=None,
         max_examples=25,
-        phases=(Phase.explicit, Phase.generate),  # a failure is not made smaller
+        phases=(Phase.explicit, Phase.generate),  # no shrinking of failures
         suppress_health_check=[HealthCheck.too_slow],
     )
     if asked.tests:

@@ -89,7 +89,7 @@ class Case:
     """One row of the table."""
 
     name: str
-    environment: str  # cases of the same one share it
+    environment: str  # cases with the same name share one environment
     variables: dict = field(default_factory=dict)  # environment variables; None: removed
     without_numba: bool = False  # its program runs, too
     nobody: bool = False  # as a user who may write nowhere but in the folder for temporary files
@@ -110,20 +110,20 @@ CASES = (
 
 
 def bounds() -> dict[str, str]:
-    """Package -> its lowest version, as pyproject.toml has it."""
+    """Package -> its lowest version in pyproject.toml."""
     fields = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     pairs = [re.match(r"([\w-]+)>=([\d.]+)", text).groups() for text in fields]
     return dict(pairs)
 
 
 def pythons() -> tuple[str, str]:
-    """The oldest and the newest that are supported, of those that are on this machine."""
+    """The oldest and the newest supported Python on this machine."""
     found = [p for n in range(11, 15) if (p := shutil.which(f"python3.{n}"))]
     return (found or [sys.executable])[0], (found or [sys.executable])[-1]
 
 
 def make(environment: str, folder: Path, wheel: Path) -> Path:
-    """Make an environment -> its Python."""
+    """Make an environment; returns the path of its Python."""
     oldest, newest = pythons()
     place = folder / environment.replace(" ", "_" if environment.isascii() else " ")
     python = place / "bin" / "python"
@@ -149,7 +149,7 @@ def make(environment: str, folder: Path, wheel: Path) -> Path:
 
 
 def run(line, **how) -> subprocess.CompletedProcess:
-    """A command that must end well."""
+    """Run a command; raises RuntimeError if it fails."""
     done = subprocess.run([str(part) for part in line], capture_output=True, text=True, **how)
     if done.returncode:
         raise RuntimeError(f"{line[:2]}: {done.stderr[-600:]}")
@@ -157,7 +157,7 @@ def run(line, **how) -> subprocess.CompletedProcess:
 
 
 def outcome(case: Case, folder: Path, wheel: Path) -> dict:
-    """The versions of a case, and whether the program ended well."""
+    """The versions of a case, and whether its program succeeded."""
     row = {"case": case.name, "passed": False}
     try:
         python = make(case.environment, folder, wheel)
@@ -185,12 +185,12 @@ def outcome(case: Case, folder: Path, wheel: Path) -> dict:
 
 
 def in_order(rows: dict[str, dict]) -> list[dict]:
-    """The rows as CASES has them."""
+    """The rows in the order of CASES."""
     return [rows[case.name] for case in CASES if case.name in rows]
 
 
 def table(rows) -> str:
-    """As Markdown."""
+    """The rows as a Markdown table."""
     columns = ("case", "python", *NAMES[:2], "tbb", "kernels", "passed")
     lines = [columns, ["---"] * len(columns)]
     for row in rows:
@@ -202,7 +202,7 @@ def table(rows) -> str:
 def main() -> int:
     about = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     about.add_argument("--cases", help="of " + ", ".join(case.name for case in CASES))
-    about.add_argument("--keep", type=Path, help="a folder for the environments, to use them again")
+    about.add_argument("--keep", type=Path, help="a folder that keeps the environments")
     about.add_argument("--record", type=Path, help="a JSON file for the table")
     about.add_argument("--more", action="store_true", help="keep its rows of other cases")
     asked = about.parse_args()

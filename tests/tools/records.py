@@ -1,6 +1,6 @@
 """The records of the tools, and the tables of docs/reliability.md that are made from them.
 
-python tests/tools/records.py          # writes the tables of the page anew
+python tests/tools/records.py          # rewrites the tables of the page
 """
 
 import datetime
@@ -27,8 +27,8 @@ def write(path: Path, fields: dict[str, Any]) -> None:
 
 
 def added(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields, and those of a campaign before this one whose record is at `path`: numbers are
-    added, lists are joined, both seeds are named. What is written by hand, "mended", stays.
+    """The fields, added to those of the earlier record at `path`: numbers are summed, lists are
+    joined, both seeds are named. "mended", which is written by hand, is kept.
     """
     before = json.loads(path.read_text(encoding="utf-8"))
     seeds = f"{before['seed']}, {fields['seed']}"
@@ -53,7 +53,7 @@ def markdown(head, rows) -> list[str]:
 
 
 def mutations(record) -> list[str]:
-    """A row a room: of those that a test can notice, how many were killed before and after."""
+    """A row per room: mutants killed before and now, and their share of those a test can notice."""
     rows = []
     total = [0] * 5
     for room, first in record["rooms"].items():
@@ -76,7 +76,7 @@ def fuzz(record) -> list[str]:
     lines = markdown(head, [[name, *(f"{n:,}" for n in counts)] for name, *counts in rows])
     if computed := record.get("computed"):
         lines += ["", f"In {computed:,} seconds of one processor."]
-    if mended := record.get("mended"):  # written into the record by who mends: case -> its test
+    if mended := record.get("mended"):  # written by hand after a fix: case -> its test
         lines[-1] += f" What escaped was mended, and is a test now: {', '.join(mended.values())}."
     return lines
 

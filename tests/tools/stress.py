@@ -1,10 +1,10 @@
-"""Many steps and many shapes: does memory grow, does a twin leave its arrays or its page?
+"""Many steps and shapes: does memory grow, does a twin touch other memory or leave its page?
 
     python tests/tools/stress.py                              # about ten minutes of a processor
     python tests/tools/stress.py --steps 2000 --shapes 300
 
-The same as tests/fast/test_stress.py with MINILORA_TESTS=thorough, and what was seen as a record.
-The process would end at the first touch of the memory beside an array. Linux.
+The same as tests/fast/test_stress.py with MINILORA_TESTS=thorough, with a record of the results.
+Any access to the memory beside an array would end the process. Linux only.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The tools in tests/tools: they find what they are made to find."""
+"""The tools in tests/tools find the faults that they are made for."""
 
 import json
 import mmap
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks, limits and si
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
-    """What the tools choose for their own process, when they are imported, ends with the test."""
+    """Importing a tool sets environment variables; they are restored after the test."""
     chosen = {
         "MINILORA_KERNELS": "numpy",
         "OPENBLAS_NUM_THREADS": "1",
@@ -58,7 +58,7 @@ def test_mutants_change_one_place_each():
 
 
 def _answers(source):
-    """What f gives for some arguments."""
+    """What f returns or raises for some arguments."""
     space, found = {}, []
     exec(compile(source, "f.py", "exec"), space)
     for a, b in ((5, 2), (2, 2), (1, 2), (0, 1)):
@@ -134,7 +134,7 @@ def test_an_error_that_is_not_promised_is_an_escape(tmp_path, monkeypatch, error
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux")
 def test_the_memory_of_a_case_is_its_own(tmp_path, monkeypatch):
-    """A case of many bytes does not hide those of the next one."""
+    """A case that uses much memory does not hide the next one's use."""
     import fuzz
 
     sizes = iter([150, 250, 1])  # MiB
@@ -151,7 +151,7 @@ def test_the_memory_of_a_case_is_its_own(tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 def test_a_case_that_does_not_end_is_ended_and_kept(tmp_path, monkeypatch):
-    """The worker is replaced, and the cases after it are run."""
+    """A new worker runs the cases that follow."""
     import fuzz
 
     def use(path):
@@ -168,7 +168,7 @@ def test_a_case_that_does_not_end_is_ended_and_kept(tmp_path, monkeypatch):
 
 
 def test_the_tables_of_the_page_are_the_records():
-    """python tests/tools/records.py writes them."""
+    """python tests/tools/records.py writes these tables."""
     import records
 
     shown = records.tables()
@@ -205,7 +205,7 @@ USED = {"tokenizer-surrogate"}  # the model comes without a tokenizer, and a war
 
 @pytest.mark.parametrize("folder", CORPUS, ids=lambda folder: folder.name)
 def test_what_once_escaped_is_refused_or_used(folder):
-    """Each folder is a case that a loader did not stand: <loader>-<what>."""
+    """Each folder is a case on which a loader failed: <loader>-<what>."""
     import fuzz
 
     wanted = "used" if folder.name in USED else "refused"
@@ -215,7 +215,7 @@ def test_what_once_escaped_is_refused_or_used(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["train", "save_model", "save_adapter", "sweep", "compare"])
 def test_a_killed_process_loses_nothing(kind, tmp_path):
-    """A kill of each kind by each signal; tests/tools/faults.py does hundreds."""
+    """One kill of each kind by each signal; tests/tools/faults.py does hundreds."""
     import signal
 
     import faults

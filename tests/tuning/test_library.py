@@ -220,7 +220,7 @@ def test_one_word_on_the_command_line(build, tmp_path, capsys):
     assert ["third", "person", "laughs", "base"] in lines
     for line, message in (
         ("ask laugh!", "lowercase letters"),
-        (f"ask laugh --adapters {tmp_path / 'past'}", "no adapter in it that is named as a task"),
+        (f"ask laugh --adapters {tmp_path / 'past'}", "no adapter in it that is named after"),
     ):
         assert cli.main(line.split()) == 2
         assert message in capsys.readouterr().err
