@@ -117,7 +117,7 @@ def test_a_curve_does_not_show_a_factor_of_a_whole_gradient(base, batches):
 def test_counts_memory_and_convergence_stand_beside_loras(number):
     text = " ".join(TEXTS[number].split())
     assert text.count("course.beside(") == 1
-    assert "*Held equal*" in text and "*What would turn the verdict*" in text
+    assert "*Held equal*" in text and "*What would change the verdict*" in text
 
 
 BESIDE = {  # notebook -> are the seeds' bands of the two losses apart at the end, as its text says?
