@@ -315,7 +315,7 @@ with course.figure(caption, width=7, height=3.8) as axes:
 
 # %% [markdown]
 r"""
-So the result is: one rate for all ranks is unfair. How does the best rate change with the rank? The answer is **cannot tell**. Both seeds give rank 256 the
+So the result is: one rate for all ranks is unfair. How does the best rate change with the rank? **Cannot tell**: both seeds give rank 256 the
 next lower rate than rank 64; between 16 and 64 they do not agree, and these runs neither show nor rule out a law like $1/\sqrt r$.
 
 ## Merge

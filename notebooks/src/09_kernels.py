@@ -369,7 +369,7 @@ r"""
 ## What changed, and what did not
 
 - All four ways do the same operations; the difference is the memory traffic.
-- Tiling with plain Numba loops gains at 256 columns and loses at few columns, in the record above: the compiler keeps no array
+- Tiling with plain Numba loops gains at 256 columns and loses at few columns, in the figure above: the compiler keeps no array
   in registers. The register tile is written with vector instructions, in `minilora/fast/tile.py`.
 - The record is of one processor with vectors of 16 numbers; on others the tile is smaller. With 16 columns and more the
   tile and BLAS reach about the same share of the roof. On this record minilora gains by thin products, by fusing
