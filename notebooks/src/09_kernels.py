@@ -8,7 +8,7 @@ When you are done you can
 - go from three loops to a tile in registers, and say at each step which memory traffic becomes less,
 - time two pieces of code in a way that gives a reliable result.
 
-*Needs*: a matrix product and nested loops; the roofline is explained here. *Time*: 25 minutes to read, 65 to do.
+*Needs*: a matrix product and nested loops; the roofline is explained here. *Time*: 30 minutes to read, 65 to do.
 *Sources*: Goto and van de Geijn 2008, [doi:10.1145/1356052.1356053](https://doi.org/10.1145/1356052.1356053);
 Williams et al. 2009, [doi:10.1145/1498765.1498785](https://doi.org/10.1145/1498765.1498785) (roofline).
 *The one idea*: a processor multiplies numbers faster than memory delivers them, so the memory traffic of a kernel decides its speed.

@@ -153,7 +153,7 @@ The two errors answer two questions. Would another seed give the same order? The
 second error answers this. All techniques answer the *same* words, so their difference is more certain than the second error suggests.
 
 A seed gives all techniques the same batches, too. So compare two techniques within each seed: $d_i = a_i - b_i$. **Fill the
-blank**: the mean of the differences, and its standard error. The variance of a sample of $n$ numbers is divided by $n - 1$.
+blank**: the mean of the differences, and its standard error. For the variance of a sample of $n$ numbers, divide by $n - 1$.
 """
 
 # %% exercise fair_difference
