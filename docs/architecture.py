@@ -216,7 +216,7 @@ class Words(NamedTuple):
 
 FORWARD = (
     Words("makes a leaf of the tape for each array that trains", ("ids, targets (N, T)", "leaves")),
-    Words("says what the base runs with: `Forward`", ("ids, targets", "Forward")),
+    Words("builds `Forward`: how the base runs a linear", ("ids, targets", "Forward")),
     Words("embeds, then runs each layer and its linears", ("x (M, I), a tensor", "which rows")),
     Words("finds the arguments of this linear", ("the op", "x, W, s, A, B")),
     Words(
@@ -227,7 +227,7 @@ FORWARD = (
 )
 BACK = (
     Words(
-        "has the loss, and asks for the gradients of the leaves",
+        "calls `backward` on the loss, for the gradients of the leaves",
         ("the loss: its node", "is the tape's last;", "a node has an op,", "a cache, parents"),
     ),
     Words("walks the tape backwards; gives each op its cache, and frees it", ("dy (M, O), cache",)),
@@ -238,8 +238,8 @@ STEP = (
         "clips the gradients; a technique's `grad_rule` may change them",
         ("gradients by", "name, and the", "rate"),
     ),
-    Words("goes through the arrays that train", ("p, its gradient,", "m, v")),
-    Words("writes p, m and v in place; a technique's `after_step` comes next"),
+    Words("calls `adamw` for each array that trains", ("p, its gradient,", "m, v")),
+    Words("writes p, m and v in place; then a technique's `after_step` runs"),
 )
 
 

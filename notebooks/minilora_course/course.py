@@ -71,7 +71,7 @@ def _plain_numbers(axis) -> None:
 
 
 def show(canvas, caption: str) -> None:
-    """Display a figure as a PNG, and below it what to see in it."""
+    """Display a figure as a PNG, with its caption below it."""
     from IPython.display import Image, Markdown, display
 
     display(Image(_small(plots.png(canvas)), alt=caption), Markdown(f"**Figure.** {caption}"))
@@ -144,7 +144,7 @@ def beside(
 
 
 def _say_beside(runs, counts, sizes, losses) -> None:
-    """The numbers of the three figures, a line a row."""
+    """Print the numbers of the three figures, one line per row."""
     for title, count, size, of_seeds in zip(runs, counts, sizes, losses):
         end = estimate(np.array_split(of_seeds, 10, axis=1)[-1].mean(1))
         held = f"{plots.human(size.total())}, {plots.human(size.activations)} of them activations"
@@ -160,7 +160,7 @@ def _looks_of(tuned) -> list[dict[str, str]]:
 
 
 def explore(draw: Callable[..., None], **values: list) -> None:
-    """Sliders over the values; moving one calls draw(**chosen). A line of text where none can be.
+    """Show sliders for the values; moving one calls draw(**chosen). Without widgets, print a line.
 
     The first value of each list is the one that the figure above shows.
     """
@@ -183,7 +183,7 @@ def explore(draw: Callable[..., None], **values: list) -> None:
 def records(study: str, **cell: Any) -> list[Record]:
     """The committed runs of a study whose cells have these settings: records("cost", kind="bytes").
 
-    Raises FileNotFoundError where the study has no record here.
+    Raises FileNotFoundError if the study has no record here.
     """
     path = data_folder() / "results" / f"{study}.jsonl"
     if not path.is_file():
@@ -192,7 +192,7 @@ def records(study: str, **cell: Any) -> list[Record]:
 
 
 def race(calls: Mapping[str, Callable[[], Any]], flops: float, rounds: int = 7) -> None:
-    """Print each call's rate on this machine; where notebooks are built, a line of text instead.
+    """Print each call's rate on this machine; when notebooks are built, a line of text instead.
 
     flops: operations of a call. Times differ from run to run, and a built notebook must not.
     """
@@ -210,7 +210,7 @@ def race(calls: Mapping[str, Callable[[], Any]], flops: float, rounds: int = 7) 
 def where(base: str = "base", case: str = "lora", rows: int = 512, seconds: float = 3.0) -> None:
     """Print and draw where the milliseconds of a training step go on this machine.
 
-    Where notebooks are built, only what does not differ between machines: the work of each row.
+    When notebooks are built, print only what all machines have in common: the work of each row.
     """
     from minilora.bench import tables
     from minilora.bench.where import figure as bars
@@ -226,4 +226,4 @@ def where(base: str = "base", case: str = "lora", rows: int = 512, seconds: floa
         print("In a running notebook, this machine's milliseconds and their figure stand here.")
         return
     print(*tables.where(record), sep="\n")
-    show(bars(record), "A step's time by row, and in each bar what the roofline allows.")
+    show(bars(record), "A step's time by row; in each bar the time that the roofline allows.")

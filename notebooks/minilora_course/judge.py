@@ -33,7 +33,7 @@ class Judgement(NamedTuple):
 def judge(
     cases: Sequence[Case], returned: Sequence[Any], names: Sequence[str] | None = None
 ) -> Judgement:
-    """Compare what a function returned in each case; say what is wrong first.
+    """Compare what a function returned with what is right in each case; describe the first error.
 
     returned: by `call_each`, one for each case. names: of the outputs to look at; None: all.
     """
@@ -84,7 +84,7 @@ def _by_name(returned, true) -> Outputs | Fault:
 
 
 def _right(runs) -> Judgement:
-    """All is right: to which precision, and in which dtype."""
+    """The judgement if everything is right, with the precision and the dtype."""
     names = [name for name, true in runs[0][0].true.items() if true is not None]
     single = [n for n in names if any(_dtype(o[n]) == np.float32 for _, o in runs)]
     coarse = [n for n in names if any(not agree(o[n], c.true[n], EXACT) for c, o in runs)]

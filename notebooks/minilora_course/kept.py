@@ -103,7 +103,7 @@ def _one(exercise, path) -> tuple[Any, str]:
 def technique(method: str, pair: str | tuple[Callable, Callable] = "") -> Method:
     """A technique's record with the student's pair as its op: for `ml.attach`.
 
-    pair: (forward, backward), or the exercise that asks for it; its own where none is given:
+    pair: (forward, backward), or the name of an exercise; by default the technique's own,
     "lora_pair". The student's pair has no dropout, so the record has none.
     """
     record: Method = find("method", method, METHODS)
@@ -172,7 +172,7 @@ def _names(code) -> set[str]:
 
 
 def _with(text: str, sources: dict[str, str], name: str, written: list[str]) -> str:
-    """A student's file with these functions, each in the place of its older version."""
+    """A student's file with these functions; each replaces its older version."""
     new, lines = dict(sources), text.splitlines(keepends=True)
     for node in reversed(ast.parse(text).body):  # from the end: the places before stay right
         if isinstance(node, ast.FunctionDef) and node.name in new:

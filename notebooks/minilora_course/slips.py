@@ -137,7 +137,7 @@ def _rounded(case: Case, name: str, got: Any) -> Iterator[Any]:
 
 
 def _moved(case: Case, name: str, got: Any) -> Iterator[Any]:
-    """Other numbers, where the output is one of the arguments as it came."""
+    """Other numbers, if the right output is one of the arguments, unchanged."""
     true = case.true[name]
     if true is case.args.get(name, ...) and np.shape(got) == np.shape(true):
         yield got
@@ -161,7 +161,7 @@ SLIPS = {
     ),
     "scale missing": Slip(
         NAMED["scale missing"],
-        "Mark s in the forward pass. Which of your lines belong to the path that it stands in?",
+        "Mark s in the forward pass. Which of your lines belong to the path that contains it?",
         _scaled(-1),
     ),
     "scale twice": Slip(
@@ -176,12 +176,12 @@ SLIPS = {
     ),
     "transposed": Slip(
         NAMED["transposed"],
-        "Write the shape below each factor. Where a matrix is square, no error shows a wrong one.",
+        "Write the shape below each factor. A square matrix can be transposed without an error.",
         _transposed,
     ),
     "no sum": Slip(
         NAMED["no sum"],
-        "What does one row alone give to this output? And then all of them together?",
+        "What does a single row contribute to this output? And what do all rows together?",
         _no_sum,
     ),
     "path missing": Slip(
@@ -212,8 +212,8 @@ SLIPS = {
         "The two factors have different rates. Which argument do you not use?",
     ),
     "epsilon": Slip(
-        "eps is missing in {name}, or it stands in another place",
-        "Say the formula from the inside out: square, mean, … At which of these does eps come in?",
+        "eps is missing in {name}, or it is in another place",
+        "Read the formula from the inside out: square, mean, … At which step is eps added?",
     ),
     "dtype": Slip(
         NAMED["dtype"],

@@ -4,13 +4,13 @@ r"""
 
 When you are done you can
 
-- fine-tune a language model in five lines, and ask it for words that it has never met,
-- say what each of six techniques trains, what it keeps, and what it costs,
+- fine-tune a language model in five lines, and test it on words that it has never seen,
+- say what each of six techniques trains, what it keeps for backward, and what it costs,
 - read every table of this course: numbers, bytes, steps, exact match.
 
 *Needs*: Python and a little NumPy. *Time*: 15 minutes to read, 25 to do.
-*Papers*: one a technique; each has its own notebook, 04 to 08. *The one idea*: the weights stay, a
-small change is learned beside them.
+*Papers*: one per technique; each has its own notebook, 04 to 08. *The one idea*: the weights stay as they are, and a
+small change to them is learned.
 """
 
 # %%
@@ -43,7 +43,7 @@ print(f"exact match of the base: {score:.3f}")
 
 # %% [markdown]
 r"""
-Numbers to compare with come first, before any training: what does a rule without a model get?
+Before any training we need numbers to compare with: what score does a rule get, without a model?
 """
 
 # %%
@@ -54,7 +54,7 @@ for name in tasks.TASKS["past"].rules:
 r"""
 ## Five lines
 
-LoRA puts two thin matrices beside each chosen weight, $W + s\,BA$, and trains only those. Of rank
+LoRA adds the product of two thin matrices to each chosen weight, $W + s\,BA$, and trains only these two. At rank
 $r$, the shapes are $W$ $(O, I)$, $B$ $(O, r)$ and $A$ $(r, I)$; $O$ outputs, $I$ inputs. **Predict.** Two weights
 of 128 × 128 and 64 × 128 get LoRA of rank 4: how many numbers are trained?
 """
@@ -77,8 +77,8 @@ print(f"loss {history.losses[0]:.2f} -> {history.losses[-1]:.2f}, exact match {s
 
 # %% [markdown]
 r"""
-**Exact match** is the share of the verbs whose answer is right, letter by letter. Some verbs have two right forms (*dreamed*, *dreamt*): each
-counts. **Fill the blank.**
+**Exact match** is the share of the verbs whose answer is right, letter by letter. Some verbs have two right forms (*dreamed*, *dreamt*): either
+counts as right. **Fill the blank.**
 """
 
 # %% exercise tour_exact
@@ -102,10 +102,10 @@ assert ml.exact_match(model, words.test[:50]) == 0  # the base is as it was
 
 # %% [markdown]
 r"""
-Four of the first, and then five that are wrong: it has the rule and most of its spelling. None of these
-verbs was trained on, in any form.
+These are the first four answers, and then five wrong ones: the model has learned the rule and most of its spelling. It was not trained on
+any of these verbs, in any form.
 
-What LoRA adds stands in one line of the forward pass. Below it is drawn with its arrays, for the verb walk;
+LoRA adds one line to the forward pass. The figure shows this line with its arrays, for the verb walk;
 `minilora step --method lora` draws a whole step in this way, forward and backward.
 """
 
@@ -122,7 +122,7 @@ course.show(ml.trace(tuned, *verb).figure(line), caption)
 r"""
 ## One step
 
-Training is this step, many times. With $dw$ the gradient of the loss by $w$: **fill the blank.**
+Training repeats this step many times. $dw$ is the gradient of the loss with respect to $w$. **Fill the blank.**
 """
 
 # %% exercise tour_step
@@ -137,7 +137,7 @@ check("tour_step", step)
 
 # %% [markdown]
 r"""
-**Break it**: forget the learning rate. The check wants exactly that, and says what it sees.
+**Break it**: leave out the learning rate. The check expects exactly this mistake, and names it.
 """
 
 # %% exercise tour_break
@@ -154,7 +154,7 @@ check("tour_break", broken)
 r"""
 ## Six techniques
 
-Each states in one file what it trains and how:
+One file per technique states what it trains and how:
 """
 
 # %%
@@ -163,8 +163,8 @@ for record in (ml.METHODS[name] for name in DEFAULT):
 
 # %% [markdown]
 r"""
-The same 300 verbs and the same 60 steps for each, at the learning rate that was chosen for it on 300
-other verbs. VeRA has rank 256, the others 4. The bytes are those of notebook 10's comparison: of the step on its largest batch.
+Each technique gets the same 300 verbs and the same 60 steps, at the learning rate that was chosen for it on 300
+other verbs. VeRA has rank 256, the others 4. The bytes come from notebook 10's comparison: a step on its largest batch.
 """
 
 # %%
@@ -218,16 +218,16 @@ print(scores)
 
 # %% [markdown]
 r"""
-Three things to take along:
+Three things to remember:
 
-- What is trained differs by a factor of hundreds; what is **kept for backward** hardly differs, and it is
+- The number of trained numbers differs by a factor of hundreds. The memory that is **kept for backward** hardly differs, and it is
   the largest part. Notebook 05 is about that.
-- Few numbers are enough for a rule of English, since the base knows English words already.
-- One seed, 60 steps, 200 words: no ranking. `README.md` has three seeds, 150 steps and all the words.
+- A few numbers are enough for a rule of English, since the base knows English words already.
+- With one seed, 60 steps and 200 words, this is no ranking. `README.md` has three seeds, 150 steps and all the words.
 
-From here: 01 the tape, 01b how to check a gradient, 02 a Llama, 02b its backward, 03 low rank, 04 to 08 a technique each, 09
-kernels, 10 the fair comparison, 11 a real language model. What you write in one is kept in a file of your own,
-`my_minilora.py`, and does the work in those after it.
+From here: 01 the tape, 01b how to check a gradient, 02 a Llama, 02b its backward, 03 low rank, 04 to 08 one technique each, 09
+kernels, 10 the fair comparison, 11 a real language model. Your functions are saved in a file of your own,
+`my_minilora.py`, and later notebooks use them.
 
-Next: 01, the tape that finds every gradient in this course.
+Next: 01, the tape that computes every gradient in this course.
 """

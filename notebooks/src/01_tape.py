@@ -5,12 +5,12 @@ r"""
 When you are done you can
 
 - write an operation as a pair of plain functions, forward and backward,
-- say what a cache must hold, and weigh it in bytes,
-- write the walk along a tape that finds every gradient of a network.
+- say what a cache must hold, and count its bytes,
+- write the walk along a tape that computes every gradient of a network.
 
 *Needs*: NumPy and the chain rule. *Time*: 20 minutes to read, 105 to do.
-*Papers*: none; the idea is Linnainmaa's, 1970. *The one idea*: forward leaves behind just what
-backward will read, and that is where the memory of training goes.
+*Papers*: none; the idea is Linnainmaa's, 1970. *The one idea*: forward saves exactly what
+backward will read, and this is what takes the memory in training.
 """
 
 # %%
@@ -63,12 +63,12 @@ check("mul_backward", mul_backward)
 r"""
 ## A linear
 
-$y = xW^\top$ with $x$ (M, I), one row for each example, and $W$ (O, I). By components, $y_{mo} = \sum_i x_{mi} W_{oi}$,
+$y = xW^\top$ with $x$ (M, I), one row for each example, and $W$ (O, I). In components, $y_{mo} = \sum_i x_{mi} W_{oi}$,
 so
 
 $$dx_{mi} = \sum_o dy_{mo}\,W_{oi},\qquad dW_{oi} = \sum_m dy_{mo}\,x_{mi} .$$
 
-The second sums over the rows: every row used the same $W$. **Fill the blank.**
+The second formula sums over the rows, because every row used the same $W$. **Fill the blank.**
 """
 
 # %% exercise linear_backward
@@ -83,7 +83,7 @@ check("linear_backward", linear_backward)
 
 # %% [markdown]
 r"""
-**Break it.** Leave out the sum over rows in $dW$: return what one row gives, or the mean of all. See the check name it.
+**Break it.** Leave out the sum over rows in $dW$: return the result of one row, or the mean of all rows. See how the check names this mistake.
 """
 
 # %% exercise linear_break
@@ -98,8 +98,8 @@ check("linear_break", broken)
 
 # %% [markdown]
 r"""
-**Do it.** Compare the package's pair, `ops.linear.forward` and `ops.linear.backward`, with the sums over components (`np.einsum`). Then against no
-formula at all: `check_pair(forward, backward, x, W)` moves numbers of $x$ and $W$ a little and compares the change of the loss.
+**Do it.** Compare the package's pair, `ops.linear.forward` and `ops.linear.backward`, with the sums over components (`np.einsum`). Then check it without any
+formula: `check_pair(forward, backward, x, W)` moves numbers of $x$ and $W$ a little and compares the change of the loss.
 """
 
 # %% open tape_pair
@@ -118,8 +118,8 @@ r"""
 ## The tape
 
 A **tensor** is an array and the node that made it. `Op` binds a pair to the tape: called on tensors, it runs forward
-and leaves a **node**, which holds the cache and its parents, the nodes that its gradients go to. The **tape** is the
-list of these nodes in the order in which they ran. A leaf, made by `param`, is where gradients are wanted. A small network,
+and creates a **node**, which holds the cache and its parents, the nodes that its gradients go to. The **tape** is the
+list of these nodes in the order in which they ran. `param` makes a leaf: an array whose gradient we want. A small network,
 $\text{loss} = \text{mean}\,(\tanh(xW_1^\top)\,W_2^\top - t)^2$:
 """
 
@@ -139,10 +139,10 @@ print(f"loss {float(loss.data):.3f}, {len(engine.tape(loss))} nodes")
 
 # %% [markdown]
 r"""
-How many bytes does this tape keep? Two ops may keep one array: `tanh` keeps its output, and the `linear` behind it keeps the same array as its
-input. In memory it is there once. And `error * error` has one array for both of its arguments.
+How many bytes does this tape keep? Two ops may keep the same array: `tanh` keeps its output, and the next `linear` keeps the same array as its
+input. It is in memory only once. And `error * error` has one array for both of its arguments.
 
-**Fill the blank.** `a is b` says whether two names stand for one array, `id(a)` is a number that only this array has.
+**Fill the blank.** `a is b` says whether two names refer to the same array, and `id(a)` is a number that only this array has.
 """
 
 # %% exercise tape_kept
@@ -212,9 +212,9 @@ with course.figure(caption, width=11, height=4) as axes:
 r"""
 ## Backward
 
-By hand first. Name the steps: $z = xW_1^\top$, $\text{hidden} = \tanh z$, $\text{error} = \text{hidden}\,W_2^\top - t$,
+First by hand. Name the steps: $z = xW_1^\top$, $\text{hidden} = \tanh z$, $\text{error} = \text{hidden}\,W_2^\top - t$,
 $\text{loss} = \text{mean}(\text{error}^2)$, with $\tanh' = 1 - \tanh^2$. **Fill the blank**: start at the loss, and
-undo one step a line.
+go back one step per line.
 """
 
 # %% exercise tape_network
@@ -235,11 +235,11 @@ check("tape_network", tape_network)
 
 # %% [markdown]
 r"""
-The tape can do this for any network. Walk it from its end: hand each op the gradient of its output and its cache,
-and give what its backward returns to its parents. Where two paths meet in a node, as the two of `error * error` do in the figure, add.
+The tape can do this for any network. Walk along it from its end: give each op the gradient of its output and its cache,
+and pass the gradients that its backward returns to its parents. If two paths meet in a node, as the two of `error * error` do in the figure, add their gradients.
 
 **Fill the blank.** A node has `op` (None for a leaf), `cache` and `parents`; `node.op.backward(dy, node.cache)` gives
-one gradient for each parent. A parent is None where nothing trains.
+one gradient for each parent. A parent is None if nothing behind it trains.
 """
 
 # %% exercise tape_walk
@@ -261,8 +261,8 @@ check("tape_walk", tape_walk)
 
 # %% [markdown]
 r"""
-What passes its check is kept in a file of your own, `my_minilora.py`, beside the notebooks. Later notebooks import
-your function from there; as long as there is none, they use the package's and say so.
+A function that passes its check is saved in a file of your own, `my_minilora.py`, beside the notebooks. Later notebooks import
+your function from there; if there is none, they use the package's and say so.
 """
 
 # %%
@@ -274,7 +274,7 @@ by_hand, walk = course.mine("tape_network", "tape_walk")
 
 # %% [markdown]
 r"""
-By hand, by your walk, and by the package's `backward`, which does one thing more: it frees every cache as it passes.
+Compare three ways: by hand, by your walk, and by the package's `backward`, which also frees every cache after its use.
 """
 
 # %%
@@ -291,13 +291,13 @@ r"""
 ## What is frozen keeps no activation
 
 Whether $x$ must be kept depends on what trains. The gradient $dW$ reads $x$; a frozen linear has no $dW$.
-The one array in its cache is $W$, which $dx$ reads: no copy, but the weight itself, which exists anyway.
+The only array in its cache is $W$, which $dx$ reads. This is not a copy but the weight itself, which exists anyway.
 
 **Do it.** Call `ops.frozen_linear(h, W2.data)` and `ops.linear(h, W2)`, and print the shapes of `arrays_in(tensor.node.cache)` of both.
 """
 
 # %% open tape_frozen
-h = ml.param(rng.normal(size=(50, 16)))  # something upstream trains
+h = ml.param(rng.normal(size=(50, 16)))  # an input that trains
 ### BEGIN SOLUTION
 frozen, trained = ops.frozen_linear(h, W2.data), ops.linear(h, W2)
 for name, tensor in (("frozen", frozen), ("trained", trained)):
@@ -308,7 +308,7 @@ assert h.shape not in [a.shape for a in arrays_in(frozen.node.cache)]
 
 # %% [markdown]
 r"""
-Where nothing upstream trains there is no node at all: a whole frozen model leaves no tape.
+If nothing before an op trains, the op makes no node: a completely frozen model makes no tape.
 """
 
 # %%
@@ -318,10 +318,10 @@ assert ops.frozen_linear(h.data, W2.data).node is None
 r"""
 ## It learns
 
-Gradient descent on the network above, a hundred steps, on your walk.
+Now a hundred steps of gradient descent on the network above, with the gradients of your walk.
 
-**Do it.** In each step: fresh leaves of $W_1$ and $W_2$ (`ml.param`), the loss of `network()`, your walk (`engine.tape(loss)` has
-the nodes, `W1.node` is a leaf's), a step of 0.2 times the gradient. Keep the losses. They should fall by more than a fifth.
+**Do it.** In each step make new leaves of $W_1$ and $W_2$ (`ml.param`), compute the loss with `network()`, run your walk (`engine.tape(loss)` has
+the nodes, `W1.node` is the node of a leaf), and subtract 0.2 times the gradient. Keep the losses. They should fall by more than a fifth.
 """
 
 # %% open tape_train
@@ -339,8 +339,8 @@ assert losses[-1] < 0.8 * losses[0]
 
 # %% [markdown]
 r"""
-**Open.** Give the tape an op that it does not have: a pair of your own, such as the sine, bound by
-`ml.Op("sine", forward, backward)`. Backward returns a tuple, also of one gradient: `(dx,)`. Check the pair with `check_pair`. Then put it in `tanh`'s place and train. Predict
+**Open.** Add an op that the tape does not have: a pair of your own, such as the sine, bound by
+`ml.Op("sine", forward, backward)`. Backward returns a tuple, even for a single gradient: `(dx,)`. Check the pair with `check_pair`. Then replace `tanh` by it and train. Predict
 first: what does its cache have to hold, and does the loss fall further?
 """
 
@@ -368,8 +368,8 @@ r"""
 ## What changed
 
 - An op is a pair of functions on arrays; it can be read, called and checked alone.
-- The tape keeps nodes, never tensors, so the memory of training is what the caches say.
-- What trains decides what is kept. All that follows in this course about memory is this sentence.
+- The tape keeps nodes, never tensors, so the caches determine the memory of training.
+- What trains determines what is kept. Everything about memory in this course follows from this sentence.
 
 Next: 01b, how to check a gradient; then 02, a Llama made of such pairs.
 """

@@ -10,7 +10,7 @@ When you are done you can
 
 *Needs*: notebook 01. *Time*: 25 minutes to read, 60 to do.
 *Paper*: Claessen and Hughes 2000, [doi:10.1145/351240.351266](https://doi.org/10.1145/351240.351266),
-on property tests. *The one idea*: a gradient says what a small move does, so make small moves and look.
+on property tests. *The one idea*: a gradient predicts the effect of a small change, so make small changes and compare.
 """
 
 # %%
@@ -49,7 +49,7 @@ check("gradient_error", too_large)
 
 # %% [markdown]
 r"""
-An array has one derivative for each of its numbers: move one number, hold the others. $x$ may have any number of
+An array has one derivative for each of its numbers: change one number and keep the others. $x$ may have any number of
 axes. **Fill the blank.**
 """
 
@@ -72,9 +72,9 @@ check("gradient_central", gradient_central)
 r"""
 ## Which step?
 
-A small $h$ is not always better. A computer keeps a number with a relative error $\varepsilon$: $2\cdot
-10^{-16}$ in float64, $10^{-7}$ in float32. The difference of two nearly equal numbers keeps that error,
-and the division by $h$ makes it large: $\varepsilon/h$. The whole error is about $h^2 + \varepsilon/h$.
+A small $h$ is not always better. A computer stores a number with a relative error $\varepsilon$: $2\cdot
+10^{-16}$ in float64, $10^{-7}$ in float32. The difference of two nearly equal numbers still has that error,
+and the division by $h$ makes it large: $\varepsilon/h$. The total error is about $h^2 + \varepsilon/h$.
 
 **Predict.** At which power of ten is it smallest in float64? (Write -3 for $h = 10^{-3}$.)
 """
@@ -90,7 +90,7 @@ check("gradient_step", power)
 
 # %% [markdown]
 r"""
-Now look. **Fill the blank**: the largest error of a gradient, at each of several steps.
+Now measure it. **Fill the blank**: the largest error of a gradient, for each of several step sizes.
 """
 
 # %% exercise gradient_errors
@@ -143,16 +143,16 @@ with course.figure(caption, height=4.8) as axes:
 
 # %% [markdown]
 r"""
-So a check casts to float64, whatever the model trains in.
+So a check uses float64, whatever dtype the model trains in.
 
 ## A direction
 
-A weight of a million numbers wants two million calls of forward. One direction covers all of them. Move
-every number at once, by $h\,v$ with a random $v$. The chain rule gives the slope along $v$:
+For a weight of a million numbers, central differences need two million calls of forward. One direction covers all numbers. Move
+all of them at once, by $h\,v$ with a random $v$. The chain rule gives the slope along $v$:
 
 $$\frac{f(x + h v) - f(x - h v)}{2h} \approx \sum_i \frac{\partial f}{\partial x_i} v_i .$$
 
-A wrong entry is seen unless its error is orthogonal to $v$, and a random $v$ is almost never so.
+The check finds a wrong gradient unless its error is orthogonal to $v$, which almost never happens for a random $v$.
 **Fill the blank**: return both sides of this equation.
 """
 
@@ -172,11 +172,11 @@ check("gradient_directional", gradient_directional)
 r"""
 ## A pair
 
-An op returns an array, not a number. Make a loss of it with a fixed random $dy$: $\text{loss} = \sum dy
-\odot y$. Its gradient with respect to $y$ is $dy$, which is what backward gets. Why random?
+An op returns an array, not a number. Turn it into a loss with a fixed random $dy$: $\text{loss} = \sum dy
+\odot y$. The gradient of this loss with respect to $y$ is $dy$, the argument of backward. Why random?
 
-**Break it**, and you see why. A plain sum of $y$ has $dy = 1$ everywhere. Write a backward of $y = xW^\top$ whose $dx$ is right there, and
-wrong with any other $dy$.
+**Break it**, and you will see why. A plain sum of $y$ has $dy = 1$ everywhere. Write a backward of $y = xW^\top$ whose $dx$ is right for this $dy$, and
+wrong for any other.
 """
 
 # %% exercise gradient_blind
@@ -191,8 +191,8 @@ check("gradient_blind", blind)
 
 # %% [markdown]
 r"""
-**Fill the blank**: is a pair right? Your central differences do the work. The check hands it two right pairs, of two
-forwards, and five wrong ones. A right pair and the differences agree to about five digits.
+**Fill the blank**: is a pair right? Use your central differences. The check passes two right pairs to your function, with two different
+forwards, and five wrong ones. A right pair agrees with the differences to about five digits.
 """
 
 # %% exercise gradient_check
@@ -232,19 +232,19 @@ print("the right pair:", ml.gradcheck(forward, lambda dy, cache: (dy @ cache[1],
 
 # %% [markdown]
 r"""
-`ml.gradcheck` is yours with a few things more: any number of arguments, two directions for each, a
-difference of five points (its error is of order $h^4$), and a sentence that says where it
-is wrong. Where all is right it returns the names of the arguments that it checked: `('x', 'W')`.
+`ml.gradcheck` does the same and a little more: it takes any number of arguments, two directions for each, a
+difference of five points (its error is of order $h^4$), and its error message says where the gradient
+is wrong. If everything is right, it returns the names of the arguments that it checked: `('x', 'W')`.
 
 ## A property test
 
-One `x` of one shape is one example. A **property** is what holds for every shape: *backward is the derivative
-of forward*. [Hypothesis](https://hypothesis.readthedocs.io) draws the examples, and where one fails it
-**shrinks** it: it tries smaller ones until nothing smaller fails. `minilora.strategies` has what to draw.
+One `x` of one shape is one example. A **property** holds for every shape: *backward is the derivative
+of forward*. [Hypothesis](https://hypothesis.readthedocs.io) draws the examples, and if one fails it
+**shrinks** it: it tries smaller ones until nothing smaller fails. `minilora.strategies` says what to draw.
 
-The pair below is wrong on purpose. It is LoRA's, which notebook 04 derives: a linear with a second path,
+The pair below is wrong on purpose. It is LoRA's pair, which notebook 04 derives: a linear with a second path,
 $y = xW^\top + s\,(xA^\top)B^\top$. Its backward leaves the scale $s$ out of $dA$. What will the smallest example be?
-The test draws up to 50 examples, then shrinks: a few seconds.
+The test draws up to 50 examples, then shrinks the failing one. This takes a few seconds.
 """
 
 # %%
@@ -273,10 +273,10 @@ assert all(found[name].shape == (1, 1) for name in ("x", "W", "A", "B"))
 
 # %% [markdown]
 r"""
-Every array is 1 × 1: the slip has nothing to do with shapes. And $s$ is not 1, the simplest scale: with $s = 1$ the
-slip changes nothing. So it is about the scale. Read a smallest example in this way: *what could not be made smaller is what matters*.
+Every array is 1 × 1, so the slip has nothing to do with shapes. And $s$ is not 1, the simplest scale: with $s = 1$ the
+slip would change nothing. So the slip is about the scale. Read a smallest example in this way: *the part that could not be made simpler is the cause*.
 
-**Predict.** The slip `as_mean` from above: how many rows has the smallest $x$ that shows it?
+**Predict.** The slip `as_mean` from above: how many rows does the smallest failing $x$ have?
 """
 
 # %% exercise gradient_smallest
@@ -305,7 +305,7 @@ r"""
 **Open.** Write an op of your own, forward and backward, and a property test for it: softplus
 $\log(1 + e^x)$, a clipped square, the distance of two arrays. `strategies.arrays()` draws an array of any
 shape, `strategies.broadcast_pair()` two whose shapes fit. Which example breaks your first version?
-Where has your op no derivative, and does the test know it?
+At which points does your op have no derivative, and does the test avoid them?
 """
 
 # %% open gradient_property
@@ -329,9 +329,9 @@ print("50 arrays of all shapes, and softplus' = σ holds for each")
 r"""
 ## What changed
 
-- A gradient is checked by moves of forward, in float64, on both sides, with $h$ near $10^{-5}$.
-- A random direction and a random $dy$ leave no entry out.
-- A property test draws the examples, and the smallest that fails says what kind of slip it is.
+- Check a gradient by central differences of forward, in float64, with $h$ near $10^{-5}$.
+- With a random direction and a random $dy$, every entry counts.
+- A property test draws the examples, and the smallest failing one shows the kind of slip.
 
 Next: 02, a Llama made of pairs; and 02b, where you write their backward.
 """

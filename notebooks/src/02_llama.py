@@ -6,12 +6,12 @@ When you are done you can
 
 - name every array of a Llama, and count them,
 - write its norm, its attention, RoPE and SwiGLU on plain arrays,
-- look into a trained model: who attends to what, and read it off the tape.
+- look into a trained model: read from the tape which tokens attend to which.
 
 *Needs*: notebook 01. *Time*: 20 minutes to read, 60 to do.
 *Papers*: Touvron et al. 2023, [arXiv:2302.13971](https://arxiv.org/abs/2302.13971); Su et al. 2021,
 [arXiv:2104.09864](https://arxiv.org/abs/2104.09864), section 3. *Symbols*: the table in notebook 03.
-*The one idea*: each token has a row of numbers, and each layer adds to it what it read from other tokens.
+*The one idea*: each token has a row of numbers, and each layer adds to it information from other tokens.
 """
 
 # %%
@@ -30,18 +30,18 @@ from minilora_course import check, course
 r"""
 ## The arrays
 
-A language model guesses the next token of a text. In the small model of this package a token is a letter. The table
-`embed_tokens` gives each of the $T$ tokens of a text a row of $C$ numbers: $x$ (T, C), the **stream**. A layer has
-two parts. In **attention** each token reads from those before it. The **feed-forward** (`mlp`) works on each
-row alone. Each part begins with a **norm**, and adds its result to the stream. The last stream gives the scores of the next token.
+A language model predicts the next token of a text. In the small model of this package a token is a letter. The table
+`embed_tokens` gives each of the $T$ tokens of a text a row of $C$ numbers: $x$ (T, C), the **residual stream**, or stream. A layer has
+two parts. In **attention** each token reads from itself and from the tokens before it. The **feed-forward** (`mlp`) works on each
+row separately. Each part begins with a **norm**, and adds its result to the stream. The stream after the last layer gives the scores of the next token.
 
-Attention makes a **query**, a **key** and a **value** from each row. The query of one token times the key of another
-says how much the first reads from the second; what it reads is the value. This happens in several **heads** side by side, each with
-its own $D$ numbers of query, key and value. All these maps are linears: `q_proj`, `k_proj`, `v_proj`, and `o_proj` for the way back to $C$ numbers.
+Attention computes a **query**, a **key** and a **value** from each row. The product of one token's query and another token's key
+says how much the first token reads from the second; the value is what it reads. This happens in several **heads** in parallel, each with
+its own $D$ numbers of query, key and value. All these maps are linears: `q_proj`, `k_proj`, `v_proj`, and `o_proj`, which maps back to $C$ numbers.
 
-A model is a dict from names to arrays, and the 200 lines of the title are `class Llama` of `minilora/llama/model.py`, with its docstrings: one
-forward pass over this dict. The ops that it calls, norm, RoPE, attention and SwiGLU, have a page each in `minilora/ops`; you write
-their forward below. The table and the first layer of ours:
+A model is a dict from names to arrays. The 200 lines of the title are `class Llama` of `minilora/llama/model.py`, with its docstrings: one
+forward pass over this dict. It calls four ops, norm, RoPE, attention and SwiGLU. Each of them is one file of `minilora/ops`, and you write
+its forward below. The embedding table and the first layer of our model:
 """
 
 # %%
@@ -55,7 +55,7 @@ print("class Llama:", len(inspect.getsource(type(model)).splitlines()), "lines")
 # %% [markdown]
 r"""
 This Llama has more query heads than key heads: two query heads share one head of keys and values. **Predict.** With
-width $C = 128$, 4 query heads of 32 and 2 key heads: how many numbers has `k_proj`'s weight?
+width $C = 128$, 4 query heads of size 32 and 2 key heads: how many numbers does the weight of `k_proj` have?
 """
 
 # %% exercise llama_kv
@@ -73,8 +73,8 @@ r"""
 
 $$y = g\odot \frac{x}{\sqrt{\tfrac1C\sum_c x_c^2 + \varepsilon}}$$
 
-A norm brings the rows $x$ (M, C) to one size, each row by itself; $g$ (C,) is trained, and a small $\varepsilon$ keeps the root from 0. This
-one, RMSNorm, subtracts no mean and adds no bias. **Fill the blank.**
+A norm scales each row of $x$ (M, C) to the same size; $g$ (C,) is trained, and a small $\varepsilon$ keeps the root above 0. This
+norm, RMSNorm, subtracts no mean and adds no bias. **Fill the blank.**
 """
 
 # %% exercise llama_norm
@@ -89,8 +89,8 @@ check("llama_norm", norm)
 
 # %% [markdown]
 r"""
-The package's line at work, in the first layer, on one word. `minilora step --method full` draws every line of a training step in this
-way. (Its backward, and that of all other pieces, is notebook 02b.)
+The figure shows the package's line in the first layer, on one word. `minilora step --method full` draws every line of a training step in this
+way. (Notebook 02b has the backward of the norm and of all other ops.)
 """
 
 # %%
@@ -106,11 +106,11 @@ course.show(ml.trace(ml.attach(model, "full"), *word).figure(line), caption)
 r"""
 ## Attention
 
-For one head, with a row of $q$, $k$ and $v$ (T, D) for each of the $T$ places in the text:
+For one head, with a row of $q$, $k$ and $v$ (T, D) for each of the $T$ places (positions) in the text:
 
 $$o = \text{softmax}\Big(\frac{qk^\top}{\sqrt D} + \text{mask}\Big)\,v,$$
 
-where softmax is of each row. The mask is 0 where $j \le i$ and $-\infty$ elsewhere, so that place $i$ reads from no later place $j$: its
+where softmax is applied to each row. The mask is 0 where $j \le i$ and $-\infty$ elsewhere, so place $i$ reads nothing from a later place $j$: the
 weight is $e^{-\infty} = 0$. **Fill the blank**.
 """
 
@@ -132,8 +132,8 @@ course.keep("llama_attention", attention)
 
 # %% [markdown]
 r"""
-**Break it**: leave the mask out. In training such a model reads the next letter, which is the answer, and its loss is
-very low. It has learned nothing.
+**Break it**: leave out the mask. In training such a model reads the next letter, which is the answer, and its loss is
+very low. But it has learned nothing.
 """
 
 # %% exercise llama_break
@@ -151,9 +151,9 @@ check("llama_break", unmasked)
 r"""
 ## RoPE: places as angles
 
-Apart from the mask, nothing so far depends on where a token stands. RoPE takes the $D$ numbers of $q$ and $k$ in pairs: number $j$ of the
+Apart from the mask, nothing so far depends on the position of a token. RoPE takes the $D$ numbers of $q$ and $k$ in pairs: number $j$ of the
 first half with number $j$ of the second. At place $t$ it rotates pair $j$ by the angle $t\,\theta^{-2j/D}$ ($\theta$ is 10,000), from the first
-number of the pair towards the second. **Fill the blank.** What does a rotation by an angle make of $(1, 0)$, and what of $(0, 1)$?
+number of the pair towards the second. **Fill the blank.** What is $(1, 0)$ after a rotation by an angle, and what is $(0, 1)$?
 """
 
 # %% exercise llama_rope
@@ -197,7 +197,7 @@ r"""
 
 A softmax divides by a sum of exponentials. Attention keeps $q$, $k$, and for each place and head the logarithm
 of that sum, $\text{lse}_i = \log\sum_j \exp(q_i\cdot k_j/\sqrt D)$ over the places $j \le i$. So backward can
-make the weights of each row again, without a sum, and so can you. **Fill the blank.**
+compute the weights of each row again, without a sum, and so can you. **Fill the blank.**
 """
 
 # %% exercise llama_weights
@@ -220,7 +220,7 @@ The text is `S` (the task: third person), a verb, `>`, and the answer, which the
 course.keep("llama_weights", look)
 look = course.mine("llama_weights")
 ids, targets = word
-tuned = ml.attach(model, "lora", rank=1)  # something that trains, so that there is a tape
+tuned = ml.attach(model, "lora", rank=1)  # something has to train, or there is no tape
 tape = engine.tape(tuned.loss(ids, targets, leaves=tuned.leaves()))
 attentions = [node.cache for node in tape if node.op and node.op.name == "attention"]
 assert len(attentions) == config.num_hidden_layers
@@ -266,8 +266,8 @@ course.explore(draw, layer=[1, 0, 2, 3], head=[0, 1, 2, 3])
 
 # %% [markdown]
 r"""
-**Open.** Predict, run, explain; there is no single answer. Does some head read the letter just before its own? And which one reads the first
-place? Measure it for all heads, on this word and on another.
+**Open.** Predict, run, explain; there is no single answer. Does some head read the letter just before its own? And which head reads the first
+place? Measure this for all heads, on this word and on another.
 """
 
 # %% open llama_heads
@@ -286,7 +286,7 @@ r"""
 
 Two additions to the stream: $x + \text{attention}(\text{norm}(x))$, then
 $x + \text{down}(\text{silu}(\text{gate}(h))\odot\text{up}(h))$ with $h = \text{norm}(x)$
-and $\text{silu}(z) = z/(1 + e^{-z})$. What stands between the three linears is called **SwiGLU**: the gate says, for each number, how much of
+and $\text{silu}(z) = z/(1 + e^{-z})$. The function between the three linears is called **SwiGLU**: for each number, the gate says how much of
 the value passes. **Fill the blank.**
 """
 
@@ -305,7 +305,7 @@ course.keep("llama_swiglu", swiglu)
 
 # %% [markdown]
 r"""
-`Llama._layer` has these two additions, once, for training and for generation.
+`Llama._layer` contains these two additions. Training and generation both call it.
 
 **Do it.** Let the model answer: `ml.exact_match(model, pairs, return_answers=True)` gives the share of the pairs of `words.test` that it gets right, and its
 answers. Print some of them, and the share of 100 verbs with its standard error.
@@ -324,9 +324,9 @@ print(f"{score:.2f} of 100 held-out verbs in the third person, standard error {e
 r"""
 ## What changed
 
-- Seven linears a layer hold almost all numbers: those are what adapters go to.
+- Seven linears per layer hold almost all numbers; adapters go there.
 - Norm, attention, RoPE and SwiGLU are ops as in notebook 01; you have written the forward of each.
-- One head's map is an anecdote; do not explain a model with it.
+- One head's map on one word is only an example; do not explain a model with it.
 
 Next: 03, what fine-tuning changes in these weights.
 """

@@ -5,8 +5,8 @@ r"""
 When you are done you can
 
 - derive the backward of softmax with cross-entropy, RMSNorm, RoPE, SwiGLU and attention, before you read it,
-- say for each what it keeps, and which slip is made with it,
-- put the pieces on the tape: a whole layer of your own trains.
+- say for each what it keeps, and which slip is common,
+- put these functions on the tape, and train a whole layer of your own.
 
 *Needs*: notebooks 01, 01b and 02. *Time*: 40 minutes to read, 110 to do.
 *Papers*: Vaswani et al. 2017, [arXiv:1706.03762](https://arxiv.org/abs/1706.03762), equation 1; Zhang and
@@ -34,20 +34,20 @@ Three rules are enough for the whole notebook. $d$ stands for $\partial\,\text{l
 gradient has its array's shape.
 
 1. *One path*: $y = f(x)$ gives $dx_i = \sum_j dy_j\,\partial y_j/\partial x_i$.
-2. *Two paths*: where $x$ reaches the loss by two paths, $dx$ is the sum of both.
+2. *Two paths*: if $x$ reaches the loss by two paths, $dx$ is the sum of both.
 3. *A product of matrices*: $y = uV^\top$ gives $du = dy\,V$ and $dV = dy^\top u$ (notebook 01).
 
-Each piece below is asked first: derive its backward on paper, write it, and let the check answer. The derivation is folded below the
+Each exercise comes before its derivation: derive the backward on paper, write it, and run the check. The derivation is folded below the
 check; open it afterwards.
 
 ## The loss: softmax with cross-entropy
 
 **Logits** $z$ (M, V) are the scores that a model gives to all $V$ tokens of its vocabulary, one row for each of $M$ places;
-$p = \text{softmax}(z)$, of each row; the right token of row $m$ is its target $t_m$. The loss is the mean over the $M$ rows, and of one row
+$p = \text{softmax}(z)$, row by row; the right token of row $m$ is its target $t_m$. The loss is the mean over the $M$ rows. For one row it is
 
 $$\text{loss}_m = -\log p_{t} = \log \textstyle\sum_v e^{z_v} - z_t .$$
 
-Go back through each of the two terms: how does it change with each $z_v$ of the row?
+Differentiate each of the two terms: how does it change with each $z_v$ of the row?
 
 **Predict.** Three rows of logits: what do all numbers of $dz$ add up to? Then **fill the blank**.
 """
@@ -85,22 +85,22 @@ rows, so each row gets $1/M$:
 
 $$dz_{mv} = \tfrac1M\,\big(p_{mv} - [v = t_m]\big),$$
 
-where $[\ldots]$ is 1 if what stands in it is true, else 0. A row of $[v = t_m]$ is called *onehot*.
+where $[\ldots]$ is 1 if the statement inside is true, else 0. A row of $[v = t_m]$ is called *one-hot*.
 
 </details>
 
 ## Softmax alone
 
-Attention has a softmax without a loss behind it. $p_j = e^{s_j}/\sum_k e^{s_k}$, of each row. The score $s_i$
-stands in the numerator of $p_i$, and in the sum below every $p_j$. So first: what is $\partial p_j/\partial s_i$, for $i = j$ and for
-$i \ne j$? Then rule 1. **Fill the blank**: backward reads $p$ alone.
+Attention has a softmax that is not followed by a loss: $p_j = e^{s_j}/\sum_k e^{s_k}$, row by row. The score $s_i$
+is in the numerator of $p_i$ and in the denominator of every $p_j$. So first: what is $\partial p_j/\partial s_i$, for $i = j$ and for
+$i \ne j$? Then use rule 1. **Fill the blank**: backward reads only $p$ and $dp$.
 """
 
 # %% exercise backward_softmax
 def backward_softmax(dp, p):
     """dp, p (T, S), each row of p a softmax -> ds (T, S)."""
     ### BEGIN SOLUTION
-    row = (dp * p).sum(-1, keepdims=True)  # Σ exp(s) stands below every p of the row
+    row = (dp * p).sum(-1, keepdims=True)  # Σ exp(s) is the denominator of every p of the row
     return p * (dp - row)
     ### END SOLUTION
 
@@ -125,8 +125,8 @@ $$ds_i = p_i\,\Big(dp_i - \sum_j dp_j\,p_j\Big).$$
 Name the steps: $\rho = \big(\tfrac1C\sum_c x_c^2 + \varepsilon\big)^{-1/2}$, one number a row; $n = x\rho$;
 $y = g \odot n$, with the gain $g$ (C,) for all rows. Go back from the end, one step at a time.
 
-**Fill the blank** twice. First as far as $\rho$: what does it get, being a factor of every number of its row? Then the rest. $x$ reaches $n$
-by two paths: as a factor, and through $\rho$. So: what is $\partial\rho/\partial x_i$? And what is $dg$, when every row used the same $g$?
+**Fill the blank** twice. First go back to $\rho$: what is $d\rho$, if $\rho$ is a factor of every number of its row? Then the rest. $x$ reaches $n$
+by two paths: as a factor, and through $\rho$. So: what is $\partial\rho/\partial x_i$? And what is $dg$, if every row used the same $g$?
 """
 
 # %% exercise backward_rho
@@ -161,7 +161,7 @@ r"""
 From the end to the start:
 
 - $y = g \odot n$: $dn = dy \odot g$, and $dg = \sum_m dy \odot n$, since every row used the same $g$.
-- $n = x\rho$ with $\rho$ as a factor: $d\rho = \sum_c dn_c\,x_c$, a number a row.
+- $n = x\rho$ with $\rho$ as a factor: $d\rho = \sum_c dn_c\,x_c$, one number per row.
 - $\rho$ as a function of $x$: $\partial\rho/\partial x_i = -\tfrac12\,\rho^3 \cdot \tfrac2C x_i = -\rho^3
   x_i / C$.
 - $x$ has two paths, as a factor of $n$ and through $\rho$:
@@ -170,8 +170,8 @@ $$dx = dn\,\rho \;-\; x\,\rho^3\,\tfrac1C\sum_c dn_c\,x_c .$$
 
 </details>
 
-**Break it.** Leave the path through $\rho$ out. The slip is small where $C$ is large, and a model trains with
-it, only worse: that is why it is so seldom found.
+**Break it.** Leave out the path through $\rho$. The error is small if $C$ is large, and a model still trains with
+it, only worse: that is why this slip is so rarely found.
 """
 
 # %% exercise backward_break
@@ -189,11 +189,11 @@ check("backward_break", one_path)
 r"""
 ## RoPE
 
-The two halves $a$, $b$ of a row are turned pair by pair, by an angle of its place (notebook 02):
+RoPE rotates the two halves $a$, $b$ of a row pair by pair, by an angle that depends on its place (notebook 02):
 
 $$y = \big[\,a\cos - b\sin,\;\; b\cos + a\sin\,\big].$$
 
-With $dy = [u, v]$: by which paths does $a$ reach the two halves of $y$, and $b$? What does the result do to $dy$? And which activation does backward
+With $dy = [u, v]$: by which paths does $a$ reach the two halves of $y$, and by which does $b$? Which rotation of $dy$ is the result? And which activation does backward
 have to read? **Fill the blank.**
 """
 
@@ -225,7 +225,7 @@ That is the rotation back. Backward reads the angles, and no activation at all.
 ## SwiGLU
 
 $h = \text{silu}(z)\odot w$ with the gate $z$ and the values $w$ (both (M, F)), $\text{silu}(z) = z\,\sigma(z)$,
-$\sigma(z) = 1/(1+e^{-z})$. Given is $\sigma' = \sigma(1-\sigma)$. What is $\text{silu}'$, by the product rule? **Fill the blank.**
+$\sigma(z) = 1/(1+e^{-z})$. Use $\sigma' = \sigma(1-\sigma)$. What is $\text{silu}'$, by the product rule? **Fill the blank.**
 """
 
 # %% exercise backward_swiglu
@@ -255,9 +255,9 @@ dz = dh\odot w\odot \text{silu}'(z),\qquad dw = dh\odot \text{silu}(z) .$$
 One head, $q, k, v$ (T, D). Name the steps: $s = qk^\top/\sqrt D$ where $j \le i$, $-\infty$ elsewhere;
 $p = \text{softmax}(s)$; $o = pv$. Go back from the end.
 
-**Fill the blank** twice. First the last step: rule 3 is of $y = uV^\top$; here is $o = pv$, without a transpose. Then the rest, with your softmax,
+**Fill the blank** twice. First the last step: rule 3 is for $y = uV^\top$, but here $o = pv$ has no transpose. Then the rest, with your softmax,
 and rule 3 again, with the factor $1/\sqrt D$. Where a score is $-\infty$, $p$ is 0: what is $ds$ there?
-The package keeps $q, k, v, o$ and one number a row, never $p$ (T, T). You may make $p$ again.
+The package keeps $q, k, v, o$ and one number per row, never $p$ (T, T). You may compute $p$ again.
 """
 
 # %% exercise backward_weights
@@ -277,7 +277,7 @@ def backward_attention(do, q, k, v):
     root = np.sqrt(q.shape[1])
     s = np.where(np.tri(len(q)), q @ k.T / root, -np.inf)
     e = np.exp(s - s.max(1, keepdims=True))
-    p = e / e.sum(1, keepdims=True)  # made again, (T, T)
+    p = e / e.sum(1, keepdims=True)  # computed again, (T, T)
     dp, dv = backward_weights(do, p, v)  # o = p v
     ds = backward_softmax(dp, p) / root  # p = softmax(s), s = q kᵀ / √D
     return ds @ k, ds.T @ q, dv  # s = q kᵀ / √D
@@ -293,17 +293,17 @@ r"""
 $$dp = do\,v^\top,\qquad dv = p^\top do,\qquad ds = p\odot\Big(dp - \textstyle\sum_j dp\odot p\Big),\qquad
 dq = \tfrac{1}{\sqrt D}\,ds\,k,\qquad dk = \tfrac{1}{\sqrt D}\,ds^\top q .$$
 
-$ds$ is 0 where $p$ is: nothing goes back to a place that was not seen.
+$ds$ is 0 where $p$ is 0: no gradient flows to a place that was masked.
 
 </details>
 
 ## What the five do
 
-First the softmax of attention at work, in a trained model. `minilora step --method full` draws the whole step, line by line.
-From here on your functions work, and the package's where one is not written yet.
+The first figure shows the softmax of attention in a trained model. `minilora step --method full` draws the whole step, line by line.
+From here on the notebook uses your functions, and the package's for those that you have not written yet.
 
-Each backward multiplies $dy$ by a matrix of derivatives, the **Jacobian**, without ever making it. To see one,
-hand backward a $dy$ that is 1 at one place, and do so for each place: the second figure.
+Each backward multiplies $dy$ by a matrix of derivatives, the **Jacobian**, without ever computing this matrix. To see it,
+call backward with a $dy$ that is 1 at one place and 0 elsewhere, once for each place: the second figure.
 """
 
 # %%
@@ -360,7 +360,7 @@ with course.figure(caption, width=12, height=3.6, columns=4) as panels:
 r"""
 ## A layer on the tape
 
-**Fill the blank**: the forward pass of a layer, as at the end of notebook 02, with two additions to the stream. Its pieces are
+**Fill the blank**: the forward pass of a layer, as at the end of notebook 02, with two additions to the stream. Its ops are
 `use.norm(x, g)`, `use.linear(x, W)`, `use.rope(q)`, `use.attention(q, k, v)` and `use.swiglu(gate, up)`; its weights are
 `w["norm1"]`, `w["q"]` and so on. $x$ is a tensor of the tape, and `+` adds two.
 """
@@ -383,11 +383,11 @@ check("backward_layer", backward_layer)
 
 # %% [markdown]
 r"""
-Notebook 01's tape needs pairs. `bind` makes a pair of two functions: its cache is all arguments. Then the layer,
-with your walk from notebook 01, is a pair, too: ten arrays in, one out. So `gradcheck` can be asked.
+Notebook 01's tape needs pairs. `bind` makes a pair from two functions; its cache holds all arguments. With your walk from notebook 01,
+the layer is a pair, too: ten arrays in, one out. So `gradcheck` can check it.
 
 **Do it.** Write that pair, in the second cell: forward makes leaves, calls `layer(x, w, use)` and returns the output and what backward needs; backward walks
-the tape. Ask `ml.gradcheck` about all ten arrays. Where all are right it returns their names, in the names of your forward's arguments.
+along the tape. Check all ten arrays with `ml.gradcheck`. If all are right, it returns the names of your forward's arguments.
 """
 
 # %%
@@ -436,8 +436,8 @@ print(ml.gradcheck(whole_forward, whole_backward, rng.normal(size=(T, C)), *w.va
 r"""
 ## It trains
 
-A table of embeddings in front, a head behind, your loss at the end. The text is a few verbs and their past
-tense, and every letter is asked for from those before it. The same steps once more with the package's ops and
+We add a table of embeddings before the layer, a head after it, and your loss at the end. The text is a few verbs and their past
+tense, and the model predicts every letter from the letters before it. Then the same steps once more with the package's ops and
 its own walk:
 """
 
@@ -490,7 +490,7 @@ with course.figure(caption, height=3.6) as axes:
 
 # %% [markdown]
 r"""
-**Open.** Put a slip into one piece, such as `one_path` for the norm. Predict first: does the loss still fall, and
+**Open.** Put a slip into one backward, such as `one_path` for the norm. Predict first: does the loss still fall, and
 how far? Then train with it, and explain what you see. `pieces(cos, sin, norm_back=one_path)` changes the norm.
 """
 
@@ -505,9 +505,9 @@ print("It trains, and nothing looks broken: the first term of dx points downhill
 r"""
 ## What changed
 
-- Five derivations, three rules. Every line of a backward undoes one line of forward.
-- What is kept follows: softmax keeps $p$, RoPE its angles, the norm $x$, attention $q, k, v$.
-- A slip can train. Only a check of the gradient finds it.
+- Three rules were enough for five derivations. Every line of a backward differentiates one line of forward.
+- The formulas say what to keep: softmax keeps $p$, RoPE its angles, the norm $x$, attention $q, k, v$.
+- A model can train with a wrong gradient. Only a check of the gradient finds the slip.
 
 Next: 03, what fine-tuning changes in the weights of such layers.
 """

@@ -4,13 +4,13 @@ r"""
 
 When you are done you can
 
-- say what a singular value decomposition is, and take a change of a weight apart into directions,
-- give the nearest matrix of a rank, and how near it is,
-- say what a real fine-tuning needs, and tell that from what a random matrix would show.
+- say what a singular value decomposition is, and decompose the change of a weight into directions,
+- compute the nearest matrix of a given rank, and its distance,
+- say which rank a real fine-tuning needs, and how this differs from a random matrix.
 
 *Needs*: a matrix product and an orthogonal basis; the SVD is explained here. *Time*: 20 minutes to read, 25 to do.
 *Papers*: Hu et al. 2021, [arXiv:2106.09685](https://arxiv.org/abs/2106.09685), section 7; Eckart and
-Young 1936. *The one idea*: most of what fine-tuning adds here is a sum of few directions.
+Young 1936. *The one idea*: here, the change by fine-tuning is mostly a sum of a few directions.
 """
 
 # %%
@@ -25,15 +25,15 @@ r"""
 
 1. A matrix $D$ (O, I) maps a vector of $I$ numbers to one of $O$ numbers.
 2. There are directions $v_1, v_2, \dots$ of the input, of length 1 and orthogonal to each other, whose images
-   $Dv_k$ are orthogonal to each other, too. This is the theorem; all else follows.
+   $Dv_k$ are orthogonal to each other, too. This is the theorem; everything else follows from it.
 3. The length of $Dv_k$ is the **singular value** $\sigma_k \ge 0$. They are sorted: $\sigma_1 \ge \sigma_2 \ge \dots$
 4. The direction of $Dv_k$ is $u_k$, so that $Dv_k = \sigma_k u_k$.
 5. Any input is a sum of its parts along the $v_k$, so $D = \sum_k \sigma_k\,u_k v_k^\top = U\,\text{diag}(\sigma)\,V^\top$.
    The $u_k$ are the columns of $U$, and the $v_k$ the columns of $V$: the *rows* of $V^\top$.
 6. Each term $\sigma_k u_k v_k^\top$ is a matrix of **rank** 1: it reads one direction and writes one direction.
 7. The rank of $D$ is the number of $\sigma_k$ that are not 0.
-8. $\|D\|^2$, the sum of the squares of all entries (Frobenius), is $\sum_k \sigma_k^2$, for the directions are orthogonal.
-9. The first $r$ terms are the nearest matrix of rank $r$ (Eckart and Young). What is cut is at a distance
+8. $\|D\|^2$, the sum of the squares of all entries (Frobenius norm), is $\sum_k \sigma_k^2$, because the directions are orthogonal.
+9. The sum of the first $r$ terms is the nearest matrix of rank $r$ (Eckart and Young). Its distance from $D$ is
    $\sqrt{\sigma_{r+1}^2 + \sigma_{r+2}^2 + \dots}$
 10. These terms need $r(I+O)$ numbers: as a product $BA$, with $B = U_r\,\text{diag}(\sigma)$ (O, r), $A = V_r^\top$ (r, I).
 
@@ -86,7 +86,7 @@ check("low_rank_break", broken)
 r"""
 ## A real ΔW
 
-Full fine-tuning, all weights free: nothing in it asks for a low rank.
+In full fine-tuning all weights train, and nothing forces a low rank.
 """
 
 # %%
@@ -144,8 +144,8 @@ course.explore(draw, rank=[4, 1, 2, 8, 16, 32])
 r"""
 ## Does the cut matter?
 
-Put each linear's $\Delta W$ back at rank $r$ only, all else as full fine-tuning left it, and ask for
-the held-out verbs. Your `truncate` does the cutting.
+Replace each linear's $\Delta W$ by its nearest matrix of rank $r$, leave everything else as full fine-tuning left it, and score
+the held-out verbs. Your `truncate` computes that matrix.
 """
 
 # %%
@@ -180,8 +180,8 @@ with course.figure(caption, width=7, height=3.8) as axes:
 
 # %% [markdown]
 r"""
-**Open.** Predict, run, explain; there is no single answer. Cut the weights themselves to rank $r$, $W + \Delta W$ in place of $\Delta W$. Which rank do
-they need? What does that say about the claim that *networks* are of low rank?
+**Open.** Predict, run, explain; there is no single answer. Cut the weights themselves to rank $r$: $W + \Delta W$ instead of $\Delta W$. Which rank do
+they need? What does that say about the claim that *networks* have low rank?
 """
 
 # %% open low_rank_own
@@ -198,18 +198,18 @@ for r in (8, 16, 32, 64):
 r"""
 ## The symbols of this course
 
-One table for all notebooks. Where a letter has two meanings, the last column says which notebook has which.
+One table for all notebooks. If a letter has two meanings, the last column says which notebook uses which.
 
 | symbol | shape | what it is | notebook |
 |---|---|---|---|
-| $x,\ y$ | (M, I), (M, O) | input and output of a linear; $M$ rows, one a token | all |
-| $W,\ W_0$ | (O, I) | its weight; where it moves, the weight of the start | all |
+| $x,\ y$ | (M, I), (M, O) | input and output of a linear; $M$ rows, one per token | all |
+| $W,\ W_0$ | (O, I) | its weight; the initial weight, if it moves | all |
 | $I,\ O,\ r$ | | inputs, outputs, rank | all |
 | $d$ before a name | as that name | a gradient: $dX = \partial\,\text{loss}/\partial X$ | all |
-| $\Delta$ before a name | as that name | a change: $\Delta W$ by training, $\Delta A$ by one step. No gradient | all |
+| $\Delta$ before a name | as that name | a change: $\Delta W$ by training, $\Delta A$ by one step. It is not a gradient | all |
 | $A,\ B$ | (r, I), (O, r) | down-projection, which reads $x$; up-projection | 04 on |
 | $s,\ \alpha$ | | the scale of $BA$, $s = \alpha/r$ | 04 on |
-| $z$ | (M, r) | what $B$ reads: $xA^\top$ in LoRA, $d\odot u$ in VeRA | 04 on |
+| $z$ | (M, r) | the input of $B$: $xA^\top$ in LoRA, $d\odot u$ in VeRA | 04 on |
 | $b,\ d$ | (O,), (r,) | VeRA's two vectors. So $db$, $dd$ are their gradients | 06 |
 | $u,\ v$ | (M, r), (M, O) | VeRA: $u = xA^\top$ before $d$ scales it, $v = zB^\top$ before $b$ scales it | 06 |
 | $G$ | (O, r) | VeRA: $dy^\top u$ | 06 |
@@ -218,7 +218,7 @@ One table for all notebooks. Where a letter has two meanings, the last column sa
 | $a,\ b,\ f,\ e$ | (n,), numbers | the smallest LoRA: $A$ and $B$ of one output, the output, its error | 08 |
 | $q,\ k,\ v$ | (T, D) | attention's queries, keys, values; $D$ is the size of a head | 02 |
 | $g$ | (C,) | the gain of a norm; $C$ is the width | 02 |
-| $T,\ V,\ F$ | | places of a text, tokens of the vocabulary, width of the feed-forward | 02, 02b |
+| $T,\ V,\ F$ | | places (positions) of a text, tokens of the vocabulary, width of the feed-forward | 02, 02b |
 | $\rho,\ \varepsilon$ | (M, 1), a number | RMSNorm: $1/\sqrt{\text{mean}(x^2) + \varepsilon}$ of each row | 02, 02b |
 | $D = U\,\text{diag}(\sigma)\,V^\top$ | (O, I) | any matrix and its SVD; $u_k$, $v_k$ are columns of $U$ and of $V$ | 03 |
 
@@ -227,8 +227,8 @@ One table for all notebooks. Where a letter has two meanings, the last column sa
 ## Honest limits
 
 - The directions were found *after* training all numbers. LoRA has to find them while it trains.
-- Embeddings and norms moved too, and were left alone here: rank 0 shows what they do by themselves.
-- One task, which a few rules describe, one seed, one small model. Another task may need more directions.
+- Embeddings and norms changed too, and their changes were not cut: rank 0 shows the effect of these alone.
+- This is one task, which a few rules describe, one seed and one small model. Another task may need more directions.
 
-Next: 04, LoRA, which trains the thin product from the start.
+Next: 04, LoRA, which trains the low-rank product from the start.
 """

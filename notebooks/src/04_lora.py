@@ -10,7 +10,7 @@ When you are done you can
 
 *Symbols*: the table in notebook 03. *Needs*: a matrix product and the chain rule. *Time*: 35 minutes to read, 105 to do.
 *Paper*: Hu et al. 2021, [arXiv:2106.09685](https://arxiv.org/abs/2106.09685), equation 3 and
-section 4.1. *The one idea*: the change of a weight, as a product of two thin matrices.
+section 4.1. *The one idea*: write the change of a weight as a product of two thin matrices.
 """
 
 # %%
@@ -56,7 +56,7 @@ r"""
 $$y = xW^\top + s\,(xA^\top)B^\top$$
 
 The brackets matter: $z = xA^\top$ has $r$ columns, so the second path costs $r(I+O)$ multiplications for each row.
-With $BA$ made first it would cost $O\cdot I$. **Fill the blank.**
+If you compute $BA$ first, it costs $O\cdot I$. **Fill the blank.**
 """
 
 # %% exercise lora_forward
@@ -73,8 +73,8 @@ check("lora_forward", lora_forward)
 r"""
 ## Backward
 
-Write $dy$ for $\partial\,\text{loss}/\partial y$, a number for each number of $y$. The tool is one rule:
-where $y = xW^\top$, it is $dx = dy\,W$ and $dW = dy^\top x$ (notebook 01), whatever stands in the places of $x$
+Write $dy$ for $\partial\,\text{loss}/\partial y$, one number for each number of $y$. One rule is enough:
+$y = xW^\top$ gives $dx = dy\,W$ and $dW = dy^\top x$ (notebook 01). It holds for any two matrices in the roles of $x$
 and $W$. The gradient of an array has the shape of this array, and a weight's gradient sums over all rows: $dy^\top x$ does that.
 
 **Fill the blank** before you read on: three gradients. $W$ is frozen and gets none.
@@ -99,13 +99,13 @@ With $z = xA^\top$ in the middle, $y = xW^\top + s\,zB^\top$. From the end to th
 
 $$dB = s\,dy^\top z,\qquad dz = s\,dy\,B,\qquad dA = dz^\top x,\qquad dx = dy\,W + dz\,A .$$
 
-$dx$ has two terms because $x$ reaches $y$ by two paths. $s$ stands once in $dB$ and once in $dz$; through $dz$ it
-comes into $dA$ and into the second term of $dx$.
+$dx$ has two terms because $x$ reaches $y$ by two paths. $s$ appears once in $dB$ and once in $dz$; through $dz$ it
+is also a factor of $dA$ and of the second term of $dx$.
 
 ## A pair
 
-The engine, which runs the training, asks forward for the output and a **cache**: all that backward will read. Backward gets $dy$ and the
-cache, and returns one gradient for each argument of forward, None for what is frozen. **Fill the blank**: a pair made of your two
+In training, the engine calls forward, which returns the output and a **cache**: everything that backward will read. Backward gets $dy$ and the
+cache, and returns one gradient for each argument of forward, or None for a frozen one. **Fill the blank**: a pair made of your two
 functions. What must its cache hold?
 """
 
@@ -128,8 +128,8 @@ check("lora_pair", (my_lora_forward, my_lora_backward))
 
 # %% [markdown]
 r"""
-Three tests of your pair. It is compared with the package's, and with the engine's tape (notebook 01), which differentiates
-the same forward written in elementary operations. Then `check_pair` needs no formula: it moves numbers a little and
+Your pair gets three tests. We compare it with the package's pair, and with the engine's tape (notebook 01), which differentiates
+the same forward written in elementary operations. The third test, `check_pair`, needs no formula: it moves numbers a little and
 compares the change of the loss.
 """
 
@@ -157,7 +157,7 @@ check_pair(forward, backward, x, W, s, A, B, frozen="W")
 
 # %% [markdown]
 r"""
-**Break it.** Copy your `lora_backward`, leave the scale out of it, and see the check name the slip.
+**Break it.** Copy your `lora_backward`, leave the scale out of it, and see how the check names the slip.
 """
 
 # %% exercise lora_break
@@ -175,10 +175,10 @@ check("lora_break", broken)
 r"""
 ## "How can B be trained if it is zero?"
 
-A fresh adapter must change nothing, so $B = 0$ and $A$ is random. **Predict** how large $\|dA\|$ is at
-the very first step. The figures below have it on a model: a small Llama that knows English spelling and sounds, and
-has never seen a past tense. First one line of its first step, on one verb; `minilora step --method lora` draws the whole step.
-Then it gets 300 verbs, and after each of the first 20 steps we ask for the gradient on one batch.
+A fresh adapter must not change the output, so $B = 0$ and $A$ is random. **Predict** how large $\|dA\|$ is at
+the very first step. The figures below show it on a model: a small Llama that knows English spelling and sounds, and
+has never seen a past tense. The first figure is one line of its first step, on one verb; `minilora step --method lora` draws the whole step.
+Then the model trains on 300 verbs, and after each of the first 20 steps we compute the gradient on one batch.
 """
 
 # %% exercise lora_first_step
@@ -228,8 +228,8 @@ with course.figure(caption, width=7, height=4) as axes:
 
 # %% [markdown]
 r"""
-That has a consequence for anyone who tests a backward. **Break it** again: change `dA` so that no check
-which starts at $B = 0$ can see it.
+This matters for everybody who tests a backward. **Break it** again: change `dA` so that a check
+at $B = 0$ cannot see it.
 """
 
 # %% exercise lora_blind
@@ -247,16 +247,16 @@ check("lora_blind", blind)
 r"""
 ## Your pair trains the model
 
-`course.technique("lora")` is LoRA's record with your pair as its op; a technique is a record, and `attach` takes it.
-Every adapted linear of the model now runs your forward and your backward. The package's trains on the same batches.
+A technique is a record, and `course.technique("lora")` is LoRA's record with your pair as its op. We pass it to `attach`.
+Every adapted linear of the model now runs your forward and your backward. A second model with the package's pair trains on the same batches.
 
 ### Counting, and memory
 
-Then LoRA stands beside full fine-tuning. LoRA trains $r(I+O)$ numbers a linear. AdamW, the optimizer, keeps two more for each. This does not change
+Then we compare LoRA with full fine-tuning. LoRA trains $r(I+O)$ numbers per linear. AdamW, the optimizer, keeps two more for each. This does not change
 the **activations**: $dA = dz^\top x$ reads $x$, so $x$ must be kept for backward, as in full fine-tuning. Compare the count in the figure with $r(I+O)$, summed over
-`q_proj` and `v_proj`, and predict before you run: which part of the bytes hardly changes?
+all `q_proj` and `v_proj`, and predict before you run: which part of the bytes hardly changes?
 
-*Held equal*: the 300 verbs, the batches of each seed, 100 steps; each technique has its own rate, which 150 steps on validation words chose. *What would turn the
+*Held equal*: the 300 verbs, the batches of each seed, 100 steps; each technique has its own rate, which 150 steps on validation words chose. *What would change the
 verdict*: curves whose bands no longer overlap at the end, with rates chosen anew for these 100 steps.
 """
 
@@ -289,15 +289,15 @@ assert sum(a.size for a in compared["LoRA"][0].trainable.values()) == sum(lora.c
 
 # %% [markdown]
 r"""
-*Verdict*: with a hundredth of the numbers, LoRA's loss at the end is within the seeds' bands of full fine-tuning's: these three seeds tell no difference.
+*Verdict*: with a hundredth of the numbers, LoRA's loss at the end is within the seeds' bands of full fine-tuning's: these three seeds show no difference.
 The activations are why people often report that "LoRA uses as much memory as full fine-tuning". Notebook 05 is about that part.
 
 ## What α does
 
 $\alpha$ enters only as $s = \alpha/r$. AdamW divides each gradient by its size, so a larger $s$ does not
-lengthen the steps of $A$ and $B$: it makes each of them move $s\,BA$ further. So $\alpha$ does much of a
-learning rate's work. If it did all of it, the loss would depend on the product $s\,\eta$ alone. **Predict** what happens to
-the loss at rate 0.01 for $\alpha = 1$ and for $\alpha = 64$. Twelve short trainings: half a minute or so.
+make the steps of $A$ and $B$ longer, but each step moves $s\,BA$ further. So $\alpha$ acts much like a
+learning rate. If it were exactly a learning rate, the loss would depend only on the product $s\,\eta$. **Predict** what happens to
+the loss at rate 0.01 for $\alpha = 1$ and for $\alpha = 64$. The cell below runs twelve short trainings, in about half a minute.
 """
 
 # %%
@@ -328,9 +328,9 @@ If you compare two techniques at one rate and with two values of $\alpha$, you c
 
 ## Merge
 
-After training the two paths are one: $W' = W + s\,BA$, and nothing is slower than before. **Fill the blank.** Below
-it: how exact is it? Merging rounds once to float32. So merged and attached agree to rounding, and not bit for bit;
-subtracting again returns the base, up to a rounding. **Do it**: compare `ml.merge(tuned).logits(ids)` with `tuned.logits(ids)`, and
+After training the two paths can become one: $W' = W + s\,BA$. Then the model is as fast as the base. **Fill the blank.** Then
+ask: how exact is it? Merging rounds once to float32. So the merged and the attached model agree up to rounding, and not bit for bit.
+Subtracting the change again returns the base, up to rounding. **Do it**: compare `ml.merge(tuned).logits(ids)` with `tuned.logits(ids)`, and
 the arrays of `ml.unmerge(merged, tuned)` with the model's. How large is the worst error, relative to the largest logit?
 """
 
@@ -359,9 +359,9 @@ print("merged and attached agree to 1e-5 of the largest logit; unmerged and base
 r"""
 ## Two adapters on one base
 
-**Do it.** Verbs and nouns were taught to one base, by two adapters (the prompts begin with D and with N). Add both with your `lora_merge`: $W + s_1B_1A_1 + s_2B_2A_2$. How do they
-disturb each other? Predict first: the score of each task with its own adapter, with both, and with its own and a part $t$ of the other's change. How alike are the two $\Delta W$, as vectors
-(the cosine)? *Held equal*: rank, rate, steps, 300 words each. *What would turn the verdict*: scores of the sum within two standard errors, about 0.08, of those alone.
+**Do it.** Two adapters taught one base verbs and nouns (the prompts begin with D and with N). Add both with your `lora_merge`: $W + s_1B_1A_1 + s_2B_2A_2$. How do they
+disturb each other? Predict first: the score of each task with its own adapter, with both, and with its own and a fraction $t$ of the other's change. How similar are the two $\Delta W$, as vectors
+(their cosine)? *Held equal*: rank, rate, steps, 300 words each. *What would change the verdict*: scores of the sum within two standard errors, about 0.08, of those alone.
 `ml.Llama(model.config, params, model.tokenizer)` is a model with other weights.
 """
 
@@ -389,8 +389,8 @@ print(f"cosine of the two ΔW of a linear: {min(alike):.2f} to {max(alike):.2f}:
 # %% [markdown]
 r"""
 **Open.** "My losses are as good as the package's, so my backward is right." Is it? Train broken pairs: $dA$ without its $s$, $dB$ without its $s$, $dx$ without the adapter's path, $dA$ with the other sign. Predict for each: does
-the curve show it by itself, or beside the right one, or not at all? Then run, and explain: what does AdamW do with a factor that all of a gradient has? What would an optimizer without that division do? Which test does show
-each? *Held equal*: start, batches, rate. *What would turn the verdict*: a gap in the losses beyond what rounding gives, 1e-4 in the first 20 steps here.
+the curve show the error by itself, or only beside the right curve, or not at all? Then run, and explain: what does AdamW do if a gradient is multiplied by a constant? What would an optimizer without that division do? Which test finds
+each slip? *Held equal*: start, batches, rate. *What would change the verdict*: a gap in the losses larger than rounding gives, which is 1e-4 in the first 20 steps here.
 (`dataclasses.replace(mine, op=ml.Op("broken", forward, backward))` is a record with a pair of yours.)
 """
 
@@ -423,9 +423,9 @@ r"""
 
 - The optimizer holds two numbers for $r(I+O)$ parameters instead of $O\cdot I$.
 - The activations stay: $x$ is kept for $dA$.
-- A curve that falls is no check of a gradient. `check_pair` is one.
-- One task, one model of under a million parameters: it shows how LoRA behaves, not how it will do on
-  yours. `README.md` has the comparison with each technique's learning rate tuned.
+- A falling loss does not show that the gradient is right. `check_pair` does.
+- This is one task and one model of less than a million parameters: it shows how LoRA behaves, not how good it is on
+  your task. `README.md` has the comparison with each technique's learning rate tuned.
 
-Next: 05, LoRA-FA, which gets rid of $x$.
+Next: 05, LoRA-FA, which does not keep $x$.
 """

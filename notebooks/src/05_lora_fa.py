@@ -4,13 +4,13 @@ r"""
 
 When you are done you can
 
-- write a backward pass that never sees its input,
-- say which bytes LoRA-FA saves, which it does not, and when the saving is taken back,
-- name what is lost: the directions that a frozen $A$ cannot reach.
+- write a backward pass that does not need its input $x$,
+- say which bytes LoRA-FA saves, which it does not, and when the saving is lost,
+- name the disadvantage: the directions that a frozen $A$ cannot reach.
 
 *Needs*: notebook 04, and from 03 what a rank is. *Time*: 25 minutes to read, 80 to do.
 *Paper*: Zhang et al. 2023, [arXiv:2308.03303](https://arxiv.org/abs/2308.03303), section 3. *Symbols*: the table in
-notebook 03. *The one idea*: what is frozen needs no gradient, and what needs no gradient need not be remembered.
+notebook 03. *The one idea*: a frozen array needs no gradient, so what this gradient would read need not be kept.
 """
 
 # %%
@@ -26,14 +26,14 @@ from minilora_course import check, course
 
 # %% [markdown]
 r"""
-## Who reads x?
+## Which gradient reads x?
 
 LoRA's backward has four lines. With $z = xA^\top$:
 
 $$dB = s\,dy^\top z,\qquad dz = s\,dy\,B,\qquad dA = dz^\top x,\qquad dx = dy\,W + dz\,A .$$
 
-One of them reads $x$. Freeze $A$ as it was drawn, and none of those that are left does: $M$ rows of $I$ numbers need
-not be kept for backward, only $z$, with its $r$ numbers a row. The forward pass is LoRA's.
+One of them reads $x$: the line of $dA$. If $A$ is frozen as it was drawn, this line is not needed. Then $x$, with its $M$ rows of $I$ numbers, need
+not be kept for backward, only $z$, with $r$ numbers per row. The forward pass is LoRA's.
 
 **Predict.** A batch of 32 texts of 25 tokens, one row of $x$ for each token; 128 inputs, rank 4. How many numbers does one
 linear keep for backward, without $W$, $A$ and $B$?
@@ -50,7 +50,7 @@ check("lora_fa_kept", kept)
 
 # %% [markdown]
 r"""
-**Fill the blank.** The signature says it: there is a `z`, and no `x`. Where LoRA gave `dA`, give `None`.
+**Fill the blank.** The function gets `z`, but not `x`. Where LoRA returns `dA`, return `None`.
 """
 
 # %% exercise lora_fa_backward
@@ -67,8 +67,8 @@ check("lora_fa_backward", lora_fa_backward)
 r"""
 ## A pair
 
-Forward makes $z$ for $y$ anyway. **Fill the blank**: a pair whose cache holds what backward reads, and not $x$. The check
-looks into the cache. A frozen $A$ gets None, and still passes gradient on to $x$.
+Forward computes $z$ for $y$ anyway. **Fill the blank**: a pair whose cache holds what backward reads, and not $x$. The check
+looks into the cache. The gradient of the frozen $A$ is None, but gradient still flows through $A$ to $x$.
 """
 
 # %% exercise lora_fa_pair
@@ -91,7 +91,7 @@ check("lora_fa_pair", (my_fa_forward, my_fa_backward))
 
 # %% [markdown]
 r"""
-Your pair, the package's, the engine in elementary operations, and finite differences agree. Then the end of the package's
+Your pair, the package's, the engine in elementary operations, and finite differences agree. The figure shows the last line of the package's
 forward, on a model; `minilora step --method lora_fa` draws the whole step.
 """
 
@@ -121,7 +121,7 @@ course.show(ml.trace(ml.attach(model, "lora_fa", rank=4), *verb).figure("LoRA-FA
 
 # %% [markdown]
 r"""
-**Break it.** A common slip: $A$ is frozen, so its path is forgotten in $dx$. Write that one.
+**Break it.** A common slip: because $A$ is frozen, its path is forgotten in $dx$. Write this slip.
 """
 
 # %% exercise lora_fa_break
@@ -138,8 +138,8 @@ check("lora_fa_break", broken)
 r"""
 ## Frozen means frozen
 
-The optimizer may not see $A$ at all: no gradient, no **moments** (the two numbers that AdamW keeps for each one that
-trains), no weight decay either. **Fill the blank**: a step of plain gradient descent. It is given a `dA` that it must not use.
+The optimizer must leave $A$ alone: no gradient, no **moments** (the two numbers that AdamW keeps for each trained
+number), and no weight decay. **Fill the blank**: a step of plain gradient descent. It gets a `dA` that it must not use.
 """
 
 # %% exercise lora_fa_step
@@ -156,11 +156,11 @@ check("lora_fa_step", lora_fa_step)
 r"""
 ## Memory against length
 
-Does it *really* drop $x$? "Other operations may still keep it" is a fair objection. The ledger walks the
-tape and counts every storage once, whoever holds it. Adapters are on all linears of the embedded model.
+Is $x$ *really* not kept? "Other operations may still keep it" is a fair objection. The ledger walks along the
+tape and counts every array in memory once, even if several ops hold it. Adapters are on all linears of the embedded model.
 
 **Fill the blank** first: a ledger of your own. In a layer $q$, $k$ and $v$ read one $x$, gate and up another, down a third
-(attention keeps what `o_proj` reads). Each different $x$ is kept once, each $z$ for itself.
+(attention keeps what `o_proj` reads). Each different $x$ is kept once, and each linear keeps its own $z$.
 """
 
 # %% exercise lora_fa_ledger
@@ -226,7 +226,7 @@ print("measured in this process: the same bytes")
 # %% [markdown]
 r"""
 The grey part is what the Llama keeps without any adapter: attention, norms and the product of the
-feed-forward. Two honest limits follow.
+feed-forward. LoRA-FA has two limits.
 """
 
 # %%
@@ -241,14 +241,14 @@ assert keeper == "attention"
 
 # %% [markdown]
 r"""
-With adapters on two linears a layer, little of what is kept is $x$, and little is saved. On `o_proj`
-nothing is: attention keeps that array for its own backward. And where
-anything else keeps $x$, or a dropout mask of its size, the saving is taken back:
-`python -m studies.memory what-if`, in the repository, counts those cases.
+With adapters on two linears per layer, $x$ is a small part of what is kept, so little is saved. On `o_proj`
+nothing is saved: attention keeps that array for its own backward. And if
+another op keeps $x$, or a dropout mask of its size, the saving is lost:
+`python -m studies.memory what-if`, in the repository, counts these cases.
 
 ## What is lost
 
-$\Delta W = s\,BA$ with $A$ fixed: every row of $\Delta W$ is a mixture of the $r$ rows of $A$, for ever.
+$\Delta W = s\,BA$ with $A$ fixed: every row of $\Delta W$ is always a linear combination of the same $r$ rows of $A$.
 """
 
 # %%
@@ -269,7 +269,7 @@ print("20 steps with your pair and with the package's: the same losses, to 1e-3"
 
 # %% [markdown]
 r"""
-**Do it.** With $A^+$ = `np.linalg.pinv(A)`, the product $\Delta W A^+A$ is the part of $\Delta W$ that lies in the rows of $A$. What share
+**Do it.** With $A^+$ = `np.linalg.pinv(A)`, the product $\Delta W A^+A$ is the part of $\Delta W$ in the row space of $A$. What share
 of $\|\Delta W\|$ is left in $\Delta W - \Delta W A^+A$ for the *first* $A$, with LoRA and with LoRA-FA? Predict both. `runs[name][0]` is
 a trained model: its `delta(layer)` is $\Delta W$, its `layers` is a dict of the layers' arrays, and `layer` here is any key of `layers`. `ml.attach(model, name, rank=4).layers[layer]["A"]`
 is the first $A$ again, because the seed is the same.
@@ -296,11 +296,11 @@ course.beside({ml.METHODS[name].title: run for name, run in runs.items()}, 32, 2
 
 # %% [markdown]
 r"""
-*Held equal* in the figure: rank 4 on `q_proj` and `v_proj`, the 300 verbs, the batches of each seed, 100 steps. *What would turn the verdict*: curves whose bands overlap
+*Held equal* in the figure: rank 4 on `q_proj` and `v_proj`, the 300 verbs, the batches of each seed, 100 steps. *What would change the verdict*: curves whose bands overlap
 at the end, with rates chosen anew for these 100 steps, or a larger rank. *Verdict*: the bands are apart, LoRA-FA of rank 4 is behind.
 
-What that costs in accuracy depends on the rank: a larger $A$ reaches more directions. The record of `studies/cost.py` has
-both techniques at several ranks on the same two linears a layer, each rank at its own rate, five seeds:
+The loss in accuracy depends on the rank: a larger $A$ reaches more directions. The record of `studies/cost.py` has
+both techniques at several ranks on the same two linears per layer, each rank at its own rate, five seeds:
 """
 
 # %%
@@ -315,7 +315,7 @@ for name in runs:
 r"""
 The paper's 2026 version corrects $dB$ so that the step of $s\,BA$ comes nearest to the gradient $dW$ that full fine-tuning
 would follow: $dB \leftarrow dB\,(AA^\top)^{-1}/s^2$. To prove it, write the wanted step as $C$ and minimise
-$\|s\,CA - dW\|^2$: its gradient by $C$ is $2s\,(s\,CA - dW)\,A^\top$, which is 0 for $C = dW A^\top (AA^\top)^{-1}/s$. And
+$\|s\,CA - dW\|^2$: its gradient with respect to $C$ is $2s\,(s\,CA - dW)\,A^\top$, which is 0 for $C = dW A^\top (AA^\top)^{-1}/s$. And
 backward gives $dB = s\,dW A^\top$.
 
 **Do it.** On the arrays above: `lora_fa.corrected_gradient(arrays, grads, {"corrected": True})` changes `grads["B"]` in place, where
@@ -337,7 +337,7 @@ print("the corrected dB is the least-squares one")
 # %% [markdown]
 r"""
 **Open.** Predict, run, explain; there is no single answer. Does the correction help? The steps of AdamW do not depend on the
-size of a gradient. So what can the correction change, and at which ranks do you expect to see it? How many seeds do you want?
+size of a gradient. So what can the correction change, and at which ranks do you expect to see it? How many seeds do you need?
 (`ml.attach(…, corrected=True)` trains with it.)
 """
 
@@ -356,9 +356,9 @@ print(lost)
 r"""
 ## What changed, and what did not
 
-- $x$ is not kept: all of the blue area. $A$ has no gradient and no moments: $rO$ numbers train instead of $r(I+O)$.
-- The rows of $\Delta W$ stay in $A$'s row space. What that costs here is in the table by rank above.
-- What is saved is a part of what is kept, and the peak of memory may be elsewhere: in logits or attention.
+- $x$ is not kept: this is the blue area. $A$ has no gradient and no moments: $rO$ numbers train instead of $r(I+O)$.
+- The rows of $\Delta W$ stay in $A$'s row space. The table by rank above shows what that costs here.
+- The saving is only a part of what is kept, and the peak of memory may have another cause: logits or attention.
 
 Next: 06, VeRA, which freezes $B$ too.
 """

@@ -4,14 +4,14 @@ r"""
 
 When you are done you can
 
-- write VeRA's forward and both its gradients, and say on which side of $B$ each vector stands,
+- write VeRA's forward and both its gradients, and say on which side of $B$ each vector is,
 - count what it trains, what it stores and what it keeps for backward, which are three numbers,
 - say what a rank costs here, and why it may be larger than the layer.
 
 *Needs*: notebook 04. *Time*: 35 minutes to read, 75 to do.
 *Paper*: Kopiczko et al. 2023, [arXiv:2310.11454](https://arxiv.org/abs/2310.11454), equation 2 and section 3.3.
-*Symbols*: the table in notebook 03. *The one idea*: random directions need not be stored; train only how much of each
-is wanted.
+*Symbols*: the table in notebook 03. *The one idea*: random directions need not be stored; train only the weight of
+each.
 """
 
 # %%
@@ -33,9 +33,9 @@ $d$ with $r$ numbers and $b$ with $O$:
 
 $$y = xW^\top + b\odot\big((d\odot u)\,B^\top\big),\qquad u = xA^\top .$$
 
-In the paper's column form that is $W + \Lambda_b B \Lambda_d A$, with $\Lambda$ a diagonal matrix. Mind the letter $d$: alone
+In the paper's notation the adapted weight is $W + \Lambda_b B \Lambda_d A$, with $\Lambda$ a diagonal matrix. The letter $d$ has two meanings: alone
 it is VeRA's vector. In front of a name it means $\partial\,\text{loss}/\partial$, so $dd$ is the gradient of $d$, and
-$db$ that of $b$.
+$db$ is the gradient of $b$.
 
 **Predict.** How many numbers does rank 256 train on a linear of 64 inputs and 128 outputs?
 """
@@ -51,7 +51,7 @@ check("vera_count", trainable)
 
 # %% [markdown]
 r"""
-**Fill the blank**: forward. The shapes say where each vector stands.
+**Fill the blank**: forward. The shapes say where each vector belongs.
 """
 
 # %% exercise vera_forward
@@ -66,7 +66,7 @@ check("vera_forward", vera_forward)
 
 # %% [markdown]
 r"""
-**Break it.** The known slip: $b$ scales the $r$ numbers before $B$. It runs only where $r = O$.
+**Break it.** A common slip: $b$ scales the $r$ numbers before $B$. This code runs only if $r = O$.
 """
 
 # %% exercise vera_break
@@ -83,7 +83,7 @@ check("vera_break", broken)
 r"""
 ## Backward
 
-**Fill the blank** before you read on. $u$ is handed to you; $x$ is not, and is not needed.
+**Fill the blank** before you read on. The function gets $u$. It does not get $x$, and does not need it.
 """
 
 # %% exercise vera_backward
@@ -106,7 +106,7 @@ Name every step: $z = d\odot u$, $v = zB^\top$, $y = xW^\top + b\odot v$. Back f
 $$db = \textstyle\sum_m dy\odot v,\qquad dv = dy\odot b,\qquad dz = dv\,B,\qquad
 dd = \sum_m dz\odot u,\qquad dx = dy\,W + (dz\odot d)\,A .$$
 
-One vector serves all $M$ rows, so its gradient sums over them. **Fill the blank**: a pair of your two functions. Its cache
+All $M$ rows use the same vector, so its gradient sums over them. **Fill the blank**: a pair of your two functions. Its cache
 holds $u$, and not $x$.
 """
 
@@ -144,15 +144,15 @@ dx, _, _, _, db, dd, *_ = backward(dy, cache)
 r"""
 ### Without v: the G-form
 
-The lines above read $v$ (M, O). The package keeps $u$ alone, for both gradients need the rows only through
+The lines above read $v$ (M, O). The package keeps only $u$, because both gradients depend on the rows only through
 $G = dy^\top u$ (O, r), $G_{ok} = \sum_m dy_{mo}\,u_{mk}$. The proof puts $v_{mo} = \sum_k d_k\,u_{mk} B_{ok}$ into $db$, and
-$dz_{mk} = \sum_o dy_{mo}\,b_o B_{ok}$ into $dd$, and takes the sum over $m$ inside:
+$dz_{mk} = \sum_o dy_{mo}\,b_o B_{ok}$ into $dd$, and does the sum over $m$ first:
 
 $$db_o = \sum_m dy_{mo} \sum_k d_k u_{mk} B_{ok} = \sum_k B_{ok}\,d_k \sum_m dy_{mo} u_{mk} = \sum_k (G\odot B)_{ok}\,d_k ,$$
 
 $$dd_k = \sum_m u_{mk} \sum_o dy_{mo} b_o B_{ok} = \sum_o b_o B_{ok} \sum_m dy_{mo} u_{mk} = \sum_o b_o\,(G\odot B)_{ok} .$$
 
-So $db = (G\odot B)\,d$ and $dd = b\,(G\odot B)$. On numbers; then the package, the engine and finite differences:
+So $db = (G\odot B)\,d$ and $dd = b\,(G\odot B)$. The cell below checks this on numbers, and then with the package, the engine and finite differences:
 """
 
 # %%
@@ -176,7 +176,7 @@ r"""
 $b = 0$, so a fresh adapter changes nothing; $d = 0.1$ everywhere. As in LoRA one of the two gradients
 is exactly zero at the first step.
 
-**Do it.** Predict which one, then ask the package's pair with $b = 0$ and $d = 0.1$. As in the cell above, entry 4 of what
+**Do it.** Predict which one, then call the package's pair with $b = 0$ and $d = 0.1$. As in the cell above, entry 4 of what
 `vera.vera_backward` returns is $db$, and entry 5 is $dd$.
 """
 
@@ -191,10 +191,10 @@ print("dd is 0 and db is not: b moves first")
 r"""
 ## Three numbers
 
-Trained, stored, kept for backward: they are easily confused.
+The trained numbers, the stored numbers and the numbers kept for backward are easily confused.
 
-**Do it.** Ask `ml.ledger(model, 32, 25, method=…, rank=…)` for LoRA at rank 4 and VeRA at rank 256, and print its `trainable`, `shared` and
-`activations`. Predict first which is larger in each.
+**Do it.** Call `ml.ledger(model, 32, 25, method=…, rank=…)` for LoRA at rank 4 and VeRA at rank 256, and print its `trainable`, `shared` and
+`activations`. Predict first for each of the three: which technique has more?
 """
 
 # %% open vera_ledger
@@ -211,7 +211,7 @@ assert found["vera"].activations > found["lora"].activations
 
 # %% [markdown]
 r"""
-VeRA saves *parameters*. One line of its forward says why it keeps more than LoRA does, and computes more;
+VeRA saves *parameters*. One line of its forward shows why it keeps more than LoRA, and computes more;
 `minilora step --method vera` draws the whole step.
 """
 
@@ -274,11 +274,11 @@ course.explore(draw, top=[1024, 64, 4096])
 r"""
 ### One rate for all ranks is unfair
 
-At one rate a larger rank can look no better, or worse. Adam moves each $d_k$ by up to the rate $\eta$ in a step. That moves
-$v_o = \sum_k B_{ok}\,d_k\,u_k$ by up to $\eta\sum_k |B_{ok} u_k|$: a sum of $r$ terms, whose $B_{ok}$ are of order $1/\sqrt r$ as
-they were drawn. It grows as $\sqrt r$. So by this argument a larger rank wants a smaller rate: 4 times smaller at 256 than at 16.
-*Held equal*: the verbs, 150 steps, the schedule, the rates tried, which are a factor of 2 apart. *What would turn the verdict*: more seeds whose own best
-rates do not fall from rank 16 to 64 to 256; or that do, on a finer grid. The validation scores of the rates tried:
+At one fixed rate a larger rank can look no better, or even worse. Adam moves each $d_k$ by up to the rate $\eta$ in a step. That moves
+$v_o = \sum_k B_{ok}\,d_k\,u_k$ by up to $\eta\sum_k |B_{ok} u_k|$: a sum of $r$ terms, whose $B_{ok}$ are drawn with a size of order $1/\sqrt r$.
+So the sum grows as $\sqrt r$. By this argument a larger rank needs a smaller rate: 4 times smaller at 256 than at 16.
+*Held equal*: the verbs, 150 steps, the schedule, the rates tried, which are a factor of 2 apart. *What would change the verdict*: more seeds whose own best
+rates do not fall from rank 16 to 64 to 256; or seeds on a finer grid whose best rates do fall. The validation scores of the rates tried:
 """
 
 # %%
@@ -315,8 +315,8 @@ with course.figure(caption, width=7, height=3.8) as axes:
 
 # %% [markdown]
 r"""
-So one rate for all ranks is unfair: that stands. **Cannot tell** is the answer on how the best rate moves with the rank. Both seeds give rank 256 the
-next lower rate than rank 64; between 16 and 64 they do not agree, and a law as $1/\sqrt r$ is neither shown nor ruled out.
+So the result is: one rate for all ranks is unfair. How does the best rate change with the rank? **Cannot tell**: both seeds give rank 256 the
+next lower rate than rank 64; between 16 and 64 they do not agree, and these runs neither show nor rule out a law like $1/\sqrt r$.
 
 ## Merge
 
@@ -335,10 +335,10 @@ check("vera_merge", vera_merge)
 
 # %% [markdown]
 r"""
-Layers of different shapes share one pair: $A$ and $B$ are as large as the largest layer wants, and each
-layer takes a slice. Their bits come from a key, so a file without them loads as it was saved. Your pair gets such slices, and
-trains the model beside the package's. Below it stand counts, memory and convergence **beside LoRA**. *Held equal*: `q_proj` and `v_proj`, the 300 verbs, the batches
-of each seed, 100 steps; rank and rate of each are those that 150 steps on validation words chose. *What would turn the verdict*: curves whose bands no longer
+Layers of different shapes share one pair: $A$ and $B$ are as large as the largest layer needs, and each
+layer uses a slice. Their bits come from a key, so a file without them still loads the same model. Your pair gets such slices, and
+trains the model beside the package's. Then follow counts, memory and convergence **beside LoRA**. *Held equal*: `q_proj` and `v_proj`, the 300 verbs, the batches
+of each seed, 100 steps; rank and rate of each are those that 150 steps on validation words chose. *What would change the verdict*: curves whose bands no longer
 overlap at the end, or do, with rates chosen anew for these 100 steps.
 """
 
@@ -373,8 +373,8 @@ course.beside(compared, 32, 25, caption)
 
 # %% [markdown]
 r"""
-**Open.** Predict, run, explain; there is no single answer. Which of the two vectors does the work? Start $d$
-elsewhere (`ml.attach(…, d_initial=…)`), or hold one of them: `dataclasses.replace(ml.METHODS["vera"], lr_scale=lambda options: {"d": 0.0})`
+**Open.** Predict, run, explain; there is no single answer. Which of the two vectors matters more? Start $d$
+at another value (`ml.attach(…, d_initial=…)`), or hold one of them fixed: `dataclasses.replace(ml.METHODS["vera"], lr_scale=lambda options: {"d": 0.0})`
 is a technique whose $d$ learns at 0 times the rate, and `attach` takes it (`import dataclasses` first). Compare the losses of a few dozen steps. The
 paper's table 6 has such rows. Why might your order differ from the paper's?
 """
@@ -393,13 +393,13 @@ print(lost)
 r"""
 ## What changed, and what did not
 
-- A layer costs $O + r$ numbers on disk and in the optimizer.
+- A layer costs $O + r$ numbers on disk, and as many in gradients and in each moment.
 - $u$ is kept and the products with $A$ and $B$ are computed at a large rank: bytes and time go up.
-- Beside LoRA of rank 4 its loss in training is lower at the end, and the seeds' bands are apart. On held-out words the table by rank shows
-  no such lead: a lower loss in training is not a better answer.
-- The learning rate that suits it is far larger than LoRA's. Each rank needs its own: whether it falls with the rank, two seeds on a
-  grid of factors of 2 cannot tell.
-- One task, one model, 150 steps: what a rank is worth elsewhere is not known from this.
+- Its training loss at the end is lower than that of LoRA of rank 4, and the seeds' bands are apart. On held-out words the table by rank shows
+  no such lead: a lower training loss does not mean better answers.
+- Its best learning rate is far larger than LoRA's. Each rank needs its own rate. Two seeds on a
+  grid of factors of 2 cannot tell whether the best rate falls with the rank.
+- This was one task, one model and 150 steps: it does not show what a rank is worth elsewhere.
 
-Next: 07, Delta-LoRA, where $W$ moves after all.
+Next: 07, Delta-LoRA, where $W$ moves too.
 """

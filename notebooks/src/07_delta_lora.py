@@ -5,8 +5,8 @@ r"""
 When you are done you can
 
 - write Delta-LoRA's step, in which $W$ moves without a gradient of its own,
-- prove that its moves telescope, how large a rank they can reach, and see it reached,
-- say what Delta-LoRA is when $W$ moves from the very first step.
+- prove that its moves telescope, say which rank they can reach, and see that they reach it,
+- say to which LoRA Delta-LoRA is equal if $W$ moves from the very first step.
 
 *Needs*: notebooks 03 (singular values) and 04. *Time*: 35 minutes to read, 45 to do.
 *Paper*: Zi et al. 2023, [arXiv:2309.02411](https://arxiv.org/abs/2309.02411), algorithm 1. *Symbols*: the table in
@@ -28,8 +28,8 @@ from minilora_course import check, course
 r"""
 ## A weight that follows
 
-Gradients and moments for $W$ would need three arrays of its size. Delta-LoRA moves it by what it has anyway: after
-every step of AdamW on $A$ and $B$, the change of their product,
+A gradient and two moments for $W$ would need three arrays of its size. Delta-LoRA needs none of them. After
+every step of AdamW on $A$ and $B$ it adds the change of their product to $W$,
 
 $$W \leftarrow W + \lambda\,s\,(B'A' - BA),$$
 
@@ -51,7 +51,7 @@ check_pair(record.op.forward, record.op.backward, x, W, s, A, B, frozen="W")
 
 # %% [markdown]
 r"""
-**Fill the blank**: one step, with plain gradient descent in AdamW's place.
+**Fill the blank**: one step, with plain gradient descent instead of AdamW.
 """
 
 # %% exercise delta_lora_step
@@ -67,7 +67,7 @@ check("delta_lora_step", delta_lora_step)
 
 # %% [markdown]
 r"""
-**Break it.** A first implementation in the wild used $(B'-B)(A'-A)$. Write that one.
+**Break it.** An early public implementation used $(B'-B)(A'-A)$. Write this slip.
 """
 
 # %% exercise delta_lora_break
@@ -87,9 +87,9 @@ How far apart are the two? Write $\Delta A = A' - A$ and $\Delta B = B' - B$. Th
 
 $$B'A' - BA = B\,\Delta A + \Delta B\,A + \Delta B\,\Delta A :$$
 
-the slip keeps the one term that is second order in the step, and drops the two of first order. The package
-keeps copies of the old factors and moves $W$ by one product of rank $2r$, in place. On a model that has made five steps
-(`minilora step --method delta_lora` draws the whole of one):
+the slip keeps the term of second order in the step, and drops the two terms of first order. The package
+keeps copies of the old factors and adds one product of rank $2r$ to $W$, in place. The figure shows this on a model after five steps
+(`minilora step --method delta_lora` draws a whole step):
 """
 
 # %%
@@ -126,7 +126,7 @@ print(f"the slip moves W {np.linalg.norm(slip) / np.linalg.norm(right):.3f} time
 r"""
 ## What does it add up to?
 
-$W$ begins to move after step $K$, with the factors $A_K, B_K$ of that moment. **Predict.** Rank 3, $W$
+$W$ begins to move after step $K$. Call the factors at that moment $A_K, B_K$. **Predict.** At rank 3, $W$
 begins to move after step 3: what is the rank of $W - W_0$ after 10 steps?
 """
 
@@ -150,12 +150,12 @@ $$W_T - W_0 = \lambda s\,(B_T A_T - B_K A_K).$$
 *Proof*, by induction on $T$. For $T = K$ both sides are 0. Step $T+1$ adds $\lambda s\,(B_{T+1}A_{T+1} - B_T A_T)$ by its
 definition. Added to the right side, the two $B_T A_T$ cancel, and $\lambda s\,(B_{T+1}A_{T+1} - B_K A_K)$ is left. ∎
 
-Nothing was said of *how* $A$ and $B$ move: gradients, moments, clipping and weight decay are all within.
+The proof does not use *how* $A$ and $B$ move: it holds with any gradients, moments, clipping and weight decay.
 
 **Rank.** A product of (O, r) and (r, I) has at most rank $r$, and the rank of a sum is at most the sum of the ranks. So
-$W_T - W_0$ has at most rank $2r$, after however many steps. Where $B_K = 0$, that is $K = 0$, at most $r$.
+$W_T - W_0$ has at most rank $2r$, after any number of steps. If $B_K = 0$, that is $K = 0$, it has at most rank $r$.
 
-Trained in float64, so that singular values that are rounding can be told from others; two runs that differ in $K$:
+Two runs with different $K$ show this. They train in float64, so that rounding errors do not look like singular values:
 """
 
 # %%
@@ -163,7 +163,7 @@ wide, layer = model.astype(np.float64), "model.layers.0.self_attn.q_proj"
 W0 = wide.params[f"{layer}.weight"]
 
 def rank_of_move(tuned):
-    """The rank of W - W₀ in one layer: singular values that are no rounding."""
+    """The rank of W - W₀ in one layer: the number of singular values above rounding."""
     values = np.linalg.svd(tuned.layers[layer]["W"] - W0, compute_uv=False)
     return int((values > 1e-9).sum())
 
@@ -194,7 +194,7 @@ with course.figure(caption, width=7, height=4.4) as axes:
 
 # %% [markdown]
 r"""
-**Do it.** Check the telescope on `tuned[5].layers[layer]`: it holds `W`, `s`, `A`, `B`, and of the start `A_start`, `B_start`.
+**Do it.** Check the telescope on `tuned[5].layers[layer]`: it holds `W`, `s`, `A`, `B`, and $A_K$, $B_K$ as `A_start`, `B_start`.
 """
 
 # %% open delta_lora_telescope
@@ -208,9 +208,9 @@ print("W - W₀ = λ s (B A - B_K A_K), to 1e-12")
 
 # %% [markdown]
 r"""
-So the whole of what was learned is a product of rank $2r$, and is saved as an ordinary LoRA of twice the
-rank: $s\,[(1+\lambda)B,\ -\lambda B_K]\,[A;\ A_K]$, on the untouched base. In the first bracket two matrices stand side by side, in
-the second one above the other.
+So the whole change, $BA$ included, is a product of rank $2r$, and is saved as an ordinary LoRA of twice the
+rank: $s\,[(1+\lambda)B,\ -\lambda B_K]\,[A;\ A_K]$, on the original base. The first bracket puts two matrices side by side, the second
+puts one above the other.
 """
 
 # %%
@@ -226,10 +226,10 @@ r"""
 without clipping, in the limit $\varepsilon \to 0$.
 
 *Proof*, by induction. Both start from the same $A$ and $B = 0$. If they have been the same up to step $t$, the forward
-pass of Delta-LoRA sees $W_t + s\,BA = W_0 + (1+\lambda)s\,BA$ by the telescope, as $B_K = 0$: that of the LoRA. So
-$\partial\,\text{loss}/\partial y$ is the same. In $dA$ and $dB$ stands $s$ once, in the LoRA's $(1+\lambda)s$: they differ by
+pass of Delta-LoRA uses $W_t + s\,BA = W_0 + (1+\lambda)s\,BA$ by the telescope, as $B_K = 0$. This is LoRA's adapted weight. So
+$\partial\,\text{loss}/\partial y$ is the same. $dA$ and $dB$ contain the factor $s$ once, and LoRA's contain $(1+\lambda)s$: they differ by
 the same factor $1+\lambda$ in every step. AdamW divides the mean of the gradients by the root of the mean of
-their squares, and the factor cancels. Where all gradients so far are 0, as $dA$ is at step 1, nothing moves in either:
+their squares, and the factor cancels. If all gradients so far are 0, as $dA$ is at step 1, nothing moves in either:
 $0/(0+\varepsilon)$ is 0 for every $\varepsilon > 0$. (With $\varepsilon = 0$ it would be $0/0$: that is why the claim is about the limit, and why
 `ml.train` refuses $\varepsilon = 0$.) So the next $A$ and $B$ are the same, too. ∎
 """
@@ -280,7 +280,7 @@ r"""
 
 With $K = 10$ the first ten steps are LoRA's at scale $s$. From then on the whole change is
 $\Delta W = s\,BA + \lambda s\,(BA - B_K A_K)$: each further step of $BA$ counts $1+\lambda$ times. **Predict** what $\lambda = 0$
-gives. What moves is the size of $\Delta W$; what that does to the loss is another question. Three seeds:
+gives. $\lambda$ changes the size of $\Delta W$; whether that helps the loss is another question. Three seeds:
 """
 
 # %%
@@ -325,14 +325,14 @@ course.explore(draw, ratio=[2, *(n for n in tried if n != 2)])
 
 # %% [markdown]
 r"""
-At one learning rate the two need not agree on a loss: a late switch of the scale is not a larger scale from the start.
-And one rate cannot suit every $\lambda$. What breaks the identity with a LoRA: a late start, a ratio or scale that changes, rounding (a 16-bit $W$ loses small
-moves), and AdamW's $\varepsilon$: Delta-LoRA's gradients are $1+\lambda$ times smaller, so $\varepsilon$ weighs as much more.
+At one learning rate the two need not have the same loss: a later change of the scale is not a larger scale from the start.
+And one rate cannot suit every $\lambda$. The identity with a LoRA fails with a late start, with a ratio or scale that changes, with rounding (a 16-bit $W$ loses small
+moves), and with AdamW's $\varepsilon$: Delta-LoRA's gradients are $1+\lambda$ times smaller, so the effect of $\varepsilon$ is $1+\lambda$ times as large.
 
 ## Beside LoRA: counts, memory, convergence
 
 *Held equal*: rank 4 on `q_proj` and `v_proj`, the 300 verbs, the batches of each seed, 100 steps; each technique has its own rate, which 150 steps on
-validation words chose. *What would turn the verdict*: curves whose bands no longer overlap at the end, or do, with rates chosen anew for these 100 steps.
+validation words chose. *What would change the verdict*: curves whose bands no longer overlap at the end, or do, with rates chosen anew for these 100 steps.
 """
 
 # %%
@@ -355,8 +355,8 @@ course.beside(compared, 32, 25, caption)
 
 # %% [markdown]
 r"""
-**Open.** Predict, run, explain; there is no single answer. The paper waits for $K = 500$ steps before $W$ moves. What is the
-waiting good for? Choose values of `start_step` and a measure of your own (loss, $\|\Delta W\|$, rank, the singular values
+**Open.** Predict, run, explain; there is no single answer. In the paper $W$ begins to move after $K = 500$ steps. What is the
+purpose of this delay? Choose values of `start_step` and a measure of your own (loss, $\|\Delta W\|$, rank, the singular values
 beyond the $r$-th), and say what you would need to see to call a late start better than a LoRA of a larger scale.
 """
 
@@ -375,11 +375,11 @@ print(found)
 r"""
 ## What changed, and what did not
 
-- Every $W$ that moves is a copy: the base can no longer be shared while training.
-- Gradients, moments and activations are LoRA's. After 100 steps at its own rate its loss in training is higher than LoRA's here, and the seeds'
+- Every $W$ that moves is a copy: during training, several adapters can no longer share one base.
+- Gradients, moments and activations are LoRA's. After 100 steps at its own rate its training loss is higher than LoRA's here, and the seeds'
   bands are apart.
-- The change is of rank $2r$ at most. From step 1 on it is LoRA with a larger scale; from a later step on, a change of
-  scale in mid-course. So compare only with a LoRA whose own rate and scale are tuned as well.
+- The change has at most rank $2r$. If $W$ moves from step 1, Delta-LoRA is LoRA with a larger scale; if it moves later, the scale changes
+  during training. So compare it only with a LoRA whose own rate and scale are tuned as well.
 
 Next: 08, LoRA+, which changes one number of the optimizer.
 """

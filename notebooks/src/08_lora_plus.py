@@ -4,8 +4,8 @@ r"""
 
 When you are done you can
 
-- say why one learning rate for $A$ and $B$ cannot suit both when a model grows wide, and what it costs,
-- give $B$ its own, and name the slip that is made with it,
+- say why one learning rate cannot suit both $A$ and $B$ if a model is wide, and what it costs,
+- give $B$ its own rate, and name the common slip,
 - read a heat map of losses over rate and ratio, and say what a theory of large widths does not say.
 
 *Needs*: notebook 04. *Time*: 45 minutes to read, 60 to do.
@@ -29,12 +29,12 @@ from minilora_course import check, course
 r"""
 ## One more number
 
-Model, forward, backward, merge: all LoRA's. Only the optimizer is told
+Model, forward, backward and merge are LoRA's. Only the optimizer changes:
 
 $$\eta_A = \eta,\qquad \eta_B = \text{ratio}\cdot\eta .$$
 
-**Fill the blank.** $A$ (r, I) is the down-projection, which touches $x$; $B$ (O, r) the up-projection.
-The two are easily confused, and with them the ratio.
+**Fill the blank.** $A$ (r, I) is the down-projection, which multiplies $x$; $B$ (O, r) is the up-projection.
+The two are easily confused, and then the ratio goes to the wrong one.
 """
 
 # %% exercise lora_plus_step
@@ -64,7 +64,7 @@ check("lora_plus_break", broken)
 
 # %% [markdown]
 r"""
-In the package it is one line, too: a factor of the learning rate for $B$. Everything else is LoRA's record. Below, the first step of $B$
+In the package it is one line, too: a factor of the learning rate for $B$. Everything else is LoRA's record. The figure shows the first step of $B$
 at the rate 0.002 and the ratio 16, so at 0.032; `minilora step --method lora_plus` draws the whole step.
 """
 
@@ -95,9 +95,9 @@ $e$.) A step changes $f$ by
 
 $$\Delta f = b\,\Delta z + \Delta b\,z + \Delta b\,\Delta z .$$
 
-The first term is what $A$ contributes, the second what $B$ does. **With Adam** every number moves by about its rate,
+The first term is the contribution of $A$, the second that of $B$. **With Adam** every number moves by about its rate,
 however small its gradient is. So $|\Delta b|$ is about $\eta_B$. But $\Delta z = \Delta a\cdot x$ sums $n$ products
-$\Delta a_i\,x_i$. They all have one sign, for $\Delta a_i$ has that of $-e\,b\,x_i$. So $|\Delta z|$ is about
+$\Delta a_i\,x_i$. They all have the same sign, because $\Delta a_i$ has the sign of $-e\,b\,x_i$. So $|\Delta z|$ is about
 $\eta_A\sum_i|x_i|$, of order $\eta_A n$. With $b$ and $z$ of order one:
 
 | contribution | in general | equal rates $\eta$ | $\eta_A$ of order $1/n$, $\eta_B$ of order 1 |
@@ -105,14 +105,14 @@ $\eta_A\sum_i|x_i|$, of order $\eta_A n$. With $b$ and $z$ of order one:
 | of $A$: $b\,\Delta z$ | $b\,\eta_A n$ | $\eta n$ | 1 |
 | of $B$: $\Delta b\,z$ | $\eta_B\,z$ | $\eta$ | 1 |
 
-At equal rates $A$ contributes $n$ times as much as $B$. Where $A$'s part is of order one, $B$'s vanishes as the width
-grows. The paper calls it **efficient feature learning** when both are of order one. That wants a ratio of order $n$.
-(At one rate of order $1/\sqrt n$ both are of order one again, but only because $z$ itself grows to order $\sqrt n$ and $b$
-stays at $1/\sqrt n$: put them into the table. So $f$ learns, and what $B$ reads does not stay of order one.)
+At equal rates $A$ contributes $n$ times as much as $B$. If $A$'s part is of order one, $B$'s part vanishes as the width
+grows. If both are of order one, the paper calls it **efficient feature learning**. That needs a ratio of order $n$.
+(With a single rate of order $1/\sqrt n$ both parts are of order one again, but only because $z$ itself grows to order $\sqrt n$ and $b$
+stays at $1/\sqrt n$: put them into the table. So $f$ learns, but $z$, the input of $B$, does not stay of order one.)
 
 **Do it.** At the widths 64, 1024 and 16384 draw $x$ from a normal distribution, and $a$ from one divided by $\sqrt n$, so that $z$ is of
-order one. Take $b = 1$, $y = 1$ and one rate. Adam's first step is the rate times the sign of the gradient, downhill. Print
-how many times $B$'s part $A$'s is. Does it grow as $n$? One draw of $1/|z|$ is random: divide the number by $n/|z|$, or take the median of 31 draws.
+order one. Take $b = 1$, $y = 1$ and one rate. Adam's first step is minus the rate times the sign of the gradient. Print
+$A$'s part divided by $B$'s part. Does it grow as $n$? One draw of $1/|z|$ is random: divide the number by $n/|z|$, or take the median of 31 draws.
 """
 
 # %% open lora_plus_parts
@@ -135,23 +135,23 @@ Without Adam $\Delta b = -\eta_B\,e z$ and $\Delta z = -\eta_A\,e b\,n$, so that
 
 $$\Delta f = -\eta_B\,e z^2\;-\;\eta_A\,e b^2 n\;+\;\eta_A\eta_B\,e^2 b\,z\,n .$$
 
-*Two rates.* With $\eta_B$ of order one and $\eta_A$ of order $1/n$ all three are of order one, at every width, while $b$
-and $z$ are.
+*Two rates.* With $\eta_B$ of order one and $\eta_A$ of order $1/n$ all three terms are of order one, at every width, as long as $b$
+and $z$ are of order one.
 
 *One rate.* If $z$ stayed of order one, $b$ would have to become of order one to reach $y$, and the second term would
 allow no more than $\eta \sim 1/n$. But $z$ does not stay. For small steps $\Delta z/\Delta b = n b/z$, so
-$z\,\Delta z = n\,b\,\Delta b$, and **$z^2 - n b^2$ keeps its value at the start, $z_0^2$**. At the end $b\,z = y$. Two
-equations for $z^2$ and $nb^2$, whose difference is $z_0^2$ and whose product is $n y^2$; so their sum is
+$z\,\Delta z = n\,b\,\Delta b$, and **$z^2 - n b^2$ keeps its initial value, $z_0^2$**. At the end $b\,z = y$. These are two
+equations for $z^2$ and $nb^2$: their difference is $z_0^2$ and their product is $n y^2$. So their sum is
 
 $$z^2 + n b^2 = \sqrt{z_0^4 + 4 n y^2}\;\approx\;2\sqrt n\,|y| ,\qquad
 z \approx n^{1/4}\sqrt{|y|},\qquad |b| \approx n^{-1/4}\sqrt{|y|} .$$
 
-**$z$ grows as $n^{1/4}$ while $b$ falls as $n^{-1/4}$.** Near the end $e$ shrinks in a step by the factor
-$1 - \eta\,(z^2 + n b^2)$: it diverges for $\eta > 2/(z^2 + nb^2)$ and is fastest at half of that, so the best $\eta$ is of
-order $1/\sqrt n$. On the way $z$ has to grow from order one to $n^{1/4}$, by a factor $1 + \eta\sqrt n\,|y|$ a step, which
-at this rate does not depend on $n$. That takes a number of steps that grows as $\log n$.
+**$z$ grows as $n^{1/4}$ while $b$ falls as $n^{-1/4}$.** Near the end each step multiplies $e$ by
+$1 - \eta\,(z^2 + n b^2)$: descent diverges for $\eta > 2/(z^2 + nb^2)$ and is fastest at half of that, so the best $\eta$ is of
+order $1/\sqrt n$. On the way $z$ has to grow from order one to $n^{1/4}$, by a factor $1 + \eta\sqrt n\,|y|$ per step, which
+at this rate does not depend on $n$. So the number of steps grows as $\log n$.
 
-**Predict.** At width 64 the best single rate is 0.1, say. Which is it at width 1024?
+**Predict.** Suppose that at width 64 the best single rate is 0.1. What is the best rate at width 1024?
 """
 
 # %% exercise lora_plus_width
@@ -180,10 +180,10 @@ assert np.isclose(stepped - b * z, change)
 
 # %% [markdown]
 r"""
-Then descent until $|e| < 0.01$ at several widths, from 31 draws of $z_0$: with the best single rate of a grid, and with
+Now run descent until $|e| < 0.01$ at several widths, from 31 draws of $z_0$: with the best single rate of a grid, and with
 $\eta_A = 0.316/n$, $\eta_B = 1$ at every width. What are $z$ and $b$ at the end? **Fill the blank**: the descent, for all
-starts at once. In a step $b$ and $z$ both move by the $e$, $b$ and $z$ from before it. A start that has arrived, at $|e| < 0.01$,
-moves no more. One that never arrives has made 200 steps: some rates are too small, and some diverge, up to infinity and NaN.
+starts at once. In a step $b$ and $z$ both use the $e$, $b$ and $z$ from before the step. A start that has converged, with $|e| < 0.01$,
+does not move any more. One that never converges counts 200 steps: some rates are too small, and some diverge, to infinity and NaN.
 """
 
 # %% exercise lora_plus_descend
@@ -192,7 +192,7 @@ def lora_plus_descend(n, rate_A, rate_B, z):
     ### BEGIN SOLUTION
     b, count = np.zeros_like(z), np.zeros_like(z)
     for _ in range(200):
-        e = np.where(np.abs(b * z - 1) < 0.01, 0, b * z - 1)  # who has arrived stays
+        e = np.where(np.abs(b * z - 1) < 0.01, 0, b * z - 1)  # a converged start stays
         count += e != 0
         b, z = b - rate_B * e * z, z - rate_A * e * b * n  # db = e z, dz = e b n
     return count, b, z
@@ -207,7 +207,7 @@ yours = course.mine("lora_plus_descend")
 
 def descend(n, rate_A, rate_B, z):
     """Medians over the starts of the steps, of |b| and of z."""
-    with np.errstate(over="ignore", invalid="ignore"):  # too large a rate diverges
+    with np.errstate(over="ignore", invalid="ignore"):  # a rate that is too large diverges
         count, b, z = yours(n, rate_A, rate_B, z)
     return np.median(count), np.median(np.abs(b)), np.median(z)
 
@@ -248,12 +248,12 @@ with course.figure(caption, width=8, height=4.2, columns=2) as (left, right):
 r"""
 ## A layer under AdamW: what five seeds can tell
 
-The paper's statement is about $n \to \infty$, and about orders. What does a layer of a real width prefer? The study
+The paper's statement is about $n \to \infty$, and about orders. Which ratio is best for a layer of a real width? The study
 `studies/lora_plus.py` trains one layer $\text{relu}(Wx)$ with LoRA of rank 4 under AdamW, at every pair of 13 × 13 rates.
 The record has the steps to a tenth of the loss. Among the pairs within 5 % of the fewest steps, what is the mean of
 $\log_{10}(\eta_B/\eta_A)$? The theory says: it grows by 1 for each factor 10 in the width, whatever the constant.
 
-*Held equal*: the rank, the rows, the grid of rates, the limit of 120 steps; a seed draws the layer and its task. *What would turn
+*Held equal*: the rank, the rows, the grid of rates, the limit of 120 steps; a seed draws the layer and its task. *What would change
 the verdict*: of the sign at a width, an interval that has 0 in it; of the growth, an interval of the slope with 1 in it and not 0, or
 the other way round.
 """
@@ -300,14 +300,14 @@ with course.figure(caption, width=7, height=3.8) as axes:
 
 # %% [markdown]
 r"""
-So **cannot tell** is the answer about the growth: five seeds and a factor of 8 in the width leave room for the theory's slope, and for none.
-What stands is the sign: at the widths 64 to 256 the larger rate is $A$'s, on this task. Two things do not follow from a statement
-about orders. The constant: at a given width the best ratio may be 1, or less. And at which width the order begins to be seen. One possible reason, which is not tested here: the table above has one sample, whose $n$
-moves of $a$ all have one sign. On new rows $x$ in every step they have not, and $A$'s part grows more slowly with $n$.
+So the answer about the growth is **cannot tell**: five seeds and a factor of 8 in the width rule out neither the theory's slope nor a slope of 0.
+Only the sign is clear: at the widths 64 to 256 the larger rate is $A$'s, on this task. A statement
+about orders leaves two things open. First the constant: at a given width the best ratio may be 1, or less. Second, from which width on the growth can be seen. One possible reason for the sign, which we do not test: the table above has one sample, and its $n$
+products $\Delta a_i\,x_i$ all have the same sign. With new rows $x$ in every step they do not, and $A$'s part grows more slowly with $n$.
 
 ## On the word lab
 
-First a test that any implementation should pass: with ratio 1, LoRA+ is LoRA, bit for bit.
+First, a test that every implementation should pass: with ratio 1, LoRA+ is LoRA, bit for bit.
 """
 
 # %%
@@ -382,13 +382,13 @@ print(f"the best cell has ratio {ratios[row.argmin()]}, in one run of one seed e
 r"""
 ## How to read it
 
-Along one column, at a fixed small rate, a larger ratio looks like a great gain: it is mostly a larger rate
-for $B$. The fair question is each ratio at *its own* best rate, the second table above, with more than one seed:
-`docs/claims.md` has that. Weight decay acts through the rate, so $B$ decays faster, too.
+Along one column, at a fixed small rate, a larger ratio looks like a great gain. But it is mostly a larger rate
+for $B$. A fair comparison takes each ratio at *its own* best rate, the second table above, with more than one seed:
+`docs/claims.md` has that. AdamW multiplies weight decay by the rate, so $B$ decays faster, too.
 
 **Open.** Predict, run, explain; there is no single answer. The paper's ratio acts on the *product* of two things: how
 fast $B$ moves, and how fast $A$ does. Hold $\eta_A\eta_B$ fixed and change the ratio from 1/16 to 64. Where do you expect
-the lowest loss, and what would you have to see to believe that $B$ wants the larger rate?
+the lowest loss, and which result would convince you that $B$ needs the larger rate?
 """
 
 # %% open lora_plus_own
@@ -406,7 +406,7 @@ r"""
 ## Beside LoRA: counts, memory, convergence
 
 *Held equal*: rank 4 on `q_proj` and `v_proj`, the 300 verbs, the batches of each seed, 100 steps; each technique has its own rate, which 150 steps on validation
-words chose. *What would turn the verdict*: curves whose bands no longer overlap at the end, with rates chosen anew for these 100 steps.
+words chose. *What would change the verdict*: curves whose bands no longer overlap at the end, with rates chosen anew for these 100 steps.
 """
 
 # %%
@@ -428,12 +428,12 @@ course.beside(runs, 32, 25, caption)
 r"""
 ## What changed, and what did not
 
-- One number in the optimizer; parameters, bytes and time are LoRA's. After 100 steps, each at its own rate, the seeds' bands of the two losses overlap:
-  these three seeds tell no difference.
-- The rate has to be searched together with the ratio.
-- The theory is derived and seen where it speaks: one number, growing width. Whether a layer's best ratio grows cannot be told
-  from five seeds at widths 64 to 512; up to 256 it is below 1.
-- Thirty steps, one seed, one small task: a figure to practise reading on, no verdict.
+- LoRA+ changes one number in the optimizer; parameters, bytes and time are LoRA's. After 100 steps, each at its own rate, the seeds' bands of the two losses overlap:
+  these three seeds show no difference.
+- Tune the rate and the ratio together.
+- We derived the theory and saw it in its own setting: one output, growing width. Five seeds at widths 64 to 512 do not show
+  whether a layer's best ratio grows; up to 256 it is below 1.
+- The heat map has thirty steps, one seed and one small task: use it to practise reading, not as a verdict.
 
 Next: 09, the kernels that make a step fast.
 """

@@ -4,14 +4,14 @@ r"""
 
 When you are done you can
 
-- say how fast a product could be on your machine, and what it waits for where it is not,
-- go from three loops to a tile in registers, and say at each step what moves less,
-- time two pieces of code so that you may believe the result.
+- say how fast a product could be on your machine, and what it waits for if it is slower,
+- go from three loops to a tile in registers, and say at each step which memory traffic becomes less,
+- time two pieces of code in a way that gives a reliable result.
 
-*Needs*: a matrix product and nested loops; the roofline is explained here. *Time*: 25 minutes to read, 65 to do.
+*Needs*: a matrix product and nested loops; the roofline is explained here. *Time*: 30 minutes to read, 65 to do.
 *Sources*: Goto and van de Geijn 2008, [doi:10.1145/1356052.1356053](https://doi.org/10.1145/1356052.1356053);
 Williams et al. 2009, [doi:10.1145/1498765.1498785](https://doi.org/10.1145/1498765.1498785) (roofline).
-*The one idea*: a processor multiplies faster than memory brings numbers, so what a kernel fetches decides.
+*The one idea*: a processor multiplies numbers faster than memory delivers them, so the memory traffic of a kernel decides its speed.
 """
 
 # %%
@@ -27,8 +27,8 @@ from minilora_course import check, course
 r"""
 ## One product, four ways
 
-Linears, forward and backward, are products $y = xw$ with $y_{ij} = \sum_k x_{ik} w_{kj}$: $2MKN$ operations, whichever
-way it is written. The package has four ways, compiled by Numba. They give the same numbers, up to rounding:
+Linears, forward and backward, are products $y = xw$ with $y_{ij} = \sum_k x_{ik} w_{kj}$: $2MKN$ operations, in any
+implementation. The package has four implementations, or ways, compiled by Numba. They give the same numbers, up to rounding:
 """
 
 # %%
@@ -40,11 +40,11 @@ for name, product in LADDER.items():
 
 # %% [markdown]
 r"""
-**Three loops** takes $i$, $j$, $k$ in the order of the formula. **Reordered** takes $i$, $k$, $j$. **Tiled**
-does blocks of columns, and eight $k$ for each visit of $y$. **Register tile** is what minilora calls.
+**Three loops** runs $i$, $j$, $k$ in the order of the formula. **Reordered** runs $i$, $k$, $j$. **Tiled**
+computes blocks of columns, and does eight $k$ each time it reads and writes $y$. **Register tile** is the one that minilora uses.
 
-How fast each was is in a record of one machine; `python -m studies.speed ladder`, in the repository, makes yours. Below are
-its rates for a product of 256 columns. One GFLOP/s is $10^9$ operations a second, and BLAS is the library that NumPy calls:
+A record has the speed of each on one machine; `python -m studies.speed ladder`, in the repository, makes a record of yours. Below are
+the rates for a product of 256 columns. One GFLOP/s is $10^9$ operations a second, and BLAS is the library that NumPy calls:
 """
 
 # %%
@@ -62,8 +62,8 @@ assert sorted(ways, key=speed.get) == ways
 r"""
 ## What the order changes
 
-Memory comes in **lines** of 64 bytes, 16 numbers. A cache holds the lines used last. **Fill the blank**: a toy cache,
-which counts how often a line has to be fetched. A dict keeps the order in which its keys came.
+Memory is read in **lines** of 64 bytes, 16 numbers. A cache holds the most recently used lines. **Fill the blank**: a toy cache,
+which counts how often a line has to be fetched. A dict keeps the order in which its keys were inserted.
 """
 
 # %% exercise kernel_fetched
@@ -78,7 +78,7 @@ def kernel_fetched(places, lines):
         cache.pop(line, None)
         cache[line] = None  # the newest
         if len(cache) > lines:
-            del cache[next(iter(cache))]  # the one not used longest
+            del cache[next(iter(cache))]  # the least recently used one
     return count
     ### END SOLUTION
 
@@ -104,22 +104,22 @@ assert moved["three loops"] > 10 * moved["reordered"] > 40 * moved["in tiles"]
 
 # %% [markdown]
 r"""
-Down a column of $w$ each number lies in another line: of 16 numbers fetched one is used, and the line is gone
-before its neighbours are wanted. Along a row all 16 are used. In tiles a line of $w$ serves eight rows.
+Down a column of $w$ each number is in another line: only one of the 16 fetched numbers is used, and the line is evicted
+before its other numbers are needed. Along a row all 16 are used. In tiles a line of $w$ is used for eight rows of $x$.
 
 ## The roofline, in plain words
 
-Think of a kitchen. The cook cuts at most so many vegetables a minute: the **peak**, in operations a second. A cart brings at
-most so many baskets a minute: the **bandwidth**, in bytes a second. How many vegetables a basket holds is the **intensity**:
+Think of a kitchen. The cook can cut a certain number of vegetables per minute, and no more: the **peak**, in operations per second. A cart can bring
+a certain number of baskets per minute: the **bandwidth**, in bytes per second. The number of vegetables in a basket is the **intensity**:
 operations for each byte that must move.
 
-- Few in a basket: the cook waits for the cart. The rate is bandwidth times intensity. On paper with logarithmic axes that
-  is a slope.
-- Many in a basket: the cart waits for the cook. The rate is the peak: a flat line.
+- Few vegetables per basket: the cook waits for the cart. The rate is bandwidth times intensity. With logarithmic axes this
+  is a sloped line.
+- Many vegetables per basket: the cart waits for the cook. The rate is the peak: a flat line.
 - The lower of the two is the **roof**. A kernel far below it wastes time on something else. A kernel at the roof
-  cannot be made faster, except by a higher intensity: by fetching less for the same operations.
+  cannot be made faster, except by a higher intensity: by fetching fewer bytes for the same operations.
 
-The roof on the left is for numbers that come from memory. Numbers that a cache still holds come faster, so a measured point
+The sloped part of the roof is for numbers that come from memory. Numbers that are still in a cache arrive faster, so a measured point
 can lie above the slope.
 
 **Predict.** $x$ and $w$ are 600 × 600 in float32. What is the intensity of $xw$, if each number moves once?
@@ -136,8 +136,8 @@ check("kernel_intensity", intensity)
 
 # %% [markdown]
 r"""
-A thin product has less. LoRA's $z = xA^\top$ with rank 4 makes four columns, and has to read all of $x$.
-**Fill the blank**: what is the most that a machine can do at an intensity?
+A thin product has a lower intensity. LoRA's $z = xA^\top$ with rank 4 computes four columns, and has to read all of $x$.
+**Fill the blank**: what is the highest rate of a machine at a given intensity?
 """
 
 # %% exercise kernel_roof
@@ -190,19 +190,19 @@ course.explore(draw, threads=[1, ladder["threads"]])
 r"""
 ## The tile in registers
 
-Even near caches are slow beside registers. Count what a step moves between the two:
+Even the nearest caches are slow compared with registers. Count the numbers that a step moves between the two:
 
-| way | multiply-adds | numbers loaded and stored | a multiply-add |
+| way | multiply-adds | numbers loaded and stored | per multiply-add |
 |---|---|---|---|
 | three loops | 1 | x, w | 2 |
 | reordered | 1 | w, y, y again | 3, but 16 at a time |
 | tiled | 8 | 8 of w, y, y again | 1.25, 16 at a time |
 | register tile | 8 · 48 | 8 of x, 48 of w | 0.15, w's 16 at a time |
 
-The last keeps a block of $y$, 8 by 48, in 24 vector registers while *all* of $k$ goes by. Each step adds
+The register tile keeps a block of $y$, 8 by 48, in 24 vector registers during the whole loop over $k$. Each step adds
 an **outer product**: a column of $x$ times a row of $w$.
 
-**Fill the blank.** $a$ has a row for each step, the tile's eight numbers of $x$; $b$ the same of $w$.
+**Fill the blank.** Row $k$ of $a$ holds the tile's eight numbers of $x$ for step $k$; row $k$ of $b$ holds its numbers of $w$.
 """
 
 # %% exercise kernel_tile
@@ -220,7 +220,7 @@ check("kernel_tile", kernel_tile)
 
 # %% [markdown]
 r"""
-**Break it**: write `=` where `+=` is meant, in every step, so that only the last one is left. A kernel that forgets its registers does that.
+**Break it**: write `=` instead of `+=` in every step, so that only the last outer product is left. A kernel that does not keep its sum does that.
 """
 
 # %% exercise kernel_break
@@ -239,12 +239,12 @@ check("kernel_break", broken)
 r"""
 ## Blocks, and packing for the cache
 
-**Fill the blank**: a whole product, one block of $y$ after the other, each by your tile. The last blocks may be smaller.
-Below it the package's, with one thing more.
+**Fill the blank**: a whole product, one block of $y$ after the other, each computed by your tile. The last blocks may be smaller.
+The cell below it has the package's way, which adds packing.
 
-A tile reads 48 neighbours of a row of $w$, then the same of the next row, which lies a whole row farther:
-another line, often another page. So 48 columns are first copied into a small **panel** where the next row
-is next. The copy is used by every tile of rows. And $k$ is cut so that the panel stays in a near cache.
+A tile reads 48 neighbouring numbers of a row of $w$, then those of the next row, which is a whole row farther in memory:
+another line, often another page. So the kernel first copies 48 columns into a small **panel**, in which the rows
+follow each other directly. Every tile of rows uses this copy. And $k$ is cut into blocks, so that the panel stays in a near cache.
 """
 
 # %% exercise kernel_blocked
@@ -284,10 +284,10 @@ print(f"from row to row: {w.strides[0]:,} bytes in w, {48 * 4} in a panel; a pan
 r"""
 ## Two threads
 
-Each thread does its own rectangle of $y$, so nobody waits for a sum of another's, and each number is added up
-in the same order whoever does it. The result has the same bits, in one piece or in two:
+Each thread computes its own rectangle of $y$, so no thread waits for the sums of another, and each number is summed
+in the same order by any thread. So one thread and two give the same bits:
 
-**Do it.** `kernels.matmul_nn(x, w)` is the register tile's product. Compute it of the two halves of $x$'s rows, put them together, and compare with the whole, bit for bit. Then print the
+**Do it.** `kernels.matmul_nn(x, w)` is the register tile's product. Compute it for the two halves of $x$'s rows, join the results, and compare them with the whole product, bit for bit. Then print the
 record's `ladder["together"]` beside `big["seconds"]`: how many times as fast are two threads?
 """
 
@@ -304,13 +304,13 @@ for way, seconds in ladder["together"].items():
 r"""
 ## Fusing: do not write what you read next
 
-An adapted linear is $xW^\top + zB^\top$. In pieces, $y$ is written, read and written again; in one kernel each task
-adds the second product while its rectangle is near. Attention gains more: its scores, $T$ by $T$ for each
-head, are never whole. A block of 32 queries is scored, passed through the softmax and used, then the next.
+An adapted linear is $xW^\top + zB^\top$. In separate kernels, $y$ is written, read and written again; in one kernel each task
+adds the second product while its rectangle is still in a near cache. Attention gains more: its scores, $T$ by $T$ for each
+head, are never all in memory. The kernel computes the scores of a block of 32 queries, their softmax and their output, then takes the next block.
 
 **Do it.** Write attention with whole scores, as in notebook 02, with the causal mask and the factor $1/\sqrt{32}$, for the $q$ given (200 tokens, 2 heads of 32), which
-serves as $k$ and $v$, too. Compare with the first output of `kernels.attention_forward(q, k, v, spans)`. A row of `spans` says where a sequence's queries
-begin and end, and its keys: here `np.array([[0, 200, 0, 200]])`. Print the record's `ladder["fused"]`: what does one kernel gain over pieces?
+is also $k$ and $v$. Compare with the first output of `kernels.attention_forward(q, k, v, spans)`. A row of `spans` says where a sequence's queries
+begin and end, and then its keys: here `np.array([[0, 200, 0, 200]])`. Print the record's `ladder["fused"]`: how much faster is one kernel than separate ones?
 """
 
 # %% open kernel_fused
@@ -330,9 +330,9 @@ for work, taken in ladder["fused"].items():
 r"""
 ## Memory that is given back
 
-A new array is a promise. The system finds a page, and clears it, when it is first written to: a **page
-fault**. A large array that is freed goes back, and the next one faults again. minilora tells the C library to
-keep it. To make, fill and drop 64 MB:
+A new array has no memory yet. The operating system finds a page, and clears it, when the program first writes to it: a **page
+fault**. A large array that is freed goes back to the system, and the next one causes page faults again. minilora tells the C library to
+keep the freed memory. The times to make, fill and free 64 MB:
 """
 
 # %%
@@ -345,9 +345,9 @@ assert taken == sorted(taken)
 r"""
 ## Timing honestly
 
-A machine is never alone. So: warm up (the first call compiles); let the ways take **turns**, so that other work
-meets both; divide the times *within* a round, and judge by the **median** of these ratios; check that the answers agree
-before you compare their times. **Fill the blank**: from seconds of two ways, round by round.
+Other programs always use the machine too. So warm up first (the first call compiles). Let the two ways take **turns**, so that other work
+disturbs both equally. Divide the times *within* a round, and judge by the **median** of these ratios. Check that the results agree
+before you compare their times. **Fill the blank**: you get the seconds of two ways, round by round.
 """
 
 # %% exercise kernel_ratio
@@ -368,29 +368,29 @@ course.race({**calls, "BLAS": lambda: x @ w}, flops=2 * x.size * 1024)
 r"""
 ## What changed, and what did not
 
-- The operations are the same in every way; what changed is how far the numbers travel.
-- Tiling in Numba's loops alone gains at 256 columns and loses at few, in the table above: the compiler keeps no array
-  in registers. The register tile is written as instructions for vectors, in `minilora/fast/tile.py`.
+- All four ways do the same operations; the difference is the memory traffic.
+- Tiling with plain Numba loops gains at 256 columns and loses at few columns, in the figure above: the compiler keeps no array
+  in registers. The register tile is written with vector instructions, in `minilora/fast/tile.py`.
 - The record is of one processor with vectors of 16 numbers; on others the tile is smaller. With 16 columns and more the
-  tile and BLAS reach about the same share of the roof. What minilora gains on this record lies in thin products, in fusing
-  and in memory that stays.
+  tile and BLAS reach about the same share of the roof. On this record minilora gains by thin products, by fusing
+  and by keeping freed memory.
 
 ## Where the milliseconds go
 
 One product is not a training step. The **ledger of time** is for a whole step: each op's forward and backward, AdamW,
-and the Python between them. It needs no new idea:
+and the Python between them. You know all ideas that it needs:
 
-- The seconds: two of four steps run with a clock around each op, two without. So the clocks' own time is known, and is
+- The seconds: two of four steps run with a timer around each op, two without. So the timers' own time is known, and is
   subtracted. The rows add up to a step.
-- The work: $2MKN$ for a product. The bytes of each array that goes in or comes out, once.
-- The roof: your `kernel_roof`, for each call. `roof, ms` is what this machine would take at the roof. A row without one
+- The work: $2MKN$ for a product. The bytes of each input and output array count once.
+- The roof: your `kernel_roof`, for each call. `roof, ms` is the time at the roof on this machine. A row without one
   computes nothing, or its work is not in the table of `minilora/bench/operations.py`.
 
-A long row near its roof has nothing to give, except with less work or fewer bytes. A long row far below its roof is where
-you begin to make a step faster. A row above its roof (more than 100 %) got its numbers from a cache: the roof is drawn for memory.
+A long row near its roof cannot become faster, except with less work or fewer bytes. To make a step faster, begin with a long row
+far below its roof. A row above its roof (more than 100 %) got its numbers from a cache: the roof is that of memory.
 
 **Predict** before you run it: LoRA on q and v, 512 rows. Which row is the longest? Which long row is farthest below its roof?
-Then `rows=8`: which rows stay as long as they were? That is the price of calling more than 100 ops in Python.
+Then `rows=8`: which rows take as long as before? That is the cost of calling more than 100 ops from Python.
 """
 
 # %%

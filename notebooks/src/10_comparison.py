@@ -5,12 +5,12 @@ r"""
 When you are done you can
 
 - say what has to be equal in a comparison of techniques, and what has to be chosen for each,
-- read a score with its two errors, that of the seeds and that of the words,
-- see numbers, bytes by part, convergence, seconds and scores of all techniques side by side.
+- read a score with its two errors, the error over seeds and the error over words,
+- compare numbers, bytes by part, convergence, seconds and scores of all techniques.
 
 *Needs*: notebook 00; a mean and a standard deviation. *Time*: 25 minutes to read, 60 to do.
 *Papers*: those of 04 to 08; on tuning each method, [arXiv:2602.04998](https://arxiv.org/abs/2602.04998).
-*The one idea*: to run one technique at another's learning rate is no comparison.
+*The one idea*: a comparison is not fair if one technique runs at another's learning rate.
 """
 
 # %%
@@ -27,8 +27,8 @@ from minilora_course import check, course
 r"""
 ## What is equal
 
-The record of `make compare` is committed. All of this is the same for each technique, and each seed gives all of them
-the same batches:
+The repository contains the record of `make compare`. All of these settings are the same for each technique, and with the same seed all of them
+get the same batches:
 """
 
 # %%
@@ -41,7 +41,7 @@ for name in ("train_size", "validation_size", "test_size", "steps", "batch_size"
 r"""
 ## What is chosen for each
 
-The learning rate, by the score on **validation** words: a third set. No technique is trained on it, and no score on
+The learning rate is chosen by the score on **validation** words, a third set. No technique is trained on it, and no score on
 it is reported. **Fill the blank.**
 """
 
@@ -57,7 +57,7 @@ check("fair_choice", choose)
 
 # %% [markdown]
 r"""
-**Break it**: choose by the test words. It is the commonest way to a good table.
+**Break it**: choose by the test words. This is the most common way to make results look good.
 """
 
 # %% exercise fair_break
@@ -72,7 +72,7 @@ check("fair_break", broken)
 
 # %% [markdown]
 r"""
-How much depends on the rate? The sweep's record, every technique on the grid:
+How much depends on the rate? The record of the sweep has every technique at each rate of a grid:
 """
 
 # %%
@@ -108,8 +108,8 @@ course.explore(draw, rate=[0.01, *(lr for lr in common if lr != 0.01)])
 
 # %% [markdown]
 r"""
-**Do it.** `curves[name]` has the pairs (rate, score) of a technique. For each rate in `common`: if all are run at it, which technique loses most
-against its own best, and how much? Is there one rate for all?
+**Do it.** `curves[name]` has the pairs (rate, score) of a technique. For each rate in `common`: if all techniques use it, which one loses most
+compared with its own best rate, and how much? Is there one good rate for all?
 """
 
 # %% open fair_one_rate
@@ -125,9 +125,9 @@ for lr in common:
 r"""
 ## Two errors
 
-The score depends on the seed: on the start of $A$ and on the order of the batches. And the test words are a sample of all
-words. The **standard error** of a mean of $n$ numbers is their standard deviation divided by $\sqrt n$; a share is the mean of
-numbers that are 1 or 0, and where a share $p$ of them is 1, their standard deviation is $\sqrt{p(1-p)}$.
+The score depends on the seed: on the initial $A$ and on the order of the batches. And the test words are a sample of all
+words. The **standard error** of a mean of $n$ numbers is their standard deviation divided by $\sqrt n$. A share $p$ is the mean of
+numbers that are 1 or 0; their standard deviation is $\sqrt{p(1-p)}$.
 **Predict.** 0.8 of 400 words are right: what is the standard error of that share?
 """
 
@@ -149,11 +149,11 @@ for name, record in methods.items():
 
 # %% [markdown]
 r"""
-The two errors answer two questions. Would another seed give the same order? Look at the first. Would other words? The
-second. All techniques answer the *same* words, so their difference is surer than the second error suggests.
+The two errors answer two questions. Would another seed give the same order? The first error answers this. Would other words give the same order? The
+second error answers this. All techniques answer the *same* words, so their difference is more certain than the second error suggests.
 
 A seed gives all techniques the same batches, too. So compare two techniques within each seed: $d_i = a_i - b_i$. **Fill the
-blank**: the mean of the differences, and its standard error. In the variance of a sample of $n$ numbers one divides by $n - 1$.
+blank**: the mean of the differences, and its standard error. For the variance of a sample of $n$ numbers, divide by $n - 1$.
 """
 
 # %% exercise fair_difference
@@ -180,14 +180,14 @@ for name in (n for n in methods if n != "lora"):
 
 # %% [markdown]
 r"""
-Where there are many seeds, two standard errors are enough. Three seeds say little of their own spread, so the factor is larger: it is
-Student's $t$, here with 2 degrees of freedom. Held equal in each difference are the batches, the words and the number of steps; the rate is each
-one's own. More seeds may turn "cannot tell" into a difference: the factor falls towards 2, and the error with $\sqrt n$. These are five questions
-at once, and each of them is answered wrongly in about one sample of 20.
+With many seeds, an interval of two standard errors is enough. Three seeds estimate their own spread badly, so the factor is larger: it is
+Student's $t$, here with 2 degrees of freedom. The batches, the words and the number of steps are equal in each difference; each technique has
+its own rate. With more seeds "cannot tell" may become a difference: the factor falls towards 2, and the error falls as $1/\sqrt n$. These are five questions
+at once. Where there is no difference, each of them still finds one in about one sample of 20.
 
 ## What is trained
 
-The first of three figures of what this course is about, for all techniques: how many numbers train.
+This course compares techniques in three figures: numbers, memory, convergence. The first figure shows how many numbers train.
 """
 
 # %%
@@ -216,8 +216,8 @@ with course.figure(caption, width=8, height=4.1, columns=2, sharey=True) as pane
 r"""
 ## Where the memory goes
 
-Bytes of one step on the largest batch, by part. *Activations* are what is kept for backward. The left panel shows
-the sum; there the gradients and moments of an adapter are too small to see, so the right panel has each part by itself.
+The figure shows the bytes of one step on the largest batch, by part. *Activations* are the arrays kept for backward. The left panel shows
+the sum; there the gradients and moments of an adapter are too small to see, so the right panel shows each part separately.
 """
 
 # %%
@@ -230,7 +230,7 @@ course.show(plots.memory(adapted), caption)
 
 # %% [markdown]
 r"""
-**Do it.** In which part do the techniques differ, and in which hardly? Print for each part in `plots.PARTS` how many times the least the most is.
+**Do it.** In which parts do the techniques differ, and in which hardly? Print the ratio of the largest to the smallest for each part in `plots.PARTS`.
 """
 
 # %% open fair_parts
@@ -257,7 +257,7 @@ course.show(plots.convergence(adapted), caption)
 r"""
 ## The table, and the figure
 
-All of it at once: what is trained, held, kept, how long a step takes, and what was learned.
+The table has everything at once: the trained numbers, the bytes held and kept, the time of a step, and the score.
 """
 
 # %%
@@ -283,9 +283,9 @@ with course.figure(caption, width=8, height=5, columns=2, sharey=True) as panels
 
 # %% [markdown]
 r"""
-**Do it.** `methods[name]` has `exact_match`, `bytes` (by part), `trainable` and `ms_per_step`. Which technique is first by each? Is one
-first by all? (The bytes of a step are the sum over the parts in `plots.PARTS`.) And which scores are within two standard errors
-of the best? The error of a difference is the root of $e_1^2 + e_2^2$, with the `words_error` of each, if each technique had its own words; on
+**Do it.** `methods[name]` has `exact_match`, `bytes` (by part), `trainable` and `ms_per_step`. Which technique is the best in each? Is one technique
+the best in all? (The bytes of a step are the sum over the parts in `plots.PARTS`.) And which scores are within two standard errors
+of the best? If each technique had its own words, the error of a difference would be $\sqrt{e_1^2 + e_2^2}$, with the `words_error` of each; on
 the same words it is usually smaller.
 """
 
@@ -313,8 +313,8 @@ print("within two standard errors of its score:", ", ".join(near) or "none")
 r"""
 ## Honest limits
 
-- One task, one model of under a million numbers, few seeds: it shows how techniques behave here.
+- This is one task, one model of less than a million numbers and few seeds: it shows how the techniques behave here.
 - Full fine-tuning and the adapters train different linears; `studies/cost.py` gives every technique several choices.
-- A grid has steps: a best rate is best of those tried.
-- Times are of one machine and one implementation. Bytes and counts are exact anywhere.
+- A grid has steps: the best rate is only the best of those tried.
+- Times are of one machine and one implementation. Bytes and counts are the same on every machine.
 """

@@ -6,11 +6,11 @@ When you are done you can
 
 - count what ranks and targets cost, and choose ranks so that two placements train equally many numbers,
 - choose a rate from a grid, see when the grid is too short, and read a difference of three seeds,
-- say what α does beside the rates under Adam, and which change of both changes nothing.
+- say how α and the rates act together under Adam, and which change of both changes nothing.
 
 *Needs*: notebook 04, and 10 for the reading of intervals. *Time*: 25 minutes to read, 45 to do.
 *Paper*: Hu et al. 2021, [arXiv:2106.09685](https://arxiv.org/abs/2106.09685), sections 4.1, 7.1 and 7.2.
-*Symbols*: the table in notebook 03. *The one idea*: compare what costs the same.
+*Symbols*: the table in notebook 03. *The one idea*: compare adapters that cost the same.
 """
 
 # %%
@@ -30,7 +30,7 @@ r"""
 ## What a rank costs
 
 LoRA of rank $r$ trains $r(I+O)$ numbers on a linear. You choose two things: the rank, and the **targets**, the linears that get an adapter. Both cost numbers. So
-"all linears are better than q and v" at an *equal rank* compares five times as many numbers with one. The fair question is: where does a number help most?
+"all linears are better than q and v" at an *equal rank* is a comparison with five times as many numbers. The fair question is: where does a trained number help most?
 
 **Predict.** LoRA of rank 10 on `q_proj` and `v_proj` trains 17,920 numbers in this base of 4 layers. Which rank on all 28 linears comes nearest to that?
 """
@@ -84,9 +84,9 @@ assert max(counts) < 1.1 * min(counts)
 r"""
 ## Each at its own rate
 
-A placement that runs at a rate that suits another one is not compared, but handicapped. So each gets the best rate of a grid, chosen on words that the score is not made of.
+A comparison is not fair if a placement runs at the best rate of another one. So each placement gets the best rate of a grid, chosen on words that are not used for the score.
 **Fill the blank.** `scores` has a row for each rate, from small to large, and a column for each seed. Which rate is the best? The best is the rate with the highest **mean over its seeds**.
-And is it the first or the last one of the grid? Then a better one may lie outside, and whoever reports it must say so.
+And is it the first or the last one of the grid? Then a better one may lie outside the grid, and a report must say so.
 """
 
 # %% exercise rank_choose
@@ -123,11 +123,11 @@ for place, rank in ranks.items():
 r"""
 ## Where a number helps
 
-Now three placements at about 18,000 numbers, and two of them with fewer and with more. **Predict** the order of the three, and what twice the rank is worth.
+Now compare three placements at about 18,000 numbers, and two of them with fewer and with more. **Predict** the order of the three, and the gain from twice the rank.
 
 *Held equal*: the 300 verbs, the batches of each seed, 80 steps of 16 verbs, $\alpha = 2r$, and so $s = 2$; at one budget the trained numbers, up to a tenth. Each placement has its own rate, chosen at 18,000 numbers
-and used for its other ranks, too. *The measure*: exact match on 611 held-out verbs, the difference seed by seed, three seeds. *Said before the run*: a side is better where the
-95 % interval of the difference lies on its side of 0; else we **cannot tell**. The opposite verdict is an interval on the other side. With three seeds the interval is 2.5 standard deviations to each side: only large differences can be told.
+and used for its other ranks, too. *The measure*: exact match on 611 held-out verbs, the difference seed by seed, three seeds. *The rule, fixed before the run*: a placement is better if the
+95 % interval of the difference lies on its side of 0; else we **cannot tell**. An interval on the other side gives the opposite verdict. With three seeds the interval is 2.5 standard deviations to each side: it shows only large differences.
 """
 
 # %% figure
@@ -170,17 +170,17 @@ verdict(("all linears", 9_000), ("q and v", 36_000))
 
 # %% [markdown]
 r"""
-In the run that is printed in this notebook, three things can be read off. *Vertically*, equal numbers: all linears are better than q and v at 9,000; at 18,000 and 36,000 we cannot tell, though the means say the
-same. They are better than the MLP. *Along a line*: what twice the rank brings cannot be told, in either place. *Across*: 9,000 numbers on all linears are better than 36,000 on q and v.
-So a number helped more in a linear that had none than as one more rank where there was one. Hu et al. asked the same of GPT-3, with 18 million numbers in the attention alone (section 7.1): several kinds of
-weights at a low rank were better than one kind at a high one.
+The run printed in this notebook shows three things. *At equal numbers* (points one above another): all linears are better than q and v at 9,000; at 18,000 and 36,000 we cannot tell, though the means have the
+same order. All linears are better than the MLP. *Along a line*: we cannot tell what twice the rank gains, for either placement. *Across the lines*: 9,000 numbers on all linears are better than 36,000 on q and v.
+So it helped more to adapt further linears than to give the adapted ones a higher rank. Hu et al. asked the same question for GPT-3, with 18 million numbers in the attention only (section 7.1): several kinds of
+weights at a low rank were better than one kind at a high rank.
 
 ## α beside the rate
 
-$\alpha$ comes in as $s = \alpha/r$ alone. You double $\alpha$: which rates make the training *exactly* what it was? Adam moves each number by about its rate, however large the gradient is. So think of the product
+$\alpha$ acts only through $s = \alpha/r$. If you double $\alpha$, which rates give *exactly* the same training as before? Adam moves each number by about its rate, however large the gradient is. So think of the product
 $s\,BA$: what must $B$ be, and how far may it move, if $s$ is $c$ times as large?
 
-**Fill the blank.** There is more than one right answer. The check trains twice for five steps, with $s$ and your $A$, $B$ and rates as they came, and with $c\,s$ and what you return; $\Delta W$ must be the same, from $B = 0$ and from elsewhere.
+**Fill the blank.** There is more than one right answer. The check trains twice for five steps: once with $s$ and the given $A$, $B$ and rates, and once with $c\,s$ and what you return. $\Delta W$ must be the same, from $B = 0$ and from another $B$.
 """
 
 # %% exercise rank_twin
@@ -195,8 +195,8 @@ check("rank_twin", rank_twin)
 
 # %% [markdown]
 r"""
-**Break it.** A rule of thumb says: $\alpha$ four times as large, the learning rate a quarter, and all is as before. Write it down, for any $c$: both rates divided by $c$, $A$ and $B$ as they are.
-**Predict**: from $B = 0$, after how many steps does it first differ?
+**Break it.** A rule of thumb says: with $\alpha$ four times as large and a quarter of the learning rate, the training is the same. Write this rule, for any $c$: divide both rates by $c$, and leave $A$ and $B$ as they are.
+**Predict**: from $B = 0$, after how many steps does $\Delta W$ first differ?
 """
 
 # %% exercise rank_break
@@ -211,7 +211,7 @@ check("rank_break", broken)
 
 # %% [markdown]
 r"""
-Then on the model. LoRA+ has a ratio of $B$'s rate to $A$'s (notebook 08). **Predict** which of three runs with $\alpha = 32$ repeats the run with $\alpha = 8$ at the rate 0.01: ratio 1/4 at the rate 0.01;
+Now try it on the model. LoRA+ has a ratio of $B$'s rate to $A$'s (notebook 08). **Predict** which of three runs with $\alpha = 32$ repeats the run with $\alpha = 8$ at the rate 0.01: ratio 1/4 at the rate 0.01;
 a quarter of the rate for both; or the same rate.
 """
 
@@ -233,14 +233,14 @@ assert np.abs(runs["B's a quarter"] / first - 1)[:10].max() < 1e-3
 
 # %% [markdown]
 r"""
-So a larger $\alpha$ *is* a larger rate of $B$, and nothing else, as long as Adam's ε, weight decay and a clipped norm play no part. It is also LoRA+'s ratio. "$\alpha$ up, rate down" takes away from $A$ what only $B$ had too
-much of. From $B = 0$ the first step hides it: $A$ has no gradient then, so its rate is not asked for.
+So a larger $\alpha$ *is* a larger rate of $B$, and nothing else, as long as Adam's ε, weight decay and clipping have no effect. It is also LoRA+'s ratio. The rule "$\alpha$ up, rate down" lowers $A$'s rate too, although only $B$'s was too
+large. From $B = 0$ the first step hides this: $A$ has no gradient then, so its rate does not matter.
 
-When you change the rank with $\alpha$ fixed, $s$ falls as $1/r$: a comparison of ranks is then one of $B$'s rates, too. With $\alpha = 2r$, as above, $s$ is held; rsLoRA takes
-$s = \alpha/\sqrt r$. Which of them is fair cannot be said without a rate for each rank.
+When you change the rank with $\alpha$ fixed, $s$ falls as $1/r$: a comparison of ranks is then also a comparison of $B$'s rates. With $\alpha = 2r$, as above, $s$ is constant; rsLoRA takes
+$s = \alpha/\sqrt r$. To say which of them is fair, you need a rate for each rank.
 
-**Open.** Predict, run, explain; there is no single answer. *Where in depth?* Give all linears of only the first two, or only the last two, of the four layers an adapter of rank 4: as many numbers as rank 2
-on all four. (`ml.attach(…, layers_to_transform=[0, 1])`.) What would you have to see to say that a number helps more in late layers? Is one rate for all three fair?
+**Open.** Predict, run, explain; there is no single answer. *Where in depth?* Adapt all linears of only the first two, or only the last two, of the four layers, with rank 4: this gives as many numbers as rank 2
+on all four layers. (`ml.attach(…, layers_to_transform=[0, 1])`.) Which result would show that a number helps more in late layers? Is one rate for all three fair?
 """
 
 # %% open rank_depth
@@ -260,9 +260,9 @@ for name, (layers, rank) in in_layers.items():
 r"""
 ## Honest limits
 
-- One base of 4 layers, one task, 80 steps: with more steps the places with few numbers may catch up. Nothing here says where a number helps in a large model.
-- The grid has three rates, a factor of 4 apart: a placement may lose a point or two because its best rate lies between. It was chosen at one rank, and two seeds chose it.
-- Eight intervals of 95 % were read: about one in twenty such is wrong by chance. Three seeds tell large differences alone. *Cannot tell* is not *equal*: it says that both signs are possible.
-- The MLP stands for three linears together; which of the seven kinds is worth most, alone, was not asked.
+- This is one base of 4 layers, one task and 80 steps: with more steps the placements with few numbers may catch up. It does not show where a number helps in a large model.
+- The grid has three rates, a factor of 4 apart: a placement may lose a point or two because its best rate lies between two of them. The rate was chosen at one rank, with two seeds.
+- We read eight intervals of 95 %: about one in twenty such intervals is wrong by chance. Three seeds show only large differences. *Cannot tell* does not mean *equal*: it means that both signs are possible.
+- The MLP has three linears, adapted together; we did not ask which of the seven kinds of linears is best by itself.
 - Equal numbers are not equal bytes or equal time: an adapter on every linear keeps more for backward, and makes a step longer (notebook 10).
 """

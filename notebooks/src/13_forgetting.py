@@ -4,9 +4,9 @@ r"""
 
 When you are done you can
 
-- measure what a model says and what it knows, and tell which of the two an old skill has lost,
+- measure what a model says and what it knows, and say which of the two has changed for an old skill,
 - say which runs lie on the frontier between what is learnt and what is kept, and compare two techniques there,
-- say what a few runs allow, and when they allow no verdict.
+- say which conclusions a few runs allow, and when they allow none.
 
 *Needs*: notebook 04, and 10 for errors and intervals. *Time*: 30 minutes to read, 40 to do.
 *Paper*: Biderman et al. 2024, [arXiv:2405.09673](https://arxiv.org/abs/2405.09673), section 4.3. *The one idea*: how much is
@@ -28,7 +28,7 @@ r"""
 ## Two old skills
 
 The base was trained on the third person (`Swalk>walks`) and the -ing form (`Gwalk>walking`), and never on the past tense
-(`Dwalk>walked`). The past tense is to be learnt; what becomes of the other two? With the adapter off nothing has changed, to the
+(`Dwalk>walked`). It will learn the past tense; what happens to the other two? With the adapter off nothing has changed, bit for
 bit: $W$ is frozen. The question is what the model does with the adapter *on*.
 
 Each question below has four answers, the right one first: one right spelling, two wrong ones, and the verb as it is.
@@ -59,8 +59,8 @@ for asked in OLD.values():
 r"""
 ## What it says
 
-The usual score: the model writes the likeliest token, then the next, until it writes its **end** token. The answer is right if all of
-it is right: **exact match**. An answer that goes on where it should end is another answer; what a row holds behind the right answer's end is padding and says nothing.
+The usual score: the model writes the most likely token, then the next, until it writes its **end** token. The answer is right if all of
+it is right: **exact match**. An answer that continues where it should end is wrong; everything after the end token of the right answer is padding and does not count.
 
 **Fill the blank.**
 """
@@ -81,15 +81,15 @@ check("forget_says", forget_says)
 r"""
 ## What it knows
 
-A model that says *walked* where it was asked for *walks* may still know how *walks* is written. So offer it answers, and see which one is the likeliest.
-An answer of tokens $a_1 \dots a_n$, its end token among them, has the probability
+A model that says *walked* instead of *walks* may still know the spelling of *walks*. So offer it several answers, and see which one is the most likely.
+An answer of tokens $a_1 \dots a_n$, including its end token, has the probability
 
 $$\log P(a \mid \text{prompt}) = \sum_t \log p(a_t \mid \text{prompt}, a_1 \dots a_{t-1}).$$
 
-**Predict.** One right answer and *two* wrong ones are offered. What share does a model reach that knows nothing? And with three wrong ones, as here?
+**Predict.** We offer one right answer and *two* wrong ones. What share does a model reach that knows nothing? And with three wrong ones, as here?
 
 **Fill the blanks**: the logarithm of an answer's probability, then the score. As in training, `targets[n, t]` is the token that
-should come after place $t$, and -100 where nothing counts (the prompt, the padding).
+should come after place $t$, and -100 where no token counts (the prompt, the padding).
 """
 
 # %% exercise forget_chance
@@ -127,7 +127,7 @@ check("forget_knows", forget_knows)
 
 # %% [markdown]
 r"""
-**Break it.** Leave the end token out: the last target of each row that counts. **Predict** what that does to the score of the -ing form, before you
+**Break it.** Leave out the end token: the last target that counts in each row. **Predict** how this changes the score of the -ing form, before you
 run the cell below. One of the four answers is the beginning of another.
 """
 
@@ -180,7 +180,7 @@ for skill, asked in OLD.items():
 
 # %% [markdown]
 r"""
-Where the right form begins with the verb, the verb now wins: *walk* begins *walking*, and a beginning is at least as likely as what goes on from it. In both
+If the right form begins with the verb, the verb now wins: *walking* begins with *walk*, and a beginning is at least as likely as the whole. In both
 measures the end token is a part of the answer.
 
 ## One run
@@ -213,8 +213,8 @@ print("learnt {:.0%}, of the old skills it says {:.0%} and knows {:.0%}".format(
 r"""
 ## The frontier
 
-A run at a lower rate forgets less, and learns less. So "A forgets less than B" means little where A also learnt less. Each run is a point: what is learnt, what is
-kept. A run is **beaten** by another that is at least as good in both, and better in one. What no run beats is the **frontier**.
+A run at a lower rate forgets less, and learns less. So "A forgets less than B" means little if A also learnt less. Each run is a point: what is learnt, what is
+kept. A run is **beaten** by another that is at least as good in both, and better in one. The runs that no other run beats are the **frontier**.
 
 **Fill the blank.** Two runs with the same two numbers do not beat each other.
 """
@@ -233,14 +233,14 @@ check("forget_frontier", forget_frontier)
 
 # %% [markdown]
 r"""
-Now LoRA and full fine-tuning, each over four rates, one about 1.6 times the one before, with three seeds. Held equal: the base, the verbs, the batches of a seed, 60 steps, the
+Now compare LoRA and full fine-tuning, each with four rates, each about 1.6 times the one before, and three seeds. Held equal: the base, the verbs, the batches of a seed, 60 steps, the
 number of rates, the questions.
 
-**Predict** before you run it: whose points lie on the frontier? And at *equal* learning, who keeps more?
+**Predict** before you run it: which technique's points lie on the frontier? And which one keeps more at *equal* learning?
 
-What we will say is fixed now. In each seed a line joins the points of neighbouring rates; what is kept is read off it where half of the verbs are learnt. The verdict is
-on the difference, LoRA less full, over three seeds. *LoRA keeps more* if its 95 % interval lies above 0, *full keeps more* if it lies below 0, else we *cannot tell*;
-so too if some line does not reach one half. Only runs that lie on the other side would turn it.
+We fix the rule now, before the run. In each seed a line joins the points of neighbouring rates; on this line we read what is kept where half of the verbs are learnt. The verdict is
+on the difference, LoRA minus full, over three seeds. *LoRA keeps more* if its 95 % interval lies above 0, *full keeps more* if it lies below 0, else we *cannot tell*.
+We also cannot tell if some line does not reach one half. Only runs on the other side would change the verdict.
 """
 
 # %%
@@ -298,18 +298,18 @@ for i, what in enumerate(on):
 
 # %% [markdown]
 r"""
-Read three things off.
+The figure shows three things.
 
-- **The measures disagree.** What it says falls far below what it knows: much of what exact match calls forgotten is another form of the answer. Yet what it knows
-  falls, too. And the verdicts may differ: by the first measure the intervals at one half are clear, by the second they may reach 0.
-- **The frontier has two ends, and both are cheap.** Whoever learns nothing forgets nothing, so a low enough rate is always on it; and the run that learns most is on it, whatever
-  it forgets. What counts lies between. Where a ring is an end of the rates, that is printed: the frontier goes on beyond, where no rate was tried.
-- **The verdict holds for this setting.** Here "LoRA forgets less" is not what the runs at equal learning say; read yours off the lines above. Biderman et al. write that LoRA and full fine-tuning seem to lie on one curve, for models of 7 billion numbers, code and
-  mathematics. Ours is about one base of 0.7 million numbers, one rank, 60 steps and two skills that share their prompts' form with the new one. It neither confirms nor
-  denies theirs. Three seeds make wide intervals, and three levels with two measures are six looks at the same runs: only the one that was fixed is a test.
+- **The measures disagree.** What the model says falls far below what it knows: much of what exact match calls forgotten is only another form of the answer. But what it knows
+  falls, too. And the verdicts may differ: by the first measure the intervals at one half are clear, by the second they may contain 0.
+- **The frontier has two ends, and both are trivial.** A run that learns nothing forgets nothing, so a low enough rate is always on it; and the run that learns most is on it, whatever
+  it forgets. The part between the ends counts. If a ring is at an end of the rates, the cell prints that: the frontier continues there, but no further rate was tried.
+- **The verdict holds for this setting.** Here the runs at equal learning do not show that "LoRA forgets less"; read your own verdict from the lines above. Biderman et al. write that LoRA and full fine-tuning seem to lie on one curve, for models of 7 billion numbers, code and
+  mathematics. Our result is about one base of 0.7 million numbers, one rank, 60 steps and two skills whose prompts have the same form as the new one. It neither confirms nor
+  contradicts theirs. Three seeds give wide intervals. Three levels with two measures are six comparisons of the same runs: only the one that we fixed before is a test.
 
 **Do it.** Does it help to *rehearse*? Mix old words into the training: 60 of the third person and 60 of the -ing form, added to the 300 verbs, the same 60 steps. What is held equal, and
-what is not? Which measure gains more? No run with rehearsal is needed to say what it costs: the new words are seen less often.
+what is not? Which measure gains more? You know the cost without a run: the model sees the new words less often.
 """
 
 # %% open forget_rehearse
@@ -324,12 +324,12 @@ for name, of in (("the past tense alone", runs["lora"][2]), ("with old words", r
 r"""
 ## Honest limits
 
-- "What it knows" is a name for one test: the likeliest of four answers that we chose. Easier wrong answers raise it, and so do fewer; 1/4 is chance. A long answer has more
+- "What it knows" is a name for one test: the most likely of four answers that we chose. The score rises with easier wrong answers, and with fewer of them; chance is 1/4. A long answer has more
   factors, so it is less likely: here all four have nearly the same length.
 - Old and new prompts differ by one letter. Knowledge that has nothing to do with the new task may be kept better, or worse.
 - "Kept" is measured with the adapter on. Off, LoRA's base is what it was, bit for bit; after full fine-tuning that needs a copy of the base.
-- LoRA here has one rank, one scaling and one placement. Set another rank in `HOW`, with rates of its own: does the second verdict stay? The rates were chosen after a first look at the same base and seeds, so that half of the verbs lies between two of them.
-- Between two rates we drew a straight line. Where the frontier is bent outwards a line reads too low, and the more so the wider its gap. So compare the gaps of both before you
+- LoRA here has one rank, one scaling and one placement. Set another rank in `HOW`, with its own rates: does the second verdict stay the same? We chose the rates after a first look at the same base and seeds, so that one half of the verbs lies between two of them.
+- Between two rates we drew a straight line. If the frontier is curved outwards, the line is too low, and more so if the two points are far apart. So compare the gaps of both techniques before you
   believe a small difference.
-- Both exact match and likelihood are of 200 questions: a share near one half has a standard error of 4 points from the choice of the verbs alone.
+- Both exact match and likelihood use 200 questions: a share near one half has a standard error of 4 points from the choice of the verbs alone.
 """

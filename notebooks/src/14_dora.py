@@ -4,13 +4,13 @@ r"""
 
 When you are done you can
 
-- write DoRA's forward and its gradients, with the norm as a constant and with the part that this leaves out,
-- say which function a backward with a constant is the derivative of, and let finite differences show it,
-- say what DoRA costs beside LoRA in numbers, bytes and time, and read a small comparison of the two.
+- write DoRA's forward and its gradients, with the norm as a constant, and write the part that this leaves out,
+- say of which function a backward with a constant is the derivative, and show it by finite differences,
+- say what DoRA costs more than LoRA in numbers, bytes and time, and read a small comparison of the two.
 
 *Needs*: notebook 04, and 03 for the symbols. *Time*: 35 minutes to read, 75 to do.
 *Paper*: Liu et al. 2024, [arXiv:2402.09353](https://arxiv.org/abs/2402.09353), equation 5 and section 4.3.
-*Symbols*: the table in notebook 03; $m$ has a size for each output. *The one idea*: a size and a direction, trained separately.
+*Symbols*: the table in notebook 03; $m$ has a size for each output. *The one idea*: train the size and the direction separately.
 """
 
 # %%
@@ -35,13 +35,13 @@ model, words = ml.load_model("base"), ml.load_task("past")
 r"""
 ## A size for each output
 
-A row of $W$ (O, I) makes one output. It has a size, its norm, and a direction. LoRA changes both at once. DoRA gives the
-size an array of its own, $m$ (O,), and the adapter changes the direction alone:
+A row of $W$ (O, I) computes one output. It has a size, its norm, and a direction. LoRA changes both at once. DoRA has a separate array
+for the size, $m$ (O,), and the adapter changes only the direction:
 
 $$y = \frac{m}{\lVert V\rVert}\odot(xV^\top),\qquad V = W + s\,BA .$$
 
 $\lVert V\rVert$ (O,) is the size of each row of $V$; $\odot$ multiplies each column of $xV^\top$ by its factor. At the start
-$B = 0$ and $m = \lVert W\rVert$, so $y = xW^\top$. In the paper a weight stands the other way round, and there it is a column.
+$B = 0$ and $m = \lVert W\rVert$, so $y = xW^\top$. In the paper a weight is transposed, so there it is a column.
 
 **Predict.** How many numbers does rank 4 train on a linear of 64 inputs and 128 outputs? LoRA has 768.
 """
@@ -73,7 +73,7 @@ check("dora_forward", dora_forward)
 
 # %% [markdown]
 r"""
-**Break it.** Divide by $\lVert W\rVert$ in place of $\lVert V\rVert$. With which arguments would you not see it?
+**Break it.** Divide by $\lVert W\rVert$ instead of $\lVert V\rVert$. With which arguments would you not see the error?
 """
 
 # %% exercise dora_break
@@ -90,8 +90,8 @@ check("dora_break", broken)
 r"""
 ## Backward, with the norm as a constant
 
-$A$ and $B$ reach $y$ by two ways: through $u$, and through the norm. Section 4.3 of the paper leaves the second one out: the norm follows
-$A$ and $B$ from step to step, but within a step it counts as a constant.
+$A$ and $B$ reach $y$ by two paths: through $u$, and through the norm. Section 4.3 of the paper leaves out the second path: the norm is computed
+anew from $A$ and $B$ in each step, but backward treats it as a constant.
 
 **Fill the blank** before you read on. Begin with $c = m/\lVert V\rVert$, and $y = c\odot u$.
 """
@@ -116,9 +116,9 @@ r"""
 
 $$du = dy\odot\frac{m}{\lVert V\rVert},\qquad dm = \frac{1}{\lVert V\rVert}\odot\sum_{\text{rows}} dy\odot u,$$
 
-and from $du$ on it is LoRA's backward: $dz = s\,du\,B$, $dA = dz^\top x$, $dB = s\,du^\top z$, $dx = du\,W + dz\,A$.
+and the rest, from $du$ on, is LoRA's backward: $dz = s\,du\,B$, $dA = dz^\top x$, $dB = s\,du^\top z$, $dx = du\,W + dz\,A$.
 
-**Predict**: will finite differences agree with your `dora_backward`? With which of its four gradients? They know nothing of a constant: they move a number of $A$,
+**Predict**: will finite differences agree with your `dora_backward`? With which of its four gradients? For them the norm is not a constant: they move a number of $A$,
 and the norm moves with it.
 """
 
@@ -143,11 +143,11 @@ assert not disagrees and "dA is wrong (dx" in str(disagrees)
 
 # %% [markdown]
 r"""
-It is not a slip: it is a choice. **Write what is left out**, the way through the norm, and add it. With $y = m\,u/\lVert V\rVert$,
+It is not a slip: it is a choice. **Write the missing part**, the path through the norm, and add it. With $y = m\,u/\lVert V\rVert$,
 
 $$d\lVert V\rVert = -\frac{m}{\lVert V\rVert^2}\odot\sum_{\text{rows}} dy\odot u .$$
 
-You need two steps more: from the norm $\sqrt{\sum V^2}$ to $V$, and from $V = W + s\,BA$ to $A$ and $B$.
+You need two more steps: from the norm $\sqrt{\sum V^2}$ to $V$, and from $V = W + s\,BA$ to $A$ and $B$.
 """
 
 # %% exercise dora_norm
@@ -180,8 +180,8 @@ assert agrees
 
 # %% [markdown]
 r"""
-Your part and the rest together are the derivative of $y$. What is your `dora_backward` alone the derivative of? Of another function, in which the norm is an
-*argument*. This is how it stands in the pair: the norm is made before each pass, and has no gradient, as $W$ has none.
+Both parts together are the derivative of $y$. Your `dora_backward` alone is the derivative of another function, in which the norm is an
+*argument*. The pair is written in this way: the norm is computed before each pass, and like $W$ it has no gradient.
 
 **Fill the blank.** Then the same finite differences agree.
 """
@@ -228,8 +228,8 @@ print("10 steps with your pair and with the package's: the same losses, to 1e-3"
 r"""
 ## How much is left out
 
-Two models with the same arrays, one batch, two gradients: yours, and the whole one. **Predict** the share $\lVert\text{whole} - \text{yours}\rVert / \lVert\text{whole}\rVert$
-of $A$'s and of $B$'s gradient: nearly nothing, a tenth, or most of it? If it were nearly nothing, the constant would need no defence.
+Take two models with the same arrays, one batch, and two gradients: yours, and the whole one. **Predict** the share $\lVert\text{whole} - \text{yours}\rVert / \lVert\text{whole}\rVert$
+of $A$'s and of $B$'s gradient: nearly nothing, a tenth, or most of it? If it were nearly nothing, the constant would need no justification.
 """
 
 # %%
@@ -280,12 +280,12 @@ with course.figure(caption, width=7, height=3.8) as axes:
 r"""
 ## Does it matter? Does DoRA?
 
-**Predict** three verdicts on this task: DoRA less LoRA of rank 4; DoRA less LoRA of rank 5; and the constant less the whole derivative.
+**Predict** three verdicts on this task: DoRA minus LoRA of rank 4; DoRA minus LoRA of rank 5; and the constant minus the whole derivative.
 
 *Held equal*: the 300 verbs, the batches of each seed, 100 steps, rank 4 on `q_proj` and `v_proj`, and $A$'s start. Each technique has its own rate: the best of four on 300
 validation verbs, with a seed that is not used again; the whole derivative takes DoRA's. *The measure*: exact match on 611 held-out verbs, the difference seed by seed, five seeds.
-*Said before the run*: a side is better where the 95 % interval of the difference lies on its side of 0; else we **cannot tell**. The opposite verdict is an interval on the other side.
-DoRA of rank 4 has 768 numbers more than LoRA here. A rank has 1,792, so no rank of LoRA has its number: rank 4 has fewer, and rank 5 has more. Both run, at LoRA's rate.
+*The rule, fixed before the run*: a side is better if the 95 % interval of the difference lies on its side of 0; else we **cannot tell**. An interval on the other side gives the opposite verdict.
+DoRA of rank 4 has 768 numbers more than LoRA here. One rank of LoRA has 1,792 numbers, so no rank of LoRA has the same number as DoRA: rank 4 has fewer, and rank 5 has more. Both run, at LoRA's rate.
 """
 
 # %%
@@ -321,11 +321,11 @@ print(verdict("DoRA", "whole"))
 
 # %% [markdown]
 r"""
-In the run that is printed in this notebook DoRA is better than LoRA of rank 4, by about two points. Beside LoRA of rank 5, which has more numbers than DoRA, we cannot tell: so it is not shown that a size of its own is worth more than
-other numbers are. And between the constant and the whole derivative we cannot tell, though the constant leaves out about half of $B$'s gradient for most of the run.
+In the run printed in this notebook DoRA is better than LoRA of rank 4, by about two points. Compared with LoRA of rank 5, which has more numbers than DoRA, we cannot tell: so this run does not show that a separate size is worth more than
+other trained numbers. And between the constant and the whole derivative we cannot tell, though the constant leaves out about half of $B$'s gradient for most of the run.
 
-A constant that leaves out a part of the gradient still trains. The formula says what is left out: the way through the norm takes from $dV$ what lies *along* each row of
-$V$. In $V$ itself such a move changes nothing, since the size is divided away. But $A$ and $B$ cannot move one row alone, so the two train a little differently: hence the measure.
+With the constant, which leaves out a part of the gradient, the model still trains. The formula shows which part: the path through the norm subtracts from $dV$ its component *along* each row of
+$V$. A change of $V$ along its rows does not change $y$, since $V$ is divided by its norm. But $A$ and $B$ cannot move one row alone, so the two train a little differently: therefore we measure it.
 
 ## What it costs: numbers, memory, convergence
 
@@ -361,13 +361,13 @@ print(f"processor's time of a step, DoRA's over LoRA's: {np.median(ratios):.2f} 
 
 # %% [markdown]
 r"""
-The paper holds the norm constant to save memory: where a framework differentiates on its own, it keeps $V$ and more for the way through the norm. Here nothing is kept for
-it: `dora_norm` makes $V$ again. What costs memory here is $u$, in both cases.
+The paper holds the norm constant to save memory: a framework with automatic differentiation keeps $V$ and more for the path through the norm. Here nothing is kept for
+it: `dora_norm` computes $V$ again. In both cases the memory here goes to $u$.
 
 ## PEFT's choice
 
-PEFT's DoRA is a LoRA with `use_dora`. It divides by `weight_norm.detach()`, the constant; its norm goes over the inputs, one size for each output. In each forward it forms $BA$ to get the norm, as is done
-here. On disk $m$ is `lora_magnitude_vector`. **Read** what is saved:
+PEFT's DoRA is a LoRA with `use_dora`. It divides by `weight_norm.detach()`, the constant; its norm is over the inputs, so each output has one size. In each forward it computes $BA$ to get the norm, as minilora
+does. On disk $m$ is `lora_magnitude_vector`. **Read** what is saved:
 """
 
 # %%
@@ -380,8 +380,8 @@ print(*sorted({key.split("self_attn.")[1] for key in back.trainable}), sep="\n")
 
 # %% [markdown]
 r"""
-**Open.** Predict, run, explain; there is no single answer. What learns here, the size or the direction? Take a trained DoRA apart: put $m$ back to $\lVert W\rVert$; or put $B$
-back to 0, and keep $m$. What is left of the score? (`tuned.trainable` has the arrays; change copies in `ml.attach(model, "dora", rank=4)`.) Then: does the answer say what DoRA would learn if $m$ did not train?
+**Open.** Predict, run, explain; there is no single answer. Which of the two matters here, the size or the direction? Take a trained DoRA and reset one part: set $m$ back to $\lVert W\rVert$; or set $B$
+back to 0, and keep $m$. What is left of the score? (`tuned.trainable` has the arrays; change copies in `ml.attach(model, "dora", rank=4)`.) Then: does this show what DoRA would learn if $m$ did not train?
 """
 
 # %% open dora_own
@@ -399,12 +399,12 @@ for title, taken in (("all of it", ()), ("without m's change", ("magnitude",)), 
 r"""
 ## Honest limits
 
-- One base of 0.7 million numbers, one task, 100 steps, five seeds. The paper measured models of 7 and 13 billion numbers; nothing here says what holds there.
+- This is one base of 0.7 million numbers, one task, 100 steps and five seeds. The paper measured models of 7 and 13 billion numbers; our result says nothing about these.
 - The rates were chosen with one seed on 300 verbs, whose score has a standard error of about two points: a neighbour on the grid may be as good.
-- The whole derivative ran at the rate that was chosen for the constant. At a rate of its own it may do better.
-- LoRA's rate and DoRA's are different points of one grid. Three intervals were read: one alone may be wrong by chance.
+- The whole derivative ran at the rate that was chosen for the constant. At its own best rate it may be better.
+- LoRA's rate and DoRA's are different points of one grid. We read three intervals: a single one may be wrong by chance.
 - A row of zeros has no direction: DoRA cannot start there, and `ml.attach` says so.
 - The time of a step is that of a small model on this machine.
 
-How the package's file was made of the paper, step by step: [docs/teaching/dora.md](../docs/teaching/dora.md).
+[docs/teaching/dora.md](../docs/teaching/dora.md) shows step by step how the paper became the package's file.
 """

@@ -4,14 +4,14 @@ r"""
 
 When you are done you can
 
-- predict the bytes of a frozen weight in four bits, and write its quantise and its dequantise,
-- say what a block, a quantile, a zero level and a second quantisation are each good for, by measuring without them,
-- write LoRA's pair on such a weight, and say what four bits save in a training step and what not.
+- predict the bytes of a frozen weight in four bits, and write the functions that quantise and dequantise it,
+- say what blocks, quantiles, a zero level and a second quantisation are good for, by measuring without each of them,
+- write LoRA's pair on such a weight, and say what four bits save in a training step and what they do not save.
 
 *Needs*: notebook 04, and 03 for the symbols. *Time*: 40 minutes to read, 95 to do.
 *Paper*: Dettmers et al. 2023, [arXiv:2305.14314](https://arxiv.org/abs/2305.14314), sections 2 and 3.
-*Symbols*: the table there; $\hat W$ is what is read back of a $W$ in four bits. *The one idea*: what never trains can be
-stored coarsely, if it is read back for each product.
+*Symbols*: the table there; $\hat W$ is the dequantised $W$. *The one idea*: a weight that never trains can be
+stored with low precision, if it is dequantised for each product.
 """
 
 # %%
@@ -36,12 +36,12 @@ r"""
 ## Codes and scales
 
 LoRA needs $W$ for two products, $xW^\top$ and $dy\,W$, and never changes it. So $W$ may be stored in fewer bits. Cut it into
-**blocks** of 64 weights, row by row. A block keeps one number in float32, its largest size **absmax** $= \max|w|$, and a **code** of 4 bits
-for each weight: the place of one of 16 **levels** between -1 and 1. Read back, the weight is
+**blocks** of 64 weights, row by row. A block keeps one number in float32, its largest absolute value **absmax** $= \max|w|$, and a **code** of 4 bits
+for each weight: the index of one of 16 **levels** between -1 and 1. The dequantised weight is
 
 $$\hat w = \text{level}[\text{code}]\cdot\text{absmax}.$$
 
-**Predict.** SmolLM2 has a q_proj of 576 × 576. How many bytes are that?
+**Predict.** SmolLM2 has a q_proj of 576 × 576. How many bytes does it need?
 """
 
 # %% exercise four_bytes
@@ -55,7 +55,7 @@ check("four_bytes", q_proj_bytes)
 
 # %% [markdown]
 r"""
-**Fill the blanks**: there and back. Each row of `w` is a block. The code of a weight belongs to the level *nearest* to $w/\text{absmax}$.
+**Fill the blanks**: quantise and dequantise. Each row of `w` is a block. The code of a weight belongs to the level *nearest* to $w/\text{absmax}$.
 The cell below them compares yours with the package's (`minilora/ops/nf4.py`) on a real $W$: the first q_proj of the word lab's base.
 """
 
@@ -106,16 +106,16 @@ print(f"{linears[0]}: W moves by {error(read_back(W), W):.1%} of its size, with 
 
 # %% [markdown]
 r"""
-## Where the levels stand
+## Where the levels are
 
-Most weights are near 0, as if drawn from a normal distribution. Levels in equal steps would be crowded with weights around 0, and nearly
-unused at the ends. NF4, for *normal float*, puts them at **quantiles**: equal steps of probability, so each level gets a fair share of
-normally distributed weights. Two details. There must be a level at exactly 0; so the halves are made apart, 7 levels below it and 8
-above. And the quantile of the probability 1 is infinite: each half ends at `edge` $= 0.9677$, and all are divided by that quantile.
+Most weights are near 0, as if drawn from a normal distribution. With equally spaced levels, the few around 0 would get most weights, and those
+at the ends nearly none. NF4, for *normal float*, puts the levels at **quantiles**: equal steps of probability, so each level gets an equal share of
+normally distributed weights. There are two details. One level must be exactly 0; so the two halves are computed separately, 7 levels below it and 8
+above. And the quantile of the probability 1 is infinite: each half ends at `edge` $= 0.9677$, and all levels are divided by the quantile of `edge`.
 
-**Fill the blank.** Each half takes equal steps of probability from 1/2, whose quantile is 0, to `edge`; below 0 it is the mirror image.
+**Fill the blank.** The upper half takes equal steps of probability from 1/2, whose quantile is 0, to `edge`; the lower half is its mirror image, with one level fewer.
 
-Then **break it**. Leave the zero level out: 16 quantiles in equal steps of probability from 1 - `edge` to `edge`, both halves at once.
+Then **break it**. Leave out the zero level: 16 quantiles in equal steps of probability from 1 - `edge` to `edge`, both halves at once.
 """
 
 # %% exercise four_levels
@@ -142,8 +142,8 @@ check("four_break", broken)
 
 # %% [markdown]
 r"""
-**Predict** for the 28 linears of the base: in how many of them do levels in equal steps make the larger error? Held equal: the weights, 16 levels, blocks
-of 64. If it were half of the linears, the quantiles would be for nothing.
+**Predict** for the 28 linears of the base: in how many of them do equally spaced levels give the larger error? Held equal: the weights, 16 levels, blocks
+of 64. If it were half of the linears, the quantiles would be useless.
 """
 
 # %% figure
@@ -180,11 +180,11 @@ for name, share in shares.items():
 
 # %% [markdown]
 r"""
-This is better, and not ideal: the shares are more even, but far from equal. The levels are quantiles of $w$, and what is looked up is $w/\text{absmax}$,
+This is better, but not ideal: the shares are more even, but far from equal. The levels are quantiles of $w$, but the quantised number is $w/\text{absmax}$,
 whose distribution depends on the size of the block.
 
-**Predict** three numbers of the table that follows: the error with one scale a row; with no zero level; and without one where half of the weights
-are exactly 0, as in a pruned model. "Outliers": each row has one weight that is 20 times its largest, and the error is that of the *others*.
+**Predict** three numbers of the table that follows: the error with one scale per row; the error without a zero level; and the error without a zero level if half of the weights
+are exactly 0, as in a pruned model. "Outliers": each row has one weight that is 20 times its largest, and the error is that of the *other* weights.
 """
 
 # %%
@@ -215,19 +215,19 @@ assert (one < rows).all() and free[0] < one[0] and free[1] > one[1] and (equal >
 
 # %% [markdown]
 r"""
-- **One scale a row** costs little on these weights: they have no outliers, and a row is only two to five blocks. One large weight in a row is enough, and all
-  others of the row become coarse. Blocks keep the damage among 64.
-- **No zero level** is *not worse* on these weights, but a little better: both sides of 0 have 8 levels. It is bad where
-  weights are exactly 0, since none of them stays 0. It is bad with outliers, too: the others of the block lie near 0, and there its nearest levels are
-  too large. Pruned weights and padding are why NF4 has one.
+- **One scale per row** costs little on these weights: they have no outliers, and a row is only two to five blocks. But one large weight in a row makes all
+  other weights of the row less precise. With blocks this happens only to the 64 weights of one block.
+- **No zero level** is *not worse* on these weights, but a little better: both sides of 0 have 8 levels. It is bad if
+  weights are exactly 0, since none of them stays 0. It is bad with outliers, too: the other weights of the block lie near 0, and the nearest levels are
+  too large for them. NF4 has a zero level because of pruned weights and padding.
 - **Equal steps** are the worst in each column.
 
 ## The gradient passes through W, not into it
 
-LoRA's forward has $\hat W$ in the place of $W$. It is frozen, so it gets no gradient; but $x$ comes from the layers below, which need their gradient, and so
-$dx = dy\,\hat W + dz\,A$ needs it again. To keep $\hat W$ until then would cost 32 bits a weight again.
+LoRA's forward uses $\hat W$ instead of $W$. It is frozen, so it gets no gradient; but $x$ comes from the layers below, which need their gradient, so
+$dx = dy\,\hat W + dz\,A$ needs $\hat W$ again. Keeping $\hat W$ until then would again cost 32 bits per weight.
 
-**Fill the blank**: a pair that keeps what came in, and dequantises twice. `codes` and `absmax` have blocks as rows, so $\hat W$ is
+**Fill the blank**: a pair whose cache keeps the codes and scales, and which dequantises twice. `codes` and `absmax` have blocks as rows, so $\hat W$ is
 `four_dequantise(…).reshape(len(B), -1)`.
 """
 
@@ -253,9 +253,9 @@ check("four_pair", (my_four_forward, my_four_backward))
 
 # %% [markdown]
 r"""
-Your pair against LoRA's on the dense $\hat W$, and against finite differences, away from $B = 0$. Then two other questions. What is the derivative of the loss by a
-*weight*, through quantise? Its code does not change when it moves a little, so nothing changes: a staircase is flat nearly everywhere. And does it train? A base in NF4 has a
-`Packed` in the place of each $W$; `opened` makes your arguments of its parts (their second quantisation comes next).
+We compare your pair with LoRA's on the dense $\hat W$, and with finite differences, with $B \ne 0$. Then two other questions. What is the derivative of the loss with respect to a
+*weight*, through quantise? The code does not change when the weight moves a little, so nothing changes: a step function is flat nearly everywhere. And does it train? A base in NF4 has a
+`Packed` instead of each $W$; `opened` turns its parts into your arguments (their second quantisation comes next).
 """
 
 # %%
@@ -308,11 +308,11 @@ print("10 steps on the base in NF4 with your pair and with the package's: the sa
 r"""
 ## Scales of scales
 
-A float32 for 64 weights is half a bit a weight. **Double quantisation** quantises the scales too: each becomes a code of 8 bits, and 256 of
-them share one float32. (One more float32 for each matrix, the mean, is too little to count.)
+A float32 for 64 weights is half a bit per weight. **Double quantisation** quantises the scales too: each becomes a code of 8 bits, and 256 of
+them share one float32. (One more float32 for each matrix, the mean, is too small to count.)
 
-**Predict.** How many bits has a weight then? To three digits after the point. Then **fill the blank** with your `four_quantise` and `four_dequantise`: what is read back of the
-scales; $n$ is a multiple of `size`. All of them are positive, and the levels lie on both sides of 0; what do you take away first? It is worth it if the error of $W$ hardly grows: by less than a hundredth of itself.
+**Predict.** How many bits does a weight take then? Give three digits after the point. Then **fill the blank** with your `four_quantise` and `four_dequantise`: return the dequantised
+scales; $n$ is a multiple of `size`. All scales are positive, and the levels lie on both sides of 0; what should you subtract first? Double quantisation is worth it if the error of $W$ hardly grows: by less than a hundredth of itself.
 """
 
 # %% exercise four_bits
@@ -355,7 +355,7 @@ print(f"{W.nbytes:,} bytes in float32, {size:,} in NF4: {W.nbytes / size:.2f} ti
 r"""
 **Do it.** How many times smaller is SmolLM2's shape as a whole? Predict first: of its 134.5 million numbers 28.3 million are the embedding. The shape alone
 is enough: `ml.ledger(shape, 1, 256, method="lora", rank=8, weights=…, embeddings=…)`, with `"float32"`, `"nf4"` for the linears, and
-`"float32"`, `"int8"` for the embedding. Its `"weights"` include A and B: take away `"gradients"`, which are as large. Why did it not become 7.75 times smaller?
+`"float32"`, `"int8"` for the embedding. Its `"weights"` include A and B: subtract `"gradients"`, which are as large. Why is it not 7.75 times smaller?
 """
 
 # %% open four_shape
@@ -377,11 +377,11 @@ print("the embedding is 28.3 of 134.5 million numbers, and shrinks by 1 or by 3.
 r"""
 ## From the weights to the score
 
-$W$ moved by 9 %. Does what is learned on it suffer? **Predict**: by how much do the logits move, and the score of a LoRA that is trained on this base?
+$W$ moved by 9 %. Does a LoRA on it learn less? **Predict**: by how much do the logits move, and the score of a LoRA that is trained on this base?
 
 Held equal: verbs, batches, the adapter's start, 150 steps, rank 4, rate 0.02, seed by seed. The measure: the difference of the two scores on 611 held-out verbs, over five
-seeds. Said before the run: a score of 611 words has two standard errors of 3 points. *As good, up to 3 points*: the 95 % interval lies above -3. *Worse*: it lies below 0
-and reaches below -3. Else we *cannot tell*. Ten trainings, half a minute or so.
+seeds. The rule, fixed before the run: two standard errors of a score on 611 words are 3 points. *As good, up to 3 points*: the 95 % interval lies above -3. *Worse*: it lies below 0
+and reaches below -3. Else we *cannot tell*. The cell below runs ten trainings, in about half a minute.
 """
 
 # %%
@@ -412,7 +412,7 @@ print(f"NF4 less float32: {e.mean:+.1f} points, 95 % interval {low:+.1f} to {hig
 r"""
 ## Numbers, memory, convergence
 
-The three questions of each technique, beside LoRA on the base in float32. **Predict**: which of the three pictures differ?
+The three figures of each technique, compared with LoRA on the base in float32. **Predict**: which of the three differ?
 """
 
 # %%
@@ -424,15 +424,15 @@ course.beside({"LoRA": (trained[0], curves[::2]), "QLoRA": (trained[1], curves[1
 
 # %% [markdown]
 r"""
-In this small model with short rows the activations are nearly all, so the step shrinks little. Where the weights are the large part, it is
-the other way round: notebook 11, and the shape of SmolLM2 above.
+In this small model with short rows nearly all bytes are activations, so the step shrinks little. If the weights are the large part, the step
+shrinks much: notebook 11, and the shape of SmolLM2 above.
 
 **Open.** Predict, run, explain; there is no single answer.
 
-1. *Better levels.* Move each level to the mean of the weights that it stands for (each counted by its absmax²), look for the nearest again, and repeat: is there a better set of 16 for
-   this base? By how much does the error fall? Why do people use NF4's, and not their own?
+1. *Better levels.* Move each level to the mean of the weights that have its code (each weighted by its absmax²), find the nearest levels again, and repeat: is there a better set of 16 for
+   this base? By how much does the error fall? Why do people use NF4's levels, and not their own?
 2. *Merge.* `ml.merge(tuned)` writes $\hat W + \Delta W$ in float32; `ml.merge(tuned, weights="nf4")` quantises the sum again. How large is the change
-   that NF4 makes beside $\Delta W$ itself? What happens to the score, and why?
+   that NF4 makes, compared with $\Delta W$ itself? What happens to the score, and why?
 """
 
 # %% open four_own
@@ -461,14 +461,14 @@ print("score attached {:.1%}, merged {:.1%}, merged into NF4 {:.1%}".format(*(ml
 r"""
 ## Honest limits
 
-- In training four bits save bytes, and hardly time. $\hat W$ is made anew for each product, and the product is computed in float32: a step takes about as long.
-  Decoding one row is another matter: it mostly reads weights, and fewer bytes are read sooner.
-- One base of 0.7 million numbers, and one task. Its weights were trained in float32 and have no outliers, and outliers are what makes large models hard to
-  quantise. The paper measured models up to 65 billion numbers; nothing here says what holds there. On SmolLM2 (135 million) NF4
+- In training, four bits save bytes, but hardly any time. $\hat W$ is computed again for each product, and the product is in float32: a step takes about as long.
+  Decoding one row is different: it mostly reads weights, and reading fewer bytes takes less time.
+- This is one base of 0.7 million numbers, and one task. Its weights were trained in float32 and have no outliers, and outliers make large models hard to
+  quantise. The paper measured models up to 65 billion numbers; our result says nothing about these. On SmolLM2 (135 million) NF4
   costs 0.19 nats per token of a plain text: [four_bits](../docs/claims.md#four-bits).
 - 150 steps on short words need little of what the base knows. A task that needs more of it may lose more.
 - Only the linears are in four bits. Embedding and norms are not: with a large vocabulary the embedding becomes the large part.
-- down_proj has 336 columns, no whole blocks of 64: its blocks run on from row to row, as in bitsandbytes. No fast kernel takes such a width, so it is unpacked first.
-- A gradient that moves *codes* (training of quantised weights) needs another idea, a pretended derivative. QLoRA does not need it: what trains is A and B.
-- The paper has a third part, optimizer states that move between memories of a GPU (*paged*). It changes no number, and is not here.
+- down_proj has 336 columns, which is not a multiple of 64: its blocks continue from row to row, as in bitsandbytes. No fast kernel supports such a width, so it is unpacked first.
+- A gradient that changes *codes* (training of quantised weights) needs another idea, an approximate derivative. QLoRA does not need it: only A and B train.
+- The paper has a third part, *paged* optimizer states, which move between GPU and CPU memory. It changes no result, and is not here.
 """

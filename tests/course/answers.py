@@ -539,8 +539,8 @@ ANSWERS |= {
         ("seen, found = set(), []\nfor c in caches:\n"
          "    new = {a.shape: a.nbytes for a in c if a.shape not in seen}\n    seen |= set(new)\n"
          "    found.append(sum(new.values()))\nreturn found", "two arrays of one shape are", ""),
-        ("[n / 8 for n in bytes]", "bytes are asked for", ""),
-        ("np.cumsum(bytes)", "for each op its own bytes", ""),
+        ("[n / 8 for n in bytes]", "the exercise asks for bytes", ""),
+        ("np.cumsum(bytes)", "the exercise asks for the bytes of each op", ""),
         ("bytes.sum()", "failed", "shape"),
     ],
     "linear_backward": [
@@ -755,7 +755,7 @@ ANSWERS |= {
         ("rms(dy, x, 1 + 0 * g, eps)[0], dg", "y = g · xρ: dx passes through g", ""),
         ("dx, (dy * x).sum(0)", "dg multiplies dy by xρ, not by x", ""),
         ("dx, dy * x", "failed", "dg is wrong"),
-        ("rms(dy, x, g, 0)", "epsilon", "eps is missing in dx, or it stands in another place"),
+        ("rms(dy, x, g, 0)", "epsilon", "eps is missing in dx, or it is in another place"),
         ("rms(dy, x, g, 1e-5)", "epsilon", ""),
         ("dx, rms(dy, x, g, 0)[1]", "epsilon", "eps is missing in dg"),
         ("m = np.sqrt((x**2).mean(1, keepdims=True))\nr, w = 1 / (m + eps), dy * g\n"
@@ -1154,10 +1154,10 @@ ANSWERS |= {
         ("rates[np.argmax(validation)]", "passed", ""),
         ("[rates[validation.argmax()]]", "passed", ""),
         ("np.array(rates)[validation == validation.max()]", "passed", ""),
-        ("validation.max()", "that is the best score itself: return the rate", "rate is wrong"),
-        ("rates[np.argmax(validation + test)]", "the test words had a say", ""),
-        ("rates[np.argmax(np.maximum(validation, test))]", "the test words had a say", ""),
-        ("rates[np.argmax(0.9 * validation + 0.1 * test)]", "the test words had a say", ""),
+        ("validation.max()", "that is the best score itself: return its rate", "rate is wrong"),
+        ("rates[np.argmax(validation + test)]", "the test words were used", ""),
+        ("rates[np.argmax(np.maximum(validation, test))]", "the test words were used", ""),
+        ("rates[np.argmax(0.9 * validation + 0.1 * test)]", "the test words were used", ""),
         ("rates[0]", "failed", "rate is wrong"),
     ],
     "fair_break": [
@@ -1257,7 +1257,7 @@ ANSWERS |= {
          "return 1 - (counts & (said != right)).any(1).mean()", "passed", ""),
         ("[sum(until_end(a, end) == until_end(b, end) for a, b in zip(said, right)) / len(right)]",
          "passed", ""),
-        ("(said == right).all(1).mean()", "what stands behind the end", ""),
+        ("(said == right).all(1).mean()", "the tokens after the end", ""),
         ("np.mean([(a == b)[: list(b).index(end)].all() for a, b in zip(said, right)])",
          "the end was not compared", ""),
         ("(said == right).mean()", "that is the share of the tokens", ""),
@@ -1379,7 +1379,7 @@ ANSWERS |= {
         ("np.round((w / absmax + 1) * 7.5), absmax", "the levels are not equally far apart", ""),
         ("absmax, codes", "swapped", "another order"),
         ("codes, absmax[:, 0]", "failed", "shape"),
-        ("levels[codes], absmax", "a code is the place of a level", "(absmax is right)"),
+        ("levels[codes], absmax", "a code is the index of a level", "(absmax is right)"),
         ("codes", "failed", "wanted 2 values"),
     ],
     "four_dequantise": [
@@ -1390,7 +1390,7 @@ ANSWERS |= {
         ("np.diag(absmax.ravel()) @ np.take(levels, codes)", "passed", ""),
         ("levels[codes]", "absmax is missing", ""),
         ("levels[codes] / absmax", "absmax is missing", ""),
-        ("codes * absmax", "a code is the place of a level", ""),
+        ("codes * absmax", "a code is the index of a level", ""),
         ("(codes / 7.5 - 1) * absmax", "the levels are not equally far apart", ""),
         ("levels[codes] * absmax.mean()", "failed", "w is wrong"),
         ("levels[codes] * absmax[:, 0]", "failed", "it raised ValueError"),
@@ -1435,13 +1435,13 @@ ANSWERS |= {
          "    out += [m + a * min(levels, key=lambda v: abs(v - w / a)) for w in part]\n"
          "return out", "passed", ""),
         ("read_back(absmax, levels, size, less=0, more=0)", "all scales are above 0", ""),
-        ("read_back(absmax, levels, size, more=0)", "the mean was taken away and is not", ""),
+        ("read_back(absmax, levels, size, more=0)", "the mean was subtracted and is not", ""),
         ("read_back(absmax, levels, size, less=0)", "the mean is added, but was not", ""),
         ("read_back(absmax, levels, len(absmax))", "each block of scales has a scale", ""),
         ("[read_back(a, levels, size) for a in absmax.reshape(-1, size)]", "failed", "shape"),
         ("np.ravel([read_back(a, levels, size) for a in absmax.reshape(-1, size)])",
          "the mean is one number for all", ""),
-        ("absmax", "this is what came", ""),
+        ("absmax", "these are the given scales", ""),
         ("read_back(absmax, levels, size).reshape(-1, size)", "failed", "shape"),
         ("read_back(absmax, np.linspace(-1, 1, 12), size)", "failed", "absmax is wrong"),
     ],
@@ -1604,9 +1604,9 @@ ANSWERS |= {
          "return [s * B.T @ along, s * along @ A.T]", "passed", ""),
         ("lora(dy * m / np.linalg.norm(W + s * B @ A, axis=1), x, W, s, A, B)[1] + dA, "
          "lora(dy * m / np.linalg.norm(W + s * B @ A, axis=1), x, W, s, A, B)[2] + dB",
-         "the whole derivative", ""),
+         "that is the whole derivative", ""),
         ("lora(dy * m / np.linalg.norm(W + s * B @ A, axis=1), x, W, s, A, B)[1:]",
-         "the other part", ""),
+         "that is the other part", ""),
         ("V = W + s * B @ A\nn = np.linalg.norm(V, axis=1)\n"
          "dV = -((dy * (x @ V.T)).sum(0) * m / n / n)[:, None] * V\n"
          "return s * B.T @ dV, s * dV @ A.T", "the derivative of 1 / norm", ""),
@@ -1628,7 +1628,7 @@ ANSWERS |= {
          "path missing", ""),
         ((lambda x, W, s, A, B, m, norm: dora_forward(
             x, W, s, A, B, m, ((W + s * B @ A) ** 2).sum(1) ** 0.5), dora_backward),
-         "the norm is an argument", "made again of W, A and B"),
+         "the norm is an argument", "do not compute it from W, A and B"),
         ((dora_forward, lambda dy, cache: (*dora_backward(dy, cache)[:6], cache["rest"][-1])),
          "frozen moved", ""),
         ((dora_forward, lambda dy, cache: dora_backward(dy, cache)[:6]), "failed", "wanted 7"),

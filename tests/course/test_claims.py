@@ -117,15 +117,15 @@ def test_a_curve_does_not_show_a_factor_of_a_whole_gradient(base, batches):
 def test_counts_memory_and_convergence_stand_beside_loras(number):
     text = " ".join(TEXTS[number].split())
     assert text.count("course.beside(") == 1
-    assert "*Held equal*" in text and "*What would turn the verdict*" in text
+    assert "*Held equal*" in text and "*What would change the verdict*" in text
 
 
 BESIDE = {  # notebook -> are the seeds' bands of the two losses apart at the end, as its text says?
-    "04_lora": (False, "these three seeds tell no difference"),
+    "04_lora": (False, "these three seeds show no difference"),
     "05_lora_fa": (True, "the bands are apart, LoRA-FA of rank 4 is behind"),
     "06_vera": (True, "the seeds' bands are apart"),
     "07_delta_lora": (True, "the seeds' bands are apart"),
-    "08_lora_plus": (False, "these three seeds tell no difference"),
+    "08_lora_plus": (False, "these three seeds show no difference"),
 }
 
 

@@ -137,7 +137,7 @@ def test_the_text_of_14_says_what_its_run_printed():
     said = dict(re.findall(r"^(DoRA less .*?): [+-].*: (.*)$", lines, re.M))
     wanted = {"LoRA": "DoRA is better", "LoRA, rank 5": "cannot tell", "whole": "cannot tell"}
     assert said == {f"DoRA less {other}": verdict for other, verdict in wanted.items()}
-    assert "Beside LoRA of rank 5, which has more numbers than DoRA, we cannot tell" in text
+    assert "Compared with LoRA of rank 5, which has more numbers than DoRA, we cannot tell" in text
     (gap,) = re.findall(r"DoRA less LoRA: \+(.*) points", lines)
     assert 1.5 < float(gap) < 2.5 and "by about two points" in text
     (most,) = re.findall(r"of B's \d+% to (\d+)%", lines)

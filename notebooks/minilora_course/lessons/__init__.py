@@ -1,4 +1,4 @@
-"""The exercises, in the order of the notebooks: a file a lesson."""
+"""The exercises, in the order of the notebooks: one file per lesson."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What a student writes and then trains the model with: pairs and rules of notebooks 04 to 08."""
+"""What students write and then train the model with: pairs and rules of notebooks 04 to 08."""
 
 import numpy as np
 
@@ -154,7 +154,7 @@ VERA = (
 )
 
 
-LIMIT = 200  # steps of a start that never arrives
+LIMIT = 200  # steps of a start that never converges
 
 
 def descend(n, rate_A, rate_B, z, together=True, stops=True, nan_ends=False):
@@ -175,7 +175,7 @@ def descend(n, rate_A, rate_B, z, together=True, stops=True, nan_ends=False):
 
 
 def settled(function):
-    """A descent without what is not asked for: where a start diverges to, steps past a limit."""
+    """A descent without what does not count: where a start diverges to, steps past a limit."""
 
     def run(n, rate_A, rate_B, start):
         with np.errstate(over="ignore", invalid="ignore"):

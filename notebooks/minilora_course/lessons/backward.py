@@ -1,4 +1,4 @@
-"""Notebook 02b, the Llama's backward: each piece of a layer."""
+"""Notebook 02b, the Llama's backward: each op of a layer."""
 
 import math
 
@@ -57,7 +57,7 @@ def attention_backward(do, q, k, v):
 
 
 def shapes(rng):
-    """Two shapes of matrices, an even number of rows and an odd one of columns."""
+    """Two shapes of matrices, with an even number of rows and an odd number of columns."""
     return [(rows(rng), width) for width in widths(rng, 2)]
 
 
@@ -345,17 +345,17 @@ EXERCISES = (
         "backward_softmax",
         "p = softmax(s) of each row: dp, p -> ds",
         (
-            "Where i = j, s_i stands in the numerator and in the sum; else in the sum alone.",
+            "If i = j, s_i is in the numerator and in the sum; else it is only in the sum.",
             "∂p_j/∂s_i = p_j ([i = j] - p_i), [i = j] being 1 or 0. Times dp_j, and sum over j.",
         ),
         softmax_cases,
     ),
     blank(
         "backward_rho",
-        "y = g · xρ, as far as ρ: dy, x (M, C), g (C,) -> dρ (M, 1)",
+        "y = g · xρ, back to ρ: dy, x (M, C), g (C,) -> dρ (M, 1)",
         (
             "First y = g n: what is dn? Then n = xρ, where ρ is one number for a whole row.",
-            "ρ reaches every number of its row: the sum over the row of dn times its factor.",
+            "ρ is a factor of every number of its row: sum dn times the other factor over the row.",
         ),
         rho_cases,
     ),
@@ -364,7 +364,7 @@ EXERCISES = (
         "y = g · xρ, ρ = 1/√(mean(x²) + eps): dy, x, g, eps -> dx, dg",
         (
             "x reaches y by two paths: as the factor x, and through ρ.",
-            "∂ρ/∂x_i = -ρ³ x_i / C. Each x gets this times dρ, beside its own path.",
+            "∂ρ/∂x_i = -ρ³ x_i / C. Each x gets this times dρ, in addition to its own path.",
         ),
         rmsnorm_cases,
     ),
@@ -399,7 +399,7 @@ EXERCISES = (
         "backward_attention",
         "o = p v, p = softmax(q kᵀ / √D + mask): do, q, k, v (T, D) -> dq, dk, dv",
         (
-            "Make p again, then go back: o = p v gives dp and dv.",
+            "Compute p again, then go back: o = p v gives dp and dv.",
             "p = softmax(s) gives ds, by your own function; a masked p is 0, and so is its ds.",
         ),
         attention_cases,

@@ -19,7 +19,7 @@ def by_test(rates, validation, test):
 
 
 def mixed(validation, test):
-    """Scores in which both kinds of words have a say."""
+    """Scores that use both kinds of words."""
     return (
         validation + test,
         0.9 * validation + 0.1 * test,
@@ -28,13 +28,13 @@ def mixed(validation, test):
 
 
 CHOICES = {
-    "that is the place of the best score: return the rate that stands there": (
+    "that is the index of the best score: return the rate at this index": (
         lambda rates, validation, test: [{"rate": np.argmax(validation)}]
     ),
-    "that is the best score itself: return the rate that got it": (
+    "that is the best score itself: return its rate": (
         lambda rates, validation, test: [{"rate": validation.max()}]
     ),
-    "the test words had a say: only validation may choose": lambda rates, validation, test: [
+    "the test words were used: choose by validation only": lambda rates, validation, test: [
         by_test(rates, validation, scores) for scores in (test, *mixed(validation, test))
     ],
 }
@@ -138,7 +138,7 @@ EXERCISES = (
         "Which rate is used? rates, validation, test (n each) -> a rate",
         (
             "The test words are only for the report.",
-            "np.argmax gives the place of the highest score.",
+            "np.argmax gives the index of the highest score.",
         ),
         choice_cases,
     ),
@@ -147,7 +147,7 @@ EXERCISES = (
         "Two techniques on the same seeds: a, b (n,) -> the mean of a - b, its standard error",
         (
             "One difference for each seed. Only these n numbers are used further.",
-            "The spread of n numbers is std(ddof=1), and their mean is surer than one of them.",
+            "The spread of n numbers is std(ddof=1); the error of their mean is smaller.",
         ),
         difference_cases,
     ),
@@ -156,7 +156,7 @@ EXERCISES = (
         "Choose the rate by the test words: the same arguments -> a rate",
         (
             "What would look best in the table?",
-            "The highest of six test scores is too high: it was chosen for being high.",
+            "The highest of six test scores is too high, because it was chosen as the highest.",
         ),
         choice_cases,
         wanted=by_test,

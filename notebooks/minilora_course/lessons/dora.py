@@ -156,8 +156,8 @@ def left_out_cases(rng):
         return outputs
 
     slips: Slips = {
-        "the whole derivative: wanted is the norm's part alone": lambda **a: [whole(**a)],
-        "the other part: the norm is a constant in it": lambda **a: [
+        "that is the whole derivative: wanted only the norm's part": lambda **a: [whole(**a)],
+        "that is the other part, in which the norm is a constant": lambda **a: [
             {name: out for name, out in backward(**a).items() if name in ("dA", "dB")}
         ],
         "the derivative of 1 / norm is -1 / norm²: a factor 1 / norm is missing": with_dV(
@@ -193,7 +193,7 @@ def pair_cases(rng):
                 }
             ]
         ),
-        "the norm is an argument: it was made again of W, A and B": lambda norm, dy, **a: [
+        "the norm is an argument: do not compute it from W, A and B": lambda norm, dy, **a: [
             forward(**a),
             backward(dy, **a),
         ],
@@ -231,12 +231,12 @@ EXERCISES = (
             768: "that is LoRA: m trains, too",
             768 + 64: "that is a size for each input: m has one for each output",
             769: "that is one size for all of W: m has one for each output",
-            768 + 64 * 128: "that is all of W besides: m has one number for each output",
+            768 + 64 * 128: "that includes all of W: m has one number for each output",
         },
     ),
     predict(
         "dora_kept",
-        "How many bytes more than LoRA's keeps the pair of a q_proj of 128 outputs for backward, "
+        "How many more bytes than LoRA does the pair of a q_proj of 128 outputs keep for backward, "
         "with 32 texts of 25 tokens in float32?",
         (
             "dm = Σ dy · u / norm: which array does backward read that LoRA's does not?",
@@ -245,7 +245,7 @@ EXERCISES = (
         number=lambda: 32 * 25 * 128 * np.float32().nbytes,
         because="u (M, O), 32 · 25 · 128 numbers of 4 bytes: as much as x itself.",
         near={
-            32 * 25 * 128 * 4 + 128 * 4: "with the norm's 512 bytes: asked is u alone",
+            32 * 25 * 128 * 4 + 128 * 4: "that includes the norm's 512 bytes: count only u",
             32 * 25 * 128: "a number of float32 has 4 bytes",
             32 * 128 * 4: "x has a row for each token: 32 · 25 of them",
             128 * 4: "that is m or the norm: which array with a row for each token does dm read?",
@@ -265,14 +265,14 @@ EXERCISES = (
         "dora_backward",
         "The gradients with the norm as a constant: dy, x, W, s, A, B, m -> dx, dA, dB, dm",
         (
-            "y = c u with c = m / norm. What is du? What is left then is LoRA's backward.",
-            "m serves all rows of x: its gradient sums over them.",
+            "y = c u with c = m / norm. What is du? The rest is LoRA's backward.",
+            "All rows of x use the same m: its gradient sums over them.",
         ),
         backward_cases,
     ),
     blank(
         "dora_norm",
-        "The part that is left out, through the norm alone: dy, x, W, s, A, B, m -> dA, dB",
+        "The missing part, through the norm alone: dy, x, W, s, A, B, m -> dA, dB",
         (
             "Go from y = m u / norm to dnorm (O,), from there to dV (O, I), and then to dA and dB.",
             "norm = √Σ V² over a row: its derivative is V / norm. And V = W + s B A.",
@@ -285,16 +285,16 @@ EXERCISES = (
         "backward(dy, cache) -> dx, None, None, dA, dB, dm, None",
         (
             "norm is an argument like W: it has no gradient.",
-            "Your two functions with the argument in the place of the norm that they make.",
+            "Take your two functions, and use the argument instead of the norm that they compute.",
         ),
         pair_cases,
         package=(dora_forward, dora_backward),
     ),
     broken(
         "dora_break",
-        "Divide by the size of W's rows, not of V's: who would see it?",
+        "Divide by the size of W's rows, not of V's: which check would see it?",
         (
-            "One array in the norm is another. Everything else stays.",
+            "Change one array in the norm. Everything else stays the same.",
             "At B = 0 both norms are equal.",
         ),
         forward_cases,

@@ -17,10 +17,10 @@ Cases = Callable[[np.random.Generator], list[Case]]  # draws what a function is 
 
 
 class Unseen(NamedTuple):
-    """What is to be wrong, and where it is not to be seen."""
+    """Which output has to be wrong, and with which arguments the error must not show."""
 
-    start: Callable[[Case], dict[str, Any]]  # the arguments with which nothing is to be seen
-    output: str  # the one that is to be wrong elsewhere
+    start: Callable[[Case], dict[str, Any]]  # the arguments with which it must not show
+    output: str  # the output that has to be wrong with other arguments
     where: str = "at the start"  # these arguments, in words
 
 
@@ -38,14 +38,14 @@ class Exercise:
     because: str = ""  # said once the number is right
     near: Mapping[float, str] = field(default_factory=dict)  # wrong numbers, explained
     tolerance: float = 1e-9  # relative
-    rounding: float = 0.0  # what a sum that is 0 may differ from 0
+    rounding: float = 0.0  # how far from 0 a sum may be that should be 0
     # blank and break
     cases: Cases = lambda rng: []
-    functions: int = 1  # how many are to be written: 2 for a pair, forward and backward
-    # the functions that were written -> the one that is run on the cases; None: they are one
+    functions: int = 1  # how many to write: 2 for a pair, forward and backward
+    # the reader's functions -> the function that runs on the cases; None: there is only one
     through: Callable[..., Callable[..., Any]] | None = None
-    package: Any = None  # what notebooks use where nothing is written; None: what is right
-    # break: what is asked for is one of these
+    package: Any = None  # what notebooks use if nothing is written; None: the reference
+    # break: the exercise asks for one of these
     slip: str | None = None  # a known slip, in one output or more
     wanted: Callable[..., Outputs] | None = None  # these wrong outputs
     unseen: Unseen | None = None
@@ -70,7 +70,7 @@ class Exercise:
 def predict(
     name: str, asks: str, hints: Hints, number: Callable[[], float], because: str, **more: Any
 ) -> Exercise:
-    """Write a number before it is computed.   more: near, tolerance, rounding."""
+    """Predict a number before it is computed.   more: near, tolerance, rounding."""
     return Exercise(name, "predict", asks, hints, number=number, because=because, **more)
 
 
@@ -85,7 +85,7 @@ def blank_pair(
     """Write a pair in the form of the package's: forward(*args) -> (y, cache), backward(dy, cache).
 
     cases: for y, dx, … = f(dy, *args), None where there is no gradient. package: its (forward,
-    backward), which takes the place of a pair that is not written. through: `both` where None.
+    backward), which notebooks use if the reader has written none. through: None is `both`.
     """
     return blank(name, asks, hints, cases, functions=2, through=through or both, package=package)
 
@@ -108,7 +108,7 @@ def both(forward: Callable, backward: Callable) -> Callable:
         if not all(map(_same, found, once(own[0], own[1:], [others[1:]]))):
             raise WrongForm(
                 "backward gives other gradients when forward was called again in between: it must "
-                "read its cache alone, since every layer of a model calls forward before backward"
+                "read only its cache, since every layer of a model calls forward before backward"
             )
         return found
 
@@ -135,7 +135,7 @@ def _same(a, b) -> bool:
 
 
 def _values(returned, name, least, most, wanted) -> tuple | list:
-    """What one of a pair returned. Raises WrongForm where it is no tuple of so many values."""
+    """What one of a pair returned. Raises WrongForm if it is not a tuple of so many values."""
     several = isinstance(returned, tuple | list)
     if several and least <= len(returned) <= most:
         return returned
@@ -155,7 +155,7 @@ def draw(rng: np.random.Generator, **shapes: tuple[int, ...]) -> dict[str, Any]:
 
 
 def old_and_step(*outputs: str) -> dict[str, Any]:
-    """How outputs of a Case are made: the old value and a step, which vanishes with lr."""
+    """Fields of a Case whose outputs are the old value plus a step; the step is 0 at lr = 0."""
     return {"adapter": "lr", "two_paths": outputs, "paths": "parts: the old value, and the step"}
 
 
@@ -165,7 +165,7 @@ def rows(rng: np.random.Generator) -> int:
 
 
 def widths(rng: np.random.Generator, count: int) -> list[int]:
-    """So many different widths, all of them odd."""
+    """`count` different widths, all of them odd."""
     return [int(n) for n in rng.choice([5, 7, 9, 11, 13], count, replace=False)]
 
 
@@ -175,5 +175,5 @@ def rank(rng: np.random.Generator) -> int:
 
 
 def number(rng: np.random.Generator, low: float, high: float) -> float:
-    """A number in between, with three digits."""
+    """A number between low and high, with three digits."""
     return float(f"{rng.uniform(low, high):.3g}")

@@ -33,10 +33,10 @@ def says_cases(rng):
         return np.where(counts, said == right, True).all(1)
 
     slips: Slips = {
-        "what stands behind the end was compared, too: it is no part of an answer": (
+        "the tokens after the end were compared, too: they are not part of an answer": (
             lambda said, right, end: [{"share": (said == right).all(1).mean()}]
         ),
-        "the end was not compared: an answer that goes on is another answer": (
+        "the end was not compared: an answer that continues is another answer": (
             lambda **a: [{"share": without_end(**a).mean()}]
         ),
         "that is the share of the tokens that are right: one wrong token makes an answer wrong": (
@@ -302,8 +302,8 @@ EXERCISES = (
         "A model knows nothing. Of three answers that are offered it calls one the likeliest. In "
         "what share of the questions is that the right one?",
         (
-            "It has no reason for any of the three.",
-            "So each is the likeliest equally often.",
+            "It has no reason to prefer any of the three.",
+            "So each is the most likely equally often.",
         ),
         number=lambda: 1 / 3,
         tolerance=0.02,
@@ -328,7 +328,7 @@ EXERCISES = (
         "forget_likelihood",
         "The logarithm of an answer's probability: logits (N, T, V), targets (N, T) -> logp (N,)",
         (
-            "At each place a softmax over the vocabulary, and of it the target's entry.",
+            "At each place take a softmax over the vocabulary, and its entry for the target.",
             "Probabilities of tokens are multiplied; and their logarithms? What happens at -100?",
         ),
         likelihood_cases,
@@ -357,7 +357,7 @@ EXERCISES = (
         "Which points lie on the frontier: learnt (n,), kept (n,) -> on (n,), True or False",
         (
             "When does one point beat another? Both numbers count.",
-            "It is at least as good in both, and better in one. The frontier is what none beats.",
+            "It is at least as good in both, and better in one. No point beats the frontier.",
         ),
         frontier_cases,
         through=as_numbers,

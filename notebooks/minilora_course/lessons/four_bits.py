@@ -21,7 +21,7 @@ def quantise(w, levels):
 
 
 def nearest(z, levels):
-    """The place of the level that is nearest to each number."""
+    """The index of the level that is nearest to each number."""
     return np.abs(z[..., None] - levels).argmin(-1)
 
 
@@ -31,7 +31,7 @@ def dequantise(codes, absmax, levels):
 
 
 def by_quantiles(quantile, below, above, edge):
-    """0 and the quantiles of equal steps of probability to both sides of it, the largest made 1."""
+    """0 and quantiles at equal steps of probability on both sides of it, scaled to end at 1."""
     down, up = (halves(quantile, count, edge) for count in (below, above))
     return {"levels": scaled([*-np.array(down[::-1]), 0, *up])}
 
@@ -58,7 +58,7 @@ def equal_steps(below, above):
 
 
 def second(absmax, levels, size, less=True, more=True):
-    """What is read back of scales that are quantised less their mean, in blocks.
+    """The dequantised scales: quantised in blocks, after their mean was subtracted.
 
     less, more: is the mean taken away, and added again?
     """
@@ -75,7 +75,7 @@ def pair_forward(x, codes, absmax, levels, s, A, B):
 
 
 def pair_backward(dy, cache):
-    """dx, dA, dB in their places: W is made again."""
+    """dx, dA, dB in their places: W is dequantised again."""
     x, codes, absmax, levels, s, A, B = cache
     W = dequantise(codes, absmax, levels)["w"].reshape(len(B), -1)
     dx, _, _, dA, dB, *_ = lora_backward(dy, lora_forward(x, W, s, A, B)[1])
@@ -103,7 +103,7 @@ def quantise_cases(rng):
         "the nearest level may lie on either side: not always the lower, not always the upper": (
             _one_sided
         ),
-        "a code is the place of a level, not the level": lambda w, levels: [
+        "a code is the index of a level, not the level": lambda w, levels: [
             {"codes": levels[quantise(w, levels)["codes"]]}
         ],
         "the levels are not equally far apart: look for the nearest one": lambda w, levels: [
@@ -120,7 +120,7 @@ def quantise_cases(rng):
 
 
 def _with_scale(scale):
-    """The outputs with another scale in absmax's place."""
+    """The outputs with another scale instead of absmax."""
     return lambda w, levels: [{"codes": nearest(w / scale(w), levels), "absmax": scale(w)}]
 
 
@@ -138,10 +138,10 @@ def dequantise_cases(rng):
             {"w": levels[codes]},
             {"w": levels[codes] / absmax},
         ],
-        "a code is the place of a level, not a level": lambda codes, absmax, levels: [
+        "a code is the index of a level, not a level": lambda codes, absmax, levels: [
             {"w": codes * absmax}
         ],
-        "the levels are not equally far apart: read them by their places": (
+        "the levels are not equally far apart: look them up by their index": (
             lambda codes, absmax, levels: [
                 {"w": np.linspace(-1, 1, len(levels))[codes] * absmax},
                 {"w": codes / (len(levels) - 1) * absmax},
@@ -195,11 +195,11 @@ def quantile_of(width):
 def second_cases(rng):
     """For absmax, as it is read back = f(absmax, levels, size)."""
     slips: Slips = {
-        "all scales are above 0: without their mean taken away, half of the levels are unused": (
+        "all scales are above 0: if the mean is not subtracted, half of the levels are unused": (
             lambda **a: [second(**a, less=False, more=False)]
         ),
-        "the mean was taken away and is not added again": lambda **a: [second(**a, more=False)],
-        "the mean is added, but was not taken away": lambda **a: [second(**a, less=False)],
+        "the mean was subtracted and is not added again": lambda **a: [second(**a, more=False)],
+        "the mean is added, but was not subtracted": lambda **a: [second(**a, less=False)],
         "each block of scales has a scale of its own": lambda absmax, levels, size: [
             second(absmax, levels, len(absmax))
         ],
@@ -212,7 +212,7 @@ def second_cases(rng):
                 }
             ]
         ),
-        "this is what came: the scales were not quantised": lambda absmax, **_: [
+        "these are the given scales: they were not quantised": lambda absmax, **_: [
             {"absmax": absmax}
         ],
     }
@@ -271,7 +271,7 @@ def without_W(forward, backward):
 EXERCISES = (
     predict(
         "four_bytes",
-        "How many bytes has a W (576, 576) in 4 bits, with a float32 scale for each 64 weights?",
+        "How many bytes does W (576, 576) take in 4 bits, with a float32 scale per 64 weights?",
         (
             "Two weights share a byte.",
             "A block of 64 weights has 32 bytes of codes, and one scale of 4 bytes.",
@@ -287,7 +287,7 @@ EXERCISES = (
     ),
     predict(
         "four_bits",
-        "How many bits has a weight, with scales in 8 bits that share a float32 for each 256?",
+        "How many bits does a weight take, with 8-bit scales, 256 of which share a float32?",
         (
             "Add three parts: the code, its share of an 8-bit scale, its share of a float32.",
             "64 weights share a scale; how many weights share the float32?",
@@ -315,7 +315,7 @@ EXERCISES = (
         "four_dequantise",
         "Codes to blocks: codes (n, b), absmax (n, 1), levels (L,) -> w (n, b)",
         (
-            "A code is the place of a level.",
+            "A code is the index of a level.",
             "Levels lie between -1 and 1: what was each block divided by?",
         ),
         dequantise_cases,
@@ -325,16 +325,16 @@ EXERCISES = (
         "Levels at quantiles: quantile, below, above, edge -> levels (below + 1 + above,)",
         (
             "Each half begins at the probability 1/2, whose quantile is 0, and ends at edge.",
-            "np.linspace(0.5, edge, above + 1) has 0's place first; leave it out of one half.",
+            "np.linspace(0.5, edge, above + 1) begins with the level 0: leave it out of one half.",
         ),
         level_cases,
     ),
     blank(
         "four_second",
-        "Scales in 8 bits, as they are read back: absmax (n,), levels (L,), size -> absmax (n,)",
+        "Scales in 8 bits, dequantised again: absmax (n,), levels (L,), size -> absmax (n,)",
         (
-            "All scales are positive. What makes numbers that lie on both sides of 0 of them?",
-            "Take the mean away, use your two functions on blocks, and add the mean again.",
+            "All scales are positive. How do you turn them into numbers on both sides of 0?",
+            "Subtract the mean, use your two functions on blocks, and add the mean again.",
         ),
         second_cases,
     ),
@@ -343,8 +343,8 @@ EXERCISES = (
         "LoRA on a W in 4 bits, as a pair that keeps no W: forward(x, codes, absmax, levels, s, A, "
         "B) -> y, cache; backward(dy, cache) -> dx, None, None, None, None, dA, dB",
         (
-            "dx = dy W + dz A, as before: which W, and from what is it made?",
-            "Keep the arguments alone. Backward dequantises again: .reshape(len(B), -1).",
+            "dx = dy W + dz A, as before: which W, and from which arrays is it computed?",
+            "Keep only the arguments. Backward dequantises again: .reshape(len(B), -1).",
         ),
         pair_cases,
         package=(pair_forward, pair_backward),

@@ -50,7 +50,7 @@ def by_rows(f, x, h):
 
 
 def not_put_back(f, x, h):
-    """Differences at x + h and x - h of one array, in which every number stays where it was last.
+    """Differences at x + h and x - h in one array, whose numbers are not put back after a move.
 
     h < 0: x - |h| comes first.
     """
@@ -256,7 +256,7 @@ EXERCISES = (
         "gradient_error",
         "f(t) = t³ at t = 2, h = 0.1: by how much is the central difference too large?",
         (
-            "Write out (t + h)³ - (t - h)³: what has even powers of h cancels.",
+            "Write out (t + h)³ - (t - h)³: the terms with even powers of h cancel.",
             "(6 t² h + 2 h³) / (2 h) = 3 t² + h².",
         ),
         number=lambda: ((2.1**3 - 1.9**3) / 0.2) - 12,
@@ -272,7 +272,7 @@ EXERCISES = (
         "gradient_step",
         "h² against ε/h with ε = 2.2e-16: at which power of ten is their sum smallest?",
         (
-            "The sum is smallest where the two have about one size.",
+            "The sum is smallest where the two terms are about equal.",
             "h² = ε/h gives h³ = ε.",
         ),
         number=lambda: -5,
@@ -287,8 +287,8 @@ EXERCISES = (
     ),
     predict(
         "gradient_smallest",
-        "dW without its sum over the rows, as a mean: how many rows has the smallest x that shows "
-        "it?",
+        "dW has a mean over the rows in place of the sum: how many rows does the smallest x have "
+        "that shows it?",
         (
             "With how many rows are the sum and the mean the same?",
             "With one row, both are that row's part.",
@@ -340,7 +340,7 @@ EXERCISES = (
         "gradient_check",
         "Is a pair right? forward, backward, x, W -> True or False",
         (
-            "Make a loss out of y: (dy * y).sum() with a fixed random dy. Its gradient by y is dy.",
+            "Turn y into a loss: (dy * y).sum() with a fixed random dy. Then ∂loss/∂y is dy.",
             "Compare dx with central differences over x, and dW with those over W, by np.allclose.",
         ),
         pair_cases,

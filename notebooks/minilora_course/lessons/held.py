@@ -10,9 +10,9 @@ import numpy as np
 
 
 def how_held(forward: Callable, x: np.ndarray, *args: Any) -> int:
-    """0 where x is gone after forward(x, *args) -> (y, cache), but for the cache that is kept.
+    """How x is held after forward(x, *args) -> (y, cache), while the cache is kept.
 
-    1: the cache has the numbers of x. 2: x itself is alive, held by something else.
+    0: not at all. 1: the cache has the numbers of x. 2: x is alive, held by something else.
     """
     mine = x.copy()
     alive = weakref.ref(mine)

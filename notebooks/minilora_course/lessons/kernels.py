@@ -9,7 +9,7 @@ from .exercise import blank, broken, draw, number, predict, rows, widths
 
 
 def roof(peak, bandwidth, intensity):
-    """The rate that a machine allows at so many operations a byte: the lower of its two roofs."""
+    """The highest rate of a machine at an intensity: the lower of its two roofs."""
     return {"rate": np.minimum(peak, bandwidth * intensity)}
 
 
@@ -40,7 +40,7 @@ def tile(a, b):
 
 
 def last_step(a, b):
-    """What the last step alone puts into y."""
+    """What the last step alone writes into y."""
     return {"y": np.outer(a[-1], b[-1])}
 
 
@@ -130,7 +130,7 @@ def fetched_cases(rng):
         return [{"lines fetched": count_fetched(places, lines, newest=False)}]
 
     slips = {
-        "a line that is used again is the newest again: the one not used longest leaves": oldest_out
+        "a line that is used again is the newest again: evict the least recently used": oldest_out
     }
     cases = []
     for lines in (3, 5):
@@ -178,7 +178,7 @@ EXERCISES = (
     ),
     broken(
         "kernel_break",
-        "Write = where += is meant: a (K, R), b (K, C) -> y (R, C)",
+        "Write = instead of +=: a (K, R), b (K, C) -> y (R, C)",
         (
             "Start from the right tile.",
             "What is in y after the last step, if each step replaces it?",

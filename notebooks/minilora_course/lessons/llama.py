@@ -72,7 +72,7 @@ def attention_cases(rng):
 
 
 def eps_elsewhere(x, g, eps):
-    """eps left out; beside the root, its square or its root under it; on the sum; as a floor."""
+    """eps missing; outside the root; its square or root inside it; added to the sum; as a floor."""
     square = (x**2).mean(1, keepdims=True)
     roots = [
         np.sqrt(square),
@@ -123,7 +123,7 @@ def norm_cases(rng):
 
 
 def weights(q, k, lse, root=math.sqrt, column=True, seen=np.tril):
-    """The weights of one head, made again.   q, k (T, D), lse (T,) -> (T, T)."""
+    """The weights of one head, computed again.   q, k (T, D), lse (T,) -> (T, T)."""
     scores = q @ k.T / root(q.shape[1])
     return {"weights": seen(np.exp(scores - (lse[:, None] if column else lse)))}
 
@@ -170,7 +170,7 @@ def by_neighbours(x, cos, sin):
 
 
 def one_term(x, cos, sin):
-    """The pair without what comes from the other number, or with it twice added."""
+    """A rotation that leaves out a term, or adds both cross terms."""
     a, b = np.split(x, 2, axis=1)
     pairs = (a * cos, b * cos), (a * cos - b * sin, b * cos), (a * cos, b * cos + a * sin)
     added = (a * cos + b * sin, b * cos + a * sin)
@@ -230,7 +230,7 @@ def swiglu_cases(rng):
 EXERCISES = (
     predict(
         "llama_kv",
-        "Width 128, 4 query heads of 32 and 2 key heads: how many numbers has k_proj's weight?",
+        "Width 128, 4 query heads of 32, 2 key heads: how many numbers does k_proj's weight have?",
         (
             "k_proj maps the width to all key heads side by side.",
             "2 heads of 32 are 64 outputs.",
@@ -265,7 +265,7 @@ EXERCISES = (
     ),
     blank(
         "llama_weights",
-        "A head's weights, made again: q, k (T, D), lse (T,) -> (T, T)",
+        "A head's weights, computed again: q, k (T, D), lse (T,) -> (T, T)",
         (
             "e to the power of (score - lse) is e to the score, divided by the sum.",
             "lse belongs to the place that reads: one number for each row. np.tril is the mask.",
@@ -277,7 +277,7 @@ EXERCISES = (
         "RoPE of one head: x (T, D), cos, sin (T, D/2) -> y (T, D)",
         (
             "np.split(x, 2, axis=1) gives the two halves a and b: the two numbers of each pair.",
-            "A point turned by an angle: (1, 0) goes to (cos, sin), (0, 1) to (-sin, cos).",
+            "A rotation by an angle takes (1, 0) to (cos, sin), and (0, 1) to (-sin, cos).",
         ),
         rope_cases,
     ),

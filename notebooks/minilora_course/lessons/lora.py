@@ -93,7 +93,7 @@ EXERCISES = (
         "lora_first_step",
         "How large is ‖dA‖ at the very first step, with B = 0?",
         (
-            "Which matrix stands between A and the output?",
+            "Which matrix is between A and the output?",
             "dA = dzᵀ x with dz = s·dy B.",
         ),
         number=first_dA,
@@ -112,8 +112,8 @@ EXERCISES = (
         "lora_backward",
         "Every gradient of LoRA: dy, x, W, s, A, B -> dx, dA, dB",
         (
-            "y = x Wᵀ + s·(x Aᵀ) Bᵀ. Where does s go in the derivative by A?",
-            "Call the middle z = x Aᵀ. First compute dz, then what dz gives to A.",
+            "y = x Wᵀ + s·(x Aᵀ) Bᵀ. Where is s in the derivative with respect to A?",
+            "Call the middle z = x Aᵀ. First compute dz, then dA from dz.",
         ),
         backward_cases,
     ),
@@ -128,7 +128,7 @@ EXERCISES = (
     ),
     broken(
         "lora_break",
-        "Leave the scale out of your lora_backward, and see the check name it",
+        "Leave the scale out of your lora_backward, and see how the check names the slip",
         (
             "Start from a right lora_backward: dy, x, W, s, A, B -> dx, dA, dB.",
             "The scale comes from y = … + s·z Bᵀ.",
@@ -138,10 +138,10 @@ EXERCISES = (
     ),
     broken(
         "lora_blind",
-        "Break dA so that no check which starts at B = 0 can see it",
+        "Break dA so that a check at B = 0 cannot see it",
         (
             "What is dA at B = 0, whatever you multiply it by?",
-            "Any wrong factor of dA will do.",
+            "Any wrong factor of dA is enough.",
         ),
         backward_cases,
         unseen=Unseen(lambda case: {"B": np.zeros_like(case.args["B"])}, "dA"),

@@ -94,7 +94,7 @@ EXERCISES = (
         "Forget the adapter's path in dx: dy, z, W, s, A, B -> dx, None, dB",
         (
             "x reaches y twice: through W, and through A and B.",
-            "A frozen A still passes a gradient on to x.",
+            "The gradient of x still passes through a frozen A.",
         ),
         backward_cases,
         wanted=without_the_adapters_path,

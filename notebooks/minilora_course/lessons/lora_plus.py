@@ -23,7 +23,7 @@ def without_ratio(A, B, dA, dB, lr, ratio):
 
 
 def exchanged(A, B, dA, dB, lr, ratio):
-    """The ratio on A in place of B."""
+    """The ratio on A instead of B."""
     return {"A'": A - ratio * lr * dA, "B'": B - lr * dB}
 
 
@@ -48,7 +48,7 @@ def step_cases(rng):
 EXERCISES = (
     predict(
         "lora_plus_width",
-        "Gradient descent: the best single rate is 0.1 at width 64. Which is it at width 1024?",
+        "Gradient descent: the best single rate is 0.1 at width 64. What is it at width 1024?",
         (
             "It is of the order of 1 over z² + n b² at the end. How does that grow with n?",
             "z² + n b² is about 2 √n |y|, and the width is 16 times as large.",

@@ -27,7 +27,7 @@ def columns(D, r):
 def truncate_cases(rng):
     """For D_r = f(D, r): a wide one, a tall one, a square one."""
     slips = {
-        "r terms are wanted, and one more or one less was kept": lambda D, r: [
+        "wanted r terms, but one more or one less was kept": lambda D, r: [
             truncate(D, r + 1), truncate(D, r - 1)
         ],
         "the v_k are the rows of Vt, not its columns": columns,
@@ -80,7 +80,7 @@ EXERCISES = (
         "Keep the r smallest singular values: D, r -> D_r",
         (
             "The largest values come first.",
-            "Take the last r in place of the first r.",
+            "Take the last r instead of the first r.",
         ),
         truncate_cases,
         wanted=smallest,

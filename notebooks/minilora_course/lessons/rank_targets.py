@@ -167,12 +167,12 @@ def trained(x, t, s, A, B, rate_A, rate_B):
 
 
 def as_before(x, t, s, c, A, B, rate_A, rate_B):
-    """The training that is to be met."""
+    """The training that has to be matched."""
     return trained(x, t, s, A, B, rate_A, rate_B)
 
 
 def with_twin(function):
-    """The training with c s and what a function makes of A, B and their rates."""
+    """The training with c s and the values that a function returns for A, B and their rates."""
 
     def run(x, t, s, c, A, B, rate_A, rate_B):
         made = function(c, A, B, rate_A, rate_B)
@@ -189,7 +189,7 @@ def with_twin(function):
 
 
 def _twins(*makers):
-    """The outputs of other functions in the place of `twin`."""
+    """The outputs of other functions instead of `twin`."""
     return lambda **a: [dict(zip(WHEN, with_twin(make)(**a))) for make in makers]
 
 
@@ -240,7 +240,7 @@ def twin_cases(rng):
 
 
 def break_cases(rng):
-    """The same, and what is wrong in another way than the rule of thumb is."""
+    """The same cases, with the slips that differ from the rule of thumb."""
     slips: Slips = {
         "B stays as it is": _twins(lambda c, A, B, p, q: (A, B / c, p / c, q / c)),
         "both rates are divided": _twins(
@@ -282,7 +282,7 @@ EXERCISES = (
         "The best rate of a grid: scores (rates, seeds) -> its place, is it the first or last?",
         (
             "One number for each rate: over which axis is the mean?",
-            "A best rate at an end of the grid says that a better one may lie outside.",
+            "If the best rate is at an end of the grid, a better one may lie outside.",
         ),
         choose_cases,
         through=with_place,
@@ -292,7 +292,7 @@ EXERCISES = (
         "With c s in the place of s, what trains alike under Adam: c, A, B, rate_A, rate_B -> A, "
         "B, rate_A, rate_B",
         (
-            "s B A is to stay as it is, at the start and after each step.",
+            "s B A must stay the same, at the start and after each step.",
             "Adam moves each number by about its rate, however large the gradient is.",
         ),
         twin_cases,

@@ -1,4 +1,4 @@
-"""Notebook 01, the tape: two backwards to write, a cache to weigh."""
+"""Notebook 01, the tape: two backwards to write, the bytes of caches to count."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ def linear_cases(rng):
 
 
 def by(caches, key):
-    """The bytes for each op where arrays with one key count as one.   caches: lists of arrays."""
+    """The bytes for each op if arrays with the same key count once.   caches: lists of arrays."""
     seen: set[Any] = set()
     found = []
     for arrays in caches:
@@ -78,10 +78,10 @@ KEPT = {
     "two arrays of one shape are two arrays: compare by `is` or id, not by shape or numbers": (
         lambda caches: [by(caches, key) for key in (np.shape, np.ndarray.tobytes)]
     ),
-    "bytes are asked for: a number of float64 has 8": lambda caches: [
+    "the exercise asks for bytes: a number of float64 has 8": lambda caches: [
         {"bytes": kept(caches)["bytes"] / 8}
     ],
-    "for each op its own bytes are asked for, not the sum so far": lambda caches: [
+    "the exercise asks for the bytes of each op, not for the sum so far": lambda caches: [
         {"bytes": kept(caches)["bytes"].cumsum()}
     ],
 }

@@ -39,7 +39,7 @@ EXACT = {
         {"share": _share(pairs, answers, lambda forms, answer: answer == forms[0])},
         {"share": _share(pairs, answers, lambda forms, answer: answer == forms[-1])},
     ],
-    "a part of a right word is wrong, and so is a right word with more behind it": (
+    "a part of a right word is wrong, and so is a right word with more letters after it": (
         lambda pairs, answers: [
             {"share": _share(pairs, answers, agrees)}
             for agrees in (
@@ -101,8 +101,8 @@ EXERCISES = (
         "tour_exact",
         "Exact match: pairs (prompt, right forms), answers -> a share",
         (
-            "An answer is right where it is one of the forms, as a whole word.",
-            "Count the right ones, and divide by the number of all.",
+            "An answer is right if it is one of the forms, as a whole word.",
+            "Count the right answers, and divide by the number of verbs.",
         ),
         exact_cases,
     ),

@@ -1,4 +1,4 @@
-"""Notebook 06, VeRA: two vectors a layer, on which side each stands, and both their gradients."""
+"""Notebook 06, VeRA: two vectors per layer, on which side each is, and both their gradients."""
 
 from minilora.methods.vera import count, delta, vera_backward, vera_forward
 
@@ -33,7 +33,7 @@ def forward_without_d(x, W, A, B, b, d):
 
 
 def forward_wrong_side(x, W, A, B, b, d):
-    """b before B, where r = O lets it."""
+    """b before B, which runs only if r = O."""
     if len(b) != len(d):
         return []
     u = x @ A.T
@@ -150,7 +150,7 @@ EXERCISES = (
         "vera_forward",
         "y = x Wᵀ + b·((d·u) Bᵀ), u = x Aᵀ: x, W, A, B, b, d -> y",
         (
-            "d has r numbers and b has O: the shapes show where each of them stands.",
+            "d has r numbers and b has O: the shapes show where each of them belongs.",
             "Multiply x by A, by d, by B, by b; then add the base path.",
         ),
         forward_cases,
@@ -178,7 +178,7 @@ EXERCISES = (
         "Put b on the wrong side of B in forward: x, W, A, B, b, d -> y",
         (
             "For which shapes does (b·d·u) Bᵀ run?",
-            "Only where r = O: the check calls it with such shapes.",
+            "Only for r = O: the check calls it with such shapes.",
         ),
         square_cases,
         slip="b on the wrong side",

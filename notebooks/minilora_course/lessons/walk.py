@@ -71,7 +71,7 @@ def reference(dy, x, U, V):
 
 
 def walk_by(join=operator.add, first=np.asarray):
-    """The walk in which a node's first gradient and its next one are joined by a function.
+    """The walk that combines a node's first gradient and its next one by another function.
 
     first: the gradient of the last node, made of dy.
     """
@@ -89,7 +89,7 @@ def walk_by(join=operator.add, first=np.asarray):
 
 
 def carried(**args):
-    """The walk that hands each op what the op after it gave to its first parent."""
+    """The walk that gives each op the gradient that the op after it gave to its first parent."""
 
     def function(nodes, dy):
         grads: dict[Any, np.ndarray] = {}
