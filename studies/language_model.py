@@ -226,7 +226,7 @@ def _text_kept(s):
 def _came_back(s):
     back = sum(row["came_back"] for row in s["methods"].values())
     runs = sum(len(row["seeds"]) for row in s["methods"].values())
-    return f"all losses are the base's, bit for bit, after {back} of {runs} runs"
+    return f"every loss is the base's to the last digit of the record, after {back} of {runs} runs"
 
 
 def _says(s):
