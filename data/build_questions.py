@@ -45,9 +45,9 @@ SETTLED = {"city", "town", "port", "national_capital", "state_capital", "provinc
 COUNTRIES = ("country", "_country", "_nation")  # what a country is an instance of ends so
 STEPS = {"adj": 2, "verb": 1}  # pointers from a sense of the opposites to what may be right too
 LEFT_OUT = set(  # opposites of a rare sense, spellings that nobody uses
-    "bisexual heterosexual homosexual cerebral common differ exempt foreground rugged same "
-    "subordinate wrong constantina".split()
-) | {"gran santiago"}
+    "bisexual,heterosexual,homosexual,cerebral,common,differ,exempt,foreground,rugged,same,"
+    "subordinate,wrong,constantina,gran santiago".split(",")
+)
 
 
 class Synset(NamedTuple):

@@ -348,7 +348,7 @@ def figure(records: list[Record], path: Path) -> None:
     """What is learned against what is kept, by each of the three measures."""
     s = summary(records)
     labels = {
-        "knows": "right of four answers (below: chance)",
+        "knows": "right of four answers",
         "text": "loss on plain text (nats per token)",
         "says": "open questions answered right",
     }
@@ -361,14 +361,16 @@ def figure(records: list[Record], path: Path) -> None:
                     axes.errorbar(
                         x.mean, y.mean, xerr=x.sd, yerr=y.sd, label=METHODS[method].title, **look
                     )
-            axes.axhline(fmean(s["base"]["items"][name]), color=plots.INK, ls=":", lw=1.2)
+            before = fmean(s["base"]["items"][name])
+            axes.axhline(before, color=plots.INK, ls=":", lw=1.4, label="before")
             axes.set(xlabel="category of held-out nouns right", ylabel=label)
-        panels[0].axhline(CHANCE, color=plots.INK, ls="--", lw=1.2)
-        panels[0].set_ylim(0, 1)
-        panels[2].set_ylim(-0.03, 1)
-        title = "SmolLM2 after 60 steps (bars: sd of 3 seeds; dotted: before)"
-        panels[1].set_title(title, fontsize=12)
-        panels[0].legend(loc="lower left")
+            axes.locator_params(axis="x", nbins=5)
+        panels[0].axhline(CHANCE, color=plots.INK, ls="--", lw=1.4, label="chance")
+        for axes in (panels[0], panels[2]):
+            axes.set_ylim(-0.03, 1.03)
+        panels[1].set_title("SmolLM2 after 60 steps (bars: sd of 3 seeds)", fontsize=12)
+        legend = panels[0].get_legend_handles_labels()
+        panels[0].figure.legend(*legend, loc="outside lower center", ncols=7)
 
 
 TITLE = "SmolLM2: what 60 steps teach it, what it still knows, and what it still says"
