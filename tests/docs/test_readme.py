@@ -83,6 +83,13 @@ def test_what_is_said_of_smollm2_is_the_studys_record():
     assert shown == {name: pages.table(name) for name in studies.APART}
     assert f"of {language_model.CHOICES} questions" in PROSE
     assert len(_general.QUESTIONS) == 20 and "of twenty open questions" in PROSE
+    s = language_model.summary(pages.whole("language_model"))
+    for method, row in s["methods"].items():
+        known = language_model.share(s, method, "knows").mean
+        assert language_model.above_chance(known, language_model.CHOICES) > 3
+        assert known < s["base"]["knows"]["share"]
+        assert language_model.share(s, method, "says").mean <= 0.05
+        assert row["came_back"] == len(row["seeds"])
 
 
 def test_what_is_said_of_four_bits_is_the_studys_record():
