@@ -25,14 +25,12 @@ BASES = (_bases.SHIPPED, *_bases.SEEDS)
 ARMS: list[tuple[Cell, float]] = [  # an arm, and the middle of its first grid
     (arm("full"), 0.0005),
     (arm("lora", QV, 4), 0.02),
-    (arm("lora", ALL, 2), 0.01),
+    (arm("lora", ALL, 2), 0.005),
     (arm("lora_fa", QV, 4), 0.1),
     (arm("vera", QV, 256), 0.2),
     (arm("delta_lora", QV, 4, **PUBLISHED), 0.01),
     (arm("lora_plus", QV, 4), 0.005),
 ]
-ONE, FOUR = (0,), (1, 2, 3, 4)  # seeds: that chooses, and further ones
-FIRST = 3
 LORA, EVERYWHERE, FULL = "LoRA r 4, q, v", "LoRA r 2, all", "Full fine-tuning"
 
 
@@ -46,17 +44,19 @@ def cells() -> list[Cell]:
     return [
         *({"kind": "base", "base": base} for base in BASES),
         *(
-            {"kind": "learn", "base": base, **cell, "steps": 150, "old": True, "lr": lr, "seed": 0}
+            run
             for base in BASES
             for cell, middle in ARMS
-            for lr in common.around(middle)
+            for run in common.first_grid(
+                {"kind": "learn", "base": base, **cell, "steps": 150}, middle
+            )
         ),
     ]
 
 
 def then(records: list[Record]) -> list[Cell]:
-    """Wider grids, and further seeds at the chosen rates."""
-    return common.searched(common.by_kind(records)["learn"], FIRST, ONE, FOUR)
+    """Wider grids."""
+    return common.searched(common.by_kind(records)["learn"])
 
 
 def quick() -> list[Cell]:

@@ -48,22 +48,23 @@ def arm(method: str, targets: str = "", rank: int = 0, **options: Any) -> Cell:
 ARMS: list[tuple[Cell, float]] = [  # an arm, and the middle of its first grid
     (arm("full"), 0.0005),
     *((arm("lora", QV, r), lr) for r, lr in ((1, 0.04), (4, 0.02), (16, 0.005), (64, 0.0025))),
-    *((arm("lora", V, r), lr) for r, lr in ((1, 0.04), (4, 0.02), (16, 0.01))),
-    *((arm("lora", ALL, r), lr) for r, lr in ((1, 0.02), (2, 0.01), (4, 0.01), (16, 0.0025))),
+    *((arm("lora", V, r), lr) for r, lr in ((1, 0.08), (4, 0.02), (16, 0.02))),
+    *((arm("lora", ALL, r), lr) for r, lr in ((1, 0.005), (2, 0.005), (4, 0.005), (16, 0.005))),
+    (arm("lora", ALL, 64), 0.00125),
     # alpha 8 at every rank: by α/r, and by α/√r
-    *((arm("lora", ALL, r, alpha=8.0), lr) for r, lr in ((1, 0.005), (16, 0.01))),
+    *((arm("lora", ALL, r, alpha=8.0), lr) for r, lr in ((1, 0.0025), (16, 0.01))),
     (arm("lora", ALL, 4, alpha=8.0, rank_stabilized=True), 0.005),
     *((arm("lora_fa", QV, r), lr) for r, lr in ((4, 0.1), (16, 0.02), (64, 0.005))),
-    *((arm("lora_fa", ALL, r), lr) for r, lr in ((4, 0.04), (16, 0.01), (64, 0.005))),
-    *((arm("vera", QV, r), 0.2) for r in (16, 64, 256)),
-    *((arm("vera", V, r), 0.2) for r in (16, 64, 256)),
-    *((arm("vera", ALL, r), 0.1) for r in (64, 256)),
-    (arm("delta_lora", QV, 4, **PUBLISHED), 0.01),
-    (arm("delta_lora", ALL, 2, **PUBLISHED), 0.005),
+    *((arm("lora_fa", ALL, r), lr) for r, lr in ((4, 0.02), (16, 0.01), (64, 0.00125))),
+    *((arm("vera", QV, r), lr) for r, lr in ((16, 0.4), (64, 0.4), (256, 0.2))),
+    *((arm("vera", V, r), lr) for r, lr in ((16, 0.2), (64, 0.8), (256, 0.4))),
+    *((arm("vera", ALL, r), lr) for r, lr in ((64, 0.2), (256, 0.1))),
+    (arm("delta_lora", QV, 4, **PUBLISHED), 0.005),
+    (arm("delta_lora", ALL, 2, **PUBLISHED), 0.0025),
     (arm("lora_plus", QV, 4), 0.005),
-    (arm("lora_plus", ALL, 2), 0.0025),
+    (arm("lora_plus", ALL, 2), 0.00125),
 ]
-FIRST, TURNS, STEPS = 3, 6, 15
+TURNS, STEPS = 13, 15
 COSTS = {  # name in a row -> label, unit
     "total": ("MiB held in a step: weights, gradients, optimizer, kept for backward", 2**20),
     "adapter": ("KiB of the adapter's file", 2**10),
@@ -79,18 +80,14 @@ def cells() -> list[Cell]:
     return [
         *({"kind": "bytes", **cell} for cell in arms),
         {"kind": "seconds", "arms": arms, "turns": TURNS, "steps": STEPS, "seed": 0},
-        *(_learn(cell, lr, seed) for cell, middle in ARMS for lr in common.around(middle)
-          for seed in common.TUNING),
+        *(run for cell, middle in ARMS
+          for run in common.first_grid({"kind": "learn", **cell, "steps": 150}, middle)),
     ]  # fmt: skip
 
 
-def _learn(cell: Cell, lr: float, seed: int) -> Cell:
-    return {"kind": "learn", **cell, "steps": 150, "lr": lr, "seed": seed}
-
-
 def then(records: list[Record]) -> list[Cell]:
-    """Wider grids, and further seeds at the chosen rates."""
-    return common.searched(common.by_kind(records)["learn"], FIRST)
+    """Wider grids."""
+    return common.searched(common.by_kind(records)["learn"])
 
 
 def quick() -> list[Cell]:

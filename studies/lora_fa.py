@@ -13,7 +13,6 @@ from typing import Any
 from minilora.lab.cells import Cell, Record, grid
 from minilora.lab.runs import fit, the_model
 from minilora.lab.statistics import Estimate, chosen, estimate
-from minilora.lab.sweep import word_run
 from minilora.lab.table import markdown
 from minilora.llama.model import ModelConfig
 from minilora.llama.shapes import SHAPES
@@ -25,14 +24,18 @@ from minilora.tuning.adapters import attach
 from minilora.tuning.optim import clip_factor, learning_rate
 from minilora.tuning.train import gradients, train
 
-from . import Study, common
+from . import Study, _words, common
 from ._linear_fit import solve
 from ._question import MARGIN, Finding, Question, shown
 from ._verdicts import FAILS, HOLDS, UNKNOWN, difference, higher, lower, lowest, times
 
-RANKS = (4, 64)  # at which the words are learned, plainly and by the corrected gradient
-MIDDLE = {4: 0.1, 64: 0.005}  # of the first grids
-FIRST, TURNS = 3, 6
+MIDDLES = {  # (linears, rank): of the first grids, plainly and by the corrected gradient
+    ("q v", 4): (0.1, 0.2),
+    ("q v", 64): (0.005, 0.005),
+    ("all-linear", 4): (0.02, 0.02),
+    ("all-linear", 64): (0.00125, 0.00125),
+}
+TURNS = 13
 SGD_RATES = {4: (2.0, 4.0, 8.0, 16.0), 64: (0.5, 1.0, 2.0, 4.0, 8.0)}
 ADAM_RATES = [float(10 ** (k / 4)) for k in range(-8, 3)]
 LINEAR = ((128, 1), (128, 4), (128, 16), (128, 64), (64, 32), (256, 64), (4096, 8), (4096, 64))
@@ -46,9 +49,9 @@ SEEDS = range(3)  # of gradient descent on the words
 def cells() -> list[Cell]:
     """Quality by rank, the corrected gradient, memory, seconds a step."""
     adam, sgd = [], []
-    for rank, middle in MIDDLE.items():
-        for corrected in (False, True):
-            adam += _words(rank, common.around(middle), corrected)
+    for place, middles in MIDDLES.items():
+        for corrected, middle in zip((False, True), middles, strict=True):
+            adam += common.first_grid(_cell(*place, corrected), middle)
     for rank, rates in SGD_RATES.items():
         both = _sgd(rank, [False, True], rates)
         sgd += grid(**both, steps=100, words=300, seed=SEEDS)
@@ -63,8 +66,8 @@ def cells() -> list[Cell]:
 
 
 def then(records: list[Record]) -> list[Cell]:
-    """Wider grids, and further seeds at the chosen rates."""
-    return common.searched(common.by_kind(records)["words"], FIRST)
+    """Wider grids."""
+    return common.searched(common.by_kind(records)["words"])
 
 
 def quick() -> list[Cell]:
@@ -96,10 +99,9 @@ def _memory() -> list[Cell]:
     ]
 
 
-def _words(rank, rates, corrected) -> list[Cell]:
-    fixed = {"method": "lora_fa", "task": "past", "train_size": 300, "rank": rank}
-    fixed |= {"targets": [Q_V], "options": {"corrected": corrected}}
-    return grid(kind="words", **fixed, steps=150, lr=rates, seed=common.TUNING)
+def _cell(targets, rank, corrected) -> Cell:
+    where = {"targets": targets, "rank": rank, "steps": 150}
+    return {"kind": "words", "method": "lora_fa", **where, "options": {"corrected": corrected}}
 
 
 # -------------------------------------------------------------------------------------------- runs
@@ -107,15 +109,8 @@ def _words(rank, rates, corrected) -> list[Cell]:
 
 def run(kind: str, **cell: Any) -> dict[str, Any]:
     """One cell, by its kind."""
-    kinds = {"words": words_run, "sgd": sgd, "scalar": scalar, "linear": solve}
+    kinds = {"words": _words.word_run, "sgd": sgd, "scalar": scalar, "linear": solve}
     return {**kinds, "memory": memory, "seconds": seconds}[kind](**cell)
-
-
-def words_run(**cell) -> dict[str, Any]:
-    """One training run on words by AdamW."""
-    result = word_run(**cell)
-    kept = ("diverged", "trainable", "validation", "test")
-    return {name: result[name] for name in kept if name in result}
 
 
 def sgd(rank, corrected, lr, steps, words, seed) -> dict[str, float]:

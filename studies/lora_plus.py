@@ -60,7 +60,7 @@ def cells() -> list[Cell]:
             for ratio in RATIOS
             for lr in WORD_RATES
             if BAND[0] <= lr * math.sqrt(ratio) <= BAND[1]
-            for cell in _words(lr=lr, ratio=ratio, seed=range(SEEDS), steps=80, words=150)
+            for cell in _words(lr=lr, ratio=ratio, seed=range(SEEDS), steps=80, words=600)
         ),
         *grid(kind="same", lr=0.01, seed=[0, 1], steps=20),
         {"kind": "seconds", "steps": 60, "seed": 0},

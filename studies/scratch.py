@@ -24,42 +24,26 @@ from ._question import MARGIN, Finding, Question, shown
 from ._verdicts import difference, higher
 
 STEPS = {  # row -> its numbers of steps, each with the middle of its first grid of rates
-    SCRATCH: {150: 0.002, 600: 0.001, 1500: 0.001},
-    "full": {75: 0.0005, 150: 0.0005, 300: 0.0005, 600: 0.00025},
-    "lora": {150: 0.02, 300: 0.01, 600: 0.01},
+    SCRATCH: {150: 0.002, 600: 0.001, 3000: 0.0005},
+    "full": {150: 0.0005, 600: 0.0005, 1200: 0.001},
+    "lora": {150: 0.02, 600: 0.02, 1200: 0.02},
 }
-ONE, FOUR = (0,), (1, 2, 3, 4)  # seeds: that chooses, and further ones
-FIRST = 3
 TITLES = {SCRATCH: "From scratch", "full": METHODS["full"].title, "lora": METHODS["lora"].title}
 
 
-def _cell(method: str, steps: int, lr: float, seed: int) -> Cell:
+def _cell(method: str, steps: int) -> Cell:
     own = {"rank": 4, "targets": "q v"} if method == "lora" else {}
-    return {"method": method, **own, "steps": steps, "lr": lr, "seed": seed}
+    return {"method": method, **own, "steps": steps}
 
 
 def cells() -> list[Cell]:
     """The first grid of each row and number of steps."""
     return [
-        _cell(method, steps, lr, seed)
+        run
         for method, grid in STEPS.items()
         for steps, middle in grid.items()
-        for lr in common.around(middle)
-        for seed in ONE
+        for run in common.first_grid(_cell(method, steps), middle)
     ]
-
-
-def then(records: list[Record]) -> list[Cell]:
-    """Wider grids, further seeds; and twice the steps where the most that were tried are best."""
-    work = common.searched(records, FIRST, ONE, FOUR)
-    best = {(r[0]["cell"]["method"], r[0]["cell"]["steps"]): r for r in _best(records)}
-    for method, grid in STEPS.items():
-        last = max(grid)
-        ended = all(len(best[method, steps]) == len(ONE + FOUR) for steps in grid)
-        if ended and best_steps(records, method, list(grid)) == last:
-            rates = common.around(best[method, last][0]["cell"]["lr"])
-            work += [_cell(method, 2 * last, lr, seed) for lr in rates for seed in ONE]
-    return work
 
 
 def quick() -> list[Cell]:
@@ -77,7 +61,7 @@ def run(**cell: Any) -> dict[str, Any]:
 
 
 def _best(records: list[Record]) -> list[list[Record]]:
-    return common.at_best_rates(records, seeds=ONE)
+    return common.at_best_rates(records)
 
 
 def best_steps(records: list[Record], method: str, among: list[int] | None = None) -> int:
@@ -193,4 +177,6 @@ def figure(records: list[Record], path: Path) -> None:
 
 
 TITLE = "With the base and without it: what do 300 verbs teach in how many steps?"
-STUDY = Study("scratch", TITLE, cells, quick, run, summary, table, figure, QUESTIONS, then)
+STUDY = Study(
+    "scratch", TITLE, cells, quick, run, summary, table, figure, QUESTIONS, common.searched
+)

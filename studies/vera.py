@@ -38,14 +38,13 @@ from ._verdicts import FAILS, HOLDS
 
 RANKS = (1, 4, 16, 64, 256, 1024)  # of files
 LORA_RANKS = (1, 2, 4, 8, 16)
-MIDDLE = 0.2  # of the first grids
+MIDDLE = 0.4  # of the first grids
 OWN_MIDDLE = {  # of variants whose steps are larger or smaller than with d = 0.1 and Kaiming's A, B
-    "only b": 1.0,
-    "only d": 0.04,
-    "d from 1": 0.04,
-    "A, B in [0, 0.1]": 0.4,
+    "only b": 8.0,
+    "only d": 0.32,
+    "d from 1": 0.32,
+    "A, B in [0, 0.1]": 0.8,
 }
-FIRST = 3
 ELSEWHERE = {  # other processes that load the file: what differs there
     "the same": {},
     "NumPy's BLAS in place of the kernels": {"MINILORA_KERNELS": "numpy"},
@@ -76,17 +75,17 @@ def cells() -> list[Cell]:
         *(
             cell
             for name in VARIANTS
-            for cell in grid(
-                kind="train", method="vera", **COMMON, rank=VARIANT_RANK, variant=name,
-                lr=common.around(OWN_MIDDLE.get(name, MIDDLE)), seed=common.TUNING,
+            for cell in common.first_grid(
+                {"kind": "train", "method": "vera", **COMMON, "rank": VARIANT_RANK, "variant": name},
+                OWN_MIDDLE.get(name, MIDDLE),
             )
         ),
     ]  # fmt: skip
 
 
 def then(records: list[Record]) -> list[Cell]:
-    """Wider grids, and further seeds at the chosen rates."""
-    return common.searched(common.by_kind(records)["train"], FIRST)
+    """Wider grids."""
+    return common.searched(common.by_kind(records)["train"])
 
 
 def quick() -> list[Cell]:
@@ -119,7 +118,7 @@ def train(method, rank, variant, task, train_size, steps, lr, seed) -> dict[str,
         history = common.learn(tuned, words.train, lr=lr, steps=steps, seed=seed)
         return {**common.scores(tuned, words), "train_loss": rounded(history.losses[-1])}
 
-    return {"trainable": trainable_numbers(tuned), **common.or_diverged(work)}
+    return {"trainable": trainable_numbers(tuned), **common.or_diverged(work, words)}
 
 
 def attach_variant(model, rank: int, variant: str, seed: int) -> Tuned:
