@@ -50,6 +50,13 @@ class Question:
     judge: Callable[[Mapping[str, Any]], Finding]  # of the study's summary
 
 
+def brief(gap: Estimate) -> str:
+    """A mean with its 95 % interval, for a table: "-0.026 [-0.035, -0.017]"."""
+    if gap.mean is None:
+        return "diverged"
+    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(gap.mean, *interval(gap))
+
+
 def shown(gap: Estimate, how: str = "+.3f", unit: str = "") -> str:
     """A mean with its 95 % interval: "-0.026 [-0.035, -0.017] (n = 5)"."""
     if gap.mean is None:

@@ -1,9 +1,10 @@
 """Every sentence that is claimed of the five techniques, and what stands against it: a study's
 verdict, a definition, what is false as it is said, or why it cannot be tested here.
 
-The verdicts of the studies are tests, and there are many of them: their p values are adjusted
-together by Holm's method, and a verdict whose adjusted p is above 0.05 becomes "cannot tell". What
-is said of QLoRA (Q1 to Q5) is a family of its own.
+The verdicts of the studies are tests, and there are many of them. What is said of one technique is
+a family, by the letter of its sentences; the p values of a family's tests, and of their parts, are
+adjusted together by Holm's method, and a verdict whose adjusted p is above 0.05 becomes "cannot
+tell". Questions that no sentence asks ("–") belong to LoRA's family.
 """
 
 import dataclasses
@@ -13,10 +14,13 @@ from typing import NamedTuple
 from minilora.lab.cells import Record
 
 from . import APART, ORDER, study
-from ._question import Finding, Question
+from ._question import Finding, Question, of_parts
 from ._verdicts import UNKNOWN, holm
 
 ERROR = 0.05  # of all verdicts of a family together
+FAMILIES = {
+    "L": "LoRA", "F": "LoRA-FA", "V": "VeRA", "D": "Delta-LoRA", "P": "LoRA+", "Q": "QLoRA",
+}  # fmt: skip
 
 
 class Row(NamedTuple):
@@ -107,22 +111,38 @@ def findings(
     return corrected(found)
 
 
+def family(question: Question) -> str:
+    """The letter of the family that a question's tests belong to."""
+    return question.numbers[0] if question.numbers[0] in FAMILIES else "L"
+
+
 def corrected(found: list[tuple[str, Question, Finding]]) -> list[tuple[str, Question, Finding]]:
     """The same after Holm's correction in each family: verdicts that it leaves in doubt change."""
-    families: dict[bool, list[int]] = {}
+    tests: dict[str, list[tuple[int, str, float]]] = {}  # family -> place, part, p
     for i, (_, question, finding) in enumerate(found):
+        mine = tests.setdefault(family(question), [])
+        mine += [(i, name, p) for name, (_, p) in finding.parts.items()]
         if finding.p is not None:
-            families.setdefault(question.numbers.startswith("Q"), []).append(i)
-    for tested in families.values():
-        adjusted = holm([found[i][2].p or 0.0 for i in tested])
-        for i, p in zip(tested, adjusted, strict=True):
-            name, question, finding = found[i]
-            if finding.verdict != UNKNOWN and p > ERROR:
-                alone = f"alone it {finding.verdict}, among {len(tested)} tests p = {p:.2f}"
-                text = f"{finding.evidence}; {alone}"
-                finding = dataclasses.replace(finding, evidence=text, verdict=UNKNOWN, when="")
-                found[i] = name, question, finding
+            mine.append((i, "", finding.p))
+    for mine in tests.values():
+        adjusted = holm([p for _, _, p in mine])
+        for (i, part, _), p in zip(mine, adjusted, strict=True):
+            if p > ERROR:
+                name, question, finding = found[i]
+                found[i] = name, question, in_doubt(finding, part, p, len(mine))
     return found
+
+
+def in_doubt(finding: Finding, part: str, p: float, tests: int) -> Finding:
+    """The finding with a verdict, or the verdict of a part, that the correction does not confirm."""
+    verdict = finding.parts[part][0] if part else finding.verdict
+    if verdict == UNKNOWN:
+        return finding
+    alone = f"{f'{part} ' if part else ''}alone it {verdict}, among {tests} tests p = {p:.2f}"
+    text = f"{finding.evidence}; {alone}"
+    if part:
+        return of_parts(text, {**finding.parts, part: (UNKNOWN, p)})
+    return dataclasses.replace(finding, evidence=text, verdict=UNKNOWN, when="")
 
 
 def rows(records: Mapping[str, Sequence[Record]]) -> list[Row]:

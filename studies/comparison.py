@@ -29,8 +29,8 @@ from minilora.text import tasks
 from minilora.text.score import exact_match
 
 from . import Study, _bases, _choice, _words, common
-from ._question import MARGIN, Finding, Question, of_parts, shown
-from ._verdicts import UNKNOWN, as_good, higher, interval, lower
+from ._question import MARGIN, Finding, Question, brief, of_parts, shown
+from ._verdicts import UNKNOWN, as_good, higher, lower
 from .cost import PUBLISHED
 
 AT_ONCE = "delta_lora_at_once"
@@ -129,7 +129,7 @@ def summary(records: list[Record]) -> dict[str, Any]:
             "at_an_end": common.at_an_end(cell, sizes[True]),
             "exact_match": common.named(runs, "test", "exact_match"),
             "loss": common.named(runs, "test", "loss"),
-            "tried": common.of_setting(cell, sizes[True]),
+            "tried": _choice.Tried(common.of_setting(cell, sizes[True])),
         }
         if cell["task"] == "past":
             rows[name]["past"]["curve"] = [
@@ -253,7 +253,7 @@ def table(records: list[Record]) -> str:
         [TITLES[n], *(f"{row[task]['exact_match']:.3f}" for task in TASKS)]
         for n, row in rows.items()
     ]
-    gaps = [[TITLES[n], *(_short(gap(s, n, task)) for task in TASKS)] for n in rows if n != "lora"]
+    gaps = [[TITLES[n], *(brief(gap(s, n, task)) for task in TASKS)] for n in rows if n != "lora"]
     losses = [[TITLES[n], *(f"{row[t]['loss']:.3f}" for t in TASKS)] for n, row in rows.items()]
     chosen = [[TITLES[n], *(common.rate_of(row[t]) for t in TASKS)] for n, row in rows.items()]
     more = [
@@ -269,12 +269,6 @@ def table(records: list[Record]) -> str:
         (["exact match", *words], more),
     ]
     return "\n\n".join(markdown(head, body) for head, body in tables)
-
-
-def _short(found: Estimate) -> str:
-    if found.mean is None:
-        return "diverged"
-    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(found.mean, *interval(found))
 
 
 def figure(records: list[Record], path: Path) -> None:

@@ -30,7 +30,7 @@ from minilora.lab.table import markdown
 from minilora.support import plots
 
 from . import Study, _bases, _words, common
-from ._question import MARGIN, Finding, Question, of_parts, shown
+from ._question import MARGIN, Finding, Question, brief, of_parts, shown
 from ._verdicts import UNKNOWN, as_good, difference, higher, interval, stratified
 from .cost import ALL, PUBLISHED, QV, arm, label
 
@@ -52,11 +52,6 @@ DENSE, MOST = 8, 16  # rates of a first grid, and of a grid
 LEVELS = (0.80, 0.85, 0.89)  # exact match of the past tense at which what is kept is compared
 
 # ------------------------------------------------------------------------------------------- cells
-
-
-def name_of(base: int | None) -> str:
-    """ "shipped", or "seed 0"."""
-    return "shipped" if base is None else f"seed {base}"
 
 
 def cells() -> list[Cell]:
@@ -142,13 +137,13 @@ def summary(records: list[Record]) -> dict[str, Any]:
     """base -> {"skills", "arms": label -> points, frontiers, chosen}; "others" on the shipped."""
     kinds = common.by_kind(records)
     bases: dict[str, Any] = {
-        name_of(r["cell"]["base"]): {"skills": r["result"]["old"], "arms": {}}
+        _bases.name(r["cell"]["base"]): {"skills": r["result"]["old"], "arms": {}}
         for r in kinds["base"]
     }
     for kind in ("frontier", "other"):
         for runs in common.at_best_rates(kinds[kind]):
             cell = runs[0]["cell"]
-            of_base = bases[name_of(cell["base"])]
+            of_base = bases[_bases.name(cell["base"])]
             tried = common.of_setting(cell, kinds[kind])
             points = [
                 _point(at_rate, of_base["skills"])
@@ -253,13 +248,9 @@ def _forgets_less(s):
             else:
                 pooled = stratified(told.values())
                 parts[part] = (UNKNOWN, 1.0) if ends else higher(pooled, MARGIN)
-                of_each = ", ".join(f"{base} {_short(gap)}" for base, gap in told.items())
-                said.append(f"{part}: {_short(pooled)} ({of_each})")
+                of_each = ", ".join(f"{base} {brief(gap)}" for base, gap in told.items())
+                said.append(f"{part}: {brief(pooled)} ({of_each})")
     return of_parts("; ".join(said), parts) if parts else Finding("; ".join(said), UNKNOWN, 1.0)
-
-
-def _short(gap: Estimate) -> str:
-    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(gap.mean, *interval(gap))
 
 
 EQUAL = "words, batches, seeds, 150 steps"

@@ -24,10 +24,10 @@ from minilora.tuning.adapters import attach
 from minilora.tuning.optim import clip_factor, learning_rate
 from minilora.tuning.train import gradients, train
 
-from . import Study, _words, common
+from . import Study, _choice, _words, common
 from ._linear_fit import solve
-from ._question import MARGIN, Finding, Question, shown
-from ._verdicts import FAILS, HOLDS, UNKNOWN, difference, higher, lower, lowest, times
+from ._question import MARGIN, Finding, Question, of_parts, shown
+from ._verdicts import FAILS, HOLDS, UNKNOWN, higher, lower, lowest, times
 
 MIDDLES = {  # (linears, rank): of the first grids, plainly and by the corrected gradient
     ("q v", 4): (0.1, 0.2),
@@ -182,23 +182,26 @@ def summary(records: list[Record]) -> dict[str, Any]:
     return {kind: part(kinds[kind]) for kind, part in parts.items() if kind in kinds}
 
 
-def words_summary(records: list[Record]) -> dict[str, dict[int, dict[str, Any]]]:
-    """ "plain" and "corrected" -> rank -> the test scores at the rate that validation chose."""
-    names: dict[str, dict[int, dict[str, Any]]] = {}
+def words_summary(records: list[Record]) -> dict[str, dict[str, dict[str, Any]]]:
+    """ "plain" and "corrected" -> rank and linears -> the test scores at the chosen rate."""
+    names: dict[str, dict[str, dict[str, Any]]] = {}
     for runs in common.at_best_rates(records):
         cell = runs[0]["cell"]
         name = "corrected" if cell["options"]["corrected"] else "plain"
-        names.setdefault(name, {})[cell["rank"]] = {
+        names.setdefault(name, {})[place_of(cell)] = {
             **common.row_of(runs, records),
             "exact_match": common.named(runs, "test", "exact_match"),
             "loss": common.named(runs, "test", "loss"),
-            "seeds": {r["cell"]["seed"]: r["result"]["test"]["exact_match"] for r in runs},
+            "tried": _choice.Tried(common.of_setting(cell, records)),
         }
-    for rank, row in names.get("corrected", {}).items():
-        plain = names["plain"][rank]["seeds"]
-        seeds = sorted(set(row["seeds"]) & set(plain))
-        row["less_plain"] = difference(*([of[k] for k in seeds] for of in (row["seeds"], plain)))
+    for place, row in names.get("corrected", {}).items():
+        row["less_plain"] = _choice.gap(row["tried"], names["plain"][place]["tried"])
     return names
+
+
+def place_of(cell: Cell) -> str:
+    """ "r 4, q, v"."""
+    return f"r {cell['rank']}, {'all' if cell['targets'] == ALL else 'q, v'}"
 
 
 def _sgd_summary(records):
@@ -281,12 +284,12 @@ def _efficient(s):
 
 
 def _corrected(s):
-    gaps = {rank: row["less_plain"] for rank, row in s["words"]["corrected"].items()}
-    judged = {rank: higher(gap, MARGIN) for rank, gap in gaps.items()}
-    said = "; ".join(f"rank {rank}: {shown(gap)}" for rank, gap in gaps.items())
-    same = {verdict for verdict, _ in judged.values()}
-    verdict = same.pop() if len(same) == 1 else UNKNOWN
-    return Finding(f"less plain LoRA-FA, {said}", verdict, max(p for _, p in judged.values()))
+    parts, said = {}, []
+    for place, row in s["words"]["corrected"].items():
+        ends = row["at_an_end"] or s["words"]["plain"][place]["at_an_end"]
+        parts[place] = (UNKNOWN, 1.0) if ends else higher(row["less_plain"], MARGIN)
+        said.append(f"{place} {shown(row['less_plain'])}{' (an end of a grid)' if ends else ''}")
+    return of_parts(f"less plain LoRA-FA, {'; '.join(said)}", parts)
 
 
 QUESTIONS = (
@@ -312,8 +315,9 @@ QUESTIONS = (
         "F5",
         "LoRA-FA's quality stays high: the corrected gradient of 2026 improves it, under AdamW",
         "words, batches, steps, rank, seeds; each at its own rate",
-        f"higher: the interval lies above 0; does not hold: below {MARGIN}; ranks 4 and 64 alike",
-        "a gain at both ranks",
+        f"higher: the interval lies above 0; does not hold: below {MARGIN}; for each rank and "
+        "placement",
+        "a gain at each of them",
         "gradient descent, where it does help (the table); wider layers",
         _corrected,
     ),
@@ -327,14 +331,15 @@ def table(records: list[Record]) -> str:
     s = summary(records)
     quality = [
         [
-            rank,
+            place,
             *(
-                f"{s['words'][n][rank]['exact_match']:.3f} ({common.rate_of(s['words'][n][rank])})"
+                f"{s['words'][n][place]['exact_match']:.3f} "
+                f"({common.rate_of(s['words'][n][place])})"
                 for n in ("plain", "corrected")
             ),
-            shown(s["words"]["corrected"][rank]["less_plain"]),
+            shown(s["words"]["corrected"][place]["less_plain"]),
         ]
-        for rank in RANKS
+        for place in s["words"]["corrected"]
     ]
     sizes = [
         [
@@ -357,7 +362,7 @@ def table(records: list[Record]) -> str:
     of_memory = ["kept by LoRA", "by LoRA-FA", "saved", "of all bytes"]
     tables = [
         (["model", "targets", "rank", *of_memory], sizes),
-        (["rank", "LoRA-FA (rate)", "corrected (rate)", "corrected less plain"], quality),
+        (["rank, linears", "LoRA-FA (rate)", "corrected (rate)", "corrected less plain"], quality),
         (["width, rank", *of_steps], steps),
         (["rank", "test loss by SGD (rate)", "corrected (rate)"], descent),
     ]

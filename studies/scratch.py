@@ -1,12 +1,11 @@
 """The same 300 verbs with the base and without it: exact match against the number of steps.
 
-Known before these runs: from scratch 0.116 after 150 steps at 0.002; at 0.001 0.605, 0.586, 0.374
-after 600 steps (three seeds) and 0.704 after 1,500; LoRA 0.853 after 150.
+Known before these runs: an earlier record with one seed that chose. From scratch 0.682 ± 0.069
+after 3,000 steps, full fine-tuning 0.895 ± 0.004 after 1,200, LoRA 0.866 ± 0.018 after 600.
 
 Every number of steps is a run of its own, whose rate falls to 0 at its end. Each of the three has
-its own best rate for each number of steps, and its own best number of steps, both by validation
-words (one seed; four more at the chosen rate). The best number of steps must not be the last tried:
-then it is doubled, at most three times for rates and once for steps.
+its own best rate for each number of steps, and its own best number of steps, both by 600 validation
+words and five seeds. Where the best number of steps is the most that was tried, the page says so.
 """
 
 from pathlib import Path
@@ -19,9 +18,9 @@ from minilora.lab.table import markdown
 from minilora.methods import METHODS
 from minilora.support import plots
 
-from . import Study, _words, common
+from . import Study, _choice, _words, common
 from ._question import MARGIN, Finding, Question, shown
-from ._verdicts import difference, higher
+from ._verdicts import higher
 
 STEPS = {  # row -> its numbers of steps, each with the middle of its first grid of rates
     SCRATCH: {150: 0.002, 600: 0.001, 3000: 0.0005},
@@ -64,10 +63,10 @@ def _best(records: list[Record]) -> list[list[Record]]:
     return common.at_best_rates(records)
 
 
-def best_steps(records: list[Record], method: str, among: list[int] | None = None) -> int:
+def best_steps(records: list[Record], method: str) -> int:
     """The number of steps that validates best, each at its chosen rate."""
     runs = {r[0]["cell"]["steps"]: r for r in _best(records) if r[0]["cell"]["method"] == method}
-    return max(among or runs, key=lambda steps: by_exact_match(runs[steps]))
+    return max(runs, key=lambda steps: by_exact_match(runs[steps]))
 
 
 def summary(records: list[Record]) -> dict[str, Any]:
@@ -76,25 +75,22 @@ def summary(records: list[Record]) -> dict[str, Any]:
     for runs in _best(records):
         cell = runs[0]["cell"]
         row = rows.setdefault(cell["method"], {"curve": {}})
-        seeds = {r["cell"]["seed"]: r["result"]["test"]["exact_match"] for r in runs}
         row["curve"][cell["steps"]] = {
             "lr": cell["lr"],
             "at_an_end": common.at_an_end(cell, records),
             "exact_match": common.named(runs, "test", "exact_match"),
-            "seeds": seeds,
         }
     for method, row in rows.items():
         row["curve"] = dict(sorted(row["curve"].items()))
         row["best"] = best_steps(records, method)
+        row["tried"] = _choice.Tried([r for r in records if r["cell"]["method"] == method])
         row["still_rising"] = row["best"] == max(row["curve"])
     return rows
 
 
 def gap(s: dict[str, Any], ours: str, theirs: str):
-    """Exact match of both at their own best number of steps, seed by seed."""
-    a, b = (s[name]["curve"][s[name]["best"]]["seeds"] for name in (ours, theirs))
-    seeds = sorted(set(a) & set(b))
-    return difference([a[k] for k in seeds], [b[k] for k in seeds])
+    """Exact match of both at their own best number of steps and rate."""
+    return _choice.gap(s[ours]["tried"], s[theirs]["tried"])
 
 
 def _worth(s):
@@ -122,7 +118,7 @@ def _learns_less(s):
 
 QUESTIONS = (
     Question(
-        "W1",
+        "–",
         "An adapter on a pretrained model learns what training from scratch does not",
         "the 300 verbs, the model's shape, the seeds; each row at its own best rate and steps",
         f"holds: the 95 % interval of the gap lies above 0; does not hold: below {MARGIN}",
@@ -132,7 +128,7 @@ QUESTIONS = (
         _worth,
     ),
     Question(
-        "L4",
+        "–",
         "Full fine-tuning learns more than LoRA of rank 4 on q and v, each at its own steps",
         "as above",
         f"holds: the interval lies above 0; does not hold: below {MARGIN}",

@@ -34,7 +34,7 @@ from minilora.tuning.storage import load_adapter, save_adapter
 
 from . import Study, common
 from ._question import Finding, Question
-from ._verdicts import FAILS, HOLDS
+from ._verdicts import FAILS
 
 RANKS = (1, 4, 16, 64, 256, 1024)  # of files
 LORA_RANKS = (1, 2, 4, 8, 16)
@@ -52,6 +52,7 @@ ELSEWHERE = {  # other processes that load the file: what differs there
 }
 VARIANT_RANK = 64
 PUBLISHED = "as published"
+TESTED = "tested in part"
 VARIANTS: dict[str, dict[str, Any]] = {  # title -> what differs from the published method
     PUBLISHED: {"trains": ["b", "d"], "d_initial": 0.1, "draw": "kaiming uniform", "shared": True},
     "only b": {"trains": ["b"]},
@@ -76,7 +77,10 @@ def cells() -> list[Cell]:
             cell
             for name in VARIANTS
             for cell in common.first_grid(
-                {"kind": "train", "method": "vera", **COMMON, "rank": VARIANT_RANK, "variant": name},
+                {
+                    **{"kind": "train", "method": "vera", **COMMON},
+                    **{"rank": VARIANT_RANK, "variant": name},
+                },
                 OWN_MIDDLE.get(name, MIDDLE),
             )
         ),
@@ -246,9 +250,7 @@ def _moves(s):
     text = (
         f"{'; '.join(said)}; rank {VARIANT_RANK}: {small:,} bytes without A and B, {large:,} with"
     )
-    return Finding(
-        text, HOLDS if sure else FAILS, when="both draw A and B alike; one machine" if sure else ""
-    )
+    return Finding(text, TESTED if sure else FAILS)
 
 
 QUESTIONS = (
@@ -256,8 +258,9 @@ QUESTIONS = (
         "V6",
         "Models fine-tuned with VeRA move between systems easily",
         "one file without A and B, ranks 1 to 1,024",
-        "holds: other processes, with other kernels and another number of threads, draw the same "
-        "A and B bit for bit and give the same likeliest tokens; does not hold: one does not",
+        "between processes of one machine only, so at best tested in part: other processes, with "
+        "other kernels and another number of threads, draw the same A and B bit for bit and give "
+        "the same likeliest tokens; does not hold: one does not",
         "an array or an answer that differs",
         "another processor, operating system or library: one machine was used. PEFT draws A and B "
         "with torch, and the tests compare both",
