@@ -134,7 +134,7 @@ def corrected(found: list[tuple[str, Question, Finding]]) -> list[tuple[str, Que
 
 
 def in_doubt(finding: Finding, part: str, p: float, tests: int) -> Finding:
-    """The finding with a verdict, or the verdict of a part, that the correction does not confirm."""
+    """The finding after the correction has left its verdict, or that of a part, in doubt."""
     verdict = finding.parts[part][0] if part else finding.verdict
     if verdict == UNKNOWN:
         return finding
