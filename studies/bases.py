@@ -153,7 +153,8 @@ QUESTIONS = (
     ),
     Question(
         "V3",
-        "VeRA of rank 256 is as good as LoRA of rank 4: on three bases",
+        "Small scaling vectors are enough: VeRA of rank 256 is as good as LoRA of rank 4: on three "
+        "bases",
         EQUAL,
         f"{RULE}. As good but for {MARGIN}",
         "a base on which it is surely worse",

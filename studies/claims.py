@@ -23,6 +23,43 @@ FAMILIES = {
 }  # fmt: skip
 
 
+SENTENCES = {  # what popular descriptions say of the techniques, in our words
+    "G1": "Fine-tuning all weights takes massive computation and memory; these take little",
+    "L1": "LoRA decomposes the weight W into A and B",
+    "L2": "A and B are much smaller than W",
+    "L3": "W stays untouched while A and B train",
+    "L4": "The computational cost falls clearly below that of full fine-tuning",
+    "L5": "Far fewer numbers train",
+    "L6": "Far less memory is needed than for full fine-tuning",
+    "L7": "A and B hold what belongs to the task; the model keeps its general knowledge",
+    "L8": "The parameters of a task are swapped quickly, without retraining",
+    "F1": "In LoRA-FA A is frozen after its initialisation; only B trains",
+    "F2": "LoRA-FA needs less activation memory",
+    "F3": "LoRA-FA's training is simpler and more efficient",
+    "F4": "LoRA-FA suits smaller machines",
+    "F5": "LoRA-FA's quality stays high",
+    "V1": 'VeRA stands for "Vector Reuse Adaptation"',
+    "V2": "In VeRA one fixed pair A, B serves all layers",
+    "V3": "In VeRA only small scaling vectors train",
+    "V4": 'VeRA\'s use of memory is minimal ("ultra-efficient"), so that many sets can be stored',
+    "V5": "VeRA scales to very large models where memory is scarce",
+    "V6": "Models that are fine-tuned with VeRA move between systems more easily",
+    "D1": "Delta-LoRA adds the change of the product B A between two steps to W",
+    "D2": "Delta-LoRA learns effectively from changing data distributions",
+    "D3": "Delta-LoRA's updates are controlled: they are stable and prevent overfitting",
+    "D4": "Delta-LoRA captures nuances and improves accuracy",
+    "P1": "LoRA+ gives B a larger learning rate",
+    "P2": "LoRA+ converges faster and shortens training",
+    "P3": "LoRA+ does so at no loss of quality",
+    "P4": "LoRA+ has the same savings as LoRA",
+    "P5": "LoRA+ suits work that has to adapt in little time",
+    "W1": "Smaller teams can fine-tune language models",
+    "W2": "LoRA-FA and VeRA make massive models feasible in constrained environments",
+    "W3": "Lower demands of computation and memory become lower cost",
+    "W4": "Delta-LoRA adapts to diverse tasks and rapidly changing data",
+}  # fmt: skip
+
+
 class Row(NamedTuple):
     """A line of the page."""
 
@@ -158,6 +195,14 @@ def rows(records: Mapping[str, Sequence[Record]]) -> list[Row]:
         for name, q, f in findings(records)
     ]
     return [*tested, *(Row(n, s, "", true, verdict) for n, s, true, verdict in SAID)]
+
+
+def answers(found: Sequence[Row]) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """Number, sentence, and of every line that answers it (study or "", verdict)."""
+    return [
+        (number, text, [(r.study, r.verdict) for r in found if number in r.numbers.split()])
+        for number, text in SENTENCES.items()
+    ]
 
 
 def form(name: str) -> str:

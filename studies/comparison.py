@@ -196,7 +196,7 @@ QUESTIONS = (
     ),
     Question(
         "V3",
-        "VeRA of rank 256 is as good as LoRA of rank 4",
+        "Small scaling vectors are enough: VeRA of rank 256 is as good as LoRA of rank 4",
         EQUAL,
         f"as good but for {MARGIN} of exact match, {BY_TASK}",
         "an interval above the margin on every task",
