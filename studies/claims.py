@@ -206,8 +206,8 @@ def answers(found: Sequence[Row]) -> list[tuple[str, str, list[tuple[str, str]]]
 
 
 def form(name: str) -> str:
-    """The questions of a study as they were put before the runs: a Markdown list, folded."""
-    lines = ["<details><summary>The questions, as they were put before the runs</summary>", ""]
+    """The questions of a study: a Markdown list, folded."""
+    lines = ["<details><summary>The questions</summary>", ""]
     for q in study(name).questions:
         said = {
             "Equal on both sides": q.equal,
