@@ -360,7 +360,8 @@ def test_far_less_is_half(total, peak, verdict):
     """The largest of LoRA's arms decides; full fine-tuning holds 1000 bytes."""
 
     def row(method, total, peak):
-        return {"cell": {"method": method, "options": {}}, "total": total, "peak": peak}
+        cell = {"method": method, "targets": None, "options": {}}
+        return {"cell": cell, "total": total, "peak": peak}
 
     arms = {"Full fine-tuning": row("full", 1000, 1000), "a": row("lora", 100, 100)}
     s = {"arms": {**arms, "b": row("lora", total, peak)}}
