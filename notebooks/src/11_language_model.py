@@ -222,17 +222,26 @@ r"""
 Look at what an adapter does to prompts of the *other* task, and to France, where one of them gives an empty answer: it stops answering.
 It was trained on one kind of sentence, and nothing kept it from changing the rest. Switching it off brings the base back, bit for bit.
 
-The study behind `docs/claims.md` asked twenty questions of general knowledge, before, and after each technique had learnt the nouns with three seeds.
-An empty answer counts as wrong there. So its score says, above all, that the model *stops answering*. What it still *knows* is another question, which those
-answers cannot settle: it takes the likelihood of the right answer among wrong ones, as in notebook 13.
+Again, what it *says* and what it *knows* are two questions. The study behind `docs/claims.md` put both, before, and after each technique had learnt the nouns with three
+seeds, the adapter on.
+
+- *Says*: twenty open questions of general knowledge. An empty answer counts as wrong there. So this score says, above all, whether the model *stops answering*.
+- *Knows*: 240 questions with four answers each, which have nothing to do with the nouns. "The opposite of narrow is": *wide*, *tough*, *safe* or *vocal*? Is the right
+  answer the likeliest of the four, as in notebook 13? Chance is one quarter.
+- Beside them the loss on a plain text, in nats per token.
+
+**Predict** before you run the cell: which of the three changes most, and which least?
 """
 
 # %%
 records = course.records("language_model")
-before_it = [text for r in records if r["cell"]["kind"] == "base" for text in r["result"]["answers"]]
-after_it = [text for r in records if r["cell"]["kind"] == "learn" for text in r["result"]["answers"]]
-for name, texts in (("before", before_it), ("after, with the adapter on", after_it)):
-    print(f"{name}: {sum(not text.strip() for text in texts)} of {len(texts)} answers are empty; the first: {texts[0] or '(empty)'}")
+for name, kind in (("before", "base"), ("after, with the adapter on", "learn")):
+    found = [r["result"] for r in records if r["cell"]["kind"] == kind]
+    texts = [text for result in found for text in result["answers"]]
+    known = np.mean([result["knows"]["share"] for result in found])
+    loss = np.mean([result["text"] for result in found])
+    print(f"{name}: knows {known:.0%} of 240 questions; loss on a text {loss:.1f}")
+    print(f"    {sum(not text.strip() for text in texts)} of {len(texts)} answers are empty; the first: {texts[0] or '(empty)'}")
 
 # %% [markdown]
 r"""

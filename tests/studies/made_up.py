@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 import studies
-from studies import _words, forgetting, four_bits, lora, lora_fa, vera
+from studies import _general, _words, forgetting, four_bits, language_model, lora, lora_fa, vera
 
 VALIDATION, WORDS = 600, 611  # words that validate, and test words of the past tense
 
@@ -27,9 +27,9 @@ def noise(cell, size, what=""):
 
 def judged(score, words, loss):
     """The scores of so many words, of which the first are right."""
-    right = round(min(max(score, 0.0), 1.0) * words)
-    hits = _words.bits([k < right for k in range(words)])
-    return {"exact_match": right / words, "loss": loss, "right": hits, "words": words}
+    hits = spread(min(max(score, 0.0), 1.0), words)
+    scores = {"exact_match": sum(hits) / words, "loss": loss}
+    return {**scores, "right": _words.bits(hits), "words": words}
 
 
 def validated(score, loss=None):
@@ -294,6 +294,40 @@ def four_answer(learnt=0.0, rise=0.0, step=1.0, faster=3.0, smaller=6.3, size=0.
     return lambda cell: answer(cell if cell["kind"] != "base" else {**cell, "seed": 0})
 
 
+def general_answer(knows=0.0, text=0.0, says=0.0, size=0.004, base=0.8):
+    """knows, text, says: what becomes of the base's numbers with an adapter on."""
+
+    def answer(cell):
+        learnt = cell["kind"] == "learn"
+
+        def moved(before, change, what):
+            return before + learnt * (change + (noise(cell, size, what) if learnt else 0.0))
+
+        hits = spread(moved(base, knows, "knows"), language_model.CHOICES)
+        said = spread(moved(0.6, says, "says"), len(_general.QUESTIONS))
+        losses = [4 + 0.1 * k for k in range(6)]
+        scored = {"exact_match": moved(0.1, 0.7, "test"), "loss": 0.2}
+        after = {"trainable": 1000, "text_off": losses} if learnt else {}
+        return {
+            "validation": scored,
+            "test": scored,
+            "knows": {"share": sum(hits) / len(hits), "right": _words.bits(hits), "margin": 4.0},
+            "text": [moved(loss, text, "text") for loss in losses],
+            "answers": [
+                wanted[0] if hit else ""
+                for hit, (*_, wanted) in zip(said, _general.QUESTIONS, strict=True)
+            ],
+            **after,
+        }
+
+    return answer
+
+
+def spread(share, count):
+    """Which of so many are right: the first ones."""
+    return [k < round(share * count) for k in range(count)]
+
+
 USUAL = {
     "scratch": words_answer(lambda cell: 0.8),
     "forgetting": frontier_answer(),
@@ -306,4 +340,5 @@ USUAL = {
     "lora_fa": fa_answer(),
     "lora_plus": plus_answer(),
     "four_bits": four_answer(),
+    "language_model": general_answer(),
 }

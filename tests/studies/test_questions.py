@@ -13,7 +13,18 @@ import pytest
 
 import studies
 from minilora.lab.pretrain import Recipe
-from studies import _bases, _words, claims, common, cost, delta_lora, forgetting, scratch, vera
+from studies import (
+    _bases,
+    _words,
+    claims,
+    common,
+    cost,
+    delta_lora,
+    forgetting,
+    language_model,
+    scratch,
+    vera,
+)
 from studies._question import VERDICTS, Finding, Question, of_parts
 from studies._verdicts import FAILS, HOLDS, UNKNOWN
 
@@ -115,6 +126,10 @@ def of_four(name):
     return lambda number, size: made_up.four_answer(**{name: number}, size=size)
 
 
+def of_general(name):
+    return lambda number, size: made_up.general_answer(**{name: number}, size=size)
+
+
 ONE_NUMBER = [  # study, part of the sentence, and the number and noise of each verdict
     ("scratch", "pretrained model", of_scratch, (0.5, 0.004), (0.8, 0.004), (0.78, 0.2)),
     ("forgetting", "keeps its general", keeping, (1.0, 0.005), (0.2, 0.005), (0.95, 0.3)),
@@ -127,6 +142,9 @@ ONE_NUMBER = [  # study, part of the sentence, and the number and noise of each 
     ("four_bits", "in NF4 learns", of_four("learnt"), (0.0, 0.004), (-0.1, 0.004), (-0.02, 0.2)),
     ("four_bits", "loss on plain", of_four("rise"), (0.01, 0.004), (0.1, 0.004), (0.06, 0.2)),
     ("four_bits", "no longer", of_four("step"), (1.01, 0.004), (1.2, 0.004), (1.05, 0.2)),
+    ("language_model", "likeliest", of_general("knows"), (0, 0.01), (-0.4, 0.01), (-0.1, 0.2)),
+    ("language_model", "plain text", of_general("text"), (0, 0.01), (1.0, 0.01), (0.1, 2.0)),
+    ("language_model", "answering", of_general("says"), (0, 0.01), (-0.6, 0.01), (-0.1, 0.4)),
     ("four_bits", "from NF4", of_four("faster"), (3.0, 0.004), (2.0, 0.004), (2.5, 0.2)),
 ]
 
@@ -135,6 +153,41 @@ ONE_NUMBER = [  # study, part of the sentence, and the number and noise of each 
 def test_a_number_decides_a_verdict(name, part, answer, holds, fails, unknown):
     for verdict, how in ((HOLDS, holds), (FAILS, fails), (UNKNOWN, unknown)):
         assert found(name, answer(*how), part).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    "base, verdict", [(0.25, UNKNOWN), (0.32, UNKNOWN), (0.35, HOLDS), (0.8, HOLDS)]
+)
+def test_a_base_that_guesses_tells_nothing(base, verdict):
+    """Three standard errors of a guess are 0.084 of 240 questions."""
+    finding = found("language_model", made_up.general_answer(base=base, size=0.0), "likeliest")
+    assert finding.verdict == verdict
+
+
+def test_an_interval_is_the_wider_one_of_seeds_and_questions():
+    """Seeds that agree and questions that do not; and the other way round."""
+    for after, n in (([[1, 0, 0, 1, 0]] * 3, 5), ([[0.0] * 5, [0.5] * 5, [1.0] * 5], 3)):
+        of_lora = {"items": {"knows": after}}
+        s = {"base": {"items": {"knows": [0, 0, 0, 0, 0]}}, "methods": {"lora": of_lora}}
+        change = language_model.change(s, "lora", "knows")
+        assert change.n == n and change.mean == pytest.approx(np.mean(after))
+
+
+def test_a_run_that_diverged_keeps_nothing(tmp_path):
+    study, answer = studies.study("language_model"), made_up.general_answer()
+
+    def diverged(cell):
+        gone = dict.fromkeys(("knows", "text", "answers", "text_off"))
+        none = {"exact_match": 0.0, "loss": None}
+        lost = {"diverged": 7, "validation": none, "test": none, **gone}
+        return lost if cell.get("method") == "vera" and cell["seed"] == 1 else answer(cell)
+
+    records = made_up.made(study, diverged)
+    findings = [q.judge(study.summary(records)) for q in study.questions]
+    assert all("VeRA diverged" in f.evidence and f.verdict == HOLDS for f in findings)
+    assert "after 14 of 15 runs" in findings[1].evidence
+    assert "diverged" in study.table(records)
+    study.figure(records, tmp_path / "figure.png")
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,20 @@ def test_who_knows_the_sounds_chooses_them_and_who_does_not_guesses(small):
     assert _words.choice(small) == pytest.approx(_words.CHANCE, abs=apart)
 
 
+def test_the_other_three_sounds_are_wrong_and_next_in_the_alphabet(monkeypatch):
+    words = {"Pe>": ("e",), "Pa>": ("x",), "Pb>": ("b", "x"), "Pc>": ("b",), "Pd>": ("d",)}
+    asked = []
+    monkeypatch.setattr(
+        _words.tasks, "load_task", lambda name: TaskData([], [], list(words.items()))
+    )
+    monkeypatch.setattr(
+        _words, "log_likelihoods", lambda model, pairs: asked.extend(pairs) or np.zeros(len(pairs))
+    )
+    _words.choice(None)
+    assert asked[:4] == [("Pa>", "x"), ("Pa>", "b"), ("Pa>", "d"), ("Pa>", "e")]
+    assert asked[-4:] == [("Pe>", "e"), ("Pe>", "x"), ("Pe>", "b"), ("Pe>", "b")]
+
+
 def test_bits_of_hits_come_back():
     rng = np.random.default_rng(0)
     for words in (1, 7, 8, 600, 611):
