@@ -195,12 +195,19 @@ def test_a_run_that_diverged_keeps_nothing(tmp_path):
     [
         ("lora", "Eckart", made_up.lora_answer(left=1e-9), made_up.lora_answer(left=0.2)),
         ("lora_fa", "activation memory", made_up.fa_answer(kept=0.8), made_up.fa_answer(kept=1.0)),
-        ("vera", "move between", made_up.vera_answer(same=True), made_up.vera_answer(same=False)),
         ("four_bits", "a sixth", made_up.four_answer(), made_up.four_answer(smaller=5.9)),
     ],
 )
 def test_what_is_counted_holds_or_fails(name, part, holds, fails):
     assert [found(name, answer, part).verdict for answer in (holds, fails)] == [HOLDS, FAILS]
+
+
+def test_a_file_that_moves_on_one_machine_is_tested_in_part():
+    answers = (made_up.vera_answer(same=same) for same in (True, False))
+    assert [found("vera", answer, "move between").verdict for answer in answers] == [
+        vera.TESTED,
+        FAILS,
+    ]
 
 
 # ------------------------------------------------------------------------------------------ scratch
