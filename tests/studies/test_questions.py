@@ -664,7 +664,7 @@ def test_every_sentence_that_is_claimed_has_a_row():
     questions = [q for name in studies.ORDER for q in studies.study(name).questions]
     answered = {n for q in questions for n in q.numbers.split()}
     answered |= {n for numbers, *_ in claims.SAID for n in numbers.split()}
-    assert answered == wanted
+    assert answered - {"–"} == wanted, "– stands where no sentence asks"
 
 
 @pytest.mark.slow
