@@ -80,7 +80,8 @@ def gap(ours: Tried, theirs: Tried, value: Value = exact_match) -> Estimate:
     replacement, the same for both sides, chooses both rates anew and takes the mean of the values
     there. A bootstrap of S values has (S - 1) / S of the variance of a mean, so its variance is
     multiplied by S / (S - 1): where every draw chooses the same rates, this is the paired t.
-    ->  mean; sd, the standard error times √S; n = S. No number where a chosen run diverged.
+    ->  mean; sd, the standard error times √S; n = S. No number where a draw chooses a rate of which
+    a value is None, as of a loss whose run diverged; the exact match of such a run is 0.
     Raises ValueError for sides of other seeds or validation words.
     Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapters 6 and 10.
     """

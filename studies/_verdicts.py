@@ -83,7 +83,7 @@ def stratified(gaps: Iterable[Estimate]) -> Estimate:
     variance = sum(v for v, _ in parts)
     if not variance:
         return Estimate(mean, 0.0, sum(e.n for e in gaps))
-    freedom = int(variance**2 / sum(v**2 / n for v, n in parts))
+    freedom = int(variance**2 / sum(v**2 / n for v, n in parts) + 1e-9)  # 11.999… is 12
     error = math.sqrt(variance) / len(gaps)
     return Estimate(mean, error * math.sqrt(freedom + 1), freedom + 1)
 
