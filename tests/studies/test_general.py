@@ -217,6 +217,7 @@ def said(question, text):
         ("water", "H2O2", False),
         ("hot", "The opposite of hot is cold.", True),
         ("hot", "warm, not cold", False),
+        ("hot", "They scold", False),
         ("gas", "Carbon Dioxide.", True),
         ("gas", "oxygen and carbon dioxide", False),
     ],
