@@ -10,6 +10,7 @@ import numpy as np
 
 import studies
 from studies import _general, _words, forgetting, four_bits, language_model, lora, lora_fa, vera
+from studies._question import VERDICTS
 
 VALIDATION, WORDS = 600, 611  # words that validate, and test words of the past tense
 
@@ -59,6 +60,12 @@ SKILLS = {"third": 0.9, "ing": 0.8, "phonemes": 0.5, _words.CHOICE: 0.75}
 def peak(cell, middle):
     """How much a rate that is off the middle costs: 0 there, 0.1 for each factor of two."""
     return 0.1 * abs(math.log2(cell["lr"] / middle))
+
+
+def is_told(verdict):
+    """Does each part of a verdict say one of those that there are?"""
+    known = *VERDICTS, vera.TESTED
+    return all(any(one in part for one in known) for part in verdict.split("; "))
 
 
 def made(study, answer):
