@@ -19,6 +19,11 @@ SEEDS = (0, 1)  # the first two; the shipped base's seed was chosen, see `Recipe
 SHIPPED = None
 
 
+def name(seed: int | None) -> str:
+    """ "shipped", or "seed 0"."""
+    return "shipped" if seed is SHIPPED else f"seed {seed}"
+
+
 def model(seed: int | None) -> Llama:
     """The base of this seed, made now where it is not there yet; None: the shipped one."""
     return the_model("base" if seed is SHIPPED else str(made(seed)))

@@ -67,6 +67,27 @@ def as_good(gap: Estimate, margin: float) -> tuple[str, float]:
     return (FAILS if high < 0 else UNKNOWN), p_value(gap)
 
 
+def stratified(gaps: Iterable[Estimate]) -> Estimate:
+    """The mean of several strata's means, each of runs of its own, such as those of three bases.
+
+    Its variance is that of the mean of independent means, (Σ sd²/n) / k². Its degrees of freedom
+    are Satterthwaite's: n - 1 of the answer, rounded down, is that number, and sd is the standard
+    error times √n. The strata themselves are not a sample: it says nothing of a further one.
+    Source: Satterthwaite 1946, Biometrics Bulletin 2, 110-114.
+    """
+    gaps = list(gaps)
+    if any(e.mean is None or e.n < 2 for e in gaps):
+        return Estimate(None, None, sum(e.n for e in gaps))
+    mean = fmean(e.mean for e in gaps if e.mean is not None)
+    parts = [((e.sd or 0.0) ** 2 / e.n, e.n - 1) for e in gaps]
+    variance = sum(v for v, _ in parts)
+    if not variance:
+        return Estimate(mean, 0.0, sum(e.n for e in gaps))
+    freedom = int(variance**2 / sum(v**2 / n for v, n in parts) + 1e-9)  # 11.999… is 12
+    error = math.sqrt(variance) / len(gaps)
+    return Estimate(mean, error * math.sqrt(freedom + 1), freedom + 1)
+
+
 def holm(ps: Sequence[float]) -> list[float]:
     """p of each of several tests, adjusted so that all verdicts together err in 1 of 20 cases.
 

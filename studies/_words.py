@@ -13,13 +13,15 @@ from minilora.lab.settings import Settings
 from minilora.lab.statistics import rounded
 from minilora.text import tasks
 from minilora.text.batches import all_once
-from minilora.text.score import exact_match
+from minilora.text.score import exact_match, of_one_length
+from minilora.text.tokenizer import encode_more
 from minilora.tuning.train import Diverged
 
 from . import _bases
 
 SKILLS = tuple(name for name, task in tasks.TASKS.items() if task.pretrain)  # of the base
 OLD_WORDS = 200  # of each skill, the first of its test words: their order is that of a hash
+CHOICE, CHANCE = "choice of sounds", 0.25
 
 
 def linears(targets: str) -> tuple[str, ...] | str:
@@ -49,7 +51,8 @@ def word_run(
     base: the seed of a further base, the shipped one where None. options: alpha, and the method's
     own. every: the validation loss each so many steps. old: also the exact match on the base's own
     skills, with the adapter on. labels: of the cell, for the reader.
-    ->  trainable; validation and test: {"exact_match", "loss"}, test also "right": see `bits`; old.
+    ->  trainable; validation and test: {"exact_match", "loss", "right", "words"}, see `judged`;
+    old.
     A run that diverged has scores of 0, losses of None, and the step as "diverged".
     """
     given = dict(task=task, train_size=train_size, targets=linears(targets), rank=rank, steps=steps)
@@ -60,7 +63,7 @@ def word_run(
             model, words, settings, method, lr, seed, every, **(options or {})
         )
     except Diverged as error:
-        return {"diverged": error.step, **nothing(len(words.test)), **({"old": {}} if old else {})}
+        return {"diverged": error.step, **nothing(words), **({"old": {}} if old else {})}
     result = {"trainable": runs.trainable_numbers(tuned), **judged(tuned, words)}
     if every:
         result["curve"] = [[step, rounded(loss)] for step, loss in history.evaluations]
@@ -69,30 +72,71 @@ def word_run(
     return result
 
 
-def nothing(words: int) -> dict[str, Any]:
+PARTS = ("validation", "test")
+
+
+def nothing(words: tasks.TaskData) -> dict[str, Any]:
     """The scores of a run that diverged."""
-    none = {"exact_match": 0.0, "loss": None}
-    return {"validation": none, "test": {**none, "right": bits([False] * words)}}
+    counts = {name: len(getattr(words, name)) for name in PARTS}
+    return {
+        name: {"exact_match": 0.0, "loss": None, "right": bits([False] * n), "words": n}
+        for name, n in counts.items()
+    }
 
 
 def judged(tuned: Any, words: tasks.TaskData) -> dict[str, Any]:
-    """Exact match and loss on validation and test words, and which test words were right."""
+    """Of validation and test words: exact match, loss, which are right (see `bits`), how many."""
     result = {}
-    for name in ("validation", "test"):
+    for name in PARTS:
         pairs = getattr(words, name)
         score, answers = exact_match(tuned, pairs, return_answers=True)
         loss = runs.mean_loss(tuned, all_once(pairs, tuned.tokenizer))
-        result[name] = {"exact_match": rounded(score), "loss": rounded(loss)}
-    hits = [answer in right for answer, (_, right) in zip(answers, words.test, strict=True)]
-    result["test"]["right"] = bits(hits)
+        hits = [answer in right for answer, (_, right) in zip(answers, pairs, strict=True)]
+        scores = {"exact_match": rounded(score), "loss": rounded(loss)}
+        result[name] = {**scores, "right": bits(hits), "words": len(pairs)}
     return result
 
 
 def skills(model: Any) -> dict[str, float]:
-    """The exact match on the first words of each of the base's own tasks."""
-    return {
+    """The exact match on the first words of each of the base's own tasks, and `choice`."""
+    found = {
         name: rounded(exact_match(model, tasks.load_task(name).test[:OLD_WORDS])) for name in SKILLS
     }
+    return {**found, CHOICE: rounded(choice(model))}
+
+
+def choice(model: Any) -> float:
+    """The share of words whose own sounds are likelier than those of three other words.
+
+    A skill of another form: nothing is written. The words are those of `skills`; the other three
+    are the next ones in the alphabet that sound different, so they begin alike.
+    """
+    words = sorted(tasks.load_task("phonemes").test[:OLD_WORDS])
+    pairs, count = [], len(words)
+    for place, (prompt, right) in enumerate(words):
+        after = [words[(place + k) % count][1] for k in range(1, count)]
+        others = [sounds[0] for sounds in after if not set(sounds) & set(right)][:3]
+        pairs += [(prompt, sounds) for sounds in (right[0], *others)]
+    return float(np.mean(log_likelihoods(model, pairs).reshape(-1, 4).argmax(axis=1) == 0))
+
+
+def log_likelihoods(model: Any, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+    """(N,): the sum of log p of the tokens of each completion and its end, in nats."""
+    tokenizer = getattr(model, "base", model).tokenizer
+    prompts = [tokenizer.encode(prompt) for prompt, _ in pairs]
+    whole = [
+        prompt + encode_more(tokenizer, text) + [tokenizer.eos_id]
+        for prompt, (_, text) in zip(prompts, pairs, strict=True)
+    ]
+    found = np.empty(len(pairs))
+    for places, ids in of_one_length(whole, 256):
+        logits = model.logits(ids[:, :-1]).astype(np.float64)
+        top = logits.max(axis=-1, keepdims=True)
+        log_p = logits - top - np.log(np.exp(logits - top).sum(axis=-1, keepdims=True))
+        of_next = np.take_along_axis(log_p, ids[:, 1:, None], axis=-1)[..., 0]
+        for place, row in zip(places, of_next, strict=True):
+            found[place] = row[len(prompts[place]) - 1 :].sum()
+    return found
 
 
 def bits(hits: Sequence[bool]) -> str:

@@ -17,11 +17,13 @@ from minilora.methods import METHODS
 from minilora.support import plots
 from minilora.text import tasks
 from minilora.text.batches import all_once
-from minilora.text.score import exact_match
 from minilora.tuning.adapters import Tuned, attach
 from minilora.tuning.train import Diverged, History
 
-TUNING, MORE = (0, 1), (2, 3, 4)  # seeds that choose a rate; those that run at the chosen rate only
+from . import _words
+
+SEEDS = range(5)  # of every run on words; all of them choose its rate
+FIRST = 3  # rates of a first grid
 EXTENSIONS = 3  # how often a grid is extended whose best rate stands at its end
 
 # ---------------------------------------------------------------------------------------- training
@@ -49,22 +51,17 @@ def loss_on(tuned: Tuned, pairs: Sequence) -> float:
 
 def scores(tuned: Tuned, words: tasks.TaskData) -> dict[str, Any]:
     """The validation scores, which choose rates; loss and exact match on the test words."""
-    return {
-        "validation": {
-            "exact_match": rounded(exact_match(tuned, words.validation)),
-            "loss": loss_on(tuned, words.validation),
-        },
-        "test_loss": loss_on(tuned, words.test),
-        "exact_match": rounded(exact_match(tuned, words.test)),
-    }
+    judged = _words.judged(tuned, words)
+    scores = {"test_loss": judged["test"]["loss"], "exact_match": judged["test"]["exact_match"]}
+    return {"validation": judged["validation"], **scores}
 
 
-def or_diverged(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def or_diverged(work: Callable[[], dict[str, Any]], words: tasks.TaskData) -> dict[str, Any]:
     """The result of work(); of a run that diverged the step, and a score of 0."""
     try:
         return work()
     except Diverged as error:
-        missing = {"validation": {"exact_match": 0.0, "loss": None}, "test_loss": None}
+        missing = {"validation": _words.nothing(words)["validation"], "test_loss": None}
         return {"diverged": error.step, "exact_match": 0.0, **missing}
 
 
@@ -141,53 +138,52 @@ def twice(rate: float) -> float:
     return float(f"{rate * 2:.6g}")
 
 
-def at_best_rates(
-    records: Iterable[Record], free: Sequence[str] = ("lr",), seeds: Sequence[int] = TUNING
-) -> list[list[Record]]:
-    """Of each setting all runs at the rate with the highest validation exact match over these
-    seeds, of equals the one with the lower validation loss: the one rule of all studies.
+def at_best_rates(records: Iterable[Record], free: Sequence[str] = ("lr",)) -> list[list[Record]]:
+    """Of each setting the runs of all seeds at the rate with the highest validation exact match, of
+    equals the one with the lower validation loss: the one rule of all studies.
     """
-    return chosen(records, by_exact_match, free, seeds)
+    return chosen(records, by_exact_match, free)
 
 
-def searched(
-    records: Iterable[Record],
-    first: int,
-    seeds: Sequence[int] = TUNING,
-    more: Sequence[int] = MORE,
-) -> list[Cell]:
+def first_grid(cell: Cell, middle: float) -> list[Cell]:
+    """A cell at half of a rate, at the rate, and at twice the rate, with every seed."""
+    return [{**cell, "lr": lr, "seed": seed} for lr in around(middle) for seed in SEEDS]
+
+
+def searched(records: Iterable[Record]) -> list[Cell]:
     """The cells that a search for the best rate still wants, setting by setting.
 
-    A grid of `first` rates whose best one stands at an end gets one rate more there, half or twice
-    the last, at most EXTENSIONS times; when the best one is inside, or the extensions are used up,
-    that rate runs with the further seeds. A run that diverged is worse than any other.
+    A grid whose best rate stands at an end gets one rate more there, half or twice the last, at
+    most EXTENSIONS times. A run that diverged is worse than any other.
     """
     records, work = list(records), []
-    for runs in at_best_rates(records, seeds=seeds):
+    for runs in at_best_rates(records):
         cell = runs[0]["cell"]
-        rates = rates_tried(cell, records, seeds)
-        if cell["lr"] in (rates[0], rates[-1]) and len(rates) < first + EXTENSIONS:
+        rates = rates_tried(cell, records)
+        if cell["lr"] in (rates[0], rates[-1]) and len(rates) < FIRST + EXTENSIONS:
             new = half(rates[0]) if cell["lr"] == rates[0] else twice(rates[-1])
-            work += [{**cell, "lr": new, "seed": seed} for seed in seeds]
-        else:
-            work += [{**cell, "seed": seed} for seed in more]
+            work += [{**cell, "lr": new, "seed": seed} for seed in SEEDS]
     return work
 
 
-def rates_tried(cell: Cell, records: Iterable[Record], seeds: Sequence[int]) -> list[float]:
+def rates_tried(cell: Cell, records: Iterable[Record]) -> list[float]:
     """All rates at which the cell's setting ran, from the lowest."""
-    setting = {k: v for k, v in cell.items() if k not in ("lr", "seed")}
-    cells = [r["cell"] for r in records if r["cell"].get("seed") in seeds]
-    same = [c for c in cells if {k: v for k, v in c.items() if k not in ("lr", "seed")} == setting]
-    return sorted({c["lr"] for c in same})
+    return sorted({record["cell"]["lr"] for record in of_setting(cell, records)})
+
+
+def of_setting(cell: Cell, records: Iterable[Record]) -> list[Record]:
+    """The runs of the cell's setting, at all rates and seeds."""
+
+    def setting(cell):
+        return {k: v for k, v in cell.items() if k not in ("lr", "seed")}
+
+    return [record for record in records if setting(record["cell"]) == setting(cell)]
 
 
 def at_an_end(cell: Cell, records: Iterable[Record]) -> bool:
     """Is the cell's rate the lowest or the highest of those that its setting was tried at?"""
-    setting = {k: v for k, v in cell.items() if k not in ("lr", "seed")}
-    others = [record["cell"] for record in records]
-    rates = {c["lr"] for c in others if all(c.get(k) == v for k, v in setting.items())}
-    return len(rates) > 1 and cell["lr"] in (min(rates), max(rates))
+    rates = rates_tried(cell, records)
+    return len(rates) > 1 and cell["lr"] in (rates[0], rates[-1])
 
 
 def row_of(runs: Sequence[Record], records: Sequence[Record], *names: str) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from ._question import MARGIN, Finding, Question, shown
 from ._verdicts import FAILS, HOLDS, as_good, difference
 
 MIDDLES = {4: 0.02, 8: 0.01, 64: 0.0025}  # of the first grids on q and v, by rank
-BUDGET_MIDDLE, FIRST = 0.01, 3
+BUDGET_MIDDLE = 0.01
 CUTS = (1, 2, 4, 8, 16, 32, 64)  # ranks that full fine-tuning's change is cut to
 CUT_RANK = 8  # of the verdict: a sixteenth of the width
 KNOWN, RANKS = (2, 4, 8), (1, 2, 3, 4, 6, 8, 12, 16)
@@ -52,38 +52,26 @@ LAYER = "model.layers.0.self_attn.q_proj.weight"  # the teacher's
 
 def cells() -> list[Cell]:
     """Every run but the pairs."""
-    words = {"kind": "words", **COMMON, "seed": common.TUNING}
-    on_q_v = [
+    words = {"kind": "words", **COMMON}
+    settings = [("q v", rank, middle) for rank, middle in MIDDLES.items()]
+    settings += [(targets, rank, BUDGET_MIDDLE) for targets, rank in BUDGET.items()]
+    on_words = [
         cell
-        for rank, middle in MIDDLES.items()
-        for cell in grid(**words, targets="q v", rank=rank, lr=common.around(middle))
-    ]
-    budget = [
-        cell
-        for targets, rank in BUDGET.items()
-        for cell in grid(**words, targets=targets, rank=rank, lr=common.around(BUDGET_MIDDLE))
+        for targets, rank, middle in settings
+        for cell in common.first_grid({**words, "targets": targets, "rank": rank}, middle)
     ]
     teacher = grid(kind="teacher", known=KNOWN, rank=RANKS, steps=400, lr=0.02, seed=(0, 1, 2))
     cut = grid(kind="cut", task="past", train_size=300, steps=150, lr=0.0005, seed=range(5))
-    return [*teacher, *on_q_v, *budget, *cut]
+    return [*teacher, *on_words, *cut]
 
 
 def then(records: list[Record]) -> list[Cell]:
-    """Wider grids, further seeds at the chosen rates; and pairs of seeds at them, after training
-    and before.
-    """
+    """Wider grids; and pairs of seeds at the chosen rates, after training and before."""
     words = common.by_kind(records)["words"]
-    work = common.searched(words, FIRST)
-    chosen = {
-        runs[0]["cell"]["rank"]: runs
-        for runs in common.at_best_rates(words)
-        if runs[0]["cell"]["targets"] == "q v"
-    }
-    if not all(len(chosen[rank]) == len(common.TUNING + common.MORE) for rank in MIDDLES):
-        return work
-    rates = {rank: runs[0]["cell"]["lr"] for rank, runs in chosen.items()}
+    cells = [runs[0]["cell"] for runs in common.at_best_rates(words)]
+    rates = {cell["rank"]: cell["lr"] for cell in cells if cell["targets"] == "q v"}
     seeds = {"seeds": [[0, 10], [1, 11], [2, 12]]}
-    return work + [
+    return common.searched(words) or [
         cell
         for steps in (COMMON["steps"], 0)
         for ranks in ([8, 64], [64, 64])
@@ -220,9 +208,9 @@ def learned(words, targets, rank, steps, lr, seed):
 
 def words_run(task, train_size, **how) -> dict[str, Any]:
     """One run: scores, and the amplification of each kind of linear, mean over the layers."""
+    words = tasks.select(task, train_size)
 
     def work():
-        words = tasks.select(task, train_size)
         tuned = learned(words, **how)
         amplified: dict[str, list] = {}
         for layer in tuned.layers:
@@ -236,7 +224,7 @@ def words_run(task, train_size, **how) -> dict[str, Any]:
         numbers = {"trainable": trainable_numbers(tuned), "amplification": means}
         return {**numbers, **common.scores(tuned, words)}
 
-    return common.or_diverged(work)
+    return common.or_diverged(work, words)
 
 
 def _kind_of(layer):

@@ -13,7 +13,6 @@ from typing import Any
 from minilora.lab.cells import Cell, Record, grid
 from minilora.lab.runs import fit, the_model
 from minilora.lab.statistics import Estimate, chosen, estimate
-from minilora.lab.sweep import word_run
 from minilora.lab.table import markdown
 from minilora.llama.model import ModelConfig
 from minilora.llama.shapes import SHAPES
@@ -25,14 +24,18 @@ from minilora.tuning.adapters import attach
 from minilora.tuning.optim import clip_factor, learning_rate
 from minilora.tuning.train import gradients, train
 
-from . import Study, common
+from . import Study, _choice, _words, common
 from ._linear_fit import solve
-from ._question import MARGIN, Finding, Question, shown
-from ._verdicts import FAILS, HOLDS, UNKNOWN, difference, higher, lower, lowest, times
+from ._question import MARGIN, Finding, Question, of_parts, shown
+from ._verdicts import FAILS, HOLDS, UNKNOWN, higher, lower, lowest, times
 
-RANKS = (4, 64)  # at which the words are learned, plainly and by the corrected gradient
-MIDDLE = {4: 0.1, 64: 0.005}  # of the first grids
-FIRST, TURNS = 3, 6
+MIDDLES = {  # (linears, rank): of the first grids, plainly and by the corrected gradient
+    ("q v", 4): (0.1, 0.2),
+    ("q v", 64): (0.005, 0.005),
+    ("all-linear", 4): (0.02, 0.02),
+    ("all-linear", 64): (0.00125, 0.00125),
+}
+TURNS = 13
 SGD_RATES = {4: (2.0, 4.0, 8.0, 16.0), 64: (0.5, 1.0, 2.0, 4.0, 8.0)}
 ADAM_RATES = [float(10 ** (k / 4)) for k in range(-8, 3)]
 LINEAR = ((128, 1), (128, 4), (128, 16), (128, 64), (64, 32), (256, 64), (4096, 8), (4096, 64))
@@ -46,9 +49,9 @@ SEEDS = range(3)  # of gradient descent on the words
 def cells() -> list[Cell]:
     """Quality by rank, the corrected gradient, memory, seconds a step."""
     adam, sgd = [], []
-    for rank, middle in MIDDLE.items():
-        for corrected in (False, True):
-            adam += _words(rank, common.around(middle), corrected)
+    for place, middles in MIDDLES.items():
+        for corrected, middle in zip((False, True), middles, strict=True):
+            adam += common.first_grid(_cell(*place, corrected), middle)
     for rank, rates in SGD_RATES.items():
         both = _sgd(rank, [False, True], rates)
         sgd += grid(**both, steps=100, words=300, seed=SEEDS)
@@ -63,8 +66,8 @@ def cells() -> list[Cell]:
 
 
 def then(records: list[Record]) -> list[Cell]:
-    """Wider grids, and further seeds at the chosen rates."""
-    return common.searched(common.by_kind(records)["words"], FIRST)
+    """Wider grids."""
+    return common.searched(common.by_kind(records)["words"])
 
 
 def quick() -> list[Cell]:
@@ -96,10 +99,9 @@ def _memory() -> list[Cell]:
     ]
 
 
-def _words(rank, rates, corrected) -> list[Cell]:
-    fixed = {"method": "lora_fa", "task": "past", "train_size": 300, "rank": rank}
-    fixed |= {"targets": [Q_V], "options": {"corrected": corrected}}
-    return grid(kind="words", **fixed, steps=150, lr=rates, seed=common.TUNING)
+def _cell(targets, rank, corrected) -> Cell:
+    where = {"targets": targets, "rank": rank, "steps": 150}
+    return {"kind": "words", "method": "lora_fa", **where, "options": {"corrected": corrected}}
 
 
 # -------------------------------------------------------------------------------------------- runs
@@ -107,15 +109,8 @@ def _words(rank, rates, corrected) -> list[Cell]:
 
 def run(kind: str, **cell: Any) -> dict[str, Any]:
     """One cell, by its kind."""
-    kinds = {"words": words_run, "sgd": sgd, "scalar": scalar, "linear": solve}
+    kinds = {"words": _words.word_run, "sgd": sgd, "scalar": scalar, "linear": solve}
     return {**kinds, "memory": memory, "seconds": seconds}[kind](**cell)
-
-
-def words_run(**cell) -> dict[str, Any]:
-    """One training run on words by AdamW."""
-    result = word_run(**cell)
-    kept = ("diverged", "trainable", "validation", "test")
-    return {name: result[name] for name in kept if name in result}
 
 
 def sgd(rank, corrected, lr, steps, words, seed) -> dict[str, float]:
@@ -187,23 +182,26 @@ def summary(records: list[Record]) -> dict[str, Any]:
     return {kind: part(kinds[kind]) for kind, part in parts.items() if kind in kinds}
 
 
-def words_summary(records: list[Record]) -> dict[str, dict[int, dict[str, Any]]]:
-    """ "plain" and "corrected" -> rank -> the test scores at the rate that validation chose."""
-    names: dict[str, dict[int, dict[str, Any]]] = {}
+def words_summary(records: list[Record]) -> dict[str, dict[str, dict[str, Any]]]:
+    """ "plain" and "corrected" -> rank and linears -> the test scores at the chosen rate."""
+    names: dict[str, dict[str, dict[str, Any]]] = {}
     for runs in common.at_best_rates(records):
         cell = runs[0]["cell"]
         name = "corrected" if cell["options"]["corrected"] else "plain"
-        names.setdefault(name, {})[cell["rank"]] = {
+        names.setdefault(name, {})[place_of(cell)] = {
             **common.row_of(runs, records),
             "exact_match": common.named(runs, "test", "exact_match"),
             "loss": common.named(runs, "test", "loss"),
-            "seeds": {r["cell"]["seed"]: r["result"]["test"]["exact_match"] for r in runs},
+            "tried": _choice.Tried(common.of_setting(cell, records)),
         }
-    for rank, row in names.get("corrected", {}).items():
-        plain = names["plain"][rank]["seeds"]
-        seeds = sorted(set(row["seeds"]) & set(plain))
-        row["less_plain"] = difference(*([of[k] for k in seeds] for of in (row["seeds"], plain)))
+    for place, row in names.get("corrected", {}).items():
+        row["less_plain"] = _choice.gap(row["tried"], names["plain"][place]["tried"])
     return names
+
+
+def place_of(cell: Cell) -> str:
+    """ "r 4, q, v"."""
+    return f"r {cell['rank']}, {'all' if cell['targets'] == ALL else 'q, v'}"
 
 
 def _sgd_summary(records):
@@ -286,12 +284,12 @@ def _efficient(s):
 
 
 def _corrected(s):
-    gaps = {rank: row["less_plain"] for rank, row in s["words"]["corrected"].items()}
-    judged = {rank: higher(gap, MARGIN) for rank, gap in gaps.items()}
-    said = "; ".join(f"rank {rank}: {shown(gap)}" for rank, gap in gaps.items())
-    same = {verdict for verdict, _ in judged.values()}
-    verdict = same.pop() if len(same) == 1 else UNKNOWN
-    return Finding(f"less plain LoRA-FA, {said}", verdict, max(p for _, p in judged.values()))
+    parts, said = {}, []
+    for place, row in s["words"]["corrected"].items():
+        ends = row["at_an_end"] or s["words"]["plain"][place]["at_an_end"]
+        parts[place] = (UNKNOWN, 1.0) if ends else higher(row["less_plain"], MARGIN)
+        said.append(f"{place} {shown(row['less_plain'])}{' (an end of a grid)' if ends else ''}")
+    return of_parts(f"less plain LoRA-FA, {'; '.join(said)}", parts)
 
 
 QUESTIONS = (
@@ -317,8 +315,9 @@ QUESTIONS = (
         "F5",
         "LoRA-FA's quality stays high: the corrected gradient of 2026 improves it, under AdamW",
         "words, batches, steps, rank, seeds; each at its own rate",
-        f"higher: the interval lies above 0; does not hold: below {MARGIN}; ranks 4 and 64 alike",
-        "a gain at both ranks",
+        f"higher: the interval lies above 0; does not hold: below {MARGIN}; for each rank and "
+        "placement",
+        "a gain at each of them",
         "gradient descent, where it does help (the table); wider layers",
         _corrected,
     ),
@@ -332,14 +331,15 @@ def table(records: list[Record]) -> str:
     s = summary(records)
     quality = [
         [
-            rank,
+            place,
             *(
-                f"{s['words'][n][rank]['exact_match']:.3f} ({common.rate_of(s['words'][n][rank])})"
+                f"{s['words'][n][place]['exact_match']:.3f} "
+                f"({common.rate_of(s['words'][n][place])})"
                 for n in ("plain", "corrected")
             ),
-            shown(s["words"]["corrected"][rank]["less_plain"]),
+            shown(s["words"]["corrected"][place]["less_plain"]),
         ]
-        for rank in RANKS
+        for place in s["words"]["corrected"]
     ]
     sizes = [
         [
@@ -362,7 +362,7 @@ def table(records: list[Record]) -> str:
     of_memory = ["kept by LoRA", "by LoRA-FA", "saved", "of all bytes"]
     tables = [
         (["model", "targets", "rank", *of_memory], sizes),
-        (["rank", "LoRA-FA (rate)", "corrected (rate)", "corrected less plain"], quality),
+        (["rank, linears", "LoRA-FA (rate)", "corrected (rate)", "corrected less plain"], quality),
         (["width, rank", *of_steps], steps),
         (["rank", "test loss by SGD (rate)", "corrected (rate)"], descent),
     ]

@@ -43,9 +43,13 @@ def forms(page: Path) -> list[tuple[str, str]]:
 
 
 def table(name: str) -> str:
-    """The table of a study's committed record; of "claims": every study's rows."""
+    """The table of a study's committed record; of "claims": every study's rows; of "sentences":
+    every sentence with its verdicts.
+    """
     if name == "claims":
         return verdicts()
+    if name == "sentences":
+        return sentences()
     return studies.study(name).table(cells.read(studies.record_path(name))).strip()
 
 
@@ -78,12 +82,31 @@ def whole(name: str) -> list:
 def verdicts() -> str:
     """Number, claim, study, what came out, verdict: of every study whose record is whole."""
     lines = ["| no. | claim | study | what came out | verdict |", "| --- | --- | --- | --- | --- |"]
-    names = [n for n in (*studies.ORDER, *studies.APART) if is_whole(n)]
-    for row in claims.rows({name: cells.read(studies.record_path(name)) for name in names}):
-        place = f"[{row.study}](#{row.study.replace('_', '-')})" if row.study else "–"
+    for row in rows():
+        place = link(row.study) if row.study else "–"
         said = (row.numbers, row.sentence, place, row.evidence, f"**{row.verdict}**")
         lines.append(f"| {' | '.join(said)} |")
     return "\n".join(lines)
+
+
+def sentences() -> str:
+    """Number, sentence, and the verdict of each study that answers it."""
+    lines = ["| no. | sentence | verdicts |", "| --- | --- | --- |"]
+    for number, text, found in claims.answers(rows()):
+        said = [f"{link(study)}: {verdict}" if study else verdict for study, verdict in found]
+        lines.append(f"| {number} | {text} | {'. '.join(said)} |")
+    return "\n".join(lines)
+
+
+def rows() -> list[claims.Row]:
+    """The lines of the page, of every study whose record is whole."""
+    names = [n for n in (*studies.ORDER, *studies.APART) if is_whole(n)]
+    return claims.rows({name: cells.read(studies.record_path(name)) for name in names})
+
+
+def link(study: str) -> str:
+    """The place of a study on the page."""
+    return f"[{study}](#{study.replace('_', '-')})"
 
 
 def prose(page: Path) -> str:
@@ -117,7 +140,7 @@ def write(page: Path) -> None:
 def _filled(match: re.Match) -> str:
     """The table between its markers; as it was where there is no record yet."""
     name = match[1]
-    if name != "claims" and not is_whole(name):
+    if name not in ("claims", "sentences") and not is_whole(name):
         return match[0]
     return f"<!-- record: {name} -->\n\n{table(name)}\n\n<!-- end -->"
 

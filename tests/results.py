@@ -43,7 +43,7 @@ def make_results(seeds=2, scratch=True, answer="walked", only=None):
     every = [*methods, *(["scratch"] if scratch else [])]
     settings = dict(base="base", task="past", methods=tuple(methods), train_size=300, steps=30)
     settings |= dict(batch_size=32, rank=4, ranks={"thing": 64}, targets=("q_proj", "v_proj"))
-    settings |= dict(seeds=seeds, validation_size=300, test_size=655, betas=(0.9, 0.98))
+    settings |= dict(seeds=seeds, validation_size=600, test_size=655, betas=(0.9, 0.98))
     results = {
         "base": {"name": "base", "parameters": 720_896},
         "task": "past",

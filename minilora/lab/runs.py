@@ -59,7 +59,8 @@ def run(
 ) -> tuple[Tuned, History]:
     """One training run of a method (or from scratch).
 
-    every: steps between two evaluations of the mean loss over the validation words; None: none.
+    every: steps between two evaluations of the mean loss over the first validation words, as many
+    as are trained on; None: none.
     progress: a bar, see `train`. options: alpha, and the method's own.
     """
     batches = make_batches(model, words.train, settings, seed)
@@ -70,7 +71,7 @@ def run(
         tuned = settings.attach(model, name, seed, **options)
     watched: dict[str, Any] = {"progress": progress}
     if every:
-        validation = all_once(words.validation, model.tokenizer)
+        validation = all_once(words.validation[: settings.train_size], model.tokenizer)
         watched |= {"evaluate": lambda t: mean_loss(t, validation), "evaluate_every": every}
     return tuned, fit(tuned, batches, settings, lr, **watched)
 

@@ -21,7 +21,7 @@ class Settings:
     base: str = "base"  # the pretrained model: "base" or a folder
     task: str = "past"
     methods: tuple[str, ...] = DEFAULT
-    train_size: int = 300  # words: the first by md5 of the lemma; validation is the next as many
+    train_size: int = 300  # words: the first by md5 of the lemma; the next 600 validate
     steps: int = 150  # optimizer steps
     batch_size: int = 32  # words
     by_length: int = 8  # batches that share their words out by length: see text/batches.py

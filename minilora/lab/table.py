@@ -129,16 +129,17 @@ def _line(groups: list[list[str]], widths: list[list[int]]) -> str:
 
 
 def short_notes(results: Results) -> list[str]:
-    """Three sentences under the table: what to compare with, what was scored, what is held."""
+    """Three lines under the table: what to compare with, what was scored, what is held."""
     n, (batch, length, _) = results["settings"]["test_size"], _first(results)["bytes_at"]
+    tie = 2 * standard_error(max(row["exact_match"] for row in results["methods"].values()), n)
     given = results["rates"]["given"]
     others = "" if len(given) == len(rows(results)) else "chosen on validation words"
     rates = filter(None, [others, f"{', '.join(given)} by --lr" if given else ""])
     return [
         f"Compare with: {references(results, without='scratch')}.",
-        f"{n:,} held-out words; {deviation(results)}. Rates: {'; '.join(rates)}.",
-        f"Memory of one step on the largest batch, {batch} × {length} tokens; saved = kept for "
-        "backward. The report says more.",
+        f"{n:,} held-out words; {deviation(results)}; less than {tie:.2f} apart is a tie.",
+        f"Rates: {'; '.join(rates)}. Memory: a step of the largest batch, {batch} × {length} "
+        "tokens; saved: for backward.",
     ]
 
 

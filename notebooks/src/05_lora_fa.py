@@ -307,7 +307,7 @@ both techniques at several ranks on the same two linears per layer, each rank at
 kept = {(r["cell"]["method"], r["cell"]["rank"]): r["result"]["activations"]
         for r in course.records("cost", kind="bytes", targets="q v")}  # fmt: skip
 for name in runs:
-    for group in chosen(course.records("cost", kind="learn", method=name, targets="q v"), by_exact_match, seeds=(0, 1)):
+    for group in chosen(course.records("cost", kind="learn", method=name, targets="q v"), by_exact_match):
         rank, score = group[0]["cell"]["rank"], estimate(r["result"]["test"]["exact_match"] for r in group)
         print(f"{ml.METHODS[name].title:8} rank {rank:2}: {score:.3f} exact, keeps {kept[name, rank] / 2**20:.1f} MiB")
 

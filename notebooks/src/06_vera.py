@@ -230,12 +230,12 @@ The shared pair need not be stored: a seed draws it again.
 ## Parameters against rank
 
 The committed record of `studies/cost.py`: the same 300 verbs and 150 steps for each rank. Each rank has its own learning
-rate, chosen by the validation words of two seeds. Then five seeds at that rate; for VeRA a seed draws $A$ and $B$, too.
+rate, chosen by 600 validation words and five seeds; for VeRA a seed draws $A$ and $B$, too.
 """
 
 # %%
 runs = {name: course.records("cost", kind="learn", method=name, targets="q v") for name in ("lora", "vera")}
-best = {name: chosen(all_rates, by_exact_match, seeds=(0, 1)) for name, all_rates in runs.items()}
+best = {name: chosen(all_rates, by_exact_match) for name, all_rates in runs.items()}
 rows = []
 for name, groups in best.items():
     for group in groups:

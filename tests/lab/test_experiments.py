@@ -12,11 +12,12 @@ from minilora.formats.models import load_model
 from minilora.lab import rates, report
 from minilora.lab import tune as sweep
 from minilora.lab.compare import compare
-from minilora.lab.runs import load_words, make_batches, run
+from minilora.lab.runs import load_words, make_batches, mean_loss, run
 from minilora.lab.settings import SCRATCH, Settings
 from minilora.lab.tune import tune
 from minilora.methods import DEFAULT, METHODS
 from minilora.text import score, tasks
+from minilora.text.batches import all_once
 from minilora.text.score import exact_match
 
 FEW = Settings(methods=("lora",), train_size=40, steps=3, warmup=1, seeds=2)
@@ -81,6 +82,13 @@ def test_a_row_is_what_its_run_gives(results, model):
     assert scores == found["methods"]["lora"]["seeds"]
 
 
+def test_a_curve_is_over_as_many_validation_words_as_are_trained_on(model):
+    words = load_words(FEW)
+    tuned, history = run(model, words, FEW, "lora", 0.01, 0, every=FEW.steps)
+    first = all_once(words.validation[: FEW.train_size], model.tokenizer)
+    assert history.evaluations == [(FEW.steps, pytest.approx(mean_loss(tuned, first)))]
+
+
 def test_the_first_seed_s_adapter_is_kept(results, model):
     import minilora as ml
 
@@ -102,8 +110,8 @@ def test_all_methods_get_the_same_batches_and_another_seed_other_ones(model):
 def test_no_word_is_in_two_of_train_validation_and_test():
     words = load_words(Settings())
     parts = [{prompt for prompt, _ in part} for part in (words.train, words.validation, words.test)]
-    assert [len(part) for part in parts] == [300, 300, 611]
-    assert len(set.union(*parts)) == 1211
+    assert [len(part) for part in parts] == [300, 600, 611]
+    assert len(set.union(*parts)) == 1511
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ import math
 import numpy as np
 
 import studies
-from studies import _general, _words, four_bits, language_model, lora, vera
+from studies import _general, _words, forgetting, four_bits, language_model, lora, lora_fa, vera
+from studies._question import VERDICTS
 
-WORDS = 611  # test words of the past tense
+VALIDATION, WORDS = 600, 611  # words that validate, and test words of the past tense
 
 
 def noise(cell, size, what=""):
@@ -25,27 +26,46 @@ def noise(cell, size, what=""):
     return size * float(order[cell["seed"] % 5])
 
 
+def judged(score, words, loss):
+    """The scores of so many words, of which the first are right."""
+    hits = spread(min(max(score, 0.0), 1.0), words)
+    scores = {"exact_match": sum(hits) / words, "loss": loss}
+    return {**scores, "right": _words.bits(hits), "words": words}
+
+
+def validated(score, loss=None):
+    """What chooses rates."""
+    return judged(score, VALIDATION, 1.2 - score if loss is None else loss)
+
+
 def word_result(score, loss=None, kept=0.5, words=WORDS):
-    """What `_words.word_run` gives, for an exact match of the test words."""
-    score = min(max(score, 0.0), 1.0)
-    loss = 1.2 - score if loss is None else loss
-    right = round(score * words)
-    judged = {"exact_match": right / words, "loss": loss}
+    """What `_words.word_run` gives, for an exact match of both parts of the words."""
+    loss = 1.2 - min(max(score, 0.0), 1.0) if loss is None else loss
+    chance = {_words.CHOICE: _words.CHANCE}
     return {
         "trainable": 1000,
-        "validation": {"exact_match": score, "loss": loss},
-        "test": {**judged, "right": _words.bits([k < right for k in range(words)])},
-        "old": {name: kept * known for name, known in SKILLS.items()},
+        "validation": validated(score, loss),
+        "test": judged(score, words, loss),
+        "old": {
+            name: chance.get(name, 0.0) + kept * (known - chance.get(name, 0.0))
+            for name, known in SKILLS.items()
+        },
         "curve": [[step, loss * (1 + 15 / step)] for step in range(15, 151, 15)],
     }
 
 
-SKILLS = {"third": 0.9, "ing": 0.8, "phonemes": 0.5}
+SKILLS = {"third": 0.9, "ing": 0.8, "phonemes": 0.5, _words.CHOICE: 0.75}
 
 
 def peak(cell, middle):
     """How much a rate that is off the middle costs: 0 there, 0.1 for each factor of two."""
     return 0.1 * abs(math.log2(cell["lr"] / middle))
+
+
+def is_told(verdict):
+    """Does each part of a verdict say one of those that there are?"""
+    known = *VERDICTS, vera.TESTED
+    return all(any(one in part for one in known) for part in verdict.split("; "))
 
 
 def made(study, answer):
@@ -60,9 +80,9 @@ def made(study, answer):
     return studies.completed(study, run)
 
 
-def words_answer(score, kept=lambda cell: 0.5, sizes=None, size=0.004):
-    """The answers of scratch, forgetting, cost, comparison, bases: score(cell) is the exact match
-    at the best of the rates, which is the middle of the first grid.
+def words_answer(score, sizes=None, size=0.004):
+    """The answers of scratch, cost, comparison, bases: score(cell) is the exact match at the best
+    of the rates, which is the middle of the first grid.
     """
     middles = {}
 
@@ -78,7 +98,7 @@ def words_answer(score, kept=lambda cell: 0.5, sizes=None, size=0.004):
         middle = middles.setdefault(key, 2 * cell["lr"])  # the first that is seen is half of it
         cost = peak(cell, middle) if cell.get("train_size", 300) == 300 else 0.0
         value = score(cell) - cost + noise({"seed": cell["seed"]}, size, key)
-        return word_result(value, kept=kept(cell))
+        return word_result(value)
 
     return answer
 
@@ -99,6 +119,25 @@ def some_sizes(cell):
 # ----------------------------------------------------------- the studies with results of their own
 
 
+def frontier_answer(more=lambda cell: 0.0, top=lambda cell: 0.91, size=0.004):
+    """forgetting: an arm learns most, `top`, two octaves above its lowest first rate, and keeps 0.1
+    less for each octave; `more` is what it keeps beyond 0.5 where it learns most.
+    """
+    lowest = {forgetting.label(cell): rate for cell, rate in forgetting.ARMS}
+    middles = {forgetting.label(cell): rate for cell, rate in forgetting.OTHERS}
+
+    def answer(cell):
+        if cell["kind"] == "base":
+            return {"old": SKILLS}
+        name = forgetting.label(cell)
+        best = 4 * lowest[name] if name in lowest else middles[name]
+        x = math.log2(cell["lr"] / best)  # octaves
+        shift = noise({"seed": cell["seed"]}, size, f"{name} {cell['base']}")
+        return word_result(top(cell) - 0.02 * x * x, kept=0.5 - 0.1 * x + more(cell) + shift)
+
+    return answer
+
+
 def delta_answer(
     score=lambda cell: 0.8, train=lambda cell: 0.01, gap=lambda cell: 0.17, size=0.004
 ):
@@ -113,7 +152,7 @@ def delta_answer(
             return {"difference": 0.1 if late else 1e-12, "ranks": [8 if late else 4] * 8}
         value = score(cell) - peak(cell, {"grid": 0.01}.get(kind, 0.005))
         value += noise({"seed": cell["seed"]}, size, json.dumps([cell["method"], cell["start"]]))
-        common = {"validation": {"exact_match": value, "loss": 1 - value}}
+        common = {"validation": validated(value)}
         if kind == "shift":
             both = {"test_loss": 1 - value, "exact_match": value}
             both = {f"{when}_{name}": v for when in ("old", "new") for name, v in both.items()}
@@ -199,7 +238,8 @@ def fa_answer(corrected=0.0, kept=0.8, share=0.98, size=0.004, turns=0.01):
                 "lora_seconds": [1.0, 1.0, 1.0],
             }
         more = corrected if cell["options"]["corrected"] else 0.0
-        middle = {4: 0.1, 64: 0.005}[cell["rank"]]
+        plain, improved = lora_fa.MIDDLES[cell["targets"], cell["rank"]]
+        middle = improved if cell["options"]["corrected"] else plain
         return word_result(0.7 + more - peak(cell, middle) + noise(cell, size))
 
     return answer
@@ -297,7 +337,7 @@ def spread(share, count):
 
 USUAL = {
     "scratch": words_answer(lambda cell: 0.8),
-    "forgetting": words_answer(lambda cell: 0.8),
+    "forgetting": frontier_answer(),
     "cost": words_answer(lambda cell: 0.8),
     "comparison": words_answer(lambda cell: 0.8),
     "bases": words_answer(lambda cell: 0.8),

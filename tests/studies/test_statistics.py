@@ -19,6 +19,7 @@ from studies._verdicts import (
     middle,
     p_value,
     resampled,
+    stratified,
     times,
 )
 
@@ -112,6 +113,48 @@ def test_a_verdict_that_is_sure_has_a_small_p(judge):
         for sd in (0.001, 0.01, 0.05):
             verdict, p = judge(gap(float(mean), sd), 0.03)
             assert (p < 0.05) == (verdict != UNKNOWN), (judge, mean, sd, verdict, p)
+
+
+def test_strata_by_hand():
+    """Three bases: 0.09/5 + 0.04/4 + 0 = 0.028, a third of its root; 0.028² / (0.018²/4 + 0.01²/3)
+    = 6.86 degrees of freedom, of which 6 count: n = 7.
+    """
+    found = stratified([gap(0.4, 0.3), gap(0.1, 0.2, 4), gap(0.1, 0.0)])
+    assert found.n == 7 and found.mean == pytest.approx(0.2)
+    error = math.sqrt(0.028) / 3
+    assert found.sd == pytest.approx(error * math.sqrt(7))
+    assert found.margin == pytest.approx(2.4469118511449786 * error)  # scipy.stats.t.ppf(0.975, 6)
+
+
+def test_two_strata_are_welchs_test():
+    """scipy.stats.ttest_ind(OURS, [-x for x in THEIRS], equal_var=False): t; df is 6.37."""
+    found = stratified([estimate(OURS), estimate(THEIRS)])
+    assert found.mean / (found.sd / math.sqrt(found.n)) == pytest.approx(
+        218.44747995955984, rel=1e-9
+    )
+    assert found.n == 1 + 6
+
+
+def test_strata_that_spread_alike_add_their_freedom():
+    """4 + 4 + 4, whatever the rounding of the sums; without a spread there is nothing to test."""
+    for sd in np.linspace(0.001, 0.1, 200):
+        assert stratified([gap(0.1, float(sd))] * 3).n == 13
+    assert stratified([gap(0.1, 0.0)] * 3) == (pytest.approx(0.1), 0.0, 15)
+    for untold in (gap(None, None), gap(0.1, 0.0, 1)):
+        assert stratified([gap(0.1, 0.01), untold]).mean is None
+
+
+def test_an_interval_over_strata_holds_the_truth_in_19_of_20_cases():
+    """Three strata of five normal runs, whose deviations are 1, 2 and 5."""
+    rng = np.random.default_rng(0)
+    runs = rng.normal(size=(2000, 3, 5)) * np.array([[1.0], [2.0], [5.0]])
+    means, sds = runs.mean(axis=2), runs.std(axis=2, ddof=1)
+    held = [
+        abs(found.mean) <= found.margin
+        for mean, sd in zip(means.tolist(), sds.tolist())
+        for found in [stratified(gap(m, d) for m, d in zip(mean, sd))]
+    ]
+    assert 0.93 <= np.mean(held) <= 0.97
 
 
 def test_holm_by_hand():

@@ -4,12 +4,14 @@ choice of a rate; and what the record says.
 
 import math
 
+import made_up
 import numpy as np
 import pages
 import pytest
 
+from minilora.text.tasks import TaskData
 from studies import _linear_fit as linear
-from studies import lora_fa
+from studies import _words, lora_fa
 
 
 @pytest.fixture(scope="module")
@@ -85,17 +87,17 @@ def test_what_lora_fa_saves_is_the_inputs(targets):
 def test_the_rate_is_the_best_on_validation_and_the_test_score_its_own():
     def result(valid, test):
         return {
-            "validation": {"exact_match": valid, "loss": 0.1},
-            "test": {"exact_match": test, "loss": 0.2},
+            "validation": made_up.validated(valid, loss=0.1),
+            "test": made_up.judged(test, 10, loss=0.2),
         }
 
-    nothing = {"exact_match": 0.0, "loss": None}
+    nothing = _words.nothing(TaskData([], [None] * made_up.VALIDATION, [None] * 10))
     rates = {
         0.1: [result(0.5, 0.9), result(0.5, 0.9)],
         0.2: [result(0.6, 0.7), result(0.6, 0.5)],
-        0.5: [{"diverged": 3, "validation": nothing, "test": nothing}, result(0.9, 0.9)],
+        0.5: [{"diverged": 3, **nothing}, result(0.9, 0.9)],
     }
-    cell = {"method": "lora_fa", "rank": 4, "options": {"corrected": False}}
+    cell = {"method": "lora_fa", "targets": "q v", "rank": 4, "options": {"corrected": False}}
     records = [
         {
             "cell": {**cell, "lr": lr, "seed": seed},
@@ -104,7 +106,7 @@ def test_the_rate_is_the_best_on_validation_and_the_test_score_its_own():
         for lr, results in rates.items()
         for seed, found in enumerate(results)
     ]
-    got = lora_fa.words_summary(records)["plain"][4]
+    got = lora_fa.words_summary(records)["plain"]["r 4, q, v"]
     assert (got["lr"], got["at_an_end"]) == (0.2, False)
     assert got["exact_match"].mean == pytest.approx(0.6)
     assert got["exact_match"].sd == pytest.approx(0.2 / math.sqrt(2))

@@ -220,12 +220,13 @@ def test_the_example_is_a_row(task):
     assert set(task.rules) <= set(RULES)
 
 
-def test_select_takes_the_first_then_the_next():
+def test_select_takes_the_first_then_the_next_600():
     data = load_task("past")
     train, validation, test = select("past", 300)
-    assert (train, validation) == (data.train[:300], data.train[300:600])
+    assert (train, validation) == (data.train[:300], data.train[300:900])
+    assert len(select("past", 10).validation) == 600
     assert test == data.test
-    assert len(select(data, 5000).validation) == len(data.train) - 5000
+    assert len(select(data, 5700).validation) == len(data.train) - 5700 == 34
     with pytest.raises(ValueError, match="train_size 5734, wanted 1 to 5733"):
         select("past", 5734)
 
