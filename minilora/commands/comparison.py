@@ -128,7 +128,6 @@ def compare(a) -> None:
                     raise
                 done, wanted = len(rows(so_far)), len(comparison.rows(settings))
                 stopped = f"stopped; {done} of {wanted} rows are in {a.out}"
-            if stopped:
                 _remove_unfinished(folder / "adapters", so_far["methods"])
             results = pages.write_results(so_far, folder)
         drawn = [a.out / name for name in (pages.PAGE, *pages.FIGURES)]

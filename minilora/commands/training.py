@@ -209,19 +209,10 @@ def _tuned(a, model):
 
 def _settings(a, rate) -> dict[str, Any]:
     """The settings of ml.train."""
-    return {
-        "steps": a.steps,
-        "lr": rate,
-        "schedule": a.schedule,
-        "warmup": min(15, a.steps // 10) if a.warmup is None else a.warmup,
-        "weight_decay": a.weight_decay,
-        "betas": (0.9, 0.98),
-        "clip": a.clip,
-        "accumulate": a.accumulate,
-        "checkpoint": a.checkpoint,
-        "checkpoint_every": a.checkpoint_every,
-        "resume": a.resume,
-    }
+    names = "steps schedule weight_decay clip accumulate checkpoint checkpoint_every resume".split()
+    warmup = min(15, a.steps // 10) if a.warmup is None else a.warmup
+    same = {name: getattr(a, name) for name in names}
+    return {**same, "lr": rate, "warmup": warmup, "betas": (0.9, 0.98)}
 
 
 def _plan(a, tuned, settings, why, data, batches) -> list[str]:

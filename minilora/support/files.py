@@ -83,10 +83,7 @@ def read_json(path: str | Path, wanted: Any = dict, most: int = MOST_JSON) -> An
 
 
 def parse_json(place: str | Path, text: str | bytes, most: int = MOST_JSON) -> Any:
-    """The value of a JSON text of at most so many characters.
-
-    Raises ValueError that begins with `place`.
-    """
+    """The value of a JSON text of `most` characters at most; ValueError begins with `place`."""
     if len(text) > most:
         raise ValueError(f"{place}: JSON of {len(text):,} characters, wanted at most {most:,}")
     try:
@@ -103,11 +100,9 @@ def parse_json(place: str | Path, text: str | bytes, most: int = MOST_JSON) -> A
 
 
 def _brackets(value):
-    """The lists and objects directly inside a value."""
+    """The lists and objects directly inside a list or an object."""
     inside = value.values() if isinstance(value, dict) else value
-    return (
-        [v for v in inside if isinstance(v, dict | list)] if isinstance(value, dict | list) else []
-    )
+    return [v for v in inside if isinstance(v, dict | list)]
 
 
 @contextlib.contextmanager
@@ -203,10 +198,9 @@ def _clear(folder, names):
 
 @contextlib.contextmanager
 def optional_files(*paths: str | Path) -> Iterator[None]:
-    """In the with block files are written without which a run is complete, such as figures.
+    """In the with block figures and the like are written; if that fails, only a warning says why.
 
-    If that fails, a warning says why, and the run goes on. Files at `paths` are removed first: they
-    are of an earlier run.
+    Files at `paths` are removed first: they are of an earlier run.
     """
     for path in paths:
         with contextlib.suppress(OSError):

@@ -4,7 +4,6 @@ A `Callback` has five moments: the start; after a step, an evaluation, a checkpo
 Each gets the `Run`, and may end it with `run.stop(reason)`.
 """
 
-import contextlib
 import json
 import math
 import warnings
@@ -102,23 +101,20 @@ class Log(Callback):
         Raises ValueError, with the number of the line, if the file is not UTF-8.
         """
         text = read_text(self.path) if run.step and self.path.is_file() else ""
-        lines = {n: line for n, line in enumerate(text.split("\n"), 1) if line.strip()}
-        steps = {n: self._step_of(line) for n, line in lines.items()}
-        if odd := [n for n, step in steps.items() if step is None]:
+        kept, odd = "", []
+        for n, line in enumerate(text.split("\n"), 1):
+            try:
+                record = parse_json(self.path, line)
+                check_kind(self.path, "it", record, RECORD)
+                kept += f"{line}\n" if record["step"] <= run.step else ""
+            except ValueError:
+                odd += [n] if line.strip() else []
+        if odd:
             said = (
                 f"left out {many(len(odd), 'line')} that record no step, the first is line {odd[0]}"
             )
             warnings.warn(f"{self.path}: {said}", stacklevel=4)
-        kept = [lines[n] for n, step in steps.items() if step is not None and step <= run.step]
-        write_atomically(self.path, "".join(f"{line}\n" for line in kept).encode())
-
-    def _step_of(self, line) -> int | None:
-        """The step of a line, None if it is no record."""
-        with contextlib.suppress(ValueError):
-            record = parse_json(self.path, line)
-            check_kind(self.path, "it", record, RECORD)
-            return record["step"]
-        return None
+        write_atomically(self.path, kept.encode())
 
     def step(self, run: Run) -> None:
         """Add a line with the step's loss, rate and seconds."""

@@ -153,13 +153,11 @@ def _without(names, modules):
     if isinstance(modules, str) and not patterns.PLAIN.fullmatch(modules):
         return [name for name in names if not patterns.full(modules, name)]
     modules = {modules} if isinstance(modules, str) else set(modules)
-    return [name for name in names if modules.isdisjoint(_ends(name))]
-
-
-def _ends(name):
-    """a.b.c  ->  a.b.c, b.c, c."""
-    parts = name.split(".")
-    return [".".join(parts[i:]) for i in range(len(parts))]
+    return [
+        name  # as a whole, and what follows each of its dots
+        for name in names
+        if not any(name[i:] in modules for i in range(len(name)) if name[i - 1 : i] in ("", "."))
+    ]
 
 
 def check_rank(record: Method, rank) -> int:

@@ -65,7 +65,7 @@ def one_budget() -> Iterator[None]:
 
 def full(pattern: str, name: str) -> bool:
     """Does the pattern match the whole name? Raises ValueError: see `parse`."""
-    return _answer(pattern, name, _full)
+    return _answer(pattern, name, after_dots=False)
 
 
 def end(pattern: str, name: str) -> bool:
@@ -73,34 +73,27 @@ def end(pattern: str, name: str) -> bool:
 
     Raises ValueError: see `parse`.
     """
-    return _answer(pattern, name, _end)
+    return _answer(pattern, name, after_dots=True)
 
 
-def _answer(pattern, name, find):
+def _answer(pattern, name, after_dots):
     budget = _shared.get() or _Budget()
-    key = (pattern, name, find)
+    key = (pattern, name, after_dots)
     if key not in budget.known:
         budget.spend(4 + len(pattern) // 16)
-        budget.known[key] = find(pattern, name, budget)
+        budget.known[key] = _matches(pattern, name, after_dots, budget)
     return budget.known[key]
 
 
-def _full(pattern, name, budget):
-    return _matches(pattern, name, 1, budget)
-
-
-def _end(pattern, name, budget):
-    if PLAIN.fullmatch(pattern):
+def _matches(pattern, name, after_dots, budget):
+    if after_dots and PLAIN.fullmatch(pattern):
         start = len(name) - len(pattern)
         begins = start == 0 or (start > 0 and name[start - 1] == ".")
         return begins and all(p in (".", c) for p, c in zip(pattern, name[start:], strict=True))
-    dots = _Ends(name, budget).places(r"\.")
-    return _matches(pattern, name, 1 | dots << 1, budget)
-
-
-def _matches(pattern, name, starts, budget):
     budget.spend_to_read(pattern)
-    return bool(_Ends(name, budget).of(parse(pattern), starts) >> len(name) & 1)
+    ends = _Ends(name, budget)
+    starts = 1 | ends.places(r"\.") << 1 if after_dots else 1
+    return bool(ends.of(parse(pattern), starts) >> len(name) & 1)
 
 
 @functools.lru_cache(maxsize=256)
@@ -219,9 +212,14 @@ class _Ends:
             return functools.reduce(int.__or__, (self.of(branch, starts) for branch in node[1]))
         if kind == "many":
             return self._repeated(node, starts)
-        self.budget.spend(len(self.name))
-        begins = [i for i in range(len(self.name) + 1) if starts >> i & 1]
-        return sum(1 << i for i in begins if self._seen(node, i))
+        _, inner, wanted, behind = node
+        if behind:  # where the inner pattern can end, wherever it begins
+            seen = self.of(inner, (2 << len(self.name)) - 1)
+        else:
+            self.budget.spend(len(self.name))
+            begins = [1 << i for i in range(len(self.name) + 1) if starts >> i & 1]
+            seen = sum(begin for begin in begins if self.of(inner, begin))
+        return starts & (seen if wanted else ~seen)
 
     def places(self, source: str) -> int:
         """The places where a source of fixed width, without counts and groups, fits."""
@@ -245,12 +243,3 @@ class _Ends:
                 break
             found |= new
         return found
-
-    def _seen(self, node, place) -> bool:
-        """Does the inner pattern begin here, or, looking behind, end here? Or not, as node[2]."""
-        _, inner, wanted, behind = node
-        if behind:
-            found = self.of(inner, (2 << place) - 1) >> place & 1
-        else:
-            found = self.of(inner, 1 << place)
-        return bool(found) == wanted

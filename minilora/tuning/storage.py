@@ -26,7 +26,6 @@ from .patterns import one_budget
 from .peft_config import attach_as_stored, drawn_keys, restores_arrays
 
 CONFIG, ARRAYS = "adapter_config.json", "adapter_model.safetensors"
-MOST_CONFIG = 1 << 20  # bytes of adapter_config.json
 ABOUT = "minilora"  # the entry of the arrays' metadata; PEFT reads none
 DESCRIPTIVE = ("base_model_name_or_path", "task_type", "inference_mode", "save_projection")
 # The largest error of a change that is read back: this share of the change's norm, plus this share
@@ -184,7 +183,7 @@ def load_unmoved(model: Llama, folder: str | Path) -> Tuned:
 
 def _load(model, folder, method, options, unmoved=False):
     path = Path(folder) / CONFIG
-    stored = read_json(path, most=MOST_CONFIG)
+    stored = read_json(path, most=1 << 20)  # bytes: many patterns take long
     config = {name: value for name, value in stored.items() if value is not None}
     refuse_pickles(Path(folder) / ARRAYS)
     arrays, about = read_weights(Path(folder) / ARRAYS)

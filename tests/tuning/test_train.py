@@ -347,7 +347,7 @@ def test_a_log_goes_on_with_its_run(tmp_path):
     settings = dict(lr=0.01, checkpoint=path)
     ml.train(tune("lora"), BATCHES, steps=2, **settings, callbacks=[Log(log)])
     with log.open("a") as file:
-        file.write('{"step": 3, "loss": 1.0}\n{"step": 4, "lo')  # after the checkpoint, and cut off
+        file.write('{"step": 3, "evaluation": 1}\n{"step": 4, "lo')  # later, and cut off
     with pytest.warns(UserWarning, match=r"log\.jsonl: left out 1 line .* the first is line 4"):
         again = [Log(log)]
         more = ml.train(tune("lora"), BATCHES, steps=4, resume=True, **settings, callbacks=again)
