@@ -103,7 +103,7 @@ def _places(name, fits) -> int:
 def parse(pattern: str) -> Node:
     """The pattern as a tree.
 
-    Raises ValueError if it is not a regular expression, is too long, or has a part that is not
+    Raises ValueError if it is no regular expression, is too long, or has a part that is not
     supported: back references, flags, possessive counts, atomic groups.
     """
     (_shared.get() or _Budget()).spend(4 * len(pattern))
