@@ -23,9 +23,9 @@ from ._question import MARGIN, Finding, Question, shown
 from ._verdicts import higher
 
 STEPS = {  # row -> its numbers of steps, each with the middle of its first grid of rates
-    SCRATCH: {150: 0.002, 600: 0.001, 3000: 0.0005},
-    "full": {150: 0.0005, 600: 0.0005, 1200: 0.001},
-    "lora": {150: 0.02, 600: 0.02, 1200: 0.02},
+    SCRATCH: {150: 0.002, 600: 0.001, 1500: 0.0005},
+    "full": {150: 0.0005, 600: 0.0005},
+    "lora": {150: 0.02, 600: 0.02},
 }
 TITLES = {SCRATCH: "From scratch", "full": METHODS["full"].title, "lora": METHODS["lora"].title}
 
