@@ -3,6 +3,7 @@ with an interval that holds the noise of the choice.
 """
 
 import functools
+import json
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,7 +29,9 @@ class Tried:
         places: dict[str, dict[int, Any]] = {}
         for record in records:
             cell = {k: v for k, v in record["cell"].items() if k != "seed"}
-            places.setdefault(str(cell), {})[record["cell"]["seed"]] = record["result"]
+            places.setdefault(json.dumps(cell, sort_keys=True), {})[record["cell"]["seed"]] = (
+                record["result"]
+            )
         self.seeds = sorted(next(iter(places.values())))
         if any(sorted(by_seed) != self.seeds for by_seed in places.values()):
             raise ValueError("Tried: some rates have other seeds than the rest")

@@ -1,6 +1,6 @@
 """One training run on words as a cell, for every study that asks about quality: which base, method,
-linears, rank, scaling, rate, steps; its scores on validation and test words, and on the three
-skills that the base has.
+linears, rank, scaling, rate, steps; its scores on validation and test words, and on the skills that
+the base has.
 """
 
 from collections.abc import Sequence
@@ -44,13 +44,12 @@ def word_run(
     steps: int = 150,
     every: int | None = None,
     old: bool = False,
-    **labels: Any,
 ) -> dict[str, Any]:
     """Train and score.
 
     base: the seed of a further base, the shipped one where None. options: alpha, and the method's
     own. every: the validation loss each so many steps. old: also the exact match on the base's own
-    skills, with the adapter on. labels: of the cell, for the reader.
+    skills, with the adapter on.
     ->  trainable; validation and test: {"exact_match", "loss", "right", "words"}, see `judged`;
     old.
     A run that diverged has scores of 0, losses of None, and the step as "diverged".

@@ -16,6 +16,7 @@ from typing import Any
 from minilora.lab.cells import Cell, Record
 from minilora.lab.statistics import Estimate
 from minilora.lab.table import markdown
+from minilora.text import tasks
 
 from . import Study, _bases, _choice, _words, common
 from ._question import MARGIN, Finding, Question, brief, shown
@@ -72,12 +73,12 @@ def run(kind: str, **cell: Any) -> dict[str, Any]:
 def base_scores(base: int | None) -> dict[str, Any]:
     """The skills of a base, and its past tense, before anything is learned."""
     model = _bases.model(base)
-    past = _words.judged(model, _words.tasks.select("past", 300))
+    past = _words.judged(model, tasks.select("past", 300))
     return {"old": _words.skills(model), "past": past["test"]["exact_match"]}
 
 
 def summary(records: list[Record]) -> dict[str, Any]:
-    """base -> {"skills", "past", "arms": label -> rate, scores, runs}."""
+    """base -> {"skills", "past", "arms": label -> rate, scores, tried}."""
     kinds = common.by_kind(records)
     found: dict[str, Any] = {
         _bases.name(r["cell"]["base"]): {
@@ -138,7 +139,7 @@ QUESTIONS = (
         "LoRA of rank 2 on all linears is as good as full fine-tuning: on three bases",
         EQUAL,
         f"{RULE}. As good but for {MARGIN}",
-        "a base on which it is surely worse",
+        "an interval that reaches below the margin and lies below 0",
         SILENT,
         _on_three(EVERYWHERE, FULL, as_good),
     ),
@@ -157,7 +158,7 @@ QUESTIONS = (
         "bases",
         EQUAL,
         f"{RULE}. As good but for {MARGIN}",
-        "a base on which it is surely worse",
+        "an interval that reaches below the margin and lies below 0",
         SILENT,
         _on_three("VeRA r 256, q, v", LORA, as_good),
     ),
@@ -175,7 +176,7 @@ QUESTIONS = (
         "LoRA+ is as good as LoRA: on three bases",
         EQUAL,
         f"{RULE}. As good but for {MARGIN}",
-        "a base on which it is surely worse",
+        "an interval that reaches below the margin and lies below 0",
         SILENT,
         _on_three("LoRA+ r 4, q, v", LORA, as_good),
     ),
@@ -219,5 +220,5 @@ def figure(records: list[Record], path: Path) -> None:
         axes.legend()
 
 
-TITLE = "Do the effects have the same sign on three pretrained bases?"
+TITLE = "What is left of the effects on three pretrained bases?"
 STUDY = Study("bases", TITLE, cells, quick, run, summary, table, figure, QUESTIONS, then)

@@ -138,11 +138,11 @@ def twice(rate: float) -> float:
     return float(f"{rate * 2:.6g}")
 
 
-def at_best_rates(records: Iterable[Record], free: Sequence[str] = ("lr",)) -> list[list[Record]]:
+def at_best_rates(records: Iterable[Record]) -> list[list[Record]]:
     """Of each setting the runs of all seeds at the rate with the highest validation exact match, of
-    equals the one with the lower validation loss: the one rule of all studies.
+    equals the one with the lower validation loss: the rule of every study of exact match.
     """
-    return chosen(records, by_exact_match, free)
+    return chosen(records, by_exact_match)
 
 
 def first_grid(cell: Cell, middle: float) -> list[Cell]:

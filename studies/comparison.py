@@ -117,7 +117,7 @@ def base(task: str) -> dict[str, Any]:
 
 
 def summary(records: list[Record]) -> dict[str, Any]:
-    """{"rows": row -> task -> rate, scores, runs; "all_words": row -> score; "base"}."""
+    """{"rows": row -> task -> rate, scores, tried; "all_words": row -> score; "base"}."""
     kinds = common.by_kind(records)
     sizes = common.grouped(kinds["learn"], lambda cell: cell["train_size"] == 300)
     rows: dict[str, dict[str, Any]] = {name: {} for name in ROWS}
@@ -176,7 +176,8 @@ def _early(s):
         return None if None in losses else losses[0] - losses[1]
 
     found = _choice.gap(*(s["rows"][row]["past"]["tried"] for row in ("lora_plus", "lora")), early)
-    verdict, p = lower(found, 0.05)
+    ends = any(s["rows"][row]["past"]["at_an_end"] for row in ("lora_plus", "lora"))
+    verdict, p = (UNKNOWN, 1.0) if ends else lower(found, 0.05)
     text = f"validation loss of past tenses after {EARLY} of 150 steps, less LoRA's: {shown(found)}"
     return Finding(f"{text} nats per token", verdict, p)
 

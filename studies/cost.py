@@ -198,16 +198,17 @@ def price(row: dict[str, Any], cost: str) -> float:
 
 
 def fronts(arms, drawn, cost) -> dict[str, float]:
-    """Arm -> the share of the bootstrap's draws of words in which nothing that costs at most as
-    much scores higher.
+    """Arm -> the share of the bootstrap's draws of words in which nothing cheaper scores as much,
+    and nothing that costs the same scores higher.
     """
-    names = sorted(
-        arms, key=lambda name: (price(arms[name], cost), -arms[name]["exact_match"].mean)
-    )
+    prices = {name: price(row, cost) for name, row in arms.items()}
     best, shares = np.full(len(next(iter(drawn.values()))), -np.inf), {}
-    for name in names:  # from the cheapest
-        shares[name] = float(np.mean(drawn[name] > best))
-        best = np.maximum(best, drawn[name])
+    for each in sorted(set(prices.values())):  # from the cheapest
+        alike = [name for name in arms if prices[name] == each]
+        top = np.max([drawn[name] for name in alike], axis=0)
+        for name in alike:
+            shares[name] = float(np.mean((drawn[name] > best) & (drawn[name] >= top)))
+        best = np.maximum(best, top)
     return shares
 
 
@@ -304,8 +305,7 @@ def _placement(s):
         f"rank 2 on all linears, {small['trainable']:,} numbers, less full fine-tuning's "
         f"{large['trainable']:,}: {shown(found)}; less rank 64 on q and v, "
         f"{arms['LoRA r 64, q, v']['trainable']:,} numbers: {shown(other)}",
-        UNKNOWN if small["at_an_end"] or large["at_an_end"] else verdict,
-        p,
+        *((UNKNOWN, 1.0) if small["at_an_end"] or large["at_an_end"] else (verdict, p)),
     )
 
 
@@ -350,7 +350,9 @@ def milliseconds(row: dict[str, Any]) -> str:
 
 
 def _beside_lora(method, judge):
-    """Each arm of a technique beside LoRA's of the same rank and linears."""
+    """Each arm of a technique beside LoRA's of the same rank and linears. Rank 4 on q and v is not
+    judged again: `comparison` has the same runs.
+    """
 
     def judged(s):
         arms, said, parts = s["arms"], [], {}
@@ -359,9 +361,10 @@ def _beside_lora(method, judge):
         for row in of(arms, method).values():
             where = row["cell"]["targets"], row["cell"]["rank"]
             found = gap(row, loras[where])
-            part = f"r {where[1]}, {SHORT[where[0]]}"
+            part = f"r {where[1]} on {'all' if where[0] == ALL else 'q and v'}"
             ends = row["at_an_end"] or loras[where]["at_an_end"]
-            parts[part] = (UNKNOWN, 1.0) if ends else judge(found, MARGIN)
+            if where != (QV, 4):
+                parts[part] = (UNKNOWN, 1.0) if ends else judge(found, MARGIN)
             said.append(f"{part} {shown(found)}{' (an end of a grid)' if ends else ''}")
         return of_parts("; ".join(said), parts)
 

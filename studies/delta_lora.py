@@ -334,7 +334,7 @@ def _changing(s):
     gaps = part["published_less_lora"]
     verdict, p = higher(gaps["new_exact_match"], MARGIN)
     said = "; ".join(f"{name.replace('_', ' ')} {shown(gap)}" for name, gap in gaps.items())
-    return Finding(said, UNKNOWN if _ends(part, "published", "lora") else verdict, p)
+    return Finding(said, *((UNKNOWN, 1.0) if _ends(part, "published", "lora") else (verdict, p)))
 
 
 def overfits_less(s: dict[str, Any]) -> Finding:
@@ -348,7 +348,7 @@ def overfits_less(s: dict[str, Any]) -> Finding:
     why = {(True, True): "a smaller gap, by fitting less", (True, False): "a smaller gap"}
     said = "; ".join(f"{name.replace('_', ' ')} {shown(gap)}" for name, gap in gaps.items())
     said += f": {why.get((smaller, fits), 'no smaller gap')}"
-    return Finding(said, UNKNOWN if _ends(part, "published", "lora") else verdict, p)
+    return Finding(said, *((UNKNOWN, 1.0) if _ends(part, "published", "lora") else (verdict, p)))
 
 
 def _rescaled(s):

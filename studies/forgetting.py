@@ -31,7 +31,7 @@ from minilora.support import plots
 
 from . import Study, _bases, _words, common
 from ._question import MARGIN, Finding, Question, brief, of_parts, shown
-from ._verdicts import UNKNOWN, as_good, difference, higher, interval, stratified
+from ._verdicts import FAILS, HOLDS, UNKNOWN, as_good, difference, higher, interval, stratified
 from .cost import ALL, PUBLISHED, QV, arm, label
 
 BASES = (_bases.SHIPPED, *_bases.SEEDS)
@@ -134,7 +134,7 @@ def kept(result: dict[str, Any], known: dict[str, float]) -> float:
 
 
 def summary(records: list[Record]) -> dict[str, Any]:
-    """base -> {"skills", "arms": label -> points, frontiers, chosen}; "others" on the shipped."""
+    """base -> {"skills", "arms": label -> points, at_levels, chosen, open_ends}."""
     kinds = common.by_kind(records)
     bases: dict[str, Any] = {
         _bases.name(r["cell"]["base"]): {"skills": r["result"]["old"], "arms": {}}
@@ -185,7 +185,8 @@ def at_level(points: list[dict[str, Any]], level: float) -> dict[int, dict[str, 
     for seed in points[0]["seeds"]:
         edge = frontier([point["seeds"][seed] for point in points])
         learned = [run["validation"] for run in edge]
-        if learned[0] <= level <= learned[-1]:
+        lowest = min(point["seeds"][seed]["validation"] for point in points)
+        if lowest <= level <= learned[-1]:  # below the frontier's first run that run counts
             found[seed] = {
                 name: float(np.interp(level, learned, [run[name] for run in edge]))
                 for name in ("kept", "test")
@@ -247,8 +248,10 @@ def _forgets_less(s):
                 said.append(f"{part}: not reached by two seeds on {missing}")
             else:
                 pooled = stratified(told.values())
-                parts[part] = (UNKNOWN, 1.0) if ends else higher(pooled, MARGIN)
-                of_each = ", ".join(f"{base} {brief(gap)}" for base, gap in told.items())
+                alone = {higher(gap, MARGIN)[0] for gap in told.values()}
+                unsure = ends or {HOLDS, FAILS} <= alone  # the bases contradict each other
+                parts[part] = (UNKNOWN, 1.0) if unsure else higher(pooled, MARGIN)
+                of_each = ", ".join(f"{b} {brief(g)}, n = {g.n}" for b, g in told.items())
                 said.append(f"{part}: {brief(pooled)} ({of_each})")
     return of_parts("; ".join(said), parts) if parts else Finding("; ".join(said), UNKNOWN, 1.0)
 
@@ -276,7 +279,8 @@ QUESTIONS = (
         "of a grid on a frontier",
         "for each placement and level, over three bases (the mean of their means, its error from "
         f"the seeds within each); holds: the interval of LoRA less full lies above 0; does not "
-        f"hold: below {MARGIN}; no verdict on a level that two seeds do not reach on every base",
+        f"hold: below {MARGIN}; cannot tell where one base alone holds and another does not; no "
+        "verdict on a level that two seeds do not reach on every base",
         "a frontier of full fine-tuning that lies on LoRA's, or above it",
         SILENT + "; other bases than these three, between which the effect may differ",
         _forgets_less,

@@ -200,8 +200,8 @@ def words_summary(records: list[Record]) -> dict[str, dict[str, dict[str, Any]]]
 
 
 def place_of(cell: Cell) -> str:
-    """ "r 4, q, v"."""
-    return f"r {cell['rank']}, {'all' if cell['targets'] == ALL else 'q, v'}"
+    """ "r 4 on q and v"."""
+    return f"r {cell['rank']} on {'all' if cell['targets'] == ALL else 'q and v'}"
 
 
 def _sgd_summary(records):

@@ -638,7 +638,7 @@ def test_holm_counts_the_parts_of_a_technique_s_own_tests():
     assert [f.verdict for f in sure[1:]] == [HOLDS] * 4
     unsure = after_holm(row("F5", **parts), row("F2", p=0.026), *other)
     assert unsure[0].verdict == "does not hold: small; cannot tell: large"
-    assert unsure[0].evidence == "numbers; large alone it holds, among 3 tests p = 0.05"
+    assert unsure[0].evidence == "numbers; large: alone it holds, among 3 tests p = 0.05"
     assert unsure[1].evidence == "numbers; alone it holds, among 3 tests p = 0.05"
     assert [f.verdict for f in unsure[1:]] == [UNKNOWN, HOLDS, HOLDS, HOLDS]
 
