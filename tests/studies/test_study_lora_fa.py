@@ -106,7 +106,7 @@ def test_the_rate_is_the_best_on_validation_and_the_test_score_its_own():
         for lr, results in rates.items()
         for seed, found in enumerate(results)
     ]
-    got = lora_fa.words_summary(records)["plain"]["r 4, q, v"]
+    got = lora_fa.words_summary(records)["plain"]["r 4 on q and v"]
     assert (got["lr"], got["at_an_end"]) == (0.2, False)
     assert got["exact_match"].mean == pytest.approx(0.6)
     assert got["exact_match"].sd == pytest.approx(0.2 / math.sqrt(2))
