@@ -15,7 +15,7 @@ from minilora.lab.statistics import Estimate
 
 from . import _words
 
-DRAWS = 4000
+DRAWS = 20_000
 Value = Callable[[Any, Any], float | None]  # of the results of two runs of one seed
 
 

@@ -175,7 +175,7 @@ def in_doubt(finding: Finding, part: str, p: float, tests: int) -> Finding:
     verdict = finding.parts[part][0] if part else finding.verdict
     if verdict == UNKNOWN:
         return finding
-    alone = f"{f'{part}: ' if part else ''}alone it {verdict}, among {tests} tests p = {p:.2f}"
+    alone = f"{f'{part}: ' if part else ''}alone it {verdict}, among {tests} tests p = {p:.3f}"
     text = f"{finding.evidence}; {alone}"
     if part:
         return of_parts(text, {**finding.parts, part: (UNKNOWN, p)})

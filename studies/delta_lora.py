@@ -42,7 +42,7 @@ from minilora.support import plots
 from minilora.text import tasks
 
 from . import Study, _choice, common
-from ._question import MARGIN, Finding, Question, shown
+from ._question import MARGIN, Finding, Question, brief, shown
 from ._verdicts import FAILS, HOLDS, UNKNOWN, higher, lower
 
 MIDDLE = {"grid": 0.01, "shift": 0.005, "few": 0.005}  # of the first grids
@@ -317,7 +317,7 @@ def _table(head, part, names):
         for name, row in [*part["each"].items(), *tuned.items()]
     ]
     for name in ("published", "delta_lora"):
-        gaps = [f"{part[f'{name}_less_lora'][n]:+.3f|.3f}" for n in names]
+        gaps = [brief(part[f"{name}_less_lora"][n]) for n in names]
         lines.append([f"**{titles[name]}, less LoRA, seed by seed**", "", *gaps])
     return markdown(head, lines)
 

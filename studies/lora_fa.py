@@ -312,8 +312,8 @@ QUESTIONS = (
         _efficient,
     ),
     Question(
-        "F5",
-        "LoRA-FA's quality stays high: the corrected gradient of 2026 improves it, under AdamW",
+        "–",
+        "The corrected gradient of 2026 improves LoRA-FA's quality, under AdamW",
         "words, batches, steps, rank, seeds; each at its own rate",
         f"higher: the interval lies above 0; does not hold: below {MARGIN}; for each rank and "
         "placement",
