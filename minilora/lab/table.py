@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from ..methods import METHODS
@@ -131,7 +132,7 @@ def _line(groups: list[list[str]], widths: list[list[int]]) -> str:
 def short_notes(results: Results) -> list[str]:
     """Three lines under the table: what to compare with, what was scored, what is held."""
     n, (batch, length, _) = results["settings"]["test_size"], _first(results)["bytes_at"]
-    tie = 2 * standard_error(max(row["exact_match"] for row in results["methods"].values()), n)
+    tie = 2 * standard_error(median(row["exact_match"] for row in results["methods"].values()), n)
     given = results["rates"]["given"]
     others = "" if len(given) == len(rows(results)) else "chosen on validation words"
     rates = filter(None, [others, f"{', '.join(given)} by --lr" if given else ""])
