@@ -67,7 +67,7 @@ def _comparison_options(p):
     )
     p.add_argument("--targets", type=names, help="q_proj,v_proj,… or all-linear (q_proj,v_proj)")
     p.add_argument("--steps", type=int, help="optimizer steps (150; category: 60)")
-    p.add_argument("--seeds", type=int, help="runs of each method (3; category: 1)")
+    p.add_argument("--seeds", type=int, help="runs of each method (3, tune 5; category: 1)")
 
 
 def settings_of(a):
@@ -175,9 +175,12 @@ def tune(a) -> None:
     from ..formats.models import load_model
     from ..lab import rates
     from ..lab import tune as sweep
+    from ..lab.settings import STARTS
     from ..tuning.checkpoints import fingerprint
 
     settings = settings_of(a)
+    if a.seeds is None and settings.task not in STARTS:
+        settings = settings.changed(seeds=5)
     grid = sweep.GRID if a.grid is None else tuple(read_number("--grid", t) for t in a.grid)
     if not grid or not all(0 < lr < float("inf") for lr in grid):
         raise ValueError(f"--grid: got {a.grid}, wanted rates above 0")

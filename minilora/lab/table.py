@@ -139,8 +139,8 @@ def short_notes(results: Results) -> list[str]:
     return [
         f"Compare with: {references(results, without='scratch')}.",
         f"{n:,} held-out words; {deviation(results)}; less than {tie:.2f} apart is a tie.",
-        f"Rates: {'; '.join(rates)}. Memory: a step of the largest batch, {batch} × {length} "
-        "tokens; saved: for backward.",
+        f"Rates: {'; '.join(rates)}. Memory: largest batch, {batch} × {length} tokens; "
+        "saved = for backward.",
     ]
 
 

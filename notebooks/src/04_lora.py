@@ -289,7 +289,7 @@ assert sum(a.size for a in compared["LoRA"][0].trainable.values()) == sum(lora.c
 
 # %% [markdown]
 r"""
-*Verdict*: with a hundredth of the numbers, LoRA's loss at the end is within the seeds' bands of full fine-tuning's: these three seeds show no difference.
+*Verdict*: with a hundredth of the numbers, LoRA's training loss at the end is higher than full fine-tuning's: the seeds' bands are apart.
 The activations are why people often report that "LoRA uses as much memory as full fine-tuning". Notebook 05 is about that part.
 
 ## What α does

@@ -217,7 +217,7 @@ def test_a_record_grows_by_method_and_starts_anew_for_another_comparison(tmp_pat
 
 def test_a_new_record_starts_as_a_copy_of_the_committed_one(tmp_path):
     path, past = tmp_path / "tuning.json", rates.read()["sweeps"]["past"]
-    settings = Settings(methods=("dora",), ranks={"vera": 256})
+    settings = Settings(methods=("dora",), ranks={"vera": 256}, seeds=past["settings"]["seeds"])
     rates.add(path, settings, past["base_crc32"], [cell("dora", 0.1, 0.5, 0.4)])
     assert set(rates.chosen_for("past", rates.read(path))) == {*DEFAULT, SCRATCH, "dora"}
     assert rates.read(path)["sweeps"]["past"]["cells"][:-1] == past["cells"]

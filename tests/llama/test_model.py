@@ -497,7 +497,7 @@ def test_generate_refuses(tiny, ids, how, message):
 @pytest.mark.parametrize(
     "ids, targets, message",
     [
-        ([[1, 2]], [[1]], r"targets: shape \(1, 1\) of int64, wanted \(1, 2\)"),
+        ([[1, 2]], [[1]], r"targets: shape \(1, 1\) of int64, wanted .*\(1, 2\)"),
         ([[1, 2]], [[1, 29]], "a target is 29"),
         ([[1, 2]], [[1, -1]], "a target is -1"),
         ([[1, 2]], [[1.0, 2.0]], "targets: .*float64"),
