@@ -57,7 +57,8 @@ sys.modules.update(dict.fromkeys(("numba", "llvmlite", "tbb")))  # what is None 
 import minilora, minilora_course
 for package in (minilora, minilora_course):
     for found in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        if not found.name.startswith("minilora.fast.") and not found.name.endswith(("__main__", "autograde")):
+        apart = found.name.endswith(("__main__", "autograde"))
+        if not apart and not found.name.startswith("minilora.fast."):
             importlib.import_module(found.name)
 from minilora.fast import heap, kernels, twins
 from minilora.check import doctor

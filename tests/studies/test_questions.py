@@ -393,8 +393,8 @@ def test_the_smallest_lora_may_undercut_vera(smallest, verdict):
 
 
 def test_a_technique_is_judged_at_each_rank_and_placement():
-    """LoRA-FA is worse on all linears at rank 4 alone, Delta-LoRA better there. Rank 4 on q and v is
-    the comparison's, and not judged twice.
+    """LoRA-FA is worse on all linears at rank 4 alone, Delta-LoRA better there. Rank 4 on q and v
+    belongs to the comparison, and is not judged twice.
     """
 
     def score(cell):
