@@ -640,7 +640,7 @@ def test_holm_turns_a_verdict_that_many_tests_leave_in_doubt():
     assert after_holm(row("L1", p=0.03))[0].verdict == HOLDS
     many = after_holm(row("L1", p=0.03), row("–", p=0.001), row("G1", UNKNOWN, 0.5), row("L2"))
     assert [f.verdict for f in many] == [UNKNOWN, HOLDS, UNKNOWN, HOLDS]
-    assert many[0].evidence == "numbers; alone it holds, among 3 tests p = 0.06"
+    assert many[0].evidence == "numbers; alone it holds, among 3 tests p = 0.060"
     assert (many[0].when, many[1].when) == ("", "so far")
     assert many[2].evidence == "numbers", "what could not be told says no more"
 
@@ -654,8 +654,8 @@ def test_holm_counts_the_parts_of_a_technique_s_own_tests():
     assert [f.verdict for f in sure[1:]] == [HOLDS] * 4
     unsure = after_holm(row("F5", **parts), row("F2", p=0.026), *other)
     assert unsure[0].verdict == "does not hold: small; cannot tell: large"
-    assert unsure[0].evidence == "numbers; large: alone it holds, among 3 tests p = 0.05"
-    assert unsure[1].evidence == "numbers; alone it holds, among 3 tests p = 0.05"
+    assert unsure[0].evidence == "numbers; large: alone it holds, among 3 tests p = 0.052"
+    assert unsure[1].evidence == "numbers; alone it holds, among 3 tests p = 0.052"
     assert [f.verdict for f in unsure[1:]] == [UNKNOWN, HOLDS, HOLDS, HOLDS]
 
 
