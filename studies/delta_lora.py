@@ -404,7 +404,7 @@ QUESTIONS = (
         _stable,
     ),
     Question(
-        "D1",
+        "–",
         "Moving W by the change of B A gives more than LoRA, where W moves from the first step",
         "everything but s and AdamW's ε, which are (1 + λ) times as large in LoRA; no clipping; "
         "float64",

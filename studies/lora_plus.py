@@ -379,7 +379,7 @@ QUESTIONS = (
         _limit,
     ),
     Question(
-        "P1 P2",
+        "P2",
         "B wants the larger rate: one layer under AdamW, widths 64 to 512",
         "layer, data, steps; every pair of 13 × 13 rates",
         "log₁₀ of the ratio of the fastest pairs (within 5 % of the fewest steps); a verdict at "
