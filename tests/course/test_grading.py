@@ -132,6 +132,7 @@ def attacked(tmp_path_factory):
     return grader.grades, folder
 
 
+@pytest.mark.slow  # some of the attacks hang until their limit
 @pytest.mark.parametrize("name", attacks.ATTACKS)
 def test_an_attack_gets_no_point(name, attacked):
     found = attacked[0][name]
@@ -140,11 +141,13 @@ def test_an_attack_gets_no_point(name, attacked):
     assert not (attacked[1] / str(os.getpid())).exists()  # this process has loaded no pickle
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HONEST)
 def test_a_right_answer_among_attacks_gets_all_its_points(name, attacked):
     assert attacked[0][name].points == points(name), attacked[0][name]
 
 
+@pytest.mark.slow
 def test_only_exercises_are_graded(attacked):
     assert attacked[0].keys() == {*attacks.ATTACKS, *HONEST}
 

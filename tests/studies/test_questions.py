@@ -15,6 +15,7 @@ import studies
 from minilora.lab.pretrain import Recipe
 from studies import (
     _bases,
+    _choice,
     _words,
     claims,
     common,
@@ -29,6 +30,16 @@ from studies._question import Finding, Question, of_parts
 from studies._verdicts import FAILS, HOLDS, UNKNOWN
 
 EVERY = (*studies.ORDER, *studies.APART)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def fewer_draws():
+    """A thousand draws of the bootstrap tell these made-up records apart as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_choice, "DRAWS", 1000)
+        _choice.draws.cache_clear()
+        yield
+    _choice.draws.cache_clear()
 
 
 def found(name, answer, part):
