@@ -218,7 +218,10 @@ def _on_shapes(model, path, config, own, method, options):
     """`attach_as_stored` on a shape-only model; None if the technique needs real numbers."""
     with warnings.catch_warnings(), contextlib.suppress(TypeError):
         warnings.simplefilter("ignore")  # attach on numbers warns
-        return attach_as_stored(shapes_of(model), path, config, own, method, options)
+        try:
+            return attach_as_stored(shapes_of(model), path, config, own, method, options)
+        except MemoryError as error:  # a rank that no file of arrays can have
+            raise ValueError(f"{path}: {error}") from None
     return None
 
 

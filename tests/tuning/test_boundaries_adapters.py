@@ -266,6 +266,16 @@ def test_peft_s_patterns_and_fields_are_read_from_its_config(tmp_path):
         ml.load_adapter(model, tmp_path)
 
 
+def test_a_rank_of_more_bytes_than_a_number_counts_names_the_file(tmp_path):
+    model = base("float32")
+    ml.save_adapter(ml.attach(model, "vera", rank=2), tmp_path, save_projection=False)
+    path, arrays = tmp_path / "adapter_config.json", tmp_path / "adapter_model.safetensors"
+    write_arrays(arrays, read_arrays(arrays)[0])  # without our metadata, which has the rank
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"r": 2**63}))
+    with pytest.raises(ValueError, match=r"adapter_config\.json: .*rank is too large"):
+        ml.load_adapter(model, tmp_path)
+
+
 def test_the_first_pattern_that_matches_a_linear_is_taken():
     pattern = {"k_proj": 1, "q_proj": 2, r".*_proj": 3}
     picked = [pick(pattern, f"model.layers.0.self_attn.{kind}_proj", 8) for kind in "kqv"]
