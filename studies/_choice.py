@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from minilora.lab.cells import Record
-from minilora.lab.statistics import Estimate
+from minilora.lab.statistics import Estimate, by_exact_match
 
 from . import _words
 
@@ -26,16 +26,17 @@ class Tried:
     """
 
     def __init__(self, records: Sequence[Record]):
-        places: dict[str, dict[int, Any]] = {}
+        places: dict[str, dict[int, Record]] = {}
         for record in records:
             cell = {k: v for k, v in record["cell"].items() if k != "seed"}
-            places.setdefault(json.dumps(cell, sort_keys=True), {})[record["cell"]["seed"]] = (
-                record["result"]
-            )
+            key = json.dumps(cell, sort_keys=True)
+            places.setdefault(key, {})[record["cell"]["seed"]] = record
         self.seeds = sorted(next(iter(places.values())))
         if any(sorted(by_seed) != self.seeds for by_seed in places.values()):
             raise ValueError("Tried: some rates have other seeds than the rest")
-        self.results = [[by_seed[seed] for seed in self.seeds] for by_seed in places.values()]
+        runs = [[by_seed[seed] for seed in self.seeds] for by_seed in places.values()]
+        self.results = [[run["result"] for run in row] for row in runs]
+        self.best = max(range(len(runs)), key=lambda k: by_exact_match(runs[k]))
         judged = [[result["validation"] for result in row] for row in self.results]
         words = judged[0][0]["words"]
         # (rates, seeds, words) of 0 and 1; (rates,)
@@ -43,8 +44,6 @@ class Tried:
         self._loss = np.array(
             [np.mean([math.inf if v["loss"] is None else v["loss"] for v in row]) for row in judged]
         )
-        hits = self._right.sum(axis=(1, 2))
-        self.best = max(range(len(hits)), key=lambda k: (hits[k], -self._loss[k]))
 
     @property
     def words(self) -> int:
@@ -65,8 +64,8 @@ class Tried:
 def draws(seeds: int, words: int) -> tuple[np.ndarray, np.ndarray]:
     """Bootstrap weights (DRAWS, seeds) and (DRAWS, words): how often each is drawn, as a share."""
     rng = np.random.default_rng(0)
-    counts = (rng.multinomial(n, np.full(n, 1 / n), DRAWS) / n for n in (seeds, words))
-    by_seed, by_word = counts
+    by_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), DRAWS) / seeds
+    by_word = rng.multinomial(words, np.full(words, 1 / words), DRAWS) / words
     return by_seed, by_word
 
 

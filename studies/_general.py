@@ -22,7 +22,7 @@ from minilora.support.files import data_folder, read_text
 from minilora.text.score import of_one_length
 from minilora.text.tokenizer import encode_more
 
-from ._words import bits
+from ._words import bits, log_softmax
 
 BATCH = 32  # prompts, of one length
 
@@ -56,10 +56,8 @@ def likelihoods(model: Any, asked: Sequence[Choice]) -> np.ndarray:
     answers = np.array(rows)[..., 0]
     found = np.empty(answers.shape)
     for places, ids in of_one_length(prompts, BATCH):
-        z = model.logits(ids)[:, -1].astype(np.float64)  # (n, V)
-        top = z.max(axis=1, keepdims=True)
-        total = top + np.log(np.exp(z - top).sum(axis=1, keepdims=True))
-        found[places] = np.take_along_axis(z, answers[places], axis=1) - total
+        log_p = log_softmax(model.logits(ids)[:, -1])  # (n, V)
+        found[places] = np.take_along_axis(log_p, answers[places], axis=1)
     return found
 
 

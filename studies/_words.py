@@ -129,13 +129,18 @@ def log_likelihoods(model: Any, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
     ]
     found = np.empty(len(pairs))
     for places, ids in of_one_length(whole, 256):
-        logits = model.logits(ids[:, :-1]).astype(np.float64)
-        top = logits.max(axis=-1, keepdims=True)
-        log_p = logits - top - np.log(np.exp(logits - top).sum(axis=-1, keepdims=True))
+        log_p = log_softmax(model.logits(ids[:, :-1]))
         of_next = np.take_along_axis(log_p, ids[:, 1:, None], axis=-1)[..., 0]
         for place, row in zip(places, of_next, strict=True):
             found[place] = row[len(prompts[place]) - 1 :].sum()
     return found
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """z - log Σ exp z over the last axis, in float64."""
+    z = logits.astype(np.float64)
+    top = z.max(axis=-1, keepdims=True)
+    return z - (top + np.log(np.exp(z - top).sum(axis=-1, keepdims=True)))
 
 
 def bits(hits: Sequence[bool]) -> str:

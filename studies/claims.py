@@ -18,9 +18,7 @@ from ._question import Finding, Question, of_parts
 from ._verdicts import UNKNOWN, holm
 
 ERROR = 0.05  # of all verdicts of a family together
-FAMILIES = {
-    "L": "LoRA", "F": "LoRA-FA", "V": "VeRA", "D": "Delta-LoRA", "P": "LoRA+", "Q": "QLoRA",
-}  # fmt: skip
+FAMILIES = "LFVDPQ"  # LoRA, LoRA-FA, VeRA, Delta-LoRA, LoRA+, QLoRA
 
 
 SENTENCES = {  # what popular descriptions say of the techniques, in our words

@@ -148,6 +148,11 @@ def seconds(arms: list[Cell], turns: int, steps: int, seed: int) -> dict[str, An
 # ----------------------------------------------------------------------------------------- summary
 
 
+def place_of(cell: Cell) -> str:
+    """ "r 4 on q and v"."""
+    return f"r {cell['rank']} on {'all' if cell['targets'] == ALL else 'q and v'}"
+
+
 def label(cell: Cell) -> str:
     """The name of an arm, for people: "LoRA r 4, q, v"."""
     title = METHODS[cell["method"]].title
@@ -361,7 +366,7 @@ def _beside_lora(method, judge):
         for row in of(arms, method).values():
             where = row["cell"]["targets"], row["cell"]["rank"]
             found = gap(row, loras[where])
-            part = f"r {where[1]} on {'all' if where[0] == ALL else 'q and v'}"
+            part = place_of(row["cell"])
             ends = row["at_an_end"] or loras[where]["at_an_end"]
             if where != (QV, 4):
                 parts[part] = (UNKNOWN, 1.0) if ends else judge(found, MARGIN)

@@ -28,6 +28,7 @@ from . import Study, _choice, _words, common
 from ._linear_fit import solve
 from ._question import MARGIN, Finding, Question, of_parts, shown
 from ._verdicts import FAILS, HOLDS, UNKNOWN, higher, lower, lowest, times
+from .cost import place_of
 
 MIDDLES = {  # (linears, rank): of the first grids, plainly and by the corrected gradient
     ("q v", 4): (0.1, 0.2),
@@ -197,11 +198,6 @@ def words_summary(records: list[Record]) -> dict[str, dict[str, dict[str, Any]]]
     for place, row in names.get("corrected", {}).items():
         row["less_plain"] = _choice.gap(row["tried"], names["plain"][place]["tried"])
     return names
-
-
-def place_of(cell: Cell) -> str:
-    """ "r 4 on q and v"."""
-    return f"r {cell['rank']} on {'all' if cell['targets'] == ALL else 'q and v'}"
 
 
 def _sgd_summary(records):
